@@ -1,0 +1,56 @@
+"""explllm: facial expressions recognised and explained.
+
+The public names load on first use, so that ``import explllm`` and the command line stay light.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "ChainOfThought": "explllm.core.chain_of_thought",
+    "ExpLLM": "explllm.models.explllm",
+    "ExpLLMConfig": "explllm.models.configuration",
+    "Expression": "explllm.core.expressions",
+    "InputError": "explllm.core.errors",
+    "LabelSet": "explllm.core.expressions",
+    "Manifest": "explllm.core.manifest",
+    "OfflineWriter": "explllm.chat.offline",
+    "Recognition": "explllm.models.recognition",
+}
+
+if TYPE_CHECKING:
+    from explllm.chat.offline import OfflineWriter
+    from explllm.core.chain_of_thought import ChainOfThought
+    from explllm.core.errors import InputError
+    from explllm.core.expressions import Expression, LabelSet
+    from explllm.core.manifest import Manifest
+    from explllm.models.configuration import ExpLLMConfig
+    from explllm.models.explllm import ExpLLM
+    from explllm.models.recognition import Recognition
+
+__all__ = [
+    "ChainOfThought",
+    "ExpLLM",
+    "ExpLLMConfig",
+    "Expression",
+    "InputError",
+    "LabelSet",
+    "Manifest",
+    "OfflineWriter",
+    "Recognition",
+    "__version__",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        value = getattr(import_module(_HOMES[name]), name)
+        globals()[name] = value
+        return value
+    raise AttributeError(f"module 'explllm' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_HOMES})

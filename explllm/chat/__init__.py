@@ -1,0 +1,1 @@
+"""Clients of language models, and the rule-based writer that needs none."""

@@ -1,0 +1,90 @@
+"""The command ``explllm``: every command in one table, each loading what it needs only when it runs."""
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from explllm import __version__
+from explllm.core.errors import InputError
+
+
+@dataclass(frozen=True)
+class Command:
+    """One command of the table."""
+
+    name: str
+    """What the user types."""
+    summary: str
+    """One line for ``explllm --help``."""
+    run: Callable[[list[str]], None]
+    """Does the work with the arguments that follow the name."""
+
+
+def _lightning(name: str) -> Callable[[list[str]], None]:
+    def run(arguments: list[str]) -> None:
+        from explllm.training.lightning_cli import run_stage
+
+        run_stage(name, arguments)
+
+    return run
+
+
+def _explain(arguments: list[str]) -> None:
+    parser = argparse.ArgumentParser(
+        prog="explllm explain",
+        description="Recognise the expression of faces and explain it: key observations, interpretation, conclusion.",
+        epilog="example: explllm explain face.jpg --model runs/demo/model",
+    )
+    parser.add_argument("images", nargs="+", metavar="IMAGE", help="a picture of one face, cropped to it")
+    parser.add_argument("--model", required=True, metavar="DIR", help="a folder that `fit` wrote: runs/NAME/model")
+    parser.add_argument("--device", help="where the model runs, such as cuda or cpu (default: cpu)")
+    parser.add_argument(
+        "--max-new-tokens", type=int, default=320, metavar="N", help="longest explanation, in tokens (default: 320)"
+    )
+    parser.add_argument("--json", action="store_true", help="print one JSON object a line")
+    options = parser.parse_args(arguments)
+
+    from explllm.report.explain import explain_images
+
+    explain_images(options.images, options.model, options.device, options.max_new_tokens, options.json)
+
+
+COMMANDS = (
+    Command("fit", "train a model: explllm fit --config demo.yaml", _lightning("fit")),
+    Command("validate", "recognise the validation faces of a run", _lightning("validate")),
+    Command("test", "recognise the test faces of a run; write metrics, predictions, a report", _lightning("test")),
+    Command("predict", "recognise every face of a data set, labelled or not", _lightning("predict")),
+    Command("explain", "explain single pictures: explllm explain face.jpg --model runs/demo/model", _explain),
+)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command.
+
+    Args:
+        arguments: The command line without the program's name; by default that of the process.
+
+    Returns:
+        The exit status: 0, or 2 after a mistake of the user, which is printed in one line.
+    """
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    width = max(len(command.name) for command in COMMANDS)
+    parser = argparse.ArgumentParser(
+        prog="explllm",
+        description="Facial expressions, recognised and explained.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog="commands:\n"
+        + "\n".join(f"  {command.name:{width}}  {command.summary}" for command in COMMANDS)
+        + "\n\nexplllm COMMAND --help tells more.",
+    )
+    parser.add_argument("--version", action="version", version=f"explllm {__version__}")
+    parser.add_argument("command", choices=[command.name for command in COMMANDS], metavar="COMMAND")
+    named = parser.parse_args(given[:1])
+    command = next(command for command in COMMANDS if command.name == named.command)
+    try:
+        command.run(given[1:])
+    except InputError as error:
+        sys.stderr.write(f"error: {error}\n")
+        return 2
+    return 0

@@ -1,0 +1,1 @@
+"""The domain in plain Python: expressions, action units, chains of thought, the manifest, and errors."""

@@ -1,0 +1,376 @@
+"""The manifest: the table that every command reads and writes, one row a face."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+from uuid import uuid4
+
+import numpy as np
+import pandas as pd
+
+from explllm.core.action_units import check_action_units
+from explllm.core.errors import InputError, ManifestError, MissingPathError, UnknownExpressionError
+from explllm.core.expressions import Expression
+
+COLUMNS: Mapping[str, str] = MappingProxyType(
+    {
+        "image": "path of the image, relative to the manifest's root",
+        "expression": "the expression's name, or empty",
+        "split": "name of the part of the data set, such as train or test",
+        "identity": "who is shown, where that is known",
+        "box": "the face's box (x, y, w, h) in pixels; the origin is the image's upper left corner",
+        "action_units": "24 intensities in [0, 1], in FEAFA's order",
+        "cot": "the chain of thought",
+        "action_units_source": "where the intensities come from: a model's name, or drawn",
+        "cot_source": "where the chain of thought comes from: a model's name, or offline",
+    }
+)
+"""Each known column and what it holds. A manifest may have further columns; they are carried along."""
+
+REQUIRED: tuple[str, ...] = ("image",)
+"""The columns without which a table is no manifest."""
+
+_REMEDIES = {
+    "expression": "label the images",
+    "split": "name each row's split",
+    "box": "detect the faces",
+    "action_units": "estimate the action units",
+    "cot": "write the chains of thought",
+}
+_LISTS = ("box", "action_units")
+_TEXTS = tuple(column for column in COLUMNS if column not in _LISTS)
+
+
+class Manifest:
+    """A table of faces and the folder that its image paths start from."""
+
+    def __init__(self, frame: pd.DataFrame, root: str | os.PathLike[str], path: Path | None = None) -> None:
+        """Check a table and take it over.
+
+        Args:
+            frame: The table, with the columns of `COLUMNS` that are known and any others. Empty cells of the known
+                columns become None, boxes and action units lists of floats, expressions the paper's names.
+            root: The folder that the image paths start from.
+            path: The file that the table was read from, for messages.
+
+        Raises:
+            ManifestError: If a required column is absent, a cell cannot be understood, or two rows are the same face.
+        """
+        self.root = Path(root)
+        self.path = path
+        self.frame = _checked(frame, path)
+
+    @classmethod
+    def read(cls, path: str | os.PathLike[str], root: str | os.PathLike[str] | None = None) -> Manifest:
+        """Read a manifest.
+
+        Args:
+            path: A Parquet (``.parquet``), CSV (``.csv``) or JSON Lines (``.jsonl``) file.
+            root: The folder that the image paths start from; the manifest's own folder if None.
+
+        Returns:
+            The manifest.
+
+        Raises:
+            MissingPathError: If there is no such file.
+            ManifestError: If the file cannot be read as a table, or the table is no manifest.
+        """
+        path = Path(path)
+        reader = _format(path)[0]
+        if not path.is_file():
+            raise MissingPathError("there is no such manifest", where=path, remedy="Check the path.")
+        try:
+            frame = reader(path)
+        except InputError:
+            raise
+        except (ValueError, OSError) as error:  # the parsers' own errors are kinds of ValueError
+            raise ManifestError(
+                f"a file that cannot be read ({error})", where=path, remedy="Check that its content fits its ending."
+            ) from error
+        return cls(frame, path.parent if root is None else root, path)
+
+    def write(self, path: str | os.PathLike[str]) -> None:
+        """Write the manifest, whole or not at all: an existing file stays until the new one is complete.
+
+        Image paths are written as they are, relative to `root`: whoever reads the file from another folder names it.
+
+        Args:
+            path: The file; its ending (``.parquet``, ``.csv`` or ``.jsonl``) decides the format.
+
+        Raises:
+            ManifestError: If the ending is none of these, or a changed cell cannot be understood.
+        """
+        path = Path(path)
+        writer = _format(path)[1]
+        frame = _checked(self.frame, self.path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # In the same folder, because os.replace is atomic only within one file system.
+        partial = path.with_name(f".{path.name}.{uuid4().hex}.partial")
+        try:
+            writer(frame, partial)
+            with partial.open("rb") as stream:
+                os.fsync(stream.fileno())
+            os.replace(partial, path)
+        finally:
+            partial.unlink(missing_ok=True)
+
+    def select(self, *, split: str) -> Manifest:
+        """Return the rows of one split.
+
+        Args:
+            split: The split's name.
+
+        Returns:
+            A manifest with these rows, numbered anew.
+
+        Raises:
+            ManifestError: If no row is of that split.
+        """
+        self.require("split")
+        rows = self.frame[self.frame["split"] == split]
+        if rows.empty:
+            known = sorted({str(name) for name in self.frame["split"].dropna()})
+            raise ManifestError(f"no row of split {split!r}", where=self.path, remedy=f"Use one of {', '.join(known)}.")
+        return Manifest(rows.reset_index(drop=True), self.root, self.path)
+
+    def require(self, *columns: str) -> None:
+        """Make sure that columns are there and not wholly empty.
+
+        Args:
+            *columns: Names of columns.
+
+        Raises:
+            ManifestError: If one is absent, or has no value in any row; names all of them.
+        """
+        missing = [
+            column
+            for column in columns
+            if column not in self.frame or (len(self.frame) and self.frame[column].isna().all())
+        ]
+        if missing:
+            steps = [_REMEDIES[column] for column in missing if column in _REMEDIES]
+            advice = f"First {' and '.join(steps)}" if steps else "Add the column"
+            raise ManifestError(
+                f"no values in the column{'s' * (len(missing) > 1)} {', '.join(missing)}",
+                where=self.path,
+                remedy=f"{advice}, then pass the manifest that holds the result.",
+            )
+
+    def __len__(self) -> int:
+        """Return the number of faces."""
+        return len(self.frame)
+
+    def image_path(self, i: int) -> Path:
+        """Return the path of a row's image.
+
+        Args:
+            i: The row, from 0.
+
+        Returns:
+            The root with the image's path below it.
+        """
+        return self.root / str(self.frame["image"].iloc[i])
+
+
+def _checked(frame: pd.DataFrame, path: Path | None) -> pd.DataFrame:
+    """Return a copy of the table with the known columns in their proper types."""
+    absent = [column for column in REQUIRED if column not in frame]
+    if absent:
+        raise ManifestError(
+            f"no column {', '.join(absent)} among {', '.join(map(str, frame.columns)) or 'none'}",
+            where=path,
+            remedy=f"Name the columns of a manifest: {', '.join(COLUMNS)}.",
+        )
+    frame = frame.reset_index(drop=True)
+    converters: dict[str, Callable[[Any], Any]] = {column: _text for column in _TEXTS}
+    converters |= {"image": _image, "expression": _expression, "box": _box, "action_units": _action_units}
+    for column, convert in converters.items():
+        if column in frame:
+            cells = _convert(frame[column], convert, column, path)
+            # Plain objects, so that an empty cell is None in every pandas version and never nan.
+            frame[column] = pd.Series(cells, index=frame.index, dtype=object)
+    _refuse_repeated_faces(frame, path)
+    return frame
+
+
+def _convert(cells: Iterable[Any], convert: Callable[[Any], Any], column: str, path: Path | None) -> list[Any]:
+    converted = []
+    for row, cell in enumerate(cells, 1):
+        try:
+            converted.append(None if _is_empty(cell) else convert(cell))
+        except InputError as error:
+            raise ManifestError(error.found, where=_row(path, row, column), remedy=error.remedy) from error
+    if column in REQUIRED and None in converted:
+        raise ManifestError(
+            "an empty cell", where=_row(path, converted.index(None) + 1, column), remedy="Fill it or drop the row."
+        )
+    return converted
+
+
+def _row(path: Path | None, row: int, column: str) -> str:
+    return ", ".join([*([str(path)] if path else []), f"row {row}", f"column {column}"])
+
+
+def _is_empty(cell: Any) -> bool:
+    return (
+        cell is None
+        or cell is pd.NA
+        or (isinstance(cell, float) and np.isnan(cell))
+        or (isinstance(cell, str) and not cell.strip())
+    )
+
+
+def _text(cell: Any) -> str:
+    return str(cell)
+
+
+def _image(cell: Any) -> str:
+    if not isinstance(cell, str | os.PathLike):
+        raise InputError(f"{cell!r} is no path", remedy="Give the image's path below the root.")
+    return os.fspath(cell)
+
+
+def _expression(cell: Any) -> str:
+    try:
+        return Expression.parse(cell).value
+    except UnknownExpressionError as error:
+        raise InputError(
+            error.found, remedy=f"Use the names {', '.join(Expression)}; translate a data set's numbers first."
+        ) from None
+
+
+def _listed(cell: Any) -> list[Any]:
+    if isinstance(cell, str):
+        try:
+            cell = json.loads(cell)
+        except ValueError:
+            raise InputError(f"{cell!r} is no list", remedy="Write a JSON list of numbers.") from None
+    if isinstance(cell, np.ndarray):
+        cell = cell.tolist()
+    if not isinstance(cell, list | tuple):
+        raise InputError(f"{cell!r} is no list", remedy="Write a JSON list of numbers.")
+    return list(cell)
+
+
+def _action_units(cell: Any) -> list[float]:
+    return check_action_units(_listed(cell))
+
+
+def _box(cell: Any) -> list[float]:
+    remedy = "Give x, y, width and height in pixels, the last two greater than 0."
+    try:
+        box = [float(number) for number in _listed(cell)]
+    except (TypeError, ValueError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"the box {cell!r} holds something other than numbers", remedy=remedy) from None
+    if len(box) != 4 or not np.isfinite(box).all() or min(box[2:]) <= 0:
+        raise InputError(f"{box} is no box", remedy=remedy)
+    return box
+
+
+def _refuse_repeated_faces(frame: pd.DataFrame, path: Path | None) -> None:
+    """Refuse two rows of the same image and box: a face counted twice, at worst once in training and once in test."""
+    seen: dict[tuple[str, tuple[float, ...] | None], int] = {}
+    boxes = frame["box"] if "box" in frame else [None] * len(frame)
+    for row, (image, box) in enumerate(zip(frame["image"], boxes, strict=True), 1):
+        first = seen.setdefault((image, None if box is None else tuple(box)), row)
+        if first != row:
+            raise ManifestError(
+                f"the face of {image} stands already in row {first}",
+                where=_row(path, row, "image"),
+                remedy="Keep one row a face; several faces of one image need a box each.",
+            )
+
+
+def _format(path: Path) -> tuple[Callable[[Path], pd.DataFrame], Callable[[pd.DataFrame, Path], None]]:
+    """Return the reader and the writer for a file's ending."""
+    try:
+        return _FORMATS[path.suffix.lower()]
+    except KeyError:
+        raise ManifestError(
+            f"a manifest with the ending {path.suffix!r}", where=path, remedy=f"Use {', '.join(_FORMATS)}."
+        ) from None
+
+
+def _read_csv(path: Path) -> pd.DataFrame:
+    # Known columns as text, or an identity 007 becomes 7; only an empty cell is empty, or a person called NA is lost.
+    frame = pd.read_csv(path, dtype=dict.fromkeys(COLUMNS, str), keep_default_na=False, na_values=[""])
+    for column in frame.columns.difference(list(COLUMNS)):
+        frame[column] = _decoded(frame[column])
+    return frame
+
+
+def _decoded(cells: pd.Series) -> pd.Series:
+    """Return the values of a column that a writer stored as JSON lists, other columns as they are."""
+    filled = cells.dropna()
+    if filled.empty or not all(isinstance(cell, str) and cell.startswith("[") for cell in filled):
+        return cells
+    try:
+        values = [None if _is_empty(cell) else json.loads(cell) for cell in cells]
+    except ValueError:
+        return cells
+    return pd.Series(values, index=cells.index, dtype=object)
+
+
+def _write_csv(frame: pd.DataFrame, path: Path) -> None:
+    def encoded(cell: Any) -> Any:
+        return json.dumps(_plain(cell)) if isinstance(cell, list | tuple | np.ndarray) else cell
+
+    frame.astype(object).map(encoded).to_csv(path, index=False)
+
+
+def _read_jsonl(path: Path) -> pd.DataFrame:
+    rows = []
+    with path.open(encoding="utf-8") as lines:
+        for number, line in enumerate(lines, 1):
+            if not line.strip():
+                continue
+            try:
+                row = json.loads(line)
+            except ValueError as error:
+                raise ManifestError(
+                    f"no JSON ({error})", where=f"{path}, line {number}", remedy="Write one JSON object a line."
+                ) from error
+            if not isinstance(row, dict):
+                raise ManifestError(
+                    "JSON that is no object", where=f"{path}, line {number}", remedy="Write one JSON object a line."
+                )
+            rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def _write_jsonl(frame: pd.DataFrame, path: Path) -> None:
+    with path.open("w", encoding="utf-8") as stream:
+        for row in frame.to_dict("records"):
+            plain = {column: None if _is_empty(cell) else _plain(cell) for column, cell in row.items()}
+            stream.write(json.dumps(plain, ensure_ascii=False) + "\n")
+
+
+def _plain(cell: Any) -> Any:
+    """Return NumPy's numbers and arrays, at any depth, as Python's."""
+    if isinstance(cell, np.ndarray | np.generic):
+        return _plain(cell.tolist())
+    if isinstance(cell, list | tuple):
+        return [_plain(item) for item in cell]
+    return cell
+
+
+def _read_parquet(path: Path) -> pd.DataFrame:
+    return pd.read_parquet(path, engine="pyarrow")
+
+
+def _write_parquet(frame: pd.DataFrame, path: Path) -> None:
+    frame.to_parquet(path, engine="pyarrow", index=False)
+
+
+_FORMATS: dict[str, tuple[Callable[[Path], pd.DataFrame], Callable[[pd.DataFrame, Path], None]]] = {
+    ".parquet": (_read_parquet, _write_parquet),
+    ".csv": (_read_csv, _write_csv),
+    ".jsonl": (_read_jsonl, _write_jsonl),
+}

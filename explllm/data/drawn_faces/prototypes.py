@@ -1,0 +1,181 @@
+"""Which action units make up each expression, and how to draw intensities at random.
+
+The prototypes are the ones of the Facial Action Coding System, in FACS numbers: Happiness 6+12, Sadness 1+4+15, Surprise
+1+2+5+26, Fear 1+2+4+5+7+20+26, Disgust 9+15+16, Anger 4+5+7+23, Contempt 12+14 on one side (Friesen and Ekman, "EMFACS-7:
+Emotional Facial Action Coding System", 1983), with their common variants (Ekman, Friesen and Hager, "FACS Investigator's
+Guide", 2002, table 10-1: prototypes and major variants), of which open and closed Anger and Disgust 9+10+16 are used.
+
+FEAFA has no unit for FACS 6, 7, 14, 15, 23 and 24. The nearest movement stands for them: a little Eye Close for the
+narrowed eyes of 6 and 7, Chin Raise, which also turns the corners of the mouth down, for 15 (17 goes with it in the
+variants of Sadness), and Upper and Lower Lip Suck for the tightened and pressed lips of 23 and 24. The one-sided
+Lip Corner Pull alone stands for 12+14. The ranges of intensities are this project's own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+
+import numpy as np
+from numpy.typing import NDArray
+
+from explllm.core.action_units import NAMES
+from explllm.core.expressions import Expression
+
+Range = tuple[float, float]
+"""Lowest and highest intensity."""
+
+
+@dataclass(frozen=True)
+class Prototype:
+    """One way to show an expression. A name without a side, such as ``Brow Raise``, stands for both sides."""
+
+    defining: Mapping[str, Range]
+    """Units that are always there."""
+    optional: Mapping[str, Range] = field(default_factory=dict)
+    """Units that are there in half of the faces."""
+    one_sided: Mapping[str, Range] = field(default_factory=dict)
+    """Sided units that are always there, on one side drawn at random and nearly absent on the other."""
+
+
+_HAPPINESS = Prototype(
+    defining={"Lip Corner Pull": (0.45, 1.0)},
+    optional={
+        "Eye Close": (0.10, 0.40),
+        "Jaw Drop": (0.10, 0.45),
+        "Upper Lip Raise": (0.10, 0.35),
+        "Lower Lip Depress": (0.10, 0.30),
+    },
+)
+_SADNESS = Prototype(
+    defining={"Brow Raise": (0.40, 0.75), "Brow Lower": (0.45, 0.80), "Chin Raise": (0.45, 0.95)},
+    optional={
+        "Eye Close": (0.15, 0.45),
+        "Lip Corner Stretch": (0.10, 0.25),
+        "Lower Lip Depress": (0.10, 0.25),
+        "Lower Lip Suck": (0.10, 0.30),
+    },
+)
+_SURPRISE = Prototype(
+    defining={"Brow Raise": (0.55, 1.0), "Lid Raise": (0.45, 1.0), "Jaw Drop": (0.45, 1.0)},
+    optional={"Lip Pucker": (0.10, 0.45), "Upper Lip Raise": (0.05, 0.15)},
+)
+_FEAR = Prototype(
+    defining={
+        "Brow Raise": (0.45, 0.85),
+        "Brow Lower": (0.40, 0.70),
+        "Lid Raise": (0.50, 1.0),
+        "Lip Corner Stretch": (0.50, 1.0),
+        "Jaw Drop": (0.15, 0.45),
+    },
+    optional={"Lower Lip Depress": (0.15, 0.45), "Upper Lip Raise": (0.05, 0.20)},
+)
+_DISGUST = Prototype(
+    defining={
+        "Nose Wrinkle": (0.50, 1.0),
+        "Upper Lip Raise": (0.40, 0.90),
+        "Brow Lower": (0.35, 0.60),
+        "Lower Lip Depress": (0.35, 0.70),
+    },
+    optional={
+        "Eye Close": (0.15, 0.45),
+        "Jaw Slide Left": (0.10, 0.30),
+        "Jaw Slide Right": (0.10, 0.30),
+        "Cheeks Puff": (0.10, 0.25),
+        "Jaw Drop": (0.10, 0.25),
+    },
+)
+_DISGUST_CLOSED = Prototype(
+    defining={
+        "Nose Wrinkle": (0.55, 1.0),
+        "Upper Lip Raise": (0.35, 0.60),
+        "Brow Lower": (0.35, 0.60),
+        "Chin Raise": (0.35, 0.70),
+    },
+    optional={"Eye Close": (0.15, 0.45), "Lower Lip Depress": (0.10, 0.30)},
+)
+_ANGER = Prototype(
+    defining={
+        "Brow Lower": (0.60, 1.0),
+        "Lid Raise": (0.35, 0.50),
+        "Upper Lip Suck": (0.40, 0.90),
+        "Lower Lip Suck": (0.40, 0.90),
+    },
+    optional={"Jaw Thrust": (0.15, 0.60), "Chin Raise": (0.10, 0.35), "Cheeks Puff": (0.10, 0.35)},
+)
+_ANGER_OPEN = Prototype(
+    defining={
+        "Brow Lower": (0.65, 1.0),
+        "Lid Raise": (0.35, 0.55),
+        "Upper Lip Raise": (0.35, 0.65),
+        "Lower Lip Depress": (0.45, 0.85),
+        "Jaw Thrust": (0.35, 0.80),
+    },
+    optional={"Jaw Drop": (0.10, 0.40), "Lip Corner Stretch": (0.10, 0.30)},
+)
+_CONTEMPT = Prototype(
+    defining={},
+    one_sided={"Lip Corner Pull": (0.55, 1.0)},
+    optional={"Chin Raise": (0.10, 0.30), "Eye Close": (0.10, 0.30)},
+)
+
+PROTOTYPES: Mapping[Expression, tuple[Prototype, ...]] = MappingProxyType(
+    {
+        Expression.NEUTRAL: (Prototype(defining={}),),
+        Expression.HAPPINESS: (_HAPPINESS,),
+        Expression.SADNESS: (_SADNESS,),
+        Expression.SURPRISE: (_SURPRISE,),
+        Expression.FEAR: (_FEAR,),
+        Expression.DISGUST: (_DISGUST, _DISGUST_CLOSED),
+        Expression.ANGER: (_ANGER, _ANGER_OPEN),
+        Expression.CONTEMPT: (_CONTEMPT,),
+    }
+)
+"""The ways to show each expression; each is drawn equally often."""
+
+NOISE = 0.08
+"""Highest intensity of the small movements that belong to no prototype; a neutral face has no others."""
+# Chance that a unit outside the prototype moves a little at all.
+_NOISE_CHANCE = 0.25
+_OPTIONAL_CHANCE = 0.5
+# Standard deviation of the difference between the sides, as a share of the intensity, and its limit.
+_ASYMMETRY, _ASYMMETRY_LIMIT = 0.06, 0.12
+MINIMUM_DEFINING = 0.35
+"""Lowest intensity of a defining unit that is not given a lower range: below it, an expression becomes ambiguous."""
+
+
+def sample_action_units(expression: Expression, rng: np.random.Generator) -> NDArray[np.float64]:
+    """Draw intensities that show an expression.
+
+    Args:
+        expression: What the face shall show.
+        rng: Source of randomness.
+
+    Returns:
+        (24,) intensities in [0, 1], in FEAFA's order, rounded to 4 decimals.
+    """
+    ways = PROTOTYPES[expression]
+    way = ways[int(rng.integers(len(ways)))]
+    units = np.where(rng.random(len(NAMES)) < _NOISE_CHANCE, rng.uniform(0.0, NOISE, len(NAMES)), 0.0)
+    for name, (low, high) in way.defining.items():
+        _set(units, name, float(rng.uniform(low, high)), rng, lowest=min(low, MINIMUM_DEFINING))
+    for name, (low, high) in way.optional.items():
+        if rng.random() < _OPTIONAL_CHANCE:
+            _set(units, name, float(rng.uniform(low, high)), rng, lowest=0.0)
+    for name, (low, high) in way.one_sided.items():
+        side, other = ("Left", "Right") if rng.random() < 0.5 else ("Right", "Left")
+        units[NAMES.index(f"{side} {name}")] = rng.uniform(low, high)
+        units[NAMES.index(f"{other} {name}")] = rng.uniform(0.0, NOISE)
+    return np.round(np.clip(units, 0.0, 1.0), 4)
+
+
+def _set(units: NDArray[np.float64], name: str, value: float, rng: np.random.Generator, *, lowest: float) -> None:
+    """Set a unit, or both sides of a sided one with a small difference between them."""
+    if name in NAMES:
+        units[NAMES.index(name)] = value
+        return
+    limit = _ASYMMETRY_LIMIT
+    tilt = float(np.clip(rng.normal(0.0, _ASYMMETRY), -limit, limit))
+    for side, sign in (("Left", 1), ("Right", -1)):
+        units[NAMES.index(f"{side} {name}")] = max(lowest, value * (1 + sign * tilt))

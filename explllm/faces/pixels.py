@@ -1,0 +1,166 @@
+"""Reading images of any mode, and the presets that turn them into a model's pixels."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from os import PathLike, fspath
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from explllm.core.errors import ConfigError, ImageError, MissingPathError
+
+ImageSource = str | PathLike[str] | Image.Image | np.ndarray
+"""What an image may be given as: a path, a PIL image of any mode, or a uint8 array (H, W), (H, W, 3) or (H, W, 4)."""
+
+
+def load_image(source: ImageSource) -> Image.Image:
+    """Read an image and turn it upright, in RGB.
+
+    Transparent pixels are laid over white; 16-bit grey is scaled to 8 bits; EXIF orientation is applied.
+
+    Args:
+        source: A path, a PIL image of any mode or a uint8 array.
+
+    Returns:
+        The image in mode RGB.
+
+    Raises:
+        MissingPathError: If the path does not exist.
+        ImageError: If it is no image, truncated, or an array of another shape or type.
+    """
+    if isinstance(source, np.ndarray):
+        good = source.dtype == np.uint8 and (source.ndim == 2 or (source.ndim == 3 and source.shape[2] in (3, 4)))
+        if not good or 0 in source.shape:
+            raise ImageError(
+                f"an array of shape {source.shape} and type {source.dtype} is no image",
+                remedy="Give uint8 of shape (H, W), (H, W, 3) or (H, W, 4).",
+            )
+        return _to_rgb(Image.fromarray(source))
+    if isinstance(source, Image.Image):
+        return _to_rgb(source)
+    path = Path(source)
+    if not path.is_file():
+        raise MissingPathError("there is no such image", where=fspath(path), remedy="Check the path.")
+    try:
+        with Image.open(path) as image:
+            return _to_rgb(image)
+    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        reason = "it is no image that can be read" if isinstance(error, UnidentifiedImageError) else str(error)
+        raise ImageError(
+            f"unreadable image: {reason}", where=fspath(path), remedy="Replace the file or take it out."
+        ) from error
+
+
+@dataclass(frozen=True)
+class ImagePreset:
+    """How an image becomes a model's pixels."""
+
+    size: int = 224
+    """Width and height after resizing, in pixels."""
+    square: Literal["pad", "crop", "stretch"] = "crop"
+    """How an image that is not square becomes so: padded to its longer side, cropped to its shorter, or stretched."""
+    fill: tuple[int, int, int] = (0, 0, 0)
+    """Colour of the padding, RGB in 0-255."""
+    resample: Literal["nearest", "bilinear", "bicubic", "lanczos"] = "bicubic"
+    """The filter of the resizing (Pillow's, with antialiasing)."""
+    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
+    """Subtracted from each channel in [0, 1], RGB."""
+    std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+    """Divided by afterwards."""
+
+    @classmethod
+    def named(cls, name: str, size: int | None = None) -> "ImagePreset":
+        """Return a preset by name.
+
+        Args:
+            name: One of `IMAGE_PRESETS`.
+            size: Another size in pixels.
+
+        Returns:
+            The preset.
+
+        Raises:
+            ConfigError: If there is no preset of that name.
+        """
+        if name not in IMAGE_PRESETS:
+            raise ConfigError(f"there is no image preset {name!r}", remedy=f"Use one of {', '.join(IMAGE_PRESETS)}.")
+        preset = IMAGE_PRESETS[name]
+        return preset if size is None else replace(preset, size=size)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "ImagePreset":
+        """Rebuild a preset from what `to_dict` gave."""
+        return cls(**{key: tuple(value) if isinstance(value, list) else value for key, value in values.items()})
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields as a dictionary that JSON can hold."""
+        return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
+
+    def resize(self, source: ImageSource) -> np.ndarray:
+        """Read an image and bring it to the preset's square.
+
+        Args:
+            source: As for `load_image`.
+
+        Returns:
+            uint8 (size, size, 3), RGB: what augmentation works on.
+        """
+        image = load_image(source)
+        filter_ = Image.Resampling[self.resample.upper()]
+        size = (self.size, self.size)
+        if self.square == "pad":
+            image = ImageOps.pad(image, (max(image.size),) * 2, filter_, self.fill)
+        elif self.square == "crop":
+            image = ImageOps.fit(image, (min(image.size),) * 2, filter_)
+        if image.size != size:
+            image = image.resize(size, filter_)
+        return np.asarray(image)
+
+    def normalize(self, image: np.ndarray) -> torch.Tensor:
+        """Turn a resized image into a model's input.
+
+        Args:
+            image: uint8 (size, size, 3), RGB.
+
+        Returns:
+            float32 (3, size, size).
+        """
+        mean = np.asarray(self.mean, dtype=np.float32) * 255
+        std = np.asarray(self.std, dtype=np.float32) * 255
+        return torch.from_numpy(np.ascontiguousarray(((image.astype(np.float32) - mean) / std).transpose(2, 0, 1)))
+
+    def __call__(self, source: ImageSource) -> torch.Tensor:
+        """Read, resize and normalise an image: float32 (3, size, size)."""
+        return self.normalize(self.resize(source))
+
+
+IMAGE_PRESETS: Mapping[str, ImagePreset] = MappingProxyType(
+    {
+        "dinov2": ImagePreset(),
+        "clip": ImagePreset(
+            mean=(0.48145466, 0.4578275, 0.40821073), std=(0.26862954, 0.26130258, 0.27577711), resample="bicubic"
+        ),
+        "siglip": ImagePreset(mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5), square="stretch"),
+        "small": ImagePreset(size=64, mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25), resample="bilinear"),
+    }
+)
+"""``dinov2``: the constants DINOv2 was trained with (the paper's encoder; the paper states none). ``clip``, ``siglip``:
+those of these encoders. ``small``: for encoders trained from scratch on small faces."""
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    image = ImageOps.exif_transpose(image)
+    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
+        image = image.convert("RGBA")
+        canvas = Image.new("RGBA", image.size, (255, 255, 255, 255))
+        return Image.alpha_composite(canvas, image).convert("RGB")
+    if image.mode.startswith("I;16") or image.mode in ("I", "F"):
+        values = np.asarray(image, dtype=np.float32)
+        # Only files of 16 bits come in these modes; values of 8 bits in a wider mode stay as they are.
+        values = values / 257 if values.max(initial=0) > 255 else values
+        image = Image.fromarray(np.clip(values, 0, 255).astype(np.uint8))
+    return image.convert("RGB")

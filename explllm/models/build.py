@@ -1,0 +1,230 @@
+"""New models: from settings to configuration, tokenizer and parts. The presets are here."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields, replace
+from types import MappingProxyType
+from typing import Any, Literal, cast
+
+import numpy as np
+import torch
+from transformers import PreTrainedConfig, PreTrainedTokenizerBase
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+
+from explllm.chat.offline import OfflineWriter
+from explllm.conversation.encoder import ConversationEncoder
+from explllm.conversation.messages import caption, explanation
+from explllm.conversation.tokenizer import load_tokenizer, train_tokenizer
+from explllm.core.action_units import FEAFA
+from explllm.core.errors import ConfigError
+from explllm.core.expressions import Expression
+from explllm.faces.pixels import ImagePreset
+from explllm.models import storage
+from explllm.models.configuration import ExpLLMConfig, Train
+from explllm.models.explllm import ExpLLM
+from explllm.models.lora import LoraSettings
+from explllm.models.vision import vision_part, vision_shape
+
+PresetName = Literal["tiny", "vicuna-7b"]
+
+
+@dataclass
+class NetworkSettings:
+    """The parts of an ExpLLM. What is left out is as in the preset."""
+
+    preset: PresetName = "vicuna-7b"
+    """``vicuna-7b``: the paper's set-up. ``tiny``: random weights and an own tokenizer, trains on two CPU cores."""
+    vision: str | dict[str, Any] | None = None
+    """Vision encoder: a Hugging Face name or folder with weights, or the fields of its configuration (``model_type`` and
+    others) for random weights."""
+    vision_revision: str | None = None
+    """Revision of the encoder on the hub."""
+    vision_train: Train | None = None
+    """What trains in the encoder."""
+    vision_lora: LoraSettings = field(default_factory=LoraSettings)
+    """LoRA in the encoder, where it trains by LoRA."""
+    language: str | dict[str, Any] | None = None
+    """Causal language model: as for the encoder."""
+    language_revision: str | None = None
+    """Revision of the language model on the hub."""
+    language_train: Train | None = None
+    """What trains in the language model."""
+    language_lora: LoraSettings = field(default_factory=LoraSettings)
+    """LoRA in the language model, where it trains by LoRA."""
+    projector_train: Train | None = None
+    """``full`` or ``frozen``."""
+    projector_layers: int = 2
+    """Linear layers of the projector, GELU between them."""
+    image_preset: str | None = None
+    """Preprocessing: one of `explllm.faces.pixels.IMAGE_PRESETS`."""
+    image_size: int | None = None
+    """Width and height that images are brought to, in pixels; by default the image preset's."""
+    chat_format: str | None = None
+    """Chat format: one of `explllm.conversation.formats.FORMATS`."""
+    vocabulary: int | None = None
+    """Size of the tokenizer trained for a language model with random weights, in tokens."""
+    labels: list[Expression] | None = None
+    """The expressions to tell apart, in index order; by default those of the training data."""
+    base_dtype: Literal["float32", "bfloat16", "float16"] | None = None
+    """Type of frozen base weights; what trains is always float32."""
+
+    def resolved(self) -> "NetworkSettings":
+        """Return the settings with the preset's value wherever none was given."""
+        preset = PRESETS[self.preset]
+        given = {item.name: getattr(self, item.name) for item in fields(self)}
+        return replace(preset, **{name: value for name, value in given.items() if value is not None})
+
+
+PRESETS: Mapping[str, NetworkSettings] = MappingProxyType(
+    {
+        # Paper, Sections III-C-1 and IV-A: DINOv2 ViT-L/14 at 224 pixels, Vicuna-7B v1.5, LoRA r=8, alpha 16.
+        "vicuna-7b": NetworkSettings(
+            preset="vicuna-7b",
+            vision="facebook/dinov2-large",
+            vision_train="lora",
+            language="lmsys/vicuna-7b-v1.5",
+            language_train="lora",
+            projector_train="full",
+            image_preset="dinov2",
+            image_size=224,
+            chat_format="vicuna",
+            base_dtype="bfloat16",
+        ),
+        "tiny": NetworkSettings(
+            preset="tiny",
+            vision={"model_type": "explllm_conv", "hidden_sizes": [32, 64, 128, 256], "depths": [1, 1, 1, 1]},
+            vision_train="full",
+            language={
+                "model_type": "llama",
+                "hidden_size": 128,
+                "intermediate_size": 352,
+                "num_hidden_layers": 2,
+                "num_attention_heads": 4,
+                "num_key_value_heads": 4,
+                "max_position_embeddings": 1024,
+                "attention_dropout": 0.0,
+            },
+            language_train="full",
+            projector_train="full",
+            image_preset="small",
+            image_size=64,
+            chat_format="plain",
+            vocabulary=1024,
+            base_dtype="float32",
+        ),
+    }
+)
+"""Whole settings by name."""
+
+
+def build_config(settings: NetworkSettings) -> tuple[ExpLLMConfig, PreTrainedTokenizerBase]:
+    """Make configuration and tokenizer; no weights are needed or loaded.
+
+    Args:
+        settings: The parts.
+
+    Returns:
+        The configuration and the tokenizer that fits it.
+
+    Raises:
+        ConfigError: If parts do not fit each other or are unknown.
+        CheckpointError: If a named part cannot be read.
+    """
+    settings = settings.resolved()
+    chat_format = cast(str, settings.chat_format)
+    vision_config, vision_base = _part_config(settings.vision, settings.vision_revision, "vision")
+    vision_config = vision_part(vision_config)
+    text_config, text_base = _part_config(settings.language, settings.language_revision, "language")
+    if text_base is None:
+        tokenizer = small_tokenizer(settings.vocabulary or 1024, chat_format)
+        text_config.vocab_size = len(tokenizer)
+        text_config.bos_token_id, text_config.eos_token_id = tokenizer.bos_token_id, tokenizer.eos_token_id
+        text_config.pad_token_id = None
+    else:
+        tokenizer = load_tokenizer(text_base, chat_format, settings.language_revision)
+    image = ImagePreset.named(cast(str, settings.image_preset), settings.image_size)
+    shape = vision_shape(vision_config, image.size)
+    config = ExpLLMConfig(
+        vision_config=vision_config,
+        text_config=text_config,
+        vision_base=vision_base,
+        vision_revision=settings.vision_revision if vision_base else None,
+        text_base=text_base,
+        text_revision=settings.language_revision if text_base else None,
+        vision_train=settings.vision_train,
+        projector_train=settings.projector_train,
+        text_train=settings.language_train,
+        vision_lora=asdict(settings.vision_lora),
+        text_lora=asdict(settings.language_lora),
+        projector_layers=settings.projector_layers,
+        image=image.to_dict(),
+        image_tokens=shape.tokens,
+        vision_width=shape.width,
+        image_token_id=ConversationEncoder(tokenizer, shape.tokens).image_token_id,
+        chat_format=chat_format,
+        labels=[str(label) for label in settings.labels] if settings.labels else None,
+    )
+    return config, tokenizer
+
+
+def build(
+    settings: NetworkSettings, prepared: tuple[ExpLLMConfig, PreTrainedTokenizerBase] | None = None
+) -> ExpLLM:
+    """Make a new model: base weights are loaded where they are named, the rest is random (seed it before).
+
+    Args:
+        settings: The parts.
+        prepared: What `build_config` gave for these settings, if it was called before.
+
+    Returns:
+        The model, in evaluation mode.
+
+    Raises:
+        ConfigError: If parts do not fit each other.
+        CheckpointError: If a named part cannot be loaded.
+    """
+    settings = settings.resolved()
+    config, tokenizer = prepared or build_config(settings)
+    dtype = getattr(torch, settings.base_dtype) if settings.base_dtype else None
+    vision = storage.load_vision(config.vision_base, config.vision_revision, dtype) if config.vision_base else None
+    language = storage.load_language(config.text_base, config.text_revision, dtype) if config.text_base else None
+    return ExpLLM(config, tokenizer, vision, language)
+
+
+def small_tokenizer(vocabulary: int, chat_format: str) -> PreTrainedTokenizerBase:
+    """Train the tokenizer of models with random weights on what the offline writer writes.
+
+    Args:
+        vocabulary: Size, in tokens.
+        chat_format: The chat format.
+
+    Returns:
+        The tokenizer; equal arguments give an equal one.
+    """
+    writer, draw = OfflineWriter(), np.random.default_rng(0)
+    texts = []
+    for number, expression in enumerate(list(Expression) * 60):
+        intensities = draw.uniform(0, 1, len(FEAFA)) * (draw.uniform(size=len(FEAFA)) < 0.3)
+        texts.append(writer.write(intensities.tolist(), expression, seed=number).text)
+    spoken = " ".join(str(message["content"]) for message in [*explanation("Neutral"), *caption()])
+    return train_tokenizer([*texts, *[spoken] * 60], [str(label) for label in Expression], vocabulary, chat_format)
+
+
+def _part_config(
+    part: str | dict[str, Any] | None, revision: str | None, role: str
+) -> tuple[PreTrainedConfig, str | None]:
+    if isinstance(part, str):
+        return storage.base_config(part, revision), part
+    values = dict(part or {})
+    kind = values.pop("model_type", None)
+    if kind not in CONFIG_MAPPING:
+        raise ConfigError(
+            f"{role}: {kind!r} is no model_type that transformers knows",
+            remedy="Give a Hugging Face name or folder, or a mapping with `model_type` such as dinov2, clip_vision_model, llama.",
+        )
+    return CONFIG_MAPPING[kind](**values), None
+
+
+def labels_of(expressions: Sequence[str]) -> list[Expression]:
+    """Return the distinct expressions of a column in the paper's order, as the default labels of a model."""
+    present = set(expressions)
+    return [expression for expression in Expression if str(expression) in present]

@@ -1,0 +1,135 @@
+"""Inference: the likelihood of labels from one prefill, and chains of thought by greedy generation."""
+
+from collections.abc import Iterator, Sequence
+from threading import Thread
+from typing import TYPE_CHECKING, Any
+
+import torch
+from transformers import TextIteratorStreamer
+
+from explllm.conversation.encoder import IGNORED, Encoded
+from explllm.conversation.messages import explanation, recognition
+from explllm.core.expressions import Expression
+
+if TYPE_CHECKING:
+    from explllm.models.explllm import ExpLLM
+
+
+@torch.inference_mode()
+def label_log_likelihoods(model: "ExpLLM", pixel_values: torch.Tensor) -> torch.Tensor:
+    """Score every label as the answer to the recognition prompt.
+
+    The image and the prompt go through the model once; one short pass over all labels, end token included, continues
+    from the cache.
+
+    Args:
+        model: The model; its labels are scored.
+        pixel_values: (B, 3, H, W).
+
+    Returns:
+        (B, K) float32: the log-likelihood of each whole label.
+    """
+    conversations, language, device = model.conversations, model.language, model.get_input_embeddings().weight.device
+    prompt = torch.tensor(conversations.encode_prompt(recognition()), device=device)
+    answers = [conversations.encode_answer(recognition(), str(label)) for label in model.labels]
+    targets = torch.full((len(answers), max(map(len, answers))), IGNORED, device=device)  # (K, L)
+    for row, answer in enumerate(answers):
+        targets[row, : len(answer)] = torch.tensor(answer, device=device)
+
+    faces, labels, length = len(pixel_values), *targets.shape
+    embeds = model.embed(prompt.expand(faces, -1), model.encode_image(pixel_values))
+    prefill = language(inputs_embeds=embeds, use_cache=True, logits_to_keep=1)
+    first = prefill.logits[:, -1].float().log_softmax(-1)[:, targets[:, 0]]  # (B, K)
+    if length == 1:
+        return first
+    cache = prefill.past_key_values
+    cache.batch_repeat_interleave(labels)
+    # Padding after a label is masked by causality: nothing that is scored comes behind it.
+    inputs = targets[:, :-1].clamp(min=0).repeat(faces, 1)  # (B * K, L - 1)
+    mask = torch.ones(len(inputs), len(prompt) + length - 1, dtype=torch.long, device=device)
+    following = language(input_ids=inputs, attention_mask=mask, past_key_values=cache, use_cache=True).logits
+    later = targets[:, 1:].repeat(faces, 1)  # (B * K, L - 1)
+    scores = following.float().log_softmax(-1).gather(-1, later.clamp(min=0).unsqueeze(-1)).squeeze(-1)
+    return first + scores.masked_fill(later == IGNORED, 0).sum(1).view(faces, labels)
+
+
+@torch.inference_mode()
+def explain(
+    model: "ExpLLM", pixel_values: torch.Tensor, labels: Sequence[Expression], max_new_tokens: int
+) -> list[str]:
+    """Generate the second round of the CoT conversation greedily, after given labels.
+
+    Prompts are padded on the left, so that a batch answers as its rows would alone.
+
+    Args:
+        model: The model.
+        pixel_values: (B, 3, H, W).
+        labels: The first round's answers, B of them.
+        max_new_tokens: Longest answer, in tokens.
+
+    Returns:
+        B texts.
+    """
+    generated = model.language.generate(**_prompt(model, pixel_values, labels, max_new_tokens))
+    return [model.conversations.decode(row) for row in generated]
+
+
+def stream(model: "ExpLLM", pixel_values: torch.Tensor, label: Expression, max_new_tokens: int) -> Iterator[str]:
+    """Generate as `explain` does for one image, and yield pieces of text as they come.
+
+    Args:
+        model: The model.
+        pixel_values: (1, 3, H, W).
+        label: The first round's answer.
+        max_new_tokens: Longest answer, in tokens.
+
+    Yields:
+        Pieces of text.
+    """
+    # HF's streamer first receives the prompt where there is one; with embeddings there is none to skip.
+    streamer = TextIteratorStreamer(model.tokenizer, skip_prompt=False, skip_special_tokens=True)
+    with torch.inference_mode():
+        inputs = _prompt(model, pixel_values, [label], max_new_tokens)
+    failure: list[BaseException] = []
+
+    def generate() -> None:
+        try:
+            with torch.inference_mode():
+                model.language.generate(**inputs, streamer=streamer)
+        except BaseException as error:
+            failure.append(error)
+            streamer.end()
+
+    thread = Thread(target=generate, daemon=True)
+    thread.start()
+    started = False
+    for piece in streamer:
+        text = piece if started else piece.lstrip()
+        started = started or bool(text)
+        if text:
+            yield text
+    thread.join()
+    if failure:
+        raise failure[0]
+
+
+def _prompt(
+    model: "ExpLLM", pixel_values: torch.Tensor, labels: Sequence[Expression], max_new_tokens: int
+) -> dict[str, Any]:
+    conversations = model.conversations
+    prompts = [conversations.encode_prompt(explanation(str(label))) for label in labels]
+    batch = conversations.batch([Encoded(ids, (IGNORED,) * len(ids)) for ids in prompts], side="left")
+    device = model.get_input_embeddings().weight.device
+    return {
+        "inputs_embeds": model.embed(batch.input_ids.to(device), model.encode_image(pixel_values)),
+        "attention_mask": batch.attention_mask.to(device),
+        "max_new_tokens": max_new_tokens,
+        "do_sample": False,
+        # A base model's own sampling settings must not reach a greedy answer.
+        "temperature": None,
+        "top_p": None,
+        "top_k": None,
+        "eos_token_id": conversations.tokenizer.eos_token_id,
+        "pad_token_id": conversations.pad_token_id,
+        "use_cache": True,
+    }

@@ -1,0 +1,316 @@
+"""A model's folder: configuration, the weights that are its own as safetensors, tokenizer with its chat template.
+
+Base weights that come from a named model are not copied unless asked: the configuration holds name and revision.
+"""
+
+import json
+import os
+import shutil
+from os import PathLike
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+
+from explllm.core.errors import CheckpointError, MissingPathError
+from explllm.models.configuration import ExpLLMConfig
+from explllm.models.lora import is_lora
+from explllm.models.vision import vision_part
+
+if TYPE_CHECKING:
+    from explllm.models.explllm import ExpLLM
+
+WEIGHTS = "model.safetensors"
+
+
+def own_state_dict(model: "ExpLLM", include_base: bool = False) -> dict[str, torch.Tensor]:
+    """Return the weights that are the model's own: all that a named base cannot give back.
+
+    Args:
+        model: The model.
+        include_base: Return every weight.
+
+    Returns:
+        Weights and buffers by name; of tied weights the first only.
+    """
+    own: dict[str, torch.Tensor] = {}
+    seen: set[tuple[int, torch.Size]] = set()
+    for part, (module, train, base) in model.parts().items():
+        whole = include_base or base is None or train == "full"
+        for name, value in module.state_dict(prefix=f"{part}.").items():
+            if not whole and not is_lora(name):
+                continue
+            # Tied weights share their storage; on the meta device all pointers are 0.
+            place = (value.data_ptr(), value.shape)
+            if value.data_ptr() and place in seen:
+                continue
+            seen.add(place)
+            own[name] = value
+    return own
+
+
+def check_names(model: "ExpLLM", weights: dict[str, torch.Tensor], where: str) -> None:
+    """Account for every name of weights that `own_state_dict` gave.
+
+    Args:
+        model: The model they are for.
+        weights: Weights and buffers by name.
+        where: Where they come from, for errors.
+
+    Raises:
+        CheckpointError: If a name is missing, unexpected, or of another shape; it names the first.
+    """
+    expected, everything = own_state_dict(model), model.state_dict()
+    for fault, names in (
+        ("missing", [name for name in expected if name not in weights]),
+        ("unexpected", [name for name in weights if name not in everything]),
+        ("of another shape", [name for name in weights if _shape(weights, name) != _shape(everything, name)]),
+    ):
+        if names:
+            shapes = f" {_shape(weights, names[0])}, not {_shape(everything, names[0])}" if fault[0] == "o" else ""
+            raise CheckpointError(
+                f"the weights do not fit the model: {len(names)} {fault}, first {names[0]}{shapes}",
+                where=where,
+                remedy="Use the configuration that the weights were trained with.",
+            )
+
+
+def initialize(model: "ExpLLM", folder: Path) -> None:
+    """Start a new model from the weights in another model's folder, such as the first stage's projector.
+
+    Args:
+        model: The new model; weights that the folder does not hold stay as they are.
+        folder: The folder.
+
+    Raises:
+        MissingPathError: If there is no such folder.
+        CheckpointError: If a weight of the folder has no place of its shape in the model.
+    """
+    read_config(folder)
+    weights, everything = read_weights(folder / WEIGHTS), model.state_dict()
+    # A layer that gets LoRA in this stage has moved into a wrapper.
+    moved = {name: _wrapped(name) if name not in everything else name for name in weights}
+    for name, place in moved.items():
+        if _shape(everything, place) != tuple(weights[name].shape):
+            raise CheckpointError(
+                f"the model to start from does not fit: {name} {tuple(weights[name].shape)}, "
+                f"here {_shape(everything, place) or 'missing'}",
+                where=folder,
+                remedy="Start from a model of the same parts.",
+            )
+    model.load_state_dict({place: weights[name] for name, place in moved.items()}, strict=False)
+
+
+def save(model: "ExpLLM", folder: str | PathLike[str], include_base: bool = False) -> None:
+    """Write a model's folder whole: into a temporary sibling first, then by renaming.
+
+    Args:
+        model: The model.
+        folder: Where to; a model folder that is there is replaced.
+        include_base: Copy base weights too; the folder then stands by itself.
+
+    Raises:
+        CheckpointError: If the path holds something that is no model folder.
+    """
+    target = Path(folder)
+    if target.exists() and not (target / "config.json").is_file() and (not target.is_dir() or any(target.iterdir())):
+        raise CheckpointError(
+            "the path holds something other than a model", where=target, remedy="Name another folder, or empty it."
+        )
+    config = ExpLLMConfig.from_dict(model.config.to_dict())
+    if include_base:
+        config.vision_base = config.vision_revision = config.text_base = config.text_revision = None
+    temporary = target.with_name(f".{target.name}.{os.getpid()}.partial")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    try:
+        config.save_pretrained(temporary)
+        model.tokenizer.save_pretrained(temporary)
+        weights = {name: value.detach().cpu().contiguous() for name, value in own_state_dict(model, include_base).items()}
+        save_file(weights, temporary / WEIGHTS, metadata={"format": "pt"})
+        replaced = target.with_name(f".{target.name}.{os.getpid()}.replaced")
+        if target.exists():
+            os.replace(target, replaced)
+        os.replace(temporary, target)
+        shutil.rmtree(replaced, ignore_errors=True)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def load(
+    name: str | PathLike[str],
+    revision: str | None = None,
+    dtype: torch.dtype | None = None,
+    device: str | torch.device | None = None,
+) -> "ExpLLM":
+    """Open a model's folder.
+
+    Args:
+        name: A folder, or the name of a repository on the Hugging Face hub.
+        revision: The revision on the hub.
+        dtype: Type of the frozen base weights; by default that of their files.
+        device: Where the weights go; by default the CPU.
+
+    Returns:
+        The model, in evaluation mode.
+
+    Raises:
+        MissingPathError: If there is no such folder.
+        CheckpointError: If it is no folder of this model, or its weights do not fit.
+    """
+    from explllm.models.explllm import ExpLLM
+
+    folder = _find(name, revision)
+    config = read_config(folder)
+    tokenizer = AutoTokenizer.from_pretrained(folder, config=config)
+    model = ExpLLM(
+        config,
+        tokenizer,
+        vision=load_vision(config.vision_base, config.vision_revision, dtype) if config.vision_base else None,
+        language=load_language(config.text_base, config.text_revision, dtype) if config.text_base else None,
+    )
+    weights = read_weights(folder / WEIGHTS)
+    check_names(model, weights, str(folder / WEIGHTS))
+    model.load_state_dict(weights, strict=False)
+    return model if device is None else model.to(device)  # type: ignore[arg-type]
+
+
+def read_config(folder: Path) -> ExpLLMConfig:
+    """Read and check the configuration in a model's folder.
+
+    Args:
+        folder: The folder.
+
+    Returns:
+        The configuration.
+
+    Raises:
+        MissingPathError: If the folder has none.
+        CheckpointError: If it is that of another model.
+    """
+    path = folder / "config.json"
+    if not path.is_file():
+        raise MissingPathError(
+            "the folder holds no model: it has no config.json", where=folder, remedy="Name a folder that `fit` wrote."
+        )
+    try:
+        kind = json.loads(path.read_text(encoding="utf-8")).get("model_type")
+    except (json.JSONDecodeError, AttributeError, UnicodeDecodeError) as error:
+        raise CheckpointError("config.json cannot be read", where=path, remedy="Save the model again.") from error
+    if kind != ExpLLMConfig.model_type:
+        raise CheckpointError(
+            f"the folder holds a model of type {kind!r}, not {ExpLLMConfig.model_type!r}",
+            where=folder,
+            remedy="Name a folder that explllm wrote.",
+        )
+    return ExpLLMConfig.from_pretrained(folder)
+
+
+def read_weights(path: Path) -> dict[str, torch.Tensor]:
+    """Read a safetensors file.
+
+    Args:
+        path: The file.
+
+    Returns:
+        Tensors by name.
+
+    Raises:
+        MissingPathError: If there is no such file.
+        CheckpointError: If it is truncated or no safetensors file.
+    """
+    if not path.is_file():
+        raise MissingPathError("there is no such file of weights", where=path, remedy="Save the model again.")
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"the weights cannot be read: {error}", where=path, remedy="Save or copy them again.") from error
+
+
+def load_vision(name: str, revision: str | None, dtype: torch.dtype | None) -> PreTrainedModel:
+    """Load a pretrained vision encoder; of CLIP and SigLIP the vision tower alone.
+
+    Args:
+        name: Hugging Face name or folder.
+        revision: The revision on the hub.
+        dtype: Type of the weights; by default that of their files.
+
+    Returns:
+        The encoder.
+
+    Raises:
+        CheckpointError: If it cannot be loaded.
+    """
+    config = vision_part(base_config(name, revision))
+    return _load_base(AutoModel, name, revision, dtype, config=config)
+
+
+def load_language(name: str, revision: str | None, dtype: torch.dtype | None) -> PreTrainedModel:
+    """Load a pretrained causal language model; arguments and errors as for `load_vision`."""
+    return _load_base(AutoModelForCausalLM, name, revision, dtype)
+
+
+def base_config(name: str, revision: str | None):  # noqa: ANN201  (any transformers configuration)
+    """Read a base model's configuration.
+
+    Args:
+        name: Hugging Face name or folder.
+        revision: The revision on the hub.
+
+    Returns:
+        The configuration.
+
+    Raises:
+        CheckpointError: If it cannot be read.
+    """
+    from transformers import AutoConfig
+
+    try:
+        return AutoConfig.from_pretrained(name, revision=revision)
+    except (OSError, ValueError) as error:
+        raise _base_error(name, error) from error
+
+
+def _load_base(auto: type, name: str, revision: str | None, dtype: torch.dtype | None, **options: object) -> PreTrainedModel:
+    try:
+        # transformers 5 takes the files' own type for "auto"; only safetensors, so that nothing is unpickled.
+        return auto.from_pretrained(  # type: ignore[attr-defined]
+            name, revision=revision, dtype=dtype or "auto", use_safetensors=True, **options
+        )
+    except (OSError, ValueError) as error:
+        raise _base_error(name, error) from error
+
+
+def _base_error(name: str, error: Exception) -> CheckpointError:
+    return CheckpointError(
+        f"the base model cannot be loaded: {str(error).splitlines()[0]}",
+        where=name,
+        remedy="Give a folder that holds it as safetensors, or a Hugging Face name that this machine can reach.",
+    )
+
+
+def _find(name: str | PathLike[str], revision: str | None) -> Path:
+    folder = Path(name)
+    if folder.is_dir():
+        return folder
+    remedy = "Name a folder that `fit` wrote (runs/NAME/model), or a model on the Hugging Face hub."
+    if isinstance(name, PathLike) or str(name).count("/") != 1 or str(name).startswith(("/", ".", "~", "runs/")):
+        raise MissingPathError("there is no such model folder", where=folder, remedy=remedy)
+    try:
+        return Path(snapshot_download(str(name), revision=revision, allow_patterns=["*.json", "*.jinja", WEIGHTS]))
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        raise MissingPathError("no folder and no reachable model of that name", where=folder, remedy=remedy) from error
+
+
+def _shape(weights: dict[str, torch.Tensor], name: str) -> tuple[int, ...] | None:
+    return tuple(weights[name].shape) if name in weights else None
+
+
+def _wrapped(name: str) -> str:
+    layer, _, leaf = name.rpartition(".")
+    return f"{layer}.base_layer.{leaf}"

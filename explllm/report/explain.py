@@ -1,0 +1,52 @@
+"""What ``explllm explain`` does: recognise faces and explain them, on the terminal or as JSON lines."""
+
+import json
+import sys
+from collections.abc import Sequence
+
+from rich.console import Console
+
+from explllm.core.errors import InputError
+from explllm.faces.pixels import load_image
+from explllm.models.explllm import ExpLLM
+from explllm.report.text import print_explained
+
+
+def explain_images(
+    images: Sequence[str], model: str, device: str | None = None, max_new_tokens: int = 320, as_json: bool = False
+) -> None:
+    """Recognise and explain images, and print the results in order.
+
+    Args:
+        images: Paths.
+        model: A model's folder, or its name on the Hugging Face hub.
+        device: Where the model runs, such as ``cuda``.
+        max_new_tokens: Longest chain of thought, in tokens.
+        as_json: Print one JSON object a line instead of panels.
+
+    Raises:
+        InputError: If an image or the model does not exist or cannot be read; nothing is computed then.
+    """
+    faces = [load_image(image) for image in images]
+    if max_new_tokens < 1:
+        raise InputError(f"--max-new-tokens {max_new_tokens}", remedy="Give at least 1.")
+    opened = ExpLLM.from_pretrained(model, device=device)
+    recognitions = opened.recognize(faces)
+    console = Console(soft_wrap=True)
+    for image, face, recognition in zip(images, faces, recognitions, strict=True):
+        pixels = opened.image(face).unsqueeze(0)
+        [cot] = opened.explain_pixels(pixels, [recognition.expression], max_new_tokens)
+        if as_json:
+            line = {
+                "image": image,
+                "expression": recognition.expression,
+                "probabilities": recognition.probabilities,
+                "key_observations": cot.key_observations,
+                "interpretation": cot.interpretation,
+                "conclusion": cot.conclusion,
+                "text": cot.text,
+            }
+            sys.stdout.write(json.dumps(line) + "\n")
+            sys.stdout.flush()
+        else:
+            print_explained(console, image, None, recognition, cot)

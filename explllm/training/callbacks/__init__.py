@@ -1,0 +1,1 @@
+"""Callbacks: live accuracy, checkpoints to resume from, and the run folder."""

@@ -1,0 +1,76 @@
+"""AdamW with linear warm-up and cosine decay (paper, Section IV-A)."""
+
+import warnings
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+from torch.optim.lr_scheduler import LambdaLR
+from transformers import get_cosine_schedule_with_warmup
+
+from explllm.core.errors import ConfigError
+
+
+@dataclass
+class OptimizationSettings:
+    """How the weights that train are moved."""
+
+    learning_rate: float = 5e-4
+    """Peak learning rate, after the warm-up."""
+    weight_decay: float = 0.05
+    """AdamW's decoupled weight decay, on matrices and kernels only: biases, norms and other vectors have none."""
+    warmup_steps: int | None = None
+    """Optimiser steps of linear warm-up from 0."""
+    warmup_ratio: float | None = None
+    """The same as a share of all optimiser steps; give one of the two or neither (no warm-up)."""
+    beta1: float = 0.9
+    """Decay of the running mean of gradients."""
+    beta2: float = 0.999
+    """Decay of the running mean of squared gradients."""
+    epsilon: float = 1e-8
+    """Added to the denominator."""
+
+    def __post_init__(self) -> None:
+        """Refuse two ways of giving the warm-up."""
+        if self.warmup_steps is not None and self.warmup_ratio is not None:
+            raise ConfigError("both warmup_steps and warmup_ratio are given", remedy="Give one of them.")
+
+
+def build_optimizer(
+    parameters: Iterable[torch.nn.Parameter], settings: OptimizationSettings, total_steps: int
+) -> tuple[torch.optim.Optimizer, LambdaLR]:
+    """Make optimiser and schedule.
+
+    Args:
+        parameters: All weights; those that do not require a gradient are left out.
+        settings: Rates and decay.
+        total_steps: Optimiser steps of the whole run, at which the learning rate reaches 0.
+
+    Returns:
+        The optimiser, and the schedule to be stepped once for each optimiser step.
+
+    Raises:
+        ConfigError: If nothing trains.
+    """
+    trainable = [weight for weight in parameters if weight.requires_grad]
+    if not trainable:
+        raise ConfigError("nothing trains: every part is frozen", remedy="Set a part's `train` to `lora` or `full`.")
+    optimizer = torch.optim.AdamW(
+        [
+            {"params": [w for w in trainable if w.ndim > 1], "weight_decay": settings.weight_decay},
+            {"params": [w for w in trainable if w.ndim <= 1], "weight_decay": 0.0},
+        ],
+        lr=settings.learning_rate,
+        betas=(settings.beta1, settings.beta2),
+        eps=settings.epsilon,
+    )
+    warmup = settings.warmup_steps or 0
+    if settings.warmup_ratio is not None:
+        warmup = int(-(-settings.warmup_ratio * total_steps // 1))
+    if warmup >= total_steps > 0:
+        warnings.warn(
+            f"the warm-up of {warmup} steps is as long as the whole run of {total_steps}: "
+            f"the learning rate never reaches {settings.learning_rate}",
+            stacklevel=2,
+        )
+    return optimizer, get_cosine_schedule_with_warmup(optimizer, warmup, total_steps)

@@ -1,0 +1,219 @@
+"""The LightningModule that trains and evaluates an ExpLLM."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningModule
+
+from explllm.conversation.encoder import IGNORED, ConversationEncoder
+from explllm.core.errors import CheckpointError, ConfigError, ImageError
+from explllm.core.expressions import Expression
+from explllm.data.dataset import EXPRESSION_NUMBER, Batch
+from explllm.faces.pixels import ImagePreset
+from explllm.models import storage
+from explllm.models.build import NetworkSettings, build, build_config, labels_of
+from explllm.models.explllm import ExpLLM
+from explllm.models.generation import label_log_likelihoods
+from explllm.training.optimization import OptimizationSettings, build_optimizer
+
+
+class ExpLLMTask(LightningModule):
+    """Trains an ExpLLM on conversations about faces; recognises faces in validation, test and prediction.
+
+    The paper's two stages are two configurations of it: first the projector alone on captions, then LoRA and projector
+    on the mixture of FER and CoT, started from the first stage's model by ``init_from``.
+    """
+
+    def __init__(
+        self,
+        network: NetworkSettings | None = None,
+        optimization: OptimizationSettings | None = None,
+        init_from: str | os.PathLike[str] | None = None,
+        gradient_checkpointing: bool = False,
+        explain_predictions: bool = False,
+        max_new_tokens: int = 320,
+    ) -> None:
+        """Make configuration and tokenizer; the weights come later, in `configure_model`.
+
+        Args:
+            network: The model's parts.
+            optimization: Learning rate, decay, warm-up.
+            init_from: A model folder to start from, such as the first stage's ``runs/NAME/model``.
+            gradient_checkpointing: Keep no activations inside layers: less memory, about a third more time.
+            explain_predictions: Write a chain of thought for each face in ``predict``.
+            max_new_tokens: Longest chain of thought, in tokens.
+        """
+        super().__init__()
+        self.network = network or NetworkSettings()
+        self.optimization = optimization or OptimizationSettings()
+        self.init_from, self.gradient_checkpointing = init_from, gradient_checkpointing
+        self.explain_predictions, self.max_new_tokens = explain_predictions, max_new_tokens
+        self.prepared = build_config(self.network)
+        self.conversations = ConversationEncoder(self.prepared[1], self.prepared[0].image_tokens)
+        self.image = ImagePreset.from_dict(self.prepared[0].image or {})
+        self.model: ExpLLM | None = None
+        self.unreadable: list[str] = []
+        # Frozen base weights are not in checkpoints; on_load_checkpoint accounts for every name instead.
+        self.strict_loading = False
+
+    @property
+    def explllm(self) -> ExpLLM:
+        """The model, once `configure_model` has run."""
+        if self.model is None:
+            raise TypeError("configure_model() comes first")
+        return self.model
+
+    @property
+    def labels(self) -> tuple[Expression, ...]:
+        """The expressions that the model tells apart."""
+        return tuple(Expression(label) for label in self.prepared[0].labels or ())
+
+    def setup(self, stage: str) -> None:
+        """Take the labels from the model to start from, or else from the training data, where the settings name none."""
+        data = self._data()
+        if self.labels or data is None:
+            return
+        if self.init_from is not None:
+            self.prepared[0].labels = storage.read_config(Path(self.init_from)).labels
+        if not self.labels and data.conversation_kind == "mixture":
+            frame = data.frame()
+            self.set_labels(labels_of(frame.loc[frame["split"] == "train", "expression"].dropna()))
+
+    def on_fit_start(self) -> None:
+        """Check that the model tells apart every expression of the data."""
+        self._check_labels()
+
+    def on_validation_start(self) -> None:
+        """Check that the model tells apart every expression of the data."""
+        self._check_labels()
+
+    def on_test_start(self) -> None:
+        """Check that the model tells apart every expression of the data."""
+        self._check_labels()
+
+    def set_labels(self, labels: Sequence[Expression]) -> None:
+        """Set the expressions that the model tells apart, in index order."""
+        self.prepared[0].labels = [str(label) for label in labels]
+
+    def configure_model(self) -> None:
+        """Build the model; loads base weights, and the weights of ``init_from``."""
+        if self.model is not None:
+            return
+        self.model = build(self.network, self.prepared)
+        if self.init_from is not None:
+            storage.initialize(self.model, Path(self.init_from))
+        if self.gradient_checkpointing:
+            self.model.gradient_checkpointing_enable()
+
+    def configure_optimizers(self) -> Any:
+        """Make AdamW and its schedule, in optimiser steps."""
+        optimizer, schedule = build_optimizer(
+            self.parameters(), self.optimization, int(self.trainer.estimated_stepping_batches)
+        )
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+        """Seed dropout by the batch's number, so that a resumed run goes on exactly as an unbroken one."""
+        seed = int(os.environ.get("PL_GLOBAL_SEED", 0))
+        number = self.trainer.fit_loop.epoch_loop.total_batch_idx
+        torch.manual_seed((seed * 1_000_003 + number) * 4096 + self.global_rank)
+
+    def training_step(self, batch: Batch, batch_idx: int) -> dict[str, torch.Tensor]:
+        """Return the loss, and the logits (B, V) of each conversation's first answer token."""
+        self._count_unreadable(batch)
+        output = self.explllm(
+            batch["pixel_values"], batch["input_ids"], batch["attention_mask"], batch["labels"], answers_only=True
+        )
+        self.log("train/loss", output.loss, prog_bar=True, batch_size=len(batch["rows"]))
+        answers = (batch["labels"][:, 1:] != IGNORED).sum(1)
+        first = answers.cumsum(0) - answers
+        return {"loss": output.loss, "first_logits": output.logits[first].detach()}
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> dict[str, torch.Tensor]:
+        """Recognise faces: probabilities (B, K), targets (B,), rows (B,) of those that count."""
+        return self._recognize(batch)
+
+    def test_step(self, batch: Batch, batch_idx: int) -> dict[str, torch.Tensor]:
+        """Recognise faces, as in validation."""
+        return self._recognize(batch)
+
+    def predict_step(self, batch: Batch, batch_idx: int) -> dict[str, Any]:
+        """Recognise faces, and explain them if asked."""
+        found: dict[str, Any] = self._recognize(batch)
+        if self.explain_predictions:
+            kept = batch["pixel_values"][self._counting(batch)]
+            labels = [self.labels[index] for index in found["probabilities"].argmax(1).tolist()]
+            found["cots"] = self.explllm.explain_pixels(kept, labels, self.max_new_tokens) if labels else []
+        return found
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep only the weights that no named base can give back, and the labels."""
+        own = storage.own_state_dict(self.explllm)
+        checkpoint["state_dict"] = {
+            name: value for name, value in checkpoint["state_dict"].items() if name.removeprefix("model.") in own
+        }
+        checkpoint["labels"] = [str(label) for label in self.labels]
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Check that the checkpoint is of this architecture.
+
+        Raises:
+            CheckpointError: If it is not; the message names the first weight that does not fit.
+        """
+        if "labels" not in checkpoint:
+            raise CheckpointError(
+                "the checkpoint is of another kind of model", where=None, remedy="Use one that `explllm fit` wrote."
+            )
+        weights = {name.removeprefix("model."): value for name, value in checkpoint["state_dict"].items()}
+        storage.check_names(self.explllm, weights, "the checkpoint")
+        self.set_labels([Expression(label) for label in checkpoint["labels"]])
+
+    def _data(self) -> Any:
+        return getattr(self.trainer, "datamodule", None)
+
+    def _check_labels(self) -> None:
+        data = self._data()
+        if data is None or data.conversation_kind == "captions":
+            return
+        unknown = sorted({*data.frame()["expression"].dropna()} - {str(label) for label in self.labels})
+        if unknown:
+            raise ConfigError(
+                f"the data holds {', '.join(unknown)}, which the model does not tell apart",
+                remedy=f"Take these rows out, or set `model.network.labels`; it has {', '.join(self.labels) or 'none'}.",
+            )
+
+    def _recognize(self, batch: Batch) -> dict[str, torch.Tensor]:
+        self._count_unreadable(batch)
+        counting = self._counting(batch)
+        pixels = batch["pixel_values"][counting]
+        if len(pixels):
+            probabilities = label_log_likelihoods(self.explllm, pixels).softmax(1)
+        else:
+            probabilities = torch.zeros(0, len(self.labels), device=self.device)
+        lookup = torch.full((len(Expression) + 1,), -1, device=self.device)
+        for index, label in enumerate(self.labels):
+            lookup[EXPRESSION_NUMBER[label]] = index
+        return {
+            "probabilities": probabilities,
+            "targets": lookup[batch["expressions"][counting]],  # -1, an unknown label, finds the last place: -1
+            "rows": batch["rows"][counting],
+        }
+
+    def _counting(self, batch: Batch) -> torch.Tensor:
+        return batch["readable"] & (batch["rows"] >= 0)
+
+    def _count_unreadable(self, batch: Batch) -> None:
+        for name in batch["unreadable"]:
+            if name in self.unreadable:
+                continue
+            self.unreadable.append(name)
+            limit = self._data().max_unreadable
+            if len(self.unreadable) > limit:
+                raise ImageError(
+                    f"{len(self.unreadable)} images cannot be read, last: {name}",
+                    remedy=f"Mend them, or raise --data.max_unreadable (now {limit}).",
+                )
+            self.print(f"warning: image {len(self.unreadable)} of at most {limit} that cannot be read: {name}")
