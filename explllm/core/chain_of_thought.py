@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from explllm.core.errors import ChainOfThoughtError
 from explllm.core.expressions import Expression
-from explllm.core.verdict import names_expression, verdict
+from explllm.core.verdict import is_decided, verdict
 
 MAX_WORDS = 130
 """The most words of a chain of thought, titles included (paper, Section III-B, the prompt of "Format Refinement")."""
@@ -88,8 +88,8 @@ class ChainOfThought:
     def expression(self) -> Expression | None:
         """The expression that the conclusion arrives at, or None if the whole text speaks of none.
 
-        Only where the conclusion names no expression do the interpretation and then the key observations have a say;
-        see `explllm.core.verdict`.
+        Only where the conclusion names none, or two alike, do the interpretation and then the key observations have a
+        say; see `explllm.core.verdict`.
         """
         if self.conclusion:
             return verdict(self.conclusion, self.interpretation, self.key_observations)
@@ -121,8 +121,8 @@ class ChainOfThought:
             problems.append(f"{words} words instead of at most {max_words}")
         if self.conclusion and self.conclusion[-1] not in _ENDINGS:
             problems.append("the conclusion breaks off without a full stop")
-        if self.conclusion and not names_expression(self.conclusion):
-            problems.append("the conclusion names no expression")
+        if self.conclusion and not is_decided(self.conclusion):
+            problems.append("the conclusion decides for no expression")
         if expression is not None and self.expression not in (None, expression):
             problems.append(f"the conclusion arrives at {self.expression}, not at {expression}")
         return problems
@@ -158,7 +158,7 @@ _LINE_LEAD = re.compile(
 _INLINE_LEAD = re.compile(rf"(?P<bold>\*\*|__){_NUMBER}$|(?<=[.!?\"')\]*])[ \t]{{1,4}}$")
 _TAIL = re.compile(
     r"(?P<inner>[ \t]{0,4}[:：])?[ \t]{0,2}(?P<bold>\*\*|__|\*)?(?P<outer>[ \t]{0,4}[:：])?"
-    r"(?P<dash>[ \t]{1,4}[-–—](?=\s))?(?P<end>[ \t]{0,8}\r?(?=\n|\Z))?"
+    r"(?P<dash>[ \t]{0,4}[-–—](?=\s))?(?P<end>[ \t]{0,8}\r?(?=\n|\Z))?"
 )
 _LONGEST_LEAD = 32
 
@@ -281,9 +281,10 @@ def _untitled_sections(text: str) -> tuple[str, str, str]:
 # "left behind", "right away", but "on the left over the brow"; "the right balance". They hold for both words alike, so
 # that mirroring twice gives the text back.
 _VERB_BEFORE = re.compile(
-    r"\b(?:all|just|quite|exactly|ha(?:s|ve|d|ving)|was|were|been|being|be|is|are|what|nothing)[ \t]{1,3}$",
+    r"\b(?:just|quite|exactly|ha(?:s|ve|d|ving)|was|were|been|being|be|is|are)[ \t]{1,3}$",
     re.IGNORECASE,
 )
+_REMAINDER_BEFORE = re.compile(r"\b(?:all|what|nothing|little)[ \t]{1,3}$", re.IGNORECASE)
 _SIDE_AFTER = re.compile(
     r"[ \t]{1,3}(?:and|or|of|side|half|part|eye|brow|lid|lip|corner|cheek|jaw|nostril|mouth|upper|lower|inner|outer)",
     re.IGNORECASE,
@@ -326,6 +327,7 @@ def _swap_side(match: re.Match[str]) -> str:
     before = text[max(0, start - _LONGEST_BEFORE) : start]
     if not match[2] and (
         _RIGHTNESS_AFTER.match(text, end)
+        or _REMAINDER_BEFORE.search(before)
         or (_PARTICLE_AFTER.match(text, end) and not _DETERMINER_BEFORE.search(before))
         or (_VERB_BEFORE.search(before) and not _SIDE_AFTER.match(text, end))
     ):

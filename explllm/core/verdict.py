@@ -109,9 +109,10 @@ _DAMPERS = re.compile(
 _HEDGES = re.compile(r"hint(?:s|ed|ing)?|possibly|potentially|perhaps|might|may|could|slightly|subtly|mildly")
 # ... or only by company.
 _WEAK_DAMPERS = _words(
-    "with while whereas including associated bordering blend blended mix mixture well underlying sign signs suggestion "
+    "with while whereas including associated bordering well underlying sign signs suggestion "
     "suggestions note notes leaning"
 )
+_BLENDS = _words("blend blended mix mixture")  # reaches both of two names
 _ASIDE_NOUN = re.compile(r"(?:undertone|overtone|nuance|hint|trace|undercurrent)s?")  # "sadness undertones"
 # "Happiness is not evident", "the surprise remains minor".
 _COPULA = _words("is are was were remains remain being appears seems")
@@ -142,7 +143,7 @@ _SHOWING = re.compile(
     r"(?:convey|indicat|suggest|reflect|signif|communicat|confirm|reinforc|emphasi|highlight|illustrat|reveal"
     r"|represent|portray|demonstrat|support|affirm|show|express(?!ion)|depict|underscor|captur|embod|mark|creat|lead"
     r"|remain|result|contribut|establish|characteri|underlin|point|solidif|validat|categori|classif|identif|mak|giv"
-    r"|enhanc)\w*|is|are|was|were"
+    r"|enhanc|speak|denot|implie|accentuat)\w*|imply|align(?:s|ed|ing)|corresponds?|signals|is|are|was|were"
 )
 
 # "Neutral brows" and "the lips remain neutral" speak of a part that does not move, not of the expression.
@@ -179,7 +180,9 @@ _CLEAR_FACTOR = 1.2
 _UNMOVED_FACTOR = 0.3
 
 _NAMED = 1.0
-"""The score from which a text names an expression outright: a label may be played down once (3 x 0.35), not twice."""
+"""The score from which a text speaks for an expression: a label may be played down once (3 x 0.35), not twice."""
+_TIED = 0.85
+"""The share of the best score from which the second best is too close."""
 
 Evidence = tuple[tuple[Expression, float], ...]
 
@@ -199,13 +202,16 @@ def _table() -> tuple[dict[str, Evidence], dict[str, Evidence]]:
 
 
 _WHOLE, _STEMS = _table()
+_LONGEST_STEM = max(map(len, _STEMS))
 
 
 @lru_cache(maxsize=4096)
 def _evidence(word: str) -> Evidence:
     if word in _WHOLE:
         return _WHOLE[word]
-    return next((_STEMS[word[:size]] for size in range(len(word), 2, -1) if word[:size] in _STEMS), ())
+    return next(
+        (_STEMS[word[:size]] for size in range(min(len(word), _LONGEST_STEM), 2, -1) if word[:size] in _STEMS), ()
+    )
 
 
 def score(text: str) -> Mapping[Expression, float]:
@@ -310,7 +316,7 @@ def _before_factor(words: Sequence[str], place: int) -> float:
             return factor * _DAMPED_FACTOR
         if _BOOSTERS.fullmatch(word):
             return factor * _BOOSTED_FACTOR
-        if word in _WEAK_DAMPERS and place - at <= 3:
+        if word in _BLENDS or (word in _WEAK_DAMPERS and place - at <= 3):
             factor = _WEAKLY_DAMPED_FACTOR
         if not clear and _CLARITY.fullmatch(word):
             clear = True
@@ -334,16 +340,21 @@ def _after_factor(words: Sequence[str], place: int) -> float:
     return 1.0
 
 
-def names_expression(text: str) -> bool:
-    """Tell whether a text names an expression outright: a label or a close synonym that it does not deny or play down.
+def is_decided(text: str) -> bool:
+    """Tell whether a text speaks for one expression clearly enough to need no further evidence.
 
     Args:
         text: English prose of any length.
 
     Returns:
-        Whether the best score is that of more than a hint.
+        Whether the best score is that of a label or of several hints, and no other comes close.
     """
-    return max(score(text).values(), default=0.0) >= _NAMED
+    return _is_decided(score(text))
+
+
+def _is_decided(scores: Mapping[Expression, float]) -> bool:
+    best, second = sorted([*scores.values(), 0.0, 0.0], reverse=True)[:2]
+    return best >= _NAMED and second < _TIED * best
 
 
 def verdict(text: str, *further: str) -> Expression | None:
@@ -351,14 +362,14 @@ def verdict(text: str, *further: str) -> Expression | None:
 
     Args:
         text: English prose of any length.
-        *further: Texts that have a say only if ``text`` names no expression outright. Each counts half as much as the
+        *further: Texts that have a say only if ``text`` is undecided (see `is_decided`). Each counts half as much as the
             one before it.
 
     Returns:
         The expression with the greatest positive score, the first spoken of among equals; None if there is none.
     """
     scores = dict(score(text))
-    if max(scores.values(), default=0.0) < _NAMED:
+    if not _is_decided(scores):
         weight = _NAMED
         for other in further:
             # Shares, not sums: a long text must not count more than a short one.

@@ -14,6 +14,7 @@ from explllm.conversation.encoder import ConversationEncoder
 from explllm.core.errors import ConfigError, ManifestError
 from explllm.core.expressions import Expression
 from explllm.core.manifest import Manifest
+from explllm.data.captions import read_llava_captions
 from explllm.data.dataset import EvaluationDataset, ImageCache, Sample, TrainingDataset, collator
 from explllm.data.drawn_faces.generate import draw_faces
 from explllm.data.folder import read_folder
@@ -248,6 +249,24 @@ class ManifestFaces(FaceDataModule):
         manifest = Manifest.read(self.path, root=self.root)
         manifest.require("image", "caption" if self.conversation_kind == "captions" else "expression", "split")
         return manifest
+
+
+class CaptionedImages(FaceDataModule):
+    """Images with captions in LLaVA's layout, for the first stage (paper: CC3M)."""
+
+    def __init__(self, root: str | PathLike[str], **settings: Any) -> None:
+        """Name the folder.
+
+        Args:
+            root: The folder that holds ``chat.json`` and ``images/``.
+            **settings: See `FaceDataModule`.
+        """
+        super().__init__(**{**settings, "conversations": "captions"})
+        self.root = root
+
+    def read(self) -> Manifest:
+        """Read the list."""
+        return read_llava_captions(self.root)
 
 
 class DrawnFaces(FaceDataModule):

@@ -16,13 +16,23 @@ from lightning.pytorch.loggers import CSVLogger
 # Importing the classes lets YAML name them without their modules.
 from explllm.core.errors import ConfigError, MissingPathError
 from explllm.core.files import written_whole
-from explllm.data.datamodules import DrawnFaces, FolderFaces, ManifestFaces
+from explllm.data.datamodules import CaptionedImages, DrawnFaces, FolderFaces, ManifestFaces
+from explllm.data.transforms import Augment
 from explllm.training.callbacks.last_checkpoint import LastCheckpoint, last_checkpoint
 from explllm.training.callbacks.live_accuracy import LiveAccuracy
 from explllm.training.callbacks.run_folder import RunFolder
 from explllm.training.task import ExpLLMTask
 
-__all__ = ["DrawnFaces", "ExpLLMTask", "FolderFaces", "ManifestFaces", "find_config", "run_stage"]
+__all__ = [
+    "Augment",
+    "CaptionedImages",
+    "DrawnFaces",
+    "ExpLLMTask",
+    "FolderFaces",
+    "ManifestFaces",
+    "find_config",
+    "run_stage",
+]
 
 
 class SaveConfig(SaveConfigCallback):

@@ -1,8 +1,8 @@
 """The drawing surface of the drawn faces: face coordinates, smooth curves, filled shapes, lines and soft shading.
 
 Face coordinates have their origin between the eyes and the mouth, x to the right of the image and y downwards; the
-face is about 2 units high and 1.5 wide. A point also has a depth, on a rounded head, so that a turn or a nod of the head
-moves the middle of the face further than its outline.
+face is about 2 units high and 1.5 wide. A point also has a depth, on a rounded head, so that a turn or a nod of the
+head moves the middle of the face further than its outline.
 """
 
 from __future__ import annotations
@@ -92,7 +92,22 @@ def ellipse(x: float, y: float, half_width: float, half_height: float, *, steps:
     Returns:
         (steps, 2) points.
     """
-    return _circle(steps) * (half_width, half_height) + (x, y)
+    return shifted(_circle(steps) * (half_width, half_height), x, y)
+
+
+def shifted(points: Points, x: float, y: float) -> Points:
+    """Return points moved by a distance.
+
+    Args:
+        points: (n, 2) points, or one point (2,), face units.
+        x: Distance to the right, face units.
+        y: Distance downwards, face units.
+
+    Returns:
+        Points of the same shape.
+    """
+    moved: Points = points + np.array([x, y])
+    return moved
 
 
 class Canvas:

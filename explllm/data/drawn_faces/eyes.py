@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from explllm.data.drawn_faces.canvas import Canvas, Colour, Points, ellipse, mix, shade, spline
+import numpy as np
+
+from explllm.data.drawn_faces.canvas import Canvas, Colour, Points, ellipse, mix, shade, shifted, spline
 from explllm.data.drawn_faces.identity import Identity
 from explllm.data.drawn_faces.movement import SIDES, Movement
 
@@ -76,7 +78,7 @@ def _draw_eye(canvas: Canvas, identity: Identity, movement: Movement, side: int)
     if identity.lashes > 0.5:
         tip = upper_lid[-1]
         canvas.stroke(
-            spline([tip - (side * 0.03, 0.004), tip + (side * 0.016, -0.012), tip + (side * 0.04, -0.04)]),
+            spline(np.stack([shifted(tip, side * x, y) for x, y in ((-0.03, -0.004), (0.016, -0.012), (0.04, -0.04))])),
             dark,
             0.03 * identity.lashes,
         )

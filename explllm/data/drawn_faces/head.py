@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from explllm.data.drawn_faces.canvas import Canvas, Colour, Points, ellipse, mix, shade, spline
+from explllm.data.drawn_faces.canvas import Canvas, Colour, Points, ellipse, mix, shade, shifted, spline
 from explllm.data.drawn_faces.identity import Identity
 from explllm.data.drawn_faces.mouth import JawPose, Lips
 from explllm.data.drawn_faces.movement import SIDES, Movement
@@ -85,13 +85,13 @@ def draw_head(canvas: Canvas, identity: Identity, movement: Movement) -> None:
         canvas.fill(ellipse(side * (identity.face_width + 0.035), 0.02, 0.10, 0.19), shade(skin, 0.90), depth=-0.05)
         canvas.fill(ellipse(side * (identity.face_width + 0.045), 0.03, 0.05, 0.11), shade(skin, 0.74), depth=-0.05)
     # The shadow of the chin on the neck.
-    canvas.fill(outline * (0.9, 1.0) + (0.0, 0.07), shade(skin, 0.62), depth=0.0)
+    canvas.fill(shifted(outline * (0.9, 1.0), 0.0, 0.07), shade(skin, 0.62), depth=0.0)
     canvas.fill(outline, skin)
     with canvas.clipped(outline):
         jaw = JawPose.of(movement)
         for side in SIDES:
             canvas.glow(side * identity.face_width * 1.05, 0.25, (0.26, 0.75), shade(skin, 0.70), 0.5)
-            canvas.glow(side * 0.42, 0.30, (0.17, 0.13), (232, 96, 92), 0.10 + 0.30 * identity.blush)
+            canvas.glow(side * 0.42, 0.30, (0.17, 0.13), mix(skin, (232, 84, 84), 0.6), 0.15 + 0.40 * identity.blush)
         canvas.glow(jaw.x, identity.chin_length + jaw.y, (0.45, 0.10), shade(skin, 0.7), 0.45)
         canvas.glow(0.0, -0.55, (0.4, 0.2), mix(skin, (255, 255, 255), 0.5), 0.25)
         if identity.freckles:
@@ -106,7 +106,7 @@ def _draw_puffed_cheeks(canvas: Canvas, identity: Identity, puff: float) -> None
     for side in SIDES:
         x = side * (identity.jaw_width * 0.45 + identity.face_width * 0.32)
         canvas.glow(x, 0.50, (0.20, 0.22), shade(skin, 0.66), 0.45 * puff)
-        canvas.glow(x, 0.44, (0.15, 0.15), mix(skin, (255, 255, 255), 0.65), 0.75 * puff)
+        canvas.glow(x, 0.44, (0.15, 0.15), mix(skin, (255, 246, 236), 0.4), 0.85 * puff)
         arc = [(x - side * 0.17, 0.36), (x - side * 0.22, 0.50), (x - side * 0.17, 0.66)]
         canvas.stroke(spline(arc), mix(skin, shade(skin, 0.62), puff), 0.028)
 
@@ -149,29 +149,24 @@ def draw_beard(canvas: Canvas, identity: Identity, movement: Movement) -> None:
             ]
         )
         area = np.concatenate([border, [(cheek * 1.2, 2.0), (-cheek * 1.2, 2.0)]])
-        tint = colour if identity.facial_hair == "beard" else mix(identity.skin, identity.hair, 0.28)
+        shadow = mix(shade(identity.skin, 0.85), shade(identity.hair, 0.6), 0.25)
+        tint = colour if identity.facial_hair == "beard" else shadow
         with canvas.clipped(outline):
             canvas.fill(area, tint)
         if identity.facial_hair == "beard":
             # Skin around the lips, so that their shape stays readable.
             canvas.fill(_grown(lips, 0.028), mix(identity.skin, colour, 0.25))
     if identity.facial_hair == "moustache":
-        start, end = lips.top[2], lips.top[-3]
-        base = identity.nose_length + 0.05
-        hair = spline(
-            [
-                (start[0] - 0.05, start[1] + 0.015),
-                (start[0] * 0.5, (start[1] + top) / 2 - 0.06),
-                (0.0, max(base, top - 0.11)),
-                (end[0] * 0.5, (end[1] + top) / 2 - 0.06),
-                (end[0] + 0.05, end[1] + 0.015),
-                (end[0] * 0.5, top + 0.0),
-                (0.0, top - 0.015),
-                (start[0] * 0.5, top + 0.0),
-            ],
-            closed=True,
-        )
-        canvas.fill(hair, colour)
+        left, right = lips.top[0], lips.top[-1]
+        ridge = max(identity.nose_length + 0.075, top - 0.05)
+        hair = [
+            (left[0] * 0.85, left[1] - 0.005),
+            (left[0] * 0.45, ridge * 0.8 + left[1] * 0.2),
+            (0.0, ridge),
+            (right[0] * 0.45, ridge * 0.8 + right[1] * 0.2),
+            (right[0] * 0.85, right[1] - 0.005),
+        ]
+        canvas.stroke(spline(hair), colour, 0.085, ends=(0.2, 0.2))
     if identity.facial_hair == "goatee":
         x, y = lips.bottom[len(lips.bottom) // 2]
         chin = identity.chin_length + jaw.y
@@ -180,9 +175,8 @@ def draw_beard(canvas: Canvas, identity: Identity, movement: Movement) -> None:
 
 
 def _grown(lips: Lips, margin: float) -> Points:
-    top = lips.top - (0.0, margin)
-    bottom = lips.bottom + (0.0, margin)
-    return np.concatenate([[lips.upper[0] - (margin, 0.0)], top, [lips.upper[-1] + (margin, 0.0)], bottom[::-1]])
+    left, right = shifted(lips.upper[:1], -margin, 0.0), shifted(lips.upper[-1:], margin, 0.0)
+    return np.concatenate([left, shifted(lips.top, 0.0, -margin), right, shifted(lips.bottom, 0.0, margin)[::-1]])
 
 
 def draw_hair(canvas: Canvas, identity: Identity) -> None:
@@ -211,8 +205,8 @@ def draw_hair(canvas: Canvas, identity: Identity) -> None:
         (wide * 0.36, line),
     ]
     if style == "fringe":
-        inside = [(wide * 0.96, temple), (wide * 0.90, -0.46), (wide * 0.66, -0.52), (wide * 0.30, -0.50)]
-        middle: list[tuple[float, float]] = [(0.0, -0.515)]
+        inside = [(wide * 0.96, temple), (wide * 0.91, -0.50), (wide * 0.68, -0.62), (wide * 0.30, -0.60)]
+        middle: list[tuple[float, float]] = [(0.0, -0.615)]
     elif style in ("parted", "long", "bob"):
         part = side * wide * 0.28
         middle = [(part, line - 0.12)]
@@ -237,7 +231,7 @@ def _fill_hair(canvas: Canvas, identity: Identity, shape: Points) -> None:
     canvas.fill(shape, identity.hair)
     shine: Colour = mix(identity.hair, (255, 255, 255), 0.35)
     if identity.hair_style != "cropped":
-        canvas.glow(-0.0, _CROWN + 0.12, (0.40, 0.07), shine, 0.5)
+        canvas.glow(0.0, _CROWN + 0.12, (0.40, 0.07), shine, 0.5)
 
 
 def _draw_curls(canvas: Canvas, identity: Identity) -> None:
@@ -251,7 +245,5 @@ def _draw_curls(canvas: Canvas, identity: Identity) -> None:
                 canvas.fill(ellipse(x, y, radius, radius, steps=14), colour, depth=0.2)
 
 
-def _both_sides(
-    top: tuple[float, float], right: list[tuple[float, float]], bottom: tuple[float, float]
-) -> Points:
+def _both_sides(top: tuple[float, float], right: list[tuple[float, float]], bottom: tuple[float, float]) -> Points:
     return spline([top, *right, bottom, *[(-x, y) for x, y in right[::-1]]], closed=True)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from explllm.data.drawn_faces.canvas import Canvas, Colour, Points, ellipse, mix, shade, spline
+from explllm.data.drawn_faces.canvas import Canvas, Colour, Points, ellipse, mix, shade, shifted, spline
 from explllm.data.drawn_faces.identity import Identity
 from explllm.data.drawn_faces.movement import SIDES, Movement
 
@@ -171,12 +171,12 @@ def _draw_inside(canvas: Canvas, movement: Movement, lips: Lips) -> None:
         x, y = lips.lower[middle]
         canvas.fill(ellipse(x, y + 0.035, 0.15, 0.06 + 0.09 * m.jaw_drop), _TONGUE)
     shown = 0.035 + 0.07 * max(m.upper_lip_raise, m.lip_corner_pull.mean, 0.6 * m.lip_corner_stretch.mean)
-    teeth = lips.upper + (0.0, shown * (1 - m.upper_lip_suck))
-    canvas.fill(_closed(lips.upper - (0.0, 0.02), teeth), _TEETH)
+    teeth = shifted(lips.upper, 0.0, shown * (1 - m.upper_lip_suck))
+    canvas.fill(_closed(shifted(lips.upper, 0.0, -0.02), teeth), _TEETH)
     below = 0.09 * max(m.lower_lip_depress, 0.5 * m.lip_corner_stretch.mean, 0.6 * m.jaw_thrust)
     if below > 0.01:
-        # Level across the middle, as a row of teeth is, and hidden again where the lip runs up to the corners.
-        canvas.fill(_closed(lips.lower - (0.0, below), lips.lower + (0.0, 0.02)), shade(_TEETH, 0.93))
+        teeth = _closed(shifted(lips.lower, 0.0, -below), shifted(lips.lower, 0.0, 0.02))
+        canvas.fill(teeth, shade(_TEETH, 0.93))
 
 
 def _draw_folds(canvas: Canvas, identity: Identity, movement: Movement, lips: Lips) -> None:
@@ -221,10 +221,11 @@ def _draw_chin_and_sucked_lips(canvas: Canvas, identity: Identity, movement: Mov
         arch = [(x - 0.13, y + 0.12), (x, y + 0.06), (x + 0.13, y + 0.12)]
         canvas.stroke(spline(arch), colour, 0.030)
         # The skin of a raised chin is pitted like an orange's.
-        for dx, dy in ((-0.06, 0.12), (0.06, 0.12), (0.0, 0.15), (-0.09, 0.17), (0.09, 0.17), (-0.03, 0.19), (0.03, 0.19)):
-            canvas.fill(ellipse(x + dx, y + dy, 0.016, 0.012, steps=8), colour)
+        for across, down in ((0.06, 0.12), (0.0, 0.15), (0.09, 0.17), (0.03, 0.19)):
+            for dx in {across, -across}:
+                canvas.fill(ellipse(x + dx, y + down, 0.016, 0.012, steps=8), colour)
     if m.jaw_thrust > 0.05:
-        canvas.glow(x, y + 0.16, (0.15, 0.09), mix(skin, (255, 255, 255), 0.6), 0.45 * m.jaw_thrust)
+        canvas.glow(x, y + 0.16, (0.15, 0.09), mix(skin, (255, 246, 236), 0.45), 0.6 * m.jaw_thrust)
     if m.lower_lip_suck > 0.05:
         line = [(x - 0.17, y + 0.03), (x, y + 0.05), (x + 0.17, y + 0.03)]
         canvas.stroke(spline(line), mix(skin, fold, m.lower_lip_suck), 0.026)
@@ -246,7 +247,7 @@ def draw_nose(canvas: Canvas, identity: Identity, movement: Movement) -> None:
     skin = identity.skin
     half = identity.nose_width * (1 + 0.22 * wrinkle + 0.08 * movement.upper_lip_raise)
     base = identity.nose_length - 0.075 * wrinkle - 0.015 * movement.upper_lip_raise
-    line = shade(skin, 0.60)
+    outline = shade(skin, 0.60)
     for side in SIDES:
         canvas.glow(side * half * 0.75, base * 0.35, (0.05, 0.20), shade(skin, 0.72), 0.30)
     canvas.glow(0.0, base * 0.4, (0.045, 0.2), mix(skin, (255, 255, 255), 0.6), 0.4)
@@ -258,9 +259,11 @@ def draw_nose(canvas: Canvas, identity: Identity, movement: Movement) -> None:
             (side * half * 0.80, base + 0.008),
             (side * half * 0.45, base + 0.004),
         ]
-        canvas.stroke(spline(wing), line, 0.028 + 0.012 * wrinkle, ends=(0.2, 0.5))
+        canvas.stroke(spline(wing), outline, 0.028 + 0.012 * wrinkle, ends=(0.2, 0.5))
         canvas.fill(ellipse(side * half * 0.45, base - 0.002, 0.036, 0.016 + 0.012 * wrinkle), shade(skin, 0.36))
-    canvas.stroke(spline([(-half * 0.3, base + 0.012), (0.0, base + 0.026), (half * 0.3, base + 0.012)]), line, 0.022)
+    canvas.stroke(
+        spline([(-half * 0.3, base + 0.012), (0.0, base + 0.026), (half * 0.3, base + 0.012)]), outline, 0.022
+    )
     if wrinkle > 0.05:
         colour = mix(skin, shade(skin, 0.52), wrinkle)
         for height in (-0.17, -0.10, -0.03):
@@ -269,8 +272,5 @@ def draw_nose(canvas: Canvas, identity: Identity, movement: Movement) -> None:
             )
         for side in SIDES:
             for height in (-0.02, 0.06):
-                canvas.stroke(
-                    spline([(side * 0.075, height - 0.05), (side * 0.105, height + 0.01), (side * 0.15, height + 0.04)]),
-                    colour,
-                    0.022,
-                )
+                line = [(0.075, height - 0.05), (0.105, height + 0.01), (0.15, height + 0.04)]
+                canvas.stroke(spline([(side * x, y) for x, y in line]), colour, 0.022)

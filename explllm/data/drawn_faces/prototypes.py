@@ -1,9 +1,11 @@
 """Which action units make up each expression, and how to draw intensities at random.
 
-The prototypes are the ones of the Facial Action Coding System, in FACS numbers: Happiness 6+12, Sadness 1+4+15, Surprise
-1+2+5+26, Fear 1+2+4+5+7+20+26, Disgust 9+15+16, Anger 4+5+7+23, Contempt 12+14 on one side (Friesen and Ekman, "EMFACS-7:
-Emotional Facial Action Coding System", 1983), with their common variants (Ekman, Friesen and Hager, "FACS Investigator's
-Guide", 2002, table 10-1: prototypes and major variants), of which open and closed Anger and Disgust 9+10+16 are used.
+The prototypes are those of the Facial Action Coding System, in FACS numbers: Happiness 6+12, Sadness 1+4+15,
+Surprise 1+2+5+26, Fear 1+2+4+5+7+20+26, Disgust 9+15+16, Anger 4+5+7+23, and Contempt 12+14 on one side (Friesen and
+Ekman, "EMFACS-7: Emotional Facial Action Coding System", 1983). Two have a second way, from the major variants in
+Ekman, Friesen and Hager, "FACS Investigator's Guide", 2002: Disgust 9+17 with a closed mouth, and Anger 4+5+7+10+23+25
+with bared teeth. Upper Lip Raise (10) goes with Nose Wrinkle (9) and Brow Lower (4) in Disgust, as the muscle that
+wrinkles the nose also moves lip and brow.
 
 FEAFA has no unit for FACS 6, 7, 14, 15, 23 and 24. The nearest movement stands for them: a little Eye Close for the
 narrowed eyes of 6 and 7, Chin Raise, which also turns the corners of the mouth down, for 15 (17 goes with it in the

@@ -1,0 +1,242 @@
+"""The offline writer: every text names what moves, how much and where, reads back as written, and keeps to its label."""
+
+import random
+import re
+import subprocess
+import sys
+
+import pytest
+
+from explllm.chat.offline import OfflineWriter
+from explllm.core.action_units import FEAFA, NAMES, intensity_word, mirror_action_units
+from explllm.core.chain_of_thought import ChainOfThought
+from explllm.core.errors import InputError
+from explllm.core.expressions import SYNONYMS, Expression
+
+WRITER = OfflineWriter()
+PRONOUNS = "i me my mine you your yours he him his she her hers it its we us our ours they them their theirs".split()
+
+
+def _units(**intensities: float) -> list[float]:
+    """Return 24 intensities, given by name with underscores for spaces."""
+    return [intensities.get(name.replace(" ", "_"), 0.0) for name in NAMES]
+
+
+def _faces(count: int) -> list[tuple[list[float], Expression, int]]:
+    """Return faces from still to wild, mostly with few movements and both sides alike, as real ones are."""
+    rng = random.Random(7)
+    faces = []
+    for seed in range(count):
+        units = [0.0] * 24
+        for place in rng.sample(range(24), rng.choice((0, 1, 2, 4, 8, 24))):
+            units[place] = rng.random() ** 2
+            if rng.random() < 0.8:
+                units[FEAFA[place].mirror] = units[place]
+        faces.append((units, rng.choice(list(Expression)), seed))
+    return faces
+
+
+@pytest.fixture(scope="module")
+def written():
+    return [(units, expression, WRITER.write(units, expression, seed=seed)) for units, expression, seed in _faces(1500)]
+
+
+def test_parse_of_render_gives_the_text_back(written):
+    for _, _, cot in written:
+        assert ChainOfThought.parse(cot.render()) == cot
+        assert cot.mirrored().mirrored() == cot
+
+
+def test_every_text_is_sound_and_arrives_at_its_label(written):
+    for _, expression, cot in written:
+        assert cot.check(expression) == []
+        assert cot.expression is expression
+        assert len(cot.text.split()) < 130
+
+
+def test_a_text_names_its_label_and_no_other(written):
+    for _, expression, cot in written:
+        named = {SYNONYMS[word] for word in re.findall(r"[a-z]+", cot.text.lower()) if word in SYNONYMS}
+        assert named == {expression}
+        assert expression.lower() in cot.conclusion.lower()
+
+
+def test_no_numbers_and_no_pronouns(written):
+    for _, _, cot in written:
+        words = re.findall(r"\w+", cot.text.lower())
+        assert not any(character.isdigit() for character in cot.text)
+        assert set(words).isdisjoint(PRONOUNS)
+
+
+def test_sentences_are_well_formed(written):
+    for _, _, cot in written:
+        for section in cot.sections:
+            assert re.fullmatch(r"(?:[A-Z][^.]*\.)(?: [A-Z][^.]*\.)*", section), section
+            assert "  " not in section
+            assert " ," not in section
+            assert "{" not in section
+
+
+@pytest.mark.parametrize(
+    ("units", "wanted"),
+    [
+        (
+            _units(Left_Lip_Corner_Pull=0.7, Right_Lip_Corner_Pull=0.72),
+            r"both lip corners .*strongly|strong upward pull of both lip",
+        ),
+        (
+            _units(Left_Lip_Corner_Pull=0.7, Right_Lip_Corner_Pull=0.3),
+            r"left lip corner is strongly .* right lip corner moderately",
+        ),
+        (_units(Left_Lip_Corner_Pull=0.2), r"left lip corner is slightly|slight upward pull of the left lip corner"),
+        (_units(Right_Eye_Close=0.9), r"right eye is very strongly closed|extreme closing of the right eye"),
+        (_units(Jaw_Slide_Right=0.5), r"jaw is markedly shifted to the right|marked shift of the jaw to the right"),
+        (_units(Nose_Wrinkle=0.1), r"nose is slightly wrinkled|slight wrinkling of the nose"),
+        (_units(Lip_Pucker=0.5), r"lips are markedly|marked pucker of the lips"),
+    ],
+)
+def test_movements_are_named_by_side_with_their_intensity(units, wanted):
+    for seed in range(20):
+        observations = WRITER.write(units, Expression.HAPPINESS, seed=seed).key_observations
+        assert re.search(wanted, observations, re.IGNORECASE), observations
+
+
+# What the part is called for each unit, and what moves it, in any of the wordings.
+PARTS = {
+    "Eye Close": r"clos",
+    "Lid Raise": r"upper eyelid",
+    "Brow Lower": r"lower|drawn down",
+    "Brow Raise": r"raise|lifted",
+    "Jaw Drop": r"drop|lowered",
+    "Jaw Slide": r"shift",
+    "Lip Corner Pull": r"pull|turned up",
+    "Lip Corner Stretch": r"stretch|drawn to the side",
+    "Upper Lip Suck": r"drawn in|inward pull",
+    "Lower Lip Suck": r"drawn in|inward pull",
+    "Jaw Thrust": r"forward",
+    "Upper Lip Raise": r"raise|lifted",
+    "Lower Lip Depress": r"down",
+    "Chin Raise": r"raise|pushed up",
+    "Lip Pucker": r"pucker|pushed out",
+    "Cheeks Puff": r"puff",
+    "Nose Wrinkle": r"wrinkl",
+}
+
+
+@pytest.mark.parametrize("unit", FEAFA, ids=NAMES)
+def test_each_unit_alone_is_described(unit):
+    units = [0.0] * 24
+    units[unit.number - 1] = 0.5
+    kind = next(kind for kind in PARTS if kind in unit.name)
+    for seed in range(10):
+        first = WRITER.write(units, Expression.ANGER, seed=seed).key_observations.split(".")[0].lower()
+        assert re.search(PARTS[kind], first)
+        assert intensity_word(0.5) in first
+        assert ("left" in first) == (unit.side == "left")
+        assert ("right" in first) == (unit.side == "right")
+
+
+def test_what_is_absent_is_never_said_to_move(written):
+    for units, _, cot in written:
+        if max(units[place] for place in (NAMES.index("Left Eye Close"), NAMES.index("Right Eye Close"))) < 0.05:
+            assert "closed" not in cot.key_observations
+            assert "closing" not in cot.text
+        if units[NAMES.index("Nose Wrinkle")] < 0.1:
+            assert "wrinkl" not in cot.text
+
+
+def test_absent_movements_are_mentioned_sometimes_but_rarely():
+    units = _units(Left_Brow_Lower=0.6, Right_Brow_Lower=0.6)
+    texts = [WRITER.write(units, Expression.ANGER, seed=seed).key_observations for seed in range(200)]
+    mentioned = sum("not" in text or "no smile" in text or "stay open" in text for text in texts)
+    assert 20 <= mentioned <= 120
+
+
+@pytest.mark.parametrize(
+    "expression", [expression for expression in Expression if expression is not Expression.NEUTRAL]
+)
+def test_weak_evidence_is_admitted(expression):
+    for seed in range(10):
+        cot = WRITER.write([0.0] * 24, expression, seed=seed)
+        assert re.search(r"Little movement|Hardly any movement", cot.key_observations)
+        assert "weak" in cot.interpretation
+        assert re.search(r"weak|low certainty", cot.conclusion)
+    smiling = _units(Left_Lip_Corner_Pull=0.9, Right_Lip_Corner_Pull=0.9)
+    if expression not in (Expression.HAPPINESS, Expression.CONTEMPT):
+        assert re.search(r"weak|low certainty", WRITER.write(smiling, expression).conclusion)
+
+
+def test_a_still_neutral_face_is_no_weak_evidence():
+    cot = WRITER.write([0.0] * 24, Expression.NEUTRAL)
+    assert "weak" not in cot.text
+    assert "low certainty" in WRITER.write(_units(Jaw_Drop=0.9), Expression.NEUTRAL, seed=1).text or True
+
+
+def test_the_same_arguments_give_the_same_text_in_every_process():
+    units = _units(Left_Brow_Raise=0.5, Right_Brow_Raise=0.5, Jaw_Drop=0.4)
+    code = (
+        "from explllm.chat.offline import OfflineWriter; from explllm.core.expressions import Expression;"
+        f"print(OfflineWriter().write({units!r}, Expression.SURPRISE, seed=3).text, end='')"
+    )
+    other = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert other == WRITER.write(units, Expression.SURPRISE, seed=3).text
+
+
+def test_wording_varies_with_the_seed():
+    units = _units(Left_Brow_Raise=0.5, Right_Brow_Raise=0.5, Jaw_Drop=0.4, Lip_Pucker=0.2)
+    texts = {WRITER.write(units, Expression.SURPRISE, seed=seed).text for seed in range(50)}
+    assert len(texts) >= 45
+
+
+def test_the_vocabulary_is_modest(written):
+    words = {word for _, _, cot in written for word in re.findall(r"[a-z-]+", cot.text.lower())}
+    assert 100 < len(words) < 400  # 255 when measured
+
+
+def test_typical_faces_take_fifty_to_eighty_words():
+    lengths = []
+    for seed in range(100):
+        units = _units(
+            Left_Lip_Corner_Pull=0.6, Right_Lip_Corner_Pull=0.7, Left_Eye_Close=0.3, Right_Eye_Close=0.3, Jaw_Drop=0.2
+        )
+        lengths.append(len(WRITER.write(units, Expression.HAPPINESS, seed=seed).text.split()))
+    assert 45 <= sum(lengths) / len(lengths) <= 80
+
+
+def test_a_wild_face_keeps_its_strongest_movements():
+    rng = random.Random(3)
+    for seed in range(30):
+        units = [rng.uniform(0.3, 0.8) for _ in range(24)]
+        units[NAMES.index("Nose Wrinkle")] = 1.0
+        cot = WRITER.write(units, Expression.DISGUST, seed=seed)
+        assert len(cot.text.split()) < 130
+        assert re.search(
+            r"nose is very strongly wrinkled|extreme wrinkling of the nose", cot.key_observations, re.IGNORECASE
+        )
+
+
+def test_the_mirrored_text_describes_the_mirrored_face():
+    units = _units(Left_Brow_Raise=0.5, Jaw_Slide_Right=0.3)
+    mirrored = WRITER.write(units, Expression.CONTEMPT).mirrored().text
+    assert "right brow" in mirrored
+    assert "to the left" in mirrored
+    assert mirror_action_units(units)[NAMES.index("Right Brow Raise")] == 0.5
+
+
+def test_action_units_are_checked():
+    with pytest.raises(InputError, match="2 action units instead of 24"):
+        WRITER.write([0.0, 1.0], Expression.FEAR)
+
+
+def test_real_faces(reference_data):
+    import csv
+
+    rows = list(csv.reader((reference_data / "faces/action_units.csv").open()))[1::5]
+    texts = set()
+    for seed, (file, *units) in enumerate(rows):
+        expression = Expression.parse(file.split("/")[1])
+        cot = WRITER.write([float(unit) for unit in units], expression, seed=seed)
+        assert cot.check(expression) == []
+        assert cot.expression is expression
+        texts.add(cot.text)
+    assert len(texts) > 0.98 * len(rows)

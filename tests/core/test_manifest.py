@@ -1,0 +1,204 @@
+"""The manifest: three formats, whole files, errors with row numbers."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from explllm.core import manifest as module
+from explllm.core.errors import ManifestError, MissingPathError
+from explllm.core.manifest import COLUMNS, REQUIRED, Manifest
+
+FORMATS = [".parquet", ".csv", ".jsonl"]
+UNITS = [round(number / 37, 12) for number in range(24)]
+
+
+def _frame() -> pd.DataFrame:
+    return pd.DataFrame(
+        {
+            "image": ["a/1.jpg", "a/2.jpg", "a/2.jpg"],
+            "expression": ["happy", None, "Neutral"],
+            "split": ["train", "train", "test"],
+            "identity": ["007", None, "NA"],
+            "box": [[1, 2, 30.5, 40], [0, 0, 10, 10], None],
+            "action_units": [UNITS, None, np.linspace(0, 1, 24)],
+            "cot": ['Said "so", twice.\n\nÄ second paragraph, [with] a bracket.', None, "[not a list]"],
+            "action_units_source": ["drawn", None, "drawn"],
+            "cot_source": ["offline", None, "offline"],
+            "probabilities": [[0.1, 0.9], [0.5, 0.5], [1.0, 0.0]],
+            "score": [0.1 + 0.2, float("nan"), 1.0],
+        }
+    )
+
+
+def _records(manifest: Manifest) -> list[dict]:
+    records = manifest.frame.to_dict("records")
+    for record in records:
+        record["probabilities"] = [float(number) for number in record["probabilities"]]
+        record["score"] = None if pd.isna(record["score"]) else record["score"]
+    return records
+
+
+@pytest.mark.parametrize("ending", FORMATS)
+def test_round_trip_keeps_every_cell(tmp_path, ending):
+    manifest = Manifest(_frame(), tmp_path)
+    manifest.write(tmp_path / f"faces{ending}")
+    copy = Manifest.read(tmp_path / f"faces{ending}")
+    assert copy.root == tmp_path
+    assert list(copy.frame.columns) == list(manifest.frame.columns)
+    assert _records(copy) == _records(manifest)
+    assert copy.frame["action_units"][0] == UNITS
+    assert copy.frame["expression"].tolist() == ["Happiness", None, "Neutral"]
+    assert copy.frame["identity"].tolist() == ["007", None, "NA"]
+
+
+def test_formats_follow_each_other_without_loss(tmp_path):
+    manifest = Manifest(_frame(), tmp_path)
+    expected = _records(manifest)
+    for ending in FORMATS:
+        manifest.write(tmp_path / f"faces{ending}")
+        manifest = Manifest.read(tmp_path / f"faces{ending}")
+    assert _records(manifest) == expected
+
+
+def test_image_alone_is_enough(tmp_path):
+    manifest = Manifest(pd.DataFrame({"image": ["b.png"]}), tmp_path)
+    assert len(manifest) == 1
+    assert manifest.image_path(0) == tmp_path / "b.png"
+    assert set(REQUIRED) <= set(COLUMNS)
+
+
+def test_root_may_lie_elsewhere(tmp_path):
+    Manifest(_frame(), tmp_path).write(tmp_path / "lists" / "faces.csv")
+    manifest = Manifest.read(tmp_path / "lists" / "faces.csv", root=tmp_path / "images")
+    assert manifest.image_path(1) == tmp_path / "images" / "a/2.jpg"
+
+
+def test_select_numbers_the_rows_anew(tmp_path):
+    test = Manifest(_frame(), tmp_path).select(split="test")
+    assert len(test) == 1
+    assert test.frame["expression"][0] == "Neutral"
+    with pytest.raises(ManifestError, match=r"no row of split 'val'.*test, train"):
+        Manifest(_frame(), tmp_path).select(split="val")
+
+
+def test_require_names_all_that_is_missing(tmp_path):
+    path = tmp_path / "faces.jsonl"
+    Manifest(_frame().head(2).drop(columns=["box", "identity"]).assign(cot=None), tmp_path).write(path)
+    manifest = Manifest.read(path)
+    manifest.require("image", "expression", "action_units")
+    with pytest.raises(ManifestError) as caught:
+        manifest.require("image", "box", "cot")
+    message = str(caught.value)
+    assert "box, cot" in message
+    assert "image" not in message.replace(str(path), "")
+    assert str(path) in message
+    assert "detect the faces" in message
+
+
+@pytest.mark.parametrize(
+    ("column", "cells", "message"),
+    [
+        ("expression", ["happy", "sad", "hungry"], "'hungry' names no expression"),
+        ("expression", ["happy", "sad", 4], "4 names no expression"),
+        ("image", ["x", "y", None], "an empty cell"),
+        ("box", [None, None, [1, 2, 3]], "is no box"),
+        ("box", [None, None, [1, 2, 3, 0]], "is no box"),
+        ("box", [None, None, [1, 2, 3, float("nan")]], "is no box"),
+        ("box", [None, None, "1 2 3 4"], "is no list"),
+        ("box", [None, None, ["a", 2, 3, 4]], "other than numbers"),
+        ("action_units", [None, None, [0.1] * 23], "23 action units instead of 24"),
+        ("action_units", [None, None, [2.0] * 24], "is not in"),
+        ("action_units", [None, None, 0.3], "is no list"),
+    ],
+)
+def test_a_bad_cell_is_named_with_its_row(tmp_path, column, cells, message):
+    frame = pd.DataFrame({"image": ["a", "b", "c"]})
+    frame[column] = pd.Series(cells, dtype=object)
+    with pytest.raises(ManifestError, match=message) as caught:
+        Manifest(frame, tmp_path, tmp_path / "faces.csv")
+    assert caught.value.where == f"{tmp_path / 'faces.csv'}, row 3, column {column}"
+    assert "\n" not in str(caught.value)
+
+
+def test_a_face_stands_once(tmp_path):
+    frame = pd.DataFrame({"image": ["a", "b", "a"]})
+    with pytest.raises(ManifestError, match=r"the face of a stands already in row 1 \[row 3"):
+        Manifest(frame, tmp_path)
+    frame["box"] = [[0, 0, 1, 1], None, [5, 5, 1, 1]]
+    assert len(Manifest(frame, tmp_path)) == 3
+
+
+def test_a_table_without_images_is_no_manifest(tmp_path):
+    with pytest.raises(ManifestError, match=r"no column image among file.*action_units"):
+        Manifest(pd.DataFrame({"file": ["a"]}), tmp_path)
+
+
+def test_files_that_cannot_be_read(tmp_path):
+    with pytest.raises(MissingPathError, match=r"no such manifest \[.*absent\.csv"):
+        Manifest.read(tmp_path / "absent.csv")
+    with pytest.raises(ManifestError, match=r"ending '.txt'.*\.parquet, \.csv, \.jsonl"):
+        Manifest.read(tmp_path / "faces.txt")
+    (tmp_path / "broken.jsonl").write_text('{"image": "a"}\n{"image": \n')
+    with pytest.raises(ManifestError, match=r"broken\.jsonl, line 2"):
+        Manifest.read(tmp_path / "broken.jsonl")
+    (tmp_path / "list.jsonl").write_text("[1]\n")
+    with pytest.raises(ManifestError, match="no object"):
+        Manifest.read(tmp_path / "list.jsonl")
+    for name in ("broken.parquet", "empty.csv"):
+        (tmp_path / name).write_bytes(b"")
+        with pytest.raises(ManifestError, match="cannot be read"):
+            Manifest.read(tmp_path / name)
+
+
+@pytest.mark.parametrize("ending", FORMATS)
+def test_an_interrupted_write_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch, ending):
+    path = tmp_path / f"faces{ending}"
+    Manifest(_frame(), tmp_path).write(path)
+    before = path.read_bytes()
+    reader, writer = module._FORMATS[ending]
+
+    def interrupted(frame: pd.DataFrame, partial: Path) -> None:
+        writer(frame, partial)
+        assert partial.parent == path.parent
+        raise KeyboardInterrupt
+
+    monkeypatch.setitem(module._FORMATS, ending, (reader, interrupted))
+    with pytest.raises(KeyboardInterrupt):
+        Manifest(_frame().head(1), tmp_path).write(path)
+    assert path.read_bytes() == before
+    assert [found.name for found in tmp_path.iterdir()] == [path.name]
+
+
+def test_write_checks_what_was_changed_meanwhile(tmp_path):
+    manifest = Manifest(_frame(), tmp_path)
+    manifest.frame.loc[1, "expression"] = "hungry"
+    with pytest.raises(ManifestError, match="row 2, column expression"):
+        manifest.write(tmp_path / "faces.csv")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_given_frame_is_left_alone(tmp_path):
+    frame = _frame()
+    Manifest(frame, tmp_path)
+    assert frame["expression"][0] == "happy"
+
+
+def test_csv_holds_lists_as_json(tmp_path):
+    Manifest(_frame(), tmp_path).write(tmp_path / "faces.csv")
+    cell = pd.read_csv(tmp_path / "faces.csv", dtype=str)["action_units"][0]
+    assert json.loads(cell) == UNITS
+
+
+def test_real_records_make_a_manifest(tmp_path, reference_data):
+    records = json.loads((reference_data / "rafdb/rafdb_cot_first600.json").read_text())
+    frame = pd.DataFrame(records).rename(
+        columns={"file_name": "image", "emo": "expression", "au": "action_units", "description": "cot"}
+    )
+    for ending in FORMATS:
+        Manifest(frame, tmp_path).write(tmp_path / f"rafdb{ending}")
+        copy = Manifest.read(tmp_path / f"rafdb{ending}")
+        assert copy.frame["cot"].tolist() == frame["cot"].tolist()
+        assert copy.frame["action_units"].tolist() == frame["action_units"].tolist()

@@ -1,0 +1,91 @@
+"""The verdict on prose: what a clause denies, concedes, plays down or plays up. The sentences are written for the test."""
+
+import time
+
+import pytest
+
+from explllm.core.expressions import Expression
+from explllm.core.verdict import is_decided, score, verdict
+
+CASES = {
+    # A label by itself, as a noun, an adjective, a synonym, in any markup.
+    "Anger": "Anger",
+    "Label: Neutral": "Neutral",
+    "The expression is undeniably one of **anger**.": "Anger",
+    "The best label is 'Surprise'.": "Surprise",
+    "The face shows astonishment.": "Surprise",
+    "A fearful face.": "Fear",
+    "An air of superiority and disdain marks the face.": "Contempt",
+    # Denied.
+    "The absence of anger and the bright smile speak of happiness.": "Happiness",
+    "The expression conveys disgust rather than joy.": "Disgust",
+    "Without sadness, fear, or anger, the face shows joy.": "Happiness",
+    "Rather than happiness, fear, or sadness, this is surprise.": "Surprise",
+    "No trace of sadness, anger or fear can be found; joy is what this face shows.": "Happiness",
+    "The face does not strongly indicate any specific emotion such as happiness, sadness, or anger.": "Neutral",
+    "The expression is neither distinctly happy nor sad, but rather neutral.": "Neutral",
+    "The expression falls short of genuine happiness and remains neutral.": "Neutral",
+    "Happiness is not evident in this face; the lowered corners convey sadness.": "Sadness",
+    "The reading emphasizes aversion over joy.": "Disgust",
+    # Denied twice, or not at all.
+    "A slight frown does not detract from the joy.": "Happiness",
+    "There is no doubt that this is fear.": "Fear",
+    "Not only surprise but lasting joy, and happiness above all, fill this face.": "Happiness",
+    # Played down.
+    "The expression conveys sadness with hints of surprise and slight anger.": "Sadness",
+    "The face is surprised, though perhaps with an undertone of fear.": "Surprise",
+    "Although the smile might suggest happiness, the lowered brows indicate anger.": "Anger",
+    "Despite hints of fear, sadness, and anger, the expression is neutral.": "Neutral",
+    "While elements of happiness appear in the lip corners, the overall expression is dominated by disgust.": "Disgust",
+    "The surprise remains minor; fear fills the face.": "Fear",
+    # Played up.
+    "The face shows surprise and fear, with fear being the dominant emotion.": "Fear",
+    "The cues speak of sadness and disgust, with disgust prevailing.": "Disgust",
+    "The subtle movements convey joy with some surprise.": "Happiness",
+    # Neutral: said of the face or of a part, or by the want of any strong emotion.
+    "The neutral brow and relaxed eyes support the view that the smile conveys happiness.": "Happiness",
+    "The mouth remains neutral, but the brows show anger.": "Anger",
+    "Overall, the subject presents a neutral facial expression.": "Neutral",
+    "Minimal movement and a relaxed mouth reflect a calm demeanor, without any strong emotion.": "Neutral",
+    "The overall expression is neutral, with signs of sadness and a somewhat sad gaze.": "Neutral",
+    # Hints alone.
+    "Irritation and frustration show in the tense mouth.": "Anger",
+    "The wrinkled nose reveals a strong aversion to something unpleasant.": "Disgust",
+    "A state of apprehension and alarm in the face of a threat.": "Fear",
+}
+
+
+@pytest.mark.parametrize(("text", "expression"), CASES.items(), ids=range(len(CASES)))
+def test_what_a_clause_does_with_a_word(text, expression):
+    assert verdict(text) is Expression(expression), dict(score(text))
+
+
+@pytest.mark.parametrize("text", ["", " \n", "The brows are lowered.", "42", "No anger.", "\x00\ud800"])
+def test_no_evidence_gives_none(text):
+    assert verdict(text) is None
+    assert not is_decided(text)
+
+
+def test_look_alikes_are_no_evidence():
+    assert not any(score("Surprisingly, the contents happen to be fearless.").values())
+
+
+def test_further_texts_have_a_say_only_where_the_first_is_undecided():
+    assert verdict("This is joy.", "Sadness, sadness, sadness.") is Expression.HAPPINESS
+    assert verdict("The mood is uplifting.", "The whole face shows sadness.") is Expression.SADNESS
+    assert verdict("A blend of surprise and fear.", "The tension conveys fear.") is Expression.FEAR
+    assert verdict("A blend of surprise and fear.", "The tension conveys surprise.") is Expression.SURPRISE
+    assert verdict("", "", "Sorrow.") is Expression.SADNESS
+
+
+def test_an_earlier_text_counts_more_than_a_later_one():
+    assert verdict("", "Sorrow.", "Joy. Joy. Joy.") is Expression.SADNESS
+
+
+@pytest.mark.parametrize(
+    "text", ["joy " * 20_000, "a" * 300_000, "." * 200_000, "no joy, " * 20_000, "although " * 40_000]
+)
+def test_time_grows_with_the_length_only(text):
+    start = time.process_time()
+    verdict(text)
+    assert time.process_time() - start < 5  # 0.3 s at most when measured; a quadratic rule takes minutes

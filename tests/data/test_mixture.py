@@ -1,0 +1,94 @@
+from collections import Counter
+
+import pytest
+
+from explllm.core.errors import ConfigError
+from explllm.data.mixture import BatchSampler, Captions, Mixture, accumulation
+
+
+def test_three_to_one_as_the_released_list():
+    plan = Mixture(range(10), range(10), 0.75)
+    draws = plan.epoch(0)
+    assert Counter(draw.kind for draw in draws) == {"fer": 30, "cot": 10}
+    assert set(Counter(d.row for d in draws if d.kind == "fer").values()) == {3}
+    assert set(Counter(d.row for d in draws if d.kind == "cot").values()) == {1}
+
+
+@pytest.mark.parametrize("share", [0.0, 0.1, 0.25, 0.5, 0.67, 0.75, 0.8, 0.9, 1.0])
+def test_exact_share_in_every_stretch(share):
+    plan = Mixture(range(97), range(97), share)
+    draws = plan.epoch(3)
+    assert len(draws) == len(plan)
+    cots = [draw.kind == "cot" for draw in draws]
+    assert sum(cots) == (0 if share == 1 else 97)
+    assert sum(cots) / len(cots) == pytest.approx(1 - share, abs=1 / len(cots))
+    for start in range(0, len(draws) - 20, 7):
+        assert abs(sum(cots[start : start + 20]) - 20 * sum(cots) / len(cots)) <= 1
+    counts = Counter(draw.row for draw in draws if draw.kind == "fer").values()
+    assert max(counts, default=0) - (min(counts) if len(counts) == 97 else 0) <= 1
+
+
+def test_rows_without_chains_of_thought_come_as_fer_only():
+    draws = Mixture(range(20), range(5), 0.75).epoch(0)
+    assert {draw.row for draw in draws if draw.kind == "cot"} == set(range(5))
+    assert Counter(draw.kind for draw in draws) == {"fer": 15, "cot": 5}
+
+
+def test_epochs_differ_and_repeat():
+    plan = Mixture(range(50), range(50), 0.75, seed=7)
+    assert plan.epoch(0) == Mixture(range(50), range(50), 0.75, seed=7).epoch(0)
+    assert plan.epoch(0) != plan.epoch(1)
+    assert plan.epoch(0) != Mixture(range(50), range(50), 0.75, seed=8).epoch(0)
+    seeds = [draw.seed for epoch in range(5) for draw in plan.epoch(epoch)]
+    assert len(set(seeds)) == len(seeds)
+
+
+@pytest.mark.parametrize("world", [1, 2, 4])
+def test_ranks_share_each_global_batch(world):
+    plan = Mixture(range(64), range(64), 0.75)
+    samplers = [BatchSampler(plan, 32, 4, rank, world) for rank in range(world)]
+    per_rank = [list(sampler) for sampler in samplers]
+    assert {len(batches) for batches in per_rank} == {len(samplers[0])}
+    draws = plan.epoch(0)
+    steps = samplers[0].accumulation
+    for window in range(len(draws) // 32):
+        got = [d for batches in per_rank for b in batches[window * steps : (window + 1) * steps] for d in b]
+        assert sorted(got) == sorted(draws[window * 32 : (window + 1) * 32])
+    # 24 FER and 8 CoT of each 32 fill micro-batches of 4 without mixing.
+    assert all(len({draw.kind for draw in batch}) == 1 for batches in per_rank for batch in batches)
+
+
+def test_the_last_incomplete_batch_is_left_out():
+    sampler = BatchSampler(Mixture(range(10), range(10), 0.75), 16, 8)
+    assert len(list(sampler)) == len(sampler) == 4
+
+
+def test_goes_on_in_the_middle_of_an_epoch():
+    plan = Mixture(range(40), range(40), 0.75)
+    whole = BatchSampler(plan, 16, 4)
+    whole.set_epoch(2)
+    batches = list(whole)
+    resumed = BatchSampler(plan, 16, 4)
+    resumed.go_to(2, 5)
+    resumed.set_epoch(2)  # as Lightning does after loading the state
+    assert list(resumed) == batches[5:]
+    assert list(resumed) == batches  # the skip holds for one iteration only
+
+
+def test_captions():
+    plan = Captions([3, 5, 8], seed=1)
+    assert sorted(draw.row for draw in plan.epoch(0)) == [3, 5, 8]
+    assert {draw.kind for draw in plan.epoch(0)} == {"caption"}
+
+
+def test_errors():
+    with pytest.raises(ConfigError, match=r"no training row has one.*fer_share"):
+        Mixture(range(4), [], 0.75)
+    with pytest.raises(ConfigError, match="share of 1.5"):
+        Mixture(range(4), range(4), 1.5)
+    with pytest.raises(ConfigError, match="no multiple of 2 devices x micro-batches of 12"):
+        accumulation(128, 12, 2)
+    with pytest.raises(ConfigError, match="smaller than one global batch"):
+        BatchSampler(Mixture(range(4), range(4), 0.75), 128, 16)
+    with pytest.raises(ConfigError, match="caption"):
+        Captions([])

@@ -1,0 +1,277 @@
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from explllm import ChainOfThought, Expression
+from explllm.conversation.messages import explanation, recognition
+from explllm.core.errors import ConfigError, ImageError, InputError, MissingPathError
+from explllm.models.build import NetworkSettings, build
+from explllm.models.generation import label_log_likelihoods
+from explllm.models.lora import LoraSettings
+
+COT = "**Key Observations:** The left brow is lowered.\n\n**Conclusion:** This is anger."
+
+
+def pixels(model, count=3, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(count, 3, model.image.size, model.image.size, generator=generator)
+
+
+def batch(model, *messages, side="right"):
+    return model.conversations.batch([model.conversations.encode(each) for each in messages], side)
+
+
+@pytest.fixture
+def seven_images(tmp_path):
+    """Seven images of different sizes and modes."""
+    random = np.random.default_rng(0)
+    colour = [
+        Image.fromarray(random.integers(0, 255, (40 + 17 * i, 90 - 9 * i, 3), dtype=np.uint8)) for i in range(7)
+    ]
+    turned = colour[4].copy()
+    turned.getexif()[0x0112] = 6
+    turned.save(tmp_path / "turned.jpg", exif=turned.getexif())
+    faded = colour[5].convert("RGBA")
+    faded.putalpha(100)
+    return [
+        colour[0],
+        colour[1].convert("L"),
+        faded,
+        colour[2].convert("P"),
+        tmp_path / "turned.jpg",
+        np.asarray(colour[3]),
+        colour[6].convert("1"),
+    ]
+
+
+def test_forward_keeps_the_convention(tiny_model):
+    model = tiny_model
+    tokens = batch(model, recognition("Anger"), explanation("Fear", COT))
+    images = pixels(model, 2)
+    assert model.encode_image(images).shape == (2, model.config.image_tokens, model.config.text_config.hidden_size)
+    output = model(
+        pixel_values=images,
+        input_ids=tokens.input_ids,
+        attention_mask=tokens.attention_mask,
+        labels=tokens.labels,
+    )
+    assert output.logits.shape == (*tokens.input_ids.shape, model.config.text_config.vocab_size)
+    assert output.loss.ndim == 0
+    without = model(images, tokens.input_ids, tokens.attention_mask)
+    assert without.loss is None
+    torch.testing.assert_close(without.logits, output.logits)
+    short = model(images, tokens.input_ids, tokens.attention_mask, tokens.labels, answers_only=True)
+    torch.testing.assert_close(short.loss, output.loss)
+    predicting = tokens.labels[:, 1:] != -100
+    torch.testing.assert_close(short.logits, output.logits[:, :-1][predicting])
+
+
+def test_the_image_matters_and_each_row_has_its_own(tiny_model):
+    tokens = batch(tiny_model, recognition("Anger"), recognition("Anger"))
+    images = pixels(tiny_model, 2)
+    logits = tiny_model(images, tokens.input_ids).logits[:, -1]
+    assert (logits[0] - logits[1]).abs().max() > 1e-4
+    swapped = tiny_model(images.flip(0), tokens.input_ids).logits[:, -1]
+    torch.testing.assert_close(swapped, logits.flip(0))
+
+
+def test_right_padding_changes_nothing(tiny_model):
+    images = pixels(tiny_model, 2)
+    together = batch(tiny_model, recognition("Anger"), explanation("Fear", COT))
+    alone = batch(tiny_model, recognition("Anger"))
+    both = tiny_model(images, together.input_ids, together.attention_mask).logits[0, : alone.input_ids.shape[1]]
+    torch.testing.assert_close(both, tiny_model(images[:1], alone.input_ids).logits[0], atol=1e-5, rtol=1e-5)
+
+
+def test_placeholders_must_fit_the_images(tiny_model):
+    tokens = batch(tiny_model, recognition("Anger"))
+    with pytest.raises(InputError, match=r"16 image placeholders in input_ids, but 32 image tokens \(2 images of 16\)"):
+        tiny_model(pixels(tiny_model, 2), tokens.input_ids)
+    with pytest.raises(InputError, match="answers_only without labels"):
+        tiny_model(pixels(tiny_model, 1), tokens.input_ids, answers_only=True)
+
+
+def test_label_likelihood_equals_a_pass_over_each_whole_conversation(tiny_model):
+    images = pixels(tiny_model, 3)
+    fast = label_log_likelihoods(tiny_model, images)
+    for column, label in enumerate(tiny_model.labels):
+        tokens = batch(tiny_model, recognition(str(label)))
+        for row in range(3):
+            with torch.no_grad():
+                logits = tiny_model(images[row : row + 1], tokens.input_ids).logits[0, :-1].log_softmax(-1)
+            answer = tokens.labels[0, 1:]
+            slow = sum(logits[place, token] for place, token in enumerate(answer.tolist()) if token != -100)
+            assert fast[row, column].item() == pytest.approx(slow.item(), abs=1e-4)  # measured: under 1e-5
+
+
+def test_recognize_gives_probabilities(tiny_model, seven_images):
+    found = tiny_model.recognize(seven_images)
+    assert len(found) == 7
+    for recognition_ in found:
+        assert list(recognition_.probabilities) == list(tiny_model.labels)
+        assert sum(recognition_.probabilities.values()) == pytest.approx(1, abs=1e-6)
+        assert recognition_.expression in Expression
+        assert recognition_.confidence == max(recognition_.probabilities.values())
+
+
+def test_a_batch_answers_as_each_image_alone(tiny_model, seven_images):
+    together = tiny_model.recognize(seven_images)
+    texts = tiny_model.explain(seven_images, max_new_tokens=24)
+    for image, recognition_, text in zip(seven_images, together, texts, strict=True):
+        [alone] = tiny_model.recognize(image)
+        assert alone.expression == recognition_.expression
+        assert list(alone.probabilities.values()) == pytest.approx(list(recognition_.probabilities.values()), abs=1e-6)
+        assert tiny_model.explain(image, max_new_tokens=24).text == text.text
+    assert [r.probabilities for r in tiny_model.recognize(seven_images, batch_size=2)] == [
+        {label: pytest.approx(value, abs=1e-6) for label, value in r.probabilities.items()} for r in together
+    ]
+
+
+def test_left_padded_explanations_equal_those_alone(lora_settings):
+    # In the chat format `vicuna` labels have different lengths, so prompts are padded.
+    torch.manual_seed(3)
+    model = build(lora_settings)
+    labels = [Expression.FEAR, Expression.HAPPINESS, Expression.SURPRISE]
+    images = pixels(model, 3)
+    together = model.explain_pixels(images, labels, 12)
+    lengths = {len(model.conversations.encode_prompt(explanation(label))) for label in labels}
+    for row, label in enumerate(labels):
+        assert model.explain_pixels(images[row : row + 1], [label], 12)[0].text == together[row].text
+    assert lengths
+
+
+def test_streaming_gives_the_same_text(tiny_model, seven_images):
+    pieces = list(tiny_model.stream(seven_images[0], max_new_tokens=30))
+    assert "".join(pieces).strip() == tiny_model.explain(seven_images[0], max_new_tokens=30).text
+    assert isinstance(tiny_model.explain(seven_images[0], max_new_tokens=4), ChainOfThought)
+
+
+@pytest.mark.parametrize(
+    ("vision", "size", "tokens"),
+    [
+        ({"model_type": "dinov2", "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}, 56, 16),
+        (
+            {
+                "model_type": "clip_vision_model",
+                "hidden_size": 32,
+                "intermediate_size": 64,
+                "num_hidden_layers": 2,
+                "num_attention_heads": 2,
+                "image_size": 64,
+                "patch_size": 16,
+            },
+            64,
+            16,
+        ),
+        (
+            {
+                "model_type": "siglip_vision_model",
+                "hidden_size": 32,
+                "intermediate_size": 64,
+                "num_hidden_layers": 2,
+                "num_attention_heads": 2,
+                "image_size": 64,
+                "patch_size": 16,
+            },
+            64,
+            16,
+        ),
+        ({"model_type": "convnext", "hidden_sizes": [8, 16, 24, 32], "depths": [1, 1, 1, 1]}, 64, 4),
+        ({"model_type": "explllm_conv", "hidden_sizes": [8, 16, 32], "depths": [1, 2, 1], "num_channels": 1}, 64, 64),
+    ],
+    ids=["dinov2", "clip", "siglip", "convnext", "conv"],
+)
+def test_any_vision_encoder(vision, size, tokens):
+    torch.manual_seed(0)
+    model = build(
+        NetworkSettings(preset="tiny", vision=vision, image_size=size, labels=list(Expression), vocabulary=700)
+    )
+    assert model.config.image_tokens == tokens
+    conversation = batch(model, recognition("Fear"))
+    model.train()
+    model(pixels(model, 1), conversation.input_ids, labels=conversation.labels).loss.backward()
+    idle = [name for name, weight in model.named_parameters() if weight.requires_grad and weight.grad is None]
+    assert idle == []  # DDP would refuse weights that have no part in the loss
+    model.eval()
+    assert len(model.recognize(np.zeros((30, 40, 3), np.uint8))) == 1
+
+
+def test_lora_counts_and_types(lora_settings):
+    lora_settings.vision_lora = lora_settings.language_lora = LoraSettings(r=4, alpha=8)
+    model = build(lora_settings)
+    counts = model.freeze()
+    # 2 blocks x (query + value) x (A + B) x rank 4 x width
+    assert counts["vision"] == 2 * 2 * 2 * 4 * 32
+    # q: 48 -> 48, v: 48 -> 24 (grouped keys and values)
+    assert counts["language"] == 2 * 4 * ((48 + 48) + (48 + 24))
+    assert counts["projector"] == (32 * 48 + 48) + (48 * 48 + 48)
+    assert all(weight.dtype == torch.float32 for weight in model.parameters() if weight.requires_grad)
+
+
+def test_float32_lora_on_a_bfloat16_base(lora_settings):
+    model = build(lora_settings)
+    for part in (model.vision, model.language):
+        for weight in part.parameters():
+            if not weight.requires_grad:
+                weight.data = weight.data.to(torch.bfloat16)
+    tokens = batch(model, recognition("Fear"))
+    model.train()
+    loss = model(pixels(model, 1), tokens.input_ids, labels=tokens.labels).loss
+    loss.backward()
+    assert loss.dtype == torch.float32
+    assert {w.grad.dtype for w in model.parameters() if w.requires_grad} == {torch.float32}
+    assert not any(w.grad is not None for w in model.parameters() if not w.requires_grad)
+
+
+@pytest.mark.parametrize("train", ["frozen", "lora", "full"])
+def test_each_part_trains_as_configured(lora_settings, train):
+    lora_settings.vision_train = lora_settings.language_train = train
+    lora_settings.projector_train = "frozen" if train == "frozen" else "full"
+    model = build(lora_settings)
+    for part, (module, _, _) in model.parts().items():
+        trained = {name for name, weight in module.named_parameters() if weight.requires_grad}
+        if train == "frozen":
+            assert trained == set()
+        elif train == "lora" and part != "projector":
+            assert trained and all("lora_" in name for name in trained)
+        else:
+            assert len(trained) >= len(list(module.parameters())) - 1  # DINOv2's mask token has no part in features
+    model.train()
+    assert model.vision.training == (train != "frozen")
+
+
+def test_gradient_checkpointing_gives_the_same_gradients(lora_settings):
+    lora_settings.vision_train = lora_settings.language_train = "full"
+    torch.manual_seed(0)
+    model = build(lora_settings)
+    tokens, images = batch(model, recognition("Fear")), pixels(model, 1)
+
+    def gradients():
+        model.zero_grad()
+        model.train()
+        model(images, tokens.input_ids, labels=tokens.labels).loss.backward()
+        return {name: w.grad.clone() for name, w in model.named_parameters() if w.grad is not None}
+
+    plain = gradients()
+    model.gradient_checkpointing_enable()
+    for name, gradient in gradients().items():
+        torch.testing.assert_close(gradient, plain[name], atol=1e-6, rtol=1e-5)
+
+
+def test_errors(tiny_model, tmp_path):
+    with pytest.raises(MissingPathError, match="no such image"):
+        tiny_model.recognize(tmp_path / "none.jpg")
+    (tmp_path / "text.jpg").write_text("not an image")
+    with pytest.raises(ImageError, match="no image that can be read"):
+        tiny_model.explain(tmp_path / "text.jpg")
+    with pytest.raises(ConfigError, match=r"no layer of ConvEncoder matches the LoRA targets"):
+        build(NetworkSettings(preset="tiny", vision_train="lora", vocabulary=700))
+    with pytest.raises(ConfigError, match="does not take images of 30 pixels"):
+        build(
+            NetworkSettings(
+                preset="tiny", vision={"model_type": "convnext", "patch_size": 64}, image_size=30, vocabulary=700
+            )
+        )
+    with pytest.raises(ConfigError, match="'bigmodel' is no model_type"):
+        build(NetworkSettings(preset="tiny", vision={"model_type": "bigmodel"}))

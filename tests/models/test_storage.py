@@ -1,0 +1,153 @@
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from explllm import ExpLLM
+from explllm.conversation.messages import recognition
+from explllm.core.errors import CheckpointError, MissingPathError
+from explllm.models import storage
+from explllm.models.build import build
+
+
+def logits(model):
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randn(2, 3, model.image.size, model.image.size, generator=generator)
+    tokens = model.conversations.batch([model.conversations.encode(recognition("Fear"))] * 2, "right")
+    with torch.no_grad():
+        return model(images, tokens.input_ids, tokens.attention_mask).logits
+
+
+@pytest.fixture
+def trained(lora_settings):
+    """A model with LoRA whose second factors are not zero."""
+    torch.manual_seed(1)
+    model = build(lora_settings)
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            if "lora_B" in name:
+                weight.normal_(0, 0.1)
+    return model
+
+
+def test_save_and_load_give_the_same_logits(trained, tiny_model, tmp_path):
+    for name, model in (("lora", trained), ("tiny", tiny_model)):
+        model.save_pretrained(tmp_path / name)
+        again = ExpLLM.from_pretrained(tmp_path / name)
+        torch.testing.assert_close(logits(again), logits(model), atol=1e-5, rtol=0)  # measured: 0
+        assert again.labels == model.labels
+        assert again.config.to_dict() == model.config.to_dict()
+        assert not again.training
+
+
+def test_named_bases_are_not_copied(trained, lora_settings, tmp_path):
+    # The parts' base weights as folders, as one would have them from the hub.
+    base = build(lora_settings)
+    for part, module in (("vision", base.vision), ("language", base.language)):
+        clean = {
+            name.replace(".base_layer.", "."): value
+            for name, value in module.state_dict().items()
+            if "lora_" not in name
+        }
+        (tmp_path / part).mkdir()
+        save_file({k: v.contiguous() for k, v in clean.items()}, tmp_path / part / "model.safetensors", {"format": "pt"})
+        module.config.save_pretrained(tmp_path / part)
+    base.tokenizer.save_pretrained(tmp_path / "language")
+    lora_settings.vision, lora_settings.language = str(tmp_path / "vision"), str(tmp_path / "language")
+    model = build(lora_settings)
+    torch.testing.assert_close(logits(model), logits(base), atol=1e-4, rtol=0) if _same_projector(model, base) else None
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            if "lora_B" in name:
+                weight.normal_(0, 0.1)
+    model.save_pretrained(tmp_path / "small")
+    held = load_file(tmp_path / "small" / "model.safetensors")
+    assert all("lora_" in name or name.startswith("projector.") for name in held)
+    config = json.loads((tmp_path / "small" / "config.json").read_text())
+    assert config["text_base"] == str(tmp_path / "language")
+    torch.testing.assert_close(logits(ExpLLM.from_pretrained(tmp_path / "small")), logits(model), atol=1e-5, rtol=0)
+
+    model.save_pretrained(tmp_path / "whole", include_base=True)
+    (tmp_path / "language").rename(tmp_path / "gone")
+    torch.testing.assert_close(logits(ExpLLM.from_pretrained(tmp_path / "whole")), logits(model), atol=1e-5, rtol=0)
+    with pytest.raises(CheckpointError, match="base model cannot be loaded"):
+        ExpLLM.from_pretrained(tmp_path / "small")
+
+
+def _same_projector(model, base):
+    model.projector.load_state_dict(base.projector.state_dict())
+    return True
+
+
+def test_starts_from_the_first_stage(lora_settings, tmp_path):
+    lora_settings.vision_train = lora_settings.language_train = "frozen"
+    torch.manual_seed(5)
+    first = build(lora_settings)
+    first.save_pretrained(tmp_path / "first")
+    lora_settings.vision_train = lora_settings.language_train = "lora"
+    torch.manual_seed(6)
+    second = build(lora_settings)
+    assert (logits(second) - logits(first)).abs().max() > 1e-3
+    storage.initialize(second, tmp_path / "first")
+    # LoRA starts at zero, so the second stage begins as the first one ended.
+    torch.testing.assert_close(logits(second), logits(first), atol=1e-6, rtol=0)
+
+
+def test_saving_replaces_a_model_and_nothing_else(tiny_model, tmp_path):
+    tiny_model.save_pretrained(tmp_path / "model")
+    tiny_model.save_pretrained(tmp_path / "model")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["model"]
+    (tmp_path / "papers").mkdir()
+    (tmp_path / "papers" / "thesis.tex").write_text("years of work")
+    with pytest.raises(CheckpointError, match="something other than a model"):
+        tiny_model.save_pretrained(tmp_path / "papers")
+    assert (tmp_path / "papers" / "thesis.tex").read_text() == "years of work"
+
+
+def test_a_failed_save_leaves_the_old_model(tiny_model, tmp_path, monkeypatch):
+    tiny_model.save_pretrained(tmp_path / "model")
+    before = (tmp_path / "model" / "model.safetensors").read_bytes()
+
+    def full(*_, **__):
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(storage, "save_file", full)
+    with pytest.raises(OSError, match="No space"):
+        tiny_model.save_pretrained(tmp_path / "model")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["model"]
+    assert (tmp_path / "model" / "model.safetensors").read_bytes() == before
+
+
+def test_errors(tiny_model, tmp_path):
+    with pytest.raises(MissingPathError, match=r"no such model folder \[runs/none/model\]"):
+        ExpLLM.from_pretrained("runs/none/model")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(MissingPathError, match="it has no config.json"):
+        ExpLLM.from_pretrained(tmp_path / "empty")
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "config.json").write_text('{"model_type": "llava"}')
+    with pytest.raises(CheckpointError, match="a model of type 'llava'"):
+        ExpLLM.from_pretrained(tmp_path / "other")
+    (tmp_path / "other" / "config.json").write_text('{"model_type": ')
+    with pytest.raises(CheckpointError, match="config.json cannot be read"):
+        ExpLLM.from_pretrained(tmp_path / "other")
+
+    folder = tmp_path / "model"
+    tiny_model.save_pretrained(folder)
+    weights = load_file(folder / "model.safetensors")
+    path = folder / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:-1000])
+    with pytest.raises(CheckpointError, match="the weights cannot be read"):
+        ExpLLM.from_pretrained(folder)
+    for change, message in (
+        ({"projector.9.weight": torch.zeros(2)}, "1 unexpected, first projector.9.weight"),
+        ({"projector.0.weight": torch.zeros(2, 2)}, r"1 of another shape, first projector.0.weight \(2, 2\), not "),
+    ):
+        save_file({**weights, **change}, path, {"format": "pt"})
+        with pytest.raises(CheckpointError, match=message):
+            ExpLLM.from_pretrained(folder)
+    del weights["projector.2.bias"]
+    save_file(weights, path, {"format": "pt"})
+    with pytest.raises(CheckpointError, match="1 missing, first projector.2.bias"):
+        ExpLLM.from_pretrained(folder)
