@@ -40,7 +40,8 @@ class ChainOfThought:
 
         A section without a title is recovered where the text allows it: the conclusion from the last paragraph or from
         the sentence that begins like one ("In summary, ..."), the interpretation from a further paragraph of the key
-        observations, the key observations from what stands before the first title. A text without any title is split
+        observations or from the sentence that sums them up ("Together, ..."), the key observations from what stands
+        before the first title. A text without any title is split
         by its paragraphs; a single paragraph without a concluding sentence is all key observations, or all conclusion
         if it has no more than 12 words (a bare label). What cannot be recovered stays empty; `check` reports both.
 
@@ -228,6 +229,13 @@ _CONCLUDES = re.compile(
     r"|all in all|taken together|collectively|thus|therefore|consequently|hence|as a result)\b",
     re.IGNORECASE,
 )
+# How a sentence begins that reads several observations together.
+_SUMS_UP = re.compile(
+    r"(?:together|combined|collectively|taken together|overall|the (?:combination|combined|interplay)|in combination"
+    r"|these (?:combined )?(?:features|movements|elements|facial|cues|characteristics|observations|actions|signs"
+    r"|indicators))\b",
+    re.IGNORECASE,
+)
 _LABEL_WORDS = 12
 
 
@@ -247,6 +255,18 @@ def _split_conclusion(text: str) -> tuple[str, str]:
     return text, ""
 
 
+def _split_interpretation(text: str) -> tuple[str, str]:
+    """Split key observations before their last paragraph, or else before the first sentence that sums them up."""
+    paragraphs = _paragraphs(text)
+    if len(paragraphs) > 1 and not _BULLET.match(paragraphs[-1]):
+        return "\n\n".join(paragraphs[:-1]), paragraphs[-1]
+    sentences = _SENTENCE.split(text)
+    for place in range(1, len(sentences)):
+        if _SUMS_UP.match(sentences[place]):
+            return " ".join(sentences[:place]), " ".join(sentences[place:])
+    return text, ""
+
+
 def _recover(preamble: str, sections: list[str]) -> tuple[str, str, str]:
     """Fill the sections whose title is missing from their neighbours, where those hold a paragraph too many."""
     key, interpretation, conclusion = sections
@@ -256,10 +276,8 @@ def _recover(preamble: str, sections: list[str]) -> tuple[str, str, str]:
         interpretation, conclusion = _split_conclusion(interpretation)
     elif not conclusion:
         key, conclusion = _split_conclusion(key)
-    if not interpretation:
-        paragraphs = _paragraphs(key)
-        if len(paragraphs) > 1 and not _BULLET.match(paragraphs[-1]):
-            key, interpretation = "\n\n".join(paragraphs[:-1]), paragraphs[-1]
+    if not interpretation and conclusion:
+        key, interpretation = _split_interpretation(key)
     if not key:
         paragraphs = _paragraphs(interpretation)
         if len(paragraphs) > 1:
@@ -274,7 +292,8 @@ def _untitled_sections(text: str) -> tuple[str, str, str]:
     if len(text.split()) <= _LABEL_WORDS:
         return "", "", text
     key, conclusion = _split_conclusion(text)
-    return key, "", conclusion
+    key, interpretation = _split_interpretation(key) if conclusion else (key, "")
+    return key, interpretation, conclusion
 
 
 # Neighbours that make "left" a form of "leave", or "right" something other than a side: "is left with", "nothing left";

@@ -362,8 +362,8 @@ def verdict(text: str, *further: str) -> Expression | None:
 
     Args:
         text: English prose of any length.
-        *further: Texts that have a say only if ``text`` is undecided (see `is_decided`). Each counts half as much as the
-            one before it.
+        *further: Texts that have a say only if ``text`` is undecided (see `is_decided`). Each counts half as much as
+            the one before it.
 
     Returns:
         The expression with the greatest positive score, the first spoken of among equals; None if there is none.

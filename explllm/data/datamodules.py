@@ -121,7 +121,9 @@ class FaceDataModule(LightningDataModule):
         if (_strings(frame, "action_units_source") == "drawn").any():
             notes.append("The faces are drawn by a program, not photographs.")
         if (_strings(frame, "cot_source") == "offline").any():
-            notes.append("The chains of thought to learn from were written by rules, not by a language model or a person.")
+            notes.append(
+                "The chains of thought to learn from were written by rules, not by a language model or a person."
+            )
         if self.shuffle_labels:
             notes.append("The training labels were shuffled.")
         return " ".join(notes)
@@ -231,9 +233,7 @@ class FolderFaces(FaceDataModule):
 class ManifestFaces(FaceDataModule):
     """The rows of a manifest."""
 
-    def __init__(
-        self, manifest: str | PathLike[str], root: str | PathLike[str] | None = None, **settings: Any
-    ) -> None:
+    def __init__(self, manifest: str | PathLike[str], root: str | PathLike[str] | None = None, **settings: Any) -> None:
         """Name the table.
 
         Args:
@@ -409,5 +409,3 @@ def _rows(frame: pd.DataFrame, column: str) -> list[int]:
 
 def _strings(frame: pd.DataFrame, column: str) -> pd.Series:
     return frame[column].astype(str) if column in frame else pd.Series(dtype=str)
-
-

@@ -131,9 +131,7 @@ class TrainingDataset(Dataset[Sample]):
             "caption": lambda: caption(text),
         }[draw.kind]()
         number = -1 if label is None else EXPRESSION_NUMBER[Expression(label)]
-        return Sample(
-            self.images.preset.normalize(image), row, number, self.conversations.encode(messages), unreadable
-        )
+        return Sample(self.images.preset.normalize(image), row, number, self.conversations.encode(messages), unreadable)
 
 
 class EvaluationDataset(Dataset[Sample]):

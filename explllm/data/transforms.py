@@ -83,6 +83,7 @@ class Augment:
                     rotate=(-rotation, rotation),
                     scale=(1 - scale, 1 + scale),
                     translate_percent=(-shift, shift),
+                    keep_ratio=True,
                     border_mode=cv2.BORDER_REPLICATE,
                     p=1.0,
                 )

@@ -52,9 +52,7 @@ def recognition_summary(confusion: torch.Tensor, nll: float, labels: Sequence[Ex
         "count": count,
         "predictions": dict(zip(names, confusion.sum(0).tolist(), strict=True)),
         "targets": dict(zip(names, confusion.sum(1).tolist(), strict=True)),
-        "recall": {
-            name: None if value != value else value for name, value in zip(names, recall.tolist(), strict=True)
-        },
+        "recall": {name: None if value != value else value for name, value in zip(names, recall.tolist(), strict=True)},
     }
 
 

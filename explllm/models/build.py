@@ -166,9 +166,7 @@ def build_config(settings: NetworkSettings) -> tuple[ExpLLMConfig, PreTrainedTok
     return config, tokenizer
 
 
-def build(
-    settings: NetworkSettings, prepared: tuple[ExpLLMConfig, PreTrainedTokenizerBase] | None = None
-) -> ExpLLM:
+def build(settings: NetworkSettings, prepared: tuple[ExpLLMConfig, PreTrainedTokenizerBase] | None = None) -> ExpLLM:
     """Make a new model: base weights are loaded where they are named, the rest is random (seed it before).
 
     Args:

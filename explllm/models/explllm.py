@@ -249,9 +249,7 @@ class ExpLLM(PreTrainedModel):
         return [Recognition.of(self.labels, row) for row in likelihoods.softmax(dim=1).tolist()]
 
     @overload
-    def explain(
-        self, images: ImageSource, max_new_tokens: int = ..., batch_size: int = ...
-    ) -> ChainOfThought: ...
+    def explain(self, images: ImageSource, max_new_tokens: int = ..., batch_size: int = ...) -> ChainOfThought: ...
 
     @overload
     def explain(

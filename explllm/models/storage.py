@@ -131,7 +131,9 @@ def save(model: "ExpLLM", folder: str | PathLike[str], include_base: bool = Fals
     try:
         config.save_pretrained(temporary)
         model.tokenizer.save_pretrained(temporary)
-        weights = {name: value.detach().cpu().contiguous() for name, value in own_state_dict(model, include_base).items()}
+        weights = {
+            name: value.detach().cpu().contiguous() for name, value in own_state_dict(model, include_base).items()
+        }
         save_file(weights, temporary / WEIGHTS, metadata={"format": "pt"})
         replaced = target.with_name(f".{target.name}.{os.getpid()}.replaced")
         if target.exists():
@@ -229,7 +231,9 @@ def read_weights(path: Path) -> dict[str, torch.Tensor]:
     try:
         return load_file(path)
     except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"the weights cannot be read: {error}", where=path, remedy="Save or copy them again.") from error
+        raise CheckpointError(
+            f"the weights cannot be read: {error}", where=path, remedy="Save or copy them again."
+        ) from error
 
 
 def load_vision(name: str, revision: str | None, dtype: torch.dtype | None) -> PreTrainedModel:
@@ -276,7 +280,9 @@ def base_config(name: str, revision: str | None):  # noqa: ANN201  (any transfor
         raise _base_error(name, error) from error
 
 
-def _load_base(auto: type, name: str, revision: str | None, dtype: torch.dtype | None, **options: object) -> PreTrainedModel:
+def _load_base(
+    auto: type, name: str, revision: str | None, dtype: torch.dtype | None, **options: object
+) -> PreTrainedModel:
     try:
         # transformers 5 takes the files' own type for "auto"; only safetensors, so that nothing is unpickled.
         return auto.from_pretrained(  # type: ignore[attr-defined]

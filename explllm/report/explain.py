@@ -32,7 +32,7 @@ def explain_images(
         raise InputError(f"--max-new-tokens {max_new_tokens}", remedy="Give at least 1.")
     opened = ExpLLM.from_pretrained(model, device=device)
     recognitions = opened.recognize(faces)
-    console = Console(soft_wrap=True)
+    console = Console()
     for image, face, recognition in zip(images, faces, recognitions, strict=True):
         pixels = opened.image(face).unsqueeze(0)
         [cot] = opened.explain_pixels(pixels, [recognition.expression], max_new_tokens)

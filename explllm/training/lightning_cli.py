@@ -1,8 +1,10 @@
 """The commands fit, validate, test and predict: one LightningCLI."""
 
 import ctypes
+import logging
 import re
 import sys
+import warnings
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -33,6 +35,19 @@ __all__ = [
     "find_config",
     "run_stage",
 ]
+
+
+# Remarks of libraries that say nothing to the user: of their own internals, of other products, of choices made here.
+_NOISE = (
+    r"LightningCLI's args parameter",
+    r".*isinstance\(treespec, LeafSpec\)",
+    r".*For seamless cloud logging",
+    r".*`weights_only` was not set",
+    r".*does not have many workers",
+    r"Loading `train_dataloader` to estimate",
+    r".*module\(s\) in eval mode at the start of training",
+    r"(GPU|TPU|HPU) available: False",
+)
 
 
 class SaveConfig(SaveConfigCallback):
@@ -119,6 +134,11 @@ def run_stage(stage: str, arguments: list[str]) -> None:
     Raises:
         InputError: If the user made a mistake.
     """
+    for message in _NOISE:
+        warnings.filterwarnings("ignore", message=message)
+    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(
+        lambda record: not any(re.match(message, record.getMessage()) for message in _NOISE)
+    )
     torch.set_float32_matmul_precision("high")
     _keep_freed_memory()
     try:

@@ -107,6 +107,8 @@ class ExpLLMTask(LightningModule):
             storage.initialize(self.model, Path(self.init_from))
         if self.gradient_checkpointing:
             self.model.gradient_checkpointing_enable()
+        # Lightning trains modules in the mode that it finds them in; parts that are frozen stay in evaluation mode.
+        self.model.train()
 
     def configure_optimizers(self) -> Any:
         """Make AdamW and its schedule, in optimiser steps."""

@@ -1,5 +1,6 @@
-"""The offline writer: every text names what moves, how much and where, reads back as written, and keeps to its label."""
+"""The offline writer: texts name what moves, how much and where, read back as written, and keep to their label."""
 
+import csv
 import random
 import re
 import subprocess
@@ -14,7 +15,7 @@ from explllm.core.errors import InputError
 from explllm.core.expressions import SYNONYMS, Expression
 
 WRITER = OfflineWriter()
-PRONOUNS = "i me my mine you your yours he him his she her hers it its we us our ours they them their theirs".split()
+PRONOUNS = re.compile(r"(?:i|me|my|mine|yours?|you|he|him|his|she|hers?|its?|we|us|ours?|they|them|theirs?)")
 
 
 def _units(**intensities: float) -> list[float]:
@@ -63,9 +64,8 @@ def test_a_text_names_its_label_and_no_other(written):
 
 def test_no_numbers_and_no_pronouns(written):
     for _, _, cot in written:
-        words = re.findall(r"\w+", cot.text.lower())
         assert not any(character.isdigit() for character in cot.text)
-        assert set(words).isdisjoint(PRONOUNS)
+        assert not [word for word in re.findall(r"\w+", cot.text.lower()) if PRONOUNS.fullmatch(word)]
 
 
 def test_sentences_are_well_formed(written):
@@ -166,10 +166,12 @@ def test_weak_evidence_is_admitted(expression):
         assert re.search(r"weak|low certainty", WRITER.write(smiling, expression).conclusion)
 
 
-def test_a_still_neutral_face_is_no_weak_evidence():
-    cot = WRITER.write([0.0] * 24, Expression.NEUTRAL)
-    assert "weak" not in cot.text
-    assert "low certainty" in WRITER.write(_units(Jaw_Drop=0.9), Expression.NEUTRAL, seed=1).text or True
+def test_a_still_neutral_face_is_no_weak_evidence_but_a_moving_one_is():
+    for seed in range(10):
+        assert "weak" not in WRITER.write([0.0] * 24, Expression.NEUTRAL, seed=seed).text
+        moving = WRITER.write(_units(Jaw_Drop=0.9), Expression.NEUTRAL, seed=seed)
+        assert re.search(r"mixed|doubt", moving.interpretation)
+        assert re.search(r"weak|low certainty", moving.conclusion)
 
 
 def test_the_same_arguments_give_the_same_text_in_every_process():
@@ -229,8 +231,6 @@ def test_action_units_are_checked():
 
 
 def test_real_faces(reference_data):
-    import csv
-
     rows = list(csv.reader((reference_data / "faces/action_units.csv").open()))[1::5]
     texts = set()
     for seed, (file, *units) in enumerate(rows):

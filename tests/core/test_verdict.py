@@ -1,4 +1,4 @@
-"""The verdict on prose: what a clause denies, concedes, plays down or plays up. The sentences are written for the test."""
+"""The verdict on prose: what a clause denies, concedes, plays down or up. The sentences are the tests' own."""
 
 import time
 

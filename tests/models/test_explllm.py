@@ -26,9 +26,7 @@ def batch(model, *messages, side="right"):
 def seven_images(tmp_path):
     """Seven images of different sizes and modes."""
     random = np.random.default_rng(0)
-    colour = [
-        Image.fromarray(random.integers(0, 255, (40 + 17 * i, 90 - 9 * i, 3), dtype=np.uint8)) for i in range(7)
-    ]
+    colour = [Image.fromarray(random.integers(0, 255, (40 + 17 * i, 90 - 9 * i, 3), dtype=np.uint8)) for i in range(7)]
     turned = colour[4].copy()
     turned.getexif()[0x0112] = 6
     turned.save(tmp_path / "turned.jpg", exif=turned.getexif())

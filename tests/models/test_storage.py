@@ -51,7 +51,9 @@ def test_named_bases_are_not_copied(trained, lora_settings, tmp_path):
             if "lora_" not in name
         }
         (tmp_path / part).mkdir()
-        save_file({k: v.contiguous() for k, v in clean.items()}, tmp_path / part / "model.safetensors", {"format": "pt"})
+        save_file(
+            {k: v.contiguous() for k, v in clean.items()}, tmp_path / part / "model.safetensors", {"format": "pt"}
+        )
         module.config.save_pretrained(tmp_path / part)
     base.tokenizer.save_pretrained(tmp_path / "language")
     lora_settings.vision, lora_settings.language = str(tmp_path / "vision"), str(tmp_path / "language")

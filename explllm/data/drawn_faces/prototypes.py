@@ -69,7 +69,7 @@ _FEAR = Prototype(
         "Brow Lower": (0.40, 0.70),
         "Lid Raise": (0.50, 1.0),
         "Lip Corner Stretch": (0.50, 1.0),
-        "Jaw Drop": (0.15, 0.45),
+        "Jaw Drop": (0.35, 0.55),
     },
     optional={"Lower Lip Depress": (0.15, 0.45), "Upper Lip Raise": (0.05, 0.20)},
 )
@@ -144,7 +144,7 @@ _OPTIONAL_CHANCE = 0.5
 # Standard deviation of the difference between the sides, as a share of the intensity, and its limit.
 _ASYMMETRY, _ASYMMETRY_LIMIT = 0.06, 0.12
 MINIMUM_DEFINING = 0.35
-"""Lowest intensity of a defining unit that is not given a lower range: below it, an expression becomes ambiguous."""
+"""Lowest intensity of a defining unit on either side: below it, an expression becomes ambiguous."""
 
 
 def sample_action_units(expression: Expression, rng: np.random.Generator) -> NDArray[np.float64]:
@@ -161,7 +161,7 @@ def sample_action_units(expression: Expression, rng: np.random.Generator) -> NDA
     way = ways[int(rng.integers(len(ways)))]
     units = np.where(rng.random(len(NAMES)) < _NOISE_CHANCE, rng.uniform(0.0, NOISE, len(NAMES)), 0.0)
     for name, (low, high) in way.defining.items():
-        _set(units, name, float(rng.uniform(low, high)), rng, lowest=min(low, MINIMUM_DEFINING))
+        _set(units, name, float(rng.uniform(low, high)), rng, lowest=MINIMUM_DEFINING)
     for name, (low, high) in way.optional.items():
         if rng.random() < _OPTIONAL_CHANCE:
             _set(units, name, float(rng.uniform(low, high)), rng, lowest=0.0)

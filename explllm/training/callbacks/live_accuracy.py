@@ -28,7 +28,7 @@ class LiveAccuracy(Callback):
             show: Print a line with the histogram of predictions at each look at validation faces.
         """
         self.every_n_steps, self.show = every_n_steps, show
-        self.console = Console(soft_wrap=True)
+        self.console = Console()
         self.training: RecognitionMetrics | None = None
         self.validation: RecognitionMetrics | None = None
         self._first_tokens: torch.Tensor | None = None
@@ -90,12 +90,14 @@ class LiveAccuracy(Callback):
         if self.show and trainer.is_global_zero:
             self.console.print(
                 f"step {trainer.global_step}: val accuracy {figures['accuracy']:.3f}, "
-                f"macro recall {figures['macro_recall']:.3f}, predictions {histogram_line(figures['predictions'])}"
+                f"macro recall {figures['macro_recall']:.3f}, predictions {histogram_line(figures['predictions'])}",
+                soft_wrap=True,
             )
 
 
 def _log_histogram(pl_module: ExpLLMTask, stage: str, figures: dict[str, Any]) -> None:
     shares = {
-        f"{stage}/predictions/{name}": count / max(figures["count"], 1) for name, count in figures["predictions"].items()
+        f"{stage}/predictions/{name}": count / max(figures["count"], 1)
+        for name, count in figures["predictions"].items()
     }
     pl_module.log_dict(shares, batch_size=1)

@@ -32,7 +32,7 @@ class RunFolder(Callback):
             explained_faces: Faces that a test explains, for the report and on the screen.
         """
         self.run_dir, self.explained_faces = Path(run_dir), explained_faces
-        self.console = Console(soft_wrap=True)
+        self.console = Console()
         self.metrics: RecognitionMetrics | None = None
         self.rows: list[dict[str, Any]] = []
         self._started = 0.0
@@ -43,7 +43,7 @@ class RunFolder(Callback):
         if trainer.is_global_zero:
             counts = pl_module.explllm.freeze()
             said = ", ".join(f"{part} {count:,}" for part, count in counts.items())
-            self.console.print(f"trainable weights: {said}; {sum(counts.values()):,} in all")
+            self.console.print(f"trainable weights: {said}; {sum(counts.values()):,} in all", soft_wrap=True)
             self._notice(trainer)
 
     def on_fit_end(self, trainer: Trainer, pl_module: ExpLLMTask) -> None:  # type: ignore[override]
@@ -62,7 +62,7 @@ class RunFolder(Callback):
                 "fit/trainable_weights": sum(w.numel() for w in pl_module.parameters() if w.requires_grad),
             },
         )
-        self.console.print(f"model: {self.run_dir / 'model'}")
+        self.console.print(f"model: {self.run_dir / 'model'}", soft_wrap=True)
 
     def on_test_start(self, trainer: Trainer, pl_module: ExpLLMTask) -> None:  # type: ignore[override]
         """Start counting."""
@@ -100,7 +100,7 @@ class RunFolder(Callback):
         for face in explained:
             print_explained(self.console, face.image, face.expression, face.recognition, face.cot)
         self._notice(trainer)
-        self.console.print(f"report: {self.run_dir / 'report.html'}")
+        self.console.print(f"report: {self.run_dir / 'report.html'}", soft_wrap=True)
 
     def on_predict_start(self, trainer: Trainer, pl_module: ExpLLMTask) -> None:  # type: ignore[override]
         """Start keeping."""
@@ -172,11 +172,11 @@ class RunFolder(Callback):
         path = self.run_dir / "predictions.parquet"
         with written_whole(path) as temporary:
             frame.to_parquet(temporary, index=False)
-        self.console.print(f"predictions: {path}")
+        self.console.print(f"predictions: {path}", soft_wrap=True)
 
     def _notice(self, trainer: Trainer) -> None:
         if notice := trainer.datamodule.notice:  # type: ignore[attr-defined]
-            self.console.print(f"[bold]Note:[/bold] {notice}")
+            self.console.print(f"[bold]Note:[/bold] {notice}", soft_wrap=True)
 
 
 def _gathered(items: list[Any]) -> list[Any]:
