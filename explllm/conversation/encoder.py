@@ -69,7 +69,7 @@ class ConversationEncoder:
             )
         self.tokenizer = tokenizer
         self.image_tokens = image_tokens
-        self.image_token_id = int(tokenizer.convert_tokens_to_ids(IMAGE_TOKEN))
+        self.image_token_id = tokenizer.get_vocab()[IMAGE_TOKEN]
         # Recognition has one conversation for each label and one prompt: worth keeping, as tokenising is not free.
         self._cached = lru_cache(maxsize=256)(self._encode_frozen)
 
@@ -110,7 +110,7 @@ class ConversationEncoder:
         encoded = self.encode([*messages, {"role": "assistant", "content": answer}])
         return encoded.input_ids[len(self.encode_prompt(messages)) :]
 
-    def decode(self, ids: Sequence[int] | torch.Tensor) -> str:
+    def decode(self, ids: list[int] | torch.Tensor) -> str:
         """Return the text of generated ids, without special tokens and outer white space."""
         return str(self.tokenizer.decode(ids, skip_special_tokens=True)).strip()
 
@@ -146,7 +146,7 @@ class ConversationEncoder:
         messages = [dict(message) for message in frozen]
         answered = messages[-1]["role"] == "assistant"
         try:
-            rendered = self.tokenizer.apply_chat_template(
+            rendered: Any = self.tokenizer.apply_chat_template(
                 messages,
                 image_tokens=self.image_tokens,
                 tokenize=True,

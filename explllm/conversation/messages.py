@@ -1,8 +1,8 @@
 """Conversations as lists of messages: rounds of user and assistant about one image.
 
 A message is a dictionary with ``role`` (``user`` or ``assistant``) and ``content``; a user's also has
-``name`` and ``task`` (see `explllm.conversation.prompts.Prompt`) and ``image``, true in the first, where the template puts
-the placeholders.
+``name`` and ``task`` (see `explllm.conversation.prompts.Prompt`) and ``image``, true in the first, where the template
+puts the placeholders.
 """
 
 from collections.abc import Sequence

@@ -94,7 +94,8 @@ class ImagePreset:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "ImagePreset":
         """Rebuild a preset from what `to_dict` gave."""
-        return cls(**{key: tuple(value) if isinstance(value, list) else value for key, value in values.items()})
+        fields: dict[str, Any] = {key: tuple(v) if isinstance(v, list) else v for key, v in values.items()}
+        return cls(**fields)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as a dictionary that JSON can hold."""
@@ -159,8 +160,9 @@ def _to_rgb(image: Image.Image) -> Image.Image:
         canvas = Image.new("RGBA", image.size, (255, 255, 255, 255))
         return Image.alpha_composite(canvas, image).convert("RGB")
     if image.mode.startswith("I;16") or image.mode in ("I", "F"):
-        values = np.asarray(image, dtype=np.float32)
+        values = np.array(image, dtype=np.float32)
         # Only files of 16 bits come in these modes; values of 8 bits in a wider mode stay as they are.
-        values = values / 257 if values.max(initial=0) > 255 else values
+        if values.max(initial=0) > 255:
+            values /= 257
         image = Image.fromarray(np.clip(values, 0, 255).astype(np.uint8))
     return image.convert("RGB")

@@ -1,4 +1,4 @@
-"""How well expressions are recognised: accuracy, macro recall, the histogram of predictions, negative log-likelihood."""
+"""How well expressions are recognised: accuracy, macro recall, histogram of predictions, negative log-likelihood."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -60,6 +60,8 @@ class RecognitionMetrics(Metric):
     """The stateful form of `recognition_summary`; its state adds up over batches and processes."""
 
     full_state_update = False
+    confusion: torch.Tensor
+    nll: torch.Tensor
 
     def __init__(self, labels: Sequence[Expression]) -> None:
         """Set all counts to zero.

@@ -34,8 +34,8 @@ class NetworkSettings:
     preset: PresetName = "vicuna-7b"
     """``vicuna-7b``: the paper's set-up. ``tiny``: random weights and an own tokenizer, trains on two CPU cores."""
     vision: str | dict[str, Any] | None = None
-    """Vision encoder: a Hugging Face name or folder with weights, or the fields of its configuration (``model_type`` and
-    others) for random weights."""
+    """Vision encoder: a Hugging Face name or folder with weights, or the fields of its configuration (``model_type``
+    and others) for random weights."""
     vision_revision: str | None = None
     """Revision of the encoder on the hub."""
     vision_train: Train | None = None
@@ -150,9 +150,9 @@ def build_config(settings: NetworkSettings) -> tuple[ExpLLMConfig, PreTrainedTok
         vision_revision=settings.vision_revision if vision_base else None,
         text_base=text_base,
         text_revision=settings.language_revision if text_base else None,
-        vision_train=settings.vision_train,
-        projector_train=settings.projector_train,
-        text_train=settings.language_train,
+        vision_train=cast(Train, settings.vision_train),
+        projector_train=cast(Train, settings.projector_train),
+        text_train=cast(Train, settings.language_train),
         vision_lora=asdict(settings.vision_lora),
         text_lora=asdict(settings.language_lora),
         projector_layers=settings.projector_layers,
@@ -217,7 +217,7 @@ def _part_config(
     if kind not in CONFIG_MAPPING:
         raise ConfigError(
             f"{role}: {kind!r} is no model_type that transformers knows",
-            remedy="Give a Hugging Face name or folder, or a mapping with `model_type` such as dinov2, clip_vision_model, llama.",
+            remedy="Give a Hugging Face name or folder, or a mapping with a `model_type` such as dinov2 or llama.",
         )
     return CONFIG_MAPPING[kind](**values), None
 

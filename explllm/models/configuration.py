@@ -18,9 +18,9 @@ class ExpLLMConfig(PreTrainedConfig):
     model_type = "explllm"
     sub_configs = {"vision_config": AutoConfig, "text_config": AutoConfig}  # noqa: RUF012  (transformers' own form)
 
-    vision_config: dict[str, Any] | PreTrainedConfig | None = None
+    vision_config: Any = None
     """Architecture of the vision encoder, any that `AutoModel` knows."""
-    text_config: dict[str, Any] | PreTrainedConfig | None = None
+    text_config: Any = None
     """Architecture of the language model, any that `AutoModelForCausalLM` knows."""
     vision_base: str | None = None
     """Hugging Face name or folder that the encoder's base weights come from; None if they are the model's own."""

@@ -57,7 +57,7 @@ class ConvEncoder(PreTrainedModel):
             )
         )
         # Channels last: convolutions on a CPU take about half the time so.
-        self.to(memory_format=torch.channels_last)
+        self.blocks.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.post_init()
 
     @torch.no_grad()

@@ -116,7 +116,9 @@ class ExpLLM(PreTrainedModel):
                 module.eval()
         return self
 
-    def gradient_checkpointing_enable(self, gradient_checkpointing_kwargs: dict[str, Any] | None = None) -> None:
+    def gradient_checkpointing_enable(
+        self, gradient_checkpointing_kwargs: dict[str, Any] | None = None, **_: Any
+    ) -> None:
         """Trade time for memory: keep no activations inside encoder and language model layers."""
         options = gradient_checkpointing_kwargs or {"use_reentrant": False}
         for part in (self.vision, self.language):
@@ -249,7 +251,9 @@ class ExpLLM(PreTrainedModel):
         return [Recognition.of(self.labels, row) for row in likelihoods.softmax(dim=1).tolist()]
 
     @overload
-    def explain(self, images: ImageSource, max_new_tokens: int = ..., batch_size: int = ...) -> ChainOfThought: ...
+    def explain(  # type: ignore[overload-overlap]
+        self, images: ImageSource, max_new_tokens: int = ..., batch_size: int = ...
+    ) -> ChainOfThought: ...
 
     @overload
     def explain(
@@ -308,7 +312,9 @@ class ExpLLM(PreTrainedModel):
         label = self.recognize_pixels(pixels)[0].expression
         yield from generation.stream(self, pixels, label, max_new_tokens)
 
-    def save_pretrained(self, save_directory: str | PathLike[str], include_base: bool = False, **_: Any) -> None:
+    def save_pretrained(  # type: ignore[override]
+        self, save_directory: str | PathLike[str], include_base: bool = False, **_: Any
+    ) -> None:
         """Write the model's folder: configuration, trained weights, tokenizer with its template. See `storage.save`."""
         storage.save(self, save_directory, include_base=include_base)
 

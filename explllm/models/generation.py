@@ -1,8 +1,8 @@
 """Inference: the likelihood of labels from one prefill, and chains of thought by greedy generation."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from threading import Thread
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from transformers import TextIteratorStreamer
@@ -29,7 +29,7 @@ def label_log_likelihoods(model: "ExpLLM", pixel_values: torch.Tensor) -> torch.
     Returns:
         (B, K) float32: the log-likelihood of each whole label.
     """
-    conversations, language, device = model.conversations, model.language, model.get_input_embeddings().weight.device
+    conversations, language, device = model.conversations, model.language, model.device
     prompt = torch.tensor(conversations.encode_prompt(recognition()), device=device)
     answers = [conversations.encode_answer(recognition(), str(label)) for label in model.labels]
     targets = torch.full((len(answers), max(map(len, answers))), IGNORED, device=device)  # (K, L)
@@ -70,7 +70,7 @@ def explain(
     Returns:
         B texts.
     """
-    generated = model.language.generate(**_prompt(model, pixel_values, labels, max_new_tokens))
+    generated = _generate(model)(**_prompt(model, pixel_values, labels, max_new_tokens))
     return [model.conversations.decode(row) for row in generated]
 
 
@@ -95,7 +95,7 @@ def stream(model: "ExpLLM", pixel_values: torch.Tensor, label: Expression, max_n
     def generate() -> None:
         try:
             with torch.inference_mode():
-                model.language.generate(**inputs, streamer=streamer)
+                _generate(model)(**inputs, streamer=streamer)
         except BaseException as error:
             failure.append(error)
             streamer.end()
@@ -113,13 +113,18 @@ def stream(model: "ExpLLM", pixel_values: torch.Tensor, label: Expression, max_n
         raise failure[0]
 
 
+def _generate(model: "ExpLLM") -> Callable[..., torch.Tensor]:
+    # transformers mixes generation into causal language models only at run time.
+    return cast(Callable[..., torch.Tensor], model.language.generate)
+
+
 def _prompt(
     model: "ExpLLM", pixel_values: torch.Tensor, labels: Sequence[Expression], max_new_tokens: int
 ) -> dict[str, Any]:
     conversations = model.conversations
     prompts = [conversations.encode_prompt(explanation(str(label))) for label in labels]
     batch = conversations.batch([Encoded(ids, (IGNORED,) * len(ids)) for ids in prompts], side="left")
-    device = model.get_input_embeddings().weight.device
+    device = model.device
     return {
         "inputs_embeds": model.embed(batch.input_ids.to(device), model.encode_image(pixel_values)),
         "attention_mask": batch.attention_mask.to(device),

@@ -16,7 +16,7 @@ class LoraSettings:
 
     r: int = 8
     """Rank of the update."""
-    alpha: float = 16
+    alpha: int = 16
     """The update is scaled by alpha / r."""
     dropout: float = 0.05
     """Dropout on the update's input, a probability."""

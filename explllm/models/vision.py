@@ -69,7 +69,7 @@ def vision_shape(config: PreTrainedConfig, image_size: int) -> VisionShape:
         features.sum().backward()
     except (ValueError, RuntimeError, TypeError) as error:
         raise ConfigError(
-            f"the encoder {config.model_type} does not take images of {image_size} pixels: {str(error).splitlines()[0]}",
+            f"the encoder {config.model_type} takes no images of {image_size} pixels: {str(error).splitlines()[0]}",
             remedy="Set another image size, or another encoder.",
         ) from error
     unused = frozenset(name for name, weight in encoder.named_parameters() if weight.grad is None)
