@@ -261,8 +261,8 @@ class CaptionedImages(FaceDataModule):
             root: The folder that holds ``chat.json`` and ``images/``.
             **settings: See `FaceDataModule`.
         """
-        super().__init__(**{**settings, "conversations": "captions"})
-        self.root = root
+        super().__init__(**settings)
+        self.root, self.conversation_kind = root, "captions"
 
     def read(self) -> Manifest:
         """Read the list."""

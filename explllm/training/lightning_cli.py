@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jsonargparse import ArgumentError
+from jsonargparse import ArgumentError, Namespace
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import CSVLogger
@@ -33,6 +33,7 @@ __all__ = [
     "FolderFaces",
     "ManifestFaces",
     "find_config",
+    "parse",
     "run_stage",
 ]
 
@@ -62,6 +63,15 @@ class SaveConfig(SaveConfigCallback):
 
 class ExpLLMCLI(LightningCLI):
     """LightningCLI with a run folder, live accuracy and a checkpoint to resume from."""
+
+    def __init__(self, stage: str, **options: Any) -> None:
+        """Run one stage; `options` are LightningCLI's."""
+        self.stage = stage
+        super().__init__(LightningModule, LightningDataModule, **options)
+
+    def subcommands(self) -> dict[str, set[str]]:  # type: ignore[override]
+        """Name the one stage: building the parsers of all four takes seconds."""
+        return {self.stage: LightningCLI.subcommands()[self.stage]}
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Add what a run has besides trainer, model and data."""
@@ -124,6 +134,17 @@ class ExpLLMCLI(LightningCLI):
         return self._instantiate_trainer({**trainer_config, "enable_checkpointing": self.subcommand == "fit"}, [])
 
 
+class _ParseOnly(ExpLLMCLI):
+    def before_instantiate_classes(self) -> None:
+        pass
+
+    def instantiate_classes(self) -> None:
+        pass
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        pass
+
+
 def run_stage(stage: str, arguments: list[str]) -> None:
     """Run one of Lightning's stages.
 
@@ -141,10 +162,29 @@ def run_stage(stage: str, arguments: list[str]) -> None:
     )
     torch.set_float32_matmul_precision("high")
     _keep_freed_memory()
+    _start(ExpLLMCLI, stage, arguments)
+
+
+def parse(stage: str, arguments: list[str]) -> Namespace:
+    """Parse a command line and its configurations without building anything.
+
+    Args:
+        stage: ``fit``, ``validate``, ``test`` or ``predict``.
+        arguments: The command line after the stage's name.
+
+    Returns:
+        The settings as resolved.
+
+    Raises:
+        InputError: If something is unknown or of a wrong type.
+    """
+    return _start(_ParseOnly, stage, arguments).config[stage]
+
+
+def _start(kind: type[ExpLLMCLI], stage: str, arguments: list[str]) -> ExpLLMCLI:
     try:
-        ExpLLMCLI(
-            LightningModule,
-            LightningDataModule,
+        return kind(
+            stage,
             save_config_callback=SaveConfig,
             save_config_kwargs={"save_to_log_dir": False},
             subclass_mode_model=True,
