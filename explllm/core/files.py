@@ -1,7 +1,9 @@
-"""Files that are written whole or not at all."""
+"""Files and folders that are written whole or not at all."""
 
 import json
 import os
+import shutil
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from os import PathLike
@@ -24,9 +26,39 @@ def written_whole(path: str | PathLike[str]) -> Iterator[Path]:
     temporary = target.with_name(f".{os.getpid()}.partial.{target.name}")
     try:
         yield temporary
+        # The content must be on the disk before the name is: a power cut may otherwise leave an empty file.
+        with temporary.open("rb") as stream:
+            os.fsync(stream.fileno())
         os.replace(temporary, target)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def folder_written_whole(path: str | PathLike[str]) -> Iterator[Path]:
+    """Give an empty folder, and put it in the place of the wanted one when the block ends without an error.
+
+    Args:
+        path: Where the folder shall be; what is there is replaced, so check first that it may be.
+
+    Yields:
+        The temporary folder.
+    """
+    target = Path(path)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    # A sibling, because a rename works only inside one file system.
+    temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}.partial-", dir=target.parent))
+    try:
+        # One level deeper, because mkdtemp ignores the user's umask and mkdir does not.
+        made = temporary / "made"
+        made.mkdir()
+        yield made
+        if target.exists():
+            # Renamed away first: a folder cannot be replaced in one step, and deleting takes long.
+            os.rename(target, temporary / "replaced")
+        os.rename(made, target)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def update_json(path: str | PathLike[str], values: dict[str, Any]) -> dict[str, Any]:

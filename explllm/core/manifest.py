@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
-from uuid import uuid4
 
 import numpy as np
 import pandas as pd
@@ -16,6 +15,7 @@ import pandas as pd
 from explllm.core.action_units import check_action_units
 from explllm.core.errors import InputError, ManifestError, MissingPathError, UnknownExpressionError
 from explllm.core.expressions import Expression
+from explllm.core.files import written_whole
 
 COLUMNS: Mapping[str, str] = MappingProxyType(
     {
@@ -108,16 +108,8 @@ class Manifest:
         path = Path(path)
         writer = _format(path)[1]
         frame = _checked(self.frame, self.path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        # In the same folder, because os.replace is atomic only within one file system.
-        partial = path.with_name(f".{path.name}.{uuid4().hex}.partial")
-        try:
+        with written_whole(path) as partial:
             writer(frame, partial)
-            with partial.open("rb") as stream:
-                os.fsync(stream.fileno())
-            os.replace(partial, path)
-        finally:
-            partial.unlink(missing_ok=True)
 
     def select(self, *, split: str) -> Manifest:
         """Return the rows of one split.

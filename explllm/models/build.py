@@ -63,8 +63,8 @@ class NetworkSettings:
     vocabulary: int | None = None
     """Size of the tokenizer trained for a language model with random weights, in tokens."""
     labels: str | list[str] | None = None
-    """The expressions to tell apart: the name of a label set (``rafdb``, ``affectnet8``, ...) or words in index order; by
-    default those of the training data."""
+    """The expressions to tell apart: the name of a label set (``rafdb``, ``affectnet8``, ...) or words in index order;
+    by default those of the training data."""
     base_dtype: Literal["float32", "bfloat16", "float16"] | None = None
     """Type of frozen base weights; what trains is always float32."""
 

@@ -4,8 +4,6 @@ Base weights that come from a named model are not copied unless asked: the confi
 """
 
 import json
-import os
-import shutil
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,6 +16,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 from explllm.core.errors import CheckpointError, MissingPathError
+from explllm.core.files import folder_written_whole
 from explllm.models.configuration import ExpLLMConfig
 from explllm.models.lora import is_lora
 from explllm.models.vision import vision_part
@@ -125,23 +124,13 @@ def save(model: "ExpLLM", folder: str | PathLike[str], include_base: bool = Fals
     config = ExpLLMConfig.from_dict(model.config.to_dict())
     if include_base:
         config.vision_base = config.vision_revision = config.text_base = config.text_revision = None
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.partial")
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
-    try:
+    with folder_written_whole(target) as temporary:
         config.save_pretrained(temporary)
         model.tokenizer.save_pretrained(temporary)
         weights = {
             name: value.detach().cpu().contiguous() for name, value in own_state_dict(model, include_base).items()
         }
         save_file(weights, temporary / WEIGHTS, metadata={"format": "pt"})
-        replaced = target.with_name(f".{target.name}.{os.getpid()}.replaced")
-        if target.exists():
-            os.replace(target, replaced)
-        os.replace(temporary, target)
-        shutil.rmtree(replaced, ignore_errors=True)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def load(

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
-import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,6 +20,7 @@ from explllm import __version__
 from explllm.chat.offline import OfflineWriter
 from explllm.core.errors import ConfigError, InputError
 from explllm.core.expressions import LABEL_SETS, Expression, LabelSet
+from explllm.core.files import folder_written_whole
 from explllm.core.manifest import Manifest
 from explllm.data.drawn_faces.canvas import Image
 from explllm.data.drawn_faces.identity import Identity, Scene
@@ -91,11 +89,10 @@ def draw_faces(
             where=folder,
             remedy="Name another folder for the drawn faces, or empty this one.",
         )
-    with _beside(folder) as drawn:
+    with folder_written_whole(folder) as drawn:
         _draw_all(drawn, counts, size, seed, label_set)
         text = json.dumps(settings, indent=2) + "\n"
         (drawn / SETTINGS_NAME).write_text(text, encoding="utf-8")
-        _put_in_place(drawn, folder)
     return Manifest.read(folder / MANIFEST_NAME)
 
 
@@ -118,27 +115,6 @@ def _settings_of(folder: Path) -> dict[str, Any] | None:
     except (OSError, ValueError):
         return None
     return settings if isinstance(settings, dict) and settings.get("made_by") == _MADE_BY else None
-
-
-@contextmanager
-def _beside(folder: Path) -> Iterator[Path]:
-    """Give an empty folder that a rename can put in place, being on the same file system; errors take it away."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.partial-", dir=folder.parent))
-    try:
-        # One level deeper, because mkdtemp ignores the user's umask and mkdir does not.
-        drawn = temporary / "drawn"
-        drawn.mkdir()
-        yield drawn
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-
-
-def _put_in_place(drawn: Path, folder: Path) -> None:
-    if folder.exists():
-        # Renamed away first: a folder cannot be replaced in one step, and deleting takes long. It goes with its parent.
-        os.rename(folder, drawn.parent / "replaced")
-    os.rename(drawn, folder)
 
 
 def _draw_all(folder: Path, counts: dict[str, int], size: int, seed: int, label_set: LabelSet) -> None:
