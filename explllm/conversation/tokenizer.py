@@ -76,7 +76,8 @@ def train_tokenizer(
     Args:
         texts: What it shall encode in few tokens.
         whole_words: Words that shall be one token after a space, such as the labels.
-        vocabulary: Size of the vocabulary, special tokens and 256 bytes included.
+        vocabulary: Greatest size of the vocabulary, special tokens and 256 bytes included; it is smaller where the texts
+            are covered in whole words before.
         chat_format: One of `explllm.conversation.formats.FORMATS`.
 
     Returns:

@@ -75,6 +75,7 @@ class FaceDataModule(LightningDataModule):
         self.cache_megabytes, self.num_workers, self.seed = cache_megabytes, num_workers, seed
         self.max_unreadable = max_unreadable
         self.manifest: Manifest | None = None
+        self.stage: str | None = None
         self._images: ImageCache | None = None
 
     def read(self) -> Manifest:
@@ -85,11 +86,12 @@ class FaceDataModule(LightningDataModule):
         """Read the faces once, write missing chains of thought, and set the accumulation that the batch size asks for.
 
         Args:
-            stage: Lightning's stage.
+            stage: Lightning's stage; what the data must hold depends on it.
 
         Raises:
             InputError: If the data is not there, incomplete, or does not fit the settings.
         """
+        self.stage = stage or self.stage
         if self.manifest is None:
             manifest = self.read()
             if len(manifest) == 0:
@@ -106,6 +108,9 @@ class FaceDataModule(LightningDataModule):
             self.trainer.accumulate_grad_batches = accumulation(
                 self.batch_size, self.micro_batch_size, self.trainer.world_size
             )
+            if self.conversation_kind == "captions" or self.frame("val").empty:
+                # Nothing to recognise: Lightning then leaves validation out without a word.
+                self.trainer.limit_val_batches = 0
 
     def frame(self, split: Split | None = None) -> pd.DataFrame:
         """Return the table, or the rows of a split; the index is the row's number everywhere."""
@@ -132,7 +137,11 @@ class FaceDataModule(LightningDataModule):
         """Conversations for training."""
         frame, model = self.frame("train"), self._model()
         if frame.empty:
-            raise ManifestError("no row has the split `train`", where=self._manifest().root, remedy="Add some.")
+            raise ManifestError(
+                "no row has the split `train`",
+                where=self._manifest().root,
+                remedy="Add a `train` folder, or rows of that split to the manifest.",
+            )
         plan: Mixture | Captions
         if self.conversation_kind == "captions":
             plan = Captions(_rows(frame, "caption"), self.seed)
@@ -141,15 +150,15 @@ class FaceDataModule(LightningDataModule):
             plan = Mixture(fer, sorted({*fer} & {*_rows(frame, "cot")}), self.fer_share, self.seed)
         rank, world = self._place()
         sampler = BatchSampler(plan, self.batch_size, self.micro_batch_size, rank, world)
-        dataset = TrainingDataset(self._manifest(), self.images(), model.conversations, self.augment)
+        dataset = TrainingDataset(
+            self._manifest(), self.images(), model.conversations, frame.index, self.augment, self.max_unreadable
+        )
         return ResumableLoader(
             dataset, sampler, self, collate_fn=collator(model.conversations), **self._worker_options()
         )
 
-    def val_dataloader(self) -> DataLoader[Sample] | list[Any]:
-        """Faces of the split ``val``; none if the data has none, or if captions are learnt."""
-        if self.conversation_kind == "captions" or self.frame("val").empty:
-            return []
+    def val_dataloader(self) -> DataLoader[Sample]:
+        """Faces of the split ``val``."""
         return self._evaluation("val")
 
     def test_dataloader(self) -> DataLoader[Sample]:

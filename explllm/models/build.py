@@ -61,7 +61,7 @@ class NetworkSettings:
     chat_format: str | None = None
     """Chat format: one of `explllm.conversation.formats.FORMATS`."""
     vocabulary: int | None = None
-    """Size of the tokenizer trained for a language model with random weights, in tokens."""
+    """Greatest size of the tokenizer trained for a language model with random weights, in tokens."""
     labels: str | list[str] | None = None
     """The expressions to tell apart: the name of a label set (``rafdb``, ``affectnet8``, ...) or words in index order;
     by default those of the training data."""
@@ -198,7 +198,7 @@ def small_tokenizer(vocabulary: int, chat_format: str) -> PreTrainedTokenizerBas
     """Train the tokenizer of models with random weights on what the offline writer writes.
 
     Args:
-        vocabulary: Size, in tokens.
+        vocabulary: Greatest size, in tokens.
         chat_format: The chat format.
 
     Returns:

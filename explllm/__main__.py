@@ -1,0 +1,8 @@
+"""``python -m explllm`` is the command ``explllm``."""
+
+import sys
+
+from explllm.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main())
