@@ -1,4 +1,4 @@
-"""Accuracy on a folder of real faces, from random weights on a CPU: python benchmarks/real_faces.py FOLDER [VARIANT...].
+"""Accuracy on real faces, from random weights on a CPU: python benchmarks/real_faces.py FOLDER [VARIANT...].
 
 Each variant is `configs/faces.yaml` with a few settings changed, trained and tested by the real commands. One row of a
 Markdown table is printed for each.
@@ -30,9 +30,8 @@ def main() -> None:
     parser.add_argument("--runs", default="runs", help="where the run folders go")
     options = parser.parse_args()
     print(f"\n{date.today()}, {host()}\n", flush=True)
-    print(
-        "| variant | changes to faces.yaml | test accuracy | macro recall | fit, s | test, s |\n|---|---|---|---|---|---|"
-    )
+    print("| variant | changes to faces.yaml | test accuracy | macro recall | fit, s | test, s |")
+    print("|---|---|---|---|---|---|", flush=True)
     for name in options.variants or VARIANTS:
         run = Path(options.runs, f"faces_{name}")
         arguments = ["--config", "faces.yaml", "--data.root", options.root, "--run_dir", str(run), *VARIANTS[name]]
