@@ -1,12 +1,26 @@
 """The command ``explllm``: every command in one table, each loading what it needs only when it runs."""
 
 import argparse
+import os
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import NoReturn
 
 from explllm import __version__
-from explllm.core.errors import InputError
+from explllm.core.errors import ConfigError, InputError
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser whose errors are one line, as all others are."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raise what is wrong.
+
+        Raises:
+            ConfigError: Always.
+        """
+        raise ConfigError(message, remedy=f"See `{self.prog} --help`.")
 
 
 @dataclass(frozen=True)
@@ -31,7 +45,7 @@ def _lightning(name: str) -> Callable[[list[str]], None]:
 
 
 def _explain(arguments: list[str]) -> None:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="explllm explain",
         description="Recognise the expression of faces and explain it: key observations, interpretation, conclusion.",
         epilog="example: explllm explain face.jpg --model runs/demo/model",
@@ -66,11 +80,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: The command line without the program's name; by default that of the process.
 
     Returns:
-        The exit status: 0, or 2 after a mistake of the user, which is printed in one line.
+        The exit status: 0; 2 after a mistake of the user, which is printed in one line; 130 after Ctrl-C.
     """
     given = list(sys.argv[1:] if arguments is None else arguments)
     width = max(len(command.name) for command in COMMANDS)
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="explllm",
         description="Facial expressions, recognised and explained.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -80,11 +94,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--version", action="version", version=f"explllm {__version__}")
     parser.add_argument("command", choices=[command.name for command in COMMANDS], metavar="COMMAND")
-    named = parser.parse_args(given[:1])
-    command = next(command for command in COMMANDS if command.name == named.command)
-    try:
-        command.run(given[1:])
-    except InputError as error:
-        sys.stderr.write(f"error: {error}\n")
+    if not given:
+        parser.print_help(sys.stderr)
         return 2
+    try:
+        named = parser.parse_args(given[:1])
+        next(command for command in COMMANDS if command.name == named.command).run(given[1:])
+    except InputError as error:
+        rank = os.environ.get("LOCAL_RANK", "0")
+        sys.stderr.write(f"{'' if rank == '0' else f'[rank {rank}] '}error: {error}\n")
+        return 2
+    except KeyboardInterrupt as stop:
+        sys.stderr.write(" ".join(["interrupted.", *getattr(stop, "__notes__", [])]) + "\n")
+        return 130
     return 0

@@ -1,28 +1,24 @@
 """LightningDataModules: a source of faces, the mixture of conversations, and loaders for every rank."""
 
-from collections.abc import Sequence
 from os import PathLike
+from pathlib import Path
 from typing import Any, Literal, Protocol
 
-import numpy as np
 import pandas as pd
 from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader
 
-from explllm.chat.offline import OfflineWriter
 from explllm.conversation.encoder import ConversationEncoder
-from explllm.core.errors import ConfigError, ManifestError
-from explllm.core.expressions import Expression
+from explllm.core.errors import ConfigError, ManifestError, MissingPathError
 from explllm.core.manifest import Manifest
 from explllm.data.captions import read_llava_captions
 from explllm.data.dataset import EvaluationDataset, ImageCache, Sample, TrainingDataset, collator
 from explllm.data.drawn_faces.generate import draw_faces
-from explllm.data.folder import read_folder
+from explllm.data.folder import read_folder, read_images
 from explllm.data.mixture import BatchSampler, Captions, Mixture, accumulation
+from explllm.data.preparation import Split, hold_out, prepare
 from explllm.data.transforms import Augment
 from explllm.faces.pixels import ImagePreset
-
-Split = Literal["train", "val", "test"]
 
 
 class FaceModel(Protocol):
@@ -77,6 +73,8 @@ class FaceDataModule(LightningDataModule):
         self.manifest: Manifest | None = None
         self.stage: str | None = None
         self._images: ImageCache | None = None
+        self._sampler: BatchSampler | None = None
+        self._resumed: dict[str, Any] | None = None
 
     def read(self) -> Manifest:
         """Read the faces, all splits; subclasses do."""
@@ -96,13 +94,17 @@ class FaceDataModule(LightningDataModule):
             manifest = self.read()
             if len(manifest) == 0:
                 raise ManifestError("there are no faces", where=manifest.root, remedy="Check the data's root.")
-            self.manifest = prepare(
-                manifest,
-                val_fraction=self.val_fraction,
-                write_cot=self.write_cot,
-                shuffle_labels=self.shuffle_labels,
-                captions=self.conversation_kind == "captions",
-                seed=self.seed,
+            self.manifest = (
+                manifest
+                if self.stage == "predict"
+                else prepare(
+                    manifest,
+                    val_fraction=self.val_fraction,
+                    write_cot=self.write_cot,
+                    shuffle_labels=self.shuffle_labels,
+                    captions=self.conversation_kind == "captions",
+                    seed=self.seed,
+                )
             )
         if stage == "fit" and self.trainer is not None:
             self.trainer.accumulate_grad_batches = accumulation(
@@ -134,7 +136,11 @@ class FaceDataModule(LightningDataModule):
         return " ".join(notes)
 
     def train_dataloader(self) -> DataLoader[Sample]:
-        """Conversations for training."""
+        """Conversations for training.
+
+        Raises:
+            InputError: If there are none, or a resumed run began with other settings.
+        """
         frame, model = self.frame("train"), self._model()
         if frame.empty:
             raise ManifestError(
@@ -149,12 +155,16 @@ class FaceDataModule(LightningDataModule):
             fer = _rows(frame, "expression")
             plan = Mixture(fer, sorted({*fer} & {*_rows(frame, "cot")}), self.fer_share, self.seed)
         rank, world = self._place()
-        sampler = BatchSampler(plan, self.batch_size, self.micro_batch_size, rank, world)
+        self._sampler = BatchSampler(plan, self.batch_size, self.micro_batch_size, rank, world)
+        self._go_on(self._sampler)
         dataset = TrainingDataset(
-            self._manifest(), self.images(), model.conversations, frame.index, self.augment, self.max_unreadable
+            self._manifest(), self.images(), model.conversations, list(frame.index), self.augment, self.max_unreadable
         )
-        return ResumableLoader(
-            dataset, sampler, self, collate_fn=collator(model.conversations), **self._worker_options()
+        return DataLoader(
+            dataset,
+            batch_sampler=self._sampler,
+            collate_fn=collator(model.conversations),
+            **self._worker_options(),
         )
 
     def val_dataloader(self) -> DataLoader[Sample]:
@@ -168,6 +178,48 @@ class FaceDataModule(LightningDataModule):
     def predict_dataloader(self) -> DataLoader[Sample]:
         """Every face, labelled or not."""
         return self._evaluation(None)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the place in the data: epoch and micro-batch to go on with, and what both numbers rest on.
+
+        Only batches that training has finished count, not those that workers have prepared ahead.
+        """
+        trainer: Any = self.trainer
+        if trainer is None or self._sampler is None:
+            return {}
+        loop = trainer.fit_loop
+        epoch, batch = loop.epoch_progress.current.processed, loop.epoch_loop.batch_progress.current.ready
+        if batch >= trainer.num_training_batches:
+            # At the last batch of an epoch, which counts as processed a moment later.
+            epoch, batch = loop.epoch_progress.current.ready, 0
+        return {"epoch": epoch, "batch": batch, "rests_on": _rests_on(self._sampler)}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take up the place where the training loader shall begin."""
+        self._resumed = state_dict
+
+    def _go_on(self, sampler: BatchSampler) -> None:
+        """Go to the place of the checkpoint, where there is one.
+
+        A loader's own state would come too late: Lightning restores it only into a loader that is made after the
+        optimiser, whose schedule needs the loader's length.
+        """
+        state, self._resumed = self._resumed, None
+        if state is None:
+            if self.trainer is not None and self.trainer.ckpt_path is not None and self.trainer.global_step == 0:
+                raise ConfigError(
+                    f"the checkpoint is of a run on other data than {type(self).__name__}",
+                    where=str(self.trainer.ckpt_path),
+                    remedy="Resume with the data that it began with, or start from its `model` by --model.init_from.",
+                )
+            return
+        for name, value in _rests_on(sampler).items():
+            if state["rests_on"].get(name) != value:
+                raise ConfigError(
+                    f"the run began with {state['rests_on'].get(name)} {name}, now it is {value}",
+                    remedy="Resume with the settings that it began with, or begin another run.",
+                )
+        sampler.go_to(state["epoch"], state["batch"])
 
     def images(self) -> ImageCache:
         """Return the resized images by row."""
@@ -196,7 +248,10 @@ class FaceDataModule(LightningDataModule):
         rows += [-1 - rows[0] if rows else -1] * (-(-len(frame) // world) - len(rows))
         dataset = EvaluationDataset(self._manifest(), self.images(), rows)
         return DataLoader(
-            dataset, self.eval_batch_size, collate_fn=collator(self._model().conversations), **self._worker_options()
+            dataset,
+            batch_size=self.eval_batch_size,
+            collate_fn=collator(self._model().conversations),
+            **self._worker_options(),
         )
 
     def _manifest(self) -> Manifest:
@@ -224,7 +279,7 @@ class FolderFaces(FaceDataModule):
         """Name the folder.
 
         Args:
-            root: The folder: ``root/{train,val,test}/<class>/*`` or ``root/<class>/*``.
+            root: The folder: ``root/{train,val,test}/<class>/*`` or ``root/<class>/*``; to predict also ``root/*``.
             test_fraction: Share of the images held out for testing where the folder has no ``test`` folder.
             **settings: See `FaceDataModule`.
         """
@@ -232,7 +287,9 @@ class FolderFaces(FaceDataModule):
         self.root, self.test_fraction = root, test_fraction
 
     def read(self) -> Manifest:
-        """Read the folder."""
+        """Read the folder; for `predict` it may also hold images that are not sorted into classes."""
+        if self.stage == "predict" and (manifest := read_images(self.root)):
+            return manifest
         manifest = read_folder(self.root)
         if self.test_fraction:
             hold_out(manifest.frame, "test", self.test_fraction, self.seed)
@@ -255,8 +312,11 @@ class ManifestFaces(FaceDataModule):
 
     def read(self) -> Manifest:
         """Read the table."""
+        if self.root is not None and not Path(self.root).is_dir():
+            raise MissingPathError("there is no such folder", where=self.root, remedy="Check --data.root.")
         manifest = Manifest.read(self.path, root=self.root)
-        manifest.require("image", "caption" if self.conversation_kind == "captions" else "expression", "split")
+        if self.stage != "predict":
+            manifest.require("split", *(() if self.conversation_kind == "captions" else ("expression",)))
         return manifest
 
 
@@ -309,107 +369,18 @@ class DrawnFaces(FaceDataModule):
 
     def read(self) -> Manifest:
         """Draw the faces, or read those drawn before."""
-        return draw_faces(self.folder, size=self.size, seed=self.seed, **self.counts)
+        train, val, test = (self.counts[split] for split in ("train", "val", "test"))
+        return draw_faces(self.folder, train=train, val=val, test=test, size=self.size, seed=self.seed)
 
 
-class ResumableLoader(DataLoader[Sample]):
-    """A training loader whose state is the number of batches that training has finished.
-
-    Lightning saves and restores it, so that a run goes on in the middle of an epoch with the very next batch. Batches that
-    workers have prepared ahead do not count.
-    """
-
-    def __init__(
-        self, dataset: TrainingDataset, sampler: BatchSampler, data: LightningDataModule, **options: Any
-    ) -> None:
-        """Wrap a dataset and its batch sampler; `data` knows the trainer."""
-        super().__init__(dataset, batch_sampler=sampler, **options)
-        self.position, self.data = sampler, data
-
-    def state_dict(self) -> dict[str, int]:
-        """Return epoch and micro-batch to go on with."""
-        loop = self.data.trainer.fit_loop  # type: ignore[union-attr]
-        epoch, batch = loop.epoch_progress.current.processed, loop.epoch_loop.batch_progress.current.ready
-        return {"epoch": epoch, "batch": batch} if batch < len(self.position) else {"epoch": epoch + 1, "batch": 0}
-
-    def load_state_dict(self, state: dict[str, int]) -> None:
-        """Go on where the state says."""
-        self.position.go_to(state["epoch"], state["batch"])
-
-
-def prepare(
-    manifest: Manifest, *, val_fraction: float, write_cot: bool, shuffle_labels: bool, captions: bool, seed: int
-) -> Manifest:
-    """Complete a table for training: splits, shuffled labels where asked, chains of thought, captions.
-
-    Args:
-        manifest: The table as read; it is not changed.
-        val_fraction: Share of ``train`` to hold out as ``val`` where there is no ``val``.
-        write_cot: Write missing chains of thought by rules where action units are known.
-        shuffle_labels: Shuffle the labels of ``train``.
-        captions: Take key observations as captions where there is no column ``caption``.
-        seed: Seeds all of it.
-
-    Returns:
-        The new table, indexed from 0.
-    """
-    frame = manifest.frame.reset_index(drop=True).copy()
-    for column in ("split", "expression", "cot", "cot_source"):
-        if column not in frame:
-            frame[column] = pd.Series([None] * len(frame), dtype=object)
-        frame[column] = frame[column].astype(object)
-    frame["split"] = frame["split"].where(frame["split"].notna(), "train")
-    if val_fraction and not (frame["split"] == "val").any():
-        hold_out(frame, "val", val_fraction, seed)
-    if shuffle_labels:
-        train = frame.index[frame["split"] == "train"]
-        frame.loc[train, "expression"] = np.random.default_rng(seed).permutation(frame.loc[train, "expression"])
-        # A chain of thought names the true label.
-        frame.loc[train, ["cot", "cot_source"]] = None
-    if write_cot and "action_units" in frame:
-        writer = OfflineWriter()
-        missing = frame.index[frame["cot"].isna() & frame["expression"].notna() & _known(frame["action_units"])]
-        for row in missing:
-            units, expression = frame.at[row, "action_units"], Expression(frame.at[row, "expression"])
-            frame.at[row, "cot"] = writer.write(units, expression, seed=seed + int(row)).text
-        frame.loc[missing, "cot_source"] = writer.name
-    if captions and "caption" not in frame:
-        from explllm.core.chain_of_thought import ChainOfThought
-
-        frame["caption"] = [
-            None if pd.isna(cot) else ChainOfThought.parse(cot).key_observations or None for cot in frame["cot"]
-        ]
-    return Manifest(frame, manifest.root)
-
-
-def hold_out(frame: pd.DataFrame, split: Split, fraction: float, seed: int) -> None:
-    """Move a share of each class's training rows to another split, in place; a person's rows stay together.
-
-    Args:
-        frame: The table; identities count where it has a column ``identity``.
-        split: The split to make.
-        fraction: Share of the training rows, in [0, 1).
-        seed: Seeds the choice.
-
-    Raises:
-        ConfigError: If the fraction is out of range.
-    """
-    if not 0 <= fraction < 1:
-        raise ConfigError(f"a held-out share of {fraction}", remedy="Give a share from 0 to below 1.")
-    random = np.random.default_rng(seed)
-    train = frame[frame["split"] == "train"]
-    if "identity" in frame and train["identity"].notna().all():
-        people = random.permutation(np.sort(train["identity"].astype(str).unique()))
-        chosen = set(people[: round(len(people) * fraction)])
-        frame.loc[train.index[train["identity"].astype(str).isin(chosen)], "split"] = split
-        return
-    for _, rows in train.groupby("expression", dropna=False, sort=True):
-        picked = random.permutation(rows.index.to_numpy())[: round(len(rows) * fraction)]
-        frame.loc[picked, "split"] = split
-
-
-def _known(column: pd.Series) -> pd.Series:
-    return column.map(lambda value: isinstance(value, Sequence | np.ndarray) and len(value) > 0).astype(bool)
+def _rests_on(sampler: BatchSampler) -> dict[str, int]:
+    return {
+        "conversations in an epoch": len(sampler.plan),
+        "conversations in a global batch": sampler.batch_size,
+        "conversations in a micro-batch": sampler.micro_batch_size,
+        "devices": sampler.world_size,
+        "as the seed of the data": sampler.plan.seed,
+    }
 
 
 def _rows(frame: pd.DataFrame, column: str) -> list[int]:

@@ -1,7 +1,7 @@
 """Rows of a manifest as model inputs: image, augmentation, conversation, collation."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -9,6 +9,7 @@ import pandas as pd
 import torch
 from torch.utils.data import Dataset
 
+from explllm.chat.offline import OfflineWriter
 from explllm.conversation.encoder import ConversationEncoder, Encoded
 from explllm.conversation.messages import Messages, caption, explanation, recognition
 from explllm.core.errors import ImageError, InputError, MissingPathError
@@ -21,8 +22,8 @@ EXPRESSION_NUMBER = {expression: number for number, expression in enumerate(Expr
 """An expression's number in batches: its place in `Expression`, whatever the data set's own order."""
 
 Batch = dict[str, Any]
-"""``pixel_values`` (B, 3, H, W); ``expressions`` (B,) numbers or -1; ``rows`` (B,); ``unreadable`` names; in training
-also ``input_ids``, ``attention_mask``, ``labels`` (B, T)."""
+"""``pixel_values`` (B, 3, H, W); ``expressions`` (B,) numbers or -1; ``rows`` (B,); ``readable`` (B,) bool;
+``unreadable`` images with the reason; in training also ``input_ids``, ``attention_mask``, ``labels`` (B, T)."""
 
 
 class Augmentation(Protocol):
@@ -48,7 +49,9 @@ class Sample:
     encoded: Encoded | None
     """The conversation; None in evaluation."""
     unreadable: tuple[str, ...] = ()
-    """Images, with the reason, that could not be read and were replaced by the next row."""
+    """Images, with the reason, that could not be read: in training those tried before this one was found."""
+    readable: bool = True
+    """Whether `pixel_values` are a face; zeros otherwise."""
 
 
 class ImageCache:
@@ -83,7 +86,9 @@ class TrainingDataset(Dataset[Sample]):
         manifest: Manifest,
         images: ImageCache,
         conversations: ConversationEncoder,
+        rows: Sequence[int] | None = None,
         augment: Augmentation | None = None,
+        max_unreadable: int = 0,
     ) -> None:
         """Keep what a conversation is made of.
 
@@ -91,40 +96,69 @@ class TrainingDataset(Dataset[Sample]):
             manifest: The table.
             images: Its images.
             conversations: Encodes messages.
+            rows: The rows to learn from; only they take the place of an unreadable one. By default all.
             augment: Changes image and text together; none by default.
+            max_unreadable: Unreadable images in a row after which the search for a readable one ends.
         """
         self.manifest, self.images, self.conversations, self.augment = manifest, images, conversations, augment
-        self.columns = {name: _column(manifest.frame, name) for name in ("expression", "cot", "caption")}
+        self.rows = [int(row) for row in (range(len(manifest)) if rows is None else rows)]
+        self.places = {row: place for place, row in enumerate(self.rows)}
+        self.max_unreadable = max_unreadable
+        names = ("expression", "cot", "caption", "cot_source")
+        self.columns = {name: _column(manifest.frame, name) for name in names}
+        self.writer = OfflineWriter()
 
     def __len__(self) -> int:
-        """Return the number of rows."""
-        return len(self.manifest)
+        """Return the number of rows to learn from."""
+        return len(self.rows)
 
     def __getitem__(self, draw: Draw) -> Sample:
-        """Make a conversation; a row whose image cannot be read is replaced by the next, and named in the sample."""
+        """Make a conversation; a row whose image cannot be read is named in the sample and replaced by the next row.
+
+        Where more rows than `max_unreadable` are tried in vain, the sample has no face: whoever counts stops the run.
+        It is not an error here, as errors lose their type on the way from a worker process.
+        """
         unreadable: list[str] = []
-        row = draw.row
-        for _ in range(len(self)):
-            if self._text(row, draw) is not None:
-                try:
-                    return self._sample(row, draw, tuple(unreadable))
-                except (ImageError, MissingPathError) as error:
-                    unreadable.append(str(error))
-            row = (row + 1) % len(self)
-        raise ImageError("no image can be read", where=self.manifest.root, remedy="Check the manifest's root.")
+        for step in range(len(self)):
+            row = self.rows[(self.places[draw.row] + step) % len(self)]
+            if self._text(row, draw) is None:
+                continue
+            try:
+                return self._sample(row, draw, self.images[row], tuple(unreadable))
+            except (ImageError, MissingPathError) as error:
+                unreadable.append(_reason(error))
+            if len(unreadable) > self.max_unreadable:
+                break
+        size = self.images.preset.size
+        blank = np.zeros((size, size, 3), np.uint8)
+        return replace(self._sample(draw.row, draw, blank, tuple(unreadable)), readable=False)
 
     def _text(self, row: int, draw: Draw) -> str | None:
         if draw.kind != "caption" and self.columns["expression"][row] is None:
             return None
         return self.columns["expression" if draw.kind == "fer" else draw.kind][row]
 
-    def _sample(self, row: int, draw: Draw, unreadable: tuple[str, ...]) -> Sample:
-        image, text = self.images[row], self._text(row, draw)
+    def _rewritable(self, row: int) -> list[float] | None:
+        """Return the action units of a row whose text the rules wrote: they write it anew at each draw.
+
+        The rules choose among wordings by chance. One fixed choice for each face could only be learnt by heart, at the
+        price of recognising faces that were not seen.
+        """
+        if self.columns["cot_source"][row] != self.writer.name:
+            return None
+        units: Any = self.manifest.frame.at[row, "action_units"]
+        return list(units)
+
+    def _sample(self, row: int, draw: Draw, image: np.ndarray, unreadable: tuple[str, ...]) -> Sample:
+        text = self._text(row, draw)
         label = self.columns["expression"][row]
+        units = self._rewritable(row) if draw.kind == "cot" else None
         if self.augment is not None:
             # The label has no sides; chains of thought and captions have.
-            image, _, changed = self.augment(image, None, None if draw.kind == "fer" else text, draw.seed)
+            image, units, changed = self.augment(image, units, None if draw.kind == "fer" else text, draw.seed)
             text = text if draw.kind == "fer" else changed
+        if units is not None:
+            text = self.writer.write(units, Expression(str(label)), seed=draw.seed).text
         messages: Messages = {
             "fer": lambda: recognition(label),
             "cot": lambda: explanation(str(label), text),
@@ -159,8 +193,9 @@ class EvaluationDataset(Dataset[Sample]):
         preset = self.images.preset
         try:
             return Sample(preset.normalize(self.images[place]), row, number, None)
-        except InputError as error:
-            return Sample(torch.zeros(3, preset.size, preset.size), row, number, None, (str(error),))
+        except (ImageError, MissingPathError) as error:
+            blank = torch.zeros(3, preset.size, preset.size)
+            return Sample(blank, row, number, None, (_reason(error),), readable=False)
 
 
 def collator(conversations: ConversationEncoder) -> Callable[[list[Sample]], Batch]:
@@ -178,7 +213,7 @@ def collator(conversations: ConversationEncoder) -> Callable[[list[Sample]], Bat
             "pixel_values": torch.stack([sample.pixel_values for sample in samples]),
             "expressions": torch.tensor([sample.expression for sample in samples]),
             "rows": torch.tensor([sample.row for sample in samples]),
-            "readable": torch.tensor([not sample.unreadable for sample in samples]),
+            "readable": torch.tensor([sample.readable for sample in samples]),
             "unreadable": [name for sample in samples for name in sample.unreadable],
         }
         encoded = [sample.encoded for sample in samples if sample.encoded is not None]
@@ -192,6 +227,10 @@ def collator(conversations: ConversationEncoder) -> Callable[[list[Sample]], Bat
         return batch
 
     return collate
+
+
+def _reason(error: InputError) -> str:
+    return f"{error.where}: {error.found}"
 
 
 def _column(frame: pd.DataFrame, name: str) -> list[str | None]:

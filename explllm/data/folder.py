@@ -86,6 +86,28 @@ def read_folder(root: str | PathLike[str], *, split: str | None = None, label_se
     return Manifest(frame, root)
 
 
+def read_images(root: str | PathLike[str]) -> Manifest | None:
+    """Read the images that lie in a folder itself, of which nothing is known.
+
+    Args:
+        root: The folder.
+
+    Returns:
+        A manifest with the column ``image`` alone, sorted by path; None if no image lies there.
+    """
+    root = Path(root)
+    names = sorted(path.name for path in _images(root)) if root.is_dir() else []
+    return Manifest(pd.DataFrame({"image": names}), root) if names else None
+
+
+def _images(folder: Path) -> list[Path]:
+    return [
+        path
+        for path in folder.iterdir()
+        if path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".") and path.is_file()
+    ]
+
+
 def _subfolders(folder: Path) -> list[Path]:
     found = (path for path in folder.iterdir() if path.is_dir() and not path.name.startswith((".", "__")))
     return sorted(found, key=lambda path: path.name)
@@ -117,11 +139,7 @@ def _read_classes(folder: Path, root: Path, split: str, label_set: LabelSet | No
     rows = []
     for class_folder in classes:
         expression = _expression(class_folder, label_set)
-        images = [
-            path
-            for path in class_folder.iterdir()
-            if path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".") and path.is_file()
-        ]
+        images = _images(class_folder)
         if not images:
             raise InputError(
                 f"no images in the class folder {class_folder.name}",

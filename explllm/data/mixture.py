@@ -1,4 +1,4 @@
-"""The mixture of FER and CoT conversations: what an epoch holds, in which order, and which rank and micro-batch gets it."""
+"""The mixture of FER and CoT conversations: what an epoch holds, in which order, and which rank gets what."""
 
 from collections.abc import Iterator, Sequence
 from typing import Literal, NamedTuple
@@ -115,9 +115,9 @@ class Captions:
 class BatchSampler(Sampler[list[Draw]]):
     """Cuts an epoch into global batches, and these into each rank's micro-batches.
 
-    Inside a global batch, conversations of one kind are put together, as a short label padded to the length of a chain of
-    thought is wasted work; the order inside a global batch does not change its gradient. Neighbouring micro-batches go
-    to different ranks, so that all ranks have work of one size at a time::
+    Inside a global batch, conversations of one kind are put together, as a short label padded to the length of a chain
+    of thought is wasted work; the order inside a global batch does not change its gradient. Neighbouring micro-batches
+    go to different ranks, so that all ranks have work of one size at a time::
 
         global batch of 8, 2 ranks, micro-batches of 2:   F F | F F | F F | C C
                                                   rank:   0     1     0     1
@@ -151,6 +151,11 @@ class BatchSampler(Sampler[list[Draw]]):
         self.plan, self.batch_size, self.micro_batch_size = plan, batch_size, micro_batch_size
         self.rank, self.world_size = rank, world_size
         self.current_epoch, self.start = 0, 0
+
+    @property
+    def sampler(self) -> "BatchSampler":
+        """Itself: Lightning tells the epoch to a batch sampler's sampler, and not to the batch sampler."""
+        return self
 
     def __len__(self) -> int:
         """Return the number of this rank's micro-batches in an epoch."""
@@ -198,7 +203,8 @@ def accumulation(batch_size: int, micro_batch_size: int, world_size: int) -> int
     """
     if micro_batch_size < 1 or batch_size % (micro_batch_size * world_size):
         raise ConfigError(
-            f"a global batch of {batch_size} is no multiple of {world_size} devices x micro-batches of {micro_batch_size}",
+            f"a global batch of {batch_size} is no multiple of {world_size} devices x micro-batches of "
+            f"{micro_batch_size}",
             remedy="Choose `data.micro_batch_size` so that it is.",
         )
     return batch_size // (micro_batch_size * world_size)

@@ -42,6 +42,8 @@ def load_image(source: ImageSource) -> Image.Image:
         return _to_rgb(Image.fromarray(source))
     if isinstance(source, Image.Image):
         return _to_rgb(source)
+    if not isinstance(source, str | PathLike):
+        raise ImageError(f"a {type(source).__name__} is no image", remedy="Give a path, a PIL image or an array.")
     path = Path(source)
     if not path.is_file():
         raise MissingPathError("there is no such image", where=fspath(path), remedy="Check the path.")

@@ -4,9 +4,10 @@ import json
 import sys
 from collections.abc import Sequence
 
+import torch
 from rich.console import Console
 
-from explllm.core.errors import InputError
+from explllm.core.errors import ConfigError
 from explllm.faces.pixels import load_image
 from explllm.models.explllm import ExpLLM
 from explllm.report.text import print_explained
@@ -25,11 +26,13 @@ def explain_images(
         as_json: Print one JSON object a line instead of panels.
 
     Raises:
-        InputError: If an image or the model does not exist or cannot be read; nothing is computed then.
+        InputError: If an image or the model does not exist or cannot be read, or there is no such device; nothing is
+            computed then.
     """
-    faces = [load_image(image) for image in images]
     if max_new_tokens < 1:
-        raise InputError(f"--max-new-tokens {max_new_tokens}", remedy="Give at least 1.")
+        raise ConfigError(f"--max-new-tokens {max_new_tokens}", remedy="Give at least 1.")
+    faces = [load_image(image) for image in images]
+    _check_device(device)
     opened = ExpLLM.from_pretrained(model, device=device)
     recognitions = opened.recognize(faces)
     console = Console()
@@ -50,3 +53,12 @@ def explain_images(
             sys.stdout.flush()
         else:
             print_explained(console, image, None, recognition, cot)
+
+
+def _check_device(device: str | None) -> None:
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise ConfigError(
+            f"the device {device} cannot be used", remedy="Give one that this machine has, such as cpu or cuda:0."
+        ) from error

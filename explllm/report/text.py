@@ -34,22 +34,40 @@ def histogram_line(counts: Mapping[str, int]) -> str:
     )
 
 
-def print_figures(console: Console, metrics: Mapping[str, Any]) -> None:
+def figures_line(figures: Mapping[str, Any]) -> str:
+    """Say in one line how well expressions are recognised.
+
+    Args:
+        figures: What `explllm.metrics.recognition.recognition_summary` gives.
+
+    Returns:
+        Accuracy, macro recall and the histogram of predictions.
+    """
+    return (
+        f"accuracy {figures['accuracy']:.3f}, macro recall {figures['macro_recall']:.3f}, "
+        f"predictions {histogram_line(figures['predictions'])}"
+    )
+
+
+def print_figures(console: Console, metrics: Mapping[str, Any], stage: str = "test") -> None:
     """Print a test's headline figures, and recall and predictions by class.
 
     Args:
         console: Where to.
         metrics: The content of ``metrics.json``.
+        stage: The prefix of the figures there: ``test`` or ``val``.
     """
     console.print(
-        f"[bold]test accuracy {metrics['test/accuracy']:.3f}[/bold], "
-        f"macro recall {metrics['test/macro_recall']:.3f}, on {metrics['test/count']} faces"
+        f"[bold]{stage} accuracy {metrics[f'{stage}/accuracy']:.3f}[/bold], "
+        f"macro recall {metrics[f'{stage}/macro_recall']:.3f}, on {metrics[f'{stage}/count']} faces"
     )
+    if lost := len(metrics.get(f"{stage}/unreadable", ())):
+        console.print(f"[bold]{lost} more could not be read[/bold] and do not count; metrics.json names them")
     table = Table("expression", "faces", "predicted", "recall", title="predictions by class")
-    for name, count in metrics["test/targets"].items():
-        recall = metrics["test/recall"][name]
+    for name, count in metrics[f"{stage}/targets"].items():
+        recall = metrics[f"{stage}/recall"][name]
         table.add_row(
-            name, str(count), str(metrics["test/predictions"][name]), "-" if recall is None else f"{recall:.3f}"
+            name, str(count), str(metrics[f"{stage}/predictions"][name]), "-" if recall is None else f"{recall:.3f}"
         )
     console.print(table)
 

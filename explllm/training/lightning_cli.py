@@ -3,26 +3,37 @@
 import ctypes
 import logging
 import re
+import signal
 import sys
+import threading
 import warnings
-from importlib import resources
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 from jsonargparse import ArgumentError, Namespace
+from jsonargparse.typing import NonNegativeInt, PositiveInt
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
+from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import CSVLogger
+from lightning.pytorch.utilities.exceptions import MisconfigurationException, SIGTERMException
 
-# Importing the classes lets YAML name them without their modules.
 from explllm.core.errors import ConfigError, MissingPathError
 from explllm.core.files import written_whole
+
+# Importing the classes lets YAML name them without their modules.
 from explllm.data.datamodules import CaptionedImages, DrawnFaces, FolderFaces, ManifestFaces
 from explllm.data.transforms import Augment
 from explllm.training.callbacks.last_checkpoint import LastCheckpoint, last_checkpoint
 from explllm.training.callbacks.live_accuracy import LiveAccuracy
+from explllm.training.callbacks.progress import Progress
 from explllm.training.callbacks.run_folder import RunFolder
+from explllm.training.checkpoint_file import WholeCheckpoints
+from explllm.training.command_line_errors import input_error, one_sentence
+from explllm.training.config_files import find_config, shipped_configs, with_configs_found
 from explllm.training.task import ExpLLMTask
 
 __all__ = [
@@ -35,6 +46,7 @@ __all__ = [
     "find_config",
     "parse",
     "run_stage",
+    "shipped_configs",
 ]
 
 
@@ -48,17 +60,31 @@ _NOISE = (
     r"Loading `train_dataloader` to estimate",
     r".*module\(s\) in eval mode at the start of training",
     r"(GPU|TPU|HPU) available: False",
+    r"\s*Detected KeyboardInterrupt",
+    r"(\[rank: \d+\] )?Seed set to",
+    r".*It is recommended to use `self\.log\(.*, sync_dist=True\)`",
+    r"You're resuming from a checkpoint that ended before the epoch ended and your dataloader is not resumable",
+    r"Restoring states from the checkpoint",
+    r"Using bfloat16 Automatic Mixed Precision",
 )
+_NOISY_LOGGERS = ("lightning.pytorch.utilities.rank_zero", "lightning.fabric.utilities.seed")
+_CLASSES = {
+    "data": ("CaptionedImages", "DrawnFaces", "FolderFaces", "ManifestFaces"),
+    "model": ("ExpLLMTask",),
+    "augment": ("Augment",),
+}
 
 
 class SaveConfig(SaveConfigCallback):
     """Writes the configuration as resolved to ``config.yaml`` in the run folder, for ``fit`` only."""
 
     def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Write it whole."""
+        """Write it whole; it tells what the run is, and not that it was resumed."""
         if stage == "fit":
+            config = self.config.clone()
+            config.ckpt_path = None
             with written_whole(Path(trainer.default_root_dir, "config.yaml")) as temporary:
-                self.parser.save(self.config, temporary, skip_none=False, overwrite=True, multifile=False)
+                self.parser.save(config, temporary, skip_none=False, overwrite=True, multifile=False)
 
 
 class ExpLLMCLI(LightningCLI):
@@ -82,14 +108,26 @@ class ExpLLMCLI(LightningCLI):
             help="The run folder: config, checkpoints, metrics, predictions, report and model. (default: runs/CONFIG)",
         )
         parser.add_argument(
-            "--checkpoint_every_n_steps", type=int, default=200, help="Optimiser steps between two checkpoints."
+            "--checkpoint_every_n_steps",
+            type=PositiveInt,
+            default=200,
+            help="Optimiser steps between two checkpoints; there is one more at each epoch's end.",
         )
         parser.add_argument(
-            "--explained_faces", type=int, default=3, help="Faces that `test` explains on the screen and in the report."
+            "--explained_faces",
+            type=NonNegativeInt,
+            default=3,
+            help="Faces that `test` explains on the screen and in the report.",
+        )
+        parser.add_argument(
+            "--predictions",
+            type=str,
+            default=None,
+            help="The .parquet, .csv or .jsonl file that `test` and `predict` write. (default: in the run folder)",
         )
         parser.add_argument(
             "--live_accuracy_every_n_steps",
-            type=int,
+            type=PositiveInt,
             default=50,
             help="Optimiser steps between two looks at the accuracy on training batches.",
         )
@@ -97,41 +135,82 @@ class ExpLLMCLI(LightningCLI):
     def before_instantiate_classes(self) -> None:
         """Settle the run folder and the checkpoint to go on from."""
         config = self.config[self.subcommand]
-        run_dir = config.run_dir or f"runs/{_stem(config)}"
-        config.run_dir = config.trainer.default_root_dir = run_dir
-        last = last_checkpoint(run_dir)
-        if config.ckpt_path is None and self.subcommand != "fit" and not _init_from(config):
-            config.ckpt_path = "last"
-        if config.ckpt_path == "last":
-            if not last.is_file():
-                raise MissingPathError(
-                    "the run has no checkpoint yet",
-                    where=last,
-                    remedy="Start without --ckpt_path last."
-                    if self.subcommand == "fit"
-                    else "Run `explllm fit` with the same arguments first, or give --ckpt_path or --run_dir.",
-                )
-            config.ckpt_path = str(last)
-        elif config.ckpt_path is not None and not Path(config.ckpt_path).is_file():
-            raise MissingPathError("there is no such checkpoint", where=config.ckpt_path, remedy="Check --ckpt_path.")
+        if config.trainer.accumulate_grad_batches != 1:
+            raise ConfigError(
+                f"trainer.accumulate_grad_batches is {config.trainer.accumulate_grad_batches}",
+                remedy="Leave it out: it follows from data.batch_size, data.micro_batch_size and the devices.",
+            )
+        config.run_dir = config.run_dir or config.trainer.default_root_dir or f"runs/{_stem(config)}"
+        config.trainer.default_root_dir = config.run_dir
+        config.ckpt_path = self._checkpoint(config)
+        if config.ckpt_path is not None and self.stage != "fit" and config.get("model.init_args.init_from"):
+            # The checkpoint has all the weights; what the run started from may be gone.
+            config["model.init_args.init_from"] = None
         # Checkpoints are plain tensors and numbers: nothing in them may run code.
         config.weights_only = True
+        if self.stage == "predict":
+            # The run folder's callback keeps what is needed; Lightning would keep every batch as well.
+            config.return_predictions = False
+
+    def _checkpoint(self, config: Namespace) -> str | None:
+        """Return the path of the checkpoint to go on from: the run's last one, for all stages but `fit` by default."""
+        wanted, last = config.ckpt_path, last_checkpoint(config.run_dir)
+        if wanted is None and self.stage != "fit" and (last.is_file() or not config.get("model.init_args.init_from")):
+            wanted = "last"
+        if wanted == "last":
+            if last.is_file():
+                return str(last)
+            remedy = (
+                "Start without --ckpt_path last."
+                if self.stage == "fit"
+                else "Run `explllm fit` with the same arguments first, or give --ckpt_path or --run_dir."
+            )
+            raise MissingPathError("the run has no checkpoint yet", where=last, remedy=remedy)
+        if wanted is not None and not Path(wanted).is_file():
+            raise MissingPathError("there is no such checkpoint", where=wanted, remedy="Check --ckpt_path.")
+        return wanted
+
+    def instantiate_classes(self) -> None:
+        """Make model, data and trainer.
+
+        Raises:
+            InputError: If a constructor refuses its arguments.
+        """
+        try:
+            super().instantiate_classes()
+        except ValueError as error:
+            # The parser wraps a constructor's error into its own, of many lines.
+            found = input_error(error, self.stage, (), _CLASSES)
+            raise found from error
+
+    def _parse_ckpt_path(self) -> None:
+        """Take no settings from a checkpoint: ours hold none, and reading a large one twice takes time."""
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Make the trainer with the run folder's callbacks and logger."""
-        config = self.config[self.subcommand]
+        config, fitting = self.config[self.subcommand], self.stage == "fit"
+        options = {**self._get(self.config_init, "trainer", default={}), **kwargs}
+        given = _listed(options.get("callbacks"))
         callbacks = [
             LiveAccuracy(config.live_accuracy_every_n_steps),
-            RunFolder(config.run_dir, config.explained_faces),
+            RunFolder(config.run_dir, config.explained_faces, config.predictions),
         ]
-        if self.subcommand == "fit" and not config.trainer.fast_dev_run:
+        if fitting and not options["fast_dev_run"]:
             callbacks.append(LastCheckpoint(config.run_dir, config.checkpoint_every_n_steps))
-        trainer_config = {**self._get(self.config_init, "trainer", default={}), **kwargs}
-        trainer_config["callbacks"] = [*callbacks, *(trainer_config.get("callbacks") or [])]
-        if trainer_config.get("logger") in (None, True):
-            trainer_config["logger"] = CSVLogger(config.run_dir, name="logs") if self.subcommand == "fit" else False
-        # Batches come sharded from our own sampler, and the checkpoint callback is ours.
-        return self._instantiate_trainer({**trainer_config, "enable_checkpointing": self.subcommand == "fit"}, [])
+        if options["enable_progress_bar"] is not False and not options["barebones"]:
+            callbacks += [] if any(isinstance(callback, ProgressBar) for callback in given) else [Progress()]
+        options["callbacks"] = [*callbacks, *given]
+        options["plugins"] = [WholeCheckpoints(), *_listed(options.get("plugins"))]
+        options["enable_checkpointing"] = fitting and not options["fast_dev_run"]
+        if options["logger"] in (None, True):
+            options["logger"] = CSVLogger(config.run_dir, name="logs") if fitting else False
+        try:
+            return self._instantiate_trainer(options, [])
+        except (ValueError, TypeError, MisconfigurationException) as error:
+            raise ConfigError(
+                f"the trainer's settings do not fit: {one_sentence(error)}",
+                remedy=f"See `explllm {self.stage} --help`.",
+            ) from error
 
 
 class _ParseOnly(ExpLLMCLI):
@@ -157,12 +236,35 @@ def run_stage(stage: str, arguments: list[str]) -> None:
     """
     for message in _NOISE:
         warnings.filterwarnings("ignore", message=message)
-    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(
-        lambda record: not any(re.match(message, record.getMessage()) for message in _NOISE)
-    )
+    for name in _NOISY_LOGGERS:
+        logging.getLogger(name).addFilter(_says_something)
     torch.set_float32_matmul_precision("high")
     _keep_freed_memory()
-    _start(ExpLLMCLI, stage, arguments)
+    with _interruptions():
+        _start(ExpLLMCLI, stage, arguments)
+
+
+@contextmanager
+def _interruptions() -> Iterator[None]:
+    """Let an interruption leave as such: Lightning tidies up and then exits as after a failure, or a success."""
+    main = threading.current_thread() is threading.main_thread()
+    handler = signal.getsignal(signal.SIGINT)
+    try:
+        yield
+    except SIGTERMException as stop:
+        sys.stderr.write(" ".join(["terminated.", *getattr(stop, "__notes__", [])]) + "\n")
+        raise SystemExit(128 + signal.SIGTERM) from None
+    except SystemExit as stop:
+        if isinstance(stop.__context__, KeyboardInterrupt):
+            raise stop.__context__ from None
+        raise
+    finally:
+        if main and handler is not None:
+            signal.signal(signal.SIGINT, handler)
+
+
+def _says_something(record: logging.LogRecord) -> bool:
+    return not any(re.match(message, record.getMessage()) for message in _NOISE)
 
 
 def parse(stage: str, arguments: list[str]) -> Namespace:
@@ -189,14 +291,19 @@ def _start(kind: type[ExpLLMCLI], stage: str, arguments: list[str]) -> ExpLLMCLI
             save_config_kwargs={"save_to_log_dir": False},
             subclass_mode_model=True,
             subclass_mode_data=True,
-            trainer_defaults={"use_distributed_sampler": False, "num_sanity_val_steps": 0, "log_every_n_steps": 10},
+            trainer_defaults={
+                "use_distributed_sampler": False,
+                "num_sanity_val_steps": 0,
+                "log_every_n_steps": 1,
+                "enable_model_summary": False,
+            },
             seed_everything_default=42,
             auto_configure_optimizers=False,
             parser_kwargs={"exit_on_error": False},
-            args=[stage, *_with_configs_found(arguments)],
+            args=[stage, *with_configs_found(arguments)],
         )
     except ArgumentError as error:
-        raise ConfigError(_one_sentence(str(error)), remedy=f"See `explllm {stage} --help`.") from error
+        raise input_error(error, stage, arguments, _CLASSES) from error
 
 
 def _keep_freed_memory() -> None:
@@ -212,60 +319,10 @@ def _keep_freed_memory() -> None:
             libc.mallopt(option, value)
 
 
-def find_config(name: str) -> Path:
-    """Find a configuration: in the working folder, then in ``configs/``, then among those shipped with the package.
-
-    Args:
-        name: A file's name or path.
-
-    Returns:
-        Its path.
-
-    Raises:
-        MissingPathError: If it is in none of these places; the message names them and what there is.
-    """
-    shipped = shipped_configs()
-    places = [Path(name), Path("configs", name), shipped / name]
-    for place in places:
-        if place.is_file():
-            return place
-    known = sorted(str(path.relative_to(shipped)) for path in shipped.rglob("*.yaml"))
-    raise MissingPathError(
-        f"there is no configuration {name}; looked for {', '.join(map(str, places))}",
-        remedy=f"Give a path, or one of those shipped: {', '.join(known)}.",
-    )
-
-
-def shipped_configs() -> Path:
-    """Return the folder of the configurations that come with the package."""
-    package = Path(str(resources.files("explllm")))
-    # In a wheel they lie inside the package; in a checkout beside it.
-    return package / "configs" if (package / "configs").is_dir() else package.parent / "configs"
-
-
-def _with_configs_found(arguments: list[str]) -> list[str]:
-    found = list(arguments)
-    for place, argument in enumerate(arguments):
-        option, equals, value = argument.partition("=")
-        if option not in ("--config", "-c"):
-            continue
-        if equals:
-            found[place] = f"{option}={find_config(value)}"
-        elif place + 1 < len(arguments):
-            found[place + 1] = str(find_config(arguments[place + 1]))
-    return found
-
-
-def _stem(config: Any) -> str:
+def _stem(config: Namespace) -> str:
     files = [Path(str(file)).stem for file in config.get("config") or []]
     return files[-1] if files else "unnamed"
 
 
-def _init_from(config: Any) -> Any:
-    return config.get("model.init_args.init_from")
-
-
-def _one_sentence(message: str) -> str:
-    """Shorten jsonargparse's many-line messages to what is wrong and where."""
-    lines = [re.sub(r"^\s*-\s*", "", line).strip() for line in message.splitlines() if line.strip()]
-    return " ".join(lines[:3]).rstrip(".")[:400]
+def _listed(value: Any) -> list[Any]:
+    return list(value) if isinstance(value, list | tuple) else [] if value is None else [value]

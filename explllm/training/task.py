@@ -1,11 +1,13 @@
 """The LightningModule that trains and evaluates an ExpLLM."""
 
 import os
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed as distributed
 from lightning.pytorch import LightningModule
 
 from explllm.conversation.encoder import IGNORED, ConversationEncoder
@@ -56,6 +58,9 @@ class ExpLLMTask(LightningModule):
         self.image = ImagePreset.from_dict(self.prepared[0].image or {})
         self.model: ExpLLM | None = None
         self.unreadable: list[str] = []
+        self._new_unreadable: list[str] = []
+        self._losses: list[torch.Tensor] = []
+        self._blank = False
         # Frozen base weights are not in checkpoints; on_load_checkpoint accounts for every name instead.
         self.strict_loading = False
 
@@ -72,13 +77,13 @@ class ExpLLMTask(LightningModule):
         return tuple(Expression(label) for label in self.prepared[0].labels or ())
 
     def setup(self, stage: str) -> None:
-        """Take the labels from the model to start from, or else from the training data, where the settings name none."""
+        """Take the labels from the model to start from, else from the training data, where the settings name none."""
         data = self._data()
-        if self.labels or data is None:
+        if self.labels:
             return
         if self.init_from is not None:
             self.prepared[0].labels = storage.read_config(Path(self.init_from)).labels
-        if not self.labels and data.conversation_kind == "mixture":
+        if not self.labels and stage != "predict" and data is not None and data.conversation_kind == "mixture":
             frame = data.frame()
             self.set_labels(labels_of(frame.loc[frame["split"] == "train", "expression"].dropna()))
 
@@ -105,6 +110,7 @@ class ExpLLMTask(LightningModule):
         self.model = build(self.network, self.prepared)
         if self.init_from is not None:
             storage.initialize(self.model, Path(self.init_from))
+            self.print(f"starts from the weights in {self.init_from}")
         if self.gradient_checkpointing:
             self.model.gradient_checkpointing_enable()
         # Lightning trains modules in the mode that it finds them in; parts that are frozen stay in evaluation mode.
@@ -124,12 +130,28 @@ class ExpLLMTask(LightningModule):
         torch.manual_seed((seed * 1_000_003 + number) * 4096 + self.global_rank)
 
     def training_step(self, batch: Batch, batch_idx: int) -> dict[str, torch.Tensor]:
-        """Return the loss, and the logits (B, V) of each conversation's first answer token."""
-        self._count_unreadable(batch)
+        """Return the loss, and the logits (B, V) of each conversation's first answer token.
+
+        ``train/loss`` is the mean over a global batch, that is over all micro-batches and devices of an optimiser step:
+        single micro-batches hold conversations of one kind, and their losses are far apart.
+        """
+        step = (batch_idx + 1) % self.trainer.accumulate_grad_batches == 0 or self.trainer.is_last_batch
+        # Before the optimiser's step, and never after it: nothing may be learnt from a face that is none.
+        self._count_unreadable(batch, settle=step)
+        self._blank = self._blank or (bool(batch["unreadable"]) and not bool(batch["readable"].all()))
+        if step and self._blank:
+            raise ImageError(
+                "no training image can be read",
+                where=self._data().frame("train")["image"].iloc[0],
+                remedy="Check the root of the data.",
+            )
         output = self.explllm(
             batch["pixel_values"], batch["input_ids"], batch["attention_mask"], batch["labels"], answers_only=True
         )
-        self.log("train/loss", output.loss, prog_bar=True, batch_size=len(batch["rows"]))
+        self._losses.append(output.loss.detach())
+        if step:
+            self.log("train/loss", torch.stack(self._losses).mean(), prog_bar=True, batch_size=1, sync_dist=True)
+            self._losses = []
         answers = (batch["labels"][:, 1:] != IGNORED).sum(1)
         first = answers.cumsum(0) - answers
         return {"loss": output.loss, "first_logits": output.logits[first].detach()}
@@ -152,12 +174,14 @@ class ExpLLMTask(LightningModule):
         return found
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep only the weights that no named base can give back, and the labels."""
+        """Keep only the weights that no named base can give back; labels, what trains, and the images not read."""
         own = storage.own_state_dict(self.explllm)
         checkpoint["state_dict"] = {
             name: value for name, value in checkpoint["state_dict"].items() if name.removeprefix("model.") in own
         }
         checkpoint["labels"] = [str(label) for label in self.labels]
+        checkpoint["trains"] = self._trains()
+        checkpoint["unreadable"] = self.unreadable
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Check that the checkpoint is of this architecture.
@@ -165,13 +189,28 @@ class ExpLLMTask(LightningModule):
         Raises:
             CheckpointError: If it is not; the message names the first weight that does not fit.
         """
-        if "labels" not in checkpoint:
-            raise CheckpointError(
-                "the checkpoint is of another kind of model", where=None, remedy="Use one that `explllm fit` wrote."
-            )
+        where = str(self.trainer.ckpt_path)
         weights = {name.removeprefix("model."): value for name, value in checkpoint["state_dict"].items()}
-        storage.check_names(self.explllm, weights, "the checkpoint")
+        storage.check_names(self.explllm, weights, where)
+        if self.trainer.state.fn == "fit":
+            if checkpoint["trains"] != self._trains():
+                raise CheckpointError(
+                    "the checkpoint is of a run that trained other weights",
+                    where=where,
+                    remedy="To go on from its weights alone, name the run's `model` folder by --model.init_from.",
+                )
+            self.unreadable = checkpoint["unreadable"]
         self.set_labels([Expression(label) for label in checkpoint["labels"]])
+
+    def targets(self, batch: Batch) -> torch.Tensor:
+        """Return the labels' numbers in the model's order, (B,); -1 where there is no label that the model knows."""
+        lookup = torch.full((len(Expression) + 1,), -1, device=self.device)
+        for index, label in enumerate(self.labels):
+            lookup[EXPRESSION_NUMBER[label]] = index
+        return lookup[batch["expressions"]]  # -1, no label, finds the last place
+
+    def _trains(self) -> list[str]:
+        return [name for name, weight in self.named_parameters() if weight.requires_grad]
 
     def _data(self) -> Any:
         return getattr(self.trainer, "datamodule", None)
@@ -182,9 +221,10 @@ class ExpLLMTask(LightningModule):
             return
         unknown = sorted({*data.frame()["expression"].dropna()} - {str(label) for label in self.labels})
         if unknown:
+            known = ", ".join(self.labels) or "none"
             raise ConfigError(
-                f"the data holds {', '.join(unknown)}, which the model does not tell apart",
-                remedy=f"Take these rows out, or set `model.network.labels`; it has {', '.join(self.labels) or 'none'}.",
+                f"the data holds {', '.join(unknown)}, which the model does not tell apart (it has {known})",
+                remedy="Take these rows out, or train a model with `model.network.labels` that have them.",
             )
 
     def _recognize(self, batch: Batch) -> dict[str, torch.Tensor]:
@@ -195,27 +235,58 @@ class ExpLLMTask(LightningModule):
             probabilities = label_log_likelihoods(self.explllm, pixels).softmax(1)
         else:
             probabilities = torch.zeros(0, len(self.labels), device=self.device)
-        lookup = torch.full((len(Expression) + 1,), -1, device=self.device)
-        for index, label in enumerate(self.labels):
-            lookup[EXPRESSION_NUMBER[label]] = index
         return {
             "probabilities": probabilities,
-            "targets": lookup[batch["expressions"][counting]],  # -1, an unknown label, finds the last place: -1
+            "targets": self.targets(batch)[counting],
             "rows": batch["rows"][counting],
         }
 
     def _counting(self, batch: Batch) -> torch.Tensor:
         return batch["readable"] & (batch["rows"] >= 0)
 
-    def _count_unreadable(self, batch: Batch) -> None:
-        for name in batch["unreadable"]:
+    def _count_unreadable(self, batch: Batch, settle: bool = True) -> None:
+        """Name and count images that could not be read; every rank knows those of all.
+
+        Args:
+            batch: A batch.
+            settle: Tell the other ranks, and see whether there are too many. All ranks must do so in the same steps.
+
+        Raises:
+            ImageError: If there are more than the data allows.
+        """
+        self._new_unreadable += batch["unreadable"]
+        if not settle or not _total(self._new_unreadable):
+            return
+        limit = self._data().max_unreadable
+        for name in dict.fromkeys(gathered(self._new_unreadable)):
             if name in self.unreadable:
                 continue
             self.unreadable.append(name)
-            limit = self._data().max_unreadable
-            if len(self.unreadable) > limit:
+            count = len(self.unreadable)
+            if count > limit:
                 raise ImageError(
-                    f"{len(self.unreadable)} images cannot be read, last: {name}",
-                    remedy=f"Mend them, or raise --data.max_unreadable (now {limit}).",
+                    f"{count} image{'s' * (count > 1)} cannot be read, last {name}",
+                    remedy=f"Replace or remove such images, or allow more by --data.max_unreadable (now {limit}).",
                 )
-            self.print(f"warning: image {len(self.unreadable)} of at most {limit} that cannot be read: {name}")
+            if self.trainer.is_global_zero:
+                sys.stderr.write(f"warning: image {count} of at most {limit} that cannot be read: {name}\n")
+        self._new_unreadable = []
+
+
+def gathered(items: list[Any]) -> list[Any]:
+    """Join the lists of all ranks, in their order."""
+    if not (distributed.is_available() and distributed.is_initialized()):
+        return items
+    lists: list[Any] = [None] * distributed.get_world_size()
+    distributed.all_gather_object(lists, items)
+    return [item for part in lists for item in part]
+
+
+def _total(items: list[Any]) -> int:
+    """Add up the lengths of all ranks' lists."""
+    if not (distributed.is_available() and distributed.is_initialized()):
+        return len(items)
+    device = "cuda" if distributed.get_backend() == "nccl" else "cpu"
+    count = torch.tensor(len(items), device=device)
+    distributed.all_reduce(count)
+    return int(count)

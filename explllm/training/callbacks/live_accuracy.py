@@ -4,20 +4,22 @@ from typing import Any
 
 import torch
 from lightning.pytorch import Callback, Trainer
-from rich.console import Console
+from rich import get_console
 
 from explllm.conversation.messages import recognition
-from explllm.data.dataset import EXPRESSION_NUMBER, Batch
+from explllm.core.errors import ConfigError
+from explllm.data.dataset import Batch
 from explllm.metrics.recognition import RecognitionMetrics
-from explllm.report.text import histogram_line
+from explllm.report.text import figures_line
 from explllm.training.task import ExpLLMTask
 
 
 class LiveAccuracy(Callback):
     """Shows from the first steps on whether the model learns the labels, or collapses to one class.
 
-    On training batches it costs nothing: the label's first token is predicted anyway, and the label that has the highest
-    logit there counts as the model's answer. After each validation it shows the same figures for the validation faces.
+    On training batches it costs nothing: the label's first token is predicted anyway, and the label that has the
+    highest logit there counts as the model's answer. After each validation it shows the same figures for the validation
+    faces.
     """
 
     def __init__(self, every_n_steps: int = 50, show: bool = True) -> None:
@@ -25,18 +27,24 @@ class LiveAccuracy(Callback):
 
         Args:
             every_n_steps: Optimiser steps between two looks at the training batches since the last one.
-            show: Print a line with the histogram of predictions at each look at validation faces.
+            show: Print a line with the histogram of predictions at each look.
+
+        Raises:
+            ConfigError: If `every_n_steps` is less than 1.
         """
+        if every_n_steps < 1:
+            raise ConfigError(f"a look at the accuracy every {every_n_steps} steps", remedy="Give 1 or more.")
         self.every_n_steps, self.show = every_n_steps, show
-        self.console = Console()
         self.training: RecognitionMetrics | None = None
         self.validation: RecognitionMetrics | None = None
-        self._first_tokens: torch.Tensor | None = None
+        self._first_tokens = torch.empty(0)
         self._last_step = 0
 
     def on_train_start(self, trainer: Trainer, pl_module: ExpLLMTask) -> None:  # type: ignore[override]
         """Prepare the counts, unless captions are learnt."""
-        self._last_step = trainer.global_step
+        self._last_step, self.training = trainer.global_step, None
+        if getattr(trainer.datamodule, "conversation_kind", None) == "captions":  # type: ignore[attr-defined]
+            return
         answers = [pl_module.conversations.encode_answer(recognition(), str(label)) for label in pl_module.labels]
         first = [answer[0] for answer in answers]
         # Labels that share their first token cannot be told apart by it.
@@ -48,23 +56,25 @@ class LiveAccuracy(Callback):
         self, trainer: Trainer, pl_module: ExpLLMTask, outputs: Any, batch: Batch, batch_idx: int
     ) -> None:
         """Count the labels that the batch predicts; log now and then."""
-        if self.training is None or self._first_tokens is None:
+        if self.training is None:
             return
-        numbers = {EXPRESSION_NUMBER[label]: index for index, label in enumerate(pl_module.labels)}
-        targets = [numbers[number] for number in batch["expressions"].tolist()]
         probabilities = outputs["first_logits"].float()[:, self._first_tokens].softmax(1)
-        self.training.update(probabilities, torch.tensor(targets, device=probabilities.device))
-        if trainer.global_step - self._last_step >= self.every_n_steps:
-            self._last_step = trainer.global_step
-            figures = self.training.compute()
-            self.training.reset()
-            pl_module.log("train/accuracy", figures["accuracy"], prog_bar=True, batch_size=1)
-            pl_module.log("train/macro_recall", figures["macro_recall"], batch_size=1)
-            _log_histogram(pl_module, "train", figures)
+        self.training.update(probabilities, pl_module.targets(batch))
+        if trainer.global_step - self._last_step < self.every_n_steps:
+            return
+        self._last_step = trainer.global_step
+        figures = self.training.compute()
+        self.training.reset()
+        pl_module.log("train/accuracy", figures["accuracy"], prog_bar=True, batch_size=1)
+        pl_module.log("train/macro_recall", figures["macro_recall"], batch_size=1)
+        self._log_histogram(pl_module, "train", figures)
+        loss = float(trainer.callback_metrics["train/loss"])
+        self._print(trainer, f"loss {loss:.3f}, train {figures_line(figures)}")
 
     def on_validation_start(self, trainer: Trainer, pl_module: ExpLLMTask) -> None:  # type: ignore[override]
-        """Start counting anew."""
-        self.validation = RecognitionMetrics(pl_module.labels).to(pl_module.device) if pl_module.labels else None
+        """Start counting anew, if validation is part of training."""
+        fitting = trainer.state.fn == "fit" and not trainer.sanity_checking
+        self.validation = RecognitionMetrics(pl_module.labels).to(pl_module.device) if fitting else None
 
     def on_validation_batch_end(  # type: ignore[override]
         self,
@@ -81,23 +91,22 @@ class LiveAccuracy(Callback):
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: ExpLLMTask) -> None:  # type: ignore[override]
         """Log the figures and print the histogram."""
-        if self.validation is None or trainer.sanity_checking:
+        if self.validation is None:
             return
         figures = self.validation.compute()
         for name in ("accuracy", "macro_recall", "nll"):
             pl_module.log(f"val/{name}", figures[name], prog_bar=name == "accuracy", rank_zero_only=True)
-        _log_histogram(pl_module, "val", figures)
+        self._log_histogram(pl_module, "val", figures)
+        self._print(trainer, f"val {figures_line(figures)}")
+
+    def _print(self, trainer: Trainer, line: str) -> None:
         if self.show and trainer.is_global_zero:
-            self.console.print(
-                f"step {trainer.global_step}: val accuracy {figures['accuracy']:.3f}, "
-                f"macro recall {figures['macro_recall']:.3f}, predictions {histogram_line(figures['predictions'])}",
-                soft_wrap=True,
-            )
+            get_console().print(f"step {trainer.global_step}: {line}", soft_wrap=True, highlight=False)
 
-
-def _log_histogram(pl_module: ExpLLMTask, stage: str, figures: dict[str, Any]) -> None:
-    shares = {
-        f"{stage}/predictions/{name}": count / max(figures["count"], 1)
-        for name, count in figures["predictions"].items()
-    }
-    pl_module.log_dict(shares, batch_size=1)
+    @staticmethod
+    def _log_histogram(pl_module: ExpLLMTask, stage: str, figures: dict[str, Any]) -> None:
+        shares = {
+            f"{stage}/predictions/{name}": count / max(figures["count"], 1)
+            for name, count in figures["predictions"].items()
+        }
+        pl_module.log_dict(shares, batch_size=1, rank_zero_only=True)

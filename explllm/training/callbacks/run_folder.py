@@ -6,63 +6,118 @@ from typing import Any
 
 import pandas as pd
 import torch
-import torch.distributed as distributed
 from lightning.pytorch import Callback, Trainer
-from rich.console import Console
+from rich import get_console
 
 from explllm import __version__
 from explllm.core.chain_of_thought import ChainOfThought
+from explllm.core.errors import ConfigError, ImageError
 from explllm.core.expressions import Expression
-from explllm.core.files import update_json, written_whole
+from explllm.core.files import update_json
+from explllm.core.manifest import Manifest
 from explllm.data.dataset import Batch
 from explllm.metrics.recognition import RecognitionMetrics
+from explllm.models.recognition import Recognition
 from explllm.report.page import ExplainedFace, write_report
 from explllm.report.text import print_explained, print_figures
-from explllm.training.task import ExpLLMTask
+from explllm.training.task import ExpLLMTask, gathered
+
+METRICS, PREDICTIONS, REPORT, MODEL = "metrics.json", "predictions.parquet", "report.html", "model"
+_CARRIED = ("image", "split", "expression", "box")
 
 
 class RunFolder(Callback):
     """Writes what a run leaves behind, every file whole."""
 
-    def __init__(self, run_dir: str, explained_faces: int = 3) -> None:
+    def __init__(self, run_dir: str, explained_faces: int = 3, predictions: str | None = None) -> None:
         """Set where.
 
         Args:
             run_dir: The run folder.
             explained_faces: Faces that a test explains, for the report and on the screen.
+            predictions: The table of predictions, a ``.parquet``, ``.csv`` or ``.jsonl`` file; by default in the run
+                folder.
+
+        Raises:
+            ConfigError: If `explained_faces` is negative.
         """
+        if explained_faces < 0:
+            raise ConfigError(f"{explained_faces} explained faces", remedy="Give 0 or more.")
         self.run_dir, self.explained_faces = Path(run_dir), explained_faces
-        self.console = Console()
+        self.predictions = Path(predictions) if predictions else self.run_dir / PREDICTIONS
         self.metrics: RecognitionMetrics | None = None
         self.rows: list[dict[str, Any]] = []
-        self._started = 0.0
+        self.fitted: dict[str, Any] = {}
+        self._seconds, self._started, self._first_step = 0.0, 0.0, 0
+
+    def state_dict(self) -> dict[str, Any]:
+        """Keep how long the run has trained."""
+        return {"seconds": self._seconds + time.monotonic() - self._started}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Count on from there."""
+        self._seconds = state_dict["seconds"]
 
     def on_fit_start(self, trainer: Trainer, pl_module: ExpLLMTask) -> None:  # type: ignore[override]
-        """Say what trains, and note the time."""
-        self._started = time.monotonic()
-        if trainer.is_global_zero:
-            counts = pl_module.explllm.freeze()
-            said = ", ".join(f"{part} {count:,}" for part, count in counts.items())
-            self.console.print(f"trainable weights: {said}; {sum(counts.values()):,} in all", soft_wrap=True)
-            self._notice(trainer)
-
-    def on_fit_end(self, trainer: Trainer, pl_module: ExpLLMTask) -> None:  # type: ignore[override]
-        """Write the model."""
+        """Say what trains."""
         if not trainer.is_global_zero:
             return
-        pl_module.explllm.save_pretrained(self.run_dir / "model")
-        loss = trainer.callback_metrics.get("train/loss")
-        self._write_metrics(
-            trainer,
-            {
-                "fit/seconds": round(time.monotonic() - self._started, 1),
+        counts = pl_module.explllm.freeze()
+        said = ", ".join(f"{part} {count:,}" for part, count in counts.items())
+        get_console().print(f"trainable weights: {said}; {sum(counts.values()):,} in all", soft_wrap=True)
+        self._notice(trainer)
+
+    def on_train_start(self, trainer: Trainer, pl_module: ExpLLMTask) -> None:  # type: ignore[override]
+        """Note time and step."""
+        self._started, self._first_step = time.monotonic(), trainer.global_step
+
+    def on_train_end(self, trainer: Trainer, pl_module: ExpLLMTask) -> None:  # type: ignore[override]
+        """Note the figures of a finished run."""
+        if trainer.global_step > self._first_step:
+            self.fitted = {
+                "fit/seconds": round(self.state_dict()["seconds"], 1),
                 "fit/steps": trainer.global_step,
-                "fit/loss": None if loss is None else float(loss),
+                "fit/loss": float(trainer.callback_metrics["train/loss"]),
                 "fit/unreadable": pl_module.unreadable,
                 "fit/trainable_weights": sum(w.numel() for w in pl_module.parameters() if w.requires_grad),
-            },
-        )
-        self.console.print(f"model: {self.run_dir / 'model'}", soft_wrap=True)
+            }
+
+    def on_fit_end(self, trainer: Trainer, pl_module: ExpLLMTask) -> None:  # type: ignore[override]
+        """Write the model; figures of the model that was there before go, as they are not this one's."""
+        if not trainer.is_global_zero or trainer.fast_dev_run:  # type: ignore[attr-defined]
+            return
+        pl_module.explllm.save_pretrained(self.run_dir / MODEL)
+        if self.fitted:
+            for name in (METRICS, PREDICTIONS, REPORT):
+                (self.run_dir / name).unlink(missing_ok=True)
+            self._write_metrics(trainer, self.fitted)
+        get_console().print(f"model: {self.run_dir / MODEL}", soft_wrap=True)
+
+    def on_validation_start(self, trainer: Trainer, pl_module: ExpLLMTask) -> None:  # type: ignore[override]
+        """Start counting, if validation is no part of training."""
+        self._begin(pl_module, counting=trainer.state.fn == "validate")
+
+    def on_validation_batch_end(  # type: ignore[override]
+        self,
+        trainer: Trainer,
+        pl_module: ExpLLMTask,
+        outputs: Any,
+        batch: Batch,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Count a batch."""
+        if self.metrics is not None:
+            self.metrics.update(outputs["probabilities"], outputs["targets"])
+
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: ExpLLMTask) -> None:  # type: ignore[override]
+        """Write and print the figures."""
+        if self.metrics is None:
+            return
+        written = self._count(trainer, pl_module, self.metrics, "val")
+        if trainer.is_global_zero:
+            print_figures(get_console(), written, "val")
+            self._notice(trainer)
 
     def on_test_start(self, trainer: Trainer, pl_module: ExpLLMTask) -> None:  # type: ignore[override]
         """Start counting."""
@@ -78,7 +133,7 @@ class RunFolder(Callback):
         dataloader_idx: int = 0,
     ) -> None:
         """Count a batch and keep its predictions."""
-        self._keep(trainer, pl_module, outputs)
+        self._keep(pl_module, outputs, batch)
         if self.metrics is not None:
             self.metrics.update(outputs["probabilities"], outputs["targets"])
 
@@ -86,21 +141,19 @@ class RunFolder(Callback):
         """Write metrics, predictions and report; print the figures and some explained faces."""
         if self.metrics is None:
             return
-        figures = self.metrics.compute()
-        rows, unreadable = _gathered(self.rows), _gathered(pl_module.unreadable)
+        rows = gathered(self.rows)
+        written = self._count(trainer, pl_module, self.metrics, "test")
         if not trainer.is_global_zero:
             return
-        predictions = pd.DataFrame(rows).sort_values("row", kind="stable").drop(columns="row").reset_index(drop=True)
-        explained = self._explain(trainer, pl_module, predictions)
-        figures = {f"test/{name}": value for name, value in figures.items()}
-        written = self._write_metrics(trainer, {**figures, "test/unreadable": unreadable})
-        self._write_predictions(predictions)
-        write_report(self.run_dir / "report.html", self.run_dir.name, written, explained)
-        print_figures(self.console, written)
+        table = self._table(trainer, rows)
+        explained = self._explain(trainer, pl_module, table)
+        self._write_predictions(trainer, table)
+        write_report(self.run_dir / REPORT, self.run_dir.name, written, explained)
+        print_figures(get_console(), written, "test")
         for face in explained:
-            print_explained(self.console, face.image, face.expression, face.recognition, face.cot)
+            print_explained(get_console(), face.image, face.expression, face.recognition, face.cot)
         self._notice(trainer)
-        self.console.print(f"report: {self.run_dir / 'report.html'}", soft_wrap=True)
+        get_console().print(f"report: {self.run_dir / REPORT}", soft_wrap=True)
 
     def on_predict_start(self, trainer: Trainer, pl_module: ExpLLMTask) -> None:  # type: ignore[override]
         """Start keeping."""
@@ -116,49 +169,76 @@ class RunFolder(Callback):
         dataloader_idx: int = 0,
     ) -> None:
         """Keep a batch's predictions."""
-        self._keep(trainer, pl_module, outputs)
+        self._keep(pl_module, outputs, batch)
 
     def on_predict_epoch_end(self, trainer: Trainer, pl_module: ExpLLMTask) -> None:  # type: ignore[override]
         """Write the predictions."""
-        rows = _gathered(self.rows)
-        if trainer.is_global_zero:
-            frame = pd.DataFrame(rows).sort_values("row", kind="stable").drop(columns="row").reset_index(drop=True)
-            self._write_predictions(frame)
+        rows = gathered(self.rows)
+        if not trainer.is_global_zero:
+            return
+        self._write_predictions(trainer, self._table(trainer, rows))
+        lost = sum("unreadable" in row for row in rows)
+        read = f"; {lost} could not be read, see the column unreadable" if lost else ""
+        get_console().print(f"{len(rows)} faces{read}", soft_wrap=True)
+        self._notice(trainer)
 
-    def _begin(self, pl_module: ExpLLMTask) -> None:
+    def _begin(self, pl_module: ExpLLMTask, counting: bool = True) -> None:
         self.rows = []
-        self.metrics = RecognitionMetrics(pl_module.labels).to(pl_module.device)
+        self.metrics = RecognitionMetrics(pl_module.labels).to(pl_module.device) if counting else None
 
-    def _keep(self, trainer: Trainer, pl_module: ExpLLMTask, outputs: dict[str, Any]) -> None:
-        frame, labels = trainer.datamodule.frame(), pl_module.labels  # type: ignore[attr-defined]
+    def _keep(self, pl_module: ExpLLMTask, outputs: dict[str, Any], batch: Batch) -> None:
+        """Keep a batch's predictions by row, and the reason where there is none."""
+        labels = pl_module.labels
         cots: list[ChainOfThought | None] = outputs.get("cots") or [None] * len(outputs["rows"])
         columns = (outputs["rows"].tolist(), outputs["probabilities"].tolist(), cots)
         for row, probabilities, cot in zip(*columns, strict=True):
-            best = max(range(len(labels)), key=probabilities.__getitem__)
-            kept = {
-                "row": row,
-                "image": frame.at[row, "image"],
-                "split": frame.at[row, "split"],
-                "expression": frame.at[row, "expression"],
-                "predicted": str(labels[best]),
-                **{f"p_{label}": value for label, value in zip(labels, probabilities, strict=True)},
-            }
-            self.rows.append(kept if cot is None else {**kept, "cot": cot.text})
+            found = Recognition.of(labels, probabilities)
+            shares = {f"p_{label}": value for label, value in found.probabilities.items()}
+            kept = {"row": row, "predicted": str(found.expression), **shares}
+            self.rows.append(kept if cot is None else {**kept, "cot": cot.text, "cot_source": self._source})
+        lost = batch["rows"][~batch["readable"]].tolist()
+        pairs = zip(lost, batch["unreadable"], strict=True)
+        self.rows += [{"row": row, "unreadable": reason} for row, reason in pairs if row >= 0]
 
-    def _explain(self, trainer: Trainer, pl_module: ExpLLMTask, predictions: pd.DataFrame) -> list[ExplainedFace]:
-        """Explain a few test faces, of as many different expressions as there are faces to explain."""
-        data = trainer.datamodule  # type: ignore[attr-defined]
-        place = predictions.groupby("expression").cumcount()
-        chosen = predictions.assign(place=place).sort_values("place", kind="stable").head(self.explained_faces)
+    @property
+    def _source(self) -> str:
+        return f"explllm {self.run_dir.name}"
+
+    def _table(self, trainer: Trainer, rows: list[dict[str, Any]]) -> pd.DataFrame:
+        """Join the predictions to what is known of their faces; the index is the row's number."""
+        faces = trainer.datamodule.frame()  # type: ignore[attr-defined]
+        found = pd.DataFrame(rows).set_index("row").sort_index()
+        return faces.loc[found.index, [name for name in _CARRIED if name in faces]].join(found)
+
+    def _count(
+        self, trainer: Trainer, pl_module: ExpLLMTask, metrics: RecognitionMetrics, stage: str
+    ) -> dict[str, Any]:
+        """Compute the figures over all ranks, and add them to ``metrics.json``."""
+        figures = metrics.compute()
+        unreadable = pl_module.unreadable
+        if not figures["count"]:
+            raise ImageError(
+                f"no face can be read, first {unreadable[0]}", remedy="Check the root and the files of the data."
+            )
+        figures = {f"{stage}/{name}": value for name, value in {**figures, "unreadable": unreadable}.items()}
+        return self._write_metrics(trainer, figures) if trainer.is_global_zero else figures
+
+    def _explain(self, trainer: Trainer, pl_module: ExpLLMTask, table: pd.DataFrame) -> list[ExplainedFace]:
+        """Explain a few faces, of as many different expressions as there are faces to explain."""
+        read = table[table["predicted"].notna()]
+        place = read.groupby("expression").cumcount()
+        chosen = read.assign(place=place).sort_values("place", kind="stable").head(self.explained_faces)
         if chosen.empty:
             return []
-        images = [data.manifest.root / name for name in chosen["image"]]
+        root, labels = trainer.datamodule.manifest.root, pl_module.labels  # type: ignore[attr-defined]
+        images = [root / name for name in chosen["image"]]
         pixels = torch.stack([pl_module.image(image) for image in images])
-        labels = [Expression(label) for label in chosen["predicted"]]
-        cots = pl_module.explllm.explain_pixels(pixels, labels, pl_module.max_new_tokens)
-        recognitions = pl_module.explllm.recognize_pixels(pixels)
-        predictions["cot"] = None
-        predictions.loc[chosen.index, "cot"] = [cot.text for cot in cots]
+        predicted = [Expression(label) for label in chosen["predicted"]]
+        cots = pl_module.explllm.explain_pixels(pixels, predicted, pl_module.max_new_tokens)
+        table["cot"] = pd.Series([cot.text for cot in cots], index=chosen.index, dtype=object)
+        table["cot_source"] = pd.Series(self._source, index=chosen.index, dtype=object)
+        shares = chosen[[f"p_{label}" for label in labels]].to_numpy().tolist()
+        recognitions = [Recognition.of(labels, row) for row in shares]
         return [
             ExplainedFace(image, Expression(truth), recognition, cot)
             for image, truth, recognition, cot in zip(images, chosen["expression"], recognitions, cots, strict=True)
@@ -166,23 +246,12 @@ class RunFolder(Callback):
 
     def _write_metrics(self, trainer: Trainer, figures: dict[str, Any]) -> dict[str, Any]:
         notice = trainer.datamodule.notice  # type: ignore[attr-defined]
-        return update_json(self.run_dir / "metrics.json", {**figures, "notice": notice, "explllm": __version__})
+        return update_json(self.run_dir / METRICS, {**figures, "notice": notice, "explllm": __version__})
 
-    def _write_predictions(self, frame: pd.DataFrame) -> None:
-        path = self.run_dir / "predictions.parquet"
-        with written_whole(path) as temporary:
-            frame.to_parquet(temporary, index=False)
-        self.console.print(f"predictions: {path}", soft_wrap=True)
+    def _write_predictions(self, trainer: Trainer, table: pd.DataFrame) -> None:
+        Manifest(table, trainer.datamodule.manifest.root).write(self.predictions)  # type: ignore[attr-defined]
+        get_console().print(f"predictions: {self.predictions}", soft_wrap=True)
 
     def _notice(self, trainer: Trainer) -> None:
         if notice := trainer.datamodule.notice:  # type: ignore[attr-defined]
-            self.console.print(f"[bold]Note:[/bold] {notice}", soft_wrap=True)
-
-
-def _gathered(items: list[Any]) -> list[Any]:
-    """Join the lists of all ranks."""
-    if not (distributed.is_available() and distributed.is_initialized()):
-        return items
-    lists: list[Any] = [None] * distributed.get_world_size()
-    distributed.all_gather_object(lists, items)
-    return [item for part in lists for item in part]
+            get_console().print(f"[bold]Note:[/bold] {notice}", soft_wrap=True)

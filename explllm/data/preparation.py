@@ -1,0 +1,89 @@
+"""From a table as read to one for training: splits held out, chains of thought written, captions taken."""
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+
+from explllm.chat.offline import OfflineWriter
+from explllm.core.chain_of_thought import ChainOfThought
+from explllm.core.errors import ConfigError
+from explllm.core.expressions import Expression
+from explllm.core.manifest import Manifest
+
+Split = Literal["train", "val", "test"]
+
+
+def prepare(
+    manifest: Manifest, *, val_fraction: float, write_cot: bool, shuffle_labels: bool, captions: bool, seed: int
+) -> Manifest:
+    """Complete a table for training: splits, shuffled labels where asked, chains of thought, captions.
+
+    Args:
+        manifest: The table as read; it is not changed.
+        val_fraction: Share of ``train`` to hold out as ``val`` where there is no ``val``.
+        write_cot: Write missing chains of thought by rules where action units are known.
+        shuffle_labels: Shuffle the labels of ``train``.
+        captions: Take key observations as captions where there is no column ``caption``.
+        seed: Seeds all of it.
+
+    Returns:
+        The new table, indexed from 0.
+    """
+    frame = manifest.frame.reset_index(drop=True).copy()
+    for column in ("split", "expression", "cot", "cot_source"):
+        if column not in frame:
+            frame[column] = pd.Series([None] * len(frame), dtype=object)
+        frame[column] = frame[column].astype(object)
+    frame["split"] = frame["split"].where(frame["split"].notna(), "train")
+    if val_fraction and not (frame["split"] == "val").any():
+        hold_out(frame, "val", val_fraction, seed)
+    if shuffle_labels:
+        train = frame.index[frame["split"] == "train"]
+        frame.loc[train, "expression"] = np.random.default_rng(seed).permutation(frame.loc[train, "expression"])
+        # A chain of thought names the true label.
+        frame.loc[train, ["cot", "cot_source"]] = None
+    if write_cot and "action_units" in frame:
+        writer = OfflineWriter()
+        missing = frame.index[frame["cot"].isna() & frame["expression"].notna() & _known(frame["action_units"])]
+        for row in missing:
+            units: Any = frame.at[row, "action_units"]
+            expression = Expression(str(frame.at[row, "expression"]))
+            frame.at[row, "cot"] = writer.write(units, expression, seed=seed + int(row)).text
+        frame.loc[missing, "cot_source"] = writer.name
+    if captions and "caption" not in frame:
+        frame["caption"] = [
+            None if pd.isna(cot) else ChainOfThought.parse(cot).key_observations or None for cot in frame["cot"]
+        ]
+    return Manifest(frame, manifest.root)
+
+
+def hold_out(frame: pd.DataFrame, split: Split, fraction: float, seed: int) -> None:
+    """Move a share of each class's training rows to another split, in place; a person's rows stay together.
+
+    Args:
+        frame: The table; identities count where it has a column ``identity``.
+        split: The split to make.
+        fraction: Share of the training rows, in [0, 1).
+        seed: Seeds the choice.
+
+    Raises:
+        ConfigError: If the fraction is out of range.
+    """
+    if not 0 <= fraction < 1:
+        raise ConfigError(f"a held-out share of {fraction}", remedy="Give a share from 0 to below 1.")
+    random = np.random.default_rng(seed)
+    train = frame[frame["split"] == "train"]
+    if "identity" in frame and train["identity"].notna().all():
+        people = random.permutation(np.sort(train["identity"].astype(str).unique()))
+        chosen = set(people[: round(len(people) * fraction)])
+        frame.loc[train.index[train["identity"].astype(str).isin(chosen)], "split"] = split
+        return
+    for _, rows in train.groupby("expression", dropna=False, sort=True):
+        picked = random.permutation(rows.index.to_numpy())[: round(len(rows) * fraction)]
+        frame.loc[picked, "split"] = split
+
+
+def _known(column: pd.Series) -> pd.Series:
+    return column.map(lambda value: isinstance(value, Sequence | np.ndarray) and len(value) > 0).astype(bool)

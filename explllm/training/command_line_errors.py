@@ -1,0 +1,118 @@
+"""What is wrong with a command line or a configuration, in one line that names the setting.
+
+The parser (jsonargparse) reports a whole tree of types that it has tried, over many lines; the one that the user meant
+is the innermost.
+"""
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+
+from explllm.core.errors import ConfigError, InputError
+
+_KEY = re.compile(r'Parser key "([^"]+)":')
+_CLASS = re.compile(r"Problem with given class_path '([^']+)'")
+_UNKNOWN_KEY = re.compile(r"(?:Subcommand '\w+' does not accept option|Option) '([^']+)'")
+_EXPECTED = re.compile(r"Expected an? (.+?)(?:\. Got value: (.*))?$")
+_NO_CLASS = re.compile(r"(?:Expected a dot import path string: |.*?Import of |.*?[Uu]nable to import )'?([\w.]+)")
+_RESTRICTED = re.compile(r"Not of type \w+: (.*) does not conform to restriction v(.*)")
+_GIVEN = re.compile(r"Given value: (.*)")
+_WORDS = {"int": "a whole number", "float": "a number", "bool": "true or false", "str": "text", "NoneType": "null"}
+
+
+def input_error(
+    error: Exception, stage: str, arguments: Sequence[str], classes: Mapping[str, Sequence[str]]
+) -> InputError:
+    """Say in one line what the parser found.
+
+    Args:
+        error: What it raised, while parsing or while building the objects that the settings describe.
+        stage: ``fit``, ``validate``, ``test`` or ``predict``.
+        arguments: The command line after the stage's name.
+        classes: Known class names by setting, such as those of ``data``.
+
+    Returns:
+        An error to raise instead. It is that of the constructor, where a constructor has refused its arguments.
+    """
+    for cause in _causes(error):
+        if isinstance(cause, InputError):
+            return cause
+    message, see = str(error), f"See `explllm {stage} --help`."
+    if message.startswith("unrecognized arguments:"):
+        word = message.removeprefix("unrecognized arguments:").split()[0]
+        return ConfigError(f"unknown {'option' if word.startswith('-') else 'argument'} {word}", remedy=see)
+    if "expected one argument" in message:
+        return ConfigError(f"the option {_without_value(arguments)} has no value", remedy="Give one.")
+    if message.startswith("the following arguments are required:"):
+        missing = [word.strip(" ,").rpartition(".")[2] for word in message.partition(":")[2].split()]
+        return ConfigError(
+            f"nothing says which {' and '.join(missing)} to use",
+            remedy=f"Give a configuration, such as `explllm {stage} --config demo.yaml`.",
+        )
+    return _innermost(message, stage, classes) or ConfigError(one_sentence(list(_causes(error))[-1]), remedy=see)
+
+
+def one_sentence(error: BaseException) -> str:
+    """Return an error's message on one line, short and without a full stop at the end."""
+    return " ".join(str(error).split())[:300].rstrip(". ") or type(error).__name__
+
+
+def _innermost(message: str, stage: str, classes: Mapping[str, Sequence[str]]) -> ConfigError | None:
+    """Read the tree of errors from the top to the first leaf."""
+    keys: list[str] = []
+    expected: list[str] = []
+    # The outermost class is the one whose options can be listed.
+    see = f"See `explllm {stage} --help`."
+    for line in message.splitlines():
+        line = re.sub(r"^[\s-]+", "", line).strip()
+        if match := _KEY.match(line):
+            keys.append(match[1])
+            expected = []
+        elif match := _CLASS.match(line):
+            if see.endswith("--help`.") and len(keys) == 1:
+                see = f"See `explllm {stage} --{keys[0]}.help {match[1].rpartition('.')[2]}`."
+        elif match := _UNKNOWN_KEY.match(line):
+            return ConfigError(f"unknown key {'.'.join([*keys, match[1]])}", remedy=see)
+        elif (match := _NO_CLASS.match(line)) and keys:
+            known = classes.get(keys[-1].rpartition(".")[2], ())
+            return ConfigError(
+                f"{'.'.join(keys)}: there is no class {match[1]}",
+                remedy=f"Use {' or '.join(known)}, or a class by its import path."
+                if known
+                else "Give its import path.",
+            )
+        elif match := _RESTRICTED.match(line):
+            return ConfigError(f"{'.'.join(keys)} is {match[1]}, not a whole number {match[2]}", remedy=see)
+        elif match := _EXPECTED.match(line):
+            expected.append(match[1])
+            if match[2] is not None:
+                return _wrong_type(keys, expected, match[2], see)
+        elif (match := _GIVEN.match(line)) and expected:
+            return _wrong_type(keys, expected, match[1], see)
+    return None
+
+
+def _wrong_type(keys: Sequence[str], expected: Sequence[str], value: str, see: str) -> ConfigError:
+    wanted = " or ".join(dict.fromkeys(map(_type_in_words, expected)))
+    return ConfigError(f"{'.'.join(keys)} is {value[:80]!r}, not {wanted}", remedy=see)
+
+
+def _type_in_words(name: str) -> str:
+    literals = re.search(r"Literal\[(.*)\]", name)
+    if literals:
+        return f"one of {literals[1]}".replace("'", "")
+    plain = re.sub(r"<class '([\w.]+)'>", r"\1", name).rpartition(".")[2].rstrip(".")
+    return _WORDS.get(plain, plain)
+
+
+def _without_value(arguments: Sequence[str]) -> str:
+    """Find the first option that stands alone; the parser names only the group that it belongs to."""
+    for option, following in zip(arguments, [*arguments[1:], "--"], strict=True):
+        if option.startswith("--") and "=" not in option and following.startswith("--"):
+            return option
+    return "that comes last"
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
