@@ -1,9 +1,13 @@
 """Fixtures that every part of the tests shares."""
 
+import logging
 import os
+import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import yaml
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 
@@ -34,3 +38,112 @@ def golden() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no golden outputs at {folder}; set EXPLLLM_REFERENCE to the folder that holds data/ and golden/")
     return folder
+
+
+@pytest.fixture(scope="session")
+def drawn_faces(tmp_path_factory) -> Path:
+    """A folder of 56 faces to learn from, 14 to validate and 27 to test on; tests must not change it."""
+    from explllm.data.drawn_faces.generate import draw_faces
+
+    return draw_faces(tmp_path_factory.mktemp("faces") / "drawn", train=56, val=14, test=27, size=64).root
+
+
+@pytest.fixture(scope="session")
+def small_settings(drawn_faces) -> dict:
+    """A run that takes a second: a tiny model on the drawn faces, with dropout, augmentation and accumulation."""
+    return {
+        "seed_everything": 42,
+        "run_dir": "runs/small",
+        "model": {
+            "class_path": "ExpLLMTask",
+            "init_args": {
+                "network": {
+                    "preset": "tiny",
+                    "vision": {"model_type": "explllm_conv", "hidden_sizes": [8, 16, 32, 32], "depths": [1, 1, 1, 1]},
+                    "language": {
+                        "model_type": "llama",
+                        "hidden_size": 32,
+                        "intermediate_size": 64,
+                        "num_hidden_layers": 1,
+                        "num_attention_heads": 2,
+                        "num_key_value_heads": 2,
+                        "max_position_embeddings": 1024,
+                        "attention_dropout": 0.1,
+                    },
+                },
+                "optimization": {"learning_rate": 1e-3},
+                "max_new_tokens": 8,
+            },
+        },
+        "data": {
+            "class_path": "DrawnFaces",
+            "init_args": {
+                "folder": str(drawn_faces),
+                "train": 56,
+                "val": 14,
+                "test": 27,
+                "size": 64,
+                "batch_size": 32,
+                "micro_batch_size": 16,
+                "augment": {"class_path": "Augment"},
+            },
+        },
+        "trainer": {"max_epochs": 1, "gradient_clip_val": 1.0, "accelerator": "cpu", "enable_progress_bar": False},
+    }
+
+
+@pytest.fixture(scope="session")
+def small_config(small_settings, tmp_path_factory) -> Path:
+    """`small_settings` as a file."""
+    path = tmp_path_factory.mktemp("config") / "small.yaml"
+    path.write_text(yaml.safe_dump(small_settings), encoding="utf-8")
+    return path
+
+
+@dataclass
+class Finished:
+    """A command that has run."""
+
+    status: int
+    out: str
+    err: str
+
+    @property
+    def error(self) -> str:
+        """The one line that a mistake of the user gives."""
+        assert self.status == 2, self
+        lines = [line for line in self.err.splitlines() if not line.startswith("warning: image")]
+        assert len(lines) == 1, self.err
+        assert lines[0].startswith("error: ")
+        assert "Traceback" not in self.err
+        return lines[0]
+
+
+@pytest.fixture
+def explllm(tmp_path, monkeypatch, capsys):
+    """The command ``explllm``, run in this process, in a folder of the test's own."""
+    from explllm.cli import main
+
+    monkeypatch.chdir(tmp_path)
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        for handler in logging.getLogger(name).handlers:
+            # It writes to the stderr of the test during which it was made.
+            monkeypatch.setattr(handler, "stream", sys.stderr)
+
+    def run(*arguments) -> Finished:
+        capsys.readouterr()
+        status = main([str(argument) for argument in arguments])
+        printed = capsys.readouterr()
+        return Finished(status, printed.out, printed.err)
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def fitted(small_config, tmp_path_factory) -> Path:
+    """The run folder of a small model trained for one epoch; tests must not change it."""
+    from explllm.cli import main
+
+    run_dir = tmp_path_factory.mktemp("fitted") / "small"
+    assert main(["fit", "--config", str(small_config), "--run_dir", str(run_dir)]) == 0
+    return run_dir

@@ -76,9 +76,7 @@ def _innermost(message: str, stage: str, classes: Mapping[str, Sequence[str]]) -
             known = classes.get(keys[-1].rpartition(".")[2], ())
             return ConfigError(
                 f"{'.'.join(keys)}: there is no class {match[1]}",
-                remedy=f"Use {' or '.join(known)}, or a class by its import path."
-                if known
-                else "Give its import path.",
+                remedy=f"Use {', '.join(known)}, or another by its import path." if known else "Give its import path.",
             )
         elif match := _RESTRICTED.match(line):
             return ConfigError(f"{'.'.join(keys)} is {match[1]}, not a whole number {match[2]}", remedy=see)

@@ -65,6 +65,8 @@ _NOISE = (
     r".*It is recommended to use `self\.log\(.*, sync_dist=True\)`",
     r"You're resuming from a checkpoint that ended before the epoch ended and your dataloader is not resumable",
     r"Restoring states from the checkpoint",
+    r"(Restored all states|Loaded model weights) from the checkpoint",
+    r"`Trainer\.fit` stopped: `max_(epochs|steps)=",
     r"Using bfloat16 Automatic Mixed Precision",
 )
 _NOISY_LOGGERS = ("lightning.pytorch.utilities.rank_zero", "lightning.fabric.utilities.seed")

@@ -59,6 +59,7 @@ class ExpLLMTask(LightningModule):
         self.model: ExpLLM | None = None
         self.unreadable: list[str] = []
         self._new_unreadable: list[str] = []
+        self.last_loss: Any = None
         self._losses: list[torch.Tensor] = []
         self._blank = False
         # Frozen base weights are not in checkpoints; on_load_checkpoint accounts for every name instead.
@@ -110,7 +111,7 @@ class ExpLLMTask(LightningModule):
         self.model = build(self.network, self.prepared)
         if self.init_from is not None:
             storage.initialize(self.model, Path(self.init_from))
-            self.print(f"starts from the weights in {self.init_from}")
+            self.print(f"weights: {self.init_from}")
         if self.gradient_checkpointing:
             self.model.gradient_checkpointing_enable()
         # Lightning trains modules in the mode that it finds them in; parts that are frozen stay in evaluation mode.
@@ -150,7 +151,8 @@ class ExpLLMTask(LightningModule):
         )
         self._losses.append(output.loss.detach())
         if step:
-            self.log("train/loss", torch.stack(self._losses).mean(), prog_bar=True, batch_size=1, sync_dist=True)
+            self.last_loss = self.trainer.strategy.reduce(torch.stack(self._losses).mean(), reduce_op="mean")
+            self.log("train/loss", self.last_loss, prog_bar=True, batch_size=1)
             self._losses = []
         answers = (batch["labels"][:, 1:] != IGNORED).sum(1)
         first = answers.cumsum(0) - answers
@@ -174,14 +176,14 @@ class ExpLLMTask(LightningModule):
         return found
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep only the weights that no named base can give back; labels, what trains, and the images not read."""
+        """Keep only the weights that no named base can give back; labels, what trains, loss, images not read."""
         own = storage.own_state_dict(self.explllm)
         checkpoint["state_dict"] = {
             name: value for name, value in checkpoint["state_dict"].items() if name.removeprefix("model.") in own
         }
         checkpoint["labels"] = [str(label) for label in self.labels]
         checkpoint["trains"] = self._trains()
-        checkpoint["unreadable"] = self.unreadable
+        checkpoint["loss"], checkpoint["unreadable"] = float(self.last_loss), self.unreadable
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Check that the checkpoint is of this architecture.
@@ -199,7 +201,10 @@ class ExpLLMTask(LightningModule):
                     where=where,
                     remedy="To go on from its weights alone, name the run's `model` folder by --model.init_from.",
                 )
-            self.unreadable = checkpoint["unreadable"]
+            self.last_loss, self.unreadable = checkpoint["loss"], checkpoint["unreadable"]
+            self.print(f"goes on after step {checkpoint['global_step']}: {where}")
+        else:
+            self.print(f"weights: {where}")
         self.set_labels([Expression(label) for label in checkpoint["labels"]])
 
     def targets(self, batch: Batch) -> torch.Tensor:

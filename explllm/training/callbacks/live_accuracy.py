@@ -68,8 +68,7 @@ class LiveAccuracy(Callback):
         pl_module.log("train/accuracy", figures["accuracy"], prog_bar=True, batch_size=1)
         pl_module.log("train/macro_recall", figures["macro_recall"], batch_size=1)
         self._log_histogram(pl_module, "train", figures)
-        loss = float(trainer.callback_metrics["train/loss"])
-        self._print(trainer, f"loss {loss:.3f}, train {figures_line(figures)}")
+        self._print(trainer, f"loss {float(pl_module.last_loss):.3f}, train {figures_line(figures)}")
 
     def on_validation_start(self, trainer: Trainer, pl_module: ExpLLMTask) -> None:  # type: ignore[override]
         """Start counting anew, if validation is part of training."""

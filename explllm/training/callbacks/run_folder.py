@@ -47,8 +47,8 @@ class RunFolder(Callback):
         self.predictions = Path(predictions) if predictions else self.run_dir / PREDICTIONS
         self.metrics: RecognitionMetrics | None = None
         self.rows: list[dict[str, Any]] = []
-        self.fitted: dict[str, Any] = {}
-        self._seconds, self._started, self._first_step = 0.0, 0.0, 0
+        self._seconds, self._started = 0.0, 0.0
+        self._first_step: int | None = None
 
     def state_dict(self) -> dict[str, Any]:
         """Keep how long the run has trained."""
@@ -72,25 +72,27 @@ class RunFolder(Callback):
         self._started, self._first_step = time.monotonic(), trainer.global_step
 
     def on_train_end(self, trainer: Trainer, pl_module: ExpLLMTask) -> None:  # type: ignore[override]
-        """Note the figures of a finished run."""
-        if trainer.global_step > self._first_step:
-            self.fitted = {
-                "fit/seconds": round(self.state_dict()["seconds"], 1),
-                "fit/steps": trainer.global_step,
-                "fit/loss": float(trainer.callback_metrics["train/loss"]),
-                "fit/unreadable": pl_module.unreadable,
-                "fit/trainable_weights": sum(w.numel() for w in pl_module.parameters() if w.requires_grad),
-            }
+        """Note how long the run has trained."""
+        self._seconds, self._started = self.state_dict()["seconds"], time.monotonic()
 
     def on_fit_end(self, trainer: Trainer, pl_module: ExpLLMTask) -> None:  # type: ignore[override]
         """Write the model; figures of the model that was there before go, as they are not this one's."""
         if not trainer.is_global_zero or trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
         pl_module.explllm.save_pretrained(self.run_dir / MODEL)
-        if self.fitted:
+        if self._first_step is not None and trainer.global_step > self._first_step:
             for name in (METRICS, PREDICTIONS, REPORT):
                 (self.run_dir / name).unlink(missing_ok=True)
-            self._write_metrics(trainer, self.fitted)
+        if pl_module.last_loss is not None:
+            trainable = sum(w.numel() for w in pl_module.parameters() if w.requires_grad)
+            figures = {
+                "fit/seconds": round(self._seconds, 1),
+                "fit/steps": trainer.global_step,
+                "fit/loss": float(pl_module.last_loss),
+                "fit/unreadable": pl_module.unreadable,
+                "fit/trainable_weights": trainable,
+            }
+            self._write_metrics(trainer, figures)
         get_console().print(f"model: {self.run_dir / MODEL}", soft_wrap=True)
 
     def on_validation_start(self, trainer: Trainer, pl_module: ExpLLMTask) -> None:  # type: ignore[override]

@@ -1,0 +1,429 @@
+"""The command line: what it does, and the one line that it gives for each mistake."""
+
+import json
+import os
+import pickle
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+import yaml
+from PIL import Image
+
+from explllm import __version__
+from explllm.cli import COMMANDS, main
+from explllm.core.manifest import Manifest
+
+
+@pytest.fixture
+def fit(explllm, small_config):
+    def run(*arguments):
+        return explllm("fit", "--config", small_config, *arguments)
+
+    return run
+
+
+@pytest.fixture
+def changed(small_settings, tmp_path):
+    """Writes `small_settings` with a change to a file, and returns its path."""
+
+    def write(change):
+        settings = json.loads(json.dumps(small_settings))
+        change(settings)
+        path = tmp_path / "changed.yaml"
+        path.write_text(yaml.safe_dump(settings))
+        return path
+
+    return write
+
+
+def test_help_and_version(capsys):
+    for arguments, words in (
+        (["--help"], [command.name for command in COMMANDS]),
+        (["--version"], [f"explllm {__version__}"]),
+        (["explain", "--help"], ["IMAGE", "--model", "--json"]),
+        (
+            ["fit", "--help"],
+            ["--config", "--run_dir", "--checkpoint_every_n_steps", "--ckpt_path", "--trainer.devices"],
+        ),
+        (["fit", "--data.help", "DrawnFaces"], ["--data.micro_batch_size", "--data.max_unreadable"]),
+        (["fit", "--model.help", "ExpLLMTask"], ["--model.init_from"]),
+    ):
+        with pytest.raises(SystemExit) as stop:
+            main(arguments)
+        assert stop.value.code == 0
+        printed = capsys.readouterr()
+        assert all(word in printed.out for word in words)
+        assert printed.err == ""
+
+
+def test_without_a_command_help_goes_to_stderr(explllm):
+    done = explllm()
+    assert (done.status, done.out) == (2, "")
+    assert "commands:" in done.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("walk", "error: argument COMMAND: invalid choice: 'walk'"),
+        ("fit", "error: nothing says which data and model to use. Give a configuration, such as `explllm fit --config"),
+        ("fit --config", "error: the option --config has no value. Give a configuration"),
+        ("fit --config --data.seed 1", "error: the option --config has no value."),
+        ("fit --config= --data.seed 1", "error: the option --config has no value."),
+        ("fit --config none.yaml", "there is no configuration none.yaml; looked for none.yaml, configs/none.yaml, /"),
+        ("fit --config SMALL --walk 3", "error: unknown option --walk. See `explllm fit --help`."),
+        ("fit --config SMALL walk", "error: unknown argument walk. See"),
+        ("fit --config SMALL --trainer.walk 3", "error: unknown option --trainer.walk."),
+        ("fit --config SMALL --data.walk 3", "unknown key data.walk. See `explllm fit --data.help DrawnFaces`."),
+        (
+            "test --config SMALL --model.network.walk 3",
+            "key model.network.walk. See `explllm test --model.help ExpLLMTask`.",
+        ),
+        ("fit --config SMALL --data.batch_size", "error: the option --data.batch_size has no value."),
+        ("fit --config SMALL --data.batch_size many", "error: data.batch_size is 'many', not a whole number. See"),
+        (
+            "fit --config SMALL --model.optimization.learning_rate fast",
+            "model.optimization.learning_rate is 'fast', not a number",
+        ),
+        (
+            "fit --config SMALL --model.network.preset huge",
+            "model.network.preset is 'huge', not one of tiny, vicuna-7b.",
+        ),
+        ("fit --config SMALL --trainer.max_epochs x", "trainer.max_epochs is 'x', not a whole number or null."),
+        ("fit --config SMALL --seed_everything x", "seed_everything is 'x', not true or false or a whole number."),
+        ("fit --config SMALL --checkpoint_every_n_steps 0", "checkpoint_every_n_steps is 0, not a whole number >0."),
+        ("fit --config SMALL --explained_faces -1", "explained_faces is -1, not a whole number >=0."),
+        (
+            "fit --config SMALL --model Walk",
+            "model: there is no class Walk. Use ExpLLMTask, or another by its import path.",
+        ),
+        ("fit --config SMALL --trainer.callbacks Walk", "trainer.callbacks: there is no class Walk."),
+        ("fit --config SMALL --data.augment.flip 3", "error: augment.flip is 3.0. Give a number from 0 (off) to 1."),
+        ("fit --config SMALL --data.augment.flop 3", "unknown key data.augment.flop."),
+        (
+            "fit --config SMALL --model.optimization.warmup_steps 3 --model.optimization.warmup_ratio 0.1",
+            "error: both warmup_steps and warmup_ratio are given. Give one of them.",
+        ),
+        ("fit --config SMALL --trainer.accelerator walk", "the trainer's settings do not fit: You selected an invalid"),
+        ("fit --config SMALL --trainer.max_epochs -5", "the trainer's settings do not fit: `max_epochs` must be"),
+        ("fit --config SMALL --trainer.accumulate_grad_batches 4", "it follows from data.batch_size"),
+        (
+            "fit --config SMALL --data.batch_size 30",
+            "a global batch of 30 is no multiple of 1 devices x micro-batches of 16",
+        ),
+        (
+            "fit --config SMALL --data.batch_size 320000",
+            "an epoch of 224 conversations is smaller than one global batch",
+        ),
+        ("fit --config SMALL --data.fer_share 2", "a FER share of 2.0. Give a share from 0 to 1"),
+        (
+            "fit --config SMALL --ckpt_path last",
+            "the run has no checkpoint yet [runs/small/checkpoints/last.ckpt]. Start without",
+        ),
+        ("test --config SMALL", "the run has no checkpoint yet [runs/small/checkpoints/last.ckpt]. Run `explllm fit`"),
+        ("test --config SMALL --ckpt_path none.ckpt", "there is no such checkpoint [none.ckpt]. Check --ckpt_path."),
+        (
+            "fit --config SMALL --model.init_from none/model",
+            "the folder holds no model: it has no config.json [none/model]",
+        ),
+        ("fit --config faces.yaml --data.root none", "there is no such folder [none]. Check the path."),
+        ("explain", "error: the following arguments are required: IMAGE, --model. See `explllm explain --help`."),
+        ("explain none.jpg --model none", "error: there is no such image [none.jpg]. Check the path."),
+        ("explain FACE --model none", "there is no such model folder [none]. Name a folder that `fit` wrote"),
+        ("explain FACE --model MODEL --max-new-tokens 0", "--max-new-tokens 0. Give at least 1."),
+        ("explain FACE --model MODEL --max-new-tokens x", "argument --max-new-tokens: invalid int value: 'x'."),
+        ("explain FACE --model MODEL --device walk", "the device walk cannot be used. Give one that this machine has"),
+    ],
+)
+def test_mistakes_give_one_line(explllm, small_config, fitted, drawn_faces, tmp_path, arguments, message):
+    real = {"SMALL": small_config, "FACE": drawn_faces / "test/00000-fear.png", "MODEL": fitted / "model"}
+    done = explllm(*[real.get(word, word) for word in arguments.split()])
+    assert message in done.error
+    assert not (tmp_path / "runs/small/model").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda s: s.update(walk=3), "error: unknown key walk. See `explllm fit --help`."),
+        (lambda s: s["data"]["init_args"].update(walk=3), "error: unknown key data.walk."),
+        (lambda s: s["model"]["init_args"]["network"].update(walk=3), "error: unknown key model.network.walk."),
+        (lambda s: s["data"]["init_args"].update(batch_size="many"), "error: data.batch_size is 'many', not a whole"),
+        (
+            lambda s: s["data"].update(class_path="Walk"),
+            "data: there is no class Walk. Use CaptionedImages, DrawnFaces,",
+        ),
+    ],
+)
+def test_mistakes_in_a_configuration_give_one_line(explllm, changed, change, message):
+    assert message in explllm("fit", "--config", changed(change)).error
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (
+            "model: [unclosed\n  x: {",
+            "error: no YAML: expected ',' or ']', but got ':' [bad.yaml, line 2]. Correct the file.",
+        ),
+        ("- 1\n- 2\n", "error: the file holds no settings [bad.yaml]."),
+        ("", "error: the file holds no settings [bad.yaml]."),
+        (b"\xff\xfe\x00", "error: no YAML: "),
+    ],
+)
+def test_a_file_that_is_no_configuration(explllm, tmp_path, content, message):
+    (tmp_path / "bad.yaml").write_bytes(content if isinstance(content, bytes) else content.encode())
+    assert message in explllm("fit", "--config", "bad.yaml").error
+
+
+def test_a_folder_of_faces_with_mistakes(explllm, drawn_faces, tmp_path):
+    command = ("fit", "--config", "faces.yaml", "--data.root", "faces")
+    (tmp_path / "faces/train/happy").mkdir(parents=True)
+    assert "no images in the class folder happy [faces/train/happy]. Put images into it" in explllm(*command).error
+    shutil.copy(drawn_faces / "train/00000-happiness.png", tmp_path / "faces/train/happy")
+    (tmp_path / "faces/train/walking").mkdir()
+    assert "the class folder 'walking' names no expression [faces/train/walking]." in explllm(*command).error
+
+
+def test_manifests_with_mistakes(explllm, small_config, drawn_faces, tmp_path):
+    frame = Manifest.read(drawn_faces / "manifest.parquet").frame
+
+    def error(table, *more, command="fit"):
+        Manifest(table, drawn_faces).write(tmp_path / "table.parquet")
+        named = ("--data", "ManifestFaces", "--data.manifest", "table.parquet", "--data.root", drawn_faces)
+        return explllm(command, "--config", small_config, *named, *more).error
+
+    assert "no values in the column split [table.parquet]" in error(frame.drop(columns="split"))
+    assert "no values in the column expression [table.parquet]" in error(frame.assign(expression=None))
+    bare = frame.drop(columns=["cot", "cot_source", "action_units", "action_units_source"])
+    assert "a FER share of 0.75 needs chains of thought, and no training row has one" in error(bare)
+    assert "no row has the split `train`" in error(frame[frame["split"] == "test"])
+    (tmp_path / "bare.csv").write_text("path,expression\na.png,Fear\n")
+    named = ("--data", "ManifestFaces", "--data.manifest", "bare.csv")
+    assert "no column image among path, expression [bare.csv]" in explllm("fit", "--config", small_config, *named).error
+    for path, message in (("none.parquet", "there is no such manifest [none.parquet]"), ("bare.txt", "ending '.txt'")):
+        named = ("--data", "ManifestFaces", "--data.manifest", path)
+        assert message in explllm("fit", "--config", small_config, *named).error
+    named = ("--data", "ManifestFaces", "--data.manifest", "table.parquet", "--data.root", "none")
+    assert (
+        "there is no such folder [none]. Check --data.root." in explllm("fit", "--config", small_config, *named).error
+    )
+
+
+class Malice:
+    """What runs a command when it is unpickled."""
+
+    def __reduce__(self):
+        return os.system, (f"touch {Malice.trace}",)
+
+
+def test_checkpoints_that_are_none(explllm, small_config, fitted, tmp_path):
+    Malice.trace = tmp_path / "has-run"
+    whole = (fitted / "checkpoints/last.ckpt").read_bytes()
+    made = {
+        "empty": lambda path: path.write_bytes(b""),
+        "text": lambda path: path.write_text("no checkpoint"),
+        "truncated": lambda path: path.write_bytes(whole[: len(whole) // 2]),
+        "malice": lambda path: torch.save({"state_dict": {}, "labels": [], "more": Malice()}, path),
+        "pickle": lambda path: path.write_bytes(pickle.dumps(Malice())),
+        "other": lambda path: torch.save({"state_dict": {}}, path),
+        "list": lambda path: torch.save([1, 2], path),
+    }
+    messages = dict.fromkeys(made, "the file is truncated, or no checkpoint [")
+    messages |= dict.fromkeys(("other", "list"), "the checkpoint is of another kind of model [")
+    messages["malice"] = "the file holds more than tensors, numbers and text; nothing in it was run ["
+    for name, make in made.items():
+        make(tmp_path / f"{name}.ckpt")
+        for command in ("test", "fit") if name in ("truncated", "malice") else ("test",):
+            done = explllm(command, "--config", small_config, "--ckpt_path", f"{name}.ckpt")
+            assert f"{messages[name]}{name}.ckpt]" in done.error
+    assert not Malice.trace.exists()
+    # The same file does run its command where nobody forbids it: the test would notice.
+    torch.load(tmp_path / "malice.ckpt", weights_only=False)
+    assert Malice.trace.exists()
+
+
+def test_a_checkpoint_of_another_architecture(explllm, changed, fitted):
+    wider = changed(lambda s: s["model"]["init_args"]["network"]["vision"].update(hidden_sizes=[8, 16, 32, 48]))
+    last = fitted / "checkpoints/last.ckpt"
+    for command in ("test", "fit"):
+        error = explllm(command, "--config", wider, "--ckpt_path", last).error
+        assert "the weights do not fit the model: " in error
+        assert f"first vision.blocks.3.stem.0.weight (32, 32, 3, 3), not (48, 32, 3, 3) [{last}]" in error
+    frozen = changed(lambda s: s["model"]["init_args"]["network"].update(vision_train="frozen"))
+    assert "of a run that trained other weights" in explllm("fit", "--config", frozen, "--ckpt_path", last).error
+
+
+def test_resuming_with_other_settings_is_refused(fit, explllm, small_config, drawn_faces, fitted):
+    last, more = fitted / "checkpoints/last.ckpt", ("--trainer.max_epochs", 2)
+    for changes, message in (
+        (["--data.micro_batch_size", 8], "the run began with 16 conversations in a micro-batch, now it is 8."),
+        (["--data.batch_size", 16], "the run began with 32 conversations in a global batch, now it is 16."),
+        (["--data.fer_share", 0.5], "the run began with 224 conversations in an epoch, now it is 112."),
+    ):
+        assert message in fit("--ckpt_path", last, *more, *changes).error
+    named = ("--data", "ManifestFaces", "--data.manifest", drawn_faces / "manifest.parquet")
+    assert "of a run on other data than ManifestFaces" in fit("--ckpt_path", last, *more, *named).error
+
+
+def test_labels_that_the_model_does_not_know(fit, explllm, small_config, fitted, tmp_path, drawn_faces):
+    error = fit("--model.network.labels", "[Fear, Anger]").error
+    assert "the data holds Disgust, Happiness, Neutral, Sadness, Surprise, which the model does not tell apart" in error
+    assert "(it has Fear, Anger)" in error
+    frame = Manifest.read(drawn_faces / "manifest.parquet").frame.assign(expression="Contempt")
+    Manifest(frame, drawn_faces).write(tmp_path / "contempt.parquet")
+    named = ("--data", "ManifestFaces", "--data.manifest", "contempt.parquet", "--data.root", drawn_faces)
+    done = explllm("test", "--config", small_config, *named, "--ckpt_path", fitted / "checkpoints/last.ckpt")
+    assert "the data holds Contempt, which the model does not tell apart" in done.error
+
+
+@pytest.fixture
+def broken_faces(drawn_faces, tmp_path):
+    """A copy of the drawn faces in which two training images and one test image cannot be read."""
+    folder = tmp_path / "broken"
+    shutil.copytree(drawn_faces, folder)
+    for name in ("train/00000-fear.png", "test/00001-anger.png"):
+        (folder / name).write_bytes((folder / name).read_bytes()[:300])
+    (folder / "train/00001-neutral.png").unlink()
+    return folder
+
+
+def test_unreadable_images_in_training(fit, broken_faces):
+    error = fit("--data.folder", broken_faces).error
+    assert "1 image cannot be read, last " in error and "--data.max_unreadable (now 0)" in error
+    error = fit("--data.folder", broken_faces, "--data.max_unreadable", 1).error
+    assert "2 images cannot be read, last " in error
+    assert not Path("runs/small/model").exists()
+    done = fit("--data.folder", broken_faces, "--data.max_unreadable", 2, "--trainer.max_epochs", 3)
+    assert done.status == 0
+    warned = [line for line in done.err.splitlines() if line.startswith("warning:")]
+    assert len(warned) == 2  # each once, though both were tried in each of three epochs
+    metrics = json.loads(Path("runs/small/metrics.json").read_text())
+    assert len(metrics["fit/unreadable"]) == 2
+    named = "\n".join(warned + metrics["fit/unreadable"])
+    assert named.count("00000-fear.png: unreadable image: image file is truncated") == 2
+    assert named.count("00001-neutral.png: there is no such image") == 2
+
+
+def test_unreadable_images_in_testing_are_counted_and_not_scored(explllm, small_config, broken_faces, fitted):
+    command = ("test", "--config", small_config, "--data.folder", broken_faces)
+    command += ("--ckpt_path", fitted / "checkpoints/last.ckpt")
+    assert "1 image cannot be read, last " in explllm(*command).error
+    done = explllm(*command, "--data.max_unreadable", 1)
+    assert done.status == 0
+    assert "1 more could not be read and do not count" in " ".join(done.out.split())
+    metrics = json.loads(Path("runs/small/metrics.json").read_text())
+    [named] = metrics["test/unreadable"]
+    assert "00001-anger.png: unreadable image" in named
+    assert metrics["test/count"] == 26
+    table = pd.read_parquet("runs/small/predictions.parquet")
+    assert len(table) == 27
+    [row] = table[table["predicted"].isna()].itertuples()
+    assert row.image == "test/00001-anger.png" and row.unreadable == named
+    assert "1 more faces could not be read" in Path("runs/small/report.html").read_text()
+
+
+def test_no_image_can_be_read(fit, explllm, small_config, drawn_faces, tmp_path, fitted):
+    named = ("--data", "ManifestFaces", "--data.manifest", drawn_faces / "manifest.parquet", "--data.root", tmp_path)
+    allow = ("--data.max_unreadable", 1000)
+    assert "1 image cannot be read" in fit(*named).error
+    assert "no training image can be read" in fit(*named, *allow).error
+    last = ("--ckpt_path", fitted / "checkpoints/last.ckpt")
+    assert "no face can be read, first " in explllm("test", "--config", small_config, *named, *allow, *last).error
+
+
+def test_explain(explllm, fitted, drawn_faces, tmp_path):
+    face = drawn_faces / "test/00000-fear.png"
+    Image.open(face).convert("LA").resize((90, 50)).save(tmp_path / "grey.png")
+    done = explllm("explain", face, "grey.png", "--model", fitted / "model", "--max-new-tokens", 4)
+    assert done.status == 0 and done.err == ""
+    assert done.out.count("╭") == 2 and "grey.png" in done.out and "%" in done.out
+    done = explllm("explain", face, "grey.png", "--model", fitted / "model", "--max-new-tokens", 4, "--json")
+    lines = [json.loads(line) for line in done.out.splitlines()]
+    assert [line["image"] for line in lines] == [str(face), "grey.png"]
+    for line in lines:
+        assert sum(line["probabilities"].values()) == pytest.approx(1, abs=1e-5)
+        assert line["expression"] == max(line["probabilities"], key=line["probabilities"].get)
+    # One bad picture among good ones: nothing is computed, nothing printed.
+    (tmp_path / "text.jpg").write_text("no picture")
+    done = explllm("explain", face, "text.jpg", "--model", fitted / "model")
+    assert "unreadable image: it is no image that can be read [text.jpg]" in done.error and done.out == ""
+
+
+def test_explaining_a_picture_depends_on_the_picture(explllm, fitted, drawn_faces, tmp_path):
+    Image.fromarray(np.zeros((64, 64, 3), np.uint8)).save(tmp_path / "black.png")
+    arguments = ("--model", fitted / "model", "--max-new-tokens", 1, "--json")
+    done = explllm("explain", drawn_faces / "test/00000-fear.png", "black.png", *arguments)
+    one, other = (json.loads(line)["probabilities"] for line in done.out.splitlines())
+    assert max(abs(one[name] - other[name]) for name in one) > 1e-4
+
+
+def start(folder, *arguments, **options):
+    """Start the command as a process of its own, with the usual answer to Ctrl-C."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "explllm", *map(str, arguments)],
+        cwd=folder,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        # A shell that starts jobs in the background makes them deaf to SIGINT, and children inherit that.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+        **options,
+    )
+
+
+def wait_for(path, process, seconds=120):
+    end = time.monotonic() + seconds
+    while not path.is_file():
+        assert process.poll() is None, process.communicate()[1][-3000:]
+        assert time.monotonic() < end
+        time.sleep(0.02)
+
+
+@pytest.mark.parametrize(
+    ("number", "status", "word"),
+    [
+        (signal.SIGINT, 130, "interrupted"),
+        pytest.param(signal.SIGTERM, 143, "terminated", marks=pytest.mark.slow),
+    ],
+)
+def test_an_interrupted_run_says_how_to_go_on(small_config, tmp_path, number, status, word):
+    process = start(tmp_path, "fit", "--config", small_config, "--trainer.max_epochs", 1000)
+    wait_for(tmp_path / "runs/small/checkpoints/last.ckpt", process)
+    process.send_signal(number)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == status
+    assert "Traceback" not in err
+    [line] = [line for line in err.splitlines() if line.startswith(word)]
+    step = int(line.removeprefix(f"{word}. The same command with --ckpt_path last goes on from step ").rstrip("."))
+    assert torch.load(tmp_path / "runs/small/checkpoints/last.ckpt", weights_only=True)["global_step"] == step
+    # It did not finish, and nothing says that it did.
+    assert not (tmp_path / "runs/small/model").exists()
+    assert not (tmp_path / "runs/small/metrics.json").exists()
+
+
+@pytest.mark.slow
+def test_mistakes_as_a_process(small_config, tmp_path):
+    for arguments in (["fit", "--config", "none.yaml"], ["fit", "--config", small_config, "--data.batch_size", 30]):
+        process = start(tmp_path, *arguments)
+        out, err = process.communicate(timeout=120)
+        assert process.returncode == 2
+        assert out == "" and err.startswith("error: ") and err.count("\n") == 1
+
+
+@pytest.mark.slow
+def test_an_interruption_before_training_begins(small_config, tmp_path):
+    process = start(tmp_path, "fit", "--config", small_config)
+    time.sleep(1.5)  # while libraries load
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert (process.returncode, err) == (130, "interrupted.\n")

@@ -1,0 +1,251 @@
+"""A run that was stopped goes on as if nothing had been: the same batches, the same losses, the same weights."""
+
+import csv
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from explllm.cli import main
+from explllm.data.datamodules import FaceDataModule
+from explllm.training.callbacks.last_checkpoint import LastCheckpoint
+from explllm.training.task import ExpLLMTask
+
+# Two epochs of 3 steps, each of 2 micro-batches of 16 conversations.
+RUN = ("--trainer.max_epochs", "2", "--data.fer_share", "0.5", "--checkpoint_every_n_steps", "1")
+
+
+class Killed(Exception):
+    """Stands for kill -9: no hook of the run is prepared for it."""
+
+
+@pytest.fixture(scope="module")
+def train(small_config):
+    """Runs `fit`; returns rows, pixels and loss of each micro-batch that trained. It can end before a given one."""
+
+    def run(run_dir, *arguments, stop=None):
+        seen, step = [], ExpLLMTask.training_step
+
+        def recorded(self, batch, batch_idx):
+            if len(seen) == stop:
+                raise Killed
+            outputs = step(self, batch, batch_idx)
+            seen.append((batch["rows"].tolist(), batch["pixel_values"].sum().item(), outputs["loss"].item()))
+            return outputs
+
+        with pytest.MonkeyPatch.context() as patch, suppress(Killed):
+            patch.setattr(ExpLLMTask, "training_step", recorded)
+            command = ("fit", "--config", small_config, "--run_dir", run_dir, *RUN, *arguments)
+            assert main([str(word) for word in command]) == 0
+            assert stop is None
+        return seen
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def whole(train, tmp_path_factory):
+    """A run that nothing disturbed: its folder, and what was seen of it."""
+    folder = tmp_path_factory.mktemp("whole")
+    return folder, train(folder)
+
+
+def weights(run_dir):
+    return load_file(Path(run_dir, "model", "model.safetensors"))
+
+
+def assert_same_model(one, other):
+    one, other = weights(one), weights(other)
+    assert one.keys() == other.keys()
+    for name in one:
+        torch.testing.assert_close(one[name], other[name], atol=1e-6, rtol=0)  # measured: 0
+
+
+def metrics(run_dir):
+    return json.loads(Path(run_dir, "metrics.json").read_text())
+
+
+def data_of(seen):
+    return [(rows, pixels) for rows, pixels, _ in seen]
+
+
+def test_an_epoch_brings_its_own_order_and_augmentation(whole):
+    _, seen = whole
+    assert len(seen) == 12
+    first, second = data_of(seen[:6]), data_of(seen[6:])
+    assert [rows for rows, _ in first] != [rows for rows, _ in second]
+    assert not {pixels for _, pixels in first} & {pixels for _, pixels in second}
+
+
+@pytest.mark.parametrize(
+    ("stop", "goes_on_at"),
+    [(3, 2), (4, 4), (6, 6), (9, 8)],
+    ids=["inside a step", "between steps", "at an epoch's end", "inside the second epoch"],
+)
+def test_resumes_exactly(train, whole, tmp_path, stop, goes_on_at):
+    folder, seen = whole
+    assert train(tmp_path, stop=stop) == seen[:stop]
+    assert not (tmp_path / "model").exists()
+    assert train(tmp_path, "--ckpt_path", "last") == seen[goes_on_at:]
+    assert_same_model(tmp_path, folder)
+    assert metrics(tmp_path)["fit/loss"] == pytest.approx(metrics(folder)["fit/loss"], abs=1e-6)
+    assert metrics(tmp_path)["fit/steps"] == metrics(folder)["fit/steps"] == 6
+
+
+def test_resumes_exactly_with_workers_and_validation_inside_an_epoch(train, whole, tmp_path):
+    folder, seen = whole
+    options = ("--data.num_workers", "1", "--trainer.val_check_interval", "2")
+    assert train(tmp_path, *options, stop=9) == seen[:9]
+    assert train(tmp_path, *options, "--ckpt_path", "last") == seen[8:]
+    assert_same_model(tmp_path, folder)
+
+
+def test_losing_the_place_in_the_data_is_noticed(train, whole, tmp_path, monkeypatch):
+    """The tests above can fail: without the place, other batches follow, and another model."""
+    folder, seen = whole
+    train(tmp_path, stop=3)
+    load = FaceDataModule.load_state_dict
+    monkeypatch.setattr(FaceDataModule, "load_state_dict", lambda self, state: load(self, {**state, "batch": 0}))
+    assert train(tmp_path, "--ckpt_path", "last") != seen[2:]
+    with pytest.raises(AssertionError):
+        assert_same_model(tmp_path, folder)
+
+
+def test_a_finished_run_is_left_as_it_is(train, tmp_path):
+    train(tmp_path)
+    before = weights(tmp_path), metrics(tmp_path)
+    assert train(tmp_path, "--ckpt_path", "last") == []
+    assert all(torch.equal(before[0][name], value) for name, value in weights(tmp_path).items())
+    assert metrics(tmp_path) == before[1]
+
+
+def test_a_stop_by_steps_inside_an_epoch_goes_on_there(train, whole, tmp_path):
+    _, seen = whole
+    assert len(train(tmp_path, "--trainer.max_steps", "2")) == 4
+    report = tmp_path / "report.html"
+    report.write_text("of the test of that model")
+    assert train(tmp_path, "--ckpt_path", "last", "--trainer.max_steps", "2") == []
+    assert report.is_file()
+    more = train(tmp_path, "--ckpt_path", "last")
+    assert not report.exists()
+    # The schedule of the learning rate was another one before, so the losses differ; the data do not.
+    assert data_of(more) == data_of(seen[4:])
+
+
+@pytest.mark.slow
+def test_a_finished_run_can_be_made_longer(train, tmp_path):
+    three = train(tmp_path / "three", "--trainer.max_epochs", "3")
+    train(tmp_path / "two", "--data.num_workers", "1")
+    more = ("--trainer.max_epochs", "3", "--ckpt_path", "last", "--data.num_workers", "1")
+    assert data_of(train(tmp_path / "two", *more)) == data_of(three[12:])
+
+
+def test_unreadable_images_stay_counted(train, drawn_faces, tmp_path):
+    shutil.copytree(drawn_faces, tmp_path / "broken")
+    for name in ("00000-fear.png", "00003-anger.png"):
+        (tmp_path / "broken/train" / name).write_bytes(b"no image")
+    options = ("--data.folder", tmp_path / "broken", "--data.max_unreadable", "2")
+    train(tmp_path / "run", *options, stop=7)
+    # The second part does not come upon them again: it is over before.
+    train(tmp_path / "run", *options, "--ckpt_path", "last", "--trainer.max_steps", "3")
+    assert len(metrics(tmp_path / "run")["fit/unreadable"]) == 2
+
+
+def test_checkpoints_are_written_between_steps_only(train, tmp_path, monkeypatch):
+    """At no time, not even on a resumed run's first micro-batch, when the step's number fits."""
+    places = []
+
+    def save(self, trainer):
+        self._step = trainer.global_step
+        places.append(trainer.fit_loop.epoch_loop.batch_progress.current.ready % trainer.accumulate_grad_batches)
+        trainer.save_checkpoint(self.path, weights_only=False)
+
+    monkeypatch.setattr(LastCheckpoint, "_save", save)
+    train(tmp_path, "--checkpoint_every_n_steps", "2", stop=5)
+    assert places == [0]
+    train(tmp_path, "--checkpoint_every_n_steps", "2", "--ckpt_path", "last")
+    assert places == [0] * 4  # after steps 2, 3 (the epoch's end), 4, 6
+
+
+def start(folder, *arguments):
+    return subprocess.Popen(
+        [sys.executable, "-m", "explllm", "fit", *map(str, arguments)],
+        cwd=folder,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def finish(process):
+    _, err = process.communicate(timeout=300)
+    assert process.returncode == 0, err[-3000:]
+
+
+def step_of(path):
+    return torch.load(path, weights_only=True)["global_step"]
+
+
+@pytest.mark.slow
+def test_kill_9_and_resume(small_config, tmp_path):
+    """A process of its own, killed in the middle of an epoch, against one that was not."""
+    command = ("--config", small_config, "--trainer.max_epochs", 6, "--checkpoint_every_n_steps", 3)
+    finish(start(tmp_path, *command, "--run_dir", "whole"))
+    process = start(tmp_path, *command, "--run_dir", "killed")
+    last = tmp_path / "killed/checkpoints/last.ckpt"
+    # After step 24, between the ends of the third and the fourth epoch (21 and 28).
+    while not (last.is_file() and step_of(last) >= 24):
+        assert process.poll() is None, process.communicate()[1]
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    killed_after = step_of(last)
+    assert 24 <= killed_after < 42
+    assert not (tmp_path / "killed/model").exists()
+    finish(start(tmp_path, *command, "--run_dir", "killed", "--ckpt_path", "last"))
+    one, other = (json.loads((tmp_path / name / "metrics.json").read_text()) for name in ("killed", "whole"))
+    assert one["fit/loss"] == pytest.approx(other["fit/loss"], abs=1e-4)  # measured: 0
+    assert_same_model(tmp_path / "killed", tmp_path / "whole")
+
+    def losses(folder):
+        with (folder / "metrics.csv").open() as lines:
+            return {int(row["step"]): float(row["train/loss"]) for row in csv.DictReader(lines) if row["train/loss"]}
+
+    expected = losses(tmp_path / "whole/logs/version_0")
+    # Both parts of the log together hold every step, and each step's loss is that of the unbroken run.
+    before, after = (losses(tmp_path / f"killed/logs/version_{number}") for number in (0, 1))
+    assert min(after) == killed_after
+    assert {**before, **after} == pytest.approx(expected, abs=1e-4)
+
+
+@pytest.mark.slow
+def test_no_kill_leaves_half_a_checkpoint(small_config, tmp_path):
+    """Killed at random moments while it writes a checkpoint after each step: what is there can always be read."""
+    choose, last, found = random.Random(0), tmp_path / "run/checkpoints/last.ckpt", 0
+    for _ in range(8):
+        command = ("--config", small_config, "--run_dir", "run", "--trainer.max_epochs", 1000)
+        command += ("--checkpoint_every_n_steps", 1, *(("--ckpt_path", "last") if last.exists() else ()))
+        before = step_of(last) if last.exists() else 0
+        process = start(tmp_path, *command)
+        while not (last.exists() and step_of(last) > before):
+            assert process.poll() is None, process.communicate()[1]
+            time.sleep(0.01)
+        time.sleep(choose.uniform(0, 0.5))
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        assert step_of(last) > before
+        found += 1
+    assert found == 8
+    # What a kill leaves of an unfinished write is overwritten by the next one, and does not pile up.
+    assert {path.name for path in last.parent.iterdir()} <= {"last.ckpt", ".last.ckpt.partial"}
