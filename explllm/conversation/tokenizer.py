@@ -71,13 +71,13 @@ def train_tokenizer(
 ) -> PreTrainedTokenizerBase:
     """Train a small byte-level BPE tokenizer, for models that train from scratch.
 
-    Deterministic: equal texts give an equal tokenizer. Any text can be encoded, as all bytes are in the vocabulary.
+    Deterministic: equal texts give an equal tokenizer. Any text can be encoded: all bytes are in the vocabulary.
 
     Args:
         texts: What it shall encode in few tokens.
         whole_words: Words that shall be one token after a space, such as the labels.
-        vocabulary: Greatest size of the vocabulary, special tokens and 256 bytes included; it is smaller where the texts
-            are covered in whole words before.
+        vocabulary: Greatest size of the vocabulary, special tokens and 256 bytes included; it is smaller where the
+            texts are covered in whole words before.
         chat_format: One of `explllm.conversation.formats.FORMATS`.
 
     Returns:

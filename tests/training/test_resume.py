@@ -232,8 +232,8 @@ def test_kill_9_and_resume(small_config, tmp_path):
 @pytest.mark.slow
 def test_no_kill_leaves_half_a_checkpoint(small_config, tmp_path):
     """Killed at random moments while it writes a checkpoint after each step: what is there can always be read."""
-    choose, last, found = random.Random(0), tmp_path / "run/checkpoints/last.ckpt", 0
-    for _ in range(8):
+    choose, last = random.Random(0), tmp_path / "run/checkpoints/last.ckpt"
+    for _ in range(4):
         command = ("--config", small_config, "--run_dir", "run", "--trainer.max_epochs", 1000)
         command += ("--checkpoint_every_n_steps", 1, *(("--ckpt_path", "last") if last.exists() else ()))
         before = step_of(last) if last.exists() else 0
@@ -245,7 +245,5 @@ def test_no_kill_leaves_half_a_checkpoint(small_config, tmp_path):
         process.send_signal(signal.SIGKILL)
         process.wait()
         assert step_of(last) > before
-        found += 1
-    assert found == 8
     # What a kill leaves of an unfinished write is overwritten by the next one, and does not pile up.
     assert {path.name for path in last.parent.iterdir()} <= {"last.ckpt", ".last.ckpt.partial"}

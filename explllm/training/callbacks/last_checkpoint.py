@@ -33,6 +33,13 @@ class LastCheckpoint(Checkpoint):
         self._step = 0
         """The step that the last checkpoint was written after, or the run was resumed at."""
 
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Say so where the checkpoint of an earlier run will be replaced."""
+        if trainer.ckpt_path is None and self.path.is_file():
+            pl_module.print(
+                f"{self.path} is of an earlier run and will be replaced; --ckpt_path last would go on with that run"
+            )
+
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Note where the run begins."""
         self._step = trainer.global_step

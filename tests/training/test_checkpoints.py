@@ -1,0 +1,139 @@
+"""Checkpoints as files: never half-written, nothing in them is run, and they hold what trains and no more."""
+
+import multiprocessing
+import os
+import random
+import signal
+import time
+
+import pytest
+import torch
+import yaml
+from safetensors.torch import save_file
+
+from explllm.core.errors import CheckpointError, ConfigError
+from explllm.models.build import NetworkSettings, build
+from explllm.training.callbacks.last_checkpoint import LastCheckpoint
+from explllm.training.checkpoint_file import WholeCheckpoints
+
+
+def content(number):
+    return {"state_dict": {"weight": torch.full((500_000,), float(number))}, "labels": [], "number": number}
+
+
+def write_for_ever(path):
+    for number in range(10**9):
+        WholeCheckpoints().save_checkpoint(content(number), path)
+
+
+def test_a_kill_at_any_moment_leaves_a_whole_file(tmp_path):
+    """Each kill falls into a write: the process does nothing else."""
+    path, choose = tmp_path / "checkpoints/last.ckpt", random.Random(0)
+    for _ in range(30):
+        path.unlink(missing_ok=True)
+        process = multiprocessing.get_context("fork").Process(target=write_for_ever, args=(path,))
+        process.start()
+        while not path.exists():
+            time.sleep(0.001)
+        time.sleep(choose.uniform(0, 0.02))
+        os.kill(process.pid, signal.SIGKILL)
+        process.join()
+        held = WholeCheckpoints().load_checkpoint(path)
+        assert torch.equal(held["state_dict"]["weight"], content(held["number"])["state_dict"]["weight"])
+    # What a kill leaves of an unfinished write is overwritten by the next one, and does not pile up.
+    assert {found.name for found in path.parent.iterdir()} <= {"last.ckpt", ".last.ckpt.partial"}
+
+
+def test_a_full_disk_leaves_the_checkpoint_before(tmp_path, monkeypatch):
+    path = tmp_path / "last.ckpt"
+    WholeCheckpoints().save_checkpoint(content(1), path)
+
+    def full(checkpoint, stream):
+        stream.write(b"half of it")
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(torch, "save", full)
+    with pytest.raises(OSError, match="No space"):
+        WholeCheckpoints().save_checkpoint(content(2), path)
+    assert WholeCheckpoints().load_checkpoint(path)["number"] == 1
+
+
+def test_errors(tmp_path):
+    with pytest.raises(ConfigError, match="a checkpoint every 0 steps"):
+        LastCheckpoint("run", every_n_steps=0)
+    path = tmp_path / "last.ckpt"
+    WholeCheckpoints().save_checkpoint(content(1), path)
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(CheckpointError, match=r"the file is truncated, or no checkpoint \[.*last.ckpt\]"):
+        WholeCheckpoints().load_checkpoint(path)
+
+
+DINO = {
+    "model_type": "dinov2",
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "image_size": 28,
+    "patch_size": 14,
+}
+LLAMA = {
+    "model_type": "llama",
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 1024,
+}
+
+
+@pytest.fixture(scope="module")
+def bases(tmp_path_factory):
+    """Folders of an encoder and a language model with weights, as one has them from the hub."""
+    folder = tmp_path_factory.mktemp("bases")
+    torch.manual_seed(0)
+    model = build(NetworkSettings(preset="tiny", vision=DINO, language=LLAMA, image_preset="dinov2", image_size=28))
+    for name, module in (("vision", model.vision), ("language", model.language)):
+        module.config.save_pretrained(folder / name)
+        state = {key: value.contiguous() for key, value in module.state_dict().items()}
+        save_file(state, folder / name / "model.safetensors", {"format": "pt"})
+    model.tokenizer.save_pretrained(folder / "language")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def lora_config(bases, small_settings, tmp_path_factory):
+    """Both stages' architecture on the named bases: LoRA in both, the projector trains, base weights in bfloat16."""
+    settings = yaml.safe_load(yaml.safe_dump(small_settings))
+    settings["run_dir"] = "runs/lora"
+    settings["model"]["init_args"]["network"] = {
+        "preset": "vicuna-7b",
+        "vision": str(bases / "vision"),
+        "language": str(bases / "language"),
+        "image_size": 28,
+        "vision_lora": {"r": 2},
+        "language_lora": {"r": 2},
+    }
+    settings["data"]["init_args"] |= {"batch_size": 8, "micro_batch_size": 4}
+    settings["trainer"] |= {"max_steps": 2, "limit_val_batches": 0}
+    path = tmp_path_factory.mktemp("config") / "lora.yaml"
+    path.write_text(yaml.safe_dump(settings))
+    return path
+
+
+def test_only_what_trains_is_kept(explllm, lora_config, bases, tmp_path):
+    assert explllm("fit", "--config", lora_config).status == 0
+    held = torch.load(tmp_path / "runs/lora/checkpoints/last.ckpt", weights_only=True)
+    names = {name.removeprefix("model.") for name in held["state_dict"]}
+    assert names == {name.removeprefix("model.") for name in held["trains"]}
+    assert all("lora_" in name or name.startswith("projector.") for name in names)
+    assert any(name.startswith("vision.") for name in names) and any(name.startswith("language.") for name in names)
+    assert {value.dtype for value in held["state_dict"].values()} == {torch.float32}
+    kept = sum(value.numel() for value in held["state_dict"].values())
+    assert kept == 2 * 2 * 2 * 2 * 64 + 32 * 32 + 32 + 32 * 32 + 32
+    # The optimiser has two moments and a step for each weight that trains, and nothing else.
+    moments = sum(value.numel() for state in held["optimizer_states"][0]["state"].values() for value in state.values())
+    assert moments == 2 * kept + len(names)
+    # It can be tested (with words for one face) and resumed.
+    assert explllm("test", "--config", lora_config, "--explained_faces", 1).status == 0
+    assert explllm("fit", "--config", lora_config, "--ckpt_path", "last", "--trainer.max_steps", 3).status == 0

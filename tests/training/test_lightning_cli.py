@@ -1,0 +1,88 @@
+"""Settings that the commands settle themselves, and what they say."""
+
+import os
+import subprocess
+import sys
+import warnings
+
+import pytest
+import yaml
+
+from explllm.core.errors import ConfigError
+from explllm.training.lightning_cli import parse
+
+
+def test_run_folder_by_default_is_named_after_the_configuration(explllm, small_settings, tmp_path):
+    settings = {**small_settings, "run_dir": None}
+    (tmp_path / "mine.yaml").write_text(yaml.safe_dump(settings))
+    assert explllm("fit", "--config", "mine.yaml", "--trainer.max_steps", 1).status == 0
+    assert (tmp_path / "runs/mine/model").is_dir()
+    again = explllm("fit", "--config", "mine.yaml", "--trainer.max_steps", 1, "--trainer.default_root_dir", "other")
+    assert again.status == 0 and (tmp_path / "other/model").is_dir()
+
+
+def test_the_resolved_configuration_runs_again(explllm, small_config, tmp_path):
+    options = ("--trainer.max_steps", 1, "--data.seed", 0, "--model.optimization.learning_rate", 0.002)
+    assert explllm("fit", "--config", small_config, *options).status == 0
+    first = (tmp_path / "runs/small/config.yaml").read_text()
+    assert (
+        explllm("fit", "--config", "runs/small/config.yaml", "--ckpt_path", "last", "--trainer.max_steps", 2).status
+        == 0
+    )
+    second = (tmp_path / "runs/small/config.yaml").read_text()
+    # It says what the run is: resuming it changes nothing but what was changed.
+    changed = set(first.splitlines()) ^ set(second.splitlines())
+    assert {line.strip() for line in changed} <= {"max_steps: 1", "max_steps: 2"} | {
+        line.strip() for line in changed if line.startswith("config:") or line.startswith("- ")
+    }
+    assert explllm("test", "--config", "runs/small/config.yaml", "--explained_faces", 0).status == 0
+
+
+def test_settings_on_the_command_line_win(small_config):
+    config = parse(
+        "fit", ["--config", str(small_config), "--data.batch_size", "64", "--model.optimization.warmup_steps=5"]
+    )
+    assert config.data.init_args.batch_size == 64
+    assert config.data.init_args.micro_batch_size == 16
+    assert config.model.init_args.optimization.warmup_steps == 5
+
+
+def test_parsing_errors_are_input_errors(small_config):
+    with pytest.raises(ConfigError, match="unknown key data.walk"):
+        parse("fit", ["--config", str(small_config), "--data.walk", "3"])
+
+
+def test_nothing_is_said_that_says_nothing(explllm, small_config):
+    """A run of each command leaves stderr empty and raises no warning."""
+    with warnings.catch_warnings(record=True) as caught:
+        for command in ("fit", "validate", "test", "predict"):
+            done = explllm(command, "--config", small_config, *(("--explained_faces", 1) if command == "test" else ()))
+            assert done.status == 0
+            assert done.err == ""
+    said = [str(warning.message) for warning in caught if not issubclass(warning.category, DeprecationWarning)]
+    assert said == []
+
+
+def test_callbacks_and_logger_of_the_user_are_kept(explllm, small_settings, tmp_path):
+    settings = yaml.safe_load(yaml.safe_dump(small_settings))
+    settings["trainer"] |= {
+        "max_steps": 2,
+        "callbacks": [{"class_path": "lightning.pytorch.callbacks.LearningRateMonitor"}],
+        "logger": {"class_path": "lightning.pytorch.loggers.CSVLogger", "init_args": {"save_dir": "mine"}},
+    }
+    (tmp_path / "mine.yaml").write_text(yaml.safe_dump(settings))
+    assert explllm("fit", "--config", "mine.yaml").status == 0
+    [log] = (tmp_path / "mine").rglob("metrics.csv")
+    assert "lr-AdamW" in log.read_text().splitlines()[0]
+    assert not (tmp_path / "runs/small/logs").exists()
+
+
+@pytest.mark.slow
+def test_the_progress_bar_shows_loss_and_accuracy(small_config, tmp_path):
+    command = [sys.executable, "-m", "explllm", "fit", "--config", str(small_config)]
+    command += ["--trainer.enable_progress_bar", "true", "--live_accuracy_every_n_steps", "2"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "200"}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True)
+    assert done.stderr == ""
+    [bar] = [line for line in done.stdout.splitlines() if line.startswith("Epoch 0/0")]
+    assert "14/14" in bar and "train/loss: " in bar and "train/accuracy: " in bar and "v_num" not in bar

@@ -1,0 +1,216 @@
+"""What a run leaves behind, and what `test`, `validate` and `predict` make of it."""
+
+import json
+import shutil
+
+import pandas as pd
+import pytest
+import torch
+import yaml
+from sklearn.metrics import balanced_accuracy_score, log_loss
+
+from explllm import ExpLLM
+from explllm.core.errors import ConfigError
+from explllm.core.manifest import Manifest
+from explllm.models.explllm import ExpLLM as Model
+from explllm.training.callbacks.run_folder import RunFolder
+
+NOTICE = "The faces are drawn by a program, not photographs."
+
+
+@pytest.fixture
+def run_dir(fitted, tmp_path):
+    """A copy of a finished run."""
+    shutil.copytree(fitted, tmp_path / "run")
+    return tmp_path / "run"
+
+
+@pytest.fixture
+def command(explllm, small_config, run_dir):
+    return lambda name, *options: explllm(name, "--config", small_config, "--run_dir", "run", *options)
+
+
+def metrics(run_dir):
+    return json.loads((run_dir / "metrics.json").read_text())
+
+
+def test_fit_leaves(fitted, small_settings):
+    names = {path.relative_to(fitted).as_posix() for path in fitted.rglob("*") if path.is_file()}
+    assert {"config.yaml", "checkpoints/last.ckpt", "metrics.json", "logs/version_0/metrics.csv"} <= names
+    assert {"model/config.json", "model/model.safetensors", "model/tokenizer.json"} <= names
+    assert not {name for name in names if "partial" in name or "lightning_logs" in name}
+    held = metrics(fitted)
+    assert held["fit/steps"] == 7 and held["fit/unreadable"] == [] and held["notice"].startswith(NOTICE)
+    assert held["fit/trainable_weights"] == sum(
+        weight.numel() for weight in ExpLLM.from_pretrained(fitted / "model").parameters()
+    )
+    config = yaml.safe_load((fitted / "config.yaml").read_text())
+    assert config["run_dir"] == str(fitted)
+    assert config["data"]["init_args"]["fer_share"] == 0.75  # a default: the configuration is the resolved one
+    assert config["ckpt_path"] is None
+
+
+def test_the_model_is_the_checkpoints(fitted):
+    held = torch.load(fitted / "checkpoints/last.ckpt", weights_only=True)["state_dict"]
+    for name, value in ExpLLM.from_pretrained(fitted / "model").state_dict().items():
+        if f"model.{name}" in held:
+            assert torch.equal(held[f"model.{name}"], value), name
+
+
+def test_test_against_independent_figures(command, run_dir, drawn_faces):
+    """Predictions are those of the model's folder on single pictures; the figures are scikit-learn's on them."""
+    done = command("test")
+    assert done.status == 0 and done.err == ""
+    table = pd.read_parquet(run_dir / "predictions.parquet")
+    frame = Manifest.read(drawn_faces / "manifest.parquet").frame
+    expected = frame[frame["split"] == "test"]
+    assert list(table["image"]) == list(expected["image"])
+    assert list(table["expression"]) == list(expected["expression"])
+    model = ExpLLM.from_pretrained(run_dir / "model")
+    for row in table.iloc[::9].to_dict("records"):
+        [found] = model.recognize(drawn_faces / row["image"])
+        assert row["predicted"] == found.expression
+        for label, probability in found.probabilities.items():
+            assert row[f"p_{label}"] == pytest.approx(probability, abs=1e-5)
+    held = metrics(run_dir)
+    assert held["test/count"] == 27
+    assert held["test/accuracy"] == pytest.approx((table["expression"] == table["predicted"]).mean(), abs=1e-6)
+    assert held["test/macro_recall"] == pytest.approx(
+        balanced_accuracy_score(table["expression"], table["predicted"]), abs=1e-6
+    )
+    labels = sorted(str(label) for label in model.labels)
+    shares = table[[f"p_{label}" for label in labels]].to_numpy().astype(float)
+    shares /= shares.sum(axis=1, keepdims=True)
+    assert held["test/nll"] == pytest.approx(log_loss(table["expression"], shares, labels=labels), abs=1e-5)
+    assert held["test/targets"] == {str(label): (table["expression"] == label).sum() for label in model.labels}
+    assert held["test/predictions"] == {str(label): (table["predicted"] == label).sum() for label in model.labels}
+    assert held["fit/steps"] == 7  # what fit wrote is still there
+    # Three faces of different expressions, explained after the label that was found.
+    explained = table[table["cot_source"].notna()]
+    assert len(explained) == 3 and explained["expression"].nunique() == 3
+    assert set(explained["cot_source"]) == {"explllm run"}
+    for text in (done.out, (run_dir / "report.html").read_text()):
+        assert NOTICE in " ".join(text.split())
+        assert f"{held['test/accuracy']:.3f}" in text
+        assert all(name.split("/")[-1] in text or "base64" in text for name in explained["image"])
+
+
+def test_tests_of_one_run_agree(command, run_dir):
+    assert command("test", "--explained_faces", 0, "--data.eval_batch_size", 5).status == 0
+    one = pd.read_parquet(run_dir / "predictions.parquet")
+    assert "cot" not in one
+    assert command("test", "--explained_faces", 0, "--data.num_workers", 1).status == 0
+    other = pd.read_parquet(run_dir / "predictions.parquet")
+    shares = one.filter(like="p_").columns
+    assert one[shares].to_numpy() == pytest.approx(other[shares].to_numpy(), abs=1e-5)
+
+
+def test_validate(command, run_dir):
+    done = command("validate")
+    assert done.status == 0 and done.err == ""
+    held = metrics(run_dir)
+    assert held["val/count"] == 14 and sum(held["val/predictions"].values()) == 14
+    assert f"val accuracy {held['val/accuracy']:.3f}" in done.out
+    assert "Validate metric" not in done.out  # Lightning's own table says the same again
+    assert (
+        "no row has the split `val`"
+        in command("validate", "--data.val", 0, "--data.folder", "faces", "--data.train", 7).error
+    )
+
+
+@pytest.mark.parametrize("ending", ["parquet", "csv", "jsonl"])
+def test_predict_on_an_unlabelled_manifest(command, run_dir, drawn_faces, tmp_path, ending):
+    frame = Manifest.read(drawn_faces / "manifest.parquet").frame
+    images = frame.loc[frame["split"] == "test", ["image"]].reset_index(drop=True)
+    Manifest(images, drawn_faces).write(tmp_path / f"images.{ending}")
+    named = ("--data", "ManifestFaces", "--data.manifest", f"images.{ending}", "--data.root", drawn_faces)
+    done = command("predict", *named, "--predictions", f"found.{ending}")
+    assert done.status == 0 and done.err == "" and "27 faces" in done.out
+    found = Manifest.read(tmp_path / f"found.{ending}", root=drawn_faces).frame
+    assert list(found["image"]) == list(images["image"])
+    assert "expression" not in found and "split" not in found and "cot" not in found
+    assert found.filter(like="p_").astype(float).sum(axis=1).to_numpy() == pytest.approx(1, abs=1e-5)
+    assert command("test").status == 0
+    tested = pd.read_parquet(run_dir / "predictions.parquet")
+    assert list(found["predicted"]) == list(tested["predicted"])
+
+
+def test_predict_explains_where_asked(command, run_dir, drawn_faces, tmp_path):
+    (tmp_path / "faces").mkdir()
+    for name in ("00000-fear.png", "00001-anger.png"):
+        shutil.copy(drawn_faces / "test" / name, tmp_path / "faces")
+    (tmp_path / "faces/torn.jpg").write_bytes(b"no picture")
+    named = ("--data", "FolderFaces", "--data.root", "faces")
+    assert "1 image cannot be read, last faces/torn.jpg: unreadable image" in command("predict", *named).error
+    done = command("predict", *named, "--data.max_unreadable", 1, "--model.explain_predictions", "true")
+    assert "3 faces; 1 could not be read, see the column unreadable" in done.out
+    table = Manifest.read(run_dir / "predictions.parquet").frame.set_index("image")
+    assert list(table.index) == ["00000-fear.png", "00001-anger.png", "torn.jpg"]
+    assert table.loc["torn.jpg", "unreadable"].startswith("faces/torn.jpg: unreadable image")
+    assert table.loc["torn.jpg", ["predicted", "cot", "p_Fear"]].isna().all()
+    assert set(table["cot_source"].dropna()) == {"explllm run"}
+    model = ExpLLM.from_pretrained(run_dir / "model")
+    for name in ("00000-fear.png", "00001-anger.png"):
+        # A text may be empty after one epoch; a table has no empty text.
+        assert (table.loc[name, "cot"] or "") == model.explain(tmp_path / "faces" / name, max_new_tokens=8).text
+
+
+def test_predict_on_sorted_folders_keeps_the_labels(command, run_dir, drawn_faces, tmp_path):
+    for name in ("fear", "anger"):
+        (tmp_path / "faces" / name).mkdir(parents=True)
+        shutil.copy(drawn_faces / f"test/00000-{name}.png", tmp_path / "faces" / name)
+    assert command("predict", "--data", "FolderFaces", "--data.root", "faces").status == 0
+    assert list(pd.read_parquet(run_dir / "predictions.parquet")["expression"]) == ["Anger", "Fear"]
+
+
+def test_the_runs_own_weights_are_tested_whatever_it_started_from(command, run_dir, tmp_path, monkeypatch):
+    """`init_from` in a configuration says where training began; it must not replace what training has made."""
+    done = command("test", "--model.init_from", "gone/model", "--explained_faces", 0)
+    assert done.status == 0 and "weights: run/checkpoints/last.ckpt" in done.out
+    tested = pd.read_parquet(run_dir / "predictions.parquet")
+    options = ("--model.init_from", run_dir / "model", "--run_dir", "elsewhere", "--explained_faces", 0)
+    done = command("test", *options)
+    assert done.status == 0 and f"weights: {run_dir / 'model'}" in done.out
+    again = pd.read_parquet(tmp_path / "elsewhere/predictions.parquet")
+    shares = tested.filter(like="p_").columns
+    assert again[shares].to_numpy() == pytest.approx(tested[shares].to_numpy(), abs=1e-6)
+
+
+def test_a_second_stage_starts_from_the_first(command, explllm, small_config, run_dir):
+    still = ("--trainer.max_steps", 1, "--model.optimization.learning_rate", 0, "--run_dir", "second")
+    done = command("fit", "--model.init_from", run_dir / "model", *still)
+    assert done.status == 0 and f"weights: {run_dir / 'model'}" in done.out
+    first, second = (ExpLLM.from_pretrained(path) for path in (run_dir / "model", "second/model"))
+    for (name, one), (_, other) in zip(first.named_parameters(), second.named_parameters(), strict=True):
+        assert torch.equal(one, other), name
+
+
+def test_a_new_fit_takes_back_what_was_said_of_the_model_before(command, run_dir):
+    assert command("test", "--explained_faces", 0).status == 0
+    assert "test/accuracy" in metrics(run_dir) and (run_dir / "report.html").is_file()
+    done = command("fit")
+    assert done.status == 0
+    assert "run/checkpoints/last.ckpt is of an earlier run and will be replaced; --ckpt_path last would" in done.out
+    assert not [key for key in metrics(run_dir) if key.startswith("test/")]
+    assert not (run_dir / "report.html").exists() and not (run_dir / "predictions.parquet").exists()
+
+
+def test_a_trial_run_leaves_nothing(explllm, small_config, tmp_path):
+    assert explllm("fit", "--config", small_config, "--trainer.fast_dev_run", "true").status == 0
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
+
+
+def test_a_run_that_fails_leaves_no_model(explllm, small_config, tmp_path, monkeypatch):
+    def fail(*_, **__):
+        raise RuntimeError("a defect")
+
+    monkeypatch.setattr(Model, "forward", fail)
+    with pytest.raises(RuntimeError, match="a defect"):  # a defect keeps its traceback
+        explllm("fit", "--config", small_config)
+    assert not (tmp_path / "runs/small/model").exists()
+    assert not (tmp_path / "runs/small/metrics.json").exists()
+
+
+def test_errors():
+    with pytest.raises(ConfigError, match="-1 explained faces"):
+        RunFolder("run", explained_faces=-1)

@@ -1,0 +1,147 @@
+"""The LightningModule: labels, seeds, targets, and what may not be learnt from."""
+
+import pytest
+import torch
+from lightning.pytorch import Trainer
+
+from explllm.core.errors import CheckpointError, ConfigError
+from explllm.core.expressions import Expression
+from explllm.data.datamodules import DrawnFaces
+from explllm.models.build import NetworkSettings
+from explllm.training.optimization import OptimizationSettings
+from explllm.training.task import ExpLLMTask
+
+SIZES = {"train": 56, "val": 14, "test": 27, "size": 64}
+
+
+@pytest.fixture
+def settings(small_settings):
+    network = small_settings["model"]["init_args"]["network"]
+    return lambda **more: NetworkSettings(**{**network, **more})
+
+
+@pytest.fixture
+def data(drawn_faces):
+    return lambda **more: DrawnFaces(drawn_faces, **SIZES, **{"batch_size": 8, "micro_batch_size": 4, **more})
+
+
+@pytest.fixture
+def trainer(tmp_path):
+    return lambda **more: Trainer(
+        accelerator="cpu",
+        default_root_dir=tmp_path,
+        use_distributed_sampler=False,
+        **{
+            "logger": False,
+            "enable_checkpointing": False,
+            "enable_progress_bar": False,
+            "enable_model_summary": False,
+            **more,
+        },
+    )
+
+
+def fitted(settings, data, trainer, **more):
+    """A task after two steps, without the command line: a library's user would write the same."""
+    torch.manual_seed(3)
+    task = ExpLLMTask(settings(), OptimizationSettings(learning_rate=1e-3))
+    trainer(max_steps=2, num_sanity_val_steps=0, limit_val_batches=0).fit(task, data(**more))
+    return task
+
+
+def test_as_a_library(settings, data, trainer):
+    task = fitted(settings, data, trainer)
+    assert task.labels == tuple(Expression)[:7]  # those of the training data, in the paper's order
+    faces = data().images
+    [found] = task.explllm.recognize([torch.zeros(8, 8, 3).to(torch.uint8).numpy()])
+    assert found.expression in task.labels and faces is not None
+    assert not task.explllm.training or task.explllm.vision.training
+
+
+def test_labels_of_the_settings_keep_their_order(settings, data, trainer):
+    task = ExpLLMTask(settings(labels="rafdb"))
+    trainer(max_steps=1, limit_val_batches=0).fit(task, data())
+    assert task.explllm.config.labels[:3] == ["Surprise", "Fear", "Disgust"]
+    targets = task.targets({"expressions": torch.tensor([list(Expression).index(Expression.FEAR), -1])})
+    assert targets.tolist() == [1, -1]
+
+
+def test_labels_of_the_data_that_the_model_lacks(settings, data, trainer):
+    task = ExpLLMTask(settings(labels=["Fear", "Anger"]))
+    with pytest.raises(ConfigError, match=r"the data holds Disgust.* \(it has Fear, Anger\)"):
+        trainer(max_steps=1, limit_val_batches=0).fit(task, data())
+
+
+def test_dropout_is_seeded_by_the_batch(settings, data, trainer, monkeypatch):
+    """Whatever draws random numbers in between, such as a callback, the run stays the same."""
+    from lightning.pytorch import Callback
+
+    class Noise(Callback):
+        def on_train_batch_end(self, *_):
+            torch.rand(17)
+
+    losses = []
+    for callbacks in ([], [Noise()]):
+        torch.manual_seed(3)
+        task = ExpLLMTask(settings(language={**settings().language, "attention_dropout": 0.5}))
+        trainer(max_steps=3, limit_val_batches=0, callbacks=callbacks).fit(task, data())
+        losses.append(float(task.last_loss))
+    assert losses[0] == losses[1]
+
+    # And dropout is on: with it off the loss is another one.
+    torch.manual_seed(3)
+    task = ExpLLMTask(settings(language={**settings().language, "attention_dropout": 0.0}))
+    trainer(max_steps=3, limit_val_batches=0).fit(task, data())
+    assert abs(float(task.last_loss) - losses[0]) > 1e-6
+
+
+def test_frozen_parts_stay_in_evaluation_mode_and_do_not_move(settings, data, trainer):
+    torch.manual_seed(3)
+    task = ExpLLMTask(settings(vision_train="frozen", language_train="frozen"), OptimizationSettings(learning_rate=0.1))
+    before = {}
+
+    class Task(ExpLLMTask):
+        pass
+
+    task.configure_model()
+    before = {name: value.clone() for name, value in task.explllm.state_dict().items()}
+    modes = []
+    step = task.training_step
+    task.training_step = lambda *given: (
+        modes.append((task.explllm.vision.training, task.explllm.projector.training)),
+        step(*given),
+    )[1]
+    trainer(max_steps=2, limit_val_batches=0).fit(task, data(conversations="captions"))
+    assert set(modes) == {(False, True)}
+    moved = {name for name, value in task.explllm.state_dict().items() if not torch.equal(value, before[name])}
+    assert moved and all(name.startswith("projector.") for name in moved)
+
+
+def test_gradient_checkpointing_changes_memory_and_not_the_result(settings, data, trainer):
+    losses = []
+    for checkpointing in (False, True):
+        torch.manual_seed(3)
+        task = ExpLLMTask(settings(), gradient_checkpointing=checkpointing)
+        trainer(max_steps=2, limit_val_batches=0).fit(task, data())
+        losses.append(float(task.last_loss))
+    assert losses[0] == pytest.approx(losses[1], abs=1e-6)
+
+
+def test_before_it_is_built(settings):
+    with pytest.raises(TypeError, match=r"configure_model\(\) comes first"):
+        _ = ExpLLMTask(settings()).explllm
+
+
+def test_a_checkpoint_of_other_weights(settings, data, trainer, tmp_path):
+    """Frozen where they trained: refused for training, as the optimiser's state would not fit, and good for testing."""
+    task = ExpLLMTask(settings())
+    first = trainer(max_steps=1, limit_val_batches=0)
+    first.fit(task, data())
+    first.save_checkpoint(tmp_path / "one.ckpt")
+    other = ExpLLMTask(settings(projector_train="frozen"))
+    with pytest.raises(CheckpointError, match="of a run that trained other weights"):
+        trainer(max_steps=2).fit(other, data(), ckpt_path=tmp_path / "one.ckpt", weights_only=True)
+    again = ExpLLMTask(settings(projector_train="frozen"))
+    trainer().test(again, data(), ckpt_path=tmp_path / "one.ckpt", weights_only=True, verbose=False)
+    for (name, one), (_, two) in zip(task.state_dict().items(), again.state_dict().items(), strict=True):
+        assert torch.equal(one, two), name
