@@ -60,7 +60,8 @@ def test_two_processes_learn_what_one_learns(pair):
     assert len(losses[0]) == 14
     assert losses[1] == pytest.approx(losses[0], abs=1e-4)  # measured: 2e-6
     one, two = (load_file(folder / "model/model.safetensors") for folder in pair)
-    for name in one:
+    # Batch norm's running figures are those of the first process's faces alone.
+    for name in (name for name in one if "running_" not in name and "num_batches" not in name):
         # AdamW's first steps are as long for a gradient of rounding errors as for any other: single weights may differ.
         assert (one[name].float() - two[name].float()).abs().mean() < 1e-4, name
     figures = [json.loads((folder / "metrics.json").read_text()) for folder in pair]

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from lightning.pytorch import Trainer
+from lightning.pytorch import Callback, Trainer
 
 from explllm.core.errors import CheckpointError, ConfigError
 from explllm.core.expressions import Expression
@@ -41,21 +41,13 @@ def trainer(tmp_path):
     )
 
 
-def fitted(settings, data, trainer, **more):
-    """A task after two steps, without the command line: a library's user would write the same."""
-    torch.manual_seed(3)
+def test_as_a_library(settings, data, trainer, drawn_faces):
+    """Without the command line: labels are those of the training data, in the paper's order."""
     task = ExpLLMTask(settings(), OptimizationSettings(learning_rate=1e-3))
-    trainer(max_steps=2, num_sanity_val_steps=0, limit_val_batches=0).fit(task, data(**more))
-    return task
-
-
-def test_as_a_library(settings, data, trainer):
-    task = fitted(settings, data, trainer)
-    assert task.labels == tuple(Expression)[:7]  # those of the training data, in the paper's order
-    faces = data().images
-    [found] = task.explllm.recognize([torch.zeros(8, 8, 3).to(torch.uint8).numpy()])
-    assert found.expression in task.labels and faces is not None
-    assert not task.explllm.training or task.explllm.vision.training
+    trainer(max_steps=2, num_sanity_val_steps=0, limit_val_batches=0).fit(task, data())
+    assert task.labels == tuple(Expression)[:7]
+    [found] = task.explllm.recognize(drawn_faces / "test/00000-fear.png")
+    assert tuple(found.probabilities) == task.labels
 
 
 def test_labels_of_the_settings_keep_their_order(settings, data, trainer):
@@ -74,7 +66,6 @@ def test_labels_of_the_data_that_the_model_lacks(settings, data, trainer):
 
 def test_dropout_is_seeded_by_the_batch(settings, data, trainer, monkeypatch):
     """Whatever draws random numbers in between, such as a callback, the run stays the same."""
-    from lightning.pytorch import Callback
 
     class Noise(Callback):
         def on_train_batch_end(self, *_):
@@ -98,21 +89,18 @@ def test_dropout_is_seeded_by_the_batch(settings, data, trainer, monkeypatch):
 def test_frozen_parts_stay_in_evaluation_mode_and_do_not_move(settings, data, trainer):
     torch.manual_seed(3)
     task = ExpLLMTask(settings(vision_train="frozen", language_train="frozen"), OptimizationSettings(learning_rate=0.1))
-    before = {}
-
-    class Task(ExpLLMTask):
-        pass
-
     task.configure_model()
     before = {name: value.clone() for name, value in task.explllm.state_dict().items()}
     modes = []
-    step = task.training_step
-    task.training_step = lambda *given: (
-        modes.append((task.explllm.vision.training, task.explllm.projector.training)),
-        step(*given),
-    )[1]
-    trainer(max_steps=2, limit_val_batches=0).fit(task, data(conversations="captions"))
-    assert set(modes) == {(False, True)}
+
+    class Modes(Callback):
+        def on_train_batch_start(self, *_):
+            modes.append(
+                (task.explllm.vision.training, task.explllm.projector.training, task.explllm.language.training)
+            )
+
+    trainer(max_steps=2, limit_val_batches=0, callbacks=[Modes()]).fit(task, data(conversations="captions"))
+    assert set(modes) == {(False, True, False)}
     moved = {name for name, value in task.explllm.state_dict().items() if not torch.equal(value, before[name])}
     assert moved and all(name.startswith("projector.") for name in moved)
 
