@@ -291,7 +291,7 @@ class FolderFaces(FaceDataModule):
         if self.stage == "predict" and (manifest := read_images(self.root)):
             return manifest
         manifest = read_folder(self.root)
-        if self.test_fraction:
+        if self.test_fraction and not (manifest.frame["split"] == "test").any():
             hold_out(manifest.frame, "test", self.test_fraction, self.seed)
         return manifest
 

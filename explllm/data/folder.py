@@ -87,17 +87,23 @@ def read_folder(root: str | PathLike[str], *, split: str | None = None, label_se
 
 
 def read_images(root: str | PathLike[str]) -> Manifest | None:
-    """Read the images that lie in a folder itself, of which nothing is known.
+    """Read the images of a folder that is not sorted into classes, which shows in images lying in the folder itself.
 
     Args:
         root: The folder.
 
     Returns:
-        A manifest with the column ``image`` alone, sorted by path; None if no image lies there.
+        A manifest with the column ``image`` alone, sorted by path: all images in the folder and below it. None if no
+        image lies in the folder itself.
     """
     root = Path(root)
-    names = sorted(path.name for path in _images(root)) if root.is_dir() else []
-    return Manifest(pd.DataFrame({"image": names}), root) if names else None
+    if not root.is_dir() or not _images(root):
+        return None
+    folders = [root]
+    for folder in folders:  # grows on the way
+        folders += _subfolders(folder)
+    names = sorted(path.relative_to(root).as_posix() for folder in folders for path in _images(folder))
+    return Manifest(pd.DataFrame({"image": names}), root)
 
 
 def _images(folder: Path) -> list[Path]:

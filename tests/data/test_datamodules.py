@@ -1,0 +1,271 @@
+"""Sources of faces, and the loaders that a Trainer gets from them."""
+
+import shutil
+from collections import Counter
+from dataclasses import dataclass, field
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from explllm.conversation.encoder import ConversationEncoder
+from explllm.core.errors import ConfigError, InputError, ManifestError, MissingPathError
+from explllm.core.expressions import Expression
+from explllm.core.manifest import Manifest
+from explllm.data.datamodules import CaptionedImages, DrawnFaces, FaceDataModule, FolderFaces, ManifestFaces
+from explllm.data.dataset import EXPRESSION_NUMBER
+from explllm.data.transforms import Augment
+from explllm.faces.pixels import IMAGE_PRESETS
+from explllm.models.build import small_tokenizer
+
+SIZES = {"train": 56, "val": 14, "test": 27, "size": 64}
+
+
+@pytest.fixture(scope="module")
+def conversations():
+    return ConversationEncoder(small_tokenizer(1024, "plain"), 16)
+
+
+@dataclass
+class Place:
+    """What a data module asks of its trainer, for a rank of several."""
+
+    lightning_module: SimpleNamespace
+    global_rank: int = 0
+    world_size: int = 1
+    ckpt_path: str | None = None
+    global_step: int = 0
+    accumulate_grad_batches: int = 1
+    limit_val_batches: float = 1.0
+    strategy: SimpleNamespace = field(default_factory=lambda: SimpleNamespace(root_device=torch.device("cpu")))
+
+
+@pytest.fixture
+def ready(conversations):
+    """Sets a data module up for a stage."""
+
+    def set_up(data, stage="fit", **place):
+        model = SimpleNamespace(conversations=conversations, image=IMAGE_PRESETS["small"])
+        data.trainer = Place(model, **place)
+        data.setup(stage)
+        return data
+
+    return set_up
+
+
+@pytest.fixture
+def drawn(drawn_faces):
+    return lambda **settings: DrawnFaces(drawn_faces, **SIZES, **settings)
+
+
+def answers(batch, conversations):
+    """The text that each conversation of a batch is to learn."""
+    return [conversations.decode(row[row != -100]) for row in batch["labels"]]
+
+
+def test_what_an_epoch_of_training_says(ready, drawn, conversations, drawn_faces):
+    """3 FER and 1 CoT for each face, and every answer is that of the face it stands beside."""
+    data = ready(drawn(batch_size=16, micro_batch_size=8))
+    assert data.trainer.accumulate_grad_batches == 2
+    frame, kinds, seen = data.frame(), Counter(), Counter()
+    for batch in data.train_dataloader():
+        assert batch["pixel_values"].shape == (8, 3, 64, 64) and bool(batch["readable"].all())
+        assert batch["unreadable"] == []
+        for row, number, answer in zip(
+            batch["rows"].tolist(), batch["expressions"].tolist(), answers(batch, conversations), strict=True
+        ):
+            label = frame.at[row, "expression"]
+            assert EXPRESSION_NUMBER[Expression(label)] == number
+            assert frame.at[row, "split"] == "train"
+            kind = "fer" if answer.strip() == label else "cot"
+            kinds[kind] += 1
+            seen[row] += 1
+            assert answer.strip().startswith(label)
+            assert kind == "fer" or "Conclusion" in answer
+    assert kinds == {"fer": 168, "cot": 56}
+    assert set(seen.values()) == {4} and len(seen) == 56
+    # Without augmentation the pixels are those of the file.
+    batch = next(iter(data.train_dataloader()))
+    image = IMAGE_PRESETS["small"](drawn_faces / frame.at[int(batch["rows"][0]), "image"])
+    assert torch.equal(batch["pixel_values"][0], image)
+
+
+@pytest.mark.parametrize("world", [1, 2, 3])
+def test_ranks_share_the_faces(ready, drawn, world):
+    rows = []
+    for rank in range(world):
+        data = ready(drawn(eval_batch_size=5, batch_size=12, micro_batch_size=4), "test", global_rank=rank, world_size=world)
+        batches = [batch["rows"].tolist() for batch in data.test_dataloader()]
+        assert len(batches) == -(-(-(-27 // world)) // 5)
+        rows += [row for batch in batches for row in batch]
+    frame = data.frame("test")
+    assert sorted(row for row in rows if row >= 0) == list(frame.index)
+    assert len(rows) == -(-27 // world) * world
+
+
+def test_more_ranks_than_faces(ready, drawn_faces, tmp_path):
+    frame = Manifest.read(drawn_faces / "manifest.parquet").frame
+    Manifest(frame[frame["split"] == "test"].head(1), drawn_faces).write(tmp_path / "one.parquet")
+    data = ready(ManifestFaces(tmp_path / "one.parquet", drawn_faces), "test", global_rank=1, world_size=2)
+    [batch] = data.test_dataloader()
+    assert batch["rows"].tolist() == [-1]
+
+
+def test_augmentation_is_for_training_alone(ready, drawn):
+    plain, changed = ready(drawn(batch_size=8, micro_batch_size=8)), ready(drawn(batch_size=8, micro_batch_size=8, augment=Augment()))
+    one, other = (next(iter(data.train_dataloader()))["pixel_values"] for data in (plain, changed))
+    assert (one - other).abs().mean() > 0.05
+    one, other = (next(iter(data.val_dataloader()))["pixel_values"] for data in (plain, changed))
+    assert torch.equal(one, other)
+    again = next(iter(ready(drawn(batch_size=8, micro_batch_size=8, augment=Augment())).train_dataloader()))
+    assert torch.equal(again["pixel_values"], next(iter(changed.train_dataloader()))["pixel_values"])
+
+
+def test_captions(ready, drawn, conversations):
+    data = ready(drawn(conversations="captions", batch_size=8, micro_batch_size=8))
+    assert data.trainer.limit_val_batches == 0
+    batch = next(iter(data.train_dataloader()))
+    said = answers(batch, conversations)
+    for row, answer in zip(batch["rows"].tolist(), said, strict=True):
+        assert answer.strip() == data.frame().at[row, "caption"]
+        assert "Conclusion" not in answer and len(answer) > 40
+
+
+def test_without_validation_faces_there_is_no_validation(ready, drawn_faces, tmp_path):
+    frame = Manifest.read(drawn_faces / "manifest.parquet").frame
+    Manifest(frame[frame["split"] != "val"], drawn_faces).write(tmp_path / "table.parquet")
+    table = (tmp_path / "table.parquet", drawn_faces)
+    assert ready(ManifestFaces(*table)).trainer.limit_val_batches == 0
+    with pytest.raises(ManifestError, match="no row has the split `val`"):
+        ready(ManifestFaces(*table), "validate").val_dataloader()
+    data = ready(ManifestFaces(*table, val_fraction=0.25))
+    assert data.trainer.limit_val_batches == 1.0
+    people = {split: set(data.frame(split)["identity"]) for split in ("train", "val", "test")}
+    assert len(people["val"]) == 2 and not people["val"] & people["train"]
+
+
+def test_shuffled_labels(ready, drawn):
+    plain, data = ready(drawn()), ready(drawn(shuffle_labels=True))
+    one, other = plain.frame("train"), data.frame("train")
+    assert Counter(one["expression"]) == Counter(other["expression"])
+    assert 0 < (one["expression"] == other["expression"]).mean() < 0.4
+    assert plain.frame("test").equals(data.frame("test"))
+    # The texts say the shuffled label, not the true one.
+    assert all(row.cot.rpartition("Conclusion")[2].lower().count(row.expression.lower()) for row in other.itertuples())
+    assert "The training labels were shuffled." in data.notice and "shuffled" not in plain.notice
+
+
+def test_notice(ready, drawn, drawn_faces, tmp_path):
+    assert "drawn by a program, not photographs" in ready(drawn()).notice
+    assert "written by rules" in ready(drawn()).notice
+    frame = Manifest.read(drawn_faces / "manifest.parquet").frame
+    frame = frame.assign(action_units_source="a detector", cot_source="gpt-4o")
+    Manifest(frame, drawn_faces).write(tmp_path / "table.parquet")
+    assert ready(ManifestFaces(tmp_path / "table.parquet", drawn_faces)).notice == ""
+
+
+@pytest.fixture
+def sorted_faces(drawn_faces, tmp_path):
+    """Seven classes of eight faces, without split folders."""
+    for path in (drawn_faces / "train").glob("*.png"):
+        (tmp_path / "sorted" / path.stem.split("-")[1]).mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, tmp_path / "sorted" / path.stem.split("-")[1])
+    return tmp_path / "sorted"
+
+
+def test_folder_faces_hold_out(ready, sorted_faces):
+    data = ready(FolderFaces(sorted_faces, test_fraction=0.25, val_fraction=0.17, fer_share=1))
+    counts = {split: Counter(data.frame(split)["expression"]) for split in ("train", "val", "test")}
+    assert set(counts["test"].values()) == {2} and set(counts["val"].values()) == {1}
+    assert set(counts["train"].values()) == {5} and len(counts["train"]) == 7
+    again = ready(FolderFaces(sorted_faces, test_fraction=0.25, val_fraction=0.17, fer_share=1))
+    assert again.frame().equals(data.frame())
+
+
+def test_a_test_folder_is_the_test(ready, sorted_faces, tmp_path):
+    sorted_faces.rename(tmp_path / "train")
+    (tmp_path / "faces").mkdir()
+    shutil.copytree(tmp_path / "train", tmp_path / "faces/train")
+    shutil.copytree(tmp_path / "train/fear", tmp_path / "faces/test/fear")
+    data = ready(FolderFaces(tmp_path / "faces", test_fraction=0.25, fer_share=1))
+    assert Counter(data.frame()["split"]) == {"train": 56, "test": 8}
+
+
+def test_predicting_needs_neither_labels_nor_splits(ready, sorted_faces, drawn_faces, tmp_path):
+    data = ready(FolderFaces(sorted_faces), "predict")
+    batch = next(iter(data.predict_dataloader()))
+    assert sorted(set(batch["expressions"].tolist())) == list(range(7))
+    # One image beside the class folders: nothing is sorted, everything is taken.
+    shutil.copy(next(sorted_faces.rglob("*.png")), sorted_faces / "Portrait.PNG")
+    data = ready(FolderFaces(sorted_faces), "predict")
+    assert list(data.frame().columns) == ["image"] and len(data.frame()) == 57
+    assert next(iter(data.predict_dataloader()))["expressions"].tolist() == [-1] * 57
+    assert len(ready(FolderFaces(sorted_faces, fer_share=1)).frame()) == 56  # to learn from, only what is sorted
+
+    images = Manifest.read(drawn_faces / "manifest.parquet").frame[["image"]]
+    Manifest(images, drawn_faces).write(tmp_path / "images.csv")
+    data = ready(ManifestFaces(tmp_path / "images.csv", drawn_faces), "predict")
+    assert sum(len(batch["rows"]) for batch in data.predict_dataloader()) == 97
+    for stage in ("fit", "validate", "test"):
+        with pytest.raises(ManifestError, match="no values in the columns split, expression"):
+            ready(ManifestFaces(tmp_path / "images.csv", drawn_faces), stage)
+
+
+def test_rows_without_a_label(ready, drawn_faces, tmp_path):
+    frame = Manifest.read(drawn_faces / "manifest.parquet").frame
+    frame.loc[[0, 60, 90], "expression"] = None
+    Manifest(frame, drawn_faces).write(tmp_path / "table.parquet")
+    data = ready(ManifestFaces(tmp_path / "table.parquet", drawn_faces, batch_size=20, micro_batch_size=20))
+    trained = {row for batch in data.train_dataloader() for row in batch["rows"].tolist()}
+    assert trained == set(range(56)) - {0}
+    with pytest.raises(ManifestError, match=r"row 90 of the split `test` has no expression .*use `explllm predict`"):
+        data.test_dataloader()
+
+
+def test_captioned_images(ready, drawn_faces, tmp_path, conversations):
+    from tests_captions import write_listing
+
+    write_listing(tmp_path, drawn_faces, 12)
+    data = ready(CaptionedImages(tmp_path, batch_size=4, micro_batch_size=4))
+    assert data.conversation_kind == "captions" and data.trainer.limit_val_batches == 0
+    said = {answer.strip() for batch in data.train_dataloader() for answer in answers(batch, conversations)}
+    assert said == {f"a drawing of face {number}" for number in range(12)}
+
+
+def test_the_image_cache_keeps_to_its_limit(ready, drawn):
+    data = ready(drawn(batch_size=8, micro_batch_size=8, cache_megabytes=0.1))  # 8 images of 64 x 64 x 3
+    first = [batch["pixel_values"] for batch in data.train_dataloader()]
+    assert len(data.images().images) == 8
+    again = [batch["pixel_values"] for batch in data.train_dataloader()]
+    assert all(torch.equal(one, other) for one, other in zip(first, again, strict=True))
+    data = ready(drawn(batch_size=8, micro_batch_size=8, cache_megabytes=0))
+    assert torch.equal(next(iter(data.train_dataloader()))["pixel_values"], first[0])
+    assert data.images().images == {}
+
+
+def test_errors(ready, drawn, drawn_faces, tmp_path):
+    with pytest.raises(ConfigError, match="no multiple of 2 devices x micro-batches of 16"):
+        ready(drawn(batch_size=48), world_size=2)
+    with pytest.raises(MissingPathError, match="no such folder"):
+        ready(FolderFaces(tmp_path / "none"))
+    with pytest.raises(MissingPathError, match="no such folder"):
+        ready(FolderFaces(tmp_path / "none"), "predict")
+    with pytest.raises(ManifestError, match="there are no faces"):
+        (tmp_path / "empty.csv").write_text("image,split,expression\n")
+        ready(ManifestFaces(tmp_path / "empty.csv"))
+    with pytest.raises(ConfigError, match=r"a held-out share of 1.5"):
+        ready(FolderFaces(drawn_faces.parent, test_fraction=1.5) if False else _holding(drawn_faces, tmp_path))
+    with pytest.raises(TypeError, match=r"override read\(\)"):
+        FaceDataModule().setup()
+    with pytest.raises(TypeError, match="loaders need a Trainer"):
+        data = drawn()
+        data.setup()
+        data.test_dataloader()
+    assert issubclass(ManifestError, InputError) and np.isfinite(1)
+
+
+def _holding(drawn_faces, tmp_path):
+    (tmp_path / "faces/fear").mkdir(parents=True)
+    shutil.copy(drawn_faces / "train/00000-fear.png", tmp_path / "faces/fear")
+    return FolderFaces(tmp_path / "faces", test_fraction=1.5)
