@@ -36,12 +36,17 @@ def read_llava_captions(root: str | PathLike[str], listing: str = "chat.json") -
         entries = json.loads(path.read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise ManifestError(f"the file is no JSON ({error})", where=path, remedy="Download it again.") from error
+    if not isinstance(entries, list) or not entries:
+        raise ManifestError(
+            "the file holds no list of images with captions", where=path, remedy="See LLaVA's chat.json for the form."
+        )
     rows = []
     for number, entry in enumerate(entries):
         try:
-            answers = [turn["value"] for turn in entry["conversations"] if turn["from"] == "gpt"]
-            rows.append({"image": entry["image"], "caption": answers[0].strip(), "split": "train"})
-        except (KeyError, IndexError, TypeError, AttributeError) as error:
+            answers = [turn["value"].strip() for turn in entry["conversations"] if turn["from"] == "gpt"]
+            caption = next(answer for answer in answers if answer)
+            rows.append({"image": entry["image"], "caption": caption, "split": "train"})
+        except (KeyError, StopIteration, TypeError, AttributeError) as error:
             raise ManifestError(
                 f"entry {number} has no image or no caption", where=path, remedy="See LLaVA's chat.json for the form."
             ) from error

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from jinja2 import Environment, PackageLoader, select_autoescape
+from jinja2 import Environment, PackageLoader
 
 from explllm.core.chain_of_thought import ChainOfThought
 from explllm.core.expressions import Expression
@@ -50,7 +50,7 @@ def write_report(path: Path, name: str, metrics: Mapping[str, Any], faces: Seque
         metrics: The content of ``metrics.json``.
         faces: Explained faces to show.
     """
-    environment = Environment(loader=PackageLoader("explllm.report"), autoescape=select_autoescape())
+    environment = Environment(loader=PackageLoader("explllm.report"), autoescape=True)
     page = environment.get_template("report.html.jinja").render(name=name, metrics=metrics, faces=faces)
     with written_whole(path) as temporary:
         temporary.write_text(page, encoding="utf-8")

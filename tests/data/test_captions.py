@@ -1,0 +1,91 @@
+import json
+import shutil
+
+import pytest
+
+from explllm.core.errors import ManifestError, MissingPathError
+from explllm.data.captions import read_llava_captions
+from explllm.data.datamodules import CaptionedImages
+
+
+def entry(image, caption):
+    asked = {"from": "human", "value": "Give a brief description.\n<image>"}
+    return {"id": image, "image": image, "conversations": [asked, {"from": "gpt", "value": caption}]}
+
+
+@pytest.fixture
+def listed(drawn_faces, tmp_path):
+    """Twelve real images in LLaVA's layout."""
+    (tmp_path / "images").mkdir()
+    entries = []
+    for number, path in enumerate(sorted((drawn_faces / "train").glob("*.png"))[:12]):
+        shutil.copy(path, tmp_path / "images")
+        entries.append(entry(path.name, f" a drawing of face {number} \n"))
+    (tmp_path / "chat.json").write_text(json.dumps(entries))
+    return tmp_path
+
+
+def test_reads_images_and_captions(listed):
+    manifest = read_llava_captions(listed)
+    assert list(manifest.frame.columns) == ["image", "caption", "split"]
+    assert list(manifest.frame["caption"]) == [f"a drawing of face {number}" for number in range(12)]
+    assert set(manifest.frame["split"]) == {"train"}
+    assert all(manifest.image_path(row).is_file() for row in range(12))
+
+
+def test_images_beside_the_list(listed):
+    for path in (listed / "images").iterdir():
+        shutil.move(path, listed)
+    (listed / "images").rmdir()
+    manifest = read_llava_captions(listed)
+    assert all(manifest.image_path(row).is_file() for row in range(12))
+
+
+def test_as_training_data(listed, ready, answers):
+    data = ready(CaptionedImages(listed, batch_size=4, micro_batch_size=4))
+    assert data.conversation_kind == "captions" and data.trainer.limit_val_batches == 0
+    batches = list(data.train_dataloader())
+    assert all(batch["expressions"].tolist() == [-1] * 4 for batch in batches)
+    said = {answer.strip() for batch in batches for answer in answers(batch)}
+    assert said == {f"a drawing of face {number}" for number in range(12)}
+    assert data.notice == ""
+
+
+def test_trains_by_the_command(listed, explllm, small_config):
+    named = ("--data", "CaptionedImages", "--data.root", listed, "--data.batch_size", 8, "--data.micro_batch_size", 4)
+    frozen = ("--model.network.vision_train", "frozen", "--model.network.language_train", "frozen")
+    done = explllm("fit", "--config", small_config, *named, *frozen)
+    assert done.status == 0 and done.err == ""
+    assert "vision 0, projector 2,112, language 0; 2,112 in all" in done.out
+    (listed / "images" / "00000-fear.png").unlink()
+    error = explllm("fit", "--config", small_config, *named, *frozen).error
+    assert "1 image cannot be read, last " in error and "00000-fear.png: there is no such image" in error
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        {"image": "a.png"},
+        {"conversations": entry("a.png", "b")["conversations"]},
+        {"image": "a.png", "conversations": [{"from": "human", "value": "?"}]},
+        {"image": "a.png", "conversations": [{"from": "gpt", "value": None}]},
+        {"image": "a.png", "conversations": [{"from": "gpt", "value": " "}]},
+        ["a.png"],
+    ],
+)
+def test_entries_without_image_or_caption(tmp_path, broken):
+    (tmp_path / "chat.json").write_text(json.dumps([entry("x.png", "fine"), broken]))
+    with pytest.raises(ManifestError, match=r"entry 1 has no image or no caption \[.*chat.json\]"):
+        read_llava_captions(tmp_path)
+
+
+def test_errors(tmp_path):
+    with pytest.raises(MissingPathError, match=r"no such list of captions \[.*chat.json\]"):
+        read_llava_captions(tmp_path)
+    (tmp_path / "chat.json").write_text("[{")
+    with pytest.raises(ManifestError, match="the file is no JSON"):
+        read_llava_captions(tmp_path)
+    for content in ("{}", "3", "[]"):
+        (tmp_path / "chat.json").write_text(content)
+        with pytest.raises(ManifestError, match="the file holds no list of images with captions"):
+            read_llava_captions(tmp_path)
