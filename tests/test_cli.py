@@ -2,7 +2,6 @@
 
 import json
 import os
-import pickle
 import shutil
 import signal
 import subprocess
@@ -226,25 +225,17 @@ class Malice:
 
 
 def test_checkpoints_that_are_none(explllm, small_config, fitted, tmp_path):
-    Malice.trace = tmp_path / "has-run"
     whole = (fitted / "checkpoints/last.ckpt").read_bytes()
-    made = {
-        "empty": lambda path: path.write_bytes(b""),
-        "text": lambda path: path.write_text("no checkpoint"),
-        "truncated": lambda path: path.write_bytes(whole[: len(whole) // 2]),
-        "malice": lambda path: torch.save({"state_dict": {}, "labels": [], "more": Malice()}, path),
-        "pickle": lambda path: path.write_bytes(pickle.dumps(Malice())),
-        "other": lambda path: torch.save({"state_dict": {}}, path),
-        "list": lambda path: torch.save([1, 2], path),
-    }
-    messages = dict.fromkeys(made, "the file is truncated, or no checkpoint [")
-    messages |= dict.fromkeys(("other", "list"), "the checkpoint is of another kind of model [")
-    messages["malice"] = "the file holds more than tensors, numbers and text; nothing in it was run ["
-    for name, make in made.items():
-        make(tmp_path / f"{name}.ckpt")
-        for command in ("test", "fit") if name in ("truncated", "malice") else ("test",):
+    (tmp_path / "truncated.ckpt").write_bytes(whole[: len(whole) // 2])
+    Malice.trace = tmp_path / "has-run"
+    torch.save({"state_dict": {}, "labels": [], "more": Malice()}, tmp_path / "malice.ckpt")
+    for name, message in (
+        ("truncated", "the file is truncated, or no checkpoint"),
+        ("malice", "the file holds more than tensors, numbers and text; nothing in it was run"),
+    ):
+        for command in ("test", "fit"):
             done = explllm(command, "--config", small_config, "--ckpt_path", f"{name}.ckpt")
-            assert f"{messages[name]}{name}.ckpt]" in done.error
+            assert f"{message} [{name}.ckpt]. Use a checkpoint that `explllm fit` wrote" in done.error
     assert not Malice.trace.exists()
     # The same file does run its command where nobody forbids it: the test would notice.
     torch.load(tmp_path / "malice.ckpt", weights_only=False)

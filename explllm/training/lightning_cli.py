@@ -236,10 +236,6 @@ def run_stage(stage: str, arguments: list[str]) -> None:
     Raises:
         InputError: If the user made a mistake.
     """
-    for message in _NOISE:
-        warnings.filterwarnings("ignore", message=message)
-    for name in _NOISY_LOGGERS:
-        logging.getLogger(name).addFilter(_says_something)
     torch.set_float32_matmul_precision("high")
     _keep_freed_memory()
     with _interruptions():
@@ -286,6 +282,10 @@ def parse(stage: str, arguments: list[str]) -> Namespace:
 
 
 def _start(kind: type[ExpLLMCLI], stage: str, arguments: list[str]) -> ExpLLMCLI:
+    for message in _NOISE:
+        warnings.filterwarnings("ignore", message=message)
+    for name in _NOISY_LOGGERS:
+        logging.getLogger(name).addFilter(_says_something)
     try:
         return kind(
             stage,

@@ -2,7 +2,9 @@
 
 import multiprocessing
 import os
+import pickle
 import random
+import shutil
 import signal
 import time
 
@@ -22,6 +24,8 @@ def content(number):
 
 
 def write_for_ever(path):
+    # A forked process has none of the threads that its parent's arithmetic may have started, and would wait for them.
+    torch.set_num_threads(1)
     for number in range(10**9):
         WholeCheckpoints().save_checkpoint(content(number), path)
 
@@ -58,14 +62,38 @@ def test_a_full_disk_leaves_the_checkpoint_before(tmp_path, monkeypatch):
     assert WholeCheckpoints().load_checkpoint(path)["number"] == 1
 
 
-def test_errors(tmp_path):
-    with pytest.raises(ConfigError, match="a checkpoint every 0 steps"):
-        LastCheckpoint("run", every_n_steps=0)
+class Malice:
+    def __reduce__(self):
+        return os.system, ("exit 0",)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda path: path.write_bytes(b""), "the file is truncated, or no checkpoint"),
+        (lambda path: path.write_text("no checkpoint"), "the file is truncated, or no checkpoint"),
+        (lambda path: path.write_bytes(pickle.dumps(Malice())), "the file is truncated, or no checkpoint"),
+        (lambda path: path.write_bytes(path.read_bytes()[:-100]), "the file is truncated, or no checkpoint"),
+        (lambda path: torch.save(content(1) | {"more": Malice()}, path), "holds more than tensors, numbers and text"),
+        (lambda path: torch.save({"state_dict": {}}, path), "the checkpoint is of another kind of model"),
+        (lambda path: torch.save([1, 2], path), "the checkpoint is of another kind of model"),
+        (lambda path: shutil.make_archive(path.with_suffix(""), "zip", path.parent), "the file cannot be read"),
+    ],
+    ids=["empty", "text", "pickle", "truncated", "with code", "of another program", "a list", "another archive"],
+)
+def test_files_that_are_no_checkpoints(tmp_path, make, message):
     path = tmp_path / "last.ckpt"
     WholeCheckpoints().save_checkpoint(content(1), path)
-    path.write_bytes(path.read_bytes()[:-100])
-    with pytest.raises(CheckpointError, match=r"the file is truncated, or no checkpoint \[.*last.ckpt\]"):
-        WholeCheckpoints().load_checkpoint(path)
+    make(path)
+    if path.with_suffix(".zip").exists():
+        path.with_suffix(".zip").rename(path)
+    with pytest.raises(CheckpointError, match=rf"{message}.* \[.*last.ckpt\]"):
+        WholeCheckpoints().load_checkpoint(path, weights_only=False)
+
+
+def test_how_often():
+    with pytest.raises(ConfigError, match="a checkpoint every 0 steps"):
+        LastCheckpoint("run", every_n_steps=0)
 
 
 DINO = {
