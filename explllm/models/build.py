@@ -231,7 +231,12 @@ def _part_config(
 def _labels(labels: str | Sequence[str] | None) -> list[str] | None:
     if isinstance(labels, str):
         return [str(label) for label in LabelSet.named(labels)]
-    return [str(Expression.parse(label)) for label in labels] if labels else None
+    if not labels:
+        return None
+    parsed = [str(Expression.parse(label)) for label in labels]
+    if len(set(parsed)) < len(parsed):
+        raise ConfigError(f"labels name an expression twice: {', '.join(labels)}", remedy="Name each one once.")
+    return parsed
 
 
 def labels_of(expressions: Sequence[str]) -> list[Expression]:

@@ -123,7 +123,9 @@ class ExpLLM(PreTrainedModel):
         options = gradient_checkpointing_kwargs or {"use_reentrant": False}
         for part in (self.vision, self.language):
             if part.supports_gradient_checkpointing:
-                part.gradient_checkpointing_enable(options)
+                # The newer name; older releases have the other one alone.
+                enable = getattr(part, "activation_checkpointing_enable", part.gradient_checkpointing_enable)
+                enable(options)
 
     def get_input_embeddings(self) -> nn.Module:
         """Return the language model's token embeddings."""

@@ -66,6 +66,8 @@ def test_labels():
     assert build_config(NetworkSettings(preset="tiny", labels="rafdb"))[0].labels == [*map(str, LABEL_SETS["rafdb"])]
     assert build_config(NetworkSettings(preset="tiny", labels=["sad", "Joy"]))[0].labels == ["Sadness", "Happiness"]
     assert labels_of(["Fear", "Neutral", "Fear"]) == [Expression.NEUTRAL, Expression.FEAR]
+    with pytest.raises(ConfigError, match="twice: Happy, joyful"):
+        build_config(NetworkSettings(preset="tiny", labels=["Happy", "joyful"]))
     with pytest.raises(ConfigError, match="no label set 'rafbd'"):
         build_config(NetworkSettings(preset="tiny", labels="rafbd"))
 
