@@ -417,4 +417,7 @@ def test_an_interruption_before_training_begins(small_config, tmp_path):
     time.sleep(1.5)  # while libraries load
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=60)
-    assert (process.returncode, err) == (130, "interrupted.\n")
+    # Where the interruption falls into an exec() of some import, Python ends by the signal itself after all is handled;
+    # a shell shows 130 for both.
+    assert process.returncode in (130, -signal.SIGINT)
+    assert err == "interrupted.\n"
