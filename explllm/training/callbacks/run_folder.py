@@ -92,7 +92,10 @@ class RunFolder(Callback):
                 "fit/unreadable": pl_module.unreadable,
                 "fit/trainable_weights": trainable,
             }
-            self._write_metrics(trainer, figures)
+            # A finished run that is resumed trains nothing: its figures stand, the last seconds too.
+            held = update_json(self.run_dir / METRICS, {})
+            if any(held.get(name) != figures[name] for name in ("fit/steps", "fit/loss")):
+                self._write_metrics(trainer, figures)
         get_console().print(f"model: {self.run_dir / MODEL}", soft_wrap=True)
 
     def on_validation_start(self, trainer: Trainer, pl_module: ExpLLMTask) -> None:  # type: ignore[override]
