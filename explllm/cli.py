@@ -64,12 +64,65 @@ def _explain(arguments: list[str]) -> None:
     explain_images(options.images, options.model, options.device, options.max_new_tokens, options.json)
 
 
+def _describe(arguments: list[str]) -> None:
+    parser = Parser(
+        prog="explllm describe",
+        description="Tell what a configuration means before anything is downloaded or trained: parts, trainable "
+        "weights, optimiser steps, warm-up, memory of a GPU. Takes the options of `fit` too.",
+        epilog="example: explllm describe --config rafdb.yaml",
+    )
+    parser.add_argument("--config", required=True, metavar="NAME", help="a configuration, as for `fit`")
+    parser.add_argument("--images", type=int, metavar="N", help="training images (default: counted, else as published)")
+    parser.add_argument("--gpus", type=int, default=8, metavar="N", help="GPUs that share the work (default: 8)")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    options, others = parser.parse_known_args(arguments)
+    for name, value in (("--images", options.images), ("--gpus", options.gpus)):
+        if value is not None and value < 1:
+            raise ConfigError(f"{name} {value}", remedy="Give at least 1.")
+
+    from explllm.training.describe import print_description
+
+    print_description(["--config", options.config, *others], options.images, options.gpus, options.json)
+
+
+def _convert(arguments: list[str]) -> None:
+    parser = Parser(
+        prog="explllm convert",
+        description="Turn weights into a folder that `explllm explain --model` and ExpLLM.from_pretrained open.",
+        epilog="example: explllm convert released Downloads/ExpLLM models/explllm",
+    )
+    kinds = parser.add_subparsers(dest="kind", metavar="KIND", required=True, parser_class=Parser)
+    released = kinds.add_parser("released", help="the weights that the authors of ExpLLM released, in their format")
+    released.add_argument("--merge", action="store_true", help="fold LoRA into the base weights")
+    released.add_argument(
+        "--vision-heads",
+        type=int,
+        metavar="N",
+        help="attention heads of the vision encoder, which no released file holds; needed only where it is none of "
+        "DINOv2's own encoders",
+    )
+    merge = kinds.add_parser("merge", help="a model of ours: LoRA folded into plain Hugging Face parts")
+    for kind, what in ((released, "pytorch_model.bin, config.json, tokenizer"), (merge, "runs/NAME/model")):
+        kind.add_argument("folder", metavar="DIR", help=f"the folder to read: {what}")
+        kind.add_argument("out", metavar="OUT", help="the folder to write; it must not exist yet")
+    options = parser.parse_args(arguments)
+
+    from explllm.report.convert import convert_merged, convert_released_weights
+
+    if options.kind == "merge":
+        convert_merged(options.folder, options.out)
+    else:
+        convert_released_weights(options.folder, options.out, options.merge, options.vision_heads)
+
+
 COMMANDS = (
     Command("fit", "train a model: explllm fit --config demo.yaml", _lightning("fit")),
     Command("validate", "recognise the validation faces of a run", _lightning("validate")),
     Command("test", "recognise the test faces of a run; write metrics, predictions, a report", _lightning("test")),
     Command("predict", "recognise every face of a data set, labelled or not", _lightning("predict")),
     Command("explain", "explain single pictures: explllm explain face.jpg --model runs/demo/model", _explain),
+    Command("describe", "what a configuration means: weights, steps, memory", _describe),
+    Command("convert", "the authors' released weights, or a trained model, into another form", _convert),
 )
 
 

@@ -41,6 +41,22 @@ def golden() -> Path:
 
 
 @pytest.fixture(scope="session")
+def our_name():
+    """From the released name of a weight that trains to ours, written out by hand."""
+
+    def translate(name: str) -> str:
+        if name.startswith("mm_projector."):
+            return name.replace("mm_projector", "projector")
+        if name.startswith("vision_model."):
+            _, _, block, _, factor = name.split(".")
+            _, letter, side = factor.split("_")
+            return f"vision.encoder.layer.{block}.attention.{side}_proj.lora_{letter}.default.weight"
+        return f"language.{name}.default.weight"
+
+    return translate
+
+
+@pytest.fixture(scope="session")
 def drawn_faces(tmp_path_factory) -> Path:
     """A folder of 56 faces to learn from, 14 to validate and 27 to test on; tests must not change it."""
     from explllm.data.drawn_faces.generate import draw_faces

@@ -22,6 +22,7 @@ def blocks(text, language):
 def test_every_config_is_in_the_table_and_every_name_exists(readme, repository):
     shipped = {path.name for path in (repository / "configs").glob("*.yaml")}
     assert shipped == set(re.findall(r"`(\w+\.yaml)`", readme)) - {"config.yaml"}
+    assert "`ablation/*.yaml`" in readme
 
 
 def test_make_targets_exist(readme, repository):
@@ -47,11 +48,11 @@ def test_commands_and_python_run(readme, drawn_faces, tmp_path, monkeypatch):
     shutil.copy(next((tmp_path / "faces").rglob("*.png")), tmp_path / "face.jpg")
     monkeypatch.chdir(tmp_path)
     commands = [line for block in blocks(readme, "bash") for line in block.splitlines() if line.startswith("explllm")]
-    assert [command.split()[1] for command in commands] == ["fit", "test", "explain"]
+    assert [command.split()[1] for command in commands] == ["fit", "test", "explain", "describe"]
     small = "--trainer.max_epochs 1 --data.batch_size 16 --data.fer_share 1"
     for command in commands:
         words = shlex.split(command.replace("FOLDER", "faces"))[1:]
-        assert main(words if words[0] == "explain" else [*words, *shlex.split(small)]) == 0
+        assert main([*words, *(shlex.split(small) if words[0] in ("fit", "test") else [])]) == 0
     shutil.copytree("runs/faces", "runs/demo")
     [code] = blocks(readme, "python")
     exec(compile(code, "README.md", "exec"), {})

@@ -42,6 +42,11 @@ def explanation(label: str, cot: str | None = None) -> Messages:
     return conversation([(RECOGNIZE, label), (EXPLAIN, cot)])
 
 
+def explanation_first(cot: str, label: str | None = None) -> Messages:
+    """The CoT conversation the other way round, as the authors' released code trained on RAF-DB."""
+    return conversation([(EXPLAIN, cot), (RECOGNIZE, label)])
+
+
 def caption(text: str | None = None) -> Messages:
     """The conversation of the first stage: one round, the answer is the image's caption."""
     return conversation([(CAPTION, text)])

@@ -53,6 +53,10 @@ def folder_written_whole(path: str | PathLike[str]) -> Iterator[Path]:
         made = temporary / "made"
         made.mkdir()
         yield made
+        # Some writers (safetensors) keep their files to the owner; the folder's own mode says who may read.
+        for path in made.rglob("*"):
+            if path.is_file():
+                path.chmod(made.stat().st_mode & 0o666)
         if target.exists():
             # Renamed away first: a folder cannot be replaced in one step, and deleting takes long.
             os.rename(target, temporary / "replaced")

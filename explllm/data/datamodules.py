@@ -12,7 +12,7 @@ from explllm.conversation.encoder import ConversationEncoder
 from explllm.core.errors import ConfigError, ManifestError, MissingPathError
 from explllm.core.manifest import Manifest
 from explllm.data.captions import read_llava_captions
-from explllm.data.dataset import EvaluationDataset, ImageCache, Sample, TrainingDataset, collator
+from explllm.data.dataset import CotOrder, EvaluationDataset, ImageCache, Sample, TrainingDataset, collator
 from explllm.data.drawn_faces.generate import draw_faces
 from explllm.data.folder import read_folder, read_images
 from explllm.data.mixture import BatchSampler, Captions, Mixture, accumulation
@@ -38,6 +38,7 @@ class FaceDataModule(LightningDataModule):
         eval_batch_size: int = 64,
         fer_share: float = 0.75,
         conversations: Literal["mixture", "captions"] = "mixture",
+        cot_order: CotOrder = "label_first",
         augment: Augment | None = None,
         val_fraction: float = 0.0,
         write_cot: bool = True,
@@ -55,6 +56,8 @@ class FaceDataModule(LightningDataModule):
             eval_batch_size: Faces that one device recognises at a time.
             fer_share: Share of FER conversations, the rest being CoT (paper, Table IV: 0.75).
             conversations: ``mixture`` of FER and CoT, or ``captions`` for the first stage.
+            cot_order: Order of the two rounds of a CoT conversation: ``label_first``, as when the model is used;
+                ``cot_first`` or ``random``, as the authors' released code trained on RAF-DB and on AffectNet.
             augment: Augmentation of training images; none if null.
             val_fraction: Share of training rows held out for validation where the data has no such split.
             write_cot: Write missing chains of thought from action units by rules (marked ``offline``).
@@ -67,6 +70,7 @@ class FaceDataModule(LightningDataModule):
         super().__init__()
         self.batch_size, self.micro_batch_size, self.eval_batch_size = batch_size, micro_batch_size, eval_batch_size
         self.fer_share, self.conversation_kind, self.augment = fer_share, conversations, augment
+        self.cot_order: CotOrder = cot_order
         self.val_fraction, self.write_cot, self.shuffle_labels = val_fraction, write_cot, shuffle_labels
         self.cache_megabytes, self.num_workers, self.seed = cache_megabytes, num_workers, seed
         self.max_unreadable = max_unreadable
@@ -158,7 +162,13 @@ class FaceDataModule(LightningDataModule):
         self._sampler = BatchSampler(plan, self.batch_size, self.micro_batch_size, rank, world)
         self._go_on(self._sampler)
         dataset = TrainingDataset(
-            self._manifest(), self.images(), model.conversations, list(frame.index), self.augment, self.max_unreadable
+            self._manifest(),
+            self.images(),
+            model.conversations,
+            list(frame.index),
+            self.augment,
+            self.max_unreadable,
+            self.cot_order,
         )
         return DataLoader(
             dataset,

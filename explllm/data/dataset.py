@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import pandas as pd
@@ -11,7 +11,7 @@ from torch.utils.data import Dataset
 
 from explllm.chat.offline import OfflineWriter
 from explllm.conversation.encoder import ConversationEncoder, Encoded
-from explllm.conversation.messages import Messages, caption, explanation, recognition
+from explllm.conversation.messages import Messages, caption, explanation, explanation_first, recognition
 from explllm.core.errors import ImageError, InputError, MissingPathError
 from explllm.core.expressions import Expression
 from explllm.core.manifest import Manifest
@@ -20,6 +20,9 @@ from explllm.faces.pixels import ImagePreset
 
 EXPRESSION_NUMBER = {expression: number for number, expression in enumerate(Expression)}
 """An expression's number in batches: its place in `Expression`, whatever the data set's own order."""
+
+CotOrder = Literal["label_first", "cot_first", "random"]
+"""Order of the two rounds of a CoT conversation in training; ``random``: one of the two by chance at each draw."""
 
 Batch = dict[str, Any]
 """``pixel_values`` (B, 3, H, W); ``expressions`` (B,) numbers or -1; ``rows`` (B,); ``readable`` (B,) bool;
@@ -89,6 +92,7 @@ class TrainingDataset(Dataset[Sample]):
         rows: Sequence[int] | None = None,
         augment: Augmentation | None = None,
         max_unreadable: int = 0,
+        cot_order: CotOrder = "label_first",
     ) -> None:
         """Keep what a conversation is made of.
 
@@ -99,11 +103,12 @@ class TrainingDataset(Dataset[Sample]):
             rows: The rows to learn from; only they take the place of an unreadable one. By default all.
             augment: Changes image and text together; none by default.
             max_unreadable: Unreadable images in a row after which the search for a readable one ends.
+            cot_order: Order of the rounds of CoT conversations.
         """
         self.manifest, self.images, self.conversations, self.augment = manifest, images, conversations, augment
         self.rows = [int(row) for row in (range(len(manifest)) if rows is None else rows)]
         self.places = {row: place for place, row in enumerate(self.rows)}
-        self.max_unreadable = max_unreadable
+        self.max_unreadable, self.cot_order = max_unreadable, cot_order
         names = ("expression", "cot", "caption", "cot_source")
         self.columns = {name: _column(manifest.frame, name) for name in names}
         self.writer = OfflineWriter()
@@ -161,11 +166,15 @@ class TrainingDataset(Dataset[Sample]):
             text = self.writer.write(units, Expression(str(label)), seed=draw.seed).text
         messages: Messages = {
             "fer": lambda: recognition(label),
-            "cot": lambda: explanation(str(label), text),
+            "cot": lambda: self._explanation(str(label), str(text), draw),
             "caption": lambda: caption(text),
         }[draw.kind]()
         number = -1 if label is None else EXPRESSION_NUMBER[Expression(label)]
         return Sample(self.images.preset.normalize(image), row, number, self.conversations.encode(messages), unreadable)
+
+    def _explanation(self, label: str, cot: str, draw: Draw) -> Messages:
+        cot_first = self.cot_order == "cot_first" or (self.cot_order == "random" and draw.seed % 2 == 1)
+        return explanation_first(cot, label) if cot_first else explanation(label, cot)
 
 
 class EvaluationDataset(Dataset[Sample]):

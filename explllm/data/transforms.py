@@ -131,3 +131,68 @@ class Augment:
         elif not flipped:
             image = image.copy()
         return image, action_units, cot
+
+
+class ReleasedAugment(Augment):
+    """The augmentation of the authors' released code: albumentations' transforms of the same kinds and strengths.
+
+    Flip 0.5; colour jitter (0.25, 0.25, 0.25, hue 0.1) or, as likely, grey with 0.2; with 0.5 a rotation of up to 5
+    degrees and then a resized crop (0.8 to 1 of the area, 3:4 to 4:3) or a crop after padding by 12 pixels; with 0.5 an
+    affine map (15 degrees, shift 0.1, size 0.9 to 1.1) and a Gaussian blur (5 to 9 pixels, sigma 0.1 to 2); with 0.5 an
+    erased area of 0.05 to 0.12. Random numbers are not drawn in the released order: equal in distribution, not in
+    pixels. Unlike there, a flip turns left and right in the chain of thought too.
+
+    Args:
+        size: Width and height of the images, in pixels.
+    """
+
+    def __init__(self, size: int = 224) -> None:
+        self.flip = 0.5
+        self._steps = albumentations.Compose(
+            [
+                albumentations.OneOf(
+                    [
+                        albumentations.ColorJitter(
+                            brightness=(0.75, 1.25),
+                            contrast=(0.75, 1.25),
+                            saturation=(0.75, 1.25),
+                            hue=(-0.1, 0.1),
+                            p=1,
+                        ),
+                        albumentations.Compose([albumentations.ToGray(p=0.2)], p=1),
+                    ],
+                    p=1,
+                ),
+                albumentations.Sequential(
+                    [
+                        albumentations.Rotate(limit=(-5, 5), interpolation=cv2.INTER_NEAREST, p=1),
+                        albumentations.OneOf(
+                            [
+                                albumentations.RandomResizedCrop(
+                                    (size, size), scale=(0.8, 1), ratio=(3 / 4, 4 / 3), p=1
+                                ),
+                                # A crop of the same size after padding is a shift by whole pixels.
+                                albumentations.Affine(translate_px=(-12, 12), fill=0, p=1),
+                            ],
+                            p=1,
+                        ),
+                    ],
+                    p=0.5,
+                ),
+                albumentations.Sequential(
+                    [
+                        albumentations.Affine(
+                            rotate=(-15, 15),
+                            translate_percent=(-0.1, 0.1),
+                            scale=(0.9, 1.1),
+                            keep_ratio=True,
+                            interpolation=cv2.INTER_NEAREST,
+                            p=1,
+                        ),
+                        albumentations.GaussianBlur(blur_limit=(5, 9), sigma_limit=(0.1, 2.0), p=1),
+                    ],
+                    p=0.5,
+                ),
+                albumentations.Erasing(scale=(0.05, 0.12), fill=0, p=0.5),
+            ]
+        )

@@ -7,6 +7,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal
 
+import cv2
 import numpy as np
 import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
@@ -17,13 +18,14 @@ ImageSource = str | PathLike[str] | Image.Image | np.ndarray
 """What an image may be given as: a path, a PIL image of any mode, or a uint8 array (H, W), (H, W, 3) or (H, W, 4)."""
 
 
-def load_image(source: ImageSource) -> Image.Image:
-    """Read an image and turn it upright, in RGB.
+def load_image(source: ImageSource, upright: bool = True) -> Image.Image:
+    """Read an image as RGB.
 
-    Transparent pixels are laid over white; 16-bit grey is scaled to 8 bits; EXIF orientation is applied.
+    Transparent pixels are laid over white; 16-bit grey is scaled to 8 bits.
 
     Args:
         source: A path, a PIL image of any mode or a uint8 array.
+        upright: Turn the image as its EXIF orientation says.
 
     Returns:
         The image in mode RGB.
@@ -39,9 +41,9 @@ def load_image(source: ImageSource) -> Image.Image:
                 f"an array of shape {source.shape} and type {source.dtype} is no image",
                 remedy="Give uint8 of shape (H, W), (H, W, 3) or (H, W, 4).",
             )
-        return _to_rgb(Image.fromarray(source))
+        return _to_rgb(Image.fromarray(source), upright)
     if isinstance(source, Image.Image):
-        return _to_rgb(source)
+        return _to_rgb(source, upright)
     if not isinstance(source, str | PathLike):
         raise ImageError(f"a {type(source).__name__} is no image", remedy="Give a path, a PIL image or an array.")
     path = Path(source)
@@ -49,7 +51,7 @@ def load_image(source: ImageSource) -> Image.Image:
         raise MissingPathError("there is no such image", where=fspath(path), remedy="Check the path.")
     try:
         with Image.open(path) as image:
-            return _to_rgb(image)
+            return _to_rgb(image, upright)
     except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         reason = "it is no image that can be read" if isinstance(error, UnidentifiedImageError) else str(error)
         raise ImageError(
@@ -68,7 +70,11 @@ class ImagePreset:
     fill: tuple[int, int, int] = (0, 0, 0)
     """Colour of the padding, RGB in 0-255."""
     resample: Literal["nearest", "bilinear", "bicubic", "lanczos"] = "bicubic"
-    """The filter of the resizing (Pillow's, with antialiasing)."""
+    """The filter of the resizing."""
+    antialias: bool = True
+    """True: the filter widens as the image shrinks (Pillow's resizing). False: it does not (OpenCV's)."""
+    upright: bool = True
+    """Whether images are turned as their EXIF orientation says."""
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
     """Subtracted from each channel in [0, 1], RGB."""
     std: tuple[float, float, float] = (0.229, 0.224, 0.225)
@@ -112,16 +118,18 @@ class ImagePreset:
         Returns:
             uint8 (size, size, 3), RGB: what augmentation works on.
         """
-        image = load_image(source)
+        image = load_image(source, self.upright)
         filter_ = Image.Resampling[self.resample.upper()]
         size = (self.size, self.size)
         if self.square == "pad":
-            image = ImageOps.pad(image, (max(image.size),) * 2, filter_, self.fill)
+            image = _padded(image, self.fill)
         elif self.square == "crop":
             image = ImageOps.fit(image, (min(image.size),) * 2, filter_)
-        if image.size != size:
-            image = image.resize(size, filter_)
-        return np.asarray(image)
+        if image.size == size:
+            return np.asarray(image)
+        if self.antialias:
+            return np.asarray(image.resize(size, filter_))
+        return cv2.resize(np.asarray(image), size, interpolation=_OPENCV_FILTERS[self.resample])
 
     def normalize(self, image: np.ndarray) -> torch.Tensor:
         """Turn a resized image into a model's input.
@@ -132,31 +140,58 @@ class ImagePreset:
         Returns:
             float32 (3, size, size).
         """
-        mean = np.asarray(self.mean, dtype=np.float32) * 255
-        std = np.asarray(self.std, dtype=np.float32) * 255
-        return torch.from_numpy(np.ascontiguousarray(((image.astype(np.float32) - mean) / std).transpose(2, 0, 1)))
+        mean, std = np.asarray(self.mean, dtype=np.float32), np.asarray(self.std, dtype=np.float32)
+        # In the order of the released code (to [0, 1] first), so that pixels are equal to the bit.
+        pixels = (image.astype(np.float32) / np.float32(255) - mean) / std
+        return torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1)))
 
     def __call__(self, source: ImageSource) -> torch.Tensor:
         """Read, resize and normalise an image: float32 (3, size, size)."""
         return self.normalize(self.resize(source))
 
 
+_CLIP_MEAN, _CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
+
 IMAGE_PRESETS: Mapping[str, ImagePreset] = MappingProxyType(
     {
         "dinov2": ImagePreset(),
-        "clip": ImagePreset(
-            mean=(0.48145466, 0.4578275, 0.40821073), std=(0.26862954, 0.26130258, 0.27577711), resample="bicubic"
+        "clip": ImagePreset(mean=_CLIP_MEAN, std=_CLIP_STD),
+        "released": ImagePreset(
+            square="pad",
+            fill=(123, 117, 104),
+            resample="bilinear",
+            antialias=False,
+            upright=False,
+            mean=_CLIP_MEAN,
+            std=_CLIP_STD,
         ),
         "siglip": ImagePreset(mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5), square="stretch"),
         "small": ImagePreset(size=64, mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25), resample="bilinear"),
     }
 )
-"""``dinov2``: the constants DINOv2 was trained with (the paper's encoder; the paper states none). ``clip``, ``siglip``:
-those of these encoders. ``small``: for encoders trained from scratch on small faces."""
+"""``dinov2``: the constants DINOv2 was trained with (the paper's encoder; the paper states none). ``released``: the
+authors' released code, which gives CLIP's constants to DINOv2. ``clip``, ``siglip``: those of these encoders.
+``small``: for encoders trained from scratch on small faces."""
+
+_OPENCV_FILTERS = {
+    "nearest": cv2.INTER_NEAREST,
+    "bilinear": cv2.INTER_LINEAR,
+    "bicubic": cv2.INTER_CUBIC,
+    "lanczos": cv2.INTER_LANCZOS4,
+}
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
-    image = ImageOps.exif_transpose(image)
+def _padded(image: Image.Image, fill: tuple[int, int, int]) -> Image.Image:
+    width, height = image.size
+    side = max(width, height)
+    canvas = Image.new("RGB", (side, side), fill)
+    canvas.paste(image, ((side - width) // 2, (side - height) // 2))
+    return canvas
+
+
+def _to_rgb(image: Image.Image, upright: bool) -> Image.Image:
+    if upright:
+        image = ImageOps.exif_transpose(image)
     if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
         image = image.convert("RGBA")
         canvas = Image.new("RGBA", image.size, (255, 255, 255, 255))

@@ -40,6 +40,9 @@ class NetworkSettings:
     """Revision of the encoder on the hub."""
     vision_train: Train | None = None
     """What trains in the encoder."""
+    vision_drop_path: float = 0.0
+    """Stochastic depth in the encoder: share of a micro-batch whose residuals each block leaves out in training. With
+    one conversation in a micro-batch it does nothing."""
     vision_lora: LoraSettings = field(default_factory=LoraSettings)
     """LoRA in the encoder, where it trains by LoRA."""
     language: str | dict[str, Any] | None = None
@@ -67,6 +70,8 @@ class NetworkSettings:
     by default those of the training data."""
     base_dtype: Literal["float32", "bfloat16", "float16"] | None = None
     """Type of frozen base weights; what trains is always float32."""
+    load_in_4bit: bool = False
+    """Bring the frozen weights of a named language model to 4 bits (bitsandbytes), for training on one GPU of 24 GB."""
 
     def resolved(self) -> "NetworkSettings":
         """Return the settings with the preset's value wherever none was given."""
@@ -118,6 +123,31 @@ PRESETS: Mapping[str, NetworkSettings] = MappingProxyType(
 )
 """Whole settings by name."""
 
+ARCHITECTURES: Mapping[str, Mapping[str, Any]] = MappingProxyType(
+    {
+        "facebook/dinov2-large": {
+            "model_type": "dinov2",
+            "hidden_size": 1024,
+            "num_hidden_layers": 24,
+            "num_attention_heads": 16,
+            "image_size": 518,
+            "patch_size": 14,
+        },
+        "lmsys/vicuna-7b-v1.5": {
+            "model_type": "llama",
+            "hidden_size": 4096,
+            "intermediate_size": 11008,
+            "num_hidden_layers": 32,
+            "num_attention_heads": 32,
+            "num_key_value_heads": 32,
+            "max_position_embeddings": 4096,
+            "rms_norm_eps": 1e-5,
+        },
+    }
+)
+"""What stands behind the names in the presets, as their configurations on the hub have it; lets `outline` do without
+the hub."""
+
 
 def build_config(settings: NetworkSettings) -> tuple[ExpLLMConfig, PreTrainedTokenizerBase]:
     """Make configuration and tokenizer; no weights are needed or loaded.
@@ -162,6 +192,7 @@ def build_config(settings: NetworkSettings) -> tuple[ExpLLMConfig, PreTrainedTok
         vision_lora=asdict(settings.vision_lora),
         text_lora=asdict(settings.language_lora),
         projector_layers=settings.projector_layers,
+        vision_drop_path=settings.vision_drop_path,
         image=image.to_dict(),
         image_tokens=shape.tokens,
         vision_width=shape.width,
@@ -189,9 +220,62 @@ def build(settings: NetworkSettings, prepared: tuple[ExpLLMConfig, PreTrainedTok
     settings = settings.resolved()
     config, tokenizer = prepared or build_config(settings)
     dtype = getattr(torch, settings.base_dtype) if settings.base_dtype else None
-    vision = storage.load_vision(config.vision_base, config.vision_revision, dtype) if config.vision_base else None
-    language = storage.load_language(config.text_base, config.text_revision, dtype) if config.text_base else None
+    if settings.load_in_4bit and not may_be_4bit(settings):
+        raise ConfigError(
+            "4-bit weights are for a named language model that is `frozen` or trains by `lora`",
+            remedy="Set load_in_4bit to false, or language_train to lora.",
+        )
+    vision = language = None
+    if config.vision_base:
+        vision = storage.load_vision(config.vision_base, config.vision_revision, dtype)
+    if config.text_base:
+        language = storage.load_language(config.text_base, config.text_revision, dtype, settings.load_in_4bit)
     return ExpLLM(config, tokenizer, vision, language)
+
+
+def may_be_4bit(settings: NetworkSettings) -> bool:
+    """Tell whether the language model's base weights can be brought to 4 bits: they are named, and do not train."""
+    return isinstance(settings.language, str) and settings.language_train != "full"
+
+
+def outline(settings: NetworkSettings) -> ExpLLM:
+    """Make a model on the meta device: every part and shape, no weights; the presets' bases need no download either.
+
+    Its tokenizer is a stand-in, as tokenizers come with the weights.
+
+    Args:
+        settings: The parts.
+
+    Returns:
+        The model without weights.
+
+    Raises:
+        ConfigError: If parts do not fit each other or are unknown.
+        CheckpointError: If the configuration of a named part cannot be read.
+    """
+    settings = settings.resolved()
+    vision, _ = _part_config(_architecture(settings.vision), settings.vision_revision, "vision")
+    language, _ = _part_config(_architecture(settings.language), settings.language_revision, "language")
+    fields = replace(
+        settings,
+        vision=_fields(vision_part(vision)),
+        language=_fields(language),
+        vision_revision=None,
+        language_revision=None,
+    )
+    config, tokenizer = build_config(fields)
+    if settings.vocabulary is None or isinstance(settings.language, str):
+        config.text_config.vocab_size = language.vocab_size
+    with torch.device("meta"):
+        return ExpLLM(config, tokenizer)
+
+
+def _architecture(part: str | dict[str, Any] | None) -> str | dict[str, Any] | None:
+    return dict(ARCHITECTURES[part]) if isinstance(part, str) and part in ARCHITECTURES else part
+
+
+def _fields(config: PreTrainedConfig) -> dict[str, Any]:
+    return {**config.to_dict(), "model_type": config.model_type}
 
 
 def small_tokenizer(vocabulary: int, chat_format: str) -> PreTrainedTokenizerBase:

@@ -23,7 +23,8 @@ class ExpLLMConfig(PreTrainedConfig):
     text_config: Any = None
     """Architecture of the language model, any that `AutoModelForCausalLM` knows."""
     vision_base: str | None = None
-    """Hugging Face name or folder that the encoder's base weights come from; None if they are the model's own."""
+    """Hugging Face name or folder that the encoder's base weights come from; None if they are the model's own. A
+    folder inside the model's own begins with ``./``."""
     vision_revision: str | None = None
     """Revision of `vision_base` on the hub."""
     text_base: str | None = None
@@ -36,6 +37,8 @@ class ExpLLMConfig(PreTrainedConfig):
     """Whether the projector trains (``full``) or not (``frozen``)."""
     text_train: Train = "lora"
     """What trains in the language model."""
+    vision_drop_path: float = 0.0
+    """Share of a micro-batch whose residuals an encoder's block leaves out in training; see `models.drop_path`."""
     vision_lora: dict[str, Any] | None = None
     """Fields of `explllm.models.lora.LoraSettings` for the encoder."""
     text_lora: dict[str, Any] | None = None

@@ -15,6 +15,7 @@ from explllm.core.expressions import Expression
 from explllm.faces.pixels import ImagePreset, ImageSource
 from explllm.models import generation, storage
 from explllm.models.configuration import ExpLLMConfig, Train
+from explllm.models.drop_path import add_drop_path
 from explllm.models.lora import LoraSettings, add_lora, is_lora
 from explllm.models.loss import ExpLLMOutput, answer_positions, conversation_loss
 from explllm.models.projector import Projector
@@ -62,6 +63,8 @@ class ExpLLM(PreTrainedModel):
         self.vision = vision or AutoModel.from_config(config.vision_config, dtype=torch.float32)
         self.projector = Projector(config.vision_width, config.text_config.hidden_size, config.projector_layers)
         self.language = language or AutoModelForCausalLM.from_config(config.text_config, dtype=torch.float32)
+        if config.vision_drop_path:
+            add_drop_path(self.vision, config.vision_drop_path)
         if config.vision_train == "lora":
             add_lora(self.vision, LoraSettings(**(config.vision_lora or {})))
         if config.text_train == "lora":
@@ -315,10 +318,10 @@ class ExpLLM(PreTrainedModel):
         yield from generation.stream(self, pixels, label, max_new_tokens)
 
     def save_pretrained(  # type: ignore[override]
-        self, save_directory: str | PathLike[str], include_base: bool = False, **_: Any
+        self, save_directory: str | PathLike[str], include_base: bool = False, merge: bool = False, **_: Any
     ) -> None:
         """Write the model's folder: configuration, trained weights, tokenizer with its template. See `storage.save`."""
-        storage.save(self, save_directory, include_base=include_base)
+        storage.save(self, save_directory, include_base=include_base, merge=merge)
 
     @classmethod
     def from_pretrained(  # type: ignore[override]
@@ -328,6 +331,7 @@ class ExpLLM(PreTrainedModel):
         revision: str | None = None,
         dtype: torch.dtype | None = None,
         device: str | torch.device | None = None,
+        load_in_4bit: bool = False,
         **_: Any,
     ) -> "ExpLLM":
         """Open a model's folder. See `storage.load` for the errors.
@@ -337,11 +341,12 @@ class ExpLLM(PreTrainedModel):
             revision: The revision on the hub.
             dtype: Type of the frozen base weights; by default that of their files.
             device: Where the weights go; by default the CPU.
+            load_in_4bit: Bring the language model's base weights to 4 bits (needs bitsandbytes).
 
         Returns:
             The model, in evaluation mode.
         """
-        return storage.load(pretrained_model_name_or_path, revision=revision, dtype=dtype, device=device)
+        return storage.load(pretrained_model_name_or_path, revision, dtype, device, load_in_4bit)
 
 
 def _as_list(images: ImageSource | Sequence[ImageSource]) -> list[ImageSource]:

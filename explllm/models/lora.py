@@ -2,9 +2,11 @@
 
 import re
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from peft import LoraConfig, inject_adapter_in_model
+from peft.tuners.lora import LoraLayer
 from torch import nn
 
 from explllm.core.errors import ConfigError
@@ -54,3 +56,27 @@ def add_lora(part: nn.Module, settings: LoraSettings) -> None:
 def is_lora(name: str) -> bool:
     """Tell whether a weight's name is that of a LoRA factor."""
     return ".lora_A." in name or ".lora_B." in name
+
+
+def plain_state_dict(part: nn.Module, merge: bool) -> dict[str, torch.Tensor]:
+    """Return a part's weights under the names that they have without LoRA.
+
+    Args:
+        part: A Hugging Face model, with or without LoRA.
+        merge: Fold LoRA into the layers it stands beside: W + (alpha / r) B A, computed and kept in float32, as the
+            update would be lost in bfloat16's rounding; else leave it out.
+
+    Returns:
+        Weights and buffers by name.
+    """
+    state = {
+        name.replace(".base_layer.", "."): value for name, value in part.state_dict().items() if not is_lora(f".{name}")
+    }
+    for name, layer in part.named_modules():
+        if merge and isinstance(layer, LoraLayer):
+            wrapped: Any = layer  # peft types its layers as plain modules
+            weight: torch.Tensor = wrapped.get_base_layer().weight.detach().float()
+            for adapter in wrapped.active_adapters:
+                weight = weight + wrapped.get_delta_weight(adapter).detach().float()
+            state[f"{name}.weight"] = weight
+    return state

@@ -3,22 +3,23 @@
 Base weights that come from a named model are not copied unless asked: the configuration holds name and revision.
 """
 
+import importlib.util
 import json
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import torch
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, PreTrainedModel
 
-from explllm.core.errors import CheckpointError, MissingPathError
+from explllm.core.errors import CheckpointError, ConfigError, MissingPathError
 from explllm.core.files import folder_written_whole
 from explllm.models.configuration import ExpLLMConfig
-from explllm.models.lora import is_lora
+from explllm.models.lora import is_lora, plain_state_dict
 from explllm.models.vision import vision_part
 
 if TYPE_CHECKING:
@@ -27,29 +28,28 @@ if TYPE_CHECKING:
 WEIGHTS = "model.safetensors"
 
 
-def own_state_dict(model: "ExpLLM", include_base: bool = False) -> dict[str, torch.Tensor]:
+def own_state_dict(model: "ExpLLM", config: ExpLLMConfig | None = None) -> dict[str, torch.Tensor]:
     """Return the weights that are the model's own: all that a named base cannot give back.
 
     Args:
         model: The model.
-        include_base: Return every weight.
+        config: Says which bases are named and what trains; by default the model's.
 
     Returns:
         Weights and buffers by name; of tied weights the first only.
     """
+    config = cast(ExpLLMConfig, config or model.config)
+    trains = {"vision": config.vision_train, "projector": config.projector_train, "language": config.text_train}
+    bases = {"vision": config.vision_base, "projector": None, "language": config.text_base}
     own: dict[str, torch.Tensor] = {}
-    seen: set[tuple[int, torch.Size]] = set()
-    for part, (module, train, base) in model.parts().items():
-        whole = include_base or base is None or train == "full"
-        for name, value in module.state_dict(prefix=f"{part}.").items():
-            if not whole and not is_lora(name):
-                continue
-            # Tied weights share their storage; on the meta device all pointers are 0.
-            place = (value.data_ptr(), value.shape)
-            if value.data_ptr() and place in seen:
-                continue
-            seen.add(place)
-            own[name] = value
+    seen: set[int] = set()
+    for part, (module, _, _) in model.parts().items():
+        whole = bases[part] is None or trains[part] == "full"
+        for name, value in module.state_dict(prefix=f"{part}.", keep_vars=True).items():
+            lora = is_lora(name) and trains[part] == "lora"
+            if (whole or lora) and id(value) not in seen:
+                own[name] = value.detach()
+            seen.add(id(value))
     return own
 
 
@@ -105,32 +105,71 @@ def initialize(model: "ExpLLM", folder: Path) -> None:
     model.load_state_dict({place: weights[name] for name, place in moved.items()}, strict=False)
 
 
-def save(model: "ExpLLM", folder: str | PathLike[str], include_base: bool = False) -> None:
+def save(
+    model: "ExpLLM", folder: str | PathLike[str], include_base: bool = False, merge: bool = False, replace: bool = True
+) -> None:
     """Write a model's folder whole: into a temporary sibling first, then by renaming.
 
     Args:
         model: The model.
-        folder: Where to; a model folder that is there is replaced.
-        include_base: Copy base weights too; the folder then stands by itself.
+        folder: Where to.
+        include_base: Copy frozen base weights too, into the folders ``vision`` and ``language`` of it, each of which
+            transformers opens by itself; the folder then stands by itself.
+        merge: The same for every part, with LoRA folded in. Folded layers are kept in float32; what is loaded in
+            another type is rounded then.
+        replace: Replace a model folder that is there.
 
     Raises:
-        CheckpointError: If the path holds something that is no model folder.
+        CheckpointError: If the path holds something that may not be replaced, or base weights are in 4 bits.
     """
     target = Path(folder)
-    if target.exists() and not (target / "config.json").is_file() and (not target.is_dir() or any(target.iterdir())):
-        raise CheckpointError(
-            "the path holds something other than a model", where=target, remedy="Name another folder, or empty it."
-        )
+    check_target(target, replace)
     config = ExpLLMConfig.from_dict(model.config.to_dict())
-    if include_base:
-        config.vision_base = config.vision_revision = config.text_base = config.text_revision = None
+    copied: dict[str, PreTrainedModel] = {}
+    if merge or (include_base and config.vision_train != "full"):
+        copied["vision"] = model.vision
+    if merge or (include_base and config.text_train != "full"):
+        copied["language"] = model.language
+    if merge:
+        config.vision_train = config.text_train = "frozen"
+        config.vision_lora = config.text_lora = None
+    if merge or include_base:
+        config.vision_base = "./vision" if "vision" in copied else None
+        config.text_base = "./language" if "language" in copied else None
+        config.vision_revision = config.text_revision = None
+    if any(getattr(part, "is_quantized", False) for part in copied.values()):
+        raise CheckpointError(
+            "base weights in 4 bits cannot be written", where=target, remedy="Open the model without 4 bits first."
+        )
     with folder_written_whole(target) as temporary:
         config.save_pretrained(temporary)
         model.tokenizer.save_pretrained(temporary)
-        weights = {
-            name: value.detach().cpu().contiguous() for name, value in own_state_dict(model, include_base).items()
-        }
+        weights = {name: value.cpu().contiguous() for name, value in own_state_dict(model, config).items()}
         save_file(weights, temporary / WEIGHTS, metadata={"format": "pt"})
+        for name, part in copied.items():
+            state = {key: value.contiguous() for key, value in plain_state_dict(part, merge).items()}
+            part.save_pretrained(temporary / name, state_dict=state, max_shard_size="5GB")
+        if "language" in copied:
+            model.tokenizer.save_pretrained(temporary / "language")
+
+
+def check_target(target: Path, replace: bool) -> None:
+    """Refuse a path that a model's folder may not be written to.
+
+    Args:
+        target: The path.
+        replace: Whether a model's folder that is there may be replaced.
+
+    Raises:
+        CheckpointError: If the path holds something else.
+    """
+    held = target.exists() and (not target.is_dir() or any(target.iterdir()))
+    if held and not (replace and (target / "config.json").is_file()):
+        raise CheckpointError(
+            f"the path {'exists already' if not replace else 'holds something other than a model'}",
+            where=target,
+            remedy="Name another folder, or empty it.",
+        )
 
 
 def load(
@@ -138,6 +177,7 @@ def load(
     revision: str | None = None,
     dtype: torch.dtype | None = None,
     device: str | torch.device | None = None,
+    load_in_4bit: bool = False,
 ) -> "ExpLLM":
     """Open a model's folder.
 
@@ -146,6 +186,7 @@ def load(
         revision: The revision on the hub.
         dtype: Type of the frozen base weights; by default that of their files.
         device: Where the weights go; by default the CPU.
+        load_in_4bit: Bring the language model's base weights to 4 bits; see `load_language`.
 
     Returns:
         The model, in evaluation mode.
@@ -158,13 +199,14 @@ def load(
 
     folder = _find(name, revision)
     config = read_config(folder)
+    config.vision_base, config.text_base = _located(config.vision_base, folder), _located(config.text_base, folder)
     tokenizer = AutoTokenizer.from_pretrained(folder, config=config)
-    model = ExpLLM(
-        config,
-        tokenizer,
-        vision=load_vision(config.vision_base, config.vision_revision, dtype) if config.vision_base else None,
-        language=load_language(config.text_base, config.text_revision, dtype) if config.text_base else None,
-    )
+    vision = language = None
+    if config.vision_base:
+        vision = load_vision(config.vision_base, config.vision_revision, dtype)
+    if config.text_base:
+        language = load_language(config.text_base, config.text_revision, dtype, load_in_4bit)
+    model = ExpLLM(config, tokenizer, vision, language)
     weights = read_weights(folder / WEIGHTS)
     check_names(model, weights, str(folder / WEIGHTS))
     model.load_state_dict(weights, strict=False)
@@ -193,6 +235,12 @@ def read_config(folder: Path) -> ExpLLMConfig:
         kind = json.loads(path.read_text(encoding="utf-8")).get("model_type")
     except (json.JSONDecodeError, AttributeError, UnicodeDecodeError) as error:
         raise CheckpointError("config.json cannot be read", where=path, remedy="Save the model again.") from error
+    if kind == "locllm":
+        raise CheckpointError(
+            "the folder holds a model in the authors' released format",
+            where=folder,
+            remedy=f"Convert it by `explllm convert released {folder} OUT`, then open OUT.",
+        )
     if kind != ExpLLMConfig.model_type:
         raise CheckpointError(
             f"the folder holds a model of type {kind!r}, not {ExpLLMConfig.model_type!r}",
@@ -243,9 +291,36 @@ def load_vision(name: str, revision: str | None, dtype: torch.dtype | None) -> P
     return _load_base(AutoModel, name, revision, dtype, config=config)
 
 
-def load_language(name: str, revision: str | None, dtype: torch.dtype | None) -> PreTrainedModel:
-    """Load a pretrained causal language model; arguments and errors as for `load_vision`."""
-    return _load_base(AutoModelForCausalLM, name, revision, dtype)
+def load_language(
+    name: str, revision: str | None, dtype: torch.dtype | None, load_in_4bit: bool = False
+) -> PreTrainedModel:
+    """Load a pretrained causal language model.
+
+    Args:
+        name: Hugging Face name or folder.
+        revision: The revision on the hub.
+        dtype: Type of the weights; by default that of their files.
+        load_in_4bit: Bring the linear layers' weights to 4 bits (bitsandbytes' NF4, doubly quantised; computed with in
+            bfloat16), which fits a 7B model and its training by LoRA on one GPU of 24 GB.
+
+    Returns:
+        The language model.
+
+    Raises:
+        CheckpointError: If it cannot be loaded.
+        ConfigError: If 4 bits are asked for and bitsandbytes is not installed.
+    """
+    if not load_in_4bit:
+        return _load_base(AutoModelForCausalLM, name, revision, dtype)
+    if importlib.util.find_spec("bitsandbytes") is None:
+        raise ConfigError("4-bit weights need bitsandbytes", remedy='Install it: pip install "explllm[gpu]".')
+    settings = BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=torch.bfloat16,
+    )
+    return _load_base(AutoModelForCausalLM, name, revision, torch.bfloat16, quantization_config=settings)
 
 
 def base_config(name: str, revision: str | None):  # noqa: ANN201  (any transformers configuration)
@@ -297,9 +372,15 @@ def _find(name: str | PathLike[str], revision: str | None) -> Path:
     if isinstance(name, PathLike) or str(name).count("/") != 1 or str(name).startswith(("/", ".", "~", "runs/")):
         raise MissingPathError("there is no such model folder", where=folder, remedy=remedy)
     try:
-        return Path(snapshot_download(str(name), revision=revision, allow_patterns=["*.json", "*.jinja", WEIGHTS]))
+        return Path(
+            snapshot_download(str(name), revision=revision, allow_patterns=["*.json", "*.jinja", "*.safetensors"])
+        )
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         raise MissingPathError("no folder and no reachable model of that name", where=folder, remedy=remedy) from error
+
+
+def _located(base: str | None, folder: Path) -> str | None:
+    return str(folder / base) if base is not None and base.startswith("./") else base
 
 
 def _shape(weights: dict[str, torch.Tensor], name: str) -> tuple[int, ...] | None:

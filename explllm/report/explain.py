@@ -31,13 +31,14 @@ def explain_images(
     """
     if max_new_tokens < 1:
         raise ConfigError(f"--max-new-tokens {max_new_tokens}", remedy="Give at least 1.")
-    faces = [load_image(image) for image in images]
+    for image in images:
+        load_image(image)
     _check_device(device)
     opened = ExpLLM.from_pretrained(model, device=device)
-    recognitions = opened.recognize(faces)
+    recognitions = opened.recognize(list(images))
     console = Console()
-    for image, face, recognition in zip(images, faces, recognitions, strict=True):
-        pixels = opened.image(face).unsqueeze(0)
+    for image, recognition in zip(images, recognitions, strict=True):
+        pixels = opened.image(image).unsqueeze(0)
         [cot] = opened.explain_pixels(pixels, [recognition.expression], max_new_tokens)
         if as_json:
             line = {

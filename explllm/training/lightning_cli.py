@@ -26,7 +26,7 @@ from explllm.core.files import written_whole
 
 # Importing the classes lets YAML name them without their modules.
 from explllm.data.datamodules import CaptionedImages, DrawnFaces, FolderFaces, ManifestFaces
-from explllm.data.transforms import Augment
+from explllm.data.transforms import Augment, ReleasedAugment
 from explllm.training.callbacks.last_checkpoint import LastCheckpoint, last_checkpoint
 from explllm.training.callbacks.live_accuracy import LiveAccuracy
 from explllm.training.callbacks.progress import Progress
@@ -43,6 +43,7 @@ __all__ = [
     "ExpLLMTask",
     "FolderFaces",
     "ManifestFaces",
+    "ReleasedAugment",
     "find_config",
     "parse",
     "run_stage",
@@ -73,7 +74,7 @@ _NOISY_LOGGERS = ("lightning.pytorch.utilities.rank_zero", "lightning.fabric.uti
 _CLASSES = {
     "data": ("CaptionedImages", "DrawnFaces", "FolderFaces", "ManifestFaces"),
     "model": ("ExpLLMTask",),
-    "augment": ("Augment",),
+    "augment": ("Augment", "ReleasedAugment"),
 }
 
 

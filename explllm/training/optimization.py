@@ -1,5 +1,6 @@
 """AdamW with linear warm-up and cosine decay (paper, Section IV-A)."""
 
+import math
 import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -64,9 +65,7 @@ def build_optimizer(
         betas=(settings.beta1, settings.beta2),
         eps=settings.epsilon,
     )
-    warmup = settings.warmup_steps or 0
-    if settings.warmup_ratio is not None:
-        warmup = int(-(-settings.warmup_ratio * total_steps // 1))
+    warmup = warmup_steps(settings, total_steps)
     if warmup >= total_steps > 0:
         warnings.warn(
             f"the warm-up of {warmup} steps is as long as the whole run of {total_steps}: "
@@ -74,3 +73,10 @@ def build_optimizer(
             stacklevel=2,
         )
     return optimizer, get_cosine_schedule_with_warmup(optimizer, warmup, total_steps)
+
+
+def warmup_steps(settings: OptimizationSettings, total_steps: int) -> int:
+    """Return the optimiser steps of the warm-up; a ratio is rounded up, as transformers' Trainer does."""
+    if settings.warmup_ratio is not None:
+        return math.ceil(settings.warmup_ratio * total_steps)
+    return settings.warmup_steps or 0

@@ -161,7 +161,9 @@ def test_presets_survive_json(name):
 
 
 def test_an_unknown_preset():
-    with pytest.raises(ConfigError, match="there is no image preset 'resnet'. Use one of dinov2, clip, siglip, small."):
+    with pytest.raises(
+        ConfigError, match="there is no image preset 'resnet'. Use one of dinov2, clip, released, siglip, small."
+    ):
         ImagePreset.named("resnet")
 
 
@@ -169,3 +171,28 @@ def test_real_faces(reference_data):
     path = next(iter(sorted((reference_data / "faces").rglob("*.jpg")) or sorted(reference_data.rglob("*.png"))))
     pixels = ImagePreset.named("dinov2")(path)
     assert pixels.shape == (3, 224, 224) and pixels.isfinite().all() and pixels.std() > 0.2
+
+
+def test_the_released_preset_ignores_orientation_and_pads(tmp_path):
+    path = tmp_path / "turned.jpg"
+    picture = np.zeros((20, 31, 3), np.uint8)
+    picture[:, :10] = 255
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turned by 90 degrees
+    Image.fromarray(picture).save(path, exif=exif, quality=100)
+    image = ImagePreset.named("released", size=31).resize(path)
+    assert image.shape == (31, 31, 3)
+    assert (image[:5] == (123, 117, 104)).all()
+    assert (image[-6:] == (123, 117, 104)).all()
+    assert image[15, 2].min() > 200 > 60 > image[15, 25].max()
+    upright = ImagePreset.named("dinov2", size=31).resize(path)
+    assert not np.array_equal(image, upright)
+
+
+def test_without_antialiasing_a_shrunk_image_skips_pixels():
+    lines = np.zeros((64, 64, 3), np.uint8)
+    lines[:, ::8] = 255
+    smooth = ImagePreset(size=8, resample="bilinear").resize(lines)
+    plain = ImagePreset(size=8, resample="bilinear", antialias=False).resize(lines)
+    assert 0 < smooth.min() < smooth.max() < 255
+    assert plain.max() == 0  # it looks between the fourth and the fifth pixel of eight

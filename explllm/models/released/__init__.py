@@ -1,0 +1,1 @@
+"""Import of the weights that the authors' released code writes (model type ``locllm``)."""

@@ -1,0 +1,241 @@
+"""From the released format to a folder that `ExpLLM.from_pretrained` opens."""
+
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import asdict
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.nn import functional
+from transformers import Dinov2Config, LlamaConfig, LlamaTokenizer, PreTrainedTokenizerBase
+
+from explllm.conversation.formats import IMAGE_TOKEN
+from explllm.conversation.tokenizer import prepare_tokenizer
+from explllm.core.errors import CheckpointError, MissingPathError
+from explllm.core.expressions import Expression
+from explllm.faces.pixels import ImagePreset
+from explllm.models import storage
+from explllm.models.configuration import ExpLLMConfig
+from explllm.models.explllm import ExpLLM
+from explllm.models.lora import LoraSettings
+from explllm.models.released.checkpoint import read_released_config, read_released_weights
+from explllm.models.released.sizes import ReleasedSizes, check_released, released_sizes
+
+# Fields of the released configuration that are the language model's own.
+_LLAMA_FIELDS = (
+    "vocab_size",
+    "hidden_size",
+    "intermediate_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "num_key_value_heads",
+    "hidden_act",
+    "max_position_embeddings",
+    "initializer_range",
+    "rms_norm_eps",
+    "rope_theta",
+    "rope_scaling",
+    "bos_token_id",
+    "eos_token_id",
+    "pad_token_id",
+)
+
+
+def convert_released(
+    folder: str | PathLike[str], out: str | PathLike[str], merge: bool = False, vision_heads: int | None = None
+) -> ReleasedSizes:
+    """Convert a folder in the authors' released format.
+
+    Args:
+        folder: The released folder: ``pytorch_model.bin`` or its shards, ``config.json``, the tokenizer.
+        out: The folder to write, whole or not at all.
+        merge: Fold LoRA into the base weights; else it is kept beside them.
+        vision_heads: Attention heads of the encoder, where it is none of DINOv2's own; no released file holds them.
+
+    Returns:
+        The sizes found.
+
+    Raises:
+        MissingPathError: If a file is missing.
+        CheckpointError: If a file is damaged or of another model, a weight is unexpected, missing or of the wrong
+            shape, or `out` is there already.
+    """
+    source, target = Path(folder), Path(out)
+    if not source.is_dir():
+        raise MissingPathError("there is no such folder", where=source, remedy="Check the path.")
+    storage.check_target(target, replace=False)
+    fields = read_released_config(source)
+    tokenizer = _tokenizer(source, fields)
+    weights = read_released_weights(source)
+    sizes = released_sizes(fields, weights, vision_heads, source)
+    weights = check_released(weights, sizes, source)
+    config = released_model_config(fields, sizes)
+    with torch.device("meta"):
+        model = ExpLLM(config, tokenizer)
+    model.load_state_dict(translate(weights, sizes), assign=True)
+    model.freeze()
+    storage.save(model, target, include_base=True, merge=merge, replace=False)
+    return sizes
+
+
+def released_model_config(fields: Mapping[str, Any], sizes: ReleasedSizes) -> ExpLLMConfig:
+    """Return our configuration of a released model: its chat format and preprocessing with it.
+
+    Args:
+        fields: The released ``config.json``.
+        sizes: The sizes found.
+
+    Returns:
+        The configuration. The eight labels are those that the released test code compares answers with.
+    """
+    vision = Dinov2Config(
+        hidden_size=sizes.vision_width,
+        num_hidden_layers=sizes.vision_depth,
+        num_attention_heads=sizes.vision_heads,
+        mlp_ratio=sizes.vision_intermediate // sizes.vision_width,
+        image_size=fields["crop_size"],
+        patch_size=sizes.patch,
+        layer_norm_eps=1e-6,
+    )
+    text = LlamaConfig(**{name: fields[name] for name in _LLAMA_FIELDS if fields.get(name) is not None})
+
+    def lora(part: str, rank: int | None) -> dict[str, Any] | None:
+        if rank is None:
+            return None
+        return asdict(
+            LoraSettings(
+                r=rank, alpha=fields.get(f"lora_{part}_alpha", 16), dropout=fields.get(f"lora_{part}_dropout", 0.05)
+            )
+        )
+
+    return ExpLLMConfig(
+        vision_config=vision,
+        text_config=text,
+        vision_train="frozen" if sizes.vision_lora is None else "lora",
+        text_train="frozen" if sizes.language_lora is None else "lora",
+        vision_lora=lora("vision", sizes.vision_lora),
+        text_lora=lora("llm", sizes.language_lora),
+        image=ImagePreset.named("released", fields["crop_size"]).to_dict(),
+        image_tokens=sizes.grid**2,
+        vision_width=sizes.vision_width,
+        image_token_id=fields["im_patch_token"],
+        chat_format="expllm",
+        labels=[str(expression) for expression in Expression],
+    )
+
+
+_LANGUAGE_LORA = re.compile(r"model\.(layers\.\d+\.self_attn\.[qv]_proj)\.lora_([AB])")
+_VISION_BLOCK = re.compile(r"vision_model\.blocks\.(\d+)\.(.+)")
+_VISION_NAMES = {
+    "vision_model.cls_token": "vision.embeddings.cls_token",
+    "vision_model.mask_token": "vision.embeddings.mask_token",
+    "vision_model.patch_embed.proj.weight": "vision.embeddings.patch_embeddings.projection.weight",
+    "vision_model.patch_embed.proj.bias": "vision.embeddings.patch_embeddings.projection.bias",
+    "vision_model.norm.weight": "vision.layernorm.weight",
+    "vision_model.norm.bias": "vision.layernorm.bias",
+}
+_BLOCK_NAMES = {
+    "attn.proj.weight": "attention.o_proj.weight",
+    "attn.proj.bias": "attention.o_proj.bias",
+    "attn.lora_A_q": "attention.q_proj.lora_A.default.weight",
+    "attn.lora_B_q": "attention.q_proj.lora_B.default.weight",
+    "attn.lora_A_v": "attention.v_proj.lora_A.default.weight",
+    "attn.lora_B_v": "attention.v_proj.lora_B.default.weight",
+    "ls1.gamma": "layer_scale1.lambda1",
+    "ls2.gamma": "layer_scale2.lambda1",
+}
+
+
+def translate(weights: Mapping[str, torch.Tensor], sizes: ReleasedSizes) -> dict[str, torch.Tensor]:
+    """Give released weights the names and forms that they have in `ExpLLM`.
+
+    The fused query, key and value matrix is split, the position embedding brought to the model's grid; all else is
+    only renamed.
+
+    Args:
+        weights: Weights by released names, all accounted for.
+        sizes: Their sizes.
+
+    Returns:
+        A state dictionary.
+    """
+    found: dict[str, torch.Tensor] = {}
+    for name, value in weights.items():
+        if name == "vision_model.pos_embed":
+            found["vision.embeddings.position_embeddings"] = interpolate_positions(value, sizes.grid)
+        elif name in _VISION_NAMES:
+            found[_VISION_NAMES[name]] = value
+        elif block := _VISION_BLOCK.fullmatch(name):
+            found |= _block_weight(f"vision.encoder.layer.{block[1]}", block[2], value, sizes.vision_lora is not None)
+        elif name.startswith("mm_projector."):
+            found[name.replace("mm_projector.", "projector.")] = value
+        elif factor := _LANGUAGE_LORA.fullmatch(name):
+            found[f"language.model.{factor[1]}.lora_{factor[2]}.default.weight"] = value
+        else:
+            wrapped = sizes.language_lora is not None and name.endswith(("q_proj.weight", "v_proj.weight"))
+            found["language." + (name.replace(".weight", ".base_layer.weight") if wrapped else name)] = value
+    return found
+
+
+def _block_weight(layer: str, name: str, value: torch.Tensor, lora: bool) -> dict[str, torch.Tensor]:
+    if not name.startswith("attn.qkv."):
+        return {f"{layer}.{_BLOCK_NAMES.get(name, name)}": value}
+    leaf = name.removeprefix("attn.qkv.")
+    base = ".base_layer" if lora else ""
+    query, key, value = value.chunk(3)
+    return {
+        f"{layer}.attention.q_proj{base}.{leaf}": query,
+        f"{layer}.attention.k_proj.{leaf}": key,
+        f"{layer}.attention.v_proj{base}.{leaf}": value,
+    }
+
+
+def interpolate_positions(embedding: torch.Tensor, grid: int) -> torch.Tensor:
+    """Bring a position embedding to another grid exactly as the released code does at every pass.
+
+    That is DINOv2's own way: bicubic without antialiasing, by a scale factor with 0.1 added to the size ("to avoid
+    floating point error"), which gives other values than a target size would.
+
+    Args:
+        embedding: (1, 1 + N, C), the class token's first.
+        grid: Patches along one side of the image.
+
+    Returns:
+        (1, 1 + grid ** 2, C), float32.
+    """
+    embedding = embedding.float()
+    positions, width = embedding.shape[1] - 1, embedding.shape[2]
+    if positions == grid**2:
+        return embedding
+    side = math.isqrt(positions)
+    factor = (grid + 0.1) / math.sqrt(positions)
+    patches = embedding[:, 1:].reshape(1, side, side, width).permute(0, 3, 1, 2)
+    patches = functional.interpolate(patches, scale_factor=(factor, factor), mode="bicubic")
+    return torch.cat([embedding[:, :1], patches.permute(0, 2, 3, 1).reshape(1, grid**2, width)], dim=1)
+
+
+def _tokenizer(folder: Path, fields: Mapping[str, Any]) -> PreTrainedTokenizerBase:
+    if not any((folder / name).is_file() for name in ("tokenizer.model", "tokenizer.json")):
+        raise MissingPathError(
+            "there is no tokenizer: neither tokenizer.model nor tokenizer.json",
+            where=folder,
+            remedy="Copy it from where the weights are from.",
+        )
+    try:
+        tokenizer = LlamaTokenizer.from_pretrained(folder, legacy=False)
+    except Exception as error:  # the readers of three formats raise errors of many kinds
+        raise CheckpointError(
+            f"the tokenizer cannot be read: {str(error).splitlines()[0]}", where=folder, remedy="Copy it again."
+        ) from error
+    place = tokenizer.get_vocab().get(IMAGE_TOKEN)
+    if place != fields.get("im_patch_token"):
+        found = f"lacks the token {IMAGE_TOKEN}" if place is None else f"has {IMAGE_TOKEN} as {place}"
+        raise CheckpointError(
+            f"the tokenizer {found}; config.json has im_patch_token: {fields.get('im_patch_token')}",
+            where=folder,
+            remedy="Copy the tokenizer's files again, added_tokens.json among them.",
+        )
+    return prepare_tokenizer(tokenizer, "expllm")

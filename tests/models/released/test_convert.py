@@ -1,0 +1,288 @@
+"""Every file and every weight of a released folder is accounted for, or nothing is written."""
+
+import json
+import os
+import pickle
+import shutil
+
+import pytest
+import torch
+
+from explllm import ExpLLM
+from explllm.core.errors import CheckpointError, InputError, MissingPathError
+from explllm.models.released.checkpoint import INDEX, SHARD, read_released_weights
+from explllm.models.released.convert import convert_released, interpolate_positions
+
+
+@pytest.fixture
+def released(golden, tmp_path):
+    """A copy of the released folder that a test may damage."""
+    folder = tmp_path / "released"
+    shutil.copytree(golden / "checkpoint", folder, copy_function=shutil.copyfile)
+    folder.chmod(0o755)
+    return folder
+
+
+@pytest.fixture
+def refused(released, tmp_path):
+    """Convert in vain: returns the error's text, and sees that nothing was left behind."""
+
+    def convert(kind=CheckpointError, **options):
+        with pytest.raises(kind) as caught:
+            convert_released(released, tmp_path / "out", **options)
+        assert sorted(path.name for path in tmp_path.iterdir()) == ["released"]
+        return str(caught.value)
+
+    return convert
+
+
+def change(released, edit):
+    weights = torch.load(released / SHARD, weights_only=True)
+    edit(weights)
+    torch.save(weights, released / SHARD)
+
+
+def set_config(released, **fields):
+    path = released / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | fields))
+
+
+def split(released, shards=3):
+    """Write the weights as shards with an index, as transformers does above 10 GB."""
+    weights = torch.load(released / SHARD, weights_only=True)
+    (released / SHARD).unlink()
+    names, places = list(weights), {}
+    for number in range(shards):
+        file = f"pytorch_model-{number + 1:05}-of-{shards:05}.bin"
+        torch.save({name: weights[name] for name in names[number::shards]}, released / file)
+        places |= dict.fromkeys(names[number::shards], file)
+    (released / INDEX).write_text(json.dumps({"metadata": {}, "weight_map": places}))
+
+
+def same(one, other):
+    found, wanted = ExpLLM.from_pretrained(one).state_dict(), ExpLLM.from_pretrained(other).state_dict()
+    assert list(found) == list(wanted)
+    return all(torch.equal(value, wanted[name]) for name, value in found.items())
+
+
+def test_shards_give_the_same_model(released, tmp_path):
+    convert_released(released, tmp_path / "one")
+    split(released)
+    convert_released(released, tmp_path / "other")
+    assert same(tmp_path / "one", tmp_path / "other")
+
+
+def test_old_file_format(released, tmp_path):
+    convert_released(released, tmp_path / "one")
+    weights = torch.load(released / SHARD, weights_only=True)
+    torch.save(weights, released / SHARD, _use_new_zipfile_serialization=False)
+    convert_released(released, tmp_path / "other")
+    assert same(tmp_path / "one", tmp_path / "other")
+
+
+def test_types_are_kept_and_what_trains_is_float32(released, tmp_path):
+    convert_released(released, tmp_path / "out")
+    model = ExpLLM.from_pretrained(tmp_path / "out")
+    assert model.config.chat_format == "expllm"
+    assert (model.image.square, model.image.fill, model.image.antialias) == ("pad", (123, 117, 104), False)
+    for name, weight in model.named_parameters():
+        wanted = torch.bfloat16 if name.startswith("language") and "lora_" not in name else torch.float32
+        assert weight.dtype == wanted, name
+    assert model.recognize(torch.zeros(40, 30, 3, dtype=torch.uint8).numpy())[0].probabilities
+
+
+def test_without_lora(released, tmp_path):
+    def drop(weights):
+        for name in [name for name in weights if "lora_" in name]:
+            del weights[name]
+
+    change(released, drop)
+    set_config(released, lora_llm_enable=False, lora_vision_enable=False)
+    convert_released(released, tmp_path / "out")
+    model = ExpLLM.from_pretrained(tmp_path / "out")
+    assert (model.config.vision_train, model.config.text_train) == ("frozen", "frozen")
+    assert not any("lora_" in name for name in model.state_dict())
+
+
+def test_other_sizes(released, tmp_path):
+    """Three encoder blocks, a position embedding of the image's own grid, grouped keys and values."""
+
+    def enlarge(weights):
+        for name in [name for name in weights if ".blocks.1." in name]:
+            weights[name.replace(".blocks.1.", ".blocks.2.")] = weights[name].clone() * 0.5
+        weights["vision_model.pos_embed"] = torch.randn(1, 257, 32)
+        for layer in range(2):
+            at = f"model.layers.{layer}.self_attn"
+            for name in (f"{at}.k_proj.weight", f"{at}.v_proj.weight", f"{at}.v_proj.lora_B"):
+                weights[name] = weights[name][:32].clone()
+
+    change(released, enlarge)
+    set_config(released, num_key_value_heads=2)
+    sizes = convert_released(released, tmp_path / "out", vision_heads=4)
+    assert (sizes.vision_depth, sizes.vision_heads, sizes.key_value_heads, sizes.positions) == (3, 4, 2, 256)
+    model = ExpLLM.from_pretrained(tmp_path / "out")
+    weights = torch.load(released / SHARD, weights_only=True)
+    assert torch.equal(model.vision.embeddings.position_embeddings, weights["vision_model.pos_embed"])
+    assert model.config.vision_config.num_attention_heads == 4
+
+
+def test_positions_are_scaled_by_a_factor_not_to_a_size():
+    embedding = torch.randn(1, 1 + 37 * 37, 8)
+    found = interpolate_positions(embedding, 16)
+    patches = embedding[:, 1:].view(1, 37, 37, 8).permute(0, 3, 1, 2)
+    to_a_size = torch.nn.functional.interpolate(patches, size=(16, 16), mode="bicubic").permute(0, 2, 3, 1)
+    assert found.shape == (1, 257, 8)
+    assert torch.equal(found[:, 0], embedding[:, 0])
+    assert (found[:, 1:] - to_a_size.reshape(1, 256, 8)).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize(
+    ("edit", "message"),
+    [
+        (lambda w: w.pop("model.layers.1.mlp.up_proj.weight"), r"1 missing, first model.layers.1.mlp.up_proj.weight"),
+        (lambda w: w.pop("vision_model.cls_token"), r"vision_model.cls_token is missing"),
+        (lambda w: w.update(extra=torch.zeros(2)), r"1 unexpected, first extra"),
+        (
+            lambda w: w.update({"vision_model.norm.bias": torch.zeros(7)}),
+            r"1 of the wrong shape, first vision_model.norm.bias \(7,\), not \(32,\)",
+        ),
+        (lambda w: w.update({"mm_projector.0.bias": torch.zeros(64, dtype=torch.int64)}), "mm_projector.0.bias"),
+        (lambda w: w.update({"vision_model.pos_embed": torch.zeros(1, 1371, 32)}), "make no square"),
+        (lambda w: w.update({"vision_model.patch_embed.proj.weight": torch.zeros(32, 3, 9, 9)}), "256 patches"),
+    ],
+)
+def test_every_weight_is_accounted_for(released, refused, edit, message):
+    import re
+
+    change(released, edit)
+    assert re.search(message, refused())
+
+
+def test_a_rank_that_does_not_match(released, refused):
+    set_config(released, lora_llm_r=4)
+    found = refused()
+    assert "first model.layers.0.self_attn.q_proj.lora_A (8, 64), not (4, 64)" in found
+    assert "lora_llm_r 4" in found
+
+
+def test_lora_that_the_configuration_does_not_name(released, refused):
+    set_config(released, lora_vision_enable=False)
+    assert "unexpected, first vision_model.blocks.0.attn.lora_" in refused()
+
+
+@pytest.mark.parametrize("kept", [0, 100, 1_000_000])
+def test_a_truncated_file(released, refused, kept):
+    (released / SHARD).write_bytes((released / SHARD).read_bytes()[:kept])
+    assert SHARD in refused()
+
+
+def test_a_truncated_shard(released, refused):
+    split(released)
+    shard = released / "pytorch_model-00002-of-00003.bin"
+    shard.write_bytes(shard.read_bytes()[:-1000])
+    assert shard.name in refused()
+
+
+class Trap:
+    def __reduce__(self):
+        return os.mkdir, ("trap",)
+
+
+@pytest.mark.parametrize("form", ["torch", "pickle"])
+def test_code_in_a_file_is_refused_and_not_run(released, refused, tmp_path, monkeypatch, form):
+    monkeypatch.chdir(released)
+    if form == "torch":
+        torch.save({"model.norm.weight": Trap()}, released / SHARD)
+    else:
+        (released / SHARD).write_bytes(pickle.dumps({"model.norm.weight": Trap()}))
+    message = refused()
+    assert not (released / "trap").exists()
+    assert "nothing in it was run" in message
+
+
+def test_the_pickled_training_arguments_are_never_touched(released, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (released / "training_args.bin").write_bytes(pickle.dumps(Trap()))
+    convert_released(released, tmp_path / "out")
+    assert not (tmp_path / "trap").exists()
+    assert not (tmp_path / "out" / "training_args.bin").exists()
+
+
+def test_an_index_that_does_not_fit(released, refused):
+    split(released)
+    index = json.loads((released / INDEX).read_text())
+    (released / "pytorch_model-00003-of-00003.bin").rename(released / "elsewhere.bin")
+    assert "a shard is missing" in refused(MissingPathError)
+    (released / "elsewhere.bin").rename(released / "pytorch_model-00003-of-00003.bin")
+    name, shard = next(iter(index["weight_map"].items()))
+    for changed, message in (
+        ({**index["weight_map"], "more": shard}, "lacks more"),
+        ({k: v for k, v in index["weight_map"].items() if k != name}, f"holds also {name}"),
+        ({**index["weight_map"], "more": "../other.bin"}, "names a shard elsewhere"),
+        ([], "names no weights"),
+    ):
+        (released / INDEX).write_text(json.dumps({"weight_map": changed}))
+        with pytest.raises(CheckpointError, match=message):
+            read_released_weights(released)
+
+
+def test_other_folders(released, refused, tmp_path):
+    set_config(released, model_type="llava")
+    assert "a model of type 'llava', not 'locllm'" in refused()
+    set_config(released, model_type="explllm")
+    assert "needs no conversion" in refused()
+    set_config(released, model_type="locllm", hidden_size=None)
+    assert "hidden_size: None" in refused()
+    (released / "config.json").write_text("{")
+    assert "no JSON" in refused()
+    (released / "config.json").unlink()
+    assert "config.json" in refused(MissingPathError)
+    with pytest.raises(MissingPathError, match="no such folder"):
+        convert_released(tmp_path / "nothing", tmp_path / "out")
+
+
+def test_a_tokenizer_without_the_patch_token(released, refused):
+    (released / "added_tokens.json").unlink()
+    assert "lacks the token <im_patch>; config.json has im_patch_token: 32000" in refused()
+    (released / "added_tokens.json").write_text(json.dumps({"<im_patch>": 32000}))
+    set_config(released, im_patch_token=32003)
+    assert "has <im_patch> as 32000" in refused()
+    (released / "tokenizer.model").write_bytes(b"no tokenizer")
+    assert "the tokenizer cannot be read" in refused()
+    (released / "tokenizer.model").unlink()
+    assert "there is no tokenizer" in refused(MissingPathError)
+
+
+def test_without_weights(released, refused):
+    (released / SHARD).unlink()
+    assert "there are no weights" in refused(MissingPathError)
+
+
+def test_what_is_there_is_not_replaced(released, tmp_path):
+    convert_released(released, tmp_path / "out")
+    with pytest.raises(CheckpointError, match="exists already"):
+        convert_released(released, tmp_path / "out")
+
+
+def test_opening_the_released_folder_names_the_command(released):
+    with pytest.raises(InputError, match=r"explllm convert released .*released OUT"):
+        ExpLLM.from_pretrained(released)
+
+
+def test_the_commands(released, explllm, tmp_path):
+    done = explllm("convert", "released", released, "out")
+    assert done.status == 0
+    assert "width 32, 2 blocks, 2 heads, LoRA of rank 8" in done.out
+    assert "2 attention heads are assumed" in done.err
+    assert explllm("convert", "merge", "out", "merged").status == 0
+    assert explllm("convert", "released", released, "merged_at_once", "--merge").status == 0
+    assert same("merged", "merged_at_once")
+    from transformers import AutoModel, AutoModelForCausalLM
+
+    assert type(AutoModel.from_pretrained("merged/vision")).__name__ == "Dinov2Model"
+    assert type(AutoModelForCausalLM.from_pretrained("merged/language")).__name__ == "LlamaForCausalLM"
+    assert "exists already" in explllm("convert", "merge", "out", "merged").error
+    assert "KIND" in explllm("convert").error
+    assert "--vision-heads 0" in explllm("convert", "released", released, "x", "--vision-heads", 0).error
+    assert "do not divide" in explllm("convert", "released", released, "x", "--vision-heads", 5).error
+    assert not (tmp_path / "x").exists()
