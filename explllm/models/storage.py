@@ -20,6 +20,7 @@ from explllm.core.errors import CheckpointError, ConfigError, MissingPathError
 from explllm.core.files import folder_written_whole
 from explllm.models.configuration import ExpLLMConfig
 from explllm.models.lora import is_lora, plain_state_dict
+from explllm.models.spelling import spelled_as
 from explllm.models.vision import vision_part
 
 if TYPE_CHECKING:
@@ -91,7 +92,8 @@ def initialize(model: "ExpLLM", folder: Path) -> None:
         CheckpointError: If a weight of the folder has no place of its shape in the model.
     """
     read_config(folder)
-    weights, everything = read_weights(folder / WEIGHTS), model.state_dict()
+    everything = model.state_dict()
+    weights = spelled_as(read_weights(folder / WEIGHTS), everything)
     # A layer that gets LoRA in this stage has moved into a wrapper.
     moved = {name: _wrapped(name) if name not in everything else name for name in weights}
     for name, place in moved.items():
@@ -207,7 +209,7 @@ def load(
     if config.text_base:
         language = load_language(config.text_base, config.text_revision, dtype, load_in_4bit)
     model = ExpLLM(config, tokenizer, vision, language)
-    weights = read_weights(folder / WEIGHTS)
+    weights = spelled_as(read_weights(folder / WEIGHTS), model.state_dict())
     check_names(model, weights, str(folder / WEIGHTS))
     model.load_state_dict(weights, strict=False)
     return model if device is None else model.to(device)  # type: ignore[arg-type]

@@ -3,7 +3,6 @@
 import sys
 from pathlib import Path
 
-from explllm.core.errors import ConfigError
 from explllm.models import storage
 from explllm.models.explllm import ExpLLM
 from explllm.models.released.convert import convert_released
@@ -21,8 +20,6 @@ def convert_released_weights(folder: str, out: str, merge: bool = False, vision_
     Raises:
         InputError: As for `explllm.models.released.convert.convert_released`.
     """
-    if vision_heads is not None and vision_heads < 1:
-        raise ConfigError(f"--vision-heads {vision_heads}", remedy="Give at least 1.")
     sizes = convert_released(folder, out, merge, vision_heads)
     if sizes.vision_heads_assumed:
         sys.stderr.write(

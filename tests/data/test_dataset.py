@@ -5,7 +5,7 @@ import shutil
 import pytest
 import torch
 
-from explllm.conversation.messages import explanation, recognition
+from explllm.conversation.messages import explanation, explanation_first, recognition
 from explllm.core.chain_of_thought import mirror_text
 from explllm.core.expressions import Expression
 from explllm.core.manifest import Manifest
@@ -39,6 +39,21 @@ def test_conversations(dataset, faces, conversations):
     assert found[Draw(3, "cot", 0)].encoded == conversations.encode(explanation(label, cot))
     assert found[Draw(3, "cot", 0)].expression == list(Expression).index(label)
     assert len(found) == 56
+
+
+def test_the_order_of_the_rounds(dataset, faces, conversations):
+    frame = faces[0].frame
+    label, cot = frame.at[3, "expression"], frame.at[3, "cot"]
+    orders = {
+        "label_first": conversations.encode(explanation(label, cot)),
+        "cot_first": conversations.encode(explanation_first(cot, label)),
+    }
+    assert orders["label_first"] != orders["cot_first"]
+    for order, encoded in orders.items():
+        assert dataset(cot_order=order)[Draw(3, "cot", 0)].encoded == encoded
+    by_chance = [dataset(cot_order="random")[Draw(3, "cot", seed)].encoded for seed in range(12)]
+    assert {*by_chance} == {*orders.values()}
+    assert dataset(cot_order="cot_first")[Draw(3, "fer", 0)].encoded == conversations.encode(recognition(label))
 
 
 def test_a_flipped_face_has_a_flipped_text(dataset, faces, conversations):

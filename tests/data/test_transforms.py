@@ -8,7 +8,7 @@ import pytest
 
 from explllm.core.action_units import NAMES
 from explllm.core.errors import ConfigError
-from explllm.data.transforms import Augment
+from explllm.data.transforms import Augment, ReleasedAugment
 
 OFF = dict.fromkeys(("flip", "rotation", "scale", "shift", "brightness", "contrast", "saturation", "hue", "erase"), 0.0)
 IMAGE = np.random.default_rng(0).integers(0, 256, (48, 64, 3), dtype=np.uint8)
@@ -131,3 +131,26 @@ def test_changes_are_drawn_independently_of_each_other():
 def test_settings_out_of_range_are_refused(setting, message):
     with pytest.raises(ConfigError, match=message):
         Augment(**setting)
+
+
+def test_the_released_augmentation():
+    augment = ReleasedAugment(size=64)
+    image = smooth_image()
+    seen = [augment(image, UNITS, COT, seed) for seed in range(300)]
+    assert all(made.shape == image.shape and made.dtype == np.uint8 for made, _, _ in seen)
+    again = augment(image, UNITS, COT, 7)[0]
+    assert np.array_equal(again, seen[7][0])
+    flipped = [cot != COT for _, _, cot in seen]
+    assert 0.4 < np.mean(flipped) < 0.6
+    assert all((units != UNITS) == turned for (_, units, _), turned in zip(seen, flipped, strict=True))
+    # Grey comes in half of the draws with 0.2, an erased area in half of them.
+    grey = np.mean([np.ptp(made.astype(int), axis=2).max() == 0 for made, _, _ in seen])
+    assert 0.05 < grey < 0.16
+    black = [(made == 0).all(2).mean() for made, _, _ in seen]
+    assert 0.4 < np.mean([share > 0.04 for share in black]) < 0.85  # borders that are moved in are black too
+
+
+def test_the_released_augmentation_goes_to_workers():
+    augment = ReleasedAugment(size=64)
+    sent = pickle.loads(pickle.dumps(augment))
+    assert np.array_equal(sent(smooth_image(), None, None, 3)[0], augment(smooth_image(), None, None, 3)[0])

@@ -70,7 +70,7 @@ def test_the_command(explllm):
     told = json.loads(explllm("describe", "--config", "demo.yaml", "--json").out)
     assert told["trainable"] == sum(part["trainable"] for part in told["parts"])
     assert "unknown" in explllm("describe", "--config", "faces.yaml").out
-    assert "--gpus 0" in explllm("describe", "--config", "demo.yaml", "--gpus", 0).error
+    assert "0 is below 1" in explllm("describe", "--config", "demo.yaml", "--gpus", 0).error
     assert "no configuration none.yaml" in explllm("describe", "--config", "none.yaml").error
     assert "--config" in explllm("describe").error
     assert "unknown key data.walk" in explllm("describe", "--config", "demo.yaml", "--data.walk", 1).error

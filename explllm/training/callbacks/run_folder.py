@@ -1,8 +1,10 @@
 """The run folder: metrics, predictions, the report, and the model to open with ``ExpLLM.from_pretrained``."""
 
+import json
+import shutil
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pandas as pd
 import torch
@@ -12,13 +14,15 @@ from rich import get_console
 from explllm import __version__
 from explllm.core.chain_of_thought import ChainOfThought
 from explllm.core.errors import ConfigError, ImageError
-from explllm.core.expressions import Expression
-from explllm.core.files import update_json
+from explllm.core.expressions import Expression, LabelSet
+from explllm.core.files import update_json, written_whole
 from explllm.core.manifest import Manifest
 from explllm.data.dataset import Batch
-from explllm.metrics.recognition import RecognitionMetrics
+from explllm.metrics.answers import Answers, UnknownLabels
+from explllm.metrics.evaluation import recognition_figures
 from explllm.models.recognition import Recognition
-from explllm.report.page import ExplainedFace, write_report
+from explllm.report.explained import ExplainedFace, best_and_worst
+from explllm.report.page import PLOTS, write_report
 from explllm.report.text import print_explained, print_figures
 from explllm.training.task import ExpLLMTask, gathered
 
@@ -29,23 +33,40 @@ _CARRIED = ("image", "split", "expression", "box")
 class RunFolder(Callback):
     """Writes what a run leaves behind, every file whole."""
 
-    def __init__(self, run_dir: str, explained_faces: int = 3, predictions: str | None = None) -> None:
-        """Set where.
+    def __init__(
+        self,
+        run_dir: str,
+        explained_faces: int = 3,
+        predictions: str | None = None,
+        answer_labels: str | None = None,
+        unknown_labels: UnknownLabels = "refuse",
+    ) -> None:
+        """Set where, and how answers are scored.
 
         Args:
             run_dir: The run folder.
             explained_faces: Faces that a test explains, for the report and on the screen.
             predictions: The table of predictions, a ``.parquet``, ``.csv`` or ``.jsonl`` file; by default in the run
                 folder.
+            answer_labels: The label set of the test faces, such as ``affectnet7``: answers are sought among its
+                expressions alone, and the probability of the model's others is shared out. By default every expression
+                of the model may be the answer, and one that the data lacks counts as wrong.
+            unknown_labels: What to do with test faces whose expression is no possible answer: ``refuse`` them, or
+                ``leave_out``, which counts them.
 
         Raises:
-            ConfigError: If `explained_faces` is negative.
+            ConfigError: If `explained_faces` is negative, or one of the last two is unknown.
         """
         if explained_faces < 0:
             raise ConfigError(f"{explained_faces} explained faces", remedy="Give 0 or more.")
+        if unknown_labels not in get_args(UnknownLabels):
+            raise ConfigError(
+                f"unknown_labels {unknown_labels!r}", remedy=f"Use one of {', '.join(get_args(UnknownLabels))}."
+            )
+        self.answer_labels = None if answer_labels is None else LabelSet.named(answer_labels)
+        self.unknown_labels: UnknownLabels = unknown_labels
         self.run_dir, self.explained_faces = Path(run_dir), explained_faces
         self.predictions = Path(predictions) if predictions else self.run_dir / PREDICTIONS
-        self.metrics: RecognitionMetrics | None = None
         self.rows: list[dict[str, Any]] = []
         self._seconds, self._started = 0.0, 0.0
         self._first_step: int | None = None
@@ -83,6 +104,7 @@ class RunFolder(Callback):
         if self._first_step is not None and trainer.global_step > self._first_step:
             for name in (METRICS, PREDICTIONS, REPORT):
                 (self.run_dir / name).unlink(missing_ok=True)
+            shutil.rmtree(self.run_dir / PLOTS, ignore_errors=True)
         if pl_module.last_loss is not None:
             trainable = sum(w.numel() for w in pl_module.parameters() if w.requires_grad)
             figures = {
@@ -100,7 +122,7 @@ class RunFolder(Callback):
 
     def on_validation_start(self, trainer: Trainer, pl_module: ExpLLMTask) -> None:  # type: ignore[override]
         """Start counting, if validation is no part of training."""
-        self._begin(pl_module, counting=trainer.state.fn == "validate")
+        self.rows = []
 
     def on_validation_batch_end(  # type: ignore[override]
         self,
@@ -111,22 +133,22 @@ class RunFolder(Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Count a batch."""
-        if self.metrics is not None:
-            self.metrics.update(outputs["probabilities"], outputs["targets"])
+        """Keep a batch's predictions."""
+        if trainer.state.fn == "validate":
+            self._keep(pl_module, outputs, batch)
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: ExpLLMTask) -> None:  # type: ignore[override]
         """Write and print the figures."""
-        if self.metrics is None:
+        if trainer.state.fn != "validate":
             return
-        written = self._count(trainer, pl_module, self.metrics, "val")
+        answers, _ = self._answers(trainer, pl_module)
         if trainer.is_global_zero:
-            print_figures(get_console(), written, "val")
+            print_figures(get_console(), self._score(trainer, pl_module, answers, "val"), "val")
             self._notice(trainer)
 
     def on_test_start(self, trainer: Trainer, pl_module: ExpLLMTask) -> None:  # type: ignore[override]
         """Start counting."""
-        self._begin(pl_module)
+        self.rows = []
 
     def on_test_batch_end(  # type: ignore[override]
         self,
@@ -137,21 +159,17 @@ class RunFolder(Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Count a batch and keep its predictions."""
+        """Keep a batch's predictions."""
         self._keep(pl_module, outputs, batch)
-        if self.metrics is not None:
-            self.metrics.update(outputs["probabilities"], outputs["targets"])
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: ExpLLMTask) -> None:  # type: ignore[override]
         """Write metrics, predictions and report; print the figures and some explained faces."""
-        if self.metrics is None:
-            return
-        rows = gathered(self.rows)
-        written = self._count(trainer, pl_module, self.metrics, "test")
+        answers, table = self._answers(trainer, pl_module)
         if not trainer.is_global_zero:
             return
-        table = self._table(trainer, rows)
-        explained = self._explain(trainer, pl_module, table)
+        written = self._score(trainer, pl_module, answers, "test")
+        table.loc[answers.rows, "predicted"] = answers.words
+        explained = self._explain(trainer, pl_module, answers, table)
         self._write_predictions(trainer, table)
         write_report(self.run_dir / REPORT, self.run_dir.name, written, explained)
         print_figures(get_console(), written, "test")
@@ -162,7 +180,7 @@ class RunFolder(Callback):
 
     def on_predict_start(self, trainer: Trainer, pl_module: ExpLLMTask) -> None:  # type: ignore[override]
         """Start keeping."""
-        self._begin(pl_module)
+        self.rows = []
 
     def on_predict_batch_end(  # type: ignore[override]
         self,
@@ -186,10 +204,6 @@ class RunFolder(Callback):
         read = f"; {lost} could not be read, see the column unreadable" if lost else ""
         get_console().print(f"{len(rows)} faces{read}", soft_wrap=True)
         self._notice(trainer)
-
-    def _begin(self, pl_module: ExpLLMTask, counting: bool = True) -> None:
-        self.rows = []
-        self.metrics = RecognitionMetrics(pl_module.labels).to(pl_module.device) if counting else None
 
     def _keep(self, pl_module: ExpLLMTask, outputs: dict[str, Any], batch: Batch) -> None:
         """Keep a batch's predictions by row, and the reason where there is none."""
@@ -215,43 +229,85 @@ class RunFolder(Callback):
         found = pd.DataFrame(rows).set_index("row").sort_index()
         return faces.loc[found.index, [name for name in _CARRIED if name in faces]].join(found)
 
-    def _count(
-        self, trainer: Trainer, pl_module: ExpLLMTask, metrics: RecognitionMetrics, stage: str
-    ) -> dict[str, Any]:
-        """Compute the figures over all ranks, and add them to ``metrics.json``."""
-        figures = metrics.compute()
-        unreadable = pl_module.unreadable
-        if not figures["count"]:
+    def _answers(self, trainer: Trainer, pl_module: ExpLLMTask) -> tuple[Answers, pd.DataFrame]:
+        """Gather the answers of all ranks, on each of them, so that a mistake stops them all."""
+        table = self._table(trainer, gathered(self.rows))
+        answers = None
+        if "predicted" in table:
+            answers = Answers.of_table(table, pl_module.labels, self.answer_labels, self.unknown_labels)
+        elif pl_module.unreadable:
             raise ImageError(
-                f"no face can be read, first {unreadable[0]}", remedy="Check the root and the files of the data."
+                f"no face can be read, first {pl_module.unreadable[0]}",
+                remedy="Check the root and the files of the data.",
             )
-        figures = {f"{stage}/{name}": value for name, value in {**figures, "unreadable": unreadable}.items()}
-        return self._write_metrics(trainer, figures) if trainer.is_global_zero else figures
+        if answers is None or not answers.rows:
+            raise ConfigError(
+                "no face has an expression that the model may answer", remedy="Check the labels of model and data."
+            )
+        return answers, table
 
-    def _explain(self, trainer: Trainer, pl_module: ExpLLMTask, table: pd.DataFrame) -> list[ExplainedFace]:
-        """Explain a few faces, of as many different expressions as there are faces to explain."""
-        read = table[table["predicted"].notna()]
-        place = read.groupby("expression").cumcount()
-        chosen = read.assign(place=place).sort_values("place", kind="stable").head(self.explained_faces)
+    def _score(self, trainer: Trainer, pl_module: ExpLLMTask, answers: Answers, stage: str) -> dict[str, Any]:
+        """Compute the figures, and write them to ``metrics.json`` in the place of earlier ones."""
+        root = trainer.datamodule.manifest.root  # type: ignore[attr-defined]
+        figures = {**recognition_figures(answers), "unreadable": pl_module.unreadable, "root": str(root.resolve())}
+        return self._write_metrics(trainer, {f"{stage}/{name}": value for name, value in figures.items()}, f"{stage}/")
+
+    def _explain(
+        self, trainer: Trainer, pl_module: ExpLLMTask, answers: Answers, table: pd.DataFrame
+    ) -> list[ExplainedFace]:
+        """Explain the faces that are recognised best and worst, of as many different expressions as there are faces."""
+        scored = pd.DataFrame(
+            {
+                "expression": [str(answers.labels[place]) for place in answers.targets],
+                "right": answers.right,
+                "truth_probability": answers.truth_probability,
+            },
+            index=answers.rows,
+        )
+        chosen = table.loc[best_and_worst(scored, self.explained_faces)]
         if chosen.empty:
             return []
-        root, labels = trainer.datamodule.manifest.root, pl_module.labels  # type: ignore[attr-defined]
-        images = [root / name for name in chosen["image"]]
+        data = trainer.datamodule  # type: ignore[attr-defined]
+        images = [data.manifest.root / name for name in chosen["image"]]
         pixels = torch.stack([pl_module.image(image) for image in images])
         predicted = [Expression(label) for label in chosen["predicted"]]
         cots = pl_module.explllm.explain_pixels(pixels, predicted, pl_module.max_new_tokens)
         table["cot"] = pd.Series([cot.text for cot in cots], index=chosen.index, dtype=object)
         table["cot_source"] = pd.Series(self._source, index=chosen.index, dtype=object)
-        shares = chosen[[f"p_{label}" for label in labels]].to_numpy().tolist()
-        recognitions = [Recognition.of(labels, row) for row in shares]
+        shares = pd.DataFrame(answers.probabilities, index=answers.rows).loc[chosen.index].to_numpy().tolist()
+        known = data.frame().reindex(columns=["action_units", "action_units_source"]).loc[chosen.index]
         return [
-            ExplainedFace(image, Expression(truth), recognition, cot)
-            for image, truth, recognition, cot in zip(images, chosen["expression"], recognitions, cots, strict=True)
+            ExplainedFace(
+                image,
+                Expression(truth),
+                Recognition.of(answers.labels, row),
+                cot,
+                units if isinstance(units, list) else None,
+                source if isinstance(source, str) else None,
+            )
+            for image, truth, row, cot, units, source in zip(
+                images,
+                chosen["expression"],
+                shares,
+                cots,
+                known["action_units"],
+                known["action_units_source"],
+                strict=True,
+            )
         ]
 
-    def _write_metrics(self, trainer: Trainer, figures: dict[str, Any]) -> dict[str, Any]:
-        notice = trainer.datamodule.notice  # type: ignore[attr-defined]
-        return update_json(self.run_dir / METRICS, {**figures, "notice": notice, "explllm": __version__})
+    def _write_metrics(
+        self, trainer: Trainer, figures: dict[str, Any], instead_of: str | None = None
+    ) -> dict[str, Any]:
+        """Add figures to ``metrics.json``, in the place of all whose names begin with `instead_of`."""
+        path, notice = self.run_dir / METRICS, trainer.datamodule.notice  # type: ignore[attr-defined]
+        held = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        # A test among other expressions leaves other names behind.
+        kept = {name: value for name, value in held.items() if instead_of is None or not name.startswith(instead_of)}
+        written = {**kept, **figures, "notice": notice, "explllm": __version__}
+        with written_whole(path) as temporary:
+            temporary.write_text(json.dumps(written, indent=2) + "\n", encoding="utf-8")
+        return written
 
     def _write_predictions(self, trainer: Trainer, table: pd.DataFrame) -> None:
         Manifest(table, trainer.datamodule.manifest.root).write(self.predictions)  # type: ignore[attr-defined]
