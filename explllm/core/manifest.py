@@ -366,3 +366,6 @@ _FORMATS: dict[str, tuple[Callable[[Path], pd.DataFrame], Callable[[pd.DataFrame
     ".csv": (_read_csv, _write_csv),
     ".jsonl": (_read_jsonl, _write_jsonl),
 }
+
+ENDINGS: tuple[str, ...] = tuple(_FORMATS)
+"""The endings of the files that a manifest can be read from and written to."""

@@ -1,0 +1,138 @@
+"""FER2013 as class folders or as a CSV file of pixels, with its own labels or with the votes of FER+."""
+
+from collections.abc import Iterator
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from PIL import Image
+
+from explllm.core.errors import ImageError, InputError, ManifestError
+from explllm.core.expressions import LABEL_SETS, Expression
+from explllm.data.folder import read_folder
+from explllm.data.readers.parsing import Cells
+from explllm.data.readers.published import FER2013, FER2013_FOLDERS, FERPLUS
+from explllm.data.readers.source import Source
+
+SIDE = 48
+"""Width and height of the images, pixels."""
+USAGES = {"Training": "train", "PublicTest": "val", "PrivateTest": "test"}
+"""The publisher's word for each split."""
+VOTES = ("neutral", "happiness", "surprise", "sadness", "anger", "disgust", "fear", "contempt", "unknown", "NF")
+"""FER+'s columns of votes; unknown is no expression, NF no face."""
+_PLUS_FOLDERS = {"Training": "FER2013Train", "PublicTest": "FER2013Valid", "PrivateTest": "FER2013Test"}
+_TOGETHER = "Use the two files that belong together."
+_LISTS = ("fer2013.csv", "icml_face_data.csv")
+
+
+def read_fer2013(source: Source, labels: Literal["fer2013", "ferplus"] = "fer2013") -> None:
+    """Read FER2013.
+
+    The CSV file holds the pixels: they are written out as PNG files. Its public test is the split ``val``, its private
+    test ``test``; class folders join the two in ``test``. FER+ (``fer2013new.csv``, a line for each of the CSV file's)
+    gives ten people's votes a face: the option that has more votes than any other is the label. Ties, and faces that
+    most call unknown or no face, are left out and counted. The votes are kept in the column ``votes``.
+
+    Args:
+        source: The folder.
+        labels: The set's own labels, or FER+'s votes.
+    """
+    if labels == "ferplus":
+        _read_plus(source)
+    elif any((source.root / name).is_file() for name in _LISTS):
+        listing = source.first("list of FER2013", *_LISTS)
+        with source.written_images() as (folder, prefix):
+            for index, (line, cells) in enumerate(source.table(listing, "emotion", "pixels", "Usage")):
+                with source.row(listing, line):
+                    split = _usage(cells)
+                    expression = str(LABEL_SETS["fer2013"].parse(cells["emotion"]))
+                    name = f"{split}/{index:05d}.png"
+                    _write(cells["pixels"], folder / name)
+                    source.add(f"{prefix}/{name}", file=folder / name, expression=expression, split=split)
+        source.compare(FER2013)
+    else:
+        source.add_manifest(read_folder(source.root, label_set=LABEL_SETS["fer2013"]), source.root)
+        source.compare(FER2013_FOLDERS)
+
+
+def _read_plus(source: Source) -> None:
+    votes = source.first("list of FER+", "fer2013new.csv")
+    listing = None
+    if not all((source.root / folder).is_dir() for folder in _PLUS_FOLDERS.values()):
+        listing = source.first("list of FER2013 and no folder FER2013Train, FER2013Valid, FER2013Test", *_LISTS)
+    faces = 0
+    with nullcontext((source.root, "")) if listing is None else source.written_images() as (folder, prefix):
+        for line, cells, own in _pairs(source, votes, listing):
+            with source.row(votes, line):
+                faces += 1
+                split, counts = _usage(cells), _counts(cells)
+                if own is not None and own["Usage"] != cells["Usage"]:
+                    raise InputError(f"{cells['Usage']} where the pixels' file says {own['Usage']}", remedy=_TOGETHER)
+                label = _winner(source, counts)
+                if label is None:
+                    continue
+                if own is None:
+                    image, file = f"{_PLUS_FOLDERS[cells['Usage']]}/{cells['Image name']}", None
+                else:
+                    name = f"{split}/{faces - 1:05d}.png"
+                    image, file = f"{prefix}/{name}", folder / name
+                    _write(own["pixels"], file)
+                source.add(image, file=file, expression=str(label), split=split, votes=counts)
+    source.compare(FERPLUS, faces=faces)
+
+
+def _pairs(source: Source, votes: Path, listing: Path | None) -> Iterator[tuple[int, Cells, Cells | None]]:
+    """Yield each line of votes with its number and, where they are in a file, its pixels."""
+    plus = source.table(votes, "Usage", "Image name", *VOTES)
+    if listing is None:
+        yield from ((line, cells, None) for line, cells in plus)
+        return
+    try:
+        # A line that only one of the files has would shift all labels after it: strict finds it at the end.
+        for (line, cells), (_, own) in zip(plus, source.table(listing, "pixels", "Usage"), strict=True):
+            yield line, cells, own
+    except InputError:
+        raise
+    except ValueError:
+        raise ManifestError(f"another number of lines than {listing.name}", where=votes, remedy=_TOGETHER) from None
+
+
+def _usage(cells: Cells) -> str:
+    usage = cells["Usage"]
+    if usage not in USAGES:
+        raise InputError(f"the usage {usage!r}", remedy=f"Usages are {', '.join(USAGES)}.")
+    return USAGES[usage]
+
+
+def _counts(cells: Cells) -> list[int]:
+    try:
+        counts = [int(cells[column]) for column in VOTES]
+    except ValueError:
+        counts = []
+    if not counts or min(counts) < 0 or not sum(counts):
+        raise InputError("no counts of votes", remedy=f"Each of {', '.join(VOTES)} is a whole number.")
+    return counts
+
+
+def _winner(source: Source, counts: list[int]) -> Expression | None:
+    """Return the expression with the most votes; None, counted, if there is none."""
+    winners = [name for name, count in zip(VOTES, counts, strict=True) if count == max(counts)]
+    if len(winners) > 1:
+        source.left_out["faces whose votes tie"] += 1
+        return None
+    if winners[0] in ("unknown", "NF"):
+        source.left_out[f"faces that most call {'unknown' if winners[0] == 'unknown' else 'no face'}"] += 1
+        return None
+    return Expression.parse(winners[0])
+
+
+def _write(pixels: str, path: Path) -> None:
+    try:
+        values = np.array(pixels.split(), dtype=np.uint8)
+    except (ValueError, OverflowError):
+        raise ImageError("pixels that are no numbers from 0 to 255", remedy="Mend or remove the line.") from None
+    if values.size != SIDE * SIDE:
+        raise ImageError(f"{values.size} pixels instead of {SIDE * SIDE}", remedy="Mend or remove the line.")
+    path.parent.mkdir(exist_ok=True)
+    Image.fromarray(values.reshape(SIDE, SIDE)).save(path)

@@ -1,0 +1,64 @@
+"""Folds of people: each person stands in one part, and the parts take turns as the test set."""
+
+from collections.abc import Iterable, Mapping
+
+import numpy as np
+
+from explllm.core.errors import ConfigError, InputError
+
+
+def subject_parts(people: Iterable[str], count: int, seed: int) -> dict[str, int]:
+    """Deal people out to parts of nearly equal size.
+
+    Args:
+        people: Their names, in any order and number.
+        count: How many parts.
+        seed: Seeds the dealing.
+
+    Returns:
+        Each person's part, from 1.
+
+    Raises:
+        ConfigError: If there are fewer than 2 parts, or fewer people than parts.
+    """
+    names = sorted(set(people))
+    if not 2 <= count <= len(names):
+        raise ConfigError(f"{count} folds of {len(names)} people", remedy="Use 2 folds at least, one a person at most.")
+    order = np.random.default_rng(seed).permutation(len(names))
+    return {names[name]: place % count + 1 for place, name in enumerate(order)}
+
+
+def named_parts(*parts: str) -> dict[str, int]:
+    """Turn the literature's lists of people into a mapping.
+
+    Args:
+        *parts: The names of each part, with spaces between them.
+
+    Returns:
+        Each person's part, from 1.
+    """
+    return {name: part for part, names in enumerate(parts, 1) for name in names.split()}
+
+
+def split_by_fold(person: str, parts: Mapping[str, int], fold: int | None) -> str:
+    """Return the split of a person.
+
+    Args:
+        person: The name.
+        parts: Each person's part.
+        fold: The part to test on; None puts everyone into ``train``.
+
+    Returns:
+        ``train`` or ``test``.
+
+    Raises:
+        ConfigError: If there is no such part.
+        InputError: If the person is in no part.
+    """
+    if fold is None:
+        return "train"
+    if fold not in parts.values():
+        raise ConfigError(f"fold {fold}", remedy=f"Use 1 to {max(parts.values())}.")
+    if person not in parts:
+        raise InputError(f"{person!r} is in no fold", remedy=f"People are named as {next(iter(parts))}.")
+    return "test" if parts[person] == fold else "train"

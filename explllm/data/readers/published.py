@@ -1,0 +1,111 @@
+"""Counts that the publishers and the papers give, to hold a copy of a data set against."""
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from explllm.core.expressions import LABEL_SETS, Expression
+
+
+@dataclass(frozen=True)
+class Published:
+    """Counts and where they are published."""
+
+    source: str
+    """The publication."""
+    counts: Mapping[str, int]
+    """Each count under a key of `found_counts`."""
+
+    def differences(self, found: Mapping[str, int]) -> list[str]:
+        """Say what differs.
+
+        Args:
+            found: What was counted; a key that is absent counts 0.
+
+        Returns:
+            One line if anything differs, otherwise none.
+        """
+        parts = [
+            f"{key} {found.get(key, 0):,} instead of {count:,}"
+            for key, count in self.counts.items()
+            if found.get(key, 0) != count
+        ]
+        return [f"differs from the published counts ({self.source}): {', '.join(parts)}"] if parts else []
+
+    def without(self, expression: Expression) -> "Published":
+        """Return the counts of the same set with one class left out.
+
+        Args:
+            expression: The class.
+
+        Returns:
+            The counts.
+        """
+        counts = {key: count for key, count in self.counts.items() if not key.endswith(f" {expression}")}
+        for key in counts:
+            counts[key] -= self.counts.get(f"{key} {expression}", 0)
+        return Published(self.source, counts)
+
+
+def found_counts(columns: Mapping[str, Iterable[Any]]) -> dict[str, int]:
+    """Count the rows of a table.
+
+    Args:
+        columns: The table.
+
+    Returns:
+        The rows under ``rows``, those of each split under its name, of each class of a split under names such as
+        ``train Fear``; people under ``people``.
+    """
+    found: Counter[str] = Counter()
+    splits = list(columns.get("split", ()))
+    found["rows"] = len(splits)
+    found.update(splits)
+    if "expression" in columns:
+        found.update(f"{split} {label}" for split, label in zip(splits, columns["expression"], strict=True))
+    found["people"] = len(set(columns.get("identity", ())))
+    return dict(found)
+
+
+def _by_class(split: str, label_set: str, counts: Iterable[int]) -> dict[str, int]:
+    classes = {f"{split} {label}": count for label, count in zip(LABEL_SETS[label_set], counts, strict=True)}
+    return {split: sum(classes.values())} | classes
+
+
+RAFDB = Published(
+    "RAF-DB, Li et al., CVPR 2017",
+    _by_class("train", "rafdb", (1290, 281, 717, 4772, 1982, 705, 2524))
+    | _by_class("test", "rafdb", (329, 74, 160, 1185, 478, 162, 680)),
+)
+AFFECTNET = Published(
+    "AffectNet, Mollahosseini et al., 2017",
+    _by_class("train", "affectnet8", (74874, 134415, 25459, 14090, 6378, 3803, 24882, 3750))
+    | _by_class("test", "affectnet8", (500,) * 8),
+)
+"""The manually annotated images. The ExpLLM paper (Section IV-A) says 287,568 for training; the lists that its authors
+released, and the classes' sum, say 287,651."""
+AFFECTNET_KAGGLE = Published(
+    "ExpLLM's subset from Kaggle",
+    _by_class("train", "affectnet8", (5000, 5000, 5000, 5000, 5000, 3803, 5000, 3750))
+    | _by_class("test", "affectnet8", (500,) * 8),
+)
+"""Totals: ExpLLM paper, Section IV-A. Classes: the lists that its authors released."""
+EXPW = Published("ExpW, Zhang et al., ICCV 2015", {"faces": 91793})
+_FER_VAL = (467, 56, 496, 895, 653, 415, 607)
+_FER_TEST = (491, 55, 528, 879, 594, 416, 626)
+_FER_TRAIN = _by_class("train", "fer2013", (3995, 436, 4097, 7215, 4830, 3171, 4965))
+_FER_SOURCE = "FER2013, Goodfellow et al., ICONIP 2013"
+FER2013 = Published(
+    _FER_SOURCE, _FER_TRAIN | _by_class("val", "fer2013", _FER_VAL) | _by_class("test", "fer2013", _FER_TEST)
+)
+FER2013_FOLDERS = Published(
+    f"{_FER_SOURCE}; the folders join its public and private test",
+    _FER_TRAIN | _by_class("test", "fer2013", [a + b for a, b in zip(_FER_VAL, _FER_TEST, strict=True)]),
+)
+FERPLUS = Published("FER+, Barsoum et al., ICMI 2016", {"faces": 35887})
+CC3M_LLAVA = Published("LLaVA-CC3M-Pretrain-595K, Liu et al., NeurIPS 2023", {"rows": 595375})
+FEAFA = Published("FEAFA, Yan et al., ICMEW 2019", {"rows": 99356})
+FEAFA_PLUS = Published("FEAFA+, Gan et al., ICDIP 2022", {"rows": 230184})
+DISFA = Published("DISFA, Mavadati et al., 2013", {"people": 27})
+BP4D = Published("BP4D, Zhang et al., 2014", {"people": 41})

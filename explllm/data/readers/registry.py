@@ -1,0 +1,245 @@
+"""The table of readers, and the one function that runs any of them."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from os import PathLike
+from types import MappingProxyType
+from typing import Any
+
+from explllm.core.errors import ConfigError
+from explllm.core.expressions import LabelSet
+from explllm.core.manifest import Manifest
+from explllm.data.folder import read_folder
+from explllm.data.readers.affectnet import read_affectnet
+from explllm.data.readers.bp4d import read_bp4d
+from explllm.data.readers.cc3m import read_cc3m
+from explllm.data.readers.disfa import read_disfa
+from explllm.data.readers.expw import read_expw
+from explllm.data.readers.feafa import read_feafa
+from explllm.data.readers.fer2013 import read_fer2013
+from explllm.data.readers.rafdb import read_rafdb
+from explllm.data.readers.released import read_released
+from explllm.data.readers.source import Source, to_stderr
+
+
+@dataclass(frozen=True)
+class Reader:
+    """One data set."""
+
+    name: str
+    """What the user types."""
+    summary: str
+    """One line of help."""
+    read: Callable[..., None]
+    """Reads a `Source`; its further arguments are the options."""
+    options: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """What argparse must know of each option, by the option's name."""
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What a reader found."""
+
+    manifest: Manifest
+    """The rows."""
+    left_out: Mapping[str, int]
+    """Rows that the set's rules leave out, by reason."""
+    remarks: Mapping[str, int]
+    """What is worth knowing of rows that were kept."""
+    bad: tuple[str, ...]
+    """Bad rows that were tolerated, a line each."""
+    differences: tuple[str, ...]
+    """What differs from the published counts."""
+
+
+def _read_folder(source: Source, label_set: str | None = None, split: str | None = None) -> None:
+    classes = None if label_set is None else LabelSet.named(label_set)
+    source.add_manifest(read_folder(source.root, split=split, label_set=classes), source.root)
+
+
+_SEED = {"type": int, "default": 0, "metavar": "N", "help": "seeds what is drawn at random (default: 0)"}
+_FOLD = {"type": int, "metavar": "K", "help": "test on part K of the people, 1 to 3 (default: all rows are train)"}
+_LIST = {"dest": "listing", "metavar": "FILE", "help": "read this list of frames in place of the publisher's files"}
+
+READERS: Mapping[str, Reader] = MappingProxyType(
+    {
+        reader.name: reader
+        for reader in (
+            Reader(
+                "rafdb",
+                "RAF-DB, the folder basic: EmoLabel/, Image/, Annotation/",
+                read_rafdb,
+                {
+                    "--images": {
+                        "choices": ("aligned", "original"),
+                        "default": "aligned",
+                        "help": "the aligned faces, or the originals with the publisher's boxes (default: aligned)",
+                    }
+                },
+            ),
+            Reader(
+                "affectnet",
+                "AffectNet: arrays (train_set/, val_set/), CSV lists, or the subset from Kaggle",
+                read_affectnet,
+                {
+                    "--classes": {
+                        "type": int,
+                        "choices": (8, 7),
+                        "default": 8,
+                        "help": "8 expressions, or 7: without Contempt (default: 8)",
+                    }
+                },
+            ),
+            Reader(
+                "expw",
+                "ExpW: label/label.lst and image/origin/",
+                read_expw,
+                {
+                    "--min-confidence": {
+                        "type": float,
+                        "default": 60.0,
+                        "metavar": "P",
+                        "help": "keep faces with a confidence above P percent (default: 60)",
+                    },
+                    "--draw": {"type": int, "metavar": "N", "help": "keep N faces drawn at random; the paper: 3000"},
+                    "--seed": _SEED,
+                    "--image-dir": {
+                        "metavar": "DIR",
+                        "help": "the folder of images below ROOT, if its name is unusual",
+                    },
+                },
+            ),
+            Reader(
+                "fer2013",
+                "FER2013: class folders, fer2013.csv, or the votes of FER+ (fer2013new.csv)",
+                read_fer2013,
+                {
+                    "--labels": {
+                        "choices": ("fer2013", "ferplus"),
+                        "default": "fer2013",
+                        "help": "the set's own labels, or those that most votes of FER+ give (default: fer2013)",
+                    }
+                },
+            ),
+            Reader("cc3m", "CC3M for the first stage: LLaVA's chat.json and images/, or shards *.tar", read_cc3m),
+            Reader(
+                "feafa",
+                "FEAFA and FEAFA+: SUBJECT/SEQUENCE/FRAME.jpg with FRAME.auw",
+                read_feafa,
+                {
+                    "--fold": {"type": int, "metavar": "K", "help": "test on part K of the people (default: none)"},
+                    "--folds": {"type": int, "default": 5, "metavar": "N", "help": "how many parts (default: 5)"},
+                    "--seed": _SEED,
+                },
+            ),
+            Reader(
+                "disfa",
+                "DISFA: ActionUnit_Labels/ and frames cut from its videos, or a list",
+                read_disfa,
+                {
+                    "--fold": _FOLD,
+                    "--list": _LIST,
+                    "--frames": {
+                        "default": "RightVideo{subject}/frame_{frame}.jpg",
+                        "metavar": "PATTERN",
+                        "help": "where a frame lies below ROOT; fields: {subject}, {frame} from 1, {frame0} from 0 "
+                        "(default: RightVideo{subject}/frame_{frame}.jpg)",
+                    },
+                    "--threshold": {
+                        "type": int,
+                        "default": 2,
+                        "choices": range(1, 6),
+                        "metavar": "N",
+                        "help": "lowest intensity, of 5, that counts as active (default: 2)",
+                    },
+                },
+            ),
+            Reader(
+                "bp4d",
+                "BP4D: AUCoding/AU_OCC/ and frames, or a list",
+                read_bp4d,
+                {
+                    "--fold": _FOLD,
+                    "--list": _LIST,
+                    "--frames": {
+                        "default": "{subject}/{task}/{frame}.jpg",
+                        "metavar": "PATTERN",
+                        "help": "where a frame lies below ROOT; fields: {subject}, {task}, {frame} "
+                        "(default: {subject}/{task}/{frame}.jpg)",
+                    },
+                },
+            ),
+            Reader(
+                "explllm",
+                "the lists that ExpLLM's authors released: JSON with file_name, emo, au, description",
+                read_released,
+                {
+                    "--image-dir": {"metavar": "DIR", "help": "the folder that the file names start from"},
+                    "--split": {
+                        "choices": ("train", "val", "test"),
+                        "help": "the split of all rows (default: by the file's name; valid is test)",
+                    },
+                },
+            ),
+            Reader(
+                "folder",
+                "a folder of class folders, in split folders or not",
+                _read_folder,
+                {
+                    "--label-set": {"metavar": "NAME", "help": "the classes that may occur, such as rafdb"},
+                    "--split": {"metavar": "NAME", "help": "read this split alone"},
+                },
+            ),
+        )
+    }
+)
+"""The readers by name."""
+
+
+def read_data_set(
+    name: str,
+    root: str | PathLike[str],
+    *,
+    out: str | PathLike[str] | None = None,
+    overwrite: bool = False,
+    max_bad: int = 0,
+    check_images: bool = False,
+    images_there: bool = True,
+    warn: Callable[[str], None] | None = None,
+    **options: Any,
+) -> Reading:
+    """Read a data set as its publisher ships it.
+
+    Args:
+        name: The data set, one of `READERS`.
+        root: The folder.
+        out: The folder for images that the set ships inside other files.
+        overwrite: Replace that folder if it exists.
+        max_bad: Bad rows that are reported and left out before the reading stops.
+        check_images: Decode every image, and hold its box against its size.
+        images_there: Look whether every image is there; False reads lists alone.
+        warn: Takes each warning, a line; by default they go to stderr.
+        **options: The reader's own; see its function.
+
+    Returns:
+        The manifest and what there is to say of it.
+
+    Raises:
+        ConfigError: If there is no such reader, or an option is out of range.
+        InputError: If the folder is not as the publisher ships it.
+    """
+    if name not in READERS:
+        raise ConfigError(f"there is no reader {name!r}", remedy=f"Use one of {', '.join(READERS)}.")
+    source = Source(
+        root,
+        out=out,
+        overwrite=overwrite,
+        max_bad=max_bad,
+        check_images=check_images,
+        images_there=images_there,
+        warn=warn or to_stderr,
+    )
+    READERS[name].read(source, **options)
+    return Reading(
+        source.manifest(), dict(+source.left_out), dict(+source.remarks), tuple(source.bad), tuple(source.differences)
+    )

@@ -1,0 +1,72 @@
+import pytest
+from PIL import Image
+
+from explllm.core.errors import InputError, ManifestError, MissingPathError
+
+
+def test_llavas_list(publishers, read, cells, tmp_path):
+    reading = read("cc3m", publishers.cc3m_llava(tmp_path), check_images=True)
+    assert cells(reading, "image", "caption", "split") == [
+        (f"GCC_{number}.jpg", f"caption {number}", "train") for number in range(3)
+    ]
+    assert reading.manifest.root == tmp_path / "images"
+    assert "rows 3 instead of 595,375" in reading.differences[0]
+    (tmp_path / "images" / "GCC_1.jpg").unlink()
+    with pytest.raises(InputError, match=r"there is no image .*GCC_1.jpg \[.*chat.json, row 2\]"):
+        read("cc3m", tmp_path)
+    assert len(read("cc3m", tmp_path, max_bad=1).manifest) == 2
+
+
+def test_shards(publishers, read, cells, tmp_path):
+    reading = read("cc3m", publishers.cc3m_shards(tmp_path), check_images=True)
+    assert cells(reading, "image", "caption") == [
+        ("faces-images/00000/000000000.jpg", "a red bus"),
+        ("faces-images/00000/000000001.jpg", "two dogs"),
+        ("faces-images/00001/000010000.jpg", "ein Straßencafé"),
+    ]
+    for row in range(3):
+        assert Image.open(reading.manifest.image_path(row)).size == (8, 8)
+
+
+@pytest.mark.parametrize(
+    ("members", "found"),
+    [
+        ([("9.jpg", b"JPEG"), ("9.txt", b" ")], r"no caption \[.*00009.tar, 9\]"),
+        ([("9.jpg", b"JPEG"), ("9.json", b'{"text": "x"}')], "no caption"),
+        ([("9.jpg", b"JPEG"), ("9.json", b"{")], "no caption"),
+        ([("9.jpg", b"JPEG")], "no caption"),
+        ([("9.txt", b"a cat")], "no image, or one of 0 bytes"),
+        ([("9.jpg", b""), ("9.txt", b"a cat")], "no image, or one of 0 bytes"),
+        ([("../9.jpg", b"JPEG"), ("../9.txt", b"a cat")], r"the name ../9 leads out of the folder"),
+    ],
+)
+def test_bad_entries(publishers, read, tmp_path, members, found):
+    root = publishers.cc3m_shards(tmp_path / "cc3m")
+    publishers.shard(root / "00009.tar", members)
+    with pytest.raises(InputError, match=found):
+        read("cc3m", root)
+    reading = read("cc3m", root, max_bad=1)
+    assert len(reading.manifest) == 3 and len(read.warnings) == 1
+    assert len(list((tmp_path / "written").rglob("*.jpg"))) == 3
+
+
+def test_images_are_decoded_when_asked(publishers, read, tmp_path):
+    root = publishers.cc3m_shards(tmp_path / "cc3m")
+    publishers.shard(root / "00009.tar", [("9.jpg", b"JPEG"), ("9.txt", b"a cat")])
+    with pytest.raises(InputError, match=r"9.jpg: .*00009.tar, 9\]"):
+        read("cc3m", root, check_images=True)
+
+
+def test_broken_shards(publishers, read, tmp_path):
+    root = publishers.cc3m_shards(tmp_path)
+    whole = (root / "00000.tar").read_bytes()
+    for content in (whole[: len(whole) // 4], b"nonsense" * 200):
+        (root / "00000.tar").write_bytes(content)
+        with pytest.raises(ManifestError, match=r"a shard that cannot be read to its end .*00000.tar\]"):
+            read("cc3m", root)
+    assert not (tmp_path / "written" / "faces-images").exists()
+
+
+def test_neither(read, tmp_path):
+    with pytest.raises(MissingPathError, match="no list of captions and no shard"):
+        read("cc3m", tmp_path)

@@ -1,0 +1,55 @@
+import time
+
+import pytest
+
+from explllm.core.errors import ConfigError, ManifestError
+from explllm.data.readers import source as module
+from explllm.data.readers.source import Source
+
+
+def test_rows_have_the_same_columns(tmp_path):
+    source = Source(tmp_path, images_there=False)
+    source.add("a.jpg", split="train")
+    with pytest.raises(TypeError, match="columns"):
+        source.add("b.jpg", split="train", identity="x")
+
+
+def test_a_wrong_option_is_no_bad_row(tmp_path):
+    source = Source(tmp_path, max_bad=9)
+    with pytest.raises(ConfigError, match="wrong"), source.row(tmp_path, 1):
+        raise ConfigError("wrong", remedy="Right it.")
+    assert source.bad == []
+
+
+def test_written_images_need_a_folder(tmp_path):
+    with pytest.raises(ConfigError, match="Name a folder for them"), Source(tmp_path).written_images():
+        pass
+
+
+def test_files_of_another_encoding(tmp_path):
+    path = tmp_path / "list.csv"
+    path.write_bytes("name\nstra\u00dfe\n".encode("latin-1"))
+    source = Source(tmp_path)
+    for read in (source.lines, lambda path: source.table(path, "name")):
+        with pytest.raises(ManifestError, match=r"the file is no UTF-8 text \[.*list.csv\]"):
+            list(read(path))
+    path.write_bytes(b"\xef\xbb\xbfname\n\nx\n")  # as Windows programs save it
+    assert [(line, cells["name"]) for line, cells in source.table(path, "name")] == [(3, "x")]
+
+
+def test_one_progress_bar_on_a_terminal_after_two_seconds(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    source = Source(tmp_path)
+
+    def run():
+        for outer in source.track("ab", 2):
+            for inner in source.track("cd"):
+                time.sleep(0.13)
+                yield outer + inner
+
+    assert list(run()) == ["ac", "ad", "bc", "bd"] and capsys.readouterr().err == ""
+    monkeypatch.setattr(module, "_SECONDS_BEFORE_PROGRESS", 0.1)
+    assert list(run()) == ["ac", "ad", "bc", "bd"]
+    assert f"reading {tmp_path.name}"[:20] in capsys.readouterr().err
+    monkeypatch.delenv("FORCE_COLOR")
+    assert list(run()) and capsys.readouterr().err == ""
