@@ -5,22 +5,10 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import NoReturn
 
 from explllm import __version__
-from explllm.core.errors import ConfigError, InputError
-
-
-class Parser(argparse.ArgumentParser):
-    """A parser whose errors are one line, as all others are."""
-
-    def error(self, message: str) -> NoReturn:
-        """Raise what is wrong.
-
-        Raises:
-            ConfigError: Always.
-        """
-        raise ConfigError(message, remedy=f"See `{self.prog} --help`.")
+from explllm.core.command_line import Parser, at_least
+from explllm.core.errors import InputError
 
 
 @dataclass(frozen=True)
@@ -31,8 +19,8 @@ class Command:
     """What the user types."""
     summary: str
     """One line for ``explllm --help``."""
-    run: Callable[[list[str]], None]
-    """Does the work with the arguments that follow the name."""
+    run: Callable[[list[str]], int | None]
+    """Does the work with the arguments that follow the name; may return another exit status than 0."""
 
 
 def _lightning(name: str) -> Callable[[list[str]], None]:
@@ -72,13 +60,14 @@ def _describe(arguments: list[str]) -> None:
         epilog="example: explllm describe --config rafdb.yaml",
     )
     parser.add_argument("--config", required=True, metavar="NAME", help="a configuration, as for `fit`")
-    parser.add_argument("--images", type=int, metavar="N", help="training images (default: counted, else as published)")
-    parser.add_argument("--gpus", type=int, default=8, metavar="N", help="GPUs that share the work (default: 8)")
+    parser.add_argument(
+        "--images", type=at_least(1), metavar="N", help="training images (default: counted, else as published)"
+    )
+    parser.add_argument(
+        "--gpus", type=at_least(1), default=8, metavar="N", help="GPUs that share the work (default: 8)"
+    )
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     options, others = parser.parse_known_args(arguments)
-    for name, value in (("--images", options.images), ("--gpus", options.gpus)):
-        if value is not None and value < 1:
-            raise ConfigError(f"{name} {value}", remedy="Give at least 1.")
 
     from explllm.training.describe import print_description
 
@@ -96,7 +85,7 @@ def _convert(arguments: list[str]) -> None:
     released.add_argument("--merge", action="store_true", help="fold LoRA into the base weights")
     released.add_argument(
         "--vision-heads",
-        type=int,
+        type=at_least(1),
         metavar="N",
         help="attention heads of the vision encoder, which no released file holds; needed only where it is none of "
         "DINOv2's own encoders",
@@ -115,12 +104,26 @@ def _convert(arguments: list[str]) -> None:
         convert_released_weights(options.folder, options.out, options.merge, options.vision_heads)
 
 
+def _data(arguments: list[str]) -> None:
+    from explllm.data.command import read_data
+
+    read_data(arguments, Parser)
+
+
+def _cot(arguments: list[str]) -> int | None:
+    from explllm.engine.command import run_cot
+
+    return run_cot(arguments)
+
+
 COMMANDS = (
     Command("fit", "train a model: explllm fit --config demo.yaml", _lightning("fit")),
     Command("validate", "recognise the validation faces of a run", _lightning("validate")),
     Command("test", "recognise the test faces of a run; write metrics, predictions, a report", _lightning("test")),
     Command("predict", "recognise every face of a data set, labelled or not", _lightning("predict")),
     Command("explain", "explain single pictures: explllm explain face.jpg --model runs/demo/model", _explain),
+    Command("data", "a data set as its publisher ships it, into a manifest: explllm data rafdb DIR -o FILE", _data),
+    Command("cot", "chains of thought from action units: build, estimate, status, check, show", _cot),
     Command("describe", "what a configuration means: weights, steps, memory", _describe),
     Command("convert", "the authors' released weights, or a trained model, into another form", _convert),
 )
@@ -133,7 +136,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: The command line without the program's name; by default that of the process.
 
     Returns:
-        The exit status: 0; 2 after a mistake of the user, which is printed in one line; 130 after Ctrl-C.
+        The exit status: 0; 1 where part of the work failed; 2 after a mistake of the user, which is printed in one
+        line; 130 after Ctrl-C.
     """
     given = list(sys.argv[1:] if arguments is None else arguments)
     width = max(len(command.name) for command in COMMANDS)
@@ -152,7 +156,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     try:
         named = parser.parse_args(given[:1])
-        next(command for command in COMMANDS if command.name == named.command).run(given[1:])
+        status = next(command for command in COMMANDS if command.name == named.command).run(given[1:])
     except InputError as error:
         rank = os.environ.get("LOCAL_RANK", "0")
         sys.stderr.write(f"{'' if rank == '0' else f'[rank {rank}] '}error: {error}\n")
@@ -160,4 +164,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt as stop:
         sys.stderr.write(" ".join(["interrupted.", *getattr(stop, "__notes__", [])]) + "\n")
         return 130
-    return 0
+    return status or 0

@@ -163,3 +163,16 @@ def fitted(small_config, tmp_path_factory) -> Path:
     run_dir = tmp_path_factory.mktemp("fitted") / "small"
     assert main(["fit", "--config", str(small_config), "--run_dir", str(run_dir)]) == 0
     return run_dir
+
+
+@pytest.fixture(scope="session")
+def chat_server():
+    """The module of the scripted chat server on loopback."""
+    import importlib.util
+
+    spec = importlib.util.spec_from_file_location("chat_server", REPOSITORY / "tests" / "chat_server.py")
+    module = importlib.util.module_from_spec(spec)
+    # Its dataclasses look their own module up.
+    sys.modules["chat_server"] = module
+    spec.loader.exec_module(module)
+    return module

@@ -1,0 +1,99 @@
+"""Speed and memory of the Exp-CoT Engine: python benchmarks/engine.py [--rows 1000] [--memory].
+
+A server on loopback answers every request after 100 ms; the ideal is calls x 0.1 s / concurrency. The server and its model
+of rules run in a process of their own, as a real one does. With --memory, the peak memory of builds of 1,000 and of 20,000
+faces is compared.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from datetime import date
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from host import host
+
+from explllm.chat.ledger import Ledger
+from explllm.core.expressions import Expression
+from explllm.core.manifest import Manifest
+
+TESTS = Path(__file__).resolve().parents[1] / "tests"
+
+
+def write_faces(path: Path, count: int) -> None:
+    """Write a manifest of faces with random action units and labels."""
+    random = np.random.default_rng(0)
+    rows = []
+    for number in range(count):
+        units = np.where(random.uniform(size=24) < 0.2, random.uniform(0.06, 0.9, 24).round(2), 0.0)
+        label = str(list(Expression)[int(random.integers(8))])
+        rows.append({"image": f"{number:06}.jpg", "expression": label, "action_units": units.tolist()})
+    Manifest(pd.DataFrame(rows), path.parent).write(path)
+
+
+def build(folder: Path, rows: int, concurrency: int, script: str) -> dict[str, float]:
+    """Build the chains of thought of so many faces, and measure it from outside."""
+    write_faces(folder / "faces.parquet", rows)
+    port = folder / "port"
+    server = subprocess.Popen(
+        [sys.executable, str(TESTS / "chat_server.py"), "--port-file", str(port)]
+        + ["--script", f"{TESTS / 'engine' / 'model_script.py'}:{script}"],
+        stdout=subprocess.DEVNULL,
+    )
+    try:
+        while not port.exists():
+            time.sleep(0.01)
+        command = ["cot", "build", str(folder / "faces.parquet"), "-o", str(folder / "out.parquet")]
+        command += ["--model", "scripted", "--base-url", f"http://127.0.0.1:{port.read_text()}/v1"]
+        command += ["--concurrency", str(concurrency)]
+        process = subprocess.Popen(
+            [sys.executable, "-m", "explllm", *command],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            env={**os.environ, "OPENAI_API_KEY": "none"},
+        )
+        _, _, usage = os.wait4(process.pid, 0)
+    finally:
+        server.kill()
+    told = json.loads((folder / "out.run" / "progress.json").read_text())
+    with Ledger(folder / "out.run" / "ledger.sqlite") as ledger:
+        calls = ledger.totals().requests
+    return {"calls": calls, "seconds": told["seconds"], "megabytes": usage.ru_maxrss / 1024}
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rows", type=int, default=1000)
+    parser.add_argument("--concurrency", type=int, default=64)
+    parser.add_argument("--memory", action="store_true", help="compare the memory of 1,000 and of 20,000 faces")
+    options = parser.parse_args()
+    print(f"\n{date.today()}, {host()}\n", flush=True)
+    with tempfile.TemporaryDirectory() as folder:
+        if options.memory:
+            print("| faces | calls | peak memory, MB |\n|---|---|---|")
+            for rows in (1000, 20_000):
+                place = Path(folder, str(rows))
+                place.mkdir()
+                found = build(place, rows, options.concurrency, "answer")
+                print(f"| {rows:,} | {found['calls']:,.0f} | {found['megabytes']:.0f} |", flush=True)
+            return
+        found = build(Path(folder), options.rows, options.concurrency, "slow")
+        ideal = found["calls"] * 0.1 / options.concurrency
+        print(
+            "| faces | calls | concurrency | ideal, s | wall, s | ratio | peak memory, MB |\n|---|---|---|---|---|---|---|"
+        )
+        print(
+            f"| {options.rows:,} | {found['calls']:,.0f} | {options.concurrency} | {ideal:.1f} | {found['seconds']:.1f} "
+            f"| {found['seconds'] / ideal:.2f} | {found['megabytes']:.0f} |"
+        )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,281 @@
+"""One OpenAI-compatible server: sends one HTTP request at a time, and says of a failure what it means."""
+
+from __future__ import annotations
+
+import asyncio
+import difflib
+import itertools
+import json
+import math
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC
+from email.utils import parsedate_to_datetime
+from typing import Any
+
+from explllm.chat.request import well_formed
+from explllm.chat.settings import ChatSettings
+from explllm.core.errors import InputError
+
+_CONNECTIONS = 4
+"""Connections of one HTTP client."""
+_NEVER_SENT = ("ConnectError", "ConnectTimeout", "PoolTimeout")
+"""Errors of the HTTP library from before a request is sent; by name, since the library's package changes its own."""
+_MAY_PASS = (408, 409, 429)
+_GATEWAY_TIMEOUTS = (504, 524)
+"""Statuses behind which the model may have gone on writing."""
+
+
+class Unanswered(Exception):
+    """An HTTP request ended without an answer."""
+
+    def __init__(self, message: str, *, status: int | None = None, charged: bool = False) -> None:
+        super().__init__(message)
+        self.status = status
+        self.charged = charged
+        """Whether it may have been charged for."""
+
+
+class Passing(Unanswered):
+    """A failure that may pass: worth sending again."""
+
+    def __init__(
+        self, message: str, *, status: int | None = None, charged: bool = False, wait: float | None = None
+    ) -> None:
+        super().__init__(message, status=status, charged=charged)
+        self.wait = wait
+        """Seconds that the server asks to wait, if it does."""
+
+
+class Rejected(Unanswered):
+    """The server does not take this request."""
+
+    def __init__(self, message: str, *, status: int, code: str | None, param: str | None) -> None:
+        super().__init__(message, status=status)
+        self.code = code
+        self.param = param
+
+
+class Fatal(Unanswered):
+    """No request can succeed until the user has mended something."""
+
+    def __init__(self, message: str, *, status: int | None, error: InputError) -> None:
+        super().__init__(message, status=status)
+        self.error = error
+
+
+@dataclass(frozen=True)
+class Completion:
+    """What a server answered."""
+
+    text: str
+    refusal: str | None
+    """Why there is no answer, if the model or a filter refused."""
+    finish_reason: str
+    model: str | None
+    prompt_tokens: int | None
+    completion_tokens: int | None
+
+
+class Server:
+    """A server and a key to it, which appears in nothing that this class gives away."""
+
+    def __init__(self, settings: ChatSettings) -> None:
+        # Takes a second, and most commands never ask a model.
+        import openai
+
+        self._openai = openai
+        self._settings = settings
+        self._key = settings.api_key()
+        # Several, because the HTTP library looks at each of a client's connections for each request.
+        self._clients = [self._new_client() for _ in range(math.ceil(settings.concurrency / _CONNECTIONS))]
+        self._turns = itertools.cycle(self._clients)
+
+    async def close(self) -> None:
+        """Close the connections."""
+        for client in self._clients:
+            await client.close()
+
+    async def complete(self, body: dict[str, Any], sent_as: str) -> Completion:
+        """Send one HTTP request.
+
+        Args:
+            body: The fields of ``POST /chat/completions``.
+            sent_as: A name for the request, sent as its ``X-Client-Request-Id``: the server's log can be held against
+                the ledger.
+
+        Returns:
+            The answer, or refusal.
+
+        Raises:
+            Passing: It may succeed when sent again.
+            Rejected: It cannot succeed.
+            Fatal: No request can.
+        """
+        try:
+            # The library's own timeout begins anew with each byte.
+            async with asyncio.timeout(self._settings.timeout):
+                # Past the library's models, which cost a millisecond a request, and take what a server leaves out for
+                # None.
+                response = await next(self._turns).post(
+                    "/chat/completions",
+                    body=body,
+                    cast_to=self._openai.HttpxBinaryResponseContent,
+                    options={"headers": {"X-Client-Request-Id": sent_as}},
+                )
+        except TimeoutError:
+            raise Passing(f"no answer within {self._settings.timeout:g} s", charged=True) from None
+        except self._openai.APIStatusError as error:
+            raise self._understand(error) from None
+        except self._openai.APIConnectionError as error:
+            raise self._lost(error) from None
+        try:
+            return _completion(json.loads(self._hide(response.content.decode("utf-8"))))
+        except (ValueError, TypeError, KeyError, IndexError, AttributeError) as error:
+            message = self._hide(f"the server's answer cannot be read: {type(error).__name__}: {error}")
+            raise Passing(message[:300], status=200, charged=True) from None
+
+    async def check(self) -> None:
+        """Ask for the server's models: is it there, does it take the key, does it have the model?
+
+        A server that does not list its models passes.
+
+        Raises:
+            InputError: One of them is not so.
+        """
+        settings = self._settings
+        # GET costs nothing and is not recorded, so the library may repeat it.
+        client = self._clients[0].with_options(max_retries=2, timeout=min(settings.timeout, 20.0))
+        try:
+            response = await client.models.with_raw_response.list()
+        except self._openai.APIStatusError as error:
+            if error.status_code in (404, 405, 501):
+                return
+            found = self._understand(error)
+            raise (
+                found.error
+                if isinstance(found, Fatal)
+                else InputError(
+                    f"{settings.host} cannot list its models: {found}", where="base_url", remedy="Try again later."
+                )
+            ) from None
+        except self._openai.APIConnectionError as error:
+            raise InputError(
+                f"{settings.host} cannot be reached: {self._lost(error)}",
+                where="base_url",
+                remedy="Check the address, and that the server is running.",
+            ) from None
+        try:
+            models = {
+                entry["id"]: entry.get("owned_by") for entry in json.loads(response.http_response.content)["data"]
+            }
+        except (ValueError, TypeError, KeyError, AttributeError):
+            raise InputError(
+                f"{settings.host} does not answer like an OpenAI-compatible server",
+                where="base_url",
+                remedy="Check the address, which mostly ends in /v1.",
+            ) from None
+        # Ollama takes a name without its tag for the latest; llama.cpp has one model and takes any name for it.
+        names = {*models, *(name.removesuffix(":latest") for name in models)}
+        if names and settings.model not in names and "llamacpp" not in models.values():
+            near = difflib.get_close_matches(settings.model, models, n=5, cutoff=0.0)
+            raise InputError(
+                f"{settings.host} has no model {settings.model!r}",
+                where="model",
+                remedy=f"It has: {', '.join(near)}{', ...' if len(models) > len(near) else ''}.",
+            )
+
+    def _new_client(self) -> Any:
+        settings = self._settings
+        return self._openai.AsyncOpenAI(
+            # The library wants one; servers without keys ignore it.
+            api_key=self._key or "none",
+            base_url=settings.url,
+            # Every HTTP request is recorded: nothing is sent again, or elsewhere, behind the ledger's back.
+            max_retries=0,
+            http_client=self._openai.DefaultAsyncHttpxClient(follow_redirects=False, timeout=settings.timeout),
+            timeout=settings.timeout,
+        )
+
+    def _understand(self, error: Any) -> Passing | Rejected | Fatal:
+        """Say what an HTTP status means."""
+        settings, status = self._settings, error.status_code
+        detail = error.body.get("message") if isinstance(error.body, Mapping) else error.body
+        message = self._hide(" ".join(f"status {status}: {detail or 'no reason given'}".split())[:300])
+        remedy = where = None
+        if status == 401:
+            where = settings.api_key_env
+            remedy = "Set the environment variable to a key that the server takes."
+        elif status == 403:
+            where = settings.api_key_env
+            remedy = "Use a key that may list models and use this one."
+        elif status == 404:
+            remedy = f"Check the model's name ({settings.model}) and the address, which mostly ends in /v1."
+        elif status == 429 and error.code == "insufficient_quota":
+            remedy = (
+                "Buy credit or raise the account's limit, then start again: what is recorded is not paid for again."
+            )
+        elif 300 <= status < 400:
+            where = "base_url"
+            remedy = f"The server has moved; give its new address: {error.response.headers.get('location', 'unknown')}."
+        if remedy is not None:
+            found = InputError(f"{settings.host} answers with {message}", where=where, remedy=self._hide(remedy))
+            return Fatal(message, status=status, error=found)
+        if status in _MAY_PASS or status >= 500:
+            wait = wait_asked_for(error.response.headers)
+            return Passing(message, status=status, charged=status in _GATEWAY_TIMEOUTS, wait=wait)
+        return Rejected(message, status=status, code=error.code, param=error.param)
+
+    def _lost(self, error: Exception) -> Passing:
+        kind = type(error.__cause__ or error).__name__
+        message = self._hide(f"{kind}: {error.__cause__ or error}".removesuffix(": "))
+        return Passing(message[:300], charged=kind not in _NEVER_SENT)
+
+    def _hide(self, text: str) -> str:
+        """Leave the key out of a text: a server may repeat it."""
+        return text.replace(self._key, "[API key]") if self._key else text
+
+
+def wait_asked_for(headers: Mapping[str, str]) -> float | None:
+    """Read how long a server asks to wait.
+
+    Args:
+        headers: Of the answer; ``Retry-After`` holds seconds or a date (RFC 9110, section 10.2.3), and OpenAI's
+            ``retry-after-ms`` says it more exactly.
+
+    Returns:
+        Seconds from now, at least 0; None if the server does not say, or not so that it can be understood.
+    """
+    for name, seconds in (("retry-after-ms", 0.001), ("retry-after", 1.0)):
+        try:
+            wait = float(headers.get(name, "")) * seconds
+        except ValueError:
+            continue
+        if math.isfinite(wait):
+            return max(0.0, wait)
+    try:
+        date = parsedate_to_datetime(headers.get("retry-after", ""))
+    except ValueError:
+        return None
+    if date.tzinfo is None:
+        date = date.replace(tzinfo=UTC)
+    return max(0.0, date.timestamp() - time.time())
+
+
+def _completion(answer: Any) -> Completion:
+    choice = answer["choices"][0]
+    message = choice["message"]
+    finish_reason = choice.get("finish_reason") or "stop"
+    refusal = message.get("refusal")
+    if not refusal and finish_reason == "content_filter":
+        refusal = "stopped by the server's content filter"
+    usage = answer.get("usage") or {}
+    return Completion(
+        text=well_formed(message.get("content") or ""),
+        refusal=well_formed(refusal) if refusal else None,
+        finish_reason=str(finish_reason),
+        model=answer.get("model"),
+        prompt_tokens=usage.get("prompt_tokens"),
+        completion_tokens=usage.get("completion_tokens"),
+    )

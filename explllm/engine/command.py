@@ -1,0 +1,132 @@
+"""The command ``explllm cot``: build, estimate, status, check, show."""
+
+import argparse
+import sys
+from pathlib import Path
+
+from explllm.core.command_line import Parser, at_least
+
+_DESCRIPTION = """Chains of thought from measured action units (the Exp-CoT Engine, paper Section III-B).
+
+  explllm cot estimate faces.parquet --model gpt-4o
+  explllm cot build faces.parquet -o faces_cot.parquet --model gpt-4o --max-cost 20
+  explllm cot build faces.parquet -o faces_cot.parquet --offline
+  explllm cot status faces_cot.parquet
+  explllm cot check faces_cot.parquet
+  explllm cot show faces_cot.parquet 17
+
+Only action units and descriptions go to the server, never an image. The key is read from the environment."""
+
+
+def run_cot(arguments: list[str]) -> int:
+    """Run one of the commands of ``explllm cot``.
+
+    Args:
+        arguments: The command line after ``cot``.
+
+    Returns:
+        The exit status: 1 if a row failed.
+
+    Raises:
+        InputError: If the user made a mistake.
+    """
+    options = _parser().parse_args(arguments)
+    if options.command == "build":
+        from explllm.engine.run import build
+
+        return build(options)
+    if options.command == "estimate":
+        from explllm.engine.estimate import print_estimate
+
+        print_estimate(options)
+    elif options.command == "status":
+        from explllm.engine.run import print_status
+
+        print_status(run_folder(options.manifest, options.run_dir))
+    elif options.command == "check":
+        from explllm.engine.tables import print_quality
+
+        print_quality(Path(options.manifest), options.json)
+    else:
+        from explllm.engine.tables import print_conversation
+
+        print_conversation(Path(options.manifest), options.row, run_folder(options.manifest, options.run_dir))
+    sys.stdout.flush()
+    return 0
+
+
+def run_folder(out: str, given: str | None) -> Path:
+    """Return the folder of a build's ledger and progress: the one given, or OUT with the ending ``.run``."""
+    return Path(given) if given else Path(out).with_suffix(".run")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = Parser(prog="explllm cot", description=_DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True, parser_class=Parser)
+
+    build = commands.add_parser("build", help="make the chains of thought of a manifest")
+    build.add_argument("manifest", metavar="M", help="a manifest with action units and expressions")
+    build.add_argument(
+        "-o", "--out", required=True, metavar="OUT", help="the manifest to write (.parquet, .csv, .jsonl)"
+    )
+    build.add_argument("--json", metavar="FILE", help="write the accepted rows in the authors' released layout too")
+    build.add_argument("--offline", action="store_true", help="write by rules, without any model; texts are so marked")
+    build.add_argument("--run-dir", metavar="DIR", help="where ledger and progress go (default: OUT with .run)")
+    _add_model(build)
+    _add_engine(build)
+    build.add_argument(
+        "--concurrency", type=at_least(1), default=16, metavar="N", help="requests at a time (default: 16)"
+    )
+    build.add_argument(
+        "--requests-per-minute", type=at_least(1), metavar="N", help="limit of the server, if it has one"
+    )
+    build.add_argument("--tokens-per-minute", type=at_least(1), metavar="N", help="limit of the server, if any")
+    build.add_argument("--max-cost", type=at_least(0, float), metavar="USD", help="stop before this much is spent")
+    build.add_argument("--timeout", type=at_least(0.1, float), default=120, metavar="S", help="seconds for one request")
+    build.add_argument("--max-retries", type=at_least(0), default=8, metavar="N", help="of one request (default: 8)")
+    build.add_argument(
+        "--structured",
+        choices=["auto", "always", "never"],
+        default="auto",
+        help="ask for JSON by schema: where the server can (auto), always or never",
+    )
+
+    estimate = commands.add_parser("estimate", help="calls, tokens and cost before anything is spent")
+    estimate.add_argument("manifest", metavar="M", help="a manifest with action units and expressions")
+    _add_model(estimate)
+    _add_engine(estimate)
+
+    status = commands.add_parser("status", help="how far a build is, from any shell")
+    status.add_argument("manifest", metavar="OUT", help="the manifest that the build writes")
+    status.add_argument("--run-dir", metavar="DIR", help="as for build")
+
+    check = commands.add_parser("check", help="quality table of a manifest or of a released list (.json)")
+    check.add_argument("manifest", metavar="M", help="a manifest with chains of thought, or a released list")
+    check.add_argument("--json", action="store_true", help="print one JSON object")
+
+    show = commands.add_parser("show", help="the whole conversation about one face")
+    show.add_argument("manifest", metavar="M", help="the manifest that a build wrote")
+    show.add_argument("row", type=at_least(1), metavar="ROW", help="number of the row, from 1")
+    show.add_argument("--run-dir", metavar="DIR", help="as for build")
+    return parser
+
+
+def _add_model(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--model", metavar="NAME", help="the model's name on the server, such as gpt-4o")
+    parser.add_argument("--base-url", metavar="URL", help="an OpenAI-compatible server (default: OpenAI's)")
+    parser.add_argument(
+        "--api-key-env", default="OPENAI_API_KEY", metavar="VAR", help="variable that holds the key (OPENAI_API_KEY)"
+    )
+    parser.add_argument("--price-in", type=at_least(0, float), metavar="USD", help="price of a million tokens sent")
+    parser.add_argument("--price-out", type=at_least(0, float), metavar="USD", help="price of a million tokens written")
+
+
+def _add_engine(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--max-rounds", type=at_least(0), default=4, metavar="N", help="rounds of reflection (4)")
+    parser.add_argument(
+        "--label-after", type=at_least(0), default=2, metavar="N", help="rounds until the true label is given (2)"
+    )
+    parser.add_argument(
+        "--strong", type=at_least(0, float), default=0.3, metavar="X", help="intensity that must be mentioned (0.3)"
+    )
+    parser.add_argument("--temperature", type=at_least(0, float), default=0.0, metavar="T", help="of sampling (0)")

@@ -1,0 +1,46 @@
+"""Chains of thought without any model: the rule-based writer, held to the same checks."""
+
+from explllm.chat.offline import OfflineWriter
+from explllm.engine.checks import pair_problems
+from explllm.engine.face import EngineSettings, Face, Outcome, Status
+
+_TRIES = 50
+
+
+class OfflineEngine:
+    """Writes by rules from action units and label. Its texts are always marked ``offline``; they cost nothing."""
+
+    def __init__(self, settings: EngineSettings) -> None:
+        """Keep the limits of the checks."""
+        self.settings = settings
+        self.writer = OfflineWriter()
+        self._written: dict[str, tuple[float, ...]] = {}
+
+    @property
+    def name(self) -> str:
+        """What stands in the column ``cot_source``."""
+        return self.writer.name
+
+    def explain(self, face: Face) -> Outcome:
+        """Write a chain of thought that passes every local check and stands for no other face.
+
+        Args:
+            face: The face.
+
+        Returns:
+            The outcome; equal faces in an equal order give equal texts. Faces with different action units never share a
+            text: another wording is drawn instead.
+        """
+        reason = ""
+        for seed in range(_TRIES):
+            cot = self.writer.write(face.action_units, face.expression, seed=seed)
+            problems = pair_problems(
+                cot, face.action_units, face.expression, self.settings.max_words, self.settings.strong
+            )
+            if problems:
+                reason = "; ".join(problems)
+            elif self._written.setdefault(cot.text, face.action_units) != face.action_units:
+                reason = "another face has the same text"
+            else:
+                return Outcome(Status.ACCEPTED, cot, 0, "", 0.0)
+        return Outcome(Status.FAILED, None, 0, f"no wording of {_TRIES} passes: {reason}", 0.0)

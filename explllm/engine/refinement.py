@@ -1,0 +1,74 @@
+"""Format Refinement (paper, Section III-B-6): three parts, at most 130 words."""
+
+import json
+from collections.abc import Sequence
+
+from explllm.chat.prompt import render
+from explllm.chat.request import ChatMessage
+from explllm.core.chain_of_thought import ChainOfThought
+from explllm.core.expressions import Expression
+from explllm.engine.asking import Asker
+from explllm.engine.checks import pair_problems
+from explllm.engine.face import Face
+from explllm.engine.img2au import in_words
+
+MAX_TOKENS = 512
+_PARTS = ("key_observations", "overall_emotional_interpretation", "conclusion")
+SCHEMA = {
+    "title": "chain_of_thought",
+    "type": "object",
+    "properties": {part: {"type": "string"} for part in _PARTS},
+    "required": list(_PARTS),
+    "additionalProperties": False,
+}
+
+
+async def refine(
+    face: Face, description: str, expression: Expression, ask: Asker
+) -> tuple[ChainOfThought, Sequence[str]]:
+    """Bring a description into form, again while local checks find faults.
+
+    Args:
+        face: The face.
+        description: Its verified description.
+        expression: The expression that was inferred from it.
+        ask: Who is asked.
+
+    Returns:
+        The last version, and the faults that are left in it.
+    """
+    settings, problems, previous = ask.settings, [], ""
+    for step in range(settings.max_refinements):
+        question = render(
+            "explllm.engine",
+            "refinement",
+            expression=str(expression),
+            words=settings.max_words,
+            margin=settings.max_words * 4 // 5,
+            units=in_words(face.action_units),
+            problems=problems,
+            previous=previous,
+            description=description,
+        )
+        cot = await ask("refinement", (ChatMessage("user", question),), read_cot, MAX_TOKENS, SCHEMA, step)
+        problems = pair_problems(cot, face.action_units, expression, settings.max_words, settings.strong)
+        if not problems:
+            break
+        previous = cot.text
+    return cot, problems
+
+
+def read_cot(text: str) -> ChainOfThought | None:
+    """Read a chain of thought: a structured answer, or a text in three sections; None if a section is missing."""
+    try:
+        value = json.loads(text)
+    except ValueError:
+        value = None
+    if isinstance(value, dict):
+        parts = [value.get(part) for part in _PARTS]
+        if not all(isinstance(part, str) and part.strip() for part in parts):
+            return None
+        return ChainOfThought.of(*map(str, parts))
+    cot = ChainOfThought.parse(text)
+    # In the usual form, whatever titles the model chose.
+    return ChainOfThought.of(*cot.sections) if all(cot.sections) else None

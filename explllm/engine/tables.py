@@ -1,0 +1,109 @@
+"""What ``explllm cot check`` and ``show`` print."""
+
+import json
+import sys
+from dataclasses import asdict
+from pathlib import Path
+
+from rich.console import Console
+from rich.panel import Panel
+from rich.table import Table
+from rich.text import Text
+
+from explllm.chat.ledger import Ledger
+from explllm.core.action_units import NAMES
+from explllm.core.errors import ManifestError
+from explllm.core.manifest import Manifest
+from explllm.engine.img2au import faces
+from explllm.engine.quality import Quality, quality, read_records
+
+_ROWS = (
+    ("more than 130 words", "over_limit"),
+    ("a section without a title", "missing_title"),
+    ("conclusion never names the label", "unnamed_label"),
+    ("conclusion names only another", "only_another"),
+    ("arrives at another expression", "other_verdict"),
+    ("gives numbers of action units", "unit_numbers"),
+    ("uses personal pronouns", "pronouns"),
+    ("has the text of an earlier row", "duplicates"),
+)
+_GROUNDED = (
+    ("leaves out a unit of 0.3 or more", "missing_strong"),
+    ("claims a unit of intensity 0", "unsupported"),
+    ("takes left for right", "side_errors"),
+)
+
+
+def print_quality(path: Path, as_json: bool) -> None:
+    """Print the quality of the texts in a manifest or a released list.
+
+    Args:
+        path: The file.
+        as_json: Print one JSON object instead of a table.
+
+    Raises:
+        InputError: If the file cannot be read or has no texts.
+    """
+    found = quality(read_records(path))
+    if as_json:
+        sys.stdout.write(json.dumps(asdict(found), indent=2) + "\n")
+        return
+    table = Table(title=f"{path}: {found.texts:,} texts, {found.mean_words:.0f} words on average", title_justify="left")
+    table.add_column("what")
+    table.add_column("texts", justify="right")
+    table.add_column("share", justify="right")
+    _add(table, found, _ROWS, found.texts)
+    if found.grounded:
+        table.add_section()
+        _add(table, found, _GROUNDED, found.grounded)
+    table.add_section()
+    _add(table, found, (("passes every check", "sound"),), found.texts)
+    console = Console(highlight=False)
+    console.print(table)
+    if found.grounded:
+        console.print(
+            f"grounding in {found.grounded:,} texts: precision {found.precision:.3f}, recall {found.recall:.3f}, "
+            f"intensity words that fit {found.intensity_agreement:.3f}"
+        )
+
+
+def print_conversation(path: Path, row: int, folder: Path) -> None:
+    """Print all that was said about one face.
+
+    Args:
+        path: The manifest that a build wrote.
+        row: Number of the row, from 1.
+        folder: The build's run folder.
+
+    Raises:
+        InputError: If the manifest has no such row.
+    """
+    from explllm.engine.run import LEDGER
+
+    manifest = Manifest.read(path)
+    if row > len(manifest):
+        raise ManifestError(f"no row {row}: the manifest has {len(manifest)}", where=path, remedy="Name one of these.")
+    console, cells = Console(highlight=False), manifest.frame.iloc[row - 1]
+    console.print(f"{cells['image']}: {cells.get('expression')}, {cells.get('cot_status') or 'not done'}")
+    units = cells.get("action_units")
+    if units is not None:
+        shown = {name: value for name, value in zip(NAMES, units, strict=True) if value > 0}
+        console.print(", ".join(f"{name} {value:.2f}" for name, value in shown.items()) or "no action units")
+    scope = dict(faces(manifest)).get(row - 1)
+    if scope is not None and (folder / LEDGER).is_file():
+        with Ledger(folder / LEDGER) as ledger:
+            for entry in ledger.conversation(scope.scope):
+                title = f"{entry.purpose}, round {entry.round}, {entry.model}, {entry.cost:.4f} USD"
+                said = Text(f"{entry.messages[-1].content}\n\n────────\n\n{entry.text}")
+                console.print(Panel(said, title=title, title_align="left"))
+    if cells.get("cot"):
+        title = f"chain of thought ({cells.get('cot_source')})"
+        console.print(Panel(Text(str(cells["cot"])), title=title, title_align="left"))
+    if cells.get("cot_reason"):
+        console.print(f"failed: {cells['cot_reason']}")
+
+
+def _add(table: Table, found: Quality, rows: tuple[tuple[str, str], ...], total: int) -> None:
+    for words, name in rows:
+        count = getattr(found, name)
+        table.add_row(words, f"{count:,}", f"{count / total:.1%}")

@@ -1,0 +1,423 @@
+"""The client against a real server on loopback."""
+
+import asyncio
+import copy
+import json
+import time
+
+import pytest
+
+from explllm.chat.client import ChatClient
+from explllm.chat.ledger import Ledger
+from explllm.chat.request import ChatFailure, OutOfBudget, Stopped
+from explllm.core.errors import InputError
+
+SCHEMA = {"type": "object", "properties": {"label": {"type": "string"}}, "required": ["label"]}
+
+
+def test_answer_is_recorded_and_not_paid_for_again(chat_server, serve, settings, question, ask_all, totals):
+    server = serve()
+    priced = settings(server, price_in=2.0, price_out=10.0)
+    [first] = ask_all(priced, [question()])
+    assert first.text == "answer to: question 0"
+    assert (first.prompt_tokens, first.completion_tokens, first.model) == (100, 20, "scripted")
+    assert first.cost == pytest.approx((100 * 2 + 20 * 10) / 1e6)
+    assert not first.recorded
+    sent = server.received[0]
+    assert sent.body["messages"][0] == {"role": "system", "content": "You see faces."}
+    assert (sent.body["temperature"], sent.body["max_tokens"], sent.body["model"]) == (0.0, 1024, "scripted")
+    [again] = ask_all(priced, [question()])
+    assert again.recorded
+    assert (again.text, again.cost, again.prompt_tokens) == (first.text, first.cost, 100)
+    assert len(server.received) == 1
+    assert totals().cost == first.cost
+
+
+def test_each_part_of_a_request_makes_a_new_entry(question):
+    from explllm.chat.request import ChatMessage
+
+    plain = question()
+    others = [
+        question(scope="other"),
+        question(purpose="judge"),
+        question(round=1),
+        question(attempt=1),
+        question(temperature=0.5),
+        question(max_tokens=10),
+        question(schema=SCHEMA),
+        question(schema={**SCHEMA, "title": "x"}),
+        question(messages=(*plain.messages, ChatMessage("assistant", ""))),
+        question(messages=(ChatMessage("user", "You see faces."), plain.messages[1])),
+    ]
+    keys = {request.key("a") for request in [plain, *others]} | {plain.key("b")}
+    assert len(keys) == len(others) + 2
+    assert plain.key("a") == copy.deepcopy(plain).key("a")
+
+
+@pytest.mark.parametrize("status", [408, 409, 429, 500, 502, 503, 504])
+def test_statuses_that_pass_are_sent_again(chat_server, serve, settings, question, ask_all, totals, quick, status):
+    server = serve(
+        lambda received: chat_server.Reply("fine") if received.number == 3 else chat_server.Reply("busy", status=status)
+    )
+    [answer] = ask_all(settings(server), [question()])
+    assert answer.text == "fine"
+    assert len(server.received) == totals().requests == 3
+    assert totals().answers == 1
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        {"drop": True},
+        {"cut": 40},
+        {"raw": '{"choices": [{"message": {"content": "half'},
+        {"raw": "<html>busy</html>", "headers": {"Content-Type": "text/html"}},
+        {"raw": '{"error": {"message": "upstream"}}'},
+        {"raw": '{"choices": []}'},
+        {"raw": "null"},
+        {"raw": ""},
+        {"delay": 1.0},
+    ],
+    ids=["dropped", "cut", "half JSON", "HTML", "error as 200", "no choice", "null", "empty", "timeout"],
+)
+def test_answers_that_are_lost_are_asked_for_again(
+    chat_server, serve, settings, question, ask_all, totals, quick, fault
+):
+    server = serve(lambda received: chat_server.Reply("fine", **(fault if received.number < 3 else {})))
+    [answer] = ask_all(settings(server, timeout=0.4, price_in=1.0, price_out=1.0), [question()])
+    assert answer.text == "fine"
+    assert len(server.received) == totals().requests == 3
+    # Each of the two may have been charged for: the 1,024 tokens that were allowed, and the prompt.
+    assert totals().cost == pytest.approx(120e-6)
+    assert totals().cost_at_most - totals().cost > 2 * 1024e-6
+
+
+def test_a_server_that_is_gone_is_not_charged_for(chat_server, serve, settings, question, ask_all, totals, quick):
+    with chat_server.ChatServer() as server:
+        gone = settings(server, max_retries=2, price_in=1.0, price_out=1.0)
+    [failure] = ask_all(gone, [question()])
+    assert isinstance(failure, ChatFailure)
+    assert "sent 3 times" in failure.reason
+    assert (totals().requests, totals().failures, totals().cost_at_most) == (3, 1, 0)
+
+
+@pytest.mark.parametrize("status", [400, 413, 422])
+def test_rejected_requests_fail_alone(chat_server, serve, settings, question, ask_all, totals, status):
+    server = serve(
+        lambda received: (
+            chat_server.Reply("too long", status=status)
+            if received.question == "question 1"
+            else chat_server.Reply(received.question)
+        )
+    )
+    first, second, third = ask_all(settings(server), [question(number) for number in range(3)])
+    assert (first.text, third.text) == ("question 0", "question 2")
+    assert isinstance(second, ChatFailure)
+    assert second.reason == f"status {status}: too long"
+    assert len(server.received) == 3
+    assert (totals().answers, totals().failures) == (2, 1)
+
+
+def test_retries_used_up_fail_the_request_alone_and_are_tried_anew_later(
+    chat_server, serve, settings, question, ask_all, totals, quick
+):
+    broken = True
+
+    def script(received):
+        return chat_server.Reply("fine", status=500 if broken and received.question == "question 0" else 200)
+
+    server = serve(script)
+    failure, answer = ask_all(settings(server, max_retries=3), [question(0), question(1)])
+    assert isinstance(failure, ChatFailure)
+    assert failure.reason == "status 500: fine, sent 4 times"
+    assert answer.text == "fine"
+    assert (len(server.received), totals().failures) == (5, 1)
+    broken = False
+    [answer] = ask_all(settings(server), [question(0)])
+    assert answer.text == "fine"
+    assert totals().failures == 0
+
+
+def test_refusals_are_paid_for_once(chat_server, serve, settings, question, ask_all, totals):
+    server = serve(
+        lambda received: (
+            chat_server.Reply(refusal="I cannot help with that.")
+            if received.question == "question 0"
+            else chat_server.Reply("", finish_reason="content_filter")
+        )
+    )
+    for _ in range(2):
+        refused, filtered = ask_all(settings(server, price_in=1, price_out=1), [question(0), question(1)])
+        assert refused.reason == "I cannot help with that."
+        assert "content filter" in filtered.reason
+    assert len(server.received) == 2
+    assert (totals().failures, totals().answers) == (2, 0)
+    assert totals().cost == pytest.approx(240e-6)
+
+
+@pytest.mark.parametrize(
+    ("status", "error", "remedy"),
+    [
+        (401, {}, "environment variable"),
+        (403, {}, "key"),
+        (404, {}, "model's name"),
+        (429, {"code": "insufficient_quota"}, "Buy credit"),
+        (307, {}, "new address"),
+    ],
+)
+def test_what_no_request_survives_ends_the_run(
+    chat_server, serve, settings, question, ask_all, totals, status, error, remedy
+):
+    server = serve(lambda received: chat_server.Reply("no", status=status, error=error))
+    outcomes = ask_all(settings(server, concurrency=2), [question(number) for number in range(50)])
+    assert {type(outcome) for outcome in outcomes} == {InputError}
+    assert remedy in outcomes[-1].remedy
+    assert len(server.received) == totals().requests <= 4
+
+
+def test_answers_cut_off_say_so(chat_server, serve, settings, question, ask_all):
+    server = serve(lambda received: chat_server.Reply("A long", finish_reason="length"))
+    assert [ask_all(settings(server), [question()])[0].finish_reason for _ in range(2)] == ["length"] * 2
+
+
+def test_concurrency_is_used_and_kept(chat_server, serve, settings, question, ask_all):
+    server = serve(lambda received: chat_server.Reply("fine", delay=0.05))
+    ask_all(settings(server, concurrency=7), [question(number) for number in range(40)])
+    assert server.most_in_flight == 7
+
+
+def test_the_same_request_twice_at_once_is_sent_once(chat_server, serve, settings, question, tmp_path):
+    server = serve(lambda received: chat_server.Reply("fine", delay=0.1))
+
+    async def main():
+        with Ledger(tmp_path / "ledger.sqlite") as ledger:
+            async with ChatClient(settings(server), ledger) as one, ChatClient(settings(server), ledger) as other:
+                return await asyncio.gather(*(client.ask(question()) for client in (one, one, other)))
+
+    answers = asyncio.run(main())
+    assert [answer.text for answer in answers] == ["fine"] * 3
+    assert sorted(answer.recorded for answer in answers) == [False, True, True]
+    assert len(server.received) == 1
+
+
+def test_the_second_of_two_takes_over_if_the_first_is_cancelled(
+    chat_server, serve, settings, question, client_on, totals
+):
+    server = serve(lambda received: chat_server.Reply("fine", delay=0.2))
+
+    async def main():
+        async with client_on(settings(server, price_in=1.0, price_out=1.0)) as client:
+            first = asyncio.create_task(client.ask(question()))
+            second = asyncio.create_task(client.ask(question()))
+            await asyncio.sleep(0.1)
+            first.cancel()
+            return await second
+
+    assert asyncio.run(main()).text == "fine"
+    assert len(server.received) == totals().requests == 2
+    assert totals().open == 0
+    assert totals().cost_at_most > totals().cost == pytest.approx(120e-6)
+
+
+def test_stop_lets_what_is_in_flight_finish(chat_server, serve, settings, question, ask_all, totals):
+    server = serve(lambda received: chat_server.Reply("fine", delay=0.3))
+
+    async def stop(client):
+        await asyncio.to_thread(server.wait_for, lambda server: len(server.received) == 4)
+        # From another thread, as a signal's handler may.
+        await asyncio.to_thread(client.stop)
+
+    outcomes = ask_all(settings(server, concurrency=4), [question(number) for number in range(20)], within=stop)
+    assert [getattr(outcome, "text", None) for outcome in outcomes[:4]] == ["fine"] * 4
+    assert {type(outcome) for outcome in outcomes[4:]} == {Stopped}
+    assert (len(server.received), totals().requests, totals().answers) == (4, 4, 4)
+
+
+def test_stop_ends_waiting(chat_server, serve, settings, question, ask_all):
+    server = serve(lambda received: chat_server.Reply("", status=429, headers={"Retry-After": "3600"}))
+
+    async def stop(client):
+        await asyncio.to_thread(server.wait_for, lambda server: len(server.received) == 2)
+        await asyncio.sleep(0.1)
+        client.stop()
+
+    start = time.monotonic()
+    outcomes = ask_all(settings(server), [question(0), question(1)], within=stop)
+    assert {type(outcome) for outcome in outcomes} == {Stopped}
+    assert time.monotonic() - start < 10
+
+
+def test_schema_is_sent(chat_server, serve, settings, question, ask_all):
+    server = serve(lambda received: chat_server.Reply('{"label": "Fear"}'))
+    [answer] = ask_all(settings(server), [question(schema=SCHEMA)])
+    assert json.loads(answer.text) == {"label": "Fear"}
+    sent = server.received[0].body["response_format"]
+    assert sent["type"] == "json_schema"
+    assert sent["json_schema"]["schema"] == SCHEMA
+    assert sent["json_schema"]["strict"] is True
+
+
+def knows_no_schemas(chat_server):
+    def script(received):
+        if "response_format" in received.body:
+            return chat_server.Reply("unknown field response_format", status=400)
+        return chat_server.Reply('{"label": "Fear"}')
+
+    return script
+
+
+def test_schema_is_stated_where_the_server_does_not_know_it(chat_server, serve, settings, question, ask_all, totals):
+    server = serve(knows_no_schemas(chat_server))
+    requests = [question(number, schema=SCHEMA) for number in range(5)]
+    answers = ask_all(settings(server, concurrency=1), requests)
+    assert {answer.text for answer in answers} == {'{"label": "Fear"}'}
+    assert ["response_format" in received.body for received in server.received] == [True] + [False] * 5
+    assert json.dumps(SCHEMA) in server.received[-1].question
+    assert server.received[-1].question.startswith("question 4")
+    assert (totals().requests, totals().answers, totals().failures) == (6, 5, 0)
+
+
+def test_a_rejected_question_does_not_turn_schemas_off(chat_server, serve, settings, question, ask_all):
+    server = serve(
+        lambda received: chat_server.Reply("long", status=400 if received.question.startswith("question 0") else 200)
+    )
+    outcomes = ask_all(settings(server, concurrency=1), [question(number, schema=SCHEMA) for number in range(3)])
+    assert isinstance(outcomes[0], ChatFailure)
+    assert ["response_format" in received.body for received in server.received] == [True, False, True, True]
+
+
+def test_structured_always_and_never(chat_server, serve, settings, question, ask_all, tmp_path):
+    server = serve(knows_no_schemas(chat_server))
+    [refused] = ask_all(settings(server, structured="always"), [question(schema=SCHEMA)])
+    assert isinstance(refused, InputError)
+    assert "structured: auto" in refused.remedy
+    [answer] = ask_all(settings(server, structured="never"), [question(1, schema=SCHEMA)])
+    assert answer.text
+    assert ["response_format" in received.body for received in server.received] == [True, False]
+
+
+def test_reasoning_models_take_neither_temperature_nor_max_tokens(chat_server, serve, settings, question, ask_all):
+    def script(received):
+        for param in ("max_tokens", "temperature"):
+            if param in received.body:
+                error = {"code": "unsupported_parameter", "param": param}
+                return chat_server.Reply("unsupported", status=400, error=error)
+        return chat_server.Reply("fine")
+
+    server = serve(script)
+    answers = ask_all(settings(server, concurrency=1), [question(0), question(1)])
+    assert [answer.text for answer in answers] == ["fine", "fine"]
+    assert len(server.received) == 4
+    assert server.received[-1].body["max_completion_tokens"] == 1024
+
+
+def test_a_limit_that_is_too_high_is_not_a_matter_of_names(chat_server, serve, settings, question, ask_all):
+    error = {"code": "unsupported_parameter", "param": "max_tokens"}
+    names = {"max_tokens": error, "max_completion_tokens": {**error, "param": "max_completion_tokens"}}
+
+    def script(received):
+        [name] = names.keys() & received.body.keys()
+        return chat_server.Reply("no", status=400, error=names[name])
+
+    server = serve(script)
+    [failure] = ask_all(settings(server), [question()])
+    assert isinstance(failure, ChatFailure)
+    assert len(server.received) == 2
+
+
+def test_odd_texts_survive(chat_server, serve, settings, question, ask_all, tmp_path):
+    from explllm.chat.request import ChatMessage
+
+    server = serve(lambda received: chat_server.Reply(raw='{"choices":[{"message":{"content":"\\ud83d\\u0000é"}}]}'))
+    path = b"faces/\xff.jpg".decode("utf-8", "surrogateescape")
+    odd = question(scope=path, messages=(ChatMessage("user", f"What of {path}?"),))
+    [answer] = ask_all(settings(server), [odd])
+    assert answer.text == "\\ud83d\0é"
+    assert (answer.prompt_tokens, answer.model) == (0, "scripted")
+    with Ledger(tmp_path / "ledger.sqlite") as ledger:
+        assert ledger.conversation(path)[0].answer.text == answer.text
+        assert ledger.answer(odd.key("scripted")).text == answer.text
+
+
+@pytest.mark.parametrize("budget", [0.01, 0.0371])
+def test_the_budget_is_never_passed(chat_server, serve, settings, question, ask_all, totals, budget):
+    # Each answer costs 1.1 thousandths of a dollar, but might cost 1.3.
+    server = serve(lambda received: chat_server.Reply("fine", usage=(100, 1000), delay=0.01))
+    limited = settings(server, concurrency=16, max_cost=budget, price_in=1.0, price_out=1.0)
+    outcomes = ask_all(limited, [question(number) for number in range(60)])
+    answers = [outcome for outcome in outcomes if not isinstance(outcome, Exception)]
+    assert {type(outcome) for outcome in outcomes if isinstance(outcome, Exception)} == {OutOfBudget}
+    assert totals().cost_at_most <= budget
+    # It is used as far as it goes: a further request might have passed it.
+    assert totals().cost > budget - 0.0014
+    assert len(answers) == totals().answers == len(server.received)
+    # The ledger remembers what was spent.
+    [outcome] = ask_all(limited, [question(100)])
+    assert isinstance(outcome, OutOfBudget)
+    # What is recorded costs nothing.
+    assert ask_all(limited, [question(0)])[0].recorded
+
+
+def test_lost_answers_count_against_the_budget(chat_server, serve, settings, question, ask_all, totals, quick):
+    server = serve(lambda received: chat_server.Reply(drop=True))
+    limited = settings(server, max_cost=0.01, price_in=1.0, price_out=1.0, max_retries=100)
+    [outcome] = ask_all(limited, [question()])
+    assert isinstance(outcome, OutOfBudget)
+    assert len(server.received) == totals().requests > 3
+    assert totals().cost_at_most <= 0.01
+
+
+def test_two_clients_share_a_budget(chat_server, serve, settings, question, tmp_path, totals):
+    server = serve(lambda received: chat_server.Reply("fine", usage=(100, 1000), delay=0.01))
+    limited = settings(server, max_cost=0.02, price_in=1.0, price_out=1.0)
+
+    async def main():
+        with Ledger(tmp_path / "ledger.sqlite") as ledger:
+            async with ChatClient(limited, ledger) as one, ChatClient(limited, ledger) as other:
+                await asyncio.gather(
+                    *((one, other)[number % 2].ask(question(number)) for number in range(60)), return_exceptions=True
+                )
+
+    asyncio.run(main())
+    assert 0.018 < totals().cost_at_most <= 0.02
+
+
+def test_a_server_that_counts_no_tokens_costs_the_upper_bound(chat_server, serve, settings, question, ask_all):
+    server = serve(lambda received: chat_server.Reply("fine", usage=None))
+    [answer] = ask_all(settings(server, price_in=1.0, price_out=1.0), [question()])
+    assert 1024e-6 < answer.cost < 2000e-6
+
+
+def test_unknown_prices_are_counted(chat_server, serve, settings, question, ask_all, totals):
+    server = serve()
+    [answer] = ask_all(settings(server), [question()])
+    assert (answer.cost, totals().unpriced, totals().cost) == (0, 1, 0)
+
+
+def test_memory_stays_flat(chat_server, serve, settings, client_on):
+    import tracemalloc
+
+    server = serve(lambda received: chat_server.Reply("x" * 2000))
+
+    async def main():
+        from explllm.chat.request import ChatMessage, ChatRequest
+
+        async with client_on(settings(server, concurrency=8)) as client:
+
+            async def ask(numbers):
+                for number in numbers:
+                    messages = (ChatMessage("user", f"{number}" + "y" * 20_000),)
+                    await client.ask(ChatRequest(f"{number}", "au2des", 0, messages))
+                # The server's own log.
+                server.received.clear()
+
+            await ask(range(100))
+            tracemalloc.start()
+            before, _ = tracemalloc.get_traced_memory()
+            await ask(range(100, 400))
+            after, _ = tracemalloc.get_traced_memory()
+            tracemalloc.stop()
+            return after - before
+
+    # 300 requests of 22 kB each.
+    assert asyncio.run(main()) < 1_000_000

@@ -1,0 +1,134 @@
+"""Settings, prices, limits and the budget."""
+
+import asyncio
+import time
+
+import pytest
+
+from explllm.chat.budget import Budget
+from explllm.chat.client import ChatClient
+from explllm.chat.ledger import Ledger
+from explllm.chat.limits import RateLimit
+from explllm.chat.prices import price_of
+from explllm.chat.request import ChatSettings, OutOfBudget
+from explllm.core.errors import ConfigError
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"model": " "}, "no model"),
+        ({"base_url": "localhost:8000"}, "no http address"),
+        ({"base_url": "http://"}, "no http address"),
+        ({"base_url": "http://host:port/v1"}, "no http address"),
+        ({"concurrency": 0}, "concurrency"),
+        ({"max_retries": -1}, "max_retries"),
+        ({"timeout": 0}, "timeout"),
+        ({"requests_per_minute": 0}, "requests_per_minute"),
+        ({"tokens_per_minute": float("nan")}, "tokens_per_minute"),
+        ({"max_cost": -1}, "max_cost"),
+        ({"price_in": 1.0}, "both or neither"),
+        ({"structured": "maybe"}, "auto, always or never"),
+    ],
+)
+def test_wrong_settings_are_refused(changes, message):
+    with pytest.raises(ConfigError, match=message):
+        ChatSettings(**{"model": "m", **changes})
+
+
+def test_a_key_in_the_wrong_place_is_not_repeated():
+    with pytest.raises(ConfigError) as caught:
+        ChatSettings("m", api_key_env="sk-proj-secret")
+    assert "secret" not in str(caught.value)
+
+
+def test_passwords_in_addresses_are_not_shown(api_key):
+    assert ChatSettings("m", "http://me:secret@host:80/v1/").host == "host:80"
+
+
+def test_list_prices():
+    assert price_of("gpt-4o").cost(1e6, 1e6) == 12.5
+    assert price_of("gpt-4o-2024-11-20") == price_of("gpt-4o")
+    assert price_of("gpt-4o-2024-05-13").price_in == 5.0
+    assert price_of("gpt-4o-mini-2024-07-18").price_out == 0.6
+    assert price_of("gpt-4o-audio") is None
+    assert price_of("gpt-4o", 1.0, 2.0).source == "given"
+    assert "2026" in price_of("gpt-4o").source
+
+
+def test_a_budget_needs_a_price(api_key, tmp_path):
+    with Ledger(tmp_path / "ledger.sqlite") as ledger:
+        ChatClient(ChatSettings("gpt-4o", max_cost=1.0), ledger)
+        with pytest.raises(ConfigError, match="price_in and price_out"):
+            ChatClient(ChatSettings("gpt-9", max_cost=1.0), ledger)
+        # Another server's model of the same name has another price.
+        with pytest.raises(ConfigError, match="costs on localhost:8000"):
+            ChatClient(ChatSettings("gpt-4o", "http://localhost:8000/v1", max_cost=1.0), ledger)
+
+
+def test_requests_per_minute_are_kept(serve, settings, question, ask_all):
+    server = serve()
+    ask_all(settings(server, requests_per_minute=600), [question(number) for number in range(31)])
+    times = [received.time for received in server.received]
+    # Ten at once, then one each tenth of a second.
+    assert 2.0 <= times[-1] - times[0] < 3.5
+    assert all(later - earlier > 1.8 for earlier, later in zip(times, times[29:], strict=False))
+
+
+def test_tokens_per_minute_are_kept_and_corrected(chat_server, serve, settings, question, ask_all):
+    server = serve(lambda received: chat_server.Reply("fine", usage=(50, 50)))
+    requests = [question(number, max_tokens=1000) for number in range(21)]
+    start = time.monotonic()
+    ask_all(settings(server, tokens_per_minute=60_000, concurrency=4), requests)
+    # 21 answers of 100 tokens at 1,000 a second take one to two seconds; 21 estimates of 1,050 would take 20.
+    assert 0.9 < time.monotonic() - start < 12
+
+
+def test_a_rate_holds_for_amounts_above_the_bucket():
+    async def main():
+        limit = RateLimit(6000.0)
+        start = time.monotonic()
+        for _ in range(4):
+            await limit.take(50)
+        await limit.take(200)
+        await limit.take(1)
+        return time.monotonic() - start
+
+    # 400 tokens at 100 a second, of which the first 100 were there; 1 has to wait for the debt.
+    assert 2.9 < asyncio.run(main()) < 4.5
+
+
+def test_giving_back_wakes_who_waits():
+    async def main():
+        limit = RateLimit(60.0)
+        await limit.take(1000)
+        waiting = asyncio.create_task(limit.take(1))
+        await asyncio.sleep(0.05)
+        limit.give_back(1000)
+        start = time.monotonic()
+        await waiting
+        return time.monotonic() - start
+
+    assert asyncio.run(main()) < 1.2
+
+
+def test_the_budget_waits_for_those_in_flight():
+    async def main():
+        budget = Budget(spent=1.0)
+        first = await budget.reserve(2.0, limit=4.0)
+        waiting = asyncio.create_task(budget.reserve(2.0, limit=4.0))
+        await asyncio.sleep(0)
+        assert not waiting.done()
+        budget.settle(first, 0.5)
+        second = await waiting
+        budget.settle(second, 1.5)
+        assert budget.spent == 3.0
+        with pytest.raises(OutOfBudget, match=r"\$3\.0000 of \$4\.0000 are spent.*\$1\.5000"):
+            await budget.reserve(1.5, limit=4.0)
+        await budget.reserve(1.0, limit=4.0)
+        # Even if the one in flight cost nothing.
+        with pytest.raises(OutOfBudget):
+            await budget.reserve(1.1, limit=4.0)
+        await budget.reserve(100.0, limit=None)
+
+    asyncio.run(main())

@@ -1,0 +1,59 @@
+"""Faces to explain, and a language model of rules that answers the engine's prompts over HTTP."""
+
+import importlib.util
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from explllm.core.expressions import Expression
+from explllm.core.manifest import Manifest
+
+
+def load(name):
+    """Load a module that lies among the tests."""
+    path = Path(__file__).parents[1] / f"{name}.py"
+    spec = importlib.util.spec_from_file_location(name.replace("/", "_"), path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="session")
+def model_script():
+    """The answers of a language model: see tests/engine/model_script.py."""
+    return load("engine/model_script")
+
+
+def random_units(random, active=6):
+    """Intensities of which a few are not 0, as measured faces have them."""
+    units = np.zeros(24)
+    places = random.choice(24, size=random.integers(1, active + 1), replace=False)
+    units[places] = random.uniform(0.06, 0.95, len(places)).round(2)
+    # Nobody moves the jaw to both sides, or sucks a lip that is raised.
+    for one, other in ((9, 10), (15, 18), (16, 19)):
+        if units[one] and units[other]:
+            units[other] = 0
+    return units.tolist()
+
+
+@pytest.fixture(scope="session")
+def write_faces(model_script):
+    """Writes a manifest of so many faces; the model guesses the expression of most at once."""
+
+    def write(path, count, wrong_every=0, seed=0):
+        random = np.random.default_rng(seed)
+        rows = []
+        for number in range(count):
+            units = random_units(random)
+            label = model_script.guess(units)
+            if wrong_every and number % wrong_every == 0:
+                label = list(Expression)[(list(Expression).index(label) + 3) % 8]
+            rows.append({"image": f"{number:05}.jpg", "expression": str(label), "action_units": units})
+        frame = pd.DataFrame(rows)
+        frame["action_units_source"] = "test"
+        Manifest(frame, path.parent).write(path)
+        return path
+
+    return write
