@@ -116,6 +116,40 @@ def _cot(arguments: list[str]) -> int | None:
     return run_cot(arguments)
 
 
+def _score(arguments: list[str]) -> int:
+    parser = Parser(
+        prog="explllm score",
+        description="Measure generated chains of thought: form, agreement with the label, grounding in measured action "
+        "units; and with --reference the Exp-CoT Score, by a language model or by rules.",
+        epilog="example: explllm score runs/rafdb/predictions.parquet --reference faces_cot.parquet --judge gpt-4o",
+    )
+    parser.add_argument("generated", metavar="TABLE", help="predictions, a manifest, or a released list (.json)")
+    parser.add_argument("--reference", metavar="TABLE", help="texts to judge by, joined by image")
+    parser.add_argument("--judge", default="offline", metavar="NAME", help="a model's name, or offline (the default)")
+    parser.add_argument("--base-url", metavar="URL", help="an OpenAI-compatible server (default: OpenAI's)")
+    parser.add_argument("--api-key-env", default="OPENAI_API_KEY", metavar="VAR", help="variable that holds the key")
+    parser.add_argument("--max-cost", type=at_least(0, float), metavar="USD", help="stop before this much is spent")
+    parser.add_argument("-o", "--out", metavar="FILE", help="scores of each face, as JSON lines")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    options = parser.parse_args(arguments)
+
+    from pathlib import Path
+
+    from explllm.chat.request import ChatSettings
+    from explllm.report.score import score
+
+    judge = None
+    if options.judge != "offline":
+        judge = ChatSettings(
+            model=options.judge,
+            base_url=options.base_url,
+            api_key_env=options.api_key_env,
+            max_cost=options.max_cost,
+        )
+    paths = [None if path is None else Path(path) for path in (options.reference, options.out)]
+    return score(Path(options.generated), paths[0], judge, paths[1], options.json)
+
+
 COMMANDS = (
     Command("fit", "train a model: explllm fit --config demo.yaml", _lightning("fit")),
     Command("validate", "recognise the validation faces of a run", _lightning("validate")),
@@ -124,6 +158,7 @@ COMMANDS = (
     Command("explain", "explain single pictures: explllm explain face.jpg --model runs/demo/model", _explain),
     Command("data", "a data set as its publisher ships it, into a manifest: explllm data rafdb DIR -o FILE", _data),
     Command("cot", "chains of thought from action units: build, estimate, status, check, show", _cot),
+    Command("score", "measure chains of thought: grounding, Exp-CoT Score", _score),
     Command("describe", "what a configuration means: weights, steps, memory", _describe),
     Command("convert", "the authors' released weights, or a trained model, into another form", _convert),
 )

@@ -37,7 +37,8 @@ async def refine(
     Returns:
         The last version, and the faults that are left in it.
     """
-    settings, problems, previous = ask.settings, [], ""
+    settings, previous = ask.settings, ""
+    problems: list[str] = []
     for step in range(settings.max_refinements):
         question = render(
             "explllm.engine",

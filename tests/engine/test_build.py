@@ -133,10 +133,10 @@ def test_mistakes_are_found_before_anything_is_sent(build, server, explllm, writ
 
 def test_the_budget_ends_the_run_and_a_larger_one_goes_on(build, server):
     prices = ("--price-in", 1000, "--price-out", 1000)
-    done = build(server.url, *prices, "--max-cost", 20, count=30)
+    done = build(server.url, *prices, "--max-cost", 9, count=30)
     assert done.status == 1 and "not done" in done.out
     with Ledger("out.run/ledger.sqlite") as ledger:
-        assert 0 < ledger.totals().cost <= 20
+        assert 0 < ledger.totals().cost <= 9
     asked = len(server.received)
     assert table()["cot_status"].isna().any()
     build(server.url, *prices, "--max-cost", 2000)

@@ -1,0 +1,131 @@
+"""The Exp-CoT Score and who gives it."""
+
+import asyncio
+import json
+
+import pytest
+import torch
+
+from explllm.chat.client import ChatClient
+from explllm.chat.ledger import Ledger
+from explllm.chat.offline import OfflineWriter
+from explllm.chat.request import ChatFailure, ChatSettings
+from explllm.core.action_units import NAMES
+from explllm.core.expressions import Expression
+from explllm.metrics.exp_cot_score import ExpCoTScore, Judgement, exp_cot_score
+from explllm.metrics.judges import ChatJudge, OfflineJudge, read_judgement
+
+UNITS = [0.0] * 24
+for name, value in (("Left Brow Raise", 0.7), ("Right Brow Raise", 0.7), ("Jaw Drop", 0.5)):
+    UNITS[NAMES.index(name)] = value
+SURPRISE = OfflineWriter().write(UNITS, Expression.SURPRISE).text
+
+
+def test_the_papers_formula():
+    assert Judgement(3.53, 3.72, 4.15).score == pytest.approx(0.76)
+    # The paper prints 0.63 for GPT-4o.
+    assert Judgement(2.93, 3.22, 3.25).score == pytest.approx(0.6267, abs=1e-4)
+    means = exp_cot_score([Judgement(5, 4, 5), Judgement(1, 0, 0)])
+    assert (means["key_observations"], means["interpretation"], means["conclusion"]) == (3, 2, 2.5)
+    assert means["score"] == pytest.approx(0.5) and means["count"] == 2
+    assert exp_cot_score([])["count"] == 0
+
+
+def test_parts_add_up():
+    one, other = ExpCoTScore(), ExpCoTScore()
+    one.update([Judgement(5, 4, 5)])
+    other.update([Judgement(1, 0, 0), Judgement(2, 2, 5)])
+    one.sums = one._reductions["sums"](torch.stack([one.sums, other.sums]))
+    assert one.compute() == exp_cot_score([Judgement(5, 4, 5), Judgement(1, 0, 0), Judgement(2, 2, 5)])
+
+
+def test_the_offline_judge():
+    judge = OfflineJudge()
+    assert judge.compare(SURPRISE, SURPRISE) == Judgement(5, 5, 5)
+    other = judge.compare(OfflineWriter().write(UNITS, Expression.FEAR, seed=3).text, SURPRISE)
+    assert other.conclusion == 0 and other.key_observations > 4
+    smile = [0.0] * 24
+    smile[NAMES.index("Left Lip Corner Pull")] = smile[NAMES.index("Right Lip Corner Pull")] = 0.6
+    apart = judge.compare(OfflineWriter().write(smile, Expression.HAPPINESS).text, SURPRISE)
+    assert apart.key_observations == 0 and apart.conclusion == 0
+    weaker = [value / 4 for value in UNITS]
+    faint = judge.compare(OfflineWriter().write(weaker, Expression.SURPRISE).text, SURPRISE)
+    assert faint.key_observations < 4 and faint.conclusion == 5
+    assert judge.compare("no text", SURPRISE).score < 0.35
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ('{"key_observations": 3, "overall_emotional_interpretation": 4.5, "conclusion": 5}', Judgement(3, 4.5, 5)),
+        (
+            '```json\n{"key_observations": 0, "overall_emotional_interpretation": 0, "conclusion": 0}\n```',
+            Judgement(0, 0, 0),
+        ),
+        ('{"key_observations": 6, "overall_emotional_interpretation": 4, "conclusion": 5}', None),
+        ('{"key_observations": 3, "overall_emotional_interpretation": 4, "conclusion": 3}', None),
+        ('{"key_observations": 3, "conclusion": 5}', None),
+        ('{"key_observations": "good", "overall_emotional_interpretation": 4, "conclusion": 5}', None),
+        ("Five out of five.", None),
+        ("[3, 4, 5]", None),
+        ("", None),
+    ],
+)
+def test_reading_a_judgement(text, found):
+    assert read_judgement(text) == found
+
+
+def test_a_model_as_judge(chat_server, tmp_path):
+    answers = ["Well.", '{"key_observations": 3, "overall_emotional_interpretation": 4, "conclusion": 5}']
+
+    async def judged(url, generated):
+        with Ledger(tmp_path / "ledger.sqlite") as ledger:
+            async with ChatClient(ChatSettings(model="scripted", base_url=url), ledger) as client:
+                judge = ChatJudge(client, "scripted")
+                return await judge.judge(generated, SURPRISE, "face"), judge.name
+
+    with chat_server.ChatServer(lambda received: chat_server.Reply(answers[min(received.number, 2) - 1])) as server:
+        found, name = asyncio.run(judged(server.url, "a generated text"))
+        again, _ = asyncio.run(judged(server.url, "a generated text"))
+    assert found == again == Judgement(3, 4, 5)
+    assert len(server.received) == 2  # the second run was paid for by the first
+    question = server.received[0].question
+    assert "a generated text" in question and SURPRISE in question
+    assert server.received[0].body["temperature"] == 0
+    assert server.received[0].body["response_format"]["type"] == "json_schema"
+    assert name.startswith("scripted, prompt ")
+
+    with chat_server.ChatServer(lambda received: chat_server.Reply("Well.")) as server:
+        with pytest.raises(ChatFailure, match="no readable judgement in 3 answers"):
+            asyncio.run(judged(server.url, "another text"))
+
+
+def test_the_command(explllm, tmp_path, reference_data, chat_server):
+    reference = reference_data / "rafdb" / "rafdb_cot_first600.json"
+    records = json.loads(reference.read_text())
+    generated = [dict(record) for record in records[:40]]
+    generated[3]["description"] = records[8]["description"]
+    (tmp_path / "mine.json").write_text(json.dumps(generated))
+    done = explllm("score", "mine.json", "--reference", reference, "-o", "scores.jsonl", "--json")
+    assert done.status == 0, done
+    found = json.loads(done.out)
+    assert found["judge"].startswith("offline")
+    assert found["exp_cot_score"]["count"] == 40 and 0.95 < found["exp_cot_score"]["score"] < 1
+    rows = [json.loads(line) for line in (tmp_path / "scores.jsonl").read_text().splitlines()]
+    assert len(rows) == 40 and rows[0]["score"] == 1 and rows[3]["score"] < 1
+    shown = explllm("score", "mine.json", "--reference", reference).out
+    assert "offline" in shown and "published" in shown and "0.76" in shown
+    assert "Exp-CoT Score" not in explllm("score", "mine.json").out
+
+    good = '{"key_observations": 3, "overall_emotional_interpretation": 3, "conclusion": 0}'
+    script = lambda received: chat_server.Reply("?" if records[5]["description"] in received.question else good)  # noqa: E731
+    with chat_server.ChatServer(script) as server:
+        options = ("--judge", "scripted", "--base-url", server.url, "--json", "-o", "judged.jsonl")
+        done = explllm("score", "mine.json", "--reference", reference, *options)
+    found = json.loads(done.out)
+    assert done.status == 1 and found["not_judged"] == 1
+    assert found["exp_cot_score"]["score"] == pytest.approx(0.4) and found["judge"].startswith("scripted, prompt")
+
+    (tmp_path / "other.json").write_text(json.dumps([{**records[0], "file_name": "elsewhere.jpg"}]))
+    assert "no image of" in explllm("score", "other.json", "--reference", reference).error
+    assert "no such file" in explllm("score", "none.json").error
