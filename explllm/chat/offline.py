@@ -24,8 +24,13 @@ _CLEAR_FROM = 0.25
 _STRIKING_FROM = 0.45
 """The intensity from which a movement speaks against a neutral face."""
 
+_STRONG_FROM = 0.3
+"""The intensity from which a movement is named in every text."""
+
 _MOST_TRAITS = 3
 _ABSENCE_RATE = 0.35
+_FEW_MOVEMENTS = 2
+"""Up to so many movements, a text always says what is absent, and more of it: there is little else to tell faces by."""
 _NOUN_RATE = 0.25
 
 
@@ -70,14 +75,18 @@ class OfflineWriter:
     def write(self, action_units: Sequence[float], expression: Expression, *, seed: int = 0) -> ChainOfThought:
         """Write a chain of thought.
 
+        The intensities and the label take part in the choice of the wordings, so that faces that differ in any of them
+        differ in their texts as well, even under one seed; that two still faces share a text remains possible.
+
         Args:
             action_units: 24 intensities in [0, 1], in FEAFA's order.
             expression: The face's label; the conclusion names it and no other.
-            seed: Chooses among the wordings; the same arguments give the same text.
+            seed: Chooses among the wordings; the same arguments give the same text. Pass the row's number for one text
+                a face, and another number for another text about the same face.
 
         Returns:
             Three sections of less than 130 words together. Each movement from 0.1 is named with its intensity and
-            side, the weakest ones excepted where a face moves so much that the words do not suffice.
+            side; where a face moves so much that the words do not suffice, only those from 0.3 are sure to be.
 
         Raises:
             InputError: If the action units are not 24 numbers in [0, 1].
@@ -88,13 +97,15 @@ class OfflineWriter:
         key = f"{seed} {expression} {units}"
         seen = _seen(units)
         text = _compose(seen, units, expression, random.Random(key))
-        if _words(text) >= MAX_WORDS:
-            # Both sides of a movement share their mean first, then the weakest movements go.
-            merged = [_merge_sides(one) for one in seen]
-            text = _compose(merged, units, expression, random.Random(key))
-            while _words(text) >= MAX_WORDS:
-                merged.remove(min(merged, key=lambda one: one.intensity))
-                text = _compose(merged, units, expression, random.Random(key))
+        attempt = 0
+        while _words(text) >= MAX_WORDS:
+            # A face that moves so much has its movements listed. Then the weakest go; where none is weak, even all 24
+            # of them fit beside one of the shorter readings.
+            attempt += 1
+            weak = [one for one in seen if one.intensity < _STRONG_FROM]
+            if attempt > 1 and weak:
+                seen.remove(min(weak, key=lambda one: one.intensity))
+            text = _compose(seen, units, expression, random.Random(f"{key} {attempt}"), listed=True)
         return text
 
 
@@ -118,18 +129,13 @@ def _sides(kind: str, units: Sequence[float]) -> list[tuple[str, float]]:
     return [(side.lower(), units[NAMES.index(f"{side} {kind}")]) for side in ("Left", "Right")]
 
 
-def _merge_sides(seen: _Seen) -> _Seen:
-    mean = sum(intensity for _, intensity in seen.sides) / len(seen.sides)
-    return _Seen(seen.kind, tuple((side, mean) for side, _ in seen.sides))
-
-
 def _compose(
-    seen: Sequence[_Seen], units: Sequence[float], expression: Expression, rng: random.Random
+    seen: Sequence[_Seen], units: Sequence[float], expression: Expression, rng: random.Random, *, listed: bool = False
 ) -> ChainOfThought:
     typical = [one for one in seen if _is_typical(one, expression)]
     return ChainOfThought.of(
-        _observations(seen, typical, units, expression, rng),
-        _interpretation(seen, typical, expression, rng),
+        _list(seen, rng) if listed else _observations(seen, typical, units, expression, rng),
+        _interpretation(seen, typical, expression, rng, brief=listed),
         _conclusion(seen, typical, expression, rng),
     )
 
@@ -145,13 +151,13 @@ def _is_typical(seen: _Seen, expression: Expression) -> bool:
 def _observations(
     seen: Sequence[_Seen], typical: Sequence[_Seen], units: Sequence[float], expression: Expression, rng: random.Random
 ) -> str:
+    absent = [
+        movement.absent
+        for kind, movement in phrases.MOVEMENTS.items()
+        if movement.absent and max(intensity for _, intensity in _sides(kind, units)) < _TRACE_FROM
+    ]
     if not seen:
-        traces = {kind: _sides(kind, units) for kind in phrases.MOVEMENTS}
-        kind, strongest = max(traces.items(), key=lambda trace: max(intensity for _, intensity in trace[1]))
-        if max(intensity for _, intensity in strongest) < _TRACE_FROM:
-            return rng.choice(phrases.STILL)
-        part = phrases.MOVEMENTS[kind].part + ("s" if len(strongest) > 1 else "")
-        return rng.choice(phrases.TRACES).format(part=f"the {part}")
+        return " ".join((_stillness(units, rng), *_some(absent, rng, most=3)))
     ordered = list(seen)
     order = rng.choice(("strength", "strength", "down", "up"))
     if order == "strength":
@@ -171,14 +177,42 @@ def _observations(
         if strongest_sign is not None and pair[-1] is strongest_sign and rng.random() < 0.7:
             sentence += rng.choice(phrases.TYPICAL_SIGNS).format(label=_label(expression))
         sentences.append(sentence[0].upper() + sentence[1:] + ".")
-    absent = [
-        movement.absent
-        for kind, movement in phrases.MOVEMENTS.items()
-        if movement.absent and max(intensity for _, intensity in _sides(kind, units)) < _TRACE_FROM
-    ]
-    if absent and rng.random() < _ABSENCE_RATE:
-        sentences.append(rng.choice(absent))
+    if len(seen) <= _FEW_MOVEMENTS:
+        sentences += _some(absent, rng, most=3)
+    elif rng.random() < _ABSENCE_RATE:
+        sentences += _some(absent, rng, most=1)
     return " ".join(sentences)
+
+
+def _some(sentences: Sequence[str], rng: random.Random, *, most: int) -> list[str]:
+    """Return one to ``most`` of the sentences, as far as there are any."""
+    return rng.sample(sentences, min(rng.randint(1, most), len(sentences)))
+
+
+def _stillness(units: Sequence[float], rng: random.Random) -> str:
+    """Return a sentence about a face of which no movement is named."""
+    traces = {kind: _sides(kind, units) for kind in phrases.MOVEMENTS}
+    kind, strongest = max(traces.items(), key=lambda trace: max(intensity for _, intensity in trace[1]))
+    if max(intensity for _, intensity in strongest) < _TRACE_FROM:
+        return rng.choice(phrases.STILL)
+    part = phrases.MOVEMENTS[kind].part + ("s" if len(strongest) > 1 else "")
+    return rng.choice(phrases.TRACES).format(part=f"the {part}")
+
+
+def _list(seen: Sequence[_Seen], rng: random.Random) -> str:
+    """Return one sentence that lists the movements in few words: "left brow strongly raised, right markedly; ..."."""
+    items = []
+    for one in sorted(seen, key=lambda one: -one.intensity):
+        movement, done = one.movement, one.movement.done[0]
+        grades = [phrases.LIST_ADVERBS[intensity_word(intensity)] for _, intensity in one.sides]
+        if len(set(grades)) > 1:
+            (first, _), (second, _) = one.sides
+            items.append(f"{first} {movement.part} {grades[0]} {done}, {second} {grades[1]}")
+        elif len(grades) > 1:
+            items.append(f"both {movement.part}s {grades[0]} {done}")
+        else:
+            items.append(f"{one.whose}{movement.part} {grades[0]} {done}")
+    return f"{rng.choice(phrases.LIST_OPENINGS)}{'; '.join(items)}."
 
 
 def _join(clauses: Sequence[str], rng: random.Random) -> str:
@@ -208,22 +242,26 @@ def _clause(seen: _Seen, rng: random.Random) -> str:
     return f"{part} {'are' if seen.plural else 'is'} {phrases.ADVERBS[grades[0]]} {done}"
 
 
-def _interpretation(seen: Sequence[_Seen], typical: Sequence[_Seen], expression: Expression, rng: random.Random) -> str:
+def _interpretation(
+    seen: Sequence[_Seen], typical: Sequence[_Seen], expression: Expression, rng: random.Random, *, brief: bool = False
+) -> str:
     words = {"mood": rng.choice(phrases.MOODS[expression]), "label": _label(expression)}
     strongest = sorted(seen, key=lambda one: -one.intensity)
+    most = 1 if brief else _MOST_TRAITS
     if expression is Expression.NEUTRAL:
         if not seen:
             return rng.choice(phrases.NEUTRAL_STILL).format(**words)
         clear = [one for one in strongest if one.intensity >= _CLEAR_FROM]
         striking = [one for one in clear if one.intensity >= _STRIKING_FROM]
         templates = phrases.NEUTRAL_CONTRARY if striking else phrases.NEUTRAL_CLEAR if clear else phrases.NEUTRAL_FAINT
-        return _about(rng.choice(templates), striking or clear or strongest, words)
+        return _about(rng.choice(templates), (striking or clear or strongest)[:most], words)
     if not seen:
         return rng.choice(phrases.STILL_READINGS).format(**words)
     if not typical:
         return rng.choice(phrases.UNTYPICAL_READINGS).format(**words)
-    signs = sorted(typical, key=lambda one: -one.intensity)
-    contrary = [one for one in strongest if one not in typical and one.intensity >= _CLEAR_FROM][:1]
+    signs = sorted(typical, key=lambda one: -one.intensity)[:most]
+    contrary = [one for one in strongest if one not in typical and one.intensity >= _CLEAR_FROM][: 0 if brief else 1]
+    readings: Sequence[str]
     if signs[0].intensity >= _CLEAR_FROM:
         readings = phrases.CLEAR_READINGS if len(signs) == 1 else phrases.JOINT_READINGS
     else:
@@ -237,10 +275,9 @@ def _interpretation(seen: Sequence[_Seen], typical: Sequence[_Seen], expression:
 
 def _about(template: str, seen: Sequence[_Seen], words: dict[str, str]) -> str:
     """Fill a template with the looks of the first few movements and verbs that agree with them."""
-    shown = seen[:_MOST_TRAITS]
-    traits = [one.trait for one in shown]
+    traits = [one.trait for one in seen]
     listed = traits[0] if len(traits) == 1 else f"{', '.join(traits[:-1])} and {traits[-1]}"
-    plural = len(shown) > 1 or shown[0].plural
+    plural = len(seen) > 1 or seen[0].plural
     verbs = {verb: verb if plural else f"{verb}s" for verb in phrases.VERBS}
     verbs["do"] = "do" if plural else "does"
     return template.format(traits=listed, Traits=listed[0].upper() + listed[1:], **verbs, **words)

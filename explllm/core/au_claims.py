@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from explllm.core import au_lexicon as lexicon
 from explllm.core import au_movements as movements
 from explllm.core.action_units import FEAFA, NAMES
+from explllm.core.au_binding import AFTER_PART, BEFORE_PART, parts_of
 from explllm.core.au_tagging import TaggedSentence
 
 
@@ -42,17 +43,9 @@ _OTHERS_STILL = re.compile(
     r"\b(?:other|remaining|rest of)\b[^.;]{0,40}?\b(?:units?|movements?|muscles?|aus?|features?|parts?)\b[^.;]{0,30}?"
     r"\b(?:0|zero|inactive|absent|neutral|unchanged|at rest|still|not active)\b"
 )
-# What may stand between a part and its movement in "brows are slightly raised", and between them in "raised left brow".
-_AFTER_PART = frozenset(("copula", "adverb", "grade", "motion", "filler", "not", "no"))
-_BEFORE_PART = frozenset(("adverb", "grade", "side", "filler", "motion", "action"))
-_AROUND_OF = _BEFORE_PART | {"of", "and", "copula", "seen"}
-_CLAUSE_START = frozenset(("filler", "copula", "adverb", "grade", "action", "motion", "and", "no", "not"))
-# Words that mean other things too, and a movement only beside their part.
-_SPEAK_OF_NEIGHBOURS = frozenset(("tense", "together", "movement", "out", "in"))
-_FARTHEST_PART = 8
 # No sentence of a person or a sound model is longer; the time to read one grows with its square.
 _LONGEST_SENTENCE = 200
-_SIDELESS_GRADES = frozenset(("partially", "partly", "half", "partial"))
+_HALFWAY = frozenset(("partially", "partly", "half", "partial"))
 
 
 def claims(text: str) -> list[Claim]:
@@ -139,7 +132,7 @@ class _Reader:
     # Movements and their parts ---------------------------------------------------------------------------------------
 
     def _read_movement(self, action: int) -> None:
-        parts = self._parts_of(action)
+        parts = parts_of(self.words, action)
         own = movements.OWN_PART.get(self.words.values[action])
         for part in parts:
             self.read_parts.add(part)
@@ -155,9 +148,7 @@ class _Reader:
         value = self.words.values[action]
         if part == "lip" and sides:
             part = "lips"  # "the right lip" is the lips' right half
-        meaning = movements.MEANINGS.get(
-            (part, value.removeprefix("not ") if self.words.kinds[action] == "action" else "movement")
-        )
+        meaning = movements.MEANINGS.get((part, value.removeprefix("not ")))
         if meaning is None:
             return
         kinds, present = meaning
@@ -165,7 +156,7 @@ class _Reader:
         if value in movements.OWN_GRADES:
             grade = movements.OWN_GRADES[value]
         word = self.words.values[grade] if isinstance(grade, int) else grade
-        if (part, value) == ("eye", "open") and word in _SIDELESS_GRADES:
+        if (part, value) == ("eye", "open") and word in _HALFWAY:
             present = True  # half-open eyes are half closed
         present = present and not self.words.denied[action] and not value.startswith("not ")
         if "Jaw Slide" in kinds:
@@ -180,122 +171,6 @@ class _Reader:
                 if one and len(units) > 1:
                     alternatives.add(FEAFA[unit].mirror)
                 self._add(unit, present=present, grade=grade, alternatives=sorted(alternatives - {unit}))
-
-    def _fits(self, part: int, action: int) -> bool:
-        value = self.words.values[action].removeprefix("not ")
-        return any((name, value) in movements.MEANINGS for name in self.words.values[part].split("+"))
-
-    def _parts_of(self, action: int) -> list[int]:
-        """Return the places of the parts that a movement belongs to: the nearest in the likeliest construction."""
-        words = self.words
-        beside = action - 1 if words.kind(action - 1) == "part" else -1
-        if beside >= 0 and self._fits(beside, action):  # "brow raise"
-            return self._joined_before(beside, action)
-        part = self._part_after_of(action)
-        if part >= 0 and self._fits(part, action):  # "elevation of the brows"
-            return self._joined_after(part, action)
-        place = action - 1
-        while words.kind(place) in _AFTER_PART or (
-            words.kind(place) == "of" and words.kind(place - 1) in ("filler", "grade")
-        ):
-            place -= 1
-        if words.kind(place) == "part" and self._fits(place, action):  # "brows are slightly raised"
-            return self._joined_before(place, action)
-        ahead = action + 1
-        while words.kind(ahead) in _BEFORE_PART or (
-            words.kind(ahead) in ("and", "comma")
-            and words.kind(words.skip(ahead + 1, ("adverb", "grade", "and"))) == "action"
-        ):
-            ahead += 1
-        if words.kind(ahead) == "part" and self._fits(ahead, action):  # "raised brows", "raised and furrowed brows"
-            return self._joined_after(ahead, action)
-        place = words.skip(action - 1, _AFTER_PART | {"and", "action"}, -1)
-        if words.kind(place) == "part" and words.kind(place + 1) != "and" and self._fits(place, action):
-            return self._joined_before(place, action)  # "brows are raised and furrowed"
-        if words.kind(ahead) == "part" or beside >= 0 or words.values[action] in _SPEAK_OF_NEIGHBOURS:
-            return []  # the movement of a part that has no such unit, "raised cheeks", or "the tension of the moment"
-        return self._distant_parts(action)
-
-    def _part_after_of(self, action: int) -> int:
-        words = self.words
-        place, of = action + 1, False
-        while words.kind(place) in _AROUND_OF and not (of and words.kind(place) in ("action", "and")):
-            of = of or words.kind(place) == "of"
-            place += 1
-        return place if of and words.kind(place) == "part" else -1
-
-    def _distant_parts(self, action: int) -> list[int]:
-        """Look in the same clause and, for a clause that names no part, back through the sentence."""
-        words = self.words
-        for place in range(action - 1, max(action - 1 - _FARTHEST_PART, -1), -1):
-            if words.kinds[place] in ("break", "report", "comma"):
-                break
-            if words.kinds[place] == "part":
-                # Two unknown words between them are likely to hold another verb.
-                if self._fits(place, action) and words.kinds[place:action].count("word") < 2:
-                    return self._joined_before(place, action)
-                break
-        for place in range(action + 1, action + 1 + _FARTHEST_PART // 2):
-            if words.kind(place) in ("report", "copula", "end") or (
-                words.kind(place) == "break" and words.value(place) != "with"
-            ):
-                break
-            if words.kinds[place] == "part":
-                if self._fits(place, action):
-                    return [place]
-                break
-        start = action
-        while words.kind(start - 1) in _CLAUSE_START:
-            start -= 1
-        if words.kind(start - 1) in ("comma", "break", "end"):
-            for place in range(start - 1, -1, -1):
-                if words.kinds[place] == "part" and self._fits(place, action):
-                    return self._joined_before(place, action)
-        return []
-
-    def _joined_before(self, part: int, action: int) -> list[int]:
-        """Return a part with those joined to it in front: "the brows and the upper eyelids are raised"."""
-        words = self.words
-        parts, place, joined = [part], part - 1, False
-        while True:
-            kind = words.kind(place)
-            if kind == "and" or words.value(place) == "nor":
-                joined = True
-            elif kind == "part" and joined and words.kind(place + 1) in ("and", "comma", "no"):
-                # A part with a movement of its own in front of it ends the list.
-                if words.kind(words.skip(place - 1, ("filler", "side", "adverb", "grade"), -1)) in ("of", "action"):
-                    break
-                if self._fits(place, action):
-                    parts.append(place)
-            elif kind not in ("filler", "side", "adverb") and not (kind == "comma" and joined):
-                break
-            place -= 1
-        return parts[::-1]
-
-    def _joined_after(self, part: int, action: int) -> list[int]:
-        """Return a part with those joined to it behind: "elevation of the brows and the eyelids"."""
-        words = self.words
-        parts, place, joined = [part], part + 1, False
-        while True:
-            kind = words.kind(place)
-            if kind == "and" or words.value(place) == "nor":
-                if words.kind(place - 1) not in ("part", "comma"):
-                    break
-                joined = True
-            elif kind == "comma":
-                if words.kind(place + 1) not in ("part", "and"):
-                    break
-            elif kind == "part" and joined:
-                # A part with a movement of its own behind it ends the list.
-                if words.kind(words.skip(place + 1, ("copula", "adverb", "grade", "filler", "motion"))) == "action":
-                    break
-                if self._fits(place, action):
-                    parts.append(place)
-                joined = False
-            elif kind not in ("filler", "side", "adverb", "of"):
-                break
-            place += 1
-        return parts
 
     # Sides -----------------------------------------------------------------------------------------------------------
 
@@ -349,7 +224,7 @@ class _Reader:
         for reach in range(1, 6):
             for place in (action + reach, action - reach):
                 side = words.kind(place) == "side" and words.values[place] != "one"
-                if side and words.kind(words.skip(place + 1, _BEFORE_PART)) != "part":
+                if side and words.kind(words.skip(place + 1, BEFORE_PART)) != "part":
                     self.read_sides.add(place)
                     return {words.values[place]}
         return set()
@@ -367,7 +242,7 @@ class _Reader:
             if kind == "of":
                 if words.kind(place - 1) not in ("filler", "grade"):
                     break
-            elif kind not in _BEFORE_PART and (kind != "part" or words.kind(place - 1) == "part"):
+            elif kind not in BEFORE_PART and (kind != "part" or words.kind(place - 1) == "part"):
                 break
             place -= 1
         place = words.skip(action + 1, ("filler", "of", "side", "motion", "part"))
@@ -394,7 +269,9 @@ class _Reader:
     def _read_stillness(self, place: int) -> None:
         """Deny every unit of a part that "remains neutral" or shows "no movement"."""
         words = self.words
-        part = words.skip(place - 1, _AFTER_PART, -1)
+        part = words.skip(place - 1, AFTER_PART, -1)
+        if words.value(part) == ":":
+            part -= 1  # "Right brow: neutral."
         if words.kind(part) != "part":
             part = words.skip(place + 1, ("side", "filler", "motion", "of", "copula", "grade", "seen"))
         elif words.kinds[place] != "motion" and words.kind(place + 1) == "action":

@@ -49,7 +49,7 @@ PARTS: dict[str, str] = {
 """Every part of the face that texts name, with its names; ``+`` joins two parts that one name means."""
 
 VERBS: dict[str, str] = {
-    "raise": "raise, lift, elevate, arch, hike, hoist, perk",
+    "raise": "raise, lift, elevate, arch, cock, hike, hoist, perk",
     "up": "upturn",
     "lower": "lower, depress, descend, dip",
     "down": "droop, sag, slump, downturn",
@@ -69,7 +69,7 @@ VERBS: dict[str, str] = {
     "press": "press, compress, seal",
     "pucker": "pucker, purse, pout, funnel",
     "thrust": "protrude, jut, project, thrust",
-    "puff": "puff, inflate, balloon, swell, bloat",
+    "puff": "puff, blow, inflate, balloon, swell, bloat",
     "smile": "smile, grin, smirk",
     "sneer": "sneer, snarl",
     "pull": "pull, tug",
@@ -99,7 +99,7 @@ OTHER_FORMS: dict[str, str] = {
     "press": "thin, thinned, pressing",
     "pucker": "puckerer, puckery, rounded",
     "thrust": "protrusion, protruding, jutting, thrusting, thrusts",
-    "puff": "puffy, swollen, bulging, puffer",
+    "puff": "blew, blown, puffy, swollen, bulging, puffer",
     "smile": "smirking, smiley",
     "pull": "puller",
     "motion": "drawn, drew, went, gone, shot, shift",

@@ -44,7 +44,7 @@ class Quality:
     unnamed_label: int
     """Conclusions that never name the label by its own word."""
     only_another: int
-    """Conclusions that arrive at another expression and never name the label."""
+    """Conclusions that name another expression by its own word and never the label."""
     other_verdict: int
     """Texts whose verdict is another expression."""
     unit_numbers: int
@@ -118,7 +118,7 @@ def quality(records: Iterable[Record]) -> Quality:
         sums["over_limit"] += words > 130
         sums["missing_title"] += any("section" in problem for problem in problems)
         sums["unnamed_label"] += not named
-        sums["only_another"] += not named and verdict not in (None, record.expression)
+        sums["only_another"] += not named and any(names(cot.conclusion, other) for other in Expression)
         sums["other_verdict"] += verdict not in (None, record.expression)
         form = form_problems(cot)
         sums["unit_numbers"] += any("number of" in problem for problem in form)

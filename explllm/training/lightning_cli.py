@@ -27,6 +27,8 @@ from explllm.core.files import written_whole
 # Importing the classes lets YAML name them without their modules.
 from explllm.data.datamodules import CaptionedImages, DrawnFaces, FolderFaces, ManifestFaces
 from explllm.data.transforms import Augment, ReleasedAugment
+from explllm.training.callbacks.async_judge import AsyncJudge
+from explllm.training.callbacks.gallery import Gallery
 from explllm.training.callbacks.last_checkpoint import LastCheckpoint, last_checkpoint
 from explllm.training.callbacks.live_accuracy import LiveAccuracy
 from explllm.training.callbacks.progress import Progress
@@ -37,11 +39,13 @@ from explllm.training.config_files import find_config, shipped_configs, with_con
 from explllm.training.task import ExpLLMTask
 
 __all__ = [
+    "AsyncJudge",
     "Augment",
     "CaptionedImages",
     "DrawnFaces",
     "ExpLLMTask",
     "FolderFaces",
+    "Gallery",
     "ManifestFaces",
     "ReleasedAugment",
     "find_config",

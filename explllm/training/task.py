@@ -57,6 +57,7 @@ class ExpLLMTask(LightningModule):
         self.conversations = ConversationEncoder(self.prepared[1], self.prepared[0].image_tokens)
         self.image = ImagePreset.from_dict(self.prepared[0].image or {})
         self.model: ExpLLM | None = None
+        self.explained_sample: tuple[int, dict[int, Any]] = (-1, {})
         self.unreadable: list[str] = []
         self._new_unreadable: list[str] = []
         self.last_loss: Any = None

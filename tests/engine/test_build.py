@@ -286,7 +286,7 @@ def test_the_released_list(reference_data, explllm):
     assert found["texts"] == found["grounded"] == 600
     assert 0.04 < found["over_limit"] / 600 < 0.10  # 217 of 3,068 are 7 %
     assert 0.05 < found["unnamed_label"] / 600 < 0.13  # 9 %
-    assert found["only_another"] / 600 < 0.04  # 59 of 3,068 are 2 %
+    assert 0.005 < found["only_another"] / 600 < 0.04  # 59 of 3,068 are 2 %
     assert found["missing_title"] / 600 < 0.02  # 15 of 3,068 are 0.5 %
     assert found["precision"] > 0.8 and found["recall"] > 0.8
     table = explllm("cot", "check", path).out

@@ -1,16 +1,20 @@
 """What a run leaves behind, and what `test`, `validate` and `predict` make of it."""
 
 import json
+import re
 import shutil
 
 import pandas as pd
 import pytest
 import torch
 import yaml
-from sklearn.metrics import balanced_accuracy_score, log_loss
+from sklearn.metrics import balanced_accuracy_score, f1_score, log_loss
+from torchmetrics.functional.classification import multiclass_calibration_error
 
 from explllm import ExpLLM
+from explllm.core.action_units import NAMES
 from explllm.core.errors import ConfigError
+from explllm.core.expressions import Expression
 from explllm.core.manifest import Manifest
 from explllm.models.explllm import ExpLLM as Model
 from explllm.training.callbacks.run_folder import RunFolder
@@ -84,6 +88,21 @@ def test_test_against_independent_figures(command, run_dir, drawn_faces):
     assert held["test/nll"] == pytest.approx(log_loss(table["expression"], shares, labels=labels), abs=1e-5)
     assert held["test/targets"] == {str(label): (table["expression"] == label).sum() for label in model.labels}
     assert held["test/predictions"] == {str(label): (table["predicted"] == label).sum() for label in model.labels}
+    assert held["test/ece"] == pytest.approx(
+        float(
+            multiclass_calibration_error(
+                torch.tensor(table[[f"p_{label}" for label in model.labels]].to_numpy(float)),
+                torch.tensor([model.labels.index(Expression(label)) for label in table["expression"]]),
+                num_classes=7,
+                n_bins=15,
+            )
+        ),
+        abs=1e-5,
+    )
+    by_class = f1_score(table["expression"], table["predicted"], labels=labels, average=None, zero_division=0)
+    assert [held[f"test/f1/{label}"] for label in labels] == pytest.approx(by_class)
+    low, high = held["test/accuracy_interval"]
+    assert 0 <= low <= held["test/accuracy"] <= high <= 1
     assert held["fit/steps"] == 7  # what fit wrote is still there
     # Three faces of different expressions, explained after the label that was found.
     explained = table[table["cot_source"].notna()]
@@ -93,6 +112,51 @@ def test_test_against_independent_figures(command, run_dir, drawn_faces):
         assert NOTICE in " ".join(text.split())
         assert f"{held['test/accuracy']:.3f}" in text
         assert all(name.split("/")[-1] in text or "base64" in text for name in explained["image"])
+    assert {path.name for path in (run_dir / "plots").iterdir()} >= {"confusion_matrix.png", "reliability.png"}
+
+
+def test_action_units_of_the_data_stand_beside_the_words(command, run_dir, drawn_faces):
+    assert command("test", "--explained_faces", 1).status == 0
+    table = pd.read_parquet(run_dir / "predictions.parquet")
+    [image] = table.loc[table["cot_source"].notna(), "image"]
+    frame = Manifest.read(drawn_faces / "manifest.parquet").frame.set_index("image")
+    seen = {name: value for name, value in zip(NAMES, frame.loc[image, "action_units"], strict=True) if value >= 0.05}
+    page = (run_dir / "report.html").read_text()
+    assert "source: drawn" in page
+    shown = [name for name in re.findall(r"<span>(.*?)</span>", page) if name in NAMES]
+    assert sorted(shown) == sorted(sorted(seen, key=seen.get)[-10:])
+
+
+@pytest.fixture
+def constant(monkeypatch):
+    """A model that is sure of Happiness, whatever it sees, of some faces more than of others."""
+
+    def answer(model, pixels, *_, **__):
+        place = model.config.labels.index("Happiness")
+        logits = torch.zeros(len(pixels), len(model.config.labels))
+        logits[:, place] = 5 + pixels.mean((1, 2, 3))
+        return logits
+
+    monkeypatch.setattr("explllm.training.task.label_log_likelihoods", answer)
+
+
+def test_a_model_of_one_class_is_called_one(command, run_dir, constant):
+    done = command("test", "--explained_faces", 2)
+    assert metrics(run_dir)["test/macro_recall"] == pytest.approx(1 / 7)
+    page = " ".join((run_dir / "report.html").read_text().split())
+    for text, figures in ((" ".join(done.out.replace("│", " ").split()), "test accuracy"), (page, 'class="card"')):
+        assert "predicts Happiness for every face" in text and "at chance (0.143 with 7 classes)" in text
+        assert text.lower().index("one class only") < text.index(figures)  # before any figure
+    said = " ".join(command("validate").out.split())
+    assert "ONE CLASS ONLY" in said
+
+
+def test_figures_of_an_earlier_test_go(command, run_dir):
+    held = metrics(run_dir)
+    (run_dir / "metrics.json").write_text(json.dumps({**held, "test/recall/Contempt": 0.5, "test/old": 1}))
+    assert command("test", "--explained_faces", 0).status == 0
+    assert not {"test/recall/Contempt", "test/old"} & set(metrics(run_dir))
+    assert metrics(run_dir)["fit/steps"] == held["fit/steps"]
 
 
 def test_tests_of_one_run_agree(command, run_dir):
@@ -193,6 +257,7 @@ def test_a_new_fit_takes_back_what_was_said_of_the_model_before(command, run_dir
     assert "run/checkpoints/last.ckpt is of an earlier run and will be replaced; --ckpt_path last would" in done.out
     assert not [key for key in metrics(run_dir) if key.startswith("test/")]
     assert not (run_dir / "report.html").exists() and not (run_dir / "predictions.parquet").exists()
+    assert not (run_dir / "plots").exists()
 
 
 def test_a_trial_run_leaves_nothing(explllm, small_config, tmp_path):
@@ -214,3 +279,7 @@ def test_a_run_that_fails_leaves_no_model(explllm, small_config, tmp_path, monke
 def test_errors():
     with pytest.raises(ConfigError, match="-1 explained faces"):
         RunFolder("run", explained_faces=-1)
+    with pytest.raises(ConfigError, match="unknown_labels 'skip'. Use one of refuse, leave_out"):
+        RunFolder("run", unknown_labels="skip")
+    with pytest.raises(ConfigError, match="there is no label set 'nine'"):
+        RunFolder("run", answer_labels="nine")

@@ -1,0 +1,69 @@
+"""A few explained faces after each validation, to look at while training goes on."""
+
+import csv
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from lightning.pytorch import Callback, Trainer
+
+from explllm.core.errors import ConfigError
+from explllm.core.files import written_whole
+from explllm.faces.pixels import load_image
+from explllm.report.explained import ExplainedFace
+from explllm.report.page import render_page
+from explllm.training.sample import explain_sample
+from explllm.training.task import ExpLLMTask
+
+FOLDER = "gallery"
+_COLUMNS = ("step", "image", "expression", "predicted", "probability", "cot")
+
+
+class Gallery(Callback):
+    """Shows the same faces after every validation: as a page and a table in the run folder, and on TensorBoard."""
+
+    def __init__(self, faces: int = 4) -> None:
+        """Set how many.
+
+        Args:
+            faces: Validation faces to show.
+
+        Raises:
+            ConfigError: If there are none.
+        """
+        if faces < 1:
+            raise ConfigError(f"a gallery of {faces} faces", remedy="Give at least 1.")
+        self.faces = faces
+
+    def on_validation_end(self, trainer: Trainer, pl_module: ExpLLMTask) -> None:  # type: ignore[override]
+        """Explain the faces, and write them."""
+        if not trainer.is_global_zero or trainer.sanity_checking or trainer.state.fn != "fit":
+            return
+        shown = list(explain_sample(trainer, pl_module, self.faces).values())
+        folder, step = Path(trainer.default_root_dir) / FOLDER, trainer.global_step
+        folder.mkdir(parents=True, exist_ok=True)
+        notice: str = trainer.datamodule.notice  # type: ignore[attr-defined]
+        with written_whole(folder / f"step_{step:07}.html") as temporary:
+            page = render_page("gallery.html.jinja", step=step, faces=shown, notices=[notice] if notice else [])
+            temporary.write_text(page, encoding="utf-8")
+        _append(folder / "explained.csv", step, shown)
+        for logger in trainer.loggers:
+            experiment: Any = getattr(logger, "experiment", None)
+            if hasattr(experiment, "add_image") and hasattr(experiment, "add_text"):
+                for number, face in enumerate(shown):
+                    picture = np.asarray(load_image(face.image))
+                    experiment.add_image(f"gallery/{number}", picture, step, dataformats="HWC")
+                    words = f"**{face.recognition.expression}** (labelled {face.expression})\n\n{face.cot.text}"
+                    experiment.add_text(f"gallery/{number}", words, step)
+
+
+def _append(path: Path, step: int, faces: list[ExplainedFace]) -> None:
+    new = not path.is_file()
+    with path.open("a", encoding="utf-8", newline="") as stream:
+        writer = csv.writer(stream)
+        if new:
+            writer.writerow(_COLUMNS)
+        for face in faces:
+            found = face.recognition
+            probability = f"{found.probabilities[found.expression]:.4f}"
+            writer.writerow([step, face.image, face.expression, found.expression, probability, face.cot.text])

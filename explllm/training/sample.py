@@ -1,0 +1,78 @@
+"""A fixed sample of validation faces, explained once for each step whoever asks."""
+
+from typing import Any
+
+import pandas as pd
+import torch
+from lightning.pytorch import Trainer
+
+from explllm.core.expressions import Expression
+from explllm.report.explained import ExplainedFace
+from explllm.training.task import ExpLLMTask
+
+
+def fixed_sample(faces: pd.DataFrame, number: int) -> list[int]:
+    """Choose rows that are the same in every epoch and run: the first of each expression in turn.
+
+    Args:
+        faces: A table with the column ``expression``.
+        number: Rows to choose.
+
+    Returns:
+        At most so many row numbers.
+    """
+    labelled = faces[faces["expression"].notna()]
+    turns = labelled.groupby("expression", sort=True).cumcount()
+    return [int(row) for row in turns.sort_values(kind="stable").index[:number]]
+
+
+def explain_sample(trainer: Trainer, module: ExpLLMTask, number: int) -> dict[int, ExplainedFace]:
+    """Explain the fixed sample of the validation faces with the model as it is now.
+
+    Two callbacks that ask in the same step get the same texts for one generation.
+
+    Args:
+        trainer: The trainer, in or after validation.
+        module: The task.
+        number: Faces.
+
+    Returns:
+        Explained faces by row; faces that cannot be read are left out.
+    """
+    data: Any = trainer.datamodule  # type: ignore[attr-defined]
+    faces = data.frame("val")
+    rows = [row for row in fixed_sample(faces, number) if str(data.manifest.image_path(row)) not in module.unreadable]
+    step, held = module.explained_sample
+    if step != trainer.global_step:
+        held = {}
+    missing = [row for row in rows if row not in held]
+    if missing:
+        held = {**held, **_explain(data, faces, module, missing)}
+    module.explained_sample = (trainer.global_step, held)
+    return {row: held[row] for row in rows if row in held}
+
+
+def _explain(data: Any, faces: pd.DataFrame, module: ExpLLMTask, rows: list[int]) -> dict[int, ExplainedFace]:
+    model = module.explllm
+    training = model.training
+    model.eval()
+    try:
+        images = [data.manifest.image_path(row) for row in rows]
+        pixels = torch.stack([module.image(image) for image in images]).to(module.device)
+        found = model.recognize_pixels(pixels)
+        cots = model.explain_pixels(pixels, [one.expression for one in found], module.max_new_tokens)
+    finally:
+        model.train(training)
+    known = faces.reindex(columns=["expression", "action_units", "action_units_source"])
+    explained = {}
+    for row, image, recognition, cot in zip(rows, images, found, cots, strict=True):
+        label, units, source = known.loc[row]
+        explained[row] = ExplainedFace(
+            image,
+            Expression(label),
+            recognition,
+            cot,
+            units if isinstance(units, list) else None,
+            source if isinstance(source, str) else None,
+        )
+    return explained
