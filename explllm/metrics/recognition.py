@@ -1,58 +1,80 @@
-"""How well expressions are recognised: accuracy, macro recall, histogram of predictions, negative log-likelihood."""
+"""How well expressions are recognised: accuracy, recall, precision, F1, histogram of predictions."""
 
 from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torchmetrics import Metric
+from torchmetrics.functional.classification import multiclass_confusion_matrix
 
 from explllm.core.expressions import Expression
+
+NO_LABEL = -1
+"""The number of an answer that names no class."""
 
 
 def confusion_matrix(predictions: torch.Tensor, targets: torch.Tensor, classes: int) -> torch.Tensor:
     """Count pairs of true and predicted class.
 
     Args:
-        predictions: (N,) class numbers.
+        predictions: (N,) class numbers; `NO_LABEL` for an answer that names no class.
         targets: (N,) class numbers.
         classes: Number of classes K.
 
     Returns:
-        (K, K) int64: rows are the true classes, columns the predicted ones.
+        (K, K + 1) int64: rows are the true classes, columns the predicted ones; the last column counts answers that
+        name no class.
     """
-    return torch.bincount(targets * classes + predictions, minlength=classes**2).view(classes, classes)
+    answers = torch.where(predictions == NO_LABEL, classes, predictions)
+    return multiclass_confusion_matrix(answers, targets, classes + 1, validate_args=False)[:classes].long()
 
 
 def recall_by_class(confusion: torch.Tensor) -> torch.Tensor:
-    """Return the recall of each class, (K,); not a number where a class does not occur."""
-    return confusion.diag() / confusion.sum(1)
+    """Return the recall of each class, (K,) float64; not a number where a class does not occur."""
+    return confusion.diag().double() / confusion.sum(1)
 
 
-def recognition_summary(confusion: torch.Tensor, nll: float, labels: Sequence[Expression]) -> dict[str, Any]:
-    """Compute all figures from the confusion matrix.
+def precision_by_class(confusion: torch.Tensor) -> torch.Tensor:
+    """Return the precision of each class, (K,) float64; not a number where a class is never predicted."""
+    return confusion.diag().double() / confusion[:, : len(confusion)].sum(0)
+
+
+def f1_by_class(confusion: torch.Tensor) -> torch.Tensor:
+    """Return the F1 of each class, (K,) float64; not a number where a class neither occurs nor is predicted."""
+    return 2 * confusion.diag().double() / (confusion.sum(1) + confusion[:, : len(confusion)].sum(0))
+
+
+def recognition_summary(confusion: torch.Tensor, nll: float | None, labels: Sequence[Expression]) -> dict[str, Any]:
+    """Compute all figures that follow from the confusion matrix.
 
     Accuracy alone hides a collapse to one class, so macro recall and the histogram of predictions stand beside it.
 
     Args:
-        confusion: (K, K), rows are the true classes.
-        nll: Mean negative log-likelihood of the true class, in nats.
+        confusion: (K, K + 1), as `confusion_matrix` gives it.
+        nll: Mean negative log-likelihood of the true class, in nats; None where it is not known.
         labels: The classes.
 
     Returns:
-        ``accuracy``; ``macro_recall`` (mean over the classes that occur); ``recall``, ``predictions``, ``targets`` by
-        class; ``nll``; ``count``.
+        ``accuracy``; ``macro_recall`` and ``macro_f1`` (means over the classes that occur); ``nll``; ``count``;
+        ``no_label``, the answers that name no class, which count as wrong; ``predictions``, ``targets``, ``recall``,
+        ``precision``, ``f1`` by class, None where a figure is not defined.
     """
     confusion = confusion.cpu()
-    count, recall = int(confusion.sum()), recall_by_class(confusion)
+    count, occurs = int(confusion.sum()), confusion.sum(1) > 0
+    recall, f1 = recall_by_class(confusion), f1_by_class(confusion)
     names = [str(label) for label in labels]
     return {
-        "accuracy": float(confusion.diag().sum() / max(count, 1)),
-        "macro_recall": float(recall.nanmean()) if count else 0.0,
+        "accuracy": int(confusion.diag().sum()) / max(count, 1),
+        "macro_recall": float(recall[occurs].mean()) if count else 0.0,
+        "macro_f1": float(f1[occurs].mean()) if count else 0.0,
         "nll": nll,
         "count": count,
-        "predictions": dict(zip(names, confusion.sum(0).tolist(), strict=True)),
+        "no_label": int(confusion[:, -1].sum()),
+        "predictions": dict(zip(names, confusion[:, :-1].sum(0).tolist(), strict=True)),
         "targets": dict(zip(names, confusion.sum(1).tolist(), strict=True)),
-        "recall": {name: None if value != value else value for name, value in zip(names, recall.tolist(), strict=True)},
+        "recall": _by_name(names, recall),
+        "precision": _by_name(names, precision_by_class(confusion)),
+        "f1": _by_name(names, f1),
     }
 
 
@@ -71,7 +93,7 @@ class RecognitionMetrics(Metric):
         """
         super().__init__()
         self.labels = tuple(labels)
-        self.add_state("confusion", torch.zeros(len(labels), len(labels), dtype=torch.long), dist_reduce_fx="sum")
+        self.add_state("confusion", torch.zeros(len(labels), len(labels) + 1, dtype=torch.long), dist_reduce_fx="sum")
         self.add_state("nll", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
 
     def update(self, probabilities: torch.Tensor, targets: torch.Tensor) -> None:
@@ -89,3 +111,7 @@ class RecognitionMetrics(Metric):
         """Return the figures so far."""
         count = max(int(self.confusion.sum()), 1)
         return recognition_summary(self.confusion, float(self.nll) / count, self.labels)
+
+
+def _by_name(names: Sequence[str], values: torch.Tensor) -> dict[str, float | None]:
+    return {name: None if value != value else value for name, value in zip(names, values.tolist(), strict=True)}

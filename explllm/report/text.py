@@ -11,6 +11,7 @@ from rich.table import Table
 
 from explllm.core.chain_of_thought import ChainOfThought
 from explllm.core.expressions import Expression
+from explllm.metrics.evaluation import collapse
 
 if TYPE_CHECKING:
     from explllm.models.recognition import Recognition
@@ -50,26 +51,48 @@ def figures_line(figures: Mapping[str, Any]) -> str:
 
 
 def print_figures(console: Console, metrics: Mapping[str, Any], stage: str = "test") -> None:
-    """Print a test's headline figures, and recall and predictions by class.
+    """Print a test's headline figures, recall, F1 and predictions by class, and what must be known before all of them.
 
     Args:
         console: Where to.
         metrics: The content of ``metrics.json``.
         stage: The prefix of the figures there: ``test`` or ``val``.
     """
+    figures = {key.removeprefix(f"{stage}/"): value for key, value in metrics.items() if key.startswith(f"{stage}/")}
+    if warning := collapse(figures):
+        console.print(Panel(f"[bold]{warning}[/bold]", title="ONE CLASS ONLY", style="red"))
     console.print(
-        f"[bold]{stage} accuracy {metrics[f'{stage}/accuracy']:.3f}[/bold], "
-        f"macro recall {metrics[f'{stage}/macro_recall']:.3f}, on {metrics[f'{stage}/count']} faces"
+        f"[bold]{stage} accuracy {figures['accuracy']:.3f}[/bold], "
+        f"macro recall {figures['macro_recall']:.3f}, on {figures['count']} faces"
     )
-    if lost := len(metrics.get(f"{stage}/unreadable", ())):
+    console.print(_intervals(figures), highlight=False)
+    if figures["with_probabilities"]:
+        console.print(_probability_line(figures), highlight=False)
+    if lost := len(figures["unreadable"]):
         console.print(f"[bold]{lost} more could not be read[/bold] and do not count; metrics.json names them")
-    table = Table("expression", "faces", "predicted", "recall", title="predictions by class")
-    for name, count in metrics[f"{stage}/targets"].items():
-        recall = metrics[f"{stage}/recall"][name]
-        table.add_row(
-            name, str(count), str(metrics[f"{stage}/predictions"][name]), "-" if recall is None else f"{recall:.3f}"
-        )
+    if figures["left_out"]:
+        counts = ", ".join(f"{count} {name}" for name, count in figures["left_out"].items())
+        console.print(f"[bold]left out[/bold], as the model does not answer with their expression: {counts}")
+    if figures["no_label"]:
+        console.print(f"[bold]{figures['no_label']} answers name no expression[/bold]; they count as wrong")
+    table = Table("expression", "faces", "predicted", "recall", "F1", title="predictions by class")
+    for name, count in figures["targets"].items():
+        shown = ("-" if value is None else f"{value:.3f}" for value in (figures["recall"][name], figures["f1"][name]))
+        table.add_row(name, str(count), str(figures["predictions"][name]), *shown)
     console.print(table)
+
+
+def _intervals(figures: Mapping[str, Any]) -> str:
+    said = ", ".join(
+        f"{name.replace('_', ' ')} {figures[f'{name}_interval'][0]:.3f} to {figures[f'{name}_interval'][1]:.3f}"
+        for name in ("accuracy", "macro_recall", "macro_f1")
+    )
+    return f"95% intervals: {said}"
+
+
+def _probability_line(figures: Mapping[str, Any]) -> str:
+    area = "-" if figures["auroc"] is None else f"{figures['auroc']:.3f}"
+    return f"calibration error {figures['ece']:.3f}, negative log-likelihood {figures['nll']:.3f}, AUROC {area}"
 
 
 def print_explained(

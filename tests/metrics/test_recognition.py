@@ -4,7 +4,7 @@ import torch
 from sklearn import metrics as reference
 
 from explllm.core.expressions import LABEL_SETS
-from explllm.metrics.recognition import RecognitionMetrics
+from explllm.metrics.recognition import NO_LABEL, RecognitionMetrics, confusion_matrix, recognition_summary
 
 LABELS = tuple(LABEL_SETS["rafdb"])
 
@@ -25,13 +25,18 @@ def test_equals_scikit_learn(answers):
     predicted = probabilities.argmax(1)
     assert figures["accuracy"] == pytest.approx(reference.accuracy_score(targets, predicted))
     # Class 6 never occurs: it has no recall and does not count in the mean.
-    present = reference.recall_score(targets, predicted, labels=range(6), average=None)
-    assert figures["macro_recall"] == pytest.approx(present.mean())
-    assert list(figures["recall"].values())[:6] == pytest.approx(present)
+    for name, score in (("recall", reference.recall_score), ("f1", reference.f1_score)):
+        present = score(targets, predicted, labels=range(6), average=None)
+        assert figures[f"macro_{name}"] == pytest.approx(present.mean())
+        assert list(figures[name].values())[:6] == pytest.approx(present)
+    assert list(figures["precision"].values()) == pytest.approx(
+        reference.precision_score(targets, predicted, labels=range(7), average=None)
+    )
     assert figures["recall"]["Neutral"] is None
+    assert figures["f1"]["Neutral"] == 0  # it was predicted, and wrongly each time
     assert figures["nll"] == pytest.approx(reference.log_loss(targets, probabilities.double(), labels=range(7)))
     assert list(figures["predictions"].values()) == np.bincount(predicted, minlength=7).tolist()
-    assert figures["count"] == 200
+    assert figures["count"] == 200 and figures["no_label"] == 0
 
 
 def test_a_collapse_to_one_class_shows(answers):
@@ -41,3 +46,29 @@ def test_a_collapse_to_one_class_shows(answers):
     figures = metric.compute()
     assert figures["macro_recall"] == pytest.approx(1 / 6)
     assert figures["predictions"]["Happiness"] == 200
+    assert figures["precision"]["Fear"] is None  # never predicted
+
+
+def test_answers_without_a_label_are_wrong_and_counted():
+    targets = torch.tensor([0, 0, 1, 1, 1])
+    predictions = torch.tensor([0, NO_LABEL, 1, NO_LABEL, 0])
+    confusion = confusion_matrix(predictions, targets, 2)
+    assert confusion.tolist() == [[1, 0, 1], [1, 1, 1]]
+    figures = recognition_summary(confusion, None, LABELS[:2])
+    assert figures["accuracy"] == pytest.approx(2 / 5)
+    assert figures["no_label"] == 2 and figures["count"] == 5 and figures["nll"] is None
+    assert figures["recall"] == pytest.approx({"Surprise": 1 / 2, "Fear": 1 / 3})
+    assert figures["precision"] == pytest.approx({"Surprise": 1 / 2, "Fear": 1})
+
+
+def test_states_add_up(answers):
+    """As over processes: the sum of two metrics' states is the state of one that has seen all."""
+    probabilities, targets = answers
+    parts = [RecognitionMetrics(LABELS) for _ in range(2)]
+    parts[0].update(probabilities[:60], targets[:60])
+    parts[1].update(probabilities[60:], targets[60:])
+    whole = RecognitionMetrics(LABELS)
+    whole.update(probabilities, targets)
+    parts[0].merge_state(parts[1])
+    found, expected = parts[0].compute(), whole.compute()
+    assert found.pop("nll") == pytest.approx(expected.pop("nll")) and found == expected

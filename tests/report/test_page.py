@@ -3,42 +3,37 @@ import io
 import re
 from html.parser import HTMLParser
 
+import pandas as pd
 import pytest
 from PIL import Image
 
 from explllm.core.chain_of_thought import ChainOfThought
-from explllm.core.errors import ImageError
-from explllm.core.expressions import Expression
+from explllm.core.expressions import LABEL_SETS, Expression
 from explllm.models.recognition import Recognition
-from explllm.report.page import ExplainedFace, write_report
-
-METRICS = {
-    "test/accuracy": 0.5,
-    "test/macro_recall": 0.375,
-    "test/count": 8,
-    "test/predictions": {"Fear": 6, "Anger": 2},
-    "test/targets": {"Fear": 8, "Anger": 0},
-    "test/recall": {"Fear": 0.5, "Anger": None},
-    "test/unreadable": [],
-    "notice": "The faces are drawn by a program, not photographs.",
-    "explllm": "9.9",
-}
+from explllm.report.page import ExplainedFace, Figure, Section, write_report
+from explllm.report.plots import draw_plot
 
 
 class Page(HTMLParser):
     """What a browser would see."""
 
-    def __init__(self, text):
+    def __init__(self, path):
         super().__init__()
-        self.tags, self.words, self.links = [], [], []
-        self.feed(text)
+        self.tags, self.words, self.links, self.figures, self._key = [], [], [], {}, None
+        self.feed(path.read_text(encoding="utf-8"))
 
     def handle_starttag(self, tag, attributes):
         self.tags.append(tag)
-        self.links += [value for name, value in attributes if name in ("src", "href")]
+        self._key = dict(attributes).get("data-key")
+        self.links += [value for name, value in attributes if name in ("src", "href", "srcset")]
+
+    def handle_endtag(self, tag):
+        self._key = None
 
     def handle_data(self, data):
         self.words += data.split()
+        if self._key:
+            self.figures[self._key] = data.strip()
 
     @property
     def said(self):
@@ -53,50 +48,122 @@ def face(drawn_faces):
         Expression.ANGER,
         Recognition.of([Expression.FEAR, Expression.ANGER], [0.75, 0.25]),
         cot,
+        [0.0] * 8 + [0.9] + [0.0] * 14 + [0.3],
+        "drawn",
     )
 
 
-def test_page(tmp_path, face):
-    write_report(tmp_path / "run/report.html", "run <7>", METRICS, [face])
-    page = Page((tmp_path / "run/report.html").read_text(encoding="utf-8"))
+@pytest.fixture
+def table(drawn_table, made_up):
+    return made_up(drawn_table)
+
+
+@pytest.fixture
+def write(tmp_path):
+    def make(metrics, faces=(), **options):
+        write_report(tmp_path / "run/report.html", "run <7>", metrics, faces, **options)
+        return Page(tmp_path / "run/report.html")
+
+    return make
+
+
+def test_figures_are_those_of_the_metrics(write, table, metrics_of):
+    metrics = metrics_of(table)
+    page = write(metrics)
     assert page.words[:2] == ["run", "<7>:"] and "drawn by a program" in page.said
-    for words in (
-        "0.500 accuracy",
-        "0.375 macro recall",
-        "8 test faces",
-        "Fear 8 6 0.500",
-        "Anger 0 2 -",
-        "explllm 9.9",
-    ):
-        assert words in page.said
-    assert "Fear (75.0%), labelled Anger" in page.said
+    assert {"test/accuracy", "test/ece", "test/count", "test/f1/Fear"} <= set(page.figures)
+    for key, shown in page.figures.items():
+        assert shown == (str(metrics[key]) if key == "test/count" else f"{metrics[key]:.3f}"), key
+    low, high = metrics["test/accuracy_interval"]
+    assert f"accuracy {low:.3f} to {high:.3f} (95%)" in page.said
+    assert "explllm 9.9" in page.said and "One class only" not in page.said
+
+
+def test_nothing_is_fetched_from_anywhere(write, table, metrics_of, face, tmp_path):
+    page = write(metrics_of(table), [face])
+    assert "script" not in page.tags
+    assert len(page.links) == 10 and all(link.startswith("data:") for link in page.links)
+    shown = Image.open(io.BytesIO(base64.b64decode(page.links[-1].removeprefix("data:image/jpeg;base64,"))))
+    assert shown.size == Image.open(face.image).size
+    for link in page.links[1:-1]:
+        drawing = base64.b64decode(link.removeprefix("data:image/svg+xml;base64,"))
+        assert b"<svg" in drawing and not re.search(rb'href="(?!#)', drawing)
+    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == ["plots", "report.html"]
+    assert {path.name for path in (tmp_path / "run/plots").iterdir()} == {
+        "confusion_matrix.png",
+        "by_class.png",
+        "reliability.png",
+        "predictions.png",
+    }
+
+
+def test_explained_faces(write, table, metrics_of, face):
+    page = write(metrics_of(table), [face])
+    assert "Fear wrong labelled Anger Fear 75.0% Anger 25.0%" in page.said
+    assert "Action units Jaw Drop extreme Nose Wrinkle moderate source: drawn" in page.said
     assert "Key observations: The mouth is <open> & wide." in page.said
     assert "Conclusion: It is fear." in page.said
-    assert "script" not in page.tags
-    # Nothing is fetched from anywhere: the one picture is in the page, and it is the face.
-    [link] = page.links
-    shown = Image.open(io.BytesIO(base64.b64decode(link.removeprefix("data:image/jpeg;base64,"))))
-    assert shown.size == Image.open(face.image).size
-    assert [path.name for path in (tmp_path / "run").iterdir()] == ["report.html"]
 
 
-def test_large_pictures_are_made_small(tmp_path, face):
-    Image.new("RGB", (1000, 500), (200, 10, 10)).save(tmp_path / "large.png")
-    large = ExplainedFace(tmp_path / "large.png", face.expression, face.recognition, face.cot)
-    shown = Image.open(io.BytesIO(base64.b64decode(large.data_url.partition(",")[2])))
-    assert shown.size == (224, 112)
-    (tmp_path / "torn.png").write_bytes(b"torn")
-    with pytest.raises(ImageError):
-        _ = ExplainedFace(tmp_path / "torn.png", face.expression, face.recognition, face.cot).data_url
+def test_published_figures_are_called_published(write, table, metrics_of):
+    page = write(metrics_of(table))
+    before, _, after = page.said.partition("accuracy as published")
+    assert "91.03" not in before
+    for accuracy in ("91.03", "65.93", "62.86", "68.13", "51.86"):
+        assert f"{accuracy}%, ExpLLM paper, Table I" in after
 
 
-def test_bars_are_shares_of_the_longest(tmp_path):
-    write_report(tmp_path / "report.html", "run", METRICS, [])
-    widths = re.findall(r"width: ([\d.]+)%", (tmp_path / "report.html").read_text().partition("<table>")[2])
-    assert [float(width) for width in widths] == [75.0, 25.0]
+def test_a_constant_predictor(write, table, metrics_of):
+    table["predicted"] = "Happiness"
+    page = write(metrics_of(table[["expression", "predicted"]], labels=tuple(LABEL_SETS["rafdb"])))
+    top = page.said.partition("macro recall")[0]
+    assert "One class only. The model predicts Happiness for every face" in top
+    # Without probabilities there is nothing to say of them.
+    assert "ECE" not in page.said and "test/auroc" not in page.figures
 
 
-def test_unreadable_faces_are_said(tmp_path):
-    write_report(tmp_path / "report.html", "run", {**METRICS, "test/unreadable": ["a", "b"], "notice": ""}, [])
-    page = Page((tmp_path / "report.html").read_text())
-    assert "2 more faces could not be read and do not count." in page.said
+def test_what_does_not_count_is_said(write, table, metrics_of):
+    more = {"left_out": {"Contempt": 500}, "dropped_labels": ["Contempt"], "unreadable": ["a", "b"]}
+    table.loc[0, "predicted"] = "hard to say"
+    table.loc[1, table.filter(like="p_").columns] = float("nan")
+    page = write({**metrics_of(table, **more), "notice": ""})
+    for words in (
+        "2 more faces could not be read and do not count.",
+        "Left out, as the model does not answer with their expression: 500 Contempt.",
+        "The model also knows Contempt, which was no possible answer here",
+        "1 answers name no expression; they count as wrong.",
+        f"are of the {len(table) - 1} faces that have probabilities.",
+    ):
+        assert words in page.said
+    assert "drawn by a program" not in page.said
+
+
+def test_further_sections(write, table, metrics_of, tmp_path):
+    plot = draw_plot("scores", "Scores", "By section.", (3, 2), lambda figure, theme: figure.subplots().plot([1, 2]))
+    section = Section(
+        "Judge <scores>",
+        text="Ten faces.",
+        notice="The judge is a program.",
+        figures=[Figure("conclusion", "4.15", "of 5")],
+        header=["part", "score"],
+        rows=[["key observations", "3.53"]],
+        plots=[plot],
+    )
+    page = write(metrics_of(table), sections=[section])
+    assert "Judge <scores> The judge is a program. Ten faces. 4.15 conclusion of 5 part score" in page.said
+    assert "key observations 3.53 Scores By section." in page.said
+    assert (tmp_path / "run/plots/scores.png").read_bytes() == plot.png
+
+
+def test_the_same_again_is_the_same_page(write, table, metrics_of, tmp_path):
+    write(metrics_of(table))
+    first = (tmp_path / "run/report.html").read_bytes()
+    write(metrics_of(table))
+    assert (tmp_path / "run/report.html").read_bytes() == first
+
+
+def test_classes_without_faces(write, metrics_of, made_up):
+    frame = pd.DataFrame({"image": [f"{place}.png" for place in range(40)], "expression": ["Fear", "Anger"] * 20})
+    page = write(metrics_of(made_up(frame)))
+    assert page.figures["test/recall/Neutral"] == "–"
+    assert "without Surprise, Disgust, Happiness, Sadness, Neutral" in page.said

@@ -1,11 +1,14 @@
 import io
 
+import pandas as pd
 import pytest
 import torch
 from rich.console import Console
 
 from explllm.core.chain_of_thought import ChainOfThought
 from explllm.core.expressions import Expression
+from explllm.metrics.answers import Answers
+from explllm.metrics.evaluation import recognition_figures
 from explllm.metrics.recognition import RecognitionMetrics
 from explllm.models.recognition import Recognition
 from explllm.report.text import figures_line, histogram_line, print_explained, print_figures
@@ -20,10 +23,21 @@ def printed(console):
     return console.file.getvalue()
 
 
-def figures(stage=""):
-    metric = RecognitionMetrics([Expression.FEAR, Expression.ANGER, Expression.SADNESS])
-    metric.update(torch.tensor([[0.9, 0.1, 0.0], [0.8, 0.2, 0.0], [0.1, 0.9, 0.0]]), torch.tensor([0, 1, 1]))
-    return {f"{stage}{name}": value for name, value in metric.compute().items()}
+LABELS = (Expression.FEAR, Expression.ANGER, Expression.SADNESS)
+SHARES = [[0.9, 0.1, 0.0], [0.8, 0.2, 0.0], [0.1, 0.9, 0.0]]
+
+
+def figures():
+    metric = RecognitionMetrics(LABELS)
+    metric.update(torch.tensor(SHARES), torch.tensor([0, 1, 1]))
+    return metric.compute()
+
+
+def metrics_with(stage="test/", truth=("Fear", "Anger", "Anger"), predicted=("Fear", "Fear", "Anger"), **more):
+    table = pd.DataFrame(SHARES, columns=[f"p_{label}" for label in LABELS])
+    table = table.assign(expression=list(truth), predicted=list(predicted))
+    held = {**recognition_figures(Answers.of_table(table)), "unreadable": [], **more}
+    return {f"{stage}{name}": value for name, value in held.items()}
 
 
 def test_histogram():
@@ -40,19 +54,33 @@ def test_figures_in_one_line():
 
 
 def test_figures_as_a_table(console):
-    print_figures(console, {**figures("test/"), "test/unreadable": []})
+    print_figures(console, metrics_with())
     lines = [line.split() for line in printed(console).splitlines()]
     assert " ".join(lines[0]) == "test accuracy 0.667, macro recall 0.750, on 3 faces"
     rows = {words[1]: words[3::2] for words in lines if words and words[0] == "│"}
-    assert rows["Fear"] == ["1", "2", "1.000"] and rows["Anger"] == ["2", "1", "0.500"]
-    assert rows["Sadness"] == ["0", "0", "-"]  # no recall where there is no face
-    assert "could not be read" not in printed(console)
+    assert rows["Fear"] == ["1", "2", "1.000", "0.667"] and rows["Anger"] == ["2", "1", "0.500", "0.667"]
+    assert rows["Sadness"] == ["0", "0", "-", "-"]  # no recall where there is no face
+    for words in ("could not be read", "ONE CLASS", "left out", "name no expression"):
+        assert words not in printed(console)
+    # Confidences 0.9 (right), 0.8 (wrong), 0.9 (right): gaps of 0.1 and 0.8.
+    assert "95% intervals: accuracy 0.000 to 1.000" in printed(console)
+    assert "calibration error 0.333" in printed(console)
 
 
-def test_unreadable_faces_are_said(console):
-    print_figures(console, {**figures("val/"), "val/unreadable": ["a", "b"]}, "val")
-    assert "val accuracy 0.667" in printed(console)
-    assert "2 more could not be read and do not count" in printed(console)
+def test_what_does_not_count_is_said(console):
+    more = {"unreadable": ["a", "b"], "left_out": {"Contempt": 5}}
+    print_figures(console, metrics_with("val/", predicted=("Fear", "unclear", "Anger"), **more), "val")
+    said = " ".join(printed(console).split())
+    assert "val accuracy 0.667" in said
+    assert "2 more could not be read and do not count" in said
+    assert "left out, as the model does not answer with their expression: 5 Contempt" in said
+    assert "1 answers name no expression; they count as wrong" in said
+
+
+def test_a_constant_predictor_is_called_one_first(console):
+    print_figures(console, metrics_with(predicted=("Fear",) * 3))
+    said = " ".join(printed(console).replace("│", " ").split())
+    assert said.index("ONE CLASS ONLY") < said.index("predicts Fear for every face") < said.index("test accuracy 0.333")
 
 
 def test_an_explained_face(console):

@@ -1,0 +1,221 @@
+"""Tests of the same faces: read from run folders and held against each other."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from explllm.core.errors import ConfigError, InputError, ManifestError, MissingPathError
+from explllm.core.expressions import Expression
+from explllm.core.manifest import Manifest
+from explllm.metrics.answers import Answers
+from explllm.metrics.bootstrap import Interval, difference_interval
+from explllm.metrics.significance import holm, mcnemar
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run's test."""
+
+    name: str
+    metrics: dict[str, Any]
+    """The content of ``metrics.json``."""
+    faces: pd.DataFrame
+    """By face (image and box): ``expression``, ``predicted``, ``right``, ``truth_probability``; faces that count."""
+    unscored: set[str]
+    """Faces of the test that do not count: not readable, or of an expression that is no possible answer."""
+
+    @property
+    def root(self) -> Path:
+        """The folder of the images, where it was when the run was tested."""
+        return Path(self.metrics["test/root"])
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two runs on the faces that count in both."""
+
+    first: str
+    second: str
+    both: int
+    """Faces that both recognise."""
+    only_first: int
+    only_second: int
+    neither: int
+    difference: float
+    """Accuracy of the first less that of the second."""
+    interval: Interval
+    """95% interval of the difference, by paired bootstrap."""
+    p_value: float
+    """McNemar's test, two-sided."""
+    method: str
+    """``exact`` or ``continuity-corrected``."""
+    corrected: float
+    """The p-value corrected for the number of pairs (Holm); the same where there is one pair."""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What was found."""
+
+    runs: list[Run]
+    pairs: list[Pair]
+    faces: pd.DataFrame
+    """The faces that count in every run, one row each: ``image``, ``expression``, and by run ``predicted NAME``,
+    ``right NAME`` and ``p NAME``, the probability of the true expression."""
+    differing: pd.DataFrame
+    """Those of them that not all runs answer alike."""
+    left_out: int
+    """Faces that count in some runs only."""
+
+
+def read_runs(folders: Sequence[str]) -> list[Run]:
+    """Read the tests of runs.
+
+    Args:
+        folders: Run folders, at least two.
+
+    Returns:
+        The runs, under the shortest names that tell them apart.
+
+    Raises:
+        InputError: As for `compare`.
+    """
+    paths = [Path(folder) for folder in folders]
+    if len({path.resolve() for path in paths}) < max(len(paths), 2):
+        raise ConfigError(
+            f"{len(paths)} runs to compare: {', '.join(folders)}", remedy="Name two or more different runs."
+        )
+    short = [path.resolve().name for path in paths]
+    names = short if len(set(short)) == len(short) else [str(path) for path in paths]
+    return [_read(path, name) for path, name in zip(paths, names, strict=True)]
+
+
+def compared(runs: Sequence[Run]) -> Comparison:
+    """Compare runs, without printing or writing anything.
+
+    Args:
+        runs: Two or more.
+
+    Returns:
+        The comparison.
+
+    Raises:
+        InputError: If they were tested on different faces or against different labels.
+    """
+    for other in runs[1:]:
+        _check_same_faces(runs[0], other)
+    shared = [face for face in runs[0].faces.index if all(face in run.faces.index for run in runs[1:])]
+    if not shared:
+        raise ManifestError(
+            "no face counts in all the runs", remedy="Compare runs whose models know the same expressions."
+        )
+    first = runs[0].faces.loc[shared]
+    columns: dict[str, Any] = {"image": first["image"], "expression": first["expression"]}
+    for run in runs:
+        rows = run.faces.loc[shared]
+        columns |= {
+            f"predicted {run.name}": rows["predicted"],
+            f"right {run.name}": rows["right"],
+            f"p {run.name}": rows["truth_probability"],
+        }
+    faces = pd.DataFrame(columns)
+    said = faces[[f"predicted {run.name}" for run in runs]].fillna("")
+    found = [_pair(faces, first.name, second.name) for first, second in combinations(runs, 2)]
+    corrected = holm([entry["p_value"] for entry in found])
+    return Comparison(
+        runs=list(runs),
+        pairs=[Pair(**entry, corrected=value) for entry, value in zip(found, corrected, strict=True)],
+        faces=faces,
+        differing=faces[said.nunique(axis=1) > 1],
+        left_out=len({face for run in runs for face in run.faces.index} - set(shared)),
+    )
+
+
+def _read(folder: Path, name: str) -> Run:
+    metrics_file, table_file = folder / "metrics.json", folder / "predictions.parquet"
+    for path in (metrics_file, table_file):
+        if not path.is_file():
+            raise MissingPathError("the run has no test to compare", where=path, remedy="Run `explllm test` first.")
+    metrics = json.loads(metrics_file.read_text(encoding="utf-8"))
+    for key in ("test/accuracy", "test/labels", "test/root"):
+        if key not in metrics:
+            raise InputError(f"no {key}", where=metrics_file, remedy="Run `explllm test` again.")
+    table = Manifest.read(table_file).frame
+    labels = [Expression(label) for label in metrics["test/labels"]]
+    try:
+        answers = Answers.of_table(table, labels, unknown_labels="leave_out")
+    except InputError as error:
+        raise InputError(error.found, where=table_file, remedy="Run `explllm test` again.") from error
+    # `predict` writes a table of the same name.
+    if len(answers.rows) != metrics["test/count"] or int(answers.right.sum()) != round(
+        metrics["test/accuracy"] * metrics["test/count"]
+    ):
+        raise InputError(
+            f"the predictions are not those of the test in {metrics_file.name}",
+            where=table_file,
+            remedy="Run `explllm test` again.",
+        )
+    keys = [_key(row) for row in table.to_dict("records")]
+    counted = [keys[row] for row in answers.rows]
+    faces = pd.DataFrame(
+        {
+            "image": table.loc[answers.rows, "image"].to_list(),
+            "expression": [str(labels[place]) for place in answers.targets],
+            "predicted": answers.words,
+            "right": answers.right,
+            "truth_probability": answers.truth_probability,
+        },
+        index=counted,
+    )
+    return Run(name, metrics, faces, set(keys) - set(counted))
+
+
+def _key(row: dict[Any, Any]) -> str:
+    """Name a face: an image may hold several, told apart by their boxes."""
+    box = row.get("box")
+    return str(row["image"]) if not isinstance(box, list) else f"{row['image']} {[round(side, 2) for side in box]}"
+
+
+def _check_same_faces(first: Run, other: Run) -> None:
+    ones, others = ({*run.faces.index} | run.unscored for run in (first, other))
+    if ones != others:
+        only = [(run.name, sorted(faces)) for run, faces in ((first, ones - others), (other, others - ones)) if faces]
+        said = " and ".join(f"{len(faces)} of {name} alone (first {faces[0]})" for name, faces in only)
+        raise InputError(
+            f"{first.name} and {other.name} were tested on different faces: {said}",
+            remedy="Test both runs with the same --data.",
+        )
+    both = first.faces.join(other.faces["expression"], rsuffix=" other", how="inner")
+    wrong = both[both["expression"] != both["expression other"]]
+    if len(wrong):
+        face = wrong.iloc[0]
+        raise InputError(
+            f"{first.name} and {other.name} were tested against different labels: {len(wrong)} faces, first "
+            f"{face['image']}, {face['expression']} in the one and {face['expression other']} in the other",
+            remedy="Test both runs with the same --data.",
+        )
+
+
+def _pair(faces: pd.DataFrame, first: str, second: str) -> dict[str, Any]:
+    one, two = faces[f"right {first}"], faces[f"right {second}"]
+    counts = {
+        "both": int((one & two).sum()),
+        "only_first": int((one & ~two).sum()),
+        "only_second": int((~one & two).sum()),
+        "neither": int((~one & ~two).sum()),
+    }
+    test = mcnemar(counts["only_first"], counts["only_second"])
+    return {
+        "first": first,
+        "second": second,
+        **counts,
+        "difference": (counts["only_first"] - counts["only_second"]) / len(faces),
+        "interval": difference_interval(**counts),
+        "p_value": test.p_value,
+        "method": test.method,
+    }

@@ -1,0 +1,125 @@
+"""A face with what the model says of it, and which faces to show."""
+
+import base64
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pandas as pd
+
+from explllm.core.action_units import INTENSITY_WORDS, NAMES, intensity_word
+from explllm.core.chain_of_thought import ChainOfThought
+from explllm.core.expressions import Expression
+from explllm.faces.pixels import load_image
+
+if TYPE_CHECKING:
+    from explllm.models.recognition import Recognition
+
+_ABSENT_BELOW = INTENSITY_WORDS[0][0]
+
+
+@dataclass(frozen=True)
+class ActionUnitBar:
+    """One action unit that is seen."""
+
+    name: str
+    intensity: float
+    """In [0, 1]."""
+    word: str
+    """The word for the intensity."""
+
+
+@dataclass(frozen=True)
+class ExplainedFace:
+    """A face with what the model says of it."""
+
+    image: Path
+    """The image's file."""
+    expression: Expression
+    """The true label."""
+    recognition: "Recognition"
+    """What the model recognised."""
+    cot: ChainOfThought
+    """What the model wrote."""
+    action_units: Sequence[float] | None = None
+    """24 intensities in FEAFA's order, from the data and not from the model; None where they are not known."""
+    action_units_source: str | None = None
+    """Where they come from: a model's name, or drawn."""
+
+    @property
+    def data_url(self) -> str:
+        """The image, at most 224 pixels wide and high, as a JPEG inside a URL."""
+        return thumbnail_url(self.image, 224)
+
+    @property
+    def right(self) -> bool:
+        """Whether the model found the true label."""
+        return self.recognition.expression == self.expression
+
+    @property
+    def likely(self) -> list[tuple[Expression, float]]:
+        """The three most likely expressions with their probabilities."""
+        return sorted(self.recognition.probabilities.items(), key=lambda pair: -pair[1])[:3]
+
+    @property
+    def bars(self) -> list[ActionUnitBar]:
+        """The action units that are not absent, the strongest first, ten at most."""
+        seen = [
+            ActionUnitBar(name, intensity, intensity_word(intensity))
+            for name, intensity in zip(NAMES, self.action_units or [0.0] * len(NAMES), strict=True)
+            if intensity >= _ABSENT_BELOW
+        ]
+        return sorted(seen, key=lambda bar: -bar.intensity)[:10]
+
+
+def thumbnail_url(path: Path, size: int) -> str:
+    """Return an image inside a URL.
+
+    Args:
+        path: The image's file.
+        size: Greatest width and height, in pixels.
+
+    Returns:
+        A ``data:`` URL that holds a JPEG.
+
+    Raises:
+        ImageError: If the image cannot be read.
+        MissingPathError: If it does not exist.
+    """
+    image = load_image(path)
+    image.thumbnail((size, size))
+    held = io.BytesIO()
+    image.save(held, "JPEG", quality=85)
+    return "data:image/jpeg;base64," + base64.b64encode(held.getvalue()).decode()
+
+
+def best_and_worst(table: pd.DataFrame, number: int) -> list[object]:
+    """Choose faces to show: those recognised most surely, and those that the model missed by the most.
+
+    They are of as many different true expressions as there are faces to choose; that comes before best and worst.
+
+    Args:
+        table: Columns ``expression``, ``right`` (bool) and ``truth_probability`` (that of the true label).
+        number: Faces to choose; of an odd number the odd one is a good one.
+
+    Returns:
+        Places in the table's index: the right ones, best first, then the wrong ones, worst first.
+    """
+    ordered = table.sort_values("truth_probability", kind="stable", ascending=False)
+    best, worst = ordered[ordered["right"]], ordered[~ordered["right"]].iloc[::-1]
+    chosen: list[tuple[bool, object]] = []
+    used: set[str] = set()
+    for turn in range(number):
+        pools = [(True, best), (False, worst)] if turn % 2 == 0 else [(False, worst), (True, best)]
+        fresh = [(right, pool[~pool["expression"].isin(used)]) for right, pool in pools]
+        found = next(((right, pool) for right, pool in [*fresh, *pools] if len(pool)), None)
+        if found is None:
+            break
+        right, pool = found
+        place = pool.index[0]
+        used.add(pool["expression"].iloc[0])
+        chosen.append((right, place))
+        best, worst = (rest.drop(place, errors="ignore") for rest in (best, worst))
+    return [place for wanted in (True, False) for right, place in chosen if right == wanted]

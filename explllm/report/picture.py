@@ -1,0 +1,178 @@
+"""A photograph with its faces explained, as one picture: boxes, labels, action units as bars, text."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from PIL import Image, ImageDraw, ImageFont, ImageOps
+
+from explllm.core.action_units import INTENSITY_WORDS, NAMES
+from explllm.core.chain_of_thought import ChainOfThought
+from explllm.faces.boxes import Box
+from explllm.faces.estimators import Intensities, missing_names
+
+if TYPE_CHECKING:
+    from explllm.models.recognition import Recognition
+
+_WIDTH, _MARGIN, _FACE, _BARS = 1200, 24, 180, 330
+"""Pixels: of the picture, around each part, of a face's thumbnail, of the column of bars."""
+
+_MOST_BARS = 10
+
+_INK, _SOFT, _PAPER, _TRACK = (28, 30, 36), (104, 110, 122), (255, 255, 255), (226, 229, 235)
+_COLOURS = ((31, 97, 196), (196, 72, 24), (24, 128, 84), (144, 58, 170), (150, 112, 0), (0, 124, 148))
+
+
+@dataclass(frozen=True)
+class PicturedFace:
+    """A face of a photograph with what is said of it."""
+
+    image: Image.Image
+    """The face as the model saw it before resizing."""
+    box: Box | None
+    """Where it is in the photograph; None if the photograph is the face."""
+    recognition: Recognition
+    """What the model recognised."""
+    cot: ChainOfThought
+    """What the model wrote."""
+    action_units: Intensities | None = None
+    """What an estimator measured; None if none was asked or it saw no face."""
+    action_units_source: str | None = None
+    """The estimator's name."""
+
+
+def draw_picture(photograph: Image.Image, faces: Sequence[PicturedFace]) -> Image.Image:
+    """Draw a photograph with its faces explained below it.
+
+    Args:
+        photograph: The upright photograph, RGB.
+        faces: Its faces; they are numbered in this order.
+
+    Returns:
+        The picture, RGB, 1200 pixels wide.
+    """
+    parts = [_photograph(photograph, faces), *(_explained(number, face) for number, face in enumerate(faces, 1))]
+    height = sum(part.height + _MARGIN for part in parts) + _MARGIN
+    picture = Image.new("RGB", (_WIDTH, height), _PAPER)
+    top = _MARGIN
+    for part in parts:
+        picture.paste(part, ((_WIDTH - part.width) // 2, top))
+        top += part.height + _MARGIN
+    return picture
+
+
+def bars_of(action_units: Intensities) -> list[tuple[str, float]]:
+    """Return the units that are seen, the strongest first, ten at most."""
+    seen = [
+        (name, value)
+        for name, value in zip(NAMES, action_units, strict=True)
+        if value is not None and value >= INTENSITY_WORDS[0][0]
+    ]
+    return sorted(seen, key=lambda bar: -bar[1])[:_MOST_BARS]
+
+
+def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    return ImageFont.load_default(size)
+
+
+def _colour(number: int) -> tuple[int, int, int]:
+    return _COLOURS[(number - 1) % len(_COLOURS)]
+
+
+def _photograph(photograph: Image.Image, faces: Sequence[PicturedFace]) -> Image.Image:
+    """Return the photograph with boxes and labels, shrunk or at most doubled to fit."""
+    most = _WIDTH - 2 * _MARGIN
+    scale = min(most / photograph.width, 900 / photograph.height, 2.0)
+    size = max(round(photograph.width * scale), 1), max(round(photograph.height * scale), 1)
+    shown = photograph.resize(size, Image.Resampling.LANCZOS)
+    draw = ImageDraw.Draw(shown)
+    font = _font(18)
+    for number, face in enumerate(faces, 1):
+        if face.box is None:
+            continue
+        x, y, w, h = (side * scale for side in face.box)
+        draw.rectangle((x, y, x + w, y + h), outline=_colour(number), width=3)
+        label = f"{number} {face.recognition.expression} {face.recognition.confidence:.0%}"
+        wide = draw.textlength(label, font) + 10
+        left = min(max(x - 1, 0), max(shown.width - wide, 0))
+        # Above the box, or inside it at the upper edge of the photograph.
+        top = y - 25 if y >= 25 else y
+        draw.rectangle((left, top, left + wide, top + 25), fill=_colour(number))
+        draw.text((left + 5, top + 2), label, fill=_PAPER, font=font)
+    return shown
+
+
+def _explained(number: int, face: PicturedFace) -> Image.Image:
+    """Return the row of one face: thumbnail and probabilities, bars, text."""
+    wide = _WIDTH - 2 * _MARGIN
+    left = _FACE + _MARGIN
+    bars = None if face.action_units is None else _bars(face.action_units, face.action_units_source, number)
+    start = left if bars is None else left + _BARS + _MARGIN
+    font = _font(18)
+    ruler = ImageDraw.Draw(Image.new("RGB", (1, 1)))
+    lines = _wrapped(face.cot.text.replace("**", ""), ruler, font, wide - start)
+    likely = sorted(face.recognition.probabilities.items(), key=lambda pair: -pair[1])[:3]
+    height = max(_FACE + 24 * (1 + len(likely)), 34 + 24 * len(lines), 0 if bars is None else bars.height)
+    row = Image.new("RGB", (wide, height + 8), _PAPER)
+    draw = ImageDraw.Draw(row)
+    draw.line((0, 0, wide, 0), fill=_colour(number), width=3)
+    row.paste(ImageOps.pad(face.image.convert("RGB"), (_FACE, _FACE), color=_PAPER), (0, 10))
+    for place, (label, probability) in enumerate(likely):
+        draw.text((0, _FACE + 16 + 24 * place), f"{label} {probability:.1%}", fill=_SOFT, font=_font(17))
+    if bars is not None:
+        row.paste(bars, (left, 8))
+    draw.text((start, 8), f"{number}  {face.recognition.expression}", fill=_colour(number), font=_font(22))
+    for place, line in enumerate(lines):
+        draw.text((start, 40 + 24 * place), line, fill=_INK, font=font)
+    return row
+
+
+def _bars(action_units: Intensities, source: str | None, number: int) -> Image.Image:
+    bars = bars_of(action_units)
+    name_wide, row_high, font, small = 190, 24, _font(15), _font(13)
+    ruler = ImageDraw.Draw(Image.new("RGB", (1, 1)))
+    notes = [f"by {source}"] if source else []
+    if missing := missing_names(action_units):
+        notes.append(f"not measured: {', '.join(missing)}")
+    foot = [line for note in notes for line in _wrapped(note, ruler, small, _BARS)]
+    image = Image.new("RGB", (_BARS, 28 + row_high * max(len(bars), 1) + 18 * len(foot) + 8), _PAPER)
+    draw = ImageDraw.Draw(image)
+    draw.text((0, 0), "Action units" if bars else "Action units: none seen", fill=_SOFT, font=_font(17))
+    for place, (name, value) in enumerate(bars):
+        top = 28 + row_high * place
+        draw.text((0, top), name, fill=_INK, font=font)
+        draw.rectangle((name_wide, top + 4, _BARS - 42, top + 15), fill=_TRACK)
+        reach = name_wide + round(value * (_BARS - 42 - name_wide))
+        draw.rectangle((name_wide, top + 4, reach, top + 15), fill=_colour(number))
+        draw.text((_BARS - 36, top), f"{value:.2f}", fill=_SOFT, font=font)
+    for place, line in enumerate(foot):
+        draw.text((0, 32 + row_high * max(len(bars), 1) + 18 * place), line, fill=_SOFT, font=small)
+    return image
+
+
+def _wrapped(
+    text: str, ruler: ImageDraw.ImageDraw, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, wide: float
+) -> list[str]:
+    """Break a text into lines that fit; a word longer than a line is broken too."""
+    lines: list[str] = []
+    for paragraph in text.splitlines():
+        line = ""
+        for word in paragraph.split():
+            longer = f"{line} {word}" if line else word
+            if ruler.textlength(longer, font) <= wide:
+                line = longer
+                continue
+            if line:
+                lines.append(line)
+            line = word
+            while ruler.textlength(line, font) > wide and len(line) > 1:
+                fits = next(
+                    n for n in range(len(line) - 1, 0, -1) if n == 1 or ruler.textlength(line[:n], font) <= wide
+                )
+                lines.append(line[:fits])
+                line = line[fits:]
+        if line or lines:
+            lines.append(line)
+    return lines

@@ -1,0 +1,293 @@
+"""Plots of a test's figures, drawn by matplotlib as SVG for the page, in light and dark, and as PNG."""
+
+import base64
+import io
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from explllm.core.files import written_whole
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+_FONTS = 'system-ui, "Segoe UI", Roboto, "Helvetica Neue", Arial, sans-serif'
+
+
+@dataclass(frozen=True)
+class Theme:
+    """Colours of the plots on a light or a dark page."""
+
+    text: str
+    faint: str
+    """Grid, axes, empty cells."""
+    paper: str
+    """What a shaded cell starts from."""
+    main: str
+    second: str
+    third: str
+    wrong: str
+
+
+LIGHT = Theme("#1f2933", "#d5dae1", "#ffffff", "#2a6f97", "#89b6d0", "#c3a46a", "#b5493a")
+DARK = Theme("#e4e8ed", "#3c4653", "#1b222b", "#62a8d1", "#38647f", "#c9ad76", "#e07a68")
+
+
+@dataclass(frozen=True)
+class Plot:
+    """A plot, ready for a page."""
+
+    name: str
+    """Its file's name, without the ending."""
+    title: str
+    caption: str
+    """What it shows and how to read it; also the text for those who cannot see it."""
+    light: bytes
+    """SVG for a light page and for print."""
+    dark: bytes
+    """SVG for a dark page."""
+    png: bytes
+    """The light one as PNG."""
+
+    @property
+    def light_url(self) -> str:
+        """The light SVG inside a URL."""
+        return _url(self.light)
+
+    @property
+    def dark_url(self) -> str:
+        """The dark SVG inside a URL."""
+        return _url(self.dark)
+
+
+def draw_plot(
+    name: str, title: str, caption: str, size: tuple[float, float], draw: Callable[["Figure", Theme], None]
+) -> Plot:
+    """Draw a plot in both themes.
+
+    Args:
+        name: The file's name, without the ending.
+        title: Stands above it on a page.
+        caption: What it shows and how to read it.
+        size: Width and height in inches.
+        draw: Draws on an empty figure in the colours of a theme.
+
+    Returns:
+        The plot. Equal figures give equal bytes.
+    """
+    images: list[bytes] = []
+    for theme, kind in ((LIGHT, "svg"), (DARK, "svg"), (LIGHT, "png")):
+        with _style(theme, name):
+            # Not pyplot, which keeps figures and settings for the whole process.
+            from matplotlib.figure import Figure
+
+            figure = Figure(figsize=size, layout="constrained")
+            draw(figure, theme)
+            held = io.BytesIO()
+            paper: dict[str, Any] = {"facecolor": "white", "dpi": 160} if kind == "png" else {"transparent": True}
+            metadata = {"Date": None} if kind == "svg" else {"Software": None}
+            figure.savefig(held, format=kind, metadata=metadata, **paper)
+        images.append(held.getvalue())
+    light, dark = (image.replace(b"'DejaVu Sans'", _FONTS.replace('"', "'").encode()) for image in images[:2])
+    return Plot(name, title, caption, light, dark, images[2])
+
+
+def write_plots(folder: Path, plots: list[Plot]) -> None:
+    """Write plots as PNG files.
+
+    Args:
+        folder: Where they go; it is made if it is missing.
+        plots: The plots.
+    """
+    for plot in plots:
+        with written_whole(folder / f"{plot.name}.png") as temporary:
+            temporary.write_bytes(plot.png)
+
+
+def recognition_plots(figures: Mapping[str, Any]) -> list[Plot]:
+    """Draw confusion matrix, figures by class, reliability curve and the histogram of predictions.
+
+    Args:
+        figures: What `explllm.metrics.evaluation.recognition_figures` gives.
+
+    Returns:
+        The plots; the reliability curve only where probabilities are known.
+    """
+    plots = [
+        draw_plot(
+            "confusion_matrix",
+            "Confusion matrix",
+            "Rows are the true expressions, columns the model's answers. A cell holds the number of faces; its shade "
+            "is the share of its row, so that the diagonal shows recall.",
+            (5.6, 5.0),
+            lambda figure, theme: _confusion(figure.subplots(), figures, theme),
+        ),
+        draw_plot(
+            "by_class",
+            "By class",
+            "Recall: of the faces with this label, the share found. Precision: of the answers with this label, the "
+            "share that is right. F1: their harmonic mean. The dashed line is macro recall.",
+            (5.6, 5.0),
+            lambda figure, theme: _by_class(figure.subplots(), figures, theme),
+        ),
+        draw_plot(
+            "predictions",
+            "Predictions",
+            "How often each expression is the true one, and how often it is the model's answer. A model that answers "
+            "always the same shows here at once.",
+            (5.6, 3.9),
+            lambda figure, theme: _predictions(figure.subplots(), figures, theme),
+        ),
+    ]
+    if figures.get("reliability"):
+        plots.insert(
+            2,
+            draw_plot(
+                "reliability",
+                "Reliability",
+                "Of answers given with a confidence, the share that is right; on the diagonal, confidence can be taken "
+                "at its word. Below: how many answers have it. ECE is the mean distance from the diagonal, by faces.",
+                (5.6, 3.9),
+                lambda figure, theme: _reliability(figure, figures, theme),
+            ),
+        )
+    return plots
+
+
+@contextmanager
+def _style(theme: Theme, salt: str) -> Iterator[None]:
+    import matplotlib
+
+    # Keys of any: matplotlib names them one by one in its types.
+    settings: dict[Any, Any] = {
+        "font.family": "DejaVu Sans",
+        "font.size": 9,
+        "text.color": theme.text,
+        "axes.labelcolor": theme.text,
+        "axes.edgecolor": theme.faint,
+        "axes.facecolor": "none",
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "axes.axisbelow": True,
+        "grid.color": theme.faint,
+        "grid.linewidth": 0.6,
+        "xtick.color": theme.faint,
+        "ytick.color": theme.faint,
+        "xtick.labelcolor": theme.text,
+        "ytick.labelcolor": theme.text,
+        "legend.frameon": False,
+        # Text as text in the reader's own font: sharp, small, and it can be searched for.
+        "svg.fonttype": "none",
+        "svg.hashsalt": salt,
+    }
+    with matplotlib.rc_context(settings):
+        yield
+
+
+def _confusion(axes: "Axes", figures: Mapping[str, Any], theme: Theme) -> None:
+    from matplotlib.colors import LinearSegmentedColormap, to_rgb
+
+    labels, counts = list(figures["labels"]), [list(row) for row in figures["confusion"]]
+    columns = [*labels, "no label"]
+    if not figures["no_label"]:
+        columns, counts = labels, [row[:-1] for row in counts]
+    shares = [[count / max(sum(row), 1) for count in row] for row in counts]
+    shades = LinearSegmentedColormap.from_list("shares", [theme.paper, theme.main])
+    # Cells as shapes, not as a picture: they stay sharp.
+    axes.pcolormesh(shares, cmap=shades, vmin=0, vmax=1, edgecolors=theme.faint, linewidth=0.6)
+    axes.invert_yaxis()
+    dark_ink, light_ink = "#14202b", "#ffffff"
+    for row, line in enumerate(counts):
+        for column, count in enumerate(line):
+            red, green, blue = to_rgb(shades(shares[row][column]))
+            ink = dark_ink if 0.299 * red + 0.587 * green + 0.114 * blue > 0.5 else light_ink
+            weight = "bold" if row == column and count else "normal"
+            said = str(count) if count else "·"
+            axes.text(column + 0.5, row + 0.5, said, ha="center", va="center", color=ink, fontsize=8, fontweight=weight)
+    axes.set_xticks(
+        [place + 0.5 for place in range(len(columns))], columns, rotation=45, ha="left", rotation_mode="anchor"
+    )
+    axes.set_yticks([place + 0.5 for place in range(len(labels))], labels)
+    axes.xaxis.tick_top()
+    axes.xaxis.set_label_position("top")
+    axes.tick_params(length=0)
+    axes.set_xlabel("answer")
+    axes.set_ylabel("true expression")
+    for spine in axes.spines.values():
+        spine.set_visible(False)
+
+
+def _by_class(axes: "Axes", figures: Mapping[str, Any], theme: Theme) -> None:
+    labels = list(figures["labels"])
+    kinds = (("recall", theme.main), ("precision", theme.second), ("f1", theme.third))
+    for offset, (kind, colour) in enumerate(kinds):
+        values = [figures[kind][name] or 0 for name in labels]
+        places = [place + (offset - 1) * 0.26 for place in range(len(labels))]
+        axes.barh(places, values, height=0.24, color=colour, label="F1" if kind == "f1" else kind)
+    axes.axvline(figures["macro_recall"], color=theme.text, linestyle=(0, (4, 3)), linewidth=1)
+    axes.set_yticks(range(len(labels)), labels)
+    axes.invert_yaxis()
+    axes.set_xlim(0, 1)
+    axes.grid(axis="x")
+    axes.tick_params(length=0)
+    axes.spines["bottom"].set_visible(False)
+    axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3, handlelength=1, handleheight=1)
+
+
+def _predictions(axes: "Axes", figures: Mapping[str, Any], theme: Theme) -> None:
+    labels = list(figures["labels"])
+    true = [figures["targets"][name] for name in labels]
+    found = [figures["predictions"][name] for name in labels]
+    if figures["no_label"]:
+        labels, true, found = [*labels, "no label"], [*true, 0], [*found, figures["no_label"]]
+    for offset, (values, colour, name) in enumerate(((true, theme.faint, "true"), (found, theme.main, "answers"))):
+        places = [place + (offset - 0.5) * 0.4 for place in range(len(labels))]
+        bars = axes.bar(places, values, width=0.38, color=colour, label=name)
+        axes.bar_label(bars, fontsize=7, padding=1)
+    axes.set_xticks(range(len(labels)), labels, rotation=30, ha="right", rotation_mode="anchor")
+    axes.tick_params(length=0)
+    axes.grid(axis="y")
+    axes.spines["left"].set_visible(False)
+    axes.set_ylabel("faces")
+    axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2, handlelength=1, handleheight=1)
+
+
+def _reliability(figure: "Figure", figures: Mapping[str, Any], theme: Theme) -> None:
+    curve = figures["reliability"]
+    upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=[3, 1])
+    bins = len(curve["counts"])
+    width, left = 1 / bins, [place / bins for place in range(bins)]
+    filled = [place for place in range(bins) if curve["counts"][place]]
+    upper.plot([0, 1], [0, 1], color=theme.text, linestyle=(0, (4, 3)), linewidth=1)
+    upper.bar(
+        [left[place] for place in filled],
+        [curve["accuracy"][place] for place in filled],
+        width=width * 0.94,
+        align="edge",
+        color=theme.second,
+    )
+    upper.plot(
+        [curve["confidence"][place] for place in filled],
+        [curve["accuracy"][place] for place in filled],
+        color=theme.main,
+        marker="o",
+        markersize=4,
+        linewidth=1.5,
+    )
+    upper.text(0.02, 0.95, f"ECE {figures['ece']:.3f}", transform=upper.transAxes, va="top", fontweight="bold")
+    upper.set_xlim(0, 1)
+    upper.set_ylim(0, 1)
+    upper.set_ylabel("share right")
+    lower.bar(left, curve["counts"], width=width * 0.94, align="edge", color=theme.main)
+    lower.set_ylabel("faces")
+    lower.set_xlabel("confidence")
+    for axes in (upper, lower):
+        axes.grid(axis="y")
+        axes.tick_params(length=0)
+
+
+def _url(image: bytes) -> str:
+    return "data:image/svg+xml;base64," + base64.b64encode(image).decode()

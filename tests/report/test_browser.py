@@ -1,0 +1,118 @@
+"""The pages as a browser shows them: no errors, nothing fetched, the figures of the metrics."""
+
+import shutil
+
+import pytest
+
+from explllm.core.chain_of_thought import ChainOfThought
+from explllm.core.expressions import LABEL_SETS, Expression
+from explllm.core.manifest import Manifest
+from explllm.models.recognition import Recognition
+from explllm.report.compare import compare
+from explllm.report.page import ExplainedFace, write_report
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+OPTIONS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+
+
+@pytest.fixture(scope="module")
+def browser():
+    playwright = pytest.importorskip(
+        "playwright.sync_api", reason="playwright is not installed: pip install playwright"
+    )
+    if CHROMIUM is None:
+        pytest.skip("there is no chromium on this machine: apt install chromium")
+    with playwright.sync_playwright() as started:
+        opened = started.chromium.launch(executable_path=CHROMIUM, args=OPTIONS)
+        yield opened
+        opened.close()
+
+
+@pytest.fixture
+def visit(browser):
+    """Opens a page and tells what went wrong and what was asked for."""
+    pages = []
+
+    def open_page(path, **options):
+        page = browser.new_page(**options)
+        pages.append(page)
+        page.trouble, page.requests = [], []
+        page.on("console", lambda message: page.trouble.append(message.text))
+        page.on("pageerror", lambda error: page.trouble.append(str(error)))
+        page.on("request", lambda request: page.requests.append(request.url))
+        page.goto(path.resolve().as_uri(), wait_until="networkidle")
+        return page
+
+    yield open_page
+    for page in pages:
+        page.close()
+
+
+def faces_of(drawn_faces, table):
+    frame = Manifest.read(drawn_faces / "manifest.parquet").frame.set_index("image")
+    labels = tuple(LABEL_SETS["rafdb"])
+    for row in table.head(2).to_dict("records"):
+        found = Recognition.of(labels, [row[f"p_{label}"] for label in labels])
+        known = frame.loc[row["image"]]
+        cot = (
+            ChainOfThought.parse(known["cot"])
+            if isinstance(known.get("cot"), str)
+            else ChainOfThought.of("a", "b", "c")
+        )
+        truth = Expression(row["expression"])
+        yield ExplainedFace(drawn_faces / row["image"], truth, found, cot, known["action_units"], "drawn")
+
+
+@pytest.fixture
+def report(drawn_faces, drawn_table, made_up, metrics_of, tmp_path):
+    table = made_up(drawn_table)
+    metrics = metrics_of(table)
+    write_report(tmp_path / "report.html", "a run", metrics, list(faces_of(drawn_faces, table)))
+    return tmp_path / "report.html", metrics
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_report(visit, report, scheme):
+    path, metrics = report
+    page = visit(path, color_scheme=scheme, viewport={"width": 1280, "height": 900})
+    assert page.trouble == []
+    assert [url for url in page.requests if not url.startswith("data:")] == [path.resolve().as_uri()]
+    shown = page.eval_on_selector_all("[data-key]", "all => all.map(one => [one.dataset.key, one.textContent])")
+    assert len(shown) > 20
+    for key, text in shown:
+        assert text.strip() == (str(metrics[key]) if key == "test/count" else f"{metrics[key]:.3f}"), key
+    # Every picture is really decoded, and the drawings are those of the scheme.
+    images = page.eval_on_selector_all("img", "all => all.map(one => [one.naturalWidth, one.currentSrc])")
+    assert len(images) == 6 and all(width > 0 for width, _ in images)
+    sources = page.eval_on_selector_all("picture source", "all => all.map(one => one.srcset)")
+    assert [source in [shown for _, shown in images] for source in sources] == [scheme == "dark"] * 4
+
+
+@pytest.mark.parametrize("width", [390, 768, 1600])
+def test_nothing_sticks_out(visit, report, width):
+    page = visit(report[0], viewport={"width": width, "height": 900})
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+
+
+def test_print_is_light(visit, report):
+    page = visit(report[0], color_scheme="dark")
+    page.emulate_media(media="print", color_scheme="dark")
+    assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
+    page.wait_for_function("[...document.querySelectorAll('picture img')].every(one => one.currentSrc == one.src)")
+
+
+def test_comparison(visit, tested, tmp_path):
+    compare([str(tested("one")), str(tested("two", seed=1))], str(tmp_path / "out"))
+    page = visit(tmp_path / "out/compare.html")
+    assert page.trouble == []
+    assert [url for url in page.requests if not url.startswith("data:")] == [(tmp_path / "out/compare.html").as_uri()]
+    widths = page.eval_on_selector_all("img", "all => all.map(one => one.naturalWidth)")
+    assert widths and all(widths)

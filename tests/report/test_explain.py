@@ -1,0 +1,144 @@
+"""Explaining whole photographs: the faces are found, cut out by the one rule, and told apart."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from explllm.core.action_units import NAMES
+from explllm.core.errors import ConfigError, InputError
+from explllm.faces.boxes import overlap
+from explllm.faces.crop import face_crop
+from explllm.models.explllm import ExpLLM
+from explllm.report.explain import explain_images
+
+
+@pytest.fixture(scope="module")
+def photographs(tmp_path_factory):
+    """Files that come with libraries: one face, six faces, none."""
+    data = pytest.importorskip("skimage.data", reason="no scikit-image for its photographs")
+    insightface = pytest.importorskip("insightface", reason='no insightface: pip install "explllm[faces]"')
+    folder = tmp_path_factory.mktemp("photographs")
+    for name in ("astronaut", "coffee"):
+        Image.fromarray(getattr(data, name)()).save(folder / f"{name}.png")
+    (folder / "six.jpg").write_bytes((Path(insightface.__file__).parent / "data/images/t1.jpg").read_bytes())
+    return folder
+
+
+@pytest.fixture
+def detector_file(reference_data):
+    pytest.importorskip("onnxruntime", reason='no onnxruntime: pip install "explllm[faces]"')
+    return str(reference_data / "detector" / "scrfd_500m_bnkps.onnx")
+
+
+@pytest.fixture
+def landmarker_file(reference_data):
+    pytest.importorskip("mediapipe", reason='no mediapipe: pip install "explllm[aus]"')
+    return str(reference_data / "landmarker" / "face_landmarker.task")
+
+
+@pytest.fixture
+def explain(fitted, capsys):
+    """Explain photographs; gives the status, the JSON lines and the rest."""
+
+    def run(*images, **settings):
+        capsys.readouterr()
+        status = explain_images([str(image) for image in images], str(fitted / "model"), max_new_tokens=4, **settings)
+        printed = capsys.readouterr()
+        if settings.get("as_json"):
+            return status, [json.loads(line) for line in printed.out.splitlines()]
+        return status, printed.out
+
+    return run
+
+
+def test_every_face_of_a_photograph(explain, photographs, detector_file, fitted):
+    status, lines = explain(photographs / "six.jpg", detector=detector_file, as_json=True)
+    assert status == 0 and [line["face"] for line in lines] == [1, 2, 3, 4, 5, 6]
+    assert {line["faces"] for line in lines} == {6}
+    assert [line["box"][0] for line in lines] == sorted(line["box"][0] for line in lines)
+    # What is said of a face is what the model says of its crop alone.
+    model = ExpLLM.from_pretrained(fitted / "model")
+    image = Image.open(photographs / "six.jpg").convert("RGB")
+    for line in (lines[0], lines[4]):
+        crop = face_crop(image, line["box"])
+        [expected] = model.recognize(crop)
+        assert line["expression"] == expected.expression
+        assert line["probabilities"] == pytest.approx(expected.probabilities, abs=1e-5)
+        assert line["text"] == model.explain(crop, max_new_tokens=4).text
+    assert len({json.dumps(line["probabilities"]) for line in lines}) == 6
+
+
+def test_one_face_of_several_and_the_margin(explain, photographs, detector_file):
+    _, [line] = explain(photographs / "six.jpg", detector=detector_file, which="largest", as_json=True)
+    _, [wide] = explain(photographs / "six.jpg", detector=detector_file, which="largest", margin=0.5, as_json=True)
+    assert line["box"] == wide["box"] and line["probabilities"] != wide["probabilities"]
+
+
+def test_a_photograph_without_a_face(explain, photographs, detector_file):
+    status, lines = explain(
+        photographs / "coffee.png", photographs / "astronaut.png", detector=detector_file, as_json=True
+    )
+    assert status == 1 and lines[0] == {"image": str(photographs / "coffee.png"), "faces": 0}
+    assert overlap(tuple(lines[1]["box"]), (175, 70, 93, 93)) >= 0.5
+    status, out = explain(photographs / "coffee.png", detector=detector_file)
+    assert status == 1 and "no face found" in out.replace("\n", "")
+
+
+def test_without_a_detector_the_image_is_the_face(explain, photographs, fitted):
+    status, [line] = explain(photographs / "astronaut.png", as_json=True)
+    [expected] = ExpLLM.from_pretrained(fitted / "model").recognize(photographs / "astronaut.png")
+    assert status == 0 and line["probabilities"] == pytest.approx(expected.probabilities, abs=1e-5)
+    assert "box" not in line and "action_units" not in line
+
+
+def test_action_units_are_measured_beside(explain, photographs, detector_file, landmarker_file):
+    _, [line] = explain(photographs / "astronaut.png", detector=detector_file, landmarker=landmarker_file, as_json=True)
+    assert list(line["action_units"]) == list(NAMES) and line["action_units_source"] == "mediapipe-blendshapes"
+    assert line["action_units"]["Left Lip Corner Pull"] > 0.5 and line["action_units"]["Cheeks Puff"] is None
+    _, out = explain(photographs / "six.jpg", detector=detector_file, landmarker=landmarker_file)
+    assert "face 6 of 6" in out.replace("\n", "") and out.count("action units by mediapipe-blendshapes:") == 6
+
+
+def test_the_picture(explain, photographs, detector_file, landmarker_file, tmp_path):
+    """The photograph stands in it, with lines along each box."""
+    for name, landmarker in (("plain.png", None), ("bars.webp", landmarker_file)):
+        status, lines = explain(
+            photographs / "six.jpg", detector=detector_file, landmarker=landmarker, picture=str(tmp_path / name),
+            as_json=True,
+        )  # fmt: skip
+        assert status == 0 and len(lines) == 6
+    with Image.open(tmp_path / "plain.png") as picture:
+        assert picture.width == 1200 and picture.height > 1500
+        pixels = np.asarray(picture.convert("RGB")).astype(int)
+    scale = 1152 / 1280
+    x, y, _, h = (side * scale for side in lines[0]["box"])
+    edge = pixels[24 + round(y) + 30 : 24 + round(y + h) - 5, 24 + round(x) + 1]
+    assert np.abs(edge - (31, 97, 196)).max() < 8
+    photograph = Image.open(photographs / "six.jpg").resize((1152, 797), Image.Resampling.LANCZOS)
+    corner = np.asarray(photograph).astype(int)[-60:, :300]
+    assert np.abs(pixels[24 + 797 - 60 : 24 + 797, 24:324] - corner).mean() < 2
+    with Image.open(tmp_path / "bars.webp") as bars:
+        assert bars.size[1] > picture.size[1]
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"picture": "out.txt"}, "a picture with the ending '.txt'"),
+        ({"detector": "none.onnx"}, "there is no such file"),
+        ({"landmarker": "none.task"}, "there is no such landmarker"),
+    ],
+)
+def test_mistakes(explain, photographs, settings, message):
+    if "landmarker" in settings:
+        pytest.importorskip("mediapipe", reason='no mediapipe: pip install "explllm[aus]"')
+    with pytest.raises(InputError, match=message):
+        explain(photographs / "astronaut.png", **settings)
+
+
+def test_a_picture_is_of_one_image(explain, photographs):
+    with pytest.raises(ConfigError, match="--picture for 2 images. Give one image."):
+        explain(photographs / "astronaut.png", photographs / "six.jpg", picture="out.png")

@@ -1,0 +1,76 @@
+import base64
+import io
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from explllm.core.action_units import NAMES
+from explllm.core.chain_of_thought import ChainOfThought
+from explllm.core.errors import ImageError
+from explllm.core.expressions import Expression
+from explllm.models.recognition import Recognition
+from explllm.report.explained import ExplainedFace, best_and_worst
+
+
+def scored(*rows):
+    return pd.DataFrame(rows, columns=["expression", "right", "truth_probability"], index=range(100, 100 + len(rows)))
+
+
+def face(path, units=None):
+    found = Recognition.of([Expression.FEAR, Expression.ANGER], [0.75, 0.25])
+    return ExplainedFace(path, Expression.FEAR, found, ChainOfThought.of("a", "b", "c"), units)
+
+
+def test_best_and_worst():
+    table = scored(
+        ("Fear", True, 0.7),
+        ("Fear", True, 0.9),
+        ("Anger", True, 0.8),
+        ("Disgust", False, 0.3),
+        ("Fear", False, 0.01),
+        ("Disgust", False, 0.1),
+    )
+    # The best of all; then the worst of another expression than its; then the best of a third one.
+    assert best_and_worst(table, 1) == [101]
+    assert best_and_worst(table, 2) == [101, 105]
+    assert best_and_worst(table, 3) == [101, 102, 105]
+    assert best_and_worst(table, 4) == [101, 102, 105, 104]
+    assert len(best_and_worst(table, 99)) == 6 and best_and_worst(table, 0) == []
+
+
+def test_different_expressions_come_before_best_and_worst():
+    """A model that calls all faces fear: only one expression is recognised."""
+    table = scored(("Fear", True, 0.9), ("Fear", True, 0.8), ("Anger", False, 0.2), ("Disgust", False, 0.1))
+    assert best_and_worst(table, 3) == [100, 103, 102]
+
+
+def test_all_right_or_all_wrong():
+    right = scored(("Fear", True, 0.9), ("Anger", True, 0.8), ("Fear", True, 0.7))
+    assert best_and_worst(right, 3) == [100, 101, 102]
+    assert best_and_worst(right.assign(right=False), 2) == [102, 101]
+    assert len(best_and_worst(right.assign(truth_probability=np.nan), 2)) == 2
+
+
+def test_action_units(tmp_path):
+    assert face(tmp_path).bars == [] and face(tmp_path, [0.0] * 24).bars == []
+    units = [place / 30 for place in range(24)]
+    bars = face(tmp_path, units).bars
+    assert [bar.name for bar in bars] == list(reversed(NAMES))[:10]
+    assert (bars[0].intensity, bars[0].word) == (23 / 30, "strong")
+
+
+def test_large_pictures_are_made_small(tmp_path):
+    Image.new("RGB", (1000, 500), (200, 10, 10)).save(tmp_path / "large.png")
+    large = face(tmp_path / "large.png")
+    shown = Image.open(io.BytesIO(base64.b64decode(large.data_url.partition(",")[2])))
+    assert shown.size == (224, 112)
+    (tmp_path / "torn.png").write_bytes(b"torn")
+    with pytest.raises(ImageError):
+        _ = face(tmp_path / "torn.png").data_url
+
+
+def test_right_or_wrong(tmp_path):
+    assert face(tmp_path).right
+    assert [label for label, _ in face(tmp_path).likely] == [Expression.FEAR, Expression.ANGER]
