@@ -18,8 +18,8 @@ demo: install
 	$(BIN)/explllm test --config demo.yaml
 
 test: install lint
-	$(BIN)/pytest
-	$(BIN)/pytest -m slow
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 -m slow
 
 lint: install
 	$(BIN)/ruff check .

@@ -150,6 +150,21 @@ def _score(arguments: list[str]) -> int:
     return score(Path(options.generated), paths[0], judge, paths[1], options.json)
 
 
+def _compare(arguments: list[str]) -> None:
+    parser = Parser(
+        prog="explllm compare",
+        description="Put tested runs side by side: figures, paired significance, the faces on which they differ.",
+        epilog="example: explllm compare runs/rafdb runs/no_cot -o comparison",
+    )
+    parser.add_argument("runs", nargs="+", metavar="RUN", help="run folders that `test` has written to")
+    parser.add_argument("-o", "--out", metavar="DIR", help="where compare.html and the table of faces go")
+    options = parser.parse_args(arguments)
+
+    from explllm.report.compare import compare
+
+    compare(options.runs, options.out)
+
+
 COMMANDS = (
     Command("fit", "train a model: explllm fit --config demo.yaml", _lightning("fit")),
     Command("validate", "recognise the validation faces of a run", _lightning("validate")),
@@ -159,6 +174,7 @@ COMMANDS = (
     Command("data", "a data set as its publisher ships it, into a manifest: explllm data rafdb DIR -o FILE", _data),
     Command("cot", "chains of thought from action units: build, estimate, status, check, show", _cot),
     Command("score", "measure chains of thought: grounding, Exp-CoT Score", _score),
+    Command("compare", "put tested runs side by side, with significance", _compare),
     Command("describe", "what a configuration means: weights, steps, memory", _describe),
     Command("convert", "the authors' released weights, or a trained model, into another form", _convert),
 )

@@ -27,6 +27,7 @@ from explllm.core.files import written_whole
 # Importing the classes lets YAML name them without their modules.
 from explllm.data.datamodules import CaptionedImages, DrawnFaces, FolderFaces, ManifestFaces
 from explllm.data.transforms import Augment, ReleasedAugment
+from explllm.metrics.answers import UnknownLabels
 from explllm.training.callbacks.async_judge import AsyncJudge
 from explllm.training.callbacks.gallery import Gallery
 from explllm.training.callbacks.last_checkpoint import LastCheckpoint, last_checkpoint
@@ -133,6 +134,19 @@ class ExpLLMCLI(LightningCLI):
             help="The .parquet, .csv or .jsonl file that `test` and `predict` write. (default: in the run folder)",
         )
         parser.add_argument(
+            "--answer_labels",
+            type=str | None,
+            default=None,
+            help="The label set of the test faces, such as affectnet7: answers are sought among its expressions alone, "
+            "and the probability of the model's others is shared out. (default: every expression of the model)",
+        )
+        parser.add_argument(
+            "--unknown_labels",
+            type=UnknownLabels,
+            default="refuse",
+            help="Test faces whose expression is no possible answer: refuse them, or leave them out and count them.",
+        )
+        parser.add_argument(
             "--live_accuracy_every_n_steps",
             type=PositiveInt,
             default=50,
@@ -200,7 +214,13 @@ class ExpLLMCLI(LightningCLI):
         given = _listed(options.get("callbacks"))
         callbacks = [
             LiveAccuracy(config.live_accuracy_every_n_steps),
-            RunFolder(config.run_dir, config.explained_faces, config.predictions),
+            RunFolder(
+                config.run_dir,
+                config.explained_faces,
+                config.predictions,
+                config.answer_labels,
+                config.unknown_labels,
+            ),
         ]
         if fitting and not options["fast_dev_run"]:
             callbacks.append(LastCheckpoint(config.run_dir, config.checkpoint_every_n_steps))

@@ -69,7 +69,7 @@ def _explain(data: Any, faces: pd.DataFrame, module: ExpLLMTask, rows: list[int]
         label, units, source = known.loc[row]
         explained[row] = ExplainedFace(
             image,
-            Expression(label),
+            Expression(str(label)),
             recognition,
             cot,
             units if isinstance(units, list) else None,

@@ -151,6 +151,40 @@ def test_a_model_of_one_class_is_called_one(command, run_dir, constant):
     assert "ONE CLASS ONLY" in said
 
 
+def test_faces_that_the_model_has_no_word_for(command, run_dir, drawn_faces, tmp_path):
+    frame = Manifest.read(drawn_faces / "manifest.parquet").frame
+    contempt = frame.index[frame["split"] == "test"][:4]
+    frame.loc[contempt, "expression"] = "Contempt"
+    Manifest(frame, drawn_faces).write(tmp_path / "contempt.parquet")
+    named = ("--data", "ManifestFaces", "--data.manifest", "contempt.parquet", "--data.root", drawn_faces)
+    assert "the data holds Contempt" in command("test", *named).error
+    done = command("test", *named, "--unknown_labels", "leave_out", "--explained_faces", 1)
+    assert done.status == 0 and "their expression: 4 Contempt" in " ".join(done.out.split())
+    held = metrics(run_dir)
+    assert held["test/count"] == 23 and held["test/left_out"] == {"Contempt": 4}
+    assert "4 Contempt." in (run_dir / "report.html").read_text()
+    table = pd.read_parquet(run_dir / "predictions.parquet")
+    assert len(table) == 27 and table["predicted"].notna().all()
+
+
+def test_answers_are_sought_among_the_expressions_of_the_data(command, run_dir, small_config, explllm):
+    """A model of eight expressions on faces of seven: Contempt's probability is shared out where asked."""
+    eight = ("--model.network.labels", "affectnet8", "--run_dir", "eight")
+    assert explllm("fit", "--config", small_config, *eight, "--trainer.max_steps", 1).status == 0
+    counts = {}
+    for options in ((), ("--answer_labels", "affectnet7")):
+        test = explllm("test", "--config", small_config, *eight, "--explained_faces", 2, *options)
+        assert test.status == 0, test.err
+        held = metrics(run_dir.parent / "eight")
+        table = pd.read_parquet(run_dir.parent / "eight/predictions.parquet")
+        shares = table[[f"p_{label}" for label in held["test/labels"]]].astype(float)
+        assert list(table["predicted"]) == [name.removeprefix("p_") for name in shares.idxmax(axis=1)]
+        assert held["test/accuracy"] == pytest.approx((table["predicted"] == table["expression"]).mean())
+        counts[options] = (len(held["test/labels"]), held["test/dropped_labels"])
+        assert "p_Contempt" in table  # what the model said stays
+    assert list(counts.values()) == [(8, []), (7, ["Contempt"])]
+
+
 def test_figures_of_an_earlier_test_go(command, run_dir):
     held = metrics(run_dir)
     (run_dir / "metrics.json").write_text(json.dumps({**held, "test/recall/Contempt": 0.5, "test/old": 1}))

@@ -41,8 +41,8 @@ class AsyncJudge(Callback):
     """Judges the chains of thought of a fixed sample after each validation, without holding up training.
 
     The model writes the texts on the first process; a thread of its own hands them to the judge. Each score is logged
-    under the step that produced it, when it arrives. A judge that is dead, wrong or slow is warned of once, and training
-    goes on; at the end there is a limited time to wait for what is still out.
+    under the step that produced it, when it arrives. A judge that is dead, wrong or slow is warned of once, and
+    training goes on; at the end there is a limited time to wait for what is still out.
     """
 
     def __init__(

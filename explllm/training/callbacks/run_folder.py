@@ -21,6 +21,7 @@ from explllm.data.dataset import Batch
 from explllm.metrics.answers import Answers, UnknownLabels
 from explllm.metrics.evaluation import recognition_figures
 from explllm.models.recognition import Recognition
+from explllm.report.cot_section import cot_figures, cot_section
 from explllm.report.explained import ExplainedFace, best_and_worst
 from explllm.report.page import PLOTS, write_report
 from explllm.report.text import print_explained, print_figures
@@ -70,6 +71,10 @@ class RunFolder(Callback):
         self.rows: list[dict[str, Any]] = []
         self._seconds, self._started = 0.0, 0.0
         self._first_step: int | None = None
+
+    def setup(self, trainer: Trainer, pl_module: ExpLLMTask, stage: str) -> None:  # type: ignore[override]
+        """Tell the task whether faces of unknown expressions are left out."""
+        pl_module.leave_out_unknown_labels = self.unknown_labels == "leave_out"
 
     def state_dict(self) -> dict[str, Any]:
         """Keep how long the run has trained."""
@@ -170,10 +175,17 @@ class RunFolder(Callback):
         written = self._score(trainer, pl_module, answers, "test")
         table.loc[answers.rows, "predicted"] = answers.words
         explained = self._explain(trainer, pl_module, answers, table)
+        sections = []
+        if explained:
+            references = trainer.datamodule.frame().reindex(columns=["cot"])["cot"]  # type: ignore[attr-defined]
+            known = [references.get(row) for row in explained]
+            said = cot_figures([*explained.values()], [text if isinstance(text, str) else None for text in known])
+            written = self._write_metrics(trainer, {f"test/cot/{name}": value for name, value in said.items()})
+            sections = [cot_section(said)]
         self._write_predictions(trainer, table)
-        write_report(self.run_dir / REPORT, self.run_dir.name, written, explained)
+        write_report(self.run_dir / REPORT, self.run_dir.name, written, [*explained.values()], sections)
         print_figures(get_console(), written, "test")
-        for face in explained:
+        for face in explained.values():
             print_explained(get_console(), face.image, face.expression, face.recognition, face.cot)
         self._notice(trainer)
         get_console().print(f"report: {self.run_dir / REPORT}", soft_wrap=True)
@@ -254,7 +266,7 @@ class RunFolder(Callback):
 
     def _explain(
         self, trainer: Trainer, pl_module: ExpLLMTask, answers: Answers, table: pd.DataFrame
-    ) -> list[ExplainedFace]:
+    ) -> dict[int, ExplainedFace]:
         """Explain the faces that are recognised best and worst, of as many different expressions as there are faces."""
         scored = pd.DataFrame(
             {
@@ -266,7 +278,7 @@ class RunFolder(Callback):
         )
         chosen = table.loc[best_and_worst(scored, self.explained_faces)]
         if chosen.empty:
-            return []
+            return {}
         data = trainer.datamodule  # type: ignore[attr-defined]
         images = [data.manifest.root / name for name in chosen["image"]]
         pixels = torch.stack([pl_module.image(image) for image in images])
@@ -276,16 +288,17 @@ class RunFolder(Callback):
         table["cot_source"] = pd.Series(self._source, index=chosen.index, dtype=object)
         shares = pd.DataFrame(answers.probabilities, index=answers.rows).loc[chosen.index].to_numpy().tolist()
         known = data.frame().reindex(columns=["action_units", "action_units_source"]).loc[chosen.index]
-        return [
-            ExplainedFace(
+        return {
+            int(row): ExplainedFace(
                 image,
                 Expression(truth),
-                Recognition.of(answers.labels, row),
+                Recognition.of(answers.labels, probabilities),
                 cot,
                 units if isinstance(units, list) else None,
                 source if isinstance(source, str) else None,
             )
-            for image, truth, row, cot, units, source in zip(
+            for row, image, truth, probabilities, cot, units, source in zip(
+                chosen.index,
                 images,
                 chosen["expression"],
                 shares,
@@ -294,7 +307,7 @@ class RunFolder(Callback):
                 known["action_units_source"],
                 strict=True,
             )
-        ]
+        }
 
     def _write_metrics(
         self, trainer: Trainer, figures: dict[str, Any], instead_of: str | None = None
