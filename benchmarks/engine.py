@@ -1,8 +1,8 @@
 """Speed and memory of the Exp-CoT Engine: python benchmarks/engine.py [--rows 1000] [--memory].
 
-A server on loopback answers every request after 100 ms; the ideal is calls x 0.1 s / concurrency. The server and its model
-of rules run in a process of their own, as a real one does. With --memory, the peak memory of builds of 1,000 and of 20,000
-faces is compared.
+A server on loopback answers every request after 100 ms; the ideal is calls x 0.1 s / concurrency. The server and its
+model of rules run in a process of their own, as a real one does. With --memory, the peak memory of builds of 1,000 and
+of 20,000 faces is compared.
 """
 
 import argparse
@@ -41,9 +41,9 @@ def build(folder: Path, rows: int, concurrency: int, script: str) -> dict[str, f
     """Build the chains of thought of so many faces, and measure it from outside."""
     write_faces(folder / "faces.parquet", rows)
     port = folder / "port"
+    place = f"{TESTS / 'engine' / 'model_script.py'}:{script}"
     server = subprocess.Popen(
-        [sys.executable, str(TESTS / "chat_server.py"), "--port-file", str(port)]
-        + ["--script", f"{TESTS / 'engine' / 'model_script.py'}:{script}"],
+        [sys.executable, str(TESTS / "chat_server.py"), "--port-file", str(port), "--script", place],
         stdout=subprocess.DEVNULL,
     )
     try:
@@ -86,13 +86,15 @@ def main() -> None:
             return
         found = build(Path(folder), options.rows, options.concurrency, "slow")
         ideal = found["calls"] * 0.1 / options.concurrency
-        print(
-            "| faces | calls | concurrency | ideal, s | wall, s | ratio | peak memory, MB |\n|---|---|---|---|---|---|---|"
+        print("| faces | calls | concurrency | ideal, s | wall, s | ratio | peak memory, MB |")
+        print("|---|---|---|---|---|---|---|")
+        cells = (
+            f"{ideal:.1f}",
+            f"{found['seconds']:.1f}",
+            f"{found['seconds'] / ideal:.2f}",
+            f"{found['megabytes']:.0f}",
         )
-        print(
-            f"| {options.rows:,} | {found['calls']:,.0f} | {options.concurrency} | {ideal:.1f} | {found['seconds']:.1f} "
-            f"| {found['seconds'] / ideal:.2f} | {found['megabytes']:.0f} |"
-        )
+        print(f"| {options.rows:,} | {found['calls']:,.0f} | {options.concurrency} | {' | '.join(cells)} |")
 
 
 if __name__ == "__main__":

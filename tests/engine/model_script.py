@@ -1,6 +1,6 @@
 """A language model of rules: answers the engine's six prompts from their text alone, as a server's script.
 
-It knows nothing but what it is sent. `python tests/chat_server.py --script tests/engine/model_script.py:answer` serves it.
+It knows nothing but what it is sent. `tests/chat_server.py --script tests/engine/model_script.py:answer` serves it.
 """
 
 import hashlib

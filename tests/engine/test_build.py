@@ -62,7 +62,7 @@ def test_a_manifest_with_a_model(build, server, explllm, tmp_path):
     assert set(records[0]) == {"file_name", "emo", "au", "description"} and len(records[0]["au"]) == 24
 
     told = explllm("cot", "status", "out.parquet")
-    assert f"done: 20 of 20 faces" in told.out and f"requests {len(server.received)}" in told.out
+    assert "done: 20 of 20 faces" in told.out and f"requests {len(server.received)}" in told.out
     shown = explllm("cot", "show", "out.parquet", 2)
     assert "au2des, round 0" in shown.out and "chain of thought (scripted)" in shown.out
     checked = json.loads(explllm("cot", "check", "out.parquet", "--json").out)
@@ -210,9 +210,9 @@ def test_a_bad_night(repository, write_faces, tmp_path):
     rows = 1000
     write_faces(tmp_path / "faces.parquet", rows, wrong_every=10)
     log, port = tmp_path / "log.jsonl", tmp_path / "port"
+    script = f"{repository / 'tests/engine/model_script.py'}:faulty"
     server = subprocess.Popen(
-        [sys.executable, repository / "tests/chat_server.py", "--port-file", port, "--log", log]
-        + ["--script", f"{repository / 'tests/engine/model_script.py'}:faulty"],
+        [sys.executable, repository / "tests/chat_server.py", "--port-file", port, "--log", log, "--script", script],
         stdout=subprocess.DEVNULL,
     )
     try:

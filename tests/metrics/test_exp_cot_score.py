@@ -95,9 +95,9 @@ def test_a_model_as_judge(chat_server, tmp_path):
     assert server.received[0].body["response_format"]["type"] == "json_schema"
     assert name.startswith("scripted, prompt ")
 
-    with chat_server.ChatServer(lambda received: chat_server.Reply("Well.")) as server:
-        with pytest.raises(ChatFailure, match="no readable judgement in 3 answers"):
-            asyncio.run(judged(server.url, "another text"))
+    talker = chat_server.ChatServer(lambda received: chat_server.Reply("Well."))
+    with talker as server, pytest.raises(ChatFailure, match="no readable judgement in 3 answers"):
+        asyncio.run(judged(server.url, "another text"))
 
 
 def test_the_command(explllm, tmp_path, reference_data, chat_server):
