@@ -110,6 +110,18 @@ def _data(arguments: list[str]) -> None:
     read_data(arguments, Parser)
 
 
+def _faces(arguments: list[str]) -> int | None:
+    from explllm.faces.command import detect_command
+
+    return detect_command(arguments)
+
+
+def _aus(arguments: list[str]) -> int | None:
+    from explllm.faces.command import action_units_command
+
+    return action_units_command(arguments)
+
+
 def _cot(arguments: list[str]) -> int | None:
     from explllm.engine.command import run_cot
 
@@ -172,6 +184,8 @@ COMMANDS = (
     Command("predict", "recognise every face of a data set, labelled or not", _lightning("predict")),
     Command("explain", "explain single pictures: explllm explain face.jpg --model runs/demo/model", _explain),
     Command("data", "a data set as its publisher ships it, into a manifest: explllm data rafdb DIR -o FILE", _data),
+    Command("faces", "find the faces in a manifest's images: boxes, crops", _faces),
+    Command("aus", "estimate the 24 action units of a manifest's faces", _aus),
     Command("cot", "chains of thought from action units: build, estimate, status, check, show", _cot),
     Command("score", "measure chains of thought: grounding, Exp-CoT Score", _score),
     Command("compare", "put tested runs side by side, with significance", _compare),

@@ -1,18 +1,22 @@
 """Reading images of any mode, and the presets that turn them into a model's pixels."""
 
+from __future__ import annotations
+
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from os import PathLike, fspath
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import cv2
 import numpy as np
-import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from explllm.core.errors import ConfigError, ImageError, MissingPathError
+
+if TYPE_CHECKING:
+    import torch
 
 ImageSource = str | PathLike[str] | Image.Image | np.ndarray
 """What an image may be given as: a path, a PIL image of any mode, or a uint8 array (H, W), (H, W, 3) or (H, W, 4)."""
@@ -52,8 +56,9 @@ def load_image(source: ImageSource, upright: bool = True) -> Image.Image:
     try:
         with Image.open(path) as image:
             return _to_rgb(image, upright)
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        reason = "it is no image that can be read" if isinstance(error, UnidentifiedImageError) else str(error)
+    except Exception as error:  # Pillow's readers raise whatever they trip over: OSError, EOFError, struct.error, ...
+        unknown = isinstance(error, UnidentifiedImageError) or not str(error)
+        reason = "it is no image that can be read" if unknown else str(error)
         raise ImageError(
             f"unreadable image: {reason}", where=fspath(path), remedy="Replace the file or take it out."
         ) from error
@@ -81,7 +86,7 @@ class ImagePreset:
     """Divided by afterwards."""
 
     @classmethod
-    def named(cls, name: str, size: int | None = None) -> "ImagePreset":
+    def named(cls, name: str, size: int | None = None) -> ImagePreset:
         """Return a preset by name.
 
         Args:
@@ -100,7 +105,7 @@ class ImagePreset:
         return preset if size is None else replace(preset, size=size)
 
     @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> "ImagePreset":
+    def from_dict(cls, values: Mapping[str, Any]) -> ImagePreset:
         """Rebuild a preset from what `to_dict` gave."""
         fields: dict[str, Any] = {key: tuple(v) if isinstance(v, list) else v for key, v in values.items()}
         return cls(**fields)
@@ -140,6 +145,9 @@ class ImagePreset:
         Returns:
             float32 (3, size, size).
         """
+        # Here, because whoever only reads images (the workers that look for faces) needs no torch.
+        import torch
+
         mean, std = np.asarray(self.mean, dtype=np.float32), np.asarray(self.std, dtype=np.float32)
         # In the order of the released code (to [0, 1] first), so that pixels are equal to the bit.
         pixels = (image.astype(np.float32) / np.float32(255) - mean) / std

@@ -1,0 +1,158 @@
+"""What ``explllm aus`` does: action units for each row of a manifest."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+from PIL import Image
+
+from explllm.core.errors import ConfigError, InputError
+from explllm.core.manifest import Manifest
+from explllm.faces.boxes import Box
+from explllm.faces.crop import DEFAULT_MARGIN, load_face
+from explllm.faces.estimators import Estimator, Intensities, known, missing_names
+from explllm.faces.estimators.blendshapes import Blendshapes
+from explllm.faces.estimators.onnx_regressor import OnnxRegressor
+from explllm.faces.onnx_session import Provider
+from explllm.faces.streaming import Result
+
+ESTIMATED, GIVEN = "estimated", "given"
+"""What the column ``action_units_status`` says of a row; of one without intensities it says why."""
+
+_LARGEST = 1024
+"""Faces are shrunk to so many pixels first: no estimator sees more, and sixteen photographs would fill the memory."""
+
+
+@dataclass(frozen=True)
+class FaceRow:
+    """A row of a manifest whose action units are to be estimated."""
+
+    row: int
+    """The row, from 0."""
+    image: str
+    """The image's path in the manifest."""
+    path: Path
+    """Its file."""
+    box: Box | None
+    """The face's box; None if the image is a face."""
+
+
+@dataclass(frozen=True)
+class Estimation:
+    """Settings of an estimator; exactly one of `landmarker` and `onnx` is given."""
+
+    landmarker: Path | None = None
+    """MediaPipe's ``face_landmarker.task``."""
+    onnx: Path | None = None
+    """A model with 24 outputs."""
+    preset: str = "small"
+    """Image preset of the ONNX model."""
+    size: int | None = None
+    """Input size of the ONNX model, in pixels."""
+    margin: float = DEFAULT_MARGIN
+    """Around a box, as for `explllm.faces.crop.face_crop`."""
+    provider: Provider = "auto"
+    """Where the ONNX model runs."""
+    threads: int | None = None
+    """Its CPU threads."""
+
+    def opened(self) -> Estimator:
+        """Open the estimator.
+
+        Raises:
+            InputError: If its file cannot be used, or not exactly one is given.
+        """
+        if self.landmarker is not None and self.onnx is None:
+            return Blendshapes(self.landmarker)
+        if self.onnx is not None and self.landmarker is None:
+            return OnnxRegressor(self.onnx, self.preset, self.size, self.provider, self.threads)
+        raise ConfigError("not exactly one estimator", remedy="Give --landmarker FILE or --onnx FILE.")
+
+    @contextmanager
+    def open(self) -> Iterator[Callable[[Sequence[FaceRow]], list[Result]]]:
+        """Open the estimator, and give what estimates the action units of rows."""
+        with closing(self.opened()) as estimator:
+            yield lambda items: self._results(items, estimator)
+
+    def _results(self, items: Sequence[FaceRow], estimator: Estimator) -> list[Result]:
+        faces: list[Image.Image | str] = [self._face(item) for item in items]
+        try:
+            readable = [face for face in faces if not isinstance(face, str)]
+            found = iter(estimator.estimate(readable) if readable else [])
+        except Exception as error:  # whatever an image does to a library, the other images are still to be done
+            if len(items) > 1:
+                return [result for item in items for result in self._results([item], estimator)]
+            return [_result(items[0], f"{type(error).__name__}: {error}")]
+        return [
+            _result(item, face) if isinstance(face, str) else _estimated(item, next(found), estimator)
+            for item, face in zip(items, faces, strict=True)
+        ]
+
+    def _face(self, item: FaceRow) -> Image.Image | str:
+        """Return the face, or the reason why there is none."""
+        try:
+            return load_face(item.path, item.box, self.margin, _LARGEST)
+        except InputError as error:
+            return error.found
+        except Exception as error:  # as above
+            return f"{type(error).__name__}: {error}"
+
+
+def rows_to_estimate(manifest: Manifest, redo: bool) -> list[FaceRow]:
+    """Return the rows whose action units are to be estimated: those without, or with `redo` all."""
+    frame = manifest.frame
+    given = frame["action_units"].notna() if "action_units" in frame else pd.Series(False, index=frame.index)
+    boxes = frame["box"] if "box" in frame else [None] * len(frame)
+    return [
+        FaceRow(row, image, manifest.root / image, None if box is None else (box[0], box[1], box[2], box[3]))
+        for row, (image, box) in enumerate(zip(frame["image"], boxes, strict=True))
+        if redo or not given.iloc[row]
+    ]
+
+
+def with_action_units(
+    manifest: Manifest, items: Sequence[FaceRow], results: dict[int, Result], source: str
+) -> Manifest:
+    """Return a manifest with the intensities that were estimated.
+
+    Args:
+        manifest: The table that the estimation began with.
+        items: The rows that were estimated.
+        results: What became of each of them.
+        source: The estimator's name.
+
+    Returns:
+        The table with the columns ``action_units``, ``action_units_source``, ``action_units_missing`` (names of the
+        units that the estimator does not know, with commas between them; their intensity says 0) and
+        ``action_units_status``. A row without a new estimate keeps the one it had.
+    """
+    frame = manifest.frame.copy()
+    cells = {}
+    for column in ("action_units", "action_units_source", "action_units_missing"):
+        cells[column] = list(frame[column].astype(object)) if column in frame else [None] * len(frame)
+    status: list[str] = [GIVEN] * len(frame)
+    for place, item in enumerate(items):
+        result = results[place]
+        status[item.row] = result["status"]
+        if (units := result["units"]) is not None:
+            cells["action_units"][item.row] = known(units)
+            cells["action_units_source"][item.row] = source
+            cells["action_units_missing"][item.row] = ", ".join(missing_names(units)) or None
+    for column, values in {**cells, "action_units_status": status}.items():
+        frame[column] = pd.Series(values, index=frame.index, dtype=object)
+    return Manifest(frame, manifest.root, manifest.path)
+
+
+def _estimated(item: FaceRow, units: Intensities | None, estimator: Estimator) -> Result:
+    if units is None:
+        return {"bad": None, "status": estimator.nothing, "units": None}
+    rounded = [None if value is None else round(value, 4) for value in units]
+    return {"bad": None, "status": ESTIMATED, "units": rounded}
+
+
+def _result(item: FaceRow, reason: str) -> Result:
+    return {"bad": f"{item.image}: {reason}", "status": reason, "units": None}

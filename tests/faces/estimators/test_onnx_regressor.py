@@ -1,0 +1,91 @@
+"""Any ONNX model with 24 outputs, held against the same arithmetic in NumPy."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from explllm.core.errors import CheckpointError, ConfigError, MissingPathError
+from explllm.faces.estimators.onnx_regressor import OnnxRegressor
+from explllm.faces.pixels import ImagePreset
+
+onnx = pytest.importorskip("onnx", reason='no onnx, which insightface brings: pip install "explllm[faces]"')
+pytest.importorskip("onnxruntime", reason='no onnxruntime: pip install "explllm[aus]"')
+
+WEIGHTS = np.random.default_rng(0).normal(scale=0.3, size=(3, 24)).astype(np.float32)
+BIAS = np.linspace(0.2, 0.8, 24, dtype=np.float32)
+
+
+@pytest.fixture
+def model(tmp_path):
+    """Writes a model: the mean of each channel, a linear layer, and an output beside it."""
+    make = onnx.helper
+
+    def write(batch="batch", size=32, outputs=24, scale=1.0, name="au24.onnx"):
+        weights, bias = WEIGHTS[:, :outputs] * np.float32(scale), BIAS[:outputs]
+        nodes = [
+            make.make_node("GlobalAveragePool", ["image"], ["pooled"]),
+            make.make_node("Flatten", ["pooled"], ["means"]),
+            make.make_node("Gemm", ["means", "weights", "bias"], ["units"]),
+        ]
+        values = [
+            make.make_tensor_value_info(name, onnx.TensorProto.FLOAT, shape)
+            for name, shape in (
+                ("image", [batch, 3, size, size]),
+                ("means", [batch, 3]),
+                ("units", [batch, outputs]),
+            )
+        ]
+        held = [onnx.numpy_helper.from_array(weights, "weights"), onnx.numpy_helper.from_array(bias, "bias")]
+        graph = make.make_graph(nodes, "au", values[:1], values[1:], held)
+        path = tmp_path / name
+        onnx.save(make.make_model(graph, opset_imports=[make.make_opsetid("", 13)], ir_version=8), path)
+        return path
+
+    return write
+
+
+@pytest.fixture
+def images():
+    random = np.random.default_rng(1)
+    return [
+        Image.fromarray(random.integers(0, 256, (40 + number, 50, 3)).astype(np.uint8) // (1 + number % 3))
+        for number in range(19)
+    ]
+
+
+@pytest.mark.parametrize("batch", ["batch", 1, 4])
+def test_it_gives_the_models_numbers_clipped(model, images, batch):
+    estimator = OnnxRegressor(model(batch), preset="small", threads=1)
+    assert estimator.preset.size == 32 and estimator.name == "onnx:au24.onnx"
+    preset = ImagePreset.named("small", 32)
+    means = np.stack([preset(image).numpy().mean(axis=(1, 2)) for image in images])
+    expected = np.clip(means @ WEIGHTS + BIAS, 0, 1)
+    assert np.abs(np.array(estimator.estimate(images)) - expected).max() < 1e-5
+    assert (expected == 0).any() and (expected == 1).any()
+    assert np.allclose(estimator.estimate(images[3:4]), expected[3:4], atol=1e-5)
+
+
+def test_the_size_is_the_models_own_or_the_presets(model):
+    assert OnnxRegressor(model(size="side"), preset="small").preset.size == 64
+    assert OnnxRegressor(model(size="side"), preset="small", size=48).preset.size == 48
+    with pytest.raises(ConfigError, match="a size of 48 for a model of 32 x 32 pixels"):
+        OnnxRegressor(model(), size=48)
+    with pytest.raises(ConfigError, match="there is no image preset 'large'"):
+        OnnxRegressor(model(), preset="large")
+
+
+def test_numbers_that_are_not_finite_are_none(model, images):
+    estimator = OnnxRegressor(model(scale=float("nan")))
+    assert estimator.estimate(images[:2]) == [None, None]
+
+
+def test_models_that_do_not_fit(model, tmp_path, detector_file):
+    with pytest.raises(MissingPathError):
+        OnnxRegressor(tmp_path / "none.onnx")
+    with pytest.raises(CheckpointError, match=r"a model whose output is \(16, 3\) and \(16, 12\), not \(16, 24\)"):
+        OnnxRegressor(model(outputs=12))
+    (tmp_path / "text.onnx").write_text("no model")
+    with pytest.raises(CheckpointError, match="a file that is no ONNX model"):
+        OnnxRegressor(tmp_path / "text.onnx")
+    with pytest.raises(CheckpointError, match="a model whose output is"):
+        OnnxRegressor(detector_file)

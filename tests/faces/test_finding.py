@@ -1,0 +1,173 @@
+"""``explllm faces``: what the manifest says afterwards."""
+
+import pytest
+from PIL import Image
+
+from explllm.core.action_units import NAMES
+from explllm.core.manifest import Manifest
+from explllm.faces.boxes import overlap
+from explllm.faces.finding import crop_name
+
+ASTRONAUT = (175.0, 70.0, 93.0, 93.0)
+
+
+def rows(path):
+    return Manifest.read(path).frame.set_index("image", drop=False)
+
+
+def test_every_row_has_a_box_or_a_reason(run, folder, detector_file):
+    status, out, err = run("faces", folder / "all.jsonl", "-o", "out.jsonl", "--detector", detector_file)
+    assert status == 1  # some images cannot be used
+    found = rows("out.jsonl")
+    assert list(found["image"]) == list(rows(folder / "all.jsonl")["image"])
+    assert overlap(found.loc["astronaut.png", "box"], ASTRONAUT) >= 0.5
+    assert found.loc["astronaut.png", "face_status"] == "found" and found.loc["astronaut.png", "face_score"] > 0.5
+    for name, reason in {
+        "coffee.png": "no face found",
+        "chelsea.png": "no face found",
+        "empty.jpg": "unreadable image: it is no image that can be read",
+        "text.jpg": "unreadable image: it is no image that can be read",
+        "missing.jpg": "there is no such image",
+    }.items():
+        assert found.loc[name, "box"] is None and found.loc[name, "face_status"] == reason
+    counted = {line.split("  ")[-1]: line.split()[0] for line in out.splitlines()[:-1]}
+    assert counted == {
+        "found": str(found["box"].notna().sum()),
+        "no face found": str((found["face_status"] == "no face found").sum()),
+        "there is no such image": "1",
+        "unreadable image: it is no image that can be read": "2",
+    }
+    assert "face detector: CPUExecutionProvider" in err or "CUDA" in err
+    assert "bad: empty.jpg: unreadable image" in err
+    assert f"rows in out.jsonl; its images lie below {folder}" in out
+
+
+@pytest.mark.parametrize("ending", ["csv", "parquet", "jsonl"])
+def test_the_formats_hold_the_same(run, folder, detector_file, ending):
+    for out in ("out.jsonl", f"other.{ending}"):
+        run("faces", folder / "all.jsonl", "-o", out, "--detector", detector_file, "--overwrite", "--crops", "crops")
+    first, second = Manifest.read("out.jsonl").frame, Manifest.read(f"other.{ending}").frame
+    assert first.astype(object).where(first.notna(), None).to_dict() == (
+        second.astype(object).where(second.notna(), None).to_dict()
+    )
+
+
+def test_which_face(run, photographs, manifest_of, detector_file, detector, tmp_path):
+    photographs["six"].save(tmp_path / "six.png")
+    held = {"image": "six.png", "expression": "Happiness", "split": "test", "action_units": [0.5] * 24, "identity": "x"}
+    manifest_of(tmp_path / "m.jsonl", [held])
+    boxes = [list(face.box) for face in detector.detect(photographs["six"])]
+    made = {}
+    for which in ("largest", "central", "all"):
+        status, out, _ = run("faces", "m.jsonl", "-o", f"{which}.jsonl", "--detector", detector_file, "--which", which)
+        assert status == 0
+        made[which] = Manifest.read(f"{which}.jsonl").frame
+    assert list(made["largest"]["box"]) == [max(boxes, key=lambda box: box[2] * box[3])]
+    assert list(made["central"]["box"]) == [min(boxes, key=lambda box: abs(box[0] + box[2] / 2 - 640))]
+    assert list(made["all"]["box"]) == sorted(boxes)
+    assert "5 rows were added for further faces" in out
+    # The picture's label and numbers are those of one face, nobody knows of which.
+    assert made["all"][["expression", "action_units", "identity"]].isna().all(axis=None)
+    assert set(made["all"]["split"]) == {"test"}
+    assert made["largest"]["expression"][0] == "Happiness" and made["largest"]["action_units"][0] == [0.5] * len(NAMES)
+
+
+def test_boxes_that_are_there_are_kept(run, photographs, manifest_of, detector_file, detector, tmp_path):
+    for name in ("six", "coffee", "astronaut"):
+        photographs[name].save(tmp_path / f"{name}.png")
+    first, second = (list(face.box) for face in detector.detect(photographs["six"])[:2])
+    held = [
+        {"image": "six.png", "box": [first[0] + 5, first[1], first[2], first[3]]},
+        {"image": "six.png", "box": second},
+        {"image": "six.png", "box": [600, 0, 20, 20]},
+        {"image": "coffee.png", "box": [1, 2, 3, 4]},
+        {"image": "astronaut.png"},
+        {"image": "gone.png", "box": [5, 5, 5, 5]},
+    ]
+    manifest_of(tmp_path / "m.jsonl", held)
+    status, _, _ = run("faces", "m.jsonl", "-o", "kept.jsonl", "--detector", detector_file)
+    kept = Manifest.read("kept.jsonl").frame
+    assert status == 0 and list(kept["face_status"]) == ["given"] * 4 + ["found", "given"]
+    assert [box for row, box in enumerate(kept["box"]) if row != 4] == [row["box"] for row in held if "box" in row]
+
+    status, _, _ = run("faces", "m.jsonl", "-o", "redone.jsonl", "--detector", detector_file, "--redo")
+    redone = Manifest.read("redone.jsonl").frame
+    nothing = "no face found; the earlier box is kept"
+    # Each row of the group keeps to its own face, and where there is none nothing is lost.
+    assert list(redone["box"][:2]) == [first, second]
+    assert list(redone["face_status"]) == ["found", "found", nothing, nothing, "found", "there is no such image"]
+    assert list(redone["box"][2:4]) == [[600, 0, 20, 20], [1, 2, 3, 4]] and redone["box"][5] == [5, 5, 5, 5]
+
+
+def test_crops(run, folder, photographs, manifest_of, detector_file, tmp_path):
+    (tmp_path / "in" / "sub").mkdir(parents=True)
+    photographs["six"].save(tmp_path / "in" / "sub" / "six.jpg")
+    photographs["astronaut"].save(tmp_path / "outside.png")
+    photographs["coffee"].save(tmp_path / "in" / "coffee.png")
+    held = [{"image": "sub/six.jpg"}, {"image": "../outside.png"}, {"image": "coffee.png", "box": [10, 20, 30, 40]}]
+    manifest_of(tmp_path / "in" / "m.jsonl", held)
+    run("faces", "in/m.jsonl", "-o", "out.csv", "--detector", detector_file, "--which", "all", "--crops", "crops",
+        "--margin", "0.5")  # fmt: skip
+    found = Manifest.read("out.csv").frame
+    names = [
+        "sub/six.jpg",
+        *(f"sub/six.face{number}.jpg" for number in range(2, 7)),
+        "outside.png.jpg",
+        "coffee.png.jpg",
+    ]
+    assert list(found["crop"]) == names
+    assert {str(path.relative_to(tmp_path / "crops")) for path in (tmp_path / "crops").rglob("*.jpg")} == set(names)
+    for name, box in zip(found["crop"], found["box"], strict=True):
+        with Image.open(tmp_path / "crops" / name) as crop:
+            assert crop.width == crop.height and abs(crop.width - 2 * max(box[2:])) <= 1
+    assert list((tmp_path / "in").rglob("*.png.jpg")) == []
+
+
+@pytest.mark.parametrize(
+    ("image", "number", "name"),
+    [
+        ("a.jpg", 1, "a.jpg"),
+        ("x/y/a.jpg", 2, "x/y/a.face2.jpg"),
+        ("a.png", 1, "a.png.jpg"),
+        ("/data/a.jpg", 1, "data/a.jpg"),
+        ("../../a.jpg", 1, "a.jpg"),
+    ],
+)
+def test_crops_stay_in_their_folder(image, number, name):
+    assert crop_name(image, number) == name
+
+
+def test_the_images_may_lie_elsewhere(run, folder, detector_file, manifest_of, tmp_path):
+    manifest_of(tmp_path / "m.jsonl", [{"image": "astronaut.png"}])
+    status, _, err = run("faces", "m.jsonl", "-o", "out.jsonl", "--detector", detector_file)
+    assert status == 1 and "no image could be used: do the paths start from .? If not, pass --root" in err
+    status, _, _ = run("faces", "m.jsonl", "-o", "o.jsonl", "--detector", detector_file, "--root", folder)
+    assert status == 0 and Manifest.read("o.jsonl").frame["box"].notna().all()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("m.jsonl -o o.txt --detector D", "a manifest with the ending '.txt' [o.txt]. Use .parquet, .csv, .jsonl."),
+        ("m.jsonl -o m.jsonl --detector D", "the manifest exists [m.jsonl]. Name another one, or pass --overwrite."),
+        ("none.jsonl -o o.csv --detector D", "there is no such manifest [none.jsonl]."),
+        ("m.jsonl -o o.csv --detector none", "there is no such file [none]."),
+        ("m.jsonl -o o.csv --detector m.jsonl", "a file that is no ONNX model, or one that onnxruntime cannot run"),
+        ("m.jsonl -o o.csv --detector D --root none", "there is no such folder [none]. Check --root."),
+        ("m.jsonl -o o.csv", "the following arguments are required: --detector. See `explllm faces --help`."),
+        ("m.jsonl -o o.csv --detector D --which best", "argument --which: invalid choice: 'best'"),
+        ("m.jsonl -o o.csv --detector D --workers 0", "argument --workers: 0 is below 1."),
+        ("m.jsonl -o o.csv --detector D --threshold 2", "a threshold of 2. Give a number between 0 and 1."),
+        ("m.jsonl -o o.csv --detector D --margin nan", "argument --margin: nan is below -0.4"),
+        (
+            "m.jsonl -o o.csv --detector D --max-bad 0",
+            "1 images could not be used, the last because: gone.png: there is",
+        ),
+    ],
+)
+def test_mistakes(run, manifest_of, detector_file, tmp_path, arguments, message):
+    manifest_of(tmp_path / "m.jsonl", [{"image": "gone.png"}])
+    words = [detector_file if word == "D" else word for word in arguments.split()]
+    status, _, _ = run("faces", *words)
+    assert status.startswith(f"error: {message}")
+    assert not (tmp_path / "o.csv").exists()
