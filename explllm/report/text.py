@@ -114,5 +114,9 @@ def print_explained(
     likely = sorted(recognition.probabilities.items(), key=lambda pair: -pair[1])[:3]
     said = ", ".join(f"{label} {probability:.1%}" for label, probability in likely)
     truth = "" if expression is None else f"  (labelled {expression})"
-    title = f"{escape(fspath(image))}: {recognition.expression}{truth}"
+    said_title = f": {recognition.expression}{truth}"
+    # A title that is too long loses its end, which is what was recognised: the path loses its beginning instead.
+    room, path = max(console.width - len(said_title) - 8, 12), fspath(image)
+    shown = path if len(path) <= room else f"…{path[1 - room :]}"
+    title = f"{escape(shown)}{said_title}"
     console.print(Panel(f"{said}\n\n{escape(cot.text)}", title=title, title_align="left"))

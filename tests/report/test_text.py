@@ -95,3 +95,11 @@ def test_an_explained_face(console):
     assert "The brow is [low]." in said  # brackets are text, not markup
     print_explained(console, "face.png", None, found, cot)
     assert printed(console).count("labelled") == 1
+
+
+def test_a_long_path_keeps_its_end_and_the_expression(console):
+    found = Recognition.of([Expression.SURPRISE, Expression.FEAR], [0.7, 0.3])
+    print_explained(console, "/a" * 60 + "/face_17.jpg", Expression.FEAR, found, ChainOfThought.parse("Words."))
+    first = printed(console).splitlines()[0]
+    assert "face_17.jpg: Surprise  (labelled Fear)" in first
+    assert len(first) == 100

@@ -8,7 +8,9 @@ project's own proposal: neither MediaPipe nor FEAFA's authors give one, and the 
 from __future__ import annotations
 
 import os
+import signal
 import sys
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from os import PathLike
@@ -125,6 +127,7 @@ def _opened(path: Path) -> tuple[Any, Any]:
     )
     blank = mediapipe.Image(image_format=mediapipe.ImageFormat.SRGB, data=np.zeros((64, 64, 3), np.uint8))
     try:
+        _ignore_ticks()
         with _silence():
             landmarker = vision.FaceLandmarker.create_from_options(options)
             # Once for nothing, as its libraries write to the terminal then.
@@ -140,6 +143,17 @@ def _opened(path: Path) -> tuple[Any, Any]:
 
 def _mean(scores: dict[str, float], shapes: Sequence[str]) -> float:
     return min(max(sum(scores[shape] for shape in shapes) / len(shapes), 0.0), 1.0)
+
+
+def _ignore_ticks() -> None:
+    """Have Python know that SIGPROF is to be ignored.
+
+    mediapipe's library runs timers that send it, and has it ignored behind Python's back. Lightning ends each run by
+    restoring the handlers that Python knows of, which would be the default one: the next tick would end the process.
+    """
+    tick = getattr(signal, "SIGPROF", None)  # not on Windows
+    if threading.current_thread() is threading.main_thread() and tick and signal.getsignal(tick) == signal.SIG_DFL:
+        signal.signal(tick, signal.SIG_IGN)
 
 
 @contextmanager

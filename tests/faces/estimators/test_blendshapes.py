@@ -2,6 +2,8 @@
 
 import csv
 import random
+import subprocess
+import sys
 
 import cv2
 import numpy as np
@@ -110,3 +112,21 @@ def test_files_that_are_no_landmarker(landmarker_file, detector_file, tmp_path, 
             Blendshapes(path)
     # Nor do its libraries write to the terminal.
     assert capfd.readouterr().err == ""
+
+
+def test_the_process_outlives_whoever_restores_signals(landmarker_file, reference_data):
+    """Lightning does so at the end of each run, with the handlers that Python knows of."""
+    code = f"""
+import signal
+from PIL import Image
+from explllm.faces.estimators.blendshapes import Blendshapes
+first = Blendshapes({str(landmarker_file)!r})
+signal.signal(signal.SIGPROF, signal.getsignal(signal.SIGPROF))
+second = Blendshapes({str(landmarker_file)!r})
+image = Image.open({str(next((reference_data / "faces" / "test" / "happy").glob("*.jpg")))!r})
+for _ in range(40):
+    first.estimate([image]), second.estimate([image])
+first.close(), second.close()
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done
