@@ -113,6 +113,23 @@ def summary(sums: TextCounts) -> dict[str, float | None]:
     }
 
 
+def chain_of_thought_figures(
+    texts: Sequence[str], labels: Sequence[Expression | None], action_units: Sequence[Sequence[float] | None]
+) -> dict[str, float | None]:
+    """Measure texts in this process alone; `ChainOfThoughtMetrics` does it over ranks.
+
+    Args:
+        texts: Chains of thought.
+        labels: The labels that were said first.
+        action_units: For each face 24 measured intensities, or None.
+
+    Returns:
+        What `summary` gives.
+    """
+    counts = [text_counts(*row) for row in zip(texts, labels, action_units, strict=True)]
+    return summary(TextCounts(*(sum(getattr(one, field.name) for one in counts) for field in fields(TextCounts))))
+
+
 class ChainOfThoughtMetrics(Metric):
     """`summary` over batches and ranks."""
 

@@ -1,6 +1,6 @@
 """The Exp-CoT Score (paper, Section III-B-7): a judge's three scores for each chain of thought, normalised."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -38,9 +38,9 @@ def exp_cot_score(judgements: Iterable[Judgement]) -> dict[str, float]:
         ``key_observations``, ``interpretation``, ``conclusion`` (means in [0, 5]), ``score`` (in [0, 1]), ``count``.
         Without judgements the means are not a number.
     """
-    metric = ExpCoTScore()
-    metric.update(judgements)
-    return metric.compute()
+    given = list(judgements)
+    names = ("key_observations", "interpretation", "conclusion")
+    return _means([sum(getattr(judgement, name) for judgement in given) for name in names], len(given))
 
 
 class ExpCoTScore(Metric):
@@ -67,12 +67,16 @@ class ExpCoTScore(Metric):
     def compute(self) -> dict[str, float]:
         """Return the means."""
         *sums, count = self.sums.tolist()
-        key, interpretation, conclusion = (value / count if count else float("nan") for value in sums)
-        score = Judgement(key, interpretation, conclusion).score
-        return {
-            "key_observations": key,
-            "interpretation": interpretation,
-            "conclusion": conclusion,
-            "score": score,
-            "count": int(count),
-        }
+        return _means(sums, count)
+
+
+def _means(sums: Sequence[float], count: float) -> dict[str, float]:
+    key, interpretation, conclusion = (value / count if count else float("nan") for value in sums)
+    score = Judgement(key, interpretation, conclusion).score
+    return {
+        "key_observations": key,
+        "interpretation": interpretation,
+        "conclusion": conclusion,
+        "score": score,
+        "count": int(count),
+    }

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from explllm.metrics.chain_of_thought import ChainOfThoughtMetrics
+from explllm.metrics.chain_of_thought import chain_of_thought_figures
 from explllm.metrics.exp_cot_score import exp_cot_score
 from explllm.metrics.judges import OfflineJudge
 from explllm.report.explained import ExplainedFace
@@ -26,18 +26,17 @@ def cot_figures(faces: Sequence[ExplainedFace], references: Sequence[str | None]
         references: The data's own text about each, where there is one.
 
     Returns:
-        The figures of `ChainOfThoughtMetrics`, and ``exp_cot_score`` with ``judge`` where there are references; empty
+        What `chain_of_thought_figures` gives, and ``exp_cot_score`` with ``judge`` where there are references; empty
         without faces.
     """
     if not faces:
         return {}
-    metric = ChainOfThoughtMetrics()
-    metric.update(
+    # Only the first process has these faces: a metric with a state would wait for the others.
+    figures: dict[str, Any] = chain_of_thought_figures(
         [face.cot.text for face in faces],
         [face.recognition.expression for face in faces],
         [face.action_units for face in faces],
     )
-    figures: dict[str, Any] = metric.compute()
     judge = OfflineJudge()
     judged = [
         judge.compare(face.cot.text, reference) for face, reference in zip(faces, references, strict=True) if reference

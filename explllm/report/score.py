@@ -18,7 +18,7 @@ from explllm.core.errors import ManifestError
 from explllm.core.files import written_whole
 from explllm.core.manifest import Manifest
 from explllm.engine.quality import Record, read_records
-from explllm.metrics.chain_of_thought import ChainOfThoughtMetrics
+from explllm.metrics.chain_of_thought import chain_of_thought_figures
 from explllm.metrics.exp_cot_score import Judgement, exp_cot_score
 from explllm.metrics.judges import ChatJudge, Judge, OfflineJudge
 
@@ -57,13 +57,11 @@ def score(
         references = list(read_records(reference))
         pairs = _joined(texts, references, generated, reference)
         units = {record.name: other.action_units for record, other in pairs}
-    metric = ChainOfThoughtMetrics()
-    metric.update(
+    figures: dict[str, Any] = chain_of_thought_figures(
         [record.text for record in texts],
         [said.get(record.name) for record in texts],
         [record.action_units if record.action_units is not None else units.get(record.name) for record in texts],
     )
-    figures: dict[str, Any] = metric.compute()
     judgements: list[Judgement | str] = []
     if pairs:
         judgements, name = asyncio.run(_judge(pairs, judge, out))
