@@ -9,6 +9,8 @@ install: .venv/installed
 .venv/installed: pyproject.toml
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --editable ".[dev]"
+	# insightface and mediapipe bring OpenCV builds that need a screen's libraries, into the folder of this one.
+	$(BIN)/python -m pip install --quiet --force-reinstall --no-deps opencv-python-headless
 	touch $@
 
 # Both stages on drawn faces, then a test on unseen identities. The second stage starts from the first one's model.

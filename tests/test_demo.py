@@ -72,10 +72,9 @@ def test_model_opens_recognises_and_explains(demo):
     model = ExpLLM.from_pretrained(folder / "runs/demo/model")
     images = sorted((folder / "data/drawn/test").glob("*happiness*"))[:4]
     assert {found.expression for found in model.recognize(images)} == {Expression.HAPPINESS}
-    cots = model.explain(images)
-    assert all(isinstance(cot, ChainOfThought) and all(cot.sections) for cot in cots)
-    # A model of 1 M weights, after five epochs: its words do not always arrive at the label that it has said.
-    assert any(cot.expression is Expression.HAPPINESS for cot in cots)
+    for cot in model.explain(images):
+        assert isinstance(cot, ChainOfThought)
+        assert cot.check(Expression.HAPPINESS) == []
     assert "".join(model.stream(images[0])).strip() == model.explain(images[0]).text
 
 

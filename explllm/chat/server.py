@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
 import difflib
-import importlib
-import itertools
 import json
 import math
 import time
@@ -14,15 +11,16 @@ from dataclasses import dataclass
 from datetime import UTC
 from email.utils import parsedate_to_datetime
 from typing import Any
+from urllib.parse import urlsplit
+from urllib.request import getproxies, proxy_bypass
 
+from explllm.chat.picture import without_pictures
 from explllm.chat.request import well_formed
 from explllm.chat.settings import ChatSettings
 from explllm.core.errors import InputError
 
-_CONNECTIONS = 4
-"""Connections of one HTTP client."""
-_NEVER_SENT = ("ConnectError", "ConnectTimeout", "PoolTimeout")
-"""Errors of the HTTP library from before a request is sent; by name, since the library's package changes its own."""
+_KEEP_ALIVE = 5.0
+"""Seconds for which an idle connection is kept; as openai does, and no longer than common servers keep theirs."""
 _MAY_PASS = (408, 409, 429)
 _GATEWAY_TIMEOUTS = (504, 524)
 """Statuses behind which the model may have gone on writing."""
@@ -83,34 +81,29 @@ class Server:
     """A server and a key to it, which appears in nothing that this class gives away."""
 
     def __init__(self, settings: ChatSettings) -> None:
-        # Takes a second, and most commands never ask a model.
+        # They take a second, and most commands never ask a model.
+        import aiohttp
         import openai
 
-        self._openai = openai
+        self._aiohttp, self._openai = aiohttp, openai
         self._settings = settings
         self._key = settings.api_key()
-        # Several, because the HTTP library looks at each of a client's connections for each request.
-        self._clients = [self._new_client() for _ in range(math.ceil(settings.concurrency / _CONNECTIONS))]
-        self._turns = itertools.cycle([http for _, http in self._clients])
-        client = self._clients[0][0]
-        headers = {**client.default_headers, **client.auth_headers, "Content-Type": "application/json"}
+        self._client = self._new_client()
+        headers = {**self._client.default_headers, **self._client.auth_headers, "Content-Type": "application/json"}
         # The library marks headers that are to be left out by objects.
         self._headers = {name: value for name, value in headers.items() if isinstance(value, str)}
-        # httpx by whichever name this release of openai has it.
-        http_library = next(
-            base.__module__.partition(".")[0]
-            for base in openai.DefaultAsyncHttpxClient.__mro__
-            if not base.__module__.startswith("openai")
-        )
-        self._http_errors: tuple[type[Exception], ...] = (
-            importlib.import_module(http_library).HTTPError,
-            importlib.import_module(http_library).InvalidURL,
+        self._session = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=settings.concurrency, keepalive_timeout=_KEEP_ALIVE),
+            timeout=aiohttp.ClientTimeout(total=settings.timeout),
+            cookie_jar=aiohttp.DummyCookieJar(),
+            # Not `trust_env`: it would read ~/.netrc for each request, and refuse one that has a key of its own.
+            proxy=_proxy(settings.url),
         )
 
     async def close(self) -> None:
         """Close the connections."""
-        for client, _ in self._clients:
-            await client.close()
+        await self._session.close()
+        await self._client.close()
 
     async def complete(self, body: dict[str, Any], sent_as: str) -> Completion:
         """Send one HTTP request.
@@ -128,23 +121,23 @@ class Server:
             Rejected: It cannot succeed.
             Fatal: No request can.
         """
-        http = next(self._turns)
         content = json.dumps(body, ensure_ascii=False).encode("utf-8")
         headers = {**self._headers, "X-Client-Request-Id": sent_as}
         try:
-            # The library's own timeout begins anew with each byte.
-            async with asyncio.timeout(self._settings.timeout):
-                # By openai's HTTP client and headers, past its own layers: they cost a millisecond a request, as much
-                # as all else together, and at hundreds of requests a second that is the limit.
-                response = await http.post(f"{self._settings.url}/chat/completions", content=content, headers=headers)
+            # With openai's headers, but past its layers and its HTTP library: they cost two milliseconds a request,
+            # more than all else together, and at hundreds of requests a second that is the limit.
+            async with self._session.post(
+                f"{self._settings.url}/chat/completions", data=content, headers=headers, allow_redirects=False
+            ) as response:
+                answer = await response.read()
         except TimeoutError:
             raise Passing(f"no answer within {self._settings.timeout:g} s", charged=True) from None
-        except self._http_errors as error:
+        except self._aiohttp.ClientError as error:
             raise self._lost(error) from None
-        if response.status_code // 100 != 2:
-            raise self._understand(_status_error(response)) from None
+        if response.status // 100 != 2:
+            raise self._understand(_status_error(response.status, response.headers, answer)) from None
         try:
-            return _completion(json.loads(self._hide(response.content.decode("utf-8"))))
+            return _completion(json.loads(self._hide(answer.decode("utf-8"))))
         except (ValueError, TypeError, KeyError, IndexError, AttributeError) as error:
             message = self._hide(f"the server's answer cannot be read: {type(error).__name__}: {error}")
             raise Passing(message[:300], status=200, charged=True) from None
@@ -159,7 +152,7 @@ class Server:
         """
         settings = self._settings
         # GET costs nothing and is not recorded, so the library may repeat it.
-        client = self._clients[0][0].with_options(max_retries=2, timeout=min(settings.timeout, 20.0))
+        client = self._client.with_options(max_retries=2, timeout=min(settings.timeout, 20.0))
         try:
             response = await client.models.with_raw_response.list()
         except self._openai.APIStatusError as error:
@@ -199,26 +192,19 @@ class Server:
                 remedy=f"It has: {', '.join(near)}{', ...' if len(models) > len(near) else ''}.",
             )
 
-    def _new_client(self) -> tuple[Any, Any]:
-        """Return one of openai's clients, and the HTTP client in it."""
-        settings = self._settings
-        http = self._openai.DefaultAsyncHttpxClient(follow_redirects=False, timeout=settings.timeout)
-        client = self._openai.AsyncOpenAI(
+    def _new_client(self) -> Any:
+        return self._openai.AsyncOpenAI(
             # The library wants one; servers without keys ignore it.
             api_key=self._key or "none",
-            base_url=settings.url,
-            # Every HTTP request is recorded: nothing is sent again, or elsewhere, behind the ledger's back.
-            max_retries=0,
-            http_client=http,
-            timeout=settings.timeout,
+            base_url=self._settings.url,
+            http_client=self._openai.DefaultAsyncHttpxClient(follow_redirects=False),
         )
-        return client, http
 
     def _understand(self, error: Any) -> Passing | Rejected | Fatal:
         """Say what an HTTP status means."""
         settings, status = self._settings, error.status_code
         detail = error.body.get("message") if isinstance(error.body, Mapping) else error.body
-        message = self._hide(" ".join(f"status {status}: {detail or 'no reason given'}".split())[:300])
+        message = self._hide(" ".join(f"status {status}: {detail or 'no reason given'}".split()))[:300]
         remedy = where = None
         if status == 401:
             where = settings.api_key_env
@@ -244,12 +230,14 @@ class Server:
         return Rejected(message, status=status, code=error.code, param=error.param)
 
     def _lost(self, error: Exception) -> Passing:
-        kind = type(error.__cause__ or error).__name__
-        message = self._hide(f"{kind}: {error.__cause__ or error}".removesuffix(": "))
-        return Passing(message[:300], charged=kind not in _NEVER_SENT)
+        cause = error.__cause__ if isinstance(error, self._openai.OpenAIError) and error.__cause__ else error
+        message = self._hide(f"{type(cause).__name__}: {cause}".removesuffix(": "))
+        never_sent = isinstance(error, (self._aiohttp.ClientConnectorError, self._aiohttp.InvalidURL))
+        return Passing(message[:300], charged=not never_sent)
 
     def _hide(self, text: str) -> str:
-        """Leave the key out of a text: a server may repeat it."""
+        """Leave the key and pictures out of a text: a server may repeat them."""
+        text = without_pictures(text)
         return text.replace(self._key, "[API key]") if self._key else text
 
 
@@ -280,6 +268,11 @@ def wait_asked_for(headers: Mapping[str, str]) -> float | None:
 
 
 @dataclass(frozen=True)
+class _Response:
+    headers: Mapping[str, str]
+
+
+@dataclass(frozen=True)
 class _StatusError:
     """An answer of another status than 200, with the fields of openai's own error."""
 
@@ -287,19 +280,25 @@ class _StatusError:
     body: Any
     code: str | None
     param: str | None
-    response: Any
+    response: _Response
 
 
-def _status_error(response: Any) -> _StatusError:
+def _status_error(status: int, headers: Mapping[str, str], answer: bytes) -> _StatusError:
     try:
-        body = json.loads(response.content)
+        body = json.loads(answer)
     except ValueError:
-        body = response.text
+        body = answer.decode("utf-8", errors="replace")
     if isinstance(body, Mapping):
         body = body.get("error", body)
     told = body if isinstance(body, Mapping) else {}
     code, param = told.get("code"), told.get("param")
-    return _StatusError(response.status_code, body, None if code is None else str(code), param, response)
+    return _StatusError(status, body, None if code is None else str(code), param, _Response(headers))
+
+
+def _proxy(url: str) -> str | None:
+    """Return the proxy that the environment sets for an address (``HTTPS_PROXY``, ``NO_PROXY``, ...)."""
+    parts = urlsplit(url)
+    return None if proxy_bypass(parts.hostname or "") else getproxies().get(parts.scheme)
 
 
 def _completion(answer: Any) -> Completion:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from explllm.core.action_units import check_action_units
+from explllm.core.action_units import check_action_units, units_named
 from explllm.core.errors import InputError, ManifestError, MissingPathError, UnknownExpressionError
 from explllm.core.expressions import Expression
 from explllm.core.files import written_whole
@@ -23,9 +23,10 @@ COLUMNS: Mapping[str, str] = MappingProxyType(
         "expression": "the expression's name, or empty",
         "split": "name of the part of the data set, such as train or test",
         "identity": "who is shown, where that is known",
-        "box": "the face's box (x, y, w, h) in pixels; the origin is the image's upper left corner",
+        "box": "the face's box (x, y, w, h) in pixels of the upright image; the origin is its upper left corner",
         "action_units": "24 intensities in [0, 1], in FEAFA's order",
         "cot": "the chain of thought",
+        "action_units_missing": "names of the units that were not measured, with commas; their intensity says 0",
         "action_units_source": "where the intensities come from: a model's name, or drawn",
         "cot_source": "where the chain of thought comes from: a model's name, or offline",
     }
@@ -153,6 +154,19 @@ class Manifest:
                 remedy=f"{advice}, then pass the manifest that holds the result.",
             )
 
+    def intensities(self) -> Iterator[list[float | None] | None]:
+        """Yield the action units of each row, with None for a unit that was not measured.
+
+        Yields:
+            24 values in FEAFA's order, None where ``action_units_missing`` names the unit; None for a row without any.
+        """
+        nothing = [None] * len(self.frame)
+        for units, missing in zip(
+            self.frame.get("action_units", nothing), self.frame.get("action_units_missing", nothing), strict=True
+        ):
+            unknown = () if missing is None else units_named(missing)
+            yield None if units is None else [None if i in unknown else value for i, value in enumerate(units)]
+
     def __len__(self) -> int:
         """Return the number of faces."""
         return len(self.frame)
@@ -168,6 +182,17 @@ class Manifest:
         """
         return self.root / str(self.frame["image"].iloc[i])
 
+    def box(self, i: int) -> list[float] | None:
+        """Return the box of a row's face.
+
+        Args:
+            i: The row, from 0.
+
+        Returns:
+            x, y, width, height in pixels; None if the row has none: its image is a face already.
+        """
+        return self.frame["box"].iloc[i] if "box" in self.frame else None
+
 
 def _checked(frame: pd.DataFrame, path: Path | None) -> pd.DataFrame:
     """Return a copy of the table with the known columns in their proper types."""
@@ -181,6 +206,7 @@ def _checked(frame: pd.DataFrame, path: Path | None) -> pd.DataFrame:
     frame = frame.reset_index(drop=True)
     converters: dict[str, Callable[[Any], Any]] = {column: _text for column in _TEXTS}
     converters |= {"image": _image, "expression": _expression, "box": _box, "action_units": _action_units}
+    converters["action_units_missing"] = _missing
     for column, convert in converters.items():
         if column in frame:
             cells = _convert(frame[column], convert, column, path)
@@ -251,6 +277,11 @@ def _listed(cell: Any) -> list[Any]:
 
 def _action_units(cell: Any) -> list[float]:
     return check_action_units(_listed(cell))
+
+
+def _missing(cell: Any) -> str:
+    units_named(str(cell))
+    return str(cell)
 
 
 def _box(cell: Any) -> list[float]:

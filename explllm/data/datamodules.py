@@ -12,13 +12,14 @@ from explllm.conversation.encoder import ConversationEncoder
 from explllm.core.errors import ConfigError, ManifestError, MissingPathError
 from explllm.core.manifest import Manifest
 from explllm.data.captions import read_llava_captions
-from explllm.data.dataset import CotOrder, EvaluationDataset, ImageCache, Sample, TrainingDataset, collator
+from explllm.data.dataset import CotOrder, EvaluationDataset, ImageCache, Sample, TrainingDataset, collator, face_of
 from explllm.data.drawn_faces.generate import draw_faces
 from explllm.data.folder import read_folder, read_images
 from explllm.data.mixture import BatchSampler, Captions, Mixture, accumulation
 from explllm.data.preparation import Split, hold_out, prepare
 from explllm.data.transforms import Augment
-from explllm.faces.pixels import ImagePreset
+from explllm.faces.crop import DEFAULT_MARGIN
+from explllm.faces.pixels import ImagePreset, ImageSource
 
 
 class FaceModel(Protocol):
@@ -43,6 +44,7 @@ class FaceDataModule(LightningDataModule):
         val_fraction: float = 0.0,
         write_cot: bool = True,
         shuffle_labels: bool = False,
+        margin: float = DEFAULT_MARGIN,
         cache_megabytes: float = 1000,
         num_workers: int = 0,
         seed: int = 0,
@@ -62,6 +64,8 @@ class FaceDataModule(LightningDataModule):
             val_fraction: Share of training rows held out for validation where the data has no such split.
             write_cot: Write missing chains of thought from action units by rules (marked ``offline``).
             shuffle_labels: Shuffle the training labels: a check that nothing leaks, accuracy must fall to chance.
+            margin: Added on each side of a face's box, as a share of its longer side; rows without a box are faces
+                already.
             cache_megabytes: Memory for decoded training images, in MB, for each worker.
             num_workers: Processes that prepare batches; 0: the main process does.
             seed: Seeds the order of conversations, augmentation and the held-out rows.
@@ -72,7 +76,7 @@ class FaceDataModule(LightningDataModule):
         self.fer_share, self.conversation_kind, self.augment = fer_share, conversations, augment
         self.cot_order: CotOrder = cot_order
         self.val_fraction, self.write_cot, self.shuffle_labels = val_fraction, write_cot, shuffle_labels
-        self.cache_megabytes, self.num_workers, self.seed = cache_megabytes, num_workers, seed
+        self.margin, self.cache_megabytes, self.num_workers, self.seed = margin, cache_megabytes, num_workers, seed
         self.max_unreadable = max_unreadable
         self.manifest: Manifest | None = None
         self.stage: str | None = None
@@ -234,8 +238,12 @@ class FaceDataModule(LightningDataModule):
     def images(self) -> ImageCache:
         """Return the resized images by row."""
         if self._images is None:
-            self._images = ImageCache(self._manifest(), self._model().image, self.cache_megabytes)
+            self._images = ImageCache(self._manifest(), self._model().image, self.cache_megabytes, self.margin)
         return self._images
+
+    def face(self, row: int) -> ImageSource:
+        """Return the face of a row, as the model is given it; see `face_of`."""
+        return face_of(self._manifest(), row, self.margin)
 
     def _evaluation(self, split: Split | None) -> DataLoader[Sample]:
         frame = self.frame(split)

@@ -16,7 +16,8 @@ from explllm.core.errors import ImageError, InputError, MissingPathError
 from explllm.core.expressions import Expression
 from explllm.core.manifest import Manifest
 from explllm.data.mixture import Draw
-from explllm.faces.pixels import ImagePreset
+from explllm.faces.crop import DEFAULT_MARGIN, load_face
+from explllm.faces.pixels import ImagePreset, ImageSource
 
 EXPRESSION_NUMBER = {expression: number for number, expression in enumerate(Expression)}
 """An expression's number in batches: its place in `Expression`, whatever the data set's own order."""
@@ -57,12 +58,33 @@ class Sample:
     """Whether `pixel_values` are a face; zeros otherwise."""
 
 
+def face_of(manifest: Manifest, row: int, margin: float) -> ImageSource:
+    """Return the face of a row, the same for training, testing and explaining.
+
+    Args:
+        manifest: The table.
+        row: The row.
+        margin: Around a box, as for `explllm.faces.crop.face_crop`.
+
+    Returns:
+        The image's path, where the row has no box: the image is a face already. Else the face, cut out by its box.
+
+    Raises:
+        ImageError: If the image cannot be read or the box does not fit it.
+        MissingPathError: If the image does not exist.
+    """
+    path, box = manifest.image_path(row), manifest.box(row)
+    return path if box is None else load_face(path, box, margin)
+
+
 class ImageCache:
     """Resized images by row, up to a limit of memory; decoding a small face costs more than learning from it."""
 
-    def __init__(self, manifest: Manifest, preset: ImagePreset, megabytes: float) -> None:
-        """Keep the table and the limit in MB (0: keep nothing)."""
-        self.manifest, self.preset = manifest, preset
+    def __init__(
+        self, manifest: Manifest, preset: ImagePreset, megabytes: float, margin: float = DEFAULT_MARGIN
+    ) -> None:
+        """Keep the table, the limit in MB (0: keep nothing) and the margin around boxes."""
+        self.manifest, self.preset, self.margin = manifest, preset, margin
         self.limit = int(megabytes * 1e6 / (preset.size**2 * 3))
         self.images: dict[int, np.ndarray] = {}
 
@@ -70,12 +92,12 @@ class ImageCache:
         """Return the image of a row: uint8 (size, size, 3).
 
         Raises:
-            ImageError: If it cannot be read.
+            ImageError: If it cannot be read, or the row's box does not fit it.
             MissingPathError: If it does not exist.
         """
         image = self.images.get(row)
         if image is None:
-            image = self.preset.resize(self.manifest.image_path(row))
+            image = self.preset.resize(face_of(self.manifest, row, self.margin))
             if len(self.images) < self.limit:
                 self.images[row] = image
         return image

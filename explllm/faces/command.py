@@ -52,7 +52,7 @@ def detect_command(arguments: list[str]) -> int | None:
     """
     options = _faces_parser().parse_args(arguments)
     manifest, out = _begin(options)
-    from explllm.faces.finding import FaceFinding, images_of, with_faces
+    from explllm.faces.finding import FaceFinding, check_crop_names, images_of, with_faces
 
     work = FaceFinding(
         Path(options.detector),
@@ -71,6 +71,8 @@ def detect_command(arguments: list[str]) -> int | None:
     work = replace(work, detector=detector.file)
     del detector
     items = images_of(manifest)
+    if options.crops is not None:
+        check_crop_names(items)
     settings = {
         "detector": digest(work.detector),
         "crops": options.crops,

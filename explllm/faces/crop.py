@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from os import PathLike, fspath
 
 import numpy as np
 from PIL import Image
@@ -73,7 +74,11 @@ def load_face(
         MissingPathError: If the image does not exist.
     """
     image = load_image(source)
-    face = image if box is None else face_crop(image, box, margin)
+    try:
+        face = image if box is None else face_crop(image, box, margin)
+    except ImageError as error:
+        where = fspath(source) if isinstance(source, str | PathLike) else None
+        raise ImageError(error.found, where=where, remedy=error.remedy) from error
     if largest is not None and max(face.size) > largest:
         face.thumbnail((largest, largest))
     return face

@@ -103,14 +103,18 @@ class Estimation:
 
 
 def rows_to_estimate(manifest: Manifest, redo: bool) -> list[FaceRow]:
-    """Return the rows whose action units are to be estimated: those without, or with `redo` all."""
+    """Return the rows whose action units are to be estimated: those without, or with `redo` all.
+
+    Rows in which ``explllm faces`` found no face are left out: the whole photograph is none.
+    """
     frame = manifest.frame
+    faceless = _faceless(frame)
     given = frame["action_units"].notna() if "action_units" in frame else pd.Series(False, index=frame.index)
     boxes = frame["box"] if "box" in frame else [None] * len(frame)
     return [
         FaceRow(row, image, manifest.root / image, None if box is None else (box[0], box[1], box[2], box[3]))
         for row, (image, box) in enumerate(zip(frame["image"], boxes, strict=True))
-        if redo or not given.iloc[row]
+        if (redo or not given.iloc[row]) and not faceless[row]
     ]
 
 
@@ -134,7 +138,7 @@ def with_action_units(
     cells = {}
     for column in ("action_units", "action_units_source", "action_units_missing"):
         cells[column] = list(frame[column].astype(object)) if column in frame else [None] * len(frame)
-    status: list[str] = [GIVEN] * len(frame)
+    status: list[str] = [GIVEN if reason is None else reason for reason in _without_estimate(frame)]
     for place, item in enumerate(items):
         result = results[place]
         status[item.row] = result["status"]
@@ -145,6 +149,21 @@ def with_action_units(
     for column, values in {**cells, "action_units_status": status}.items():
         frame[column] = pd.Series(values, index=frame.index, dtype=object)
     return Manifest(frame, manifest.root, manifest.path)
+
+
+def _faceless(frame: pd.DataFrame) -> list[bool]:
+    """Return of each row whether a face was looked for in it and not found."""
+    nothing = pd.Series(None, index=frame.index, dtype=object)
+    return list(frame.get("face_status", nothing).notna() & frame.get("box", nothing).isna())
+
+
+def _without_estimate(frame: pd.DataFrame) -> list[str | None]:
+    """Return why a row that is not estimated has no intensities; None where it has some."""
+    units = frame["action_units"].notna() if "action_units" in frame else [False] * len(frame)
+    return [
+        str(frame["face_status"].iloc[row]) if faceless and not given else None
+        for row, (faceless, given) in enumerate(zip(_faceless(frame), units, strict=True))
+    ]
 
 
 def _estimated(item: FaceRow, units: Intensities | None, estimator: Estimator) -> Result:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ from typing import Any
 import pandas as pd
 from PIL import Image
 
-from explllm.core.errors import InputError
+from explllm.core.errors import ConfigError, InputError
 from explllm.core.files import written_whole
 from explllm.core.manifest import Manifest
 from explllm.faces.boxes import Box, Detection, Which, faces_of_rows
@@ -24,8 +25,9 @@ from explllm.faces.streaming import Result
 FOUND, GIVEN, NO_FACE, KEPT = "found", "given", "no face found", "no face found; the earlier box is kept"
 """What the column ``face_status`` says of a row; of one whose image cannot be read it says why."""
 
-OF_ONE_FACE = ("expression", "identity", "action_units", "action_units_source", "cot", "cot_source")
-"""Columns that speak of one face: they are emptied where ``all`` makes several rows of one."""
+OF_ONE_FACE = ("expression", "identity", "votes", "facs", "action_units", "cot")
+"""Columns that speak of one face, with all whose names begin with one of these and an underscore (``cot_source``): they
+are emptied where ``all`` makes several rows of one."""
 
 
 @dataclass(frozen=True)
@@ -134,6 +136,35 @@ def crop_name(image: str, number: int) -> str:
     return PurePath(*parts[:-1], f"{stem}.jpg" if number == 1 else f"{stem}.face{number}.jpg").as_posix()
 
 
+def check_crop_names(images: Sequence[ImageRows]) -> None:
+    """Make sure that no crop takes the place of another image's.
+
+    Args:
+        images: The images whose faces are to be cropped.
+
+    Raises:
+        ConfigError: If the crops of two images would have one name.
+    """
+    owners: dict[str, str] = {}
+    for item in images:
+        name = crop_name(item.image, 1)
+        if (other := owners.setdefault(name, item.image)) != item.image:
+            raise _same_crop(other, item.image, name)
+    for name, image in owners.items():
+        # The second face of `a.jpg` and the first of `a.face2.jpg`.
+        first = re.sub(r"\.face\d+\.jpg$", ".jpg", name)
+        if first != name and first in owners:
+            raise _same_crop(owners[first], image, name)
+
+
+def _same_crop(first: str, second: str, name: str) -> ConfigError:
+    return ConfigError(
+        f"the crops of {first} and {second} would have one name, {name}",
+        where="--crops",
+        remedy="Leave --crops out, or rename one of the images.",
+    )
+
+
 def images_of(manifest: Manifest) -> list[ImageRows]:
     """Return the images of a manifest, each once, with its rows, in order of first mention."""
     frame = manifest.frame
@@ -166,8 +197,8 @@ def with_faces(manifest: Manifest, results: dict[int, Result]) -> Manifest:
         if column != "crop" or any("crop" in face for face in faces):
             frame[column] = pd.Series([face.get(key) for face in faces], index=frame.index, dtype=object)
     several = pd.Series(rows, index=frame.index).duplicated(keep=False)
-    for column in OF_ONE_FACE:
-        if column in frame and several.any():
+    for column in frame:
+        if several.any() and any(column == name or str(column).startswith(f"{name}_") for name in OF_ONE_FACE):
             frame[column] = frame[column].astype(object).where(~several, None)
     return Manifest(frame, manifest.root, manifest.path)
 

@@ -12,7 +12,7 @@ import pandas as pd
 from explllm.core.action_units import INTENSITY_WORDS, NAMES, intensity_word
 from explllm.core.chain_of_thought import ChainOfThought
 from explllm.core.expressions import Expression
-from explllm.faces.pixels import load_image
+from explllm.faces.crop import load_face
 
 if TYPE_CHECKING:
     from explllm.models.recognition import Recognition
@@ -47,11 +47,13 @@ class ExplainedFace:
     """24 intensities in FEAFA's order, from the data and not from the model; None where they are not known."""
     action_units_source: str | None = None
     """Where they come from: a model's name, or drawn."""
+    box: Sequence[float] | None = None
+    """Where the face is in the image: x, y, width, height in pixels; None if the image is a face."""
 
     @property
     def data_url(self) -> str:
-        """The image, at most 224 pixels wide and high, as a JPEG inside a URL."""
-        return thumbnail_url(self.image, 224)
+        """The face, at most 224 pixels wide and high, as a JPEG inside a URL."""
+        return thumbnail_url(self.image, 224, self.box)
 
     @property
     def right(self) -> bool:
@@ -74,22 +76,22 @@ class ExplainedFace:
         return sorted(seen, key=lambda bar: -bar.intensity)[:10]
 
 
-def thumbnail_url(path: Path, size: int) -> str:
-    """Return an image inside a URL.
+def thumbnail_url(path: Path, size: int, box: Sequence[float] | None = None) -> str:
+    """Return a face inside a URL.
 
     Args:
         path: The image's file.
         size: Greatest width and height, in pixels.
+        box: Where the face is in the image; None if the image is a face.
 
     Returns:
         A ``data:`` URL that holds a JPEG.
 
     Raises:
-        ImageError: If the image cannot be read.
+        ImageError: If the image cannot be read or the box does not fit it.
         MissingPathError: If it does not exist.
     """
-    image = load_image(path)
-    image.thumbnail((size, size))
+    image = load_face(path, box, largest=size)
     held = io.BytesIO()
     image.save(held, "JPEG", quality=85)
     return "data:image/jpeg;base64," + base64.b64encode(held.getvalue()).decode()

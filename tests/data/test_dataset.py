@@ -2,8 +2,10 @@
 
 import shutil
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from explllm.conversation.messages import explanation, explanation_first, recognition
 from explllm.core.chain_of_thought import mirror_text
@@ -83,6 +85,26 @@ def spoil(manifest, *rows):
     for row in rows:
         path = manifest.image_path(row)
         path.write_bytes(path.read_bytes()[:200])
+
+
+def test_faces_of_one_photograph_are_cut_out_by_their_boxes(faces, conversations, tmp_path):
+    manifest, _ = faces
+    photograph = Image.new("RGB", (300, 200), "green")
+    photograph.paste("red", (20, 20, 120, 120))
+    photograph.paste("blue", (180, 60, 260, 140))
+    photograph.save(tmp_path / "faces" / "two.png")
+    frame = manifest.frame.iloc[:4].copy()
+    frame["image"] = ["two.png", "two.png", "two.png", frame["image"].iloc[3]]
+    frame["box"] = [[20, 20, 100, 100], [180, 60, 80, 80], [400, 60, 80, 80], None]
+    manifest = Manifest(frame, manifest.root)
+    images = ImageCache(manifest, IMAGE_PRESETS["small"], 10, margin=0.0)
+    assert (images[0] == (255, 0, 0)).all() and (images[1] == (0, 0, 255)).all()
+    assert np.array_equal(images[3], IMAGE_PRESETS["small"].resize(manifest.image_path(3)))
+    wide = ImageCache(manifest, IMAGE_PRESETS["small"], 0, margin=0.2)[0]
+    assert (wide[0, 0] == (0, 128, 0)).all() and (wide[32, 32] == (255, 0, 0)).all()
+    # A box beside the image is an image that cannot be read, named with its path.
+    [marked] = EvaluationDataset(manifest, images, [2])
+    assert not marked.readable and "two.png: the box [400" in marked.unreadable[0]
 
 
 def test_an_unreadable_training_face_is_named_and_replaced(dataset, faces):

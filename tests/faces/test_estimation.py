@@ -90,6 +90,26 @@ def test_an_onnx_model(run, folder, manifest_of, tmp_path):
     assert np.abs(np.array(list(found["action_units"][usable])) - np.linspace(0, 1, 24)).max() < 1e-4
 
 
+def test_rows_without_a_face_are_left_out(run, folder, manifest_of, landmarker_file):
+    rows = [
+        {"image": "real0.jpg"},
+        {"image": "real1.jpg", "face_status": "no face found"},
+        {"image": "real2.jpg", "face_status": "no face found", "action_units": [0.25] * 24},
+        {"image": "real3.jpg", "face_status": "found", "box": [20, 20, 180, 180]},
+    ]
+    manifest_of(folder / "faceless.jsonl", rows)
+    try:
+        status, _, _ = run(
+            "aus", folder / "faceless.jsonl", "-o", "o.parquet", "--landmarker", landmarker_file, "--redo"
+        )
+    finally:
+        (folder / "faceless.jsonl").unlink()
+    found = Manifest.read("o.parquet").frame
+    assert status == 0
+    assert list(found["action_units_status"]) == ["estimated", "no face found", "given", "estimated"]
+    assert found["action_units"][1] is None and found["action_units"][2] == [0.25] * 24
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -55,6 +55,7 @@ def test_the_formats_hold_the_same(run, folder, detector_file, ending):
 def test_which_face(run, photographs, manifest_of, detector_file, detector, tmp_path):
     photographs["six"].save(tmp_path / "six.png")
     held = {"image": "six.png", "expression": "Happiness", "split": "test", "action_units": [0.5] * 24, "identity": "x"}
+    held |= {"facs": [1, 0], "facs_set": "disfa", "cot_status": "accepted", "url": "https://example.org/six"}
     manifest_of(tmp_path / "m.jsonl", [held])
     boxes = [list(face.box) for face in detector.detect(photographs["six"])]
     made = {}
@@ -68,7 +69,8 @@ def test_which_face(run, photographs, manifest_of, detector_file, detector, tmp_
     assert "5 rows were added for further faces" in out
     # The picture's label and numbers are those of one face, nobody knows of which.
     assert made["all"][["expression", "action_units", "identity"]].isna().all(axis=None)
-    assert set(made["all"]["split"]) == {"test"}
+    assert made["all"][["facs", "facs_set", "cot_status"]].isna().all(axis=None)
+    assert set(made["all"]["split"]) == {"test"} and set(made["all"]["url"]) == {"https://example.org/six"}
     assert made["largest"]["expression"][0] == "Happiness" and made["largest"]["action_units"][0] == [0.5] * len(NAMES)
 
 
@@ -135,6 +137,13 @@ def test_crops(run, folder, photographs, manifest_of, detector_file, tmp_path):
 )
 def test_crops_stay_in_their_folder(image, number, name):
     assert crop_name(image, number) == name
+
+
+@pytest.mark.parametrize("images", [("a.jpg", "../a.jpg"), ("a.jpg", "a.face2.jpg"), ("a.png.jpg", "a.png")])
+def test_no_crop_takes_the_place_of_another(run, manifest_of, detector_file, tmp_path, images):
+    manifest_of(tmp_path / "m.jsonl", [{"image": image} for image in images])
+    status, _, _ = run("faces", "m.jsonl", "-o", "o.csv", "--detector", detector_file, "--crops", "crops")
+    assert "would have one name" in status and not (tmp_path / "crops").exists()
 
 
 def test_the_images_may_lie_elsewhere(run, folder, detector_file, manifest_of, tmp_path):

@@ -78,12 +78,17 @@ def _take(source: Source, shard: Path, key: str, parts: dict[str, bytes], folder
             raise InputError(f"the name {key} leads out of the folder", remedy="Do not use this file.")
         name = f"{shard.stem}/{key}{suffix}"
         path = folder / name
+        repeated = path.exists()
+        if repeated and path.read_bytes() != parts[suffix]:
+            raise ManifestError("another image of the same name stands before it", remedy="Make the shard again.")
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(parts[suffix])
         try:
             source.add(f"{prefix}/{name}", file=path, caption=caption, split="train")
         except InputError:
-            path.unlink()
+            # Of a repeated one, the row before it needs the image.
+            if not repeated:
+                path.unlink()
             raise
 
 

@@ -50,6 +50,19 @@ def test_bad_entries(publishers, read, tmp_path, members, found):
     assert len(list((tmp_path / "written").rglob("*.jpg"))) == 3
 
 
+@pytest.mark.parametrize("again", [("again.jpg", "JPEG"), ("same.jpg", "other")])
+def test_a_repeated_key_does_not_take_the_image_of_the_first(publishers, read, tmp_path, again):
+    root = publishers.cc3m_shards(tmp_path / "cc3m")
+    pictures = [("9.jpg", b"first"), ("9.txt", b"a cat"), ("x.jpg", b"x"), ("x.txt", b"between")]
+    second = [("9.jpg", b"first" if again[1] == "JPEG" else b"another"), ("9.txt", b"a dog")]
+    publishers.shard(root / "00009.tar", [*pictures, *second])
+    reading = read("cc3m", root, max_bad=1)
+    frame = reading.manifest.frame
+    [path] = frame[frame["caption"] == "a cat"]["image"]
+    assert (reading.manifest.root / path).read_bytes() == b"first"
+    assert "a dog" not in set(frame["caption"])
+
+
 def test_images_are_decoded_when_asked(publishers, read, tmp_path):
     root = publishers.cc3m_shards(tmp_path / "cc3m")
     publishers.shard(root / "00009.tar", [("9.jpg", b"JPEG"), ("9.txt", b"a cat")])
