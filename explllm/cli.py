@@ -32,24 +32,59 @@ def _lightning(name: str) -> Callable[[list[str]], None]:
     return run
 
 
-def _explain(arguments: list[str]) -> None:
+def _explain(arguments: list[str]) -> int:
     parser = Parser(
         prog="explllm explain",
-        description="Recognise the expression of faces and explain it: key observations, interpretation, conclusion.",
-        epilog="example: explllm explain face.jpg --model runs/demo/model",
+        description="Recognise the expression of faces and explain it: key observations, interpretation, conclusion. "
+        "A picture is taken for one face, cropped to it; with --detector its faces are found first.",
+        epilog="examples: explllm explain face.jpg --model runs/demo/model; explllm explain party.jpg --model DIR "
+        "--detector scrfd.onnx --picture explained.png",
     )
-    parser.add_argument("images", nargs="+", metavar="IMAGE", help="a picture of one face, cropped to it")
+    parser.add_argument("images", nargs="+", metavar="IMAGE", help="a picture of one face; any, with --detector")
     parser.add_argument("--model", required=True, metavar="DIR", help="a folder that `fit` wrote: runs/NAME/model")
     parser.add_argument("--device", help="where the model runs, such as cuda or cpu (default: cpu)")
     parser.add_argument(
         "--max-new-tokens", type=int, default=320, metavar="N", help="longest explanation, in tokens (default: 320)"
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object a line")
+    parser.add_argument("--detector", metavar="FILE", help="find the faces first, with this SCRFD detector (ONNX)")
+    parser.add_argument(
+        "--which",
+        choices=("largest", "central", "all"),
+        default="all",
+        help="the face to take of several that the detector finds (default: all)",
+    )
+    parser.add_argument(
+        "--margin",
+        type=at_least(-0.4, float),
+        default=0.1,
+        metavar="SHARE",
+        help="of a found face's longer side, added on each side of it (default: 0.1, as in training)",
+    )
+    parser.add_argument(
+        "--landmarker", metavar="FILE", help="measure the action units too, with MediaPipe's face_landmarker.task"
+    )
+    parser.add_argument(
+        "--picture",
+        metavar="FILE",
+        help="draw boxes, labels, action units and texts into this file (.png, .jpg, .webp)",
+    )
     options = parser.parse_args(arguments)
 
     from explllm.report.explain import explain_images
 
-    explain_images(options.images, options.model, options.device, options.max_new_tokens, options.json)
+    return explain_images(
+        options.images,
+        options.model,
+        options.device,
+        options.max_new_tokens,
+        options.json,
+        detector=options.detector,
+        which=options.which,
+        margin=options.margin,
+        landmarker=options.landmarker,
+        picture=options.picture,
+    )
 
 
 def _describe(arguments: list[str]) -> None:
@@ -128,36 +163,44 @@ def _cot(arguments: list[str]) -> int | None:
     return run_cot(arguments)
 
 
+def _baseline(arguments: list[str]) -> int:
+    from explllm.report.baseline_command import run_baseline
+
+    return run_baseline(arguments)
+
+
 def _score(arguments: list[str]) -> int:
+    from explllm.engine.command import add_asking, add_server
+
     parser = Parser(
         prog="explllm score",
-        description="Measure generated chains of thought: form, agreement with the label, grounding in measured action "
-        "units; and with --reference the Exp-CoT Score, by a language model or by rules.",
-        epilog="example: explllm score runs/rafdb/predictions.parquet --reference faces_cot.parquet --judge gpt-4o",
+        description="Measure texts and labels made elsewhere: form, agreement with the label, grounding in measured "
+        "action units; accuracy, macro recall and the like of the column `predicted`, else of what texts arrive at; "
+        "and with --reference the Exp-CoT Score, by a language model or by rules.",
+        epilog="example: explllm score runs/rafdb --reference faces_cot.parquet --judge gpt-4o --max-cost 2",
     )
-    parser.add_argument("generated", metavar="TABLE", help="predictions, a manifest, or a released list (.json)")
-    parser.add_argument("--reference", metavar="TABLE", help="texts to judge by, joined by image")
-    parser.add_argument("--judge", default="offline", metavar="NAME", help="a model's name, or offline (the default)")
-    parser.add_argument("--base-url", metavar="URL", help="an OpenAI-compatible server (default: OpenAI's)")
-    parser.add_argument("--api-key-env", default="OPENAI_API_KEY", metavar="VAR", help="variable that holds the key")
-    parser.add_argument("--max-cost", type=at_least(0, float), metavar="USD", help="stop before this much is spent")
-    parser.add_argument("-o", "--out", metavar="FILE", help="scores of each face, as JSON lines")
+    parser.add_argument(
+        "generated", metavar="TABLE", help="a manifest, a run folder, or a list or result of the released code (.json)"
+    )
+    parser.add_argument("--reference", metavar="TABLE", help="texts to judge by, joined by image and box")
+    parser.add_argument(
+        "--judge", dest="model", default="offline", metavar="NAME", help="a model's name, or offline (the default)"
+    )
+    parser.add_argument("-o", "--out", metavar="FILE", help="figures and scores of each text, as JSON lines")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
+    add_server(parser)
+    add_asking(parser)
     options = parser.parse_args(arguments)
 
     from pathlib import Path
 
-    from explllm.chat.request import ChatSettings
     from explllm.report.score import score
 
     judge = None
-    if options.judge != "offline":
-        judge = ChatSettings(
-            model=options.judge,
-            base_url=options.base_url,
-            api_key_env=options.api_key_env,
-            max_cost=options.max_cost,
-        )
+    if options.model != "offline":
+        from explllm.engine.running import chat_settings
+
+        judge = chat_settings(options)
     paths = [None if path is None else Path(path) for path in (options.reference, options.out)]
     return score(Path(options.generated), paths[0], judge, paths[1], options.json)
 
@@ -187,6 +230,7 @@ COMMANDS = (
     Command("faces", "find the faces in a manifest's images: boxes, crops", _faces),
     Command("aus", "estimate the 24 action units of a manifest's faces", _aus),
     Command("cot", "chains of thought from action units: build, estimate, status, check, show", _cot),
+    Command("baseline", "a model such as GPT-4o, shown the pictures: labels and chains of thought", _baseline),
     Command("score", "measure chains of thought: grounding, Exp-CoT Score", _score),
     Command("compare", "put tested runs side by side, with significance", _compare),
     Command("describe", "what a configuration means: weights, steps, memory", _describe),

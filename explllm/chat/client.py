@@ -17,7 +17,8 @@ import tenacity
 from explllm.chat.dialect import Dialect
 from explllm.chat.ledger import Ledger, Settled
 from explllm.chat.limits import RateLimit
-from explllm.chat.request import ChatAnswer, ChatFailure, ChatRequest, OutOfBudget, Stopped
+from explllm.chat.prices import picture_tokens
+from explllm.chat.request import ChatAnswer, ChatFailure, ChatRequest, OutOfBudget, Refused, Stopped
 from explllm.chat.server import Completion, Fatal, Passing, Rejected, Server, Unanswered
 from explllm.chat.settings import ChatSettings
 from explllm.core.errors import InputError
@@ -96,7 +97,8 @@ class ChatClient:
             The answer, which is on the disk. The caller parses it, also if a schema was given.
 
         Raises:
-            ChatFailure: This request failed for good; others may succeed.
+            Refused: The model would not answer it.
+            ChatFailure: This request failed for good otherwise; others may succeed.
             OutOfBudget: It might cost more than is left; it was not sent.
             Stopped: `stop` was called before it was answered.
             InputError: No request can succeed: wrong key, no such model, no credit, a ledger that cannot be written.
@@ -105,6 +107,8 @@ class ChatClient:
         while True:
             recorded = self.ledger.answer(key)
             if recorded is not None:
+                if recorded.finish_reason == "length":
+                    self._dialect.cut_off_before()
                 return recorded
             other = self.ledger.asking.get(key)
             if other is None:
@@ -115,7 +119,7 @@ class ChatClient:
                 return replace(other.result(), recorded=True)
         refusal = self.ledger.refusal(key)
         if refusal is not None:
-            raise ChatFailure(refusal)
+            raise Refused(refusal)
         mine = asyncio.get_running_loop().create_future()
         self.ledger.asking[key] = mine
         try:
@@ -138,6 +142,7 @@ class ChatClient:
         self._finish_with(Stopped("the run was stopped"))
 
     async def _ask(self, request: ChatRequest, key: str) -> ChatAnswer:
+        self._check_open()
         async with _Slot(self._slots) as slot:
             # A new one for each request: tenacity keeps the state of one run in it.
             retrying = tenacity.AsyncRetrying(
@@ -171,10 +176,10 @@ class ChatClient:
                 if self._dialect.learn(request, body, param=error.param, code=error.code, why=str(error)):
                     continue
                 raise
-            self._dialect.accepted(request, body)
+            self._dialect.accepted(request, body, completion.finish_reason)
             if completion.refusal is not None:
                 await self.ledger.give_up(key, completion.refusal)
-                raise ChatFailure(completion.refusal)
+                raise Refused(completion.refusal)
             return ChatAnswer(
                 text=completion.text,
                 prompt_tokens=completion.prompt_tokens or 0,
@@ -188,10 +193,13 @@ class ChatClient:
     async def _send(self, request: ChatRequest, body: dict[str, Any], slot: _Slot) -> tuple[Completion, float | None]:
         """Send one HTTP request, recorded before and after; return the answer and its cost in USD, if known."""
         # No tokenizer makes more tokens than bytes, and a message's JSON is longer than the marks a template sets.
-        size = len(json.dumps(body, ensure_ascii=False).encode("utf-8"))
-        at_most = 0.0 if self._price is None else self._price.cost(size, request.max_tokens)
+        # A picture counts by what models see of it, not by its bytes.
+        size = len(json.dumps(body, ensure_ascii=False).encode("utf-8")) - sum(len(one.url) for one in request.pictures)
+        seen = picture_tokens(self.settings.model).most * len(request.pictures)
+        longest = self._dialect.limit(request)
+        at_most = 0.0 if self._price is None else self._price.cost(size + seen, longest)
         # English has about four bytes a token; `give_back` corrects it.
-        tokens = size / 4 + request.max_tokens
+        tokens = size / 4 + seen + longest
         if self._requests is not None:
             await self._unless_ended(self._requests.take(1))
         if self._tokens is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 from typing import Any
 
 from explllm.chat.request import ChatRequest, digest, well_formed
@@ -14,6 +15,10 @@ _log = logging.getLogger(__name__)
 
 _UNSUPPORTED = ("unsupported_parameter", "unsupported_value", "unknown_parameter")
 """Codes with which OpenAI names a field that a model does not take."""
+
+_FIRST_ROOM, _MOST_ROOM, _LEAST_ROOM = 4096, 16384, 1024
+"""Tokens for hidden reasoning, on top of the answer's own: OpenAI's guide "Reasoning models" speaks of hundreds to tens
+of thousands, and advises to begin with 25,000 for prompts less simple than ours."""
 
 _OTHER_NAME = {"max_tokens": "max_completion_tokens", "max_completion_tokens": "max_tokens"}
 
@@ -27,8 +32,13 @@ class Dialect:
         self._length = "max_completion_tokens" if settings.is_openai else "max_tokens"
         self._rejected_lengths: set[str] = set()
         self._takes_temperature = True
+        self._room, self._most_room = 0, _MOST_ROOM
         self._kept: set[str] = set()
         self._stated: set[str] = set()
+
+    def limit(self, request: ChatRequest) -> int:
+        """Return the tokens that an answer may take: the request's own, and room for the reasoning before it."""
+        return request.max_tokens + self._room
 
     def body(self, request: ChatRequest) -> dict[str, Any]:
         """Put a request into the server's words.
@@ -39,14 +49,14 @@ class Dialect:
         Returns:
             The fields of ``POST /chat/completions``.
         """
-        messages = [{"role": message.role, "content": well_formed(message.content)} for message in request.messages]
-        body: dict[str, Any] = {"model": self._settings.model, "messages": messages, self._length: request.max_tokens}
+        texts = [well_formed(message.content) for message in request.messages]
+        body: dict[str, Any] = {"model": self._settings.model, "messages": [], self._length: self.limit(request)}
         if self._takes_temperature:
             body["temperature"] = request.temperature
         if request.schema is not None:
             schema = dict(request.schema)
             if self._settings.structured == "never" or _name(request) in self._stated:
-                messages[-1]["content"] += (
+                texts[-1] += (
                     "\n\nAnswer with one JSON object and nothing else. It must match this JSON schema:\n"
                     + json.dumps(schema, ensure_ascii=False)
                 )
@@ -55,12 +65,32 @@ class Dialect:
                     "type": "json_schema",
                     "json_schema": {"name": "answer", "schema": schema, "strict": True},
                 }
+        for message, text in zip(request.messages, texts, strict=True):
+            content = text if message.picture is None else [{"type": "text", "text": text}, message.picture.part]
+            body["messages"].append({"role": message.role, "content": content})
         return body
 
-    def accepted(self, request: ChatRequest, body: dict[str, Any]) -> None:
-        """Note that the server answered."""
+    def accepted(self, request: ChatRequest, body: dict[str, Any], finish_reason: str) -> None:
+        """Note that the server answered.
+
+        An answer that was cut off shows that the model reasons at length first: then all requests leave more room.
+        That is no part of a request's key, so what is recorded is found all the same.
+        """
         if "response_format" in body:
             self._kept.add(_name(request))
+        # Others in flight may have been cut off at the old limit as well.
+        if finish_reason == "length" and body.get(self._length) == self.limit(request):
+            self._leave(4 * self._room or _FIRST_ROOM)
+
+    def cut_off_before(self) -> None:
+        """Note that an earlier run was given an answer that was cut off."""
+        self._leave(_FIRST_ROOM)
+
+    def _leave(self, room: int) -> None:
+        room = min(room, self._most_room)
+        if room > self._room:
+            self._room = room
+            _log.warning("%s was cut off: it gets %d tokens more, for its reasoning.", self._settings.model, room)
 
     def learn(
         self, request: ChatRequest, body: dict[str, Any], *, param: str | None, code: str | None, why: str
@@ -89,6 +119,12 @@ class Dialect:
             self._rejected_lengths.add(param)
             self._length = _OTHER_NAME[param]
             return self._length not in self._rejected_lengths
+        room = body.get(self._length, 0) - request.max_tokens
+        if room > 0 and re.search(r"token|length|context", why, re.IGNORECASE):
+            # More than the model has room for itself.
+            self._most_room = room // 4 if room > _LEAST_ROOM else 0
+            self._room = min(self._room, self._most_room)
+            return True
         return request.schema is not None and self._learn_schema(request, body, why)
 
     def _learn_schema(self, request: ChatRequest, body: dict[str, Any], why: str) -> bool:

@@ -15,7 +15,7 @@ from typing import Any, Literal, Self
 
 from explllm.chat.budget import Budget
 from explllm.chat.ledger_file import LedgerWriter, connect
-from explllm.chat.request import ChatAnswer, ChatMessage, ChatRequest, digest, well_formed
+from explllm.chat.request import ChatAnswer, ChatMessage, ChatPicture, ChatRequest, digest, well_formed
 from explllm.core.errors import InputError
 
 Outcome = Literal["answered", "refused", "failed", "cancelled"]
@@ -28,7 +28,7 @@ class Totals:
     requests: int = 0
     """HTTP requests sent, the failed ones included."""
     open: int = 0
-    """Of them, those in flight, or cut off when their process died."""
+    """Of them, those in flight; after a crash those that were, until the next run counts them as lost."""
     answers: int = 0
     """Requests that were answered."""
     failures: int = 0
@@ -71,7 +71,7 @@ class RecordedRequest:
 
     @property
     def messages(self) -> tuple[ChatMessage, ...]:
-        """What was sent."""
+        """What was sent; of a picture its hash."""
         return self.request.messages
 
     @property
@@ -177,6 +177,10 @@ class Ledger:
             )
         ]
 
+    def scopes(self) -> set[str]:
+        """Return everything that was asked about."""
+        return {scope for (scope,) in self._read("SELECT DISTINCT scope FROM requests")}
+
     def totals(self) -> Totals:
         """Count requests, answers, tokens and cost, over all and for each purpose."""
         by_purpose = {purpose: _totals(counts) for purpose, *counts in self._read(_TOTALS)}
@@ -272,7 +276,10 @@ class Ledger:
             scope=scope,
             purpose=purpose,
             round=turn,
-            messages=tuple(ChatMessage(role, self._text(hashed)) for role, hashed in json.loads(messages)),
+            messages=tuple(
+                ChatMessage(role, self._text(hashed), *map(ChatPicture, picture))
+                for role, hashed, *picture in json.loads(messages)
+            ),
             schema=None if schema is None else json.loads(self._text(schema)),
             temperature=temperature,
             max_tokens=max_tokens,
@@ -339,7 +346,7 @@ def _begin(
 ) -> None:
     key = request.key(model)
     if not connection.execute("SELECT 1 FROM requests WHERE key = ?", (key,)).fetchone():
-        messages = json.dumps([[message.role, _keep(connection, message.content)] for message in request.messages])
+        messages = json.dumps([_kept(connection, message) for message in request.messages])
         schema = None if request.schema is None else _keep(connection, json.dumps(dict(request.schema)))
         connection.execute(
             "INSERT INTO requests (key, scope, purpose, round, attempt, model, prompt_hash, messages, schema_hash,"
@@ -393,6 +400,12 @@ def _finish(connection: sqlite3.Connection, number: int, settled: Settled) -> No
 
 def _give_up(connection: sqlite3.Connection, key: str, reason: str) -> None:
     connection.execute("UPDATE requests SET failure = ? WHERE key = ?", (reason, key))
+
+
+def _kept(connection: sqlite3.Connection, message: ChatMessage) -> list[str]:
+    # Of a picture the hash alone: faces are personal data, and a ledger is passed on.
+    picture = [] if message.picture is None else [message.picture.sha256]
+    return [message.role, _keep(connection, message.content), *picture]
 
 
 def _keep(connection: sqlite3.Connection, text: str) -> str:

@@ -30,7 +30,7 @@ CREATE TABLE requests (
     attempt INTEGER NOT NULL,
     model TEXT NOT NULL,
     prompt_hash TEXT NOT NULL,  -- of all messages
-    messages TEXT NOT NULL,     -- JSON: [role, hash of the text] for each
+    messages TEXT NOT NULL,     -- JSON: [role, hash of the text] for each, with a picture's hash third
     schema_hash TEXT,
     temperature REAL NOT NULL,
     max_tokens INTEGER NOT NULL,

@@ -7,7 +7,7 @@ so: its ``cot_source`` is ``offline``.
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from explllm.chat import offline_phrases as phrases
@@ -72,14 +72,15 @@ class OfflineWriter:
 
     name = "offline"
 
-    def write(self, action_units: Sequence[float], expression: Expression, *, seed: int = 0) -> ChainOfThought:
+    def write(self, action_units: Sequence[float | None], expression: Expression, *, seed: int = 0) -> ChainOfThought:
         """Write a chain of thought.
 
         The intensities and the label take part in the choice of the wordings, so that faces that differ in any of them
         differ in their texts as well, even under one seed; that two still faces share a text remains possible.
 
         Args:
-            action_units: 24 intensities in [0, 1], in FEAFA's order.
+            action_units: 24 intensities in [0, 1], in FEAFA's order; None for a unit that was not measured, of which
+                nothing is said.
             expression: The face's label; the conclusion names it and no other.
             seed: Chooses among the wordings; the same arguments give the same text. Pass the row's number for one text
                 a face, and another number for another text about the same face.
@@ -91,12 +92,13 @@ class OfflineWriter:
         Raises:
             InputError: If the action units are not 24 numbers in [0, 1].
         """
-        units = check_action_units(action_units)
+        unknown = {name for name, value in zip(NAMES, action_units, strict=False) if value is None}
+        units = check_action_units([0.0 if value is None else value for value in action_units])
         expression = Expression(expression)
         # Seeded by text, which gives the same stream in every process; hash() of a string would not.
         key = f"{seed} {expression} {units}"
         seen = _seen(units)
-        text = _compose(seen, units, expression, random.Random(key))
+        text = _compose(seen, units, unknown, expression, random.Random(key))
         attempt = 0
         while _words(text) >= MAX_WORDS:
             # A face that moves so much has its movements listed. Then the weakest go; where none is weak, even all 24
@@ -105,7 +107,7 @@ class OfflineWriter:
             weak = [one for one in seen if one.intensity < _STRONG_FROM]
             if attempt > 1 and weak:
                 seen.remove(min(weak, key=lambda one: one.intensity))
-            text = _compose(seen, units, expression, random.Random(f"{key} {attempt}"), listed=True)
+            text = _compose(seen, units, unknown, expression, random.Random(f"{key} {attempt}"), listed=True)
         return text
 
 
@@ -123,18 +125,28 @@ def _seen(units: Sequence[float]) -> list[_Seen]:
     return found
 
 
+def _names(kind: str) -> list[str]:
+    return [kind] if kind in NAMES else [f"{side} {kind}" for side in ("Left", "Right")]
+
+
 def _sides(kind: str, units: Sequence[float]) -> list[tuple[str, float]]:
     if kind in NAMES:
         return [("", units[NAMES.index(kind)])]
-    return [(side.lower(), units[NAMES.index(f"{side} {kind}")]) for side in ("Left", "Right")]
+    return [(name.split()[0].lower(), units[NAMES.index(name)]) for name in _names(kind)]
 
 
 def _compose(
-    seen: Sequence[_Seen], units: Sequence[float], expression: Expression, rng: random.Random, *, listed: bool = False
+    seen: Sequence[_Seen],
+    units: Sequence[float],
+    unknown: Collection[str],
+    expression: Expression,
+    rng: random.Random,
+    *,
+    listed: bool = False,
 ) -> ChainOfThought:
     typical = [one for one in seen if _is_typical(one, expression)]
     return ChainOfThought.of(
-        _list(seen, rng) if listed else _observations(seen, typical, units, expression, rng),
+        _list(seen, rng) if listed else _observations(seen, typical, units, unknown, expression, rng),
         _interpretation(seen, typical, expression, rng, brief=listed),
         _conclusion(seen, typical, expression, rng),
     )
@@ -149,12 +161,19 @@ def _is_typical(seen: _Seen, expression: Expression) -> bool:
 
 
 def _observations(
-    seen: Sequence[_Seen], typical: Sequence[_Seen], units: Sequence[float], expression: Expression, rng: random.Random
+    seen: Sequence[_Seen],
+    typical: Sequence[_Seen],
+    units: Sequence[float],
+    unknown: Collection[str],
+    expression: Expression,
+    rng: random.Random,
 ) -> str:
     absent = [
         movement.absent
         for kind, movement in phrases.MOVEMENTS.items()
-        if movement.absent and max(intensity for _, intensity in _sides(kind, units)) < _TRACE_FROM
+        if movement.absent
+        and max(intensity for _, intensity in _sides(kind, units)) < _TRACE_FROM
+        and not any(name in unknown for name in _names(kind))
     ]
     if not seen:
         return " ".join((_stillness(units, rng), *_some(absent, rng, most=3)))

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 # Those who ask need only this module and the client.
+from explllm.chat.picture import ChatPicture as ChatPicture
 from explllm.chat.settings import ChatSettings as ChatSettings
 
 Role = Literal["system", "user", "assistant"]
@@ -20,6 +21,8 @@ class ChatMessage:
 
     role: Role
     content: str
+    picture: ChatPicture | None = None
+    """Is sent after the text; of it only the hash is recorded."""
 
 
 @dataclass(frozen=True)
@@ -39,12 +42,17 @@ class ChatRequest:
     temperature: float = 0.0
     """Sampling temperature; a server that has only its own (OpenAI's reasoning models) samples at that."""
     max_tokens: int = 1024
-    """The longest answer, in tokens, the hidden reasoning of a reasoning model included."""
+    """The longest answer, in tokens. The client adds room for hidden reasoning once an answer was cut off."""
     attempt: int = 0
     """Counts asking again because an answer could not be used; part of the key, so that the model is asked anew."""
 
+    @property
+    def pictures(self) -> list[ChatPicture]:
+        """The pictures of all messages; one that is in several of them counts as often."""
+        return [message.picture for message in self.messages if message.picture is not None]
+
     def key(self, model: str) -> str:
-        """Return what the request is recorded under: a changed prompt, setting or model makes a new entry.
+        """Return what the request is recorded under: a changed prompt, picture, setting or model makes a new entry.
 
         Args:
             model: The model that is asked.
@@ -57,7 +65,11 @@ class ChatRequest:
             self.scope,
             self.purpose,
             self.round,
-            [[message.role, message.content] for message in self.messages],
+            # Without a picture as it always was, so that what is recorded is found.
+            [
+                [message.role, message.content, *([] if message.picture is None else [message.picture.sha256])]
+                for message in self.messages
+            ],
             None if self.schema is None else dict(self.schema),
             float(self.temperature),
             self.max_tokens,
@@ -93,6 +105,10 @@ class ChatFailure(Exception):
         super().__init__(reason)
         self.reason = reason
         """What happened, in one line."""
+
+
+class Refused(ChatFailure):
+    """The model, or a filter before it, would not answer; that was paid for, and asking again gives the same."""
 
 
 class OutOfBudget(Exception):

@@ -141,6 +141,25 @@ def mirror_action_units(intensities: Sequence[float]) -> list[float]:
     return [intensities[unit.mirror] for unit in FEAFA]
 
 
+def units_named(names: str) -> list[int]:
+    """Return the places in `FEAFA` of units that a cell names.
+
+    Args:
+        names: FEAFA's names with commas between them, as in a manifest's column ``action_units_missing``.
+
+    Returns:
+        The places, in the order of the names.
+
+    Raises:
+        InputError: If a name is no unit's.
+    """
+    found = [name.strip() for name in names.split(",")]
+    for name in found:
+        if name not in NAMES:
+            raise InputError(f"{name!r} is no action unit", remedy="Write FEAFA's names with commas between them.")
+    return [NAMES.index(name) for name in found]
+
+
 def check_action_units(values: Sequence[float], where: str | PathLike[str] | None = None) -> list[float]:
     """Return the values as 24 floats, or say what is wrong with them.
 

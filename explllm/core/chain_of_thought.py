@@ -35,7 +35,7 @@ class ChainOfThought:
     """The whole text, as it was given to `parse` or made by `of`."""
 
     @classmethod
-    def parse(cls, text: str) -> ChainOfThought:
+    def parse(cls, text: str, recover: bool = True) -> ChainOfThought:
         """Split a language model's text into the three sections.
 
         A section without a title is recovered where the text allows it: the conclusion from the last paragraph or from
@@ -47,6 +47,7 @@ class ChainOfThought:
 
         Args:
             text: Any string.
+            recover: Whether to look for sections that have no title; otherwise they are empty.
 
         Returns:
             The chain of thought; its ``text`` is the given one.
@@ -59,7 +60,9 @@ class ChainOfThought:
                 f"a chain of thought of type {type(text).__name__}", remedy="Give the text as a string."
             )
         preamble, found = _titled_sections(text)
-        if found:
+        if not recover:
+            key, interpretation, conclusion = (found.get(section, "") for section in range(3))
+        elif found:
             key, interpretation, conclusion = _recover(preamble, [found.get(section, "") for section in range(3)])
         else:
             key, interpretation, conclusion = _untitled_sections(preamble)

@@ -31,7 +31,7 @@ class Grounding:
     """The agreement of a text's claims with measured intensities."""
 
     precision: float
-    """The share of the units claimed present that are active; 1 if none is claimed."""
+    """The share of the units claimed present, and measured, that are active; 1 if none is claimed."""
     recall: float
     """The share of the active units that are claimed present; 1 if none is active."""
     f1: float
@@ -59,16 +59,19 @@ class Grounding:
     """How many units are active."""
 
 
-def ground(text: str, intensities: Sequence[float], *, strong: float = STRONG, active: float = ACTIVE) -> Grounding:
+def ground(
+    text: str, intensities: Sequence[float | None], *, strong: float = STRONG, active: float = ACTIVE
+) -> Grounding:
     """Hold what a text claims of the action units against measured intensities.
 
     A claim is borne out by its unit or by one of its alternatives. A hedge ("minimal", "barely") of a unit that is not
     active is right either way and counts neither for nor against the precision. Denials enter only `contradicted`: a
-    unit that the text denies in one place and claims in another counts as claimed.
+    unit that the text denies in one place and claims in another counts as claimed. What is claimed of a unit that was
+    not measured can be neither borne out nor refuted, and counts nowhere.
 
     Args:
         text: A text about the face.
-        intensities: 24 measured intensities in [0, 1], in FEAFA's order.
+        intensities: 24 measured intensities in [0, 1], in FEAFA's order; None for a unit that was not measured.
         strong: The intensity from which a unit that is left out counts as missing.
         active: The intensity from which a unit counts as active.
 
@@ -78,7 +81,8 @@ def ground(text: str, intensities: Sequence[float], *, strong: float = STRONG, a
     Raises:
         InputError: If the intensities are not 24 numbers in [0, 1].
     """
-    measured = check_action_units(intensities)
+    unknown = {unit for unit, intensity in enumerate(intensities) if intensity is None}
+    measured = check_action_units([0.0 if intensity is None else intensity for intensity in intensities])
     made = claims(text)
     claimed: dict[int, list[Claim]] = {}
     for claim in made:
@@ -90,7 +94,10 @@ def ground(text: str, intensities: Sequence[float], *, strong: float = STRONG, a
 
     found = {unit: max(map(strongest, of_unit)) for unit, of_unit in claimed.items()}
     hedged = {unit for unit, of_unit in claimed.items() if all(claim.low == 0.0 for claim in of_unit)}
-    counted = sorted(unit for unit in claimed if found[unit] >= active or unit not in hedged)
+    open_to_doubt = {
+        unit for unit, of_unit in claimed.items() if any({unit, *claim.alternatives} & unknown for claim in of_unit)
+    }
+    counted = sorted(unit for unit in claimed if found[unit] >= active or unit not in hedged | open_to_doubt)
     supported = [unit for unit in counted if found[unit] >= active]
     unsupported = [unit for unit in counted if found[unit] < _NOTHING]
     moving = [unit for unit, intensity in enumerate(measured) if intensity >= active]
@@ -103,14 +110,13 @@ def ground(text: str, intensities: Sequence[float], *, strong: float = STRONG, a
         and FEAFA[unit].mirror not in claimed
         and found[unit] < active <= measured[FEAFA[unit].mirror]
     ]
-    agreeing = [
-        any(
-            claim.low - TOLERANCE <= measured[unit] <= claim.high + TOLERANCE
-            for unit in (claim.unit, *claim.alternatives)
-        )
-        for claim in made
-        if claim.low is not None and claim.high is not None
-    ]
+    agreeing = []
+    for claim in made:
+        if claim.low is not None and claim.high is not None:
+            units = {claim.unit, *claim.alternatives}
+            fits = any(claim.low - TOLERANCE <= measured[unit] <= claim.high + TOLERANCE for unit in units - unknown)
+            if fits or not units & unknown:
+                agreeing.append(fits)
     precision = len(supported) / len(counted) if counted else 1.0
     recall = sum(unit in claimed for unit in moving) / len(moving) if moving else 1.0
     return Grounding(

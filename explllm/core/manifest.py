@@ -44,6 +44,7 @@ _REMEDIES = {
     "cot": "write the chains of thought",
 }
 _LISTS = ("box", "action_units")
+_ROWS_AT_A_TIME = 1000
 _TEXTS = tuple(column for column in COLUMNS if column not in _LISTS)
 
 
@@ -276,7 +277,11 @@ def _listed(cell: Any) -> list[Any]:
 
 
 def _action_units(cell: Any) -> list[float]:
-    return check_action_units(_listed(cell))
+    intensities = check_action_units(_listed(cell))
+    # A table is checked again when it is written: what is as it should be is not copied. And most units of a face are 0:
+    # one such number is enough for a table of millions.
+    as_it_should_be = isinstance(cell, list) and all(type(intensity) is float for intensity in cell)
+    return cell if as_it_should_be else [intensity or 0.0 for intensity in intensities]
 
 
 def _missing(cell: Any) -> str:
@@ -385,11 +390,24 @@ def _plain(cell: Any) -> Any:
 
 
 def _read_parquet(path: Path) -> pd.DataFrame:
-    return pd.read_parquet(path, engine="pyarrow")
+    import pyarrow as pa
+
+    frame = pd.read_parquet(path, engine="pyarrow")
+    # Arrow keeps for itself what it used; a long run would carry it along.
+    pa.default_memory_pool().release_unused()
+    return frame
 
 
 def _write_parquet(frame: pd.DataFrame, path: Path) -> None:
-    frame.to_parquet(path, engine="pyarrow", index=False)
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    # In parts, so that no second copy of all texts is ever in memory; the types are those of the whole columns.
+    schema = pa.Schema.from_pandas(frame, preserve_index=False)
+    with pq.ParquetWriter(path, schema) as writer:
+        for start in range(0, max(len(frame), 1), _ROWS_AT_A_TIME):
+            part = frame.iloc[start : start + _ROWS_AT_A_TIME]
+            writer.write_table(pa.Table.from_pandas(part, schema, preserve_index=False))
 
 
 _FORMATS: dict[str, tuple[Callable[[Path], pd.DataFrame], Callable[[pd.DataFrame, Path], None]]] = {

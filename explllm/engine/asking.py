@@ -1,19 +1,15 @@
-"""One question to the model, asked again while its answer cannot be read."""
+"""One question to the model about a face, asked again while its answer cannot be read."""
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
+from explllm.chat.reading import Ask, UnreadableAnswer, ask_until_read
 from explllm.chat.request import ChatAnswer, ChatMessage, ChatRequest
 from explllm.engine.face import EngineSettings
 
+__all__ = ["Ask", "Asker", "UnreadableAnswer"]
+
 T = TypeVar("T")
-
-Ask = Callable[[ChatRequest], Awaitable[ChatAnswer]]
-"""Whatever answers requests: `explllm.chat.client.ChatClient.ask`."""
-
-
-class UnreadableAnswer(Exception):
-    """No answer could be read, however often the question was asked."""
 
 
 class Asker:
@@ -30,6 +26,7 @@ class Asker:
         purpose: str,
         messages: tuple[ChatMessage, ...],
         read: Callable[[str], T | None],
+        wanted: str,
         max_tokens: int,
         schema: Mapping[str, Any] | None = None,
         step: int = 0,
@@ -40,7 +37,8 @@ class Asker:
             purpose: The process that asks.
             messages: The conversation.
             read: Makes something of the answer's text, or None if it cannot be read.
-            max_tokens: Longest answer, in tokens.
+            wanted: What to answer with; said when the question is repeated.
+            max_tokens: Longest answer, in tokens, without hidden reasoning.
             schema: JSON schema of a structured answer.
             step: Number of the question where a process asks several in a round.
 
@@ -50,23 +48,22 @@ class Asker:
         Raises:
             UnreadableAnswer: If no answer can be read; it quotes the last.
         """
-        text = ""
-        for attempt in range(self.settings.parse_attempts):
-            answer = await self.ask(
-                ChatRequest(
-                    scope=self.scope,
-                    purpose=purpose,
-                    round=self.round,
-                    messages=messages,
-                    schema=schema,
-                    temperature=self.settings.temperature,
-                    max_tokens=max_tokens,
-                    attempt=step * self.settings.parse_attempts + attempt,
-                )
-            )
-            self.cost += answer.cost
-            text = answer.text
-            found = read(text)
-            if found is not None:
-                return found
-        raise UnreadableAnswer(f"{purpose}: no readable answer in {self.settings.parse_attempts}, last {text[:80]!r}")
+        request = ChatRequest(
+            scope=self.scope,
+            purpose=purpose,
+            round=self.round,
+            messages=messages,
+            schema=schema,
+            temperature=self.settings.temperature,
+            max_tokens=max_tokens,
+            attempt=step * self.settings.parse_attempts,
+        )
+        try:
+            return await ask_until_read(self._paid, request, read, wanted, self.settings.parse_attempts)
+        except UnreadableAnswer as error:
+            raise UnreadableAnswer(f"{purpose}: {error}") from None
+
+    async def _paid(self, request: ChatRequest) -> ChatAnswer:
+        answer = await self.ask(request)
+        self.cost += answer.cost
+        return answer

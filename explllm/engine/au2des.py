@@ -4,10 +4,11 @@ from explllm.chat.prompt import render
 from explllm.core.action_units import NAMES
 from explllm.engine.asking import Asker
 from explllm.engine.face import Face
-from explllm.engine.img2au import in_words
+from explllm.engine.img2au import in_words, unmeasured
 from explllm.engine.memory import Memory
 
 MAX_TOKENS = 1024
+WANTED = "the analysis, in plain words"
 
 
 async def describe(face: Face, memory: Memory, ask: Asker) -> str:
@@ -23,9 +24,13 @@ async def describe(face: Face, memory: Memory, ask: Asker) -> str:
     """
     absent = [name.lower() for name, value in zip(NAMES, face.action_units, strict=True) if value == 0]
     question = render(
-        "explllm.engine", "au2des", units=in_words(face.action_units), absent=", ".join(absent) or "none is left"
+        "explllm.engine",
+        "au2des",
+        units=in_words(face.action_units),
+        absent=", ".join(absent) or "none is left",
+        unmeasured=unmeasured(face.action_units),
     )
-    description = await ask("au2des", memory.asked(question), said, MAX_TOKENS)
+    description = await ask("au2des", memory.asked(question), said, WANTED, MAX_TOKENS)
     memory.answered(description)
     return description
 

@@ -1,53 +1,20 @@
 """A whole manifest: many faces at a time, resumable, within a budget."""
 
-import asyncio
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 
 import pandas as pd
 
 from explllm.chat.client import ChatClient
-from explllm.chat.request import OutOfBudget, Stopped
 from explllm.core.manifest import Manifest
 from explllm.engine.face import EngineSettings, Outcome, Status
 from explllm.engine.img2au import faces
 from explllm.engine.offline import OfflineEngine
 from explllm.engine.pipeline import explain_face
-
-Seen = Callable[[Outcome], None]
-"""Is told of each outcome as it comes."""
+from explllm.engine.running import Built, Seen, work_through
 
 
-@dataclass
-class Built:
-    """What became of a manifest."""
-
-    outcomes: dict[int, Outcome] = field(default_factory=dict)
-    """By row, counted from 0; a row that is missing was not finished or cannot be worked on."""
-    total: int = 0
-    """Rows that can be worked on."""
-    stopped: str = ""
-    """Why the run ended before all rows were done; empty if it did not."""
-    seconds: float = 0.0
-    """How long it took."""
-
-    def count(self, status: Status) -> int:
-        """Return the number of rows that ended in a status."""
-        return sum(outcome.status == status for outcome in self.outcomes.values())
-
-    @property
-    def pending(self) -> int:
-        """Rows that are still to be done."""
-        return self.total - len(self.outcomes)
-
-    @property
-    def cost(self) -> float:
-        """What the outcomes cost, in USD."""
-        return sum(outcome.cost for outcome in self.outcomes.values())
-
-
-def build_offline(manifest: Manifest, settings: EngineSettings, seen: Seen) -> Built:
+def build_offline(manifest: Manifest, settings: EngineSettings, seen: Seen[Outcome]) -> Built[Outcome]:
     """Write the chains of thought of a manifest by rules.
 
     Args:
@@ -58,7 +25,7 @@ def build_offline(manifest: Manifest, settings: EngineSettings, seen: Seen) -> B
     Returns:
         What became of it.
     """
-    start, engine, built = time.monotonic(), OfflineEngine(settings), Built()
+    start, engine, built = time.monotonic(), OfflineEngine(settings), Built[Outcome]()
     for row, face in faces(manifest):
         built.total += 1
         built.outcomes[row] = engine.explain(face)
@@ -68,8 +35,8 @@ def build_offline(manifest: Manifest, settings: EngineSettings, seen: Seen) -> B
 
 
 async def build_with_model(
-    manifest: Manifest, client: ChatClient, settings: EngineSettings, workers: int, seen: Seen
-) -> Built:
+    manifest: Manifest, client: ChatClient, settings: EngineSettings, workers: int, seen: Seen[Outcome]
+) -> Built[Outcome]:
     """Make the chains of thought of a manifest with a language model.
 
     Args:
@@ -80,35 +47,29 @@ async def build_with_model(
         seen: Is told of each outcome.
 
     Returns:
-        What became of it. A budget that is used up, or `ChatClient.stop`, ends it early; what is in flight is finished.
-
-    Raises:
-        InputError: If the server refuses the key or the model.
+        What became of it. A budget that is used up, `ChatClient.stop`, or a server that refuses key, model or credit
+        ends it early; what is in flight is finished.
     """
-    built, start = Built(total=sum(1 for _ in faces(manifest))), time.monotonic()
-    work = faces(manifest)
-
-    async def worker() -> None:
-        # The iterator is shared: each worker takes the next face when it has finished one, so few are ever in memory.
-        for row, face in work:
-            if built.stopped:
-                return
-            try:
-                outcome = await explain_face(face, client.ask, settings)
-            except (OutOfBudget, Stopped) as stop:
-                built.stopped = built.stopped or str(stop) or type(stop).__name__
-                return
-            built.outcomes[row] = outcome
-            seen(outcome)
-
-    async with asyncio.TaskGroup() as group:
-        for _ in range(workers):
-            group.create_task(worker())
-    built.seconds = time.monotonic() - start
-    return built
+    total = sum(1 for _ in faces(manifest))
+    return await work_through(
+        faces(manifest), total, lambda face: explain_face(face, client.ask, settings), workers, seen, client.ledger
+    )
 
 
-def with_outcomes(manifest: Manifest, built: Built, source: str) -> Manifest:
+_ACCEPTED = (Status.ACCEPTED, Status.LABEL_GIVEN)
+
+_CELLS: dict[str, Callable[[Outcome, str], object]] = {
+    "cot": lambda outcome, source: outcome.text,
+    "cot_source": lambda outcome, source: source if outcome.text else None,
+    "cot_rounds": lambda outcome, source: outcome.rounds,
+    "cot_status": lambda outcome, source: str(outcome.status),
+    "cot_reason": lambda outcome, source: outcome.reason or None,
+    "cot_cost": lambda outcome, source: outcome.cost,
+}
+"""What an outcome says in each column; ``cot_source`` is the model's name."""
+
+
+def with_outcomes(manifest: Manifest, built: Built[Outcome], source: str) -> Manifest:
     """Return the manifest with the chains of thought and how each came about.
 
     Args:
@@ -118,21 +79,21 @@ def with_outcomes(manifest: Manifest, built: Built, source: str) -> Manifest:
 
     Returns:
         A new manifest with the columns ``cot``, ``cot_source``, ``cot_rounds``, ``cot_status``, ``cot_reason`` and
-        ``cot_cost``; all are empty where a row was not done.
+        ``cot_cost``. Where a row was not done, they keep what they held; all are empty where that is nothing.
     """
     frame = manifest.frame.copy()
-    rows = [built.outcomes.get(row) for row in range(len(frame))]
-    columns = {
-        "cot": [outcome.cot.text if outcome and outcome.cot else None for outcome in rows],
-        "cot_source": [source if outcome and outcome.cot else None for outcome in rows],
-        "cot_rounds": [outcome.rounds if outcome else None for outcome in rows],
-        "cot_status": [str(outcome.status) if outcome else None for outcome in rows],
-        "cot_reason": [(outcome.reason or None) if outcome else None for outcome in rows],
-        "cot_cost": [outcome.cost if outcome else None for outcome in rows],
-    }
-    for name, cells in columns.items():
-        kind = {"cot_rounds": "Int64", "cot_cost": "Float64"}.get(name, object)
-        frame[name] = pd.Series(cells, index=frame.index, dtype=kind)
+    nothing = [None] * len(frame)
+    for name, cell in _CELLS.items():
+        earlier = frame.get(name, nothing)
+        cells = [
+            cell(built.outcomes[row], source) if row in built.outcomes else None if pd.isna(old) else old
+            for row, old in enumerate(earlier)
+        ]
+        column = pd.Series(cells, index=frame.index, dtype=object)
+        if name in ("cot_rounds", "cot_cost"):
+            numbers = pd.to_numeric(column, errors="coerce")
+            column = numbers.astype("Int64") if name == "cot_rounds" else numbers.astype("Float64")
+        frame[name] = column
     return Manifest(frame, manifest.root, manifest.path)
 
 
@@ -146,8 +107,8 @@ def released_records(manifest: Manifest) -> Iterator[dict[str, object]]:
         ``file_name``, ``emo``, ``au`` (24 floats), ``description``.
     """
     frame = manifest.frame
-    for image, label, units, cot in zip(
-        frame["image"], frame["expression"], frame["action_units"], frame["cot"], strict=True
-    ):
-        if cot is not None:
+    columns = (frame[name] for name in ("image", "expression", "action_units", "cot", "cot_status"))
+    for image, label, units, cot, status in zip(*columns, strict=True):
+        # A text that the manifest held before may stand in a row that has neither units nor label.
+        if cot is not None and units is not None and label is not None and status in _ACCEPTED:
             yield {"file_name": image, "emo": label, "au": list(units), "description": cot}

@@ -9,18 +9,19 @@ from explllm.core.expressions import Expression
 from explllm.core.grounding import ground
 
 _INDEX = re.compile(r"\bA\.?U\.?s?\s*[-#]?\s*\d+|\baction units?\s*(?:no\.?|number|#)?\s*\d+", re.IGNORECASE)
+# "US" is the country, and an "I" before anything but a word is a numeral, as is the "i" of "i.e.".
 _PRONOUN = re.compile(
-    r"\b(?:he|she|him|his|hers?|himself|herself|they|them|theirs?|themselves|i|me|my|mine|we|us|our|ours|you|your|yours)\b",
-    re.IGNORECASE,
+    r"\b(?:(?i:he|she|him|his|hers?|himself|herself|they|them|theirs?|themselves|me|my|mine|myself|we|our|ours|ourselves"
+    r"|you|your|yours|yourself)|[Uu]s|[Ii](?=['’]|\s+[a-z]))\b"
 )
 
 
-def description_problems(text: str, action_units: Sequence[float], strong: float = 0.3) -> list[str]:
+def description_problems(text: str, action_units: Sequence[float | None], strong: float = 0.3) -> list[str]:
     """Hold a text about a face against its measured action units.
 
     Args:
         text: A description or a chain of thought.
-        action_units: 24 intensities in [0, 1].
+        action_units: 24 intensities in [0, 1]; None for a unit that was not measured.
         strong: Intensity from which a unit must be mentioned.
 
     Returns:
@@ -39,7 +40,7 @@ def description_problems(text: str, action_units: Sequence[float], strong: float
 
 def pair_problems(
     cot: ChainOfThought,
-    action_units: Sequence[float] | None,
+    action_units: Sequence[float | None] | None,
     expression: Expression,
     max_words: int = 130,
     strong: float = 0.3,
@@ -48,7 +49,7 @@ def pair_problems(
 
     Args:
         cot: The chain of thought.
-        action_units: 24 intensities in [0, 1]; None leaves grounding out.
+        action_units: 24 intensities in [0, 1], with None for a unit that was not measured; None leaves grounding out.
         expression: The label that the conclusion must name.
         max_words: Most words, titles included.
         strong: Intensity from which a unit must be mentioned.
@@ -57,6 +58,8 @@ def pair_problems(
         What is wrong, a phrase for each fault; empty if nothing is.
     """
     problems = [*cot.check(expression, max_words), *form_problems(cot)]
+    if ChainOfThought.parse(cot.text).sections != cot.sections:
+        problems.append("the title of a section stands inside a section")
     verdict = cot.expression
     if verdict is None or not names(cot.conclusion, expression):
         problems.append(f"the conclusion does not name {expression}")

@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 from explllm.core.command_line import Parser, at_least
+from explllm.core.errors import ConfigError
 
 _DESCRIPTION = """Chains of thought from measured action units (the Exp-CoT Engine, paper Section III-B).
 
@@ -60,6 +61,16 @@ def run_folder(out: str, given: str | None) -> Path:
     return Path(given) if given else Path(out).with_suffix(".run")
 
 
+def check_ending(out: Path) -> None:
+    """Refuse an output that no manifest can be written to, before any work is done.
+
+    Raises:
+        ConfigError: If its ending is none of a manifest's.
+    """
+    if out.suffix not in (".parquet", ".csv", ".jsonl"):
+        raise ConfigError(f"the ending {out.suffix!r} of --out", remedy="Use .parquet, .csv or .jsonl.")
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = Parser(prog="explllm cot", description=_DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True, parser_class=Parser)
@@ -69,31 +80,19 @@ def _parser() -> argparse.ArgumentParser:
     build.add_argument(
         "-o", "--out", required=True, metavar="OUT", help="the manifest to write (.parquet, .csv, .jsonl)"
     )
+    build.add_argument(
+        "--overwrite", action="store_true", help="replace an existing OUT that is not the beginning of this build"
+    )
     build.add_argument("--json", metavar="FILE", help="write the accepted rows in the authors' released layout too")
     build.add_argument("--offline", action="store_true", help="write by rules, without any model; texts are so marked")
     build.add_argument("--run-dir", metavar="DIR", help="where ledger and progress go (default: OUT with .run)")
-    _add_model(build)
+    add_model(build)
     _add_engine(build)
-    build.add_argument(
-        "--concurrency", type=at_least(1), default=16, metavar="N", help="requests at a time (default: 16)"
-    )
-    build.add_argument(
-        "--requests-per-minute", type=at_least(1), metavar="N", help="limit of the server, if it has one"
-    )
-    build.add_argument("--tokens-per-minute", type=at_least(1), metavar="N", help="limit of the server, if any")
-    build.add_argument("--max-cost", type=at_least(0, float), metavar="USD", help="stop before this much is spent")
-    build.add_argument("--timeout", type=at_least(0.1, float), default=120, metavar="S", help="seconds for one request")
-    build.add_argument("--max-retries", type=at_least(0), default=8, metavar="N", help="of one request (default: 8)")
-    build.add_argument(
-        "--structured",
-        choices=["auto", "always", "never"],
-        default="auto",
-        help="ask for JSON by schema: where the server can (auto), always or never",
-    )
+    add_asking(build)
 
     estimate = commands.add_parser("estimate", help="calls, tokens and cost before anything is spent")
     estimate.add_argument("manifest", metavar="M", help="a manifest with action units and expressions")
-    _add_model(estimate)
+    add_model(estimate)
     _add_engine(estimate)
 
     status = commands.add_parser("status", help="how far a build is, from any shell")
@@ -111,14 +110,42 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _add_model(parser: argparse.ArgumentParser) -> None:
+def add_model(parser: argparse.ArgumentParser) -> None:
+    """Add the options that say which model is asked, where, and at what price."""
     parser.add_argument("--model", metavar="NAME", help="the model's name on the server, such as gpt-4o")
+    add_server(parser)
+
+
+def add_server(parser: argparse.ArgumentParser) -> None:
+    """Add the options that say where a model is asked, and at what price."""
     parser.add_argument("--base-url", metavar="URL", help="an OpenAI-compatible server (default: OpenAI's)")
     parser.add_argument(
         "--api-key-env", default="OPENAI_API_KEY", metavar="VAR", help="variable that holds the key (OPENAI_API_KEY)"
     )
     parser.add_argument("--price-in", type=at_least(0, float), metavar="USD", help="price of a million tokens sent")
     parser.add_argument("--price-out", type=at_least(0, float), metavar="USD", help="price of a million tokens written")
+
+
+def add_asking(parser: argparse.ArgumentParser) -> None:
+    """Add the options that say how fast, how often and for how much money a model is asked."""
+    parser.add_argument(
+        "--concurrency", type=at_least(1), default=16, metavar="N", help="requests at a time (default: 16)"
+    )
+    parser.add_argument(
+        "--requests-per-minute", type=at_least(1), metavar="N", help="limit of the server, if it has one"
+    )
+    parser.add_argument("--tokens-per-minute", type=at_least(1), metavar="N", help="limit of the server, if any")
+    parser.add_argument("--max-cost", type=at_least(0, float), metavar="USD", help="stop before this much is spent")
+    parser.add_argument(
+        "--timeout", type=at_least(0.1, float), default=120, metavar="S", help="seconds for one request"
+    )
+    parser.add_argument("--max-retries", type=at_least(0), default=8, metavar="N", help="of one request (default: 8)")
+    parser.add_argument(
+        "--structured",
+        choices=["auto", "always", "never"],
+        default="auto",
+        help="ask for JSON by schema: where the server can (auto), always or never",
+    )
 
 
 def _add_engine(parser: argparse.ArgumentParser) -> None:
@@ -130,3 +157,6 @@ def _add_engine(parser: argparse.ArgumentParser) -> None:
         "--strong", type=at_least(0, float), default=0.3, metavar="X", help="intensity that must be mentioned (0.3)"
     )
     parser.add_argument("--temperature", type=at_least(0, float), default=0.0, metavar="T", help="of sampling (0)")
+    parser.add_argument(
+        "--parse-attempts", type=at_least(1), default=3, metavar="N", help="asking while an answer cannot be read (3)"
+    )

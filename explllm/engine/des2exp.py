@@ -2,21 +2,32 @@
 
 import json
 import re
+from collections.abc import Iterable
+from typing import Any
 
 from explllm.chat.prompt import render
+from explllm.chat.reading import without_thoughts
 from explllm.chat.request import ChatMessage
 from explllm.core.errors import UnknownExpressionError
 from explllm.core.expressions import Expression
 from explllm.engine.asking import Asker
 
 MAX_TOKENS = 32
-SCHEMA = {
-    "title": "expression",
-    "type": "object",
-    "properties": {"expression": {"type": "string", "enum": [str(expression) for expression in Expression]}},
-    "required": ["expression"],
-    "additionalProperties": False,
-}
+
+
+def expression_schema(labels: Iterable[Expression]) -> dict[str, Any]:
+    """Return the JSON schema of an answer that is one of some expressions."""
+    return {
+        "title": "expression",
+        "type": "object",
+        "properties": {"expression": {"type": "string", "enum": [str(expression) for expression in labels]}},
+        "required": ["expression"],
+        "additionalProperties": False,
+    }
+
+
+SCHEMA = expression_schema(Expression)
+WANTED = f"one of the words {', '.join(Expression)}, and nothing else"
 
 
 async def infer(description: str, ask: Asker) -> Expression:
@@ -30,11 +41,12 @@ async def infer(description: str, ask: Asker) -> Expression:
         The expression.
     """
     question = render("explllm.engine", "des2exp", labels=", ".join(Expression), description=description)
-    return await ask("des2exp", (ChatMessage("user", question),), read_expression, MAX_TOKENS, SCHEMA)
+    return await ask("des2exp", (ChatMessage("user", question),), read_expression, WANTED, MAX_TOKENS, SCHEMA)
 
 
 def read_expression(text: str) -> Expression | None:
-    """Read one label: bare, quoted, or as structured answer; None if there is anything else in the answer."""
+    """Read one label: bare, quoted, or as structured answer; None if there is anything else but thoughts before it."""
+    text = without_thoughts(text)
     try:
         value = json.loads(text)
         text = str(value.get("expression", "")) if isinstance(value, dict) else str(value)

@@ -5,10 +5,13 @@ from dataclasses import dataclass
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
-from explllm.chat.prices import price_of
+from explllm.chat.prices import Price, picture_tokens
 from explllm.chat.prompt import render
-from explllm.core.expressions import Expression
+from explllm.chat.settings import ChatSettings
+from explllm.core.chain_of_thought import MAX_WORDS
+from explllm.core.expressions import Expression, LabelSet
 from explllm.core.manifest import Manifest
 from explllm.engine.face import EngineSettings, Face
 from explllm.engine.img2au import faces, in_words, left_out
@@ -71,10 +74,13 @@ def print_estimate(options: argparse.Namespace) -> None:
     manifest = Manifest.read(options.manifest)
     manifest.require("action_units", "expression")
     lacking, settings = left_out(manifest), engine_settings(options)
-    prices = price_of(options.model or "", options.price_in, options.price_out)
-    table = Table(
-        title=f"{options.model or 'any model'}, {sum(1 for _ in faces(manifest)):,} faces", title_justify="left"
+    # Without a model only what is given can be a price.
+    chat = ChatSettings(
+        options.model or "any", options.base_url, price_in=options.price_in, price_out=options.price_out
     )
+    prices = chat.price()
+    title = Text(f"{options.model or 'any model'}, {sum(1 for _ in faces(manifest)):,} faces")
+    table = Table(title=title, title_justify="left")
     table.add_column("rounds of reflection")
     for column in ("calls", "tokens in", "tokens out", "USD"):
         table.add_column(column, justify="right")
@@ -95,6 +101,40 @@ def print_estimate(options: argparse.Namespace) -> None:
         f"Assumed: {CHARACTERS_PER_TOKEN:g} characters a token, {DESCRIPTION_TOKENS} tokens a description, "
         f"{COT_TOKENS} a chain of thought."
     )
+    _print_prices(console, prices)
+
+
+def print_baseline_estimate(faces: int, model: str, labels: LabelSet, prices: Price | None) -> None:
+    """Print what `explllm.engine.baseline` takes: two requests a face, both with its picture.
+
+    Args:
+        faces: How many.
+        model: The model's name.
+        labels: The classes to answer among.
+        prices: What the model costs; None if that is unknown.
+    """
+    names, picture = ", ".join(labels), picture_tokens(model).usual
+    texts = (
+        render("explllm.engine", "baseline_label", labels=names),
+        render("explllm.engine", "baseline_cot", labels=names, words=MAX_WORDS, margin=MAX_WORDS),
+    )
+    first, second = (len(text) / CHARACTERS_PER_TOKEN for text in texts)
+    tokens_in = 2 * (picture + first) + LABEL_TOKENS + second
+    found = Estimate(2 * faces, round(faces * tokens_in), faces * (LABEL_TOKENS + COT_TOKENS))
+    cost = "unknown" if prices is None else f"{found.cost(prices.price_in, prices.price_out):,.2f} USD"
+    console = Console(highlight=False, soft_wrap=True, markup=False)
+    console.print(
+        f"{model}, {faces:,} faces: {found.calls:,} calls, {found.tokens_in:,} tokens in, {found.tokens_out:,} out, "
+        f"cost {cost}"
+    )
+    console.print(
+        f"Assumed: {CHARACTERS_PER_TOKEN:g} characters a token, {picture:,} tokens a picture, {COT_TOKENS} tokens a "
+        "chain of thought; nothing was sent."
+    )
+    _print_prices(console, prices)
+
+
+def _print_prices(console: Console, prices: Price | None) -> None:
     if prices is None:
         console.print(
             "The price of this model is not known here: give --price-in and --price-out (USD a million tokens)."
@@ -108,9 +148,9 @@ def print_estimate(options: argparse.Namespace) -> None:
 def _lengths(face: Face, settings: EngineSettings) -> tuple[float, float, float, float]:
     units = in_words(face.action_units)
     texts = (
-        render("explllm.engine", "au2des", units=units, absent="x" * 300),
+        render("explllm.engine", "au2des", units=units, absent="x" * 300, unmeasured=""),
         render("explllm.engine", "des2exp", labels=", ".join(Expression), description=""),
-        render("explllm.engine", "verification", units=units, description=""),
+        render("explllm.engine", "verification", units=units, unmeasured="", description=""),
         render(
             "explllm.engine",
             "refinement",

@@ -13,8 +13,8 @@ class Face:
 
     scope: str
     """Its name in the ledger: the image's path, with the box where an image has several faces."""
-    action_units: tuple[float, ...]
-    """24 intensities in [0, 1], in FEAFA's order."""
+    action_units: tuple[float | None, ...]
+    """24 intensities in [0, 1], in FEAFA's order; None for a unit that was not measured."""
     expression: Expression
     """The true label."""
 
@@ -27,13 +27,13 @@ class Status(StrEnum):
     FAILED = "failed"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Outcome:
-    """What the engine made of one face."""
+    """What the engine made of one face; small, because a build keeps one for each row."""
 
     status: Status
     """How it ended."""
-    cot: ChainOfThought | None
+    text: str | None
     """The chain of thought; None where it failed."""
     rounds: int
     """Rounds of reflection that it took, from 0."""
@@ -41,6 +41,11 @@ class Outcome:
     """Why it failed; empty otherwise."""
     cost: float
     """What its answers cost, in USD, those of earlier runs included."""
+
+    @property
+    def cot(self) -> ChainOfThought | None:
+        """The chain of thought in its parts."""
+        return None if self.text is None else ChainOfThought.parse(self.text)
 
 
 @dataclass(frozen=True)

@@ -27,11 +27,15 @@ def faces(manifest: Manifest) -> Iterator[tuple[int, Face]]:
     manifest.require("action_units", "expression")
     frame = manifest.frame
     boxes = frame["box"] if "box" in frame else [None] * len(frame)
-    columns = zip(frame["image"], frame["action_units"], frame["expression"], boxes, strict=True)
+    columns = zip(frame["image"], manifest.intensities(), frame["expression"], boxes, strict=True)
     for row, (image, units, label, box) in enumerate(columns):
         if units is not None and label is not None:
-            scope = str(image) if box is None else f"{image} {','.join(f'{side:g}' for side in box)}"
-            yield row, Face(scope, tuple(units), Expression(label))
+            yield row, Face(scope_of(image, box), tuple(units), Expression(label))
+
+
+def scope_of(image: str, box: Sequence[float] | None) -> str:
+    """Name a face in the ledger: by its image's path, and by its box where it has one."""
+    return str(image) if box is None else f"{image} {','.join(f'{side:g}' for side in box)}"
 
 
 def left_out(manifest: Manifest) -> dict[str, int]:
@@ -59,19 +63,24 @@ def left_out(manifest: Manifest) -> dict[str, int]:
     return {lack: count for lack, count in counts.items() if count}
 
 
-def named(action_units: Sequence[float]) -> dict[str, float]:
+def named(action_units: Sequence[float | None]) -> dict[str, float]:
     """Return the action units with non-zero intensity by name, in FEAFA's order.
 
     Args:
-        action_units: 24 intensities.
+        action_units: 24 intensities; None for a unit that was not measured.
 
     Returns:
         Intensities by lower-case name, to two decimals, but never rounded to 0.
     """
     pairs = zip(NAMES, action_units, strict=True)
-    return {name.lower(): max(round(value, 2), 0.01) for name, value in pairs if value > 0}
+    return {name.lower(): max(round(value, 2), 0.01) for name, value in pairs if value}
 
 
-def in_words(action_units: Sequence[float]) -> str:
+def unmeasured(action_units: Sequence[float | None]) -> str:
+    """Return the units that were not measured as the prompts give them; empty if all were."""
+    return ", ".join(name.lower() for name, value in zip(NAMES, action_units, strict=True) if value is None)
+
+
+def in_words(action_units: Sequence[float | None]) -> str:
     """Return the positive action units as the prompts give them, such as ``left eye close: 0.23, jaw drop: 0.4``."""
     return ", ".join(f"{name}: {value:g}" for name, value in named(action_units).items()) or "none"

@@ -14,7 +14,7 @@ class OfflineEngine:
         """Keep the limits of the checks."""
         self.settings = settings
         self.writer = OfflineWriter()
-        self._written: dict[str, tuple[float, ...]] = {}
+        self._written: dict[str, tuple[float | None, ...]] = {}
 
     @property
     def name(self) -> str:
@@ -42,5 +42,5 @@ class OfflineEngine:
             elif self._written.setdefault(cot.text, face.action_units) != face.action_units:
                 reason = "another face has the same text"
             else:
-                return Outcome(Status.ACCEPTED, cot, 0, "", 0.0)
+                return Outcome(Status.ACCEPTED, cot.text, 0, "", 0.0)
         return Outcome(Status.FAILED, None, 0, f"no wording of {_TRIES} passes: {reason}", 0.0)

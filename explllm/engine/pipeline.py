@@ -1,6 +1,10 @@
 """The six processes in their order, for one face."""
 
+import re
+from collections.abc import Sequence
+
 from explllm.chat.request import ChatFailure
+from explllm.core.expressions import Expression
 from explllm.engine.asking import Ask, Asker, UnreadableAnswer
 from explllm.engine.au2des import describe
 from explllm.engine.des2exp import infer
@@ -36,14 +40,22 @@ async def explain_face(face: Face, ask: Ask, settings: EngineSettings) -> Outcom
                 cot, faults = await refine(face, description, inferred, asker)
                 if not faults:
                     status = Status.LABEL_GIVEN if label_is_given(asker) else Status.ACCEPTED
-                    return Outcome(status, cot, asker.round, "", asker.cost)
+                    return Outcome(status, cot.text, asker.round, "", asker.cost)
                 problems = list(faults)
             if asker.round == settings.max_rounds:
                 return _failed(asker, f"not accepted in {asker.round} rounds: {'; '.join(problems)}")
             asker.round += 1
+            if not label_is_given(asker):
+                problems = _without_label(problems, face.expression)
             description = await reflect(face, problems, memory, asker)
     except (UnreadableAnswer, ChatFailure) as failure:
         return _failed(asker, str(failure))
+
+
+def _without_label(problems: Sequence[str], label: Expression) -> list[str]:
+    """Return faults without those that name the true label; one that does not stands for them."""
+    told = [problem for problem in problems if not re.search(rf"\b{label}\b", problem, re.IGNORECASE)]
+    return told if len(told) == len(problems) else [*told, "the conclusion is not the one that the analysis leads to"]
 
 
 def _failed(asker: Asker, reason: str) -> Outcome:

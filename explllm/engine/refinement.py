@@ -1,11 +1,13 @@
 """Format Refinement (paper, Section III-B-6): three parts, at most 130 words."""
 
 import json
+import re
 from collections.abc import Sequence
 
 from explllm.chat.prompt import render
+from explllm.chat.reading import without_thoughts
 from explllm.chat.request import ChatMessage
-from explllm.core.chain_of_thought import ChainOfThought
+from explllm.core.chain_of_thought import TITLES, ChainOfThought
 from explllm.core.expressions import Expression
 from explllm.engine.asking import Asker
 from explllm.engine.checks import pair_problems
@@ -13,6 +15,7 @@ from explllm.engine.face import Face
 from explllm.engine.img2au import in_words
 
 MAX_TOKENS = 512
+WANTED = "the three parts under their titles, none of them empty"
 _PARTS = ("key_observations", "overall_emotional_interpretation", "conclusion")
 SCHEMA = {
     "title": "chain_of_thought",
@@ -51,7 +54,7 @@ async def refine(
             previous=previous,
             description=description,
         )
-        cot = await ask("refinement", (ChatMessage("user", question),), read_cot, MAX_TOKENS, SCHEMA, step)
+        cot = await ask("refinement", (ChatMessage("user", question),), read_cot, WANTED, MAX_TOKENS, SCHEMA, step)
         problems = pair_problems(cot, face.action_units, expression, settings.max_words, settings.strong)
         if not problems:
             break
@@ -61,15 +64,20 @@ async def refine(
 
 def read_cot(text: str) -> ChainOfThought | None:
     """Read a chain of thought: a structured answer, or a text in three sections; None if a section is missing."""
+    text = without_thoughts(text)
     try:
         value = json.loads(text)
     except ValueError:
         value = None
     if isinstance(value, dict):
-        parts = [value.get(part) for part in _PARTS]
-        if not all(isinstance(part, str) and part.strip() for part in parts):
-            return None
-        return ChainOfThought.of(*map(str, parts))
+        found = [(title, value.get(part)) for title, part in zip(TITLES, _PARTS, strict=True)]
+        parts = [_untitled(title, part) if isinstance(part, str) else "" for title, part in found]
+        return ChainOfThought.of(*parts) if all(parts) else None
     cot = ChainOfThought.parse(text)
     # In the usual form, whatever titles the model chose.
     return ChainOfThought.of(*cot.sections) if all(cot.sections) else None
+
+
+def _untitled(title: str, part: str) -> str:
+    """Return a part without the title that some models repeat in it, although the field's name says it."""
+    return re.sub(rf"\A[\s#*_]*{title}[\s*_]*(?::|\n)[\s*_]*", "", part, flags=re.IGNORECASE).strip()

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from explllm.chat.prompt import render
 from explllm.engine.asking import Asker
-from explllm.engine.au2des import MAX_TOKENS, said
+from explllm.engine.au2des import MAX_TOKENS, WANTED, said
 from explllm.engine.face import Face
 from explllm.engine.memory import Memory
 
@@ -23,7 +23,7 @@ async def reflect(face: Face, problems: Sequence[str], memory: Memory, ask: Aske
     """
     label = str(face.expression) if label_is_given(ask) else None
     question = render("explllm.engine", "reflection", problems=list(problems), label=label)
-    description = await ask("reflection", memory.asked(question), said, MAX_TOKENS)
+    description = await ask("reflection", memory.asked(question), said, WANTED, MAX_TOKENS)
     memory.answered(description)
     return description
 

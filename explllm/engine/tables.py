@@ -14,8 +14,10 @@ from explllm.chat.ledger import Ledger
 from explllm.core.action_units import NAMES
 from explllm.core.errors import ManifestError
 from explllm.core.manifest import Manifest
-from explllm.engine.img2au import faces
-from explllm.engine.quality import Quality, quality, read_records
+from explllm.engine.img2au import scope_of
+from explllm.engine.quality import Quality, quality
+from explllm.engine.records import read_records
+from explllm.engine.running import LEDGER
 
 _ROWS = (
     ("more than 130 words", "over_limit"),
@@ -48,7 +50,9 @@ def print_quality(path: Path, as_json: bool) -> None:
     if as_json:
         sys.stdout.write(json.dumps(asdict(found), indent=2) + "\n")
         return
-    table = Table(title=f"{path}: {found.texts:,} texts, {found.mean_words:.0f} words on average", title_justify="left")
+    # Text, and no markup below: paths and what models write may hold square brackets.
+    title = Text(f"{path}: {found.texts:,} texts, {found.mean_words:.0f} words on average")
+    table = Table(title=title, title_justify="left")
     table.add_column("what")
     table.add_column("texts", justify="right")
     table.add_column("share", justify="right")
@@ -60,6 +64,8 @@ def print_quality(path: Path, as_json: bool) -> None:
     _add(table, found, (("passes every check", "sound"),), found.texts)
     console = Console(highlight=False)
     console.print(table)
+    if found.unlabelled:
+        console.print(f"without a label, so that no more than the rest can be checked: {found.unlabelled:,}")
     if found.grounded:
         console.print(
             f"grounding in {found.grounded:,} texts: precision {found.precision:.3f}, recall {found.recall:.3f}, "
@@ -78,29 +84,32 @@ def print_conversation(path: Path, row: int, folder: Path) -> None:
     Raises:
         InputError: If the manifest has no such row.
     """
-    from explllm.engine.run import LEDGER
-
     manifest = Manifest.read(path)
     if row > len(manifest):
         raise ManifestError(f"no row {row}: the manifest has {len(manifest)}", where=path, remedy="Name one of these.")
-    console, cells = Console(highlight=False), manifest.frame.iloc[row - 1]
-    console.print(f"{cells['image']}: {cells.get('expression')}, {cells.get('cot_status') or 'not done'}")
+    console, cells = Console(highlight=False, markup=False), manifest.frame.iloc[row - 1]
+    status = cells.get("cot_status")
+    # Where a row was not done, the cell may hold nan.
+    console.print(f"{cells['image']}: {cells.get('expression')}, {status if isinstance(status, str) else 'not done'}")
     units = cells.get("action_units")
     if units is not None:
         shown = {name: value for name, value in zip(NAMES, units, strict=True) if value > 0}
         console.print(", ".join(f"{name} {value:.2f}" for name, value in shown.items()) or "no action units")
-    scope = dict(faces(manifest)).get(row - 1)
-    if scope is not None and (folder / LEDGER).is_file():
+    if missing := cells.get("action_units_missing"):
+        console.print(f"not measured: {missing}")
+    if (folder / LEDGER).is_file():
         with Ledger(folder / LEDGER) as ledger:
-            for entry in ledger.conversation(scope.scope):
+            for entry in ledger.conversation(scope_of(cells["image"], cells.get("box"))):
                 title = f"{entry.purpose}, round {entry.round}, {entry.model}, {entry.cost:.4f} USD"
-                said = Text(f"{entry.messages[-1].content}\n\n────────\n\n{entry.text}")
-                console.print(Panel(said, title=title, title_align="left"))
-    if cells.get("cot"):
+                pictures = "".join(f"[picture, SHA-256 {one.sha256}]\n\n" for one in entry.request.pictures)
+                answer = entry.text or entry.failure or ""
+                said = Text(f"{pictures}{entry.messages[-1].content}\n\n────────\n\n{answer}")
+                console.print(Panel(said, title=Text(title), title_align="left"))
+    if isinstance(cells.get("cot"), str):
         title = f"chain of thought ({cells.get('cot_source')})"
-        console.print(Panel(Text(str(cells["cot"])), title=title, title_align="left"))
-    if cells.get("cot_reason"):
-        console.print(f"failed: {cells['cot_reason']}")
+        console.print(Panel(Text(str(cells["cot"])), title=Text(title), title_align="left"))
+    if isinstance(cells.get("cot_reason"), str):
+        console.print(f"{status}: {cells['cot_reason']}")
 
 
 def _add(table: Table, found: Quality, rows: tuple[tuple[str, str], ...], total: int) -> None:

@@ -8,14 +8,16 @@ import json
 import re
 
 from explllm.chat.prompt import render
+from explllm.chat.reading import without_thoughts
 from explllm.chat.request import ChatMessage
 from explllm.core.expressions import Expression
 from explllm.engine.asking import Asker
 from explllm.engine.checks import description_problems
 from explllm.engine.face import Face
-from explllm.engine.img2au import in_words
+from explllm.engine.img2au import in_words, unmeasured
 
 MAX_TOKENS = 32
+WANTED = "Correct or Incorrect, and nothing else"
 SCHEMA = {
     "title": "verdict",
     "type": "object",
@@ -42,13 +44,20 @@ async def verify(face: Face, description: str, inferred: Expression, ask: Asker)
         problems.insert(0, f"the description arrives at {inferred}, which is not the expression of this face")
     if problems:
         return problems
-    question = render("explllm.engine", "verification", units=in_words(face.action_units), description=description)
-    correct = await ask("verification", (ChatMessage("user", question),), read_verdict, MAX_TOKENS, SCHEMA)
+    question = render(
+        "explllm.engine",
+        "verification",
+        units=in_words(face.action_units),
+        unmeasured=unmeasured(face.action_units),
+        description=description,
+    )
+    correct = await ask("verification", (ChatMessage("user", question),), read_verdict, WANTED, MAX_TOKENS, SCHEMA)
     return [] if correct else ["the description does not fit the action units or their intensities"]
 
 
 def read_verdict(text: str) -> bool | None:
     """Read "Correct" or "Incorrect", bare or as a structured answer; None if the answer is neither."""
+    text = without_thoughts(text)
     try:
         value = json.loads(text)
         text = str(value.get("verdict", "")) if isinstance(value, dict) else str(value)

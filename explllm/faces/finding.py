@@ -197,8 +197,8 @@ def with_faces(manifest: Manifest, results: dict[int, Result]) -> Manifest:
         if column != "crop" or any("crop" in face for face in faces):
             frame[column] = pd.Series([face.get(key) for face in faces], index=frame.index, dtype=object)
     several = pd.Series(rows, index=frame.index).duplicated(keep=False)
-    for column in frame:
-        if several.any() and any(column == name or str(column).startswith(f"{name}_") for name in OF_ONE_FACE):
+    for column in map(str, frame.columns):
+        if several.any() and any(column == name or column.startswith(f"{name}_") for name in OF_ONE_FACE):
             frame[column] = frame[column].astype(object).where(~several, None)
     return Manifest(frame, manifest.root, manifest.path)
 

@@ -1,6 +1,6 @@
 """How good chains of thought are, measured without any judge: form, agreement with the label, grounding."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -9,7 +9,7 @@ from torchmetrics import Metric
 
 from explllm.core.chain_of_thought import MAX_WORDS, ChainOfThought
 from explllm.core.expressions import Expression
-from explllm.core.grounding import ground
+from explllm.core.grounding import STRONG, ground
 
 
 @dataclass(frozen=True)
@@ -38,6 +38,10 @@ class TextCounts:
     """Units claimed present."""
     active: float = 0.0
     """Units that are active."""
+    strong_claimed: float = 0.0
+    """Strong units, of `explllm.core.grounding.STRONG` or more, that are claimed present."""
+    strong: float = 0.0
+    """Strong units."""
     unsupported: float = 0.0
     """Units claimed present whose intensity is 0."""
     side_errors: float = 0.0
@@ -48,13 +52,13 @@ class TextCounts:
     """Share of these words that fit."""
 
 
-def text_counts(text: str, label: Expression | None, action_units: Sequence[float] | None) -> TextCounts:
+def text_counts(text: str, label: Expression | None, action_units: Sequence[float | None] | None) -> TextCounts:
     """Measure one text.
 
     Args:
         text: The chain of thought.
         label: The label that was said first, if any.
-        action_units: 24 measured intensities in [0, 1]; None leaves grounding out.
+        action_units: 24 intensities in [0, 1], with None for a unit that was not measured; None leaves grounding out.
 
     Returns:
         The counts.
@@ -71,17 +75,26 @@ def text_counts(text: str, label: Expression | None, action_units: Sequence[floa
     }
     if action_units is not None:
         found = ground(text, action_units)
+        strong = sum(intensity is not None and intensity >= STRONG for intensity in action_units)
         counts |= {
             "grounded": 1,
             "claimed_active": found.supported_count,
             "claimed": found.claimed_count,
             "active": found.active_count,
+            "strong_claimed": strong - len(found.missing),
+            "strong": strong,
             "unsupported": len(found.unsupported),
             "side_errors": len(found.side_errors),
             "intensities": found.intensity_agreement is not None,
             "intensity_agreement": found.intensity_agreement or 0.0,
         }
     return TextCounts(**{name: float(value) for name, value in counts.items()})
+
+
+def added(counts: Iterable[TextCounts]) -> TextCounts:
+    """Add the counts of texts up."""
+    rows = [[getattr(one, field.name) for field in fields(TextCounts)] for one in counts]
+    return TextCounts(*(sum(column) for column in zip(*rows, strict=True))) if rows else TextCounts(texts=0)
 
 
 def summary(sums: TextCounts) -> dict[str, float | None]:
@@ -92,9 +105,10 @@ def summary(sums: TextCounts) -> dict[str, float | None]:
 
     Returns:
         ``count``, ``complete``, ``words`` (mean), ``over_limit``, ``agreement`` (of the conclusion with the label said
-        first), ``undecided``; of texts with measured action units ``grounding_precision``, ``grounding_recall``,
-        ``grounding_f1`` (over all units of all texts), ``unsupported`` (share of claims), ``side_errors`` (for each
-        text), ``intensity_agreement``. None where there is nothing to divide by.
+        first), ``undecided``; of texts with measured action units ``grounding_precision``, ``grounding_recall`` (of
+        active units), ``grounding_recall_strong`` (of those of 0.3 or more), ``grounding_f1`` (over all units of all
+        texts), ``unsupported`` (share of claims that are of absent units), ``side_errors`` (for each text),
+        ``intensity_agreement``. None where there is nothing to divide by.
     """
     precision, recall = _share(sums.claimed_active, sums.claimed), _share(sums.claimed_active, sums.active)
     return {
@@ -106,6 +120,7 @@ def summary(sums: TextCounts) -> dict[str, float | None]:
         "undecided": _share(sums.undecided, sums.texts),
         "grounding_precision": precision,
         "grounding_recall": recall,
+        "grounding_recall_strong": _share(sums.strong_claimed, sums.strong),
         "grounding_f1": _share(2 * sums.claimed_active, sums.claimed + sums.active),
         "unsupported": _share(sums.unsupported, sums.claimed),
         "side_errors": _share(sums.side_errors, sums.grounded),
@@ -114,20 +129,19 @@ def summary(sums: TextCounts) -> dict[str, float | None]:
 
 
 def chain_of_thought_figures(
-    texts: Sequence[str], labels: Sequence[Expression | None], action_units: Sequence[Sequence[float] | None]
+    texts: Sequence[str], labels: Sequence[Expression | None], action_units: Sequence[Sequence[float | None] | None]
 ) -> dict[str, float | None]:
     """Measure texts in this process alone; `ChainOfThoughtMetrics` does it over ranks.
 
     Args:
         texts: Chains of thought.
         labels: The labels that were said first.
-        action_units: For each face 24 measured intensities, or None.
+        action_units: For each face 24 intensities, or None.
 
     Returns:
         What `summary` gives.
     """
-    counts = [text_counts(*row) for row in zip(texts, labels, action_units, strict=True)]
-    return summary(TextCounts(*(sum(getattr(one, field.name) for one in counts) for field in fields(TextCounts))))
+    return summary(added(text_counts(*row) for row in zip(texts, labels, action_units, strict=True)))
 
 
 class ChainOfThoughtMetrics(Metric):
@@ -150,14 +164,14 @@ class ChainOfThoughtMetrics(Metric):
         self,
         texts: Sequence[str],
         labels: Sequence[Expression | None],
-        action_units: Sequence[Sequence[float] | None],
+        action_units: Sequence[Sequence[float | None] | None],
     ) -> None:
         """Add texts.
 
         Args:
             texts: B chains of thought.
             labels: B labels that were said first.
-            action_units: For each face 24 measured intensities, or None.
+            action_units: For each face 24 intensities, or None.
         """
         for text, label, units in zip(texts, labels, action_units, strict=True):
             counts = text_counts(text, label, units)

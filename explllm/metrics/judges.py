@@ -2,13 +2,17 @@
 
 import json
 import re
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 from explllm.chat.prompt import render, version
-from explllm.chat.request import ChatFailure, ChatMessage, ChatRequest
+from explllm.chat.reading import UnreadableAnswer, ask_until_read, without_thoughts
+from explllm.chat.request import ChatAnswer, ChatFailure, ChatMessage, ChatRequest
+from explllm.core.action_units import FEAFA
 from explllm.core.chain_of_thought import ChainOfThought
 from explllm.core.expressions import SYNONYMS, Expression
 from explllm.core.grounding import Claim, claims
+from explllm.core.verdict import verdict
 from explllm.metrics.exp_cot_score import GREATEST, Judgement
 
 _PARTS = ("key_observations", "overall_emotional_interpretation", "conclusion")
@@ -24,6 +28,7 @@ SCHEMA = {
     "additionalProperties": False,
 }
 _ATTEMPTS = 3
+_WANTED = f"one JSON object of three numbers, {', '.join(_PARTS)}: the first two from 0 to 5, the third 0 or 5"
 
 
 class Judge(Protocol):
@@ -71,49 +76,37 @@ class ChatJudge:
     async def judge(self, generated: str, reference: str, scope: str) -> Judgement:
         """Ask the model; an answer that cannot be read is asked for again, three times in all."""
         question = render("explllm.metrics", "judge", generated=generated, reference=reference)
-        text = ""
-        for attempt in range(_ATTEMPTS):
-            answer = await self.client.ask(
-                ChatRequest(
-                    scope=scope,
-                    purpose="judge",
-                    round=0,
-                    messages=(ChatMessage("user", question),),
-                    schema=SCHEMA,
-                    max_tokens=128,
-                    attempt=attempt,
-                )
-            )
-            text = answer.text
-            judgement = read_judgement(text)
-            if judgement is not None:
-                return judgement
-        raise ChatFailure(f"no readable judgement in {_ATTEMPTS} answers, last {text[:80]!r}")
+        messages = (ChatMessage("user", question),)
+        request = ChatRequest(scope, "judge", 0, messages, SCHEMA, max_tokens=128)
+        try:
+            return await ask_until_read(self.client.ask, request, read_judgement, _WANTED, _ATTEMPTS)
+        except UnreadableAnswer as error:
+            raise ChatFailure(f"judge: {error}") from None
 
 
 class Asks(Protocol):
     """The part of `explllm.chat.client.ChatClient` that a judge needs."""
 
-    async def ask(self, request: ChatRequest) -> "Answers":
+    async def ask(self, request: ChatRequest) -> ChatAnswer:
         """Return the answer to a request."""
-        ...
-
-
-class Answers(Protocol):
-    """The part of an answer that a judge needs."""
-
-    @property
-    def text(self) -> str:
-        """What was answered."""
         ...
 
 
 class OfflineJudge:
     """A judge by rules, deterministic and free. Its scores are its own: they are not those of a language model.
 
-    Key observations: 5 times the F1 of the action units that both texts claim, times the share of intensities that lie
-    within one step of each other where both texts grade them. Interpretation: 5 times the F1 of the expressions that
-    both interpretations speak of. Conclusion: 5 if both arrive at the same expression.
+    The paper leaves the scores to GPT-4o; these formulas are this project's. With F1 = 2 x shared / (mine + theirs):
+
+    - Key observations: 5 times the F1 of the action units that the two sections claim, where a shared unit counts by
+      how alike its two intensities are: 1 - |a - b|, a and b being the middles of the ranges that the words mean (the
+      mean, if a unit is graded several times); 1 if neither has a word; 0.75 if only one has. A side that is claimed
+      more often than the other counts as one claim more: that says which side moves the more.
+    - Interpretation: 5 times the F1 of the expressions that the two sections name.
+    - Conclusion: 5 if both arrive at the same expression, else 0: by what the conclusion itself says, unless that of
+      the reference speaks of none.
+
+    A section that stands under its title in the reference must have its title in the generated text as well, unless
+    that has no titles at all; without, it counts as missing, and a missing section gets 0.
     """
 
     name = "offline (rules: action units claimed, expressions named)"
@@ -124,18 +117,17 @@ class OfflineJudge:
 
     def compare(self, generated: str, reference: str) -> Judgement:
         """Compare two texts; the same without waiting."""
-        one, other = ChainOfThought.parse(generated), ChainOfThought.parse(reference)
-        verdict = one.expression
+        mine, theirs = _sections(generated, reference)
         return Judgement(
-            GREATEST * _observations(claims(one.key_observations), claims(other.key_observations)),
-            GREATEST * _f1(_named(one.interpretation), _named(other.interpretation)),
-            GREATEST if verdict is not None and verdict == other.expression else 0.0,
+            GREATEST * _observations(mine.key_observations, theirs.key_observations),
+            GREATEST * _interpretations(mine.interpretation, theirs.interpretation),
+            GREATEST * _conclusions(mine, theirs),
         )
 
 
 def read_judgement(text: str) -> Judgement | None:
     """Read a judge's answer: a JSON object, in a code fence or in prose as well; None if there is no valid one."""
-    found = re.search(r"\{[^{}]*\}", text)
+    found = re.search(r"\{[^{}]*\}", without_thoughts(text))
     try:
         values: Any = json.loads(found[0]) if found else None
         key, interpretation, conclusion = (float(values[part]) for part in _PARTS)
@@ -146,36 +138,76 @@ def read_judgement(text: str) -> Judgement | None:
     return Judgement(key, interpretation, conclusion)
 
 
-_STEP = 0.2
-"""One step of the words for intensities; see `explllm.core.action_units.INTENSITY_WORDS`."""
-
 _WORD = re.compile(r"[a-z]+")
 
-
-def _observations(one: list[Claim], other: list[Claim]) -> float:
-    mine, theirs = _grades(one), _grades(other)
-    both = [(mine[unit], theirs[unit]) for unit in mine.keys() & theirs.keys()]
-    graded = [(a, b) for a, b in both if a is not None and b is not None]
-    # The small tolerance keeps exactly one step within one step.
-    close = sum(abs(a - b) <= _STEP + 1e-9 for a, b in graded) / len(graded) if graded else 1.0
-    return _f1(set(mine), set(theirs)) * close
+_HALF_GRADED = 0.75
+"""How alike two claims of a unit are of which one has no word for the intensity: less a quarter, which is how far
+intensities in [0, 1] lie from the middle on average."""
 
 
-def _grades(found: list[Claim]) -> dict[int, float | None]:
-    """Return the units claimed present, with the middle of the range that the word for the intensity means."""
-    grades: dict[int, float | None] = {}
+def _sections(generated: str, reference: str) -> tuple[ChainOfThought, ChainOfThought]:
+    """Split two texts alike: by titles where the reference has them, else by what `ChainOfThought.parse` recovers."""
+    mine, theirs = ChainOfThought.parse(generated), ChainOfThought.parse(reference)
+    titled, told = ChainOfThought.parse(generated, recover=False), ChainOfThought.parse(reference, recover=False)
+    if not any(titled.sections):
+        return mine, theirs
+    return _where(told, titled, mine), _where(told, told, theirs)
+
+
+def _where(told: ChainOfThought, titled: ChainOfThought, recovered: ChainOfThought) -> ChainOfThought:
+    """Take the titled sections where `told` has any, the recovered ones elsewhere."""
+    rows = zip(told.sections, titled.sections, recovered.sections, strict=True)
+    key, interpretation, conclusion = (own if there else found for there, own, found in rows)
+    return ChainOfThought(key, interpretation, conclusion, recovered.text)
+
+
+def _observations(mine: str, theirs: str) -> float:
+    if bool(mine) != bool(theirs):
+        return 0.0
+    one, other = _grades(claims(mine)), _grades(claims(theirs))
+    if not one and not other:
+        return 1.0
+    shared = sum(_alike(one[claim], other[claim]) for claim in one.keys() & other.keys())
+    return 2 * shared / (len(one) + len(other))
+
+
+def _alike(one: float | None, other: float | None) -> float:
+    if one is None or other is None:
+        return 1.0 if one is other else _HALF_GRADED
+    return 1 - abs(one - other)
+
+
+def _grades(found: Sequence[Claim]) -> dict[tuple[int, bool], float | None]:
+    """Return the units claimed present with their intensities, and (unit, True) for a side claimed more often."""
+    middles: dict[int, list[float | None]] = {}
     for claim in found:
         if claim.present:
             middle = None if claim.low is None or claim.high is None else (claim.low + claim.high) / 2
-            grades[claim.unit] = grades.get(claim.unit) if middle is None else middle
+            middles.setdefault(claim.unit, []).append(middle)
+    grades: dict[tuple[int, bool], float | None] = {}
+    for unit, of_unit in middles.items():
+        graded = [middle for middle in of_unit if middle is not None]
+        grades[unit, False] = sum(graded) / len(graded) if graded else None
+        if 0 < len(middles.get(FEAFA[unit].mirror, ())) < len(of_unit):
+            grades[unit, True] = None
     return grades
+
+
+def _interpretations(mine: str, theirs: str) -> float:
+    if bool(mine) != bool(theirs):
+        return 0.0
+    one, other = _named(mine), _named(theirs)
+    return 2 * len(one & other) / (len(one) + len(other)) if one or other else 1.0
 
 
 def _named(text: str) -> set[Expression]:
     return {SYNONYMS[word] for word in _WORD.findall(text.lower()) if word in SYNONYMS}
 
 
-def _f1(one: set[int] | set[Expression], other: set[int] | set[Expression]) -> float:
-    if not one and not other:
-        return 1.0
-    return 2 * len(one & other) / (len(one) + len(other))
+def _conclusions(mine: ChainOfThought, theirs: ChainOfThought) -> float:
+    if bool(mine.conclusion) != bool(theirs.conclusion):
+        return 0.0
+    one, other = verdict(mine.conclusion), verdict(theirs.conclusion)
+    if other is None:
+        one, other = mine.expression, theirs.expression
+    return float(one is not None and one == other)

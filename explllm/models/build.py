@@ -164,11 +164,11 @@ def build_config(settings: NetworkSettings) -> tuple[ExpLLMConfig, PreTrainedTok
     """
     settings = settings.resolved()
     chat_format = cast(str, settings.chat_format)
-    vision_config, vision_base = _part_config(settings.vision, settings.vision_revision, "vision")
+    vision_config, vision_base = part_config(settings.vision, settings.vision_revision, "vision")
     # The commit that a name on the hub stood for today, so that the model can be put together again.
     vision_revision = settings.vision_revision or getattr(vision_config, "_commit_hash", None)
     vision_config = vision_part(vision_config)
-    text_config, text_base = _part_config(settings.language, settings.language_revision, "language")
+    text_config, text_base = part_config(settings.language, settings.language_revision, "language")
     text_revision = settings.language_revision or getattr(text_config, "_commit_hash", None)
     if text_base is None:
         tokenizer = small_tokenizer(settings.vocabulary or 1024, chat_format)
@@ -254,12 +254,12 @@ def outline(settings: NetworkSettings) -> ExpLLM:
         CheckpointError: If the configuration of a named part cannot be read.
     """
     settings = settings.resolved()
-    vision, _ = _part_config(_architecture(settings.vision), settings.vision_revision, "vision")
-    language, _ = _part_config(_architecture(settings.language), settings.language_revision, "language")
+    vision, _ = part_config(architecture(settings.vision), settings.vision_revision, "vision")
+    language, _ = part_config(architecture(settings.language), settings.language_revision, "language")
     fields = replace(
         settings,
-        vision=_fields(vision_part(vision)),
-        language=_fields(language),
+        vision=config_fields(vision_part(vision)),
+        language=config_fields(language),
         vision_revision=None,
         language_revision=None,
     )
@@ -270,11 +270,13 @@ def outline(settings: NetworkSettings) -> ExpLLM:
         return ExpLLM(config, tokenizer)
 
 
-def _architecture(part: str | dict[str, Any] | None) -> str | dict[str, Any] | None:
+def architecture(part: str | dict[str, Any] | None) -> str | dict[str, Any] | None:
+    """Return what stands behind a name in the presets, so that the hub is not needed; any other part as it is."""
     return dict(ARCHITECTURES[part]) if isinstance(part, str) and part in ARCHITECTURES else part
 
 
-def _fields(config: PreTrainedConfig) -> dict[str, Any]:
+def config_fields(config: PreTrainedConfig) -> dict[str, Any]:
+    """Return a configuration as the settings of a part with random weights."""
     return {**config.to_dict(), "model_type": config.model_type}
 
 
@@ -297,9 +299,23 @@ def small_tokenizer(vocabulary: int, chat_format: str) -> PreTrainedTokenizerBas
     return train_tokenizer([*texts, *[spoken] * 60], [str(label) for label in Expression], vocabulary, chat_format)
 
 
-def _part_config(
+def part_config(
     part: str | dict[str, Any] | None, revision: str | None, role: str
 ) -> tuple[PreTrainedConfig, str | None]:
+    """Return the configuration of a part, and the name of its base weights.
+
+    Args:
+        part: A Hugging Face name or folder, or the fields of a configuration for random weights.
+        revision: Revision of a name on the hub.
+        role: What the part is, for messages.
+
+    Returns:
+        The configuration; the name, or None for random weights.
+
+    Raises:
+        ConfigError: If there is no such kind of model.
+        CheckpointError: If the configuration of a named part cannot be read.
+    """
     if isinstance(part, str):
         return storage.base_config(part, revision), part
     values = dict(part or {})

@@ -5,20 +5,22 @@ Base weights that come from a named model are not copied unless asked: the confi
 
 import importlib.util
 import json
+from collections.abc import Mapping
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
+from torch import nn
 from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, PreTrainedModel
 
 from explllm.core.errors import CheckpointError, ConfigError, MissingPathError
 from explllm.core.files import folder_written_whole
-from explllm.models.configuration import ExpLLMConfig
+from explllm.models.configuration import ExpLLMConfig, Train
 from explllm.models.lora import is_lora, plain_state_dict
 from explllm.models.spelling import spelled_as
 from explllm.models.vision import vision_part
@@ -29,32 +31,46 @@ if TYPE_CHECKING:
 WEIGHTS = "model.safetensors"
 
 
-def own_state_dict(model: "ExpLLM", config: ExpLLMConfig | None = None) -> dict[str, torch.Tensor]:
+class InParts(Protocol):
+    """A model of parts, each of which may build upon named base weights."""
+
+    def parts(self) -> Mapping[Any, tuple[nn.Module, Train, str | None]]:
+        """Return each part by name: the module, what trains in it, and where its base weights come from."""
+        ...
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return all weights and buffers by name."""
+        ...
+
+
+def own_state_dict(model: InParts, config: ExpLLMConfig | None = None) -> dict[str, torch.Tensor]:
     """Return the weights that are the model's own: all that a named base cannot give back.
 
     Args:
         model: The model.
-        config: Says which bases are named and what trains; by default the model's.
+        config: An ExpLLM's; says which bases are named and what trains. By default the model's own.
 
     Returns:
         Weights and buffers by name; of tied weights the first only.
     """
-    config = cast(ExpLLMConfig, config or model.config)
-    trains = {"vision": config.vision_train, "projector": config.projector_train, "language": config.text_train}
-    bases = {"vision": config.vision_base, "projector": None, "language": config.text_base}
+    given = {part: (train, base) for part, (_, train, base) in model.parts().items()}
+    if config is not None:
+        given["vision"] = (config.vision_train, config.vision_base)
+        given["language"] = (config.text_train, config.text_base)
     own: dict[str, torch.Tensor] = {}
     seen: set[int] = set()
     for part, (module, _, _) in model.parts().items():
-        whole = bases[part] is None or trains[part] == "full"
+        train, base = given[part]
+        whole = base is None or train == "full"
         for name, value in module.state_dict(prefix=f"{part}.", keep_vars=True).items():
-            lora = is_lora(name) and trains[part] == "lora"
+            lora = is_lora(name) and train == "lora"
             if (whole or lora) and id(value) not in seen:
                 own[name] = value.detach()
             seen.add(id(value))
     return own
 
 
-def check_names(model: "ExpLLM", weights: dict[str, torch.Tensor], where: str) -> None:
+def check_names(model: InParts, weights: dict[str, torch.Tensor], where: str) -> None:
     """Account for every name of weights that `own_state_dict` gave.
 
     Args:

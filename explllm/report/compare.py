@@ -149,15 +149,15 @@ def _on_sheet(comparison: Comparison, row: dict[Any, Any]) -> dict[str, Any]:
         "image": row["image"],
         "expression": row["expression"],
         "answers": [(name, row[f"predicted {name}"] or "no label", row[f"right {name}"]) for name in names],
-        "url": _thumbnail(comparison.runs, str(row["image"])),
+        "url": _thumbnail(comparison.runs, str(row["image"]), row.get("box")),
     }
 
 
-def _thumbnail(runs: Sequence[Run], image: str) -> str | None:
+def _thumbnail(runs: Sequence[Run], image: str, box: Any) -> str | None:
     """Return a face's picture from the first root that still has it."""
     for run in runs:
         try:
-            return thumbnail_url(run.root / image, 128)
+            return thumbnail_url(run.root / image, 128, box if isinstance(box, list) else None)
         except (ImageError, MissingPathError):
             continue
     return None
@@ -178,6 +178,6 @@ def _print(console: Console, comparison: Comparison, folder: Path) -> None:
         f"{len(comparison.differing)} of {len(comparison.faces)} faces are answered differently", highlight=False
     )
     for notice in _notices(comparison):
-        console.print(f"[bold]Note:[/bold] {notice}", soft_wrap=True)
-    console.print(f"page: {folder / 'compare.html'}", soft_wrap=True)
-    console.print(f"table: {folder / 'compare.csv'}", soft_wrap=True)
+        console.print(f"[bold]Note:[/bold] {escape(notice)}", soft_wrap=True)
+    console.print(f"page: {folder / 'compare.html'}", soft_wrap=True, markup=False)
+    console.print(f"table: {folder / 'compare.csv'}", soft_wrap=True, markup=False)

@@ -25,7 +25,7 @@ class Run:
     metrics: dict[str, Any]
     """The content of ``metrics.json``."""
     faces: pd.DataFrame
-    """By face (image and box): ``expression``, ``predicted``, ``right``, ``truth_probability``; faces that count."""
+    """Faces that count: ``image``, ``box``, ``expression``, ``predicted``, ``right``, ``truth_probability``."""
     unscored: set[str]
     """Faces of the test that do not count: not readable, or of an expression that is no possible answer."""
 
@@ -65,8 +65,8 @@ class Comparison:
     runs: list[Run]
     pairs: list[Pair]
     faces: pd.DataFrame
-    """The faces that count in every run, one row each: ``image``, ``expression``, and by run ``predicted NAME``,
-    ``right NAME`` and ``p NAME``, the probability of the true expression."""
+    """The faces that count in every run, one row each: ``image``, ``box`` where any has one, ``expression``, and by
+    run ``predicted NAME``, ``right NAME`` and ``p NAME``, the probability of the true expression."""
     differing: pd.DataFrame
     """Those of them that not all runs answer alike."""
     left_out: int
@@ -115,7 +115,8 @@ def compared(runs: Sequence[Run]) -> Comparison:
             "no face counts in all the runs", remedy="Compare runs whose models know the same expressions."
         )
     first = runs[0].faces.loc[shared]
-    columns: dict[str, Any] = {"image": first["image"], "expression": first["expression"]}
+    known = [name for name in ("image", "box", "expression") if first[name].notna().any()]
+    columns: dict[str, Any] = {name: first[name] for name in known}
     for run in runs:
         rows = run.faces.loc[shared]
         columns |= {
@@ -165,6 +166,7 @@ def _read(folder: Path, name: str) -> Run:
     faces = pd.DataFrame(
         {
             "image": table.loc[answers.rows, "image"].to_list(),
+            "box": table.reindex(columns=["box"]).loc[answers.rows, "box"].to_list(),
             "expression": [str(labels[place]) for place in answers.targets],
             "predicted": answers.words,
             "right": answers.right,

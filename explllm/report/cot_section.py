@@ -1,6 +1,7 @@
 """The part of a test's page about the words: grounding, and the offline judge's scores."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from explllm.metrics.chain_of_thought import chain_of_thought_figures
@@ -8,6 +9,7 @@ from explllm.metrics.exp_cot_score import exp_cot_score
 from explllm.metrics.judges import OfflineJudge
 from explllm.report.explained import ExplainedFace
 from explllm.report.page import Figure, Section
+from explllm.report.published import EXP_COT_SCORES
 
 _SHOWN = {
     "complete": "all three sections",
@@ -46,6 +48,23 @@ def cot_figures(faces: Sequence[ExplainedFace], references: Sequence[str | None]
     return figures
 
 
+def judged(face: ExplainedFace, reference: str) -> ExplainedFace:
+    """Have the offline judge score a face's words.
+
+    Args:
+        face: The face.
+        reference: The data's own text about it.
+
+    Returns:
+        The face with its `scores`.
+    """
+    judge = OfflineJudge()
+    found = judge.compare(face.cot.text, reference)
+    parts = f"key observations {found.key_observations:.1f}, interpretation {found.interpretation:.1f}"
+    said = f"Exp-CoT Score {found.score:.2f} ({parts}, conclusion {found.conclusion:.1f}); judge: {judge.name}"
+    return replace(face, scores=said)
+
+
 def cot_section(figures: Mapping[str, Any]) -> Section:
     """Show what `cot_figures` gave.
 
@@ -65,12 +84,16 @@ def cot_section(figures: Mapping[str, Any]) -> Section:
         found = figures["exp_cot_score"]
         means = (found["key_observations"], found["interpretation"], found["conclusion"], found["score"])
         rows.append([f"this run; judge: {figures['judge']}", *(f"{value:.2f}" for value in means)])
-        rows.append(["ExpLLM as published; judge: GPT-4o, 100 faces", "3.53", "3.72", "4.15", "0.76"])
+        rows += [
+            [f"{name} as published; judge: GPT-4o, 100 faces", *(f"{value:.2f}" for value in published)]
+            for name, published in EXP_COT_SCORES.items()
+        ]
     count = int(figures["count"])
     return Section(
         "What is said",
-        text=f"Measured on the {count} explained face{'s' * (count != 1)} below; `explllm score` measures as many as "
-        "there are texts for. Scores of different judges do not compare.",
+        text=f"Measured on the explanations of {count} face{'s' * (count != 1)}, chosen without a look at what the "
+        "model makes of them: the first of each expression in turn. `explllm score` measures as many as there are "
+        "texts for. Scores of different judges do not compare.",
         figures=cards,
         header=["Exp-CoT Score", "key observations", "interpretation", "conclusion", "score"] if rows else [],
         rows=rows,

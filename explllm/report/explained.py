@@ -49,6 +49,8 @@ class ExplainedFace:
     """Where they come from: a model's name, or drawn."""
     box: Sequence[float] | None = None
     """Where the face is in the image: x, y, width, height in pixels; None if the image is a face."""
+    scores: str = ""
+    """How a judge scores the words, and which; empty where none has."""
 
     @property
     def data_url(self) -> str:

@@ -1,29 +1,35 @@
-"""What ``explllm score`` does: measure generated chains of thought, and have a judge hold them against references."""
+"""What ``explllm score`` does: measure texts and labels made elsewhere, and have a judge hold texts to references."""
 
 import asyncio
 import json
 import sys
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from explllm.chat.client import ChatClient
 from explllm.chat.ledger import Ledger
-from explllm.chat.request import ChatFailure, ChatSettings
-from explllm.core.errors import ManifestError
+from explllm.chat.request import ChatFailure, ChatSettings, OutOfBudget, Stopped
+from explllm.core.chain_of_thought import MAX_WORDS, ChainOfThought
+from explllm.core.errors import InputError, ManifestError
+from explllm.core.expressions import Expression, LabelSet
 from explllm.core.files import written_whole
+from explllm.core.grounding import STRONG
 from explllm.core.manifest import Manifest
-from explllm.engine.quality import Record, read_records
-from explllm.metrics.chain_of_thought import chain_of_thought_figures
+from explllm.engine.records import Record, expression_or_none, read_table, records
+from explllm.metrics.answers import Answers
+from explllm.metrics.chain_of_thought import TextCounts, added, summary, text_counts
+from explllm.metrics.evaluation import recognition_figures
 from explllm.metrics.exp_cot_score import Judgement, exp_cot_score
 from explllm.metrics.judges import ChatJudge, Judge, OfflineJudge
-
-PUBLISHED = {"GPT-4o": (2.93, 3.22, 3.25, 0.63), "ExpLLM": (3.53, 3.72, 4.15, 0.76)}
-"""Table III of the paper, judged by GPT-4o on 100 faces of RAF-DB's and AffectNet's test sets."""
+from explllm.report.published import EXP_COT_SCORES
+from explllm.report.text import print_figures
 
 
 def score(
@@ -33,44 +39,53 @@ def score(
     out: Path | None = None,
     as_json: bool = False,
 ) -> int:
-    """Measure texts, judge them, and print the figures.
+    """Measure texts and labels, judge the texts, and print the figures.
+
+    Texts are measured by themselves: form, agreement with the label said first, and grounding, where action units are
+    known from the table or from the reference. Where the true labels are known, so are accuracy, macro recall and all
+    other figures of recognition: of the column ``predicted``, else of the expressions that the texts arrive at. An
+    answer that is no label counts as wrong.
 
     Args:
-        generated: A table with the texts to be judged, such as ``predictions.parquet`` of `explllm predict` with
-            explanations, a manifest, or a list in the authors' released layout.
-        reference: A table with reference texts, joined by image; None leaves the judge out.
+        generated: A manifest with texts, a run folder, whose ``predictions.parquet`` is taken, or a list or result of
+            the authors' released code; see `explllm.engine.records.read_table`.
+        reference: The same with reference texts, joined by face; None leaves the judge out, unless the table holds the
+            references itself, as the authors' results do.
         judge: The language model that judges; None for the offline judge.
-        out: Where the scores of each face go, as JSON Lines; None for nowhere. A language model's answers stand in
+        out: Where the figures of each text go, as JSON Lines; None for nowhere. A language model's answers stand in
             a ledger beside it (``OUT.run/ledger.sqlite``), and none is paid for twice.
         as_json: Print one JSON object.
 
     Returns:
-        1 if some text could not be judged, else 0.
+        1 if some text could not be judged, else 0. What was judged until a budget or a server ended it is kept.
 
     Raises:
-        InputError: If a table lacks something, or no image stands in both.
+        InputError: If a table lacks something, no face stands in both, or the server refuses the first request.
     """
-    texts = list(read_records(generated))
-    said, units = _said_first(generated), {}
-    pairs: list[tuple[Record, Record]] = []
-    if reference is not None:
-        references = list(read_records(reference))
-        pairs = _joined(texts, references, generated, reference)
-        units = {record.name: other.action_units for record, other in pairs}
-    figures: dict[str, Any] = chain_of_thought_figures(
-        [record.text for record in texts],
-        [said.get(record.name) for record in texts],
-        [record.action_units if record.action_units is not None else units.get(record.name) for record in texts],
-    )
-    judgements: list[Judgement | str] = []
+    table = read_table(generated)
+    texts = list(records(table))
+    pairs = _pairs(texts, generated, reference)
+    units = {text.name: other.action_units for text, other in pairs}
+    counts = [text_counts(text.text, text.predicted, text.action_units or units.get(text.name)) for text in texts]
+    figures: dict[str, Any] = summary(added(counts))
+    if recognition := _recognition(table):
+        figures["recognition"] = recognition
+    elif not texts:
+        raise ManifestError(
+            "neither texts nor labels to measure",
+            where=generated,
+            remedy="Give a column `cot`, or `predicted` and `expression`.",
+        )
+    judgements: dict[str, Judgement | str] = {}
     if pairs:
-        judgements, name = asyncio.run(_judge(pairs, judge, out))
-        figures["judge"] = name
-        figures["exp_cot_score"] = exp_cot_score(one for one in judgements if isinstance(one, Judgement))
-        figures["not_judged"] = sum(isinstance(one, str) for one in judgements)
+        found, figures["judge"], figures["judge_cost"] = asyncio.run(_judge(pairs, judge, out))
+        judgements = {text.name: one for (text, _), one in zip(pairs, found, strict=True)}
+        figures["exp_cot_score"] = exp_cot_score(one for one in found if isinstance(one, Judgement))
+        reasons = Counter(one for one in found if isinstance(one, str))
+        figures["not_judged"], figures["not_judged_because"] = reasons.total(), dict(reasons.most_common())
         figures["without_reference"] = len(texts) - len(pairs)
     if out is not None:
-        _write(out, pairs, judgements)
+        _write(out, texts, counts, judgements)
     if as_json:
         sys.stdout.write(json.dumps(figures, indent=2) + "\n")
     else:
@@ -80,10 +95,11 @@ def score(
 
 async def _judge(
     pairs: Sequence[tuple[Record, Record]], settings: ChatSettings | None, out: Path | None
-) -> tuple[list[Judgement | str], str]:
+) -> tuple[list[Judgement | str], str, float]:
+    """Return the judgements, who judged, and what the ledger says it has cost in USD."""
     if settings is None:
         offline = OfflineJudge()
-        return [offline.compare(one.text, other.text) for one, other in pairs], offline.name
+        return [offline.compare(one.text, other.text) for one, other in pairs], offline.name, 0.0
     path = (out or Path("score")).with_suffix(".run") / "ledger.sqlite"
     path.parent.mkdir(parents=True, exist_ok=True)
     with Ledger(path) as ledger:
@@ -91,97 +107,179 @@ async def _judge(
             await client.check()
             judge = ChatJudge(client, settings.model)
             work = (_one(judge, one, other) for one, other in pairs)
-            return list(await asyncio.gather(*work)), judge.name
+            found = list(await asyncio.gather(*work))
+        return found, judge.name, ledger.totals().cost
 
 
 async def _one(judge: Judge, one: Record, other: Record) -> Judgement | str:
+    """Return a judgement, or why there is none: what was paid for before must not be lost."""
     try:
         return await judge.judge(one.text, other.text, one.name)
     except ChatFailure as failure:
         return failure.reason
+    except OutOfBudget:
+        return "the budget is used up"
+    except (Stopped, InputError) as stop:
+        return str(stop)
 
 
-def _joined(
-    texts: Sequence[Record], references: Sequence[Record], generated: Path, reference: Path
-) -> list[tuple[Record, Record]]:
-    """Join by path, or by file name where that names one reference only."""
-    by_path = {record.name: record for record in references}
-    by_name: dict[str, list[Record]] = {}
-    for record in references:
-        by_name.setdefault(Path(record.name).name, []).append(record)
-    pairs = []
-    for text in texts:
-        found = by_path.get(text.name)
-        named = by_name.get(Path(text.name).name, [])
-        if found is None and len(named) == 1:
-            found = named[0]
-        if found is not None:
-            pairs.append((text, found))
+def _pairs(texts: Sequence[Record], generated: Path, reference: Path | None) -> list[tuple[Record, Record]]:
+    """Join texts with their references; none without a reference."""
+    if reference is None:
+        return [(text, Record(text.image, text.box, text.reference)) for text in texts if text.reference is not None]
+    pairs = _joined(texts, list(records(read_table(reference))))
     if not pairs:
         raise ManifestError(
             f"no image of {generated} is in the reference",
             where=reference,
-            remedy="Give the references of the same faces; they are joined by the column `image`.",
+            remedy="Give the references of the same faces; they are joined by the columns `image` and `box`.",
         )
     return pairs
 
 
-def _said_first(path: Path) -> dict[str, Any]:
-    """Return the label that was recognised before each text was written, where the table has it."""
-    if path.suffix == ".json":
-        return {}
-    frame = Manifest.read(path).frame
-    if "predicted" not in frame:
-        return {}
-    pairs = zip(frame["image"], frame["predicted"], strict=True)
-    return {str(image): label for image, label in pairs if isinstance(label, str)}
+def _joined(texts: Sequence[Record], references: Sequence[Record]) -> list[tuple[Record, Record]]:
+    """Join by image and box; else by image, and else by the file's name, where these name one text on either side."""
+    keys: tuple[Callable[[Record], str], ...] = (
+        lambda record: record.name,
+        lambda record: record.image,
+        lambda record: Path(record.image).name,
+    )
+    found: dict[str, Record] = {}
+    for key in keys:
+        mine, theirs = _once(texts, key), _once(references, key)
+        for name in mine.keys() & theirs.keys():
+            found.setdefault(mine[name].name, theirs[name])
+    return [(text, found[text.name]) for text in texts if text.name in found]
 
 
-def _write(out: Path, pairs: Sequence[tuple[Record, Record]], judgements: Sequence[Judgement | str]) -> None:
+def _once(texts: Sequence[Record], key: Callable[[Record], str]) -> dict[str, Record]:
+    counts = Counter(map(key, texts))
+    return {key(text): text for text in texts if counts[key(text)] == 1}
+
+
+def _recognition(table: Manifest) -> dict[str, Any]:
+    """Measure labels against true ones; empty where there are none.
+
+    Returns:
+        What `recognition_figures` gives, with ``by``: ``predicted`` or ``conclusion``; ``unlabelled``, faces whose
+        true label is not known, and ``unanswered``, faces with a reason in ``unreadable``, which do not count.
+    """
+    frame = table.frame
+    by = "predicted" if "predicted" in frame else "conclusion"
+    if "expression" not in frame or (by == "conclusion" and "cot" not in frame):
+        return {}
+    if by == "conclusion":
+        written = frame[frame["cot"].notna()]
+        frame = written.assign(predicted=written["cot"].map(lambda text: ChainOfThought.parse(text).expression))
+    labelled = frame[frame["expression"].notna()]
+    if labelled.empty:
+        return {}
+    answers = Answers.of_table(labelled, _labels(labelled), unknown_labels="leave_out")
+    if not answers.rows:
+        return {}
+    return {
+        "by": by,
+        **recognition_figures(answers),
+        "unlabelled": len(frame) - len(labelled),
+        "unanswered": int(frame["unreadable"].notna().sum()) if "unreadable" in frame else 0,
+    }
+
+
+def _labels(frame: Any) -> tuple[Expression, ...] | None:
+    """Return the classes: those that the table names or has probabilities of, else all that occur in it."""
+    named = sorted(set(frame["label_set"].dropna())) if "label_set" in frame else []
+    if len(named) == 1:
+        return tuple(LabelSet.named(named[0]))
+    if any(str(name).startswith("p_") for name in frame):
+        return None
+    occur = {expression_or_none(word) for name in ("expression", "predicted") for word in frame[name]}
+    return tuple(label for label in Expression if label in occur)
+
+
+def _write(
+    out: Path, texts: Sequence[Record], counts: Sequence[TextCounts], judgements: dict[str, Judgement | str]
+) -> None:
+    """Write a line for each text: what was measured of it, and its scores where it was judged."""
     with written_whole(out) as temporary, temporary.open("w", encoding="utf-8") as stream:
-        for (text, _), found in zip(pairs, judgements, strict=True):
-            values = {"failed": found} if isinstance(found, str) else {**asdict(found), "score": found.score}
-            stream.write(json.dumps({"image": text.name, **values}) + "\n")
+        for text, count in zip(texts, counts, strict=True):
+            values: dict[str, Any] = {"image": text.image}
+            if text.box is not None:
+                values["box"] = list(text.box)
+            values |= {"expression": text.expression, "predicted": text.predicted}
+            values |= {"arrives_at": ChainOfThought.parse(text.text).expression, "words": int(count.words)}
+            values["complete"] = bool(count.complete)
+            if count.grounded:
+                values |= {name: int(getattr(count, name)) for name in _GROUNDED}
+            found = judgements.get(text.name)
+            if isinstance(found, str):
+                values["failed"] = found
+            elif found is not None:
+                values |= {**asdict(found), "score": found.score}
+            stream.write(json.dumps(values) + "\n")
 
 
+_GROUNDED = ("claimed", "claimed_active", "active", "strong_claimed", "strong", "unsupported", "side_errors")
 _NAMES = {
     "complete": "all three sections",
     "words": "words on average",
-    "over_limit": "more than 130 words",
+    "over_limit": f"more than {MAX_WORDS} words",
     "agreement": "conclusion agrees with the label said first",
     "undecided": "arrives at no expression",
     "grounding_precision": "action units: precision",
     "grounding_recall": "action units: recall",
+    "grounding_recall_strong": f"action units: recall at intensity {STRONG} and more",
     "grounding_f1": "action units: F1",
-    "unsupported": "claims without evidence",
+    "unsupported": "claims of absent action units",
     "side_errors": "claims on the wrong side, each text",
     "intensity_agreement": "intensity words that fit",
 }
 
 
+_REASONS = 5
+"""Reasons for texts that are not judged that are printed."""
+
+
 def _print(figures: dict[str, Any], path: Path) -> None:
     console = Console(highlight=False)
-    table = Table(title=f"{path}: {figures['count']:,.0f} texts", title_justify="left")
+    table = Table(title=f"{escape(str(path))}: {figures['count']:,.0f} texts", title_justify="left")
     table.add_column("measured without a judge")
     table.add_column("", justify="right")
     for key, words in _NAMES.items():
         if figures[key] is not None:
             table.add_row(words, f"{figures[key]:.1f}" if key == "words" else f"{figures[key]:.3f}")
-    console.print(table)
+    if figures["count"]:
+        console.print(table)
+    if labels := figures.get("recognition"):
+        _print_recognition(console, labels)
     if "judge" not in figures:
         return
     found = figures["exp_cot_score"]
-    scores = Table(title=f"Exp-CoT Score; judge: {figures['judge']}", title_justify="left")
+    scores = Table(title=f"Exp-CoT Score; judge: {escape(figures['judge'])}", title_justify="left")
     for column in ("", "key observations", "interpretation", "conclusion", "score", "texts"):
         scores.add_column(column, justify="right" if column else "left")
     means = (found["key_observations"], found["interpretation"], found["conclusion"], found["score"])
-    scores.add_row(path.stem, *(f"{value:.2f}" for value in means), f"{found['count']:,}")
+    scores.add_row(escape(path.stem), *(f"{value:.2f}" for value in means), f"{found['count']:,}")
     scores.add_section()
-    for name, values in PUBLISHED.items():
+    for name, values in EXP_COT_SCORES.items():
         scores.add_row(f"{name} (published)", *(f"{value:.2f}" for value in values), "100")
     console.print(scores)
     console.print("Published figures are GPT-4o's judgements (paper, Table III): no other judge's compare with them.")
-    if figures["not_judged"]:
-        console.print(f"not judged: {figures['not_judged']}")
+    if figures["judge_cost"]:
+        console.print(f"judging has cost {figures['judge_cost']:.2f} USD")
+    for reason, count in list(figures["not_judged_because"].items())[:_REASONS]:
+        console.print(f"not judged: {count:,} ({reason})", markup=False)
+    if (more := len(figures["not_judged_because"]) - _REASONS) > 0:
+        console.print(f"not judged for {more:,} more reasons; -o FILE names them")
     if figures["without_reference"]:
-        console.print(f"without a reference: {figures['without_reference']}")
+        console.print(f"without a reference: {figures['without_reference']:,}")
+
+
+def _print_recognition(console: Console, labels: dict[str, Any]) -> None:
+    said = "the column predicted" if labels["by"] == "predicted" else "what the texts arrive at"
+    console.print(f"\nrecognition, by {said}:")
+    shown = {**labels, "unreadable": []}
+    print_figures(console, {f"{labels['by']}/{name}": value for name, value in shown.items()}, labels["by"])
+    if labels["unanswered"]:
+        console.print(f"{labels['unanswered']:,} faces have no answer and do not count: see the column unreadable")
+    if labels["unlabelled"]:
+        console.print(f"{labels['unlabelled']:,} faces without a true label do not count")

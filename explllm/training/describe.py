@@ -2,7 +2,7 @@
 
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from math import ceil
 from pathlib import Path
@@ -17,8 +17,11 @@ from explllm.core.errors import InputError
 from explllm.core.manifest import Manifest
 from explllm.data.folder import read_folder
 from explllm.data.mixture import Mixture
+from explllm.models.au_regressor import ActionUnitRegressor, RegressorSettings, outline_regressor
 from explllm.models.build import NetworkSettings, may_be_4bit, outline
 from explllm.models.explllm import ExpLLM
+from explllm.models.lora import LoraSettings
+from explllm.training.au_task import ActionUnitTask
 from explllm.training.lightning_cli import parse
 from explllm.training.optimization import OptimizationSettings, warmup_steps
 
@@ -40,7 +43,7 @@ class PartSize:
     """One part of the model."""
 
     name: str
-    """vision, projector or language."""
+    """vision, projector, language or head."""
     architecture: str
     """Class of the part."""
     train: str
@@ -77,23 +80,23 @@ class Description:
     """What a configuration means."""
 
     parts: list[PartSize]
-    """Vision encoder, projector, language model."""
+    """Vision encoder, projector, language model; for a regressor of action units, vision encoder and head."""
     image_tokens: int
     """Tokens for each image."""
     sequence: int
-    """Assumed tokens of a long conversation."""
+    """Assumed tokens of a long conversation; the image's alone for a regressor of action units."""
     images: int | None
     """Training images; None if unknown."""
     images_source: str
     """Where that number is from."""
     conversations: int | None
-    """Conversations in an epoch."""
+    """Conversations in an epoch; faces for a regressor of action units."""
     steps: int | None
     """Optimiser steps of the whole run."""
     warmup: int | None
     """Those of the warm-up."""
     memory: list[Memory]
-    """Estimates by strategy."""
+    """Estimates by strategy; none for a regressor of action units."""
     gpus: int
     """GPUs that the estimates are for."""
     micro_batch: int
@@ -120,25 +123,20 @@ def describe(arguments: Sequence[str], images: int | None = None, gpus: int = 8)
         InputError: If the configuration has a mistake.
     """
     config = parse("fit", list(arguments))
+    if _class(config.model) == ActionUnitTask.__name__:
+        return _describe_regressor(config, images, gpus)
     model, data = config.model.init_args, config.data.init_args
     network = model.network if isinstance(model.network, NetworkSettings) else _settings(model.network)
     settings = network.resolved()
     built = outline(settings)
-    counts = built.freeze()
-    parts = [
-        PartSize(name, type(module).__name__, train, sum(w.numel() for w in module.parameters()), counts[name])
-        for name, (module, train, _) in built.parts().items()
-    ]
+    parts = _sizes(built)
     found, source = (images, "given") if images else _images(config)
     conversations = steps = warmup = None
     if found is not None:
         rows = range(found)
         captions = data.get("conversations") == "captions" or _class(config.data) == "CaptionedImages"
         conversations = found if captions else len(Mixture(rows, rows, data.fer_share))
-        steps = conversations // data.batch_size * (config.trainer.max_epochs or 1000)
-        if config.trainer.max_steps > 0:
-            steps = min(steps, config.trainer.max_steps)
-        warmup = warmup_steps(OptimizationSettings(**_plain(model.optimization)), steps)
+        steps, warmup = _steps(config, conversations)
     sequence = built.config.image_tokens + TEXT_TOKENS
     memory = [
         estimate(built, settings, strategy, gpus, data.micro_batch_size, sequence, model.gradient_checkpointing)
@@ -156,6 +154,23 @@ def describe(arguments: Sequence[str], images: int | None = None, gpus: int = 8)
         memory,
         gpus,
         data.micro_batch_size,
+    )
+
+
+def _describe_regressor(config: Namespace, images: int | None, gpus: int) -> Description:
+    """Work out what the configuration of a regressor of action units means; its memory is not estimated."""
+    network, data = config.model.init_args.network, config.data.init_args
+    if not isinstance(network, RegressorSettings):
+        fields = _plain(network)
+        network = RegressorSettings(**{**fields, "vision_lora": LoraSettings(**_plain(fields["vision_lora"]))})
+    built = outline_regressor(network)
+    found, source = (images, "given") if images else _images(config)
+    steps = warmup = None
+    if found is not None:
+        steps, warmup = _steps(config, found)
+    tokens = built.config.image_tokens
+    return Description(
+        _sizes(built), tokens, tokens, found, source, found, steps, warmup, [], gpus, data.micro_batch_size
     )
 
 
@@ -248,9 +263,12 @@ def print_description(arguments: Sequence[str], images: int | None, gpus: int, a
         console.print(f"training images  unknown: {found.images_source}; give them by --images N")
     else:
         console.print(f"training images  {found.images:,} ({found.images_source})")
-        console.print(f"conversations    {found.conversations:,} an epoch")
+        if found.memory:
+            console.print(f"conversations    {found.conversations:,} an epoch")
         console.print(f"optimiser steps  {found.steps:,}")
         console.print(f"warm-up          {found.warmup:,} steps")
+    if not found.memory:
+        return
     memory = Table(
         title=f"\nestimated GB on each of {found.gpus} GPUs, micro-batches of {found.micro_batch}, "
         f"{found.sequence} tokens (not measured)",
@@ -275,11 +293,27 @@ def _layers(part: nn.Module) -> list[nn.Module]:
     return lists[0] if lists else [part]
 
 
+def _sizes(model: ExpLLM | ActionUnitRegressor) -> list[PartSize]:
+    counts: Mapping[Any, int] = model.freeze()
+    return [
+        PartSize(name, type(module).__name__, train, sum(w.numel() for w in module.parameters()), counts[name])
+        for name, (module, train, _) in model.parts().items()
+    ]
+
+
+def _steps(config: Namespace, samples: int) -> tuple[int, int]:
+    """Return the optimiser steps of a run whose epoch holds so many samples, and those of the warm-up."""
+    steps = samples // config.data.init_args.batch_size * (config.trainer.max_epochs or 1000)
+    if config.trainer.max_steps > 0:
+        steps = min(steps, config.trainer.max_steps)
+    return steps, warmup_steps(OptimizationSettings(**_plain(config.model.init_args.optimization)), steps)
+
+
 def _images(config: Namespace) -> tuple[int | None, str]:
     """Count the training images: those on this machine, else as published."""
     data, kind = config.data.init_args, _class(config.data)
     try:
-        if kind == "ManifestFaces" and Path(str(data.manifest)).is_file():
+        if kind in ("ManifestFaces", "ManifestActionUnits") and Path(str(data.manifest)).is_file():
             frame = Manifest.read(data.manifest, root=data.root).frame
             return int((frame["split"] == "train").sum()), str(data.manifest)
         if kind == "FolderFaces" and Path(str(data.root)).is_dir():
@@ -287,9 +321,9 @@ def _images(config: Namespace) -> tuple[int | None, str]:
             return ceil((frame["split"] == "train").sum() * (1 - data.val_fraction)), str(data.root)
     except InputError as error:
         return None, str(error)
-    if kind == "DrawnFaces":
+    if kind in ("DrawnFaces", "DrawnActionUnits"):
         return int(data.train), "to be drawn"
-    labels = config.model.init_args.network.get("labels")
+    labels = None if kind == "ManifestActionUnits" else config.model.init_args.network.get("labels")
     name = kind if kind in PUBLISHED_IMAGES else labels if isinstance(labels, str) else None
     if name in PUBLISHED_IMAGES:
         return PUBLISHED_IMAGES[name], "as published; the data is not here"
@@ -305,8 +339,6 @@ def _plain(settings: Any) -> dict[str, Any]:
 
 
 def _settings(values: Namespace) -> NetworkSettings:
-    from explllm.models.lora import LoraSettings
-
     fields = _plain(values)
     for name in ("vision_lora", "language_lora"):
         fields[name] = LoraSettings(**_plain(fields[name]))

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from jsonargparse import ArgumentError, Namespace
 from jsonargparse.typing import NonNegativeInt, PositiveInt
-from lightning.pytorch import LightningDataModule, LightningModule, Trainer
+from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import CSVLogger
@@ -25,10 +25,13 @@ from explllm.core.errors import ConfigError, MissingPathError
 from explllm.core.files import written_whole
 
 # Importing the classes lets YAML name them without their modules.
+from explllm.data.au_faces import ActionUnitData, DrawnActionUnits, ManifestActionUnits
 from explllm.data.datamodules import CaptionedImages, DrawnFaces, FolderFaces, ManifestFaces
 from explllm.data.transforms import Augment, ReleasedAugment
 from explllm.metrics.answers import UnknownLabels
+from explllm.training.au_task import ActionUnitTask
 from explllm.training.callbacks.async_judge import AsyncJudge
+from explllm.training.callbacks.au_run_folder import ActionUnitRunFolder
 from explllm.training.callbacks.gallery import Gallery
 from explllm.training.callbacks.last_checkpoint import LastCheckpoint, last_checkpoint
 from explllm.training.callbacks.live_accuracy import LiveAccuracy
@@ -40,13 +43,16 @@ from explllm.training.config_files import find_config, shipped_configs, with_con
 from explllm.training.task import ExpLLMTask
 
 __all__ = [
+    "ActionUnitTask",
     "AsyncJudge",
     "Augment",
     "CaptionedImages",
+    "DrawnActionUnits",
     "DrawnFaces",
     "ExpLLMTask",
     "FolderFaces",
     "Gallery",
+    "ManifestActionUnits",
     "ManifestFaces",
     "ReleasedAugment",
     "find_config",
@@ -77,8 +83,15 @@ _NOISE = (
 )
 _NOISY_LOGGERS = ("lightning.pytorch.utilities.rank_zero", "lightning.fabric.utilities.seed")
 _CLASSES = {
-    "data": ("CaptionedImages", "DrawnFaces", "FolderFaces", "ManifestFaces"),
-    "model": ("ExpLLMTask",),
+    "data": (
+        "CaptionedImages",
+        "DrawnActionUnits",
+        "DrawnFaces",
+        "FolderFaces",
+        "ManifestActionUnits",
+        "ManifestFaces",
+    ),
+    "model": ("ActionUnitTask", "ExpLLMTask"),
     "augment": ("Augment", "ReleasedAugment"),
 }
 
@@ -212,16 +225,7 @@ class ExpLLMCLI(LightningCLI):
         config, fitting = self.config[self.subcommand], self.stage == "fit"
         options = {**self._get(self.config_init, "trainer", default={}), **kwargs}
         given = _listed(options.get("callbacks"))
-        callbacks = [
-            LiveAccuracy(config.live_accuracy_every_n_steps),
-            RunFolder(
-                config.run_dir,
-                config.explained_faces,
-                config.predictions,
-                config.answer_labels,
-                config.unknown_labels,
-            ),
-        ]
+        callbacks = self._run_folder(config)
         if fitting and not options["fast_dev_run"]:
             callbacks.append(LastCheckpoint(config.run_dir, config.checkpoint_every_n_steps))
         if options["enable_progress_bar"] is not False and not options["barebones"]:
@@ -238,6 +242,31 @@ class ExpLLMCLI(LightningCLI):
                 f"the trainer's settings do not fit: {one_sentence(error)}",
                 remedy=f"See `explllm {self.stage} --help`.",
             ) from error
+
+    def _run_folder(self, config: Namespace) -> list[Callback]:
+        """Return the callbacks that look after the run of a model of this kind.
+
+        Raises:
+            ConfigError: If model and data are not of one kind.
+        """
+        regression, units = isinstance(self.model, ActionUnitTask), isinstance(self.datamodule, ActionUnitData)
+        if regression != units:
+            raise ConfigError(
+                f"{type(self.model).__name__} does not learn from {type(self.datamodule).__name__}",
+                remedy="Give an ActionUnitTask ManifestActionUnits or DrawnActionUnits, an ExpLLMTask other data.",
+            )
+        if regression:
+            return [ActionUnitRunFolder(config.run_dir, config.predictions)]
+        return [
+            LiveAccuracy(config.live_accuracy_every_n_steps),
+            RunFolder(
+                config.run_dir,
+                config.explained_faces,
+                config.predictions,
+                config.answer_labels,
+                config.unknown_labels,
+            ),
+        ]
 
 
 class _ParseOnly(ExpLLMCLI):

@@ -1,11 +1,13 @@
 """A fixed sample of validation faces, explained once for each step whoever asks."""
 
+from collections.abc import Iterable
 from typing import Any
 
 import pandas as pd
 import torch
 from lightning.pytorch import Trainer
 
+from explllm.core.errors import ImageError, MissingPathError
 from explllm.core.expressions import Expression
 from explllm.report.explained import ExplainedFace
 from explllm.training.task import ExpLLMTask
@@ -26,7 +28,9 @@ def fixed_sample(faces: pd.DataFrame, number: int) -> list[int]:
     return [int(row) for row in turns.sort_values(kind="stable").index[:number]]
 
 
-def explain_sample(trainer: Trainer, module: ExpLLMTask, number: int) -> dict[int, ExplainedFace]:
+def explain_sample(
+    trainer: Trainer, module: ExpLLMTask, number: int, having: str | None = None
+) -> dict[int, ExplainedFace]:
     """Explain the fixed sample of the validation faces with the model as it is now.
 
     Two callbacks that ask in the same step get the same texts for one generation.
@@ -35,44 +39,67 @@ def explain_sample(trainer: Trainer, module: ExpLLMTask, number: int) -> dict[in
         trainer: The trainer, in or after validation.
         module: The task.
         number: Faces.
+        having: A column that must be filled for a face to be in the sample, such as ``cot``.
 
     Returns:
         Explained faces by row; faces that cannot be read are left out.
     """
     data: Any = trainer.datamodule  # type: ignore[attr-defined]
     faces = data.frame("val")
-    rows = [row for row in fixed_sample(faces, number) if str(data.manifest.image_path(row)) not in module.unreadable]
+    rows = fixed_sample(faces if having is None else faces.dropna(subset=having), number)
     step, held = module.explained_sample
     if step != trainer.global_step:
         held = {}
     missing = [row for row in rows if row not in held]
-    if missing:
-        held = {**held, **_explain(data, faces, module, missing)}
+    held = {**held, **_explain(data, faces, module, missing)}
     module.explained_sample = (trainer.global_step, held)
     return {row: held[row] for row in rows if row in held}
 
 
+def readable(data: Any, module: ExpLLMTask, rows: Iterable[int]) -> dict[int, torch.Tensor]:
+    """Read faces, and leave out those that cannot be read: whoever recognises them has named and counted them.
+
+    Args:
+        data: The data module.
+        module: The task, which knows how the model sees images.
+        rows: Their rows.
+
+    Returns:
+        Pixels (3, H, W) by row.
+    """
+    read = {}
+    for row in rows:
+        try:
+            read[row] = module.image(data.face(row))
+        except (ImageError, MissingPathError):
+            continue
+    return read
+
+
 def _explain(data: Any, faces: pd.DataFrame, module: ExpLLMTask, rows: list[int]) -> dict[int, ExplainedFace]:
+    read = readable(data, module, rows)
+    if not read:
+        return {}
     model = module.explllm
     training = model.training
     model.eval()
     try:
-        images = [data.manifest.image_path(row) for row in rows]
-        pixels = torch.stack([module.image(image) for image in images]).to(module.device)
+        pixels = torch.stack([*read.values()]).to(module.device)
         found = model.recognize_pixels(pixels)
         cots = model.explain_pixels(pixels, [one.expression for one in found], module.max_new_tokens)
     finally:
         model.train(training)
     known = faces.reindex(columns=["expression", "action_units", "action_units_source"])
     explained = {}
-    for row, image, recognition, cot in zip(rows, images, found, cots, strict=True):
+    for row, recognition, cot in zip(read, found, cots, strict=True):
         label, units, source = known.loc[row]
         explained[row] = ExplainedFace(
-            image,
+            data.manifest.image_path(row),
             Expression(str(label)),
             recognition,
             cot,
             units if isinstance(units, list) else None,
             source if isinstance(source, str) else None,
+            data.manifest.box(row),
         )
     return explained

@@ -1,17 +1,14 @@
 """The LightningModule that trains and evaluates an ExpLLM."""
 
 import os
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed as distributed
-from lightning.pytorch import LightningModule
 
 from explllm.conversation.encoder import IGNORED, ConversationEncoder
-from explllm.core.errors import CheckpointError, ConfigError, ImageError
+from explllm.core.errors import CheckpointError, ConfigError
 from explllm.core.expressions import Expression
 from explllm.data.dataset import EXPRESSION_NUMBER, Batch
 from explllm.faces.pixels import ImagePreset
@@ -19,10 +16,11 @@ from explllm.models import storage
 from explllm.models.build import NetworkSettings, build, build_config, labels_of
 from explllm.models.explllm import ExpLLM
 from explllm.models.generation import label_log_likelihoods
+from explllm.training.face_task import FaceTask
 from explllm.training.optimization import OptimizationSettings, build_optimizer
 
 
-class ExpLLMTask(LightningModule):
+class ExpLLMTask(FaceTask):
     """Trains an ExpLLM on conversations about faces; recognises faces in validation, test and prediction.
 
     The paper's two stages are two configurations of it: first the projector alone on captions, then LoRA and projector
@@ -60,13 +58,6 @@ class ExpLLMTask(LightningModule):
         self.leave_out_unknown_labels = False
         """Whether a test goes on where the data holds expressions that the model lacks; such faces do not count."""
         self.explained_sample: tuple[int, dict[int, Any]] = (-1, {})
-        self.unreadable: list[str] = []
-        self._new_unreadable: list[str] = []
-        self.last_loss: Any = None
-        self._losses: list[torch.Tensor] = []
-        self._blank = False
-        # Frozen base weights are not in checkpoints; on_load_checkpoint accounts for every name instead.
-        self.strict_loading = False
 
     @property
     def explllm(self) -> ExpLLM:
@@ -127,36 +118,18 @@ class ExpLLMTask(LightningModule):
         )
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
-    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
-        """Seed dropout by the batch's number, so that a resumed run goes on exactly as an unbroken one."""
-        seed = int(os.environ.get("PL_GLOBAL_SEED", 0))
-        number = self.trainer.fit_loop.epoch_loop.total_batch_idx
-        torch.manual_seed((seed * 1_000_003 + number) * 4096 + self.global_rank)
-
     def training_step(self, batch: Batch, batch_idx: int) -> dict[str, torch.Tensor]:
         """Return the loss, and the logits (B, V) of each conversation's first answer token.
 
         ``train/loss`` is the mean over a global batch, that is over all micro-batches and devices of an optimiser step:
         single micro-batches hold conversations of one kind, and their losses are far apart.
         """
-        step = (batch_idx + 1) % self.trainer.accumulate_grad_batches == 0 or self.trainer.is_last_batch
-        # Before the optimiser's step, and never after it: nothing may be learnt from a face that is none.
-        self._count_unreadable(batch, settle=step)
-        self._blank = self._blank or (bool(batch["unreadable"]) and not bool(batch["readable"].all()))
-        if step and self._blank:
-            raise ImageError(
-                "no training image can be read",
-                where=self._data().frame("train")["image"].iloc[0],
-                remedy="Check the root of the data.",
-            )
+        step = self._is_step(batch_idx)
+        self._check_readable(batch, step)
         output = self.explllm(
             batch["pixel_values"], batch["input_ids"], batch["attention_mask"], batch["labels"], answers_only=True
         )
-        self._losses.append(output.loss.detach())
-        if step:
-            self.last_loss = self.trainer.strategy.reduce(torch.stack(self._losses).mean(), reduce_op="mean")
-            self.log("train/loss", self.last_loss, prog_bar=True, batch_size=1)
-            self._losses = []
+        self._log_loss(output.loss, step)
         answers = (batch["labels"][:, 1:] != IGNORED).sum(1)
         first = answers.cumsum(0) - answers
         return {"loss": output.loss, "first_logits": output.logits[first].detach()}
@@ -217,12 +190,6 @@ class ExpLLMTask(LightningModule):
             lookup[EXPRESSION_NUMBER[label]] = index
         return lookup[batch["expressions"]]  # -1, no label, finds the last place
 
-    def _trains(self) -> list[str]:
-        return [name for name, weight in self.named_parameters() if weight.requires_grad]
-
-    def _data(self) -> Any:
-        return getattr(self.trainer, "datamodule", None)
-
     def _check_labels(self) -> None:
         data = self._data()
         if data is None or data.conversation_kind == "captions":
@@ -249,53 +216,3 @@ class ExpLLMTask(LightningModule):
             "targets": self.targets(batch)[counting],
             "rows": batch["rows"][counting],
         }
-
-    def _counting(self, batch: Batch) -> torch.Tensor:
-        return batch["readable"] & (batch["rows"] >= 0)
-
-    def _count_unreadable(self, batch: Batch, settle: bool = True) -> None:
-        """Name and count images that could not be read; every rank knows those of all.
-
-        Args:
-            batch: A batch.
-            settle: Tell the other ranks, and see whether there are too many. All ranks must do so in the same steps.
-
-        Raises:
-            ImageError: If there are more than the data allows.
-        """
-        self._new_unreadable += batch["unreadable"]
-        if not settle or not _total(self._new_unreadable):
-            return
-        limit = self._data().max_unreadable
-        for name in dict.fromkeys(gathered(self._new_unreadable)):
-            if name in self.unreadable:
-                continue
-            self.unreadable.append(name)
-            count = len(self.unreadable)
-            if count > limit:
-                raise ImageError(
-                    f"{count} image{'s' * (count > 1)} cannot be read, last {name}",
-                    remedy=f"Replace or remove such images, or allow more by --data.max_unreadable (now {limit}).",
-                )
-            if self.trainer.is_global_zero:
-                sys.stderr.write(f"warning: image {count} of at most {limit} that cannot be read: {name}\n")
-        self._new_unreadable = []
-
-
-def gathered(items: list[Any]) -> list[Any]:
-    """Join the lists of all ranks, in their order."""
-    if not (distributed.is_available() and distributed.is_initialized()):
-        return items
-    lists: list[Any] = [None] * distributed.get_world_size()
-    distributed.all_gather_object(lists, items)
-    return [item for part in lists for item in part]
-
-
-def _total(items: list[Any]) -> int:
-    """Add up the lengths of all ranks' lists."""
-    if not (distributed.is_available() and distributed.is_initialized()):
-        return len(items)
-    device = "cuda" if distributed.get_backend() == "nccl" else "cpu"
-    count = torch.tensor(len(items), device=device)
-    distributed.all_reduce(count)
-    return int(count)

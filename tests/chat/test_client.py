@@ -311,6 +311,62 @@ def test_reasoning_models_take_neither_temperature_nor_max_tokens(chat_server, s
     assert server.received[-1].body["max_completion_tokens"] == 1024
 
 
+def _cut_below(chat_server, tokens):
+    """A model that thinks so many tokens first."""
+
+    def script(received):
+        least = received.body["max_tokens"]
+        return chat_server.Reply("fine") if least > tokens else chat_server.Reply("", finish_reason="length")
+
+    return script
+
+
+@pytest.fixture
+def ask_in_turn(client_on):
+    """Ask one request after the other of one client; gives answers and exceptions."""
+
+    def run(settings, requests):
+        async def main():
+            async with client_on(settings) as client:
+                return [(await asyncio.gather(client.ask(request), return_exceptions=True))[0] for request in requests]
+
+        return asyncio.run(main())
+
+    return run
+
+
+def test_a_model_that_reasons_gets_more_room_once_it_was_cut_off(chat_server, serve, settings, question, ask_in_turn):
+    server = serve(_cut_below(chat_server, 5000))
+    asked = [question(number, max_tokens=32) for number in range(4)]
+    answers = ask_in_turn(settings(server), asked)
+    assert [received.body["max_tokens"] for received in server.received] == [32, 32 + 4096, 32 + 16384, 32 + 16384]
+    assert [answer.finish_reason for answer in answers] == ["length", "length", "stop", "stop"]
+    # The room is no part of the key: another run finds all answers, and begins with the room that one was lacking.
+    again = ask_in_turn(settings(server), [*asked, question(9, max_tokens=32)])
+    assert [answer.recorded for answer in again] == [True] * 4 + [False]
+    assert server.received[4].body["max_tokens"] == 32 + 4096
+
+
+def test_room_counts_against_the_budget(chat_server, serve, settings, question, ask_in_turn):
+    server = serve(_cut_below(chat_server, 1000))
+    priced = settings(server, price_in=0.0, price_out=1000.0, max_cost=0.5)
+    first, second = ask_in_turn(priced, [question(0, max_tokens=32), question(1, max_tokens=32)])
+    assert first.finish_reason == "length" and isinstance(second, OutOfBudget)  # 4,128 tokens may cost 4.13 USD
+    assert len(server.received) == 1
+
+
+def test_a_model_without_so_much_room_is_asked_with_less(chat_server, serve, settings, question, ask_in_turn):
+    def script(received):
+        if received.body["max_tokens"] > 2048:
+            return chat_server.Reply("This model's maximum context length is 2048 tokens.", status=400)
+        return _cut_below(chat_server, 500)(received)
+
+    server = serve(script)
+    answers = ask_in_turn(settings(server), [question(number, max_tokens=32) for number in range(3)])
+    assert [answer.text for answer in answers] == ["", "fine", "fine"]
+    assert [received.body["max_tokens"] for received in server.received] == [32, 32 + 4096, 32 + 1024, 32 + 1024]
+
+
 def test_a_limit_that_is_too_high_is_not_a_matter_of_names(chat_server, serve, settings, question, ask_all):
     error = {"code": "unsupported_parameter", "param": "max_tokens"}
     names = {"max_tokens": error, "max_completion_tokens": {**error, "param": "max_completion_tokens"}}

@@ -502,3 +502,30 @@ def test_real_texts_disagree_with_the_intensities_of_other_faces(real):
     own = [ground(text, units).f1 for text, units in real]
     others = [ground(text, units).f1 for (text, _), (_, units) in zip(real, real[1:] + real[:1], strict=True)]
     assert sum(own) / len(own) > sum(others) / len(others) + 0.2
+
+
+def _with_unknown(*names: str, **intensities: float) -> list[float | None]:
+    return [None if name in names else value for name, value in zip(NAMES, _measured(**intensities), strict=True)]
+
+
+def test_a_unit_that_was_not_measured_counts_nowhere():
+    text = "The jaw drops slightly and the nose is strongly wrinkled."
+    assert ground(text, _measured(Jaw_Drop=0.2)).unsupported == [NAMES.index("Nose Wrinkle")]
+    found = ground(text, _with_unknown("Nose Wrinkle", Jaw_Drop=0.2))
+    assert (found.precision, found.recall, found.intensity_agreement) == (1.0, 1.0, 1.0)
+    assert (found.unsupported, found.missing, found.claimed_count, found.active_count) == ([], [], 1, 1)
+    assert len(found.claims) == 2
+
+
+def test_what_an_unknown_side_may_bear_out_is_not_held_against_a_text():
+    left, right = "Left Lip Corner Pull", "Right Lip Corner Pull"
+    assert ground("A smile.", _with_unknown(left)).unsupported == []
+    assert ground("A smile.", _with_unknown(left, Right_Lip_Corner_Pull=0.5)).precision == 1.0
+    assert ground("A strong smile.", _with_unknown(left, Right_Lip_Corner_Pull=0.75)).intensity_agreement == 1.0
+    assert ground("A strong smile.", _with_unknown(left)).intensity_agreement is None
+    only_left = "The left lip corner is pulled up."
+    assert ground(only_left, _measured(Right_Lip_Corner_Pull=0.5)).side_errors == [NAMES.index(left)]
+    assert ground(only_left, _with_unknown(left, Right_Lip_Corner_Pull=0.5)).side_errors == []
+    assert ground(only_left, _with_unknown(right)).unsupported == [NAMES.index(left)]
+    with pytest.raises(InputError):
+        ground("The jaw drops.", [None, 1.0])

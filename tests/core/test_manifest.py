@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 
 from explllm.core import manifest as module
+from explllm.core.action_units import NAMES
 from explllm.core.errors import ManifestError, MissingPathError
 from explllm.core.manifest import COLUMNS, REQUIRED, Manifest
 
@@ -202,3 +203,56 @@ def test_real_records_make_a_manifest(tmp_path, reference_data):
         copy = Manifest.read(tmp_path / f"rafdb{ending}")
         assert copy.frame["cot"].tolist() == frame["cot"].tolist()
         assert copy.frame["action_units"].tolist() == frame["action_units"].tolist()
+
+
+@pytest.mark.parametrize("ending", [".parquet", ".csv", ".jsonl"])
+def test_units_that_were_not_measured_are_none(tmp_path, ending):
+    frame = pd.DataFrame(
+        {
+            "image": ["a.jpg", "b.jpg", "c.jpg"],
+            "action_units": [[0.5] * 24, [0.5] * 24, None],
+            "action_units_missing": ["Jaw Thrust, Nose Wrinkle", None, "Jaw Drop"],
+        }
+    )
+    Manifest(frame, tmp_path).write(tmp_path / f"faces{ending}")
+    first, second, third = Manifest.read(tmp_path / f"faces{ending}").intensities()
+    assert [NAMES[place] for place, value in enumerate(first) if value is None] == ["Jaw Thrust", "Nose Wrinkle"]
+    assert second == [0.5] * 24 and third is None
+
+
+def test_a_missing_unit_of_no_such_name(tmp_path):
+    frame = pd.DataFrame(
+        {"image": ["a.jpg"], "action_units": [[0.5] * 24], "action_units_missing": ["Jaw Thrust, Ears"]}
+    )
+    with pytest.raises(ManifestError, match=r"'Ears' is no action unit .row 1, column action_units_missing"):
+        Manifest(frame, tmp_path)
+
+
+@pytest.mark.parametrize("rows", [0, 5])
+def test_parquet_is_written_in_parts_with_the_types_of_the_whole(tmp_path, monkeypatch, rows):
+    """A column may be empty in the first part, and hold numbers with gaps, lists or dates in the next."""
+    frame = pd.DataFrame(
+        {
+            "image": [f"{row}.jpg" for row in range(5)],
+            "action_units": [None, None, UNITS, None, UNITS],
+            "cot": [None, None, None, "a text", None],
+            "cot_rounds": pd.array([None, None, 1, 2, None], dtype="Int64"),
+            "p": [np.nan, np.nan, 0.5, 1.0, np.nan],
+            "seen": pd.to_datetime(["2024-01-01"] * 5),
+            "further": [None, None, None, [[1.0], [2.0, 3.0]], None],
+        }
+    ).iloc[:rows]
+    Manifest(frame, tmp_path).frame.to_parquet(tmp_path / "whole.parquet", index=False)
+    monkeypatch.setattr(module, "_ROWS_AT_A_TIME", 2)
+    Manifest(frame, tmp_path).write(tmp_path / "parts.parquet")
+    whole, parts = (pd.read_parquet(tmp_path / f"{name}.parquet") for name in ("whole", "parts"))
+    pd.testing.assert_frame_equal(whole, parts)
+    assert Manifest.read(tmp_path / "parts.parquet").frame.shape == (rows, 7)
+
+
+def test_a_row_that_is_as_it_should_be_is_not_copied(tmp_path):
+    units = [float(unit) for unit in UNITS]
+    frame = pd.DataFrame({"image": ["a.jpg", "b.jpg"], "action_units": [units, [1, *units[1:]]]})
+    first, second = Manifest(frame, tmp_path).frame["action_units"]
+    assert first is units
+    assert second == [1.0, *units[1:]] and type(second[0]) is float

@@ -9,8 +9,9 @@ import torch
 from explllm.core.errors import ConfigError, ManifestError, MissingPathError
 from explllm.core.expressions import Expression
 from explllm.core.manifest import Manifest
-from explllm.data.datamodules import DrawnFaces, FaceDataModule, FolderFaces, ManifestFaces
+from explllm.data.datamodules import DrawnFaces, FolderFaces, ManifestFaces
 from explllm.data.dataset import EXPRESSION_NUMBER
+from explllm.data.face_data_module import FaceDataModule
 from explllm.data.transforms import Augment
 from explllm.faces.pixels import IMAGE_PRESETS
 
@@ -173,6 +174,20 @@ def test_predicting_needs_neither_labels_nor_splits(ready, sorted_faces, drawn_f
     for stage in ("fit", "validate", "test"):
         with pytest.raises(ManifestError, match="no values in the columns split, expression"):
             ready(ManifestFaces(tmp_path / "images.csv", drawn_faces), stage)
+
+
+def test_images_without_a_face_are_named(ready, drawn_faces, tmp_path, caplog):
+    frame = Manifest.read(drawn_faces / "manifest.parquet").frame
+    frame["box"] = [[10, 10, 60, 60]] * len(frame)
+    frame["face_status"] = "found"
+    Manifest(frame, drawn_faces).write(tmp_path / "table.parquet")
+    ready(ManifestFaces(tmp_path / "table.parquet", drawn_faces))
+    assert not caplog.messages
+    frame.loc[[0, 60], "box"], frame.loc[[0, 60], "face_status"] = None, "no face found"
+    Manifest(frame, drawn_faces).write(tmp_path / "table.parquet")
+    data = ready(ManifestFaces(tmp_path / "table.parquet", drawn_faces))
+    assert f"in 2 of {len(frame)} images no face was found; they are used whole" in " ".join(caplog.messages)
+    assert data.face(0) == data.manifest.image_path(0) and data.face(1).size == (72, 72)
 
 
 def test_rows_without_a_label(ready, drawn_faces, tmp_path):

@@ -1,6 +1,10 @@
 """Faces to explain, and a language model of rules that answers the engine's prompts over HTTP."""
 
 import importlib.util
+import os
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +22,9 @@ def load(name):
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+KEY = "sk-proj-a-key-that-must-appear-nowhere-0123456789"
 
 
 @pytest.fixture(scope="session")
@@ -57,3 +64,72 @@ def write_faces(model_script):
         return path
 
     return write
+
+
+@pytest.fixture
+def key(monkeypatch):
+    """A key in the environment."""
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    return KEY
+
+
+@pytest.fixture
+def server(chat_server, model_script):
+    """A server with the model of rules."""
+    with chat_server.ChatServer(lambda received: chat_server.Reply(model_script.answer(received))) as running:
+        yield running
+
+
+@pytest.fixture
+def build(explllm, write_faces, tmp_path, key):
+    """Builds the chains of thought of so many faces; returns what the command said."""
+
+    def run(url, *options, count=12, **made):
+        path = tmp_path / "faces.parquet"
+        if not path.exists():
+            write_faces(path, count, **made)
+        return explllm("cot", "build", path, "-o", "out.parquet", "--model", "scripted", "--base-url", url, *options)
+
+    return run
+
+
+@pytest.fixture
+def table():
+    """Reads a manifest."""
+    return lambda path="out.parquet": Manifest.read(path).frame
+
+
+@pytest.fixture
+def process():
+    """Starts the command as a process of its own; what is still running at the test's end is killed."""
+    started = []
+
+    def start(*arguments):
+        started.append(
+            subprocess.Popen(
+                [sys.executable, "-m", "explllm", *map(str, arguments)],
+                env={**os.environ, "OPENAI_API_KEY": KEY},
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+            )
+        )
+        return started[-1]
+
+    yield start
+    for one in started:
+        one.kill()
+        one.communicate()
+
+
+@pytest.fixture(scope="session")
+def wait_for():
+    """Waits until something holds."""
+
+    def wait(condition, seconds=60):
+        end = time.monotonic() + seconds
+        while not condition():
+            assert time.monotonic() < end
+            time.sleep(0.02)
+
+    return wait

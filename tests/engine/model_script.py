@@ -72,7 +72,7 @@ def answer(received):
         label = Expression(told[1]) if told else list(Expression)[(digest(units) + rounds) % 8]
         return WRITER.write(units, label, seed=rounds).text
     if kind == "des2exp":
-        description = question.partition("Description: ")[2]
+        description = question.partition("Description: ")[2].partition("\n\nAn earlier answer to this")[0]
         if stubborn(description):
             return NEVER_PARSES
         label = str(ChainOfThought.parse(description).expression)

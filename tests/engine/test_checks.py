@@ -41,6 +41,7 @@ def test_a_sound_text_has_none():
         ({"conclusion": "The face shows an expression of fear."}, "arrives at Fear, not at Anger"),
         ({"conclusion": "The face shows a strong emotion."}, "does not name Anger"),
         ({"conclusion": "The face shows irritation."}, "does not name Anger"),
+        ({"key": KEY + "\n\n**Conclusion:** It is anger."}, "title of a section stands inside a section"),
         ({"key": "Both brows are markedly lowered."}, "left lip corner stretch (0.40) is not mentioned"),
         ({"key": KEY + " The nose is wrinkled."}, "nose wrinkle is claimed, but its intensity is 0"),
         ({"key": KEY.replace("the left lip", "the right lip")}, "it is the other side that moves"),
@@ -62,10 +63,36 @@ def test_denials_are_no_claims():
 
 
 def test_words_that_are_no_pronouns():
-    assert form_problems(ChainOfThought.parse("Its outline and the whole of it; the US; Iris; one's brows.")) in (
-        [],
-        ["it uses a personal pronoun (US)"],
-    )
+    text = "Its outline and the whole of it; the US; Iris; one's brows; (i) brows, (ii) lips; grade I. "
+    assert form_problems(ChainOfThought.parse(text + "Type I, i.e. faint.")) == []
+
+
+@pytest.mark.parametrize(
+    "text", ["This tells us of joy.", "Here I see joy.", "I'd say joy.", "i think joy.", "Our joy."]
+)
+def test_words_that_are_pronouns(text):
+    assert "personal pronoun" in form_problems(ChainOfThought.parse(text))[0]
+
+
+DEAD = ("Nose Wrinkle", "Cheeks Puff", "Right Lip Corner Stretch")
+PARTLY = [None if name in DEAD else value for name, value in zip(NAMES, UNITS, strict=True)]
+
+
+def test_units_that_were_not_measured_count_neither_way():
+    text = KEY + " The nose is strongly wrinkled, and the cheeks are puffed."
+    assert len(description_problems(text, UNITS)) == 2
+    assert description_problems(text, PARTLY) == []
+    # The stretch is on the left; whether the right has one too is not known.
+    assert description_problems(KEY.replace("the left lip corner is", "the lip corners are"), PARTLY) == []
+    assert "nose wrinkle" not in "".join(description_problems("", PARTLY))
+    assert any("jaw drop is claimed" in problem for problem in description_problems(KEY + " The jaw drops.", PARTLY))
+
+
+def test_the_offline_writer_says_nothing_of_units_that_were_not_measured():
+    still = [None if name in DEAD else 0.0 for name in NAMES]
+    written = [OfflineWriter().write(still, Expression.NEUTRAL, seed=seed).text for seed in range(60)]
+    assert not any("nose" in text or "cheek" in text or "stretch" in text for text in written)
+    assert any("nose" in OfflineWriter().write([0.0] * 24, Expression.NEUTRAL, seed=seed).text for seed in range(60))
 
 
 def test_names():
@@ -83,6 +110,10 @@ def test_names():
         ("**Happy**", Expression.HAPPINESS),
         ('{"expression": "Fear"}', Expression.FEAR),
         ('"Fear"', Expression.FEAR),
+        ("<think>Is it Fear?\nNo.</think>\n\nAnger", Expression.ANGER),
+        ("Is it Fear? No.</think>\nAnger", Expression.ANGER),
+        ('<think>{"expression": "Fear"}</think>{"expression": "Anger"}', Expression.ANGER),
+        ("<think>Is it Fear? Or", None),
         ("Anger or Fear", None),
         ("The expression is Anger", None),
         ("", None),
@@ -96,7 +127,14 @@ def test_reading_a_label(text, label):
 
 @pytest.mark.parametrize(
     ("text", "verdict"),
-    [("Correct", True), ("incorrect.", False), ('{"verdict": "Correct"}', True), ("Correct, mostly", None), ("", None)],
+    [
+        ("Correct", True),
+        ("incorrect.", False),
+        ('{"verdict": "Correct"}', True),
+        ("<think>Correct? Not quite.</think>Incorrect", False),
+        ("Correct, mostly", None),
+        ("", None),
+    ],
 )
 def test_reading_a_verdict(text, verdict):
     assert read_verdict(text) is verdict
@@ -106,6 +144,11 @@ def test_reading_a_chain_of_thought():
     structured = '{"key_observations": "a", "overall_emotional_interpretation": "b", "conclusion": "c"}'
     assert read_cot(structured) == ChainOfThought.of("a", "b", "c")
     assert read_cot('{"key_observations": "a", "conclusion": "c"}') is None
+    assert read_cot(structured.replace('"b"', '" "')) is None
+    titled = structured.replace('"a"', '"**Key Observations:** a"').replace('"c"', '"### Conclusion\\nc"')
+    assert read_cot(titled) == read_cot(structured)
+    assert read_cot(structured.replace('"c"', '"**Conclusion:**"')) is None
     plain = "### Key Observations\nThe brows.\n### Overall Emotional Interpretation\nA mood.\n### Conclusion\nAnger."
     assert read_cot(plain) == ChainOfThought.of("The brows.", "A mood.", "Anger.")
+    assert read_cot("<think>### Conclusion\nFear.</think>" + plain) == read_cot(plain)
     assert read_cot("I cannot help with that.") is None

@@ -190,8 +190,13 @@ def test_answers_that_cannot_be_read_are_asked_again_and_then_counted(work, mode
         return model_script.answer(received)
 
     outcome, asked = work(face(label), answer=answer)
-    assert [purpose for purpose, _ in asked].count("des2exp") == 3
+    questions = [received.question for purpose, received in asked if purpose == "des2exp"]
+    assert len(questions) == 3
     assert outcome.status is Status.ACCEPTED
+    # The same words would mostly give the same answer.
+    assert questions[1].startswith(questions[0] + "\n\n") and "could not be read. It began: I see." in questions[1]
+    assert questions[2].startswith(questions[0] + "\n\n") and "It began: Happiness or Fear" in questions[2]
+    assert "Answer with one of the words Neutral, Happiness" in questions[1]
 
     def never(received):
         if model_script.purpose(received.body) == "verification":
@@ -216,3 +221,76 @@ def test_nothing_is_asked_twice(work, model_script):
     again, nothing = work(face(model_script.guess(UNITS)))
     assert len(asked) == 4 and nothing == []
     assert again.cot == first.cot
+
+
+def test_thoughts_are_no_part_of_an_answer(work, model_script):
+    """A reasoning model thinks aloud before each answer."""
+    thoughts = "<think>Is it Fear? No.\n\n**Conclusion:** Fear.</think>\n\n"
+    label = other(model_script.guess(UNITS))
+    outcome, asked = work(face(label), answer=lambda received: thoughts + model_script.answer(received))
+    assert outcome.status is not Status.FAILED and outcome.rounds > 0
+    assert "think" not in outcome.cot.text
+    assert not any("think>" in json.dumps(received.body) for _, received in asked)
+    assert len(asked) == len({json.dumps(received.body) for _, received in asked})
+
+
+def test_hidden_reasoning_gets_room(work, model_script, chat_server):
+    """A model that needs 1,000 tokens of hidden reasoning before each answer."""
+
+    def answer(received):
+        if received.body["max_tokens"] < 1100:
+            return chat_server.Reply("", finish_reason="length", usage=(100, received.body["max_tokens"]))
+        return model_script.answer(received)
+
+    outcome, asked = work(face(model_script.guess(UNITS)), answer=answer)
+    assert outcome.status is Status.ACCEPTED
+    # Only the first question is paid for twice.
+    assert [purpose for purpose, _ in asked] == ["au2des", "au2des", "des2exp", "verification", "refinement"]
+    assert asked[0][1].question == asked[1][1].question
+
+
+def test_a_description_that_is_cut_off_is_no_description(work, model_script, chat_server):
+    def answer(received):
+        return chat_server.Reply("The brows are", finish_reason="length", usage=(100, 999))
+
+    outcome, asked = work(face(model_script.guess(UNITS)), answer=answer)
+    assert outcome.reason == "au2des: no readable answer in 3, last cut off after 999 tokens"
+    assert len(asked) == 3
+
+
+@pytest.mark.parametrize(
+    "conclusion", ["The face shows {other}.", "The face shows a strong emotion.", "It is {other} rather than {label}."]
+)
+def test_the_label_is_not_told_by_what_refinement_left(work, model_script, conclusion):
+    label = model_script.guess(UNITS)
+    ending = conclusion.format(label=label.lower(), other=other(label).lower())
+
+    def answer(received):
+        kind = model_script.purpose(received.body)
+        if kind == "refinement" and not reflected:
+            cot = model_script.WRITER.write(UNITS, label, seed=1)
+            return cot.text.replace(cot.conclusion, ending)
+        if kind == "reflection":
+            reflected.append(received)
+            return model_script.WRITER.write(UNITS, label, seed=4).text
+        return model_script.answer(received)
+
+    reflected = []
+    outcome, _ = work(face(label), EngineSettings(max_refinements=1), answer)
+    [reflection] = reflected
+    assert outcome.status is Status.ACCEPTED
+    told = [message["content"] for message in reflection.body["messages"] if message["role"] == "user"]
+    assert not any(str(label).lower() in content.lower() for content in told), told
+    assert "the conclusion is not the one that the analysis leads to" in told[-1]
+
+
+def test_units_that_were_not_measured_are_neither_present_nor_absent(work, model_script):
+    dead = ("Nose Wrinkle", "Cheeks Puff")
+    units = [None if name in dead else value for name, value in zip(NAMES, UNITS, strict=True)]
+    label = model_script.guess(UNITS)
+    outcome, asked = work(face(label, units))
+    assert outcome.status is Status.ACCEPTED
+    first, verification = asked[0][1].question, asked[2][1].question
+    assert "Not measured, and so neither present nor absent: cheeks puff, nose wrinkle." in first
+    assert "nose wrinkle" not in first.partition("Not measured")[0]
+    assert "except those that were not measured and count neither way: cheeks puff, nose wrinkle." in verification

@@ -3,7 +3,6 @@
 import json
 
 import pytest
-import torch
 
 from explllm.chat.offline import OfflineWriter
 from explllm.core.action_units import NAMES
@@ -44,25 +43,23 @@ def test_what_is_wrong_is_counted():
     assert found["complete"] == pytest.approx(2 / 3)
     assert found["over_limit"] == pytest.approx(1 / 3)
     assert found["undecided"] == pytest.approx(1 / 3)
-    assert found["grounding_recall"] == pytest.approx(4 / 6)
+    assert found["grounding_recall"] == found["grounding_recall_strong"] == pytest.approx(4 / 6)
     assert found["unsupported"] == pytest.approx(1 / 5)
     sided = text_counts("The right lip corner is pulled up.", None, left)
     assert sided.side_errors == 1 and sided.labelled == 0
 
 
+def test_strong_units_have_a_recall_of_their_own():
+    slight = UNITS.copy()
+    slight[NAMES.index("Jaw Drop")], slight[NAMES.index("Chin Raise")] = 0.2, None  # one is not measured
+    found = figures((GOOD, None, slight))
+    assert found["grounding_recall"] == pytest.approx(2 / 3) and found["grounding_recall_strong"] == 1
+    assert figures((GOOD, None, [0.2] * 24))["grounding_recall_strong"] is None
+
+
 def test_without_action_units_nothing_is_said_of_grounding():
     found = figures((GOOD, None, None))
     assert found["grounding_f1"] is None and found["agreement"] is None and found["complete"] == 1
-
-
-def test_parts_add_up():
-    """Two ranks' states summed, as torchmetrics does it, give the figures of all texts."""
-    rows = [(GOOD, Expression.HAPPINESS, UNITS), ("The nose is wrinkled.", None, UNITS), (GOOD, Expression.FEAR, None)]
-    one, other = ChainOfThoughtMetrics(), ChainOfThoughtMetrics()
-    for metric, part in ((one, rows[:1]), (other, rows[1:])):
-        metric.update(*map(list, zip(*part, strict=True)))
-    one.sums = one._reductions["sums"](torch.stack([one.sums, other.sums]))
-    assert one.compute() == figures(*rows)
 
 
 def test_real_texts_written_from_their_action_units(reference_data):

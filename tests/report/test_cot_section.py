@@ -1,21 +1,27 @@
 """The words on a test's page: figures, and whose they are."""
 
 import json
+import re
+import shutil
 
 from explllm.core.chain_of_thought import ChainOfThought
+from explllm.core.manifest import Manifest
+from explllm.training.sample import fixed_sample
 
 
 def test_a_test_says_how_good_its_words_are(explllm, fitted, small_config, tmp_path):
-    import shutil
-
     shutil.copytree(fitted, tmp_path / "run")
     done = explllm("test", "--config", small_config, "--run_dir", tmp_path / "run", "--explained_faces", 4)
     assert done.status == 0
     metrics = json.loads((tmp_path / "run/metrics.json").read_text())
-    assert metrics["test/cot/count"] == 4
+    # The figures are of a sample that does not depend on how well its faces are recognised.
+    table = Manifest.read(tmp_path / "run/predictions.parquet").frame
+    assert metrics["test/cot/count"] == 16
+    assert set(fixed_sample(table, 16)) <= set(table.index[table["cot"].notna()])
     assert metrics["test/cot/judge"].startswith("offline")
     assert 0 <= metrics["test/cot/exp_cot_score"]["score"] <= 1
     page = (tmp_path / "run/report.html").read_text()
+    assert len(re.findall(r"Exp-CoT Score \d\.\d\d \(key observations", page)) == 4
     assert "What is said" in page and "judge: offline" in page and "as published; judge: GPT-4o" in page
     assert explllm("test", "--config", small_config, "--run_dir", tmp_path / "run", "--explained_faces", 0).status == 0
     again = json.loads((tmp_path / "run/metrics.json").read_text())
@@ -24,9 +30,8 @@ def test_a_test_says_how_good_its_words_are(explllm, fitted, small_config, tmp_p
 
 def test_figures_of_texts_that_are_true(drawn_faces):
     from explllm.core.expressions import Expression
-    from explllm.core.manifest import Manifest
     from explllm.models.recognition import Recognition
-    from explllm.report.cot_section import cot_figures, cot_section
+    from explllm.report.cot_section import cot_figures, cot_section, judged
     from explllm.report.explained import ExplainedFace
 
     manifest = Manifest.read(drawn_faces / "manifest.parquet")
@@ -42,6 +47,7 @@ def test_figures_of_texts_that_are_true(drawn_faces):
     figures = cot_figures([face], [row["cot"]])
     assert figures["exp_cot_score"]["score"] == figures["agreement"] == 1
     assert cot_section(figures).rows[0][-1] == "1.00"
+    assert judged(face, row["cot"]).scores.startswith("Exp-CoT Score 1.00 (key observations 5.0, ")
     alone = cot_figures([face], [None])
     assert "judge" not in alone and cot_section(alone).rows == []
     assert cot_figures([], []) == {}

@@ -1,11 +1,17 @@
 """Judging while training: nothing waits for the judge, and nothing breaks with it."""
 
 import json
+import shutil
 import time
 
 import pandas as pd
 import pytest
 import yaml
+from PIL import Image
+
+from explllm.core.expressions import Expression
+from explllm.core.manifest import Manifest
+from explllm.training.sample import fixed_sample
 
 GOOD = '{"key_observations": 3, "overall_emotional_interpretation": 3, "conclusion": 0}'
 
@@ -14,8 +20,14 @@ GOOD = '{"key_observations": 3, "overall_emotional_interpretation": 3, "conclusi
 def fit(explllm, small_settings, tmp_path):
     """Trains the small model for some epochs with callbacks; returns what the command said and its seconds."""
 
-    def run(*callbacks, epochs=2):
+    def run(*callbacks, epochs=2, data=()):
         settings = json.loads(json.dumps(small_settings))
+        if "class_path" in data:
+            kept = ("batch_size", "micro_batch_size")
+            own = {name: settings["data"]["init_args"][name] for name in kept}
+            settings["data"] = {**data, "init_args": own | data["init_args"]}
+        else:
+            settings["data"]["init_args"] |= dict(data)
         settings["trainer"] |= {"max_epochs": epochs, "callbacks": list(callbacks)}
         (tmp_path / "judged.yaml").write_text(yaml.safe_dump(settings))
         start = time.monotonic()
@@ -64,20 +76,75 @@ def test_the_offline_judge(fit, tmp_path):
 
 
 def test_nothing_waits_for_the_judge(fit, chat_server, tmp_path):
-    """Two validations, three faces each, 2 s an answer: the fit goes on meanwhile."""
-    asked = []
+    """Three validations of three faces each are over before the first answer could be there."""
+    with chat_server.ChatServer(lambda received: chat_server.Reply(GOOD, delay=60.0)) as server:
+        done, seconds = fit(judge(judge="scripted", base_url=server.url, drain_seconds=0.5), epochs=3)
+    assert done.status == 0 and seconds < 60
+    assert len(server.received) == 9 and server.answered == 0
+    assert [row["missing"] for row in noted(tmp_path)] == ["no answer before the end of training"] * 9
+    # Client and ledger are closed: SQLite has taken its log away.
+    assert not list((tmp_path / "runs/small").glob("judge.sqlite-*al"))
 
-    def slow(received):
-        asked.append(time.monotonic())
-        return chat_server.Reply(GOOD, delay=2.0)
 
-    with chat_server.ChatServer(slow) as server:
-        done, seconds = fit(judge(judge="scripted", base_url=server.url), epochs=3)
-    assert done.status == 0 and len(noted(tmp_path)) == 9
-    # The judge was asked anew before it had answered: training did not stand still.
-    assert asked[-1] - asked[0] < seconds
+def test_what_is_late_is_waited_for_at_the_end(fit, chat_server, tmp_path):
+    with chat_server.ChatServer(lambda received: chat_server.Reply(GOOD, delay=2.0)) as server:
+        done, seconds = fit(judge(judge="scripted", base_url=server.url), epochs=1)
+    assert (done.status, done.err) == (0, "") and len(noted(tmp_path)) == 3
     fitted = json.loads((tmp_path / "runs/small/metrics.json").read_text())["fit/seconds"]
-    assert seconds - fitted > 1.5  # it waits at the end only, for what is still out
+    assert seconds - fitted > 1.0
+
+
+def test_a_budget_of_another_server(fit, chat_server, tmp_path):
+    with chat_server.ChatServer(lambda received: chat_server.Reply(GOOD)) as server:
+        there = {"judge": "scripted", "base_url": server.url, "max_cost": 0.02}
+        assert "price_in" in fit(judge(**there))[0].error
+        # An answer costs 120 cents a thousand: at most so many are asked for as the budget surely pays.
+        done, _ = fit(judge(**there, price_in=1.0, price_out=1.0, concurrency=1), epochs=2)
+        assert (done.status, done.err) == (0, "") and len(server.received) == 6
+        done, _ = fit(judge(**there, price_in=100.0, price_out=100.0, concurrency=1), epochs=3)
+    assert done.status == 0 and "gives no score" in done.err and "are missing" in done.err
+    assert len(server.received) == 6
+
+
+@pytest.mark.parametrize("callback", ["AsyncJudge", "Gallery"])
+def test_a_face_of_the_sample_that_cannot_be_read(fit, drawn_faces, tmp_path, callback):
+    shutil.copytree(drawn_faces, tmp_path / "broken")
+    manifest = Manifest.read(tmp_path / "broken/manifest.parquet")
+    faces = manifest.frame[manifest.frame["split"] == "val"]
+    first, second = fixed_sample(faces, 2)
+    manifest.image_path(first).write_bytes(b"no image")
+    broken = {"folder": str(tmp_path / "broken"), "max_unreadable": 1}
+    done, _ = fit({"class_path": callback, "init_args": {"faces": 2}}, data=broken)
+    assert done.status == 0, done.err
+    assert "image 1 of at most 1 that cannot be read" in done.err
+    if callback == "AsyncJudge":
+        shown = [row["image"] for row in noted(tmp_path)]
+    else:
+        shown = pd.read_csv(tmp_path / "runs/small/gallery/explained.csv")["image"].tolist()
+    assert shown == [str(manifest.image_path(second))] * 2
+
+
+def test_two_faces_of_one_image(fit, drawn_faces, tmp_path):
+    """Both are judged, each as it is cut out of the image."""
+    frame = Manifest.read(drawn_faces / "manifest.parquet").frame
+    faces = frame[frame["split"] == "val"].index[:2]
+    wide = Image.new("RGB", (128, 64))
+    for place, row in enumerate(faces):
+        wide.paste(Image.open(drawn_faces / frame["image"][row]), (64 * place, 0))
+    wide.save(tmp_path / "wide.png")
+    frame["image"] = [str(drawn_faces / name) for name in frame["image"]]
+    frame["box"] = None
+    for place, row in enumerate(faces):
+        frame.at[row, "image"], frame.at[row, "box"] = str(tmp_path / "wide.png"), [64 * place + 6, 6, 52, 52]
+    kept = frame[(frame["split"] != "val") | frame.index.isin(faces)]
+    Manifest(kept, tmp_path).write(tmp_path / "two.parquet")
+    data = {"class_path": "ManifestFaces", "init_args": {"manifest": str(tmp_path / "two.parquet")}}
+    done, _ = fit(judge(faces=2), epochs=1, data=data)
+    assert (done.status, done.err) == (0, "")
+    assert [(row["image"], row["box"][0]) for row in noted(tmp_path)] == [
+        (str(tmp_path / "wide.png"), 6),
+        (str(tmp_path / "wide.png"), 70),
+    ]
 
 
 @pytest.mark.parametrize("kind", ["hangs", "dies", "unreachable", "refuses", "talks"])
@@ -110,7 +177,8 @@ def test_a_gallery(fit, tmp_path):
     assert "drawn by a program" in page
     table = pd.read_csv(tmp_path / "runs/small/gallery/explained.csv")
     assert len(table) == 4 and table["image"].nunique() == 2
-    assert set(table["predicted"]) <= set(table["expression"]) | set(table["predicted"])
+    assert set(table["predicted"]) <= {str(label) for label in Expression}
+    assert all(f"{row.predicted}" in pages[place // 2].read_text() for place, row in enumerate(table.itertuples()))
     assert table["probability"].between(0, 1).all()
 
 

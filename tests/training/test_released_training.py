@@ -9,8 +9,8 @@ from lightning.pytorch.callbacks import Callback
 from torch.utils.data import DataLoader
 
 from explllm.core.manifest import Manifest
-from explllm.data.datamodules import FaceDataModule
 from explllm.data.dataset import TrainingDataset, collator
+from explllm.data.face_data_module import FaceDataModule
 from explllm.data.mixture import Draw
 from explllm.models.build import NetworkSettings
 from explllm.models.lora import LoraSettings

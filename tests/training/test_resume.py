@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 
 from explllm.cli import main
 from explllm.core.files import update_json
-from explllm.data.datamodules import FaceDataModule
+from explllm.data.face_data_module import FaceDataModule
 from explllm.training.callbacks.last_checkpoint import LastCheckpoint
 from explllm.training.task import ExpLLMTask
 

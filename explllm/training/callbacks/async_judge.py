@@ -7,42 +7,56 @@ import threading
 import time
 from collections.abc import Coroutine
 from concurrent.futures import Future
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from dataclasses import field as dataclass_field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from lightning.pytorch import Callback, Trainer
 
 from explllm.chat.client import ChatClient
 from explllm.chat.ledger import Ledger
 from explllm.chat.request import ChatSettings
+from explllm.chat.settings import Structured
 from explllm.core.errors import ConfigError
 from explllm.core.files import update_json
+from explllm.engine.img2au import scope_of
 from explllm.metrics.exp_cot_score import Judgement, exp_cot_score
 from explllm.metrics.judges import ChatJudge, Judge, OfflineJudge
+from explllm.report.explained import ExplainedFace
 from explllm.training.sample import explain_sample
 from explllm.training.task import ExpLLMTask
 
+T = TypeVar("T")
+
 OFFLINE = "offline"
+_CLOSING_SECONDS = 2.0
 
 
 @dataclass
 class _Asked:
-    """What was handed to the judge after one validation."""
+    """What was handed to the judge after one validation; everything by the face's row, as an image may hold several."""
 
     step: int
-    waiting: dict[str, "Future[Judgement]"]
-    found: dict[str, Judgement] = dataclass_field(default_factory=dict)
-    lost: dict[str, str] = dataclass_field(default_factory=dict)
+    faces: dict[int, ExplainedFace]
+    waiting: dict[int, "Future[Judgement]"]
+    found: dict[int, Judgement] = dataclass_field(default_factory=dict)
+    lost: dict[int, str] = dataclass_field(default_factory=dict)
+
+    def named(self, row: int) -> dict[str, Any]:
+        """Return what tells a face in a line of ``judge.jsonl``."""
+        face = self.faces[row]
+        return {"image": str(face.image)} | ({} if face.box is None else {"box": list(face.box)})
 
 
 class AsyncJudge(Callback):
-    """Judges the chains of thought of a fixed sample after each validation, without holding up training.
+    """Judges the chains of thought of a fixed sample after each validation, without waiting for the judge.
 
-    The model writes the texts on the first process; a thread of its own hands them to the judge. Each score is logged
-    under the step that produced it, when it arrives. A judge that is dead, wrong or slow is warned of once, and
-    training goes on; at the end there is a limited time to wait for what is still out.
+    The model writes the texts in the loop, on the first process: that takes the time of one short generation of
+    `faces` texts at once, and is no work in the background. A thread of its own then hands them to the judge. Each
+    score is logged under the step that produced it, when it arrives. A judge that is dead, wrong or slow is warned of
+    once, and training goes on; at the end there is a limited time to wait for what is still out.
     """
 
     def __init__(
@@ -54,6 +68,13 @@ class AsyncJudge(Callback):
         drain_seconds: float = 60.0,
         timeout: float = 60.0,
         max_cost: float | None = None,
+        price_in: float | None = None,
+        price_out: float | None = None,
+        concurrency: int = 16,
+        requests_per_minute: float | None = None,
+        tokens_per_minute: float | None = None,
+        max_retries: int = 2,
+        structured: Structured = "auto",
     ) -> None:
         """Set who judges what.
 
@@ -64,7 +85,14 @@ class AsyncJudge(Callback):
             faces: Validation faces in the sample, the same after every validation.
             drain_seconds: Longest wait for outstanding scores at the end of training, in seconds.
             timeout: Longest time for one answer, in seconds.
-            max_cost: USD that judging may cost in all; no limit if null.
+            max_cost: USD that judging may cost in all; no limit if null. Another server than OpenAI's needs the prices.
+            price_in: USD for a million tokens sent.
+            price_out: USD for a million tokens written.
+            concurrency: Requests at a time.
+            requests_per_minute: The server's limit, if it has one.
+            tokens_per_minute: The server's limit, if it has one.
+            max_retries: Times that a request is sent again after a failure that may pass.
+            structured: Whether the server is made to keep to a JSON schema: ``auto``, ``always`` or ``never``.
 
         Raises:
             ConfigError: If a number makes no sense.
@@ -78,15 +106,25 @@ class AsyncJudge(Callback):
                 model=judge,
                 base_url=base_url,
                 api_key_env=api_key_env,
-                timeout=timeout,
+                concurrency=concurrency,
+                requests_per_minute=requests_per_minute,
+                tokens_per_minute=tokens_per_minute,
                 max_cost=max_cost,
-                max_retries=2,
+                price_in=price_in,
+                price_out=price_out,
+                timeout=timeout,
+                max_retries=max_retries,
+                structured=structured,
             )
+            # Before a night of training rather than at its first validation.
+            self.settings.price()
         self.asked: list[_Asked] = []
         self._run_dir = Path()
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._thread: threading.Thread | None = None
         self._judge: Future[Judge] | None = None
-        self._client: ChatClient | None = None
+        self._held = AsyncExitStack()
+        self._tasks: set[asyncio.Task[Any] | None] = set()
         self._warned = False
 
     def on_fit_start(self, trainer: Trainer, pl_module: ExpLLMTask) -> None:  # type: ignore[override]
@@ -96,23 +134,23 @@ class AsyncJudge(Callback):
         self._run_dir = Path(trainer.default_root_dir)
         self._loop = asyncio.new_event_loop()
         # A daemon: a judge that hangs for ever must not keep the process alive.
-        threading.Thread(target=self._loop.run_forever, name="judge", daemon=True).start()
-        self._judge = asyncio.run_coroutine_threadsafe(self._open(), self._loop)
+        self._thread = threading.Thread(target=self._loop.run_forever, name="judge", daemon=True)
+        self._thread.start()
+        self._judge = self._submit(self._open())
 
     def on_validation_end(self, trainer: Trainer, pl_module: ExpLLMTask) -> None:  # type: ignore[override]
         """Write the sample's chains of thought, and hand them over."""
         if self._loop is None or trainer.sanity_checking or trainer.state.fn != "fit":
             return
         self._collect(trainer)
-        references = trainer.datamodule.frame("val").reindex(columns=["cot"])["cot"]  # type: ignore[attr-defined]
+        frame = trainer.datamodule.frame("val")  # type: ignore[attr-defined]
+        faces = explain_sample(trainer, pl_module, self.faces, having="cot") if "cot" in frame else {}
         waiting = {}
-        for row, face in explain_sample(trainer, pl_module, self.faces).items():
-            reference = references.get(row)
-            if isinstance(reference, str):
-                scope = f"step {trainer.global_step}: {face.image}"
-                waiting[str(face.image)] = self._submit(self._ask(face.cot.text, reference, scope))
+        for row, face in faces.items():
+            scope = f"step {trainer.global_step}: {scope_of(str(face.image), face.box)}"
+            waiting[row] = self._submit(self._ask(face.cot.text, frame["cot"][row], scope))
         if waiting:
-            self.asked.append(_Asked(trainer.global_step, waiting))
+            self.asked.append(_Asked(trainer.global_step, faces, waiting))
         else:
             self._warn("no validation face has a chain of thought to judge by")
 
@@ -131,6 +169,7 @@ class AsyncJudge(Callback):
             self._collect(trainer)
             time.sleep(0.05)
         self._collect(trainer)
+        name = self._name()
         self._close()
         missing = sum(len(asked.waiting) + len(asked.lost) for asked in self.asked)
         if missing:
@@ -139,18 +178,15 @@ class AsyncJudge(Callback):
                 f"warning: {missing} of {total} judgements are missing; see {self._run_dir / 'judge.jsonl'}\n"
             )
         for asked in self.asked:
-            reasons = dict.fromkeys(asked.waiting, "no answer before the end of training")
-            self._note(asked.step, [{"image": image, "missing": reason} for image, reason in reasons.items()])
+            reason = "no answer before the end of training"
+            self._note(asked.step, [{**asked.named(row), "missing": reason} for row in asked.waiting])
             if asked.waiting and asked.found:
                 self._log(trainer, asked)
         scored = [asked for asked in self.asked if asked.found]
         if scored:
             means = exp_cot_score(scored[-1].found.values())
             figures = {f"judge/{name}": value for name, value in means.items()}
-            update_json(
-                self._run_dir / "metrics.json",
-                {**figures, "judge/step": scored[-1].step, "judge/name": self._name()},
-            )
+            update_json(self._run_dir / "metrics.json", {**figures, "judge/step": scored[-1].step, "judge/name": name})
 
     def on_exception(self, trainer: Trainer, pl_module: ExpLLMTask, exception: BaseException) -> None:  # type: ignore[override]
         """Leave nothing running."""
@@ -160,12 +196,13 @@ class AsyncJudge(Callback):
         """Make the judge, in its own thread, where its client and ledger live."""
         if self.settings is None:
             return OfflineJudge()
-        folder = self._run_dir
-        folder.mkdir(parents=True, exist_ok=True)
-        self._client = ChatClient(self.settings, Ledger(folder / "judge.sqlite"))
-        await self._client.__aenter__()
-        await self._client.check()
-        return ChatJudge(self._client, self.settings.model)
+        self._run_dir.mkdir(parents=True, exist_ok=True)
+        async with AsyncExitStack() as stack:
+            ledger = stack.enter_context(Ledger(self._run_dir / "judge.sqlite"))
+            client = await stack.enter_async_context(ChatClient(self.settings, ledger))
+            await client.check()
+            self._held = stack.pop_all()
+        return ChatJudge(client, self.settings.model)
 
     async def _ask(self, generated: str, reference: str, scope: str) -> Judgement:
         if self._judge is None:
@@ -173,29 +210,38 @@ class AsyncJudge(Callback):
         judge = await asyncio.wrap_future(self._judge)
         return await judge.judge(generated, reference, scope)
 
-    def _submit(self, work: Coroutine[Any, Any, Judgement]) -> "Future[Judgement]":
+    def _submit(self, work: Coroutine[Any, Any, T]) -> "Future[T]":
         if self._loop is None:
             raise RuntimeError("on_fit_start() comes first")
-        return asyncio.run_coroutine_threadsafe(work, self._loop)
+
+        async def kept() -> T:
+            task = asyncio.current_task()
+            self._tasks.add(task)
+            try:
+                return await work
+            finally:
+                self._tasks.discard(task)
+
+        return asyncio.run_coroutine_threadsafe(kept(), self._loop)
 
     def _collect(self, trainer: Trainer) -> None:
         """Take what has arrived, and log the scores of a step whose judgements are all in."""
         for asked in self.asked:
-            done = [image for image, future in asked.waiting.items() if future.done()]
+            done = [row for row, future in asked.waiting.items() if future.done()]
             if not done:
                 continue
-            rows: list[dict[str, Any]] = []
-            for image in done:
-                future = asked.waiting.pop(image)
+            lines: list[dict[str, Any]] = []
+            for row in done:
+                future = asked.waiting.pop(row)
                 error = None if future.cancelled() else future.exception()
                 if error is None and not future.cancelled():
-                    asked.found[image] = found = future.result()
-                    rows.append({"image": image, **vars(found), "score": found.score, "judge": self._name()})
+                    asked.found[row] = found = future.result()
+                    lines.append({**asked.named(row), **vars(found), "score": found.score, "judge": self._name()})
                 else:
-                    asked.lost[image] = str(error) or type(error).__name__
-                    rows.append({"image": image, "missing": asked.lost[image]})
-                    self._warn(asked.lost[image])
-            self._note(asked.step, rows)
+                    asked.lost[row] = str(error) or type(error).__name__
+                    lines.append({**asked.named(row), "missing": asked.lost[row]})
+                    self._warn(asked.lost[row])
+            self._note(asked.step, lines)
             if not asked.waiting and asked.found:
                 self._log(trainer, asked)
 
@@ -204,14 +250,16 @@ class AsyncJudge(Callback):
         for logger in trainer.loggers:
             logger.log_metrics(figures, step=asked.step)
 
-    def _note(self, step: int, rows: list[dict[str, Any]]) -> None:
-        if rows:
+    def _note(self, step: int, lines: list[dict[str, Any]]) -> None:
+        if lines:
             self._run_dir.mkdir(parents=True, exist_ok=True)
             with (self._run_dir / "judge.jsonl").open("a", encoding="utf-8") as stream:
-                stream.writelines(json.dumps({"step": step, **row}) + "\n" for row in rows)
+                stream.writelines(json.dumps({"step": step, **line}) + "\n" for line in lines)
 
     def _name(self) -> str:
-        return self._judge.result().name if self._judge is not None and self._judge.done() else OFFLINE
+        if self._judge is None or not self._judge.done() or self._judge.exception() is not None:
+            return OFFLINE if self.settings is None else self.settings.model
+        return self._judge.result().name
 
     def _warn(self, reason: str) -> None:
         if not self._warned:
@@ -219,13 +267,23 @@ class AsyncJudge(Callback):
             sys.stderr.write(f"warning: the judge gives no score: {reason}; training goes on\n")
 
     def _close(self) -> None:
+        """End the thread, with client and ledger; what hangs is left behind with it."""
         loop, self._loop = self._loop, None
-        if loop is None:
+        if loop is None or self._thread is None:
             return
-        if self._client is not None:
-            closing = asyncio.run_coroutine_threadsafe(self._client.__aexit__(None, None, None), loop)
-            try:
-                closing.result(timeout=2)
-            except Exception:
-                closing.cancel()  # what hangs is left behind with its thread
+        closing = asyncio.run_coroutine_threadsafe(self._end(), loop)
+        try:
+            closing.result(timeout=_CLOSING_SECONDS)
+        except Exception:
+            closing.cancel()
         loop.call_soon_threadsafe(loop.stop)
+        self._thread.join(_CLOSING_SECONDS)
+        if not self._thread.is_alive():
+            loop.close()
+
+    async def _end(self) -> None:
+        tasks = [task for task in self._tasks if task is not None]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await self._held.aclose()

@@ -9,7 +9,7 @@ from lightning.pytorch import Callback, Trainer
 
 from explllm.core.errors import ConfigError
 from explllm.core.files import written_whole
-from explllm.faces.pixels import load_image
+from explllm.faces.crop import load_face
 from explllm.report.explained import ExplainedFace
 from explllm.report.page import render_page
 from explllm.training.sample import explain_sample
@@ -51,10 +51,12 @@ class Gallery(Callback):
             experiment: Any = getattr(logger, "experiment", None)
             if hasattr(experiment, "add_image") and hasattr(experiment, "add_text"):
                 for number, face in enumerate(shown):
-                    picture = np.asarray(load_image(face.image))
+                    picture = np.asarray(load_face(face.image, face.box))
                     experiment.add_image(f"gallery/{number}", picture, step, dataformats="HWC")
                     words = f"**{face.recognition.expression}** (labelled {face.expression})\n\n{face.cot.text}"
                     experiment.add_text(f"gallery/{number}", words, step)
+                if notice:
+                    experiment.add_text("gallery/notice", notice, step)
 
 
 def _append(path: Path, step: int, faces: list[ExplainedFace]) -> None:

@@ -10,6 +10,7 @@ import pandas as pd
 import torch
 from lightning.pytorch import Callback, Trainer
 from rich import get_console
+from rich.markup import escape
 
 from explllm import __version__
 from explllm.core.chain_of_thought import ChainOfThought
@@ -21,14 +22,19 @@ from explllm.data.dataset import Batch
 from explllm.metrics.answers import Answers, UnknownLabels
 from explllm.metrics.evaluation import recognition_figures
 from explllm.models.recognition import Recognition
-from explllm.report.cot_section import cot_figures, cot_section
+from explllm.report.cot_section import cot_figures, cot_section, judged
 from explllm.report.explained import ExplainedFace, best_and_worst
 from explllm.report.page import PLOTS, write_report
 from explllm.report.text import print_explained, print_figures
-from explllm.training.task import ExpLLMTask, gathered
+from explllm.training.face_task import gathered
+from explllm.training.sample import fixed_sample
+from explllm.training.task import ExpLLMTask
 
 METRICS, PREDICTIONS, REPORT, MODEL = "metrics.json", "predictions.parquet", "report.html", "model"
+SCORED_FACES = 16
+"""Faces of a test, besides those that it shows, whose explanations are measured and judged."""
 _CARRIED = ("image", "split", "expression", "box")
+_AT_ONCE = 8
 
 
 class RunFolder(Callback):
@@ -46,7 +52,8 @@ class RunFolder(Callback):
 
         Args:
             run_dir: The run folder.
-            explained_faces: Faces that a test explains, for the report and on the screen.
+            explained_faces: Faces that a test explains, for the report and on the screen. Unless there are none, it
+                explains a fixed sample of `SCORED_FACES` too, and measures these texts.
             predictions: The table of predictions, a ``.parquet``, ``.csv`` or ``.jsonl`` file; by default in the run
                 folder.
             answer_labels: The label set of the test faces, such as ``affectnet7``: answers are sought among its
@@ -123,7 +130,7 @@ class RunFolder(Callback):
             held = update_json(self.run_dir / METRICS, {})
             if any(held.get(name) != figures[name] for name in ("fit/steps", "fit/loss")):
                 self._write_metrics(trainer, figures)
-        get_console().print(f"model: {self.run_dir / MODEL}", soft_wrap=True)
+        get_console().print(f"model: {self.run_dir / MODEL}", soft_wrap=True, markup=False)
 
     def on_validation_start(self, trainer: Trainer, pl_module: ExpLLMTask) -> None:  # type: ignore[override]
         """Start counting, if validation is no part of training."""
@@ -174,21 +181,21 @@ class RunFolder(Callback):
             return
         written = self._score(trainer, pl_module, answers, "test")
         table.loc[answers.rows, "predicted"] = answers.words
-        explained = self._explain(trainer, pl_module, answers, table)
+        shown, sample = self._explain(trainer, pl_module, answers, table)
         sections = []
-        if explained:
+        if sample:
             references = trainer.datamodule.frame().reindex(columns=["cot"])["cot"]  # type: ignore[attr-defined]
-            known = [references.get(row) for row in explained]
-            said = cot_figures([*explained.values()], [text if isinstance(text, str) else None for text in known])
+            known = [references.get(row) for row in sample]
+            said = cot_figures([*sample.values()], [text if isinstance(text, str) else None for text in known])
             written = self._write_metrics(trainer, {f"test/cot/{name}": value for name, value in said.items()})
             sections = [cot_section(said)]
         self._write_predictions(trainer, table)
-        write_report(self.run_dir / REPORT, self.run_dir.name, written, [*explained.values()], sections)
+        write_report(self.run_dir / REPORT, self.run_dir.name, written, shown, sections)
         print_figures(get_console(), written, "test")
-        for face in explained.values():
+        for face in shown:
             print_explained(get_console(), face.image, face.expression, face.recognition, face.cot)
         self._notice(trainer)
-        get_console().print(f"report: {self.run_dir / REPORT}", soft_wrap=True)
+        get_console().print(f"report: {self.run_dir / REPORT}", soft_wrap=True, markup=False)
 
     def on_predict_start(self, trainer: Trainer, pl_module: ExpLLMTask) -> None:  # type: ignore[override]
         """Start keeping."""
@@ -266,8 +273,14 @@ class RunFolder(Callback):
 
     def _explain(
         self, trainer: Trainer, pl_module: ExpLLMTask, answers: Answers, table: pd.DataFrame
-    ) -> dict[int, ExplainedFace]:
-        """Explain the faces that are recognised best and worst, of as many different expressions as there are faces."""
+    ) -> tuple[list[ExplainedFace], dict[int, ExplainedFace]]:
+        """Explain the faces to show and those to score.
+
+        Returns:
+            The faces to show: those recognised best and worst, of as many different expressions as there are faces.
+            And by row those to score, a sample that does not look at what the model makes of a face: the mean over
+            best and worst would be a figure of nothing.
+        """
         scored = pd.DataFrame(
             {
                 "expression": [str(answers.labels[place]) for place in answers.targets],
@@ -276,38 +289,37 @@ class RunFolder(Callback):
             },
             index=answers.rows,
         )
-        chosen = table.loc[best_and_worst(scored, self.explained_faces)]
-        if chosen.empty:
-            return {}
+        shown = [int(str(row)) for row in best_and_worst(scored, self.explained_faces)]
+        if not shown:
+            return [], {}
         data = trainer.datamodule  # type: ignore[attr-defined]
-        images = [data.manifest.root / name for name in chosen["image"]]
-        pixels = torch.stack([pl_module.image(image) for image in images])
-        predicted = [Expression(label) for label in chosen["predicted"]]
-        cots = pl_module.explllm.explain_pixels(pixels, predicted, pl_module.max_new_tokens)
-        table["cot"] = pd.Series([cot.text for cot in cots], index=chosen.index, dtype=object)
-        table["cot_source"] = pd.Series(self._source, index=chosen.index, dtype=object)
-        shares = pd.DataFrame(answers.probabilities, index=answers.rows).loc[chosen.index].to_numpy().tolist()
-        known = data.frame().reindex(columns=["action_units", "action_units_source"]).loc[chosen.index]
-        return {
-            int(row): ExplainedFace(
-                image,
-                Expression(truth),
-                Recognition.of(answers.labels, probabilities),
+        known = data.frame().reindex(columns=["cot", "action_units", "action_units_source"]).loc[scored.index]
+        told = scored[known["cot"].notna()]
+        sample = fixed_sample(scored if told.empty else told, SCORED_FACES)
+        rows = list(dict.fromkeys([*shown, *sample]))
+        cots: list[ChainOfThought] = []
+        for start in range(0, len(rows), _AT_ONCE):
+            part = rows[start : start + _AT_ONCE]
+            pixels = torch.stack([pl_module.image(data.face(row)) for row in part])
+            predicted = [Expression(label) for label in table.loc[part, "predicted"]]
+            cots += pl_module.explllm.explain_pixels(pixels, predicted, pl_module.max_new_tokens)
+        table["cot"] = pd.Series([cot.text for cot in cots], index=rows, dtype=object)
+        table["cot_source"] = pd.Series(self._source, index=rows, dtype=object)
+        shares = dict(zip(answers.rows, answers.probabilities.tolist(), strict=True))
+        explained = {}
+        for row, cot in zip(rows, cots, strict=True):
+            text, units, source = known.loc[row]
+            face = ExplainedFace(
+                data.manifest.image_path(row),
+                Expression(str(scored.at[row, "expression"])),
+                Recognition.of(answers.labels, shares[row]),
                 cot,
                 units if isinstance(units, list) else None,
                 source if isinstance(source, str) else None,
+                data.manifest.box(row),
             )
-            for row, image, truth, probabilities, cot, units, source in zip(
-                chosen.index,
-                images,
-                chosen["expression"],
-                shares,
-                cots,
-                known["action_units"],
-                known["action_units_source"],
-                strict=True,
-            )
-        }
+            explained[row] = judged(face, text) if isinstance(text, str) else face
+        return [explained[row] for row in shown], {row: explained[row] for row in sample}
 
     def _write_metrics(
         self, trainer: Trainer, figures: dict[str, Any], instead_of: str | None = None
@@ -324,8 +336,8 @@ class RunFolder(Callback):
 
     def _write_predictions(self, trainer: Trainer, table: pd.DataFrame) -> None:
         Manifest(table, trainer.datamodule.manifest.root).write(self.predictions)  # type: ignore[attr-defined]
-        get_console().print(f"predictions: {self.predictions}", soft_wrap=True)
+        get_console().print(f"predictions: {self.predictions}", soft_wrap=True, markup=False)
 
     def _notice(self, trainer: Trainer) -> None:
         if notice := trainer.datamodule.notice:  # type: ignore[attr-defined]
-            get_console().print(f"[bold]Note:[/bold] {notice}", soft_wrap=True)
+            get_console().print(f"[bold]Note:[/bold] {escape(notice)}", soft_wrap=True)

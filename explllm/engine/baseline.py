@@ -1,0 +1,268 @@
+"""The baseline of the paper's Table III: a model that sees the picture is asked for label and chain of thought.
+
+Nothing is measured and nothing is checked before it is accepted: the first answer counts, whatever it is.
+"""
+
+import asyncio
+import io
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from PIL import Image
+
+from explllm.chat.prompt import render
+from explllm.chat.reading import Ask, without_thoughts
+from explllm.chat.request import ChatFailure, ChatMessage, ChatPicture, ChatRequest, Refused
+from explllm.core.chain_of_thought import MAX_WORDS
+from explllm.core.errors import InputError
+from explllm.core.expressions import LABEL_SETS, Expression, LabelSet
+from explllm.core.manifest import Manifest
+from explllm.engine.des2exp import expression_schema, read_expression
+from explllm.engine.img2au import scope_of
+from explllm.engine.refinement import SCHEMA, read_cot
+from explllm.engine.running import FAILED, Built
+from explllm.faces.crop import DEFAULT_MARGIN, load_face
+
+PROMPTS = ("baseline_label", "baseline_cot")
+LARGEST = 512
+"""Pixels of width and height that are sent at most: one tile of OpenAI's models (guide "Images and vision")."""
+_QUALITY = 95
+_ATTEMPTS = 3
+"""Times that a question is asked whose answer is cut off: that is a matter of our limit, not of the model's answer."""
+_NOT_ASKED = "not asked yet"
+
+
+@dataclass(frozen=True)
+class BaselineSettings:
+    """What is shown and asked."""
+
+    labels: LabelSet
+    """The possible answers."""
+    largest: int = LARGEST
+    """Pixels of width and height of the picture at most; smaller ones are sent as they are."""
+    margin: float = DEFAULT_MARGIN
+    """Around a box, as a share of its longer side."""
+    max_tokens: int = 512
+    """Longest answer, in tokens, without hidden reasoning."""
+    temperature: float = 0.0
+    """Of sampling."""
+
+
+@dataclass(frozen=True)
+class PicturedFace:
+    """One face, as far as the model may know it: its picture."""
+
+    scope: str
+    """Its name in the ledger."""
+    image: Path
+    """The image's file."""
+    box: Sequence[float] | None
+    """x, y, width, height in pixels; None for the whole image."""
+
+
+class BaselineStatus(StrEnum):
+    """How a face's work ended."""
+
+    ANSWERED = "answered"
+    NO_LABEL = "no label"
+    REFUSED = "refused"
+    FAILED = FAILED
+
+
+@dataclass(frozen=True)
+class Answered:
+    """What the model said of one face."""
+
+    status: BaselineStatus
+    """How it ended."""
+    answer: str | None = None
+    """The first answer, or refusal, word for word, without thoughts said aloud; None if none came."""
+    expression: Expression | None = None
+    """The expression that it names; it may be none of the classes."""
+    cot: str | None = None
+    """The chain of thought, in the usual form where its three sections can be told apart, else word for word."""
+    reason: str = ""
+    """What was wrong; empty where nothing was."""
+    cost: float = 0.0
+    """What the answers cost, in USD, those of earlier runs included. Of a refusal the ledger alone knows the cost."""
+
+
+def label_set_of(manifest: Manifest, name: str | None) -> LabelSet:
+    """Return the classes to answer among.
+
+    Args:
+        manifest: The table.
+        name: A data set's name; None for the seven basic expressions, or all eight where a row is labelled Contempt or
+            none is labelled.
+
+    Returns:
+        The classes.
+
+    Raises:
+        ConfigError: If there is no set of that name.
+    """
+    if name is not None:
+        return LabelSet.named(name)
+    said = set(manifest.frame["expression"].dropna()) if "expression" in manifest.frame else set()
+    return LABEL_SETS["affectnet7" if said and Expression.CONTEMPT not in said else "affectnet8"]
+
+
+def pictured_faces(manifest: Manifest, labels: LabelSet) -> Iterator[tuple[int, PicturedFace]]:
+    """Yield the faces that a model is asked about.
+
+    Args:
+        manifest: The table.
+        labels: The classes; faces that are labelled otherwise could only be answered wrong, and are left out.
+
+    Yields:
+        Row, counted from 0, and face.
+    """
+    frame = manifest.frame.reindex(columns=["image", "box", "expression"]).astype(object)
+    frame = frame.where(frame.notna(), None)
+    for row, (image, box, truth) in enumerate(zip(frame["image"], frame["box"], frame["expression"], strict=True)):
+        if truth is None or truth in labels:
+            yield row, PicturedFace(scope_of(image, box), manifest.root / image, box)
+
+
+def picture_of(face: PicturedFace, settings: BaselineSettings) -> ChatPicture:
+    """Read a face, cut out and made smaller as the settings say, as a JPEG without any metadata.
+
+    Raises:
+        InputError: If the image is missing or broken, or the box does not fit it.
+    """
+    # Through an array, because Pillow would write the comment of the file that was read into the new one.
+    pixels = np.asarray(load_face(face.image, face.box, settings.margin, settings.largest))
+    held = io.BytesIO()
+    Image.fromarray(pixels).save(held, "JPEG", quality=_QUALITY)
+    return ChatPicture.of(held.getvalue())
+
+
+async def ask_about(face: PicturedFace, ask: Ask, settings: BaselineSettings) -> Answered:
+    """Show a face, and ask for its label and then for the chain of thought, in one conversation.
+
+    Args:
+        face: The face.
+        ask: Who answers.
+        settings: What is shown and asked.
+
+    Returns:
+        What was said. Failures of single requests end in it; whatever stops the whole run is raised.
+    """
+    try:
+        # In a thread: others' answers come in meanwhile.
+        picture = await asyncio.to_thread(picture_of, face, settings)
+    except InputError as error:
+        return Answered(BaselineStatus.FAILED, reason=str(error))
+    conversation = _Conversation(face, ask, settings)
+    names = ", ".join(settings.labels)
+    question = ChatMessage("user", render("explllm.engine", "baseline_label", labels=names), picture)
+    try:
+        said = await conversation.ask((question,), expression_schema(settings.labels))
+    except Refused as refusal:
+        return Answered(BaselineStatus.REFUSED, refusal.reason, reason=f"label refused: {refusal.reason}")
+    except (ChatFailure, _CutOff) as failure:
+        return Answered(BaselineStatus.FAILED, reason=f"label: {failure}", cost=conversation.cost)
+    found = read_expression(said)
+    status, reason = BaselineStatus.ANSWERED, ""
+    if found not in settings.labels:
+        status, reason = BaselineStatus.NO_LABEL, f"none of the classes: {said[:80]!r}"
+    answered = Answered(status, said, found, reason=reason, cost=conversation.cost)
+    if not said:
+        return answered
+    again = render("explllm.engine", "baseline_cot", labels=names, words=MAX_WORDS, margin=MAX_WORDS * 4 // 5)
+    try:
+        text = await conversation.ask((question, ChatMessage("assistant", said), ChatMessage("user", again)), SCHEMA)
+    except Refused as refusal:
+        status, reason = BaselineStatus.REFUSED, f"chain of thought refused: {refusal.reason}"
+    except (ChatFailure, _CutOff) as failure:
+        status, reason = BaselineStatus.FAILED, f"chain of thought: {failure}"
+    else:
+        cot = read_cot(text)
+        return replace(answered, cot=(text if cot is None else cot.text) or None, cost=conversation.cost)
+    return replace(answered, status=status, reason=reason, cost=conversation.cost)
+
+
+class _CutOff(Exception):
+    """No answer came to its end."""
+
+
+class _Conversation:
+    """Asks the two questions about one face, and adds up what they cost."""
+
+    def __init__(self, face: PicturedFace, ask: Ask, settings: BaselineSettings) -> None:
+        self.face, self.settings = face, settings
+        self.cost = 0.0
+        self._ask, self._round = ask, 0
+
+    async def ask(self, messages: tuple[ChatMessage, ...], schema: dict[str, Any]) -> str:
+        """Return the first answer that comes to its end, without thoughts said aloud before it.
+
+        Raises:
+            Refused: The model would not answer.
+            ChatFailure: The request failed otherwise.
+            _CutOff: Every answer was too long, though the client gives more room to those that think unseen.
+        """
+        turn, self._round = self._round, self._round + 1
+        for attempt in range(_ATTEMPTS):
+            answer = await self._ask(
+                ChatRequest(
+                    scope=self.face.scope,
+                    purpose=PROMPTS[turn],
+                    round=turn,
+                    messages=messages,
+                    schema=schema,
+                    temperature=self.settings.temperature,
+                    max_tokens=self.settings.max_tokens,
+                    attempt=attempt,
+                )
+            )
+            self.cost += answer.cost
+            if answer.finish_reason != "length":
+                return without_thoughts(answer.text)
+        raise _CutOff(f"cut off {_ATTEMPTS} times; give more than {self.settings.max_tokens} --max-tokens")
+
+
+def with_answers(manifest: Manifest, built: Built[Answered], model: str, labels: LabelSet) -> Manifest:
+    """Return the manifest with what the model said.
+
+    Args:
+        manifest: The table.
+        built: The outcomes.
+        model: The model's name, for ``cot_source``.
+        labels: The classes.
+
+    Returns:
+        A new manifest. ``predicted``, the expression that was named, is empty where none was: such an answer is wrong;
+        ``answer`` has its words. ``unreadable`` says why there is no answer, and such a row does not count. Further
+        ``label_set``, and as `explllm.engine.build.with_outcomes` has them ``cot``, ``cot_source``, ``cot_status``,
+        ``cot_reason``, ``cot_cost``. Figures of other models are left out.
+    """
+    others = [name for name in manifest.frame if str(name).startswith("p_") or name == "cot_rounds"]
+    frame = manifest.frame.drop(columns=others)
+    asked = {row for row, _ in pictured_faces(manifest, labels)}
+    rows = [built.outcomes.get(row) for row in range(len(frame))]
+    columns: dict[str, list[Any]] = {
+        "predicted": [str(one.expression) if one and one.expression else None for one in rows],
+        "answer": [one.answer if one else None for one in rows],
+        "label_set": [labels.name] * len(rows),
+        "unreadable": [_unanswered(one) if row in asked else None for row, one in enumerate(rows)],
+        "cot": [one.cot if one else None for one in rows],
+        "cot_source": [model if one and one.cot else None for one in rows],
+        "cot_status": [str(one.status) if one else None for one in rows],
+        "cot_reason": [(one.reason or None) if one else None for one in rows],
+        "cot_cost": [one.cost if one else None for one in rows],
+    }
+    for name, cells in columns.items():
+        frame[name] = pd.Series(cells, index=frame.index, dtype="Float64" if name == "cot_cost" else object)
+    return Manifest(frame, manifest.root, manifest.path)
+
+
+def _unanswered(one: Answered | None) -> str | None:
+    if one is None:
+        return _NOT_ASKED
+    return one.reason if one.answer is None else None

@@ -1,0 +1,380 @@
+"""A run that asks a model about many faces: its workers, its progress, its interruption, its summary."""
+
+import argparse
+import asyncio
+import json
+import signal
+import sys
+import time
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+from typing import Any, Generic, Protocol, TypeVar
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from explllm.chat.client import ChatClient
+from explllm.chat.ledger import Ledger
+from explllm.chat.request import ChatSettings, OutOfBudget, Stopped, well_formed
+from explllm.core.errors import InputError
+from explllm.core.files import update_json
+
+LEDGER = "ledger.sqlite"
+PROGRESS = "progress.json"
+FAILED = "failed"
+"""The status of a face that came to nothing, in every run."""
+
+
+_HEARTBEAT = 2.0
+"""Seconds between two signs of life in the progress file."""
+
+
+class Asked(Protocol):
+    """A face that a model is asked about."""
+
+    @property
+    def scope(self) -> str:
+        """Its name in the ledger."""
+
+
+class Ended(Protocol):
+    """How the work on one face ended."""
+
+    @property
+    def status(self) -> StrEnum:
+        """One word for it; `FAILED` if it came to nothing."""
+
+    @property
+    def reason(self) -> str:
+        """Why it failed; empty otherwise."""
+
+    @property
+    def cost(self) -> float:
+        """What its answers cost, in USD, those of earlier runs included."""
+
+
+End = TypeVar("End", bound=Ended)
+Face = TypeVar("Face", bound=Asked)
+
+Seen = Callable[[End], None]
+"""Is told of each outcome as it comes."""
+
+
+@dataclass
+class Built(Generic[End]):
+    """What became of a manifest."""
+
+    outcomes: dict[int, End] = field(default_factory=dict)
+    """By row, counted from 0; a row that is missing was not finished or cannot be worked on."""
+    total: int = 0
+    """Rows that can be worked on."""
+    stopped: str = ""
+    """Why the run ended before all rows were done; empty if it did not."""
+    error: InputError | None = None
+    """What the user has to mend before it can go on, if it ended for that."""
+    seconds: float = 0.0
+    """How long it took."""
+    cost: float = 0.0
+    """What everything in the ledger cost, in USD: earlier runs, failures and faces that are not done included."""
+
+    def count(self, status: str) -> int:
+        """Return the number of rows that ended in a status."""
+        return sum(outcome.status == status for outcome in self.outcomes.values())
+
+    @property
+    def pending(self) -> int:
+        """Rows that are still to be done."""
+        return self.total - len(self.outcomes)
+
+    @property
+    def exit_status(self) -> int:
+        """1 if a row failed or is not done, else 0."""
+        return 1 if self.count(FAILED) or self.pending else 0
+
+
+async def work_through(
+    faces: Iterable[tuple[int, Face]],
+    total: int,
+    work: Callable[[Face], Awaitable[End]],
+    workers: int,
+    seen: Seen[End],
+    ledger: Ledger,
+) -> Built[End]:
+    """Work on many faces, so many at a time.
+
+    Args:
+        faces: Rows and faces.
+        total: How many these are.
+        work: What is done with a face.
+        workers: Faces at a time.
+        seen: Is told of each outcome.
+        ledger: Where the answers are recorded.
+
+    Returns:
+        What became of them. A budget that is used up, `ChatClient.stop`, or a server that refuses key, model or credit
+        ends it early: what is in flight is finished, and so is each face whose answers are all recorded.
+    """
+    built, start, waiting = Built[End](total=total), time.monotonic(), iter(faces)
+
+    begun: set[str] = set()
+
+    def end(stop: Exception) -> None:
+        if not built.stopped:
+            built.stopped = str(stop) or type(stop).__name__
+            built.error = stop if isinstance(stop, InputError) else None
+            # An earlier run may have got further: its faces cost nothing more, and no new one is begun.
+            begun.update(ledger.scopes())
+
+    async def worker() -> None:
+        # The iterator is shared: each worker takes the next face when it has finished one, so few are ever in memory.
+        for row, face in waiting:
+            if built.stopped and well_formed(face.scope) not in begun:
+                continue
+            try:
+                outcome = await work(face)
+            except (OutOfBudget, Stopped, InputError) as stop:
+                end(stop)
+                continue
+            built.outcomes[row] = outcome
+            seen(outcome)
+
+    async with asyncio.TaskGroup() as group:
+        for _ in range(workers):
+            group.create_task(worker())
+    built.seconds, built.cost = time.monotonic() - start, ledger.totals().cost
+    return built
+
+
+def chat_settings(options: argparse.Namespace) -> ChatSettings:
+    """Return whom to ask, and how, of a command line with the options of `explllm.engine.command.add_asking`."""
+    return ChatSettings(
+        model=options.model,
+        base_url=options.base_url,
+        api_key_env=options.api_key_env,
+        concurrency=options.concurrency,
+        requests_per_minute=options.requests_per_minute,
+        tokens_per_minute=options.tokens_per_minute,
+        max_cost=options.max_cost,
+        price_in=options.price_in,
+        price_out=options.price_out,
+        timeout=options.timeout,
+        max_retries=options.max_retries,
+        structured=options.structured,
+    )
+
+
+def progress_of(folder: Path) -> dict[str, Any]:
+    """Return what `Watch.write` kept in a run folder; nothing if there was no run."""
+    if not (folder / PROGRESS).is_file():
+        return {}
+    held: dict[str, Any] = json.loads((folder / PROGRESS).read_text(encoding="utf-8"))
+    return held
+
+
+class Watch:
+    """Shows the progress of a run, and keeps it in a file for other shells."""
+
+    def __init__(self, folder: Path, total: int, statuses: Iterable[str], title: str, source: str = "") -> None:
+        """Prepare; nothing is shown.
+
+        Args:
+            folder: The run folder.
+            total: Faces to work on.
+            statuses: How a face's work may end.
+            title: What is made.
+            source: Who makes it, a model's name for one; kept with the progress.
+        """
+        self.folder, self.total, self.statuses, self.source = folder, total, tuple(statuses), source
+        self.counts: Counter[str] = Counter()
+        self.cost = 0.0
+        self.interrupted = False
+        self._start = self._written = time.monotonic()
+        self._progress = Progress(
+            TextColumn(title),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+            TextColumn("failed {task.fields[failed]}, {task.fields[cost]:.2f} USD"),
+            console=Console(stderr=True),
+            disable=not sys.stderr.isatty(),
+        )
+        self._task = self._progress.add_task("", total=total, failed=0, cost=0.0)
+
+    def __enter__(self) -> None:
+        self._start = time.monotonic()
+        self.write("running")
+        self._progress.start()
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self._progress.stop()
+        if kind is not None:
+            self.write("stopped")
+
+    def seen(self, outcome: Ended) -> None:
+        """Take note of an outcome."""
+        self.counts[str(outcome.status)] += 1
+        self.cost += outcome.cost
+        self._progress.update(self._task, advance=1, failed=self.counts[FAILED], cost=self.cost)
+        if time.monotonic() - self._written > 1:
+            self.write("running")
+
+    async def live(self) -> None:
+        """Give a sign of life every few seconds, also while no face ends; until cancelled."""
+        while True:
+            await asyncio.sleep(_HEARTBEAT)
+            self.write("running")
+
+    def write(self, state: str) -> None:
+        """Keep the progress: ``running``, ``stopped`` or ``done``."""
+        self._written = time.monotonic()
+        update_json(
+            self.folder / PROGRESS,
+            {
+                "state": state,
+                "source": self.source,
+                "total": self.total,
+                "done": self.counts.total(),
+                "statuses": {str(status): self.counts[status] for status in self.statuses},
+                "cost": self.cost,
+                "seconds": time.monotonic() - self._start,
+                "updated": time.time(),
+            },
+        )
+
+    def raise_what_ended(self, built: Built[Any], command: str = "the same command") -> None:
+        """Say how to go on after an early end, when all that was in flight is finished and written.
+
+        Args:
+            built: What became of the manifest.
+            command: What to run again.
+
+        Raises:
+            KeyboardInterrupt: After Ctrl-C.
+            InputError: If the server refused key, model or credit.
+        """
+        if built.error is not None:
+            raise built.error
+        if self.interrupted:
+            stop = KeyboardInterrupt()
+            stop.add_note(f"{self.counts.total()} of {self.total} faces are done. Run {command} again to go on.")
+            raise stop
+
+
+def run_with_client(
+    settings: ChatSettings, folder: Path, watch: Watch, work: Callable[[ChatClient], Awaitable[Built[End]]]
+) -> Built[End]:
+    """Do a run's work with a client that keeps its ledger in the run folder.
+
+    Ctrl-C stops the client: what is in flight is finished. A second Ctrl-C waits for nothing. Nothing is said of the
+    run, in the progress file either, before it is certain that it can begin.
+
+    Args:
+        settings: Whom to ask.
+        folder: The run folder; its ledger gives a resumed run all answers that were paid for.
+        watch: Shows the work, and is told of an interruption.
+        work: What is to be done.
+
+    Returns:
+        What `work` gave.
+
+    Raises:
+        InputError: If the server cannot be reached, or refuses the key or the model, or another run writes the ledger:
+            nothing has been spent then.
+        KeyboardInterrupt: After a second Ctrl-C.
+    """
+    with asyncio.Runner(loop_factory=_fast_loop()) as runner:
+        try:
+            return runner.run(_with_client(settings, folder, watch, work))
+        except asyncio.CancelledError:
+            if watch.interrupted:
+                raise KeyboardInterrupt from None
+            raise
+
+
+async def _with_client(
+    settings: ChatSettings, folder: Path, watch: Watch, work: Callable[[ChatClient], Awaitable[Built[End]]]
+) -> Built[End]:
+    with Ledger(folder / LEDGER) as ledger:
+        async with ChatClient(settings, ledger) as client:
+            await client.check()
+            task = asyncio.current_task()
+
+            def interrupt() -> None:
+                if watch.interrupted and task is not None:
+                    task.cancel()  # a second Ctrl-C waits for nothing
+                watch.interrupted = True
+                client.stop()
+
+            with watch, _on_ctrl_c(interrupt):
+                heart = asyncio.create_task(watch.live())
+                try:
+                    return await work(client)
+                except* Exception as group:
+                    # What stops one worker stops all of them alike: one cause is enough to tell.
+                    raise _first(group) from None
+                finally:
+                    heart.cancel()
+
+
+@contextmanager
+def _on_ctrl_c(interrupt: Callable[[], None]) -> Iterator[None]:
+    """Call something on Ctrl-C, in the running loop."""
+    loop = asyncio.get_running_loop()
+    try:
+        loop.add_signal_handler(signal.SIGINT, interrupt)
+    except NotImplementedError:  # the loop of Windows
+        before = signal.signal(signal.SIGINT, lambda *_: loop.call_soon_threadsafe(interrupt))
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGINT, before)
+    else:
+        try:
+            yield
+        finally:
+            loop.remove_signal_handler(signal.SIGINT)
+
+
+def _fast_loop() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    """Return uvloop's event loop, where there is one: at hundreds of requests a second the loop itself is work."""
+    try:
+        import uvloop
+    except ImportError:  # not made for Windows
+        return None
+    return uvloop.new_event_loop
+
+
+def _first(group: BaseExceptionGroup[Any]) -> BaseException:
+    error: BaseException = group
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error
+
+
+def print_summary(built: Built[End], statuses: Iterable[str], left_out: Mapping[str, int], out: Path) -> None:
+    """Print what became of a manifest, and why rows failed.
+
+    Args:
+        built: What became of it.
+        statuses: How a face's work may end.
+        left_out: Rows that could not be worked on, by what they lack.
+        out: The manifest that was written.
+    """
+    # Without markup: paths and reasons may hold square brackets.
+    console = Console(highlight=False, soft_wrap=True, markup=False)
+    for status in statuses:
+        console.print(f"{status!s:26} {built.count(status)}")
+    for lack, count in left_out.items():
+        console.print(f"{'left out: ' + lack:26} {count}")
+    if built.pending:
+        console.print(f"{'not done':26} {built.pending} ({built.stopped or 'stopped'})")
+    console.print(f"cost {built.cost:.2f} USD, {built.seconds:.1f} s; wrote {out}")
+    failed = [(row, outcome) for row, outcome in sorted(built.outcomes.items()) if outcome.status == FAILED]
+    for row, outcome in failed[:10]:
+        sys.stderr.write(f"failed: row {row + 1}: {outcome.reason}\n")
+    if len(failed) > 10:
+        sys.stderr.write(f"failed: {len(failed) - 10} more; see the column cot_reason\n")

@@ -1,0 +1,113 @@
+"""A regressor of action units as an ONNX file that `explllm aus --onnx` and others read."""
+
+import copy
+import json
+import warnings
+from os import PathLike
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from explllm.core.action_units import NAMES
+from explllm.core.errors import CheckpointError, ConfigError
+from explllm.core.files import written_whole
+from explllm.faces.onnx_session import open_session
+from explllm.models.au_regressor import ActionUnitRegressor
+
+INPUT, OUTPUT = "pixel_values", "action_units"
+"""The names of the file's input (B, 3, H, W) and output (B, 24)."""
+
+TOLERANCE = 1e-4
+"""The greatest difference between the file's estimates and the model's with which a file is written."""
+
+_OPSET = 18
+_LARGEST = 1.9e9
+"""Bytes of weights in a file: protobuf's limit of 2 GB, less what describes the model."""
+
+
+def export_onnx(model: ActionUnitRegressor, path: str | PathLike[str], faces: torch.Tensor | None = None) -> float:
+    """Write a model as ONNX, read it back, and compare its estimates.
+
+    The batch may be of any size; height and width are fixed. The file's metadata hold the units' names
+    (``action_units``, JSON), the fields of the `explllm.faces.pixels.ImagePreset` (``image``, JSON) and its name
+    (``image_preset``).
+
+    Args:
+        model: The model.
+        path: The file, which appears only after the comparison.
+        faces: (B, 3, H, W) images to compare on, beside random ones.
+
+    Returns:
+        The greatest difference between the two, over all units and images.
+
+    Raises:
+        ConfigError: If onnx or onnxruntime is not installed, or the model is too large for one file.
+        CheckpointError: If the difference is above `TOLERANCE`; nothing is written then.
+    """
+    try:
+        import onnx
+        import onnxruntime  # noqa: F401
+    except ImportError as error:
+        raise ConfigError(
+            f"a model cannot be written as ONNX ({error})", remedy='Install it: pip install onnx "explllm[aus]".'
+        ) from error
+    weights = sum(weight.numel() * 4 for weight in model.parameters())
+    if weights > _LARGEST:
+        raise ConfigError(
+            f"weights of {weights / 1e9:.1f} GB, and ONNX files hold 2 GB", remedy="Train a smaller encoder."
+        )
+    model = copy.deepcopy(model).to("cpu", torch.float32).eval()
+    size = model.image.size
+    random = torch.randn(5, 3, size, size, generator=torch.Generator().manual_seed(0))
+    compared = random if faces is None else torch.cat([random, faces.cpu().float()])
+    with written_whole(path) as partial:
+        with warnings.catch_warnings():
+            # It traces (onnxscript, which the newer exporter needs, is one more package), and says so at length. What
+            # a trace might get wrong, other batch sizes, is compared below.
+            warnings.simplefilter("ignore")
+            torch.onnx.export(
+                model,
+                (random[:2],),
+                str(partial),
+                input_names=[INPUT],
+                output_names=[OUTPUT],
+                dynamic_axes={INPUT: {0: "batch"}, OUTPUT: {0: "batch"}},
+                opset_version=_OPSET,
+                dynamo=False,
+            )
+        held = onnx.load(str(partial))
+        metadata = {
+            "action_units": json.dumps(NAMES),
+            "image": json.dumps(model.image.to_dict()),
+            "image_preset": model.config.image_preset,
+        }
+        onnx.helper.set_model_props(held, metadata)
+        onnx.save(held, str(partial))
+        difference = onnx_difference(model, partial, compared)
+        if not difference <= TOLERANCE:
+            raise CheckpointError(
+                f"the ONNX file's estimates differ by {difference:.2g} from the model's, more than {TOLERANCE:g}",
+                where=path,
+                remedy="Nothing was written; try another release of torch or onnxruntime.",
+            )
+    return difference
+
+
+def onnx_difference(model: ActionUnitRegressor, path: str | PathLike[str], pixel_values: torch.Tensor) -> float:
+    """Compare a file's estimates with a model's.
+
+    Args:
+        model: The model, on the CPU, in float32.
+        path: The ONNX file.
+        pixel_values: (B, 3, H, W).
+
+    Returns:
+        The greatest difference over all units and images, taken one by one and as a batch.
+    """
+    session = open_session(Path(path), "cpu")
+    with torch.no_grad():
+        expected = model(pixel_values).numpy()
+    single = [session.run(None, {INPUT: image[None].numpy()})[0] for image in pixel_values[:3]]
+    [together] = session.run(None, {INPUT: pixel_values.numpy()})
+    return float(max(np.abs(np.concatenate(single) - expected[:3]).max(), np.abs(together - expected).max()))

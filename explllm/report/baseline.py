@@ -1,0 +1,168 @@
+"""What ``explllm baseline`` does: a model that sees the pictures answers, and its answers become a test like others."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+
+from explllm import __version__
+from explllm.chat.prompt import version
+from explllm.chat.request import ChatSettings
+from explllm.core.errors import ConfigError, ManifestError, MissingPathError
+from explllm.core.expressions import LabelSet
+from explllm.core.files import written_whole
+from explllm.core.manifest import Manifest
+from explllm.engine.baseline import (
+    PROMPTS,
+    BaselineSettings,
+    BaselineStatus,
+    ask_about,
+    label_set_of,
+    pictured_faces,
+    with_answers,
+)
+from explllm.engine.command import check_ending, run_folder
+from explllm.engine.estimate import print_baseline_estimate
+from explllm.engine.running import Watch, chat_settings, print_summary, run_with_client, work_through
+from explllm.metrics.answers import Answers
+from explllm.metrics.evaluation import recognition_figures
+from explllm.report.text import print_figures
+
+METRICS, PREDICTIONS = "metrics.json", "predictions.parquet"
+
+
+def baseline(options: argparse.Namespace) -> int:
+    """Ask a model about the pictures of a manifest; write its answers, and the figures of a test where all are in.
+
+    Args:
+        options: The command line.
+
+    Returns:
+        0, or 1 if a row failed or the budget ended the run.
+
+    Raises:
+        InputError: If the pictures may not be sent, the manifest lacks something, or the server refuses the run;
+            nothing has been sent then.
+        KeyboardInterrupt: After Ctrl-C, when all that was in flight is finished and written.
+    """
+    if not options.model:
+        raise ConfigError("no model is named", remedy="Give --model NAME, such as gpt-4o.")
+    manifest = _chosen(options)
+    labels = label_set_of(manifest, options.label_set)
+    faces = list(pictured_faces(manifest, labels))
+    if not faces:
+        raise ManifestError(
+            f"no row is labelled with a class of {labels.name}", where=manifest.path, remedy="Give another --label-set."
+        )
+    # The price of a model is known whether or not there is a key.
+    chat = chat_settings(options)
+    if options.estimate:
+        print_baseline_estimate(len(faces), options.model, labels, replace(chat, max_cost=None).price())
+        return 0
+    if not options.send_images:
+        raise ConfigError(
+            f"{len(faces):,} pictures of faces would be sent to {chat.host}: they are personal data, and nothing "
+            "leaves this machine unless you say so",
+            remedy="Pass --send-images if these pictures may be given to that server; --estimate tells the cost first.",
+        )
+    out = _out(options)
+    check_ending(out)
+    if not any(face.image.is_file() for _, face in faces):
+        raise MissingPathError(
+            f"none of {len(faces):,} images is there, first {faces[0][1].image}",
+            remedy="Give the folder that image paths start from by --root.",
+        )
+    settings = BaselineSettings(labels, options.size, options.margin, options.max_tokens, options.temperature)
+    folder = run_folder(str(out), options.run_dir)
+    folder.mkdir(parents=True, exist_ok=True)
+    # They are of an earlier run, perhaps of other faces.
+    for name in (METRICS, PREDICTIONS):
+        (folder / name).unlink(missing_ok=True)
+    watch = Watch(folder, len(faces), BaselineStatus, f"asking {options.model}", "explllm baseline")
+    built = run_with_client(
+        chat,
+        folder,
+        watch,
+        lambda client: work_through(
+            faces,
+            len(faces),
+            lambda face: ask_about(face, client.ask, settings),
+            chat.concurrency,
+            watch.seen,
+            client.ledger,
+        ),
+    )
+    watch.write("stopped" if built.stopped else "done")
+    answered = with_answers(manifest, built, options.model, labels)
+    answered.write(out)
+    others = len(manifest) - len(faces)
+    print_summary(built, BaselineStatus, {f"labelled with no class of {labels.name}": others} if others else {}, out)
+    watch.raise_what_ended(built)
+    if not built.pending:
+        _write_test(answered, labels, chat, settings, folder)
+    return built.exit_status
+
+
+def _chosen(options: argparse.Namespace) -> Manifest:
+    """Read the manifest, and keep the rows that are asked for."""
+    if options.root is not None and not Path(options.root).is_dir():
+        raise MissingPathError("there is no such folder", where=options.root, remedy="Check --root.")
+    manifest = Manifest.read(options.manifest, options.root)
+    if options.split is not None:
+        manifest = manifest.select(split=options.split)
+    if options.sample is not None and options.sample < len(manifest):
+        # The first of one order, so that a greater sample goes on from a smaller one.
+        rows = np.sort(np.random.default_rng(options.seed).permutation(len(manifest))[: options.sample])
+        manifest = Manifest(manifest.frame.iloc[rows], manifest.root, manifest.path)
+    return manifest
+
+
+def _out(options: argparse.Namespace) -> Path:
+    """Return the manifest to write: the one given, or one beside that which is read, with the model's name."""
+    if options.out is not None:
+        return Path(options.out)
+    path = Path(options.manifest)
+    return path.with_name(f"{path.stem}_{re.sub(r'[^A-Za-z0-9.-]+', '_', options.model)}{path.suffix}")
+
+
+def _write_test(
+    answered: Manifest, labels: LabelSet, chat: ChatSettings, settings: BaselineSettings, folder: Path
+) -> None:
+    """Write figures and predictions as `explllm test` leaves them, and print the figures."""
+    console = Console(soft_wrap=True)
+    table = answered.frame
+    labelled = table[table["expression"].notna()] if "expression" in table else table.iloc[:0]
+    if labelled.empty or not (labelled["unreadable"].isna() & labelled["answer"].notna()).any():
+        console.print("no figures: no answered face is labelled")
+        return
+    answers = Answers.of_table(labelled, tuple(labels), unknown_labels="leave_out")
+    figures: dict[str, Any] = {
+        **recognition_figures(answers),
+        "unreadable": table.loc[table["unreadable"].notna(), "image"].tolist(),
+        "root": str(answered.root.resolve()),
+    }
+    notice = f"{chat.model} on {chat.host} was shown each picture and answered without any training on this data."
+    if "action_units_source" in table and (table["action_units_source"] == "drawn").any():
+        notice += " The faces are drawn by a program, not photographs."
+    written = {
+        **{f"test/{name}": value for name, value in figures.items()},
+        "baseline/model": chat.model,
+        "baseline/label_set": labels.name,
+        "baseline/largest": settings.largest,
+        "baseline/prompts": {name: version("explllm.engine", name) for name in PROMPTS},
+        "notice": notice,
+        "explllm": __version__,
+    }
+    with written_whole(folder / METRICS) as temporary:
+        temporary.write_text(json.dumps(written, indent=2) + "\n", encoding="utf-8")
+    Manifest(labelled, answered.root).write(folder / PREDICTIONS)
+    print_figures(console, written, "test")
+    console.print(f"among the classes of {labels.name}: {', '.join(labels)}", highlight=False)
+    console.print(f"run: {folder} (for `explllm compare`)", highlight=False)

@@ -1,0 +1,197 @@
+"""The regressor of action units: what it computes, saves and exports."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image, ImageOps
+
+from explllm.core.action_units import FEAFA, NAMES, mirror_action_units
+from explllm.core.errors import CheckpointError, ConfigError, MissingPathError
+from explllm.data.drawn_faces.generate import draw_faces
+from explllm.models import au_export
+from explllm.models.au_export import export_onnx
+from explllm.models.au_regressor import (
+    ActionUnitRegressor,
+    RegressorSettings,
+    build_regressor,
+    outline_regressor,
+    regressor_config,
+)
+
+CONV = RegressorSettings(
+    vision={"model_type": "explllm_conv", "hidden_sizes": [8, 16, 32], "depths": [1, 2, 1]},
+    vision_train="full",
+    image_preset="small",
+    image_size=32,
+    head_width=16,
+)
+DINO = RegressorSettings(
+    vision={
+        "model_type": "dinov2",
+        "hidden_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "image_size": 70,
+        "patch_size": 14,
+    },
+    vision_train="lora",
+    image_size=42,  # other than the encoder's own: position embeddings are interpolated
+)
+
+
+@pytest.fixture(params=[CONV, DINO], ids=["conv", "dinov2"])
+def model(request):
+    torch.manual_seed(0)
+    model = build_regressor(regressor_config(request.param))
+    with torch.no_grad():
+        # As after training: nothing at its neutral value.
+        for name, weight in model.named_parameters():
+            if "lora_B" in name or name == "head.place":
+                weight.normal_(std=0.5)
+        model.head.bias.normal_()
+    return model
+
+
+def images(model, count=5):
+    return torch.randn(count, 3, model.image.size, model.image.size, generator=torch.Generator().manual_seed(1))
+
+
+@torch.no_grad()
+def test_a_flipped_image_has_exactly_the_flipped_units(model):
+    pixels = images(model)
+    found, flipped = model(pixels), model(pixels.flip(-1))
+    assert found.shape == (5, 24) and found.min() >= 0 and found.max() <= 1
+    assert torch.equal(torch.tensor([mirror_action_units(row) for row in flipped.tolist()]), found)
+    # One look alone is not so: the effect is that of the mean.
+    assert (model.look(pixels.flip(-1))[:, model.mirror] - model.look(pixels)).abs().max() > 1e-3
+    sided = [unit.number - 1 for unit in FEAFA if unit.side]
+    assert (found - flipped)[:, sided].abs().max() > 1e-3
+
+
+def test_what_trains(model):
+    counts = model.freeze()
+    if model.config.vision_train == "lora":
+        assert counts["vision"] == 2 * 2 * 2 * 8 * 32  # two layers, query and value, two factors of rank 8
+    else:
+        assert counts["vision"] == sum(weight.numel() for weight in model.vision.parameters())
+    assert counts["head"] == sum(weight.numel() for weight in model.head.parameters())
+    model.train().look(images(model)).sum().backward()
+    without = [name for name, weight in model.named_parameters() if weight.requires_grad and weight.grad is None]
+    assert without == []
+
+
+def test_save_and_open(model, tmp_path):
+    model.save_pretrained(tmp_path / "model")
+    again = ActionUnitRegressor.from_pretrained(tmp_path / "model")
+    assert again.image == model.image and not again.training
+    with torch.no_grad():
+        assert torch.equal(again(images(model)), model(images(model)))
+    assert json.loads((tmp_path / "model/config.json").read_text())["model_type"] == "explllm_action_units"
+
+
+def test_base_weights_that_a_name_gives_back_are_not_copied(tmp_path):
+    plain = build_regressor(regressor_config(DINO))
+    base = ActionUnitRegressor(regressor_config(RegressorSettings(**{**vars(DINO), "vision_train": "frozen"})))
+    base.vision.save_pretrained(tmp_path / "dinov2")
+    named = build_regressor(regressor_config(RegressorSettings(**{**vars(DINO), "vision": str(tmp_path / "dinov2")})))
+    named.save_pretrained(tmp_path / "named")
+    plain.save_pretrained(tmp_path / "plain")
+    sizes = [(tmp_path / name / "model.safetensors").stat().st_size for name in ("named", "plain")]
+    assert sizes[0] < sizes[1] / 2
+    again = ActionUnitRegressor.from_pretrained(tmp_path / "named")
+    with torch.no_grad():
+        assert torch.equal(again(images(named)), named(images(named)))
+
+
+def test_estimates_of_pictures(tmp_path):
+    frame = draw_faces(tmp_path / "drawn", train=0, val=0, test=2, size=32)
+    model = build_regressor(regressor_config(CONV))
+    paths = [frame.image_path(row) for row in range(2)]
+    found = model.estimate(paths)
+    assert np.shape(found) == (2, 24)
+    assert model.estimate(paths[0])[0] == pytest.approx(found[0], abs=1e-6)
+    [flipped] = model.estimate(ImageOps.mirror(Image.open(paths[1])))
+    assert mirror_action_units(flipped) == pytest.approx(found[1], abs=1e-6)
+    assert model.estimate([]) == []
+
+
+def test_folders_that_are_no_regressors(fitted, tmp_path):
+    with pytest.raises(MissingPathError, match="no config.json"):
+        ActionUnitRegressor.from_pretrained(tmp_path)
+    with pytest.raises(CheckpointError, match="type 'explllm', not 'explllm_action_units'"):
+        ActionUnitRegressor.from_pretrained(fitted / "model")
+    from explllm import ExpLLM
+
+    model = build_regressor(regressor_config(CONV))
+    model.save_pretrained(tmp_path / "model")
+    with pytest.raises(CheckpointError, match="type 'explllm_action_units', not 'explllm'"):
+        ExpLLM.from_pretrained(tmp_path / "model")
+    (tmp_path / "model/model.safetensors").write_bytes(b"short")
+    with pytest.raises(CheckpointError, match="cannot be read"):
+        ActionUnitRegressor.from_pretrained(tmp_path / "model")
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full/notes.txt").write_text("mine")
+    with pytest.raises(CheckpointError, match="something other than a model"):
+        model.save_pretrained(tmp_path / "full")
+
+
+def test_settings_that_do_not_fit():
+    with pytest.raises(ConfigError, match="no model_type"):
+        regressor_config(RegressorSettings(vision={"model_type": "none"}))
+    with pytest.raises(ConfigError, match="no image preset"):
+        regressor_config(RegressorSettings(**{**vars(CONV), "image_preset": "none"}))
+    with pytest.raises(ConfigError, match="a head of width 0"):
+        regressor_config(RegressorSettings(**{**vars(CONV), "head_width": 0}))
+    with pytest.raises(ConfigError, match="takes no images of 4 pixels"):
+        regressor_config(RegressorSettings(**{**vars(CONV), "image_size": 4}))
+
+
+def test_outline_needs_no_download():
+    parts = outline_regressor(RegressorSettings()).freeze()
+    assert parts["vision"] == 786_432  # as in the paper's encoder
+
+
+@pytest.fixture
+def needs_onnx():
+    pytest.importorskip("onnx", reason="no onnx: pip install onnx")
+    pytest.importorskip("onnxruntime", reason='no onnxruntime: pip install "explllm[aus]"')
+
+
+def test_the_onnx_file_gives_the_same(model, tmp_path, needs_onnx):
+    import onnxruntime
+
+    difference = export_onnx(model, tmp_path / "au.onnx", images(model))
+    assert difference <= 1e-5  # asked: 1e-4; measured: 3e-7
+    session = onnxruntime.InferenceSession(str(tmp_path / "au.onnx"), providers=["CPUExecutionProvider"])
+    assert [(value.name, value.shape[1:], value.type) for value in session.get_inputs()] == [
+        ("pixel_values", [3, model.image.size, model.image.size], "tensor(float)")
+    ]
+    for count in (1, 2, 7):
+        pixels = images(model, count)
+        [found] = session.run(None, {"pixel_values": pixels.numpy()})
+        with torch.no_grad():
+            assert np.abs(found - model(pixels).numpy()).max() <= 1e-5
+        [flipped] = session.run(None, {"pixel_values": pixels.flip(-1).numpy()})
+        assert np.array_equal(flipped[:, model.mirror.numpy()], found)
+    metadata = session.get_modelmeta().custom_metadata_map
+    assert json.loads(metadata["action_units"]) == list(NAMES)
+    assert json.loads(metadata["image"]) == model.image.to_dict()
+    assert metadata["image_preset"] == model.config.image_preset
+
+
+def test_a_file_that_differs_is_not_written(model, tmp_path, needs_onnx, monkeypatch):
+    (tmp_path / "au.onnx").write_bytes(b"the one before")
+    monkeypatch.setattr(au_export, "TOLERANCE", -1.0)
+    with pytest.raises(CheckpointError, match="differ by .* from the model's"):
+        export_onnx(model, tmp_path / "au.onnx")
+    assert (tmp_path / "au.onnx").read_bytes() == b"the one before"
+    assert [path.name for path in tmp_path.iterdir()] == ["au.onnx"]
+
+
+def test_the_comparison_sees_a_difference(model, tmp_path, needs_onnx):
+    export_onnx(model, tmp_path / "au.onnx")
+    with torch.no_grad():
+        model.head.bias[3] += 0.01
+    assert au_export.onnx_difference(model, tmp_path / "au.onnx", images(model)) > 1e-4
