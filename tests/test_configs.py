@@ -153,7 +153,7 @@ def test_inheritance(tmp_path, monkeypatch):
     three = read_config_file(tmp_path / "folder" / "three.yaml")
     assert (three["d"], three["run_dir"]) == ({"class_path": "Y"}, "mine")
     (tmp_path / "four.yaml").write_text("base: demo.yaml")
-    assert read_config_file(tmp_path / "four.yaml")["trainer"]["max_epochs"] == 5
+    assert read_config_file(tmp_path / "four.yaml")["trainer"]["gradient_clip_val"] == 1.0
 
 
 @pytest.mark.parametrize(

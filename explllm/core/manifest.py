@@ -278,8 +278,8 @@ def _listed(cell: Any) -> list[Any]:
 
 def _action_units(cell: Any) -> list[float]:
     intensities = check_action_units(_listed(cell))
-    # A table is checked again when it is written: what is as it should be is not copied. And most units of a face are 0:
-    # one such number is enough for a table of millions.
+    # A table is checked again when it is written: what is as it should be is not copied. Most units of a face are 0:
+    # one such number is enough for millions of them.
     as_it_should_be = isinstance(cell, list) and all(type(intensity) is float for intensity in cell)
     return cell if as_it_should_be else [intensity or 0.0 for intensity in intensities]
 

@@ -65,7 +65,7 @@ def print_quality(path: Path, as_json: bool) -> None:
     console = Console(highlight=False)
     console.print(table)
     if found.unlabelled:
-        console.print(f"without a label, so that no more than the rest can be checked: {found.unlabelled:,}")
+        console.print(f"texts without a label, of which only the rest was checked: {found.unlabelled:,}")
     if found.grounded:
         console.print(
             f"grounding in {found.grounded:,} texts: precision {found.precision:.3f}, recall {found.recall:.3f}, "

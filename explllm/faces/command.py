@@ -33,7 +33,7 @@ a row has no box. Rows that have action units keep them. Units that an estimator
 action_units_missing, and their intensity says 0.
 
   explllm aus faces.parquet -o aus.parquet --landmarker face_landmarker.task
-  explllm aus faces.parquet -o aus.parquet --onnx au24.onnx --preset small
+  explllm aus faces.parquet -o aus.parquet --onnx runs/aus_feafa/au_regressor.onnx
 
 {_RESUME}"""
 
@@ -219,7 +219,9 @@ def _aus_parser() -> argparse.ArgumentParser:
     which.add_argument("--landmarker", metavar="FILE", help="MediaPipe's face_landmarker.task: blendshapes, mapped")
     which.add_argument("--onnx", metavar="FILE", help="any model with 24 outputs in FEAFA's order")
     parser.add_argument(
-        "--preset", default="small", metavar="NAME", help="image preset that the ONNX model was trained with (small)"
+        "--preset",
+        metavar="NAME",
+        help="image preset that the ONNX model was trained with (default: what its file says, else small)",
     )
     parser.add_argument("--size", type=at_least(1), metavar="N", help="its input in pixels (default: its own)")
     parser.add_argument("--redo", action="store_true", help="estimate again where a row has action units")

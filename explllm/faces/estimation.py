@@ -49,8 +49,8 @@ class Estimation:
     """MediaPipe's ``face_landmarker.task``."""
     onnx: Path | None = None
     """A model with 24 outputs."""
-    preset: str = "small"
-    """Image preset of the ONNX model."""
+    preset: str | None = None
+    """Image preset of the ONNX model, as for `OnnxRegressor`."""
     size: int | None = None
     """Input size of the ONNX model, in pixels."""
     margin: float = DEFAULT_MARGIN

@@ -57,6 +57,8 @@ class ExpLLMConfig(PreTrainedConfig):
     """Name of the chat format; its template is saved with the tokenizer."""
     labels: list[str] | None = None
     """The expressions that the model tells apart, under the paper's names, in index order."""
+    learnt_from: str | None = None
+    """What must be said of the data that it learnt from, such as that faces were drawn; None if nothing."""
 
     def __post_init__(self, **kwargs: Any) -> None:
         """Rebuild the parts' configurations from dictionaries."""

@@ -73,6 +73,8 @@ def explain_images(
         sys.stderr.write(f"{line}\n")
     with nullcontext() if landmarker is None else closing(Blendshapes(landmarker)) as estimator:
         opened = ExpLLM.from_pretrained(model, device=device)
+        learnt_from = opened.config.learnt_from
+        note = f"Note: of the data that this model learnt from: {learnt_from}" if learnt_from else None
         status = 0
         for path in images:
             faces = _explained(path, opened, max_new_tokens, finder, which, margin, estimator)
@@ -80,7 +82,9 @@ def explain_images(
             status = status if faces else 1
             if picture is not None and faces:
                 with written_whole(picture) as partial:
-                    draw_picture(load_image(path), faces).save(partial)
+                    draw_picture(load_image(path), faces, note).save(partial)
+        if note is not None:
+            sys.stderr.write(f"{note}\n")
     return status
 
 

@@ -43,17 +43,20 @@ class PicturedFace:
     """The estimator's name."""
 
 
-def draw_picture(photograph: Image.Image, faces: Sequence[PicturedFace]) -> Image.Image:
+def draw_picture(photograph: Image.Image, faces: Sequence[PicturedFace], note: str | None = None) -> Image.Image:
     """Draw a photograph with its faces explained below it.
 
     Args:
         photograph: The upright photograph, RGB.
         faces: Its faces; they are numbered in this order.
+        note: What is to be said below all of it.
 
     Returns:
         The picture, RGB, 1200 pixels wide.
     """
     parts = [_photograph(photograph, faces), *(_explained(number, face) for number, face in enumerate(faces, 1))]
+    if note is not None:
+        parts.append(_note(note))
     height = sum(part.height + _MARGIN for part in parts) + _MARGIN
     picture = Image.new("RGB", (_WIDTH, height), _PAPER)
     top = _MARGIN
@@ -127,6 +130,14 @@ def _explained(number: int, face: PicturedFace) -> Image.Image:
     for place, line in enumerate(lines):
         draw.text((start, 40 + 24 * place), line, fill=_INK, font=font)
     return row
+
+
+def _note(note: str) -> Image.Image:
+    wide, font = _WIDTH - 2 * _MARGIN, _font(15)
+    lines = _wrapped(note, ImageDraw.Draw(Image.new("RGB", (1, 1))), font, wide)
+    image = Image.new("RGB", (wide, 20 * len(lines) + 4), _PAPER)
+    ImageDraw.Draw(image).multiline_text((0, 0), "\n".join(lines), fill=_SOFT, font=font)
+    return image
 
 
 def _bars(action_units: Intensities, source: str | None, number: int) -> Image.Image:

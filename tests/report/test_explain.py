@@ -94,6 +94,20 @@ def test_without_a_detector_the_image_is_the_face(explain, photographs, fitted):
     assert "box" not in line and "action_units" not in line
 
 
+def test_what_the_model_learnt_from_is_said(photographs, fitted, capsys, tmp_path):
+    arguments = ([str(photographs / "astronaut.png")], str(fitted / "model"))
+    explain_images(*arguments, max_new_tokens=4, picture=str(tmp_path / "noted.png"))
+    said = "Note: of the data that this model learnt from: The faces are drawn by a program, not photographs."
+    assert said in capsys.readouterr().err
+    model = ExpLLM.from_pretrained(fitted / "model")
+    model.config.learnt_from = None
+    model.save_pretrained(tmp_path / "model", include_base=True)
+    explain_images(arguments[0], str(tmp_path / "model"), max_new_tokens=4, picture=str(tmp_path / "plain.png"))
+    assert "Note" not in capsys.readouterr().err
+    with Image.open(tmp_path / "noted.png") as noted, Image.open(tmp_path / "plain.png") as plain:
+        assert noted.height > plain.height
+
+
 def test_action_units_are_measured_beside(explain, photographs, detector_file, landmarker_file):
     _, [line] = explain(photographs / "astronaut.png", detector=detector_file, landmarker=landmarker_file, as_json=True)
     assert list(line["action_units"]) == list(NAMES) and line["action_units_source"] == "mediapipe-blendshapes"

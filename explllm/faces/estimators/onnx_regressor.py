@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
+from dataclasses import replace
 from os import PathLike
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image
@@ -14,6 +17,9 @@ from explllm.core.errors import CheckpointError, ConfigError
 from explllm.faces.estimators import Intensities
 from explllm.faces.onnx_session import Provider, open_session, provider_lines
 from explllm.faces.pixels import ImagePreset
+
+if TYPE_CHECKING:
+    from onnxruntime import InferenceSession
 
 
 class OnnxRegressor:
@@ -27,7 +33,7 @@ class OnnxRegressor:
     def __init__(
         self,
         path: str | PathLike[str],
-        preset: str = "small",
+        preset: str | None = None,
         size: int | None = None,
         provider: Provider = "auto",
         threads: int | None = None,
@@ -37,21 +43,26 @@ class OnnxRegressor:
         Args:
             path: An ONNX file; its input is (B, 3, H, W) float32, with a batch of any size or of 1, and its first
                 output of 24 columns is taken.
-            preset: Name of the `explllm.faces.pixels.ImagePreset` that the model was trained with.
+            preset: Name of the `explllm.faces.pixels.ImagePreset` that the model was trained with; by default what the
+                file's metadata say (``image``, its fields as JSON), as the files of this library do, else ``small``.
             size: Width and height of its input in pixels; by default the model's own, else the preset's.
             provider: Where it runs.
             threads: CPU threads; all usable cores by default.
 
         Raises:
             MissingPathError: If there is no such file.
-            CheckpointError: If the file is no ONNX model, or has another input or output.
+            CheckpointError: If the file is no ONNX model, has another input or output, or metadata that cannot be read.
             ConfigError: If there is no such preset, or the size is not that of the model.
         """
         path = Path(path)
-        self.preset = ImagePreset.named(preset, size)
+        if preset is not None:
+            ImagePreset.named(preset)
         self.name = f"onnx:{path.name}"
         self.session = open_session(path, provider, threads)
         self.runs_on = provider_lines(self.session, "action units", provider)
+        self.preset = _own_preset(self.session, path) if preset is None else ImagePreset.named(preset)
+        if size is not None:
+            self.preset = replace(self.preset, size=size)
         inputs = self.session.get_inputs()
         shape = inputs[0].shape
         if len(inputs) != 1 or len(shape) != 4 or shape[1] != 3 or inputs[0].type != "tensor(float)":
@@ -62,7 +73,7 @@ class OnnxRegressor:
             )
         own = {side for side in shape[2:] if isinstance(side, int)}
         if own and size is None and len(own) == 1:
-            self.preset = ImagePreset.named(preset, own.pop())
+            self.preset = replace(self.preset, size=own.pop())
         elif own - {self.preset.size}:
             raise ConfigError(
                 f"a size of {self.preset.size} for a model of {shape[3]} x {shape[2]} pixels",
@@ -111,3 +122,16 @@ class OnnxRegressor:
 
     def close(self) -> None:
         """Do nothing: onnxruntime frees the model with this object."""
+
+
+def _own_preset(session: InferenceSession, path: Path) -> ImagePreset:
+    """Return how images become a model's pixels, as its file says."""
+    told = session.get_modelmeta().custom_metadata_map.get("image")
+    if told is None:
+        return ImagePreset.named("small")
+    try:
+        return ImagePreset.from_dict(json.loads(told))
+    except (ValueError, TypeError, AttributeError) as error:
+        raise CheckpointError(
+            "a model whose metadata say nothing readable of its images", where=path, remedy="Pass --preset."
+        ) from error

@@ -170,9 +170,8 @@ class ActionUnitRunFolder(Callback):
         except InputError as error:
             sys.stderr.write(f"warning: no {path}: {error}\n")
             return None
-        preset = pl_module.prepared.image_preset
         get_console().print(
-            f"onnx: {path}, within {difference:.1g} of the model; explllm aus M -o OUT --onnx {path} --preset {preset}",
+            f"onnx: {path}, within {difference:.1g} of the model; explllm aus M -o OUT --onnx {path}",
             soft_wrap=True,
             highlight=False,
         )

@@ -112,6 +112,7 @@ class RunFolder(Callback):
         """Write the model; figures of the model that was there before go, as they are not this one's."""
         if not trainer.is_global_zero or trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
+        pl_module.explllm.config.learnt_from = trainer.datamodule.notice or None  # type: ignore[attr-defined]
         pl_module.explllm.save_pretrained(self.run_dir / MODEL)
         if self._first_step is not None and trainer.global_step > self._first_step:
             for name in (METRICS, PREDICTIONS, REPORT):

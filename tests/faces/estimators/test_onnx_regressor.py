@@ -1,5 +1,8 @@
 """Any ONNX model with 24 outputs, held against the same arithmetic in NumPy."""
 
+import json
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -63,6 +66,21 @@ def test_it_gives_the_models_numbers_clipped(model, images, batch):
     assert np.abs(np.array(estimator.estimate(images)) - expected).max() < 1e-5
     assert (expected == 0).any() and (expected == 1).any()
     assert np.allclose(estimator.estimate(images[3:4]), expected[3:4], atol=1e-5)
+
+
+def test_a_file_says_how_it_sees_images(model, images):
+    path = model()
+    assert OnnxRegressor(path).preset == ImagePreset.named("small", 32)
+    held = onnx.load(path)
+    own = replace(ImagePreset.named("dinov2", 32), square="stretch")
+    onnx.helper.set_model_props(held, {"image": json.dumps(own.to_dict())})
+    onnx.save(held, path)
+    assert OnnxRegressor(path).preset == own
+    assert OnnxRegressor(path, preset="small").preset == ImagePreset.named("small", 32)
+    onnx.helper.set_model_props(held, {"image": '{"colour": 3}'})
+    onnx.save(held, path)
+    with pytest.raises(CheckpointError, match="metadata say nothing readable of its images"):
+        OnnxRegressor(path)
 
 
 def test_the_size_is_the_models_own_or_the_presets(model):
