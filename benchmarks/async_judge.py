@@ -3,8 +3,9 @@
 The demo is trained without and with `AsyncJudge`, in turn, each in a process of its own. The judge is a server on
 loopback that takes 2 s for an answer; it judges 8 faces after each validation. Their texts are written in the loop,
 which is most of what the judge costs. Printed are medians: seconds of training (``fit/seconds`` in metrics.json), of
-the whole command with the wait for the last answers, and of processor time, which other work on the machine does not
-change.
+the whole command with the wait for the last answers, and of processor time, which other work on the machine changes
+less; and, since both differ by more from run to run than the judge costs, the share of training that was spent in the
+callback's own hooks, by Lightning's profiler.
 """
 
 import argparse
@@ -64,14 +65,34 @@ def measure(folder: Path, url: str, epochs: int, pairs: int, faces: int) -> dict
         for kind in ("without", "with") if pair % 2 == 0 else ("with", "without"):
             options = ["--trainer.max_epochs", str(epochs)]
             options += ["--trainer.callbacks", callbacks] if kind == "with" else []
+            profile = folder / f"{kind}{pair}-profile"
+            options += ["--trainer.profiler", json.dumps(_profiler(profile))]
             found[kind].append(fit(folder / f"{kind}{pair}", *options))
             if kind == "with":
+                found[kind][-1] |= _hooks(profile)
                 lines = (folder / f"with{pair}" / "judge.jsonl").read_text(encoding="utf-8").splitlines()
                 if sum("score" in json.loads(line) for line in lines) != epochs * faces:
                     raise SystemExit(f"{len(lines)} judgements of {epochs * faces}, or not all with a score")
             shown = ", ".join(f"{name} {value:.1f} s" for name, value in found[kind][-1].items())
             print(f"{kind:8} {shown}", file=sys.stderr, flush=True)
     return found
+
+
+def _profiler(folder: Path) -> dict[str, object]:
+    return {"class_path": "SimpleProfiler", "init_args": {"dirpath": str(folder), "filename": "fit", "extended": True}}
+
+
+def _hooks(folder: Path) -> dict[str, float]:
+    """Return the seconds spent in the judge's hooks, while training and in all."""
+    [report] = folder.glob("fit*")
+    seconds = {}
+    for line in report.read_text(encoding="utf-8").splitlines():
+        cells = [cell.strip() for cell in line.split("|")]
+        if len(cells) > 5 and "AsyncJudge" in cells[1]:
+            seconds[cells[1].rpartition(".")[2]] = float(cells[4])
+    whole = sum(seconds.values())
+    # The model is trained no more in on_fit_end: that is the wait for the last answers.
+    return {"hooks": whole - seconds["on_fit_end"], "drain": seconds["on_fit_end"]}
 
 
 def main() -> None:
@@ -105,6 +126,11 @@ def main() -> None:
     for figure in FIGURES:
         without, judged = (median(run[figure] for run in found[kind]) for kind in ("without", "with"))
         print(f"| {figure} | {without:.1f} | {judged:.1f} | {judged / without:.3f} |")
+    hooks, drain, training = (median(run[name] for run in found["with"]) for name in ("hooks", "drain", "training"))
+    print(
+        f"\nin the judge's hooks while training: {hooks:.2f} s of {training:.1f} s, a factor of "
+        f"{training / (training - hooks):.3f}; waiting for the last answers at the end: {drain:.1f} s"
+    )
 
 
 if __name__ == "__main__":

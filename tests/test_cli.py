@@ -102,7 +102,7 @@ def test_without_a_command_help_goes_to_stderr(explllm):
         ("fit --config SMALL --explained_faces -1", "explained_faces is -1, not a whole number >=0."),
         (
             "fit --config SMALL --model Walk",
-            "model: there is no class Walk. Use ExpLLMTask, or another by its import path.",
+            "model: there is no class Walk. Use ActionUnitTask, ExpLLMTask, or another by its import path.",
         ),
         ("fit --config SMALL --trainer.callbacks Walk", "trainer.callbacks: there is no class Walk."),
         ("fit --config SMALL --data.augment.flip 3", "error: augment.flip is 3.0. Give a number from 0 (off) to 1."),
@@ -158,7 +158,7 @@ def test_mistakes_give_one_line(explllm, small_config, fitted, drawn_faces, tmp_
         (lambda s: s["data"]["init_args"].update(batch_size="many"), "error: data.batch_size is 'many', not a whole"),
         (
             lambda s: s["data"].update(class_path="Walk"),
-            "data: there is no class Walk. Use CaptionedImages, DrawnFaces,",
+            "data: there is no class Walk. Use CaptionedImages, DrawnActionUnits, DrawnFaces,",
         ),
     ],
 )
@@ -335,7 +335,8 @@ def test_explain(explllm, fitted, drawn_faces, tmp_path):
     face = drawn_faces / "test/00000-fear.png"
     Image.open(face).convert("LA").resize((90, 50)).save(tmp_path / "grey.png")
     done = explllm("explain", face, "grey.png", "--model", fitted / "model", "--max-new-tokens", 4)
-    assert done.status == 0 and done.err == ""
+    assert done.status == 0
+    assert done.err.startswith("Note: of the data that this model learnt from: The faces are drawn by a program")
     assert done.out.count("╭") == 2 and "grey.png" in done.out and "%" in done.out
     done = explllm("explain", face, "grey.png", "--model", fitted / "model", "--max-new-tokens", 4, "--json")
     lines = [json.loads(line) for line in done.out.splitlines()]
