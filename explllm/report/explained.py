@@ -43,8 +43,9 @@ class ExplainedFace:
     """What the model recognised."""
     cot: ChainOfThought
     """What the model wrote."""
-    action_units: Sequence[float] | None = None
-    """24 intensities in FEAFA's order, from the data and not from the model; None where they are not known."""
+    action_units: Sequence[float | None] | None = None
+    """24 intensities in FEAFA's order, from the data and not from the model, None for a unit that was not measured;
+    None where none are known."""
     action_units_source: str | None = None
     """Where they come from: a model's name, or drawn."""
     box: Sequence[float] | None = None
@@ -73,9 +74,16 @@ class ExplainedFace:
         seen = [
             ActionUnitBar(name, intensity, intensity_word(intensity))
             for name, intensity in zip(NAMES, self.action_units or [0.0] * len(NAMES), strict=True)
-            if intensity >= _ABSENT_BELOW
+            if intensity is not None and intensity >= _ABSENT_BELOW
         ]
         return sorted(seen, key=lambda bar: -bar.intensity)[:10]
+
+    @property
+    def unmeasured(self) -> list[str]:
+        """Names of the action units that were not measured."""
+        return [
+            name for name, value in zip(NAMES, self.action_units or [0.0] * len(NAMES), strict=True) if value is None
+        ]
 
 
 def thumbnail_url(path: Path, size: int, box: Sequence[float] | None = None) -> str:

@@ -89,16 +89,17 @@ def _explain(data: Any, faces: pd.DataFrame, module: ExpLLMTask, rows: list[int]
         cots = model.explain_pixels(pixels, [one.expression for one in found], module.max_new_tokens)
     finally:
         model.train(training)
-    known = faces.reindex(columns=["expression", "action_units", "action_units_source"])
+    known = faces.reindex(columns=["expression", "action_units_source"])
+    measured = list(data.manifest.intensities())
     explained = {}
     for row, recognition, cot in zip(read, found, cots, strict=True):
-        label, units, source = known.loc[row]
+        label, source = known.loc[row]
         explained[row] = ExplainedFace(
             data.manifest.image_path(row),
             Expression(str(label)),
             recognition,
             cot,
-            units if isinstance(units, list) else None,
+            measured[row],
             source if isinstance(source, str) else None,
             data.manifest.box(row),
         )

@@ -74,3 +74,11 @@ def test_large_pictures_are_made_small(tmp_path):
 def test_right_or_wrong(tmp_path):
     assert face(tmp_path).right
     assert [label for label, _ in face(tmp_path).likely] == [Expression.FEAR, Expression.ANGER]
+
+
+def test_units_that_were_not_measured_are_named_and_not_shown_as_absent(tmp_path):
+    units = [0.0] * 24
+    units[NAMES.index("Jaw Drop")], units[NAMES.index("Nose Wrinkle")] = 0.4, None
+    one = face(tmp_path / "a.jpg", units)
+    assert [bar.name for bar in one.bars] == ["Jaw Drop"]
+    assert one.unmeasured == ["Nose Wrinkle"] and face(tmp_path / "a.jpg").unmeasured == []

@@ -294,7 +294,8 @@ class RunFolder(Callback):
         if not shown:
             return [], {}
         data = trainer.datamodule  # type: ignore[attr-defined]
-        known = data.frame().reindex(columns=["cot", "action_units", "action_units_source"]).loc[scored.index]
+        known = data.frame().reindex(columns=["cot", "action_units_source"]).loc[scored.index]
+        measured = list(data.manifest.intensities())
         told = scored[known["cot"].notna()]
         sample = fixed_sample(scored if told.empty else told, SCORED_FACES)
         rows = list(dict.fromkeys([*shown, *sample]))
@@ -309,13 +310,13 @@ class RunFolder(Callback):
         shares = dict(zip(answers.rows, answers.probabilities.tolist(), strict=True))
         explained = {}
         for row, cot in zip(rows, cots, strict=True):
-            text, units, source = known.loc[row]
+            text, source = known.loc[row]
             face = ExplainedFace(
                 data.manifest.image_path(row),
                 Expression(str(scored.at[row, "expression"])),
                 Recognition.of(answers.labels, shares[row]),
                 cot,
-                units if isinstance(units, list) else None,
+                measured[row],
                 source if isinstance(source, str) else None,
                 data.manifest.box(row),
             )
