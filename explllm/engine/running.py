@@ -143,7 +143,7 @@ async def work_through(
             seen(outcome)
 
     async with asyncio.TaskGroup() as group:
-        for _ in range(workers):
+        for _ in range(int(workers * 2)):
             group.create_task(worker())
     built.seconds, built.cost = time.monotonic() - start, ledger.totals().cost
     return built
