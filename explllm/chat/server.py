@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import difflib
+import importlib
 import json
 import math
+import ssl
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC
 from email.utils import parsedate_to_datetime
@@ -19,6 +22,8 @@ from explllm.chat.request import well_formed
 from explllm.chat.settings import ChatSettings
 from explllm.core.errors import InputError
 
+_CONNECT = 20.0
+"""Seconds for a connection to be made; what takes longer was never sent."""
 _KEEP_ALIVE = 5.0
 """Seconds for which an idle connection is kept; as openai does, and no longer than common servers keep theirs."""
 _MAY_PASS = (408, 409, 429)
@@ -88,16 +93,19 @@ class Server:
         self._aiohttp, self._openai = aiohttp, openai
         self._settings = settings
         self._key = settings.api_key()
+        proxy = _proxy(settings.url)
         self._client = self._new_client()
         headers = {**self._client.default_headers, **self._client.auth_headers, "Content-Type": "application/json"}
         # The library marks headers that are to be left out by objects.
         self._headers = {name: value for name, value in headers.items() if isinstance(value, str)}
         self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=settings.concurrency, keepalive_timeout=_KEEP_ALIVE),
-            timeout=aiohttp.ClientTimeout(total=settings.timeout),
+            connector=aiohttp.TCPConnector(
+                limit=settings.concurrency, keepalive_timeout=_KEEP_ALIVE, ssl=_trusted_authorities()
+            ),
+            timeout=aiohttp.ClientTimeout(total=settings.timeout, sock_connect=_CONNECT),
             cookie_jar=aiohttp.DummyCookieJar(),
             # Not `trust_env`: it would read ~/.netrc for each request, and refuse one that has a key of its own.
-            proxy=_proxy(settings.url),
+            proxy=proxy,
         )
 
     async def close(self) -> None:
@@ -130,14 +138,18 @@ class Server:
                 f"{self._settings.url}/chat/completions", data=content, headers=headers, allow_redirects=False
             ) as response:
                 answer = await response.read()
+        except self._aiohttp.ConnectionTimeoutError:
+            raise Passing(f"no connection within {_CONNECT:g} s") from None
         except TimeoutError:
             raise Passing(f"no answer within {self._settings.timeout:g} s", charged=True) from None
+        except self._aiohttp.ClientConnectorCertificateError as error:
+            raise self._distrusted(error) from None
         except self._aiohttp.ClientError as error:
             raise self._lost(error) from None
         if response.status // 100 != 2:
             raise self._understand(_status_error(response.status, response.headers, answer)) from None
         try:
-            return _completion(json.loads(self._hide(answer.decode("utf-8"))))
+            return self._completion(json.loads(answer))
         except (ValueError, TypeError, KeyError, IndexError, AttributeError) as error:
             message = self._hide(f"the server's answer cannot be read: {type(error).__name__}: {error}")
             raise Passing(message[:300], status=200, charged=True) from None
@@ -235,6 +247,29 @@ class Server:
         never_sent = isinstance(error, (self._aiohttp.ClientConnectorError, self._aiohttp.InvalidURL))
         return Passing(message[:300], charged=not never_sent)
 
+    def _distrusted(self, error: Exception) -> Fatal:
+        message = self._hide(f"the certificate of {self._settings.host} cannot be verified: {error}")[:300]
+        remedy = "Name a file with the authority that signed it in SSL_CERT_FILE."
+        return Fatal(message, status=None, error=InputError(message, where="base_url", remedy=remedy))
+
+    def _completion(self, answer: Any) -> Completion:
+        choice = answer["choices"][0]
+        message = choice["message"]
+        finish_reason = str(choice.get("finish_reason") or "stop")
+        refusal = message.get("refusal")
+        if not refusal and finish_reason == "content_filter":
+            refusal = "stopped by the server's content filter"
+        usage = answer.get("usage") or {}
+        model = answer.get("model")
+        return Completion(
+            text=well_formed(self._hide(message.get("content") or "")),
+            refusal=well_formed(self._hide(refusal)) if refusal else None,
+            finish_reason=self._hide(finish_reason),
+            model=None if model is None else self._hide(str(model)),
+            prompt_tokens=usage.get("prompt_tokens"),
+            completion_tokens=usage.get("completion_tokens"),
+        )
+
     def _hide(self, text: str) -> str:
         """Leave the key and pictures out of a text: a server may repeat them."""
         text = without_pictures(text)
@@ -296,24 +331,21 @@ def _status_error(status: int, headers: Mapping[str, str], answer: bytes) -> _St
 
 
 def _proxy(url: str) -> str | None:
-    """Return the proxy that the environment sets for an address (``HTTPS_PROXY``, ``NO_PROXY``, ...)."""
-    parts = urlsplit(url)
-    return None if proxy_bypass(parts.hostname or "") else getproxies().get(parts.scheme)
+    """Return the proxy that the environment sets for an address (``HTTPS_PROXY``, ``ALL_PROXY``, ``NO_PROXY``)."""
+    parts, set_up = urlsplit(url), getproxies()
+    proxy = None if proxy_bypass(parts.hostname or "") else set_up.get(parts.scheme) or set_up.get("all")
+    if proxy is not None and urlsplit(proxy).scheme not in ("http", "https"):
+        raise InputError(
+            f"a proxy of the kind {urlsplit(proxy).scheme or 'unknown'!r}",
+            where=f"{parts.scheme.upper()}_PROXY or ALL_PROXY",
+            remedy="Set one that begins with http:// or https://, or none.",
+        )
+    return proxy
 
 
-def _completion(answer: Any) -> Completion:
-    choice = answer["choices"][0]
-    message = choice["message"]
-    finish_reason = choice.get("finish_reason") or "stop"
-    refusal = message.get("refusal")
-    if not refusal and finish_reason == "content_filter":
-        refusal = "stopped by the server's content filter"
-    usage = answer.get("usage") or {}
-    return Completion(
-        text=well_formed(message.get("content") or ""),
-        refusal=well_formed(refusal) if refusal else None,
-        finish_reason=str(finish_reason),
-        model=answer.get("model"),
-        prompt_tokens=usage.get("prompt_tokens"),
-        completion_tokens=usage.get("completion_tokens"),
-    )
+def _trusted_authorities() -> ssl.SSLContext:
+    """Return the system's certificate authorities and, where it is installed, certifi's, as other HTTP libraries do."""
+    context = ssl.create_default_context()
+    with suppress(ImportError):
+        context.load_verify_locations(importlib.import_module("certifi").where())
+    return context

@@ -35,7 +35,7 @@ def build_offline(manifest: Manifest, settings: EngineSettings, seen: Seen[Outco
 
 
 async def build_with_model(
-    manifest: Manifest, client: ChatClient, settings: EngineSettings, workers: int, seen: Seen[Outcome]
+    manifest: Manifest, client: ChatClient, settings: EngineSettings, requests: int, seen: Seen[Outcome]
 ) -> Built[Outcome]:
     """Make the chains of thought of a manifest with a language model.
 
@@ -43,7 +43,7 @@ async def build_with_model(
         manifest: The table.
         client: Who is asked; it keeps the ledger, from which a resumed run takes all answers that were paid for.
         settings: How long to try.
-        workers: Faces at a time.
+        requests: Requests at a time.
         seen: Is told of each outcome.
 
     Returns:
@@ -52,7 +52,7 @@ async def build_with_model(
     """
     total = sum(1 for _ in faces(manifest))
     return await work_through(
-        faces(manifest), total, lambda face: explain_face(face, client.ask, settings), workers, seen, client.ledger
+        faces(manifest), total, lambda face: explain_face(face, client.ask, settings), requests, seen, client.ledger
     )
 
 

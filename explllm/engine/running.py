@@ -28,7 +28,9 @@ PROGRESS = "progress.json"
 FAILED = "failed"
 """The status of a face that came to nothing, in every run."""
 
-
+_FACES_A_REQUEST = 2
+"""Faces in work for each request that may be in flight: while one's answer is read and its next question made, the
+request of another takes the place."""
 _HEARTBEAT = 2.0
 """Seconds between two signs of life in the progress file."""
 
@@ -100,17 +102,17 @@ async def work_through(
     faces: Iterable[tuple[int, Face]],
     total: int,
     work: Callable[[Face], Awaitable[End]],
-    workers: int,
+    requests: int,
     seen: Seen[End],
     ledger: Ledger,
 ) -> Built[End]:
-    """Work on many faces, so many at a time.
+    """Work on many faces at a time.
 
     Args:
         faces: Rows and faces.
         total: How many these are.
         work: What is done with a face.
-        workers: Faces at a time.
+        requests: Requests at a time.
         seen: Is told of each outcome.
         ledger: Where the answers are recorded.
 
@@ -143,7 +145,7 @@ async def work_through(
             seen(outcome)
 
     async with asyncio.TaskGroup() as group:
-        for _ in range(int(workers * 2)):
+        for _ in range(_FACES_A_REQUEST * requests):
             group.create_task(worker())
     built.seconds, built.cost = time.monotonic() - start, ledger.totals().cost
     return built

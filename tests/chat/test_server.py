@@ -2,16 +2,21 @@
 
 import asyncio
 import contextlib
+import http.server
 import io
 import json
 import logging
+import shutil
+import ssl
 import subprocess
 import sys
+import threading
 import time
 import traceback
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime, formatdate
 from itertools import pairwise
+from types import SimpleNamespace
 
 import pytest
 
@@ -251,3 +256,72 @@ def test_a_request_that_is_never_answered_ends(chat_server, serve, settings, que
         return time.monotonic() - start
 
     assert asyncio.run(main()) < 5
+
+
+class Answers(http.server.BaseHTTPRequestHandler):
+    """Answers every question with the same words."""
+
+    def do_POST(self):
+        self.rfile.read(int(self.headers["Content-Length"]))
+        body = json.dumps({"choices": [{"message": {"content": "fine"}}]}).encode()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture
+def tls_server(tmp_path):
+    """A server with a certificate that nobody has signed; gives its address and the certificate's file."""
+    if shutil.which("openssl") is None:
+        pytest.skip("no openssl to make a certificate with")
+    key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"
+    command = (
+        "openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=localhost -addext subjectAltName=IP:127.0.0.1"
+    )
+    subprocess.run([*command.split(), "-keyout", key, "-out", certificate], check=True, capture_output=True)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate, key)
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Answers)
+    server.socket = context.wrap_socket(server.socket, server_side=True)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield SimpleNamespace(url=f"https://127.0.0.1:{server.server_port}/v1"), certificate
+    server.shutdown()
+    server.server_close()
+
+
+def test_a_certificate_that_nobody_signed_ends_the_run_at_once(tls_server, settings, question, ask_all, monkeypatch):
+    server, certificate = tls_server
+    [failure] = ask_all(settings(server), [question()])
+    assert isinstance(failure, InputError) and "certificate of 127.0.0.1" in str(failure)
+    assert "SSL_CERT_FILE" in str(failure)
+    monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
+    [answer] = ask_all(settings(server), [question()])
+    assert answer.text == "fine"
+
+
+def test_proxies(chat_server, serve, settings, question, ask_all, monkeypatch):
+    for name in ("http_proxy", "HTTP_PROXY", "no_proxy", "NO_PROXY", "all_proxy", "ALL_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    proxy = serve(lambda received: chat_server.Reply("by the proxy"))
+    far = settings(SimpleNamespace(url="http://far.invalid/v1"), max_retries=0)
+    for number, name in enumerate(("http_proxy", "all_proxy"), 1):
+        monkeypatch.setenv(name, f"http://127.0.0.1:{proxy.port}")
+        ask_all(far, [question(number)])
+        monkeypatch.delenv(name)
+        # A proxy is sent the whole address.
+        assert [received.path for received in proxy.received] == ["http://far.invalid/v1/chat/completions"] * number
+    monkeypatch.setenv("all_proxy", "socks5://127.0.0.1:1")
+    with pytest.raises(InputError, match="a proxy of the kind 'socks5'"):
+        ask_all(far, [question()])
+
+
+@pytest.mark.parametrize("text", ["a\n" + "=" * 120, "a\n" + "b" * 120, 'a "quoted" 0'])
+def test_hiding_leaves_an_answer_readable(chat_server, serve, settings, question, ask_all, monkeypatch, text):
+    monkeypatch.setenv("OPENAI_API_KEY", "0")
+    server = serve(lambda received: chat_server.Reply(text))
+    [answer] = ask_all(settings(server), [question()])
+    assert answer.text.startswith("a\n" if "\n" in text else 'a "quoted"') and len(server.received) == 1
