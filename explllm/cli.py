@@ -57,12 +57,15 @@ def _explain(arguments: list[str]) -> int:
     parser.add_argument(
         "--margin",
         type=at_least(-0.4, float),
-        default=0.1,
         metavar="SHARE",
-        help="of a found face's longer side, added on each side of it (default: 0.1, as in training)",
+        help="of a found face's longer side, added on each side of it (default: as in the model's training)",
     )
-    parser.add_argument(
+    measuring = parser.add_mutually_exclusive_group()
+    measuring.add_argument(
         "--landmarker", metavar="FILE", help="measure the action units too, with MediaPipe's face_landmarker.task"
+    )
+    measuring.add_argument(
+        "--onnx", metavar="FILE", help="or with a model of 24 outputs, such as the au_regressor.onnx of a run"
     )
     parser.add_argument(
         "--picture",
@@ -83,6 +86,7 @@ def _explain(arguments: list[str]) -> int:
         which=options.which,
         margin=options.margin,
         landmarker=options.landmarker,
+        onnx=options.onnx,
         picture=options.picture,
     )
 

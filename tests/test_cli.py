@@ -139,6 +139,8 @@ def test_without_a_command_help_goes_to_stderr(explllm):
         ("explain FACE --model none", "there is no such model folder [none]. Name a folder that `fit` wrote"),
         ("explain FACE --model MODEL --max-new-tokens 0", "--max-new-tokens 0. Give at least 1."),
         ("explain FACE --model MODEL --max-new-tokens x", "argument --max-new-tokens: invalid int value: 'x'."),
+        ("explain FACE --model MODEL --onnx none.onnx", "there is no such file [none.onnx]"),
+        ("explain FACE --model M --onnx A --landmarker B", "argument --landmarker: not allowed with argument --onnx"),
         ("explain FACE --model MODEL --device walk", "the device walk cannot be used. Give one that this machine has"),
     ],
 )

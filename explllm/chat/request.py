@@ -95,7 +95,8 @@ class ChatAnswer:
     recorded: bool
     """Whether the answer came from the ledger, so that nothing was paid for it again."""
     finish_reason: str = "stop"
-    """Why the answer ends, in the server's word: ``length`` if it was cut off at `ChatRequest.max_tokens`."""
+    """Why the answer ends, in the server's word: ``length`` if it was cut off, at `ChatRequest.max_tokens` or at these
+    with the room for hidden reasoning that the client added."""
 
 
 class ChatFailure(Exception):

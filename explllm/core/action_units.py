@@ -10,11 +10,12 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from os import PathLike
-from typing import Literal
+from typing import Literal, TypeVar
 
 from explllm.core.errors import InputError
 
 Side = Literal["left", "right"]
+Intensity = TypeVar("Intensity", bound=float | None)
 
 
 @dataclass(frozen=True)
@@ -121,11 +122,11 @@ def intensity_word(x: float) -> str:
     return next(word for bound, word in INTENSITY_WORDS if x < bound)
 
 
-def mirror_action_units(intensities: Sequence[float]) -> list[float]:
+def mirror_action_units(intensities: Sequence[Intensity]) -> list[Intensity]:
     """Return the intensities of the same face flipped left to right.
 
     Args:
-        intensities: 24 intensities in FEAFA's order.
+        intensities: 24 intensities in FEAFA's order; None for a unit that was not measured.
 
     Returns:
         24 intensities; each sided unit has changed places with its counterpart, jaw slides included.

@@ -16,6 +16,9 @@ from explllm.core.action_units import check_action_units, units_named
 from explllm.core.errors import InputError, ManifestError, MissingPathError, UnknownExpressionError
 from explllm.core.expressions import Expression
 from explllm.core.files import written_whole
+from explllm.core.manifest_files import ENDINGS, format_of, is_empty
+
+__all__ = ["COLUMNS", "ENDINGS", "REQUIRED", "Manifest"]
 
 COLUMNS: Mapping[str, str] = MappingProxyType(
     {
@@ -44,7 +47,6 @@ _REMEDIES = {
     "cot": "write the chains of thought",
 }
 _LISTS = ("box", "action_units")
-_ROWS_AT_A_TIME = 1000
 _TEXTS = tuple(column for column in COLUMNS if column not in _LISTS)
 
 
@@ -83,11 +85,12 @@ class Manifest:
             ManifestError: If the file cannot be read as a table, or the table is no manifest.
         """
         path = Path(path)
-        reader = _format(path)[0]
+        reader = format_of(path)[0]
         if not path.is_file():
             raise MissingPathError("there is no such manifest", where=path, remedy="Check the path.")
         try:
-            frame = reader(path)
+            # Known columns as text: an identity 007 must not become 7.
+            frame = reader(path, list(COLUMNS))
         except InputError:
             raise
         except (ValueError, OSError) as error:  # the parsers' own errors are kinds of ValueError
@@ -108,7 +111,7 @@ class Manifest:
             ManifestError: If the ending is none of these, or a changed cell cannot be understood.
         """
         path = Path(path)
-        writer = _format(path)[1]
+        writer = format_of(path)[1]
         frame = _checked(self.frame, self.path)
         with written_whole(path) as partial:
             writer(frame, partial)
@@ -165,8 +168,28 @@ class Manifest:
         for units, missing in zip(
             self.frame.get("action_units", nothing), self.frame.get("action_units_missing", nothing), strict=True
         ):
-            unknown = () if missing is None else units_named(missing)
-            yield None if units is None else [None if i in unknown else value for i, value in enumerate(units)]
+            yield _measured(units, missing)
+
+    def intensities_of(self, i: int) -> list[float | None] | None:
+        """Return the action units of one row, with None for a unit that was not measured.
+
+        Args:
+            i: The row, from 0.
+
+        Returns:
+            As of `intensities`.
+        """
+        units, missing = (
+            self.frame[column].iloc[i] if column in self.frame else None
+            for column in ("action_units", "action_units_missing")
+        )
+        return _measured(units, missing)
+
+    def faceless(self) -> list[bool]:
+        """Return of each row whether a face was looked for in its image and not found: the whole image is none."""
+        nothing = pd.Series(None, index=self.frame.index, dtype=object)
+        looked_for = self.frame.get("face_status", nothing).notna()
+        return [bool(cell) for cell in looked_for & self.frame.get("box", nothing).isna()]
 
     def __len__(self) -> int:
         """Return the number of faces."""
@@ -195,6 +218,11 @@ class Manifest:
         return self.frame["box"].iloc[i] if "box" in self.frame else None
 
 
+def _measured(units: list[float] | None, missing: str | None) -> list[float | None] | None:
+    unknown = () if missing is None else units_named(missing)
+    return None if units is None else [None if i in unknown else value for i, value in enumerate(units)]
+
+
 def _checked(frame: pd.DataFrame, path: Path | None) -> pd.DataFrame:
     """Return a copy of the table with the known columns in their proper types."""
     absent = [column for column in REQUIRED if column not in frame]
@@ -221,7 +249,7 @@ def _convert(cells: Iterable[Any], convert: Callable[[Any], Any], column: str, p
     converted = []
     for row, cell in enumerate(cells, 1):
         try:
-            converted.append(None if _is_empty(cell) else convert(cell))
+            converted.append(None if is_empty(cell) else convert(cell))
         except InputError as error:
             raise ManifestError(error.found, where=_row(path, row, column), remedy=error.remedy) from error
     if column in REQUIRED and None in converted:
@@ -233,15 +261,6 @@ def _convert(cells: Iterable[Any], convert: Callable[[Any], Any], column: str, p
 
 def _row(path: Path | None, row: int, column: str) -> str:
     return ", ".join([*([str(path)] if path else []), f"row {row}", f"column {column}"])
-
-
-def _is_empty(cell: Any) -> bool:
-    return (
-        cell is None
-        or cell is pd.NA
-        or (isinstance(cell, float) and np.isnan(cell))
-        or (isinstance(cell, str) and not cell.strip())
-    )
 
 
 def _text(cell: Any) -> str:
@@ -314,107 +333,3 @@ def _refuse_repeated_faces(frame: pd.DataFrame, path: Path | None) -> None:
                 where=_row(path, row, "image"),
                 remedy="Keep one row a face; several faces of one image need a box each.",
             )
-
-
-def _format(path: Path) -> tuple[Callable[[Path], pd.DataFrame], Callable[[pd.DataFrame, Path], None]]:
-    """Return the reader and the writer for a file's ending."""
-    try:
-        return _FORMATS[path.suffix.lower()]
-    except KeyError:
-        raise ManifestError(
-            f"a manifest with the ending {path.suffix!r}", where=path, remedy=f"Use {', '.join(_FORMATS)}."
-        ) from None
-
-
-def _read_csv(path: Path) -> pd.DataFrame:
-    # Known columns as text, or an identity 007 becomes 7; only an empty cell is empty, or a person called NA is lost.
-    frame = pd.read_csv(path, dtype=dict.fromkeys(COLUMNS, str), keep_default_na=False, na_values=[""])
-    for column in frame.columns.difference(list(COLUMNS)):
-        frame[column] = _decoded(frame[column])
-    return frame
-
-
-def _decoded(cells: pd.Series) -> pd.Series:
-    """Return the values of a column that a writer stored as JSON lists, other columns as they are."""
-    filled = cells.dropna()
-    if filled.empty or not all(isinstance(cell, str) and cell.startswith("[") for cell in filled):
-        return cells
-    try:
-        values = [None if _is_empty(cell) else json.loads(cell) for cell in cells]
-    except ValueError:
-        return cells
-    return pd.Series(values, index=cells.index, dtype=object)
-
-
-def _write_csv(frame: pd.DataFrame, path: Path) -> None:
-    def encoded(cell: Any) -> Any:
-        return json.dumps(_plain(cell)) if isinstance(cell, list | tuple | np.ndarray) else cell
-
-    frame.astype(object).map(encoded).to_csv(path, index=False)
-
-
-def _read_jsonl(path: Path) -> pd.DataFrame:
-    rows = []
-    with path.open(encoding="utf-8") as lines:
-        for number, line in enumerate(lines, 1):
-            if not line.strip():
-                continue
-            try:
-                row = json.loads(line)
-            except ValueError as error:
-                raise ManifestError(
-                    f"no JSON ({error})", where=f"{path}, line {number}", remedy="Write one JSON object a line."
-                ) from error
-            if not isinstance(row, dict):
-                raise ManifestError(
-                    "JSON that is no object", where=f"{path}, line {number}", remedy="Write one JSON object a line."
-                )
-            rows.append(row)
-    return pd.DataFrame(rows)
-
-
-def _write_jsonl(frame: pd.DataFrame, path: Path) -> None:
-    with path.open("w", encoding="utf-8") as stream:
-        for row in frame.to_dict("records"):
-            plain = {column: None if _is_empty(cell) else _plain(cell) for column, cell in row.items()}
-            stream.write(json.dumps(plain, ensure_ascii=False) + "\n")
-
-
-def _plain(cell: Any) -> Any:
-    """Return NumPy's numbers and arrays, at any depth, as Python's."""
-    if isinstance(cell, np.ndarray | np.generic):
-        return _plain(cell.tolist())
-    if isinstance(cell, list | tuple):
-        return [_plain(item) for item in cell]
-    return cell
-
-
-def _read_parquet(path: Path) -> pd.DataFrame:
-    import pyarrow as pa
-
-    frame = pd.read_parquet(path, engine="pyarrow")
-    # Arrow keeps for itself what it used; a long run would carry it along.
-    pa.default_memory_pool().release_unused()
-    return frame
-
-
-def _write_parquet(frame: pd.DataFrame, path: Path) -> None:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    # In parts, so that no second copy of all texts is ever in memory; the types are those of the whole columns.
-    schema = pa.Schema.from_pandas(frame, preserve_index=False)
-    with pq.ParquetWriter(path, schema) as writer:
-        for start in range(0, max(len(frame), 1), _ROWS_AT_A_TIME):
-            part = frame.iloc[start : start + _ROWS_AT_A_TIME]
-            writer.write_table(pa.Table.from_pandas(part, schema, preserve_index=False))
-
-
-_FORMATS: dict[str, tuple[Callable[[Path], pd.DataFrame], Callable[[pd.DataFrame, Path], None]]] = {
-    ".parquet": (_read_parquet, _write_parquet),
-    ".csv": (_read_csv, _write_csv),
-    ".jsonl": (_read_jsonl, _write_jsonl),
-}
-
-ENDINGS: tuple[str, ...] = tuple(_FORMATS)
-"""The endings of the files that a manifest can be read from and written to."""

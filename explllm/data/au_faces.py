@@ -12,12 +12,12 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from explllm.core.action_units import FEAFA
-from explllm.core.errors import ImageError, ManifestError, MissingPathError
+from explllm.core.errors import ManifestError, MissingPathError
 from explllm.core.facs import FACS_SETS
 from explllm.core.manifest import Manifest
-from explllm.data.dataset import Augmentation, Batch, ImageCache
+from explllm.data.dataset import Augmentation, Batch, ImageCache, first_readable, rows_from
 from explllm.data.drawn_faces.generate import draw_faces
-from explllm.data.face_data_module import FaceDataModule
+from explllm.data.face_data_module import FaceDataModule, drawn_faces
 from explllm.data.mixture import BatchSampler, Captions, Draw
 from explllm.data.preparation import Split
 from explllm.data.transforms import Augment
@@ -113,21 +113,16 @@ class TrainingUnits(Dataset[UnitSample]):
 
         Where more rows than `max_unreadable` are tried in vain, the sample has no face: whoever counts stops the run.
         """
-        unreadable: list[str] = []
-        for step in range(len(self)):
-            row = self.rows[(self.places[draw.row] + step) % len(self)]
-            try:
-                image, units = self.images[row], self.labels.action_units[row].tolist()
-            except (ImageError, MissingPathError) as error:
-                unreadable.append(f"{error.where}: {error.found}")
-                if len(unreadable) > self.max_unreadable:
-                    break
-                continue
-            if self.augment is not None:
-                image, units, _ = self.augment(image, units, None, draw.seed)
-            preset = self.images.preset
-            return UnitSample(preset.normalize(image), row, torch.tensor(units), torch.zeros(0), tuple(unreadable))
-        return _blank(self.images, self.labels, draw.row, tuple(unreadable))
+        rows = rows_from(self.rows, self.places[draw.row])
+        found, unreadable = first_readable(self.images, rows, self.max_unreadable)
+        if found is None:
+            return _blank(self.images, self.labels, draw.row, unreadable)
+        row, image = found
+        units = self.labels.action_units[row].tolist()
+        if self.augment is not None:
+            image, units, _ = self.augment(image, units, None, draw.seed)
+        pixels = self.images.preset.normalize(image)
+        return UnitSample(pixels, row, torch.tensor(units), torch.zeros(0), unreadable)
 
 
 class EvaluationUnits(Dataset[UnitSample]):
@@ -145,10 +140,10 @@ class EvaluationUnits(Dataset[UnitSample]):
         """Return a face; one that cannot be read comes as zeros with its name in `unreadable`, to be counted."""
         row = self.rows[index]
         place = row if row >= 0 else -1 - row
-        try:
-            pixels = self.images.preset.normalize(self.images[place])
-        except (ImageError, MissingPathError) as error:
-            return _blank(self.images, self.labels, row, (f"{error.where}: {error.found}",))
+        found, unreadable = first_readable(self.images, [place])
+        if found is None:
+            return _blank(self.images, self.labels, row, unreadable)
+        pixels = self.images.preset.normalize(found[1])
         units, facs = torch.tensor(self.labels.action_units[place]), torch.tensor(self.labels.facs[place])
         return UnitSample(pixels, row, units, facs)
 
@@ -224,7 +219,7 @@ class ActionUnitData(FaceDataModule):
         """What must be said wherever figures from this data are shown: where the intensities come from."""
         frame = self._manifest().frame
         sources = sorted({str(name) for name in frame.get("action_units_source", pd.Series(dtype=object)).dropna()})
-        notes = ["The faces are drawn by a program, not photographs."] if "drawn" in sources else []
+        notes = ["The faces are drawn by a program, not photographs."] if drawn_faces(frame).any() else []
         others = [name for name in sources if name != "drawn"]
         return " ".join([*notes, *([f"Labels of action units by: {', '.join(others)}."] if others else [])])
 
@@ -243,9 +238,9 @@ class ActionUnitData(FaceDataModule):
                 where=self._manifest().root,
                 remedy="Pass a manifest with intensities, such as `explllm data feafa` or `explllm aus` writes.",
             )
-        self._sampler = BatchSampler(
-            _FacesOnce(rows, self.seed), self.batch_size, self.micro_batch_size, *self._place()
-        )
+        # Every face once an epoch, as captions are read; the kind that this plan gives its draws means nothing here.
+        plan = Captions(rows, self.seed)
+        self._sampler = BatchSampler(plan, self.batch_size, self.micro_batch_size, *self._place())
         self._go_on(self._sampler)
         dataset = TrainingUnits(self.images(), labels, rows, self.augment, self.max_unreadable)
         return DataLoader(dataset, batch_sampler=self._sampler, collate_fn=collate_units, **self._worker_options())
@@ -265,12 +260,8 @@ class ActionUnitData(FaceDataModule):
                 where=self._manifest().root,
                 remedy="Pass a manifest with labels, or use `explllm predict`.",
             )
-        rank, world = self._place()
-        rows = [int(row) for row in counting[rank::world]]
-        # Every rank makes the same number of steps; rows that fill up are marked by their number and not counted.
-        rows += [-1 - rows[0] if rows else -1] * (-(-len(counting) // world) - len(rows))
         return DataLoader(
-            EvaluationUnits(self.images(), labels, rows),
+            EvaluationUnits(self.images(), labels, self._share(counting)),
             batch_size=self.eval_batch_size,
             collate_fn=collate_units,
             **self._worker_options(),
@@ -334,10 +325,6 @@ class DrawnActionUnits(ActionUnitData):
         """Draw the faces, or read those drawn before."""
         train, val, test = (self.counts[split] for split in ("train", "val", "test"))
         return draw_faces(self.folder, train=train, val=val, test=test, size=self.size, seed=self.seed)
-
-
-class _FacesOnce(Captions):
-    """Every face once an epoch; a `Draw`'s kind means nothing here."""
 
 
 def _blank(images: ImageCache, labels: UnitLabels, row: int, unreadable: tuple[str, ...]) -> UnitSample:

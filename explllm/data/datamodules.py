@@ -59,15 +59,10 @@ class ManifestFaces(FaceDataModule):
         if self.root is not None and not Path(self.root).is_dir():
             raise MissingPathError("there is no such folder", where=self.root, remedy="Check --data.root.")
         manifest = Manifest.read(self.path, root=self.root)
-        if "face_status" in manifest.frame and "box" in manifest.frame:
-            faceless = manifest.frame["face_status"].notna() & manifest.frame["box"].isna()
-            if faceless.any():
-                _log.warning(
-                    "%s: in %d of %d images no face was found; they are used whole.",
-                    self.path,
-                    faceless.sum(),
-                    len(manifest),
-                )
+        if faceless := sum(manifest.faceless()):
+            _log.warning(
+                "%s: in %d of %d images no face was found; they are used whole.", self.path, faceless, len(manifest)
+            )
         if self.stage != "predict":
             manifest.require("split", *(() if self.conversation_kind == "captions" else ("expression",)))
         return manifest

@@ -1,6 +1,6 @@
 """Rows of a manifest as model inputs: image, augmentation, conversation, collation."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, Protocol
 
@@ -12,7 +12,7 @@ from torch.utils.data import Dataset
 from explllm.chat.offline import OfflineWriter
 from explllm.conversation.encoder import ConversationEncoder, Encoded
 from explllm.conversation.messages import Messages, caption, explanation, explanation_first, recognition
-from explllm.core.errors import ImageError, InputError, MissingPathError
+from explllm.core.errors import ImageError, MissingPathError
 from explllm.core.expressions import Expression
 from explllm.core.manifest import Manifest
 from explllm.data.mixture import Draw
@@ -34,8 +34,8 @@ class Augmentation(Protocol):
     """What changes an image, its action units and its chain of thought together; see `explllm.data.transforms`."""
 
     def __call__(
-        self, image: np.ndarray, action_units: list[float] | None, cot: str | None, rng_seed: int
-    ) -> tuple[np.ndarray, list[float] | None, str | None]:
+        self, image: np.ndarray, action_units: list[float | None] | None, cot: str | None, rng_seed: int
+    ) -> tuple[np.ndarray, list[float | None] | None, str | None]:
         """Return the three, changed; equal seeds give equal results."""
         ...
 
@@ -103,6 +103,35 @@ class ImageCache:
         return image
 
 
+def rows_from(rows: Sequence[int], place: int) -> Iterator[int]:
+    """Give every row once, from a place on and around to the one before it."""
+    return (rows[(place + step) % len(rows)] for step in range(len(rows)))
+
+
+def first_readable(
+    images: ImageCache, rows: Iterable[int], most: int = 0
+) -> tuple[tuple[int, np.ndarray] | None, tuple[str, ...]]:
+    """Look for a row whose image can be read.
+
+    Args:
+        images: The images by row.
+        rows: The rows, in the order in which they are tried.
+        most: Unreadable images after which the search goes on; one more ends it.
+
+    Returns:
+        The first row that can be read and its image, None if there is none; the images tried in vain, with the reason.
+    """
+    unreadable: list[str] = []
+    for row in rows:
+        try:
+            return (row, images[row]), tuple(unreadable)
+        except (ImageError, MissingPathError) as error:
+            unreadable.append(f"{error.where}: {error.found}")
+        if len(unreadable) > most:
+            break
+    return None, tuple(unreadable)
+
+
 class TrainingDataset(Dataset[Sample]):
     """Conversations by `Draw`."""
 
@@ -145,36 +174,31 @@ class TrainingDataset(Dataset[Sample]):
         Where more rows than `max_unreadable` are tried in vain, the sample has no face: whoever counts stops the run.
         It is not an error here, as errors lose their type on the way from a worker process.
         """
-        unreadable: list[str] = []
-        for step in range(len(self)):
-            row = self.rows[(self.places[draw.row] + step) % len(self)]
-            if self._text(row, draw) is None:
-                continue
-            try:
-                return self._sample(row, draw, self.images[row], tuple(unreadable))
-            except (ImageError, MissingPathError) as error:
-                unreadable.append(_reason(error))
-            if len(unreadable) > self.max_unreadable:
-                break
+        rows = (row for row in rows_from(self.rows, self.places[draw.row]) if self._text(row, draw) is not None)
+        found, unreadable = first_readable(self.images, rows, self.max_unreadable)
+        if found is not None:
+            row, image = found
+            return self._sample(row, draw, image, unreadable)
         size = self.images.preset.size
         blank = np.zeros((size, size, 3), np.uint8)
-        return replace(self._sample(draw.row, draw, blank, tuple(unreadable)), readable=False)
+        return replace(self._sample(draw.row, draw, blank, unreadable), readable=False)
 
     def _text(self, row: int, draw: Draw) -> str | None:
         if draw.kind != "caption" and self.columns["expression"][row] is None:
             return None
         return self.columns["expression" if draw.kind == "fer" else draw.kind][row]
 
-    def _rewritable(self, row: int) -> list[float] | None:
+    def _rewritable(self, row: int) -> list[float | None] | None:
         """Return the action units of a row whose text the rules wrote: they write it anew at each draw.
+
+        A unit that was not measured is None: nothing is said of it.
 
         The rules choose among wordings by chance. One fixed choice for each face could only be learnt by heart, at the
         price of recognising faces that were not seen.
         """
         if self.columns["cot_source"][row] != self.writer.name:
             return None
-        units: Any = self.manifest.frame.at[row, "action_units"]
-        return list(units)
+        return self.manifest.intensities_of(row)
 
     def _sample(self, row: int, draw: Draw, image: np.ndarray, unreadable: tuple[str, ...]) -> Sample:
         text = self._text(row, draw)
@@ -222,11 +246,11 @@ class EvaluationDataset(Dataset[Sample]):
         label = self.expressions[place]
         number = -1 if label is None else EXPRESSION_NUMBER[Expression(label)]
         preset = self.images.preset
-        try:
-            return Sample(preset.normalize(self.images[place]), row, number, None)
-        except (ImageError, MissingPathError) as error:
+        found, unreadable = first_readable(self.images, [place])
+        if found is None:
             blank = torch.zeros(3, preset.size, preset.size)
-            return Sample(blank, row, number, None, (_reason(error),), readable=False)
+            return Sample(blank, row, number, None, unreadable, readable=False)
+        return Sample(preset.normalize(found[1]), row, number, None)
 
 
 def collator(conversations: ConversationEncoder) -> Callable[[list[Sample]], Batch]:
@@ -258,10 +282,6 @@ def collator(conversations: ConversationEncoder) -> Callable[[list[Sample]], Bat
         return batch
 
     return collate
-
-
-def _reason(error: InputError) -> str:
-    return f"{error.where}: {error.found}"
 
 
 def _column(frame: pd.DataFrame, name: str) -> list[str | None]:

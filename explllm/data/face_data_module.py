@@ -128,7 +128,7 @@ class FaceDataModule(LightningDataModule):
     def notice(self) -> str:
         """What must be said wherever figures from this data are shown: drawn faces, texts written by rules."""
         frame, notes = self._manifest().frame, []
-        if (_strings(frame, "action_units_source") == "drawn").any():
+        if drawn_faces(frame).any():
             notes.append("The faces are drawn by a program, not photographs.")
         if (_strings(frame, "cot_source") == "offline").any():
             notes.append(
@@ -255,17 +255,20 @@ class FaceDataModule(LightningDataModule):
                 where=self._manifest().image_path(row),
                 remedy="Label it, or use `explllm predict`.",
             )
-        rank, world = self._place()
-        rows = [int(row) for row in frame.index[rank::world]]
-        # Every rank makes the same number of steps; rows that fill up are marked by their number and not counted.
-        rows += [-1 - rows[0] if rows else -1] * (-(-len(frame) // world) - len(rows))
-        dataset = EvaluationDataset(self._manifest(), self.images(), rows)
+        dataset = EvaluationDataset(self._manifest(), self.images(), self._share(frame.index))
         return DataLoader(
             dataset,
             batch_size=self.eval_batch_size,
             collate_fn=collator(self._model().conversations),
             **self._worker_options(),
         )
+
+    def _share(self, rows: pd.Index) -> list[int]:
+        """Return the rows that this process evaluates; those given as -1 - row fill up its share and do not count."""
+        rank, world = self._place()
+        share = [int(row) for row in rows[rank::world]]
+        # Every process makes the same number of steps.
+        return share + [-1 - share[0] if share else -1] * (-(-len(rows) // world) - len(share))
 
     def _manifest(self) -> Manifest:
         if self.manifest is None:
@@ -283,6 +286,18 @@ class FaceDataModule(LightningDataModule):
     def _worker_options(self) -> dict[str, Any]:
         pinned = self.trainer is not None and self.trainer.strategy.root_device.type == "cuda"
         return {"num_workers": self.num_workers, "persistent_workers": self.num_workers > 0, "pin_memory": pinned}
+
+
+def drawn_faces(frame: pd.DataFrame) -> pd.Series:
+    """Return of each row of a table whether its face is drawn, as its intensities' source says.
+
+    Where a regressor has estimated the intensities, what came before stands in ``action_units_true_source``.
+    """
+    drawn = pd.Series(False, index=frame.index)
+    for name in ("action_units_source", "action_units_true_source"):
+        if name in frame:
+            drawn |= frame[name].astype(str).str.fullmatch("(.*, )?drawn", na=False)
+    return drawn
 
 
 def _rests_on(sampler: BatchSampler) -> dict[str, int]:

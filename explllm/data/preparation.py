@@ -1,7 +1,6 @@
 """From a table as read to one for training: splits held out, chains of thought written, captions taken."""
 
-from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import pandas as pd
@@ -46,9 +45,10 @@ def prepare(
         frame.loc[train, ["cot", "cot_source"]] = None
     if write_cot and "action_units" in frame:
         writer = OfflineWriter()
-        missing = frame.index[frame["cot"].isna() & frame["expression"].notna() & _known(frame["action_units"])]
+        missing = frame.index[frame["cot"].isna() & frame["expression"].notna() & frame["action_units"].notna()]
         for row in missing:
-            units: Any = frame.at[row, "action_units"]
+            # Of a unit that was not measured nothing may be said, not even that it is at rest.
+            units = manifest.intensities_of(int(row)) or []
             expression = Expression(str(frame.at[row, "expression"]))
             frame.at[row, "cot"] = writer.write(units, expression, seed=seed + int(row)).text
         frame.loc[missing, "cot_source"] = writer.name
@@ -83,7 +83,3 @@ def hold_out(frame: pd.DataFrame, split: Split, fraction: float, seed: int) -> N
     for _, rows in train.groupby("expression", dropna=False, sort=True):
         picked = random.permutation(rows.index.to_numpy())[: round(len(rows) * fraction)]
         frame.loc[picked, "split"] = split
-
-
-def _known(column: pd.Series) -> pd.Series:
-    return column.map(lambda value: isinstance(value, Sequence | np.ndarray) and len(value) > 0).astype(bool)

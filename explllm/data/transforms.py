@@ -103,13 +103,13 @@ class Augment:
         self._steps = albumentations.Compose(steps) if steps else None
 
     def __call__(
-        self, image: NDArray[np.uint8], action_units: list[float] | None, cot: str | None, rng_seed: int
-    ) -> tuple[NDArray[np.uint8], list[float] | None, str | None]:
+        self, image: NDArray[np.uint8], action_units: list[float | None] | None, cot: str | None, rng_seed: int
+    ) -> tuple[NDArray[np.uint8], list[float | None] | None, str | None]:
         """Change an image, and what is said about it where that has sides.
 
         Args:
             image: uint8 RGB of shape (H, W, 3); it is left as it is.
-            action_units: 24 intensities in FEAFA's order, or None.
+            action_units: 24 intensities in FEAFA's order, None for a unit that was not measured; or None.
             cot: A text about the face, or None.
             rng_seed: Seed, 0 or more. Equal seeds give equal results, in any process and after any earlier calls.
 

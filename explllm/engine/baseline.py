@@ -5,6 +5,7 @@ Nothing is measured and nothing is checked before it is accepted: the first answ
 
 import asyncio
 import io
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
@@ -16,10 +17,10 @@ import pandas as pd
 from PIL import Image
 
 from explllm.chat.prompt import render
-from explllm.chat.reading import Ask, without_thoughts
-from explllm.chat.request import ChatFailure, ChatMessage, ChatPicture, ChatRequest, Refused
+from explllm.chat.reading import Ask, UnreadableAnswer, ask_until_read
+from explllm.chat.request import ChatAnswer, ChatFailure, ChatMessage, ChatPicture, ChatRequest, Refused
 from explllm.core.chain_of_thought import MAX_WORDS
-from explllm.core.errors import InputError
+from explllm.core.errors import InputError, ManifestError
 from explllm.core.expressions import LABEL_SETS, Expression, LabelSet
 from explllm.core.manifest import Manifest
 from explllm.engine.des2exp import expression_schema, read_expression
@@ -35,6 +36,7 @@ _QUALITY = 95
 _ATTEMPTS = 3
 """Times that a question is asked whose answer is cut off: that is a matter of our limit, not of the model's answer."""
 _NOT_ASKED = "not asked yet"
+_NO_FACE = "no face found"
 
 
 @dataclass(frozen=True)
@@ -117,16 +119,51 @@ def pictured_faces(manifest: Manifest, labels: LabelSet) -> Iterator[tuple[int, 
 
     Args:
         manifest: The table.
-        labels: The classes; faces that are labelled otherwise could only be answered wrong, and are left out.
+        labels: The classes; faces that are labelled otherwise could only be answered wrong, and are left out. So are
+            rows in which no face was found: the whole photograph is nobody's face, and may show much else.
 
     Yields:
         Row, counted from 0, and face.
     """
-    frame = manifest.frame.reindex(columns=["image", "box", "expression"]).astype(object)
-    frame = frame.where(frame.notna(), None)
-    for row, (image, box, truth) in enumerate(zip(frame["image"], frame["box"], frame["expression"], strict=True)):
-        if truth is None or truth in labels:
+    images, boxes = manifest.frame["image"], manifest.frame.get("box", [None] * len(manifest))
+    for row, (image, box, lack) in enumerate(zip(images, boxes, _lacks(manifest, labels), strict=True)):
+        if lack is None:
             yield row, PicturedFace(scope_of(image, box), manifest.root / image, box)
+
+
+def left_out(manifest: Manifest, labels: LabelSet) -> dict[str, int]:
+    """Count the rows that a model is not asked about.
+
+    Args:
+        manifest: The table.
+        labels: The classes, as for `pictured_faces`.
+
+    Returns:
+        Rows by why.
+
+    Raises:
+        ManifestError: If that is all of them.
+    """
+    lacks = _lacks(manifest, labels)
+    counts = Counter(lack for lack in lacks if lack is not None)
+    if counts.total() == len(lacks):
+        if set(counts) == {_NO_FACE}:
+            remedy = "Leave the column face_status out if the images are faces as they are."
+            raise ManifestError("in no row a face was found", where=manifest.path, remedy=remedy)
+        raise ManifestError(
+            f"no row is labelled with a class of {labels.name}", where=manifest.path, remedy="Give another --label-set."
+        )
+    return dict(counts)
+
+
+def _lacks(manifest: Manifest, labels: LabelSet) -> list[str | None]:
+    """Return why a row is left out; None where it is not."""
+    truths = manifest.frame.get("expression", [None] * len(manifest))
+    other = f"labelled with no class of {labels.name}"
+    return [
+        _NO_FACE if faceless else None if truth is None or truth in labels else other
+        for faceless, truth in zip(manifest.faceless(), truths, strict=True)
+    ]
 
 
 def picture_of(face: PicturedFace, settings: BaselineSettings) -> ChatPicture:
@@ -165,7 +202,7 @@ async def ask_about(face: PicturedFace, ask: Ask, settings: BaselineSettings) ->
         said = await conversation.ask((question,), expression_schema(settings.labels))
     except Refused as refusal:
         return Answered(BaselineStatus.REFUSED, refusal.reason, reason=f"label refused: {refusal.reason}")
-    except (ChatFailure, _CutOff) as failure:
+    except (ChatFailure, UnreadableAnswer) as failure:
         return Answered(BaselineStatus.FAILED, reason=f"label: {failure}", cost=conversation.cost)
     found = read_expression(said)
     status, reason = BaselineStatus.ANSWERED, ""
@@ -179,16 +216,12 @@ async def ask_about(face: PicturedFace, ask: Ask, settings: BaselineSettings) ->
         text = await conversation.ask((question, ChatMessage("assistant", said), ChatMessage("user", again)), SCHEMA)
     except Refused as refusal:
         status, reason = BaselineStatus.REFUSED, f"chain of thought refused: {refusal.reason}"
-    except (ChatFailure, _CutOff) as failure:
+    except (ChatFailure, UnreadableAnswer) as failure:
         status, reason = BaselineStatus.FAILED, f"chain of thought: {failure}"
     else:
         cot = read_cot(text)
         return replace(answered, cot=(text if cot is None else cot.text) or None, cost=conversation.cost)
     return replace(answered, status=status, reason=reason, cost=conversation.cost)
-
-
-class _CutOff(Exception):
-    """No answer came to its end."""
 
 
 class _Conversation:
@@ -205,26 +238,28 @@ class _Conversation:
         Raises:
             Refused: The model would not answer.
             ChatFailure: The request failed otherwise.
-            _CutOff: Every answer was too long, though the client gives more room to those that think unseen.
+            UnreadableAnswer: Every answer was too long, though the client gives more room to those that think unseen.
         """
         turn, self._round = self._round, self._round + 1
-        for attempt in range(_ATTEMPTS):
-            answer = await self._ask(
-                ChatRequest(
-                    scope=self.face.scope,
-                    purpose=PROMPTS[turn],
-                    round=turn,
-                    messages=messages,
-                    schema=schema,
-                    temperature=self.settings.temperature,
-                    max_tokens=self.settings.max_tokens,
-                    attempt=attempt,
-                )
-            )
-            self.cost += answer.cost
-            if answer.finish_reason != "length":
-                return without_thoughts(answer.text)
-        raise _CutOff(f"cut off {_ATTEMPTS} times; give more than {self.settings.max_tokens} --max-tokens")
+        request = ChatRequest(
+            scope=self.face.scope,
+            purpose=PROMPTS[turn],
+            round=turn,
+            messages=messages,
+            schema=schema,
+            temperature=self.settings.temperature,
+            max_tokens=self.settings.max_tokens,
+        )
+        try:
+            # Whatever it says, the first whole answer counts.
+            return await ask_until_read(self._paid, request, lambda text: text, "", _ATTEMPTS)
+        except UnreadableAnswer as error:
+            raise UnreadableAnswer(f"{error}; give more than {self.settings.max_tokens} --max-tokens") from None
+
+    async def _paid(self, request: ChatRequest) -> ChatAnswer:
+        answer = await self._ask(request)
+        self.cost += answer.cost
+        return answer
 
 
 def with_answers(manifest: Manifest, built: Built[Answered], model: str, labels: LabelSet) -> Manifest:
@@ -244,13 +279,13 @@ def with_answers(manifest: Manifest, built: Built[Answered], model: str, labels:
     """
     others = [name for name in manifest.frame if str(name).startswith("p_") or name == "cot_rounds"]
     frame = manifest.frame.drop(columns=others)
-    asked = {row for row, _ in pictured_faces(manifest, labels)}
+    lacks = _lacks(manifest, labels)
     rows = [built.outcomes.get(row) for row in range(len(frame))]
     columns: dict[str, list[Any]] = {
         "predicted": [str(one.expression) if one and one.expression else None for one in rows],
         "answer": [one.answer if one else None for one in rows],
         "label_set": [labels.name] * len(rows),
-        "unreadable": [_unanswered(one) if row in asked else None for row, one in enumerate(rows)],
+        "unreadable": [_unanswered(one, lack) for one, lack in zip(rows, lacks, strict=True)],
         "cot": [one.cot if one else None for one in rows],
         "cot_source": [model if one and one.cot else None for one in rows],
         "cot_status": [str(one.status) if one else None for one in rows],
@@ -262,7 +297,10 @@ def with_answers(manifest: Manifest, built: Built[Answered], model: str, labels:
     return Manifest(frame, manifest.root, manifest.path)
 
 
-def _unanswered(one: Answered | None) -> str | None:
+def _unanswered(one: Answered | None, lack: str | None) -> str | None:
+    if lack is not None:
+        # Another label is no reason: such rows are counted by it.
+        return _NO_FACE if lack == _NO_FACE else None
     if one is None:
         return _NOT_ASKED
     return one.reason if one.answer is None else None

@@ -1,6 +1,7 @@
 """The command ``explllm cot``: build, estimate, status, check, show."""
 
 import argparse
+import re
 import sys
 from pathlib import Path
 
@@ -61,14 +62,22 @@ def run_folder(out: str, given: str | None) -> Path:
     return Path(given) if given else Path(out).with_suffix(".run")
 
 
+def as_file_name(model: str) -> str:
+    """Return a model's name as a part of a file's: models of a hub have slashes in theirs."""
+    return re.sub(r"[^A-Za-z0-9.-]+", "_", model)
+
+
 def check_ending(out: Path) -> None:
     """Refuse an output that no manifest can be written to, before any work is done.
 
     Raises:
         ConfigError: If its ending is none of a manifest's.
     """
-    if out.suffix not in (".parquet", ".csv", ".jsonl"):
-        raise ConfigError(f"the ending {out.suffix!r} of --out", remedy="Use .parquet, .csv or .jsonl.")
+    # Here, because the module loads pandas, which the other commands' --help need not wait for.
+    from explllm.core.manifest import ENDINGS
+
+    if out.suffix.lower() not in ENDINGS:
+        raise ConfigError(f"the ending {out.suffix!r} of --out", remedy=f"Use {', '.join(ENDINGS)}.")
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -6,7 +6,6 @@ from collections.abc import Iterable
 from typing import Any
 
 from explllm.chat.prompt import render
-from explllm.chat.reading import without_thoughts
 from explllm.chat.request import ChatMessage
 from explllm.core.errors import UnknownExpressionError
 from explllm.core.expressions import Expression
@@ -45,8 +44,7 @@ async def infer(description: str, ask: Asker) -> Expression:
 
 
 def read_expression(text: str) -> Expression | None:
-    """Read one label: bare, quoted, or as structured answer; None if there is anything else but thoughts before it."""
-    text = without_thoughts(text)
+    """Read one label: bare, quoted, or as structured answer; None if there is anything else."""
     try:
         value = json.loads(text)
         text = str(value.get("expression", "")) if isinstance(value, dict) else str(value)

@@ -5,7 +5,6 @@ import re
 from collections.abc import Sequence
 
 from explllm.chat.prompt import render
-from explllm.chat.reading import without_thoughts
 from explllm.chat.request import ChatMessage
 from explllm.core.chain_of_thought import TITLES, ChainOfThought
 from explllm.core.expressions import Expression
@@ -64,7 +63,6 @@ async def refine(
 
 def read_cot(text: str) -> ChainOfThought | None:
     """Read a chain of thought: a structured answer, or a text in three sections; None if a section is missing."""
-    text = without_thoughts(text)
     try:
         value = json.loads(text)
     except ValueError:

@@ -15,7 +15,15 @@ from explllm.engine.build import build_offline, build_with_model, released_recor
 from explllm.engine.command import check_ending, run_folder
 from explllm.engine.face import EngineSettings, Status
 from explllm.engine.img2au import faces, left_out
-from explllm.engine.running import LEDGER, Watch, chat_settings, print_summary, progress_of, run_with_client
+from explllm.engine.running import (
+    LEDGER,
+    Watch,
+    chat_settings,
+    print_summary,
+    progress_of,
+    refuse_loss,
+    run_with_client,
+)
 
 
 def build(options: argparse.Namespace) -> int:
@@ -41,7 +49,7 @@ def build(options: argparse.Namespace) -> int:
     settings = engine_settings(options)
     folder, source = run_folder(options.out, options.run_dir), "offline" if options.offline else options.model
     if not options.overwrite:
-        _refuse_loss(Path(options.manifest), out, folder, source)
+        refuse_loss(Path(options.manifest), out, folder, source)
     folder.mkdir(parents=True, exist_ok=True)
     watch = Watch(folder, sum(1 for _ in faces(manifest)), Status, "chains of thought", source)
     if options.offline:
@@ -64,23 +72,6 @@ def build(options: argparse.Namespace) -> int:
     print_summary(built, Status, lacking, out)
     watch.raise_what_ended(built)
     return built.exit_status
-
-
-def _refuse_loss(manifest: Path, out: Path, folder: Path, source: str) -> None:
-    """Refuse an OUT that is not the beginning of this build.
-
-    Raises:
-        ConfigError: If it is the manifest that is read, or was made otherwise.
-    """
-    remedy = "Name another one, or pass --overwrite."
-    if out.resolve() == manifest.resolve():
-        raise ConfigError("--out is the manifest that is read", where=out, remedy=remedy)
-    if out.exists():
-        made_by = progress_of(folder).get("source")
-        if made_by is None:
-            raise ConfigError("the manifest exists", where=out, remedy=remedy)
-        if made_by != source:
-            raise ConfigError(f"the manifest was made by {made_by}, not by {source}", where=out, remedy=remedy)
 
 
 def engine_settings(options: argparse.Namespace) -> EngineSettings:

@@ -20,7 +20,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from explllm.chat.client import ChatClient
 from explllm.chat.ledger import Ledger
 from explllm.chat.request import ChatSettings, OutOfBudget, Stopped, well_formed
-from explllm.core.errors import InputError
+from explllm.core.errors import ConfigError, InputError
 from explllm.core.files import update_json
 
 LEDGER = "ledger.sqlite"
@@ -175,6 +175,29 @@ def progress_of(folder: Path) -> dict[str, Any]:
         return {}
     held: dict[str, Any] = json.loads((folder / PROGRESS).read_text(encoding="utf-8"))
     return held
+
+
+def refuse_loss(manifest: Path, out: Path, folder: Path, source: str) -> None:
+    """Refuse an OUT that is not the beginning of this run.
+
+    Args:
+        manifest: The manifest that is read.
+        out: The one to write.
+        folder: The run folder, whose progress says who made `out`.
+        source: Who makes it now, as given to `Watch`.
+
+    Raises:
+        ConfigError: If it is the manifest that is read, or was made otherwise.
+    """
+    remedy = "Name another one, or pass --overwrite."
+    if out.resolve() == manifest.resolve():
+        raise ConfigError("--out is the manifest that is read", where=out, remedy=remedy)
+    if out.exists():
+        made_by = progress_of(folder).get("source")
+        if made_by is None:
+            raise ConfigError("the manifest exists", where=out, remedy=remedy)
+        if made_by != source:
+            raise ConfigError(f"the manifest was made by {made_by}, not by {source}", where=out, remedy=remedy)
 
 
 class Watch:
@@ -379,4 +402,4 @@ def print_summary(built: Built[End], statuses: Iterable[str], left_out: Mapping[
     for row, outcome in failed[:10]:
         sys.stderr.write(f"failed: row {row + 1}: {outcome.reason}\n")
     if len(failed) > 10:
-        sys.stderr.write(f"failed: {len(failed) - 10} more; see the column cot_reason\n")
+        sys.stderr.write(f"failed: {len(failed) - 10} more; the column cot_reason of {out} says why each row failed\n")

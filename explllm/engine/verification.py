@@ -8,7 +8,6 @@ import json
 import re
 
 from explllm.chat.prompt import render
-from explllm.chat.reading import without_thoughts
 from explllm.chat.request import ChatMessage
 from explllm.core.expressions import Expression
 from explllm.engine.asking import Asker
@@ -57,7 +56,6 @@ async def verify(face: Face, description: str, inferred: Expression, ask: Asker)
 
 def read_verdict(text: str) -> bool | None:
     """Read "Correct" or "Incorrect", bare or as a structured answer; None if the answer is neither."""
-    text = without_thoughts(text)
     try:
         value = json.loads(text)
         text = str(value.get("verdict", "")) if isinstance(value, dict) else str(value)

@@ -105,6 +105,7 @@ def action_units_command(arguments: list[str]) -> int | None:
     options = _aus_parser().parse_args(arguments)
     manifest, out = _begin(options)
     from explllm.faces.estimation import Estimation, rows_to_estimate, with_action_units
+    from explllm.faces.estimators.onnx_regressor import OnnxRegressor
 
     work = Estimation(
         landmarker=None if options.landmarker is None else Path(options.landmarker),
@@ -117,12 +118,17 @@ def action_units_command(arguments: list[str]) -> int | None:
     )
     with closing(work.opened()) as estimator:
         _say(estimator.runs_on)
+        if isinstance(estimator, OnnxRegressor) and estimator.learnt_from:
+            _say([f"note: of the data that this model learnt from: {estimator.learnt_from}"])
         source, chunk = estimator.name, estimator.batch
+        # Said to the workers and kept with the results, which rest on it whoever has chosen it.
+        work = replace(work, margin=work.margin_for(estimator))
     items = rows_to_estimate(manifest, options.redo)
     settings = {
         "estimator": digest(options.landmarker or options.onnx),
         "source": source,
-        **{name: getattr(options, name) for name in ("preset", "size", "redo", "margin")},
+        "margin": work.margin,
+        **{name: getattr(options, name) for name in ("preset", "size", "redo")},
     }
     results = _stream(items, work, settings, options, "action units", chunk)
     estimated = with_action_units(manifest, items, results, source)
@@ -217,7 +223,7 @@ def _aus_parser() -> argparse.ArgumentParser:
     _add_manifests(parser)
     which = parser.add_mutually_exclusive_group(required=True)
     which.add_argument("--landmarker", metavar="FILE", help="MediaPipe's face_landmarker.task: blendshapes, mapped")
-    which.add_argument("--onnx", metavar="FILE", help="any model with 24 outputs in FEAFA's order")
+    which.add_argument("--onnx", metavar="FILE", help="a model with 24 outputs in FEAFA's order")
     parser.add_argument(
         "--preset",
         metavar="NAME",
@@ -225,7 +231,7 @@ def _aus_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--size", type=at_least(1), metavar="N", help="its input in pixels (default: its own)")
     parser.add_argument("--redo", action="store_true", help="estimate again where a row has action units")
-    _add_running(parser)
+    _add_running(parser, margin=None, default=f"that of the ONNX model's file, else {DEFAULT_MARGIN:g}")
     return parser
 
 
@@ -238,13 +244,15 @@ def _add_manifests(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--overwrite", action="store_true", help="replace an existing OUT")
 
 
-def _add_running(parser: argparse.ArgumentParser) -> None:
+def _add_running(
+    parser: argparse.ArgumentParser, margin: float | None = DEFAULT_MARGIN, default: str = f"{DEFAULT_MARGIN:g}"
+) -> None:
     parser.add_argument(
         "--margin",
         type=at_least(-0.4, float),
-        default=DEFAULT_MARGIN,
+        default=margin,
         metavar="X",
-        help=f"around a box when a face is cut out, as a share of its longer side (default: {DEFAULT_MARGIN:g})",
+        help=f"around a box when a face is cut out, as a share of its longer side (default: {default})",
     )
     parser.add_argument("--workers", type=at_least(1), default=1, metavar="N", help="processes (default: 1)")
     parser.add_argument(

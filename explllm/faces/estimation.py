@@ -53,8 +53,8 @@ class Estimation:
     """Image preset of the ONNX model, as for `OnnxRegressor`."""
     size: int | None = None
     """Input size of the ONNX model, in pixels."""
-    margin: float = DEFAULT_MARGIN
-    """Around a box, as for `explllm.faces.crop.face_crop`."""
+    margin: float | None = None
+    """Around a box, as for `explllm.faces.crop.face_crop`; by default `margin_for` the estimator."""
     provider: Provider = "auto"
     """Where the ONNX model runs."""
     threads: int | None = None
@@ -72,6 +72,11 @@ class Estimation:
             return OnnxRegressor(self.onnx, self.preset, self.size, self.provider, self.threads)
         raise ConfigError("not exactly one estimator", remedy="Give --landmarker FILE or --onnx FILE.")
 
+    def margin_for(self, estimator: Estimator) -> float:
+        """Return the margin around a box: what was given, else what the ONNX model learnt with, else the default."""
+        own = estimator.margin if isinstance(estimator, OnnxRegressor) else None
+        return next(margin for margin in (self.margin, own, DEFAULT_MARGIN) if margin is not None)
+
     @contextmanager
     def open(self) -> Iterator[Callable[[Sequence[FaceRow]], list[Result]]]:
         """Open the estimator, and give what estimates the action units of rows."""
@@ -79,7 +84,8 @@ class Estimation:
             yield lambda items: self._results(items, estimator)
 
     def _results(self, items: Sequence[FaceRow], estimator: Estimator) -> list[Result]:
-        faces: list[Image.Image | str] = [self._face(item) for item in items]
+        margin = self.margin_for(estimator)
+        faces: list[Image.Image | str] = [self._face(item, margin) for item in items]
         try:
             readable = [face for face in faces if not isinstance(face, str)]
             found = iter(estimator.estimate(readable) if readable else [])
@@ -92,10 +98,10 @@ class Estimation:
             for item, face in zip(items, faces, strict=True)
         ]
 
-    def _face(self, item: FaceRow) -> Image.Image | str:
+    def _face(self, item: FaceRow, margin: float) -> Image.Image | str:
         """Return the face, or the reason why there is none."""
         try:
-            return load_face(item.path, item.box, self.margin, _LARGEST)
+            return load_face(item.path, item.box, margin, _LARGEST)
         except InputError as error:
             return error.found
         except Exception as error:  # as above
@@ -108,7 +114,7 @@ def rows_to_estimate(manifest: Manifest, redo: bool) -> list[FaceRow]:
     Rows in which ``explllm faces`` found no face are left out: the whole photograph is none.
     """
     frame = manifest.frame
-    faceless = _faceless(frame)
+    faceless = manifest.faceless()
     given = frame["action_units"].notna() if "action_units" in frame else pd.Series(False, index=frame.index)
     boxes = frame["box"] if "box" in frame else [None] * len(frame)
     return [
@@ -138,7 +144,7 @@ def with_action_units(
     cells = {}
     for column in ("action_units", "action_units_source", "action_units_missing"):
         cells[column] = list(frame[column].astype(object)) if column in frame else [None] * len(frame)
-    status: list[str] = [GIVEN if reason is None else reason for reason in _without_estimate(frame)]
+    status: list[str] = [GIVEN if reason is None else reason for reason in _without_estimate(manifest)]
     for place, item in enumerate(items):
         result = results[place]
         status[item.row] = result["status"]
@@ -151,18 +157,13 @@ def with_action_units(
     return Manifest(frame, manifest.root, manifest.path)
 
 
-def _faceless(frame: pd.DataFrame) -> list[bool]:
-    """Return of each row whether a face was looked for in it and not found."""
-    nothing = pd.Series(None, index=frame.index, dtype=object)
-    return list(frame.get("face_status", nothing).notna() & frame.get("box", nothing).isna())
-
-
-def _without_estimate(frame: pd.DataFrame) -> list[str | None]:
+def _without_estimate(manifest: Manifest) -> list[str | None]:
     """Return why a row that is not estimated has no intensities; None where it has some."""
+    frame = manifest.frame
     units = frame["action_units"].notna() if "action_units" in frame else [False] * len(frame)
     return [
         str(frame["face_status"].iloc[row]) if faceless and not given else None
-        for row, (faceless, given) in enumerate(zip(_faceless(frame), units, strict=True))
+        for row, (faceless, given) in enumerate(zip(manifest.faceless(), units, strict=True))
     ]
 
 

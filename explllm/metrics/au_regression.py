@@ -1,6 +1,6 @@
 """How well intensities of action units are estimated: MAE, ICC(3,1), CCC and Pearson's correlation by unit."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +13,8 @@ MEASURES: Mapping[str, str] = {"mae": "MAE", "icc": "ICC(3,1)", "ccc": "CCC", "p
 """The figures of a unit, and how they are written."""
 
 _SUMS = ("count", "x", "y", "xx", "yy", "xy", "absolute")
+_WITHOUT_FLOAT64 = ("mps",)
+"""Devices that the sums stay away from: differences of large sums need float64, which Apple's GPUs lack."""
 
 
 @dataclass(frozen=True)
@@ -105,7 +107,11 @@ def agreement_summary(agreement: Agreement, names: Sequence[str] = NAMES) -> dic
 
 
 class ActionUnitAgreement(Metric):
-    """The stateful form of `agreement_summary`; its state adds up over batches and processes."""
+    """The stateful form of `agreement_summary`; its state adds up over batches and processes.
+
+    The state goes where the module goes, so that any backend can add it up, but stays where it is before a device
+    without float64.
+    """
 
     full_state_update = False
     sums: torch.Tensor
@@ -131,13 +137,20 @@ class ActionUnitAgreement(Metric):
             predictions: (B, U) estimates.
             targets: (B, U) labels, not a number where a unit is not labelled.
         """
-        sums, least, most = _update(predictions, targets)
+        sums, least, most = _update(predictions.to(self.sums.device), targets.to(self.sums.device))
         self.sums += sums
         self.least, self.most = torch.minimum(self.least, least), torch.maximum(self.most, most)
 
     def compute(self) -> dict[str, Any]:
         """Return the figures so far."""
         return agreement_summary(_compute(self.sums, self.least, self.most), self.names)
+
+    def _apply(self, fn: Callable[..., Any], *args: Any, **kwargs: Any) -> "ActionUnitAgreement":
+        """Move the state, as `to` of this module and of those around it asks."""
+        if fn(torch.zeros(1)).device.type in _WITHOUT_FLOAT64:
+            return self
+        super()._apply(fn, *args, **kwargs)
+        return self
 
 
 def _update(predictions: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:

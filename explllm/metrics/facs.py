@@ -122,4 +122,5 @@ class FacsF1(Metric):
 
     def compute(self) -> dict[str, Any]:
         """Return the figures so far."""
-        return facs_summary(self.counts, int(self.faces), self.units)
+        # F1 is computed in float64, which Apple's GPUs lack.
+        return facs_summary(self.counts.cpu(), int(self.faces), self.units)

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from explllm.core.action_units import NAMES
-from explllm.core.errors import CheckpointError, ConfigError
+from explllm.core.errors import CheckpointError, ConfigError, InputError
 from explllm.core.files import written_whole
 from explllm.faces.onnx_session import open_session
 from explllm.models.au_regressor import ActionUnitRegressor
@@ -31,7 +31,8 @@ def export_onnx(model: ActionUnitRegressor, path: str | PathLike[str], faces: to
 
     The batch may be of any size; height and width are fixed. The file's metadata hold the units' names
     (``action_units``, JSON), the fields of the `explllm.faces.pixels.ImagePreset` (``image``, JSON) and its name
-    (``image_preset``).
+    (``image_preset``); and where the model knows them, the margin around the faces' boxes (``margin``, JSON) and what
+    must be said of the data that it learnt from (``learnt_from``).
 
     Args:
         model: The model.
@@ -43,7 +44,8 @@ def export_onnx(model: ActionUnitRegressor, path: str | PathLike[str], faces: to
 
     Raises:
         ConfigError: If onnx or onnxruntime is not installed, or the model is too large for one file.
-        CheckpointError: If the difference is above `TOLERANCE`; nothing is written then.
+        CheckpointError: If torch, onnx or onnxruntime fails at this model, or the difference is above `TOLERANCE`;
+            nothing is written then.
     """
     try:
         import onnx
@@ -62,29 +64,20 @@ def export_onnx(model: ActionUnitRegressor, path: str | PathLike[str], faces: to
     random = torch.randn(5, 3, size, size, generator=torch.Generator().manual_seed(0))
     compared = random if faces is None else torch.cat([random, faces.cpu().float()])
     with written_whole(path) as partial:
-        with warnings.catch_warnings():
-            # It traces (onnxscript, which the newer exporter needs, is one more package), and says so at length. What
-            # a trace might get wrong, other batch sizes, is compared below.
-            warnings.simplefilter("ignore")
-            torch.onnx.export(
-                model,
-                (random[:2],),
-                str(partial),
-                input_names=[INPUT],
-                output_names=[OUTPUT],
-                dynamic_axes={INPUT: {0: "batch"}, OUTPUT: {0: "batch"}},
-                opset_version=_OPSET,
-                dynamo=False,
-            )
-        held = onnx.load(str(partial))
-        metadata = {
-            "action_units": json.dumps(NAMES),
-            "image": json.dumps(model.image.to_dict()),
-            "image_preset": model.config.image_preset,
-        }
-        onnx.helper.set_model_props(held, metadata)
-        onnx.save(held, str(partial))
-        difference = onnx_difference(model, partial, compared)
+        try:
+            _trace(model, random[:2], partial)
+            held = onnx.load(str(partial))
+            onnx.helper.set_model_props(held, _metadata(model))
+            onnx.save(held, str(partial))
+            difference = onnx_difference(model, partial, compared)
+        except InputError:
+            raise
+        except Exception as error:  # what an encoder's trace may meet in three libraries has no common base below it
+            raise CheckpointError(
+                f"the model cannot be written as ONNX ({type(error).__name__}: {error})",
+                where=path,
+                remedy="Nothing was written; try another encoder, or another release of torch or onnxruntime.",
+            ) from error
         if not difference <= TOLERANCE:
             raise CheckpointError(
                 f"the ONNX file's estimates differ by {difference:.2g} from the model's, more than {TOLERANCE:g}",
@@ -92,6 +85,37 @@ def export_onnx(model: ActionUnitRegressor, path: str | PathLike[str], faces: to
                 remedy="Nothing was written; try another release of torch or onnxruntime.",
             )
     return difference
+
+
+def _trace(model: ActionUnitRegressor, example: torch.Tensor, path: Path) -> None:
+    with warnings.catch_warnings():
+        # It traces (onnxscript, which the newer exporter needs, is one more package), and says so at length. What a
+        # trace might get wrong, other batch sizes, is compared afterwards.
+        warnings.simplefilter("ignore")
+        torch.onnx.export(
+            model,
+            (example,),
+            str(path),
+            input_names=[INPUT],
+            output_names=[OUTPUT],
+            dynamic_axes={INPUT: {0: "batch"}, OUTPUT: {0: "batch"}},
+            opset_version=_OPSET,
+            dynamo=False,
+        )
+
+
+def _metadata(model: ActionUnitRegressor) -> dict[str, str]:
+    config = model.config
+    metadata = {
+        "action_units": json.dumps(NAMES),
+        "image": json.dumps(model.image.to_dict()),
+        "image_preset": config.image_preset,
+    }
+    if config.margin is not None:
+        metadata["margin"] = json.dumps(config.margin)
+    if config.learnt_from is not None:
+        metadata["learnt_from"] = config.learnt_from
+    return metadata
 
 
 def onnx_difference(model: ActionUnitRegressor, path: str | PathLike[str], pixel_values: torch.Tensor) -> float:

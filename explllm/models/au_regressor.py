@@ -66,6 +66,10 @@ class RegressorConfig(PreTrainedConfig):
     """Fields of `explllm.faces.pixels.ImagePreset`."""
     image_preset: str = "dinov2"
     """The preset's name, for `explllm aus --preset`."""
+    margin: float | None = None
+    """Around the boxes of the faces that it learnt from, as for `explllm.faces.crop.face_crop`; None if not known."""
+    learnt_from: str | None = None
+    """What is to be said of the data that it learnt from: drawn faces, who made the labels."""
     image_tokens: int = 256
     """Tokens for each image."""
     vision_width: int = 1024

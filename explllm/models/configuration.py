@@ -1,5 +1,6 @@
 """The configuration that is saved with a model."""
 
+import re
 from typing import Any, Literal
 
 from transformers import AutoConfig, PreTrainedConfig
@@ -59,12 +60,27 @@ class ExpLLMConfig(PreTrainedConfig):
     """The expressions that the model tells apart, under the paper's names, in index order."""
     learnt_from: str | None = None
     """What must be said of the data that it learnt from, such as that faces were drawn; None if nothing."""
+    margin: float | None = None
+    """Around the boxes of the faces that it learnt from, as for `explllm.faces.crop.face_crop`; None if not known."""
 
     def __post_init__(self, **kwargs: Any) -> None:
         """Rebuild the parts' configurations from dictionaries."""
         self.vision_config = _config(self.vision_config)
         self.text_config = _config(self.text_config)
         super().__post_init__(**kwargs)
+
+
+def joined_notes(*notes: str | None) -> str | None:
+    """Join what must be said of several trainings of one model.
+
+    Args:
+        *notes: Sentences, the earliest training first; None or empty where nothing must be said.
+
+    Returns:
+        Each sentence once; None if there is none.
+    """
+    sentences = [sentence for note in notes if note for sentence in re.split(r"(?<=\.) ", note)]
+    return " ".join(dict.fromkeys(sentences)) or None
 
 
 def _config(value: dict[str, Any] | PreTrainedConfig | None) -> PreTrainedConfig | None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,24 +12,37 @@ import numpy as np
 from rich.console import Console
 
 from explllm import __version__
+from explllm.chat.client import ChatClient
 from explllm.chat.prompt import version
 from explllm.chat.request import ChatSettings
-from explllm.core.errors import ConfigError, ManifestError, MissingPathError
+from explllm.core.errors import ConfigError, MissingPathError
 from explllm.core.expressions import LabelSet
 from explllm.core.files import written_whole
 from explllm.core.manifest import Manifest
 from explllm.engine.baseline import (
     PROMPTS,
+    Answered,
     BaselineSettings,
     BaselineStatus,
     ask_about,
     label_set_of,
+    left_out,
     pictured_faces,
     with_answers,
 )
-from explllm.engine.command import check_ending, run_folder
+from explllm.engine.command import as_file_name, check_ending, run_folder
 from explllm.engine.estimate import print_baseline_estimate
-from explllm.engine.running import Watch, chat_settings, print_summary, run_with_client, work_through
+from explllm.engine.running import (
+    LEDGER,
+    Built,
+    Watch,
+    chat_settings,
+    print_summary,
+    progress_of,
+    refuse_loss,
+    run_with_client,
+    work_through,
+)
 from explllm.metrics.answers import Answers
 from explllm.metrics.evaluation import recognition_figures
 from explllm.report.text import print_figures
@@ -48,19 +60,16 @@ def baseline(options: argparse.Namespace) -> int:
         0, or 1 if a row failed or the budget ended the run.
 
     Raises:
-        InputError: If the pictures may not be sent, the manifest lacks something, or the server refuses the run;
-            nothing has been sent then.
+        InputError: If the pictures may not be sent, the manifest lacks something, OUT or figures of another run would
+            be lost, or the server refuses the run; nothing has been sent then.
         KeyboardInterrupt: After Ctrl-C, when all that was in flight is finished and written.
     """
     if not options.model:
         raise ConfigError("no model is named", remedy="Give --model NAME, such as gpt-4o.")
     manifest = _chosen(options)
     labels = label_set_of(manifest, options.label_set)
+    lacking = left_out(manifest, labels)
     faces = list(pictured_faces(manifest, labels))
-    if not faces:
-        raise ManifestError(
-            f"no row is labelled with a class of {labels.name}", where=manifest.path, remedy="Give another --label-set."
-        )
     # The price of a model is known whether or not there is a key.
     chat = chat_settings(options)
     if options.estimate:
@@ -81,29 +90,32 @@ def baseline(options: argparse.Namespace) -> int:
         )
     settings = BaselineSettings(labels, options.size, options.margin, options.max_tokens, options.temperature)
     folder = run_folder(str(out), options.run_dir)
+    # Not the model's name alone: `explllm cot build` may have made an OUT of that name with the same model.
+    source = f"{options.model} as a baseline"
+    if not options.overwrite:
+        refuse_loss(Path(options.manifest), out, folder, source)
+    _refuse_folder(folder, source, options.overwrite)
     folder.mkdir(parents=True, exist_ok=True)
-    # They are of an earlier run, perhaps of other faces.
-    for name in (METRICS, PREDICTIONS):
-        (folder / name).unlink(missing_ok=True)
-    watch = Watch(folder, len(faces), BaselineStatus, f"asking {options.model}", "explllm baseline")
-    built = run_with_client(
-        chat,
-        folder,
-        watch,
-        lambda client: work_through(
+    watch = Watch(folder, len(faces), BaselineStatus, f"asking {options.model}", source)
+
+    async def work(client: ChatClient) -> Built[Answered]:
+        # They are of an earlier run, perhaps of other faces; until the server is known to answer they stay.
+        for name in (METRICS, PREDICTIONS):
+            (folder / name).unlink(missing_ok=True)
+        return await work_through(
             faces,
             len(faces),
             lambda face: ask_about(face, client.ask, settings),
             chat.concurrency,
             watch.seen,
             client.ledger,
-        ),
-    )
+        )
+
+    built = run_with_client(chat, folder, watch, work)
     watch.write("stopped" if built.stopped else "done")
     answered = with_answers(manifest, built, options.model, labels)
     answered.write(out)
-    others = len(manifest) - len(faces)
-    print_summary(built, BaselineStatus, {f"labelled with no class of {labels.name}": others} if others else {}, out)
+    print_summary(built, BaselineStatus, lacking, out)
     watch.raise_what_ended(built)
     if not built.pending:
         _write_test(answered, labels, chat, settings, folder)
@@ -129,7 +141,27 @@ def _out(options: argparse.Namespace) -> Path:
     if options.out is not None:
         return Path(options.out)
     path = Path(options.manifest)
-    return path.with_name(f"{path.stem}_{re.sub(r'[^A-Za-z0-9.-]+', '_', options.model)}{path.suffix}")
+    return path.with_name(f"{path.stem}_{as_file_name(options.model)}{path.suffix}")
+
+
+def _refuse_folder(folder: Path, source: str, overwrite: bool) -> None:
+    """Refuse a run folder in which other files would be lost.
+
+    Raises:
+        ConfigError: If it holds files but no ledger, as that of a training does; or those of another run, unless they
+            may be replaced.
+    """
+    if folder.is_dir() and any(folder.iterdir()) and not (folder / LEDGER).is_file():
+        raise ConfigError(
+            "the run folder holds files that are not of a baseline", where=folder, remedy="Name another --run-dir."
+        )
+    made_by = progress_of(folder).get("source", source)
+    if made_by != source and not overwrite:
+        raise ConfigError(
+            f"the run folder is that of {made_by}, not of {source}",
+            where=folder,
+            remedy="Name another --run-dir, or pass --overwrite.",
+        )
 
 
 def _write_test(

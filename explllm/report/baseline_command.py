@@ -27,8 +27,9 @@ The manifest that is written holds `predicted` (empty where the answer names no 
 ledger, metrics.json and predictions.parquet.
 
 The same command again goes on where a run was stopped: no answer is paid for twice, and a picture that has changed is
-asked about anew. `explllm cot status OUT` and `explllm cot show OUT ROW` work here too. The exit status is 1 if a row
-failed."""
+asked about anew. An OUT or a run folder of anything else is replaced only with --overwrite. Rows in which
+`explllm faces` found no face are left out. `explllm cot status OUT` and `explllm cot show OUT ROW` work here too. The
+exit status is 1 if a row failed."""
 
 
 def run_baseline(arguments: list[str]) -> int:
@@ -58,6 +59,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--estimate", action="store_true", help="print calls, tokens and cost; send nothing")
     parser.add_argument(
         "-o", "--out", metavar="OUT", help="the manifest to write (.parquet, .csv, .jsonl; default: M_MODEL beside M)"
+    )
+    parser.add_argument(
+        "--overwrite", action="store_true", help="replace an existing OUT that is not the beginning of this run"
     )
     parser.add_argument("--root", metavar="DIR", help="the folder that image paths start from (default: that of M)")
     parser.add_argument("--run-dir", metavar="DIR", help="where ledger and figures go (default: OUT with .run)")

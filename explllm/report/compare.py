@@ -157,7 +157,7 @@ def _thumbnail(runs: Sequence[Run], image: str, box: Any) -> str | None:
     """Return a face's picture from the first root that still has it."""
     for run in runs:
         try:
-            return thumbnail_url(run.root / image, 128, box if isinstance(box, list) else None)
+            return thumbnail_url(run.root / image, 128, box if isinstance(box, list) else None, run.margin)
         except (ImageError, MissingPathError):
             continue
     return None

@@ -12,6 +12,7 @@ import pandas as pd
 from explllm.core.errors import ConfigError, InputError, ManifestError, MissingPathError
 from explllm.core.expressions import Expression
 from explllm.core.manifest import Manifest
+from explllm.faces.crop import DEFAULT_MARGIN
 from explllm.metrics.answers import Answers
 from explllm.metrics.bootstrap import Interval, difference_interval
 from explllm.metrics.significance import holm, mcnemar
@@ -33,6 +34,11 @@ class Run:
     def root(self) -> Path:
         """The folder of the images, where it was when the run was tested."""
         return Path(self.metrics["test/root"])
+
+    @property
+    def margin(self) -> float:
+        """The margin around boxes with which the run was tested."""
+        return float(self.metrics.get("test/margin", DEFAULT_MARGIN))
 
 
 @dataclass(frozen=True)

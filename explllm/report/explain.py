@@ -21,6 +21,7 @@ from explllm.faces.crop import DEFAULT_MARGIN, face_crop
 from explllm.faces.detector import Detector
 from explllm.faces.estimators import Estimator
 from explllm.faces.estimators.blendshapes import Blendshapes
+from explllm.faces.estimators.onnx_regressor import OnnxRegressor
 from explllm.faces.pixels import load_image
 from explllm.models.explllm import ExpLLM
 from explllm.report.picture import PicturedFace, bars_of, draw_picture
@@ -36,8 +37,9 @@ def explain_images(
     *,
     detector: str | None = None,
     which: Which = "all",
-    margin: float = DEFAULT_MARGIN,
+    margin: float | None = None,
     landmarker: str | None = None,
+    onnx: str | None = None,
     picture: str | None = None,
 ) -> int:
     """Recognise and explain images, and print the results in order.
@@ -50,16 +52,20 @@ def explain_images(
         as_json: Print one JSON object a line instead of panels.
         detector: An SCRFD file, as for `explllm.faces.detector.Detector`.
         which: The faces of a photograph with several.
-        margin: Around a face, as for `explllm.faces.crop.face_crop`.
+        margin: Around a face, as for `explllm.faces.crop.face_crop`; by default that with which the model was
+            trained, else `DEFAULT_MARGIN`.
         landmarker: MediaPipe's ``face_landmarker.task``, to measure action units too; the model does not see them.
+        onnx: A regressor of action units to measure them by instead, as for
+            `explllm.faces.estimators.onnx_regressor.OnnxRegressor`. Without `margin` it sees faces with its own.
         picture: Write the photograph with its faces explained as an image file; for a single image.
 
     Returns:
         0; 1 if a photograph shows no face.
 
     Raises:
-        InputError: If an image, the model, the detector or the landmarker does not exist or cannot be read, the
-            picture cannot be written, or there is no such device; nothing is computed then.
+        InputError: If an image, the model, the detector or what measures action units does not exist or cannot be
+            read, two of the latter are given, the picture cannot be written, or there is no such device; nothing is
+            computed then.
     """
     if max_new_tokens < 1:
         raise ConfigError(f"--max-new-tokens {max_new_tokens}", remedy="Give at least 1.")
@@ -69,23 +75,40 @@ def explain_images(
         load_image(image)
     _check_device(device)
     finder = None if detector is None else Detector(detector)
-    for line in [] if finder is None else finder.runs_on:
+    opening = _estimator(landmarker, onnx)
+    for line in [*(finder.runs_on if finder else ()), *(opening.runs_on if opening else ())]:
         sys.stderr.write(f"{line}\n")
-    with nullcontext() if landmarker is None else closing(Blendshapes(landmarker)) as estimator:
+    with nullcontext() if opening is None else closing(opening) as estimator:
         opened = ExpLLM.from_pretrained(model, device=device)
-        learnt_from = opened.config.learnt_from
-        note = f"Note: of the data that this model learnt from: {learnt_from}" if learnt_from else None
+        regressor = opening if isinstance(opening, OnnxRegressor) else None
+        own = _first(margin, opened.config.margin, DEFAULT_MARGIN)
+        margins = own, own if regressor is None else _first(margin, regressor.margin, own)
+        sources = {"this model": opened.config.learnt_from, "the regressor": regressor and regressor.learnt_from}
+        notes = [f"Note: of the data that {name} learnt from: {said}" for name, said in sources.items() if said]
         status = 0
         for path in images:
-            faces = _explained(path, opened, max_new_tokens, finder, which, margin, estimator)
+            faces = _explained(path, opened, max_new_tokens, finder, which, margins, estimator)
             _print(path, faces, finder is not None, as_json)
             status = status if faces else 1
             if picture is not None and faces:
                 with written_whole(picture) as partial:
-                    draw_picture(load_image(path), faces, note).save(partial)
-        if note is not None:
+                    draw_picture(load_image(path), faces, " ".join(notes) or None).save(partial)
+        for note in notes:
             sys.stderr.write(f"{note}\n")
     return status
+
+
+def _first(*margins: float | None) -> float:
+    return next(margin for margin in margins if margin is not None)
+
+
+def _estimator(landmarker: str | None, onnx: str | None) -> Estimator | None:
+    """Open what measures action units, if anything shall."""
+    if landmarker is not None and onnx is not None:
+        raise ConfigError("two estimators of action units", remedy="Give --landmarker or --onnx.")
+    if onnx is not None:
+        return OnnxRegressor(onnx)
+    return None if landmarker is None else Blendshapes(landmarker)
 
 
 def _explained(
@@ -94,20 +117,23 @@ def _explained(
     max_new_tokens: int,
     detector: Detector | None,
     which: Which,
-    margin: float,
+    margins: tuple[float, float],
     estimator: Estimator | None,
 ) -> list[PicturedFace]:
-    """Return the faces of an image with all that is said of them."""
+    """Return the faces of an image with all that is said of them.
+
+    The margins are those with which the model and the estimator see a face.
+    """
     boxes: list[Box | None] = [None]
     photograph = load_image(path)
     # Without a detector the model reads the file itself: one with the released preprocessing ignores the orientation.
     sources: list[str | Image.Image] = [path]
-    crops = [photograph]
+    crops = seen = [photograph]
     if detector is not None:
         boxes = [face.box for face in chosen(detector.detect(photograph), which, photograph.size)]
-        crops = [face_crop(photograph, box, margin) for box in boxes if box is not None]
+        crops, seen = ([face_crop(photograph, box, margin) for box in boxes if box is not None] for margin in margins)
         sources = list(crops)
-    measured = [None] * len(crops) if estimator is None else estimator.estimate(crops)
+    measured = [None] * len(crops) if estimator is None else estimator.estimate(seen)
     faces = []
     for box, crop, source, units in zip(boxes, crops, sources, measured, strict=True):
         pixels = model.image(source).unsqueeze(0)

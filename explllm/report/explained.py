@@ -12,7 +12,7 @@ import pandas as pd
 from explllm.core.action_units import INTENSITY_WORDS, NAMES, intensity_word
 from explllm.core.chain_of_thought import ChainOfThought
 from explllm.core.expressions import Expression
-from explllm.faces.crop import load_face
+from explllm.faces.crop import DEFAULT_MARGIN, load_face
 
 if TYPE_CHECKING:
     from explllm.models.recognition import Recognition
@@ -50,13 +50,15 @@ class ExplainedFace:
     """Where they come from: a model's name, or drawn."""
     box: Sequence[float] | None = None
     """Where the face is in the image: x, y, width, height in pixels; None if the image is a face."""
+    margin: float = DEFAULT_MARGIN
+    """Around the box, as for `explllm.faces.crop.face_crop`: that with which the model saw the face."""
     scores: str = ""
     """How a judge scores the words, and which; empty where none has."""
 
     @property
     def data_url(self) -> str:
         """The face, at most 224 pixels wide and high, as a JPEG inside a URL."""
-        return thumbnail_url(self.image, 224, self.box)
+        return thumbnail_url(self.image, 224, self.box, self.margin)
 
     @property
     def right(self) -> bool:
@@ -86,13 +88,14 @@ class ExplainedFace:
         ]
 
 
-def thumbnail_url(path: Path, size: int, box: Sequence[float] | None = None) -> str:
+def thumbnail_url(path: Path, size: int, box: Sequence[float] | None = None, margin: float = DEFAULT_MARGIN) -> str:
     """Return a face inside a URL.
 
     Args:
         path: The image's file.
         size: Greatest width and height, in pixels.
         box: Where the face is in the image; None if the image is a face.
+        margin: Around the box, as for `explllm.faces.crop.face_crop`.
 
     Returns:
         A ``data:`` URL that holds a JPEG.
@@ -101,7 +104,7 @@ def thumbnail_url(path: Path, size: int, box: Sequence[float] | None = None) -> 
         ImageError: If the image cannot be read or the box does not fit it.
         MissingPathError: If it does not exist.
     """
-    image = load_face(path, box, largest=size)
+    image = load_face(path, box, margin, largest=size)
     held = io.BytesIO()
     image.save(held, "JPEG", quality=85)
     return "data:image/jpeg;base64," + base64.b64encode(held.getvalue()).decode()

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import os
 import sys
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -22,7 +23,9 @@ from explllm.core.expressions import Expression, LabelSet
 from explllm.core.files import written_whole
 from explllm.core.grounding import STRONG
 from explllm.core.manifest import Manifest
+from explllm.engine.command import as_file_name
 from explllm.engine.records import Record, expression_or_none, read_table, records
+from explllm.engine.running import LEDGER
 from explllm.metrics.answers import Answers
 from explllm.metrics.chain_of_thought import TextCounts, added, summary, text_counts
 from explllm.metrics.evaluation import recognition_figures
@@ -53,7 +56,8 @@ def score(
             references itself, as the authors' results do.
         judge: The language model that judges; None for the offline judge.
         out: Where the figures of each text go, as JSON Lines; None for nowhere. A language model's answers stand in
-            a ledger beside it (``OUT.run/ledger.sqlite``), and none is paid for twice.
+            a ledger beside it, else beside `generated`, that is this table's and this judge's own
+            (``TABLE.JUDGE.run/ledger.sqlite``), and none is paid for twice.
         as_json: Print one JSON object.
 
     Returns:
@@ -64,7 +68,7 @@ def score(
     """
     table = read_table(generated)
     texts = list(records(table))
-    pairs = _pairs(texts, generated, reference)
+    pairs, by_file_name = _pairs(texts, generated, reference)
     units = {text.name: other.action_units for text, other in pairs}
     counts = [text_counts(text.text, text.predicted, text.action_units or units.get(text.name)) for text in texts]
     figures: dict[str, Any] = summary(added(counts))
@@ -78,12 +82,16 @@ def score(
         )
     judgements: dict[str, Judgement | str] = {}
     if pairs:
-        found, figures["judge"], figures["judge_cost"] = asyncio.run(_judge(pairs, judge, out))
+        folder = None if judge is None else _run_folder(generated, judge.model, out)
+        found, figures["judge"], figures["judge_cost"] = asyncio.run(_judge(pairs, judge, folder))
         judgements = {text.name: one for (text, _), one in zip(pairs, found, strict=True)}
-        figures["exp_cot_score"] = exp_cot_score(one for one in found if isinstance(one, Judgement))
+        # Of no judgement there is no mean, and JSON has no word for that.
+        if judged := [one for one in found if isinstance(one, Judgement)]:
+            figures["exp_cot_score"] = exp_cot_score(judged)
         reasons = Counter(one for one in found if isinstance(one, str))
         figures["not_judged"], figures["not_judged_because"] = reasons.total(), dict(reasons.most_common())
         figures["without_reference"] = len(texts) - len(pairs)
+        figures["joined_by_file_name"] = by_file_name
     if out is not None:
         _write(out, texts, counts, judgements)
     if as_json:
@@ -93,16 +101,22 @@ def score(
     return 1 if figures.get("not_judged") else 0
 
 
+def _run_folder(generated: Path, model: str, out: Path | None) -> Path:
+    """Return the folder of the ledger: another table's or judge's must not count against this one's budget."""
+    table = Path(os.path.abspath(generated))  # the run folder "." has a name too; a link stays where it is
+    name = table.name if table.is_dir() else table.stem
+    return (out or table).parent / f"{name}.{as_file_name(model)}.run"
+
+
 async def _judge(
-    pairs: Sequence[tuple[Record, Record]], settings: ChatSettings | None, out: Path | None
+    pairs: Sequence[tuple[Record, Record]], settings: ChatSettings | None, folder: Path | None
 ) -> tuple[list[Judgement | str], str, float]:
     """Return the judgements, who judged, and what the ledger says it has cost in USD."""
-    if settings is None:
+    if settings is None or folder is None:
         offline = OfflineJudge()
         return [offline.compare(one.text, other.text) for one, other in pairs], offline.name, 0.0
-    path = (out or Path("score")).with_suffix(".run") / "ledger.sqlite"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with Ledger(path) as ledger:
+    folder.mkdir(parents=True, exist_ok=True)
+    with Ledger(folder / LEDGER) as ledger:
         async with ChatClient(settings, ledger) as client:
             await client.check()
             judge = ChatJudge(client, settings.model)
@@ -123,33 +137,43 @@ async def _one(judge: Judge, one: Record, other: Record) -> Judgement | str:
         return str(stop)
 
 
-def _pairs(texts: Sequence[Record], generated: Path, reference: Path | None) -> list[tuple[Record, Record]]:
-    """Join texts with their references; none without a reference."""
+def _pairs(texts: Sequence[Record], generated: Path, reference: Path | None) -> tuple[list[tuple[Record, Record]], int]:
+    """Join texts with their references, none without a reference; return how many a file name alone joins as well."""
     if reference is None:
-        return [(text, Record(text.image, text.box, text.reference)) for text in texts if text.reference is not None]
-    pairs = _joined(texts, list(records(read_table(reference))))
+        own = ((text, text.reference) for text in texts)
+        return [(text, Record(text.image, text.box, other)) for text, other in own if other is not None], 0
+    pairs, by_file_name = _joined(texts, list(records(read_table(reference))))
     if not pairs:
         raise ManifestError(
             f"no image of {generated} is in the reference",
             where=reference,
             remedy="Give the references of the same faces; they are joined by the columns `image` and `box`.",
         )
-    return pairs
+    return pairs, by_file_name
 
 
-def _joined(texts: Sequence[Record], references: Sequence[Record]) -> list[tuple[Record, Record]]:
-    """Join by image and box; else by image, and else by the file's name, where these name one text on either side."""
-    keys: tuple[Callable[[Record], str], ...] = (
-        lambda record: record.name,
-        lambda record: record.image,
-        lambda record: Path(record.image).name,
-    )
+def _joined(texts: Sequence[Record], references: Sequence[Record]) -> tuple[list[tuple[Record, Record]], int]:
+    """Join by image and box; else by image, and else by the file's name, where these name one text on either side.
+
+    A file's name alone joins only with a path that is no more than that, as in the released lists: ``1/0001.jpg`` and
+    ``3/0001.jpg`` are two faces.
+    """
+    keys: tuple[Callable[[Record], str], ...] = (lambda record: record.name, lambda record: record.image)
     found: dict[str, Record] = {}
     for key in keys:
         mine, theirs = _once(texts, key), _once(references, key)
         for name in mine.keys() & theirs.keys():
             found.setdefault(mine[name].name, theirs[name])
-    return [(text, found[text.name]) for text in texts if text.name in found]
+    surely = len(found)
+    mine, theirs = _once(texts, _file_name), _once(references, _file_name)
+    for name in mine.keys() & theirs.keys():
+        if name in (mine[name].image, theirs[name].image):
+            found.setdefault(mine[name].name, theirs[name])
+    return [(text, found[text.name]) for text in texts if text.name in found], len(found) - surely
+
+
+def _file_name(record: Record) -> str:
+    return Path(record.image).name
 
 
 def _once(texts: Sequence[Record], key: Callable[[Record], str]) -> dict[str, Record]:
@@ -253,8 +277,22 @@ def _print(figures: dict[str, Any], path: Path) -> None:
         _print_recognition(console, labels)
     if "judge" not in figures:
         return
-    found = figures["exp_cot_score"]
-    scores = Table(title=f"Exp-CoT Score; judge: {escape(figures['judge'])}", title_justify="left")
+    if found := figures.get("exp_cot_score"):
+        _print_scores(console, found, figures["judge"], path)
+    if figures["judge_cost"]:
+        console.print(f"judging has cost {figures['judge_cost']:.2f} USD")
+    for reason, count in list(figures["not_judged_because"].items())[:_REASONS]:
+        console.print(f"not judged: {count:,} ({reason})", markup=False)
+    if (more := len(figures["not_judged_because"]) - _REASONS) > 0:
+        console.print(f"not judged for {more:,} more reasons; -o FILE names them")
+    if figures["without_reference"]:
+        console.print(f"without a reference: {figures['without_reference']:,}")
+    if figures["joined_by_file_name"]:
+        console.print(f"joined by the file's name alone: {figures['joined_by_file_name']:,}")
+
+
+def _print_scores(console: Console, found: dict[str, float], judge: str, path: Path) -> None:
+    scores = Table(title=f"Exp-CoT Score; judge: {escape(judge)}", title_justify="left")
     for column in ("", "key observations", "interpretation", "conclusion", "score", "texts"):
         scores.add_column(column, justify="right" if column else "left")
     means = (found["key_observations"], found["interpretation"], found["conclusion"], found["score"])
@@ -264,14 +302,6 @@ def _print(figures: dict[str, Any], path: Path) -> None:
         scores.add_row(f"{name} (published)", *(f"{value:.2f}" for value in values), "100")
     console.print(scores)
     console.print("Published figures are GPT-4o's judgements (paper, Table III): no other judge's compare with them.")
-    if figures["judge_cost"]:
-        console.print(f"judging has cost {figures['judge_cost']:.2f} USD")
-    for reason, count in list(figures["not_judged_because"].items())[:_REASONS]:
-        console.print(f"not judged: {count:,} ({reason})", markup=False)
-    if (more := len(figures["not_judged_because"]) - _REASONS) > 0:
-        console.print(f"not judged for {more:,} more reasons; -o FILE names them")
-    if figures["without_reference"]:
-        console.print(f"without a reference: {figures['without_reference']:,}")
 
 
 def _print_recognition(console: Console, labels: dict[str, Any]) -> None:

@@ -11,10 +11,9 @@ from explllm.data.dataset import Batch
 from explllm.faces.pixels import ImagePreset
 from explllm.metrics.au_regression import ActionUnitAgreement
 from explllm.metrics.facs import ACTIVE_FROM, FacsF1
-from explllm.models import storage
 from explllm.models.au_regressor import ActionUnitRegressor, RegressorSettings, build_regressor, regressor_config
 from explllm.training.face_task import FaceTask
-from explllm.training.optimization import OptimizationSettings, build_optimizer
+from explllm.training.optimization import OptimizationSettings
 
 _FLOOR = 1e-4
 """Added to the denominator of the loss's CCC: in a micro-batch that hardly moves a unit, noise would be all."""
@@ -71,13 +70,6 @@ class ActionUnitTask(FaceTask):
         # Lightning trains modules in the mode that it finds them in; a frozen encoder stays in evaluation mode.
         self.model.train()
 
-    def configure_optimizers(self) -> Any:
-        """Make AdamW and its schedule, in optimiser steps."""
-        optimizer, schedule = build_optimizer(
-            self.parameters(), self.optimization, int(self.trainer.estimated_stepping_batches)
-        )
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
-
     def training_step(self, batch: Batch, batch_idx: int) -> torch.Tensor:
         """Return the loss of one look at each image; augmentation shows the mirrored faces."""
         step = self._is_step(batch_idx)
@@ -115,8 +107,10 @@ class ActionUnitTask(FaceTask):
             if figures.get(name) is not None:
                 self.log(f"val/{name}", figures[name], prog_bar=name == "pearson", rank_zero_only=True)
         if self.trainer.is_global_zero and figures.get("pearson") is not None:
+            # Before the first optimiser step there is no loss.
+            loss = "" if self.last_loss is None else f"loss {float(self.last_loss):.3f}, "
             get_console().print(
-                f"step {self.trainer.global_step}: loss {float(self.last_loss):.3f}, val Pearson "
+                f"step {self.trainer.global_step}: {loss}val Pearson "
                 f"{figures['pearson']:.3f}, ICC(3,1) {figures['icc']:.3f}, CCC {figures['ccc']:.3f}, "
                 f"MAE {figures['mae']:.4f}",
                 soft_wrap=True,
@@ -135,38 +129,23 @@ class ActionUnitTask(FaceTask):
         return figures if self.facs is None else {**figures, "facs": self.facs.compute()}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep only the weights that no named base can give back; what trains, loss, images not read."""
-        own = storage.own_state_dict(self.regressor)
-        checkpoint["state_dict"] = {
-            name: value for name, value in checkpoint["state_dict"].items() if name.removeprefix("model.") in own
-        }
-        checkpoint["labels"], checkpoint["trains"] = list(NAMES), self._trains()
-        checkpoint["loss"], checkpoint["unreadable"] = float(self.last_loss), self.unreadable
+        """Keep the units' names too."""
+        super().on_save_checkpoint(checkpoint)
+        checkpoint["labels"] = list(NAMES)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Check that the checkpoint is of this architecture.
+        """Check that the checkpoint is of a regressor of this architecture.
 
         Raises:
             CheckpointError: If it is not; the message names the first weight that does not fit.
         """
-        where = str(self.trainer.ckpt_path)
         if checkpoint["labels"] != list(NAMES):
             raise CheckpointError(
-                "the checkpoint is of another kind of model", where=where, remedy="Use one of a regressor's run."
+                "the checkpoint is of another kind of model",
+                where=str(self.trainer.ckpt_path),
+                remedy="Use one of a regressor's run.",
             )
-        weights = {name.removeprefix("model."): value for name, value in checkpoint["state_dict"].items()}
-        storage.check_names(self.regressor, weights, where)
-        if self.trainer.state.fn == "fit":
-            if checkpoint["trains"] != self._trains():
-                raise CheckpointError(
-                    "the checkpoint is of a run that trained other weights",
-                    where=where,
-                    remedy="Resume with the settings that it began with, or begin another run.",
-                )
-            self.last_loss, self.unreadable = checkpoint["loss"], checkpoint["unreadable"]
-            self.print(f"goes on after step {checkpoint['global_step']}: {where}")
-        else:
-            self.print(f"weights: {where}")
+        super().on_load_checkpoint(checkpoint)
 
     def _start_counting(self) -> None:
         self.agreement.reset()

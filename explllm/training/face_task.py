@@ -1,4 +1,4 @@
-"""What the LightningModules share: they read faces, and some of these cannot be read."""
+"""What the LightningModules share: they read faces, of which some cannot be read, and train one model."""
 
 import os
 import sys
@@ -8,20 +8,29 @@ import torch
 import torch.distributed as distributed
 from lightning.pytorch import LightningModule
 
-from explllm.core.errors import ImageError
+from explllm.core.errors import CheckpointError, ImageError
 from explllm.data.dataset import Batch
+from explllm.models import storage
+from explllm.training.optimization import OptimizationSettings, build_optimizer
 
 
 class FaceTask(LightningModule):
-    """Seeds each step by its number, and counts unreadable images over all processes."""
+    """Seeds each step by its number, counts unreadable images over all processes, and keeps what trains."""
+
+    other_weights_remedy = "Resume with the settings that it began with, or begin another run."
+    """What to do where a checkpoint is of a run that trained other weights."""
+    optimization: OptimizationSettings
 
     def __init__(self) -> None:
         """Start with no unreadable image."""
         super().__init__()
+        self.model: Any = None
+        """What is trained, once `configure_model` has run."""
         self.unreadable: list[str] = []
         self._new_unreadable: list[str] = []
         self._blank = False
         self.last_loss: Any = None
+        """Of the last optimiser step; None before the first."""
         self._losses: list[torch.Tensor] = []
         # Frozen base weights are not in checkpoints; on_load_checkpoint accounts for every name instead.
         self.strict_loading = False
@@ -31,6 +40,43 @@ class FaceTask(LightningModule):
         seed = int(os.environ.get("PL_GLOBAL_SEED", 0))
         number = self.trainer.fit_loop.epoch_loop.total_batch_idx
         torch.manual_seed((seed * 1_000_003 + number) * 4096 + self.global_rank)
+
+    def configure_optimizers(self) -> Any:
+        """Make AdamW and its schedule, in optimiser steps."""
+        optimizer, schedule = build_optimizer(
+            self.parameters(), self.optimization, int(self.trainer.estimated_stepping_batches)
+        )
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep only the weights that no named base can give back; what trains, loss, images not read."""
+        own = storage.own_state_dict(self.model)
+        checkpoint["state_dict"] = {
+            name: value for name, value in checkpoint["state_dict"].items() if name.removeprefix("model.") in own
+        }
+        checkpoint["trains"], checkpoint["unreadable"] = self._trains(), self.unreadable
+        checkpoint["loss"] = None if self.last_loss is None else float(self.last_loss)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Check that the checkpoint is of this architecture.
+
+        Raises:
+            CheckpointError: If it is not; the message names the first weight that does not fit.
+        """
+        where = str(self.trainer.ckpt_path)
+        weights = {name.removeprefix("model."): value for name, value in checkpoint["state_dict"].items()}
+        storage.check_names(self.model, weights, where)
+        if self.trainer.state.fn == "fit":
+            if checkpoint["trains"] != self._trains():
+                raise CheckpointError(
+                    "the checkpoint is of a run that trained other weights",
+                    where=where,
+                    remedy=self.other_weights_remedy,
+                )
+            self.last_loss, self.unreadable = checkpoint["loss"], checkpoint["unreadable"]
+            self.print(f"goes on after step {checkpoint['global_step']}: {where}")
+        else:
+            self.print(f"weights: {where}")
 
     def _trains(self) -> list[str]:
         return [name for name, weight in self.named_parameters() if weight.requires_grad]

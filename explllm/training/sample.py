@@ -90,7 +90,6 @@ def _explain(data: Any, faces: pd.DataFrame, module: ExpLLMTask, rows: list[int]
     finally:
         model.train(training)
     known = faces.reindex(columns=["expression", "action_units_source"])
-    measured = list(data.manifest.intensities())
     explained = {}
     for row, recognition, cot in zip(read, found, cots, strict=True):
         label, source = known.loc[row]
@@ -99,8 +98,9 @@ def _explain(data: Any, faces: pd.DataFrame, module: ExpLLMTask, rows: list[int]
             Expression(str(label)),
             recognition,
             cot,
-            measured[row],
+            data.manifest.intensities_of(row),
             source if isinstance(source, str) else None,
             data.manifest.box(row),
+            data.margin,
         )
     return explained

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from explllm.conversation.encoder import IGNORED, ConversationEncoder
-from explllm.core.errors import CheckpointError, ConfigError
+from explllm.core.errors import ConfigError
 from explllm.core.expressions import Expression
 from explllm.data.dataset import EXPRESSION_NUMBER, Batch
 from explllm.faces.pixels import ImagePreset
@@ -17,7 +17,7 @@ from explllm.models.build import NetworkSettings, build, build_config, labels_of
 from explllm.models.explllm import ExpLLM
 from explllm.models.generation import label_log_likelihoods
 from explllm.training.face_task import FaceTask
-from explllm.training.optimization import OptimizationSettings, build_optimizer
+from explllm.training.optimization import OptimizationSettings
 
 
 class ExpLLMTask(FaceTask):
@@ -26,6 +26,8 @@ class ExpLLMTask(FaceTask):
     The paper's two stages are two configurations of it: first the projector alone on captions, then LoRA and projector
     on the mixture of FER and CoT, started from the first stage's model by ``init_from``.
     """
+
+    other_weights_remedy = "To go on from its weights alone, name the run's `model` folder by --model.init_from."
 
     def __init__(
         self,
@@ -111,13 +113,6 @@ class ExpLLMTask(FaceTask):
         # Lightning trains modules in the mode that it finds them in; parts that are frozen stay in evaluation mode.
         self.model.train()
 
-    def configure_optimizers(self) -> Any:
-        """Make AdamW and its schedule, in optimiser steps."""
-        optimizer, schedule = build_optimizer(
-            self.parameters(), self.optimization, int(self.trainer.estimated_stepping_batches)
-        )
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
-
     def training_step(self, batch: Batch, batch_idx: int) -> dict[str, torch.Tensor]:
         """Return the loss, and the logits (B, V) of each conversation's first answer token.
 
@@ -152,35 +147,17 @@ class ExpLLMTask(FaceTask):
         return found
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep only the weights that no named base can give back; labels, what trains, loss, images not read."""
-        own = storage.own_state_dict(self.explllm)
-        checkpoint["state_dict"] = {
-            name: value for name, value in checkpoint["state_dict"].items() if name.removeprefix("model.") in own
-        }
+        """Keep the labels too."""
+        super().on_save_checkpoint(checkpoint)
         checkpoint["labels"] = [str(label) for label in self.labels]
-        checkpoint["trains"] = self._trains()
-        checkpoint["loss"], checkpoint["unreadable"] = float(self.last_loss), self.unreadable
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Check that the checkpoint is of this architecture.
+        """Check that the checkpoint is of this architecture, and take over its labels.
 
         Raises:
             CheckpointError: If it is not; the message names the first weight that does not fit.
         """
-        where = str(self.trainer.ckpt_path)
-        weights = {name.removeprefix("model."): value for name, value in checkpoint["state_dict"].items()}
-        storage.check_names(self.explllm, weights, where)
-        if self.trainer.state.fn == "fit":
-            if checkpoint["trains"] != self._trains():
-                raise CheckpointError(
-                    "the checkpoint is of a run that trained other weights",
-                    where=where,
-                    remedy="To go on from its weights alone, name the run's `model` folder by --model.init_from.",
-                )
-            self.last_loss, self.unreadable = checkpoint["loss"], checkpoint["unreadable"]
-            self.print(f"goes on after step {checkpoint['global_step']}: {where}")
-        else:
-            self.print(f"weights: {where}")
+        super().on_load_checkpoint(checkpoint)
         self.set_labels([Expression(label) for label in checkpoint["labels"]])
 
     def targets(self, batch: Batch) -> torch.Tensor:

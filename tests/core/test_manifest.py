@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from explllm.core import manifest as module
+from explllm.core import manifest_files
 from explllm.core.action_units import NAMES
 from explllm.core.errors import ManifestError, MissingPathError
 from explllm.core.manifest import COLUMNS, REQUIRED, Manifest
@@ -159,14 +159,14 @@ def test_an_interrupted_write_leaves_the_old_file_and_nothing_else(tmp_path, mon
     path = tmp_path / f"faces{ending}"
     Manifest(_frame(), tmp_path).write(path)
     before = path.read_bytes()
-    reader, writer = module._FORMATS[ending]
+    reader, writer = manifest_files.FORMATS[ending]
 
     def interrupted(frame: pd.DataFrame, partial: Path) -> None:
         writer(frame, partial)
         assert partial.parent == path.parent
         raise KeyboardInterrupt
 
-    monkeypatch.setitem(module._FORMATS, ending, (reader, interrupted))
+    monkeypatch.setitem(manifest_files.FORMATS, ending, (reader, interrupted))
     with pytest.raises(KeyboardInterrupt):
         Manifest(_frame().head(1), tmp_path).write(path)
     assert path.read_bytes() == before
@@ -243,7 +243,7 @@ def test_parquet_is_written_in_parts_with_the_types_of_the_whole(tmp_path, monke
         }
     ).iloc[:rows]
     Manifest(frame, tmp_path).frame.to_parquet(tmp_path / "whole.parquet", index=False)
-    monkeypatch.setattr(module, "_ROWS_AT_A_TIME", 2)
+    monkeypatch.setattr(manifest_files, "_ROWS_AT_A_TIME", 2)
     Manifest(frame, tmp_path).write(tmp_path / "parts.parquet")
     whole, parts = (pd.read_parquet(tmp_path / f"{name}.parquet") for name in ("whole", "parts"))
     pd.testing.assert_frame_equal(whole, parts)
@@ -256,3 +256,22 @@ def test_a_row_that_is_as_it_should_be_is_not_copied(tmp_path):
     first, second = Manifest(frame, tmp_path).frame["action_units"]
     assert first is units
     assert second == [1.0, *units[1:]] and type(second[0]) is float
+
+
+def test_the_intensities_of_one_row_are_those_of_all(tmp_path):
+    frame = _frame().assign(action_units_missing=["Jaw Thrust, Nose Wrinkle", None, "Jaw Drop"])
+    for table in (frame, frame.drop(columns="action_units_missing"), frame.drop(columns="action_units")):
+        manifest = Manifest(table, tmp_path)
+        assert [manifest.intensities_of(row) for row in range(3)] == list(manifest.intensities())
+    assert Manifest(frame, tmp_path).intensities_of(0)[NAMES.index("Jaw Thrust")] is None
+
+
+def test_rows_in_which_no_face_was_found(tmp_path):
+    """A row that nobody looked for a face in is a face; one that has a box has one."""
+    frame = pd.DataFrame({"image": ["a.jpg", "b.jpg", "c.jpg"]})
+    assert Manifest(frame, tmp_path).faceless() == [False] * 3
+    frame["face_status"] = [None, "found", "no face found"]
+    frame["box"] = [None, [0, 0, 9, 9], None]
+    assert Manifest(frame, tmp_path).faceless() == [False, False, True]
+    assert Manifest(frame.drop(columns="face_status"), tmp_path).faceless() == [False] * 3
+    assert Manifest(frame.drop(columns="box"), tmp_path).faceless() == [False, True, True]

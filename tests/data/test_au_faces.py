@@ -19,6 +19,7 @@ from explllm.data.au_faces import (
     UnitLabels,
     collate_units,
 )
+from explllm.data.datamodules import ManifestFaces
 from explllm.data.dataset import ImageCache
 from explllm.data.mixture import Draw
 from explllm.data.transforms import Augment
@@ -192,6 +193,19 @@ def test_where_the_labels_come_from_is_said(drawn_faces, manifest, tmp_path, att
     estimated = written(manifest, tmp_path / "est.parquet", action_units_source=["mediapipe-blendshapes"] * 97)
     data = attached(ManifestActionUnits(**estimated, batch_size=8, micro_batch_size=8))
     assert data.notice == "Labels of action units by: mediapipe-blendshapes."
+    # As a regressor leaves it that has estimated drawn faces.
+    again = written(
+        manifest,
+        tmp_path / "again.parquet",
+        action_units_source=["explllm second"] * 97,
+        action_units_true_source=["explllm first, drawn"] * 97,
+    )
+    notice = "The faces are drawn by a program, not photographs."
+    data = attached(ManifestActionUnits(**again, batch_size=8, micro_batch_size=8))
+    assert data.notice == f"{notice} Labels of action units by: explllm second."
+    faces = ManifestFaces(**again)
+    faces.setup("predict")
+    assert faces.notice == notice
 
 
 def test_two_processes_share_the_test(drawn_faces, attached):

@@ -1,9 +1,11 @@
+import re
 from collections import Counter
 
 import numpy as np
 import pandas as pd
 import pytest
 
+from explllm.core.action_units import NAMES
 from explllm.core.chain_of_thought import ChainOfThought
 from explllm.core.errors import ConfigError
 from explllm.core.expressions import Expression
@@ -86,3 +88,16 @@ def test_people_stay_together():
 def test_errors(fraction):
     with pytest.raises(ConfigError, match="a held-out share of"):
         hold_out(table(split=["train"] * 40).frame, "val", fraction, seed=0)
+
+
+def test_units_that_were_not_measured_are_not_denied():
+    """Of 24 units only the jaw was measured: no word about brows, lids or lips, neither written nor trained."""
+    jaw = [0.6 if name == "Jaw Drop" else 0.0 for name in NAMES]
+    others = ",".join(name for name in NAMES if name != "Jaw Drop")
+    known = table(60, action_units=[jaw] * 60, action_units_missing=[others] * 60)
+    texts = [ChainOfThought.parse(cot).key_observations for cot in prepare(known, **PLAIN).frame["cot"]]
+    assert all("jaw" in text.lower() or "mouth" in text.lower() for text in texts)
+    part = re.compile(r"\b(brow|eyebrow|lid|eye|nose|cheek|lip corner|chin)s?\b", re.IGNORECASE)
+    assert [text for text in texts if part.search(text)] == []
+    measured = prepare(table(60, action_units=[jaw] * 60), **PLAIN).frame["cot"]
+    assert any(part.search(ChainOfThought.parse(cot).key_observations) for cot in measured)

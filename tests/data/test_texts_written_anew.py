@@ -4,7 +4,7 @@ import pytest
 
 from explllm.chat.offline import OfflineWriter
 from explllm.conversation.encoder import ConversationEncoder
-from explllm.core.action_units import mirror_action_units
+from explllm.core.action_units import NAMES, mirror_action_units
 from explllm.core.chain_of_thought import ChainOfThought
 from explllm.core.expressions import Expression
 from explllm.data.dataset import ImageCache, TrainingDataset
@@ -60,3 +60,23 @@ def test_texts_of_others_stay_as_they_are(manifest, encoder):
     other = type(manifest)(frame, manifest.root)
     faces = dataset(other, encoder)
     assert {said(faces[Draw(3, "cot", seed)], encoder)[1] for seed in (1, 2)} == {frame.at[3, "cot"]}
+
+
+def test_units_that_were_not_measured_stay_unsaid_at_each_draw(manifest, encoder):
+    """Known of each face: the right brow alone. On the flipped picture it is the left one."""
+    frame = manifest.frame.copy()
+    missing = [name for name in NAMES if name != "Right Brow Raise"]
+    frame["action_units"] = [[0.6 if name == "Right Brow Raise" else 0.0 for name in NAMES]] * len(frame)
+    frame["action_units_missing"] = ",".join(missing)
+    partly = type(manifest)(frame, manifest.root)
+    for flip, name in ((0.0, "Right Brow Raise"), (1.0, "Left Brow Raise")):
+        faces, units = dataset(partly, encoder, flip), [0.6 if one == name else None for one in NAMES]
+        for seed in range(20):
+            label, cot = said(faces[Draw(3, "cot", seed)], encoder)
+            assert cot == OfflineWriter().write(units, Expression(label), seed=seed).text
+
+
+def test_texts_by_rules_stay_where_the_units_are_gone(manifest, encoder):
+    other = type(manifest)(manifest.frame.drop(columns="action_units"), manifest.root)
+    faces = dataset(other, encoder)
+    assert said(faces[Draw(3, "cot", 1)], encoder)[1] == manifest.frame.at[3, "cot"]

@@ -50,7 +50,12 @@ def test_whatever_is_flipped_is_flipped_with_its_text():
 
 
 def test_missing_units_and_text_stay_missing():
-    assert Augment(**(OFF | {"flip": 1.0}))(IMAGE, None, None, 3)[1:] == (None, None)
+    flip = Augment(**(OFF | {"flip": 1.0}))
+    assert flip(IMAGE, None, None, 3)[1:] == (None, None)
+    left, right = NAMES.index("Left Brow Raise"), NAMES.index("Right Brow Raise")
+    partly = [*UNITS[:left], None, *UNITS[left + 1 :]]
+    _, units, _ = flip(IMAGE, partly, None, 3)
+    assert units[right] is None and units.count(None) == 1 and units[left] == UNITS[right]
 
 
 @pytest.mark.parametrize("name", ["rotation", "scale", "shift", "brightness", "contrast", "saturation", "hue", "erase"])

@@ -12,7 +12,7 @@ import pytest
 from explllm.chat.ledger import Ledger
 from explllm.core.chain_of_thought import ChainOfThought
 from explllm.core.expressions import Expression
-from explllm.core.manifest import Manifest
+from explllm.core.manifest import ENDINGS, Manifest
 from explllm.data.folder import read_folder
 from explllm.engine.checks import pair_problems
 
@@ -114,11 +114,20 @@ def test_mistakes_are_found_before_anything_is_sent(build, server, explllm, writ
         assert message in done.error and "row 1" in done.error
     good = ("cot", "build", "faces.parquet")
     assert "no model is named" in explllm(*good, "-o", "o.parquet").error
-    assert "ending '.txt'" in explllm(*good, "-o", "o.txt", "--offline").error
+    error = explllm(*good, "-o", "o.txt", "--offline").error
+    assert "ending '.txt'" in error and ", ".join(ENDINGS) in error
     assert "0 is below 1" in explllm(*good, "-o", "o.parquet", "--offline", "--concurrency", 0).error
     assert "no such manifest" in explllm("cot", "build", "none.parquet", "-o", "o.parquet", "--offline").error
     assert "no such build" in explllm("cot", "status", "o.parquet").error
     assert server.received == [] and not (tmp_path / "o.parquet").exists()
+
+
+def test_an_ending_in_capitals(explllm, write_faces, tmp_path):
+    """Whatever a manifest can be written to is an OUT."""
+    write_faces(tmp_path / "faces.parquet", 3)
+    for ending in map(str.upper, ENDINGS):
+        assert explllm("cot", "build", "faces.parquet", "-o", f"out{ending}", "--offline", "--overwrite").status == 0
+        assert Manifest.read(f"out{ending}").frame["cot"].notna().all()
 
 
 def test_the_budget_ends_the_run_and_a_larger_one_goes_on(build, server, table):

@@ -3,6 +3,7 @@
 import pytest
 
 from explllm.chat.offline import OfflineWriter
+from explllm.chat.reading import without_thoughts
 from explllm.core.action_units import NAMES
 from explllm.core.chain_of_thought import ChainOfThought
 from explllm.core.expressions import Expression
@@ -122,7 +123,7 @@ def test_names():
     ],
 )
 def test_reading_a_label(text, label):
-    assert read_expression(text) is label
+    assert read_expression(without_thoughts(text)) is label
 
 
 @pytest.mark.parametrize(
@@ -137,7 +138,7 @@ def test_reading_a_label(text, label):
     ],
 )
 def test_reading_a_verdict(text, verdict):
-    assert read_verdict(text) is verdict
+    assert read_verdict(without_thoughts(text)) is verdict
 
 
 def test_reading_a_chain_of_thought():
@@ -150,5 +151,5 @@ def test_reading_a_chain_of_thought():
     assert read_cot(structured.replace('"c"', '"**Conclusion:**"')) is None
     plain = "### Key Observations\nThe brows.\n### Overall Emotional Interpretation\nA mood.\n### Conclusion\nAnger."
     assert read_cot(plain) == ChainOfThought.of("The brows.", "A mood.", "Anger.")
-    assert read_cot("<think>### Conclusion\nFear.</think>" + plain) == read_cot(plain)
+    assert read_cot(without_thoughts("<think>### Conclusion\nFear.</think>" + plain)) == read_cot(plain)
     assert read_cot("I cannot help with that.") is None

@@ -10,6 +10,7 @@ import torch
 from scipy.stats import pearsonr
 
 from explllm.core.action_units import NAMES
+from explllm.metrics import au_regression
 from explllm.metrics.au_regression import ActionUnitAgreement, agreement_summary, au_agreement, icc_3_1
 
 
@@ -118,6 +119,21 @@ def test_states_add_up(faces):
     for unit, row in expected["by_unit"].items():
         assert found["by_unit"][unit] == pytest.approx(row), unit
     assert found["pearson"] == pytest.approx(expected["pearson"]) and found["faces"] == expected["faces"]
+
+
+def test_the_state_stays_away_from_devices_without_float64(faces, monkeypatch):
+    """As on Apple's GPUs; the device without data stands for theirs, as no such machine is at hand."""
+    estimates, labels = faces
+    around = torch.nn.ModuleList([ActionUnitAgreement()])
+    monkeypatch.setattr(au_regression, "_WITHOUT_FLOAT64", ("meta",))
+    metric = around.to("meta")[0]
+    metric.update(estimates, labels)
+    assert metric.sums.device.type == "cpu" and metric.sums.dtype == torch.float64
+    assert metric.compute()["pearson"] == pytest.approx(agreement_summary(au_agreement(estimates, labels))["pearson"])
+    metric.reset()
+    assert not metric.sums.any()
+    monkeypatch.undo()
+    assert around.to("meta")[0].sums.device.type == "meta"
 
 
 @pytest.mark.slow

@@ -10,6 +10,7 @@ from PIL import Image, ImageOps
 from explllm.core.action_units import FEAFA, NAMES, mirror_action_units
 from explllm.core.errors import CheckpointError, ConfigError, MissingPathError
 from explllm.data.drawn_faces.generate import draw_faces
+from explllm.faces.estimators.onnx_regressor import OnnxRegressor
 from explllm.models import au_export
 from explllm.models.au_export import export_onnx
 from explllm.models.au_regressor import (
@@ -179,6 +180,28 @@ def test_the_onnx_file_gives_the_same(model, tmp_path, needs_onnx):
     assert json.loads(metadata["action_units"]) == list(NAMES)
     assert json.loads(metadata["image"]) == model.image.to_dict()
     assert metadata["image_preset"] == model.config.image_preset
+    assert not {"margin", "learnt_from"} & set(metadata)
+
+
+def test_the_file_says_what_the_model_learnt_from(model, tmp_path, needs_onnx):
+    model.config.margin, model.config.learnt_from = 0.3, "The faces are drawn by a program, not photographs."
+    model.save_pretrained(tmp_path / "model")
+    opened = ActionUnitRegressor.from_pretrained(tmp_path / "model")
+    export_onnx(opened, tmp_path / "au.onnx")
+    estimator = OnnxRegressor(tmp_path / "au.onnx")
+    assert (estimator.margin, estimator.learnt_from) == (0.3, model.config.learnt_from)
+    assert estimator.preset == model.image
+
+
+@pytest.mark.parametrize("broken", ["torch.onnx.export", "onnx.save", "onnxruntime.InferenceSession.run"])
+def test_an_export_that_fails_is_one_line(model, tmp_path, needs_onnx, monkeypatch, broken):
+    def fail(*arguments, **options):
+        raise RuntimeError("no operator\nin this set")
+
+    monkeypatch.setattr(broken, fail)
+    with pytest.raises(CheckpointError, match=r"cannot be written as ONNX \(RuntimeError: no operator in this set\)"):
+        export_onnx(model, tmp_path / "au.onnx")
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_file_that_differs_is_not_written(model, tmp_path, needs_onnx, monkeypatch):

@@ -17,9 +17,9 @@ import pytest
 from PIL import Image
 
 from explllm.chat.ledger import Ledger
-from explllm.core.expressions import LABEL_SETS, Expression
+from explllm.core.expressions import LABEL_SETS
 from explllm.core.manifest import Manifest
-from explllm.engine.baseline import BaselineSettings, picture_of, pictured_faces
+from explllm.engine.baseline import BaselineSettings, PicturedFace, picture_of, pictured_faces
 from explllm.faces.crop import load_face
 
 KEY = "sk-proj-a-key-that-must-appear-nowhere-0123456789"
@@ -371,8 +371,97 @@ def test_rows_of_other_classes_are_left_out_and_said(baseline, chat_server, know
         # Without a word of it, Contempt among the labels makes it a class.
         baseline(server.url, "-o", "eight.parquet")
     assert len(server.received) == 28 and set(table("eight.parquet")["label_set"]) == {"affectnet8"}
+    asked = [one.body["messages"][0]["content"][0]["text"] for one in server.received]
+    assert ["Contempt" in one for one in asked] == [False] * 12 + [True] * 16
     found = json.loads(explllm("score", "eight.parquet", "--json").out)["recognition"]
-    assert found["count"] == 8 and set(map(Expression, frame["expression"])) >= {Expression.CONTEMPT}
+    assert found["count"] == 8 and found["left_out"] == {} and found["recall"]["Contempt"] == 0
+    assert found["accuracy"] == (frame["expression"] == "Fear").sum() / 8
+
+
+def test_an_out_of_anything_else_is_not_lost(baseline, chat_server, knowing, faces, explllm, tmp_path):
+    def contents():
+        return {path.name: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+
+    with chat_server.ChatServer(knowing(), models=("scripted", "other")) as server:
+        assert explllm("cot", "build", faces, "-o", "built.parquet", "--offline").status == 0
+        shutil.copy(faces, tmp_path / "mine.parquet")
+        before = contents()
+        error = baseline(server.url, "-o", faces, "--sample", 3).error
+        assert "--out is the manifest that is read" in error and "--overwrite" in error
+        assert "the manifest exists" in baseline(server.url, "-o", "mine.parquet").error
+        assert "was made by offline, not by scripted as a baseline" in baseline(server.url, "-o", "built.parquet").error
+        assert server.received == [] and contents() == before
+        assert baseline(server.url, "-o", "mine.parquet", "--overwrite").status == 0
+        # The same run goes on; another model's answers are other ones.
+        assert baseline(server.url, "-o", "mine.parquet").status == 0 and len(server.received) == 16
+        before = contents()
+        error = baseline(server.url, "-o", "mine.parquet", "--model", "other").error
+        assert "was made by scripted as a baseline, not by other as a baseline" in error
+        error = baseline(server.url, "-o", "new.parquet", "--run-dir", "mine.run", "--model", "other").error
+        assert "the run folder is that of scripted as a baseline" in error
+        assert len(server.received) == 16 and contents() == before
+        assert baseline(server.url, "-o", "mine.parquet", "--model", "other", "--overwrite").status == 0
+    assert set(table("mine.parquet")["cot_source"]) == {"other"}
+
+
+def test_figures_stay_until_the_server_answers(baseline, chat_server, knowing, tmp_path, monkeypatch):
+    with chat_server.ChatServer(knowing()) as server:
+        assert baseline(server.url).status == 0
+        figures = [tmp_path / "faces_scripted.run" / name for name in ("metrics.json", "predictions.parquet")]
+        before = [path.read_bytes() for path in figures]
+        assert "cannot be reached" in baseline("http://127.0.0.1:9/v1").error
+        monkeypatch.delenv("OPENAI_API_KEY")
+        assert "holds no API key" in baseline("https://api.openai.com/v1").error
+        assert [path.read_bytes() for path in figures] == before
+        # A run folder of a training is none of a baseline, whatever may be overwritten.
+        (tmp_path / "runs/rafdb").mkdir(parents=True)
+        for name in ("metrics.json", "predictions.parquet"):
+            (tmp_path / "runs/rafdb" / name).write_text("a test's")
+        for more in ((), ("--overwrite",)):
+            error = baseline(server.url, "-o", "new.parquet", "--run-dir", "runs/rafdb", *more).error
+            assert "files that are not of a baseline" in error and "--run-dir" in error
+        held = {path.name: path.read_text() for path in (tmp_path / "runs/rafdb").iterdir()}
+        assert held == dict.fromkeys(("metrics.json", "predictions.parquet"), "a test's")
+        assert len(server.received) == 16
+
+
+def test_a_photograph_without_a_face_is_not_sent(baseline, chat_server, knowing, faces, tmp_path):
+    frame = table(faces)
+    frame["face_status"] = ["found"] * 6 + ["no face found"] * 2
+    frame["box"] = [[2.0, 2.0, 60.0, 60.0]] * 6 + [None] * 2
+    Manifest(frame, tmp_path).write(faces)
+    with chat_server.ChatServer(knowing()) as server:
+        assert "6 pictures of faces would be sent" in baseline(server.url, send=False).error
+        done = baseline(server.url, "--label-set", "affectnet7")
+        assert done.status == 0 and "left out: no face found 2" in " ".join(done.out.split())
+        whole = [PicturedFace("", tmp_path / image, None) for image in frame["image"][6:]]
+        unwanted = {picture_of(face, BaselineSettings(LABELS)).sha256 for face in whole}
+        sent = {sha256(picture(one)).hexdigest() for one in server.received}
+        assert len(server.received) == 12 and len(sent) == 6 and not sent & unwanted
+        # They are neither right nor wrong.
+        assert table()["unreadable"].fillna("").tolist() == [""] * 6 + ["no face found"] * 2
+        metrics = json.loads((tmp_path / "faces_scripted.run/metrics.json").read_text())
+        assert metrics["test/count"] == 6 and metrics["test/accuracy"] == 1
+        assert metrics["test/unreadable"] == frame["image"][6:].tolist()
+        Manifest(frame.iloc[6:], tmp_path).write(faces)
+        assert "in no row a face was found" in baseline(server.url, "--overwrite").error
+    assert len(server.received) == 12
+
+
+def test_thoughts_before_an_answer(baseline, chat_server, knowing, faces):
+    """They are neither taken for the answer nor sent back."""
+    inner = knowing()
+
+    def script(received):
+        reply = inner(received)
+        return chat_server.Reply(f"<think>Is it Fear? {{}}</think>\n{reply.text}")
+
+    with chat_server.ChatServer(script) as server:
+        assert baseline(server.url).status == 0
+    frame = table()
+    assert frame["predicted"].tolist() == frame["expression"].tolist()
+    assert frame["cot"].str.startswith("**Key Observations:** The brows").all()
+    assert not any("think" in json.dumps(one.body) for one in server.received)
 
 
 def test_the_budget_ends_the_run_and_a_larger_one_goes_on(baseline, chat_server, knowing, tmp_path):

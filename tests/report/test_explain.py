@@ -5,12 +5,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from explllm.core.action_units import NAMES
 from explllm.core.errors import ConfigError, InputError
 from explllm.faces.boxes import overlap
 from explllm.faces.crop import face_crop
+from explllm.models.au_export import export_onnx
+from explllm.models.au_regressor import RegressorSettings, build_regressor, regressor_config
 from explllm.models.explllm import ExpLLM
 from explllm.report.explain import explain_images
 
@@ -108,6 +111,54 @@ def test_what_the_model_learnt_from_is_said(photographs, fitted, capsys, tmp_pat
         assert noted.height > plain.height
 
 
+@pytest.fixture
+def wide(fitted, tmp_path):
+    """The model, as if it had learnt from faces cut out with a margin of 0.5."""
+    model = ExpLLM.from_pretrained(fitted / "model")
+    model.config.margin = 0.5
+    model.save_pretrained(tmp_path / "wide", include_base=True)
+    return tmp_path / "wide"
+
+
+def test_faces_are_cut_out_as_in_training(explain, photographs, detector_file, wide, capsys):
+    options = {"detector": detector_file, "which": "largest", "as_json": True}
+    [told] = [explain(photographs / "six.jpg", margin=margin, **options)[1] for margin in (0.5,)]
+    image = str(photographs / "six.jpg")
+    for margin, same in ((None, True), (0.1, False)):
+        explain_images([image], str(wide), max_new_tokens=4, margin=margin, **options)
+        line = json.loads(capsys.readouterr().out)
+        assert (line["probabilities"] == pytest.approx(told[0]["probabilities"], abs=1e-6)) == same
+
+
+@pytest.fixture
+def regressor(tmp_path):
+    """An exported regressor that learnt from drawn faces, cut out with a margin of 0.3."""
+    pytest.importorskip("onnx", reason='no onnx, which insightface brings: pip install "explllm[faces]"')
+    pytest.importorskip("onnxruntime", reason='no onnxruntime: pip install "explllm[aus]"')
+    vision = {"model_type": "explllm_conv", "hidden_sizes": [8, 16], "depths": [1, 1]}
+    settings = RegressorSettings(vision=vision, vision_train="full", image_preset="small", image_size=32, head_width=16)
+    torch.manual_seed(0)
+    model = build_regressor(regressor_config(settings))
+    model.config.margin, model.config.learnt_from = 0.3, "The faces are drawn."
+    export_onnx(model, tmp_path / "au.onnx")
+    return model, str(tmp_path / "au.onnx")
+
+
+def test_action_units_by_an_exported_regressor(explain, fitted, photographs, detector_file, regressor, capsys):
+    """It sees the faces as it learnt, whatever the model's margin is; a margin that is given holds for both."""
+    model, path = regressor
+    photograph = photographs / "astronaut.png"
+    for given, margin in ((None, 0.3), (0.0, 0.0)):
+        _, [line] = explain(photograph, detector=detector_file, onnx=path, margin=given, as_json=True)
+        assert line["action_units_source"] == "onnx:au.onnx"
+        [expected] = model.estimate(face_crop(Image.open(photograph), line["box"], margin))
+        assert [*line["action_units"].values()] == pytest.approx(expected, abs=1e-4)
+    explain_images([str(photograph)], str(fitted / "model"), max_new_tokens=1, onnx=path)
+    printed = capsys.readouterr()
+    assert "action units by onnx:au.onnx: " in printed.out
+    assert "Note: of the data that the regressor learnt from: The faces are drawn." in printed.err
+
+
 def test_action_units_are_measured_beside(explain, photographs, detector_file, landmarker_file):
     _, [line] = explain(photographs / "astronaut.png", detector=detector_file, landmarker=landmarker_file, as_json=True)
     assert list(line["action_units"]) == list(NAMES) and line["action_units_source"] == "mediapipe-blendshapes"
@@ -144,6 +195,8 @@ def test_the_picture(explain, photographs, detector_file, landmarker_file, tmp_p
         ({"picture": "out.txt"}, "a picture with the ending '.txt'"),
         ({"detector": "none.onnx"}, "there is no such file"),
         ({"landmarker": "none.task"}, "there is no such landmarker"),
+        ({"onnx": "none.onnx"}, "there is no such file"),
+        ({"landmarker": "a.task", "onnx": "b.onnx"}, "two estimators of action units. Give --landmarker or --onnx."),
     ],
 )
 def test_mistakes(explain, photographs, settings, message):

@@ -1,5 +1,6 @@
 import base64
 import io
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -82,3 +83,11 @@ def test_units_that_were_not_measured_are_named_and_not_shown_as_absent(tmp_path
     one = face(tmp_path / "a.jpg", units)
     assert [bar.name for bar in one.bars] == ["Jaw Drop"]
     assert one.unmeasured == ["Nose Wrinkle"] and face(tmp_path / "a.jpg").unmeasured == []
+
+
+def test_a_thumbnail_is_cut_with_the_margin_of_training(tmp_path):
+    Image.fromarray(np.indices((100, 100)).sum(0).astype(np.uint8)).convert("RGB").save(tmp_path / "a.png")
+    for settings, side in (({}, 48), ({"margin": 0.0}, 40), ({"margin": 0.3}, 64)):
+        one = replace(face(tmp_path / "a.png"), box=[20, 30, 40, 40], **settings)
+        shown = Image.open(io.BytesIO(base64.b64decode(one.data_url.partition(",")[2])))
+        assert shown.size == (side, side)

@@ -192,6 +192,60 @@ def test_a_server_that_refuses_in_the_middle(faces, score, chat_server):
     assert sum("score" in one for one in each) == 4 and all("quota" in one["failed"] for one in each[4:])
 
 
+def test_nothing_judged_is_no_number(faces, explllm, score, chat_server):
+    """NaN is no JSON."""
+    fault = chat_server.Reply("You exceeded your quota.", status=429, error={"code": "insufficient_quota"})
+    with chat_server.ChatServer(lambda received: fault) as server:
+        asked = ("--reference", faces, "--judge", "scripted", "--base-url", server.url)
+        done = explllm("score", faces, *asked, "--json")
+        assert done.status == 1 and "NaN" not in done.out
+        figures = json.loads(done.out)
+        assert "exp_cot_score" not in figures and figures["not_judged"] == 12
+        said = explllm("score", faces, *asked)
+        assert said.status == 1 and "not judged: 12 (" in said.out and "nan" not in said.out
+
+
+def test_a_ledger_for_each_table_and_judge(faces, explllm, chat_server, tmp_path):
+    """Else a budget would count what another table or judge has cost, or a baseline."""
+    shutil.copy(faces, tmp_path / "more.parquet")
+    prices = ("--price-in", 100, "--price-out", 100)
+    reply = chat_server.Reply(GOOD, usage=(1000, 20))
+    with chat_server.ChatServer(lambda received: reply, models=("scripted", "org/other")) as server:
+        asked = ("--reference", faces, "--base-url", server.url, *prices, "--json")
+        for table in ("faces.parquet", "more.parquet"):
+            for judge, options in (("scripted", ()), ("org/other", ()), ("scripted", ("-o", "scores/faces.jsonl"))):
+                done = explllm("score", table, *asked, "--judge", judge, *options)
+                assert json.loads(done.out)["judge_cost"] == pytest.approx(12 * 0.102)
+        explllm("score", "faces.parquet", *asked, "--judge", "scripted")
+    assert len(server.received) == 72
+    folders = sorted(str(path.parent.relative_to(tmp_path)) for path in tmp_path.rglob("ledger.sqlite"))
+    assert folders == [
+        *("faces.org_other.run", "faces.scripted.run", "more.org_other.run", "more.scripted.run"),
+        *("scores/faces.scripted.run", "scores/more.scripted.run"),
+    ]
+
+
+def test_files_of_the_same_name_in_other_folders_are_other_faces(faces, explllm, score):
+    def named(folder):
+        def change(frame):
+            frame = frame[frame.index % 2 == 0].drop(columns="box")
+            return frame.assign(image=[f"{folder}{image}" for image in frame["image"]])
+
+        return change
+
+    changed(faces, named("3/")).rename(faces.with_name("three.parquet"))
+    changed(faces, named("1/"))
+    assert "no image of" in explllm("score", "changed.parquet", "--reference", "three.parquet").error
+    # The released lists hold no more than the file's name.
+    changed(faces, named("")).rename(faces.with_name("bare.parquet"))
+    for one, other in (("three.parquet", "bare.parquet"), ("bare.parquet", "three.parquet")):
+        figures, _ = score(one, "--reference", other)
+        assert figures["joined_by_file_name"] == figures["exp_cot_score"]["count"] == 6
+        assert "joined by the file's name alone: 6" in explllm("score", one, "--reference", other).out
+    figures, _ = score("bare.parquet", "--reference", "bare.parquet")
+    assert figures["joined_by_file_name"] == 0 and figures["exp_cot_score"]["count"] == 6
+
+
 def test_names_with_brackets(faces, explllm):
     shutil.copy(faces, faces.with_name("[b]faces[red].parquet"))
     said = explllm("score", "[b]faces[red].parquet", "--reference", "[b]faces[red].parquet").out

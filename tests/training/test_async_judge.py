@@ -11,6 +11,7 @@ from PIL import Image
 
 from explllm.core.expressions import Expression
 from explllm.core.manifest import Manifest
+from explllm.metrics.judges import OfflineJudge
 from explllm.training.sample import fixed_sample
 
 GOOD = '{"key_observations": 3, "overall_emotional_interpretation": 3, "conclusion": 0}'
@@ -69,10 +70,25 @@ def test_scores_stand_under_the_step_that_made_them(fit, chat_server, tmp_path):
     assert metrics["judge/name"].startswith("scripted, prompt ") and "fit/steps" in metrics
 
 
-def test_the_offline_judge(fit, tmp_path):
-    done, _ = fit(judge(), epochs=1)
+def test_the_offline_judge(fit, drawn_faces, tmp_path):
+    done, _ = fit({"class_path": "Gallery", "init_args": {"faces": 3}}, judge(), epochs=1)
     assert (done.status, done.err) == (0, "")
-    assert all(0 <= row["score"] <= 1 and row["judge"].startswith("offline") for row in noted(tmp_path))
+    # The texts of the same step stand in the gallery, and the references in the manifest.
+    written = pd.read_csv(tmp_path / "runs/small/gallery/explained.csv").set_index("image")["cot"].fillna("")
+    manifest = Manifest.read(drawn_faces / "manifest.parquet")
+    rows = {str(manifest.image_path(row)): manifest.frame["cot"][row] for row in range(len(manifest))}
+    found = noted(tmp_path)
+    assert len(found) == 3
+    for row in found:
+        expected = OfflineJudge().compare(written[row["image"]], rows[row["image"]])
+        assert row["score"] == pytest.approx(expected.score) and row["judge"].startswith("offline")
+
+
+def test_a_key_that_is_missing_is_told_before_training(fit, monkeypatch, tmp_path):
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    monkeypatch.delenv("OPENAI_BASE_URL", raising=False)
+    assert "OPENAI_API_KEY holds no API key" in fit(judge(judge="gpt-4o"))[0].error
+    assert not (tmp_path / "runs").exists()
 
 
 def test_nothing_waits_for_the_judge(fit, chat_server, tmp_path):

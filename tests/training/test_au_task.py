@@ -20,7 +20,7 @@ from explllm.core.errors import ConfigError
 from explllm.core.manifest import Manifest
 from explllm.data.drawn_faces.generate import draw_faces
 from explllm.metrics.au_regression import au_agreement
-from explllm.models.au_regressor import ActionUnitRegressor
+from explllm.models.au_regressor import ActionUnitRegressor, RegressorSettings
 from explllm.training.au_task import ActionUnitTask, regression_loss
 from explllm.training.describe import describe
 
@@ -104,6 +104,8 @@ def test_fit_leaves(au_fitted):
     assert not {name for name in names if "partial" in name}
     held = metrics(au_fitted)
     assert held["fit/steps"] == STEPS and held["notice"] == NOTICE
+    config = json.loads((au_fitted / "model/config.json").read_text())
+    assert config["learnt_from"] == NOTICE and config["margin"] == 0.1
     saved = ActionUnitRegressor.from_pretrained(au_fitted / "model").state_dict()
     for name, value in torch.load(au_fitted / "checkpoints/last.ckpt", weights_only=True)["state_dict"].items():
         assert torch.equal(saved[name.removeprefix("model.")], value), name
@@ -126,7 +128,7 @@ def test_test_against_independent_figures(command, tmp_path, people):
     frame = Manifest.read(people / "manifest.parquet").frame
     expected = frame[frame["split"] == "test"]
     assert list(table["image"]) == list(expected["image"])
-    assert set(table["action_units_source"]) == {"explllm run"}
+    assert set(table["action_units_source"]) == {"explllm run"} and set(table["action_units_true_source"]) == {"drawn"}
     labels, found = (np.array(table[name].tolist()) for name in ("action_units_true", "action_units"))
     assert labels == pytest.approx(np.array(expected["action_units"].tolist()))
     model = ActionUnitRegressor.from_pretrained(tmp_path / "run/model")
@@ -243,6 +245,49 @@ def test_without_onnx_the_training_is_not_lost(explllm, au_config, monkeypatch, 
     assert done.status == 0 and "a model cannot be written as ONNX" in done.err
     assert (tmp_path / "runs/aus/model").is_dir() and not (tmp_path / "runs/aus/au_regressor.onnx").exists()
     assert metrics(tmp_path / "runs/aus")["fit/onnx_difference"] is None
+
+
+@pytest.mark.parametrize("broken", ["torch.onnx.export", "onnxruntime.InferenceSession"])
+def test_an_export_that_fails_costs_nothing_else(explllm, au_config, monkeypatch, tmp_path, broken):
+    def fail(*arguments, **options):
+        raise RuntimeError("it cannot")
+
+    monkeypatch.setattr(broken, fail)
+    done = explllm("fit", "--config", au_config, "--trainer.max_steps", 1)
+    assert done.status == 0 and done.err.startswith("warning: no runs/aus/au_regressor.onnx: "), done.err
+    held = metrics(tmp_path / "runs/aus")
+    assert held["fit/steps"] == 1 and held["fit/onnx_difference"] is None and held["notice"] == NOTICE
+    assert ActionUnitRegressor.from_pretrained(tmp_path / "runs/aus/model")
+
+
+def test_names_that_look_like_markup(explllm, au_config, tmp_path, people):
+    options = ("--config", au_config, "--run_dir", "runs/a[/i]", "--trainer.max_steps", 1)
+    done = explllm("fit", *options)
+    assert done.status == 0 and "model: runs/a[/i]/model" in done.out and "onnx: runs/a[/i]/au_" in done.out
+    named = Manifest.read(people / "manifest.parquet")
+    named.frame["action_units_source"] = "[/b]somebody"
+    named.write(tmp_path / "named.parquet")
+    config = yaml.safe_load((tmp_path / "runs/a[/i]/config.yaml").read_text())
+    config["data"] = {
+        "class_path": "ManifestActionUnits",
+        "init_args": {"manifest": "named.parquet", "root": str(people)},
+    }
+    (tmp_path / "named.yaml").write_text(yaml.safe_dump(config))
+    done = explllm("test", "--config", "named.yaml", "--run_dir", "runs/a[/i]")
+    assert done.status == 0, done.err
+    for said in ("predictions: runs/a[/i]/pred", "by unit: runs/a[/i]/act", "Labels of action units by: [/b]somebody."):
+        assert said in done.out
+
+
+def test_validation_before_the_first_step(explllm, au_config, au_settings):
+    """Two micro-batches make a step; after the first there is no loss yet."""
+    done = explllm("fit", "--config", au_config, "--trainer.max_steps", 1, "--trainer.val_check_interval", 1)
+    assert done.status == 0 and "step 0: val Pearson" in done.out and "step 1: loss " in done.out
+    task = ActionUnitTask(RegressorSettings(**au_settings["model"]["init_args"]["network"]))
+    task.configure_model()
+    checkpoint = {"state_dict": task.state_dict()}
+    task.on_save_checkpoint(checkpoint)
+    assert checkpoint["loss"] is None
 
 
 def test_describe():

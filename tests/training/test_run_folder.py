@@ -1,5 +1,7 @@
 """What a run leaves behind, and what `test`, `validate` and `predict` make of it."""
 
+import base64
+import io
 import json
 import re
 import shutil
@@ -8,6 +10,7 @@ import pandas as pd
 import pytest
 import torch
 import yaml
+from PIL import Image
 from sklearn.metrics import balanced_accuracy_score, f1_score, log_loss
 from torchmetrics.functional.classification import multiclass_calibration_error
 
@@ -281,6 +284,37 @@ def test_a_second_stage_starts_from_the_first(command, explllm, small_config, ru
     first, second = (ExpLLM.from_pretrained(path) for path in (run_dir / "model", "second/model"))
     for (name, one), (_, other) in zip(first.named_parameters(), second.named_parameters(), strict=True):
         assert torch.equal(one, other), name
+
+
+def test_what_the_first_stage_learnt_from_stays_said(command, run_dir, drawn_faces, tmp_path):
+    """The second stage learns from photographs: that the first saw drawn faces is not forgotten."""
+    frame = Manifest.read(drawn_faces / "manifest.parquet").frame.drop(columns="action_units_source")
+    Manifest(frame, drawn_faces).write(tmp_path / "photographs.parquet")
+    named = ("--data", "ManifestFaces", "--data.manifest", "photographs.parquet", "--data.root", drawn_faces)
+    for second, options in (("second", ("--model.init_from", run_dir / "model")), ("alone", ())):
+        done = command("fit", *named, *options, "--trainer.max_steps", 1, "--run_dir", second)
+        assert done.status == 0, done.err
+        said = ExpLLM.from_pretrained(tmp_path / second / "model").config.learnt_from
+        assert said.count(NOTICE) == (second == "second") and said.count("written by rules") == 1
+        assert NOTICE not in metrics(tmp_path / second)["notice"]  # that is of this stage's data alone
+
+
+def test_the_margin_around_boxes_is_the_models_and_the_reports(command, run_dir, drawn_faces, tmp_path):
+    """Each face is the middle of its picture: training, report, gallery and the model's folder go by one margin."""
+    frame = Manifest.read(drawn_faces / "manifest.parquet").frame
+    frame["box"] = [[16.0, 16.0, 32.0, 32.0]] * len(frame)
+    Manifest(frame, drawn_faces).write(tmp_path / "boxes.parquet")
+    named = ("--data", "ManifestFaces", "--data.manifest", "boxes.parquet", "--data.root", drawn_faces)
+    options = (*named, "--data.margin", 0.25, "--run_dir", "wide", "--explained_faces", 1)
+    done = command("fit", *options, "--trainer.callbacks+", "Gallery")
+    assert done.status == 0, done.err
+    assert ExpLLM.from_pretrained(tmp_path / "wide/model").config.margin == 0.25
+    assert command("test", *options).status == 0
+    assert metrics(tmp_path / "wide")["test/margin"] == 0.25
+    [gallery] = (tmp_path / "wide/gallery").glob("*.html")
+    for page in (tmp_path / "wide/report.html", gallery):
+        faces = re.findall(r"data:image/jpeg;base64,([^\"]+)", page.read_text())
+        assert faces and {Image.open(io.BytesIO(base64.b64decode(face))).size for face in faces} == {(48, 48)}
 
 
 def test_a_new_fit_takes_back_what_was_said_of_the_model_before(command, run_dir):

@@ -7,25 +7,24 @@ from collections.abc import Sequence
 from dataclasses import replace
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
-from explllm.core.action_units import FEAFA
+from explllm.core.action_units import FEAFA, NAMES
 from explllm.core.errors import CheckpointError, ConfigError
 from explllm.faces.estimators import Intensities
 from explllm.faces.onnx_session import Provider, open_session, provider_lines
 from explllm.faces.pixels import ImagePreset
 
-if TYPE_CHECKING:
-    from onnxruntime import InferenceSession
-
 
 class OnnxRegressor:
     """Estimates action units by a model whose output is 24 intensities in FEAFA's order.
 
-    Intensities below 0 and above 1 count as 0 and 1, as a regressor without a bound may overshoot.
+    Intensities below 0 and above 1 count as 0 and 1, as a regressor without a bound may overshoot. What the file's
+    metadata say is kept: the margin around the faces' boxes (`margin`), and what is to be said of the data that the
+    model learnt from (`learnt_from`); each None where they say nothing.
     """
 
     nothing = "the model gave no finite numbers"
@@ -51,7 +50,8 @@ class OnnxRegressor:
 
         Raises:
             MissingPathError: If there is no such file.
-            CheckpointError: If the file is no ONNX model, has another input or output, or metadata that cannot be read.
+            CheckpointError: If the file is no ONNX model, has another input or output, or metadata that cannot be read
+                or name the units in another order.
             ConfigError: If there is no such preset, or the size is not that of the model.
         """
         path = Path(path)
@@ -60,7 +60,16 @@ class OnnxRegressor:
         self.name = f"onnx:{path.name}"
         self.session = open_session(path, provider, threads)
         self.runs_on = provider_lines(self.session, "action units", provider)
-        self.preset = _own_preset(self.session, path) if preset is None else ImagePreset.named(preset)
+        told = self.session.get_modelmeta().custom_metadata_map
+        if "action_units" in told and _read(told, "action_units", "units", path) != list(NAMES):
+            raise CheckpointError(
+                "a model whose metadata name other units than FEAFA's 24, or another order",
+                where=path,
+                remedy="Give one whose outputs are in the order of explllm.core.action_units.NAMES.",
+            )
+        self.margin = _own_margin(told, path)
+        self.learnt_from: str | None = told.get("learnt_from")
+        self.preset = _own_preset(told, path) if preset is None else ImagePreset.named(preset)
         if size is not None:
             self.preset = replace(self.preset, size=size)
         inputs = self.session.get_inputs()
@@ -124,14 +133,34 @@ class OnnxRegressor:
         """Do nothing: onnxruntime frees the model with this object."""
 
 
-def _own_preset(session: InferenceSession, path: Path) -> ImagePreset:
+def _own_preset(told: dict[str, str], path: Path) -> ImagePreset:
     """Return how images become a model's pixels, as its file says."""
-    told = session.get_modelmeta().custom_metadata_map.get("image")
-    if told is None:
+    if "image" not in told:
         return ImagePreset.named("small")
     try:
-        return ImagePreset.from_dict(json.loads(told))
+        return ImagePreset.from_dict(_read(told, "image", "images", path))
     except (ValueError, TypeError, AttributeError) as error:
-        raise CheckpointError(
-            "a model whose metadata say nothing readable of its images", where=path, remedy="Pass --preset."
-        ) from error
+        raise _unreadable("images", path) from error
+
+
+def _own_margin(told: dict[str, str], path: Path) -> float | None:
+    """Return the margin around the faces that a model learnt from, as its file says."""
+    if "margin" not in told:
+        return None
+    margin = _read(told, "margin", "margin", path)
+    # The least is that of the command: a crop of a fifth of the box.
+    if isinstance(margin, bool) or not isinstance(margin, int | float) or not -0.4 <= margin < float("inf"):
+        raise _unreadable("margin", path)
+    return float(margin)
+
+
+def _read(told: dict[str, str], key: str, what: str, path: Path) -> Any:
+    try:
+        return json.loads(told[key])
+    except ValueError as error:
+        raise _unreadable(what, path) from error
+
+
+def _unreadable(what: str, path: Path) -> CheckpointError:
+    remedy = "Pass --preset." if what == "images" else "Mend the file's metadata, or export it again."
+    return CheckpointError(f"a model whose metadata say nothing readable of its {what}", where=path, remedy=remedy)

@@ -95,7 +95,7 @@ class AsyncJudge(Callback):
             structured: Whether the server is made to keep to a JSON schema: ``auto``, ``always`` or ``never``.
 
         Raises:
-            ConfigError: If a number makes no sense.
+            ConfigError: If a number makes no sense, or the judge's price or key is needed and not known.
         """
         if faces < 1 or drain_seconds < 0:
             raise ConfigError(f"{faces} faces, {drain_seconds} s to drain", remedy="Give at least 1 face and 0 s.")
@@ -118,6 +118,7 @@ class AsyncJudge(Callback):
             )
             # Before a night of training rather than at its first validation.
             self.settings.price()
+            self.settings.api_key()
         self.asked: list[_Asked] = []
         self._run_dir = Path()
         self._loop: asyncio.AbstractEventLoop | None = None

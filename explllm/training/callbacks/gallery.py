@@ -51,7 +51,7 @@ class Gallery(Callback):
             experiment: Any = getattr(logger, "experiment", None)
             if hasattr(experiment, "add_image") and hasattr(experiment, "add_text"):
                 for number, face in enumerate(shown):
-                    picture = np.asarray(load_face(face.image, face.box))
+                    picture = np.asarray(load_face(face.image, face.box, face.margin))
                     experiment.add_image(f"gallery/{number}", picture, step, dataformats="HWC")
                     words = f"**{face.recognition.expression}** (labelled {face.expression})\n\n{face.cot.text}"
                     experiment.add_text(f"gallery/{number}", words, step)

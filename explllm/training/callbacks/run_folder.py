@@ -1,44 +1,42 @@
 """The run folder: metrics, predictions, the report, and the model to open with ``ExpLLM.from_pretrained``."""
 
-import json
-import shutil
-import time
 from pathlib import Path
 from typing import Any, get_args
 
 import pandas as pd
 import torch
-from lightning.pytorch import Callback, Trainer
+from lightning.pytorch import Trainer
 from rich import get_console
-from rich.markup import escape
 
-from explllm import __version__
 from explllm.core.chain_of_thought import ChainOfThought
 from explllm.core.errors import ConfigError, ImageError
 from explllm.core.expressions import Expression, LabelSet
-from explllm.core.files import update_json, written_whole
 from explllm.core.manifest import Manifest
 from explllm.data.dataset import Batch
 from explllm.metrics.answers import Answers, UnknownLabels
 from explllm.metrics.evaluation import recognition_figures
 from explllm.models.recognition import Recognition
+from explllm.models.storage import read_config
 from explllm.report.cot_section import cot_figures, cot_section, judged
 from explllm.report.explained import ExplainedFace, best_and_worst
-from explllm.report.page import PLOTS, write_report
+from explllm.report.page import write_report
 from explllm.report.text import print_explained, print_figures
+from explllm.training.callbacks.run_record import METRICS, PREDICTIONS, RunRecord
 from explllm.training.face_task import gathered
 from explllm.training.sample import fixed_sample
 from explllm.training.task import ExpLLMTask
 
-METRICS, PREDICTIONS, REPORT, MODEL = "metrics.json", "predictions.parquet", "report.html", "model"
+REPORT = "report.html"
 SCORED_FACES = 16
 """Faces of a test, besides those that it shows, whose explanations are measured and judged."""
 _CARRIED = ("image", "split", "expression", "box")
 _AT_ONCE = 8
 
 
-class RunFolder(Callback):
-    """Writes what a run leaves behind, every file whole."""
+class RunFolder(RunRecord):
+    """Writes what a run of `ExpLLMTask` leaves behind, every file whole."""
+
+    figures_of_a_model = (METRICS, PREDICTIONS, REPORT)
 
     def __init__(
         self,
@@ -71,71 +69,21 @@ class RunFolder(Callback):
             raise ConfigError(
                 f"unknown_labels {unknown_labels!r}", remedy=f"Use one of {', '.join(get_args(UnknownLabels))}."
             )
+        super().__init__(run_dir, predictions)
         self.answer_labels = None if answer_labels is None else LabelSet.named(answer_labels)
         self.unknown_labels: UnknownLabels = unknown_labels
-        self.run_dir, self.explained_faces = Path(run_dir), explained_faces
-        self.predictions = Path(predictions) if predictions else self.run_dir / PREDICTIONS
-        self.rows: list[dict[str, Any]] = []
-        self._seconds, self._started = 0.0, 0.0
-        self._first_step: int | None = None
+        self.explained_faces = explained_faces
 
     def setup(self, trainer: Trainer, pl_module: ExpLLMTask, stage: str) -> None:  # type: ignore[override]
         """Tell the task whether faces of unknown expressions are left out."""
         pl_module.leave_out_unknown_labels = self.unknown_labels == "leave_out"
 
-    def state_dict(self) -> dict[str, Any]:
-        """Keep how long the run has trained."""
-        return {"seconds": self._seconds + time.monotonic() - self._started}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Count on from there."""
-        self._seconds = state_dict["seconds"]
-
     def on_fit_start(self, trainer: Trainer, pl_module: ExpLLMTask) -> None:  # type: ignore[override]
-        """Say what trains."""
-        if not trainer.is_global_zero:
-            return
-        counts = pl_module.explllm.freeze()
-        said = ", ".join(f"{part} {count:,}" for part, count in counts.items())
-        get_console().print(f"trainable weights: {said}; {sum(counts.values()):,} in all", soft_wrap=True)
-        self._notice(trainer)
-
-    def on_train_start(self, trainer: Trainer, pl_module: ExpLLMTask) -> None:  # type: ignore[override]
-        """Note time and step."""
-        self._started, self._first_step = time.monotonic(), trainer.global_step
-
-    def on_train_end(self, trainer: Trainer, pl_module: ExpLLMTask) -> None:  # type: ignore[override]
-        """Note how long the run has trained."""
-        self._seconds, self._started = self.state_dict()["seconds"], time.monotonic()
-
-    def on_fit_end(self, trainer: Trainer, pl_module: ExpLLMTask) -> None:  # type: ignore[override]
-        """Write the model; figures of the model that was there before go, as they are not this one's."""
-        if not trainer.is_global_zero or trainer.fast_dev_run:  # type: ignore[attr-defined]
-            return
-        pl_module.explllm.config.learnt_from = trainer.datamodule.notice or None  # type: ignore[attr-defined]
-        pl_module.explllm.save_pretrained(self.run_dir / MODEL)
-        if self._first_step is not None and trainer.global_step > self._first_step:
-            for name in (METRICS, PREDICTIONS, REPORT):
-                (self.run_dir / name).unlink(missing_ok=True)
-            shutil.rmtree(self.run_dir / PLOTS, ignore_errors=True)
-        if pl_module.last_loss is not None:
-            trainable = sum(w.numel() for w in pl_module.parameters() if w.requires_grad)
-            figures = {
-                "fit/seconds": round(self._seconds, 1),
-                "fit/steps": trainer.global_step,
-                "fit/loss": float(pl_module.last_loss),
-                "fit/unreadable": pl_module.unreadable,
-                "fit/trainable_weights": trainable,
-            }
-            # A finished run that is resumed trains nothing: its figures stand, the last seconds too.
-            held = update_json(self.run_dir / METRICS, {})
-            if any(held.get(name) != figures[name] for name in ("fit/steps", "fit/loss")):
-                self._write_metrics(trainer, figures)
-        get_console().print(f"model: {self.run_dir / MODEL}", soft_wrap=True, markup=False)
-
-    def on_validation_start(self, trainer: Trainer, pl_module: ExpLLMTask) -> None:  # type: ignore[override]
-        """Start counting, if validation is no part of training."""
-        self.rows = []
+        """Say what trains; take over what must be said of the model that it starts from."""
+        if pl_module.init_from is not None:
+            # Here, where its weights have just been read: when training ends, it may be gone.
+            pl_module.explllm.config.learnt_from = read_config(Path(pl_module.init_from)).learnt_from
+        super().on_fit_start(trainer, pl_module)
 
     def on_validation_batch_end(  # type: ignore[override]
         self,
@@ -159,22 +107,6 @@ class RunFolder(Callback):
             print_figures(get_console(), self._score(trainer, pl_module, answers, "val"), "val")
             self._notice(trainer)
 
-    def on_test_start(self, trainer: Trainer, pl_module: ExpLLMTask) -> None:  # type: ignore[override]
-        """Start counting."""
-        self.rows = []
-
-    def on_test_batch_end(  # type: ignore[override]
-        self,
-        trainer: Trainer,
-        pl_module: ExpLLMTask,
-        outputs: Any,
-        batch: Batch,
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
-        """Keep a batch's predictions."""
-        self._keep(pl_module, outputs, batch)
-
     def on_test_epoch_end(self, trainer: Trainer, pl_module: ExpLLMTask) -> None:  # type: ignore[override]
         """Write metrics, predictions and report; print the figures and some explained faces."""
         answers, table = self._answers(trainer, pl_module)
@@ -190,7 +122,7 @@ class RunFolder(Callback):
             said = cot_figures([*sample.values()], [text if isinstance(text, str) else None for text in known])
             written = self._write_metrics(trainer, {f"test/cot/{name}": value for name, value in said.items()})
             sections = [cot_section(said)]
-        self._write_predictions(trainer, table)
+        self._write_predictions(Manifest(table, trainer.datamodule.manifest.root))  # type: ignore[attr-defined]
         write_report(self.run_dir / REPORT, self.run_dir.name, written, shown, sections)
         print_figures(get_console(), written, "test")
         for face in shown:
@@ -198,28 +130,13 @@ class RunFolder(Callback):
         self._notice(trainer)
         get_console().print(f"report: {self.run_dir / REPORT}", soft_wrap=True, markup=False)
 
-    def on_predict_start(self, trainer: Trainer, pl_module: ExpLLMTask) -> None:  # type: ignore[override]
-        """Start keeping."""
-        self.rows = []
-
-    def on_predict_batch_end(  # type: ignore[override]
-        self,
-        trainer: Trainer,
-        pl_module: ExpLLMTask,
-        outputs: Any,
-        batch: Batch,
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
-        """Keep a batch's predictions."""
-        self._keep(pl_module, outputs, batch)
-
     def on_predict_epoch_end(self, trainer: Trainer, pl_module: ExpLLMTask) -> None:  # type: ignore[override]
         """Write the predictions."""
         rows = gathered(self.rows)
         if not trainer.is_global_zero:
             return
-        self._write_predictions(trainer, self._table(trainer, rows))
+        root = trainer.datamodule.manifest.root  # type: ignore[attr-defined]
+        self._write_predictions(Manifest(self._table(trainer, rows), root))
         lost = sum("unreadable" in row for row in rows)
         read = f"; {lost} could not be read, see the column unreadable" if lost else ""
         get_console().print(f"{len(rows)} faces{read}", soft_wrap=True)
@@ -235,13 +152,7 @@ class RunFolder(Callback):
             shares = {f"p_{label}": value for label, value in found.probabilities.items()}
             kept = {"row": row, "predicted": str(found.expression), **shares}
             self.rows.append(kept if cot is None else {**kept, "cot": cot.text, "cot_source": self._source})
-        lost = batch["rows"][~batch["readable"]].tolist()
-        pairs = zip(lost, batch["unreadable"], strict=True)
-        self.rows += [{"row": row, "unreadable": reason} for row, reason in pairs if row >= 0]
-
-    @property
-    def _source(self) -> str:
-        return f"explllm {self.run_dir.name}"
+        self.rows += [{"row": row, "unreadable": reason} for row, reason in self._lost(batch)]
 
     def _table(self, trainer: Trainer, rows: list[dict[str, Any]]) -> pd.DataFrame:
         """Join the predictions to what is known of their faces; the index is the row's number."""
@@ -268,9 +179,7 @@ class RunFolder(Callback):
 
     def _score(self, trainer: Trainer, pl_module: ExpLLMTask, answers: Answers, stage: str) -> dict[str, Any]:
         """Compute the figures, and write them to ``metrics.json`` in the place of earlier ones."""
-        root = trainer.datamodule.manifest.root  # type: ignore[attr-defined]
-        figures = {**recognition_figures(answers), "unreadable": pl_module.unreadable, "root": str(root.resolve())}
-        return self._write_metrics(trainer, {f"{stage}/{name}": value for name, value in figures.items()}, f"{stage}/")
+        return self._write_figures(trainer, pl_module, recognition_figures(answers), stage)
 
     def _explain(
         self, trainer: Trainer, pl_module: ExpLLMTask, answers: Answers, table: pd.DataFrame
@@ -295,7 +204,6 @@ class RunFolder(Callback):
             return [], {}
         data = trainer.datamodule  # type: ignore[attr-defined]
         known = data.frame().reindex(columns=["cot", "action_units_source"]).loc[scored.index]
-        measured = list(data.manifest.intensities())
         told = scored[known["cot"].notna()]
         sample = fixed_sample(scored if told.empty else told, SCORED_FACES)
         rows = list(dict.fromkeys([*shown, *sample]))
@@ -316,30 +224,10 @@ class RunFolder(Callback):
                 Expression(str(scored.at[row, "expression"])),
                 Recognition.of(answers.labels, shares[row]),
                 cot,
-                measured[row],
+                data.manifest.intensities_of(row),
                 source if isinstance(source, str) else None,
                 data.manifest.box(row),
+                data.margin,
             )
             explained[row] = judged(face, text) if isinstance(text, str) else face
         return [explained[row] for row in shown], {row: explained[row] for row in sample}
-
-    def _write_metrics(
-        self, trainer: Trainer, figures: dict[str, Any], instead_of: str | None = None
-    ) -> dict[str, Any]:
-        """Add figures to ``metrics.json``, in the place of all whose names begin with `instead_of`."""
-        path, notice = self.run_dir / METRICS, trainer.datamodule.notice  # type: ignore[attr-defined]
-        held = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-        # A test among other expressions leaves other names behind.
-        kept = {name: value for name, value in held.items() if instead_of is None or not name.startswith(instead_of)}
-        written = {**kept, **figures, "notice": notice, "explllm": __version__}
-        with written_whole(path) as temporary:
-            temporary.write_text(json.dumps(written, indent=2) + "\n", encoding="utf-8")
-        return written
-
-    def _write_predictions(self, trainer: Trainer, table: pd.DataFrame) -> None:
-        Manifest(table, trainer.datamodule.manifest.root).write(self.predictions)  # type: ignore[attr-defined]
-        get_console().print(f"predictions: {self.predictions}", soft_wrap=True, markup=False)
-
-    def _notice(self, trainer: Trainer) -> None:
-        if notice := trainer.datamodule.notice:  # type: ignore[attr-defined]
-            get_console().print(f"[bold]Note:[/bold] {escape(notice)}", soft_wrap=True)

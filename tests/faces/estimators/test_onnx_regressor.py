@@ -7,7 +7,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from explllm.core.action_units import NAMES
 from explllm.core.errors import CheckpointError, ConfigError, MissingPathError
+from explllm.core.manifest import Manifest
+from explllm.faces.crop import face_crop
 from explllm.faces.estimators.onnx_regressor import OnnxRegressor
 from explllm.faces.pixels import ImagePreset
 
@@ -81,6 +84,49 @@ def test_a_file_says_how_it_sees_images(model, images):
     onnx.save(held, path)
     with pytest.raises(CheckpointError, match="metadata say nothing readable of its images"):
         OnnxRegressor(path)
+
+
+def with_metadata(path, **told):
+    held = onnx.load(path)
+    onnx.helper.set_model_props(held, told)
+    onnx.save(held, path)
+    return path
+
+
+def test_units_in_another_order_are_refused(model):
+    assert OnnxRegressor(with_metadata(model(), action_units=json.dumps(NAMES))).margin is None
+    for names in (NAMES[::-1], NAMES[:12]):
+        with pytest.raises(CheckpointError, match="other units than FEAFA's 24, or another order"):
+            OnnxRegressor(with_metadata(model(), action_units=json.dumps(names)))
+    with pytest.raises(CheckpointError, match="metadata say nothing readable of its units"):
+        OnnxRegressor(with_metadata(model(), action_units="Jaw Drop"))
+
+
+def test_the_margin_is_the_files_own(model, images, explllm, tmp_path):
+    """Photographs of which the middle is dark: the wider the margin, the lighter the face."""
+    photograph = np.full((60, 60, 3), 255, np.uint8)
+    photograph[20:40, 20:40] = 0
+    Image.fromarray(photograph).save(tmp_path / "face.png")
+    (tmp_path / "m.jsonl").write_text('{"image": "face.png", "box": [20, 20, 20, 20]}')
+    path, learnt_from = model(), "The faces are drawn by a program, not photographs."
+
+    def estimated(*options):
+        done = explllm("aus", "m.jsonl", "-o", "o.jsonl", "--onnx", path, "--overwrite", *options)
+        assert done.status == 0, done.err
+        return Manifest.read("o.jsonl").frame["action_units"][0], done.err
+
+    default, said = estimated()
+    assert "learnt from" not in said
+    with_metadata(path, margin="0.5", learnt_from=learnt_from)
+    own, said = estimated()
+    assert f"note: of the data that this model learnt from: {learnt_from}" in said
+    for found, margin in ((default, 0.1), (own, 0.5), (estimated("--margin", 0.25)[0], 0.25)):
+        face = face_crop(Image.fromarray(photograph), (20, 20, 20, 20), margin)
+        assert found == pytest.approx(OnnxRegressor(path).estimate([face])[0], abs=1e-4)
+    assert np.abs(np.array(own) - default).max() > 0.1
+    for margin in ('"wide"', "NaN", "-1", "true", "{"):
+        with pytest.raises(CheckpointError, match="metadata say nothing readable of its margin"):
+            OnnxRegressor(with_metadata(path, margin=margin))
 
 
 def test_the_size_is_the_models_own_or_the_presets(model):

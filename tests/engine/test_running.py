@@ -1,0 +1,16 @@
+"""A run's summary."""
+
+from pathlib import Path
+
+from explllm.engine.baseline import Answered, BaselineStatus
+from explllm.engine.running import Built, print_summary
+
+
+def test_what_failed_is_named_and_the_rest_is_looked_up(capsys):
+    built = Built({row: Answered(BaselineStatus.FAILED, reason=f"label: fault {row}") for row in range(13)}, total=13)
+    print_summary(built, BaselineStatus, {"no face found": 2}, Path("out[1].parquet"))
+    said = capsys.readouterr()
+    assert "left out: no face found    2" in said.out
+    lines = said.err.splitlines()
+    assert len(lines) == 11 and lines[0] == "failed: row 1: label: fault 0"
+    assert lines[10] == "failed: 3 more; the column cot_reason of out[1].parquet says why each row failed"
