@@ -28,7 +28,7 @@ PROGRESS = "progress.json"
 FAILED = "failed"
 """The status of a face that came to nothing, in every run."""
 
-_FACES_A_REQUEST = 2
+_FACES_A_REQUEST = 1.5
 """Faces in work for each request that may be in flight: while one's answer is read and its next question made, the
 request of another takes the place."""
 _HEARTBEAT = 2.0
@@ -145,7 +145,7 @@ async def work_through(
             seen(outcome)
 
     async with asyncio.TaskGroup() as group:
-        for _ in range(_FACES_A_REQUEST * requests):
+        for _ in range(int(_FACES_A_REQUEST * requests)):
             group.create_task(worker())
     built.seconds, built.cost = time.monotonic() - start, ledger.totals().cost
     return built

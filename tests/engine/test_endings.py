@@ -47,7 +47,7 @@ def refusing_after(chat_server, model_script):
     [(429, QUOTA, "Buy credit"), (401, {}, "key"), (403, {}, "key"), (404, {}, "model's name")],
 )
 def test_a_refusal_in_mid_run_loses_nothing(build, refusing_after, server, table, status, error, remedy):
-    with refusing_after(40, status, **error) as refusing:
+    with refusing_after(60, status, **error) as refusing:
         done = build(refusing.url, "--concurrency", 8, count=24)
         answered = refusing.answered
     assert done.status == 2 and remedy in done.err.splitlines()[-1] and "Traceback" not in done.err
@@ -56,7 +56,7 @@ def test_a_refusal_in_mid_run_loses_nothing(build, refusing_after, server, table
     assert len(made) == 24 and 0 < made["cot"].notna().sum() < 24
     assert progress()["state"] == "stopped" and progress()["done"] == made["cot_status"].notna().sum()
     # What was in flight has been waited for: each answer that was paid for is recorded.
-    assert outcomes()["answered"] == answered == 40 and "cancelled" not in outcomes()
+    assert outcomes()["answered"] == answered == 60 and "cancelled" not in outcomes()
     build(server.url)
     assert table()["cot_status"].notna().all()
     assert outcomes()["answered"] == answered + server.answered
