@@ -185,6 +185,17 @@ class Manifest:
         )
         return _measured(units, missing)
 
+    def drawn(self) -> pd.Series:
+        """Return of each row whether its face is drawn by a program, as its intensities' source says.
+
+        Where a regressor has estimated the intensities, what came before stands in ``action_units_true_source``.
+        """
+        drawn = pd.Series(False, index=self.frame.index)
+        for name in ("action_units_source", "action_units_true_source"):
+            if name in self.frame:
+                drawn |= self.frame[name].astype(str).str.fullmatch("(.*, )?drawn", na=False)
+        return drawn
+
     def faceless(self) -> list[bool]:
         """Return of each row whether a face was looked for in its image and not found: the whole image is none."""
         nothing = pd.Series(None, index=self.frame.index, dtype=object)

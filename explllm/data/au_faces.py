@@ -17,7 +17,7 @@ from explllm.core.facs import FACS_SETS
 from explllm.core.manifest import Manifest
 from explllm.data.dataset import Augmentation, Batch, ImageCache, first_readable, rows_from
 from explllm.data.drawn_faces.generate import draw_faces
-from explllm.data.face_data_module import FaceDataModule, drawn_faces
+from explllm.data.face_data_module import FaceDataModule
 from explllm.data.mixture import BatchSampler, Captions, Draw
 from explllm.data.preparation import Split
 from explllm.data.transforms import Augment
@@ -219,7 +219,7 @@ class ActionUnitData(FaceDataModule):
         """What must be said wherever figures from this data are shown: where the intensities come from."""
         frame = self._manifest().frame
         sources = sorted({str(name) for name in frame.get("action_units_source", pd.Series(dtype=object)).dropna()})
-        notes = ["The faces are drawn by a program, not photographs."] if drawn_faces(frame).any() else []
+        notes = ["The faces are drawn by a program, not photographs."] if self._manifest().drawn().any() else []
         others = [name for name in sources if name != "drawn"]
         return " ".join([*notes, *([f"Labels of action units by: {', '.join(others)}."] if others else [])])
 

@@ -128,7 +128,7 @@ class FaceDataModule(LightningDataModule):
     def notice(self) -> str:
         """What must be said wherever figures from this data are shown: drawn faces, texts written by rules."""
         frame, notes = self._manifest().frame, []
-        if drawn_faces(frame).any():
+        if self._manifest().drawn().any():
             notes.append("The faces are drawn by a program, not photographs.")
         if (_strings(frame, "cot_source") == "offline").any():
             notes.append(
@@ -286,18 +286,6 @@ class FaceDataModule(LightningDataModule):
     def _worker_options(self) -> dict[str, Any]:
         pinned = self.trainer is not None and self.trainer.strategy.root_device.type == "cuda"
         return {"num_workers": self.num_workers, "persistent_workers": self.num_workers > 0, "pin_memory": pinned}
-
-
-def drawn_faces(frame: pd.DataFrame) -> pd.Series:
-    """Return of each row of a table whether its face is drawn, as its intensities' source says.
-
-    Where a regressor has estimated the intensities, what came before stands in ``action_units_true_source``.
-    """
-    drawn = pd.Series(False, index=frame.index)
-    for name in ("action_units_source", "action_units_true_source"):
-        if name in frame:
-            drawn |= frame[name].astype(str).str.fullmatch("(.*, )?drawn", na=False)
-    return drawn
 
 
 def _rests_on(sampler: BatchSampler) -> dict[str, int]:

@@ -26,7 +26,7 @@ from explllm.core.manifest import Manifest
 from explllm.engine.des2exp import expression_schema, read_expression
 from explllm.engine.img2au import scope_of
 from explllm.engine.refinement import SCHEMA, read_cot
-from explllm.engine.running import FAILED, Built
+from explllm.engine.work import FAILED, Built
 from explllm.faces.crop import DEFAULT_MARGIN, load_face
 
 PROMPTS = ("baseline_label", "baseline_cot")

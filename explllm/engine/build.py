@@ -11,7 +11,7 @@ from explllm.engine.face import EngineSettings, Outcome, Status
 from explllm.engine.img2au import faces
 from explllm.engine.offline import OfflineEngine
 from explllm.engine.pipeline import explain_face
-from explllm.engine.running import Built, Seen, work_through
+from explllm.engine.work import Built, Seen, work_through
 
 
 def build_offline(manifest: Manifest, settings: EngineSettings, seen: Seen[Outcome]) -> Built[Outcome]:

@@ -34,15 +34,14 @@ from explllm.engine.command import as_file_name, check_ending, run_folder
 from explllm.engine.estimate import print_baseline_estimate
 from explllm.engine.running import (
     LEDGER,
-    Built,
     Watch,
     chat_settings,
     print_summary,
     progress_of,
     refuse_loss,
     run_with_client,
-    work_through,
 )
+from explllm.engine.work import Built, work_through
 from explllm.metrics.answers import Answers
 from explllm.metrics.evaluation import recognition_figures
 from explllm.report.text import print_figures
@@ -181,7 +180,7 @@ def _write_test(
         "root": str(answered.root.resolve()),
     }
     notice = f"{chat.model} on {chat.host} was shown each picture and answered without any training on this data."
-    if "action_units_source" in table and (table["action_units_source"] == "drawn").any():
+    if answered.drawn().any():
         notice += " The faces are drawn by a program, not photographs."
     written = {
         **{f"test/{name}": value for name, value in figures.items()},

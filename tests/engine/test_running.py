@@ -3,7 +3,8 @@
 from pathlib import Path
 
 from explllm.engine.baseline import Answered, BaselineStatus
-from explllm.engine.running import Built, print_summary
+from explllm.engine.running import print_summary
+from explllm.engine.work import Built
 
 
 def test_what_failed_is_named_and_the_rest_is_looked_up(capsys):

@@ -12,7 +12,6 @@ from explllm.core.errors import ImageError, InputError
 from explllm.core.files import update_json
 from explllm.core.manifest import Manifest
 from explllm.data.dataset import Batch
-from explllm.data.face_data_module import drawn_faces
 from explllm.models.au_export import export_onnx
 from explllm.report.action_units import agreement_plot, print_agreement, print_facs, write_agreement
 from explllm.report.page import PLOTS
@@ -115,7 +114,7 @@ class ActionUnitRunFolder(RunRecord):
         if "action_units" in table:
             table["action_units_true"] = table["action_units"]
             if "action_units_source" in table:
-                table["action_units_true_source"] = _former_source(table)
+                table["action_units_true_source"] = _former_source(table, manifest.drawn().loc[table.index])
         table["action_units"] = pd.Series([units for _, units, _ in rows], index=table.index, dtype=object)
         sources = [None if units is None else self._source for _, units, _ in rows]
         table["action_units_source"] = pd.Series(sources, index=table.index, dtype=object)
@@ -126,8 +125,8 @@ class ActionUnitRunFolder(RunRecord):
         return Manifest(table, manifest.root)
 
 
-def _former_source(table: pd.DataFrame) -> pd.Series:
+def _former_source(table: pd.DataFrame, drawn: pd.Series) -> pd.Series:
     """Return where the labels come from; of a drawn face also that it is drawn, however often it was estimated."""
     source = table["action_units_source"].astype(object)
     noted = source.map(lambda name: "drawn" if pd.isna(name) or name == "drawn" else f"{name}, drawn")
-    return source.where(~drawn_faces(table), noted)
+    return source.where(~drawn, noted)
