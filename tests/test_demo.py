@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 from explllm import ChainOfThought, ExpLLM, Expression
+from explllm.training.callbacks.run_folder import SCORED_FACES
 
 pytestmark = pytest.mark.slow
 
@@ -63,7 +64,8 @@ def test_run_folder(demo):
     predictions = pd.read_parquet(run / "predictions.parquet")
     assert len(predictions) == 350
     assert predictions.filter(like="p_").sum(axis=1).to_numpy() == pytest.approx(1, abs=1e-4)
-    assert predictions["cot"].notna().sum() == 3
+    # Three faces that are shown, and the sample whose words are measured; they may share some.
+    assert SCORED_FACES <= predictions["cot"].notna().sum() <= SCORED_FACES + 3
     assert printed[2].count("Key Observations") == 3
 
 
@@ -76,12 +78,3 @@ def test_model_opens_recognises_and_explains(demo):
         assert isinstance(cot, ChainOfThought)
         assert cot.check(Expression.HAPPINESS) == []
     assert "".join(model.stream(images[0])).strip() == model.explain(images[0]).text
-
-
-def test_shuffled_labels_fall_to_chance(demo):
-    folder, _ = demo
-    arguments = ("--config", "demo.yaml", "--data.shuffle_labels", "true", "--run_dir", "runs/shuffled")
-    assert "labels were shuffled" in explllm(folder, "fit", *arguments, "--trainer.max_epochs", "2")
-    explllm(folder, "test", *arguments)
-    metrics = json.loads((folder / "runs/shuffled/metrics.json").read_text())
-    assert metrics["test/accuracy"] == pytest.approx(1 / 7, abs=0.08)

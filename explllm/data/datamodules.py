@@ -1,6 +1,5 @@
 """Where faces come from: a LightningDataModule for each source."""
 
-import logging
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -12,8 +11,6 @@ from explllm.data.drawn_faces.generate import draw_faces
 from explllm.data.face_data_module import FaceDataModule
 from explllm.data.folder import read_folder, read_images
 from explllm.data.preparation import hold_out
-
-_log = logging.getLogger(__name__)
 
 
 class FolderFaces(FaceDataModule):
@@ -59,10 +56,6 @@ class ManifestFaces(FaceDataModule):
         if self.root is not None and not Path(self.root).is_dir():
             raise MissingPathError("there is no such folder", where=self.root, remedy="Check --data.root.")
         manifest = Manifest.read(self.path, root=self.root)
-        if faceless := sum(manifest.faceless()):
-            _log.warning(
-                "%s: in %d of %d images no face was found; they are used whole.", self.path, faceless, len(manifest)
-            )
         if self.stage != "predict":
             manifest.require("split", *(() if self.conversation_kind == "captions" else ("expression",)))
         return manifest

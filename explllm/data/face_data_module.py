@@ -1,5 +1,6 @@
 """The LightningDataModule of faces: the mixture of conversations, and loaders for every rank."""
 
+import logging
 from typing import Any, Literal, Protocol
 
 import pandas as pd
@@ -15,6 +16,8 @@ from explllm.data.preparation import Split, prepare
 from explllm.data.transforms import Augment
 from explllm.faces.crop import DEFAULT_MARGIN
 from explllm.faces.pixels import ImagePreset, ImageSource
+
+_log = logging.getLogger(__name__)
 
 
 class FaceModel(Protocol):
@@ -97,6 +100,13 @@ class FaceDataModule(LightningDataModule):
             manifest = self.read()
             if len(manifest) == 0:
                 raise ManifestError("there are no faces", where=manifest.root, remedy="Check the data's root.")
+            if faceless := sum(manifest.faceless()):
+                _log.warning(
+                    "%s: in %d of %d images no face was found; they are used whole.",
+                    manifest.path or manifest.root,
+                    faceless,
+                    len(manifest),
+                )
             self.manifest = (
                 manifest
                 if self.stage == "predict"
