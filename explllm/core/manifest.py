@@ -47,6 +47,7 @@ _REMEDIES = {
     "cot": "write the chains of thought",
 }
 _LISTS = ("box", "action_units")
+_ROWS_OF_A_PART = 1000
 _TEXTS = tuple(column for column in COLUMNS if column not in _LISTS)
 
 
@@ -99,22 +100,29 @@ class Manifest:
             ) from error
         return cls(frame, path.parent if root is None else root, path)
 
-    def write(self, path: str | os.PathLike[str]) -> None:
+    def parts(self) -> Iterator[pd.DataFrame]:
+        """Yield the table in parts of 1,000 consecutive rows, at least one; the index counts from 0 through all."""
+        for start in range(0, max(len(self), 1), _ROWS_OF_A_PART):
+            yield self.frame.iloc[start : start + _ROWS_OF_A_PART]
+
+    def write(self, path: str | os.PathLike[str], finish: Callable[[pd.DataFrame], pd.DataFrame] | None = None) -> None:
         """Write the manifest, whole or not at all: an existing file stays until the new one is complete.
 
         Image paths are written as they are, relative to `root`: whoever reads the file from another folder names it.
 
         Args:
             path: The file; its ending (``.parquet``, ``.csv`` or ``.jsonl``) decides the format.
+            finish: Is given each of `parts`, twice where the format needs it, and returns it with further columns whose
+                cells need not all be in memory; None writes the table as it is.
 
         Raises:
             ManifestError: If the ending is none of these, or a changed cell cannot be understood.
         """
         path = Path(path)
         writer = format_of(path)[1]
-        frame = _checked(self.frame, self.path)
+        checked = Manifest(self.frame, self.root, self.path)
         with written_whole(path) as partial:
-            writer(frame, partial)
+            writer(checked.parts if finish is None else lambda: map(finish, checked.parts()), partial)
 
     def select(self, *, split: str) -> Manifest:
         """Return the rows of one split.
@@ -334,13 +342,15 @@ def _box(cell: Any) -> list[float]:
 
 def _refuse_repeated_faces(frame: pd.DataFrame, path: Path | None) -> None:
     """Refuse two rows of the same image and box: a face counted twice, at worst once in training and once in test."""
+    # Most images hold one face: only rows that share theirs are compared.
+    shared = frame.index[frame["image"].duplicated(keep=False)]
+    images, boxes = (frame[name].tolist() if name in frame else [None] * len(frame) for name in ("image", "box"))
     seen: dict[tuple[str, tuple[float, ...] | None], int] = {}
-    boxes = frame["box"] if "box" in frame else [None] * len(frame)
-    for row, (image, box) in enumerate(zip(frame["image"], boxes, strict=True), 1):
-        first = seen.setdefault((image, None if box is None else tuple(box)), row)
+    for row in shared:
+        first = seen.setdefault((images[row], None if boxes[row] is None else tuple(boxes[row])), row)
         if first != row:
             raise ManifestError(
-                f"the face of {image} stands already in row {first}",
-                where=_row(path, row, "image"),
+                f"the face of {images[row]} stands already in row {first + 1}",
+                where=_row(path, row + 1, "image"),
                 remedy="Keep one row a face; several faces of one image need a box each.",
             )

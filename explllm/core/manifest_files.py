@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,9 @@ from explllm.core.errors import ManifestError
 Reader = Callable[[Path, Sequence[str]], pd.DataFrame]
 """From a path, and the columns that are texts whatever their cells look like, to the table. Formats that hold types go
 by these."""
-Writer = Callable[[pd.DataFrame, Path], None]
+Parts = Callable[[], Iterator[pd.DataFrame]]
+"""Gives a table, each time anew, in parts of consecutive rows; at least one, which may be empty."""
+Writer = Callable[[Parts, Path], None]
 """Writes a table to a path."""
 
 _ROWS_AT_A_TIME = 1000
@@ -29,6 +32,15 @@ def is_empty(cell: Any) -> bool:
         or (isinstance(cell, float) and np.isnan(cell))
         or (isinstance(cell, str) and not cell.strip())
     )
+
+
+def _compact(cell: Any) -> Any:
+    """Return a list or an array of floats as a list, with one 0 for all: most units of a face are 0."""
+    if isinstance(cell, np.ndarray) and cell.ndim == 1 and cell.dtype.kind == "f":
+        cell = cell.tolist()
+    if isinstance(cell, list) and all(isinstance(number, float) for number in cell):
+        return [number or 0.0 for number in cell]
+    return cell
 
 
 def _read_csv(path: Path, texts: Sequence[str]) -> pd.DataFrame:
@@ -45,44 +57,46 @@ def _decoded(cells: pd.Series) -> pd.Series:
     if filled.empty or not all(isinstance(cell, str) and cell.startswith("[") for cell in filled):
         return cells
     try:
-        values = [None if is_empty(cell) else json.loads(cell) for cell in cells]
+        values = [None if is_empty(cell) else _compact(json.loads(cell)) for cell in cells]
     except ValueError:
         return cells
     return pd.Series(values, index=cells.index, dtype=object)
 
 
-def _write_csv(frame: pd.DataFrame, path: Path) -> None:
+def _write_csv(parts: Parts, path: Path) -> None:
     def encoded(cell: Any) -> Any:
         return json.dumps(_plain(cell)) if isinstance(cell, list | tuple | np.ndarray) else cell
 
-    frame.astype(object).map(encoded).to_csv(path, index=False)
+    with path.open("w", encoding="utf-8", newline="") as stream:
+        for number, part in enumerate(parts()):
+            part.astype(object).map(encoded).to_csv(stream, index=False, header=number == 0)
 
 
 def _read_jsonl(path: Path, _: Sequence[str]) -> pd.DataFrame:
-    rows = []
     with path.open(encoding="utf-8") as lines:
-        for number, line in enumerate(lines, 1):
-            if not line.strip():
-                continue
-            try:
-                row = json.loads(line)
-            except ValueError as error:
-                raise ManifestError(
-                    f"no JSON ({error})", where=f"{path}, line {number}", remedy="Write one JSON object a line."
-                ) from error
-            if not isinstance(row, dict):
-                raise ManifestError(
-                    "JSON that is no object", where=f"{path}, line {number}", remedy="Write one JSON object a line."
-                )
-            rows.append(row)
-    return pd.DataFrame(rows)
+        rows = (_row(line, number, path) for number, line in enumerate(lines, 1) if line.strip())
+        # In parts: as dictionaries the rows take several times the memory of a table.
+        parts = [pd.DataFrame(part, dtype=object) for part in iter(lambda: list(islice(rows, _ROWS_AT_A_TIME)), [])]
+    return pd.concat(parts, ignore_index=True).infer_objects() if parts else pd.DataFrame()
 
 
-def _write_jsonl(frame: pd.DataFrame, path: Path) -> None:
+def _row(line: str, number: int, path: Path) -> dict[str, Any]:
+    where, remedy = f"{path}, line {number}", "Write one JSON object a line."
+    try:
+        row = json.loads(line)
+    except ValueError as error:
+        raise ManifestError(f"no JSON ({error})", where=where, remedy=remedy) from error
+    if not isinstance(row, dict):
+        raise ManifestError("JSON that is no object", where=where, remedy=remedy)
+    return {column: _compact(cell) for column, cell in row.items()}
+
+
+def _write_jsonl(parts: Parts, path: Path) -> None:
     with path.open("w", encoding="utf-8") as stream:
-        for row in frame.to_dict("records"):
-            plain = {column: None if is_empty(cell) else _plain(cell) for column, cell in row.items()}
-            stream.write(json.dumps(plain, ensure_ascii=False) + "\n")
+        for part in parts():
+            for row in part.to_dict("records"):
+                plain = {column: None if is_empty(cell) else _plain(cell) for column, cell in row.items()}
+                stream.write(json.dumps(plain, ensure_ascii=False) + "\n")
 
 
 def _plain(cell: Any) -> Any:
@@ -96,23 +110,40 @@ def _plain(cell: Any) -> Any:
 
 def _read_parquet(path: Path, _: Sequence[str]) -> pd.DataFrame:
     import pyarrow as pa
+    import pyarrow.parquet as pq
 
-    frame = pd.read_parquet(path, engine="pyarrow")
-    # Arrow keeps for itself what it used; a long run would carry it along.
-    pa.default_memory_pool().release_unused()
-    return frame
+    # By one thread, because each has a store of its own; and what Arrow would keep for another time is given back.
+    pool = pa.default_memory_pool()
+    with pq.ParquetFile(path) as file:
+        kinds = {field.name: field.type for field in file.schema_arrow}
+        lists = [name for name, kind in kinds.items() if pa.types.is_list(kind) or pa.types.is_large_list(kind)]
+        others = [name for name in kinds if name not in lists]
+        frame = file.read(columns=others, use_threads=False).to_pandas(use_threads=False).reset_index(drop=True)
+        pool.release_unused()
+        for name in lists:
+            cells: list[Any] = []
+            # In parts, so that the numbers of all rows are never there as Arrow's, NumPy's and Python's at once.
+            for batch in file.iter_batches(_ROWS_AT_A_TIME, columns=[name], use_threads=False):
+                cells.extend(map(_compact, batch.to_pandas(use_threads=False)[name]))
+                pool.release_unused()
+            frame[name] = pd.Series(cells, dtype=object)
+    return frame[[name for name in kinds if name in frame]]
 
 
-def _write_parquet(frame: pd.DataFrame, path: Path) -> None:
+def _write_parquet(parts: Parts, path: Path) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    # In parts, so that no second copy of all texts is ever in memory; the types are those of the whole columns.
-    schema = pa.Schema.from_pandas(frame, preserve_index=False)
+    # A column that is empty in one part says its type in another: all are looked at before the first is written.
+    schemas, pool = [], pa.default_memory_pool()
+    for part in parts():
+        schemas.append(pa.Schema.from_pandas(part, preserve_index=False))
+        pool.release_unused()
+    schema = pa.unify_schemas(schemas, promote_options="permissive")
     with pq.ParquetWriter(path, schema) as writer:
-        for start in range(0, max(len(frame), 1), _ROWS_AT_A_TIME):
-            part = frame.iloc[start : start + _ROWS_AT_A_TIME]
-            writer.write_table(pa.Table.from_pandas(part, schema, preserve_index=False))
+        for part in parts():
+            writer.write_table(pa.Table.from_pandas(part, schema, preserve_index=False, nthreads=1))
+            pool.release_unused()
 
 
 FORMATS: dict[str, tuple[Reader, Writer]] = {

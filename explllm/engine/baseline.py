@@ -25,8 +25,9 @@ from explllm.core.expressions import LABEL_SETS, Expression, LabelSet
 from explllm.core.manifest import Manifest
 from explllm.engine.des2exp import expression_schema, read_expression
 from explllm.engine.img2au import scope_of
+from explllm.engine.outcomes import Outcomes
 from explllm.engine.refinement import SCHEMA, read_cot
-from explllm.engine.work import FAILED, Built
+from explllm.engine.work import FAILED
 from explllm.faces.crop import DEFAULT_MARGIN, load_face
 
 PROMPTS = ("baseline_label", "baseline_cot")
@@ -92,6 +93,18 @@ class Answered:
     """What was wrong; empty where nothing was."""
     cost: float = 0.0
     """What the answers cost, in USD, those of earlier runs included. Of a refusal the ledger alone knows the cost."""
+
+    def cells(self) -> dict[str, str | float | None]:
+        """Return what the written manifest says of the face, by column."""
+        return {
+            "predicted": None if self.expression is None else str(self.expression),
+            "answer": self.answer,
+            "unreadable": self.reason if self.answer is None else None,
+            "cot": self.cot,
+            "cot_status": str(self.status),
+            "cot_reason": self.reason or None,
+            "cot_cost": self.cost,
+        }
 
 
 def label_set_of(manifest: Manifest, name: str | None) -> LabelSet:
@@ -262,12 +275,12 @@ class _Conversation:
         return answer
 
 
-def with_answers(manifest: Manifest, built: Built[Answered], model: str, labels: LabelSet) -> Manifest:
+def with_answers(manifest: Manifest, outcomes: Outcomes, model: str, labels: LabelSet) -> Manifest:
     """Return the manifest with what the model said.
 
     Args:
         manifest: The table.
-        built: The outcomes.
+        outcomes: The outcomes.
         model: The model's name, for ``cot_source``.
         labels: The classes.
 
@@ -279,28 +292,23 @@ def with_answers(manifest: Manifest, built: Built[Answered], model: str, labels:
     """
     others = [name for name in manifest.frame if str(name).startswith("p_") or name == "cot_rounds"]
     frame = manifest.frame.drop(columns=others)
-    lacks = _lacks(manifest, labels)
-    rows = [built.outcomes.get(row) for row in range(len(frame))]
-    columns: dict[str, list[Any]] = {
-        "predicted": [str(one.expression) if one and one.expression else None for one in rows],
-        "answer": [one.answer if one else None for one in rows],
-        "label_set": [labels.name] * len(rows),
-        "unreadable": [_unanswered(one, lack) for one, lack in zip(rows, lacks, strict=True)],
-        "cot": [one.cot if one else None for one in rows],
-        "cot_source": [model if one and one.cot else None for one in rows],
-        "cot_status": [str(one.status) if one else None for one in rows],
-        "cot_reason": [(one.reason or None) if one else None for one in rows],
-        "cot_cost": [one.cost if one else None for one in rows],
-    }
-    for name, cells in columns.items():
-        frame[name] = pd.Series(cells, index=frame.index, dtype="Float64" if name == "cot_cost" else object)
+    told = outcomes.cells(0, len(frame))
+    rows = [told.get(row, {"unreadable": _not_asked(lack)}) for row, lack in enumerate(_lacks(manifest, labels))]
+    for cells in rows:
+        cells |= {"label_set": labels.name, "cot_source": model if cells.get("cot") else None}
+    for name in _COLUMNS:
+        dtype = "Float64" if name == "cot_cost" else object
+        frame[name] = pd.Series([cells.get(name) for cells in rows], index=frame.index, dtype=dtype)
     return Manifest(frame, manifest.root, manifest.path)
 
 
-def _unanswered(one: Answered | None, lack: str | None) -> str | None:
-    if lack is not None:
-        # Another label is no reason: such rows are counted by it.
-        return _NO_FACE if lack == _NO_FACE else None
-    if one is None:
-        return _NOT_ASKED
-    return one.reason if one.answer is None else None
+_COLUMNS = (
+    *("predicted", "answer", "label_set", "unreadable"),
+    *("cot", "cot_source", "cot_status", "cot_reason", "cot_cost"),
+)
+"""What `with_answers` adds, in this order."""
+
+
+def _not_asked(lack: str | None) -> str | None:
+    # Another label is no reason: such rows are counted by it.
+    return _NOT_ASKED if lack is None else _NO_FACE if lack == _NO_FACE else None

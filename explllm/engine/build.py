@@ -1,7 +1,7 @@
 """A whole manifest: many faces at a time, resumable, within a budget."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import pandas as pd
 
@@ -10,11 +10,12 @@ from explllm.core.manifest import Manifest
 from explllm.engine.face import EngineSettings, Outcome, Status
 from explllm.engine.img2au import faces
 from explllm.engine.offline import OfflineEngine
+from explllm.engine.outcomes import Outcomes
 from explllm.engine.pipeline import explain_face
 from explllm.engine.work import Built, Seen, work_through
 
 
-def build_offline(manifest: Manifest, settings: EngineSettings, seen: Seen[Outcome]) -> Built[Outcome]:
+def build_offline(manifest: Manifest, settings: EngineSettings, seen: Seen[Outcome]) -> Built:
     """Write the chains of thought of a manifest by rules.
 
     Args:
@@ -25,18 +26,19 @@ def build_offline(manifest: Manifest, settings: EngineSettings, seen: Seen[Outco
     Returns:
         What became of it.
     """
-    start, engine, built = time.monotonic(), OfflineEngine(settings), Built[Outcome]()
+    start, engine, built = time.monotonic(), OfflineEngine(settings), Built()
     for row, face in faces(manifest):
         built.total += 1
-        built.outcomes[row] = engine.explain(face)
-        seen(built.outcomes[row])
+        outcome = engine.explain(face)
+        built.outcomes.add(row, outcome)
+        seen(outcome)
     built.seconds = time.monotonic() - start
     return built
 
 
 async def build_with_model(
     manifest: Manifest, client: ChatClient, settings: EngineSettings, requests: int, seen: Seen[Outcome]
-) -> Built[Outcome]:
+) -> Built:
     """Make the chains of thought of a manifest with a language model.
 
     Args:
@@ -58,56 +60,48 @@ async def build_with_model(
 
 _ACCEPTED = (Status.ACCEPTED, Status.LABEL_GIVEN)
 
-_CELLS: dict[str, Callable[[Outcome, str], object]] = {
-    "cot": lambda outcome, source: outcome.text,
-    "cot_source": lambda outcome, source: source if outcome.text else None,
-    "cot_rounds": lambda outcome, source: outcome.rounds,
-    "cot_status": lambda outcome, source: str(outcome.status),
-    "cot_reason": lambda outcome, source: outcome.reason or None,
-    "cot_cost": lambda outcome, source: outcome.cost,
-}
-"""What an outcome says in each column; ``cot_source`` is the model's name."""
+_COLUMNS = ("cot", "cot_source", "cot_rounds", "cot_status", "cot_reason", "cot_cost")
+"""What a build adds, in this order."""
+_NUMBERS = {"cot_rounds": pd.Int64Dtype(), "cot_cost": pd.Float64Dtype()}
 
 
-def with_outcomes(manifest: Manifest, built: Built[Outcome], source: str) -> Manifest:
-    """Return the manifest with the chains of thought and how each came about.
+def with_outcomes(part: pd.DataFrame, outcomes: Outcomes, source: str) -> pd.DataFrame:
+    """Return a part of a manifest's table with the chains of thought and how each came about.
 
     Args:
-        manifest: The table.
-        built: The outcomes.
+        part: Consecutive rows; the index is their number, counted from 0.
+        outcomes: The outcomes.
         source: What stands in ``cot_source``: the model's name or ``offline``.
 
     Returns:
-        A new manifest with the columns ``cot``, ``cot_source``, ``cot_rounds``, ``cot_status``, ``cot_reason`` and
+        A new table with the columns ``cot``, ``cot_source``, ``cot_rounds``, ``cot_status``, ``cot_reason`` and
         ``cot_cost``. Where a row was not done, they keep what they held; all are empty where that is nothing.
     """
-    frame = manifest.frame.copy()
-    nothing = [None] * len(frame)
-    for name, cell in _CELLS.items():
-        earlier = frame.get(name, nothing)
-        cells = [
-            cell(built.outcomes[row], source) if row in built.outcomes else None if pd.isna(old) else old
-            for row, old in enumerate(earlier)
-        ]
-        column = pd.Series(cells, index=frame.index, dtype=object)
-        if name in ("cot_rounds", "cot_cost"):
-            numbers = pd.to_numeric(column, errors="coerce")
-            column = numbers.astype("Int64") if name == "cot_rounds" else numbers.astype("Float64")
-        frame[name] = column
-    return Manifest(frame, manifest.root, manifest.path)
+    told = outcomes.cells(int(part.index[0]), int(part.index[-1])) if len(part) else {}
+    for outcome in told.values():
+        outcome["cot_source"] = source if outcome["cot"] else None
+    part, nothing = part.copy(), [None] * len(part)
+    for name in _COLUMNS:
+        earlier = zip(part.index, part.get(name, nothing), strict=True)
+        cells = [told[row][name] if row in told else None if pd.isna(old) else old for row, old in earlier]
+        column = pd.Series(cells, index=part.index, dtype=object)
+        if name in _NUMBERS:
+            # An earlier manifest may hold anything here: it checks only the columns that it knows.
+            column = pd.to_numeric(column, errors="coerce").astype(_NUMBERS[name])
+        part[name] = column
+    return part
 
 
-def released_records(manifest: Manifest) -> Iterator[dict[str, object]]:
+def released_records(part: pd.DataFrame) -> Iterator[dict[str, object]]:
     """Yield the accepted rows in the layout of the authors' released lists.
 
     Args:
-        manifest: A manifest that `with_outcomes` gave.
+        part: What `with_outcomes` gave.
 
     Yields:
         ``file_name``, ``emo``, ``au`` (24 floats), ``description``.
     """
-    frame = manifest.frame
-    columns = (frame[name] for name in ("image", "expression", "action_units", "cot", "cot_status"))
+    columns = (part[name] for name in ("image", "expression", "action_units", "cot", "cot_status"))
     for image, label, units, cot, status in zip(*columns, strict=True):
         # A text that the manifest held before may stand in a row that has neither units nor label.
         if cot is not None and units is not None and label is not None and status in _ACCEPTED:

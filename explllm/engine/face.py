@@ -27,9 +27,9 @@ class Status(StrEnum):
     FAILED = "failed"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Outcome:
-    """What the engine made of one face; small, because a build keeps one for each row."""
+    """What the engine made of one face."""
 
     status: Status
     """How it ended."""
@@ -46,6 +46,16 @@ class Outcome:
     def cot(self) -> ChainOfThought | None:
         """The chain of thought in its parts."""
         return None if self.text is None else ChainOfThought.parse(self.text)
+
+    def cells(self) -> dict[str, str | float | None]:
+        """Return what the written manifest says of the face, by column."""
+        return {
+            "cot": self.text,
+            "cot_rounds": self.rounds,
+            "cot_status": str(self.status),
+            "cot_reason": self.reason or None,
+            "cot_cost": self.cost,
+        }
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
 """Chains of thought without any model: the rule-based writer, held to the same checks."""
 
 from explllm.chat.offline import OfflineWriter
+from explllm.chat.request import digest
 from explllm.engine.checks import pair_problems
 from explllm.engine.face import EngineSettings, Face, Outcome, Status
 
@@ -14,7 +15,8 @@ class OfflineEngine:
         """Keep the limits of the checks."""
         self.settings = settings
         self.writer = OfflineWriter()
-        self._written: dict[str, tuple[float | None, ...]] = {}
+        self._written: dict[str, str] = {}
+        """Digests of texts and of the action units they are about: the texts themselves would fill the memory."""
 
     @property
     def name(self) -> str:
@@ -31,7 +33,7 @@ class OfflineEngine:
             The outcome; equal faces in an equal order give equal texts. Faces with different action units never share a
             text: another wording is drawn instead.
         """
-        reason = ""
+        reason, units = "", digest(str(face.action_units))
         for seed in range(_TRIES):
             cot = self.writer.write(face.action_units, face.expression, seed=seed)
             problems = pair_problems(
@@ -39,7 +41,7 @@ class OfflineEngine:
             )
             if problems:
                 reason = "; ".join(problems)
-            elif self._written.setdefault(cot.text, face.action_units) != face.action_units:
+            elif self._written.setdefault(digest(cot.text), units) != units:
                 reason = "another face has the same text"
             else:
                 return Outcome(Status.ACCEPTED, cot.text, 0, "", 0.0)

@@ -3,6 +3,9 @@
 import argparse
 import json
 import time
+from collections.abc import Iterable
+from functools import partial
+from itertools import chain
 from pathlib import Path
 
 from rich.console import Console
@@ -63,15 +66,23 @@ def build(options: argparse.Namespace) -> int:
             watch,
             lambda client: build_with_model(manifest, client, settings, options.concurrency, watch.seen),
         )
-    finished = with_outcomes(manifest, built, source)
-    finished.write(out)
+    finish = partial(with_outcomes, outcomes=built.outcomes, source=source)
+    manifest.write(out, finish)
     if options.json:
-        with written_whole(options.json) as temporary:
-            temporary.write_text(json.dumps(list(released_records(finished)), indent=1), encoding="utf-8")
+        _write_released(chain.from_iterable(map(released_records, map(finish, manifest.parts()))), Path(options.json))
     watch.write("stopped" if built.stopped else "done")
     print_summary(built, Status, lacking, out)
     watch.raise_what_ended(built)
     return built.exit_status
+
+
+def _write_released(records: Iterable[dict[str, object]], path: Path) -> None:
+    """Write records one at a time as a JSON list: all of them would be in memory twice otherwise."""
+    with written_whole(path) as temporary, temporary.open("w", encoding="utf-8") as stream:
+        stream.write("[")
+        for number, record in enumerate(records):
+            stream.write(f"{',' if number else ''}\n{json.dumps(record)}")
+        stream.write("\n]\n")
 
 
 def engine_settings(options: argparse.Namespace) -> EngineSettings:

@@ -20,13 +20,16 @@ from explllm.chat.ledger import Ledger
 from explllm.chat.request import ChatSettings
 from explllm.core.errors import ConfigError
 from explllm.core.files import update_json
-from explllm.engine.work import FAILED, Built, End, Ended
+from explllm.engine.outcomes import Ended
+from explllm.engine.work import FAILED, Built
 
 LEDGER = "ledger.sqlite"
 PROGRESS = "progress.json"
 
 _HEARTBEAT = 2.0
 """Seconds between two signs of life in the progress file."""
+_REASONS = 10
+"""Failed rows whose reason the summary tells."""
 
 
 def chat_settings(options: argparse.Namespace) -> ChatSettings:
@@ -148,7 +151,7 @@ class Watch:
             },
         )
 
-    def raise_what_ended(self, built: Built[Any], command: str = "the same command") -> None:
+    def raise_what_ended(self, built: Built, command: str = "the same command") -> None:
         """Say how to go on after an early end, when all that was in flight is finished and written.
 
         Args:
@@ -168,8 +171,8 @@ class Watch:
 
 
 def run_with_client(
-    settings: ChatSettings, folder: Path, watch: Watch, work: Callable[[ChatClient], Awaitable[Built[End]]]
-) -> Built[End]:
+    settings: ChatSettings, folder: Path, watch: Watch, work: Callable[[ChatClient], Awaitable[Built]]
+) -> Built:
     """Do a run's work with a client that keeps its ledger in the run folder.
 
     Ctrl-C stops the client: what is in flight is finished. A second Ctrl-C waits for nothing. Nothing is said of the
@@ -199,8 +202,8 @@ def run_with_client(
 
 
 async def _with_client(
-    settings: ChatSettings, folder: Path, watch: Watch, work: Callable[[ChatClient], Awaitable[Built[End]]]
-) -> Built[End]:
+    settings: ChatSettings, folder: Path, watch: Watch, work: Callable[[ChatClient], Awaitable[Built]]
+) -> Built:
     with Ledger(folder / LEDGER) as ledger:
         async with ChatClient(settings, ledger) as client:
             await client.check()
@@ -258,7 +261,7 @@ def _first(group: BaseExceptionGroup[Any]) -> BaseException:
     return error
 
 
-def print_summary(built: Built[End], statuses: Iterable[str], left_out: Mapping[str, int], out: Path) -> None:
+def print_summary(built: Built, statuses: Iterable[str], left_out: Mapping[str, int], out: Path) -> None:
     """Print what became of a manifest, and why rows failed.
 
     Args:
@@ -276,8 +279,7 @@ def print_summary(built: Built[End], statuses: Iterable[str], left_out: Mapping[
     if built.pending:
         console.print(f"{'not done':26} {built.pending} ({built.stopped or 'stopped'})")
     console.print(f"cost {built.cost:.2f} USD, {built.seconds:.1f} s; wrote {out}")
-    failed = [(row, outcome) for row, outcome in sorted(built.outcomes.items()) if outcome.status == FAILED]
-    for row, outcome in failed[:10]:
-        sys.stderr.write(f"failed: row {row + 1}: {outcome.reason}\n")
-    if len(failed) > 10:
-        sys.stderr.write(f"failed: {len(failed) - 10} more; the column cot_reason of {out} says why each row failed\n")
+    for row, reason in built.outcomes.reasons(FAILED, most=_REASONS):
+        sys.stderr.write(f"failed: row {row + 1}: {reason}\n")
+    if (more := built.count(FAILED) - _REASONS) > 0:
+        sys.stderr.write(f"failed: {more} more; the column cot_reason of {out} says why each row failed\n")

@@ -4,12 +4,12 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, field
-from enum import StrEnum
-from typing import Generic, Protocol, TypeVar
+from typing import Protocol, TypeVar
 
 from explllm.chat.ledger import Ledger
 from explllm.chat.request import OutOfBudget, Stopped, well_formed
 from explllm.core.errors import InputError
+from explllm.engine.outcomes import Ended, Outcomes
 
 FAILED = "failed"
 """The status of a face that came to nothing, in every run."""
@@ -27,22 +27,6 @@ class Asked(Protocol):
         """Its name in the ledger."""
 
 
-class Ended(Protocol):
-    """How the work on one face ended."""
-
-    @property
-    def status(self) -> StrEnum:
-        """One word for it; `FAILED` if it came to nothing."""
-
-    @property
-    def reason(self) -> str:
-        """Why it failed; empty otherwise."""
-
-    @property
-    def cost(self) -> float:
-        """What its answers cost, in USD, those of earlier runs included."""
-
-
 End = TypeVar("End", bound=Ended)
 Face = TypeVar("Face", bound=Asked)
 
@@ -51,10 +35,10 @@ Seen = Callable[[End], None]
 
 
 @dataclass
-class Built(Generic[End]):
+class Built:
     """What became of a manifest."""
 
-    outcomes: dict[int, End] = field(default_factory=dict)
+    outcomes: Outcomes = field(default_factory=Outcomes)
     """By row, counted from 0; a row that is missing was not finished or cannot be worked on."""
     total: int = 0
     """Rows that can be worked on."""
@@ -69,7 +53,7 @@ class Built(Generic[End]):
 
     def count(self, status: str) -> int:
         """Return the number of rows that ended in a status."""
-        return sum(outcome.status == status for outcome in self.outcomes.values())
+        return self.outcomes.count(status)
 
     @property
     def pending(self) -> int:
@@ -89,7 +73,7 @@ async def work_through(
     requests: int,
     seen: Seen[End],
     ledger: Ledger,
-) -> Built[End]:
+) -> Built:
     """Work on many faces at a time.
 
     Args:
@@ -104,7 +88,7 @@ async def work_through(
         What became of them. A budget that is used up, `ChatClient.stop`, or a server that refuses key, model or credit
         ends it early: what is in flight is finished, and so is each face whose answers are all recorded.
     """
-    built, start, waiting = Built[End](total=total), time.monotonic(), iter(faces)
+    built, start, waiting = Built(total=total), time.monotonic(), iter(faces)
 
     begun: set[str] = set()
 
@@ -125,7 +109,7 @@ async def work_through(
             except (OutOfBudget, Stopped, InputError) as stop:
                 end(stop)
                 continue
-            built.outcomes[row] = outcome
+            built.outcomes.add(row, outcome)
             seen(outcome)
 
     async with asyncio.TaskGroup() as group:

@@ -21,7 +21,6 @@ from explllm.core.files import written_whole
 from explllm.core.manifest import Manifest
 from explllm.engine.baseline import (
     PROMPTS,
-    Answered,
     BaselineSettings,
     BaselineStatus,
     ask_about,
@@ -97,7 +96,7 @@ def baseline(options: argparse.Namespace) -> int:
     folder.mkdir(parents=True, exist_ok=True)
     watch = Watch(folder, len(faces), BaselineStatus, f"asking {options.model}", source)
 
-    async def work(client: ChatClient) -> Built[Answered]:
+    async def work(client: ChatClient) -> Built:
         # They are of an earlier run, perhaps of other faces; until the server is known to answer they stay.
         for name in (METRICS, PREDICTIONS):
             (folder / name).unlink(missing_ok=True)
@@ -112,7 +111,7 @@ def baseline(options: argparse.Namespace) -> int:
 
     built = run_with_client(chat, folder, watch, work)
     watch.write("stopped" if built.stopped else "done")
-    answered = with_answers(manifest, built, options.model, labels)
+    answered = with_answers(manifest, built.outcomes, options.model, labels)
     answered.write(out)
     print_summary(built, BaselineStatus, lacking, out)
     watch.raise_what_ended(built)

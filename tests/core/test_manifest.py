@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from explllm.core import manifest_files
+from explllm.core import manifest, manifest_files
 from explllm.core.action_units import NAMES
 from explllm.core.errors import ManifestError, MissingPathError
 from explllm.core.manifest import COLUMNS, REQUIRED, Manifest
@@ -161,8 +161,8 @@ def test_an_interrupted_write_leaves_the_old_file_and_nothing_else(tmp_path, mon
     before = path.read_bytes()
     reader, writer = manifest_files.FORMATS[ending]
 
-    def interrupted(frame: pd.DataFrame, partial: Path) -> None:
-        writer(frame, partial)
+    def interrupted(parts: manifest_files.Parts, partial: Path) -> None:
+        writer(parts, partial)
         assert partial.parent == path.parent
         raise KeyboardInterrupt
 
@@ -243,11 +243,28 @@ def test_parquet_is_written_in_parts_with_the_types_of_the_whole(tmp_path, monke
         }
     ).iloc[:rows]
     Manifest(frame, tmp_path).frame.to_parquet(tmp_path / "whole.parquet", index=False)
-    monkeypatch.setattr(manifest_files, "_ROWS_AT_A_TIME", 2)
+    monkeypatch.setattr(manifest, "_ROWS_OF_A_PART", 2)
     Manifest(frame, tmp_path).write(tmp_path / "parts.parquet")
     whole, parts = (pd.read_parquet(tmp_path / f"{name}.parquet") for name in ("whole", "parts"))
     pd.testing.assert_frame_equal(whole, parts)
     assert Manifest.read(tmp_path / "parts.parquet").frame.shape == (rows, 7)
+
+
+@pytest.mark.parametrize("ending", FORMATS)
+def test_columns_are_added_while_it_is_written(tmp_path, monkeypatch, ending):
+    """Rows are numbered through all parts, and a column may be empty in the first of them."""
+    monkeypatch.setattr(manifest, "_ROWS_OF_A_PART", 2)
+
+    def finish(part):
+        texts = [None if row < 3 else f"text, {row}" for row in part.index]
+        return part.assign(cot=pd.Series(texts, index=part.index, dtype=object), number=part.index * 2)
+
+    table = Manifest(pd.DataFrame({"image": [f"{row}.jpg" for row in range(5)]}), tmp_path)
+    table.write(tmp_path / f"made{ending}", finish)
+    made = Manifest.read(tmp_path / f"made{ending}").frame
+    assert made["cot"].tolist() == [None, None, None, "text, 3", "text, 4"]
+    assert made["number"].tolist() == [0, 2, 4, 6, 8]
+    assert table.frame.columns.tolist() == ["image"]
 
 
 def test_a_row_that_is_as_it_should_be_is_not_copied(tmp_path):

@@ -7,9 +7,11 @@ import subprocess
 import sys
 import time
 
+import pandas as pd
 import pytest
 
 from explllm.chat.ledger import Ledger
+from explllm.core import manifest
 from explllm.core.chain_of_thought import ChainOfThought
 from explllm.core.expressions import Expression
 from explllm.core.manifest import ENDINGS, Manifest
@@ -49,6 +51,16 @@ def test_a_second_run_asks_nothing(build, server, table):
     build(server.url)
     assert len(server.received) == asked
     assert table()["cot"].tolist() == first["cot"].tolist()
+
+
+def test_a_table_in_small_parts_is_the_same(build, server, table, tmp_path, monkeypatch):
+    build(server.url, "--json", "whole.json", count=12, wrong_every=3)
+    whole = table()
+    monkeypatch.setattr(manifest, "_ROWS_OF_A_PART", 5)
+    build(server.url, "--json", "parts.json")
+    pd.testing.assert_frame_equal(table(), whole)
+    one, other = ((tmp_path / name).read_text() for name in ("whole.json", "parts.json"))
+    assert one == other and len(json.loads(one)) == whole["cot"].notna().sum() > 0
 
 
 def test_the_key_is_nowhere(build, chat_server, model_script, tmp_path, key):
@@ -247,8 +259,8 @@ def test_a_bad_night(repository, write_faces, tmp_path, table, process, wait_for
 
 def test_real_faces_offline(reference_data, explllm, tmp_path, table):
     """All of the real faces with action units: each text passes every check, no two faces share one."""
-    manifest = read_folder(reference_data / "faces")
-    Manifest(manifest.frame, manifest.root).write(tmp_path / "faces.parquet")
+    faces = read_folder(reference_data / "faces")
+    Manifest(faces.frame, faces.root).write(tmp_path / "faces.parquet")
     start = time.monotonic()
     done = explllm("cot", "build", "faces.parquet", "-o", "out.parquet", "--offline")
     seconds = time.monotonic() - start

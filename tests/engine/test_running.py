@@ -8,7 +8,9 @@ from explllm.engine.work import Built
 
 
 def test_what_failed_is_named_and_the_rest_is_looked_up(capsys):
-    built = Built({row: Answered(BaselineStatus.FAILED, reason=f"label: fault {row}") for row in range(13)}, total=13)
+    built = Built(total=13)
+    for row in reversed(range(13)):
+        built.outcomes.add(row, Answered(BaselineStatus.FAILED, reason=f"label: fault {row}"))
     print_summary(built, BaselineStatus, {"no face found": 2}, Path("out[1].parquet"))
     said = capsys.readouterr()
     assert "left out: no face found    2" in said.out

@@ -1,0 +1,90 @@
+"""What became of each face of a run, kept on the disk: the texts of a night's run would fill the memory."""
+
+import json
+import sqlite3
+from enum import StrEnum
+from typing import Any, Protocol
+
+from explllm.chat.request import well_formed
+
+
+class Ended(Protocol):
+    """How the work on one face ended."""
+
+    @property
+    def status(self) -> StrEnum:
+        """One word for it."""
+
+    @property
+    def reason(self) -> str:
+        """Why it failed; empty otherwise."""
+
+    @property
+    def cost(self) -> float:
+        """What its answers cost, in USD, those of earlier runs included."""
+
+    def cells(self) -> dict[str, str | float | None]:
+        """Return what the written manifest says of the face, by column."""
+
+
+class Outcomes:
+    """Outcomes by row, in a database of SQLite's that has no name, and is gone with this object.
+
+    Of it no more than SQLite's cache, 2 MB, is ever in memory.
+    """
+
+    def __init__(self) -> None:
+        """Begin without any."""
+        self._base = sqlite3.connect("", isolation_level=None)
+        # Nobody finds it after a crash: there is nothing to keep consistent, and nothing to wait for.
+        self._base.execute("PRAGMA journal_mode = OFF")
+        self._base.execute("PRAGMA synchronous = OFF")
+        self._base.execute("CREATE TABLE outcomes (row INTEGER PRIMARY KEY, status TEXT, reason TEXT, cells TEXT)")
+
+    def add(self, row: int, outcome: Ended) -> None:
+        """Keep an outcome.
+
+        Args:
+            row: Its row, counted from 0.
+            outcome: How it ended.
+        """
+        values = (row, str(outcome.status), well_formed(outcome.reason), json.dumps(outcome.cells()))
+        self._base.execute("INSERT INTO outcomes VALUES (?, ?, ?, ?)", values)
+
+    def __len__(self) -> int:
+        """Return the number of outcomes."""
+        return int(self._base.execute("SELECT count(*) FROM outcomes").fetchone()[0])
+
+    def count(self, status: str) -> int:
+        """Return the number of rows that ended in a status."""
+        return int(self._base.execute("SELECT count(*) FROM outcomes WHERE status = ?", (status,)).fetchone()[0])
+
+    def reasons(self, status: str, most: int) -> list[tuple[int, str]]:
+        """Return the first rows that ended in a status, with their reasons.
+
+        Args:
+            status: The status.
+            most: How many at most.
+
+        Returns:
+            Rows, counted from 0 and in their order, and reasons.
+        """
+        statement = "SELECT row, reason FROM outcomes WHERE status = ? ORDER BY row LIMIT ?"
+        return self._base.execute(statement, (status, most)).fetchall()
+
+    def cells(self, first: int, last: int) -> dict[int, dict[str, Any]]:
+        """Return what the written manifest says of some rows.
+
+        Args:
+            first: The first row, counted from 0.
+            last: The last one.
+
+        Returns:
+            Cells by column, by row; a row without an outcome is missing.
+        """
+        found = self._base.execute("SELECT row, cells FROM outcomes WHERE row BETWEEN ? AND ?", (first, last))
+        return {row: json.loads(cells) for row, cells in found}
+
+    def close(self) -> None:
+        """Remove them."""
+        self._base.close()

@@ -1,0 +1,31 @@
+"""Outcomes on the disk: given back by row, and not held in memory."""
+
+import psutil
+
+from explllm.engine.face import Outcome, Status
+from explllm.engine.outcomes import Outcomes
+
+
+def test_they_come_back_by_row():
+    outcomes = Outcomes()
+    outcomes.add(7, Outcome(Status.FAILED, None, 4, "not \udcff accepted", 0.5))
+    outcomes.add(2, Outcome(Status.ACCEPTED, "a text \udcff", 1, "", 0.25))
+    outcomes.add(5, Outcome(Status.FAILED, None, 0, "refused", 0.0))
+    assert len(outcomes) == 3 and outcomes.count("failed") == 2 and outcomes.count("accepted") == 1
+    assert outcomes.reasons("failed", 1) == [(5, "refused")]
+    assert outcomes.reasons("failed", 9) == [(5, "refused"), (7, "not \\udcff accepted")]
+    assert set(outcomes.cells(3, 7)) == {5, 7}
+    assert outcomes.cells(0, 4) == {
+        2: {"cot": "a text \udcff", "cot_rounds": 1, "cot_status": "accepted", "cot_reason": None, "cot_cost": 0.25}
+    }
+
+
+def test_their_texts_are_not_in_memory():
+    outcomes, process = Outcomes(), psutil.Process()
+    outcomes.add(0, Outcome(Status.ACCEPTED, "x" * 1000, 0, "", 0.0))
+    before = process.memory_info().rss
+    for row in range(1, 40_000):
+        outcomes.add(row, Outcome(Status.ACCEPTED, f"{row}" + "x" * 1000, 0, "", 0.0))
+    grown = process.memory_info().rss - before
+    assert len(outcomes) == 40_000
+    assert grown < 8e6, f"{grown / 1e6:.1f} MB for 40 MB of texts"
