@@ -1,4 +1,4 @@
-"""What a judge in the background costs a fit: python benchmarks/async_judge.py [--epochs 2] [--pairs 3].
+"""What a judge in the background costs a fit: python benchmarks/async_judge.py [--epochs 7] [--pairs 2].
 
 The demo is trained without and with `AsyncJudge`, in turn, each in a process of its own. The judge is a server on
 loopback that takes 2 s for an answer; it judges 8 faces after each validation. Their texts are written in the loop,
@@ -98,8 +98,8 @@ def _hooks(folder: Path) -> dict[str, float]:
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--epochs", type=int, default=2)
-    parser.add_argument("--pairs", type=int, default=3)
+    parser.add_argument("--epochs", type=int, default=7, help="as many as the demo has: 7")
+    parser.add_argument("--pairs", type=int, default=2)
     parser.add_argument("--faces", type=int, default=8)
     parser.add_argument("--latency", type=float, default=2.0, help="seconds for an answer")
     options = parser.parse_args()

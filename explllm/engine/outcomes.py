@@ -30,7 +30,7 @@ class Ended(Protocol):
 class Outcomes:
     """Outcomes by row, in a database of SQLite's that has no name, and is gone with this object.
 
-    Of it no more than SQLite's cache, 2 MB, is ever in memory.
+    Of it no more than a small cache is ever in memory.
     """
 
     def __init__(self) -> None:
@@ -39,6 +39,7 @@ class Outcomes:
         # Nobody finds it after a crash: there is nothing to keep consistent, and nothing to wait for.
         self._base.execute("PRAGMA journal_mode = OFF")
         self._base.execute("PRAGMA synchronous = OFF")
+        self._base.execute("PRAGMA cache_size = -256")  # KiB
         self._base.execute("CREATE TABLE outcomes (row INTEGER PRIMARY KEY, status TEXT, reason TEXT, cells TEXT)")
 
     def add(self, row: int, outcome: Ended) -> None:
