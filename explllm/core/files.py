@@ -10,6 +10,11 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
+METRICS = "metrics.json"
+"""The figures of a run, in its folder."""
+PREDICTIONS = "predictions.parquet"
+"""What a run said of each face, a manifest in its folder."""
+
 
 @contextmanager
 def written_whole(path: str | PathLike[str]) -> Iterator[Path]:

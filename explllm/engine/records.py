@@ -10,11 +10,9 @@ import pandas as pd
 
 from explllm.core.errors import ManifestError, MissingPathError, UnknownExpressionError
 from explllm.core.expressions import Expression
+from explllm.core.files import PREDICTIONS
 from explllm.core.manifest import Manifest
 from explllm.engine.img2au import scope_of
-
-PREDICTIONS = "predictions.parquet"
-"""The table of a run folder."""
 
 
 @dataclass(frozen=True)

@@ -138,17 +138,21 @@ def with_action_units(
     Returns:
         The table with the columns ``action_units``, ``action_units_source``, ``action_units_missing`` (names of the
         units that the estimator does not know, with commas between them; their intensity says 0) and
-        ``action_units_status``. A row without a new estimate keeps the one it had.
+        ``action_units_status``. A row without a new estimate keeps the one it had. Where the estimate takes the place
+        of a drawn face's intensities, ``action_units_true_source`` says that they were drawn.
     """
-    frame = manifest.frame.copy()
+    frame, drawn = manifest.frame.copy(), manifest.drawn()
     cells = {}
-    for column in ("action_units", "action_units_source", "action_units_missing"):
+    columns = ("action_units", "action_units_source", "action_units_missing")
+    for column in (*columns, *(["action_units_true_source"] if drawn.any() else [])):
         cells[column] = list(frame[column].astype(object)) if column in frame else [None] * len(frame)
     status: list[str] = [GIVEN if reason is None else reason for reason in _without_estimate(manifest)]
     for place, item in enumerate(items):
         result = results[place]
         status[item.row] = result["status"]
         if (units := result["units"]) is not None:
+            if drawn[item.row] and pd.isna(cells["action_units_true_source"][item.row]):
+                cells["action_units_true_source"][item.row] = cells["action_units_source"][item.row]
             cells["action_units"][item.row] = known(units)
             cells["action_units_source"][item.row] = source
             cells["action_units_missing"][item.row] = ", ".join(missing_names(units)) or None

@@ -17,7 +17,7 @@ from explllm.chat.prompt import version
 from explllm.chat.request import ChatSettings
 from explllm.core.errors import ConfigError, MissingPathError
 from explllm.core.expressions import LabelSet
-from explllm.core.files import written_whole
+from explllm.core.files import METRICS, PREDICTIONS, written_whole
 from explllm.core.manifest import Manifest
 from explllm.engine.baseline import (
     PROMPTS,
@@ -44,8 +44,6 @@ from explllm.engine.work import Built, work_through
 from explllm.metrics.answers import Answers
 from explllm.metrics.evaluation import recognition_figures
 from explllm.report.text import print_figures
-
-METRICS, PREDICTIONS = "metrics.json", "predictions.parquet"
 
 
 def baseline(options: argparse.Namespace) -> int:

@@ -62,6 +62,17 @@ def test_intensities_that_are_there_are_kept(run, folder, manifest_of, landmarke
     assert redone["action_units"][2] == [0.25] * 24 and redone["action_units_source"][2] == "person"
 
 
+def test_drawn_faces_stay_known_as_such(run, folder, manifest_of, landmarker_file, tmp_path):
+    held = {"action_units": [0.25] * 24, "action_units_source": "drawn"}
+    manifest_of(tmp_path / "m.jsonl", [{"image": "astronaut.png", **held}, {"image": "real0.jpg"}])
+    for times in range(2):
+        run("aus", "m.jsonl", "-o", f"{times}.csv", "--redo", "--landmarker", landmarker_file, "--root", folder)
+        redone = Manifest.read(f"{times}.csv")
+        assert list(redone.frame["action_units_source"]) == ["mediapipe-blendshapes"] * 2
+        assert list(redone.drawn()) == [True, False]
+        redone.write("m.jsonl")
+
+
 def test_an_onnx_model(run, folder, manifest_of, tmp_path):
     onnx = pytest.importorskip("onnx", reason="no onnx, which insightface brings")
     make = onnx.helper

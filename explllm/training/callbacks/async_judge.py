@@ -20,7 +20,7 @@ from explllm.chat.ledger import Ledger
 from explllm.chat.request import ChatSettings
 from explllm.chat.settings import Structured
 from explllm.core.errors import ConfigError
-from explllm.core.files import update_json
+from explllm.core.files import METRICS, update_json
 from explllm.engine.img2au import scope_of
 from explllm.metrics.exp_cot_score import Judgement, exp_cot_score
 from explllm.metrics.judges import ChatJudge, Judge, OfflineJudge
@@ -187,7 +187,7 @@ class AsyncJudge(Callback):
         if scored:
             means = exp_cot_score(scored[-1].found.values())
             figures = {f"judge/{name}": value for name, value in means.items()}
-            update_json(self._run_dir / "metrics.json", {**figures, "judge/step": scored[-1].step, "judge/name": name})
+            update_json(self._run_dir / METRICS, {**figures, "judge/step": scored[-1].step, "judge/name": name})
 
     def on_exception(self, trainer: Trainer, pl_module: ExpLLMTask, exception: BaseException) -> None:  # type: ignore[override]
         """Leave nothing running."""

@@ -9,7 +9,7 @@ from lightning.pytorch import Trainer
 from rich import get_console
 
 from explllm.core.errors import ImageError, InputError
-from explllm.core.files import update_json
+from explllm.core.files import METRICS, PREDICTIONS, update_json
 from explllm.core.manifest import Manifest
 from explllm.data.dataset import Batch
 from explllm.models.au_export import export_onnx
@@ -17,7 +17,7 @@ from explllm.report.action_units import agreement_plot, print_agreement, print_f
 from explllm.report.page import PLOTS
 from explllm.report.plots import write_plots
 from explllm.training.au_task import ActionUnitTask
-from explllm.training.callbacks.run_record import METRICS, PREDICTIONS, RunRecord
+from explllm.training.callbacks.run_record import RunRecord
 from explllm.training.face_task import gathered
 
 ONNX, BY_UNIT = "au_regressor.onnx", "action_units.csv"

@@ -11,6 +11,7 @@ from rich import get_console
 from explllm.core.chain_of_thought import ChainOfThought
 from explllm.core.errors import ConfigError, ImageError
 from explllm.core.expressions import Expression, LabelSet
+from explllm.core.files import METRICS, PREDICTIONS
 from explllm.core.manifest import Manifest
 from explllm.data.dataset import Batch
 from explllm.metrics.answers import Answers, UnknownLabels
@@ -21,7 +22,7 @@ from explllm.report.cot_section import cot_figures, cot_section, judged
 from explllm.report.explained import ExplainedFace, best_and_worst
 from explllm.report.page import write_report
 from explllm.report.text import print_explained, print_figures
-from explllm.training.callbacks.run_record import METRICS, PREDICTIONS, RunRecord
+from explllm.training.callbacks.run_record import RunRecord
 from explllm.training.face_task import gathered
 from explllm.training.sample import fixed_sample
 from explllm.training.task import ExpLLMTask

@@ -12,14 +12,14 @@ from rich import get_console
 from rich.markup import escape
 
 from explllm import __version__
-from explllm.core.files import update_json, written_whole
+from explllm.core.files import METRICS, PREDICTIONS, update_json, written_whole
 from explllm.core.manifest import Manifest
 from explllm.data.dataset import Batch
 from explllm.models.configuration import joined_notes
 from explllm.report.page import PLOTS
 from explllm.training.face_task import FaceTask
 
-METRICS, PREDICTIONS, MODEL = "metrics.json", "predictions.parquet", "model"
+MODEL = "model"
 
 
 class RunRecord(Callback):
