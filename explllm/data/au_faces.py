@@ -2,8 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from os import PathLike
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,11 +10,11 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from explllm.core.action_units import FEAFA
-from explllm.core.errors import ManifestError, MissingPathError
+from explllm.core.errors import ManifestError
 from explllm.core.facs import FACS_SETS
 from explllm.core.manifest import Manifest
+from explllm.data.datamodules import DrawnFaces, ManifestFaces
 from explllm.data.dataset import Augmentation, Batch, ImageCache, first_readable, rows_from
-from explllm.data.drawn_faces.generate import draw_faces
 from explllm.data.face_data_module import FaceDataModule
 from explllm.data.mixture import BatchSampler, Captions, Draw
 from explllm.data.preparation import Split
@@ -268,63 +266,16 @@ class ActionUnitData(FaceDataModule):
         )
 
 
-class ManifestActionUnits(ActionUnitData):
+class ManifestActionUnits(ManifestFaces, ActionUnitData):
     """The rows of a manifest with action units: FEAFA's intensities, or for tests DISFA's and BP4D's FACS units."""
 
-    def __init__(self, manifest: str | PathLike[str], root: str | PathLike[str] | None = None, **settings: Any) -> None:
-        """Name the table.
-
-        Args:
-            manifest: A ``.parquet``, ``.csv`` or ``.jsonl`` file.
-            root: The folder that its image paths are relative to; by default its own.
-            **settings: See `ActionUnitData`.
-        """
-        super().__init__(**settings)
-        self.path, self.root = manifest, root
-
-    def read(self) -> Manifest:
-        """Read the table."""
-        if self.root is not None and not Path(self.root).is_dir():
-            raise MissingPathError("there is no such folder", where=self.root, remedy="Check --data.root.")
-        manifest = Manifest.read(self.path, root=self.root)
-        if self.stage != "predict":
-            manifest.require("split", *(() if "facs" in manifest.frame and self.stage != "fit" else ("action_units",)))
-        return manifest
+    def required(self, manifest: Manifest) -> tuple[str, ...]:
+        """Return the labels: action units, for tests and validation FACS units as well."""
+        return () if "facs" in manifest.frame and self.stage != "fit" else ("action_units",)
 
 
-class DrawnActionUnits(ActionUnitData):
+class DrawnActionUnits(DrawnFaces, ActionUnitData):
     """Faces drawn by a program from their action units: to learn and to test without any download."""
-
-    def __init__(
-        self,
-        folder: str | PathLike[str] = "data/drawn",
-        train: int = 1400,
-        val: int = 140,
-        test: int = 350,
-        size: int = 96,
-        **settings: Any,
-    ) -> None:
-        """Say how many faces.
-
-        Args:
-            folder: Where the images and their manifest go; kept and used again while the settings are the same.
-            train: Faces to learn from.
-            val: Faces to validate on.
-            test: Faces to test on; no identity appears in two splits.
-            size: Width and height of the images, in pixels.
-            **settings: See `ActionUnitData`.
-        """
-        super().__init__(**settings)
-        self.folder, self.counts, self.size = folder, {"train": train, "val": val, "test": test}, size
-
-    def prepare_data(self) -> None:
-        """Draw the faces, on one process only."""
-        self.read()
-
-    def read(self) -> Manifest:
-        """Draw the faces, or read those drawn before."""
-        train, val, test = (self.counts[split] for split in ("train", "val", "test"))
-        return draw_faces(self.folder, train=train, val=val, test=test, size=self.size, seed=self.seed)
 
 
 def _blank(images: ImageCache, labels: UnitLabels, row: int, unreadable: tuple[str, ...]) -> UnitSample:

@@ -57,8 +57,12 @@ class ManifestFaces(FaceDataModule):
             raise MissingPathError("there is no such folder", where=self.root, remedy="Check --data.root.")
         manifest = Manifest.read(self.path, root=self.root)
         if self.stage != "predict":
-            manifest.require("split", *(() if self.conversation_kind == "captions" else ("expression",)))
+            manifest.require("split", *self.required(manifest))
         return manifest
+
+    def required(self, manifest: Manifest) -> tuple[str, ...]:
+        """Return the columns of labels that are needed, unless it is to predict."""
+        return () if self.conversation_kind == "captions" else ("expression",)
 
 
 class CaptionedImages(FaceDataModule):
