@@ -6,6 +6,7 @@ from enum import StrEnum
 from typing import Any, Protocol
 
 from explllm.chat.request import well_formed
+from explllm.core.errors import InputError
 
 
 class Ended(Protocol):
@@ -36,8 +37,8 @@ class Outcomes:
     def __init__(self) -> None:
         """Begin without any."""
         self._base = sqlite3.connect("", isolation_level=None)
-        # Nobody finds it after a crash: there is nothing to keep consistent, and nothing to wait for.
-        self._base.execute("PRAGMA journal_mode = OFF")
+        # Nobody finds it after a crash: there is nothing to wait for. A row that finds no room on the disk is undone.
+        self._base.execute("PRAGMA journal_mode = MEMORY")
         self._base.execute("PRAGMA synchronous = OFF")
         self._base.execute("PRAGMA cache_size = -256")  # KiB
         self._base.execute("CREATE TABLE outcomes (row INTEGER PRIMARY KEY, status TEXT, reason TEXT, cells TEXT)")
@@ -48,9 +49,19 @@ class Outcomes:
         Args:
             row: Its row, counted from 0.
             outcome: How it ended.
+
+        Raises:
+            InputError: If the disk is full.
         """
         values = (row, str(outcome.status), well_formed(outcome.reason), json.dumps(outcome.cells()))
-        self._base.execute("INSERT INTO outcomes VALUES (?, ?, ?, ?)", values)
+        try:
+            self._base.execute("INSERT INTO outcomes VALUES (?, ?, ?, ?)", values)
+        except sqlite3.OperationalError as error:
+            raise InputError(
+                f"outcomes cannot be kept in a temporary file: {error}",
+                remedy="Free the disk, or name a folder on another one by SQLITE_TMPDIR, and run the same command "
+                "again: no answer is paid for twice.",
+            ) from error
 
     def __len__(self) -> int:
         """Return the number of outcomes."""

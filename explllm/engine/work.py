@@ -106,10 +106,10 @@ async def work_through(
                 continue
             try:
                 outcome = await work(face)
+                built.outcomes.add(row, outcome)
             except (OutOfBudget, Stopped, InputError) as stop:
                 end(stop)
                 continue
-            built.outcomes.add(row, outcome)
             seen(outcome)
 
     async with asyncio.TaskGroup() as group:

@@ -1,7 +1,9 @@
 """Outcomes on the disk: given back by row, and not held in memory."""
 
 import psutil
+import pytest
 
+from explllm.core.errors import InputError
 from explllm.engine.face import Outcome, Status
 from explllm.engine.outcomes import Outcomes
 
@@ -29,3 +31,12 @@ def test_their_texts_are_not_in_memory():
     grown = process.memory_info().rss - before
     assert len(outcomes) == 40_000
     assert grown < 8e6, f"{grown / 1e6:.1f} MB for 40 MB of texts"
+
+
+def test_a_full_disk_is_a_clear_error():
+    outcomes = Outcomes()
+    outcomes._base.execute("PRAGMA max_page_count = 10")
+    with pytest.raises(InputError, match="temporary file: database or disk is full.*SQLITE_TMPDIR"):
+        for row in range(1000):
+            outcomes.add(row, Outcome(Status.ACCEPTED, "x" * 1000, 0, "", 0.0))
+    assert len(outcomes) > 10 and outcomes.cells(0, 0)[0]["cot"] == "x" * 1000
