@@ -1,6 +1,7 @@
 """The command ``explllm``: every command in one table, each loading what it needs only when it runs."""
 
 import argparse
+import errno
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -273,6 +274,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except InputError as error:
         rank = os.environ.get("LOCAL_RANK", "0")
         sys.stderr.write(f"{'' if rank == '0' else f'[rank {rank}] '}error: {error}\n")
+        return 2
+    except OSError as error:
+        # A file that cannot be read or written, or a full disk; anything else is a fault of ours.
+        if error.filename is None and error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        where = "" if error.filename is None else f" [{error.filename}]"
+        sys.stderr.write(f"error: {error.strerror}{where}. Check the path, its permissions and its disk.\n")
         return 2
     except KeyboardInterrupt as stop:
         sys.stderr.write(" ".join(["interrupted.", *getattr(stop, "__notes__", [])]) + "\n")

@@ -29,6 +29,8 @@ _KEEP_ALIVE = 5.0
 _MAY_PASS = (408, 409, 429)
 _GATEWAY_TIMEOUTS = (504, 524)
 """Statuses behind which the model may have gone on writing."""
+_MOST_TOKENS = 2**31
+"""No request has as many: whatever says so counts wrongly."""
 
 
 class Unanswered(Exception):
@@ -215,7 +217,9 @@ class Server:
     def _understand(self, error: Any) -> Passing | Rejected | Fatal:
         """Say what an HTTP status means."""
         settings, status = self._settings, error.status_code
-        detail = error.body.get("message") if isinstance(error.body, Mapping) else error.body
+        body = error.body
+        # FastAPI's own refusals have a `detail` in the place of OpenAI's `message`.
+        detail = body.get("message") or body.get("detail") if isinstance(body, Mapping) else body
         message = self._hide(" ".join(f"status {status}: {detail or 'no reason given'}".split()))[:300]
         remedy = where = None
         if status == 401:
@@ -266,14 +270,19 @@ class Server:
             refusal=well_formed(self._hide(refusal)) if refusal else None,
             finish_reason=self._hide(finish_reason),
             model=None if model is None else self._hide(str(model)),
-            prompt_tokens=usage.get("prompt_tokens"),
-            completion_tokens=usage.get("completion_tokens"),
+            prompt_tokens=_count(usage.get("prompt_tokens")),
+            completion_tokens=_count(usage.get("completion_tokens")),
         )
 
     def _hide(self, text: str) -> str:
         """Leave the key and pictures out of a text: a server may repeat them."""
         text = without_pictures(text)
         return text.replace(self._key, "[API key]") if self._key else text
+
+
+def _count(tokens: Any) -> int | None:
+    """Return a number of tokens; None, which means unknown, for what can be none."""
+    return tokens if isinstance(tokens, int) and 0 <= tokens < _MOST_TOKENS else None
 
 
 def wait_asked_for(headers: Mapping[str, str]) -> float | None:

@@ -5,10 +5,12 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from os import PathLike
 from pathlib import Path
 from typing import Any
+
+from explllm.core.errors import ConfigError
 
 METRICS = "metrics.json"
 """The figures of a run, in its folder."""
@@ -36,7 +38,31 @@ def written_whole(path: str | PathLike[str]) -> Iterator[Path]:
             os.fsync(stream.fileno())
         os.replace(temporary, target)
     finally:
-        temporary.unlink(missing_ok=True)
+        # A second failure must not hide the first, such as a parent that is no folder.
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+def refuse_unwritable(path: str | PathLike[str]) -> None:
+    """Make sure, before work is done for it, that a file can be written.
+
+    Args:
+        path: Where the file shall be; missing folders are made.
+
+    Raises:
+        ConfigError: If a folder is there, or no file can be made.
+    """
+    target = Path(path)
+    if target.is_dir():
+        raise ConfigError("a folder, where a file is to be written", where=target, remedy="Name a file.")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=target.parent):
+            pass
+    except OSError as error:
+        raise ConfigError(
+            f"no file can be written: {error.strerror}", where=target, remedy="Name another place, or make room there."
+        ) from error
 
 
 @contextmanager

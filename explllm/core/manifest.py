@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from types import MappingProxyType
@@ -15,7 +16,7 @@ import pandas as pd
 from explllm.core.action_units import check_action_units, units_named
 from explllm.core.errors import InputError, ManifestError, MissingPathError, UnknownExpressionError
 from explllm.core.expressions import Expression
-from explllm.core.files import written_whole
+from explllm.core.files import refuse_unwritable, written_whole
 from explllm.core.manifest_files import ENDINGS, format_of, is_empty
 
 __all__ = ["COLUMNS", "ENDINGS", "REQUIRED", "Manifest"]
@@ -116,13 +117,44 @@ class Manifest:
                 cells need not all be in memory; None writes the table as it is.
 
         Raises:
-            ManifestError: If the ending is none of these, or a changed cell cannot be understood.
+            ManifestError: If the ending is none of these, a changed cell cannot be understood, a column has no place in
+                the format, or the disk takes no file.
         """
         path = Path(path)
         writer = format_of(path)[1]
         checked = Manifest(self.frame, self.root, self.path)
-        with written_whole(path) as partial:
-            writer(checked.parts if finish is None else lambda: map(finish, checked.parts()), partial)
+        try:
+            with written_whole(path) as partial:
+                writer(checked.parts if finish is None else lambda: map(finish, checked.parts()), partial)
+        except InputError:
+            raise
+        except OSError as error:
+            raise ManifestError(
+                f"a manifest that cannot be written ({error.strerror or error})",
+                where=path,
+                remedy="Name another place, or make room there.",
+            ) from error
+        # Arrow's errors are kinds of these; they name the column.
+        except (ValueError, TypeError, OverflowError, NotImplementedError) as error:
+            raise ManifestError(
+                f"a table that {path.suffix} cannot hold ({'; '.join(map(str, error.args))})",
+                where=path,
+                remedy="Make the values of the column alike, or write .jsonl.",
+            ) from error
+
+    def refuse_unwritable(self, path: str | os.PathLike[str]) -> None:
+        """Make sure, before work is done for it, that the table can be written: it is, beside the file, and removed.
+
+        Args:
+            path: The file; missing folders are made.
+
+        Raises:
+            ConfigError: If a folder is there, or no file can be made.
+            ManifestError: If the table has no place in the format, or the disk not for it.
+        """
+        refuse_unwritable(path)
+        with tempfile.TemporaryDirectory(prefix=".explllm-", dir=Path(path).parent) as folder:
+            self.write(Path(folder, Path(path).name))
 
     def select(self, *, split: str) -> Manifest:
         """Return the rows of one split.

@@ -45,16 +45,30 @@ def _compact(cell: Any) -> Any:
 
 def _read_csv(path: Path, texts: Sequence[str]) -> pd.DataFrame:
     # Only an empty cell is empty, or a person called NA is lost.
-    frame = pd.read_csv(path, dtype=dict.fromkeys(texts, str), keep_default_na=False, na_values=[""])
+    frame = pd.read_csv(path, dtype=str, keep_default_na=False, na_values=[""])
     for column in frame.columns.difference(list(texts)):
         frame[column] = _decoded(frame[column])
     return frame
 
 
+_WHOLE = r"-?(0|[1-9]\d{0,17})"
+_NUMBER = r"[-+]?((0|[1-9]\d{0,14})(\.\d*)?|\.\d+)([eE][-+]?\d+)?|nan|[-+]?inf"
+_TRUTHS = {"True": True, "False": False}
+
+
 def _decoded(cells: pd.Series) -> pd.Series:
-    """Return the values of a column that a writer stored as JSON lists, other columns as they are."""
+    """Return numbers and truths where all cells are, and lists where all are JSON's; else texts: 007 is not 7."""
     filled = cells.dropna()
-    if filled.empty or not all(isinstance(cell, str) and cell.startswith("[") for cell in filled):
+    if filled.empty:
+        return cells.astype(object)
+    if filled.str.fullmatch(_WHOLE).all():
+        whole = filled.astype("int64")
+        return whole if len(whole) == len(cells) else whole.astype("Int64").reindex(cells.index)
+    if filled.str.fullmatch(_NUMBER).all():
+        return cells.astype("float64")
+    if filled.isin(list(_TRUTHS)).all():
+        return cells.map(_TRUTHS)
+    if not filled.str.startswith("[").all():
         return cells
     try:
         values = [None if is_empty(cell) else _compact(json.loads(cell)) for cell in cells]
@@ -69,7 +83,9 @@ def _write_csv(parts: Parts, path: Path) -> None:
 
     with path.open("w", encoding="utf-8", newline="") as stream:
         for number, part in enumerate(parts()):
-            part.astype(object).map(encoded).to_csv(stream, index=False, header=number == 0)
+            # As objects: pandas would make floats of whole numbers with gaps.
+            cells = {name: pd.Series(map(encoded, part[name]), dtype=object) for name in part}
+            pd.DataFrame(cells).to_csv(stream, index=False, header=number == 0)
 
 
 def _read_jsonl(path: Path, _: Sequence[str]) -> pd.DataFrame:
@@ -77,7 +93,15 @@ def _read_jsonl(path: Path, _: Sequence[str]) -> pd.DataFrame:
         rows = (_row(line, number, path) for number, line in enumerate(lines, 1) if line.strip())
         # In parts: as dictionaries the rows take several times the memory of a table.
         parts = [pd.DataFrame(part, dtype=object) for part in iter(lambda: list(islice(rows, _ROWS_AT_A_TIME)), [])]
-    return pd.concat(parts, ignore_index=True).infer_objects() if parts else pd.DataFrame()
+    return pd.concat(parts, ignore_index=True).apply(_inferred) if parts else pd.DataFrame()
+
+
+def _inferred(cells: pd.Series) -> pd.Series:
+    """Return a column with its proper type; whole numbers with gaps stay whole."""
+    filled = cells.dropna()
+    if len(filled) < len(cells) and pd.api.types.infer_dtype(filled) == "integer":
+        return cells
+    return cells.infer_objects()
 
 
 def _row(line: str, number: int, path: Path) -> dict[str, Any]:
@@ -95,17 +119,24 @@ def _write_jsonl(parts: Parts, path: Path) -> None:
     with path.open("w", encoding="utf-8") as stream:
         for part in parts():
             for row in part.to_dict("records"):
-                plain = {column: None if is_empty(cell) else _plain(cell) for column, cell in row.items()}
-                stream.write(json.dumps(plain, ensure_ascii=False) + "\n")
+                plain = {column: _plain(cell) for column, cell in row.items()}
+                stream.write(json.dumps(plain, ensure_ascii=False, default=_named) + "\n")
 
 
 def _plain(cell: Any) -> Any:
-    """Return NumPy's numbers and arrays, at any depth, as Python's."""
+    """Return NumPy's numbers and arrays, at any depth, as Python's, and what is missing as None."""
+    if cell is pd.NA or cell is pd.NaT or (isinstance(cell, float) and np.isnan(cell)):
+        return None
     if isinstance(cell, np.ndarray | np.generic):
         return _plain(cell.tolist())
     if isinstance(cell, list | tuple):
         return [_plain(item) for item in cell]
     return cell
+
+
+def _named(value: Any) -> str:
+    """Return what JSON has no form for, such as times, as text."""
+    return str(value.isoformat() if hasattr(value, "isoformat") else value)
 
 
 def _read_parquet(path: Path, _: Sequence[str]) -> pd.DataFrame:
@@ -118,7 +149,10 @@ def _read_parquet(path: Path, _: Sequence[str]) -> pd.DataFrame:
         kinds = {field.name: field.type for field in file.schema_arrow}
         lists = [name for name, kind in kinds.items() if pa.types.is_list(kind) or pa.types.is_large_list(kind)]
         others = [name for name in kinds if name not in lists]
-        frame = file.read(columns=others, use_threads=False).to_pandas(use_threads=False).reset_index(drop=True)
+        # Whole numbers with gaps stay whole: as floats those of more than 15 digits would be others.
+        frame = file.read(columns=others, use_threads=False).to_pandas(use_threads=False, integer_object_nulls=True)
+        # pandas may have kept a column as the index, which has a name then.
+        frame = frame.reset_index(drop=frame.index.names == [None])
         pool.release_unused()
         for name in lists:
             cells: list[Any] = []
@@ -127,7 +161,7 @@ def _read_parquet(path: Path, _: Sequence[str]) -> pd.DataFrame:
                 cells.extend(map(_compact, batch.to_pandas(use_threads=False)[name]))
                 pool.release_unused()
             frame[name] = pd.Series(cells, dtype=object)
-    return frame[[name for name in kinds if name in frame]]
+    return frame[[name for name in kinds if name in frame] + [name for name in frame if name not in kinds]]
 
 
 def _write_parquet(parts: Parts, path: Path) -> None:

@@ -99,10 +99,12 @@ def released_records(part: pd.DataFrame) -> Iterator[dict[str, object]]:
         part: What `with_outcomes` gave.
 
     Yields:
-        ``file_name``, ``emo``, ``au`` (24 floats), ``description``.
+        ``file_name``, ``emo``, ``au`` (24 floats), ``description``; and ``box`` where a row has one, by which the faces
+        of one image are told apart.
     """
-    columns = (part[name] for name in ("image", "expression", "action_units", "cot", "cot_status"))
-    for image, label, units, cot, status in zip(*columns, strict=True):
+    columns = part.reindex(columns=["image", "box", "expression", "action_units", "cot", "cot_status"])
+    for image, box, label, units, cot, status in columns.itertuples(index=False):
         # A text that the manifest held before may stand in a row that has neither units nor label.
         if cot is not None and units is not None and label is not None and status in _ACCEPTED:
-            yield {"file_name": image, "emo": label, "au": list(units), "description": cot}
+            place = {"box": list(box)} if isinstance(box, list) else {}
+            yield {"file_name": image, **place, "emo": label, "au": list(units), "description": cot}

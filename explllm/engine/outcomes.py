@@ -54,22 +54,15 @@ class Outcomes:
             InputError: If the disk is full.
         """
         values = (row, str(outcome.status), well_formed(outcome.reason), json.dumps(outcome.cells()))
-        try:
-            self._base.execute("INSERT INTO outcomes VALUES (?, ?, ?, ?)", values)
-        except sqlite3.OperationalError as error:
-            raise InputError(
-                f"outcomes cannot be kept in a temporary file: {error}",
-                remedy="Free the disk, or name a folder on another one by SQLITE_TMPDIR, and run the same command "
-                "again: no answer is paid for twice.",
-            ) from error
+        self._run("INSERT INTO outcomes VALUES (?, ?, ?, ?)", *values)
 
     def __len__(self) -> int:
         """Return the number of outcomes."""
-        return int(self._base.execute("SELECT count(*) FROM outcomes").fetchone()[0])
+        return int(self._run("SELECT count(*) FROM outcomes")[0][0])
 
     def count(self, status: str) -> int:
         """Return the number of rows that ended in a status."""
-        return int(self._base.execute("SELECT count(*) FROM outcomes WHERE status = ?", (status,)).fetchone()[0])
+        return int(self._run("SELECT count(*) FROM outcomes WHERE status = ?", status)[0][0])
 
     def reasons(self, status: str, most: int) -> list[tuple[int, str]]:
         """Return the first rows that ended in a status, with their reasons.
@@ -81,8 +74,7 @@ class Outcomes:
         Returns:
             Rows, counted from 0 and in their order, and reasons.
         """
-        statement = "SELECT row, reason FROM outcomes WHERE status = ? ORDER BY row LIMIT ?"
-        return self._base.execute(statement, (status, most)).fetchall()
+        return self._run("SELECT row, reason FROM outcomes WHERE status = ? ORDER BY row LIMIT ?", status, most)
 
     def cells(self, first: int, last: int) -> dict[int, dict[str, Any]]:
         """Return what the written manifest says of some rows.
@@ -94,9 +86,16 @@ class Outcomes:
         Returns:
             Cells by column, by row; a row without an outcome is missing.
         """
-        found = self._base.execute("SELECT row, cells FROM outcomes WHERE row BETWEEN ? AND ?", (first, last))
+        found = self._run("SELECT row, cells FROM outcomes WHERE row BETWEEN ? AND ?", first, last)
         return {row: json.loads(cells) for row, cells in found}
 
-    def close(self) -> None:
-        """Remove them."""
-        self._base.close()
+    def _run(self, statement: str, *values: str | int) -> list[Any]:
+        try:
+            return self._base.execute(statement, values).fetchall()
+        except sqlite3.OperationalError as error:
+            # While reading too: what is in the cache may have to be written first.
+            raise InputError(
+                f"outcomes cannot be kept in a temporary file: {error}",
+                remedy="Free the disk, or name a folder on another one by SQLITE_TMPDIR, and run the same command "
+                "again: no answer is paid for twice.",
+            ) from error

@@ -44,7 +44,8 @@ def read_table(path: Path) -> Manifest:
     """Read a table of texts or of recognised faces.
 
     The authors' released code has two layouts in JSON. A list has ``file_name``, ``emo``, ``au``, ``description``;
-    where it has ``gt_emo`` too, that is the true label, and ``emo`` the recognised one. What its evaluation writes,
+    where it has ``gt_emo`` too, that is the true label, and ``emo`` the recognised one; ours have a ``box`` too where
+    an image holds several faces. What its evaluation writes,
     ``result_all.json``, has ``img_path``, ``gt`` and ``pred``, which are labels or texts.
 
     Args:
@@ -139,13 +140,13 @@ def _released(path: Path) -> Manifest:
                 "neither file_name nor img_path", where=f"{path}, record {number}", remedy="Say whose text it is."
             )
         # One run's result may hold a face's label and its text, each in a record of its own.
-        held = found.setdefault(image, {"image": image})
+        held = found.setdefault(f"{image} {row.get('box')}", {"image": image, "box": row.get("box")})
         if repeated := [name for name, value in values.items() if value is not None and held.get(name) is not None]:
             raise ManifestError(
                 f"a second {repeated[0]} of {image}", where=f"{path}, record {number}", remedy="Keep one record a face."
             )
         held.update({name: value for name, value in values.items() if value is not None})
-    columns = ["image", "expression", "predicted", "action_units", "cot", "reference"]
+    columns = ["image", "box", "expression", "predicted", "action_units", "cot", "reference"]
     frame = pd.DataFrame(list(found.values()), dtype=object).reindex(columns=columns)
     # A column of answers that is there says that there were answers.
     return Manifest(frame.drop(columns=[name for name in columns[1:] if frame[name].isna().all()]), path.parent, path)

@@ -11,8 +11,8 @@ from pathlib import Path
 from rich.console import Console
 
 from explllm.chat.ledger import Ledger
-from explllm.core.errors import ConfigError, MissingPathError
-from explllm.core.files import written_whole
+from explllm.core.errors import ConfigError, InputError, MissingPathError
+from explllm.core.files import refuse_unwritable, written_whole
 from explllm.core.manifest import Manifest
 from explllm.engine.build import build_offline, build_with_model, released_records, with_outcomes
 from explllm.engine.command import check_ending, run_folder
@@ -20,11 +20,12 @@ from explllm.engine.face import EngineSettings, Status
 from explllm.engine.img2au import faces, left_out
 from explllm.engine.running import (
     LEDGER,
+    PROGRESS,
+    Making,
     Watch,
     chat_settings,
     print_summary,
     progress_of,
-    refuse_loss,
     run_with_client,
 )
 
@@ -51,10 +52,13 @@ def build(options: argparse.Namespace) -> int:
         raise ConfigError("no model is named", remedy="Give --model NAME, or --offline to write by rules.")
     settings = engine_settings(options)
     folder, source = run_folder(options.out, options.run_dir), "offline" if options.offline else options.model
+    making = Making(Path(options.manifest), out, source)
     if not options.overwrite:
-        refuse_loss(Path(options.manifest), out, folder, source)
-    folder.mkdir(parents=True, exist_ok=True)
-    watch = Watch(folder, sum(1 for _ in faces(manifest)), Status, "chains of thought", source)
+        making.refuse_loss(folder)
+    for file in (folder / PROGRESS, *([options.json] if options.json else [])):
+        refuse_unwritable(file)
+    manifest.refuse_unwritable(out)
+    watch = Watch(folder, sum(1 for _ in faces(manifest)), Status, "chains of thought", making)
     if options.offline:
         with watch:
             built = build_offline(manifest, settings, watch.seen)
@@ -67,9 +71,16 @@ def build(options: argparse.Namespace) -> int:
             lambda client: build_with_model(manifest, client, settings, options.concurrency, watch.seen),
         )
     finish = partial(with_outcomes, outcomes=built.outcomes, source=source)
-    manifest.write(out, finish)
-    if options.json:
-        _write_released(chain.from_iterable(map(released_records, map(finish, manifest.parts()))), Path(options.json))
+    try:
+        manifest.write(out, finish)
+        if options.json:
+            _write_released(
+                chain.from_iterable(map(released_records, map(finish, manifest.parts()))), Path(options.json)
+            )
+    except (InputError, OSError) as error:
+        watch.write("stopped")
+        # What ended the run comes first: the same disk may be full for the table too.
+        raise built.error or error from None
     watch.write("stopped" if built.stopped else "done")
     print_summary(built, Status, lacking, out)
     watch.raise_what_ended(built)

@@ -8,7 +8,8 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from explllm.chat.client import ChatClient
 from explllm.chat.ledger import Ledger
 from explllm.chat.request import ChatSettings
 from explllm.core.errors import ConfigError
-from explllm.core.files import update_json
+from explllm.core.files import written_whole
 from explllm.engine.outcomes import Ended
 from explllm.engine.work import FAILED, Built
 
@@ -50,41 +51,60 @@ def chat_settings(options: argparse.Namespace) -> ChatSettings:
     )
 
 
+@dataclass(frozen=True)
+class Making:
+    """What a run makes; kept with its progress, so that no other file is taken for its beginning."""
+
+    manifest: Path
+    """What is read."""
+    out: Path
+    """What is written."""
+    source: str
+    """Who makes it, a model's name for one."""
+
+    def refuse_loss(self, folder: Path) -> None:
+        """Refuse an OUT that is not the beginning of this run.
+
+        Args:
+            folder: The run folder, whose progress says what was made there.
+
+        Raises:
+            ConfigError: If OUT is the manifest that is read, or was made otherwise.
+        """
+        remedy = "Name another one, or pass --overwrite."
+        if self.out.resolve() == self.manifest.resolve():
+            raise ConfigError("--out is the manifest that is read", where=self.out, remedy=remedy)
+        if not self.out.exists():
+            return
+        told = progress_of(folder)
+        if self.out.name not in told.get("outs", ()):
+            raise ConfigError("the manifest exists", where=self.out, remedy=remedy)
+        for word, name in (("by", "source"), ("of", "manifest")):
+            if told[name] != self.kept()[name]:
+                raise ConfigError(
+                    f"the manifest was made {word} {told[name]}, not {word} {self.kept()[name]}",
+                    where=self.out,
+                    remedy=remedy,
+                )
+
+    def kept(self) -> dict[str, str]:
+        """Return what must be the same for a run to go on."""
+        return {"source": self.source, "manifest": str(self.manifest.resolve())}
+
+
 def progress_of(folder: Path) -> dict[str, Any]:
-    """Return what `Watch.write` kept in a run folder; nothing if there was no run."""
-    if not (folder / PROGRESS).is_file():
+    """Return what `Watch.write` kept in a run folder; nothing if there was no run, or nobody can read what it kept."""
+    try:
+        held: dict[str, Any] = json.loads((folder / PROGRESS).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
         return {}
-    held: dict[str, Any] = json.loads((folder / PROGRESS).read_text(encoding="utf-8"))
     return held
-
-
-def refuse_loss(manifest: Path, out: Path, folder: Path, source: str) -> None:
-    """Refuse an OUT that is not the beginning of this run.
-
-    Args:
-        manifest: The manifest that is read.
-        out: The one to write.
-        folder: The run folder, whose progress says who made `out`.
-        source: Who makes it now, as given to `Watch`.
-
-    Raises:
-        ConfigError: If it is the manifest that is read, or was made otherwise.
-    """
-    remedy = "Name another one, or pass --overwrite."
-    if out.resolve() == manifest.resolve():
-        raise ConfigError("--out is the manifest that is read", where=out, remedy=remedy)
-    if out.exists():
-        made_by = progress_of(folder).get("source")
-        if made_by is None:
-            raise ConfigError("the manifest exists", where=out, remedy=remedy)
-        if made_by != source:
-            raise ConfigError(f"the manifest was made by {made_by}, not by {source}", where=out, remedy=remedy)
 
 
 class Watch:
     """Shows the progress of a run, and keeps it in a file for other shells."""
 
-    def __init__(self, folder: Path, total: int, statuses: Iterable[str], title: str, source: str = "") -> None:
+    def __init__(self, folder: Path, total: int, statuses: Iterable[str], title: str, making: Making) -> None:
         """Prepare; nothing is shown.
 
         Args:
@@ -92,9 +112,12 @@ class Watch:
             total: Faces to work on.
             statuses: How a face's work may end.
             title: What is made.
-            source: Who makes it, a model's name for one; kept with the progress.
+            making: Kept with the progress.
         """
-        self.folder, self.total, self.statuses, self.source = folder, total, tuple(statuses), source
+        self.folder, self.total, self.statuses, self.making = folder, total, tuple(statuses), making
+        earlier = progress_of(folder)
+        same = earlier.items() >= making.kept().items()
+        self._outs = sorted({making.out.name, *(earlier.get("outs", ()) if same else ())})
         self.counts: Counter[str] = Counter()
         self.cost = 0.0
         self.interrupted = False
@@ -137,19 +160,20 @@ class Watch:
     def write(self, state: str) -> None:
         """Keep the progress: ``running``, ``stopped`` or ``done``."""
         self._written = time.monotonic()
-        update_json(
-            self.folder / PROGRESS,
-            {
-                "state": state,
-                "source": self.source,
-                "total": self.total,
-                "done": self.counts.total(),
-                "statuses": {str(status): self.counts[status] for status in self.statuses},
-                "cost": self.cost,
-                "seconds": time.monotonic() - self._start,
-                "updated": time.time(),
-            },
-        )
+        told = {
+            "state": state,
+            **self.making.kept(),
+            "outs": self._outs,
+            "total": self.total,
+            "done": self.counts.total(),
+            "statuses": {str(status): self.counts[status] for status in self.statuses},
+            "cost": self.cost,
+            "seconds": time.monotonic() - self._start,
+            "updated": time.time(),
+        }
+        # On a full disk the ledger stops the run, and says why; the progress is only its picture.
+        with suppress(OSError), written_whole(self.folder / PROGRESS) as temporary:
+            temporary.write_text(json.dumps(told, indent=2) + "\n", encoding="utf-8")
 
     def raise_what_ended(self, built: Built, command: str = "the same command") -> None:
         """Say how to go on after an early end, when all that was in flight is finished and written.

@@ -17,7 +17,7 @@ from explllm.chat.prompt import version
 from explllm.chat.request import ChatSettings
 from explllm.core.errors import ConfigError, MissingPathError
 from explllm.core.expressions import LabelSet
-from explllm.core.files import METRICS, PREDICTIONS, written_whole
+from explllm.core.files import METRICS, PREDICTIONS, refuse_unwritable, written_whole
 from explllm.core.manifest import Manifest
 from explllm.engine.baseline import (
     PROMPTS,
@@ -33,11 +33,11 @@ from explllm.engine.command import as_file_name, check_ending, run_folder
 from explllm.engine.estimate import print_baseline_estimate
 from explllm.engine.running import (
     LEDGER,
+    Making,
     Watch,
     chat_settings,
     print_summary,
     progress_of,
-    refuse_loss,
     run_with_client,
 )
 from explllm.engine.work import Built, work_through
@@ -88,11 +88,13 @@ def baseline(options: argparse.Namespace) -> int:
     folder = run_folder(str(out), options.run_dir)
     # Not the model's name alone: `explllm cot build` may have made an OUT of that name with the same model.
     source = f"{options.model} as a baseline"
+    making = Making(Path(options.manifest), out, source)
     if not options.overwrite:
-        refuse_loss(Path(options.manifest), out, folder, source)
+        making.refuse_loss(folder)
     _refuse_folder(folder, source, options.overwrite)
-    folder.mkdir(parents=True, exist_ok=True)
-    watch = Watch(folder, len(faces), BaselineStatus, f"asking {options.model}", source)
+    refuse_unwritable(folder / METRICS)
+    manifest.refuse_unwritable(out)
+    watch = Watch(folder, len(faces), BaselineStatus, f"asking {options.model}", making)
 
     async def work(client: ChatClient) -> Built:
         # They are of an earlier run, perhaps of other faces; until the server is known to answer they stay.

@@ -444,6 +444,20 @@ def test_a_server_that_counts_no_tokens_costs_the_upper_bound(chat_server, serve
     assert 1024e-6 < answer.cost < 2000e-6
 
 
+@pytest.mark.parametrize("usage", [(10**30, 5), (-4, 5), ("many", "more")])
+def test_a_server_that_counts_nonsense_costs_the_upper_bound(chat_server, serve, settings, question, ask_all, usage):
+    server = serve(lambda received: chat_server.Reply("fine", usage=usage))
+    [answer] = ask_all(settings(server, price_in=1.0, price_out=1.0), [question()])
+    assert answer.text == "fine" and 0 < answer.cost < 2000e-6
+
+
+def test_the_reason_of_a_refusal_in_fastapis_words(chat_server, serve, settings, question, ask_all):
+    body = json.dumps({"detail": [{"loc": ["body", "model"], "msg": "no such field"}]})
+    server = serve(lambda received: chat_server.Reply(raw=body, status=422))
+    [failure] = ask_all(settings(server), [question()])
+    assert "status 422" in str(failure) and "no such field" in str(failure)
+
+
 def test_unknown_prices_are_counted(chat_server, serve, settings, question, ask_all, totals):
     server = serve()
     [answer] = ask_all(settings(server), [question()])

@@ -5,11 +5,13 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from explllm.core import manifest, manifest_files
 from explllm.core.action_units import NAMES
-from explllm.core.errors import ManifestError, MissingPathError
+from explllm.core.errors import ConfigError, ManifestError, MissingPathError
 from explllm.core.manifest import COLUMNS, REQUIRED, Manifest
 
 FORMATS = [".parquet", ".csv", ".jsonl"]
@@ -292,3 +294,73 @@ def test_rows_in_which_no_face_was_found(tmp_path):
     assert Manifest(frame, tmp_path).faceless() == [False, False, True]
     assert Manifest(frame.drop(columns="face_status"), tmp_path).faceless() == [False] * 3
     assert Manifest(frame.drop(columns="box"), tmp_path).faceless() == [False, True, True]
+
+
+@pytest.mark.parametrize("ending", FORMATS)
+def test_further_columns_are_carried_along(tmp_path, ending):
+    """Whatever a table holds besides is none of our business, and comes out as it went in."""
+    rows = [
+        '{"image": "a.jpg", "id": "007", "number": 1000, "big": 1234567890123456789, "rate": 0.5, "truth": true, '
+        '"note": null}',
+        '{"image": "b.jpg", "id": "12", "number": null, "big": null, "rate": null, "truth": null, "note": "x"}',
+    ]
+    texts = {
+        ".csv": "image,id,number,big,rate,truth,note\na.jpg,007,1000,1234567890123456789,0.5,True,\nb.jpg,12,,,,,x\n",
+        ".jsonl": "".join(f"{row}\n" for row in rows),
+    }
+    path = tmp_path / f"given{ending}"
+    if ending == ".parquet":
+        columns = {"image": ["a.jpg", "b.jpg"], "id": ["007", "12"], "number": [1000, None]}
+        columns |= {"big": [1234567890123456789, None], "rate": [0.5, None], "truth": [True, None], "note": [None, "x"]}
+        pq.write_table(pa.table(columns), path)  # as others write it, without pandas' notes
+    else:
+        path.write_text(texts[ending])
+    for other in FORMATS:
+        Manifest.read(path).write(tmp_path / f"made{other}")
+        made = Manifest.read(tmp_path / f"made{other}").frame.astype(object)
+        made = made.where(made.notna(), None)
+        assert made["id"].tolist() == ["007", "12"] and made["number"].tolist() == [1000, None]
+        assert made["number"].map(type).iloc[0] is int
+        assert [None if cell is None else int(cell) for cell in made["big"]] == [1234567890123456789, None]
+        assert made["rate"].tolist() == [0.5, None] and made["truth"].tolist() == [True, None]
+        assert made["note"].tolist() == [None, "x"]
+    if ending != ".parquet":
+        Manifest.read(path).write(tmp_path / f"again{ending}")
+        assert (tmp_path / f"again{ending}").read_text() == texts[ending]
+
+
+def test_an_index_with_a_name_is_a_column(tmp_path):
+    frame = pd.DataFrame({"image": ["a.jpg", "b.jpg"], "face_id": [7, 9]})
+    frame.set_index("face_id").to_parquet(tmp_path / "one.parquet")
+    assert Manifest.read(tmp_path / "one.parquet").frame["face_id"].tolist() == [7, 9]
+    frame.set_index("image").to_parquet(tmp_path / "other.parquet")
+    assert Manifest.read(tmp_path / "other.parquet").frame["image"].tolist() == ["a.jpg", "b.jpg"]
+
+
+def test_times_are_text_in_json(tmp_path):
+    frame = pd.DataFrame({"image": ["a.jpg", "b.jpg"], "seen": pd.to_datetime(["2024-01-02 03:04", None])})
+    Manifest(frame, tmp_path).write(tmp_path / "made.jsonl")
+    assert Manifest.read(tmp_path / "made.jsonl").frame["seen"].dropna().tolist() == ["2024-01-02T03:04:00"]
+
+
+@pytest.mark.parametrize("cells", [[1, "s4"], [2**70, 1], [{"a": 1}, {"a": "b"}]])
+def test_a_column_that_the_format_cannot_hold(tmp_path, monkeypatch, cells):
+    table = Manifest(pd.DataFrame({"image": ["a.jpg", "b.jpg"], "subject": cells}), tmp_path)
+    for rows in (1000, 1):
+        monkeypatch.setattr(manifest, "_ROWS_OF_A_PART", rows)
+        with pytest.raises(ManifestError, match=r"a table that .parquet cannot hold .* \.jsonl"):
+            table.refuse_unwritable(tmp_path / "made.parquet")
+    table.refuse_unwritable(tmp_path / "deeper/made.jsonl")
+    assert [path.name for path in tmp_path.rglob("*")] == ["deeper"]
+
+
+def test_a_place_that_takes_no_file(tmp_path):
+    table = Manifest(_frame(), tmp_path)
+    (tmp_path / "folder.csv").mkdir()
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ConfigError, match="a folder, where a file is to be written"):
+        table.refuse_unwritable(tmp_path / "folder.csv")
+    with pytest.raises(ConfigError, match="no file can be written"):
+        table.refuse_unwritable(tmp_path / "file/faces.csv")
+    with pytest.raises(ManifestError, match="cannot be written .*(directory|exists)"):
+        table.write(tmp_path / "file/faces.csv")

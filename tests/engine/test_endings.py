@@ -5,6 +5,8 @@ import json
 import os
 import signal
 import sqlite3
+import subprocess
+import sys
 import time
 
 import pandas as pd
@@ -247,3 +249,63 @@ def test_units_that_were_not_measured_are_shown_as_such(explllm, write_faces, tm
     assert explllm("cot", "build", "faces.parquet", "-o", "out.parquet", "--offline").status == 0
     assert not any("nose" in cot or "chin" in cot for cot in table()["cot"])
     assert f"not measured: {dead}" in explllm("cot", "show", "out.parquet", 1).out
+
+
+def test_an_out_of_another_manifest_is_not_replaced(explllm, write_faces, tmp_path):
+    write_faces(tmp_path / "few.parquet", 3)
+    write_faces(tmp_path / "more.parquet", 5)
+    assert explllm("cot", "build", "few.parquet", "-o", "out.parquet", "--offline").status == 0
+    error = explllm("cot", "build", "more.parquet", "-o", "out.parquet", "--offline").error
+    assert "few.parquet, not of" in error and "--overwrite" in error
+    # The run folder is that of all endings; a file that it did not make is none of its own.
+    (tmp_path / "out.jsonl").write_text('{"image": "mine.jpg"}\n')
+    assert "exists" in explllm("cot", "build", "few.parquet", "-o", "out.jsonl", "--offline").error
+    assert "mine.jpg" in (tmp_path / "out.jsonl").read_text()
+    # What it made stays its own, in every ending.
+    assert explllm("cot", "build", "few.parquet", "-o", "out.csv", "--offline").status == 0
+    assert explllm("cot", "build", "few.parquet", "-o", "out.parquet", "--offline").status == 0
+    # A progress file that nobody can read says nothing.
+    (tmp_path / "out.run/progress.json").write_text('{"state"')
+    assert "exists" in explllm("cot", "build", "few.parquet", "-o", "out.parquet", "--offline").error
+    assert "no such build" in explllm("cot", "status", "out.parquet").error
+
+
+def test_what_cannot_be_written_is_said_before_anything_is_sent(build, server, explllm, write_faces, tmp_path):
+    write_faces(tmp_path / "faces.parquet", 3)
+    frame = Manifest.read("faces.parquet").frame
+    frame["subject"] = [1, "s4", 2]
+    Manifest(frame, tmp_path).write("mixed.jsonl")
+    asked = ("cot", "build", "mixed.jsonl", "--model", "scripted", "--base-url", server.url)
+    assert "cannot hold" in explllm(*asked, "-o", "mixed.parquet").error
+    (tmp_path / "folder.json").mkdir()
+    assert "a folder" in build(server.url, "--json", "folder.json").error
+    (tmp_path / "file").write_text("")
+    assert "no file can be written" in build(server.url, "--run-dir", "file/run").error
+    assert server.received == []
+
+
+def test_a_disk_that_fills_up(write_faces, tmp_path):
+    """The answers are in the ledger; what cannot be written is one line, and the run is not said to go on."""
+    import resource
+
+    write_faces(tmp_path / "faces.parquet", 300)
+    most = 80_000  # more than the manifest takes without texts
+    done = subprocess.run(
+        [sys.executable, "-m", "explllm", *["cot", "build", "faces.parquet", "-o", "out.jsonl", "--offline"]],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (most, most)),
+    )
+    assert done.returncode == 2 and done.stderr.startswith("error: a manifest that cannot be written (File too large)")
+    assert len(done.stderr.splitlines()) == 1 and not (tmp_path / "out.jsonl").exists()
+    assert running.progress_of(tmp_path / "out.run")["state"] == "stopped"
+
+
+def test_faces_of_one_image_in_the_released_layout(explllm, write_faces, tmp_path):
+    frame = Manifest.read(write_faces(tmp_path / "faces.parquet", 2)).frame
+    frame["image"], frame["box"] = "party.jpg", [[0, 0, 9, 9], [20, 0, 9, 9]]
+    Manifest(frame, tmp_path).write("faces.parquet")
+    assert explllm("cot", "build", "faces.parquet", "-o", "o.parquet", "--json", "o.json", "--offline").status == 0
+    found = json.loads(explllm("cot", "check", "o.json", "--json").out)
+    assert found["texts"] == found["sound"] == found["grounded"] == 2
