@@ -134,7 +134,7 @@ def _joined_after(words: TaggedSentence, part: int, action: int) -> list[int]:
             if _fits(words, place, action):
                 parts.append(place)
             joined = False
-        elif kind not in ("filler", "side", "adverb", "of"):
-            break
+        elif kind not in ("filler", "side", "adverb", "of") or words.value(place) == "relaxed":
+            break  # "raised lip corners and a relaxed brow"
         place += 1
     return parts

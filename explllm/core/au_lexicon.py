@@ -5,8 +5,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from itertools import pairwise
+from types import MappingProxyType
 
 from explllm.core import au_movements as movements
 from explllm.core.action_units import INTENSITY_WORDS
@@ -87,8 +88,14 @@ _NEGATIONS_OF_NOUNS = (
     "no, without, absence of, lack of, lacks, lacking, lack, devoid of, free of, free from, neither, nor, "
     "rather than, instead of, absent any, absent of, little to no, little or no, zero, no sign of, no signs of, "
     "ruling out, rules out, rule out, absence, none of, as opposed to, minimal to no, no evidence of, in place of, "
-    "far from, unlike, excludes, excluding, never any"
+    "far from, unlike, excludes, excluding, never any, nothing suggests, nothing indicates, nothing shows"
 )
+LISTED: Mapping[str, bool] = MappingProxyType(
+    dict.fromkeys(("absence of", "lack of", "absence", "lack"), True)
+    | dict.fromkeys(("without", "lacks", "lacking", "devoid of", "free of", "free from", "absent of"), False)
+)
+"""Negations whose list may end in "and", and whether a verb may follow it: "the lack of A, B, and C suggests", but
+"without A, the B and C suggest"."""
 COMPARISONS = ("than", "compared to", "compared with", "relative to")
 """What follows these is compared with, and nothing is said of it."""
 
@@ -101,11 +108,11 @@ _OTHER_MEANINGS = (
 _NEGATIONS_OF_VERBS = "not, never, cannot, fails to, fail to, failing to"
 # After "not" or "without", these leave what follows them standing.
 _WITHOUT_EFFECT = (
-    "only, just, merely, diminish, detract, overshadow, undermine, negate, outweigh, weaken, hide, alter, reduce, "
-    "affect, override, obscure, change, impact, contradict, interfere, overpower, dominate, eclipse, mask, disrupt, "
-    "compromise, necessarily, lessen, diminishing, detracting, overshadowing, undermining, negating, altering, "
-    "reducing, affecting, contradicting, overpowering, dominating, disrupting, changing, weakening, masking, hiding, "
-    "outweighing, doubt"
+    "only, just, merely, diminish, detract, detracts, overshadow, undermine, negate, outweigh, weaken, hide, alter, "
+    "reduce, affect, override, obscure, change, impact, contradict, interfere, overpower, dominate, eclipse, mask, "
+    "disrupt, compromise, necessarily, lessen, diminishing, detracting, overshadowing, undermining, negating, "
+    "altering, reducing, affecting, contradicting, overpowering, dominating, disrupting, changing, weakening, "
+    "masking, hiding, outweighing, doubt"
 )
 _STILLNESS = (
     "neutral, inactive, unchanged, motionless, static, unmoved, immobile, inert, uninvolved, at rest, in place, "

@@ -110,7 +110,8 @@ MOTIONS = "movement, movements, motion, motions, activity, activation, action, a
 """Nouns for any movement, which say something of a part that makes but one."""
 
 PHRASES: dict[str, str] = {
-    "widen": "wide open, open wide, opened wide, opening wide, fully open",
+    "widen": "wide open, open wide, opened wide, opening wide, fully open, widely open, widely opened, open widely, "
+    "opened widely",
     "wide eyed": "wide eyed, bug eyed, doe eyed",
     "half closed": "half closed, half shut, hooded",
     "half open": "half open, half opened",

@@ -180,16 +180,33 @@ class TaggedSentence:
         return place
 
     def _deny_before(self, absent: int) -> None:
-        """Deny the subject of "is absent", which may be a list joined by "and"."""
-        for place in range(absent - 1, -1, -1):
+        """Deny the subject of "is absent", which may be a list or end in examples: "signs such as A, are absent"."""
+        last = self.skip(absent - 1, ("copula", "adverb"), -1)
+        opening = self._opening_of_examples(last)
+        listed = False
+        for place in range(last if opening < 0 else last - 1, opening, -1):
             kind = self.kinds[place]
-            if kind in ("break", "report", "comma") or (kind == "and" and self._has_verb_before(place)):
+            if opening < 0 and (
+                kind in ("break", "report")
+                or (kind == "and" and self._has_verb_before(place))
+                or (kind == "comma" and (not listed or self._has_verb_before(place - 1, over=("comma",))))
+            ):
                 return
+            listed = listed or kind == "and"
             if kind == "action":
                 self.denied[place] = True
 
-    def _has_verb_before(self, place: int) -> bool:
-        while self.kind(place) not in ("break", "report", "comma", "end"):
+    def _opening_of_examples(self, closing: int) -> int:
+        """Return where the examples begin that a comma or a bracket closes; -1 if there are none."""
+        if self.kind(closing) != "comma" and self.value(closing) != ")":
+            return -1
+        for place in range(closing - 1, -1, -1):
+            if self.kinds[place] in ("example", "copula", "report", "break"):
+                return place if self.kinds[place] == "example" or self.values[place] == "(" else -1
+        return -1
+
+    def _has_verb_before(self, place: int, over: Collection[str] = ()) -> bool:
+        while self.kind(place) in over or self.kind(place) not in ("break", "report", "comma", "end"):
             if self.kinds[place] == "copula":
                 return True
             place -= 1
@@ -198,6 +215,7 @@ class TaggedSentence:
     def _end_of_denial(self, negation: int) -> int:
         """Return where a negation's clause ends; one before a noun covers a list, one of a verb stops at "and"."""
         of_noun = self.kinds[negation] == "no"
+        listed = False
         place = negation + 1
         verb = self.skip(place, ("adverb", "copula", "filler"))
         if self.kind(verb) == "report":
@@ -208,27 +226,61 @@ class TaggedSentence:
                 pass  # "no negative signs, such as furrowed brows"
             elif (
                 kind in ("break", "report")
-                or (kind == "comma" and not (of_noun and self._list_goes_on(place)))
-                or (kind == "and" and self.values[place] == "and" and not (of_noun and self._noun_follows(place)))
+                or (kind == "comma" and not listed and not self._list_goes_on(place, negation))
+                or (kind == "and" and self.values[place] == "and" and not self._is_denied_too(place, negation, listed))
             ):
                 break
+            if kind == "comma":
+                if listed and self.kind(place + 1) != "and" and not self._list_goes_on(place, negation):
+                    break  # behind the list
+                listed = True
             place += 1
         return place
 
-    def _list_goes_on(self, comma: int) -> bool:
-        """Whether a comma belongs to a list that ends in "or": "no jaw drop, brow raise, or pucker"."""
+    def _is_denied_too(self, conjunction: int, negation: int, listed: bool) -> bool:
+        """Whether a denial covers what follows an "and": the last item of its list, or another movement as a noun."""
+        if listed or (self.kinds[negation] == "no" and self._noun_follows(conjunction)):
+            return True
+        if self.values[negation] not in lexicon.LISTED:
+            return False
+        # "The lack of raised brows and widened eyes".
+        action = self.skip(conjunction + 1, ("adverb",))
+        part = self.skip(action + 1, ("side", "filler"))
+        behind = self.kind(part + 1)
+        return (
+            self.kind(action) == "action"
+            and self.kind(part) == "part"
+            and (lexicon.LISTED[self.values[negation]] or behind in ("break", "comma", "end", "of"))
+        )
+
+    def _list_goes_on(self, comma: int, negation: int) -> bool:
+        """Whether a comma belongs to a list that ends in "or", after some negations in "and".
+
+        As "no jaw drop, brow raise, or pucker" and "the absence of raised brows, wide eyes, and a smile".
+        """
         length = 0
         for place in range(comma + 1, len(self.kinds)):
-            kind = self.kinds[place]
-            if self.values[place] in ("or", "nor"):
+            kind, value = self.kinds[place], self.values[place]
+            if value in ("or", "nor"):
                 return True
+            if value == "and" and self.values[negation] in lexicon.LISTED:
+                end = place + 1
+                while self.kind(end) not in ("break", "report", "comma", "copula", "end", "word"):
+                    end += 1
+                verb = self.kind(end) not in ("break", "comma", "end")
+                return end - place <= _LONGEST_LIST_ITEM + 1 and (not verb or lexicon.LISTED[self.values[negation]])
             if kind in ("and", "break", "report", "copula", "no", "not") or length > _LONGEST_LIST_ITEM:
                 return False
             length = 0 if kind == "comma" else length + 1
         return False
 
     def _noun_follows(self, conjunction: int) -> bool:
-        """Whether what follows is a movement as a noun, such as "nose wrinkling" or "raise of the brows"."""
+        """Whether what follows is a movement as a noun, such as "nose wrinkling" or "raise of the brows".
+
+        With an article or a grade it stands for itself: "no smile and a pronounced lip depression".
+        """
+        if self.kind(conjunction + 1) == "grade" or self.value(conjunction + 1) in ("a", "an"):
+            return False
         for place in range(conjunction + 1, len(self.kinds)):
             kind = self.kinds[place]
             if kind == "action":

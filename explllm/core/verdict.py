@@ -71,7 +71,7 @@ def _words(text: str) -> frozenset[str]:
 
 
 # Reversals: what follows is said not to be there, or to give way to something else. Two of them cancel out ("without
-# detracting from the joy").
+# detracting from the joy"), unless they are items of a list ("no anger and no fear").
 _REVERSALS = _words(
     "no not non without absence absent lack lacks lacking lacked devoid free void neither nor never cannot than little "
     "unlike exclude excludes excluding instead overshadow overshadows overshadowing outweigh outweighs outweighing "
@@ -136,6 +136,9 @@ _CLARITY = re.compile(
     r"|communicat\w+|express\w+|signif\w+|portray\w+|demonstrat\w+|experienc\w+"
 )
 
+# Begin another item of a list.
+_JOINERS = _words(", and or nor")
+
 # End a clause: what stands before has no say over what comes after.
 _BREAKS = _words("; : ( ) — – but yet however which thus therefore hence consequently")
 # A verb of showing opens a new statement, unless a reversal stands right before it ("without conveying anger").
@@ -165,6 +168,7 @@ _STRONG = _words(
 _NO_STRONG_EMOTION_WEIGHT = 1.0
 
 _WORD = re.compile(r"[a-z]+|[,;:()—–]")
+_SHORTENED_NOT = re.compile(r"n['’]t\b")
 _SENTENCE_END = re.compile(r"[.!?](?=\s|$)|\n")
 # How many tokens back a reversal, a concession, and a damper or booster reach.
 _REACH = 18
@@ -224,7 +228,7 @@ def score(text: str) -> Mapping[Expression, float]:
         The sum of the weights of each expression that the text speaks of; it may be negative where the text denies it.
     """
     scores: defaultdict[Expression, float] = defaultdict(float)
-    for sentence in _SENTENCE_END.split(text.lower()):
+    for sentence in _SENTENCE_END.split(_SHORTENED_NOT.sub(" not", text.lower())):
         words = _WORD.findall(sentence)
         for place, word in enumerate(words):
             if word in _EMOTION:
@@ -276,12 +280,12 @@ def _is_conceded(words: Sequence[str], place: int) -> bool:
 
 
 def _is_reversed(words: Sequence[str], place: int) -> bool:
-    """Tell whether an odd number of reversals in the clause governs the word at ``place``."""
+    """Tell whether an odd number of reversals, one within the other, governs the word at ``place`` in its clause."""
     count = 0
     since_comma = 0
     for at in range(place - 1, max(-1, place - 1 - _REACH), -1):
         word = words[at]
-        if word in _BREAKS or word in _CONCESSIONS:
+        if word in _BREAKS or word in _CONCESSIONS or (count and word in _JOINERS):
             break
         if word == ",":
             if since_comma > _LIST_ITEM:
@@ -296,6 +300,8 @@ def _is_reversed(words: Sequence[str], place: int) -> bool:
             if word in _NEEDED_AFTER and following not in _NEEDED_AFTER[word]:
                 continue
             count += 1
+            if word == "nor":
+                break
         elif _SHOWING.fullmatch(word) and _REVERSALS.isdisjoint(words[max(0, at - 2) : at]):
             break
         if word == "over" and at == place - 1:

@@ -32,6 +32,55 @@ def _measured(**intensities: float) -> list[float]:
 
 # A sentence, the units that it claims, all of them, and units that it denies, among others perhaps.
 SENTENCES = [
+    # Lists of denials, and where they end.
+    (
+        "The absence of raised eyebrows, furrowed brows, and a smile confirms a neutral state.",
+        "",
+        "Both Brow Raise, Both Brow Lower, Both Lip Corner Pull",
+    ),
+    (
+        "The absence of raised eyebrows and widened eyes confirms a neutral state.",
+        "",
+        "Both Brow Raise, Both Lid Raise",
+    ),
+    (
+        "Without raised brows, widened eyes, and a dropped jaw, this is not surprise.",
+        "",
+        "Both Brow Raise, Both Lid Raise, Jaw Drop",
+    ),
+    (
+        "The lack of brow raise, jaw drop, and lip corner pull suggests calm.",
+        "",
+        "Both Brow Raise, Jaw Drop, Both Lip Corner Pull",
+    ),
+    ("The face lacks wide eyes and raised brows.", "", "Both Brow Raise, Both Lid Raise"),
+    (
+        "Without a smile, the brows are lowered and the eyes narrowed.",
+        "Both Brow Lower, Both Eye Close",
+        "Both Lip Corner Pull",
+    ),
+    ("Without a smile, and with lowered brows, the face looks angry.", "Both Brow Lower", "Both Lip Corner Pull"),
+    (
+        "Without a smile, lowered brows and narrowed eyes suggest anger.",
+        "Both Brow Lower, Both Eye Close",
+        "Both Lip Corner Pull",
+    ),
+    ("She does not smile, raise her brows, or open her mouth.", "", "Both Lip Corner Pull, Both Brow Raise, Jaw Drop"),
+    (
+        "The face does not display a smile, raised brows, or a dropped jaw.",
+        "",
+        "Both Lip Corner Pull, Both Brow Raise, Jaw Drop",
+    ),
+    ("Raised brows, widened eyes, and a dropped jaw are absent.", "", "Both Brow Raise, Both Lid Raise, Jaw Drop"),
+    ("The brows are raised, and a smile is absent.", "Both Brow Raise", "Both Lip Corner Pull"),
+    ("With raised brows, a smile is absent.", "Both Brow Raise", "Both Lip Corner Pull"),
+    ("Signs of fear, such as raised brows and widened eyes, are absent.", "", "Both Brow Raise, Both Lid Raise"),
+    ("Typical markers of anger (lowered brows, narrowed eyes) are absent.", "", "Both Brow Lower, Both Eye Close"),
+    ("No smile and a pronounced lower lip depression are visible.", "Lower Lip Depress", "Both Lip Corner Pull"),
+    ("The lip raise complements rather than detracts from the smile.", "Upper Lip Raise, Both Lip Corner Pull", ""),
+    ("Raised lip corners and a relaxed brow convey joy.", "Both Lip Corner Pull", ""),
+    ("The eyes are widely opened.", "Both Lid Raise", ""),
+    ("Nothing suggests a smile.", "", "Both Lip Corner Pull"),
     ("The left brow is slightly lowered while the right brow mirrors this movement.", "Both Brow Lower", ""),
     ("Both brows are raised and the eyes are wide open.", "Both Brow Raise, Both Lid Raise", ""),
     ("Her eyes are wide open.", "Both Lid Raise", ""),

@@ -27,7 +27,16 @@ CASES = {
     "The expression falls short of genuine happiness and remains neutral.": "Neutral",
     "Happiness is not evident in this face; the lowered corners convey sadness.": "Sadness",
     "The reading emphasizes aversion over joy.": "Disgust",
+    # Items of a list of denials do not cancel out.
+    "The expression is neither happiness nor sadness but anger.": "Anger",
+    "There is no anger, no fear, no sadness: the face is happy.": "Happiness",
+    "No sadness, no fear and no anger are visible; joy is.": "Happiness",
+    "There is no joy, no sadness, no anger: a neutral expression.": "Neutral",
+    "The expression isn't happiness, it is sadness.": "Sadness",
+    "It doesn’t convey anger, but fear.": "Fear",
     # Denied twice, or not at all.
+    "The raised lips complement it without detracting from the joy.": "Happiness",
+    "It is joy rather than a lack of happiness.": "Happiness",
     "A slight frown does not detract from the joy.": "Happiness",
     "There is no doubt that this is fear.": "Fear",
     "Not only surprise but lasting joy, and happiness above all, fill this face.": "Happiness",
@@ -55,12 +64,19 @@ CASES = {
 }
 
 
+DENIALS = (
+    "It shows no anger and no fear.",
+    "The expression is not happiness, not sadness and not anger.",
+    "The expression isn't happy.",
+)
+
+
 @pytest.mark.parametrize(("text", "expression"), CASES.items(), ids=range(len(CASES)))
 def test_what_a_clause_does_with_a_word(text, expression):
     assert verdict(text) is Expression(expression), dict(score(text))
 
 
-@pytest.mark.parametrize("text", ["", " \n", "The brows are lowered.", "42", "No anger.", "\x00\ud800"])
+@pytest.mark.parametrize("text", ["", " \n", "The brows are lowered.", "42", "No anger.", "\x00\ud800", *DENIALS])
 def test_no_evidence_gives_none(text):
     assert verdict(text) is None
     assert not is_decided(text)
