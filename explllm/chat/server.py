@@ -6,6 +6,7 @@ import difflib
 import importlib
 import json
 import math
+import re
 import ssl
 import time
 from collections.abc import Mapping
@@ -29,6 +30,8 @@ _KEEP_ALIVE = 5.0
 _MAY_PASS = (408, 409, 429)
 _GATEWAY_TIMEOUTS = (504, 524)
 """Statuses behind which the model may have gone on writing."""
+_SHORTEST_SECRET = 16
+"""Characters of a key that cannot stand in a text by chance."""
 _MOST_TOKENS = 2**31
 """No request has as many: whatever says so counts wrongly."""
 
@@ -95,6 +98,9 @@ class Server:
         self._aiohttp, self._openai = aiohttp, openai
         self._settings = settings
         self._key = settings.api_key()
+        # Servers without keys take any word, such as "k": that one stands inside of others by chance.
+        key = re.escape(self._key or "")
+        self._key_again = re.compile(key if len(key) >= _SHORTEST_SECRET else rf"(?<!\w){key}(?!\w)")
         proxy = _proxy(settings.url)
         self._client = self._new_client()
         headers = {**self._client.default_headers, **self._client.auth_headers, "Content-Type": "application/json"}
@@ -277,7 +283,7 @@ class Server:
     def _hide(self, text: str) -> str:
         """Leave the key and pictures out of a text: a server may repeat them."""
         text = without_pictures(text)
-        return text.replace(self._key, "[API key]") if self._key else text
+        return self._key_again.sub("[API key]", text) if self._key else text
 
 
 def _count(tokens: Any) -> int | None:

@@ -104,7 +104,8 @@ class Answers:
         predictions = np.array([NO_LABEL if label is None else places.get(label, NO_LABEL) for label in answered], int)
         dropped = tuple(label for label in model if label not in scored)
         if dropped:
-            known = ~np.isnan(probabilities).any(axis=1)
+            # An answer that named no class at all stays none.
+            known = ~np.isnan(probabilities).any(axis=1) & np.array([label is not None for label in answered], bool)
             predictions[known] = probabilities[known].argmax(axis=1)
         return cls(
             labels=scored,
@@ -152,5 +153,7 @@ def _probabilities(table: pd.DataFrame, scored: Sequence[Expression]) -> np.ndar
         return np.full((len(table), len(scored)), np.nan)
     shares = table[columns].to_numpy(dtype=float, na_value=np.nan)
     total = shares.sum(axis=1, keepdims=True)
+    # What adds up stays as it is to the last bit: equal probabilities of two faces must remain equal.
+    total = np.where(np.isclose(total, 1, rtol=0, atol=1e-6), 1, total)
     # Where the classes left have no probability at all, none of them is preferred.
     return np.where(total == 0, 1 / len(scored), shares / np.where(total == 0, 1, total))

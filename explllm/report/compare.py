@@ -10,6 +10,7 @@ from rich.table import Table
 
 from explllm.core.errors import ImageError, MissingPathError
 from explllm.core.files import written_whole
+from explllm.metrics.evaluation import collapse
 from explllm.report.comparison import Comparison, Pair, Run, compared, read_runs
 from explllm.report.explained import thumbnail_url
 from explllm.report.page import Figure, render_page
@@ -127,8 +128,13 @@ def _write(comparison: Comparison, folder: Path) -> None:
 
 
 def _notices(comparison: Comparison) -> list[str]:
-    """Return what must be said of the runs, each once."""
-    return list(dict.fromkeys(run.metrics["notice"] for run in comparison.runs if run.metrics.get("notice")))
+    """Return what must be said of the runs, each once: what their data are, and who predicts one class only."""
+    said = [run.metrics["notice"] for run in comparison.runs if run.metrics.get("notice")]
+    for run in comparison.runs:
+        figures = {name.removeprefix("test/"): value for name, value in run.metrics.items()}
+        if warning := collapse(figures):
+            said.append(f"{run.name}: one class only. {warning}")
+    return list(dict.fromkeys(said))
 
 
 def _cards(pair: Pair) -> list[Figure]:

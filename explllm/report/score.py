@@ -18,7 +18,7 @@ from explllm.chat.client import ChatClient
 from explllm.chat.ledger import Ledger
 from explllm.chat.request import ChatFailure, ChatSettings, OutOfBudget, Stopped
 from explllm.core.chain_of_thought import MAX_WORDS, ChainOfThought
-from explllm.core.errors import InputError, ManifestError
+from explllm.core.errors import ConfigError, InputError, ManifestError
 from explllm.core.expressions import Expression, LabelSet
 from explllm.core.files import written_whole
 from explllm.core.grounding import STRONG
@@ -81,6 +81,10 @@ def score(
             remedy="Give a column `cot`, or `predicted` and `expression`.",
         )
     judgements: dict[str, Judgement | str] = {}
+    if judge is not None and not pairs:
+        raise ConfigError(
+            "there is nothing to judge the texts by", remedy="Give texts to compare them with: --reference."
+        )
     if pairs:
         folder = None if judge is None else _run_folder(generated, judge.model, out)
         found, figures["judge"], figures["judge_cost"] = asyncio.run(_judge(pairs, judge, folder))
@@ -90,6 +94,7 @@ def score(
             figures["exp_cot_score"] = exp_cot_score(judged)
         reasons = Counter(one for one in found if isinstance(one, str))
         figures["not_judged"], figures["not_judged_because"] = reasons.total(), dict(reasons.most_common())
+        figures["judge_ledger"] = None if folder is None else str(folder / LEDGER)
         figures["without_reference"] = len(texts) - len(pairs)
         figures["joined_by_file_name"] = by_file_name
     if out is not None:
@@ -285,6 +290,11 @@ def _print(figures: dict[str, Any], path: Path) -> None:
         console.print(f"not judged: {count:,} ({reason})", markup=False)
     if (more := len(figures["not_judged_because"]) - _REASONS) > 0:
         console.print(f"not judged for {more:,} more reasons; -o FILE names them")
+    if figures["not_judged"] and figures["judge_ledger"]:
+        # Whatever a judge answered was paid for, also where it cannot be read.
+        console.print(
+            f"answers that are there are not asked for again; they stand in {escape(figures['judge_ledger'])}"
+        )
     if figures["without_reference"]:
         console.print(f"without a reference: {figures['without_reference']:,}")
     if figures["joined_by_file_name"]:

@@ -458,6 +458,24 @@ def test_the_reason_of_a_refusal_in_fastapis_words(chat_server, serve, settings,
     assert "status 422" in str(failure) and "no such field" in str(failure)
 
 
+@pytest.mark.parametrize(
+    ("key", "said"),
+    [
+        ("k", '{"key": "k", "kind": 1}'),
+        ("key", "a monkey, key_observations, and the [API key]"),
+        ("sk-0123456789abcdef", "[API key]x"),
+    ],
+)
+def test_a_word_in_the_place_of_a_key_spoils_no_answer(
+    chat_server, serve, settings, question, ask_all, monkeypatch, key, said
+):
+    """Servers without keys take any word for one; a real key is taken out wherever it stands."""
+    monkeypatch.setenv("OPENAI_API_KEY", key)
+    server = serve(lambda received: chat_server.Reply(said.replace("[API key]", key).replace('"k"', '"-"')))
+    [answer] = ask_all(settings(server), [question()])
+    assert answer.text == said.replace('"k"', '"-"')
+
+
 def test_unknown_prices_are_counted(chat_server, serve, settings, question, ask_all, totals):
     server = serve()
     [answer] = ask_all(settings(server), [question()])

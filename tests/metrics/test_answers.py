@@ -41,6 +41,20 @@ def test_contempt_is_shared_out_where_the_data_lacks_it():
     assert answers.probabilities == pytest.approx(np.array([[0.6, 0.4], [1 / 9, 8 / 9]]))
 
 
+def test_an_answer_that_is_no_label_stays_none_where_a_class_is_dropped():
+    faces = table((FEAR, 0.6, 0.2, 0.2), (FEAR, 0.6, 0.2, 0.2), (FEAR, 0.6, 0.2, 0.2))
+    faces["predicted"] = ["I cannot tell", "Contempt", None]
+    answers = Answers.of_table(faces, answer_labels=SEVEN)
+    assert answers.predictions.tolist() == [NO_LABEL, 0, NO_LABEL] and answers.right.tolist() == [False, True, False]
+
+
+def test_probabilities_that_add_up_stay_as_they_are():
+    """Dividing them by a sum of nearly 1 would tell equal ones apart."""
+    shares = np.random.default_rng(0).multinomial(10, [0.2, 0.3, 0.5], 200) / 10
+    answers = Answers.of_table(table(*((FEAR, *row) for row in shares)))
+    assert (answers.probabilities == shares).all()
+
+
 def test_a_model_sure_of_contempt_alone_has_no_preference_among_the_others():
     answers = Answers.of_table(table((FEAR, 0.0, 0.0, 1.0)), answer_labels=SEVEN)
     assert answers.probabilities.tolist() == [[0.5, 0.5]]

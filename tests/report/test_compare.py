@@ -6,6 +6,8 @@ import pytest
 from scipy import stats
 
 from explllm.core.errors import InputError
+from explllm.metrics.answers import Answers
+from explllm.metrics.evaluation import recognition_figures
 from explllm.report.compare import SHOWN, compare
 from explllm.report.comparison import compared, read_runs
 
@@ -41,6 +43,21 @@ def test_two_runs(tested, capsys, drawn_table):
         assert f"{held['test/accuracy']:.3f}" in text and "more than chance explains" in " ".join(text.split())
     assert "The faces are drawn by a program" in said and "The faces are drawn by a program" in page
     assert page.count("data:image/jpeg") == len(listed) <= SHOWN // 3 and "http" not in page
+
+
+def test_a_run_of_one_class_is_called_so(tested, capsys):
+    one, two = tested("good", skill=3.0), tested("constant", seed=1)
+    rewrite(two, lambda frame: frame.assign(predicted="Happiness", **{"p_Happiness": 9.0}))
+    table = pd.read_parquet(two / "predictions.parquet")
+    figures = recognition_figures(Answers.of_table(table))
+    held = json.loads((two / "metrics.json").read_text()) | {f"test/{name}": value for name, value in figures.items()}
+    (two / "metrics.json").write_text(json.dumps(held))
+    compare([str(one), str(two)])
+    said = " ".join(capsys.readouterr().out.split())
+    page = (one.parent / "compare-good-constant/compare.html").read_text()
+    for text in (said, page):
+        assert "constant: one class only. The model predicts Happiness for every face" in text
+        assert "good: one class only" not in text
 
 
 def test_the_sheet_begins_with_faces_that_one_run_recognises(tested, tmp_path):

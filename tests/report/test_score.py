@@ -145,6 +145,13 @@ def test_no_labels_at_all(faces, score, explllm):
     assert "neither texts nor labels" in explllm("score", "changed.parquet").error
 
 
+def test_a_judge_without_anything_to_judge_by(faces, explllm, chat_server):
+    with chat_server.ChatServer(lambda received: chat_server.Reply("never asked")) as server:
+        done = explllm("score", faces, "--judge", "scripted", "--base-url", server.url)
+        assert "nothing to judge the texts by" in done.error and "--reference" in done.error
+    assert server.received == []
+
+
 def test_the_label_said_first_in_other_words(faces, score):
     words = {"Happiness": "happy", "Sadness": "Sad", "Surprise": "surprised"}
     table = changed(faces, lambda frame: frame.assign(predicted=frame["expression"].replace(words)))

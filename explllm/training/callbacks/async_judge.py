@@ -39,6 +39,9 @@ class _Asked:
     """What was handed to the judge after one validation; everything by the face's row, as an image may hold several."""
 
     step: int
+    """Steps done."""
+    logged: int
+    """The step's number in the loggers."""
     faces: dict[int, ExplainedFace]
     waiting: dict[int, "Future[Judgement]"]
     found: dict[int, Judgement] = dataclass_field(default_factory=dict)
@@ -151,7 +154,9 @@ class AsyncJudge(Callback):
             scope = f"step {trainer.global_step}: {scope_of(str(face.image), face.box)}"
             waiting[row] = self._submit(self._ask(face.cot.text, frame["cot"][row], scope))
         if waiting:
-            self.asked.append(_Asked(trainer.global_step, faces, waiting))
+            # Where Lightning logs this validation's own figures: under the number of the last step, counted from 0.
+            logged = trainer.fit_loop.epoch_loop._batches_that_stepped
+            self.asked.append(_Asked(trainer.global_step, logged, faces, waiting))
         else:
             self._warn("no validation face has a chain of thought to judge by")
 
@@ -249,7 +254,7 @@ class AsyncJudge(Callback):
     def _log(self, trainer: Trainer, asked: _Asked) -> None:
         figures = {f"judge/{name}": float(value) for name, value in exp_cot_score(asked.found.values()).items()}
         for logger in trainer.loggers:
-            logger.log_metrics(figures, step=asked.step)
+            logger.log_metrics(figures, step=asked.logged)
 
     def _note(self, step: int, lines: list[dict[str, Any]]) -> None:
         if lines:
