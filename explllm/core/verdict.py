@@ -358,6 +358,19 @@ def is_decided(text: str) -> bool:
     return _is_decided(score(text))
 
 
+def is_torn(text: str) -> bool:
+    """Tell whether a text speaks for several expressions alike, as a list of all of them does.
+
+    Args:
+        text: English prose of any length.
+
+    Returns:
+        Whether the second best score comes close to the best.
+    """
+    best, second = sorted([*score(text).values(), 0.0, 0.0], reverse=True)[:2]
+    return second > 0 and second >= _TIED * best
+
+
 def _is_decided(scores: Mapping[Expression, float]) -> bool:
     best, second = sorted([*scores.values(), 0.0, 0.0], reverse=True)[:2]
     return best >= _NAMED and second < _TIED * best

@@ -12,7 +12,7 @@ from explllm.core.action_units import FEAFA
 from explllm.core.chain_of_thought import ChainOfThought
 from explllm.core.expressions import SYNONYMS, Expression
 from explllm.core.grounding import Claim, claims
-from explllm.core.verdict import verdict
+from explllm.core.verdict import is_torn, score, verdict
 from explllm.metrics.exp_cot_score import GREATEST, Judgement
 
 _PARTS = ("key_observations", "overall_emotional_interpretation", "conclusion")
@@ -101,9 +101,9 @@ class OfflineJudge:
       how alike its two intensities are: 1 - |a - b|, a and b being the middles of the ranges that the words mean (the
       mean, if a unit is graded several times); 1 if neither has a word; 0.75 if only one has. A side that is claimed
       more often than the other counts as one claim more: that says which side moves the more.
-    - Interpretation: 5 times the F1 of the expressions that the two sections name.
+    - Interpretation: 5 times the F1 of the expressions that the two sections name and do not deny.
     - Conclusion: 5 if both arrive at the same expression, else 0: by what the conclusion itself says, unless that of
-      the reference speaks of none.
+      the reference speaks of none; 0 for one that speaks for several alike where the reference does not.
 
     A section that stands under its title in the reference must have its title in the generated text as well, unless
     that has no titles at all; without, it counts as missing, and a missing section gets 0.
@@ -201,12 +201,17 @@ def _interpretations(mine: str, theirs: str) -> float:
 
 
 def _named(text: str) -> set[Expression]:
-    return {SYNONYMS[word] for word in _WORD.findall(text.lower()) if word in SYNONYMS}
+    """Return the expressions that a text names and does not deny."""
+    scores = score(text)
+    named = {SYNONYMS[word] for word in _WORD.findall(text.lower()) if word in SYNONYMS}
+    return {expression for expression in named if scores.get(expression, 0.0) > 0}
 
 
 def _conclusions(mine: ChainOfThought, theirs: ChainOfThought) -> float:
     if bool(mine.conclusion) != bool(theirs.conclusion):
         return 0.0
+    if is_torn(mine.conclusion) and not is_torn(theirs.conclusion):
+        return 0.0  # whoever names all is right with none
     one, other = verdict(mine.conclusion), verdict(theirs.conclusion)
     if other is None:
         one, other = mine.expression, theirs.expression
