@@ -45,6 +45,7 @@ _OTHERS_STILL = re.compile(
 )
 # No sentence of a person or a sound model is longer; the time to read one grows with its square.
 _LONGEST_SENTENCE = 200
+_STRESSES = frozenset(("especially", "particularly", "notably", "predominantly", "primarily", "mainly", "chiefly"))
 _HALFWAY = frozenset(("partially", "partly", "half", "partial"))
 
 
@@ -286,7 +287,7 @@ class _Reader:
                     self._add(unit, present=False)
 
     def _read_repetition(self, place: int) -> None:
-        """Read "the right brow mirrors this", "the right brow moderately", "the brows too": the last movement again."""
+        """Read "the right brow mirrors this", "particularly the right", "the brows too": the last movement again."""
         words = self.words
         kind = words.kind(place)
         part = ""
@@ -299,11 +300,16 @@ class _Reader:
         follow = words.skip(place + 1, ("adverb", "filler", "copula", "without effect"))
         grade = follow if words.kind(follow) == "grade" else None
         mirrored = any(words.kind(near) == "mirror" for near in range(place - 7, place + 7))
+        stressed = any(words.value(near) in _STRESSES for near in range(place - 5, place)) or "more" in (
+            words.value(place + 1),
+            words.value(follow),
+            words.value(follow + 1),
+        )
         alone = grade is not None and words.kind(grade + 1) in ("end", "comma", "break", "and", "report")
         if part and words.value(place + 1) in ("too", "as well", "likewise") and self.last_action >= 0:
             for name in part.split("+"):
                 self._claim(name, self.last_action, sides)
-        elif len(sides) == 1 and "one" not in sides and (mirrored or alone):
+        elif len(sides) == 1 and "one" not in sides and (mirrored or alone or stressed):
             last = self._last_sided(part)
             if last is not None:
                 unit = last.unit if FEAFA[last.unit].side in sides else FEAFA[last.unit].mirror

@@ -383,6 +383,19 @@ def test_sentences(sentence, present, denied):
     assert all(claim.sentence in sentence for claim in made)
 
 
+@pytest.mark.parametrize(
+    ("sentence", "units"),
+    [
+        ("The eyebrows are raised, particularly the left.", "Both Brow Raise, Left Brow Raise"),
+        ("The lip corners are pulled up, especially on the right side.", "Both Lip Corner Pull, Right Lip Corner Pull"),
+        ("Both eyebrows are raised, the left slightly more than the right.", "Both Brow Raise, Left Brow Raise"),
+        ("Both eyebrows are raised, and the eyes look to the left.", "Both Brow Raise"),
+    ],
+)
+def test_the_side_that_moves_more_is_claimed_again(sentence, units):
+    assert sorted(claim.unit for claim in claims(sentence) if claim.present) == sorted(_places(units))
+
+
 @pytest.mark.parametrize("unit", FEAFA, ids=NAMES)
 def test_each_name_of_feafa_claims_its_own_unit_alone(unit):
     assert [(claim.unit, claim.present) for claim in claims(unit.name)] == [(unit.number - 1, True)]

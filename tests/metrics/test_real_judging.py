@@ -79,7 +79,7 @@ def test_left_for_right(records):
             swapped += 1
             found = compare(changed(cot, key_observations=key), cot.text)
             assert found.key_observations < 5 and only(found, "key_observations"), key
-    assert swapped == 185
+    assert swapped == 200  # of 264 texts that name a side; most others say the same of both
 
 
 @pytest.mark.parametrize("part", PARTS)
