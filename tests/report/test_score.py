@@ -145,6 +145,12 @@ def test_no_labels_at_all(faces, score, explllm):
     assert "neither texts nor labels" in explllm("score", "changed.parquet").error
 
 
+def test_a_place_that_cannot_be_written(faces, explllm, tmp_path):
+    (tmp_path / "file").write_text("")
+    error = explllm("score", faces, "-o", "file/each.jsonl").error
+    assert "file" in error and "Check the path, its permissions and its disk." in error
+
+
 def test_a_judge_without_anything_to_judge_by(faces, explllm, chat_server):
     with chat_server.ChatServer(lambda received: chat_server.Reply("never asked")) as server:
         done = explllm("score", faces, "--judge", "scripted", "--base-url", server.url)
