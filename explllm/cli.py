@@ -243,6 +243,12 @@ COMMANDS = (
 )
 
 
+def _rank() -> str:
+    """Say which process of several speaks, unless it is the first."""
+    rank = os.environ.get("LOCAL_RANK", "0")
+    return "" if rank == "0" else f"[rank {rank}] "
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command.
 
@@ -272,15 +278,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         named = parser.parse_args(given[:1])
         status = next(command for command in COMMANDS if command.name == named.command).run(given[1:])
     except InputError as error:
-        rank = os.environ.get("LOCAL_RANK", "0")
-        sys.stderr.write(f"{'' if rank == '0' else f'[rank {rank}] '}error: {error}\n")
+        sys.stderr.write(f"{_rank()}error: {error}\n")
         return 2
     except OSError as error:
         # A file that cannot be read or written, or a full disk; anything else is a fault of ours.
         if error.filename is None and error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
         where = "" if error.filename is None else f" [{error.filename}]"
-        sys.stderr.write(f"error: {error.strerror}{where}. Check the path, its permissions and its disk.\n")
+        sys.stderr.write(f"{_rank()}error: {error.strerror}{where}. Check the path, its permissions and its disk.\n")
         return 2
     except KeyboardInterrupt as stop:
         sys.stderr.write(" ".join(["interrupted.", *getattr(stop, "__notes__", [])]) + "\n")

@@ -21,6 +21,7 @@ _OBJECTS = frozenset(("filler", "part", "side", "grade", "action", "word"))
 # Words that strengthen a smile or a stretch and are no movement beside it.
 _STRENGTHENERS = frozenset(("widen", "open", "tense", "curl"))
 _LONGEST_LIST_ITEM = 5
+_DETERMINERS = frozenset(("the", "his", "her", "their", "its", "both"))
 
 
 def tag(sentence: str) -> list[lexicon.Tag]:
@@ -261,9 +262,13 @@ class TaggedSentence:
         length = 0
         for place in range(comma + 1, len(self.kinds)):
             kind, value = self.kinds[place], self.values[place]
+            if self._clause_begins(place):
+                return False  # "without raised brows, the eyes widen and the lips part"
             if value in ("or", "nor"):
                 return True
             if value == "and" and self.values[negation] in lexicon.LISTED:
+                if self._clause_begins(place + 1):
+                    return False
                 end = place + 1
                 while self.kind(end) not in ("break", "report", "comma", "copula", "end", "word"):
                     end += 1
@@ -273,6 +278,13 @@ class TaggedSentence:
                 return False
             length = 0 if kind == "comma" else length + 1
         return False
+
+    def _clause_begins(self, place: int) -> bool:
+        """Whether a part of the face begins to move here by itself, such as "the eyes widen"."""
+        if self.value(place) not in _DETERMINERS:
+            return False
+        part = self.skip(place, ("filler", "side"))
+        return self.kind(part) == "part" and self.kind(self.skip(part + 1, ("adverb",))) == "action"
 
     def _noun_follows(self, conjunction: int) -> bool:
         """Whether what follows is a movement as a noun, such as "nose wrinkling" or "raise of the brows".

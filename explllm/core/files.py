@@ -34,7 +34,7 @@ def written_whole(path: str | PathLike[str]) -> Iterator[Path]:
     try:
         yield temporary
         # The content must be on the disk before the name is: a power cut may otherwise leave an empty file.
-        with temporary.open("rb") as stream:
+        with temporary.open("r+b") as stream:  # Windows wants it open for writing
             os.fsync(stream.fileno())
         os.replace(temporary, target)
     finally:
@@ -53,9 +53,9 @@ def refuse_unwritable(path: str | PathLike[str]) -> None:
         ConfigError: If a folder is there, or no file can be made.
     """
     target = Path(path)
-    if target.is_dir():
-        raise ConfigError("a folder, where a file is to be written", where=target, remedy="Name a file.")
     try:
+        if target.is_dir():
+            raise ConfigError("a folder, where a file is to be written", where=target, remedy="Name a file.")
         target.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=target.parent):
             pass

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from explllm.core import manifest_files
 from explllm.core.action_units import check_action_units, units_named
 from explllm.core.errors import InputError, ManifestError, MissingPathError, UnknownExpressionError
 from explllm.core.expressions import Expression
@@ -48,7 +49,6 @@ _REMEDIES = {
     "cot": "write the chains of thought",
 }
 _LISTS = ("box", "action_units")
-_ROWS_OF_A_PART = 1000
 _TEXTS = tuple(column for column in COLUMNS if column not in _LISTS)
 
 
@@ -103,8 +103,8 @@ class Manifest:
 
     def parts(self) -> Iterator[pd.DataFrame]:
         """Yield the table in parts of 1,000 consecutive rows, at least one; the index counts from 0 through all."""
-        for start in range(0, max(len(self), 1), _ROWS_OF_A_PART):
-            yield self.frame.iloc[start : start + _ROWS_OF_A_PART]
+        for start in range(0, max(len(self), 1), manifest_files.ROWS_OF_A_PART):
+            yield self.frame.iloc[start : start + manifest_files.ROWS_OF_A_PART]
 
     def write(self, path: str | os.PathLike[str], finish: Callable[[pd.DataFrame], pd.DataFrame] | None = None) -> None:
         """Write the manifest, whole or not at all: an existing file stays until the new one is complete.
@@ -133,6 +133,12 @@ class Manifest:
                 f"a manifest that cannot be written ({error.strerror or error})",
                 where=path,
                 remedy="Name another place, or make room there.",
+            ) from error
+        except UnicodeError as error:
+            raise ManifestError(
+                "a text with half a character (of a surrogate pair), which no file can hold",
+                where=path,
+                remedy="Replace it in the table.",
             ) from error
         # Arrow's errors are kinds of these; they name the column.
         except (ValueError, TypeError, OverflowError, NotImplementedError) as error:

@@ -21,7 +21,8 @@ Parts = Callable[[], Iterator[pd.DataFrame]]
 Writer = Callable[[Parts, Path], None]
 """Writes a table to a path."""
 
-_ROWS_AT_A_TIME = 1000
+ROWS_OF_A_PART = 1000
+"""Rows that are read and written at a time."""
 
 
 def is_empty(cell: Any) -> bool:
@@ -51,8 +52,9 @@ def _read_csv(path: Path, texts: Sequence[str]) -> pd.DataFrame:
     return frame
 
 
-_WHOLE = r"-?(0|[1-9]\d{0,17})"
-_NUMBER = r"[-+]?((0|[1-9]\d{0,14})(\.\d*)?|\.\d+)([eE][-+]?\d+)?|nan|[-+]?inf"
+_WHOLE = r"0|-?[1-9]\d{0,17}"
+_NUMBER = r"(-(?!0$))?(0|[1-9]\d{0,14})(\.(0|\d*[1-9]))?(e[-+]\d{2,})?|-?inf"
+"""As Python writes them: what is written otherwise, such as 1.10, may be no number."""
 _TRUTHS = {"True": True, "False": False}
 
 
@@ -92,7 +94,7 @@ def _read_jsonl(path: Path, _: Sequence[str]) -> pd.DataFrame:
     with path.open(encoding="utf-8") as lines:
         rows = (_row(line, number, path) for number, line in enumerate(lines, 1) if line.strip())
         # In parts: as dictionaries the rows take several times the memory of a table.
-        parts = [pd.DataFrame(part, dtype=object) for part in iter(lambda: list(islice(rows, _ROWS_AT_A_TIME)), [])]
+        parts = [pd.DataFrame(part, dtype=object) for part in iter(lambda: list(islice(rows, ROWS_OF_A_PART)), [])]
     return pd.concat(parts, ignore_index=True).apply(_inferred) if parts else pd.DataFrame()
 
 
@@ -131,6 +133,8 @@ def _plain(cell: Any) -> Any:
         return _plain(cell.tolist())
     if isinstance(cell, list | tuple):
         return [_plain(item) for item in cell]
+    if isinstance(cell, dict):
+        return {name: _plain(item) for name, item in cell.items()}
     return cell
 
 
@@ -157,7 +161,7 @@ def _read_parquet(path: Path, _: Sequence[str]) -> pd.DataFrame:
         for name in lists:
             cells: list[Any] = []
             # In parts, so that the numbers of all rows are never there as Arrow's, NumPy's and Python's at once.
-            for batch in file.iter_batches(_ROWS_AT_A_TIME, columns=[name], use_threads=False):
+            for batch in file.iter_batches(ROWS_OF_A_PART, columns=[name], use_threads=False):
                 cells.extend(map(_compact, batch.to_pandas(use_threads=False)[name]))
                 pool.release_unused()
             frame[name] = pd.Series(cells, dtype=object)

@@ -82,7 +82,8 @@ _REVERSALS = _words(
 )
 # Followed by one of these, a reversal says nothing against what comes next ("not only joy", "no doubt").
 _IDLE_BEFORE = {
-    "not": _words("only just merely simply solely"),
+    "not": _words("only just merely simply solely hide hides conceal mask deny"),
+    "cannot": _words("hide conceal mask deny"),
     "no": _words("doubt question ambiguity mistaking"),
     "little": _words("doubt question ambiguity"),
 }
@@ -367,13 +368,18 @@ def is_torn(text: str) -> bool:
     Returns:
         Whether the second best score comes close to the best.
     """
-    best, second = sorted([*score(text).values(), 0.0, 0.0], reverse=True)[:2]
+    best, second = _best_two(score(text))
     return second > 0 and second >= _TIED * best
 
 
 def _is_decided(scores: Mapping[Expression, float]) -> bool:
-    best, second = sorted([*scores.values(), 0.0, 0.0], reverse=True)[:2]
+    best, second = _best_two(scores)
     return best >= _NAMED and second < _TIED * best
+
+
+def _best_two(scores: Mapping[Expression, float]) -> tuple[float, float]:
+    best, second = sorted([*scores.values(), 0.0, 0.0], reverse=True)[:2]
+    return best, second
 
 
 def verdict(text: str, *further: str) -> Expression | None:

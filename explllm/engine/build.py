@@ -7,6 +7,7 @@ import pandas as pd
 
 from explllm.chat.client import ChatClient
 from explllm.core.manifest import Manifest
+from explllm.core.manifest_files import is_empty
 from explllm.engine.face import EngineSettings, Outcome, Status
 from explllm.engine.img2au import faces
 from explllm.engine.offline import OfflineEngine
@@ -83,11 +84,12 @@ def with_outcomes(part: pd.DataFrame, outcomes: Outcomes, source: str) -> pd.Dat
     part, nothing = part.copy(), [None] * len(part)
     for name in _COLUMNS:
         earlier = zip(part.index, part.get(name, nothing), strict=True)
-        cells = [told[row][name] if row in told else None if pd.isna(old) else old for row, old in earlier]
+        # An earlier manifest may hold anything here: it checks only the columns that it knows.
+        cells = [told[row][name] if row in told else None if is_empty(old) else str(old) for row, old in earlier]
         column = pd.Series(cells, index=part.index, dtype=object)
         if name in _NUMBERS:
-            # An earlier manifest may hold anything here: it checks only the columns that it knows.
-            column = pd.to_numeric(column, errors="coerce").astype(_NUMBERS[name])
+            column = pd.to_numeric(column, errors="coerce").astype(pd.Float64Dtype())
+            column = (column.where(column % 1 == 0) if name == "cot_rounds" else column).astype(_NUMBERS[name])
         part[name] = column
     return part
 

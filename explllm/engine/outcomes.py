@@ -2,6 +2,7 @@
 
 import json
 import sqlite3
+import weakref
 from enum import StrEnum
 from typing import Any, Protocol
 
@@ -14,7 +15,7 @@ class Ended(Protocol):
 
     @property
     def status(self) -> StrEnum:
-        """One word for it."""
+        """One word for it; `explllm.engine.work.FAILED` if it came to nothing."""
 
     @property
     def reason(self) -> str:
@@ -31,12 +32,13 @@ class Ended(Protocol):
 class Outcomes:
     """Outcomes by row, in a database of SQLite's that has no name, and is gone with this object.
 
-    Of it no more than a small cache is ever in memory.
+    Of it no more than a small cache is ever in memory. Every method may raise an InputError: if the disk is full.
     """
 
     def __init__(self) -> None:
         """Begin without any."""
         self._base = sqlite3.connect("", isolation_level=None)
+        weakref.finalize(self, self._base.close)
         # Nobody finds it after a crash: there is nothing to wait for. A row that finds no room on the disk is undone.
         self._base.execute("PRAGMA journal_mode = MEMORY")
         self._base.execute("PRAGMA synchronous = OFF")
@@ -54,7 +56,7 @@ class Outcomes:
             InputError: If the disk is full.
         """
         values = (row, str(outcome.status), well_formed(outcome.reason), json.dumps(outcome.cells()))
-        self._run("INSERT INTO outcomes VALUES (?, ?, ?, ?)", *values)
+        self._run("INSERT OR REPLACE INTO outcomes VALUES (?, ?, ?, ?)", *values)
 
     def __len__(self) -> int:
         """Return the number of outcomes."""
@@ -96,6 +98,6 @@ class Outcomes:
             # While reading too: what is in the cache may have to be written first.
             raise InputError(
                 f"outcomes cannot be kept in a temporary file: {error}",
-                remedy="Free the disk, or name a folder on another one by SQLITE_TMPDIR, and run the same command "
-                "again: no answer is paid for twice.",
+                remedy="Free the disk, or name a folder on another one by TMPDIR (on Windows TMP), and run the same "
+                "command again: no answer is paid for twice.",
             ) from error

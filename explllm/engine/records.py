@@ -44,9 +44,9 @@ def read_table(path: Path) -> Manifest:
     """Read a table of texts or of recognised faces.
 
     The authors' released code has two layouts in JSON. A list has ``file_name``, ``emo``, ``au``, ``description``;
-    where it has ``gt_emo`` too, that is the true label, and ``emo`` the recognised one; ours have a ``box`` too where
-    an image holds several faces. What its evaluation writes,
-    ``result_all.json``, has ``img_path``, ``gt`` and ``pred``, which are labels or texts.
+    where it has ``gt_emo`` too, that is the true label, and ``emo`` the recognised one; a ``box``, which ours have,
+    tells several faces of one image apart. What its evaluation writes, ``result_all.json``, has ``img_path``, ``gt``
+    and ``pred``, which are labels or texts.
 
     Args:
         path: A manifest (``.parquet``, ``.csv``, ``.jsonl``), one of these ``.json`` files, or a run folder, of which

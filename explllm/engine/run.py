@@ -11,7 +11,7 @@ from pathlib import Path
 from rich.console import Console
 
 from explllm.chat.ledger import Ledger
-from explllm.core.errors import ConfigError, InputError, MissingPathError
+from explllm.core.errors import ConfigError, MissingPathError
 from explllm.core.files import refuse_unwritable, written_whole
 from explllm.core.manifest import Manifest
 from explllm.engine.build import build_offline, build_with_model, released_records, with_outcomes
@@ -27,6 +27,7 @@ from explllm.engine.running import (
     print_summary,
     progress_of,
     run_with_client,
+    writing,
 )
 
 
@@ -71,17 +72,12 @@ def build(options: argparse.Namespace) -> int:
             lambda client: build_with_model(manifest, client, settings, options.concurrency, watch.seen),
         )
     finish = partial(with_outcomes, outcomes=built.outcomes, source=source)
-    try:
+    with writing(watch, built):
         manifest.write(out, finish)
         if options.json:
             _write_released(
                 chain.from_iterable(map(released_records, map(finish, manifest.parts()))), Path(options.json)
             )
-    except (InputError, OSError) as error:
-        watch.write("stopped")
-        # What ended the run comes first: the same disk may be full for the table too.
-        raise built.error or error from None
-    watch.write("stopped" if built.stopped else "done")
     print_summary(built, Status, lacking, out)
     watch.raise_what_ended(built)
     return built.exit_status

@@ -19,7 +19,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from explllm.chat.client import ChatClient
 from explllm.chat.ledger import Ledger
 from explllm.chat.request import ChatSettings
-from explllm.core.errors import ConfigError
+from explllm.core.errors import ConfigError, InputError
 from explllm.core.files import written_whole
 from explllm.engine.outcomes import Ended
 from explllm.engine.work import FAILED, Built
@@ -77,12 +77,12 @@ class Making:
         if not self.out.exists():
             return
         told = progress_of(folder)
-        if self.out.name not in told.get("outs", ()):
+        if str(self.out.resolve()) not in told.get("outs", ()):
             raise ConfigError("the manifest exists", where=self.out, remedy=remedy)
         for word, name in (("by", "source"), ("of", "manifest")):
-            if told[name] != self.kept()[name]:
+            if told.get(name) != self.kept()[name]:
                 raise ConfigError(
-                    f"the manifest was made {word} {told[name]}, not {word} {self.kept()[name]}",
+                    f"the manifest was made {word} {told.get(name)}, not {word} {self.kept()[name]}",
                     where=self.out,
                     remedy=remedy,
                 )
@@ -95,10 +95,10 @@ class Making:
 def progress_of(folder: Path) -> dict[str, Any]:
     """Return what `Watch.write` kept in a run folder; nothing if there was no run, or nobody can read what it kept."""
     try:
-        held: dict[str, Any] = json.loads((folder / PROGRESS).read_text(encoding="utf-8"))
+        held = json.loads((folder / PROGRESS).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
-    return held
+    return held if isinstance(held, dict) else {}
 
 
 class Watch:
@@ -117,7 +117,7 @@ class Watch:
         self.folder, self.total, self.statuses, self.making = folder, total, tuple(statuses), making
         earlier = progress_of(folder)
         same = earlier.items() >= making.kept().items()
-        self._outs = sorted({making.out.name, *(earlier.get("outs", ()) if same else ())})
+        self._outs = sorted({str(making.out.resolve()), *(earlier.get("outs", ()) if same else ())})
         self.counts: Counter[str] = Counter()
         self.cost = 0.0
         self.interrupted = False
@@ -192,6 +192,26 @@ class Watch:
             stop = KeyboardInterrupt()
             stop.add_note(f"{self.counts.total()} of {self.total} faces are done. Run {command} again to go on.")
             raise stop
+
+
+@contextmanager
+def writing(watch: Watch, built: Built) -> Iterator[None]:
+    """Say in the progress how a run ended, once what became of it is written.
+
+    Args:
+        watch: The run's progress.
+        built: What became of it.
+
+    Raises:
+        InputError: If it cannot be written: why, or, where the run had ended for another reason, that one. The same
+            disk may be full for both.
+    """
+    try:
+        yield
+    except (InputError, OSError) as error:
+        watch.write("stopped")
+        raise built.error or error from None
+    watch.write("stopped" if built.stopped else "done")
 
 
 def run_with_client(

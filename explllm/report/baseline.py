@@ -39,6 +39,7 @@ from explllm.engine.running import (
     print_summary,
     progress_of,
     run_with_client,
+    writing,
 )
 from explllm.engine.work import Built, work_through
 from explllm.metrics.answers import Answers
@@ -110,9 +111,9 @@ def baseline(options: argparse.Namespace) -> int:
         )
 
     built = run_with_client(chat, folder, watch, work)
-    watch.write("stopped" if built.stopped else "done")
-    answered = with_answers(manifest, built.outcomes, options.model, labels)
-    answered.write(out)
+    with writing(watch, built):
+        answered = with_answers(manifest, built.outcomes, options.model, labels)
+        answered.write(out)
     print_summary(built, BaselineStatus, lacking, out)
     watch.raise_what_ended(built)
     if not built.pending:

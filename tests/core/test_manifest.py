@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from explllm.core import manifest, manifest_files
+from explllm.core import manifest_files
 from explllm.core.action_units import NAMES
 from explllm.core.errors import ConfigError, ManifestError, MissingPathError
 from explllm.core.manifest import COLUMNS, REQUIRED, Manifest
@@ -245,7 +245,7 @@ def test_parquet_is_written_in_parts_with_the_types_of_the_whole(tmp_path, monke
         }
     ).iloc[:rows]
     Manifest(frame, tmp_path).frame.to_parquet(tmp_path / "whole.parquet", index=False)
-    monkeypatch.setattr(manifest, "_ROWS_OF_A_PART", 2)
+    monkeypatch.setattr(manifest_files, "ROWS_OF_A_PART", 2)
     Manifest(frame, tmp_path).write(tmp_path / "parts.parquet")
     whole, parts = (pd.read_parquet(tmp_path / f"{name}.parquet") for name in ("whole", "parts"))
     pd.testing.assert_frame_equal(whole, parts)
@@ -255,7 +255,7 @@ def test_parquet_is_written_in_parts_with_the_types_of_the_whole(tmp_path, monke
 @pytest.mark.parametrize("ending", FORMATS)
 def test_columns_are_added_while_it_is_written(tmp_path, monkeypatch, ending):
     """Rows are numbered through all parts, and a column may be empty in the first of them."""
-    monkeypatch.setattr(manifest, "_ROWS_OF_A_PART", 2)
+    monkeypatch.setattr(manifest_files, "ROWS_OF_A_PART", 2)
 
     def finish(part):
         texts = [None if row < 3 else f"text, {row}" for row in part.index]
@@ -329,6 +329,23 @@ def test_further_columns_are_carried_along(tmp_path, ending):
         assert (tmp_path / f"again{ending}").read_text() == texts[ending]
 
 
+def test_numbers_that_python_would_write_otherwise_stay_text(tmp_path):
+    cells = {"phone": "+49151", "version": "1.10", "plate": "12E45", "price": "0.5", "small": "1e-05", "zero": "-0"}
+    (tmp_path / "m.csv").write_text(f"image,{','.join(cells)}\na.jpg,{','.join(cells.values())}\n")
+    Manifest.read(tmp_path / "m.csv").write(tmp_path / "again.csv")
+    assert (tmp_path / "again.csv").read_text() == (tmp_path / "m.csv").read_text()
+    frame = Manifest.read(tmp_path / "m.csv").frame
+    assert [name for name in cells if frame[name].dtype == float] == ["price", "small"]
+
+
+def test_half_a_character_is_named_and_not_repeated(tmp_path):
+    table = Manifest(pd.DataFrame({"image": ["a.jpg"], "cot": ["x" * 3000 + "\ud83d"]}, dtype=object), tmp_path)
+    for ending in FORMATS:
+        with pytest.raises(ManifestError, match="half a character") as caught:
+            table.write(tmp_path / f"made{ending}")
+        assert len(str(caught.value)) < 300
+
+
 def test_an_index_with_a_name_is_a_column(tmp_path):
     frame = pd.DataFrame({"image": ["a.jpg", "b.jpg"], "face_id": [7, 9]})
     frame.set_index("face_id").to_parquet(tmp_path / "one.parquet")
@@ -347,7 +364,7 @@ def test_times_are_text_in_json(tmp_path):
 def test_a_column_that_the_format_cannot_hold(tmp_path, monkeypatch, cells):
     table = Manifest(pd.DataFrame({"image": ["a.jpg", "b.jpg"], "subject": cells}), tmp_path)
     for rows in (1000, 1):
-        monkeypatch.setattr(manifest, "_ROWS_OF_A_PART", rows)
+        monkeypatch.setattr(manifest_files, "ROWS_OF_A_PART", rows)
         with pytest.raises(ManifestError, match=r"a table that .parquet cannot hold .* \.jsonl"):
             table.refuse_unwritable(tmp_path / "made.parquet")
     table.refuse_unwritable(tmp_path / "deeper/made.jsonl")

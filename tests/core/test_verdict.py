@@ -37,6 +37,7 @@ CASES = {
     # Denied twice, or not at all.
     "The raised lips complement it without detracting from the joy.": "Happiness",
     "It is joy rather than a lack of happiness.": "Happiness",
+    "She can't hide her happiness.": "Happiness",
     "A slight frown does not detract from the joy.": "Happiness",
     "There is no doubt that this is fear.": "Fear",
     "Not only surprise but lasting joy, and happiness above all, fill this face.": "Happiness",

@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 
 from explllm.chat.ledger import Ledger
-from explllm.core import manifest
+from explllm.core import manifest_files
 from explllm.core.chain_of_thought import ChainOfThought
 from explllm.core.expressions import Expression
 from explllm.core.manifest import ENDINGS, Manifest
@@ -56,7 +56,7 @@ def test_a_second_run_asks_nothing(build, server, table):
 def test_a_table_in_small_parts_is_the_same(build, server, table, tmp_path, monkeypatch):
     build(server.url, "--json", "whole.json", count=12, wrong_every=3)
     whole = table()
-    monkeypatch.setattr(manifest, "_ROWS_OF_A_PART", 5)
+    monkeypatch.setattr(manifest_files, "ROWS_OF_A_PART", 5)
     build(server.url, "--json", "parts.json")
     pd.testing.assert_frame_equal(table(), whole)
     one, other = ((tmp_path / name).read_text() for name in ("whole.json", "parts.json"))

@@ -264,7 +264,14 @@ def test_an_out_of_another_manifest_is_not_replaced(explllm, write_faces, tmp_pa
     # What it made stays its own, in every ending.
     assert explllm("cot", "build", "few.parquet", "-o", "out.csv", "--offline").status == 0
     assert explllm("cot", "build", "few.parquet", "-o", "out.parquet", "--offline").status == 0
+    # A file of the same name elsewhere is none of it.
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other/out.csv").write_text("image\nmine.jpg\n")
+    elsewhere = ("cot", "build", "few.parquet", "-o", "other/out.csv", "--run-dir", "out.run", "--offline")
+    assert "exists" in explllm(*elsewhere).error
     # A progress file that nobody can read says nothing.
+    (tmp_path / "out.run/progress.json").write_text("[]")
+    assert "exists" in explllm("cot", "build", "few.parquet", "-o", "out.parquet", "--offline").error
     (tmp_path / "out.run/progress.json").write_text('{"state"')
     assert "exists" in explllm("cot", "build", "few.parquet", "-o", "out.parquet", "--offline").error
     assert "no such build" in explllm("cot", "status", "out.parquet").error
@@ -309,3 +316,14 @@ def test_faces_of_one_image_in_the_released_layout(explllm, write_faces, tmp_pat
     assert explllm("cot", "build", "faces.parquet", "-o", "o.parquet", "--json", "o.json", "--offline").status == 0
     found = json.loads(explllm("cot", "check", "o.json", "--json").out)
     assert found["texts"] == found["sound"] == found["grounded"] == 2
+
+
+def test_what_a_row_held_before_is_kept_whatever_it_is(explllm, write_faces, tmp_path, table):
+    frame = Manifest.read(write_faces(tmp_path / "faces.parquet", 3)).frame
+    frame["cot_status"], frame["cot_rounds"] = [1, 2, None], [1, 2.5, None]
+    frame["action_units"] = [None, None, frame["action_units"][2]]
+    Manifest(frame, tmp_path).write("faces.parquet")
+    assert explllm("cot", "build", "faces.parquet", "-o", "out.parquet", "--offline").status == 0
+    made = table()
+    assert made["cot_status"].tolist() == ["1.0", "2.0", "accepted"]
+    assert made["cot_rounds"].astype(object).where(made["cot_rounds"].notna(), None).tolist() == [1, None, 0]
