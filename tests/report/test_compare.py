@@ -130,6 +130,20 @@ def test_pictures_that_are_gone(tested, tmp_path):
     assert "not found" in page and "data:image/jpeg" not in page
 
 
+def test_faces_are_cut_out_as_the_run_saw_them(tested, tmp_path):
+    one, two = tested("good", skill=3.0), tested("bad", seed=1, skill=0.5)
+    for folder in (one, two):
+        rewrite(folder, lambda frame: frame.assign(box=[[30, 30, 20, 20]] * len(frame)))
+    pages = []
+    for margin in (0.0, 1.0):
+        held = json.loads((one / "metrics.json").read_text()) | {"test/margin": margin}
+        (one / "metrics.json").write_text(json.dumps(held))
+        compare([str(one), str(two)], str(tmp_path / f"margin{margin}"))
+        pages.append((tmp_path / f"margin{margin}/compare.html").read_text())
+    assert pages[0].count("data:image/jpeg") == pages[1].count("data:image/jpeg") > 0
+    assert pages[0].replace("margin0.0", "") != pages[1].replace("margin1.0", "")
+
+
 def test_many_faces(made_up, metrics_of, tmp_path):
     frame = pd.DataFrame({"image": [f"{place}.png" for place in range(400)], "expression": ["Fear", "Anger"] * 200})
     for seed in (0, 1):

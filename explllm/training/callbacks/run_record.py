@@ -98,13 +98,7 @@ class RunRecord(Callback):
         """Start keeping."""
         self.rows = []
 
-    def on_test_start(self, trainer: Trainer, pl_module: FaceTask) -> None:  # type: ignore[override]
-        """Start keeping."""
-        self.rows = []
-
-    def on_predict_start(self, trainer: Trainer, pl_module: FaceTask) -> None:  # type: ignore[override]
-        """Start keeping."""
-        self.rows = []
+    on_test_start = on_predict_start = on_validation_start  # type: ignore[assignment]
 
     def on_test_batch_end(  # type: ignore[override]
         self,
@@ -118,17 +112,7 @@ class RunRecord(Callback):
         """Keep what was found in a batch."""
         self._keep(pl_module, outputs, batch)
 
-    def on_predict_batch_end(  # type: ignore[override]
-        self,
-        trainer: Trainer,
-        pl_module: FaceTask,
-        outputs: dict[str, torch.Tensor],
-        batch: Batch,
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
-        """Keep what was found in a batch."""
-        self._keep(pl_module, outputs, batch)
+    on_predict_batch_end = on_test_batch_end  # type: ignore[assignment]
 
     def _keep(self, pl_module: Any, outputs: dict[str, Any], batch: Batch) -> None:
         """Add to `rows` what was found in a batch, and why where nothing was; subclasses do."""
