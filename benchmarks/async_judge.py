@@ -72,7 +72,7 @@ def measure(folder: Path, url: str, epochs: int, pairs: int, faces: int) -> dict
                 found[kind][-1] |= _hooks(profile)
                 lines = (folder / f"with{pair}" / "judge.jsonl").read_text(encoding="utf-8").splitlines()
                 if sum("score" in json.loads(line) for line in lines) != epochs * faces:
-                    raise SystemExit(f"{len(lines)} judgements of {epochs * faces}, or not all with a score")
+                    raise SystemExit(f"{len(lines)} judgments of {epochs * faces}, or not all with a score")
             shown = ", ".join(f"{name} {value:.1f} s" for name, value in found[kind][-1].items())
             print(f"{kind:8} {shown}", file=sys.stderr, flush=True)
     return found

@@ -20,9 +20,9 @@ import numpy as np
 import pandas as pd
 from host import host
 
-from explllm.chat.ledger import Ledger
 from explllm.core.expressions import Expression
 from explllm.core.manifest import Manifest
+from explllm.llm.ledger import Ledger
 
 TESTS = Path(__file__).resolve().parents[1] / "tests"
 

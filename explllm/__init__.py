@@ -1,4 +1,4 @@
-"""explllm: facial expressions recognised and explained.
+"""explllm: facial expressions recognized and explained.
 
 The public names load on first use, so that ``import explllm`` and the command line stay light.
 """
@@ -9,23 +9,23 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 _HOMES = {
-    "ChainOfThought": "explllm.core.chain_of_thought",
+    "ChainOfThought": "explllm.explanations.chain_of_thought",
     "ExpLLM": "explllm.models.explllm",
     "ExpLLMConfig": "explllm.models.configuration",
     "Expression": "explllm.core.expressions",
     "InputError": "explllm.core.errors",
     "LabelSet": "explllm.core.expressions",
     "Manifest": "explllm.core.manifest",
-    "OfflineWriter": "explllm.chat.offline",
+    "RuleWriter": "explllm.explanations.rule_writer",
     "Recognition": "explllm.models.recognition",
 }
 
 if TYPE_CHECKING:
-    from explllm.chat.offline import OfflineWriter
-    from explllm.core.chain_of_thought import ChainOfThought
     from explllm.core.errors import InputError
     from explllm.core.expressions import Expression, LabelSet
     from explllm.core.manifest import Manifest
+    from explllm.explanations.chain_of_thought import ChainOfThought
+    from explllm.explanations.rule_writer import RuleWriter
     from explllm.models.configuration import ExpLLMConfig
     from explllm.models.explllm import ExpLLM
     from explllm.models.recognition import Recognition
@@ -38,8 +38,8 @@ __all__ = [
     "InputError",
     "LabelSet",
     "Manifest",
-    "OfflineWriter",
     "Recognition",
+    "RuleWriter",
     "__version__",
 ]
 

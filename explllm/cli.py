@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from explllm import __version__
-from explllm.core.command_line import Parser, at_least
+from explllm.commands.parser import Parser, at_least
 from explllm.core.errors import InputError
 
 
@@ -26,7 +26,7 @@ class Command:
 
 def _lightning(name: str) -> Callable[[list[str]], None]:
     def run(arguments: list[str]) -> None:
-        from explllm.training.lightning_cli import run_stage
+        from explllm.commands.lightning_cli import run_stage
 
         run_stage(name, arguments)
 
@@ -36,7 +36,7 @@ def _lightning(name: str) -> Callable[[list[str]], None]:
 def _explain(arguments: list[str]) -> int:
     parser = Parser(
         prog="explllm explain",
-        description="Recognise the expression of faces and explain it: key observations, interpretation, conclusion. "
+        description="Recognize the expression of faces and explain it: key observations, interpretation, conclusion. "
         "A picture is taken for one face, cropped to it; with --detector its faces are found first.",
         epilog="examples: explllm explain face.jpg --model runs/demo/model; explllm explain party.jpg --model DIR "
         "--detector scrfd.onnx --picture explained.png",
@@ -75,7 +75,7 @@ def _explain(arguments: list[str]) -> int:
     )
     options = parser.parse_args(arguments)
 
-    from explllm.report.explain import explain_images
+    from explllm.commands.explain import explain_images
 
     return explain_images(
         options.images,
@@ -96,7 +96,7 @@ def _describe(arguments: list[str]) -> None:
     parser = Parser(
         prog="explllm describe",
         description="Tell what a configuration means before anything is downloaded or trained: parts, trainable "
-        "weights, optimiser steps, warm-up, memory of a GPU. Takes the options of `fit` too.",
+        "weights, optimizer steps, warm-up, memory of a GPU. Takes the options of `fit` too.",
         epilog="example: explllm describe --config rafdb.yaml",
     )
     parser.add_argument("--config", required=True, metavar="NAME", help="a configuration, as for `fit`")
@@ -109,7 +109,7 @@ def _describe(arguments: list[str]) -> None:
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     options, others = parser.parse_known_args(arguments)
 
-    from explllm.training.describe import print_description
+    from explllm.commands.describe import print_description
 
     print_description(["--config", options.config, *others], options.images, options.gpus, options.json)
 
@@ -136,7 +136,7 @@ def _convert(arguments: list[str]) -> None:
         kind.add_argument("out", metavar="OUT", help="the folder to write; it must not exist yet")
     options = parser.parse_args(arguments)
 
-    from explllm.report.convert import convert_merged, convert_released_weights
+    from explllm.commands.convert import convert_merged, convert_released_weights
 
     if options.kind == "merge":
         convert_merged(options.folder, options.out)
@@ -145,37 +145,37 @@ def _convert(arguments: list[str]) -> None:
 
 
 def _data(arguments: list[str]) -> None:
-    from explllm.data.command import read_data
+    from explllm.commands.data import read_data
 
     read_data(arguments, Parser)
 
 
 def _faces(arguments: list[str]) -> int | None:
-    from explllm.faces.command import detect_command
+    from explllm.commands.faces import detect_command
 
     return detect_command(arguments)
 
 
 def _aus(arguments: list[str]) -> int | None:
-    from explllm.faces.command import action_units_command
+    from explllm.commands.faces import action_units_command
 
     return action_units_command(arguments)
 
 
 def _cot(arguments: list[str]) -> int | None:
-    from explllm.engine.command import run_cot
+    from explllm.commands.cot import run_cot
 
     return run_cot(arguments)
 
 
 def _baseline(arguments: list[str]) -> int:
-    from explllm.report.baseline_command import run_baseline
+    from explllm.commands.baseline_parser import run_baseline
 
     return run_baseline(arguments)
 
 
 def _score(arguments: list[str]) -> int:
-    from explllm.engine.command import add_asking, add_server
+    from explllm.commands.cot import add_asking, add_server
 
     parser = Parser(
         prog="explllm score",
@@ -199,11 +199,11 @@ def _score(arguments: list[str]) -> int:
 
     from pathlib import Path
 
-    from explllm.report.score import score
+    from explllm.commands.score import score
 
     judge = None
     if options.model != "offline":
-        from explllm.engine.running import chat_settings
+        from explllm.engine.runner import chat_settings
 
         judge = chat_settings(options)
     paths = [None if path is None else Path(path) for path in (options.reference, options.out)]
@@ -220,16 +220,16 @@ def _compare(arguments: list[str]) -> None:
     parser.add_argument("-o", "--out", metavar="DIR", help="where compare.html and the table of faces go")
     options = parser.parse_args(arguments)
 
-    from explllm.report.compare import compare
+    from explllm.commands.compare import compare
 
     compare(options.runs, options.out)
 
 
 COMMANDS = (
     Command("fit", "train a model: explllm fit --config demo.yaml", _lightning("fit")),
-    Command("validate", "recognise the validation faces of a run", _lightning("validate")),
-    Command("test", "recognise the test faces of a run; write metrics, predictions, a report", _lightning("test")),
-    Command("predict", "recognise every face of a data set, labelled or not", _lightning("predict")),
+    Command("validate", "recognize the validation faces of a run", _lightning("validate")),
+    Command("test", "recognize the test faces of a run; write metrics, predictions, a report", _lightning("test")),
+    Command("predict", "recognize every face of a data set, labeled or not", _lightning("predict")),
     Command("explain", "explain single pictures: explllm explain face.jpg --model runs/demo/model", _explain),
     Command("data", "a data set as its publisher ships it, into a manifest: explllm data rafdb DIR -o FILE", _data),
     Command("faces", "find the faces in a manifest's images: boxes, crops", _faces),
@@ -263,7 +263,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     width = max(len(command.name) for command in COMMANDS)
     parser = Parser(
         prog="explllm",
-        description="Facial expressions, recognised and explained.",
+        description="Facial expressions, recognized and explained.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog="commands:\n"
         + "\n".join(f"  {command.name:{width}}  {command.summary}" for command in COMMANDS)

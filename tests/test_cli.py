@@ -335,14 +335,14 @@ def test_no_image_can_be_read(fit, explllm, small_config, drawn_faces, tmp_path,
 
 def test_explain(explllm, fitted, drawn_faces, tmp_path):
     face = drawn_faces / "test/00000-fear.png"
-    Image.open(face).convert("LA").resize((90, 50)).save(tmp_path / "grey.png")
-    done = explllm("explain", face, "grey.png", "--model", fitted / "model", "--max-new-tokens", 4)
+    Image.open(face).convert("LA").resize((90, 50)).save(tmp_path / "gray.png")
+    done = explllm("explain", face, "gray.png", "--model", fitted / "model", "--max-new-tokens", 4)
     assert done.status == 0
-    assert done.err.startswith("Note: of the data that this model learnt from: The faces are drawn by a program")
-    assert done.out.count("╭") == 2 and "grey.png" in done.out and "%" in done.out
-    done = explllm("explain", face, "grey.png", "--model", fitted / "model", "--max-new-tokens", 4, "--json")
+    assert done.err.startswith("Note: of the data that this model learned from: The faces are drawn by a program")
+    assert done.out.count("╭") == 2 and "gray.png" in done.out and "%" in done.out
+    done = explllm("explain", face, "gray.png", "--model", fitted / "model", "--max-new-tokens", 4, "--json")
     lines = [json.loads(line) for line in done.out.splitlines()]
-    assert [line["image"] for line in lines] == [str(face), "grey.png"]
+    assert [line["image"] for line in lines] == [str(face), "gray.png"]
     for line in lines:
         assert sum(line["probabilities"].values()) == pytest.approx(1, abs=1e-5)
         assert line["expression"] == max(line["probabilities"], key=line["probabilities"].get)

@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 import yaml
 
+from explllm.commands.config_files import read_config_file
+from explllm.commands.lightning_cli import find_config, parse, shipped_configs
 from explllm.core.errors import InputError, MissingPathError
-from explllm.training.config_files import read_config_file
-from explllm.training.lightning_cli import find_config, parse, shipped_configs
 
 CONFIGS = sorted(str(path.relative_to(shipped_configs())) for path in shipped_configs().rglob("*.yaml"))
 

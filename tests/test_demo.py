@@ -33,7 +33,7 @@ def demo(repository, tmp_path_factory):
     return folder, [explllm(folder, *command) for command in commands]
 
 
-def test_demo_recognises_unseen_identities(demo):
+def test_demo_recognizes_unseen_identities(demo):
     folder, printed = demo
     metrics = json.loads((folder / "runs/demo/metrics.json").read_text())
     assert metrics["test/accuracy"] >= 0.90
@@ -69,7 +69,7 @@ def test_run_folder(demo):
     assert printed[2].count("Key Observations") == 3
 
 
-def test_model_opens_recognises_and_explains(demo):
+def test_model_opens_recognizes_and_explains(demo):
     folder, _ = demo
     model = ExpLLM.from_pretrained(folder / "runs/demo/model")
     images = sorted((folder / "data/drawn/test").glob("*happiness*"))[:4]

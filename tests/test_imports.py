@@ -8,17 +8,20 @@ import pytest
 
 LEVELS = {
     "core": 0,
-    "chat": 1,
-    "conversation": 1,
-    "faces": 1,
-    "data": 2,
-    "models": 2,
-    "engine": 2,
-    "metrics": 2,
-    "report": 3,
-    "training": 4,
-    "app": 5,
-    "cli": 5,
+    "explanations": 1,
+    "llm": 2,
+    "conversation": 2,
+    "faces": 2,
+    "drawn_faces": 2,
+    "data": 3,
+    "models": 3,
+    "engine": 3,
+    "metrics": 3,
+    "report": 4,
+    "training": 5,
+    "app": 6,
+    "commands": 6,
+    "cli": 7,
 }
 
 

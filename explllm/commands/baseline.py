@@ -12,12 +12,10 @@ import numpy as np
 from rich.console import Console
 
 from explllm import __version__
-from explllm.chat.client import ChatClient
-from explllm.chat.prompt import version
-from explllm.chat.request import ChatSettings
+from explllm.commands.cot import as_file_name, check_ending, run_folder
 from explllm.core.errors import ConfigError, MissingPathError
 from explllm.core.expressions import LabelSet
-from explllm.core.files import METRICS, PREDICTIONS, refuse_unwritable, written_whole
+from explllm.core.files import METRICS, PREDICTIONS, atomic_write, check_writable
 from explllm.core.manifest import Manifest
 from explllm.engine.baseline import (
     PROMPTS,
@@ -29,19 +27,21 @@ from explllm.engine.baseline import (
     pictured_faces,
     with_answers,
 )
-from explllm.engine.command import as_file_name, check_ending, run_folder
 from explllm.engine.estimate import print_baseline_estimate
-from explllm.engine.running import (
+from explllm.engine.face_queue import RunResult, run_all
+from explllm.engine.runner import (
     LEDGER,
-    Making,
-    Watch,
+    BuildIdentity,
+    ProgressTracker,
     chat_settings,
     print_summary,
     progress_of,
     run_with_client,
     writing,
 )
-from explllm.engine.work import Built, work_through
+from explllm.llm.client import ChatClient
+from explllm.llm.prompt import version
+from explllm.llm.request import ChatSettings
 from explllm.metrics.answers import Answers
 from explllm.metrics.evaluation import recognition_figures
 from explllm.report.text import print_figures
@@ -89,19 +89,19 @@ def baseline(options: argparse.Namespace) -> int:
     folder = run_folder(str(out), options.run_dir)
     # Not the model's name alone: `explllm cot build` may have made an OUT of that name with the same model.
     source = f"{options.model} as a baseline"
-    making = Making(Path(options.manifest), out, source)
+    making = BuildIdentity(Path(options.manifest), out, source)
     if not options.overwrite:
-        making.refuse_loss(folder)
+        making.check_overwrite(folder)
     _refuse_folder(folder, source, options.overwrite)
-    refuse_unwritable(folder / METRICS)
-    manifest.refuse_unwritable(out)
-    watch = Watch(folder, len(faces), BaselineStatus, f"asking {options.model}", making)
+    check_writable(folder / METRICS)
+    manifest.check_writable(out)
+    watch = ProgressTracker(folder, len(faces), BaselineStatus, f"asking {options.model}", making)
 
-    async def work(client: ChatClient) -> Built:
+    async def work(client: ChatClient) -> RunResult:
         # They are of an earlier run, perhaps of other faces; until the server is known to answer they stay.
         for name in (METRICS, PREDICTIONS):
             (folder / name).unlink(missing_ok=True)
-        return await work_through(
+        return await run_all(
             faces,
             len(faces),
             lambda face: ask_about(face, client.ask, settings),
@@ -115,7 +115,7 @@ def baseline(options: argparse.Namespace) -> int:
         answered = with_answers(manifest, built.outcomes, options.model, labels)
         answered.write(out)
     print_summary(built, BaselineStatus, lacking, out)
-    watch.raise_what_ended(built)
+    watch.raise_if_stopped(built)
     if not built.pending:
         _write_test(answered, labels, chat, settings, folder)
     return built.exit_status
@@ -169,11 +169,11 @@ def _write_test(
     """Write figures and predictions as `explllm test` leaves them, and print the figures."""
     console = Console(soft_wrap=True)
     table = answered.frame
-    labelled = table[table["expression"].notna()] if "expression" in table else table.iloc[:0]
-    if labelled.empty or not (labelled["unreadable"].isna() & labelled["answer"].notna()).any():
-        console.print("no figures: no answered face is labelled")
+    labeled = table[table["expression"].notna()] if "expression" in table else table.iloc[:0]
+    if labeled.empty or not (labeled["unreadable"].isna() & labeled["answer"].notna()).any():
+        console.print("no figures: no answered face is labeled")
         return
-    answers = Answers.of_table(labelled, tuple(labels), unknown_labels="leave_out")
+    answers = Answers.of_table(labeled, tuple(labels), unknown_labels="leave_out")
     figures: dict[str, Any] = {
         **recognition_figures(answers),
         "unreadable": table.loc[table["unreadable"].notna(), "image"].tolist(),
@@ -191,9 +191,9 @@ def _write_test(
         "notice": notice,
         "explllm": __version__,
     }
-    with written_whole(folder / METRICS) as temporary:
+    with atomic_write(folder / METRICS) as temporary:
         temporary.write_text(json.dumps(written, indent=2) + "\n", encoding="utf-8")
-    Manifest(labelled, answered.root).write(folder / PREDICTIONS)
+    Manifest(labeled, answered.root).write(folder / PREDICTIONS)
     print_figures(console, written, "test")
     console.print(f"among the classes of {labels.name}: {', '.join(labels)}", highlight=False)
     console.print(f"run: {folder} (for `explllm compare`)", highlight=False)

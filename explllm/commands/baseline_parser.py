@@ -2,10 +2,10 @@
 
 import argparse
 
-from explllm.core.command_line import Parser, at_least
+from explllm.commands.cot import add_asking, add_model
+from explllm.commands.parser import Parser, at_least
 from explllm.core.expressions import LABEL_SETS
 from explllm.engine.baseline import LARGEST
-from explllm.engine.command import add_asking, add_model
 from explllm.faces.crop import DEFAULT_MARGIN
 
 _DESCRIPTION = """Show every face of a manifest to a multimodal model, and ask it for the expression and then for a
@@ -45,7 +45,7 @@ def run_baseline(arguments: list[str]) -> int:
         InputError: If the user made a mistake.
     """
     options = _parser().parse_args(arguments)
-    from explllm.report.baseline import baseline
+    from explllm.commands.baseline import baseline
 
     return baseline(options)
 
@@ -73,8 +73,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--label-set",
         metavar="NAME",
-        help=f"the classes to answer among: {', '.join(LABEL_SETS)}; rows labelled otherwise are left out (default: "
-        "the seven basic expressions, or all eight if a row is labelled Contempt or none is labelled)",
+        help=f"the classes to answer among: {', '.join(LABEL_SETS)}; rows labeled otherwise are left out (default: "
+        "the seven basic expressions, or all eight if a row is labeled Contempt or none is labeled)",
     )
     parser.add_argument(
         "--size",

@@ -9,9 +9,9 @@ from rich.markup import escape
 from rich.table import Table
 
 from explllm.core.errors import ImageError, MissingPathError
-from explllm.core.files import written_whole
+from explllm.core.files import atomic_write
+from explllm.metrics.comparison import Comparison, Pair, Run, compared, read_runs
 from explllm.metrics.evaluation import collapse
-from explllm.report.comparison import Comparison, Pair, Run, compared, read_runs
 from explllm.report.explained import thumbnail_url
 from explllm.report.page import Figure, render_page
 
@@ -82,7 +82,7 @@ def pair_sentences(comparison: Comparison) -> list[str]:
         sentences.append(
             f"{pair.first} less {pair.second}: {100 * pair.difference:+.1f} points of accuracy (95% interval {low} to "
             f"{high}), {verdict}: McNemar's test, {pair.method}, {p_value}. Of {len(comparison.faces)} faces only "
-            f"{pair.first} recognises {pair.only_first}, only {pair.second} {pair.only_second}, both {pair.both}, "
+            f"{pair.first} recognizes {pair.only_first}, only {pair.second} {pair.only_second}, both {pair.both}, "
             f"neither {pair.neither}."
         )
     return sentences
@@ -94,7 +94,7 @@ def _p(value: float) -> str:
 
 def _write(comparison: Comparison, folder: Path) -> None:
     differing = comparison.differing
-    with written_whole(folder / "compare.csv") as temporary:
+    with atomic_write(folder / "compare.csv") as temporary:
         differing.to_csv(temporary, index=False)
     names = [run.name for run in comparison.runs]
     right = differing[[f"right {name}" for name in names]]
@@ -104,8 +104,8 @@ def _write(comparison: Comparison, folder: Path) -> None:
     groups = []
     for kind in present:
         rows = differing[[one == kind for one in kinds]]
-        recognise = " and ".join(name for name, one in zip(names, kind, strict=True) if one)
-        title = f"Only {recognise} right" if recognise else "All wrong, in different ways"
+        recognize = " and ".join(name for name, one in zip(names, kind, strict=True) if one)
+        title = f"Only {recognize} right" if recognize else "All wrong, in different ways"
         shown = [_on_sheet(comparison, row) for row in rows.head(SHOWN // len(present)).to_dict("records")]
         groups.append((title, len(rows), shown))
     page = render_page(
@@ -123,7 +123,7 @@ def _write(comparison: Comparison, folder: Path) -> None:
         shown=sum(len(shown) for _, _, shown in groups),
         left_out=comparison.left_out,
     )
-    with written_whole(folder / "compare.html") as temporary:
+    with atomic_write(folder / "compare.html") as temporary:
         temporary.write_text(page, encoding="utf-8")
 
 

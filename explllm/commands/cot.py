@@ -5,7 +5,7 @@ import re
 import sys
 from pathlib import Path
 
-from explllm.core.command_line import Parser, at_least
+from explllm.commands.parser import Parser, at_least
 from explllm.core.errors import ConfigError
 
 _DESCRIPTION = """Chains of thought from measured action units (the Exp-CoT Engine, paper Section III-B).
@@ -34,7 +34,7 @@ def run_cot(arguments: list[str]) -> int:
     """
     options = _parser().parse_args(arguments)
     if options.command == "build":
-        from explllm.engine.run import build
+        from explllm.commands.cot_build import build
 
         return build(options)
     if options.command == "estimate":
@@ -42,15 +42,15 @@ def run_cot(arguments: list[str]) -> int:
 
         print_estimate(options)
     elif options.command == "status":
-        from explllm.engine.run import print_status
+        from explllm.commands.cot_build import print_status
 
         print_status(run_folder(options.manifest, options.run_dir))
     elif options.command == "check":
-        from explllm.engine.tables import print_quality
+        from explllm.commands.cot_tables import print_quality
 
         print_quality(Path(options.manifest), options.json)
     else:
-        from explllm.engine.tables import print_conversation
+        from explllm.commands.cot_tables import print_conversation
 
         print_conversation(Path(options.manifest), options.row, run_folder(options.manifest, options.run_dir))
     sys.stdout.flush()

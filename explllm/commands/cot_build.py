@@ -10,25 +10,25 @@ from pathlib import Path
 
 from rich.console import Console
 
-from explllm.chat.ledger import Ledger
+from explllm.commands.cot import check_ending, run_folder
 from explllm.core.errors import ConfigError, MissingPathError
-from explllm.core.files import refuse_unwritable, written_whole
+from explllm.core.files import atomic_write, check_writable
 from explllm.core.manifest import Manifest
 from explllm.engine.build import build_offline, build_with_model, released_records, with_outcomes
-from explllm.engine.command import check_ending, run_folder
 from explllm.engine.face import EngineSettings, Status
 from explllm.engine.img2au import faces, left_out
-from explllm.engine.running import (
+from explllm.engine.runner import (
     LEDGER,
     PROGRESS,
-    Making,
-    Watch,
+    BuildIdentity,
+    ProgressTracker,
     chat_settings,
     print_summary,
     progress_of,
     run_with_client,
     writing,
 )
+from explllm.llm.ledger import Ledger
 
 
 def build(options: argparse.Namespace) -> int:
@@ -53,13 +53,13 @@ def build(options: argparse.Namespace) -> int:
         raise ConfigError("no model is named", remedy="Give --model NAME, or --offline to write by rules.")
     settings = engine_settings(options)
     folder, source = run_folder(options.out, options.run_dir), "offline" if options.offline else options.model
-    making = Making(Path(options.manifest), out, source)
+    making = BuildIdentity(Path(options.manifest), out, source)
     if not options.overwrite:
-        making.refuse_loss(folder)
+        making.check_overwrite(folder)
     for file in (folder / PROGRESS, *([options.json] if options.json else [])):
-        refuse_unwritable(file)
-    manifest.refuse_unwritable(out)
-    watch = Watch(folder, sum(1 for _ in faces(manifest)), Status, "chains of thought", making)
+        check_writable(file)
+    manifest.check_writable(out)
+    watch = ProgressTracker(folder, sum(1 for _ in faces(manifest)), Status, "chains of thought", making)
     if options.offline:
         with watch:
             built = build_offline(manifest, settings, watch.seen)
@@ -79,13 +79,13 @@ def build(options: argparse.Namespace) -> int:
                 chain.from_iterable(map(released_records, map(finish, manifest.parts()))), Path(options.json)
             )
     print_summary(built, Status, lacking, out)
-    watch.raise_what_ended(built)
+    watch.raise_if_stopped(built)
     return built.exit_status
 
 
 def _write_released(records: Iterable[dict[str, object]], path: Path) -> None:
     """Write records one at a time as a JSON list: all of them would be in memory twice otherwise."""
-    with written_whole(path) as temporary, temporary.open("w", encoding="utf-8") as stream:
+    with atomic_write(path) as temporary, temporary.open("w", encoding="utf-8") as stream:
         stream.write("[")
         for number, record in enumerate(records):
             stream.write(f"{',' if number else ''}\n{json.dumps(record)}")

@@ -10,14 +10,13 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from explllm.chat.ledger import Ledger
 from explllm.core.action_units import NAMES
 from explllm.core.errors import ManifestError
-from explllm.core.manifest import Manifest
-from explllm.engine.img2au import scope_of
-from explllm.engine.quality import Quality, quality
-from explllm.engine.records import read_records
-from explllm.engine.running import LEDGER
+from explllm.core.manifest import Manifest, face_key
+from explllm.engine.runner import LEDGER
+from explllm.explanations.quality import Quality, quality
+from explllm.explanations.records import read_records
+from explllm.llm.ledger import Ledger
 
 _ROWS = (
     ("more than 130 words", "over_limit"),
@@ -64,8 +63,8 @@ def print_quality(path: Path, as_json: bool) -> None:
     _add(table, found, (("passes every check", "sound"),), found.texts)
     console = Console(highlight=False)
     console.print(table)
-    if found.unlabelled:
-        console.print(f"texts without a label, of which only the rest was checked: {found.unlabelled:,}")
+    if found.unlabeled:
+        console.print(f"texts without a label, of which only the rest was checked: {found.unlabeled:,}")
     if found.grounded:
         console.print(
             f"grounding in {found.grounded:,} texts: precision {found.precision:.3f}, recall {found.recall:.3f}, "
@@ -99,7 +98,7 @@ def print_conversation(path: Path, row: int, folder: Path) -> None:
         console.print(f"not measured: {missing}")
     if (folder / LEDGER).is_file():
         with Ledger(folder / LEDGER) as ledger:
-            for entry in ledger.conversation(scope_of(cells["image"], cells.get("box"))):
+            for entry in ledger.conversation(face_key(cells["image"], cells.get("box"))):
                 title = f"{entry.purpose}, round {entry.round}, {entry.model}, {entry.cost:.4f} USD"
                 pictures = "".join(f"[picture, SHA-256 {one.sha256}]\n\n" for one in entry.request.pictures)
                 answer = entry.text or entry.failure or ""

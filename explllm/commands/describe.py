@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import nn
 
+from explllm.commands.lightning_cli import parse
 from explllm.core.errors import InputError
 from explllm.core.manifest import Manifest
 from explllm.data.folder import read_folder
@@ -22,7 +23,6 @@ from explllm.models.build import NetworkSettings, may_be_4bit, outline
 from explllm.models.explllm import ExpLLM
 from explllm.models.lora import LoraSettings
 from explllm.training.au_task import ActionUnitTask
-from explllm.training.lightning_cli import parse
 from explllm.training.optimization import OptimizationSettings, warmup_steps
 
 PUBLISHED_IMAGES = {"rafdb": 12_271, "affectnet8": 287_651, "affectnet7": 283_901, "CaptionedImages": 595_375}
@@ -63,7 +63,7 @@ class Memory:
     frozen: float
     """Frozen weights."""
     trained: float
-    """Trained weights with gradients and the optimiser's two moments, all float32."""
+    """Trained weights with gradients and the optimizer's two moments, all float32."""
     activations: float
     """Activations of one micro-batch, logits and their gradients with them."""
     other: float
@@ -92,7 +92,7 @@ class Description:
     conversations: int | None
     """Conversations in an epoch; faces for a regressor of action units."""
     steps: int | None
-    """Optimiser steps of the whole run."""
+    """Optimizer steps of the whole run."""
     warmup: int | None
     """Those of the warm-up."""
     memory: list[Memory]
@@ -210,7 +210,7 @@ def estimate(
             for name, module in model.language.named_modules()
             if isinstance(module, nn.Linear) and "lora_" not in name and "lm_head" not in name
         )
-        # NF4 with double quantisation: 4 bits and 0.127 of constants a weight (Dettmers et al. 2023).
+        # NF4 with double quantization: 4 bits and 0.127 of constants a weight (Dettmers et al. 2023).
         frozen -= linear * half - linear * 4.127 / 8
     state: float = trained * (16 if strategy == "fsdp" else 20)  # DDP keeps a copy of the gradients in its buckets
     if strategy == "fsdp":
@@ -265,7 +265,7 @@ def print_description(arguments: Sequence[str], images: int | None, gpus: int, a
         console.print(f"training images  {found.images:,} ({found.images_source})")
         if found.memory:
             console.print(f"conversations    {found.conversations:,} an epoch")
-        console.print(f"optimiser steps  {found.steps:,}")
+        console.print(f"optimizer steps  {found.steps:,}")
         console.print(f"warm-up          {found.warmup:,} steps")
     if not found.memory:
         return
@@ -302,7 +302,7 @@ def _sizes(model: ExpLLM | ActionUnitRegressor) -> list[PartSize]:
 
 
 def _steps(config: Namespace, samples: int) -> tuple[int, int]:
-    """Return the optimiser steps of a run whose epoch holds so many samples, and those of the warm-up."""
+    """Return the optimizer steps of a run whose epoch holds so many samples, and those of the warm-up."""
     steps = samples // config.data.init_args.batch_size * (config.trainer.max_epochs or 1000)
     if config.trainer.max_steps > 0:
         steps = min(steps, config.trainer.max_steps)

@@ -1,4 +1,4 @@
-"""What ``explllm explain`` does: recognise faces and explain them, on the terminal, as JSON lines or as a picture."""
+"""What ``explllm explain`` does: recognize faces and explain them, on the terminal, as JSON lines or as a picture."""
 
 import json
 import sys
@@ -15,7 +15,7 @@ from rich.markup import escape
 
 from explllm.core.action_units import NAMES
 from explllm.core.errors import ConfigError
-from explllm.core.files import written_whole
+from explllm.core.files import atomic_write
 from explllm.faces.boxes import Box, Which, chosen
 from explllm.faces.crop import DEFAULT_MARGIN, face_crop
 from explllm.faces.detector import Detector
@@ -42,7 +42,7 @@ def explain_images(
     onnx: str | None = None,
     picture: str | None = None,
 ) -> int:
-    """Recognise and explain images, and print the results in order.
+    """Recognize and explain images, and print the results in order.
 
     Args:
         images: Paths: of faces, or with a detector of photographs with any number of faces.
@@ -83,15 +83,18 @@ def explain_images(
         regressor = opening if isinstance(opening, OnnxRegressor) else None
         own = _first(margin, opened.config.margin, DEFAULT_MARGIN)
         margins = own, own if regressor is None else _first(margin, regressor.margin, own)
-        sources = {"this model": opened.config.learnt_from, "the regressor": regressor and regressor.learnt_from}
-        notes = [f"Note: of the data that {name} learnt from: {said}" for name, said in sources.items() if said]
+        sources = {
+            "this model": opened.config.training_data_note,
+            "the regressor": regressor and regressor.training_data_note,
+        }
+        notes = [f"Note: of the data that {name} learned from: {said}" for name, said in sources.items() if said]
         status = 0
         for path in images:
             faces = _explained(path, opened, max_new_tokens, finder, which, margins, estimator)
             _print(path, faces, finder is not None, as_json)
             status = status if faces else 1
             if picture is not None and faces:
-                with written_whole(picture) as partial:
+                with atomic_write(picture) as partial:
                     draw_picture(load_image(path), faces, " ".join(notes) or None).save(partial)
         for note in notes:
             sys.stderr.write(f"{note}\n")

@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from explllm.core.command_line import Parser, at_least
+from explllm.commands.parser import Parser, at_least
 from explllm.core.errors import ConfigError, MissingPathError
 from explllm.core.manifest import ENDINGS, Manifest
 from explllm.faces.crop import DEFAULT_MARGIN
@@ -118,8 +118,8 @@ def action_units_command(arguments: list[str]) -> int | None:
     )
     with closing(work.opened()) as estimator:
         _say(estimator.runs_on)
-        if isinstance(estimator, OnnxRegressor) and estimator.learnt_from:
-            _say([f"note: of the data that this model learnt from: {estimator.learnt_from}"])
+        if isinstance(estimator, OnnxRegressor) and estimator.training_data_note:
+            _say([f"note: of the data that this model learned from: {estimator.training_data_note}"])
         source, chunk = estimator.name, estimator.batch
         # Said to the workers and kept with the results, which rest on it whoever has chosen it.
         work = replace(work, margin=work.margin_for(estimator))

@@ -21,8 +21,10 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveCon
 from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.utilities.exceptions import MisconfigurationException, SIGTERMException
 
+from explllm.commands.config_files import find_config, shipped_configs, with_configs_found
+from explllm.commands.parser_errors import input_error, one_sentence
 from explllm.core.errors import ConfigError, MissingPathError
-from explllm.core.files import written_whole
+from explllm.core.files import atomic_write
 
 # Importing the classes lets YAML name them without their modules.
 from explllm.data.au_faces import ActionUnitData, DrawnActionUnits, ManifestActionUnits
@@ -38,8 +40,6 @@ from explllm.training.callbacks.live_accuracy import LiveAccuracy
 from explllm.training.callbacks.progress import Progress
 from explllm.training.callbacks.run_folder import RunFolder
 from explllm.training.checkpoint_file import WholeCheckpoints
-from explllm.training.command_line_errors import input_error, one_sentence
-from explllm.training.config_files import find_config, shipped_configs, with_configs_found
 from explllm.training.task import ExpLLMTask
 
 __all__ = [
@@ -104,7 +104,7 @@ class SaveConfig(SaveConfigCallback):
         if stage == "fit":
             config = self.config.clone()
             config.ckpt_path = None
-            with written_whole(Path(trainer.default_root_dir, "config.yaml")) as temporary:
+            with atomic_write(Path(trainer.default_root_dir, "config.yaml")) as temporary:
                 self.parser.save(config, temporary, skip_none=False, overwrite=True, multifile=False)
 
 
@@ -132,7 +132,7 @@ class ExpLLMCLI(LightningCLI):
             "--checkpoint_every_n_steps",
             type=PositiveInt,
             default=200,
-            help="Optimiser steps between two checkpoints; there is one more at each epoch's end.",
+            help="Optimizer steps between two checkpoints; there is one more at each epoch's end.",
         )
         parser.add_argument(
             "--explained_faces",
@@ -163,7 +163,7 @@ class ExpLLMCLI(LightningCLI):
             "--live_accuracy_every_n_steps",
             type=PositiveInt,
             default=50,
-            help="Optimiser steps between two looks at the accuracy on training batches.",
+            help="Optimizer steps between two looks at the accuracy on training batches.",
         )
 
     def before_instantiate_classes(self) -> None:

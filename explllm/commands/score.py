@@ -14,22 +14,22 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from explllm.chat.client import ChatClient
-from explllm.chat.ledger import Ledger
-from explllm.chat.request import ChatFailure, ChatSettings, OutOfBudget, Stopped
-from explllm.core.chain_of_thought import MAX_WORDS, ChainOfThought
+from explllm.commands.cot import as_file_name
 from explllm.core.errors import ConfigError, InputError, ManifestError
 from explllm.core.expressions import Expression, LabelSet
-from explllm.core.files import written_whole
-from explllm.core.grounding import STRONG
+from explllm.core.files import atomic_write
 from explllm.core.manifest import Manifest
-from explllm.engine.command import as_file_name
-from explllm.engine.records import Record, expression_or_none, read_table, records
-from explllm.engine.running import LEDGER
+from explllm.engine.runner import LEDGER
+from explllm.explanations.chain_of_thought import MAX_WORDS, ChainOfThought
+from explllm.explanations.grounding import STRONG
+from explllm.explanations.records import Record, expression_or_none, read_table, records
+from explllm.llm.client import ChatClient
+from explllm.llm.ledger import Ledger
+from explllm.llm.request import ChatFailure, ChatSettings, OutOfBudget, Stopped
 from explllm.metrics.answers import Answers
 from explllm.metrics.chain_of_thought import TextCounts, added, summary, text_counts
 from explllm.metrics.evaluation import recognition_figures
-from explllm.metrics.exp_cot_score import Judgement, exp_cot_score
+from explllm.metrics.exp_cot_score import Judgment, exp_cot_score
 from explllm.metrics.judges import ChatJudge, Judge, OfflineJudge
 from explllm.report.published import EXP_COT_SCORES
 from explllm.report.text import print_figures
@@ -51,7 +51,7 @@ def score(
 
     Args:
         generated: A manifest with texts, a run folder, whose ``predictions.parquet`` is taken, or a list or result of
-            the authors' released code; see `explllm.engine.records.read_table`.
+            the authors' released code; see `explllm.explanations.records.read_table`.
         reference: The same with reference texts, joined by face; None leaves the judge out, unless the table holds the
             references itself, as the authors' results do.
         judge: The language model that judges; None for the offline judge.
@@ -80,7 +80,7 @@ def score(
             where=generated,
             remedy="Give a column `cot`, or `predicted` and `expression`.",
         )
-    judgements: dict[str, Judgement | str] = {}
+    judgments: dict[str, Judgment | str] = {}
     if judge is not None and not pairs:
         raise ConfigError(
             "there is nothing to judge the texts by", remedy="Give texts to compare them with: --reference."
@@ -88,9 +88,9 @@ def score(
     if pairs:
         folder = None if judge is None else _run_folder(generated, judge.model, out)
         found, figures["judge"], figures["judge_cost"] = asyncio.run(_judge(pairs, judge, folder))
-        judgements = {text.name: one for (text, _), one in zip(pairs, found, strict=True)}
-        # Of no judgement there is no mean, and JSON has no word for that.
-        if judged := [one for one in found if isinstance(one, Judgement)]:
+        judgments = {text.name: one for (text, _), one in zip(pairs, found, strict=True)}
+        # Of no judgment there is no mean, and JSON has no word for that.
+        if judged := [one for one in found if isinstance(one, Judgment)]:
             figures["exp_cot_score"] = exp_cot_score(judged)
         reasons = Counter(one for one in found if isinstance(one, str))
         figures["not_judged"], figures["not_judged_because"] = reasons.total(), dict(reasons.most_common())
@@ -98,7 +98,7 @@ def score(
         figures["without_reference"] = len(texts) - len(pairs)
         figures["joined_by_file_name"] = by_file_name
     if out is not None:
-        _write(out, texts, counts, judgements)
+        _write(out, texts, counts, judgments)
     if as_json:
         sys.stdout.write(json.dumps(figures, indent=2) + "\n")
     else:
@@ -115,8 +115,8 @@ def _run_folder(generated: Path, model: str, out: Path | None) -> Path:
 
 async def _judge(
     pairs: Sequence[tuple[Record, Record]], settings: ChatSettings | None, folder: Path | None
-) -> tuple[list[Judgement | str], str, float]:
-    """Return the judgements, who judged, and what the ledger says it has cost in USD."""
+) -> tuple[list[Judgment | str], str, float]:
+    """Return the judgments, who judged, and what the ledger says it has cost in USD."""
     if settings is None or folder is None:
         offline = OfflineJudge()
         return [offline.compare(one.text, other.text) for one, other in pairs], offline.name, 0.0
@@ -130,8 +130,8 @@ async def _judge(
         return found, judge.name, ledger.totals().cost
 
 
-async def _one(judge: Judge, one: Record, other: Record) -> Judgement | str:
-    """Return a judgement, or why there is none: what was paid for before must not be lost."""
+async def _one(judge: Judge, one: Record, other: Record) -> Judgment | str:
+    """Return a judgment, or why there is none: what was paid for before must not be lost."""
     try:
         return await judge.judge(one.text, other.text, one.name)
     except ChatFailure as failure:
@@ -190,7 +190,7 @@ def _recognition(table: Manifest) -> dict[str, Any]:
     """Measure labels against true ones; empty where there are none.
 
     Returns:
-        What `recognition_figures` gives, with ``by``: ``predicted`` or ``conclusion``; ``unlabelled``, faces whose
+        What `recognition_figures` gives, with ``by``: ``predicted`` or ``conclusion``; ``unlabeled``, faces whose
         true label is not known, and ``unanswered``, faces with a reason in ``unreadable``, which do not count.
     """
     frame = table.frame
@@ -200,16 +200,16 @@ def _recognition(table: Manifest) -> dict[str, Any]:
     if by == "conclusion":
         written = frame[frame["cot"].notna()]
         frame = written.assign(predicted=written["cot"].map(lambda text: ChainOfThought.parse(text).expression))
-    labelled = frame[frame["expression"].notna()]
-    if labelled.empty:
+    labeled = frame[frame["expression"].notna()]
+    if labeled.empty:
         return {}
-    answers = Answers.of_table(labelled, _labels(labelled), unknown_labels="leave_out")
+    answers = Answers.of_table(labeled, _labels(labeled), unknown_labels="leave_out")
     if not answers.rows:
         return {}
     return {
         "by": by,
         **recognition_figures(answers),
-        "unlabelled": len(frame) - len(labelled),
+        "unlabeled": len(frame) - len(labeled),
         "unanswered": int(frame["unreadable"].notna().sum()) if "unreadable" in frame else 0,
     }
 
@@ -226,10 +226,10 @@ def _labels(frame: Any) -> tuple[Expression, ...] | None:
 
 
 def _write(
-    out: Path, texts: Sequence[Record], counts: Sequence[TextCounts], judgements: dict[str, Judgement | str]
+    out: Path, texts: Sequence[Record], counts: Sequence[TextCounts], judgments: dict[str, Judgment | str]
 ) -> None:
     """Write a line for each text: what was measured of it, and its scores where it was judged."""
-    with written_whole(out) as temporary, temporary.open("w", encoding="utf-8") as stream:
+    with atomic_write(out) as temporary, temporary.open("w", encoding="utf-8") as stream:
         for text, count in zip(texts, counts, strict=True):
             values: dict[str, Any] = {"image": text.image}
             if text.box is not None:
@@ -239,7 +239,7 @@ def _write(
             values["complete"] = bool(count.complete)
             if count.grounded:
                 values |= {name: int(getattr(count, name)) for name in _GROUNDED}
-            found = judgements.get(text.name)
+            found = judgments.get(text.name)
             if isinstance(found, str):
                 values["failed"] = found
             elif found is not None:
@@ -311,7 +311,7 @@ def _print_scores(console: Console, found: dict[str, float], judge: str, path: P
     for name, values in EXP_COT_SCORES.items():
         scores.add_row(f"{name} (published)", *(f"{value:.2f}" for value in values), "100")
     console.print(scores)
-    console.print("Published figures are GPT-4o's judgements (paper, Table III): no other judge's compare with them.")
+    console.print("Published figures are GPT-4o's judgments (paper, Table III): no other judge's compare with them.")
 
 
 def _print_recognition(console: Console, labels: dict[str, Any]) -> None:
@@ -321,5 +321,5 @@ def _print_recognition(console: Console, labels: dict[str, Any]) -> None:
     print_figures(console, {f"{labels['by']}/{name}": value for name, value in shown.items()}, labels["by"])
     if labels["unanswered"]:
         console.print(f"{labels['unanswered']:,} faces have no answer and do not count: see the column unreadable")
-    if labels["unlabelled"]:
-        console.print(f"{labels['unlabelled']:,} faces without a true label do not count")
+    if labels["unlabeled"]:
+        console.print(f"{labels['unlabeled']:,} faces without a true label do not count")

@@ -1,1 +1,1 @@
-"""Conversations about one image: prompts, chat formats, and the one path of tokenisation for training and inference."""
+"""Conversations about one image: prompts, chat formats, and the one path of tokenization for training and inference."""

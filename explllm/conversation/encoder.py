@@ -41,7 +41,7 @@ class TokenBatch:
 class ConversationEncoder:
     """Encodes conversations by the chat template that is saved with the tokenizer.
 
-    The whole conversation is tokenised in one piece, so that token borders at the turns are those of a single text.
+    The whole conversation is tokenized in one piece, so that token borders at the turns are those of a single text.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, image_tokens: int) -> None:
@@ -70,7 +70,7 @@ class ConversationEncoder:
         self.tokenizer = tokenizer
         self.image_tokens = image_tokens
         self.image_token_id = tokenizer.get_vocab()[IMAGE_TOKEN]
-        # Recognition has one conversation for each label and one prompt: worth keeping, as tokenising is not free.
+        # Recognition has one conversation for each label and one prompt: worth keeping, as tokenizing is not free.
         self._cached = lru_cache(maxsize=256)(self._encode_frozen)
 
     def encode(self, messages: Messages) -> Encoded:

@@ -109,7 +109,7 @@ def train_tokenizer(
         show_progress=False,
     )
     texts = list(texts)
-    # Whole words win their merges by weight of numbers: no added tokens, so the text around them tokenises as usual.
+    # Whole words win their merges by weight of numbers: no added tokens, so the text around them tokenizes as usual.
     emphasis = max(1, sum(len(text) for text in texts) // 40)
     tokenizer.train_from_iterator([*texts, *(f" {word}" * emphasis for word in whole_words)], trainer)
     return prepare_tokenizer(

@@ -44,7 +44,7 @@ class Expression(StrEnum):
 
 
 # Words that name one expression by themselves. Words that only hint at one, which the verdict of a chain of thought
-# weighs too, stand in explllm.core.verdict.
+# weighs too, stand in explllm.explanations.verdict.
 _WORDS: dict[Expression, str] = {
     Expression.NEUTRAL: "neutral neutrality",
     Expression.HAPPINESS: "happiness happy joy joyful joyous joyfulness happily joyfully gladness glad",

@@ -1,6 +1,6 @@
 """Which FEAFA units make which unit of the Facial Action Coding System (FACS), and which FACS units none makes.
 
-DISFA and BP4D are labelled by FACS. A model of FEAFA's 24 units can be tested there on the units that both know; the
+DISFA and BP4D are labeled by FACS. A model of FEAFA's 24 units can be tested there on the units that both know; the
 others are named as missing, and never counted as absent.
 """
 

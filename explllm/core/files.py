@@ -19,7 +19,7 @@ PREDICTIONS = "predictions.parquet"
 
 
 @contextmanager
-def written_whole(path: str | PathLike[str]) -> Iterator[Path]:
+def atomic_write(path: str | PathLike[str]) -> Iterator[Path]:
     """Give a temporary path beside the wanted one, and rename it when the block ends without an error.
 
     Args:
@@ -43,7 +43,7 @@ def written_whole(path: str | PathLike[str]) -> Iterator[Path]:
             temporary.unlink(missing_ok=True)
 
 
-def refuse_unwritable(path: str | PathLike[str]) -> None:
+def check_writable(path: str | PathLike[str]) -> None:
     """Make sure, before work is done for it, that a file can be written.
 
     Args:
@@ -66,7 +66,7 @@ def refuse_unwritable(path: str | PathLike[str]) -> None:
 
 
 @contextmanager
-def folder_written_whole(path: str | PathLike[str]) -> Iterator[Path]:
+def atomic_write_folder(path: str | PathLike[str]) -> Iterator[Path]:
     """Give an empty folder, and put it in the place of the wanted one when the block ends without an error.
 
     Args:
@@ -109,6 +109,6 @@ def update_json(path: str | PathLike[str], values: dict[str, Any]) -> dict[str, 
     target = Path(path)
     held = json.loads(target.read_text(encoding="utf-8")) if target.is_file() else {}
     held |= values
-    with written_whole(target) as temporary:
+    with atomic_write(target) as temporary:
         temporary.write_text(json.dumps(held, indent=2) + "\n", encoding="utf-8")
     return held

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -17,7 +17,7 @@ from explllm.core import manifest_files
 from explllm.core.action_units import check_action_units, units_named
 from explllm.core.errors import InputError, ManifestError, MissingPathError, UnknownExpressionError
 from explllm.core.expressions import Expression
-from explllm.core.files import refuse_unwritable, written_whole
+from explllm.core.files import atomic_write, check_writable
 from explllm.core.manifest_files import ENDINGS, format_of, is_empty
 
 __all__ = ["COLUMNS", "ENDINGS", "REQUIRED", "Manifest"]
@@ -124,7 +124,7 @@ class Manifest:
         writer = format_of(path)[1]
         checked = Manifest(self.frame, self.root, self.path)
         try:
-            with written_whole(path) as partial:
+            with atomic_write(path) as partial:
                 writer(checked.parts if finish is None else lambda: map(finish, checked.parts()), partial)
         except InputError:
             raise
@@ -148,7 +148,7 @@ class Manifest:
                 remedy="Make the values of the column alike, or write .jsonl.",
             ) from error
 
-    def refuse_unwritable(self, path: str | os.PathLike[str]) -> None:
+    def check_writable(self, path: str | os.PathLike[str]) -> None:
         """Make sure, before work is done for it, that the table can be written: it is, beside the file, and removed.
 
         Args:
@@ -158,7 +158,7 @@ class Manifest:
             ConfigError: If a folder is there, or no file can be made.
             ManifestError: If the table has no place in the format, or the disk not for it.
         """
-        refuse_unwritable(path)
+        check_writable(path)
         with tempfile.TemporaryDirectory(prefix=".explllm-", dir=Path(path).parent) as folder:
             self.write(Path(folder, Path(path).name))
 
@@ -392,3 +392,8 @@ def _refuse_repeated_faces(frame: pd.DataFrame, path: Path | None) -> None:
                 where=_row(path, row + 1, "image"),
                 remedy="Keep one row a face; several faces of one image need a box each.",
             )
+
+
+def face_key(image: str, box: Sequence[float] | None) -> str:
+    """Return the name of a face: the path of its image, followed by its box where it has one."""
+    return str(image) if box is None else f"{image} {','.join(f'{side:g}' for side in box)}"

@@ -16,7 +16,7 @@ from explllm.core.manifest import Manifest
 from explllm.data.datamodules import DrawnFaces, ManifestFaces
 from explllm.data.dataset import Augmentation, Batch, ImageCache, first_readable, rows_from
 from explllm.data.face_data_module import FaceDataModule
-from explllm.data.mixture import BatchSampler, Captions, Draw
+from explllm.data.mixture import BatchSampler, Captions, SampleSpec
 from explllm.data.preparation import Split
 from explllm.data.transforms import Augment
 from explllm.faces.crop import DEFAULT_MARGIN
@@ -31,7 +31,7 @@ class UnitSample:
     row: int
     """Row of the table; -1 - row where the face fills up a process's share and does not count."""
     action_units: torch.Tensor
-    """(24,) intensities, not a number where a unit is not labelled."""
+    """(24,) intensities, not a number where a unit is not labeled."""
     facs: torch.Tensor
     """(K,) FACS units, 0 or 1; empty where the data has none."""
     unreadable: tuple[str, ...] = ()
@@ -45,7 +45,7 @@ class UnitLabels:
     """The labels of all rows of a table."""
 
     action_units: np.ndarray
-    """(rows, 24) float32, not a number where a unit is not labelled."""
+    """(rows, 24) float32, not a number where a unit is not labeled."""
     facs_set: str | None
     """The name of the set of FACS units, if the table has one."""
     facs: np.ndarray
@@ -55,7 +55,7 @@ class UnitLabels:
     def of(cls, manifest: Manifest) -> "UnitLabels":
         """Take the labels out of a table.
 
-        Units that the column ``action_units_missing`` names are not labelled: their intensity there says 0.
+        Units that the column ``action_units_missing`` names are not labeled: their intensity there says 0.
 
         Args:
             manifest: The table.
@@ -73,13 +73,13 @@ class UnitLabels:
                 units[row] = [np.nan if value is None else value for value in cell]
         return cls(units, *_facs(frame))
 
-    def labelled(self) -> np.ndarray:
+    def labeled(self) -> np.ndarray:
         """Return which rows have a label of some unit, FEAFA's or FACS's: (rows,) bool."""
         return ~np.isnan(self.action_units).all(1) | (~np.isnan(self.facs)).any(1)
 
 
 class TrainingUnits(Dataset[UnitSample]):
-    """Augmented faces by `Draw`."""
+    """Augmented faces by `SampleSpec`."""
 
     def __init__(
         self,
@@ -106,7 +106,7 @@ class TrainingUnits(Dataset[UnitSample]):
         """Return the number of rows to learn from."""
         return len(self.rows)
 
-    def __getitem__(self, draw: Draw) -> UnitSample:
+    def __getitem__(self, draw: SampleSpec) -> UnitSample:
         """Make a sample; a row whose image cannot be read is named in it and replaced by the next row.
 
         Where more rows than `max_unreadable` are tried in vain, the sample has no face: whoever counts stops the run.
@@ -177,7 +177,7 @@ class ActionUnitData(FaceDataModule):
         """Keep the settings.
 
         Args:
-            batch_size: Faces in one optimiser step, over all devices; accumulation follows from it.
+            batch_size: Faces in one optimizer step, over all devices; accumulation follows from it.
             micro_batch_size: Faces that one device handles at a time.
             eval_batch_size: Faces that one device estimates at a time.
             augment: Augmentation of training images; none if null. Erased areas hide units: turn `erase` off.
@@ -222,7 +222,7 @@ class ActionUnitData(FaceDataModule):
         return " ".join([*notes, *([f"Labels of action units by: {', '.join(others)}."] if others else [])])
 
     def train_dataloader(self) -> DataLoader[Any]:
-        """Faces for training: every labelled one once an epoch.
+        """Faces for training: every labeled one once an epoch.
 
         Raises:
             InputError: If there are none, or a resumed run began with other settings.
@@ -251,7 +251,7 @@ class ActionUnitData(FaceDataModule):
                 where=self._manifest().root,
                 remedy="Add rows of that split to the manifest; `explllm data feafa --fold 1` deals people out.",
             )
-        counting = frame.index if split is None else frame.index[labels.labelled()[frame.index]]
+        counting = frame.index if split is None else frame.index[labels.labeled()[frame.index]]
         if counting.empty:
             raise ManifestError(
                 f"no row of the split `{split}` has action units, FEAFA's or FACS's",

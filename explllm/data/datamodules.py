@@ -7,10 +7,10 @@ from typing import Any
 from explllm.core.errors import MissingPathError
 from explllm.core.manifest import Manifest
 from explllm.data.captions import read_llava_captions
-from explllm.data.drawn_faces.generate import draw_faces
 from explllm.data.face_data_module import FaceDataModule
 from explllm.data.folder import read_folder, read_images
 from explllm.data.preparation import hold_out
+from explllm.drawn_faces.generate import draw_faces
 
 
 class FolderFaces(FaceDataModule):

@@ -9,13 +9,13 @@ import pandas as pd
 import torch
 from torch.utils.data import Dataset
 
-from explllm.chat.offline import OfflineWriter
 from explllm.conversation.encoder import ConversationEncoder, Encoded
 from explllm.conversation.messages import Messages, caption, explanation, explanation_first, recognition
 from explllm.core.errors import ImageError, MissingPathError
 from explllm.core.expressions import Expression
 from explllm.core.manifest import Manifest
-from explllm.data.mixture import Draw
+from explllm.data.mixture import SampleSpec
+from explllm.explanations.rule_writer import RuleWriter
 from explllm.faces.crop import DEFAULT_MARGIN, load_face
 from explllm.faces.pixels import ImagePreset, ImageSource
 
@@ -42,7 +42,7 @@ class Augmentation(Protocol):
 
 @dataclass(frozen=True)
 class Sample:
-    """One conversation about one face, or one face to be recognised."""
+    """One conversation about one face, or one face to be recognized."""
 
     pixel_values: torch.Tensor
     """float32 (3, H, W)."""
@@ -133,7 +133,7 @@ def first_readable(
 
 
 class TrainingDataset(Dataset[Sample]):
-    """Conversations by `Draw`."""
+    """Conversations by `SampleSpec`."""
 
     def __init__(
         self,
@@ -162,13 +162,13 @@ class TrainingDataset(Dataset[Sample]):
         self.max_unreadable, self.cot_order = max_unreadable, cot_order
         names = ("expression", "cot", "caption", "cot_source")
         self.columns = {name: _column(manifest.frame, name) for name in names}
-        self.writer = OfflineWriter()
+        self.writer = RuleWriter()
 
     def __len__(self) -> int:
         """Return the number of rows to learn from."""
         return len(self.rows)
 
-    def __getitem__(self, draw: Draw) -> Sample:
+    def __getitem__(self, draw: SampleSpec) -> Sample:
         """Make a conversation; a row whose image cannot be read is named in the sample and replaced by the next row.
 
         Where more rows than `max_unreadable` are tried in vain, the sample has no face: whoever counts stops the run.
@@ -183,7 +183,7 @@ class TrainingDataset(Dataset[Sample]):
         blank = np.zeros((size, size, 3), np.uint8)
         return replace(self._sample(draw.row, draw, blank, unreadable), readable=False)
 
-    def _text(self, row: int, draw: Draw) -> str | None:
+    def _text(self, row: int, draw: SampleSpec) -> str | None:
         if draw.kind != "caption" and self.columns["expression"][row] is None:
             return None
         return self.columns["expression" if draw.kind == "fer" else draw.kind][row]
@@ -193,14 +193,14 @@ class TrainingDataset(Dataset[Sample]):
 
         A unit that was not measured is None: nothing is said of it.
 
-        The rules choose among wordings by chance. One fixed choice for each face could only be learnt by heart, at the
-        price of recognising faces that were not seen.
+        The rules choose among wordings by chance. One fixed choice for each face could only be learned by heart, at the
+        price of recognizing faces that were not seen.
         """
         if self.columns["cot_source"][row] != self.writer.name:
             return None
         return self.manifest.intensities_of(row)
 
-    def _sample(self, row: int, draw: Draw, image: np.ndarray, unreadable: tuple[str, ...]) -> Sample:
+    def _sample(self, row: int, draw: SampleSpec, image: np.ndarray, unreadable: tuple[str, ...]) -> Sample:
         text = self._text(row, draw)
         label = self.columns["expression"][row]
         units = self._rewritable(row) if draw.kind == "cot" else None
@@ -218,13 +218,13 @@ class TrainingDataset(Dataset[Sample]):
         number = -1 if label is None else EXPRESSION_NUMBER[Expression(label)]
         return Sample(self.images.preset.normalize(image), row, number, self.conversations.encode(messages), unreadable)
 
-    def _explanation(self, label: str, cot: str, draw: Draw) -> Messages:
+    def _explanation(self, label: str, cot: str, draw: SampleSpec) -> Messages:
         cot_first = self.cot_order == "cot_first" or (self.cot_order == "random" and draw.seed % 2 == 1)
         return explanation_first(cot, label) if cot_first else explanation(label, cot)
 
 
 class EvaluationDataset(Dataset[Sample]):
-    """Faces to be recognised, in the table's order."""
+    """Faces to be recognized, in the table's order."""
 
     def __init__(self, manifest: Manifest, images: ImageCache, rows: Sequence[int]) -> None:
         """Keep the table and the rows that this process evaluates.

@@ -51,9 +51,9 @@ class FaceDataModule(LightningDataModule):
         """Keep the settings.
 
         Args:
-            batch_size: Conversations in one optimiser step, over all devices; accumulation follows from it.
+            batch_size: Conversations in one optimizer step, over all devices; accumulation follows from it.
             micro_batch_size: Conversations that one device handles at a time.
-            eval_batch_size: Faces that one device recognises at a time.
+            eval_batch_size: Faces that one device recognizes at a time.
             fer_share: Share of FER conversations, the rest being CoT (paper, Table IV: 0.75).
             conversations: ``mixture`` of FER and CoT, or ``captions`` for the first stage.
             cot_order: Order of the two rounds of a CoT conversation: ``label_first``, as when the model is used;
@@ -124,7 +124,7 @@ class FaceDataModule(LightningDataModule):
                 self.batch_size, self.micro_batch_size, self.trainer.world_size
             )
             if self.conversation_kind == "captions" or self.frame("val").empty:
-                # Nothing to recognise: Lightning then leaves validation out without a word.
+                # Nothing to recognize: Lightning then leaves validation out without a word.
                 self.trainer.limit_val_batches = 0
 
     def frame(self, split: Split | None = None) -> pd.DataFrame:
@@ -195,7 +195,7 @@ class FaceDataModule(LightningDataModule):
         return self._evaluation("test")
 
     def predict_dataloader(self) -> DataLoader[Sample]:
-        """Every face, labelled or not."""
+        """Every face, labeled or not."""
         return self._evaluation(None)
 
     def state_dict(self) -> dict[str, Any]:
@@ -221,7 +221,7 @@ class FaceDataModule(LightningDataModule):
         """Go to the place of the checkpoint, where there is one.
 
         A loader's own state would come too late: Lightning restores it only into a loader that is made after the
-        optimiser, whose schedule needs the loader's length.
+        optimizer, whose schedule needs the loader's length.
         """
         state, self._resumed = self._resumed, None
         if state is None:

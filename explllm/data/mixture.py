@@ -12,7 +12,7 @@ Kind = Literal["fer", "cot", "caption"]
 """What a conversation is about: the label alone, label and chain of thought, or a caption."""
 
 
-class Draw(NamedTuple):
+class SampleSpec(NamedTuple):
     """One conversation to be made."""
 
     row: int
@@ -67,7 +67,7 @@ class Mixture:
         """Return the number of conversations in an epoch."""
         return self.fer_count + self.cot_count
 
-    def epoch(self, epoch: int) -> list[Draw]:
+    def epoch(self, epoch: int) -> list[SampleSpec]:
         """Return the conversations of an epoch in order.
 
         Args:
@@ -87,7 +87,7 @@ class Mixture:
         rows[is_cot], rows[~is_cot] = cot, fer
         seeds = random.integers(0, 2**31, size=total)
         return [
-            Draw(int(row), "cot" if chain else "fer", int(seed))
+            SampleSpec(int(row), "cot" if chain else "fer", int(seed))
             for row, chain, seed in zip(rows, is_cot, seeds, strict=True)
         ]
 
@@ -105,18 +105,18 @@ class Captions:
         """Return the number of conversations in an epoch."""
         return len(self.rows)
 
-    def epoch(self, epoch: int) -> list[Draw]:
+    def epoch(self, epoch: int) -> list[SampleSpec]:
         """Return the conversations of an epoch in order, as `Mixture.epoch` does."""
         random = np.random.default_rng([self.seed, epoch])
         rows, seeds = random.permutation(self.rows), random.integers(0, 2**31, size=len(self))
-        return [Draw(int(row), "caption", int(seed)) for row, seed in zip(rows, seeds, strict=True)]
+        return [SampleSpec(int(row), "caption", int(seed)) for row, seed in zip(rows, seeds, strict=True)]
 
 
-class BatchSampler(Sampler[list[Draw]]):
+class BatchSampler(Sampler[list[SampleSpec]]):
     """Cuts an epoch into global batches, and these into each rank's micro-batches.
 
     Inside a global batch, conversations of one kind are put together, as a short label padded to the length of a chain
-    of thought is wasted work; the order inside a global batch does not change its gradient. Neighbouring micro-batches
+    of thought is wasted work; the order inside a global batch does not change its gradient. Neighboring micro-batches
     go to different ranks, so that all ranks have work of one size at a time::
 
         global batch of 8, 2 ranks, micro-batches of 2:   F F | F F | F F | C C
@@ -175,7 +175,7 @@ class BatchSampler(Sampler[list[Draw]]):
         """
         self.current_epoch, self.start = epoch, batch
 
-    def __iter__(self) -> Iterator[list[Draw]]:
+    def __iter__(self) -> Iterator[list[SampleSpec]]:
         """Yield this rank's micro-batches."""
         start, self.start = self.start, 0
         draws = self.plan.epoch(self.current_epoch)

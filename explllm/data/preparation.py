@@ -5,11 +5,11 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 
-from explllm.chat.offline import OfflineWriter
-from explllm.core.chain_of_thought import ChainOfThought
 from explllm.core.errors import ConfigError
 from explllm.core.expressions import Expression
 from explllm.core.manifest import Manifest
+from explllm.explanations.chain_of_thought import ChainOfThought
+from explllm.explanations.rule_writer import RuleWriter
 
 Split = Literal["train", "val", "test"]
 
@@ -44,7 +44,7 @@ def prepare(
         # A chain of thought names the true label.
         frame.loc[train, ["cot", "cot_source"]] = None
     if write_cot and "action_units" in frame:
-        writer = OfflineWriter()
+        writer = RuleWriter()
         missing = frame.index[frame["cot"].isna() & frame["expression"].notna() & frame["action_units"].notna()]
         for row in missing:
             # Of a unit that was not measured nothing may be said, not even that it is at rest.

@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from explllm.core.action_units import mirror_action_units
-from explllm.core.chain_of_thought import mirror_text
 from explllm.core.errors import ConfigError
+from explllm.explanations.chain_of_thought import mirror_text
 
 # Albumentations asks the package index for a newer version when it is imported, and waits where there is no network.
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
@@ -20,14 +20,14 @@ import albumentations
 import cv2
 
 _ERASED = 127
-"""Grey level of erased areas: near the mean of a face, so that normalised pixels stay small."""
+"""Gray level of erased areas: near the mean of a face, so that normalized pixels stay small."""
 
 
 class Augment:
-    """Flips, moves, recolours and partly erases an image, at random but repeatably.
+    """Flips, moves, recolors and partly erases an image, at random but repeatably.
 
     Each strength may be 0, which turns that change off. The defaults keep the evidence of an expression: faces stay
-    nearly upright, and colours natural.
+    nearly upright, and colors natural.
 
     Args:
         flip: Probability of a flip from left to right.
@@ -36,8 +36,8 @@ class Augment:
         shift: Greatest shift along each axis, as a share of the image's side.
         brightness: Greatest change of brightness, as a share.
         contrast: Greatest change of contrast, as a share.
-        saturation: Greatest change of colour saturation, as a share.
-        hue: Greatest turn of the hue, as a share of the whole colour circle, up to 0.5.
+        saturation: Greatest change of color saturation, as a share.
+        hue: Greatest turn of the hue, as a share of the whole color circle, up to 0.5.
         erase: Probability that a rectangle is erased.
         erase_area: Smallest and greatest area of the rectangle, as shares of the image's area.
     """
@@ -136,7 +136,7 @@ class Augment:
 class ReleasedAugment(Augment):
     """The augmentation of the authors' released code: albumentations' transforms of the same kinds and strengths.
 
-    Flip 0.5; colour jitter (0.25, 0.25, 0.25, hue 0.1) or, as likely, grey with 0.2; with 0.5 a rotation of up to 5
+    Flip 0.5; color jitter (0.25, 0.25, 0.25, hue 0.1) or, as likely, gray with 0.2; with 0.5 a rotation of up to 5
     degrees and then a resized crop (0.8 to 1 of the area, 3:4 to 4:3) or a crop after padding by 12 pixels; with 0.5 an
     affine map (15 degrees, shift 0.1, size 0.9 to 1.1) and a Gaussian blur (5 to 9 pixels, sigma 0.1 to 2); with 0.5 an
     erased area of 0.05 to 0.12. Random numbers are not drawn in the released order: equal in distribution, not in

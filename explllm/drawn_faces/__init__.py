@@ -1,1 +1,1 @@
-"""Faces drawn from action units: data for demonstrations and tests, labelled as drawn wherever they go."""
+"""Faces drawn from action units: data for demonstrations and tests, labeled as drawn wherever they go."""

@@ -21,7 +21,7 @@ Points = NDArray[np.float64]
 """(n, 2) points in face coordinates."""
 Image = NDArray[np.uint8]
 """(height, width, 3) red, green and blue, 0 to 255."""
-Colour = tuple[float, float, float]
+Color = tuple[float, float, float]
 """Red, green and blue, 0 to 255."""
 
 _SUBPIXEL_BITS = 4
@@ -83,8 +83,8 @@ def ellipse(x: float, y: float, half_width: float, half_height: float, *, steps:
     """Return the outline of an upright ellipse.
 
     Args:
-        x: Centre, face units.
-        y: Centre, face units.
+        x: Center, face units.
+        y: Center, face units.
         half_width: Half the width, face units.
         half_height: Half the height, face units.
         steps: Number of points.
@@ -117,10 +117,10 @@ class Canvas:
         pixels: Side of the picture.
         unit: Pixels per face unit.
         roll: Turn of the head in the picture plane, radians, clockwise as seen.
-        yaw: Turn of the head towards the right of the image, radians.
+        yaw: Turn of the head toward the right of the image, radians.
         pitch: Nod of the head downwards, radians.
         shift: Place of the head beside the middle of the picture, face units.
-        background: Colour the picture starts with.
+        background: Color the picture starts with.
     """
 
     def __init__(
@@ -132,7 +132,7 @@ class Canvas:
         yaw: float = 0.0,
         pitch: float = 0.0,
         shift: tuple[float, float] = (0.0, 0.0),
-        background: Colour = (255.0, 255.0, 255.0),
+        background: Color = (255.0, 255.0, 255.0),
     ) -> None:
         self.image: Image = np.empty((pixels, pixels, 3), np.uint8)
         self.image[:] = _rgb(background)
@@ -142,7 +142,7 @@ class Canvas:
         # A turn foreshortens what is flat and moves what stands out.
         self._flat = np.diag([math.cos(yaw), math.cos(pitch)]) @ turn
         self._parallax = np.array([math.sin(yaw), math.sin(pitch)]) * _HEAD_DEPTH @ turn
-        # Pixel centres lie on whole numbers: the middle of the picture is half a pixel short of pixels / 2.
+        # Pixel centers lie on whole numbers: the middle of the picture is half a pixel short of pixels / 2.
         self._centre = np.array([(pixels - 1) / 2 + shift[0] * unit, (pixels - 1) / 2 + shift[1] * unit])
 
     def project(self, points: Points, depth: float | None = None) -> NDArray[np.float64]:
@@ -164,39 +164,39 @@ class Canvas:
             projected += depth * self._parallax
         return projected
 
-    def fill(self, points: Points, colour: Colour, *, depth: float | None = None) -> None:
+    def fill(self, points: Points, color: Color, *, depth: float | None = None) -> None:
         """Fill a closed shape.
 
         Args:
             points: (n, 2) outline, face units.
-            colour: Its colour.
+            color: Its color.
             depth: As for `project`.
         """
-        cv2.fillPoly(self.image, [self._fixed(points, depth)], _rgb(colour), cv2.LINE_AA, _SUBPIXEL_BITS)
+        cv2.fillPoly(self.image, [self._fixed(points, depth)], _rgb(color), cv2.LINE_AA, _SUBPIXEL_BITS)
 
     def line(
-        self, points: Points, colour: Colour, width: float, *, closed: bool = False, depth: float | None = None
+        self, points: Points, color: Color, width: float, *, closed: bool = False, depth: float | None = None
     ) -> None:
         """Draw a line of even width.
 
         Args:
             points: (n, 2) points, face units.
-            colour: Its colour.
+            color: Its color.
             width: Face units; at least one pixel is drawn.
             closed: Whether the line returns to its start.
             depth: As for `project`.
         """
         thickness = max(1, round(width * self.unit))
         cv2.polylines(
-            self.image, [self._fixed(points, depth)], closed, _rgb(colour), thickness, cv2.LINE_AA, _SUBPIXEL_BITS
+            self.image, [self._fixed(points, depth)], closed, _rgb(color), thickness, cv2.LINE_AA, _SUBPIXEL_BITS
         )
 
-    def stroke(self, points: Points, colour: Colour, width: float, *, ends: tuple[float, float] = (0.0, 0.0)) -> None:
-        """Draw a line that is widest in its middle and tapers towards its ends.
+    def stroke(self, points: Points, color: Color, width: float, *, ends: tuple[float, float] = (0.0, 0.0)) -> None:
+        """Draw a line that is widest in its middle and tapers toward its ends.
 
         Args:
             points: (n, 2) points, face units.
-            colour: Its colour.
+            color: Its color.
             width: Width in the middle, face units.
             ends: Width at the two ends as a share of ``width``.
         """
@@ -205,17 +205,17 @@ class Canvas:
         direction[0], direction[-1] = points[1] - points[0], points[-1] - points[-2]
         length = np.maximum(np.hypot(direction[:, 0], direction[:, 1]), 1e-9)
         offset = direction[:, ::-1] * _ACROSS * (_taper(len(points), ends) * (width / 2) / length)[:, None]
-        self.fill(np.concatenate([points + offset, (points - offset)[::-1]]), colour)
+        self.fill(np.concatenate([points + offset, (points - offset)[::-1]]), color)
 
-    def glow(self, x: float, y: float, radii: tuple[float, float], colour: Colour, strength: float) -> None:
-        """Blend in a soft round patch of colour.
+    def glow(self, x: float, y: float, radii: tuple[float, float], color: Color, strength: float) -> None:
+        """Blend in a soft round patch of color.
 
         Args:
-            x: Centre, face units.
-            y: Centre, face units.
-            radii: Horizontal and vertical distance at which the colour has faded to a third, face units.
-            colour: Colour towards which the picture is drawn.
-            strength: Share of the colour at the centre, 0 to 1.
+            x: Center, face units.
+            y: Center, face units.
+            radii: Horizontal and vertical distance at which the color has faded to a third, face units.
+            color: Color toward which the picture is drawn.
+            strength: Share of the color at the center, 0 to 1.
         """
         if strength <= 0.01:
             return
@@ -230,7 +230,7 @@ class Canvas:
         across = np.exp(-(((np.arange(x0, x1) - u) / rx) ** 2)).astype(np.float32)
         down = np.exp(-(((np.arange(y0, y1) - v) / ry) ** 2)).astype(np.float32)
         alpha = np.maximum(down[:, None] * across - 0.02, 0.0) * np.float32(255 * strength)
-        _blend(self.image[y0:y1, x0:x1], _rgb(colour), alpha.astype(np.uint8))
+        _blend(self.image[y0:y1, x0:x1], _rgb(color), alpha.astype(np.uint8))
 
     @contextmanager
     def clipped(self, points: Points) -> Iterator[None]:
@@ -239,62 +239,62 @@ class Canvas:
         Args:
             points: (n, 2) outline, face units.
         """
-        whole, centre = self.image, self._centre
+        whole, center = self.image, self._centre
         outline = self._fixed(points, None)
         low = np.clip((outline.min(0) >> _SUBPIXEL_BITS) - 1, 0, len(whole) - 1)
         high = np.clip((outline.max(0) >> _SUBPIXEL_BITS) + 3, low + 1, len(whole))
         window = whole[low[1] : high[1], low[0] : high[0]]
         # Inside the block the canvas is a copy of the shape's bounding box, which keeps small shapes cheap.
-        self.image, self._centre = window.copy(), centre - low
+        self.image, self._centre = window.copy(), center - low
         try:
             yield
             mask = np.zeros(window.shape[:2], np.uint8)
             cv2.fillPoly(mask, [self._fixed(points, None)], 255, cv2.LINE_AA, _SUBPIXEL_BITS)
             _blend(window, self.image, mask)
         finally:
-            self.image, self._centre = whole, centre
+            self.image, self._centre = whole, center
 
     def _fixed(self, points: Points, depth: float | None) -> NDArray[np.int32]:
         scaled: Any = self.project(points, depth) * (1 << _SUBPIXEL_BITS)
         return np.rint(scaled).astype(np.int32)
 
 
-def mix(first: Colour, second: Colour, share: float) -> Colour:
-    """Return the colour that lies ``share`` of the way from the first to the second.
+def mix(first: Color, second: Color, share: float) -> Color:
+    """Return the color that lies ``share`` of the way from the first to the second.
 
     Args:
-        first: Colour at share 0.
-        second: Colour at share 1.
+        first: Color at share 0.
+        second: Color at share 1.
         share: 0 to 1.
 
     Returns:
-        The blended colour.
+        The blended color.
     """
     red, green, blue = (a + (b - a) * share for a, b in zip(first, second, strict=True))
     return red, green, blue
 
 
-def shade(colour: Colour, factor: float) -> Colour:
-    """Return the colour made darker or lighter.
+def shade(color: Color, factor: float) -> Color:
+    """Return the color made darker or lighter.
 
     Args:
-        colour: Any colour.
+        color: Any color.
         factor: Below 1 darkens; above 1 lightens.
 
     Returns:
-        The colour times the factor, within 0 to 255.
+        The color times the factor, within 0 to 255.
     """
-    red, green, blue = (min(255.0, max(0.0, c * factor)) for c in colour)
+    red, green, blue = (min(255.0, max(0.0, c * factor)) for c in color)
     return red, green, blue
 
 
-def _rgb(colour: Colour) -> tuple[int, int, int]:
-    red, green, blue = (min(255, max(0, round(c))) for c in colour)
+def _rgb(color: Color) -> tuple[int, int, int]:
+    red, green, blue = (min(255, max(0, round(c))) for c in color)
     return red, green, blue
 
 
 def _blend(below: Image, above: Image | tuple[int, int, int], alpha: NDArray[np.uint8]) -> None:
-    """Lay a picture or a colour over another one in place; ``alpha`` is 255 where it covers.
+    """Lay a picture or a color over another one in place; ``alpha`` is 255 where it covers.
 
     Whole numbers in 16 bits are several times faster here than floating point.
     """

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 
-from explllm.data.drawn_faces.canvas import Canvas, Colour, Points, ellipse, mix, shade, shifted, spline
-from explllm.data.drawn_faces.identity import Identity
-from explllm.data.drawn_faces.movement import SIDES, Movement
+from explllm.drawn_faces.canvas import Canvas, Color, Points, ellipse, mix, shade, shifted, spline
+from explllm.drawn_faces.identity import Identity
+from explllm.drawn_faces.movement import SIDES, Movement
 
 EYE_HEIGHT = -0.10
-"""Height of the centres of the eyes, face units."""
-_WHITE: Colour = (246, 244, 240)
-_PUPIL: Colour = (18, 16, 18)
+"""Height of the centers of the eyes, face units."""
+_WHITE: Color = (246, 244, 240)
+_PUPIL: Color = (18, 16, 18)
 
 
 def draw_eyes(canvas: Canvas, identity: Identity, movement: Movement) -> None:
@@ -37,16 +37,16 @@ def _draw_eye(canvas: Canvas, identity: Identity, movement: Movement, side: int)
     skin = identity.skin
     fold = shade(skin, 0.62)
 
-    def curve(centre: float, outwards: float = 0.0) -> Points:
-        """Return a lid line from the inner to the outer corner whose middle lies at height ``centre``."""
+    def curve(center: float, outwards: float = 0.0) -> Points:
+        """Return a lid line from the inner to the outer corner whose middle lies at height ``center``."""
         inner, outer = y + 0.012, y - tilt
         middle = (inner + outer) / 2
         return spline(
             [
                 (x - side * (half + outwards), inner),
-                (x - side * half * 0.52, middle + (centre - middle) * 0.80),
-                (x + side * half * 0.08, centre),
-                (x + side * half * 0.62, middle + (centre - middle) * 0.72),
+                (x - side * half * 0.52, middle + (center - middle) * 0.80),
+                (x + side * half * 0.08, center),
+                (x + side * half * 0.62, middle + (center - middle) * 0.72),
                 (x + side * (half + outwards), outer),
             ]
         )
@@ -90,9 +90,9 @@ def _draw_eye(canvas: Canvas, identity: Identity, movement: Movement, side: int)
 
 def _draw_crows_feet(canvas: Canvas, identity: Identity, side: int, cheek: float) -> None:
     x, y = side * (identity.eye_distance + identity.eye_size + 0.045), EYE_HEIGHT
-    colour = mix(identity.skin, shade(identity.skin, 0.66), cheek)
+    color = mix(identity.skin, shade(identity.skin, 0.66), cheek)
     for rise in (-0.035, 0.0, 0.035):
-        canvas.stroke(spline([(x, y + rise * 0.5), (x + side * 0.06, y + rise * 1.6)]), colour, 0.014)
+        canvas.stroke(spline([(x, y + rise * 0.5), (x + side * 0.06, y + rise * 1.6)]), color, 0.014)
 
 
 def _between(upper: Points, lower: Points) -> Points:
@@ -108,7 +108,7 @@ def draw_brows(canvas: Canvas, identity: Identity, movement: Movement) -> None:
         identity: Who is drawn.
         movement: The action units.
     """
-    colour = mix(shade(identity.hair, 0.82), shade(identity.skin, 0.35), 0.25)
+    color = mix(shade(identity.hair, 0.82), shade(identity.skin, 0.35), 0.25)
     wrinkle = shade(identity.skin, 0.66)
     for side in SIDES:
         up, down = movement.brow_raise.at(side), movement.brow_lower.at(side)
@@ -129,7 +129,7 @@ def draw_brows(canvas: Canvas, identity: Identity, movement: Movement) -> None:
                 (side * far, outer),
             ]
         )
-        canvas.stroke(brow, colour, identity.brow_width * 1.15, ends=(0.75, 0.15))
+        canvas.stroke(brow, color, identity.brow_width * 1.15, ends=(0.75, 0.15))
         if up > 0.1:
             for rise, length in ((0.12, 0.17), (0.20, 0.13)):
                 middle = side * identity.eye_distance * 0.92
@@ -157,7 +157,7 @@ def draw_glasses(canvas: Canvas, identity: Identity) -> None:
     """
     if identity.glasses == "none":
         return
-    colour: Colour = (44, 40, 46)
+    color: Color = (44, 40, 46)
     half = min(identity.eye_distance - 0.05, identity.eye_size + 0.075)
     for side in SIDES:
         x, y = side * identity.eye_distance, EYE_HEIGHT + 0.025
@@ -178,7 +178,7 @@ def draw_glasses(canvas: Canvas, identity: Identity) -> None:
                 ],
                 closed=True,
             )
-        canvas.line(rim, colour, 0.024, closed=True)
-        canvas.line(spline([(side * (abs(x) + half), y - 0.03), (side * identity.face_width, y - 0.06)]), colour, 0.022)
+        canvas.line(rim, color, 0.024, closed=True)
+        canvas.line(spline([(side * (abs(x) + half), y - 0.03), (side * identity.face_width, y - 0.06)]), color, 0.022)
     bridge = identity.eye_distance - half
-    canvas.line(spline([(-bridge, EYE_HEIGHT), (0.0, EYE_HEIGHT - 0.03), (bridge, EYE_HEIGHT)]), colour, 0.022)
+    canvas.line(spline([(-bridge, EYE_HEIGHT), (0.0, EYE_HEIGHT - 0.03), (bridge, EYE_HEIGHT)]), color, 0.022)

@@ -17,15 +17,15 @@ from rich.console import Console
 from rich.progress import Progress
 
 from explllm import __version__
-from explllm.chat.offline import OfflineWriter
 from explllm.core.errors import ConfigError, InputError
 from explllm.core.expressions import LABEL_SETS, Expression, LabelSet
-from explllm.core.files import folder_written_whole
+from explllm.core.files import atomic_write_folder
 from explllm.core.manifest import Manifest
-from explllm.data.drawn_faces.canvas import Image
-from explllm.data.drawn_faces.identity import Identity, Scene
-from explllm.data.drawn_faces.prototypes import sample_action_units
-from explllm.data.drawn_faces.renderer import MINIMUM_SIZE, draw_face
+from explllm.drawn_faces.canvas import Image
+from explllm.drawn_faces.identity import Identity, Scene
+from explllm.drawn_faces.prototypes import sample_action_units
+from explllm.drawn_faces.renderer import MINIMUM_SIZE, draw_face
+from explllm.explanations.rule_writer import RuleWriter
 
 MANIFEST_NAME = "manifest.parquet"
 SETTINGS_NAME = "drawn_faces.json"
@@ -89,7 +89,7 @@ def draw_faces(
             where=folder,
             remedy="Name another folder for the drawn faces, or empty this one.",
         )
-    with folder_written_whole(folder) as drawn:
+    with atomic_write_folder(folder) as drawn:
         _draw_all(drawn, counts, size, seed, label_set)
         text = json.dumps(settings, indent=2) + "\n"
         (drawn / SETTINGS_NAME).write_text(text, encoding="utf-8")
@@ -119,7 +119,7 @@ def _settings_of(folder: Path) -> dict[str, Any] | None:
 
 def _draw_all(folder: Path, counts: dict[str, int], size: int, seed: int, label_set: LabelSet) -> None:
     rows = []
-    writer = OfflineWriter()
+    writer = RuleWriter()
     classes = label_set.expressions
     with _progress(sum(counts.values())) as advance:
         for part, (split, count) in enumerate(counts.items()):

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from explllm.data.drawn_faces.canvas import Canvas, Colour, Points, ellipse, mix, shade, shifted, spline
-from explllm.data.drawn_faces.identity import Identity
-from explllm.data.drawn_faces.mouth import JawPose, Lips
-from explllm.data.drawn_faces.movement import SIDES, Movement
+from explllm.drawn_faces.canvas import Canvas, Color, Points, ellipse, mix, shade, shifted, spline
+from explllm.drawn_faces.identity import Identity
+from explllm.drawn_faces.mouth import JawPose, Lips
+from explllm.drawn_faces.movement import SIDES, Movement
 
 _CROWN = -1.06
 
@@ -112,10 +112,10 @@ def _draw_puffed_cheeks(canvas: Canvas, identity: Identity, puff: float) -> None
 
 
 def _draw_freckles(canvas: Canvas, identity: Identity) -> None:
-    colour = mix(identity.skin, (176, 104, 66), 0.55)
+    color = mix(identity.skin, (176, 104, 66), 0.55)
     for side in SIDES:
         for x, y in ((0.24, 0.15), (0.32, 0.19), (0.40, 0.16), (0.30, 0.10), (0.46, 0.21), (0.37, 0.24), (0.12, 0.10)):
-            canvas.fill(ellipse(side * x, y, 0.013, 0.012, steps=8), colour)
+            canvas.fill(ellipse(side * x, y, 0.013, 0.012, steps=8), color)
 
 
 def draw_beard(canvas: Canvas, identity: Identity, movement: Movement) -> None:
@@ -129,7 +129,7 @@ def draw_beard(canvas: Canvas, identity: Identity, movement: Movement) -> None:
     if identity.facial_hair == "none":
         return
     lips, jaw = Lips.of(identity, movement), JawPose.of(movement)
-    colour = mix(shade(identity.hair, 0.9), identity.skin, 0.2)
+    color = mix(shade(identity.hair, 0.9), identity.skin, 0.2)
     top = float(lips.top[len(lips.top) // 2][1])
     if identity.facial_hair in ("stubble", "beard"):
         outline = face_outline(identity, movement)
@@ -150,12 +150,12 @@ def draw_beard(canvas: Canvas, identity: Identity, movement: Movement) -> None:
         )
         area = np.concatenate([border, [(cheek * 1.2, 2.0), (-cheek * 1.2, 2.0)]])
         shadow = mix(shade(identity.skin, 0.85), shade(identity.hair, 0.6), 0.25)
-        tint = colour if identity.facial_hair == "beard" else shadow
+        tint = color if identity.facial_hair == "beard" else shadow
         with canvas.clipped(outline):
             canvas.fill(area, tint)
         if identity.facial_hair == "beard":
             # Skin around the lips, so that their shape stays readable.
-            canvas.fill(_grown(lips, 0.028), mix(identity.skin, colour, 0.25))
+            canvas.fill(_grown(lips, 0.028), mix(identity.skin, color, 0.25))
     if identity.facial_hair == "moustache":
         left, right = lips.top[0], lips.top[-1]
         ridge = max(identity.nose_length + 0.075, top - 0.05)
@@ -166,12 +166,12 @@ def draw_beard(canvas: Canvas, identity: Identity, movement: Movement) -> None:
             (right[0] * 0.45, ridge * 0.8 + right[1] * 0.2),
             (right[0] * 0.85, right[1] - 0.005),
         ]
-        canvas.stroke(spline(hair), colour, 0.085, ends=(0.2, 0.2))
+        canvas.stroke(spline(hair), color, 0.085, ends=(0.2, 0.2))
     if identity.facial_hair == "goatee":
         x, y = lips.bottom[len(lips.bottom) // 2]
         chin = identity.chin_length + jaw.y
         tuft = [(x - 0.10, y + 0.09), (x + 0.10, y + 0.09), (jaw.x + 0.15, chin - 0.05), (jaw.x, chin + 0.04)]
-        canvas.fill(spline([*tuft, (jaw.x - 0.15, chin - 0.05)], closed=True), colour)
+        canvas.fill(spline([*tuft, (jaw.x - 0.15, chin - 0.05)], closed=True), color)
 
 
 def _grown(lips: Lips, margin: float) -> Points:
@@ -229,7 +229,7 @@ def draw_hair(canvas: Canvas, identity: Identity) -> None:
 
 def _fill_hair(canvas: Canvas, identity: Identity, shape: Points) -> None:
     canvas.fill(shape, identity.hair)
-    shine: Colour = mix(identity.hair, (255, 255, 255), 0.35)
+    shine: Color = mix(identity.hair, (255, 255, 255), 0.35)
     if identity.hair_style != "cropped":
         canvas.glow(0.0, _CROWN + 0.12, (0.40, 0.07), shine, 0.5)
 
@@ -237,12 +237,12 @@ def _fill_hair(canvas: Canvas, identity: Identity, shape: Points) -> None:
 def _draw_curls(canvas: Canvas, identity: Identity) -> None:
     wide, line = identity.face_width, identity.hairline
     for row, (radius, lift) in enumerate(((0.15, 0.04), (0.13, -0.12))):
-        colour = shade(identity.hair, 1.0 if row == 0 else 1.14)
+        color = shade(identity.hair, 1.0 if row == 0 else 1.14)
         for angle in np.linspace(-1.45, 1.45, 11 if row == 0 else 8):
             x = float(np.sin(angle)) * (wide + lift + 0.02)
             y = -0.42 - float(np.cos(angle)) * (-0.42 - _CROWN + lift)
             if abs(x) > wide * 0.55 or y < line - 0.05:
-                canvas.fill(ellipse(x, y, radius, radius, steps=14), colour, depth=0.2)
+                canvas.fill(ellipse(x, y, radius, radius, steps=14), color, depth=0.2)
 
 
 def _both_sides(top: tuple[float, float], right: list[tuple[float, float]], bottom: tuple[float, float]) -> Points:

@@ -8,14 +8,14 @@ from typing import Literal, TypeVar
 
 import numpy as np
 
-from explllm.data.drawn_faces.canvas import Colour, mix, shade
+from explllm.drawn_faces.canvas import Color, mix, shade
 
 HairStyle = Literal["bald", "cropped", "short", "parted", "fringe", "curly", "long", "bob", "bun"]
 FacialHair = Literal["none", "stubble", "moustache", "goatee", "beard"]
 Glasses = Literal["none", "round", "square"]
 _T = TypeVar("_T")
 
-_SKINS: tuple[Colour, ...] = (
+_SKINS: tuple[Color, ...] = (
     (255, 224, 204),
     (250, 211, 184),
     (241, 194, 160),
@@ -26,7 +26,7 @@ _SKINS: tuple[Colour, ...] = (
     (126, 80, 54),
     (98, 62, 44),
 )
-_HAIR_COLOURS: tuple[Colour, ...] = (
+_HAIR_COLOURS: tuple[Color, ...] = (
     (32, 26, 28),
     (52, 37, 30),
     (86, 58, 38),
@@ -37,8 +37,8 @@ _HAIR_COLOURS: tuple[Colour, ...] = (
     (158, 150, 144),
     (222, 220, 218),
 )
-_IRISES: tuple[Colour, ...] = ((74, 48, 30), (96, 66, 36), (72, 104, 62), (62, 100, 142), (92, 112, 124), (44, 32, 26))
-_CLOTHES: tuple[Colour, ...] = (
+_IRISES: tuple[Color, ...] = ((74, 48, 30), (96, 66, 36), (72, 104, 62), (62, 100, 142), (92, 112, 124), (44, 32, 26))
+_CLOTHES: tuple[Color, ...] = (
     (66, 92, 138),
     (150, 62, 68),
     (74, 112, 88),
@@ -55,13 +55,13 @@ _LONG_HAIR: tuple[HairStyle, ...] = ("long", "bob", "bun", "curly", "fringe", "p
 
 @dataclass(frozen=True)
 class Identity:
-    """What stays the same in all pictures of one drawn person; lengths in face units, colours red, green, blue."""
+    """What stays the same in all pictures of one drawn person; lengths in face units, colors red, green, blue."""
 
-    skin: Colour
-    hair: Colour
-    iris: Colour
-    lips: Colour
-    clothes: Colour
+    skin: Color
+    hair: Color
+    iris: Color
+    lips: Color
+    clothes: Color
     hair_style: HairStyle
     facial_hair: FacialHair
     glasses: Glasses
@@ -76,13 +76,13 @@ class Identity:
     chin_length: float
     """How far the chin lies below the origin."""
     eye_distance: float
-    """Half the distance between the centres of the eyes."""
+    """Half the distance between the centers of the eyes."""
     eye_size: float
     """Half the width of an eye."""
     eye_tilt: float
     """How much the outer corner of an eye lies above the inner one."""
     brow_height: float
-    """Distance from the centre of the eye up to the relaxed brow."""
+    """Distance from the center of the eye up to the relaxed brow."""
     brow_width: float
     """Thickness of the brow."""
     nose_width: float
@@ -165,7 +165,7 @@ class Scene:
     roll: float = 0.0
     """Turn of the head in the picture plane, radians, clockwise as seen."""
     yaw: float = 0.0
-    """Turn of the head towards the right of the image, radians."""
+    """Turn of the head toward the right of the image, radians."""
     pitch: float = 0.0
     """Nod of the head downwards, radians."""
     scale: float = 1.0
@@ -183,11 +183,11 @@ class Scene:
     blur: float = 0.0
     """Standard deviation of the blur, pixels of a picture 96 pixels wide."""
     noise: float = 0.0
-    """Standard deviation of the noise, grey levels of 255."""
+    """Standard deviation of the noise, gray levels of 255."""
     noise_seed: int = 0
     """Seed of the noise."""
-    background: Colour = (176, 190, 204)
-    """Colour behind the person."""
+    background: Color = (176, 190, 204)
+    """Color behind the person."""
 
     @classmethod
     def sample(cls, rng: np.random.Generator) -> Scene:
@@ -199,8 +199,8 @@ class Scene:
         Returns:
             The conditions; the head stays within 12 degrees of upright and about 17 degrees of frontal.
         """
-        grey = float(rng.uniform(70, 225))
-        red, green, blue = (min(255.0, max(0.0, grey + c)) for c in rng.uniform(-35, 35, 3).tolist())
+        gray = float(rng.uniform(70, 225))
+        red, green, blue = (min(255.0, max(0.0, gray + c)) for c in rng.uniform(-35, 35, 3).tolist())
         return cls(
             roll=float(np.clip(rng.normal(0, 0.08), -0.21, 0.21)),
             yaw=float(np.clip(rng.normal(0, 0.13), -0.3, 0.3)),

@@ -6,13 +6,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from explllm.data.drawn_faces.canvas import Canvas, Colour, Points, ellipse, mix, shade, shifted, spline
-from explllm.data.drawn_faces.identity import Identity
-from explllm.data.drawn_faces.movement import SIDES, Movement
+from explllm.drawn_faces.canvas import Canvas, Color, Points, ellipse, mix, shade, shifted, spline
+from explllm.drawn_faces.identity import Identity
+from explllm.drawn_faces.movement import SIDES, Movement
 
-_TEETH: Colour = (248, 244, 234)
-_CAVITY: Colour = (74, 20, 26)
-_TONGUE: Colour = (196, 92, 96)
+_TEETH: Color = (248, 244, 234)
+_CAVITY: Color = (74, 20, 26)
+_TONGUE: Color = (196, 92, 96)
 # Distance from the base of the nose down to the relaxed mouth, face units.
 _BELOW_NOSE = 0.27
 
@@ -141,8 +141,8 @@ def draw_mouth(canvas: Canvas, identity: Identity, movement: Movement) -> None:
         with canvas.clipped(opening):
             _draw_inside(canvas, movement, lips)
     canvas.fill(_closed(lips.top, lips.upper), shade(identity.lips, 0.88))
-    bottom_colour = mix(shade(identity.lips, 1.04), shade(identity.lips, 1.2), m.jaw_thrust)
-    canvas.fill(_closed(lips.lower, lips.bottom), bottom_colour)
+    bottom_color = mix(shade(identity.lips, 1.04), shade(identity.lips, 1.2), m.jaw_thrust)
+    canvas.fill(_closed(lips.lower, lips.bottom), bottom_color)
     middle = len(lips.lower) // 2
     x, y = lips.lower[middle]
     thickness = float(lips.bottom[middle][1] - y)
@@ -217,13 +217,13 @@ def _draw_chin_and_sucked_lips(canvas: Canvas, identity: Identity, movement: Mov
     under = max(0.25, m.chin_raise, m.jaw_thrust, 0.8 * m.lower_lip_suck)
     canvas.glow(x, y + 0.05, (0.13, 0.035), shade(skin, 0.62), 0.55 * under)
     if m.chin_raise > 0.08:
-        colour = mix(skin, fold, m.chin_raise)
+        color = mix(skin, fold, m.chin_raise)
         arch = [(x - 0.13, y + 0.12), (x, y + 0.06), (x + 0.13, y + 0.12)]
-        canvas.stroke(spline(arch), colour, 0.030)
+        canvas.stroke(spline(arch), color, 0.030)
         # The skin of a raised chin is pitted like an orange's.
         for across, down in ((0.06, 0.12), (0.0, 0.15), (0.09, 0.17), (0.03, 0.19)):
             for dx in {across, -across}:
-                canvas.fill(ellipse(x + dx, y + down, 0.016, 0.012, steps=8), colour)
+                canvas.fill(ellipse(x + dx, y + down, 0.016, 0.012, steps=8), color)
     if m.jaw_thrust > 0.05:
         canvas.glow(x, y + 0.16, (0.15, 0.09), mix(skin, (255, 246, 236), 0.45), 0.6 * m.jaw_thrust)
     if m.lower_lip_suck > 0.05:
@@ -265,12 +265,12 @@ def draw_nose(canvas: Canvas, identity: Identity, movement: Movement) -> None:
         spline([(-half * 0.3, base + 0.012), (0.0, base + 0.026), (half * 0.3, base + 0.012)]), outline, 0.022
     )
     if wrinkle > 0.05:
-        colour = mix(skin, shade(skin, 0.52), wrinkle)
+        color = mix(skin, shade(skin, 0.52), wrinkle)
         for height in (-0.17, -0.10, -0.03):
             canvas.stroke(
-                spline([(-0.085, height + 0.025), (0.0, height - 0.012), (0.085, height + 0.025)]), colour, 0.026
+                spline([(-0.085, height + 0.025), (0.0, height - 0.012), (0.085, height + 0.025)]), color, 0.026
             )
         for side in SIDES:
             for height in (-0.02, 0.06):
                 line = [(0.075, height - 0.05), (0.105, height + 0.01), (0.15, height + 0.04)]
-                canvas.stroke(spline([(side * x, y) for x, y in line]), colour, 0.022)
+                canvas.stroke(spline([(side * x, y) for x, y in line]), color, 0.022)

@@ -9,12 +9,12 @@ import cv2
 import numpy as np
 
 from explllm.core.errors import InputError
-from explllm.data.drawn_faces.canvas import Canvas, Image
-from explllm.data.drawn_faces.eyes import draw_brows, draw_eyes, draw_glasses
-from explllm.data.drawn_faces.head import draw_beard, draw_behind, draw_hair, draw_head
-from explllm.data.drawn_faces.identity import Identity, Scene
-from explllm.data.drawn_faces.mouth import draw_mouth, draw_nose
-from explllm.data.drawn_faces.movement import Movement
+from explllm.drawn_faces.canvas import Canvas, Image
+from explllm.drawn_faces.eyes import draw_brows, draw_eyes, draw_glasses
+from explllm.drawn_faces.head import draw_beard, draw_behind, draw_hair, draw_head
+from explllm.drawn_faces.identity import Identity, Scene
+from explllm.drawn_faces.mouth import draw_mouth, draw_nose
+from explllm.drawn_faces.movement import Movement
 
 __all__ = ["Identity", "Scene", "draw_face"]
 

@@ -3,9 +3,9 @@
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
-from explllm.chat.reading import Ask, UnreadableAnswer, ask_until_read
-from explllm.chat.request import ChatAnswer, ChatMessage, ChatRequest
 from explllm.engine.face import EngineSettings
+from explllm.llm.reading import Ask, UnreadableAnswer, ask_until_read
+from explllm.llm.request import ChatAnswer, ChatMessage, ChatRequest
 
 __all__ = ["Ask", "Asker", "UnreadableAnswer"]
 

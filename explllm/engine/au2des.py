@@ -1,11 +1,11 @@
 """AU2Des Generation (paper, Section III-B-2): a description from the action units alone."""
 
-from explllm.chat.prompt import render
 from explllm.core.action_units import NAMES
 from explllm.engine.asking import Asker
 from explllm.engine.face import Face
 from explllm.engine.img2au import in_words, unmeasured
 from explllm.engine.memory import Memory
+from explllm.llm.prompt import render
 
 MAX_TOKENS = 1024
 WANTED = "the analysis, in plain words"

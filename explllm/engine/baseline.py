@@ -16,19 +16,18 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from explllm.chat.prompt import render
-from explllm.chat.reading import Ask, UnreadableAnswer, ask_until_read
-from explllm.chat.request import ChatAnswer, ChatFailure, ChatMessage, ChatPicture, ChatRequest, Refused
-from explllm.core.chain_of_thought import MAX_WORDS
 from explllm.core.errors import InputError, ManifestError
 from explllm.core.expressions import LABEL_SETS, Expression, LabelSet
-from explllm.core.manifest import Manifest
+from explllm.core.manifest import Manifest, face_key
 from explllm.engine.des2exp import expression_schema, read_expression
-from explllm.engine.img2au import scope_of
+from explllm.engine.face_queue import FAILED
 from explllm.engine.outcomes import Outcomes
 from explllm.engine.refinement import SCHEMA, read_cot
-from explllm.engine.work import FAILED
+from explllm.explanations.chain_of_thought import MAX_WORDS
 from explllm.faces.crop import DEFAULT_MARGIN, load_face
+from explllm.llm.prompt import render
+from explllm.llm.reading import Ask, UnreadableAnswer, ask_until_read
+from explllm.llm.request import ChatAnswer, ChatFailure, ChatMessage, ChatPicture, ChatRequest, Refused
 
 PROMPTS = ("baseline_label", "baseline_cot")
 LARGEST = 512
@@ -112,8 +111,8 @@ def label_set_of(manifest: Manifest, name: str | None) -> LabelSet:
 
     Args:
         manifest: The table.
-        name: A data set's name; None for the seven basic expressions, or all eight where a row is labelled Contempt or
-            none is labelled.
+        name: A data set's name; None for the seven basic expressions, or all eight where a row is labeled Contempt or
+            none is labeled.
 
     Returns:
         The classes.
@@ -132,7 +131,7 @@ def pictured_faces(manifest: Manifest, labels: LabelSet) -> Iterator[tuple[int, 
 
     Args:
         manifest: The table.
-        labels: The classes; faces that are labelled otherwise could only be answered wrong, and are left out. So are
+        labels: The classes; faces that are labeled otherwise could only be answered wrong, and are left out. So are
             rows in which no face was found: the whole photograph is nobody's face, and may show much else.
 
     Yields:
@@ -141,7 +140,7 @@ def pictured_faces(manifest: Manifest, labels: LabelSet) -> Iterator[tuple[int, 
     images, boxes = manifest.frame["image"], manifest.frame.get("box", [None] * len(manifest))
     for row, (image, box, lack) in enumerate(zip(images, boxes, _lacks(manifest, labels), strict=True)):
         if lack is None:
-            yield row, PicturedFace(scope_of(image, box), manifest.root / image, box)
+            yield row, PicturedFace(face_key(image, box), manifest.root / image, box)
 
 
 def left_out(manifest: Manifest, labels: LabelSet) -> dict[str, int]:
@@ -164,7 +163,7 @@ def left_out(manifest: Manifest, labels: LabelSet) -> dict[str, int]:
             remedy = "Leave the column face_status out if the images are faces as they are."
             raise ManifestError("in no row a face was found", where=manifest.path, remedy=remedy)
         raise ManifestError(
-            f"no row is labelled with a class of {labels.name}", where=manifest.path, remedy="Give another --label-set."
+            f"no row is labeled with a class of {labels.name}", where=manifest.path, remedy="Give another --label-set."
         )
     return dict(counts)
 
@@ -172,7 +171,7 @@ def left_out(manifest: Manifest, labels: LabelSet) -> dict[str, int]:
 def _lacks(manifest: Manifest, labels: LabelSet) -> list[str | None]:
     """Return why a row is left out; None where it is not."""
     truths = manifest.frame.get("expression", [None] * len(manifest))
-    other = f"labelled with no class of {labels.name}"
+    other = f"labeled with no class of {labels.name}"
     return [
         _NO_FACE if faceless else None if truth is None or truth in labels else other
         for faceless, truth in zip(manifest.faceless(), truths, strict=True)

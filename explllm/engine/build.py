@@ -5,18 +5,18 @@ from collections.abc import Iterator
 
 import pandas as pd
 
-from explllm.chat.client import ChatClient
 from explllm.core.manifest import Manifest
 from explllm.core.manifest_files import is_empty
 from explllm.engine.face import EngineSettings, Outcome, Status
+from explllm.engine.face_queue import RunResult, Seen, run_all
 from explllm.engine.img2au import faces
 from explllm.engine.offline import OfflineEngine
 from explllm.engine.outcomes import Outcomes
 from explllm.engine.pipeline import explain_face
-from explllm.engine.work import Built, Seen, work_through
+from explllm.llm.client import ChatClient
 
 
-def build_offline(manifest: Manifest, settings: EngineSettings, seen: Seen[Outcome]) -> Built:
+def build_offline(manifest: Manifest, settings: EngineSettings, seen: Seen[Outcome]) -> RunResult:
     """Write the chains of thought of a manifest by rules.
 
     Args:
@@ -27,7 +27,7 @@ def build_offline(manifest: Manifest, settings: EngineSettings, seen: Seen[Outco
     Returns:
         What became of it.
     """
-    start, engine, built = time.monotonic(), OfflineEngine(settings), Built()
+    start, engine, built = time.monotonic(), OfflineEngine(settings), RunResult()
     for row, face in faces(manifest):
         built.total += 1
         outcome = engine.explain(face)
@@ -39,7 +39,7 @@ def build_offline(manifest: Manifest, settings: EngineSettings, seen: Seen[Outco
 
 async def build_with_model(
     manifest: Manifest, client: ChatClient, settings: EngineSettings, requests: int, seen: Seen[Outcome]
-) -> Built:
+) -> RunResult:
     """Make the chains of thought of a manifest with a language model.
 
     Args:
@@ -54,7 +54,7 @@ async def build_with_model(
         ends it early; what is in flight is finished.
     """
     total = sum(1 for _ in faces(manifest))
-    return await work_through(
+    return await run_all(
         faces(manifest), total, lambda face: explain_face(face, client.ask, settings), requests, seen, client.ledger
     )
 

@@ -5,11 +5,11 @@ import re
 from collections.abc import Iterable
 from typing import Any
 
-from explllm.chat.prompt import render
-from explllm.chat.request import ChatMessage
 from explllm.core.errors import UnknownExpressionError
 from explllm.core.expressions import Expression
 from explllm.engine.asking import Asker
+from explllm.llm.prompt import render
+from explllm.llm.request import ChatMessage
 
 MAX_TOKENS = 32
 

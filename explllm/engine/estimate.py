@@ -7,15 +7,15 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from explllm.chat.prices import Price, picture_tokens
-from explllm.chat.prompt import render
-from explllm.chat.settings import ChatSettings
-from explllm.core.chain_of_thought import MAX_WORDS
+from explllm.commands.cot_build import engine_settings
 from explllm.core.expressions import Expression, LabelSet
 from explllm.core.manifest import Manifest
 from explllm.engine.face import EngineSettings, Face
 from explllm.engine.img2au import faces, in_words, left_out
-from explllm.engine.run import engine_settings
+from explllm.explanations.chain_of_thought import MAX_WORDS
+from explllm.llm.prices import Price, picture_tokens
+from explllm.llm.prompt import render
+from explllm.llm.settings import ChatSettings
 
 CHARACTERS_PER_TOKEN = 4.0
 """English prose in the tokenizers of current models: a rule of thumb."""

@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 from enum import StrEnum
 
-from explllm.core.chain_of_thought import ChainOfThought
 from explllm.core.expressions import Expression
+from explllm.explanations.chain_of_thought import ChainOfThought
 
 
 @dataclass(frozen=True)

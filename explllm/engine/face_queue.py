@@ -6,10 +6,10 @@ from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Protocol, TypeVar
 
-from explllm.chat.ledger import Ledger
-from explllm.chat.request import OutOfBudget, Stopped, well_formed
 from explllm.core.errors import InputError
 from explllm.engine.outcomes import Ended, Outcomes
+from explllm.llm.ledger import Ledger
+from explllm.llm.request import OutOfBudget, Stopped, well_formed
 
 FAILED = "failed"
 """The status of a face that came to nothing, in every run."""
@@ -35,7 +35,7 @@ Seen = Callable[[End], None]
 
 
 @dataclass
-class Built:
+class RunResult:
     """What became of a manifest."""
 
     outcomes: Outcomes = field(default_factory=Outcomes)
@@ -66,14 +66,14 @@ class Built:
         return 1 if self.count(FAILED) or self.pending else 0
 
 
-async def work_through(
+async def run_all(
     faces: Iterable[tuple[int, Face]],
     total: int,
     work: Callable[[Face], Awaitable[End]],
     requests: int,
     seen: Seen[End],
     ledger: Ledger,
-) -> Built:
+) -> RunResult:
     """Work on many faces at a time.
 
     Args:
@@ -88,7 +88,7 @@ async def work_through(
         What became of them. A budget that is used up, `ChatClient.stop`, or a server that refuses key, model or credit
         ends it early: what is in flight is finished, and so is each face whose answers are all recorded.
     """
-    built, start, waiting = Built(total=total), time.monotonic(), iter(faces)
+    built, start, waiting = RunResult(total=total), time.monotonic(), iter(faces)
 
     begun: set[str] = set()
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from explllm.core.action_units import NAMES
 from explllm.core.errors import ManifestError
 from explllm.core.expressions import Expression
-from explllm.core.manifest import Manifest
+from explllm.core.manifest import Manifest, face_key
 from explllm.engine.face import Face
 
 
@@ -30,12 +30,7 @@ def faces(manifest: Manifest) -> Iterator[tuple[int, Face]]:
     columns = zip(frame["image"], manifest.intensities(), frame["expression"], boxes, strict=True)
     for row, (image, units, label, box) in enumerate(columns):
         if units is not None and label is not None:
-            yield row, Face(scope_of(image, box), tuple(units), Expression(label))
-
-
-def scope_of(image: str, box: Sequence[float] | None) -> str:
-    """Name a face in the ledger: by its image's path, and by its box where it has one."""
-    return str(image) if box is None else f"{image} {','.join(f'{side:g}' for side in box)}"
+            yield row, Face(face_key(image, box), tuple(units), Expression(label))
 
 
 def left_out(manifest: Manifest) -> dict[str, int]:
@@ -57,7 +52,7 @@ def left_out(manifest: Manifest) -> dict[str, int]:
         raise ManifestError(
             "no row has both action units and an expression",
             where=manifest.path,
-            remedy="Estimate the action units of labelled faces first.",
+            remedy="Estimate the action units of labeled faces first.",
         )
     counts = {"no action units": int(no_units.sum()), "no expression": int(no_label.sum())}
     return {lack: count for lack, count in counts.items() if count}

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from explllm.chat.request import ChatMessage
+from explllm.llm.request import ChatMessage
 
 
 @dataclass

@@ -1,9 +1,9 @@
 """Chains of thought without any model: the rule-based writer, held to the same checks."""
 
-from explllm.chat.offline import OfflineWriter
-from explllm.chat.request import digest
-from explllm.engine.checks import pair_problems
 from explllm.engine.face import EngineSettings, Face, Outcome, Status
+from explllm.explanations.checks import pair_problems
+from explllm.explanations.rule_writer import RuleWriter
+from explllm.llm.request import digest
 
 _TRIES = 50
 
@@ -14,7 +14,7 @@ class OfflineEngine:
     def __init__(self, settings: EngineSettings) -> None:
         """Keep the limits of the checks."""
         self.settings = settings
-        self.writer = OfflineWriter()
+        self.writer = RuleWriter()
         self._written: dict[str, str] = {}
         """Digests of texts and of the action units they are about: the texts themselves would fill the memory."""
 

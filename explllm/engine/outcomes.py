@@ -6,8 +6,8 @@ import weakref
 from enum import StrEnum
 from typing import Any, Protocol
 
-from explllm.chat.request import well_formed
 from explllm.core.errors import InputError
+from explllm.llm.request import well_formed
 
 
 class Ended(Protocol):
@@ -15,7 +15,7 @@ class Ended(Protocol):
 
     @property
     def status(self) -> StrEnum:
-        """One word for it; `explllm.engine.work.FAILED` if it came to nothing."""
+        """One word for it; `explllm.engine.face_queue.FAILED` if it came to nothing."""
 
     @property
     def reason(self) -> str:

@@ -3,7 +3,6 @@
 import re
 from collections.abc import Sequence
 
-from explllm.chat.request import ChatFailure
 from explllm.core.expressions import Expression
 from explllm.engine.asking import Ask, Asker, UnreadableAnswer
 from explllm.engine.au2des import describe
@@ -13,6 +12,7 @@ from explllm.engine.memory import Memory
 from explllm.engine.refinement import refine
 from explllm.engine.reflection import label_is_given, reflect
 from explllm.engine.verification import verify
+from explllm.llm.request import ChatFailure
 
 
 async def explain_face(face: Face, ask: Ask, settings: EngineSettings) -> Outcome:

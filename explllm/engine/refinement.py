@@ -4,14 +4,14 @@ import json
 import re
 from collections.abc import Sequence
 
-from explllm.chat.prompt import render
-from explllm.chat.request import ChatMessage
-from explllm.core.chain_of_thought import TITLES, ChainOfThought
 from explllm.core.expressions import Expression
 from explllm.engine.asking import Asker
-from explllm.engine.checks import pair_problems
 from explllm.engine.face import Face
 from explllm.engine.img2au import in_words
+from explllm.explanations.chain_of_thought import TITLES, ChainOfThought
+from explllm.explanations.checks import pair_problems
+from explllm.llm.prompt import render
+from explllm.llm.request import ChatMessage
 
 MAX_TOKENS = 512
 WANTED = "the three parts under their titles, none of them empty"

@@ -2,11 +2,11 @@
 
 from collections.abc import Sequence
 
-from explllm.chat.prompt import render
 from explllm.engine.asking import Asker
 from explllm.engine.au2des import MAX_TOKENS, WANTED, said
 from explllm.engine.face import Face
 from explllm.engine.memory import Memory
+from explllm.llm.prompt import render
 
 
 async def reflect(face: Face, problems: Sequence[str], memory: Memory, ask: Asker) -> str:

@@ -16,13 +16,13 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from explllm.chat.client import ChatClient
-from explllm.chat.ledger import Ledger
-from explllm.chat.request import ChatSettings
 from explllm.core.errors import ConfigError, InputError
-from explllm.core.files import written_whole
+from explllm.core.files import atomic_write
+from explllm.engine.face_queue import FAILED, RunResult
 from explllm.engine.outcomes import Ended
-from explllm.engine.work import FAILED, Built
+from explllm.llm.client import ChatClient
+from explllm.llm.ledger import Ledger
+from explllm.llm.request import ChatSettings
 
 LEDGER = "ledger.sqlite"
 PROGRESS = "progress.json"
@@ -34,7 +34,7 @@ _REASONS = 10
 
 
 def chat_settings(options: argparse.Namespace) -> ChatSettings:
-    """Return whom to ask, and how, of a command line with the options of `explllm.engine.command.add_asking`."""
+    """Return whom to ask, and how, of a command line with the options of `explllm.commands.cot.add_asking`."""
     return ChatSettings(
         model=options.model,
         base_url=options.base_url,
@@ -52,7 +52,7 @@ def chat_settings(options: argparse.Namespace) -> ChatSettings:
 
 
 @dataclass(frozen=True)
-class Making:
+class BuildIdentity:
     """What a run makes; kept with its progress, so that no other file is taken for its beginning."""
 
     manifest: Path
@@ -62,7 +62,7 @@ class Making:
     source: str
     """Who makes it, a model's name for one."""
 
-    def refuse_loss(self, folder: Path) -> None:
+    def check_overwrite(self, folder: Path) -> None:
         """Refuse an OUT that is not the beginning of this run.
 
         Args:
@@ -93,7 +93,7 @@ class Making:
 
 
 def progress_of(folder: Path) -> dict[str, Any]:
-    """Return what `Watch.write` kept in a run folder; nothing if there was no run, or nobody can read what it kept."""
+    """Return what `ProgressTracker.write` saved in a run folder; empty if there is none or it is unreadable."""
     try:
         held = json.loads((folder / PROGRESS).read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -101,10 +101,10 @@ def progress_of(folder: Path) -> dict[str, Any]:
     return held if isinstance(held, dict) else {}
 
 
-class Watch:
+class ProgressTracker:
     """Shows the progress of a run, and keeps it in a file for other shells."""
 
-    def __init__(self, folder: Path, total: int, statuses: Iterable[str], title: str, making: Making) -> None:
+    def __init__(self, folder: Path, total: int, statuses: Iterable[str], title: str, making: BuildIdentity) -> None:
         """Prepare; nothing is shown.
 
         Args:
@@ -152,7 +152,7 @@ class Watch:
             self.write("running")
 
     async def live(self) -> None:
-        """Give a sign of life every few seconds, also while no face ends; until cancelled."""
+        """Give a sign of life every few seconds, also while no face ends; until canceled."""
         while True:
             await asyncio.sleep(_HEARTBEAT)
             self.write("running")
@@ -172,10 +172,10 @@ class Watch:
             "updated": time.time(),
         }
         # On a full disk the ledger stops the run, and says why; the progress is only its picture.
-        with suppress(OSError), written_whole(self.folder / PROGRESS) as temporary:
+        with suppress(OSError), atomic_write(self.folder / PROGRESS) as temporary:
             temporary.write_text(json.dumps(told, indent=2) + "\n", encoding="utf-8")
 
-    def raise_what_ended(self, built: Built, command: str = "the same command") -> None:
+    def raise_if_stopped(self, built: RunResult, command: str = "the same command") -> None:
         """Say how to go on after an early end, when all that was in flight is finished and written.
 
         Args:
@@ -195,7 +195,7 @@ class Watch:
 
 
 @contextmanager
-def writing(watch: Watch, built: Built) -> Iterator[None]:
+def writing(watch: ProgressTracker, built: RunResult) -> Iterator[None]:
     """Say in the progress how a run ended, once what became of it is written.
 
     Args:
@@ -215,8 +215,8 @@ def writing(watch: Watch, built: Built) -> Iterator[None]:
 
 
 def run_with_client(
-    settings: ChatSettings, folder: Path, watch: Watch, work: Callable[[ChatClient], Awaitable[Built]]
-) -> Built:
+    settings: ChatSettings, folder: Path, watch: ProgressTracker, work: Callable[[ChatClient], Awaitable[RunResult]]
+) -> RunResult:
     """Do a run's work with a client that keeps its ledger in the run folder.
 
     Ctrl-C stops the client: what is in flight is finished. A second Ctrl-C waits for nothing. Nothing is said of the
@@ -246,8 +246,8 @@ def run_with_client(
 
 
 async def _with_client(
-    settings: ChatSettings, folder: Path, watch: Watch, work: Callable[[ChatClient], Awaitable[Built]]
-) -> Built:
+    settings: ChatSettings, folder: Path, watch: ProgressTracker, work: Callable[[ChatClient], Awaitable[RunResult]]
+) -> RunResult:
     with Ledger(folder / LEDGER) as ledger:
         async with ChatClient(settings, ledger) as client:
             await client.check()
@@ -305,7 +305,7 @@ def _first(group: BaseExceptionGroup[Any]) -> BaseException:
     return error
 
 
-def print_summary(built: Built, statuses: Iterable[str], left_out: Mapping[str, int], out: Path) -> None:
+def print_summary(built: RunResult, statuses: Iterable[str], left_out: Mapping[str, int], out: Path) -> None:
     """Print what became of a manifest, and why rows failed.
 
     Args:

@@ -7,13 +7,13 @@ are all local checks, before anything is asked.
 import json
 import re
 
-from explllm.chat.prompt import render
-from explllm.chat.request import ChatMessage
 from explllm.core.expressions import Expression
 from explllm.engine.asking import Asker
-from explllm.engine.checks import description_problems
 from explllm.engine.face import Face
 from explllm.engine.img2au import in_words, unmeasured
+from explllm.explanations.checks import description_problems
+from explllm.llm.prompt import render
+from explllm.llm.request import ChatMessage
 
 MAX_TOKENS = 32
 WANTED = "Correct or Incorrect, and nothing else"

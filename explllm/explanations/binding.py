@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from explllm.core import au_movements as movements
-from explllm.core.au_tagging import TaggedSentence
+from explllm.explanations import movements
+from explllm.explanations.tagging import TaggedSentence
 
 # What may stand between a part and its movement in "brows are slightly raised", and between them in "raised left brow".
 AFTER_PART = frozenset(("copula", "adverb", "grade", "motion", "filler", "not", "no"))

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from explllm.core.errors import ChainOfThoughtError
 from explllm.core.expressions import Expression
-from explllm.core.verdict import is_decided, verdict
+from explllm.explanations.verdict import is_decided, verdict
 
 MAX_WORDS = 130
 """The most words of a chain of thought, titles included (paper, Section III-B, the prompt of "Format Refinement")."""
@@ -93,7 +93,7 @@ class ChainOfThought:
         """The expression that the conclusion arrives at, or None if the whole text speaks of none.
 
         Only where the conclusion names none, or two alike, do the interpretation and then the key observations have a
-        say; see `explllm.core.verdict`.
+        say; see `explllm.explanations.verdict`.
         """
         if self.conclusion:
             return verdict(self.conclusion, self.interpretation, self.key_observations)
@@ -215,7 +215,7 @@ def _append(sections: dict[int, str], section: int, body: str) -> None:
 
 
 def _clean(body: str) -> str:
-    """Strip white space and what is left of a markdown rule, a code fence or a neighbour's bold type."""
+    """Strip white space and what is left of a markdown rule, a code fence or a neighbor's bold type."""
     lines = body.strip().split("\n")
     while lines and _RULE.fullmatch(lines[-1]):
         lines.pop()
@@ -271,7 +271,7 @@ def _split_interpretation(text: str) -> tuple[str, str]:
 
 
 def _recover(preamble: str, sections: list[str]) -> tuple[str, str, str]:
-    """Fill the sections whose title is missing from their neighbours, where those hold a paragraph too many."""
+    """Fill the sections whose title is missing from their neighbors, where those hold a paragraph too many."""
     key, interpretation, conclusion = sections
     if not key:
         key = preamble
@@ -299,7 +299,7 @@ def _untitled_sections(text: str) -> tuple[str, str, str]:
     return key, interpretation, conclusion
 
 
-# Neighbours that make "left" a form of "leave", or "right" something other than a side: "is left with", "nothing left";
+# Neighbors that make "left" a form of "leave", or "right" something other than a side: "is left with", "nothing left";
 # "left behind", "right away", but "on the left over the brow"; "the right balance". They hold for both words alike, so
 # that mirroring twice gives the text back.
 _VERB_BEFORE = re.compile(

@@ -4,9 +4,9 @@ import re
 from collections.abc import Sequence
 
 from explllm.core.action_units import NAMES
-from explllm.core.chain_of_thought import ChainOfThought
 from explllm.core.expressions import Expression
-from explllm.core.grounding import ground
+from explllm.explanations.chain_of_thought import ChainOfThought
+from explllm.explanations.grounding import ground
 
 _INDEX = re.compile(r"\bA\.?U\.?s?\s*[-#]?\s*\d+|\baction units?\s*(?:no\.?|number|#)?\s*\d+", re.IGNORECASE)
 # "US" is the country, and an "I" before anything but a word is a numeral, as is the "i" of "i.e.".

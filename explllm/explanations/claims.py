@@ -11,11 +11,10 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from explllm.core import au_lexicon as lexicon
-from explllm.core import au_movements as movements
 from explllm.core.action_units import FEAFA, NAMES
-from explllm.core.au_binding import AFTER_PART, BEFORE_PART, parts_of
-from explllm.core.au_tagging import TaggedSentence
+from explllm.explanations import lexicon, movements
+from explllm.explanations.binding import AFTER_PART, BEFORE_PART, parts_of
+from explllm.explanations.tagging import TaggedSentence
 
 
 @dataclass(frozen=True)

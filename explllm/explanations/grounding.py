@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from explllm.core.action_units import FEAFA, check_action_units
-from explllm.core.au_claims import Claim, claims
+from explllm.explanations.claims import Claim, claims
 
 __all__ = ["ACTIVE", "STRONG", "TOLERANCE", "Claim", "Grounding", "claims", "ground"]
 

@@ -1,6 +1,6 @@
 """The lexicon with which texts about faces are read: words for intensities, denials and what stands between them.
 
-`explllm.core.au_movements` holds the parts of the face and their movements.
+`explllm.explanations.movements` holds the parts of the face and their movements.
 """
 
 from __future__ import annotations
@@ -9,8 +9,8 @@ from collections.abc import Iterator, Mapping
 from itertools import pairwise
 from types import MappingProxyType
 
-from explllm.core import au_movements as movements
 from explllm.core.action_units import INTENSITY_WORDS
+from explllm.explanations import movements
 
 Tag = tuple[str, str]
 """What a word is, and which: ("part", "brow"), ("action", "raise"), ("side", "left")."""

@@ -1,7 +1,7 @@
 """The words for parts of the face and for their movements, and which action units the two mean together.
 
-Only data; `explllm.core.au_lexicon` adds the words around them and `explllm.core.au_claims` reads texts with both. The
-words are those of general English and of FACS, so that a text need not use FEAFA's names.
+Only data. `explllm.explanations.lexicon` adds the words around them, and `explllm.explanations.claims` reads texts
+with both. The words are those of general English and of FACS, so a text need not use FEAFA's names.
 """
 
 from __future__ import annotations

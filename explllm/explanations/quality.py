@@ -3,11 +3,11 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from explllm.core.chain_of_thought import MAX_WORDS, ChainOfThought
 from explllm.core.expressions import Expression
-from explllm.core.grounding import ground
-from explllm.engine.checks import form_problems, names, pair_problems
-from explllm.engine.records import Record
+from explllm.explanations.chain_of_thought import MAX_WORDS, ChainOfThought
+from explllm.explanations.checks import form_problems, names, pair_problems
+from explllm.explanations.grounding import ground
+from explllm.explanations.records import Record
 
 
 @dataclass(frozen=True)
@@ -16,7 +16,7 @@ class Quality:
 
     texts: int
     """Texts."""
-    unlabelled: int
+    unlabeled: int
     """Texts whose label is not known."""
     mean_words: float
     """Mean number of words, titles included."""
@@ -75,7 +75,7 @@ def quality(records: Iterable[Record]) -> Quality:
         sums["over_limit"] += words > MAX_WORDS
         sums["missing_title"] += any("section" in problem for problem in problems)
         if record.expression is None:
-            sums["unlabelled"] += 1
+            sums["unlabeled"] += 1
         else:
             named = names(cot.conclusion, record.expression)
             sums["unnamed_label"] += not named

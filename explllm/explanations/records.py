@@ -11,8 +11,7 @@ import pandas as pd
 from explllm.core.errors import ManifestError, MissingPathError, UnknownExpressionError
 from explllm.core.expressions import Expression
 from explllm.core.files import PREDICTIONS
-from explllm.core.manifest import Manifest
-from explllm.engine.img2au import scope_of
+from explllm.core.manifest import Manifest, face_key
 
 
 @dataclass(frozen=True)
@@ -37,14 +36,14 @@ class Record:
     @property
     def name(self) -> str:
         """The face's name, which no other face of the table has."""
-        return scope_of(self.image, self.box)
+        return face_key(self.image, self.box)
 
 
 def read_table(path: Path) -> Manifest:
-    """Read a table of texts or of recognised faces.
+    """Read a table of texts or of recognized faces.
 
     The authors' released code has two layouts in JSON. A list has ``file_name``, ``emo``, ``au``, ``description``;
-    where it has ``gt_emo`` too, that is the true label, and ``emo`` the recognised one; a ``box``, which ours have,
+    where it has ``gt_emo`` too, that is the true label, and ``emo`` the recognized one; a ``box``, which ours have,
     tells several faces of one image apart. What its evaluation writes, ``result_all.json``, has ``img_path``, ``gt``
     and ``pred``, which are labels or texts.
 
@@ -153,10 +152,10 @@ def _released(path: Path) -> Manifest:
 
 
 def _of_list(row: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
-    recognised = "gt_emo" in row
+    recognized = "gt_emo" in row
     return row.get("file_name"), {
-        "expression": row.get("gt_emo" if recognised else "emo"),
-        "predicted": row.get("emo") if recognised else None,
+        "expression": row.get("gt_emo" if recognized else "emo"),
+        "predicted": row.get("emo") if recognized else None,
         "action_units": row.get("au"),
         "cot": row.get("description"),
     }

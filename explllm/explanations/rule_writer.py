@@ -10,10 +10,10 @@ import random
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
-from explllm.chat import offline_phrases as phrases
 from explllm.core.action_units import NAMES, check_action_units, intensity_word
-from explllm.core.chain_of_thought import MAX_WORDS, ChainOfThought
 from explllm.core.expressions import Expression
+from explllm.explanations import rule_phrases as phrases
+from explllm.explanations.chain_of_thought import MAX_WORDS, ChainOfThought
 
 _NAMED_FROM = 0.1
 """The intensity from which a movement is named; what is weaker may be noise of the estimator."""
@@ -67,7 +67,7 @@ class _Seen:
         return f"the {self.movement.trait} {self.whose}{self.movement.part}{ending}"
 
 
-class OfflineWriter:
+class RuleWriter:
     """Writes the chain of thought of a labelled face by rule."""
 
     name = "offline"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Collection
 
-from explllm.core import au_lexicon as lexicon
+from explllm.explanations import lexicon
 
 _MARKUP = re.compile(r"[*_#`>]+")
 _BRACKETED_NUMBERS = re.compile(r"\([^()]*\d[^()]*\)")

@@ -175,7 +175,7 @@ def _check_form(session: InferenceSession, file: Path) -> None:
     if len(outputs) not in _OUTPUTS:
         raise _no_scrfd(f"{len(outputs)} outputs instead of {', '.join(map(str, _OUTPUTS))}", file)
     if len(inputs) != 1 or len(inputs[0].shape) != 4 or inputs[0].shape[1] != 3:
-        raise _no_scrfd(f"its input is {[value.shape for value in inputs]}, not one of colour images", file)
+        raise _no_scrfd(f"its input is {[value.shape for value in inputs]}, not one of color images", file)
 
 
 def _input_size(session: InferenceSession, asked: int | None, file: Path) -> int:

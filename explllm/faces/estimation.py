@@ -73,7 +73,7 @@ class Estimation:
         raise ConfigError("not exactly one estimator", remedy="Give --landmarker FILE or --onnx FILE.")
 
     def margin_for(self, estimator: Estimator) -> float:
-        """Return the margin around a box: what was given, else what the ONNX model learnt with, else the default."""
+        """Return the margin around a box: what was given, else what the ONNX model learned with, else the default."""
         own = estimator.margin if isinstance(estimator, OnnxRegressor) else None
         return next(margin for margin in (self.margin, own, DEFAULT_MARGIN) if margin is not None)
 

@@ -13,7 +13,7 @@ import pandas as pd
 from PIL import Image
 
 from explllm.core.errors import ConfigError, InputError
-from explllm.core.files import written_whole
+from explllm.core.files import atomic_write
 from explllm.core.manifest import Manifest
 from explllm.faces.boxes import Box, Detection, Which, faces_of_rows
 from explllm.faces.crop import DEFAULT_MARGIN, face_crop
@@ -116,7 +116,7 @@ class FaceFinding:
         boxed = [face for face in faces if face["box"] is not None]
         for number, face in enumerate(boxed, 1):
             face["crop"] = crop_name(name, number)
-            with written_whole(self.crops / face["crop"]) as partial:
+            with atomic_write(self.crops / face["crop"]) as partial:
                 face_crop(image, face["box"], self.margin).save(partial, quality=95)
 
 

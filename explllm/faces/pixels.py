@@ -25,7 +25,7 @@ ImageSource = str | PathLike[str] | Image.Image | np.ndarray
 def load_image(source: ImageSource, upright: bool = True) -> Image.Image:
     """Read an image as RGB.
 
-    Transparent pixels are laid over white; 16-bit grey is scaled to 8 bits.
+    Transparent pixels are laid over white; 16-bit gray is scaled to 8 bits.
 
     Args:
         source: A path, a PIL image of any mode or a uint8 array.
@@ -73,7 +73,7 @@ class ImagePreset:
     square: Literal["pad", "crop", "stretch"] = "crop"
     """How an image that is not square becomes so: padded to its longer side, cropped to its shorter, or stretched."""
     fill: tuple[int, int, int] = (0, 0, 0)
-    """Colour of the padding, RGB in 0-255."""
+    """Color of the padding, RGB in 0-255."""
     resample: Literal["nearest", "bilinear", "bicubic", "lanczos"] = "bicubic"
     """The filter of the resizing."""
     antialias: bool = True
@@ -154,7 +154,7 @@ class ImagePreset:
         return torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1)))
 
     def __call__(self, source: ImageSource) -> torch.Tensor:
-        """Read, resize and normalise an image: float32 (3, size, size)."""
+        """Read, resize and normalize an image: float32 (3, size, size)."""
         return self.normalize(self.resize(source))
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from explllm.chat.request import OutOfBudget
+from explllm.llm.request import OutOfBudget
 
 
 class Budget:

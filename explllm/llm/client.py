@@ -14,14 +14,14 @@ from typing import Any, Self
 
 import tenacity
 
-from explllm.chat.dialect import Dialect
-from explllm.chat.ledger import Ledger, Settled
-from explllm.chat.limits import RateLimit
-from explllm.chat.prices import picture_tokens
-from explllm.chat.request import ChatAnswer, ChatFailure, ChatRequest, OutOfBudget, Refused, Stopped
-from explllm.chat.server import Completion, Fatal, Passing, Rejected, Server, Unanswered
-from explllm.chat.settings import ChatSettings
 from explllm.core.errors import InputError
+from explllm.llm.dialect import Dialect
+from explllm.llm.ledger import Ledger, Settled
+from explllm.llm.limits import RateLimit
+from explllm.llm.prices import picture_tokens
+from explllm.llm.request import ChatAnswer, ChatFailure, ChatRequest, OutOfBudget, Refused, Stopped
+from explllm.llm.server import Completion, Fatal, Rejected, Server, TransientError, Unanswered
+from explllm.llm.settings import ChatSettings
 
 _log = logging.getLogger(__name__)
 
@@ -146,7 +146,7 @@ class ChatClient:
         async with _Slot(self._slots) as slot:
             # A new one for each request: tenacity keeps the state of one run in it.
             retrying = tenacity.AsyncRetrying(
-                retry=tenacity.retry_if_exception_type(Passing),
+                retry=tenacity.retry_if_exception_type(TransientError),
                 stop=tenacity.stop_after_attempt(self.settings.max_retries + 1),
                 wait=_wait,
                 sleep=self._sleep,
@@ -158,7 +158,7 @@ class ChatClient:
                 self._finish_with(error.error)
                 raise error.error from None
             except Unanswered as error:
-                times = f", sent {self.settings.max_retries + 1} times" if isinstance(error, Passing) else ""
+                times = f", sent {self.settings.max_retries + 1} times" if isinstance(error, TransientError) else ""
                 reason = f"{error}{times}"
                 await self.ledger.give_up(key, reason)
                 raise ChatFailure(reason) from None
@@ -210,7 +210,7 @@ class ChatClient:
         try:
             self._check_open()
             number, sent_as = await self.ledger.begin(request, self.settings.model, at_most)
-            settled = Settled("cancelled", error="cut off", at_most=at_most)
+            settled = Settled("canceled", error="cut off", at_most=at_most)
             try:
                 completion = await self._need_server().complete(body, sent_as)
                 # The next request need not wait for this one to be written down.
@@ -308,7 +308,7 @@ def _limit(per_minute: float | None) -> RateLimit | None:
 def _wait(state: tenacity.RetryCallState) -> float:
     """Wait as long as the server asks, else longer each time."""
     error = state.outcome.exception() if state.outcome is not None else None
-    if isinstance(error, Passing) and error.wait is not None:
+    if isinstance(error, TransientError) and error.wait is not None:
         # Not all at the same moment.
         return error.wait + random.uniform(0, 0.25)
     return _BACKOFF(state)

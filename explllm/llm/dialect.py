@@ -7,9 +7,9 @@ import logging
 import re
 from typing import Any
 
-from explllm.chat.request import ChatRequest, digest, well_formed
-from explllm.chat.settings import ChatSettings
 from explllm.core.errors import InputError
+from explllm.llm.request import ChatRequest, digest, well_formed
+from explllm.llm.settings import ChatSettings
 
 _log = logging.getLogger(__name__)
 

@@ -13,12 +13,12 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self
 
-from explllm.chat.budget import Budget
-from explllm.chat.ledger_file import LedgerWriter, connect
-from explllm.chat.request import ChatAnswer, ChatMessage, ChatPicture, ChatRequest, digest, well_formed
 from explllm.core.errors import InputError
+from explllm.llm.budget import Budget
+from explllm.llm.ledger_file import LedgerWriter, connect
+from explllm.llm.request import ChatAnswer, ChatMessage, ChatPicture, ChatRequest, digest, well_formed
 
-Outcome = Literal["answered", "refused", "failed", "cancelled"]
+Outcome = Literal["answered", "refused", "failed", "canceled"]
 
 
 @dataclass(frozen=True)
@@ -233,12 +233,12 @@ class Ledger:
         try:
             await asyncio.shield(written)
         except asyncio.CancelledError:
-            writer.submit(lambda connection: _finish(connection, number, Settled("cancelled", error="not sent")))
+            writer.submit(lambda connection: _finish(connection, number, Settled("canceled", error="not sent")))
             raise
         return number, sent_as
 
     async def finish(self, number: int, settled: Settled) -> None:
-        """Record how an HTTP request ended; on the disk when this returns, and also if it is cancelled.
+        """Record how an HTTP request ended; on the disk when this returns, and also if it is canceled.
 
         Raises:
             InputError: It cannot be written.

@@ -43,7 +43,7 @@ CREATE TABLE attempts (
     sent_as TEXT NOT NULL,      -- its X-Client-Request-Id
     started REAL NOT NULL,      -- seconds since 1970
     ended REAL,                 -- NULL: in flight, or its process died
-    outcome TEXT,               -- answered, refused, failed, lost, cancelled
+    outcome TEXT,               -- answered, refused, failed, lost, canceled
     status INTEGER,             -- of HTTP; NULL without an answer
     error TEXT,
     prompt_tokens INTEGER,

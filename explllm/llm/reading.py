@@ -5,13 +5,13 @@ from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from typing import TypeVar
 
-from explllm.chat.prompt import render
-from explllm.chat.request import ChatAnswer, ChatRequest
+from explllm.llm.prompt import render
+from explllm.llm.request import ChatAnswer, ChatRequest
 
 T = TypeVar("T")
 
 Ask = Callable[[ChatRequest], Awaitable[ChatAnswer]]
-"""Whatever answers requests: `explllm.chat.client.ChatClient.ask`."""
+"""Whatever answers requests: `explllm.llm.client.ChatClient.ask`."""
 
 _QUOTED = 80
 """Characters of an answer that are quoted."""
@@ -35,7 +35,7 @@ async def ask_until_read(
     """Ask until the answer can be read.
 
     The question is repeated with what was wrong. An answer that was cut off counts as unreadable, whatever is there of
-    it; the client leaves more room from then on (`explllm.chat.dialect.Dialect`), and the question stays as it is.
+    it; the client leaves more room from then on (`explllm.llm.dialect.Dialect`), and the question stays as it is.
 
     Args:
         ask: Who answers.
@@ -62,6 +62,6 @@ async def ask_until_read(
         found = read(text)
         if found is not None:
             return found
-        again = render("explllm.chat", "again", answer=text[:_QUOTED], wanted=wanted)
+        again = render("explllm.llm", "again", answer=text[:_QUOTED], wanted=wanted)
         messages = (*request.messages[:-1], replace(question, content=f"{question.content}\n\n{again}"))
     raise UnreadableAnswer(f"no readable answer in {attempts}, last {what}")

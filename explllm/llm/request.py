@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 # Those who ask need only this module and the client.
-from explllm.chat.picture import ChatPicture as ChatPicture
-from explllm.chat.settings import ChatSettings as ChatSettings
+from explllm.llm.picture import ChatPicture as ChatPicture
+from explllm.llm.settings import ChatSettings as ChatSettings
 
 Role = Literal["system", "user", "assistant"]
 

@@ -18,10 +18,10 @@ from typing import Any
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 
-from explllm.chat.picture import without_pictures
-from explllm.chat.request import well_formed
-from explllm.chat.settings import ChatSettings
 from explllm.core.errors import InputError
+from explllm.llm.picture import without_pictures
+from explllm.llm.request import well_formed
+from explllm.llm.settings import ChatSettings
 
 _CONNECT = 20.0
 """Seconds for a connection to be made; what takes longer was never sent."""
@@ -46,7 +46,7 @@ class Unanswered(Exception):
         """Whether it may have been charged for."""
 
 
-class Passing(Unanswered):
+class TransientError(Unanswered):
     """A failure that may pass: worth sending again."""
 
     def __init__(
@@ -147,9 +147,9 @@ class Server:
             ) as response:
                 answer = await response.read()
         except self._aiohttp.ConnectionTimeoutError:
-            raise Passing(f"no connection within {_CONNECT:g} s") from None
+            raise TransientError(f"no connection within {_CONNECT:g} s") from None
         except TimeoutError:
-            raise Passing(f"no answer within {self._settings.timeout:g} s", charged=True) from None
+            raise TransientError(f"no answer within {self._settings.timeout:g} s", charged=True) from None
         except self._aiohttp.ClientConnectorCertificateError as error:
             raise self._distrusted(error) from None
         except self._aiohttp.ClientError as error:
@@ -160,7 +160,7 @@ class Server:
             return self._completion(json.loads(answer))
         except (ValueError, TypeError, KeyError, IndexError, AttributeError) as error:
             message = self._hide(f"the server's answer cannot be read: {type(error).__name__}: {error}")
-            raise Passing(message[:300], status=200, charged=True) from None
+            raise TransientError(message[:300], status=200, charged=True) from None
 
     async def check(self) -> None:
         """Ask for the server's models: is it there, does it take the key, does it have the model?
@@ -220,7 +220,7 @@ class Server:
             http_client=self._openai.DefaultAsyncHttpxClient(follow_redirects=False),
         )
 
-    def _understand(self, error: Any) -> Passing | Rejected | Fatal:
+    def _understand(self, error: Any) -> TransientError | Rejected | Fatal:
         """Say what an HTTP status means."""
         settings, status = self._settings, error.status_code
         body = error.body
@@ -248,14 +248,14 @@ class Server:
             return Fatal(message, status=status, error=found)
         if status in _MAY_PASS or status >= 500:
             wait = wait_asked_for(error.response.headers)
-            return Passing(message, status=status, charged=status in _GATEWAY_TIMEOUTS, wait=wait)
+            return TransientError(message, status=status, charged=status in _GATEWAY_TIMEOUTS, wait=wait)
         return Rejected(message, status=status, code=error.code, param=error.param)
 
-    def _lost(self, error: Exception) -> Passing:
+    def _lost(self, error: Exception) -> TransientError:
         cause = error.__cause__ if isinstance(error, self._openai.OpenAIError) and error.__cause__ else error
         message = self._hide(f"{type(cause).__name__}: {cause}".removesuffix(": "))
         never_sent = isinstance(error, (self._aiohttp.ClientConnectorError, self._aiohttp.InvalidURL))
-        return Passing(message[:300], charged=not never_sent)
+        return TransientError(message[:300], charged=not never_sent)
 
     def _distrusted(self, error: Exception) -> Fatal:
         message = self._hide(f"the certificate of {self._settings.host} cannot be verified: {error}")[:300]

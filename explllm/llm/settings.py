@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 from urllib.parse import urlsplit
 
-from explllm.chat.prices import Price, price_of
 from explllm.core.errors import ConfigError
+from explllm.llm.prices import Price, price_of
 
 OPENAI_URL = "https://api.openai.com/v1"
 

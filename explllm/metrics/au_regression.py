@@ -62,7 +62,7 @@ def au_agreement(predictions: torch.Tensor, targets: torch.Tensor) -> Agreement:
 
     Args:
         predictions: (N, U) estimates.
-        targets: (N, U) labels, not a number where a unit is not labelled.
+        targets: (N, U) labels, not a number where a unit is not labeled.
 
     Returns:
         The figures.
@@ -80,17 +80,17 @@ def agreement_summary(agreement: Agreement, names: Sequence[str] = NAMES) -> dic
 
     Returns:
         ``mae``, ``icc``, ``ccc``, ``pearson``: means over the units for which they are defined, MAE over all that are
-        labelled; None if there is none. ``faces``; ``by_unit``: ``faces`` and the four by unit, None where not
+        labeled; None if there is none. ``faces``; ``by_unit``: ``faces`` and the four by unit, None where not
         defined; ``left_out``: the units without a correlation, whose labels are constant or absent;
         ``constant_predictions``: units whose estimates never change though the labels do, which count as 0.
     """
     columns = {name: getattr(agreement, name) for name in MEASURES}
-    labelled, varies = agreement.count > 0, ~agreement.constant_labels
+    labeled, varies = agreement.count > 0, ~agreement.constant_labels
 
     def chosen(flags: torch.Tensor) -> list[str]:
         return [name for name, flag in zip(names, flags.tolist(), strict=True) if flag]
 
-    means = {name: values[labelled if name == "mae" else varies] for name, values in columns.items()}
+    means = {name: values[labeled if name == "mae" else varies] for name, values in columns.items()}
     return {
         **{name: _number(values.mean()) if len(values) else None for name, values in means.items()},
         "faces": int(agreement.count.max()),
@@ -135,7 +135,7 @@ class ActionUnitAgreement(Metric):
 
         Args:
             predictions: (B, U) estimates.
-            targets: (B, U) labels, not a number where a unit is not labelled.
+            targets: (B, U) labels, not a number where a unit is not labeled.
         """
         sums, least, most = _update(predictions.to(self.sums.device), targets.to(self.sums.device))
         self.sums += sums
@@ -154,7 +154,7 @@ class ActionUnitAgreement(Metric):
 
 
 def _update(predictions: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Return sums (7, U), and least and greatest estimate and label (2, U), of the labelled faces."""
+    """Return sums (7, U), and least and greatest estimate and label (2, U), of the labeled faces."""
     x, y, known = predictions.double(), targets.double(), ~targets.isnan()
     zero = torch.zeros((), dtype=torch.float64, device=x.device)
     terms = (torch.ones_like(x), x, y, x * x, y * y, x * y, (x - y).abs())

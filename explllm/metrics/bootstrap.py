@@ -59,10 +59,10 @@ def difference_interval(
     A resample draws faces, and with each face both models' answers: the bootstrap is paired.
 
     Args:
-        both: Faces that both recognise.
-        only_first: Faces that only the first one recognises.
-        only_second: Faces that only the second one recognises.
-        neither: Faces that neither recognises.
+        both: Faces that both recognize.
+        only_first: Faces that only the first one recognizes.
+        only_second: Faces that only the second one recognizes.
+        neither: Faces that neither recognizes.
         resamples: Resamples.
         seed: Seeds them.
         level: Share of the resamples between the two ends.

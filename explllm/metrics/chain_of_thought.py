@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from torchmetrics import Metric
 
-from explllm.core.chain_of_thought import MAX_WORDS, ChainOfThought
 from explllm.core.expressions import Expression
-from explllm.core.grounding import STRONG, ground
+from explllm.explanations.chain_of_thought import MAX_WORDS, ChainOfThought
+from explllm.explanations.grounding import STRONG, ground
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class TextCounts:
     """Words, titles included."""
     over_limit: float = 0.0
     """Whether there are more than 130 of them (paper, Section III-B-6)."""
-    labelled: float = 0.0
+    labeled: float = 0.0
     """Whether a label was said first."""
     agrees: float = 0.0
     """Whether the conclusion arrives at that label."""
@@ -39,7 +39,7 @@ class TextCounts:
     active: float = 0.0
     """Units that are active."""
     strong_claimed: float = 0.0
-    """Strong units, of `explllm.core.grounding.STRONG` or more, that are claimed present."""
+    """Strong units, of `explllm.explanations.grounding.STRONG` or more, that are claimed present."""
     strong: float = 0.0
     """Strong units."""
     unsupported: float = 0.0
@@ -69,7 +69,7 @@ def text_counts(text: str, label: Expression | None, action_units: Sequence[floa
         "complete": all(cot.sections),
         "words": words,
         "over_limit": words > MAX_WORDS,
-        "labelled": label is not None,
+        "labeled": label is not None,
         "agrees": label is not None and verdict == label,
         "undecided": verdict is None,
     }
@@ -116,7 +116,7 @@ def summary(sums: TextCounts) -> dict[str, float | None]:
         "complete": _share(sums.complete, sums.texts),
         "words": _share(sums.words, sums.texts),
         "over_limit": _share(sums.over_limit, sums.texts),
-        "agreement": _share(sums.agrees, sums.labelled),
+        "agreement": _share(sums.agrees, sums.labeled),
         "undecided": _share(sums.undecided, sums.texts),
         "grounding_precision": precision,
         "grounding_recall": recall,

@@ -49,7 +49,7 @@ class Pair:
     first: str
     second: str
     both: int
-    """Faces that both recognise."""
+    """Faces that both recognize."""
     only_first: int
     only_second: int
     neither: int

@@ -94,7 +94,7 @@ def collapse(figures: Mapping[str, Any]) -> str | None:
     return (
         f"The model predicts {name} for {faces}: it does not tell expressions apart. "
         f"Macro recall {figures['macro_recall']:.3f} is at chance ({1 / classes:.3f} with {classes} classes); "
-        f"accuracy {figures['accuracy']:.3f} only reflects that {truth:.1%} of the faces are labelled {name}."
+        f"accuracy {figures['accuracy']:.3f} only reflects that {truth:.1%} of the faces are labeled {name}."
     )
 
 

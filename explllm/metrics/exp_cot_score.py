@@ -1,4 +1,4 @@
-"""The Exp-CoT Score (paper, Section III-B-7): a judge's three scores for each chain of thought, normalised."""
+"""The Exp-CoT Score (paper, Section III-B-7): a judge's three scores for each chain of thought, normalized."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -7,12 +7,12 @@ from typing import Any
 import torch
 from torchmetrics import Metric
 
-GREATEST = 5.0
+MAX_SCORE = 5.0
 """The greatest of each of the three scores."""
 
 
 @dataclass(frozen=True)
-class Judgement:
+class Judgment:
     """A judge's scores for one generated chain of thought against a reference."""
 
     key_observations: float
@@ -25,22 +25,22 @@ class Judgement:
     @property
     def score(self) -> float:
         """The Exp-CoT Score in [0, 1]: the sum of the three over 15."""
-        return (self.key_observations + self.interpretation + self.conclusion) / (3 * GREATEST)
+        return (self.key_observations + self.interpretation + self.conclusion) / (3 * MAX_SCORE)
 
 
-def exp_cot_score(judgements: Iterable[Judgement]) -> dict[str, float]:
-    """Average judgements as the paper's Table III shows them.
+def exp_cot_score(judgments: Iterable[Judgment]) -> dict[str, float]:
+    """Average judgments as the paper's Table III shows them.
 
     Args:
-        judgements: One for each chain of thought.
+        judgments: One for each chain of thought.
 
     Returns:
         ``key_observations``, ``interpretation``, ``conclusion`` (means in [0, 5]), ``score`` (in [0, 1]), ``count``.
-        Without judgements the means are not a number.
+        Without judgments the means are not a number.
     """
-    given = list(judgements)
+    given = list(judgments)
     names = ("key_observations", "interpretation", "conclusion")
-    return _means([sum(getattr(judgement, name) for judgement in given) for name in names], len(given))
+    return _means([sum(getattr(judgment, name) for judgment in given) for name in names], len(given))
 
 
 class ExpCoTScore(Metric):
@@ -50,7 +50,7 @@ class ExpCoTScore(Metric):
     full_state_update = False
 
     def __init__(self, **settings: Any) -> None:
-        """Begin with no judgements.
+        """Begin with no judgments.
 
         Args:
             **settings: See `torchmetrics.Metric`.
@@ -58,10 +58,10 @@ class ExpCoTScore(Metric):
         super().__init__(**settings)
         self.add_state("sums", torch.zeros(4, dtype=torch.float64), dist_reduce_fx="sum")
 
-    def update(self, judgements: Iterable[Judgement]) -> None:
-        """Add judgements."""
-        for judgement in judgements:
-            values = (judgement.key_observations, judgement.interpretation, judgement.conclusion, 1.0)
+    def update(self, judgments: Iterable[Judgment]) -> None:
+        """Add judgments."""
+        for judgment in judgments:
+            values = (judgment.key_observations, judgment.interpretation, judgment.conclusion, 1.0)
             self.sums += torch.tensor(values, dtype=torch.float64, device=self.sums.device)
 
     def compute(self) -> dict[str, float]:
@@ -72,7 +72,7 @@ class ExpCoTScore(Metric):
 
 def _means(sums: Sequence[float], count: float) -> dict[str, float]:
     key, interpretation, conclusion = (value / count if count else float("nan") for value in sums)
-    score = Judgement(key, interpretation, conclusion).score
+    score = Judgment(key, interpretation, conclusion).score
     return {
         "key_observations": key,
         "interpretation": interpretation,

@@ -5,15 +5,15 @@ import re
 from collections.abc import Sequence
 from typing import Any, Protocol
 
-from explllm.chat.prompt import render, version
-from explllm.chat.reading import UnreadableAnswer, ask_until_read, without_thoughts
-from explllm.chat.request import ChatAnswer, ChatFailure, ChatMessage, ChatRequest
 from explllm.core.action_units import FEAFA
-from explllm.core.chain_of_thought import ChainOfThought
 from explllm.core.expressions import SYNONYMS, Expression
-from explllm.core.grounding import Claim, claims
-from explllm.core.verdict import is_torn, score, verdict
-from explllm.metrics.exp_cot_score import GREATEST, Judgement
+from explllm.explanations.chain_of_thought import ChainOfThought
+from explllm.explanations.grounding import Claim, claims
+from explllm.explanations.verdict import is_torn, score, verdict
+from explllm.llm.prompt import render, version
+from explllm.llm.reading import UnreadableAnswer, ask_until_read, without_thoughts
+from explllm.llm.request import ChatAnswer, ChatFailure, ChatMessage, ChatRequest
+from explllm.metrics.exp_cot_score import MAX_SCORE, Judgment
 
 _PARTS = ("key_observations", "overall_emotional_interpretation", "conclusion")
 SCHEMA = {
@@ -39,7 +39,7 @@ class Judge(Protocol):
         """Who judges; stands beside every score, because scores of different judges cannot be compared."""
         ...
 
-    async def judge(self, generated: str, reference: str, scope: str) -> Judgement:
+    async def judge(self, generated: str, reference: str, scope: str) -> Judgment:
         """Compare two chains of thought about one face.
 
         Args:
@@ -63,7 +63,7 @@ class ChatJudge:
         """Keep who answers.
 
         Args:
-            client: A `explllm.chat.client.ChatClient`.
+            client: A `explllm.llm.client.ChatClient`.
             model: The model's name, for `name`.
         """
         self.client, self.model = client, model
@@ -73,19 +73,19 @@ class ChatJudge:
         """The model, and the prompt by its hash."""
         return f"{self.model}, prompt {version('explllm.metrics', 'judge')}"
 
-    async def judge(self, generated: str, reference: str, scope: str) -> Judgement:
+    async def judge(self, generated: str, reference: str, scope: str) -> Judgment:
         """Ask the model; an answer that cannot be read is asked for again, three times in all."""
         question = render("explllm.metrics", "judge", generated=generated, reference=reference)
         messages = (ChatMessage("user", question),)
         request = ChatRequest(scope, "judge", 0, messages, SCHEMA, max_tokens=128)
         try:
-            return await ask_until_read(self.client.ask, request, read_judgement, _WANTED, _ATTEMPTS)
+            return await ask_until_read(self.client.ask, request, read_judgment, _WANTED, _ATTEMPTS)
         except UnreadableAnswer as error:
             raise ChatFailure(f"judge: {error}") from None
 
 
 class Asks(Protocol):
-    """The part of `explllm.chat.client.ChatClient` that a judge needs."""
+    """The part of `explllm.llm.client.ChatClient` that a judge needs."""
 
     async def ask(self, request: ChatRequest) -> ChatAnswer:
         """Return the answer to a request."""
@@ -111,21 +111,21 @@ class OfflineJudge:
 
     name = "offline (rules: action units claimed, expressions named)"
 
-    async def judge(self, generated: str, reference: str, scope: str) -> Judgement:
+    async def judge(self, generated: str, reference: str, scope: str) -> Judgment:
         """Compare two texts; see the class."""
         return self.compare(generated, reference)
 
-    def compare(self, generated: str, reference: str) -> Judgement:
+    def compare(self, generated: str, reference: str) -> Judgment:
         """Compare two texts; the same without waiting."""
         mine, theirs = _sections(generated, reference)
-        return Judgement(
-            GREATEST * _observations(mine.key_observations, theirs.key_observations),
-            GREATEST * _interpretations(mine.interpretation, theirs.interpretation),
-            GREATEST * _conclusions(mine, theirs),
+        return Judgment(
+            MAX_SCORE * _observations(mine.key_observations, theirs.key_observations),
+            MAX_SCORE * _interpretations(mine.interpretation, theirs.interpretation),
+            MAX_SCORE * _conclusions(mine, theirs),
         )
 
 
-def read_judgement(text: str) -> Judgement | None:
+def read_judgment(text: str) -> Judgment | None:
     """Read a judge's answer: a JSON object, in a code fence or in prose as well; None if there is no valid one."""
     found = re.search(r"\{[^{}]*\}", without_thoughts(text))
     try:
@@ -133,9 +133,9 @@ def read_judgement(text: str) -> Judgement | None:
         key, interpretation, conclusion = (float(values[part]) for part in _PARTS)
     except (ValueError, TypeError, KeyError):
         return None
-    if not (0 <= key <= GREATEST and 0 <= interpretation <= GREATEST and conclusion in (0, GREATEST)):
+    if not (0 <= key <= MAX_SCORE and 0 <= interpretation <= MAX_SCORE and conclusion in (0, MAX_SCORE)):
         return None
-    return Judgement(key, interpretation, conclusion)
+    return Judgment(key, interpretation, conclusion)
 
 
 _WORD = re.compile(r"[a-z]+")

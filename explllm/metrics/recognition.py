@@ -1,4 +1,4 @@
-"""How well expressions are recognised: accuracy, recall, precision, F1, histogram of predictions."""
+"""How well expressions are recognized: accuracy, recall, precision, F1, histogram of predictions."""
 
 from collections.abc import Sequence
 from typing import Any

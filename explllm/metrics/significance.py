@@ -20,11 +20,11 @@ class McNemar:
 
 
 def mcnemar(only_first: int, only_second: int) -> McNemar:
-    """Test whether two models recognise equally many faces; only faces that one of them recognises have a say.
+    """Test whether two models recognize equally many faces; only faces that one of them recognizes have a say.
 
     Args:
-        only_first: Faces that only the first model recognises.
-        only_second: Faces that only the second one recognises.
+        only_first: Faces that only the first model recognizes.
+        only_second: Faces that only the second one recognizes.
 
     Returns:
         The exact binomial test for up to `EXACT_UP_TO` such faces, else the chi-squared test with Edwards's continuity

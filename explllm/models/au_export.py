@@ -11,7 +11,7 @@ import torch
 
 from explllm.core.action_units import NAMES
 from explllm.core.errors import CheckpointError, ConfigError, InputError
-from explllm.core.files import written_whole
+from explllm.core.files import atomic_write
 from explllm.faces.onnx_session import open_session
 from explllm.models.au_regressor import ActionUnitRegressor
 
@@ -32,7 +32,7 @@ def export_onnx(model: ActionUnitRegressor, path: str | PathLike[str], faces: to
     The batch may be of any size; height and width are fixed. The file's metadata hold the units' names
     (``action_units``, JSON), the fields of the `explllm.faces.pixels.ImagePreset` (``image``, JSON) and its name
     (``image_preset``); and where the model knows them, the margin around the faces' boxes (``margin``, JSON) and what
-    must be said of the data that it learnt from (``learnt_from``).
+    must be said of the data that it learned from (``training_data_note``).
 
     Args:
         model: The model.
@@ -63,7 +63,7 @@ def export_onnx(model: ActionUnitRegressor, path: str | PathLike[str], faces: to
     size = model.image.size
     random = torch.randn(5, 3, size, size, generator=torch.Generator().manual_seed(0))
     compared = random if faces is None else torch.cat([random, faces.cpu().float()])
-    with written_whole(path) as partial:
+    with atomic_write(path) as partial:
         try:
             _trace(model, random[:2], partial)
             held = onnx.load(str(partial))
@@ -113,8 +113,8 @@ def _metadata(model: ActionUnitRegressor) -> dict[str, str]:
     }
     if config.margin is not None:
         metadata["margin"] = json.dumps(config.margin)
-    if config.learnt_from is not None:
-        metadata["learnt_from"] = config.learnt_from
+    if config.training_data_note is not None:
+        metadata["training_data_note"] = config.training_data_note
     return metadata
 
 

@@ -13,7 +13,7 @@ from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedMode
 
 from explllm.core.action_units import FEAFA
 from explllm.core.errors import CheckpointError, ConfigError, MissingPathError
-from explllm.core.files import folder_written_whole
+from explllm.core.files import atomic_write_folder
 from explllm.faces.pixels import ImagePreset, ImageSource
 from explllm.models import storage
 from explllm.models.build import architecture, config_fields, part_config
@@ -67,9 +67,9 @@ class RegressorConfig(PreTrainedConfig):
     image_preset: str = "dinov2"
     """The preset's name, for `explllm aus --preset`."""
     margin: float | None = None
-    """Around the boxes of the faces that it learnt from, as for `explllm.faces.crop.face_crop`; None if not known."""
-    learnt_from: str | None = None
-    """What is to be said of the data that it learnt from: drawn faces, who made the labels."""
+    """Around the boxes of the faces that it learned from, as for `explllm.faces.crop.face_crop`; None if not known."""
+    training_data_note: str | None = None
+    """What is to be said of the data that it learned from: drawn faces, who made the labels."""
     image_tokens: int = 256
     """Tokens for each image."""
     vision_width: int = 1024
@@ -193,9 +193,9 @@ class ActionUnitRegressor(nn.Module):
             CheckpointError: If the path holds something else.
         """
         storage.check_target(Path(folder), replace=True)
-        with folder_written_whole(folder) as temporary:
+        with atomic_write_folder(folder) as temporary:
             self.config.save_pretrained(temporary)
-            weights = {name: value.cpu().contiguous() for name, value in storage.own_state_dict(self).items()}
+            weights = {name: value.cpu().contiguous() for name, value in storage.saved_state_dict(self).items()}
             save_file(weights, temporary / storage.WEIGHTS, metadata={"format": "pt"})
 
     def parts(self) -> dict[str, tuple[nn.Module, Train, str | None]]:

@@ -10,13 +10,13 @@ import torch
 from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
-from explllm.chat.offline import OfflineWriter
 from explllm.conversation.encoder import ConversationEncoder
 from explllm.conversation.messages import caption, explanation
 from explllm.conversation.tokenizer import load_tokenizer, train_tokenizer
 from explllm.core.action_units import FEAFA
 from explllm.core.errors import ConfigError
 from explllm.core.expressions import Expression, LabelSet
+from explllm.explanations.rule_writer import RuleWriter
 from explllm.faces.pixels import ImagePreset
 from explllm.models import storage
 from explllm.models.configuration import ExpLLMConfig, Train
@@ -290,7 +290,7 @@ def small_tokenizer(vocabulary: int, chat_format: str) -> PreTrainedTokenizerBas
     Returns:
         The tokenizer; equal arguments give an equal one.
     """
-    writer, draw = OfflineWriter(), np.random.default_rng(0)
+    writer, draw = RuleWriter(), np.random.default_rng(0)
     texts = []
     for number, expression in enumerate(list(Expression) * 60):
         intensities = draw.uniform(0, 1, len(FEAFA)) * (draw.uniform(size=len(FEAFA)) < 0.3)

@@ -58,10 +58,10 @@ class ExpLLMConfig(PreTrainedConfig):
     """Name of the chat format; its template is saved with the tokenizer."""
     labels: list[str] | None = None
     """The expressions that the model tells apart, under the paper's names, in index order."""
-    learnt_from: str | None = None
-    """What must be said of the data that it learnt from, such as that faces were drawn; None if nothing."""
+    training_data_note: str | None = None
+    """What must be said of the data that it learned from, such as that faces were drawn; None if nothing."""
     margin: float | None = None
-    """Around the boxes of the faces that it learnt from, as for `explllm.faces.crop.face_crop`; None if not known."""
+    """Around the boxes of the faces that it learned from, as for `explllm.faces.crop.face_crop`; None if not known."""
 
     def __post_init__(self, **kwargs: Any) -> None:
         """Rebuild the parts' configurations from dictionaries."""

@@ -14,7 +14,7 @@ class ConvEncoderConfig(PreTrainedConfig):
     model_type = "explllm_conv"
 
     num_channels: int = 3
-    """Channels of the input; with 1, the three channels of an image are averaged (grey)."""
+    """Channels of the input; with 1, the three channels of an image are averaged (gray)."""
     hidden_sizes: list[int] | tuple[int, ...] = (32, 64, 128, 256)
     """Channels after each block; each block halves height and width."""
     depths: list[int] | tuple[int, ...] = (1, 1, 1, 1)
@@ -24,7 +24,7 @@ class ConvEncoderConfig(PreTrainedConfig):
 
 
 class ConvBlock(nn.Module):
-    """Convolutions with batch normalisation, then max pooling by 2."""
+    """Convolutions with batch normalization, then max pooling by 2."""
 
     def __init__(self, channels_in: int, channels: int, depth: int, dropout: float) -> None:
         super().__init__()
@@ -62,7 +62,7 @@ class ConvEncoder(PreTrainedModel):
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
-        # He initialisation of the convolutions; the rest keeps PyTorch's own.
+        # He initialization of the convolutions; the rest keeps PyTorch's own.
         if isinstance(module, nn.Conv2d):
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 

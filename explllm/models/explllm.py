@@ -9,9 +9,9 @@ from torch import nn
 from transformers import AutoModel, AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 
 from explllm.conversation.encoder import ConversationEncoder
-from explllm.core.chain_of_thought import ChainOfThought
 from explllm.core.errors import ConfigError, InputError
 from explllm.core.expressions import Expression
+from explllm.explanations.chain_of_thought import ChainOfThought
 from explllm.faces.pixels import ImagePreset, ImageSource
 from explllm.models import generation, storage
 from explllm.models.configuration import ExpLLMConfig, Train
@@ -29,7 +29,7 @@ _SPECIAL_HEADS = ("final_logit_softcapping", "logit_scale", "logits_scaling")
 
 
 class ExpLLM(PreTrainedModel):
-    """Recognises a facial expression and explains it.
+    """Recognizes a facial expression and explains it.
 
     ``ExpLLM.from_pretrained(folder)`` opens a trained model; `explllm.models.build.build` makes a new one.
     """
@@ -178,7 +178,7 @@ class ExpLLM(PreTrainedModel):
         input_ids: torch.Tensor,
         attention_mask: torch.Tensor | None = None,
         labels: torch.Tensor | None = None,
-        answers_only: bool = False,
+        logits_at_labels_only: bool = False,
     ) -> ExpLLMOutput:
         """Predict the next token at each position of conversations about images.
 
@@ -187,7 +187,7 @@ class ExpLLM(PreTrainedModel):
             input_ids: Tokens, with one placeholder for each image token.
             attention_mask: 1 for tokens, 0 for padding; all 1 if missing.
             labels: Tokens to predict, -100 where no loss is taken.
-            answers_only: Compute logits only where an answer token is predicted, which spares most of the work of the
+            logits_at_labels_only: Compute logits only at supervised positions, which saves most of the work of the
                 output layer; needs `labels`.
 
         Returns:
@@ -195,11 +195,11 @@ class ExpLLM(PreTrainedModel):
             conversations, as the released code trains with one conversation a step; and ``logits``.
 
         Raises:
-            InputError: If the placeholders do not fit the images, or `answers_only` comes without labels.
+            InputError: If the placeholders do not fit the images, or `logits_at_labels_only` comes without labels.
 
         Shape legend:
             pixel_values (B, 3, H, W); input_ids, attention_mask, labels (B, T); logits (B, T, V), or with
-            `answers_only` (S, V) for the S supervised tokens in row order.
+            `logits_at_labels_only` (S, V) for the S supervised tokens in row order.
         """
         embeds = self.embed(input_ids, self.encode_image(pixel_values))  # (B, T, H)
         if any(getattr(self.config.text_config, name, None) for name in _SPECIAL_HEADS):
@@ -209,11 +209,11 @@ class ExpLLM(PreTrainedModel):
             states = self.language.base_model(inputs_embeds=embeds, attention_mask=attention_mask, use_cache=False)
             logits, head = states.last_hidden_state, self.language.get_output_embeddings()
         if labels is None:
-            if answers_only:
-                raise InputError("answers_only without labels", remedy="Give labels, or leave answers_only out.")
+            if logits_at_labels_only:
+                raise InputError("logits_at_labels_only without labels", remedy="Pass labels.")
             return ExpLLMOutput(logits=head(logits))
         rows, columns, targets = answer_positions(labels)
-        if answers_only:
+        if logits_at_labels_only:
             logits = answers = head(logits[rows, columns])  # (S, V)
         else:
             logits = head(logits)  # (B, T, V)
@@ -223,7 +223,7 @@ class ExpLLM(PreTrainedModel):
     def recognize(self, images: ImageSource | Sequence[ImageSource], batch_size: int = 16) -> list[Recognition]:
         """Tell the expression of faces.
 
-        A class's probability is the likelihood of its whole label, normalised over the classes; nothing is sampled.
+        A class's probability is the likelihood of its whole label, normalized over the classes; nothing is sampled.
 
         Args:
             images: One image or several: paths, PIL images of any mode, or uint8 arrays, of any size.
@@ -268,7 +268,7 @@ class ExpLLM(PreTrainedModel):
     def explain(
         self, images: ImageSource | Sequence[ImageSource], max_new_tokens: int = 320, batch_size: int = 8
     ) -> ChainOfThought | list[ChainOfThought]:
-        """Explain the expression of faces: recognise first, then write the chain of thought after the label found.
+        """Explain the expression of faces: recognize first, then write the chain of thought after the label found.
 
         Args:
             images: One image or several, as for `recognize`.

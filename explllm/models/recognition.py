@@ -1,4 +1,4 @@
-"""What recognising a face gives."""
+"""What recognizing a face gives."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

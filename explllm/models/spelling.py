@@ -13,7 +13,7 @@ _SPELLINGS = (
 )
 
 
-def spelled_as(weights: Mapping[str, torch.Tensor], names: Container[str]) -> dict[str, torch.Tensor]:
+def remap_keys(weights: Mapping[str, torch.Tensor], names: Container[str]) -> dict[str, torch.Tensor]:
     """Give weights the names that the installed release of transformers has for them.
 
     Args:

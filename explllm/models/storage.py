@@ -19,10 +19,10 @@ from torch import nn
 from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, PreTrainedModel
 
 from explllm.core.errors import CheckpointError, ConfigError, MissingPathError
-from explllm.core.files import folder_written_whole
+from explllm.core.files import atomic_write_folder
 from explllm.models.configuration import ExpLLMConfig, Train
 from explllm.models.lora import is_lora, plain_state_dict
-from explllm.models.spelling import spelled_as
+from explllm.models.spelling import remap_keys
 from explllm.models.vision import vision_part
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 WEIGHTS = "model.safetensors"
 
 
-class InParts(Protocol):
+class MultiPartModel(Protocol):
     """A model of parts, each of which may build upon named base weights."""
 
     def parts(self) -> Mapping[Any, tuple[nn.Module, Train, str | None]]:
@@ -43,7 +43,7 @@ class InParts(Protocol):
         ...
 
 
-def own_state_dict(model: InParts, config: ExpLLMConfig | None = None) -> dict[str, torch.Tensor]:
+def saved_state_dict(model: MultiPartModel, config: ExpLLMConfig | None = None) -> dict[str, torch.Tensor]:
     """Return the weights that are the model's own: all that a named base cannot give back.
 
     Args:
@@ -70,8 +70,8 @@ def own_state_dict(model: InParts, config: ExpLLMConfig | None = None) -> dict[s
     return own
 
 
-def check_names(model: InParts, weights: dict[str, torch.Tensor], where: str) -> None:
-    """Account for every name of weights that `own_state_dict` gave.
+def check_names(model: MultiPartModel, weights: dict[str, torch.Tensor], where: str) -> None:
+    """Account for every name of weights that `saved_state_dict` gave.
 
     Args:
         model: The model they are for.
@@ -81,7 +81,7 @@ def check_names(model: InParts, weights: dict[str, torch.Tensor], where: str) ->
     Raises:
         CheckpointError: If a name is missing, unexpected, or of another shape; it names the first.
     """
-    expected, everything = own_state_dict(model), model.state_dict()
+    expected, everything = saved_state_dict(model), model.state_dict()
     for fault, names in (
         ("missing", [name for name in expected if name not in weights]),
         ("unexpected", [name for name in weights if name not in everything]),
@@ -109,7 +109,7 @@ def initialize(model: "ExpLLM", folder: Path) -> None:
     """
     read_config(folder)
     everything = model.state_dict()
-    weights = spelled_as(read_weights(folder / WEIGHTS), everything)
+    weights = remap_keys(read_weights(folder / WEIGHTS), everything)
     # A layer that gets LoRA in this stage has moved into a wrapper.
     moved = {name: _wrapped(name) if name not in everything else name for name in weights}
     for name, place in moved.items():
@@ -159,10 +159,10 @@ def save(
         raise CheckpointError(
             "base weights in 4 bits cannot be written", where=target, remedy="Open the model without 4 bits first."
         )
-    with folder_written_whole(target) as temporary:
+    with atomic_write_folder(target) as temporary:
         config.save_pretrained(temporary)
         model.tokenizer.save_pretrained(temporary)
-        weights = {name: value.cpu().contiguous() for name, value in own_state_dict(model, config).items()}
+        weights = {name: value.cpu().contiguous() for name, value in saved_state_dict(model, config).items()}
         save_file(weights, temporary / WEIGHTS, metadata={"format": "pt"})
         for name, part in copied.items():
             state = {key: value.contiguous() for key, value in plain_state_dict(part, merge).items()}
@@ -225,7 +225,7 @@ def load(
     if config.text_base:
         language = load_language(config.text_base, config.text_revision, dtype, load_in_4bit)
     model = ExpLLM(config, tokenizer, vision, language)
-    weights = spelled_as(read_weights(folder / WEIGHTS), model.state_dict())
+    weights = remap_keys(read_weights(folder / WEIGHTS), model.state_dict())
     check_names(model, weights, str(folder / WEIGHTS))
     model.load_state_dict(weights, strict=False)
     return model if device is None else model.to(device)  # type: ignore[arg-type]
@@ -318,7 +318,7 @@ def load_language(
         name: Hugging Face name or folder.
         revision: The revision on the hub.
         dtype: Type of the weights; by default that of their files.
-        load_in_4bit: Bring the linear layers' weights to 4 bits (bitsandbytes' NF4, doubly quantised; computed with in
+        load_in_4bit: Bring the linear layers' weights to 4 bits (bitsandbytes' NF4, doubly quantized; computed with in
             bfloat16), which fits a 7B model and its training by LoRA on one GPU of 24 GB.
 
     Returns:

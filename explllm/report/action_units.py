@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from explllm.core.facs import FACS
-from explllm.core.files import written_whole
+from explllm.core.files import atomic_write
 from explllm.metrics.au_regression import MEASURES
 from explllm.report.plots import Plot, Theme, draw_plot
 
@@ -85,7 +85,7 @@ def write_agreement(path: Path, figures: Mapping[str, Any]) -> None:
         path: The file.
         figures: What `explllm.metrics.au_regression.agreement_summary` gives.
     """
-    with written_whole(path) as partial, partial.open("w", newline="", encoding="utf-8") as stream:
+    with atomic_write(path) as partial, partial.open("w", newline="", encoding="utf-8") as stream:
         writer = csv.writer(stream)
         writer.writerow(["unit", "faces", *MEASURES])
         for unit, row in figures["by_unit"].items():
@@ -114,9 +114,9 @@ def agreement_plot(figures: Mapping[str, Any]) -> Plot:
 
 def _bars(axes: "Axes", figures: Mapping[str, Any], theme: Theme) -> None:
     names = list(figures["by_unit"])
-    for offset, name, colour in ((-0.2, "pearson", theme.main), (0.2, "ccc", theme.second)):
+    for offset, name, color in ((-0.2, "pearson", theme.main), (0.2, "ccc", theme.second)):
         values = [figures["by_unit"][unit][name] or 0.0 for unit in names]
-        axes.barh([place + offset for place in range(len(names))], values, 0.4, color=colour, label=MEASURES[name])
+        axes.barh([place + offset for place in range(len(names))], values, 0.4, color=color, label=MEASURES[name])
     if figures["pearson"] is not None:
         axes.axvline(figures["pearson"], color=theme.text, linestyle=(0, (4, 3)), linewidth=1)
     axes.set_yticks(range(len(names)), names)

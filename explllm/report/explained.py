@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from explllm.core.action_units import INTENSITY_WORDS, NAMES, intensity_word
-from explllm.core.chain_of_thought import ChainOfThought
 from explllm.core.expressions import Expression
+from explllm.explanations.chain_of_thought import ChainOfThought
 from explllm.faces.crop import DEFAULT_MARGIN, load_face
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ class ExplainedFace:
     expression: Expression
     """The true label."""
     recognition: "Recognition"
-    """What the model recognised."""
+    """What the model recognized."""
     cot: ChainOfThought
     """What the model wrote."""
     action_units: Sequence[float | None] | None = None
@@ -111,7 +111,7 @@ def thumbnail_url(path: Path, size: int, box: Sequence[float] | None = None, mar
 
 
 def best_and_worst(table: pd.DataFrame, number: int) -> list[object]:
-    """Choose faces to show: those recognised most surely, and those that the model missed by the most.
+    """Choose faces to show: those recognized most surely, and those that the model missed by the most.
 
     They are of as many different true expressions as there are faces to choose; that comes before best and worst.
 

@@ -8,7 +8,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from explllm import __version__
-from explllm.core.files import written_whole
+from explllm.core.files import atomic_write
 from explllm.metrics.evaluation import collapse
 from explllm.report.explained import ExplainedFace
 from explllm.report.plots import Plot, recognition_plots, write_plots
@@ -82,7 +82,7 @@ def write_report(
         published=PUBLISHED,
     )
     write_plots(path.parent / PLOTS, [*plots, *(plot for section in sections for plot in section.plots)])
-    with written_whole(path) as temporary:
+    with atomic_write(path) as temporary:
         temporary.write_text(page, encoding="utf-8")
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from explllm.core.action_units import INTENSITY_WORDS, NAMES
-from explllm.core.chain_of_thought import ChainOfThought
+from explllm.explanations.chain_of_thought import ChainOfThought
 from explllm.faces.boxes import Box
 from explllm.faces.estimators import Intensities, missing_names
 
@@ -34,7 +34,7 @@ class PicturedFace:
     box: Box | None
     """Where it is in the photograph; None if the photograph is the face."""
     recognition: Recognition
-    """What the model recognised."""
+    """What the model recognized."""
     cot: ChainOfThought
     """What the model wrote."""
     action_units: Intensities | None = None
@@ -80,7 +80,7 @@ def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
     return ImageFont.load_default(size)
 
 
-def _colour(number: int) -> tuple[int, int, int]:
+def _color(number: int) -> tuple[int, int, int]:
     return _COLOURS[(number - 1) % len(_COLOURS)]
 
 
@@ -96,13 +96,13 @@ def _photograph(photograph: Image.Image, faces: Sequence[PicturedFace]) -> Image
         if face.box is None:
             continue
         x, y, w, h = (side * scale for side in face.box)
-        draw.rectangle((x, y, x + w, y + h), outline=_colour(number), width=3)
+        draw.rectangle((x, y, x + w, y + h), outline=_color(number), width=3)
         label = f"{number} {face.recognition.expression} {face.recognition.confidence:.0%}"
         wide = draw.textlength(label, font) + 10
         left = min(max(x - 1, 0), max(shown.width - wide, 0))
         # Above the box, or inside it at the upper edge of the photograph.
         top = y - 25 if y >= 25 else y
-        draw.rectangle((left, top, left + wide, top + 25), fill=_colour(number))
+        draw.rectangle((left, top, left + wide, top + 25), fill=_color(number))
         draw.text((left + 5, top + 2), label, fill=_PAPER, font=font)
     return shown
 
@@ -120,13 +120,13 @@ def _explained(number: int, face: PicturedFace) -> Image.Image:
     height = max(_FACE + 24 * (1 + len(likely)), 34 + 24 * len(lines), 0 if bars is None else bars.height)
     row = Image.new("RGB", (wide, height + 8), _PAPER)
     draw = ImageDraw.Draw(row)
-    draw.line((0, 0, wide, 0), fill=_colour(number), width=3)
+    draw.line((0, 0, wide, 0), fill=_color(number), width=3)
     row.paste(ImageOps.pad(face.image.convert("RGB"), (_FACE, _FACE), color=_PAPER), (0, 10))
     for place, (label, probability) in enumerate(likely):
         draw.text((0, _FACE + 16 + 24 * place), f"{label} {probability:.1%}", fill=_SOFT, font=_font(17))
     if bars is not None:
         row.paste(bars, (left, 8))
-    draw.text((start, 8), f"{number}  {face.recognition.expression}", fill=_colour(number), font=_font(22))
+    draw.text((start, 8), f"{number}  {face.recognition.expression}", fill=_color(number), font=_font(22))
     for place, line in enumerate(lines):
         draw.text((start, 40 + 24 * place), line, fill=_INK, font=font)
     return row
@@ -156,7 +156,7 @@ def _bars(action_units: Intensities, source: str | None, number: int) -> Image.I
         draw.text((0, top), name, fill=_INK, font=font)
         draw.rectangle((name_wide, top + 4, _BARS - 42, top + 15), fill=_TRACK)
         reach = name_wide + round(value * (_BARS - 42 - name_wide))
-        draw.rectangle((name_wide, top + 4, reach, top + 15), fill=_colour(number))
+        draw.rectangle((name_wide, top + 4, reach, top + 15), fill=_color(number))
         draw.text((_BARS - 36, top), f"{value:.2f}", fill=_SOFT, font=font)
     for place, line in enumerate(foot):
         draw.text((0, 32 + row_high * max(len(bars), 1) + 18 * place), line, fill=_SOFT, font=small)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from explllm.core.files import written_whole
+from explllm.core.files import atomic_write
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -19,7 +19,7 @@ _FONTS = 'system-ui, "Segoe UI", Roboto, "Helvetica Neue", Arial, sans-serif'
 
 @dataclass(frozen=True)
 class Theme:
-    """Colours of the plots on a light or a dark page."""
+    """Colors of the plots on a light or a dark page."""
 
     text: str
     faint: str
@@ -73,7 +73,7 @@ def draw_plot(
         title: Stands above it on a page.
         caption: What it shows and how to read it.
         size: Width and height in inches.
-        draw: Draws on an empty figure in the colours of a theme.
+        draw: Draws on an empty figure in the colors of a theme.
 
     Returns:
         The plot. Equal figures give equal bytes.
@@ -103,7 +103,7 @@ def write_plots(folder: Path, plots: list[Plot]) -> None:
         plots: The plots.
     """
     for plot in plots:
-        with written_whole(folder / f"{plot.name}.png") as temporary:
+        with atomic_write(folder / f"{plot.name}.png") as temporary:
             temporary.write_bytes(plot.png)
 
 
@@ -223,10 +223,10 @@ def _confusion(axes: "Axes", figures: Mapping[str, Any], theme: Theme) -> None:
 def _by_class(axes: "Axes", figures: Mapping[str, Any], theme: Theme) -> None:
     labels = list(figures["labels"])
     kinds = (("recall", theme.main), ("precision", theme.second), ("f1", theme.third))
-    for offset, (kind, colour) in enumerate(kinds):
+    for offset, (kind, color) in enumerate(kinds):
         values = [figures[kind][name] or 0 for name in labels]
         places = [place + (offset - 1) * 0.26 for place in range(len(labels))]
-        axes.barh(places, values, height=0.24, color=colour, label="F1" if kind == "f1" else kind)
+        axes.barh(places, values, height=0.24, color=color, label="F1" if kind == "f1" else kind)
     axes.axvline(figures["macro_recall"], color=theme.text, linestyle=(0, (4, 3)), linewidth=1)
     axes.set_yticks(range(len(labels)), labels)
     axes.invert_yaxis()
@@ -243,9 +243,9 @@ def _predictions(axes: "Axes", figures: Mapping[str, Any], theme: Theme) -> None
     found = [figures["predictions"][name] for name in labels]
     if figures["no_label"]:
         labels, true, found = [*labels, "no label"], [*true, 0], [*found, figures["no_label"]]
-    for offset, (values, colour, name) in enumerate(((true, theme.faint, "true"), (found, theme.main, "answers"))):
+    for offset, (values, color, name) in enumerate(((true, theme.faint, "true"), (found, theme.main, "answers"))):
         places = [place + (offset - 0.5) * 0.4 for place in range(len(labels))]
-        bars = axes.bar(places, values, width=0.38, color=colour, label=name)
+        bars = axes.bar(places, values, width=0.38, color=color, label=name)
         axes.bar_label(bars, fontsize=7, padding=1)
     axes.set_xticks(range(len(labels)), labels, rotation=30, ha="right", rotation_mode="anchor")
     axes.tick_params(length=0)

@@ -9,8 +9,8 @@ from rich.markup import escape
 from rich.panel import Panel
 from rich.table import Table
 
-from explllm.core.chain_of_thought import ChainOfThought
 from explllm.core.expressions import Expression
+from explllm.explanations.chain_of_thought import ChainOfThought
 from explllm.metrics.evaluation import collapse
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ def histogram_line(counts: Mapping[str, int]) -> str:
 
 
 def figures_line(figures: Mapping[str, Any]) -> str:
-    """Say in one line how well expressions are recognised.
+    """Say in one line how well expressions are recognized.
 
     Args:
         figures: What `explllm.metrics.recognition.recognition_summary` gives.
@@ -108,14 +108,14 @@ def print_explained(
         console: Where to.
         image: The image's path.
         expression: The true label, if it is known.
-        recognition: What the model recognised.
+        recognition: What the model recognized.
         cot: What it wrote.
     """
     likely = sorted(recognition.probabilities.items(), key=lambda pair: -pair[1])[:3]
     said = ", ".join(f"{label} {probability:.1%}" for label, probability in likely)
-    truth = "" if expression is None else f"  (labelled {expression})"
+    truth = "" if expression is None else f"  (labeled {expression})"
     said_title = f": {recognition.expression}{truth}"
-    # A title that is too long loses its end, which is what was recognised: the path loses its beginning instead.
+    # A title that is too long loses its end, which is what was recognized: the path loses its beginning instead.
     room, path = max(console.width - len(said_title) - 8, 12), fspath(image)
     shown = path if len(path) <= room else f"…{path[1 - room :]}"
     title = f"{escape(shown)}{said_title}"

@@ -1,1 +1,1 @@
-"""LightningModules, optimisation, checkpoints, callbacks, and the command line's fit, validate, test and predict."""
+"""LightningModules, optimization, checkpoints, callbacks, and the command line's fit, validate, test and predict."""

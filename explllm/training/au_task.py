@@ -20,7 +20,7 @@ _FLOOR = 1e-4
 
 
 class ActionUnitTask(FaceTask):
-    """Trains an `ActionUnitRegressor` on labelled intensities; tests it by intensity, or on FACS labels by F1."""
+    """Trains an `ActionUnitRegressor` on labeled intensities; tests it by intensity, or on FACS labels by F1."""
 
     def __init__(
         self,
@@ -35,7 +35,7 @@ class ActionUnitTask(FaceTask):
             network: The model's parts.
             optimization: Learning rate, decay, warm-up.
             ccc_weight: Weight of 1 - CCC in the loss, beside ten times the mean squared error; 0 leaves it out. CCC
-                counts every unit alike, so that one which moves little is learnt too.
+                counts every unit alike, so that one which moves little is learned too.
             facs_active_from: Intensity in [0, 1] from which a unit counts as active in tests on FACS labels.
 
         Raises:
@@ -107,7 +107,7 @@ class ActionUnitTask(FaceTask):
             if figures.get(name) is not None:
                 self.log(f"val/{name}", figures[name], prog_bar=name == "pearson", rank_zero_only=True)
         if self.trainer.is_global_zero and figures.get("pearson") is not None:
-            # Before the first optimiser step there is no loss.
+            # Before the first optimizer step there is no loss.
             loss = "" if self.last_loss is None else f"loss {float(self.last_loss):.3f}, "
             get_console().print(
                 f"step {self.trainer.global_step}: {loss}val Pearson "
@@ -173,11 +173,11 @@ def regression_loss(predictions: torch.Tensor, targets: torch.Tensor, ccc_weight
 
     Args:
         predictions: (B, U) estimates.
-        targets: (B, U) labels; where a unit is not labelled, not a number: it adds nothing.
+        targets: (B, U) labels; where a unit is not labeled, not a number: it adds nothing.
         ccc_weight: Weight of 1 - CCC.
 
     Returns:
-        The loss; 0 if nothing is labelled.
+        The loss; 0 if nothing is labeled.
     """
     known = ~targets.isnan()
     count = known.sum(0).clamp(min=1)

@@ -30,7 +30,7 @@ class FaceTask(LightningModule):
         self._new_unreadable: list[str] = []
         self._blank = False
         self.last_loss: Any = None
-        """Of the last optimiser step; None before the first."""
+        """Of the last optimizer step; None before the first."""
         self._losses: list[torch.Tensor] = []
         # Frozen base weights are not in checkpoints; on_load_checkpoint accounts for every name instead.
         self.strict_loading = False
@@ -42,7 +42,7 @@ class FaceTask(LightningModule):
         torch.manual_seed((seed * 1_000_003 + number) * 4096 + self.global_rank)
 
     def configure_optimizers(self) -> Any:
-        """Make AdamW and its schedule, in optimiser steps."""
+        """Make AdamW and its schedule, in optimizer steps."""
         optimizer, schedule = build_optimizer(
             self.parameters(), self.optimization, int(self.trainer.estimated_stepping_batches)
         )
@@ -50,7 +50,7 @@ class FaceTask(LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep only the weights that no named base can give back; what trains, loss, images not read."""
-        own = storage.own_state_dict(self.model)
+        own = storage.saved_state_dict(self.model)
         checkpoint["state_dict"] = {
             name: value for name, value in checkpoint["state_dict"].items() if name.removeprefix("model.") in own
         }
@@ -92,12 +92,12 @@ class FaceTask(LightningModule):
 
         Args:
             batch: The micro-batch.
-            step: Whether an optimiser step follows it.
+            step: Whether an optimizer step follows it.
 
         Raises:
             ImageError: If there are more than the data allows, or no image can be read.
         """
-        # Before the optimiser's step, and never after it: nothing may be learnt from a face that is none.
+        # Before the optimizer's step, and never after it: nothing may be learned from a face that is none.
         self._count_unreadable(batch, settle=step)
         self._blank = self._blank or (bool(batch["unreadable"]) and not bool(batch["readable"].all()))
         if step and self._blank:
@@ -108,11 +108,11 @@ class FaceTask(LightningModule):
             )
 
     def _log_loss(self, loss: torch.Tensor, step: bool) -> None:
-        """Log ``train/loss``, the mean over a global batch: over all micro-batches and devices of an optimiser step.
+        """Log ``train/loss``, the mean over a global batch: over all micro-batches and devices of an optimizer step.
 
         Args:
             loss: Of the micro-batch.
-            step: Whether an optimiser step follows it.
+            step: Whether an optimizer step follows it.
         """
         self._losses.append(loss.detach())
         if step:
@@ -121,7 +121,7 @@ class FaceTask(LightningModule):
             self._losses = []
 
     def _is_step(self, batch_idx: int) -> bool:
-        """Tell whether an optimiser step follows a training micro-batch."""
+        """Tell whether an optimizer step follows a training micro-batch."""
         return (batch_idx + 1) % self.trainer.accumulate_grad_batches == 0 or self.trainer.is_last_batch
 
     def _count_unreadable(self, batch: Batch, settle: bool = True) -> None:

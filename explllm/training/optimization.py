@@ -21,9 +21,9 @@ class OptimizationSettings:
     weight_decay: float = 0.05
     """AdamW's decoupled weight decay, on matrices and kernels only: biases, norms and other vectors have none."""
     warmup_steps: int | None = None
-    """Optimiser steps of linear warm-up from 0."""
+    """Optimizer steps of linear warm-up from 0."""
     warmup_ratio: float | None = None
-    """The same as a share of all optimiser steps; give one of the two or neither (no warm-up)."""
+    """The same as a share of all optimizer steps; give one of the two or neither (no warm-up)."""
     beta1: float = 0.9
     """Decay of the running mean of gradients."""
     beta2: float = 0.999
@@ -40,15 +40,15 @@ class OptimizationSettings:
 def build_optimizer(
     parameters: Iterable[torch.nn.Parameter], settings: OptimizationSettings, total_steps: int
 ) -> tuple[torch.optim.Optimizer, LambdaLR]:
-    """Make optimiser and schedule.
+    """Make optimizer and schedule.
 
     Args:
         parameters: All weights; those that do not require a gradient are left out.
         settings: Rates and decay.
-        total_steps: Optimiser steps of the whole run, at which the learning rate reaches 0.
+        total_steps: Optimizer steps of the whole run, at which the learning rate reaches 0.
 
     Returns:
-        The optimiser, and the schedule to be stepped once for each optimiser step.
+        The optimizer, and the schedule to be stepped once for each optimizer step.
 
     Raises:
         ConfigError: If nothing trains.
@@ -76,7 +76,7 @@ def build_optimizer(
 
 
 def warmup_steps(settings: OptimizationSettings, total_steps: int) -> int:
-    """Return the optimiser steps of the warm-up; a ratio is rounded up, as transformers' Trainer does."""
+    """Return the optimizer steps of the warm-up; a ratio is rounded up, as transformers' Trainer does."""
     if settings.warmup_ratio is not None:
         return math.ceil(settings.warmup_ratio * total_steps)
     return settings.warmup_steps or 0

@@ -23,8 +23,8 @@ def fixed_sample(faces: pd.DataFrame, number: int) -> list[int]:
     Returns:
         At most so many row numbers.
     """
-    labelled = faces[faces["expression"].notna()]
-    turns = labelled.groupby("expression", sort=True).cumcount()
+    labeled = faces[faces["expression"].notna()]
+    turns = labeled.groupby("expression", sort=True).cumcount()
     return [int(row) for row in turns.sort_values(kind="stable").index[:number]]
 
 
@@ -57,7 +57,7 @@ def explain_sample(
 
 
 def readable(data: Any, module: ExpLLMTask, rows: Iterable[int]) -> dict[int, torch.Tensor]:
-    """Read faces, and leave out those that cannot be read: whoever recognises them has named and counted them.
+    """Read faces, and leave out those that cannot be read: whoever recognizes them has named and counted them.
 
     Args:
         data: The data module.

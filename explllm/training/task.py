@@ -21,7 +21,7 @@ from explllm.training.optimization import OptimizationSettings
 
 
 class ExpLLMTask(FaceTask):
-    """Trains an ExpLLM on conversations about faces; recognises faces in validation, test and prediction.
+    """Trains an ExpLLM on conversations about faces; recognizes faces in validation, test and prediction.
 
     The paper's two stages are two configurations of it: first the projector alone on captions, then LoRA and projector
     on the mixture of FER and CoT, started from the first stage's model by ``init_from``.
@@ -116,13 +116,17 @@ class ExpLLMTask(FaceTask):
     def training_step(self, batch: Batch, batch_idx: int) -> dict[str, torch.Tensor]:
         """Return the loss, and the logits (B, V) of each conversation's first answer token.
 
-        ``train/loss`` is the mean over a global batch, that is over all micro-batches and devices of an optimiser step:
+        ``train/loss`` is the mean over a global batch, that is over all micro-batches and devices of an optimizer step:
         single micro-batches hold conversations of one kind, and their losses are far apart.
         """
         step = self._is_step(batch_idx)
         self._check_readable(batch, step)
         output = self.explllm(
-            batch["pixel_values"], batch["input_ids"], batch["attention_mask"], batch["labels"], answers_only=True
+            batch["pixel_values"],
+            batch["input_ids"],
+            batch["attention_mask"],
+            batch["labels"],
+            logits_at_labels_only=True,
         )
         self._log_loss(output.loss, step)
         answers = (batch["labels"][:, 1:] != IGNORED).sum(1)
@@ -130,15 +134,15 @@ class ExpLLMTask(FaceTask):
         return {"loss": output.loss, "first_logits": output.logits[first].detach()}
 
     def validation_step(self, batch: Batch, batch_idx: int) -> dict[str, torch.Tensor]:
-        """Recognise faces: probabilities (B, K), targets (B,), rows (B,) of those that count."""
+        """Recognize faces: probabilities (B, K), targets (B,), rows (B,) of those that count."""
         return self._recognize(batch)
 
     def test_step(self, batch: Batch, batch_idx: int) -> dict[str, torch.Tensor]:
-        """Recognise faces, as in validation."""
+        """Recognize faces, as in validation."""
         return self._recognize(batch)
 
     def predict_step(self, batch: Batch, batch_idx: int) -> dict[str, Any]:
-        """Recognise faces, and explain them if asked."""
+        """Recognize faces, and explain them if asked."""
         found: dict[str, Any] = self._recognize(batch)
         if self.explain_predictions:
             kept = batch["pixel_values"][self._counting(batch)]

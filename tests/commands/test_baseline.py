@@ -16,11 +16,11 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from explllm.chat.ledger import Ledger
 from explllm.core.expressions import LABEL_SETS
 from explllm.core.manifest import Manifest
 from explllm.engine.baseline import BaselineSettings, PicturedFace, picture_of, pictured_faces
 from explllm.faces.crop import load_face
+from explllm.llm.ledger import Ledger
 
 KEY = "sk-proj-a-key-that-must-appear-nowhere-0123456789"
 COT = {
@@ -350,11 +350,11 @@ def test_mistakes(baseline, explllm, faces, tmp_path, capsys):
     told = capsys.readouterr().out
     assert ended.value.code == 0
     assert "personal data" in told and "explllm score" in told
-    unlabelled = table(faces).assign(expression="Contempt")
-    Manifest(unlabelled, tmp_path).write(tmp_path / "contempt.parquet")
+    unlabeled = table(faces).assign(expression="Contempt")
+    Manifest(unlabeled, tmp_path).write(tmp_path / "contempt.parquet")
     options = ("--model", "scripted", "--base-url", url, "--send-images")
     error = explllm("baseline", "contempt.parquet", *options, "--label-set", "rafdb").error
-    assert "no row is labelled with a class of rafdb" in error
+    assert "no row is labeled with a class of rafdb" in error
 
 
 def test_rows_of_other_classes_are_left_out_and_said(baseline, chat_server, knowing, faces, explllm, tmp_path):
@@ -365,7 +365,7 @@ def test_rows_of_other_classes_are_left_out_and_said(baseline, chat_server, know
     with chat_server.ChatServer(script) as server:
         done = baseline(server.url, "--label-set", "rafdb")
         assert done.status == 0 and len(server.received) == 12
-        assert "labelled with no class of rafdb 2" in " ".join(done.out.split())
+        assert "labeled with no class of rafdb 2" in " ".join(done.out.split())
         metrics = json.loads((tmp_path / "faces_scripted.run/metrics.json").read_text())
         assert metrics["test/count"] == 6 and metrics["test/left_out"] == {"Contempt": 2}
         # Without a word of it, Contempt among the labels makes it a class.

@@ -5,11 +5,11 @@ import pandas as pd
 import pytest
 from scipy import stats
 
+from explllm.commands.compare import SHOWN, compare
 from explllm.core.errors import InputError
 from explllm.metrics.answers import Answers
+from explllm.metrics.comparison import compared, read_runs
 from explllm.metrics.evaluation import recognition_figures
-from explllm.report.compare import SHOWN, compare
-from explllm.report.comparison import compared, read_runs
 
 
 def rewrite(folder, change):
@@ -60,7 +60,7 @@ def test_a_run_of_one_class_is_called_so(tested, capsys):
         assert "good: one class only" not in text
 
 
-def test_the_sheet_begins_with_faces_that_one_run_recognises(tested, tmp_path):
+def test_the_sheet_begins_with_faces_that_one_run_recognizes(tested, tmp_path):
     found = compare([str(tested("a", skill=0.5)), str(tested("b", seed=1, skill=0.5))], str(tmp_path / "out"))
     page = (tmp_path / "out/compare.html").read_text()
     assert not found.differing[["right a", "right b"]].any(axis=1).all()

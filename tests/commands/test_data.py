@@ -3,9 +3,9 @@
 import pytest
 
 from explllm.cli import Parser
+from explllm.commands.data import read_data
 from explllm.core.errors import ConfigError, InputError, MissingPathError
 from explllm.core.manifest import Manifest
-from explllm.data.command import read_data
 from explllm.data.readers.registry import READERS
 
 

@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from explllm.training.describe import describe
+from explllm.commands.describe import describe
 
 
 def test_the_papers_set_up():

@@ -8,6 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
+from explllm.commands.explain import explain_images
 from explllm.core.action_units import NAMES
 from explllm.core.errors import ConfigError, InputError
 from explllm.faces.boxes import overlap
@@ -15,7 +16,6 @@ from explllm.faces.crop import face_crop
 from explllm.models.au_export import export_onnx
 from explllm.models.au_regressor import RegressorSettings, build_regressor, regressor_config
 from explllm.models.explllm import ExpLLM
-from explllm.report.explain import explain_images
 
 
 @pytest.fixture(scope="module")
@@ -97,13 +97,13 @@ def test_without_a_detector_the_image_is_the_face(explain, photographs, fitted):
     assert "box" not in line and "action_units" not in line
 
 
-def test_what_the_model_learnt_from_is_said(photographs, fitted, capsys, tmp_path):
+def test_what_the_model_training_data_note_is_said(photographs, fitted, capsys, tmp_path):
     arguments = ([str(photographs / "astronaut.png")], str(fitted / "model"))
     explain_images(*arguments, max_new_tokens=4, picture=str(tmp_path / "noted.png"))
-    said = "Note: of the data that this model learnt from: The faces are drawn by a program, not photographs."
+    said = "Note: of the data that this model learned from: The faces are drawn by a program, not photographs."
     assert said in capsys.readouterr().err
     model = ExpLLM.from_pretrained(fitted / "model")
-    model.config.learnt_from = None
+    model.config.training_data_note = None
     model.save_pretrained(tmp_path / "model", include_base=True)
     explain_images(arguments[0], str(tmp_path / "model"), max_new_tokens=4, picture=str(tmp_path / "plain.png"))
     assert "Note" not in capsys.readouterr().err
@@ -113,7 +113,7 @@ def test_what_the_model_learnt_from_is_said(photographs, fitted, capsys, tmp_pat
 
 @pytest.fixture
 def wide(fitted, tmp_path):
-    """The model, as if it had learnt from faces cut out with a margin of 0.5."""
+    """The model, as if it had learned from faces cut out with a margin of 0.5."""
     model = ExpLLM.from_pretrained(fitted / "model")
     model.config.margin = 0.5
     model.save_pretrained(tmp_path / "wide", include_base=True)
@@ -132,20 +132,20 @@ def test_faces_are_cut_out_as_in_training(explain, photographs, detector_file, w
 
 @pytest.fixture
 def regressor(tmp_path):
-    """An exported regressor that learnt from drawn faces, cut out with a margin of 0.3."""
+    """An exported regressor that learned from drawn faces, cut out with a margin of 0.3."""
     pytest.importorskip("onnx", reason='no onnx, which insightface brings: pip install "explllm[faces]"')
     pytest.importorskip("onnxruntime", reason='no onnxruntime: pip install "explllm[aus]"')
     vision = {"model_type": "explllm_conv", "hidden_sizes": [8, 16], "depths": [1, 1]}
     settings = RegressorSettings(vision=vision, vision_train="full", image_preset="small", image_size=32, head_width=16)
     torch.manual_seed(0)
     model = build_regressor(regressor_config(settings))
-    model.config.margin, model.config.learnt_from = 0.3, "The faces are drawn."
+    model.config.margin, model.config.training_data_note = 0.3, "The faces are drawn."
     export_onnx(model, tmp_path / "au.onnx")
     return model, str(tmp_path / "au.onnx")
 
 
 def test_action_units_by_an_exported_regressor(explain, fitted, photographs, detector_file, regressor, capsys):
-    """It sees the faces as it learnt, whatever the model's margin is; a margin that is given holds for both."""
+    """It sees the faces as it learned, whatever the model's margin is; a margin that is given holds for both."""
     model, path = regressor
     photograph = photographs / "astronaut.png"
     for given, margin in ((None, 0.3), (0.0, 0.0)):
@@ -156,7 +156,7 @@ def test_action_units_by_an_exported_regressor(explain, fitted, photographs, det
     explain_images([str(photograph)], str(fitted / "model"), max_new_tokens=1, onnx=path)
     printed = capsys.readouterr()
     assert "action units by onnx:au.onnx: " in printed.out
-    assert "Note: of the data that the regressor learnt from: The faces are drawn." in printed.err
+    assert "Note: of the data that the regressor learned from: The faces are drawn." in printed.err
 
 
 def test_action_units_are_measured_beside(explain, photographs, detector_file, landmarker_file):

@@ -8,8 +8,8 @@ import warnings
 import pytest
 import yaml
 
+from explllm.commands.lightning_cli import parse
 from explllm.core.errors import ConfigError
-from explllm.training.lightning_cli import parse
 
 
 def test_run_folder_by_default_is_named_after_the_configuration(explllm, small_settings, tmp_path):

@@ -7,9 +7,9 @@ import shutil
 import pandas as pd
 import pytest
 
-from explllm.chat.offline import OfflineWriter
 from explllm.core.expressions import Expression
 from explllm.core.manifest import Manifest
+from explllm.explanations.rule_writer import RuleWriter
 
 GOOD = '{"key_observations": 3, "overall_emotional_interpretation": 3, "conclusion": 0}'
 LABELS = ("Happiness", "Sadness", "Surprise", "Fear", "Anger", "Disgust")
@@ -29,7 +29,7 @@ def faces(tmp_path):
             "box": [10.0 + 50 * (place % 2), 0, 40, 40],
             "expression": LABELS[place % 6],
             "action_units": units(place % 6),
-            "cot": OfflineWriter().write(units(place % 6), Expression(LABELS[place % 6]), seed=place).text,
+            "cot": RuleWriter().write(units(place % 6), Expression(LABELS[place % 6]), seed=place).text,
             "cot_source": "offline",
         }
         for place in range(12)
@@ -131,7 +131,7 @@ def test_what_the_texts_arrive_at(faces, score, explllm):
 
     figures, each = score(changed(faces, change))
     found = figures["recognition"]
-    assert (found["by"], found["count"], found["unlabelled"], found["no_label"]) == ("conclusion", 10, 2, 1)
+    assert (found["by"], found["count"], found["unlabeled"], found["no_label"]) == ("conclusion", 10, 2, 1)
     assert found["accuracy"] == pytest.approx(8 / 10) and figures["count"] == len(each) == 12
     said = " ".join(explllm("score", "changed.parquet").out.split())
     assert "by what the texts arrive at" in said and "2 faces without a true label" in said

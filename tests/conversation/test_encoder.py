@@ -69,7 +69,7 @@ def test_every_answer_token_and_its_end_are_supervised_and_nothing_else(llama, c
 
 
 @pytest.mark.parametrize("chat_format", FORMATS)
-def test_one_tokenisation_of_the_whole_text(llama, chat_format):
+def test_one_tokenization_of_the_whole_text(llama, chat_format):
     tokenizer = load_tokenizer(llama, chat_format)
     encoder, messages = ConversationEncoder(tokenizer, 4), explanation("Fear", COT)
     text = tokenizer.apply_chat_template(messages, image_tokens=4, tokenize=False)

@@ -366,8 +366,8 @@ def test_a_column_that_the_format_cannot_hold(tmp_path, monkeypatch, cells):
     for rows in (1000, 1):
         monkeypatch.setattr(manifest_files, "ROWS_OF_A_PART", rows)
         with pytest.raises(ManifestError, match=r"a table that .parquet cannot hold .* \.jsonl"):
-            table.refuse_unwritable(tmp_path / "made.parquet")
-    table.refuse_unwritable(tmp_path / "deeper/made.jsonl")
+            table.check_writable(tmp_path / "made.parquet")
+    table.check_writable(tmp_path / "deeper/made.jsonl")
     assert [path.name for path in tmp_path.rglob("*")] == ["deeper"]
 
 
@@ -376,8 +376,8 @@ def test_a_place_that_takes_no_file(tmp_path):
     (tmp_path / "folder.csv").mkdir()
     (tmp_path / "file").write_text("")
     with pytest.raises(ConfigError, match="a folder, where a file is to be written"):
-        table.refuse_unwritable(tmp_path / "folder.csv")
+        table.check_writable(tmp_path / "folder.csv")
     with pytest.raises(ConfigError, match="no file can be written"):
-        table.refuse_unwritable(tmp_path / "file/faces.csv")
+        table.check_writable(tmp_path / "file/faces.csv")
     with pytest.raises(ManifestError, match="cannot be written .*(directory|exists)"):
         table.write(tmp_path / "file/faces.csv")

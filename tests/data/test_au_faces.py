@@ -21,7 +21,7 @@ from explllm.data.au_faces import (
 )
 from explllm.data.datamodules import ManifestFaces
 from explllm.data.dataset import ImageCache
-from explllm.data.mixture import Draw
+from explllm.data.mixture import SampleSpec
 from explllm.data.transforms import Augment
 from explllm.faces.pixels import ImagePreset
 
@@ -71,7 +71,7 @@ def test_units_that_were_not_measured_have_no_label(manifest):
         "Cheeks Puff",
         "Nose Wrinkle",
     ]
-    assert np.isnan(labels.action_units[1]).all() and not labels.labelled()[1]
+    assert np.isnan(labels.action_units[1]).all() and not labels.labeled()[1]
     assert labels.action_units[2] == pytest.approx(frame.at[2, "action_units"])
     assert labels.facs_set is None and labels.facs.shape == (len(frame), 0)
 
@@ -79,8 +79,8 @@ def test_units_that_were_not_measured_have_no_label(manifest):
 def test_a_flip_exchanges_left_and_right_in_image_and_labels(manifest):
     images, labels = ImageCache(manifest, PRESET, 10), UnitLabels.of(manifest)
     labels.action_units[3, NAMES.index("Left Eye Close")] = np.nan
-    flipped = TrainingUnits(images, labels, [3], Augment(flip=1.0, **STILL))[Draw(3, "caption", 5)]
-    plain = TrainingUnits(images, labels, [3])[Draw(3, "caption", 5)]
+    flipped = TrainingUnits(images, labels, [3], Augment(flip=1.0, **STILL))[SampleSpec(3, "caption", 5)]
+    plain = TrainingUnits(images, labels, [3])[SampleSpec(3, "caption", 5)]
     assert torch.equal(flipped.pixel_values, plain.pixel_values.flip(-1))
     expected = torch.tensor(mirror_action_units(labels.action_units[3].tolist()))
     assert torch.equal(flipped.action_units.nan_to_num(-1), expected.nan_to_num(-1))
@@ -94,9 +94,9 @@ def test_images_that_cannot_be_read(manifest, tmp_path):
     broken = Manifest(manifest.frame, tmp_path / "faces")
     broken.image_path(2).write_bytes(b"no image")
     images, labels = ImageCache(broken, PRESET, 10), UnitLabels.of(broken)
-    taken = TrainingUnits(images, labels, [1, 2, 3], max_unreadable=1)[Draw(2, "caption", 0)]
+    taken = TrainingUnits(images, labels, [1, 2, 3], max_unreadable=1)[SampleSpec(2, "caption", 0)]
     assert (taken.row, taken.readable) == (3, True) and "00000-" in taken.unreadable[0]
-    given_up = TrainingUnits(images, labels, [2], max_unreadable=0)[Draw(2, "caption", 0)]
+    given_up = TrainingUnits(images, labels, [2], max_unreadable=0)[SampleSpec(2, "caption", 0)]
     assert not given_up.readable and given_up.action_units.isnan().all()
     batch = collate_units([EvaluationUnits(images, labels, [1, 2, -2])[place] for place in range(3)])
     assert batch["readable"].tolist() == [True, False, True] and batch["rows"].tolist() == [1, 2, -2]
@@ -104,7 +104,7 @@ def test_images_that_cannot_be_read(manifest, tmp_path):
     assert batch["pixel_values"].shape == (3, 3, 32, 32) and batch["action_units"].shape == (3, 24)
 
 
-def test_an_epoch_holds_every_labelled_face_once(manifest, tmp_path, attached):
+def test_an_epoch_holds_every_labeled_face_once(manifest, tmp_path, attached):
     units = list(manifest.frame["action_units"])
     units[0] = units[5] = None
     data = attached(

@@ -1,4 +1,4 @@
-"""Single conversations: what is learnt of a face, and what becomes of faces that cannot be read."""
+"""Single conversations: what is learned of a face, and what becomes of faces that cannot be read."""
 
 import shutil
 
@@ -8,12 +8,12 @@ import torch
 from PIL import Image
 
 from explllm.conversation.messages import explanation, explanation_first, recognition
-from explllm.core.chain_of_thought import mirror_text
 from explllm.core.expressions import Expression
 from explllm.core.manifest import Manifest
 from explllm.data.dataset import EvaluationDataset, ImageCache, TrainingDataset, collator
-from explllm.data.mixture import Draw
+from explllm.data.mixture import SampleSpec
 from explllm.data.transforms import Augment
+from explllm.explanations.chain_of_thought import mirror_text
 from explllm.faces.pixels import IMAGE_PRESETS
 
 FLIP = {"rotation": 0, "scale": 0, "shift": 0, "brightness": 0, "contrast": 0, "saturation": 0, "hue": 0, "erase": 0}
@@ -37,9 +37,9 @@ def dataset(faces, conversations):
 def test_conversations(dataset, faces, conversations):
     frame, found = faces[0].frame, dataset()
     label, cot = frame.at[3, "expression"], frame.at[3, "cot"]
-    assert found[Draw(3, "fer", 0)].encoded == conversations.encode(recognition(label))
-    assert found[Draw(3, "cot", 0)].encoded == conversations.encode(explanation(label, cot))
-    assert found[Draw(3, "cot", 0)].expression == list(Expression).index(label)
+    assert found[SampleSpec(3, "fer", 0)].encoded == conversations.encode(recognition(label))
+    assert found[SampleSpec(3, "cot", 0)].encoded == conversations.encode(explanation(label, cot))
+    assert found[SampleSpec(3, "cot", 0)].expression == list(Expression).index(label)
     assert len(found) == 56
 
 
@@ -52,20 +52,23 @@ def test_the_order_of_the_rounds(dataset, faces, conversations):
     }
     assert orders["label_first"] != orders["cot_first"]
     for order, encoded in orders.items():
-        assert dataset(cot_order=order)[Draw(3, "cot", 0)].encoded == encoded
-    by_chance = [dataset(cot_order="random")[Draw(3, "cot", seed)].encoded for seed in range(12)]
+        assert dataset(cot_order=order)[SampleSpec(3, "cot", 0)].encoded == encoded
+    by_chance = [dataset(cot_order="random")[SampleSpec(3, "cot", seed)].encoded for seed in range(12)]
     assert {*by_chance} == {*orders.values()}
-    assert dataset(cot_order="cot_first")[Draw(3, "fer", 0)].encoded == conversations.encode(recognition(label))
+    assert dataset(cot_order="cot_first")[SampleSpec(3, "fer", 0)].encoded == conversations.encode(recognition(label))
 
 
 def test_a_flipped_face_has_a_flipped_text(dataset, faces, conversations):
     frame = faces[0].frame
     row = next(row for row in range(56) if mirror_text(frame.at[row, "cot"]) != frame.at[row, "cot"])
     label, cot = frame.at[row, "expression"], frame.at[row, "cot"]
-    plain, flipped = dataset()[Draw(row, "cot", 0)], dataset(augment=Augment(flip=1, **FLIP))[Draw(row, "cot", 0)]
+    plain, flipped = (
+        dataset()[SampleSpec(row, "cot", 0)],
+        dataset(augment=Augment(flip=1, **FLIP))[SampleSpec(row, "cot", 0)],
+    )
     assert torch.equal(flipped.pixel_values, plain.pixel_values.flip(2))
     assert flipped.encoded == conversations.encode(explanation(label, mirror_text(cot)))
-    label_only = dataset(augment=Augment(flip=1, **FLIP))[Draw(row, "fer", 0)]
+    label_only = dataset(augment=Augment(flip=1, **FLIP))[SampleSpec(row, "fer", 0)]
     assert label_only.encoded == conversations.encode(recognition(label))
 
 
@@ -75,7 +78,8 @@ def test_texts_by_rules_are_worded_anew_and_stay_true(faces, conversations):
     manifest.frame["cot_source"] = "offline"
     found = TrainingDataset(manifest, images, conversations)
     texts = [
-        conversations.decode([t for t in found[Draw(5, "cot", seed)].encoded.labels if t != -100]) for seed in (1, 2, 1)
+        conversations.decode([t for t in found[SampleSpec(5, "cot", seed)].encoded.labels if t != -100])
+        for seed in (1, 2, 1)
     ]
     assert texts[0] == texts[2] != texts[1]
     assert all(text.strip().startswith(manifest.frame.at[5, "expression"]) for text in texts)
@@ -111,7 +115,7 @@ def test_an_unreadable_training_face_is_named_and_replaced(dataset, faces):
     manifest, _ = faces
     spoil(manifest, 4)
     manifest.image_path(5).unlink()
-    sample = dataset(max_unreadable=2)[Draw(4, "fer", 0)]
+    sample = dataset(max_unreadable=2)[SampleSpec(4, "fer", 0)]
     assert (sample.row, sample.readable) == (6, True)
     assert [name.split("/")[-1] for name in sample.unreadable] == [
         f"{manifest.image_path(4).name}: unreadable image: image file is truncated",
@@ -124,7 +128,7 @@ def test_no_face_for_testing_takes_the_place_of_a_training_face(dataset, faces):
     """The last row to learn from stands before the first one to validate on."""
     manifest, _ = faces
     spoil(manifest, 54, 55)
-    sample = dataset(max_unreadable=9)[Draw(54, "fer", 0)]
+    sample = dataset(max_unreadable=9)[SampleSpec(54, "fer", 0)]
     assert sample.row == 0 and len(sample.unreadable) == 2
     assert manifest.frame.at[56, "split"] != "train"
 
@@ -133,19 +137,19 @@ def test_a_replacement_has_what_the_conversation_needs(dataset, faces):
     manifest, _ = faces
     manifest.frame.loc[[5, 6], "cot"] = None
     spoil(manifest, 4)
-    assert dataset(max_unreadable=9)[Draw(4, "cot", 0)].row == 7
-    assert dataset(max_unreadable=9)[Draw(4, "fer", 0)].row == 5
+    assert dataset(max_unreadable=9)[SampleSpec(4, "cot", 0)].row == 7
+    assert dataset(max_unreadable=9)[SampleSpec(4, "fer", 0)].row == 5
 
 
 def test_the_search_ends_at_the_limit(dataset, faces):
     manifest, _ = faces
     spoil(manifest, 4, 5, 6)
-    sample = dataset(max_unreadable=1)[Draw(4, "fer", 0)]
+    sample = dataset(max_unreadable=1)[SampleSpec(4, "fer", 0)]
     assert not sample.readable and len(sample.unreadable) == 2
     assert (sample.pixel_values == sample.pixel_values.flatten()[0]).all()
     for path in manifest.root.rglob("train/*.png"):
         path.unlink()
-    sample = dataset(max_unreadable=1000)[Draw(4, "fer", 0)]
+    sample = dataset(max_unreadable=1000)[SampleSpec(4, "fer", 0)]
     assert not sample.readable and len(sample.unreadable) == 56
 
 
@@ -164,7 +168,7 @@ def test_evaluation_marks_what_cannot_be_read(faces, conversations):
 
 def test_padding_on_the_right(dataset, conversations):
     found = dataset()
-    samples = [found[Draw(1, "fer", 0)], found[Draw(1, "cot", 0)]]
+    samples = [found[SampleSpec(1, "fer", 0)], found[SampleSpec(1, "cot", 0)]]
     batch = collator(conversations)(samples)
     short, long = (len(sample.encoded.input_ids) for sample in samples)
     assert batch["input_ids"].shape == batch["labels"].shape == (2, long)

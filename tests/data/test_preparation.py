@@ -6,11 +6,11 @@ import pandas as pd
 import pytest
 
 from explllm.core.action_units import NAMES
-from explllm.core.chain_of_thought import ChainOfThought
 from explllm.core.errors import ConfigError
 from explllm.core.expressions import Expression
 from explllm.core.manifest import Manifest
 from explllm.data.preparation import hold_out, prepare
+from explllm.explanations.chain_of_thought import ChainOfThought
 
 PLAIN = {"val_fraction": 0.0, "write_cot": True, "shuffle_labels": False, "captions": False, "seed": 0}
 

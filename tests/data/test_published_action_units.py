@@ -28,7 +28,7 @@ SMALL = (
 
 @pytest.fixture(scope="module")
 def trained(publishers, tmp_path_factory) -> Path:
-    """A folder with FEAFA's manifest and the run that learnt from it, two steps long; tests must not change it."""
+    """A folder with FEAFA's manifest and the run that learned from it, two steps long; tests must not change it."""
     from explllm.cli import main
 
     folder = tmp_path_factory.mktemp("feafa")

@@ -2,15 +2,15 @@
 
 import pytest
 
-from explllm.chat.offline import OfflineWriter
 from explllm.conversation.encoder import ConversationEncoder
 from explllm.core.action_units import NAMES, mirror_action_units
-from explllm.core.chain_of_thought import ChainOfThought
 from explllm.core.expressions import Expression
 from explllm.data.dataset import ImageCache, TrainingDataset
-from explllm.data.drawn_faces.generate import draw_faces
-from explllm.data.mixture import Draw
+from explllm.data.mixture import SampleSpec
 from explllm.data.transforms import Augment
+from explllm.drawn_faces.generate import draw_faces
+from explllm.explanations.chain_of_thought import ChainOfThought
+from explllm.explanations.rule_writer import RuleWriter
 from explllm.faces.pixels import ImagePreset
 from explllm.models.build import small_tokenizer
 
@@ -38,7 +38,7 @@ def said(sample, encoder):
 
 def test_other_words_at_each_draw_and_the_same_for_the_same(manifest, encoder):
     faces = dataset(manifest, encoder)
-    texts = [said(faces[Draw(3, "cot", seed)], encoder) for seed in (1, 2, 3, 1)]
+    texts = [said(faces[SampleSpec(3, "cot", seed)], encoder) for seed in (1, 2, 3, 1)]
     assert texts[0] == texts[3]
     assert len({cot for _, cot in texts}) > 1
     assert {label for label, _ in texts} == {manifest.frame.at[3, "expression"]}
@@ -49,9 +49,9 @@ def test_other_words_at_each_draw_and_the_same_for_the_same(manifest, encoder):
 def test_a_flipped_face_gets_the_text_of_its_mirrored_action_units(manifest, encoder):
     flipped = dataset(manifest, encoder, flip=1.0)
     for row in range(len(manifest)):
-        label, cot = said(flipped[Draw(row, "cot", 5)], encoder)
+        label, cot = said(flipped[SampleSpec(row, "cot", 5)], encoder)
         units = mirror_action_units(manifest.frame.at[row, "action_units"])
-        assert cot == OfflineWriter().write(units, Expression(label), seed=5).text
+        assert cot == RuleWriter().write(units, Expression(label), seed=5).text
 
 
 def test_texts_of_others_stay_as_they_are(manifest, encoder):
@@ -59,7 +59,7 @@ def test_texts_of_others_stay_as_they_are(manifest, encoder):
     frame["cot_source"] = "gpt-4o"
     other = type(manifest)(frame, manifest.root)
     faces = dataset(other, encoder)
-    assert {said(faces[Draw(3, "cot", seed)], encoder)[1] for seed in (1, 2)} == {frame.at[3, "cot"]}
+    assert {said(faces[SampleSpec(3, "cot", seed)], encoder)[1] for seed in (1, 2)} == {frame.at[3, "cot"]}
 
 
 def test_units_that_were_not_measured_stay_unsaid_at_each_draw(manifest, encoder):
@@ -72,11 +72,11 @@ def test_units_that_were_not_measured_stay_unsaid_at_each_draw(manifest, encoder
     for flip, name in ((0.0, "Right Brow Raise"), (1.0, "Left Brow Raise")):
         faces, units = dataset(partly, encoder, flip), [0.6 if one == name else None for one in NAMES]
         for seed in range(20):
-            label, cot = said(faces[Draw(3, "cot", seed)], encoder)
-            assert cot == OfflineWriter().write(units, Expression(label), seed=seed).text
+            label, cot = said(faces[SampleSpec(3, "cot", seed)], encoder)
+            assert cot == RuleWriter().write(units, Expression(label), seed=seed).text
 
 
 def test_texts_by_rules_stay_where_the_units_are_gone(manifest, encoder):
     other = type(manifest)(manifest.frame.drop(columns="action_units"), manifest.root)
     faces = dataset(other, encoder)
-    assert said(faces[Draw(3, "cot", 1)], encoder)[1] == manifest.frame.at[3, "cot"]
+    assert said(faces[SampleSpec(3, "cot", 1)], encoder)[1] == manifest.frame.at[3, "cot"]

@@ -107,11 +107,11 @@ def test_other_processes_give_the_same_results():
 
 def test_changes_are_drawn_independently_of_each_other():
     augment = Augment(**(OFF | {"flip": 0.5, "erase": 0.5, "brightness": 0.5}))
-    grey = np.full((32, 32, 3), 100, np.uint8)
-    grey[:, 16:] += 20
+    gray = np.full((32, 32, 3), 100, np.uint8)
+    gray[:, 16:] += 20
     seen = []
     for seed in range(400):
-        image = augment(grey, None, None, seed)[0].astype(int)
+        image = augment(gray, None, None, seed)[0].astype(int)
         # The brightest and the darkest corner survive any erasing of at most an eighth of the image's area.
         levels, counts = np.unique(image, return_counts=True)
         erased = len(levels) > 2
@@ -148,9 +148,9 @@ def test_the_released_augmentation():
     flipped = [cot != COT for _, _, cot in seen]
     assert 0.4 < np.mean(flipped) < 0.6
     assert all((units != UNITS) == turned for (_, units, _), turned in zip(seen, flipped, strict=True))
-    # Grey comes in half of the draws with 0.2, an erased area in half of them.
-    grey = np.mean([np.ptp(made.astype(int), axis=2).max() == 0 for made, _, _ in seen])
-    assert 0.05 < grey < 0.16
+    # Gray comes in half of the draws with 0.2, an erased area in half of them.
+    gray = np.mean([np.ptp(made.astype(int), axis=2).max() == 0 for made, _, _ in seen])
+    assert 0.05 < gray < 0.16
     black = [(made == 0).all(2).mean() for made, _, _ in seen]
     assert 0.4 < np.mean([share > 0.04 for share in black]) < 0.85  # borders that are moved in are black too
 

@@ -5,12 +5,12 @@ import cv2
 import numpy as np
 import pytest
 
-from explllm.core.chain_of_thought import ChainOfThought
 from explllm.core.errors import ConfigError, InputError
 from explllm.core.expressions import LABEL_SETS, Expression
 from explllm.core.manifest import Manifest
-from explllm.data.drawn_faces import generate
-from explllm.data.drawn_faces.generate import draw_faces
+from explllm.drawn_faces import generate
+from explllm.drawn_faces.generate import draw_faces
+from explllm.explanations.chain_of_thought import ChainOfThought
 
 AFFECTNET8 = LABEL_SETS["affectnet8"]
 FEW = {"train": 9, "val": 3, "test": 5, "size": 24}

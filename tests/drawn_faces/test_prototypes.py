@@ -3,7 +3,7 @@ import pytest
 
 from explllm.core.action_units import FEAFA, NAMES
 from explllm.core.expressions import Expression
-from explllm.data.drawn_faces.prototypes import MINIMUM_DEFINING, NOISE, PROTOTYPES, sample_action_units
+from explllm.drawn_faces.prototypes import MINIMUM_DEFINING, NOISE, PROTOTYPES, sample_action_units
 
 SAMPLES = 60
 

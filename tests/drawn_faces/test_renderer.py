@@ -6,7 +6,7 @@ import pytest
 
 from explllm.core.action_units import FEAFA, NAMES, mirror_action_units
 from explllm.core.errors import InputError
-from explllm.data.drawn_faces.renderer import Identity, Scene, draw_face
+from explllm.drawn_faces.renderer import Identity, Scene, draw_face
 
 PEOPLE = (0, 4, 9, 17)
 """Seeds of people with different hair, skin, beard and glasses."""

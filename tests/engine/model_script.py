@@ -9,12 +9,12 @@ import re
 import sys
 from random import Random
 
-from explllm.chat.offline import OfflineWriter
 from explllm.core.action_units import NAMES
-from explllm.core.chain_of_thought import ChainOfThought
 from explllm.core.expressions import Expression
+from explllm.explanations.chain_of_thought import ChainOfThought
+from explllm.explanations.rule_writer import RuleWriter
 
-WRITER = OfflineWriter()
+WRITER = RuleWriter()
 PLACES = {name.lower(): place for place, name in enumerate(NAMES)}
 NEVER_PARSES = "I would rather not put a name to it; it could be many things."
 
@@ -46,7 +46,7 @@ def purpose(body):
     """Tell which process asks, by the schema or by the prompt's words."""
     question = body["messages"][-1]["content"]
     for words, name in (
-        ("Analyse a face step by step", "au2des"),
+        ("Analyze a face step by step", "au2des"),
         ("Which facial expression does this description", "des2exp"),
         ("Compare a description of a face", "verification"),
         ("write a revised analysis", "reflection"),

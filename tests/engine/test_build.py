@@ -10,13 +10,13 @@ import time
 import pandas as pd
 import pytest
 
-from explllm.chat.ledger import Ledger
 from explllm.core import manifest_files
-from explllm.core.chain_of_thought import ChainOfThought
 from explllm.core.expressions import Expression
 from explllm.core.manifest import ENDINGS, Manifest
 from explllm.data.folder import read_folder
-from explllm.engine.checks import pair_problems
+from explllm.explanations.chain_of_thought import ChainOfThought
+from explllm.explanations.checks import pair_problems
+from explllm.llm.ledger import Ledger
 
 
 def test_a_manifest_with_a_model(build, server, explllm, tmp_path, table):

@@ -12,9 +12,9 @@ import time
 import pandas as pd
 import pytest
 
-from explllm.chat.ledger import Ledger
 from explllm.core.manifest import Manifest
-from explllm.engine import running
+from explllm.engine import runner as running
+from explllm.llm.ledger import Ledger
 
 QUOTA = {"code": "insufficient_quota"}
 
@@ -58,7 +58,7 @@ def test_a_refusal_in_mid_run_loses_nothing(build, refusing_after, server, table
     assert len(made) == 24 and 0 < made["cot"].notna().sum() < 24
     assert progress()["state"] == "stopped" and progress()["done"] == made["cot_status"].notna().sum()
     # What was in flight has been waited for: each answer that was paid for is recorded.
-    assert outcomes()["answered"] == answered == 60 and "cancelled" not in outcomes()
+    assert outcomes()["answered"] == answered == 60 and "canceled" not in outcomes()
     build(server.url)
     assert table()["cot_status"].notna().all()
     assert outcomes()["answered"] == answered + server.answered

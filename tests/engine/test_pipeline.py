@@ -5,14 +5,14 @@ import json
 
 import pytest
 
-from explllm.chat.client import ChatClient
-from explllm.chat.ledger import Ledger
-from explllm.chat.request import ChatSettings
 from explllm.core.action_units import NAMES
 from explllm.core.expressions import Expression
-from explllm.engine.checks import pair_problems
 from explllm.engine.face import EngineSettings, Face, Status
 from explllm.engine.pipeline import explain_face
+from explllm.explanations.checks import pair_problems
+from explllm.llm.client import ChatClient
+from explllm.llm.ledger import Ledger
+from explllm.llm.request import ChatSettings
 
 UNITS = [0.0] * 24
 UNITS[NAMES.index("Left Lip Corner Pull")] = 0.62

@@ -3,12 +3,12 @@
 from pathlib import Path
 
 from explllm.engine.baseline import Answered, BaselineStatus
-from explllm.engine.running import print_summary
-from explllm.engine.work import Built
+from explllm.engine.face_queue import RunResult
+from explllm.engine.runner import print_summary
 
 
 def test_what_failed_is_named_and_the_rest_is_looked_up(capsys):
-    built = Built(total=13)
+    built = RunResult(total=13)
     for row in reversed(range(13)):
         built.outcomes.add(row, Answered(BaselineStatus.FAILED, reason=f"label: fault {row}"))
     print_summary(built, BaselineStatus, {"no face found": 2}, Path("out[1].parquet"))

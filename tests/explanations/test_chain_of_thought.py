@@ -6,9 +6,9 @@ import time
 
 import pytest
 
-from explllm.core.chain_of_thought import MAX_WORDS, TITLES, ChainOfThought, mirror_text
 from explllm.core.errors import ChainOfThoughtError
 from explllm.core.expressions import Expression
+from explllm.explanations.chain_of_thought import MAX_WORDS, TITLES, ChainOfThought, mirror_text
 
 KEY = "Both brows are slightly lowered, and the left lip corner is strongly pulled up."
 MIDDLE = "Together these movements suggest a pleased mood."

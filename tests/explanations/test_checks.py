@@ -2,15 +2,15 @@
 
 import pytest
 
-from explllm.chat.offline import OfflineWriter
-from explllm.chat.reading import without_thoughts
 from explllm.core.action_units import NAMES
-from explllm.core.chain_of_thought import ChainOfThought
 from explllm.core.expressions import Expression
-from explllm.engine.checks import description_problems, form_problems, names, pair_problems
 from explllm.engine.des2exp import read_expression
 from explllm.engine.refinement import read_cot
 from explllm.engine.verification import read_verdict
+from explllm.explanations.chain_of_thought import ChainOfThought
+from explllm.explanations.checks import description_problems, form_problems, names, pair_problems
+from explllm.explanations.rule_writer import RuleWriter
+from explllm.llm.reading import without_thoughts
 
 UNITS = [0.0] * 24
 UNITS[NAMES.index("Left Brow Lower")] = UNITS[NAMES.index("Right Brow Lower")] = 0.5
@@ -26,7 +26,7 @@ def problems(key=KEY, interpretation=MIDDLE, conclusion=END, expression=Expressi
 
 def test_a_sound_text_has_none():
     assert problems() == []
-    written = OfflineWriter().write(UNITS, Expression.ANGER)
+    written = RuleWriter().write(UNITS, Expression.ANGER)
     assert pair_problems(written, UNITS, Expression.ANGER) == []
 
 
@@ -91,9 +91,9 @@ def test_units_that_were_not_measured_count_neither_way():
 
 def test_the_offline_writer_says_nothing_of_units_that_were_not_measured():
     still = [None if name in DEAD else 0.0 for name in NAMES]
-    written = [OfflineWriter().write(still, Expression.NEUTRAL, seed=seed).text for seed in range(60)]
+    written = [RuleWriter().write(still, Expression.NEUTRAL, seed=seed).text for seed in range(60)]
     assert not any("nose" in text or "cheek" in text or "stretch" in text for text in written)
-    assert any("nose" in OfflineWriter().write([0.0] * 24, Expression.NEUTRAL, seed=seed).text for seed in range(60))
+    assert any("nose" in RuleWriter().write([0.0] * 24, Expression.NEUTRAL, seed=seed).text for seed in range(60))
 
 
 def test_names():

@@ -8,7 +8,7 @@ import pytest
 
 from explllm.core.action_units import FEAFA, INTENSITY_WORDS, NAMES, mirror_action_units
 from explllm.core.errors import InputError
-from explllm.core.grounding import TOLERANCE, claims, ground
+from explllm.explanations.grounding import TOLERANCE, claims, ground
 
 
 def _named(units: str) -> set[int]:
@@ -526,7 +526,7 @@ def test_what_is_denied_in_one_place_and_claimed_in_another_counts_as_claimed():
 
 
 def test_the_mirrored_text_claims_the_mirrored_face(real):
-    from explllm.core.chain_of_thought import ChainOfThought
+    from explllm.explanations.chain_of_thought import ChainOfThought
 
     for text, units in real[:100]:
         mirrored = {FEAFA[claim.unit].mirror for claim in claims(text) if claim.present}

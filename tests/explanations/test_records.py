@@ -6,15 +6,15 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from explllm.chat.offline import OfflineWriter
 from explllm.core.errors import ManifestError, MissingPathError
 from explllm.core.expressions import Expression
 from explllm.core.manifest import Manifest
-from explllm.engine.quality import quality
-from explllm.engine.records import read_records, read_table, records
+from explllm.explanations.quality import quality
+from explllm.explanations.records import read_records, read_table, records
+from explllm.explanations.rule_writer import RuleWriter
 
 UNITS = [0.6 if unit in (11, 12) else 0.0 for unit in range(24)]
-TEXT = OfflineWriter().write(UNITS, Expression.HAPPINESS).text
+TEXT = RuleWriter().write(UNITS, Expression.HAPPINESS).text
 
 
 def write(folder, rows):

@@ -8,14 +8,14 @@ import sys
 
 import pytest
 
-from explllm.chat.offline import OfflineWriter
 from explllm.core.action_units import FEAFA, NAMES, intensity_word, mirror_action_units
-from explllm.core.chain_of_thought import ChainOfThought
 from explllm.core.errors import InputError
 from explllm.core.expressions import SYNONYMS, Expression
-from explllm.core.grounding import claims, ground
+from explllm.explanations.chain_of_thought import ChainOfThought
+from explllm.explanations.grounding import claims, ground
+from explllm.explanations.rule_writer import RuleWriter
 
-WRITER = OfflineWriter()
+WRITER = RuleWriter()
 PRONOUNS = re.compile(r"(?:i|me|my|mine|yours?|you|he|him|his|she|hers?|its?|we|us|ours?|they|them|theirs?)")
 
 
@@ -186,7 +186,7 @@ def test_a_still_neutral_face_is_no_weak_evidence_but_a_moving_one_is():
 def test_the_same_arguments_give_the_same_text_in_every_process():
     units = _units(Left_Brow_Raise=0.5, Right_Brow_Raise=0.5, Jaw_Drop=0.4)
     code = (
-        "from explllm.chat.offline import OfflineWriter; from explllm.core.expressions import Expression;"
+        "from explllm.explanations.rule_writer import OfflineWriter; from explllm.core.expressions import Expression;"
         f"print(OfflineWriter().write({units!r}, Expression.SURPRISE, seed=3).text, end='')"
     )
     other = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout

@@ -5,7 +5,7 @@ import time
 import pytest
 
 from explllm.core.expressions import Expression
-from explllm.core.verdict import is_decided, score, verdict
+from explllm.explanations.verdict import is_decided, score, verdict
 
 CASES = {
     # A label by itself, as a noun, an adjective, a synonym, in any markup.

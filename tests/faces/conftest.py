@@ -100,8 +100,8 @@ def manifest_of():
 @pytest.fixture
 def run(monkeypatch, tmp_path, capsys):
     """Run ``explllm faces`` or ``explllm aus`` in a folder of the test's own; gives status or error, out and err."""
+    from explllm.commands.faces import action_units_command, detect_command
     from explllm.core.errors import InputError
-    from explllm.faces.command import action_units_command, detect_command
 
     monkeypatch.chdir(tmp_path)
 

@@ -14,7 +14,7 @@ from explllm.faces.pixels import IMAGE_PRESETS, ImagePreset, load_image
 
 @pytest.fixture
 def picture():
-    """A smooth colour picture, wider than high."""
+    """A smooth color picture, wider than high."""
     y, x = np.mgrid[0:60, 0:80]
     return np.stack([x * 3, y * 4, 255 - x * 3], axis=2).astype(np.uint8)
 
@@ -31,8 +31,8 @@ def test_every_way_of_giving_an_image(picture, tmp_path):
         loaded = load_image(source)
         assert loaded.mode == "RGB"
         assert np.array_equal(np.asarray(loaded), picture)
-    grey = picture[:, :, 0]
-    assert np.array_equal(np.asarray(load_image(grey)), np.repeat(grey[:, :, None], 3, axis=2))
+    gray = picture[:, :, 0]
+    assert np.array_equal(np.asarray(load_image(gray)), np.repeat(gray[:, :, None], 3, axis=2))
 
 
 @pytest.mark.parametrize("mode", ["L", "1", "P", "CMYK", "YCbCr", "HSV", "LAB"])
@@ -51,7 +51,7 @@ def test_transparency_lies_over_white(picture):
     assert (loaded[:30] == 255).all() and np.array_equal(loaded[30:], picture[30:])
     half = Image.fromarray(np.dstack([np.zeros((4, 4, 3), np.uint8), np.full((4, 4), 128, np.uint8)]), "RGBA")
     assert np.abs(np.asarray(load_image(half)).astype(int) - 127).max() <= 1
-    # A palette with a transparent colour, as GIF files have.
+    # A palette with a transparent color, as GIF files have.
     palette = Image.fromarray(picture).convert("P", palette=Image.Palette.ADAPTIVE, colors=8)
     palette.info["transparency"] = palette.getpixel((0, 0))
     assert load_image(palette).getpixel((0, 0)) == (255, 255, 255)
@@ -156,8 +156,8 @@ def test_presets_survive_json(name):
     assert ImagePreset.from_dict(json.loads(json.dumps(preset.to_dict()))) == preset
     assert ImagePreset.named(name) == preset
     assert ImagePreset.named(name, 32).size == 32
-    grey = np.full((9, 9, 3), 128, np.uint8)
-    assert ImagePreset.named(name, 9)(grey).abs().max() < 1  # near the middle of what the encoder has seen
+    gray = np.full((9, 9, 3), 128, np.uint8)
+    assert ImagePreset.named(name, 9)(gray).abs().max() < 1  # near the middle of what the encoder has seen
 
 
 def test_an_unknown_preset():

@@ -5,9 +5,9 @@ import contextlib
 
 import pytest
 
-from explllm.chat.client import ChatClient
-from explllm.chat.ledger import Ledger
-from explllm.chat.request import ChatMessage, ChatRequest, ChatSettings
+from explllm.llm.client import ChatClient
+from explllm.llm.ledger import Ledger
+from explllm.llm.request import ChatMessage, ChatRequest, ChatSettings
 
 KEY = "sk-test-0123456789abcdefghijklmnopqrstuvwxyz"
 
@@ -59,7 +59,7 @@ def quick(monkeypatch):
     """Waits between attempts of some milliseconds, for tests that do not look at them."""
     import tenacity
 
-    monkeypatch.setattr("explllm.chat.client._BACKOFF", tenacity.wait_fixed(0.01))
+    monkeypatch.setattr("explllm.llm.client._BACKOFF", tenacity.wait_fixed(0.01))
 
 
 @pytest.fixture

@@ -7,10 +7,10 @@ import time
 
 import pytest
 
-from explllm.chat.client import ChatClient
-from explllm.chat.ledger import Ledger
-from explllm.chat.request import ChatFailure, OutOfBudget, Stopped
 from explllm.core.errors import InputError
+from explllm.llm.client import ChatClient
+from explllm.llm.ledger import Ledger
+from explllm.llm.request import ChatFailure, OutOfBudget, Stopped
 
 SCHEMA = {"type": "object", "properties": {"label": {"type": "string"}}, "required": ["label"]}
 
@@ -34,7 +34,7 @@ def test_answer_is_recorded_and_not_paid_for_again(chat_server, serve, settings,
 
 
 def test_each_part_of_a_request_makes_a_new_entry(question):
-    from explllm.chat.request import ChatMessage
+    from explllm.llm.request import ChatMessage
 
     plain = question()
     others = [
@@ -382,7 +382,7 @@ def test_a_limit_that_is_too_high_is_not_a_matter_of_names(chat_server, serve, s
 
 
 def test_odd_texts_survive(chat_server, serve, settings, question, ask_all, tmp_path):
-    from explllm.chat.request import ChatMessage
+    from explllm.llm.request import ChatMessage
 
     server = serve(lambda received: chat_server.Reply(raw='{"choices":[{"message":{"content":"\\ud83d\\u0000é"}}]}'))
     path = b"faces/\xff.jpg".decode("utf-8", "surrogateescape")
@@ -488,7 +488,7 @@ def test_memory_stays_flat(chat_server, serve, settings, client_on):
     server = serve(lambda received: chat_server.Reply("x" * 2000))
 
     async def main():
-        from explllm.chat.request import ChatMessage, ChatRequest
+        from explllm.llm.request import ChatMessage, ChatRequest
 
         async with client_on(settings(server, concurrency=8)) as client:
 

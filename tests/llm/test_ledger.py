@@ -12,16 +12,16 @@ import time
 
 import pytest
 
-from explllm.chat.client import ChatClient
-from explllm.chat.ledger import Ledger, Settled
-from explllm.chat.request import ChatMessage
 from explllm.core.errors import InputError, MissingPathError
+from explllm.llm.client import ChatClient
+from explllm.llm.ledger import Ledger, Settled
+from explllm.llm.request import ChatMessage
 
 CLIENT = """
 import asyncio, sys
-from explllm.chat.client import ChatClient
-from explllm.chat.ledger import Ledger
-from explllm.chat.request import ChatMessage, ChatRequest, ChatSettings
+from explllm.llm.client import ChatClient
+from explllm.llm.ledger import Ledger
+from explllm.llm.request import ChatMessage, ChatRequest, ChatSettings
 
 url, path, count = sys.argv[1], sys.argv[2], int(sys.argv[3])
 requests = [ChatRequest(f"face {n}", "au2des", 0, (ChatMessage("user", f"question {n}"),)) for n in range(count)]

@@ -9,9 +9,9 @@ import sqlite3
 
 import pytest
 
-from explllm.chat.ledger import Ledger
-from explllm.chat.picture import ChatPicture, without_pictures
-from explllm.chat.request import ChatFailure, ChatMessage, Refused
+from explllm.llm.ledger import Ledger
+from explllm.llm.picture import ChatPicture, without_pictures
+from explllm.llm.request import ChatFailure, ChatMessage, Refused
 
 # What stands for a JPEG: bytes of which no eight stand anywhere else.
 JPEG = b"\xff\xd8\xff\xe0" + os.urandom(6000)

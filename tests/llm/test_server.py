@@ -20,10 +20,10 @@ from types import SimpleNamespace
 
 import pytest
 
-from explllm.chat.client import ChatClient
-from explllm.chat.ledger import Ledger
-from explllm.chat.server import wait_asked_for
 from explllm.core.errors import ConfigError, InputError
+from explllm.llm.client import ChatClient
+from explllm.llm.ledger import Ledger
+from explllm.llm.server import wait_asked_for
 
 
 @pytest.fixture
@@ -223,7 +223,7 @@ def test_openai_needs_a_key_and_is_the_default(settings, monkeypatch, serve, tmp
 
 def test_openai_is_loaded_when_it_is_needed():
     code = (
-        "import sys, explllm.chat.client, explllm.chat.ledger;"
+        "import sys, explllm.llm.client, explllm.llm.ledger;"
         "print([m for m in ('openai', 'httpx', 'httpx2', 'torch') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -246,10 +246,10 @@ def test_a_request_that_is_never_answered_ends(chat_server, serve, settings, que
         server = await asyncio.start_server(drip, "127.0.0.1", 0)
         url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1"
         start = time.monotonic()
-        from explllm.chat.server import Passing, Server
+        from explllm.llm.server import Server, TransientError
 
         talker = Server(settings(serve(), base_url=url, timeout=0.5))
-        with pytest.raises(Passing, match=r"no answer within 0\.5 s"):
+        with pytest.raises(TransientError, match=r"no answer within 0\.5 s"):
             await talker.complete({"model": "x", "messages": []}, "one")
         await talker.close()
         server.close()

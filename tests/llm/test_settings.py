@@ -5,13 +5,13 @@ import time
 
 import pytest
 
-from explllm.chat.budget import Budget
-from explllm.chat.client import ChatClient
-from explllm.chat.ledger import Ledger
-from explllm.chat.limits import RateLimit
-from explllm.chat.prices import price_of
-from explllm.chat.request import ChatSettings, OutOfBudget
 from explllm.core.errors import ConfigError
+from explllm.llm.budget import Budget
+from explllm.llm.client import ChatClient
+from explllm.llm.ledger import Ledger
+from explllm.llm.limits import RateLimit
+from explllm.llm.prices import price_of
+from explllm.llm.request import ChatSettings, OutOfBudget
 
 
 @pytest.mark.parametrize(

@@ -141,7 +141,7 @@ def test_two_processes_find_what_one_finds(faces, tmp_path):
     from explllm.metrics.facs import FacsF1
 
     estimates, labels = faces
-    # In the second process alone, two units are never labelled and one is constant.
+    # In the second process alone, two units are never labeled and one is constant.
     labels[70:, 3], labels[:, 4], labels[:, 5] = torch.nan, torch.nan, 0.1
     torch.save(faces, tmp_path / "faces.pt")
     started = [

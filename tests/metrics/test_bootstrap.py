@@ -43,7 +43,7 @@ def test_seeded(answers):
 
 
 def test_rare_classes_do_not_count_where_they_are_not_drawn():
-    """One face of the second class, recognised: without it macro recall is that of the first class alone."""
+    """One face of the second class, recognized: without it macro recall is that of the first class alone."""
     found = recognition_intervals(np.array([[50, 50, 0], [0, 1, 0]]), resamples=5000)
     low, high = found["macro_recall"]
     assert 0.38 < low < 0.5 < 0.75 < high < 0.82
@@ -56,7 +56,7 @@ def test_intervals_narrow_with_more_faces():
 
 
 def test_difference_is_paired():
-    """Two models that agree on nearly all faces: what both recognise does not blur their difference."""
+    """Two models that agree on nearly all faces: what both recognize does not blur their difference."""
     low, high = difference_interval(both=800, only_first=30, only_second=10, neither=160)
     assert 0 < low < 0.02 < high < 0.04
     # Normal theory: the standard error of (n10 - n01) / N.

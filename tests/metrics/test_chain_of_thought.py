@@ -4,15 +4,15 @@ import json
 
 import pytest
 
-from explllm.chat.offline import OfflineWriter
 from explllm.core.action_units import NAMES
 from explllm.core.expressions import Expression
+from explllm.explanations.rule_writer import RuleWriter
 from explllm.metrics.chain_of_thought import ChainOfThoughtMetrics, text_counts
 
 UNITS = [0.0] * 24
 UNITS[NAMES.index("Left Lip Corner Pull")] = 0.6
 UNITS[NAMES.index("Right Lip Corner Pull")] = 0.6
-GOOD = OfflineWriter().write(UNITS, Expression.HAPPINESS).text
+GOOD = RuleWriter().write(UNITS, Expression.HAPPINESS).text
 
 
 def figures(*rows):
@@ -46,7 +46,7 @@ def test_what_is_wrong_is_counted():
     assert found["grounding_recall"] == found["grounding_recall_strong"] == pytest.approx(4 / 6)
     assert found["unsupported"] == pytest.approx(1 / 5)
     sided = text_counts("The right lip corner is pulled up.", None, left)
-    assert sided.side_errors == 1 and sided.labelled == 0
+    assert sided.side_errors == 1 and sided.labeled == 0
 
 
 def test_strong_units_have_a_recall_of_their_own():

@@ -5,26 +5,26 @@ import json
 
 import pytest
 
-from explllm.chat.client import ChatClient
-from explllm.chat.ledger import Ledger
-from explllm.chat.offline import OfflineWriter
-from explllm.chat.request import ChatFailure, ChatSettings
 from explllm.core.action_units import NAMES
 from explllm.core.expressions import Expression
-from explllm.metrics.exp_cot_score import Judgement, exp_cot_score
-from explllm.metrics.judges import ChatJudge, OfflineJudge, read_judgement
+from explllm.explanations.rule_writer import RuleWriter
+from explllm.llm.client import ChatClient
+from explllm.llm.ledger import Ledger
+from explllm.llm.request import ChatFailure, ChatSettings
+from explllm.metrics.exp_cot_score import Judgment, exp_cot_score
+from explllm.metrics.judges import ChatJudge, OfflineJudge, read_judgment
 
 UNITS = [0.0] * 24
 for name, value in (("Left Brow Raise", 0.7), ("Right Brow Raise", 0.7), ("Jaw Drop", 0.5)):
     UNITS[NAMES.index(name)] = value
-SURPRISE = OfflineWriter().write(UNITS, Expression.SURPRISE).text
+SURPRISE = RuleWriter().write(UNITS, Expression.SURPRISE).text
 
 
 def test_the_papers_formula():
-    assert Judgement(3.53, 3.72, 4.15).score == pytest.approx(0.76)
+    assert Judgment(3.53, 3.72, 4.15).score == pytest.approx(0.76)
     # The paper prints 0.63 for GPT-4o.
-    assert Judgement(2.93, 3.22, 3.25).score == pytest.approx(0.6267, abs=1e-4)
-    means = exp_cot_score([Judgement(5, 4, 5), Judgement(1, 0, 0)])
+    assert Judgment(2.93, 3.22, 3.25).score == pytest.approx(0.6267, abs=1e-4)
+    means = exp_cot_score([Judgment(5, 4, 5), Judgment(1, 0, 0)])
     assert (means["key_observations"], means["interpretation"], means["conclusion"]) == (3, 2, 2.5)
     assert means["score"] == pytest.approx(0.5) and means["count"] == 2
     assert exp_cot_score([])["count"] == 0
@@ -32,15 +32,15 @@ def test_the_papers_formula():
 
 def test_the_offline_judge():
     judge = OfflineJudge()
-    assert judge.compare(SURPRISE, SURPRISE) == Judgement(5, 5, 5)
-    other = judge.compare(OfflineWriter().write(UNITS, Expression.FEAR, seed=3).text, SURPRISE)
+    assert judge.compare(SURPRISE, SURPRISE) == Judgment(5, 5, 5)
+    other = judge.compare(RuleWriter().write(UNITS, Expression.FEAR, seed=3).text, SURPRISE)
     assert other.conclusion == 0 and other.key_observations > 4
     smile = [0.0] * 24
     smile[NAMES.index("Left Lip Corner Pull")] = smile[NAMES.index("Right Lip Corner Pull")] = 0.6
-    apart = judge.compare(OfflineWriter().write(smile, Expression.HAPPINESS).text, SURPRISE)
+    apart = judge.compare(RuleWriter().write(smile, Expression.HAPPINESS).text, SURPRISE)
     assert apart.key_observations == 0 and apart.conclusion == 0
     weaker = [value / 4 for value in UNITS]
-    faint = judge.compare(OfflineWriter().write(weaker, Expression.SURPRISE).text, SURPRISE)
+    faint = judge.compare(RuleWriter().write(weaker, Expression.SURPRISE).text, SURPRISE)
     assert faint.key_observations < 4 and faint.conclusion == 5
     assert judge.compare("no text", SURPRISE).score < 0.35
 
@@ -48,10 +48,10 @@ def test_the_offline_judge():
 @pytest.mark.parametrize(
     ("text", "found"),
     [
-        ('{"key_observations": 3, "overall_emotional_interpretation": 4.5, "conclusion": 5}', Judgement(3, 4.5, 5)),
+        ('{"key_observations": 3, "overall_emotional_interpretation": 4.5, "conclusion": 5}', Judgment(3, 4.5, 5)),
         (
             '```json\n{"key_observations": 0, "overall_emotional_interpretation": 0, "conclusion": 0}\n```',
-            Judgement(0, 0, 0),
+            Judgment(0, 0, 0),
         ),
         ('{"key_observations": 6, "overall_emotional_interpretation": 4, "conclusion": 5}', None),
         ('{"key_observations": 3, "overall_emotional_interpretation": 4, "conclusion": 3}', None),
@@ -62,8 +62,8 @@ def test_the_offline_judge():
         ("", None),
     ],
 )
-def test_reading_a_judgement(text, found):
-    assert read_judgement(text) == found
+def test_reading_a_judgment(text, found):
+    assert read_judgment(text) == found
 
 
 def test_a_model_as_judge(chat_server, tmp_path):
@@ -78,7 +78,7 @@ def test_a_model_as_judge(chat_server, tmp_path):
     with chat_server.ChatServer(lambda received: chat_server.Reply(answers[min(received.number, 2) - 1])) as server:
         found, name = asyncio.run(judged(server.url, "a generated text"))
         again, _ = asyncio.run(judged(server.url, "a generated text"))
-    assert found == again == Judgement(3, 4, 5)
+    assert found == again == Judgment(3, 4, 5)
     assert len(server.received) == 2  # the second run was paid for by the first
     question = server.received[0].question
     assert "a generated text" in question and SURPRISE in question

@@ -9,11 +9,11 @@ from statistics import mean
 import pytest
 
 from explllm.core.action_units import NAMES
-from explllm.core.chain_of_thought import ChainOfThought, mirror_text
 from explllm.core.expressions import Expression
-from explllm.core.grounding import claims
-from explllm.core.verdict import verdict
-from explllm.metrics.exp_cot_score import Judgement
+from explllm.explanations.chain_of_thought import ChainOfThought, mirror_text
+from explllm.explanations.grounding import claims
+from explllm.explanations.verdict import verdict
+from explllm.metrics.exp_cot_score import Judgment
 from explllm.metrics.judges import OfflineJudge
 
 PARTS = ("key_observations", "interpretation", "conclusion")
@@ -37,13 +37,13 @@ def changed(cot, **sections):
     return ChainOfThought.of(*({part: getattr(cot, part) for part in PARTS} | sections).values()).text
 
 
-def only(judgement, part):
+def only(judgment, part):
     """Whether no other part than this one is lowered."""
-    return all(getattr(judgement, other) == 5 for other in PARTS if other != part)
+    return all(getattr(judgment, other) == 5 for other in PARTS if other != part)
 
 
 def test_a_text_against_itself_and_others(records):
-    assert all(compare(cot.text, cot.text) == Judgement(5, 5, 5) for cot, _ in records)
+    assert all(compare(cot.text, cot.text) == Judgment(5, 5, 5) for cot, _ in records)
     by_label = defaultdict(list)
     for cot, label in records:
         by_label[label].append(cot.text)

@@ -7,14 +7,14 @@ import sys
 
 import pytest
 
-from explllm.chat.offline import OfflineWriter
 from explllm.core.action_units import NAMES
 from explllm.core.expressions import Expression
+from explllm.explanations.rule_writer import RuleWriter
 from explllm.metrics.chain_of_thought import ChainOfThoughtMetrics
-from explllm.metrics.exp_cot_score import ExpCoTScore, Judgement
+from explllm.metrics.exp_cot_score import ExpCoTScore, Judgment
 
 UNITS = [0.6 if "Lip Corner Pull" in name else 0.0 for name in NAMES]
-GOOD = OfflineWriter().write(UNITS, Expression.HAPPINESS).text
+GOOD = RuleWriter().write(UNITS, Expression.HAPPINESS).text
 TEXTS = [
     (GOOD, "Happiness", UNITS),
     ("The nose is strongly wrinkled.", None, UNITS),
@@ -39,12 +39,12 @@ distributed.destroy_process_group()
 
 
 def figures(places):
-    """Both metrics over some of the texts and judgements, one update each."""
+    """Both metrics over some of the texts and judgments, one update each."""
     words, scores = ChainOfThoughtMetrics(), ExpCoTScore()
     for place in places:
         text, label, units = TEXTS[place]
         words.update([text], [label and Expression(label)], [units])
-        scores.update([Judgement(*JUDGEMENTS[place])])
+        scores.update([Judgment(*JUDGEMENTS[place])])
     return [words.compute(), scores.compute()]
 
 

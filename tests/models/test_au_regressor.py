@@ -9,7 +9,7 @@ from PIL import Image, ImageOps
 
 from explllm.core.action_units import FEAFA, NAMES, mirror_action_units
 from explllm.core.errors import CheckpointError, ConfigError, MissingPathError
-from explllm.data.drawn_faces.generate import draw_faces
+from explllm.drawn_faces.generate import draw_faces
 from explllm.faces.estimators.onnx_regressor import OnnxRegressor
 from explllm.models import au_export
 from explllm.models.au_export import export_onnx
@@ -180,16 +180,16 @@ def test_the_onnx_file_gives_the_same(model, tmp_path, needs_onnx):
     assert json.loads(metadata["action_units"]) == list(NAMES)
     assert json.loads(metadata["image"]) == model.image.to_dict()
     assert metadata["image_preset"] == model.config.image_preset
-    assert not {"margin", "learnt_from"} & set(metadata)
+    assert not {"margin", "training_data_note"} & set(metadata)
 
 
-def test_the_file_says_what_the_model_learnt_from(model, tmp_path, needs_onnx):
-    model.config.margin, model.config.learnt_from = 0.3, "The faces are drawn by a program, not photographs."
+def test_the_file_says_what_the_model_training_data_note(model, tmp_path, needs_onnx):
+    model.config.margin, model.config.training_data_note = 0.3, "The faces are drawn by a program, not photographs."
     model.save_pretrained(tmp_path / "model")
     opened = ActionUnitRegressor.from_pretrained(tmp_path / "model")
     export_onnx(opened, tmp_path / "au.onnx")
     estimator = OnnxRegressor(tmp_path / "au.onnx")
-    assert (estimator.margin, estimator.learnt_from) == (0.3, model.config.learnt_from)
+    assert (estimator.margin, estimator.training_data_note) == (0.3, model.config.training_data_note)
     assert estimator.preset == model.image
 
 

@@ -26,20 +26,20 @@ def batch(model, *messages, side="right"):
 def seven_images(tmp_path):
     """Seven images of different sizes and modes."""
     random = np.random.default_rng(0)
-    colour = [Image.fromarray(random.integers(0, 255, (40 + 17 * i, 90 - 9 * i, 3), dtype=np.uint8)) for i in range(7)]
-    turned = colour[4].copy()
+    color = [Image.fromarray(random.integers(0, 255, (40 + 17 * i, 90 - 9 * i, 3), dtype=np.uint8)) for i in range(7)]
+    turned = color[4].copy()
     turned.getexif()[0x0112] = 6
     turned.save(tmp_path / "turned.jpg", exif=turned.getexif())
-    faded = colour[5].convert("RGBA")
+    faded = color[5].convert("RGBA")
     faded.putalpha(100)
     return [
-        colour[0],
-        colour[1].convert("L"),
+        color[0],
+        color[1].convert("L"),
         faded,
-        colour[2].convert("P"),
+        color[2].convert("P"),
         tmp_path / "turned.jpg",
-        np.asarray(colour[3]),
-        colour[6].convert("1"),
+        np.asarray(color[3]),
+        color[6].convert("1"),
     ]
 
 
@@ -59,7 +59,7 @@ def test_forward_keeps_the_convention(tiny_model):
     without = model(images, tokens.input_ids, tokens.attention_mask)
     assert without.loss is None
     torch.testing.assert_close(without.logits, output.logits)
-    short = model(images, tokens.input_ids, tokens.attention_mask, tokens.labels, answers_only=True)
+    short = model(images, tokens.input_ids, tokens.attention_mask, tokens.labels, logits_at_labels_only=True)
     torch.testing.assert_close(short.loss, output.loss)
     predicting = tokens.labels[:, 1:] != -100
     torch.testing.assert_close(short.logits, output.logits[:, :-1][predicting])
@@ -86,8 +86,8 @@ def test_placeholders_must_fit_the_images(tiny_model):
     tokens = batch(tiny_model, recognition("Anger"))
     with pytest.raises(InputError, match=r"16 image placeholders in input_ids, but 32 image tokens \(2 images of 16\)"):
         tiny_model(pixels(tiny_model, 2), tokens.input_ids)
-    with pytest.raises(InputError, match="answers_only without labels"):
-        tiny_model(pixels(tiny_model, 1), tokens.input_ids, answers_only=True)
+    with pytest.raises(InputError, match="logits_at_labels_only without labels"):
+        tiny_model(pixels(tiny_model, 1), tokens.input_ids, logits_at_labels_only=True)
 
 
 def test_label_likelihood_equals_a_pass_over_each_whole_conversation(tiny_model):

@@ -57,7 +57,7 @@ def test_it_trains_by_lora(folder, conversation):
     optimizer = torch.optim.AdamW([weight for weight in model.parameters() if weight.requires_grad], lr=1e-2)
     losses = []
     for _ in range(8):
-        loss = model(pixels, ids, labels=labels, answers_only=True).loss
+        loss = model(pixels, ids, labels=labels, logits_at_labels_only=True).loss
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()

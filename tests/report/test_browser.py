@@ -4,11 +4,11 @@ import shutil
 
 import pytest
 
-from explllm.core.chain_of_thought import ChainOfThought
+from explllm.commands.compare import compare
 from explllm.core.expressions import LABEL_SETS, Expression
 from explllm.core.manifest import Manifest
+from explllm.explanations.chain_of_thought import ChainOfThought
 from explllm.models.recognition import Recognition
-from explllm.report.compare import compare
 from explllm.report.page import ExplainedFace, write_report
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")

@@ -4,8 +4,8 @@ import json
 import re
 import shutil
 
-from explllm.core.chain_of_thought import ChainOfThought
 from explllm.core.manifest import Manifest
+from explllm.explanations.chain_of_thought import ChainOfThought
 from explllm.training.sample import fixed_sample
 
 
@@ -14,7 +14,7 @@ def test_a_test_says_how_good_its_words_are(explllm, fitted, small_config, tmp_p
     done = explllm("test", "--config", small_config, "--run_dir", tmp_path / "run", "--explained_faces", 4)
     assert done.status == 0
     metrics = json.loads((tmp_path / "run/metrics.json").read_text())
-    # The figures are of a sample that does not depend on how well its faces are recognised.
+    # The figures are of a sample that does not depend on how well its faces are recognized.
     table = Manifest.read(tmp_path / "run/predictions.parquet").frame
     assert metrics["test/cot/count"] == 16
     assert set(fixed_sample(table, 16)) <= set(table.index[table["cot"].notna()])

@@ -8,9 +8,9 @@ import pytest
 from PIL import Image
 
 from explllm.core.action_units import NAMES
-from explllm.core.chain_of_thought import ChainOfThought
 from explllm.core.errors import ImageError
 from explllm.core.expressions import Expression
+from explllm.explanations.chain_of_thought import ChainOfThought
 from explllm.models.recognition import Recognition
 from explllm.report.explained import ExplainedFace, best_and_worst
 
@@ -42,7 +42,7 @@ def test_best_and_worst():
 
 
 def test_different_expressions_come_before_best_and_worst():
-    """A model that calls all faces fear: only one expression is recognised."""
+    """A model that calls all faces fear: only one expression is recognized."""
     table = scored(("Fear", True, 0.9), ("Fear", True, 0.8), ("Anger", False, 0.2), ("Disgust", False, 0.1))
     assert best_and_worst(table, 3) == [100, 103, 102]
 

@@ -7,8 +7,8 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from explllm.core.chain_of_thought import ChainOfThought
 from explllm.core.expressions import LABEL_SETS, Expression
+from explllm.explanations.chain_of_thought import ChainOfThought
 from explllm.models.recognition import Recognition
 from explllm.report.page import ExplainedFace, Figure, Section, write_report
 from explllm.report.plots import draw_plot
@@ -99,7 +99,7 @@ def test_nothing_is_fetched_from_anywhere(write, table, metrics_of, face, tmp_pa
 
 def test_explained_faces(write, table, metrics_of, face):
     page = write(metrics_of(table), [face])
-    assert "Fear wrong labelled Anger Fear 75.0% Anger 25.0%" in page.said
+    assert "Fear wrong labeled Anger Fear 75.0% Anger 25.0%" in page.said
     assert "Action units Jaw Drop extreme Nose Wrinkle moderate source: drawn" in page.said
     assert "Key observations: The mouth is <open> & wide." in page.said
     assert "Conclusion: It is fear." in page.said

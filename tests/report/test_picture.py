@@ -5,12 +5,12 @@ import pytest
 from PIL import Image, ImageDraw
 
 from explllm.core.action_units import NAMES
-from explllm.core.chain_of_thought import ChainOfThought
 from explllm.core.expressions import Expression
+from explllm.explanations.chain_of_thought import ChainOfThought
 from explllm.models.recognition import Recognition
 from explllm.report.picture import PicturedFace, _font, _wrapped, bars_of, draw_picture
 
-GREY = (120, 120, 120)
+GRAY = (120, 120, 120)
 
 
 @pytest.fixture
@@ -18,19 +18,19 @@ def face():
     recognition = Recognition.of((Expression.ANGER, Expression.FEAR), (0.75, 0.25))
 
     def make(text="**Key Observations:** The brows are lowered.", box=(10, 20, 60, 70), **others):
-        return PicturedFace(Image.new("RGB", (70, 70), GREY), box, recognition, ChainOfThought.parse(text), **others)
+        return PicturedFace(Image.new("RGB", (70, 70), GRAY), box, recognition, ChainOfThought.parse(text), **others)
 
     return make
 
 
 @pytest.mark.parametrize("size", [(300, 200), (200, 4000), (4000, 200), (1, 1)])
 def test_any_photograph_fits(face, size):
-    picture = draw_picture(Image.new("RGB", size, GREY), [face()])
+    picture = draw_picture(Image.new("RGB", size, GRAY), [face()])
     assert picture.width == 1200 and picture.height < 1400
 
 
 def test_a_longer_text_needs_more_room_and_none_is_lost(face):
-    photograph = Image.new("RGB", (300, 200), GREY)
+    photograph = Image.new("RGB", (300, 200), GRAY)
     heights = [draw_picture(photograph, [face("brow " * words)]).height for words in (10, 400, 800)]
     assert heights[0] < heights[1] < heights[2]
     ruler = ImageDraw.Draw(Image.new("RGB", (1, 1)))
@@ -41,7 +41,7 @@ def test_a_longer_text_needs_more_room_and_none_is_lost(face):
 
 
 def test_no_face_and_no_box(face):
-    photograph = Image.new("RGB", (300, 200), GREY)
+    photograph = Image.new("RGB", (300, 200), GRAY)
     assert draw_picture(photograph, []).height < draw_picture(photograph, [face(box=None)]).height
     boxed, plain = (np.asarray(draw_picture(photograph, [face(box=box)])) for box in ((10, 20, 60, 70), None))
     assert not np.array_equal(boxed, plain)
@@ -53,11 +53,11 @@ def test_bars(face):
     units[4], units[8], units[0] = 0.3, 0.9, 0.04  # the last is absent, in words as in bars
     assert bars_of(units) == [("Jaw Drop", 0.9), ("Left Brow Lower", 0.3)]
     assert len(bars_of([0.5] * 24)) == 10
-    photograph = Image.new("RGB", (300, 200), GREY)
+    photograph = Image.new("RGB", (300, 200), GRAY)
     drawn = {
         jaw: np.asarray(draw_picture(photograph, [face(action_units=[0.0] * 8 + [jaw] + [0.0] * 15)])).astype(int)
         for jaw in (0.1, 0.9)
     }
-    coloured = {jaw: (np.abs(pixels - (31, 97, 196)).max(axis=2) < 4).sum() for jaw, pixels in drawn.items()}
-    assert coloured[0.9] > coloured[0.1] + 500
+    colored = {jaw: (np.abs(pixels - (31, 97, 196)).max(axis=2) < 4).sum() for jaw, pixels in drawn.items()}
+    assert colored[0.9] > colored[0.1] + 500
     assert draw_picture(photograph, [face(action_units=units, action_units_source="a model")]).height > 300

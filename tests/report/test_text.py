@@ -5,8 +5,8 @@ import pytest
 import torch
 from rich.console import Console
 
-from explllm.core.chain_of_thought import ChainOfThought
 from explllm.core.expressions import Expression
+from explllm.explanations.chain_of_thought import ChainOfThought
 from explllm.metrics.answers import Answers
 from explllm.metrics.evaluation import recognition_figures
 from explllm.metrics.recognition import RecognitionMetrics
@@ -90,16 +90,16 @@ def test_an_explained_face(console):
     cot = ChainOfThought.of("The brow is [low].", "It looks tense.", "It is anger.")
     print_explained(console, "faces/[1].png", Expression.FEAR, found, cot)
     said = " ".join(printed(console).replace("│", " ").split())
-    assert "faces/[1].png: Anger (labelled Fear)" in said
+    assert "faces/[1].png: Anger (labeled Fear)" in said
     assert "Anger 60.0%, Sadness 25.0%, Fear 10.0%" in said and "Disgust" not in said
     assert "The brow is [low]." in said  # brackets are text, not markup
     print_explained(console, "face.png", None, found, cot)
-    assert printed(console).count("labelled") == 1
+    assert printed(console).count("labeled") == 1
 
 
 def test_a_long_path_keeps_its_end_and_the_expression(console):
     found = Recognition.of([Expression.SURPRISE, Expression.FEAR], [0.7, 0.3])
     print_explained(console, "/a" * 60 + "/face_17.jpg", Expression.FEAR, found, ChainOfThought.parse("Words."))
     first = printed(console).splitlines()[0]
-    assert "face_17.jpg: Surprise  (labelled Fear)" in first
+    assert "face_17.jpg: Surprise  (labeled Fear)" in first
     assert len(first) == 100

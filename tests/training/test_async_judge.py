@@ -182,7 +182,7 @@ def test_a_judge_that_fails_is_warned_of_once(fit, chat_server, tmp_path, kind):
     assert seconds < 60
     warnings = done.err.splitlines()
     assert sum("gives no score" in line for line in warnings) == (0 if kind == "hangs" else 1), warnings
-    assert sum("6 of 6 judgements are missing" in line for line in warnings) == 1, warnings
+    assert sum("6 of 6 judgments are missing" in line for line in warnings) == 1, warnings
     assert (tmp_path / "runs/small/model").is_dir()
     assert len(noted(tmp_path)) == 6 and all(row["missing"] for row in noted(tmp_path))
 

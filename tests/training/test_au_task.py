@@ -15,14 +15,14 @@ import yaml
 from scipy.stats import pearsonr
 from sklearn.metrics import f1_score
 
+from explllm.commands.describe import describe
 from explllm.core.action_units import DISFA_8, NAMES
 from explllm.core.errors import ConfigError
 from explllm.core.manifest import Manifest
-from explllm.data.drawn_faces.generate import draw_faces
+from explllm.drawn_faces.generate import draw_faces
 from explllm.metrics.au_regression import au_agreement
 from explllm.models.au_regressor import ActionUnitRegressor, RegressorSettings
 from explllm.training.au_task import ActionUnitTask, regression_loss
-from explllm.training.describe import describe
 
 NOTICE = "The faces are drawn by a program, not photographs."
 STEPS = 120
@@ -105,7 +105,7 @@ def test_fit_leaves(au_fitted):
     held = metrics(au_fitted)
     assert held["fit/steps"] == STEPS and held["notice"] == NOTICE
     config = json.loads((au_fitted / "model/config.json").read_text())
-    assert config["learnt_from"] == NOTICE and config["margin"] == 0.1
+    assert config["training_data_note"] == NOTICE and config["margin"] == 0.1
     saved = ActionUnitRegressor.from_pretrained(au_fitted / "model").state_dict()
     for name, value in torch.load(au_fitted / "checkpoints/last.ckpt", weights_only=True)["state_dict"].items():
         assert torch.equal(saved[name.removeprefix("model.")], value), name
@@ -198,7 +198,7 @@ def test_facs_labels_give_f1_and_missing_units(command, tmp_path, people):
 
 
 def test_a_resumed_run_is_the_unbroken_one(explllm, au_config, au_fitted, tmp_path):
-    """Killed inside an optimiser step: the weights at the end are the same to the bit."""
+    """Killed inside an optimizer step: the weights at the end are the same to the bit."""
     step, seen = ActionUnitTask.training_step, []
 
     class Killed(Exception):

@@ -159,7 +159,7 @@ def test_only_what_trains_is_kept(explllm, lora_config, bases, tmp_path):
     assert {value.dtype for value in held["state_dict"].values()} == {torch.float32}
     kept = sum(value.numel() for value in held["state_dict"].values())
     assert kept == 2 * 2 * 2 * 2 * 64 + 32 * 32 + 32 + 32 * 32 + 32
-    # The optimiser has two moments and a step for each weight that trains, and nothing else.
+    # The optimizer has two moments and a step for each weight that trains, and nothing else.
     moments = sum(value.numel() for state in held["optimizer_states"][0]["state"].values() for value in state.values())
     assert moments == 2 * kept + len(names)
     # It can be tested (with words for one face) and resumed.

@@ -45,6 +45,6 @@ def test_faces_and_words_reach_tensorboard(explllm, small_settings, drawn_faces,
         for entry, text, row in zip(pictures, words, told.itertuples(), strict=True):
             shown = np.asarray(Image.open(io.BytesIO(entry.encoded_image_string)))
             assert np.array_equal(shown, np.asarray(load_image(row.image)))
-            assert text.startswith(f"**{row.predicted}** (labelled {row.expression})") and text.endswith(row.cot)
+            assert text.startswith(f"**{row.predicted}** (labeled {row.expression})") and text.endswith(row.cot)
     [notice, *_] = events.Tensors("gallery/notice/text_summary")
     assert "drawn by a program" in tensor_util.make_ndarray(notice.tensor_proto).item().decode()

@@ -113,7 +113,7 @@ def test_the_loss_shown_is_that_of_the_global_batch(explllm, small_config, monke
     ],
     ids=["no validation faces", "captions", "captions, with labels"],
 )
-def test_without_anything_to_recognise(explllm, small_config, tmp_path, options, recwarn):
+def test_without_anything_to_recognize(explllm, small_config, tmp_path, options, recwarn):
     if options[0] == "--data.val":
         options = (
             *options,

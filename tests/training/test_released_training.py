@@ -1,4 +1,4 @@
-"""Six optimiser steps of the authors' released training, through our own module, optimiser and schedule."""
+"""Six optimizer steps of the authors' released training, through our own module, optimizer and schedule."""
 
 import json
 

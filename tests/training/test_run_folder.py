@@ -108,7 +108,7 @@ def test_test_against_independent_figures(command, run_dir, drawn_faces):
     assert 0 <= low <= held["test/accuracy"] <= high <= 1
     assert held["fit/steps"] == 7  # what fit wrote is still there
     # Three faces of different expressions, explained after the label that was found; and a sample to measure.
-    shown = re.findall(r"(test/\S+\.png): \w+  \(labelled (\w+)\)", done.out)
+    shown = re.findall(r"(test/\S+\.png): \w+  \(labeled (\w+)\)", done.out)
     explained = table[table["cot_source"].notna()]
     assert len(shown) == len({label for _, label in shown}) == 3
     assert 16 <= len(explained) <= 19 and {image for image, _ in shown} <= set(explained["image"])
@@ -220,7 +220,7 @@ def test_validate(command, run_dir):
 
 
 @pytest.mark.parametrize("ending", ["parquet", "csv", "jsonl"])
-def test_predict_on_an_unlabelled_manifest(command, run_dir, drawn_faces, tmp_path, ending):
+def test_predict_on_an_unlabeled_manifest(command, run_dir, drawn_faces, tmp_path, ending):
     frame = Manifest.read(drawn_faces / "manifest.parquet").frame
     images = frame.loc[frame["split"] == "test", ["image"]].reset_index(drop=True)
     Manifest(images, drawn_faces).write(tmp_path / f"images.{ending}")
@@ -286,7 +286,7 @@ def test_a_second_stage_starts_from_the_first(command, explllm, small_config, ru
         assert torch.equal(one, other), name
 
 
-def test_what_the_first_stage_learnt_from_stays_said(command, run_dir, drawn_faces, tmp_path):
+def test_what_the_first_stage_training_data_note_stays_said(command, run_dir, drawn_faces, tmp_path):
     """The second stage learns from photographs: that the first saw drawn faces is not forgotten."""
     frame = Manifest.read(drawn_faces / "manifest.parquet").frame.drop(columns="action_units_source")
     Manifest(frame, drawn_faces).write(tmp_path / "photographs.parquet")
@@ -294,7 +294,7 @@ def test_what_the_first_stage_learnt_from_stays_said(command, run_dir, drawn_fac
     for second, options in (("second", ("--model.init_from", run_dir / "model")), ("alone", ())):
         done = command("fit", *named, *options, "--trainer.max_steps", 1, "--run_dir", second)
         assert done.status == 0, done.err
-        said = ExpLLM.from_pretrained(tmp_path / second / "model").config.learnt_from
+        said = ExpLLM.from_pretrained(tmp_path / second / "model").config.training_data_note
         assert said.count(NOTICE) == (second == "second") and said.count("written by rules") == 1
         assert NOTICE not in metrics(tmp_path / second)["notice"]  # that is of this stage's data alone
 

@@ -1,4 +1,4 @@
-"""The LightningModule: labels, seeds, targets, and what may not be learnt from."""
+"""The LightningModule: labels, seeds, targets, and what may not be learned from."""
 
 import pytest
 import torch
@@ -121,7 +121,7 @@ def test_before_it_is_built(settings):
 
 
 def test_a_checkpoint_of_other_weights(settings, data, trainer, tmp_path):
-    """Frozen where they trained: refused for training, as the optimiser's state would not fit, and good for testing."""
+    """Frozen where they trained: refused for training, as the optimizer's state would not fit, and good for testing."""
     task = ExpLLMTask(settings())
     first = trainer(max_steps=1, limit_val_batches=0)
     first.fit(task, data())

@@ -32,7 +32,7 @@ def read_affectnet(source: Source, classes: Literal[7, 8] = 8) -> None:
     """Read AffectNet in whichever form the folder holds.
 
     AffectNet's test set was never released: as in all papers, its validation set is the split ``test``. What is
-    labelled None, Uncertain or Non-Face is left out and counted.
+    labeled None, Uncertain or Non-Face is left out and counted.
 
     Args:
         source: The folder.
@@ -62,11 +62,11 @@ def _expression(source: Source, value: str | int, classes: int) -> str | None:
     word = str(value).strip()
     place = int(word) if word.isdecimal() else None
     if place in NOT_EXPRESSIONS:
-        source.left_out[f"images labelled {NOT_EXPRESSIONS[place]}"] += 1
+        source.left_out[f"images labeled {NOT_EXPRESSIONS[place]}"] += 1
         return None
     expression = LABEL_SETS["affectnet8"].parse(word)
     if classes == 7 and expression is Expression.CONTEMPT:
-        source.left_out["images labelled Contempt"] += 1
+        source.left_out["images labeled Contempt"] += 1
         return None
     return str(expression)
 

@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from explllm.core.errors import ConfigError, ImageError, InputError, ManifestError, MissingPathError
-from explllm.core.files import folder_written_whole
+from explllm.core.files import atomic_write_folder
 from explllm.core.manifest import Manifest
 from explllm.data.readers.parsing import Cells
 from explllm.data.readers.published import Published, found_counts
@@ -326,7 +326,7 @@ class Source:
             raise ConfigError("images that must be written out", where=self.root, remedy="Name a folder for them.")
         if self._out.exists() and not self._overwrite:
             raise ConfigError("images exist here", where=self._out, remedy="Name another output, or overwrite it.")
-        with folder_written_whole(self._out) as folder:
+        with atomic_write_folder(self._out) as folder:
             yield folder, self._out.name
         self.images = self._out.parent
 

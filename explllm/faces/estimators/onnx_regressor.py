@@ -24,7 +24,7 @@ class OnnxRegressor:
 
     Intensities below 0 and above 1 count as 0 and 1, as a regressor without a bound may overshoot. What the file's
     metadata say is kept: the margin around the faces' boxes (`margin`), and what is to be said of the data that the
-    model learnt from (`learnt_from`); each None where they say nothing.
+    model learned from (`training_data_note`); each None where they say nothing.
     """
 
     nothing = "the model gave no finite numbers"
@@ -68,7 +68,7 @@ class OnnxRegressor:
                 remedy="Give one whose outputs are in the order of explllm.core.action_units.NAMES.",
             )
         self.margin = _own_margin(told, path)
-        self.learnt_from: str | None = told.get("learnt_from")
+        self.training_data_note: str | None = told.get("training_data_note")
         self.preset = _own_preset(told, path) if preset is None else ImagePreset.named(preset)
         if size is not None:
             self.preset = replace(self.preset, size=size)
@@ -144,7 +144,7 @@ def _own_preset(told: dict[str, str], path: Path) -> ImagePreset:
 
 
 def _own_margin(told: dict[str, str], path: Path) -> float | None:
-    """Return the margin around the faces that a model learnt from, as its file says."""
+    """Return the margin around the faces that a model learned from, as its file says."""
     if "margin" not in told:
         return None
     margin = _read(told, "margin", "margin", path)

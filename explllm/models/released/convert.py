@@ -23,7 +23,7 @@ from explllm.models.explllm import ExpLLM
 from explllm.models.lora import LoraSettings
 from explllm.models.released.checkpoint import read_released_config, read_released_weights
 from explllm.models.released.sizes import ReleasedSizes, check_released, released_sizes
-from explllm.models.spelling import spelled_as
+from explllm.models.spelling import remap_keys
 
 # Fields of the released configuration that are the language model's own.
 _LLAMA_FIELDS = (
@@ -76,7 +76,7 @@ def convert_released(
     config = released_model_config(fields, sizes)
     with torch.device("meta"):
         model = ExpLLM(config, tokenizer)
-    model.load_state_dict(spelled_as(translate(weights, sizes), model.state_dict()), assign=True)
+    model.load_state_dict(remap_keys(translate(weights, sizes), model.state_dict()), assign=True)
     model.freeze()
     storage.save(model, target, include_base=True, merge=merge, replace=False)
     return sizes

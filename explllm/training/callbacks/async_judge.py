@@ -15,14 +15,14 @@ from typing import Any, TypeVar
 
 from lightning.pytorch import Callback, Trainer
 
-from explllm.chat.client import ChatClient
-from explllm.chat.ledger import Ledger
-from explllm.chat.request import ChatSettings
-from explllm.chat.settings import Structured
 from explllm.core.errors import ConfigError
 from explllm.core.files import METRICS, update_json
-from explllm.engine.img2au import scope_of
-from explllm.metrics.exp_cot_score import Judgement, exp_cot_score
+from explllm.core.manifest import face_key
+from explllm.llm.client import ChatClient
+from explllm.llm.ledger import Ledger
+from explllm.llm.request import ChatSettings
+from explllm.llm.settings import Structured
+from explllm.metrics.exp_cot_score import Judgment, exp_cot_score
 from explllm.metrics.judges import ChatJudge, Judge, OfflineJudge
 from explllm.report.explained import ExplainedFace
 from explllm.training.sample import explain_sample
@@ -43,8 +43,8 @@ class _Asked:
     logged: int
     """The step's number in the loggers."""
     faces: dict[int, ExplainedFace]
-    waiting: dict[int, "Future[Judgement]"]
-    found: dict[int, Judgement] = dataclass_field(default_factory=dict)
+    waiting: dict[int, "Future[Judgment]"]
+    found: dict[int, Judgment] = dataclass_field(default_factory=dict)
     lost: dict[int, str] = dataclass_field(default_factory=dict)
 
     def named(self, row: int) -> dict[str, Any]:
@@ -151,7 +151,7 @@ class AsyncJudge(Callback):
         faces = explain_sample(trainer, pl_module, self.faces, having="cot") if "cot" in frame else {}
         waiting = {}
         for row, face in faces.items():
-            scope = f"step {trainer.global_step}: {scope_of(str(face.image), face.box)}"
+            scope = f"step {trainer.global_step}: {face_key(str(face.image), face.box)}"
             waiting[row] = self._submit(self._ask(face.cot.text, frame["cot"][row], scope))
         if waiting:
             # Where Lightning logs this validation's own figures: under the number of the last step, counted from 0.
@@ -181,7 +181,7 @@ class AsyncJudge(Callback):
         if missing:
             total = missing + sum(len(asked.found) for asked in self.asked)
             sys.stderr.write(
-                f"warning: {missing} of {total} judgements are missing; see {self._run_dir / 'judge.jsonl'}\n"
+                f"warning: {missing} of {total} judgments are missing; see {self._run_dir / 'judge.jsonl'}\n"
             )
         for asked in self.asked:
             reason = "no answer before the end of training"
@@ -210,7 +210,7 @@ class AsyncJudge(Callback):
             self._held = stack.pop_all()
         return ChatJudge(client, self.settings.model)
 
-    async def _ask(self, generated: str, reference: str, scope: str) -> Judgement:
+    async def _ask(self, generated: str, reference: str, scope: str) -> Judgment:
         if self._judge is None:
             raise RuntimeError("on_fit_start() comes first")
         judge = await asyncio.wrap_future(self._judge)
@@ -231,7 +231,7 @@ class AsyncJudge(Callback):
         return asyncio.run_coroutine_threadsafe(kept(), self._loop)
 
     def _collect(self, trainer: Trainer) -> None:
-        """Take what has arrived, and log the scores of a step whose judgements are all in."""
+        """Take what has arrived, and log the scores of a step whose judgments are all in."""
         for asked in self.asked:
             done = [row for row, future in asked.waiting.items() if future.done()]
             if not done:

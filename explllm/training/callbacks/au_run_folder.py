@@ -88,7 +88,7 @@ class ActionUnitRunFolder(RunRecord):
         """Write and print the figures; every process takes part in them."""
         figures, rows = pl_module.figures(), gathered(self.rows)
         if not (figures.get("faces") or figures.get("facs", {}).get("faces")):
-            raise ImageError("no labelled face can be read", remedy="Check the root and the files of the data.")
+            raise ImageError("no labeled face can be read", remedy="Check the root and the files of the data.")
         if not trainer.is_global_zero:
             return
         self._write_figures(trainer, pl_module, figures, stage)

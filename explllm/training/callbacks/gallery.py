@@ -8,7 +8,7 @@ import numpy as np
 from lightning.pytorch import Callback, Trainer
 
 from explllm.core.errors import ConfigError
-from explllm.core.files import written_whole
+from explllm.core.files import atomic_write
 from explllm.faces.crop import load_face
 from explllm.report.explained import ExplainedFace
 from explllm.report.page import render_page
@@ -43,7 +43,7 @@ class Gallery(Callback):
         folder, step = Path(trainer.default_root_dir) / FOLDER, trainer.global_step
         folder.mkdir(parents=True, exist_ok=True)
         notice: str = trainer.datamodule.notice  # type: ignore[attr-defined]
-        with written_whole(folder / f"step_{step:07}.html") as temporary:
+        with atomic_write(folder / f"step_{step:07}.html") as temporary:
             page = render_page("gallery.html.jinja", step=step, faces=shown, notices=[notice] if notice else [])
             temporary.write_text(page, encoding="utf-8")
         _append(folder / "explained.csv", step, shown)
@@ -53,7 +53,7 @@ class Gallery(Callback):
                 for number, face in enumerate(shown):
                     picture = np.asarray(load_face(face.image, face.box, face.margin))
                     experiment.add_image(f"gallery/{number}", picture, step, dataformats="HWC")
-                    words = f"**{face.recognition.expression}** (labelled {face.expression})\n\n{face.cot.text}"
+                    words = f"**{face.recognition.expression}** (labeled {face.expression})\n\n{face.cot.text}"
                     experiment.add_text(f"gallery/{number}", words, step)
                 if notice:
                     experiment.add_text("gallery/notice", notice, step)

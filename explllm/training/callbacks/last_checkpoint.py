@@ -11,9 +11,9 @@ from explllm.core.errors import ConfigError
 
 
 class LastCheckpoint(Checkpoint):
-    """Keeps ``checkpoints/last.ckpt`` in the run folder: what trains, the optimiser's state, and the place in the data.
+    """Keeps ``checkpoints/last.ckpt`` in the run folder: what trains, the optimizer's state, and the place in the data.
 
-    It is written after an optimiser step and never between two, where half a step's gradients would be lost: a run that
+    It is written after an optimizer step and never between two, where half a step's gradients would be lost: a run that
     goes on from it makes the very steps that the unbroken run would have made.
     """
 
@@ -22,7 +22,7 @@ class LastCheckpoint(Checkpoint):
 
         Args:
             run_dir: The run folder.
-            every_n_steps: Optimiser steps between two checkpoints; there is one more at each epoch's end.
+            every_n_steps: Optimizer steps between two checkpoints; there is one more at each epoch's end.
 
         Raises:
             ConfigError: If `every_n_steps` is less than 1.
@@ -47,7 +47,7 @@ class LastCheckpoint(Checkpoint):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Write a checkpoint after an optimiser step, if it is time, or the last step of an epoch or run."""
+        """Write a checkpoint after an optimizer step, if it is time, or the last step of an epoch or run."""
         step = trainer.global_step
         if step == self._step:
             return

@@ -26,7 +26,7 @@ class LiveAccuracy(Callback):
         """Set how often to look.
 
         Args:
-            every_n_steps: Optimiser steps between two looks at the training batches since the last one.
+            every_n_steps: Optimizer steps between two looks at the training batches since the last one.
             show: Print a line with the histogram of predictions at each look.
 
         Raises:
@@ -41,7 +41,7 @@ class LiveAccuracy(Callback):
         self._last_step = 0
 
     def on_train_start(self, trainer: Trainer, pl_module: ExpLLMTask) -> None:  # type: ignore[override]
-        """Prepare the counts, unless captions are learnt."""
+        """Prepare the counts, unless captions are learned."""
         self._last_step, self.training = trainer.global_step, None
         if getattr(trainer.datamodule, "conversation_kind", None) == "captions":  # type: ignore[attr-defined]
             return

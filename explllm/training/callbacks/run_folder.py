@@ -8,12 +8,12 @@ import torch
 from lightning.pytorch import Trainer
 from rich import get_console
 
-from explllm.core.chain_of_thought import ChainOfThought
 from explllm.core.errors import ConfigError, ImageError
 from explllm.core.expressions import Expression, LabelSet
 from explllm.core.files import METRICS, PREDICTIONS
 from explllm.core.manifest import Manifest
 from explllm.data.dataset import Batch
+from explllm.explanations.chain_of_thought import ChainOfThought
 from explllm.metrics.answers import Answers, UnknownLabels
 from explllm.metrics.evaluation import recognition_figures
 from explllm.models.recognition import Recognition
@@ -83,7 +83,7 @@ class RunFolder(RunRecord):
         """Say what trains; take over what must be said of the model that it starts from."""
         if pl_module.init_from is not None:
             # Here, where its weights have just been read: when training ends, it may be gone.
-            pl_module.explllm.config.learnt_from = read_config(Path(pl_module.init_from)).learnt_from
+            pl_module.explllm.config.training_data_note = read_config(Path(pl_module.init_from)).training_data_note
         super().on_fit_start(trainer, pl_module)
 
     def on_validation_batch_end(  # type: ignore[override]
@@ -188,7 +188,7 @@ class RunFolder(RunRecord):
         """Explain the faces to show and those to score.
 
         Returns:
-            The faces to show: those recognised best and worst, of as many different expressions as there are faces.
+            The faces to show: those recognized best and worst, of as many different expressions as there are faces.
             And by row those to score, a sample that does not look at what the model makes of a face: the mean over
             best and worst would be a figure of nothing.
         """

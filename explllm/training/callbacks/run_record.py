@@ -12,7 +12,7 @@ from rich import get_console
 from rich.markup import escape
 
 from explllm import __version__
-from explllm.core.files import METRICS, PREDICTIONS, update_json, written_whole
+from explllm.core.files import METRICS, PREDICTIONS, atomic_write, update_json
 from explllm.core.manifest import Manifest
 from explllm.data.dataset import Batch
 from explllm.models.configuration import joined_notes
@@ -73,7 +73,7 @@ class RunRecord(Callback):
         if not self._keeps_model(trainer):
             return
         config, data = pl_module.model.config, trainer.datamodule  # type: ignore[attr-defined]
-        config.learnt_from = joined_notes(config.learnt_from, data.notice)
+        config.training_data_note = joined_notes(config.training_data_note, data.notice)
         config.margin = data.margin
         pl_module.model.save_pretrained(self.run_dir / MODEL)
         if self._first_step is not None and trainer.global_step > self._first_step:
@@ -149,7 +149,7 @@ class RunRecord(Callback):
         # A test among other expressions or units leaves other names behind.
         kept = {name: value for name, value in held.items() if instead_of is None or not name.startswith(instead_of)}
         written = {**kept, **figures, "notice": notice, "explllm": __version__}
-        with written_whole(path) as temporary:
+        with atomic_write(path) as temporary:
             temporary.write_text(json.dumps(written, indent=2) + "\n", encoding="utf-8")
         return written
 

@@ -19,11 +19,11 @@ def test_arrays(publishers, read, cells, tmp_path):
         ("val_set/images/8.jpg", "Sadness", "test"),
         ("val_set/images/9.jpg", "Contempt", "test"),
     ]
-    assert reading.left_out == {"images labelled Uncertain": 1}
+    assert reading.left_out == {"images labeled Uncertain": 1}
     assert "train 4 instead of 287,651" in reading.differences[0]
     seven = read("affectnet", root, classes=7)
     assert len(seven.manifest) == 4
-    assert seven.left_out == {"images labelled Uncertain": 1, "images labelled Contempt": 2}
+    assert seven.left_out == {"images labeled Uncertain": 1, "images labeled Contempt": 2}
     assert "train 3 instead of 283,901" in seven.differences[0] and "Contempt" not in seven.differences[0]
 
 
@@ -51,7 +51,7 @@ def test_lists(publishers, read, cells, tmp_path):
         ("Manually_Annotated_Images/2/c.jpg", "Contempt", "test", [0.0, 0.0, 20.0, 16.0]),
         ("Manually_Annotated_Images/2/d.jpg", "Anger", "test", [1.0, 1.0, 5.0, 5.0]),
     ]
-    assert reading.left_out == {"images labelled Non-Face": 1}
+    assert reading.left_out == {"images labeled Non-Face": 1}
 
 
 @pytest.mark.parametrize(
@@ -97,7 +97,7 @@ def test_kaggle_subset(publishers, read, cells, tmp_path):
     publishers.text(root / "train_class" / "class001" / "notes.txt", "no image")
     reading = read("affectnet", root, classes=7)
     assert cells(reading, "image", "expression", "split") == [expected[0], expected[2], expected[3]]
-    assert reading.left_out == {"files in class folders that are no images": 1, "images labelled Contempt": 1}
+    assert reading.left_out == {"files in class folders that are no images": 1, "images labeled Contempt": 1}
 
 
 def test_kaggle_lists_lead_with_a_path_of_their_makers(publishers, read, tmp_path):

@@ -73,13 +73,13 @@ def test_a_flipped_image_swaps_left_and_right(blendshapes, sample):
     assert np.corrcoef(sidedness(plain), sidedness(flipped))[0, 1] < -0.2
 
 
-def squeezed(image, centre, size):
+def squeezed(image, center, size):
     """Close an eye: squeeze a patch of the image vertically."""
     pixels = np.asarray(image)
     y, x = np.mgrid[: pixels.shape[0], : pixels.shape[1]].astype(np.float32)
-    inside = np.clip(1 - ((x - centre[0]) / (0.4 * size)) ** 2 - ((y - centre[1]) / (0.28 * size)) ** 2, 0, 1) ** 0.5
+    inside = np.clip(1 - ((x - center[0]) / (0.4 * size)) ** 2 - ((y - center[1]) / (0.28 * size)) ** 2, 0, 1) ** 0.5
     return Image.fromarray(
-        cv2.remap(pixels, x, (y + (y - centre[1]) * 4 * inside).astype(np.float32), cv2.INTER_LINEAR)
+        cv2.remap(pixels, x, (y + (y - center[1]) * 4 * inside).astype(np.float32), cv2.INTER_LINEAR)
     )
 
 

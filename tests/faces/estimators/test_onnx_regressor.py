@@ -80,7 +80,7 @@ def test_a_file_says_how_it_sees_images(model, images):
     onnx.save(held, path)
     assert OnnxRegressor(path).preset == own
     assert OnnxRegressor(path, preset="small").preset == ImagePreset.named("small", 32)
-    onnx.helper.set_model_props(held, {"image": '{"colour": 3}'})
+    onnx.helper.set_model_props(held, {"image": '{"color": 3}'})
     onnx.save(held, path)
     with pytest.raises(CheckpointError, match="metadata say nothing readable of its images"):
         OnnxRegressor(path)
@@ -108,7 +108,7 @@ def test_the_margin_is_the_files_own(model, images, explllm, tmp_path):
     photograph[20:40, 20:40] = 0
     Image.fromarray(photograph).save(tmp_path / "face.png")
     (tmp_path / "m.jsonl").write_text('{"image": "face.png", "box": [20, 20, 20, 20]}')
-    path, learnt_from = model(), "The faces are drawn by a program, not photographs."
+    path, training_data_note = model(), "The faces are drawn by a program, not photographs."
 
     def estimated(*options):
         done = explllm("aus", "m.jsonl", "-o", "o.jsonl", "--onnx", path, "--overwrite", *options)
@@ -116,10 +116,10 @@ def test_the_margin_is_the_files_own(model, images, explllm, tmp_path):
         return Manifest.read("o.jsonl").frame["action_units"][0], done.err
 
     default, said = estimated()
-    assert "learnt from" not in said
-    with_metadata(path, margin="0.5", learnt_from=learnt_from)
+    assert "learned from" not in said
+    with_metadata(path, margin="0.5", training_data_note=training_data_note)
     own, said = estimated()
-    assert f"note: of the data that this model learnt from: {learnt_from}" in said
+    assert f"note: of the data that this model learned from: {training_data_note}" in said
     for found, margin in ((default, 0.1), (own, 0.5), (estimated("--margin", 0.25)[0], 0.25)):
         face = face_crop(Image.fromarray(photograph), (20, 20, 20, 20), margin)
         assert found == pytest.approx(OnnxRegressor(path).estimate([face])[0], abs=1e-4)

@@ -76,7 +76,7 @@ def test_loss_and_logits(converted, expected, kind):
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize(
-    ("answers_only", "tolerance"),
+    ("logits_at_labels_only", "tolerance"),
     [
         (False, 1e-5),  # measured: 4.0e-6
         # With the output layer at 3 positions only, sums over the vocabulary run in another order. Against float64 the
@@ -84,14 +84,14 @@ def test_loss_and_logits(converted, expected, kind):
         (True, 2e-5),  # measured: 1.1e-5
     ],
 )
-def test_gradients_of_all_that_trains(model, expected, our_name, kind, answers_only, tolerance):
+def test_gradients_of_all_that_trains(model, expected, our_name, kind, logits_at_labels_only, tolerance):
     wanted, item = expected["losses"][kind]["grads"], expected["items"][kind][0]
     model.zero_grad()
     model(
         expected["tensors"]["image"][:1],
         item["input_ids"][None],
         labels=item["labels"][None],
-        answers_only=answers_only,
+        logits_at_labels_only=logits_at_labels_only,
     ).loss.backward()
     weights = {name: weight.grad for name, weight in model.named_parameters() if weight.requires_grad}
     assert len(weights) == len(wanted) == 20
