@@ -15,7 +15,7 @@ from explllm import __version__
 from explllm.commands.cot import as_file_name, check_ending, run_folder
 from explllm.core.errors import ConfigError, MissingPathError
 from explllm.core.expressions import LabelSet
-from explllm.core.files import METRICS, PREDICTIONS, atomic_write, check_writable
+from explllm.core.files import METRICS_FILE, PREDICTIONS_FILE, atomic_write, check_writable
 from explllm.core.manifest import Manifest
 from explllm.engine.baseline import (
     PROMPTS,
@@ -93,13 +93,13 @@ def baseline(options: argparse.Namespace) -> int:
     if not options.overwrite:
         making.check_overwrite(folder)
     _refuse_folder(folder, source, options.overwrite)
-    check_writable(folder / METRICS)
+    check_writable(folder / METRICS_FILE)
     manifest.check_writable(out)
     watch = ProgressTracker(folder, len(faces), BaselineStatus, f"asking {options.model}", making)
 
     async def work(client: ChatClient) -> RunResult:
         # They are of an earlier run, perhaps of other faces; until the server is known to answer they stay.
-        for name in (METRICS, PREDICTIONS):
+        for name in (METRICS_FILE, PREDICTIONS_FILE):
             (folder / name).unlink(missing_ok=True)
         return await run_all(
             faces,
@@ -180,7 +180,7 @@ def _write_test(
         "root": str(answered.root.resolve()),
     }
     notice = f"{chat.model} on {chat.host} was shown each picture and answered without any training on this data."
-    if answered.drawn().any():
+    if answered.is_synthetic().any():
         notice += " The faces are drawn by a program, not photographs."
     written = {
         **{f"test/{name}": value for name, value in figures.items()},
@@ -191,9 +191,9 @@ def _write_test(
         "notice": notice,
         "explllm": __version__,
     }
-    with atomic_write(folder / METRICS) as temporary:
+    with atomic_write(folder / METRICS_FILE) as temporary:
         temporary.write_text(json.dumps(written, indent=2) + "\n", encoding="utf-8")
-    Manifest(labeled, answered.root).write(folder / PREDICTIONS)
+    Manifest(labeled, answered.root).write(folder / PREDICTIONS_FILE)
     print_figures(console, written, "test")
     console.print(f"among the classes of {labels.name}: {', '.join(labels)}", highlight=False)
     console.print(f"run: {folder} (for `explllm compare`)", highlight=False)

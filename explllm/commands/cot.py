@@ -74,10 +74,10 @@ def check_ending(out: Path) -> None:
         ConfigError: If its ending is none of a manifest's.
     """
     # Here, because the module loads pandas, which the other commands' --help need not wait for.
-    from explllm.core.manifest import ENDINGS
+    from explllm.core.manifest import SUFFIXES
 
-    if out.suffix.lower() not in ENDINGS:
-        raise ConfigError(f"the ending {out.suffix!r} of --out", remedy=f"Use {', '.join(ENDINGS)}.")
+    if out.suffix.lower() not in SUFFIXES:
+        raise ConfigError(f"the ending {out.suffix!r} of --out", remedy=f"Use {', '.join(SUFFIXES)}.")
 
 
 def _parser() -> argparse.ArgumentParser:

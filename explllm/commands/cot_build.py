@@ -76,7 +76,7 @@ def build(options: argparse.Namespace) -> int:
         manifest.write(out, finish)
         if options.json:
             _write_released(
-                chain.from_iterable(map(released_records, map(finish, manifest.parts()))), Path(options.json)
+                chain.from_iterable(map(released_records, map(finish, manifest.chunks()))), Path(options.json)
             )
     print_summary(built, Status, lacking, out)
     watch.raise_if_stopped(built)

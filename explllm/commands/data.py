@@ -5,7 +5,7 @@ from argparse import ArgumentParser
 from pathlib import Path
 
 from explllm.core.errors import ConfigError, MissingPathError
-from explllm.core.manifest import ENDINGS
+from explllm.core.manifest import SUFFIXES
 from explllm.data.readers.registry import READERS, Reading, read_data_set
 
 
@@ -21,8 +21,8 @@ def read_data(arguments: list[str], parser_class: type[ArgumentParser] = Argumen
     """
     options = vars(_parser(parser_class).parse_args(arguments))
     name, root, out = options.pop("name"), options.pop("root"), Path(options.pop("out"))
-    if out.suffix.lower() not in ENDINGS:
-        raise ConfigError(f"a manifest with the ending {out.suffix!r}", where=out, remedy=f"Use {', '.join(ENDINGS)}.")
+    if out.suffix.lower() not in SUFFIXES:
+        raise ConfigError(f"a manifest with the ending {out.suffix!r}", where=out, remedy=f"Use {', '.join(SUFFIXES)}.")
     if out.exists() and not options["overwrite"]:
         raise ConfigError("the manifest exists", where=out, remedy="Name another one, or pass --overwrite.")
     if not Path(root).exists():

@@ -13,7 +13,7 @@ from typing import Any
 
 from explllm.commands.parser import Parser, at_least
 from explllm.core.errors import ConfigError, MissingPathError
-from explllm.core.manifest import ENDINGS, Manifest
+from explllm.core.manifest import SUFFIXES, Manifest
 from explllm.faces.crop import DEFAULT_MARGIN
 from explllm.faces.streaming import Result, Streaming, digest, partial_path, results_of, stream
 
@@ -140,8 +140,8 @@ def action_units_command(arguments: list[str]) -> int | None:
 def _begin(options: argparse.Namespace) -> tuple[Manifest, Path]:
     """Check the output before any work, and read the manifest."""
     out = Path(options.out)
-    if out.suffix.lower() not in ENDINGS:
-        raise ConfigError(f"a manifest with the ending {out.suffix!r}", where=out, remedy=f"Use {', '.join(ENDINGS)}.")
+    if out.suffix.lower() not in SUFFIXES:
+        raise ConfigError(f"a manifest with the ending {out.suffix!r}", where=out, remedy=f"Use {', '.join(SUFFIXES)}.")
     if out.exists() and not options.overwrite:
         raise ConfigError("the manifest exists", where=out, remedy="Name another one, or pass --overwrite.")
     if options.root is not None and not Path(options.root).is_dir():

@@ -218,7 +218,7 @@ def _labels(frame: Any) -> tuple[Expression, ...] | None:
     """Return the classes: those that the table names or has probabilities of, else all that occur in it."""
     named = sorted(set(frame["label_set"].dropna())) if "label_set" in frame else []
     if len(named) == 1:
-        return tuple(LabelSet.named(named[0]))
+        return tuple(LabelSet.by_name(named[0]))
     if any(str(name).startswith("p_") for name in frame):
         return None
     occur = {expression_or_none(word) for name in ("expression", "predicted") for word in frame[name]}

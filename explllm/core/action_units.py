@@ -142,7 +142,7 @@ def mirror_action_units(intensities: Sequence[Intensity]) -> list[Intensity]:
     return [intensities[unit.mirror] for unit in FEAFA]
 
 
-def units_named(names: str) -> list[int]:
+def parse_unit_names(names: str) -> list[int]:
     """Return the places in `FEAFA` of units that a cell names.
 
     Args:

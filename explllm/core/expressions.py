@@ -74,7 +74,7 @@ class LabelSet:
     """The number that the data set gives its first class: 1 for RAF-DB, 0 elsewhere."""
 
     @classmethod
-    def named(cls, name: str) -> LabelSet:
+    def by_name(cls, name: str) -> LabelSet:
         """Return the label set of a data set; case, spaces, hyphens and underscores do not matter.
 
         Args:

@@ -77,6 +77,6 @@ def facs_set(name: str) -> tuple[FacsUnit, ...]:
     return tuple(FACS[number] for number in FACS_SETS[name])
 
 
-def missing_units(units: Sequence[FacsUnit]) -> tuple[FacsUnit, ...]:
+def unmapped_units(units: Sequence[FacsUnit]) -> tuple[FacsUnit, ...]:
     """Return those that no FEAFA unit makes."""
     return tuple(unit for unit in units if not unit.feafa)

@@ -12,9 +12,9 @@ from typing import Any
 
 from explllm.core.errors import ConfigError
 
-METRICS = "metrics.json"
+METRICS_FILE = "metrics.json"
 """The figures of a run, in its folder."""
-PREDICTIONS = "predictions.parquet"
+PREDICTIONS_FILE = "predictions.parquet"
 """What a run said of each face, a manifest in its folder."""
 
 

@@ -14,13 +14,13 @@ import numpy as np
 import pandas as pd
 
 from explllm.core import manifest_files
-from explllm.core.action_units import check_action_units, units_named
+from explllm.core.action_units import check_action_units, parse_unit_names
 from explllm.core.errors import InputError, ManifestError, MissingPathError, UnknownExpressionError
 from explllm.core.expressions import Expression
 from explllm.core.files import atomic_write, check_writable
-from explllm.core.manifest_files import ENDINGS, format_of, is_empty
+from explllm.core.manifest_files import SUFFIXES, format_of, is_empty
 
-__all__ = ["COLUMNS", "ENDINGS", "REQUIRED", "Manifest"]
+__all__ = ["COLUMNS", "REQUIRED", "SUFFIXES", "Manifest"]
 
 COLUMNS: Mapping[str, str] = MappingProxyType(
     {
@@ -101,10 +101,10 @@ class Manifest:
             ) from error
         return cls(frame, path.parent if root is None else root, path)
 
-    def parts(self) -> Iterator[pd.DataFrame]:
+    def chunks(self) -> Iterator[pd.DataFrame]:
         """Yield the table in parts of 1,000 consecutive rows, at least one; the index counts from 0 through all."""
-        for start in range(0, max(len(self), 1), manifest_files.ROWS_OF_A_PART):
-            yield self.frame.iloc[start : start + manifest_files.ROWS_OF_A_PART]
+        for start in range(0, max(len(self), 1), manifest_files.CHUNK_ROWS):
+            yield self.frame.iloc[start : start + manifest_files.CHUNK_ROWS]
 
     def write(self, path: str | os.PathLike[str], finish: Callable[[pd.DataFrame], pd.DataFrame] | None = None) -> None:
         """Write the manifest, whole or not at all: an existing file stays until the new one is complete.
@@ -113,8 +113,8 @@ class Manifest:
 
         Args:
             path: The file; its ending (``.parquet``, ``.csv`` or ``.jsonl``) decides the format.
-            finish: Is given each of `parts`, twice where the format needs it, and returns it with further columns whose
-                cells need not all be in memory; None writes the table as it is.
+            finish: Adds columns to each of `chunks` just before it is written, to save memory. Called twice per chunk for
+                formats that need two passes. None writes the table unchanged.
 
         Raises:
             ManifestError: If the ending is none of these, a changed cell cannot be understood, a column has no place in
@@ -125,7 +125,7 @@ class Manifest:
         checked = Manifest(self.frame, self.root, self.path)
         try:
             with atomic_write(path) as partial:
-                writer(checked.parts if finish is None else lambda: map(finish, checked.parts()), partial)
+                writer(checked.chunks if finish is None else lambda: map(finish, checked.chunks()), partial)
         except InputError:
             raise
         except OSError as error:
@@ -216,7 +216,7 @@ class Manifest:
         ):
             yield _measured(units, missing)
 
-    def intensities_of(self, i: int) -> list[float | None] | None:
+    def intensities_at(self, i: int) -> list[float | None] | None:
         """Return the action units of one row, with None for a unit that was not measured.
 
         Args:
@@ -231,7 +231,7 @@ class Manifest:
         )
         return _measured(units, missing)
 
-    def drawn(self) -> pd.Series:
+    def is_synthetic(self) -> pd.Series:
         """Return of each row whether its face is drawn by a program, as its intensities' source says.
 
         Where a regressor has estimated the intensities, what came before stands in ``action_units_true_source``.
@@ -242,7 +242,7 @@ class Manifest:
                 drawn |= self.frame[name].astype(str).str.fullmatch("(.*, )?drawn", na=False)
         return drawn
 
-    def faceless(self) -> list[bool]:
+    def face_not_found(self) -> list[bool]:
         """Return of each row whether a face was looked for in its image and not found: the whole image is none."""
         nothing = pd.Series(None, index=self.frame.index, dtype=object)
         looked_for = self.frame.get("face_status", nothing).notna()
@@ -276,7 +276,7 @@ class Manifest:
 
 
 def _measured(units: list[float] | None, missing: str | None) -> list[float | None] | None:
-    unknown = () if missing is None else units_named(missing)
+    unknown = () if missing is None else parse_unit_names(missing)
     return None if units is None else [None if i in unknown else value for i, value in enumerate(units)]
 
 
@@ -361,7 +361,7 @@ def _action_units(cell: Any) -> list[float]:
 
 
 def _missing(cell: Any) -> str:
-    units_named(str(cell))
+    parse_unit_names(str(cell))
     return str(cell)
 
 

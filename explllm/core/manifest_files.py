@@ -21,7 +21,7 @@ Parts = Callable[[], Iterator[pd.DataFrame]]
 Writer = Callable[[Parts, Path], None]
 """Writes a table to a path."""
 
-ROWS_OF_A_PART = 1000
+CHUNK_ROWS = 1000
 """Rows that are read and written at a time."""
 
 
@@ -94,7 +94,7 @@ def _read_jsonl(path: Path, _: Sequence[str]) -> pd.DataFrame:
     with path.open(encoding="utf-8") as lines:
         rows = (_row(line, number, path) for number, line in enumerate(lines, 1) if line.strip())
         # In parts: as dictionaries the rows take several times the memory of a table.
-        parts = [pd.DataFrame(part, dtype=object) for part in iter(lambda: list(islice(rows, ROWS_OF_A_PART)), [])]
+        parts = [pd.DataFrame(part, dtype=object) for part in iter(lambda: list(islice(rows, CHUNK_ROWS)), [])]
     return pd.concat(parts, ignore_index=True).apply(_inferred) if parts else pd.DataFrame()
 
 
@@ -161,7 +161,7 @@ def _read_parquet(path: Path, _: Sequence[str]) -> pd.DataFrame:
         for name in lists:
             cells: list[Any] = []
             # In parts, so that the numbers of all rows are never there as Arrow's, NumPy's and Python's at once.
-            for batch in file.iter_batches(ROWS_OF_A_PART, columns=[name], use_threads=False):
+            for batch in file.iter_batches(CHUNK_ROWS, columns=[name], use_threads=False):
                 cells.extend(map(_compact, batch.to_pandas(use_threads=False)[name]))
                 pool.release_unused()
             frame[name] = pd.Series(cells, dtype=object)
@@ -191,7 +191,7 @@ FORMATS: dict[str, tuple[Reader, Writer]] = {
 }
 """How a file with each ending is read and written."""
 
-ENDINGS: tuple[str, ...] = tuple(FORMATS)
+SUFFIXES: tuple[str, ...] = tuple(FORMATS)
 """The endings of the files that a manifest can be read from and written to."""
 
 

@@ -217,7 +217,7 @@ class ActionUnitData(FaceDataModule):
         """What must be said wherever figures from this data are shown: where the intensities come from."""
         frame = self._manifest().frame
         sources = sorted({str(name) for name in frame.get("action_units_source", pd.Series(dtype=object)).dropna()})
-        notes = ["The faces are drawn by a program, not photographs."] if self._manifest().drawn().any() else []
+        notes = ["The faces are drawn by a program, not photographs."] if self._manifest().is_synthetic().any() else []
         others = [name for name in sources if name != "drawn"]
         return " ".join([*notes, *([f"Labels of action units by: {', '.join(others)}."] if others else [])])
 

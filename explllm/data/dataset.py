@@ -198,7 +198,7 @@ class TrainingDataset(Dataset[Sample]):
         """
         if self.columns["cot_source"][row] != self.writer.name:
             return None
-        return self.manifest.intensities_of(row)
+        return self.manifest.intensities_at(row)
 
     def _sample(self, row: int, draw: SampleSpec, image: np.ndarray, unreadable: tuple[str, ...]) -> Sample:
         text = self._text(row, draw)

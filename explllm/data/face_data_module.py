@@ -100,7 +100,7 @@ class FaceDataModule(LightningDataModule):
             manifest = self.read()
             if len(manifest) == 0:
                 raise ManifestError("there are no faces", where=manifest.root, remedy="Check the data's root.")
-            if faceless := sum(manifest.faceless()):
+            if faceless := sum(manifest.face_not_found()):
                 _log.warning(
                     "%s: in %d of %d images no face was found; they are used whole.",
                     manifest.path or manifest.root,
@@ -138,7 +138,7 @@ class FaceDataModule(LightningDataModule):
     def notice(self) -> str:
         """What must be said wherever figures from this data are shown: drawn faces, texts written by rules."""
         frame, notes = self._manifest().frame, []
-        if self._manifest().drawn().any():
+        if self._manifest().is_synthetic().any():
             notes.append("The faces are drawn by a program, not photographs.")
         if (_strings(frame, "cot_source") == "offline").any():
             notes.append(

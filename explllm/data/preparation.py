@@ -48,7 +48,7 @@ def prepare(
         missing = frame.index[frame["cot"].isna() & frame["expression"].notna() & frame["action_units"].notna()]
         for row in missing:
             # Of a unit that was not measured nothing may be said, not even that it is at rest.
-            units = manifest.intensities_of(int(row)) or []
+            units = manifest.intensities_at(int(row)) or []
             expression = Expression(str(frame.at[row, "expression"]))
             frame.at[row, "cot"] = writer.write(units, expression, seed=seed + int(row)).text
         frame.loc[missing, "cot_source"] = writer.name

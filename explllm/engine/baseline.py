@@ -121,7 +121,7 @@ def label_set_of(manifest: Manifest, name: str | None) -> LabelSet:
         ConfigError: If there is no set of that name.
     """
     if name is not None:
-        return LabelSet.named(name)
+        return LabelSet.by_name(name)
     said = set(manifest.frame["expression"].dropna()) if "expression" in manifest.frame else set()
     return LABEL_SETS["affectnet7" if said and Expression.CONTEMPT not in said else "affectnet8"]
 
@@ -174,7 +174,7 @@ def _lacks(manifest: Manifest, labels: LabelSet) -> list[str | None]:
     other = f"labeled with no class of {labels.name}"
     return [
         _NO_FACE if faceless else None if truth is None or truth in labels else other
-        for faceless, truth in zip(manifest.faceless(), truths, strict=True)
+        for faceless, truth in zip(manifest.face_not_found(), truths, strict=True)
     ]
 
 

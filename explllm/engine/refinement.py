@@ -70,10 +70,10 @@ def read_cot(text: str) -> ChainOfThought | None:
     if isinstance(value, dict):
         found = [(title, value.get(part)) for title, part in zip(TITLES, _PARTS, strict=True)]
         parts = [_untitled(title, part) if isinstance(part, str) else "" for title, part in found]
-        return ChainOfThought.of(*parts) if all(parts) else None
+        return ChainOfThought.from_sections(*parts) if all(parts) else None
     cot = ChainOfThought.parse(text)
     # In the usual form, whatever titles the model chose.
-    return ChainOfThought.of(*cot.sections) if all(cot.sections) else None
+    return ChainOfThought.from_sections(*cot.sections) if all(cot.sections) else None
 
 
 def _untitled(title: str, part: str) -> str:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from explllm.core.errors import ChainOfThoughtError
 from explllm.core.expressions import Expression
-from explllm.explanations.verdict import is_decided, verdict
+from explllm.explanations.verdict import is_decisive, verdict
 
 MAX_WORDS = 130
 """The most words of a chain of thought, titles included (paper, Section III-B, the prompt of "Format Refinement")."""
@@ -32,7 +32,7 @@ class ChainOfThought:
     conclusion: str
     """The expression that follows."""
     text: str
-    """The whole text, as it was given to `parse` or made by `of`."""
+    """The whole text, as it was given to `parse` or made by `from_sections`."""
 
     @classmethod
     def parse(cls, text: str, recover: bool = True) -> ChainOfThought:
@@ -69,7 +69,7 @@ class ChainOfThought:
         return cls(key, interpretation, conclusion, text)
 
     @classmethod
-    def of(cls, key_observations: str, interpretation: str, conclusion: str) -> ChainOfThought:
+    def from_sections(cls, key_observations: str, interpretation: str, conclusion: str) -> ChainOfThought:
         """Make a chain of thought from its sections; its text is the rendered one.
 
         Args:
@@ -125,7 +125,7 @@ class ChainOfThought:
             problems.append(f"{words} words instead of at most {max_words}")
         if self.conclusion and self.conclusion[-1] not in _ENDINGS:
             problems.append("the conclusion breaks off without a full stop")
-        if self.conclusion and not is_decided(self.conclusion):
+        if self.conclusion and not is_decisive(self.conclusion):
             problems.append("the conclusion decides for no expression")
         if expression is not None and self.expression not in (None, expression):
             problems.append(f"the conclusion arrives at {self.expression}, not at {expression}")

@@ -61,7 +61,7 @@ def pair_problems(
     if ChainOfThought.parse(cot.text).sections != cot.sections:
         problems.append("the title of a section stands inside a section")
     verdict = cot.expression
-    if verdict is None or not names(cot.conclusion, expression):
+    if verdict is None or not names_expression(cot.conclusion, expression):
         problems.append(f"the conclusion does not name {expression}")
     if action_units is not None:
         problems += description_problems(cot.text, action_units, strong)
@@ -78,7 +78,7 @@ def form_problems(cot: ChainOfThought) -> list[str]:
     return problems
 
 
-def names(conclusion: str, expression: Expression) -> bool:
+def names_expression(conclusion: str, expression: Expression) -> bool:
     """Tell whether a conclusion names an expression itself, by its own word or as an adjective of it."""
     return _OWN_WORDS[expression].search(conclusion) is not None
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from explllm.core.expressions import Expression
 from explllm.explanations.chain_of_thought import MAX_WORDS, ChainOfThought
-from explllm.explanations.checks import form_problems, names, pair_problems
+from explllm.explanations.checks import form_problems, names_expression, pair_problems
 from explllm.explanations.grounding import ground
 from explllm.explanations.records import Record
 
@@ -77,9 +77,9 @@ def quality(records: Iterable[Record]) -> Quality:
         if record.expression is None:
             sums["unlabeled"] += 1
         else:
-            named = names(cot.conclusion, record.expression)
+            named = names_expression(cot.conclusion, record.expression)
             sums["unnamed_label"] += not named
-            sums["only_another"] += not named and any(names(cot.conclusion, other) for other in Expression)
+            sums["only_another"] += not named and any(names_expression(cot.conclusion, other) for other in Expression)
             sums["other_verdict"] += cot.expression not in (None, record.expression)
             sums["sound"] += not pair_problems(cot, record.action_units, record.expression)
         form = form_problems(cot)

@@ -10,7 +10,7 @@ import pandas as pd
 
 from explllm.core.errors import ManifestError, MissingPathError, UnknownExpressionError
 from explllm.core.expressions import Expression
-from explllm.core.files import PREDICTIONS
+from explllm.core.files import PREDICTIONS_FILE
 from explllm.core.manifest import Manifest, face_key
 
 
@@ -60,11 +60,11 @@ def read_table(path: Path) -> Manifest:
         ManifestError: If it cannot be read, or holds a face twice.
     """
     if path.is_dir():
-        if not (path / PREDICTIONS).is_file():
+        if not (path / PREDICTIONS_FILE).is_file():
             raise MissingPathError(
-                f"the folder holds no {PREDICTIONS}", where=path, remedy="Run `explllm test` or `predict` first."
+                f"the folder holds no {PREDICTIONS_FILE}", where=path, remedy="Run `explllm test` or `predict` first."
             )
-        return Manifest.read(path / PREDICTIONS)
+        return Manifest.read(path / PREDICTIONS_FILE)
     return _released(path) if path.suffix == ".json" else Manifest.read(path)
 
 

@@ -145,7 +145,7 @@ def _compose(
     listed: bool = False,
 ) -> ChainOfThought:
     typical = [one for one in seen if _is_typical(one, expression)]
-    return ChainOfThought.of(
+    return ChainOfThought.from_sections(
         _list(seen, rng) if listed else _observations(seen, typical, units, unknown, expression, rng),
         _interpretation(seen, typical, expression, rng, brief=listed),
         _conclusion(seen, typical, expression, rng),

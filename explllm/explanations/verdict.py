@@ -347,7 +347,7 @@ def _after_factor(words: Sequence[str], place: int) -> float:
     return 1.0
 
 
-def is_decided(text: str) -> bool:
+def is_decisive(text: str) -> bool:
     """Tell whether a text speaks for one expression clearly enough to need no further evidence.
 
     Args:
@@ -359,7 +359,7 @@ def is_decided(text: str) -> bool:
     return _is_decided(score(text))
 
 
-def is_torn(text: str) -> bool:
+def is_ambiguous(text: str) -> bool:
     """Tell whether a text speaks for several expressions alike, as a list of all of them does.
 
     Args:
@@ -387,7 +387,7 @@ def verdict(text: str, *further: str) -> Expression | None:
 
     Args:
         text: English prose of any length.
-        *further: Texts that have a say only if ``text`` is undecided (see `is_decided`). Each counts half as much as
+        *further: Texts that have a say only if ``text`` is undecided (see `is_decisive`). Each counts half as much as
             the one before it.
 
     Returns:

@@ -114,7 +114,7 @@ def rows_to_estimate(manifest: Manifest, redo: bool) -> list[FaceRow]:
     Rows in which ``explllm faces`` found no face are left out: the whole photograph is none.
     """
     frame = manifest.frame
-    faceless = manifest.faceless()
+    faceless = manifest.face_not_found()
     given = frame["action_units"].notna() if "action_units" in frame else pd.Series(False, index=frame.index)
     boxes = frame["box"] if "box" in frame else [None] * len(frame)
     return [
@@ -141,7 +141,7 @@ def with_action_units(
         ``action_units_status``. A row without a new estimate keeps the one it had. Where the estimate takes the place
         of a drawn face's intensities, ``action_units_true_source`` says that they were drawn.
     """
-    frame, drawn = manifest.frame.copy(), manifest.drawn()
+    frame, drawn = manifest.frame.copy(), manifest.is_synthetic()
     cells = {}
     columns = ("action_units", "action_units_source", "action_units_missing")
     for column in (*columns, *(["action_units_true_source"] if drawn.any() else [])):
@@ -167,7 +167,7 @@ def _without_estimate(manifest: Manifest) -> list[str | None]:
     units = frame["action_units"].notna() if "action_units" in frame else [False] * len(frame)
     return [
         str(frame["face_status"].iloc[row]) if faceless and not given else None
-        for row, (faceless, given) in enumerate(zip(manifest.faceless(), units, strict=True))
+        for row, (faceless, given) in enumerate(zip(manifest.face_not_found(), units, strict=True))
     ]
 
 

@@ -11,7 +11,7 @@ import pandas as pd
 
 from explllm.core.errors import ConfigError, InputError, ManifestError, MissingPathError
 from explllm.core.expressions import Expression
-from explllm.core.files import METRICS, PREDICTIONS
+from explllm.core.files import METRICS_FILE, PREDICTIONS_FILE
 from explllm.core.manifest import Manifest
 from explllm.faces.crop import DEFAULT_MARGIN
 from explllm.metrics.answers import Answers
@@ -145,7 +145,7 @@ def compared(runs: Sequence[Run]) -> Comparison:
 
 
 def _read(folder: Path, name: str) -> Run:
-    metrics_file, table_file = folder / METRICS, folder / PREDICTIONS
+    metrics_file, table_file = folder / METRICS_FILE, folder / PREDICTIONS_FILE
     for path in (metrics_file, table_file):
         if not path.is_file():
             raise MissingPathError("the run has no test to compare", where=path, remedy="Run `explllm test` first.")

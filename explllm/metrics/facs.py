@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torchmetrics import Metric
 
-from explllm.core.facs import FacsUnit, facs_set, missing_units
+from explllm.core.facs import FacsUnit, facs_set, unmapped_units
 
 ACTIVE_FROM = 0.25
 """The intensity from which a FEAFA unit counts as an active FACS unit.
@@ -70,7 +70,7 @@ def facs_summary(counts: torch.Tensor, faces: int, units: Sequence[FacsUnit]) ->
         the units that have one, None if there is none; ``mean_over``: these units; ``missing``: units that no FEAFA
         unit makes, which count nowhere; ``active``: faces that show a unit; ``faces``.
     """
-    absent = missing_units(units)
+    absent = unmapped_units(units)
     names = [f"AU{unit.number}" for unit in units]
     scores = {
         name: None if unit in absent or score != score else score

@@ -330,7 +330,7 @@ def part_config(
 
 def _labels(labels: str | Sequence[str] | None) -> list[str] | None:
     if isinstance(labels, str):
-        return [str(label) for label in LabelSet.named(labels)]
+        return [str(label) for label in LabelSet.by_name(labels)]
     if not labels:
         return None
     parsed = [str(Expression.parse(label)) for label in labels]

@@ -98,7 +98,7 @@ def _explain(data: Any, faces: pd.DataFrame, module: ExpLLMTask, rows: list[int]
             Expression(str(label)),
             recognition,
             cot,
-            data.manifest.intensities_of(row),
+            data.manifest.intensities_at(row),
             source if isinstance(source, str) else None,
             data.manifest.box(row),
             data.margin,

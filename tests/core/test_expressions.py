@@ -74,7 +74,7 @@ def test_every_expression_is_its_own_synonym_and_all_are_lower_case():
     ],
 )
 def test_index_of_each_data_set(name, index, expression):
-    labels = LabelSet.named(name)
+    labels = LabelSet.by_name(name)
     assert labels.expression(index) is expression
     assert labels.index(expression) == index
     assert labels.parse(index) is labels.parse(f" {index} ") is labels.parse(expression.lower()) is expression
@@ -103,9 +103,9 @@ def test_label_set_names_a_foreign_expression():
 
 
 def test_named_forgives_spelling_and_lists_the_names():
-    assert LabelSet.named("RAF-DB") is LABEL_SETS["rafdb"]
+    assert LabelSet.by_name("RAF-DB") is LABEL_SETS["rafdb"]
     with pytest.raises(ConfigError, match="affectnet8"):
-        LabelSet.named("imagenet")
+        LabelSet.by_name("imagenet")
 
 
 def test_numpy_integers_are_numbers():

@@ -245,7 +245,7 @@ def test_parquet_is_written_in_parts_with_the_types_of_the_whole(tmp_path, monke
         }
     ).iloc[:rows]
     Manifest(frame, tmp_path).frame.to_parquet(tmp_path / "whole.parquet", index=False)
-    monkeypatch.setattr(manifest_files, "ROWS_OF_A_PART", 2)
+    monkeypatch.setattr(manifest_files, "CHUNK_ROWS", 2)
     Manifest(frame, tmp_path).write(tmp_path / "parts.parquet")
     whole, parts = (pd.read_parquet(tmp_path / f"{name}.parquet") for name in ("whole", "parts"))
     pd.testing.assert_frame_equal(whole, parts)
@@ -255,7 +255,7 @@ def test_parquet_is_written_in_parts_with_the_types_of_the_whole(tmp_path, monke
 @pytest.mark.parametrize("ending", FORMATS)
 def test_columns_are_added_while_it_is_written(tmp_path, monkeypatch, ending):
     """Rows are numbered through all parts, and a column may be empty in the first of them."""
-    monkeypatch.setattr(manifest_files, "ROWS_OF_A_PART", 2)
+    monkeypatch.setattr(manifest_files, "CHUNK_ROWS", 2)
 
     def finish(part):
         texts = [None if row < 3 else f"text, {row}" for row in part.index]
@@ -281,19 +281,19 @@ def test_the_intensities_of_one_row_are_those_of_all(tmp_path):
     frame = _frame().assign(action_units_missing=["Jaw Thrust, Nose Wrinkle", None, "Jaw Drop"])
     for table in (frame, frame.drop(columns="action_units_missing"), frame.drop(columns="action_units")):
         manifest = Manifest(table, tmp_path)
-        assert [manifest.intensities_of(row) for row in range(3)] == list(manifest.intensities())
-    assert Manifest(frame, tmp_path).intensities_of(0)[NAMES.index("Jaw Thrust")] is None
+        assert [manifest.intensities_at(row) for row in range(3)] == list(manifest.intensities())
+    assert Manifest(frame, tmp_path).intensities_at(0)[NAMES.index("Jaw Thrust")] is None
 
 
 def test_rows_in_which_no_face_was_found(tmp_path):
     """A row that nobody looked for a face in is a face; one that has a box has one."""
     frame = pd.DataFrame({"image": ["a.jpg", "b.jpg", "c.jpg"]})
-    assert Manifest(frame, tmp_path).faceless() == [False] * 3
+    assert Manifest(frame, tmp_path).face_not_found() == [False] * 3
     frame["face_status"] = [None, "found", "no face found"]
     frame["box"] = [None, [0, 0, 9, 9], None]
-    assert Manifest(frame, tmp_path).faceless() == [False, False, True]
-    assert Manifest(frame.drop(columns="face_status"), tmp_path).faceless() == [False] * 3
-    assert Manifest(frame.drop(columns="box"), tmp_path).faceless() == [False, True, True]
+    assert Manifest(frame, tmp_path).face_not_found() == [False, False, True]
+    assert Manifest(frame.drop(columns="face_status"), tmp_path).face_not_found() == [False] * 3
+    assert Manifest(frame.drop(columns="box"), tmp_path).face_not_found() == [False, True, True]
 
 
 @pytest.mark.parametrize("ending", FORMATS)
@@ -364,7 +364,7 @@ def test_times_are_text_in_json(tmp_path):
 def test_a_column_that_the_format_cannot_hold(tmp_path, monkeypatch, cells):
     table = Manifest(pd.DataFrame({"image": ["a.jpg", "b.jpg"], "subject": cells}), tmp_path)
     for rows in (1000, 1):
-        monkeypatch.setattr(manifest_files, "ROWS_OF_A_PART", rows)
+        monkeypatch.setattr(manifest_files, "CHUNK_ROWS", rows)
         with pytest.raises(ManifestError, match=r"a table that .parquet cannot hold .* \.jsonl"):
             table.check_writable(tmp_path / "made.parquet")
     table.check_writable(tmp_path / "deeper/made.jsonl")

@@ -12,7 +12,7 @@ import pytest
 
 from explllm.core import manifest_files
 from explllm.core.expressions import Expression
-from explllm.core.manifest import ENDINGS, Manifest
+from explllm.core.manifest import SUFFIXES, Manifest
 from explllm.data.folder import read_folder
 from explllm.explanations.chain_of_thought import ChainOfThought
 from explllm.explanations.checks import pair_problems
@@ -56,7 +56,7 @@ def test_a_second_run_asks_nothing(build, server, table):
 def test_a_table_in_small_parts_is_the_same(build, server, table, tmp_path, monkeypatch):
     build(server.url, "--json", "whole.json", count=12, wrong_every=3)
     whole = table()
-    monkeypatch.setattr(manifest_files, "ROWS_OF_A_PART", 5)
+    monkeypatch.setattr(manifest_files, "CHUNK_ROWS", 5)
     build(server.url, "--json", "parts.json")
     pd.testing.assert_frame_equal(table(), whole)
     one, other = ((tmp_path / name).read_text() for name in ("whole.json", "parts.json"))
@@ -127,7 +127,7 @@ def test_mistakes_are_found_before_anything_is_sent(build, server, explllm, writ
     good = ("cot", "build", "faces.parquet")
     assert "no model is named" in explllm(*good, "-o", "o.parquet").error
     error = explllm(*good, "-o", "o.txt", "--offline").error
-    assert "ending '.txt'" in error and ", ".join(ENDINGS) in error
+    assert "ending '.txt'" in error and ", ".join(SUFFIXES) in error
     assert "0 is below 1" in explllm(*good, "-o", "o.parquet", "--offline", "--concurrency", 0).error
     assert "no such manifest" in explllm("cot", "build", "none.parquet", "-o", "o.parquet", "--offline").error
     assert "no such build" in explllm("cot", "status", "o.parquet").error
@@ -137,7 +137,7 @@ def test_mistakes_are_found_before_anything_is_sent(build, server, explllm, writ
 def test_an_ending_in_capitals(explllm, write_faces, tmp_path):
     """Whatever a manifest can be written to is an OUT."""
     write_faces(tmp_path / "faces.parquet", 3)
-    for ending in map(str.upper, ENDINGS):
+    for ending in map(str.upper, SUFFIXES):
         assert explllm("cot", "build", "faces.parquet", "-o", f"out{ending}", "--offline", "--overwrite").status == 0
         assert Manifest.read(f"out{ending}").frame["cot"].notna().all()
 

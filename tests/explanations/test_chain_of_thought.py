@@ -213,33 +213,35 @@ def test_only_a_string_can_be_read(value):
 
 
 def test_of_renders_and_parse_reads_it_back():
-    cot = ChainOfThought.of(*SECTIONS)
+    cot = ChainOfThought.from_sections(*SECTIONS)
     assert cot.text == cot.render() == VARIANTS["bold, colon inside"]
     assert ChainOfThought.parse(cot.text) == cot
 
 
 def test_check_names_each_problem():
-    long = ChainOfThought.of("The left eye is closed. " * 40, MIDDLE, "The expression reveals fear")
+    long = ChainOfThought.from_sections("The left eye is closed. " * 40, MIDDLE, "The expression reveals fear")
     assert long.check(Expression.ANGER) == [
         f"{len(long.text.split())} words instead of at most {MAX_WORDS}",
         "the conclusion breaks off without a full stop",
         "the conclusion arrives at Fear, not at Anger",
     ]
     assert long.check(Expression.FEAR, max_words=500) == ["the conclusion breaks off without a full stop"]
-    assert ChainOfThought.of(KEY, "A sad look.", "The face is as it is.").check() == [
+    assert ChainOfThought.from_sections(KEY, "A sad look.", "The face is as it is.").check() == [
         "the conclusion decides for no expression"
     ]
 
 
 def test_the_conclusion_outweighs_the_rest():
-    cot = ChainOfThought.of("Anger, rage, fury.", "Anger everywhere, clearly anger.", "The expression is one of joy.")
+    cot = ChainOfThought.from_sections(
+        "Anger, rage, fury.", "Anger everywhere, clearly anger.", "The expression is one of joy."
+    )
     assert cot.expression is Expression.HAPPINESS
 
 
 def test_the_rest_decides_where_the_conclusion_names_none():
-    cot = ChainOfThought.of(KEY, "The lowered corners convey sadness.", "The movements form one pattern.")
+    cot = ChainOfThought.from_sections(KEY, "The lowered corners convey sadness.", "The movements form one pattern.")
     assert cot.expression is Expression.SADNESS
-    assert ChainOfThought.of(KEY, "", "").expression is None
+    assert ChainOfThought.from_sections(KEY, "", "").expression is None
 
 
 @pytest.mark.parametrize(
@@ -274,7 +276,7 @@ def test_mirror_leaves_other_meanings(text):
 
 
 def test_mirrored_chain_of_thought():
-    cot = ChainOfThought.of(*SECTIONS)
+    cot = ChainOfThought.from_sections(*SECTIONS)
     mirrored = cot.mirrored()
     assert "the right lip corner" in mirrored.key_observations
     assert "left" not in mirrored.text

@@ -8,7 +8,7 @@ from explllm.engine.des2exp import read_expression
 from explllm.engine.refinement import read_cot
 from explllm.engine.verification import read_verdict
 from explllm.explanations.chain_of_thought import ChainOfThought
-from explllm.explanations.checks import description_problems, form_problems, names, pair_problems
+from explllm.explanations.checks import description_problems, form_problems, names_expression, pair_problems
 from explllm.explanations.rule_writer import RuleWriter
 from explllm.llm.reading import without_thoughts
 
@@ -21,7 +21,7 @@ END = "The face shows an expression of anger."
 
 
 def problems(key=KEY, interpretation=MIDDLE, conclusion=END, expression=Expression.ANGER, **settings):
-    return pair_problems(ChainOfThought.of(key, interpretation, conclusion), UNITS, expression, **settings)
+    return pair_problems(ChainOfThought.from_sections(key, interpretation, conclusion), UNITS, expression, **settings)
 
 
 def test_a_sound_text_has_none():
@@ -97,10 +97,10 @@ def test_the_offline_writer_says_nothing_of_units_that_were_not_measured():
 
 
 def test_names():
-    assert names("This is an angry face.", Expression.ANGER)
-    assert names("A sense of ANGER.", Expression.ANGER)
-    assert not names("A sense of danger.", Expression.ANGER)
-    assert not names("irritation", Expression.ANGER)
+    assert names_expression("This is an angry face.", Expression.ANGER)
+    assert names_expression("A sense of ANGER.", Expression.ANGER)
+    assert not names_expression("A sense of danger.", Expression.ANGER)
+    assert not names_expression("irritation", Expression.ANGER)
 
 
 @pytest.mark.parametrize(
@@ -143,13 +143,13 @@ def test_reading_a_verdict(text, verdict):
 
 def test_reading_a_chain_of_thought():
     structured = '{"key_observations": "a", "overall_emotional_interpretation": "b", "conclusion": "c"}'
-    assert read_cot(structured) == ChainOfThought.of("a", "b", "c")
+    assert read_cot(structured) == ChainOfThought.from_sections("a", "b", "c")
     assert read_cot('{"key_observations": "a", "conclusion": "c"}') is None
     assert read_cot(structured.replace('"b"', '" "')) is None
     titled = structured.replace('"a"', '"**Key Observations:** a"').replace('"c"', '"### Conclusion\\nc"')
     assert read_cot(titled) == read_cot(structured)
     assert read_cot(structured.replace('"c"', '"**Conclusion:**"')) is None
     plain = "### Key Observations\nThe brows.\n### Overall Emotional Interpretation\nA mood.\n### Conclusion\nAnger."
-    assert read_cot(plain) == ChainOfThought.of("The brows.", "A mood.", "Anger.")
+    assert read_cot(plain) == ChainOfThought.from_sections("The brows.", "A mood.", "Anger.")
     assert read_cot(without_thoughts("<think>### Conclusion\nFear.</think>" + plain)) == read_cot(plain)
     assert read_cot("I cannot help with that.") is None

@@ -90,6 +90,6 @@ def test_quality_says_what_has_no_label(tmp_path, explllm):
     ]
     path = write(tmp_path, rows)
     found = quality(read_records(path))
-    assert (found.texts, found.unlabelled, found.grounded, found.over_limit) == (3, 1, 3, 1)
+    assert (found.texts, found.unlabeled, found.grounded, found.over_limit) == (3, 1, 3, 1)
     assert (found.unnamed_label, found.only_another, found.other_verdict, found.sound) == (1, 1, 1, 1)
     assert "without a label" in explllm("cot", "check", path).out

@@ -186,8 +186,8 @@ def test_a_still_neutral_face_is_no_weak_evidence_but_a_moving_one_is():
 def test_the_same_arguments_give_the_same_text_in_every_process():
     units = _units(Left_Brow_Raise=0.5, Right_Brow_Raise=0.5, Jaw_Drop=0.4)
     code = (
-        "from explllm.explanations.rule_writer import OfflineWriter; from explllm.core.expressions import Expression;"
-        f"print(OfflineWriter().write({units!r}, Expression.SURPRISE, seed=3).text, end='')"
+        "from explllm.explanations.rule_writer import RuleWriter; from explllm.core.expressions import Expression;"
+        f"print(RuleWriter().write({units!r}, Expression.SURPRISE, seed=3).text, end='')"
     )
     other = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert other == WRITER.write(units, Expression.SURPRISE, seed=3).text

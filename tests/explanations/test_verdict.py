@@ -5,7 +5,7 @@ import time
 import pytest
 
 from explllm.core.expressions import Expression
-from explllm.explanations.verdict import is_decided, score, verdict
+from explllm.explanations.verdict import is_decisive, score, verdict
 
 CASES = {
     # A label by itself, as a noun, an adjective, a synonym, in any markup.
@@ -80,7 +80,7 @@ def test_what_a_clause_does_with_a_word(text, expression):
 @pytest.mark.parametrize("text", ["", " \n", "The brows are lowered.", "42", "No anger.", "\x00\ud800", *DENIALS])
 def test_no_evidence_gives_none(text):
     assert verdict(text) is None
-    assert not is_decided(text)
+    assert not is_decisive(text)
 
 
 def test_look_alikes_are_no_evidence():

@@ -69,7 +69,7 @@ def test_drawn_faces_stay_known_as_such(run, folder, manifest_of, landmarker_fil
         run("aus", "m.jsonl", "-o", f"{times}.csv", "--redo", "--landmarker", landmarker_file, "--root", folder)
         redone = Manifest.read(f"{times}.csv")
         assert list(redone.frame["action_units_source"]) == ["mediapipe-blendshapes"] * 2
-        assert list(redone.drawn()) == [True, False]
+        assert list(redone.is_synthetic()) == [True, False]
         redone.write("m.jsonl")
 
 

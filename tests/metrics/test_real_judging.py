@@ -34,7 +34,7 @@ def claimed(text):
 
 def changed(cot, **sections):
     """The text with other sections; an empty one goes with its title."""
-    return ChainOfThought.of(*({part: getattr(cot, part) for part in PARTS} | sections).values()).text
+    return ChainOfThought.from_sections(*({part: getattr(cot, part) for part in PARTS} | sections).values()).text
 
 
 def only(judgment, part):

@@ -65,7 +65,7 @@ def faces_of(drawn_faces, table):
         cot = (
             ChainOfThought.parse(known["cot"])
             if isinstance(known.get("cot"), str)
-            else ChainOfThought.of("a", "b", "c")
+            else ChainOfThought.from_sections("a", "b", "c")
         )
         truth = Expression(row["expression"])
         yield ExplainedFace(drawn_faces / row["image"], truth, found, cot, known["action_units"], "drawn")

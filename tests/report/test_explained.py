@@ -21,7 +21,7 @@ def scored(*rows):
 
 def face(path, units=None):
     found = Recognition.of([Expression.FEAR, Expression.ANGER], [0.75, 0.25])
-    return ExplainedFace(path, Expression.FEAR, found, ChainOfThought.of("a", "b", "c"), units)
+    return ExplainedFace(path, Expression.FEAR, found, ChainOfThought.from_sections("a", "b", "c"), units)
 
 
 def test_best_and_worst():

@@ -42,7 +42,7 @@ class Page(HTMLParser):
 
 @pytest.fixture
 def face(drawn_faces):
-    cot = ChainOfThought.of("The mouth is <open> & wide.", "It looks tense.", "It is fear.")
+    cot = ChainOfThought.from_sections("The mouth is <open> & wide.", "It looks tense.", "It is fear.")
     return ExplainedFace(
         drawn_faces / "test/00000-fear.png",
         Expression.ANGER,

@@ -87,7 +87,7 @@ def test_an_explained_face(console):
     found = Recognition.of(
         [Expression.FEAR, Expression.ANGER, Expression.SADNESS, Expression.DISGUST], [0.1, 0.6, 0.25, 0.05]
     )
-    cot = ChainOfThought.of("The brow is [low].", "It looks tense.", "It is anger.")
+    cot = ChainOfThought.from_sections("The brow is [low].", "It looks tense.", "It is anger.")
     print_explained(console, "faces/[1].png", Expression.FEAR, found, cot)
     said = " ".join(printed(console).replace("│", " ").split())
     assert "faces/[1].png: Anger (labeled Fear)" in said

@@ -53,7 +53,7 @@ class Reading:
 
 
 def _read_folder(source: Source, label_set: str | None = None, split: str | None = None) -> None:
-    classes = None if label_set is None else LabelSet.named(label_set)
+    classes = None if label_set is None else LabelSet.by_name(label_set)
     source.add_manifest(read_folder(source.root, split=split, label_set=classes), source.root)
 
 

@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 from lightning.pytorch import Callback, Trainer
 
 from explllm.core.errors import ConfigError
-from explllm.core.files import METRICS, update_json
+from explllm.core.files import METRICS_FILE, update_json
 from explllm.core.manifest import face_key
 from explllm.llm.client import ChatClient
 from explllm.llm.ledger import Ledger
@@ -192,7 +192,7 @@ class AsyncJudge(Callback):
         if scored:
             means = exp_cot_score(scored[-1].found.values())
             figures = {f"judge/{name}": value for name, value in means.items()}
-            update_json(self._run_dir / METRICS, {**figures, "judge/step": scored[-1].step, "judge/name": name})
+            update_json(self._run_dir / METRICS_FILE, {**figures, "judge/step": scored[-1].step, "judge/name": name})
 
     def on_exception(self, trainer: Trainer, pl_module: ExpLLMTask, exception: BaseException) -> None:  # type: ignore[override]
         """Leave nothing running."""

@@ -9,7 +9,7 @@ from lightning.pytorch import Trainer
 from rich import get_console
 
 from explllm.core.errors import ImageError, InputError
-from explllm.core.files import METRICS, PREDICTIONS, update_json
+from explllm.core.files import METRICS_FILE, PREDICTIONS_FILE, update_json
 from explllm.core.manifest import Manifest
 from explllm.data.dataset import Batch
 from explllm.models.au_export import export_onnx
@@ -28,7 +28,7 @@ _COMPARED = 4
 class ActionUnitRunFolder(RunRecord):
     """Writes what a run of `ActionUnitTask` leaves behind, every file whole."""
 
-    figures_of_a_model = (METRICS, PREDICTIONS, BY_UNIT, ONNX)
+    figures_of_a_model = (METRICS_FILE, PREDICTIONS_FILE, BY_UNIT, ONNX)
 
     def on_fit_end(self, trainer: Trainer, pl_module: ActionUnitTask) -> None:  # type: ignore[override]
         """Write the model, its figures, and last its ONNX file, which the other two do not rest on."""
@@ -36,7 +36,7 @@ class ActionUnitRunFolder(RunRecord):
         if self._keeps_model(trainer):
             difference = self._export(trainer, pl_module)
             if pl_module.last_loss is not None:
-                update_json(self.run_dir / METRICS, {"fit/onnx_difference": difference})
+                update_json(self.run_dir / METRICS_FILE, {"fit/onnx_difference": difference})
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: ActionUnitTask) -> None:  # type: ignore[override]
         """Write and print the figures, if validation is no part of training."""
@@ -114,7 +114,7 @@ class ActionUnitRunFolder(RunRecord):
         if "action_units" in table:
             table["action_units_true"] = table["action_units"]
             if "action_units_source" in table:
-                table["action_units_true_source"] = _former_source(table, manifest.drawn().loc[table.index])
+                table["action_units_true_source"] = _former_source(table, manifest.is_synthetic().loc[table.index])
         table["action_units"] = pd.Series([units for _, units, _ in rows], index=table.index, dtype=object)
         sources = [None if units is None else self._source for _, units, _ in rows]
         table["action_units_source"] = pd.Series(sources, index=table.index, dtype=object)

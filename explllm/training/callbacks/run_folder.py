@@ -10,7 +10,7 @@ from rich import get_console
 
 from explllm.core.errors import ConfigError, ImageError
 from explllm.core.expressions import Expression, LabelSet
-from explllm.core.files import METRICS, PREDICTIONS
+from explllm.core.files import METRICS_FILE, PREDICTIONS_FILE
 from explllm.core.manifest import Manifest
 from explllm.data.dataset import Batch
 from explllm.explanations.chain_of_thought import ChainOfThought
@@ -37,7 +37,7 @@ _AT_ONCE = 8
 class RunFolder(RunRecord):
     """Writes what a run of `ExpLLMTask` leaves behind, every file whole."""
 
-    figures_of_a_model = (METRICS, PREDICTIONS, REPORT)
+    figures_of_a_model = (METRICS_FILE, PREDICTIONS_FILE, REPORT)
 
     def __init__(
         self,
@@ -71,7 +71,7 @@ class RunFolder(RunRecord):
                 f"unknown_labels {unknown_labels!r}", remedy=f"Use one of {', '.join(get_args(UnknownLabels))}."
             )
         super().__init__(run_dir, predictions)
-        self.answer_labels = None if answer_labels is None else LabelSet.named(answer_labels)
+        self.answer_labels = None if answer_labels is None else LabelSet.by_name(answer_labels)
         self.unknown_labels: UnknownLabels = unknown_labels
         self.explained_faces = explained_faces
 
@@ -225,7 +225,7 @@ class RunFolder(RunRecord):
                 Expression(str(scored.at[row, "expression"])),
                 Recognition.of(answers.labels, shares[row]),
                 cot,
-                data.manifest.intensities_of(row),
+                data.manifest.intensities_at(row),
                 source if isinstance(source, str) else None,
                 data.manifest.box(row),
                 data.margin,

@@ -12,7 +12,7 @@ from rich import get_console
 from rich.markup import escape
 
 from explllm import __version__
-from explllm.core.files import METRICS, PREDICTIONS, atomic_write, update_json
+from explllm.core.files import METRICS_FILE, PREDICTIONS_FILE, atomic_write, update_json
 from explllm.core.manifest import Manifest
 from explllm.data.dataset import Batch
 from explllm.models.configuration import joined_notes
@@ -25,7 +25,7 @@ MODEL = "model"
 class RunRecord(Callback):
     """Writes what a run leaves behind, every file whole; subclasses add what is their task's own."""
 
-    figures_of_a_model: tuple[str, ...] = (METRICS, PREDICTIONS)
+    figures_of_a_model: tuple[str, ...] = (METRICS_FILE, PREDICTIONS_FILE)
     """Files that go when another model takes the place of the one that they are about."""
 
     def __init__(self, run_dir: str, predictions: str | None = None) -> None:
@@ -37,7 +37,7 @@ class RunRecord(Callback):
                 folder.
         """
         self.run_dir = Path(run_dir)
-        self.predictions = Path(predictions) if predictions else self.run_dir / PREDICTIONS
+        self.predictions = Path(predictions) if predictions else self.run_dir / PREDICTIONS_FILE
         self.rows: list[Any] = []
         """What is kept of each face of an evaluation."""
         self._seconds, self._started = 0.0, 0.0
@@ -89,7 +89,7 @@ class RunRecord(Callback):
                 "fit/trainable_weights": sum(w.numel() for w in pl_module.parameters() if w.requires_grad),
             }
             # A finished run that is resumed trains nothing: its figures stand, the last seconds too.
-            held = update_json(self.run_dir / METRICS, {})
+            held = update_json(self.run_dir / METRICS_FILE, {})
             if any(held.get(name) != figures[name] for name in ("fit/steps", "fit/loss")):
                 self._write_metrics(trainer, figures)
         get_console().print(f"model: {self.run_dir / MODEL}", soft_wrap=True, markup=False)
@@ -144,7 +144,7 @@ class RunRecord(Callback):
         self, trainer: Trainer, figures: dict[str, Any], instead_of: str | None = None
     ) -> dict[str, Any]:
         """Add figures to ``metrics.json``, in the place of all whose names begin with `instead_of`."""
-        path, notice = self.run_dir / METRICS, trainer.datamodule.notice  # type: ignore[attr-defined]
+        path, notice = self.run_dir / METRICS_FILE, trainer.datamodule.notice  # type: ignore[attr-defined]
         held = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
         # A test among other expressions or units leaves other names behind.
         kept = {name: value for name, value in held.items() if instead_of is None or not name.startswith(instead_of)}
