@@ -1,15 +1,17 @@
 # Everything here works on a fresh machine: it makes .venv, installs with plain pip, and runs.
 PYTHON ?= python3
 BIN := .venv/bin
+# One thread per test process: the suite runs two.
+PYTEST := OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE $(BIN)/pytest -n 2
 
-.PHONY: install demo test lint clean
+.PHONY: install demo test smoke lint docs clean
 
 install: .venv/installed
 
 .venv/installed: pyproject.toml
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --editable ".[dev]"
-	# insightface and mediapipe bring OpenCV builds that need a screen's libraries, into the folder of this one.
+	# insightface and mediapipe bring OpenCV builds that need libGL, into the folder of the headless one.
 	$(BIN)/python -m pip install --quiet --force-reinstall --no-deps opencv-python-headless
 	touch $@
 
@@ -19,14 +21,24 @@ demo: install
 	$(BIN)/explllm fit --config demo.yaml --model.init_from runs/demo_align/model
 	$(BIN)/explllm test --config demo.yaml
 
+# Both suites run and report, even if the first one has a failure.
 test: install lint
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile -m slow
+	@status=0; \
+	$(PYTEST) || status=1; \
+	$(PYTEST) --dist loadfile -m slow || status=1; \
+	exit $$status
+
+# A quick check of an installation.
+smoke: install
+	$(BIN)/pytest tests/test_cli.py tests/test_imports.py tests/core
 
 lint: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+docs: install
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --config-file docs/mkdocs.yml
+
 clean:
-	rm -rf .venv runs data
+	rm -rf .venv build runs data
