@@ -1,5 +1,6 @@
 """Fixtures that every part of the tests shares."""
 
+import importlib.util
 import logging
 import os
 import sys
@@ -165,14 +166,31 @@ def fitted(small_config, tmp_path_factory) -> Path:
     return run_dir
 
 
+def _load(path):
+    """Import a module that lies among the tests."""
+    name = path.stem
+    spec = importlib.util.spec_from_file_location(name, path)
+    module = importlib.util.module_from_spec(spec)
+    # Its dataclasses look their own module up.
+    sys.modules[name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
 @pytest.fixture(scope="session")
 def chat_server():
     """The module of the scripted chat server on loopback."""
-    import importlib.util
+    return _load(REPOSITORY / "tests" / "chat_server.py")
 
-    spec = importlib.util.spec_from_file_location("chat_server", REPOSITORY / "tests" / "chat_server.py")
-    module = importlib.util.module_from_spec(spec)
-    # Its dataclasses look their own module up.
-    sys.modules["chat_server"] = module
-    spec.loader.exec_module(module)
-    return module
+
+@pytest.fixture(scope="session")
+def model_script():
+    """The answers of a rule-based language model: see tests/engine/model_script.py."""
+    return _load(REPOSITORY / "tests" / "engine" / "model_script.py")
+
+
+@pytest.fixture
+def engine_server(chat_server, model_script):
+    """A server on loopback that answers the engine's prompts."""
+    with chat_server.ChatServer(lambda received: chat_server.Reply(model_script.answer(received))) as running:
+        yield running
