@@ -179,16 +179,16 @@ def _write_test(
         "unreadable": table.loc[table["unreadable"].notna(), "image"].tolist(),
         "root": str(answered.root.resolve()),
     }
-    notice = f"{chat.model} on {chat.host} was shown each picture and answered without any training on this data."
+    note = f"{chat.model} on {chat.host} was shown each picture and answered without any training on this data."
     if answered.is_synthetic().any():
-        notice += " The faces are drawn by a program, not photographs."
+        note += " The faces are drawn by a program, not photographs."
     written = {
         **{f"test/{name}": value for name, value in figures.items()},
         "baseline/model": chat.model,
         "baseline/label_set": labels.name,
         "baseline/largest": settings.largest,
         "baseline/prompts": {name: version("explllm.engine", name) for name in PROMPTS},
-        "notice": notice,
+        "training_data_note": note,
         "explllm": __version__,
     }
     with atomic_write(folder / METRICS_FILE) as temporary:

@@ -129,7 +129,7 @@ def _write(comparison: Comparison, folder: Path) -> None:
 
 def _notices(comparison: Comparison) -> list[str]:
     """Return what must be said of the runs, each once: what their data are, and who predicts one class only."""
-    said = [run.metrics["notice"] for run in comparison.runs if run.metrics.get("notice")]
+    said = [run.metrics["training_data_note"] for run in comparison.runs if run.metrics.get("training_data_note")]
     for run in comparison.runs:
         figures = {name.removeprefix("test/"): value for name, value in run.metrics.items()}
         if warning := collapse(figures):

@@ -14,9 +14,9 @@ from explllm.core.errors import ManifestError
 from explllm.core.facs import FACS_SETS
 from explllm.core.manifest import Manifest
 from explllm.data.datamodules import DrawnFaces, ManifestFaces
-from explllm.data.dataset import Augmentation, Batch, ImageCache, first_readable, rows_from
+from explllm.data.dataset import Augmentation, Batch, ImageCache, find_readable, rows_from
 from explllm.data.face_data_module import FaceDataModule
-from explllm.data.mixture import BatchSampler, Captions, SampleSpec
+from explllm.data.mixture import BatchSampler, SampleSpec, SinglePass
 from explllm.data.preparation import Split
 from explllm.data.transforms import Augment
 from explllm.faces.crop import DEFAULT_MARGIN
@@ -112,7 +112,7 @@ class TrainingUnits(Dataset[UnitSample]):
         Where more rows than `max_unreadable` are tried in vain, the sample has no face: whoever counts stops the run.
         """
         rows = rows_from(self.rows, self.places[draw.row])
-        found, unreadable = first_readable(self.images, rows, self.max_unreadable)
+        found, unreadable = find_readable(self.images, rows, self.max_unreadable)
         if found is None:
             return _blank(self.images, self.labels, draw.row, unreadable)
         row, image = found
@@ -138,7 +138,7 @@ class EvaluationUnits(Dataset[UnitSample]):
         """Return a face; one that cannot be read comes as zeros with its name in `unreadable`, to be counted."""
         row = self.rows[index]
         place = row if row >= 0 else -1 - row
-        found, unreadable = first_readable(self.images, [place])
+        found, unreadable = find_readable(self.images, [place])
         if found is None:
             return _blank(self.images, self.labels, row, unreadable)
         pixels = self.images.preset.normalize(found[1])
@@ -213,7 +213,7 @@ class ActionUnitData(FaceDataModule):
         return self._labels
 
     @property
-    def notice(self) -> str:
+    def training_data_note(self) -> str:
         """What must be said wherever figures from this data are shown: where the intensities come from."""
         frame = self._manifest().frame
         sources = sorted({str(name) for name in frame.get("action_units_source", pd.Series(dtype=object)).dropna()})
@@ -237,9 +237,9 @@ class ActionUnitData(FaceDataModule):
                 remedy="Pass a manifest with intensities, such as `explllm data feafa` or `explllm aus` writes.",
             )
         # Every face once an epoch, as captions are read; the kind that this plan gives its draws means nothing here.
-        plan = Captions(rows, self.seed)
-        self._sampler = BatchSampler(plan, self.batch_size, self.micro_batch_size, *self._place())
-        self._go_on(self._sampler)
+        plan = SinglePass(rows, self.seed)
+        self._sampler = BatchSampler(plan, self.batch_size, self.micro_batch_size, *self._rank_and_world())
+        self._restore_position(self._sampler)
         dataset = TrainingUnits(self.images(), labels, rows, self.augment, self.max_unreadable)
         return DataLoader(dataset, batch_sampler=self._sampler, collate_fn=collate_units, **self._worker_options())
 

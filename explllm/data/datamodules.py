@@ -8,8 +8,8 @@ from explllm.core.errors import MissingPathError
 from explllm.core.manifest import Manifest
 from explllm.data.captions import read_llava_captions
 from explllm.data.face_data_module import FaceDataModule
-from explllm.data.folder import read_folder, read_images
-from explllm.data.preparation import hold_out
+from explllm.data.folder import read_folder, read_unsorted_folder
+from explllm.data.preparation import hold_out_split
 from explllm.drawn_faces.generate import draw_faces
 
 
@@ -29,11 +29,11 @@ class FolderFaces(FaceDataModule):
 
     def read(self) -> Manifest:
         """Read the folder; for `predict` it may also hold images that are not sorted into classes."""
-        if self.stage == "predict" and (manifest := read_images(self.root)):
+        if self.stage == "predict" and (manifest := read_unsorted_folder(self.root)):
             return manifest
         manifest = read_folder(self.root)
         if self.test_fraction and not (manifest.frame["split"] == "test").any():
-            hold_out(manifest.frame, "test", self.test_fraction, self.seed)
+            hold_out_split(manifest.frame, "test", self.test_fraction, self.seed)
         return manifest
 
 

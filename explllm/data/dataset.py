@@ -58,7 +58,7 @@ class Sample:
     """Whether `pixel_values` are a face; zeros otherwise."""
 
 
-def face_of(manifest: Manifest, row: int, margin: float) -> ImageSource:
+def face_source(manifest: Manifest, row: int, margin: float) -> ImageSource:
     """Return the face of a row, the same for training, testing and explaining.
 
     Args:
@@ -97,7 +97,7 @@ class ImageCache:
         """
         image = self.images.get(row)
         if image is None:
-            image = self.preset.resize(face_of(self.manifest, row, self.margin))
+            image = self.preset.resize(face_source(self.manifest, row, self.margin))
             if len(self.images) < self.limit:
                 self.images[row] = image
         return image
@@ -108,7 +108,7 @@ def rows_from(rows: Sequence[int], place: int) -> Iterator[int]:
     return (rows[(place + step) % len(rows)] for step in range(len(rows)))
 
 
-def first_readable(
+def find_readable(
     images: ImageCache, rows: Iterable[int], most: int = 0
 ) -> tuple[tuple[int, np.ndarray] | None, tuple[str, ...]]:
     """Look for a row whose image can be read.
@@ -175,7 +175,7 @@ class TrainingDataset(Dataset[Sample]):
         It is not an error here, as errors lose their type on the way from a worker process.
         """
         rows = (row for row in rows_from(self.rows, self.places[draw.row]) if self._text(row, draw) is not None)
-        found, unreadable = first_readable(self.images, rows, self.max_unreadable)
+        found, unreadable = find_readable(self.images, rows, self.max_unreadable)
         if found is not None:
             row, image = found
             return self._sample(row, draw, image, unreadable)
@@ -246,7 +246,7 @@ class EvaluationDataset(Dataset[Sample]):
         label = self.expressions[place]
         number = -1 if label is None else EXPRESSION_NUMBER[Expression(label)]
         preset = self.images.preset
-        found, unreadable = first_readable(self.images, [place])
+        found, unreadable = find_readable(self.images, [place])
         if found is None:
             blank = torch.zeros(3, preset.size, preset.size)
             return Sample(blank, row, number, None, unreadable, readable=False)

@@ -10,8 +10,8 @@ from torch.utils.data import DataLoader
 from explllm.conversation.encoder import ConversationEncoder
 from explllm.core.errors import ConfigError, ManifestError
 from explllm.core.manifest import Manifest
-from explllm.data.dataset import CotOrder, EvaluationDataset, ImageCache, Sample, TrainingDataset, collator, face_of
-from explllm.data.mixture import BatchSampler, Captions, Mixture, accumulation
+from explllm.data.dataset import CotOrder, EvaluationDataset, ImageCache, Sample, TrainingDataset, collator, face_source
+from explllm.data.mixture import BatchSampler, Mixture, SinglePass, accumulation
 from explllm.data.preparation import Split, prepare
 from explllm.data.transforms import Augment
 from explllm.faces.crop import DEFAULT_MARGIN
@@ -135,7 +135,7 @@ class FaceDataModule(LightningDataModule):
         return manifest.frame if split is None else manifest.frame[manifest.frame["split"] == split]
 
     @property
-    def notice(self) -> str:
+    def training_data_note(self) -> str:
         """What must be said wherever figures from this data are shown: drawn faces, texts written by rules."""
         frame, notes = self._manifest().frame, []
         if self._manifest().is_synthetic().any():
@@ -161,15 +161,15 @@ class FaceDataModule(LightningDataModule):
                 where=self._manifest().root,
                 remedy="Add a `train` folder, or rows of that split to the manifest.",
             )
-        plan: Mixture | Captions
+        plan: Mixture | SinglePass
         if self.conversation_kind == "captions":
-            plan = Captions(_rows(frame, "caption"), self.seed)
+            plan = SinglePass(_rows(frame, "caption"), self.seed)
         else:
             fer = _rows(frame, "expression")
             plan = Mixture(fer, sorted({*fer} & {*_rows(frame, "cot")}), self.fer_share, self.seed)
-        rank, world = self._place()
+        rank, world = self._rank_and_world()
         self._sampler = BatchSampler(plan, self.batch_size, self.micro_batch_size, rank, world)
-        self._go_on(self._sampler)
+        self._restore_position(self._sampler)
         dataset = TrainingDataset(
             self._manifest(),
             self.images(),
@@ -211,13 +211,13 @@ class FaceDataModule(LightningDataModule):
         if batch >= trainer.num_training_batches:
             # At the last batch of an epoch, which counts as processed a moment later.
             epoch, batch = loop.epoch_progress.current.ready, 0
-        return {"epoch": epoch, "batch": batch, "rests_on": _rests_on(self._sampler)}
+        return {"epoch": epoch, "batch": batch, "requirements": _resume_requirements(self._sampler)}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take up the place where the training loader shall begin."""
         self._resumed = state_dict
 
-    def _go_on(self, sampler: BatchSampler) -> None:
+    def _restore_position(self, sampler: BatchSampler) -> None:
         """Go to the place of the checkpoint, where there is one.
 
         A loader's own state would come too late: Lightning restores it only into a loader that is made after the
@@ -232,13 +232,13 @@ class FaceDataModule(LightningDataModule):
                     remedy="Resume with the data that it began with, or start from its `model` by --model.init_from.",
                 )
             return
-        for name, value in _rests_on(sampler).items():
-            if state["rests_on"].get(name) != value:
+        for name, value in _resume_requirements(sampler).items():
+            if state["requirements"].get(name) != value:
                 raise ConfigError(
                     f"the run began with {state['rests_on'].get(name)} {name}, now it is {value}",
                     remedy="Resume with the settings that it began with, or begin another run.",
                 )
-        sampler.go_to(state["epoch"], state["batch"])
+        sampler.restore_position(state["epoch"], state["batch"])
 
     def images(self) -> ImageCache:
         """Return the resized images by row."""
@@ -247,8 +247,8 @@ class FaceDataModule(LightningDataModule):
         return self._images
 
     def face(self, row: int) -> ImageSource:
-        """Return the face of a row, as the model is given it; see `face_of`."""
-        return face_of(self._manifest(), row, self.margin)
+        """Return the face of a row, as the model is given it; see `face_source`."""
+        return face_source(self._manifest(), row, self.margin)
 
     def _evaluation(self, split: Split | None) -> DataLoader[Sample]:
         frame = self.frame(split)
@@ -275,7 +275,7 @@ class FaceDataModule(LightningDataModule):
 
     def _share(self, rows: pd.Index) -> list[int]:
         """Return the rows that this process evaluates; those given as -1 - row fill up its share and do not count."""
-        rank, world = self._place()
+        rank, world = self._rank_and_world()
         share = [int(row) for row in rows[rank::world]]
         # Every process makes the same number of steps.
         return share + [-1 - share[0] if share else -1] * (-(-len(rows) // world) - len(share))
@@ -290,7 +290,7 @@ class FaceDataModule(LightningDataModule):
             raise TypeError("loaders need a Trainer with a model: they take its tokenizer and image preset")
         return self.trainer.lightning_module  # type: ignore[return-value]
 
-    def _place(self) -> tuple[int, int]:
+    def _rank_and_world(self) -> tuple[int, int]:
         return (0, 1) if self.trainer is None else (self.trainer.global_rank, self.trainer.world_size)
 
     def _worker_options(self) -> dict[str, Any]:
@@ -298,7 +298,7 @@ class FaceDataModule(LightningDataModule):
         return {"num_workers": self.num_workers, "persistent_workers": self.num_workers > 0, "pin_memory": pinned}
 
 
-def _rests_on(sampler: BatchSampler) -> dict[str, int]:
+def _resume_requirements(sampler: BatchSampler) -> dict[str, int]:
     return {
         "conversations in an epoch": len(sampler.plan),
         "conversations in a global batch": sampler.batch_size,

@@ -86,7 +86,7 @@ def read_folder(root: str | PathLike[str], *, split: str | None = None, label_se
     return Manifest(frame, root)
 
 
-def read_images(root: str | PathLike[str]) -> Manifest | None:
+def read_unsorted_folder(root: str | PathLike[str]) -> Manifest | None:
     """Read the images of a folder that is not sorted into classes, which shows in images lying in the folder itself.
 
     Args:

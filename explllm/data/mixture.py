@@ -92,7 +92,7 @@ class Mixture:
         ]
 
 
-class Captions:
+class SinglePass:
     """What each epoch of the first stage holds: every image once with its caption."""
 
     def __init__(self, rows: Sequence[int], seed: int = 0) -> None:
@@ -127,7 +127,7 @@ class BatchSampler(Sampler[list[SampleSpec]]):
     """
 
     def __init__(
-        self, plan: Mixture | Captions, batch_size: int, micro_batch_size: int, rank: int = 0, world_size: int = 1
+        self, plan: Mixture | SinglePass, batch_size: int, micro_batch_size: int, rank: int = 0, world_size: int = 1
     ) -> None:
         """Check that the sizes fit.
 
@@ -166,7 +166,7 @@ class BatchSampler(Sampler[list[SampleSpec]]):
         if epoch != self.current_epoch:
             self.current_epoch, self.start = epoch, 0
 
-    def go_to(self, epoch: int, batch: int) -> None:
+    def restore_position(self, epoch: int, batch: int) -> None:
         """Let the next iteration begin inside an epoch.
 
         Args:

@@ -37,7 +37,7 @@ def prepare(
         frame[column] = frame[column].astype(object)
     frame["split"] = frame["split"].where(frame["split"].notna(), "train")
     if val_fraction and not (frame["split"] == "val").any():
-        hold_out(frame, "val", val_fraction, seed)
+        hold_out_split(frame, "val", val_fraction, seed)
     if shuffle_labels:
         train = frame.index[frame["split"] == "train"]
         frame.loc[train, "expression"] = np.random.default_rng(seed).permutation(frame.loc[train, "expression"])
@@ -59,7 +59,7 @@ def prepare(
     return Manifest(frame, manifest.root)
 
 
-def hold_out(frame: pd.DataFrame, split: Split, fraction: float, seed: int) -> None:
+def hold_out_split(frame: pd.DataFrame, split: Split, fraction: float, seed: int) -> None:
     """Move a share of each class's training rows to another split, in place; a person's rows stay together.
 
     Args:

@@ -127,7 +127,7 @@ def _headline(figures: Mapping[str, Any]) -> list[Figure]:
 
 def _notices(metrics: Mapping[str, Any], figures: Mapping[str, Any]) -> list[str]:
     """Say what must be known before the figures are read."""
-    notices = [metrics["notice"]] if metrics.get("notice") else []
+    notices = [metrics["training_data_note"]] if metrics.get("training_data_note") else []
     if lost := len(figures.get("unreadable", ())):
         notices.append(f"{lost} more faces could not be read and do not count.")
     if figures["left_out"]:

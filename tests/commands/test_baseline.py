@@ -156,7 +156,7 @@ def test_labels_and_texts_and_then_the_figures(baseline, chat_server, knowing, e
     assert f"accuracy {len(right) / 8:.3f}" in explllm("score", "faces_scripted.parquet").out
     metrics = json.loads((tmp_path / "faces_scripted.run/metrics.json").read_text())
     assert metrics["test/accuracy"] == len(right) / 8 and metrics["test/no_label"] == 3
-    assert "drawn by a program" in metrics["notice"] and "scripted" in metrics["notice"]
+    assert "drawn by a program" in metrics["training_data_note"] and "scripted" in metrics["training_data_note"]
     assert f"test accuracy {len(right) / 8:.3f}" in done.out
 
     with chat_server.ChatServer(knowing()) as better:

@@ -189,10 +189,10 @@ def test_facs_labels_that_will_not_do(manifest, tmp_path, attached, columns, sai
 
 def test_where_the_labels_come_from_is_said(drawn_faces, manifest, tmp_path, attached):
     drawn = DrawnActionUnits(drawn_faces, 56, 14, 27, 64, batch_size=8, micro_batch_size=8)
-    assert attached(drawn).notice == "The faces are drawn by a program, not photographs."
+    assert attached(drawn).training_data_note == "The faces are drawn by a program, not photographs."
     estimated = written(manifest, tmp_path / "est.parquet", action_units_source=["mediapipe-blendshapes"] * 97)
     data = attached(ManifestActionUnits(**estimated, batch_size=8, micro_batch_size=8))
-    assert data.notice == "Labels of action units by: mediapipe-blendshapes."
+    assert data.training_data_note == "Labels of action units by: mediapipe-blendshapes."
     # As a regressor leaves it that has estimated drawn faces.
     again = written(
         manifest,
@@ -202,10 +202,10 @@ def test_where_the_labels_come_from_is_said(drawn_faces, manifest, tmp_path, att
     )
     notice = "The faces are drawn by a program, not photographs."
     data = attached(ManifestActionUnits(**again, batch_size=8, micro_batch_size=8))
-    assert data.notice == f"{notice} Labels of action units by: explllm second."
+    assert data.training_data_note == f"{notice} Labels of action units by: explllm second."
     faces = ManifestFaces(**again)
     faces.setup("predict")
-    assert faces.notice == notice
+    assert faces.training_data_note == notice
 
 
 def test_two_processes_share_the_test(drawn_faces, attached):

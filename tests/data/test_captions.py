@@ -48,7 +48,7 @@ def test_as_training_data(listed, ready, answers):
     assert all(batch["expressions"].tolist() == [-1] * 4 for batch in batches)
     said = {answer.strip() for batch in batches for answer in answers(batch)}
     assert said == {f"a drawing of face {number}" for number in range(12)}
-    assert data.notice == ""
+    assert data.training_data_note == ""
 
 
 def test_trains_by_the_command(listed, explllm, small_config):

@@ -117,16 +117,18 @@ def test_shuffled_labels(ready, drawn):
     assert plain.frame("test").equals(data.frame("test"))
     # The texts say the shuffled label, not the true one.
     assert all(row.cot.rpartition("Conclusion")[2].lower().count(row.expression.lower()) for row in other.itertuples())
-    assert "The training labels were shuffled." in data.notice and "shuffled" not in plain.notice
+    assert (
+        "The training labels were shuffled." in data.training_data_note and "shuffled" not in plain.training_data_note
+    )
 
 
 def test_notice(ready, drawn, drawn_faces, tmp_path):
-    assert "drawn by a program, not photographs" in ready(drawn()).notice
-    assert "written by rules" in ready(drawn()).notice
+    assert "drawn by a program, not photographs" in ready(drawn()).training_data_note
+    assert "written by rules" in ready(drawn()).training_data_note
     frame = Manifest.read(drawn_faces / "manifest.parquet").frame
     frame = frame.assign(action_units_source="a detector", cot_source="gpt-4o")
     Manifest(frame, drawn_faces).write(tmp_path / "table.parquet")
-    assert ready(ManifestFaces(tmp_path / "table.parquet", drawn_faces)).notice == ""
+    assert ready(ManifestFaces(tmp_path / "table.parquet", drawn_faces)).training_data_note == ""
 
 
 @pytest.fixture

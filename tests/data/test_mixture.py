@@ -3,7 +3,7 @@ from collections import Counter
 import pytest
 
 from explllm.core.errors import ConfigError
-from explllm.data.mixture import BatchSampler, Captions, Mixture, accumulation
+from explllm.data.mixture import BatchSampler, Mixture, SinglePass, accumulation
 
 
 def test_three_to_one_as_the_released_list():
@@ -69,14 +69,14 @@ def test_goes_on_in_the_middle_of_an_epoch():
     whole.set_epoch(2)
     batches = list(whole)
     resumed = BatchSampler(plan, 16, 4)
-    resumed.go_to(2, 5)
+    resumed.restore_position(2, 5)
     resumed.set_epoch(2)  # as Lightning does after loading the state
     assert list(resumed) == batches[5:]
     assert list(resumed) == batches  # the skip holds for one iteration only
 
 
 def test_captions():
-    plan = Captions([3, 5, 8], seed=1)
+    plan = SinglePass([3, 5, 8], seed=1)
     assert sorted(draw.row for draw in plan.epoch(0)) == [3, 5, 8]
     assert {draw.kind for draw in plan.epoch(0)} == {"caption"}
 
@@ -91,4 +91,4 @@ def test_errors():
     with pytest.raises(ConfigError, match="smaller than one global batch"):
         BatchSampler(Mixture(range(4), range(4), 0.75), 128, 16)
     with pytest.raises(ConfigError, match="caption"):
-        Captions([])
+        SinglePass([])

@@ -9,7 +9,7 @@ from explllm.core.action_units import NAMES
 from explllm.core.errors import ConfigError
 from explllm.core.expressions import Expression
 from explllm.core.manifest import Manifest
-from explllm.data.preparation import hold_out, prepare
+from explllm.data.preparation import hold_out_split, prepare
 from explllm.explanations.chain_of_thought import ChainOfThought
 
 PLAIN = {"val_fraction": 0.0, "write_cot": True, "shuffle_labels": False, "captions": False, "seed": 0}
@@ -76,18 +76,18 @@ def test_validation_is_held_out_only_where_there_is_none():
 
 def test_people_stay_together():
     frame = table(split=["train"] * 40, identity=[f"person {number // 4}" for number in range(40)]).frame
-    hold_out(frame, "test", 0.3, seed=1)
+    hold_out_split(frame, "test", 0.3, seed=1)
     people = {split: set(rows["identity"]) for split, rows in frame.groupby("split")}
     assert len(people["test"]) == 3 and not people["test"] & people["train"]
     other = table(split=["train"] * 40, identity=[f"person {number // 4}" for number in range(40)]).frame
-    hold_out(other, "test", 0.3, seed=2)
+    hold_out_split(other, "test", 0.3, seed=2)
     assert not other.equals(frame)
 
 
 @pytest.mark.parametrize("fraction", [-0.1, 1.0, 2])
 def test_errors(fraction):
     with pytest.raises(ConfigError, match="a held-out share of"):
-        hold_out(table(split=["train"] * 40).frame, "val", fraction, seed=0)
+        hold_out_split(table(split=["train"] * 40).frame, "val", fraction, seed=0)
 
 
 def test_units_that_were_not_measured_are_not_denied():

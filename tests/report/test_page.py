@@ -126,7 +126,7 @@ def test_what_does_not_count_is_said(write, table, metrics_of):
     more = {"left_out": {"Contempt": 500}, "dropped_labels": ["Contempt"], "unreadable": ["a", "b"]}
     table.loc[0, "predicted"] = "hard to say"
     table.loc[1, table.filter(like="p_").columns] = float("nan")
-    page = write({**metrics_of(table, **more), "notice": ""})
+    page = write({**metrics_of(table, **more), "training_data_note": ""})
     for words in (
         "2 more faces could not be read and do not count.",
         "Left out, as the model does not answer with their expression: 500 Contempt.",

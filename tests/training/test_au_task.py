@@ -103,7 +103,7 @@ def test_fit_leaves(au_fitted):
     assert {"model/config.json", "model/model.safetensors"} <= names
     assert not {name for name in names if "partial" in name}
     held = metrics(au_fitted)
-    assert held["fit/steps"] == STEPS and held["notice"] == NOTICE
+    assert held["fit/steps"] == STEPS and held["training_data_note"] == NOTICE
     config = json.loads((au_fitted / "model/config.json").read_text())
     assert config["training_data_note"] == NOTICE and config["margin"] == 0.1
     saved = ActionUnitRegressor.from_pretrained(au_fitted / "model").state_dict()
@@ -256,7 +256,7 @@ def test_an_export_that_fails_costs_nothing_else(explllm, au_config, monkeypatch
     done = explllm("fit", "--config", au_config, "--trainer.max_steps", 1)
     assert done.status == 0 and done.err.startswith("warning: no runs/aus/au_regressor.onnx: "), done.err
     held = metrics(tmp_path / "runs/aus")
-    assert held["fit/steps"] == 1 and held["fit/onnx_difference"] is None and held["notice"] == NOTICE
+    assert held["fit/steps"] == 1 and held["fit/onnx_difference"] is None and held["training_data_note"] == NOTICE
     assert ActionUnitRegressor.from_pretrained(tmp_path / "runs/aus/model")
 
 

@@ -46,5 +46,5 @@ def test_faces_and_words_reach_tensorboard(explllm, small_settings, drawn_faces,
             shown = np.asarray(Image.open(io.BytesIO(entry.encoded_image_string)))
             assert np.array_equal(shown, np.asarray(load_image(row.image)))
             assert text.startswith(f"**{row.predicted}** (labeled {row.expression})") and text.endswith(row.cot)
-    [notice, *_] = events.Tensors("gallery/notice/text_summary")
+    [notice, *_] = events.Tensors("gallery/training_data_note/text_summary")
     assert "drawn by a program" in tensor_util.make_ndarray(notice.tensor_proto).item().decode()

@@ -47,7 +47,7 @@ def test_fit_leaves(fitted, small_settings):
     assert {"model/config.json", "model/model.safetensors", "model/tokenizer.json"} <= names
     assert not {name for name in names if "partial" in name or "lightning_logs" in name}
     held = metrics(fitted)
-    assert held["fit/steps"] == 7 and held["fit/unreadable"] == [] and held["notice"].startswith(NOTICE)
+    assert held["fit/steps"] == 7 and held["fit/unreadable"] == [] and held["training_data_note"].startswith(NOTICE)
     assert held["fit/trainable_weights"] == sum(
         weight.numel() for weight in ExpLLM.from_pretrained(fitted / "model").parameters()
     )
@@ -296,7 +296,7 @@ def test_what_the_first_stage_training_data_note_stays_said(command, run_dir, dr
         assert done.status == 0, done.err
         said = ExpLLM.from_pretrained(tmp_path / second / "model").config.training_data_note
         assert said.count(NOTICE) == (second == "second") and said.count("written by rules") == 1
-        assert NOTICE not in metrics(tmp_path / second)["notice"]  # that is of this stage's data alone
+        assert NOTICE not in metrics(tmp_path / second)["training_data_note"]  # that is of this stage's data alone
 
 
 def test_the_margin_around_boxes_is_the_models_and_the_reports(command, run_dir, drawn_faces, tmp_path):

@@ -42,9 +42,9 @@ class Gallery(Callback):
         shown = list(explain_sample(trainer, pl_module, self.faces).values())
         folder, step = Path(trainer.default_root_dir) / FOLDER, trainer.global_step
         folder.mkdir(parents=True, exist_ok=True)
-        notice: str = trainer.datamodule.notice  # type: ignore[attr-defined]
+        note: str = trainer.datamodule.training_data_note  # type: ignore[attr-defined]
         with atomic_write(folder / f"step_{step:07}.html") as temporary:
-            page = render_page("gallery.html.jinja", step=step, faces=shown, notices=[notice] if notice else [])
+            page = render_page("gallery.html.jinja", step=step, faces=shown, notices=[note] if note else [])
             temporary.write_text(page, encoding="utf-8")
         _append(folder / "explained.csv", step, shown)
         for logger in trainer.loggers:
@@ -55,8 +55,8 @@ class Gallery(Callback):
                     experiment.add_image(f"gallery/{number}", picture, step, dataformats="HWC")
                     words = f"**{face.recognition.expression}** (labeled {face.expression})\n\n{face.cot.text}"
                     experiment.add_text(f"gallery/{number}", words, step)
-                if notice:
-                    experiment.add_text("gallery/notice", notice, step)
+                if note:
+                    experiment.add_text("gallery/training_data_note", note, step)
 
 
 def _append(path: Path, step: int, faces: list[ExplainedFace]) -> None:

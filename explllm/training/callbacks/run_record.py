@@ -73,7 +73,7 @@ class RunRecord(Callback):
         if not self._keeps_model(trainer):
             return
         config, data = pl_module.model.config, trainer.datamodule  # type: ignore[attr-defined]
-        config.training_data_note = joined_notes(config.training_data_note, data.notice)
+        config.training_data_note = joined_notes(config.training_data_note, data.training_data_note)
         config.margin = data.margin
         pl_module.model.save_pretrained(self.run_dir / MODEL)
         if self._first_step is not None and trainer.global_step > self._first_step:
@@ -144,11 +144,11 @@ class RunRecord(Callback):
         self, trainer: Trainer, figures: dict[str, Any], instead_of: str | None = None
     ) -> dict[str, Any]:
         """Add figures to ``metrics.json``, in the place of all whose names begin with `instead_of`."""
-        path, notice = self.run_dir / METRICS_FILE, trainer.datamodule.notice  # type: ignore[attr-defined]
+        path, note = self.run_dir / METRICS_FILE, trainer.datamodule.training_data_note  # type: ignore[attr-defined]
         held = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
         # A test among other expressions or units leaves other names behind.
         kept = {name: value for name, value in held.items() if instead_of is None or not name.startswith(instead_of)}
-        written = {**kept, **figures, "notice": notice, "explllm": __version__}
+        written = {**kept, **figures, "training_data_note": note, "explllm": __version__}
         with atomic_write(path) as temporary:
             temporary.write_text(json.dumps(written, indent=2) + "\n", encoding="utf-8")
         return written
@@ -158,5 +158,5 @@ class RunRecord(Callback):
         get_console().print(f"predictions: {self.predictions}", soft_wrap=True, markup=False)
 
     def _notice(self, trainer: Trainer) -> None:
-        if notice := trainer.datamodule.notice:  # type: ignore[attr-defined]
-            get_console().print(f"[bold]Note:[/bold] {escape(notice)}", soft_wrap=True)
+        if note := trainer.datamodule.training_data_note:  # type: ignore[attr-defined]
+            get_console().print(f"[bold]Note:[/bold] {escape(note)}", soft_wrap=True)
