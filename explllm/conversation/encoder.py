@@ -1,4 +1,4 @@
-"""From messages to token ids and label masks: the one path that training and inference share."""
+"""Encode messages as token ids and label masks, for training and inference alike."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,12 +9,11 @@ import torch
 from jinja2.exceptions import TemplateError
 from transformers import PreTrainedTokenizerBase
 
-from explllm.conversation.formats import IMAGE_TOKEN
-from explllm.conversation.messages import Messages
+from explllm.conversation.messages import IMAGE_TOKEN, Messages
 from explllm.core.errors import ConfigError
 
 IGNORED = -100
-"""The label of a position that no loss is taken at (PyTorch's ``ignore_index``)."""
+"""The label of positions without loss (PyTorch's ``ignore_index``)."""
 
 
 class Encoded(NamedTuple):
@@ -23,7 +22,7 @@ class Encoded(NamedTuple):
     input_ids: tuple[int, ...]
     """Token ids, with one placeholder for each image token."""
     labels: tuple[int, ...]
-    """The same length: the token's id where the assistant speaks (the end token included), `IGNORED` elsewhere."""
+    """Labels of the same length: the token id in answers (end token included), `IGNORED` elsewhere."""
 
 
 @dataclass(frozen=True)
@@ -33,23 +32,24 @@ class TokenBatch:
     input_ids: torch.Tensor
     """(B, T) int64."""
     attention_mask: torch.Tensor
-    """(B, T) int64, 1 where there is a token and 0 where there is padding."""
+    """(B, T) int64, 1 for tokens and 0 for padding."""
     labels: torch.Tensor
-    """(B, T) int64, `IGNORED` wherever no answer is predicted."""
+    """(B, T) int64, `IGNORED` outside answers."""
 
 
 class ConversationEncoder:
-    """Encodes conversations by the chat template that is saved with the tokenizer.
+    """Encodes conversations with the chat template that is saved with the tokenizer.
 
-    The whole conversation is tokenized in one piece, so that token borders at the turns are those of a single text.
+    The whole conversation is tokenized in one piece: tokenizing the turns separately gives other tokens at their
+    borders.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, image_tokens: int) -> None:
-        """Keep the tokenizer.
+        """Check the tokenizer.
 
         Args:
-            tokenizer: A fast tokenizer with a chat template and the placeholder token.
-            image_tokens: Tokens for each image.
+            tokenizer: A fast tokenizer with a chat template and the image placeholder.
+            image_tokens: Number of tokens per image.
 
         Raises:
             ConfigError: If the tokenizer lacks a chat template, the placeholder or character offsets.
@@ -61,68 +61,78 @@ class ConversationEncoder:
             )
         if IMAGE_TOKEN not in tokenizer.get_vocab():
             raise ConfigError(
-                f"the tokenizer lacks the token {IMAGE_TOKEN}", where=name, remedy="Prepare it by prepare_tokenizer()."
+                f"the tokenizer lacks the token {IMAGE_TOKEN}", where=name, remedy="Call prepare_tokenizer() first."
             )
         if not tokenizer.is_fast:
             raise ConfigError(
-                "the tokenizer gives no character offsets", where=name, remedy="Use a fast (Rust) tokenizer."
+                "the tokenizer has no character offsets", where=name, remedy="Use a fast (Rust) tokenizer."
             )
         self.tokenizer = tokenizer
         self.image_tokens = image_tokens
         self.image_token_id = tokenizer.get_vocab()[IMAGE_TOKEN]
-        # Recognition has one conversation for each label and one prompt: worth keeping, as tokenizing is not free.
+        # Recognition repeats one prompt and one conversation per label: a cache saves tokenizing them each time.
+        self._cached = lru_cache(maxsize=256)(self._encode_frozen)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave out the cache, which cannot be pickled: data loader workers receive a pickled encoder under spawn."""
+        return {name: value for name, value in self.__dict__.items() if name != "_cached"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Restore the encoder with an empty cache."""
+        self.__dict__.update(state)
         self._cached = lru_cache(maxsize=256)(self._encode_frozen)
 
     def encode(self, messages: Messages) -> Encoded:
         """Encode a whole conversation.
 
         Args:
-            messages: Its messages, answers included.
+            messages: The messages, including the answers.
 
         Returns:
-            Token ids and labels of one length T.
+            Token ids and labels, both of length T.
 
         Raises:
-            ConfigError: If a message carries the placeholder in its text.
+            ConfigError: If the text of a message contains the image placeholder, or the template does not write
+                `image_tokens` of them.
         """
         for message in messages:
             if IMAGE_TOKEN in message["content"]:
                 raise ConfigError(
-                    f"a {message['role']}'s message holds the image placeholder {IMAGE_TOKEN}",
+                    f"the text of a {message['role']} message contains the image placeholder {IMAGE_TOKEN}",
                     remedy="Remove it from the text.",
                 )
         return self._cached(tuple(tuple(sorted(message.items())) for message in messages))
 
     def encode_prompt(self, messages: Messages) -> tuple[int, ...]:
-        """Encode a conversation whose last question is still open; the ids end where the answer begins."""
+        """Encode a conversation that ends in a question; the ids end where the answer begins."""
         return self.encode(messages).input_ids
 
     def encode_answer(self, messages: Messages, answer: str) -> tuple[int, ...]:
-        """Return the tokens that the answer to an open question has in the whole conversation, end token included.
+        """Return the tokens of the answer to the last question, as tokenized in context, end token included.
 
         Args:
             messages: A conversation that ends in a question.
             answer: The assistant's text.
 
         Returns:
-            The ids that follow those of the prompt.
+            The ids that follow the prompt.
         """
         encoded = self.encode([*messages, {"role": "assistant", "content": answer}])
         return encoded.input_ids[len(self.encode_prompt(messages)) :]
 
     def decode(self, ids: list[int] | torch.Tensor) -> str:
-        """Return the text of generated ids, without special tokens and outer white space."""
+        """Decode generated ids to text without special tokens, and strip white space."""
         return str(self.tokenizer.decode(ids, skip_special_tokens=True)).strip()
 
     def batch(self, rows: Sequence[Encoded], side: Literal["left", "right"]) -> TokenBatch:
-        """Pad conversations to one length.
+        """Pad conversations to the longest one.
 
         Args:
             rows: Encoded conversations.
-            side: Where the padding goes: right in training, left in generation.
+            side: Side of the padding: right in training, left in generation.
 
         Returns:
-            Tensors (B, T), T the longest length.
+            Tensors (B, T), with T the maximum length.
         """
         length = max(len(row.input_ids) for row in rows)
         input_ids = torch.full((len(rows), length), self.pad_token_id, dtype=torch.long)
@@ -138,7 +148,7 @@ class ConversationEncoder:
 
     @property
     def pad_token_id(self) -> int:
-        """The id that fills a row; the end token's where the tokenizer has no padding token (it is masked anyway)."""
+        """The padding id; the end token's if the tokenizer has no padding token (padding is masked anyway)."""
         pad = self.tokenizer.pad_token_id
         return int(self.tokenizer.eos_token_id if pad is None else pad)
 
@@ -155,8 +165,14 @@ class ConversationEncoder:
             )
         except TemplateError as error:
             raise ConfigError(
-                f"the chat template fails: {error}", remedy="Correct the tokenizer's chat_template.jinja."
+                f"the chat template failed: {error}", remedy="Correct the tokenizer's chat_template.jinja."
             ) from error
         ids = tuple(rendered["input_ids"])
-        said = rendered["assistant_masks"] if answered else (0,) * len(ids)
-        return Encoded(ids, tuple(token if spoken else IGNORED for token, spoken in zip(ids, said, strict=True)))
+        count = ids.count(self.image_token_id)
+        if count != self.image_tokens:
+            raise ConfigError(
+                f"the chat template writes {count} image placeholders, the model expects {self.image_tokens}",
+                remedy="Correct the tokenizer's chat_template.jinja: image_tokens placeholders in the first message.",
+            )
+        in_answer = rendered["assistant_masks"] if answered else (0,) * len(ids)
+        return Encoded(ids, tuple(token if answer else IGNORED for token, answer in zip(ids, in_answer, strict=True)))

@@ -1,24 +1,72 @@
-"""Conversations as lists of messages: rounds of user and assistant about one image.
+"""The content of conversations: prompts, messages and chat formats.
 
-A message is a dictionary with ``role`` (``user`` or ``assistant``) and ``content``; a user's also has
-``name`` and ``task`` (see `explllm.conversation.prompts.Prompt`) and ``image``, true in the first, where the template
-puts the placeholders.
+A conversation is a list of messages: rounds of user and assistant about one image. A message is a dictionary with
+``role`` (``user`` or ``assistant``) and ``content``. A user's message also has ``name`` and ``task`` (see `Prompt`)
+and ``image``, which is true in the first message, where the template puts the image placeholders.
+
+A chat format is a Jinja template, saved with the tokenizer. A template receives ``messages`` and ``image_tokens``, the
+number of placeholders for one image. It marks the assistant's text by ``{% generation %}``; the label masks follow from
+these marks.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib import resources
 from typing import Any
 
-from explllm.conversation.prompts import CAPTION, EXPLAIN, RECOGNIZE, Prompt
+from explllm.core.errors import ConfigError
 
 Message = dict[str, Any]
 Messages = list[Message]
+
+IMAGE_TOKEN = "<im_patch>"
+"""The image placeholder, one for each image token; the name is the released code's."""
+
+FORMATS = ("expllm", "vicuna", "plain")
+"""``expllm``: the authors' released code. ``vicuna``: LLaVA's format for Vicuna v1.5. ``plain``: one word per question,
+for small models trained from scratch, which gain nothing from a long prompt."""
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """One question about an image. The wording is that of the authors' released code, grammar mistakes included."""
+
+    name: str
+    """One word for the question; the chat format ``plain`` contains only this word."""
+    task: str
+    """Description of the task, for chat formats that have a line for it (``expllm``)."""
+    question: str
+    """The user's question."""
+
+
+RECOGNIZE = Prompt(
+    "Expression",
+    "Expression recognition involves identifying the emotional state of a person in a given image.",
+    "What is the expression of the person in the image? Please provide the expression label.",
+)
+"""Answered by the label alone."""
+
+EXPLAIN = Prompt(
+    "Explanation",
+    # The trailing space is the released code's; it is a separate token.
+    "Expression analysis involves providing a detailed analysis of the face. ",
+    "Can you analysis the facial expression step-by-step in the provided image? Provide a detailed description.",
+)
+"""Answered by the chain of thought."""
+
+CAPTION = Prompt(
+    "Caption",
+    "Image captioning involves describing what a given image shows.",
+    "Describe the image in one sentence.",
+)
+"""Answered by a caption: the first stage, in which only the projector trains (paper, Section III-C-2)."""
 
 
 def conversation(rounds: Sequence[tuple[Prompt, str | None]]) -> Messages:
     """Build the messages of a conversation about one image.
 
     Args:
-        rounds: Prompts and answers in order; only the last answer may be None, a question still open.
+        rounds: Prompts and answers in order. Only the last answer may be None, for a question without an answer yet.
 
     Returns:
         The messages.
@@ -33,20 +81,37 @@ def conversation(rounds: Sequence[tuple[Prompt, str | None]]) -> Messages:
 
 
 def recognition(label: str | None = None) -> Messages:
-    """The FER conversation: one round, the answer is the label alone (paper, Section III-C-2)."""
+    """Build the FER conversation: one round, the answer is the label (paper, Section III-C-2)."""
     return conversation([(RECOGNIZE, label)])
 
 
 def explanation(label: str, cot: str | None = None) -> Messages:
-    """The CoT conversation: two rounds, the label and then the chain of thought."""
+    """Build the CoT conversation: two rounds, the label and then the chain of thought."""
     return conversation([(RECOGNIZE, label), (EXPLAIN, cot)])
 
 
 def explanation_first(cot: str, label: str | None = None) -> Messages:
-    """The CoT conversation the other way round, as the authors' released code trained on RAF-DB."""
+    """Build the CoT conversation in reverse order, as the authors' released code trained on RAF-DB."""
     return conversation([(EXPLAIN, cot), (RECOGNIZE, label)])
 
 
 def caption(text: str | None = None) -> Messages:
-    """The conversation of the first stage: one round, the answer is the image's caption."""
+    """Build the conversation of the first stage: one round, the answer is the image's caption."""
     return conversation([(CAPTION, text)])
+
+
+def chat_template(name: str) -> str:
+    """Return the Jinja template of a chat format.
+
+    Args:
+        name: One of `FORMATS`.
+
+    Returns:
+        The template.
+
+    Raises:
+        ConfigError: If the format is unknown.
+    """
+    if name not in FORMATS:
+        raise ConfigError(f"unknown chat format {name!r}", remedy=f"Use one of {', '.join(FORMATS)}.")
+    return resources.files("explllm.conversation").joinpath("templates", f"{name}.jinja").read_text(encoding="utf-8")

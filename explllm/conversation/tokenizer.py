@@ -1,4 +1,4 @@
-"""Tokenizers: any Hugging Face one made ready for images and chat, or a small one trained on the spot."""
+"""Load or train tokenizers with an image placeholder and a chat template."""
 
 import shutil
 from collections.abc import Iterable, Sequence
@@ -9,18 +9,18 @@ from tempfile import TemporaryDirectory
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from transformers import AutoTokenizer, LlamaTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-from explllm.conversation.formats import IMAGE_TOKEN, chat_template
+from explllm.conversation.messages import IMAGE_TOKEN, chat_template
 from explllm.core.errors import ConfigError
 
 
 def prepare_tokenizer(tokenizer: PreTrainedTokenizerBase, chat_format: str) -> PreTrainedTokenizerBase:
-    """Give a tokenizer the image placeholder and the chat format's template.
+    """Add the image placeholder and the chat template to a tokenizer.
 
-    The placeholder swallows white space on both sides, as in the released code: no token separates image and text.
+    The placeholder absorbs white space on both sides, as in the released code, so no token separates image and text.
 
     Args:
         tokenizer: A fast tokenizer; changed in place.
-        chat_format: One of `explllm.conversation.formats.FORMATS`.
+        chat_format: One of `explllm.conversation.messages.FORMATS`.
 
     Returns:
         The tokenizer.
@@ -36,11 +36,11 @@ def prepare_tokenizer(tokenizer: PreTrainedTokenizerBase, chat_format: str) -> P
 
 
 def load_tokenizer(name: str | PathLike[str], chat_format: str, revision: str | None = None) -> PreTrainedTokenizerBase:
-    """Load a language model's tokenizer and make it ready for images and chat.
+    """Load the tokenizer of a language model, and add image placeholder and chat template.
 
     Args:
-        name: A Hugging Face name, a folder, or a SentencePiece ``tokenizer.model`` of the Llama family.
-        chat_format: One of `explllm.conversation.formats.FORMATS`.
+        name: A Hugging Face name, a folder, or a SentencePiece file ``tokenizer.model`` of the Llama family.
+        chat_format: One of `explllm.conversation.messages.FORMATS`.
         revision: The revision on the hub.
 
     Returns:
@@ -59,9 +59,9 @@ def load_tokenizer(name: str | PathLike[str], chat_format: str, revision: str | 
             tokenizer = AutoTokenizer.from_pretrained(str(name), revision=revision, legacy=False)
     except (OSError, ValueError) as error:
         raise ConfigError(
-            f"no tokenizer can be loaded: {str(error).splitlines()[0]}",
+            f"cannot load a tokenizer: {str(error).splitlines()[0]}",
             where=str(name),
-            remedy="Give a folder that holds one, or a Hugging Face name that this machine can reach.",
+            remedy="Pass a folder with a tokenizer, or the name of a Hugging Face model that this machine can reach.",
         ) from error
     return prepare_tokenizer(tokenizer, chat_format)
 
@@ -69,19 +69,19 @@ def load_tokenizer(name: str | PathLike[str], chat_format: str, revision: str | 
 def train_tokenizer(
     texts: Iterable[str], whole_words: Sequence[str], vocabulary: int, chat_format: str
 ) -> PreTrainedTokenizerBase:
-    """Train a small byte-level BPE tokenizer, for models that train from scratch.
+    """Train a small byte-level BPE tokenizer, for models trained from scratch.
 
-    Deterministic: equal texts give an equal tokenizer. Any text can be encoded: all bytes are in the vocabulary.
+    Training is deterministic. The vocabulary contains all bytes, so the tokenizer encodes any text.
 
     Args:
-        texts: What it shall encode in few tokens.
-        whole_words: Words that shall be one token after a space, such as the labels.
-        vocabulary: Greatest size of the vocabulary, special tokens and 256 bytes included; it is smaller where the
-            texts are covered in whole words before.
-        chat_format: One of `explllm.conversation.formats.FORMATS`.
+        texts: Training texts.
+        whole_words: Words that become one token after a space, such as the labels.
+        vocabulary: Maximum vocabulary size, including special tokens and 256 bytes; smaller if the texts contain fewer
+            distinct pieces.
+        chat_format: One of `explllm.conversation.messages.FORMATS`.
 
     Returns:
-        The tokenizer, ready for images and chat.
+        The tokenizer, with image placeholder and chat template.
 
     Raises:
         ConfigError: If the vocabulary is too small, or the chat format unknown.
@@ -89,12 +89,12 @@ def train_tokenizer(
     special = ["<unk>", "<s>", "</s>"]
     if vocabulary < len(special) + 256 + len(whole_words):
         raise ConfigError(
-            f"a vocabulary of {vocabulary} has no room for the special tokens, 256 bytes and {len(whole_words)} words",
-            remedy=f"Ask for at least {len(special) + 256 + len(whole_words)}.",
+            f"a vocabulary of {vocabulary} is too small for the special tokens, 256 bytes and {len(whole_words)} words",
+            remedy=f"Use at least {len(special) + 256 + len(whole_words)}.",
         )
     tokenizer = Tokenizer(models.BPE(unk_token="<unk>"))
     tokenizer.normalizer = normalizers.NFC()
-    # A word takes the space before it; digits and punctuation stand alone, so that few pieces cover much text.
+    # A word includes the space before it; digits and punctuation are separate, so a few pieces cover much text.
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [
             pre_tokenizers.Split(Regex(r" ?[A-Za-z]+|[0-9]|\s+| ?[^\sA-Za-z0-9]+"), "isolated"),
@@ -103,13 +103,13 @@ def train_tokenizer(
     )
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
-        vocab_size=vocabulary - 1,  # the placeholder comes on top
+        vocab_size=vocabulary - 1,  # prepare_tokenizer() adds the image placeholder
         special_tokens=special,
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
     texts = list(texts)
-    # Whole words win their merges by weight of numbers: no added tokens, so the text around them tokenizes as usual.
+    # Repeat whole words often enough to win their merges. Added tokens would change how the text around them tokenizes.
     emphasis = max(1, sum(len(text) for text in texts) // 40)
     tokenizer.train_from_iterator([*texts, *(f" {word}" * emphasis for word in whole_words)], trainer)
     return prepare_tokenizer(

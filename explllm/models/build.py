@@ -62,7 +62,7 @@ class NetworkSettings:
     image_size: int | None = None
     """Width and height that images are brought to, in pixels; by default the image preset's."""
     chat_format: str | None = None
-    """Chat format: one of `explllm.conversation.formats.FORMATS`."""
+    """Chat format: one of `explllm.conversation.messages.FORMATS`."""
     vocabulary: int | None = None
     """Greatest size of the tokenizer trained for a language model with random weights, in tokens."""
     labels: str | list[str] | None = None

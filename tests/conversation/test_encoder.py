@@ -1,12 +1,21 @@
 import json
+import pickle
 
 import pytest
 import torch
 
 from explllm.conversation.encoder import IGNORED, ConversationEncoder
-from explllm.conversation.formats import FORMATS, IMAGE_TOKEN, chat_template
-from explllm.conversation.messages import caption, conversation, explanation, recognition
-from explllm.conversation.prompts import EXPLAIN, RECOGNIZE
+from explllm.conversation.messages import (
+    EXPLAIN,
+    FORMATS,
+    IMAGE_TOKEN,
+    RECOGNIZE,
+    caption,
+    chat_template,
+    conversation,
+    explanation,
+    recognition,
+)
 from explllm.conversation.tokenizer import load_tokenizer, train_tokenizer
 from explllm.core.errors import ConfigError
 
@@ -97,6 +106,12 @@ def test_template_is_saved_with_the_tokenizer(small, tmp_path):
         assert again.encode(messages) == first.encode(messages)
 
 
+def test_pickled_encoder(small):
+    encoder = ConversationEncoder(small, 4)
+    again = pickle.loads(pickle.dumps(encoder))
+    assert again.encode(recognition("Anger")) == encoder.encode(recognition("Anger"))
+
+
 def test_padding_sides(small):
     encoder = ConversationEncoder(small, 2)
     rows = [encoder.encode(recognition("Anger")), encoder.encode(explanation("Anger", COT))]
@@ -119,12 +134,16 @@ def test_small_tokenizer_is_deterministic_and_takes_any_text(small):
 
 
 def test_errors(small):
-    with pytest.raises(ConfigError, match=r"no chat format 'chatml'.*vicuna"):
+    with pytest.raises(ConfigError, match=r"unknown chat format 'chatml'.*vicuna"):
         chat_template("chatml")
-    with pytest.raises(ConfigError, match="no room"):
+    with pytest.raises(ConfigError, match="too small"):
         train_tokenizer(["a"], [], 100, "plain")
     encoder = ConversationEncoder(small, 2)
     with pytest.raises(ConfigError, match="placeholder"):
         encoder.encode(recognition(f"a {IMAGE_TOKEN} b"))
-    with pytest.raises(ConfigError, match="no tokenizer can be loaded"):
+    twice = pickle.loads(pickle.dumps(small))
+    twice.chat_template = small.chat_template.replace("image_tokens", "image_tokens * 2")
+    with pytest.raises(ConfigError, match="writes 4 image placeholders, the model expects 2"):
+        ConversationEncoder(twice, 2).encode(recognition("Anger"))
+    with pytest.raises(ConfigError, match="cannot load a tokenizer"):
         load_tokenizer("/nowhere/at/all", "vicuna")

@@ -12,7 +12,7 @@ import torch
 from torch.nn import functional
 from transformers import Dinov2Config, LlamaConfig, LlamaTokenizer, PreTrainedTokenizerBase
 
-from explllm.conversation.formats import IMAGE_TOKEN
+from explllm.conversation.messages import IMAGE_TOKEN
 from explllm.conversation.tokenizer import prepare_tokenizer
 from explllm.core.errors import CheckpointError, MissingPathError
 from explllm.core.expressions import Expression
