@@ -39,7 +39,7 @@ from explllm.training.callbacks.last_checkpoint import LastCheckpoint, last_chec
 from explllm.training.callbacks.live_accuracy import LiveAccuracy
 from explllm.training.callbacks.progress import Progress
 from explllm.training.callbacks.run_folder import RunFolder
-from explllm.training.checkpoint_file import WholeCheckpoints
+from explllm.training.checkpoints import WholeCheckpoints
 from explllm.training.task import ExpLLMTask
 
 __all__ = [

@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 from explllm.core.errors import CheckpointError, ConfigError
 from explllm.models.build import NetworkSettings, build
 from explllm.training.callbacks.last_checkpoint import LastCheckpoint
-from explllm.training.checkpoint_file import WholeCheckpoints
+from explllm.training.checkpoints import WholeCheckpoints
 
 
 def content(number):

@@ -17,7 +17,7 @@ from explllm.report.action_units import agreement_plot, print_agreement, print_f
 from explllm.report.page import PLOTS
 from explllm.report.plots import write_plots
 from explllm.training.au_task import ActionUnitTask
-from explllm.training.callbacks.run_record import RunRecord
+from explllm.training.callbacks.base_run_folder import RunRecord
 from explllm.training.face_task import gathered
 
 ONNX, BY_UNIT = "au_regressor.onnx", "action_units.csv"

@@ -22,7 +22,7 @@ from explllm.report.cot_section import cot_figures, cot_section, judged
 from explllm.report.explained import ExplainedFace, best_and_worst
 from explllm.report.page import write_report
 from explllm.report.text import print_explained, print_figures
-from explllm.training.callbacks.run_record import RunRecord
+from explllm.training.callbacks.base_run_folder import RunRecord
 from explllm.training.face_task import gathered
 from explllm.training.sample import fixed_sample
 from explllm.training.task import ExpLLMTask
