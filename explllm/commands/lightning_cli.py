@@ -35,11 +35,9 @@ from explllm.training.au_task import ActionUnitTask
 from explllm.training.callbacks.async_judge import AsyncJudge
 from explllm.training.callbacks.au_run_folder import ActionUnitRunFolder
 from explllm.training.callbacks.gallery import Gallery
-from explllm.training.callbacks.last_checkpoint import LastCheckpoint, last_checkpoint
-from explllm.training.callbacks.live_accuracy import LiveAccuracy
-from explllm.training.callbacks.progress import Progress
+from explllm.training.callbacks.live_accuracy import LiveAccuracy, TrainingProgressBar
 from explllm.training.callbacks.run_folder import RunFolder
-from explllm.training.checkpoints import WholeCheckpoints
+from explllm.training.checkpoints import AtomicCheckpointIO, LastCheckpoint, last_checkpoint
 from explllm.training.task import ExpLLMTask
 
 __all__ = [
@@ -229,9 +227,9 @@ class ExpLLMCLI(LightningCLI):
         if fitting and not options["fast_dev_run"]:
             callbacks.append(LastCheckpoint(config.run_dir, config.checkpoint_every_n_steps))
         if options["enable_progress_bar"] is not False and not options["barebones"]:
-            callbacks += [] if any(isinstance(callback, ProgressBar) for callback in given) else [Progress()]
+            callbacks += [] if any(isinstance(callback, ProgressBar) for callback in given) else [TrainingProgressBar()]
         options["callbacks"] = [*callbacks, *given]
-        options["plugins"] = [WholeCheckpoints(), *_listed(options.get("plugins"))]
+        options["plugins"] = [AtomicCheckpointIO(), *_listed(options.get("plugins"))]
         options["enable_checkpointing"] = fitting and not options["fast_dev_run"]
         if options["logger"] in (None, True):
             options["logger"] = CSVLogger(config.run_dir, name="logs") if fitting else False

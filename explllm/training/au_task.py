@@ -1,4 +1,4 @@
-"""The LightningModule that trains and tests a regressor of action units."""
+"""The LightningModule that trains and tests an action unit regressor."""
 
 from typing import Any
 
@@ -16,11 +16,12 @@ from explllm.training.face_task import FaceTask
 from explllm.training.optimization import OptimizationSettings
 
 _FLOOR = 1e-4
-"""Added to the denominator of the loss's CCC: in a micro-batch that hardly moves a unit, noise would be all."""
+"""Added to the denominator of CCC in the loss. Without it, noise dominates for units that barely vary in a
+micro-batch."""
 
 
 class ActionUnitTask(FaceTask):
-    """Trains an `ActionUnitRegressor` on labeled intensities; tests it by intensity, or on FACS labels by F1."""
+    """Trains an `ActionUnitRegressor` on intensities; tests it on intensities, or by F1 on FACS labels."""
 
     def __init__(
         self,
@@ -29,28 +30,29 @@ class ActionUnitTask(FaceTask):
         ccc_weight: float = 1.0,
         facs_active_from: float = ACTIVE_FROM,
     ) -> None:
-        """Make the configuration; the weights come later, in `configure_model`.
+        """Build the configuration; `configure_model` loads the weights.
 
         Args:
             network: The model's parts.
-            optimization: Learning rate, decay, warm-up.
-            ccc_weight: Weight of 1 - CCC in the loss, beside ten times the mean squared error; 0 leaves it out. CCC
-                counts every unit alike, so that one which moves little is learned too.
+            optimization: Learning rate, weight decay and warm-up.
+            ccc_weight: Weight of 1 - CCC in the loss, which is added to ten times the mean squared error. CCC weights
+                all units equally, including those that rarely move.
             facs_active_from: Intensity in [0, 1] from which a unit counts as active in tests on FACS labels.
 
         Raises:
-            ConfigError: If a number is out of range, or parts do not fit each other.
+            ConfigError: If a number is out of range, or the parts do not fit each other.
         """
         super().__init__()
         if ccc_weight < 0 or not 0 < facs_active_from <= 1:
             raise ConfigError(
-                f"ccc_weight {ccc_weight}, facs_active_from {facs_active_from}",
-                remedy="Give a weight of 0 or more, and an intensity above 0 and up to 1.",
+                f"`ccc_weight` must be at least 0 and `facs_active_from` in (0, 1], got {ccc_weight} and "
+                f"{facs_active_from}",
+                remedy="Change them.",
             )
         self.network, self.optimization = network or RegressorSettings(), optimization or OptimizationSettings()
         self.ccc_weight, self.facs_active_from = ccc_weight, facs_active_from
-        self.prepared = regressor_config(self.network)
-        self.image = ImagePreset.from_dict(self.prepared.image or {})
+        self.config = regressor_config(self.network)
+        self.image = ImagePreset.from_dict(self.config.image or {})
         self.model: ActionUnitRegressor | None = None
         self.agreement = ActionUnitAgreement()
         self.facs: FacsF1 | None = None
@@ -59,19 +61,19 @@ class ActionUnitTask(FaceTask):
     def regressor(self) -> ActionUnitRegressor:
         """The model, once `configure_model` has run."""
         if self.model is None:
-            raise TypeError("configure_model() comes first")
+            raise TypeError("call configure_model() first")
         return self.model
 
     def configure_model(self) -> None:
-        """Build the model; loads the encoder's base weights."""
+        """Build the model and load the encoder's base weights."""
         if self.model is not None:
             return
-        self.model = build_regressor(self.prepared)
-        # Lightning trains modules in the mode that it finds them in; a frozen encoder stays in evaluation mode.
+        self.model = build_regressor(self.config)
+        # Lightning keeps the mode that modules are in; a frozen encoder stays in evaluation mode.
         self.model.train()
 
     def training_step(self, batch: Batch, batch_idx: int) -> torch.Tensor:
-        """Return the loss of one look at each image; augmentation shows the mirrored faces."""
+        """Return the loss without test-time flipping; augmentation already flips training images."""
         step = self._is_step(batch_idx)
         self._check_readable(batch, step)
         loss = regression_loss(self.regressor.look(batch["pixel_values"]), batch["action_units"], self.ccc_weight)
@@ -79,101 +81,95 @@ class ActionUnitTask(FaceTask):
         return loss
 
     def on_validation_epoch_start(self) -> None:
-        """Start counting."""
-        self._start_counting()
-
-    def on_test_epoch_start(self) -> None:
-        """Start counting."""
-        self._start_counting()
-
-    def validation_step(self, batch: Batch, batch_idx: int) -> dict[str, torch.Tensor]:
-        """Estimate faces: intensities (B, 24), rows (B,) of those that count."""
-        return self._estimate(batch, counts=True)
-
-    def test_step(self, batch: Batch, batch_idx: int) -> dict[str, torch.Tensor]:
-        """Estimate faces, as in validation."""
-        return self._estimate(batch, counts=True)
-
-    def predict_step(self, batch: Batch, batch_idx: int) -> dict[str, torch.Tensor]:
-        """Estimate faces."""
-        return self._estimate(batch, counts=False)
-
-    def on_validation_epoch_end(self) -> None:
-        """Log and print the figures, if validation is part of training."""
-        if self.trainer.state.fn != "fit" or self.trainer.sanity_checking:
-            return
-        figures = self.figures()
-        for name in ("pearson", "ccc", "icc", "mae"):
-            if figures.get(name) is not None:
-                self.log(f"val/{name}", figures[name], prog_bar=name == "pearson", rank_zero_only=True)
-        if self.trainer.is_global_zero and figures.get("pearson") is not None:
-            # Before the first optimizer step there is no loss.
-            loss = "" if self.last_loss is None else f"loss {float(self.last_loss):.3f}, "
-            get_console().print(
-                f"step {self.trainer.global_step}: {loss}val Pearson "
-                f"{figures['pearson']:.3f}, ICC(3,1) {figures['icc']:.3f}, CCC {figures['ccc']:.3f}, "
-                f"MAE {figures['mae']:.4f}",
-                soft_wrap=True,
-                highlight=False,
-            )
-
-    def figures(self) -> dict[str, Any]:
-        """Return the figures of the last validation or test, over all processes, each of which must ask.
-
-        Returns:
-            What `explllm.metrics.au_regression.agreement_summary` gives, if a face has intensities; ``facs``: what
-            `explllm.metrics.facs.facs_summary` gives, if the data has FACS labels.
-        """
-        figures: dict[str, Any] = self.agreement.compute()
-        figures = figures if figures["faces"] else {}
-        return figures if self.facs is None else {**figures, "facs": self.facs.compute()}
-
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep the units' names too."""
-        super().on_save_checkpoint(checkpoint)
-        checkpoint["labels"] = list(NAMES)
-
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Check that the checkpoint is of a regressor of this architecture.
-
-        Raises:
-            CheckpointError: If it is not; the message names the first weight that does not fit.
-        """
-        if checkpoint["labels"] != list(NAMES):
-            raise CheckpointError(
-                "the checkpoint is of another kind of model",
-                where=str(self.trainer.ckpt_path),
-                remedy="Use one of a regressor's run.",
-            )
-        super().on_load_checkpoint(checkpoint)
-
-    def _start_counting(self) -> None:
+        """Reset the metrics."""
         self.agreement.reset()
         name = self._data().labels.facs_set
         self.facs = None if name is None else FacsF1(name, self.facs_active_from).to(self.device)
 
-    def _estimate(self, batch: Batch, counts: bool) -> dict[str, torch.Tensor]:
+    on_test_epoch_start = on_validation_epoch_start
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> dict[str, torch.Tensor]:
+        """Estimate faces and update the metrics; return intensities (B, 24) and rows (B,) of the valid ones."""
+        outputs, valid = self._estimate(batch)
+        estimates = outputs["action_units"]
+        self.agreement.update(estimates, batch["action_units"][valid])
+        if self.facs is not None:
+            facs = batch["facs"][valid]
+            coded = ~facs.isnan().any(1)
+            self.facs.update(estimates[coded], facs[coded])
+        return outputs
+
+    test_step = validation_step
+
+    def predict_step(self, batch: Batch, batch_idx: int) -> dict[str, torch.Tensor]:
+        """Estimate faces; return intensities (B, 24) and rows (B,) of the valid ones."""
+        return self._estimate(batch)[0]
+
+    def on_validation_epoch_end(self) -> None:
+        """Log and print the metrics, if validation is part of training."""
+        if self.trainer.state.fn != "fit" or self.trainer.sanity_checking:
+            return
+        metrics = self.compute_metrics()
+        for name in ("pearson", "ccc", "icc", "mae"):
+            if metrics.get(name) is not None:
+                self.log(f"val/{name}", metrics[name], prog_bar=name == "pearson", rank_zero_only=True)
+        if self.trainer.is_global_zero and metrics.get("pearson") is not None:
+            # There is no loss before the first optimizer step.
+            loss = "" if self.last_loss is None else f"loss {float(self.last_loss):.3f}, "
+            get_console().print(
+                f"step {self.trainer.global_step}: {loss}val Pearson "
+                f"{metrics['pearson']:.3f}, ICC(3,1) {metrics['icc']:.3f}, CCC {metrics['ccc']:.3f}, "
+                f"MAE {metrics['mae']:.4f}",
+                soft_wrap=True,
+                highlight=False,
+            )
+
+    def compute_metrics(self) -> dict[str, Any]:
+        """Compute the metrics of the last validation or test over all ranks; every rank must call it.
+
+        Returns:
+            The result of `explllm.metrics.au_regression.agreement_summary`, if a face has intensities; under ``facs``
+            that of `explllm.metrics.facs.facs_summary`, if the data has FACS labels.
+        """
+        metrics: dict[str, Any] = self.agreement.compute()
+        metrics = metrics if metrics["faces"] else {}
+        return metrics if self.facs is None else {**metrics, "facs": self.facs.compute()}
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Save the names of the units as well."""
+        super().on_save_checkpoint(checkpoint)
+        checkpoint["labels"] = list(NAMES)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Check that the checkpoint belongs to a regressor of this architecture.
+
+        Raises:
+            CheckpointError: If it does not; the message names the first weight that does not fit.
+        """
+        if checkpoint["labels"] != list(NAMES):
+            raise CheckpointError(
+                "the checkpoint belongs to another kind of model",
+                where=str(self.trainer.ckpt_path),
+                remedy="Use the checkpoint of an action unit regressor.",
+            )
+        super().on_load_checkpoint(checkpoint)
+
+    def _estimate(self, batch: Batch) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
         self._count_unreadable(batch)
-        counting = self._counting(batch)
-        pixels = batch["pixel_values"][counting]
-        # In float32 whatever the precision of training, as in the ONNX file.
+        valid = self._valid_rows(batch)
+        pixels = batch["pixel_values"][valid]
+        # In float32 whatever the training precision, as in the ONNX file.
         with torch.autocast(self.device.type, enabled=False):
-            found = self.regressor(pixels) if len(pixels) else pixels.new_zeros(0, len(NAMES))
-        if counts:
-            self.agreement.update(found, batch["action_units"][counting])
-            if self.facs is not None:
-                facs = batch["facs"][counting]
-                coded = ~facs.isnan().any(1)
-                self.facs.update(found[coded], facs[coded])
-        return {"action_units": found, "rows": batch["rows"][counting]}
+            estimates = self.regressor(pixels) if len(pixels) else pixels.new_zeros(0, len(NAMES))
+        return {"action_units": estimates, "rows": batch["rows"][valid]}, valid
 
 
 def regression_loss(predictions: torch.Tensor, targets: torch.Tensor, ccc_weight: float) -> torch.Tensor:
-    """Return ten times the mean squared error, and 1 - CCC (Lin 1989) as a mean over the units of the micro-batch.
+    """Return ten times the mean squared error plus the weighted mean over units of 1 - CCC (Lin 1989).
 
     Args:
         predictions: (B, U) estimates.
-        targets: (B, U) labels; where a unit is not labeled, not a number: it adds nothing.
+        targets: (B, U) labels; NaN for units that are not labeled, which add nothing.
         ccc_weight: Weight of 1 - CCC.
 
     Returns:
@@ -181,7 +177,7 @@ def regression_loss(predictions: torch.Tensor, targets: torch.Tensor, ccc_weight
     """
     known = ~targets.isnan()
     count = known.sum(0).clamp(min=1)
-    # Filled up with the estimates themselves: their difference is 0, and no gradient is not a number.
+    # Missing labels are filled with the estimates: their difference is 0, and no gradient becomes NaN.
     labels = torch.where(known, targets, predictions.detach())
     error = torch.where(known, predictions - labels, 0)
     loss = 10 * error.square().sum() / known.sum().clamp(min=1)

@@ -1,4 +1,4 @@
-"""Checkpoints as files: written whole, and read without running any code that is in them."""
+"""Checkpoints: atomic files, and the callback that writes the one that a run resumes from."""
 
 import os
 import zipfile
@@ -7,20 +7,29 @@ from pickle import UnpicklingError
 from typing import Any
 
 import torch
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.plugins.io import TorchCheckpointIO
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 
-from explllm.core.errors import CheckpointError
+from explllm.core.errors import CheckpointError, ConfigError
 
 _REMEDY = (
-    "Use a checkpoint that `explllm fit` wrote; a finished run's weights are in its `model` too (--model.init_from)."
+    "Use a checkpoint that `explllm fit` wrote, or start from the weights of a finished run: --model.init_from "
+    "RUN/model."
 )
 
 
-class WholeCheckpoints(TorchCheckpointIO):
-    """Writes a checkpoint beside its place and renames it, so that a killed run leaves the one before whole.
+def last_checkpoint(run_dir: str | Path) -> Path:
+    """Return the path of a run's last checkpoint."""
+    return Path(run_dir, "checkpoints", "last.ckpt")
 
-    Lightning's own writer goes through the system's temporary folder. Where that is on another disk than the run
-    folder, the checkpoint is copied into place, and a kill in that moment leaves half of it.
+
+class AtomicCheckpointIO(TorchCheckpointIO):
+    """Writes checkpoints atomically and never unpickles objects.
+
+    Lightning's own writer goes through the system's temporary folder. If that is on another disk than the run folder,
+    a kill during the copy leaves a truncated checkpoint. This one writes beside the target and renames.
     """
 
     def save_checkpoint(
@@ -29,13 +38,13 @@ class WholeCheckpoints(TorchCheckpointIO):
         """Write a checkpoint.
 
         Args:
-            checkpoint: Its content.
-            path: Where to.
+            checkpoint: The content.
+            path: The file to write.
             storage_options: Not used.
         """
         target = Path(path)
         target.parent.mkdir(parents=True, exist_ok=True)
-        # One name for all attempts: what a kill leaves behind is overwritten by the next one.
+        # A fixed name: the next attempt overwrites what a kill left behind.
         partial = target.with_name(f".{target.name}.partial")
         with partial.open("wb") as stream:
             torch.save(checkpoint, stream)
@@ -46,29 +55,95 @@ class WholeCheckpoints(TorchCheckpointIO):
     def load_checkpoint(
         self, path: str | os.PathLike[str], map_location: Any = "cpu", weights_only: bool | None = True
     ) -> dict[str, Any]:
-        """Read a checkpoint: tensors, numbers and text alone, whatever `weights_only` says.
+        """Read a checkpoint; only tensors, numbers and text are accepted, whatever `weights_only` is.
 
         Args:
             path: The file.
-            map_location: Where the tensors go.
+            map_location: Device of the tensors.
             weights_only: Not used.
 
         Returns:
-            Its content.
+            The content.
 
         Raises:
-            CheckpointError: If the file is truncated, no checkpoint, or holds anything that would have to be executed.
+            CheckpointError: If the file is truncated, is not a checkpoint of explllm, or contains pickled objects.
         """
         if not zipfile.is_zipfile(path):
-            raise CheckpointError("the file is truncated, or no checkpoint", where=path, remedy=_REMEDY)
+            raise CheckpointError("the file is truncated or not a checkpoint", where=path, remedy=_REMEDY)
         try:
-            held = torch.load(path, map_location=map_location, weights_only=True)
+            content = torch.load(path, map_location=map_location, weights_only=True)
         except UnpicklingError as error:
             raise CheckpointError(
-                "the file holds more than tensors, numbers and text; nothing in it was run", where=path, remedy=_REMEDY
+                "the file contains pickled objects; none of them was executed", where=path, remedy=_REMEDY
             ) from error
         except RuntimeError as error:
             raise CheckpointError(f"the file cannot be read ({error})", where=path, remedy=_REMEDY) from error
-        if not isinstance(held, dict) or "state_dict" not in held or "labels" not in held:
-            raise CheckpointError("the checkpoint is of another kind of model", where=path, remedy=_REMEDY)
-        return held
+        if not isinstance(content, dict) or "state_dict" not in content or "labels" not in content:
+            raise CheckpointError("the checkpoint belongs to another kind of model", where=path, remedy=_REMEDY)
+        return content
+
+
+class LastCheckpoint(Checkpoint):
+    """Keeps ``checkpoints/last.ckpt``: trainable weights, optimizer state and the position in the data.
+
+    Checkpoints are written after an optimizer step, never between two micro-batches, where accumulated gradients would
+    be lost. A resumed run therefore repeats exactly the steps of an uninterrupted one.
+    """
+
+    def __init__(self, run_dir: str, every_n_steps: int = 200) -> None:
+        """Configure path and interval.
+
+        Args:
+            run_dir: The run folder.
+            every_n_steps: Optimizer steps between two checkpoints; each epoch ends with one as well.
+
+        Raises:
+            ConfigError: If `every_n_steps` is less than 1.
+        """
+        if every_n_steps < 1:
+            raise ConfigError(f"`every_n_steps` must be at least 1, got {every_n_steps}", remedy="Set 1 or more.")
+        self.path, self.every_n_steps = last_checkpoint(run_dir), every_n_steps
+        self._step = 0
+        """Step of the last checkpoint, or the step that the run resumed from."""
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Warn that the checkpoint of an earlier run will be replaced."""
+        if trainer.ckpt_path is None and self.path.is_file():
+            pl_module.print(
+                f"{self.path} belongs to an earlier run and will be replaced; --ckpt_path last resumes that run"
+            )
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Record the first step."""
+        self._step = trainer.global_step
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Write a checkpoint every n optimizer steps and after the last step of an epoch or run."""
+        step = trainer.global_step
+        if step == self._step:
+            return
+        last = trainer.is_last_batch or trainer.should_stop or step == trainer.max_steps
+        if last or step % self.every_n_steps == 0:
+            self._save(trainer)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write the final state if something other than the step or epoch limit ended the run."""
+        if trainer.global_step != self._step:
+            self._save(trainer)
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Add to an interruption how to resume the run."""
+        if isinstance(exception, KeyboardInterrupt | SIGTERMException):
+            exception.add_note(
+                f"The same command with --ckpt_path last resumes from step {self._step}."
+                if self._step
+                else "The run has no checkpoint yet."
+            )
+
+    def _save(self, trainer: Trainer) -> None:
+        self._step = trainer.global_step
+        for logger in trainer.loggers:
+            logger.save()
+        trainer.save_checkpoint(self.path, weights_only=False)

@@ -1,4 +1,4 @@
-"""What the LightningModules share: they read faces, of which some cannot be read, and train one model."""
+"""The base class of the LightningModules: optimizer, checkpoints and the count of unreadable images."""
 
 import os
 import sys
@@ -15,103 +15,104 @@ from explllm.training.optimization import OptimizationSettings, build_optimizer
 
 
 class FaceTask(LightningModule):
-    """Seeds each step by its number, counts unreadable images over all processes, and keeps what trains."""
+    """Trains one model on faces. Seeds each step, counts unreadable images on all ranks, saves only trained weights."""
 
-    other_weights_remedy = "Resume with the settings that it began with, or begin another run."
-    """What to do where a checkpoint is of a run that trained other weights."""
+    other_weights_remedy = "Resume with the run's original settings, or start another run."
+    """What to do if a checkpoint belongs to a run with other trainable weights."""
     optimization: OptimizationSettings
 
     def __init__(self) -> None:
-        """Start with no unreadable image."""
+        """Start without unreadable images."""
         super().__init__()
         self.model: Any = None
-        """What is trained, once `configure_model` has run."""
-        self.unreadable: list[str] = []
-        self._new_unreadable: list[str] = []
-        self._blank = False
+        """The model; None until `configure_model` has run."""
+        self.unreadable_images: list[str] = []
+        self._new_unreadable_images: list[str] = []
+        self._missing_face = False
         self.last_loss: Any = None
-        """Of the last optimizer step; None before the first."""
+        """Loss of the last optimizer step; None before the first."""
         self._losses: list[torch.Tensor] = []
-        # Frozen base weights are not in checkpoints; on_load_checkpoint accounts for every name instead.
+        # Checkpoints omit frozen base weights; on_load_checkpoint checks every name instead.
         self.strict_loading = False
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
-        """Seed dropout by the batch's number, so that a resumed run goes on exactly as an unbroken one."""
+        """Seed dropout with the batch's number: a resumed run repeats exactly the steps of an uninterrupted one."""
         seed = int(os.environ.get("PL_GLOBAL_SEED", 0))
         number = self.trainer.fit_loop.epoch_loop.total_batch_idx
         torch.manual_seed((seed * 1_000_003 + number) * 4096 + self.global_rank)
 
     def configure_optimizers(self) -> Any:
-        """Make AdamW and its schedule, in optimizer steps."""
+        """Return AdamW and its schedule, which advances every optimizer step."""
         optimizer, schedule = build_optimizer(
             self.parameters(), self.optimization, int(self.trainer.estimated_stepping_batches)
         )
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep only the weights that no named base can give back; what trains, loss, images not read."""
-        own = storage.saved_state_dict(self.model)
+        """Save the weights not contained in a named base model, the names of trainable weights, and the loss."""
+        saved = storage.saved_state_dict(self.model)
         checkpoint["state_dict"] = {
-            name: value for name, value in checkpoint["state_dict"].items() if name.removeprefix("model.") in own
+            name: value for name, value in checkpoint["state_dict"].items() if name.removeprefix("model.") in saved
         }
-        checkpoint["trains"], checkpoint["unreadable"] = self._trains(), self.unreadable
+        checkpoint["trains"], checkpoint["unreadable"] = self._trainable_names(), self.unreadable_images
         checkpoint["loss"] = None if self.last_loss is None else float(self.last_loss)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Check that the checkpoint is of this architecture.
+        """Check that the checkpoint fits this architecture.
 
         Raises:
-            CheckpointError: If it is not; the message names the first weight that does not fit.
+            CheckpointError: If it does not; the message names the first weight that does not fit.
         """
         where = str(self.trainer.ckpt_path)
         weights = {name.removeprefix("model."): value for name, value in checkpoint["state_dict"].items()}
         storage.check_names(self.model, weights, where)
         if self.trainer.state.fn == "fit":
-            if checkpoint["trains"] != self._trains():
+            if checkpoint["trains"] != self._trainable_names():
                 raise CheckpointError(
-                    "the checkpoint is of a run that trained other weights",
+                    "the checkpoint belongs to a run with other trainable weights",
                     where=where,
                     remedy=self.other_weights_remedy,
                 )
-            self.last_loss, self.unreadable = checkpoint["loss"], checkpoint["unreadable"]
-            self.print(f"goes on after step {checkpoint['global_step']}: {where}")
+            self.last_loss, self.unreadable_images = checkpoint["loss"], checkpoint["unreadable"]
+            self.print(f"resuming from step {checkpoint['global_step']}: {where}")
         else:
             self.print(f"weights: {where}")
 
-    def _trains(self) -> list[str]:
+    def _trainable_names(self) -> list[str]:
         return [name for name, weight in self.named_parameters() if weight.requires_grad]
 
     def _data(self) -> Any:
         return getattr(self.trainer, "datamodule", None)
 
-    def _counting(self, batch: Batch) -> torch.Tensor:
+    def _valid_rows(self, batch: Batch) -> torch.Tensor:
+        """Return which faces of a batch are readable and not filler, (B,) bool."""
         return batch["readable"] & (batch["rows"] >= 0)
 
     def _check_readable(self, batch: Batch, step: bool) -> None:
-        """Count the unreadable images of a training batch, and stop where nothing is left to learn from.
+        """Count the unreadable images of a training batch and stop the run if a conversation has no face.
 
         Args:
             batch: The micro-batch.
             step: Whether an optimizer step follows it.
 
         Raises:
-            ImageError: If there are more than the data allows, or no image can be read.
+            ImageError: If more images are unreadable than the data allows, or no image can be read.
         """
-        # Before the optimizer's step, and never after it: nothing may be learned from a face that is none.
-        self._count_unreadable(batch, settle=step)
-        self._blank = self._blank or (bool(batch["unreadable"]) and not bool(batch["readable"].all()))
-        if step and self._blank:
+        # Before the optimizer step: the model must not learn from a blank image.
+        self._count_unreadable(batch, sync=step)
+        self._missing_face = self._missing_face or (bool(batch["unreadable"]) and not bool(batch["readable"].all()))
+        if step and self._missing_face:
             raise ImageError(
                 "no training image can be read",
                 where=self._data().frame("train")["image"].iloc[0],
-                remedy="Check the root of the data.",
+                remedy="Check the data's root.",
             )
 
     def _log_loss(self, loss: torch.Tensor, step: bool) -> None:
-        """Log ``train/loss``, the mean over a global batch: over all micro-batches and devices of an optimizer step.
+        """Log ``train/loss``, the mean over the global batch: all micro-batches and devices of an optimizer step.
 
         Args:
-            loss: Of the micro-batch.
+            loss: Loss of the micro-batch.
             step: Whether an optimizer step follows it.
         """
         self._losses.append(loss.detach())
@@ -121,40 +122,40 @@ class FaceTask(LightningModule):
             self._losses = []
 
     def _is_step(self, batch_idx: int) -> bool:
-        """Tell whether an optimizer step follows a training micro-batch."""
+        """Return whether an optimizer step follows a training micro-batch."""
         return (batch_idx + 1) % self.trainer.accumulate_grad_batches == 0 or self.trainer.is_last_batch
 
-    def _count_unreadable(self, batch: Batch, settle: bool = True) -> None:
-        """Name and count images that could not be read; every rank knows those of all.
+    def _count_unreadable(self, batch: Batch, sync: bool = True) -> None:
+        """Report and count images that cannot be read; every rank keeps the list of all ranks.
 
         Args:
             batch: A batch.
-            settle: Tell the other ranks, and see whether there are too many. All ranks must do so in the same steps.
+            sync: Exchange the lists and compare their length with the limit. All ranks must do so in the same steps.
 
         Raises:
-            ImageError: If there are more than the data allows.
+            ImageError: If more images are unreadable than the data allows.
         """
-        self._new_unreadable += batch["unreadable"]
-        if not settle or not _total(self._new_unreadable):
+        self._new_unreadable_images += batch["unreadable"]
+        if not sync or not _total_length(self._new_unreadable_images):
             return
         limit = self._data().max_unreadable
-        for name in dict.fromkeys(gathered(self._new_unreadable)):
-            if name in self.unreadable:
+        for name in dict.fromkeys(all_gather_list(self._new_unreadable_images)):
+            if name in self.unreadable_images:
                 continue
-            self.unreadable.append(name)
-            count = len(self.unreadable)
+            self.unreadable_images.append(name)
+            count = len(self.unreadable_images)
             if count > limit:
                 raise ImageError(
                     f"{count} image{'s' * (count > 1)} cannot be read, last {name}",
-                    remedy=f"Replace or remove such images, or allow more by --data.max_unreadable (now {limit}).",
+                    remedy=f"Replace or remove such images, or raise --data.max_unreadable (now {limit}).",
                 )
             if self.trainer.is_global_zero:
                 sys.stderr.write(f"warning: image {count} of at most {limit} that cannot be read: {name}\n")
-        self._new_unreadable = []
+        self._new_unreadable_images = []
 
 
-def gathered(items: list[Any]) -> list[Any]:
-    """Join the lists of all ranks, in their order."""
+def all_gather_list(items: list[Any]) -> list[Any]:
+    """Concatenate the lists of all ranks, in rank order."""
     if not (distributed.is_available() and distributed.is_initialized()):
         return items
     lists: list[Any] = [None] * distributed.get_world_size()
@@ -162,8 +163,8 @@ def gathered(items: list[Any]) -> list[Any]:
     return [item for part in lists for item in part]
 
 
-def _total(items: list[Any]) -> int:
-    """Add up the lengths of all ranks' lists."""
+def _total_length(items: list[Any]) -> int:
+    """Return the sum of the lengths of all ranks' lists."""
     if not (distributed.is_available() and distributed.is_initialized()):
         return len(items)
     device = "cuda" if distributed.get_backend() == "nccl" else "cpu"

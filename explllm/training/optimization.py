@@ -14,48 +14,48 @@ from explllm.core.errors import ConfigError
 
 @dataclass
 class OptimizationSettings:
-    """How the weights that train are moved."""
+    """Settings of AdamW and its learning rate schedule."""
 
     learning_rate: float = 5e-4
-    """Peak learning rate, after the warm-up."""
+    """Peak learning rate, reached after the warm-up."""
     weight_decay: float = 0.05
-    """AdamW's decoupled weight decay, on matrices and kernels only: biases, norms and other vectors have none."""
+    """Decoupled weight decay of matrices and kernels; biases and norms are not decayed."""
     warmup_steps: int | None = None
     """Optimizer steps of linear warm-up from 0."""
     warmup_ratio: float | None = None
-    """The same as a share of all optimizer steps; give one of the two or neither (no warm-up)."""
+    """Warm-up as a share of all optimizer steps. Set `warmup_steps`, `warmup_ratio` or neither (no warm-up)."""
     beta1: float = 0.9
-    """Decay of the running mean of gradients."""
+    """Decay rate of the running mean of gradients."""
     beta2: float = 0.999
-    """Decay of the running mean of squared gradients."""
+    """Decay rate of the running mean of squared gradients."""
     epsilon: float = 1e-8
-    """Added to the denominator."""
+    """Constant added to the denominator for numerical stability."""
 
     def __post_init__(self) -> None:
-        """Refuse two ways of giving the warm-up."""
+        """Check that the warm-up is set only once."""
         if self.warmup_steps is not None and self.warmup_ratio is not None:
-            raise ConfigError("both warmup_steps and warmup_ratio are given", remedy="Give one of them.")
+            raise ConfigError("both `warmup_steps` and `warmup_ratio` are set", remedy="Set only one of them.")
 
 
 def build_optimizer(
     parameters: Iterable[torch.nn.Parameter], settings: OptimizationSettings, total_steps: int
 ) -> tuple[torch.optim.Optimizer, LambdaLR]:
-    """Make optimizer and schedule.
+    """Build the optimizer and its schedule.
 
     Args:
-        parameters: All weights; those that do not require a gradient are left out.
-        settings: Rates and decay.
-        total_steps: Optimizer steps of the whole run, at which the learning rate reaches 0.
+        parameters: All weights; frozen ones are skipped.
+        settings: Learning rate, weight decay and warm-up.
+        total_steps: Optimizer steps of the whole run, after which the learning rate is 0.
 
     Returns:
-        The optimizer, and the schedule to be stepped once for each optimizer step.
+        The optimizer, and the schedule, which advances once per optimizer step.
 
     Raises:
-        ConfigError: If nothing trains.
+        ConfigError: If every weight is frozen.
     """
     trainable = [weight for weight in parameters if weight.requires_grad]
     if not trainable:
-        raise ConfigError("nothing trains: every part is frozen", remedy="Set a part's `train` to `lora` or `full`.")
+        raise ConfigError("every part is frozen", remedy="Set a part's `train` to `lora` or `full`.")
     optimizer = torch.optim.AdamW(
         [
             {"params": [w for w in trainable if w.ndim > 1], "weight_decay": settings.weight_decay},
@@ -76,7 +76,7 @@ def build_optimizer(
 
 
 def warmup_steps(settings: OptimizationSettings, total_steps: int) -> int:
-    """Return the optimizer steps of the warm-up; a ratio is rounded up, as transformers' Trainer does."""
+    """Return the number of warm-up steps; a ratio is rounded up, as in transformers' Trainer."""
     if settings.warmup_ratio is not None:
         return math.ceil(settings.warmup_ratio * total_steps)
     return settings.warmup_steps or 0

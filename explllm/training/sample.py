@@ -1,7 +1,8 @@
-"""A fixed sample of validation faces, explained once for each step whoever asks."""
+"""A fixed sample of validation faces, explained at most once per step."""
 
 from collections.abc import Iterable
-from typing import Any
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 import torch
@@ -10,18 +11,30 @@ from lightning.pytorch import Trainer
 from explllm.core.errors import ImageError, MissingPathError
 from explllm.core.expressions import Expression
 from explllm.report.explained import ExplainedFace
-from explllm.training.task import ExpLLMTask
+
+if TYPE_CHECKING:
+    from explllm.training.task import ExpLLMTask
+
+
+@dataclass
+class ExplainedSample:
+    """The faces explained at one step, shared by all callbacks that need them."""
+
+    step: int = -1
+    """Optimizer steps done."""
+    faces: dict[int, ExplainedFace] = field(default_factory=dict)
+    """Explained faces by row."""
 
 
 def fixed_sample(faces: pd.DataFrame, number: int) -> list[int]:
-    """Choose rows that are the same in every epoch and run: the first of each expression in turn.
+    """Choose the same rows in every epoch and run: the first of each expression in turn.
 
     Args:
         faces: A table with the column ``expression``.
         number: Rows to choose.
 
     Returns:
-        At most so many row numbers.
+        At most `number` rows.
     """
     labeled = faces[faces["expression"].notna()]
     turns = labeled.groupby("expression", sort=True).cumcount()
@@ -29,70 +42,68 @@ def fixed_sample(faces: pd.DataFrame, number: int) -> list[int]:
 
 
 def explain_sample(
-    trainer: Trainer, module: ExpLLMTask, number: int, having: str | None = None
+    trainer: Trainer, module: "ExpLLMTask", number: int, require: str | None = None
 ) -> dict[int, ExplainedFace]:
-    """Explain the fixed sample of the validation faces with the model as it is now.
+    """Explain the fixed sample of validation faces with the current model.
 
-    Two callbacks that ask in the same step get the same texts for one generation.
+    Texts are generated once per step, however many callbacks ask for them.
 
     Args:
-        trainer: The trainer, in or after validation.
+        trainer: The trainer, during or after validation.
         module: The task.
-        number: Faces.
-        having: A column that must be filled for a face to be in the sample, such as ``cot``.
+        number: Number of faces.
+        require: A column that must not be empty for a face to be in the sample, such as ``cot``.
 
     Returns:
-        Explained faces by row; faces that cannot be read are left out.
+        Explained faces by row, without the faces that cannot be read.
     """
     data: Any = trainer.datamodule  # type: ignore[attr-defined]
     faces = data.frame("val")
-    rows = fixed_sample(faces if having is None else faces.dropna(subset=having), number)
-    step, held = module.explained_sample
-    if step != trainer.global_step:
-        held = {}
-    missing = [row for row in rows if row not in held]
-    held = {**held, **_explain(data, faces, module, missing)}
-    module.explained_sample = (trainer.global_step, held)
-    return {row: held[row] for row in rows if row in held}
+    rows = fixed_sample(faces if require is None else faces.dropna(subset=require), number)
+    if module.explained_sample.step != trainer.global_step:
+        module.explained_sample = ExplainedSample(trainer.global_step)
+    explained = module.explained_sample.faces
+    explained.update(_explain(data, faces, module, [row for row in rows if row not in explained]))
+    return {row: explained[row] for row in rows if row in explained}
 
 
-def readable(data: Any, module: ExpLLMTask, rows: Iterable[int]) -> dict[int, torch.Tensor]:
-    """Read faces, and leave out those that cannot be read: whoever recognizes them has named and counted them.
+def read_faces(data: Any, module: "ExpLLMTask", rows: Iterable[int]) -> dict[int, torch.Tensor]:
+    """Read faces and skip those that cannot be read; recognition has already reported and counted these.
 
     Args:
         data: The data module.
-        module: The task, which knows how the model sees images.
-        rows: Their rows.
+        module: The task, whose model determines the preprocessing.
+        rows: The rows to read.
 
     Returns:
         Pixels (3, H, W) by row.
     """
-    read = {}
+    pixels = {}
     for row in rows:
         try:
-            read[row] = module.image(data.face(row))
+            pixels[row] = module.image(data.face(row))
         except (ImageError, MissingPathError):
             continue
-    return read
+    return pixels
 
 
-def _explain(data: Any, faces: pd.DataFrame, module: ExpLLMTask, rows: list[int]) -> dict[int, ExplainedFace]:
-    read = readable(data, module, rows)
-    if not read:
+def _explain(data: Any, faces: pd.DataFrame, module: "ExpLLMTask", rows: list[int]) -> dict[int, ExplainedFace]:
+    pixels_by_row = read_faces(data, module, rows)
+    if not pixels_by_row:
         return {}
     model = module.explllm
     training = model.training
     model.eval()
     try:
-        pixels = torch.stack([*read.values()]).to(module.device)
-        found = model.recognize_pixels(pixels)
-        cots = model.explain_pixels(pixels, [one.expression for one in found], module.max_new_tokens)
+        pixels = torch.stack([*pixels_by_row.values()]).to(module.device)
+        recognitions = model.recognize_pixels(pixels)
+        cots = model.explain_pixels(pixels, [one.expression for one in recognitions], module.max_new_tokens)
     finally:
         model.train(training)
-    known = faces.reindex(columns=["expression", "action_units_source"])
+    metadata = faces.reindex(columns=["expression", "action_units_source"])
     explained = {}
-    for row, recognition, cot in zip(read, found, cots, strict=True):
-        label, source = known.loc[row]
+    for row, recognition, cot in zip(pixels_by_row, recognitions, cots, strict=True):
+        label, source = metadata.loc[row]
         explained[row] = ExplainedFace(
             data.manifest.image_path(row),
             Expression(str(label)),

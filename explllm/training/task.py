@@ -18,16 +18,17 @@ from explllm.models.explllm import ExpLLM
 from explllm.models.generation import label_log_likelihoods
 from explllm.training.face_task import FaceTask
 from explllm.training.optimization import OptimizationSettings
+from explllm.training.sample import ExplainedSample
 
 
 class ExpLLMTask(FaceTask):
     """Trains an ExpLLM on conversations about faces; recognizes faces in validation, test and prediction.
 
-    The paper's two stages are two configurations of it: first the projector alone on captions, then LoRA and projector
-    on the mixture of FER and CoT, started from the first stage's model by ``init_from``.
+    The paper's two stages are two configurations of this task: the first trains the projector on captions, the second
+    trains LoRA and the projector on the FER and CoT mixture, starting from the first stage's model (`init_from`).
     """
 
-    other_weights_remedy = "To go on from its weights alone, name the run's `model` folder by --model.init_from."
+    other_weights_remedy = "To start from its weights only, pass the run's `model` folder to --model.init_from."
 
     def __init__(
         self,
@@ -38,86 +39,81 @@ class ExpLLMTask(FaceTask):
         explain_predictions: bool = False,
         max_new_tokens: int = 320,
     ) -> None:
-        """Make configuration and tokenizer; the weights come later, in `configure_model`.
+        """Build configuration and tokenizer; `configure_model` loads the weights.
 
         Args:
             network: The model's parts.
-            optimization: Learning rate, decay, warm-up.
+            optimization: Learning rate, weight decay and warm-up.
             init_from: A model folder to start from, such as the first stage's ``runs/NAME/model``.
-            gradient_checkpointing: Keep no activations inside layers: less memory, about a third more time.
+            gradient_checkpointing: Recompute the activations inside layers in the backward pass: less memory, about a
+                third more time.
             explain_predictions: Write a chain of thought for each face in ``predict``.
-            max_new_tokens: Longest chain of thought, in tokens.
+            max_new_tokens: Maximum length of a chain of thought, in tokens.
         """
         super().__init__()
         self.network = network or NetworkSettings()
         self.optimization = optimization or OptimizationSettings()
         self.init_from, self.gradient_checkpointing = init_from, gradient_checkpointing
         self.explain_predictions, self.max_new_tokens = explain_predictions, max_new_tokens
-        self.prepared = build_config(self.network)
-        self.conversations = ConversationEncoder(self.prepared[1], self.prepared[0].image_tokens)
-        self.image = ImagePreset.from_dict(self.prepared[0].image or {})
+        self.config, tokenizer = build_config(self.network)
+        self.conversations = ConversationEncoder(tokenizer, self.config.image_tokens)
+        self.image = ImagePreset.from_dict(self.config.image or {})
         self.model: ExpLLM | None = None
         self.leave_out_unknown_labels = False
-        """Whether a test goes on where the data holds expressions that the model lacks; such faces do not count."""
-        self.explained_sample: tuple[int, dict[int, Any]] = (-1, {})
+        """Whether a test ignores faces whose expression the model cannot answer; otherwise it refuses to run."""
+        self.explained_sample = ExplainedSample()
 
     @property
     def explllm(self) -> ExpLLM:
         """The model, once `configure_model` has run."""
         if self.model is None:
-            raise TypeError("configure_model() comes first")
+            raise TypeError("call configure_model() first")
         return self.model
 
     @property
     def labels(self) -> tuple[Expression, ...]:
-        """The expressions that the model tells apart."""
-        return tuple(Expression(label) for label in self.prepared[0].labels or ())
+        """The expressions that the model distinguishes, in index order."""
+        return tuple(Expression(label) for label in self.config.labels or ())
 
     def setup(self, stage: str) -> None:
-        """Take the labels from the model to start from, else from the training data, where the settings name none."""
+        """If the settings name no labels, take those of `init_from`, otherwise those of the training data."""
         data = self._data()
         if self.labels:
             return
         if self.init_from is not None:
-            self.prepared[0].labels = storage.read_config(Path(self.init_from)).labels
+            self.config.labels = storage.read_config(Path(self.init_from)).labels
         if not self.labels and stage != "predict" and data is not None and data.conversation_kind == "mixture":
             frame = data.frame()
             self.set_labels(labels_of(frame.loc[frame["split"] == "train", "expression"].dropna()))
 
     def on_fit_start(self) -> None:
-        """Check that the model tells apart every expression of the data."""
+        """Check that the model has a label for every expression of the data."""
         self._check_labels()
 
-    def on_validation_start(self) -> None:
-        """Check that the model tells apart every expression of the data."""
-        self._check_labels()
-
-    def on_test_start(self) -> None:
-        """Check that the model tells apart every expression of the data."""
-        self._check_labels()
+    on_validation_start = on_test_start = on_fit_start
 
     def set_labels(self, labels: Sequence[Expression]) -> None:
-        """Set the expressions that the model tells apart, in index order."""
-        self.prepared[0].labels = [str(label) for label in labels]
+        """Set the expressions that the model distinguishes, in index order."""
+        self.config.labels = [str(label) for label in labels]
 
     def configure_model(self) -> None:
-        """Build the model; loads base weights, and the weights of ``init_from``."""
+        """Build the model, load its base weights and the weights of `init_from`."""
         if self.model is not None:
             return
-        self.model = build(self.network, self.prepared)
+        self.model = build(self.network, (self.config, self.conversations.tokenizer))
         if self.init_from is not None:
             storage.initialize(self.model, Path(self.init_from))
             self.print(f"weights: {self.init_from}")
         if self.gradient_checkpointing:
             self.model.gradient_checkpointing_enable()
-        # Lightning trains modules in the mode that it finds them in; parts that are frozen stay in evaluation mode.
+        # Lightning keeps the mode that modules are in; frozen parts stay in evaluation mode.
         self.model.train()
 
     def training_step(self, batch: Batch, batch_idx: int) -> dict[str, torch.Tensor]:
-        """Return the loss, and the logits (B, V) of each conversation's first answer token.
+        """Return the loss and the logits (B, V) of each conversation's first answer token.
 
-        ``train/loss`` is the mean over a global batch, that is over all micro-batches and devices of an optimizer step:
-        single micro-batches hold conversations of one kind, and their losses are far apart.
+        ``train/loss`` is the mean over a global batch, that is, over all micro-batches and devices of an optimizer
+        step: a micro-batch contains conversations of one kind, and the losses of FER and CoT differ widely.
         """
         step = self._is_step(batch_idx)
         self._check_readable(batch, step)
@@ -134,7 +130,7 @@ class ExpLLMTask(FaceTask):
         return {"loss": output.loss, "first_logits": output.logits[first].detach()}
 
     def validation_step(self, batch: Batch, batch_idx: int) -> dict[str, torch.Tensor]:
-        """Recognize faces: probabilities (B, K), targets (B,), rows (B,) of those that count."""
+        """Recognize faces; return probabilities (B, K), targets (B,) and rows (B,) of the valid ones."""
         return self._recognize(batch)
 
     def test_step(self, batch: Batch, batch_idx: int) -> dict[str, torch.Tensor]:
@@ -142,34 +138,34 @@ class ExpLLMTask(FaceTask):
         return self._recognize(batch)
 
     def predict_step(self, batch: Batch, batch_idx: int) -> dict[str, Any]:
-        """Recognize faces, and explain them if asked."""
-        found: dict[str, Any] = self._recognize(batch)
+        """Recognize faces; with `explain_predictions`, explain them too."""
+        outputs: dict[str, Any] = self._recognize(batch)
         if self.explain_predictions:
-            kept = batch["pixel_values"][self._counting(batch)]
-            labels = [self.labels[index] for index in found["probabilities"].argmax(1).tolist()]
-            found["cots"] = self.explllm.explain_pixels(kept, labels, self.max_new_tokens) if labels else []
-        return found
+            pixels = batch["pixel_values"][self._valid_rows(batch)]
+            labels = [self.labels[index] for index in outputs["probabilities"].argmax(1).tolist()]
+            outputs["cots"] = self.explllm.explain_pixels(pixels, labels, self.max_new_tokens) if labels else []
+        return outputs
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep the labels too."""
+        """Save the labels as well."""
         super().on_save_checkpoint(checkpoint)
         checkpoint["labels"] = [str(label) for label in self.labels]
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Check that the checkpoint is of this architecture, and take over its labels.
+        """Check that the checkpoint fits this architecture, and take its labels.
 
         Raises:
-            CheckpointError: If it is not; the message names the first weight that does not fit.
+            CheckpointError: If it does not; the message names the first weight that does not fit.
         """
         super().on_load_checkpoint(checkpoint)
         self.set_labels([Expression(label) for label in checkpoint["labels"]])
 
     def targets(self, batch: Batch) -> torch.Tensor:
-        """Return the labels' numbers in the model's order, (B,); -1 where there is no label that the model knows."""
+        """Return label indices in the model's order, (B,); -1 for missing and unknown labels."""
         lookup = torch.full((len(Expression) + 1,), -1, device=self.device)
         for index, label in enumerate(self.labels):
             lookup[EXPRESSION_NUMBER[label]] = index
-        return lookup[batch["expressions"]]  # -1, no label, finds the last place
+        return lookup[batch["expressions"]]  # -1 (no label) selects the last entry, which is -1
 
     def _check_labels(self) -> None:
         data = self._data()
@@ -179,21 +175,21 @@ class ExpLLMTask(FaceTask):
         if unknown and (self.trainer.state.fn == "fit" or not self.leave_out_unknown_labels):
             known = ", ".join(self.labels) or "none"
             raise ConfigError(
-                f"the data holds {', '.join(unknown)}, which the model does not tell apart (it has {known})",
-                remedy="Take these rows out, or train a model with `model.network.labels` that have them; "
-                "`test --unknown_labels leave_out` leaves them out and counts them.",
+                f"the data contains {', '.join(unknown)}, which the model has no label for (it has {known})",
+                remedy="Remove these rows, or train a model whose `model.network.labels` include them; "
+                "`test --unknown_labels leave_out` skips and counts them.",
             )
 
     def _recognize(self, batch: Batch) -> dict[str, torch.Tensor]:
         self._count_unreadable(batch)
-        counting = self._counting(batch)
-        pixels = batch["pixel_values"][counting]
+        valid = self._valid_rows(batch)
+        pixels = batch["pixel_values"][valid]
         if len(pixels):
             probabilities = label_log_likelihoods(self.explllm, pixels).softmax(1)
         else:
             probabilities = torch.zeros(0, len(self.labels), device=self.device)
         return {
             "probabilities": probabilities,
-            "targets": self.targets(batch)[counting],
-            "rows": batch["rows"][counting],
+            "targets": self.targets(batch)[valid],
+            "rows": batch["rows"][valid],
         }

@@ -122,7 +122,7 @@ def test_a_budget_of_another_server(fit, chat_server, tmp_path):
         done, _ = fit(judge(**there, price_in=1.0, price_out=1.0, concurrency=1), epochs=2)
         assert (done.status, done.err) == (0, "") and len(server.received) == 6
         done, _ = fit(judge(**there, price_in=100.0, price_out=100.0, concurrency=1), epochs=3)
-    assert done.status == 0 and "gives no score" in done.err and "are missing" in done.err
+    assert done.status == 0 and "gave no score" in done.err and "are missing" in done.err
     assert len(server.received) == 6
 
 
@@ -181,7 +181,7 @@ def test_a_judge_that_fails_is_warned_of_once(fit, chat_server, tmp_path, kind):
     assert done.status == 0
     assert seconds < 60
     warnings = done.err.splitlines()
-    assert sum("gives no score" in line for line in warnings) == (0 if kind == "hangs" else 1), warnings
+    assert sum("gave no score" in line for line in warnings) == (0 if kind == "hangs" else 1), warnings
     assert sum("6 of 6 judgments are missing" in line for line in warnings) == 1, warnings
     assert (tmp_path / "runs/small/model").is_dir()
     assert len(noted(tmp_path)) == 6 and all(row["missing"] for row in noted(tmp_path))

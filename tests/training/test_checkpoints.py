@@ -15,8 +15,7 @@ from safetensors.torch import save_file
 
 from explllm.core.errors import CheckpointError, ConfigError
 from explllm.models.build import NetworkSettings, build
-from explllm.training.callbacks.last_checkpoint import LastCheckpoint
-from explllm.training.checkpoints import WholeCheckpoints
+from explllm.training.checkpoints import AtomicCheckpointIO, LastCheckpoint
 
 
 def content(number):
@@ -27,7 +26,7 @@ def write_for_ever(path):
     # A forked process has none of the threads that its parent's arithmetic may have started, and would wait for them.
     torch.set_num_threads(1)
     for number in range(10**9):
-        WholeCheckpoints().save_checkpoint(content(number), path)
+        AtomicCheckpointIO().save_checkpoint(content(number), path)
 
 
 def test_a_kill_at_any_moment_leaves_a_whole_file(tmp_path):
@@ -42,7 +41,7 @@ def test_a_kill_at_any_moment_leaves_a_whole_file(tmp_path):
         time.sleep(choose.uniform(0, 0.02))
         os.kill(process.pid, signal.SIGKILL)
         process.join()
-        held = WholeCheckpoints().load_checkpoint(path)
+        held = AtomicCheckpointIO().load_checkpoint(path)
         assert torch.equal(held["state_dict"]["weight"], content(held["number"])["state_dict"]["weight"])
     # What a kill leaves of an unfinished write is overwritten by the next one, and does not pile up.
     assert {found.name for found in path.parent.iterdir()} <= {"last.ckpt", ".last.ckpt.partial"}
@@ -50,7 +49,7 @@ def test_a_kill_at_any_moment_leaves_a_whole_file(tmp_path):
 
 def test_a_full_disk_leaves_the_checkpoint_before(tmp_path, monkeypatch):
     path = tmp_path / "last.ckpt"
-    WholeCheckpoints().save_checkpoint(content(1), path)
+    AtomicCheckpointIO().save_checkpoint(content(1), path)
 
     def full(checkpoint, stream):
         stream.write(b"half of it")
@@ -58,8 +57,8 @@ def test_a_full_disk_leaves_the_checkpoint_before(tmp_path, monkeypatch):
 
     monkeypatch.setattr(torch, "save", full)
     with pytest.raises(OSError, match="No space"):
-        WholeCheckpoints().save_checkpoint(content(2), path)
-    assert WholeCheckpoints().load_checkpoint(path)["number"] == 1
+        AtomicCheckpointIO().save_checkpoint(content(2), path)
+    assert AtomicCheckpointIO().load_checkpoint(path)["number"] == 1
 
 
 class Malice:
@@ -83,12 +82,12 @@ class Malice:
 )
 def test_files_that_are_no_checkpoints(tmp_path, make, message):
     path = tmp_path / "last.ckpt"
-    WholeCheckpoints().save_checkpoint(content(1), path)
+    AtomicCheckpointIO().save_checkpoint(content(1), path)
     make(path)
     if path.with_suffix(".zip").exists():
         path.with_suffix(".zip").rename(path)
     with pytest.raises(CheckpointError, match=rf"{message}.* \[.*last.ckpt\]"):
-        WholeCheckpoints().load_checkpoint(path, weights_only=False)
+        AtomicCheckpointIO().load_checkpoint(path, weights_only=False)
 
 
 def test_how_often():

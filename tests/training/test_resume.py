@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 from explllm.cli import main
 from explllm.core.files import update_json
 from explllm.data.face_data_module import FaceDataModule
-from explllm.training.callbacks.last_checkpoint import LastCheckpoint
+from explllm.training.checkpoints import LastCheckpoint
 from explllm.training.task import ExpLLMTask
 
 # Two epochs of 3 steps, each of 2 micro-batches of 16 conversations.

@@ -1,1 +1,6 @@
-"""Callbacks: live accuracy, checkpoints to resume from, and the run folder."""
+"""Lightning callbacks: live accuracy, the run folder, the gallery of explained faces, and the asynchronous judge.
+
+`explllm.training` exports them.
+"""
+
+__all__: list[str] = []

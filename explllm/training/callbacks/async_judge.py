@@ -1,4 +1,4 @@
-"""The Exp-CoT Score while training goes on: texts are made in the loop, judged in the background."""
+"""The Exp-CoT Score during training: texts are generated in the loop and judged in the background."""
 
 import asyncio
 import json
@@ -35,20 +35,20 @@ _CLOSING_SECONDS = 2.0
 
 
 @dataclass
-class _Asked:
-    """What was handed to the judge after one validation; everything by the face's row, as an image may hold several."""
+class _Round:
+    """The judgments requested after one validation, by row: an image may contain several faces."""
 
     step: int
-    """Steps done."""
-    logged: int
-    """The step's number in the loggers."""
+    """Optimizer steps done."""
+    logger_step: int
+    """The number of this step in the loggers."""
     faces: dict[int, ExplainedFace]
-    waiting: dict[int, "Future[Judgment]"]
-    found: dict[int, Judgment] = dataclass_field(default_factory=dict)
-    lost: dict[int, str] = dataclass_field(default_factory=dict)
+    pending: dict[int, "Future[Judgment]"]
+    judgments: dict[int, Judgment] = dataclass_field(default_factory=dict)
+    errors: dict[int, str] = dataclass_field(default_factory=dict)
 
-    def named(self, row: int) -> dict[str, Any]:
-        """Return what tells a face in a line of ``judge.jsonl``."""
+    def face_id(self, row: int) -> dict[str, Any]:
+        """Return the fields that identify a face in ``judge.jsonl``."""
         face = self.faces[row]
         return {"image": str(face.image)} | ({} if face.box is None else {"box": list(face.box)})
 
@@ -56,10 +56,10 @@ class _Asked:
 class AsyncJudge(Callback):
     """Judges the chains of thought of a fixed sample after each validation, without waiting for the judge.
 
-    The model writes the texts in the loop, on the first process: that takes the time of one short generation of
-    `faces` texts at once, and is no work in the background. A thread of its own then hands them to the judge. Each
-    score is logged under the step that produced it, when it arrives. A judge that is dead, wrong or slow is warned of
-    once, and training goes on; at the end there is a limited time to wait for what is still out.
+    Training pauses only while the model generates the texts, one batch of `faces`. A background thread sends them to
+    the judge. Each score is logged under the step that generated the texts, as soon as it arrives. If the judge fails,
+    the callback warns once and training continues. At the end of training it waits for pending scores for a limited
+    time.
     """
 
     def __init__(
@@ -79,29 +79,32 @@ class AsyncJudge(Callback):
         max_retries: int = 2,
         structured: Structured = "auto",
     ) -> None:
-        """Set who judges what.
+        """Configure the judge.
 
         Args:
-            judge: Name of a language model on an OpenAI-compatible server, or ``offline`` for the judge by rules.
-            base_url: The server's address; by default OpenAI's.
-            api_key_env: Environment variable that holds the key.
+            judge: Name of a language model on an OpenAI-compatible server, or ``offline`` for the rule-based judge.
+            base_url: The server's URL; by default OpenAI's.
+            api_key_env: Environment variable with the API key.
             faces: Validation faces in the sample, the same after every validation.
-            drain_seconds: Longest wait for outstanding scores at the end of training, in seconds.
-            timeout: Longest time for one answer, in seconds.
-            max_cost: USD that judging may cost in all; no limit if null. Another server than OpenAI's needs the prices.
-            price_in: USD for a million tokens sent.
-            price_out: USD for a million tokens written.
-            concurrency: Requests at a time.
-            requests_per_minute: The server's limit, if it has one.
-            tokens_per_minute: The server's limit, if it has one.
-            max_retries: Times that a request is sent again after a failure that may pass.
-            structured: Whether the server is made to keep to a JSON schema: ``auto``, ``always`` or ``never``.
+            drain_seconds: Maximum wait for pending scores at the end of training, in seconds.
+            timeout: Maximum time for one answer, in seconds.
+            max_cost: Budget for all judgments, in USD; null for no limit. Servers other than OpenAI's need prices.
+            price_in: USD per million input tokens.
+            price_out: USD per million output tokens.
+            concurrency: Maximum number of concurrent requests.
+            requests_per_minute: The server's rate limit, if any.
+            tokens_per_minute: The server's rate limit, if any.
+            max_retries: Retries of a request after a transient error.
+            structured: Whether to request JSON by a schema: ``auto``, ``always`` or ``never``.
 
         Raises:
-            ConfigError: If a number makes no sense, or the judge's price or key is needed and not known.
+            ConfigError: If a number is out of range, or a required price or API key is missing.
         """
         if faces < 1 or drain_seconds < 0:
-            raise ConfigError(f"{faces} faces, {drain_seconds} s to drain", remedy="Give at least 1 face and 0 s.")
+            raise ConfigError(
+                f"`faces` must be at least 1 and `drain_seconds` at least 0, got {faces} and {drain_seconds}",
+                remedy="Change them.",
+            )
         self.faces, self.drain_seconds = faces, drain_seconds
         self.settings = None
         if judge != OFFLINE:
@@ -119,87 +122,87 @@ class AsyncJudge(Callback):
                 max_retries=max_retries,
                 structured=structured,
             )
-            # Before a night of training rather than at its first validation.
+            # Fail now rather than at the first validation.
             self.settings.price()
             self.settings.api_key()
-        self.asked: list[_Asked] = []
+        self.rounds: list[_Round] = []
         self._run_dir = Path()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
         self._judge: Future[Judge] | None = None
-        self._held = AsyncExitStack()
+        self._resources = AsyncExitStack()
         self._tasks: set[asyncio.Task[Any] | None] = set()
         self._warned = False
 
     def on_fit_start(self, trainer: Trainer, pl_module: ExpLLMTask) -> None:  # type: ignore[override]
-        """Start the thread, on the first process."""
+        """Start the background thread on rank 0."""
         if not trainer.is_global_zero:
             return
         self._run_dir = Path(trainer.default_root_dir)
         self._loop = asyncio.new_event_loop()
-        # A daemon: a judge that hangs for ever must not keep the process alive.
+        # A daemon thread: a judge that hangs must not keep the process alive.
         self._thread = threading.Thread(target=self._loop.run_forever, name="judge", daemon=True)
         self._thread.start()
         self._judge = self._submit(self._open())
 
     def on_validation_end(self, trainer: Trainer, pl_module: ExpLLMTask) -> None:  # type: ignore[override]
-        """Write the sample's chains of thought, and hand them over."""
+        """Generate the sample's chains of thought and request judgments."""
         if self._loop is None or trainer.sanity_checking or trainer.state.fn != "fit":
             return
         self._collect(trainer)
         frame = trainer.datamodule.frame("val")  # type: ignore[attr-defined]
-        faces = explain_sample(trainer, pl_module, self.faces, having="cot") if "cot" in frame else {}
-        waiting = {}
+        faces = explain_sample(trainer, pl_module, self.faces, require="cot") if "cot" in frame else {}
+        pending = {}
         for row, face in faces.items():
             scope = f"step {trainer.global_step}: {face_key(str(face.image), face.box)}"
-            waiting[row] = self._submit(self._ask(face.cot.text, frame["cot"][row], scope))
-        if waiting:
-            # Where Lightning logs this validation's own figures: under the number of the last step, counted from 0.
-            logged = trainer.fit_loop.epoch_loop._batches_that_stepped
-            self.asked.append(_Asked(trainer.global_step, logged, faces, waiting))
+            pending[row] = self._submit(self._judge_text(face.cot.text, frame["cot"][row], scope))
+        if pending:
+            # Lightning logs this validation's own metrics under the same number: the last step, counted from 0.
+            logger_step = trainer.fit_loop.epoch_loop._batches_that_stepped
+            self.rounds.append(_Round(trainer.global_step, logger_step, faces, pending))
         else:
-            self._warn("no validation face has a chain of thought to judge by")
+            self._warn("no validation face has a reference chain of thought")
 
     def on_train_batch_end(  # type: ignore[override]
         self, trainer: Trainer, pl_module: ExpLLMTask, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Log what has arrived."""
+        """Log the scores that have arrived."""
         self._collect(trainer)
 
     def on_fit_end(self, trainer: Trainer, pl_module: ExpLLMTask) -> None:  # type: ignore[override]
-        """Wait for what is still out, but not for long, and say what is missing."""
+        """Wait a limited time for pending scores; report missing ones and write the last scores to the metrics."""
         if self._loop is None:
             return
         end = time.monotonic() + self.drain_seconds
-        while any(asked.waiting for asked in self.asked) and time.monotonic() < end:
+        while any(one.pending for one in self.rounds) and time.monotonic() < end:
             self._collect(trainer)
             time.sleep(0.05)
         self._collect(trainer)
-        name = self._name()
+        judge_name = self._judge_name()
         self._close()
-        missing = sum(len(asked.waiting) + len(asked.lost) for asked in self.asked)
+        missing = sum(len(one.pending) + len(one.errors) for one in self.rounds)
         if missing:
-            total = missing + sum(len(asked.found) for asked in self.asked)
+            total = missing + sum(len(one.judgments) for one in self.rounds)
             sys.stderr.write(
                 f"warning: {missing} of {total} judgments are missing; see {self._run_dir / 'judge.jsonl'}\n"
             )
-        for asked in self.asked:
+        for one in self.rounds:
             reason = "no answer before the end of training"
-            self._note(asked.step, [{**asked.named(row), "missing": reason} for row in asked.waiting])
-            if asked.waiting and asked.found:
-                self._log(trainer, asked)
-        scored = [asked for asked in self.asked if asked.found]
+            self._write_lines(one.step, [{**one.face_id(row), "missing": reason} for row in one.pending])
+            if one.pending and one.judgments:
+                self._log(trainer, one)
+        scored = [one for one in self.rounds if one.judgments]
         if scored:
-            means = exp_cot_score(scored[-1].found.values())
-            figures = {f"judge/{name}": value for name, value in means.items()}
-            update_json(self._run_dir / METRICS_FILE, {**figures, "judge/step": scored[-1].step, "judge/name": name})
+            means = exp_cot_score(scored[-1].judgments.values())
+            metrics = {f"judge/{name}": value for name, value in means.items()}
+            update_json(self._run_dir / METRICS_FILE, {**metrics, "judge/step": scored[-1].step, "judge/name": judge_name})
 
     def on_exception(self, trainer: Trainer, pl_module: ExpLLMTask, exception: BaseException) -> None:  # type: ignore[override]
-        """Leave nothing running."""
+        """Stop the background thread."""
         self._close()
 
     async def _open(self) -> Judge:
-        """Make the judge, in its own thread, where its client and ledger live."""
+        """Create the judge in the background thread, which owns its client and ledger."""
         if self.settings is None:
             return OfflineJudge()
         self._run_dir.mkdir(parents=True, exist_ok=True)
@@ -207,20 +210,20 @@ class AsyncJudge(Callback):
             ledger = stack.enter_context(Ledger(self._run_dir / "judge.sqlite"))
             client = await stack.enter_async_context(ChatClient(self.settings, ledger))
             await client.check()
-            self._held = stack.pop_all()
+            self._resources = stack.pop_all()
         return ChatJudge(client, self.settings.model)
 
-    async def _ask(self, generated: str, reference: str, scope: str) -> Judgment:
+    async def _judge_text(self, generated: str, reference: str, scope: str) -> Judgment:
         if self._judge is None:
-            raise RuntimeError("on_fit_start() comes first")
+            raise RuntimeError("call on_fit_start() first")
         judge = await asyncio.wrap_future(self._judge)
         return await judge.judge(generated, reference, scope)
 
     def _submit(self, work: Coroutine[Any, Any, T]) -> "Future[T]":
         if self._loop is None:
-            raise RuntimeError("on_fit_start() comes first")
+            raise RuntimeError("call on_fit_start() first")
 
-        async def kept() -> T:
+        async def tracked() -> T:
             task = asyncio.current_task()
             self._tasks.add(task)
             try:
@@ -228,41 +231,42 @@ class AsyncJudge(Callback):
             finally:
                 self._tasks.discard(task)
 
-        return asyncio.run_coroutine_threadsafe(kept(), self._loop)
+        return asyncio.run_coroutine_threadsafe(tracked(), self._loop)
 
     def _collect(self, trainer: Trainer) -> None:
-        """Take what has arrived, and log the scores of a step whose judgments are all in."""
-        for asked in self.asked:
-            done = [row for row, future in asked.waiting.items() if future.done()]
+        """Write the judgments that have arrived, and log the scores of each step that is complete."""
+        for one in self.rounds:
+            done = [row for row, future in one.pending.items() if future.done()]
             if not done:
                 continue
             lines: list[dict[str, Any]] = []
             for row in done:
-                future = asked.waiting.pop(row)
+                future = one.pending.pop(row)
                 error = None if future.cancelled() else future.exception()
                 if error is None and not future.cancelled():
-                    asked.found[row] = found = future.result()
-                    lines.append({**asked.named(row), **vars(found), "score": found.score, "judge": self._name()})
+                    one.judgments[row] = judgment = future.result()
+                    scores = {**vars(judgment), "score": judgment.score, "judge": self._judge_name()}
+                    lines.append({**one.face_id(row), **scores})
                 else:
-                    asked.lost[row] = str(error) or type(error).__name__
-                    lines.append({**asked.named(row), "missing": asked.lost[row]})
-                    self._warn(asked.lost[row])
-            self._note(asked.step, lines)
-            if not asked.waiting and asked.found:
-                self._log(trainer, asked)
+                    one.errors[row] = str(error) or type(error).__name__
+                    lines.append({**one.face_id(row), "missing": one.errors[row]})
+                    self._warn(one.errors[row])
+            self._write_lines(one.step, lines)
+            if not one.pending and one.judgments:
+                self._log(trainer, one)
 
-    def _log(self, trainer: Trainer, asked: _Asked) -> None:
-        figures = {f"judge/{name}": float(value) for name, value in exp_cot_score(asked.found.values()).items()}
+    def _log(self, trainer: Trainer, one: _Round) -> None:
+        metrics = {f"judge/{name}": float(value) for name, value in exp_cot_score(one.judgments.values()).items()}
         for logger in trainer.loggers:
-            logger.log_metrics(figures, step=asked.logged)
+            logger.log_metrics(metrics, step=one.logger_step)
 
-    def _note(self, step: int, lines: list[dict[str, Any]]) -> None:
+    def _write_lines(self, step: int, lines: list[dict[str, Any]]) -> None:
         if lines:
             self._run_dir.mkdir(parents=True, exist_ok=True)
             with (self._run_dir / "judge.jsonl").open("a", encoding="utf-8") as stream:
                 stream.writelines(json.dumps({"step": step, **line}) + "\n" for line in lines)
 
-    def _name(self) -> str:
+    def _judge_name(self) -> str:
         if self._judge is None or not self._judge.done() or self._judge.exception() is not None:
             return OFFLINE if self.settings is None else self.settings.model
         return self._judge.result().name
@@ -270,14 +274,14 @@ class AsyncJudge(Callback):
     def _warn(self, reason: str) -> None:
         if not self._warned:
             self._warned = True
-            sys.stderr.write(f"warning: the judge gives no score: {reason}; training goes on\n")
+            sys.stderr.write(f"warning: the judge gave no score: {reason}; training continues\n")
 
     def _close(self) -> None:
-        """End the thread, with client and ledger; what hangs is left behind with it."""
+        """Stop the thread and close client and ledger; a request that hangs is abandoned with the daemon thread."""
         loop, self._loop = self._loop, None
         if loop is None or self._thread is None:
             return
-        closing = asyncio.run_coroutine_threadsafe(self._end(), loop)
+        closing = asyncio.run_coroutine_threadsafe(self._cancel_and_close(), loop)
         try:
             closing.result(timeout=_CLOSING_SECONDS)
         except Exception:
@@ -287,9 +291,9 @@ class AsyncJudge(Callback):
         if not self._thread.is_alive():
             loop.close()
 
-    async def _end(self) -> None:
+    async def _cancel_and_close(self) -> None:
         tasks = [task for task in self._tasks if task is not None]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        await self._held.aclose()
+        await self._resources.aclose()

@@ -1,4 +1,4 @@
-"""The run folder of a regressor of action units: model, ONNX file, metrics, figures by unit, predictions."""
+"""The run folder of an action unit regressor: model, ONNX file, metrics, a table by unit, and predictions."""
 
 import sys
 from typing import Any
@@ -17,56 +17,56 @@ from explllm.report.action_units import agreement_plot, print_agreement, print_f
 from explllm.report.page import PLOTS
 from explllm.report.plots import write_plots
 from explllm.training.au_task import ActionUnitTask
-from explllm.training.callbacks.base_run_folder import RunRecord
-from explllm.training.face_task import gathered
+from explllm.training.callbacks.base_run_folder import BaseRunFolder
+from explllm.training.face_task import all_gather_list
 
 ONNX, BY_UNIT = "au_regressor.onnx", "action_units.csv"
-_COMPARED = 4
-"""Faces that the ONNX file is compared on, beside random images."""
+_COMPARED_FACES = 4
+"""Faces on which the ONNX file is compared with the model, besides random images."""
 
 
-class ActionUnitRunFolder(RunRecord):
-    """Writes what a run of `ActionUnitTask` leaves behind, every file whole."""
+class ActionUnitRunFolder(BaseRunFolder):
+    """Writes the run folder of an `ActionUnitTask`; every file is written atomically."""
 
-    figures_of_a_model = (METRICS_FILE, PREDICTIONS_FILE, BY_UNIT, ONNX)
+    model_results = (METRICS_FILE, PREDICTIONS_FILE, BY_UNIT, ONNX)
 
     def on_fit_end(self, trainer: Trainer, pl_module: ActionUnitTask) -> None:  # type: ignore[override]
-        """Write the model, its figures, and last its ONNX file, which the other two do not rest on."""
+        """Write the model and its metrics, then the ONNX file: if its export fails, the others are already safe."""
         super().on_fit_end(trainer, pl_module)
-        if self._keeps_model(trainer):
+        if self._writes_model(trainer):
             difference = self._export(trainer, pl_module)
             if pl_module.last_loss is not None:
                 update_json(self.run_dir / METRICS_FILE, {"fit/onnx_difference": difference})
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: ActionUnitTask) -> None:  # type: ignore[override]
-        """Write and print the figures, if validation is no part of training."""
+        """Write and print the metrics, if validation is not part of training."""
         if trainer.state.fn == "validate":
             self._score(trainer, pl_module, "val")
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: ActionUnitTask) -> None:  # type: ignore[override]
-        """Write metrics, predictions, table and picture by unit; print the figures."""
+        """Write metrics, predictions, and the table and plot by unit; print the metrics."""
         self._score(trainer, pl_module, "test")
 
     def on_predict_epoch_end(self, trainer: Trainer, pl_module: ActionUnitTask) -> None:  # type: ignore[override]
         """Write the estimates."""
-        rows = gathered(self.rows)
+        rows = all_gather_list(self.rows)
         if trainer.is_global_zero:
             self._write_predictions(self._estimates(trainer, rows))
             get_console().print(f"{len(rows)} faces", soft_wrap=True)
-            self._notice(trainer)
+            self._print_note(trainer)
 
-    def _keep(self, pl_module: ActionUnitTask, outputs: dict[str, Any], batch: Batch) -> None:
-        """Keep (row, intensities, reason why there are none)."""
+    def _collect(self, pl_module: ActionUnitTask, outputs: dict[str, Any], batch: Batch) -> None:
+        """Add (row, intensities, None), or (row, None, reason) for an image that could not be read."""
         pairs = zip(outputs["rows"].tolist(), outputs["action_units"].tolist(), strict=True)
         self.rows += [(row, units, None) for row, units in pairs]
-        self.rows += [(row, None, reason) for row, reason in self._lost(batch)]
+        self.rows += [(row, None, reason) for row, reason in self._unreadable_rows(batch)]
 
     def _export(self, trainer: Trainer, pl_module: ActionUnitTask) -> float | None:
-        """Write the ONNX file; a finished training is not lost where that cannot be done."""
+        """Write the ONNX file; if that fails, warn and keep the run."""
         path, data = self.run_dir / ONNX, trainer.datamodule  # type: ignore[attr-defined]
         images, rows = data.images(), list(data.frame("train").index)
         faces = []
-        for row in rows[: _COMPARED + len(pl_module.unreadable)]:
+        for row in rows[: _COMPARED_FACES + len(pl_module.unreadable_images)]:
             try:
                 faces.append(pl_module.image.normalize(images[row]))
             except InputError:
@@ -85,48 +85,48 @@ class ActionUnitRunFolder(RunRecord):
         return difference
 
     def _score(self, trainer: Trainer, pl_module: ActionUnitTask, stage: str) -> None:
-        """Write and print the figures; every process takes part in them."""
-        figures, rows = pl_module.figures(), gathered(self.rows)
-        if not (figures.get("faces") or figures.get("facs", {}).get("faces")):
-            raise ImageError("no labeled face can be read", remedy="Check the root and the files of the data.")
+        """Write and print the metrics; every rank must call it."""
+        metrics, rows = pl_module.compute_metrics(), all_gather_list(self.rows)
+        if not (metrics.get("faces") or metrics.get("facs", {}).get("faces")):
+            raise ImageError("no labeled face can be read", remedy="Check the data's root and files.")
         if not trainer.is_global_zero:
             return
-        self._write_figures(trainer, pl_module, figures, stage)
-        console, facs = get_console(), figures.pop("facs", None)
+        self._write_stage_metrics(trainer, pl_module, metrics, stage)
+        console, facs = get_console(), metrics.pop("facs", None)
         if stage == "test":
             self._write_predictions(self._estimates(trainer, rows))
-        if figures:
-            print_agreement(console, figures, stage)
+        if metrics:
+            print_agreement(console, metrics, stage)
             if stage == "test":
-                write_agreement(self.run_dir / BY_UNIT, figures)
-                write_plots(self.run_dir / PLOTS, [agreement_plot(figures)])
-                where = f"{self.run_dir / BY_UNIT}, {self.run_dir / PLOTS}"
-                console.print(f"by unit: {where}", soft_wrap=True, markup=False)
+                write_agreement(self.run_dir / BY_UNIT, metrics)
+                write_plots(self.run_dir / PLOTS, [agreement_plot(metrics)])
+                paths = f"{self.run_dir / BY_UNIT}, {self.run_dir / PLOTS}"
+                console.print(f"by unit: {paths}", soft_wrap=True, markup=False)
         if facs is not None:
             print_facs(console, facs, stage)
-        self._notice(trainer)
+        self._print_note(trainer)
 
     def _estimates(self, trainer: Trainer, rows: list[tuple[int, list[float] | None, str | None]]) -> Manifest:
-        """Return a table with the estimates as its action units; labels move to ``action_units_true``."""
+        """Return the manifest with the estimates in ``action_units``; labels move to ``action_units_true``."""
         manifest: Manifest = trainer.datamodule.manifest  # type: ignore[attr-defined]
         rows = sorted(rows, key=lambda row: row[0])
         table = manifest.frame.loc[[row for row, _, _ in rows]].copy()
         if "action_units" in table:
             table["action_units_true"] = table["action_units"]
             if "action_units_source" in table:
-                table["action_units_true_source"] = _former_source(table, manifest.is_synthetic().loc[table.index])
+                table["action_units_true_source"] = _label_source(table, manifest.is_synthetic().loc[table.index])
         table["action_units"] = pd.Series([units for _, units, _ in rows], index=table.index, dtype=object)
         sources = [None if units is None else self._source for _, units, _ in rows]
         table["action_units_source"] = pd.Series(sources, index=table.index, dtype=object)
-        # What an earlier estimator did not know, this one estimates.
+        # These columns describe an earlier estimator; this one estimates every unit.
         table = table.drop(columns=["action_units_missing", "action_units_status"], errors="ignore")
         if any(reason is not None for _, _, reason in rows):
             table["unreadable"] = pd.Series([reason for _, _, reason in rows], index=table.index, dtype=object)
         return Manifest(table, manifest.root)
 
 
-def _former_source(table: pd.DataFrame, drawn: pd.Series) -> pd.Series:
-    """Return where the labels come from; of a drawn face also that it is drawn, however often it was estimated."""
+def _label_source(table: pd.DataFrame, drawn: pd.Series) -> pd.Series:
+    """Return the source of the labels; drawn faces stay marked as drawn, even after several estimations."""
     source = table["action_units_source"].astype(object)
-    noted = source.map(lambda name: "drawn" if pd.isna(name) or name == "drawn" else f"{name}, drawn")
-    return source.where(~drawn, noted)
+    marked = source.map(lambda name: "drawn" if pd.isna(name) or name == "drawn" else f"{name}, drawn")
+    return source.where(~drawn, marked)

@@ -1,4 +1,4 @@
-"""What the run folders of all tasks have in common: the model, metrics, the table of predictions, the time taken."""
+"""The base of all run folders: the model, metrics, the table of predictions, and the training time."""
 
 import json
 import shutil
@@ -22,14 +22,14 @@ from explllm.training.face_task import FaceTask
 MODEL = "model"
 
 
-class RunRecord(Callback):
-    """Writes what a run leaves behind, every file whole; subclasses add what is their task's own."""
+class BaseRunFolder(Callback):
+    """Writes a run folder, every file atomically; subclasses add the files of their task."""
 
-    figures_of_a_model: tuple[str, ...] = (METRICS_FILE, PREDICTIONS_FILE)
-    """Files that go when another model takes the place of the one that they are about."""
+    model_results: tuple[str, ...] = (METRICS_FILE, PREDICTIONS_FILE)
+    """Files that describe one model: they are deleted when training replaces it."""
 
     def __init__(self, run_dir: str, predictions: str | None = None) -> None:
-        """Set where.
+        """Configure the folder.
 
         Args:
             run_dir: The run folder.
@@ -39,63 +39,63 @@ class RunRecord(Callback):
         self.run_dir = Path(run_dir)
         self.predictions = Path(predictions) if predictions else self.run_dir / PREDICTIONS_FILE
         self.rows: list[Any] = []
-        """What is kept of each face of an evaluation."""
+        """One record per evaluated face."""
         self._seconds, self._started = 0.0, 0.0
         self._first_step: int | None = None
 
     def state_dict(self) -> dict[str, Any]:
-        """Keep how long the run has trained."""
+        """Return the training time so far."""
         return {"seconds": self._seconds + time.monotonic() - self._started}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Count on from there."""
+        """Restore the training time."""
         self._seconds = state_dict["seconds"]
 
     def on_fit_start(self, trainer: Trainer, pl_module: FaceTask) -> None:  # type: ignore[override]
-        """Say what trains."""
+        """Print the number of trainable weights."""
         if not trainer.is_global_zero:
             return
         counts = pl_module.model.freeze()
-        said = ", ".join(f"{part} {count:,}" for part, count in counts.items())
-        get_console().print(f"trainable weights: {said}; {sum(counts.values()):,} in all", soft_wrap=True)
-        self._notice(trainer)
+        parts = ", ".join(f"{part} {count:,}" for part, count in counts.items())
+        get_console().print(f"trainable weights: {parts}; {sum(counts.values()):,} in total", soft_wrap=True)
+        self._print_note(trainer)
 
     def on_train_start(self, trainer: Trainer, pl_module: FaceTask) -> None:  # type: ignore[override]
-        """Note time and step."""
+        """Record time and step."""
         self._started, self._first_step = time.monotonic(), trainer.global_step
 
     def on_train_end(self, trainer: Trainer, pl_module: FaceTask) -> None:  # type: ignore[override]
-        """Note how long the run has trained."""
+        """Record the training time."""
         self._seconds, self._started = self.state_dict()["seconds"], time.monotonic()
 
     def on_fit_end(self, trainer: Trainer, pl_module: FaceTask) -> None:  # type: ignore[override]
-        """Write the model; figures of the model that was there before go, as they are not this one's."""
-        if not self._keeps_model(trainer):
+        """Write the model, and delete the results of an earlier model in this folder."""
+        if not self._writes_model(trainer):
             return
         config, data = pl_module.model.config, trainer.datamodule  # type: ignore[attr-defined]
         config.training_data_note = joined_notes(config.training_data_note, data.training_data_note)
         config.margin = data.margin
         pl_module.model.save_pretrained(self.run_dir / MODEL)
         if self._first_step is not None and trainer.global_step > self._first_step:
-            for name in self.figures_of_a_model:
+            for name in self.model_results:
                 (self.run_dir / name).unlink(missing_ok=True)
             shutil.rmtree(self.run_dir / PLOTS, ignore_errors=True)
         if pl_module.last_loss is not None:
-            figures = {
+            metrics = {
                 "fit/seconds": round(self._seconds, 1),
                 "fit/steps": trainer.global_step,
                 "fit/loss": float(pl_module.last_loss),
-                "fit/unreadable": pl_module.unreadable,
+                "fit/unreadable": pl_module.unreadable_images,
                 "fit/trainable_weights": sum(w.numel() for w in pl_module.parameters() if w.requires_grad),
             }
-            # A finished run that is resumed trains nothing: its figures stand, the last seconds too.
-            held = update_json(self.run_dir / METRICS_FILE, {})
-            if any(held.get(name) != figures[name] for name in ("fit/steps", "fit/loss")):
-                self._write_metrics(trainer, figures)
+            # Resuming a finished run trains nothing: its metrics stay, the training time included.
+            existing = update_json(self.run_dir / METRICS_FILE, {})
+            if any(existing.get(name) != metrics[name] for name in ("fit/steps", "fit/loss")):
+                self._write_metrics(trainer, metrics)
         get_console().print(f"model: {self.run_dir / MODEL}", soft_wrap=True, markup=False)
 
     def on_validation_start(self, trainer: Trainer, pl_module: FaceTask) -> None:  # type: ignore[override]
-        """Start keeping."""
+        """Forget the records of an earlier evaluation."""
         self.rows = []
 
     on_test_start = on_predict_start = on_validation_start  # type: ignore[assignment]
@@ -109,46 +109,47 @@ class RunRecord(Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Keep what was found in a batch."""
-        self._keep(pl_module, outputs, batch)
+        """Collect a batch's results."""
+        self._collect(pl_module, outputs, batch)
 
     on_predict_batch_end = on_test_batch_end  # type: ignore[assignment]
 
-    def _keep(self, pl_module: Any, outputs: dict[str, Any], batch: Batch) -> None:
-        """Add to `rows` what was found in a batch, and why where nothing was; subclasses do."""
-        raise TypeError(f"{type(self).__name__} must say what it keeps of a batch: override _keep()")
+    def _collect(self, pl_module: Any, outputs: dict[str, Any], batch: Batch) -> None:
+        """Add a batch's results to `rows`; subclasses override this."""
+        raise TypeError(f"{type(self).__name__} must override _collect()")
 
-    def _lost(self, batch: Batch) -> list[tuple[int, str]]:
+    def _unreadable_rows(self, batch: Batch) -> list[tuple[int, str]]:
         """Return the rows of a batch whose image could not be read, with the reason."""
-        lost = zip(batch["rows"][~batch["readable"]].tolist(), batch["unreadable"], strict=True)
-        return [(row, reason) for row, reason in lost if row >= 0]
+        pairs = zip(batch["rows"][~batch["readable"]].tolist(), batch["unreadable"], strict=True)
+        return [(row, reason) for row, reason in pairs if row >= 0]
 
     @property
     def _source(self) -> str:
-        """What tables say of texts and intensities that this run's model gave."""
+        """The source that tables name for texts and intensities of this run's model."""
         return f"explllm {self.run_dir.name}"
 
-    def _keeps_model(self, trainer: Trainer) -> bool:
+    def _writes_model(self, trainer: Trainer) -> bool:
         return trainer.is_global_zero and not trainer.fast_dev_run  # type: ignore[attr-defined]
 
-    def _write_figures(
-        self, trainer: Trainer, pl_module: FaceTask, figures: dict[str, Any], stage: str
+    def _write_stage_metrics(
+        self, trainer: Trainer, pl_module: FaceTask, metrics: dict[str, Any], stage: str
     ) -> dict[str, Any]:
-        """Write the figures of an evaluation and what they rest on, in the place of earlier ones of its stage."""
+        """Write the metrics of a stage with the data they were measured on, replacing earlier ones of the stage."""
         data = trainer.datamodule  # type: ignore[attr-defined]
-        figures = {**figures, "unreadable": pl_module.unreadable}
-        figures |= {"root": str(data.manifest.root.resolve()), "margin": data.margin}
-        return self._write_metrics(trainer, {f"{stage}/{name}": value for name, value in figures.items()}, f"{stage}/")
+        metrics = {**metrics, "unreadable": pl_module.unreadable_images}
+        metrics |= {"root": str(data.manifest.root.resolve()), "margin": data.margin}
+        return self._write_metrics(trainer, {f"{stage}/{name}": value for name, value in metrics.items()}, f"{stage}/")
 
     def _write_metrics(
-        self, trainer: Trainer, figures: dict[str, Any], instead_of: str | None = None
+        self, trainer: Trainer, metrics: dict[str, Any], replace_prefix: str | None = None
     ) -> dict[str, Any]:
-        """Add figures to ``metrics.json``, in the place of all whose names begin with `instead_of`."""
+        """Add metrics to ``metrics.json``, and first remove all whose names begin with `replace_prefix`."""
         path, note = self.run_dir / METRICS_FILE, trainer.datamodule.training_data_note  # type: ignore[attr-defined]
-        held = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-        # A test among other expressions or units leaves other names behind.
-        kept = {name: value for name, value in held.items() if instead_of is None or not name.startswith(instead_of)}
-        written = {**kept, **figures, "training_data_note": note, "explllm": __version__}
+        existing = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        # The names of an earlier test may differ: it may have had other expressions or units.
+        if replace_prefix is not None:
+            existing = {name: value for name, value in existing.items() if not name.startswith(replace_prefix)}
+        written = {**existing, **metrics, "training_data_note": note, "explllm": __version__}
         with atomic_write(path) as temporary:
             temporary.write_text(json.dumps(written, indent=2) + "\n", encoding="utf-8")
         return written
@@ -157,6 +158,6 @@ class RunRecord(Callback):
         manifest.write(self.predictions)
         get_console().print(f"predictions: {self.predictions}", soft_wrap=True, markup=False)
 
-    def _notice(self, trainer: Trainer) -> None:
+    def _print_note(self, trainer: Trainer) -> None:
         if note := trainer.datamodule.training_data_note:  # type: ignore[attr-defined]
             get_console().print(f"[bold]Note:[/bold] {escape(note)}", soft_wrap=True)

@@ -1,4 +1,4 @@
-"""A few explained faces after each validation, to look at while training goes on."""
+"""A few explained faces after each validation."""
 
 import csv
 from pathlib import Path
@@ -20,41 +20,41 @@ _COLUMNS = ("step", "image", "expression", "predicted", "probability", "cot")
 
 
 class Gallery(Callback):
-    """Shows the same faces after every validation: as a page and a table in the run folder, and on TensorBoard."""
+    """Explains the same faces after every validation: a page and a table in the run folder, and TensorBoard."""
 
     def __init__(self, faces: int = 4) -> None:
-        """Set how many.
+        """Configure the gallery.
 
         Args:
-            faces: Validation faces to show.
+            faces: Number of validation faces.
 
         Raises:
-            ConfigError: If there are none.
+            ConfigError: If `faces` is less than 1.
         """
         if faces < 1:
-            raise ConfigError(f"a gallery of {faces} faces", remedy="Give at least 1.")
+            raise ConfigError(f"`faces` must be at least 1, got {faces}", remedy="Set 1 or more.")
         self.faces = faces
 
     def on_validation_end(self, trainer: Trainer, pl_module: ExpLLMTask) -> None:  # type: ignore[override]
-        """Explain the faces, and write them."""
+        """Explain the faces; write the page, the table and the log."""
         if not trainer.is_global_zero or trainer.sanity_checking or trainer.state.fn != "fit":
             return
-        shown = list(explain_sample(trainer, pl_module, self.faces).values())
+        faces = list(explain_sample(trainer, pl_module, self.faces).values())
         folder, step = Path(trainer.default_root_dir) / FOLDER, trainer.global_step
         folder.mkdir(parents=True, exist_ok=True)
         note: str = trainer.datamodule.training_data_note  # type: ignore[attr-defined]
         with atomic_write(folder / f"step_{step:07}.html") as temporary:
-            page = render_page("gallery.html.jinja", step=step, faces=shown, notices=[note] if note else [])
+            page = render_page("gallery.html.jinja", step=step, faces=faces, notices=[note] if note else [])
             temporary.write_text(page, encoding="utf-8")
-        _append(folder / "explained.csv", step, shown)
+        _append(folder / "explained.csv", step, faces)
         for logger in trainer.loggers:
             experiment: Any = getattr(logger, "experiment", None)
             if hasattr(experiment, "add_image") and hasattr(experiment, "add_text"):
-                for number, face in enumerate(shown):
+                for number, face in enumerate(faces):
                     picture = np.asarray(load_face(face.image, face.box, face.margin))
                     experiment.add_image(f"gallery/{number}", picture, step, dataformats="HWC")
-                    words = f"**{face.recognition.expression}** (labeled {face.expression})\n\n{face.cot.text}"
-                    experiment.add_text(f"gallery/{number}", words, step)
+                    text = f"**{face.recognition.expression}** (labeled {face.expression})\n\n{face.cot.text}"
+                    experiment.add_text(f"gallery/{number}", text, step)
                 if note:
                     experiment.add_text("gallery/training_data_note", note, step)
 
@@ -66,6 +66,14 @@ def _append(path: Path, step: int, faces: list[ExplainedFace]) -> None:
         if new:
             writer.writerow(_COLUMNS)
         for face in faces:
-            found = face.recognition
-            probability = f"{found.probabilities[found.expression]:.4f}"
-            writer.writerow([step, face.image, face.expression, found.expression, probability, face.cot.text])
+            recognition = face.recognition
+            writer.writerow(
+                [
+                    step,
+                    face.image,
+                    face.expression,
+                    recognition.expression,
+                    f"{recognition.confidence:.4f}",
+                    face.cot.text,
+                ]
+            )

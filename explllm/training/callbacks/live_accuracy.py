@@ -1,9 +1,10 @@
-"""Accuracy, macro recall and the histogram of predictions while training runs."""
+"""What a running training shows: accuracy, macro recall, the prediction histogram, and the progress bar."""
 
 from typing import Any
 
 import torch
-from lightning.pytorch import Callback, Trainer
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import RichProgressBar
 from rich import get_console
 
 from explllm.conversation.messages import recognition
@@ -14,26 +15,36 @@ from explllm.report.text import figures_line
 from explllm.training.task import ExpLLMTask
 
 
-class LiveAccuracy(Callback):
-    """Shows from the first steps on whether the model learns the labels, or collapses to one class.
+class TrainingProgressBar(RichProgressBar):
+    """Lightning's progress bar without the version number of the log folder."""
 
-    On training batches it costs nothing: the label's first token is predicted anyway, and the label that has the
-    highest logit there counts as the model's answer. After each validation it shows the same figures for the validation
-    faces.
+    def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
+        """Return the metrics shown beside the bar."""
+        metrics = super().get_metrics(trainer, pl_module)
+        metrics.pop("v_num", None)
+        return metrics
+
+
+class LiveAccuracy(Callback):
+    """Shows early whether the model learns the labels or collapses to one class.
+
+    On training batches it needs no extra forward pass: the loss already predicts the first token of each label, and the
+    label whose first token has the highest logit counts as the model's answer. After each validation it reports the
+    same metrics for the validation faces.
     """
 
     def __init__(self, every_n_steps: int = 50, show: bool = True) -> None:
-        """Set how often to look.
+        """Configure the interval.
 
         Args:
-            every_n_steps: Optimizer steps between two looks at the training batches since the last one.
-            show: Print a line with the histogram of predictions at each look.
+            every_n_steps: Optimizer steps between two reports; each covers the training batches since the previous one.
+            show: Print each report on the terminal.
 
         Raises:
             ConfigError: If `every_n_steps` is less than 1.
         """
         if every_n_steps < 1:
-            raise ConfigError(f"a look at the accuracy every {every_n_steps} steps", remedy="Give 1 or more.")
+            raise ConfigError(f"`every_n_steps` must be at least 1, got {every_n_steps}", remedy="Set 1 or more.")
         self.every_n_steps, self.show = every_n_steps, show
         self.training: RecognitionMetrics | None = None
         self.validation: RecognitionMetrics | None = None
@@ -41,13 +52,13 @@ class LiveAccuracy(Callback):
         self._last_step = 0
 
     def on_train_start(self, trainer: Trainer, pl_module: ExpLLMTask) -> None:  # type: ignore[override]
-        """Prepare the counts, unless captions are learned."""
+        """Prepare the metrics, unless the model trains on captions."""
         self._last_step, self.training = trainer.global_step, None
         if getattr(trainer.datamodule, "conversation_kind", None) == "captions":  # type: ignore[attr-defined]
             return
         answers = [pl_module.conversations.encode_answer(recognition(), str(label)) for label in pl_module.labels]
         first = [answer[0] for answer in answers]
-        # Labels that share their first token cannot be told apart by it.
+        # The first token does not distinguish labels that share it.
         if first and len(set(first)) == len(first):
             self._first_tokens = torch.tensor(first, device=pl_module.device)
             self.training = RecognitionMetrics(pl_module.labels).to(pl_module.device)
@@ -55,7 +66,7 @@ class LiveAccuracy(Callback):
     def on_train_batch_end(  # type: ignore[override]
         self, trainer: Trainer, pl_module: ExpLLMTask, outputs: Any, batch: Batch, batch_idx: int
     ) -> None:
-        """Count the labels that the batch predicts; log now and then."""
+        """Count the predicted labels of a batch; log every n steps."""
         if self.training is None:
             return
         probabilities = outputs["first_logits"].float()[:, self._first_tokens].softmax(1)
@@ -63,15 +74,15 @@ class LiveAccuracy(Callback):
         if trainer.global_step - self._last_step < self.every_n_steps:
             return
         self._last_step = trainer.global_step
-        figures = self.training.compute()
+        metrics = self.training.compute()
         self.training.reset()
-        pl_module.log("train/accuracy", figures["accuracy"], prog_bar=True, batch_size=1)
-        pl_module.log("train/macro_recall", figures["macro_recall"], batch_size=1)
-        self._log_histogram(pl_module, "train", figures)
-        self._print(trainer, f"loss {float(pl_module.last_loss):.3f}, train {figures_line(figures)}")
+        pl_module.log("train/accuracy", metrics["accuracy"], prog_bar=True, batch_size=1)
+        pl_module.log("train/macro_recall", metrics["macro_recall"], batch_size=1)
+        self._log_histogram(pl_module, "train", metrics)
+        self._print(trainer, f"loss {float(pl_module.last_loss):.3f}, train {figures_line(metrics)}")
 
     def on_validation_start(self, trainer: Trainer, pl_module: ExpLLMTask) -> None:  # type: ignore[override]
-        """Start counting anew, if validation is part of training."""
+        """Reset the metrics, if validation is part of training."""
         fitting = trainer.state.fn == "fit" and not trainer.sanity_checking
         self.validation = RecognitionMetrics(pl_module.labels).to(pl_module.device) if fitting else None
 
@@ -89,23 +100,23 @@ class LiveAccuracy(Callback):
             self.validation.update(outputs["probabilities"], outputs["targets"])
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: ExpLLMTask) -> None:  # type: ignore[override]
-        """Log the figures and print the histogram."""
+        """Log the metrics and print the histogram."""
         if self.validation is None:
             return
-        figures = self.validation.compute()
+        metrics = self.validation.compute()
         for name in ("accuracy", "macro_recall", "nll"):
-            pl_module.log(f"val/{name}", figures[name], prog_bar=name == "accuracy", rank_zero_only=True)
-        self._log_histogram(pl_module, "val", figures)
-        self._print(trainer, f"val {figures_line(figures)}")
+            pl_module.log(f"val/{name}", metrics[name], prog_bar=name == "accuracy", rank_zero_only=True)
+        self._log_histogram(pl_module, "val", metrics)
+        self._print(trainer, f"val {figures_line(metrics)}")
 
     def _print(self, trainer: Trainer, line: str) -> None:
         if self.show and trainer.is_global_zero:
             get_console().print(f"step {trainer.global_step}: {line}", soft_wrap=True, highlight=False)
 
     @staticmethod
-    def _log_histogram(pl_module: ExpLLMTask, stage: str, figures: dict[str, Any]) -> None:
+    def _log_histogram(pl_module: ExpLLMTask, stage: str, metrics: dict[str, Any]) -> None:
         shares = {
-            f"{stage}/predictions/{name}": count / max(figures["count"], 1)
-            for name, count in figures["predictions"].items()
+            f"{stage}/predictions/{name}": count / max(metrics["count"], 1)
+            for name, count in metrics["predictions"].items()
         }
         pl_module.log_dict(shares, batch_size=1, rank_zero_only=True)

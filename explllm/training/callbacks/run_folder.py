@@ -1,4 +1,4 @@
-"""The run folder: metrics, predictions, the report, and the model to open with ``ExpLLM.from_pretrained``."""
+"""The run folder: metrics, predictions, the report, and the model that ``ExpLLM.from_pretrained`` opens."""
 
 from pathlib import Path
 from typing import Any, get_args
@@ -22,22 +22,22 @@ from explllm.report.cot_section import cot_figures, cot_section, judged
 from explllm.report.explained import ExplainedFace, best_and_worst
 from explllm.report.page import write_report
 from explllm.report.text import print_explained, print_figures
-from explllm.training.callbacks.base_run_folder import RunRecord
-from explllm.training.face_task import gathered
+from explllm.training.callbacks.base_run_folder import BaseRunFolder
+from explllm.training.face_task import all_gather_list
 from explllm.training.sample import fixed_sample
 from explllm.training.task import ExpLLMTask
 
 REPORT = "report.html"
 SCORED_FACES = 16
-"""Faces of a test, besides those that it shows, whose explanations are measured and judged."""
-_CARRIED = ("image", "split", "expression", "box")
-_AT_ONCE = 8
+"""Test faces whose explanations are scored, besides the faces shown in the report."""
+_COPIED_COLUMNS = ("image", "split", "expression", "box")
+_GENERATION_BATCH = 8
 
 
-class RunFolder(RunRecord):
-    """Writes what a run of `ExpLLMTask` leaves behind, every file whole."""
+class RunFolder(BaseRunFolder):
+    """Writes the run folder of an `ExpLLMTask`; every file is written atomically."""
 
-    figures_of_a_model = (METRICS_FILE, PREDICTIONS_FILE, REPORT)
+    model_results = (METRICS_FILE, PREDICTIONS_FILE, REPORT)
 
     def __init__(
         self,
@@ -47,28 +47,29 @@ class RunFolder(RunRecord):
         answer_labels: str | None = None,
         unknown_labels: UnknownLabels = "refuse",
     ) -> None:
-        """Set where, and how answers are scored.
+        """Configure the folder and how answers are scored.
 
         Args:
             run_dir: The run folder.
-            explained_faces: Faces that a test explains, for the report and on the screen. Unless there are none, it
-                explains a fixed sample of `SCORED_FACES` too, and measures these texts.
+            explained_faces: Faces that a test explains in the report and on the terminal. If not 0, the test also
+                explains and scores a fixed sample of `SCORED_FACES` faces.
             predictions: The table of predictions, a ``.parquet``, ``.csv`` or ``.jsonl`` file; by default in the run
                 folder.
-            answer_labels: The label set of the test faces, such as ``affectnet7``: answers are sought among its
-                expressions alone, and the probability of the model's others is shared out. By default every expression
-                of the model may be the answer, and one that the data lacks counts as wrong.
-            unknown_labels: What to do with test faces whose expression is no possible answer: ``refuse`` them, or
-                ``leave_out``, which counts them.
+            answer_labels: The label set of the test faces, such as ``affectnet7``: the model answers only with its
+                expressions, and their probabilities are renormalized. By default the model may answer with any of its
+                expressions, and an answer outside the data's expressions is wrong.
+            unknown_labels: What to do with test faces whose expression is not a possible answer: ``refuse`` to run, or
+                ``leave_out`` and count them.
 
         Raises:
-            ConfigError: If `explained_faces` is negative, or one of the last two is unknown.
+            ConfigError: If `explained_faces` is negative, or `answer_labels` or `unknown_labels` is unknown.
         """
         if explained_faces < 0:
-            raise ConfigError(f"{explained_faces} explained faces", remedy="Give 0 or more.")
+            raise ConfigError(f"`explained_faces` must be at least 0, got {explained_faces}", remedy="Set 0 or more.")
         if unknown_labels not in get_args(UnknownLabels):
             raise ConfigError(
-                f"unknown_labels {unknown_labels!r}", remedy=f"Use one of {', '.join(get_args(UnknownLabels))}."
+                f"unknown `unknown_labels` {unknown_labels!r}",
+                remedy=f"Use one of {', '.join(get_args(UnknownLabels))}.",
             )
         super().__init__(run_dir, predictions)
         self.answer_labels = None if answer_labels is None else LabelSet.by_name(answer_labels)
@@ -76,13 +77,13 @@ class RunFolder(RunRecord):
         self.explained_faces = explained_faces
 
     def setup(self, trainer: Trainer, pl_module: ExpLLMTask, stage: str) -> None:  # type: ignore[override]
-        """Tell the task whether faces of unknown expressions are left out."""
+        """Pass `unknown_labels` to the task."""
         pl_module.leave_out_unknown_labels = self.unknown_labels == "leave_out"
 
     def on_fit_start(self, trainer: Trainer, pl_module: ExpLLMTask) -> None:  # type: ignore[override]
-        """Say what trains; take over what must be said of the model that it starts from."""
+        """Print what trains; inherit the training data note of `init_from`."""
         if pl_module.init_from is not None:
-            # Here, where its weights have just been read: when training ends, it may be gone.
+            # Read now, with its weights: the folder may be gone when training ends.
             pl_module.explllm.config.training_data_note = read_config(Path(pl_module.init_from)).training_data_note
         super().on_fit_start(trainer, pl_module)
 
@@ -95,21 +96,21 @@ class RunFolder(RunRecord):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Keep a batch's predictions."""
+        """Collect a batch's predictions."""
         if trainer.state.fn == "validate":
-            self._keep(pl_module, outputs, batch)
+            self._collect(pl_module, outputs, batch)
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: ExpLLMTask) -> None:  # type: ignore[override]
-        """Write and print the figures."""
+        """Write and print the metrics."""
         if trainer.state.fn != "validate":
             return
         answers, _ = self._answers(trainer, pl_module)
         if trainer.is_global_zero:
             print_figures(get_console(), self._score(trainer, pl_module, answers, "val"), "val")
-            self._notice(trainer)
+            self._print_note(trainer)
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: ExpLLMTask) -> None:  # type: ignore[override]
-        """Write metrics, predictions and report; print the figures and some explained faces."""
+        """Write metrics, predictions and report; print the metrics and some explained faces."""
         answers, table = self._answers(trainer, pl_module)
         if not trainer.is_global_zero:
             return
@@ -119,68 +120,68 @@ class RunFolder(RunRecord):
         sections = []
         if sample:
             references = trainer.datamodule.frame().reindex(columns=["cot"])["cot"]  # type: ignore[attr-defined]
-            known = [references.get(row) for row in sample]
-            said = cot_figures([*sample.values()], [text if isinstance(text, str) else None for text in known])
-            written = self._write_metrics(trainer, {f"test/cot/{name}": value for name, value in said.items()})
-            sections = [cot_section(said)]
+            texts = [references.get(row) for row in sample]
+            scores = cot_figures([*sample.values()], [text if isinstance(text, str) else None for text in texts])
+            written = self._write_metrics(trainer, {f"test/cot/{name}": value for name, value in scores.items()})
+            sections = [cot_section(scores)]
         self._write_predictions(Manifest(table, trainer.datamodule.manifest.root))  # type: ignore[attr-defined]
         write_report(self.run_dir / REPORT, self.run_dir.name, written, shown, sections)
         print_figures(get_console(), written, "test")
         for face in shown:
             print_explained(get_console(), face.image, face.expression, face.recognition, face.cot)
-        self._notice(trainer)
+        self._print_note(trainer)
         get_console().print(f"report: {self.run_dir / REPORT}", soft_wrap=True, markup=False)
 
     def on_predict_epoch_end(self, trainer: Trainer, pl_module: ExpLLMTask) -> None:  # type: ignore[override]
         """Write the predictions."""
-        rows = gathered(self.rows)
+        rows = all_gather_list(self.rows)
         if not trainer.is_global_zero:
             return
         root = trainer.datamodule.manifest.root  # type: ignore[attr-defined]
         self._write_predictions(Manifest(self._table(trainer, rows), root))
-        lost = sum("unreadable" in row for row in rows)
-        read = f"; {lost} could not be read, see the column unreadable" if lost else ""
-        get_console().print(f"{len(rows)} faces{read}", soft_wrap=True)
-        self._notice(trainer)
+        unreadable = sum("unreadable" in row for row in rows)
+        note = f"; {unreadable} could not be read, see the column unreadable" if unreadable else ""
+        get_console().print(f"{len(rows)} faces{note}", soft_wrap=True)
+        self._print_note(trainer)
 
-    def _keep(self, pl_module: ExpLLMTask, outputs: dict[str, Any], batch: Batch) -> None:
-        """Keep a batch's predictions by row, and the reason where there is none."""
+    def _collect(self, pl_module: ExpLLMTask, outputs: dict[str, Any], batch: Batch) -> None:
+        """Add a batch's predictions to `rows`, and the reason for each image that could not be read."""
         labels = pl_module.labels
         cots: list[ChainOfThought | None] = outputs.get("cots") or [None] * len(outputs["rows"])
-        columns = (outputs["rows"].tolist(), outputs["probabilities"].tolist(), cots)
-        for row, probabilities, cot in zip(*columns, strict=True):
-            found = Recognition.of(labels, probabilities)
-            shares = {f"p_{label}": value for label, value in found.probabilities.items()}
-            kept = {"row": row, "predicted": str(found.expression), **shares}
-            self.rows.append(kept if cot is None else {**kept, "cot": cot.text, "cot_source": self._source})
-        self.rows += [{"row": row, "unreadable": reason} for row, reason in self._lost(batch)]
+        values = (outputs["rows"].tolist(), outputs["probabilities"].tolist(), cots)
+        for row, probabilities, cot in zip(*values, strict=True):
+            recognition = Recognition.of(labels, probabilities)
+            columns = {f"p_{label}": value for label, value in recognition.probabilities.items()}
+            record = {"row": row, "predicted": str(recognition.expression), **columns}
+            self.rows.append(record if cot is None else {**record, "cot": cot.text, "cot_source": self._source})
+        self.rows += [{"row": row, "unreadable": reason} for row, reason in self._unreadable_rows(batch)]
 
     def _table(self, trainer: Trainer, rows: list[dict[str, Any]]) -> pd.DataFrame:
-        """Join the predictions to what is known of their faces; the index is the row's number."""
+        """Join the predictions to the manifest's columns; the index is the row number."""
         faces = trainer.datamodule.frame()  # type: ignore[attr-defined]
-        found = pd.DataFrame(rows).set_index("row").sort_index()
-        return faces.loc[found.index, [name for name in _CARRIED if name in faces]].join(found)
+        predictions = pd.DataFrame(rows).set_index("row").sort_index()
+        return faces.loc[predictions.index, [name for name in _COPIED_COLUMNS if name in faces]].join(predictions)
 
     def _answers(self, trainer: Trainer, pl_module: ExpLLMTask) -> tuple[Answers, pd.DataFrame]:
-        """Gather the answers of all ranks, on each of them, so that a mistake stops them all."""
-        table = self._table(trainer, gathered(self.rows))
+        """Gather the answers of all ranks on every rank: an error then stops all of them."""
+        table = self._table(trainer, all_gather_list(self.rows))
         answers = None
         if "predicted" in table:
             answers = Answers.of_table(table, pl_module.labels, self.answer_labels, self.unknown_labels)
-        elif pl_module.unreadable:
+        elif pl_module.unreadable_images:
             raise ImageError(
-                f"no face can be read, first {pl_module.unreadable[0]}",
-                remedy="Check the root and the files of the data.",
+                f"no face can be read, first {pl_module.unreadable_images[0]}",
+                remedy="Check the data's root and files.",
             )
         if answers is None or not answers.rows:
             raise ConfigError(
-                "no face has an expression that the model may answer", remedy="Check the labels of model and data."
+                "no face has an expression that the model can answer", remedy="Check the labels of model and data."
             )
         return answers, table
 
     def _score(self, trainer: Trainer, pl_module: ExpLLMTask, answers: Answers, stage: str) -> dict[str, Any]:
-        """Compute the figures, and write them to ``metrics.json`` in the place of earlier ones."""
-        return self._write_figures(trainer, pl_module, recognition_figures(answers), stage)
+        """Compute the metrics and write them to ``metrics.json``, replacing earlier ones of the stage."""
+        return self._write_stage_metrics(trainer, pl_module, recognition_figures(answers), stage)
 
     def _explain(
         self, trainer: Trainer, pl_module: ExpLLMTask, answers: Answers, table: pd.DataFrame
@@ -188,9 +189,9 @@ class RunFolder(RunRecord):
         """Explain the faces to show and those to score.
 
         Returns:
-            The faces to show: those recognized best and worst, of as many different expressions as there are faces.
-            And by row those to score, a sample that does not look at what the model makes of a face: the mean over
-            best and worst would be a figure of nothing.
+            The faces to show: those with the highest and lowest probability of the true label, of different expressions
+            if possible. And, by row, the faces to score: a sample that is independent of the model's answers, since
+            the mean over the best and worst faces would not be an estimate of anything.
         """
         scored = pd.DataFrame(
             {
@@ -204,26 +205,26 @@ class RunFolder(RunRecord):
         if not shown:
             return [], {}
         data = trainer.datamodule  # type: ignore[attr-defined]
-        known = data.frame().reindex(columns=["cot", "action_units_source"]).loc[scored.index]
-        told = scored[known["cot"].notna()]
-        sample = fixed_sample(scored if told.empty else told, SCORED_FACES)
+        metadata = data.frame().reindex(columns=["cot", "action_units_source"]).loc[scored.index]
+        with_reference = scored[metadata["cot"].notna()]
+        sample = fixed_sample(scored if with_reference.empty else with_reference, SCORED_FACES)
         rows = list(dict.fromkeys([*shown, *sample]))
         cots: list[ChainOfThought] = []
-        for start in range(0, len(rows), _AT_ONCE):
-            part = rows[start : start + _AT_ONCE]
+        for start in range(0, len(rows), _GENERATION_BATCH):
+            part = rows[start : start + _GENERATION_BATCH]
             pixels = torch.stack([pl_module.image(data.face(row)) for row in part])
             predicted = [Expression(label) for label in table.loc[part, "predicted"]]
             cots += pl_module.explllm.explain_pixels(pixels, predicted, pl_module.max_new_tokens)
         table["cot"] = pd.Series([cot.text for cot in cots], index=rows, dtype=object)
         table["cot_source"] = pd.Series(self._source, index=rows, dtype=object)
-        shares = dict(zip(answers.rows, answers.probabilities.tolist(), strict=True))
+        probabilities = dict(zip(answers.rows, answers.probabilities.tolist(), strict=True))
         explained = {}
         for row, cot in zip(rows, cots, strict=True):
-            text, source = known.loc[row]
+            text, source = metadata.loc[row]
             face = ExplainedFace(
                 data.manifest.image_path(row),
                 Expression(str(scored.at[row, "expression"])),
-                Recognition.of(answers.labels, shares[row]),
+                Recognition.of(answers.labels, probabilities[row]),
                 cot,
                 data.manifest.intensities_at(row),
                 source if isinstance(source, str) else None,
