@@ -12,13 +12,12 @@ import subprocess
 import sys
 import tempfile
 import time
-from datetime import date
 from importlib.machinery import SourceFileLoader
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from host import host
+from host import environment
 
 from explllm.core.expressions import Expression
 from explllm.core.manifest import Manifest
@@ -85,7 +84,7 @@ def main() -> None:
     parser.add_argument("--concurrency", type=int, default=64)
     parser.add_argument("--memory", action="store_true", help="compare the memory of 1,000 and of 20,000 faces")
     options = parser.parse_args()
-    print(f"\n{date.today()}, {host()}\n", flush=True)
+    print(f"\n{environment()}\n", flush=True)
     with tempfile.TemporaryDirectory() as folder:
         if options.memory:
             print("| faces | calls | peak memory, MB |\n|---|---|---|")

@@ -15,12 +15,10 @@ import subprocess
 import sys
 import tempfile
 import time
-from datetime import date
-from importlib.metadata import version
 from itertools import cycle, islice
 from pathlib import Path
 
-from host import host
+from host import environment
 
 RUN = "import sys; from explllm.faces import command; sys.exit(getattr(command, sys.argv[1])(sys.argv[2:]))"
 COMMANDS = {"faces": "detect_command", "aus": "action_units_command"}
@@ -60,8 +58,7 @@ def main() -> None:
         raise SystemExit(f"no images in {options.folder}")
     # Alike every time, but not class by class.
     random.Random(0).shuffle(images)
-    libraries = ", ".join(f"{name} {version(name)}" for name in ("onnxruntime", "insightface", "mediapipe"))
-    print(f"\n{date.today()}, {host()}, {libraries}\n")
+    print(f"\n{environment('onnxruntime', 'insightface', 'mediapipe')}\n")
     print("| command | images | seconds | images/s | peak memory, MiB |\n|---|---|---|---|---|", flush=True)
     for name, model in (("faces", options.detector), ("aus", options.landmarker)):
         if model is None:

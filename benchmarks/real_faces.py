@@ -1,7 +1,7 @@
 """Accuracy on real faces, from random weights on a CPU: python benchmarks/real_faces.py FOLDER [VARIANT...].
 
-Each variant is `configs/faces.yaml` with a few settings changed, trained and tested by the real commands. One row of a
-Markdown table is printed for each.
+Each variant changes a few settings of `configs/faces.yaml` and runs `explllm fit` and `explllm test`. The script prints
+one row of a Markdown table per variant.
 """
 
 import argparse
@@ -9,14 +9,13 @@ import json
 import subprocess
 import sys
 import time
-from datetime import date
 from pathlib import Path
 
-from host import host
+from host import environment
 
 VARIANTS = {
     "mixture": [],
-    # As many minutes as the mixture: an epoch holds each image once instead of four times, and no long text.
+    # Takes as long as the mixture: an epoch contains each image once instead of four times, and no long text.
     "fer_only": ["--data.fer_share", "1", "--trainer.max_epochs", "80"],
 }
 """Changes to faces.yaml by name."""
@@ -25,11 +24,11 @@ VARIANTS = {
 def main() -> None:
     """Train and test the variants."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("root", help="a folder of faces by class, with train and test")
-    parser.add_argument("variants", nargs="*", help=f"of {', '.join(VARIANTS)} (default: all)")
-    parser.add_argument("--runs", default="runs", help="where the run folders go")
+    parser.add_argument("root", help="a folder of class subfolders, in train and test")
+    parser.add_argument("variants", nargs="*", help=f"any of {', '.join(VARIANTS)} (default: all)")
+    parser.add_argument("--runs", default="runs", help="the parent of the run folders")
     options = parser.parse_args()
-    print(f"\n{date.today()}, {host()}\n", flush=True)
+    print(f"\n{environment()}\n", flush=True)
     print("| variant | changes to faces.yaml | test accuracy | macro recall | fit, s | test, s |")
     print("|---|---|---|---|---|---|", flush=True)
     for name in options.variants or VARIANTS:

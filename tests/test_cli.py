@@ -109,7 +109,7 @@ def test_without_a_command_help_goes_to_stderr(explllm):
         ("fit --config SMALL --data.augment.flop 3", "unknown key data.augment.flop."),
         (
             "fit --config SMALL --model.optimization.warmup_steps 3 --model.optimization.warmup_ratio 0.1",
-            "error: both warmup_steps and warmup_ratio are given. Give one of them.",
+            "error: both `warmup_steps` and `warmup_ratio` are set. Set only one of them.",
         ),
         ("fit --config SMALL --trainer.accelerator walk", "the trainer's settings do not fit: You selected an invalid"),
         ("fit --config SMALL --trainer.max_epochs -5", "the trainer's settings do not fit: `max_epochs` must be"),
@@ -232,8 +232,8 @@ def test_checkpoints_that_are_none(explllm, small_config, fitted, tmp_path):
     Malice.trace = tmp_path / "has-run"
     torch.save({"state_dict": {}, "labels": [], "more": Malice()}, tmp_path / "malice.ckpt")
     for name, message in (
-        ("truncated", "the file is truncated, or no checkpoint"),
-        ("malice", "the file holds more than tensors, numbers and text; nothing in it was run"),
+        ("truncated", "the file is truncated or not a checkpoint"),
+        ("malice", "the file contains pickled objects; none of them was executed"),
     ):
         for command in ("test", "fit"):
             done = explllm(command, "--config", small_config, "--ckpt_path", f"{name}.ckpt")
@@ -252,7 +252,9 @@ def test_a_checkpoint_of_another_architecture(explllm, changed, fitted):
         assert "the weights do not fit the model: " in error
         assert f"first vision.blocks.3.stem.0.weight (32, 32, 3, 3), not (48, 32, 3, 3) [{last}]" in error
     frozen = changed(lambda s: s["model"]["init_args"]["network"].update(vision_train="frozen"))
-    assert "of a run that trained other weights" in explllm("fit", "--config", frozen, "--ckpt_path", last).error
+    assert (
+        "belongs to a run with other trainable weights" in explllm("fit", "--config", frozen, "--ckpt_path", last).error
+    )
 
 
 def test_resuming_with_other_settings_is_refused(fit, explllm, small_config, drawn_faces, fitted):
@@ -269,13 +271,13 @@ def test_resuming_with_other_settings_is_refused(fit, explllm, small_config, dra
 
 def test_labels_that_the_model_does_not_know(fit, explllm, small_config, fitted, tmp_path, drawn_faces):
     error = fit("--model.network.labels", "[Fear, Anger]").error
-    assert "the data holds Disgust, Happiness, Neutral, Sadness, Surprise, which the model does not tell apart" in error
+    assert "the data contains Disgust, Happiness, Neutral, Sadness, Surprise, which the model has no label for" in error
     assert "(it has Fear, Anger)" in error
     frame = Manifest.read(drawn_faces / "manifest.parquet").frame.assign(expression="Contempt")
     Manifest(frame, drawn_faces).write(tmp_path / "contempt.parquet")
     named = ("--data", "ManifestFaces", "--data.manifest", "contempt.parquet", "--data.root", drawn_faces)
     done = explllm("test", "--config", small_config, *named, "--ckpt_path", fitted / "checkpoints/last.ckpt")
-    assert "the data holds Contempt, which the model does not tell apart" in done.error
+    assert "the data contains Contempt, which the model has no label for" in done.error
 
 
 @pytest.fixture
@@ -398,7 +400,7 @@ def test_an_interrupted_run_says_how_to_go_on(small_config, tmp_path, number, st
     assert process.returncode == status
     assert "Traceback" not in err
     [line] = [line for line in err.splitlines() if line.startswith(word)]
-    step = int(line.removeprefix(f"{word}. The same command with --ckpt_path last goes on from step ").rstrip("."))
+    step = int(line.removeprefix(f"{word}. The same command with --ckpt_path last resumes from step ").rstrip("."))
     assert torch.load(tmp_path / "runs/small/checkpoints/last.ckpt", weights_only=True)["global_step"] == step
     # It did not finish, and nothing says that it did.
     assert not (tmp_path / "runs/small/model").exists()

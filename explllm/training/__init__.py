@@ -1,9 +1,9 @@
 """Training with Lightning: LightningModules, optimizer, checkpoints and callbacks.
 
-`ExpLLMTask` trains an ExpLLM and `ActionUnitTask` an action unit regressor; both work with any data module of
-`explllm.data` and a plain `lightning.pytorch.Trainer`. The callbacks write the run folder (`RunFolder`), report accuracy
-while training runs (`LiveAccuracy`), and judge or show generated explanations (`AsyncJudge`, `Gallery`). Names are
-imported on first use, since Lightning takes seconds to import.
+`ExpLLMTask` trains an ExpLLM and `ActionUnitTask` an action unit regressor; both work with the data modules of
+`explllm.data` and a plain `lightning.pytorch.Trainer`. The callbacks write the run folder (`RunFolder`), report
+accuracy during training (`LiveAccuracy`), and judge or show generated explanations (`AsyncJudge`, `Gallery`). Names
+are imported on first use, because Lightning takes seconds to import.
 """
 
 from typing import Any

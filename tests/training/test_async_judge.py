@@ -203,5 +203,5 @@ def test_a_gallery(fit, tmp_path):
 
 
 def test_bad_settings(fit):
-    assert "0 faces" in fit(judge(faces=0))[0].error
-    assert "gallery of 0" in fit({"class_path": "Gallery", "init_args": {"faces": 0}})[0].error
+    assert "`faces` must be at least 1 and `drain_seconds` at least 0, got 0" in fit(judge(faces=0))[0].error
+    assert "`faces` must be at least 1, got 0" in fit({"class_path": "Gallery", "init_args": {"faces": 0}})[0].error

@@ -69,13 +69,13 @@ class Malice:
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda path: path.write_bytes(b""), "the file is truncated, or no checkpoint"),
-        (lambda path: path.write_text("no checkpoint"), "the file is truncated, or no checkpoint"),
-        (lambda path: path.write_bytes(pickle.dumps(Malice())), "the file is truncated, or no checkpoint"),
-        (lambda path: path.write_bytes(path.read_bytes()[:-100]), "the file is truncated, or no checkpoint"),
-        (lambda path: torch.save(content(1) | {"more": Malice()}, path), "holds more than tensors, numbers and text"),
-        (lambda path: torch.save({"state_dict": {}}, path), "the checkpoint is of another kind of model"),
-        (lambda path: torch.save([1, 2], path), "the checkpoint is of another kind of model"),
+        (lambda path: path.write_bytes(b""), "the file is truncated or not a checkpoint"),
+        (lambda path: path.write_text("no checkpoint"), "the file is truncated or not a checkpoint"),
+        (lambda path: path.write_bytes(pickle.dumps(Malice())), "the file is truncated or not a checkpoint"),
+        (lambda path: path.write_bytes(path.read_bytes()[:-100]), "the file is truncated or not a checkpoint"),
+        (lambda path: torch.save(content(1) | {"more": Malice()}, path), "contains pickled objects"),
+        (lambda path: torch.save({"state_dict": {}}, path), "the checkpoint belongs to another kind of model"),
+        (lambda path: torch.save([1, 2], path), "the checkpoint belongs to another kind of model"),
         (lambda path: shutil.make_archive(path.with_suffix(""), "zip", path.parent), "the file cannot be read"),
     ],
     ids=["empty", "text", "pickle", "truncated", "with code", "of another program", "a list", "another archive"],
@@ -91,7 +91,7 @@ def test_files_that_are_no_checkpoints(tmp_path, make, message):
 
 
 def test_how_often():
-    with pytest.raises(ConfigError, match="a checkpoint every 0 steps"):
+    with pytest.raises(ConfigError, match="`every_n_steps` must be at least 1, got 0"):
         LastCheckpoint("run", every_n_steps=0)
 
 

@@ -147,5 +147,5 @@ def test_labels_that_begin_alike_are_not_counted(explllm, small_settings, tmp_pa
 
 
 def test_errors():
-    with pytest.raises(ConfigError, match="every 0 steps"):
+    with pytest.raises(ConfigError, match="`every_n_steps` must be at least 1, got 0"):
         LiveAccuracy(every_n_steps=0)

@@ -43,10 +43,10 @@ def test_only_matrices_decay_and_only_what_trains_is_moved():
 
 
 def test_errors():
-    with pytest.raises(ConfigError, match="both warmup_steps and warmup_ratio"):
+    with pytest.raises(ConfigError, match="both `warmup_steps` and `warmup_ratio`"):
         OptimizationSettings(warmup_steps=1, warmup_ratio=0.1)
     frozen = torch.nn.Linear(2, 2).requires_grad_(False)
-    with pytest.raises(ConfigError, match="nothing trains: every part is frozen"):
+    with pytest.raises(ConfigError, match="every part is frozen"):
         build_optimizer(frozen.parameters(), OptimizationSettings(), 10)
     with pytest.warns(UserWarning, match="the warm-up of 500 steps is as long as the whole run of 10"):
         build_optimizer(torch.nn.Linear(2, 2).parameters(), OptimizationSettings(warmup_steps=500), 10)

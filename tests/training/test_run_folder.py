@@ -160,7 +160,7 @@ def test_faces_that_the_model_has_no_word_for(command, run_dir, drawn_faces, tmp
     frame.loc[contempt, "expression"] = "Contempt"
     Manifest(frame, drawn_faces).write(tmp_path / "contempt.parquet")
     named = ("--data", "ManifestFaces", "--data.manifest", "contempt.parquet", "--data.root", drawn_faces)
-    assert "the data holds Contempt" in command("test", *named).error
+    assert "the data contains Contempt" in command("test", *named).error
     done = command("test", *named, "--unknown_labels", "leave_out", "--explained_faces", 1)
     assert done.status == 0 and "their expression: 4 Contempt" in " ".join(done.out.split())
     held = metrics(run_dir)
@@ -322,7 +322,9 @@ def test_a_new_fit_takes_back_what_was_said_of_the_model_before(command, run_dir
     assert "test/accuracy" in metrics(run_dir) and (run_dir / "report.html").is_file()
     done = command("fit")
     assert done.status == 0
-    assert "run/checkpoints/last.ckpt is of an earlier run and will be replaced; --ckpt_path last would" in done.out
+    assert (
+        "run/checkpoints/last.ckpt belongs to an earlier run and will be replaced; --ckpt_path last resumes" in done.out
+    )
     assert not [key for key in metrics(run_dir) if key.startswith("test/")]
     assert not (run_dir / "report.html").exists() and not (run_dir / "predictions.parquet").exists()
     assert not (run_dir / "plots").exists()
@@ -345,9 +347,9 @@ def test_a_run_that_fails_leaves_no_model(explllm, small_config, tmp_path, monke
 
 
 def test_errors():
-    with pytest.raises(ConfigError, match="-1 explained faces"):
+    with pytest.raises(ConfigError, match="`explained_faces` must be at least 0, got -1"):
         RunFolder("run", explained_faces=-1)
-    with pytest.raises(ConfigError, match="unknown_labels 'skip'. Use one of refuse, leave_out"):
+    with pytest.raises(ConfigError, match="unknown `unknown_labels` 'skip'. Use one of refuse, leave_out"):
         RunFolder("run", unknown_labels="skip")
     with pytest.raises(ConfigError, match="there is no label set 'nine'"):
         RunFolder("run", answer_labels="nine")

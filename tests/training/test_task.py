@@ -60,7 +60,7 @@ def test_labels_of_the_settings_keep_their_order(settings, data, trainer):
 
 def test_labels_of_the_data_that_the_model_lacks(settings, data, trainer):
     task = ExpLLMTask(settings(labels=["Fear", "Anger"]))
-    with pytest.raises(ConfigError, match=r"the data holds Disgust.* \(it has Fear, Anger\)"):
+    with pytest.raises(ConfigError, match=r"the data contains Disgust.* \(it has Fear, Anger\)"):
         trainer(max_steps=1, limit_val_batches=0).fit(task, data())
 
 
@@ -116,7 +116,7 @@ def test_gradient_checkpointing_changes_memory_and_not_the_result(settings, data
 
 
 def test_before_it_is_built(settings):
-    with pytest.raises(TypeError, match=r"configure_model\(\) comes first"):
+    with pytest.raises(TypeError, match=r"call configure_model\(\) first"):
         _ = ExpLLMTask(settings()).explllm
 
 
@@ -127,7 +127,7 @@ def test_a_checkpoint_of_other_weights(settings, data, trainer, tmp_path):
     first.fit(task, data())
     first.save_checkpoint(tmp_path / "one.ckpt")
     other = ExpLLMTask(settings(projector_train="frozen"))
-    with pytest.raises(CheckpointError, match="of a run that trained other weights"):
+    with pytest.raises(CheckpointError, match="belongs to a run with other trainable weights"):
         trainer(max_steps=2).fit(other, data(), ckpt_path=tmp_path / "one.ckpt", weights_only=True)
     again = ExpLLMTask(settings(projector_train="frozen"))
     trainer().test(again, data(), ckpt_path=tmp_path / "one.ckpt", weights_only=True, verbose=False)

@@ -194,8 +194,10 @@ class AsyncJudge(Callback):
         scored = [one for one in self.rounds if one.judgments]
         if scored:
             means = exp_cot_score(scored[-1].judgments.values())
-            metrics = {f"judge/{name}": value for name, value in means.items()}
-            update_json(self._run_dir / METRICS_FILE, {**metrics, "judge/step": scored[-1].step, "judge/name": judge_name})
+            metrics: dict[str, Any] = {f"judge/{name}": value for name, value in means.items()}
+            update_json(
+                self._run_dir / METRICS_FILE, {**metrics, "judge/step": scored[-1].step, "judge/name": judge_name}
+            )
 
     def on_exception(self, trainer: Trainer, pl_module: ExpLLMTask, exception: BaseException) -> None:  # type: ignore[override]
         """Stop the background thread."""
