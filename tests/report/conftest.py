@@ -10,7 +10,7 @@ import pytest
 from explllm.core.expressions import LABEL_SETS
 from explllm.core.manifest import Manifest
 from explllm.metrics.answers import Answers
-from explllm.metrics.evaluation import recognition_figures
+from explllm.metrics.evaluation import recognition_metrics
 
 NOTICE = "The faces are drawn by a program, not photographs."
 
@@ -37,9 +37,14 @@ def metrics_of():
     """Computes what ``metrics.json`` holds after a test with these predictions."""
 
     def compute(table, root="faces", labels=None, **more):
-        figures = {**recognition_figures(Answers.of_table(table, labels)), "unreadable": [], "root": str(root), **more}
+        metrics = {
+            **recognition_metrics(Answers.from_table(table, labels)),
+            "unreadable": [],
+            "root": str(root),
+            **more,
+        }
         return {
-            **{f"test/{name}": value for name, value in figures.items()},
+            **{f"test/{name}": value for name, value in metrics.items()},
             "training_data_note": NOTICE,
             "explllm": "9.9",
         }

@@ -20,7 +20,7 @@ from explllm.core.action_units import DISFA_8, NAMES
 from explllm.core.errors import ConfigError
 from explllm.core.manifest import Manifest
 from explllm.drawn_faces.generate import draw_faces
-from explllm.metrics.au_regression import au_agreement
+from explllm.metrics.au_regression import action_unit_agreement
 from explllm.models.au_regressor import ActionUnitRegressor, RegressorSettings
 from explllm.training.au_task import ActionUnitTask, regression_loss
 
@@ -305,7 +305,7 @@ def test_the_loss():
     loss = regression_loss(found, masked, 1.0)
     known = ~masked.isnan()
     error = (found - labels)[known].square().mean()
-    ccc = au_agreement(found.detach(), masked).ccc
+    ccc = action_unit_agreement(found.detach(), masked).ccc
     # The floor in the denominator makes a difference in the third digit.
     assert loss.item() == pytest.approx(10 * error.item() + 1 - float(ccc[~ccc.isnan()].mean()), rel=5e-3)
     assert regression_loss(found, masked, 0).item() == pytest.approx(10 * error.item())

@@ -10,7 +10,7 @@ from explllm.conversation.messages import recognition
 from explllm.core.errors import ConfigError
 from explllm.data.dataset import Batch
 from explllm.metrics.recognition import RecognitionMetrics
-from explllm.report.text import figures_line
+from explllm.report.text import metrics_line
 from explllm.training.task import ExpLLMTask
 
 
@@ -68,7 +68,7 @@ class LiveAccuracy(Callback):
         pl_module.log("train/accuracy", figures["accuracy"], prog_bar=True, batch_size=1)
         pl_module.log("train/macro_recall", figures["macro_recall"], batch_size=1)
         self._log_histogram(pl_module, "train", figures)
-        self._print(trainer, f"loss {float(pl_module.last_loss):.3f}, train {figures_line(figures)}")
+        self._print(trainer, f"loss {float(pl_module.last_loss):.3f}, train {metrics_line(figures)}")
 
     def on_validation_start(self, trainer: Trainer, pl_module: ExpLLMTask) -> None:  # type: ignore[override]
         """Start counting anew, if validation is part of training."""
@@ -96,7 +96,7 @@ class LiveAccuracy(Callback):
         for name in ("accuracy", "macro_recall", "nll"):
             pl_module.log(f"val/{name}", figures[name], prog_bar=name == "accuracy", rank_zero_only=True)
         self._log_histogram(pl_module, "val", figures)
-        self._print(trainer, f"val {figures_line(figures)}")
+        self._print(trainer, f"val {metrics_line(figures)}")
 
     def _print(self, trainer: Trainer, line: str) -> None:
         if self.show and trainer.is_global_zero:
