@@ -44,7 +44,7 @@ from explllm.llm.prompt import version
 from explllm.llm.request import ChatSettings
 from explllm.metrics.answers import Answers
 from explllm.metrics.evaluation import recognition_metrics
-from explllm.report.text import print_metrics
+from explllm.report.terminal import print_metrics
 
 
 def baseline(options: argparse.Namespace) -> int:

@@ -32,7 +32,7 @@ from explllm.metrics.evaluation import recognition_metrics
 from explllm.metrics.exp_cot_score import Judgment, exp_cot_score
 from explllm.metrics.judges import ChatJudge, Judge, OfflineJudge
 from explllm.report.published import EXP_COT_SCORES
-from explllm.report.text import print_metrics
+from explllm.report.terminal import print_metrics
 
 
 def score(

@@ -10,7 +10,7 @@ from explllm.conversation.messages import recognition
 from explllm.core.errors import ConfigError
 from explllm.data.dataset import Batch
 from explllm.metrics.recognition import RecognitionMetrics
-from explllm.report.text import metrics_line
+from explllm.report.terminal import metrics_line
 from explllm.training.task import ExpLLMTask
 
 

@@ -21,7 +21,7 @@ from explllm.models.storage import read_config
 from explllm.report.cot_section import cot_figures, cot_section, judged
 from explllm.report.explained import ExplainedFace, best_and_worst_faces
 from explllm.report.page import write_report
-from explllm.report.text import print_explained, print_metrics
+from explllm.report.terminal import print_explained, print_metrics
 from explllm.training.callbacks.run_record import RunRecord
 from explllm.training.face_task import gathered
 from explllm.training.sample import fixed_sample

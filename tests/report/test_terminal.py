@@ -11,7 +11,7 @@ from explllm.metrics.answers import Answers
 from explllm.metrics.evaluation import recognition_metrics
 from explllm.metrics.recognition import RecognitionMetrics
 from explllm.models.recognition import Recognition
-from explllm.report.text import histogram_line, metrics_line, print_explained, print_metrics
+from explllm.report.terminal import histogram_line, metrics_line, print_explained, print_metrics
 
 
 @pytest.fixture
