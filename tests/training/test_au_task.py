@@ -232,7 +232,7 @@ def test_mistakes(explllm, au_config, au_fitted, fitted, small_config, tmp_path,
     assert "ActionUnitTask does not learn from FolderFaces" in explllm("fit", "--config", "mixed.yaml").error
     small = ("--model.network.vision", json.dumps(au_settings["model"]["init_args"]["network"]["vision"]))
     train = ("--model.network.vision_train", "full")
-    assert "there is no such manifest" in explllm("fit", "--config", "aus_feafa.yaml", *small, *train).error
+    assert "the manifest does not exist" in explllm("fit", "--config", "aus_feafa.yaml", *small, *train).error
     with pytest.raises(ConfigError, match="ccc_weight -1"):
         ActionUnitTask(ccc_weight=-1)
     with pytest.raises(ConfigError, match="facs_active_from 0"):
