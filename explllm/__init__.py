@@ -6,7 +6,12 @@ The public names load on first use, so that ``import explllm`` and the command l
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from explllm.core.cpu import configure_threads
+
 __version__ = "0.1.0"
+
+# Before any import of torch, which reads the settings.
+configure_threads()
 
 _HOMES = {
     "ChainOfThought": "explllm.explanations.chain_of_thought",

@@ -210,7 +210,10 @@ def test_manifests_with_mistakes(explllm, small_config, drawn_faces, tmp_path):
     (tmp_path / "bare.csv").write_text("path,expression\na.png,Fear\n")
     named = ("--data", "ManifestFaces", "--data.manifest", "bare.csv")
     assert "no column image among path, expression [bare.csv]" in explllm("fit", "--config", small_config, *named).error
-    for path, message in (("none.parquet", "there is no such manifest [none.parquet]"), ("bare.txt", "ending '.txt'")):
+    for path, message in (
+        ("none.parquet", "the manifest does not exist [none.parquet]"),
+        ("bare.txt", "ending '.txt'"),
+    ):
         named = ("--data", "ManifestFaces", "--data.manifest", path)
         assert message in explllm("fit", "--config", small_config, *named).error
     named = ("--data", "ManifestFaces", "--data.manifest", "table.parquet", "--data.root", "none")

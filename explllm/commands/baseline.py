@@ -43,8 +43,8 @@ from explllm.llm.client import ChatClient
 from explllm.llm.prompt import version
 from explllm.llm.request import ChatSettings
 from explllm.metrics.answers import Answers
-from explllm.metrics.evaluation import recognition_figures
-from explllm.report.text import print_figures
+from explllm.metrics.evaluation import recognition_metrics
+from explllm.report.terminal import print_metrics
 
 
 def baseline(options: argparse.Namespace) -> int:
@@ -173,9 +173,9 @@ def _write_test(
     if labeled.empty or not (labeled["unreadable"].isna() & labeled["answer"].notna()).any():
         console.print("no figures: no answered face is labeled")
         return
-    answers = Answers.of_table(labeled, tuple(labels), unknown_labels="leave_out")
+    answers = Answers.from_table(labeled, tuple(labels), unknown_labels="leave_out")
     figures: dict[str, Any] = {
-        **recognition_figures(answers),
+        **recognition_metrics(answers),
         "unreadable": table.loc[table["unreadable"].notna(), "image"].tolist(),
         "root": str(answered.root.resolve()),
     }
@@ -194,6 +194,6 @@ def _write_test(
     with atomic_write(folder / METRICS_FILE) as temporary:
         temporary.write_text(json.dumps(written, indent=2) + "\n", encoding="utf-8")
     Manifest(labeled, answered.root).write(folder / PREDICTIONS_FILE)
-    print_figures(console, written, "test")
+    print_metrics(console, written, "test")
     console.print(f"among the classes of {labels.name}: {', '.join(labels)}", highlight=False)
     console.print(f"run: {folder} (for `explllm compare`)", highlight=False)

@@ -10,10 +10,10 @@ from rich.table import Table
 
 from explllm.core.errors import ImageError, MissingPathError
 from explllm.core.files import atomic_write
-from explllm.metrics.comparison import Comparison, Pair, Run, compared, read_runs
-from explllm.metrics.evaluation import collapse
+from explllm.metrics.comparison import Comparison, Pair, Run, compare_runs, read_runs
+from explllm.metrics.evaluation import single_class_warning
 from explllm.report.explained import thumbnail_url
-from explllm.report.page import Figure, render_page
+from explllm.report.page import MetricCard, render_page
 
 SHOWN = 80
 """Faces on the contact sheet at most; the CSV file names all."""
@@ -35,7 +35,7 @@ def compare(runs: Sequence[str], out: str | None = None) -> Comparison:
         InputError: If a run lacks its test, its two files tell of different tests, or the runs were tested on
             different faces or against different labels; the message names what differs.
     """
-    comparison = compared(read_runs(runs))
+    comparison = compare_runs(read_runs(runs))
     names = [run.name for run in comparison.runs]
     folder = Path(out) if out else Path(runs[0]).parent / "-".join(["compare", *(Path(name).name for name in names)])
     _write(comparison, folder)
@@ -43,7 +43,7 @@ def compare(runs: Sequence[str], out: str | None = None) -> Comparison:
     return comparison
 
 
-def figure_rows(comparison: Comparison) -> list[list[str]]:
+def metric_rows(comparison: Comparison) -> list[list[str]]:
     """Return the figures side by side: name, then each run's."""
     runs = comparison.runs
     rows = [["faces", *(f"{run.metrics['test/count']:,}" for run in runs)]]
@@ -112,7 +112,7 @@ def _write(comparison: Comparison, folder: Path) -> None:
         "compare.html.jinja",
         names=names,
         notices=_notices(comparison),
-        rows=figure_rows(comparison),
+        rows=metric_rows(comparison),
         pairs=[
             (f"{pair.first} less {pair.second}", _cards(pair), sentence)
             for pair, sentence in zip(comparison.pairs, pair_sentences(comparison), strict=True)
@@ -132,19 +132,19 @@ def _notices(comparison: Comparison) -> list[str]:
     said = [run.metrics["training_data_note"] for run in comparison.runs if run.metrics.get("training_data_note")]
     for run in comparison.runs:
         figures = {name.removeprefix("test/"): value for name, value in run.metrics.items()}
-        if warning := collapse(figures):
+        if warning := single_class_warning(figures):
             said.append(f"{run.name}: one class only. {warning}")
     return list(dict.fromkeys(said))
 
 
-def _cards(pair: Pair) -> list[Figure]:
+def _cards(pair: Pair) -> list[MetricCard]:
     low, high = (f"{100 * end:+.1f}" for end in pair.interval)
     points = f"points of accuracy, {pair.first} less {pair.second}"
     return [
-        Figure(points, f"{100 * pair.difference:+.1f}", f"{low} to {high} (95%)"),
-        Figure("McNemar's test", f"p {_p(pair.p_value)}", pair.method),
-        Figure(f"only {pair.first} right", f"{pair.only_first:,}", "faces"),
-        Figure(f"only {pair.second} right", f"{pair.only_second:,}", "faces"),
+        MetricCard(points, f"{100 * pair.difference:+.1f}", f"{low} to {high} (95%)"),
+        MetricCard("McNemar's test", f"p {_p(pair.p_value)}", pair.method),
+        MetricCard(f"only {pair.first} right", f"{pair.only_first:,}", "faces"),
+        MetricCard(f"only {pair.second} right", f"{pair.only_second:,}", "faces"),
     ]
 
 
@@ -171,7 +171,7 @@ def _thumbnail(runs: Sequence[Run], image: str, box: Any) -> str | None:
 
 def _print(console: Console, comparison: Comparison, folder: Path) -> None:
     table = Table("", *(escape(run.name) for run in comparison.runs))
-    for row in figure_rows(comparison):
+    for row in metric_rows(comparison):
         table.add_row(*row)
     console.print(table)
     if comparison.left_out:

@@ -25,7 +25,7 @@ from explllm.faces.estimators.onnx_regressor import OnnxRegressor
 from explllm.faces.pixels import load_image
 from explllm.models.explllm import ExpLLM
 from explllm.report.picture import PicturedFace, bars_of, draw_picture
-from explllm.report.text import print_explained
+from explllm.report.terminal import print_explained
 
 
 def explain_images(

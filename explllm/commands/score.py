@@ -28,11 +28,11 @@ from explllm.llm.ledger import Ledger
 from explllm.llm.request import ChatFailure, ChatSettings, OutOfBudget, Stopped
 from explllm.metrics.answers import Answers
 from explllm.metrics.chain_of_thought import TextCounts, added, summary, text_counts
-from explllm.metrics.evaluation import recognition_figures
+from explllm.metrics.evaluation import recognition_metrics
 from explllm.metrics.exp_cot_score import Judgment, exp_cot_score
 from explllm.metrics.judges import ChatJudge, Judge, OfflineJudge
 from explllm.report.published import EXP_COT_SCORES
-from explllm.report.text import print_figures
+from explllm.report.terminal import print_metrics
 
 
 def score(
@@ -190,7 +190,7 @@ def _recognition(table: Manifest) -> dict[str, Any]:
     """Measure labels against true ones; empty where there are none.
 
     Returns:
-        What `recognition_figures` gives, with ``by``: ``predicted`` or ``conclusion``; ``unlabeled``, faces whose
+        What `recognition_metrics` gives, with ``by``: ``predicted`` or ``conclusion``; ``unlabeled``, faces whose
         true label is not known, and ``unanswered``, faces with a reason in ``unreadable``, which do not count.
     """
     frame = table.frame
@@ -203,12 +203,12 @@ def _recognition(table: Manifest) -> dict[str, Any]:
     labeled = frame[frame["expression"].notna()]
     if labeled.empty:
         return {}
-    answers = Answers.of_table(labeled, _labels(labeled), unknown_labels="leave_out")
+    answers = Answers.from_table(labeled, _labels(labeled), unknown_labels="leave_out")
     if not answers.rows:
         return {}
     return {
         "by": by,
-        **recognition_figures(answers),
+        **recognition_metrics(answers),
         "unlabeled": len(frame) - len(labeled),
         "unanswered": int(frame["unreadable"].notna().sum()) if "unreadable" in frame else 0,
     }
@@ -318,7 +318,7 @@ def _print_recognition(console: Console, labels: dict[str, Any]) -> None:
     said = "the column predicted" if labels["by"] == "predicted" else "what the texts arrive at"
     console.print(f"\nrecognition, by {said}:")
     shown = {**labels, "unreadable": []}
-    print_figures(console, {f"{labels['by']}/{name}": value for name, value in shown.items()}, labels["by"])
+    print_metrics(console, {f"{labels['by']}/{name}": value for name, value in shown.items()}, labels["by"])
     if labels["unanswered"]:
         console.print(f"{labels['unanswered']:,} faces have no answer and do not count: see the column unreadable")
     if labels["unlabeled"]:

@@ -1,7 +1,7 @@
-"""The 24 facial action units of FEAFA, their sides and FACS numbers, and the words for an intensity.
+"""The 24 facial action units of FEAFA, with sides, FACS numbers, and words for their intensities.
 
-FEAFA (Yan et al., ICMEW 2019) numbers its units 1 to 24 in an order of its own: unit 9, Jaw Drop, is action unit 26 of
-the Facial Action Coding System (FACS). "Left" is the person's own left, which lies on the right half of an image.
+FEAFA (Yan et al., ICMEW 2019) numbers its units 1 to 24. The numbers differ from those of the Facial Action Coding
+System (FACS): FEAFA 9, Jaw Drop, is FACS 26. "Left" means the person's left, which is on the right in the image.
 """
 
 from __future__ import annotations
@@ -23,19 +23,19 @@ class ActionUnit:
     """One FEAFA action unit."""
 
     number: int
-    """FEAFA's number, from 1; the unit's place in a list of intensities is one less."""
+    """The FEAFA number, from 1 to 24. The index into a list of intensities is one less."""
     name: str
-    """FEAFA's name, such as ``Left Eye Close``."""
+    """The FEAFA name, such as ``Left Eye Close``."""
     side: Side | None
-    """The person's own side, or None for a unit of the whole face."""
+    """The person's left or right; None for a unit without a side."""
     mirror: int
-    """The place (from 0) of the other side's unit in `FEAFA`; the unit's own place if it has no side."""
+    """Zero-based index of the same unit on the other side; its own index if the unit has no side."""
     facs: tuple[int, ...]
-    """The FACS action units or descriptors that the unit covers."""
+    """The corresponding FACS action units or descriptors."""
 
 
-# Name and FACS numbers. The mapping goes by the definition of the movement: FEAFA raises a brow as a whole, which is
-# FACS 1 (inner) with 2 (outer); FACS 28 sucks one lip or both; 29, 30 and 34 are FACS action descriptors.
+# Names and FACS numbers. The mapping follows the definition of each movement: FEAFA raises the brow as a whole, which
+# is FACS 1 (inner) plus 2 (outer); FACS 28 covers either lip or both; 29, 30 and 34 are FACS action descriptors.
 _UNITS: tuple[tuple[str, tuple[int, ...]], ...] = (
     ("Left Eye Close", (43,)),
     ("Right Eye Close", (43,)),
@@ -64,7 +64,7 @@ _UNITS: tuple[tuple[str, tuple[int, ...]], ...] = (
 )
 
 NAMES: tuple[str, ...] = tuple(name for name, _ in _UNITS)
-"""FEAFA's 24 names, in the order of every list of intensities."""
+"""The 24 FEAFA names, in the order used by every list of intensities."""
 
 
 def _side(name: str) -> Side | None:
@@ -81,13 +81,13 @@ FEAFA: tuple[ActionUnit, ...] = tuple(
     ActionUnit(number, name, _side(name), NAMES.index(_mirrored_name(name)), facs)
     for number, (name, facs) in enumerate(_UNITS, 1)
 )
-"""The 24 action units in FEAFA's order."""
+"""The 24 action units, in FEAFA order."""
 
 BP4D_12: tuple[int, ...] = (1, 2, 4, 6, 7, 10, 12, 14, 15, 17, 23, 24)
-"""The 12 FACS action units that are commonly evaluated on BP4D, in the order of its label lists."""
+"""The 12 FACS action units commonly evaluated on BP4D, in label order."""
 
 DISFA_8: tuple[int, ...] = (1, 2, 4, 6, 9, 12, 25, 26)
-"""The 8 FACS action units that are commonly evaluated on DISFA, in the order of its label lists."""
+"""The 8 FACS action units commonly evaluated on DISFA, in label order."""
 
 INTENSITY_WORDS: tuple[tuple[float, str], ...] = (
     (0.05, "absent"),
@@ -97,16 +97,16 @@ INTENSITY_WORDS: tuple[tuple[float, str], ...] = (
     (0.85, "strong"),
     (math.inf, "extreme"),
 )
-"""Upper bounds (exclusive) of an intensity in [0, 1] and the word for it.
+"""Words for an intensity in [0, 1], each with its exclusive upper bound.
 
-The five words above absence follow FACS's five grades A to E (trace, slight, marked, severe, maximum) at equal steps of
-0.2. The bounds are this project's own: neither the paper nor FEAFA fixes words for intensities. What stays below 0.05
-is within the noise of the action-unit estimators.
+The five words above "absent" follow the FACS grades A to E (trace, slight, marked, severe, maximum) in steps of 0.2.
+The bounds are a choice of this project; the paper and FEAFA define no words for intensities. Values below 0.05 are
+within the noise of the action unit estimators.
 """
 
 
 def intensity_word(x: float) -> str:
-    """Return the word for an intensity, from the table `INTENSITY_WORDS`.
+    """Return the word for an intensity, using `INTENSITY_WORDS`.
 
     Args:
         x: An intensity in [0, 1].
@@ -118,70 +118,70 @@ def intensity_word(x: float) -> str:
         InputError: If ``x`` is not a number in [0, 1].
     """
     if not 0.0 <= x <= 1.0:
-        raise InputError(f"{x!r} is no intensity", remedy="Give a number from 0 to 1.")
+        raise InputError(f"invalid intensity {x!r}", remedy="Use a number from 0 to 1.")
     return next(word for bound, word in INTENSITY_WORDS if x < bound)
 
 
 def mirror_action_units(intensities: Sequence[Intensity]) -> list[Intensity]:
-    """Return the intensities of the same face flipped left to right.
+    """Return the intensities of the same face flipped horizontally.
 
     Args:
-        intensities: 24 intensities in FEAFA's order; None for a unit that was not measured.
+        intensities: 24 intensities in FEAFA order; None for a unit that was not measured.
 
     Returns:
-        24 intensities; each sided unit has changed places with its counterpart, jaw slides included.
+        24 intensities with left and right units swapped, including the jaw slides.
 
     Raises:
-        InputError: If there are not 24 values.
+        InputError: If the number of values is not 24.
     """
     if len(intensities) != len(FEAFA):
         raise InputError(
-            f"{len(intensities)} action units instead of {len(FEAFA)}",
-            remedy="Give one intensity for each FEAFA unit, in FEAFA's order.",
+            f"expected {len(FEAFA)} action units, got {len(intensities)}",
+            remedy="Provide one intensity per FEAFA unit, in FEAFA order.",
         )
     return [intensities[unit.mirror] for unit in FEAFA]
 
 
 def parse_unit_names(names: str) -> list[int]:
-    """Return the places in `FEAFA` of units that a cell names.
+    """Return the zero-based indices of a comma-separated list of unit names.
 
     Args:
-        names: FEAFA's names with commas between them, as in a manifest's column ``action_units_missing``.
+        names: FEAFA names separated by commas, as in the manifest column ``action_units_missing``.
 
     Returns:
-        The places, in the order of the names.
+        One index per name, in the same order.
 
     Raises:
-        InputError: If a name is no unit's.
+        InputError: If a name is unknown.
     """
-    found = [name.strip() for name in names.split(",")]
-    for name in found:
+    units = [name.strip() for name in names.split(",")]
+    for name in units:
         if name not in NAMES:
-            raise InputError(f"{name!r} is no action unit", remedy="Write FEAFA's names with commas between them.")
-    return [NAMES.index(name) for name in found]
+            raise InputError(f"unknown action unit {name!r}", remedy="Use FEAFA names separated by commas.")
+    return [NAMES.index(name) for name in units]
 
 
 def check_action_units(values: Sequence[float], where: str | PathLike[str] | None = None) -> list[float]:
-    """Return the values as 24 floats, or say what is wrong with them.
+    """Validate intensities and return them as 24 floats.
 
     Args:
-        values: Intensities in FEAFA's order.
-        where: The file and row they come from, for the message.
+        values: Intensities in FEAFA order.
+        where: The file and row they come from, for the error message.
 
     Returns:
         24 finite floats in [0, 1].
 
     Raises:
-        InputError: If the number of values is not 24, or one of them is no finite number in [0, 1].
+        InputError: If the number of values is not 24, or a value is not a finite number in [0, 1].
     """
-    remedy = f"Give {len(FEAFA)} numbers from 0 to 1, in FEAFA's order."
+    remedy = f"Provide {len(FEAFA)} numbers from 0 to 1, in FEAFA order."
     try:
         numbers = [float(value) for value in values]
     except (TypeError, ValueError):
-        raise InputError("action units that are not a list of numbers", where=where, remedy=remedy) from None
+        raise InputError("the action units are not a list of numbers", where=where, remedy=remedy) from None
     if len(numbers) != len(FEAFA):
-        raise InputError(f"{len(numbers)} action units instead of {len(FEAFA)}", where=where, remedy=remedy)
+        raise InputError(f"expected {len(FEAFA)} action units, got {len(numbers)}", where=where, remedy=remedy)
     for unit, number in zip(FEAFA, numbers, strict=True):
-        if not 0.0 <= number <= 1.0:  # also false for nan
+        if not 0.0 <= number <= 1.0:  # False for NaN too
             raise InputError(f"intensity {number} of {unit.name} is not in [0, 1]", where=where, remedy=remedy)
     return numbers

@@ -1,4 +1,4 @@
-"""The facial expressions, the words that name them, and each data set's classes in its own index order."""
+"""Facial expressions, their synonyms, and the label set of each data set."""
 
 from __future__ import annotations
 
@@ -11,7 +11,11 @@ from explllm.core.errors import ConfigError, UnknownExpressionError
 
 
 class Expression(StrEnum):
-    """A facial expression, under the name that the ExpLLM paper uses (Section IV-A)."""
+    """A facial expression, named as in the ExpLLM paper (Section IV-A).
+
+    >>> Expression.parse("joy")
+    <Expression.HAPPINESS: 'Happiness'>
+    """
 
     NEUTRAL = "Neutral"
     HAPPINESS = "Happiness"
@@ -24,27 +28,26 @@ class Expression(StrEnum):
 
     @classmethod
     def parse(cls, word: str) -> Expression:
-        """Return the expression that a word names, in any case and with the usual synonyms.
+        """Return the expression named by a label or a common synonym, ignoring case.
 
         Args:
-            word: A label such as ``Happiness``, ``happy`` or ``JOY``; white space and a final full stop are ignored.
+            word: A label or synonym, such as ``JOY``. Surrounding whitespace and a final period are ignored.
 
         Returns:
             The expression.
 
         Raises:
-            UnknownExpressionError: If the word names none.
+            UnknownExpressionError: If the word does not name an expression.
         """
-        found = SYNONYMS.get(word.strip().rstrip(".").lower()) if isinstance(word, str) else None
-        if found is None:
+        expression = SYNONYMS.get(word.strip().rstrip(".").lower()) if isinstance(word, str) else None
+        if expression is None:
             raise UnknownExpressionError(
-                f"{word!r} names no expression", remedy=f"Use one of {', '.join(cls)}, or a common synonym."
+                f"unknown expression {word!r}", remedy=f"Use one of {', '.join(cls)}, or a common synonym."
             )
-        return found
+        return expression
 
 
-# Words that name one expression by themselves. Words that only hint at one, which the verdict of a chain of thought
-# weighs too, stand in explllm.explanations.verdict.
+# Words that name an expression. Words that merely suggest one are listed in explllm.explanations.verdict.
 _WORDS: dict[Expression, str] = {
     Expression.NEUTRAL: "neutral neutrality",
     Expression.HAPPINESS: "happiness happy joy joyful joyous joyfulness happily joyfully gladness glad",
@@ -59,59 +62,66 @@ _WORDS: dict[Expression, str] = {
 SYNONYMS: Mapping[str, Expression] = MappingProxyType(
     {word: expression for expression, words in _WORDS.items() for word in words.split()}
 )
-"""Every lower-case word that `Expression.parse` understands, the labels themselves among them."""
+"""Every lowercase word that `Expression.parse` accepts, including the labels themselves."""
 
 
 @dataclass(frozen=True)
 class LabelSet:
-    """The classes of one data set in its own index order."""
+    """The classes of a data set, in its index order.
+
+    >>> label_set = LabelSet.by_name("RAF-DB")
+    >>> label_set.expression(4)
+    <Expression.HAPPINESS: 'Happiness'>
+    >>> label_set.index(Expression.NEUTRAL)
+    7
+    """
 
     name: str
-    """The data set's name in configs and on the command line."""
+    """The name used in configs and on the command line."""
     expressions: tuple[Expression, ...]
     """The classes, in index order."""
     first_index: int = 0
-    """The number that the data set gives its first class: 1 for RAF-DB, 0 elsewhere."""
+    """The number of the first class: 1 for RAF-DB, 0 for the others."""
 
     @classmethod
     def by_name(cls, name: str) -> LabelSet:
-        """Return the label set of a data set; case, spaces, hyphens and underscores do not matter.
+        """Return the label set of a data set. Case, spaces, hyphens and underscores are ignored.
 
         Args:
-            name: For example ``rafdb`` or ``RAF-DB``; the known names are the keys of `LABEL_SETS`.
+            name: A key of `LABEL_SETS`, such as ``rafdb`` or ``RAF-DB``.
 
         Returns:
             The label set.
 
         Raises:
-            ConfigError: If there is no set of that name.
+            ConfigError: If the name is unknown.
         """
-        found = LABEL_SETS.get("".join(letter for letter in str(name).lower() if letter.isalnum()))
-        if found is None:
-            raise ConfigError(f"there is no label set {name!r}", remedy=f"Use one of {', '.join(LABEL_SETS)}.")
-        return found
+        label_set = LABEL_SETS.get("".join(letter for letter in str(name).lower() if letter.isalnum()))
+        if label_set is None:
+            raise ConfigError(f"unknown label set {name!r}", remedy=f"Use one of {', '.join(LABEL_SETS)}.")
+        return label_set
 
     def index(self, expression: Expression) -> int:
-        """Return the data set's own number of an expression.
+        """Return the number that the data set assigns to an expression.
 
         Args:
             expression: One of the classes.
 
         Returns:
-            Its number, counted from `first_index`.
+            The class number, starting at `first_index`.
 
         Raises:
-            UnknownExpressionError: If the expression is not a class of this set.
+            UnknownExpressionError: If the expression is not in this label set.
         """
         if expression not in self.expressions:
             raise self._unknown(expression)
         return self.expressions.index(expression) + self.first_index
 
     def expression(self, index: int) -> Expression:
-        """Return the expression that has a number in this data set.
+        """Return the expression with a given class number.
 
         Args:
-            index: The data set's own number, counted from `first_index`.
+            index: The class number, starting at `first_index`.
 
         Returns:
             The expression.
@@ -125,16 +135,16 @@ class LabelSet:
         return self.expressions[position]
 
     def parse(self, value: str | int) -> Expression:
-        """Return the class that a cell of the data set's own tables names.
+        """Return the class named by a cell of the data set's annotation files.
 
         Args:
-            value: The data set's own number, the same as a string of digits, or a word as for `Expression.parse`.
+            value: A class number, the same number as a string, or a word accepted by `Expression.parse`.
 
         Returns:
             The expression.
 
         Raises:
-            UnknownExpressionError: If the value names no class of this set.
+            UnknownExpressionError: If the value does not name a class of this label set.
         """
         if isinstance(value, bool):
             raise self._unknown(value)
@@ -163,17 +173,17 @@ class LabelSet:
         return iter(self.expressions)
 
     def __contains__(self, expression: object) -> bool:
-        """Tell whether an expression is a class of this set."""
+        """Return whether an expression is in this label set."""
         return expression in self.expressions
 
     def _unknown(self, value: object) -> UnknownExpressionError:
         classes = ", ".join(f"{number} {name}" for number, name in enumerate(self.expressions, self.first_index))
         shown = str(value) if isinstance(value, Expression) else repr(value)
-        return UnknownExpressionError(f"{shown} is no class of the label set {self.name}", remedy=f"Use: {classes}.")
+        return UnknownExpressionError(f"{shown} is not in the label set {self.name}", remedy=f"Use one of: {classes}.")
 
 
 _AFFECTNET8 = tuple(Expression)
-# FER2013 and ExpW share one alphabetical order with the neutral face last.
+# FER2013 and ExpW use the same order: alphabetical, with Neutral last.
 _ALPHABETICAL = (
     Expression.ANGER,
     Expression.DISGUST,
@@ -205,4 +215,4 @@ LABEL_SETS: Mapping[str, LabelSet] = MappingProxyType(
         )
     }
 )
-"""The label sets by name."""
+"""All label sets, by name."""

@@ -1,7 +1,7 @@
-"""Which FEAFA units make which unit of the Facial Action Coding System (FACS), and which FACS units none makes.
+"""Mapping from FEAFA units to the Facial Action Coding System (FACS).
 
-DISFA and BP4D are labeled by FACS. A model of FEAFA's 24 units can be tested there on the units that both know; the
-others are named as missing, and never counted as absent.
+DISFA and BP4D are labeled with FACS units. A model that predicts FEAFA's 24 units is evaluated on the FACS units that
+FEAFA can express. The rest are reported as unmapped, never as absent.
 """
 
 from __future__ import annotations
@@ -16,30 +16,30 @@ from explllm.core.errors import ConfigError
 
 @dataclass(frozen=True)
 class FacsUnit:
-    """One FACS unit that DISFA or BP4D is evaluated on."""
+    """One FACS unit used in the evaluation on DISFA or BP4D."""
 
     number: int
-    """FACS's number."""
+    """The FACS number."""
     name: str
-    """FACS's name."""
+    """The FACS name."""
     feafa: tuple[str, ...] = ()
-    """The FEAFA units that make it, by name; none if FEAFA has no such movement."""
+    """Names of the corresponding FEAFA units; empty if FEAFA has no such movement."""
     remark: str = ""
-    """What the mapping leaves open, or why there is none."""
+    """A caveat about the mapping, or the reason for its absence."""
 
     @property
-    def places(self) -> tuple[int, ...]:
-        """The places (from 0) of `feafa` in a list of 24 intensities."""
+    def indices(self) -> tuple[int, ...]:
+        """Zero-based indices of the units in `feafa` in a list of 24 intensities."""
         return tuple(NAMES.index(name) for name in self.feafa)
 
 
-# FACS 6 and 7 are read from the cheek and the lower lid, FEAFA's Eye Close (FACS 43) from the gap between the lids; a
-# smile narrows the gap too, so that a mapping of it would measure something else. The same holds for lips that part.
+# FACS codes 6 and 7 from the cheek and the lower lid. FEAFA's Eye Close (FACS 43) measures the gap between the lids,
+# which a smile narrows too, so mapping it to 6 or 7 would measure something else. The same applies to parted lips (25).
 _TABLE = (
     FacsUnit(1, "Inner Brow Raiser", ("Left Brow Raise", "Right Brow Raise"), "FEAFA raises the brow as a whole"),
     FacsUnit(2, "Outer Brow Raiser", ("Left Brow Raise", "Right Brow Raise"), "FEAFA raises the brow as a whole"),
     FacsUnit(4, "Brow Lowerer", ("Left Brow Lower", "Right Brow Lower")),
-    FacsUnit(6, "Cheek Raiser", (), "FEAFA does not look at the cheeks' height"),
+    FacsUnit(6, "Cheek Raiser", (), "FEAFA does not code the height of the cheeks"),
     FacsUnit(7, "Lid Tightener", (), "FEAFA's Eye Close is FACS 43"),
     FacsUnit(9, "Nose Wrinkler", ("Nose Wrinkle",)),
     FacsUnit(10, "Upper Lip Raiser", ("Upper Lip Raise",)),
@@ -49,34 +49,34 @@ _TABLE = (
     FacsUnit(17, "Chin Raiser", ("Chin Raise",)),
     FacsUnit(23, "Lip Tightener", (), "FEAFA's sucked lips are FACS 28"),
     FacsUnit(24, "Lip Pressor", (), "FEAFA's sucked lips are FACS 28"),
-    FacsUnit(25, "Lips Part", (), "FEAFA has no unit of its own for parted lips"),
+    FacsUnit(25, "Lips Part", (), "FEAFA has no separate unit for parted lips"),
     FacsUnit(26, "Jaw Drop", ("Jaw Drop",)),
 )
 
 FACS: Mapping[int, FacsUnit] = MappingProxyType({unit.number: unit for unit in _TABLE})
-"""The FACS units of `FACS_SETS` by number."""
+"""The FACS units in `FACS_SETS`, by number."""
 
 FACS_SETS: Mapping[str, tuple[int, ...]] = MappingProxyType({"disfa8": DISFA_8, "bp4d12": BP4D_12})
-"""The units of each set, by the name in a manifest's column ``facs_set``, in the order of its column ``facs``."""
+"""The units of each set, in label order. Keys are the values of the manifest column ``facs_set``."""
 
 
 def facs_set(name: str) -> tuple[FacsUnit, ...]:
-    """Return the units of a set, in the order of its labels.
+    """Return the units of a set, in label order.
 
     Args:
-        name: One of `FACS_SETS`.
+        name: A key of `FACS_SETS`.
 
     Returns:
         The units.
 
     Raises:
-        ConfigError: If there is no such set.
+        ConfigError: If the set does not exist.
     """
     if name not in FACS_SETS:
-        raise ConfigError(f"there is no set of FACS units {name!r}", remedy=f"Use one of {', '.join(FACS_SETS)}.")
+        raise ConfigError(f"unknown set of FACS units {name!r}", remedy=f"Use one of {', '.join(FACS_SETS)}.")
     return tuple(FACS[number] for number in FACS_SETS[name])
 
 
 def unmapped_units(units: Sequence[FacsUnit]) -> tuple[FacsUnit, ...]:
-    """Return those that no FEAFA unit makes."""
+    """Return the units that have no FEAFA equivalent."""
     return tuple(unit for unit in units if not unit.feafa)

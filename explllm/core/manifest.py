@@ -1,4 +1,4 @@
-"""The manifest: the table that every command reads and writes, one row a face."""
+"""The manifest: the table that every command reads and writes, with one row per face."""
 
 from __future__ import annotations
 
@@ -25,21 +25,21 @@ __all__ = ["COLUMNS", "REQUIRED", "SUFFIXES", "Manifest"]
 COLUMNS: Mapping[str, str] = MappingProxyType(
     {
         "image": "path of the image, relative to the manifest's root",
-        "expression": "the expression's name, or empty",
-        "split": "name of the part of the data set, such as train or test",
-        "identity": "who is shown, where that is known",
-        "box": "the face's box (x, y, w, h) in pixels of the upright image; the origin is its upper left corner",
-        "action_units": "24 intensities in [0, 1], in FEAFA's order",
+        "expression": "name of the expression, or empty",
+        "split": "name of the split, such as train or test",
+        "identity": "identifier of the person, if known",
+        "box": "face box (x, y, w, h) in pixels of the upright image; the origin is the upper left corner",
+        "action_units": "24 intensities in [0, 1], in FEAFA order",
         "cot": "the chain of thought",
-        "action_units_missing": "names of the units that were not measured, with commas; their intensity says 0",
-        "action_units_source": "where the intensities come from: a model's name, or drawn",
-        "cot_source": "where the chain of thought comes from: a model's name, or offline",
+        "action_units_missing": "comma-separated names of unmeasured units; their intensity is stored as 0",
+        "action_units_source": "source of the intensities: a model name, or drawn",
+        "cot_source": "source of the chain of thought: a model name, or offline",
     }
 )
-"""Each known column and what it holds. A manifest may have further columns; they are carried along."""
+"""The known columns and their meaning. Other columns are allowed and preserved."""
 
 REQUIRED: tuple[str, ...] = ("image",)
-"""The columns without which a table is no manifest."""
+"""The required columns."""
 
 _REMEDIES = {
     "expression": "label the images",
@@ -53,19 +53,33 @@ _TEXTS = tuple(column for column in COLUMNS if column not in _LISTS)
 
 
 class Manifest:
-    """A table of faces and the folder that its image paths start from."""
+    r"""A table of faces and the root folder of its image paths.
+
+    >>> from pathlib import Path
+    >>> from tempfile import TemporaryDirectory
+    >>> with TemporaryDirectory() as folder:
+    ...     path = Path(folder, "faces.csv")
+    ...     _ = path.write_text("image,expression,split\na.png,happy,train\nb.png,sad,test\n")
+    ...     manifest = Manifest.read(path)
+    >>> len(manifest)
+    2
+    >>> list(manifest.frame["expression"])
+    ['Happiness', 'Sadness']
+    >>> manifest.select(split="test").image_path(0).name
+    'b.png'
+    """
 
     def __init__(self, frame: pd.DataFrame, root: str | os.PathLike[str], path: Path | None = None) -> None:
-        """Check a table and take it over.
+        """Validate a table and convert its cells.
 
         Args:
-            frame: The table, with the columns of `COLUMNS` that are known and any others. Empty cells of the known
-                columns become None, boxes and action units lists of floats, expressions the paper's names.
-            root: The folder that the image paths start from.
-            path: The file that the table was read from, for messages.
+            frame: The table. In the columns listed in `COLUMNS`, empty cells become None, boxes and action units become
+                lists of floats, and expressions get the paper's names. Other columns stay unchanged.
+            root: The root folder of the image paths.
+            path: The file that the table was read from, for error messages.
 
         Raises:
-            ManifestError: If a required column is absent, a cell cannot be understood, or two rows are the same face.
+            ManifestError: If a required column is missing, a cell is invalid, or two rows describe the same face.
         """
         self.root = Path(root)
         self.path = path
@@ -77,48 +91,48 @@ class Manifest:
 
         Args:
             path: A Parquet (``.parquet``), CSV (``.csv``) or JSON Lines (``.jsonl``) file.
-            root: The folder that the image paths start from; the manifest's own folder if None.
+            root: The root folder of the image paths; the folder of the manifest if None.
 
         Returns:
             The manifest.
 
         Raises:
-            MissingPathError: If there is no such file.
-            ManifestError: If the file cannot be read as a table, or the table is no manifest.
+            MissingPathError: If the file does not exist.
+            ManifestError: If the file is not a valid table or not a valid manifest.
         """
         path = Path(path)
         reader = format_of(path)[0]
         if not path.is_file():
-            raise MissingPathError("there is no such manifest", where=path, remedy="Check the path.")
+            raise MissingPathError("the manifest does not exist", where=path, remedy="Check the path.")
         try:
-            # Known columns as text: an identity 007 must not become 7.
+            # Read known columns as text: the identity 007 must not become 7.
             frame = reader(path, list(COLUMNS))
         except InputError:
             raise
-        except (ValueError, OSError) as error:  # the parsers' own errors are kinds of ValueError
+        except (ValueError, OSError) as error:  # parser errors are subclasses of ValueError
             raise ManifestError(
-                f"a file that cannot be read ({error})", where=path, remedy="Check that its content fits its ending."
+                f"the file cannot be read ({error})", where=path, remedy="Check that the content matches the file name."
             ) from error
         return cls(frame, path.parent if root is None else root, path)
 
     def chunks(self) -> Iterator[pd.DataFrame]:
-        """Yield the table in parts of 1,000 consecutive rows, at least one; the index counts from 0 through all."""
+        """Yield the table in chunks of 1,000 consecutive rows. An empty table yields one empty chunk."""
         for start in range(0, max(len(self), 1), manifest_files.CHUNK_ROWS):
             yield self.frame.iloc[start : start + manifest_files.CHUNK_ROWS]
 
     def write(self, path: str | os.PathLike[str], finish: Callable[[pd.DataFrame], pd.DataFrame] | None = None) -> None:
-        """Write the manifest, whole or not at all: an existing file stays until the new one is complete.
+        """Write the manifest atomically: an existing file stays in place until the new one is complete.
 
-        Image paths are written as they are, relative to `root`: whoever reads the file from another folder names it.
+        Image paths are written unchanged, relative to `root`. Pass ``root`` to `read` if the file lies elsewhere.
 
         Args:
-            path: The file; its ending (``.parquet``, ``.csv`` or ``.jsonl``) decides the format.
-            finish: Adds columns to each of `chunks` just before it is written, to save memory. Called twice per chunk for
-                formats that need two passes. None writes the table unchanged.
+            path: The file. Its suffix (``.parquet``, ``.csv`` or ``.jsonl``) selects the format.
+            finish: Function that adds columns to a chunk just before it is written, to save memory. Formats that need
+                two passes call it twice per chunk. None writes the table unchanged.
 
         Raises:
-            ManifestError: If the ending is none of these, a changed cell cannot be understood, a column has no place in
-                the format, or the disk takes no file.
+            ManifestError: If the suffix is unsupported, a cell is invalid, the format cannot represent a column, or the
+                file cannot be written.
         """
         path = Path(path)
         writer = format_of(path)[1]
@@ -130,33 +144,35 @@ class Manifest:
             raise
         except OSError as error:
             raise ManifestError(
-                f"a manifest that cannot be written ({error.strerror or error})",
+                f"the manifest cannot be written ({error.strerror or error})",
                 where=path,
-                remedy="Name another place, or make room there.",
+                remedy="Choose another path, or free disk space.",
             ) from error
         except UnicodeError as error:
             raise ManifestError(
-                "a text with half a character (of a surrogate pair), which no file can hold",
+                "a text contains a lone surrogate (half a character), which cannot be written",
                 where=path,
                 remedy="Replace it in the table.",
             ) from error
-        # Arrow's errors are kinds of these; they name the column.
+        # Arrow's errors are subclasses of these and name the column.
         except (ValueError, TypeError, OverflowError, NotImplementedError) as error:
             raise ManifestError(
-                f"a table that {path.suffix} cannot hold ({'; '.join(map(str, error.args))})",
+                f"{path.suffix} cannot represent the table ({'; '.join(map(str, error.args))})",
                 where=path,
-                remedy="Make the values of the column alike, or write .jsonl.",
+                remedy="Use one type per column, or write .jsonl.",
             ) from error
 
     def check_writable(self, path: str | os.PathLike[str]) -> None:
-        """Make sure, before work is done for it, that the table can be written: it is, beside the file, and removed.
+        """Check that the table can be written, by writing it to a temporary file in the same folder.
+
+        Call this before long computations whose result goes to ``path``.
 
         Args:
-            path: The file; missing folders are made.
+            path: The file. Missing parent folders are created.
 
         Raises:
-            ConfigError: If a folder is there, or no file can be made.
-            ManifestError: If the table has no place in the format, or the disk not for it.
+            ConfigError: If the path is a folder, or the file cannot be created.
+            ManifestError: If the format cannot represent the table, or the disk is full.
         """
         check_writable(path)
         with tempfile.TemporaryDirectory(prefix=".explllm-", dir=Path(path).parent) as folder:
@@ -166,29 +182,31 @@ class Manifest:
         """Return the rows of one split.
 
         Args:
-            split: The split's name.
+            split: Name of the split.
 
         Returns:
-            A manifest with these rows, numbered anew.
+            A manifest with these rows and a new index.
 
         Raises:
-            ManifestError: If no row is of that split.
+            ManifestError: If the split has no rows.
         """
         self.require("split")
         rows = self.frame[self.frame["split"] == split]
         if rows.empty:
             known = sorted({str(name) for name in self.frame["split"].dropna()})
-            raise ManifestError(f"no row of split {split!r}", where=self.path, remedy=f"Use one of {', '.join(known)}.")
+            raise ManifestError(
+                f"the split {split!r} has no rows", where=self.path, remedy=f"Use one of {', '.join(known)}."
+            )
         return Manifest(rows.reset_index(drop=True), self.root, self.path)
 
     def require(self, *columns: str) -> None:
-        """Make sure that columns are there and not wholly empty.
+        """Check that columns exist and are not entirely empty.
 
         Args:
-            *columns: Names of columns.
+            *columns: Column names.
 
         Raises:
-            ManifestError: If one is absent, or has no value in any row; names all of them.
+            ManifestError: If a column is missing or has no values. The message lists all such columns.
         """
         missing = [
             column
@@ -201,14 +219,15 @@ class Manifest:
             raise ManifestError(
                 f"no values in the column{'s' * (len(missing) > 1)} {', '.join(missing)}",
                 where=self.path,
-                remedy=f"{advice}, then pass the manifest that holds the result.",
+                remedy=f"{advice}, then pass the resulting manifest.",
             )
 
     def intensities(self) -> Iterator[list[float | None] | None]:
         """Yield the action units of each row, with None for a unit that was not measured.
 
         Yields:
-            24 values in FEAFA's order, None where ``action_units_missing`` names the unit; None for a row without any.
+            24 values in FEAFA order, with None for units listed in ``action_units_missing``; None for a row without
+            action units.
         """
         nothing = [None] * len(self.frame)
         for units, missing in zip(
@@ -220,10 +239,10 @@ class Manifest:
         """Return the action units of one row, with None for a unit that was not measured.
 
         Args:
-            i: The row, from 0.
+            i: Zero-based row index.
 
         Returns:
-            As of `intensities`.
+            The same value that `intensities` yields for the row.
         """
         units, missing = (
             self.frame[column].iloc[i] if column in self.frame else None
@@ -232,9 +251,9 @@ class Manifest:
         return _measured(units, missing)
 
     def is_synthetic(self) -> pd.Series:
-        """Return of each row whether its face is drawn by a program, as its intensities' source says.
+        """Return, for each row, whether the face was drawn by a program, according to the source of its intensities.
 
-        Where a regressor has estimated the intensities, what came before stands in ``action_units_true_source``.
+        After a regressor has estimated the intensities, ``action_units_true_source`` holds the original source.
         """
         drawn = pd.Series(False, index=self.frame.index)
         for name in ("action_units_source", "action_units_true_source"):
@@ -243,34 +262,34 @@ class Manifest:
         return drawn
 
     def face_not_found(self) -> list[bool]:
-        """Return of each row whether a face was looked for in its image and not found: the whole image is none."""
+        """Return, for each row, whether detection ran on the image and found no face."""
         nothing = pd.Series(None, index=self.frame.index, dtype=object)
-        looked_for = self.frame.get("face_status", nothing).notna()
-        return [bool(cell) for cell in looked_for & self.frame.get("box", nothing).isna()]
+        searched = self.frame.get("face_status", nothing).notna()
+        return [bool(cell) for cell in searched & self.frame.get("box", nothing).isna()]
 
     def __len__(self) -> int:
         """Return the number of faces."""
         return len(self.frame)
 
     def image_path(self, i: int) -> Path:
-        """Return the path of a row's image.
+        """Return the path of the image of one row.
 
         Args:
-            i: The row, from 0.
+            i: Zero-based row index.
 
         Returns:
-            The root with the image's path below it.
+            The path, including `root`.
         """
         return self.root / str(self.frame["image"].iloc[i])
 
     def box(self, i: int) -> list[float] | None:
-        """Return the box of a row's face.
+        """Return the face box of one row.
 
         Args:
-            i: The row, from 0.
+            i: Zero-based row index.
 
         Returns:
-            x, y, width, height in pixels; None if the row has none: its image is a face already.
+            x, y, width and height in pixels; None if the image is already cropped to the face.
         """
         return self.frame["box"].iloc[i] if "box" in self.frame else None
 
@@ -281,13 +300,13 @@ def _measured(units: list[float] | None, missing: str | None) -> list[float | No
 
 
 def _checked(frame: pd.DataFrame, path: Path | None) -> pd.DataFrame:
-    """Return a copy of the table with the known columns in their proper types."""
+    """Return a copy of the table with the known columns validated and converted."""
     absent = [column for column in REQUIRED if column not in frame]
     if absent:
         raise ManifestError(
             f"no column {', '.join(absent)} among {', '.join(map(str, frame.columns)) or 'none'}",
             where=path,
-            remedy=f"Name the columns of a manifest: {', '.join(COLUMNS)}.",
+            remedy=f"Use the column names of a manifest: {', '.join(COLUMNS)}.",
         )
     frame = frame.reset_index(drop=True)
     converters: dict[str, Callable[[Any], Any]] = {column: _text for column in _TEXTS}
@@ -296,9 +315,9 @@ def _checked(frame: pd.DataFrame, path: Path | None) -> pd.DataFrame:
     for column, convert in converters.items():
         if column in frame:
             cells = _convert(frame[column], convert, column, path)
-            # Plain objects, so that an empty cell is None in every pandas version and never nan.
+            # dtype=object keeps empty cells as None instead of NaN in every pandas version.
             frame[column] = pd.Series(cells, index=frame.index, dtype=object)
-    _refuse_repeated_faces(frame, path)
+    _check_unique_faces(frame, path)
     return frame
 
 
@@ -311,7 +330,7 @@ def _convert(cells: Iterable[Any], convert: Callable[[Any], Any], column: str, p
             raise ManifestError(error.found, where=_row(path, row, column), remedy=error.remedy) from error
     if column in REQUIRED and None in converted:
         raise ManifestError(
-            "an empty cell", where=_row(path, converted.index(None) + 1, column), remedy="Fill it or drop the row."
+            "the cell is empty", where=_row(path, converted.index(None) + 1, column), remedy="Fill it or drop the row."
         )
     return converted
 
@@ -326,7 +345,7 @@ def _text(cell: Any) -> str:
 
 def _image(cell: Any) -> str:
     if not isinstance(cell, str | os.PathLike):
-        raise InputError(f"{cell!r} is no path", remedy="Give the image's path below the root.")
+        raise InputError(f"invalid path {cell!r}", remedy="Use a path relative to the root folder.")
     return os.fspath(cell)
 
 
@@ -335,7 +354,7 @@ def _expression(cell: Any) -> str:
         return Expression.parse(cell).value
     except UnknownExpressionError as error:
         raise InputError(
-            error.found, remedy=f"Use the names {', '.join(Expression)}; translate a data set's numbers first."
+            error.found, remedy=f"Use the names {', '.join(Expression)}. Convert class numbers to names first."
         ) from None
 
 
@@ -344,20 +363,20 @@ def _listed(cell: Any) -> list[Any]:
         try:
             cell = json.loads(cell)
         except ValueError:
-            raise InputError(f"{cell!r} is no list", remedy="Write a JSON list of numbers.") from None
+            raise InputError(f"{cell!r} is not a list", remedy="Write a JSON list of numbers.") from None
     if isinstance(cell, np.ndarray):
         cell = cell.tolist()
     if not isinstance(cell, list | tuple):
-        raise InputError(f"{cell!r} is no list", remedy="Write a JSON list of numbers.")
+        raise InputError(f"{cell!r} is not a list", remedy="Write a JSON list of numbers.")
     return list(cell)
 
 
 def _action_units(cell: Any) -> list[float]:
     intensities = check_action_units(_listed(cell))
-    # A table is checked again when it is written: what is as it should be is not copied. Most units of a face are 0:
-    # one such number is enough for millions of them.
-    as_it_should_be = isinstance(cell, list) and all(type(intensity) is float for intensity in cell)
-    return cell if as_it_should_be else [intensity or 0.0 for intensity in intensities]
+    # Tables are validated again when they are written, so reuse lists that are already valid instead of copying them.
+    # Sharing one 0.0 object saves memory because most intensities are 0.
+    is_converted = isinstance(cell, list) and all(type(intensity) is float for intensity in cell)
+    return cell if is_converted else [intensity or 0.0 for intensity in intensities]
 
 
 def _missing(cell: Any) -> str:
@@ -366,21 +385,21 @@ def _missing(cell: Any) -> str:
 
 
 def _box(cell: Any) -> list[float]:
-    remedy = "Give x, y, width and height in pixels, the last two greater than 0."
+    remedy = "Provide x, y, width and height in pixels; width and height must be positive."
     try:
         box = [float(number) for number in _listed(cell)]
     except (TypeError, ValueError) as error:
         if isinstance(error, InputError):
             raise
-        raise InputError(f"the box {cell!r} holds something other than numbers", remedy=remedy) from None
+        raise InputError(f"the box {cell!r} contains a value that is not a number", remedy=remedy) from None
     if len(box) != 4 or not np.isfinite(box).all() or min(box[2:]) <= 0:
-        raise InputError(f"{box} is no box", remedy=remedy)
+        raise InputError(f"invalid box {box}", remedy=remedy)
     return box
 
 
-def _refuse_repeated_faces(frame: pd.DataFrame, path: Path | None) -> None:
-    """Refuse two rows of the same image and box: a face counted twice, at worst once in training and once in test."""
-    # Most images hold one face: only rows that share theirs are compared.
+def _check_unique_faces(frame: pd.DataFrame, path: Path | None) -> None:
+    """Raise an error if two rows have the same image and box: the face could end up in both training and test."""
+    # Most images contain one face, so compare only rows that share an image.
     shared = frame.index[frame["image"].duplicated(keep=False)]
     images, boxes = (frame[name].tolist() if name in frame else [None] * len(frame) for name in ("image", "box"))
     seen: dict[tuple[str, tuple[float, ...] | None], int] = {}
@@ -388,12 +407,12 @@ def _refuse_repeated_faces(frame: pd.DataFrame, path: Path | None) -> None:
         first = seen.setdefault((images[row], None if boxes[row] is None else tuple(boxes[row])), row)
         if first != row:
             raise ManifestError(
-                f"the face of {images[row]} stands already in row {first + 1}",
+                f"duplicate face: {images[row]} is also in row {first + 1}",
                 where=_row(path, row + 1, "image"),
-                remedy="Keep one row a face; several faces of one image need a box each.",
+                remedy="Keep one row per face. If an image has several faces, give each row a box.",
             )
 
 
 def face_key(image: str, box: Sequence[float] | None) -> str:
-    """Return the name of a face: the path of its image, followed by its box where it has one."""
+    """Return a unique key for a face: the image path, followed by the box if there is one."""
     return str(image) if box is None else f"{image} {','.join(f'{side:g}' for side in box)}"

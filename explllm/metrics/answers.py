@@ -36,7 +36,7 @@ class Answers:
     """Classes of the model that were no possible answer; their probability was shared out among the others."""
 
     @classmethod
-    def of_table(
+    def from_table(
         cls,
         table: pd.DataFrame,
         labels: Sequence[Expression] | None = None,

@@ -57,7 +57,7 @@ def icc_3_1(ratings: torch.Tensor) -> torch.Tensor:
     return (between - residual) / (between + (raters - 1) * residual)
 
 
-def au_agreement(predictions: torch.Tensor, targets: torch.Tensor) -> Agreement:
+def action_unit_agreement(predictions: torch.Tensor, targets: torch.Tensor) -> Agreement:
     """Compare estimates with labels, unit by unit.
 
     Args:

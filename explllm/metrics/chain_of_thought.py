@@ -128,7 +128,7 @@ def summary(sums: TextCounts) -> dict[str, float | None]:
     }
 
 
-def chain_of_thought_figures(
+def chain_of_thought_metrics(
     texts: Sequence[str], labels: Sequence[Expression | None], action_units: Sequence[Sequence[float | None] | None]
 ) -> dict[str, float | None]:
     """Measure texts in this process alone; `ChainOfThoughtMetrics` does it over ranks.

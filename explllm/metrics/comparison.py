@@ -102,7 +102,7 @@ def read_runs(folders: Sequence[str]) -> list[Run]:
     return [_read(path, name) for path, name in zip(paths, names, strict=True)]
 
 
-def compared(runs: Sequence[Run]) -> Comparison:
+def compare_runs(runs: Sequence[Run]) -> Comparison:
     """Compare runs, without printing or writing anything.
 
     Args:
@@ -156,7 +156,7 @@ def _read(folder: Path, name: str) -> Run:
     table = Manifest.read(table_file).frame
     labels = [Expression(label) for label in metrics["test/labels"]]
     try:
-        answers = Answers.of_table(table, labels, unknown_labels="leave_out")
+        answers = Answers.from_table(table, labels, unknown_labels="leave_out")
     except InputError as error:
         raise InputError(error.found, where=table_file, remedy="Run `explllm test` again.") from error
     # `predict` writes a table of the same name.

@@ -39,7 +39,7 @@ def auroc_by_class(
     return areas
 
 
-def recognition_figures(answers: Answers, resamples: int = RESAMPLES, seed: int = 0) -> dict[str, Any]:
+def recognition_metrics(answers: Answers, resamples: int = RESAMPLES, seed: int = 0) -> dict[str, Any]:
     """Compute the figures of a test.
 
     Args:
@@ -58,7 +58,7 @@ def recognition_figures(answers: Answers, resamples: int = RESAMPLES, seed: int 
     confusion = confusion_matrix(
         torch.from_numpy(answers.predictions), torch.from_numpy(answers.targets), len(answers.labels)
     )
-    scored = _probability_figures(answers)
+    scored = _probability_metrics(answers)
     figures = recognition_summary(confusion, scored["nll"], answers.labels)
     figures |= {
         f"{kind}/{name}": value for kind in ("recall", "precision", "f1") for name, value in figures[kind].items()
@@ -75,11 +75,11 @@ def recognition_figures(answers: Answers, resamples: int = RESAMPLES, seed: int 
     }
 
 
-def collapse(figures: Mapping[str, Any]) -> str | None:
+def single_class_warning(figures: Mapping[str, Any]) -> str | None:
     """Say so where a model gives nearly every face the same expression, however high its accuracy.
 
     Args:
-        figures: What `recognition_figures` or `explllm.metrics.recognition.recognition_summary` gives.
+        figures: What `recognition_metrics` or `explllm.metrics.recognition.recognition_summary` gives.
 
     Returns:
         Two sentences; None where at least 2% of the answers are others, or macro recall is well above chance.
@@ -98,7 +98,7 @@ def collapse(figures: Mapping[str, Any]) -> str | None:
     )
 
 
-def _probability_figures(answers: Answers) -> dict[str, Any]:
+def _probability_metrics(answers: Answers) -> dict[str, Any]:
     known = ~np.isnan(answers.probabilities).any(axis=1)
     if not known.any():
         figures: dict[str, Any] = dict.fromkeys(("nll", "brier", "ece", "reliability", "auroc"))

@@ -29,7 +29,7 @@ def facs_intensities(intensities: torch.Tensor, units: Sequence[FacsUnit]) -> to
         (N, K); not a number for a unit that no FEAFA unit makes.
     """
     missing = torch.full_like(intensities[:, 0], torch.nan)
-    columns = [intensities[:, list(unit.places)].amax(1) if unit.feafa else missing for unit in units]
+    columns = [intensities[:, list(unit.indices)].amax(1) if unit.feafa else missing for unit in units]
     return torch.stack(columns, 1)
 
 

@@ -79,7 +79,7 @@ class ChatJudge:
         messages = (ChatMessage("user", question),)
         request = ChatRequest(scope, "judge", 0, messages, SCHEMA, max_tokens=128)
         try:
-            return await ask_until_read(self.client.ask, request, read_judgment, _WANTED, _ATTEMPTS)
+            return await ask_until_read(self.client.ask, request, parse_judgment, _WANTED, _ATTEMPTS)
         except UnreadableAnswer as error:
             raise ChatFailure(f"judge: {error}") from None
 
@@ -125,7 +125,7 @@ class OfflineJudge:
         )
 
 
-def read_judgment(text: str) -> Judgment | None:
+def parse_judgment(text: str) -> Judgment | None:
     """Read a judge's answer: a JSON object, in a code fence or in prose as well; None if there is no valid one."""
     found = re.search(r"\{[^{}]*\}", without_thoughts(text))
     try:

@@ -4,11 +4,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from explllm.metrics.chain_of_thought import chain_of_thought_figures
+from explllm.metrics.chain_of_thought import chain_of_thought_metrics
 from explllm.metrics.exp_cot_score import exp_cot_score
 from explllm.metrics.judges import OfflineJudge
 from explllm.report.explained import ExplainedFace
-from explllm.report.page import Figure, Section
+from explllm.report.page import MetricCard, Section
 from explllm.report.published import EXP_COT_SCORES
 
 _SHOWN = {
@@ -28,13 +28,13 @@ def cot_figures(faces: Sequence[ExplainedFace], references: Sequence[str | None]
         references: The data's own text about each, where there is one.
 
     Returns:
-        What `chain_of_thought_figures` gives, and ``exp_cot_score`` with ``judge`` where there are references; empty
+        What `chain_of_thought_metrics` gives, and ``exp_cot_score`` with ``judge`` where there are references; empty
         without faces.
     """
     if not faces:
         return {}
     # Only the first process has these faces: a metric with a state would wait for the others.
-    figures: dict[str, Any] = chain_of_thought_figures(
+    figures: dict[str, Any] = chain_of_thought_metrics(
         [face.cot.text for face in faces],
         [face.recognition.expression for face in faces],
         [face.action_units for face in faces],
@@ -75,7 +75,7 @@ def cot_section(figures: Mapping[str, Any]) -> Section:
         A part of the page.
     """
     cards = [
-        Figure(name, f"{figures[key]:.3f}", key=f"test/cot/{key}")
+        MetricCard(name, f"{figures[key]:.3f}", key=f"test/cot/{key}")
         for key, name in _SHOWN.items()
         if figures[key] is not None
     ]

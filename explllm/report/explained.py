@@ -110,7 +110,7 @@ def thumbnail_url(path: Path, size: int, box: Sequence[float] | None = None, mar
     return "data:image/jpeg;base64," + base64.b64encode(held.getvalue()).decode()
 
 
-def best_and_worst(table: pd.DataFrame, number: int) -> list[object]:
+def best_and_worst_faces(table: pd.DataFrame, number: int) -> list[object]:
     """Choose faces to show: those recognized most surely, and those that the model missed by the most.
 
     They are of as many different true expressions as there are faces to choose; that comes before best and worst.

@@ -9,19 +9,19 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from explllm import __version__
 from explllm.core.files import atomic_write
-from explllm.metrics.evaluation import collapse
+from explllm.metrics.evaluation import single_class_warning
 from explllm.report.explained import ExplainedFace
 from explllm.report.plots import Plot, recognition_plots, write_plots
 from explllm.report.published import PUBLISHED
 
-__all__ = ["ExplainedFace", "Figure", "Section", "render_page", "write_report"]
+__all__ = ["ExplainedFace", "MetricCard", "Section", "render_page", "write_report"]
 
 PLOTS = "plots"
 """The folder beside the page that holds its plots as PNG files."""
 
 
 @dataclass(frozen=True)
-class Figure:
+class MetricCard:
     """A number that stands out on a page."""
 
     name: str
@@ -41,7 +41,7 @@ class Section:
     text: str = ""
     notice: str = ""
     """Stands out: what must be known before the figures are read."""
-    figures: Sequence[Figure] = ()
+    figures: Sequence[MetricCard] = ()
     header: Sequence[str] = ()
     rows: Sequence[Sequence[str]] = ()
     """The cells of a table below `header`."""
@@ -60,7 +60,7 @@ def write_report(
     Args:
         path: The file.
         name: The run's name.
-        metrics: The content of ``metrics.json``, with all that `explllm.metrics.evaluation.recognition_figures` gives
+        metrics: The content of ``metrics.json``, with all that `explllm.metrics.evaluation.recognition_metrics` gives
             under ``test/``.
         faces: Explained faces to show.
         sections: Further parts, between the figures and the faces.
@@ -74,7 +74,7 @@ def write_report(
         figures=figures,
         headline=_headline(figures)[:3],
         further=_headline(figures)[3:],
-        warning=collapse(figures),
+        warning=single_class_warning(figures),
         notices=_notices(metrics, figures),
         plots=plots,
         faces=faces,
@@ -107,10 +107,10 @@ def render_page(template: str, **values: Any) -> str:
     return environment.get_template(template).render(explllm=__version__, **values)
 
 
-def _headline(figures: Mapping[str, Any]) -> list[Figure]:
-    def shown(key: str, name: str, note: str = "") -> Figure:
+def _headline(figures: Mapping[str, Any]) -> list[MetricCard]:
+    def shown(key: str, name: str, note: str = "") -> MetricCard:
         ends = figures.get(f"{key}_interval")
-        return Figure(name, _figure(figures[key]), f"{_interval(ends)} (95%)" if ends else note, f"test/{key}")
+        return MetricCard(name, _figure(figures[key]), f"{_interval(ends)} (95%)" if ends else note, f"test/{key}")
 
     left_out = figures["auroc_left_out"]
     some = f"without {', '.join(left_out)}" if left_out and figures["auroc"] is not None else "one against the rest"

@@ -111,7 +111,7 @@ def recognition_plots(figures: Mapping[str, Any]) -> list[Plot]:
     """Draw confusion matrix, figures by class, reliability curve and the histogram of predictions.
 
     Args:
-        figures: What `explllm.metrics.evaluation.recognition_figures` gives.
+        figures: What `explllm.metrics.evaluation.recognition_metrics` gives.
 
     Returns:
         The plots; the reliability curve only where probabilities are known.

@@ -338,7 +338,7 @@ def test_mistakes(baseline, explllm, faces, tmp_path, capsys):
     url = "http://127.0.0.1:9/v1"
     assert "no model is named" in explllm("baseline", faces, "--send-images").error
     assert "no label set 'emo'" in baseline(url, "--label-set", "emo").error
-    assert "no row of split 'dev'" in baseline(url, "--split", "dev").error
+    assert "the split 'dev' has no rows" in baseline(url, "--split", "dev").error
     assert "ending '.txt'" in baseline(url, "-o", "out.txt").error
     assert "not what 'scripted' costs" in baseline(url, "--max-cost", 1).error
     assert "no such folder" in baseline(url, "--root", "gone").error

@@ -8,8 +8,8 @@ from scipy import stats
 from explllm.commands.compare import SHOWN, compare
 from explllm.core.errors import InputError
 from explllm.metrics.answers import Answers
-from explllm.metrics.comparison import compared, read_runs
-from explllm.metrics.evaluation import recognition_figures
+from explllm.metrics.comparison import compare_runs, read_runs
+from explllm.metrics.evaluation import recognition_metrics
 
 
 def rewrite(folder, change):
@@ -49,7 +49,7 @@ def test_a_run_of_one_class_is_called_so(tested, capsys):
     one, two = tested("good", skill=3.0), tested("constant", seed=1)
     rewrite(two, lambda frame: frame.assign(predicted="Happiness", **{"p_Happiness": 9.0}))
     table = pd.read_parquet(two / "predictions.parquet")
-    figures = recognition_figures(Answers.of_table(table))
+    figures = recognition_metrics(Answers.from_table(table))
     held = json.loads((two / "metrics.json").read_text()) | {f"test/{name}": value for name, value in figures.items()}
     (two / "metrics.json").write_text(json.dumps(held))
     compare([str(one), str(two)])
@@ -75,7 +75,7 @@ def test_equal_runs_do_not_differ(tested, tmp_path):
 
 
 def test_three_runs_are_corrected_for_three_pairs(tested):
-    found = compared(read_runs([str(tested(name, seed=seed)) for seed, name in enumerate("abc")]))
+    found = compare_runs(read_runs([str(tested(name, seed=seed)) for seed, name in enumerate("abc")]))
     assert [(pair.first, pair.second) for pair in found.pairs] == [("a", "b"), ("a", "c"), ("b", "c")]
     smallest = min(found.pairs, key=lambda pair: pair.p_value)
     assert smallest.corrected == pytest.approx(min(1, 3 * smallest.p_value))
@@ -107,7 +107,7 @@ def test_faces_that_do_not_count_in_every_run(tested, metrics_of, drawn_faces):
     rewrite(two, lose_a_face)
     held = metrics_of(pd.read_parquet(two / "predictions.parquet"), drawn_faces)
     (two / "metrics.json").write_text(json.dumps(held))
-    found = compared(read_runs([str(one), str(two)]))
+    found = compare_runs(read_runs([str(one), str(two)]))
     assert len(found.faces) == 26 and found.left_out == 1
 
 
@@ -186,6 +186,6 @@ def test_errors(tested, tmp_path):
 def test_probabilities_in_the_table_are_those_of_the_truth(tested):
     run = tested("one")
     table = pd.read_parquet(run / "predictions.parquet")
-    found = compared(read_runs([str(run), str(tested("two", seed=3))]))
+    found = compare_runs(read_runs([str(run), str(tested("two", seed=3))]))
     truth = [row[f"p_{row['expression']}"] for row in table.to_dict("records")]
     assert found.faces["p one"].to_numpy() == pytest.approx(np.array(truth))

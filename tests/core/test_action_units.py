@@ -64,7 +64,7 @@ def test_mirror_swaps_every_side_and_is_its_own_inverse():
 
 
 def test_mirror_wants_all_units():
-    with pytest.raises(InputError, match="3 action units instead of 24"):
+    with pytest.raises(InputError, match="expected 24 action units, got 3"):
         mirror_action_units([0.0, 0.1, 0.2])
 
 
@@ -96,7 +96,7 @@ def test_check_returns_floats():
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ([0.0] * 23, "23 action units instead of 24"),
+        ([0.0] * 23, "expected 24 action units, got 23"),
         ([0.0] * 23 + [1.2], "intensity 1.2 of Nose Wrinkle"),
         ([math.nan] + [0.0] * 23, "intensity nan of Left Eye Close"),
         (["high"] + [0.0] * 23, "not a list of numbers"),

@@ -11,7 +11,7 @@ EXPECTED = {1: {7, 8}, 2: {7, 8}, 4: {5, 6}, 9: {24}, 10: {19}, 12: {12, 13}, 17
 
 
 def test_the_table():
-    assert {number: {place + 1 for place in unit.places} for number, unit in FACS.items() if unit.feafa} == EXPECTED
+    assert {number: {place + 1 for place in unit.indices} for number, unit in FACS.items() if unit.feafa} == EXPECTED
     assert set(FACS) == {*DISFA_8, *BP4D_12}
 
 
@@ -25,5 +25,5 @@ def test_the_sets_and_what_they_miss():
     assert FACS_SETS == {"disfa8": (1, 2, 4, 6, 9, 12, 25, 26), "bp4d12": (1, 2, 4, 6, 7, 10, 12, 14, 15, 17, 23, 24)}
     assert [unit.number for unit in unmapped_units(facs_set("disfa8"))] == [6, 25]
     assert [unit.number for unit in unmapped_units(facs_set("bp4d12"))] == [6, 7, 14, 15, 23, 24]
-    with pytest.raises(ConfigError, match="no set of FACS units 'ck'"):
+    with pytest.raises(ConfigError, match="unknown set of FACS units 'ck'"):
         facs_set("ck")

@@ -147,7 +147,7 @@ def test_facs_labels_are_for_tests(manifest, tmp_path, attached):
 
 
 def test_data_that_will_not_do(manifest, tmp_path, attached):
-    with pytest.raises(MissingPathError, match="there is no such manifest"):
+    with pytest.raises(MissingPathError, match="the manifest does not exist"):
         attached(ManifestActionUnits(tmp_path / "none.parquet"))
     with pytest.raises(MissingPathError, match="there is no such folder"):
         attached(ManifestActionUnits(tmp_path / "none.parquet", root=tmp_path / "none"))

@@ -129,7 +129,9 @@ def test_mistakes_are_found_before_anything_is_sent(build, server, explllm, writ
     error = explllm(*good, "-o", "o.txt", "--offline").error
     assert "ending '.txt'" in error and ", ".join(SUFFIXES) in error
     assert "0 is below 1" in explllm(*good, "-o", "o.parquet", "--offline", "--concurrency", 0).error
-    assert "no such manifest" in explllm("cot", "build", "none.parquet", "-o", "o.parquet", "--offline").error
+    assert (
+        "the manifest does not exist" in explllm("cot", "build", "none.parquet", "-o", "o.parquet", "--offline").error
+    )
     assert "no such build" in explllm("cot", "status", "o.parquet").error
     assert server.received == [] and not (tmp_path / "o.parquet").exists()
 

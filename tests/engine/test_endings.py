@@ -283,11 +283,11 @@ def test_what_cannot_be_written_is_said_before_anything_is_sent(build, server, e
     frame["subject"] = [1, "s4", 2]
     Manifest(frame, tmp_path).write("mixed.jsonl")
     asked = ("cot", "build", "mixed.jsonl", "--model", "scripted", "--base-url", server.url)
-    assert "cannot hold" in explllm(*asked, "-o", "mixed.parquet").error
+    assert "cannot represent" in explllm(*asked, "-o", "mixed.parquet").error
     (tmp_path / "folder.json").mkdir()
     assert "a folder" in build(server.url, "--json", "folder.json").error
     (tmp_path / "file").write_text("")
-    assert "no file can be written" in build(server.url, "--run-dir", "file/run").error
+    assert "the file cannot be written" in build(server.url, "--run-dir", "file/run").error
     assert server.received == []
 
 

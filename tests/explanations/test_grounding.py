@@ -537,7 +537,7 @@ def test_the_mirrored_text_claims_the_mirrored_face(real):
 
 
 def test_wrong_action_units():
-    with pytest.raises(InputError, match="2 action units instead of 24"):
+    with pytest.raises(InputError, match="expected 24 action units, got 2"):
         ground("The jaw drops.", [0.0, 1.0])
 
 

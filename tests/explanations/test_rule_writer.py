@@ -260,7 +260,7 @@ def test_the_mirrored_text_describes_the_mirrored_face():
 
 
 def test_action_units_are_checked():
-    with pytest.raises(InputError, match="2 action units instead of 24"):
+    with pytest.raises(InputError, match="expected 24 action units, got 2"):
         WRITER.write([0.0, 1.0], Expression.FEAR)
 
 

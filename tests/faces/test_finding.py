@@ -159,7 +159,7 @@ def test_the_images_may_lie_elsewhere(run, folder, detector_file, manifest_of, t
     [
         ("m.jsonl -o o.txt --detector D", "a manifest with the ending '.txt' [o.txt]. Use .parquet, .csv, .jsonl."),
         ("m.jsonl -o m.jsonl --detector D", "the manifest exists [m.jsonl]. Name another one, or pass --overwrite."),
-        ("none.jsonl -o o.csv --detector D", "there is no such manifest [none.jsonl]."),
+        ("none.jsonl -o o.csv --detector D", "the manifest does not exist [none.jsonl]."),
         ("m.jsonl -o o.csv --detector none", "there is no such file [none]."),
         ("m.jsonl -o o.csv --detector m.jsonl", "a file that is no ONNX model, or one that onnxruntime cannot run"),
         ("m.jsonl -o o.csv --detector D --root none", "there is no such folder [none]. Check --root."),

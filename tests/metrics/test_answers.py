@@ -28,14 +28,14 @@ def table(*rows, labels=(FEAR, ANGER, CONTEMPT)):
 
 
 def test_by_default_every_class_of_the_model_may_be_the_answer():
-    answers = Answers.of_table(table((FEAR, 0.3, 0.2, 0.5), (ANGER, 0.1, 0.8, 0.1)))
+    answers = Answers.from_table(table((FEAR, 0.3, 0.2, 0.5), (ANGER, 0.1, 0.8, 0.1)))
     assert answers.labels == (FEAR, ANGER, CONTEMPT) and answers.dropped == ()
     assert answers.words == ["Contempt", "Anger"] and answers.right.tolist() == [False, True]
     assert answers.truth_probability == pytest.approx([0.3, 0.8])
 
 
 def test_contempt_is_shared_out_where_the_data_lacks_it():
-    answers = Answers.of_table(table((FEAR, 0.3, 0.2, 0.5), (ANGER, 0.1, 0.8, 0.1)), answer_labels=SEVEN)
+    answers = Answers.from_table(table((FEAR, 0.3, 0.2, 0.5), (ANGER, 0.1, 0.8, 0.1)), answer_labels=SEVEN)
     assert answers.labels == (FEAR, ANGER) and answers.dropped == (CONTEMPT,)
     assert answers.words == ["Fear", "Anger"] and answers.right.all()
     assert answers.probabilities == pytest.approx(np.array([[0.6, 0.4], [1 / 9, 8 / 9]]))
@@ -44,27 +44,27 @@ def test_contempt_is_shared_out_where_the_data_lacks_it():
 def test_an_answer_that_is_no_label_stays_none_where_a_class_is_dropped():
     faces = table((FEAR, 0.6, 0.2, 0.2), (FEAR, 0.6, 0.2, 0.2), (FEAR, 0.6, 0.2, 0.2))
     faces["predicted"] = ["I cannot tell", "Contempt", None]
-    answers = Answers.of_table(faces, answer_labels=SEVEN)
+    answers = Answers.from_table(faces, answer_labels=SEVEN)
     assert answers.predictions.tolist() == [NO_LABEL, 0, NO_LABEL] and answers.right.tolist() == [False, True, False]
 
 
 def test_probabilities_that_add_up_stay_as_they_are():
     """Dividing them by a sum of nearly 1 would tell equal ones apart."""
     shares = np.random.default_rng(0).multinomial(10, [0.2, 0.3, 0.5], 200) / 10
-    answers = Answers.of_table(table(*((FEAR, *row) for row in shares)))
+    answers = Answers.from_table(table(*((FEAR, *row) for row in shares)))
     assert (answers.probabilities == shares).all()
 
 
 def test_a_model_sure_of_contempt_alone_has_no_preference_among_the_others():
-    answers = Answers.of_table(table((FEAR, 0.0, 0.0, 1.0)), answer_labels=SEVEN)
+    answers = Answers.from_table(table((FEAR, 0.0, 0.0, 1.0)), answer_labels=SEVEN)
     assert answers.probabilities.tolist() == [[0.5, 0.5]]
 
 
 def test_faces_that_the_model_has_no_word_for():
     faces = table((FEAR, 0.9, 0.1), (CONTEMPT, 0.5, 0.5), (CONTEMPT, 0.2, 0.8), labels=(FEAR, ANGER))
     with pytest.raises(ConfigError, match=r"the data holds Contempt, which is no possible answer \(Fear, Anger\)"):
-        Answers.of_table(faces)
-    answers = Answers.of_table(faces, unknown_labels="leave_out")
+        Answers.from_table(faces)
+    answers = Answers.from_table(faces, unknown_labels="leave_out")
     assert answers.left_out == {"Contempt": 2}
     assert answers.rows == [0] and answers.targets.tolist() == [0]
 
@@ -75,10 +75,10 @@ def test_orders_of_labels_do_not_matter():
     shares = np.random.default_rng(0).dirichlet(np.ones(7), size=5)
     one = table(*((labels[place], *row) for place, row in enumerate(shares)), labels=labels)
     turned = one[sorted(one.columns)]
-    first, second = (Answers.of_table(frame, labels) for frame in (one, turned))
+    first, second = (Answers.from_table(frame, labels) for frame in (one, turned))
     assert first.probabilities == pytest.approx(second.probabilities)
     assert (first.predictions == second.predictions).all() and (first.predictions == shares.argmax(1)).all()
-    expw = Answers.of_table(one, labels, LABEL_SETS["expw"])
+    expw = Answers.from_table(one, labels, LABEL_SETS["expw"])
     assert expw.dropped == () and expw.words == first.words
 
 
@@ -91,8 +91,8 @@ def test_answers_in_words():
         }
     )
     with pytest.raises(ConfigError, match="do not say among which expressions"):
-        Answers.of_table(faces)
-    answers = Answers.of_table(faces, tuple(SEVEN))
+        Answers.from_table(faces)
+    answers = Answers.from_table(faces, tuple(SEVEN))
     assert answers.words == ["Fear", "Happiness", None, None, None]
     assert (answers.predictions == NO_LABEL).sum() == 3
     assert np.isnan(answers.probabilities).all() and np.isnan(answers.truth_probability).all()
@@ -102,13 +102,13 @@ def test_rows_that_could_not_be_read_do_not_count():
     faces = table((FEAR, 0.9, 0.1), (ANGER, 0.4, 0.6), labels=(FEAR, ANGER))
     faces["unreadable"] = [None, "torn.png: unreadable image"]
     faces.loc[1, ["predicted", "p_Fear", "p_Anger"]] = None
-    assert Answers.of_table(faces).rows == [0]
+    assert Answers.from_table(faces).rows == [0]
 
 
 def test_errors():
     with pytest.raises(ManifestError, match="no column predicted"):
-        Answers.of_table(pd.DataFrame({"expression": ["Fear"]}))
+        Answers.from_table(pd.DataFrame({"expression": ["Fear"]}))
     with pytest.raises(ManifestError, match="no expression for 1 of 2 faces"):
-        Answers.of_table(pd.DataFrame({"expression": ["Fear", None], "predicted": ["Fear", "Fear"]}), [FEAR])
+        Answers.from_table(pd.DataFrame({"expression": ["Fear", None], "predicted": ["Fear", "Fear"]}), [FEAR])
     with pytest.raises(ConfigError, match="the model's labels Contempt are none of rafdb"):
-        Answers.of_table(table((CONTEMPT, 1.0), labels=(CONTEMPT,)), answer_labels=LABEL_SETS["rafdb"])
+        Answers.from_table(table((CONTEMPT, 1.0), labels=(CONTEMPT,)), answer_labels=LABEL_SETS["rafdb"])

@@ -11,7 +11,7 @@ from scipy.stats import pearsonr
 
 from explllm.core.action_units import NAMES
 from explllm.metrics import au_regression
-from explllm.metrics.au_regression import ActionUnitAgreement, agreement_summary, au_agreement, icc_3_1
+from explllm.metrics.au_regression import ActionUnitAgreement, action_unit_agreement, agreement_summary, icc_3_1
 
 
 @pytest.fixture
@@ -32,13 +32,13 @@ def test_icc_of_shrout_and_fleiss():
 
 def test_worked_by_hand():
     """Labels 0, .5, 1 and estimates .25, .5, .75: means equal, variances 1/6 and 1/24, covariance 1/12."""
-    found = au_agreement(torch.tensor([[0.25], [0.5], [0.75]]), torch.tensor([[0.0], [0.5], [1.0]]))
+    found = action_unit_agreement(torch.tensor([[0.25], [0.5], [0.75]]), torch.tensor([[0.0], [0.5], [1.0]]))
     assert float(found.mae) == pytest.approx(1 / 6)
     assert float(found.pearson) == pytest.approx(1)
     assert float(found.ccc) == pytest.approx((2 / 12) / (1 / 6 + 1 / 24))
     assert float(found.icc) == pytest.approx(0.8)
     # A constant offset is no error of consistency; concordance counts it.
-    shifted = au_agreement(torch.tensor([[0.1], [0.6], [1.1]]), torch.tensor([[0.0], [0.5], [1.0]]))
+    shifted = action_unit_agreement(torch.tensor([[0.1], [0.6], [1.1]]), torch.tensor([[0.0], [0.5], [1.0]]))
     assert float(shifted.icc) == pytest.approx(1) and float(shifted.ccc) == pytest.approx((2 / 6) / (2 / 6 + 0.01))
 
 
@@ -61,7 +61,7 @@ def test_equals_references(faces):
     for name in ("mae", "icc", "ccc", "pearson"):
         assert figures[name] == pytest.approx(np.mean([row[name] for row in figures["by_unit"].values()]))
     assert figures["left_out"] == figures["constant_predictions"] == []
-    assert figures == agreement_summary(au_agreement(estimates, labels)) | {
+    assert figures == agreement_summary(action_unit_agreement(estimates, labels)) | {
         name: pytest.approx(figures[name]) for name in ("mae", "icc", "ccc", "pearson", "by_unit") if name != "by_unit"
     } | {"by_unit": figures["by_unit"]}
 
@@ -70,7 +70,7 @@ def test_units_without_a_correlation_are_left_out_and_named(faces):
     estimates, labels = (values.clone() for values in faces)
     # 0.1 has no exact binary form: the variance of equal numbers comes out as a rounding error.
     labels[:, 0], labels[:, 1], estimates[:, 2] = 0.1, torch.nan, 0.3
-    figures = agreement_summary(au_agreement(estimates, labels))
+    figures = agreement_summary(action_unit_agreement(estimates, labels))
     assert figures["left_out"] == list(NAMES[:2])
     assert figures["constant_predictions"] == [NAMES[2]]
     rows = figures["by_unit"]
@@ -82,14 +82,14 @@ def test_units_without_a_correlation_are_left_out_and_named(faces):
 
 
 def test_no_labels_at_all():
-    figures = agreement_summary(au_agreement(torch.zeros(0, 24), torch.zeros(0, 24)))
+    figures = agreement_summary(action_unit_agreement(torch.zeros(0, 24), torch.zeros(0, 24)))
     assert figures["pearson"] is figures["mae"] is None and figures["faces"] == 0
     assert len(figures["left_out"]) == 24
 
 
 def test_estimates_that_are_not_numbers_show():
     estimates, labels = torch.full((3, 24), torch.nan), torch.rand(3, 24)
-    assert agreement_summary(au_agreement(estimates, labels))["pearson"] is None
+    assert agreement_summary(action_unit_agreement(estimates, labels))["pearson"] is None
 
 
 _TWO = """
@@ -115,7 +115,7 @@ def test_states_add_up(faces):
     parts[0].update(estimates[:60], labels[:60])
     parts[1].update(estimates[60:], labels[60:])
     parts[0].merge_state(parts[1])
-    found, expected = parts[0].compute(), agreement_summary(au_agreement(estimates, labels))
+    found, expected = parts[0].compute(), agreement_summary(action_unit_agreement(estimates, labels))
     for unit, row in expected["by_unit"].items():
         assert found["by_unit"][unit] == pytest.approx(row), unit
     assert found["pearson"] == pytest.approx(expected["pearson"]) and found["faces"] == expected["faces"]
@@ -129,7 +129,9 @@ def test_the_state_stays_away_from_devices_without_float64(faces, monkeypatch):
     metric = around.to("meta")[0]
     metric.update(estimates, labels)
     assert metric.sums.device.type == "cpu" and metric.sums.dtype == torch.float64
-    assert metric.compute()["pearson"] == pytest.approx(agreement_summary(au_agreement(estimates, labels))["pearson"])
+    assert metric.compute()["pearson"] == pytest.approx(
+        agreement_summary(action_unit_agreement(estimates, labels))["pearson"]
+    )
     metric.reset()
     assert not metric.sums.any()
     monkeypatch.undo()
@@ -152,7 +154,7 @@ def test_two_processes_find_what_one_finds(faces, tmp_path):
     assert found[0] == found[1]
     facs = FacsF1("disfa8")
     facs.update(estimates, (labels[:, :8].nan_to_num() > 0.3).int())
-    expected = agreement_summary(au_agreement(estimates, labels))
+    expected = agreement_summary(action_unit_agreement(estimates, labels))
     rows, expected_rows = found[0][0].pop("by_unit"), expected.pop("by_unit")
     for unit, row in expected_rows.items():
         assert rows[unit] == pytest.approx(row), unit

@@ -7,7 +7,7 @@ from sklearn import metrics as reference
 
 from explllm.core.expressions import LABEL_SETS
 from explllm.metrics.answers import Answers
-from explllm.metrics.evaluation import auroc_by_class, collapse, recognition_figures
+from explllm.metrics.evaluation import auroc_by_class, recognition_metrics, single_class_warning
 
 LABELS = tuple(LABEL_SETS["rafdb"])
 NAMES = [str(label) for label in LABELS]
@@ -27,7 +27,7 @@ def predictions(count=300, seed=0, classes=6):
 
 def test_figures():
     table, shares, targets = predictions()
-    figures = recognition_figures(Answers.of_table(table))
+    figures = recognition_metrics(Answers.from_table(table))
     assert figures["accuracy"] == pytest.approx(reference.accuracy_score(table["expression"], table["predicted"]))
     assert figures["macro_recall"] == pytest.approx(
         reference.balanced_accuracy_score(table["expression"], table["predicted"])
@@ -53,21 +53,21 @@ def test_figures():
 
 def test_area_under_the_curve():
     table, shares, targets = predictions()
-    figures = recognition_figures(Answers.of_table(table))
+    figures = recognition_metrics(Answers.from_table(table))
     areas = auroc_by_class(shares, targets, LABELS)
     for place, name in enumerate(NAMES[:6]):
         assert areas[name] == pytest.approx(reference.roc_auc_score(targets == place, shares[:, place]), abs=1e-6)
     # Class 6 has no faces: it is left out of the mean, and named.
     assert areas["Neutral"] is None and figures["auroc_left_out"] == ["Neutral"]
     assert figures["auroc"] == pytest.approx(np.mean([areas[name] for name in NAMES[:6]]))
-    one = recognition_figures(Answers.of_table(table[table["expression"] == "Fear"]))
+    one = recognition_metrics(Answers.from_table(table[table["expression"] == "Fear"]))
     assert one["auroc"] is None and one["auroc_left_out"] == NAMES
 
 
 def test_without_probabilities():
     table, _, _ = predictions()
     table.loc[:9, "predicted"] = "hard to say"
-    figures = recognition_figures(Answers.of_table(table[["expression", "predicted"]], LABELS))
+    figures = recognition_metrics(Answers.from_table(table[["expression", "predicted"]], LABELS))
     assert figures["no_label"] == 10 and figures["count"] == 300
     assert figures["accuracy"] == pytest.approx((table["expression"] == table["predicted"]).mean())
     assert [figures[name] for name in ("nll", "ece", "brier", "auroc", "reliability")] == [None] * 5
@@ -78,7 +78,7 @@ def test_some_probabilities():
     table, shares, targets = predictions()
     table.loc[100:, [f"p_{name}" for name in NAMES]] = np.nan
     table.loc[0, "predicted"] = "hard to say"
-    figures = recognition_figures(Answers.of_table(table))
+    figures = recognition_metrics(Answers.from_table(table))
     assert figures["with_probabilities"] == 100 and figures["count"] == 300
     assert figures["nll"] == pytest.approx(reference.log_loss(targets[:100], shares[:100], labels=range(7)))
     assert sum(figures["reliability"]["counts"]) == 100
@@ -88,18 +88,23 @@ def test_a_constant_predictor_is_called_one():
     """The share of one class is no accuracy: 387 of 1,000 faces are happy, and all are called so."""
     truth = ["Happiness"] * 387 + [NAMES[place % 7] for place in range(613) if place % 7 != 3]
     table = pd.DataFrame({"expression": truth, "predicted": "Happiness"})
-    figures = recognition_figures(Answers.of_table(table, LABELS))
-    said = collapse(figures)
+    figures = recognition_metrics(Answers.from_table(table, LABELS))
+    said = single_class_warning(figures)
     assert figures["macro_recall"] == pytest.approx(1 / 7)
     assert "predicts Happiness for every face" in said and "at chance (0.143 with 7 classes)" in said
     table.loc[:4, "predicted"] = "Fear"
-    assert "for 99." in collapse(recognition_figures(Answers.of_table(table, LABELS)))
+    assert "for 99." in single_class_warning(recognition_metrics(Answers.from_table(table, LABELS)))
 
 
 def test_a_good_model_on_one_sided_data_is_not_called_constant():
     table = pd.DataFrame({"expression": ["Happiness"] * 198 + ["Fear"] * 2})
     table["predicted"] = table["expression"]
-    assert collapse(recognition_figures(Answers.of_table(table, LABELS))) is None
-    assert collapse(recognition_figures(Answers.of_table(table[:100], LABELS))) is None  # one class is all there is
-    assert collapse(recognition_figures(Answers.of_table(predictions()[0]))) is None
-    assert collapse({"predictions": {}, "targets": {}, "count": 0, "macro_recall": 0.0, "accuracy": 0.0}) is None
+    assert single_class_warning(recognition_metrics(Answers.from_table(table, LABELS))) is None
+    assert (
+        single_class_warning(recognition_metrics(Answers.from_table(table[:100], LABELS))) is None
+    )  # one class is all there is
+    assert single_class_warning(recognition_metrics(Answers.from_table(predictions()[0]))) is None
+    assert (
+        single_class_warning({"predictions": {}, "targets": {}, "count": 0, "macro_recall": 0.0, "accuracy": 0.0})
+        is None
+    )

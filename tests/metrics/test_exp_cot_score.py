@@ -12,7 +12,7 @@ from explllm.llm.client import ChatClient
 from explllm.llm.ledger import Ledger
 from explllm.llm.request import ChatFailure, ChatSettings
 from explllm.metrics.exp_cot_score import Judgment, exp_cot_score
-from explllm.metrics.judges import ChatJudge, OfflineJudge, read_judgment
+from explllm.metrics.judges import ChatJudge, OfflineJudge, parse_judgment
 
 UNITS = [0.0] * 24
 for name, value in (("Left Brow Raise", 0.7), ("Right Brow Raise", 0.7), ("Jaw Drop", 0.5)):
@@ -63,7 +63,7 @@ def test_the_offline_judge():
     ],
 )
 def test_reading_a_judgment(text, found):
-    assert read_judgment(text) == found
+    assert parse_judgment(text) == found
 
 
 def test_a_model_as_judge(chat_server, tmp_path):

@@ -12,7 +12,7 @@ from explllm.core.errors import ImageError
 from explllm.core.expressions import Expression
 from explllm.explanations.chain_of_thought import ChainOfThought
 from explllm.models.recognition import Recognition
-from explllm.report.explained import ExplainedFace, best_and_worst
+from explllm.report.explained import ExplainedFace, best_and_worst_faces
 
 
 def scored(*rows):
@@ -34,24 +34,24 @@ def test_best_and_worst():
         ("Disgust", False, 0.1),
     )
     # The best of all; then the worst of another expression than its; then the best of a third one.
-    assert best_and_worst(table, 1) == [101]
-    assert best_and_worst(table, 2) == [101, 105]
-    assert best_and_worst(table, 3) == [101, 102, 105]
-    assert best_and_worst(table, 4) == [101, 102, 105, 104]
-    assert len(best_and_worst(table, 99)) == 6 and best_and_worst(table, 0) == []
+    assert best_and_worst_faces(table, 1) == [101]
+    assert best_and_worst_faces(table, 2) == [101, 105]
+    assert best_and_worst_faces(table, 3) == [101, 102, 105]
+    assert best_and_worst_faces(table, 4) == [101, 102, 105, 104]
+    assert len(best_and_worst_faces(table, 99)) == 6 and best_and_worst_faces(table, 0) == []
 
 
 def test_different_expressions_come_before_best_and_worst():
     """A model that calls all faces fear: only one expression is recognized."""
     table = scored(("Fear", True, 0.9), ("Fear", True, 0.8), ("Anger", False, 0.2), ("Disgust", False, 0.1))
-    assert best_and_worst(table, 3) == [100, 103, 102]
+    assert best_and_worst_faces(table, 3) == [100, 103, 102]
 
 
 def test_all_right_or_all_wrong():
     right = scored(("Fear", True, 0.9), ("Anger", True, 0.8), ("Fear", True, 0.7))
-    assert best_and_worst(right, 3) == [100, 101, 102]
-    assert best_and_worst(right.assign(right=False), 2) == [102, 101]
-    assert len(best_and_worst(right.assign(truth_probability=np.nan), 2)) == 2
+    assert best_and_worst_faces(right, 3) == [100, 101, 102]
+    assert best_and_worst_faces(right.assign(right=False), 2) == [102, 101]
+    assert len(best_and_worst_faces(right.assign(truth_probability=np.nan), 2)) == 2
 
 
 def test_action_units(tmp_path):

@@ -10,7 +10,7 @@ from PIL import Image
 from explllm.core.expressions import LABEL_SETS, Expression
 from explllm.explanations.chain_of_thought import ChainOfThought
 from explllm.models.recognition import Recognition
-from explllm.report.page import ExplainedFace, Figure, Section, write_report
+from explllm.report.page import ExplainedFace, MetricCard, Section, write_report
 from explllm.report.plots import draw_plot
 
 
@@ -144,7 +144,7 @@ def test_further_sections(write, table, metrics_of, tmp_path):
         "Judge <scores>",
         text="Ten faces.",
         notice="The judge is a program.",
-        figures=[Figure("conclusion", "4.15", "of 5")],
+        figures=[MetricCard("conclusion", "4.15", "of 5")],
         header=["part", "score"],
         rows=[["key observations", "3.53"]],
         plots=[plot],

@@ -20,7 +20,7 @@ from explllm.core.action_units import DISFA_8, NAMES
 from explllm.core.errors import ConfigError
 from explllm.core.manifest import Manifest
 from explllm.drawn_faces.generate import draw_faces
-from explllm.metrics.au_regression import au_agreement
+from explllm.metrics.au_regression import action_unit_agreement
 from explllm.models.au_regressor import ActionUnitRegressor, RegressorSettings
 from explllm.training.au_task import ActionUnitTask, regression_loss
 
@@ -232,7 +232,7 @@ def test_mistakes(explllm, au_config, au_fitted, fitted, small_config, tmp_path,
     assert "ActionUnitTask does not learn from FolderFaces" in explllm("fit", "--config", "mixed.yaml").error
     small = ("--model.network.vision", json.dumps(au_settings["model"]["init_args"]["network"]["vision"]))
     train = ("--model.network.vision_train", "full")
-    assert "there is no such manifest" in explllm("fit", "--config", "aus_feafa.yaml", *small, *train).error
+    assert "the manifest does not exist" in explllm("fit", "--config", "aus_feafa.yaml", *small, *train).error
     with pytest.raises(ConfigError, match="got -1 and"):
         ActionUnitTask(ccc_weight=-1)
     with pytest.raises(ConfigError, match="got 1.0 and 0"):
@@ -305,7 +305,7 @@ def test_the_loss():
     loss = regression_loss(found, masked, 1.0)
     known = ~masked.isnan()
     error = (found - labels)[known].square().mean()
-    ccc = au_agreement(found.detach(), masked).ccc
+    ccc = action_unit_agreement(found.detach(), masked).ccc
     # The floor in the denominator makes a difference in the third digit.
     assert loss.item() == pytest.approx(10 * error.item() + 1 - float(ccc[~ccc.isnan()].mean()), rel=5e-3)
     assert regression_loss(found, masked, 0).item() == pytest.approx(10 * error.item())

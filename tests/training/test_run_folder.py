@@ -351,5 +351,5 @@ def test_errors():
         RunFolder("run", explained_faces=-1)
     with pytest.raises(ConfigError, match="unknown `unknown_labels` 'skip'. Use one of refuse, leave_out"):
         RunFolder("run", unknown_labels="skip")
-    with pytest.raises(ConfigError, match="there is no label set 'nine'"):
+    with pytest.raises(ConfigError, match="unknown label set 'nine'"):
         RunFolder("run", answer_labels="nine")

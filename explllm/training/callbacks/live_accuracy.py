@@ -11,7 +11,7 @@ from explllm.conversation.messages import recognition
 from explllm.core.errors import ConfigError
 from explllm.data.dataset import Batch
 from explllm.metrics.recognition import RecognitionMetrics
-from explllm.report.text import figures_line
+from explllm.report.terminal import metrics_line
 from explllm.training.task import ExpLLMTask
 
 
@@ -79,7 +79,7 @@ class LiveAccuracy(Callback):
         pl_module.log("train/accuracy", metrics["accuracy"], prog_bar=True, batch_size=1)
         pl_module.log("train/macro_recall", metrics["macro_recall"], batch_size=1)
         self._log_histogram(pl_module, "train", metrics)
-        self._print(trainer, f"loss {float(pl_module.last_loss):.3f}, train {figures_line(metrics)}")
+        self._print(trainer, f"loss {float(pl_module.last_loss):.3f}, train {metrics_line(metrics)}")
 
     def on_validation_start(self, trainer: Trainer, pl_module: ExpLLMTask) -> None:  # type: ignore[override]
         """Reset the metrics, if validation is part of training."""
@@ -107,7 +107,7 @@ class LiveAccuracy(Callback):
         for name in ("accuracy", "macro_recall", "nll"):
             pl_module.log(f"val/{name}", metrics[name], prog_bar=name == "accuracy", rank_zero_only=True)
         self._log_histogram(pl_module, "val", metrics)
-        self._print(trainer, f"val {figures_line(metrics)}")
+        self._print(trainer, f"val {metrics_line(metrics)}")
 
     def _print(self, trainer: Trainer, line: str) -> None:
         if self.show and trainer.is_global_zero:

@@ -15,13 +15,13 @@ from explllm.core.manifest import Manifest
 from explllm.data.dataset import Batch
 from explllm.explanations.chain_of_thought import ChainOfThought
 from explllm.metrics.answers import Answers, UnknownLabels
-from explllm.metrics.evaluation import recognition_figures
+from explllm.metrics.evaluation import recognition_metrics
 from explllm.models.recognition import Recognition
 from explllm.models.storage import read_config
 from explllm.report.cot_section import cot_figures, cot_section, judged
-from explllm.report.explained import ExplainedFace, best_and_worst
+from explllm.report.explained import ExplainedFace, best_and_worst_faces
 from explllm.report.page import write_report
-from explllm.report.text import print_explained, print_figures
+from explllm.report.terminal import print_explained, print_metrics
 from explllm.training.callbacks.base_run_folder import BaseRunFolder
 from explllm.training.face_task import all_gather_list
 from explllm.training.sample import fixed_sample
@@ -106,7 +106,7 @@ class RunFolder(BaseRunFolder):
             return
         answers, _ = self._answers(trainer, pl_module)
         if trainer.is_global_zero:
-            print_figures(get_console(), self._score(trainer, pl_module, answers, "val"), "val")
+            print_metrics(get_console(), self._score(trainer, pl_module, answers, "val"), "val")
             self._print_note(trainer)
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: ExpLLMTask) -> None:  # type: ignore[override]
@@ -126,7 +126,7 @@ class RunFolder(BaseRunFolder):
             sections = [cot_section(scores)]
         self._write_predictions(Manifest(table, trainer.datamodule.manifest.root))  # type: ignore[attr-defined]
         write_report(self.run_dir / REPORT, self.run_dir.name, written, shown, sections)
-        print_figures(get_console(), written, "test")
+        print_metrics(get_console(), written, "test")
         for face in shown:
             print_explained(get_console(), face.image, face.expression, face.recognition, face.cot)
         self._print_note(trainer)
@@ -167,7 +167,7 @@ class RunFolder(BaseRunFolder):
         table = self._table(trainer, all_gather_list(self.rows))
         answers = None
         if "predicted" in table:
-            answers = Answers.of_table(table, pl_module.labels, self.answer_labels, self.unknown_labels)
+            answers = Answers.from_table(table, pl_module.labels, self.answer_labels, self.unknown_labels)
         elif pl_module.unreadable_images:
             raise ImageError(
                 f"no face can be read, first {pl_module.unreadable_images[0]}",
@@ -181,7 +181,7 @@ class RunFolder(BaseRunFolder):
 
     def _score(self, trainer: Trainer, pl_module: ExpLLMTask, answers: Answers, stage: str) -> dict[str, Any]:
         """Compute the metrics and write them to ``metrics.json``, replacing earlier ones of the stage."""
-        return self._write_stage_metrics(trainer, pl_module, recognition_figures(answers), stage)
+        return self._write_stage_metrics(trainer, pl_module, recognition_metrics(answers), stage)
 
     def _explain(
         self, trainer: Trainer, pl_module: ExpLLMTask, answers: Answers, table: pd.DataFrame
@@ -201,7 +201,7 @@ class RunFolder(BaseRunFolder):
             },
             index=answers.rows,
         )
-        shown = [int(str(row)) for row in best_and_worst(scored, self.explained_faces)]
+        shown = [int(str(row)) for row in best_and_worst_faces(scored, self.explained_faces)]
         if not shown:
             return [], {}
         data = trainer.datamodule  # type: ignore[attr-defined]

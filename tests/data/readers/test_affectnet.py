@@ -38,7 +38,7 @@ def test_arrays_that_are_none(publishers, read, tmp_path):
     with pytest.raises(ManifestError, match="2 values instead of a label"):
         read("affectnet", root)
     np.save(broken, np.array(["11"]))
-    with pytest.raises(InputError, match=r"11 is no class of the label set affectnet8 \[.*9_exp.npy\]"):
+    with pytest.raises(InputError, match=r"11 is not in the label set affectnet8 \[.*9_exp.npy\]"):
         read("affectnet", root)
     (root / "train_set" / "images" / "10.jpg").unlink()
     assert len(read("affectnet", root, max_bad=2).manifest) == 4 and len(read.warnings) == 2
@@ -60,7 +60,7 @@ def test_lists(publishers, read, cells, tmp_path):
         ("1/z.jpg,0,0,5,5,x,1,0,0", r"there is no image .*1/z.jpg \[.*training.csv, line 4\]"),
         ("1/b.jpg,0,0,0,5,x,1,0,0", r"has no area \[.*line 4\]"),
         ("1/b.jpg,0,0,NULL,5,x,1,0,0", r"'NULL' is no face_width \[.*line 4\]"),
-        ("1/b.jpg,0,0,5,5,x,12,0,0", r"12 is no class .*line 4\]"),
+        ("1/b.jpg,0,0,5,5,x,12,0,0", r"12 is not in the label set .*line 4\]"),
         ("1/b.jpg,0,0,5,5", r"5 cells under 9 column names \[.*line 4\]"),
     ],
 )
@@ -123,7 +123,7 @@ def test_list_of_words(publishers, read, cells, tmp_path):
     }
     with (tmp_path / "labels.csv").open("a") as stream:
         stream.write("3,happy/image3.jpg,bored,0.5\n")
-    with pytest.raises(InputError, match=r"'bored' is no class .*labels.csv, line 5\]"):
+    with pytest.raises(InputError, match=r"'bored' is not in the label set .*labels.csv, line 5\]"):
         read("affectnet", tmp_path)
 
 

@@ -38,7 +38,7 @@ def test_draws(publishers, read, tmp_path):
         ("a.jpg 0 3 2 12 14 80.5", "has another form .*A line is: image_name face_id top left right bottom"),
         ("a.jpg 0 3 12 2 14 80.5 3", "has no area"),
         ("a.jpg 0 3 2 12 14 high 3", "'high' is no confidence"),
-        ("a.jpg 0 3 2 12 14 80.5 7", "7 is no class of the label set expw"),
+        ("a.jpg 0 3 2 12 14 80.5 7", "7 is not in the label set expw"),
         ("c.jpg 0 3 2 12 14 80.5 3", "there is no image .*c.jpg"),
         ("a.jpg 0 3 2 12 14 80.5 4", "a second row of the face of image/origin/a.jpg that differs"),
     ],

@@ -29,7 +29,7 @@ def test_folds_keep_people_together(publishers, read, tmp_path):
 @pytest.mark.parametrize(
     ("content", "found"),
     [
-        ("0.5 " * 23, "23 action units instead of 24"),
+        ("0.5 " * 23, "expected 24 action units, got 23"),
         ("1.5 " * 24, r"1.5 of Left Eye Close"),
         ("a " * 24, "not a list"),
     ],

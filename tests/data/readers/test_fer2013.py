@@ -26,7 +26,7 @@ def test_pixels_are_written_out(publishers, read, cells, tmp_path):
 @pytest.mark.parametrize(
     ("row", "found"),
     [
-        ("7,{good},Training", "7 is no class of the label set fer2013"),
+        ("7,{good},Training", "7 is not in the label set fer2013"),
         ("0,{good} 1,Training", "2305 pixels instead of 2304"),
         ("0,1 2 x,Training", "pixels that are no numbers from 0 to 255"),
         ("0,{good},Trial", "the usage 'Trial'"),

@@ -42,7 +42,7 @@ def test_other_places_of_the_list(publishers, read, tmp_path, place):
     ("line", "found"),
     [
         ("train_00001.jpg", "another form"),
-        ("train_00001.jpg 8", "8 is no class of the label set rafdb"),
+        ("train_00001.jpg 8", "8 is not in the label set rafdb"),
         ("val_00001.jpg 1", "names no split"),
         ("train_00009.jpg 1", "there is no image .*train_00009_aligned.jpg"),
         ("train_00001.jpg 1", "a second row of the face .* differs"),

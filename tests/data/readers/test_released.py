@@ -40,7 +40,7 @@ def test_bad_lists(publishers, read, tmp_path):
         with pytest.raises(InputError, match=r"rafdb_train.json, entry 1\]"):
             read("explllm", root, images_there=False)
     (root / "rafdb_train.json").write_text(json.dumps([{"file_name": "a.jpg", "emo": "Fear", "au": [0.5] * 23}]))
-    with pytest.raises(InputError, match="23 action units instead of 24"):
+    with pytest.raises(InputError, match="expected 24 action units, got 23"):
         read("explllm", root, images_there=False)
     with pytest.raises(MissingPathError, match="no list"):
         read("explllm", root / "aligned")

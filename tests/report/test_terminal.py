@@ -8,10 +8,10 @@ from rich.console import Console
 from explllm.core.expressions import Expression
 from explllm.explanations.chain_of_thought import ChainOfThought
 from explllm.metrics.answers import Answers
-from explllm.metrics.evaluation import recognition_figures
+from explllm.metrics.evaluation import recognition_metrics
 from explllm.metrics.recognition import RecognitionMetrics
 from explllm.models.recognition import Recognition
-from explllm.report.text import figures_line, histogram_line, print_explained, print_figures
+from explllm.report.terminal import histogram_line, metrics_line, print_explained, print_metrics
 
 
 @pytest.fixture
@@ -36,7 +36,7 @@ def figures():
 def metrics_with(stage="test/", truth=("Fear", "Anger", "Anger"), predicted=("Fear", "Fear", "Anger"), **more):
     table = pd.DataFrame(SHARES, columns=[f"p_{label}" for label in LABELS])
     table = table.assign(expression=list(truth), predicted=list(predicted))
-    held = {**recognition_figures(Answers.of_table(table)), "unreadable": [], **more}
+    held = {**recognition_metrics(Answers.from_table(table)), "unreadable": [], **more}
     return {f"{stage}{name}": value for name, value in held.items()}
 
 
@@ -50,11 +50,11 @@ def test_histogram():
 
 
 def test_figures_in_one_line():
-    assert figures_line(figures()) == "accuracy 0.667, macro recall 0.750, predictions Fear █ 2  Anger ▄ 1  Sadness   0"
+    assert metrics_line(figures()) == "accuracy 0.667, macro recall 0.750, predictions Fear █ 2  Anger ▄ 1  Sadness   0"
 
 
 def test_figures_as_a_table(console):
-    print_figures(console, metrics_with())
+    print_metrics(console, metrics_with())
     lines = [line.split() for line in printed(console).splitlines()]
     assert " ".join(lines[0]) == "test accuracy 0.667, macro recall 0.750, on 3 faces"
     rows = {words[1]: words[3::2] for words in lines if words and words[0] == "│"}
@@ -69,7 +69,7 @@ def test_figures_as_a_table(console):
 
 def test_what_does_not_count_is_said(console):
     more = {"unreadable": ["a", "b"], "left_out": {"Contempt": 5}}
-    print_figures(console, metrics_with("val/", predicted=("Fear", "unclear", "Anger"), **more), "val")
+    print_metrics(console, metrics_with("val/", predicted=("Fear", "unclear", "Anger"), **more), "val")
     said = " ".join(printed(console).split())
     assert "val accuracy 0.667" in said
     assert "2 more could not be read and do not count" in said
@@ -78,7 +78,7 @@ def test_what_does_not_count_is_said(console):
 
 
 def test_a_constant_predictor_is_called_one_first(console):
-    print_figures(console, metrics_with(predicted=("Fear",) * 3))
+    print_metrics(console, metrics_with(predicted=("Fear",) * 3))
     said = " ".join(printed(console).replace("│", " ").split())
     assert said.index("ONE CLASS ONLY") < said.index("predicts Fear for every face") < said.index("test accuracy 0.333")
 

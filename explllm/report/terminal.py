@@ -11,7 +11,7 @@ from rich.table import Table
 
 from explllm.core.expressions import Expression
 from explllm.explanations.chain_of_thought import ChainOfThought
-from explllm.metrics.evaluation import collapse
+from explllm.metrics.evaluation import single_class_warning
 
 if TYPE_CHECKING:
     from explllm.models.recognition import Recognition
@@ -35,7 +35,7 @@ def histogram_line(counts: Mapping[str, int]) -> str:
     )
 
 
-def figures_line(figures: Mapping[str, Any]) -> str:
+def metrics_line(figures: Mapping[str, Any]) -> str:
     """Say in one line how well expressions are recognized.
 
     Args:
@@ -50,7 +50,7 @@ def figures_line(figures: Mapping[str, Any]) -> str:
     )
 
 
-def print_figures(console: Console, metrics: Mapping[str, Any], stage: str = "test") -> None:
+def print_metrics(console: Console, metrics: Mapping[str, Any], stage: str = "test") -> None:
     """Print a test's headline figures, recall, F1 and predictions by class, and what must be known before all of them.
 
     Args:
@@ -59,7 +59,7 @@ def print_figures(console: Console, metrics: Mapping[str, Any], stage: str = "te
         stage: The prefix of the figures there: ``test`` or ``val``.
     """
     figures = {key.removeprefix(f"{stage}/"): value for key, value in metrics.items() if key.startswith(f"{stage}/")}
-    if warning := collapse(figures):
+    if warning := single_class_warning(figures):
         console.print(Panel(f"[bold]{warning}[/bold]", title="ONE CLASS ONLY", style="red"))
     console.print(
         f"[bold]{stage} accuracy {figures['accuracy']:.3f}[/bold], "

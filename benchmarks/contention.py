@@ -1,0 +1,113 @@
+"""A small model on shared cores: python benchmarks/contention.py.
+
+Explains 8 faces, recognizes them, and trains 10 steps, each in a process of its own: on an idle machine and beside one
+process that keeps a core busy. `explllm` is what a user gets; `torch alone` is the same without
+`explllm.core.cpu.configure_threads`. Runs are interleaved; medians in seconds.
+"""
+
+import argparse
+import multiprocessing
+import os
+import statistics
+import subprocess
+import sys
+from datetime import date
+
+from host import host
+
+JOBS = ("recognize", "explain", "train")
+# What a user has set would hide the defaults.
+UNSET = ("OMP_NUM_THREADS", "OMP_WAIT_POLICY", "KMP_BLOCKTIME", "MKL_NUM_THREADS")
+
+
+def job(name: str) -> None:
+    """Run one job in this process and print its seconds."""
+    import time
+
+    import numpy as np
+
+    if os.environ.get("EXPLLLM_BENCHMARK_DEFAULTS"):
+        import torch  # before explllm: it then sets nothing
+    import torch
+
+    from explllm.models.build import NetworkSettings, build
+
+    torch.manual_seed(0)
+    model = build(NetworkSettings(preset="tiny", labels="rafdb"))
+    faces = [np.random.default_rng(seed).integers(0, 255, (96, 96, 3), dtype=np.uint8) for seed in range(8)]
+    if name == "train":
+        pixels = torch.stack([model.image(face) for face in faces]).repeat(2, 1, 1, 1)
+        image = torch.full((16, model.config.image_tokens), model.config.image_token_id)
+        ids = torch.cat([image, torch.randint(5, 900, (16, 100))], 1)
+        labels = ids.masked_fill(torch.arange(ids.shape[1]) < image.shape[1] + 50, -100)
+        optimizer = torch.optim.AdamW([weight for weight in model.parameters() if weight.requires_grad])
+        model.train()
+
+        def step() -> None:
+            model(pixels, ids, None, labels, logits_at_labels_only=True).loss.backward()
+            optimizer.step()
+            optimizer.zero_grad()
+
+        work, repeats = step, 10
+    elif name == "explain":
+        work, repeats = lambda: model.explain(faces, max_new_tokens=64), 1
+    else:
+        work, repeats = lambda: model.recognize(faces), 5
+    work()
+    start = time.perf_counter()
+    for _ in range(repeats):
+        work()
+    print(time.perf_counter() - start)
+
+
+def spin() -> None:
+    """Keep a core busy."""
+    while True:
+        pass
+
+
+def measure(name: str, defaults: bool) -> float:
+    """Return the seconds of a job in a process of its own."""
+    environment = {key: value for key, value in os.environ.items() if key not in UNSET}
+    if defaults:
+        environment["EXPLLLM_BENCHMARK_DEFAULTS"] = "1"
+    done = subprocess.run(
+        [sys.executable, __file__, "--job", name], env=environment, capture_output=True, text=True, check=True
+    )
+    return float(done.stdout.split()[-1])
+
+
+def main() -> None:
+    """Measure every job, idle and busy."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--repeats", type=int, default=3, help="runs of each (default: 3)")
+    parser.add_argument("--job", choices=JOBS, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.job:
+        job(options.job)
+        return
+    seconds: dict[tuple[str, bool, bool], list[float]] = {}
+    for _ in range(options.repeats):
+        for busy in (False, True):
+            other = multiprocessing.Process(target=spin, daemon=True)
+            if busy:
+                other.start()
+            for name in JOBS:
+                for defaults in (True, False):
+                    seconds.setdefault((name, defaults, busy), []).append(measure(name, defaults))
+            if busy:
+                other.kill()
+                other.join()
+    print(f"{date.today()}, {host()}\n")
+    print("| job | settings | idle, s | beside a busy process, s | busy / idle |")
+    print("|---|---|---|---|---|")
+    for name in JOBS:
+        for defaults in (True, False):
+            idle, busy = (statistics.median(seconds[name, defaults, load]) for load in (False, True))
+            print(
+                f"| {name} | {'torch alone' if defaults else 'explllm'} | {idle:.2f} | {busy:.2f} | {busy / idle:.1f} |"
+            )
+
+
+if __name__ == "__main__":
+    main()

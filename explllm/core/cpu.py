@@ -1,0 +1,55 @@
+"""CPU settings: how many cores this process may use, and how idle threads wait.
+
+OpenMP threads spin while they wait. On a machine that others use too (a container, a CI runner, a laptop), the spinning
+threads of one process take the cores from the other's working threads, and small models run up to 100 times slower.
+`benchmarks/contention.py` measures it.
+"""
+
+import math
+import os
+import sys
+from pathlib import Path
+
+_CGROUP = Path("/sys/fs/cgroup")
+
+
+def available_cpus(cgroup: Path = _CGROUP) -> int:
+    """Return the number of cores that this process may use.
+
+    The minimum of the scheduler's affinity mask and the CPU quota of the container, rounded up.
+
+    Args:
+        cgroup: Where the kernel shows the limits of control groups, version 2 or 1.
+    """
+    affinity = getattr(os, "sched_getaffinity", None)
+    cores = len(affinity(0)) if affinity else os.cpu_count() or 1
+    return max(1, min(cores, _quota(cgroup) or cores))
+
+
+def _quota(cgroup: Path) -> int | None:
+    """Return the quota of a container in cores; None if it has none."""
+    try:
+        if (cgroup / "cpu.max").is_file():
+            quota, period = (cgroup / "cpu.max").read_text().split()
+        else:
+            quota = (cgroup / "cpu" / "cpu.cfs_quota_us").read_text()
+            period = (cgroup / "cpu" / "cpu.cfs_period_us").read_text()
+        return math.ceil(int(quota) / int(period)) if int(quota) > 0 else None
+    except (OSError, ValueError):  # no control groups, or the quota `max`
+        return None
+
+
+def configure_threads() -> None:
+    """Let idle OpenMP threads sleep, and use no more threads than a container may run.
+
+    The OpenMP runtimes read these variables when torch is imported, so this has no effect afterwards. Variables that
+    are already set are kept.
+    """
+    if "torch" in sys.modules:
+        return
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    # Intel's and LLVM's runtimes (conda, macOS) have a variable of their own.
+    os.environ.setdefault("KMP_BLOCKTIME", "0")
+    quota = _quota(_CGROUP)
+    if quota is not None and quota < (os.cpu_count() or 1):
+        os.environ.setdefault("OMP_NUM_THREADS", str(available_cpus()))

@@ -1,0 +1,18 @@
+"""Docstring examples run as written."""
+
+import doctest
+from importlib import import_module
+
+import pytest
+
+MODULES = [
+    "explllm.core.expressions",
+    "explllm.core.manifest",
+]
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_examples_in_docstrings(module):
+    result = doctest.testmod(import_module(module), optionflags=doctest.NORMALIZE_WHITESPACE | doctest.ELLIPSIS)
+    assert result.attempted > 0
+    assert result.failed == 0
