@@ -179,7 +179,7 @@ class ActionUnitRegressor(nn.Module):
             vision = storage.load_vision(config.vision_base, config.vision_revision, torch.float32)
         model = cls(config, vision)
         weights = storage.read_weights(folder / storage.WEIGHTS)
-        storage.check_names(model, weights, str(folder / storage.WEIGHTS))
+        storage.check_state_dict(model, weights, str(folder / storage.WEIGHTS))
         model.load_state_dict(weights, strict=False)
         return model
 
@@ -195,7 +195,7 @@ class ActionUnitRegressor(nn.Module):
         storage.check_target(Path(folder), replace=True)
         with atomic_write_folder(folder) as temporary:
             self.config.save_pretrained(temporary)
-            weights = {name: value.cpu().contiguous() for name, value in storage.saved_state_dict(self).items()}
+            weights = {name: value.cpu().contiguous() for name, value in storage.weights_to_save(self).items()}
             save_file(weights, temporary / storage.WEIGHTS, metadata={"format": "pt"})
 
     def parts(self) -> dict[str, tuple[nn.Module, Train, str | None]]:
@@ -230,7 +230,7 @@ class ActionUnitRegressor(nn.Module):
             self.vision.eval()
         return self
 
-    def look(self, pixel_values: torch.Tensor) -> torch.Tensor:
+    def forward_single_view(self, pixel_values: torch.Tensor) -> torch.Tensor:
         """Estimate from one look at each image, as in training: (B, 3, H, W) to (B, 24) in [0, 1]."""
         return self.head(image_features(self.vision, pixel_values))
 
@@ -247,8 +247,8 @@ class ActionUnitRegressor(nn.Module):
             (B, 24) intensities in [0, 1], in FEAFA's order.
         """
         # One after the other and not as one batch, in which a face's place could change the last bit.
-        mirrored = self.look(pixel_values.flip(-1))
-        return (self.look(pixel_values) + mirrored[:, self.mirror]) / 2
+        mirrored = self.forward_single_view(pixel_values.flip(-1))
+        return (self.forward_single_view(pixel_values) + mirrored[:, self.mirror]) / 2
 
     @torch.no_grad()
     def estimate(self, images: ImageSource | Sequence[ImageSource]) -> list[list[float]]:
@@ -324,7 +324,7 @@ def build_regressor(config: RegressorConfig) -> ActionUnitRegressor:
     return ActionUnitRegressor(config, vision)
 
 
-def outline_regressor(settings: RegressorSettings) -> ActionUnitRegressor:
+def build_regressor_on_meta(settings: RegressorSettings) -> ActionUnitRegressor:
     """Make a model on the meta device: every part and shape, no weights, and no hub for the presets' encoder.
 
     Args:

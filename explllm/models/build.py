@@ -145,7 +145,7 @@ ARCHITECTURES: Mapping[str, Mapping[str, Any]] = MappingProxyType(
         },
     }
 )
-"""What stands behind the names in the presets, as their configurations on the hub have it; lets `outline` do without
+"""What stands behind the names in the presets, as their configurations on the hub have it; lets `build_on_meta` do without
 the hub."""
 
 
@@ -220,7 +220,7 @@ def build(settings: NetworkSettings, prepared: tuple[ExpLLMConfig, PreTrainedTok
     settings = settings.resolved()
     config, tokenizer = prepared or build_config(settings)
     dtype = getattr(torch, settings.base_dtype) if settings.base_dtype else None
-    if settings.load_in_4bit and not may_be_4bit(settings):
+    if settings.load_in_4bit and not supports_4bit(settings):
         raise ConfigError(
             "4-bit weights are for a named language model that is `frozen` or trains by `lora`",
             remedy="Set load_in_4bit to false, or language_train to lora.",
@@ -233,12 +233,12 @@ def build(settings: NetworkSettings, prepared: tuple[ExpLLMConfig, PreTrainedTok
     return ExpLLM(config, tokenizer, vision, language)
 
 
-def may_be_4bit(settings: NetworkSettings) -> bool:
+def supports_4bit(settings: NetworkSettings) -> bool:
     """Tell whether the language model's base weights can be brought to 4 bits: they are named, and do not train."""
     return isinstance(settings.language, str) and settings.language_train != "full"
 
 
-def outline(settings: NetworkSettings) -> ExpLLM:
+def build_on_meta(settings: NetworkSettings) -> ExpLLM:
     """Make a model on the meta device: every part and shape, no weights; the presets' bases need no download either.
 
     Its tokenizer is a stand-in, as tokenizers come with the weights.
@@ -339,7 +339,7 @@ def _labels(labels: str | Sequence[str] | None) -> list[str] | None:
     return parsed
 
 
-def labels_of(expressions: Sequence[str]) -> list[Expression]:
+def distinct_expressions(expressions: Sequence[str]) -> list[Expression]:
     """Return the distinct expressions of a column in the paper's order, as the default labels of a model."""
     present = set(expressions)
     return [expression for expression in Expression if str(expression) in present]

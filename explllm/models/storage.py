@@ -43,7 +43,7 @@ class MultiPartModel(Protocol):
         ...
 
 
-def saved_state_dict(model: MultiPartModel, config: ExpLLMConfig | None = None) -> dict[str, torch.Tensor]:
+def weights_to_save(model: MultiPartModel, config: ExpLLMConfig | None = None) -> dict[str, torch.Tensor]:
     """Return the weights that are the model's own: all that a named base cannot give back.
 
     Args:
@@ -70,8 +70,8 @@ def saved_state_dict(model: MultiPartModel, config: ExpLLMConfig | None = None) 
     return own
 
 
-def check_names(model: MultiPartModel, weights: dict[str, torch.Tensor], where: str) -> None:
-    """Account for every name of weights that `saved_state_dict` gave.
+def check_state_dict(model: MultiPartModel, weights: dict[str, torch.Tensor], where: str) -> None:
+    """Account for every name of weights that `weights_to_save` gave.
 
     Args:
         model: The model they are for.
@@ -81,7 +81,7 @@ def check_names(model: MultiPartModel, weights: dict[str, torch.Tensor], where: 
     Raises:
         CheckpointError: If a name is missing, unexpected, or of another shape; it names the first.
     """
-    expected, everything = saved_state_dict(model), model.state_dict()
+    expected, everything = weights_to_save(model), model.state_dict()
     for fault, names in (
         ("missing", [name for name in expected if name not in weights]),
         ("unexpected", [name for name in weights if name not in everything]),
@@ -162,7 +162,7 @@ def save(
     with atomic_write_folder(target) as temporary:
         config.save_pretrained(temporary)
         model.tokenizer.save_pretrained(temporary)
-        weights = {name: value.cpu().contiguous() for name, value in saved_state_dict(model, config).items()}
+        weights = {name: value.cpu().contiguous() for name, value in weights_to_save(model, config).items()}
         save_file(weights, temporary / WEIGHTS, metadata={"format": "pt"})
         for name, part in copied.items():
             state = {key: value.contiguous() for key, value in plain_state_dict(part, merge).items()}
@@ -226,7 +226,7 @@ def load(
         language = load_language(config.text_base, config.text_revision, dtype, load_in_4bit)
     model = ExpLLM(config, tokenizer, vision, language)
     weights = remap_keys(read_weights(folder / WEIGHTS), model.state_dict())
-    check_names(model, weights, str(folder / WEIGHTS))
+    check_state_dict(model, weights, str(folder / WEIGHTS))
     model.load_state_dict(weights, strict=False)
     return model if device is None else model.to(device)  # type: ignore[arg-type]
 

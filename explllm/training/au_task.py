@@ -74,7 +74,9 @@ class ActionUnitTask(FaceTask):
         """Return the loss of one look at each image; augmentation shows the mirrored faces."""
         step = self._is_step(batch_idx)
         self._check_readable(batch, step)
-        loss = regression_loss(self.regressor.look(batch["pixel_values"]), batch["action_units"], self.ccc_weight)
+        loss = regression_loss(
+            self.regressor.forward_single_view(batch["pixel_values"]), batch["action_units"], self.ccc_weight
+        )
         self._log_loss(loss, step)
         return loss
 

@@ -50,7 +50,7 @@ class FaceTask(LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep only the weights that no named base can give back; what trains, loss, images not read."""
-        own = storage.saved_state_dict(self.model)
+        own = storage.weights_to_save(self.model)
         checkpoint["state_dict"] = {
             name: value for name, value in checkpoint["state_dict"].items() if name.removeprefix("model.") in own
         }
@@ -65,7 +65,7 @@ class FaceTask(LightningModule):
         """
         where = str(self.trainer.ckpt_path)
         weights = {name.removeprefix("model."): value for name, value in checkpoint["state_dict"].items()}
-        storage.check_names(self.model, weights, where)
+        storage.check_state_dict(self.model, weights, where)
         if self.trainer.state.fn == "fit":
             if checkpoint["trains"] != self._trains():
                 raise CheckpointError(

@@ -17,7 +17,7 @@ from explllm.models.au_regressor import (
     ActionUnitRegressor,
     RegressorSettings,
     build_regressor,
-    outline_regressor,
+    build_regressor_on_meta,
     regressor_config,
 )
 
@@ -66,7 +66,9 @@ def test_a_flipped_image_has_exactly_the_flipped_units(model):
     assert found.shape == (5, 24) and found.min() >= 0 and found.max() <= 1
     assert torch.equal(torch.tensor([mirror_action_units(row) for row in flipped.tolist()]), found)
     # One look alone is not so: the effect is that of the mean.
-    assert (model.look(pixels.flip(-1))[:, model.mirror] - model.look(pixels)).abs().max() > 1e-3
+    assert (
+        model.forward_single_view(pixels.flip(-1))[:, model.mirror] - model.forward_single_view(pixels)
+    ).abs().max() > 1e-3
     sided = [unit.number - 1 for unit in FEAFA if unit.side]
     assert (found - flipped)[:, sided].abs().max() > 1e-3
 
@@ -78,7 +80,7 @@ def test_what_trains(model):
     else:
         assert counts["vision"] == sum(weight.numel() for weight in model.vision.parameters())
     assert counts["head"] == sum(weight.numel() for weight in model.head.parameters())
-    model.train().look(images(model)).sum().backward()
+    model.train().forward_single_view(images(model)).sum().backward()
     without = [name for name, weight in model.named_parameters() if weight.requires_grad and weight.grad is None]
     assert without == []
 
@@ -150,7 +152,7 @@ def test_settings_that_do_not_fit():
 
 
 def test_outline_needs_no_download():
-    parts = outline_regressor(RegressorSettings()).freeze()
+    parts = build_regressor_on_meta(RegressorSettings()).freeze()
     assert parts["vision"] == 786_432  # as in the paper's encoder
 
 

@@ -3,7 +3,7 @@ import torch
 
 from explllm.core.errors import CheckpointError, ConfigError
 from explllm.core.expressions import LABEL_SETS, Expression
-from explllm.models.build import PRESETS, NetworkSettings, build, build_config, labels_of, small_tokenizer
+from explllm.models.build import PRESETS, NetworkSettings, build, build_config, distinct_expressions, small_tokenizer
 from explllm.models.explllm import ExpLLM
 
 # The architectures behind the names of the preset `vicuna-7b`, as their configurations on the hub give them.
@@ -65,7 +65,7 @@ def test_small_tokenizer_is_deterministic_and_short():
 def test_labels():
     assert build_config(NetworkSettings(preset="tiny", labels="rafdb"))[0].labels == [*map(str, LABEL_SETS["rafdb"])]
     assert build_config(NetworkSettings(preset="tiny", labels=["sad", "Joy"]))[0].labels == ["Sadness", "Happiness"]
-    assert labels_of(["Fear", "Neutral", "Fear"]) == [Expression.NEUTRAL, Expression.FEAR]
+    assert distinct_expressions(["Fear", "Neutral", "Fear"]) == [Expression.NEUTRAL, Expression.FEAR]
     with pytest.raises(ConfigError, match="twice: Happy, joyful"):
         build_config(NetworkSettings(preset="tiny", labels=["Happy", "joyful"]))
     with pytest.raises(ConfigError, match="no label set 'rafbd'"):
