@@ -294,7 +294,7 @@ def _layers(part: nn.Module) -> list[nn.Module]:
 
 
 def _sizes(model: ExpLLM | ActionUnitRegressor) -> list[PartSize]:
-    counts: Mapping[Any, int] = model.freeze()
+    counts: Mapping[Any, int] = model.trainable_counts()
     return [
         PartSize(name, type(module).__name__, train, sum(w.numel() for w in module.parameters()), counts[name])
         for name, (module, train, _) in model.parts().items()

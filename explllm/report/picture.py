@@ -14,7 +14,7 @@ from explllm.faces.boxes import Box
 from explllm.faces.estimators import Intensities, missing_names
 
 if TYPE_CHECKING:
-    from explllm.models.recognition import Recognition
+    from explllm.models.generation import Recognition
 
 _WIDTH, _MARGIN, _FACE, _BARS = 1200, 24, 180, 330
 """Pixels: of the picture, around each part, of a face's thumbnail, of the column of bars."""

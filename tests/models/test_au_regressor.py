@@ -74,7 +74,7 @@ def test_a_flipped_image_has_exactly_the_flipped_units(model):
 
 
 def test_what_trains(model):
-    counts = model.freeze()
+    counts = model.trainable_counts()
     if model.config.vision_train == "lora":
         assert counts["vision"] == 2 * 2 * 2 * 8 * 32  # two layers, query and value, two factors of rank 8
     else:
@@ -152,7 +152,7 @@ def test_settings_that_do_not_fit():
 
 
 def test_outline_needs_no_download():
-    parts = build_regressor_on_meta(RegressorSettings()).freeze()
+    parts = build_regressor_on_meta(RegressorSettings()).trainable_counts()
     assert parts["vision"] == 786_432  # as in the paper's encoder
 
 

@@ -31,7 +31,7 @@ def test_the_papers_set_up_at_full_size_on_the_meta_device():
     assert (config.image_tokens, config.vision_width) == (256, 1024)
     with torch.device("meta"):
         model = ExpLLM(config, tokenizer)
-    counts = model.freeze()
+    counts = model.trainable_counts()
     assert counts == {"vision": 786_432, "projector": 20_979_712, "language": 4_194_304}
     assert sum(counts.values()) == 25_960_448  # the paper prints 8.7 M
 

@@ -198,7 +198,7 @@ def test_any_vision_encoder(vision, size, tokens):
 def test_lora_counts_and_types(lora_settings):
     lora_settings.vision_lora = lora_settings.language_lora = LoraSettings(r=4, alpha=8)
     model = build(lora_settings)
-    counts = model.freeze()
+    counts = model.trainable_counts()
     # 2 blocks x (query + value) x (A + B) x rank 4 x width
     assert counts["vision"] == 2 * 2 * 2 * 4 * 32
     # q: 48 -> 48, v: 48 -> 24 (grouped keys and values)

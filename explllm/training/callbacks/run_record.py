@@ -55,7 +55,7 @@ class RunRecord(Callback):
         """Say what trains."""
         if not trainer.is_global_zero:
             return
-        counts = pl_module.model.freeze()
+        counts = pl_module.model.trainable_counts()
         said = ", ".join(f"{part} {count:,}" for part, count in counts.items())
         get_console().print(f"trainable weights: {said}; {sum(counts.values()):,} in all", soft_wrap=True)
         self._notice(trainer)

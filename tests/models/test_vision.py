@@ -4,7 +4,7 @@ from transformers import Dinov2Config, Dinov2Model
 
 from explllm.core.errors import ConfigError
 from explllm.models.conv_encoder import ConvEncoder, ConvEncoderConfig
-from explllm.models.drop_path import BatchDropPath, add_drop_path
+from explllm.models.vision import BatchDropPath, add_drop_path
 
 SMALL = Dinov2Config(hidden_size=16, num_hidden_layers=2, num_attention_heads=2, image_size=28, patch_size=14)
 
