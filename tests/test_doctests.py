@@ -8,6 +8,7 @@ import pytest
 MODULES = [
     "explllm.core.expressions",
     "explllm.core.manifest",
+    "explllm.models.explllm",
 ]
 
 

@@ -5,7 +5,7 @@ An image and a conversation pass through the parts in this order::
     pixels (B, 3, H, W) ─vision─▶ (B, N, C) ─projector─▶ (B, N, D) ─┐
     token ids (B, T) ──────────── embeddings (B, T, D) ─────────────┴▶ language model ─▶ logits (B, T, V)
 
-- `explllm`: `ExpLLM`, with `recognize`, `explain` and `from_pretrained`; `configuration`: what is saved with it.
+- `explllm`: `ExpLLM`, with `recognize`, `explain` and `from_pretrained`; `configuration`: its saved settings.
 - `vision`: token features of any encoder, and the projector; `conv_encoder`: a small encoder to train from scratch.
 - `parts`: what trains in each part and which weights are saved; `lora`: adapters; `loss`: the training loss.
 - `generation`: label likelihoods and chains of thought.

@@ -101,7 +101,7 @@ def explain(
 
 
 def stream(model: "ExpLLM", pixel_values: torch.Tensor, label: Expression, max_new_tokens: int) -> Iterator[str]:
-    """Generate as `explain` does for one image, and yield pieces of text as they are generated.
+    """Generate as `explain` does for one image, and yield the text piece by piece.
 
     Args:
         model: The model.
@@ -112,7 +112,7 @@ def stream(model: "ExpLLM", pixel_values: torch.Tensor, label: Expression, max_n
     Yields:
         Pieces of text.
     """
-    # Generation from embeddings passes no prompt to the streamer, so there is none to skip.
+    # Generation from embeddings passes no prompt to the streamer.
     streamer = TextIteratorStreamer(model.tokenizer, skip_prompt=False, skip_special_tokens=True)
     with torch.inference_mode():
         inputs = _generation_inputs(model, pixel_values, [label], max_new_tokens)

@@ -105,8 +105,8 @@ class Projector(nn.Sequential):
 class BatchDropPath(nn.Module):
     """Stochastic depth as in DINOv2's training: drops the residual of some samples and scales up the others.
 
-    DINOv2 keeps at least one sample. With one sample per micro-batch, nothing is ever dropped: the authors' scripts
-    set 0.4 and train with micro-batches of 1, where it has no effect.
+    DINOv2 keeps at least one sample, and so does this module. It has no effect with one sample per micro-batch, as in
+    the authors' scripts, which set a rate of 0.4.
     """
 
     def __init__(self, rate: float) -> None:

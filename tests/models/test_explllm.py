@@ -232,9 +232,7 @@ def test_each_part_trains_as_configured(lora_settings, train):
         elif train == "lora" and part != "projector":
             assert trained and all("lora_" in name for name in trained)
         else:
-            assert (
-                len(trained) >= len(list(module.parameters())) - 1
-            )  # all but DINOv2's mask token
+            assert len(trained) >= len(list(module.parameters())) - 1  # all but DINOv2's mask token
     model.train()
     assert model.vision.training == (train != "frozen")
 

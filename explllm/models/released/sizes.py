@@ -72,7 +72,7 @@ def released_sizes(
 ) -> ReleasedSizes:
     """Return the sizes of a released checkpoint.
 
-    Neither the configuration nor the weights hold the number of the encoder's heads. It follows from the width for
+    No released file holds the number of the encoder's heads. It follows from the width for
     DINOv2's encoders; for any other width, heads of 16 features are assumed.
 
     Args:
