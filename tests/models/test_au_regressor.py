@@ -9,7 +9,7 @@ from PIL import Image, ImageOps
 
 from explllm.core.action_units import FEAFA, NAMES, mirror_action_units
 from explllm.core.errors import CheckpointError, ConfigError, MissingPathError
-from explllm.drawn_faces.generate import draw_faces
+from explllm.drawn_faces.dataset import draw_faces
 from explllm.faces.estimators.onnx_regressor import OnnxRegressor
 from explllm.models import au_export
 from explllm.models.au_export import export_onnx
