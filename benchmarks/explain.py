@@ -1,7 +1,7 @@
 """Explanations beside Hugging Face's generate: python benchmarks/explain.py.
 
-The label is given, and 64 tokens are generated greedily. The second row of each batch size adds recognition to ours. With
-random weights the end token, one of 32,000, practically never comes first. Milliseconds per face, medians with quartiles.
+The label is given, and 64 tokens are generated greedily. The second row of each batch size adds recognition to ours.
+With random weights the end token, one of 32,000, practically never wins. Milliseconds per face, medians with quartiles.
 """
 
 import argparse

@@ -1,7 +1,7 @@
 """Recognition beside Hugging Face's generate: python benchmarks/recognize.py.
 
-`explllm` scores every label. The peer generates the label greedily, 4 tokens. The bare prefill is our encoder and language
-model over image and prompt, last logits only. Milliseconds per face, medians with quartiles.
+`explllm` scores every label. The peer generates the label greedily, 4 tokens. The bare prefill is our encoder and
+language model over image and prompt, last logits only. Milliseconds per face, medians with quartiles.
 """
 
 import argparse
