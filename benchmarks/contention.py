@@ -11,9 +11,8 @@ import os
 import statistics
 import subprocess
 import sys
-from datetime import date
 
-from host import host
+from host import environment
 
 JOBS = ("recognize", "explain", "train")
 # What a user has set would hide the defaults.
@@ -98,7 +97,7 @@ def main() -> None:
             if busy:
                 other.kill()
                 other.join()
-    print(f"{date.today()}, {host()}\n")
+    print(f"{environment()}\n")
     print("| job | settings | idle, s | beside a busy process, s | busy / idle |")
     print("|---|---|---|---|---|")
     for name in JOBS:

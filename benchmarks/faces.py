@@ -20,7 +20,7 @@ from pathlib import Path
 
 from host import environment
 
-RUN = "import sys; from explllm.faces import command; sys.exit(getattr(command, sys.argv[1])(sys.argv[2:]))"
+RUN = "import sys; from explllm.commands import faces; sys.exit(getattr(faces, sys.argv[1])(sys.argv[2:]))"
 COMMANDS = {"faces": "detect_command", "aus": "action_units_command"}
 
 

@@ -22,7 +22,7 @@ _HOMES = {
     "LabelSet": "explllm.core.expressions",
     "Manifest": "explllm.core.manifest",
     "RuleWriter": "explllm.explanations.rule_writer",
-    "Recognition": "explllm.models.recognition",
+    "Recognition": "explllm.models.generation",
 }
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from explllm.explanations.rule_writer import RuleWriter
     from explllm.models.configuration import ExpLLMConfig
     from explllm.models.explllm import ExpLLM
-    from explllm.models.recognition import Recognition
+    from explllm.models.generation import Recognition
 
 __all__ = [
     "ChainOfThought",

@@ -68,7 +68,7 @@ def our_name():
 @pytest.fixture(scope="session")
 def drawn_faces(tmp_path_factory) -> Path:
     """A folder of 56 faces to learn from, 14 to validate and 27 to test on; tests must not change it."""
-    from explllm.drawn_faces.generate import draw_faces
+    from explllm.drawn_faces.dataset import draw_faces
 
     return draw_faces(tmp_path_factory.mktemp("faces") / "drawn", train=56, val=14, test=27, size=64).root
 

@@ -8,6 +8,10 @@ import pytest
 MODULES = [
     "explllm.core.expressions",
     "explllm.core.manifest",
+    "explllm.explanations.chain_of_thought",
+    "explllm.explanations.grounding",
+    "explllm.explanations.verdict",
+    "explllm.models.explllm",
 ]
 
 

@@ -18,8 +18,8 @@ from explllm.core.errors import InputError
 from explllm.core.manifest import Manifest
 from explllm.data.folder import read_folder
 from explllm.data.mixture import Mixture
-from explllm.models.au_regressor import ActionUnitRegressor, RegressorSettings, outline_regressor
-from explllm.models.build import NetworkSettings, may_be_4bit, outline
+from explllm.models.au_regressor import ActionUnitRegressor, RegressorSettings, build_regressor_on_meta
+from explllm.models.build import NetworkSettings, build_on_meta, supports_4bit
 from explllm.models.explllm import ExpLLM
 from explllm.models.lora import LoraSettings
 from explllm.training.au_task import ActionUnitTask
@@ -128,7 +128,7 @@ def describe(arguments: Sequence[str], images: int | None = None, gpus: int = 8)
     model, data = config.model.init_args, config.data.init_args
     network = model.network if isinstance(model.network, NetworkSettings) else _settings(model.network)
     settings = network.resolved()
-    built = outline(settings)
+    built = build_on_meta(settings)
     parts = _sizes(built)
     found, source = (images, "given") if images else _images(config)
     conversations = steps = warmup = None
@@ -140,7 +140,7 @@ def describe(arguments: Sequence[str], images: int | None = None, gpus: int = 8)
     sequence = built.config.image_tokens + TEXT_TOKENS
     memory = [
         estimate(built, settings, strategy, gpus, data.micro_batch_size, sequence, model.gradient_checkpointing)
-        for strategy in ("ddp", "fsdp", *(["ddp, 4-bit base"] if may_be_4bit(settings) else []))
+        for strategy in ("ddp", "fsdp", *(["ddp, 4-bit base"] if supports_4bit(settings) else []))
     ]
     return Description(
         parts,
@@ -163,7 +163,7 @@ def _describe_regressor(config: Namespace, images: int | None, gpus: int) -> Des
     if not isinstance(network, RegressorSettings):
         fields = _plain(network)
         network = RegressorSettings(**{**fields, "vision_lora": LoraSettings(**_plain(fields["vision_lora"]))})
-    built = outline_regressor(network)
+    built = build_regressor_on_meta(network)
     found, source = (images, "given") if images else _images(config)
     steps = warmup = None
     if found is not None:
@@ -294,7 +294,7 @@ def _layers(part: nn.Module) -> list[nn.Module]:
 
 
 def _sizes(model: ExpLLM | ActionUnitRegressor) -> list[PartSize]:
-    counts: Mapping[Any, int] = model.freeze()
+    counts: Mapping[Any, int] = model.trainable_counts()
     return [
         PartSize(name, type(module).__name__, train, sum(w.numel() for w in module.parameters()), counts[name])
         for name, (module, train, _) in model.parts().items()

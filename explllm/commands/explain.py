@@ -16,11 +16,11 @@ from rich.markup import escape
 from explllm.core.action_units import NAMES
 from explllm.core.errors import ConfigError
 from explllm.core.files import atomic_write
-from explllm.faces.boxes import Box, Which, chosen
+from explllm.faces.boxes import Box, FaceChoice, select_faces
 from explllm.faces.crop import DEFAULT_MARGIN, face_crop
-from explllm.faces.detector import Detector
+from explllm.faces.detector import FaceDetector
 from explllm.faces.estimators import Estimator
-from explllm.faces.estimators.blendshapes import Blendshapes
+from explllm.faces.estimators.blendshapes import MediaPipeBlendshapes
 from explllm.faces.estimators.onnx_regressor import OnnxRegressor
 from explllm.faces.pixels import load_image
 from explllm.models.explllm import ExpLLM
@@ -36,7 +36,7 @@ def explain_images(
     as_json: bool = False,
     *,
     detector: str | None = None,
-    which: Which = "all",
+    which: FaceChoice = "all",
     margin: float | None = None,
     landmarker: str | None = None,
     onnx: str | None = None,
@@ -50,7 +50,7 @@ def explain_images(
         device: Where the model runs, such as ``cuda``.
         max_new_tokens: Longest chain of thought, in tokens.
         as_json: Print one JSON object a line instead of panels.
-        detector: An SCRFD file, as for `explllm.faces.detector.Detector`.
+        detector: An SCRFD file, as for `explllm.faces.detector.FaceDetector`.
         which: The faces of a photograph with several.
         margin: Around a face, as for `explllm.faces.crop.face_crop`; by default that with which the model was
             trained, else `DEFAULT_MARGIN`.
@@ -74,7 +74,7 @@ def explain_images(
     for image in images:
         load_image(image)
     _check_device(device)
-    finder = None if detector is None else Detector(detector)
+    finder = None if detector is None else FaceDetector(detector)
     opening = _estimator(landmarker, onnx)
     for line in [*(finder.runs_on if finder else ()), *(opening.runs_on if opening else ())]:
         sys.stderr.write(f"{line}\n")
@@ -111,15 +111,15 @@ def _estimator(landmarker: str | None, onnx: str | None) -> Estimator | None:
         raise ConfigError("two estimators of action units", remedy="Give --landmarker or --onnx.")
     if onnx is not None:
         return OnnxRegressor(onnx)
-    return None if landmarker is None else Blendshapes(landmarker)
+    return None if landmarker is None else MediaPipeBlendshapes(landmarker)
 
 
 def _explained(
     path: str,
     model: ExpLLM,
     max_new_tokens: int,
-    detector: Detector | None,
-    which: Which,
+    detector: FaceDetector | None,
+    which: FaceChoice,
     margins: tuple[float, float],
     estimator: Estimator | None,
 ) -> list[PicturedFace]:
@@ -133,7 +133,7 @@ def _explained(
     sources: list[str | Image.Image] = [path]
     crops = seen = [photograph]
     if detector is not None:
-        boxes = [face.box for face in chosen(detector.detect(photograph), which, photograph.size)]
+        boxes = [face.box for face in select_faces(detector.detect(photograph), which, photograph.size)]
         crops, seen = ([face_crop(photograph, box, margin) for box in boxes if box is not None] for margin in margins)
         sources = list(crops)
     measured = [None] * len(crops) if estimator is None else estimator.estimate(seen)

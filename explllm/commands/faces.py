@@ -15,7 +15,7 @@ from explllm.commands.parser import Parser, at_least
 from explllm.core.errors import ConfigError, MissingPathError
 from explllm.core.manifest import SUFFIXES, Manifest
 from explllm.faces.crop import DEFAULT_MARGIN
-from explllm.faces.streaming import Result, Streaming, digest, partial_path, results_of, stream
+from explllm.faces.jobs import JobOptions, Result, file_sha256, partial_path, read_results, run_job
 
 _RESUME = """What is done is kept in OUT.partial.jsonl until the manifest is written whole: a run that was stopped or
 killed goes on by the same command. An image that cannot be used is a row with its reason; the exit status is then 1."""
@@ -52,9 +52,9 @@ def detect_command(arguments: list[str]) -> int | None:
     """
     options = _faces_parser().parse_args(arguments)
     manifest, out = _begin(options)
-    from explllm.faces.finding import FaceFinding, check_crop_names, images_of, with_faces
+    from explllm.faces.detection import DetectionJob, add_faces, check_crop_names, group_by_image
 
-    work = FaceFinding(
+    work = DetectionJob(
         Path(options.detector),
         which=options.which,
         redo=options.redo,
@@ -65,21 +65,21 @@ def detect_command(arguments: list[str]) -> int | None:
         provider=options.provider,
         threads=_threads(options.workers),
     )
-    detector = work.opened()
+    detector = work.open_detector()
     _say(detector.runs_on)
     # In a folder, the file that is an SCRFD was looked for; the workers need not do so again.
     work = replace(work, detector=detector.file)
     del detector
-    items = images_of(manifest)
+    items = group_by_image(manifest)
     if options.crops is not None:
         check_crop_names(items)
     settings = {
-        "detector": digest(work.detector),
+        "detector": file_sha256(work.detector),
         "crops": options.crops,
         **{name: getattr(options, name) for name in ("which", "redo", "input_size", "threshold", "margin")},
     }
-    results = _stream(items, work, settings, options, "faces")
-    found = with_faces(manifest, results)
+    results = _run_job(items, work, settings, options, "faces")
+    found = add_faces(manifest, results)
     found.write(out)
     _end(out, found, "face_status", results, ("found", "given"))
     if options.which == "all" and (several := len(found) - len(manifest)):
@@ -104,10 +104,10 @@ def action_units_command(arguments: list[str]) -> int | None:
     """
     options = _aus_parser().parse_args(arguments)
     manifest, out = _begin(options)
-    from explllm.faces.estimation import Estimation, rows_to_estimate, with_action_units
+    from explllm.faces.estimation import EstimationJob, add_action_units, rows_to_estimate
     from explllm.faces.estimators.onnx_regressor import OnnxRegressor
 
-    work = Estimation(
+    work = EstimationJob(
         landmarker=None if options.landmarker is None else Path(options.landmarker),
         onnx=None if options.onnx is None else Path(options.onnx),
         preset=options.preset,
@@ -116,7 +116,7 @@ def action_units_command(arguments: list[str]) -> int | None:
         provider=options.provider,
         threads=_threads(options.workers),
     )
-    with closing(work.opened()) as estimator:
+    with closing(work.open_estimator()) as estimator:
         _say(estimator.runs_on)
         if isinstance(estimator, OnnxRegressor) and estimator.training_data_note:
             _say([f"note: of the data that this model learned from: {estimator.training_data_note}"])
@@ -125,13 +125,13 @@ def action_units_command(arguments: list[str]) -> int | None:
         work = replace(work, margin=work.margin_for(estimator))
     items = rows_to_estimate(manifest, options.redo)
     settings = {
-        "estimator": digest(options.landmarker or options.onnx),
+        "estimator": file_sha256(options.landmarker or options.onnx),
         "source": source,
         "margin": work.margin,
         **{name: getattr(options, name) for name in ("preset", "size", "redo")},
     }
-    results = _stream(items, work, settings, options, "action units", chunk)
-    estimated = with_action_units(manifest, items, results, source)
+    results = _run_job(items, work, settings, options, "action units", chunk)
+    estimated = add_action_units(manifest, items, results, source)
     estimated.write(out)
     _end(out, estimated, "action_units_status", results, ("estimated", "given"))
     return _finish(out, results)
@@ -151,9 +151,9 @@ def _begin(options: argparse.Namespace) -> tuple[Manifest, Path]:
 
 def _threads(workers: int) -> int:
     """Return the CPU threads of one worker's model: the workers share the cores."""
-    from explllm.faces.onnx_session import usable_cores
+    from explllm.faces.onnx_session import available_cpus
 
-    return max(1, usable_cores() // workers)
+    return max(1, available_cpus() // workers)
 
 
 def _say(lines: Sequence[str]) -> None:
@@ -162,15 +162,15 @@ def _say(lines: Sequence[str]) -> None:
     sys.stderr.flush()
 
 
-def _stream(
+def _run_job(
     items: Sequence[Any], work: Any, settings: dict[str, Any], options: argparse.Namespace, title: str, chunk: int = 1
 ) -> dict[int, Result]:
     """Work on all items, and return what became of them."""
     root = None if options.root is None else str(Path(options.root).resolve())
-    settings = {"command": title, "manifest": digest(options.manifest), "root": root, **settings}
+    settings = {"command": title, "manifest": file_sha256(options.manifest), "root": root, **settings}
     partial = partial_path(options.out)
-    stream(items, work, Streaming(partial, settings, title, options.workers, chunk, options.max_bad))
-    return results_of(partial)
+    run_job(items, work, JobOptions(partial, settings, title, options.workers, chunk, options.max_bad))
+    return read_results(partial)
 
 
 def _end(out: Path, manifest: Manifest, column: str, results: dict[int, Result], good: Sequence[str]) -> None:

@@ -10,7 +10,7 @@ from explllm.data.captions import read_llava_captions
 from explllm.data.face_data_module import FaceDataModule
 from explllm.data.folder import read_folder, read_unsorted_folder
 from explllm.data.preparation import hold_out_split
-from explllm.drawn_faces.generate import draw_faces
+from explllm.drawn_faces.dataset import draw_faces
 
 
 class FolderFaces(FaceDataModule):

@@ -1,18 +1,18 @@
-"""Which parts of the face a movement in a sentence belongs to."""
+"""Binding: find the parts of the face that a movement in a sentence belongs to."""
 
 from __future__ import annotations
 
 from explllm.explanations import movements
 from explllm.explanations.tagging import TaggedSentence
 
-# What may stand between a part and its movement in "brows are slightly raised", and between them in "raised left brow".
+# Tags allowed between a part and its movement in "brows are slightly raised", and in "raised left brow".
 AFTER_PART = frozenset(("copula", "adverb", "grade", "motion", "filler", "not", "no"))
 BEFORE_PART = frozenset(("adverb", "grade", "side", "filler", "motion", "action"))
 _AROUND_OF = BEFORE_PART | {"of", "and", "copula", "seen"}
 _CLAUSE_START = frozenset(("filler", "copula", "adverb", "grade", "action", "motion", "and", "no", "not"))
-# Words that mean other things too, and a movement only beside their part.
-_SPEAK_OF_NEIGHBOURS = frozenset(("tense", "together", "movement", "out", "in"))
-_FARTHEST_PART = 8
+# Ambiguous words that count as a movement only next to their part.
+_NEEDS_ADJACENT_PART = frozenset(("tense", "together", "movement", "out", "in"))
+_MAX_DISTANCE = 8
 
 
 def _fits(words: TaggedSentence, part: int, action: int) -> bool:
@@ -21,14 +21,16 @@ def _fits(words: TaggedSentence, part: int, action: int) -> bool:
 
 
 def parts_of(words: TaggedSentence, action: int) -> list[int]:
-    """Return the parts of the face that a movement belongs to: the nearest in the likeliest construction.
+    """Return the parts of the face that a movement belongs to.
+
+    The grammatical constructions are tried from the most to the least specific.
 
     Args:
         words: The sentence.
-        action: The place of the movement in it.
+        action: Position of the movement.
 
     Returns:
-        The places of the parts, in order; none if no part near it can make this movement.
+        Positions of the parts, in order; empty if no nearby part can make this movement.
     """
     beside = action - 1 if words.kind(action - 1) == "part" else -1
     if beside >= 0 and _fits(words, beside, action):  # "brow raise"
@@ -36,13 +38,13 @@ def parts_of(words: TaggedSentence, action: int) -> list[int]:
     part = _part_after_of(words, action)
     if part >= 0 and _fits(words, part, action):  # "elevation of the brows"
         return _joined_after(words, part, action)
-    place = action - 1
-    while words.kind(place) in AFTER_PART or (
-        words.kind(place) == "of" and words.kind(place - 1) in ("filler", "grade")
+    position = action - 1
+    while words.kind(position) in AFTER_PART or (
+        words.kind(position) == "of" and words.kind(position - 1) in ("filler", "grade")
     ):
-        place -= 1
-    if words.kind(place) == "part" and _fits(words, place, action):  # "brows are slightly raised"
-        return _joined_before(words, place, action)
+        position -= 1
+    if words.kind(position) == "part" and _fits(words, position, action):  # "brows are slightly raised"
+        return _joined_before(words, position, action)
     ahead = action + 1
     while words.kind(ahead) in BEFORE_PART or (
         words.kind(ahead) in ("and", "comma")
@@ -51,90 +53,90 @@ def parts_of(words: TaggedSentence, action: int) -> list[int]:
         ahead += 1
     if words.kind(ahead) == "part" and _fits(words, ahead, action):  # "raised brows", "raised and furrowed brows"
         return _joined_after(words, ahead, action)
-    place = words.skip(action - 1, AFTER_PART | {"and", "action"}, -1)
-    if words.kind(place) == "part" and words.kind(place + 1) != "and" and _fits(words, place, action):
-        return _joined_before(words, place, action)  # "brows are raised and furrowed"
-    if words.kind(ahead) == "part" or beside >= 0 or words.values[action] in _SPEAK_OF_NEIGHBOURS:
-        return []  # the movement of a part that has no such unit, "raised cheeks", or "the tension of the moment"
+    position = words.skip(action - 1, AFTER_PART | {"and", "action"}, -1)
+    if words.kind(position) == "part" and words.kind(position + 1) != "and" and _fits(words, position, action):
+        return _joined_before(words, position, action)  # "brows are raised and furrowed"
+    if words.kind(ahead) == "part" or beside >= 0 or words.values[action] in _NEEDS_ADJACENT_PART:
+        return []  # a part without such a unit ("raised cheeks"), or another meaning ("the tension of the moment")
     return _distant_parts(words, action)
 
 
 def _part_after_of(words: TaggedSentence, action: int) -> int:
-    place, of = action + 1, False
-    while words.kind(place) in _AROUND_OF and not (of and words.kind(place) in ("action", "and")):
-        of = of or words.kind(place) == "of"
-        place += 1
-    return place if of and words.kind(place) == "part" else -1
+    position, of = action + 1, False
+    while words.kind(position) in _AROUND_OF and not (of and words.kind(position) in ("action", "and")):
+        of = of or words.kind(position) == "of"
+        position += 1
+    return position if of and words.kind(position) == "part" else -1
 
 
 def _distant_parts(words: TaggedSentence, action: int) -> list[int]:
-    """Look in the same clause and, for a clause that names no part, back through the sentence."""
-    for place in range(action - 1, max(action - 1 - _FARTHEST_PART, -1), -1):
-        if words.kinds[place] in ("break", "report", "comma"):
+    """Search the same clause. If the clause has no part, search the preceding clauses."""
+    for position in range(action - 1, max(action - 1 - _MAX_DISTANCE, -1), -1):
+        if words.kinds[position] in ("break", "report", "comma"):
             break
-        if words.kinds[place] == "part":
-            # Two unknown words between them are likely to hold another verb.
-            if _fits(words, place, action) and words.kinds[place:action].count("word") < 2:
-                return _joined_before(words, place, action)
+        if words.kinds[position] == "part":
+            # Two unknown words in between probably include another verb.
+            if _fits(words, position, action) and words.kinds[position:action].count("word") < 2:
+                return _joined_before(words, position, action)
             break
-    for place in range(action + 1, action + 1 + _FARTHEST_PART // 2):
-        if words.kind(place) in ("report", "copula", "end") or (
-            words.kind(place) == "break" and words.value(place) != "with"
+    for position in range(action + 1, action + 1 + _MAX_DISTANCE // 2):
+        if words.kind(position) in ("report", "copula", "end") or (
+            words.kind(position) == "break" and words.value(position) != "with"
         ):
             break
-        if words.kinds[place] == "part":
-            if _fits(words, place, action):
-                return [place]
+        if words.kinds[position] == "part":
+            if _fits(words, position, action):
+                return [position]
             break
     start = action
     while words.kind(start - 1) in _CLAUSE_START:
         start -= 1
     if words.kind(start - 1) in ("comma", "break", "end"):
-        for place in range(start - 1, -1, -1):
-            if words.kinds[place] == "part" and _fits(words, place, action):
-                return _joined_before(words, place, action)
+        for position in range(start - 1, -1, -1):
+            if words.kinds[position] == "part" and _fits(words, position, action):
+                return _joined_before(words, position, action)
     return []
 
 
 def _joined_before(words: TaggedSentence, part: int, action: int) -> list[int]:
-    """Return a part with those joined to it in front: "the brows and the upper eyelids are raised"."""
-    parts, place, joined = [part], part - 1, False
+    """Return a part and those coordinated before it: "the brows and the upper eyelids are raised"."""
+    parts, position, joined = [part], part - 1, False
     while True:
-        kind = words.kind(place)
-        if kind == "and" or words.value(place) == "nor":
+        kind = words.kind(position)
+        if kind == "and" or words.value(position) == "nor":
             joined = True
-        elif kind == "part" and joined and words.kind(place + 1) in ("and", "comma", "no"):
-            # A part with a movement of its own in front of it ends the list.
-            if words.kind(words.skip(place - 1, ("filler", "side", "adverb", "grade"), -1)) in ("of", "action"):
+        elif kind == "part" and joined and words.kind(position + 1) in ("and", "comma", "no"):
+            # A part preceded by another movement ends the list.
+            if words.kind(words.skip(position - 1, ("filler", "side", "adverb", "grade"), -1)) in ("of", "action"):
                 break
-            if _fits(words, place, action):
-                parts.append(place)
+            if _fits(words, position, action):
+                parts.append(position)
         elif kind not in ("filler", "side", "adverb") and not (kind == "comma" and joined):
             break
-        place -= 1
+        position -= 1
     return parts[::-1]
 
 
 def _joined_after(words: TaggedSentence, part: int, action: int) -> list[int]:
-    """Return a part with those joined to it behind: "elevation of the brows and the eyelids"."""
-    parts, place, joined = [part], part + 1, False
+    """Return a part and those coordinated after it: "elevation of the brows and the eyelids"."""
+    parts, position, joined = [part], part + 1, False
     while True:
-        kind = words.kind(place)
-        if kind == "and" or words.value(place) == "nor":
-            if words.kind(place - 1) not in ("part", "comma"):
+        kind = words.kind(position)
+        if kind == "and" or words.value(position) == "nor":
+            if words.kind(position - 1) not in ("part", "comma"):
                 break
             joined = True
         elif kind == "comma":
-            if words.kind(place + 1) not in ("part", "and"):
+            if words.kind(position + 1) not in ("part", "and"):
                 break
         elif kind == "part" and joined:
-            # A part with a movement of its own behind it ends the list.
-            if words.kind(words.skip(place + 1, ("copula", "adverb", "grade", "filler", "motion"))) == "action":
+            # A part followed by another movement ends the list.
+            if words.kind(words.skip(position + 1, ("copula", "adverb", "grade", "filler", "motion"))) == "action":
                 break
-            if _fits(words, place, action):
-                parts.append(place)
+            if _fits(words, position, action):
+                parts.append(position)
             joined = False
-        elif kind not in ("filler", "side", "adverb", "of") or words.value(place) == "relaxed":
+        elif kind not in ("filler", "side", "adverb", "of") or words.value(position) == "relaxed":
             break  # "raised lip corners and a relaxed brow"
-        place += 1
+        position += 1
     return parts

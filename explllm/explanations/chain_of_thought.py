@@ -1,8 +1,8 @@
 """The chain of thought: key observations, overall emotional interpretation, conclusion.
 
-The sections come from Section III-B of the ExpLLM paper ("Format Refinement"). Language models write them under titles
-that vary: ``**Conclusion:**``, ``**Conclusion**:``, ``### Conclusion``, ``3. Conclusion:``, plain, inside a line, or
-none at all. `ChainOfThought.parse` reads all of these and fails on no text.
+The ExpLLM paper defines the three sections in Section III-B ("Format Refinement"). Language models vary the titles:
+``**Conclusion:**``, ``**Conclusion**:``, ``### Conclusion``, ``3. Conclusion:``, plain text, inside a line, or no title
+at all. `ChainOfThought.parse` reads all of these and accepts any string.
 """
 
 from __future__ import annotations
@@ -15,62 +15,79 @@ from explllm.core.expressions import Expression
 from explllm.explanations.verdict import is_decisive, verdict
 
 MAX_WORDS = 130
-"""The most words of a chain of thought, titles included (paper, Section III-B, the prompt of "Format Refinement")."""
+"""Maximum number of words, including titles (paper, Section III-B, the "Format Refinement" prompt)."""
 
 TITLES: tuple[str, str, str] = ("Key Observations", "Overall Emotional Interpretation", "Conclusion")
-"""The titles of the sections, in order."""
+"""The section titles, in order."""
 
 
 @dataclass(frozen=True)
 class ChainOfThought:
-    """The explanation of one face's expression, in three sections."""
+    """An explanation of the expression of one face, in three sections.
+
+    >>> cot = ChainOfThought.parse(
+    ...     "**Key Observations:** Both lip corners are strongly raised. "
+    ...     "**Overall Emotional Interpretation:** The smile suggests joy. "
+    ...     "**Conclusion:** The expression is happiness."
+    ... )
+    >>> cot.key_observations
+    'Both lip corners are strongly raised.'
+    >>> cot.expression
+    <Expression.HAPPINESS: 'Happiness'>
+    >>> cot.check()
+    []
+    """
 
     key_observations: str
-    """Which action units are seen, how strongly, and what they may mean."""
+    """The visible action units, their intensities, and their possible meaning."""
     interpretation: str
-    """What the action units mean together."""
+    """The combined meaning of the action units."""
     conclusion: str
-    """The expression that follows."""
+    """The resulting expression."""
     text: str
-    """The whole text, as it was given to `parse` or made by `from_sections`."""
+    """The full text: the argument of `parse` or the output of `from_sections`."""
 
     @classmethod
     def parse(cls, text: str, recover: bool = True) -> ChainOfThought:
-        """Split a language model's text into the three sections.
+        """Split the output of a language model into the three sections.
 
-        A section without a title is recovered where the text allows it: the conclusion from the last paragraph or from
-        the sentence that begins like one ("In summary, ..."), the interpretation from a further paragraph of the key
-        observations or from the sentence that sums them up ("Together, ..."), the key observations from what stands
-        before the first title. A text without any title is split
-        by its paragraphs; a single paragraph without a concluding sentence is all key observations, or all conclusion
-        if it has no more than 12 words (a bare label). What cannot be recovered stays empty; `check` reports both.
+        With ``recover``, sections without a title are recovered if possible:
+
+        - The conclusion is the last paragraph, or starts at a sentence such as "In summary, ...".
+        - The interpretation is an extra paragraph of the key observations, or starts at a sentence such as
+          "Together, ...".
+        - The key observations are the text before the first title.
+
+        A text without any title is split by paragraph. A single paragraph without a concluding sentence becomes the
+        key observations, or the conclusion if it has at most 12 words (a bare label). Sections that cannot be recovered
+        stay empty. `check` reports recovered and empty sections.
 
         Args:
             text: Any string.
-            recover: Whether to look for sections that have no title; otherwise they are empty.
+            recover: Whether to recover sections without a title. Otherwise they are empty.
 
         Returns:
-            The chain of thought; its ``text`` is the given one.
+            The chain of thought. Its ``text`` is the input.
 
         Raises:
             ChainOfThoughtError: If ``text`` is not a string.
         """
         if not isinstance(text, str):
             raise ChainOfThoughtError(
-                f"a chain of thought of type {type(text).__name__}", remedy="Give the text as a string."
+                f"expected a string, got {type(text).__name__}", remedy="Pass the chain of thought as text."
             )
-        preamble, found = _titled_sections(text)
+        preamble, titled = _titled_sections(text)
         if not recover:
-            key, interpretation, conclusion = (found.get(section, "") for section in range(3))
-        elif found:
-            key, interpretation, conclusion = _recover(preamble, [found.get(section, "") for section in range(3)])
+            key, interpretation, conclusion = (titled.get(section, "") for section in range(3))
+        elif titled:
+            key, interpretation, conclusion = _recover(preamble, [titled.get(section, "") for section in range(3)])
         else:
             key, interpretation, conclusion = _untitled_sections(preamble)
         return cls(key, interpretation, conclusion, text)
 
     @classmethod
     def from_sections(cls, key_observations: str, interpretation: str, conclusion: str) -> ChainOfThought:
-        """Make a chain of thought from its sections; its text is the rendered one.
+        """Create a chain of thought from its sections and render its text.
 
         Args:
             key_observations: The first section, without a title.
@@ -90,28 +107,28 @@ class ChainOfThought:
 
     @property
     def expression(self) -> Expression | None:
-        """The expression that the conclusion arrives at, or None if the whole text speaks of none.
+        """The expression that the conclusion names, or None if the text does not suggest any.
 
-        Only where the conclusion names none, or two alike, do the interpretation and then the key observations have a
-        say; see `explllm.explanations.verdict`.
+        If the conclusion is undecided, the interpretation and then the key observations contribute. See
+        `explllm.explanations.verdict`.
         """
         if self.conclusion:
             return verdict(self.conclusion, self.interpretation, self.key_observations)
         return verdict(self.interpretation, self.key_observations)
 
     def render(self) -> str:
-        """Return the sections under their titles in the usual form; empty sections are left out."""
+        """Return the non-empty sections with their titles in the standard format."""
         return _render(self.sections)
 
     def check(self, expression: Expression | None = None, max_words: int = MAX_WORDS) -> list[str]:
-        """Name everything that is wrong with the chain of thought.
+        """List the problems of the chain of thought.
 
         Args:
-            expression: The expression that the conclusion should arrive at, if that is known.
-            max_words: The most words the text may have, titles included.
+            expression: The expression that the conclusion should name, if known.
+            max_words: Maximum number of words, including titles.
 
         Returns:
-            One short phrase for each problem; none when all is well.
+            One short phrase per problem; empty if there are none.
         """
         problems = []
         titled = _titled_sections(self.text)[1]
@@ -119,20 +136,20 @@ class ChainOfThought:
             if not body:
                 problems.append(f"the section {title} is missing")
             elif section not in titled:
-                problems.append(f"the section {title} has no title: its place in the text was guessed")
+                problems.append(f"the section {title} has no title; its position was guessed")
         words = len(self.text.split())
         if words > max_words:
-            problems.append(f"{words} words instead of at most {max_words}")
+            problems.append(f"{words} words, more than the maximum of {max_words}")
         if self.conclusion and self.conclusion[-1] not in _ENDINGS:
-            problems.append("the conclusion breaks off without a full stop")
+            problems.append("the conclusion does not end with a period")
         if self.conclusion and not is_decisive(self.conclusion):
-            problems.append("the conclusion decides for no expression")
+            problems.append("the conclusion does not settle on an expression")
         if expression is not None and self.expression not in (None, expression):
-            problems.append(f"the conclusion arrives at {self.expression}, not at {expression}")
+            problems.append(f"the conclusion names {self.expression}, not {expression}")
         return problems
 
     def mirrored(self) -> ChainOfThought:
-        """Return the chain of thought of the same face flipped left to right."""
+        """Return the chain of thought for the horizontally flipped face."""
         key, interpretation, conclusion = (mirror_text(section) for section in self.sections)
         return ChainOfThought(key, interpretation, conclusion, mirror_text(self.text))
 
@@ -141,10 +158,10 @@ def _render(sections: tuple[str, str, str]) -> str:
     return "\n\n".join(f"**{title}:** {body}" for title, body in zip(TITLES, sections, strict=True) if body)
 
 
-# Sentences that end here are complete: a closing quotation mark or bracket may follow the full stop.
+# Characters that end a complete sentence. A closing quotation mark or bracket may follow the period.
 _ENDINGS = frozenset(".!?…\"'”’)*_`]")
 
-# What a section may be called. White space is bounded so that no text can make the search slow.
+# Section titles. Whitespace is bounded to keep the search fast on any text.
 _NAMES = (
     r"(?:key|main|facial)[ \t_]{1,3}(?:facial[ \t]{1,3})?(?:observations?|findings)|observations?",
     r"(?:overall[ \t_]{1,3})?(?:emotional[ \t_]{1,3})?interpretations?|overall[ \t](?:emotional[ \t])?analysis",
@@ -154,28 +171,28 @@ _NAME = re.compile(
     rf"(?<![a-z])(?:(?P<s0>{_NAMES[0]})|(?P<s1>{_NAMES[1]})|(?P<s2>{_NAMES[2]}))(?![a-z])", re.IGNORECASE
 )
 _NUMBER = r"(?:(?:\d{1,2}|[ivxIVX]{1,4}|[a-cA-C])[.):][ \t]{0,4})?"
-# What may stand before a title that begins its line: quotation or heading marks, a bullet, a number, bold type.
+# Allowed before a title at the start of a line: quotation or heading marks, a bullet, a number, bold markup.
 _LINE_LEAD = re.compile(
     rf"[ \t>]{{0,8}}(?:\#{{1,6}}[ \t]{{0,4}}|[-*+•][ \t]{{1,4}})?{_NUMBER}(?P<bold>\*\*|__|\*)?[ \t]{{0,2}}{_NUMBER}"
 )
-# And before one inside a line: bold type, or the end of a sentence.
+# Allowed before a title inside a line: bold markup, or the end of a sentence.
 _INLINE_LEAD = re.compile(rf"(?P<bold>\*\*|__){_NUMBER}$|(?<=[.!?\"')\]*])[ \t]{{1,4}}$")
 _TAIL = re.compile(
     r"(?P<inner>[ \t]{0,4}[:：])?[ \t]{0,2}(?P<bold>\*\*|__|\*)?(?P<outer>[ \t]{0,4}[:：])?"
     r"(?P<dash>[ \t]{0,4}[-–—](?=\s))?(?P<end>[ \t]{0,8}\r?(?=\n|\Z))?"
 )
-_LONGEST_LEAD = 32
+_MAX_LEAD_LENGTH = 32
 
 
 def _title_span(text: str, name: re.Match[str]) -> tuple[int, int] | None:
-    """Return where the title around a section's name begins and ends, or None if the name is part of the prose.
+    """Return the span of the title around a section name, or None if the name is part of the prose.
 
-    A title that begins its line is followed by a colon, closing bold type, a dash or nothing. One inside a line has a
-    colon, and stands in bold type or after the end of a sentence.
+    A title at the start of a line ends with a colon, closing bold markup, a dash, or the line end. A title in a line
+    needs a colon, and either bold markup or a preceding end of sentence.
     """
-    line = max(text.rfind("\n", 0, name.start()) + 1, name.start() - _LONGEST_LEAD)
+    line = max(text.rfind("\n", 0, name.start()) + 1, name.start() - _MAX_LEAD_LENGTH)
     tail = _TAIL.match(text, name.end())
-    if tail is None:  # every part of it is optional
+    if tail is None:  # never happens: all parts are optional
         return None
     colon = tail["inner"] or tail["outer"]
     if line == 0 or text[line - 1] == "\n":
@@ -183,7 +200,7 @@ def _title_span(text: str, name: re.Match[str]) -> tuple[int, int] | None:
         if lead and (colon or tail["dash"] or tail["end"] is not None or (lead["bold"] and tail["bold"])):
             return line, tail.end()
     if colon:
-        # An end of text in the pattern is the beginning of the name here.
+        # Slice the text so that "$" in the pattern matches at the start of the name.
         lead = _INLINE_LEAD.search(text[line : name.start()])
         if lead:
             return line + lead.start(), tail.end()
@@ -191,7 +208,7 @@ def _title_span(text: str, name: re.Match[str]) -> tuple[int, int] | None:
 
 
 def _titled_sections(text: str) -> tuple[str, dict[int, str]]:
-    """Return what stands before the first title, and each titled section; a title's second body adds to its first."""
+    """Return the text before the first title and the titled sections. Repeated titles are joined."""
     sections: dict[int, str] = {}
     preamble = text
     section, body_start = -1, 0
@@ -215,7 +232,7 @@ def _append(sections: dict[int, str], section: int, body: str) -> None:
 
 
 def _clean(body: str) -> str:
-    """Strip white space and what is left of a markdown rule, a code fence or a neighbor's bold type."""
+    """Strip whitespace and remains of Markdown: rules, code fences, bold markup."""
     lines = body.strip().split("\n")
     while lines and _RULE.fullmatch(lines[-1]):
         lines.pop()
@@ -226,20 +243,20 @@ _RULE = re.compile(r"\s*(?:[-*_=#]{1,80}|```)?\s*")
 _PARAGRAPH = re.compile(r"\n[ \t\r]*\n\s*")
 _SENTENCE = re.compile(r"(?<=[.!?])\s+")
 _BULLET = re.compile(r"[-*+•]\s|\d{1,2}[.)]\s")
-# How a concluding sentence begins.
+# The start of a concluding sentence.
 _CONCLUDES = re.compile(
     r"(?:in (?:conclusion|summary|sum|essence|short)|to (?:conclude|summari[sz]e|sum up)|overall|ultimately|altogether"
     r"|all in all|taken together|collectively|thus|therefore|consequently|hence|as a result)\b",
     re.IGNORECASE,
 )
-# How a sentence begins that reads several observations together.
-_SUMS_UP = re.compile(
+# The start of a sentence that combines several observations.
+_COMBINES = re.compile(
     r"(?:together|combined|collectively|taken together|overall|the (?:combination|combined|interplay)|in combination"
     r"|these (?:combined )?(?:features|movements|elements|facial|cues|characteristics|observations|actions|signs"
     r"|indicators))\b",
     re.IGNORECASE,
 )
-_LABEL_WORDS = 12
+_MAX_LABEL_WORDS = 12
 
 
 def _paragraphs(text: str) -> list[str]:
@@ -247,7 +264,7 @@ def _paragraphs(text: str) -> list[str]:
 
 
 def _split_conclusion(text: str) -> tuple[str, str]:
-    """Split a text before its last paragraph, or else before the last sentence that begins like a conclusion."""
+    """Split off the last paragraph, or the text from the last sentence that starts like a conclusion."""
     paragraphs = _paragraphs(text)
     if len(paragraphs) > 1 and not _BULLET.match(paragraphs[-1]):
         return "\n\n".join(paragraphs[:-1]), paragraphs[-1]
@@ -259,19 +276,19 @@ def _split_conclusion(text: str) -> tuple[str, str]:
 
 
 def _split_interpretation(text: str) -> tuple[str, str]:
-    """Split key observations before their last paragraph, or else before the first sentence that sums them up."""
+    """Split off the last paragraph, or the text from the first sentence that combines observations."""
     paragraphs = _paragraphs(text)
     if len(paragraphs) > 1 and not _BULLET.match(paragraphs[-1]):
         return "\n\n".join(paragraphs[:-1]), paragraphs[-1]
     sentences = _SENTENCE.split(text)
     for place in range(1, len(sentences)):
-        if _SUMS_UP.match(sentences[place]):
+        if _COMBINES.match(sentences[place]):
             return " ".join(sentences[:place]), " ".join(sentences[place:])
     return text, ""
 
 
 def _recover(preamble: str, sections: list[str]) -> tuple[str, str, str]:
-    """Fill the sections whose title is missing from their neighbors, where those hold a paragraph too many."""
+    """Recover sections without a title from surplus paragraphs of the neighboring sections."""
     key, interpretation, conclusion = sections
     if not key:
         key = preamble
@@ -292,16 +309,16 @@ def _untitled_sections(text: str) -> tuple[str, str, str]:
     paragraphs = _paragraphs(text)
     if len(paragraphs) > 2:
         return paragraphs[0], "\n\n".join(paragraphs[1:-1]), paragraphs[-1]
-    if len(text.split()) <= _LABEL_WORDS:
+    if len(text.split()) <= _MAX_LABEL_WORDS:
         return "", "", text
     key, conclusion = _split_conclusion(text)
     key, interpretation = _split_interpretation(key) if conclusion else (key, "")
     return key, interpretation, conclusion
 
 
-# Neighbors that make "left" a form of "leave", or "right" something other than a side: "is left with", "nothing left";
-# "left behind", "right away", but "on the left over the brow"; "the right balance". They hold for both words alike, so
-# that mirroring twice gives the text back.
+# Contexts in which "left" is a form of "leave" or "right" is not a side: "is left with", "nothing left", "left behind",
+# "right away" (but "on the left over the brow"), "the right balance". The same rules apply to both words, which makes
+# mirroring its own inverse.
 _VERB_BEFORE = re.compile(
     r"\b(?:just|quite|exactly|ha(?:s|ve|d|ving)|was|were|been|being|be|is|are)[ \t]{1,3}$",
     re.IGNORECASE,
@@ -328,25 +345,25 @@ _OTHER_SIDE = {
     "LEFT": "RIGHT",
     "RIGHT": "LEFT",
 }
-_LONGEST_BEFORE = 16
+_MAX_CONTEXT = 16
 
 
 def mirror_text(text: str) -> str:
-    """Swap left and right in a text, their case kept; mirroring twice gives the text back.
+    """Swap left and right in a text, preserving case. Applying it twice restores the text.
 
     Args:
         text: English prose about a face.
 
     Returns:
-        The prose about the same face flipped left to right. "Left" as a form of "leave" ("left behind", "is left with")
-        and "right" that is no side ("right away", "the right word") stay.
+        Prose about the horizontally flipped face. "Left" as a form of "leave" ("left behind", "is left with") and
+        "right" with another meaning ("right away", "the right word") stay unchanged.
     """
     return _SIDE.sub(_swap_side, text)
 
 
 def _swap_side(match: re.Match[str]) -> str:
     text, start, end = match.string, match.start(), match.end()
-    before = text[max(0, start - _LONGEST_BEFORE) : start]
+    before = text[max(0, start - _MAX_CONTEXT) : start]
     if not match[2] and (
         _RIGHTNESS_AFTER.match(text, end)
         or _REMAINDER_BEFORE.search(before)

@@ -1,4 +1,4 @@
-"""Local checks: free, deterministic, beside the model's own verdict."""
+"""Rule-based checks of chains of thought: form, conclusion and grounding."""
 
 import re
 from collections.abc import Sequence
@@ -9,7 +9,7 @@ from explllm.explanations.chain_of_thought import ChainOfThought
 from explllm.explanations.grounding import ground
 
 _INDEX = re.compile(r"\bA\.?U\.?s?\s*[-#]?\s*\d+|\baction units?\s*(?:no\.?|number|#)?\s*\d+", re.IGNORECASE)
-# "US" is the country, and an "I" before anything but a word is a numeral, as is the "i" of "i.e.".
+# "US" is the country, and "I" is a numeral unless a word follows; the "i" of "i.e." is not a pronoun either.
 _PRONOUN = re.compile(
     r"\b(?:(?i:he|she|him|his|hers?|himself|herself|they|them|theirs?|themselves|me|my|mine|myself|we|our|ours|ourselves"
     r"|you|your|yours|yourself)|[Uu]s|[Ii](?=['’]|\s+[a-z]))\b"
@@ -17,23 +17,23 @@ _PRONOUN = re.compile(
 
 
 def description_problems(text: str, action_units: Sequence[float | None], strong: float = 0.3) -> list[str]:
-    """Hold a text about a face against its measured action units.
+    """Compare a text about a face with its measured action units.
 
     Args:
         text: A description or a chain of thought.
         action_units: 24 intensities in [0, 1]; None for a unit that was not measured.
-        strong: Intensity from which a unit must be mentioned.
+        strong: Minimum intensity of a unit that must be mentioned.
 
     Returns:
-        What is wrong, a phrase for each fault; empty if nothing is.
+        One phrase per problem; empty if there are none.
     """
-    found = ground(text, action_units, strong=strong)
-    problems = [f"{NAMES[unit].lower()} ({action_units[unit]:.2f}) is not mentioned" for unit in found.missing]
-    problems += [f"{NAMES[unit].lower()} is claimed, but it is the other side that moves" for unit in found.side_errors]
+    grounding = ground(text, action_units, strong=strong)
+    problems = [f"{NAMES[unit].lower()} ({action_units[unit]:.2f}) is not mentioned" for unit in grounding.missing]
+    problems += [f"{NAMES[unit].lower()} is claimed, but only the other side moves" for unit in grounding.side_errors]
     problems += [
         f"{NAMES[unit].lower()} is claimed, but its intensity is 0"
-        for unit in found.unsupported
-        if unit not in found.side_errors
+        for unit in grounding.unsupported
+        if unit not in grounding.side_errors
     ]
     return problems
 
@@ -45,21 +45,21 @@ def pair_problems(
     max_words: int = 130,
     strong: float = 0.3,
 ) -> list[str]:
-    """Check a chain of thought with its label: form, conclusion, grounding.
+    """Check the form, conclusion and grounding of a chain of thought.
 
     Args:
         cot: The chain of thought.
-        action_units: 24 intensities in [0, 1], with None for a unit that was not measured; None leaves grounding out.
+        action_units: 24 intensities in [0, 1], with None for a unit that was not measured; None skips grounding.
         expression: The label that the conclusion must name.
-        max_words: Most words, titles included.
-        strong: Intensity from which a unit must be mentioned.
+        max_words: Maximum number of words, including titles.
+        strong: Minimum intensity of a unit that must be mentioned.
 
     Returns:
-        What is wrong, a phrase for each fault; empty if nothing is.
+        One phrase per problem; empty if there are none.
     """
     problems = [*cot.check(expression, max_words), *form_problems(cot)]
     if ChainOfThought.parse(cot.text).sections != cot.sections:
-        problems.append("the title of a section stands inside a section")
+        problems.append("a section contains the title of another section")
     verdict = cot.expression
     if verdict is None or not names_expression(cot.conclusion, expression):
         problems.append(f"the conclusion does not name {expression}")
@@ -69,7 +69,7 @@ def pair_problems(
 
 
 def form_problems(cot: ChainOfThought) -> list[str]:
-    """Find indices of action units and personal pronouns in a chain of thought."""
+    """Find numbers of action units and personal pronouns in a chain of thought."""
     problems = []
     if index := _INDEX.search(cot.text):
         problems.append(f"it gives the number of an action unit ({index[0]})")
@@ -79,7 +79,7 @@ def form_problems(cot: ChainOfThought) -> list[str]:
 
 
 def names_expression(conclusion: str, expression: Expression) -> bool:
-    """Tell whether a conclusion names an expression itself, by its own word or as an adjective of it."""
+    """Return whether a conclusion names an expression by its noun or adjective."""
     return _OWN_WORDS[expression].search(conclusion) is not None
 
 

@@ -1,8 +1,8 @@
-"""What a text claims of the 24 action units: which are present or denied, how strongly, and on which side.
+"""Extract claims about the 24 action units from text: presence or denial, intensity, and side.
 
-A shallow reader: it tags the words of each sentence with the lexicon, joins every movement to the part of the face that
-it belongs to, and looks for the side, the intensity and a denial around it. It parses no grammar, so a text may be
-misread; how often, the agreement on a corpus whose intensities are known tells.
+The reader is rule-based. It tags the words of each sentence, binds every movement to a part of the face, and looks for
+the side, the intensity and a negation nearby. It does not parse the full grammar, so some sentences are misread. The
+agreement on real texts with known intensities measures how many.
 """
 
 from __future__ import annotations
@@ -19,22 +19,22 @@ from explllm.explanations.tagging import TaggedSentence
 
 @dataclass(frozen=True)
 class Claim:
-    """What a text says of one action unit in one place."""
+    """One statement of a text about one action unit."""
 
     unit: int
-    """The unit's place (from 0) in `FEAFA`."""
+    """Zero-based index of the unit in `FEAFA`."""
     present: bool
-    """False where the text denies the movement."""
+    """False if the text denies the movement."""
     intensity: str | None
-    """The word for the intensity, as found; None without one, and for a denial."""
+    """The intensity word in the text; None if there is none, or for a denial."""
     low: float | None
-    """The least intensity that the word means; 0 for a hedge such as "minimal", which absence would fit too."""
+    """Lower bound of the intensity; 0 for a hedge such as "minimal", which is compatible with absence."""
     high: float | None
-    """The greatest intensity that the word means."""
+    """Upper bound of the intensity."""
     sentence: str
     """The sentence that makes the claim."""
     alternatives: tuple[int, ...] = ()
-    """Units that would bear the claim out as well, such as the other side's for "one brow" or "a smile"."""
+    """Units that would also support the claim, such as the other side for "one brow" or "a smile"."""
 
 
 _SENTENCE_END = re.compile(r"(?<=[.!?])[\"'”’)*\]]*\s+|\n+")
@@ -42,35 +42,37 @@ _OTHERS_STILL = re.compile(
     r"\b(?:other|remaining|rest of)\b[^.;]{0,40}?\b(?:units?|movements?|muscles?|aus?|features?|parts?)\b[^.;]{0,30}?"
     r"\b(?:0|zero|inactive|absent|neutral|unchanged|at rest|still|not active)\b"
 )
-# No sentence of a person or a sound model is longer; the time to read one grows with its square.
-_LONGEST_SENTENCE = 200
+# Real sentences are shorter. The time to read a sentence grows quadratically.
+_MAX_SENTENCE_WORDS = 200
 _STRESSES = frozenset(("especially", "particularly", "notably", "predominantly", "primarily", "mainly", "chiefly"))
 _HALFWAY = frozenset(("partially", "partly", "half", "partial"))
 
 
 def claims(text: str) -> list[Claim]:
-    """Return what a text claims of the action units, in the order of the text.
+    """Return the claims of a text about action units, in text order.
 
-    A text may claim a unit several times. "Left" is the person's own left. A part without a side, or in the plural,
-    stands for both sides; "a smile" and "one brow" do so too, with the other side as the alternative.
+    A text may claim a unit several times. "Left" means the person's left. A part without a side, or in the plural,
+    refers to both sides. So do "a smile" and "one brow", with the other side as an alternative.
 
     Args:
-        text: Any text in English; titles and bold type do no harm.
+        text: English text. Titles and Markdown are ignored.
 
     Returns:
-        One claim for each unit and place.
+        One claim per unit and mention.
     """
-    found: list[Claim] = []
+    result: list[Claim] = []
     for sentence in _SENTENCE_END.split(text):
         words = sentence.split()
-        for start in range(0, len(words), _LONGEST_SENTENCE):
-            piece = sentence if len(words) <= _LONGEST_SENTENCE else " ".join(words[start : start + _LONGEST_SENTENCE])
-            found += _Reader(piece, found).claims()
-    return found
+        for start in range(0, len(words), _MAX_SENTENCE_WORDS):
+            piece = (
+                sentence if len(words) <= _MAX_SENTENCE_WORDS else " ".join(words[start : start + _MAX_SENTENCE_WORDS])
+            )
+            result += _Reader(piece, result).claims()
+    return result
 
 
 def _units(kind: str, sides: set[str]) -> list[int]:
-    """Return the units of a kind, such as "Brow Raise", on the given sides; on both if there is none."""
+    """Return the units of a kind, such as "Brow Raise", on the given sides, or on both sides if none are given."""
     if kind in NAMES:
         return [NAMES.index(kind)]
     sided = [side for side in ("Left", "Right") if not sides or side.lower() in sides]
@@ -84,9 +86,9 @@ class _Reader:
         self.sentence = sentence.strip()
         self.before = before
         self.words = TaggedSentence(sentence)
-        self.found: list[Claim] = []
-        self.places: list[int] = []
-        self.place = 0
+        self.claimed: list[Claim] = []
+        self.positions: list[int] = []
+        self.position = 0
         self.read_parts: set[int] = set()
         self.read_sides: set[int] = set()
         self.last_action = -1
@@ -95,28 +97,28 @@ class _Reader:
         words = self.words
         if not words.says_something:
             return []
-        for place, kind in enumerate(words.kinds):
-            if words.skipped[place]:
+        for position, kind in enumerate(words.kinds):
+            if words.skipped[position]:
                 continue
-            self.place = place
-            if kind == "action" or (kind == "motion" and not words.denied[place]):
-                self._read_movement(place)
+            self.position = position
+            if kind == "action" or (kind == "motion" and not words.denied[position]):
+                self._read_movement(position)
             elif kind in ("still", "absent", "motion"):
-                self._read_stillness(place)
-        for place in range(len(words.kinds)):
-            self.place = place
-            self._read_repetition(place)
+                self._read_stillness(position)
+        for position in range(len(words.kinds)):
+            self.position = position
+            self._read_repetition(position)
         if _OTHERS_STILL.search(self.sentence.lower()):
-            named = {claim.unit for claim in (*self.before, *self.found)}
+            named = {claim.unit for claim in (*self.before, *self.claimed)}
             for unit in range(len(FEAFA)):
                 if unit not in named:
                     self._add(unit, present=False)
-        return self.found
+        return self.claimed
 
     def _add(
         self, unit: int, *, present: bool, grade: int | str | None = None, alternatives: Sequence[int] = ()
     ) -> None:
-        """Add a claim; the grade is the word's place, or the word."""
+        """Add a claim. The grade is a word or its position."""
         word = self.words.values[grade] if isinstance(grade, int) else grade
         low: float | None = None
         high: float | None = None
@@ -126,8 +128,8 @@ class _Reader:
             low, high = lexicon.GRADES[word]
             if isinstance(grade, int) and grade in self.words.weakened:
                 word, low, high = f"not {word}", 0.0, low
-        self.found.append(Claim(unit, present, word, low, high, self.sentence, tuple(alternatives)))
-        self.places.append(self.place)
+        self.claimed.append(Claim(unit, present, word, low, high, self.sentence, tuple(alternatives)))
+        self.positions.append(self.position)
 
     # Movements and their parts ---------------------------------------------------------------------------------------
 
@@ -180,101 +182,107 @@ class _Reader:
         return self._sides_before(part) or self._sides_after(max(part, action) + 1) or self._sides_after(part + 1)
 
     def _sides_before(self, part: int) -> set[str]:
-        """Return the sides in front of a part: "left", "left and right", "the left side of the"."""
+        """Return the sides named before a part: "left", "left and right", "the left side of the"."""
         words = self.words
         sides: set[str] = set()
-        place = part - 1
+        position = part - 1
         while True:
-            kind = words.kind(place)
+            kind = words.kind(position)
             if kind == "side":
-                sides.add(words.values[place])
-                self.read_sides.add(place)
+                sides.add(words.values[position])
+                self.read_sides.add(position)
             elif kind == "and":
-                if not sides or words.kind(words.skip(place - 1, ("filler",), -1)) != "side":
+                if not sides or words.kind(words.skip(position - 1, ("filler",), -1)) != "side":
                     return sides
             elif kind == "of":
                 if not (
-                    words.value(place) == "of" and words.kind(place - 1) == "filler" and words.kind(place - 2) == "side"
+                    words.value(position) == "of"
+                    and words.kind(position - 1) == "filler"
+                    and words.kind(position - 2) == "side"
                 ):
                     return sides
             elif kind not in ("filler", "adverb", "grade", "action", "motion"):
                 return sides
-            place -= 1
+            position -= 1
 
-    def _sides_after(self, place: int) -> set[str]:
-        """Return the sides that "on the left" or "(left)" names from a place on."""
+    def _sides_after(self, position: int) -> set[str]:
+        """Return the sides named by "on the left" or "(left)" at a position."""
         words = self.words
-        if words.kind(place) == "of":
-            place = words.skip(place + 1, ("filler",))
-        elif words.value(place) == "(":
-            place += 1
+        if words.kind(position) == "of":
+            position = words.skip(position + 1, ("filler",))
+        elif words.value(position) == "(":
+            position += 1
         else:
             return set()
-        if words.kind(place) != "side" or words.value(place) == "one" or words.kind(place + 1) in ("part", "action"):
+        if (
+            words.kind(position) != "side"
+            or words.value(position) == "one"
+            or words.kind(position + 1) in ("part", "action")
+        ):
             return set()
-        places = [place]
-        if words.kind(place + 1) == "and" and words.kind(place + 2) == "side":
-            places.append(place + 2)
-        self.read_sides.update(places)
-        return {words.values[side] for side in places}
+        positions = [position]
+        if words.kind(position + 1) == "and" and words.kind(position + 2) == "side":
+            positions.append(position + 2)
+        self.read_sides.update(positions)
+        return {words.values[side] for side in positions}
 
     def _side_near(self, action: int) -> set[str]:
-        """Return the side of "the jaw slides left": the next one that is no other part's."""
+        """Return the side in "the jaw slides left": the nearest side that does not belong to another part."""
         words = self.words
         for reach in range(1, 6):
-            for place in (action + reach, action - reach):
-                side = words.kind(place) == "side" and words.values[place] != "one"
-                if side and words.kind(words.skip(place + 1, BEFORE_PART)) != "part":
-                    self.read_sides.add(place)
-                    return {words.values[place]}
+            for position in (action + reach, action - reach):
+                side = words.kind(position) == "side" and words.values[position] != "one"
+                if side and words.kind(words.skip(position + 1, BEFORE_PART)) != "part":
+                    self.read_sides.add(position)
+                    return {words.values[position]}
         return set()
 
     # Intensities -----------------------------------------------------------------------------------------------------
 
     def _grade(self, action: int) -> int | None:
-        """Return the place of the word for a movement's intensity: in front of it, or behind it and its part."""
+        """Return the position of the intensity word of a movement: before it, or after it and its part."""
         words = self.words
-        place = action - 1
+        position = action - 1
         for _ in range(7):
-            kind = words.kind(place)
+            kind = words.kind(position)
             if kind == "grade":
-                return place
+                return position
             if kind == "of":
-                if words.kind(place - 1) not in ("filler", "grade"):
+                if words.kind(position - 1) not in ("filler", "grade"):
                     break
-            elif kind not in BEFORE_PART and (kind != "part" or words.kind(place - 1) == "part"):
+            elif kind not in BEFORE_PART and (kind != "part" or words.kind(position - 1) == "part"):
                 break
-            place -= 1
-        place = words.skip(action + 1, ("filler", "of", "side", "motion", "part"))
+            position -= 1
+        position = words.skip(action + 1, ("filler", "of", "side", "motion", "part"))
         for _ in range(6):
-            kind = words.kind(place)
+            kind = words.kind(position)
             if kind == "grade":
-                # One that goes on to a part or a movement of its own is that one's.
-                following = words.skip(place + 1, ("adverb", "filler", "side", "motion", "grade"))
-                # And an adverb in front of a verb belongs to that: "clearly point to".
-                own = words.kind(following) not in ("part", "action") and words.kind(place + 1) != "report"
-                return place if own else None
-            if kind not in ("copula", "adverb", "filler", "of", "without effect") and words.value(place) not in (
+                # A grade followed by another part or movement belongs to that one.
+                following = words.skip(position + 1, ("adverb", "filler", "side", "motion", "grade"))
+                # An adverb before a verb belongs to the verb: "clearly point to".
+                own = words.kind(following) not in ("part", "action") and words.kind(position + 1) != "report"
+                return position if own else None
+            if kind not in ("copula", "adverb", "filler", "of", "without effect") and words.value(position) not in (
                 "with",
                 "(",
                 "to",
                 "so",
             ):
                 return None
-            place += 1
+            position += 1
         return None
 
-    # What names no movement of its own -------------------------------------------------------------------------------
+    # Statements without a movement word -------------------------------------------------------------------------------
 
-    def _read_stillness(self, place: int) -> None:
-        """Deny every unit of a part that "remains neutral" or shows "no movement"."""
+    def _read_stillness(self, position: int) -> None:
+        """Deny all units of a part that "remains neutral" or shows "no movement"."""
         words = self.words
-        part = words.skip(place - 1, AFTER_PART, -1)
+        part = words.skip(position - 1, AFTER_PART, -1)
         if words.value(part) == ":":
             part -= 1  # "Right brow: neutral."
         if words.kind(part) != "part":
-            part = words.skip(place + 1, ("side", "filler", "motion", "of", "copula", "grade", "seen"))
-        elif words.kinds[place] != "motion" and words.kind(place + 1) == "action":
+            part = words.skip(position + 1, ("side", "filler", "motion", "of", "copula", "grade", "seen"))
+        elif words.kinds[position] != "motion" and words.kind(position + 1) == "action":
             return  # "is still raised"
         if words.kind(part) != "part" or part in self.read_parts:
             return
@@ -285,27 +293,29 @@ class _Reader:
                 for unit in _units(kind, sides):
                     self._add(unit, present=False)
 
-    def _read_repetition(self, place: int) -> None:
-        """Read "the right brow mirrors this", "particularly the right", "the brows too": the last movement again."""
+    def _read_repetition(self, position: int) -> None:
+        """Repeat the last movement for "the right brow mirrors this", "particularly the right", "the brows too"."""
         words = self.words
-        kind = words.kind(place)
+        kind = words.kind(position)
         part = ""
-        if kind == "part" and place not in self.read_parts:
-            sides, part = self._sides_of(place, place), words.values[place]
-        elif kind == "side" and place not in self.read_sides and words.value(place - 2) not in lexicon.COMPARISONS:
-            sides = {words.values[place]}
+        if kind == "part" and position not in self.read_parts:
+            sides, part = self._sides_of(position, position), words.values[position]
+        elif (
+            kind == "side" and position not in self.read_sides and words.value(position - 2) not in lexicon.COMPARISONS
+        ):
+            sides = {words.values[position]}
         else:
             return
-        follow = words.skip(place + 1, ("adverb", "filler", "copula", "without effect"))
+        follow = words.skip(position + 1, ("adverb", "filler", "copula", "without effect"))
         grade = follow if words.kind(follow) == "grade" else None
-        mirrored = any(words.kind(near) == "mirror" for near in range(place - 7, place + 7))
-        stressed = any(words.value(near) in _STRESSES for near in range(place - 5, place)) or "more" in (
-            words.value(place + 1),
+        mirrored = any(words.kind(near) == "mirror" for near in range(position - 7, position + 7))
+        stressed = any(words.value(near) in _STRESSES for near in range(position - 5, position)) or "more" in (
+            words.value(position + 1),
             words.value(follow),
             words.value(follow + 1),
         )
         alone = grade is not None and words.kind(grade + 1) in ("end", "comma", "break", "and", "report")
-        if part and words.value(place + 1) in ("too", "as well", "likewise") and self.last_action >= 0:
+        if part and words.value(position + 1) in ("too", "as well", "likewise") and self.last_action >= 0:
             for name in part.split("+"):
                 self._claim(name, self.last_action, sides)
         elif len(sides) == 1 and "one" not in sides and (mirrored or alone or stressed):
@@ -315,11 +325,11 @@ class _Reader:
                 self._add(unit, present=last.present, grade=grade)
 
     def _last_sided(self, part: str) -> Claim | None:
-        """Return the last claim in front of the place, or else the next one, of a part and one of its sides."""
+        """Return the last claim before the current position, or else the next, about a part with sides."""
         kinds = movements.PART_UNITS.get(part)
-        placed = sorted(zip(self.places, self.found, strict=True), key=lambda pair: pair[0])
-        earlier = [claim for place, claim in placed if place < self.place]
-        for claim in (*reversed(earlier), *reversed(self.before[-2:]), *self.found):
+        placed = sorted(zip(self.positions, self.claimed, strict=True), key=lambda pair: pair[0])
+        earlier = [claim for position, claim in placed if position < self.position]
+        for claim in (*reversed(earlier), *reversed(self.before[-2:]), *self.claimed):
             name = NAMES[claim.unit]
             if FEAFA[claim.unit].side and "Slide" not in name and (kinds is None or name.split(" ", 1)[1] in kinds):
                 return claim

@@ -1,6 +1,6 @@
-"""How well the action units that a text claims agree with the measured intensities of the face.
+"""Agreement between the action units that a text claims and the measured intensities of the face.
 
-What counts as agreement is this project's own definition; the ExpLLM paper lets a language model judge it.
+The definition of agreement is specific to this project. The ExpLLM paper leaves the judgment to a language model.
 """
 
 from __future__ import annotations
@@ -14,111 +14,121 @@ from explllm.explanations.claims import Claim, claims
 __all__ = ["ACTIVE", "STRONG", "TOLERANCE", "Claim", "Grounding", "claims", "ground"]
 
 ACTIVE = 0.05
-"""The intensity from which a unit counts as active: the bound of "absent" in `INTENSITY_WORDS`."""
+"""Minimum intensity of an active unit: the upper bound of "absent" in `INTENSITY_WORDS`."""
 
 STRONG = 0.3
-"""The intensity from which a text that leaves a unit out misses something."""
+"""Minimum intensity of a unit that every text should mention."""
 
 TOLERANCE = 0.1
-"""How far a measured intensity may lie outside the range of the word for it: half a step of `INTENSITY_WORDS`."""
+"""Tolerance when comparing an intensity with the range of a word: half a step of `INTENSITY_WORDS`."""
 
-_NOTHING = 0.005
-"""An intensity below this shows as 0.00 and counts as 0: the estimators give 0.0001 for what is not there."""
+_ZERO_BELOW = 0.005
+"""Intensities below this print as 0.00 and count as 0. Estimators return values such as 0.0001 for absent units."""
 
 
 @dataclass(frozen=True)
 class Grounding:
-    """The agreement of a text's claims with measured intensities."""
+    """The agreement between the claims of a text and measured intensities."""
 
     precision: float
-    """The share of the units claimed present, and measured, that are active; 1 if none is claimed."""
+    """Share of the units claimed present that are active; 1 if no unit is claimed."""
     recall: float
-    """The share of the active units that are claimed present; 1 if none is active."""
+    """Share of the active units that are claimed present; 1 if no unit is active."""
     f1: float
     """The harmonic mean of precision and recall."""
     intensity_agreement: float | None
-    """The share of the claims with a word for the intensity whose range holds the measured one, within `TOLERANCE`;
-    None without such a claim."""
+    """Share of the intensity words whose range contains the measured intensity, within `TOLERANCE`; None if there are
+    no intensity words."""
     side_errors: list[int]
-    """Units claimed on one side alone while the other side alone is active."""
+    """Units claimed on one side only while only the other side is active."""
     unsupported: list[int]
-    """Units claimed present whose intensity is 0."""
+    """Units claimed present with measured intensity 0."""
     contradicted: list[int]
-    """Strong units that the text denies and nowhere claims present."""
+    """Strong units that the text denies and never claims present."""
     missing: list[int]
-    """Strong units that the text nowhere claims present."""
+    """Strong units that the text never claims present."""
     unsupported_share: float
-    """The share of the units claimed present that are unsupported; 0 if none is claimed."""
+    """Share of the units claimed present that are unsupported; 0 if no unit is claimed."""
     claims: list[Claim]
-    """Every claim of the text, in order."""
+    """All claims of the text, in order."""
     supported_count: int
-    """How many units are claimed present and active; with the next two, what averages over many texts need."""
+    """Number of units claimed present and active. This and the next two counts allow averaging over texts."""
     claimed_count: int
-    """How many units are claimed present."""
+    """Number of units claimed present."""
     active_count: int
-    """How many units are active."""
+    """Number of active units."""
 
 
 def ground(
     text: str, intensities: Sequence[float | None], *, strong: float = STRONG, active: float = ACTIVE
 ) -> Grounding:
-    """Hold what a text claims of the action units against measured intensities.
+    """Compare the claims of a text with measured intensities.
 
-    A claim is borne out by its unit or by one of its alternatives. A hedge ("minimal", "barely") of a unit that is not
-    active is right either way and counts neither for nor against the precision. Denials enter only `contradicted`: a
-    unit that the text denies in one place and claims in another counts as claimed. What is claimed of a unit that was
-    not measured can be neither borne out nor refuted, and counts nowhere.
+    - A claim is supported if its unit or one of its alternatives is active.
+    - A hedged claim ("minimal", "barely") about an inactive unit does not affect precision.
+    - A unit that the text both claims and denies counts as claimed. Denials affect only `contradicted`.
+    - Claims about units that were not measured are ignored.
+
+    >>> intensities = [0.0] * 24
+    >>> intensities[8] = 0.4  # Jaw Drop
+    >>> grounding = ground("The jaw is moderately dropped and the nose is wrinkled.", intensities)
+    >>> grounding.precision, grounding.recall
+    (0.5, 1.0)
+    >>> [FEAFA[unit].name for unit in grounding.unsupported]
+    ['Nose Wrinkle']
 
     Args:
         text: A text about the face.
-        intensities: 24 measured intensities in [0, 1], in FEAFA's order; None for a unit that was not measured.
-        strong: The intensity from which a unit that is left out counts as missing.
-        active: The intensity from which a unit counts as active.
+        intensities: 24 measured intensities in [0, 1], in FEAFA order; None for a unit that was not measured.
+        strong: Minimum intensity of a unit that counts as missing if the text omits it.
+        active: Minimum intensity of an active unit.
 
     Returns:
-        The agreement; the lists hold places in `FEAFA`, in ascending order.
+        The agreement. Its lists contain indices into `FEAFA`, in ascending order.
 
     Raises:
         InputError: If the intensities are not 24 numbers in [0, 1].
     """
-    unknown = {unit for unit, intensity in enumerate(intensities) if intensity is None}
+    unmeasured = {unit for unit, intensity in enumerate(intensities) if intensity is None}
     measured = check_action_units([0.0 if intensity is None else intensity for intensity in intensities])
-    made = claims(text)
+    all_claims = claims(text)
     claimed: dict[int, list[Claim]] = {}
-    for claim in made:
+    for claim in all_claims:
         if claim.present:
             claimed.setdefault(claim.unit, []).append(claim)
 
-    def strongest(claim: Claim) -> float:
+    def best_intensity(claim: Claim) -> float:
         return max(measured[unit] for unit in (claim.unit, *claim.alternatives))
 
-    found = {unit: max(map(strongest, of_unit)) for unit, of_unit in claimed.items()}
-    hedged = {unit for unit, of_unit in claimed.items() if all(claim.low == 0.0 for claim in of_unit)}
-    open_to_doubt = {
-        unit for unit, of_unit in claimed.items() if any({unit, *claim.alternatives} & unknown for claim in of_unit)
+    support = {unit: max(map(best_intensity, unit_claims)) for unit, unit_claims in claimed.items()}
+    hedged = {unit for unit, unit_claims in claimed.items() if all(claim.low == 0.0 for claim in unit_claims)}
+    unverifiable = {
+        unit
+        for unit, unit_claims in claimed.items()
+        if any({unit, *claim.alternatives} & unmeasured for claim in unit_claims)
     }
-    counted = sorted(unit for unit in claimed if found[unit] >= active or unit not in hedged | open_to_doubt)
-    supported = [unit for unit in counted if found[unit] >= active]
-    unsupported = [unit for unit in counted if found[unit] < _NOTHING]
-    moving = [unit for unit, intensity in enumerate(measured) if intensity >= active]
+    counted = sorted(unit for unit in claimed if support[unit] >= active or unit not in hedged | unverifiable)
+    supported = [unit for unit in counted if support[unit] >= active]
+    unsupported = [unit for unit in counted if support[unit] < _ZERO_BELOW]
+    active_units = [unit for unit, intensity in enumerate(measured) if intensity >= active]
     missing = [unit for unit, intensity in enumerate(measured) if intensity >= strong and unit not in claimed]
-    denied = {claim.unit for claim in made if not claim.present}
+    denied = {claim.unit for claim in all_claims if not claim.present}
     side_errors = [
         unit
         for unit in counted
         if FEAFA[unit].side
         and FEAFA[unit].mirror not in claimed
-        and found[unit] < active <= measured[FEAFA[unit].mirror]
+        and support[unit] < active <= measured[FEAFA[unit].mirror]
     ]
     agreeing = []
-    for claim in made:
+    for claim in all_claims:
         if claim.low is not None and claim.high is not None:
             units = {claim.unit, *claim.alternatives}
-            fits = any(claim.low - TOLERANCE <= measured[unit] <= claim.high + TOLERANCE for unit in units - unknown)
-            if fits or not units & unknown:
+            fits = any(claim.low - TOLERANCE <= measured[unit] <= claim.high + TOLERANCE for unit in units - unmeasured)
+            if fits or not units & unmeasured:
                 agreeing.append(fits)
     precision = len(supported) / len(counted) if counted else 1.0
-    recall = sum(unit in claimed for unit in moving) / len(moving) if moving else 1.0
+    recall = sum(unit in claimed for unit in active_units) / len(active_units) if active_units else 1.0
     return Grounding(
         precision=precision,
         recall=recall,
@@ -129,8 +139,8 @@ def ground(
         contradicted=[unit for unit in missing if unit in denied],
         missing=missing,
         unsupported_share=len(unsupported) / len(counted) if counted else 0.0,
-        claims=made,
+        claims=all_claims,
         supported_count=len(supported),
         claimed_count=len(counted),
-        active_count=len(moving),
+        active_count=len(active_units),
     )

@@ -1,6 +1,6 @@
-"""The lexicon with which texts about faces are read: words for intensities, denials and what stands between them.
+"""Lexicon: words for intensities, negations and function words, compiled into one lookup table.
 
-`explllm.explanations.movements` holds the parts of the face and their movements.
+The parts of the face and their movements are in `explllm.explanations.movements`.
 """
 
 from __future__ import annotations
@@ -13,20 +13,20 @@ from explllm.core.action_units import INTENSITY_WORDS
 from explllm.explanations import movements
 
 Tag = tuple[str, str]
-"""What a word is, and which: ("part", "brow"), ("action", "raise"), ("side", "left")."""
+"""Kind and value of a token: ("part", "brow"), ("action", "raise"), ("side", "left")."""
 
 _OWN = {word: (low, high) for (low, _), (high, word) in pairwise(INTENSITY_WORDS)}
 _OWN["extreme"] = (_OWN["extreme"][0], 1.0)
 
 _GRADES: tuple[tuple[float, float, str], ...] = (
-    # The project's own words first; "very strongly" is how the offline writer says "extreme".
+    # The words of INTENSITY_WORDS and their synonyms. The rule-based writer says "very strongly" for "extreme".
     (*_OWN["slight"], "slight, slightly"),
     (*_OWN["moderate"], "moderate, moderately, medium"),
     (*_OWN["marked"], "marked, markedly"),
     (*_OWN["strong"], "strong, strongly"),
     (*_OWN["extreme"], "extreme, extremely, maximal, maximally, very strong, very strongly"),
     (0.85, 1.0, "fully, completely, entirely, totally, complete, full"),
-    # From here on common words that the project does not fix. Hedges begin at 0: the movement may be none at all.
+    # Other common words. Hedges start at 0 because the movement may be absent.
     (0.0, 0.15, "barely, hardly, scarcely, negligible, negligibly, imperceptible, imperceptibly, trace, hint of"),
     (0.0, 0.25, "minimal, minimally, low, little, very slight, very slightly, very subtle, trivial, limited, marginal"),
     (0.0, 0.25, "marginally, very low, very faint, very small, very mild"),
@@ -47,10 +47,10 @@ _GRADES: tuple[tuple[float, float, str], ...] = (
 GRADES: dict[str, tuple[float, float]] = {
     word: (low, high) for low, high, words in _GRADES for word in words.split(", ")
 }
-"""The words for an intensity and the range that each means.
+"""Intensity words and their ranges.
 
-For the words of `INTENSITY_WORDS` it is the project's range. For the others it is set by hand from the word's meaning:
-the wide ranges are those of words that writers use for anything from the middle of the scale upwards.
+Words in `INTENSITY_WORDS` have the project's ranges. The other ranges are set by hand. Wide ranges belong to words that
+writers use for anything above the middle of the scale.
 """
 
 _COPULAS = (
@@ -94,19 +94,19 @@ LISTED: Mapping[str, bool] = MappingProxyType(
     dict.fromkeys(("absence of", "lack of", "absence", "lack"), True)
     | dict.fromkeys(("without", "lacks", "lacking", "devoid of", "free of", "free from", "absent of"), False)
 )
-"""Negations whose list may end in "and", and whether a verb may follow it: "the lack of A, B, and C suggests", but
-"without A, the B and C suggest"."""
+"""Negations whose list may end in "and", and whether a verb may follow the list: "the lack of A, B, and C suggests",
+but "without A, the B and C suggest"."""
 COMPARISONS = ("than", "compared to", "compared with", "relative to")
-"""What follows these is compared with, and nothing is said of it."""
+"""Words that introduce the standard of a comparison, which is not claimed."""
 
-# Phrases with a word for a movement that speak of none.
+# Phrases that contain a movement word but do not describe a movement.
 _OTHER_MEANINGS = (
     *("close to", "close up", "close look", "open to", "opens up", "part of", "push back", "pushing back"),
     *("hold back", "holding back", "draw attention", "raise questions", "raises questions", "lower intensity"),
 )
 
 _NEGATIONS_OF_VERBS = "not, never, cannot, fails to, fail to, failing to"
-# After "not" or "without", these leave what follows them standing.
+# After "not" or "without", these words leave the following statement intact.
 _WITHOUT_EFFECT = (
     "only, just, merely, diminish, detract, detracts, overshadow, undermine, negate, outweigh, weaken, hide, alter, "
     "reduce, affect, override, obscure, change, impact, contradict, interfere, overpower, dominate, eclipse, mask, "
@@ -122,7 +122,7 @@ _ABSENCES = (
     "absent, missing, nonexistent, non existent, inactive, not present, not visible, not evident, not observed, "
     "not detected, not seen, not apparent, not active, not noticeable, not involved, not shown"
 )
-# What such words introduce is a habit of faces in general, not of this one.
+# These introduce general statements that are not about this face.
 _GENERALITIES = (
     "associated with, linked to, linked with, typical of, characteristic of, often seen in, often seen with, "
     "commonly seen in, often found in, related to, tied to, connected to, would, typical in, common in, "
@@ -131,7 +131,7 @@ _GENERALITIES = (
 
 
 def _forms(verb: str) -> Iterator[str]:
-    """Yield a regular verb with its endings, with the final consonant single and doubled where it may be either."""
+    """Yield the inflected forms of a regular verb, with single and doubled final consonant."""
     yield verb
     yield verb + ("es" if verb.endswith(("s", "sh", "ch", "x", "z")) else "s")
     stem = verb.removesuffix("e")
@@ -144,7 +144,7 @@ def _forms(verb: str) -> Iterator[str]:
 
 
 def _entries() -> Iterator[tuple[str, Tag]]:
-    """Yield every word or phrase with its tag; a later entry replaces an earlier one."""
+    """Yield every word or phrase with its tag. Later entries replace earlier ones."""
     for words, kind in (
         (_FILLERS, "filler"),
         (_COPULAS, "copula"),
@@ -190,7 +190,7 @@ def _tagged(words: str, kind: str) -> Iterator[tuple[str, Tag]]:
 
 
 def _table() -> dict[str, list[tuple[tuple[str, ...], Tag]]]:
-    """Return, for the first word of each entry, the words after it and the tag; the longest entry first."""
+    """Map the first word of each entry to the remaining words and the tag, longest entry first."""
     table: dict[str, list[tuple[tuple[str, ...], Tag]]] = {}
     for entry, tag in dict(_entries()).items():
         first, *rest = entry.split()
@@ -201,4 +201,4 @@ def _table() -> dict[str, list[tuple[tuple[str, ...], Tag]]]:
 
 
 TABLE = _table()
-"""Every entry of the lexicon by its first word."""
+"""All entries of the lexicon, by first word."""

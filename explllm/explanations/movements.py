@@ -1,7 +1,6 @@
-"""The words for parts of the face and for their movements, and which action units the two mean together.
+"""Words for parts of the face and their movements, and the action units that each combination means.
 
-Only data. `explllm.explanations.lexicon` adds the words around them, and `explllm.explanations.claims` reads texts
-with both. The words are those of general English and of FACS, so a text need not use FEAFA's names.
+This module contains only data. The words are those of general English and of FACS, so texts need not use FEAFA names.
 """
 
 from __future__ import annotations
@@ -40,13 +39,13 @@ PARTS: dict[str, str] = {
         ("corner, corners, lip corner, lip corners, mouth corner, mouth corners", *_CORNERS_OF_THE_MOUTH)
     ),
     "chin": "chin, chins, mentalis",
-    # Parts without a unit of FEAFA's, which must not lend their movements to others.
+    # Parts without a FEAFA unit. They are listed so that their movements are not assigned to other parts.
     "none": (
         "eye corner, eye corners, corner of the eye, corners of the eyes, corners of the eye, nostril, nostrils, "
         "gaze, head, neck, shoulder, shoulders, teeth, tongue, temple, temples"
     ),
 }
-"""Every part of the face that texts name, with its names; ``+`` joins two parts that one name means."""
+"""Parts of the face with their names. ``+`` joins two parts that share a name."""
 
 VERBS: dict[str, str] = {
     "raise": "raise, lift, elevate, arch, cock, hike, hoist, perk",
@@ -76,7 +75,7 @@ VERBS: dict[str, str] = {
     "curl": "curl, curve",
     "motion": "turn, push, move, go, shoot, fly, tilt, tip, bend, angle, slant, slope, roll, fold, draw",
 }
-"""Regular verbs in their base form for each movement; the lexicon adds the endings."""
+"""Regular verbs for each movement, in base form. The lexicon adds the inflected forms."""
 
 OTHER_FORMS: dict[str, str] = {
     "raise": "uplift, uplifts, uplifted, rise, rises, rising, rose, risen, elevation, elevations, raiser, upraised",
@@ -104,10 +103,10 @@ OTHER_FORMS: dict[str, str] = {
     "pull": "puller",
     "motion": "drawn, drew, went, gone, shot, shift",
 }
-"""Nouns, adjectives and irregular forms for each movement. ``motion`` is any movement, whichever way."""
+"""Nouns, adjectives and irregular forms for each movement. ``motion`` is a movement without a direction."""
 
 MOTIONS = "movement, movements, motion, motions, activity, activation, action, actions, gesture, shape"
-"""Nouns for any movement, which say something of a part that makes but one."""
+"""Nouns for any movement. They identify the movement of a part that has only one."""
 
 PHRASES: dict[str, str] = {
     "widen": "wide open, open wide, opened wide, opening wide, fully open, widely open, widely opened, open widely, "
@@ -145,7 +144,7 @@ DIRECTIONS: dict[str, str] = {
     "out": "out, back, backward, backwards, to the side, to the sides, to both sides",
     "open": "apart, part, parts",
 }
-"""Short words that say a direction after a verb of motion or straight after the part, and else mean other things."""
+"""Short words that are directions after a verb of motion or directly after a part, else they mean other things."""
 
 OWN_PART: dict[str, str] = {
     "smile": "lip corner",
@@ -160,10 +159,10 @@ OWN_PART: dict[str, str] = {
     "open mouthed": "mouth",
     "tight lipped": "lips",
 }
-"""The part that a movement names by itself, if no other part that can make it stands near."""
+"""The part that a movement implies if no suitable part is nearby."""
 
 OWN_GRADES: dict[str, str] = {"half closed": "half", "half lidded": "half", "half open": "half"}
-"""The word for the intensity that a movement holds in itself."""
+"""The intensity word implied by a movement."""
 
 _RAISED, _LOWERED = ("raise", "up"), ("lower", "down", "drop")
 _CLOSED = ("close", "squint", "half closed", "half lidded", "together", "half open")
@@ -171,7 +170,7 @@ _DRAWN_IN = ("suck", "in", "press", "tight lipped")
 
 
 def _meanings() -> Iterator[tuple[str, tuple[str, ...], tuple[str, ...], bool]]:
-    """Yield part, what it does, the units' names without the side, and whether they are then present."""
+    """Yield part, movements, unit names without side, and whether the units are present."""
     yield "brow", _RAISED, ("Brow Raise",), True
     yield "brow", (*_LOWERED, "furrow", "frown", "wrinkle", "tense", "in", "together", "press"), ("Brow Lower",), True
     yield "forehead", ("furrow", "frown"), ("Brow Lower",), True
@@ -221,11 +220,11 @@ def _meanings() -> Iterator[tuple[str, tuple[str, ...], tuple[str, ...], bool]]:
 MEANINGS: dict[tuple[str, str], tuple[tuple[str, ...], bool]] = {
     (part, action): (kinds, present) for part, actions, kinds, present in _meanings() for action in actions
 }
-"""What a part that does something means: units, and whether present or denied.
+"""The units that each part and movement mean, and whether they are present or denied.
 
-FEAFA has no unit for lowered lip corners (FACS 15) nor for pressed lips (24); the nearest stand in: the lip corner
-stretch, and both lips sucked. It has none for raised cheeks (6), tightened lips (23) or flared nostrils either: these
-make no claim. "Open eyes" are eyes that are not closed; "wide" ones have raised lids.
+FEAFA has no units for lowered lip corners (FACS 15) and pressed lips (24). They map to the nearest units, lip corner
+stretch and lip suck. Raised cheeks (6), tightened lips (23) and flared nostrils have no FEAFA unit and make no claim.
+"Open eyes" deny Eye Close; "wide eyes" claim Lid Raise.
 """
 
 ALTERNATIVES: dict[tuple[str, str], tuple[str, ...]] = {
@@ -243,7 +242,7 @@ ALTERNATIVES: dict[tuple[str, str], tuple[str, ...]] = {
     ("forehead", "furrow"): ("Brow Raise",),
     ("upper lip", "sneer"): ("Nose Wrinkle",),
 }
-"""Other units that a movement may equally well mean; parted lips (FACS 25) are no unit of FEAFA's."""
+"""Other possible meanings of a movement. For example, FEAFA has no unit for parted lips (FACS 25)."""
 
 PART_UNITS: dict[str, tuple[str, ...]] = {
     "brow": ("Brow Raise", "Brow Lower"),
@@ -263,5 +262,5 @@ PART_UNITS: dict[str, tuple[str, ...]] = {
     "lip corner": ("Lip Corner Pull", "Lip Corner Stretch"),
     "chin": ("Chin Raise",),
 }
-"""The units that are denied where a part is said not to move."""
+"""The units that are denied if a part does not move."""
 PART_UNITS["lip"] = PART_UNITS["lips"]

@@ -1,4 +1,4 @@
-"""The quality of chains of thought in a table: form, conclusion, grounding."""
+"""Quality statistics for a table of chains of thought: form, conclusion and grounding."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -12,30 +12,30 @@ from explllm.explanations.records import Record
 
 @dataclass(frozen=True)
 class Quality:
-    """Counts over a table; shares are of `texts`, grounding of `grounded`."""
+    """Counts over a table of texts. Grounding values are means over `grounded` texts."""
 
     texts: int
-    """Texts."""
+    """Number of texts."""
     unlabeled: int
-    """Texts whose label is not known."""
+    """Texts without a label."""
     mean_words: float
-    """Mean number of words, titles included."""
+    """Mean number of words, including titles."""
     over_limit: int
-    """Texts of more than 130 words."""
+    """Texts with more than 130 words."""
     missing_title: int
-    """Texts that lack a section's title, its place having been guessed or not."""
+    """Texts that lack at least one section title."""
     unnamed_label: int
-    """Conclusions that never name the label by its own word."""
+    """Conclusions that do not contain the label."""
     only_another: int
-    """Conclusions that name another expression by its own word and never the label."""
+    """Conclusions that contain another label but not the correct one."""
     other_verdict: int
-    """Texts whose verdict is another expression."""
+    """Texts whose verdict differs from the label."""
     unit_numbers: int
-    """Texts that give numbers of action units."""
+    """Texts that mention action unit numbers."""
     pronouns: int
     """Texts with personal pronouns."""
     duplicates: int
-    """Texts that an earlier row has too."""
+    """Texts identical to an earlier one."""
     grounded: int
     """Texts whose face has measured action units."""
     precision: float
@@ -45,23 +45,23 @@ class Quality:
     intensity_agreement: float
     """Mean share of intensity words that fit the measured intensity, in [0, 1]."""
     missing_strong: int
-    """Texts that leave out a unit of intensity 0.3 or more."""
+    """Texts that omit a unit of intensity 0.3 or more."""
     unsupported: int
     """Texts that claim a unit of intensity 0."""
     side_errors: int
-    """Texts that take left for right."""
+    """Texts that confuse left and right."""
     sound: int
-    """Texts that pass every local check of the engine."""
+    """Texts that pass all checks of `pair_problems`."""
 
 
 def quality(records: Iterable[Record]) -> Quality:
-    """Measure the texts of a table.
+    """Compute quality statistics.
 
     Args:
-        records: The texts; of one without a label only what needs none is measured, and it passes no check as a whole.
+        records: The texts. A text without a label is excluded from the label checks and from `sound`.
 
     Returns:
-        The counts.
+        The statistics.
     """
     sums: dict[str, float] = dict.fromkeys(Quality.__dataclass_fields__, 0)
     seen: set[str] = set()
@@ -88,16 +88,16 @@ def quality(records: Iterable[Record]) -> Quality:
         sums["duplicates"] += record.text in seen
         seen.add(record.text)
         if record.action_units is not None:
-            found = ground(record.text, record.action_units)
+            grounding = ground(record.text, record.action_units)
             sums["grounded"] += 1
-            sums["precision"] += found.precision
-            sums["recall"] += found.recall
-            if found.intensity_agreement is not None:
-                sums["intensity_agreement"] += found.intensity_agreement
+            sums["precision"] += grounding.precision
+            sums["recall"] += grounding.recall
+            if grounding.intensity_agreement is not None:
+                sums["intensity_agreement"] += grounding.intensity_agreement
                 agreements += 1
-            sums["missing_strong"] += bool(found.missing)
-            sums["unsupported"] += bool(found.unsupported)
-            sums["side_errors"] += bool(found.side_errors)
+            sums["missing_strong"] += bool(grounding.missing)
+            sums["unsupported"] += bool(grounding.unsupported)
+            sums["side_errors"] += bool(grounding.side_errors)
     sums["mean_words"] /= max(sums["texts"], 1)
     for name in ("precision", "recall"):
         sums[name] /= max(sums["grounded"], 1)

@@ -1,4 +1,4 @@
-"""One sentence about a face as tagged words, with the words that a denial covers."""
+"""Tagging: one sentence as tagged words, with the scope of each negation."""
 
 from __future__ import annotations
 
@@ -13,38 +13,38 @@ _POSSESSIVE = re.compile(r"'s?\b(?!\w)")
 _TOKEN = re.compile(r"[a-z]+|[,;:()]")
 
 _MODIFIERS = frozenset(("adverb", "grade"))
-# Movements that say whither, and those that need such a word: "pulled" beside "down" is no pull of its own.
+# Verbs that imply a direction, and verbs that need one: "pulled" next to "down" is not a separate movement.
 _DIRECTED = frozenset(("up", "down", "in", "out", "together", "forward", "side", "side left", "side right"))
 _UNDIRECTED = frozenset(("pull", "curl", "motion"))
-# What follows "in" where it is the preposition.
+# Tags that follow "in" when it is a preposition.
 _OBJECTS = frozenset(("filler", "part", "side", "grade", "action", "word"))
-# Words that strengthen a smile or a stretch and are no movement beside it.
+# Words that modify a smile or a stretch instead of naming another movement.
 _STRENGTHENERS = frozenset(("widen", "open", "tense", "curl"))
-_LONGEST_LIST_ITEM = 5
+_MAX_LIST_ITEM = 5
 _DETERMINERS = frozenset(("the", "his", "her", "their", "its", "both"))
 
 
 def tag(sentence: str) -> list[lexicon.Tag]:
-    """Return the words of a sentence with their tags; phrases of the lexicon count as one word.
+    """Tag the words of a sentence. Each phrase of the lexicon becomes one token.
 
     Args:
         sentence: Any text.
 
     Returns:
-        Kind and value of each word or phrase; a word that the lexicon lacks is an ``adverb`` or a ``word``.
+        Kind and value of each token. Words that are not in the lexicon are tagged ``adverb`` or ``word``.
     """
     plain = sentence.lower().replace("’", "'").replace("n't", " not").replace("-", " ").replace("/", " and ")
     plain = _BRACKETED_NUMBERS.sub(" ", plain).replace("—", " ; ").replace("–", " ; ")
     words = _TOKEN.findall(_POSSESSIVE.sub("", _MARKUP.sub(" ", plain)))
     tags: list[lexicon.Tag] = []
-    place = 0
-    while place < len(words):
-        word = words[place]
-        place += 1
+    position = 0
+    while position < len(words):
+        word = words[position]
+        position += 1
         for rest, entry in lexicon.TABLE.get(word, ()):
-            if not rest or tuple(words[place : place + len(rest)]) == rest:
+            if not rest or tuple(words[position : position + len(rest)]) == rest:
                 tags.append(entry)
-                place += len(rest)
+                position += len(rest)
                 break
         else:
             kind = (
@@ -55,15 +55,15 @@ def tag(sentence: str) -> list[lexicon.Tag]:
 
 
 class TaggedSentence:
-    """The words of a sentence, each with its kind, its value and whether it is denied.
+    """A tagged sentence: kind, value and negation of each token.
 
     Attributes:
-        kinds: The kind of each word, such as ``part`` or ``action``.
-        values: Which part, which action and so on.
-        denied: Whether a negation covers the word.
-        skipped: Whether the word speaks of faces in general.
-        weakened: Places of words for an intensity that a "not" takes down, as in "not fully closed".
-        stands_for: The side of each word such as "the right" that stands for the part named before it.
+        kinds: Kind of each token, such as ``part`` or ``action``.
+        values: Value of each token, such as the name of the part.
+        denied: Whether a negation covers the token.
+        skipped: Whether the token is part of a general statement that is not about this face.
+        weakened: Positions of intensity words weakened by "not", as in "not fully closed".
+        stands_for: Side of each token such as "the right" that refers to the previous part.
     """
 
     def __init__(self, sentence: str) -> None:
@@ -74,7 +74,6 @@ class TaggedSentence:
         self.skipped = [False] * len(tags)
         self.weakened: set[int] = set()
         self.stands_for: dict[int, str] = {}
-        # Most sentences about feelings name neither.
         if self.says_something:
             self._resolve_directions()
             self._resolve_motions()
@@ -83,163 +82,167 @@ class TaggedSentence:
 
     @property
     def says_something(self) -> bool:
-        """Whether a part of the face, a side or a movement is named at all."""
+        """Whether the sentence mentions a part of the face, a side or a movement."""
         return not {"part", "action", "side"}.isdisjoint(self.kinds)
 
-    def kind(self, place: int) -> str:
-        """Return the kind of a word; ``end`` outside the sentence."""
-        return self.kinds[place] if 0 <= place < len(self.kinds) else "end"
+    def kind(self, position: int) -> str:
+        """Return the kind of a token, or ``end`` outside the sentence."""
+        return self.kinds[position] if 0 <= position < len(self.kinds) else "end"
 
-    def value(self, place: int) -> str:
-        """Return the value of a word; empty outside the sentence."""
-        return self.values[place] if 0 <= place < len(self.values) else ""
+    def value(self, position: int) -> str:
+        """Return the value of a token, or an empty string outside the sentence."""
+        return self.values[position] if 0 <= position < len(self.values) else ""
 
-    def skip(self, place: int, over: Collection[str], step: int = 1) -> int:
-        """Return the first place from a given one on, or backwards, whose kind is not among the given."""
-        while self.kind(place) in over:
-            place += step
-        return place
+    def skip(self, position: int, over: Collection[str], step: int = 1) -> int:
+        """Return the first position, forward or backward, whose kind is not in ``over``."""
+        while self.kind(position) in over:
+            position += step
+        return position
 
     def _resolve_directions(self) -> None:
-        """Make "up", "in" and the like a movement or a plain word."""
-        for place, kind in enumerate(self.kinds):
+        """Decide whether "up", "in" and similar words are movements or plain words."""
+        for position, kind in enumerate(self.kinds):
             if kind != "direction":
                 continue
-            before = self.skip(place - 1, _MODIFIERS | {"and"}, -1)
+            before = self.skip(position - 1, _MODIFIERS | {"and"}, -1)
             after_action = self.kind(before) == "action"
-            # "The corners are up" and "lips apart" say a direction without a verb of motion; "in" and "out" do not.
+            # "The corners are up" and "lips apart" need no verb of motion; "in" and "out" do.
             after_part = (
-                self.values[place] not in ("in", "out")
+                self.values[position] not in ("in", "out")
                 and self.kind(self.skip(before, ("copula", "adverb", "grade"), -1)) == "part"
             )
-            if self.values[place] in ("up", "down") and self.value(place + 1) == "to":
+            if self.values[position] in ("up", "down") and self.value(position + 1) == "to":
                 after_part = False  # "from the brows down to the mouth"
-            if self.values[place] == "in":
-                after_action = after_action and self.kind(place + 1) not in _OBJECTS
-            preposition = "of" if self.values[place] == "in" else "word"
-            self.kinds[place] = "action" if after_action or after_part else preposition
+            if self.values[position] == "in":
+                after_action = after_action and self.kind(position + 1) not in _OBJECTS
+            preposition = "of" if self.values[position] == "in" else "word"
+            self.kinds[position] = "action" if after_action or after_part else preposition
 
     def _resolve_motions(self) -> None:
-        """Leave, of two words for one movement, the one that says which it is."""
-        for place, kind in enumerate(self.kinds):
-            value = self.values[place]
+        """Keep only the more specific of two words for the same movement."""
+        for position, kind in enumerate(self.kinds):
+            value = self.values[position]
             if kind != "action" or value not in _DIRECTED:
                 continue
-            for other in (self.skip(place - 1, _MODIFIERS, -1), place + 1):
+            for other in (self.skip(position - 1, _MODIFIERS, -1), position + 1):
                 if self.kind(other) == "action" and (
                     self.values[other] in _UNDIRECTED or (value.startswith("side ") and self.values[other] == "side")
                 ):
                     self.kinds[other], self.values[other] = "motion", ""
-        for place, kind in enumerate(self.kinds):
+        for position, kind in enumerate(self.kinds):
             if kind != "action":
                 continue
-            value = self.values[place]
+            value = self.values[position]
             if value == "motion":
-                self.kinds[place], self.values[place] = "motion", ""
+                self.kinds[position], self.values[position] = "motion", ""
             elif value in _STRENGTHENERS and (
-                self.value(place + 1) == "smile" or (value == "widen" and self.value(place - 1) == "stretch")
+                self.value(position + 1) == "smile" or (value == "widen" and self.value(position - 1) == "stretch")
             ):
-                self.kinds[place] = "filler"
+                self.kinds[position] = "filler"
 
     def _resolve_stand_ins(self) -> None:
-        """Let "the right" or "the right one" stand for the part named last, where no part follows it."""
+        """Resolve "the right" and "the right one" to the last part mentioned, unless a part follows."""
         last = -1
-        for place, kind in enumerate(self.kinds):
+        for position, kind in enumerate(self.kinds):
             if kind == "part":
-                last = place
-            if kind != "side" or last < 0 or self.values[place] == "one" or self.kind(place - 1) != "filler":
+                last = position
+            if kind != "side" or last < 0 or self.values[position] == "one" or self.kind(position - 1) != "filler":
                 continue
-            if self.value(place + 1) == "one":
-                self.kinds[place + 1] = "filler"
-            elif self.kind(place + 1) not in (*("copula", "adverb", "grade", "action", "mirror", "without effect"),):
+            if self.value(position + 1) == "one":
+                self.kinds[position + 1] = "filler"
+            elif self.kind(position + 1) not in (*("copula", "adverb", "grade", "action", "mirror", "without effect"),):
                 continue
-            following = self.skip(place + 1, ("adverb", "grade", "action", "filler", "motion", "side", "and"))
-            if self.kind(place - 2) != "of" and self.kind(following) != "part":
-                self.stands_for[place] = self.values[place]
-                self.kinds[place], self.values[place] = "part", self.values[last]
+            following = self.skip(position + 1, ("adverb", "grade", "action", "filler", "motion", "side", "and"))
+            if self.kind(position - 2) != "of" and self.kind(following) != "part":
+                self.stands_for[position] = self.values[position]
+                self.kinds[position], self.values[position] = "part", self.values[last]
 
     def _mark_denials(self) -> None:
-        for place, kind in enumerate(self.kinds):
+        for position, kind in enumerate(self.kinds):
             if kind in ("no", "not"):
-                after = self.skip(place + 1, ("adverb", "copula", "filler"))
-                if "without effect" in (self.kind(after), self.kind(place + 1)):
+                after = self.skip(position + 1, ("adverb", "copula", "filler"))
+                if "without effect" in (self.kind(after), self.kind(position + 1)):
                     continue
                 if kind == "not" and self.kind(after) == "grade" and lexicon.GRADES[self.values[after]][0] > 0.8:
                     self.weakened.add(after)
                     continue
-                for denied in range(place + 1, self._end_of_denial(place)):
+                for denied in range(position + 1, self._end_of_denial(position)):
                     self.denied[denied] = True
             elif kind == "absent":
-                self._deny_before(place)
+                self._deny_before(position)
             elif kind == "general":
-                for skipped in range(place, self._end_of_clause(place)):
+                for skipped in range(position, self._end_of_clause(position)):
                     self.skipped[skipped] = True
 
-    def _end_of_clause(self, place: int) -> int:
-        while self.kind(place) not in ("comma", "break", "report", "end"):
-            place += 1
-        return place
+    def _end_of_clause(self, position: int) -> int:
+        while self.kind(position) not in ("comma", "break", "report", "end"):
+            position += 1
+        return position
 
     def _deny_before(self, absent: int) -> None:
-        """Deny the subject of "is absent", which may be a list or end in examples: "signs such as A, are absent"."""
+        """Deny the subject of "is absent". It may be a list or end in examples: "signs such as A, are absent"."""
         last = self.skip(absent - 1, ("copula", "adverb"), -1)
         opening = self._opening_of_examples(last)
         listed = False
-        for place in range(last if opening < 0 else last - 1, opening, -1):
-            kind = self.kinds[place]
+        for position in range(last if opening < 0 else last - 1, opening, -1):
+            kind = self.kinds[position]
             if opening < 0 and (
                 kind in ("break", "report")
-                or (kind == "and" and self._has_verb_before(place))
-                or (kind == "comma" and (not listed or self._has_verb_before(place - 1, over=("comma",))))
+                or (kind == "and" and self._has_verb_before(position))
+                or (kind == "comma" and (not listed or self._has_verb_before(position - 1, over=("comma",))))
             ):
                 return
             listed = listed or kind == "and"
             if kind == "action":
-                self.denied[place] = True
+                self.denied[position] = True
 
     def _opening_of_examples(self, closing: int) -> int:
-        """Return where the examples begin that a comma or a bracket closes; -1 if there are none."""
+        """Return the start of the examples closed by a comma or bracket, or -1 if there are none."""
         if self.kind(closing) != "comma" and self.value(closing) != ")":
             return -1
-        for place in range(closing - 1, -1, -1):
-            if self.kinds[place] in ("example", "copula", "report", "break"):
-                return place if self.kinds[place] == "example" or self.values[place] == "(" else -1
+        for position in range(closing - 1, -1, -1):
+            if self.kinds[position] in ("example", "copula", "report", "break"):
+                return position if self.kinds[position] == "example" or self.values[position] == "(" else -1
         return -1
 
-    def _has_verb_before(self, place: int, over: Collection[str] = ()) -> bool:
-        while self.kind(place) in over or self.kind(place) not in ("break", "report", "comma", "end"):
-            if self.kinds[place] == "copula":
+    def _has_verb_before(self, position: int, over: Collection[str] = ()) -> bool:
+        while self.kind(position) in over or self.kind(position) not in ("break", "report", "comma", "end"):
+            if self.kinds[position] == "copula":
                 return True
-            place -= 1
+            position -= 1
         return False
 
     def _end_of_denial(self, negation: int) -> int:
-        """Return where a negation's clause ends; one before a noun covers a list, one of a verb stops at "and"."""
+        """Return the end of the scope of a negation. Before a noun it covers a list; with a verb it stops at "and"."""
         of_noun = self.kinds[negation] == "no"
         listed = False
-        place = negation + 1
-        verb = self.skip(place, ("adverb", "copula", "filler"))
+        position = negation + 1
+        verb = self.skip(position, ("adverb", "copula", "filler"))
         if self.kind(verb) == "report":
-            place = verb + 1  # "does not indicate a smile"
-        while place < len(self.kinds):
-            kind = self.kinds[place]
-            if of_noun and kind in ("comma", "break") and self.kind(place + 1) == "example":
+            position = verb + 1  # "does not indicate a smile"
+        while position < len(self.kinds):
+            kind = self.kinds[position]
+            if of_noun and kind in ("comma", "break") and self.kind(position + 1) == "example":
                 pass  # "no negative signs, such as furrowed brows"
             elif (
                 kind in ("break", "report")
-                or (kind == "comma" and not listed and not self._list_goes_on(place, negation))
-                or (kind == "and" and self.values[place] == "and" and not self._is_denied_too(place, negation, listed))
+                or (kind == "comma" and not listed and not self._list_continues(position, negation))
+                or (
+                    kind == "and"
+                    and self.values[position] == "and"
+                    and not self._is_denied_too(position, negation, listed)
+                )
             ):
                 break
             if kind == "comma":
-                if listed and self.kind(place + 1) != "and" and not self._list_goes_on(place, negation):
-                    break  # behind the list
+                if listed and self.kind(position + 1) != "and" and not self._list_continues(position, negation):
+                    break  # after the list
                 listed = True
-            place += 1
-        return place
+            position += 1
+        return position
 
     def _is_denied_too(self, conjunction: int, negation: int, listed: bool) -> bool:
-        """Whether a denial covers what follows an "and": the last item of its list, or another movement as a noun."""
+        """Return whether a negation extends past "and": to the last item of its list or to another noun."""
         if listed or (self.kinds[negation] == "no" and self._noun_follows(conjunction)):
             return True
         if self.values[negation] not in lexicon.LISTED:
@@ -254,49 +257,49 @@ class TaggedSentence:
             and (lexicon.LISTED[self.values[negation]] or behind in ("break", "comma", "end", "of"))
         )
 
-    def _list_goes_on(self, comma: int, negation: int) -> bool:
-        """Whether a comma belongs to a list that ends in "or", after some negations in "and".
+    def _list_continues(self, comma: int, negation: int) -> bool:
+        """Return whether a comma belongs to a list that ends in "or", or after some negations in "and".
 
-        As "no jaw drop, brow raise, or pucker" and "the absence of raised brows, wide eyes, and a smile".
+        Examples: "no jaw drop, brow raise, or pucker", "the absence of raised brows, wide eyes, and a smile".
         """
         length = 0
-        for place in range(comma + 1, len(self.kinds)):
-            kind, value = self.kinds[place], self.values[place]
-            if self._clause_begins(place):
+        for position in range(comma + 1, len(self.kinds)):
+            kind, value = self.kinds[position], self.values[position]
+            if self._clause_begins(position):
                 return False  # "without raised brows, the eyes widen and the lips part"
             if value in ("or", "nor"):
                 return True
             if value == "and" and self.values[negation] in lexicon.LISTED:
-                if self._clause_begins(place + 1):
+                if self._clause_begins(position + 1):
                     return False
-                end = place + 1
+                end = position + 1
                 while self.kind(end) not in ("break", "report", "comma", "copula", "end", "word"):
                     end += 1
                 verb = self.kind(end) not in ("break", "comma", "end")
-                return end - place <= _LONGEST_LIST_ITEM + 1 and (not verb or lexicon.LISTED[self.values[negation]])
-            if kind in ("and", "break", "report", "copula", "no", "not") or length > _LONGEST_LIST_ITEM:
+                return end - position <= _MAX_LIST_ITEM + 1 and (not verb or lexicon.LISTED[self.values[negation]])
+            if kind in ("and", "break", "report", "copula", "no", "not") or length > _MAX_LIST_ITEM:
                 return False
             length = 0 if kind == "comma" else length + 1
         return False
 
-    def _clause_begins(self, place: int) -> bool:
-        """Whether a part of the face begins to move here by itself, such as "the eyes widen"."""
-        if self.value(place) not in _DETERMINERS:
+    def _clause_begins(self, position: int) -> bool:
+        """Return whether a clause such as "the eyes widen" starts here."""
+        if self.value(position) not in _DETERMINERS:
             return False
-        part = self.skip(place, ("filler", "side"))
+        part = self.skip(position, ("filler", "side"))
         return self.kind(part) == "part" and self.kind(self.skip(part + 1, ("adverb",))) == "action"
 
     def _noun_follows(self, conjunction: int) -> bool:
-        """Whether what follows is a movement as a noun, such as "nose wrinkling" or "raise of the brows".
+        """Return whether a movement noun follows, such as "nose wrinkling" or "raise of the brows".
 
-        With an article or a grade it stands for itself: "no smile and a pronounced lip depression".
+        An article or a grade starts a new statement: "no smile and a pronounced lip depression".
         """
         if self.kind(conjunction + 1) == "grade" or self.value(conjunction + 1) in ("a", "an"):
             return False
-        for place in range(conjunction + 1, len(self.kinds)):
-            kind = self.kinds[place]
+        for position in range(conjunction + 1, len(self.kinds)):
+            kind = self.kinds[position]
             if kind == "action":
-                return self.kinds[place - 1] == "part" or self.kind(place + 1) == "of"
+                return self.kinds[position - 1] == "part" or self.kind(position + 1) == "of"
             if kind in ("break", "report", "comma", "copula"):
                 return False
         return False

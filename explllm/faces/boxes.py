@@ -1,4 +1,4 @@
-"""Boxes of faces: overlap, choice among several, and which face a row of the manifest means."""
+"""Boxes of faces: iou, choice among several, and which face a row of the manifest means."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ Box = tuple[float, float, float, float]
 Point = tuple[float, float]
 """x, y in pixels of the upright image."""
 
-Which = Literal["largest", "central", "all"]
+FaceChoice = Literal["largest", "central", "all"]
 """The face of an image with several: the largest, the one nearest to the middle, or all of them."""
 
 SAME_FACE = 0.3
-"""Two boxes that overlap at least so much are taken for the same face; ours, as detectors cut differently."""
+"""Two boxes that iou at least so much are taken for the same face; ours, as detectors cut differently."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Detection:
     detector finds none."""
 
 
-def overlap(first: Box, second: Box) -> float:
+def iou(first: Box, second: Box) -> float:
     """Return the intersection of two boxes over their union, in [0, 1]."""
     across = min(first[0] + first[2], second[0] + second[2]) - max(first[0], second[0])
     down = min(first[1] + first[3], second[1] + second[3]) - max(first[1], second[1])
@@ -41,7 +41,7 @@ def overlap(first: Box, second: Box) -> float:
     return shared / union if union > 0 else 0.0
 
 
-def chosen(detections: Sequence[Detection], which: Which, size: tuple[int, int]) -> list[Detection]:
+def select_faces(detections: Sequence[Detection], which: FaceChoice, size: tuple[int, int]) -> list[Detection]:
     """Choose among the faces of an image.
 
     Args:
@@ -66,8 +66,8 @@ def chosen(detections: Sequence[Detection], which: Which, size: tuple[int, int])
     return [max(detections, key=lambda face: face.box[2] * face.box[3])]
 
 
-def faces_of_rows(
-    detections: Sequence[Detection], boxes: Sequence[Box | None], which: Which, size: tuple[int, int]
+def match_faces(
+    detections: Sequence[Detection], boxes: Sequence[Box | None], which: FaceChoice, size: tuple[int, int]
 ) -> list[list[Detection]]:
     """Say which faces of an image the rows of a manifest mean.
 
@@ -84,9 +84,9 @@ def faces_of_rows(
         The faces of each row: none, one, or with ``all`` any number.
     """
     if len(boxes) == 1:
-        return [chosen(detections, which, size)]
+        return [select_faces(detections, which, size)]
     pairs = [
-        (overlap(box, face.box), row, place)
+        (iou(box, face.box), row, place)
         for row, box in enumerate(boxes)
         if box is not None
         for place, face in enumerate(detections)
@@ -99,5 +99,5 @@ def faces_of_rows(
             left.remove(place)
     for row, box in enumerate(boxes):
         if box is None:
-            found[row] = chosen([detections[place] for place in sorted(left)], which, size)
+            found[row] = select_faces([detections[place] for place in sorted(left)], which, size)
     return found

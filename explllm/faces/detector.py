@@ -11,7 +11,7 @@ import numpy as np
 
 from explllm.core.errors import CheckpointError, ConfigError, MissingPathError
 from explllm.faces.boxes import Detection
-from explllm.faces.onnx_session import Provider, open_session, provider_lines
+from explllm.faces.onnx_session import Provider, describe_provider, open_session
 from explllm.faces.pixels import ImageSource, load_image
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ Measured with the 500 M-operations SCRFD on 150 tightly cropped faces: 4 found w
 """
 
 
-class Detector:
+class FaceDetector:
     """Finds the faces of an image.
 
     Where an image shows no face, it is looked at once more with a black border: SCRFD misses faces that fill the frame.
@@ -64,7 +64,7 @@ class Detector:
         if not 0 < threshold < 1:
             raise ConfigError(f"a threshold of {threshold:g}", remedy="Give a number between 0 and 1.")
         self.file, self.session = _scrfd(Path(path), provider, threads)
-        self.runs_on = provider_lines(self.session, "face detector", provider)
+        self.runs_on = describe_provider(self.session, "face detector", provider)
         self.size = _input_size(self.session, input_size, self.file)
         try:
             from insightface.model_zoo.scrfd import SCRFD
@@ -162,7 +162,7 @@ def _scrfd(path: Path, provider: Provider, threads: int | None) -> tuple[Path, I
     return found[0]
 
 
-def _no_scrfd(what: str, file: Path) -> CheckpointError:
+def _not_scrfd(what: str, file: Path) -> CheckpointError:
     return CheckpointError(
         f"an ONNX model that is no SCRFD face detector: {what}",
         where=file,
@@ -173,16 +173,16 @@ def _no_scrfd(what: str, file: Path) -> CheckpointError:
 def _check_form(session: InferenceSession, file: Path) -> None:
     inputs, outputs = session.get_inputs(), session.get_outputs()
     if len(outputs) not in _OUTPUTS:
-        raise _no_scrfd(f"{len(outputs)} outputs instead of {', '.join(map(str, _OUTPUTS))}", file)
+        raise _not_scrfd(f"{len(outputs)} outputs instead of {', '.join(map(str, _OUTPUTS))}", file)
     if len(inputs) != 1 or len(inputs[0].shape) != 4 or inputs[0].shape[1] != 3:
-        raise _no_scrfd(f"its input is {[value.shape for value in inputs]}, not one of color images", file)
+        raise _not_scrfd(f"its input is {[value.shape for value in inputs]}, not one of color images", file)
 
 
 def _input_size(session: InferenceSession, asked: int | None, file: Path) -> int:
     height, width = session.get_inputs()[0].shape[2:]
     if isinstance(height, int) and isinstance(width, int):
         if height != width:
-            raise _no_scrfd(f"its input is {width} x {height}, not square", file)
+            raise _not_scrfd(f"its input is {width} x {height}, not square", file)
         if asked not in (None, width):
             raise ConfigError(
                 f"an input size of {asked} for a detector of {width} x {height} pixels",
@@ -204,11 +204,11 @@ def _check_outputs(session: InferenceSession, size: int, file: Path) -> None:
     try:
         outputs = session.run(None, {value.name: np.zeros((1, 3, size, size), kind)})
     except Exception as error:  # onnxruntime's own errors have no common base below it
-        raise _no_scrfd(f"it cannot be run on {size} x {size} pixels", file) from error
+        raise _not_scrfd(f"it cannot be run on {size} x {size} pixels", file) from error
     levels = _OUTPUTS[len(outputs)][0]
     anchors = 2 if levels == 3 else 1
     for place, output in enumerate(outputs):
         stride, wide = 8 * 2 ** (place % levels), (1, 4, 10)[place // levels]
         tall = (size // stride) ** 2 * anchors
         if np.shape(output)[-2:] != (tall, wide):
-            raise _no_scrfd(f"output {place + 1} is {np.shape(output)}, not {tall} x {wide}", file)
+            raise _not_scrfd(f"output {place + 1} is {np.shape(output)}, not {tall} x {wide}", file)

@@ -14,11 +14,11 @@ from explllm.core.errors import ConfigError, InputError
 from explllm.core.manifest import Manifest
 from explllm.faces.boxes import Box
 from explllm.faces.crop import DEFAULT_MARGIN, load_face
-from explllm.faces.estimators import Estimator, Intensities, known, missing_names
-from explllm.faces.estimators.blendshapes import Blendshapes
+from explllm.faces.estimators import Estimator, Intensities, known, unmeasured_units
+from explllm.faces.estimators.blendshapes import MediaPipeBlendshapes
 from explllm.faces.estimators.onnx_regressor import OnnxRegressor
+from explllm.faces.jobs import Result
 from explllm.faces.onnx_session import Provider
-from explllm.faces.streaming import Result
 
 ESTIMATED, GIVEN = "estimated", "given"
 """What the column ``action_units_status`` says of a row; of one without intensities it says why."""
@@ -42,7 +42,7 @@ class FaceRow:
 
 
 @dataclass(frozen=True)
-class Estimation:
+class EstimationJob:
     """Settings of an estimator; exactly one of `landmarker` and `onnx` is given."""
 
     landmarker: Path | None = None
@@ -60,14 +60,14 @@ class Estimation:
     threads: int | None = None
     """Its CPU threads."""
 
-    def opened(self) -> Estimator:
+    def open_estimator(self) -> Estimator:
         """Open the estimator.
 
         Raises:
             InputError: If its file cannot be used, or not exactly one is given.
         """
         if self.landmarker is not None and self.onnx is None:
-            return Blendshapes(self.landmarker)
+            return MediaPipeBlendshapes(self.landmarker)
         if self.onnx is not None and self.landmarker is None:
             return OnnxRegressor(self.onnx, self.preset, self.size, self.provider, self.threads)
         raise ConfigError("not exactly one estimator", remedy="Give --landmarker FILE or --onnx FILE.")
@@ -80,7 +80,7 @@ class Estimation:
     @contextmanager
     def open(self) -> Iterator[Callable[[Sequence[FaceRow]], list[Result]]]:
         """Open the estimator, and give what estimates the action units of rows."""
-        with closing(self.opened()) as estimator:
+        with closing(self.open_estimator()) as estimator:
             yield lambda items: self._results(items, estimator)
 
     def _results(self, items: Sequence[FaceRow], estimator: Estimator) -> list[Result]:
@@ -124,9 +124,7 @@ def rows_to_estimate(manifest: Manifest, redo: bool) -> list[FaceRow]:
     ]
 
 
-def with_action_units(
-    manifest: Manifest, items: Sequence[FaceRow], results: dict[int, Result], source: str
-) -> Manifest:
+def add_action_units(manifest: Manifest, items: Sequence[FaceRow], results: dict[int, Result], source: str) -> Manifest:
     """Return a manifest with the intensities that were estimated.
 
     Args:
@@ -155,7 +153,7 @@ def with_action_units(
                 cells["action_units_true_source"][item.row] = cells["action_units_source"][item.row]
             cells["action_units"][item.row] = known(units)
             cells["action_units_source"][item.row] = source
-            cells["action_units_missing"][item.row] = ", ".join(missing_names(units)) or None
+            cells["action_units_missing"][item.row] = ", ".join(unmeasured_units(units)) or None
     for column, values in {**cells, "action_units_status": status}.items():
         frame[column] = pd.Series(values, index=frame.index, dtype=object)
     return Manifest(frame, manifest.root, manifest.path)

@@ -20,7 +20,7 @@ _QUIET = 3
 """onnxruntime's level of messages: errors alone are printed."""
 
 
-def usable_cores() -> int:
+def available_cpus() -> int:
     """Return the number of CPU cores that this process may use."""
     try:
         return len(os.sched_getaffinity(0))
@@ -28,7 +28,7 @@ def usable_cores() -> int:
         return os.cpu_count() or 1
 
 
-def graphics_card() -> bool:
+def has_nvidia_gpu() -> bool:
     """Return whether this machine has an NVIDIA GPU, whether or not any library can use it."""
     return shutil.which("nvidia-smi") is not None or any(Path("/proc/driver/nvidia/gpus").glob("*"))
 
@@ -69,7 +69,7 @@ def open_session(
             preload()
     options = onnxruntime.SessionOptions()
     options.log_severity_level = _QUIET
-    options.intra_op_num_threads = threads or usable_cores()
+    options.intra_op_num_threads = threads or available_cpus()
     try:
         session = onnxruntime.InferenceSession(str(path), options, providers=providers)
     except Exception as error:  # onnxruntime's own errors have no common base below it
@@ -86,7 +86,7 @@ def open_session(
     return session
 
 
-def provider_lines(session: InferenceSession, what: str, provider: Provider = "auto") -> list[str]:
+def describe_provider(session: InferenceSession, what: str, provider: Provider = "auto") -> list[str]:
     """Say what a model runs on.
 
     Args:
@@ -99,7 +99,7 @@ def provider_lines(session: InferenceSession, what: str, provider: Provider = "a
     """
     used = session.get_providers()[0]
     lines = [f"{what}: {used}"]
-    if used == "CPUExecutionProvider" and provider != "cpu" and graphics_card():
+    if used == "CPUExecutionProvider" and provider != "cpu" and has_nvidia_gpu():
         lines.append(
             f"warning: {what} runs on the CPU although this machine has a GPU: onnxruntime-gpu must be installed "
             "instead of onnxruntime (pip uninstall onnxruntime first; both unpack into one folder)"

@@ -1,4 +1,8 @@
-"""A regressor of action units as an ONNX file that `explllm aus --onnx` and others read."""
+"""Export of an action-unit regressor to ONNX, for `explllm aus --onnx` and other programs.
+
+Shape legend:
+    B batch, H and W image height and width
+"""
 
 import copy
 import json
@@ -16,36 +20,35 @@ from explllm.faces.onnx_session import open_session
 from explllm.models.au_regressor import ActionUnitRegressor
 
 INPUT, OUTPUT = "pixel_values", "action_units"
-"""The names of the file's input (B, 3, H, W) and output (B, 24)."""
+"""Names of the file's input (B, 3, H, W) and output (B, 24)."""
 
 TOLERANCE = 1e-4
-"""The greatest difference between the file's estimates and the model's with which a file is written."""
+"""Maximum difference between the estimates of the file and the model."""
 
 _OPSET = 18
-_LARGEST = 1.9e9
-"""Bytes of weights in a file: protobuf's limit of 2 GB, less what describes the model."""
+_MAX_BYTES = 1.9e9
+"""Maximum bytes of weights in a file: protobuf's limit of 2 GB, less the description of the model."""
 
 
 def export_onnx(model: ActionUnitRegressor, path: str | PathLike[str], faces: torch.Tensor | None = None) -> float:
-    """Write a model as ONNX, read it back, and compare its estimates.
+    """Write a model as ONNX, read it back, and compare the estimates.
 
-    The batch may be of any size; height and width are fixed. The file's metadata hold the units' names
-    (``action_units``, JSON), the fields of the `explllm.faces.pixels.ImagePreset` (``image``, JSON) and its name
-    (``image_preset``); and where the model knows them, the margin around the faces' boxes (``margin``, JSON) and what
-    must be said of the data that it learned from (``training_data_note``).
+    The batch size is free; height and width are fixed. The file's metadata hold the units' names (``action_units``,
+    JSON), the fields of the `explllm.faces.pixels.ImagePreset` (``image``, JSON) and its name (``image_preset``). If
+    the model has them, they also hold the margin around the face boxes (``margin``, JSON) and the
+    ``training_data_note``.
 
     Args:
         model: The model.
-        path: The file, which appears only after the comparison.
-        faces: (B, 3, H, W) images to compare on, beside random ones.
+        path: The file. It is written only if the comparison succeeds.
+        faces: (B, 3, H, W) images for the comparison, in addition to random ones.
 
     Returns:
-        The greatest difference between the two, over all units and images.
+        The maximum difference over all units and images.
 
     Raises:
         ConfigError: If onnx or onnxruntime is not installed, or the model is too large for one file.
-        CheckpointError: If torch, onnx or onnxruntime fails at this model, or the difference is above `TOLERANCE`;
-            nothing is written then.
+        CheckpointError: If the export fails in torch, onnx or onnxruntime, or the difference exceeds `TOLERANCE`.
     """
     try:
         import onnx
@@ -55,9 +58,9 @@ def export_onnx(model: ActionUnitRegressor, path: str | PathLike[str], faces: to
             f"a model cannot be written as ONNX ({error})", remedy='Install it: pip install onnx "explllm[aus]".'
         ) from error
     weights = sum(weight.numel() * 4 for weight in model.parameters())
-    if weights > _LARGEST:
+    if weights > _MAX_BYTES:
         raise ConfigError(
-            f"weights of {weights / 1e9:.1f} GB, and ONNX files hold 2 GB", remedy="Train a smaller encoder."
+            f"the weights take {weights / 1e9:.1f} GB; an ONNX file holds 2 GB", remedy="Train a smaller encoder."
         )
     model = copy.deepcopy(model).to("cpu", torch.float32).eval()
     size = model.image.size
@@ -66,13 +69,13 @@ def export_onnx(model: ActionUnitRegressor, path: str | PathLike[str], faces: to
     with atomic_write(path) as partial:
         try:
             _trace(model, random[:2], partial)
-            held = onnx.load(str(partial))
-            onnx.helper.set_model_props(held, _metadata(model))
-            onnx.save(held, str(partial))
+            graph = onnx.load(str(partial))
+            onnx.helper.set_model_props(graph, _metadata(model))
+            onnx.save(graph, str(partial))
             difference = onnx_difference(model, partial, compared)
         except InputError:
             raise
-        except Exception as error:  # what an encoder's trace may meet in three libraries has no common base below it
+        except Exception as error:  # the three libraries' errors have no common base class below it
             raise CheckpointError(
                 f"the model cannot be written as ONNX ({type(error).__name__}: {error})",
                 where=path,
@@ -89,8 +92,8 @@ def export_onnx(model: ActionUnitRegressor, path: str | PathLike[str], faces: to
 
 def _trace(model: ActionUnitRegressor, example: torch.Tensor, path: Path) -> None:
     with warnings.catch_warnings():
-        # It traces (onnxscript, which the newer exporter needs, is one more package), and says so at length. What a
-        # trace might get wrong, other batch sizes, is compared afterwards.
+        # The exporter warns that it traces. The newer exporter needs one more package, onnxscript. The comparison
+        # afterwards covers what a trace can get wrong: other batch sizes.
         warnings.simplefilter("ignore")
         torch.onnx.export(
             model,
@@ -119,7 +122,7 @@ def _metadata(model: ActionUnitRegressor) -> dict[str, str]:
 
 
 def onnx_difference(model: ActionUnitRegressor, path: str | PathLike[str], pixel_values: torch.Tensor) -> float:
-    """Compare a file's estimates with a model's.
+    """Compare the estimates of a file and a model.
 
     Args:
         model: The model, on the CPU, in float32.
@@ -127,7 +130,7 @@ def onnx_difference(model: ActionUnitRegressor, path: str | PathLike[str], pixel
         pixel_values: (B, 3, H, W).
 
     Returns:
-        The greatest difference over all units and images, taken one by one and as a batch.
+        The maximum difference over all units and images, run one by one and as a batch.
     """
     session = open_session(Path(path), "cpu")
     with torch.no_grad():

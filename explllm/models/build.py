@@ -1,9 +1,9 @@
-"""New models: from settings to configuration, tokenizer and parts. The presets are here."""
+"""New models: presets, and the way from settings to configuration, tokenizer and parts."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from types import MappingProxyType
-from typing import Any, Literal, cast
+from typing import Any, Literal, NamedTuple, cast
 
 import numpy as np
 import torch
@@ -18,66 +18,65 @@ from explllm.core.errors import ConfigError
 from explllm.core.expressions import Expression, LabelSet
 from explllm.explanations.rule_writer import RuleWriter
 from explllm.faces.pixels import ImagePreset
-from explllm.models import storage
 from explllm.models.configuration import ExpLLMConfig, Train
 from explllm.models.explllm import ExpLLM
 from explllm.models.lora import LoraSettings
-from explllm.models.vision import vision_part, vision_shape
+from explllm.models.pretrained import base_config, load_language, load_vision
+from explllm.models.vision import vision_shape, vision_tower_config
 
 PresetName = Literal["tiny", "vicuna-7b"]
 
 
 @dataclass
 class NetworkSettings:
-    """The parts of an ExpLLM. What is left out is as in the preset."""
+    """The parts of an ExpLLM. Settings that are None take the preset's value."""
 
     preset: PresetName = "vicuna-7b"
-    """``vicuna-7b``: the paper's set-up. ``tiny``: random weights and an own tokenizer, trains on two CPU cores."""
+    """``vicuna-7b``: the paper's setup. ``tiny``: random weights and a new tokenizer; trains on two CPU cores."""
     vision: str | dict[str, Any] | None = None
-    """Vision encoder: a Hugging Face name or folder with weights, or the fields of its configuration (``model_type``
-    and others) for random weights."""
+    """Vision encoder: a Hugging Face name or folder of pretrained weights, or configuration fields (``model_type`` and
+    others) for random weights."""
     vision_revision: str | None = None
     """Revision of the encoder on the hub."""
     vision_train: Train | None = None
     """What trains in the encoder."""
     vision_drop_path: float = 0.0
-    """Stochastic depth in the encoder: share of a micro-batch whose residuals each block leaves out in training. With
-    one conversation in a micro-batch it does nothing."""
+    """Stochastic depth in the encoder: share of samples whose residual each block drops in training. It has no effect
+    with one conversation per micro-batch."""
     vision_lora: LoraSettings = field(default_factory=LoraSettings)
-    """LoRA in the encoder, where it trains by LoRA."""
+    """LoRA in the encoder, if `vision_train` is ``lora``."""
     language: str | dict[str, Any] | None = None
-    """Causal language model: as for the encoder."""
+    """Causal language model, given as the encoder is."""
     language_revision: str | None = None
     """Revision of the language model on the hub."""
     language_train: Train | None = None
     """What trains in the language model."""
     language_lora: LoraSettings = field(default_factory=LoraSettings)
-    """LoRA in the language model, where it trains by LoRA."""
+    """LoRA in the language model, if `language_train` is ``lora``."""
     projector_train: Train | None = None
     """``full`` or ``frozen``."""
     projector_layers: int = 2
-    """Linear layers of the projector, GELU between them."""
+    """Number of linear layers in the projector, with GELU between them."""
     image_preset: str | None = None
     """Preprocessing: one of `explllm.faces.pixels.IMAGE_PRESETS`."""
     image_size: int | None = None
-    """Width and height that images are brought to, in pixels; by default the image preset's."""
+    """Width and height of preprocessed images, in pixels; by default the image preset's."""
     chat_format: str | None = None
     """Chat format: one of `explllm.conversation.messages.FORMATS`."""
     vocabulary: int | None = None
-    """Greatest size of the tokenizer trained for a language model with random weights, in tokens."""
+    """Maximum vocabulary size of the tokenizer that is trained for a language model with random weights."""
     labels: str | list[str] | None = None
-    """The expressions to tell apart: the name of a label set (``rafdb``, ``affectnet8``, ...) or words in index order;
-    by default those of the training data."""
+    """Expressions to distinguish: the name of a label set (``rafdb``, ``affectnet8``, ...) or words in index order; by
+    default those of the training data."""
     base_dtype: Literal["float32", "bfloat16", "float16"] | None = None
-    """Type of frozen base weights; what trains is always float32."""
+    """Type of frozen base weights. Trainable weights are always float32."""
     load_in_4bit: bool = False
-    """Bring the frozen weights of a named language model to 4 bits (bitsandbytes), for training on one GPU of 24 GB."""
+    """Quantize the frozen weights of a pretrained language model to 4-bit (bitsandbytes), for a GPU of 24 GB."""
 
     def resolved(self) -> "NetworkSettings":
-        """Return the settings with the preset's value wherever none was given."""
-        preset = PRESETS[self.preset]
-        given = {item.name: getattr(self, item.name) for item in fields(self)}
-        return replace(preset, **{name: value for name, value in given.items() if value is not None})
+        """Return the settings with the preset's value for each setting that is None."""
+        values = {item.name: getattr(self, item.name) for item in fields(self)}
+        return replace(PRESETS[self.preset], **{name: value for name, value in values.items() if value is not None})
 
 
 PRESETS: Mapping[str, NetworkSettings] = MappingProxyType(
@@ -107,8 +106,8 @@ PRESETS: Mapping[str, NetworkSettings] = MappingProxyType(
                 "num_attention_heads": 4,
                 "num_key_value_heads": 4,
                 "max_position_embeddings": 1024,
-                # 1 / sqrt(hidden size): transformers' default of 0.02 suits wide models and leaves the signals in a
-                # narrow one so small that it learns at a fraction of the speed.
+                # 1 / sqrt(hidden size). The default of transformers, 0.02, suits wide models. In a narrow one the
+                # activations become so small that it learns much more slowly.
                 "initializer_range": 0.09,
             },
             language_train="full",
@@ -121,7 +120,7 @@ PRESETS: Mapping[str, NetworkSettings] = MappingProxyType(
         ),
     }
 )
-"""Whole settings by name."""
+"""Complete settings by name."""
 
 ARCHITECTURES: Mapping[str, Mapping[str, Any]] = MappingProxyType(
     {
@@ -145,29 +144,35 @@ ARCHITECTURES: Mapping[str, Mapping[str, Any]] = MappingProxyType(
         },
     }
 )
-"""What stands behind the names in the presets, as their configurations on the hub have it; lets `outline` do without
-the hub."""
+"""Configurations of the presets' base models, as on the hub. `build_on_meta` uses them to avoid downloads."""
 
 
-def build_config(settings: NetworkSettings) -> tuple[ExpLLMConfig, PreTrainedTokenizerBase]:
-    """Make configuration and tokenizer; no weights are needed or loaded.
+class ConfigAndTokenizer(NamedTuple):
+    """Everything that a new model needs besides weights."""
+
+    config: ExpLLMConfig
+    tokenizer: PreTrainedTokenizerBase
+
+
+def build_config(settings: NetworkSettings) -> ConfigAndTokenizer:
+    """Create the configuration and the tokenizer of a new model, without loading weights.
 
     Args:
         settings: The parts.
 
     Returns:
-        The configuration and the tokenizer that fits it.
+        The configuration and its tokenizer.
 
     Raises:
-        ConfigError: If parts do not fit each other or are unknown.
-        CheckpointError: If a named part cannot be read.
+        ConfigError: If a part is unknown, or parts do not fit each other.
+        CheckpointError: If the configuration or tokenizer of a pretrained part cannot be read.
     """
     settings = settings.resolved()
     chat_format = cast(str, settings.chat_format)
     vision_config, vision_base = part_config(settings.vision, settings.vision_revision, "vision")
-    # The commit that a name on the hub stood for today, so that the model can be put together again.
+    # The commit the name refers to today. Saved with the model, it identifies the same base weights later.
     vision_revision = settings.vision_revision or getattr(vision_config, "_commit_hash", None)
-    vision_config = vision_part(vision_config)
+    vision_config = vision_tower_config(vision_config)
     text_config, text_base = part_config(settings.language, settings.language_revision, "language")
     text_revision = settings.language_revision or getattr(text_config, "_commit_hash", None)
     if text_base is None:
@@ -200,70 +205,70 @@ def build_config(settings: NetworkSettings) -> tuple[ExpLLMConfig, PreTrainedTok
         chat_format=chat_format,
         labels=_labels(settings.labels),
     )
-    return config, tokenizer
+    return ConfigAndTokenizer(config, tokenizer)
 
 
-def build(settings: NetworkSettings, prepared: tuple[ExpLLMConfig, PreTrainedTokenizerBase] | None = None) -> ExpLLM:
-    """Make a new model: base weights are loaded where they are named, the rest is random (seed it before).
+def build(settings: NetworkSettings, prepared: ConfigAndTokenizer | None = None) -> ExpLLM:
+    """Create a new model. Pretrained parts are loaded; other weights are random (seed PyTorch before).
 
     Args:
         settings: The parts.
-        prepared: What `build_config` gave for these settings, if it was called before.
+        prepared: The result of `build_config` for these settings; by default it is computed here.
 
     Returns:
         The model, in evaluation mode.
 
     Raises:
         ConfigError: If parts do not fit each other.
-        CheckpointError: If a named part cannot be loaded.
+        CheckpointError: If a pretrained part cannot be loaded.
     """
     settings = settings.resolved()
     config, tokenizer = prepared or build_config(settings)
     dtype = getattr(torch, settings.base_dtype) if settings.base_dtype else None
-    if settings.load_in_4bit and not may_be_4bit(settings):
+    if settings.load_in_4bit and not supports_4bit(settings):
         raise ConfigError(
-            "4-bit weights are for a named language model that is `frozen` or trains by `lora`",
+            "4-bit weights require a pretrained language model that is `frozen` or trains by `lora`",
             remedy="Set load_in_4bit to false, or language_train to lora.",
         )
     vision = language = None
     if config.vision_base:
-        vision = storage.load_vision(config.vision_base, config.vision_revision, dtype)
+        vision = load_vision(config.vision_base, config.vision_revision, dtype)
     if config.text_base:
-        language = storage.load_language(config.text_base, config.text_revision, dtype, settings.load_in_4bit)
+        language = load_language(config.text_base, config.text_revision, dtype, settings.load_in_4bit)
     return ExpLLM(config, tokenizer, vision, language)
 
 
-def may_be_4bit(settings: NetworkSettings) -> bool:
-    """Tell whether the language model's base weights can be brought to 4 bits: they are named, and do not train."""
+def supports_4bit(settings: NetworkSettings) -> bool:
+    """Return whether the language model can be quantized to 4-bit: it is pretrained, and its base does not train."""
     return isinstance(settings.language, str) and settings.language_train != "full"
 
 
-def outline(settings: NetworkSettings) -> ExpLLM:
-    """Make a model on the meta device: every part and shape, no weights; the presets' bases need no download either.
+def build_on_meta(settings: NetworkSettings) -> ExpLLM:
+    """Create a model on the meta device: all parts and shapes, without weights. Presets need no download.
 
-    Its tokenizer is a stand-in, as tokenizers come with the weights.
+    Its tokenizer is a placeholder, since a pretrained tokenizer would need a download.
 
     Args:
         settings: The parts.
 
     Returns:
-        The model without weights.
+        The model, without weights.
 
     Raises:
-        ConfigError: If parts do not fit each other or are unknown.
-        CheckpointError: If the configuration of a named part cannot be read.
+        ConfigError: If a part is unknown, or parts do not fit each other.
+        CheckpointError: If the configuration of a pretrained part cannot be read.
     """
     settings = settings.resolved()
     vision, _ = part_config(architecture(settings.vision), settings.vision_revision, "vision")
     language, _ = part_config(architecture(settings.language), settings.language_revision, "language")
-    fields = replace(
+    from_fields = replace(
         settings,
-        vision=config_fields(vision_part(vision)),
+        vision=config_fields(vision_tower_config(vision)),
         language=config_fields(language),
         vision_revision=None,
         language_revision=None,
     )
-    config, tokenizer = build_config(fields)
+    config, tokenizer = build_config(from_fields)
     if settings.vocabulary is None or isinstance(settings.language, str):
         config.text_config.vocab_size = language.vocab_size
     with torch.device("meta"):
@@ -271,59 +276,59 @@ def outline(settings: NetworkSettings) -> ExpLLM:
 
 
 def architecture(part: str | dict[str, Any] | None) -> str | dict[str, Any] | None:
-    """Return what stands behind a name in the presets, so that the hub is not needed; any other part as it is."""
+    """Return the configuration fields of a preset's base model, and any other part unchanged."""
     return dict(ARCHITECTURES[part]) if isinstance(part, str) and part in ARCHITECTURES else part
 
 
 def config_fields(config: PreTrainedConfig) -> dict[str, Any]:
-    """Return a configuration as the settings of a part with random weights."""
+    """Return the configuration fields of a part, for random weights."""
     return {**config.to_dict(), "model_type": config.model_type}
 
 
 def small_tokenizer(vocabulary: int, chat_format: str) -> PreTrainedTokenizerBase:
-    """Train the tokenizer of models with random weights on what the offline writer writes.
+    """Train the tokenizer of models with random weights on texts of the rule-based writer.
 
     Args:
-        vocabulary: Greatest size, in tokens.
+        vocabulary: Maximum vocabulary size.
         chat_format: The chat format.
 
     Returns:
-        The tokenizer; equal arguments give an equal one.
+        The tokenizer. Equal arguments give equal tokenizers.
     """
-    writer, draw = RuleWriter(), np.random.default_rng(0)
+    writer, random = RuleWriter(), np.random.default_rng(0)
     texts = []
     for number, expression in enumerate(list(Expression) * 60):
-        intensities = draw.uniform(0, 1, len(FEAFA)) * (draw.uniform(size=len(FEAFA)) < 0.3)
+        intensities = random.uniform(0, 1, len(FEAFA)) * (random.uniform(size=len(FEAFA)) < 0.3)
         texts.append(writer.write(intensities.tolist(), expression, seed=number).text)
-    spoken = " ".join(str(message["content"]) for message in [*explanation("Neutral"), *caption()])
-    return train_tokenizer([*texts, *[spoken] * 60], [str(label) for label in Expression], vocabulary, chat_format)
+    prompts = " ".join(str(message["content"]) for message in [*explanation("Neutral"), *caption()])
+    return train_tokenizer([*texts, *[prompts] * 60], [str(label) for label in Expression], vocabulary, chat_format)
 
 
 def part_config(
     part: str | dict[str, Any] | None, revision: str | None, role: str
 ) -> tuple[PreTrainedConfig, str | None]:
-    """Return the configuration of a part, and the name of its base weights.
+    """Return a part's configuration and the name of its base weights.
 
     Args:
-        part: A Hugging Face name or folder, or the fields of a configuration for random weights.
+        part: A Hugging Face name or folder, or configuration fields for random weights.
         revision: Revision of a name on the hub.
-        role: What the part is, for messages.
+        role: The part's name in error messages.
 
     Returns:
-        The configuration; the name, or None for random weights.
+        The configuration, and the name or None for random weights.
 
     Raises:
-        ConfigError: If there is no such kind of model.
-        CheckpointError: If the configuration of a named part cannot be read.
+        ConfigError: If `model_type` is unknown.
+        CheckpointError: If the configuration of a pretrained part cannot be read.
     """
     if isinstance(part, str):
-        return storage.base_config(part, revision), part
+        return base_config(part, revision), part
     values = dict(part or {})
     kind = values.pop("model_type", None)
     if kind not in CONFIG_MAPPING:
         raise ConfigError(
-            f"{role}: {kind!r} is no model_type that transformers knows",
-            remedy="Give a Hugging Face name or folder, or a mapping with a `model_type` such as dinov2 or llama.",
+            f"{role}: {kind!r} is not a model_type that transformers supports",
+            remedy="Set a Hugging Face name or folder, or a mapping with a `model_type` such as dinov2 or llama.",
         )
     return CONFIG_MAPPING[kind](**values), None
 
@@ -335,11 +340,11 @@ def _labels(labels: str | Sequence[str] | None) -> list[str] | None:
         return None
     parsed = [str(Expression.parse(label)) for label in labels]
     if len(set(parsed)) < len(parsed):
-        raise ConfigError(f"labels name an expression twice: {', '.join(labels)}", remedy="Name each one once.")
+        raise ConfigError(f"labels repeat an expression: {', '.join(labels)}", remedy="Name each expression once.")
     return parsed
 
 
-def labels_of(expressions: Sequence[str]) -> list[Expression]:
-    """Return the distinct expressions of a column in the paper's order, as the default labels of a model."""
+def distinct_expressions(expressions: Sequence[str]) -> list[Expression]:
+    """Return the distinct expressions of a column in the paper's order: the default labels of a model."""
     present = set(expressions)
     return [expression for expression in Expression if str(expression) in present]

@@ -1,4 +1,8 @@
-"""A small convolutional encoder for faces, trained from scratch where no pretrained encoder is at hand."""
+"""A small convolutional encoder for faces, to train from scratch without a pretrained encoder.
+
+Shape legend:
+    B batch, H and W image height and width, C channels
+"""
 
 from typing import Any
 
@@ -14,11 +18,11 @@ class ConvEncoderConfig(PreTrainedConfig):
     model_type = "explllm_conv"
 
     num_channels: int = 3
-    """Channels of the input; with 1, the three channels of an image are averaged (gray)."""
+    """Input channels: 3, or 1 to average the image's three channels (grayscale)."""
     hidden_sizes: list[int] | tuple[int, ...] = (32, 64, 128, 256)
-    """Channels after each block; each block halves height and width."""
+    """Channels after each block. Each block halves height and width."""
     depths: list[int] | tuple[int, ...] = (1, 1, 1, 1)
-    """Convolutions in each block; those after the first have a residual connection."""
+    """Convolutions in each block. All but the first have a residual connection."""
     dropout: float = 0.0
     """Probability that a whole channel of a block's output is zeroed in training."""
 
@@ -56,13 +60,13 @@ class ConvEncoder(PreTrainedModel):
                 for before, after, depth in zip(widths[:-1], widths[1:], config.depths, strict=True)
             )
         )
-        # Channels last: convolutions on a CPU take about half the time so.
+        # With channels last, convolutions on a CPU take about half the time.
         self.blocks.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.post_init()
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
-        # He initialization of the convolutions; the rest keeps PyTorch's own.
+        # He initialization for convolutions; PyTorch's default for the other layers.
         if isinstance(module, nn.Conv2d):
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
@@ -70,7 +74,7 @@ class ConvEncoder(PreTrainedModel):
         """Encode images.
 
         Args:
-            pixel_values: (B, 3, H, W), H and W multiples of 2 to the number of blocks.
+            pixel_values: (B, 3, H, W), where 2 ** (number of blocks) divides H and W.
 
         Returns:
             ``last_hidden_state`` (B, C, H', W').

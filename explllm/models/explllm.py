@@ -1,8 +1,13 @@
-"""ExpLLM: vision encoder, projector and language model (paper, Section III-C-1), as one Hugging Face model."""
+"""ExpLLM: vision encoder, projector and language model (paper, Section III-C-1) as one Hugging Face model.
+
+Shape legend:
+    B batch, T text and image tokens, N image tokens per image, D width of the language model, V vocabulary,
+    S supervised tokens of the whole batch, H and W image height and width
+"""
 
 from collections.abc import Iterator, Sequence
 from os import PathLike
-from typing import Any, Literal, overload
+from typing import Any, Literal, cast, overload
 
 import torch
 from torch import nn
@@ -14,24 +19,41 @@ from explllm.core.expressions import Expression
 from explllm.explanations.chain_of_thought import ChainOfThought
 from explllm.faces.pixels import ImagePreset, ImageSource
 from explllm.models import generation, storage
-from explllm.models.configuration import ExpLLMConfig, Train
-from explllm.models.drop_path import add_drop_path
-from explllm.models.lora import LoraSettings, add_lora, is_lora
+from explllm.models.configuration import ExpLLMConfig
+from explllm.models.generation import Recognition
+from explllm.models.lora import LoraSettings, add_lora
 from explllm.models.loss import ExpLLMOutput, answer_positions, conversation_loss
-from explllm.models.projector import Projector
-from explllm.models.recognition import Recognition
-from explllm.models.vision import image_features, vision_shape
+from explllm.models.parts import MultiPartModel, Part
+from explllm.models.vision import Projector, add_drop_path, image_features, vision_shape
 
-Part = Literal["vision", "projector", "language"]
+PartName = Literal["vision", "projector", "language"]
 
-# Output heads that scale or cap their logits: there the language model's own forward makes them.
+# Models with these settings scale or cap their logits in their own forward method.
 _SPECIAL_HEADS = ("final_logit_softcapping", "logit_scale", "logits_scaling")
 
 
-class ExpLLM(PreTrainedModel):
+class ExpLLM(MultiPartModel, PreTrainedModel):
     """Recognizes a facial expression and explains it.
 
-    ``ExpLLM.from_pretrained(folder)`` opens a trained model; `explllm.models.build.build` makes a new one.
+    `from_pretrained` opens a trained model; `explllm.models.build.build` creates a new one.
+
+    Examples:
+        A tiny model with random weights, saved and loaded, and a drawn face:
+
+        >>> import tempfile
+        >>> from explllm import ExpLLM
+        >>> from explllm.drawn_faces.generate import draw_faces
+        >>> from explllm.models.build import NetworkSettings, build
+        >>> folder = tempfile.TemporaryDirectory()
+        >>> build(NetworkSettings(preset="tiny", labels="rafdb")).save_pretrained(f"{folder.name}/model")
+        >>> model = ExpLLM.from_pretrained(f"{folder.name}/model")
+        >>> faces = draw_faces(f"{folder.name}/faces", train=0, val=0, test=1, size=64)
+        >>> [recognition] = model.recognize(faces.image_path(0))
+        >>> len(recognition.probabilities)
+        7
+        >>> type(model.explain(faces.image_path(0), max_new_tokens=2)).__name__
+        'ChainOfThought'
+        >>> folder.cleanup()
     """
 
     config_class = ExpLLMConfig
@@ -46,16 +68,16 @@ class ExpLLM(PreTrainedModel):
         vision: PreTrainedModel | None = None,
         language: PreTrainedModel | None = None,
     ) -> None:
-        """Assemble the parts, put LoRA where the configuration asks for it, and freeze what does not train.
+        """Assemble the parts, add LoRA as configured, and freeze the other weights.
 
         Args:
             config: The configuration.
-            tokenizer: A tokenizer with the chat template and the image placeholder.
-            vision: An encoder with its weights; by default one with random weights.
-            language: A language model with its weights; by default one with random weights.
+            tokenizer: A tokenizer with a chat template and the image placeholder.
+            vision: A pretrained encoder; random weights by default.
+            language: A pretrained language model; random weights by default.
 
         Raises:
-            ConfigError: If a part has no layers for LoRA, or the tokenizer does not fit.
+            ConfigError: If no layer matches the LoRA targets, or the tokenizer lacks the template or the placeholder.
         """
         super().__init__(config)
         self.conversations = ConversationEncoder(tokenizer, config.image_tokens)
@@ -79,54 +101,30 @@ class ExpLLM(PreTrainedModel):
 
     @property
     def labels(self) -> tuple[Expression, ...]:
-        """The expressions that the model tells apart, in index order."""
+        """The expressions the model distinguishes, in index order."""
         return tuple(Expression(label) for label in self.config.labels or ())
 
-    def parts(self) -> dict[Part, tuple[nn.Module, Train, str | None]]:
-        """Return each part by name: the module, what trains in it, and where its base weights come from."""
-        config = self.config
+    def parts(self, config: ExpLLMConfig | None = None) -> dict[PartName, Part]:
+        """Return each part by name, as the model's configuration, or another one, trains it."""
+        config = config or cast(ExpLLMConfig, self.config)
         return {
-            "vision": (self.vision, config.vision_train, config.vision_base),
-            "projector": (self.projector, config.projector_train, None),
-            "language": (self.language, config.text_train, config.text_base),
+            "vision": Part(self.vision, config.vision_train, config.vision_base),
+            "projector": Part(self.projector, config.projector_train, None),
+            "language": Part(self.language, config.text_train, config.text_base),
         }
 
-    def freeze(self) -> dict[Part, int]:
-        """Set which weights train, by the configuration; trainable weights become float32.
-
-        Returns:
-            Number of trainable weights by part.
-        """
-        counts: dict[Part, int] = {}
-        for part, (module, train, _) in self.parts().items():
-            unused: frozenset[str] = frozenset()
-            if part == "vision" and train == "full":
-                unused = vision_shape(self.config.vision_config, self.image.size).unused
-            for name, weight in module.named_parameters():
-                weight.requires_grad_(
-                    (train == "full" and name not in unused) or (train == "lora" and is_lora(f".{name}"))
-                )
-                if weight.requires_grad:
-                    weight.data = weight.data.to(torch.float32)
-            counts[part] = sum(weight.numel() for weight in module.parameters() if weight.requires_grad)
-        return counts
-
-    def train(self, mode: bool = True) -> "ExpLLM":
-        """Switch dropout and batch statistics on or off; parts that are frozen stay in evaluation mode."""
-        super().train(mode)
-        for module, train, _ in self.parts().values():
-            if train == "frozen":
-                module.eval()
-        return self
+    def unused_weights(self, part: str) -> frozenset[str]:
+        """Return the encoder's parameters that do not affect its features."""
+        return vision_shape(self.config.vision_config, self.image.size).unused if part == "vision" else frozenset()
 
     def gradient_checkpointing_enable(
         self, gradient_checkpointing_kwargs: dict[str, Any] | None = None, **_: Any
     ) -> None:
-        """Trade time for memory: keep no activations inside encoder and language model layers."""
+        """Recompute activations inside encoder and language model layers: less memory, about a third more time."""
         options = gradient_checkpointing_kwargs or {"use_reentrant": False}
         for part in (self.vision, self.language):
             if part.supports_gradient_checkpointing:
-                # The newer name; older releases have the other one alone.
+                # transformers renamed the method; older releases have only the second name.
                 enable = getattr(part, "activation_checkpointing_enable", part.gradient_checkpointing_enable)
                 enable(options)
 
@@ -135,38 +133,38 @@ class ExpLLM(PreTrainedModel):
         return self.language.get_input_embeddings()
 
     def encode_image(self, pixel_values: torch.Tensor) -> torch.Tensor:
-        """Turn images into embeddings of the language model.
+        """Encode images as embeddings for the language model.
 
         Args:
             pixel_values: (B, 3, H, W).
 
         Returns:
-            (B, N, hidden size of the language model).
+            (B, N, D).
         """
         weights = next(self.vision.parameters())
         features = image_features(self.vision, pixel_values.to(device=weights.device, dtype=weights.dtype))
         return self.projector(features)
 
     def embed(self, input_ids: torch.Tensor, image_embeds: torch.Tensor) -> torch.Tensor:
-        """Embed tokens and put the images in the place of their placeholders, in order.
+        """Embed tokens and replace the placeholders by the image embeddings, in order.
 
         Args:
             input_ids: (B, T).
-            image_embeds: (images, N, H).
+            image_embeds: (images, N, D).
 
         Returns:
-            (B, T, H), in the type of the language model's embeddings.
+            (B, T, D), in the type of the language model's embeddings.
 
         Raises:
-            InputError: If the number of placeholders is not that of the image tokens.
+            InputError: If the number of placeholders differs from the number of image tokens.
         """
         placeholders = input_ids == self.config.image_token_id
-        found, given = int(placeholders.sum()), image_embeds.shape[0] * image_embeds.shape[1]
-        if found != given:
+        count, expected = int(placeholders.sum()), image_embeds.shape[0] * image_embeds.shape[1]
+        if count != expected:
             raise InputError(
-                f"{found} image placeholders in input_ids, but {given} image tokens "
+                f"{count} image placeholders in input_ids, but {expected} image tokens "
                 f"({image_embeds.shape[0]} images of {image_embeds.shape[1]})",
-                remedy=f"Put {image_embeds.shape[1]} placeholders (id {self.config.image_token_id}) for each image.",
+                remedy=f"Insert {image_embeds.shape[1]} placeholders (id {self.config.image_token_id}) per image.",
             )
         # The placeholder's id may lie outside the vocabulary (32000 of 32000 in the released weights).
         embeds = self.get_input_embeddings()(input_ids.masked_fill(placeholders, 0))
@@ -183,25 +181,21 @@ class ExpLLM(PreTrainedModel):
         """Predict the next token at each position of conversations about images.
 
         Args:
-            pixel_values: One image for each run of placeholders, in order.
-            input_ids: Tokens, with one placeholder for each image token.
-            attention_mask: 1 for tokens, 0 for padding; all 1 if missing.
-            labels: Tokens to predict, -100 where no loss is taken.
-            logits_at_labels_only: Compute logits only at supervised positions, which saves most of the work of the
-                output layer; needs `labels`.
+            pixel_values: (B, 3, H, W), one image per run of placeholders, in order.
+            input_ids: (B, T), with one placeholder per image token.
+            attention_mask: (B, T), 1 for tokens and 0 for padding; all 1 by default.
+            labels: (B, T), tokens to predict, -100 at positions without loss.
+            logits_at_labels_only: Compute logits only at supervised positions, which saves most of the output layer's
+                work. Requires `labels`.
 
         Returns:
-            ``loss`` (if labels are given): cross entropy, averaged inside each conversation first and then over the
-            conversations, as the released code trains with one conversation a step; and ``logits``.
+            ``loss`` (with `labels`): cross entropy, averaged within each conversation, then over conversations, as the
+            released code trains with one conversation per step. ``logits``: (B, T, V), or (S, V) in row order.
 
         Raises:
-            InputError: If the placeholders do not fit the images, or `logits_at_labels_only` comes without labels.
-
-        Shape legend:
-            pixel_values (B, 3, H, W); input_ids, attention_mask, labels (B, T); logits (B, T, V), or with
-            `logits_at_labels_only` (S, V) for the S supervised tokens in row order.
+            InputError: If the placeholders do not match the images, or `labels` are missing.
         """
-        embeds = self.embed(input_ids, self.encode_image(pixel_values))  # (B, T, H)
+        embeds = self.embed(input_ids, self.encode_image(pixel_values))  # (B, T, D)
         if any(getattr(self.config.text_config, name, None) for name in _SPECIAL_HEADS):
             logits = self.language(inputs_embeds=embeds, attention_mask=attention_mask, use_cache=False).logits
             head: nn.Module = nn.Identity()
@@ -221,16 +215,16 @@ class ExpLLM(PreTrainedModel):
         return ExpLLMOutput(loss=conversation_loss(answers, targets, rows, len(labels)), logits=logits)
 
     def recognize(self, images: ImageSource | Sequence[ImageSource], batch_size: int = 16) -> list[Recognition]:
-        """Tell the expression of faces.
+        """Recognize the expression of faces.
 
-        A class's probability is the likelihood of its whole label, normalized over the classes; nothing is sampled.
+        The probability of a class is the likelihood of its whole label, normalized over the classes, without sampling.
 
         Args:
             images: One image or several: paths, PIL images of any mode, or uint8 arrays, of any size.
-            batch_size: Images at a time.
+            batch_size: Images per batch.
 
         Returns:
-            One recognition for each image.
+            One recognition per image.
 
         Raises:
             InputError: If an image does not exist or cannot be read, or the model has no labels.
@@ -242,13 +236,16 @@ class ExpLLM(PreTrainedModel):
         ]
 
     def recognize_pixels(self, pixel_values: torch.Tensor) -> list[Recognition]:
-        """Tell the expression of faces that are preprocessed already.
+        """Recognize the expression of preprocessed faces.
 
         Args:
             pixel_values: (B, 3, H, W).
 
         Returns:
-            One recognition for each image.
+            One recognition per image.
+
+        Raises:
+            ConfigError: If the model has no labels.
         """
         if not self.labels:
             raise ConfigError("the model has no labels", remedy="Set `labels` in its config.json.")
@@ -268,15 +265,15 @@ class ExpLLM(PreTrainedModel):
     def explain(
         self, images: ImageSource | Sequence[ImageSource], max_new_tokens: int = 320, batch_size: int = 8
     ) -> ChainOfThought | list[ChainOfThought]:
-        """Explain the expression of faces: recognize first, then write the chain of thought after the label found.
+        """Explain the expression of faces: recognize it, then generate the chain of thought that follows the label.
 
         Args:
             images: One image or several, as for `recognize`.
-            max_new_tokens: Longest text, in tokens.
-            batch_size: Images at a time.
+            max_new_tokens: Maximum length of a text, in tokens.
+            batch_size: Images per batch.
 
         Returns:
-            A chain of thought for one image, a list of them for a list.
+            A chain of thought for one image, or a list for a list of images.
 
         Raises:
             InputError: If an image does not exist or cannot be read, or the model has no labels.
@@ -291,27 +288,27 @@ class ExpLLM(PreTrainedModel):
     def explain_pixels(
         self, pixel_values: torch.Tensor, labels: Sequence[Expression], max_new_tokens: int = 320
     ) -> list[ChainOfThought]:
-        """Write the chains of thought of preprocessed faces after given labels.
+        """Generate the chains of thought of preprocessed faces, given their labels.
 
         Args:
             pixel_values: (B, 3, H, W).
-            labels: The answer of the first round, for each image.
-            max_new_tokens: Longest text, in tokens.
+            labels: The answer of the first round for each image.
+            max_new_tokens: Maximum length of a text, in tokens.
 
         Returns:
-            One chain of thought for each image.
+            One chain of thought per image.
         """
         return [ChainOfThought.parse(text) for text in generation.explain(self, pixel_values, labels, max_new_tokens)]
 
     def stream(self, image: ImageSource, max_new_tokens: int = 320) -> Iterator[str]:
-        """Write the chain of thought of one face piece by piece, as it is generated.
+        """Generate the chain of thought of one face piece by piece.
 
         Args:
             image: As for `recognize`.
-            max_new_tokens: Longest text, in tokens.
+            max_new_tokens: Maximum length of a text, in tokens.
 
         Yields:
-            Pieces of text; joined, they are the text of `explain`.
+            Pieces of text that join to the text of `explain`.
         """
         pixels = self.image(image).unsqueeze(0)
         label = self.recognize_pixels(pixels)[0].expression
@@ -320,7 +317,7 @@ class ExpLLM(PreTrainedModel):
     def save_pretrained(  # type: ignore[override]
         self, save_directory: str | PathLike[str], include_base: bool = False, merge: bool = False, **_: Any
     ) -> None:
-        """Write the model's folder: configuration, trained weights, tokenizer with its template. See `storage.save`."""
+        """Save configuration, trained weights and tokenizer to a folder. See `explllm.models.storage.save`."""
         storage.save(self, save_directory, include_base=include_base, merge=merge)
 
     @classmethod
@@ -334,14 +331,14 @@ class ExpLLM(PreTrainedModel):
         load_in_4bit: bool = False,
         **_: Any,
     ) -> "ExpLLM":
-        """Open a model's folder. See `storage.load` for the errors.
+        """Load a model from its folder. See `explllm.models.storage.load` for the errors.
 
         Args:
             pretrained_model_name_or_path: A folder, or the name of a repository on the Hugging Face hub.
             revision: The revision on the hub.
             dtype: Type of the frozen base weights; by default that of their files.
-            device: Where the weights go; by default the CPU.
-            load_in_4bit: Bring the language model's base weights to 4 bits (needs bitsandbytes).
+            device: Device of the weights; by default the CPU.
+            load_in_4bit: Quantize the language model's base weights to 4-bit (requires bitsandbytes).
 
         Returns:
             The model, in evaluation mode.

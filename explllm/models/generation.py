@@ -1,6 +1,11 @@
-"""Inference: the likelihood of labels from one prefill, and chains of thought by greedy generation."""
+"""Inference: the likelihood of each label from one prefill, and chains of thought by greedy decoding.
+
+Shape legend:
+    B batch, T text and image tokens, K labels, L tokens of the longest label, H and W image height and width
+"""
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from threading import Thread
 from typing import TYPE_CHECKING, Any, cast
 
@@ -15,15 +20,36 @@ if TYPE_CHECKING:
     from explllm.models.explllm import ExpLLM
 
 
+@dataclass(frozen=True)
+class Recognition:
+    """The expression of one face."""
+
+    expression: Expression
+    """The most likely class."""
+    probabilities: dict[Expression, float]
+    """The probability of each class, in index order. They sum to 1."""
+
+    @classmethod
+    def of(cls, labels: Sequence[Expression], probabilities: Sequence[float]) -> "Recognition":
+        """Pair classes with their probabilities. In a tie, the first class wins."""
+        pairs = dict(zip(labels, probabilities, strict=True))
+        return cls(max(pairs, key=pairs.__getitem__), pairs)
+
+    @property
+    def confidence(self) -> float:
+        """The probability of `expression`."""
+        return self.probabilities[self.expression]
+
+
 @torch.inference_mode()
 def label_log_likelihoods(model: "ExpLLM", pixel_values: torch.Tensor) -> torch.Tensor:
     """Score every label as the answer to the recognition prompt.
 
-    The image and the prompt go through the model once; one short pass over all labels, end token included, continues
+    The image and the prompt are prefilled once. One short forward pass over all labels, end token included, continues
     from the cache.
 
     Args:
-        model: The model; its labels are scored.
+        model: The model, with labels.
         pixel_values: (B, 3, H, W).
 
     Returns:
@@ -44,12 +70,12 @@ def label_log_likelihoods(model: "ExpLLM", pixel_values: torch.Tensor) -> torch.
         return first
     cache = prefill.past_key_values
     cache.batch_repeat_interleave(labels)
-    # Padding after a label is masked by causality: nothing that is scored comes behind it.
+    # Padding follows the label's tokens, so the causal mask hides it from them.
     inputs = targets[:, :-1].clamp(min=0).repeat(faces, 1)  # (B * K, L - 1)
     mask = torch.ones(len(inputs), len(prompt) + length - 1, dtype=torch.long, device=device)
-    following = language(input_ids=inputs, attention_mask=mask, past_key_values=cache, use_cache=True).logits
+    logits = language(input_ids=inputs, attention_mask=mask, past_key_values=cache, use_cache=True).logits
     later = targets[:, 1:].repeat(faces, 1)  # (B * K, L - 1)
-    scores = following.float().log_softmax(-1).gather(-1, later.clamp(min=0).unsqueeze(-1)).squeeze(-1)
+    scores = logits.float().log_softmax(-1).gather(-1, later.clamp(min=0).unsqueeze(-1)).squeeze(-1)
     return first + scores.masked_fill(later == IGNORED, 0).sum(1).view(faces, labels)
 
 
@@ -57,39 +83,39 @@ def label_log_likelihoods(model: "ExpLLM", pixel_values: torch.Tensor) -> torch.
 def explain(
     model: "ExpLLM", pixel_values: torch.Tensor, labels: Sequence[Expression], max_new_tokens: int
 ) -> list[str]:
-    """Generate the second round of the CoT conversation greedily, after given labels.
+    """Generate the second round of the CoT conversation greedily, after the given labels.
 
-    Prompts are padded on the left, so that a batch answers as its rows would alone.
+    Prompts are padded on the left; a face gets the same answer in a batch as alone.
 
     Args:
         model: The model.
         pixel_values: (B, 3, H, W).
-        labels: The first round's answers, B of them.
-        max_new_tokens: Longest answer, in tokens.
+        labels: The B answers of the first round.
+        max_new_tokens: Maximum length of an answer, in tokens.
 
     Returns:
         B texts.
     """
-    generated = _generate(model)(**_prompt(model, pixel_values, labels, max_new_tokens))
+    generated = _generate(model)(**_generation_inputs(model, pixel_values, labels, max_new_tokens))
     return [model.conversations.decode(row) for row in generated]
 
 
 def stream(model: "ExpLLM", pixel_values: torch.Tensor, label: Expression, max_new_tokens: int) -> Iterator[str]:
-    """Generate as `explain` does for one image, and yield pieces of text as they come.
+    """Generate as `explain` does for one image, and yield the text piece by piece.
 
     Args:
         model: The model.
         pixel_values: (1, 3, H, W).
-        label: The first round's answer.
-        max_new_tokens: Longest answer, in tokens.
+        label: The answer of the first round.
+        max_new_tokens: Maximum length of the answer, in tokens.
 
     Yields:
         Pieces of text.
     """
-    # HF's streamer first receives the prompt where there is one; with embeddings there is none to skip.
+    # Generation from embeddings passes no prompt to the streamer.
     streamer = TextIteratorStreamer(model.tokenizer, skip_prompt=False, skip_special_tokens=True)
     with torch.inference_mode():
-        inputs = _prompt(model, pixel_values, [label], max_new_tokens)
+        inputs = _generation_inputs(model, pixel_values, [label], max_new_tokens)
     failure: list[BaseException] = []
 
     def generate() -> None:
@@ -118,7 +144,7 @@ def _generate(model: "ExpLLM") -> Callable[..., torch.Tensor]:
     return cast(Callable[..., torch.Tensor], model.language.generate)
 
 
-def _prompt(
+def _generation_inputs(
     model: "ExpLLM", pixel_values: torch.Tensor, labels: Sequence[Expression], max_new_tokens: int
 ) -> dict[str, Any]:
     conversations = model.conversations
@@ -130,7 +156,7 @@ def _prompt(
         "attention_mask": batch.attention_mask.to(device),
         "max_new_tokens": max_new_tokens,
         "do_sample": False,
-        # A base model's own sampling settings must not reach a greedy answer.
+        # The base model's own sampling settings do not apply to greedy decoding.
         "temperature": None,
         "top_p": None,
         "top_k": None,

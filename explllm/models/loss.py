@@ -1,4 +1,8 @@
-"""The training loss: answer tokens only, averaged inside each conversation and then over the conversations."""
+"""Training loss: cross entropy on answer tokens, averaged within each conversation, then over conversations.
+
+Shape legend:
+    B batch, T tokens, S supervised tokens of the whole batch, V vocabulary
+"""
 
 from dataclasses import dataclass
 
@@ -11,22 +15,22 @@ from explllm.conversation.encoder import IGNORED
 
 @dataclass
 class ExpLLMOutput(ModelOutput):
-    """What `ExpLLM.forward` returns."""
+    """Output of `ExpLLM.forward`."""
 
     loss: torch.Tensor | None = None
     """Scalar, float32."""
     logits: torch.Tensor | None = None
-    """(B, T, V), or (S, V) at the supervised positions only."""
+    """(B, T, V), or (S, V) with `logits_at_labels_only`."""
 
 
 def answer_positions(labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Find where answer tokens are predicted: one position before each of them.
+    """Find the positions that predict answer tokens: one before each answer token.
 
     Args:
-        labels: (B, T), -100 where no loss is taken.
+        labels: (B, T), -100 at positions without loss.
 
     Returns:
-        Rows (S,), columns (S,) of the predicting positions and the tokens (S,) to predict, in row order.
+        Rows (S,) and columns (S,) of the predicting positions, and the target tokens (S,), in row order.
     """
     following = labels[:, 1:]
     rows, columns = (following != IGNORED).nonzero(as_tuple=True)
@@ -36,15 +40,15 @@ def answer_positions(labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, 
 def conversation_loss(
     logits: torch.Tensor, targets: torch.Tensor, rows: torch.Tensor, conversations: int
 ) -> torch.Tensor:
-    """Average the cross entropy inside each conversation first and then over the conversations.
+    """Average the cross entropy within each conversation, then over conversations.
 
-    A plain mean over the tokens of a batch would drown a one-word label in the words of a chain of thought.
+    In a plain mean over tokens, a long chain of thought would outweigh a one-word label.
 
     Args:
         logits: (S, V) at the supervised positions.
-        targets: (S,) tokens to predict.
-        rows: (S,) the conversation that each belongs to.
-        conversations: Conversations B in the batch; one without any supervised token counts as 0.
+        targets: (S,) target tokens.
+        rows: (S,) index of each token's conversation.
+        conversations: Number of conversations B; one without supervised tokens contributes 0.
 
     Returns:
         Scalar, float32.

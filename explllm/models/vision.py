@@ -1,4 +1,8 @@
-"""Any Hugging Face vision encoder as a source of image tokens."""
+"""From pixels to image tokens: any Hugging Face vision encoder, its stochastic depth, and the projector.
+
+Shape legend:
+    B batch, H and W image height and width, N image tokens, C width of the encoder, D width of the language model
+"""
 
 from typing import NamedTuple
 
@@ -10,18 +14,18 @@ from explllm.core.errors import ConfigError
 
 
 class VisionShape(NamedTuple):
-    """What an encoder makes of one image."""
+    """The output of a vision encoder for one image."""
 
     tokens: int
-    """Image tokens."""
+    """Number of image tokens N."""
     width: int
-    """Features of each token."""
+    """Features C of each token."""
     unused: frozenset[str]
-    """Names of parameters that have no part in the features (pooling heads, mask tokens): they never train."""
+    """Names of parameters that do not affect the features (pooling heads, mask tokens). They never train."""
 
 
-def vision_part(config: PreTrainedConfig) -> PreTrainedConfig:
-    """Return the vision tower's own configuration where a name stands for a two-tower model such as CLIP or SigLIP."""
+def vision_tower_config(config: PreTrainedConfig) -> PreTrainedConfig:
+    """Return the vision configuration of a two-tower model such as CLIP or SigLIP, and any other unchanged."""
     part = getattr(config, "vision_config", None)
     return config if part is None else part
 
@@ -29,7 +33,8 @@ def vision_part(config: PreTrainedConfig) -> PreTrainedConfig:
 def image_features(encoder: nn.Module, pixel_values: torch.Tensor) -> torch.Tensor:
     """Encode images as token features: the last hidden state without class and register tokens.
 
-    For DINOv2 that is after the final layer norm (paper, Section III-C-1: 256 patch tokens at 224 pixels).
+    For DINOv2, the last hidden state follows the final layer norm (paper, Section III-C-1: 256 patch tokens at 224
+    pixels).
 
     Args:
         encoder: A Hugging Face vision model.
@@ -39,28 +44,28 @@ def image_features(encoder: nn.Module, pixel_values: torch.Tensor) -> torch.Tens
         (B, N, C).
     """
     features: torch.Tensor = encoder(pixel_values=pixel_values).last_hidden_state
-    if features.ndim == 4:  # convolutional encoders: (B, C, H', W')
+    if features.ndim == 4:  # convolutional encoders return a feature map (B, C, H', W')
         return features.flatten(2).transpose(1, 2)
     patch = getattr(encoder.config, "patch_size", None)
     if patch is None:
         return features
-    down, across = (patch, patch) if isinstance(patch, int) else patch
-    patches = (pixel_values.shape[-2] // down) * (pixel_values.shape[-1] // across)
+    height, width = (patch, patch) if isinstance(patch, int) else patch
+    patches = (pixel_values.shape[-2] // height) * (pixel_values.shape[-1] // width)
     return features[:, -patches:]  # class and register tokens come first
 
 
 def vision_shape(config: PreTrainedConfig, image_size: int) -> VisionShape:
-    """Find out by one pass on the meta device, which needs no weights, what an encoder makes of one image.
+    """Run an encoder on the meta device, without weights, to find the shape of its features.
 
     Args:
         config: The encoder's configuration.
         image_size: Height and width in pixels.
 
     Returns:
-        Tokens, width, and the parameters that the features do not depend on.
+        Number of tokens, their width, and the unused parameters.
 
     Raises:
-        ConfigError: If the encoder does not take an image of that size.
+        ConfigError: If the encoder cannot process an image of this size.
     """
     try:
         with torch.device("meta"):
@@ -74,3 +79,68 @@ def vision_shape(config: PreTrainedConfig, image_size: int) -> VisionShape:
         ) from error
     unused = frozenset(name for name, weight in encoder.named_parameters() if weight.grad is None)
     return VisionShape(features.shape[1], features.shape[2], unused)
+
+
+class Projector(nn.Sequential):
+    """Linear layers with GELU between them (paper, Section III-C-1: two layers), in float32."""
+
+    def __init__(self, width_in: int, width_out: int, layers: int = 2) -> None:
+        """Create the layers.
+
+        Args:
+            width_in: Width C of the encoder's features.
+            width_out: Width D of the language model's embeddings, also used between the layers.
+            layers: Number of linear layers.
+        """
+        modules: list[nn.Module] = [nn.Linear(width_in, width_out)]
+        for _ in range(layers - 1):
+            modules += [nn.GELU(), nn.Linear(width_out, width_out)]
+        super().__init__(*modules)
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        """Map (B, N, C) to (B, N, D)."""
+        return super().forward(features.to(next(self.parameters()).dtype))
+
+
+class BatchDropPath(nn.Module):
+    """Stochastic depth as in DINOv2's training: drops the residual of some samples and scales up the others.
+
+    DINOv2 keeps at least one sample, and so does this module. It has no effect with one sample per micro-batch, as in
+    the authors' scripts, which set a rate of 0.4.
+    """
+
+    def __init__(self, rate: float) -> None:
+        """Set the share of samples to drop, in [0, 1)."""
+        super().__init__()
+        self.rate = rate
+
+    def forward(self, residual: torch.Tensor) -> torch.Tensor:
+        """Map (B, ...) to (B, ...); the identity in evaluation mode."""
+        samples = len(residual)
+        active = max(int(samples * (1 - self.rate)), 1)
+        if not self.training or active == samples:
+            return residual
+        factors = residual.new_zeros(samples)
+        factors[torch.randperm(samples, device=residual.device)[:active]] = samples / active
+        return residual * factors.view(-1, *[1] * (residual.ndim - 1))
+
+
+def add_drop_path(encoder: nn.Module, rate: float) -> None:
+    """Replace the stochastic depth in every block of an encoder, in place.
+
+    Args:
+        encoder: A Hugging Face vision model whose blocks have a module ``drop_path``, such as DINOv2.
+        rate: Share of samples whose residual a block drops.
+
+    Raises:
+        ConfigError: If the encoder has no such blocks, or the rate is out of range.
+    """
+    if not 0 <= rate < 1:
+        raise ConfigError(f"a drop path rate of {rate}", remedy="Set a rate of at least 0 and below 1.")
+    blocks = [module for module in encoder.modules() if hasattr(module, "drop_path")]
+    if not blocks:
+        raise ConfigError(
+            f"{type(encoder).__name__} has no blocks with stochastic depth", remedy="Set vision_drop_path to 0."
+        )
+    for block in blocks:
+        block.drop_path = BatchDropPath(rate).train(block.training)

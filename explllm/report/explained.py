@@ -15,7 +15,7 @@ from explllm.explanations.chain_of_thought import ChainOfThought
 from explllm.faces.crop import DEFAULT_MARGIN, load_face
 
 if TYPE_CHECKING:
-    from explllm.models.recognition import Recognition
+    from explllm.models.generation import Recognition
 
 _ABSENT_BELOW = INTENSITY_WORDS[0][0]
 

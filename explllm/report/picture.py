@@ -11,10 +11,10 @@ from PIL import Image, ImageDraw, ImageFont, ImageOps
 from explllm.core.action_units import INTENSITY_WORDS, NAMES
 from explllm.explanations.chain_of_thought import ChainOfThought
 from explllm.faces.boxes import Box
-from explllm.faces.estimators import Intensities, missing_names
+from explllm.faces.estimators import Intensities, unmeasured_units
 
 if TYPE_CHECKING:
-    from explllm.models.recognition import Recognition
+    from explllm.models.generation import Recognition
 
 _WIDTH, _MARGIN, _FACE, _BARS = 1200, 24, 180, 330
 """Pixels: of the picture, around each part, of a face's thumbnail, of the column of bars."""
@@ -145,7 +145,7 @@ def _bars(action_units: Intensities, source: str | None, number: int) -> Image.I
     name_wide, row_high, font, small = 190, 24, _font(15), _font(13)
     ruler = ImageDraw.Draw(Image.new("RGB", (1, 1)))
     notes = [f"by {source}"] if source else []
-    if missing := missing_names(action_units):
+    if missing := unmeasured_units(action_units):
         notes.append(f"not measured: {', '.join(missing)}")
     foot = [line for note in notes for line in _wrapped(note, ruler, small, _BARS)]
     image = Image.new("RGB", (_BARS, 28 + row_high * max(len(bars), 1) + 18 * len(foot) + 8), _PAPER)

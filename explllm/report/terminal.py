@@ -14,7 +14,7 @@ from explllm.explanations.chain_of_thought import ChainOfThought
 from explllm.metrics.evaluation import single_class_warning
 
 if TYPE_CHECKING:
-    from explllm.models.recognition import Recognition
+    from explllm.models.generation import Recognition
 
 _BARS = " ▁▂▃▄▅▆▇█"
 

@@ -76,7 +76,9 @@ class ActionUnitTask(FaceTask):
         """Return the loss without test-time flipping; augmentation already flips training images."""
         step = self._is_step(batch_idx)
         self._check_readable(batch, step)
-        loss = regression_loss(self.regressor.look(batch["pixel_values"]), batch["action_units"], self.ccc_weight)
+        loss = regression_loss(
+            self.regressor.forward_single_view(batch["pixel_values"]), batch["action_units"], self.ccc_weight
+        )
         self._log_loss(loss, step)
         return loss
 

@@ -10,7 +10,6 @@ from lightning.pytorch import LightningModule
 
 from explllm.core.errors import CheckpointError, ImageError
 from explllm.data.dataset import Batch
-from explllm.models import storage
 from explllm.training.optimization import OptimizationSettings, build_optimizer
 
 
@@ -50,7 +49,7 @@ class FaceTask(LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Save the weights not contained in a named base model, the names of trainable weights, and the loss."""
-        saved = storage.saved_state_dict(self.model)
+        saved = self.model.weights_to_save()
         checkpoint["state_dict"] = {
             name: value for name, value in checkpoint["state_dict"].items() if name.removeprefix("model.") in saved
         }
@@ -65,7 +64,7 @@ class FaceTask(LightningModule):
         """
         where = str(self.trainer.ckpt_path)
         weights = {name.removeprefix("model."): value for name, value in checkpoint["state_dict"].items()}
-        storage.check_names(self.model, weights, where)
+        self.model.check_state_dict(weights, where)
         if self.trainer.state.fn == "fit":
             if checkpoint["trains"] != self._trainable_names():
                 raise CheckpointError(

@@ -13,7 +13,7 @@ from explllm.core.expressions import Expression
 from explllm.data.dataset import EXPRESSION_NUMBER, Batch
 from explllm.faces.pixels import ImagePreset
 from explllm.models import storage
-from explllm.models.build import NetworkSettings, build, build_config, labels_of
+from explllm.models.build import NetworkSettings, build, build_config, distinct_expressions
 from explllm.models.explllm import ExpLLM
 from explllm.models.generation import label_log_likelihoods
 from explllm.training.face_task import FaceTask
@@ -84,7 +84,7 @@ class ExpLLMTask(FaceTask):
             self.config.labels = storage.read_config(Path(self.init_from)).labels
         if not self.labels and stage != "predict" and data is not None and data.conversation_kind == "mixture":
             frame = data.frame()
-            self.set_labels(labels_of(frame.loc[frame["split"] == "train", "expression"].dropna()))
+            self.set_labels(distinct_expressions(frame.loc[frame["split"] == "train", "expression"].dropna()))
 
     def on_fit_start(self) -> None:
         """Check that the model has a label for every expression of the data."""

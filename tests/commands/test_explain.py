@@ -11,7 +11,7 @@ from PIL import Image
 from explllm.commands.explain import explain_images
 from explllm.core.action_units import NAMES
 from explllm.core.errors import ConfigError, InputError
-from explllm.faces.boxes import overlap
+from explllm.faces.boxes import iou
 from explllm.faces.crop import face_crop
 from explllm.models.au_export import export_onnx
 from explllm.models.au_regressor import RegressorSettings, build_regressor, regressor_config
@@ -85,7 +85,7 @@ def test_a_photograph_without_a_face(explain, photographs, detector_file):
         photographs / "coffee.png", photographs / "astronaut.png", detector=detector_file, as_json=True
     )
     assert status == 1 and lines[0] == {"image": str(photographs / "coffee.png"), "faces": 0}
-    assert overlap(tuple(lines[1]["box"]), (175, 70, 93, 93)) >= 0.5
+    assert iou(tuple(lines[1]["box"]), (175, 70, 93, 93)) >= 0.5
     status, out = explain(photographs / "coffee.png", detector=detector_file)
     assert status == 1 and "no face found" in out.replace("\n", "")
 

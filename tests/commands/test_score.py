@@ -60,7 +60,7 @@ def changed(path, change):
 
 def test_a_run_folder(fitted, small_config, explllm, tmp_path, score):
     shutil.copytree(fitted, tmp_path / "run")
-    assert "holds no predictions.parquet" in explllm("score", "run").error
+    assert "does not contain predictions.parquet" in explllm("score", "run").error
     assert explllm("test", "--config", small_config, "--run_dir", "run").status == 0
     figures, each = score("run")
     held = json.loads((tmp_path / "run/metrics.json").read_text())
@@ -91,9 +91,9 @@ def test_labels_as_the_released_code_writes_them(explllm, tmp_path, score):
     rows[1]["img_path"] = rows[0]["img_path"]
     (tmp_path / "twice.json").write_text(json.dumps(rows))
     error = explllm("score", "twice.json").error
-    assert "a second expression of /data/0.jpg" in error and "record 2" in error
+    assert "duplicate expression for /data/0.jpg" in error and "record 2" in error
     (tmp_path / "nobody.json").write_text('[{"emo": "Fear"}]')
-    assert "neither file_name nor img_path" in explllm("score", "nobody.json").error
+    assert "no file_name or img_path" in explllm("score", "nobody.json").error
 
 
 def test_texts_as_the_released_code_writes_them(faces, score, tmp_path):

@@ -8,7 +8,7 @@ from explllm.core.expressions import Expression
 from explllm.data.dataset import ImageCache, TrainingDataset
 from explllm.data.mixture import SampleSpec
 from explllm.data.transforms import Augment
-from explllm.drawn_faces.generate import draw_faces
+from explllm.drawn_faces.dataset import draw_faces
 from explllm.explanations.chain_of_thought import ChainOfThought
 from explllm.explanations.rule_writer import RuleWriter
 from explllm.faces.pixels import ImagePreset

@@ -161,7 +161,7 @@ def test_refinement_is_asked_again_with_what_was_wrong(work, model_script):
     assert [purpose for purpose, _ in asked][2:] == ["verification", "refinement", "refinement", "refinement"]
     assert "number of an action unit (AU 12)" in asked[4][1].question
     assert "personal pronoun (She)" in asked[4][1].question
-    assert "words instead of at most 130" in asked[5][1].question
+    assert "words, more than the maximum of 130" in asked[5][1].question
     assert outcome.status is Status.ACCEPTED
 
 
@@ -178,7 +178,7 @@ def test_what_cannot_be_refined_goes_back_to_reflection(work, model_script):
     outcome, asked = work(face(label), EngineSettings(max_rounds=1, max_refinements=2), answer)
     purposes = [purpose for purpose, _ in asked]
     assert purposes.count("refinement") == 4 and purposes.count("reflection") == 1
-    assert outcome.status is Status.FAILED and "words instead of at most 130" in outcome.reason
+    assert outcome.status is Status.FAILED and "words, more than the maximum of 130" in outcome.reason
 
 
 def test_answers_that_cannot_be_read_are_asked_again_and_then_counted(work, model_script):

@@ -208,7 +208,7 @@ def test_time_grows_with_the_length_only(text):
 
 @pytest.mark.parametrize("value", [None, 3, b"**Conclusion:** joy", float("nan")])
 def test_only_a_string_can_be_read(value):
-    with pytest.raises(ChainOfThoughtError, match=f"of type {type(value).__name__}"):
+    with pytest.raises(ChainOfThoughtError, match=f"got {type(value).__name__}"):
         ChainOfThought.parse(value)
 
 
@@ -221,13 +221,13 @@ def test_of_renders_and_parse_reads_it_back():
 def test_check_names_each_problem():
     long = ChainOfThought.from_sections("The left eye is closed. " * 40, MIDDLE, "The expression reveals fear")
     assert long.check(Expression.ANGER) == [
-        f"{len(long.text.split())} words instead of at most {MAX_WORDS}",
-        "the conclusion breaks off without a full stop",
-        "the conclusion arrives at Fear, not at Anger",
+        f"{len(long.text.split())} words, more than the maximum of {MAX_WORDS}",
+        "the conclusion does not end with a period",
+        "the conclusion names Fear, not Anger",
     ]
-    assert long.check(Expression.FEAR, max_words=500) == ["the conclusion breaks off without a full stop"]
+    assert long.check(Expression.FEAR, max_words=500) == ["the conclusion does not end with a period"]
     assert ChainOfThought.from_sections(KEY, "A sad look.", "The face is as it is.").check() == [
-        "the conclusion decides for no expression"
+        "the conclusion does not settle on an expression"
     ]
 
 

@@ -34,18 +34,18 @@ def test_a_sound_text_has_none():
     ("changes", "found"),
     [
         ({"conclusion": ""}, "the section Conclusion is missing"),
-        ({"interpretation": MIDDLE + " So it is." * 50}, "words instead of at most 130"),
+        ({"interpretation": MIDDLE + " So it is." * 50}, "words, more than the maximum of 130"),
         ({"key": KEY.replace("Both brows", "Both brows (AU 5 and AU 6)")}, "number of an action unit (AU 5)"),
         ({"key": KEY.replace("Both brows", "Both brows (action unit 5)")}, "number of an action unit (action unit 5)"),
         ({"interpretation": "His lowered brows point to irritation."}, "personal pronoun (His)"),
         ({"interpretation": "We see irritation in the lowered brows."}, "personal pronoun (We)"),
-        ({"conclusion": "The face shows an expression of fear."}, "arrives at Fear, not at Anger"),
+        ({"conclusion": "The face shows an expression of fear."}, "names Fear, not Anger"),
         ({"conclusion": "The face shows a strong emotion."}, "does not name Anger"),
         ({"conclusion": "The face shows irritation."}, "does not name Anger"),
-        ({"key": KEY + "\n\n**Conclusion:** It is anger."}, "title of a section stands inside a section"),
+        ({"key": KEY + "\n\n**Conclusion:** It is anger."}, "contains the title of another section"),
         ({"key": "Both brows are markedly lowered."}, "left lip corner stretch (0.40) is not mentioned"),
         ({"key": KEY + " The nose is wrinkled."}, "nose wrinkle is claimed, but its intensity is 0"),
-        ({"key": KEY.replace("the left lip", "the right lip")}, "it is the other side that moves"),
+        ({"key": KEY.replace("the left lip", "the right lip")}, "only the other side moves"),
     ],
 )
 def test_each_fault_is_named(changes, found):
@@ -54,7 +54,7 @@ def test_each_fault_is_named(changes, found):
 
 
 def test_limits_can_be_set():
-    assert any("at most 20" in problem for problem in problems(max_words=20))
+    assert any("maximum of 20" in problem for problem in problems(max_words=20))
     quiet = problems(key="Both brows are markedly lowered.", strong=0.45)
     assert quiet == []
 

@@ -40,7 +40,7 @@ def test_rows_of_a_manifest(tmp_path):
 
 
 def test_a_run_folder(tmp_path):
-    with pytest.raises(MissingPathError, match=r"no predictions\.parquet"):
+    with pytest.raises(MissingPathError, match=r"does not contain predictions"):
         read_table(tmp_path)
     write(tmp_path, [{"image": "a.jpg", "cot": TEXT}]).rename(tmp_path / "predictions.parquet")
     [record] = read_records(tmp_path)
@@ -59,11 +59,11 @@ def test_a_released_list(reference_data):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ('{"file_name": "a.jpg"}', "no list of records"),
-        ('["a.jpg"]', "no list of records"),
-        ("[", "is no JSON"),
+        ('{"file_name": "a.jpg"}', "expected a JSON list of records"),
+        ('["a.jpg"]', "expected a JSON list of records"),
+        ("[", "invalid JSON"),
         ('[{"file_name": "a.jpg", "emo": "Joyless"}]', "row 1, column expression"),
-        ('[{"file_name": "a.jpg", "description": "x"}, {"file_name": "a.jpg", "description": "y"}]', "a second cot"),
+        ('[{"file_name": "a.jpg", "description": "x"}, {"file_name": "a.jpg", "description": "y"}]', "duplicate cot"),
         ('[{"file_name": "a.jpg", "au": [1, 2]}]', "row 1, column action_units"),
     ],
 )
@@ -78,7 +78,7 @@ def test_labels_alone_are_no_texts(tmp_path):
     assert list(records(read_table(path))) == []
     with pytest.raises(ManifestError, match="no row has a chain of thought"):
         list(read_records(path))
-    with pytest.raises(MissingPathError, match="no such file"):
+    with pytest.raises(MissingPathError, match="the file does not exist"):
         read_table(Path("none.json"))
 
 

@@ -46,16 +46,16 @@ def any_size_file(detector_file, tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def detector(detector_file):
-    from explllm.faces.detector import Detector
+    from explllm.faces.detector import FaceDetector
 
-    return Detector(detector_file, threads=1)
+    return FaceDetector(detector_file, threads=1)
 
 
 @pytest.fixture(scope="session")
 def blendshapes(landmarker_file):
-    from explllm.faces.estimators.blendshapes import Blendshapes
+    from explllm.faces.estimators.blendshapes import MediaPipeBlendshapes
 
-    estimator = Blendshapes(landmarker_file)
+    estimator = MediaPipeBlendshapes(landmarker_file)
     yield estimator
     estimator.close()
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from explllm.faces.boxes import Detection, chosen, faces_of_rows, overlap
+from explllm.faces.boxes import Detection, iou, match_faces, select_faces
 
 SMALL, LARGE, MIDDLE = (0, 0, 10, 10), (60, 0, 40, 40), (45, 20, 20, 20)
 FACES = [Detection(box, 0.9) for box in (LARGE, SMALL, MIDDLE)]
@@ -23,27 +23,27 @@ def boxes(faces):
     ],
 )
 def test_overlap(first, second, share):
-    assert overlap(first, second) == overlap(second, first) == pytest.approx(share)
+    assert iou(first, second) == iou(second, first) == pytest.approx(share)
 
 
 def test_choice_among_several():
-    assert boxes(chosen(FACES, "largest", (100, 60))) == [LARGE]
-    assert boxes(chosen(FACES, "central", (100, 60))) == [MIDDLE]
-    assert boxes(chosen(FACES, "all", (100, 60))) == [SMALL, MIDDLE, LARGE]
+    assert boxes(select_faces(FACES, "largest", (100, 60))) == [LARGE]
+    assert boxes(select_faces(FACES, "central", (100, 60))) == [MIDDLE]
+    assert boxes(select_faces(FACES, "all", (100, 60))) == [SMALL, MIDDLE, LARGE]
     for which in ("largest", "central", "all"):
-        assert chosen([], which, (100, 60)) == []
+        assert select_faces([], which, (100, 60)) == []
 
 
 def test_rows_of_one_image_keep_to_their_faces():
     near_small, near_large = (1, 1, 10, 10), (58, 2, 40, 40)
-    found = faces_of_rows(FACES, [near_large, near_small], "largest", (100, 60))
+    found = match_faces(FACES, [near_large, near_small], "largest", (100, 60))
     assert [boxes(faces) for faces in found] == [[LARGE], [SMALL]]
     # What no other row means is left for the row without a box.
-    assert boxes(faces_of_rows(FACES, [near_large, None], "all", (100, 60))[1]) == [SMALL, MIDDLE]
+    assert boxes(match_faces(FACES, [near_large, None], "all", (100, 60))[1]) == [SMALL, MIDDLE]
     # A face goes to one row, that which overlaps it more; a box where no face is gets none.
-    found = faces_of_rows(FACES, [(0, 0, 14, 10), SMALL, (0, 50, 5, 5)], "largest", (100, 60))
+    found = match_faces(FACES, [(0, 0, 14, 10), SMALL, (0, 50, 5, 5)], "largest", (100, 60))
     assert [boxes(faces) for faces in found] == [[], [SMALL], []]
 
 
 def test_a_row_alone_goes_by_the_rule_whatever_its_box_was():
-    assert boxes(faces_of_rows(FACES, [SMALL], "largest", (100, 60))[0]) == [LARGE]
+    assert boxes(match_faces(FACES, [SMALL], "largest", (100, 60))[0]) == [LARGE]

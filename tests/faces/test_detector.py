@@ -8,7 +8,7 @@ from PIL import Image
 
 from explllm.core.errors import CheckpointError, ConfigError, ImageError, MissingPathError
 from explllm.faces import onnx_session
-from explllm.faces.boxes import overlap
+from explllm.faces.boxes import iou
 
 ASTRONAUT = (175.0, 70.0, 93.0, 93.0)
 """The face of the astronaut, measured by eye."""
@@ -17,14 +17,14 @@ ASTRONAUT = (175.0, 70.0, 93.0, 93.0)
 @pytest.fixture
 def opened(detector_file):
     """Opens other detectors."""
-    from explllm.faces.detector import Detector
+    from explllm.faces.detector import FaceDetector
 
-    return lambda path, **settings: Detector(path, threads=1, **settings)
+    return lambda path, **settings: FaceDetector(path, threads=1, **settings)
 
 
 def test_one_face(detector, photographs):
     [face] = detector.detect(photographs["astronaut"])
-    assert overlap(face.box, ASTRONAUT) >= 0.5
+    assert iou(face.box, ASTRONAUT) >= 0.5
     assert 0.5 <= face.score <= 1
     x, y, w, h = face.box
     assert len(face.landmarks) == 5 and all(x < px < x + w and y < py < y + h for px, py in face.landmarks)
@@ -36,7 +36,7 @@ def test_one_face(detector, photographs):
 def test_six_faces(detector, photographs):
     faces = detector.detect(photographs["six"])
     assert len(faces) == 6
-    assert max(overlap(a.box, b.box) for i, a in enumerate(faces) for b in faces[:i]) < 0.1
+    assert max(iou(a.box, b.box) for i, a in enumerate(faces) for b in faces[:i]) < 0.1
     assert [face.score for face in faces] == sorted((face.score for face in faces), reverse=True)
 
 
@@ -58,7 +58,7 @@ def test_boxes_are_of_the_upright_image(detector, photographs, tmp_path, orienta
     exif[0x0112] = orientation
     upright.transpose(STORED[orientation]).save(tmp_path / "phone.png", exif=exif)
     [expected], [face] = detector.detect(upright), detector.detect(tmp_path / "phone.png")
-    assert np.allclose(face.box, expected.box) and overlap(face.box, ASTRONAUT) >= 0.5
+    assert np.allclose(face.box, expected.box) and iou(face.box, ASTRONAUT) >= 0.5
 
 
 def test_large_and_small_images(detector, photographs):
@@ -67,9 +67,9 @@ def test_large_and_small_images(detector, photographs):
     [face] = detector.detect(wide)
     scale = 3000 / 512
     expected = (ASTRONAUT[0] * scale + 500, *(side * scale for side in ASTRONAUT[1:]))
-    assert overlap(face.box, expected) >= 0.5
+    assert iou(face.box, expected) >= 0.5
     [face] = detector.detect(photographs["astronaut"].resize((96, 96)))
-    assert overlap(face.box, tuple(side * 96 / 512 for side in ASTRONAUT)) >= 0.5
+    assert iou(face.box, tuple(side * 96 / 512 for side in ASTRONAUT)) >= 0.5
     for size in ((1, 1), (3000, 1), (1, 3000), (7, 2000)):
         assert detector.detect(Image.new("RGB", size)) == []
 
@@ -91,9 +91,9 @@ def test_a_detector_for_any_size_gives_each_face_once(opened, any_size_file, det
     for name in ("astronaut", "six"):
         faces, expected = usual.detect(photographs[name]), detector.detect(photographs[name])
         assert len(faces) == len(expected)
-        assert all(overlap(a.box, b.box) > 0.95 for a, b in zip(faces, expected, strict=True))
+        assert all(iou(a.box, b.box) > 0.95 for a, b in zip(faces, expected, strict=True))
     [face] = opened(any_size_file, input_size=320).detect(photographs["astronaut"])
-    assert overlap(face.box, ASTRONAUT) >= 0.5
+    assert iou(face.box, ASTRONAUT) >= 0.5
     with pytest.raises(ConfigError, match="an input size of 100 .*Give a multiple of 32"):
         opened(any_size_file, input_size=100)
 
@@ -155,13 +155,13 @@ def test_images_that_cannot_be_read(detector, tmp_path):
 
 
 def test_it_says_what_it_runs_on(opened, detector_file, monkeypatch):
-    monkeypatch.setattr(onnx_session, "graphics_card", lambda: False)
+    monkeypatch.setattr(onnx_session, "has_nvidia_gpu", lambda: False)
     assert opened(detector_file, provider="cpu").runs_on == ["face detector: CPUExecutionProvider"]
     onnxruntime = pytest.importorskip("onnxruntime")
     if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
         pytest.skip("onnxruntime can use a GPU here")
     assert opened(detector_file).runs_on == ["face detector: CPUExecutionProvider"]
-    monkeypatch.setattr(onnx_session, "graphics_card", lambda: True)
+    monkeypatch.setattr(onnx_session, "has_nvidia_gpu", lambda: True)
     _, warning = opened(detector_file).runs_on
     assert warning.startswith("warning: face detector runs on the CPU although this machine has a GPU")
     assert len(opened(detector_file, provider="cpu").runs_on) == 1  # asked for

@@ -119,4 +119,4 @@ def test_the_command(explllm, tmp_path, reference_data, chat_server):
 
     (tmp_path / "other.json").write_text(json.dumps([{**records[0], "file_name": "elsewhere.jpg"}]))
     assert "no image of" in explllm("score", "other.json", "--reference", reference).error
-    assert "no such file" in explllm("score", "none.json").error
+    assert "the file does not exist" in explllm("score", "none.json").error

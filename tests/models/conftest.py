@@ -3,6 +3,7 @@ import torch
 
 from explllm.core.expressions import LABEL_SETS
 from explllm.models.build import NetworkSettings, build
+from explllm.models.released.convert import convert_released
 
 DINO = {
     "model_type": "dinov2",
@@ -25,9 +26,17 @@ LLAMA = {
 
 @pytest.fixture(scope="session")
 def tiny_model():
-    """The preset `tiny` with random weights; tests must not change it."""
+    """The preset `tiny` with random weights. Tests must not change it."""
     torch.manual_seed(0)
     return build(NetworkSettings(preset="tiny", labels=list(LABEL_SETS["rafdb"]), vocabulary=700))
+
+
+@pytest.fixture(scope="session")
+def converted(golden, tmp_path_factory):
+    """The released checkpoint, converted. Tests must not change it."""
+    folder = tmp_path_factory.mktemp("converted") / "model"
+    convert_released(golden / "checkpoint", folder)
+    return folder
 
 
 @pytest.fixture

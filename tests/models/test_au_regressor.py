@@ -1,4 +1,4 @@
-"""The regressor of action units: what it computes, saves and exports."""
+"""The action-unit regressor: forward pass, saved folder, ONNX export."""
 
 import json
 
@@ -9,7 +9,7 @@ from PIL import Image, ImageOps
 
 from explllm.core.action_units import FEAFA, NAMES, mirror_action_units
 from explllm.core.errors import CheckpointError, ConfigError, MissingPathError
-from explllm.drawn_faces.generate import draw_faces
+from explllm.drawn_faces.dataset import draw_faces
 from explllm.faces.estimators.onnx_regressor import OnnxRegressor
 from explllm.models import au_export
 from explllm.models.au_export import export_onnx
@@ -17,7 +17,7 @@ from explllm.models.au_regressor import (
     ActionUnitRegressor,
     RegressorSettings,
     build_regressor,
-    outline_regressor,
+    build_regressor_on_meta,
     regressor_config,
 )
 
@@ -38,7 +38,7 @@ DINO = RegressorSettings(
         "patch_size": 14,
     },
     vision_train="lora",
-    image_size=42,  # other than the encoder's own: position embeddings are interpolated
+    image_size=42,  # differs from the encoder's: position embeddings are interpolated
 )
 
 
@@ -47,7 +47,7 @@ def model(request):
     torch.manual_seed(0)
     model = build_regressor(regressor_config(request.param))
     with torch.no_grad():
-        # As after training: nothing at its neutral value.
+        # As after training, no weight has its initial value.
         for name, weight in model.named_parameters():
             if "lora_B" in name or name == "head.place":
                 weight.normal_(std=0.5)
@@ -60,30 +60,32 @@ def images(model, count=5):
 
 
 @torch.no_grad()
-def test_a_flipped_image_has_exactly_the_flipped_units(model):
+def test_flipping_the_image_flips_the_estimates_exactly(model):
     pixels = images(model)
-    found, flipped = model(pixels), model(pixels.flip(-1))
-    assert found.shape == (5, 24) and found.min() >= 0 and found.max() <= 1
-    assert torch.equal(torch.tensor([mirror_action_units(row) for row in flipped.tolist()]), found)
-    # One look alone is not so: the effect is that of the mean.
-    assert (model.look(pixels.flip(-1))[:, model.mirror] - model.look(pixels)).abs().max() > 1e-3
+    estimates, flipped = model(pixels), model(pixels.flip(-1))
+    assert estimates.shape == (5, 24) and estimates.min() >= 0 and estimates.max() <= 1
+    assert torch.equal(torch.tensor([mirror_action_units(row) for row in flipped.tolist()]), estimates)
+    # A single view lacks this symmetry, which comes from the mean.
+    assert (
+        model.forward_single_view(pixels.flip(-1))[:, model.mirror] - model.forward_single_view(pixels)
+    ).abs().max() > 1e-3
     sided = [unit.number - 1 for unit in FEAFA if unit.side]
-    assert (found - flipped)[:, sided].abs().max() > 1e-3
+    assert (estimates - flipped)[:, sided].abs().max() > 1e-3
 
 
-def test_what_trains(model):
-    counts = model.freeze()
+def test_trainable_weights(model):
+    counts = model.trainable_counts()
     if model.config.vision_train == "lora":
         assert counts["vision"] == 2 * 2 * 2 * 8 * 32  # two layers, query and value, two factors of rank 8
     else:
         assert counts["vision"] == sum(weight.numel() for weight in model.vision.parameters())
     assert counts["head"] == sum(weight.numel() for weight in model.head.parameters())
-    model.train().look(images(model)).sum().backward()
+    model.train().forward_single_view(images(model)).sum().backward()
     without = [name for name, weight in model.named_parameters() if weight.requires_grad and weight.grad is None]
     assert without == []
 
 
-def test_save_and_open(model, tmp_path):
+def test_save_and_load(model, tmp_path):
     model.save_pretrained(tmp_path / "model")
     again = ActionUnitRegressor.from_pretrained(tmp_path / "model")
     assert again.image == model.image and not again.training
@@ -92,7 +94,7 @@ def test_save_and_open(model, tmp_path):
     assert json.loads((tmp_path / "model/config.json").read_text())["model_type"] == "explllm_action_units"
 
 
-def test_base_weights_that_a_name_gives_back_are_not_copied(tmp_path):
+def test_named_base_weights_are_not_copied(tmp_path):
     plain = build_regressor(regressor_config(DINO))
     base = ActionUnitRegressor(regressor_config(RegressorSettings(**{**vars(DINO), "vision_train": "frozen"})))
     base.vision.save_pretrained(tmp_path / "dinov2")
@@ -106,23 +108,24 @@ def test_base_weights_that_a_name_gives_back_are_not_copied(tmp_path):
         assert torch.equal(again(images(named)), named(images(named)))
 
 
-def test_estimates_of_pictures(tmp_path):
+def test_estimates_of_image_files(tmp_path):
     frame = draw_faces(tmp_path / "drawn", train=0, val=0, test=2, size=32)
     model = build_regressor(regressor_config(CONV))
     paths = [frame.image_path(row) for row in range(2)]
-    found = model.estimate(paths)
-    assert np.shape(found) == (2, 24)
-    assert model.estimate(paths[0])[0] == pytest.approx(found[0], abs=1e-6)
+    estimates = model.estimate(paths)
+    assert np.shape(estimates) == (2, 24)
+    assert model.estimate(paths[0])[0] == pytest.approx(estimates[0], abs=1e-6)
     [flipped] = model.estimate(ImageOps.mirror(Image.open(paths[1])))
-    assert mirror_action_units(flipped) == pytest.approx(found[1], abs=1e-6)
+    assert mirror_action_units(flipped) == pytest.approx(estimates[1], abs=1e-6)
     assert model.estimate([]) == []
 
 
-def test_folders_that_are_no_regressors(fitted, tmp_path):
+def test_other_folders(tiny_model, tmp_path):
     with pytest.raises(MissingPathError, match="no config.json"):
         ActionUnitRegressor.from_pretrained(tmp_path)
     with pytest.raises(CheckpointError, match="type 'explllm', not 'explllm_action_units'"):
-        ActionUnitRegressor.from_pretrained(fitted / "model")
+        tiny_model.save_pretrained(tmp_path / "explllm")
+        ActionUnitRegressor.from_pretrained(tmp_path / "explllm")
     from explllm import ExpLLM
 
     model = build_regressor(regressor_config(CONV))
@@ -138,8 +141,8 @@ def test_folders_that_are_no_regressors(fitted, tmp_path):
         model.save_pretrained(tmp_path / "full")
 
 
-def test_settings_that_do_not_fit():
-    with pytest.raises(ConfigError, match="no model_type"):
+def test_invalid_settings():
+    with pytest.raises(ConfigError, match="not a model_type"):
         regressor_config(RegressorSettings(vision={"model_type": "none"}))
     with pytest.raises(ConfigError, match="no image preset"):
         regressor_config(RegressorSettings(**{**vars(CONV), "image_preset": "none"}))
@@ -149,8 +152,8 @@ def test_settings_that_do_not_fit():
         regressor_config(RegressorSettings(**{**vars(CONV), "image_size": 4}))
 
 
-def test_outline_needs_no_download():
-    parts = outline_regressor(RegressorSettings()).freeze()
+def test_meta_device_needs_no_download():
+    parts = build_regressor_on_meta(RegressorSettings()).trainable_counts()
     assert parts["vision"] == 786_432  # as in the paper's encoder
 
 
@@ -160,22 +163,22 @@ def needs_onnx():
     pytest.importorskip("onnxruntime", reason='no onnxruntime: pip install "explllm[aus]"')
 
 
-def test_the_onnx_file_gives_the_same(model, tmp_path, needs_onnx):
+def test_the_onnx_file_equals_the_model(model, tmp_path, needs_onnx):
     import onnxruntime
 
     difference = export_onnx(model, tmp_path / "au.onnx", images(model))
-    assert difference <= 1e-5  # asked: 1e-4; measured: 3e-7
+    assert difference <= 1e-5  # tolerance of the export: 1e-4; measured: 3e-7
     session = onnxruntime.InferenceSession(str(tmp_path / "au.onnx"), providers=["CPUExecutionProvider"])
     assert [(value.name, value.shape[1:], value.type) for value in session.get_inputs()] == [
         ("pixel_values", [3, model.image.size, model.image.size], "tensor(float)")
     ]
     for count in (1, 2, 7):
         pixels = images(model, count)
-        [found] = session.run(None, {"pixel_values": pixels.numpy()})
+        [estimates] = session.run(None, {"pixel_values": pixels.numpy()})
         with torch.no_grad():
-            assert np.abs(found - model(pixels).numpy()).max() <= 1e-5
+            assert np.abs(estimates - model(pixels).numpy()).max() <= 1e-5
         [flipped] = session.run(None, {"pixel_values": pixels.flip(-1).numpy()})
-        assert np.array_equal(flipped[:, model.mirror.numpy()], found)
+        assert np.array_equal(flipped[:, model.mirror.numpy()], estimates)
     metadata = session.get_modelmeta().custom_metadata_map
     assert json.loads(metadata["action_units"]) == list(NAMES)
     assert json.loads(metadata["image"]) == model.image.to_dict()
@@ -183,18 +186,18 @@ def test_the_onnx_file_gives_the_same(model, tmp_path, needs_onnx):
     assert not {"margin", "training_data_note"} & set(metadata)
 
 
-def test_the_file_says_what_the_model_training_data_note(model, tmp_path, needs_onnx):
+def test_the_onnx_file_carries_margin_and_training_data_note(model, tmp_path, needs_onnx):
     model.config.margin, model.config.training_data_note = 0.3, "The faces are drawn by a program, not photographs."
     model.save_pretrained(tmp_path / "model")
-    opened = ActionUnitRegressor.from_pretrained(tmp_path / "model")
-    export_onnx(opened, tmp_path / "au.onnx")
+    reloaded = ActionUnitRegressor.from_pretrained(tmp_path / "model")
+    export_onnx(reloaded, tmp_path / "au.onnx")
     estimator = OnnxRegressor(tmp_path / "au.onnx")
     assert (estimator.margin, estimator.training_data_note) == (0.3, model.config.training_data_note)
     assert estimator.preset == model.image
 
 
 @pytest.mark.parametrize("broken", ["torch.onnx.export", "onnx.save", "onnxruntime.InferenceSession.run"])
-def test_an_export_that_fails_is_one_line(model, tmp_path, needs_onnx, monkeypatch, broken):
+def test_a_failed_export_is_one_line(model, tmp_path, needs_onnx, monkeypatch, broken):
     def fail(*arguments, **options):
         raise RuntimeError("no operator\nin this set")
 
@@ -204,16 +207,16 @@ def test_an_export_that_fails_is_one_line(model, tmp_path, needs_onnx, monkeypat
     assert not list(tmp_path.iterdir())
 
 
-def test_a_file_that_differs_is_not_written(model, tmp_path, needs_onnx, monkeypatch):
-    (tmp_path / "au.onnx").write_bytes(b"the one before")
+def test_a_file_with_other_estimates_is_not_written(model, tmp_path, needs_onnx, monkeypatch):
+    (tmp_path / "au.onnx").write_bytes(b"the previous file")
     monkeypatch.setattr(au_export, "TOLERANCE", -1.0)
     with pytest.raises(CheckpointError, match="differ by .* from the model's"):
         export_onnx(model, tmp_path / "au.onnx")
-    assert (tmp_path / "au.onnx").read_bytes() == b"the one before"
+    assert (tmp_path / "au.onnx").read_bytes() == b"the previous file"
     assert [path.name for path in tmp_path.iterdir()] == ["au.onnx"]
 
 
-def test_the_comparison_sees_a_difference(model, tmp_path, needs_onnx):
+def test_the_comparison_detects_a_difference(model, tmp_path, needs_onnx):
     export_onnx(model, tmp_path / "au.onnx")
     with torch.no_grad():
         model.head.bias[3] += 0.01

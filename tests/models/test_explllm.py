@@ -43,7 +43,7 @@ def seven_images(tmp_path):
     ]
 
 
-def test_forward_keeps_the_convention(tiny_model):
+def test_forward(tiny_model):
     model = tiny_model
     tokens = batch(model, recognition("Anger"), explanation("Fear", COT))
     images = pixels(model, 2)
@@ -65,7 +65,7 @@ def test_forward_keeps_the_convention(tiny_model):
     torch.testing.assert_close(short.logits, output.logits[:, :-1][predicting])
 
 
-def test_the_image_matters_and_each_row_has_its_own(tiny_model):
+def test_each_row_depends_on_its_own_image(tiny_model):
     tokens = batch(tiny_model, recognition("Anger"), recognition("Anger"))
     images = pixels(tiny_model, 2)
     logits = tiny_model(images, tokens.input_ids).logits[:, -1]
@@ -82,7 +82,7 @@ def test_right_padding_changes_nothing(tiny_model):
     torch.testing.assert_close(both, tiny_model(images[:1], alone.input_ids).logits[0], atol=1e-5, rtol=1e-5)
 
 
-def test_placeholders_must_fit_the_images(tiny_model):
+def test_placeholders_must_match_the_images(tiny_model):
     tokens = batch(tiny_model, recognition("Anger"))
     with pytest.raises(InputError, match=r"16 image placeholders in input_ids, but 32 image tokens \(2 images of 16\)"):
         tiny_model(pixels(tiny_model, 2), tokens.input_ids)
@@ -90,7 +90,7 @@ def test_placeholders_must_fit_the_images(tiny_model):
         tiny_model(pixels(tiny_model, 1), tokens.input_ids, logits_at_labels_only=True)
 
 
-def test_label_likelihood_equals_a_pass_over_each_whole_conversation(tiny_model):
+def test_label_likelihoods_equal_those_of_whole_conversations(tiny_model):
     images = pixels(tiny_model, 3)
     fast = label_log_likelihoods(tiny_model, images)
     for column, label in enumerate(tiny_model.labels):
@@ -99,21 +99,21 @@ def test_label_likelihood_equals_a_pass_over_each_whole_conversation(tiny_model)
             with torch.no_grad():
                 logits = tiny_model(images[row : row + 1], tokens.input_ids).logits[0, :-1].log_softmax(-1)
             answer = tokens.labels[0, 1:]
-            slow = sum(logits[place, token] for place, token in enumerate(answer.tolist()) if token != -100)
+            slow = sum(logits[position, token] for position, token in enumerate(answer.tolist()) if token != -100)
             assert fast[row, column].item() == pytest.approx(slow.item(), abs=1e-4)  # measured: under 1e-5
 
 
 def test_recognize_gives_probabilities(tiny_model, seven_images):
-    found = tiny_model.recognize(seven_images)
-    assert len(found) == 7
-    for recognition_ in found:
+    results = tiny_model.recognize(seven_images)
+    assert len(results) == 7
+    for recognition_ in results:
         assert list(recognition_.probabilities) == list(tiny_model.labels)
         assert sum(recognition_.probabilities.values()) == pytest.approx(1, abs=1e-6)
         assert recognition_.expression in Expression
         assert recognition_.confidence == max(recognition_.probabilities.values())
 
 
-def test_a_batch_answers_as_each_image_alone(tiny_model, seven_images):
+def test_answers_do_not_depend_on_the_batch(tiny_model, seven_images):
     together = tiny_model.recognize(seven_images)
     texts = tiny_model.explain(seven_images, max_new_tokens=24)
     for image, recognition_, text in zip(seven_images, together, texts, strict=True):
@@ -133,13 +133,11 @@ def test_left_padded_explanations_equal_those_alone(lora_settings):
     labels = [Expression.FEAR, Expression.HAPPINESS, Expression.SURPRISE]
     images = pixels(model, 3)
     together = model.explain_pixels(images, labels, 12)
-    lengths = {len(model.conversations.encode_prompt(explanation(label))) for label in labels}
     for row, label in enumerate(labels):
         assert model.explain_pixels(images[row : row + 1], [label], 12)[0].text == together[row].text
-    assert lengths
 
 
-def test_streaming_gives_the_same_text(tiny_model, seven_images):
+def test_streaming(tiny_model, seven_images):
     pieces = list(tiny_model.stream(seven_images[0], max_new_tokens=30))
     assert "".join(pieces).strip() == tiny_model.explain(seven_images[0], max_new_tokens=30).text
     assert isinstance(tiny_model.explain(seven_images[0], max_new_tokens=4), ChainOfThought)
@@ -190,15 +188,15 @@ def test_any_vision_encoder(vision, size, tokens):
     model.train()
     model(pixels(model, 1), conversation.input_ids, labels=conversation.labels).loss.backward()
     idle = [name for name, weight in model.named_parameters() if weight.requires_grad and weight.grad is None]
-    assert idle == []  # DDP would refuse weights that have no part in the loss
+    assert idle == []  # DDP does not accept trainable weights without a gradient
     model.eval()
     assert len(model.recognize(np.zeros((30, 40, 3), np.uint8))) == 1
 
 
-def test_lora_counts_and_types(lora_settings):
+def test_lora_parameter_counts_and_dtypes(lora_settings):
     lora_settings.vision_lora = lora_settings.language_lora = LoraSettings(r=4, alpha=8)
     model = build(lora_settings)
-    counts = model.freeze()
+    counts = model.trainable_counts()
     # 2 blocks x (query + value) x (A + B) x rank 4 x width
     assert counts["vision"] == 2 * 2 * 2 * 4 * 32
     # q: 48 -> 48, v: 48 -> 24 (grouped keys and values)
@@ -234,7 +232,7 @@ def test_each_part_trains_as_configured(lora_settings, train):
         elif train == "lora" and part != "projector":
             assert trained and all("lora_" in name for name in trained)
         else:
-            assert len(trained) >= len(list(module.parameters())) - 1  # DINOv2's mask token has no part in features
+            assert len(trained) >= len(list(module.parameters())) - 1  # all but DINOv2's mask token
     model.train()
     assert model.vision.training == (train != "frozen")
 
@@ -271,5 +269,5 @@ def test_errors(tiny_model, tmp_path):
                 preset="tiny", vision={"model_type": "convnext", "patch_size": 64}, image_size=30, vocabulary=700
             )
         )
-    with pytest.raises(ConfigError, match="'bigmodel' is no model_type"):
+    with pytest.raises(ConfigError, match="'bigmodel' is not a model_type"):
         build(NetworkSettings(preset="tiny", vision={"model_type": "bigmodel"}))

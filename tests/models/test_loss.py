@@ -4,21 +4,21 @@ from torch.nn import functional
 from explllm.models.loss import answer_positions, conversation_loss
 
 
-def test_each_conversation_weighs_the_same():
+def test_conversations_have_equal_weight():
     torch.manual_seed(0)
     labels = torch.full((3, 9), -100)
     labels[0, 4:6], labels[1, 2:9], labels[2, 8] = torch.tensor([3, 1]), torch.arange(7), 5
     logits = torch.randn(3, 9, 11)
     rows, columns, targets = answer_positions(labels)
     loss = conversation_loss(logits[rows, columns], targets, rows, 3)
-    by_hand = [
+    expected = [
         functional.cross_entropy(logits[row, :-1][labels[row, 1:] != -100], labels[row][labels[row] != -100])
         for row in range(3)
     ]
-    torch.testing.assert_close(loss, torch.stack(by_hand).mean())
+    torch.testing.assert_close(loss, torch.stack(expected).mean())
 
 
-def test_a_conversation_without_answers_counts_as_zero():
+def test_a_conversation_without_answers_contributes_zero():
     labels = torch.full((2, 4), -100)
     labels[0, 2] = 1
     rows, columns, targets = answer_positions(labels)

@@ -31,7 +31,7 @@ def trained(lora_settings):
     return model
 
 
-def test_save_and_load_give_the_same_logits(trained, tiny_model, tmp_path):
+def test_save_and_load(trained, tiny_model, tmp_path):
     for name, model in (("lora", trained), ("tiny", tiny_model)):
         model.save_pretrained(tmp_path / name)
         again = ExpLLM.from_pretrained(tmp_path / name)
@@ -42,7 +42,7 @@ def test_save_and_load_give_the_same_logits(trained, tiny_model, tmp_path):
 
 
 def test_named_bases_are_not_copied(trained, lora_settings, tmp_path):
-    # The parts' base weights as folders, as one would have them from the hub.
+    # Base weights in folders, as downloaded from the hub.
     base = build(lora_settings)
     for part, module in (("vision", base.vision), ("language", base.language)):
         clean = {
@@ -58,14 +58,15 @@ def test_named_bases_are_not_copied(trained, lora_settings, tmp_path):
     base.tokenizer.save_pretrained(tmp_path / "language")
     lora_settings.vision, lora_settings.language = str(tmp_path / "vision"), str(tmp_path / "language")
     model = build(lora_settings)
-    torch.testing.assert_close(logits(model), logits(base), atol=1e-4, rtol=0) if _same_projector(model, base) else None
+    model.projector.load_state_dict(base.projector.state_dict())
+    torch.testing.assert_close(logits(model), logits(base), atol=1e-4, rtol=0)
     with torch.no_grad():
         for name, weight in model.named_parameters():
             if "lora_B" in name:
                 weight.normal_(0, 0.1)
     model.save_pretrained(tmp_path / "small")
-    held = load_file(tmp_path / "small" / "model.safetensors")
-    assert all("lora_" in name or name.startswith("projector.") for name in held)
+    saved = load_file(tmp_path / "small" / "model.safetensors")
+    assert all("lora_" in name or name.startswith("projector.") for name in saved)
     config = json.loads((tmp_path / "small" / "config.json").read_text())
     assert config["text_base"] == str(tmp_path / "language")
     torch.testing.assert_close(logits(ExpLLM.from_pretrained(tmp_path / "small")), logits(model), atol=1e-5, rtol=0)
@@ -77,12 +78,7 @@ def test_named_bases_are_not_copied(trained, lora_settings, tmp_path):
         ExpLLM.from_pretrained(tmp_path / "small")
 
 
-def _same_projector(model, base):
-    model.projector.load_state_dict(base.projector.state_dict())
-    return True
-
-
-def test_starts_from_the_first_stage(lora_settings, tmp_path):
+def test_initialize_from_the_first_stage(lora_settings, tmp_path):
     lora_settings.vision_train = lora_settings.language_train = "frozen"
     torch.manual_seed(5)
     first = build(lora_settings)
@@ -92,29 +88,29 @@ def test_starts_from_the_first_stage(lora_settings, tmp_path):
     second = build(lora_settings)
     assert (logits(second) - logits(first)).abs().max() > 1e-3
     storage.initialize(second, tmp_path / "first")
-    # LoRA starts at zero, so the second stage begins as the first one ended.
+    # LoRA starts at zero: the second stage begins where the first one ended.
     torch.testing.assert_close(logits(second), logits(first), atol=1e-6, rtol=0)
 
 
-def test_saving_replaces_a_model_and_nothing_else(tiny_model, tmp_path):
+def test_saving_replaces_only_a_model(tiny_model, tmp_path):
     tiny_model.save_pretrained(tmp_path / "model")
     tiny_model.save_pretrained(tmp_path / "model")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["model"]
     (tmp_path / "papers").mkdir()
-    (tmp_path / "papers" / "thesis.tex").write_text("years of work")
+    (tmp_path / "papers" / "thesis.tex").write_text("my thesis")
     with pytest.raises(CheckpointError, match="something other than a model"):
         tiny_model.save_pretrained(tmp_path / "papers")
-    assert (tmp_path / "papers" / "thesis.tex").read_text() == "years of work"
+    assert (tmp_path / "papers" / "thesis.tex").read_text() == "my thesis"
 
 
 def test_a_failed_save_leaves_the_old_model(tiny_model, tmp_path, monkeypatch):
     tiny_model.save_pretrained(tmp_path / "model")
     before = (tmp_path / "model" / "model.safetensors").read_bytes()
 
-    def full(*_, **__):
+    def disk_full(*_, **__):
         raise OSError("No space left on device")
 
-    monkeypatch.setattr(storage, "save_file", full)
+    monkeypatch.setattr(storage, "save_file", disk_full)
     with pytest.raises(OSError, match="No space"):
         tiny_model.save_pretrained(tmp_path / "model")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["model"]

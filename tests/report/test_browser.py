@@ -8,7 +8,7 @@ from explllm.commands.compare import compare
 from explllm.core.expressions import LABEL_SETS, Expression
 from explllm.core.manifest import Manifest
 from explllm.explanations.chain_of_thought import ChainOfThought
-from explllm.models.recognition import Recognition
+from explllm.models.generation import Recognition
 from explllm.report.page import ExplainedFace, write_report
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")

@@ -30,7 +30,7 @@ def test_a_test_says_how_good_its_words_are(explllm, fitted, small_config, tmp_p
 
 def test_figures_of_texts_that_are_true(drawn_faces):
     from explllm.core.expressions import Expression
-    from explllm.models.recognition import Recognition
+    from explllm.models.generation import Recognition
     from explllm.report.cot_section import cot_figures, cot_section, judged
     from explllm.report.explained import ExplainedFace
 

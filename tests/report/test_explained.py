@@ -11,7 +11,7 @@ from explllm.core.action_units import NAMES
 from explllm.core.errors import ImageError
 from explllm.core.expressions import Expression
 from explllm.explanations.chain_of_thought import ChainOfThought
-from explllm.models.recognition import Recognition
+from explllm.models.generation import Recognition
 from explllm.report.explained import ExplainedFace, best_and_worst_faces
 
 

@@ -9,7 +9,7 @@ from PIL import Image
 
 from explllm.core.expressions import LABEL_SETS, Expression
 from explllm.explanations.chain_of_thought import ChainOfThought
-from explllm.models.recognition import Recognition
+from explllm.models.generation import Recognition
 from explllm.report.page import ExplainedFace, MetricCard, Section, write_report
 from explllm.report.plots import draw_plot
 

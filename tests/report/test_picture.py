@@ -7,7 +7,7 @@ from PIL import Image, ImageDraw
 from explllm.core.action_units import NAMES
 from explllm.core.expressions import Expression
 from explllm.explanations.chain_of_thought import ChainOfThought
-from explllm.models.recognition import Recognition
+from explllm.models.generation import Recognition
 from explllm.report.picture import PicturedFace, _font, _wrapped, bars_of, draw_picture
 
 GRAY = (120, 120, 120)

@@ -10,7 +10,7 @@ from explllm.explanations.chain_of_thought import ChainOfThought
 from explllm.metrics.answers import Answers
 from explllm.metrics.evaluation import recognition_metrics
 from explllm.metrics.recognition import RecognitionMetrics
-from explllm.models.recognition import Recognition
+from explllm.models.generation import Recognition
 from explllm.report.terminal import histogram_line, metrics_line, print_explained, print_metrics
 
 

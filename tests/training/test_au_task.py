@@ -19,7 +19,7 @@ from explllm.commands.describe import describe
 from explllm.core.action_units import DISFA_8, NAMES
 from explllm.core.errors import ConfigError
 from explllm.core.manifest import Manifest
-from explllm.drawn_faces.generate import draw_faces
+from explllm.drawn_faces.dataset import draw_faces
 from explllm.metrics.au_regression import action_unit_agreement
 from explllm.models.au_regressor import ActionUnitRegressor, RegressorSettings
 from explllm.training.au_task import ActionUnitTask, regression_loss

@@ -41,7 +41,7 @@ class Estimator(Protocol):
         ...
 
 
-def missing_names(intensities: Intensities) -> list[str]:
+def unmeasured_units(intensities: Intensities) -> list[str]:
     """Return the names of the units that an estimator does not know."""
     return [name for name, value in zip(NAMES, intensities, strict=True) if value is None]
 

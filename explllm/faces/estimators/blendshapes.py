@@ -61,7 +61,7 @@ _BORDER = 0.25
 """Width of the border of the second look, as a share of the longer side (56 of 224 pixels)."""
 
 
-class Blendshapes:
+class MediaPipeBlendshapes:
     """Estimates action units by MediaPipe's face landmarker.
 
     The most prominent face of each image counts. Where none is found, the image is looked at once more with its edge

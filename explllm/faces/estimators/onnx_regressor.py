@@ -15,7 +15,7 @@ from PIL import Image
 from explllm.core.action_units import FEAFA, NAMES
 from explllm.core.errors import CheckpointError, ConfigError
 from explllm.faces.estimators import Intensities
-from explllm.faces.onnx_session import Provider, open_session, provider_lines
+from explllm.faces.onnx_session import Provider, describe_provider, open_session
 from explllm.faces.pixels import ImagePreset
 
 
@@ -59,7 +59,7 @@ class OnnxRegressor:
             ImagePreset.named(preset)
         self.name = f"onnx:{path.name}"
         self.session = open_session(path, provider, threads)
-        self.runs_on = provider_lines(self.session, "action units", provider)
+        self.runs_on = describe_provider(self.session, "action units", provider)
         told = self.session.get_modelmeta().custom_metadata_map
         if "action_units" in told and _read(told, "action_units", "units", path) != list(NAMES):
             raise CheckpointError(

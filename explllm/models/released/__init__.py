@@ -1,1 +1,1 @@
-"""Import of the weights that the authors' released code writes (model type ``locllm``)."""
+"""Conversion of checkpoints written by the authors' released code (model type ``locllm``)."""

@@ -1,4 +1,4 @@
-"""Reading a folder in the released format: configuration, and PyTorch shards without running anything in them."""
+"""Reads a folder in the released format: the configuration, and PyTorch shards without unpickling objects."""
 
 import json
 import pickle
@@ -11,7 +11,7 @@ import torch
 from explllm.core.errors import CheckpointError, MissingPathError
 
 MODEL_TYPE = "locllm"
-"""The model type in the released ``config.json``."""
+"""Model type in the released ``config.json``."""
 SHARD = "pytorch_model.bin"
 INDEX = "pytorch_model.bin.index.json"
 
@@ -25,97 +25,99 @@ def read_released_config(folder: Path) -> dict[str, Any]:
         folder: The folder.
 
     Returns:
-        Its fields.
+        The fields.
 
     Raises:
-        MissingPathError: If there is none.
-        CheckpointError: If it cannot be read or is that of another model.
+        MissingPathError: If the file does not exist.
+        CheckpointError: If it cannot be read or belongs to another kind of model.
     """
     config = _read_json(folder / "config.json", "Name a folder in the authors' released format.")
-    kind = config.get("model_type")
-    if kind != MODEL_TYPE:
+    model_type = config.get("model_type")
+    if model_type != MODEL_TYPE:
         raise CheckpointError(
-            f"the folder holds a model of type {kind!r}, not {MODEL_TYPE!r}",
+            f"the folder holds a model of type {model_type!r}, not {MODEL_TYPE!r}",
             where=folder,
             remedy="Name a folder in the authors' released format."
-            + (" This one needs no conversion." if kind == "explllm" else ""),
+            + (" This one needs no conversion." if model_type == "explllm" else ""),
         )
     return config
 
 
 def read_released_weights(folder: Path) -> dict[str, torch.Tensor]:
-    """Read ``pytorch_model.bin``, or all shards that its index names; weights only, no code in them is run.
+    """Read ``pytorch_model.bin`` or all shards in its index, with ``weights_only=True``.
 
     Args:
         folder: The folder.
 
     Returns:
-        Tensors by their released names, mapped into memory rather than read where the file allows it.
+        Tensors by their released names, memory-mapped if the file format allows it.
 
     Raises:
         MissingPathError: If a file is missing.
-        CheckpointError: If a file is truncated, holds more than tensors, or is at odds with the index.
+        CheckpointError: If a file is truncated, holds other objects than tensors, or does not match the index.
     """
     if (folder / SHARD).is_file():
         return _read_shard(folder / SHARD)
     if not (folder / INDEX).is_file():
         raise MissingPathError(
-            f"there are no weights: neither {SHARD} nor {INDEX}",
+            f"the folder has no weights ({SHARD} or {INDEX})",
             where=folder,
             remedy="Name a folder in the authors' released format.",
         )
-    places = _read_json(folder / INDEX, _COPY_AGAIN).get("weight_map")
-    if not isinstance(places, dict) or not all(isinstance(name, str) for name in places.values()):
-        raise CheckpointError("the index names no weights", where=folder / INDEX, remedy=_COPY_AGAIN)
+    shard_of = _read_json(folder / INDEX, _COPY_AGAIN).get("weight_map")
+    if not isinstance(shard_of, dict) or not all(isinstance(name, str) for name in shard_of.values()):
+        raise CheckpointError("the index has no weight map", where=folder / INDEX, remedy=_COPY_AGAIN)
     weights: dict[str, torch.Tensor] = {}
-    for shard in sorted(set(places.values())):
+    for shard in sorted(set(shard_of.values())):
         if Path(shard).name != shard:
             raise CheckpointError(
-                f"the index names a shard elsewhere: {shard}", where=folder / INDEX, remedy=_COPY_AGAIN
+                f"the index names a shard outside the folder: {shard}", where=folder / INDEX, remedy=_COPY_AGAIN
             )
         if not (folder / shard).is_file():
             raise MissingPathError("a shard is missing", where=folder / shard, remedy=_COPY_AGAIN)
-        held = _read_shard(folder / shard)
-        promised = {name for name, place in places.items() if place == shard}
-        for fault, names in (("lacks", promised - set(held)), ("holds also", set(held) - promised)):
+        content = _read_shard(folder / shard)
+        expected = {name for name, file in shard_of.items() if file == shard}
+        for problem, names in (("lacks", expected - set(content)), ("also holds", set(content) - expected)):
             if names:
                 raise CheckpointError(
-                    f"the shard is at odds with {INDEX}: it {fault} {min(names)}",
+                    f"the shard does not match {INDEX}: it {problem} {min(names)}",
                     where=folder / shard,
                     remedy=_COPY_AGAIN,
                 )
-        weights |= held
+        weights |= content
     return weights
 
 
 def _read_shard(path: Path) -> dict[str, torch.Tensor]:
     try:
-        # Older files are no archives and cannot be mapped.
-        held = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+        # Files from before PyTorch 1.6 are not zip archives and cannot be memory-mapped.
+        weights = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except pickle.UnpicklingError as error:
         raise CheckpointError(
-            "the file is damaged, or holds code or objects beside tensors; nothing in it was run",
+            "the file is damaged, or holds other objects than tensors; they were not loaded",
             where=path,
-            remedy="Use a file of tensors alone, from a source that you trust.",
+            remedy="Use a file that holds only tensors, from a source that you trust.",
         ) from error
     except (RuntimeError, EOFError, OSError, ValueError, KeyError, AttributeError) as error:
         raise CheckpointError(
-            f"the weights cannot be read: {str(error).splitlines()[0] if str(error) else 'the file ends too early'}",
+            f"the weights cannot be read: {str(error).splitlines()[0] if str(error) else 'the file is truncated'}",
             where=path,
             remedy=_COPY_AGAIN,
         ) from error
-    if not isinstance(held, dict) or not all(isinstance(value, torch.Tensor) for value in held.values()):
-        raise CheckpointError("the file is no table of tensors", where=path, remedy="Name a model's weights.")
-    return held
+    if not isinstance(weights, dict) or not all(isinstance(value, torch.Tensor) for value in weights.values()):
+        raise CheckpointError(
+            "the file is not a dictionary of tensors", where=path, remedy="Use a file of model weights."
+        )
+    return weights
 
 
 def _read_json(path: Path, remedy: str) -> dict[str, Any]:
     if not path.is_file():
-        raise MissingPathError("there is no such file", where=path, remedy=remedy)
+        raise MissingPathError("the file does not exist", where=path, remedy=remedy)
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise CheckpointError(f"the file is no JSON: {error}", where=path, remedy=_COPY_AGAIN) from error
+        raise CheckpointError(f"the file is not valid JSON: {error}", where=path, remedy=_COPY_AGAIN) from error
     if not isinstance(values, dict):
-        raise CheckpointError("the file holds no fields", where=path, remedy=_COPY_AGAIN)
+        raise CheckpointError("the file is not a JSON object", where=path, remedy=_COPY_AGAIN)
     return values

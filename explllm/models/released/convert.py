@@ -1,4 +1,4 @@
-"""From the released format to a folder that `ExpLLM.from_pretrained` opens."""
+"""Converts the released format to a folder that `ExpLLM.from_pretrained` opens."""
 
 import math
 import re
@@ -21,11 +21,11 @@ from explllm.models import storage
 from explllm.models.configuration import ExpLLMConfig
 from explllm.models.explllm import ExpLLM
 from explllm.models.lora import LoraSettings
+from explllm.models.parts import remap_keys
 from explllm.models.released.checkpoint import read_released_config, read_released_weights
 from explllm.models.released.sizes import ReleasedSizes, check_released, released_sizes
-from explllm.models.spelling import remap_keys
 
-# Fields of the released configuration that are the language model's own.
+# Fields of the released configuration that belong to the language model.
 _LLAMA_FIELDS = (
     "vocab_size",
     "hidden_size",
@@ -52,21 +52,21 @@ def convert_released(
 
     Args:
         folder: The released folder: ``pytorch_model.bin`` or its shards, ``config.json``, the tokenizer.
-        out: The folder to write, whole or not at all.
-        merge: Fold LoRA into the base weights; else it is kept beside them.
-        vision_heads: Attention heads of the encoder, where it is none of DINOv2's own; no released file holds them.
+        out: The folder to write, atomically.
+        merge: Merge LoRA into the base weights; by default it remains separate.
+        vision_heads: Number of attention heads of an encoder that is not one of DINOv2's. No released file holds it.
 
     Returns:
-        The sizes found.
+        The sizes of the checkpoint.
 
     Raises:
         MissingPathError: If a file is missing.
-        CheckpointError: If a file is damaged or of another model, a weight is unexpected, missing or of the wrong
-            shape, or `out` is there already.
+        CheckpointError: If a file is damaged or belongs to another kind of model, if a weight is unexpected, missing or
+            of the wrong shape, or if `out` exists.
     """
     source, target = Path(folder), Path(out)
     if not source.is_dir():
-        raise MissingPathError("there is no such folder", where=source, remedy="Check the path.")
+        raise MissingPathError("the folder does not exist", where=source, remedy="Check the path.")
     storage.check_target(target, replace=False)
     fields = read_released_config(source)
     tokenizer = _tokenizer(source, fields)
@@ -83,14 +83,14 @@ def convert_released(
 
 
 def released_model_config(fields: Mapping[str, Any], sizes: ReleasedSizes) -> ExpLLMConfig:
-    """Return our configuration of a released model: its chat format and preprocessing with it.
+    """Return the `ExpLLMConfig` of a released model, with its chat format and preprocessing.
 
     Args:
         fields: The released ``config.json``.
-        sizes: The sizes found.
+        sizes: The sizes of the checkpoint.
 
     Returns:
-        The configuration. The eight labels are those that the released test code compares answers with.
+        The configuration. Its eight labels are those of the released test code.
     """
     vision = Dinov2Config(
         hidden_size=sizes.vision_width,
@@ -151,34 +151,34 @@ _BLOCK_NAMES = {
 
 
 def translate(weights: Mapping[str, torch.Tensor], sizes: ReleasedSizes) -> dict[str, torch.Tensor]:
-    """Give released weights the names and forms that they have in `ExpLLM`.
+    """Rename and reshape released weights for `ExpLLM`.
 
-    The fused query, key and value matrix is split, the position embedding brought to the model's grid; all else is
-    only renamed.
+    The fused query, key and value matrix is split, and the position embedding interpolated to the model's grid. Other
+    weights are only renamed.
 
     Args:
-        weights: Weights by released names, all accounted for.
-        sizes: Their sizes.
+        weights: Weights by released names, from `check_released`.
+        sizes: The sizes of the checkpoint.
 
     Returns:
         A state dictionary.
     """
-    found: dict[str, torch.Tensor] = {}
+    state: dict[str, torch.Tensor] = {}
     for name, value in weights.items():
         if name == "vision_model.pos_embed":
-            found["vision.embeddings.position_embeddings"] = interpolate_positions(value, sizes.grid)
+            state["vision.embeddings.position_embeddings"] = interpolate_positions(value, sizes.grid)
         elif name in _VISION_NAMES:
-            found[_VISION_NAMES[name]] = value
+            state[_VISION_NAMES[name]] = value
         elif block := _VISION_BLOCK.fullmatch(name):
-            found |= _block_weight(f"vision.encoder.layer.{block[1]}", block[2], value, sizes.vision_lora is not None)
+            state |= _block_weight(f"vision.encoder.layer.{block[1]}", block[2], value, sizes.vision_lora is not None)
         elif name.startswith("mm_projector."):
-            found[name.replace("mm_projector.", "projector.")] = value
+            state[name.replace("mm_projector.", "projector.")] = value
         elif factor := _LANGUAGE_LORA.fullmatch(name):
-            found[f"language.model.{factor[1]}.lora_{factor[2]}.default.weight"] = value
+            state[f"language.model.{factor[1]}.lora_{factor[2]}.default.weight"] = value
         else:
-            wrapped = sizes.language_lora is not None and name.endswith(("q_proj.weight", "v_proj.weight"))
-            found["language." + (name.replace(".weight", ".base_layer.weight") if wrapped else name)] = value
-    return found
+            adapted = sizes.language_lora is not None and name.endswith(("q_proj.weight", "v_proj.weight"))
+            state["language." + (name.replace(".weight", ".base_layer.weight") if adapted else name)] = value
+    return state
 
 
 def _block_weight(layer: str, name: str, value: torch.Tensor, lora: bool) -> dict[str, torch.Tensor]:
@@ -195,14 +195,14 @@ def _block_weight(layer: str, name: str, value: torch.Tensor, lora: bool) -> dic
 
 
 def interpolate_positions(embedding: torch.Tensor, grid: int) -> torch.Tensor:
-    """Bring a position embedding to another grid exactly as the released code does at every pass.
+    """Interpolate a position embedding to another grid exactly as the released code does in every forward pass.
 
-    That is DINOv2's own way: bicubic without antialiasing, by a scale factor with 0.1 added to the size ("to avoid
-    floating point error"), which gives other values than a target size would.
+    The released code uses DINOv2's method: bicubic without antialiasing, by a scale factor with 0.1 added to the size
+    ("to avoid floating point error"). Its values differ from those of interpolation to a target size.
 
     Args:
-        embedding: (1, 1 + N, C), the class token's first.
-        grid: Patches along one side of the image.
+        embedding: (1, 1 + N, C) for the class token and N patches.
+        grid: Number of patches along one side of the image.
 
     Returns:
         (1, 1 + grid ** 2, C), float32.
@@ -221,22 +221,22 @@ def interpolate_positions(embedding: torch.Tensor, grid: int) -> torch.Tensor:
 def _tokenizer(folder: Path, fields: Mapping[str, Any]) -> PreTrainedTokenizerBase:
     if not any((folder / name).is_file() for name in ("tokenizer.model", "tokenizer.json")):
         raise MissingPathError(
-            "there is no tokenizer: neither tokenizer.model nor tokenizer.json",
+            "the folder has no tokenizer (tokenizer.model or tokenizer.json)",
             where=folder,
-            remedy="Copy it from where the weights are from.",
+            remedy="Copy it from the source of the weights.",
         )
     try:
         tokenizer = LlamaTokenizer.from_pretrained(folder, legacy=False)
-    except Exception as error:  # the readers of three formats raise errors of many kinds
+    except Exception as error:  # the readers of three file formats raise many types of errors
         raise CheckpointError(
             f"the tokenizer cannot be read: {str(error).splitlines()[0]}", where=folder, remedy="Copy it again."
         ) from error
-    place = tokenizer.get_vocab().get(IMAGE_TOKEN)
-    if place != fields.get("im_patch_token"):
-        found = f"lacks the token {IMAGE_TOKEN}" if place is None else f"has {IMAGE_TOKEN} as {place}"
+    token_id = tokenizer.get_vocab().get(IMAGE_TOKEN)
+    if token_id != fields.get("im_patch_token"):
+        actual = f"lacks the token {IMAGE_TOKEN}" if token_id is None else f"has {IMAGE_TOKEN} as {token_id}"
         raise CheckpointError(
-            f"the tokenizer {found}; config.json has im_patch_token: {fields.get('im_patch_token')}",
+            f"the tokenizer {actual}; config.json has im_patch_token: {fields.get('im_patch_token')}",
             where=folder,
-            remedy="Copy the tokenizer's files again, added_tokens.json among them.",
+            remedy="Copy the tokenizer's files again, including added_tokens.json.",
         )
     return prepare_tokenizer(tokenizer, "expllm")

@@ -1,4 +1,4 @@
-"""What a released checkpoint must hold: its sizes, and the shape of every weight."""
+"""Sizes of a released checkpoint, and the names and shapes of its weights."""
 
 import math
 from collections.abc import Mapping
@@ -10,7 +10,7 @@ import torch
 
 from explllm.core.errors import CheckpointError
 
-# DINOv2's own encoders: width, blocks, heads (Oquab et al. 2023, Table 17).
+# DINOv2's encoders: width, blocks, heads (Oquab et al. 2023, Table 17).
 _DINOV2 = {"vits14": (384, 12, 6), "vitb14": (768, 12, 12), "vitl14": (1024, 24, 16)}
 _SMALL_HEAD_WIDTH = 16
 
@@ -30,69 +30,69 @@ _LANGUAGE_FIELDS = (
 class ReleasedSizes:
     """Sizes of a released checkpoint.
 
-    Those of the language model are from its configuration, the encoder's from its weights: the configuration has none.
+    The language model's sizes are from the configuration; the encoder's, which it lacks, are from the weights.
     """
 
     hidden: int
     """Width H of the language model."""
     intermediate: int
-    """Width I inside its feed-forward layers."""
+    """Width I of its feed-forward layers."""
     layers: int
-    """Its layers."""
+    """Number of its layers."""
     heads: int
-    """Its attention heads."""
+    """Number of its attention heads."""
     key_value_heads: int
-    """Its heads of keys and values."""
+    """Number of its key and value heads."""
     vocabulary: int
-    """Tokens V of its embeddings."""
+    """Number of tokens V in its embeddings."""
     vision_width: int
     """Width C of the encoder."""
     vision_depth: int
-    """Its blocks."""
+    """Number of its blocks."""
     vision_heads: int
-    """Its attention heads; no file holds them, see `released_sizes`."""
+    """Number of its attention heads. No file holds it; see `released_sizes`."""
     vision_heads_assumed: bool
-    """Whether they are a guess, the encoder being none of DINOv2's own."""
+    """Whether `vision_heads` is assumed, because the encoder is not one of DINOv2's."""
     vision_intermediate: int
-    """Width M inside its feed-forward layers."""
+    """Width M of its feed-forward layers."""
     patch: int
     """Width and height of a patch, in pixels."""
     positions: int
-    """Positions in the embedding that it was trained with, the class token's left out."""
+    """Patch positions in its position embedding, without the class token."""
     grid: int
-    """Patches along one side of an image."""
+    """Number of patches along one side of an image."""
     language_lora: int | None
-    """Rank of LoRA in the language model; None without it."""
+    """Rank of LoRA in the language model; None without LoRA."""
     vision_lora: int | None
-    """Rank of LoRA in the encoder; None without it."""
+    """Rank of LoRA in the encoder; None without LoRA."""
 
 
 def released_sizes(
     config: Mapping[str, Any], weights: Mapping[str, torch.Tensor], vision_heads: int | None, where: Path
 ) -> ReleasedSizes:
-    """Find the sizes of a released checkpoint.
+    """Return the sizes of a released checkpoint.
 
-    The number of the encoder's heads stands neither in the configuration nor in the weights. It is known for DINOv2's
-    own encoders by their width; for any other width, heads of 16 features are assumed.
+    No released file holds the number of the encoder's heads. It follows from the width for
+    DINOv2's encoders; for any other width, heads of 16 features are assumed.
 
     Args:
         config: The released configuration.
         weights: The released weights.
-        vision_heads: The encoder's heads, where the caller knows them.
-        where: The folder, for errors.
+        vision_heads: Number of the encoder's heads, if known.
+        where: The folder, for error messages.
 
     Returns:
         The sizes.
 
     Raises:
-        CheckpointError: If a field or a weight that tells a size is missing or makes no sense.
+        CheckpointError: If a field or weight that determines a size is missing or invalid.
     """
     for name in _LANGUAGE_FIELDS:
         if not isinstance(config.get(name), int) or config[name] <= 0:
             raise CheckpointError(
-                f"config.json has {name}: {config.get(name)!r}, not a positive whole number",
+                f"config.json has {name}: {config.get(name)!r}, not a positive integer",
                 where=where,
-                remedy="Copy config.json again from where the weights are from.",
+                remedy="Copy config.json again from the source of the weights.",
             )
     width = _size(weights, "vision_model.cls_token", 3, 2, where)
     patch = _size(weights, "vision_model.patch_embed.proj.weight", 4, 2, where)
@@ -108,17 +108,17 @@ def released_sizes(
         raise CheckpointError(
             f"images of {config['crop_size']} pixels in patches of {patch} do not give {config['num_patches']} patches",
             where=where,
-            remedy="Copy config.json again from where the weights are from.",
+            remedy="Copy config.json again from the source of the weights.",
         )
     if math.isqrt(positions) ** 2 != positions:
         raise CheckpointError(
-            f"vision_model.pos_embed holds {positions} positions, which make no square",
+            f"vision_model.pos_embed holds {positions} positions, which is not a square",
             where=where,
-            remedy="Use weights of a model that was trained on square images.",
+            remedy="Use weights of a model trained on square images.",
         )
     if intermediate % width:
         raise CheckpointError(
-            f"vision_model.blocks.0.mlp.fc1.weight is {intermediate} wide, no multiple of the encoder's {width}",
+            f"vision_model.blocks.0.mlp.fc1.weight is {intermediate} wide, not a multiple of the width {width}",
             where=where,
             remedy="Use weights of a DINOv2 encoder.",
         )
@@ -127,7 +127,7 @@ def released_sizes(
         raise CheckpointError(
             f"{heads} heads do not divide the encoder's width of {width}",
             where=where,
-            remedy="Give its heads by --vision-heads.",
+            remedy="Set its number of heads by --vision-heads.",
         )
     return ReleasedSizes(
         hidden=config["hidden_size"],
@@ -150,7 +150,7 @@ def released_sizes(
 
 
 def released_shapes(sizes: ReleasedSizes) -> dict[str, tuple[int, ...]]:
-    """Return the shape of every weight that a released checkpoint of these sizes holds, by its released name."""
+    """Return the shape of every weight of a released checkpoint by its released name."""
     hidden, inner = sizes.hidden, sizes.intermediate
     keys = hidden // sizes.heads * sizes.key_value_heads
     shapes: dict[str, tuple[int, ...]] = {
@@ -159,22 +159,22 @@ def released_shapes(sizes: ReleasedSizes) -> dict[str, tuple[int, ...]]:
         "lm_head.weight": (sizes.vocabulary, hidden),
     }
     for layer in range(sizes.layers):
-        at = f"model.layers.{layer}"
+        prefix = f"model.layers.{layer}"
         shapes |= {
-            f"{at}.self_attn.q_proj.weight": (hidden, hidden),
-            f"{at}.self_attn.k_proj.weight": (keys, hidden),
-            f"{at}.self_attn.v_proj.weight": (keys, hidden),
-            f"{at}.self_attn.o_proj.weight": (hidden, hidden),
-            f"{at}.mlp.gate_proj.weight": (inner, hidden),
-            f"{at}.mlp.up_proj.weight": (inner, hidden),
-            f"{at}.mlp.down_proj.weight": (hidden, inner),
-            f"{at}.input_layernorm.weight": (hidden,),
-            f"{at}.post_attention_layernorm.weight": (hidden,),
+            f"{prefix}.self_attn.q_proj.weight": (hidden, hidden),
+            f"{prefix}.self_attn.k_proj.weight": (keys, hidden),
+            f"{prefix}.self_attn.v_proj.weight": (keys, hidden),
+            f"{prefix}.self_attn.o_proj.weight": (hidden, hidden),
+            f"{prefix}.mlp.gate_proj.weight": (inner, hidden),
+            f"{prefix}.mlp.up_proj.weight": (inner, hidden),
+            f"{prefix}.mlp.down_proj.weight": (hidden, inner),
+            f"{prefix}.input_layernorm.weight": (hidden,),
+            f"{prefix}.post_attention_layernorm.weight": (hidden,),
         }
         if rank := sizes.language_lora:
             for name, width in (("q_proj", hidden), ("v_proj", keys)):
-                shapes[f"{at}.self_attn.{name}.lora_A"] = (rank, hidden)
-                shapes[f"{at}.self_attn.{name}.lora_B"] = (width, rank)
+                shapes[f"{prefix}.self_attn.{name}.lora_A"] = (rank, hidden)
+                shapes[f"{prefix}.self_attn.{name}.lora_B"] = (width, rank)
     width, inner = sizes.vision_width, sizes.vision_intermediate
     shapes |= {
         "vision_model.cls_token": (1, 1, width),
@@ -186,27 +186,27 @@ def released_shapes(sizes: ReleasedSizes) -> dict[str, tuple[int, ...]]:
         "vision_model.norm.bias": (width,),
     }
     for block in range(sizes.vision_depth):
-        at = f"vision_model.blocks.{block}"
+        prefix = f"vision_model.blocks.{block}"
         shapes |= {
-            f"{at}.norm1.weight": (width,),
-            f"{at}.norm1.bias": (width,),
-            f"{at}.attn.qkv.weight": (3 * width, width),
-            f"{at}.attn.qkv.bias": (3 * width,),
-            f"{at}.attn.proj.weight": (width, width),
-            f"{at}.attn.proj.bias": (width,),
-            f"{at}.ls1.gamma": (width,),
-            f"{at}.norm2.weight": (width,),
-            f"{at}.norm2.bias": (width,),
-            f"{at}.mlp.fc1.weight": (inner, width),
-            f"{at}.mlp.fc1.bias": (inner,),
-            f"{at}.mlp.fc2.weight": (width, inner),
-            f"{at}.mlp.fc2.bias": (width,),
-            f"{at}.ls2.gamma": (width,),
+            f"{prefix}.norm1.weight": (width,),
+            f"{prefix}.norm1.bias": (width,),
+            f"{prefix}.attn.qkv.weight": (3 * width, width),
+            f"{prefix}.attn.qkv.bias": (3 * width,),
+            f"{prefix}.attn.proj.weight": (width, width),
+            f"{prefix}.attn.proj.bias": (width,),
+            f"{prefix}.ls1.gamma": (width,),
+            f"{prefix}.norm2.weight": (width,),
+            f"{prefix}.norm2.bias": (width,),
+            f"{prefix}.mlp.fc1.weight": (inner, width),
+            f"{prefix}.mlp.fc1.bias": (inner,),
+            f"{prefix}.mlp.fc2.weight": (width, inner),
+            f"{prefix}.mlp.fc2.bias": (width,),
+            f"{prefix}.ls2.gamma": (width,),
         }
         if rank := sizes.vision_lora:
             for name in "qv":
-                shapes[f"{at}.attn.lora_A_{name}"] = (rank, width)
-                shapes[f"{at}.attn.lora_B_{name}"] = (width, rank)
+                shapes[f"{prefix}.attn.lora_A_{name}"] = (rank, width)
+                shapes[f"{prefix}.attn.lora_B_{name}"] = (width, rank)
     return shapes | {
         "mm_projector.0.weight": (hidden, width),
         "mm_projector.0.bias": (hidden,),
@@ -216,48 +216,50 @@ def released_shapes(sizes: ReleasedSizes) -> dict[str, tuple[int, ...]]:
 
 
 def check_released(weights: Mapping[str, torch.Tensor], sizes: ReleasedSizes, where: Path) -> dict[str, torch.Tensor]:
-    """Account for every weight.
+    """Check that the weights are exactly those of a released checkpoint.
 
     Args:
         weights: The released weights.
-        sizes: The sizes that they shall have.
-        where: The folder, for errors.
+        sizes: The expected sizes.
+        where: The folder, for error messages.
 
     Returns:
-        The weights without the rotary embedding's constants, which the language model computes itself.
+        The weights without the rotary embedding's constants, which the language model computes.
 
     Raises:
-        CheckpointError: If a weight is unexpected, missing, of the wrong shape or no number; it names the first.
+        CheckpointError: If a weight is unexpected, missing, of the wrong shape or type. The message names the first.
     """
     shapes = released_shapes(sizes)
     # transformers before 4.32 saved these constants.
-    kept = {name: value for name, value in weights.items() if not name.endswith(".rotary_emb.inv_freq")}
-    faults = (
-        ("missing", [name for name in shapes if name not in kept]),
-        ("unexpected", [name for name in kept if name not in shapes]),
-        ("of the wrong shape", [n for n, shape in shapes.items() if n in kept and tuple(kept[n].shape) != shape]),
-        ("no floating-point numbers", [name for name, value in kept.items() if not value.is_floating_point()]),
+    checked = {name: value for name, value in weights.items() if not name.endswith(".rotary_emb.inv_freq")}
+    problems = (
+        ("missing", [name for name in shapes if name not in checked]),
+        ("unexpected", [name for name in checked if name not in shapes]),
+        ("of the wrong shape", [n for n, shape in shapes.items() if n in checked and tuple(checked[n].shape) != shape]),
+        ("not floating point", [name for name, value in checked.items() if not value.is_floating_point()]),
     )
-    for fault, names in faults:
+    for problem, names in problems:
         if not names:
             continue
-        name, remedy = names[0], "Convert a folder as the released code wrote it."
-        detail = f" {tuple(kept[name].shape)}, not {shapes[name]}" if fault == "of the wrong shape" else ""
+        name, remedy = names[0], "Use an unchanged folder that the released code wrote."
+        detail = f" {tuple(checked[name].shape)}, not {shapes[name]}" if problem == "of the wrong shape" else ""
         if ".lora_" in name:
             ranks = f"lora_llm_r {sizes.language_lora}, lora_vision_r {sizes.vision_lora}"
-            remedy = f"config.json has {ranks} (None: without LoRA): copy the one that belongs to the weights."
+            remedy = f"config.json has {ranks} (None: without LoRA). Copy the config.json of these weights."
         raise CheckpointError(
-            f"the weights do not fit config.json: {len(names)} {fault}, first {name}{detail}",
+            f"the weights do not fit config.json: {len(names)} {problem}, first {name}{detail}",
             where=where,
             remedy=remedy,
         )
-    return kept
+    return checked
 
 
 def _size(weights: Mapping[str, torch.Tensor], name: str, dimensions: int, axis: int, where: Path) -> int:
     if name not in weights or weights[name].ndim != dimensions:
-        found = f"of the wrong shape {tuple(weights[name].shape)}" if name in weights else "missing"
+        problem = f"of the wrong shape {tuple(weights[name].shape)}" if name in weights else "missing"
         raise CheckpointError(
-            f"the weight {name} is {found}", where=where, remedy="Convert a folder as the released code wrote it."
+            f"the weight {name} is {problem}",
+            where=where,
+            remedy="Use an unchanged folder of the released code.",
         )
     return weights[name].shape[axis]

@@ -55,7 +55,7 @@ class BaseRunFolder(Callback):
         """Print the number of trainable weights."""
         if not trainer.is_global_zero:
             return
-        counts = pl_module.model.freeze()
+        counts = pl_module.model.trainable_counts()
         parts = ", ".join(f"{part} {count:,}" for part, count in counts.items())
         get_console().print(f"trainable weights: {parts}; {sum(counts.values()):,} in total", soft_wrap=True)
         self._print_note(trainer)

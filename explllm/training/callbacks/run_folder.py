@@ -16,7 +16,7 @@ from explllm.data.dataset import Batch
 from explllm.explanations.chain_of_thought import ChainOfThought
 from explllm.metrics.answers import Answers, UnknownLabels
 from explllm.metrics.evaluation import recognition_metrics
-from explllm.models.recognition import Recognition
+from explllm.models.generation import Recognition
 from explllm.models.storage import read_config
 from explllm.report.cot_section import cot_figures, cot_section, judged
 from explllm.report.explained import ExplainedFace, best_and_worst_faces

@@ -13,8 +13,8 @@ from PIL import Image, ImageOps
 from explllm.core.action_units import FEAFA, NAMES, mirror_action_units
 from explllm.core.errors import CheckpointError, MissingPathError
 from explllm.faces.crop import face_crop
-from explllm.faces.estimators import known, missing_names
-from explllm.faces.estimators.blendshapes import BLENDSHAPES, DEAD, Blendshapes
+from explllm.faces.estimators import known, unmeasured_units
+from explllm.faces.estimators.blendshapes import BLENDSHAPES, DEAD, MediaPipeBlendshapes
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +38,7 @@ def test_intensities_are_those_of_an_independent_estimate(blendshapes, sample):
 
 def test_units_that_are_not_measured_are_named(blendshapes, sample):
     [intensities] = blendshapes.estimate(sample[0][:1])
-    assert missing_names(intensities) == ["Jaw Thrust", "Cheeks Puff", "Nose Wrinkle"]
+    assert unmeasured_units(intensities) == ["Jaw Thrust", "Cheeks Puff", "Nose Wrinkle"]
     # In the reference, which holds what the model says of them, they are dead indeed.
     assert sample[1][:, [NAMES.index(name) for name in DEAD]].max() < 0.05
 
@@ -104,12 +104,12 @@ def test_images_without_a_face(blendshapes, photographs):
 
 def test_files_that_are_no_landmarker(landmarker_file, detector_file, tmp_path, capfd):
     with pytest.raises(MissingPathError, match="there is no such landmarker"):
-        Blendshapes(tmp_path / "none.task")
+        MediaPipeBlendshapes(tmp_path / "none.task")
     (tmp_path / "text.task").write_text("no model")
     (tmp_path / "short.task").write_bytes(landmarker_file.read_bytes()[:1000])
     for path in (tmp_path / "text.task", tmp_path / "short.task", detector_file):
         with pytest.raises(CheckpointError, match="no face landmarker with blendshapes"):
-            Blendshapes(path)
+            MediaPipeBlendshapes(path)
     # Nor do its libraries write to the terminal.
     assert capfd.readouterr().err == ""
 

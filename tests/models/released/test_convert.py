@@ -1,8 +1,9 @@
-"""Every file and every weight of a released folder is accounted for, or nothing is written."""
+"""Conversion checks every file and every weight of a released folder, and writes nothing on an error."""
 
 import json
 import os
 import pickle
+import re
 import shutil
 
 import pytest
@@ -16,7 +17,7 @@ from explllm.models.released.convert import convert_released, interpolate_positi
 
 @pytest.fixture
 def released(golden, tmp_path):
-    """A copy of the released folder that a test may damage."""
+    """A copy of the released folder that a test may change."""
     folder = tmp_path / "released"
     shutil.copytree(golden / "checkpoint", folder, copy_function=shutil.copyfile)
     folder.chmod(0o755)
@@ -25,7 +26,7 @@ def released(golden, tmp_path):
 
 @pytest.fixture
 def refused(released, tmp_path):
-    """Convert in vain: returns the error's text, and sees that nothing was left behind."""
+    """Run a conversion that fails, check that it leaves no files, and return the error message."""
 
     def convert(kind=CheckpointError, **options):
         with pytest.raises(kind) as caught:
@@ -51,43 +52,36 @@ def split(released, shards=3):
     """Write the weights as shards with an index, as transformers does above 10 GB."""
     weights = torch.load(released / SHARD, weights_only=True)
     (released / SHARD).unlink()
-    names, places = list(weights), {}
+    names, weight_map = list(weights), {}
     for number in range(shards):
         file = f"pytorch_model-{number + 1:05}-of-{shards:05}.bin"
         torch.save({name: weights[name] for name in names[number::shards]}, released / file)
-        places |= dict.fromkeys(names[number::shards], file)
-    (released / INDEX).write_text(json.dumps({"metadata": {}, "weight_map": places}))
+        weight_map |= dict.fromkeys(names[number::shards], file)
+    (released / INDEX).write_text(json.dumps({"metadata": {}, "weight_map": weight_map}))
 
 
-def same(one, other):
-    found, wanted = ExpLLM.from_pretrained(one).state_dict(), ExpLLM.from_pretrained(other).state_dict()
-    assert list(found) == list(wanted)
-    return all(torch.equal(value, wanted[name]) for name, value in found.items())
+def files(folder):
+    return {path.relative_to(folder): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
 
 
-def test_shards_give_the_same_model(released, tmp_path):
-    convert_released(released, tmp_path / "one")
-    split(released)
-    convert_released(released, tmp_path / "other")
-    assert same(tmp_path / "one", tmp_path / "other")
-
-
-def test_old_file_format(released, tmp_path):
-    convert_released(released, tmp_path / "one")
-    weights = torch.load(released / SHARD, weights_only=True)
-    torch.save(weights, released / SHARD, _use_new_zipfile_serialization=False)
-    convert_released(released, tmp_path / "other")
-    assert same(tmp_path / "one", tmp_path / "other")
-
-
-def test_types_are_kept_and_what_trains_is_float32(released, tmp_path):
+@pytest.mark.parametrize("form", ["shards", "before PyTorch 1.6"])
+def test_file_formats(released, converted, tmp_path, form):
+    if form == "shards":
+        split(released)
+    else:
+        weights = torch.load(released / SHARD, weights_only=True)
+        torch.save(weights, released / SHARD, _use_new_zipfile_serialization=False)
     convert_released(released, tmp_path / "out")
-    model = ExpLLM.from_pretrained(tmp_path / "out")
+    assert files(tmp_path / "out") == files(converted)
+
+
+def test_dtypes_and_preprocessing(converted):
+    model = ExpLLM.from_pretrained(converted)
     assert model.config.chat_format == "expllm"
     assert (model.image.square, model.image.fill, model.image.antialias) == ("pad", (123, 117, 104), False)
     for name, weight in model.named_parameters():
-        wanted = torch.bfloat16 if name.startswith("language") and "lora_" not in name else torch.float32
-        assert weight.dtype == wanted, name
+        frozen_language = name.startswith("language") and "lora_" not in name
+        assert weight.dtype == (torch.bfloat16 if frozen_language else torch.float32), name
     assert model.recognize(torch.zeros(40, 30, 3, dtype=torch.uint8).numpy())[0].probabilities
 
 
@@ -105,15 +99,15 @@ def test_without_lora(released, tmp_path):
 
 
 def test_other_sizes(released, tmp_path):
-    """Three encoder blocks, a position embedding of the image's own grid, grouped keys and values."""
+    """Three encoder blocks, a position embedding of the image's grid, grouped keys and values."""
 
     def enlarge(weights):
         for name in [name for name in weights if ".blocks.1." in name]:
             weights[name.replace(".blocks.1.", ".blocks.2.")] = weights[name].clone() * 0.5
         weights["vision_model.pos_embed"] = torch.randn(1, 257, 32)
         for layer in range(2):
-            at = f"model.layers.{layer}.self_attn"
-            for name in (f"{at}.k_proj.weight", f"{at}.v_proj.weight", f"{at}.v_proj.lora_B"):
+            prefix = f"model.layers.{layer}.self_attn"
+            for name in (f"{prefix}.k_proj.weight", f"{prefix}.v_proj.weight", f"{prefix}.v_proj.lora_B"):
                 weights[name] = weights[name][:32].clone()
 
     change(released, enlarge)
@@ -126,14 +120,14 @@ def test_other_sizes(released, tmp_path):
     assert model.config.vision_config.num_attention_heads == 4
 
 
-def test_positions_are_scaled_by_a_factor_not_to_a_size():
+def test_positions_are_interpolated_by_a_scale_factor():
     embedding = torch.randn(1, 1 + 37 * 37, 8)
-    found = interpolate_positions(embedding, 16)
+    interpolated = interpolate_positions(embedding, 16)
     patches = embedding[:, 1:].view(1, 37, 37, 8).permute(0, 3, 1, 2)
-    to_a_size = torch.nn.functional.interpolate(patches, size=(16, 16), mode="bicubic").permute(0, 2, 3, 1)
-    assert found.shape == (1, 257, 8)
-    assert torch.equal(found[:, 0], embedding[:, 0])
-    assert (found[:, 1:] - to_a_size.reshape(1, 256, 8)).abs().max() > 1e-3
+    to_size = torch.nn.functional.interpolate(patches, size=(16, 16), mode="bicubic").permute(0, 2, 3, 1)
+    assert interpolated.shape == (1, 257, 8)
+    assert torch.equal(interpolated[:, 0], embedding[:, 0])
+    assert (interpolated[:, 1:] - to_size.reshape(1, 256, 8)).abs().max() > 1e-3
 
 
 @pytest.mark.parametrize(
@@ -147,32 +141,27 @@ def test_positions_are_scaled_by_a_factor_not_to_a_size():
             r"1 of the wrong shape, first vision_model.norm.bias \(7,\), not \(32,\)",
         ),
         (lambda w: w.update({"mm_projector.0.bias": torch.zeros(64, dtype=torch.int64)}), "mm_projector.0.bias"),
-        (lambda w: w.update({"vision_model.pos_embed": torch.zeros(1, 1371, 32)}), "make no square"),
+        (lambda w: w.update({"vision_model.pos_embed": torch.zeros(1, 1371, 32)}), "not a square"),
         (lambda w: w.update({"vision_model.patch_embed.proj.weight": torch.zeros(32, 3, 9, 9)}), "256 patches"),
     ],
 )
-def test_every_weight_is_accounted_for(released, refused, edit, message):
-    import re
-
+def test_every_weight_is_checked(released, refused, edit, message):
     change(released, edit)
     assert re.search(message, refused())
 
 
-def test_a_rank_that_does_not_match(released, refused):
+def test_lora_that_does_not_match_the_configuration(released, refused):
     set_config(released, lora_llm_r=4)
-    found = refused()
-    assert "first model.layers.0.self_attn.q_proj.lora_A (8, 64), not (4, 64)" in found
-    assert "lora_llm_r 4" in found
-
-
-def test_lora_that_the_configuration_does_not_name(released, refused):
-    set_config(released, lora_vision_enable=False)
+    message = refused()
+    assert "first model.layers.0.self_attn.q_proj.lora_A (8, 64), not (4, 64)" in message
+    assert "lora_llm_r 4" in message
+    set_config(released, lora_llm_r=8, lora_vision_enable=False)
     assert "unexpected, first vision_model.blocks.0.attn.lora_" in refused()
 
 
-@pytest.mark.parametrize("kept", [0, 100, 1_000_000])
-def test_a_truncated_file(released, refused, kept):
-    (released / SHARD).write_bytes((released / SHARD).read_bytes()[:kept])
+@pytest.mark.parametrize("size", [0, 100, 1_000_000])
+def test_a_truncated_file(released, refused, size):
+    (released / SHARD).write_bytes((released / SHARD).read_bytes()[:size])
     assert SHARD in refused()
 
 
@@ -189,7 +178,7 @@ class Trap:
 
 
 @pytest.mark.parametrize("form", ["torch", "pickle"])
-def test_code_in_a_file_is_refused_and_not_run(released, refused, tmp_path, monkeypatch, form):
+def test_pickled_objects_are_not_loaded(released, refused, tmp_path, monkeypatch, form):
     monkeypatch.chdir(released)
     if form == "torch":
         torch.save({"model.norm.weight": Trap()}, released / SHARD)
@@ -197,10 +186,10 @@ def test_code_in_a_file_is_refused_and_not_run(released, refused, tmp_path, monk
         (released / SHARD).write_bytes(pickle.dumps({"model.norm.weight": Trap()}))
     message = refused()
     assert not (released / "trap").exists()
-    assert "nothing in it was run" in message
+    assert "they were not loaded" in message
 
 
-def test_the_pickled_training_arguments_are_never_touched(released, tmp_path, monkeypatch):
+def test_pickled_training_arguments_are_ignored(released, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (released / "training_args.bin").write_bytes(pickle.dumps(Trap()))
     convert_released(released, tmp_path / "out")
@@ -208,7 +197,7 @@ def test_the_pickled_training_arguments_are_never_touched(released, tmp_path, mo
     assert not (tmp_path / "out" / "training_args.bin").exists()
 
 
-def test_an_index_that_does_not_fit(released, refused):
+def test_an_index_that_does_not_match(released, refused):
     split(released)
     index = json.loads((released / INDEX).read_text())
     (released / "pytorch_model-00003-of-00003.bin").rename(released / "elsewhere.bin")
@@ -217,9 +206,9 @@ def test_an_index_that_does_not_fit(released, refused):
     name, shard = next(iter(index["weight_map"].items()))
     for changed, message in (
         ({**index["weight_map"], "more": shard}, "lacks more"),
-        ({k: v for k, v in index["weight_map"].items() if k != name}, f"holds also {name}"),
-        ({**index["weight_map"], "more": "../other.bin"}, "names a shard elsewhere"),
-        ([], "names no weights"),
+        ({k: v for k, v in index["weight_map"].items() if k != name}, f"also holds {name}"),
+        ({**index["weight_map"], "more": "../other.bin"}, "names a shard outside the folder"),
+        ([], "has no weight map"),
     ):
         (released / INDEX).write_text(json.dumps({"weight_map": changed}))
         with pytest.raises(CheckpointError, match=message):
@@ -234,10 +223,10 @@ def test_other_folders(released, refused, tmp_path):
     set_config(released, model_type="locllm", hidden_size=None)
     assert "hidden_size: None" in refused()
     (released / "config.json").write_text("{")
-    assert "no JSON" in refused()
+    assert "not valid JSON" in refused()
     (released / "config.json").unlink()
     assert "config.json" in refused(MissingPathError)
-    with pytest.raises(MissingPathError, match="no such folder"):
+    with pytest.raises(MissingPathError, match="the folder does not exist"):
         convert_released(tmp_path / "nothing", tmp_path / "out")
 
 
@@ -250,18 +239,17 @@ def test_a_tokenizer_without_the_patch_token(released, refused):
     (released / "tokenizer.model").write_bytes(b"no tokenizer")
     assert "the tokenizer cannot be read" in refused()
     (released / "tokenizer.model").unlink()
-    assert "there is no tokenizer" in refused(MissingPathError)
+    assert "the folder has no tokenizer" in refused(MissingPathError)
 
 
 def test_without_weights(released, refused):
     (released / SHARD).unlink()
-    assert "there are no weights" in refused(MissingPathError)
+    assert "the folder has no weights" in refused(MissingPathError)
 
 
-def test_what_is_there_is_not_replaced(released, tmp_path):
-    convert_released(released, tmp_path / "out")
+def test_an_existing_folder_is_not_replaced(released, converted):
     with pytest.raises(CheckpointError, match="exists already"):
-        convert_released(released, tmp_path / "out")
+        convert_released(released, converted)
 
 
 def test_opening_the_released_folder_names_the_command(released):
@@ -276,7 +264,7 @@ def test_the_commands(released, explllm, tmp_path):
     assert "2 attention heads are assumed" in done.err
     assert explllm("convert", "merge", "out", "merged").status == 0
     assert explllm("convert", "released", released, "merged_at_once", "--merge").status == 0
-    assert same("merged", "merged_at_once")
+    assert files(tmp_path / "merged") == files(tmp_path / "merged_at_once")
     from transformers import AutoModel, AutoModelForCausalLM
 
     assert type(AutoModel.from_pretrained("merged/vision")).__name__ == "Dinov2Model"

@@ -1,6 +1,6 @@
-"""A converted checkpoint against what the authors' released code gave for it.
+"""A converted checkpoint against outputs of the authors' released code.
 
-All in float32. The measured error stands beside each tolerance.
+All in float32. A comment next to each tolerance gives the measured error.
 """
 
 import json
@@ -21,24 +21,24 @@ def expected(golden):
     return torch.load(golden / "golden.pt", weights_only=True)
 
 
-@pytest.fixture(scope="module", params=["lora", "merged"])
-def converted(request, golden, tmp_path_factory):
-    """The converted model, and the tolerance that it is held to: folding LoRA in may round."""
-    out = tmp_path_factory.mktemp("converted") / request.param
-    convert_released(golden / "checkpoint", out, merge=request.param == "merged")
-    return ExpLLM.from_pretrained(out, dtype=torch.float32), {"lora": 1e-5, "merged": 1e-4}[request.param]
-
-
 @pytest.fixture(scope="module")
-def model(golden, tmp_path_factory):
-    out = tmp_path_factory.mktemp("converted") / "model"
-    convert_released(golden / "checkpoint", out)
-    return ExpLLM.from_pretrained(out, dtype=torch.float32)
+def model(converted):
+    return ExpLLM.from_pretrained(converted, dtype=torch.float32)
 
 
-def error(found, wanted):
-    """The greatest difference, relative to the greatest value."""
-    return ((found.detach() - wanted).abs().max() / wanted.abs().max()).item()
+@pytest.fixture(scope="module", params=["lora", "merged"])
+def model_and_tolerance(request, model, golden, tmp_path_factory):
+    """The converted model and its tolerance: merging LoRA may round."""
+    if request.param == "lora":
+        return model, 1e-5
+    folder = tmp_path_factory.mktemp("converted") / "merged"
+    convert_released(golden / "checkpoint", folder, merge=True)
+    return ExpLLM.from_pretrained(folder, dtype=torch.float32), 1e-4
+
+
+def error(actual, expected):
+    """Return the maximum difference, relative to the maximum expected value."""
+    return ((actual.detach() - expected).abs().max() / expected.abs().max()).item()
 
 
 def test_preprocessed_pixels(model, golden, expected):
@@ -46,23 +46,23 @@ def test_preprocessed_pixels(model, golden, expected):
         assert torch.equal(model.image(golden / "images" / name), pixels), name
 
 
-def test_features(converted, expected):
-    found, tolerance = converted
+def test_features(model_and_tolerance, expected):
+    model, tolerance = model_and_tolerance
     tensors = expected["tensors"]
-    assert torch.equal(found.vision.embeddings.position_embeddings, tensors["pos_embed_16x16"])
+    assert torch.equal(model.vision.embeddings.position_embeddings, tensors["pos_embed_16x16"])
     with torch.no_grad():
-        embedded = found.vision.embeddings(tensors["image"])
+        embedded = model.vision.embeddings(tensors["image"])
         assert error(embedded, tensors["tokens_after_embed"]) < tolerance  # measured: 1.2e-7
-        patches = image_features(found.vision, tensors["image"])
+        patches = image_features(model.vision, tensors["image"])
         assert error(patches, tensors["x_norm_patchtokens"]) < tolerance  # measured: 5.9e-7, merged 4.8e-7
-        assert error(found.encode_image(tensors["image"]), tensors["projected"]) < tolerance  # measured: 6.0e-7
+        assert error(model.encode_image(tensors["image"]), tensors["projected"]) < tolerance  # measured: 6.0e-7
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_loss_and_logits(converted, expected, kind):
-    (found, tolerance), wanted, item = converted, expected["losses"][kind], expected["items"][kind][0]
+def test_loss_and_logits(model_and_tolerance, expected, kind):
+    (model, tolerance), wanted, item = model_and_tolerance, expected["losses"][kind], expected["items"][kind][0]
     with torch.no_grad():
-        output = found(expected["tensors"]["image"][:1], item["input_ids"][None], labels=item["labels"][None])
+        output = model(expected["tensors"]["image"][:1], item["input_ids"][None], labels=item["labels"][None])
     logits = output.logits[0]
     assert error(output.loss, wanted["loss"]) < tolerance  # measured: 6.6e-8, merged 1.2e-7
     assert error(logits[:, wanted["logits_cols"]], wanted["logits_sub"]) < tolerance  # measured: 1.5e-6, merged 1.6e-6
@@ -79,12 +79,12 @@ def test_loss_and_logits(converted, expected, kind):
     ("logits_at_labels_only", "tolerance"),
     [
         (False, 1e-5),  # measured: 4.0e-6
-        # With the output layer at 3 positions only, sums over the vocabulary run in another order. Against float64 the
-        # released code is off by 7.3e-6 itself, ours by 4.6e-6 with all logits and by 1.2e-5 here.
+        # With the output layer at 3 positions only, sums over the vocabulary run in another order. Compared to float64,
+        # the released code has an error of 7.3e-6, ours 4.6e-6 with all logits and 1.2e-5 here.
         (True, 2e-5),  # measured: 1.1e-5
     ],
 )
-def test_gradients_of_all_that_trains(model, expected, our_name, kind, logits_at_labels_only, tolerance):
+def test_gradients_of_all_trainable_weights(model, expected, our_name, kind, logits_at_labels_only, tolerance):
     wanted, item = expected["losses"][kind]["grads"], expected["items"][kind][0]
     model.zero_grad()
     model(
@@ -112,7 +112,7 @@ def test_each_conversation_with_its_own_image(model, golden, expected):
 
 
 def test_mixed_batch(model, golden, expected):
-    """Its loss is a plain token mean over the batch, ours the mean of the conversations' means: both are compared."""
+    """The released loss is a token mean over the batch, ours a mean over conversations: both are compared."""
     batch = expected["batch"]
     records = json.loads((golden / "records.json").read_text())
     chosen = [(kind, records[number]) for kind, number in batch["picks"]]
@@ -140,19 +140,19 @@ def test_mixed_batch(model, golden, expected):
 
 
 @pytest.mark.parametrize("kind", ["emo", "des"])
-def test_greedy_continuations(converted, golden, expected, kind):
-    """Token by token, up to the first one whose margin is under 1e-3."""
-    (found, tolerance), wanted = converted, expected["gen"][kind]
+def test_greedy_continuations(model_and_tolerance, golden, expected, kind):
+    """Continuations are equal up to the first token whose margin is under 1e-3."""
+    (model, tolerance), wanted = model_and_tolerance, expected["gen"][kind]
     compared = 0
     for row, (ids, margin) in enumerate(zip(wanted["new_ids"], wanted["margin"], strict=True)):
         record = json.loads((golden / "records.json").read_text())[row]
         messages = recognition() if kind == "emo" else explanation(record["emo"])
-        prompt = torch.tensor([found.conversations.encode_prompt(messages)])
-        pixels = found.image(golden / "images" / record["file_name"])[None]
+        prompt = torch.tensor([model.conversations.encode_prompt(messages)])
+        pixels = model.image(golden / "images" / record["file_name"])[None]
         with torch.no_grad():
-            scores = found(pixels, prompt).logits[0, -1]
-            generated = found.language.generate(
-                inputs_embeds=found.embed(prompt, found.encode_image(pixels)),
+            scores = model(pixels, prompt).logits[0, -1]
+            generated = model.language.generate(
+                inputs_embeds=model.embed(prompt, model.encode_image(pixels)),
                 max_new_tokens=len(ids),
                 do_sample=False,
                 pad_token_id=0,

@@ -5,8 +5,8 @@ from PIL import Image
 
 from explllm.core.action_units import NAMES
 from explllm.core.manifest import Manifest
-from explllm.faces.boxes import overlap
-from explllm.faces.finding import crop_name
+from explllm.faces.boxes import iou
+from explllm.faces.detection import crop_name
 
 ASTRONAUT = (175.0, 70.0, 93.0, 93.0)
 
@@ -20,7 +20,7 @@ def test_every_row_has_a_box_or_a_reason(run, folder, detector_file):
     assert status == 1  # some images cannot be used
     found = rows("out.jsonl")
     assert list(found["image"]) == list(rows(folder / "all.jsonl")["image"])
-    assert overlap(found.loc["astronaut.png", "box"], ASTRONAUT) >= 0.5
+    assert iou(found.loc["astronaut.png", "box"], ASTRONAUT) >= 0.5
     assert found.loc["astronaut.png", "face_status"] == "found" and found.loc["astronaut.png", "face_score"] > 0.5
     for name, reason in {
         "coffee.png": "no face found",

@@ -8,8 +8,8 @@ import pytest
 from explllm.core.errors import ConfigError, InputError
 from explllm.core.expressions import LABEL_SETS, Expression
 from explllm.core.manifest import Manifest
-from explllm.drawn_faces import generate
-from explllm.drawn_faces.generate import draw_faces
+from explllm.drawn_faces import dataset
+from explllm.drawn_faces.dataset import draw_faces
 from explllm.explanations.chain_of_thought import ChainOfThought
 
 AFFECTNET8 = LABEL_SETS["affectnet8"]
@@ -113,7 +113,7 @@ def test_classes_of_the_label_set_are_drawn(tmp_path):
 def test_drawn_folder_is_used_again(tmp_path, monkeypatch):
     first = draw_faces(tmp_path / "faces", **FEW)
     before = {path: path.stat().st_mtime_ns for path in first.root.rglob("*")}
-    monkeypatch.setattr(generate, "draw_face", None)  # drawing anything would fail
+    monkeypatch.setattr(dataset, "draw_face", None)  # drawing anything would fail
     second = draw_faces(tmp_path / "faces", **FEW)
     assert second.frame.to_dict("records") == first.frame.to_dict("records")
     assert {path: path.stat().st_mtime_ns for path in first.root.rglob("*")} == before
@@ -141,7 +141,7 @@ def test_interrupted_drawing_leaves_nothing_half_written(tmp_path, monkeypatch, 
             raise KeyboardInterrupt
         return np.zeros((24, 24, 3), np.uint8)
 
-    monkeypatch.setattr(generate, "draw_face", interrupted)
+    monkeypatch.setattr(dataset, "draw_face", interrupted)
     with pytest.raises(KeyboardInterrupt):
         draw_faces(folder, **(FEW | {"seed": 5}))
     assert len(calls) == 5

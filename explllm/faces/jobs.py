@@ -40,7 +40,7 @@ class Work(Protocol):
 
 
 @dataclass(frozen=True)
-class Streaming:
+class JobOptions:
     """How a run goes about its images."""
 
     partial: Path
@@ -57,7 +57,7 @@ class Streaming:
     """Images that may be unreadable before the run stops; None: any number."""
 
 
-def stream(items: Sequence[Any], work: Work, how: Streaming) -> None:
+def run_job(items: Sequence[Any], work: Work, how: JobOptions) -> None:
     """Work on every item that has no good result yet, and append the results to the file, one JSON object a line.
 
     Pixels of no more than `workers` times two chunks are in memory at any time.
@@ -101,7 +101,7 @@ def stream(items: Sequence[Any], work: Work, how: Streaming) -> None:
             ) from error
 
 
-def results_of(partial: Path) -> dict[int, Result]:
+def read_results(partial: Path) -> dict[int, Result]:
     """Return the results in a file by place; of several for one place the last counts.
 
     Args:
@@ -111,11 +111,11 @@ def results_of(partial: Path) -> dict[int, Result]:
         Results by place.
     """
     with partial.open("rb") as file:
-        lines = list(_whole_lines(file))
+        lines = list(_complete_lines(file))
     return {line.pop("place"): line for line in lines[1:]}
 
 
-def digest(path: str | PathLike[str]) -> str:
+def file_sha256(path: str | PathLike[str]) -> str:
     """Return the SHA-256 of a file, by which a run knows that it is still the same."""
     with Path(path).open("rb") as file:
         return file_digest(file, "sha256").hexdigest()
@@ -136,7 +136,7 @@ def _begin(partial: Path, settings: dict[str, Any]) -> set[int]:
         return set()
     done: set[int] = set()
     with partial.open("r+b") as file:
-        held = next(iter(_whole_lines(file)), None)
+        held = next(iter(_complete_lines(file)), None)
         if held != settings:
             other = sorted(key for key in settings if not isinstance(held, dict) or held.get(key) != settings[key])
             raise ConfigError(
@@ -145,7 +145,7 @@ def _begin(partial: Path, settings: dict[str, Any]) -> set[int]:
                 remedy="Give the same settings to go on, or delete this file to begin anew.",
             )
         end = file.tell()
-        for line in _whole_lines(file):
+        for line in _complete_lines(file):
             end = file.tell()
             # What was bad may have been mended since.
             (done.add if line["bad"] is None else done.discard)(line["place"])
@@ -154,7 +154,7 @@ def _begin(partial: Path, settings: dict[str, Any]) -> set[int]:
     return done
 
 
-def _whole_lines(file: IO[bytes]) -> Iterator[dict[str, Any]]:
+def _complete_lines(file: IO[bytes]) -> Iterator[dict[str, Any]]:
     """Yield the JSON objects from here on, up to a line that was not written to its end."""
     # Not by iterating over the file, which would read ahead and make tell() useless.
     while (line := file.readline()).endswith(b"\n"):
@@ -205,13 +205,13 @@ def _open(work: Work) -> None:
     """Begin a worker process."""
     # Ctrl-C reaches every process of the terminal; the main one says what is to be done.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_die_with_parent, daemon=True).start()
+    threading.Thread(target=_exit_with_parent, daemon=True).start()
     stack = ExitStack()
     _opened.append(stack.enter_context(work.open()))
     Finalize(None, stack.close, exitpriority=1)
 
 
-def _die_with_parent() -> None:
+def _exit_with_parent() -> None:
     """End this process when the main one is gone: it would wait for work for ever."""
     parent = parent_process()
     if parent is not None:

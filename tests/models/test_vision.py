@@ -4,29 +4,26 @@ from transformers import Dinov2Config, Dinov2Model
 
 from explllm.core.errors import ConfigError
 from explllm.models.conv_encoder import ConvEncoder, ConvEncoderConfig
-from explllm.models.drop_path import BatchDropPath, add_drop_path
+from explllm.models.vision import BatchDropPath, add_drop_path
 
 SMALL = Dinov2Config(hidden_size=16, num_hidden_layers=2, num_attention_heads=2, image_size=28, patch_size=14)
 
 
-def test_a_share_of_the_samples_is_left_out_and_the_others_scaled_up():
+def test_drop_path_drops_a_share_of_the_samples_and_scales_up_the_others():
     torch.manual_seed(0)
     drop, residual = BatchDropPath(0.4), torch.randn(10, 3, 4)
     dropped = drop(residual)
-    kept = dropped.flatten(1).abs().sum(1) > 0
-    assert int(kept.sum()) == 6
-    torch.testing.assert_close(dropped[kept], residual[kept] * 10 / 6)
-    sums = torch.stack([drop(torch.ones(10, 1)) for _ in range(2000)]).mean(0)
-    torch.testing.assert_close(sums, torch.ones(10, 1), atol=0.1, rtol=0)
+    active = dropped.flatten(1).abs().sum(1) > 0
+    assert int(active.sum()) == 6
+    torch.testing.assert_close(dropped[active], residual[active] * 10 / 6)
+    means = torch.stack([drop(torch.ones(10, 1)) for _ in range(2000)]).mean(0)
+    torch.testing.assert_close(means, torch.ones(10, 1), atol=0.1, rtol=0)
+    assert torch.equal(BatchDropPath(0.9)(residual[:1]), residual[:1])  # a single sample always remains
     assert torch.equal(drop.eval()(residual), residual)
 
 
-def test_with_one_sample_nothing_is_left_out():
-    residual = torch.randn(1, 3, 4)
-    assert torch.equal(BatchDropPath(0.9)(residual), residual)
-
-
-def test_it_works_in_every_block_of_dinov2():
+def test_drop_path_in_every_block_of_dinov2():
+    torch.manual_seed(0)
     encoder = Dinov2Model(SMALL)
     with torch.no_grad():
         for name, weight in encoder.named_parameters():
@@ -38,13 +35,13 @@ def test_it_works_in_every_block_of_dinov2():
     assert torch.equal(encoder(images).last_hidden_state, before)
     encoder.train()
     changed = (encoder(images).last_hidden_state - before).flatten(1).abs().amax(1) > 1e-4
-    assert changed.all()  # those kept are scaled up, in each of two blocks
-    one = encoder(images[:1]).last_hidden_state
-    torch.testing.assert_close(one, before[:1], atol=1e-5, rtol=0)
+    assert changed.all()  # active samples are scaled up in each of the two blocks
+    single = encoder(images[:1]).last_hidden_state
+    torch.testing.assert_close(single, before[:1], atol=1e-5, rtol=0)
 
 
-def test_bad_settings():
-    with pytest.raises(ConfigError, match="a drop path of 1"):
+def test_invalid_drop_path():
+    with pytest.raises(ConfigError, match="a drop path rate of 1"):
         add_drop_path(Dinov2Model(SMALL), 1.0)
     with pytest.raises(ConfigError, match="no blocks with stochastic depth"):
         add_drop_path(ConvEncoder(ConvEncoderConfig()), 0.1)

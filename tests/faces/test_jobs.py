@@ -14,7 +14,7 @@ import psutil
 import pytest
 
 from explllm.core.errors import ConfigError, InputError
-from explllm.faces.streaming import Streaming, partial_path, results_of, stream
+from explllm.faces.jobs import JobOptions, partial_path, read_results, run_job
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ def work(tmp_path):
 
 @pytest.fixture
 def how(tmp_path):
-    return lambda **changes: Streaming(
+    return lambda **changes: JobOptions(
         **{"partial": tmp_path / "p.jsonl", "settings": {"a": 1}, "title": "", **changes}
     )
 
@@ -58,36 +58,36 @@ def done(work):
 @pytest.mark.parametrize("chunk", [1, 3])
 @pytest.mark.parametrize("workers", [1, 2])
 def test_every_item_once(work, how, tmp_path, workers, chunk):
-    stream(list(range(10)), work, how(workers=workers, chunk=chunk))
-    assert results_of(tmp_path / "p.jsonl") == {n: {"bad": None, "square": n**2} for n in range(10)}
+    run_job(list(range(10)), work, how(workers=workers, chunk=chunk))
+    assert read_results(tmp_path / "p.jsonl") == {n: {"bad": None, "square": n**2} for n in range(10)}
     assert sorted(map(int, done(work))) == list(range(10))
     assert work.closed == [True] * (workers == 1)  # in a worker it is another object
-    stream(list(range(10)), work, how(workers=workers, chunk=chunk))
+    run_job(list(range(10)), work, how(workers=workers, chunk=chunk))
     assert len(done(work)) == 10  # nothing is left to do
 
 
 def test_a_line_cut_off_is_done_again(work, how, tmp_path):
-    stream([1, 2, 3], work, how())
+    run_job([1, 2, 3], work, how())
     path = tmp_path / "p.jsonl"
     whole = path.read_bytes()
     for length in (len(whole) - 1, len(whole) - 20):
         path.write_bytes(whole[:length])
         work.log.unlink()
-        stream([1, 2, 3], work, how())
+        run_job([1, 2, 3], work, how())
         assert done(work) == ["3"] and path.read_bytes() == whole
 
 
 def test_other_settings_are_refused(work, how):
-    stream([1], work, how(settings={"a": 1, "b": (2, 3)}))
-    stream([1], work, how(settings={"a": 1, "b": (2, 3)}))
+    run_job([1], work, how(settings={"a": 1, "b": (2, 3)}))
+    run_job([1], work, how(settings={"a": 1, "b": (2, 3)}))
     with pytest.raises(ConfigError, match=r"a run with another a, b was broken off here \[.*p.jsonl\]. Give the same"):
-        stream([1], work, how(settings={"a": 2, "b": 3}))
+        run_job([1], work, how(settings={"a": 2, "b": 3}))
 
 
 def test_a_file_that_is_no_run_is_refused(work, how, tmp_path):
     (tmp_path / "p.jsonl").write_text("something else\n")
     with pytest.raises(ConfigError, match="was broken off here"):
-        stream([1], work, how())
+        run_job([1], work, how())
     assert (tmp_path / "p.jsonl").read_text() == "something else\n"
 
 
@@ -95,17 +95,17 @@ def test_a_file_that_is_no_run_is_refused(work, how, tmp_path):
 def test_too_many_bad_ones_stop_the_run_and_are_tried_again(work, how, tmp_path, workers):
     items = [1, "x", 2, "y", 3, 4, 5, 6]
     with pytest.raises(InputError, match="2 images could not be used, the last because: . is no number. Mend them"):
-        stream(items, work, how(max_bad=1, workers=workers))
+        run_job(items, work, how(max_bad=1, workers=workers))
     items[1], items[3] = 10, 20  # mended
-    stream(items, work, how(max_bad=0, workers=workers))
-    assert {n: held["square"] for n, held in sorted(results_of(tmp_path / "p.jsonl").items())} == {
+    run_job(items, work, how(max_bad=0, workers=workers))
+    assert {n: held["square"] for n, held in sorted(read_results(tmp_path / "p.jsonl").items())} == {
         n: item**2 for n, item in enumerate(items)
     }
 
 
 def test_any_number_may_be_bad_without_a_limit(work, how, tmp_path):
-    stream(["x", 1, "y"], work, how())
-    assert [held["bad"] for held in results_of(tmp_path / "p.jsonl").values()] == [
+    run_job(["x", 1, "y"], work, how())
+    assert [held["bad"] for held in read_results(tmp_path / "p.jsonl").values()] == [
         "x is no number",
         None,
         "y is no number",
@@ -114,16 +114,16 @@ def test_any_number_may_be_bad_without_a_limit(work, how, tmp_path):
 
 def test_a_worker_that_dies_ends_the_run_in_one_line(work, how, tmp_path):
     with pytest.raises(InputError, match=r"a worker process died after \d of 5 images. Run the same command again"):
-        stream([1, 2, -1, 3, 4], work, how(workers=2))
-    stream([1, 2, 5, 3, 4], work, how(workers=2))
-    assert len(results_of(tmp_path / "p.jsonl")) == 5
+        run_job([1, 2, -1, 3, 4], work, how(workers=2))
+    run_job([1, 2, 5, 3, 4], work, how(workers=2))
+    assert len(read_results(tmp_path / "p.jsonl")) == 5
 
 
 SCRIPT = """
 import sys, time
 from contextlib import contextmanager
 from pathlib import Path
-from explllm.faces.streaming import Streaming, stream
+from explllm.faces.jobs import JobOptions, run_job
 
 class Slow:
     @contextmanager
@@ -134,7 +134,7 @@ class Slow:
         return {"bad": None, "item": item}
 
 if __name__ == "__main__":
-    stream(list(range(200)), Slow(), Streaming(Path(sys.argv[1]), {}, "", workers=int(sys.argv[2])))
+    run_job(list(range(200)), Slow(), JobOptions(Path(sys.argv[1]), {}, "", workers=int(sys.argv[2])))
 """
 
 
@@ -160,6 +160,7 @@ def test_ctrl_c_says_how_to_go_on(tmp_path):
     partial = tmp_path / "p.jsonl"
     process = subprocess.Popen([sys.executable, tmp_path / "slow.py", partial, "2"], stderr=subprocess.PIPE, text=True)
     while not partial.exists() or partial.read_bytes().count(b"\n") < 5:
+        assert process.poll() is None
         time.sleep(0.02)
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=30)

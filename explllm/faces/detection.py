@@ -15,17 +15,17 @@ from PIL import Image
 from explllm.core.errors import ConfigError, InputError
 from explllm.core.files import atomic_write
 from explllm.core.manifest import Manifest
-from explllm.faces.boxes import Box, Detection, Which, faces_of_rows
+from explllm.faces.boxes import Box, Detection, FaceChoice, match_faces
 from explllm.faces.crop import DEFAULT_MARGIN, face_crop
-from explllm.faces.detector import Detector
+from explllm.faces.detector import FaceDetector
+from explllm.faces.jobs import Result
 from explllm.faces.onnx_session import Provider
 from explllm.faces.pixels import load_image
-from explllm.faces.streaming import Result
 
 FOUND, GIVEN, NO_FACE, KEPT = "found", "given", "no face found", "no face found; the earlier box is kept"
 """What the column ``face_status`` says of a row; of one whose image cannot be read it says why."""
 
-OF_ONE_FACE = ("expression", "identity", "votes", "facs", "action_units", "cot")
+PER_FACE_COLUMNS = ("expression", "identity", "votes", "facs", "action_units", "cot")
 """Columns that speak of one face, with all whose names begin with one of these and an underscore (``cot_source``): they
 are emptied where ``all`` makes several rows of one."""
 
@@ -45,19 +45,19 @@ class ImageRows:
 
 
 @dataclass(frozen=True)
-class FaceFinding:
+class DetectionJob:
     """Settings of the search for faces."""
 
     detector: Path
     """The ONNX file."""
-    which: Which = "largest"
+    which: FaceChoice = "largest"
     """The face to take where an image that stands in one row shows several."""
     redo: bool = False
     """Search again where a row has a box already."""
     input_size: int | None = None
-    """As for `Detector`."""
+    """As for `FaceDetector`."""
     threshold: float = 0.5
-    """As for `Detector`."""
+    """As for `FaceDetector`."""
     margin: float = DEFAULT_MARGIN
     """Of the crops, as for `explllm.faces.crop.face_crop`."""
     crops: Path | None = None
@@ -67,9 +67,9 @@ class FaceFinding:
     threads: int | None = None
     """Its CPU threads."""
 
-    def opened(self) -> Detector:
+    def open_detector(self) -> FaceDetector:
         """Open the detector."""
-        return Detector(
+        return FaceDetector(
             self.detector,
             input_size=self.input_size,
             threshold=self.threshold,
@@ -80,10 +80,10 @@ class FaceFinding:
     @contextmanager
     def open(self) -> Iterator[Callable[[Sequence[ImageRows]], list[Result]]]:
         """Open the detector, and give what finds the faces of images."""
-        detector = self.opened()
+        detector = self.open_detector()
         yield lambda items: [self._result(item, detector) for item in items]
 
-    def _result(self, item: ImageRows, detector: Detector) -> Result:
+    def _result(self, item: ImageRows, detector: FaceDetector) -> Result:
         if self.crops is None and not self.redo and None not in item.boxes:
             given = [_face(row, box, GIVEN) for row, box in zip(item.rows, item.boxes, strict=True)]
             return {"bad": None, "faces": given}
@@ -98,11 +98,11 @@ class FaceFinding:
             return _unusable(item, f"{type(error).__name__}: {error}")
         return {"bad": None, "faces": faces}
 
-    def _faces(self, item: ImageRows, image: Image.Image, detector: Detector) -> Iterator[dict[str, Any]]:
+    def _faces(self, item: ImageRows, image: Image.Image, detector: FaceDetector) -> Iterator[dict[str, Any]]:
         """Yield the faces of an image in the order of its rows, and a row without a face as one without a box."""
         found: list[list[Detection]] = [[] for _ in item.rows]
         if self.redo or None in item.boxes:
-            found = faces_of_rows(detector.detect(image), item.boxes, self.which, image.size)
+            found = match_faces(detector.detect(image), item.boxes, self.which, image.size)
         for row, box, faces in zip(item.rows, item.boxes, found, strict=True):
             if box is not None and not self.redo:
                 yield _face(row, box, GIVEN)
@@ -149,15 +149,15 @@ def check_crop_names(images: Sequence[ImageRows]) -> None:
     for item in images:
         name = crop_name(item.image, 1)
         if (other := owners.setdefault(name, item.image)) != item.image:
-            raise _same_crop(other, item.image, name)
+            raise _duplicate_crop(other, item.image, name)
     for name, image in owners.items():
         # The second face of `a.jpg` and the first of `a.face2.jpg`.
         first = re.sub(r"\.face\d+\.jpg$", ".jpg", name)
         if first != name and first in owners:
-            raise _same_crop(owners[first], image, name)
+            raise _duplicate_crop(owners[first], image, name)
 
 
-def _same_crop(first: str, second: str, name: str) -> ConfigError:
+def _duplicate_crop(first: str, second: str, name: str) -> ConfigError:
     return ConfigError(
         f"the crops of {first} and {second} would have one name, {name}",
         where="--crops",
@@ -165,7 +165,7 @@ def _same_crop(first: str, second: str, name: str) -> ConfigError:
     )
 
 
-def images_of(manifest: Manifest) -> list[ImageRows]:
+def group_by_image(manifest: Manifest) -> list[ImageRows]:
     """Return the images of a manifest, each once, with its rows, in order of first mention."""
     frame = manifest.frame
     boxes = frame["box"] if "box" in frame else [None] * len(frame)
@@ -178,17 +178,17 @@ def images_of(manifest: Manifest) -> list[ImageRows]:
     ]
 
 
-def with_faces(manifest: Manifest, results: dict[int, Result]) -> Manifest:
+def add_faces(manifest: Manifest, results: dict[int, Result]) -> Manifest:
     """Return a manifest with the boxes that were found.
 
     Args:
         manifest: The table that the search began with.
-        results: What became of each image of `images_of`.
+        results: What became of each image of `group_by_image`.
 
     Returns:
         The table with the columns ``box``, ``face_status``, ``face_score`` (None for a given box) and, if crops were
         written, ``crop`` (path below their folder). A row with several faces becomes several rows, in which what
-        speaks of one face (`OF_ONE_FACE`) is empty, as nobody knows of which.
+        speaks of one face (`PER_FACE_COLUMNS`) is empty, as nobody knows of which.
     """
     faces = sorted((face for result in results.values() for face in result["faces"]), key=lambda face: face["row"])
     rows = [face["row"] for face in faces]
@@ -198,7 +198,7 @@ def with_faces(manifest: Manifest, results: dict[int, Result]) -> Manifest:
             frame[column] = pd.Series([face.get(key) for face in faces], index=frame.index, dtype=object)
     several = pd.Series(rows, index=frame.index).duplicated(keep=False)
     for column in map(str, frame.columns):
-        if several.any() and any(column == name or column.startswith(f"{name}_") for name in OF_ONE_FACE):
+        if several.any() and any(column == name or column.startswith(f"{name}_") for name in PER_FACE_COLUMNS):
             frame[column] = frame[column].astype(object).where(~several, None)
     return Manifest(frame, manifest.root, manifest.path)
 

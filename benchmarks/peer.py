@@ -1,0 +1,128 @@
+"""Two models of one size: ours, and what a user would pick instead.
+
+The peer is `LlavaForConditionalGeneration` with a DINOv2 tower and peft's LoRA. Both have the same layers, widths,
+vocabulary, LoRA and tokens per conversation; all weights are random.
+"""
+
+from collections.abc import Callable, Iterable
+from statistics import median, quantiles
+from time import perf_counter
+from typing import Any
+
+import torch
+from peft import LoraConfig, get_peft_model
+from transformers import Dinov2Config, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration
+
+from explllm import ExpLLM, Expression
+from explllm.conversation.encoder import Encoded
+from explllm.conversation.messages import explanation, recognition
+from explllm.explanations.rule_writer import RuleWriter
+from explllm.models.build import NetworkSettings, build
+
+VISION = {"hidden_size": 128, "num_hidden_layers": 4, "num_attention_heads": 4, "image_size": 224, "patch_size": 14}
+LANGUAGE = {
+    "hidden_size": 256,
+    "intermediate_size": 688,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 4,
+    "max_position_embeddings": 2048,
+}
+VOCABULARY = 32_000
+IMAGE_TOKEN_ID = VOCABULARY - 1
+
+
+def our_model() -> ExpLLM:
+    """Return an ExpLLM with LoRA in both parts."""
+    torch.manual_seed(0)
+    model = build(
+        NetworkSettings(
+            preset="tiny",
+            vision={"model_type": "dinov2", **VISION},
+            vision_train="lora",
+            language={"model_type": "llama", **LANGUAGE},
+            language_train="lora",
+            image_preset="dinov2",
+            image_size=224,
+            chat_format="vicuna",
+            vocabulary=2000,
+            labels="rafdb",
+        )
+    )
+    model.language.resize_token_embeddings(VOCABULARY)
+    return model
+
+
+def peer_model() -> torch.nn.Module:
+    """Return a Llava model with LoRA in both parts and a projector that trains."""
+    torch.manual_seed(0)
+    config = LlavaConfig(
+        vision_config=Dinov2Config(**VISION),
+        text_config=LlamaConfig(**LANGUAGE, vocab_size=VOCABULARY),
+        image_token_index=IMAGE_TOKEN_ID,
+        image_seq_length=256,
+        vision_feature_layer=-1,
+        vision_feature_select_strategy="default",
+    )
+    lora = LoraConfig(
+        r=8,
+        lora_alpha=16,
+        lora_dropout=0.05,
+        target_modules=r".*\.(q_proj|v_proj|query|value)$",
+        modules_to_save=["multi_modal_projector"],
+    )
+    return get_peft_model(LlavaForConditionalGeneration(config), lora).eval()
+
+
+def conversations(model: ExpLLM, kind: str, count: int) -> list[Encoded]:
+    """Return encoded conversations of a kind (``fer`` or ``cot``) with texts of realistic length."""
+    writer, labels = RuleWriter(), list(model.labels)
+    rows = []
+    for number in range(count):
+        label: Expression = labels[number % len(labels)]
+        if kind == "fer":
+            messages = recognition(str(label))
+        else:
+            units = [0.1 * ((number + unit) % 9) for unit in range(24)]
+            messages = explanation(str(label), writer.write(units, label, seed=number).text)
+        rows.append(model.conversations.encode(messages))
+    return rows
+
+
+def batch(model: ExpLLM, rows: list[Encoded], for_peer: bool = False) -> dict[str, torch.Tensor]:
+    """Return a padded batch with random images; for the peer with its own image token."""
+    tokens = model.conversations.batch(rows, side="right")
+    ids = tokens.input_ids
+    if for_peer:
+        ids = ids.masked_fill(ids == model.config.image_token_id, IMAGE_TOKEN_ID)
+    generator = torch.Generator().manual_seed(0)
+    return {
+        "pixel_values": torch.randn(len(rows), 3, 224, 224, generator=generator),
+        "input_ids": ids,
+        "attention_mask": tokens.attention_mask,
+        "labels": tokens.labels,
+    }
+
+
+def interleaved(jobs: dict[str, Callable[[], Any]], repeats: int, items: int = 1) -> dict[str, list[float]]:
+    """Run jobs in turn, after one warm-up each, and return their seconds per item."""
+    for run in jobs.values():
+        run()
+    seconds: dict[str, list[float]] = {name: [] for name in jobs}
+    for _ in range(repeats):
+        for name, run in jobs.items():
+            start = perf_counter()
+            run()
+            seconds[name].append((perf_counter() - start) / items)
+    return seconds
+
+
+def row(title: str, ours: Iterable[float], peer: Iterable[float]) -> str:
+    """Return a row of the results table: medians with quartiles in ms per item, and the ratio peer / ours."""
+    first, second = list(ours), list(peer)
+    return f"| {title} | {_spread(first)} | {_spread(second)} | {median(second) / median(first):.2f} |"
+
+
+def _spread(seconds: list[float]) -> str:
+    low, middle, high = (1000 * value for value in quantiles(seconds, n=4))
+    return f"{middle:.1f} ({low:.1f} to {high:.1f})"

@@ -1,0 +1,48 @@
+"""Training steps beside Hugging Face's: python benchmarks/train_step.py.
+
+Forward, backward and optimizer step of `explllm` and of Llava with peft, interleaved in one process, for FER, for label
+and chain of thought, and for their mixture 0.75:0.25. Milliseconds per conversation, medians with quartiles.
+"""
+
+import argparse
+
+import torch
+from host import environment
+from peer import batch, conversations, interleaved, our_model, peer_model, row
+
+
+def main() -> None:
+    """Measure and print a table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--repeats", type=int, default=7, help="runs of each job (default: 7)")
+    parser.add_argument("--sizes", type=int, nargs="+", default=[8, 16], help="batch sizes (default: 8 16)")
+    options = parser.parse_args()
+    ours, peer = our_model().train(), peer_model().train()
+    optimizers = [torch.optim.AdamW([w for w in model.parameters() if w.requires_grad]) for model in (ours, peer)]
+
+    def step(model: torch.nn.Module, optimizer: torch.optim.Optimizer, inputs: dict, **more: bool) -> None:
+        model(**inputs, **more).loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+    print(f"{environment()}, {torch.get_num_threads()} threads\n")
+    print("| conversations | explllm, ms | Hugging Face, ms | ratio |")
+    print("|---|---|---|---|")
+    for size in options.sizes:
+        for kind, shares in (("FER", (1, 0)), ("label + CoT", (0, 1)), ("0.75:0.25", (0.75, 0.25))):
+            rows = [
+                encoded
+                for name, share in zip(("fer", "cot"), shares, strict=True)
+                for encoded in conversations(ours, name, round(size * share))
+            ]
+            mine, theirs = batch(ours, rows), batch(ours, rows, for_peer=True)
+            jobs = {
+                "ours": lambda mine=mine: step(ours, optimizers[0], mine, logits_at_labels_only=True),
+                "peer": lambda theirs=theirs: step(peer, optimizers[1], theirs),
+            }
+            seconds = interleaved(jobs, options.repeats, size)
+            print(row(f"{kind}, batch {size}", seconds["ours"], seconds["peer"]), flush=True)
+
+
+if __name__ == "__main__":
+    main()

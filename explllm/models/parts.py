@@ -1,0 +1,136 @@
+"""What trains in each part of a model, and which weights its folder and checkpoints must hold."""
+
+from collections.abc import Container, Mapping
+from typing import Any, NamedTuple, TypeVar
+
+import torch
+from torch import nn
+
+from explllm.core.errors import CheckpointError
+from explllm.models.configuration import Train
+from explllm.models.lora import is_lora
+
+Model = TypeVar("Model", bound="MultiPartModel")
+
+
+class Part(NamedTuple):
+    """One part of a model, such as the vision encoder."""
+
+    module: nn.Module
+    train: Train
+    """What trains in it."""
+    base: str | None
+    """Hugging Face name or folder of its base weights; None if it has no named base."""
+
+
+class MultiPartModel(nn.Module):
+    """A model of named parts, each of which is frozen, trained by LoRA or trained in full."""
+
+    def parts(self) -> Mapping[Any, Part]:
+        """Return the parts by name. Names are those of the attributes that hold the modules."""
+        raise TypeError(f"{type(self).__name__} must define parts()")
+
+    def unused_weights(self, part: str) -> frozenset[str]:
+        """Return the names of a part's parameters that do not affect its output; they never train."""
+        return frozenset()
+
+    def freeze(self) -> None:
+        """Set `requires_grad` of every parameter from the configuration. Trainable weights become float32."""
+        for name, (module, train, _) in self.parts().items():
+            unused = self.unused_weights(name) if train == "full" else frozenset()
+            for key, weight in module.named_parameters():
+                weight.requires_grad_((train == "full" and key not in unused) or (train == "lora" and is_lora(key)))
+                if weight.requires_grad:
+                    weight.data = weight.data.to(torch.float32)
+
+    def trainable_counts(self) -> dict[Any, int]:
+        """Return the number of trainable weights in each part."""
+        return {
+            name: sum(weight.numel() for weight in part.module.parameters() if weight.requires_grad)
+            for name, part in self.parts().items()
+        }
+
+    def train(self: Model, mode: bool = True) -> Model:
+        """Switch dropout and batch statistics on or off. Frozen parts stay in evaluation mode."""
+        super().train(mode)
+        for module, train, _ in self.parts().values():
+            if train == "frozen":
+                module.eval()
+        return self
+
+    def weights_to_save(self, parts: Mapping[Any, Part] | None = None) -> dict[str, torch.Tensor]:
+        """Return the weights that cannot be reloaded from a named base: LoRA, trained parts, parts without a base.
+
+        Args:
+            parts: Parts whose base or training differs from `parts()`, for a folder that is saved another way.
+
+        Returns:
+            Weights and buffers by name; of tied weights, only the first.
+        """
+        weights: dict[str, torch.Tensor] = {}
+        visited: set[int] = set()
+        for name, (module, train, base) in (parts or self.parts()).items():
+            for key, value in module.state_dict(prefix=f"{name}.", keep_vars=True).items():
+                needed = base is None or train == "full" or (train == "lora" and is_lora(key))
+                if needed and id(value) not in visited:
+                    weights[key] = value.detach()
+                visited.add(id(value))
+        return weights
+
+    def check_state_dict(self, weights: Mapping[str, torch.Tensor], where: str) -> None:
+        """Check that weights hold everything in `weights_to_save`, and nothing that the model lacks.
+
+        Args:
+            weights: Weights and buffers by name.
+            where: Their file, for the error message.
+
+        Raises:
+            CheckpointError: If a name is missing, unexpected, or has another shape. The message names the first.
+        """
+        current = self.state_dict()
+        shapes = {name: tuple(value.shape) for name, value in current.items()}
+        problems = {
+            "missing": [name for name in self.weights_to_save() if name not in weights],
+            "unexpected": [name for name in weights if name not in shapes],
+            "of another shape": [name for name, value in weights.items() if tuple(value.shape) != shapes.get(name)],
+        }
+        for problem, names in problems.items():
+            if not names:
+                continue
+            detail = ""
+            if problem == "of another shape":
+                detail = f" {tuple(weights[names[0]].shape)}, not {shapes[names[0]]}"
+            raise CheckpointError(
+                f"the weights do not fit the model: {len(names)} {problem}, first {names[0]}{detail}",
+                where=where,
+                remedy="Use the configuration that the weights were trained with.",
+            )
+
+
+# transformers 5.18 renamed the attention layers of DINOv2.
+_RENAMED = (
+    (".attention.q_proj.", ".attention.attention.query."),
+    (".attention.k_proj.", ".attention.attention.key."),
+    (".attention.v_proj.", ".attention.attention.value."),
+    (".attention.o_proj.", ".attention.output.dense."),
+)
+
+
+def remap_keys(weights: Mapping[str, torch.Tensor], names: Container[str]) -> dict[str, torch.Tensor]:
+    """Rename weights to the names that the installed release of transformers uses.
+
+    Args:
+        weights: Weights by name, from any release.
+        names: All names in the model.
+
+    Returns:
+        The weights by new name. A weight without a match in the model keeps its name.
+    """
+    renamed: dict[str, torch.Tensor] = {}
+    for name, value in weights.items():
+        candidates = [name]
+        if name not in names:
+            for newer, older in _RENAMED:
+                candidates += [name.replace(newer, older), name.replace(older, newer)]
+        renamed[next((candidate for candidate in candidates if candidate in names), name)] = value
+    return renamed

@@ -1,0 +1,138 @@
+"""Base weights of the vision encoder and the language model, from the Hugging Face hub or a local folder."""
+
+import importlib.util
+import os
+import pickle
+from typing import Any
+
+import torch
+from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, BitsAndBytesConfig, PreTrainedModel
+
+from explllm.core.errors import CheckpointError, ConfigError
+from explllm.models.vision import vision_shape, vision_tower_config
+
+HUB_OPTIONS = ("token", "cache_dir", "local_files_only")
+"""Download options that every function here accepts and passes to transformers."""
+
+# For a repository without safetensors, transformers asks a service on the hub to convert it. Users did not ask for that.
+os.environ.setdefault("DISABLE_SAFETENSORS_CONVERSION", "1")
+
+
+def base_config(name: str, revision: str | None, **options: Any) -> Any:
+    """Read the configuration of a base model.
+
+    Args:
+        name: Hugging Face name or folder.
+        revision: The revision on the hub.
+        **options: `HUB_OPTIONS`.
+
+    Returns:
+        The configuration.
+
+    Raises:
+        CheckpointError: If it cannot be read.
+    """
+    try:
+        return AutoConfig.from_pretrained(name, revision=revision, **options)
+    except (OSError, ValueError) as error:
+        raise _loading_error(name, error) from error
+
+
+def load_vision(name: str, revision: str | None, dtype: torch.dtype | None, **options: Any) -> PreTrainedModel:
+    """Load a pretrained vision encoder. For CLIP and SigLIP, load the vision tower only.
+
+    Args:
+        name: Hugging Face name or folder.
+        revision: The revision on the hub.
+        dtype: Type of the weights; by default that of their files.
+        **options: `HUB_OPTIONS` and ``attn_implementation``.
+
+    Returns:
+        The encoder.
+
+    Raises:
+        CheckpointError: If it cannot be loaded.
+    """
+    hub = {key: options[key] for key in HUB_OPTIONS if key in options}
+    config = vision_tower_config(base_config(name, revision, **hub))
+    encoder, missing = _load(AutoModel, name, revision, dtype, config=config, **options)
+    # A checkpoint may lack weights that the features do not depend on, such as a pooling head.
+    if missing and (missing := missing - vision_shape(config, config.image_size).unused):
+        raise _missing_weights(name, missing)
+    return encoder
+
+
+def load_language(
+    name: str, revision: str | None, dtype: torch.dtype | None, load_in_4bit: bool = False, **options: Any
+) -> PreTrainedModel:
+    """Load a pretrained causal language model.
+
+    Args:
+        name: Hugging Face name or folder.
+        revision: The revision on the hub.
+        dtype: Type of the weights; by default that of their files.
+        load_in_4bit: Quantize the linear layers to 4-bit (bitsandbytes: NF4 with double quantization, computation in
+            bfloat16). A 7B model then trains by LoRA on one GPU of 24 GB.
+        **options: `HUB_OPTIONS`, ``attn_implementation`` and ``device_map``.
+
+    Returns:
+        The language model.
+
+    Raises:
+        CheckpointError: If it cannot be loaded.
+        ConfigError: If `load_in_4bit` is set and bitsandbytes is not installed.
+    """
+    if load_in_4bit:
+        if importlib.util.find_spec("bitsandbytes") is None:
+            raise ConfigError("4-bit weights need bitsandbytes", remedy='Install it: pip install "explllm[gpu]".')
+        dtype = torch.bfloat16
+        options["quantization_config"] = BitsAndBytesConfig(
+            load_in_4bit=True,
+            bnb_4bit_quant_type="nf4",
+            bnb_4bit_use_double_quant=True,
+            bnb_4bit_compute_dtype=torch.bfloat16,
+        )
+    language, missing = _load(AutoModelForCausalLM, name, revision, dtype, **options)
+    if missing:
+        raise _missing_weights(name, missing)
+    return language
+
+
+def _load(
+    auto: Any, name: str, revision: str | None, dtype: torch.dtype | None, **options: Any
+) -> tuple[PreTrainedModel, set[str]]:
+    """Return a model and the names of the weights that its files lack."""
+    try:
+        # transformers loads safetensors if the repository has them, otherwise .bin files; `weights_only` loads no
+        # pickled objects from those. The type "auto" is that of the files.
+        model, info = auto.from_pretrained(
+            name, revision=revision, dtype=dtype or "auto", weights_only=True, output_loading_info=True, **options
+        )
+    except torch.OutOfMemoryError:
+        raise
+    except pickle.UnpicklingError as error:
+        raise CheckpointError(
+            "the base model's files are damaged, or hold other objects than tensors; they were not loaded",
+            where=name,
+            remedy="Use files that hold only tensors, from a source that you trust.",
+        ) from error
+    except (OSError, ValueError, RuntimeError, EOFError) as error:
+        raise _loading_error(name, error) from error
+    return model, set(info["missing_keys"])
+
+
+def _missing_weights(name: str, missing: set[str]) -> CheckpointError:
+    return CheckpointError(
+        f"the base model's files lack {len(missing)} weights, first {min(missing)}",
+        where=name,
+        remedy="Copy or download the files again.",
+    )
+
+
+def _loading_error(name: str, error: Exception) -> CheckpointError:
+    reason = (str(error) or type(error).__name__).splitlines()[0]
+    return CheckpointError(
+        f"the base model cannot be loaded: {reason}",
+        where=name,
+        remedy="Name a folder with a model's files, or a model on the Hugging Face hub that this machine can reach.",
+    )
