@@ -13,7 +13,7 @@ from explllm.core.expressions import Expression
 from explllm.data.dataset import EXPRESSION_NUMBER, Batch
 from explllm.faces.pixels import ImagePreset
 from explllm.models import storage
-from explllm.models.build import NetworkSettings, build, build_config, distinct_expressions
+from explllm.models.build import ConfigAndTokenizer, NetworkSettings, build, build_config, distinct_expressions
 from explllm.models.explllm import ExpLLM
 from explllm.models.generation import label_log_likelihoods
 from explllm.training.face_task import FaceTask
@@ -100,7 +100,7 @@ class ExpLLMTask(FaceTask):
         """Build the model, load its base weights and the weights of `init_from`."""
         if self.model is not None:
             return
-        self.model = build(self.network, (self.config, self.conversations.tokenizer))
+        self.model = build(self.network, ConfigAndTokenizer(self.config, self.conversations.tokenizer))
         if self.init_from is not None:
             storage.initialize(self.model, Path(self.init_from))
             self.print(f"weights: {self.init_from}")
