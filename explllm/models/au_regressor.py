@@ -176,11 +176,14 @@ class ActionUnitRegressor(MultiPartModel):
         model.load_state_dict(weights, strict=False)
         return model
 
-    def save_pretrained(self, folder: str | PathLike[str]) -> None:
+    def save_pretrained(
+        self, folder: str | PathLike[str], state_dict: dict[str, torch.Tensor] | None = None
+    ) -> None:
         """Write the model's folder atomically, without the base weights of a named encoder.
 
         Args:
             folder: The folder. An existing model folder is replaced.
+            state_dict: The weights to save instead of the model's own, such as those of a checkpoint.
 
         Raises:
             CheckpointError: If the path holds something other than a model.
@@ -188,7 +191,7 @@ class ActionUnitRegressor(MultiPartModel):
         storage.check_target(Path(folder), replace=True)
         with atomic_write_folder(folder) as temporary:
             self.config.save_pretrained(temporary)
-            storage.save_weights(self.weights_to_save(), temporary / storage.WEIGHTS)
+            storage.save_weights(state_dict or self.weights_to_save(), temporary / storage.WEIGHTS)
 
     def parts(self) -> dict[str, Part]:
         """Return each part by name."""

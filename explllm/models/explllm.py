@@ -315,10 +315,15 @@ class ExpLLM(MultiPartModel, PreTrainedModel):
         yield from generation.stream(self, pixels, label, max_new_tokens)
 
     def save_pretrained(  # type: ignore[override]
-        self, save_directory: str | PathLike[str], include_base: bool = False, merge: bool = False, **_: Any
+        self,
+        save_directory: str | PathLike[str],
+        include_base: bool = False,
+        merge: bool = False,
+        state_dict: dict[str, torch.Tensor] | None = None,
+        **_: Any,
     ) -> None:
         """Save configuration, trained weights and tokenizer to a folder. See `explllm.models.storage.save`."""
-        storage.save(self, save_directory, include_base=include_base, merge=merge)
+        storage.save(self, save_directory, include_base=include_base, merge=merge, weights=state_dict)
 
     @classmethod
     def from_pretrained(  # type: ignore[override]

@@ -41,7 +41,7 @@ class Recognition:
         return self.probabilities[self.expression]
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def label_log_likelihoods(model: "ExpLLM", pixel_values: torch.Tensor) -> torch.Tensor:
     """Score every label as the answer to the recognition prompt.
 
@@ -79,7 +79,7 @@ def label_log_likelihoods(model: "ExpLLM", pixel_values: torch.Tensor) -> torch.
     return first + scores.masked_fill(later == IGNORED, 0).sum(1).view(faces, labels)
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def explain(
     model: "ExpLLM", pixel_values: torch.Tensor, labels: Sequence[Expression], max_new_tokens: int
 ) -> list[str]:

@@ -29,7 +29,12 @@ WEIGHTS = "model.safetensors"
 
 
 def save(
-    model: "ExpLLM", folder: str | PathLike[str], include_base: bool = False, merge: bool = False, replace: bool = True
+    model: "ExpLLM",
+    folder: str | PathLike[str],
+    include_base: bool = False,
+    merge: bool = False,
+    replace: bool = True,
+    weights: dict[str, torch.Tensor] | None = None,
 ) -> None:
     """Write a model's folder atomically.
 
@@ -41,6 +46,8 @@ def save(
         merge: Copy every part, with LoRA merged. Merged layers are saved in float32; loading them in another type
             rounds them.
         replace: Replace an existing model folder.
+        weights: The weights to save instead of the model's own: those of a checkpoint, or gathered from several
+            devices.
 
     Raises:
         CheckpointError: If the path exists and may not be replaced, or the base weights to copy are in 4-bit.
@@ -67,7 +74,7 @@ def save(
     with atomic_write_folder(target) as temporary:
         config.save_pretrained(temporary)
         model.tokenizer.save_pretrained(temporary)
-        save_weights(model.weights_to_save(model.parts(config)), temporary / WEIGHTS)
+        save_weights(weights or model.weights_to_save(model.parts(config)), temporary / WEIGHTS)
         for name, part in copied.items():
             state = {key: value.contiguous() for key, value in plain_state_dict(part, merge).items()}
             part.save_pretrained(temporary / name, state_dict=state, max_shard_size="5GB")

@@ -11,6 +11,7 @@ from lightning.pytorch import LightningModule
 from explllm.core.errors import CheckpointError, ImageError
 from explllm.data.dataset import Batch
 from explllm.training.optimization import OptimizationSettings, build_optimizer
+from explllm.training.strategies import check_trainer
 
 
 class FaceTask(LightningModule):
@@ -33,6 +34,10 @@ class FaceTask(LightningModule):
         self._losses: list[torch.Tensor] = []
         # Checkpoints omit frozen base weights; on_load_checkpoint checks every name instead.
         self.strict_loading = False
+
+    def setup(self, stage: str) -> None:
+        """Check that strategy and precision are supported."""
+        check_trainer(self.trainer)
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         """Seed dropout with the batch's number: a resumed run repeats exactly the steps of an uninterrupted one."""

@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch.distributed.fsdp import FSDPModule
+from torch.nn import functional
 
 from explllm.conversation.encoder import IGNORED, ConversationEncoder
 from explllm.core.errors import ConfigError
@@ -15,10 +17,11 @@ from explllm.faces.pixels import ImagePreset
 from explllm.models import storage
 from explllm.models.build import ConfigAndTokenizer, NetworkSettings, build, build_config, distinct_expressions
 from explllm.models.explllm import ExpLLM
-from explllm.models.generation import label_log_likelihoods
+from explllm.models.explllm import Recognition
 from explllm.training.face_task import FaceTask
 from explllm.training.optimization import OptimizationSettings
 from explllm.training.sample import ExplainedSample
+from explllm.training.strategies import shard
 
 
 class ExpLLMTask(FaceTask):
@@ -77,6 +80,7 @@ class ExpLLMTask(FaceTask):
 
     def setup(self, stage: str) -> None:
         """If the settings name no labels, take those of `init_from`, otherwise those of the training data."""
+        super().setup(stage)
         data = self._data()
         if self.labels:
             return
@@ -98,19 +102,20 @@ class ExpLLMTask(FaceTask):
 
     def configure_model(self) -> None:
         """Build the model, load its base weights and the weights of `init_from`."""
-        if self.model is not None:
-            return
-        self.model = build(self.network, ConfigAndTokenizer(self.config, self.conversations.tokenizer))
-        if self.init_from is not None:
-            storage.initialize(self.model, Path(self.init_from))
-            self.print(f"weights: {self.init_from}")
-        if self.gradient_checkpointing:
-            self.model.gradient_checkpointing_enable()
-        # Lightning keeps the mode that modules are in; frozen parts stay in evaluation mode.
-        self.model.train()
+        if self.model is None:
+            self.model = build(self.network, ConfigAndTokenizer(self.config, self.conversations.tokenizer))
+            if self.init_from is not None:
+                storage.initialize(self.model, Path(self.init_from))
+                self.print(f"weights: {self.init_from}")
+            if self.gradient_checkpointing:
+                self.model.gradient_checkpointing_enable()
+            # Lightning keeps the mode that modules are in; frozen parts stay in evaluation mode.
+            self.model.train()
+        if self.device_mesh is not None and not isinstance(self.model, FSDPModule):
+            shard(self.model, self.device_mesh["data_parallel"])
 
     def training_step(self, batch: Batch, batch_idx: int) -> dict[str, torch.Tensor]:
-        """Return the loss and the logits (B, V) of each conversation's first answer token.
+        """Return the loss and, as ``label_logits``, the logits (B, V) of the first token of each conversation's label.
 
         ``train/loss`` is the mean over a global batch, that is, over all micro-batches and devices of an optimizer
         step: a micro-batch contains conversations of one kind, and the losses of FER and CoT differ widely.
@@ -125,25 +130,21 @@ class ExpLLMTask(FaceTask):
             logits_at_labels_only=True,
         )
         self._log_loss(output.loss, step)
-        answers = (batch["labels"][:, 1:] != IGNORED).sum(1)
-        first = answers.cumsum(0) - answers
-        return {"loss": output.loss, "first_logits": output.logits[first].detach()}
+        return {"loss": output.loss, "label_logits": output.logits[label_positions(batch["labels"])].detach()}
 
     def validation_step(self, batch: Batch, batch_idx: int) -> dict[str, torch.Tensor]:
         """Recognize faces; return probabilities (B, K), targets (B,) and rows (B,) of the valid ones."""
-        return self._recognize(batch)
+        return self._recognize(batch)[1]
 
-    def test_step(self, batch: Batch, batch_idx: int) -> dict[str, torch.Tensor]:
-        """Recognize faces, as in validation."""
-        return self._recognize(batch)
+    test_step = validation_step
 
     def predict_step(self, batch: Batch, batch_idx: int) -> dict[str, Any]:
         """Recognize faces; with `explain_predictions`, explain them too."""
-        outputs: dict[str, Any] = self._recognize(batch)
+        recognitions, outputs = self._recognize(batch)
         if self.explain_predictions:
-            pixels = batch["pixel_values"][self._valid_rows(batch)]
-            labels = [self.labels[index] for index in outputs["probabilities"].argmax(1).tolist()]
-            outputs["cots"] = self.explllm.explain_pixels(pixels, labels, self.max_new_tokens) if labels else []
+            labels = [one.expression for one in recognitions]
+            cots = self.explllm.explain_pixels(batch["pixel_values"], labels, self.max_new_tokens)
+            outputs["cots"] = [cot for cot, valid in zip(cots, self._valid_rows(batch).tolist(), strict=True) if valid]
         return outputs
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -180,16 +181,37 @@ class ExpLLMTask(FaceTask):
                 "`test --unknown_labels leave_out` skips and counts them.",
             )
 
-    def _recognize(self, batch: Batch) -> dict[str, torch.Tensor]:
+    def _recognize(self, batch: Batch) -> tuple[list[Recognition], dict[str, Any]]:
         self._count_unreadable(batch)
         valid = self._valid_rows(batch)
-        pixels = batch["pixel_values"][valid]
-        if len(pixels):
-            probabilities = label_log_likelihoods(self.explllm, pixels).softmax(1)
-        else:
-            probabilities = torch.zeros(0, len(self.labels), device=self.device)
-        return {
-            "probabilities": probabilities,
+        # Invalid faces too: under FSDP2 every rank must take part in every forward pass.
+        recognitions = self.explllm.recognize_pixels(batch["pixel_values"])
+        probabilities = torch.tensor([[*one.probabilities.values()] for one in recognitions], device=self.device)
+        return recognitions, {
+            "probabilities": probabilities[valid],
             "targets": self.targets(batch)[valid],
             "rows": batch["rows"][valid],
         }
+
+
+def label_positions(labels: torch.Tensor) -> torch.Tensor:
+    """Find the first token of each conversation's label among the supervised tokens of a batch.
+
+    The label is the shortest answer of a conversation: the only one of FER, and one of two of CoT, in either order.
+
+    Args:
+        labels: (B, T) tokens to predict, -100 at positions without loss.
+
+    Returns:
+        (B,) indices into the S supervised tokens, in row order.
+    """
+    answer = functional.pad(labels[:, 1:] != IGNORED, (1, 1))  # (B, T + 1), False at both ends
+    inside = answer[:, 1:-1]
+    rows, starts = (inside & ~answer[:, :-2]).nonzero(as_tuple=True)
+    lengths = (inside & ~answer[:, 2:]).nonzero(as_tuple=True)[1] - starts
+    shortest = lengths.new_full((len(labels),), labels.shape[1]).scatter_reduce(0, rows, lengths, "amin")
+    chosen = lengths == shortest[rows]
+    supervised = (inside.flatten().cumsum(0) - 1).view_as(inside)
+    positions = supervised.new_zeros(len(labels))
+    positions[rows[chosen]] = supervised[rows[chosen], starts[chosen]]
+    return positions

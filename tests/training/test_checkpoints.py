@@ -10,11 +10,8 @@ import time
 
 import pytest
 import torch
-import yaml
-from safetensors.torch import save_file
 
 from explllm.core.errors import CheckpointError, ConfigError
-from explllm.models.build import NetworkSettings, build
 from explllm.training.checkpoints import AtomicCheckpointIO, LastCheckpoint
 
 
@@ -93,59 +90,6 @@ def test_files_that_are_no_checkpoints(tmp_path, make, message):
 def test_how_often():
     with pytest.raises(ConfigError, match="`every_n_steps` must be at least 1, got 0"):
         LastCheckpoint("run", every_n_steps=0)
-
-
-DINO = {
-    "model_type": "dinov2",
-    "hidden_size": 32,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 2,
-    "image_size": 28,
-    "patch_size": 14,
-}
-LLAMA = {
-    "model_type": "llama",
-    "hidden_size": 32,
-    "intermediate_size": 64,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 2,
-    "num_key_value_heads": 2,
-    "max_position_embeddings": 1024,
-}
-
-
-@pytest.fixture(scope="module")
-def bases(tmp_path_factory):
-    """Folders of an encoder and a language model with weights, as one has them from the hub."""
-    folder = tmp_path_factory.mktemp("bases")
-    torch.manual_seed(0)
-    model = build(NetworkSettings(preset="tiny", vision=DINO, language=LLAMA, image_preset="dinov2", image_size=28))
-    for name, module in (("vision", model.vision), ("language", model.language)):
-        module.config.save_pretrained(folder / name)
-        state = {key: value.contiguous() for key, value in module.state_dict().items()}
-        save_file(state, folder / name / "model.safetensors", {"format": "pt"})
-    model.tokenizer.save_pretrained(folder / "language")
-    return folder
-
-
-@pytest.fixture(scope="module")
-def lora_config(bases, small_settings, tmp_path_factory):
-    """Both stages' architecture on the named bases: LoRA in both, the projector trains, base weights in bfloat16."""
-    settings = yaml.safe_load(yaml.safe_dump(small_settings))
-    settings["run_dir"] = "runs/lora"
-    settings["model"]["init_args"]["network"] = {
-        "preset": "vicuna-7b",
-        "vision": str(bases / "vision"),
-        "language": str(bases / "language"),
-        "image_size": 28,
-        "vision_lora": {"r": 2},
-        "language_lora": {"r": 2},
-    }
-    settings["data"]["init_args"] |= {"batch_size": 8, "micro_batch_size": 4}
-    settings["trainer"] |= {"max_steps": 2, "limit_val_batches": 0}
-    path = tmp_path_factory.mktemp("config") / "lora.yaml"
-    path.write_text(yaml.safe_dump(settings))
-    return path
 
 
 def test_only_what_trains_is_kept(explllm, lora_config, bases, tmp_path):

@@ -11,6 +11,7 @@ import torch
 import yaml
 
 from explllm.conversation.encoder import ConversationEncoder
+from explllm.conversation.messages import recognition
 from explllm.core.errors import ConfigError
 from explllm.core.expressions import LABEL_SETS
 from explllm.data.dataset import EXPRESSION_NUMBER
@@ -50,7 +51,7 @@ def test_training_and_validation_figures(explllm, small_config, monkeypatch):
         tokens = {str(name): self.conversations.tokenizer(f" {name}").input_ids[-1] for name in self.labels}
         truths = [next(name for name, token in tokens.items() if token == found) for found in first]
         assert truths == [str(list(EXPRESSION_NUMBER)[number]) for number in batch["expressions"].tolist()]
-        predictions = [max(tokens, key=lambda name: float(row[tokens[name]])) for row in outputs["first_logits"]]
+        predictions = [max(tokens, key=lambda name: float(row[tokens[name]])) for row in outputs["label_logits"]]
         steps.append(list(zip(truths, predictions, strict=True)))
         return outputs
 
@@ -86,6 +87,37 @@ def test_training_and_validation_figures(explllm, small_config, monkeypatch):
     assert logged["nll"] == pytest.approx(-torch.tensor(likelihoods).log().mean().item(), abs=1e-4)
     shown = [line for line in done.out.splitlines() if line.startswith("step 14: val accuracy")]
     assert f"accuracy {logged['accuracy']:.3f}, macro recall {logged['macro_recall']:.3f}, predictions " in shown[0]
+
+
+@pytest.mark.parametrize("order", ["cot_first", "random"])
+def test_labels_behind_the_chain_of_thought_are_counted(explllm, small_config, monkeypatch, order):
+    """The metrics equal those of the logits before each label, wherever it is, from a second forward pass."""
+    steps, kinds, step = [], set(), ExpLLMTask.training_step
+
+    def recorded(self, batch, batch_idx):
+        state = torch.get_rng_state()
+        outputs = step(self, batch, batch_idx)
+        torch.set_rng_state(state)  # the same dropout
+        with torch.no_grad():
+            logits = self.explllm(batch["pixel_values"], batch["input_ids"], batch["attention_mask"]).logits
+        for row, number, predictions in zip(
+            batch["labels"].tolist(), batch["expressions"].tolist(), logits, strict=True
+        ):
+            truth = str(list(EXPRESSION_NUMBER)[number])
+            answer = list(self.conversations.encode_answer(recognition(), truth))
+            place = next(at for at in range(len(row)) if row[at : at + len(answer)] == answer and row[at - 1] == -100)
+            kinds.add(any(token != -100 for token in row[:place]))
+            tokens = {str(name): self.conversations.encode_answer(recognition(), name)[0] for name in self.labels}
+            steps.append((truth, max(tokens, key=lambda name: float(predictions[place - 1, tokens[name]]))))
+        return outputs
+
+    monkeypatch.setattr(ExpLLMTask, "training_step", recorded)
+    options = ("--data.cot_order", order, "--live_accuracy_every_n_steps", 4, "--trainer.limit_val_batches", 0)
+    done = explllm("fit", "--config", small_config, *options, "--model.optimization.learning_rate", 0.01)
+    assert done.status == 0, done.err
+    assert kinds == {True, False}
+    [row] = [row for row in rows_of_log("runs/small") if row["step"] == "3" and row.get("train/accuracy")]
+    assert float(row["train/accuracy"]) == pytest.approx(sum(a == b for a, b in steps[:128]) / 128, abs=1e-6)
 
 
 def test_the_loss_shown_is_that_of_the_global_batch(explllm, small_config, monkeypatch):

@@ -18,6 +18,7 @@ from explllm.data.dataset import Batch
 from explllm.models.configuration import joined_notes
 from explllm.report.page import PLOTS
 from explllm.training.face_task import FaceTask
+from explllm.training.strategies import full_weights
 
 MODEL = "model"
 
@@ -70,12 +71,15 @@ class BaseRunFolder(Callback):
 
     def on_fit_end(self, trainer: Trainer, pl_module: FaceTask) -> None:  # type: ignore[override]
         """Write the model, and delete the results of an earlier model in this folder."""
-        if not self._writes_model(trainer):
+        if trainer.fast_dev_run:  # type: ignore[attr-defined]
+            return
+        weights = dict(full_weights(pl_module.model, keep=trainer.is_global_zero))
+        if not trainer.is_global_zero:
             return
         config, data = pl_module.model.config, trainer.datamodule  # type: ignore[attr-defined]
         config.training_data_note = joined_notes(config.training_data_note, data.training_data_note)
         config.margin = data.margin
-        pl_module.model.save_pretrained(self.run_dir / MODEL)
+        pl_module.model.save_pretrained(self.run_dir / MODEL, state_dict=weights)
         if self._first_step is not None and trainer.global_step > self._first_step:
             for name in self.model_results:
                 (self.run_dir / name).unlink(missing_ok=True)

@@ -69,7 +69,7 @@ class LiveAccuracy(Callback):
         """Count the predicted labels of a batch; log every n steps."""
         if self.training is None:
             return
-        probabilities = outputs["first_logits"].float()[:, self._first_tokens].softmax(1)
+        probabilities = outputs["label_logits"].float()[:, self._first_tokens].softmax(1)
         self.training.update(probabilities, pl_module.targets(batch))
         if trainer.global_step - self._last_step < self.every_n_steps:
             return

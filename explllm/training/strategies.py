@@ -1,0 +1,209 @@
+"""Strategies: which ones training supports, and FSDP2 (``--trainer.strategy fsdp2``)."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+from lightning.pytorch import Trainer
+from lightning.pytorch.strategies import (
+    DDPStrategy,
+    ModelParallelStrategy,
+    SingleDeviceStrategy,
+    Strategy,
+    StrategyRegistry,
+)
+from torch import nn
+from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
+from torch.distributed.tensor import DTensor, distribute_tensor
+from torch.optim import Optimizer
+
+from explllm.core.errors import ConfigError
+from explllm.models.explllm import ExpLLM
+from explllm.models.parts import MultiPartModel
+
+_PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
+
+
+class FSDP2Strategy(ModelParallelStrategy):
+    """Fully sharded data parallelism over all devices (PyTorch's FSDP2), on GPUs or, over gloo, on CPUs.
+
+    Each device stores a share of every weight, gradient and optimizer state; a transformer block's weights are gathered
+    when it runs. Checkpoints have the same content and format as under ``ddp`` and on one device: full tensors of the
+    weights that are not in a named base model. A run can resume under another strategy or number of devices.
+    """
+
+    def __init__(self, **options: Any) -> None:
+        """Create the strategy; `options` are Lightning's `process_group_backend` and `timeout`."""
+        super().__init__(tensor_parallel_size=1, save_distributed_checkpoint=False, **options)
+
+    def setup_environment(self) -> None:
+        """Start the processes and create the device mesh."""
+        self._data_parallel_size = self.num_nodes * self.num_processes
+        super().setup_environment()
+
+    @property
+    def lightning_restore_optimizer(self) -> bool:
+        """Lightning restores optimizers from the checkpoint, as under ``ddp``."""
+        return True
+
+    def lightning_module_state_dict(self) -> dict[str, Any]:
+        """Gather the weights to save; every rank must call it.
+
+        Returns:
+            Full tensors on the CPU by name on rank 0; an empty dictionary on the others.
+        """
+        return {f"model.{name}": value for name, value in full_weights(self._model_of_task(), self.is_global_zero)}
+
+    def optimizer_state(self, optimizer: Optimizer) -> dict[str, Any]:
+        """Gather an optimizer's state; every rank must call it.
+
+        Returns:
+            The state dictionary with full tensors on the CPU on rank 0; an empty dictionary on the others.
+        """
+        state = getattr(optimizer, "_optimizer", optimizer).state_dict()
+        moments = {}
+        for number, values in state["state"].items():
+            gathered = {name: _full(value) for name, value in values.items()}
+            if self.is_global_zero:
+                moments[number] = gathered
+        return {**state, "state": moments} if self.is_global_zero else {}
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], filepath: Any, storage_options: Any = None) -> None:
+        """Write the checkpoint on rank 0."""
+        Strategy.save_checkpoint(self, checkpoint, filepath, storage_options)
+
+    def load_checkpoint(self, checkpoint_path: Any, weights_only: bool | None = None) -> dict[str, Any]:
+        """Read a checkpoint on every rank."""
+        return Strategy.load_checkpoint(self, checkpoint_path, weights_only)
+
+    def load_model_state_dict(self, checkpoint: Mapping[str, Any], strict: bool = True) -> None:
+        """Copy this rank's shards of the checkpoint's weights into the model."""
+        state = self._model_of_task().state_dict(keep_vars=True)
+        for name, value in checkpoint["state_dict"].items():
+            target = state[name.removeprefix("model.")]
+            with torch.no_grad():
+                target.copy_(_shard_like(value, target))
+
+    def load_optimizer_state_dict(self, checkpoint: Mapping[str, Any]) -> None:
+        """Restore the optimizers with this rank's shards of their states."""
+        for optimizer, saved in zip(self.optimizers, checkpoint["optimizer_states"], strict=True):
+            parameters = [weight for group in optimizer.param_groups for weight in group["params"]]
+            moments = {
+                number: {
+                    name: _shard_like(value, parameters[number]) if value.ndim else value
+                    for name, value in values.items()
+                }
+                for number, values in saved["state"].items()
+            }
+            optimizer.load_state_dict({**saved, "state": moments})
+
+    def _model_of_task(self) -> MultiPartModel:
+        assert self.lightning_module is not None
+        model: MultiPartModel = self.lightning_module.model  # type: ignore[assignment]
+        return model
+
+
+StrategyRegistry.register("fsdp2", FSDP2Strategy, description="Fully sharded data parallelism (FSDP2)")
+
+
+def check_trainer(trainer: Trainer) -> None:
+    """Check that a trainer's strategy and precision work with the tasks.
+
+    Args:
+        trainer: The trainer.
+
+    Raises:
+        ConfigError: If the strategy would train wrongly or fail, or the precision would round trainable weights.
+    """
+    strategy = trainer.strategy
+    if not isinstance(strategy, SingleDeviceStrategy | DDPStrategy | FSDP2Strategy):
+        raise ConfigError(
+            f"the strategy {type(strategy).__name__} is not supported",
+            remedy="Use --trainer.strategy ddp, or fsdp2 if the model does not fit on one device.",
+        )
+    if trainer.precision not in _PRECISIONS:
+        raise ConfigError(
+            f"the precision {trainer.precision} is not supported: it rounds the trainable weights",
+            remedy=f"Use --trainer.precision {', '.join(_PRECISIONS)}; frozen base weights have `network.base_dtype`.",
+        )
+
+
+def shard(model: ExpLLM, mesh: DeviceMesh) -> None:
+    """Shard a model's weights over the devices of a mesh.
+
+    Each transformer block of encoder and language model is one unit, which is gathered when it runs. Its trainable
+    weights are a unit of their own if the others are frozen: frozen bfloat16 and trainable float32 weights share no
+    buffer, and frozen units need no gradient buffer. Projector, embeddings and output layer are units too; the rest
+    (norms, patch embedding) belongs to the root.
+
+    Args:
+        model: The model, with its weights in place.
+        mesh: A one-dimensional mesh.
+    """
+    options: dict[str, Any] = {"mesh": mesh}
+    for block in (*transformer_blocks(model.vision), *transformer_blocks(model.language)):
+        if trainable := _trainable_modules(block):
+            fully_shard(trainable, **options)
+        fully_shard(block, **options)
+    embedding, head = model.get_input_embeddings(), model.language.get_output_embeddings()
+    if head is None or head.weight is embedding.weight:
+        fully_shard([embedding, *([] if head is None else [head])], **options)
+    else:
+        fully_shard(embedding, **options)
+        fully_shard(head, **options)
+    fully_shard(model.projector, **options)
+    fully_shard(model, reshard_after_forward=True, **options)
+    for method in ("recognize_pixels", "explain_pixels"):
+        register_fsdp_forward_method(model, method)
+    # transformers then keeps all ranks in `generate` until the last one has finished: each step is collective.
+    model.language._is_fsdp_managed_module = True
+
+
+def transformer_blocks(part: nn.Module) -> list[nn.Module]:
+    """Return the transformer blocks of a Hugging Face model: the entries of its first module list.
+
+    A model without a module list, such as a small convolutional encoder, has none.
+    """
+    lists = [module for module in part.modules() if isinstance(module, nn.ModuleList) and len(module)]
+    return list(lists[0]) if lists else []
+
+
+def full_weights(model: MultiPartModel, keep: bool = True) -> Iterator[tuple[str, torch.Tensor]]:
+    """Gather the weights that a named base model does not contain, one at a time; every rank must call it.
+
+    Args:
+        model: An ExpLLM or action unit regressor, sharded or not.
+        keep: Whether this rank needs them.
+
+    Yields:
+        Names and full tensors on the CPU; nothing if not `keep`.
+    """
+    for name, value in model.weights_to_save().items():
+        full = _full(value)
+        if keep:
+            yield name, full
+
+
+def _trainable_modules(block: nn.Module) -> list[nn.Module]:
+    """Return the modules that own trainable weights, if the block has frozen weights as well."""
+    if all(weight.requires_grad for weight in block.parameters()):
+        return []
+    return [
+        module for module in block.modules() if any(weight.requires_grad for weight in module.parameters(recurse=False))
+    ]
+
+
+def _full(value: Any) -> Any:
+    value = value.detach() if isinstance(value, torch.Tensor) else value
+    if isinstance(value, DTensor):
+        value = value.full_tensor()
+    return value.cpu() if isinstance(value, torch.Tensor) else value
+
+
+def _shard_like(value: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    """Return the full tensor `value` in the layout of `target`."""
+    if not isinstance(target, DTensor):
+        return value
+    # Every rank has read the same file: no communication is needed.
+    return distribute_tensor(value.to(target.device), target.device_mesh, target.placements, src_data_rank=None)

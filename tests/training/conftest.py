@@ -1,0 +1,104 @@
+"""Fixtures of the training tests: a frozen bfloat16 base with float32 LoRA, and commands on several ranks."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+DINO = {
+    "model_type": "dinov2",
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "image_size": 28,
+    "patch_size": 14,
+}
+LLAMA = {
+    "model_type": "llama",
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 1024,
+}
+
+
+@pytest.fixture(scope="session")
+def bases(tmp_path_factory):
+    """Folders of an encoder and a language model with weights, like clones of hub repositories."""
+    from safetensors.torch import save_file
+
+    from explllm.models.build import NetworkSettings, build
+
+    folder = tmp_path_factory.mktemp("bases")
+    torch.manual_seed(0)
+    model = build(NetworkSettings(preset="tiny", vision=DINO, language=LLAMA, image_preset="dinov2", image_size=28))
+    for name, module in (("vision", model.vision), ("language", model.language)):
+        module.config.save_pretrained(folder / name)
+        state = {key: value.contiguous() for key, value in module.state_dict().items()}
+        save_file(state, folder / name / "model.safetensors", {"format": "pt"})
+    model.tokenizer.save_pretrained(folder / "language")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def lora_config(bases, small_settings, tmp_path_factory):
+    """The paper's architecture at tiny size: LoRA in both named bases, which are bfloat16; the projector trains."""
+    settings = yaml.safe_load(yaml.safe_dump(small_settings))
+    settings["run_dir"] = "runs/lora"
+    settings["model"]["init_args"]["network"] = {
+        "preset": "vicuna-7b",
+        "vision": str(bases / "vision"),
+        "language": str(bases / "language"),
+        "image_size": 28,
+        "vision_lora": {"r": 2},
+        "language_lora": {"r": 2},
+    }
+    settings["data"]["init_args"] |= {"batch_size": 8, "micro_batch_size": 4}
+    settings["trainer"] |= {"max_steps": 2, "limit_val_batches": 0}
+    path = tmp_path_factory.mktemp("config") / "lora.yaml"
+    path.write_text(yaml.safe_dump(settings))
+    return path
+
+
+@pytest.fixture(scope="session")
+def on_ranks():
+    """Run commands one after the other on two ranks; return rank 0's exit codes, stdout and stderr."""
+
+    def run(folder, *commands, count=2):
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        script = [sys.executable, str(Path(__file__).with_name("ranks.py"))]
+        words = json.dumps([[str(word) for word in command] for command in commands])
+        ranks = [
+            subprocess.Popen(
+                [*script, words],
+                cwd=folder,
+                env={
+                    **os.environ,
+                    "OMP_NUM_THREADS": "1",
+                    "LOCAL_RANK": str(rank),
+                    "WORLD_SIZE": str(count),
+                    "MASTER_ADDR": "127.0.0.1",
+                    "MASTER_PORT": str(port),
+                },
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+            )
+            for rank in range(count)
+        ]
+        printed = [rank.communicate(timeout=600) for rank in ranks]
+        results = [json.loads(line) for line in printed[0][0].splitlines() if line.startswith("[")]
+        assert len(results) == len(commands), "\n".join(err[-3000:] for _, err in printed)
+        return results
+
+    return run
