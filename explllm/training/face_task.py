@@ -34,6 +34,11 @@ class FaceTask(LightningModule):
         # Frozen base weights are not in checkpoints; on_load_checkpoint accounts for every name instead.
         self.strict_loading = False
 
+    def setup(self, stage: str) -> None:
+        """Prepare the data for this model's preprocessing and tokenizer."""
+        if self._data() is not None:
+            self._data().prepare_for(self)
+
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         """Seed dropout by the batch's number, so that a resumed run goes on exactly as an unbroken one."""
         seed = int(os.environ.get("PL_GLOBAL_SEED", 0))

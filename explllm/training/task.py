@@ -75,6 +75,7 @@ class ExpLLMTask(FaceTask):
 
     def setup(self, stage: str) -> None:
         """Take the labels from the model to start from, else from the training data, where the settings name none."""
+        super().setup(stage)
         data = self._data()
         if self.labels:
             return

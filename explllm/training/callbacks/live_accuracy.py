@@ -58,13 +58,17 @@ class LiveAccuracy(Callback):
         """Count the labels that the batch predicts; log now and then."""
         if self.training is None:
             return
-        probabilities = outputs["first_logits"].float()[:, self._first_tokens].softmax(1)
-        self.training.update(probabilities, pl_module.targets(batch))
+        # With `cot_first` or `random`, the first answer of some conversations is a chain of thought, not the label.
+        counted = batch["label_first"]
+        probabilities = outputs["first_logits"].float()[counted][:, self._first_tokens].softmax(1)
+        self.training.update(probabilities, pl_module.targets(batch)[counted])
         if trainer.global_step - self._last_step < self.every_n_steps:
             return
         self._last_step = trainer.global_step
         figures = self.training.compute()
         self.training.reset()
+        if not figures["count"]:
+            return
         pl_module.log("train/accuracy", figures["accuracy"], prog_bar=True, batch_size=1)
         pl_module.log("train/macro_recall", figures["macro_recall"], batch_size=1)
         self._log_histogram(pl_module, "train", figures)
