@@ -303,7 +303,7 @@ class FaceDataModule(LightningDataModule):
             saved = state["requirements"].get(name)
             if saved != value:
                 raise ConfigError(
-                    f"{name}: {saved} when the run started, {value} now",
+                    f"the run started with {name} {saved}, now it is {value}",
                     remedy="Resume with the original settings, or start another run.",
                 )
         sampler.restore_position(state["epoch"], state["batch"])

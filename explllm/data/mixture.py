@@ -205,10 +205,10 @@ class BatchSampler(Sampler[list[SampleSpec]]):
     def resume_requirements(self) -> dict[str, int | str]:
         """Return the settings that must be equal for a saved position to mean the same samples."""
         return {
-            "samples in an epoch": len(self.plan),
+            "epoch length": len(self.plan),
             "batch size": self.batch_size,
             "micro-batch size": self.micro_batch_size,
-            "number of devices": self.world_size,
+            "device count": self.world_size,
             "data seed": self.plan.seed,
             "class balance": self.plan.class_balance if isinstance(self.plan, Mixture) else "none",
         }
