@@ -191,7 +191,10 @@ def test_a_folder_of_faces_with_mistakes(explllm, drawn_faces, tmp_path):
     assert "no images in the class folder happy [faces/train/happy]. Put images into it" in explllm(*command).error
     shutil.copy(drawn_faces / "train/00000-happiness.png", tmp_path / "faces/train/happy")
     (tmp_path / "faces/train/walking").mkdir()
-    assert "unknown expression 'walking' [faces/train/walking]. Rename or remove the class folder." in explllm(*command).error
+    assert (
+        "unknown expression 'walking' [faces/train/walking]. Rename or remove the class folder."
+        in explllm(*command).error
+    )
 
 
 def test_manifests_with_mistakes(explllm, small_config, drawn_faces, tmp_path):
