@@ -105,7 +105,7 @@ def test_without_a_command_help_goes_to_stderr(explllm):
             "model: there is no class Walk. Use ActionUnitTask, ExpLLMTask, or another by its import path.",
         ),
         ("fit --config SMALL --trainer.callbacks Walk", "trainer.callbacks: there is no class Walk."),
-        ("fit --config SMALL --data.augment.flip 3", "error: augment.flip is 3.0. Give a number from 0 (off) to 1."),
+        ("fit --config SMALL --data.augment.flip 3", "error: `augment.flip` is 3.0. Use 0 (off) to 1."),
         ("fit --config SMALL --data.augment.flop 3", "unknown key data.augment.flop."),
         (
             "fit --config SMALL --model.optimization.warmup_steps 3 --model.optimization.warmup_ratio 0.1",
@@ -116,13 +116,13 @@ def test_without_a_command_help_goes_to_stderr(explllm):
         ("fit --config SMALL --trainer.accumulate_grad_batches 4", "it follows from data.batch_size"),
         (
             "fit --config SMALL --data.batch_size 30",
-            "a global batch of 30 is no multiple of 1 devices x micro-batches of 16",
+            "`data.batch_size` 30 is not a multiple of `data.micro_batch_size` 16. Use",
         ),
         (
             "fit --config SMALL --data.batch_size 320000",
-            "an epoch of 224 conversations is smaller than one global batch",
+            "`data.batch_size` 320000 is larger than an epoch of 224 samples",
         ),
-        ("fit --config SMALL --data.fer_share 2", "a FER share of 2.0. Give a share from 0 to 1"),
+        ("fit --config SMALL --data.fer_share 2", "`data.fer_share` is 2.0. Use a share from 0 to 1"),
         (
             "fit --config SMALL --ckpt_path last",
             "the run has no checkpoint yet [runs/small/checkpoints/last.ckpt]. Start without",
@@ -191,7 +191,10 @@ def test_a_folder_of_faces_with_mistakes(explllm, drawn_faces, tmp_path):
     assert "no images in the class folder happy [faces/train/happy]. Put images into it" in explllm(*command).error
     shutil.copy(drawn_faces / "train/00000-happiness.png", tmp_path / "faces/train/happy")
     (tmp_path / "faces/train/walking").mkdir()
-    assert "the class folder 'walking' names no expression [faces/train/walking]." in explllm(*command).error
+    assert (
+        "unknown expression 'walking' [faces/train/walking]. Rename or remove the class folder."
+        in explllm(*command).error
+    )
 
 
 def test_manifests_with_mistakes(explllm, small_config, drawn_faces, tmp_path):
@@ -205,7 +208,7 @@ def test_manifests_with_mistakes(explllm, small_config, drawn_faces, tmp_path):
     assert "no values in the column split [table.parquet]" in error(frame.drop(columns="split"))
     assert "no values in the column expression [table.parquet]" in error(frame.assign(expression=None))
     bare = frame.drop(columns=["cot", "cot_source", "action_units", "action_units_source"])
-    assert "a FER share of 0.75 needs chains of thought, and no training row has one" in error(bare)
+    assert "`data.fer_share` 0.75 needs chains of thought, and no training row has one" in error(bare)
     assert "no row has the split `train`" in error(frame[frame["split"] == "test"])
     (tmp_path / "bare.csv").write_text("path,expression\na.png,Fear\n")
     named = ("--data", "ManifestFaces", "--data.manifest", "bare.csv")
@@ -263,13 +266,13 @@ def test_a_checkpoint_of_another_architecture(explllm, changed, fitted):
 def test_resuming_with_other_settings_is_refused(fit, explllm, small_config, drawn_faces, fitted):
     last, more = fitted / "checkpoints/last.ckpt", ("--trainer.max_epochs", 2)
     for changes, message in (
-        (["--data.micro_batch_size", 8], "the run began with 16 conversations in a micro-batch, now it is 8."),
-        (["--data.batch_size", 16], "the run began with 32 conversations in a global batch, now it is 16."),
-        (["--data.fer_share", 0.5], "the run began with 224 conversations in an epoch, now it is 112."),
+        (["--data.micro_batch_size", 8], "the run started with micro-batch size 16, now it is 8."),
+        (["--data.batch_size", 16], "the run started with batch size 32, now it is 16."),
+        (["--data.fer_share", 0.5], "the run started with epoch length 224, now it is 112."),
     ):
         assert message in fit("--ckpt_path", last, *more, *changes).error
     named = ("--data", "ManifestFaces", "--data.manifest", drawn_faces / "manifest.parquet")
-    assert "of a run on other data than ManifestFaces" in fit("--ckpt_path", last, *more, *named).error
+    assert "the checkpoint was not trained on ManifestFaces" in fit("--ckpt_path", last, *more, *named).error
 
 
 def test_labels_that_the_model_does_not_know(fit, explllm, small_config, fitted, tmp_path, drawn_faces):

@@ -1,4 +1,4 @@
-"""Faces with action units, for the regressor that estimates them: data sets and Lightning data modules."""
+"""Faces with action units, to train and test the regressor: datasets and LightningDataModules."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ from explllm.core.manifest import Manifest
 from explllm.data.datamodules import DrawnFaces, ManifestFaces
 from explllm.data.dataset import Augmentation, Batch, ImageCache, find_readable, rows_from
 from explllm.data.face_data_module import FaceDataModule
-from explllm.data.mixture import BatchSampler, SampleSpec, SinglePass
+from explllm.data.mixture import SampleSpec, SinglePass
 from explllm.data.preparation import Split
 from explllm.data.transforms import Augment
 from explllm.faces.crop import DEFAULT_MARGIN
@@ -29,15 +29,15 @@ class UnitSample:
     pixel_values: torch.Tensor
     """float32 (3, H, W)."""
     row: int
-    """Row of the table; -1 - row where the face fills up a process's share and does not count."""
+    """Row of the table; -1 - row for a face that only completes a rank's share and is not counted."""
     action_units: torch.Tensor
-    """(24,) intensities, not a number where a unit is not labeled."""
+    """(24,) intensities, NaN for units without a label."""
     facs: torch.Tensor
-    """(K,) FACS units, 0 or 1; empty where the data has none."""
+    """(K,) FACS units, 0 or 1; empty if the data has none."""
     unreadable: tuple[str, ...] = ()
-    """Images, with the reason, that could not be read."""
+    """Images that could not be read, with the reason."""
     readable: bool = True
-    """Whether `pixel_values` are a face; zeros otherwise."""
+    """Whether the image could be read; `pixel_values` are zeros otherwise."""
 
 
 @dataclass(frozen=True)
@@ -45,17 +45,17 @@ class UnitLabels:
     """The labels of all rows of a table."""
 
     action_units: np.ndarray
-    """(rows, 24) float32, not a number where a unit is not labeled."""
+    """(rows, 24) float32, NaN for units without a label."""
     facs_set: str | None
-    """The name of the set of FACS units, if the table has one."""
+    """Name of the set of FACS units, if the table has one."""
     facs: np.ndarray
-    """(rows, K) float32, not a number in rows without labels; K is 0 if the table has none."""
+    """(rows, K) float32, NaN in rows without labels; K is 0 if the table has none."""
 
     @classmethod
     def of(cls, manifest: Manifest) -> "UnitLabels":
-        """Take the labels out of a table.
+        """Return the labels of a table.
 
-        Units that the column ``action_units_missing`` names are not labeled: their intensity there says 0.
+        Units named in the column ``action_units_missing`` have no label; the table contains 0 for them.
 
         Args:
             manifest: The table.
@@ -64,7 +64,7 @@ class UnitLabels:
             The labels.
 
         Raises:
-            ManifestError: If the FACS labels cannot be understood.
+            ManifestError: If the FACS labels are invalid.
         """
         frame = manifest.frame
         units = np.full((len(frame), len(FEAFA)), np.nan, np.float32)
@@ -74,12 +74,12 @@ class UnitLabels:
         return cls(units, *_facs(frame))
 
     def labeled(self) -> np.ndarray:
-        """Return which rows have a label of some unit, FEAFA's or FACS's: (rows,) bool."""
+        """Return which rows have a label of at least one FEAFA or FACS unit: (rows,) bool."""
         return ~np.isnan(self.action_units).all(1) | (~np.isnan(self.facs)).any(1)
 
 
 class TrainingUnits(Dataset[UnitSample]):
-    """Augmented faces by `SampleSpec`."""
+    """Augmented faces, indexed by `SampleSpec`."""
 
     def __init__(
         self,
@@ -89,45 +89,44 @@ class TrainingUnits(Dataset[UnitSample]):
         augment: Augmentation | None = None,
         max_unreadable: int = 0,
     ) -> None:
-        """Keep what a sample is made of.
+        """Store the parts of a sample.
 
         Args:
             images: The images by row.
             labels: The labels by row.
-            rows: The rows to learn from; only they take the place of an unreadable one.
+            rows: The training rows; only they replace an unreadable one.
             augment: Changes image and intensities together; a flip exchanges left and right in both.
-            max_unreadable: Unreadable images in a row after which the search for a readable one ends.
+            max_unreadable: Consecutive unreadable images to skip.
         """
         self.images, self.labels, self.augment, self.max_unreadable = images, labels, augment, max_unreadable
         self.rows = list(rows)
-        self.places = {row: place for place, row in enumerate(self.rows)}
+        self.index_of = {row: index for index, row in enumerate(self.rows)}
 
     def __len__(self) -> int:
-        """Return the number of rows to learn from."""
+        """Return the number of training rows."""
         return len(self.rows)
 
-    def __getitem__(self, draw: SampleSpec) -> UnitSample:
-        """Make a sample; a row whose image cannot be read is named in it and replaced by the next row.
+    def __getitem__(self, spec: SampleSpec) -> UnitSample:
+        """Return a sample. A row with an unreadable image is recorded in the sample and replaced by the next row.
 
-        Where more rows than `max_unreadable` are tried in vain, the sample has no face: whoever counts stops the run.
+        After more than `max_unreadable` unreadable images, the sample has no face, and the training step raises.
         """
-        rows = rows_from(self.rows, self.places[draw.row])
+        rows = rows_from(self.rows, self.index_of[spec.row])
         found, unreadable = find_readable(self.images, rows, self.max_unreadable)
         if found is None:
-            return _blank(self.images, self.labels, draw.row, unreadable)
-        row, image = found
-        units = self.labels.action_units[row].tolist()
+            return _blank(self.images, self.labels, spec.row, unreadable)
+        image, units = found.image, self.labels.action_units[found.row].tolist()
         if self.augment is not None:
-            image, units, _ = self.augment(image, units, None, draw.seed)
+            image, units, _ = self.augment(image, units, None, spec.seed)
         pixels = self.images.preset.normalize(image)
-        return UnitSample(pixels, row, torch.tensor(units), torch.zeros(0), unreadable)
+        return UnitSample(pixels, found.row, torch.tensor(units), torch.zeros(0), unreadable)
 
 
 class EvaluationUnits(Dataset[UnitSample]):
-    """Faces as they are, in the table's order."""
+    """Faces with their labels, in the table's order."""
 
     def __init__(self, images: ImageCache, labels: UnitLabels, rows: Sequence[int]) -> None:
-        """Keep the labels and the rows that this process evaluates; a row given as -1 - row fills up its share."""
+        """Store the labels and the rows that this process evaluates; see `EvaluationDataset`."""
         self.images, self.labels, self.rows = images, labels, list(rows)
 
     def __len__(self) -> int:
@@ -135,19 +134,19 @@ class EvaluationUnits(Dataset[UnitSample]):
         return len(self.rows)
 
     def __getitem__(self, index: int) -> UnitSample:
-        """Return a face; one that cannot be read comes as zeros with its name in `unreadable`, to be counted."""
-        row = self.rows[index]
-        place = row if row >= 0 else -1 - row
-        found, unreadable = find_readable(self.images, [place])
+        """Return a face; for an unreadable image, zeros with its name in `unreadable`."""
+        number = self.rows[index]
+        row = number if number >= 0 else -1 - number
+        found, unreadable = find_readable(self.images, [row])
         if found is None:
-            return _blank(self.images, self.labels, row, unreadable)
-        pixels = self.images.preset.normalize(found[1])
-        units, facs = torch.tensor(self.labels.action_units[place]), torch.tensor(self.labels.facs[place])
-        return UnitSample(pixels, row, units, facs)
+            return _blank(self.images, self.labels, number, unreadable)
+        pixels = self.images.preset.normalize(found.image)
+        units, facs = torch.tensor(self.labels.action_units[row]), torch.tensor(self.labels.facs[row])
+        return UnitSample(pixels, number, units, facs)
 
 
 def collate_units(samples: list[UnitSample]) -> Batch:
-    """Make a batch: as `Batch`, with ``action_units`` (B, 24) and ``facs`` (B, K) in the place of conversations."""
+    """Return a batch: a `Batch` with ``action_units`` (B, 24) and ``facs`` (B, K) instead of conversations."""
     return {
         "pixel_values": torch.stack([sample.pixel_values for sample in samples]),
         "action_units": torch.stack([sample.action_units for sample in samples]),
@@ -159,7 +158,7 @@ def collate_units(samples: list[UnitSample]) -> Batch:
 
 
 class ActionUnitData(FaceDataModule):
-    """Faces with action units; subclasses say where they come from."""
+    """Faces with action units; subclasses read them from a source."""
 
     def __init__(
         self,
@@ -171,24 +170,28 @@ class ActionUnitData(FaceDataModule):
         margin: float = DEFAULT_MARGIN,
         cache_megabytes: float = 1000,
         num_workers: int = 0,
-        seed: int = 0,
+        seed: int | None = None,
         max_unreadable: int = 0,
     ) -> None:
-        """Keep the settings.
+        """Check and store the settings.
 
         Args:
-            batch_size: Faces in one optimizer step, over all devices; accumulation follows from it.
-            micro_batch_size: Faces that one device handles at a time.
+            batch_size: Faces in one optimizer step, over all devices; determines gradient accumulation.
+            micro_batch_size: Faces that one device processes at a time.
             eval_batch_size: Faces that one device estimates at a time.
             augment: Augmentation of training images; none if null. Erased areas hide units: turn `erase` off.
-            val_fraction: Share of the training people (or rows, where no one is named) held out for validation where
-                the data has no such split.
-            margin: Added on each side of a face's box, as a share of its longer side; rows without a box are faces
-                already.
-            cache_megabytes: Memory for decoded training images, in MB, for each worker.
+            val_fraction: Share of the training people (or rows, if the data names no people) to hold out for validation
+                if the data has no split ``val``.
+            margin: Margin added on each side of a face's box, as a share of its longer side. Images without a box are
+                face crops and used whole.
+            cache_megabytes: Memory for decoded training images, in MB per worker.
             num_workers: Processes that prepare batches; 0: the main process does.
-            seed: Seeds the order of faces, augmentation and the held-out rows.
-            max_unreadable: Unreadable images that are named and counted before the run stops.
+            seed: Seed of the order of faces, of augmentation and of held-out rows; by default the run's
+                ``seed_everything``.
+            max_unreadable: Unreadable images to report and skip before the run stops.
+
+        Raises:
+            ConfigError: If a number is out of range.
         """
         super().__init__(
             batch_size=batch_size,
@@ -214,7 +217,7 @@ class ActionUnitData(FaceDataModule):
 
     @property
     def training_data_note(self) -> str:
-        """What must be said wherever figures from this data are shown: where the intensities come from."""
+        """A caveat to show with all metrics of models trained on this data: the source of the intensities."""
         frame = self._manifest().frame
         sources = sorted({str(name) for name in frame.get("action_units_source", pd.Series(dtype=object)).dropna()})
         notes = ["The faces are drawn by a program, not photographs."] if self._manifest().is_synthetic().any() else []
@@ -222,44 +225,34 @@ class ActionUnitData(FaceDataModule):
         return " ".join([*notes, *([f"Labels of action units by: {', '.join(others)}."] if others else [])])
 
     def train_dataloader(self) -> DataLoader[Any]:
-        """Faces for training: every labeled one once an epoch.
+        """Return the loader of training faces; an epoch contains each labeled face once.
 
         Raises:
-            InputError: If there are none, or a resumed run began with other settings.
+            InputError: If there are none, or the settings differ from those of the resumed run.
         """
-        frame, labels = self.frame("train"), self.labels
-        known = ~np.isnan(labels.action_units).all(1)
-        rows = [int(row) for row in frame.index if known[row]]
+        frame, labels = self._split("train"), self.labels
+        has_units = ~np.isnan(labels.action_units).all(1)
+        rows = [int(row) for row in frame.index if has_units[row]]
         if not rows:
             raise ManifestError(
                 "no row of the split `train` has action units",
-                where=self._manifest().root,
-                remedy="Pass a manifest with intensities, such as `explllm data feafa` or `explllm aus` writes.",
+                where=self._where(),
+                remedy="Use a manifest with intensities, such as `explllm data feafa` or `explllm aus` writes.",
             )
-        # Every face once an epoch, as captions are read; the kind that this plan gives its draws means nothing here.
-        plan = SinglePass(rows, self.seed)
-        self._sampler = BatchSampler(plan, self.batch_size, self.micro_batch_size, *self._rank_and_world())
-        self._restore_position(self._sampler)
         dataset = TrainingUnits(self.images(), labels, rows, self.augment, self.max_unreadable)
-        return DataLoader(dataset, batch_sampler=self._sampler, collate_fn=collate_units, **self._worker_options())
+        return self._training_loader(SinglePass(rows, "action_units", self.seed), dataset, collate_units)
 
-    def _evaluation(self, split: Split | None) -> DataLoader[Any]:
-        frame, labels = self.frame(split), self.labels
-        if frame.empty:
+    def _evaluation_loader(self, split: Split | None) -> DataLoader[Any]:
+        frame, labels = self._split(split), self.labels
+        rows = frame.index if split is None else frame.index[labels.labeled()[frame.index]]
+        if rows.empty:
             raise ManifestError(
-                f"no row has the split `{split}`",
-                where=self._manifest().root,
-                remedy="Add rows of that split to the manifest; `explllm data feafa --fold 1` deals people out.",
-            )
-        counting = frame.index if split is None else frame.index[labels.labeled()[frame.index]]
-        if counting.empty:
-            raise ManifestError(
-                f"no row of the split `{split}` has action units, FEAFA's or FACS's",
-                where=self._manifest().root,
-                remedy="Pass a manifest with labels, or use `explllm predict`.",
+                f"no row of the split `{split}` has FEAFA or FACS action units",
+                where=self._where(),
+                remedy="Use a manifest with labels, or `explllm predict`.",
             )
         return DataLoader(
-            EvaluationUnits(self.images(), labels, self._share(counting)),
+            EvaluationUnits(self.images(), labels, self._share(rows)),
             batch_size=self.eval_batch_size,
             collate_fn=collate_units,
             **self._worker_options(),
@@ -267,26 +260,26 @@ class ActionUnitData(FaceDataModule):
 
 
 class ManifestActionUnits(ManifestFaces, ActionUnitData):
-    """The rows of a manifest with action units: FEAFA's intensities, or for tests DISFA's and BP4D's FACS units."""
+    """The rows of a manifest with action units: FEAFA intensities, or the FACS units of DISFA and BP4D for tests."""
 
     def required(self, manifest: Manifest) -> tuple[str, ...]:
-        """Return the labels: action units, for tests and validation FACS units as well."""
+        """Return the required columns: action units, or for tests and validation FACS units."""
         return () if "facs" in manifest.frame and self.stage != "fit" else ("action_units",)
 
 
 class DrawnActionUnits(DrawnFaces, ActionUnitData):
-    """Faces drawn by a program from their action units: to learn and to test without any download."""
+    """Faces drawn by a program from their action units, for training and testing without any download."""
 
 
 def _blank(images: ImageCache, labels: UnitLabels, row: int, unreadable: tuple[str, ...]) -> UnitSample:
-    """Return a sample without a face and without labels."""
+    """Return a sample of zeros without labels."""
     pixels = torch.zeros(3, images.preset.size, images.preset.size)
     facs = torch.full((labels.facs.shape[1],), torch.nan)
     return UnitSample(pixels, row, torch.full((len(FEAFA),), torch.nan), facs, unreadable, readable=False)
 
 
 def _facs(frame: pd.DataFrame) -> tuple[str | None, np.ndarray]:
-    """Return the name of the set of FACS units, and its labels."""
+    """Return the name of the set of FACS units, and the labels."""
     names = sorted({str(name) for name in frame.get("facs_set", pd.Series(dtype=object)).dropna()})
     if not names or "facs" not in frame:
         return None, np.zeros((len(frame), 0), np.float32)
@@ -302,9 +295,9 @@ def _facs(frame: pd.DataFrame) -> tuple[str | None, np.ndarray]:
         values = np.asarray(cell, dtype=np.float32)
         if values.shape != labels[row].shape or not np.isin(values, (0, 1)).all():
             raise ManifestError(
-                f"{values.tolist()} are no labels of {names[0]}",
+                f"{values.tolist()} are not labels of {names[0]}",
                 where=f"row {row + 1}, column facs",
-                remedy=f"Give {labels.shape[1]} times 0 or 1.",
+                remedy=f"Use {labels.shape[1]} values, each 0 or 1.",
             )
         labels[row] = values
     return names[0], labels

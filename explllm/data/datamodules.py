@@ -1,34 +1,38 @@
-"""Where faces come from: a LightningDataModule for each source."""
+"""One LightningDataModule for each source of faces."""
 
 from os import PathLike
 from pathlib import Path
 from typing import Any
 
-from explllm.core.errors import MissingPathError
+from explllm.core.errors import ConfigError, MissingPathError
 from explllm.core.manifest import Manifest
-from explllm.data.captions import read_llava_captions
-from explllm.data.face_data_module import FaceDataModule
+from explllm.data.face_data_module import FaceDataModule, check_share
 from explllm.data.folder import read_folder, read_unsorted_folder
 from explllm.data.preparation import hold_out_split
+from explllm.data.readers.cc3m import read_llava_captions
 from explllm.drawn_faces.dataset import draw_faces
 
 
 class FolderFaces(FaceDataModule):
-    """A folder of class subfolders, in split folders or not; action units from an ``action_units.csv`` in it."""
+    """A folder of class folders, in split folders or not, with action units from its ``action_units.csv``."""
 
     def __init__(self, root: str | PathLike[str], test_fraction: float = 0.0, **settings: Any) -> None:
-        """Name the folder.
+        """Store the folder and the settings.
 
         Args:
-            root: The folder: ``root/{train,val,test}/<class>/*`` or ``root/<class>/*``; to predict also ``root/*``.
-            test_fraction: Share of the images held out for testing where the folder has no ``test`` folder.
+            root: The folder: ``root/{train,val,test}/<class>/*`` or ``root/<class>/*``; for `predict` also ``root/*``.
+            test_fraction: Share of the images to hold out for testing if there is no ``test`` folder.
             **settings: See `FaceDataModule`.
+
+        Raises:
+            ConfigError: If a number is out of range.
         """
         super().__init__(**settings)
+        check_share("test_fraction", test_fraction)
         self.root, self.test_fraction = root, test_fraction
 
     def read(self) -> Manifest:
-        """Read the folder; for `predict` it may also hold images that are not sorted into classes."""
+        """Read the folder; for `predict`, images need not be sorted into class folders."""
         if self.stage == "predict" and (manifest := read_unsorted_folder(self.root)):
             return manifest
         manifest = read_folder(self.root)
@@ -41,27 +45,27 @@ class ManifestFaces(FaceDataModule):
     """The rows of a manifest."""
 
     def __init__(self, manifest: str | PathLike[str], root: str | PathLike[str] | None = None, **settings: Any) -> None:
-        """Name the table.
+        """Store the paths and the settings.
 
         Args:
             manifest: A ``.parquet``, ``.csv`` or ``.jsonl`` file.
-            root: The folder that its image paths are relative to; by default its own.
+            root: The folder that its image paths are relative to; by default the manifest's folder.
             **settings: See `FaceDataModule`.
         """
         super().__init__(**settings)
         self.path, self.root = manifest, root
 
     def read(self) -> Manifest:
-        """Read the table."""
+        """Read the manifest."""
         if self.root is not None and not Path(self.root).is_dir():
             raise MissingPathError("there is no such folder", where=self.root, remedy="Check --data.root.")
         manifest = Manifest.read(self.path, root=self.root)
-        if self.stage != "predict":
+        if self.stage != "predict" and len(manifest):
             manifest.require("split", *self.required(manifest))
         return manifest
 
     def required(self, manifest: Manifest) -> tuple[str, ...]:
-        """Return the columns of labels that are needed, unless it is to predict."""
+        """Return the label columns required by all stages but ``predict``."""
         return () if self.conversation_kind == "captions" else ("expression",)
 
 
@@ -69,22 +73,22 @@ class CaptionedImages(FaceDataModule):
     """Images with captions in LLaVA's layout, for the first stage (paper: CC3M)."""
 
     def __init__(self, root: str | PathLike[str], **settings: Any) -> None:
-        """Name the folder.
+        """Store the folder and the settings.
 
         Args:
-            root: The folder that holds ``chat.json`` and ``images/``.
+            root: The folder with ``chat.json`` and ``images/``.
             **settings: See `FaceDataModule`.
         """
         super().__init__(**settings)
         self.root, self.conversation_kind = root, "captions"
 
     def read(self) -> Manifest:
-        """Read the list."""
+        """Read the list of captions."""
         return read_llava_captions(self.root)
 
 
 class DrawnFaces(FaceDataModule):
-    """Faces drawn by a program from their action units: to learn and to test without any download."""
+    """Faces drawn by a program from their action units, for training and testing without any download."""
 
     def __init__(
         self,
@@ -93,26 +97,35 @@ class DrawnFaces(FaceDataModule):
         val: int = 140,
         test: int = 350,
         size: int = 96,
+        drawing_seed: int = 0,
         **settings: Any,
     ) -> None:
-        """Say how many faces.
+        """Store the numbers of faces and the settings.
 
         Args:
-            folder: Where the images and their manifest go; kept and used again while the settings are the same.
-            train: Faces to learn from.
-            val: Faces to validate on.
-            test: Faces to test on; no identity appears in two splits.
+            folder: Folder of the images and their manifest; reused as long as the settings are the same.
+            train: Number of training faces.
+            val: Number of validation faces.
+            test: Number of test faces; no identity appears in two splits.
             size: Width and height of the images, in pixels.
+            drawing_seed: Seed of the drawn faces. Independent of ``seed``, so runs with other seeds use the same faces.
             **settings: See `FaceDataModule`.
+
+        Raises:
+            ConfigError: If a number is out of range.
         """
         super().__init__(**settings)
+        for name, count in (("train", train), ("val", val), ("test", test), ("drawing_seed", drawing_seed)):
+            if count < 0:
+                raise ConfigError(f"`data.{name}` is {count}", remedy="Use 0 or more.")
         self.folder, self.counts, self.size = folder, {"train": train, "val": val, "test": test}, size
+        self.drawing_seed = drawing_seed
 
     def prepare_data(self) -> None:
         """Draw the faces, on one process only."""
         self.read()
 
     def read(self) -> Manifest:
-        """Draw the faces, or read those drawn before."""
+        """Draw the faces, or read them if they have been drawn before."""
         train, val, test = (self.counts[split] for split in ("train", "val", "test"))
-        return draw_faces(self.folder, train=train, val=val, test=test, size=self.size, seed=self.seed)
+        return draw_faces(self.folder, train=train, val=val, test=test, size=self.size, seed=self.drawing_seed)

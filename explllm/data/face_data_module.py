@@ -1,6 +1,9 @@
-"""The LightningDataModule of faces: the mixture of conversations, and loaders for every rank."""
+"""The LightningDataModule of faces: conversations for training, faces for evaluation, loaders for every rank."""
 
 import logging
+import math
+import os
+from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
 import pandas as pd
@@ -10,8 +13,8 @@ from torch.utils.data import DataLoader
 from explllm.conversation.encoder import ConversationEncoder
 from explllm.core.errors import ConfigError, ManifestError
 from explllm.core.manifest import Manifest
-from explllm.data.dataset import CotOrder, EvaluationDataset, ImageCache, Sample, TrainingDataset, collator, face_source
-from explllm.data.mixture import BatchSampler, Mixture, SinglePass, accumulation
+from explllm.data.dataset import Collator, CotOrder, EvaluationDataset, ImageCache, TrainingDataset, face_source
+from explllm.data.mixture import BatchSampler, ClassBalance, Mixture, SinglePass, accumulation
 from explllm.data.preparation import Split, prepare
 from explllm.data.transforms import Augment
 from explllm.faces.crop import DEFAULT_MARGIN
@@ -21,14 +24,30 @@ _log = logging.getLogger(__name__)
 
 
 class FaceModel(Protocol):
-    """What the data must know of the model: the LightningModule offers it."""
+    """A model that the data can be prepared for: an `ExpLLM`, an `ActionUnitRegressor` or their LightningModules."""
 
-    conversations: ConversationEncoder
     image: ImagePreset
 
 
+@dataclass(frozen=True)
+class ModelInputs:
+    """Properties of the model that determine its inputs."""
+
+    image: ImagePreset
+    """Preprocessing of images."""
+    conversations: ConversationEncoder | None
+    """Tokenization of conversations; None for models without language."""
+
+
 class FaceDataModule(LightningDataModule):
-    """Faces with expressions, action units and chains of thought; subclasses say where they come from."""
+    """Faces with expressions, action units and chains of thought; subclasses read them from a source.
+
+    A Trainer prepares the data for its model. Without a Trainer, call `prepare_for`::
+
+        data = FolderFaces("faces", batch_size=8, micro_batch_size=8)
+        data.prepare_for(ExpLLM.from_pretrained("runs/demo/model"))
+        batch = next(iter(data.train_dataloader()))
+    """
 
     def __init__(
         self,
@@ -38,6 +57,7 @@ class FaceDataModule(LightningDataModule):
         fer_share: float = 0.75,
         conversations: Literal["mixture", "captions"] = "mixture",
         cot_order: CotOrder = "label_first",
+        class_balance: ClassBalance = "none",
         augment: Augment | None = None,
         val_fraction: float = 0.0,
         write_cot: bool = True,
@@ -45,66 +65,103 @@ class FaceDataModule(LightningDataModule):
         margin: float = DEFAULT_MARGIN,
         cache_megabytes: float = 1000,
         num_workers: int = 0,
-        seed: int = 0,
+        seed: int | None = None,
         max_unreadable: int = 0,
     ) -> None:
-        """Keep the settings.
+        """Check and store the settings.
 
         Args:
-            batch_size: Conversations in one optimizer step, over all devices; accumulation follows from it.
-            micro_batch_size: Conversations that one device handles at a time.
+            batch_size: Conversations in one optimizer step, over all devices; determines gradient accumulation.
+            micro_batch_size: Conversations that one device processes at a time.
             eval_batch_size: Faces that one device recognizes at a time.
-            fer_share: Share of FER conversations, the rest being CoT (paper, Table IV: 0.75).
+            fer_share: Share of FER conversations; the others are CoT (paper, Table IV: 0.75).
             conversations: ``mixture`` of FER and CoT, or ``captions`` for the first stage.
-            cot_order: Order of the two rounds of a CoT conversation: ``label_first``, as when the model is used;
-                ``cot_first`` or ``random``, as the authors' released code trained on RAF-DB and on AffectNet.
+            cot_order: Order of the two rounds of a CoT conversation: ``label_first``, as in inference; ``cot_first`` or
+                ``random``, as the authors' released code trained on RAF-DB and on AffectNet.
+            class_balance: Share of each class in an epoch: as in the data (``none``), proportional to the square root
+                of its number of rows (``sqrt``), or equal (``uniform``). For imbalanced data such as AffectNet.
             augment: Augmentation of training images; none if null.
-            val_fraction: Share of training rows held out for validation where the data has no such split.
+            val_fraction: Share of training rows to hold out for validation if the data has no split ``val``.
             write_cot: Write missing chains of thought from action units by rules (marked ``offline``).
-            shuffle_labels: Shuffle the training labels: a check that nothing leaks, accuracy must fall to chance.
-            margin: Added on each side of a face's box, as a share of its longer side; rows without a box are faces
-                already.
-            cache_megabytes: Memory for decoded training images, in MB, for each worker.
+            shuffle_labels: Shuffle the training labels: a check for leaks, as accuracy must fall to chance.
+            margin: Margin added on each side of a face's box, as a share of its longer side. Images without a box are
+                face crops and used whole.
+            cache_megabytes: Memory for decoded training images, in MB per worker.
             num_workers: Processes that prepare batches; 0: the main process does.
-            seed: Seeds the order of conversations, augmentation and the held-out rows.
-            max_unreadable: Unreadable images that are named and counted before the run stops.
+            seed: Seed of the order of conversations, of augmentation and of held-out rows; by default the run's
+                ``seed_everything``.
+            max_unreadable: Unreadable images to report and skip before the run stops.
+
+        Raises:
+            ConfigError: If a number is out of range.
         """
         super().__init__()
+        for name, value, minimum in (
+            ("batch_size", batch_size, 1),
+            ("micro_batch_size", micro_batch_size, 1),
+            ("eval_batch_size", eval_batch_size, 1),
+            ("num_workers", num_workers, 0),
+            ("cache_megabytes", cache_megabytes, 0),
+            ("max_unreadable", max_unreadable, 0),
+            ("seed", 0 if seed is None else seed, 0),
+        ):
+            if not minimum <= value < math.inf:
+                raise ConfigError(f"`data.{name}` is {value}", remedy=f"Use {minimum} or more.")
+        check_share("fer_share", fer_share, inclusive=True)
+        check_share("val_fraction", val_fraction)
+        if not -0.5 < margin <= 10:
+            raise ConfigError(f"`data.margin` is {margin}", remedy=f"Use a share such as {DEFAULT_MARGIN}.")
         self.batch_size, self.micro_batch_size, self.eval_batch_size = batch_size, micro_batch_size, eval_batch_size
         self.fer_share, self.conversation_kind, self.augment = fer_share, conversations, augment
         self.cot_order: CotOrder = cot_order
+        self.class_balance: ClassBalance = class_balance
         self.val_fraction, self.write_cot, self.shuffle_labels = val_fraction, write_cot, shuffle_labels
-        self.margin, self.cache_megabytes, self.num_workers, self.seed = margin, cache_megabytes, num_workers, seed
+        self.margin, self.cache_megabytes, self.num_workers = margin, cache_megabytes, num_workers
+        self.seed = int(os.environ.get("PL_GLOBAL_SEED", 0)) if seed is None else seed
         self.max_unreadable = max_unreadable
         self.manifest: Manifest | None = None
         self.stage: str | None = None
+        self._model_inputs: ModelInputs | None = None
         self._images: ImageCache | None = None
         self._sampler: BatchSampler | None = None
         self._resumed: dict[str, Any] | None = None
 
     def read(self) -> Manifest:
-        """Read the faces, all splits; subclasses do."""
-        raise TypeError(f"{type(self).__name__} must say where its faces come from: override read()")
+        """Read all splits of the data; implemented by subclasses."""
+        raise TypeError(f"{type(self).__name__} does not override read(), which reads the faces")
 
-    def setup(self, stage: str | None = None) -> None:
-        """Read the faces once, write missing chains of thought, and set the accumulation that the batch size asks for.
+    def prepare_for(self, model: FaceModel) -> None:
+        """Take preprocessing and tokenization from a model; the LightningModules call this in `setup`.
 
         Args:
-            stage: Lightning's stage; what the data must hold depends on it.
+            model: The model, or its LightningModule.
+        """
+        self._model_inputs = ModelInputs(model.image, getattr(model, "conversations", None))
+        self._images = None
+
+    def setup(self, stage: str | None = None) -> None:
+        """Read the faces once, write missing chains of thought, and set gradient accumulation.
+
+        Args:
+            stage: Lightning's stage; it determines which columns are required.
 
         Raises:
-            InputError: If the data is not there, incomplete, or does not fit the settings.
+            InputError: If the data is missing, incomplete, or does not match the settings.
         """
         self.stage = stage or self.stage
         if self.manifest is None:
             manifest = self.read()
             if len(manifest) == 0:
-                raise ManifestError("there are no faces", where=manifest.root, remedy="Check the data's root.")
-            if faceless := sum(manifest.face_not_found()):
+                raise ManifestError(
+                    "the manifest has no rows",
+                    where=manifest.path or manifest.root,
+                    remedy="Write it again; check the options of the command that wrote it.",
+                )
+            if count := sum(manifest.face_not_found()):
                 _log.warning(
-                    "%s: in %d of %d images no face was found; they are used whole.",
+                    "%s: no face was found in %d of %d images; they are used whole.",
                     manifest.path or manifest.root,
-                    faceless,
+                    count,
                     len(manifest),
                 )
             self.manifest = (
@@ -124,84 +181,64 @@ class FaceDataModule(LightningDataModule):
                 self.batch_size, self.micro_batch_size, self.trainer.world_size
             )
             if self.conversation_kind == "captions" or self.frame("val").empty:
-                # Nothing to recognize: Lightning then leaves validation out without a word.
+                # Lightning then skips validation without a warning.
                 self.trainer.limit_val_batches = 0
 
     def frame(self, split: Split | None = None) -> pd.DataFrame:
-        """Return the table, or the rows of a split; the index is the row's number everywhere."""
+        """Return the table, or the rows of a split; the index is the row number used everywhere."""
         if self.manifest is None:
             self.setup()
-        manifest = self._manifest()
-        return manifest.frame if split is None else manifest.frame[manifest.frame["split"] == split]
+        frame = self._manifest().frame
+        return frame if split is None else frame[frame["split"] == split]
 
     @property
     def training_data_note(self) -> str:
-        """What must be said wherever figures from this data are shown: drawn faces, texts written by rules."""
+        """A caveat to show with all metrics of models trained on this data, such as drawn faces; may be empty."""
         frame, notes = self._manifest().frame, []
         if self._manifest().is_synthetic().any():
             notes.append("The faces are drawn by a program, not photographs.")
-        if (_strings(frame, "cot_source") == "offline").any():
-            notes.append(
-                "The chains of thought to learn from were written by rules, not by a language model or a person."
-            )
+        if "cot_source" in frame and (frame["cot_source"].astype(str) == "offline").any():
+            notes.append("The chains of thought used for training were written by rules, not by a model or a person.")
         if self.shuffle_labels:
             notes.append("The training labels were shuffled.")
         return " ".join(notes)
 
-    def train_dataloader(self) -> DataLoader[Sample]:
-        """Conversations for training.
+    def train_dataloader(self) -> DataLoader[Any]:
+        """Return the loader of training conversations.
 
         Raises:
-            InputError: If there are none, or a resumed run began with other settings.
+            InputError: If there are none, or the settings differ from those of the resumed run.
         """
-        frame, model = self.frame("train"), self._model()
-        if frame.empty:
-            raise ManifestError(
-                "no row has the split `train`",
-                where=self._manifest().root,
-                remedy="Add a `train` folder, or rows of that split to the manifest.",
-            )
-        plan: Mixture | SinglePass
-        if self.conversation_kind == "captions":
-            plan = SinglePass(_rows(frame, "caption"), self.seed)
-        else:
-            fer = _rows(frame, "expression")
-            plan = Mixture(fer, sorted({*fer} & {*_rows(frame, "cot")}), self.fer_share, self.seed)
-        rank, world = self._rank_and_world()
-        self._sampler = BatchSampler(plan, self.batch_size, self.micro_batch_size, rank, world)
-        self._restore_position(self._sampler)
+        frame, conversations = self._split("train"), self._conversations()
         dataset = TrainingDataset(
             self._manifest(),
             self.images(),
-            model.conversations,
+            conversations,
             list(frame.index),
             self.augment,
             self.max_unreadable,
             self.cot_order,
         )
-        return DataLoader(
-            dataset,
-            batch_sampler=self._sampler,
-            collate_fn=collator(model.conversations),
-            **self._worker_options(),
-        )
+        return self._training_loader(self._plan(frame), dataset, Collator(conversations))
 
-    def val_dataloader(self) -> DataLoader[Sample]:
-        """Faces of the split ``val``."""
-        return self._evaluation("val")
+    def val_dataloader(self) -> DataLoader[Any]:
+        """Return the loader of the split ``val``."""
+        return self._evaluation_loader("val")
 
-    def test_dataloader(self) -> DataLoader[Sample]:
-        """Faces of the split ``test``."""
-        return self._evaluation("test")
+    def test_dataloader(self) -> DataLoader[Any]:
+        """Return the loader of the split ``test``."""
+        return self._evaluation_loader("test")
 
-    def predict_dataloader(self) -> DataLoader[Sample]:
-        """Every face, labeled or not."""
-        return self._evaluation(None)
+    def predict_dataloader(self) -> DataLoader[Any]:
+        """Return the loader of all faces, labeled or not."""
+        if self.manifest is None:
+            self.setup("predict")
+        return self._evaluation_loader(None)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the place in the data: epoch and micro-batch to go on with, and what both numbers rest on.
+        """Return the position in the data, epoch and micro-batch, and the settings it is valid for.
 
-        Only batches that training has finished count, not those that workers have prepared ahead.
+        Only batches that training has processed count, not those that workers have prepared ahead.
         """
         trainer: Any = self.trainer
         if trainer is None or self._sampler is None:
@@ -209,55 +246,87 @@ class FaceDataModule(LightningDataModule):
         loop = trainer.fit_loop
         epoch, batch = loop.epoch_progress.current.processed, loop.epoch_loop.batch_progress.current.ready
         if batch >= trainer.num_training_batches:
-            # At the last batch of an epoch, which counts as processed a moment later.
+            # The last batch of an epoch: Lightning counts the epoch as processed a moment later.
             epoch, batch = loop.epoch_progress.current.ready, 0
-        return {"epoch": epoch, "batch": batch, "requirements": _resume_requirements(self._sampler)}
+        return {"epoch": epoch, "batch": batch, "requirements": self._sampler.resume_requirements()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take up the place where the training loader shall begin."""
+        """Keep the position at which the training loader starts."""
         self._resumed = state_dict
 
-    def _restore_position(self, sampler: BatchSampler) -> None:
-        """Go to the place of the checkpoint, where there is one.
+    def images(self) -> ImageCache:
+        """Return the resized images by row."""
+        if self._images is None:
+            self._images = ImageCache(self._manifest(), self._inputs().image, self.cache_megabytes, self.margin)
+        return self._images
 
-        A loader's own state would come too late: Lightning restores it only into a loader that is made after the
-        optimizer, whose schedule needs the loader's length.
+    def face(self, row: int) -> ImageSource:
+        """Return the face of a row as the model receives it; see `face_source`."""
+        return face_source(self._manifest(), row, self.margin)
+
+    def _plan(self, frame: pd.DataFrame) -> Mixture | SinglePass:
+        """Return the content of each epoch."""
+        if self.conversation_kind == "captions":
+            rows = _filled(frame, "caption")
+            if not rows:
+                raise ConfigError(
+                    "no training row has a caption", where=self._where(), remedy="Add a column `caption` to the data."
+                )
+            return SinglePass(rows, "caption", self.seed)
+        fer = _filled(frame, "expression")
+        cot = sorted({*fer} & {*_filled(frame, "cot")})
+        classes = {row: str(frame.at[row, "expression"]) for row in fer}
+        return Mixture(fer, cot, self.fer_share, self.seed, classes, self.class_balance)
+
+    def _training_loader(self, plan: Mixture | SinglePass, dataset: Any, collate: Any) -> DataLoader[Any]:
+        self._sampler = BatchSampler(plan, self.batch_size, self.micro_batch_size, *self._rank_and_world())
+        self._restore_position(self._sampler)
+        return DataLoader(dataset, batch_sampler=self._sampler, collate_fn=collate, **self._worker_options())
+
+    def _restore_position(self, sampler: BatchSampler) -> None:
+        """Continue at the position of the checkpoint, if the run is resumed from one.
+
+        The loader's own state would be restored too late: Lightning restores it into a loader made after the optimizer,
+        whose schedule needs the loader's length.
         """
         state, self._resumed = self._resumed, None
         if state is None:
             if self.trainer is not None and self.trainer.ckpt_path is not None and self.trainer.global_step == 0:
                 raise ConfigError(
-                    f"the checkpoint is of a run on other data than {type(self).__name__}",
+                    f"the checkpoint was not trained on {type(self).__name__}",
                     where=str(self.trainer.ckpt_path),
-                    remedy="Resume with the data that it began with, or start from its `model` by --model.init_from.",
+                    remedy="Resume with the data of the first run, or start from its `model` folder with "
+                    "--model.init_from.",
                 )
             return
-        for name, value in _resume_requirements(sampler).items():
-            if state["requirements"].get(name) != value:
+        for name, value in sampler.resume_requirements().items():
+            saved = state["requirements"].get(name)
+            if saved != value:
                 raise ConfigError(
-                    f"the run began with {state['rests_on'].get(name)} {name}, now it is {value}",
-                    remedy="Resume with the settings that it began with, or begin another run.",
+                    f"the run started with {name} {saved}, now it is {value}",
+                    remedy="Resume with the original settings, or start another run.",
                 )
         sampler.restore_position(state["epoch"], state["batch"])
 
-    def images(self) -> ImageCache:
-        """Return the resized images by row."""
-        if self._images is None:
-            self._images = ImageCache(self._manifest(), self._model().image, self.cache_megabytes, self.margin)
-        return self._images
+    def _split(self, split: Split | None) -> pd.DataFrame:
+        """Return the rows of a split, or all.
 
-    def face(self, row: int) -> ImageSource:
-        """Return the face of a row, as the model is given it; see `face_source`."""
-        return face_source(self._manifest(), row, self.margin)
-
-    def _evaluation(self, split: Split | None) -> DataLoader[Sample]:
+        Raises:
+            ManifestError: If the split has no rows.
+        """
         frame = self.frame(split)
         if frame.empty:
+            splits = ", ".join(f"{name} {count:,}" for name, count in self.frame()["split"].value_counts().items())
+            fraction = "" if split == "train" else f", or hold some out with `data.{split}_fraction`"
             raise ManifestError(
-                f"no row has the split `{split}`",
-                where=self._manifest().root,
-                remedy=f"Add a `{split}` folder, or rows of that split to the manifest.",
+                f"no row has the split `{split}` (rows: {splits})",
+                where=self._where(),
+                remedy=f"Set the column `split` of some rows to `{split}`{fraction}.",
             )
+        return frame
+
+    def _evaluation_loader(self, split: Split | None) -> DataLoader[Any]:
+        frame = self._split(split)
         if split is not None and frame["expression"].isna().any():
             row = int(frame.index[frame["expression"].isna()][0])
             raise ManifestError(
@@ -269,26 +338,40 @@ class FaceDataModule(LightningDataModule):
         return DataLoader(
             dataset,
             batch_size=self.eval_batch_size,
-            collate_fn=collator(self._model().conversations),
+            collate_fn=Collator(self._conversations()),
             **self._worker_options(),
         )
 
     def _share(self, rows: pd.Index) -> list[int]:
-        """Return the rows that this process evaluates; those given as -1 - row fill up its share and do not count."""
+        """Return the rows that this process evaluates; rows given as -1 - row complete its share and do not count."""
         rank, world = self._rank_and_world()
         share = [int(row) for row in rows[rank::world]]
-        # Every process makes the same number of steps.
+        # Every process must make the same number of steps.
         return share + [-1 - share[0] if share else -1] * (-(-len(rows) // world) - len(share))
 
     def _manifest(self) -> Manifest:
         if self.manifest is None:
-            raise TypeError("setup() comes first")
+            raise TypeError("setup() has not been called")
         return self.manifest
 
-    def _model(self) -> FaceModel:
-        if self.trainer is None or self.trainer.lightning_module is None:
-            raise TypeError("loaders need a Trainer with a model: they take its tokenizer and image preset")
-        return self.trainer.lightning_module  # type: ignore[return-value]
+    def _where(self) -> Any:
+        return self._manifest().path or self._manifest().root
+
+    def _inputs(self) -> ModelInputs:
+        if self._model_inputs is None:
+            raise ConfigError(
+                "the data module does not know the model's tokenizer and image size",
+                remedy="Call `data.prepare_for(model)` before making a data loader.",
+            )
+        return self._model_inputs
+
+    def _conversations(self) -> ConversationEncoder:
+        conversations = self._inputs().conversations
+        if conversations is None:
+            raise ConfigError(
+                f"{type(self).__name__} needs a model with a tokenizer", remedy="Pass an ExpLLM to `prepare_for`."
+            )
+        return conversations
 
     def _rank_and_world(self) -> tuple[int, int]:
         return (0, 1) if self.trainer is None else (self.trainer.global_rank, self.trainer.world_size)
@@ -298,19 +381,16 @@ class FaceDataModule(LightningDataModule):
         return {"num_workers": self.num_workers, "persistent_workers": self.num_workers > 0, "pin_memory": pinned}
 
 
-def _resume_requirements(sampler: BatchSampler) -> dict[str, int]:
-    return {
-        "conversations in an epoch": len(sampler.plan),
-        "conversations in a global batch": sampler.batch_size,
-        "conversations in a micro-batch": sampler.micro_batch_size,
-        "devices": sampler.world_size,
-        "as the seed of the data": sampler.plan.seed,
-    }
+def check_share(name: str, share: float, inclusive: bool = False) -> None:
+    """Refuse a share outside [0, 1), or [0, 1] if `inclusive`.
+
+    Raises:
+        ConfigError: If the share is out of range; the message names the option ``data.NAME``.
+    """
+    if not (0 <= share < 1 or (inclusive and share == 1)):
+        allowed = "0 to 1" if inclusive else "0 to below 1"
+        raise ConfigError(f"`data.{name}` is {share}", remedy=f"Use a share from {allowed}.")
 
 
-def _rows(frame: pd.DataFrame, column: str) -> list[int]:
+def _filled(frame: pd.DataFrame, column: str) -> list[int]:
     return [int(row) for row in frame.index[frame[column].notna()]] if column in frame else []
-
-
-def _strings(frame: pd.DataFrame, column: str) -> pd.Series:
-    return frame[column].astype(str) if column in frame else pd.Series(dtype=str)

@@ -164,7 +164,7 @@ def _expression(folder: Path, label_set: LabelSet | None) -> Expression:
         return Expression.parse(folder.name) if label_set is None else label_set.parse(folder.name)
     except UnknownExpressionError as error:
         raise UnknownExpressionError(
-            f"the class folder {error.found}", where=folder, remedy=f"Rename or remove the folder. {error.remedy}"
+            error.found, where=folder, remedy=f"Rename or remove the class folder. {error.remedy}"
         ) from None
 
 

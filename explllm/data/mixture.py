@@ -1,6 +1,6 @@
-"""The mixture of FER and CoT conversations: what an epoch holds, in which order, and which rank gets what."""
+"""The order of training samples: what an epoch contains, and which rank processes which part of it."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -8,55 +8,74 @@ from torch.utils.data import Sampler
 
 from explllm.core.errors import ConfigError
 
-Kind = Literal["fer", "cot", "caption"]
-"""What a conversation is about: the label alone, label and chain of thought, or a caption."""
+Kind = Literal["fer", "cot", "caption", "action_units"]
+"""The target of a sample: the label alone, label and chain of thought, a caption, or action unit intensities."""
+
+ClassBalance = Literal["none", "sqrt", "uniform"]
+"""Share of each class in an epoch: proportional to its number of rows, to the square root of it, or equal."""
+
+_BALANCE_POWERS: Mapping[ClassBalance, float] = {"none": 1.0, "sqrt": 0.5, "uniform": 0.0}
 
 
 class SampleSpec(NamedTuple):
-    """One conversation to be made."""
+    """One training sample to load."""
 
     row: int
-    """Row of the table, counted from 0."""
+    """Row of the table, from 0."""
     kind: Kind
-    """Which conversation about it."""
+    """Target of the sample."""
     seed: int
-    """Seeds the augmentation; differs at every draw of every epoch."""
+    """Seed of the augmentation; differs for every sample of every epoch."""
 
 
 class Mixture:
-    """What each epoch holds: FER and CoT conversations in an exact ratio, in an order seeded by the epoch.
+    """Epochs of FER and CoT conversations in an exact ratio, in an order seeded by the epoch.
 
-    At a FER share p, each image that has a chain of thought comes once as CoT, and the images come p / (1 - p) times as
-    FER: 3 and 1 at 0.75:0.25, as the authors' released list repeats them. Where that is no whole number, the rest is
-    drawn anew each epoch. The two kinds alternate evenly, so that every stretch of the order holds the ratio too, to
-    within one conversation::
+    At a FER share p, an epoch contains each image with a chain of thought once as CoT, and p / (1 - p) FER
+    conversations per CoT: 3 to 1 at 0.75:0.25, as in the authors' released list. Both kinds alternate evenly, so every
+    stretch of the order has the same ratio, to within one conversation::
 
         p = 0.75    FER FER FER CoT FER FER FER CoT ...
+
+    With class balancing, an epoch has the same length, but rows of rare classes repeat and rows of frequent classes
+    take turns over the epochs.
     """
 
-    def __init__(self, fer_rows: Sequence[int], cot_rows: Sequence[int], fer_share: float, seed: int = 0) -> None:
-        """Plan the epochs.
+    def __init__(
+        self,
+        fer_rows: Sequence[int],
+        cot_rows: Sequence[int],
+        fer_share: float,
+        seed: int = 0,
+        classes: Mapping[int, str] | None = None,
+        class_balance: ClassBalance = "none",
+    ) -> None:
+        """Count the conversations of an epoch.
 
         Args:
             fer_rows: Rows that have a label.
             cot_rows: Rows that have a label and a chain of thought.
             fer_share: Share p of FER conversations, in [0, 1].
             seed: Seed of every order.
+            classes: Label of each row; needed for class balancing.
+            class_balance: Share of each class in an epoch.
 
         Raises:
             ConfigError: If the share is out of range, or rows that it needs are missing.
         """
         if not 0 <= fer_share <= 1:
-            raise ConfigError(f"a FER share of {fer_share}", remedy="Give a share from 0 to 1; the paper's is 0.75.")
+            raise ConfigError(f"`data.fer_share` is {fer_share}", remedy="Use 0 to 1; the paper's value is 0.75.")
         if fer_share < 1 and not cot_rows:
             raise ConfigError(
-                f"a FER share of {fer_share} needs chains of thought, and no training row has one",
-                remedy="Set fer_share to 1, or give action units (chains of thought are then written by rules).",
+                f"`data.fer_share` {fer_share} needs chains of thought, and no training row has one",
+                remedy="Set `data.fer_share` to 1, or provide action units, from which chains of thought are written "
+                "by rules.",
             )
         if fer_share > 0 and not fer_rows:
-            raise ConfigError("there are no training rows", remedy="Check the data's `split` column and root.")
+            raise ConfigError("no training row has an expression", remedy="Check the column `expression` of the data.")
         self.fer_rows, self.cot_rows = np.asarray(fer_rows, dtype=np.int64), np.asarray(cot_rows, dtype=np.int64)
         self.fer_share, self.seed = fer_share, seed
+        self.classes, self.class_balance = classes or {}, class_balance
         if fer_share == 1:
             self.fer_count, self.cot_count = len(fer_rows), 0
         else:
@@ -74,78 +93,86 @@ class Mixture:
             epoch: Number of the epoch, from 0.
 
         Returns:
-            The draws; the same for the same arguments, on every rank.
+            The samples; equal arguments give equal samples on every rank.
         """
-        random = np.random.default_rng([self.seed, epoch])
-        fer = _repeat(self.fer_rows, self.fer_count, random)
-        cot = random.permutation(self.cot_rows)[: self.cot_count]
+        rng = np.random.default_rng([self.seed, epoch])
+        fer = self._choose(self.fer_rows, self.fer_count, rng)
+        cot = self._choose(self.cot_rows, self.cot_count, rng)
         total = len(self)
-        # Place i is a CoT where the running quota i * share passes a whole number (Bresenham's line).
+        # Position i is a CoT if the running quota i * share passes a whole number there (Bresenham's line).
         quota = np.arange(total + 1, dtype=np.int64) * self.cot_count // max(total, 1)
         is_cot = np.diff(quota) > 0
         rows = np.empty(total, dtype=np.int64)
         rows[is_cot], rows[~is_cot] = cot, fer
-        seeds = random.integers(0, 2**31, size=total)
+        seeds = rng.integers(0, 2**31, size=total)
         return [
-            SampleSpec(int(row), "cot" if chain else "fer", int(seed))
-            for row, chain, seed in zip(rows, is_cot, seeds, strict=True)
+            SampleSpec(int(row), "cot" if with_cot else "fer", int(seed))
+            for row, with_cot, seed in zip(rows, is_cot, seeds, strict=True)
         ]
+
+    def _choose(self, rows: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
+        if self.class_balance == "none":
+            return _repeat(rows, count, rng)
+        by_class: dict[str, list[int]] = {}
+        for row in rows.tolist():
+            by_class.setdefault(self.classes[row], []).append(row)
+        counts = balanced_counts({name: len(members) for name, members in by_class.items()}, count, self.class_balance)
+        return rng.permutation(
+            np.concatenate([_repeat(np.asarray(by_class[name]), counts[name], rng) for name in sorted(by_class)])
+        )
 
 
 class SinglePass:
-    """What each epoch of the first stage holds: every image once with its caption."""
+    """Epochs that contain each row once: captions in the first stage, faces for the action unit regressor."""
 
-    def __init__(self, rows: Sequence[int], seed: int = 0) -> None:
-        """Keep the rows that have a caption, and the seed of every order."""
-        if not rows:
-            raise ConfigError("no training row has a caption", remedy="Give a manifest with a `caption` column.")
-        self.rows, self.seed = np.asarray(rows, dtype=np.int64), seed
+    def __init__(self, rows: Sequence[int], kind: Kind, seed: int = 0) -> None:
+        """Keep the rows, the target of their samples and the seed of every order."""
+        self.rows, self.kind, self.seed = np.asarray(rows, dtype=np.int64), kind, seed
 
     def __len__(self) -> int:
-        """Return the number of conversations in an epoch."""
+        """Return the number of samples in an epoch."""
         return len(self.rows)
 
     def epoch(self, epoch: int) -> list[SampleSpec]:
-        """Return the conversations of an epoch in order, as `Mixture.epoch` does."""
-        random = np.random.default_rng([self.seed, epoch])
-        rows, seeds = random.permutation(self.rows), random.integers(0, 2**31, size=len(self))
-        return [SampleSpec(int(row), "caption", int(seed)) for row, seed in zip(rows, seeds, strict=True)]
+        """Return the samples of an epoch in order, as `Mixture.epoch` does."""
+        rng = np.random.default_rng([self.seed, epoch])
+        rows, seeds = rng.permutation(self.rows), rng.integers(0, 2**31, size=len(self))
+        return [SampleSpec(int(row), self.kind, int(seed)) for row, seed in zip(rows, seeds, strict=True)]
 
 
 class BatchSampler(Sampler[list[SampleSpec]]):
-    """Cuts an epoch into global batches, and these into each rank's micro-batches.
+    """Cuts an epoch into global batches, and each global batch into the ranks' micro-batches.
 
-    Inside a global batch, conversations of one kind are put together, as a short label padded to the length of a chain
-    of thought is wasted work; the order inside a global batch does not change its gradient. Neighboring micro-batches
-    go to different ranks, so that all ranks have work of one size at a time::
+    Inside a global batch, conversations of one kind are grouped, because padding labels to the length of chains of
+    thought wastes computation; the order inside a global batch does not change its gradient. Neighboring micro-batches
+    go to different ranks, which gives all ranks work of equal size::
 
         global batch of 8, 2 ranks, micro-batches of 2:   F F | F F | F F | C C
                                                   rank:   0     1     0     1
 
-    An epoch's last, incomplete global batch is left out; the next epoch draws another order. The sampler goes on where
-    it stopped: see `state_dict`.
+    An incomplete last global batch is dropped; every epoch has another order.
     """
 
     def __init__(
         self, plan: Mixture | SinglePass, batch_size: int, micro_batch_size: int, rank: int = 0, world_size: int = 1
     ) -> None:
-        """Check that the sizes fit.
+        """Check that the sizes match.
 
         Args:
-            plan: What each epoch holds.
-            batch_size: The global batch, in conversations.
-            micro_batch_size: Conversations that one rank handles at a time.
+            plan: Content and order of each epoch.
+            batch_size: The global batch size.
+            micro_batch_size: Samples that one rank processes at a time.
             rank: Number of this process.
             world_size: Number of processes.
 
         Raises:
-            ConfigError: If the global batch is no multiple of the ranks' micro-batches, or larger than an epoch.
+            ConfigError: If the global batch is not a multiple of the ranks' micro-batches, or larger than an epoch.
         """
         super().__init__()
         self.accumulation = accumulation(batch_size, micro_batch_size, world_size)
         if len(plan) < batch_size:
             raise ConfigError(
-                f"an epoch of {len(plan)} conversations is smaller than one global batch of {batch_size}",
+                f"`data.batch_size` {batch_size} is larger than an epoch of {len(plan)} samples",
                 remedy="Lower `data.batch_size`.",
             )
         self.plan, self.batch_size, self.micro_batch_size = plan, batch_size, micro_batch_size
@@ -154,7 +181,7 @@ class BatchSampler(Sampler[list[SampleSpec]]):
 
     @property
     def sampler(self) -> "BatchSampler":
-        """Itself: Lightning tells the epoch to a batch sampler's sampler, and not to the batch sampler."""
+        """This sampler: Lightning calls `set_epoch` on the ``sampler`` of a batch sampler only."""
         return self
 
     def __len__(self) -> int:
@@ -162,12 +189,12 @@ class BatchSampler(Sampler[list[SampleSpec]]):
         return len(self.plan) // self.batch_size * self.accumulation
 
     def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch that the next iteration yields (Lightning calls this)."""
+        """Select the epoch of the next iteration (called by Lightning)."""
         if epoch != self.current_epoch:
             self.current_epoch, self.start = epoch, 0
 
     def restore_position(self, epoch: int, batch: int) -> None:
-        """Let the next iteration begin inside an epoch.
+        """Start the next iteration inside an epoch.
 
         Args:
             epoch: Number of the epoch, from 0.
@@ -175,42 +202,74 @@ class BatchSampler(Sampler[list[SampleSpec]]):
         """
         self.current_epoch, self.start = epoch, batch
 
+    def resume_requirements(self) -> dict[str, int | str]:
+        """Return the settings that must be equal for a saved position to mean the same samples."""
+        return {
+            "epoch length": len(self.plan),
+            "batch size": self.batch_size,
+            "micro-batch size": self.micro_batch_size,
+            "device count": self.world_size,
+            "data seed": self.plan.seed,
+            "class balance": self.plan.class_balance if isinstance(self.plan, Mixture) else "none",
+        }
+
     def __iter__(self) -> Iterator[list[SampleSpec]]:
         """Yield this rank's micro-batches."""
         start, self.start = self.start, 0
-        draws = self.plan.epoch(self.current_epoch)
+        samples = self.plan.epoch(self.current_epoch)
         for number in range(start, len(self)):
             window, step = divmod(number, self.accumulation)
-            batch = draws[window * self.batch_size : (window + 1) * self.batch_size]
-            batch.sort(key=lambda draw: draw.kind == "cot")  # stable: the order inside a kind stays
+            batch = samples[window * self.batch_size : (window + 1) * self.batch_size]
+            batch.sort(key=lambda sample: sample.kind == "cot")  # a stable sort keeps the order within a kind
             first = (step * self.world_size + self.rank) * self.micro_batch_size
             yield batch[first : first + self.micro_batch_size]
 
 
 def accumulation(batch_size: int, micro_batch_size: int, world_size: int) -> int:
-    """Return how many micro-batches of each rank make one global batch.
+    """Return the number of micro-batches per rank that make one global batch.
 
     Args:
-        batch_size: The global batch, in conversations.
-        micro_batch_size: Conversations that one rank handles at a time.
+        batch_size: The global batch size.
+        micro_batch_size: Samples that one rank processes at a time.
         world_size: Number of ranks.
 
     Returns:
-        The accumulation.
+        The number of accumulated micro-batches.
 
     Raises:
-        ConfigError: If it is no whole number.
+        ConfigError: If the global batch size is not a multiple of the others' product.
     """
-    if micro_batch_size < 1 or batch_size % (micro_batch_size * world_size):
+    if batch_size < 1 or micro_batch_size < 1 or batch_size % (micro_batch_size * world_size):
+        devices = f" x {world_size} devices" if world_size > 1 else ""
         raise ConfigError(
-            f"a global batch of {batch_size} is no multiple of {world_size} devices x micro-batches of "
-            f"{micro_batch_size}",
-            remedy="Choose `data.micro_batch_size` so that it is.",
+            f"`data.batch_size` {batch_size} is not a multiple of `data.micro_batch_size` {micro_batch_size}{devices}",
+            remedy=f"Use a batch size that is a multiple of {max(micro_batch_size, 1) * world_size}, or another "
+            "micro-batch size.",
         )
     return batch_size // (micro_batch_size * world_size)
 
 
-def _repeat(rows: np.ndarray, count: int, random: np.random.Generator) -> np.ndarray:
-    """Draw `count` rows, each as often as any other to within one, and every whole round in its own order."""
+def balanced_counts(sizes: Mapping[str, int], total: int, class_balance: ClassBalance) -> dict[str, int]:
+    """Divide the samples of an epoch among classes.
+
+    Args:
+        sizes: Number of rows of each class.
+        total: Samples to divide.
+        class_balance: Share of each class.
+
+    Returns:
+        Samples of each class; they add up to `total` (largest remainder method).
+    """
+    names = sorted(sizes)
+    weights = np.array([sizes[name] for name in names], dtype=float) ** _BALANCE_POWERS[class_balance]
+    exact = weights / max(weights.sum(), 1) * total
+    counts = np.floor(exact).astype(int)
+    most_missing = np.argsort(counts - exact, kind="stable")
+    counts[most_missing[: total - counts.sum()]] += 1
+    return dict(zip(names, counts.tolist(), strict=True))
+
+
+def _repeat(rows: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
+    """Choose `count` rows, each equally often to within one, with a new permutation for each full round."""
     rounds = -(-count // len(rows)) if len(rows) else 0
-    return np.concatenate([random.permutation(rows) for _ in range(rounds)])[:count] if count else rows[:0]
+    return np.concatenate([rng.permutation(rows) for _ in range(rounds)])[:count] if count else rows[:0]

@@ -1,4 +1,4 @@
-"""From a table as read to one for training: splits held out, chains of thought written, captions taken."""
+"""Complete a table for training: hold out splits, write missing chains of thought, derive captions."""
 
 from typing import Literal
 
@@ -17,15 +17,17 @@ Split = Literal["train", "val", "test"]
 def prepare(
     manifest: Manifest, *, val_fraction: float, write_cot: bool, shuffle_labels: bool, captions: bool, seed: int
 ) -> Manifest:
-    """Complete a table for training: splits, shuffled labels where asked, chains of thought, captions.
+    """Complete a table for training.
+
+    Rows without a split become ``train``.
 
     Args:
         manifest: The table as read; it is not changed.
-        val_fraction: Share of ``train`` to hold out as ``val`` where there is no ``val``.
-        write_cot: Write missing chains of thought by rules where action units are known.
+        val_fraction: Share of ``train`` to hold out as ``val`` if the table has no ``val``.
+        write_cot: Write missing chains of thought by rules for rows with action units.
         shuffle_labels: Shuffle the labels of ``train``.
-        captions: Take key observations as captions where there is no column ``caption``.
-        seed: Seeds all of it.
+        captions: Use key observations as captions if the table has no column ``caption``.
+        seed: Random seed.
 
     Returns:
         The new table, indexed from 0.
@@ -47,7 +49,6 @@ def prepare(
         writer = RuleWriter()
         missing = frame.index[frame["cot"].isna() & frame["expression"].notna() & frame["action_units"].notna()]
         for row in missing:
-            # Of a unit that was not measured nothing may be said, not even that it is at rest.
             units = manifest.intensities_at(int(row)) or []
             expression = Expression(str(frame.at[row, "expression"]))
             frame.at[row, "cot"] = writer.write(units, expression, seed=seed + int(row)).text
@@ -56,30 +57,32 @@ def prepare(
         frame["caption"] = [
             None if pd.isna(cot) else ChainOfThought.parse(cot).key_observations or None for cot in frame["cot"]
         ]
-    return Manifest(frame, manifest.root)
+    return Manifest(frame, manifest.root, manifest.path)
 
 
 def hold_out_split(frame: pd.DataFrame, split: Split, fraction: float, seed: int) -> None:
-    """Move a share of each class's training rows to another split, in place; a person's rows stay together.
+    """Move a share of each class's training rows to another split, in place.
+
+    If all training rows have an ``identity``, whole identities are moved: no person is in two splits.
 
     Args:
-        frame: The table; identities count where it has a column ``identity``.
-        split: The split to make.
+        frame: The table.
+        split: The new split.
         fraction: Share of the training rows, in [0, 1).
-        seed: Seeds the choice.
+        seed: Random seed.
 
     Raises:
         ConfigError: If the fraction is out of range.
     """
     if not 0 <= fraction < 1:
-        raise ConfigError(f"a held-out share of {fraction}", remedy="Give a share from 0 to below 1.")
-    random = np.random.default_rng(seed)
+        raise ConfigError(f"`data.{split}_fraction` is {fraction}", remedy="Use a share from 0 to below 1.")
+    rng = np.random.default_rng(seed)
     train = frame[frame["split"] == "train"]
     if "identity" in frame and train["identity"].notna().all():
-        people = random.permutation(np.sort(train["identity"].astype(str).unique()))
+        people = rng.permutation(np.sort(train["identity"].astype(str).unique()))
         chosen = set(people[: round(len(people) * fraction)])
         frame.loc[train.index[train["identity"].astype(str).isin(chosen)], "split"] = split
         return
     for _, rows in train.groupby("expression", dropna=False, sort=True):
-        picked = random.permutation(rows.index.to_numpy())[: round(len(rows) * fraction)]
-        frame.loc[picked, "split"] = split
+        chosen_rows = rng.permutation(rows.index.to_numpy())[: round(len(rows) * fraction)]
+        frame.loc[chosen_rows, "split"] = split

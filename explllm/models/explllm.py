@@ -348,7 +348,7 @@ class ExpLLM(MultiPartModel, PreTrainedModel):
         Returns:
             The model, in evaluation mode.
         """
-        return storage.load(pretrained_model_name_or_path, revision, dtype, device, load_in_4bit)
+        return storage.load(cls, pretrained_model_name_or_path, revision, dtype, device, load_in_4bit)
 
 
 def _as_list(images: ImageSource | Sequence[ImageSource]) -> list[ImageSource]:

@@ -83,6 +83,7 @@ def save(
 
 
 def load(
+    model_class: "type[ExpLLM]",
     name: str | PathLike[str],
     revision: str | None = None,
     dtype: torch.dtype | None = None,
@@ -92,6 +93,7 @@ def load(
     """Load a model from its folder.
 
     Args:
+        model_class: The class to instantiate.
         name: A folder, or the name of a repository on the Hugging Face hub.
         revision: The revision on the hub.
         dtype: Type of the frozen base weights; by default that of their files.
@@ -105,8 +107,6 @@ def load(
         MissingPathError: If there is no such folder.
         CheckpointError: If the folder holds another kind of model, or its weights do not fit.
     """
-    from explllm.models.explllm import ExpLLM
-
     folder = _find_folder(name, revision)
     config = read_config(folder)
     config.vision_base = _resolve_base(config.vision_base, folder)
@@ -117,7 +117,7 @@ def load(
         vision = load_vision(config.vision_base, config.vision_revision, dtype)
     if config.text_base:
         language = load_language(config.text_base, config.text_revision, dtype, load_in_4bit)
-    model = ExpLLM(config, tokenizer, vision, language)
+    model = model_class(config, tokenizer, vision, language)
     weights = remap_keys(read_weights(folder / WEIGHTS), model.state_dict())
     model.check_state_dict(weights, str(folder / WEIGHTS))
     model.load_state_dict(weights, strict=False)

@@ -36,8 +36,10 @@ class FaceTask(LightningModule):
         self.strict_loading = False
 
     def setup(self, stage: str) -> None:
-        """Check that strategy and precision are supported."""
+        """Check strategy and precision; prepare the data for this model's preprocessing and tokenizer."""
         check_trainer(self.trainer)
+        if self._data() is not None:
+            self._data().prepare_for(self)
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         """Seed dropout with the batch's number: a resumed run repeats exactly the steps of an uninterrupted one."""
@@ -48,7 +50,7 @@ class FaceTask(LightningModule):
     def configure_optimizers(self) -> Any:
         """Return AdamW and its schedule, which advances every optimizer step."""
         optimizer, schedule = build_optimizer(
-            self.parameters(), self.optimization, int(self.trainer.estimated_stepping_batches)
+            self.model, self.optimization, int(self.trainer.estimated_stepping_batches)
         )
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 

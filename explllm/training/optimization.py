@@ -1,11 +1,12 @@
 """AdamW with linear warm-up and cosine decay (paper, Section IV-A)."""
 
 import math
+import re
 import warnings
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
+from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 from transformers import get_cosine_schedule_with_warmup
 
@@ -20,6 +21,8 @@ class OptimizationSettings:
     """Peak learning rate, reached after the warm-up."""
     weight_decay: float = 0.05
     """Decoupled weight decay of matrices and kernels; biases and norms are not decayed."""
+    part_learning_rates: dict[str, float] | None = None
+    """Peak learning rates of single parts that differ from `learning_rate`, by name (vision, projector, language)."""
     warmup_steps: int | None = None
     """Optimizer steps of linear warm-up from 0."""
     warmup_ratio: float | None = None
@@ -38,32 +41,40 @@ class OptimizationSettings:
 
 
 def build_optimizer(
-    parameters: Iterable[torch.nn.Parameter], settings: OptimizationSettings, total_steps: int
+    model: nn.Module, settings: OptimizationSettings, total_steps: int
 ) -> tuple[torch.optim.Optimizer, LambdaLR]:
     """Build the optimizer and its schedule.
 
     Args:
-        parameters: All weights; frozen ones are skipped.
-        settings: Learning rate, weight decay and warm-up.
+        model: The model. Its frozen weights are skipped.
+        settings: Learning rates, weight decay and warm-up.
         total_steps: Optimizer steps of the whole run, after which the learning rate is 0.
 
     Returns:
-        The optimizer, and the schedule, which advances once per optimizer step.
+        The optimizer, and the schedule, which advances once per optimizer step. Parameter groups are those with weight
+        decay and those without, for each learning rate.
 
     Raises:
-        ConfigError: If every weight is frozen.
+        ConfigError: If every weight is frozen, or a part with its own learning rate has no trainable weights.
     """
-    trainable = [weight for weight in parameters if weight.requires_grad]
+    trainable = {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
     if not trainable:
         raise ConfigError("every part is frozen", remedy="Set a part's `train` to `lora` or `full`.")
+    rates = settings.part_learning_rates or {}
+    trained_parts = {name.split(".")[0] for name in trainable}
+    if unknown := sorted(rates.keys() - trained_parts):
+        raise ConfigError(
+            f"`part_learning_rates` names {', '.join(unknown)}, which has no trainable weights",
+            remedy=f"Use {', '.join(sorted(trained_parts))}.",
+        )
+    undecayed = undecayed_names(model)
+    groups = []
+    for parts, rate in [(trained_parts - rates.keys(), settings.learning_rate), *(({n}, r) for n, r in rates.items())]:
+        for decay, chosen in ((settings.weight_decay, False), (0.0, True)):
+            weights = [w for n, w in trainable.items() if n.split(".")[0] in parts and (n in undecayed) == chosen]
+            groups.append({"params": weights, "weight_decay": decay, "lr": rate})
     optimizer = torch.optim.AdamW(
-        [
-            {"params": [w for w in trainable if w.ndim > 1], "weight_decay": settings.weight_decay},
-            {"params": [w for w in trainable if w.ndim <= 1], "weight_decay": 0.0},
-        ],
-        lr=settings.learning_rate,
-        betas=(settings.beta1, settings.beta2),
-        eps=settings.epsilon,
+        groups, lr=settings.learning_rate, betas=(settings.beta1, settings.beta2), eps=settings.epsilon
     )
     warmup = warmup_steps(settings, total_steps)
     if warmup >= total_steps > 0:
@@ -80,3 +91,16 @@ def warmup_steps(settings: OptimizationSettings, total_steps: int) -> int:
     if settings.warmup_ratio is not None:
         return math.ceil(settings.warmup_ratio * total_steps)
     return settings.warmup_steps or 0
+
+
+def undecayed_names(model: nn.Module) -> set[str]:
+    """Return the names of biases and of the weights of norms and scales, which weight decay must not shrink.
+
+    They are found by name and by their module's class: under sharding strategies the rank of a tensor may say nothing.
+    """
+    return {
+        f"{prefix}.{name}".lstrip(".")
+        for prefix, module in model.named_modules()
+        for name, _ in module.named_parameters(recurse=False)
+        if "bias" in name or re.search("Norm|LayerScale|Dora", type(module).__name__)
+    }

@@ -16,8 +16,7 @@ from explllm.data.dataset import EXPRESSION_NUMBER, Batch
 from explllm.faces.pixels import ImagePreset
 from explllm.models import storage
 from explllm.models.build import ConfigAndTokenizer, NetworkSettings, build, build_config, distinct_expressions
-from explllm.models.explllm import ExpLLM
-from explllm.models.explllm import Recognition
+from explllm.models.explllm import ExpLLM, Recognition
 from explllm.training.face_task import FaceTask
 from explllm.training.optimization import OptimizationSettings
 from explllm.training.sample import ExplainedSample

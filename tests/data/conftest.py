@@ -1,4 +1,4 @@
-"""What loaders need of a trainer and a model, and fake copies of data sets."""
+"""Data modules prepared for a model, and fake copies of data sets."""
 
 import importlib.util
 from dataclasses import dataclass, field
@@ -28,10 +28,9 @@ def publishers():
 
 
 @dataclass
-class Place:
-    """What a data module asks of its trainer, for a rank of several."""
+class Rank:
+    """The attributes of a Trainer that a data module reads, for one rank of several."""
 
-    lightning_module: SimpleNamespace
     global_rank: int = 0
     world_size: int = 1
     ckpt_path: str | None = None
@@ -43,11 +42,11 @@ class Place:
 
 @pytest.fixture
 def ready(conversations):
-    """Sets a data module up for a stage."""
+    """Prepares a data module for a model and a stage, as a Trainer does."""
 
-    def set_up(data, stage="fit", **place):
-        model = SimpleNamespace(conversations=conversations, image=IMAGE_PRESETS["small"])
-        data.trainer = Place(model, **place)
+    def set_up(data, stage="fit", image=IMAGE_PRESETS["small"], **rank):
+        data.trainer = Rank(**rank)
+        data.prepare_for(SimpleNamespace(conversations=conversations, image=image))
         data.setup(stage)
         return data
 
@@ -56,5 +55,5 @@ def ready(conversations):
 
 @pytest.fixture
 def answers(conversations):
-    """Reads the texts that the conversations of a batch are to learn."""
+    """Decodes the answers in the labels of a batch."""
     return lambda batch: [conversations.decode(row[row != -100]) for row in batch["labels"]]

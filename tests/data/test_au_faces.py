@@ -1,12 +1,9 @@
 """Faces with action units: labels, masks, flips, and data that will not do."""
 
-from types import SimpleNamespace
-
 import numpy as np
 import pandas as pd
 import pytest
 import torch
-from lightning.pytorch import LightningModule, Trainer
 
 from explllm.core.action_units import NAMES, mirror_action_units
 from explllm.core.errors import ManifestError, MissingPathError
@@ -35,19 +32,8 @@ def manifest(drawn_faces):
 
 
 @pytest.fixture
-def attached(manifest):
-    """Puts a data module beside a model, as a trainer does."""
-
-    class Model(LightningModule):
-        image = PRESET
-
-    def attach(data, stage="fit"):
-        data.trainer = Trainer(accelerator="cpu", logger=False, enable_checkpointing=False)
-        data.trainer.strategy.connect(Model())
-        data.setup(stage)
-        return data
-
-    return attach
+def attached(ready):
+    return lambda data, stage="fit", **rank: ready(data, stage, PRESET, **rank)
 
 
 def written(manifest, path, **columns):
@@ -79,8 +65,8 @@ def test_units_that_were_not_measured_have_no_label(manifest):
 def test_a_flip_exchanges_left_and_right_in_image_and_labels(manifest):
     images, labels = ImageCache(manifest, PRESET, 10), UnitLabels.of(manifest)
     labels.action_units[3, NAMES.index("Left Eye Close")] = np.nan
-    flipped = TrainingUnits(images, labels, [3], Augment(flip=1.0, **STILL))[SampleSpec(3, "caption", 5)]
-    plain = TrainingUnits(images, labels, [3])[SampleSpec(3, "caption", 5)]
+    flipped = TrainingUnits(images, labels, [3], Augment(flip=1.0, **STILL))[SampleSpec(3, "action_units", 5)]
+    plain = TrainingUnits(images, labels, [3])[SampleSpec(3, "action_units", 5)]
     assert torch.equal(flipped.pixel_values, plain.pixel_values.flip(-1))
     expected = torch.tensor(mirror_action_units(labels.action_units[3].tolist()))
     assert torch.equal(flipped.action_units.nan_to_num(-1), expected.nan_to_num(-1))
@@ -94,9 +80,9 @@ def test_images_that_cannot_be_read(manifest, tmp_path):
     broken = Manifest(manifest.frame, tmp_path / "faces")
     broken.image_path(2).write_bytes(b"no image")
     images, labels = ImageCache(broken, PRESET, 10), UnitLabels.of(broken)
-    taken = TrainingUnits(images, labels, [1, 2, 3], max_unreadable=1)[SampleSpec(2, "caption", 0)]
+    taken = TrainingUnits(images, labels, [1, 2, 3], max_unreadable=1)[SampleSpec(2, "action_units", 0)]
     assert (taken.row, taken.readable) == (3, True) and "00000-" in taken.unreadable[0]
-    given_up = TrainingUnits(images, labels, [2], max_unreadable=0)[SampleSpec(2, "caption", 0)]
+    given_up = TrainingUnits(images, labels, [2], max_unreadable=0)[SampleSpec(2, "action_units", 0)]
     assert not given_up.readable and given_up.action_units.isnan().all()
     batch = collate_units([EvaluationUnits(images, labels, [1, 2, -2])[place] for place in range(3)])
     assert batch["readable"].tolist() == [True, False, True] and batch["rows"].tolist() == [1, 2, -2]
@@ -163,7 +149,7 @@ def test_data_that_will_not_do(manifest, tmp_path, attached):
         units if split == "train" else None for split, units in manifest.frame[["split", "action_units"]].values
     ]
     table = written(manifest, tmp_path / "untested.parquet", action_units=only_train)
-    with pytest.raises(ManifestError, match="no row of the split `test` has action units, FEAFA's or FACS's"):
+    with pytest.raises(ManifestError, match="no row of the split `test` has FEAFA or FACS action units"):
         attached(ManifestActionUnits(**table), "test").test_dataloader()
     for value, said in (("1.5", "1.5 of Left Eye Close is not in"), ("NaN", "nan of Left Eye Close is not in")):
         line = f'{{"image": "a.png", "split": "train", "action_units": [{", ".join([value, *["0"] * 23])}]}}'
@@ -177,8 +163,8 @@ def test_data_that_will_not_do(manifest, tmp_path, attached):
     [
         ({"facs": [[0] * 8] * 97, "facs_set": ["disfa8"] * 96 + ["bp4d12"]}, "names bp4d12 and disfa8"),
         ({"facs": [[0] * 8] * 97, "facs_set": ["ck"] * 97}, "names ck"),
-        ({"facs": [[0] * 12] * 97, "facs_set": ["disfa8"] * 97}, "no labels of disfa8"),
-        ({"facs": [[2] * 8] * 97, "facs_set": ["disfa8"] * 97}, "no labels of disfa8"),
+        ({"facs": [[0] * 12] * 97, "facs_set": ["disfa8"] * 97}, "not labels of disfa8"),
+        ({"facs": [[2] * 8] * 97, "facs_set": ["disfa8"] * 97}, "not labels of disfa8"),
     ],
 )
 def test_facs_labels_that_will_not_do(manifest, tmp_path, attached, columns, said):
@@ -211,13 +197,7 @@ def test_where_the_labels_come_from_is_said(drawn_faces, manifest, tmp_path, att
 def test_two_processes_share_the_test(drawn_faces, attached):
     rows = []
     for rank in range(2):
-        data = attached(DrawnActionUnits(drawn_faces, 56, 14, 27, 64), "test")
-        data.trainer = SimpleNamespace(
-            lightning_module=SimpleNamespace(image=PRESET),
-            global_rank=rank,
-            world_size=2,
-            strategy=SimpleNamespace(root_device=torch.device("cpu")),
-        )
+        data = attached(DrawnActionUnits(drawn_faces, 56, 14, 27, 64), "test", global_rank=rank, world_size=2)
         rows.append([row for batch in data.test_dataloader() for row in batch["rows"].tolist()])
     assert len(rows[0]) == len(rows[1]) == 14
     counting = [row for part in rows for row in part if row >= 0]

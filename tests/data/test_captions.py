@@ -4,8 +4,8 @@ import shutil
 import pytest
 
 from explllm.core.errors import ManifestError, MissingPathError
-from explllm.data.captions import read_llava_captions
 from explllm.data.datamodules import CaptionedImages
+from explllm.data.readers.cc3m import read_llava_captions
 
 
 def entry(image, caption):

@@ -2,6 +2,7 @@
 
 import shutil
 from collections import Counter
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -12,7 +13,7 @@ from explllm.core.manifest import Manifest
 from explllm.data.datamodules import DrawnFaces, FolderFaces, ManifestFaces
 from explllm.data.dataset import EXPRESSION_NUMBER
 from explllm.data.face_data_module import FaceDataModule
-from explllm.data.transforms import Augment
+from explllm.data.transforms import Augment, ReleasedAugment
 from explllm.faces.pixels import IMAGE_PRESETS
 
 SIZES = {"train": 56, "val": 14, "test": 27, "size": 64}
@@ -101,7 +102,10 @@ def test_without_validation_faces_there_is_no_validation(ready, drawn_faces, tmp
     Manifest(frame[frame["split"] != "val"], drawn_faces).write(tmp_path / "table.parquet")
     table = (tmp_path / "table.parquet", drawn_faces)
     assert ready(ManifestFaces(*table)).trainer.limit_val_batches == 0
-    with pytest.raises(ManifestError, match="no row has the split `val`"):
+    with pytest.raises(
+        ManifestError,
+        match=r"no row has the split `val` \(rows: train 56, test 27\) \[.*table.parquet\].*`data.val_fraction`",
+    ):
         ready(ManifestFaces(*table), "validate").val_dataloader()
     data = ready(ManifestFaces(*table, val_fraction=0.25))
     assert data.trainer.limit_val_batches == 1.0
@@ -188,7 +192,7 @@ def test_images_without_a_face_are_named(ready, drawn_faces, tmp_path, caplog):
     frame.loc[[0, 60], "box"], frame.loc[[0, 60], "face_status"] = None, "no face found"
     Manifest(frame, drawn_faces).write(tmp_path / "table.parquet")
     data = ready(ManifestFaces(tmp_path / "table.parquet", drawn_faces))
-    assert f"in 2 of {len(frame)} images no face was found; they are used whole" in " ".join(caplog.messages)
+    assert f"no face was found in 2 of {len(frame)} images; they are used whole" in " ".join(caplog.messages)
     assert data.face(0) == data.manifest.image_path(0) and data.face(1).size == (72, 72)
 
 
@@ -215,22 +219,77 @@ def test_the_image_cache_keeps_to_its_limit(ready, drawn):
 
 
 def test_errors(ready, drawn, drawn_faces, tmp_path):
-    with pytest.raises(ConfigError, match="no multiple of 2 devices x micro-batches of 16"):
+    with pytest.raises(
+        ConfigError, match="`data.batch_size` 48 is not a multiple of `data.micro_batch_size` 16 x 2 devices"
+    ):
         ready(drawn(batch_size=48), world_size=2)
     with pytest.raises(MissingPathError, match="no such folder"):
         ready(FolderFaces(tmp_path / "none"))
     with pytest.raises(MissingPathError, match="no such folder"):
         ready(FolderFaces(tmp_path / "none"), "predict")
-    with pytest.raises(ManifestError, match="there are no faces"):
+    with pytest.raises(ManifestError, match=r"the manifest has no rows \[.*empty.csv\]"):
         (tmp_path / "empty.csv").write_text("image,split,expression\n")
         ready(ManifestFaces(tmp_path / "empty.csv"))
-    (tmp_path / "faces/fear").mkdir(parents=True)
-    shutil.copy(drawn_faces / "train/00000-fear.png", tmp_path / "faces/fear")
-    with pytest.raises(ConfigError, match="a held-out share of 1.5"):
-        ready(FolderFaces(tmp_path / "faces", test_fraction=1.5))
     with pytest.raises(TypeError, match=r"override read\(\)"):
         FaceDataModule().setup()
-    data = drawn()
-    data.setup()
-    with pytest.raises(TypeError, match="loaders need a Trainer"):
+
+
+@pytest.mark.parametrize(
+    ("setting", "value"),
+    [
+        ("batch_size", -4),
+        ("micro_batch_size", 0),
+        ("eval_batch_size", 0),
+        ("num_workers", -1),
+        ("cache_megabytes", float("inf")),
+        ("max_unreadable", -1),
+        ("seed", -1),
+        ("fer_share", 1.5),
+        ("val_fraction", 1.0),
+        ("margin", -0.5),
+        ("test_fraction", 1.5),
+    ],
+)
+def test_numbers_out_of_range_are_refused_by_name(setting, value):
+    with pytest.raises(ConfigError, match=rf"`data.{setting}` is {value}\. Use "):
+        FolderFaces("faces", **{setting: value})
+
+
+def test_alone_in_a_notebook(drawn, conversations):
+    """No Trainer, no LightningModule: the model is passed in."""
+    data = drawn(batch_size=8, micro_batch_size=4)
+    with pytest.raises(ConfigError, match=r"Call `data.prepare_for\(model\)`"):
         data.test_dataloader()
+    data.prepare_for(SimpleNamespace(image=IMAGE_PRESETS["small"]))
+    with pytest.raises(ConfigError, match="DrawnFaces needs a model with a tokenizer"):
+        data.train_dataloader()
+    data.prepare_for(SimpleNamespace(image=IMAGE_PRESETS["small"], conversations=conversations))
+    assert next(iter(data.train_dataloader()))["pixel_values"].shape == (4, 3, 64, 64)
+    assert sum(len(batch["rows"]) for batch in data.test_dataloader()) == 27
+    again = drawn()
+    again.prepare_for(SimpleNamespace(image=IMAGE_PRESETS["small"], conversations=conversations))
+    assert sum(len(batch["rows"]) for batch in again.predict_dataloader()) == 97
+
+
+@pytest.mark.parametrize("method", ["spawn", "forkserver"])
+def test_workers_of_every_start_method(ready, drawn, method):
+    settings = {"batch_size": 16, "micro_batch_size": 16, "augment": ReleasedAugment()}
+    data = ready(drawn(num_workers=1, **settings))
+    data.images()[0]  # cached images stay in this process
+    loader = data.train_dataloader()
+    loader.multiprocessing_context = method
+    expected = next(iter(ready(drawn(**settings)).train_dataloader()))
+    batch = next(iter(loader))
+    assert all(torch.equal(batch[name], expected[name]) for name in ("pixel_values", "input_ids", "rows"))
+
+
+def test_one_seed_unless_the_data_has_its_own(ready, drawn, monkeypatch):
+    def order(**settings):
+        data = ready(drawn(batch_size=56, micro_batch_size=56, **settings))
+        return next(iter(data.train_dataloader()))["rows"].tolist()
+
+    monkeypatch.setenv("PL_GLOBAL_SEED", "5")
+    assert order() == order(seed=5) != order(seed=6)
+    monkeypatch.setenv("PL_GLOBAL_SEED", "6")
+    assert order() == order(seed=6)
+    assert drawn().read().frame.equals(drawn(seed=5).read().frame)  # the drawn faces are the same in all runs

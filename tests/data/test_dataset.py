@@ -10,7 +10,7 @@ from PIL import Image
 from explllm.conversation.messages import explanation, explanation_first, recognition
 from explllm.core.expressions import Expression
 from explllm.core.manifest import Manifest
-from explllm.data.dataset import EvaluationDataset, ImageCache, TrainingDataset, collator
+from explllm.data.dataset import Collator, EvaluationDataset, ImageCache, TrainingDataset
 from explllm.data.mixture import SampleSpec
 from explllm.data.transforms import Augment
 from explllm.explanations.chain_of_thought import mirror_text
@@ -53,8 +53,10 @@ def test_the_order_of_the_rounds(dataset, faces, conversations):
     assert orders["label_first"] != orders["cot_first"]
     for order, encoded in orders.items():
         assert dataset(cot_order=order)[SampleSpec(3, "cot", 0)].encoded == encoded
-    by_chance = [dataset(cot_order="random")[SampleSpec(3, "cot", seed)].encoded for seed in range(12)]
-    assert {*by_chance} == {*orders.values()}
+    assert dataset(cot_order="cot_first")[SampleSpec(3, "cot", 0)].label_first is False
+    random_order = [dataset(cot_order="random")[SampleSpec(3, "cot", seed)] for seed in range(12)]
+    assert {sample.encoded for sample in random_order} == {*orders.values()}
+    assert all(sample.label_first == (sample.encoded == orders["label_first"]) for sample in random_order)
     assert dataset(cot_order="cot_first")[SampleSpec(3, "fer", 0)].encoded == conversations.encode(recognition(label))
 
 
@@ -157,7 +159,7 @@ def test_evaluation_marks_what_cannot_be_read(faces, conversations):
     manifest, images = faces
     spoil(manifest, 70)
     found = EvaluationDataset(manifest, images, [69, 70, -1 - 71])
-    batch = collator(conversations)([found[index] for index in range(3)])
+    batch = Collator(conversations)([found[index] for index in range(3)])
     assert batch["readable"].tolist() == [True, False, True]
     assert batch["rows"].tolist() == [69, 70, -72]
     assert len(batch["unreadable"]) == 1 and str(manifest.image_path(70)) in batch["unreadable"][0]
@@ -169,7 +171,7 @@ def test_evaluation_marks_what_cannot_be_read(faces, conversations):
 def test_padding_on_the_right(dataset, conversations):
     found = dataset()
     samples = [found[SampleSpec(1, "fer", 0)], found[SampleSpec(1, "cot", 0)]]
-    batch = collator(conversations)(samples)
+    batch = Collator(conversations)(samples)
     short, long = (len(sample.encoded.input_ids) for sample in samples)
     assert batch["input_ids"].shape == batch["labels"].shape == (2, long)
     assert batch["attention_mask"].sum(1).tolist() == [short, long]

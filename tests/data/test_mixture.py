@@ -3,7 +3,7 @@ from collections import Counter
 import pytest
 
 from explllm.core.errors import ConfigError
-from explllm.data.mixture import BatchSampler, Mixture, SinglePass, accumulation
+from explllm.data.mixture import BatchSampler, Mixture, SinglePass, accumulation, balanced_counts
 
 
 def test_three_to_one_as_the_released_list():
@@ -63,7 +63,7 @@ def test_the_last_incomplete_batch_is_left_out():
     assert len(list(sampler)) == len(sampler) == 4
 
 
-def test_goes_on_in_the_middle_of_an_epoch():
+def test_resumes_in_the_middle_of_an_epoch():
     plan = Mixture(range(40), range(40), 0.75)
     whole = BatchSampler(plan, 16, 4)
     whole.set_epoch(2)
@@ -75,8 +75,8 @@ def test_goes_on_in_the_middle_of_an_epoch():
     assert list(resumed) == batches  # the skip holds for one iteration only
 
 
-def test_captions():
-    plan = SinglePass([3, 5, 8], seed=1)
+def test_single_pass():
+    plan = SinglePass([3, 5, 8], "caption", seed=1)
     assert sorted(draw.row for draw in plan.epoch(0)) == [3, 5, 8]
     assert {draw.kind for draw in plan.epoch(0)} == {"caption"}
 
@@ -84,11 +84,36 @@ def test_captions():
 def test_errors():
     with pytest.raises(ConfigError, match=r"no training row has one.*fer_share"):
         Mixture(range(4), [], 0.75)
-    with pytest.raises(ConfigError, match="share of 1.5"):
+    with pytest.raises(ConfigError, match="`data.fer_share` is 1.5"):
         Mixture(range(4), range(4), 1.5)
-    with pytest.raises(ConfigError, match="no multiple of 2 devices x micro-batches of 12"):
+    with pytest.raises(
+        ConfigError, match="`data.batch_size` 128 is not a multiple of `data.micro_batch_size` 12 x 2 devices"
+    ):
         accumulation(128, 12, 2)
-    with pytest.raises(ConfigError, match="smaller than one global batch"):
+    with pytest.raises(ConfigError, match="`data.batch_size` 128 is larger than an epoch of 16 samples"):
         BatchSampler(Mixture(range(4), range(4), 0.75), 128, 16)
-    with pytest.raises(ConfigError, match="caption"):
-        SinglePass([])
+    with pytest.raises(ConfigError, match="`data.batch_size` -4 is not a multiple of `data.micro_batch_size` 4[.]"):
+        accumulation(-4, 4, 1)
+
+
+def test_class_balance():
+    classes = {row: "Neutral" if row < 64 else "Fear" if row < 80 else "Contempt" for row in range(84)}
+    shares = {"none": (64, 16, 4), "sqrt": (48, 24, 12), "uniform": (28, 28, 28)}
+    for balance, expected in shares.items():
+        plan = Mixture(range(84), range(84), 0.75, 0, classes, balance)
+        for epoch in range(2):
+            samples = plan.epoch(epoch)
+            assert len(samples) == 4 * 84 == len(plan)
+            for kind, times in (("cot", 1), ("fer", 3)):
+                counts = Counter(classes[sample.row] for sample in samples if sample.kind == kind)
+                assert tuple(counts[name] for name in ("Neutral", "Fear", "Contempt")) == tuple(
+                    times * count for count in expected
+                )
+            # Rows of a class take turns.
+            rows = Counter(sample.row for sample in samples if sample.kind == "fer")
+            for name in counts:
+                of_class = [rows[row] for row in classes if classes[row] == name]
+                assert max(of_class) - min(of_class) <= 1
+        assert plan.epoch(0) == Mixture(range(84), range(84), 0.75, 0, classes, balance).epoch(0) != plan.epoch(1)
+    for total in (0, 1, 10, 999):
+        assert sum(balanced_counts({"a": 5, "b": 2, "c": 9}, total, "sqrt").values()) == total

@@ -86,7 +86,7 @@ def test_people_stay_together():
 
 @pytest.mark.parametrize("fraction", [-0.1, 1.0, 2])
 def test_errors(fraction):
-    with pytest.raises(ConfigError, match="a held-out share of"):
+    with pytest.raises(ConfigError, match="`data.val_fraction` is"):
         hold_out_split(table(split=["train"] * 40).frame, "val", fraction, seed=0)
 
 

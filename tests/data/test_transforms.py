@@ -126,11 +126,11 @@ def test_changes_are_drawn_independently_of_each_other():
 @pytest.mark.parametrize(
     ("setting", "message"),
     [
-        ({"flip": 1.5}, "flip is 1.5"),
-        ({"rotation": -1.0}, "rotation is -1.0"),
-        ({"hue": 0.7}, "hue is 0.7"),
+        ({"flip": 1.5}, "flip` is 1.5"),
+        ({"rotation": -1.0}, "rotation` is -1.0"),
+        ({"hue": 0.7}, "hue` is 0.7"),
         ({"erase_area": (0.5, 0.1)}, "erase_area"),
-        ({"scale": float("nan")}, "scale is nan"),
+        ({"scale": float("nan")}, "scale` is nan"),
     ],
 )
 def test_settings_out_of_range_are_refused(setting, message):
@@ -139,7 +139,7 @@ def test_settings_out_of_range_are_refused(setting, message):
 
 
 def test_the_released_augmentation():
-    augment = ReleasedAugment(size=64)
+    augment = ReleasedAugment()
     image = smooth_image()
     seen = [augment(image, UNITS, COT, seed) for seed in range(300)]
     assert all(made.shape == image.shape and made.dtype == np.uint8 for made, _, _ in seen)
@@ -155,7 +155,13 @@ def test_the_released_augmentation():
     assert 0.4 < np.mean([share > 0.04 for share in black]) < 0.85  # borders that are moved in are black too
 
 
+@pytest.mark.parametrize("size", [32, 64, 336])
+def test_the_released_augmentation_follows_the_image_size(size):
+    augment, image = ReleasedAugment(), np.full((size, size, 3), 200, np.uint8)
+    assert all(augment(image, None, None, seed)[0].shape == image.shape for seed in range(60))
+
+
 def test_the_released_augmentation_goes_to_workers():
-    augment = ReleasedAugment(size=64)
+    augment = ReleasedAugment()
     sent = pickle.loads(pickle.dumps(augment))
     assert np.array_equal(sent(smooth_image(), None, None, 3)[0], augment(smooth_image(), None, None, 3)[0])

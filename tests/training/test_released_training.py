@@ -9,7 +9,7 @@ from lightning.pytorch.callbacks import Callback
 from torch.utils.data import DataLoader
 
 from explllm.core.manifest import Manifest
-from explllm.data.dataset import TrainingDataset, collator
+from explllm.data.dataset import Collator, TrainingDataset
 from explllm.data.face_data_module import FaceDataModule
 from explllm.data.mixture import SampleSpec
 from explllm.models.build import NetworkSettings
@@ -38,7 +38,7 @@ class ReleasedOrder(FaceDataModule):
         model = self.trainer.lightning_module
         dataset = TrainingDataset(self.manifest, self.images(), model.conversations, cot_order=self.cot_order)
         draws = [[SampleSpec(place % 12, "cot" if place < 12 else "fer", 0)] for place in self.order]
-        return DataLoader(dataset, batch_sampler=draws, collate_fn=collator(model.conversations))
+        return DataLoader(dataset, batch_sampler=draws, collate_fn=Collator(model.conversations))
 
 
 class Losses(Callback):

@@ -1,7 +1,6 @@
 """Two ranks train what one does, under DDP and FSDP2, and read each other's checkpoints. They use gloo on the CPU."""
 
 import csv
-import json
 
 import pytest
 import torch

@@ -76,6 +76,8 @@ class LiveAccuracy(Callback):
         self._last_step = trainer.global_step
         metrics = self.training.compute()
         self.training.reset()
+        if not metrics["count"]:
+            return
         pl_module.log("train/accuracy", metrics["accuracy"], prog_bar=True, batch_size=1)
         pl_module.log("train/macro_recall", metrics["macro_recall"], batch_size=1)
         self._log_histogram(pl_module, "train", metrics)
