@@ -37,7 +37,13 @@ from explllm.training.callbacks.au_run_folder import ActionUnitRunFolder
 from explllm.training.callbacks.gallery import Gallery
 from explllm.training.callbacks.live_accuracy import LiveAccuracy, TrainingProgressBar
 from explllm.training.callbacks.run_folder import RunFolder
-from explllm.training.checkpoints import AtomicCheckpointIO, LastCheckpoint, last_checkpoint
+from explllm.training.checkpoints import (
+    AtomicCheckpointIO,
+    BestCheckpoint,
+    LastCheckpoint,
+    best_checkpoint,
+    last_checkpoint,
+)
 from explllm.training.task import ExpLLMTask
 
 __all__ = [
@@ -185,10 +191,10 @@ class ExpLLMCLI(LightningCLI):
             config.return_predictions = False
 
     def _checkpoint(self, config: Namespace) -> str | None:
-        """Return the path of the checkpoint to go on from: the run's last one, for all stages but `fit` by default."""
-        wanted, last = config.ckpt_path, last_checkpoint(config.run_dir)
+        """Return the path of the checkpoint to load; by default, for all stages but `fit`, the run's best or last one."""
+        wanted, last, best = config.ckpt_path, last_checkpoint(config.run_dir), best_checkpoint(config.run_dir)
         if wanted is None and self.stage != "fit" and (last.is_file() or not config.get("model.init_args.init_from")):
-            wanted = "last"
+            wanted = str(best) if best.is_file() else "last"
         if wanted == "last":
             if last.is_file():
                 return str(last)
@@ -225,7 +231,9 @@ class ExpLLMCLI(LightningCLI):
         given = _listed(options.get("callbacks"))
         callbacks = self._run_folder(config)
         if fitting and not options["fast_dev_run"]:
+            monitor = "val/pearson" if isinstance(self.model, ActionUnitTask) else "val/macro_recall"
             callbacks.append(LastCheckpoint(config.run_dir, config.checkpoint_every_n_steps))
+            callbacks.append(BestCheckpoint(config.run_dir, monitor))
         if options["enable_progress_bar"] is not False and not options["barebones"]:
             callbacks += [] if any(isinstance(callback, ProgressBar) for callback in given) else [TrainingProgressBar()]
         options["callbacks"] = [*callbacks, *given]

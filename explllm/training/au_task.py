@@ -114,7 +114,8 @@ class ActionUnitTask(FaceTask):
         metrics = self.compute_metrics()
         for name in ("pearson", "ccc", "icc", "mae"):
             if metrics.get(name) is not None:
-                self.log(f"val/{name}", metrics[name], prog_bar=name == "pearson", rank_zero_only=True)
+                # On every rank, where callbacks such as EarlyStopping read it; the ranks have computed the same value.
+                self.log(f"val/{name}", metrics[name], prog_bar=name == "pearson")
         if self.trainer.is_global_zero and metrics.get("pearson") is not None:
             # There is no loss before the first optimizer step.
             loss = "" if self.last_loss is None else f"loss {float(self.last_loss):.3f}, "

@@ -1,6 +1,8 @@
-"""Checkpoints: atomic files, and the callback that writes the one that a run resumes from."""
+"""Checkpoints: atomic files, the last checkpoint, which a run resumes from, and the best one, which becomes the model."""
 
 import os
+import signal
+import threading
 import zipfile
 from pathlib import Path
 from pickle import UnpicklingError
@@ -20,9 +22,32 @@ _REMEDY = (
 )
 
 
+_SIGNALS = (signal.SIGTERM, *([signal.SIGUSR1] if hasattr(signal, "SIGUSR1") else []))
+
+
 def last_checkpoint(run_dir: str | Path) -> Path:
     """Return the path of a run's last checkpoint."""
     return Path(run_dir, "checkpoints", "last.ckpt")
+
+
+def best_checkpoint(run_dir: str | Path) -> Path:
+    """Return the path of a run's best checkpoint; a run without validation data has none."""
+    return Path(run_dir, "checkpoints", "best.ckpt")
+
+
+def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """Read a checkpoint without loading its tensors into memory before they are used.
+
+    Args:
+        path: The file.
+
+    Returns:
+        The content; tensors are mapped from the file.
+
+    Raises:
+        CheckpointError: As for `AtomicCheckpointIO.load_checkpoint`.
+    """
+    return AtomicCheckpointIO().load_checkpoint(path)
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -71,7 +96,8 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         if not zipfile.is_zipfile(path):
             raise CheckpointError("the file is truncated or not a checkpoint", where=path, remedy=_REMEDY)
         try:
-            content = torch.load(path, map_location=map_location, weights_only=True)
+            # Mapped: under FSDP2 each rank needs only its share of the tensors.
+            content = torch.load(path, map_location=map_location, weights_only=True, mmap=True)
         except UnpicklingError as error:
             raise CheckpointError(
                 "the file contains pickled objects; none of them was executed", where=path, remedy=_REMEDY
@@ -87,7 +113,8 @@ class LastCheckpoint(Checkpoint):
     """Keeps ``checkpoints/last.ckpt``: trainable weights, optimizer state and the position in the data.
 
     Checkpoints are written after an optimizer step, never between two micro-batches, where accumulated gradients would
-    be lost. A resumed run therefore repeats exactly the steps of an uninterrupted one.
+    be lost. A resumed run therefore repeats exactly the steps of an uninterrupted one. On SIGTERM or SIGUSR1, which
+    schedulers send before they end a job, the run finishes its step, writes a checkpoint and stops.
     """
 
     def __init__(self, run_dir: str, every_n_steps: int = 200) -> None:
@@ -105,6 +132,8 @@ class LastCheckpoint(Checkpoint):
         self.path, self.every_n_steps = last_checkpoint(run_dir), every_n_steps
         self._step = 0
         """Step of the last checkpoint, or the step that the run resumed from."""
+        self._signaled = False
+        self._handlers: dict[signal.Signals, Any] = {}
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Warn that the checkpoint of an earlier run will be replaced."""
@@ -114,27 +143,36 @@ class LastCheckpoint(Checkpoint):
             )
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Record the first step."""
+        """Record the first step, and handle signals."""
         self._step = trainer.global_step
+        if threading.current_thread() is threading.main_thread():
+            # Lightning's handlers communicate between ranks inside the handler, where ranks can wait for each other
+            # forever. It restores the original handlers after training.
+            self._handlers = {number: signal.signal(number, self._on_signal) for number in _SIGNALS}
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Write a checkpoint every n optimizer steps and after the last step of an epoch or run."""
+        """Write a checkpoint every n optimizer steps and after the last step of an epoch or run; stop on a signal."""
         step = trainer.global_step
-        if step == self._step:
+        if (batch_idx + 1) % trainer.accumulate_grad_batches and not trainer.is_last_batch:
             return
+        stop = self._any_rank_signaled(trainer, pl_module)
         last = trainer.is_last_batch or trainer.should_stop or step == trainer.max_steps
-        if last or step % self.every_n_steps == 0:
+        if step != self._step and (stop or last or step % self.every_n_steps == 0):
             self._save(trainer)
+        if stop:
+            raise SIGTERMException
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write the final state if something other than the step or epoch limit ended the run."""
+        self._restore_handlers()
         if trainer.global_step != self._step:
             self._save(trainer)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Add to an interruption how to resume the run."""
+        self._restore_handlers()
         if isinstance(exception, KeyboardInterrupt | SIGTERMException):
             exception.add_note(
                 f"The same command with --ckpt_path last resumes from step {self._step}."
@@ -142,8 +180,56 @@ class LastCheckpoint(Checkpoint):
                 else "The run has no checkpoint yet."
             )
 
+    def _on_signal(self, number: int, frame: Any) -> None:
+        self._signaled = True
+
+    def _restore_handlers(self) -> None:
+        for number, handler in self._handlers.items():
+            signal.signal(number, handler)
+        self._handlers = {}
+
+    def _any_rank_signaled(self, trainer: Trainer, pl_module: LightningModule) -> bool:
+        if trainer.world_size == 1:
+            return self._signaled
+        flag = torch.tensor(float(self._signaled), device=pl_module.device)
+        return bool(trainer.strategy.reduce(flag, reduce_op="sum"))
+
     def _save(self, trainer: Trainer) -> None:
         self._step = trainer.global_step
         for logger in trainer.loggers:
             logger.save()
         trainer.save_checkpoint(self.path, weights_only=False)
+
+
+class BestCheckpoint(Checkpoint):
+    """Keeps ``checkpoints/best.ckpt``: the weights with the highest validation metric, the later ones if equal.
+
+    Without validation data there is no such file.
+    """
+
+    def __init__(self, run_dir: str, monitor: str = "val/macro_recall") -> None:
+        """Configure path and metric.
+
+        Args:
+            run_dir: The run folder.
+            monitor: Name of the metric.
+        """
+        self.path, self.monitor = best_checkpoint(run_dir), monitor
+        self._best: float | None = None
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Read the best value of the run to resume, or delete the checkpoint of an earlier run."""
+        resumed = trainer.ckpt_path is not None and Path(trainer.ckpt_path).parent == self.path.parent
+        if resumed and self.path.is_file():
+            self._best = read_checkpoint(self.path).get("best")
+        elif trainer.is_global_zero:
+            self.path.unlink(missing_ok=True)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write the weights if they are the best so far."""
+        value = trainer.callback_metrics.get(self.monitor)
+        if value is None or trainer.state.fn != "fit" or trainer.sanity_checking or value.isnan():
+            return
+        if self._best is None or float(value) >= self._best:
+            self._best = pl_module.best_value = float(value)  # type: ignore[assignment]
+            trainer.save_checkpoint(self.path, weights_only=True)

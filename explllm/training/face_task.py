@@ -31,6 +31,8 @@ class FaceTask(LightningModule):
         self._missing_face = False
         self.last_loss: Any = None
         """Loss of the last optimizer step; None before the first."""
+        self.best_value: float | None = None
+        """The best validation metric so far; None without validation."""
         self._losses: list[torch.Tensor] = []
         # Checkpoints omit frozen base weights; on_load_checkpoint checks every name instead.
         self.strict_loading = False
@@ -61,6 +63,7 @@ class FaceTask(LightningModule):
             name: value for name, value in checkpoint["state_dict"].items() if name.removeprefix("model.") in saved
         }
         checkpoint["trains"], checkpoint["unreadable"] = self._trainable_names(), self.unreadable_images
+        checkpoint["best"] = self.best_value
         checkpoint["loss"] = None if self.last_loss is None else float(self.last_loss)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:

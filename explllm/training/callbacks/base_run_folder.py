@@ -17,6 +17,7 @@ from explllm.core.manifest import Manifest
 from explllm.data.dataset import Batch
 from explllm.models.configuration import joined_notes
 from explllm.report.page import PLOTS
+from explllm.training.checkpoints import best_checkpoint, read_checkpoint
 from explllm.training.face_task import FaceTask
 from explllm.training.strategies import full_weights
 
@@ -70,9 +71,18 @@ class BaseRunFolder(Callback):
         self._seconds, self._started = self.state_dict()["seconds"], time.monotonic()
 
     def on_fit_end(self, trainer: Trainer, pl_module: FaceTask) -> None:  # type: ignore[override]
-        """Write the model, and delete the results of an earlier model in this folder."""
+        """Write the model with the best checkpoint's weights, and delete the results of an earlier model here.
+
+        Without validation data the model has the last weights. The task keeps the weights that were written.
+        """
         if trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
+        best = best_checkpoint(self.run_dir)
+        step = trainer.global_step
+        if trainer.strategy.broadcast(best.is_file()):
+            checkpoint = read_checkpoint(best)
+            step = checkpoint["global_step"]
+            trainer.strategy.load_model_state_dict(checkpoint, strict=False)
         weights = dict(full_weights(pl_module.model, keep=trainer.is_global_zero))
         if not trainer.is_global_zero:
             return
@@ -88,6 +98,7 @@ class BaseRunFolder(Callback):
             metrics = {
                 "fit/seconds": round(self._seconds, 1),
                 "fit/steps": trainer.global_step,
+                "fit/model_step": step,
                 "fit/loss": float(pl_module.last_loss),
                 "fit/unreadable": pl_module.unreadable_images,
                 "fit/trainable_weights": sum(w.numel() for w in pl_module.parameters() if w.requires_grad),
@@ -96,7 +107,8 @@ class BaseRunFolder(Callback):
             existing = update_json(self.run_dir / METRICS_FILE, {})
             if any(existing.get(name) != metrics[name] for name in ("fit/steps", "fit/loss")):
                 self._write_metrics(trainer, metrics)
-        get_console().print(f"model: {self.run_dir / MODEL}", soft_wrap=True, markup=False)
+        note = "" if step == trainer.global_step else f", the best checkpoint (step {step} of {trainer.global_step})"
+        get_console().print(f"model: {self.run_dir / MODEL}{note}", soft_wrap=True, markup=False)
 
     def on_validation_start(self, trainer: Trainer, pl_module: FaceTask) -> None:  # type: ignore[override]
         """Forget the records of an earlier evaluation."""

@@ -107,7 +107,8 @@ class LiveAccuracy(Callback):
             return
         metrics = self.validation.compute()
         for name in ("accuracy", "macro_recall", "nll"):
-            pl_module.log(f"val/{name}", metrics[name], prog_bar=name == "accuracy", rank_zero_only=True)
+            # On every rank, where callbacks such as EarlyStopping read it; the ranks have computed the same value.
+            pl_module.log(f"val/{name}", metrics[name], prog_bar=name == "accuracy")
         self._log_histogram(pl_module, "val", metrics)
         self._print(trainer, f"val {metrics_line(metrics)}")
 
