@@ -19,9 +19,7 @@ from explllm.core.files import atomic_write
 from explllm.faces.boxes import Box, FaceChoice, select_faces
 from explllm.faces.crop import DEFAULT_MARGIN, face_crop
 from explllm.faces.detector import FaceDetector
-from explllm.faces.estimators import Estimator
-from explllm.faces.estimators.blendshapes import MediaPipeBlendshapes
-from explllm.faces.estimators.onnx_regressor import OnnxRegressor
+from explllm.faces.estimators import Estimator, open_estimator
 from explllm.faces.pixels import load_image
 from explllm.models.explllm import ExpLLM
 from explllm.report.picture import PicturedFace, bars_of, draw_picture
@@ -56,7 +54,7 @@ def explain_images(
             trained, else `DEFAULT_MARGIN`.
         landmarker: MediaPipe's ``face_landmarker.task``, to measure action units too; the model does not see them.
         onnx: A regressor of action units to measure them by instead, as for
-            `explllm.faces.estimators.onnx_regressor.OnnxRegressor`. Without `margin` it sees faces with its own.
+            the estimator `onnx`. Without `margin` it sees faces with its own.
         picture: Write the photograph with its faces explained as an image file; for a single image.
 
     Returns:
@@ -80,12 +78,11 @@ def explain_images(
         sys.stderr.write(f"{line}\n")
     with nullcontext() if opening is None else closing(opening) as estimator:
         opened = ExpLLM.from_pretrained(model, device=device)
-        regressor = opening if isinstance(opening, OnnxRegressor) else None
         own = _first(margin, opened.config.margin, DEFAULT_MARGIN)
-        margins = own, own if regressor is None else _first(margin, regressor.margin, own)
+        margins = own, _first(margin, estimator.margin if estimator else None, own)
         sources = {
             "this model": opened.config.training_data_note,
-            "the regressor": regressor and regressor.training_data_note,
+            "the estimator": estimator and estimator.training_data_note,
         }
         notes = [f"Note: of the data that {name} learned from: {said}" for name, said in sources.items() if said]
         status = 0
@@ -110,8 +107,8 @@ def _estimator(landmarker: str | None, onnx: str | None) -> Estimator | None:
     if landmarker is not None and onnx is not None:
         raise ConfigError("two estimators of action units", remedy="Give --landmarker or --onnx.")
     if onnx is not None:
-        return OnnxRegressor(onnx)
-    return None if landmarker is None else MediaPipeBlendshapes(landmarker)
+        return open_estimator("onnx", onnx)
+    return None if landmarker is None else open_estimator("landmarker", landmarker)
 
 
 def _explained(

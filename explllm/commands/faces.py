@@ -105,22 +105,17 @@ def action_units_command(arguments: list[str]) -> int | None:
     options = _aus_parser().parse_args(arguments)
     manifest, out = _begin(options)
     from explllm.faces.estimation import EstimationJob, add_action_units, rows_to_estimate
-    from explllm.faces.estimators.onnx_regressor import OnnxRegressor
+    from explllm.faces.estimators import estimator_options, selected_estimator
 
-    work = EstimationJob(
-        landmarker=None if options.landmarker is None else Path(options.landmarker),
-        onnx=None if options.onnx is None else Path(options.onnx),
-        preset=options.preset,
-        size=options.size,
-        margin=options.margin,
-        provider=options.provider,
-        threads=_threads(options.workers),
-    )
+    chosen = {name: getattr(options, name) for name in ("landmarker", "onnx", "preset", "size")}
+    spec = selected_estimator(estimator_options()(**chosen), required=True)
+    assert spec is not None
+    work = EstimationJob(spec, margin=options.margin, provider=options.provider, threads=_threads(options.workers))
     with closing(work.open_estimator()) as estimator:
         _say(estimator.runs_on)
-        if isinstance(estimator, OnnxRegressor) and estimator.training_data_note:
+        if estimator.training_data_note:
             _say([f"note: of the data that this model learned from: {estimator.training_data_note}"])
-        source, chunk = estimator.name, estimator.batch
+        source, chunk = estimator.name, estimator.batch_size
         # Said to the workers and kept with the results, which rest on it whoever has chosen it.
         work = replace(work, margin=work.margin_for(estimator))
     items = rows_to_estimate(manifest, options.redo)
@@ -151,7 +146,7 @@ def _begin(options: argparse.Namespace) -> tuple[Manifest, Path]:
 
 def _threads(workers: int) -> int:
     """Return the CPU threads of one worker's model: the workers share the cores."""
-    from explllm.faces.onnx_session import available_cpus
+    from explllm.core.cpu import available_cpus
 
     return max(1, available_cpus() // workers)
 

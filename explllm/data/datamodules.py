@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from explllm.core.errors import ConfigError, MissingPathError
+from explllm.core.expressions import LabelSet
 from explllm.core.manifest import Manifest
 from explllm.data.face_data_module import FaceDataModule, check_share
 from explllm.data.folder import read_folder, read_unsorted_folder
@@ -16,26 +17,36 @@ from explllm.drawn_faces.dataset import draw_faces
 class FolderFaces(FaceDataModule):
     """A folder of class folders, in split folders or not, with action units from its ``action_units.csv``."""
 
-    def __init__(self, root: str | PathLike[str], test_fraction: float = 0.0, **settings: Any) -> None:
+    def __init__(
+        self,
+        root: str | PathLike[str],
+        test_fraction: float = 0.0,
+        label_set: str | None = None,
+        keep_zero_units: bool = False,
+        **settings: Any,
+    ) -> None:
         """Store the folder and the settings.
 
         Args:
             root: The folder: ``root/{train,val,test}/<class>/*`` or ``root/<class>/*``; for `predict` also ``root/*``.
             test_fraction: Share of the images to hold out for testing if there is no ``test`` folder.
+            label_set: The allowed classes, such as ``rafdb``; needed for class folders named by numbers.
+            keep_zero_units: Treat action units that stay at zero in ``action_units.csv`` as measured.
             **settings: See `FaceDataModule`.
 
         Raises:
-            ConfigError: If a number is out of range.
+            ConfigError: If a number is out of range, or the label set is unknown.
         """
         super().__init__(**settings)
         check_share("test_fraction", test_fraction)
-        self.root, self.test_fraction = root, test_fraction
+        self.root, self.test_fraction, self.keep_zero_units = root, test_fraction, keep_zero_units
+        self.label_set = None if label_set is None else LabelSet.by_name(label_set)
 
     def read(self) -> Manifest:
         """Read the folder; for `predict`, images need not be sorted into class folders."""
         if self.stage == "predict" and (manifest := read_unsorted_folder(self.root)):
             return manifest
-        manifest = read_folder(self.root)
+        manifest = read_folder(self.root, label_set=self.label_set, keep_zero_units=self.keep_zero_units)
         if self.test_fraction and not (manifest.frame["split"] == "test").any():
             hold_out_split(manifest.frame, "test", self.test_fraction, self.seed)
         return manifest

@@ -1,8 +1,11 @@
-"""Read a folder of class folders, with action units beside it where there are any."""
+"""Read a folder of class folders, with the action units of its ``action_units.csv`` if there is one."""
 
 from __future__ import annotations
 
 import csv
+import logging
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from os import PathLike
 from pathlib import Path
 
@@ -10,11 +13,11 @@ import pandas as pd
 
 from explllm.core.action_units import NAMES, check_action_units
 from explllm.core.errors import InputError, ManifestError, MissingPathError, UnknownExpressionError
-from explllm.core.expressions import Expression, LabelSet
+from explllm.core.expressions import LABEL_SETS, Expression, LabelSet
 from explllm.core.manifest import Manifest
 
 IMAGE_SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
-"""Endings of the files that count as images, in any case."""
+"""Suffixes of image files, in lower case; upper case counts too."""
 ACTION_UNITS_NAME = "action_units.csv"
 SPLIT_FOLDERS = {
     "train": "train",
@@ -25,32 +28,51 @@ SPLIT_FOLDERS = {
     "test": "test",
     "testing": "test",
 }
-"""Folder names that mean a split, and the split's name in a manifest."""
+"""Names of split folders, and the name of the split in a manifest."""
+MIN_ROWS_FOR_ZERO_UNITS = 100
+"""Rows of ``action_units.csv`` from which a unit that stays at zero counts as unmeasured. In fewer faces, rare
+movements such as a jaw thrust may simply not occur."""
+ZERO_BELOW = 0.05
+"""A unit stays at zero if no row reaches this intensity: MediaPipe writes up to 0.03 for units it cannot measure."""
 _AU_COLUMNS = tuple(f"au{index}" for index in range(len(NAMES)))
 _LAYOUT = "Expected images in root/{train,val,test}/<class>/ or root/<class>/, with classes such as happy or anger."
+_log = logging.getLogger(__name__)
 
 
-def read_folder(root: str | PathLike[str], *, split: str | None = None, label_set: LabelSet | None = None) -> Manifest:
+def read_folder(
+    root: str | PathLike[str],
+    *,
+    split: str | None = None,
+    label_set: LabelSet | None = None,
+    keep_zero_units: bool = False,
+    note: Callable[[str], None] = _log.warning,
+    guard: Callable[[Path], AbstractContextManager[None]] = lambda path: nullcontext(),
+) -> Manifest:
     """Read a folder of images sorted into class folders.
 
     The layout is ``root/{train,val,test}/<class>/<image>`` (``valid`` and ``validation`` mean ``val``) or
-    ``root/<class>/<image>``. If the root holds ``action_units.csv`` with the columns ``file`` (path below the root) and
-    ``au0`` to ``au23``, its intensities are taken over; images without a row have none. Hidden files and folders are
-    passed over.
+    ``root/<class>/<image>``. Hidden files and folders are ignored.
+
+    Action units are read from ``root/action_units.csv``, with the columns ``file`` (path below the root) and ``au0`` to
+    ``au23``. Empty cells and ``nan`` mean that a unit was not measured. A unit that stays at
+    zero in a large table was most likely not measured either: estimators write 0 for units that they do not support.
 
     Args:
         root: The folder.
-        split: Read this split alone. In a folder without split folders, all images are of this split.
-        label_set: The classes that may occur; class folders may then also carry the data set's own numbers.
+        split: Read only this split. In a folder without split folders, all images belong to it.
+        label_set: The allowed classes; class folders may then also be named by the data set's own numbers.
+        keep_zero_units: Treat units that stay at zero in every row as measured.
+        note: Receives remarks on ``action_units.csv``; by default they are logged as warnings.
+        guard: Context manager entered for each class folder; it may suppress errors to skip the folder.
 
     Returns:
-        The manifest, sorted by path. Without split folders and ``split``, the split is ``train``.
+        The manifest, sorted by path. Without split folders and `split`, the split is ``train``.
 
     Raises:
         MissingPathError: If the root, or the folder of the split, does not exist.
-        UnknownExpressionError: If a class folder's name is no expression, or none of the label set.
+        UnknownExpressionError: If the name of a class folder is not an expression, or not in the label set.
         InputError: If there is no class folder, or one without images.
-        ManifestError: If ``action_units.csv`` cannot be used.
+        ManifestError: If ``action_units.csv`` is invalid.
     """
     root = Path(root)
     if not root.is_dir():
@@ -58,49 +80,39 @@ def read_folder(root: str | PathLike[str], *, split: str | None = None, label_se
     folders = _subfolders(root)
     if not folders:
         raise InputError("no class folders", where=root, remedy=_LAYOUT)
-    wanted = None if split is None else SPLIT_FOLDERS.get(split.lower(), split)
+    only = None if split is None else SPLIT_FOLDERS.get(split.lower(), split)
     split_folders = [folder for folder in folders if folder.name.lower() in SPLIT_FOLDERS]
     if not split_folders:
-        rows = _read_classes(root, root, wanted or "train", label_set)
+        rows = _read_classes(root, root, only or "train", label_set, guard)
     else:
         _refuse_mixture(folders, split_folders, root)
         parts = [(folder, SPLIT_FOLDERS[folder.name.lower()]) for folder in split_folders]
-        chosen = [(folder, name) for folder, name in parts if wanted in (None, name)]
+        chosen = [(folder, name) for folder, name in parts if only in (None, name)]
         if not chosen:
-            found = ", ".join(folder.name for folder in split_folders)
-            raise MissingPathError(f"no folder of the split {split}", where=root, remedy=f"Use one of {found}.")
-        rows = [row for folder, name in chosen for row in _read_classes(folder, root, name, label_set)]
-    frame = pd.DataFrame(rows).sort_values("image", ignore_index=True)
-    table = root / ACTION_UNITS_NAME
-    if table.is_file():
-        units = _read_action_units(table)
-        known = frame["image"].isin(list(units))
-        if split is None and not known.any():
-            raise ManifestError(
-                "no row belongs to an image",
-                where=table,
-                remedy=f"Write paths below the folder in the column file, such as {frame['image'].iloc[0]}.",
-            )
-        frame["action_units"] = pd.Series([units.get(image) for image in frame["image"]], dtype=object)
-        frame["action_units_source"] = [ACTION_UNITS_NAME if image_known else None for image_known in known]
+            existing = ", ".join(folder.name for folder in split_folders)
+            raise MissingPathError(f"no folder of the split {split}", where=root, remedy=f"Use one of {existing}.")
+        rows = [row for folder, name in chosen for row in _read_classes(folder, root, name, label_set, guard)]
+    frame = pd.DataFrame(rows, columns=["image", "expression", "split"]).sort_values("image", ignore_index=True)
+    if (root / ACTION_UNITS_NAME).is_file():
+        _add_action_units(frame, root, keep_zero_units, note, partial=split is not None)
     return Manifest(frame, root)
 
 
 def read_unsorted_folder(root: str | PathLike[str]) -> Manifest | None:
-    """Read the images of a folder that is not sorted into classes, which shows in images lying in the folder itself.
+    """Read a folder of images that are not sorted into class folders.
 
     Args:
         root: The folder.
 
     Returns:
-        A manifest with the column ``image`` alone, sorted by path: all images in the folder and below it. None if no
-        image lies in the folder itself.
+        A manifest with only the column ``image``, sorted by path: all images in the folder and below. None if no image
+        is in the folder itself, because its subfolders are then class folders.
     """
     root = Path(root)
     if not root.is_dir() or not _images(root):
         return None
     folders = [root]
-    for folder in folders:  # grows on the way
+    for folder in folders:  # the list grows during the loop
         folders += _subfolders(folder)
     names = sorted(path.relative_to(root).as_posix() for folder in folders for path in _images(folder))
     return Manifest(pd.DataFrame({"image": names}), root)
@@ -115,12 +127,12 @@ def _images(folder: Path) -> list[Path]:
 
 
 def _subfolders(folder: Path) -> list[Path]:
-    found = (path for path in folder.iterdir() if path.is_dir() and not path.name.startswith((".", "__")))
-    return sorted(found, key=lambda path: path.name)
+    folders = (path for path in folder.iterdir() if path.is_dir() and not path.name.startswith((".", "__")))
+    return sorted(folders, key=lambda path: path.name)
 
 
 def _refuse_mixture(folders: list[Path], split_folders: list[Path], root: Path) -> None:
-    """Refuse class folders beside split folders: their images would go missing without a word."""
+    """Refuse class folders beside split folders, whose images would otherwise be ignored."""
     for folder in folders:
         if folder not in split_folders and _is_expression(folder.name):
             raise InputError(
@@ -138,24 +150,31 @@ def _is_expression(word: str) -> bool:
     return True
 
 
-def _read_classes(folder: Path, root: Path, split: str, label_set: LabelSet | None) -> list[dict[str, str]]:
+def _read_classes(
+    folder: Path,
+    root: Path,
+    split: str,
+    label_set: LabelSet | None,
+    guard: Callable[[Path], AbstractContextManager[None]],
+) -> list[dict[str, str]]:
     classes = _subfolders(folder)
     if not classes:
         raise InputError("no class folders", where=folder, remedy=_LAYOUT)
     rows = []
     for class_folder in classes:
-        expression = _expression(class_folder, label_set)
-        images = _images(class_folder)
-        if not images:
-            raise InputError(
-                f"no images in the class folder {class_folder.name}",
-                where=class_folder,
-                remedy=f"Put images into it ({' '.join(sorted(IMAGE_SUFFIXES))}) or remove it.",
-            )
-        rows += [
-            {"image": path.relative_to(root).as_posix(), "expression": str(expression), "split": split}
-            for path in images
-        ]
+        with guard(class_folder):
+            expression = _expression(class_folder, label_set)
+            images = _images(class_folder)
+            if not images:
+                raise InputError(
+                    f"no images in the class folder {class_folder.name}",
+                    where=class_folder,
+                    remedy=f"Put images into it ({' '.join(sorted(IMAGE_SUFFIXES))}) or remove it.",
+                )
+            rows += [
+                {"image": path.relative_to(root).as_posix(), "expression": str(expression), "split": split}
+                for path in images
+            ]
     return rows
 
 
@@ -163,14 +182,55 @@ def _expression(folder: Path, label_set: LabelSet | None) -> Expression:
     try:
         return Expression.parse(folder.name) if label_set is None else label_set.parse(folder.name)
     except UnknownExpressionError as error:
-        raise UnknownExpressionError(
-            error.found, where=folder, remedy=f"Rename or remove the class folder. {error.remedy}"
-        ) from None
+        if label_set is None and folder.name.isdecimal():
+            remedy = f"Name the label set that defines the numbers: --label_set, one of {', '.join(LABEL_SETS)}."
+        else:
+            remedy = f"Rename or remove the class folder. {error.remedy}"
+        raise UnknownExpressionError(error.found, where=folder, remedy=remedy) from None
 
 
-def _read_action_units(path: Path) -> dict[str, list[float]]:
-    """Return the intensities by image path below the root."""
-    units: dict[str, list[float]] = {}
+def _add_action_units(
+    frame: pd.DataFrame, root: Path, keep_zero_units: bool, note: Callable[[str], None], partial: bool
+) -> None:
+    """Add the columns of ``action_units.csv`` to a table of images, in place."""
+    table = root / ACTION_UNITS_NAME
+    units = _read_action_units(table)
+    has_units = frame["image"].isin(list(units))
+    if not partial and not has_units.any():
+        raise ManifestError(
+            "no row belongs to an image",
+            where=table,
+            remedy=f"Write paths below the folder in the column file, such as {frame['image'].iloc[0]}.",
+        )
+    if unused := [] if partial else sorted({*units} - {*frame["image"]}):
+        names = ", ".join(unused[:5]) + (", ..." if len(unused) > 5 else "")
+        note(f"{table}: rows without an image in the folder: {len(unused):,} ({names})")
+    zero: set[str] = set()
+    if not keep_zero_units and len(units) >= MIN_ROWS_FOR_ZERO_UNITS:
+        columns = zip(*units.values(), strict=True)
+        zero = {
+            name
+            for name, values in zip(NAMES, columns, strict=True)
+            if max((value for value in values if value is not None), default=1) < ZERO_BELOW
+        }
+    if zero:
+        names = ", ".join(name for name in NAMES if name in zero)
+        note(f"{table}: below {ZERO_BELOW} in all {len(units):,} rows, treated as not measured: {names}")
+
+    def missing(image: str) -> str | None:
+        cells = units.get(image, ())
+        return ", ".join(n for n, cell in zip(NAMES, cells, strict=False) if cell is None or n in zero) or None
+
+    frame["action_units"] = pd.Series(
+        [[cell or 0.0 for cell in units[image]] if image in units else None for image in frame["image"]], dtype=object
+    )
+    frame["action_units_missing"] = pd.Series([missing(image) for image in frame["image"]], dtype=object)
+    frame["action_units_source"] = [ACTION_UNITS_NAME if known else None for known in has_units]
+
+
+def _read_action_units(path: Path) -> dict[str, list[float | None]]:
+    """Return the intensities by image path below the root, None for units that were not measured."""
+    units: dict[str, list[float | None]] = {}
     with path.open(newline="", encoding="utf-8-sig") as lines:
         reader = csv.DictReader(lines)
         missing = [column for column in ("file", *_AU_COLUMNS) if column not in (reader.fieldnames or ())]
@@ -184,9 +244,15 @@ def _read_action_units(path: Path) -> dict[str, list[float]]:
             where = f"{path}, line {reader.line_num}"
             image = Path(row["file"]).as_posix()
             if image in units:
-                raise ManifestError(f"a second row of {image}", where=where, remedy="Keep one row an image.")
+                raise ManifestError(f"a second row of {image}", where=where, remedy="Keep one row per image.")
+            cells = [row[column] for column in _AU_COLUMNS]
+            measured = [cell is None or cell.strip().lower() not in ("", "nan") for cell in cells]
             try:
-                units[image] = check_action_units([row[column] for column in _AU_COLUMNS], where)  # type: ignore[misc]
+                values = check_action_units(
+                    [cell if known else 0.0 for cell, known in zip(cells, measured, strict=True)],  # type: ignore[misc]
+                    where,
+                )
             except InputError as error:
                 raise ManifestError(error.found, where=error.where, remedy=error.remedy) from None
+            units[image] = [value if known else None for value, known in zip(values, measured, strict=True)]
     return units

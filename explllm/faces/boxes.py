@@ -1,4 +1,4 @@
-"""Boxes of faces: iou, choice among several, and which face a row of the manifest means."""
+"""Face boxes: intersection over union, selection among several faces, and matching faces to rows of a manifest."""
 
 from __future__ import annotations
 
@@ -13,27 +13,27 @@ Point = tuple[float, float]
 """x, y in pixels of the upright image."""
 
 FaceChoice = Literal["largest", "central", "all"]
-"""The face of an image with several: the largest, the one nearest to the middle, or all of them."""
+"""Which face of an image with several: the largest, the one nearest to the center, or all of them."""
 
-SAME_FACE = 0.3
-"""Two boxes that iou at least so much are taken for the same face; ours, as detectors cut differently."""
+MIN_IOU = 0.3
+"""Minimum intersection over union of two boxes of the same face. Our choice: box conventions differ."""
 
 
 @dataclass(frozen=True)
 class Detection:
-    """A face that was found."""
+    """A detected face."""
 
     box: Box
     """The face's box, inside the image."""
     score: float
-    """How sure the detector is, in [0, 1]."""
+    """Confidence of the detector, in [0, 1]."""
     landmarks: tuple[Point, ...] | None = None
     """Five points: the eyes (left in the image first), the tip of the nose, the corners of the mouth; None if the
-    detector finds none."""
+    detector has no landmarks."""
 
 
 def iou(first: Box, second: Box) -> float:
-    """Return the intersection of two boxes over their union, in [0, 1]."""
+    """Return the intersection over union of two boxes, in [0, 1]."""
     across = min(first[0] + first[2], second[0] + second[2]) - max(first[0], second[0])
     down = min(first[1] + first[3], second[1] + second[3]) - max(first[1], second[1])
     shared = max(across, 0.0) * max(down, 0.0)
@@ -42,7 +42,7 @@ def iou(first: Box, second: Box) -> float:
 
 
 def select_faces(detections: Sequence[Detection], which: FaceChoice, size: tuple[int, int]) -> list[Detection]:
-    """Choose among the faces of an image.
+    """Select among the faces of an image.
 
     Args:
         detections: The faces.
@@ -50,7 +50,7 @@ def select_faces(detections: Sequence[Detection], which: FaceChoice, size: tuple
         size: Width and height of the image.
 
     Returns:
-        One face, or with ``all`` every face from left to right; none if there is none.
+        One face, or with ``all`` every face from left to right; an empty list if there are no faces.
     """
     if which == "all":
         return sorted(detections, key=lambda face: face.box)
@@ -69,35 +69,33 @@ def select_faces(detections: Sequence[Detection], which: FaceChoice, size: tuple
 def match_faces(
     detections: Sequence[Detection], boxes: Sequence[Box | None], which: FaceChoice, size: tuple[int, int]
 ) -> list[list[Detection]]:
-    """Say which faces of an image the rows of a manifest mean.
+    """Assign the detected faces of an image to the rows of a manifest that show it.
 
-    An image that stands in one row means the face that `which` chooses. Of an image in several rows, each row with a
-    box means the face that overlaps it most, each face going to one row; a row without a box means what is left.
+    A row with a box gets the face with the highest intersection over union, of at least `MIN_IOU`. Each face goes to
+    one row. A row without a box gets the faces that `which` selects among the remaining ones.
 
     Args:
-        detections: The faces that were found.
-        boxes: The box that each row of the image had before; at most one row has none.
-        which: The rule for a row without a box, and for an image in one row.
+        detections: The detected faces.
+        boxes: The earlier box of each row; at most one row is without.
+        which: The rule for a row without a box.
         size: Width and height of the image.
 
     Returns:
         The faces of each row: none, one, or with ``all`` any number.
     """
-    if len(boxes) == 1:
-        return [select_faces(detections, which, size)]
     pairs = [
-        (iou(box, face.box), row, place)
+        (iou(box, face.box), row, index)
         for row, box in enumerate(boxes)
         if box is not None
-        for place, face in enumerate(detections)
+        for index, face in enumerate(detections)
     ]
-    found: list[list[Detection]] = [[] for _ in boxes]
-    left = set(range(len(detections)))
-    for share, row, place in sorted(pairs, key=lambda pair: (-pair[0], *pair[1:])):
-        if share >= SAME_FACE and not found[row] and place in left:
-            found[row] = [detections[place]]
-            left.remove(place)
+    matches: list[list[Detection]] = [[] for _ in boxes]
+    remaining = set(range(len(detections)))
+    for score, row, index in sorted(pairs, key=lambda pair: (-pair[0], *pair[1:])):
+        if score >= MIN_IOU and not matches[row] and index in remaining:
+            matches[row] = [detections[index]]
+            remaining.remove(index)
     for row, box in enumerate(boxes):
         if box is None:
-            found[row] = select_faces([detections[place] for place in sorted(left)], which, size)
-    return found
+            matches[row] = select_faces([detections[index] for index in sorted(remaining)], which, size)
+    return matches

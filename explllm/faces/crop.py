@@ -1,4 +1,4 @@
-"""From a face's box to the square that models see: the one rule for training, action units and explaining."""
+"""Square face crops: the one rule for training, action units and explanation."""
 
 from __future__ import annotations
 
@@ -13,38 +13,44 @@ from explllm.core.errors import ImageError
 from explllm.faces.pixels import ImageSource, load_image
 
 DEFAULT_MARGIN = 0.1
-"""Added on each side of a box, as a share of its longer side. Ours: the paper states none."""
+"""Margin on each side of a box, as a share of its longer side. Our choice: the paper states none."""
 
-_LARGEST = 8
-"""A square longer than so many times the image's longer side is no face but a mistake in the box."""
+_MAX_RATIO = 8
+"""A crop longer than this multiple of the image's longer side means that the box is wrong."""
 
 
 def face_crop(image: Image.Image, box: Sequence[float], margin: float = DEFAULT_MARGIN) -> Image.Image:
-    """Cut a face out as a square around the middle of its box.
+    """Return the square crop of a face, centered on its box.
 
-    The side is the box's longer side with the margin on both ends. Where the square reaches beyond the image, the
-    image's edge is repeated, which looks more like a photograph than a black bar does.
+    The side is the box's longer side plus the margin on both ends. Outside the image its edge pixels are repeated,
+    which looks more like a photograph than black bars do.
+
+    Example:
+        >>> from PIL import Image
+        >>> photograph = Image.new("RGB", (640, 480))
+        >>> face_crop(photograph, (100, 50, 80, 120), margin=0.25).size
+        (180, 180)
 
     Args:
         image: The upright image.
-        box: x, y, width, height in pixels of it.
-        margin: Added on each side, as a share of the box's longer side; negative cuts into the box.
+        box: x, y, width, height in pixels of the image.
+        margin: Margin on each side, as a share of the box's longer side; a negative margin cuts into the box.
 
     Returns:
-        The square, in the image's mode, at the image's own resolution.
+        The crop, in the mode and resolution of the image.
 
     Raises:
         ImageError: If the box lies outside the image, or is far larger than it.
     """
     x, y, w, h = box
     side = max(w, h) * (1 + 2 * margin)
-    if x >= image.width or y >= image.height or x + w <= 0 or y + h <= 0 or side > _LARGEST * max(image.size):
+    if x >= image.width or y >= image.height or x + w <= 0 or y + h <= 0 or side > _MAX_RATIO * max(image.size):
         raise ImageError(
             f"the box {[round(float(number), 2) for number in box]} does not fit the image of "
             f"{image.width} x {image.height} pixels",
             remedy="Give x, y, width and height in pixels of the upright image.",
         )
-    # Half a pixel is rounded up, always: Python's own rounding would shift some squares and not others.
+    # Half a pixel is always rounded up: Python's rounding to even would shift some crops and not others.
     length = max(math.floor(side + 0.5), 1)
     left, top = math.floor(x + w / 2 - length / 2 + 0.5), math.floor(y + h / 2 - length / 2 + 0.5)
     columns = np.clip(np.arange(left, left + length), 0, image.width - 1)
@@ -56,15 +62,15 @@ def face_crop(image: Image.Image, box: Sequence[float], margin: float = DEFAULT_
 
 
 def load_face(
-    source: ImageSource, box: Sequence[float] | None, margin: float = DEFAULT_MARGIN, largest: int | None = None
+    source: ImageSource, box: Sequence[float] | None, margin: float = DEFAULT_MARGIN, max_size: int | None = None
 ) -> Image.Image:
-    """Read an image and cut its face out.
+    """Read an image and crop its face.
 
     Args:
         source: As for `load_image`.
-        box: The face's box; None if the image is a face already.
+        box: The face's box; None if the image is already a face crop.
         margin: As for `face_crop`.
-        largest: Shrink the face to at most so many pixels of width and height.
+        max_size: Shrink the face to at most this width and height, in pixels.
 
     Returns:
         The face, RGB.
@@ -79,6 +85,6 @@ def load_face(
     except ImageError as error:
         where = fspath(source) if isinstance(source, str | PathLike) else None
         raise ImageError(error.found, where=where, remedy=error.remedy) from error
-    if largest is not None and max(face.size) > largest:
-        face.thumbnail((largest, largest))
+    if max_size is not None and max(face.size) > max_size:
+        face.thumbnail((max_size, max_size))
     return face

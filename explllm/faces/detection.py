@@ -1,4 +1,4 @@
-"""What ``explllm faces`` does: a box for each row of a manifest."""
+"""Face detection for manifests: a box for each row (``explllm faces``)."""
 
 from __future__ import annotations
 
@@ -23,16 +23,17 @@ from explllm.faces.onnx_session import Provider
 from explllm.faces.pixels import load_image
 
 FOUND, GIVEN, NO_FACE, KEPT = "found", "given", "no face found", "no face found; the earlier box is kept"
-"""What the column ``face_status`` says of a row; of one whose image cannot be read it says why."""
+NO_MATCH = "no detected face overlaps the earlier box, which is kept"
+"""Values of the column ``face_status``; for an image that cannot be read it holds the reason."""
 
 PER_FACE_COLUMNS = ("expression", "identity", "votes", "facs", "action_units", "cot")
-"""Columns that speak of one face, with all whose names begin with one of these and an underscore (``cot_source``): they
-are emptied where ``all`` makes several rows of one."""
+"""Columns that describe one face, and all columns that start with such a name and an underscore (``cot_source``). They
+are emptied if ``all`` turns one row into several."""
 
 
 @dataclass(frozen=True)
 class ImageRows:
-    """An image, with the rows of the manifest that show it."""
+    """An image and the rows of the manifest that show it."""
 
     image: str
     """Its path in the manifest."""
@@ -41,31 +42,31 @@ class ImageRows:
     rows: tuple[int, ...]
     """The rows, from 0."""
     boxes: tuple[Box | None, ...]
-    """The box that each row has."""
+    """The box of each row."""
 
 
 @dataclass(frozen=True)
 class DetectionJob:
-    """Settings of the search for faces."""
+    """Settings of face detection for a manifest."""
 
     detector: Path
     """The ONNX file."""
     which: FaceChoice = "largest"
-    """The face to take where an image that stands in one row shows several."""
+    """The face to use for a row without a box if the image shows several."""
     redo: bool = False
-    """Search again where a row has a box already."""
+    """Detect again in rows that have a box."""
     input_size: int | None = None
-    """As for `FaceDetector`."""
+    """See `FaceDetector`."""
     threshold: float = 0.5
-    """As for `FaceDetector`."""
+    """See `FaceDetector`."""
     margin: float = DEFAULT_MARGIN
-    """Of the crops, as for `explllm.faces.crop.face_crop`."""
+    """Margin of the crops, see `explllm.faces.crop.face_crop`."""
     crops: Path | None = None
-    """The folder for square crops; None: none are written."""
+    """Folder for square crops; None writes no crops."""
     provider: Provider = "auto"
-    """Where the detector runs."""
+    """Device of the detector."""
     threads: int | None = None
-    """Its CPU threads."""
+    """CPU threads of the detector."""
 
     def open_detector(self) -> FaceDetector:
         """Open the detector."""
@@ -79,7 +80,7 @@ class DetectionJob:
 
     @contextmanager
     def open(self) -> Iterator[Callable[[Sequence[ImageRows]], list[Result]]]:
-        """Open the detector, and give what finds the faces of images."""
+        """Open the detector, and yield a function that processes images."""
         detector = self.open_detector()
         yield lambda items: [self._result(item, detector) for item in items]
 
@@ -94,20 +95,22 @@ class DetectionJob:
                 self._write_crops(item.image, image, faces)
         except InputError as error:
             return _unusable(item, error.found)
-        except Exception as error:  # whatever an image does to a library, the other images are still to be done
+        except Exception as error:  # one image that breaks a library must not stop the others
             return _unusable(item, f"{type(error).__name__}: {error}")
         return {"bad": None, "faces": faces}
 
     def _faces(self, item: ImageRows, image: Image.Image, detector: FaceDetector) -> Iterator[dict[str, Any]]:
-        """Yield the faces of an image in the order of its rows, and a row without a face as one without a box."""
-        found: list[list[Detection]] = [[] for _ in item.rows]
+        """Yield the faces of an image in the order of its rows; a row without a face has no box."""
+        detections: list[Detection] = []
+        matches: list[list[Detection]] = [[] for _ in item.rows]
         if self.redo or None in item.boxes:
-            found = match_faces(detector.detect(image), item.boxes, self.which, image.size)
-        for row, box, faces in zip(item.rows, item.boxes, found, strict=True):
+            detections = detector.detect(image)
+            matches = match_faces(detections, item.boxes, self.which, image.size)
+        for row, box, faces in zip(item.rows, item.boxes, matches, strict=True):
             if box is not None and not self.redo:
                 yield _face(row, box, GIVEN)
             elif not faces:
-                yield _face(row, box, NO_FACE if box is None else KEPT)
+                yield _face(row, box, NO_FACE if box is None else NO_MATCH if detections else KEPT)
             for face in faces if box is None or self.redo else ():
                 yield _face(row, face.box, FOUND, face.score)
 
@@ -121,14 +124,14 @@ class DetectionJob:
 
 
 def crop_name(image: str, number: int) -> str:
-    """Return the path of a crop below its folder.
+    """Return the path of a crop relative to the crop folder.
 
     Args:
-        image: The image's path in the manifest; what leads out of the folder (a root, ``..``) is left out.
-        number: Number of the face in its image, from 1.
+        image: The image's path in the manifest; parts that lead out of the folder (a root, ``..``) are dropped.
+        number: Number of the face in the image, from 1.
 
     Returns:
-        Such as ``train/a.jpg``, for the second face ``train/a.face2.jpg``; ``a.png`` becomes ``a.png.jpg``.
+        For example ``train/a.jpg``, and ``train/a.face2.jpg`` for the second face; ``a.png`` becomes ``a.png.jpg``.
     """
     path = PurePath(image)
     parts = [part for part in path.parts if part not in (path.anchor, "..")]
@@ -137,13 +140,13 @@ def crop_name(image: str, number: int) -> str:
 
 
 def check_crop_names(images: Sequence[ImageRows]) -> None:
-    """Make sure that no crop takes the place of another image's.
+    """Check that the crops of all images have different names.
 
     Args:
-        images: The images whose faces are to be cropped.
+        images: The images to crop.
 
     Raises:
-        ConfigError: If the crops of two images would have one name.
+        ConfigError: If the crops of two images would have the same name.
     """
     owners: dict[str, str] = {}
     for item in images:
@@ -159,36 +162,36 @@ def check_crop_names(images: Sequence[ImageRows]) -> None:
 
 def _duplicate_crop(first: str, second: str, name: str) -> ConfigError:
     return ConfigError(
-        f"the crops of {first} and {second} would have one name, {name}",
+        f"the crops of {first} and {second} would have the same name, {name}",
         where="--crops",
         remedy="Leave --crops out, or rename one of the images.",
     )
 
 
 def group_by_image(manifest: Manifest) -> list[ImageRows]:
-    """Return the images of a manifest, each once, with its rows, in order of first mention."""
+    """Return the images of a manifest with their rows, in order of first appearance."""
     frame = manifest.frame
     boxes = frame["box"] if "box" in frame else [None] * len(frame)
-    rows: dict[str, list[tuple[int, Box | None]]] = {}
+    faces: dict[str, list[tuple[int, Box | None]]] = {}
     for row, (image, box) in enumerate(zip(frame["image"], boxes, strict=True)):
-        rows.setdefault(image, []).append((row, None if box is None else (box[0], box[1], box[2], box[3])))
+        faces.setdefault(image, []).append((row, None if box is None else (box[0], box[1], box[2], box[3])))
     return [
-        ImageRows(image, manifest.root / image, tuple(row for row, _ in held), tuple(box for _, box in held))
-        for image, held in rows.items()
+        ImageRows(image, manifest.root / image, tuple(row for row, _ in group), tuple(box for _, box in group))
+        for image, group in faces.items()
     ]
 
 
 def add_faces(manifest: Manifest, results: dict[int, Result]) -> Manifest:
-    """Return a manifest with the boxes that were found.
+    """Return a manifest with the detected boxes.
 
     Args:
-        manifest: The table that the search began with.
-        results: What became of each image of `group_by_image`.
+        manifest: The manifest that was processed.
+        results: The result of each image of `group_by_image`.
 
     Returns:
-        The table with the columns ``box``, ``face_status``, ``face_score`` (None for a given box) and, if crops were
-        written, ``crop`` (path below their folder). A row with several faces becomes several rows, in which what
-        speaks of one face (`PER_FACE_COLUMNS`) is empty, as nobody knows of which.
+        The manifest with the columns ``box``, ``face_status``, ``face_score`` (None for a given box) and, if crops were
+        written, ``crop`` (path relative to the crop folder). A row with several faces becomes several rows without
+        `PER_FACE_COLUMNS`, because it is unknown which face they describe.
     """
     faces = sorted((face for result in results.values() for face in result["faces"]), key=lambda face: face["row"])
     rows = [face["row"] for face in faces]
@@ -208,6 +211,6 @@ def _face(row: int, box: Box | None, status: str, score: float | None = None) ->
 
 
 def _unusable(item: ImageRows, reason: str) -> Result:
-    """Return the result for an image that cannot be used; boxes that are there stay."""
+    """Return the result for an image that cannot be used; its rows keep their boxes."""
     faces = [_face(row, box, reason) for row, box in zip(item.rows, item.boxes, strict=True)]
     return {"bad": f"{item.image}: {reason}", "faces": faces}

@@ -1,4 +1,4 @@
-"""Finding faces with SCRFD (Guo et al., arXiv:2105.04714; the paper's detector), through insightface."""
+"""Face detection with SCRFD (Guo et al., arXiv:2105.04714; the paper's detector), through insightface."""
 
 from __future__ import annotations
 
@@ -18,23 +18,23 @@ if TYPE_CHECKING:
     from onnxruntime import InferenceSession
 
 DEFAULT_INPUT_SIZE = 640
-"""Width and height to which images are brought, in pixels, for a detector that takes any; that of SCRFD's training."""
+"""Input width and height in pixels for a detector that takes any size; that of SCRFD's training."""
 
 _OUTPUTS = {6: (3, False), 9: (3, True), 10: (5, False), 15: (5, True)}
-"""Levels of SCRFD's pyramid and whether it has landmarks, by its number of outputs."""
+"""By SCRFD's number of outputs: the levels of its pyramid, and whether it has landmarks."""
 
 _BORDER = 0.5
-"""Width of the border of the second look, as a share of the longer side: the face then fills half of the frame.
+"""Width of the border for the second attempt, as a share of the longer side: the face then fills half of the frame.
 
-Measured with the 500 M-operations SCRFD on 150 tightly cropped faces: 4 found without a border, 106 with a quarter,
-147 with a half, 147 with the whole side.
+Measured with the 500 M-operations SCRFD on 150 tightly cropped faces: it detects 4 without a border, 106 with a
+border of a quarter, 147 with a half, 147 with the whole side.
 """
 
 
 class FaceDetector:
-    """Finds the faces of an image.
+    """Detects the faces of an image.
 
-    Where an image shows no face, it is looked at once more with a black border: SCRFD misses faces that fill the frame.
+    SCRFD misses faces that fill the image, so an image without a detection is tried again with a black border.
     """
 
     def __init__(
@@ -49,17 +49,17 @@ class FaceDetector:
         """Open a detector.
 
         Args:
-            path: An ONNX file of SCRFD, or a folder with exactly one (other models beside it do not matter).
-            input_size: Width and height to which images are brought, in pixels; only for a file that takes any size,
-                a multiple of 32. 640 by default.
-            threshold: Least score of a face.
-            provider: Where it runs.
-            threads: CPU threads; all usable cores by default.
+            path: An ONNX file of SCRFD, or a folder with exactly one (and any other models).
+            input_size: Width and height of the input in pixels, a multiple of 32; 640 by default. Only for a file that
+                takes any size.
+            threshold: Minimum score of a face.
+            provider: Device of the model.
+            threads: CPU threads; all available cores by default.
 
         Raises:
-            MissingPathError: If there is no such file, or no ONNX file in the folder.
-            CheckpointError: If the file is no ONNX model or no SCRFD.
-            ConfigError: If insightface is not installed, or the size or the threshold cannot be used.
+            MissingPathError: If the file does not exist, or the folder has no ONNX file.
+            CheckpointError: If the file is not an ONNX model of SCRFD.
+            ConfigError: If insightface is not installed, or the size or the threshold is out of range.
         """
         if not 0 < threshold < 1:
             raise ConfigError(f"a threshold of {threshold:g}", remedy="Give a number between 0 and 1.")
@@ -73,48 +73,48 @@ class FaceDetector:
                 f"insightface cannot be imported ({error})", remedy='Install it: pip install "explllm[faces]".'
             ) from error
         self._scrfd: Any = SCRFD(model_file=str(self.file), session=self.session)
-        # Without a size, a file that takes any is run at two, and the same face may come twice.
+        # Without a size, insightface runs a file that takes any size at two sizes and returns some faces twice.
         self._scrfd.prepare(0, input_size=(self.size, self.size), det_thresh=threshold)
         _check_outputs(self.session, self.size, self.file)
 
     def detect(self, image: ImageSource) -> list[Detection]:
-        """Find the faces of an image.
+        """Detect the faces of an image.
 
         Args:
-            image: A path, a PIL image or an array; it is turned as its EXIF orientation says.
+            image: A path, a PIL image or an array; it is rotated according to its EXIF orientation.
 
         Returns:
-            The faces, the surest first; boxes and landmarks in pixels of the upright image.
+            The faces by descending score; boxes and landmarks in pixels of the upright image.
 
         Raises:
             ImageError: If the image cannot be read.
-            MissingPathError: If it does not exist.
+            MissingPathError: If the file does not exist.
         """
         pixels = np.asarray(load_image(image))[:, :, ::-1]  # insightface wants BGR
         height, width = pixels.shape[:2]
         scale = min(1.0, 2 * self.size / max(width, height))
         if scale < 1:
-            # insightface shrinks without a filter; from twice the size that loses nothing.
+            # insightface shrinks without a filter, which is harmless from twice the input size.
             smaller = max(round(width * scale), 1), max(round(height * scale), 1)
             pixels = cv2.resize(pixels, smaller, interpolation=cv2.INTER_AREA)
-        found = self._look(pixels, 0)
-        if not found:
-            found = self._look(pixels, round(_BORDER * max(pixels.shape[:2])))
+        faces = self._run(pixels, 0)
+        if not faces:
+            faces = self._run(pixels, round(_BORDER * max(pixels.shape[:2])))
         back = width / pixels.shape[1], height / pixels.shape[0]
-        faces = (_detection(corners, score, points, back, (width, height)) for corners, score, points in found)
-        return [face for face in faces if face is not None]
+        scaled = (_detection(corners, score, points, back, (width, height)) for corners, score, points in faces)
+        return [face for face in scaled if face is not None]
 
-    def _look(self, pixels: np.ndarray, border: int) -> list[tuple[np.ndarray, float, np.ndarray | None]]:
+    def _run(self, pixels: np.ndarray, border: int) -> list[tuple[np.ndarray, float, np.ndarray | None]]:
         """Return corners (4,), score and landmarks (5, 2) of each face."""
         height, width = pixels.shape[:2]
-        # A strip would shrink to nothing: it gets a frame at least a pixel high after shrinking.
+        # A narrow strip would shrink to zero pixels: widen it to at least one pixel after shrinking.
         thin = max(0, -(-max(width, height) // self.size) - min(width, height))
         down, right = border + thin * (height < width), border + thin * (width < height)
         framed = cv2.copyMakeBorder(pixels, border, down, border, right, cv2.BORDER_CONSTANT)
         boxes, points = self._scrfd.detect(np.ascontiguousarray(framed))
         return [
-            (box[:4] - border, float(box[4]), None if points is None else points[place] - border)
-            for place, box in enumerate(boxes)
+            (box[:4] - border, float(box[4]), None if points is None else points[index] - border)
+            for index, box in enumerate(boxes)
         ]
 
 
@@ -125,7 +125,7 @@ def _detection(
     scale: tuple[float, float],
     size: tuple[int, int],
 ) -> Detection | None:
-    """Return a face in pixels of the image; None if it lies outside of it."""
+    """Return a face in pixels of the image; None if it lies outside the image."""
     left, right = np.clip(corners[[0, 2]] * scale[0], 0, size[0]).tolist()
     top, bottom = np.clip(corners[[1, 3]] * scale[1], 0, size[1]).tolist()
     box = tuple(round(number, 2) for number in (left, top, right - left, bottom - top))
@@ -138,35 +138,35 @@ def _detection(
 
 
 def _scrfd(path: Path, provider: Provider, threads: int | None) -> tuple[Path, InferenceSession]:
-    """Return the SCRFD file that a path means, opened."""
+    """Return the path and session of an SCRFD file, or of the one in a folder."""
     if not path.is_dir():
         session = open_session(path, provider, threads)
         _check_form(session, path)
         return path, session
     files = sorted(path.glob("*.onnx"))
     if not files:
-        raise MissingPathError("a folder without any .onnx file", where=path, remedy="Name the detector's file.")
-    found = []
+        raise MissingPathError("a folder without .onnx files", where=path, remedy="Give the detector's file.")
+    detectors = []
     for file in files:
         try:
-            found.append(_scrfd(file, provider, threads))
+            detectors.append(_scrfd(file, provider, threads))
         except CheckpointError:
             continue
-    if len(found) != 1:
-        names = ", ".join(file.name for file, _ in found) or "none"
+    if len(detectors) != 1:
+        names = ", ".join(file.name for file, _ in detectors) or "none"
         raise CheckpointError(
-            f"{len(found)} SCRFD detectors among {len(files)} ONNX files: {names}",
+            f"{len(detectors)} SCRFD detectors among {len(files)} ONNX files: {names}",
             where=path,
-            remedy="Name the file of one.",
+            remedy="Give the file of one.",
         )
-    return found[0]
+    return detectors[0]
 
 
 def _not_scrfd(what: str, file: Path) -> CheckpointError:
     return CheckpointError(
-        f"an ONNX model that is no SCRFD face detector: {what}",
+        f"an ONNX model that is not an SCRFD face detector: {what}",
         where=file,
-        remedy="Give a file such as scrfd_10g_bnkps.onnx or buffalo_l's det_10g.onnx.",
+        remedy="Use a file such as scrfd_10g_bnkps.onnx or buffalo_l's det_10g.onnx.",
     )
 
 
@@ -178,19 +178,19 @@ def _check_form(session: InferenceSession, file: Path) -> None:
         raise _not_scrfd(f"its input is {[value.shape for value in inputs]}, not one of color images", file)
 
 
-def _input_size(session: InferenceSession, asked: int | None, file: Path) -> int:
+def _input_size(session: InferenceSession, requested: int | None, file: Path) -> int:
     height, width = session.get_inputs()[0].shape[2:]
     if isinstance(height, int) and isinstance(width, int):
         if height != width:
             raise _not_scrfd(f"its input is {width} x {height}, not square", file)
-        if asked not in (None, width):
+        if requested not in (None, width):
             raise ConfigError(
-                f"an input size of {asked} for a detector of {width} x {height} pixels",
+                f"an input size of {requested} for a detector of {width} x {height} pixels",
                 where=file,
-                remedy="Leave --input-size out, or give a file that takes any size.",
+                remedy="Leave --input_size out, or use a file that takes any size.",
             )
         return width
-    size = DEFAULT_INPUT_SIZE if asked is None else asked
+    size = DEFAULT_INPUT_SIZE if requested is None else requested
     step = 128 if _OUTPUTS[len(session.get_outputs())][0] == 5 else 32
     if size < step or size % step:
         raise ConfigError(f"an input size of {size}", where=file, remedy=f"Give a multiple of {step}.")
@@ -198,17 +198,17 @@ def _input_size(session: InferenceSession, asked: int | None, file: Path) -> int
 
 
 def _check_outputs(session: InferenceSession, size: int, file: Path) -> None:
-    """Run the model once: only its outputs tell it from another model with as many."""
+    """Run the model once: only the shapes of its outputs distinguish it from other models with as many outputs."""
     value = session.get_inputs()[0]
     kind = np.float16 if value.type == "tensor(float16)" else np.float32
     try:
         outputs = session.run(None, {value.name: np.zeros((1, 3, size, size), kind)})
-    except Exception as error:  # onnxruntime's own errors have no common base below it
-        raise _not_scrfd(f"it cannot be run on {size} x {size} pixels", file) from error
+    except Exception as error:  # onnxruntime's errors have no common base class
+        raise _not_scrfd(f"it cannot run on {size} x {size} pixels", file) from error
     levels = _OUTPUTS[len(outputs)][0]
     anchors = 2 if levels == 3 else 1
-    for place, output in enumerate(outputs):
-        stride, wide = 8 * 2 ** (place % levels), (1, 4, 10)[place // levels]
+    for index, output in enumerate(outputs):
+        stride, wide = 8 * 2 ** (index % levels), (1, 4, 10)[index // levels]
         tall = (size // stride) ** 2 * anchors
         if np.shape(output)[-2:] != (tall, wide):
-            raise _not_scrfd(f"output {place + 1} is {np.shape(output)}, not {tall} x {wide}", file)
+            raise _not_scrfd(f"output {index + 1} is {np.shape(output)}, not {tall} x {wide}", file)

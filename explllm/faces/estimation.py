@@ -1,4 +1,4 @@
-"""What ``explllm aus`` does: action units for each row of a manifest."""
+"""Action unit estimation for manifests: 24 intensities for each row (``explllm aus``)."""
 
 from __future__ import annotations
 
@@ -10,26 +10,24 @@ from pathlib import Path
 import pandas as pd
 from PIL import Image
 
-from explllm.core.errors import ConfigError, InputError
+from explllm.core.errors import InputError
 from explllm.core.manifest import Manifest
 from explllm.faces.boxes import Box
 from explllm.faces.crop import DEFAULT_MARGIN, load_face
-from explllm.faces.estimators import Estimator, Intensities, known, unmeasured_units
-from explllm.faces.estimators.blendshapes import MediaPipeBlendshapes
-from explllm.faces.estimators.onnx_regressor import OnnxRegressor
+from explllm.faces.estimators import Estimator, EstimatorSpec, Intensities, fill_unmeasured, unmeasured_units
 from explllm.faces.jobs import Result
 from explllm.faces.onnx_session import Provider
 
 ESTIMATED, GIVEN = "estimated", "given"
-"""What the column ``action_units_status`` says of a row; of one without intensities it says why."""
+"""Values of the column ``action_units_status``; for a row without intensities it holds the reason."""
 
-_LARGEST = 1024
-"""Faces are shrunk to so many pixels first: no estimator sees more, and sixteen photographs would fill the memory."""
+_MAX_SIZE = 1024
+"""Maximum width and height of faces in pixels: no estimator uses more, and a batch of photographs needs much memory."""
 
 
 @dataclass(frozen=True)
 class FaceRow:
-    """A row of a manifest whose action units are to be estimated."""
+    """A row of a manifest that needs an estimate."""
 
     row: int
     """The row, from 0."""
@@ -38,48 +36,37 @@ class FaceRow:
     path: Path
     """Its file."""
     box: Box | None
-    """The face's box; None if the image is a face."""
+    """The face's box; None if the image is a face crop."""
 
 
 @dataclass(frozen=True)
 class EstimationJob:
-    """Settings of an estimator; exactly one of `landmarker` and `onnx` is given."""
+    """Settings of action unit estimation for a manifest."""
 
-    landmarker: Path | None = None
-    """MediaPipe's ``face_landmarker.task``."""
-    onnx: Path | None = None
-    """A model with 24 outputs."""
-    preset: str | None = None
-    """Image preset of the ONNX model, as for `OnnxRegressor`."""
-    size: int | None = None
-    """Input size of the ONNX model, in pixels."""
+    estimator: EstimatorSpec
+    """The estimator with its file and options."""
     margin: float | None = None
-    """Around a box, as for `explllm.faces.crop.face_crop`; by default `margin_for` the estimator."""
+    """Margin around boxes, see `explllm.faces.crop.face_crop`; by default the estimator's own, or `DEFAULT_MARGIN`."""
     provider: Provider = "auto"
-    """Where the ONNX model runs."""
+    """Device of the model, if the estimator can choose."""
     threads: int | None = None
-    """Its CPU threads."""
+    """CPU threads of the model, if the estimator can choose."""
 
     def open_estimator(self) -> Estimator:
         """Open the estimator.
 
         Raises:
-            InputError: If its file cannot be used, or not exactly one is given.
+            InputError: If its file or options cannot be used.
         """
-        if self.landmarker is not None and self.onnx is None:
-            return MediaPipeBlendshapes(self.landmarker)
-        if self.onnx is not None and self.landmarker is None:
-            return OnnxRegressor(self.onnx, self.preset, self.size, self.provider, self.threads)
-        raise ConfigError("not exactly one estimator", remedy="Give --landmarker FILE or --onnx FILE.")
+        return self.estimator.open(provider=self.provider, threads=self.threads)
 
     def margin_for(self, estimator: Estimator) -> float:
-        """Return the margin around a box: what was given, else what the ONNX model learned with, else the default."""
-        own = estimator.margin if isinstance(estimator, OnnxRegressor) else None
-        return next(margin for margin in (self.margin, own, DEFAULT_MARGIN) if margin is not None)
+        """Return the margin around boxes: the setting, the estimator's training margin, or the default."""
+        return next(margin for margin in (self.margin, estimator.margin, DEFAULT_MARGIN) if margin is not None)
 
     @contextmanager
     def open(self) -> Iterator[Callable[[Sequence[FaceRow]], list[Result]]]:
-        """Open the estimator, and give what estimates the action units of rows."""
+        """Open the estimator, and yield a function that processes rows."""
         with closing(self.open_estimator()) as estimator:
             yield lambda items: self._results(items, estimator)
 
@@ -88,20 +75,20 @@ class EstimationJob:
         faces: list[Image.Image | str] = [self._face(item, margin) for item in items]
         try:
             readable = [face for face in faces if not isinstance(face, str)]
-            found = iter(estimator.estimate(readable) if readable else [])
-        except Exception as error:  # whatever an image does to a library, the other images are still to be done
+            estimates = iter(estimator.estimate(readable) if readable else [])
+        except Exception as error:  # one image that breaks a library must not stop the others
             if len(items) > 1:
                 return [result for item in items for result in self._results([item], estimator)]
             return [_result(items[0], f"{type(error).__name__}: {error}")]
         return [
-            _result(item, face) if isinstance(face, str) else _estimated(item, next(found), estimator)
+            _result(item, face) if isinstance(face, str) else _estimated(next(estimates), estimator)
             for item, face in zip(items, faces, strict=True)
         ]
 
     def _face(self, item: FaceRow, margin: float) -> Image.Image | str:
-        """Return the face, or the reason why there is none."""
+        """Return the face, or the reason why it cannot be used."""
         try:
-            return load_face(item.path, item.box, margin, _LARGEST)
+            return load_face(item.path, item.box, margin, _MAX_SIZE)
         except InputError as error:
             return error.found
         except Exception as error:  # as above
@@ -109,9 +96,9 @@ class EstimationJob:
 
 
 def rows_to_estimate(manifest: Manifest, redo: bool) -> list[FaceRow]:
-    """Return the rows whose action units are to be estimated: those without, or with `redo` all.
+    """Return the rows that need an estimate: those without action units, or with `redo` all.
 
-    Rows in which ``explllm faces`` found no face are left out: the whole photograph is none.
+    Rows without a detected face are left out, because the whole photograph is not a face.
     """
     frame = manifest.frame
     faceless = manifest.face_not_found()
@@ -125,19 +112,19 @@ def rows_to_estimate(manifest: Manifest, redo: bool) -> list[FaceRow]:
 
 
 def add_action_units(manifest: Manifest, items: Sequence[FaceRow], results: dict[int, Result], source: str) -> Manifest:
-    """Return a manifest with the intensities that were estimated.
+    """Return a manifest with the estimated intensities.
 
     Args:
-        manifest: The table that the estimation began with.
-        items: The rows that were estimated.
-        results: What became of each of them.
+        manifest: The manifest that was processed.
+        items: The rows that needed an estimate.
+        results: The result of each of them, by index.
         source: The estimator's name.
 
     Returns:
-        The table with the columns ``action_units``, ``action_units_source``, ``action_units_missing`` (names of the
-        units that the estimator does not know, with commas between them; their intensity says 0) and
-        ``action_units_status``. A row without a new estimate keeps the one it had. Where the estimate takes the place
-        of a drawn face's intensities, ``action_units_true_source`` says that they were drawn.
+        The manifest with the columns ``action_units``, ``action_units_source``, ``action_units_missing`` (names of the
+        unmeasured units, separated by commas; their intensity is 0) and ``action_units_status``. A row without a new
+        estimate keeps its old one. If an estimate replaces the intensities of a drawn face,
+        ``action_units_true_source`` records that they were drawn.
     """
     frame, drawn = manifest.frame.copy(), manifest.is_synthetic()
     cells = {}
@@ -151,7 +138,7 @@ def add_action_units(manifest: Manifest, items: Sequence[FaceRow], results: dict
         if (units := result["units"]) is not None:
             if drawn[item.row] and pd.isna(cells["action_units_true_source"][item.row]):
                 cells["action_units_true_source"][item.row] = cells["action_units_source"][item.row]
-            cells["action_units"][item.row] = known(units)
+            cells["action_units"][item.row] = fill_unmeasured(units)
             cells["action_units_source"][item.row] = source
             cells["action_units_missing"][item.row] = ", ".join(unmeasured_units(units)) or None
     for column, values in {**cells, "action_units_status": status}.items():
@@ -160,7 +147,7 @@ def add_action_units(manifest: Manifest, items: Sequence[FaceRow], results: dict
 
 
 def _without_estimate(manifest: Manifest) -> list[str | None]:
-    """Return why a row that is not estimated has no intensities; None where it has some."""
+    """Return why each row that is not estimated has no intensities; None if it has some."""
     frame = manifest.frame
     units = frame["action_units"].notna() if "action_units" in frame else [False] * len(frame)
     return [
@@ -169,9 +156,9 @@ def _without_estimate(manifest: Manifest) -> list[str | None]:
     ]
 
 
-def _estimated(item: FaceRow, units: Intensities | None, estimator: Estimator) -> Result:
+def _estimated(units: Intensities | None, estimator: Estimator) -> Result:
     if units is None:
-        return {"bad": None, "status": estimator.nothing, "units": None}
+        return {"bad": None, "status": estimator.no_result, "units": None}
     rounded = [None if value is None else round(value, 4) for value in units]
     return {"bad": None, "status": ESTIMATED, "units": rounded}
 

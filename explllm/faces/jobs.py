@@ -1,4 +1,4 @@
-"""Work on many images that survives being killed: results go to a file as they come, and a second run goes on there."""
+"""Resumable jobs over many images: each result is appended to a file, and the next run continues from it."""
 
 from __future__ import annotations
 
@@ -28,107 +28,110 @@ from rich.text import Text
 from explllm.core.errors import ConfigError, InputError
 
 Result = dict[str, Any]
-"""What became of one image, such as JSON can hold it; ``bad`` holds the reason if it could not be read, else None."""
+"""The result for one item, serializable as JSON; ``bad`` is the reason if the item is unusable, otherwise None."""
 
 
-class Work(Protocol):
-    """Work on images that any process can do; it travels to the workers, so it holds settings and no models."""
+class Job(Protocol):
+    """Processes items in any process. It is pickled for the workers, so it holds settings and no models."""
 
     def open(self) -> AbstractContextManager[Callable[[Sequence[Any]], list[Result]]]:
-        """Open the models, and give the function that works on some items and returns one result for each."""
+        """Open the models, and yield a function that processes some items and returns one result for each."""
         ...
 
 
 @dataclass(frozen=True)
 class JobOptions:
-    """How a run goes about its images."""
+    """Where results go, and how the items are processed."""
 
     partial: Path
-    """The file of results so far."""
+    """File of the results."""
     settings: dict[str, Any]
-    """All that results depend on: a run goes on only where these are the same."""
+    """Everything that the results depend on: only a run with equal settings resumes."""
     title: str
-    """What the progress bar says."""
+    """Label of the progress bar."""
     workers: int = 1
-    """Processes; 1: this one does the work itself."""
+    """Worker processes; with 1 the main process does the work."""
     chunk: int = 1
-    """Images that a worker takes at a time."""
+    """Items per call of a worker."""
     max_bad: int | None = None
-    """Images that may be unreadable before the run stops; None: any number."""
+    """Maximum number of unusable items before the run stops; None for no limit."""
 
 
-def run_job(items: Sequence[Any], work: Work, how: JobOptions) -> None:
-    """Work on every item that has no good result yet, and append the results to the file, one JSON object a line.
+def run_job(items: Sequence[Any], job: Job, options: JobOptions) -> None:
+    """Process every item without a good result, and append the results to the file, one JSON object per line.
 
-    Pixels of no more than `workers` times two chunks are in memory at any time.
+    At most `workers` times two chunks are in progress at any time.
 
     Args:
-        items: What to work on; an item is known by its place.
-        work: The work.
-        how: Where results go, and the limits.
+        items: The items; results refer to them by index.
+        job: What to do with them.
+        options: Where results go, and the limits.
 
     Raises:
-        ConfigError: If the file is that of a run with other settings.
-        InputError: If more items are bad than may be, or a worker process died; the results so far are kept.
+        ConfigError: If the file belongs to a run with other settings.
+        InputError: If more than `max_bad` items are unusable, or a worker process died; the results so far are kept.
         KeyboardInterrupt: After Ctrl-C; the results so far are kept.
     """
-    done = _begin(how.partial, how.settings)
+    done = _begin(options.partial, options.settings)
     bad = 0
-    rest = [place for place in range(len(items)) if place not in done]
-    chunks = [rest[start : start + how.chunk] for start in range(0, len(rest), how.chunk)]
+    rest = [index for index in range(len(items)) if index not in done]
+    chunks = [rest[start : start + options.chunk] for start in range(0, len(rest), options.chunk)]
     finished = len(done)
-    with how.partial.open("a", encoding="utf-8") as file, _progress(how.title, len(items), len(done)) as advance:
+    with (
+        options.partial.open("a", encoding="utf-8") as file,
+        _progress(options.title, len(items), len(done)) as advance,
+    ):
         try:
-            # Closed at once when something is raised, so that no worker outlives the run.
-            with closing(_results(chunks, items, work, how.workers)) as results:
-                for place, result in results:
-                    _append(file, {"place": place, **result})
+            # Closed immediately on errors: no worker may outlive the run.
+            with closing(_results(chunks, items, job, options.workers)) as results:
+                for index, result in results:
+                    _append(file, {"index": index, **result})
                     finished += 1
                     advance()
                     bad += result["bad"] is not None
-                    if how.max_bad is not None and bad > how.max_bad:
+                    if options.max_bad is not None and bad > options.max_bad:
                         raise InputError(
                             f"{bad} images could not be used, the last because: {result['bad']}",
-                            remedy="Mend them or raise --max-bad; the same command goes on where this one stopped.",
+                            remedy="Fix them or raise --max_bad; the same command resumes the run.",
                         )
         except KeyboardInterrupt as stop:
-            stop.add_note(f"{finished} of {len(items)} images are done. Run the same command again to go on.")
+            stop.add_note(f"{finished} of {len(items)} images are done. Run the same command again to resume.")
             raise
         except BrokenProcessPool as error:
             raise InputError(
                 f"a worker process died after {finished} of {len(items)} images",
-                remedy="Run the same command again to go on; if it lacked memory, with fewer --workers.",
+                remedy="Run the same command again to resume; if memory ran out, with fewer --workers.",
             ) from error
 
 
 def read_results(partial: Path) -> dict[int, Result]:
-    """Return the results in a file by place; of several for one place the last counts.
+    """Return the results in a file by index; the last result for an index counts.
 
     Args:
         partial: The file.
 
     Returns:
-        Results by place.
+        Results by index.
     """
     with partial.open("rb") as file:
         lines = list(_complete_lines(file))
-    return {line.pop("place"): line for line in lines[1:]}
+    return {line.pop("index"): line for line in lines[1:]}
 
 
 def file_sha256(path: str | PathLike[str]) -> str:
-    """Return the SHA-256 of a file, by which a run knows that it is still the same."""
+    """Return the SHA-256 of a file, which identifies it when a run resumes."""
     with Path(path).open("rb") as file:
         return file_digest(file, "sha256").hexdigest()
 
 
 def partial_path(out: str | PathLike[str]) -> Path:
-    """Return where the results so far of a manifest are: beside it, ``OUT.partial.jsonl``."""
+    """Return the path of the partial results of a manifest: ``OUT.partial.jsonl``."""
     return Path(f"{out}.partial.jsonl")
 
 
 def _begin(partial: Path, settings: dict[str, Any]) -> set[int]:
-    """Make the file, or check that it is of the same run; return the places that need no more work."""
-    settings = json.loads(json.dumps(settings))  # as they are read back: lists, not tuples
+    """Create the file, or check that it belongs to this run; return the indices that are done."""
+    settings = json.loads(json.dumps(settings))  # JSON turns tuples into lists
     if not partial.is_file() or not partial.stat().st_size:
         partial.parent.mkdir(parents=True, exist_ok=True)
         with partial.open("w", encoding="utf-8") as file:
@@ -136,27 +139,29 @@ def _begin(partial: Path, settings: dict[str, Any]) -> set[int]:
         return set()
     done: set[int] = set()
     with partial.open("r+b") as file:
-        held = next(iter(_complete_lines(file)), None)
-        if held != settings:
-            other = sorted(key for key in settings if not isinstance(held, dict) or held.get(key) != settings[key])
+        recorded = next(iter(_complete_lines(file)), None)
+        if recorded != settings:
+            other = sorted(
+                key for key in settings if not isinstance(recorded, dict) or recorded.get(key) != settings[key]
+            )
             raise ConfigError(
-                f"a run with another {', '.join(other) or 'version of this program'} was broken off here",
+                f"an unfinished run with another {', '.join(other) or 'version of this program'}",
                 where=partial,
-                remedy="Give the same settings to go on, or delete this file to begin anew.",
+                remedy="Give the same settings to resume it, or delete this file to start over.",
             )
         end = file.tell()
         for line in _complete_lines(file):
             end = file.tell()
-            # What was bad may have been mended since.
-            (done.add if line["bad"] is None else done.discard)(line["place"])
-        # A line that was being written when the run was killed.
+            # Unusable items may have been fixed since.
+            (done.add if line["bad"] is None else done.discard)(line["index"])
+        # Drops a line that was incomplete when the run was killed.
         file.truncate(end)
     return done
 
 
 def _complete_lines(file: IO[bytes]) -> Iterator[dict[str, Any]]:
-    """Yield the JSON objects from here on, up to a line that was not written to its end."""
-    # Not by iterating over the file, which would read ahead and make tell() useless.
+    """Yield the remaining JSON objects, up to an incomplete line."""
+    # Iterating over the file would read ahead and disable tell().
     while (line := file.readline()).endswith(b"\n"):
         try:
             yield json.loads(line)
@@ -170,26 +175,26 @@ def _append(file: IO[str], line: dict[str, Any]) -> None:
 
 
 def _results(
-    chunks: Sequence[list[int]], items: Sequence[Any], work: Work, workers: int
+    chunks: Sequence[list[int]], items: Sequence[Any], job: Job, workers: int
 ) -> Generator[tuple[int, Result], None, None]:
-    """Yield places and results, as they come."""
+    """Yield indices and results in order of completion."""
     if not chunks:
         return
     if workers == 1:
-        with work.open() as run:
-            for places in chunks:
-                yield from zip(places, run([items[place] for place in places]), strict=True)
+        with job.open() as process:
+            for indices in chunks:
+                yield from zip(indices, process([items[index] for index in indices]), strict=True)
         return
-    # Spawned, not forked: neither onnxruntime nor mediapipe survives a fork.
+    # Spawned: onnxruntime and mediapipe do not survive a fork.
     with ProcessPoolExecutor(
-        min(workers, len(chunks)), mp_context=get_context("spawn"), initializer=_open, initargs=(work,)
+        min(workers, len(chunks)), mp_context=get_context("spawn"), initializer=_open, initargs=(job,)
     ) as pool:
         waiting = iter(chunks)
         running: dict[Future[list[Result]], list[int]] = {}
         try:
             while True:
-                for places in islice(waiting, 2 * workers - len(running)):
-                    running[pool.submit(_run, [items[place] for place in places])] = places
+                for indices in islice(waiting, 2 * workers - len(running)):
+                    running[pool.submit(_run, [items[index] for index in indices])] = indices
                 if not running:
                     return
                 for future in wait(running, return_when=FIRST_COMPLETED).done:
@@ -201,18 +206,18 @@ def _results(
 _opened: list[Callable[[Sequence[Any]], list[Result]]] = []
 
 
-def _open(work: Work) -> None:
-    """Begin a worker process."""
-    # Ctrl-C reaches every process of the terminal; the main one says what is to be done.
+def _open(job: Job) -> None:
+    """Start a worker process."""
+    # Ctrl-C reaches every process of the terminal; the main process handles it.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_exit_with_parent, daemon=True).start()
     stack = ExitStack()
-    _opened.append(stack.enter_context(work.open()))
+    _opened.append(stack.enter_context(job.open()))
     Finalize(None, stack.close, exitpriority=1)
 
 
 def _exit_with_parent() -> None:
-    """End this process when the main one is gone: it would wait for work for ever."""
+    """Exit when the main process dies; the worker would wait forever."""
     parent = parent_process()
     if parent is not None:
         wait_for([parent.sentinel])
@@ -224,7 +229,7 @@ def _run(items: Sequence[Any]) -> list[Result]:
 
 
 class _Rate(ProgressColumn):
-    """Images in a second."""
+    """Items per second."""
 
     def render(self, task: Task) -> Text:
         speed = task.finished_speed or task.speed
@@ -233,7 +238,7 @@ class _Rate(ProgressColumn):
 
 @contextmanager
 def _progress(title: str, total: int, done: int) -> Iterator[Callable[[], None]]:
-    """Show a progress bar with rate and time left if there is a terminal; give the function that moves it on."""
+    """Show a progress bar on a terminal, and yield the function that advances it."""
     columns = (TextColumn(title), BarColumn(), MofNCompleteColumn(), _Rate(), TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True), disable=not sys.stderr.isatty()) as progress:
         task = progress.add_task("", total=total, completed=done)

@@ -1,4 +1,4 @@
-"""Reading images of any mode, and the presets that turn them into a model's pixels."""
+"""Reading images of any mode, and the presets that turn them into model input."""
 
 from __future__ import annotations
 
@@ -19,71 +19,71 @@ if TYPE_CHECKING:
     import torch
 
 ImageSource = str | PathLike[str] | Image.Image | np.ndarray
-"""What an image may be given as: a path, a PIL image of any mode, or a uint8 array (H, W), (H, W, 3) or (H, W, 4)."""
+"""An image: a path, a PIL image of any mode, or a uint8 array (H, W), (H, W, 3) or (H, W, 4)."""
 
 
 def load_image(source: ImageSource, upright: bool = True) -> Image.Image:
     """Read an image as RGB.
 
-    Transparent pixels are laid over white; 16-bit gray is scaled to 8 bits.
+    Transparent pixels are composited over white; 16-bit gray is scaled to 8 bits.
 
     Args:
         source: A path, a PIL image of any mode or a uint8 array.
-        upright: Turn the image as its EXIF orientation says.
+        upright: Rotate the image according to its EXIF orientation.
 
     Returns:
         The image in mode RGB.
 
     Raises:
         MissingPathError: If the path does not exist.
-        ImageError: If it is no image, truncated, or an array of another shape or type.
+        ImageError: If it is not an image, truncated, or an array of another shape or type.
     """
     if isinstance(source, np.ndarray):
         good = source.dtype == np.uint8 and (source.ndim == 2 or (source.ndim == 3 and source.shape[2] in (3, 4)))
         if not good or 0 in source.shape:
             raise ImageError(
-                f"an array of shape {source.shape} and type {source.dtype} is no image",
+                f"an array of shape {source.shape} and type {source.dtype} is not an image",
                 remedy="Give uint8 of shape (H, W), (H, W, 3) or (H, W, 4).",
             )
         return _to_rgb(Image.fromarray(source), upright)
     if isinstance(source, Image.Image):
         return _to_rgb(source, upright)
     if not isinstance(source, str | PathLike):
-        raise ImageError(f"a {type(source).__name__} is no image", remedy="Give a path, a PIL image or an array.")
+        raise ImageError(f"a {type(source).__name__} is not an image", remedy="Give a path, a PIL image or an array.")
     path = Path(source)
     if not path.is_file():
         raise MissingPathError("there is no such image", where=fspath(path), remedy="Check the path.")
     try:
         with Image.open(path) as image:
             return _to_rgb(image, upright)
-    except Exception as error:  # Pillow's readers raise whatever they trip over: OSError, EOFError, struct.error, ...
+    except Exception as error:  # Pillow's readers raise many types: OSError, EOFError, struct.error, ...
         unknown = isinstance(error, UnidentifiedImageError) or not str(error)
-        reason = "it is no image that can be read" if unknown else str(error)
+        reason = "not an image, or of an unknown format" if unknown else str(error)
         raise ImageError(
-            f"unreadable image: {reason}", where=fspath(path), remedy="Replace the file or take it out."
+            f"unreadable image: {reason}", where=fspath(path), remedy="Replace the file or remove it."
         ) from error
 
 
 @dataclass(frozen=True)
 class ImagePreset:
-    """How an image becomes a model's pixels."""
+    """How an image becomes the input of a model."""
 
     size: int = 224
     """Width and height after resizing, in pixels."""
     square: Literal["pad", "crop", "stretch"] = "crop"
-    """How an image that is not square becomes so: padded to its longer side, cropped to its shorter, or stretched."""
+    """How an image becomes square: padded to its longer side, cropped to its shorter side, or stretched."""
     fill: tuple[int, int, int] = (0, 0, 0)
     """Color of the padding, RGB in 0-255."""
     resample: Literal["nearest", "bilinear", "bicubic", "lanczos"] = "bicubic"
-    """The filter of the resizing."""
+    """The resizing filter."""
     antialias: bool = True
-    """True: the filter widens as the image shrinks (Pillow's resizing). False: it does not (OpenCV's)."""
+    """Whether the filter widens as the image shrinks (as in Pillow) or not (as in OpenCV)."""
     upright: bool = True
-    """Whether images are turned as their EXIF orientation says."""
+    """Whether images are rotated according to their EXIF orientation."""
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
-    """Subtracted from each channel in [0, 1], RGB."""
+    """Mean of each channel, RGB in [0, 1]."""
     std: tuple[float, float, float] = (0.229, 0.224, 0.225)
-    """Divided by afterwards."""
+    """Standard deviation of each channel, RGB in [0, 1]."""
 
     @classmethod
     def named(cls, name: str, size: int | None = None) -> ImagePreset:
@@ -97,7 +97,7 @@ class ImagePreset:
             The preset.
 
         Raises:
-            ConfigError: If there is no preset of that name.
+            ConfigError: If there is no preset with this name.
         """
         if name not in IMAGE_PRESETS:
             raise ConfigError(f"there is no image preset {name!r}", remedy=f"Use one of {', '.join(IMAGE_PRESETS)}.")
@@ -106,22 +106,22 @@ class ImagePreset:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> ImagePreset:
-        """Rebuild a preset from what `to_dict` gave."""
+        """Return the preset that `to_dict` describes."""
         fields: dict[str, Any] = {key: tuple(v) if isinstance(v, list) else v for key, v in values.items()}
         return cls(**fields)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the fields as a dictionary that JSON can hold."""
+        """Return the fields as a dictionary for JSON."""
         return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
 
     def resize(self, source: ImageSource) -> np.ndarray:
-        """Read an image and bring it to the preset's square.
+        """Read an image and resize it to the preset's square.
 
         Args:
             source: As for `load_image`.
 
         Returns:
-            uint8 (size, size, 3), RGB: what augmentation works on.
+            uint8 (size, size, 3), RGB; the input of augmentation.
         """
         image = load_image(source, self.upright)
         filter_ = Image.Resampling[self.resample.upper()]
@@ -137,7 +137,7 @@ class ImagePreset:
         return cv2.resize(np.asarray(image), size, interpolation=_OPENCV_FILTERS[self.resample])
 
     def normalize(self, image: np.ndarray) -> torch.Tensor:
-        """Turn a resized image into a model's input.
+        """Normalize a resized image.
 
         Args:
             image: uint8 (size, size, 3), RGB.
@@ -145,11 +145,11 @@ class ImagePreset:
         Returns:
             float32 (3, size, size).
         """
-        # Here, because whoever only reads images (the workers that look for faces) needs no torch.
+        # Imported here: the worker processes of face detection read images without torch.
         import torch
 
         mean, std = np.asarray(self.mean, dtype=np.float32), np.asarray(self.std, dtype=np.float32)
-        # In the order of the released code (to [0, 1] first), so that pixels are equal to the bit.
+        # Scaled to [0, 1] first, as in the released code: the pixels are then equal to the bit.
         pixels = (image.astype(np.float32) / np.float32(255) - mean) / std
         return torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1)))
 
@@ -177,9 +177,9 @@ IMAGE_PRESETS: Mapping[str, ImagePreset] = MappingProxyType(
         "small": ImagePreset(size=64, mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25), resample="bilinear"),
     }
 )
-"""``dinov2``: the constants DINOv2 was trained with (the paper's encoder; the paper states none). ``released``: the
-authors' released code, which gives CLIP's constants to DINOv2. ``clip``, ``siglip``: those of these encoders.
-``small``: for encoders trained from scratch on small faces."""
+"""``dinov2``: the constants that DINOv2, the paper's encoder, was trained with (the paper states none). ``released``:
+the authors' released code, which uses CLIP's constants with DINOv2. ``clip``, ``siglip``: the constants of these
+encoders. ``small``: for encoders trained from scratch on small faces."""
 
 _OPENCV_FILTERS = {
     "nearest": cv2.INTER_NEAREST,
@@ -206,7 +206,7 @@ def _to_rgb(image: Image.Image, upright: bool) -> Image.Image:
         return Image.alpha_composite(canvas, image).convert("RGB")
     if image.mode.startswith("I;16") or image.mode in ("I", "F"):
         values = np.array(image, dtype=np.float32)
-        # Only files of 16 bits come in these modes; values of 8 bits in a wider mode stay as they are.
+        # Only 16-bit files have these modes; 8-bit values in a wider mode are not scaled.
         if values.max(initial=0) > 255:
             values /= 257
         image = Image.fromarray(np.clip(values, 0, 255).astype(np.uint8))

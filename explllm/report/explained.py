@@ -104,7 +104,7 @@ def thumbnail_url(path: Path, size: int, box: Sequence[float] | None = None, mar
         ImageError: If the image cannot be read or the box does not fit it.
         MissingPathError: If it does not exist.
     """
-    image = load_face(path, box, margin, largest=size)
+    image = load_face(path, box, margin, max_size=size)
     held = io.BytesIO()
     image.save(held, "JPEG", quality=85)
     return "data:image/jpeg;base64," + base64.b64encode(held.getvalue()).decode()

@@ -156,7 +156,7 @@ def test_action_units_by_an_exported_regressor(explain, fitted, photographs, det
     explain_images([str(photograph)], str(fitted / "model"), max_new_tokens=1, onnx=path)
     printed = capsys.readouterr()
     assert "action units by onnx:au.onnx: " in printed.out
-    assert "Note: of the data that the regressor learned from: The faces are drawn." in printed.err
+    assert "Note: of the data that the estimator learned from: The faces are drawn." in printed.err
 
 
 def test_action_units_are_measured_beside(explain, photographs, detector_file, landmarker_file):

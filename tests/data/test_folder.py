@@ -4,8 +4,10 @@ import cv2
 import numpy as np
 import pytest
 
+from explllm.core.action_units import NAMES
 from explllm.core.errors import InputError, ManifestError, MissingPathError, UnknownExpressionError
 from explllm.core.expressions import LABEL_SETS
+from explllm.data.datamodules import FolderFaces
 from explllm.data.folder import read_folder
 
 
@@ -80,6 +82,36 @@ def test_action_units_beside_the_images(tmp_path):
         "train/happy/a.png": "action_units.csv",
         "train/happy/b.png": None,
     }
+
+
+def test_units_that_were_not_measured(tmp_path):
+    """Empty cells and nan, and columns of zeros in a large table; rows without an image are listed."""
+    make(tmp_path, *(f"happy/{number}.png" for number in range(120)))
+    rows = [(f"happy/{number}.png", [0.5] * 22 + [number / 200, number / 5000]) for number in range(120)]
+    rows[0][1][0], rows[1][1][1] = "", "NaN"
+    write_units(tmp_path, [*rows, ("gone.png", [0] * 24)])
+    notes = []
+    frame = read_folder(tmp_path, note=notes.append).frame.set_index("image")
+    assert frame.loc["happy/0.png", "action_units_missing"] == f"{NAMES[0]}, {NAMES[23]}"
+    assert frame.loc["happy/1.png", "action_units_missing"] == f"{NAMES[1]}, {NAMES[23]}"
+    assert frame.loc["happy/2.png", "action_units_missing"] == NAMES[23] == "Nose Wrinkle"
+    assert notes == [
+        f"{tmp_path}/action_units.csv: rows without an image in the folder: 1 (gone.png)",
+        f"{tmp_path}/action_units.csv: below 0.05 in all 121 rows, treated as not measured: Nose Wrinkle",
+    ]
+    kept = read_folder(tmp_path, keep_zero_units=True, note=notes.append)
+    assert kept.intensities_at(0)[0] is None and kept.intensities_at(0)[23] == 0.0
+    # In a small table, a unit may be 0 by chance.
+    write_units(tmp_path, rows[:99])
+    assert read_folder(tmp_path, note=notes.append).frame["action_units_missing"].notna().sum() == 2
+
+
+def test_numbered_class_folders_need_their_label_set(tmp_path):
+    make(tmp_path, "train/1/a.png")
+    with pytest.raises(UnknownExpressionError, match=r"'1' \[.*train/1\]\. Name the label set .*: --label_set, one of"):
+        read_folder(tmp_path)
+    data = FolderFaces(tmp_path, label_set="rafdb", fer_share=1)
+    assert data.read().frame["expression"].tolist() == ["Surprise"]
 
 
 def one_line(error):
@@ -163,6 +195,7 @@ def test_real_faces(reference_data):
     assert manifest.frame["split"].value_counts().to_dict() == {"train": 3322, "test": 656}
     assert manifest.frame["expression"].nunique() == 7
     assert manifest.frame["action_units"].notna().sum() == 3685
+    assert set(manifest.frame["action_units_missing"].dropna()) == {"Jaw Thrust, Cheeks Puff, Nose Wrinkle"}
     smiling = manifest.frame["action_units"].dropna().map(lambda units: np.mean(units[11:13]))
     happy = manifest.frame.loc[smiling.index, "expression"] == "Happiness"
     assert smiling[happy].mean() > 2 * smiling[~happy].mean()

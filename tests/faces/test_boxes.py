@@ -45,5 +45,6 @@ def test_rows_of_one_image_keep_to_their_faces():
     assert [boxes(faces) for faces in found] == [[], [SMALL], []]
 
 
-def test_a_row_alone_goes_by_the_rule_whatever_its_box_was():
-    assert boxes(match_faces(FACES, [SMALL], "largest", (100, 60))[0]) == [LARGE]
+def test_a_single_row_with_a_box_keeps_to_its_face():
+    assert [boxes(faces) for faces in match_faces(FACES, [SMALL], "largest", (100, 60))] == [[SMALL]]
+    assert match_faces(FACES, [(0, 50, 5, 5)], "largest", (100, 60)) == [[]]

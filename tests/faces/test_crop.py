@@ -46,5 +46,5 @@ def test_boxes_that_do_not_fit(picture, box):
 def test_reading_a_face(picture, tmp_path):
     picture.save(tmp_path / "a.png")
     assert load_face(tmp_path / "a.png", None).size == (80, 60)
-    assert load_face(tmp_path / "a.png", None, largest=40).size == (40, 30)
+    assert load_face(tmp_path / "a.png", None, max_size=40).size == (40, 30)
     assert load_face(tmp_path / "a.png", (30, 20, 20, 20), 0, 40).size == (20, 20)

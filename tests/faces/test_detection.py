@@ -25,8 +25,8 @@ def test_every_row_has_a_box_or_a_reason(run, folder, detector_file):
     for name, reason in {
         "coffee.png": "no face found",
         "chelsea.png": "no face found",
-        "empty.jpg": "unreadable image: it is no image that can be read",
-        "text.jpg": "unreadable image: it is no image that can be read",
+        "empty.jpg": "unreadable image: not an image, or of an unknown format",
+        "text.jpg": "unreadable image: not an image, or of an unknown format",
         "missing.jpg": "there is no such image",
     }.items():
         assert found.loc[name, "box"] is None and found.loc[name, "face_status"] == reason
@@ -35,7 +35,7 @@ def test_every_row_has_a_box_or_a_reason(run, folder, detector_file):
         "found": str(found["box"].notna().sum()),
         "no face found": str((found["face_status"] == "no face found").sum()),
         "there is no such image": "1",
-        "unreadable image: it is no image that can be read": "2",
+        "unreadable image: not an image, or of an unknown format": "2",
     }
     assert "face detector: CPUExecutionProvider" in err or "CUDA" in err
     assert "bad: empty.jpg: unreadable image" in err
@@ -95,9 +95,10 @@ def test_boxes_that_are_there_are_kept(run, photographs, manifest_of, detector_f
     status, _, _ = run("faces", "m.jsonl", "-o", "redone.jsonl", "--detector", detector_file, "--redo")
     redone = Manifest.read("redone.jsonl").frame
     nothing = "no face found; the earlier box is kept"
-    # Each row of the group keeps to its own face, and where there is none nothing is lost.
+    # Each row of the group keeps its own face, and a row without a match keeps its box.
     assert list(redone["box"][:2]) == [first, second]
-    assert list(redone["face_status"]) == ["found", "found", nothing, nothing, "found", "there is no such image"]
+    no_match = "no detected face overlaps the earlier box, which is kept"
+    assert list(redone["face_status"]) == ["found", "found", no_match, nothing, "found", "there is no such image"]
     assert list(redone["box"][2:4]) == [[600, 0, 20, 20], [1, 2, 3, 4]] and redone["box"][5] == [5, 5, 5, 5]
 
 
@@ -143,7 +144,7 @@ def test_crops_stay_in_their_folder(image, number, name):
 def test_no_crop_takes_the_place_of_another(run, manifest_of, detector_file, tmp_path, images):
     manifest_of(tmp_path / "m.jsonl", [{"image": image} for image in images])
     status, _, _ = run("faces", "m.jsonl", "-o", "o.csv", "--detector", detector_file, "--crops", "crops")
-    assert "would have one name" in status and not (tmp_path / "crops").exists()
+    assert "would have the same name" in status and not (tmp_path / "crops").exists()
 
 
 def test_the_images_may_lie_elsewhere(run, folder, detector_file, manifest_of, tmp_path):
@@ -161,7 +162,7 @@ def test_the_images_may_lie_elsewhere(run, folder, detector_file, manifest_of, t
         ("m.jsonl -o m.jsonl --detector D", "the manifest exists [m.jsonl]. Name another one, or pass --overwrite."),
         ("none.jsonl -o o.csv --detector D", "the manifest does not exist [none.jsonl]."),
         ("m.jsonl -o o.csv --detector none", "there is no such file [none]."),
-        ("m.jsonl -o o.csv --detector m.jsonl", "a file that is no ONNX model, or one that onnxruntime cannot run"),
+        ("m.jsonl -o o.csv --detector m.jsonl", "a file that is not an ONNX model, or one that onnxruntime cannot run"),
         ("m.jsonl -o o.csv --detector D --root none", "there is no such folder [none]. Check --root."),
         ("m.jsonl -o o.csv", "the following arguments are required: --detector. See `explllm faces --help`."),
         ("m.jsonl -o o.csv --detector D --which best", "argument --which: invalid choice: 'best'"),

@@ -119,7 +119,7 @@ def regressor(path, outputs):
 
 
 def test_folders(opened, detector_file, tmp_path, photographs):
-    with pytest.raises(MissingPathError, match="a folder without any .onnx file"):
+    with pytest.raises(MissingPathError, match="a folder without .onnx files"):
         opened(tmp_path)
     regressor(tmp_path / "a_regressor.onnx", 1)
     (tmp_path / "broken.onnx").write_text("no model")
@@ -138,11 +138,11 @@ def test_files_that_are_no_detector(opened, tmp_path, reference_data):
     (tmp_path / "text.onnx").write_text("no model")
     (tmp_path / "empty.onnx").touch()
     for path in (tmp_path / "text.onnx", tmp_path / "empty.onnx", reference_data / "landmarker/face_landmarker.task"):
-        with pytest.raises(CheckpointError, match="a file that is no ONNX model"):
+        with pytest.raises(CheckpointError, match="a file that is not an ONNX model"):
             opened(path)
-    with pytest.raises(CheckpointError, match="no SCRFD face detector: 1 outputs instead of 6, 9, 10, 15"):
+    with pytest.raises(CheckpointError, match="not an SCRFD face detector: 1 outputs instead of 6, 9, 10, 15"):
         opened(regressor(tmp_path / "one.onnx", 1))
-    with pytest.raises(CheckpointError, match=r"no SCRFD face detector: output 1 is \(1, 3, 1, 1\), not 128 x 1"):
+    with pytest.raises(CheckpointError, match=r"not an SCRFD face detector: output 1 is \(1, 3, 1, 1\), not 128 x 1"):
         opened(regressor(tmp_path / "nine.onnx", 9))
 
 

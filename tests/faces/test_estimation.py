@@ -5,7 +5,7 @@ import pytest
 
 from explllm.core.manifest import Manifest
 from explllm.faces.crop import DEFAULT_MARGIN, face_crop
-from explllm.faces.estimators import known
+from explllm.faces.estimators import fill_unmeasured
 
 DEAD = "Jaw Thrust, Cheeks Puff, Nose Wrinkle"
 
@@ -16,12 +16,12 @@ def test_every_row_has_intensities_or_a_reason(run, folder, landmarker_file, ble
     found = Manifest.read("out.jsonl").frame.set_index("image")
     [expected] = blendshapes.estimate([photographs["astronaut"]])
     row = found.loc["astronaut.png"]
-    assert np.abs(np.array(row["action_units"]) - known(expected)).max() < 1e-4
+    assert np.abs(np.array(row["action_units"]) - fill_unmeasured(expected)).max() < 1e-4
     assert row["action_units_source"] == "mediapipe-blendshapes" and row["action_units_status"] == "estimated"
     assert row["action_units_missing"] == DEAD
     for name, reason in {
         "coffee.png": "no face found",
-        "empty.jpg": "unreadable image: it is no image that can be read",
+        "empty.jpg": "unreadable image: not an image, or of an unknown format",
         "missing.jpg": "there is no such image",
     }.items():
         row = found.loc[name]
@@ -39,7 +39,7 @@ def test_the_face_in_the_box_counts(run, photographs, manifest_of, landmarker_fi
         run("aus", "m.jsonl", "-o", "o.jsonl", "--landmarker", landmarker_file, "--margin", margin, "--overwrite")
         expected = blendshapes.estimate([face_crop(photographs["six"], box, margin) for box in boxes])
         found = Manifest.read("o.jsonl").frame["action_units"]
-        assert np.abs(np.array(list(found)) - [known(one) for one in expected]).max() < 1e-4
+        assert np.abs(np.array(list(found)) - [fill_unmeasured(one) for one in expected]).max() < 1e-4
 
 
 def test_intensities_that_are_there_are_kept(run, folder, manifest_of, landmarker_file, tmp_path):
@@ -127,8 +127,8 @@ def test_rows_without_a_face_are_left_out(run, folder, manifest_of, landmarker_f
         ("m.jsonl -o o.csv", "one of the arguments --landmarker --onnx is required. See `explllm aus --help`."),
         ("m.jsonl -o o.csv --landmarker L --onnx L", "argument --onnx: not allowed with argument --landmarker."),
         ("m.jsonl -o o.csv --landmarker none", "there is no such landmarker [none]. Check the path."),
-        ("m.jsonl -o o.csv --landmarker m.jsonl", "a file that is no face landmarker with blendshapes [m.jsonl]."),
-        ("m.jsonl -o o.csv --onnx L", "a file that is no ONNX model, or one that onnxruntime cannot run"),
+        ("m.jsonl -o o.csv --landmarker m.jsonl", "a file that is not a face landmarker with blendshapes [m.jsonl]."),
+        ("m.jsonl -o o.csv --onnx L", "a file that is not an ONNX model, or one that onnxruntime cannot run"),
         ("m.jsonl -o o.csv --onnx L --preset none", "there is no image preset 'none'."),
         ("m.jsonl -o o.csv --landmarker L --max-bad 0", "1 images could not be used, the last because: gone.png:"),
     ],

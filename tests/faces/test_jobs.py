@@ -80,13 +80,13 @@ def test_a_line_cut_off_is_done_again(work, how, tmp_path):
 def test_other_settings_are_refused(work, how):
     run_job([1], work, how(settings={"a": 1, "b": (2, 3)}))
     run_job([1], work, how(settings={"a": 1, "b": (2, 3)}))
-    with pytest.raises(ConfigError, match=r"a run with another a, b was broken off here \[.*p.jsonl\]. Give the same"):
+    with pytest.raises(ConfigError, match=r"an unfinished run with another a, b \[.*p.jsonl\]. Give the same"):
         run_job([1], work, how(settings={"a": 2, "b": 3}))
 
 
 def test_a_file_that_is_no_run_is_refused(work, how, tmp_path):
     (tmp_path / "p.jsonl").write_text("something else\n")
-    with pytest.raises(ConfigError, match="was broken off here"):
+    with pytest.raises(ConfigError, match="an unfinished run"):
         run_job([1], work, how())
     assert (tmp_path / "p.jsonl").read_text() == "something else\n"
 
@@ -94,7 +94,7 @@ def test_a_file_that_is_no_run_is_refused(work, how, tmp_path):
 @pytest.mark.parametrize("workers", [1, 2])
 def test_too_many_bad_ones_stop_the_run_and_are_tried_again(work, how, tmp_path, workers):
     items = [1, "x", 2, "y", 3, 4, 5, 6]
-    with pytest.raises(InputError, match="2 images could not be used, the last because: . is no number. Mend them"):
+    with pytest.raises(InputError, match="2 images could not be used, the last because: . is no number. Fix them"):
         run_job(items, work, how(max_bad=1, workers=workers))
     items[1], items[3] = 10, 20  # mended
     run_job(items, work, how(max_bad=0, workers=workers))
@@ -164,7 +164,7 @@ def test_ctrl_c_says_how_to_go_on(tmp_path):
         time.sleep(0.02)
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=30)
-    assert "of 200 images are done. Run the same command again to go on." in errors
+    assert "of 200 images are done. Run the same command again to resume." in errors
 
 
 def test_where_results_go():

@@ -86,13 +86,13 @@ def test_broken_files(picture, tmp_path, length):
     Image.fromarray(picture).save(held, "JPEG")
     path = tmp_path / "broken.jpg"
     path.write_bytes(held.getvalue()[:length])
-    with pytest.raises(ImageError, match=r"unreadable image: .* \[.*broken.jpg\]. Replace the file or take it out."):
+    with pytest.raises(ImageError, match=r"unreadable image: .* \[.*broken.jpg\]. Replace the file or remove it."):
         load_image(path)
 
 
 def test_files_that_are_no_images(tmp_path):
     (tmp_path / "text.jpg").write_text("no picture")
-    with pytest.raises(ImageError, match="it is no image that can be read"):
+    with pytest.raises(ImageError, match="not an image, or of an unknown format"):
         load_image(tmp_path / "text.jpg")
     with pytest.raises(MissingPathError, match=r"there is no such image \[none.jpg\]"):
         load_image("none.jpg")
@@ -106,7 +106,7 @@ def test_files_that_are_no_images(tmp_path):
     ids=["float", "two channels", "one dimension", "empty"],
 )
 def test_arrays_that_are_no_images(array):
-    with pytest.raises(ImageError, match="is no image"):
+    with pytest.raises(ImageError, match="is not an image"):
         load_image(array)
 
 

@@ -1,51 +1,53 @@
-"""Estimators of action units: from a face to 24 intensities in FEAFA's order."""
+"""Action unit estimators: from a face image to 24 intensities in FEAFA's order.
 
-from __future__ import annotations
+To add an estimator, save one file in this folder. Every module here is imported, and `register_estimator` makes the
+class an option of ``explllm aus`` and ``explllm explain``::
 
-from collections.abc import Sequence
-from typing import Protocol
+    from explllm.faces.estimators.registry import Estimator, Intensities, register_estimator
 
-from PIL import Image
+    @register_estimator("brightness")
+    class Brightness(Estimator):
+        file_help = "A text file with the number of the unit that follows the brightness."
+        name = "brightness"
 
-from explllm.core.action_units import NAMES
+        def __init__(self, path, *, gain: float = 1.0) -> None:
+            self.unit, self.gain = int(open(path).read()), gain
 
-Intensities = list[float | None]
-"""24 intensities in [0, 1], in FEAFA's order; None for a unit that the estimator does not know."""
+        def estimate(self, images):
+            ...
 
+``explllm aus faces.parquet -o aus.parquet --brightness unit.txt --gain 2`` then uses it. Import heavy libraries in
+the constructor: the modules are imported whenever a command prints its help.
+"""
 
-class Estimator(Protocol):
-    """What every estimator of action units offers."""
+from importlib import import_module
+from pkgutil import iter_modules
 
-    name: str
-    """What the manifest's column ``action_units_source`` says."""
-    runs_on: list[str]
-    """Lines about the device it runs on, warnings included."""
-    nothing: str
-    """What it means that there are no intensities, such as ``no face found``."""
-    batch: int
-    """Faces to give at a time."""
+from explllm.faces.estimators.registry import (
+    ESTIMATORS,
+    Estimator,
+    EstimatorSpec,
+    Intensities,
+    estimator_options,
+    fill_unmeasured,
+    open_estimator,
+    register_estimator,
+    selected_estimator,
+    unmeasured_units,
+)
 
-    def estimate(self, images: Sequence[Image.Image]) -> list[Intensities | None]:
-        """Estimate the action units of faces.
+__all__ = [
+    "ESTIMATORS",
+    "Estimator",
+    "EstimatorSpec",
+    "Intensities",
+    "estimator_options",
+    "fill_unmeasured",
+    "open_estimator",
+    "register_estimator",
+    "selected_estimator",
+    "unmeasured_units",
+]
 
-        Args:
-            images: RGB images, each of one face.
-
-        Returns:
-            For each image 24 intensities, or None where there are none.
-        """
-        ...
-
-    def close(self) -> None:
-        """Free what the estimator holds; it is of no use afterwards."""
-        ...
-
-
-def unmeasured_units(intensities: Intensities) -> list[str]:
-    """Return the names of the units that an estimator does not know."""
-    return [name for name, value in zip(NAMES, intensities, strict=True) if value is None]
-
-
-def known(intensities: Intensities) -> list[float]:
-    """Return intensities as the manifest holds them: 0 for a unit that the estimator does not know."""
-    return [0.0 if value is None else value for value in intensities]
+for _module in iter_modules(__path__):
+    import_module(f"{__name__}.{_module.name}")

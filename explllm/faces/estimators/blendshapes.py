@@ -1,8 +1,8 @@
 """FEAFA's action units from the blendshapes of MediaPipe's face landmarker.
 
-MediaPipe gives 52 scores in [0, 1], named as ARKit names its blendshapes; left and right are the person's own, as in
-FEAFA. A unit is the mean of the shapes that move the same part of the face in the same way. The mapping is this
-project's own proposal: neither MediaPipe nor FEAFA's authors give one, and the scores are shapes, not FACS grades.
+MediaPipe gives 52 scores in [0, 1] with the names of ARKit's blendshapes. Left and right are the person's own, as in
+FEAFA. The intensity of a unit is the mean of the blendshapes that move the same part of the face in the same way. The
+mapping is ours: MediaPipe and the authors of FEAFA publish none. The scores are not FACS grades.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from PIL import Image
 
 from explllm.core.action_units import NAMES
 from explllm.core.errors import CheckpointError, ConfigError, MissingPathError
-from explllm.faces.estimators import Intensities
+from explllm.faces.estimators.registry import Estimator, Intensities, register_estimator
 
 BLENDSHAPES: dict[str, tuple[str, ...]] = {
     "Left Eye Close": ("eyeBlinkLeft",),
@@ -32,7 +32,7 @@ BLENDSHAPES: dict[str, tuple[str, ...]] = {
     "Right Lid Raise": ("eyeWideRight",),
     "Left Brow Lower": ("browDownLeft",),
     "Right Brow Lower": ("browDownRight",),
-    # FEAFA raises a brow as a whole; the inner shape has no sides.
+    # FEAFA's Brow Raise covers the whole brow; the inner blendshape has no side.
     "Left Brow Raise": ("browOuterUpLeft", "browInnerUp"),
     "Right Brow Raise": ("browOuterUpRight", "browInnerUp"),
     "Jaw Drop": ("jawOpen",),
@@ -52,52 +52,52 @@ BLENDSHAPES: dict[str, tuple[str, ...]] = {
     "Cheeks Puff": ("cheekPuff",),
     "Nose Wrinkle": ("noseSneerLeft", "noseSneerRight"),
 }
-"""The blendshapes whose mean is each unit's intensity."""
+"""The blendshapes of each unit; their mean is its intensity."""
 
-DEAD: tuple[str, ...] = ("Jaw Thrust", "Cheeks Puff", "Nose Wrinkle")
-"""Units whose blendshapes hardly leave 0 on any photograph: they are reported as missing, not as absent."""
+UNMEASURED: tuple[str, ...] = ("Jaw Thrust", "Cheeks Puff", "Nose Wrinkle")
+"""Units whose blendshapes stay near 0 on every photograph. They are reported as unmeasured, not as absent."""
 
 _BORDER = 0.25
-"""Width of the border of the second look, as a share of the longer side (56 of 224 pixels)."""
+"""Width of the border for the second attempt, as a share of the longer side (56 of 224 pixels)."""
 
 
-class MediaPipeBlendshapes:
-    """Estimates action units by MediaPipe's face landmarker.
+@register_estimator("landmarker")
+class MediaPipeBlendshapes(Estimator):
+    """Estimates action units with MediaPipe's face landmarker.
 
-    The most prominent face of each image counts. Where none is found, the image is looked at once more with its edge
-    repeated around it, a quarter of the longer side wide: the landmarker misses faces that fill the frame.
+    It measures the most prominent face of each image. The landmarker misses faces that fill the image, so an image
+    without a result is tried again with its edge repeated on all sides, a quarter of the longer side wide.
     """
 
+    file_help = "MediaPipe's face_landmarker.task: blendshapes, mapped to action units."
     name = "mediapipe-blendshapes"
-    nothing = "no face found"
-    batch = 1
+    runs_on = ("face landmarker: CPU",)
 
     def __init__(self, path: str | PathLike[str]) -> None:
         """Open a landmarker.
 
         Args:
-            path: MediaPipe's ``face_landmarker.task``, one with blendshapes.
+            path: MediaPipe's ``face_landmarker.task``, a version with blendshapes.
 
         Raises:
-            MissingPathError: If there is no such file.
-            CheckpointError: If the file is no face landmarker with blendshapes.
+            MissingPathError: If the file does not exist.
+            CheckpointError: If the file is not a face landmarker with blendshapes.
             ConfigError: If mediapipe is not installed.
         """
         path = Path(path)
         if not path.is_file():
             raise MissingPathError("there is no such landmarker", where=path, remedy="Check the path.")
-        self._mediapipe, self._landmarker = _opened(path)
-        self.runs_on = ["face landmarker: CPU"]
+        self._mediapipe, self._landmarker = _open_landmarker(path)
 
     def estimate(self, images: Sequence[Image.Image]) -> list[Intensities | None]:
-        """Estimate the action units of faces; as for `explllm.faces.estimators.Estimator`."""
-        return [self._one(np.asarray(image.convert("RGB"))) for image in images]
+        """Estimate the action units of faces; see `Estimator.estimate`."""
+        return [self._estimate_one(np.asarray(image.convert("RGB"))) for image in images]
 
     def close(self) -> None:
-        """Free the landmarker; left to the end of the interpreter, mediapipe does so with a traceback."""
+        """Release the landmarker. If this is left to interpreter shutdown, mediapipe prints a traceback."""
         self._landmarker.close()
 
-    def _one(self, pixels: np.ndarray) -> Intensities | None:
+    def _estimate_one(self, pixels: np.ndarray) -> Intensities | None:
         scores = self._scores(pixels)
         if scores is None:
             border = round(_BORDER * max(pixels.shape[:2]))
@@ -105,16 +105,16 @@ class MediaPipeBlendshapes:
             scores = self._scores(framed)
         if scores is None:
             return None
-        return [None if name in DEAD else _mean(scores, BLENDSHAPES[name]) for name in NAMES]
+        return [None if name in UNMEASURED else _mean(scores, BLENDSHAPES[name]) for name in NAMES]
 
     def _scores(self, pixels: np.ndarray) -> dict[str, float] | None:
         image = self._mediapipe.Image(image_format=self._mediapipe.ImageFormat.SRGB, data=np.ascontiguousarray(pixels))
-        found = self._landmarker.detect(image).face_blendshapes
-        return {shape.category_name: shape.score for shape in found[0]} if found else None
+        faces = self._landmarker.detect(image).face_blendshapes
+        return {shape.category_name: shape.score for shape in faces[0]} if faces else None
 
 
-def _opened(path: Path) -> tuple[Any, Any]:
-    """Return mediapipe and a landmarker."""
+def _open_landmarker(path: Path) -> tuple[Any, Any]:
+    """Return the mediapipe module and a landmarker."""
     try:
         import mediapipe
         from mediapipe.tasks.python import BaseOptions, vision
@@ -127,14 +127,14 @@ def _opened(path: Path) -> tuple[Any, Any]:
     )
     blank = mediapipe.Image(image_format=mediapipe.ImageFormat.SRGB, data=np.zeros((64, 64, 3), np.uint8))
     try:
-        _ignore_ticks()
-        with _silence():
+        _ignore_sigprof()
+        with _silence_stderr():
             landmarker = vision.FaceLandmarker.create_from_options(options)
-            # Once for nothing, as its libraries write to the terminal then.
+            # The first call makes its libraries write to the terminal.
             landmarker.detect(blank)
     except (RuntimeError, ValueError, OSError) as error:
         raise CheckpointError(
-            "a file that is no face landmarker with blendshapes",
+            "a file that is not a face landmarker with blendshapes",
             where=path,
             remedy="Give MediaPipe's face_landmarker.task.",
         ) from error
@@ -145,27 +145,28 @@ def _mean(scores: dict[str, float], shapes: Sequence[str]) -> float:
     return min(max(sum(scores[shape] for shape in shapes) / len(shapes), 0.0), 1.0)
 
 
-def _ignore_ticks() -> None:
-    """Have Python know that SIGPROF is to be ignored.
+def _ignore_sigprof() -> None:
+    """Tell Python that SIGPROF is ignored.
 
-    mediapipe's library runs timers that send it, and has it ignored behind Python's back. Lightning ends each run by
-    restoring the handlers that Python knows of, which would be the default one: the next tick would end the process.
+    mediapipe runs timers that send SIGPROF, and ignores the signal without Python's knowledge. Lightning ends each run
+    by restoring the handlers that Python knows of, here the default one, and the next timer would end the process.
     """
-    tick = getattr(signal, "SIGPROF", None)  # not on Windows
-    if threading.current_thread() is threading.main_thread() and tick and signal.getsignal(tick) == signal.SIG_DFL:
-        signal.signal(tick, signal.SIG_IGN)
+    sigprof = getattr(signal, "SIGPROF", None)  # absent on Windows
+    in_main = threading.current_thread() is threading.main_thread()
+    if in_main and sigprof and signal.getsignal(sigprof) == signal.SIG_DFL:
+        signal.signal(sigprof, signal.SIG_IGN)
 
 
 @contextmanager
-def _silence() -> Iterator[None]:
-    """Keep what a C++ library writes to the process's stderr from the terminal."""
+def _silence_stderr() -> Iterator[None]:
+    """Discard what C++ libraries write to the stderr of the process."""
     sys.stderr.flush()
-    kept = os.dup(2)
-    nowhere = os.open(os.devnull, os.O_WRONLY)
+    saved = os.dup(2)
+    null = os.open(os.devnull, os.O_WRONLY)
     try:
-        os.dup2(nowhere, 2)
+        os.dup2(null, 2)
         yield
     finally:
-        os.dup2(kept, 2)
-        os.close(nowhere)
-        os.close(kept)
+        os.dup2(saved, 2)
+        os.close(null)
+        os.close(saved)

@@ -13,8 +13,8 @@ from PIL import Image, ImageOps
 from explllm.core.action_units import FEAFA, NAMES, mirror_action_units
 from explllm.core.errors import CheckpointError, MissingPathError
 from explllm.faces.crop import face_crop
-from explllm.faces.estimators import known, unmeasured_units
-from explllm.faces.estimators.blendshapes import BLENDSHAPES, DEAD, MediaPipeBlendshapes
+from explllm.faces.estimators import fill_unmeasured, unmeasured_units
+from explllm.faces.estimators.blendshapes import BLENDSHAPES, UNMEASURED, MediaPipeBlendshapes
 
 
 @pytest.fixture(scope="module")
@@ -31,8 +31,8 @@ def test_intensities_are_those_of_an_independent_estimate(blendshapes, sample):
     images, expected = sample
     found = blendshapes.estimate(images)
     assert all(intensities is not None for intensities in found)
-    live = [name not in DEAD for name in NAMES]
-    difference = np.abs(np.array([known(intensities) for intensities in found]) - expected)[:, live]
+    live = [name not in UNMEASURED for name in NAMES]
+    difference = np.abs(np.array([fill_unmeasured(intensities) for intensities in found]) - expected)[:, live]
     assert difference.mean(axis=0).max() < 0.001 and difference.max() < 0.02
 
 
@@ -40,7 +40,7 @@ def test_units_that_are_not_measured_are_named(blendshapes, sample):
     [intensities] = blendshapes.estimate(sample[0][:1])
     assert unmeasured_units(intensities) == ["Jaw Thrust", "Cheeks Puff", "Nose Wrinkle"]
     # In the reference, which holds what the model says of them, they are dead indeed.
-    assert sample[1][:, [NAMES.index(name) for name in DEAD]].max() < 0.05
+    assert sample[1][:, [NAMES.index(name) for name in UNMEASURED]].max() < 0.05
 
 
 def test_every_unit_is_mapped_to_shapes_of_its_own_side():
@@ -58,8 +58,8 @@ def test_every_unit_is_mapped_to_shapes_of_its_own_side():
 def test_a_flipped_image_swaps_left_and_right(blendshapes, sample):
     """Sidedness goes with the flip: it fits the mirrored intensities and contradicts those that are not mirrored."""
     pairs = [blendshapes.estimate([image, ImageOps.mirror(image)]) for image in sample[0][:60]]
-    plain = np.array([known(a) for a, b in pairs if a and b])
-    flipped = np.array([known(b) for a, b in pairs if a and b])
+    plain = np.array([fill_unmeasured(a) for a, b in pairs if a and b])
+    flipped = np.array([fill_unmeasured(b) for a, b in pairs if a and b])
     mirrored = np.array([mirror_action_units(row) for row in flipped])
     assert len(plain) > 50
     assert np.abs(plain - mirrored).mean() < 0.05
@@ -108,7 +108,7 @@ def test_files_that_are_no_landmarker(landmarker_file, detector_file, tmp_path, 
     (tmp_path / "text.task").write_text("no model")
     (tmp_path / "short.task").write_bytes(landmarker_file.read_bytes()[:1000])
     for path in (tmp_path / "text.task", tmp_path / "short.task", detector_file):
-        with pytest.raises(CheckpointError, match="no face landmarker with blendshapes"):
+        with pytest.raises(CheckpointError, match="not a face landmarker with blendshapes"):
             MediaPipeBlendshapes(path)
     # Nor do its libraries write to the terminal.
     assert capfd.readouterr().err == ""
@@ -119,10 +119,10 @@ def test_the_process_outlives_whoever_restores_signals(landmarker_file, referenc
     code = f"""
 import signal
 from PIL import Image
-from explllm.faces.estimators.blendshapes import Blendshapes
-first = Blendshapes({str(landmarker_file)!r})
+from explllm.faces.estimators.blendshapes import MediaPipeBlendshapes
+first = MediaPipeBlendshapes({str(landmarker_file)!r})
 signal.signal(signal.SIGPROF, signal.getsignal(signal.SIGPROF))
-second = Blendshapes({str(landmarker_file)!r})
+second = MediaPipeBlendshapes({str(landmarker_file)!r})
 image = Image.open({str(next((reference_data / "faces" / "test" / "happy").glob("*.jpg")))!r})
 for _ in range(40):
     first.estimate([image]), second.estimate([image])

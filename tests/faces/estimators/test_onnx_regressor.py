@@ -82,7 +82,7 @@ def test_a_file_says_how_it_sees_images(model, images):
     assert OnnxRegressor(path, preset="small").preset == ImagePreset.named("small", 32)
     onnx.helper.set_model_props(held, {"image": '{"color": 3}'})
     onnx.save(held, path)
-    with pytest.raises(CheckpointError, match="metadata say nothing readable of its images"):
+    with pytest.raises(CheckpointError, match="metadata about its images cannot be read"):
         OnnxRegressor(path)
 
 
@@ -98,7 +98,7 @@ def test_units_in_another_order_are_refused(model):
     for names in (NAMES[::-1], NAMES[:12]):
         with pytest.raises(CheckpointError, match="other units than FEAFA's 24, or another order"):
             OnnxRegressor(with_metadata(model(), action_units=json.dumps(names)))
-    with pytest.raises(CheckpointError, match="metadata say nothing readable of its units"):
+    with pytest.raises(CheckpointError, match="metadata about its units cannot be read"):
         OnnxRegressor(with_metadata(model(), action_units="Jaw Drop"))
 
 
@@ -125,7 +125,7 @@ def test_the_margin_is_the_files_own(model, images, explllm, tmp_path):
         assert found == pytest.approx(OnnxRegressor(path).estimate([face])[0], abs=1e-4)
     assert np.abs(np.array(own) - default).max() > 0.1
     for margin in ('"wide"', "NaN", "-1", "true", "{"):
-        with pytest.raises(CheckpointError, match="metadata say nothing readable of its margin"):
+        with pytest.raises(CheckpointError, match="metadata about its margin cannot be read"):
             OnnxRegressor(with_metadata(path, margin=margin))
 
 
@@ -149,7 +149,7 @@ def test_models_that_do_not_fit(model, tmp_path, detector_file):
     with pytest.raises(CheckpointError, match=r"a model whose output is \(16, 3\) and \(16, 12\), not \(16, 24\)"):
         OnnxRegressor(model(outputs=12))
     (tmp_path / "text.onnx").write_text("no model")
-    with pytest.raises(CheckpointError, match="a file that is no ONNX model"):
+    with pytest.raises(CheckpointError, match="a file that is not an ONNX model"):
         OnnxRegressor(tmp_path / "text.onnx")
     with pytest.raises(CheckpointError, match="a model whose output is"):
         OnnxRegressor(detector_file)
