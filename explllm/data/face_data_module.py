@@ -236,7 +236,7 @@ class FaceDataModule(LightningDataModule):
         return self._evaluation_loader(None)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the position in the data, epoch and micro-batch, and the settings it is valid for.
+        """Return the position in the data, epoch and global batch, and the settings it is valid for.
 
         Only batches that training has processed count, not those that workers have prepared ahead.
         """
@@ -248,7 +248,9 @@ class FaceDataModule(LightningDataModule):
         if batch >= trainer.num_training_batches:
             # The last batch of an epoch: Lightning counts the epoch as processed a moment later.
             epoch, batch = loop.epoch_progress.current.ready, 0
-        return {"epoch": epoch, "batch": batch, "requirements": self._sampler.resume_requirements()}
+        # In global batches: a run may resume on another number of devices.
+        window = batch // self._sampler.accumulation
+        return {"epoch": epoch, "global_batch": window, "requirements": self._sampler.resume_requirements()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Keep the position at which the training loader starts."""
@@ -306,7 +308,7 @@ class FaceDataModule(LightningDataModule):
                     f"the run started with {name} {saved}, now it is {value}",
                     remedy="Resume with the original settings, or start another run.",
                 )
-        sampler.restore_position(state["epoch"], state["batch"])
+        sampler.restore_position(state["epoch"], state["global_batch"] * sampler.accumulation)
 
     def _split(self, split: Split | None) -> pd.DataFrame:
         """Return the rows of a split, or all.

@@ -208,7 +208,6 @@ class BatchSampler(Sampler[list[SampleSpec]]):
             "epoch length": len(self.plan),
             "batch size": self.batch_size,
             "micro-batch size": self.micro_batch_size,
-            "device count": self.world_size,
             "data seed": self.plan.seed,
             "class balance": self.plan.class_balance if isinstance(self.plan, Mixture) else "none",
         }

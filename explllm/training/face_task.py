@@ -63,7 +63,7 @@ class FaceTask(LightningModule):
             name: value for name, value in checkpoint["state_dict"].items() if name.removeprefix("model.") in saved
         }
         checkpoint["trains"], checkpoint["unreadable"] = self._trainable_names(), self.unreadable_images
-        checkpoint["best"] = self.best_value
+        checkpoint["best"], checkpoint["accumulation"] = self.best_value, self.trainer.accumulate_grad_batches
         checkpoint["loss"] = None if self.last_loss is None else float(self.last_loss)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -82,10 +82,22 @@ class FaceTask(LightningModule):
                     where=where,
                     remedy=self.other_weights_remedy,
                 )
+            self._rescale_progress(checkpoint)
             self.last_loss, self.unreadable_images = checkpoint["loss"], checkpoint["unreadable"]
             self.print(f"resuming from step {checkpoint['global_step']}: {where}")
         else:
             self.print(f"weights: {where}")
+
+    def _rescale_progress(self, checkpoint: dict[str, Any]) -> None:
+        """Convert Lightning's counts of micro-batches, if the run resumes on another number of devices."""
+        before, now = checkpoint["accumulation"], self.trainer.accumulate_grad_batches
+        progress = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]
+        for counts in (progress["current"], progress["total"]):
+            # A checkpoint is written during the last hook of a batch, which does not count as completed yet.
+            incomplete = counts["ready"] - counts["completed"]
+            steps = counts["ready"] // before
+            counts |= dict.fromkeys(("ready", "started", "processed"), steps * now)
+            counts["completed"] = steps * now - incomplete
 
     def _trainable_names(self) -> list[str]:
         return [name for name, weight in self.named_parameters() if weight.requires_grad]

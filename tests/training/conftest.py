@@ -85,6 +85,7 @@ def on_ranks():
                 env={
                     **os.environ,
                     "OMP_NUM_THREADS": "1",
+                    "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path]),
                     "LOCAL_RANK": str(rank),
                     "WORLD_SIZE": str(count),
                     "MASTER_ADDR": "127.0.0.1",

@@ -116,7 +116,7 @@ def test_losing_the_place_in_the_data_is_noticed(train, whole, tmp_path, monkeyp
     folder, seen = whole
     train(tmp_path, stop=3)
     load = FaceDataModule.load_state_dict
-    monkeypatch.setattr(FaceDataModule, "load_state_dict", lambda self, state: load(self, {**state, "batch": 0}))
+    monkeypatch.setattr(FaceDataModule, "load_state_dict", lambda self, state: load(self, {**state, "global_batch": 0}))
     assert train(tmp_path, "--ckpt_path", "last") != seen[2:]
     with pytest.raises(AssertionError):
         assert_same_model(tmp_path, folder)

@@ -6,8 +6,6 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from explllm.cli import main
-
 RANKS = ("--trainer.devices", 2, "--trainer.accelerator", "cpu")
 STRATEGIES = ("ddp", "fsdp2")
 
@@ -24,27 +22,49 @@ def weights(folder):
     return load_file(folder / "model/model.safetensors")
 
 
+STOP = ("--trainer.callbacks+", json.dumps({"class_path": "ranks.Terminate", "init_args": {"step": 10}}))
+
+
 @pytest.fixture(scope="module")
 def runs(lora_config, on_ranks, tmp_path_factory):
-    """20 steps on one rank, and on two under each strategy; a run interrupted by step 10 resumes under another one."""
+    """20 steps on one rank and on two under each strategy, unbroken or terminated after step 10 and resumed."""
     folder = tmp_path_factory.mktemp("strategies")
     fit = ("fit", "--config", lora_config, "--data.micro_batch_size", 2, "--trainer.max_steps", 20)
     fit += ("--model.network.vision_lora.dropout", 0, "--model.network.language_lora.dropout", 0)
-    fit += ("--model.optimization.learning_rate", 0.01, "--model.optimization.warmup_steps", 5)
-    assert main([*map(str, fit), "--run_dir", str(folder / "one")]) == 0
-    commands = []
-    for strategy in STRATEGIES:
-        commands.append((*fit, *RANKS, "--trainer.strategy", strategy, "--run_dir", folder / strategy))
-    results = on_ranks(folder, *commands)
-    for status, _, err in results:
-        assert status == 0, err
-    return folder
+    fit += ("--trainer.limit_val_batches", 1.0, "--trainer.val_check_interval", 20)
+    alone = ("--trainer.strategy", "ddp", "--trainer.devices", 1, "--trainer.accelerator", "cpu")
+    ddp, fsdp2 = ((*RANKS, "--trainer.strategy", strategy) for strategy in STRATEGIES)
+
+    def at(name):
+        return ("--run_dir", folder / name)
+
+    resume = ("--ckpt_path", "last")
+    one = [(*fit, *alone, *at("one")), (*fit, *alone, *at("one to fsdp2"), *STOP)]
+    two = [
+        (*fit, *ddp, *at("ddp")),
+        (*fit, *fsdp2, *at("fsdp2")),
+        (*fit, *fsdp2, *at("one to fsdp2"), *resume),
+        (*fit, *ddp, *at("ddp to fsdp2"), *STOP),
+        (*fit, *fsdp2, *at("ddp to fsdp2"), *resume),
+        (*fit, *fsdp2, *at("fsdp2 to one"), *STOP),
+    ]
+    last = [(*fit, *alone, *at("fsdp2 to one"), *resume)]
+    printed = {}
+    for count, commands in ((1, one), (2, two), (1, last)):
+        for command, (status, out, err) in zip(commands, on_ranks(folder, *commands, count=count), strict=True):
+            assert status == (143 if STOP[1] in command else 0), err
+            printed.setdefault(command[command.index("--run_dir") + 1].name, []).append(out + err)
+    return folder, printed
 
 
-@pytest.mark.parametrize("strategy", STRATEGIES)
-def test_two_ranks_learn_what_one_learns(runs, strategy):
-    one, two = losses(runs / "one"), losses(runs / strategy)
-    assert len(one) == 20
-    assert two == pytest.approx(one, abs=1e-4)
-    for name, value in weights(runs / "one").items():
-        torch.testing.assert_close(weights(runs / strategy)[name], value, atol=1e-3, rtol=0)
+@pytest.mark.parametrize("name", ["ddp", "fsdp2", "one to fsdp2", "ddp to fsdp2", "fsdp2 to one"])
+def test_two_ranks_learn_what_one_learns(runs, name):
+    folder, printed = runs
+    one, other = losses(folder / "one"), losses(folder / name)
+    assert len(one) == 20 and one[-1] < one[0] - 0.05
+    assert other == pytest.approx(one, abs=1e-4)
+    for weight, value in weights(folder / "one").items():
+        torch.testing.assert_close(weights(folder / name)[weight], value, atol=1e-4, rtol=0)
+    if " to " in name:
+        assert "--ckpt_path last resumes from step 10" in printed[name][0]
+        assert "resuming from step 10" in printed[name][1]
