@@ -1,4 +1,4 @@
-"""Cost of judging explanations during training: python benchmarks/async_judge.py [--epochs 7] [--pairs 2].
+"""Cost of judging explanations during training: python benchmarks/async_judge.py [--epochs 3] [--pairs 2].
 
 Trains the demo alternately without and with `AsyncJudge`, each time in a new process. The judge is a server on loopback
 that answers after 2 s; it judges 8 faces after each validation. Most of the cost is generating their texts in the
@@ -96,7 +96,7 @@ def _hooks(folder: Path) -> dict[str, float]:
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--epochs", type=int, default=7, help="epochs of each run (default: 7, as in the demo)")
+    parser.add_argument("--epochs", type=int, default=3, help="epochs of each run (default: 3, as in the demo)")
     parser.add_argument("--pairs", type=int, default=2)
     parser.add_argument("--faces", type=int, default=8)
     parser.add_argument("--latency", type=float, default=2.0, help="seconds per answer")

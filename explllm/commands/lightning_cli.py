@@ -191,7 +191,7 @@ class ExpLLMCLI(LightningCLI):
             config.return_predictions = False
 
     def _checkpoint(self, config: Namespace) -> str | None:
-        """Return the path of the checkpoint to load; by default, for all stages but `fit`, the run's best or last one."""
+        """Return the checkpoint to load; by default, for all stages but `fit`, the best or last one."""
         wanted, last, best = config.ckpt_path, last_checkpoint(config.run_dir), best_checkpoint(config.run_dir)
         if wanted is None and self.stage != "fit" and (last.is_file() or not config.get("model.init_args.init_from")):
             wanted = str(best) if best.is_file() else "last"

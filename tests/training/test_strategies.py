@@ -1,6 +1,7 @@
 """Two ranks train what one does, under DDP and FSDP2, and read each other's checkpoints. They use gloo on the CPU."""
 
 import csv
+import json
 
 import pytest
 import torch
