@@ -38,7 +38,11 @@ def answer_positions(labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, 
 
 
 def conversation_loss(
-    logits: torch.Tensor, targets: torch.Tensor, rows: torch.Tensor, conversations: int
+    logits: torch.Tensor,
+    targets: torch.Tensor,
+    rows: torch.Tensor,
+    conversations: int,
+    label_smoothing: float = 0.0,
 ) -> torch.Tensor:
     """Average the cross entropy within each conversation, then over conversations.
 
@@ -49,11 +53,12 @@ def conversation_loss(
         targets: (S,) target tokens.
         rows: (S,) index of each token's conversation.
         conversations: Number of conversations B; one without supervised tokens contributes 0.
+        label_smoothing: Share of each target's probability that is spread over the vocabulary, in [0, 1).
 
     Returns:
         Scalar, float32.
     """
-    losses = functional.cross_entropy(logits.float(), targets, reduction="none")
+    losses = functional.cross_entropy(logits.float(), targets, reduction="none", label_smoothing=label_smoothing)
     totals = losses.new_zeros(conversations).index_add_(0, rows, losses)
     counts = torch.bincount(rows, minlength=conversations).clamp(min=1)
     return (totals / counts).mean()

@@ -15,6 +15,10 @@ from lightning.pytorch.plugins.io import TorchCheckpointIO
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from explllm.core.errors import CheckpointError, ConfigError
+from explllm.models.au_regressor import ActionUnitRegressor, RegressorSettings, build_regressor, regressor_config
+from explllm.models.build import NetworkSettings, build, build_config
+from explllm.models.explllm import ExpLLM
+from explllm.models.lora import LoraSettings
 
 _REMEDY = (
     "Use a checkpoint that `explllm fit` wrote, or start from the weights of a finished run: --model.init_from "
@@ -48,6 +52,39 @@ def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
         CheckpointError: As for `AtomicCheckpointIO.load_checkpoint`.
     """
     return AtomicCheckpointIO().load_checkpoint(path)
+
+
+def model_from_checkpoint(path: str | os.PathLike[str]) -> ExpLLM | ActionUnitRegressor:
+    """Build the model of a checkpoint.
+
+    Args:
+        path: A checkpoint of `explllm fit`.
+
+    Returns:
+        The model with the checkpoint's weights, in evaluation mode.
+
+    Raises:
+        CheckpointError: If the file is not a checkpoint, or a named base model cannot be loaded.
+    """
+    checkpoint = read_checkpoint(path)
+    if "network" not in checkpoint:
+        raise CheckpointError("the checkpoint does not describe its model", where=path, remedy=_REMEDY)
+    fields = checkpoint["network"]
+    lora = {name: LoraSettings(**fields[name]) for name in ("vision_lora", "language_lora") if name in fields}
+    model: ExpLLM | ActionUnitRegressor
+    if checkpoint["task"] == "ActionUnitTask":
+        model = build_regressor(regressor_config(RegressorSettings(**{**fields, **lora})))
+    else:
+        settings = NetworkSettings(**{**fields, **lora})
+        prepared = build_config(settings)
+        prepared.config.labels = checkpoint["labels"]
+        model = build(settings, prepared)
+    for name, value in checkpoint["model_metadata"].items():
+        setattr(model.config, name, value)
+    weights = {name.removeprefix("model."): value for name, value in checkpoint["state_dict"].items()}
+    model.check_state_dict(weights, str(path))
+    model.load_state_dict(weights, strict=False)
+    return model
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):

@@ -2,6 +2,7 @@
 
 import os
 import sys
+from dataclasses import asdict
 from typing import Any
 
 import torch
@@ -19,6 +20,8 @@ class FaceTask(LightningModule):
 
     other_weights_remedy = "Resume with the run's original settings, or start another run."
     """What to do if a checkpoint belongs to a run with other trainable weights."""
+    network: Any
+    """Settings of the model's parts."""
     optimization: OptimizationSettings
 
     def __init__(self) -> None:
@@ -63,6 +66,9 @@ class FaceTask(LightningModule):
             name: value for name, value in checkpoint["state_dict"].items() if name.removeprefix("model.") in saved
         }
         checkpoint["trains"], checkpoint["unreadable"] = self._trainable_names(), self.unreadable_images
+        config = self.model.config
+        checkpoint["task"], checkpoint["network"] = type(self).__name__, asdict(self.network)
+        checkpoint["model_metadata"] = {name: getattr(config, name) for name in ("training_data_note", "margin")}
         checkpoint["best"], checkpoint["accumulation"] = self.best_value, self.trainer.accumulate_grad_batches
         checkpoint["loss"] = None if self.last_loss is None else float(self.last_loss)
 

@@ -17,6 +17,7 @@ from explllm.faces.pixels import ImagePreset
 from explllm.models import storage
 from explllm.models.build import ConfigAndTokenizer, NetworkSettings, build, build_config, distinct_expressions
 from explllm.models.explllm import ExpLLM, Recognition
+from explllm.models.loss import answer_positions, conversation_loss
 from explllm.training.face_task import FaceTask
 from explllm.training.optimization import OptimizationSettings
 from explllm.training.sample import ExplainedSample
@@ -40,6 +41,7 @@ class ExpLLMTask(FaceTask):
         gradient_checkpointing: bool = False,
         explain_predictions: bool = False,
         max_new_tokens: int = 320,
+        label_smoothing: float = 0.0,
     ) -> None:
         """Build configuration and tokenizer; `configure_model` loads the weights.
 
@@ -51,8 +53,16 @@ class ExpLLMTask(FaceTask):
                 third more time.
             explain_predictions: Write a chain of thought for each face in ``predict``.
             max_new_tokens: Maximum length of a chain of thought, in tokens.
+            label_smoothing: Share of each target token's probability that is spread over the vocabulary, in [0, 1).
+                Training on imbalanced data may need it; the paper does not use it.
+
+        Raises:
+            ConfigError: If `label_smoothing` is out of range, or the parts do not fit each other.
         """
         super().__init__()
+        if not 0 <= label_smoothing < 1:
+            raise ConfigError(f"`label_smoothing` must be in [0, 1), got {label_smoothing}", remedy="Change it.")
+        self.label_smoothing = label_smoothing
         self.network = network or NetworkSettings()
         self.optimization = optimization or OptimizationSettings()
         self.init_from, self.gradient_checkpointing = init_from, gradient_checkpointing
@@ -128,8 +138,12 @@ class ExpLLMTask(FaceTask):
             batch["labels"],
             logits_at_labels_only=True,
         )
-        self._log_loss(output.loss, step)
-        return {"loss": output.loss, "label_logits": output.logits[label_positions(batch["labels"])].detach()}
+        loss = output.loss
+        if self.label_smoothing:
+            rows, _, targets = answer_positions(batch["labels"])
+            loss = conversation_loss(output.logits, targets, rows, len(batch["labels"]), self.label_smoothing)
+        self._log_loss(loss, step)
+        return {"loss": loss, "label_logits": output.logits[label_positions(batch["labels"])].detach()}
 
     def validation_step(self, batch: Batch, batch_idx: int) -> dict[str, torch.Tensor]:
         """Recognize faces; return probabilities (B, K), targets (B,) and rows (B,) of the valid ones."""

@@ -1,5 +1,6 @@
 """Checkpoints as files: never half-written, nothing in them is run, and they hold what trains and no more."""
 
+import json
 import multiprocessing
 import os
 import pickle
@@ -10,9 +11,12 @@ import time
 
 import pytest
 import torch
+import yaml
 
+from explllm import ExpLLM
 from explllm.core.errors import CheckpointError, ConfigError
-from explllm.training.checkpoints import AtomicCheckpointIO, LastCheckpoint
+from explllm.training.callbacks.live_accuracy import LiveAccuracy
+from explllm.training.checkpoints import AtomicCheckpointIO, LastCheckpoint, read_checkpoint
 
 
 def content(number):
@@ -108,3 +112,47 @@ def test_only_what_trains_is_kept(explllm, lora_config, bases, tmp_path):
     # It can be tested (with words for one face) and resumed.
     assert explllm("test", "--config", lora_config, "--explained_faces", 1).status == 0
     assert explllm("fit", "--config", lora_config, "--ckpt_path", "last", "--trainer.max_steps", 3).status == 0
+
+
+def same(one, other):
+    return all(torch.equal(value, other[name]) for name, value in one.items())
+
+
+def test_the_model_is_the_best_checkpoint(explllm, small_config, tmp_path, monkeypatch):
+    """Validation recall falls after the first of three epochs; a resumed run still knows which one was best."""
+
+    def falling(self, trainer, pl_module):
+        pl_module.log("val/macro_recall", 1 / (1 + trainer.current_epoch))
+
+    monkeypatch.setattr(LiveAccuracy, "on_validation_epoch_end", falling)
+    run = ("--config", small_config, "--run_dir", "run")
+    assert explllm("fit", *run, "--trainer.max_epochs", 2).status == 0
+    done = explllm("fit", *run, "--trainer.max_epochs", 3, "--ckpt_path", "last")
+    assert done.status == 0 and "the best checkpoint (step 7 of 21)" in done.out, done.err
+    held = json.loads((tmp_path / "run/metrics.json").read_text())
+    assert (held["fit/steps"], held["fit/model_step"]) == (21, 7)
+    best, last = (
+        AtomicCheckpointIO().load_checkpoint(tmp_path / f"run/checkpoints/{n}.ckpt") for n in ("best", "last")
+    )
+    assert (best["global_step"], last["global_step"]) == (7, 21) and "optimizer_states" not in best
+    model = ExpLLM.from_pretrained(tmp_path / "run/model")
+    assert same({name.removeprefix("model."): value for name, value in best["state_dict"].items()}, model.state_dict())
+    assert not same(best["state_dict"], last["state_dict"])
+    assert "weights: run/checkpoints/best.ckpt" in explllm("test", *run, "--explained_faces", 0).out
+    assert "weights: run/checkpoints/last.ckpt" in explllm("validate", *run, "--ckpt_path", "last").out
+    # Any checkpoint becomes a model folder, with everything that the run's own has.
+    assert explllm("convert", "checkpoint", "run/checkpoints/best.ckpt", "out").status == 0
+    out = ExpLLM.from_pretrained(tmp_path / "out")
+    assert same(out.state_dict(), model.state_dict()) and out.config.to_dict() == model.config.to_dict()
+    # A new run does not compare with the old one.
+    assert explllm("fit", *run, "--trainer.limit_val_batches", 0).status == 0
+    assert not (tmp_path / "run/checkpoints/best.ckpt").exists()
+
+
+def test_early_stopping(explllm, small_settings, tmp_path):
+    settings = json.loads(json.dumps(small_settings))
+    stop = {"monitor": "val/macro_recall", "mode": "max", "patience": 1, "min_delta": 2.0}
+    settings["trainer"] |= {"max_epochs": 9, "callbacks": [{"class_path": "EarlyStopping", "init_args": stop}]}
+    (tmp_path / "stop.yaml").write_text(yaml.safe_dump(settings))
+    assert explllm("fit", "--config", "stop.yaml").status == 0
+    assert json.loads((tmp_path / "runs/small/metrics.json").read_text())["fit/steps"] == 14

@@ -3,11 +3,13 @@
 import pytest
 import torch
 from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.strategies import ModelParallelStrategy
 
 from explllm.core.errors import CheckpointError, ConfigError
 from explllm.core.expressions import Expression
 from explllm.data.datamodules import DrawnFaces
 from explllm.models.build import NetworkSettings
+from explllm.models.loss import conversation_loss
 from explllm.training.optimization import OptimizationSettings
 from explllm.training.task import ExpLLMTask
 
@@ -133,3 +135,35 @@ def test_a_checkpoint_of_other_weights(settings, data, trainer, tmp_path):
     trainer().test(again, data(), ckpt_path=tmp_path / "one.ckpt", weights_only=True, verbose=False)
     for (name, one), (_, two) in zip(task.state_dict().items(), again.state_dict().items(), strict=True):
         assert torch.equal(one, two), name
+
+
+@pytest.mark.parametrize("precision", ["bf16-true", "16-true", "64-true"])
+def test_precisions_that_round_trainable_weights_are_refused(settings, data, trainer, precision):
+    with pytest.raises(ConfigError, match=rf"the precision {precision} is not supported.*bf16-mixed"):
+        trainer(max_steps=1, precision=precision).fit(ExpLLMTask(settings()), data())
+
+
+def test_strategies_that_train_wrongly_are_refused(settings, data, trainer):
+    strategy = ModelParallelStrategy(data_parallel_size=1, tensor_parallel_size=1)
+    try:
+        with pytest.raises(ConfigError, match=r"the strategy ModelParallelStrategy is not supported.*ddp, or fsdp2"):
+            trainer(max_steps=1, strategy=strategy, devices=1).fit(ExpLLMTask(settings()), data())
+    finally:
+        torch.distributed.destroy_process_group()
+
+
+def test_label_smoothing(settings, data, trainer):
+    losses = []
+    for smoothing in (0.0, 0.1):
+        torch.manual_seed(3)
+        task = ExpLLMTask(settings(), label_smoothing=smoothing)
+        trainer(max_steps=1, limit_val_batches=0).fit(task, data())
+        losses.append(float(task.last_loss))
+    assert losses[1] != pytest.approx(losses[0], abs=1e-3)
+    logits, targets = torch.randn(3, 5), torch.tensor([0, 1, 4])
+    rows = torch.tensor([0, 0, 1])
+    each = 0.9 * -logits.log_softmax(1)[range(3), targets] - 0.1 * logits.log_softmax(1).mean(1)
+    found = conversation_loss(logits, targets, rows, 2, label_smoothing=0.1)
+    assert float(found) == pytest.approx(float((each[:2].mean() + each[2]) / 2), abs=1e-6)
+    with pytest.raises(ConfigError, match=r"`label_smoothing` must be in \[0, 1\), got 1"):
+        ExpLLMTask(settings(), label_smoothing=1)

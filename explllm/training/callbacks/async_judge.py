@@ -147,11 +147,14 @@ class AsyncJudge(Callback):
 
     def on_validation_end(self, trainer: Trainer, pl_module: ExpLLMTask) -> None:  # type: ignore[override]
         """Generate the sample's chains of thought and request judgments."""
-        if self._loop is None or trainer.sanity_checking or trainer.state.fn != "fit":
+        if trainer.sanity_checking or trainer.state.fn != "fit":
+            return
+        frame = trainer.datamodule.frame("val")  # type: ignore[attr-defined]
+        # On every rank: under FSDP2 each must take part in every forward pass.
+        faces = explain_sample(trainer, pl_module, self.faces, require="cot") if "cot" in frame else {}
+        if self._loop is None:
             return
         self._collect(trainer)
-        frame = trainer.datamodule.frame("val")  # type: ignore[attr-defined]
-        faces = explain_sample(trainer, pl_module, self.faces, require="cot") if "cot" in frame else {}
         pending = {}
         for row, face in faces.items():
             scope = f"step {trainer.global_step}: {face_key(str(face.image), face.box)}"

@@ -54,7 +54,10 @@ class BaseRunFolder(Callback):
         self._seconds = state_dict["seconds"]
 
     def on_fit_start(self, trainer: Trainer, pl_module: FaceTask) -> None:  # type: ignore[override]
-        """Print the number of trainable weights."""
+        """Describe the training data in the model's configuration; print the number of trainable weights."""
+        config, data = pl_module.model.config, trainer.datamodule  # type: ignore[attr-defined]
+        config.training_data_note = joined_notes(config.training_data_note, data.training_data_note)
+        config.margin = data.margin
         if not trainer.is_global_zero:
             return
         counts = pl_module.model.trainable_counts()
@@ -86,9 +89,6 @@ class BaseRunFolder(Callback):
         weights = dict(full_weights(pl_module.model, keep=trainer.is_global_zero))
         if not trainer.is_global_zero:
             return
-        config, data = pl_module.model.config, trainer.datamodule  # type: ignore[attr-defined]
-        config.training_data_note = joined_notes(config.training_data_note, data.training_data_note)
-        config.margin = data.margin
         pl_module.model.save_pretrained(self.run_dir / MODEL, state_dict=weights)
         if self._first_step is not None and trainer.global_step > self._first_step:
             for name in self.model_results:

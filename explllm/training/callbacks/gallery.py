@@ -2,10 +2,10 @@
 
 import csv
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.loggers import Logger, TensorBoardLogger
 
 from explllm.core.errors import ConfigError
 from explllm.core.files import atomic_write
@@ -20,7 +20,10 @@ _COLUMNS = ("step", "image", "expression", "predicted", "probability", "cot")
 
 
 class Gallery(Callback):
-    """Explains the same faces after every validation: a page and a table in the run folder, and TensorBoard."""
+    """Explains the same faces after every validation: a page and a table in the run folder, and images in the loggers.
+
+    TensorBoard and loggers with a method `log_image`, such as Weights & Biases, receive the images.
+    """
 
     def __init__(self, faces: int = 4) -> None:
         """Configure the gallery.
@@ -37,9 +40,11 @@ class Gallery(Callback):
 
     def on_validation_end(self, trainer: Trainer, pl_module: ExpLLMTask) -> None:  # type: ignore[override]
         """Explain the faces; write the page, the table and the log."""
-        if not trainer.is_global_zero or trainer.sanity_checking or trainer.state.fn != "fit":
+        if trainer.sanity_checking or trainer.state.fn != "fit":
             return
         faces = list(explain_sample(trainer, pl_module, self.faces).values())
+        if not trainer.is_global_zero:
+            return
         folder, step = Path(trainer.default_root_dir) / FOLDER, trainer.global_step
         folder.mkdir(parents=True, exist_ok=True)
         note: str = trainer.datamodule.training_data_note  # type: ignore[attr-defined]
@@ -48,15 +53,22 @@ class Gallery(Callback):
             temporary.write_text(page, encoding="utf-8")
         _append(folder / "explained.csv", step, faces)
         for logger in trainer.loggers:
-            experiment: Any = getattr(logger, "experiment", None)
-            if hasattr(experiment, "add_image") and hasattr(experiment, "add_text"):
-                for number, face in enumerate(faces):
-                    picture = np.asarray(load_face(face.image, face.box, face.margin))
-                    experiment.add_image(f"gallery/{number}", picture, step, dataformats="HWC")
-                    text = f"**{face.recognition.expression}** (labeled {face.expression})\n\n{face.cot.text}"
-                    experiment.add_text(f"gallery/{number}", text, step)
-                if note:
-                    experiment.add_text("gallery/training_data_note", note, step)
+            _log_faces(logger, faces, step, note)
+
+
+def _log_faces(logger: Logger, faces: list[ExplainedFace], step: int, note: str) -> None:
+    """Log images and texts to TensorBoard, or to a logger with `log_image`, such as Weights & Biases."""
+    pictures = [np.asarray(load_face(face.image, face.box, face.margin)) for face in faces]
+    texts = [f"**{face.recognition.expression}** (labeled {face.expression})\n\n{face.cot.text}" for face in faces]
+    if isinstance(logger, TensorBoardLogger):
+        for number, (picture, text) in enumerate(zip(pictures, texts, strict=True)):
+            logger.experiment.add_image(f"gallery/{number}", picture, step, dataformats="HWC")
+            logger.experiment.add_text(f"gallery/{number}", text, step)
+        if note:
+            logger.experiment.add_text("gallery/training_data_note", note, step)
+    elif hasattr(logger, "log_image"):
+        captions = [f"{text}\n\n{note}" if note else text for text in texts]
+        logger.log_image("gallery", pictures, step=step, caption=captions)
 
 
 def _append(path: Path, step: int, faces: list[ExplainedFace]) -> None:

@@ -112,11 +112,12 @@ class RunFolder(BaseRunFolder):
     def on_test_epoch_end(self, trainer: Trainer, pl_module: ExpLLMTask) -> None:  # type: ignore[override]
         """Write metrics, predictions and report; print the metrics and some explained faces."""
         answers, table = self._answers(trainer, pl_module)
+        table.loc[answers.rows, "predicted"] = answers.words
+        # On every rank: under FSDP2 each must take part in every forward pass.
+        shown, sample = self._explain(trainer, pl_module, answers, table)
         if not trainer.is_global_zero:
             return
         written = self._score(trainer, pl_module, answers, "test")
-        table.loc[answers.rows, "predicted"] = answers.words
-        shown, sample = self._explain(trainer, pl_module, answers, table)
         sections = []
         if sample:
             references = trainer.datamodule.frame().reindex(columns=["cot"])["cot"]  # type: ignore[attr-defined]
