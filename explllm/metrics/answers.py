@@ -52,8 +52,8 @@ class Answers:
         and left out.
 
         Args:
-            table: One row per face: ``expression``, the true label; ``predicted``, a word for an expression, or anything
-                else (such as free text or an empty cell) for an answer that names no class; ``p_<Expression>``,
+            table: One row per face: ``expression``, the true label; ``predicted``, a word for an expression, or
+                anything else (free text, an empty cell) for an answer that names no class; ``p_<Expression>``,
                 probabilities, if known. Rows with a reason in ``unreadable`` are skipped.
             labels: The model's classes; by default those with a probability column.
             answer_labels: The possible answers; by default all classes of the model.

@@ -1,9 +1,10 @@
 """All metrics of a test, from the answers of a model."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 from torchmetrics.functional.classification import binary_auroc
 
@@ -11,6 +12,9 @@ from explllm.core.expressions import Expression
 from explllm.metrics.answers import Answers
 from explllm.metrics.bootstrap import RESAMPLES, recognition_intervals
 from explllm.metrics.calibration import brier_score, negative_log_likelihood, reliability_curve
+from explllm.metrics.chain_of_thought import chain_of_thought_metrics
+from explllm.metrics.exp_cot_score import exp_cot_score
+from explllm.metrics.judges.rules import OfflineJudge
 from explllm.metrics.recognition import NO_LABEL, confusion_matrix, recognition_summary
 
 _ONE_CLASS_SHARE = 0.98
@@ -97,6 +101,64 @@ def single_class_warning(metrics: Mapping[str, Any]) -> str | None:
         f"Macro recall {metrics['macro_recall']:.3f} is at chance ({1 / classes:.3f} with {classes} classes); "
         f"accuracy {metrics['accuracy']:.3f} only reflects that {truth:.1%} of the faces are labeled {name}."
     )
+
+
+def explanation_metrics(
+    texts: Sequence[str],
+    labels: Sequence[Expression | None],
+    action_units: Sequence[Sequence[float | None] | None],
+    references: Sequence[str | None],
+) -> dict[str, Any]:
+    """Compute the metrics of explanations, with the offline judge's scores.
+
+    Args:
+        texts: Chains of thought.
+        labels: The label that each text follows.
+        action_units: 24 intensities per face, or None.
+        references: The data's own text for each face, or None.
+
+    Returns:
+        The values of `explllm.metrics.chain_of_thought.chain_of_thought_metrics`, and ``exp_cot_score`` with ``judge``
+        if there are references. Empty if there are no texts.
+    """
+    if not texts:
+        return {}
+    metrics: dict[str, Any] = chain_of_thought_metrics(texts, labels, action_units)
+    judge = OfflineJudge()
+    judgments = [judge.compare(text, reference) for text, reference in zip(texts, references, strict=True) if reference]
+    if judgments:
+        metrics |= {"exp_cot_score": exp_cot_score(judgments), "judge": judge.name}
+    return metrics
+
+
+def best_and_worst_faces(table: pd.DataFrame, number: int) -> list[object]:
+    """Choose faces to show: alternately the most confident correct answers and the most confident errors.
+
+    Faces of different true expressions take precedence over better or worse ones.
+
+    Args:
+        table: Columns ``expression``, ``correct`` (bool) and ``truth_probability`` (of the true label).
+        number: Number of faces; if it is odd, one more correct answer than errors.
+
+    Returns:
+        Index labels of the table: correct answers, best first, then errors, worst first.
+    """
+    ordered = table.sort_values("truth_probability", kind="stable", ascending=False)
+    best, worst = ordered[ordered["correct"]], ordered[~ordered["correct"]].iloc[::-1]
+    chosen: list[tuple[bool, object]] = []
+    used: set[str] = set()
+    for turn in range(number):
+        pools = [(True, best), (False, worst)] if turn % 2 == 0 else [(False, worst), (True, best)]
+        unseen = [(correct, pool[~pool["expression"].isin(used)]) for correct, pool in pools]
+        pick = next(((correct, pool) for correct, pool in [*unseen, *pools] if len(pool)), None)
+        if pick is None:
+            break
+        correct, pool = pick
+        label = pool.index[0]
+        used.add(pool["expression"].iloc[0])
+        chosen.append((correct, label))
+        best, worst = (rest.drop(label, errors="ignore") for rest in (best, worst))
+    return [label for wanted in (True, False) for correct, label in chosen if correct == wanted]
 
 
 def _probability_metrics(answers: Answers) -> dict[str, Any]:

@@ -12,7 +12,8 @@ from explllm.llm.client import ChatClient
 from explllm.llm.ledger import Ledger
 from explllm.llm.request import ChatFailure, ChatSettings
 from explllm.metrics.exp_cot_score import Judgment, exp_cot_score
-from explllm.metrics.judges import ChatJudge, OfflineJudge, parse_judgment
+from explllm.metrics.judges.chat import ChatJudge, parse_judgment
+from explllm.metrics.judges.rules import OfflineJudge
 
 UNITS = [0.0] * 24
 for name, value in (("Left Brow Raise", 0.7), ("Right Brow Raise", 0.7), ("Jaw Drop", 0.5)):

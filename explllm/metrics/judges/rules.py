@@ -7,7 +7,7 @@ from explllm.core.action_units import FEAFA
 from explllm.core.expressions import SYNONYMS, Expression
 from explllm.explanations.chain_of_thought import ChainOfThought
 from explllm.explanations.grounding import Claim, claims
-from explllm.explanations.verdict import is_torn, score, verdict
+from explllm.explanations.verdict import is_ambiguous, score, verdict
 from explllm.metrics.exp_cot_score import MAX_SCORE, Judgment
 from explllm.metrics.judges import RuleJudge, register_judge
 
@@ -117,7 +117,7 @@ def _named(text: str) -> set[Expression]:
 def _conclusions(mine: ChainOfThought, theirs: ChainOfThought) -> float:
     if bool(mine.conclusion) != bool(theirs.conclusion):
         return 0.0
-    if is_torn(mine.conclusion) and not is_torn(theirs.conclusion):
+    if is_ambiguous(mine.conclusion) and not is_ambiguous(theirs.conclusion):
         return 0.0  # a conclusion that names every expression would otherwise always match
     one, other = verdict(mine.conclusion), verdict(theirs.conclusion)
     if other is None:

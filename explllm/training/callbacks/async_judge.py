@@ -23,7 +23,8 @@ from explllm.llm.ledger import Ledger
 from explllm.llm.request import ChatSettings
 from explllm.llm.settings import Structured
 from explllm.metrics.exp_cot_score import Judgment, exp_cot_score
-from explllm.metrics.judges import ChatJudge, Judge, OfflineJudge
+from explllm.metrics.judges import Judge, find_judge
+from explllm.metrics.judges.chat import ChatJudge
 from explllm.report.explained import ExplainedFace
 from explllm.training.sample import explain_sample
 from explllm.training.task import ExpLLMTask
@@ -104,7 +105,8 @@ class AsyncJudge(Callback):
             raise ConfigError(f"{faces} faces, {drain_seconds} s to drain", remedy="Give at least 1 face and 0 s.")
         self.faces, self.drain_seconds = faces, drain_seconds
         self.settings = None
-        if judge != OFFLINE:
+        self._configured, self._registered = judge, find_judge(judge)
+        if self._registered is None:
             self.settings = ChatSettings(
                 model=judge,
                 base_url=base_url,
@@ -200,8 +202,10 @@ class AsyncJudge(Callback):
 
     async def _open(self) -> Judge:
         """Make the judge, in its own thread, where its client and ledger live."""
+        if self._registered is not None:
+            return self._registered
         if self.settings is None:
-            return OfflineJudge()
+            raise RuntimeError("no judge is configured")
         self._run_dir.mkdir(parents=True, exist_ok=True)
         async with AsyncExitStack() as stack:
             ledger = stack.enter_context(Ledger(self._run_dir / "judge.sqlite"))
@@ -264,7 +268,7 @@ class AsyncJudge(Callback):
 
     def _name(self) -> str:
         if self._judge is None or not self._judge.done() or self._judge.exception() is not None:
-            return OFFLINE if self.settings is None else self.settings.model
+            return self._configured
         return self._judge.result().name
 
     def _warn(self, reason: str) -> None:

@@ -15,11 +15,12 @@ from explllm.core.manifest import Manifest
 from explllm.data.dataset import Batch
 from explllm.explanations.chain_of_thought import ChainOfThought
 from explllm.metrics.answers import Answers, UnknownLabels
-from explllm.metrics.evaluation import recognition_metrics
+from explllm.metrics.evaluation import best_and_worst_faces, explanation_metrics, recognition_metrics
+from explllm.metrics.judges.rules import OfflineJudge
 from explllm.models.generation import Recognition
 from explllm.models.storage import read_config
-from explllm.report.cot_section import cot_figures, cot_section, judged
-from explllm.report.explained import ExplainedFace, best_and_worst_faces
+from explllm.report.cot_section import cot_section
+from explllm.report.explained import ExplainedFace
 from explllm.report.page import write_report
 from explllm.report.terminal import print_explained, print_metrics
 from explllm.training.callbacks.run_record import RunRecord
@@ -114,15 +115,20 @@ class RunFolder(RunRecord):
         if not trainer.is_global_zero:
             return
         written = self._score(trainer, pl_module, answers, "test")
-        table.loc[answers.rows, "predicted"] = answers.words
+        table.loc[answers.rows, "predicted"] = answers.names
         shown, sample = self._explain(trainer, pl_module, answers, table)
         sections = []
         if sample:
             references = trainer.datamodule.frame().reindex(columns=["cot"])["cot"]  # type: ignore[attr-defined]
             known = [references.get(row) for row in sample]
-            said = cot_figures([*sample.values()], [text if isinstance(text, str) else None for text in known])
-            written = self._write_metrics(trainer, {f"test/cot/{name}": value for name, value in said.items()})
-            sections = [cot_section(said)]
+            explanations = explanation_metrics(
+                [face.cot.text for face in sample.values()],
+                [face.recognition.expression for face in sample.values()],
+                [face.action_units for face in sample.values()],
+                [text if isinstance(text, str) else None for text in known],
+            )
+            written = self._write_metrics(trainer, {f"test/cot/{name}": value for name, value in explanations.items()})
+            sections = [cot_section(explanations)]
         self._write_predictions(Manifest(table, trainer.datamodule.manifest.root))  # type: ignore[attr-defined]
         write_report(self.run_dir / REPORT, self.run_dir.name, written, shown, sections)
         print_metrics(get_console(), written, "test")
@@ -195,7 +201,7 @@ class RunFolder(RunRecord):
         scored = pd.DataFrame(
             {
                 "expression": [str(answers.labels[place]) for place in answers.targets],
-                "right": answers.right,
+                "correct": answers.correct,
                 "truth_probability": answers.truth_probability,
             },
             index=answers.rows,
@@ -217,7 +223,7 @@ class RunFolder(RunRecord):
         table["cot"] = pd.Series([cot.text for cot in cots], index=rows, dtype=object)
         table["cot_source"] = pd.Series(self._source, index=rows, dtype=object)
         shares = dict(zip(answers.rows, answers.probabilities.tolist(), strict=True))
-        explained = {}
+        explained, judge = {}, OfflineJudge()
         for row, cot in zip(rows, cots, strict=True):
             text, source = known.loc[row]
             face = ExplainedFace(
@@ -230,5 +236,7 @@ class RunFolder(RunRecord):
                 data.manifest.box(row),
                 data.margin,
             )
-            explained[row] = judged(face, text) if isinstance(text, str) else face
+            if isinstance(text, str):
+                face = face.with_scores(judge.compare(cot.text, text), judge.name)
+            explained[row] = face
         return [explained[row] for row in shown], {row: explained[row] for row in sample}
