@@ -173,10 +173,10 @@ def test_errors(tested, tmp_path):
     with pytest.raises(InputError, match=r"no test to compare .*gone/metrics.json.*explllm test"):
         compare([str(one), str(tmp_path / "gone")])
     rewrite(two, lambda table: table.assign(predicted="Fear"))
-    with pytest.raises(InputError, match="the predictions are not those of the test in metrics.json"):
+    with pytest.raises(InputError, match="the predictions do not belong to the test in metrics.json"):
         compare([str(one), str(two)])
     rewrite(two, lambda table: table.drop(columns="expression"))  # what `predict` leaves for faces without labels
-    with pytest.raises(InputError, match=r"no column expression .*two/predictions.parquet"):
+    with pytest.raises(InputError, match=r"the predictions have no column expression .*two/predictions.parquet"):
         compare([str(one), str(two)])
     (one / "metrics.json").write_text(json.dumps({"test/accuracy": 0.5}))
     with pytest.raises(InputError, match=r"no test/labels .*Run `explllm test` again"):
