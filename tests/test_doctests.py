@@ -11,6 +11,7 @@ MODULES = [
     "explllm.explanations.chain_of_thought",
     "explllm.explanations.grounding",
     "explllm.explanations.verdict",
+    "explllm.metrics.recognition",
     "explllm.models.explllm",
 ]
 

@@ -22,7 +22,8 @@ from explllm.faces.detector import FaceDetector
 from explllm.faces.estimators import Estimator, open_estimator
 from explllm.faces.pixels import load_image
 from explllm.models.explllm import ExpLLM
-from explllm.report.picture import PicturedFace, bars_of, draw_picture
+from explllm.report.explained import strongest_units
+from explllm.report.picture import PicturedFace, draw_picture
 from explllm.report.terminal import print_explained
 
 
@@ -160,7 +161,10 @@ def _print(path: str, faces: Sequence[PicturedFace], searched: bool, as_json: bo
         name = f"{path}, face {number} of {len(faces)}" if len(faces) > 1 else path
         print_explained(console, name, None, face.recognition, face.cot)
         if face.action_units is not None:
-            said = ", ".join(f"{unit.lower()} {value:.2f}" for unit, value in bars_of(face.action_units)) or "none seen"
+            said = (
+                ", ".join(f"{unit.lower()} {value:.2f}" for unit, value in strongest_units(face.action_units))
+                or "none seen"
+            )
             console.print(f"action units by {face.action_units_source}: {said}", highlight=False)
 
 

@@ -27,10 +27,12 @@ from explllm.llm.client import ChatClient
 from explllm.llm.ledger import Ledger
 from explllm.llm.request import ChatFailure, ChatSettings, OutOfBudget, Stopped
 from explllm.metrics.answers import Answers
-from explllm.metrics.chain_of_thought import TextCounts, added, summary, text_counts
+from explllm.metrics.chain_of_thought import TextCounts, sum_counts, summarize_counts, text_counts
 from explllm.metrics.evaluation import recognition_metrics
 from explllm.metrics.exp_cot_score import Judgment, exp_cot_score
-from explllm.metrics.judges import ChatJudge, Judge, OfflineJudge
+from explllm.metrics.judges import Judge
+from explllm.metrics.judges.chat import ChatJudge
+from explllm.metrics.judges.rules import OfflineJudge
 from explllm.report.published import EXP_COT_SCORES
 from explllm.report.terminal import print_metrics
 
@@ -71,7 +73,7 @@ def score(
     pairs, by_file_name = _pairs(texts, generated, reference)
     units = {text.name: other.action_units for text, other in pairs}
     counts = [text_counts(text.text, text.predicted, text.action_units or units.get(text.name)) for text in texts]
-    figures: dict[str, Any] = summary(added(counts))
+    figures: dict[str, Any] = summarize_counts(sum_counts(counts))
     if recognition := _recognition(table):
         figures["recognition"] = recognition
     elif not texts:

@@ -1,4 +1,4 @@
-"""What a model answered for a set of faces, mapped to the classes that are scored."""
+"""A model's answers for a set of faces, mapped to the classes that are scored."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -13,27 +13,27 @@ from explllm.core.expressions import Expression, LabelSet
 from explllm.metrics.recognition import NO_LABEL
 
 UnknownLabels = Literal["refuse", "leave_out"]
-"""What to do with a face whose true expression is none of the classes: refuse the table, or leave the face out."""
+"""Handling of faces whose true expression is not one of the classes: raise an error, or leave the faces out."""
 
 
 @dataclass(frozen=True)
 class Answers:
-    """The answers for N faces among K classes."""
+    """Answers for N faces among K classes."""
 
     labels: tuple[Expression, ...]
-    """The classes that are scored."""
+    """The K classes that are scored."""
     rows: list[Any]
-    """The faces' places in the table's index."""
+    """Index labels of the faces in the table."""
     targets: np.ndarray
-    """(N,) numbers of the true classes."""
+    """(N,) indices of the true classes."""
     predictions: np.ndarray
-    """(N,) numbers of the answers; `NO_LABEL` for one that names no class."""
+    """(N,) indices of the predicted classes; `NO_LABEL` for an answer that names no class."""
     probabilities: np.ndarray
-    """(N, K); rows of nan where a face has none."""
+    """(N, K); a row of NaN for a face without probabilities."""
     left_out: dict[str, int]
-    """Faces that do not count because their true expression is none of the classes, by expression."""
+    """Number of faces left out because their true expression is not one of the classes, by expression."""
     dropped: tuple[Expression, ...]
-    """Classes of the model that were no possible answer; their probability was shared out among the others."""
+    """Classes of the model that are not possible answers; their probability is redistributed among the others."""
 
     @classmethod
     def from_table(
@@ -45,68 +45,69 @@ class Answers:
     ) -> "Answers":
         """Read the answers from a table of predictions.
 
-        Across data sets the classes may differ. A model that knows Contempt may be tested on data without it: by
-        default every class of the model is a possible answer, and Contempt is then simply wrong; with `answer_labels`
-        the answer is sought among these alone, and the probability of the others is shared out in proportion. Data may
-        hold Contempt where the model does not know it: that is an error by default, as the figures would be of other
-        faces than those of the data set; with ``leave_out`` such faces are counted and left out.
+        The classes of the model and of the data may differ. If only the model has a class, such as Contempt, it is a
+        possible answer by default and counts as wrong; with `answer_labels`, only these classes are possible answers,
+        and the probability of the others is redistributed in proportion. If only the data have a class, the default is
+        an error, because the metrics would describe a subset of the data; with ``leave_out`` these faces are counted
+        and left out.
 
         Args:
-            table: One row a face: ``expression``, the true one; ``predicted``, any word that names an expression, or
-                anything else (or nothing) for an answer that names none, such as free text; ``p_<Expression>``,
-                probabilities, where there are any. Rows with a reason in ``unreadable`` do not count.
-            labels: The model's classes; by default those that the table has probabilities of.
-            answer_labels: The classes to answer among; by default all of the model.
-            unknown_labels: What to do with true expressions that are none of the classes.
+            table: One row per face: ``expression``, the true label; ``predicted``, a word for an expression, or
+                anything else (free text, an empty cell) for an answer that names no class; ``p_<Expression>``,
+                probabilities, if known. Rows with a reason in ``unreadable`` are skipped.
+            labels: The model's classes; by default those with a probability column.
+            answer_labels: The possible answers; by default all classes of the model.
+            unknown_labels: Handling of true expressions that are not one of the classes.
 
         Returns:
-            The answers, in the table's order.
+            The answers, in the order of the table.
 
         Raises:
-            ManifestError: If a column is absent, or a face has no true expression.
-            ConfigError: If a true expression is none of the classes, or the two sets of labels have none in common.
+            ManifestError: If a column is missing, or a face has no true expression.
+            ConfigError: If a true expression is not one of the classes, or the two label sets are disjoint.
         """
         for column in ("expression", "predicted"):
             if column not in table:
                 raise ManifestError(
-                    f"no column {column} in the predictions", remedy="Give the table that `explllm test` writes."
+                    f"the predictions have no column {column}", remedy="Pass the table that `explllm test` writes."
                 )
         model = tuple(labels) if labels is not None else _labels_of(table)
         if not model:
             raise ConfigError(
-                "predictions without probabilities do not say among which expressions the model chose",
-                remedy="Name its labels.",
+                "the classes of the model are unknown: the predictions have no probability columns",
+                remedy="Pass labels.",
             )
         scored = tuple(label for label in model if answer_labels is None or label in answer_labels)
         if not scored:
             raise ConfigError(
-                f"the model's labels {', '.join(model)} are none of {answer_labels.name if answer_labels else ''}",
-                remedy="Name the label set of the data.",
+                f"the model's labels {', '.join(model)} have nothing in common with "
+                f"{answer_labels.name if answer_labels else ''}",
+                remedy="Pass the label set of the data.",
             )
         if "unreadable" in table:
             table = table[table["unreadable"].isna()]
         truth = [_expression(cell) for cell in table["expression"]]
         if None in truth:
             raise ManifestError(
-                f"no expression for {truth.count(None)} of {len(truth)} faces", remedy="Label them, or leave them out."
+                f"{truth.count(None)} of {len(truth)} faces have no expression", remedy="Label them, or remove them."
             )
         unknown = Counter(str(label) for label in truth if label not in scored)
         if unknown and unknown_labels == "refuse":
             raise ConfigError(
-                f"the data holds {', '.join(sorted(unknown))}, which is no possible answer ({', '.join(scored)})",
-                remedy="Take these faces out, or have them left out and counted by unknown_labels=leave_out.",
+                f"the data contain {', '.join(sorted(unknown))}, which is not a possible answer ({', '.join(scored)})",
+                remedy="Remove these faces, or set unknown_labels to leave_out.",
             )
-        kept = np.array([label in scored for label in truth], bool)
-        table, truth = table[kept], [label for label in truth if label in scored]
+        known = np.array([label in scored for label in truth], bool)
+        table, truth = table[known], [label for label in truth if label in scored]
         places = {label: place for place, label in enumerate(scored)}
         probabilities = _probabilities(table, scored)
         answered = [_expression(cell) for cell in table["predicted"]]
         predictions = np.array([NO_LABEL if label is None else places.get(label, NO_LABEL) for label in answered], int)
         dropped = tuple(label for label in model if label not in scored)
         if dropped:
-            # An answer that named no class at all stays none.
-            known = ~np.isnan(probabilities).any(axis=1) & np.array([label is not None for label in answered], bool)
-            predictions[known] = probabilities[known].argmax(axis=1)
+            # An answer that named no class remains without one.
+            chosen = ~np.isnan(probabilities).any(axis=1) & np.array([label is not None for label in answered], bool)
+            predictions[chosen] = probabilities[chosen].argmax(axis=1)
         return cls(
             labels=scored,
             rows=list(table.index),
@@ -118,23 +119,23 @@ class Answers:
         )
 
     @property
-    def words(self) -> list[str | None]:
-        """The answers' names; None for one that names no class."""
+    def names(self) -> list[str | None]:
+        """Names of the predicted classes; None for an answer that names no class."""
         return [None if place == NO_LABEL else str(self.labels[place]) for place in self.predictions]
 
     @property
-    def right(self) -> np.ndarray:
-        """(N,) bool: whether each answer is right."""
+    def correct(self) -> np.ndarray:
+        """(N,) bool: whether each answer is correct."""
         return self.predictions == self.targets
 
     @property
     def truth_probability(self) -> np.ndarray:
-        """(N,) probability of each true class; nan where a face has none."""
+        """(N,) probability of the true class; NaN for a face without probabilities."""
         return self.probabilities[np.arange(len(self.targets)), self.targets]
 
 
 def _labels_of(table: pd.DataFrame) -> tuple[Expression, ...]:
-    """Return the expressions that a table has probabilities of, in its columns' order."""
+    """Return the expressions with a probability column, in the order of the columns."""
     names = [str(name).removeprefix("p_") for name in table.columns if str(name).startswith("p_")]
     return tuple(Expression(name) for name in names if name in set(Expression))
 
@@ -147,13 +148,13 @@ def _expression(cell: Any) -> Expression | None:
 
 
 def _probabilities(table: pd.DataFrame, scored: Sequence[Expression]) -> np.ndarray:
-    """Return the probabilities of the scored classes, which add up to 1 in each row that has them."""
+    """Return the probabilities of the scored classes, normalized to 1 in each row that has them."""
     columns = [f"p_{label}" for label in scored]
     if not set(columns) <= set(table.columns):
         return np.full((len(table), len(scored)), np.nan)
     shares = table[columns].to_numpy(dtype=float, na_value=np.nan)
     total = shares.sum(axis=1, keepdims=True)
-    # What adds up stays as it is to the last bit: equal probabilities of two faces must remain equal.
+    # Rows that sum to 1 are not divided: rounding must not make equal probabilities differ.
     total = np.where(np.isclose(total, 1, rtol=0, atol=1e-6), 1, total)
-    # Where the classes left have no probability at all, none of them is preferred.
+    # If the scored classes have no probability at all, they are equally likely.
     return np.where(total == 0, 1 / len(scored), shares / np.where(total == 0, 1, total))

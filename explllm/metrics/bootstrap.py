@@ -1,12 +1,12 @@
-"""Bootstrap intervals: how far a figure may be off because the test faces are only a sample."""
+"""Bootstrap confidence intervals: the uncertainty of a metric that comes from the finite sample of test faces."""
 
 import numpy as np
 
 RESAMPLES = 1000
-"""Resamples of an interval."""
+"""Default number of bootstrap resamples."""
 
 LEVEL = 0.95
-"""Share of the resamples that an interval holds."""
+"""Default confidence level."""
 
 Interval = tuple[float, float]
 
@@ -16,18 +16,18 @@ def recognition_intervals(
 ) -> dict[str, Interval]:
     """Return percentile intervals of accuracy, macro recall and macro F1.
 
-    All three follow from the confusion matrix. Drawing N faces with replacement and counting them again is the same as
-    drawing the matrix from a multinomial distribution with its own shares, so no face needs to be touched.
+    All three follow from the confusion matrix. Drawing N faces with replacement and counting them is equivalent to
+    drawing the matrix from a multinomial distribution with its own relative frequencies.
 
     Args:
         confusion: (K, K + 1) counts, as `explllm.metrics.recognition.confusion_matrix` gives them.
-        resamples: Resamples R.
-        seed: Seeds them.
-        level: Share of the resamples between the two ends.
+        resamples: Number of resamples R.
+        seed: Seed of the resampling.
+        level: Confidence level.
 
     Returns:
-        ``accuracy``, ``macro_recall`` and ``macro_f1``, each with lower and upper end. A class that is not in a
-        resample does not count in that resample's means.
+        Lower and upper bound of ``accuracy``, ``macro_recall`` and ``macro_f1``. A class that is absent from a
+        resample is left out of that resample's means.
     """
     classes, count = len(confusion), int(confusion.sum())
     drawn = np.random.default_rng(seed).multinomial(count, confusion.ravel() / count, size=resamples)
@@ -37,12 +37,12 @@ def recognition_intervals(
     counts = occurs > 0
     recall = right / np.maximum(occurs, 1)
     f1 = 2 * right / np.maximum(occurs + predicted, 1)
-    figures = {
+    metrics = {
         "accuracy": right.sum(1) / count,
         "macro_recall": recall.mean(1, where=counts),
         "macro_f1": f1.mean(1, where=counts),
     }
-    return {name: _ends(values, level) for name, values in figures.items()}
+    return {name: _percentile_interval(values, level) for name, values in metrics.items()}
 
 
 def difference_interval(
@@ -54,27 +54,27 @@ def difference_interval(
     seed: int = 0,
     level: float = LEVEL,
 ) -> Interval:
-    """Return the percentile interval of the difference of two models' accuracies on the same faces.
+    """Return the percentile interval of the difference between two models' accuracies on the same faces.
 
-    A resample draws faces, and with each face both models' answers: the bootstrap is paired.
+    The bootstrap is paired: a resample draws faces, each with the answers of both models.
 
     Args:
-        both: Faces that both recognize.
-        only_first: Faces that only the first one recognizes.
-        only_second: Faces that only the second one recognizes.
-        neither: Faces that neither recognizes.
-        resamples: Resamples.
-        seed: Seeds them.
-        level: Share of the resamples between the two ends.
+        both: Faces that both models recognize.
+        only_first: Faces that only the first model recognizes.
+        only_second: Faces that only the second model recognizes.
+        neither: Faces that neither model recognizes.
+        resamples: Number of resamples.
+        seed: Seed of the resampling.
+        level: Confidence level.
 
     Returns:
-        Lower and upper end of the first model's accuracy less the second one's.
+        Lower and upper bound of the first model's accuracy minus the second model's.
     """
     counts = np.array([both, only_first, only_second, neither])
     drawn = np.random.default_rng(seed).multinomial(counts.sum(), counts / counts.sum(), size=resamples)
-    return _ends((drawn[:, 1] - drawn[:, 2]) / counts.sum(), level)
+    return _percentile_interval((drawn[:, 1] - drawn[:, 2]) / counts.sum(), level)
 
 
-def _ends(values: np.ndarray, level: float) -> Interval:
+def _percentile_interval(values: np.ndarray, level: float) -> Interval:
     low, high = np.quantile(values, [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)

@@ -1,25 +1,25 @@
-"""Whether probabilities can be believed: reliability curve, expected calibration error, Brier score, log-likelihood."""
+"""Calibration of probabilities: reliability curve, expected calibration error, Brier score, log-likelihood."""
 
 from dataclasses import dataclass
 
 import numpy as np
 
 BINS = 15
-"""Bins of the reliability curve, as in Guo et al., "On Calibration of Modern Neural Networks", ICML 2017."""
+"""Number of bins of the reliability curve, as in Guo et al., "On Calibration of Modern Neural Networks", ICML 2017."""
 
-_SMALLEST = 1e-12
+_EPSILON = 1e-12
 
 
 @dataclass(frozen=True)
 class ReliabilityCurve:
-    """How often answers of a given confidence are right; one entry for each bin."""
+    """Accuracy by confidence, one entry per bin."""
 
     counts: list[int]
-    """Faces."""
+    """Number of faces."""
     confidence: list[float | None]
-    """Mean confidence; None in an empty bin."""
+    """Mean confidence; None if the bin is empty."""
     accuracy: list[float | None]
-    """Share of right answers; None in an empty bin."""
+    """Share of correct answers; None if the bin is empty."""
 
     @property
     def expected_calibration_error(self) -> float:
@@ -32,15 +32,15 @@ class ReliabilityCurve:
         return sum(gaps) / max(sum(self.counts), 1)
 
 
-def reliability_curve(confidences: np.ndarray, right: np.ndarray, bins: int = BINS) -> ReliabilityCurve:
-    """Sort answers into bins of equal width by their confidence.
+def reliability_curve(confidences: np.ndarray, correct: np.ndarray, bins: int = BINS) -> ReliabilityCurve:
+    """Group answers by confidence into bins of equal width.
 
-    torchmetrics computes the error but gives no curve, and has a bin of its own for a confidence of exactly 1.
+    torchmetrics computes the error but not the curve, and it puts a confidence of exactly 1 into a bin of its own.
 
     Args:
         confidences: (N,) probability of each answer, in [0, 1].
-        right: (N,) bool, whether the answer is right.
-        bins: Number of bins M; bin m holds the confidences in ((m - 1) / M, m / M], the first one 0 too.
+        correct: (N,) bool, whether the answer is correct.
+        bins: Number of bins M; bin m holds the confidences in ((m - 1) / M, m / M]; the first bin also holds 0.
 
     Returns:
         The curve.
@@ -48,7 +48,7 @@ def reliability_curve(confidences: np.ndarray, right: np.ndarray, bins: int = BI
     place = np.digitize(confidences, np.linspace(0, 1, bins + 1)[1:-1], right=True)
     counts = np.bincount(place, minlength=bins)
     confidence = np.bincount(place, confidences, minlength=bins)
-    accuracy = np.bincount(place, right.astype(float), minlength=bins)
+    accuracy = np.bincount(place, correct.astype(float), minlength=bins)
 
     def means(sums: np.ndarray) -> list[float | None]:
         return [float(total / count) if count else None for total, count in zip(sums, counts, strict=True)]
@@ -57,28 +57,28 @@ def reliability_curve(confidences: np.ndarray, right: np.ndarray, bins: int = BI
 
 
 def brier_score(probabilities: np.ndarray, targets: np.ndarray) -> float:
-    """Return the mean squared distance of the probabilities from the truth, summed over the classes (Brier 1950).
+    """Return the mean squared error of the probabilities, summed over the classes (Brier 1950).
 
     Args:
         probabilities: (N, K).
         targets: (N,) class numbers.
 
     Returns:
-        A number in [0, 2]; 0 is perfect, and 1 - 1 / K is what equal probabilities give.
+        A number in [0, 2]: 0 is perfect; uniform probabilities score 1 - 1 / K.
     """
     truth = np.eye(probabilities.shape[1])[targets]
     return float(((probabilities - truth) ** 2).sum(1).mean())
 
 
 def negative_log_likelihood(probabilities: np.ndarray, targets: np.ndarray) -> float:
-    """Return the mean negative logarithm of the true class's probability.
+    """Return the mean negative log-likelihood of the true class.
 
     Args:
-        probabilities: (N, K); what is below 1e-12 counts as that.
+        probabilities: (N, K), clamped below at 1e-12.
         targets: (N,) class numbers.
 
     Returns:
-        Nats; log K is what equal probabilities give.
+        The mean in nats; uniform probabilities score log K.
     """
     likelihood = probabilities[np.arange(len(targets)), targets]
-    return float(-np.log(np.maximum(likelihood, _SMALLEST)).mean())
+    return float(-np.log(np.maximum(likelihood, _EPSILON)).mean())

@@ -1,7 +1,7 @@
-"""How good chains of thought are, measured without any judge: form, agreement with the label, grounding."""
+"""Metrics of chains of thought that need no judge: form, agreement with the label, grounding in action units."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import astuple, dataclass, fields
 from typing import Any
 
 import torch
@@ -14,24 +14,24 @@ from explllm.explanations.grounding import STRONG, ground
 
 @dataclass(frozen=True)
 class TextCounts:
-    """What one text adds to the sums; all that is needed to average over any set of texts."""
+    """Counts of one text, or their sums over texts: everything that the metrics are computed from."""
 
     texts: float = 1.0
-    """1."""
+    """Number of texts."""
     complete: float = 0.0
-    """Whether all three sections are there."""
+    """Texts with all three sections."""
     words: float = 0.0
-    """Words, titles included."""
+    """Words, including titles."""
     over_limit: float = 0.0
-    """Whether there are more than 130 of them (paper, Section III-B-6)."""
+    """Texts of more than 130 words (paper, Section III-B-6)."""
     labeled: float = 0.0
-    """Whether a label was said first."""
+    """Texts that follow a label."""
     agrees: float = 0.0
-    """Whether the conclusion arrives at that label."""
+    """Texts whose conclusion agrees with that label."""
     undecided: float = 0.0
-    """Whether the text arrives at no expression."""
+    """Texts that conclude no expression."""
     grounded: float = 0.0
-    """Whether the face has measured action units."""
+    """Texts about a face with measured action units."""
     claimed_active: float = 0.0
     """Units claimed present that are active."""
     claimed: float = 0.0
@@ -39,7 +39,7 @@ class TextCounts:
     active: float = 0.0
     """Units that are active."""
     strong_claimed: float = 0.0
-    """Strong units, of `explllm.explanations.grounding.STRONG` or more, that are claimed present."""
+    """Strong units that are claimed present; see `explllm.explanations.grounding.STRONG`."""
     strong: float = 0.0
     """Strong units."""
     unsupported: float = 0.0
@@ -47,18 +47,18 @@ class TextCounts:
     side_errors: float = 0.0
     """Units claimed on the wrong side."""
     intensities: float = 0.0
-    """Whether any claim has a word for the intensity."""
+    """Texts with at least one intensity word."""
     intensity_agreement: float = 0.0
-    """Share of these words that fit."""
+    """Sum over these texts of the share of intensity words that fit."""
 
 
 def text_counts(text: str, label: Expression | None, action_units: Sequence[float | None] | None) -> TextCounts:
-    """Measure one text.
+    """Count one text.
 
     Args:
         text: The chain of thought.
-        label: The label that was said first, if any.
-        action_units: 24 intensities in [0, 1], with None for a unit that was not measured; None leaves grounding out.
+        label: The label that the text follows, if any.
+        action_units: 24 intensities in [0, 1], with None for a unit that was not measured; None skips grounding.
 
     Returns:
         The counts.
@@ -74,41 +74,41 @@ def text_counts(text: str, label: Expression | None, action_units: Sequence[floa
         "undecided": verdict is None,
     }
     if action_units is not None:
-        found = ground(text, action_units)
+        grounding = ground(text, action_units)
         strong = sum(intensity is not None and intensity >= STRONG for intensity in action_units)
         counts |= {
             "grounded": 1,
-            "claimed_active": found.supported_count,
-            "claimed": found.claimed_count,
-            "active": found.active_count,
-            "strong_claimed": strong - len(found.missing),
+            "claimed_active": grounding.supported_count,
+            "claimed": grounding.claimed_count,
+            "active": grounding.active_count,
+            "strong_claimed": strong - len(grounding.missing),
             "strong": strong,
-            "unsupported": len(found.unsupported),
-            "side_errors": len(found.side_errors),
-            "intensities": found.intensity_agreement is not None,
-            "intensity_agreement": found.intensity_agreement or 0.0,
+            "unsupported": len(grounding.unsupported),
+            "side_errors": len(grounding.side_errors),
+            "intensities": grounding.intensity_agreement is not None,
+            "intensity_agreement": grounding.intensity_agreement or 0.0,
         }
     return TextCounts(**{name: float(value) for name, value in counts.items()})
 
 
-def added(counts: Iterable[TextCounts]) -> TextCounts:
-    """Add the counts of texts up."""
-    rows = [[getattr(one, field.name) for field in fields(TextCounts)] for one in counts]
+def sum_counts(counts: Iterable[TextCounts]) -> TextCounts:
+    """Return the sums of the counts of texts."""
+    rows = [astuple(one) for one in counts]
     return TextCounts(*(sum(column) for column in zip(*rows, strict=True))) if rows else TextCounts(texts=0)
 
 
-def summary(sums: TextCounts) -> dict[str, float | None]:
-    """Turn sums over texts into shares.
+def summarize_counts(sums: TextCounts) -> dict[str, float | None]:
+    """Compute the metrics from sums over texts.
 
     Args:
-        sums: The counts of all texts, added up.
+        sums: From `sum_counts`.
 
     Returns:
-        ``count``, ``complete``, ``words`` (mean), ``over_limit``, ``agreement`` (of the conclusion with the label said
-        first), ``undecided``; of texts with measured action units ``grounding_precision``, ``grounding_recall`` (of
-        active units), ``grounding_recall_strong`` (of those of 0.3 or more), ``grounding_f1`` (over all units of all
-        texts), ``unsupported`` (share of claims that are of absent units), ``side_errors`` (for each text),
-        ``intensity_agreement``. None where there is nothing to divide by.
+        ``count``, ``complete``, ``words`` (mean), ``over_limit``, ``agreement`` (of the conclusion with the label),
+        ``undecided``. For texts about faces with measured action units: ``grounding_precision``, ``grounding_recall``
+        (of the active units), ``grounding_recall_strong`` (of the units of at least 0.3), ``grounding_f1`` (micro
+        average over all texts), ``unsupported`` (share of the claims that name an absent unit), ``side_errors`` (per
+        text), ``intensity_agreement``. None if the denominator is 0.
     """
     precision, recall = _share(sums.claimed_active, sums.claimed), _share(sums.claimed_active, sums.active)
     return {
@@ -131,30 +131,30 @@ def summary(sums: TextCounts) -> dict[str, float | None]:
 def chain_of_thought_metrics(
     texts: Sequence[str], labels: Sequence[Expression | None], action_units: Sequence[Sequence[float | None] | None]
 ) -> dict[str, float | None]:
-    """Measure texts in this process alone; `ChainOfThoughtMetrics` does it over ranks.
+    """Compute the metrics of texts; `ChainOfThoughtMetrics` is the form for several ranks.
 
     Args:
         texts: Chains of thought.
-        labels: The labels that were said first.
-        action_units: For each face 24 intensities, or None.
+        labels: The label that each text follows.
+        action_units: 24 intensities per face, or None.
 
     Returns:
-        What `summary` gives.
+        The metrics; see `summarize_counts`.
     """
-    return summary(added(text_counts(*row) for row in zip(texts, labels, action_units, strict=True)))
+    return summarize_counts(sum_counts(text_counts(*row) for row in zip(texts, labels, action_units, strict=True)))
 
 
 class ChainOfThoughtMetrics(Metric):
-    """`summary` over batches and ranks."""
+    """The stateful form of `chain_of_thought_metrics`, accumulated over batches and ranks."""
 
     sums: torch.Tensor
     full_state_update = False
 
     def __init__(self, **settings: Any) -> None:
-        """Begin with no texts.
+        """Initialize the sums to zero.
 
         Args:
-            **settings: See `torchmetrics.Metric`.
+            **settings: Settings of `torchmetrics.Metric`.
         """
         super().__init__(**settings)
         empty = torch.zeros(len(fields(TextCounts)), dtype=torch.float64)
@@ -170,17 +170,16 @@ class ChainOfThoughtMetrics(Metric):
 
         Args:
             texts: B chains of thought.
-            labels: B labels that were said first.
-            action_units: For each face 24 intensities, or None.
+            labels: B labels that the texts follow.
+            action_units: 24 intensities per face, or None.
         """
         for text, label, units in zip(texts, labels, action_units, strict=True):
             counts = text_counts(text, label, units)
-            values = [getattr(counts, field.name) for field in fields(TextCounts)]
-            self.sums += torch.tensor(values, dtype=torch.float64, device=self.sums.device)
+            self.sums += torch.tensor(astuple(counts), dtype=torch.float64, device=self.sums.device)
 
     def compute(self) -> dict[str, float | None]:
-        """Return the summary of all texts."""
-        return summary(TextCounts(*self.sums.tolist()))
+        """Return the metrics of all texts."""
+        return summarize_counts(TextCounts(*self.sums.tolist()))
 
 
 def _share(part: float, whole: float) -> float | None:

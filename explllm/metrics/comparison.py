@@ -1,4 +1,4 @@
-"""Tests of the same faces: read from run folders and held against each other."""
+"""Comparison of runs that were tested on the same faces."""
 
 import json
 from collections.abc import Sequence
@@ -21,30 +21,30 @@ from explllm.metrics.significance import holm, mcnemar
 
 @dataclass(frozen=True)
 class Run:
-    """One run's test."""
+    """The test of one run."""
 
     name: str
     metrics: dict[str, Any]
     """The content of ``metrics.json``."""
     faces: pd.DataFrame
-    """Faces that count: ``image``, ``box``, ``expression``, ``predicted``, ``right``, ``truth_probability``."""
+    """Scored faces: ``image``, ``box``, ``expression``, ``predicted``, ``right``, ``truth_probability``."""
     unscored: set[str]
-    """Faces of the test that do not count: not readable, or of an expression that is no possible answer."""
+    """Faces of the test that are not scored: unreadable, or labeled with an expression that is not a class."""
 
     @property
     def root(self) -> Path:
-        """The folder of the images, where it was when the run was tested."""
+        """Folder of the images when the run was tested."""
         return Path(self.metrics["test/root"])
 
     @property
     def margin(self) -> float:
-        """The margin around boxes with which the run was tested."""
+        """Margin around boxes that the test used."""
         return float(self.metrics.get("test/margin", DEFAULT_MARGIN))
 
 
 @dataclass(frozen=True)
 class Pair:
-    """Two runs on the faces that count in both."""
+    """Two runs, compared on the faces that are scored in both."""
 
     first: str
     second: str
@@ -54,30 +54,30 @@ class Pair:
     only_second: int
     neither: int
     difference: float
-    """Accuracy of the first less that of the second."""
+    """Accuracy of the first run minus that of the second."""
     interval: Interval
-    """95% interval of the difference, by paired bootstrap."""
+    """95% interval of the difference, from a paired bootstrap."""
     p_value: float
-    """McNemar's test, two-sided."""
+    """Two-sided p-value of McNemar's test."""
     method: str
     """``exact`` or ``continuity-corrected``."""
     corrected: float
-    """The p-value corrected for the number of pairs (Holm); the same where there is one pair."""
+    """The p-value after Holm's correction for the number of pairs."""
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """What was found."""
+    """The result of `compare_runs`."""
 
     runs: list[Run]
     pairs: list[Pair]
     faces: pd.DataFrame
-    """The faces that count in every run, one row each: ``image``, ``box`` where any has one, ``expression``, and by
-    run ``predicted NAME``, ``right NAME`` and ``p NAME``, the probability of the true expression."""
+    """Faces that are scored in every run, one row each: ``image``, ``box`` if any face has one, ``expression``, and for
+    each run ``predicted NAME``, ``right NAME`` and ``p NAME``, the probability of the true expression."""
     differing: pd.DataFrame
-    """Those of them that not all runs answer alike."""
+    """The rows of `faces` on which the runs' answers differ."""
     left_out: int
-    """Faces that count in some runs only."""
+    """Number of faces that are scored in some runs only."""
 
 
 def read_runs(folders: Sequence[str]) -> list[Run]:
@@ -87,15 +87,16 @@ def read_runs(folders: Sequence[str]) -> list[Run]:
         folders: Run folders, at least two.
 
     Returns:
-        The runs, under the shortest names that tell them apart.
+        The runs; each is named by its folder, or by its path if folder names repeat.
 
     Raises:
-        InputError: As for `compare`.
+        InputError: If there are fewer than two different folders, a folder holds no complete test, or its metrics and
+            predictions come from different tests.
     """
     paths = [Path(folder) for folder in folders]
     if len({path.resolve() for path in paths}) < max(len(paths), 2):
         raise ConfigError(
-            f"{len(paths)} runs to compare: {', '.join(folders)}", remedy="Name two or more different runs."
+            f"{len(paths)} runs to compare: {', '.join(folders)}", remedy="Pass two or more different runs."
         )
     short = [path.resolve().name for path in paths]
     names = short if len(set(short)) == len(short) else [str(path) for path in paths]
@@ -103,7 +104,7 @@ def read_runs(folders: Sequence[str]) -> list[Run]:
 
 
 def compare_runs(runs: Sequence[Run]) -> Comparison:
-    """Compare runs, without printing or writing anything.
+    """Compare runs; nothing is printed or written.
 
     Args:
         runs: Two or more.
@@ -112,14 +113,14 @@ def compare_runs(runs: Sequence[Run]) -> Comparison:
         The comparison.
 
     Raises:
-        InputError: If they were tested on different faces or against different labels.
+        InputError: If the runs were tested on different faces or with different labels.
     """
     for other in runs[1:]:
         _check_same_faces(runs[0], other)
     shared = [face for face in runs[0].faces.index if all(face in run.faces.index for run in runs[1:])]
     if not shared:
         raise ManifestError(
-            "no face counts in all the runs", remedy="Compare runs whose models know the same expressions."
+            "no face is scored in all runs", remedy="Compare runs whose models have the same label set."
         )
     first = runs[0].faces.loc[shared]
     known = [name for name in ("image", "box", "expression") if first[name].notna().any()]
@@ -132,14 +133,14 @@ def compare_runs(runs: Sequence[Run]) -> Comparison:
             f"p {run.name}": rows["truth_probability"],
         }
     faces = pd.DataFrame(columns)
-    said = faces[[f"predicted {run.name}" for run in runs]].fillna("")
+    answers = faces[[f"predicted {run.name}" for run in runs]].fillna("")
     found = [_pair(faces, first.name, second.name) for first, second in combinations(runs, 2)]
     corrected = holm([entry["p_value"] for entry in found])
     return Comparison(
         runs=list(runs),
         pairs=[Pair(**entry, corrected=value) for entry, value in zip(found, corrected, strict=True)],
         faces=faces,
-        differing=faces[said.nunique(axis=1) > 1],
+        differing=faces[answers.nunique(axis=1) > 1],
         left_out=len({face for run in runs for face in run.faces.index} - set(shared)),
     )
 
@@ -160,11 +161,11 @@ def _read(folder: Path, name: str) -> Run:
     except InputError as error:
         raise InputError(error.found, where=table_file, remedy="Run `explllm test` again.") from error
     # `predict` writes a table of the same name.
-    if len(answers.rows) != metrics["test/count"] or int(answers.right.sum()) != round(
+    if len(answers.rows) != metrics["test/count"] or int(answers.correct.sum()) != round(
         metrics["test/accuracy"] * metrics["test/count"]
     ):
         raise InputError(
-            f"the predictions are not those of the test in {metrics_file.name}",
+            f"the predictions do not belong to the test in {metrics_file.name}",
             where=table_file,
             remedy="Run `explllm test` again.",
         )
@@ -175,8 +176,8 @@ def _read(folder: Path, name: str) -> Run:
             "image": table.loc[answers.rows, "image"].to_list(),
             "box": table.reindex(columns=["box"]).loc[answers.rows, "box"].to_list(),
             "expression": [str(labels[place]) for place in answers.targets],
-            "predicted": answers.words,
-            "right": answers.right,
+            "predicted": answers.names,
+            "right": answers.correct,
             "truth_probability": answers.truth_probability,
         },
         index=counted,
@@ -185,7 +186,7 @@ def _read(folder: Path, name: str) -> Run:
 
 
 def _key(row: dict[Any, Any]) -> str:
-    """Name a face: an image may hold several, told apart by their boxes."""
+    """Return the key of a face: the image, and the box if there is one."""
     box = row.get("box")
     return str(row["image"]) if not isinstance(box, list) else f"{row['image']} {[round(side, 2) for side in box]}"
 
@@ -204,8 +205,8 @@ def _check_same_faces(first: Run, other: Run) -> None:
     if len(wrong):
         face = wrong.iloc[0]
         raise InputError(
-            f"{first.name} and {other.name} were tested against different labels: {len(wrong)} faces, first "
-            f"{face['image']}, {face['expression']} in the one and {face['expression other']} in the other",
+            f"{first.name} and {other.name} were tested with different labels: {len(wrong)} faces, first "
+            f"{face['image']}, {face['expression']} in the first and {face['expression other']} in the second",
             remedy="Test both runs with the same --data.",
         )
 

@@ -1,9 +1,10 @@
-"""Every figure of a test, from the answers of a model."""
+"""All metrics of a test, from the answers of a model."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 from torchmetrics.functional.classification import binary_auroc
 
@@ -11,6 +12,9 @@ from explllm.core.expressions import Expression
 from explllm.metrics.answers import Answers
 from explllm.metrics.bootstrap import RESAMPLES, recognition_intervals
 from explllm.metrics.calibration import brier_score, negative_log_likelihood, reliability_curve
+from explllm.metrics.chain_of_thought import chain_of_thought_metrics
+from explllm.metrics.exp_cot_score import exp_cot_score
+from explllm.metrics.judges.rules import OfflineJudge
 from explllm.metrics.recognition import NO_LABEL, confusion_matrix, recognition_summary
 
 _ONE_CLASS_SHARE = 0.98
@@ -20,15 +24,15 @@ _NEAR_CHANCE = 1.5
 def auroc_by_class(
     probabilities: np.ndarray, targets: np.ndarray, labels: tuple[Expression, ...]
 ) -> dict[str, float | None]:
-    """Return the area under each class's ROC curve, one against the rest.
+    """Return the one-vs-rest area under the ROC curve of each class.
 
     Args:
         probabilities: (N, K).
-        targets: (N,) class numbers.
+        targets: (N,) class indices.
         labels: The K classes.
 
     Returns:
-        The area by class, 0.5 being chance; None where no face, or every face, is of the class.
+        The area by class; 0.5 is chance. None if no face, or every face, belongs to the class.
     """
     areas: dict[str, float | None] = {}
     for place, label in enumerate(labels):
@@ -40,33 +44,34 @@ def auroc_by_class(
 
 
 def recognition_metrics(answers: Answers, resamples: int = RESAMPLES, seed: int = 0) -> dict[str, Any]:
-    """Compute the figures of a test.
+    """Compute the recognition metrics of a test.
 
     Args:
         answers: The answers, for at least one face.
-        resamples: Resamples of the bootstrap intervals.
-        seed: Seeds them.
+        resamples: Number of bootstrap resamples.
+        seed: Seed of the resampling.
 
     Returns:
-        What `recognition_summary` gives, with ``recall/<Expression>``, ``precision/...`` and ``f1/...`` also one by
-        one; ``accuracy_interval``, ``macro_recall_interval``, ``macro_f1_interval``, 95% bootstrap intervals;
-        ``confusion`` (rows: ``labels``, columns: the same and answers that name none); ``left_out`` and
-        ``dropped_labels`` as in `Answers`; and of the faces with probabilities, which are ``with_probabilities`` many:
-        ``nll``, ``brier``, ``ece``, ``reliability``, ``auroc`` (mean over classes) and ``auroc_left_out``, the classes
-        for which no area is defined. These are None where no face has probabilities.
+        The values of `recognition_summary`; ``recall/<Expression>``, ``precision/<Expression>`` and
+        ``f1/<Expression>``, the same values under flat keys; ``accuracy_interval``, ``macro_recall_interval`` and
+        ``macro_f1_interval``, 95% bootstrap intervals; ``confusion`` (rows: ``labels``; columns: ``labels``, then
+        answers that name no class); ``left_out`` and ``dropped_labels`` as in `Answers`. For the
+        ``with_probabilities`` faces that have probabilities: ``nll``, ``brier``, ``ece``, ``reliability``, ``auroc``
+        (mean over the classes) and ``auroc_left_out``, the classes without a defined area. These are None if no face
+        has probabilities.
     """
     confusion = confusion_matrix(
         torch.from_numpy(answers.predictions), torch.from_numpy(answers.targets), len(answers.labels)
     )
     scored = _probability_metrics(answers)
-    figures = recognition_summary(confusion, scored["nll"], answers.labels)
-    figures |= {
-        f"{kind}/{name}": value for kind in ("recall", "precision", "f1") for name, value in figures[kind].items()
+    metrics = recognition_summary(confusion, scored["nll"], answers.labels)
+    metrics |= {
+        f"{kind}/{name}": value for kind in ("recall", "precision", "f1") for name, value in metrics[kind].items()
     }
     intervals = recognition_intervals(confusion.numpy(), resamples, seed)
-    figures |= {f"{name}_interval": list(ends) for name, ends in intervals.items()}
+    metrics |= {f"{name}_interval": list(ends) for name, ends in intervals.items()}
     return {
-        **figures,
+        **metrics,
         **scored,
         "labels": [str(label) for label in answers.labels],
         "confusion": confusion.tolist(),
@@ -75,38 +80,96 @@ def recognition_metrics(answers: Answers, resamples: int = RESAMPLES, seed: int 
     }
 
 
-def single_class_warning(figures: Mapping[str, Any]) -> str | None:
-    """Say so where a model gives nearly every face the same expression, however high its accuracy.
+def single_class_warning(metrics: Mapping[str, Any]) -> str | None:
+    """Return a warning if a model predicts the same expression for nearly every face.
 
     Args:
-        figures: What `recognition_metrics` or `explllm.metrics.recognition.recognition_summary` gives.
+        metrics: From `recognition_metrics` or `explllm.metrics.recognition.recognition_summary`.
 
     Returns:
-        Two sentences; None where at least 2% of the answers are others, or macro recall is well above chance.
+        Two sentences; None if at least 2% of the answers differ, or if macro recall is well above chance.
     """
-    name, most = max(figures["predictions"].items(), key=lambda pair: pair[1], default=("", 0))
-    classes = sum(count > 0 for count in figures["targets"].values())
-    share = most / max(figures["count"], 1)
-    if classes < 2 or share < _ONE_CLASS_SHARE or figures["macro_recall"] > _NEAR_CHANCE / classes:
+    name, most = max(metrics["predictions"].items(), key=lambda pair: pair[1], default=("", 0))
+    classes = sum(count > 0 for count in metrics["targets"].values())
+    share = most / max(metrics["count"], 1)
+    if classes < 2 or share < _ONE_CLASS_SHARE or metrics["macro_recall"] > _NEAR_CHANCE / classes:
         return None
-    faces = "every face" if most == figures["count"] else f"{share:.1%} of the faces"
-    truth = figures["targets"][name] / figures["count"]
+    faces = "every face" if most == metrics["count"] else f"{share:.1%} of the faces"
+    truth = metrics["targets"][name] / metrics["count"]
     return (
-        f"The model predicts {name} for {faces}: it does not tell expressions apart. "
-        f"Macro recall {figures['macro_recall']:.3f} is at chance ({1 / classes:.3f} with {classes} classes); "
-        f"accuracy {figures['accuracy']:.3f} only reflects that {truth:.1%} of the faces are labeled {name}."
+        f"The model predicts {name} for {faces}: it does not distinguish expressions. "
+        f"Macro recall {metrics['macro_recall']:.3f} is at chance ({1 / classes:.3f} with {classes} classes); "
+        f"accuracy {metrics['accuracy']:.3f} only reflects that {truth:.1%} of the faces are labeled {name}."
     )
+
+
+def explanation_metrics(
+    texts: Sequence[str],
+    labels: Sequence[Expression | None],
+    action_units: Sequence[Sequence[float | None] | None],
+    references: Sequence[str | None],
+) -> dict[str, Any]:
+    """Compute the metrics of explanations, with the offline judge's scores.
+
+    Args:
+        texts: Chains of thought.
+        labels: The label that each text follows.
+        action_units: 24 intensities per face, or None.
+        references: The data's own text for each face, or None.
+
+    Returns:
+        The values of `explllm.metrics.chain_of_thought.chain_of_thought_metrics`, and ``exp_cot_score`` with ``judge``
+        if there are references. Empty if there are no texts.
+    """
+    if not texts:
+        return {}
+    metrics: dict[str, Any] = chain_of_thought_metrics(texts, labels, action_units)
+    judge = OfflineJudge()
+    judgments = [judge.compare(text, reference) for text, reference in zip(texts, references, strict=True) if reference]
+    if judgments:
+        metrics |= {"exp_cot_score": exp_cot_score(judgments), "judge": judge.name}
+    return metrics
+
+
+def best_and_worst_faces(table: pd.DataFrame, number: int) -> list[object]:
+    """Choose faces to show: alternately the most confident correct answers and the most confident errors.
+
+    Faces of different true expressions take precedence over better or worse ones.
+
+    Args:
+        table: Columns ``expression``, ``correct`` (bool) and ``truth_probability`` (of the true label).
+        number: Number of faces; if it is odd, one more correct answer than errors.
+
+    Returns:
+        Index labels of the table: correct answers, best first, then errors, worst first.
+    """
+    ordered = table.sort_values("truth_probability", kind="stable", ascending=False)
+    best, worst = ordered[ordered["correct"]], ordered[~ordered["correct"]].iloc[::-1]
+    chosen: list[tuple[bool, object]] = []
+    used: set[str] = set()
+    for turn in range(number):
+        pools = [(True, best), (False, worst)] if turn % 2 == 0 else [(False, worst), (True, best)]
+        unseen = [(correct, pool[~pool["expression"].isin(used)]) for correct, pool in pools]
+        pick = next(((correct, pool) for correct, pool in [*unseen, *pools] if len(pool)), None)
+        if pick is None:
+            break
+        correct, pool = pick
+        label = pool.index[0]
+        used.add(pool["expression"].iloc[0])
+        chosen.append((correct, label))
+        best, worst = (rest.drop(label, errors="ignore") for rest in (best, worst))
+    return [label for wanted in (True, False) for correct, label in chosen if correct == wanted]
 
 
 def _probability_metrics(answers: Answers) -> dict[str, Any]:
     known = ~np.isnan(answers.probabilities).any(axis=1)
     if not known.any():
-        figures: dict[str, Any] = dict.fromkeys(("nll", "brier", "ece", "reliability", "auroc"))
-        return {**figures, "auroc_left_out": [str(label) for label in answers.labels], "with_probabilities": 0}
+        undefined: dict[str, Any] = dict.fromkeys(("nll", "brier", "ece", "reliability", "auroc"))
+        return {**undefined, "auroc_left_out": [str(label) for label in answers.labels], "with_probabilities": 0}
     shares, targets, predictions = (
         values[known] for values in (answers.probabilities, answers.targets, answers.predictions)
     )
-    # An answer that names no class has no probability of its own; the model was as sure as of its likeliest class.
+    # An answer that names no class has no probability; its confidence is that of the most likely class.
     chosen = np.where(predictions == NO_LABEL, shares.argmax(1), predictions)
     curve = reliability_curve(shares[np.arange(len(shares)), chosen], predictions == targets)
     areas = auroc_by_class(shares, targets, answers.labels)

@@ -8,52 +8,52 @@ import torch
 from torchmetrics import Metric
 
 MAX_SCORE = 5.0
-"""The greatest of each of the three scores."""
+"""Maximum of each of the three scores."""
 
 
 @dataclass(frozen=True)
 class Judgment:
-    """A judge's scores for one generated chain of thought against a reference."""
+    """A judge's scores for one generated chain of thought, compared with a reference."""
 
     key_observations: float
-    """Agreement of action units and intensities, from 0 to 5."""
+    """Agreement of the action units and their intensities, 0 to 5."""
     interpretation: float
-    """Agreement of combinations of action units and their emotions, from 0 to 5."""
+    """Agreement of the action-unit combinations and their emotions, 0 to 5."""
     conclusion: float
-    """Whether both arrive at the same expression: 0 or 5."""
+    """Agreement of the expressions concluded: 0 or 5."""
 
     @property
     def score(self) -> float:
-        """The Exp-CoT Score in [0, 1]: the sum of the three over 15."""
+        """The Exp-CoT Score in [0, 1]: the sum of the three scores, divided by 15."""
         return (self.key_observations + self.interpretation + self.conclusion) / (3 * MAX_SCORE)
 
 
 def exp_cot_score(judgments: Iterable[Judgment]) -> dict[str, float]:
-    """Average judgments as the paper's Table III shows them.
+    """Average judgments as in the paper's Table III.
 
     Args:
         judgments: One for each chain of thought.
 
     Returns:
         ``key_observations``, ``interpretation``, ``conclusion`` (means in [0, 5]), ``score`` (in [0, 1]), ``count``.
-        Without judgments the means are not a number.
+        The means of an empty list are NaN.
     """
-    given = list(judgments)
+    judgments = list(judgments)
     names = ("key_observations", "interpretation", "conclusion")
-    return _means([sum(getattr(judgment, name) for judgment in given) for name in names], len(given))
+    return _means([sum(getattr(judgment, name) for judgment in judgments) for name in names], len(judgments))
 
 
 class ExpCoTScore(Metric):
-    """`exp_cot_score` over batches and ranks."""
+    """The stateful form of `exp_cot_score`, accumulated over batches and ranks."""
 
     sums: torch.Tensor
     full_state_update = False
 
     def __init__(self, **settings: Any) -> None:
-        """Begin with no judgments.
+        """Initialize the sums to zero.
 
         Args:
-            **settings: See `torchmetrics.Metric`.
+            **settings: Settings of `torchmetrics.Metric`.
         """
         super().__init__(**settings)
         self.add_state("sums", torch.zeros(4, dtype=torch.float64), dist_reduce_fx="sum")
@@ -65,7 +65,7 @@ class ExpCoTScore(Metric):
             self.sums += torch.tensor(values, dtype=torch.float64, device=self.sums.device)
 
     def compute(self) -> dict[str, float]:
-        """Return the means."""
+        """Return the means over all judgments."""
         *sums, count = self.sums.tolist()
         return _means(sums, count)
 

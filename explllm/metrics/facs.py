@@ -1,4 +1,4 @@
-"""How well FACS units are found by a model of FEAFA's units: F1 by unit, as DISFA and BP4D are evaluated."""
+"""F1 of FACS units that a model of FEAFA's units detects, as on DISFA and BP4D."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -9,24 +9,24 @@ from torchmetrics import Metric
 from explllm.core.facs import FacsUnit, facs_set, unmapped_units
 
 ACTIVE_FROM = 0.25
-"""The intensity from which a FEAFA unit counts as an active FACS unit.
+"""Minimum intensity at which a FEAFA unit counts as an active FACS unit.
 
-DISFA counts a unit as active from the second of FACS's five grades on, which begins here in
-`explllm.core.action_units.INTENSITY_WORDS`. FEAFA's scale is not FACS's: the number is this project's own.
+DISFA counts a unit as active from the second of FACS's five grades, which starts here in
+`explllm.core.action_units.INTENSITY_WORDS`. FEAFA's scale differs from FACS's, so the number is this project's own.
 """
 
 
 def facs_intensities(intensities: torch.Tensor, units: Sequence[FacsUnit]) -> torch.Tensor:
-    """Turn FEAFA's intensities into those of FACS units.
+    """Convert FEAFA intensities to FACS units.
 
-    A FACS unit is active if it is on either side: its intensity is the greatest of its FEAFA units.
+    A FACS unit is active if it is active on either side: its intensity is the maximum over its FEAFA units.
 
     Args:
         intensities: (N, 24), in FEAFA's order.
         units: K FACS units.
 
     Returns:
-        (N, K); not a number for a unit that no FEAFA unit makes.
+        (N, K); NaN for a FACS unit without a FEAFA counterpart.
     """
     missing = torch.full_like(intensities[:, 0], torch.nan)
     columns = [intensities[:, list(unit.indices)].amax(1) if unit.feafa else missing for unit in units]
@@ -34,41 +34,41 @@ def facs_intensities(intensities: torch.Tensor, units: Sequence[FacsUnit]) -> to
 
 
 def facs_counts(active: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:
-    """Count right and wrong answers by unit.
+    """Count true positives, false positives and false negatives by unit.
 
     Args:
-        active: (N, K) bool, what was found.
-        truth: (N, K) bool or 0 and 1.
+        active: (N, K) bool, the detections.
+        truth: (N, K) bool, or 0 and 1.
 
     Returns:
-        (3, K) int64: found rightly, found wrongly, not found.
+        (3, K) int64: true positives, false positives, false negatives.
     """
     truth = truth.bool()
     return torch.stack([(active & truth).sum(0), (active & ~truth).sum(0), (~active & truth).sum(0)])
 
 
 def facs_f1(counts: torch.Tensor) -> torch.Tensor:
-    """Return the F1 of each unit, (K,) float64; not a number where a unit neither occurs nor is found.
+    """Return the F1 of each unit, (K,) float64; NaN for a unit that neither occurs nor is detected.
 
     Args:
-        counts: (3, K), as `facs_counts` gives them.
+        counts: (3, K), from `facs_counts`.
     """
-    right, wrong, lost = counts.double()
-    return 2 * right / (2 * right + wrong + lost)
+    true_positives, false_positives, false_negatives = counts.double()
+    return 2 * true_positives / (2 * true_positives + false_positives + false_negatives)
 
 
 def facs_summary(counts: torch.Tensor, faces: int, units: Sequence[FacsUnit]) -> dict[str, Any]:
-    """Put the figures of all units together.
+    """Summarize the F1 of all units.
 
     Args:
-        counts: (3, K), as `facs_counts` gives them.
+        counts: (3, K), from `facs_counts`.
         faces: Number of faces.
         units: The K units.
 
     Returns:
-        ``f1``: by unit (``AU1``, ...), None where it is not defined or the unit is missing; ``mean_f1``: the mean over
-        the units that have one, None if there is none; ``mean_over``: these units; ``missing``: units that no FEAFA
-        unit makes, which count nowhere; ``active``: faces that show a unit; ``faces``.
+        ``f1`` by unit (``AU1``, ...), None if undefined or if the unit is missing; ``mean_f1``: the mean over the units
+        that have an F1, None if there is none; ``mean_over``: these units; ``missing``: units without a FEAFA
+        counterpart, which are left out of the mean; ``active``: number of faces that show each unit; ``faces``.
     """
     absent = unmapped_units(units)
     names = [f"AU{unit.number}" for unit in units]
@@ -88,21 +88,21 @@ def facs_summary(counts: torch.Tensor, faces: int, units: Sequence[FacsUnit]) ->
 
 
 class FacsF1(Metric):
-    """The stateful form of `facs_summary`; its state adds up over batches and processes."""
+    """The stateful form of `facs_summary`, accumulated over batches and ranks."""
 
     full_state_update = False
     counts: torch.Tensor
     faces: torch.Tensor
 
     def __init__(self, name: str, active_from: float = ACTIVE_FROM) -> None:
-        """Set all counts to zero.
+        """Initialize the counts to zero.
 
         Args:
             name: One of `explllm.core.facs.FACS_SETS`.
-            active_from: The intensity from which a unit counts as active.
+            active_from: Minimum intensity at which a unit counts as active.
 
         Raises:
-            ConfigError: If there is no such set.
+            ConfigError: If the set is unknown.
         """
         super().__init__()
         self.units, self.active_from = facs_set(name), active_from
@@ -110,17 +110,17 @@ class FacsF1(Metric):
         self.add_state("faces", torch.zeros((), dtype=torch.long), dist_reduce_fx="sum")
 
     def update(self, intensities: torch.Tensor, truth: torch.Tensor) -> None:
-        """Count a batch.
+        """Add a batch.
 
         Args:
             intensities: (B, 24), in FEAFA's order.
             truth: (B, K), 0 or 1.
         """
-        # A unit without a counterpart is nowhere active; `facs_summary` leaves it out.
+        # A unit without a FEAFA counterpart is NaN and never active; `facs_summary` leaves it out.
         self.counts += facs_counts(facs_intensities(intensities, self.units) >= self.active_from, truth)
         self.faces += len(intensities)
 
     def compute(self) -> dict[str, Any]:
-        """Return the figures so far."""
+        """Return the metrics of all batches so far."""
         # F1 is computed in float64, which Apple's GPUs lack.
         return facs_summary(self.counts.cpu(), int(self.faces), self.units)

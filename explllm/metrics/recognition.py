@@ -1,4 +1,4 @@
-"""How well expressions are recognized: accuracy, recall, precision, F1, histogram of predictions."""
+"""Recognition metrics: accuracy, recall, precision, F1, histogram of predictions."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -10,54 +10,64 @@ from torchmetrics.functional.classification import multiclass_confusion_matrix
 from explllm.core.expressions import Expression
 
 NO_LABEL = -1
-"""The number of an answer that names no class."""
+"""Index of an answer that names no class."""
 
 
 def confusion_matrix(predictions: torch.Tensor, targets: torch.Tensor, classes: int) -> torch.Tensor:
-    """Count pairs of true and predicted class.
+    """Count the pairs of true and predicted class.
 
     Args:
-        predictions: (N,) class numbers; `NO_LABEL` for an answer that names no class.
-        targets: (N,) class numbers.
+        predictions: (N,) class indices; `NO_LABEL` for an answer that names no class.
+        targets: (N,) class indices.
         classes: Number of classes K.
 
     Returns:
-        (K, K + 1) int64: rows are the true classes, columns the predicted ones; the last column counts answers that
+        (K, K + 1) int64: rows are the true classes, columns the predicted classes; the last column counts answers that
         name no class.
+
+    Examples:
+        >>> confusion_matrix(torch.tensor([0, 1, NO_LABEL]), torch.tensor([0, 0, 1]), 2)
+        tensor([[1, 1, 0],
+                [0, 0, 1]])
     """
     answers = torch.where(predictions == NO_LABEL, classes, predictions)
     return multiclass_confusion_matrix(answers, targets, classes + 1, validate_args=False)[:classes].long()
 
 
 def recall_by_class(confusion: torch.Tensor) -> torch.Tensor:
-    """Return the recall of each class, (K,) float64; not a number where a class does not occur."""
+    """Return the recall of each class, (K,) float64; NaN for a class that does not occur."""
     return confusion.diag().double() / confusion.sum(1)
 
 
 def precision_by_class(confusion: torch.Tensor) -> torch.Tensor:
-    """Return the precision of each class, (K,) float64; not a number where a class is never predicted."""
+    """Return the precision of each class, (K,) float64; NaN for a class that is never predicted."""
     return confusion.diag().double() / confusion[:, : len(confusion)].sum(0)
 
 
 def f1_by_class(confusion: torch.Tensor) -> torch.Tensor:
-    """Return the F1 of each class, (K,) float64; not a number where a class neither occurs nor is predicted."""
+    """Return the F1 of each class, (K,) float64; NaN for a class that neither occurs nor is predicted."""
     return 2 * confusion.diag().double() / (confusion.sum(1) + confusion[:, : len(confusion)].sum(0))
 
 
 def recognition_summary(confusion: torch.Tensor, nll: float | None, labels: Sequence[Expression]) -> dict[str, Any]:
-    """Compute all figures that follow from the confusion matrix.
+    """Compute all metrics that follow from the confusion matrix.
 
-    Accuracy alone hides a collapse to one class, so macro recall and the histogram of predictions stand beside it.
+    Accuracy alone hides a collapse to one class, so macro recall and the histogram of predictions are part of it.
 
     Args:
-        confusion: (K, K + 1), as `confusion_matrix` gives it.
-        nll: Mean negative log-likelihood of the true class, in nats; None where it is not known.
+        confusion: (K, K + 1), from `confusion_matrix`.
+        nll: Mean negative log-likelihood of the true class, in nats; None if unknown.
         labels: The classes.
 
     Returns:
         ``accuracy``; ``macro_recall`` and ``macro_f1`` (means over the classes that occur); ``nll``; ``count``;
-        ``no_label``, the answers that name no class, which count as wrong; ``predictions``, ``targets``, ``recall``,
-        ``precision``, ``f1`` by class, None where a figure is not defined.
+        ``no_label``, the number of answers that name no class, which count as wrong; ``predictions``, ``targets``,
+        ``recall``, ``precision`` and ``f1`` by class, None if undefined.
+
+    Examples:
+        >>> metrics = recognition_summary(torch.tensor([[3, 1, 0], [0, 2, 0]]), None, ["Fear", "Anger"])
+        >>> round(metrics["accuracy"], 3), metrics["recall"]
+        (0.833, {'Fear': 0.75, 'Anger': 1.0})
     """
     confusion = confusion.cpu()
     count, occurs = int(confusion.sum()), confusion.sum(1) > 0
@@ -79,14 +89,14 @@ def recognition_summary(confusion: torch.Tensor, nll: float | None, labels: Sequ
 
 
 class RecognitionMetrics(Metric):
-    """The stateful form of `recognition_summary`; its state adds up over batches and processes."""
+    """The stateful form of `recognition_summary`, accumulated over batches and ranks."""
 
     full_state_update = False
     confusion: torch.Tensor
     nll: torch.Tensor
 
     def __init__(self, labels: Sequence[Expression]) -> None:
-        """Set all counts to zero.
+        """Initialize the counts to zero.
 
         Args:
             labels: The classes, in the order of the probabilities' columns.
@@ -97,18 +107,18 @@ class RecognitionMetrics(Metric):
         self.add_state("nll", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
 
     def update(self, probabilities: torch.Tensor, targets: torch.Tensor) -> None:
-        """Count a batch.
+        """Add a batch.
 
         Args:
             probabilities: (B, K).
-            targets: (B,) class numbers.
+            targets: (B,) class indices.
         """
         self.confusion += confusion_matrix(probabilities.argmax(1), targets, len(self.labels))
         likelihood = probabilities.double().gather(1, targets.unsqueeze(1)).clamp(min=1e-12)
         self.nll -= likelihood.log().sum()
 
     def compute(self) -> dict[str, Any]:
-        """Return the figures so far."""
+        """Return the metrics of all batches so far."""
         count = max(int(self.confusion.sum()), 1)
         return recognition_summary(self.confusion, float(self.nll) / count, self.labels)
 

@@ -1,4 +1,4 @@
-"""Whether two models differ by more than chance on the same faces."""
+"""Significance tests for two models evaluated on the same faces."""
 
 import math
 from collections.abc import Sequence
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 EXACT_UP_TO = 1000
-"""Discordant faces up to which McNemar's test is computed exactly."""
+"""Maximum number of discordant faces for which McNemar's test is computed exactly."""
 
 
 @dataclass(frozen=True)
@@ -14,21 +14,21 @@ class McNemar:
     """The result of McNemar's test."""
 
     p_value: float
-    """Probability of a difference at least as large between two models that are equally good; two-sided."""
+    """Two-sided p-value under the null hypothesis that both models are equally accurate."""
     method: Literal["exact", "continuity-corrected"]
-    """How it was computed."""
+    """How the p-value was computed."""
 
 
 def mcnemar(only_first: int, only_second: int) -> McNemar:
-    """Test whether two models recognize equally many faces; only faces that one of them recognizes have a say.
+    """Test whether two models are equally accurate; only faces that exactly one of them recognizes matter.
 
     Args:
         only_first: Faces that only the first model recognizes.
-        only_second: Faces that only the second one recognizes.
+        only_second: Faces that only the second model recognizes.
 
     Returns:
-        The exact binomial test for up to `EXACT_UP_TO` such faces, else the chi-squared test with Edwards's continuity
-        correction (McNemar 1947, Edwards 1948), which then agrees to about three digits.
+        The exact binomial test for at most `EXACT_UP_TO` discordant faces, else the chi-squared test with continuity
+        correction (McNemar 1947, Edwards 1948), which agrees to about three digits at that size.
     """
     discordant = only_first + only_second
     if discordant <= EXACT_UP_TO:
@@ -39,13 +39,13 @@ def mcnemar(only_first: int, only_second: int) -> McNemar:
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Correct p-values for how many comparisons were made (Holm 1979).
+    """Correct p-values for multiple comparisons by the Holm-Bonferroni method (Holm 1979).
 
     Args:
-        p_values: One for each comparison.
+        p_values: One p-value per comparison.
 
     Returns:
-        The corrected ones, in the same order.
+        The corrected p-values, in the same order.
     """
     corrected, highest = [0.0] * len(p_values), 0.0
     for rank, index in enumerate(sorted(range(len(p_values)), key=p_values.__getitem__)):

@@ -1,4 +1,4 @@
-"""The HTML page of a run: one self-contained file, no network."""
+"""The HTML page of a run: one self-contained file that loads nothing from the network."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,34 +17,36 @@ from explllm.report.published import PUBLISHED
 __all__ = ["ExplainedFace", "MetricCard", "Section", "render_page", "write_report"]
 
 PLOTS = "plots"
-"""The folder beside the page that holds its plots as PNG files."""
+"""Name of the folder beside the page that holds the plots as PNG files."""
 
 
 @dataclass(frozen=True)
 class MetricCard:
-    """A number that stands out on a page."""
+    """A number shown large on a page."""
 
     name: str
     value: str
-    """As it is to be shown."""
+    """The formatted value."""
     note: str = ""
-    """Below it, small: an interval, a unit, a source."""
+    """Small print below it: an interval, a unit, a source."""
     key: str = ""
     """Its key in ``metrics.json``, for programs that read the page."""
 
 
 @dataclass(frozen=True)
 class Section:
-    """A further part of a page, such as the scores of a judge. All texts are plain; what is HTML in them is escaped."""
+    """An additional section of a page, such as a judge's scores. All texts are plain text and are HTML-escaped."""
 
     title: str
     text: str = ""
     notice: str = ""
-    """Stands out: what must be known before the figures are read."""
-    figures: Sequence[MetricCard] = ()
+    """A highlighted warning above the metrics."""
+    cards: Sequence[MetricCard] = ()
+    caption: str = ""
+    """Caption of the table."""
     header: Sequence[str] = ()
     rows: Sequence[Sequence[str]] = ()
-    """The cells of a table below `header`."""
+    """Cells of the table below `header`."""
     plots: Sequence[Plot] = ()
 
 
@@ -55,27 +57,29 @@ def write_report(
     faces: Sequence[ExplainedFace],
     sections: Sequence[Section] = (),
 ) -> None:
-    """Write a test's page, whole, and its plots as PNG files into the folder ``plots`` beside it.
+    """Write the page of a test atomically, and its plots as PNG files to the folder ``plots`` beside it.
 
     Args:
         path: The file.
         name: The run's name.
-        metrics: The content of ``metrics.json``, with all that `explllm.metrics.evaluation.recognition_metrics` gives
-            under ``test/``.
+        metrics: The content of ``metrics.json``, with the values of
+            `explllm.metrics.evaluation.recognition_metrics` under ``test/``.
         faces: Explained faces to show.
-        sections: Further parts, between the figures and the faces.
+        sections: Additional sections, between the metrics and the faces.
     """
-    figures = {key.removeprefix("test/"): value for key, value in metrics.items() if key.startswith("test/")}
-    plots = recognition_plots(figures)
+    test_metrics = {key.removeprefix("test/"): value for key, value in metrics.items() if key.startswith("test/")}
+    plots = recognition_plots(test_metrics)
+    cards = _cards(test_metrics)
     page = render_page(
         "report.html.jinja",
         name=name,
-        metrics=metrics,
-        figures=figures,
-        headline=_headline(figures)[:3],
-        further=_headline(figures)[3:],
-        warning=single_class_warning(figures),
-        notices=_notices(metrics, figures),
+        version=metrics["explllm"],
+        metrics=test_metrics,
+        summary=_summary(test_metrics),
+        headline=cards[:3],
+        further=cards[3:],
+        warning=single_class_warning(test_metrics),
+        notices=_notices(metrics.get("training_data_note"), test_metrics),
         plots=plots,
         faces=faces,
         sections=sections,
@@ -87,11 +91,11 @@ def write_report(
 
 
 def render_page(template: str, **values: Any) -> str:
-    """Fill in one of the package's templates.
+    """Render one of the package's templates.
 
     Args:
-        template: Its file name.
-        **values: What it names.
+        template: File name of the template.
+        **values: Its variables.
 
     Returns:
         HTML.
@@ -103,57 +107,70 @@ def render_page(template: str, **values: Any) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"figure": _figure, "interval": _interval, "number": "{:,}".format, "percent": _percent}
-    return environment.get_template(template).render(explllm=__version__, **values)
+    environment.filters |= {"metric": _metric, "number": "{:,}".format, "percent": _percent}
+    return environment.get_template(template).render(**{"version": __version__, **values})
 
 
-def _headline(figures: Mapping[str, Any]) -> list[MetricCard]:
-    def shown(key: str, name: str, note: str = "") -> MetricCard:
-        ends = figures.get(f"{key}_interval")
-        return MetricCard(name, _figure(figures[key]), f"{_interval(ends)} (95%)" if ends else note, f"test/{key}")
+def _summary(metrics: Mapping[str, Any]) -> str:
+    """Return the plain sentences that open the page."""
+    correct = round(metrics["accuracy"] * metrics["count"])
+    sentences = [f"The model recognized {correct:,} of {metrics['count']:,} faces correctly."]
+    recalls = [(name, value) for name, value in metrics["recall"].items() if value is not None]
+    if len(recalls) > 1:
+        worst, low = min(recalls, key=lambda pair: pair[1])
+        best, high = max(recalls, key=lambda pair: pair[1])
+        if low < high:
+            sentences.append(
+                f"It is best at {best} ({_percent(high)} of these faces recognized) and worst at {worst} "
+                f"({_percent(low)})."
+            )
+    return " ".join(sentences)
 
-    left_out = figures["auroc_left_out"]
-    some = f"without {', '.join(left_out)}" if left_out and figures["auroc"] is not None else "one against the rest"
-    found = [shown("accuracy", "accuracy"), shown("macro_recall", "macro recall"), shown("macro_f1", "macro F1")]
-    if figures["with_probabilities"]:
-        found += [
-            shown("ece", "calibration error (ECE)", "0 is best"),
-            shown("auroc", "AUROC", some),
-            shown("nll", "negative log-likelihood", "nats; 0 is best"),
-            shown("brier", "Brier score", "0 is best, 2 worst"),
+
+def _cards(metrics: Mapping[str, Any]) -> list[MetricCard]:
+    def card(key: str, name: str, note: str = "") -> MetricCard:
+        bounds = metrics.get(f"{key}_interval")
+        interval = f"{bounds[0]:.3f} to {bounds[1]:.3f} (95%)" if bounds else note
+        return MetricCard(name, _metric(metrics[key]), interval, f"test/{key}")
+
+    left_out = metrics["auroc_left_out"]
+    classes = f"without {', '.join(left_out)}" if left_out and metrics["auroc"] is not None else "one-vs-rest"
+    cards = [card("accuracy", "accuracy"), card("macro_recall", "macro recall"), card("macro_f1", "macro F1")]
+    if metrics["with_probabilities"]:
+        cards += [
+            card("ece", "calibration error (ECE)", "0 is best"),
+            card("auroc", "AUROC", classes),
+            card("nll", "negative log-likelihood", "nats; 0 is best"),
+            card("brier", "Brier score", "0 is best, 2 is worst"),
         ]
-    return found
+    return cards
 
 
-def _notices(metrics: Mapping[str, Any], figures: Mapping[str, Any]) -> list[str]:
-    """Say what must be known before the figures are read."""
-    notices = [metrics["training_data_note"]] if metrics.get("training_data_note") else []
-    if lost := len(figures.get("unreadable", ())):
-        notices.append(f"{lost} more faces could not be read and do not count.")
-    if figures["left_out"]:
-        counts = ", ".join(f"{count:,} {name}" for name, count in figures["left_out"].items())
-        notices.append(f"Left out, as the model does not answer with their expression: {counts}.")
-    if figures["dropped_labels"]:
+def _notices(training_data_note: str | None, metrics: Mapping[str, Any]) -> list[str]:
+    """Return what readers must know before they read the metrics."""
+    notices = [training_data_note] if training_data_note else []
+    if unreadable := len(metrics.get("unreadable", ())):
+        notices.append(f"{unreadable:,} more faces could not be read and are not scored.")
+    if metrics["left_out"]:
+        counts = ", ".join(f"{count:,} {name}" for name, count in metrics["left_out"].items())
+        notices.append(f"Left out, because the model does not know their expression: {counts}.")
+    if metrics["dropped_labels"]:
         notices.append(
-            f"The model also knows {', '.join(figures['dropped_labels'])}, which was no possible answer here; its "
-            "probability was shared out among the other expressions."
+            f"The model also knows {', '.join(metrics['dropped_labels'])}, which was not a possible answer here; its "
+            "probability was redistributed among the other expressions."
         )
-    if figures["no_label"]:
-        notices.append(f"{figures['no_label']:,} answers name no expression; they count as wrong.")
-    if 0 < figures["with_probabilities"] < figures["count"]:
+    if metrics["no_label"]:
+        notices.append(f"{metrics['no_label']:,} answers name no expression; they count as wrong.")
+    if 0 < metrics["with_probabilities"] < metrics["count"]:
         notices.append(
-            "Calibration, AUROC, log-likelihood and Brier score are of the "
-            f"{figures['with_probabilities']:,} faces that have probabilities."
+            "Calibration, AUROC, log-likelihood and Brier score describe the "
+            f"{metrics['with_probabilities']:,} faces with probabilities."
         )
     return notices
 
 
-def _figure(value: float | None) -> str:
+def _metric(value: float | None) -> str:
     return "–" if value is None else f"{value:.3f}"
-
-
-def _interval(ends: Sequence[float]) -> str:
-    return f"{ends[0]:.3f} to {ends[1]:.3f}"
 
 
 def _percent(share: float) -> str:

@@ -1,55 +1,49 @@
-"""A photograph with its faces explained, as one picture: boxes, labels, action units as bars, text."""
+"""A photograph with its explained faces in one picture: boxes, labels, action-unit bars, texts."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
-from explllm.core.action_units import INTENSITY_WORDS, NAMES
 from explllm.explanations.chain_of_thought import ChainOfThought
 from explllm.faces.boxes import Box
 from explllm.faces.estimators import Intensities, unmeasured_units
-
-if TYPE_CHECKING:
-    from explllm.models.generation import Recognition
+from explllm.report.explained import Recognized, most_likely, strongest_units
 
 _WIDTH, _MARGIN, _FACE, _BARS = 1200, 24, 180, 330
-"""Pixels: of the picture, around each part, of a face's thumbnail, of the column of bars."""
-
-_MOST_BARS = 10
+"""Widths in pixels: the picture, the margin around each part, a face's thumbnail, the column of bars."""
 
 _INK, _SOFT, _PAPER, _TRACK = (28, 30, 36), (104, 110, 122), (255, 255, 255), (226, 229, 235)
-_COLOURS = ((31, 97, 196), (196, 72, 24), (24, 128, 84), (144, 58, 170), (150, 112, 0), (0, 124, 148))
+_COLORS = ((31, 97, 196), (196, 72, 24), (24, 128, 84), (144, 58, 170), (150, 112, 0), (0, 124, 148))
 
 
 @dataclass(frozen=True)
 class PicturedFace:
-    """A face of a photograph with what is said of it."""
+    """A face of a photograph with the model's explanation."""
 
     image: Image.Image
-    """The face as the model saw it before resizing."""
+    """The face crop that the model saw, before resizing."""
     box: Box | None
-    """Where it is in the photograph; None if the photograph is the face."""
-    recognition: Recognition
-    """What the model recognized."""
+    """Face box in the photograph; None if the photograph is a face crop."""
+    recognition: Recognized
+    """The model's recognition."""
     cot: ChainOfThought
-    """What the model wrote."""
+    """The model's chain of thought."""
     action_units: Intensities | None = None
-    """What an estimator measured; None if none was asked or it saw no face."""
+    """Measured intensities; None if no estimator was used or it found no face."""
     action_units_source: str | None = None
     """The estimator's name."""
 
 
 def draw_picture(photograph: Image.Image, faces: Sequence[PicturedFace], note: str | None = None) -> Image.Image:
-    """Draw a photograph with its faces explained below it.
+    """Draw a photograph and, below it, the explanation of each face.
 
     Args:
         photograph: The upright photograph, RGB.
-        faces: Its faces; they are numbered in this order.
-        note: What is to be said below all of it.
+        faces: Its faces, numbered in this order.
+        note: Text at the bottom.
 
     Returns:
         The picture, RGB, 1200 pixels wide.
@@ -66,31 +60,21 @@ def draw_picture(photograph: Image.Image, faces: Sequence[PicturedFace], note: s
     return picture
 
 
-def bars_of(action_units: Intensities) -> list[tuple[str, float]]:
-    """Return the units that are seen, the strongest first, ten at most."""
-    seen = [
-        (name, value)
-        for name, value in zip(NAMES, action_units, strict=True)
-        if value is not None and value >= INTENSITY_WORDS[0][0]
-    ]
-    return sorted(seen, key=lambda bar: -bar[1])[:_MOST_BARS]
-
-
 def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
     return ImageFont.load_default(size)
 
 
 def _color(number: int) -> tuple[int, int, int]:
-    return _COLOURS[(number - 1) % len(_COLOURS)]
+    return _COLORS[(number - 1) % len(_COLORS)]
 
 
 def _photograph(photograph: Image.Image, faces: Sequence[PicturedFace]) -> Image.Image:
-    """Return the photograph with boxes and labels, shrunk or at most doubled to fit."""
-    most = _WIDTH - 2 * _MARGIN
-    scale = min(most / photograph.width, 900 / photograph.height, 2.0)
+    """Return the photograph with boxes and labels, scaled to fit, at most doubled."""
+    max_width = _WIDTH - 2 * _MARGIN
+    scale = min(max_width / photograph.width, 900 / photograph.height, 2.0)
     size = max(round(photograph.width * scale), 1), max(round(photograph.height * scale), 1)
-    shown = photograph.resize(size, Image.Resampling.LANCZOS)
-    draw = ImageDraw.Draw(shown)
+    resized = photograph.resize(size, Image.Resampling.LANCZOS)
+    draw = ImageDraw.Draw(resized)
     font = _font(18)
     for number, face in enumerate(faces, 1):
         if face.box is None:
@@ -99,16 +83,16 @@ def _photograph(photograph: Image.Image, faces: Sequence[PicturedFace]) -> Image
         draw.rectangle((x, y, x + w, y + h), outline=_color(number), width=3)
         label = f"{number} {face.recognition.expression} {face.recognition.confidence:.0%}"
         wide = draw.textlength(label, font) + 10
-        left = min(max(x - 1, 0), max(shown.width - wide, 0))
-        # Above the box, or inside it at the upper edge of the photograph.
+        left = min(max(x - 1, 0), max(resized.width - wide, 0))
+        # Above the box, or inside it if the box touches the top of the photograph.
         top = y - 25 if y >= 25 else y
         draw.rectangle((left, top, left + wide, top + 25), fill=_color(number))
         draw.text((left + 5, top + 2), label, fill=_PAPER, font=font)
-    return shown
+    return resized
 
 
 def _explained(number: int, face: PicturedFace) -> Image.Image:
-    """Return the row of one face: thumbnail and probabilities, bars, text."""
+    """Return the row of one face: thumbnail with probabilities, bars, text."""
     wide = _WIDTH - 2 * _MARGIN
     left = _FACE + _MARGIN
     bars = None if face.action_units is None else _bars(face.action_units, face.action_units_source, number)
@@ -116,7 +100,7 @@ def _explained(number: int, face: PicturedFace) -> Image.Image:
     font = _font(18)
     ruler = ImageDraw.Draw(Image.new("RGB", (1, 1)))
     lines = _wrapped(face.cot.text.replace("**", ""), ruler, font, wide - start)
-    likely = sorted(face.recognition.probabilities.items(), key=lambda pair: -pair[1])[:3]
+    likely = most_likely(face.recognition)
     height = max(_FACE + 24 * (1 + len(likely)), 34 + 24 * len(lines), 0 if bars is None else bars.height)
     row = Image.new("RGB", (wide, height + 8), _PAPER)
     draw = ImageDraw.Draw(row)
@@ -141,7 +125,7 @@ def _note(note: str) -> Image.Image:
 
 
 def _bars(action_units: Intensities, source: str | None, number: int) -> Image.Image:
-    bars = bars_of(action_units)
+    bars = strongest_units(action_units)
     name_wide, row_high, font, small = 190, 24, _font(15), _font(13)
     ruler = ImageDraw.Draw(Image.new("RGB", (1, 1)))
     notes = [f"by {source}"] if source else []
@@ -150,7 +134,7 @@ def _bars(action_units: Intensities, source: str | None, number: int) -> Image.I
     foot = [line for note in notes for line in _wrapped(note, ruler, small, _BARS)]
     image = Image.new("RGB", (_BARS, 28 + row_high * max(len(bars), 1) + 18 * len(foot) + 8), _PAPER)
     draw = ImageDraw.Draw(image)
-    draw.text((0, 0), "Action units" if bars else "Action units: none seen", fill=_SOFT, font=_font(17))
+    draw.text((0, 0), "Action units" if bars else "Action units: none active", fill=_SOFT, font=_font(17))
     for place, (name, value) in enumerate(bars):
         top = 28 + row_high * place
         draw.text((0, top), name, fill=_INK, font=font)
@@ -166,7 +150,7 @@ def _bars(action_units: Intensities, source: str | None, number: int) -> Image.I
 def _wrapped(
     text: str, ruler: ImageDraw.ImageDraw, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, wide: float
 ) -> list[str]:
-    """Break a text into lines that fit; a word longer than a line is broken too."""
+    """Wrap a text to a width in pixels; a word longer than a line is broken too."""
     lines: list[str] = []
     for paragraph in text.splitlines():
         line = ""

@@ -1,4 +1,4 @@
-"""Plots of a test's figures, drawn by matplotlib as SVG for the page, in light and dark, and as PNG."""
+"""Plots of a test's metrics, drawn with matplotlib: SVG in light and dark for the page, and PNG."""
 
 import base64
 import io
@@ -19,13 +19,13 @@ _FONTS = 'system-ui, "Segoe UI", Roboto, "Helvetica Neue", Arial, sans-serif'
 
 @dataclass(frozen=True)
 class Theme:
-    """Colors of the plots on a light or a dark page."""
+    """Colors of the plots on a light or dark page."""
 
     text: str
     faint: str
     """Grid, axes, empty cells."""
     paper: str
-    """What a shaded cell starts from."""
+    """Color of a cell with share 0."""
     main: str
     second: str
     third: str
@@ -38,28 +38,28 @@ DARK = Theme("#e4e8ed", "#3c4653", "#1b222b", "#62a8d1", "#38647f", "#c9ad76", "
 
 @dataclass(frozen=True)
 class Plot:
-    """A plot, ready for a page."""
+    """A rendered plot."""
 
     name: str
-    """Its file's name, without the ending."""
+    """File name without the extension."""
     title: str
     caption: str
-    """What it shows and how to read it; also the text for those who cannot see it."""
+    """What it shows and how to read it; also the alternative text."""
     light: bytes
-    """SVG for a light page and for print."""
+    """SVG for light pages and for print."""
     dark: bytes
-    """SVG for a dark page."""
+    """SVG for dark pages."""
     png: bytes
-    """The light one as PNG."""
+    """The light variant as PNG."""
 
     @property
     def light_url(self) -> str:
-        """The light SVG inside a URL."""
+        """The light SVG as a data URL."""
         return _url(self.light)
 
     @property
     def dark_url(self) -> str:
-        """The dark SVG inside a URL."""
+        """The dark SVG as a data URL."""
         return _url(self.dark)
 
 
@@ -69,28 +69,28 @@ def draw_plot(
     """Draw a plot in both themes.
 
     Args:
-        name: The file's name, without the ending.
-        title: Stands above it on a page.
+        name: File name without the extension.
+        title: Heading on the page.
         caption: What it shows and how to read it.
         size: Width and height in inches.
-        draw: Draws on an empty figure in the colors of a theme.
+        draw: Draws on an empty figure with the colors of a theme.
 
     Returns:
-        The plot. Equal figures give equal bytes.
+        The plot. The bytes are deterministic.
     """
     images: list[bytes] = []
     for theme, kind in ((LIGHT, "svg"), (DARK, "svg"), (LIGHT, "png")):
         with _style(theme, name):
-            # Not pyplot, which keeps figures and settings for the whole process.
+            # Not pyplot, which keeps metrics and settings for the whole process.
             from matplotlib.figure import Figure
 
             figure = Figure(figsize=size, layout="constrained")
             draw(figure, theme)
-            held = io.BytesIO()
+            buffer = io.BytesIO()
             paper: dict[str, Any] = {"facecolor": "white", "dpi": 160} if kind == "png" else {"transparent": True}
             metadata = {"Date": None} if kind == "svg" else {"Software": None}
-            figure.savefig(held, format=kind, metadata=metadata, **paper)
-        images.append(held.getvalue())
+            figure.savefig(buffer, format=kind, metadata=metadata, **paper)
+        images.append(buffer.getvalue())
     light, dark = (image.replace(b"'DejaVu Sans'", _FONTS.replace('"', "'").encode()) for image in images[:2])
     return Plot(name, title, caption, light, dark, images[2])
 
@@ -99,7 +99,7 @@ def write_plots(folder: Path, plots: list[Plot]) -> None:
     """Write plots as PNG files.
 
     Args:
-        folder: Where they go; it is made if it is missing.
+        folder: The output folder; it is created if it does not exist.
         plots: The plots.
     """
     for plot in plots:
@@ -107,51 +107,51 @@ def write_plots(folder: Path, plots: list[Plot]) -> None:
             temporary.write_bytes(plot.png)
 
 
-def recognition_plots(figures: Mapping[str, Any]) -> list[Plot]:
-    """Draw confusion matrix, figures by class, reliability curve and the histogram of predictions.
+def recognition_plots(metrics: Mapping[str, Any]) -> list[Plot]:
+    """Draw the confusion matrix, metrics by class, the reliability diagram and the histogram of predictions.
 
     Args:
-        figures: What `explllm.metrics.evaluation.recognition_metrics` gives.
+        metrics: From `explllm.metrics.evaluation.recognition_metrics`.
 
     Returns:
-        The plots; the reliability curve only where probabilities are known.
+        The plots; the reliability diagram only if there are probabilities.
     """
     plots = [
         draw_plot(
             "confusion_matrix",
             "Confusion matrix",
-            "Rows are the true expressions, columns the model's answers. A cell holds the number of faces; its shade "
-            "is the share of its row, so that the diagonal shows recall.",
+            "Rows are the true expressions, columns the model's answers. A cell shows the number of faces; its shade "
+            "shows the share of its row. The diagonal is recall.",
             (5.6, 5.0),
-            lambda figure, theme: _confusion(figure.subplots(), figures, theme),
+            lambda figure, theme: _confusion(figure.subplots(), metrics, theme),
         ),
         draw_plot(
             "by_class",
             "By class",
-            "Recall: of the faces with this label, the share found. Precision: of the answers with this label, the "
-            "share that is right. F1: their harmonic mean. The dashed line is macro recall.",
+            "Recall: the share of faces with this label that the model recognizes. Precision: the share of answers "
+            "with this label that are correct. F1: their harmonic mean. The dashed line is macro recall.",
             (5.6, 5.0),
-            lambda figure, theme: _by_class(figure.subplots(), figures, theme),
+            lambda figure, theme: _by_class(figure.subplots(), metrics, theme),
         ),
         draw_plot(
             "predictions",
             "Predictions",
-            "How often each expression is the true one, and how often it is the model's answer. A model that answers "
-            "always the same shows here at once.",
+            "How often each expression is the label, and how often it is the model's answer. A model that always gives "
+            "the same answer shows up here.",
             (5.6, 3.9),
-            lambda figure, theme: _predictions(figure.subplots(), figures, theme),
+            lambda figure, theme: _predictions(figure.subplots(), metrics, theme),
         ),
     ]
-    if figures.get("reliability"):
+    if metrics.get("reliability"):
         plots.insert(
             2,
             draw_plot(
                 "reliability",
                 "Reliability",
-                "Of answers given with a confidence, the share that is right; on the diagonal, confidence can be taken "
-                "at its word. Below: how many answers have it. ECE is the mean distance from the diagonal, by faces.",
+                "Share of correct answers by confidence. On the diagonal, confidence equals accuracy. Below: number of "
+                "faces by confidence. ECE is the mean distance from the diagonal, weighted by faces.",
                 (5.6, 3.9),
-                lambda figure, theme: _reliability(figure, figures, theme),
+                lambda figure, theme: _reliability(figure, metrics, theme),
             ),
         )
     return plots
@@ -161,7 +161,7 @@ def recognition_plots(figures: Mapping[str, Any]) -> list[Plot]:
 def _style(theme: Theme, salt: str) -> Iterator[None]:
     import matplotlib
 
-    # Keys of any: matplotlib names them one by one in its types.
+    # dict[Any, Any]: matplotlib types the keys as a literal union.
     settings: dict[Any, Any] = {
         "font.family": "DejaVu Sans",
         "font.size": 9,
@@ -179,7 +179,7 @@ def _style(theme: Theme, salt: str) -> Iterator[None]:
         "xtick.labelcolor": theme.text,
         "ytick.labelcolor": theme.text,
         "legend.frameon": False,
-        # Text as text in the reader's own font: sharp, small, and it can be searched for.
+        # Text stays text: sharp, small and searchable.
         "svg.fonttype": "none",
         "svg.hashsalt": salt,
     }
@@ -187,16 +187,16 @@ def _style(theme: Theme, salt: str) -> Iterator[None]:
         yield
 
 
-def _confusion(axes: "Axes", figures: Mapping[str, Any], theme: Theme) -> None:
+def _confusion(axes: "Axes", metrics: Mapping[str, Any], theme: Theme) -> None:
     from matplotlib.colors import LinearSegmentedColormap, to_rgb
 
-    labels, counts = list(figures["labels"]), [list(row) for row in figures["confusion"]]
+    labels, counts = list(metrics["labels"]), [list(row) for row in metrics["confusion"]]
     columns = [*labels, "no label"]
-    if not figures["no_label"]:
+    if not metrics["no_label"]:
         columns, counts = labels, [row[:-1] for row in counts]
     shares = [[count / max(sum(row), 1) for count in row] for row in counts]
     shades = LinearSegmentedColormap.from_list("shares", [theme.paper, theme.main])
-    # Cells as shapes, not as a picture: they stay sharp.
+    # pcolormesh draws cells as shapes, which stay sharp when scaled.
     axes.pcolormesh(shares, cmap=shades, vmin=0, vmax=1, edgecolors=theme.faint, linewidth=0.6)
     axes.invert_yaxis()
     dark_ink, light_ink = "#14202b", "#ffffff"
@@ -205,8 +205,8 @@ def _confusion(axes: "Axes", figures: Mapping[str, Any], theme: Theme) -> None:
             red, green, blue = to_rgb(shades(shares[row][column]))
             ink = dark_ink if 0.299 * red + 0.587 * green + 0.114 * blue > 0.5 else light_ink
             weight = "bold" if row == column and count else "normal"
-            said = str(count) if count else "·"
-            axes.text(column + 0.5, row + 0.5, said, ha="center", va="center", color=ink, fontsize=8, fontweight=weight)
+            text = str(count) if count else "·"
+            axes.text(column + 0.5, row + 0.5, text, ha="center", va="center", color=ink, fontsize=8, fontweight=weight)
     axes.set_xticks(
         [place + 0.5 for place in range(len(columns))], columns, rotation=45, ha="left", rotation_mode="anchor"
     )
@@ -220,14 +220,14 @@ def _confusion(axes: "Axes", figures: Mapping[str, Any], theme: Theme) -> None:
         spine.set_visible(False)
 
 
-def _by_class(axes: "Axes", figures: Mapping[str, Any], theme: Theme) -> None:
-    labels = list(figures["labels"])
+def _by_class(axes: "Axes", metrics: Mapping[str, Any], theme: Theme) -> None:
+    labels = list(metrics["labels"])
     kinds = (("recall", theme.main), ("precision", theme.second), ("f1", theme.third))
     for offset, (kind, color) in enumerate(kinds):
-        values = [figures[kind][name] or 0 for name in labels]
+        values = [metrics[kind][name] or 0 for name in labels]
         places = [place + (offset - 1) * 0.26 for place in range(len(labels))]
         axes.barh(places, values, height=0.24, color=color, label="F1" if kind == "f1" else kind)
-    axes.axvline(figures["macro_recall"], color=theme.text, linestyle=(0, (4, 3)), linewidth=1)
+    axes.axvline(metrics["macro_recall"], color=theme.text, linestyle=(0, (4, 3)), linewidth=1)
     axes.set_yticks(range(len(labels)), labels)
     axes.invert_yaxis()
     axes.set_xlim(0, 1)
@@ -237,13 +237,13 @@ def _by_class(axes: "Axes", figures: Mapping[str, Any], theme: Theme) -> None:
     axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3, handlelength=1, handleheight=1)
 
 
-def _predictions(axes: "Axes", figures: Mapping[str, Any], theme: Theme) -> None:
-    labels = list(figures["labels"])
-    true = [figures["targets"][name] for name in labels]
-    found = [figures["predictions"][name] for name in labels]
-    if figures["no_label"]:
-        labels, true, found = [*labels, "no label"], [*true, 0], [*found, figures["no_label"]]
-    for offset, (values, color, name) in enumerate(((true, theme.faint, "true"), (found, theme.main, "answers"))):
+def _predictions(axes: "Axes", metrics: Mapping[str, Any], theme: Theme) -> None:
+    labels = list(metrics["labels"])
+    true = [metrics["targets"][name] for name in labels]
+    predicted = [metrics["predictions"][name] for name in labels]
+    if metrics["no_label"]:
+        labels, true, predicted = [*labels, "no label"], [*true, 0], [*predicted, metrics["no_label"]]
+    for offset, (values, color, name) in enumerate(((true, theme.faint, "labels"), (predicted, theme.main, "answers"))):
         places = [place + (offset - 0.5) * 0.4 for place in range(len(labels))]
         bars = axes.bar(places, values, width=0.38, color=color, label=name)
         axes.bar_label(bars, fontsize=7, padding=1)
@@ -255,8 +255,8 @@ def _predictions(axes: "Axes", figures: Mapping[str, Any], theme: Theme) -> None
     axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2, handlelength=1, handleheight=1)
 
 
-def _reliability(figure: "Figure", figures: Mapping[str, Any], theme: Theme) -> None:
-    curve = figures["reliability"]
+def _reliability(figure: "Figure", metrics: Mapping[str, Any], theme: Theme) -> None:
+    curve = metrics["reliability"]
     upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=[3, 1])
     bins = len(curve["counts"])
     width, left = 1 / bins, [place / bins for place in range(bins)]
@@ -277,10 +277,10 @@ def _reliability(figure: "Figure", figures: Mapping[str, Any], theme: Theme) -> 
         markersize=4,
         linewidth=1.5,
     )
-    upper.text(0.02, 0.95, f"ECE {figures['ece']:.3f}", transform=upper.transAxes, va="top", fontweight="bold")
+    upper.text(0.02, 0.95, f"ECE {metrics['ece']:.3f}", transform=upper.transAxes, va="top", fontweight="bold")
     upper.set_xlim(0, 1)
     upper.set_ylim(0, 1)
-    upper.set_ylabel("share right")
+    upper.set_ylabel("accuracy")
     lower.bar(left, curve["counts"], width=width * 0.94, align="edge", color=theme.main)
     lower.set_ylabel("faces")
     lower.set_xlabel("confidence")

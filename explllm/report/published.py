@@ -1,4 +1,4 @@
-"""Published figures to hold a run's own against; they are never a run's."""
+"""Published results, shown beside those of a run and always marked as published."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -7,21 +7,21 @@ from types import MappingProxyType
 
 @dataclass(frozen=True)
 class Published:
-    """One figure of the ExpLLM paper."""
+    """One accuracy from the ExpLLM paper."""
 
     tested_on: str
     trained_on: str
     accuracy: float
     """In percent."""
     source: str
-    """Where the paper says it."""
+    """Table in the paper."""
 
 
 EXP_COT_SCORES: Mapping[str, tuple[float, float, float, float]] = MappingProxyType(
     {"GPT-4o": (2.93, 3.22, 3.25, 0.63), "ExpLLM": (3.53, 3.72, 4.15, 0.76)}
 )
-"""Key observations, interpretation and conclusion in [0, 5], and the Exp-CoT Score in [0, 1], by who wrote the texts
-(Table III): judged by GPT-4o on 100 faces of the test sets of RAF-DB and AffectNet."""
+"""Key observations, interpretation and conclusion in [0, 5], and the Exp-CoT Score in [0, 1], by the model that wrote
+the texts (Table III), judged by GPT-4o on 100 faces of the test sets of RAF-DB and AffectNet."""
 
 PUBLISHED: tuple[Published, ...] = (
     Published("RAF-DB", "RAF-DB", 91.03, "Table I"),

@@ -30,14 +30,14 @@ def table(*rows, labels=(FEAR, ANGER, CONTEMPT)):
 def test_by_default_every_class_of_the_model_may_be_the_answer():
     answers = Answers.from_table(table((FEAR, 0.3, 0.2, 0.5), (ANGER, 0.1, 0.8, 0.1)))
     assert answers.labels == (FEAR, ANGER, CONTEMPT) and answers.dropped == ()
-    assert answers.words == ["Contempt", "Anger"] and answers.right.tolist() == [False, True]
+    assert answers.names == ["Contempt", "Anger"] and answers.correct.tolist() == [False, True]
     assert answers.truth_probability == pytest.approx([0.3, 0.8])
 
 
 def test_contempt_is_shared_out_where_the_data_lacks_it():
     answers = Answers.from_table(table((FEAR, 0.3, 0.2, 0.5), (ANGER, 0.1, 0.8, 0.1)), answer_labels=SEVEN)
     assert answers.labels == (FEAR, ANGER) and answers.dropped == (CONTEMPT,)
-    assert answers.words == ["Fear", "Anger"] and answers.right.all()
+    assert answers.names == ["Fear", "Anger"] and answers.correct.all()
     assert answers.probabilities == pytest.approx(np.array([[0.6, 0.4], [1 / 9, 8 / 9]]))
 
 
@@ -45,7 +45,7 @@ def test_an_answer_that_is_no_label_stays_none_where_a_class_is_dropped():
     faces = table((FEAR, 0.6, 0.2, 0.2), (FEAR, 0.6, 0.2, 0.2), (FEAR, 0.6, 0.2, 0.2))
     faces["predicted"] = ["I cannot tell", "Contempt", None]
     answers = Answers.from_table(faces, answer_labels=SEVEN)
-    assert answers.predictions.tolist() == [NO_LABEL, 0, NO_LABEL] and answers.right.tolist() == [False, True, False]
+    assert answers.predictions.tolist() == [NO_LABEL, 0, NO_LABEL] and answers.correct.tolist() == [False, True, False]
 
 
 def test_probabilities_that_add_up_stay_as_they_are():
@@ -62,7 +62,7 @@ def test_a_model_sure_of_contempt_alone_has_no_preference_among_the_others():
 
 def test_faces_that_the_model_has_no_word_for():
     faces = table((FEAR, 0.9, 0.1), (CONTEMPT, 0.5, 0.5), (CONTEMPT, 0.2, 0.8), labels=(FEAR, ANGER))
-    with pytest.raises(ConfigError, match=r"the data holds Contempt, which is no possible answer \(Fear, Anger\)"):
+    with pytest.raises(ConfigError, match=r"the data contain Contempt, which is not a possible answer \(Fear, Anger\)"):
         Answers.from_table(faces)
     answers = Answers.from_table(faces, unknown_labels="leave_out")
     assert answers.left_out == {"Contempt": 2}
@@ -79,7 +79,7 @@ def test_orders_of_labels_do_not_matter():
     assert first.probabilities == pytest.approx(second.probabilities)
     assert (first.predictions == second.predictions).all() and (first.predictions == shares.argmax(1)).all()
     expw = Answers.from_table(one, labels, LABEL_SETS["expw"])
-    assert expw.dropped == () and expw.words == first.words
+    assert expw.dropped == () and expw.names == first.names
 
 
 def test_answers_in_words():
@@ -90,10 +90,10 @@ def test_answers_in_words():
             "predicted": ["scared", "Happiness", "I cannot tell.", None, "contempt"],
         }
     )
-    with pytest.raises(ConfigError, match="do not say among which expressions"):
+    with pytest.raises(ConfigError, match="the classes of the model are unknown"):
         Answers.from_table(faces)
     answers = Answers.from_table(faces, tuple(SEVEN))
-    assert answers.words == ["Fear", "Happiness", None, None, None]
+    assert answers.names == ["Fear", "Happiness", None, None, None]
     assert (answers.predictions == NO_LABEL).sum() == 3
     assert np.isnan(answers.probabilities).all() and np.isnan(answers.truth_probability).all()
 
@@ -108,7 +108,7 @@ def test_rows_that_could_not_be_read_do_not_count():
 def test_errors():
     with pytest.raises(ManifestError, match="no column predicted"):
         Answers.from_table(pd.DataFrame({"expression": ["Fear"]}))
-    with pytest.raises(ManifestError, match="no expression for 1 of 2 faces"):
+    with pytest.raises(ManifestError, match="1 of 2 faces have no expression"):
         Answers.from_table(pd.DataFrame({"expression": ["Fear", None], "predicted": ["Fear", "Fear"]}), [FEAR])
-    with pytest.raises(ConfigError, match="the model's labels Contempt are none of rafdb"):
+    with pytest.raises(ConfigError, match="the model's labels Contempt have nothing in common with rafdb"):
         Answers.from_table(table((CONTEMPT, 1.0), labels=(CONTEMPT,)), answer_labels=LABEL_SETS["rafdb"])

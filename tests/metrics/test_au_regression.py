@@ -47,11 +47,11 @@ def test_equals_references(faces):
     metric = ActionUnitAgreement()
     for start in range(0, 200, 33):
         metric.update(estimates[start : start + 33], labels[start : start + 33])
-    figures = metric.compute()
+    metrics = metric.compute()
     for place, unit in enumerate(NAMES):
         known = ~labels[:, place].isnan()
         x, y = estimates[known, place].double().numpy(), labels[known, place].double().numpy()
-        row = figures["by_unit"][unit]
+        row = metrics["by_unit"][unit]
         assert row["faces"] == int(known.sum()) < 200
         assert row["mae"] == pytest.approx(np.abs(x - y).mean())
         assert row["pearson"] == pytest.approx(pearsonr(x, y).statistic)
@@ -59,32 +59,32 @@ def test_equals_references(faces):
         covariance = np.cov(x, y, ddof=0)[0, 1]
         assert row["ccc"] == pytest.approx(2 * covariance / (x.var() + y.var() + (x.mean() - y.mean()) ** 2))
     for name in ("mae", "icc", "ccc", "pearson"):
-        assert figures[name] == pytest.approx(np.mean([row[name] for row in figures["by_unit"].values()]))
-    assert figures["left_out"] == figures["constant_predictions"] == []
-    assert figures == agreement_summary(action_unit_agreement(estimates, labels)) | {
-        name: pytest.approx(figures[name]) for name in ("mae", "icc", "ccc", "pearson", "by_unit") if name != "by_unit"
-    } | {"by_unit": figures["by_unit"]}
+        assert metrics[name] == pytest.approx(np.mean([row[name] for row in metrics["by_unit"].values()]))
+    assert metrics["left_out"] == metrics["constant_predictions"] == []
+    assert metrics == agreement_summary(action_unit_agreement(estimates, labels)) | {
+        name: pytest.approx(metrics[name]) for name in ("mae", "icc", "ccc", "pearson", "by_unit") if name != "by_unit"
+    } | {"by_unit": metrics["by_unit"]}
 
 
 def test_units_without_a_correlation_are_left_out_and_named(faces):
     estimates, labels = (values.clone() for values in faces)
     # 0.1 has no exact binary form: the variance of equal numbers comes out as a rounding error.
     labels[:, 0], labels[:, 1], estimates[:, 2] = 0.1, torch.nan, 0.3
-    figures = agreement_summary(action_unit_agreement(estimates, labels))
-    assert figures["left_out"] == list(NAMES[:2])
-    assert figures["constant_predictions"] == [NAMES[2]]
-    rows = figures["by_unit"]
+    metrics = agreement_summary(action_unit_agreement(estimates, labels))
+    assert metrics["left_out"] == list(NAMES[:2])
+    assert metrics["constant_predictions"] == [NAMES[2]]
+    rows = metrics["by_unit"]
     assert rows[NAMES[0]]["pearson"] is rows[NAMES[0]]["icc"] is rows[NAMES[0]]["ccc"] is None
     assert rows[NAMES[0]]["mae"] is not None and rows[NAMES[1]]["mae"] is None
     # A model that always says the same is not left out: that would make a collapsed one look good.
     assert rows[NAMES[2]]["pearson"] == rows[NAMES[2]]["ccc"] == 0
-    assert figures["pearson"] == pytest.approx(np.mean([row["pearson"] for row in list(rows.values())[2:]]))
+    assert metrics["pearson"] == pytest.approx(np.mean([row["pearson"] for row in list(rows.values())[2:]]))
 
 
 def test_no_labels_at_all():
-    figures = agreement_summary(action_unit_agreement(torch.zeros(0, 24), torch.zeros(0, 24)))
-    assert figures["pearson"] is figures["mae"] is None and figures["faces"] == 0
-    assert len(figures["left_out"]) == 24
+    metrics = agreement_summary(action_unit_agreement(torch.zeros(0, 24), torch.zeros(0, 24)))
+    assert metrics["pearson"] is metrics["mae"] is None and metrics["faces"] == 0
+    assert len(metrics["left_out"]) == 24
 
 
 def test_estimates_that_are_not_numbers_show():

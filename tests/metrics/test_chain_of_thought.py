@@ -15,7 +15,7 @@ UNITS[NAMES.index("Right Lip Corner Pull")] = 0.6
 GOOD = RuleWriter().write(UNITS, Expression.HAPPINESS).text
 
 
-def figures(*rows):
+def metrics(*rows):
     metric = ChainOfThoughtMetrics()
     for text, label, units in rows:
         metric.update([text], [label], [units])
@@ -23,7 +23,7 @@ def figures(*rows):
 
 
 def test_a_text_that_is_true():
-    found = figures((GOOD, Expression.HAPPINESS, UNITS))
+    found = metrics((GOOD, Expression.HAPPINESS, UNITS))
     assert found["complete"] == found["agreement"] == found["grounding_f1"] == 1
     assert found["unsupported"] == found["side_errors"] == found["over_limit"] == 0
     assert found["words"] == len(GOOD.split())
@@ -37,7 +37,7 @@ def test_what_is_wrong_is_counted():
         ("The nose is strongly wrinkled.", Expression.HAPPINESS, UNITS),
         (GOOD + " on" * 130, Expression.HAPPINESS, UNITS),
     ]
-    found = figures(*rows)
+    found = metrics(*rows)
     assert found["count"] == 3
     assert found["agreement"] == pytest.approx(1 / 3)
     assert found["complete"] == pytest.approx(2 / 3)
@@ -52,13 +52,13 @@ def test_what_is_wrong_is_counted():
 def test_strong_units_have_a_recall_of_their_own():
     slight = UNITS.copy()
     slight[NAMES.index("Jaw Drop")], slight[NAMES.index("Chin Raise")] = 0.2, None  # one is not measured
-    found = figures((GOOD, None, slight))
+    found = metrics((GOOD, None, slight))
     assert found["grounding_recall"] == pytest.approx(2 / 3) and found["grounding_recall_strong"] == 1
-    assert figures((GOOD, None, [0.2] * 24))["grounding_recall_strong"] is None
+    assert metrics((GOOD, None, [0.2] * 24))["grounding_recall_strong"] is None
 
 
 def test_without_action_units_nothing_is_said_of_grounding():
-    found = figures((GOOD, None, None))
+    found = metrics((GOOD, None, None))
     assert found["grounding_f1"] is None and found["agreement"] is None and found["complete"] == 1
 
 

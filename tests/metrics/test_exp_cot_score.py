@@ -1,6 +1,7 @@
 """The Exp-CoT Score and who gives it."""
 
 import asyncio
+import inspect
 import json
 
 import pytest
@@ -12,7 +13,9 @@ from explllm.llm.client import ChatClient
 from explllm.llm.ledger import Ledger
 from explllm.llm.request import ChatFailure, ChatSettings
 from explllm.metrics.exp_cot_score import Judgment, exp_cot_score
-from explllm.metrics.judges import ChatJudge, OfflineJudge, parse_judgment
+from explllm.metrics.judges import RuleJudge, find_judge, register_judge, registered_judges
+from explllm.metrics.judges.chat import ChatJudge, parse_judgment
+from explllm.metrics.judges.rules import OfflineJudge
 
 UNITS = [0.0] * 24
 for name, value in (("Left Brow Raise", 0.7), ("Right Brow Raise", 0.7), ("Jaw Drop", 0.5)):
@@ -120,3 +123,28 @@ def test_the_command(explllm, tmp_path, reference_data, chat_server):
     (tmp_path / "other.json").write_text(json.dumps([{**records[0], "file_name": "elsewhere.jpg"}]))
     assert "no image of" in explllm("score", "other.json", "--reference", reference).error
     assert "the file does not exist" in explllm("score", "none.json").error
+
+
+def test_a_registered_judge_is_found_by_its_name():
+    """The example in the docstring of `explllm.metrics.judges`."""
+    import explllm.metrics.judges as judges
+
+    example = judges.__doc__.split("folder; every module here is imported when a judge is looked up:\n")[1]
+    namespace = {}
+    exec(inspect.cleandoc(example.partition("\n\n`explllm score")[0]), namespace)
+    try:
+        assert registered_judges() == ("offline", "overlap")
+        assert isinstance(find_judge("overlap"), namespace["OverlapJudge"])
+        assert isinstance(find_judge("offline"), OfflineJudge) and find_judge("gpt-4o") is None
+        with pytest.raises(ValueError, match="two judges are named 'overlap'"):
+
+            @register_judge("overlap")
+            class Other(RuleJudge):
+                name = "other"
+
+                def compare(self, generated, reference):
+                    return Judgment(0, 0, 0)
+
+        assert asyncio.run(find_judge("overlap").judge("one two", "one two", "face")) == Judgment(5, 5, 5)
+    finally:
+        judges._REGISTRY.pop("overlap")

@@ -20,7 +20,7 @@ def test_equals_scikit_learn(name, numbers, missing):
     metric = FacsF1(name, active_from=0.4)
     for start in range(0, 300, 77):
         metric.update(torch.tensor(units[start : start + 77]), torch.tensor(truth[start : start + 77]))
-    figures = metric.compute()
+    metrics = metric.compute()
     made_of = {  # by hand
         1: ["Left Brow Raise", "Right Brow Raise"],
         2: ["Left Brow Raise", "Right Brow Raise"],
@@ -34,16 +34,16 @@ def test_equals_scikit_learn(name, numbers, missing):
     expected = {}
     for place, number in enumerate(numbers):
         if number in missing:
-            assert figures["f1"][f"AU{number}"] is None
+            assert metrics["f1"][f"AU{number}"] is None
             continue
         active = units[:, [NAMES.index(unit) for unit in made_of[number]]].max(1) >= 0.4
         expected[f"AU{number}"] = f1_score(truth[:, place], active)
-        assert figures["f1"][f"AU{number}"] == pytest.approx(expected[f"AU{number}"])
-        assert figures["active"][f"AU{number}"] == truth[:, place].sum()
-    assert figures["missing"] == [f"AU{number}" for number in numbers if number in missing]
-    assert figures["mean_over"] == list(expected)
+        assert metrics["f1"][f"AU{number}"] == pytest.approx(expected[f"AU{number}"])
+        assert metrics["active"][f"AU{number}"] == truth[:, place].sum()
+    assert metrics["missing"] == [f"AU{number}" for number in numbers if number in missing]
+    assert metrics["mean_over"] == list(expected)
     # The mean is over the units that there are: a missing one is neither 0 nor counted.
-    assert figures["mean_f1"] == pytest.approx(np.mean(list(expected.values()))) and figures["faces"] == 300
+    assert metrics["mean_f1"] == pytest.approx(np.mean(list(expected.values()))) and metrics["faces"] == 300
 
 
 def test_one_side_is_enough_and_what_feafa_lacks_is_no_number():
@@ -61,9 +61,9 @@ def test_a_unit_that_neither_occurs_nor_is_found_has_no_f1():
     truth = torch.zeros(4, 8, dtype=torch.int)
     truth[:2, DISFA_8.index(26)] = 1
     metric.update(units, truth)
-    figures = metric.compute()
-    assert figures["f1"]["AU26"] == pytest.approx(2 / 3) and figures["f1"]["AU12"] is None
-    assert figures["mean_over"] == ["AU26"] and figures["mean_f1"] == pytest.approx(2 / 3)
+    metrics = metric.compute()
+    assert metrics["f1"]["AU26"] == pytest.approx(2 / 3) and metrics["f1"]["AU12"] is None
+    assert metrics["mean_over"] == ["AU26"] and metrics["mean_f1"] == pytest.approx(2 / 3)
     nothing = FacsF1("bp4d12")
     nothing.update(torch.zeros(2, 24), torch.zeros(2, 12))
     assert nothing.compute()["mean_f1"] is None

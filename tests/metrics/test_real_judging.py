@@ -14,7 +14,7 @@ from explllm.explanations.chain_of_thought import ChainOfThought, mirror_text
 from explllm.explanations.grounding import claims
 from explllm.explanations.verdict import verdict
 from explllm.metrics.exp_cot_score import Judgment
-from explllm.metrics.judges import OfflineJudge
+from explllm.metrics.judges.rules import OfflineJudge
 
 PARTS = ("key_observations", "interpretation", "conclusion")
 compare = OfflineJudge().compare

@@ -21,32 +21,32 @@ def test_equals_scikit_learn(answers):
     metric = RecognitionMetrics(LABELS)
     for start in range(0, 200, 33):
         metric.update(probabilities[start : start + 33], targets[start : start + 33])
-    figures = metric.compute()
+    metrics = metric.compute()
     predicted = probabilities.argmax(1)
-    assert figures["accuracy"] == pytest.approx(reference.accuracy_score(targets, predicted))
+    assert metrics["accuracy"] == pytest.approx(reference.accuracy_score(targets, predicted))
     # Class 6 never occurs: it has no recall and does not count in the mean.
     for name, score in (("recall", reference.recall_score), ("f1", reference.f1_score)):
         present = score(targets, predicted, labels=range(6), average=None)
-        assert figures[f"macro_{name}"] == pytest.approx(present.mean())
-        assert list(figures[name].values())[:6] == pytest.approx(present)
-    assert list(figures["precision"].values()) == pytest.approx(
+        assert metrics[f"macro_{name}"] == pytest.approx(present.mean())
+        assert list(metrics[name].values())[:6] == pytest.approx(present)
+    assert list(metrics["precision"].values()) == pytest.approx(
         reference.precision_score(targets, predicted, labels=range(7), average=None)
     )
-    assert figures["recall"]["Neutral"] is None
-    assert figures["f1"]["Neutral"] == 0  # it was predicted, and wrongly each time
-    assert figures["nll"] == pytest.approx(reference.log_loss(targets, probabilities.double(), labels=range(7)))
-    assert list(figures["predictions"].values()) == np.bincount(predicted, minlength=7).tolist()
-    assert figures["count"] == 200 and figures["no_label"] == 0
+    assert metrics["recall"]["Neutral"] is None
+    assert metrics["f1"]["Neutral"] == 0  # it was predicted, and wrongly each time
+    assert metrics["nll"] == pytest.approx(reference.log_loss(targets, probabilities.double(), labels=range(7)))
+    assert list(metrics["predictions"].values()) == np.bincount(predicted, minlength=7).tolist()
+    assert metrics["count"] == 200 and metrics["no_label"] == 0
 
 
 def test_a_collapse_to_one_class_shows(answers):
     _, targets = answers
     metric = RecognitionMetrics(LABELS)
     metric.update(torch.nn.functional.one_hot(torch.full((200,), 3), 7).float(), targets)
-    figures = metric.compute()
-    assert figures["macro_recall"] == pytest.approx(1 / 6)
-    assert figures["predictions"]["Happiness"] == 200
-    assert figures["precision"]["Fear"] is None  # never predicted
+    metrics = metric.compute()
+    assert metrics["macro_recall"] == pytest.approx(1 / 6)
+    assert metrics["predictions"]["Happiness"] == 200
+    assert metrics["precision"]["Fear"] is None  # never predicted
 
 
 def test_answers_without_a_label_are_wrong_and_counted():
@@ -54,11 +54,11 @@ def test_answers_without_a_label_are_wrong_and_counted():
     predictions = torch.tensor([0, NO_LABEL, 1, NO_LABEL, 0])
     confusion = confusion_matrix(predictions, targets, 2)
     assert confusion.tolist() == [[1, 0, 1], [1, 1, 1]]
-    figures = recognition_summary(confusion, None, LABELS[:2])
-    assert figures["accuracy"] == pytest.approx(2 / 5)
-    assert figures["no_label"] == 2 and figures["count"] == 5 and figures["nll"] is None
-    assert figures["recall"] == pytest.approx({"Surprise": 1 / 2, "Fear": 1 / 3})
-    assert figures["precision"] == pytest.approx({"Surprise": 1 / 2, "Fear": 1})
+    metrics = recognition_summary(confusion, None, LABELS[:2])
+    assert metrics["accuracy"] == pytest.approx(2 / 5)
+    assert metrics["no_label"] == 2 and metrics["count"] == 5 and metrics["nll"] is None
+    assert metrics["recall"] == pytest.approx({"Surprise": 1 / 2, "Fear": 1 / 3})
+    assert metrics["precision"] == pytest.approx({"Surprise": 1 / 2, "Fear": 1})
 
 
 def test_states_add_up(answers):

@@ -1,4 +1,4 @@
-"""Metrics with a state give the same figures by two processes as by one. They talk over gloo, on the CPU."""
+"""Metrics with a state give the same metrics by two processes as by one. They talk over gloo, on the CPU."""
 
 import json
 import os
@@ -28,17 +28,17 @@ SCRIPT = """
 import json, os, sys
 import torch.distributed as distributed
 sys.path.insert(0, {here!r})
-from test_two_processes import figures
+from test_two_processes import metrics
 rank = int(sys.argv[1])
 distributed.init_process_group("gloo", init_method="file://" + sys.argv[2], rank=rank, world_size=2)
-found = figures(json.loads(sys.argv[3])[rank])
+found = metrics(json.loads(sys.argv[3])[rank])
 if rank == 1:
     print(json.dumps(found))
 distributed.destroy_process_group()
 """
 
 
-def figures(places):
+def metrics(places):
     """Both metrics over some of the texts and judgments, one update each."""
     words, scores = ChainOfThoughtMetrics(), ExpCoTScore()
     for place in places:
@@ -64,7 +64,7 @@ def test_two_processes_count_what_one_counts(shares, tmp_path):
     ]
     (_, first), (out, second) = (process.communicate(timeout=120) for process in processes)
     assert [process.returncode for process in processes] == [0, 0], first + second
-    alone = figures(range(5))
+    alone = metrics(range(5))
     assert alone[0]["count"] == alone[1]["count"] == 5
     for together, one in zip(json.loads(out), alone, strict=True):
         assert together == pytest.approx(one, nan_ok=True)

@@ -1,4 +1,4 @@
-"""The pages as a browser shows them: no errors, nothing fetched, the figures of the metrics."""
+"""The pages as a browser shows them: no errors, nothing fetched, the metrics of the metrics."""
 
 import shutil
 

@@ -3,7 +3,6 @@ import io
 from dataclasses import replace
 
 import numpy as np
-import pandas as pd
 import pytest
 from PIL import Image
 
@@ -12,46 +11,12 @@ from explllm.core.errors import ImageError
 from explllm.core.expressions import Expression
 from explllm.explanations.chain_of_thought import ChainOfThought
 from explllm.models.generation import Recognition
-from explllm.report.explained import ExplainedFace, best_and_worst_faces
-
-
-def scored(*rows):
-    return pd.DataFrame(rows, columns=["expression", "right", "truth_probability"], index=range(100, 100 + len(rows)))
+from explllm.report.explained import ExplainedFace
 
 
 def face(path, units=None):
     found = Recognition.of([Expression.FEAR, Expression.ANGER], [0.75, 0.25])
     return ExplainedFace(path, Expression.FEAR, found, ChainOfThought.from_sections("a", "b", "c"), units)
-
-
-def test_best_and_worst():
-    table = scored(
-        ("Fear", True, 0.7),
-        ("Fear", True, 0.9),
-        ("Anger", True, 0.8),
-        ("Disgust", False, 0.3),
-        ("Fear", False, 0.01),
-        ("Disgust", False, 0.1),
-    )
-    # The best of all; then the worst of another expression than its; then the best of a third one.
-    assert best_and_worst_faces(table, 1) == [101]
-    assert best_and_worst_faces(table, 2) == [101, 105]
-    assert best_and_worst_faces(table, 3) == [101, 102, 105]
-    assert best_and_worst_faces(table, 4) == [101, 102, 105, 104]
-    assert len(best_and_worst_faces(table, 99)) == 6 and best_and_worst_faces(table, 0) == []
-
-
-def test_different_expressions_come_before_best_and_worst():
-    """A model that calls all faces fear: only one expression is recognized."""
-    table = scored(("Fear", True, 0.9), ("Fear", True, 0.8), ("Anger", False, 0.2), ("Disgust", False, 0.1))
-    assert best_and_worst_faces(table, 3) == [100, 103, 102]
-
-
-def test_all_right_or_all_wrong():
-    right = scored(("Fear", True, 0.9), ("Anger", True, 0.8), ("Fear", True, 0.7))
-    assert best_and_worst_faces(right, 3) == [100, 101, 102]
-    assert best_and_worst_faces(right.assign(right=False), 2) == [102, 101]
-    assert len(best_and_worst_faces(right.assign(truth_probability=np.nan), 2)) == 2
 
 
 def test_action_units(tmp_path):
@@ -73,7 +38,7 @@ def test_large_pictures_are_made_small(tmp_path):
 
 
 def test_right_or_wrong(tmp_path):
-    assert face(tmp_path).right
+    assert face(tmp_path).correct
     assert [label for label, _ in face(tmp_path).likely] == [Expression.FEAR, Expression.ANGER]
 
 

@@ -19,7 +19,7 @@ class Page(HTMLParser):
 
     def __init__(self, path):
         super().__init__()
-        self.tags, self.words, self.links, self.figures, self._key = [], [], [], {}, None
+        self.tags, self.words, self.links, self.metrics, self._key = [], [], [], {}, None
         self.feed(path.read_text(encoding="utf-8"))
 
     def handle_starttag(self, tag, attributes):
@@ -33,10 +33,10 @@ class Page(HTMLParser):
     def handle_data(self, data):
         self.words += data.split()
         if self._key:
-            self.figures[self._key] = data.strip()
+            self.metrics[self._key] = data.strip()
 
     @property
-    def said(self):
+    def text(self):
         return " ".join(self.words)
 
 
@@ -70,13 +70,13 @@ def write(tmp_path):
 def test_figures_are_those_of_the_metrics(write, table, metrics_of):
     metrics = metrics_of(table)
     page = write(metrics)
-    assert page.words[:2] == ["run", "<7>:"] and "drawn by a program" in page.said
-    assert {"test/accuracy", "test/ece", "test/count", "test/f1/Fear"} <= set(page.figures)
-    for key, shown in page.figures.items():
+    assert page.words[:2] == ["run", "<7>:"] and "drawn by a program" in page.text
+    assert {"test/accuracy", "test/ece", "test/count", "test/f1/Fear"} <= set(page.metrics)
+    for key, shown in page.metrics.items():
         assert shown == (str(metrics[key]) if key == "test/count" else f"{metrics[key]:.3f}"), key
     low, high = metrics["test/accuracy_interval"]
-    assert f"accuracy {low:.3f} to {high:.3f} (95%)" in page.said
-    assert "explllm 9.9" in page.said and "One class only" not in page.said
+    assert f"accuracy {low:.3f} to {high:.3f} (95%)" in page.text
+    assert "explllm 9.9" in page.text and "One class only" not in page.text
 
 
 def test_nothing_is_fetched_from_anywhere(write, table, metrics_of, face, tmp_path):
@@ -99,15 +99,15 @@ def test_nothing_is_fetched_from_anywhere(write, table, metrics_of, face, tmp_pa
 
 def test_explained_faces(write, table, metrics_of, face):
     page = write(metrics_of(table), [face])
-    assert "Fear wrong labeled Anger Fear 75.0% Anger 25.0%" in page.said
-    assert "Action units Jaw Drop extreme Nose Wrinkle moderate source: drawn" in page.said
-    assert "Key observations: The mouth is <open> & wide." in page.said
-    assert "Conclusion: It is fear." in page.said
+    assert "Fear ✗ wrong labeled Anger Fear 75.0% Anger 25.0%" in page.text
+    assert "Action units Jaw Drop extreme Nose Wrinkle moderate source: drawn" in page.text
+    assert "Key observations: The mouth is <open> & wide." in page.text
+    assert "Conclusion: It is fear." in page.text
 
 
 def test_published_figures_are_called_published(write, table, metrics_of):
     page = write(metrics_of(table))
-    before, _, after = page.said.partition("accuracy as published")
+    before, _, after = page.text.partition("accuracy as published")
     assert "91.03" not in before
     for accuracy in ("91.03", "65.93", "62.86", "68.13", "51.86"):
         assert f"{accuracy}%, ExpLLM paper, Table I" in after
@@ -116,10 +116,10 @@ def test_published_figures_are_called_published(write, table, metrics_of):
 def test_a_constant_predictor(write, table, metrics_of):
     table["predicted"] = "Happiness"
     page = write(metrics_of(table[["expression", "predicted"]], labels=tuple(LABEL_SETS["rafdb"])))
-    top = page.said.partition("macro recall")[0]
+    top = page.text.partition("macro recall")[0]
     assert "One class only. The model predicts Happiness for every face" in top
     # Without probabilities there is nothing to say of them.
-    assert "ECE" not in page.said and "test/auroc" not in page.figures
+    assert "ECE" not in page.text and "test/auroc" not in page.metrics
 
 
 def test_what_does_not_count_is_said(write, table, metrics_of):
@@ -128,14 +128,14 @@ def test_what_does_not_count_is_said(write, table, metrics_of):
     table.loc[1, table.filter(like="p_").columns] = float("nan")
     page = write({**metrics_of(table, **more), "training_data_note": ""})
     for words in (
-        "2 more faces could not be read and do not count.",
-        "Left out, as the model does not answer with their expression: 500 Contempt.",
-        "The model also knows Contempt, which was no possible answer here",
+        "2 more faces could not be read and are not scored.",
+        "Left out, because the model does not know their expression: 500 Contempt.",
+        "The model also knows Contempt, which was not a possible answer here",
         "1 answers name no expression; they count as wrong.",
-        f"are of the {len(table) - 1} faces that have probabilities.",
+        f"describe the {len(table) - 1} faces with probabilities.",
     ):
-        assert words in page.said
-    assert "drawn by a program" not in page.said
+        assert words in page.text
+    assert "drawn by a program" not in page.text
 
 
 def test_further_sections(write, table, metrics_of, tmp_path):
@@ -144,14 +144,14 @@ def test_further_sections(write, table, metrics_of, tmp_path):
         "Judge <scores>",
         text="Ten faces.",
         notice="The judge is a program.",
-        figures=[MetricCard("conclusion", "4.15", "of 5")],
+        cards=[MetricCard("conclusion", "4.15", "of 5")],
         header=["part", "score"],
         rows=[["key observations", "3.53"]],
         plots=[plot],
     )
     page = write(metrics_of(table), sections=[section])
-    assert "Judge <scores> The judge is a program. Ten faces. 4.15 conclusion of 5 part score" in page.said
-    assert "key observations 3.53 Scores By section." in page.said
+    assert "Judge <scores> The judge is a program. Ten faces. 4.15 conclusion of 5 part score" in page.text
+    assert "key observations 3.53 Scores By section." in page.text
     assert (tmp_path / "run/plots/scores.png").read_bytes() == plot.png
 
 
@@ -165,5 +165,5 @@ def test_the_same_again_is_the_same_page(write, table, metrics_of, tmp_path):
 def test_classes_without_faces(write, metrics_of, made_up):
     frame = pd.DataFrame({"image": [f"{place}.png" for place in range(40)], "expression": ["Fear", "Anger"] * 20})
     page = write(metrics_of(made_up(frame)))
-    assert page.figures["test/recall/Neutral"] == "–"
-    assert "without Surprise, Disgust, Happiness, Sadness, Neutral" in page.said
+    assert page.metrics["test/recall/Neutral"] == "–"
+    assert "without Surprise, Disgust, Happiness, Sadness, Neutral" in page.text

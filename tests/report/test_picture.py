@@ -8,7 +8,8 @@ from explllm.core.action_units import NAMES
 from explllm.core.expressions import Expression
 from explllm.explanations.chain_of_thought import ChainOfThought
 from explllm.models.generation import Recognition
-from explllm.report.picture import PicturedFace, _font, _wrapped, bars_of, draw_picture
+from explllm.report.explained import strongest_units
+from explllm.report.picture import PicturedFace, _font, _wrapped, draw_picture
 
 GRAY = (120, 120, 120)
 
@@ -49,10 +50,10 @@ def test_no_face_and_no_box(face):
 
 def test_bars(face):
     units = [None if name == "Cheeks Puff" else 0.0 for name in NAMES]
-    assert bars_of(units) == []
+    assert strongest_units(units) == []
     units[4], units[8], units[0] = 0.3, 0.9, 0.04  # the last is absent, in words as in bars
-    assert bars_of(units) == [("Jaw Drop", 0.9), ("Left Brow Lower", 0.3)]
-    assert len(bars_of([0.5] * 24)) == 10
+    assert strongest_units(units) == [("Jaw Drop", 0.9), ("Left Brow Lower", 0.3)]
+    assert len(strongest_units([0.5] * 24)) == 10
     photograph = Image.new("RGB", (300, 200), GRAY)
     drawn = {
         jaw: np.asarray(draw_picture(photograph, [face(action_units=[0.0] * 8 + [jaw] + [0.0] * 15)])).astype(int)

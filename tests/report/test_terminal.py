@@ -27,7 +27,7 @@ LABELS = (Expression.FEAR, Expression.ANGER, Expression.SADNESS)
 SHARES = [[0.9, 0.1, 0.0], [0.8, 0.2, 0.0], [0.1, 0.9, 0.0]]
 
 
-def figures():
+def metrics():
     metric = RecognitionMetrics(LABELS)
     metric.update(torch.tensor(SHARES), torch.tensor([0, 1, 1]))
     return metric.compute()
@@ -50,7 +50,7 @@ def test_histogram():
 
 
 def test_figures_in_one_line():
-    assert metrics_line(figures()) == "accuracy 0.667, macro recall 0.750, predictions Fear █ 2  Anger ▄ 1  Sadness   0"
+    assert metrics_line(metrics()) == "accuracy 0.667, macro recall 0.750, predictions Fear █ 2  Anger ▄ 1  Sadness   0"
 
 
 def test_figures_as_a_table(console):
@@ -72,8 +72,8 @@ def test_what_does_not_count_is_said(console):
     print_metrics(console, metrics_with("val/", predicted=("Fear", "unclear", "Anger"), **more), "val")
     said = " ".join(printed(console).split())
     assert "val accuracy 0.667" in said
-    assert "2 more could not be read and do not count" in said
-    assert "left out, as the model does not answer with their expression: 5 Contempt" in said
+    assert "2 more faces could not be read" in said
+    assert "left out, because the model does not know their expression: 5 Contempt" in said
     assert "1 answers name no expression; they count as wrong" in said
 
 

@@ -11,7 +11,7 @@ from PIL import Image
 
 from explllm.core.expressions import Expression
 from explllm.core.manifest import Manifest
-from explllm.metrics.judges import OfflineJudge
+from explllm.metrics.judges.rules import OfflineJudge
 from explllm.training.sample import fixed_sample
 
 GOOD = '{"key_observations": 3, "overall_emotional_interpretation": 3, "conclusion": 0}'

@@ -16,7 +16,7 @@ import yaml
 from explllm import ExpLLM
 from explllm.core.errors import CheckpointError, ConfigError
 from explllm.training.callbacks.live_accuracy import LiveAccuracy
-from explllm.training.checkpoints import AtomicCheckpointIO, LastCheckpoint, read_checkpoint
+from explllm.training.checkpoints import AtomicCheckpointIO, LastCheckpoint
 
 
 def content(number):

@@ -23,7 +23,8 @@ from explllm.llm.ledger import Ledger
 from explllm.llm.request import ChatSettings
 from explllm.llm.settings import Structured
 from explllm.metrics.exp_cot_score import Judgment, exp_cot_score
-from explllm.metrics.judges import ChatJudge, Judge, OfflineJudge
+from explllm.metrics.judges import Judge, find_judge
+from explllm.metrics.judges.chat import ChatJudge
 from explllm.report.explained import ExplainedFace
 from explllm.training.sample import explain_sample
 from explllm.training.task import ExpLLMTask
@@ -107,7 +108,8 @@ class AsyncJudge(Callback):
             )
         self.faces, self.drain_seconds = faces, drain_seconds
         self.settings = None
-        if judge != OFFLINE:
+        self._configured, self._registered = judge, find_judge(judge)
+        if self._registered is None:
             self.settings = ChatSettings(
                 model=judge,
                 base_url=base_url,
@@ -208,8 +210,10 @@ class AsyncJudge(Callback):
 
     async def _open(self) -> Judge:
         """Create the judge in the background thread, which owns its client and ledger."""
+        if self._registered is not None:
+            return self._registered
         if self.settings is None:
-            return OfflineJudge()
+            raise RuntimeError("no judge is configured")
         self._run_dir.mkdir(parents=True, exist_ok=True)
         async with AsyncExitStack() as stack:
             ledger = stack.enter_context(Ledger(self._run_dir / "judge.sqlite"))
@@ -273,7 +277,7 @@ class AsyncJudge(Callback):
 
     def _judge_name(self) -> str:
         if self._judge is None or not self._judge.done() or self._judge.exception() is not None:
-            return OFFLINE if self.settings is None else self.settings.model
+            return self._configured
         return self._judge.result().name
 
     def _warn(self, reason: str) -> None:

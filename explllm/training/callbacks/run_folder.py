@@ -15,11 +15,12 @@ from explllm.core.manifest import Manifest
 from explllm.data.dataset import Batch
 from explllm.explanations.chain_of_thought import ChainOfThought
 from explllm.metrics.answers import Answers, UnknownLabels
-from explllm.metrics.evaluation import recognition_metrics
+from explllm.metrics.evaluation import best_and_worst_faces, explanation_metrics, recognition_metrics
+from explllm.metrics.judges.rules import OfflineJudge
 from explllm.models.generation import Recognition
 from explllm.models.storage import read_config
-from explllm.report.cot_section import cot_figures, cot_section, judged
-from explllm.report.explained import ExplainedFace, best_and_worst_faces
+from explllm.report.cot_section import cot_section
+from explllm.report.explained import ExplainedFace
 from explllm.report.page import write_report
 from explllm.report.terminal import print_explained, print_metrics
 from explllm.training.callbacks.base_run_folder import BaseRunFolder
@@ -112,7 +113,7 @@ class RunFolder(BaseRunFolder):
     def on_test_epoch_end(self, trainer: Trainer, pl_module: ExpLLMTask) -> None:  # type: ignore[override]
         """Write metrics, predictions and report; print the metrics and some explained faces."""
         answers, table = self._answers(trainer, pl_module)
-        table.loc[answers.rows, "predicted"] = answers.words
+        table.loc[answers.rows, "predicted"] = answers.names
         # On every rank: under FSDP2 each must take part in every forward pass.
         shown, sample = self._explain(trainer, pl_module, answers, table)
         if not trainer.is_global_zero:
@@ -122,9 +123,14 @@ class RunFolder(BaseRunFolder):
         if sample:
             references = trainer.datamodule.frame().reindex(columns=["cot"])["cot"]  # type: ignore[attr-defined]
             texts = [references.get(row) for row in sample]
-            scores = cot_figures([*sample.values()], [text if isinstance(text, str) else None for text in texts])
-            written = self._write_metrics(trainer, {f"test/cot/{name}": value for name, value in scores.items()})
-            sections = [cot_section(scores)]
+            explanations = explanation_metrics(
+                [face.cot.text for face in sample.values()],
+                [face.recognition.expression for face in sample.values()],
+                [face.action_units for face in sample.values()],
+                [text if isinstance(text, str) else None for text in texts],
+            )
+            written = self._write_metrics(trainer, {f"test/cot/{name}": value for name, value in explanations.items()})
+            sections = [cot_section(explanations)]
         self._write_predictions(Manifest(table, trainer.datamodule.manifest.root))  # type: ignore[attr-defined]
         write_report(self.run_dir / REPORT, self.run_dir.name, written, shown, sections)
         print_metrics(get_console(), written, "test")
@@ -197,7 +203,7 @@ class RunFolder(BaseRunFolder):
         scored = pd.DataFrame(
             {
                 "expression": [str(answers.labels[place]) for place in answers.targets],
-                "right": answers.right,
+                "correct": answers.correct,
                 "truth_probability": answers.truth_probability,
             },
             index=answers.rows,
@@ -219,7 +225,7 @@ class RunFolder(BaseRunFolder):
         table["cot"] = pd.Series([cot.text for cot in cots], index=rows, dtype=object)
         table["cot_source"] = pd.Series(self._source, index=rows, dtype=object)
         probabilities = dict(zip(answers.rows, answers.probabilities.tolist(), strict=True))
-        explained = {}
+        explained, judge = {}, OfflineJudge()
         for row, cot in zip(rows, cots, strict=True):
             text, source = metadata.loc[row]
             face = ExplainedFace(
@@ -232,5 +238,7 @@ class RunFolder(BaseRunFolder):
                 data.manifest.box(row),
                 data.margin,
             )
-            explained[row] = judged(face, text) if isinstance(text, str) else face
+            if isinstance(text, str):
+                face = face.with_scores(judge.compare(cot.text, text), judge.name)
+            explained[row] = face
         return [explained[row] for row in shown], {row: explained[row] for row in sample}
