@@ -32,6 +32,8 @@ def runs(lora_config, on_ranks, tmp_path_factory):
     folder = tmp_path_factory.mktemp("strategies")
     fit = ("fit", "--config", lora_config, "--data.micro_batch_size", 2, "--trainer.max_steps", 20)
     fit += ("--model.network.vision_lora.dropout", 0, "--model.network.language_lora.dropout", 0)
+    # AdamW amplifies rounding errors of tiny gradients: with a larger epsilon they stay as small as they are.
+    fit += ("--model.optimization.epsilon", 1e-5)
     fit += ("--trainer.limit_val_batches", 1.0, "--trainer.val_check_interval", 20)
     alone = ("--trainer.strategy", "ddp", "--trainer.devices", 1, "--trainer.accelerator", "cpu")
     ddp, fsdp2 = ((*RANKS, "--trainer.strategy", strategy) for strategy in STRATEGIES)
@@ -62,7 +64,7 @@ def runs(lora_config, on_ranks, tmp_path_factory):
 def test_two_ranks_learn_what_one_learns(runs, name):
     folder, printed = runs
     one, other = losses(folder / "one"), losses(folder / name)
-    assert len(one) == 20 and one[-1] < one[0] - 0.05
+    assert len(one) == 20 and one[-1] < one[0] - 0.02
     assert other == pytest.approx(one, abs=1e-4)
     for weight, value in weights(folder / "one").items():
         torch.testing.assert_close(weights(folder / name)[weight], value, atol=1e-4, rtol=0)
