@@ -208,12 +208,16 @@ def build_config(settings: NetworkSettings) -> ConfigAndTokenizer:
     return ConfigAndTokenizer(config, tokenizer)
 
 
-def build(settings: NetworkSettings, prepared: ConfigAndTokenizer | None = None) -> ExpLLM:
+def build(
+    settings: NetworkSettings, prepared: ConfigAndTokenizer | None = None, keep_file_dtype: bool = False
+) -> ExpLLM:
     """Create a new model. Pretrained parts are loaded; other weights are random (seed PyTorch before).
 
     Args:
         settings: The parts.
         prepared: The result of `build_config` for these settings; by default it is computed here.
+        keep_file_dtype: Leave base weights in the type of their files, whatever `base_dtype` is. Such weights are
+            mapped from the files and take no memory of their own.
 
     Returns:
         The model, in evaluation mode.
@@ -224,7 +228,7 @@ def build(settings: NetworkSettings, prepared: ConfigAndTokenizer | None = None)
     """
     settings = settings.resolved()
     config, tokenizer = prepared or build_config(settings)
-    dtype = getattr(torch, settings.base_dtype) if settings.base_dtype else None
+    dtype = getattr(torch, settings.base_dtype) if settings.base_dtype and not keep_file_dtype else None
     if settings.load_in_4bit and not supports_4bit(settings):
         raise ConfigError(
             "4-bit weights require a pretrained language model that is `frozen` or trains by `lora`",

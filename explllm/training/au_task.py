@@ -64,6 +64,12 @@ class ActionUnitTask(FaceTask):
             raise TypeError("call configure_model() first")
         return self.model
 
+    def setup(self, stage: str) -> None:
+        """Check strategy and precision, and prepare the data."""
+        super().setup(stage)
+        if self.device_mesh is not None:
+            raise ConfigError("fsdp2 does not shard action unit regressors", remedy="Use --trainer.strategy ddp.")
+
     def configure_model(self) -> None:
         """Build the model and load the encoder's base weights."""
         if self.model is not None:

@@ -1,4 +1,4 @@
-"""Checkpoints: atomic files, the last checkpoint, which a run resumes from, and the best one, which becomes the model."""
+"""Checkpoints: atomic files, the last one, from which a run resumes, and the best one, which becomes the model."""
 
 import os
 import signal

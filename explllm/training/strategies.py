@@ -129,7 +129,7 @@ def check_trainer(trainer: Trainer) -> None:
         )
 
 
-def shard(model: ExpLLM, mesh: DeviceMesh) -> None:
+def shard(model: ExpLLM, mesh: DeviceMesh, frozen_dtype: torch.dtype | None = None) -> None:
     """Shard a model's weights over the devices of a mesh.
 
     Each transformer block of encoder and language model is one unit, which is gathered when it runs. Its trainable
@@ -140,20 +140,29 @@ def shard(model: ExpLLM, mesh: DeviceMesh) -> None:
     Args:
         model: The model, with its weights in place.
         mesh: A one-dimensional mesh.
+        frozen_dtype: Type to convert frozen weights to; by default they keep theirs. The conversion happens unit by
+            unit: weights mapped from files then never take the memory of a whole copy on any rank.
     """
-    options: dict[str, Any] = {"mesh": mesh}
+
+    def unit(modules: Any, **options: Any) -> None:
+        for module in modules if isinstance(modules, list) else [modules]:
+            for weight in module.parameters():
+                if frozen_dtype is not None and not weight.requires_grad and not isinstance(weight, DTensor):
+                    weight.data = weight.data.to(frozen_dtype)
+        fully_shard(modules, mesh=mesh, **options)
+
     for block in (*transformer_blocks(model.vision), *transformer_blocks(model.language)):
         if trainable := _trainable_modules(block):
-            fully_shard(trainable, **options)
-        fully_shard(block, **options)
+            unit(trainable)
+        unit(block)
     embedding, head = model.get_input_embeddings(), model.language.get_output_embeddings()
     if head is None or head.weight is embedding.weight:
-        fully_shard([embedding, *([] if head is None else [head])], **options)
+        unit([embedding, *([] if head is None else [head])])
     else:
-        fully_shard(embedding, **options)
-        fully_shard(head, **options)
-    fully_shard(model.projector, **options)
-    fully_shard(model, reshard_after_forward=True, **options)
+        unit(embedding)
+        unit(head)
+    unit(model.projector)
+    unit(model, reshard_after_forward=True)
     for method in ("recognize_pixels", "explain_pixels"):
         register_fsdp_forward_method(model, method)
     # transformers then keeps all ranks in `generate` until the last one has finished: each step is collective.

@@ -111,8 +111,12 @@ class ExpLLMTask(FaceTask):
 
     def configure_model(self) -> None:
         """Build the model, load its base weights and the weights of `init_from`."""
+        settings, mesh = self.network.resolved(), self.device_mesh
         if self.model is None:
-            self.model = build(self.network, ConfigAndTokenizer(self.config, self.conversations.tokenizer))
+            if mesh is not None and settings.load_in_4bit:
+                raise ConfigError("4-bit weights cannot be sharded by fsdp2", remedy="Use --trainer.strategy ddp.")
+            prepared = ConfigAndTokenizer(self.config, self.conversations.tokenizer)
+            self.model = build(settings, prepared, keep_file_dtype=mesh is not None)
             if self.init_from is not None:
                 storage.initialize(self.model, Path(self.init_from))
                 self.print(f"weights: {self.init_from}")
@@ -120,8 +124,9 @@ class ExpLLMTask(FaceTask):
                 self.model.gradient_checkpointing_enable()
             # Lightning keeps the mode that modules are in; frozen parts stay in evaluation mode.
             self.model.train()
-        if self.device_mesh is not None and not isinstance(self.model, FSDPModule):
-            shard(self.model, self.device_mesh["data_parallel"])
+        if mesh is not None and not isinstance(self.model, FSDPModule):
+            dtype = getattr(torch, settings.base_dtype) if settings.base_dtype else None
+            shard(self.model, mesh["data_parallel"], dtype)
 
     def training_step(self, batch: Batch, batch_idx: int) -> dict[str, torch.Tensor]:
         """Return the loss and, as ``label_logits``, the logits (B, V) of the first token of each conversation's label.

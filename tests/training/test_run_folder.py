@@ -140,7 +140,7 @@ def constant(monkeypatch):
         logits[:, place] = 5 + pixels.mean((1, 2, 3))
         return logits
 
-    monkeypatch.setattr("explllm.training.task.label_log_likelihoods", answer)
+    monkeypatch.setattr("explllm.models.generation.label_log_likelihoods", answer)
 
 
 def test_a_model_of_one_class_is_called_one(command, run_dir, constant):
@@ -267,7 +267,7 @@ def test_predict_on_sorted_folders_keeps_the_labels(command, run_dir, drawn_face
 def test_the_runs_own_weights_are_tested_whatever_it_started_from(command, run_dir, tmp_path, monkeypatch):
     """`init_from` in a configuration says where training began; it must not replace what training has made."""
     done = command("test", "--model.init_from", "gone/model", "--explained_faces", 0)
-    assert done.status == 0 and "weights: run/checkpoints/last.ckpt" in done.out
+    assert done.status == 0 and "weights: run/checkpoints/best.ckpt" in done.out
     tested = pd.read_parquet(run_dir / "predictions.parquet")
     options = ("--model.init_from", run_dir / "model", "--run_dir", "elsewhere", "--explained_faces", 0)
     done = command("test", *options)
