@@ -125,6 +125,8 @@ class FaceDataModule(LightningDataModule):
         self._images: ImageCache | None = None
         self._sampler: BatchSampler | None = None
         self._resumed: dict[str, Any] | None = None
+        self.predicted_rows: set[int] = set()
+        """Rows that a killed `predict` has finished; the prediction loader skips them."""
 
     def read(self) -> Manifest:
         """Read all splits of the data; implemented by subclasses."""
@@ -317,6 +319,10 @@ class FaceDataModule(LightningDataModule):
             ManifestError: If the split has no rows.
         """
         frame = self.frame(split)
+        if split is None and self.predicted_rows:
+            remaining = frame.index.difference(pd.Index(sorted(self.predicted_rows)))
+            # A loader needs a row, and predicting one twice does no harm.
+            frame = frame.loc[remaining if len(remaining) else frame.index[-1:]]
         if frame.empty:
             splits = ", ".join(f"{name} {count:,}" for name, count in self.frame()["split"].value_counts().items())
             fraction = "" if split == "train" else f", or hold some out with `data.{split}_fraction`"

@@ -21,6 +21,7 @@ from explllm.core.expressions import Expression
 from explllm.core.manifest import Manifest
 from explllm.models.explllm import ExpLLM as Model
 from explllm.training.callbacks.run_folder import RunFolder
+from explllm.training.task import ExpLLMTask
 
 NOTICE = "The faces are drawn by a program, not photographs."
 
@@ -254,6 +255,41 @@ def test_predict_explains_where_asked(command, run_dir, drawn_faces, tmp_path):
     for name in ("00000-fear.png", "00001-anger.png"):
         # A text may be empty after one epoch; a table has no empty text.
         assert (table.loc[name, "cot"] or "") == model.explain(tmp_path / "faces" / name, max_new_tokens=8).text
+
+
+def test_a_killed_prediction_resumes(command, run_dir, monkeypatch):
+    """What was written before the kill is not predicted again, unless the checkpoint has changed."""
+    step, seen = ExpLLMTask.predict_step, []
+
+    class Killed(Exception):
+        """Stands for kill -9: no hook of the run is prepared for it."""
+
+    def counted(self, batch, batch_idx):
+        if len(seen) == stop:
+            raise Killed
+        seen.extend(batch["rows"].tolist())
+        return step(self, batch, batch_idx)
+
+    monkeypatch.setattr(ExpLLMTask, "predict_step", counted)
+    options, stop = ("predict", "--data.eval_batch_size", 1), None
+    assert command(*options).status == 0
+    whole = pd.read_parquet(run_dir / "predictions.parquet")
+    assert sorted(seen) == list(range(97))
+    for touched in (False, True):
+        seen.clear()
+        stop = 20
+        with pytest.raises(Killed):
+            command(*options)
+        if touched:
+            (run_dir / "checkpoints/best.ckpt").touch()
+        seen.clear()
+        stop = None
+        done = command(*options)
+        assert done.status == 0 and ("resuming after 16 of 97 faces" in done.out) == (not touched)
+        assert sorted(seen) == list(range(0 if touched else 16, 97))
+        again = pd.read_parquet(run_dir / "predictions.parquet")
+        pd.testing.assert_frame_equal(again, whole)
+        assert not (run_dir / "predictions.parquet.parts").exists()
 
 
 def test_predict_on_sorted_folders_keeps_the_labels(command, run_dir, drawn_faces, tmp_path):

@@ -3,6 +3,7 @@
 import csv
 import json
 
+import pandas as pd
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -45,12 +46,22 @@ def runs(lora_config, on_ranks, tmp_path_factory):
     one = [(*fit, *alone, *at("one")), (*fit, *alone, *at("one to fsdp2"), *STOP)]
     two = [
         (*fit, *ddp, *at("ddp")),
-        (*fit, *fsdp2, *at("fsdp2")),
+        (*fit, *fsdp2, *at("fsdp2"), "--trainer.callbacks+", "Gallery"),
         (*fit, *fsdp2, *at("one to fsdp2"), *resume),
         (*fit, *ddp, *at("ddp to fsdp2"), *STOP),
         (*fit, *fsdp2, *at("ddp to fsdp2"), *resume),
         (*fit, *fsdp2, *at("fsdp2 to one"), *STOP),
     ]
+    words = ("--config", lora_config, "--model.max_new_tokens", 8, "--data.eval_batch_size", 16)
+    predict = ("predict", *words, "--model.explain_predictions", "true", "--run_dir")
+    test = ("test", *words, "--explained_faces", 1, "--run_dir")
+    for name, options in (("one", ()), ("fsdp2", fsdp2)):
+        own = one if name == "one" else two
+        table = ("--ckpt_path", folder / "one/checkpoints/last.ckpt", "--predictions", folder / f"{name}.parquet")
+        own += [
+            (*predict, folder / f"predict {name}", *options, *table),
+            (*test, folder / f"test {name}", *options, *table[:2]),
+        ]
     last = [(*fit, *alone, *at("fsdp2 to one"), *resume)]
     printed = {}
     for count, commands in ((1, one), (2, two), (1, last)):
@@ -71,3 +82,17 @@ def test_two_ranks_learn_what_one_learns(runs, name):
     if " to " in name:
         assert "--ckpt_path last resumes from step 10" in printed[name][0]
         assert "resuming from step 10" in printed[name][1]
+
+
+def test_two_ranks_predict_and_explain_what_one_does(runs):
+    """27 test faces on two ranks: one has a filler row. Texts end at different lengths."""
+    folder, _ = runs
+    one, two = (pd.read_parquet(folder / f"{name}.parquet") for name in ("one", "fsdp2"))
+    assert list(one["image"]) == list(two["image"]) and len(one) == 97
+    shares = one.filter(like="p_").columns
+    assert two[shares].to_numpy() == pytest.approx(one[shares].to_numpy(), abs=1e-5)
+    assert list(one["cot"]) == list(two["cot"]) and one["cot"].nunique() > 1
+    figures = [json.loads((folder / f"test {name}/metrics.json").read_text()) for name in ("one", "fsdp2")]
+    assert figures[0]["test/count"] == figures[1]["test/count"] == 27
+    assert figures[1]["test/nll"] == pytest.approx(figures[0]["test/nll"], abs=1e-5)
+    assert len(list((folder / "fsdp2/gallery").glob("*.html"))) == 1

@@ -3,6 +3,7 @@
 import sys
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import torch
 from lightning.pytorch import Trainer
@@ -48,18 +49,20 @@ class ActionUnitRunFolder(BaseRunFolder):
         self._score(trainer, pl_module, "test")
 
     def on_predict_epoch_end(self, trainer: Trainer, pl_module: ActionUnitTask) -> None:  # type: ignore[override]
-        """Write the estimates."""
-        rows = all_gather_list(self.rows)
-        if trainer.is_global_zero:
-            self._write_predictions(self._estimates(trainer, rows))
-            get_console().print(f"{len(rows)} faces", soft_wrap=True)
+        """Merge and write the estimates of all ranks."""
+        estimates = self._merged_predictions(trainer)
+        if estimates is not None:
+            self._write_predictions(self._estimates(trainer, estimates))
+            self._parts.remove()
+            get_console().print(f"{len(estimates)} faces", soft_wrap=True)
             self._print_note(trainer)
 
     def _collect(self, pl_module: ActionUnitTask, outputs: dict[str, Any], batch: Batch) -> None:
-        """Add (row, intensities, None), or (row, None, reason) for an image that could not be read."""
+        """Add the intensities of a batch to `rows`, and the reason for each image that could not be read."""
         pairs = zip(outputs["rows"].tolist(), outputs["action_units"].tolist(), strict=True)
-        self.rows += [(row, units, None) for row, units in pairs]
-        self.rows += [(row, None, reason) for row, reason in self._unreadable_rows(batch)]
+        self.rows += [{"row": row, "action_units": units, "unreadable": None} for row, units in pairs]
+        unreadable = self._unreadable_rows(batch)
+        self.rows += [{"row": row, "action_units": None, "unreadable": reason} for row, reason in unreadable]
 
     def _export(self, trainer: Trainer, pl_module: ActionUnitTask) -> float | None:
         """Write the ONNX file; if that fails, warn and keep the run."""
@@ -94,7 +97,7 @@ class ActionUnitRunFolder(BaseRunFolder):
         self._write_stage_metrics(trainer, pl_module, metrics, stage)
         console, facs = get_console(), metrics.pop("facs", None)
         if stage == "test":
-            self._write_predictions(self._estimates(trainer, rows))
+            self._write_predictions(self._estimates(trainer, pd.DataFrame(rows)))
         if metrics:
             print_agreement(console, metrics, stage)
             if stage == "test":
@@ -106,22 +109,24 @@ class ActionUnitRunFolder(BaseRunFolder):
             print_facs(console, facs, stage)
         self._print_note(trainer)
 
-    def _estimates(self, trainer: Trainer, rows: list[tuple[int, list[float] | None, str | None]]) -> Manifest:
+    def _estimates(self, trainer: Trainer, estimates: pd.DataFrame) -> Manifest:
         """Return the manifest with the estimates in ``action_units``; labels move to ``action_units_true``."""
         manifest: Manifest = trainer.datamodule.manifest  # type: ignore[attr-defined]
-        rows = sorted(rows, key=lambda row: row[0])
-        table = manifest.frame.loc[[row for row, _, _ in rows]].copy()
+        estimates = estimates.set_index("row").sort_index()
+        table = manifest.frame.loc[estimates.index].copy()
         if "action_units" in table:
             table["action_units_true"] = table["action_units"]
             if "action_units_source" in table:
                 table["action_units_true_source"] = _label_source(table, manifest.is_synthetic().loc[table.index])
-        table["action_units"] = pd.Series([units for _, units, _ in rows], index=table.index, dtype=object)
-        sources = [None if units is None else self._source for _, units, _ in rows]
+        units = [list(cell) if isinstance(cell, list | np.ndarray) else None for cell in estimates["action_units"]]
+        table["action_units"] = pd.Series(units, index=table.index, dtype=object)
+        sources = [None if cell is None else self._source for cell in units]
         table["action_units_source"] = pd.Series(sources, index=table.index, dtype=object)
         # These columns describe an earlier estimator; this one estimates every unit.
         table = table.drop(columns=["action_units_missing", "action_units_status"], errors="ignore")
-        if any(reason is not None for _, _, reason in rows):
-            table["unreadable"] = pd.Series([reason for _, _, reason in rows], index=table.index, dtype=object)
+        if estimates["unreadable"].notna().any():
+            reasons = estimates["unreadable"].astype(object)
+            table["unreadable"] = reasons.where(reasons.notna(), None)
         return Manifest(table, manifest.root)
 
 

@@ -1,11 +1,13 @@
 """The base of all run folders: the model, metrics, the table of predictions, and the training time."""
 
+import hashlib
 import json
 import shutil
 import time
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import torch
 from lightning.pytorch import Callback, Trainer
 from rich import get_console
@@ -19,9 +21,11 @@ from explllm.models.configuration import joined_notes
 from explllm.report.page import PLOTS
 from explllm.training.checkpoints import best_checkpoint, read_checkpoint
 from explllm.training.face_task import FaceTask
+from explllm.training.prediction_parts import PredictionParts, file_identity
 from explllm.training.strategies import full_weights
 
 MODEL = "model"
+_BATCHES_PER_PART = 8
 
 
 class BaseRunFolder(Callback):
@@ -40,8 +44,9 @@ class BaseRunFolder(Callback):
         """
         self.run_dir = Path(run_dir)
         self.predictions = Path(predictions) if predictions else self.run_dir / PREDICTIONS_FILE
-        self.rows: list[Any] = []
-        """One record per evaluated face."""
+        self.rows: list[dict[str, Any]] = []
+        """One record per evaluated face, with its row in the manifest; in `predict`, those not yet written."""
+        self._parts = PredictionParts(self.predictions)
         self._seconds, self._started = 0.0, 0.0
         self._first_step: int | None = None
 
@@ -116,6 +121,24 @@ class BaseRunFolder(Callback):
 
     on_test_start = on_predict_start = on_validation_start  # type: ignore[assignment]
 
+    def setup(self, trainer: Trainer, pl_module: FaceTask, stage: str) -> None:  # type: ignore[override]
+        """Find the predictions of a killed `predict` with the same checkpoint, data and settings."""
+        if stage != "predict":
+            return
+        data: Any = trainer.datamodule  # type: ignore[attr-defined]
+        images = "\n".join(data.frame()["image"].astype(str))
+        origin = {
+            "checkpoint": file_identity(trainer.ckpt_path),
+            "init_from": str(getattr(pl_module, "init_from", None)),
+            "images": hashlib.sha256(images.encode()).hexdigest(),
+            "margin": data.margin,
+            "explain": getattr(pl_module, "explain_predictions", False),
+            "max_new_tokens": getattr(pl_module, "max_new_tokens", None),
+        }
+        data.predicted_rows = self._parts.resume(trainer, origin)
+        if data.predicted_rows and trainer.is_global_zero:
+            get_console().print(f"resuming after {len(data.predicted_rows):,} of {len(data.frame()):,} faces")
+
     def on_test_batch_end(  # type: ignore[override]
         self,
         trainer: Trainer,
@@ -128,7 +151,29 @@ class BaseRunFolder(Callback):
         """Collect a batch's results."""
         self._collect(pl_module, outputs, batch)
 
-    on_predict_batch_end = on_test_batch_end  # type: ignore[assignment]
+    def on_predict_batch_end(  # type: ignore[override]
+        self,
+        trainer: Trainer,
+        pl_module: FaceTask,
+        outputs: dict[str, torch.Tensor],
+        batch: Batch,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Collect a batch's results, and write them to disk every few batches."""
+        self._collect(pl_module, outputs, batch)
+        if (batch_idx + 1) % _BATCHES_PER_PART == 0:
+            self._write_part(trainer)
+
+    def _write_part(self, trainer: Trainer) -> None:
+        self._parts.write(trainer, self.rows)
+        self.rows = []
+
+    def _merged_predictions(self, trainer: Trainer) -> pd.DataFrame | None:
+        """Write this rank's last part; return the records of all ranks on rank 0, None on the others."""
+        self._write_part(trainer)
+        trainer.strategy.barrier()
+        return self._parts.merge() if trainer.is_global_zero else None
 
     def _collect(self, pl_module: Any, outputs: dict[str, Any], batch: Batch) -> None:
         """Add a batch's results to `rows`; subclasses override this."""

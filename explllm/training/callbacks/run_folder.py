@@ -78,7 +78,8 @@ class RunFolder(BaseRunFolder):
         self.explained_faces = explained_faces
 
     def setup(self, trainer: Trainer, pl_module: ExpLLMTask, stage: str) -> None:  # type: ignore[override]
-        """Pass `unknown_labels` to the task."""
+        """Pass `unknown_labels` to the task; see the base class too."""
+        super().setup(trainer, pl_module, stage)
         pl_module.leave_out_unknown_labels = self.unknown_labels == "leave_out"
 
     def on_fit_start(self, trainer: Trainer, pl_module: ExpLLMTask) -> None:  # type: ignore[override]
@@ -140,15 +141,16 @@ class RunFolder(BaseRunFolder):
         get_console().print(f"report: {self.run_dir / REPORT}", soft_wrap=True, markup=False)
 
     def on_predict_epoch_end(self, trainer: Trainer, pl_module: ExpLLMTask) -> None:  # type: ignore[override]
-        """Write the predictions."""
-        rows = all_gather_list(self.rows)
-        if not trainer.is_global_zero:
+        """Merge and write the predictions of all ranks."""
+        predictions = self._merged_predictions(trainer)
+        if predictions is None:
             return
         root = trainer.datamodule.manifest.root  # type: ignore[attr-defined]
-        self._write_predictions(Manifest(self._table(trainer, rows), root))
-        unreadable = sum("unreadable" in row for row in rows)
+        self._write_predictions(Manifest(self._table(trainer, predictions), root))
+        self._parts.remove()
+        unreadable = int(predictions["unreadable"].notna().sum()) if "unreadable" in predictions else 0
         note = f"; {unreadable} could not be read, see the column unreadable" if unreadable else ""
-        get_console().print(f"{len(rows)} faces{note}", soft_wrap=True)
+        get_console().print(f"{len(predictions)} faces{note}", soft_wrap=True)
         self._print_note(trainer)
 
     def _collect(self, pl_module: ExpLLMTask, outputs: dict[str, Any], batch: Batch) -> None:
@@ -163,15 +165,15 @@ class RunFolder(BaseRunFolder):
             self.rows.append(record if cot is None else {**record, "cot": cot.text, "cot_source": self._source})
         self.rows += [{"row": row, "unreadable": reason} for row, reason in self._unreadable_rows(batch)]
 
-    def _table(self, trainer: Trainer, rows: list[dict[str, Any]]) -> pd.DataFrame:
+    def _table(self, trainer: Trainer, predictions: pd.DataFrame) -> pd.DataFrame:
         """Join the predictions to the manifest's columns; the index is the row number."""
         faces = trainer.datamodule.frame()  # type: ignore[attr-defined]
-        predictions = pd.DataFrame(rows).set_index("row").sort_index()
+        predictions = predictions.set_index("row").sort_index()
         return faces.loc[predictions.index, [name for name in _COPIED_COLUMNS if name in faces]].join(predictions)
 
     def _answers(self, trainer: Trainer, pl_module: ExpLLMTask) -> tuple[Answers, pd.DataFrame]:
         """Gather the answers of all ranks on every rank: an error then stops all of them."""
-        table = self._table(trainer, all_gather_list(self.rows))
+        table = self._table(trainer, pd.DataFrame(all_gather_list(self.rows)))
         answers = None
         if "predicted" in table:
             answers = Answers.from_table(table, pl_module.labels, self.answer_labels, self.unknown_labels)

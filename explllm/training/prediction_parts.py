@@ -1,0 +1,77 @@
+"""Predictions on disk while `predict` runs: many ranks write them in parts, and a killed run resumes."""
+
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from lightning.pytorch import Trainer
+
+from explllm.core.files import atomic_write
+
+
+class PredictionParts:
+    """A folder of Parquet files, ``RANK-NUMBER.parquet``, each with the records of some batches of one rank.
+
+    All ranks must see the folder. A record names the row of its face in the manifest.
+    """
+
+    def __init__(self, predictions: Path) -> None:
+        """Choose the folder: the path of the final table plus ``.parts``."""
+        self.folder = predictions.with_name(f"{predictions.name}.parts")
+
+    def resume(self, trainer: Trainer, origin: dict[str, Any]) -> set[int]:
+        """Keep the parts of a killed run with the same origin; delete all others. Every rank must call it.
+
+        Args:
+            trainer: The trainer.
+            origin: What the predictions depend on, such as the checkpoint and the number of faces.
+
+        Returns:
+            The rows that have a prediction.
+        """
+        file = self.folder / "origin.json"
+        text = json.dumps(origin, sort_keys=True)
+        if trainer.is_global_zero and not (file.is_file() and file.read_text(encoding="utf-8") == text):
+            shutil.rmtree(self.folder, ignore_errors=True)
+            with atomic_write(file) as temporary:
+                temporary.write_text(text, encoding="utf-8")
+        trainer.strategy.barrier()
+        rows = {int(row) for part in self._files() for row in pd.read_parquet(part, columns=["row"])["row"]}
+        trainer.strategy.barrier()
+        return rows
+
+    def write(self, trainer: Trainer, records: list[dict[str, Any]]) -> None:
+        """Write the records of some batches of this rank.
+
+        Args:
+            trainer: The trainer.
+            records: Records with the key ``row``.
+        """
+        if not records:
+            return
+        number = len(list(self.folder.glob(f"{trainer.global_rank:05}-*.parquet")))
+        with atomic_write(self.folder / f"{trainer.global_rank:05}-{number:06}.parquet") as temporary:
+            pd.DataFrame(records).to_parquet(temporary)
+
+    def merge(self) -> pd.DataFrame:
+        """Return all records, one per row, in the order of rows."""
+        table = pd.concat([pd.read_parquet(part) for part in self._files()], ignore_index=True)
+        return table.drop_duplicates("row", keep="last").sort_values("row", ignore_index=True)
+
+    def remove(self) -> None:
+        """Delete the parts, once the final table is written."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _files(self) -> list[Path]:
+        return sorted(self.folder.glob("*.parquet"))
+
+
+def file_identity(path: str | os.PathLike[str] | None) -> list[Any] | None:
+    """Return path, size and modification time of a file; None for None."""
+    if path is None:
+        return None
+    status = Path(path).stat()
+    return [str(path), status.st_size, status.st_mtime_ns]
