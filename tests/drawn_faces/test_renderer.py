@@ -147,7 +147,7 @@ def test_pose_moves_the_face():
 
 
 def test_wrong_action_units_and_sizes_are_refused():
-    with pytest.raises(InputError, match="23 action units"):
+    with pytest.raises(InputError, match="expected 24 action units, got 23"):
         draw_face([0.0] * 23, person(0), Scene())
     with pytest.raises(InputError, match="at least 16 pixels"):
         draw_face(units(), person(0), Scene(), size=8)
