@@ -1,119 +1,220 @@
-"""Work on many faces that a model is asked about, many at a time."""
+"""Run a model on many faces: concurrency, interruption, early ends."""
 
 import asyncio
+import signal
 import time
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Protocol, TypeVar
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
 
 from explllm.core.errors import InputError
-from explllm.engine.outcomes import Ended, Outcomes
+from explllm.engine.outcomes import FaceOutcome, OutcomeStore
+from explllm.llm.client import ChatClient
 from explllm.llm.ledger import Ledger
-from explllm.llm.request import OutOfBudget, Stopped, well_formed
+from explllm.llm.request import OutOfBudget, Stopped, escape_surrogates
+from explllm.llm.settings import ChatSettings
 
 FAILED = "failed"
-"""The status of a face that came to nothing, in every run."""
+"""The status of a failed face in every run."""
+LEDGER = "ledger.sqlite"
+"""Name of the ledger in a run folder."""
 
-_FACES_A_REQUEST = 1.5
-"""Faces in work for each request that may be in flight: while one's answer is read and its next question made, the
-request of another takes the place."""
+_FACES_PER_REQUEST = 1.5
+"""Faces in work per request in flight: while one face's answer is parsed, another face uses its slot."""
 
 
-class Asked(Protocol):
-    """A face that a model is asked about."""
+class ScopedFace(Protocol):
+    """A face with a name in the ledger."""
 
     @property
     def scope(self) -> str:
         """Its name in the ledger."""
 
 
-End = TypeVar("End", bound=Ended)
-Face = TypeVar("Face", bound=Asked)
+OutcomeT = TypeVar("OutcomeT", bound=FaceOutcome)
+FaceT = TypeVar("FaceT", bound=ScopedFace)
 
-Seen = Callable[[End], None]
-"""Is told of each outcome as it comes."""
+OnOutcome = Callable[[OutcomeT], None]
+"""A callback for each new outcome."""
 
 
 @dataclass
 class RunResult:
-    """What became of a manifest."""
+    """The result of a run over a manifest."""
 
-    outcomes: Outcomes = field(default_factory=Outcomes)
-    """By row, counted from 0; a row that is missing was not finished or cannot be worked on."""
+    outcomes: OutcomeStore = field(default_factory=OutcomeStore)
+    """Outcomes by row, counted from 0; rows that were skipped or not finished are missing."""
     total: int = 0
-    """Rows that can be worked on."""
+    """Number of faces to process."""
     stopped: str = ""
-    """Why the run ended before all rows were done; empty if it did not."""
+    """Why the run ended early; empty if it did not."""
     error: InputError | None = None
-    """What the user has to mend before it can go on, if it ended for that."""
+    """The error that ended the run early, if the user has to fix its cause."""
     seconds: float = 0.0
-    """How long it took."""
+    """Duration of the run."""
     cost: float = 0.0
-    """What everything in the ledger cost, in USD: earlier runs, failures and faces that are not done included."""
+    """Cost of all answers in the ledger in USD: earlier runs, failures and unfinished faces included."""
 
     def count(self, status: str) -> int:
-        """Return the number of rows that ended in a status."""
+        """Return the number of rows with a status."""
         return self.outcomes.count(status)
 
     @property
     def pending(self) -> int:
-        """Rows that are still to be done."""
+        """Number of unfinished faces."""
         return self.total - len(self.outcomes)
 
     @property
     def exit_status(self) -> int:
-        """1 if a row failed or is not done, else 0."""
+        """Exit status of the command: 1 if a face failed or is unfinished, else 0."""
         return 1 if self.count(FAILED) or self.pending else 0
 
 
 async def run_all(
-    faces: Iterable[tuple[int, Face]],
+    faces: Iterable[tuple[int, FaceT]],
     total: int,
-    work: Callable[[Face], Awaitable[End]],
-    requests: int,
-    seen: Seen[End],
+    process: Callable[[FaceT], Awaitable[OutcomeT]],
+    concurrency: int,
+    on_outcome: OnOutcome[OutcomeT],
     ledger: Ledger,
 ) -> RunResult:
-    """Work on many faces at a time.
+    """Process many faces concurrently.
 
     Args:
         faces: Rows and faces.
-        total: How many these are.
-        work: What is done with a face.
-        requests: Requests at a time.
-        seen: Is told of each outcome.
-        ledger: Where the answers are recorded.
+        total: Number of faces.
+        process: Processes one face.
+        concurrency: Number of requests in flight.
+        on_outcome: Called with each outcome.
+        ledger: The ledger of the answers.
 
     Returns:
-        What became of them. A budget that is used up, `ChatClient.stop`, or a server that refuses key, model or credit
-        ends it early: what is in flight is finished, and so is each face whose answers are all recorded.
+        The result. An exhausted budget, `ChatClient.stop`, or a server that refuses key, model or credit ends the run
+        early. Requests in flight finish, and so do all faces whose answers are in the ledger.
     """
-    built, start, waiting = RunResult(total=total), time.monotonic(), iter(faces)
+    result, start, queue = RunResult(total=total), time.monotonic(), iter(faces)
+    recorded_scopes: set[str] = set()
 
-    begun: set[str] = set()
-
-    def end(stop: Exception) -> None:
-        if not built.stopped:
-            built.stopped = str(stop) or type(stop).__name__
-            built.error = stop if isinstance(stop, InputError) else None
-            # An earlier run may have got further: its faces cost nothing more, and no new one is begun.
-            begun.update(ledger.scopes())
+    def stop(reason: Exception) -> None:
+        if not result.stopped:
+            result.stopped = str(reason) or type(reason).__name__
+            result.error = reason if isinstance(reason, InputError) else None
+            # Faces that an earlier run finished cost nothing now. Faces without any answer are not started.
+            recorded_scopes.update(ledger.scopes())
 
     async def worker() -> None:
-        # The iterator is shared: each worker takes the next face when it has finished one, so few are ever in memory.
-        for row, face in waiting:
-            if built.stopped and well_formed(face.scope) not in begun:
+        # All workers share the iterator, so few faces are in memory.
+        for row, face in queue:
+            if result.stopped and escape_surrogates(face.scope) not in recorded_scopes:
                 continue
             try:
-                outcome = await work(face)
-                built.outcomes.add(row, outcome)
-            except (OutOfBudget, Stopped, InputError) as stop:
-                end(stop)
+                outcome = await process(face)
+                result.outcomes.add(row, outcome)
+            except (OutOfBudget, Stopped, InputError) as reason:
+                stop(reason)
                 continue
-            seen(outcome)
+            on_outcome(outcome)
 
     async with asyncio.TaskGroup() as group:
-        for _ in range(int(_FACES_A_REQUEST * requests)):
+        for _ in range(int(_FACES_PER_REQUEST * concurrency)):
             group.create_task(worker())
-    built.seconds, built.cost = time.monotonic() - start, ledger.totals().cost
-    return built
+    result.seconds, result.cost = time.monotonic() - start, ledger.totals().cost
+    return result
+
+
+class Tracker(Protocol):
+    """The part of `explllm.engine.progress.ProgressTracker` that a run needs."""
+
+    interrupted: bool
+
+    def __enter__(self) -> None:
+        """Show the start of the run."""
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        """Show the end of the run."""
+
+    async def heartbeat(self) -> None:
+        """Update the progress file regularly until canceled."""
+
+
+def run_with_client(
+    settings: ChatSettings, folder: Path, tracker: Tracker, work: Callable[[ChatClient], Awaitable[RunResult]]
+) -> RunResult:
+    """Run some work with a client whose ledger is in the run folder.
+
+    The first Ctrl-C stops the client, and requests in flight finish. The second one cancels them. The tracker starts
+    only after the server and the ledger have been checked: a failed start does not change the progress file.
+
+    Args:
+        settings: Settings of the client.
+        folder: The run folder. Its ledger contains all answers of earlier runs.
+        tracker: Tracks the progress; its `interrupted` is set by Ctrl-C.
+        work: The work.
+
+    Returns:
+        The result of `work`.
+
+    Raises:
+        InputError: If the server is unreachable, refuses the key or the model, or another run writes the ledger;
+            nothing has been spent then.
+        KeyboardInterrupt: After a second Ctrl-C.
+    """
+    try:
+        return asyncio.run(_run_with_client(settings, folder, tracker, work))
+    except asyncio.CancelledError:
+        if tracker.interrupted:
+            raise KeyboardInterrupt from None
+        raise
+
+
+async def _run_with_client(
+    settings: ChatSettings, folder: Path, tracker: Tracker, work: Callable[[ChatClient], Awaitable[RunResult]]
+) -> RunResult:
+    with Ledger(folder / LEDGER) as ledger:
+        async with ChatClient(settings, ledger) as client:
+            await client.check()
+            task = asyncio.current_task()
+
+            def interrupt() -> None:
+                if tracker.interrupted and task is not None:
+                    task.cancel()
+                tracker.interrupted = True
+                client.stop()
+
+            with tracker, _on_interrupt(interrupt):
+                heartbeat = asyncio.create_task(tracker.heartbeat())
+                try:
+                    return await work(client)
+                except* Exception as group:
+                    # All workers stop for the same cause: raise one of them.
+                    raise _first_error(group) from None
+                finally:
+                    heartbeat.cancel()
+
+
+@contextmanager
+def _on_interrupt(interrupt: Callable[[], None]) -> Iterator[None]:
+    """Call a function in the running loop on Ctrl-C."""
+    loop = asyncio.get_running_loop()
+    try:
+        loop.add_signal_handler(signal.SIGINT, interrupt)
+    except NotImplementedError:  # Windows
+        previous = signal.signal(signal.SIGINT, lambda *_: loop.call_soon_threadsafe(interrupt))
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGINT, previous)
+    else:
+        try:
+            yield
+        finally:
+            loop.remove_signal_handler(signal.SIGINT)
+
+
+def _first_error(group: BaseExceptionGroup[Any]) -> BaseException:
+    error: BaseException = group
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error
