@@ -203,7 +203,7 @@ def _score(arguments: list[str]) -> int:
 
     judge = None
     if options.model != "offline":
-        from explllm.engine.runner import chat_settings
+        from explllm.commands.cot import chat_settings
 
         judge = chat_settings(options)
     paths = [None if path is None else Path(path) for path in (options.reference, options.out)]

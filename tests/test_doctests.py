@@ -8,9 +8,12 @@ import pytest
 MODULES = [
     "explllm.core.expressions",
     "explllm.core.manifest",
+    "explllm.drawn_faces.dataset",
+    "explllm.drawn_faces.renderer",
     "explllm.explanations.chain_of_thought",
     "explllm.explanations.grounding",
     "explllm.explanations.verdict",
+    "explllm.faces.crop",
     "explllm.metrics.recognition",
     "explllm.models.explllm",
 ]

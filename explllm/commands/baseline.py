@@ -12,36 +12,27 @@ import numpy as np
 from rich.console import Console
 
 from explllm import __version__
-from explllm.commands.cot import as_file_name, check_ending, run_folder
+from explllm.commands.cot import as_file_name, chat_settings, check_ending, run_folder
 from explllm.core.errors import ConfigError, MissingPathError
 from explllm.core.expressions import LabelSet
 from explllm.core.files import METRICS_FILE, PREDICTIONS_FILE, atomic_write, check_writable
 from explllm.core.manifest import Manifest
 from explllm.engine.baseline import (
     PROMPTS,
-    BaselineSettings,
     BaselineStatus,
     ask_about,
-    label_set_of,
-    left_out,
-    pictured_faces,
+    choose_label_set,
+    face_images,
+    skipped_images,
     with_answers,
 )
 from explllm.engine.estimate import print_baseline_estimate
-from explllm.engine.face_queue import RunResult, run_all
-from explllm.engine.runner import (
-    LEDGER,
-    BuildIdentity,
-    ProgressTracker,
-    chat_settings,
-    print_summary,
-    progress_of,
-    run_with_client,
-    writing,
-)
+from explllm.engine.progress import BuildIdentity, ProgressTracker, print_summary, read_progress
+from explllm.engine.runner import LEDGER, RunResult, run_all, run_with_client
+from explllm.engine.settings import BaselineSettings
 from explllm.llm.client import ChatClient
-from explllm.llm.prompt import version
-from explllm.llm.request import ChatSettings
+from explllm.llm.prompt import prompt_version
+from explllm.llm.settings import ChatSettings
 from explllm.metrics.answers import Answers
 from explllm.metrics.evaluation import recognition_metrics
 from explllm.report.terminal import print_metrics
@@ -64,9 +55,9 @@ def baseline(options: argparse.Namespace) -> int:
     if not options.model:
         raise ConfigError("no model is named", remedy="Give --model NAME, such as gpt-4o.")
     manifest = _chosen(options)
-    labels = label_set_of(manifest, options.label_set)
-    lacking = left_out(manifest, labels)
-    faces = list(pictured_faces(manifest, labels))
+    labels = choose_label_set(manifest, options.label_set)
+    lacking = skipped_images(manifest, labels)
+    faces = list(face_images(manifest, labels))
     # The price of a model is known whether or not there is a key.
     chat = chat_settings(options)
     if options.estimate:
@@ -106,12 +97,12 @@ def baseline(options: argparse.Namespace) -> int:
             len(faces),
             lambda face: ask_about(face, client.ask, settings),
             chat.concurrency,
-            watch.seen,
+            watch.update,
             client.ledger,
         )
 
     built = run_with_client(chat, folder, watch, work)
-    with writing(watch, built):
+    with watch.saving(built):
         answered = with_answers(manifest, built.outcomes, options.model, labels)
         answered.write(out)
     print_summary(built, BaselineStatus, lacking, out)
@@ -154,7 +145,7 @@ def _refuse_folder(folder: Path, source: str, overwrite: bool) -> None:
         raise ConfigError(
             "the run folder holds files that are not of a baseline", where=folder, remedy="Name another --run-dir."
         )
-    made_by = progress_of(folder).get("source", source)
+    made_by = read_progress(folder).get("source", source)
     if made_by != source and not overwrite:
         raise ConfigError(
             f"the run folder is that of {made_by}, not of {source}",
@@ -186,8 +177,8 @@ def _write_test(
         **{f"test/{name}": value for name, value in figures.items()},
         "baseline/model": chat.model,
         "baseline/label_set": labels.name,
-        "baseline/largest": settings.largest,
-        "baseline/prompts": {name: version("explllm.engine", name) for name in PROMPTS},
+        "baseline/size": settings.size,
+        "baseline/prompts": {name: prompt_version("explllm.engine", name) for name in PROMPTS},
         "training_data_note": note,
         "explllm": __version__,
     }

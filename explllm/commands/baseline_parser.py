@@ -5,7 +5,6 @@ import argparse
 from explllm.commands.cot import add_asking, add_model
 from explllm.commands.parser import Parser, at_least
 from explllm.core.expressions import LABEL_SETS
-from explllm.engine.baseline import LARGEST
 from explllm.faces.crop import DEFAULT_MARGIN
 
 _DESCRIPTION = """Show every face of a manifest to a multimodal model, and ask it for the expression and then for a
@@ -79,9 +78,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--size",
         type=at_least(16),
-        default=LARGEST,
+        default=512,
         metavar="N",
-        help=f"most pixels of width and height that are sent (default: {LARGEST})",
+        help="most pixels of width and height that are sent (default: 512)",
     )
     parser.add_argument(
         "--margin",

@@ -1,12 +1,19 @@
 """The command ``explllm cot``: build, estimate, status, check, show."""
 
+from __future__ import annotations
+
 import argparse
 import re
 import sys
+from dataclasses import fields
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from explllm.commands.parser import Parser, at_least
 from explllm.core.errors import ConfigError
+
+if TYPE_CHECKING:
+    from explllm.llm.settings import ChatSettings
 
 _DESCRIPTION = """Chains of thought from measured action units (the Exp-CoT Engine, paper Section III-B).
 
@@ -38,9 +45,11 @@ def run_cot(arguments: list[str]) -> int:
 
         return build(options)
     if options.command == "estimate":
+        from explllm.commands.cot_build import engine_settings
+        from explllm.core.manifest import Manifest
         from explllm.engine.estimate import print_estimate
 
-        print_estimate(options)
+        print_estimate(Manifest.read(options.manifest), engine_settings(options), chat_settings(options))
     elif options.command == "status":
         from explllm.commands.cot_build import print_status
 
@@ -60,6 +69,14 @@ def run_cot(arguments: list[str]) -> int:
 def run_folder(out: str, given: str | None) -> Path:
     """Return the folder of a build's ledger and progress: the one given, or OUT with the ending ``.run``."""
     return Path(given) if given else Path(out).with_suffix(".run")
+
+
+def chat_settings(options: argparse.Namespace) -> ChatSettings:
+    """Return the client's settings of a command line."""
+    from explllm.llm.settings import ChatSettings
+
+    values = {field.name: getattr(options, field.name) for field in fields(ChatSettings) if field.name in options}
+    return ChatSettings(**{**values, "model": options.model or ""})
 
 
 def as_file_name(model: str) -> str:

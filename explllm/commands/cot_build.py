@@ -10,24 +10,22 @@ from pathlib import Path
 
 from rich.console import Console
 
-from explllm.commands.cot import check_ending, run_folder
+from explllm.commands.cot import chat_settings, check_ending, run_folder
 from explllm.core.errors import ConfigError, MissingPathError
 from explllm.core.files import atomic_write, check_writable
 from explllm.core.manifest import Manifest
 from explllm.engine.build import build_offline, build_with_model, released_records, with_outcomes
-from explllm.engine.face import EngineSettings, Status
-from explllm.engine.img2au import faces, left_out
-from explllm.engine.runner import (
-    LEDGER,
+from explllm.engine.face import Status
+from explllm.engine.img2au import faces, skipped_rows
+from explllm.engine.progress import (
     PROGRESS,
     BuildIdentity,
     ProgressTracker,
-    chat_settings,
     print_summary,
-    progress_of,
-    run_with_client,
-    writing,
+    read_progress,
 )
+from explllm.engine.runner import LEDGER, run_with_client
+from explllm.engine.settings import EngineSettings
 from explllm.llm.ledger import Ledger
 
 
@@ -47,7 +45,7 @@ def build(options: argparse.Namespace) -> int:
     """
     manifest, out = Manifest.read(options.manifest), Path(options.out)
     manifest.require("action_units", "expression")
-    lacking = left_out(manifest)
+    lacking = skipped_rows(manifest)
     check_ending(out)
     if not options.offline and not options.model:
         raise ConfigError("no model is named", remedy="Give --model NAME, or --offline to write by rules.")
@@ -62,17 +60,17 @@ def build(options: argparse.Namespace) -> int:
     watch = ProgressTracker(folder, sum(1 for _ in faces(manifest)), Status, "chains of thought", making)
     if options.offline:
         with watch:
-            built = build_offline(manifest, settings, watch.seen)
+            built = build_offline(manifest, settings, watch.update)
     else:
         # As many faces as requests: each face has one request under way at any time.
         built = run_with_client(
             chat_settings(options),
             folder,
             watch,
-            lambda client: build_with_model(manifest, client, settings, options.concurrency, watch.seen),
+            lambda client: build_with_model(manifest, client, settings, options.concurrency, watch.update),
         )
     finish = partial(with_outcomes, outcomes=built.outcomes, source=source)
-    with writing(watch, built):
+    with watch.saving(built):
         manifest.write(out, finish)
         if options.json:
             _write_released(
@@ -112,7 +110,7 @@ def print_status(folder: Path) -> None:
     Raises:
         MissingPathError: If there is no such run.
     """
-    told = progress_of(folder)
+    told = read_progress(folder)
     if not told:
         raise MissingPathError("there is no such build", where=folder, remedy="Give the OUT of `explllm cot build`.")
     age = time.time() - told["updated"]

@@ -100,7 +100,7 @@ def print_conversation(path: Path, row: int, folder: Path) -> None:
         with Ledger(folder / LEDGER) as ledger:
             for entry in ledger.conversation(face_key(cells["image"], cells.get("box"))):
                 title = f"{entry.purpose}, round {entry.round}, {entry.model}, {entry.cost:.4f} USD"
-                pictures = "".join(f"[picture, SHA-256 {one.sha256}]\n\n" for one in entry.request.pictures)
+                pictures = "".join(f"[picture, SHA-256 {one.sha256}]\n\n" for one in entry.request.images)
                 answer = entry.text or entry.failure or ""
                 said = Text(f"{pictures}{entry.messages[-1].content}\n\n────────\n\n{answer}")
                 console.print(Panel(said, title=Text(title), title_align="left"))

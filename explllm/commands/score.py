@@ -25,7 +25,8 @@ from explllm.explanations.grounding import STRONG
 from explllm.explanations.records import Record, expression_or_none, read_table, records
 from explllm.llm.client import ChatClient
 from explllm.llm.ledger import Ledger
-from explllm.llm.request import ChatFailure, ChatSettings, OutOfBudget, Stopped
+from explllm.llm.request import ChatFailure, OutOfBudget, Stopped
+from explllm.llm.settings import ChatSettings
 from explllm.metrics.answers import Answers
 from explllm.metrics.chain_of_thought import TextCounts, sum_counts, summarize_counts, text_counts
 from explllm.metrics.evaluation import recognition_metrics

@@ -1,8 +1,8 @@
-"""The drawing surface of the drawn faces: face coordinates, smooth curves, filled shapes, lines and soft shading.
+"""The drawing surface of drawn faces: face coordinates, smooth curves, filled shapes, lines and soft shading.
 
-Face coordinates have their origin between the eyes and the mouth, x to the right of the image and y downwards; the
-face is about 2 units high and 1.5 wide. A point also has a depth, on a rounded head, so that a turn or a nod of the
-head moves the middle of the face further than its outline.
+The origin of face coordinates lies between the eyes and the mouth; x points to the right of the image, y downwards.
+The face is about 2 units high and 1.5 wide. Each point also has a depth on a rounded head: a turn or nod of the head
+moves the middle of the face further than its outline.
 """
 
 from __future__ import annotations
@@ -26,15 +26,15 @@ Color = tuple[float, float, float]
 
 _SUBPIXEL_BITS = 4
 _HEAD_DEPTH = 0.6
-# Turns (dy, dx) into the direction at right angles.
+# Turns (dy, dx) into the perpendicular direction.
 _ACROSS = np.array([-1.0, 1.0])
-# The ellipsoid that gives a point of the face its depth: 1 / half axis squared, half axes in face units.
+# Ellipsoid of the depth of face points: 1 / semi-axis squared, semi-axes in face units.
 _HEAD_CURVE = np.array([1 / 0.9**2, 1 / 1.25**2])
 
 
 @lru_cache(maxsize=64)
 def _spline_matrix(n: int, closed: bool, steps: int) -> NDArray[np.float64]:
-    """Return the matrix that takes ``n`` control points to points on the Catmull-Rom spline through them."""
+    """Return the matrix that maps ``n`` control points to points on their Catmull-Rom spline."""
     segments = n if closed else n - 1
     t = np.arange(steps) / steps
     weights = 0.5 * np.stack([-t + 2 * t**2 - t**3, 2 - 5 * t**2 + 3 * t**3, t + 4 * t**2 - 3 * t**3, t**3 - t**2], 1)
@@ -50,7 +50,7 @@ def _spline_matrix(n: int, closed: bool, steps: int) -> NDArray[np.float64]:
 
 
 def spline(points: Sequence[Sequence[float]] | Points, *, closed: bool = False, steps: int = 6) -> Points:
-    """Return a smooth curve through control points (Catmull-Rom).
+    """Return a smooth curve (Catmull-Rom) through control points.
 
     Args:
         points: (n, 2) control points.
@@ -66,7 +66,7 @@ def spline(points: Sequence[Sequence[float]] | Points, *, closed: bool = False, 
 
 @lru_cache(maxsize=256)
 def _taper(n: int, ends: tuple[float, float]) -> NDArray[np.float64]:
-    """Return the width at each of ``n`` points of a stroke, as a share of the width in its middle."""
+    """Return the width at each of ``n`` points of a stroke, relative to the width in its middle."""
     along = np.linspace(0.0, 1.0, n)
     swell = np.sin(math.pi * along) ** 0.7
     taper: NDArray[np.float64] = swell + (1 - swell) * (ends[0] + (ends[1] - ends[0]) * along)
@@ -111,16 +111,16 @@ def shifted(points: Points, x: float, y: float) -> Points:
 
 
 class Canvas:
-    """A square picture that is drawn on in face coordinates.
+    """A square image with drawing operations in face coordinates.
 
     Args:
-        pixels: Side of the picture.
+        pixels: Width and height of the image.
         unit: Pixels per face unit.
-        roll: Turn of the head in the picture plane, radians, clockwise as seen.
+        roll: In-plane rotation of the head, radians, clockwise in the image.
         yaw: Turn of the head toward the right of the image, radians.
         pitch: Nod of the head downwards, radians.
-        shift: Place of the head beside the middle of the picture, face units.
-        background: Color the picture starts with.
+        shift: Offset of the head from the center of the image, face units.
+        background: Background color.
     """
 
     def __init__(
@@ -139,14 +139,14 @@ class Canvas:
         self.unit = unit
         cos, sin = math.cos(roll) * unit, math.sin(roll) * unit
         turn = np.array([[cos, sin], [-sin, cos]])
-        # A turn foreshortens what is flat and moves what stands out.
+        # A turn foreshortens flat parts and moves protruding ones.
         self._flat = np.diag([math.cos(yaw), math.cos(pitch)]) @ turn
         self._parallax = np.array([math.sin(yaw), math.sin(pitch)]) * _HEAD_DEPTH @ turn
-        # Pixel centers lie on whole numbers: the middle of the picture is half a pixel short of pixels / 2.
+        # Pixel centers have integer coordinates: the center of the image is at (pixels - 1) / 2.
         self._centre = np.array([(pixels - 1) / 2 + shift[0] * unit, (pixels - 1) / 2 + shift[1] * unit])
 
     def project(self, points: Points, depth: float | None = None) -> NDArray[np.float64]:
-        """Return where points of the face lie in the picture.
+        """Return the pixel coordinates of face points.
 
         Args:
             points: (n, 2) points, face units.
@@ -170,21 +170,21 @@ class Canvas:
         Args:
             points: (n, 2) outline, face units.
             color: Its color.
-            depth: As for `project`.
+            depth: See `project`.
         """
         cv2.fillPoly(self.image, [self._fixed(points, depth)], _rgb(color), cv2.LINE_AA, _SUBPIXEL_BITS)
 
     def line(
         self, points: Points, color: Color, width: float, *, closed: bool = False, depth: float | None = None
     ) -> None:
-        """Draw a line of even width.
+        """Draw a line of constant width.
 
         Args:
             points: (n, 2) points, face units.
             color: Its color.
-            width: Face units; at least one pixel is drawn.
+            width: Face units; the minimum is one pixel.
             closed: Whether the line returns to its start.
-            depth: As for `project`.
+            depth: See `project`.
         """
         thickness = max(1, round(width * self.unit))
         cv2.polylines(
@@ -192,7 +192,7 @@ class Canvas:
         )
 
     def stroke(self, points: Points, color: Color, width: float, *, ends: tuple[float, float] = (0.0, 0.0)) -> None:
-        """Draw a line that is widest in its middle and tapers toward its ends.
+        """Draw a line that tapers from its middle toward its ends.
 
         Args:
             points: (n, 2) points, face units.
@@ -208,13 +208,13 @@ class Canvas:
         self.fill(np.concatenate([points + offset, (points - offset)[::-1]]), color)
 
     def glow(self, x: float, y: float, radii: tuple[float, float], color: Color, strength: float) -> None:
-        """Blend in a soft round patch of color.
+        """Blend in a soft elliptic patch of color.
 
         Args:
             x: Center, face units.
             y: Center, face units.
             radii: Horizontal and vertical distance at which the color has faded to a third, face units.
-            color: Color toward which the picture is drawn.
+            color: Color of the patch.
             strength: Share of the color at the center, 0 to 1.
         """
         if strength <= 0.01:
@@ -226,7 +226,7 @@ class Canvas:
         y0, y1 = max(0, int(v - 2 * ry)), min(height, int(v + 2 * ry) + 2)
         if x0 >= x1 or y0 >= y1:
             return
-        # The fading curve is lowered a little, so that it ends at zero on the border of the patch.
+        # Lowered slightly: the patch then fades to zero at its border.
         across = np.exp(-(((np.arange(x0, x1) - u) / rx) ** 2)).astype(np.float32)
         down = np.exp(-(((np.arange(y0, y1) - v) / ry) ** 2)).astype(np.float32)
         alpha = np.maximum(down[:, None] * across - 0.02, 0.0) * np.float32(255 * strength)
@@ -234,7 +234,7 @@ class Canvas:
 
     @contextmanager
     def clipped(self, points: Points) -> Iterator[None]:
-        """Limit the drawing inside the ``with`` block to a closed shape, with soft edges.
+        """Clip the drawing inside the ``with`` block to a closed shape with antialiased edges.
 
         Args:
             points: (n, 2) outline, face units.
@@ -244,7 +244,7 @@ class Canvas:
         low = np.clip((outline.min(0) >> _SUBPIXEL_BITS) - 1, 0, len(whole) - 1)
         high = np.clip((outline.max(0) >> _SUBPIXEL_BITS) + 3, low + 1, len(whole))
         window = whole[low[1] : high[1], low[0] : high[0]]
-        # Inside the block the canvas is a copy of the shape's bounding box, which keeps small shapes cheap.
+        # Inside the block the canvas is a copy of the shape's bounding box, because small copies are cheap.
         self.image, self._centre = window.copy(), center - low
         try:
             yield
@@ -260,12 +260,12 @@ class Canvas:
 
 
 def mix(first: Color, second: Color, share: float) -> Color:
-    """Return the color that lies ``share`` of the way from the first to the second.
+    """Return a blend of two colors.
 
     Args:
         first: Color at share 0.
         second: Color at share 1.
-        share: 0 to 1.
+        share: Share of the second color, 0 to 1.
 
     Returns:
         The blended color.
@@ -275,14 +275,14 @@ def mix(first: Color, second: Color, share: float) -> Color:
 
 
 def shade(color: Color, factor: float) -> Color:
-    """Return the color made darker or lighter.
+    """Return a darker or lighter color.
 
     Args:
         color: Any color.
         factor: Below 1 darkens; above 1 lightens.
 
     Returns:
-        The color times the factor, within 0 to 255.
+        The color times the factor, clipped to 0 to 255.
     """
     red, green, blue = (min(255.0, max(0.0, c * factor)) for c in color)
     return red, green, blue
@@ -294,11 +294,11 @@ def _rgb(color: Color) -> tuple[int, int, int]:
 
 
 def _blend(below: Image, above: Image | tuple[int, int, int], alpha: NDArray[np.uint8]) -> None:
-    """Lay a picture or a color over another one in place; ``alpha`` is 255 where it covers.
+    """Blend an image or a color into another image in place; ``alpha`` 255 is opaque.
 
-    Whole numbers in 16 bits are several times faster here than floating point.
+    16-bit integers are several times faster here than floating point.
     """
     weight = alpha[..., None].astype(np.int16) + (alpha[..., None] >> 7)  # 0 to 256
     difference = np.asarray(above, np.int16) - below
-    # Halved, so that 255 x 256 fits into 16 bits.
+    # Halved: 255 x 256 does not fit into 16 bits.
     below += ((difference * (weight >> 1) + 64) >> 7).astype(np.uint8)

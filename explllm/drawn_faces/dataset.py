@@ -1,4 +1,4 @@
-"""Draw a data set of faces: images, action units, chains of thought and the manifest that holds them together."""
+"""Data sets of drawn faces: images, action units, chains of thought and their manifest."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from explllm.explanations.rule_writer import RuleWriter
 
 MANIFEST_NAME = "manifest.parquet"
 SETTINGS_NAME = "drawn_faces.json"
-"""The file beside the manifest that says with which settings the faces were drawn, and that the folder is ours."""
+"""File with the settings of the faces. It also marks the folder as created by `draw_faces`."""
 _MADE_BY = "explllm drawn faces"
 _SECONDS_BEFORE_PROGRESS = 2.0
 _RANDOM_SEEDS = 2**31
@@ -45,29 +45,36 @@ def draw_faces(
     seed: int = 0,
     label_set: LabelSet = LABEL_SETS["rafdb"],
 ) -> Manifest:
-    """Draw a data set of faces, or read the one that was drawn before with the same settings.
+    """Draw a data set of faces, or read an existing one with the same settings.
 
-    The images stand in ``folder/{train,val,test}/`` as PNG files. The classes of a split differ by one face at most. A
-    person shows each expression once at most and appears in one split only. Drawing goes into a folder beside the
-    wanted one, which takes its place when it is complete.
+    The images are PNG files in ``folder/{train,val,test}/``. The class counts of a split differ by at most one. A
+    person appears in one split only and shows each expression at most once. The faces are drawn into a temporary
+    folder, which replaces ``folder`` when it is complete.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     manifest = draw_faces(f"{folder}/faces", train=7, val=0, test=0, size=32)
+        ...     print(len(manifest), manifest.frame["expression"][0])
+        7 Surprise
 
     Args:
-        folder: Where the faces go. It must be absent, empty, or drawn by this function before; in the last case other
-            settings replace it.
-        train: Number of faces to learn from.
-        val: Number of faces to validate on.
-        test: Number of faces to test on.
-        size: Side of the images, pixels.
-        seed: Seed of all that is random; equal settings give equal files.
+        folder: Folder of the data set. It must be absent, empty, or the result of an earlier call, which other
+            settings replace.
+        train: Number of training faces.
+        val: Number of validation faces.
+        test: Number of test faces.
+        size: Width and height of the images in pixels.
+        seed: Random seed; equal settings give equal files.
         label_set: The classes to draw.
 
     Returns:
         The manifest, with the columns ``identity``, ``action_units`` (source ``drawn``) and ``cot`` (source
-        ``offline``) beside image, expression and split.
+        ``offline``) in addition to image, expression and split.
 
     Raises:
         ConfigError: If a number is out of range.
-        InputError: If the folder holds something that this function did not make.
+        InputError: If the folder contains other files.
     """
     counts = {"train": train, "val": val, "test": test}
     _check_numbers(counts, size, seed)
@@ -80,14 +87,14 @@ def draw_faces(
         "seed": seed,
         "classes": [str(expression) for expression in label_set],
     }
-    before = _settings_of(folder)
-    if before == settings and (folder / MANIFEST_NAME).is_file():
+    existing = _settings_of(folder)
+    if existing == settings and (folder / MANIFEST_NAME).is_file():
         return Manifest.read(folder / MANIFEST_NAME)
-    if before is None and folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+    if existing is None and folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise InputError(
-            "files that are no drawn faces",
+            "files that are not drawn faces",
             where=folder,
-            remedy="Name another folder for the drawn faces, or empty this one.",
+            remedy="Use another folder for the drawn faces, or empty this one.",
         )
     with atomic_write_folder(folder) as drawn:
         _draw_all(drawn, counts, size, seed, label_set)
@@ -101,7 +108,7 @@ def _check_numbers(counts: dict[str, int], size: int, seed: int) -> None:
         if count < 0:
             raise ConfigError(f"{count} faces for {split}", remedy="Give 0 or more.")
     if not any(counts.values()):
-        raise ConfigError("no faces to draw", remedy="Ask for at least one face in a split.")
+        raise ConfigError("no faces to draw", remedy="Request at least one face.")
     if size < MINIMUM_SIZE:
         raise ConfigError(f"drawn faces of {size} pixels", remedy=f"Use a size of at least {MINIMUM_SIZE} pixels.")
     if seed < 0:
@@ -109,7 +116,7 @@ def _check_numbers(counts: dict[str, int], size: int, seed: int) -> None:
 
 
 def _settings_of(folder: Path) -> dict[str, Any] | None:
-    """Return the settings that a folder was drawn with, or None if it was not drawn by us."""
+    """Return the settings of a folder of drawn faces; None for other folders."""
     try:
         settings = json.loads((folder / SETTINGS_NAME).read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -127,7 +134,7 @@ def _draw_all(folder: Path, counts: dict[str, int], size: int, seed: int, label_
             for number in range(count):
                 person, expression = number // len(classes), classes[number % len(classes)]
                 identity = Identity.sample(np.random.default_rng([seed, part, person]))
-                # The number is counted from 1: a trailing 0 would give the generator of the identity once more.
+                # Counted from 1: a trailing 0 would repeat the generator of the identity.
                 random = np.random.default_rng([seed, part, person, list(Expression).index(expression) + 1])
                 units = sample_action_units(expression, random).tolist()
                 image = f"{split}/{person:05d}-{expression.lower()}.png"
@@ -155,7 +162,7 @@ def _write_image(path: Path, image: Image) -> None:
 
 @contextmanager
 def _progress(total: int) -> Iterator[Any]:
-    """Give a function to call after each face; a bar appears on a terminal if drawing takes longer than two seconds."""
+    """Yield a function that advances a progress bar, which appears on a terminal after two seconds."""
     console = Console(stderr=True)
     bar = Progress(console=console, transient=True)
     task = bar.add_task("Drawing faces", total=total)

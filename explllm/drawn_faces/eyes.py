@@ -18,9 +18,9 @@ def draw_eyes(canvas: Canvas, identity: Identity, movement: Movement) -> None:
     """Draw both eyes with lids and lashes.
 
     Args:
-        canvas: Where to draw.
-        identity: Who is drawn.
-        movement: The action units.
+        canvas: The canvas to draw on.
+        identity: The person.
+        movement: The action unit intensities.
     """
     for side in SIDES:
         _draw_eye(canvas, identity, movement, side)
@@ -28,7 +28,7 @@ def draw_eyes(canvas: Canvas, identity: Identity, movement: Movement) -> None:
 
 def _draw_eye(canvas: Canvas, identity: Identity, movement: Movement, side: int) -> None:
     close, lift = movement.eye_close.at(side), movement.lid_raise.at(side)
-    # A smile lifts the cheek, and with it the lower lid (FACS 6, which FEAFA counts to the lip corner pull).
+    # A smile lifts the cheek and the lower lid (FACS 6, part of FEAFA's Lip Corner Pull).
     cheek = movement.lip_corner_pull.at(side)
     half = identity.eye_size
     x, y = side * identity.eye_distance, EYE_HEIGHT
@@ -38,7 +38,7 @@ def _draw_eye(canvas: Canvas, identity: Identity, movement: Movement, side: int)
     fold = shade(skin, 0.62)
 
     def curve(center: float, outwards: float = 0.0) -> Points:
-        """Return a lid line from the inner to the outer corner whose middle lies at height ``center``."""
+        """Return a lid line from the inner to the outer corner, with its middle at height ``center``."""
         inner, outer = y + 0.012, y - tilt
         middle = (inner + outer) / 2
         return spline(
@@ -66,10 +66,10 @@ def _draw_eye(canvas: Canvas, identity: Identity, movement: Movement, side: int)
             canvas.fill(ellipse(x, y, iris, iris), shade(identity.iris, 0.55))
             canvas.fill(ellipse(x, y, iris * 0.82, iris * 0.82), identity.iris)
             canvas.fill(ellipse(x, y, iris * 0.46, iris * 0.46), _PUPIL)
-            # The glint lies in the middle above the pupil, so that a mirrored face is a mirrored picture.
+            # The glint is centered above the pupil: a mirrored face must give the mirrored image.
             canvas.fill(ellipse(x, y - iris * 0.38, iris * 0.20, iris * 0.18), (255, 255, 255))
             canvas.glow(x, upper - 0.01, (half * 1.2, height * 0.35), shade(skin, 0.4), 0.45 * (1 - lift))
-    # The fold of the upper lid disappears when the lid is raised or closed.
+    # A raised or closed lid hides the fold of the upper lid.
     fold_height = open_upper - height * (0.42 - 0.25 * lift)
     canvas.stroke(curve(fold_height, -0.02), mix(skin, fold, 0.75 * (1 - 0.8 * lift) * (1 - 0.6 * close)), 0.022)
     canvas.stroke(lower_lid, mix(skin, shade(skin, 0.5), 0.55 + 0.45 * close), 0.018 + 0.012 * close, ends=(0.3, 0.8))
@@ -101,18 +101,18 @@ def _between(upper: Points, lower: Points) -> Points:
 
 
 def draw_brows(canvas: Canvas, identity: Identity, movement: Movement) -> None:
-    """Draw both brows, and the wrinkles that they raise on the forehead and between them.
+    """Draw both brows and the wrinkles on and between them.
 
     Args:
-        canvas: Where to draw.
-        identity: Who is drawn.
-        movement: The action units.
+        canvas: The canvas to draw on.
+        identity: The person.
+        movement: The action unit intensities.
     """
     color = mix(shade(identity.hair, 0.82), shade(identity.skin, 0.35), 0.25)
     wrinkle = shade(identity.skin, 0.66)
     for side in SIDES:
         up, down = movement.brow_raise.at(side), movement.brow_lower.at(side)
-        # Raised and lowered at once, the brow slants: its inner end rises and its outer end sinks (FACS 1+4).
+        # Raised and lowered together, the brow slants: its inner end rises and its outer end drops (FACS 1+4).
         slant = min(up, down)
         wrinkled_nose = 0.03 * movement.nose_wrinkle
         base = EYE_HEIGHT - identity.brow_height
@@ -149,11 +149,11 @@ def draw_brows(canvas: Canvas, identity: Identity, movement: Movement) -> None:
 
 
 def draw_glasses(canvas: Canvas, identity: Identity) -> None:
-    """Draw the frame of the glasses, if the person wears any.
+    """Draw the frame of the person's glasses, if any.
 
     Args:
-        canvas: Where to draw.
-        identity: Who is drawn.
+        canvas: The canvas to draw on.
+        identity: The person.
     """
     if identity.glasses == "none":
         return

@@ -13,11 +13,11 @@ _CROWN = -1.06
 
 
 def face_outline(identity: Identity, movement: Movement) -> Points:
-    """Return the outline of the face, from the crown around by the jaw.
+    """Return the outline of the face, from the crown around the jaw.
 
     Args:
-        identity: Who is drawn.
-        movement: The action units.
+        identity: The person.
+        movement: The action unit intensities.
 
     Returns:
         (n, 2) points, face units.
@@ -48,11 +48,11 @@ def face_outline(identity: Identity, movement: Movement) -> Points:
 
 
 def draw_behind(canvas: Canvas, identity: Identity) -> None:
-    """Draw what lies behind the face: long hair, neck and clothes.
+    """Draw the parts behind the face: long hair, neck and clothes.
 
     Args:
-        canvas: Where to draw.
-        identity: Who is drawn.
+        canvas: The canvas to draw on.
+        identity: The person.
     """
     wide = identity.face_width
     dark = shade(identity.hair, 0.78)
@@ -71,12 +71,12 @@ def draw_behind(canvas: Canvas, identity: Identity) -> None:
 
 
 def draw_head(canvas: Canvas, identity: Identity, movement: Movement) -> None:
-    """Draw ears and face, with the cheeks.
+    """Draw ears, face and cheeks.
 
     Args:
-        canvas: Where to draw.
-        identity: Who is drawn.
-        movement: The action units.
+        canvas: The canvas to draw on.
+        identity: The person.
+        movement: The action unit intensities.
     """
     skin = identity.skin
     outline = face_outline(identity, movement)
@@ -119,12 +119,12 @@ def _draw_freckles(canvas: Canvas, identity: Identity) -> None:
 
 
 def draw_beard(canvas: Canvas, identity: Identity, movement: Movement) -> None:
-    """Draw the facial hair, which moves with jaw and lips; the mouth is drawn over it.
+    """Draw the facial hair, which moves with jaw and lips. Draw the mouth after it.
 
     Args:
-        canvas: Where to draw.
-        identity: Who is drawn.
-        movement: The action units.
+        canvas: The canvas to draw on.
+        identity: The person.
+        movement: The action unit intensities.
     """
     if identity.facial_hair == "none":
         return
@@ -154,7 +154,7 @@ def draw_beard(canvas: Canvas, identity: Identity, movement: Movement) -> None:
         with canvas.clipped(outline):
             canvas.fill(area, tint)
         if identity.facial_hair == "beard":
-            # Skin around the lips, so that their shape stays readable.
+            # Skin around the lips keeps their shape visible.
             canvas.fill(_grown(lips, 0.028), mix(identity.skin, color, 0.25))
     if identity.facial_hair == "moustache":
         left, right = lips.top[0], lips.top[-1]
@@ -183,8 +183,8 @@ def draw_hair(canvas: Canvas, identity: Identity) -> None:
     """Draw the hair in front of the face.
 
     Args:
-        canvas: Where to draw.
-        identity: Who is drawn.
+        canvas: The canvas to draw on.
+        identity: The person.
     """
     style = identity.hair_style
     if style == "bald":

@@ -1,4 +1,4 @@
-"""Who is drawn and under which conditions: the two things, beside the action units, that a drawn face depends on."""
+"""The person and the scene of a drawn face: everything that it depends on besides its action units."""
 
 from __future__ import annotations
 
@@ -48,14 +48,14 @@ _CLOTHES: tuple[Color, ...] = (
     (206, 200, 192),
     (198, 120, 84),
 )
-# Short styles first: the two groups are sampled with different odds beside facial hair.
+# Hair styles of masculine and feminine persons.
 _SHORT_HAIR: tuple[HairStyle, ...] = ("bald", "cropped", "short", "parted", "curly", "fringe")
 _LONG_HAIR: tuple[HairStyle, ...] = ("long", "bob", "bun", "curly", "fringe", "parted")
 
 
 @dataclass(frozen=True)
 class Identity:
-    """What stays the same in all pictures of one drawn person; lengths in face units, colors red, green, blue."""
+    """A drawn person: constant in all images of it. Lengths in face units, colors RGB."""
 
     skin: Color
     hair: Color
@@ -66,7 +66,7 @@ class Identity:
     facial_hair: FacialHair
     glasses: Glasses
     part_side: int
-    """Side on which the hair is parted: 1 the right half of the image, -1 the left half."""
+    """Side of the parting: 1 for the right half of the image, -1 for the left half."""
     hairline: float
     """Height of the hairline in the middle of the forehead (negative: above the origin)."""
     face_width: float
@@ -74,13 +74,13 @@ class Identity:
     jaw_width: float
     """Half the width of the jaw."""
     chin_length: float
-    """How far the chin lies below the origin."""
+    """Distance from the origin down to the chin."""
     eye_distance: float
     """Half the distance between the centers of the eyes."""
     eye_size: float
     """Half the width of an eye."""
     eye_tilt: float
-    """How much the outer corner of an eye lies above the inner one."""
+    """Height of the outer corner of an eye above the inner one."""
     brow_height: float
     """Distance from the center of the eye up to the relaxed brow."""
     brow_width: float
@@ -88,11 +88,11 @@ class Identity:
     nose_width: float
     """Half the width of the nose."""
     nose_length: float
-    """How far the base of the nose lies below the origin."""
+    """Distance from the origin down to the base of the nose."""
     mouth_width: float
     """Half the width of the relaxed mouth."""
     lip_thickness: float
-    """Thickness of the lower lip; the upper one is a little thinner."""
+    """Thickness of the lower lip; the upper lip is slightly thinner."""
     lashes: float
     """Weight of the lashes, 0 to 1."""
     blush: float
@@ -101,10 +101,10 @@ class Identity:
 
     @classmethod
     def sample(cls, rng: np.random.Generator) -> Identity:
-        """Draw a person at random.
+        """Sample a person.
 
         Args:
-            rng: Source of randomness.
+            rng: Random generator.
 
         Returns:
             The person.
@@ -154,47 +154,47 @@ class Identity:
         )
 
     def mirrored(self) -> Identity:
-        """Return the person as seen in a mirror: the hair is parted on the other side."""
+        """Return the mirrored person, with the parting on the other side."""
         return replace(self, part_side=-self.part_side)
 
 
 @dataclass(frozen=True)
 class Scene:
-    """How one picture is taken: pose, light and camera."""
+    """The conditions of one image: pose, light and camera."""
 
     roll: float = 0.0
-    """Turn of the head in the picture plane, radians, clockwise as seen."""
+    """In-plane rotation of the head, radians, clockwise in the image."""
     yaw: float = 0.0
     """Turn of the head toward the right of the image, radians."""
     pitch: float = 0.0
     """Nod of the head downwards, radians."""
     scale: float = 1.0
-    """Size of the face; 1 lets it fill about four fifths of the picture's height."""
+    """Size of the face; at 1 it fills about four fifths of the image height."""
     shift: tuple[float, float] = (0.0, 0.0)
-    """Place of the head beside the middle of the picture, face units."""
+    """Offset of the head from the center of the image, face units."""
     light_direction: float = -math.pi / 2
-    """Where the light comes from, radians clockwise from the right of the image; the default is from above."""
+    """Direction of the light, radians clockwise from the right of the image; from above by default."""
     light_contrast: float = 0.0
-    """How much brighter the lit edge of the picture is than its middle, as a share."""
+    """Relative brightness of the lit edge of the image over its center."""
     light_gain: float = 1.0
-    """Factor on the brightness."""
+    """Brightness factor."""
     light_warmth: float = 0.0
-    """Factor by which red is raised and blue lowered, as a share."""
+    """Relative increase of red and decrease of blue."""
     blur: float = 0.0
-    """Standard deviation of the blur, pixels of a picture 96 pixels wide."""
+    """Standard deviation of the blur, in pixels of a 96-pixel image."""
     noise: float = 0.0
-    """Standard deviation of the noise, gray levels of 255."""
+    """Standard deviation of the noise, in gray levels from 0 to 255."""
     noise_seed: int = 0
     """Seed of the noise."""
     background: Color = (176, 190, 204)
-    """Color behind the person."""
+    """Background color."""
 
     @classmethod
     def sample(cls, rng: np.random.Generator) -> Scene:
-        """Draw the conditions of a picture at random.
+        """Sample the conditions of an image.
 
         Args:
-            rng: Source of randomness.
+            rng: Random generator.
 
         Returns:
             The conditions; the head stays within 12 degrees of upright and about 17 degrees of frontal.
@@ -218,7 +218,7 @@ class Scene:
         )
 
     def mirrored(self) -> Scene:
-        """Return the conditions of the picture flipped left to right (its noise is drawn anew, not flipped)."""
+        """Return the conditions of the horizontally flipped image (its noise is not flipped)."""
         return replace(
             self,
             roll=-self.roll,

@@ -19,7 +19,7 @@ _BELOW_NOSE = 0.27
 
 @dataclass(frozen=True)
 class JawPose:
-    """Where the lower jaw stands, in face units beside its relaxed place."""
+    """Offset of the lower jaw from its relaxed position, in face units."""
 
     x: float
     y: float
@@ -28,10 +28,10 @@ class JawPose:
 
     @classmethod
     def of(cls, movement: Movement) -> JawPose:
-        """Return the pose that the action units put the jaw in.
+        """Return the jaw pose of action units.
 
         Args:
-            movement: The action units.
+            movement: The action unit intensities.
 
         Returns:
             The pose.
@@ -42,7 +42,7 @@ class JawPose:
 
 @dataclass(frozen=True)
 class Lips:
-    """The four lines of the mouth from the left to the right of the image; each ends in the corners of the mouth."""
+    """The four lines of the mouth, from the left to the right of the image. All end in the corners of the mouth."""
 
     top: Points
     """Upper border of the upper lip."""
@@ -57,11 +57,11 @@ class Lips:
 
     @classmethod
     def of(cls, identity: Identity, movement: Movement) -> Lips:
-        """Shape the lips after the action units.
+        """Return the lips for action units.
 
         Args:
-            identity: Who is drawn.
-            movement: The action units.
+            identity: The person.
+            movement: The action unit intensities.
 
         Returns:
             The lines of the mouth.
@@ -88,7 +88,7 @@ class Lips:
         upper_y = line - lift - 0.05 * m.chin_raise + 0.03 * pull.mean - 0.02 * m.jaw_drop
         gap = 0.36 * m.jaw_drop + 0.13 * m.lower_lip_depress + 0.6 * lift + 0.04 * max(0.0, pull.mean - 0.5)
         gap += 0.035 * pucker + 0.03 * max(0.0, stretch.mean - 0.4)
-        # Sucking a lip in and pushing the chin up both close the mouth.
+        # A sucked lip and a raised chin both close the mouth.
         gap *= (1 - 0.5 * m.chin_raise) * (1 - 0.55 * max(m.upper_lip_suck, m.lower_lip_suck))
         lower_y = upper_y + gap + 0.05 * m.lower_lip_suck * (0.3 + m.jaw_drop)
         fullness = 1 + 0.75 * pucker - 0.25 * pull.mean - 0.25 * stretch.mean
@@ -99,7 +99,7 @@ class Lips:
         middle_x = jaw.x * 0.25
 
         def across(middle: float, square: float, x: float, offset: float = 0.0, dip: float = 0.0) -> Points:
-            """Return a lip line; ``square`` is the share of its height that it has half way to the corners."""
+            """Return a lip line; ``square`` is its relative height halfway to the corners."""
             control = [corners[-1]]
             for t in (-0.55, -0.22, 0.0, 0.22, 0.55):
                 corner_x, corner_y = corners[1 if t > 0 else -1]
@@ -124,12 +124,12 @@ class Lips:
 
 
 def draw_mouth(canvas: Canvas, identity: Identity, movement: Movement) -> None:
-    """Draw the lips, what shows between them, and the folds around the mouth.
+    """Draw the lips, the inside of the mouth, and the folds around it.
 
     Args:
-        canvas: Where to draw.
-        identity: Who is drawn.
-        movement: The action units.
+        canvas: The canvas to draw on.
+        identity: The person.
+        movement: The action unit intensities.
     """
     lips = Lips.of(identity, movement)
     skin, m = identity.skin, movement
@@ -188,13 +188,13 @@ def _draw_folds(canvas: Canvas, identity: Identity, movement: Movement, lips: Li
         pull, stretch = m.lip_corner_pull.at(side), m.lip_corner_stretch.at(side)
         strength = max(pull, 0.9 * m.upper_lip_raise, 0.8 * m.nose_wrinkle)
         if strength > 0.05:
-            # From the wing of the nose around the corner of the mouth.
+            # The nasolabial fold, from the wing of the nose around the corner of the mouth.
             start = (side * (nose_x + 0.035), nose_y - 0.05 - 0.05 * m.nose_wrinkle)
             end = (corner_x + side * 0.055, corner_y + 0.02)
             bulge = ((start[0] + end[0]) / 2 + side * (0.035 + 0.03 * pull), (start[1] + end[1]) / 2 - 0.02)
             canvas.stroke(spline([start, bulge, end]), mix(skin, fold, min(1.0, strength * 1.1)), 0.030)
         if stretch > 0.05:
-            # Upright lines beside a stretched corner.
+            # Vertical lines beside a stretched corner.
             for distance in (0.035, 0.075):
                 x = corner_x + side * distance
                 canvas.stroke(
@@ -220,7 +220,7 @@ def _draw_chin_and_sucked_lips(canvas: Canvas, identity: Identity, movement: Mov
         color = mix(skin, fold, m.chin_raise)
         arch = [(x - 0.13, y + 0.12), (x, y + 0.06), (x + 0.13, y + 0.12)]
         canvas.stroke(spline(arch), color, 0.030)
-        # The skin of a raised chin is pitted like an orange's.
+        # The skin of a raised chin is dimpled.
         for across, down in ((0.06, 0.12), (0.0, 0.15), (0.09, 0.17), (0.03, 0.19)):
             for dx in {across, -across}:
                 canvas.fill(ellipse(x + dx, y + down, 0.016, 0.012, steps=8), color)
@@ -236,12 +236,12 @@ def _draw_chin_and_sucked_lips(canvas: Canvas, identity: Identity, movement: Mov
 
 
 def draw_nose(canvas: Canvas, identity: Identity, movement: Movement) -> None:
-    """Draw the nose, and the wrinkles on its bridge.
+    """Draw the nose and the wrinkles on its bridge.
 
     Args:
-        canvas: Where to draw.
-        identity: Who is drawn.
-        movement: The action units.
+        canvas: The canvas to draw on.
+        identity: The person.
+        movement: The action unit intensities.
     """
     wrinkle = movement.nose_wrinkle
     skin = identity.skin

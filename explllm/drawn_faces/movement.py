@@ -1,4 +1,4 @@
-"""The 24 action units as the drawing uses them: by name, and by side of the image."""
+"""The 24 action units by name and by side of the image."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from explllm.core.action_units import NAMES, check_action_units
 
 SIDES: tuple[int, int] = (1, -1)
-"""The two halves of the face as signs of x: 1 the right half of the image, which is the person's left; -1 the other."""
+"""The halves of the face as signs of x: 1 is the right half of the image, the person's left; -1 the other."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Movement:
     brow_raise: Sided
     jaw_drop: float
     jaw_slide: float
-    """Towards the right of the image (the person's left) when positive."""
+    """Positive toward the right of the image (the person's left)."""
     lip_corner_pull: Sided
     lip_corner_stretch: Sided
     upper_lip_suck: float
@@ -53,7 +53,7 @@ class Movement:
 
     @classmethod
     def of(cls, action_units: Sequence[float]) -> Movement:
-        """Name 24 intensities.
+        """Return 24 intensities by name.
 
         Args:
             action_units: 24 intensities in FEAFA's order, each in [0, 1].

@@ -1,16 +1,16 @@
-"""Which action units make up each expression, and how to draw intensities at random.
+"""The action units of each expression, and sampling of their intensities.
 
 The prototypes are those of the Facial Action Coding System, in FACS numbers: Happiness 6+12, Sadness 1+4+15,
 Surprise 1+2+5+26, Fear 1+2+4+5+7+20+26, Disgust 9+15+16, Anger 4+5+7+23, and Contempt 12+14 on one side (Friesen and
-Ekman, "EMFACS-7: Emotional Facial Action Coding System", 1983). Two have a second way, from the major variants in
+Ekman, "EMFACS-7: Emotional Facial Action Coding System", 1983). Two have a second form, from the major variants in
 Ekman, Friesen and Hager, "FACS Investigator's Guide", 2002: Disgust 9+17 with a closed mouth, and Anger 4+5+7+10+23+25
-with bared teeth. Upper Lip Raise (10) goes with Nose Wrinkle (9) and Brow Lower (4) in Disgust, as the muscle that
-wrinkles the nose also moves lip and brow.
+with bared teeth. In Disgust, Upper Lip Raise (10) accompanies Nose Wrinkle (9) and Brow Lower (4), because the muscle
+that wrinkles the nose also moves lip and brow.
 
-FEAFA has no unit for FACS 6, 7, 14, 15, 23 and 24. The nearest movement stands for them: a little Eye Close for the
+FEAFA has no unit for FACS 6, 7, 14, 15, 23 and 24. The closest unit replaces them: slight Eye Close for the
 narrowed eyes of 6 and 7, Chin Raise, which also turns the corners of the mouth down, for 15 (17 goes with it in the
 variants of Sadness), and Upper and Lower Lip Suck for the tightened and pressed lips of 23 and 24. The one-sided
-Lip Corner Pull alone stands for 12+14. The ranges of intensities are this project's own.
+Lip Corner Pull alone replaces 12+14. The intensity ranges are our choice.
 """
 
 from __future__ import annotations
@@ -26,19 +26,19 @@ from explllm.core.action_units import NAMES
 from explllm.core.expressions import Expression
 
 Range = tuple[float, float]
-"""Lowest and highest intensity."""
+"""Minimum and maximum intensity."""
 
 
 @dataclass(frozen=True)
 class Prototype:
-    """One way to show an expression. A name without a side, such as ``Brow Raise``, stands for both sides."""
+    """One form of an expression. A name without a side, such as ``Brow Raise``, means both sides."""
 
     defining: Mapping[str, Range]
-    """Units that are always there."""
+    """Units that are always present."""
     optional: Mapping[str, Range] = field(default_factory=dict)
-    """Units that are there in half of the faces."""
+    """Units that are present in half of the faces."""
     one_sided: Mapping[str, Range] = field(default_factory=dict)
-    """Sided units that are always there, on one side drawn at random and nearly absent on the other."""
+    """Units that are always present on one random side and nearly absent on the other."""
 
 
 _HAPPINESS = Prototype(
@@ -134,38 +134,38 @@ PROTOTYPES: Mapping[Expression, tuple[Prototype, ...]] = MappingProxyType(
         Expression.CONTEMPT: (_CONTEMPT,),
     }
 )
-"""The ways to show each expression; each is drawn equally often."""
+"""The forms of each expression, sampled with equal probability."""
 
 NOISE = 0.08
-"""Highest intensity of the small movements that belong to no prototype; a neutral face has no others."""
-# Chance that a unit outside the prototype moves a little at all.
+"""Maximum intensity of random units outside the prototype; a neutral face has only these."""
+# Probability of a small intensity for a unit outside the prototype.
 _NOISE_CHANCE = 0.25
 _OPTIONAL_CHANCE = 0.5
-# Standard deviation of the difference between the sides, as a share of the intensity, and its limit.
+# Standard deviation and maximum of the relative difference between the sides.
 _ASYMMETRY, _ASYMMETRY_LIMIT = 0.06, 0.12
 MINIMUM_DEFINING = 0.35
-"""Lowest intensity of a defining unit on either side: below it, an expression becomes ambiguous."""
+"""Minimum intensity of a defining unit on either side. Below it, an expression becomes ambiguous."""
 
 
 def sample_action_units(expression: Expression, rng: np.random.Generator) -> NDArray[np.float64]:
-    """Draw intensities that show an expression.
+    """Sample intensities of an expression.
 
     Args:
-        expression: What the face shall show.
-        rng: Source of randomness.
+        expression: The expression.
+        rng: Random generator.
 
     Returns:
         (24,) intensities in [0, 1], in FEAFA's order, rounded to 4 decimals.
     """
-    ways = PROTOTYPES[expression]
-    way = ways[int(rng.integers(len(ways)))]
+    forms = PROTOTYPES[expression]
+    form = forms[int(rng.integers(len(forms)))]
     units = np.where(rng.random(len(NAMES)) < _NOISE_CHANCE, rng.uniform(0.0, NOISE, len(NAMES)), 0.0)
-    for name, (low, high) in way.defining.items():
+    for name, (low, high) in form.defining.items():
         _set(units, name, float(rng.uniform(low, high)), rng, lowest=MINIMUM_DEFINING)
-    for name, (low, high) in way.optional.items():
+    for name, (low, high) in form.optional.items():
         if rng.random() < _OPTIONAL_CHANCE:
             _set(units, name, float(rng.uniform(low, high)), rng, lowest=0.0)
-    for name, (low, high) in way.one_sided.items():
+    for name, (low, high) in form.one_sided.items():
         side, other = ("Left", "Right") if rng.random() < 0.5 else ("Right", "Left")
         units[NAMES.index(f"{side} {name}")] = rng.uniform(low, high)
         units[NAMES.index(f"{other} {name}")] = rng.uniform(0.0, NOISE)
@@ -173,7 +173,7 @@ def sample_action_units(expression: Expression, rng: np.random.Generator) -> NDA
 
 
 def _set(units: NDArray[np.float64], name: str, value: float, rng: np.random.Generator, *, lowest: float) -> None:
-    """Set a unit, or both sides of a sided one with a small difference between them."""
+    """Set a unit, or both sides of a unit with a small difference between them."""
     if name in NAMES:
         units[NAMES.index(name)] = value
         return

@@ -1,4 +1,4 @@
-"""Draw a face from 24 action units, a person and the conditions of the picture."""
+"""Drawing of a face from 24 action units, a person and a scene."""
 
 from __future__ import annotations
 
@@ -18,28 +18,36 @@ from explllm.drawn_faces.movement import Movement
 
 __all__ = ["Identity", "Scene", "draw_face"]
 
-# The picture is drawn at this multiple of its size and averaged down, which smooths every edge.
+# Faces are drawn at this multiple of their size and averaged down, which antialiases all edges.
 _SUPERSAMPLING = 2
-# Face units that fit from the middle of the picture to its border.
+# Face units from the center of the image to its border.
 _REACH = 1.26
-# The picture size at which Scene.blur is given, pixels.
+# Image size that Scene.blur refers to, pixels.
 _BLUR_SIZE = 96
 MINIMUM_SIZE = 16
 
 
 def draw_face(action_units: Sequence[float], identity: Identity, scene: Scene, size: int = 96) -> Image:
-    """Draw one face; the same arguments give the same picture.
+    """Draw one face. Equal arguments give equal images.
 
-    "Left" units move the person's own left side, which is the right half of the picture.
+    "Left" units move the person's own left side, which is the right half of the image.
+
+    Example:
+        >>> import numpy as np
+        >>> from explllm.core.action_units import NAMES
+        >>> smile = [0.8 if "Lip Corner Pull" in name else 0.0 for name in NAMES]
+        >>> person = Identity.sample(np.random.default_rng(0))
+        >>> draw_face(smile, person, Scene(), size=64).shape
+        (64, 64, 3)
 
     Args:
         action_units: 24 intensities in FEAFA's order, each in [0, 1].
-        identity: Who is drawn.
+        identity: The person.
         scene: Pose, light and camera.
-        size: Side of the picture, pixels.
+        size: Width and height of the image in pixels.
 
     Returns:
-        uint8 RGB picture of shape (size, size, 3).
+        RGB image, uint8 (size, size, 3).
 
     Raises:
         InputError: If the action units are not 24 numbers in [0, 1], or the size is below 16 pixels.
@@ -54,7 +62,7 @@ def draw_face(action_units: Sequence[float], identity: Identity, scene: Scene, s
         roll=scene.roll,
         yaw=scene.yaw,
         pitch=scene.pitch,
-        # Room for hair above is more useful than room for the chest below.
+        # The hair needs more room than the chest.
         shift=(scene.shift[0], scene.shift[1] + 0.04),
         background=scene.background,
     )

@@ -1,6 +1,6 @@
-"""The baseline of the paper's Table III: a model that sees the picture is asked for label and chain of thought.
+"""The baseline of the paper's Table III: a model that sees the image gives the label and a chain of thought.
 
-Nothing is measured and nothing is checked before it is accepted: the first answer counts, whatever it is.
+There are no measurements and no checks: the first answer counts.
 """
 
 import asyncio
@@ -20,55 +20,38 @@ from explllm.core.errors import InputError, ManifestError
 from explllm.core.expressions import LABEL_SETS, Expression, LabelSet
 from explllm.core.manifest import Manifest, face_key
 from explllm.engine.des2exp import expression_schema, read_expression
-from explllm.engine.face_queue import FAILED
-from explllm.engine.outcomes import Outcomes
+from explllm.engine.outcomes import OutcomeStore
 from explllm.engine.refinement import SCHEMA, read_cot
+from explllm.engine.runner import FAILED
+from explllm.engine.settings import BaselineSettings
 from explllm.explanations.chain_of_thought import MAX_WORDS
-from explllm.faces.crop import DEFAULT_MARGIN, load_face
+from explllm.faces.crop import load_face
 from explllm.llm.prompt import render
-from explllm.llm.reading import Ask, UnreadableAnswer, ask_until_read
-from explllm.llm.request import ChatAnswer, ChatFailure, ChatMessage, ChatPicture, ChatRequest, Refused
+from explllm.llm.reading import Ask, UnreadableAnswer, ask_until_parsed
+from explllm.llm.request import ChatAnswer, ChatFailure, ChatImage, ChatMessage, ChatRequest, Refused
 
 PROMPTS = ("baseline_label", "baseline_cot")
-LARGEST = 512
-"""Pixels of width and height that are sent at most: one tile of OpenAI's models (guide "Images and vision")."""
-_QUALITY = 95
+_JPEG_QUALITY = 95
 _ATTEMPTS = 3
-"""Times that a question is asked whose answer is cut off: that is a matter of our limit, not of the model's answer."""
+"""Attempts to get a complete answer: truncation is due to the token limit, not to the model's answer."""
 _NOT_ASKED = "not asked yet"
 _NO_FACE = "no face found"
 
 
 @dataclass(frozen=True)
-class BaselineSettings:
-    """What is shown and asked."""
-
-    labels: LabelSet
-    """The possible answers."""
-    largest: int = LARGEST
-    """Pixels of width and height of the picture at most; smaller ones are sent as they are."""
-    margin: float = DEFAULT_MARGIN
-    """Around a box, as a share of its longer side."""
-    max_tokens: int = 512
-    """Longest answer, in tokens, without hidden reasoning."""
-    temperature: float = 0.0
-    """Of sampling."""
-
-
-@dataclass(frozen=True)
-class PicturedFace:
-    """One face, as far as the model may know it: its picture."""
+class FaceImage:
+    """One face as the model sees it: its image."""
 
     scope: str
-    """Its name in the ledger."""
+    """Name of the face in the ledger."""
     image: Path
-    """The image's file."""
+    """The image file."""
     box: Sequence[float] | None
     """x, y, width, height in pixels; None for the whole image."""
 
 
 class BaselineStatus(StrEnum):
-    """How a face's work ended."""
+    """Final status of a face."""
 
     ANSWERED = "answered"
     NO_LABEL = "no label"
@@ -77,24 +60,24 @@ class BaselineStatus(StrEnum):
 
 
 @dataclass(frozen=True)
-class Answered:
-    """What the model said of one face."""
+class BaselineOutcome:
+    """The answers of the model about one face."""
 
     status: BaselineStatus
-    """How it ended."""
+    """The final status."""
     answer: str | None = None
-    """The first answer, or refusal, word for word, without thoughts said aloud; None if none came."""
+    """The first answer or refusal, verbatim but without visible reasoning; None if there is none."""
     expression: Expression | None = None
-    """The expression that it names; it may be none of the classes."""
+    """The expression that the answer names; it may be outside the classes."""
     cot: str | None = None
-    """The chain of thought, in the usual form where its three sections can be told apart, else word for word."""
+    """The chain of thought, with normalized titles if its three sections can be parsed, else verbatim."""
     reason: str = ""
-    """What was wrong; empty where nothing was."""
+    """What went wrong; empty if nothing did."""
     cost: float = 0.0
-    """What the answers cost, in USD, those of earlier runs included. Of a refusal the ledger alone knows the cost."""
+    """Cost of the answers in USD, those of earlier runs included; without refusals, whose cost is in the ledger."""
 
     def cells(self) -> dict[str, str | float | None]:
-        """Return what the written manifest says of the face, by column."""
+        """Return the face's cells in the output manifest, by column."""
         return {
             "predicted": None if self.expression is None else str(self.expression),
             "answer": self.answer,
@@ -106,151 +89,147 @@ class Answered:
         }
 
 
-def label_set_of(manifest: Manifest, name: str | None) -> LabelSet:
-    """Return the classes to answer among.
+def choose_label_set(manifest: Manifest, name: str | None) -> LabelSet:
+    """Return the classes to choose from.
 
     Args:
-        manifest: The table.
-        name: A data set's name; None for the seven basic expressions, or all eight where a row is labeled Contempt or
-            none is labeled.
-
-    Returns:
-        The classes.
+        manifest: The manifest.
+        name: Name of a label set. None for the seven basic expressions, or for all eight if a row is labeled Contempt
+            or no row is labeled.
 
     Raises:
-        ConfigError: If there is no set of that name.
+        ConfigError: If there is no label set of that name.
     """
     if name is not None:
         return LabelSet.by_name(name)
-    said = set(manifest.frame["expression"].dropna()) if "expression" in manifest.frame else set()
-    return LABEL_SETS["affectnet7" if said and Expression.CONTEMPT not in said else "affectnet8"]
+    labels = set(manifest.frame["expression"].dropna()) if "expression" in manifest.frame else set()
+    return LABEL_SETS["affectnet7" if labels and Expression.CONTEMPT not in labels else "affectnet8"]
 
 
-def pictured_faces(manifest: Manifest, labels: LabelSet) -> Iterator[tuple[int, PicturedFace]]:
-    """Yield the faces that a model is asked about.
+def face_images(manifest: Manifest, labels: LabelSet) -> Iterator[tuple[int, FaceImage]]:
+    """Yield the faces to ask about, with the numbers of their rows.
+
+    Rows with a label outside the classes are skipped: their answers could only be wrong. So are rows without a detected
+    face: the whole photograph may show anything.
 
     Args:
-        manifest: The table.
-        labels: The classes; faces that are labeled otherwise could only be answered wrong, and are left out. So are
-            rows in which no face was found: the whole photograph is nobody's face, and may show much else.
+        manifest: The manifest.
+        labels: The classes.
 
     Yields:
         Row, counted from 0, and face.
     """
     images, boxes = manifest.frame["image"], manifest.frame.get("box", [None] * len(manifest))
-    for row, (image, box, lack) in enumerate(zip(images, boxes, _lacks(manifest, labels), strict=True)):
-        if lack is None:
-            yield row, PicturedFace(face_key(image, box), manifest.root / image, box)
+    for row, (image, box, reason) in enumerate(zip(images, boxes, _skip_reasons(manifest, labels), strict=True)):
+        if reason is None:
+            yield row, FaceImage(face_key(image, box), manifest.root / image, box)
 
 
-def left_out(manifest: Manifest, labels: LabelSet) -> dict[str, int]:
-    """Count the rows that a model is not asked about.
+def skipped_images(manifest: Manifest, labels: LabelSet) -> dict[str, int]:
+    """Return the number of rows that `face_images` skips, by reason.
 
     Args:
-        manifest: The table.
-        labels: The classes, as for `pictured_faces`.
-
-    Returns:
-        Rows by why.
+        manifest: The manifest.
+        labels: The classes.
 
     Raises:
-        ManifestError: If that is all of them.
+        ManifestError: If it skips all rows.
     """
-    lacks = _lacks(manifest, labels)
-    counts = Counter(lack for lack in lacks if lack is not None)
-    if counts.total() == len(lacks):
+    reasons = _skip_reasons(manifest, labels)
+    counts = Counter(reason for reason in reasons if reason is not None)
+    if counts.total() == len(reasons):
         if set(counts) == {_NO_FACE}:
-            remedy = "Leave the column face_status out if the images are faces as they are."
-            raise ManifestError("in no row a face was found", where=manifest.path, remedy=remedy)
+            remedy = "Remove the column face_status if the images are already cropped faces."
+            raise ManifestError("no row has a detected face", where=manifest.path, remedy=remedy)
         raise ManifestError(
-            f"no row is labeled with a class of {labels.name}", where=manifest.path, remedy="Give another --label-set."
+            f"no row is labeled with a class of {labels.name}", where=manifest.path, remedy="Choose another label set."
         )
     return dict(counts)
 
 
-def _lacks(manifest: Manifest, labels: LabelSet) -> list[str | None]:
-    """Return why a row is left out; None where it is not."""
+def _skip_reasons(manifest: Manifest, labels: LabelSet) -> list[str | None]:
+    """Return for each row why it is skipped; None if it is not."""
     truths = manifest.frame.get("expression", [None] * len(manifest))
     other = f"labeled with no class of {labels.name}"
     return [
-        _NO_FACE if faceless else None if truth is None or truth in labels else other
-        for faceless, truth in zip(manifest.face_not_found(), truths, strict=True)
+        _NO_FACE if not_found else None if truth is None or truth in labels else other
+        for not_found, truth in zip(manifest.face_not_found(), truths, strict=True)
     ]
 
 
-def picture_of(face: PicturedFace, settings: BaselineSettings) -> ChatPicture:
-    """Read a face, cut out and made smaller as the settings say, as a JPEG without any metadata.
+def encode_face(face: FaceImage, settings: BaselineSettings) -> ChatImage:
+    """Return a face, cropped and downsized, as a JPEG without metadata.
 
     Raises:
-        InputError: If the image is missing or broken, or the box does not fit it.
+        InputError: If the image is missing or broken, or does not contain the box.
     """
-    # Through an array, because Pillow would write the comment of the file that was read into the new one.
-    pixels = np.asarray(load_face(face.image, face.box, settings.margin, settings.largest))
-    held = io.BytesIO()
-    Image.fromarray(pixels).save(held, "JPEG", quality=_QUALITY)
-    return ChatPicture.of(held.getvalue())
+    # Through an array: Pillow would copy the comment of the original file.
+    pixels = np.asarray(load_face(face.image, face.box, settings.margin, settings.size))
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "JPEG", quality=_JPEG_QUALITY)
+    return ChatImage.of(buffer.getvalue())
 
 
-async def ask_about(face: PicturedFace, ask: Ask, settings: BaselineSettings) -> Answered:
-    """Show a face, and ask for its label and then for the chain of thought, in one conversation.
+async def ask_about(face: FaceImage, ask: Ask, settings: BaselineSettings) -> BaselineOutcome:
+    """Ask for the label of a face and then for a chain of thought, in one conversation.
 
     Args:
         face: The face.
-        ask: Who answers.
-        settings: What is shown and asked.
+        ask: Answers requests.
+        settings: Images and questions.
 
     Returns:
-        What was said. Failures of single requests end in it; whatever stops the whole run is raised.
+        The outcome. Failures of single requests are part of it. Errors that stop the whole run are raised.
     """
     try:
-        # In a thread: others' answers come in meanwhile.
-        picture = await asyncio.to_thread(picture_of, face, settings)
+        # In a thread: the event loop handles other answers in the meantime.
+        image = await asyncio.to_thread(encode_face, face, settings)
     except InputError as error:
-        return Answered(BaselineStatus.FAILED, reason=str(error))
+        return BaselineOutcome(BaselineStatus.FAILED, reason=str(error))
     conversation = _Conversation(face, ask, settings)
     names = ", ".join(settings.labels)
-    question = ChatMessage("user", render("explllm.engine", "baseline_label", labels=names), picture)
+    question = ChatMessage("user", render("explllm.engine", "baseline_label", labels=names), image)
     try:
-        said = await conversation.ask((question,), expression_schema(settings.labels))
+        answer = await conversation.ask((question,), expression_schema(settings.labels))
     except Refused as refusal:
-        return Answered(BaselineStatus.REFUSED, refusal.reason, reason=f"label refused: {refusal.reason}")
+        return BaselineOutcome(BaselineStatus.REFUSED, refusal.reason, reason=f"label refused: {refusal.reason}")
     except (ChatFailure, UnreadableAnswer) as failure:
-        return Answered(BaselineStatus.FAILED, reason=f"label: {failure}", cost=conversation.cost)
-    found = read_expression(said)
+        return BaselineOutcome(BaselineStatus.FAILED, reason=f"label: {failure}", cost=conversation.cost)
+    expression = read_expression(answer)
     status, reason = BaselineStatus.ANSWERED, ""
-    if found not in settings.labels:
-        status, reason = BaselineStatus.NO_LABEL, f"none of the classes: {said[:80]!r}"
-    answered = Answered(status, said, found, reason=reason, cost=conversation.cost)
-    if not said:
-        return answered
-    again = render("explllm.engine", "baseline_cot", labels=names, words=MAX_WORDS, margin=MAX_WORDS * 4 // 5)
+    if expression not in settings.labels:
+        status, reason = BaselineStatus.NO_LABEL, f"none of the classes: {answer[:80]!r}"
+    outcome = BaselineOutcome(status, answer, expression, reason=reason, cost=conversation.cost)
+    if not answer:
+        return outcome
+    second = render("explllm.engine", "baseline_cot", labels=names, words=MAX_WORDS, target_words=MAX_WORDS * 4 // 5)
     try:
-        text = await conversation.ask((question, ChatMessage("assistant", said), ChatMessage("user", again)), SCHEMA)
+        text = await conversation.ask((question, ChatMessage("assistant", answer), ChatMessage("user", second)), SCHEMA)
     except Refused as refusal:
         status, reason = BaselineStatus.REFUSED, f"chain of thought refused: {refusal.reason}"
     except (ChatFailure, UnreadableAnswer) as failure:
         status, reason = BaselineStatus.FAILED, f"chain of thought: {failure}"
     else:
         cot = read_cot(text)
-        return replace(answered, cot=(text if cot is None else cot.text) or None, cost=conversation.cost)
-    return replace(answered, status=status, reason=reason, cost=conversation.cost)
+        return replace(outcome, cot=(text if cot is None else cot.text) or None, cost=conversation.cost)
+    return replace(outcome, status=status, reason=reason, cost=conversation.cost)
 
 
 class _Conversation:
-    """Asks the two questions about one face, and adds up what they cost."""
+    """Asks the two questions about one face and sums up their cost."""
 
-    def __init__(self, face: PicturedFace, ask: Ask, settings: BaselineSettings) -> None:
+    def __init__(self, face: FaceImage, ask: Ask, settings: BaselineSettings) -> None:
         self.face, self.settings = face, settings
         self.cost = 0.0
         self._ask, self._round = ask, 0
 
     async def ask(self, messages: tuple[ChatMessage, ...], schema: dict[str, Any]) -> str:
-        """Return the first answer that comes to its end, without thoughts said aloud before it.
+        """Return the first complete answer without visible reasoning.
 
         Raises:
-            Refused: The model would not answer.
-            ChatFailure: The request failed otherwise.
-            UnreadableAnswer: Every answer was too long, though the client gives more room to those that think unseen.
+            Refused: If the model refused to answer.
+            ChatFailure: If the request failed otherwise.
+            UnreadableAnswer: If all answers were truncated, although the client allows more tokens for reasoning.
         """
         turn, self._round = self._round, self._round + 1
         request = ChatRequest(
@@ -263,36 +242,37 @@ class _Conversation:
             max_tokens=self.settings.max_tokens,
         )
         try:
-            # Whatever it says, the first whole answer counts.
-            return await ask_until_read(self._paid, request, lambda text: text, "", _ATTEMPTS)
+            # Accept every text: the first complete answer counts.
+            return await ask_until_parsed(self._count_cost, request, lambda text: text, "", _ATTEMPTS)
         except UnreadableAnswer as error:
-            raise UnreadableAnswer(f"{error}; give more than {self.settings.max_tokens} --max-tokens") from None
+            raise UnreadableAnswer(f"{error}; raise max_tokens above {self.settings.max_tokens}") from None
 
-    async def _paid(self, request: ChatRequest) -> ChatAnswer:
+    async def _count_cost(self, request: ChatRequest) -> ChatAnswer:
         answer = await self._ask(request)
         self.cost += answer.cost
         return answer
 
 
-def with_answers(manifest: Manifest, outcomes: Outcomes, model: str, labels: LabelSet) -> Manifest:
-    """Return the manifest with what the model said.
+def with_answers(manifest: Manifest, outcomes: OutcomeStore, model: str, labels: LabelSet) -> Manifest:
+    """Return the manifest with the model's answers.
 
     Args:
-        manifest: The table.
+        manifest: The manifest.
         outcomes: The outcomes.
         model: The model's name, for ``cot_source``.
         labels: The classes.
 
     Returns:
-        A new manifest. ``predicted``, the expression that was named, is empty where none was: such an answer is wrong;
-        ``answer`` has its words. ``unreadable`` says why there is no answer, and such a row does not count. Further
-        ``label_set``, and as `explllm.engine.build.with_outcomes` has them ``cot``, ``cot_source``, ``cot_status``,
-        ``cot_reason``, ``cot_cost``. Figures of other models are left out.
+        A new manifest. ``predicted`` is empty if the answer names no expression, which counts as wrong; ``answer`` is
+        the verbatim answer. ``unreadable`` says why there is no answer; such rows do not count. The other new columns
+        are ``label_set`` and, as in `explllm.engine.build.with_outcomes`, ``cot``, ``cot_source``, ``cot_status``,
+        ``cot_reason`` and ``cot_cost``. Columns with results of other models are dropped.
     """
     others = [name for name in manifest.frame if str(name).startswith("p_") or name == "cot_rounds"]
     frame = manifest.frame.drop(columns=others)
-    told = outcomes.cells(0, len(frame))
-    rows = [told.get(row, {"unreadable": _not_asked(lack)}) for row, lack in enumerate(_lacks(manifest, labels))]
+    answered = outcomes.cells(0, len(frame))
+    reasons = _skip_reasons(manifest, labels)
+    rows = [answered.get(row, {"unreadable": _unanswered(reason)}) for row, reason in enumerate(reasons)]
     for cells in rows:
         cells |= {"label_set": labels.name, "cot_source": model if cells.get("cot") else None}
     for name in _COLUMNS:
@@ -305,9 +285,9 @@ _COLUMNS = (
     *("predicted", "answer", "label_set", "unreadable"),
     *("cot", "cot_source", "cot_status", "cot_reason", "cot_cost"),
 )
-"""What `with_answers` adds, in this order."""
+"""The columns that `with_answers` adds, in this order."""
 
 
-def _not_asked(lack: str | None) -> str | None:
-    # Another label is no reason: such rows are counted by it.
-    return _NOT_ASKED if lack is None else _NO_FACE if lack == _NO_FACE else None
+def _unanswered(reason: str | None) -> str | None:
+    # A label outside the classes is not a failure: evaluations count such rows by their label.
+    return _NOT_ASKED if reason is None else _NO_FACE if reason == _NO_FACE else None

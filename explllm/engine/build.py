@@ -1,4 +1,4 @@
-"""A whole manifest: many faces at a time, resumable, within a budget."""
+"""Build the chains of thought of a manifest, with a model or by rules."""
 
 import time
 from collections.abc import Iterator
@@ -7,86 +7,138 @@ import pandas as pd
 
 from explllm.core.manifest import Manifest
 from explllm.core.manifest_files import is_empty
-from explllm.engine.face import EngineSettings, Outcome, Status
-from explllm.engine.face_queue import RunResult, Seen, run_all
+from explllm.engine.face import Face, Outcome, Status
 from explllm.engine.img2au import faces
-from explllm.engine.offline import OfflineEngine
-from explllm.engine.outcomes import Outcomes
+from explllm.engine.outcomes import OutcomeStore
 from explllm.engine.pipeline import explain_face
+from explllm.engine.runner import OnOutcome, RunResult, run_all
+from explllm.engine.settings import EngineSettings
+from explllm.explanations.checks import pair_problems
+from explllm.explanations.rule_writer import RuleWriter
 from explllm.llm.client import ChatClient
+from explllm.llm.request import digest
+
+_MAX_WORDINGS = 50
 
 
-def build_offline(manifest: Manifest, settings: EngineSettings, seen: Seen[Outcome]) -> RunResult:
+class OfflineEngine:
+    """Writes chains of thought by rules from action units and label, at no cost. Their source is ``offline``."""
+
+    def __init__(self, settings: EngineSettings) -> None:
+        """Create an engine with the limits of the checks."""
+        self.settings = settings
+        self.writer = RuleWriter()
+        self._written: dict[str, str] = {}
+        """Digests of all texts and of their action units: the texts themselves would fill the memory."""
+
+    def explain(self, face: Face) -> Outcome:
+        """Write a chain of thought that passes all local checks and belongs to no other face.
+
+        Faces with different action units never share a text: the engine chooses another wording.
+
+        Args:
+            face: The face.
+
+        Returns:
+            The outcome. The same faces in the same order yield the same texts.
+        """
+        reason, units = "", digest(str(face.action_units))
+        for seed in range(_MAX_WORDINGS):
+            cot = self.writer.write(face.action_units, face.expression, seed=seed)
+            problems = pair_problems(
+                cot, face.action_units, face.expression, self.settings.max_words, self.settings.strong
+            )
+            if problems:
+                reason = "; ".join(problems)
+            elif self._written.setdefault(digest(cot.text), units) != units:
+                reason = "another face has the same text"
+            else:
+                return Outcome(Status.ACCEPTED, cot.text, 0, "", 0.0)
+        return Outcome(Status.FAILED, None, 0, f"none of {_MAX_WORDINGS} wordings passes: {reason}", 0.0)
+
+
+def build_offline(manifest: Manifest, settings: EngineSettings, on_outcome: OnOutcome[Outcome]) -> RunResult:
     """Write the chains of thought of a manifest by rules.
 
     Args:
-        manifest: The table.
+        manifest: The manifest.
         settings: Limits of the checks.
-        seen: Is told of each outcome.
+        on_outcome: Called with each outcome.
 
     Returns:
-        What became of it.
+        The result.
     """
-    start, engine, built = time.monotonic(), OfflineEngine(settings), RunResult()
+    start, engine, result = time.monotonic(), OfflineEngine(settings), RunResult()
     for row, face in faces(manifest):
-        built.total += 1
+        result.total += 1
         outcome = engine.explain(face)
-        built.outcomes.add(row, outcome)
-        seen(outcome)
-    built.seconds = time.monotonic() - start
-    return built
+        result.outcomes.add(row, outcome)
+        on_outcome(outcome)
+    result.seconds = time.monotonic() - start
+    return result
 
 
 async def build_with_model(
-    manifest: Manifest, client: ChatClient, settings: EngineSettings, requests: int, seen: Seen[Outcome]
+    manifest: Manifest,
+    client: ChatClient,
+    settings: EngineSettings,
+    concurrency: int,
+    on_outcome: OnOutcome[Outcome],
 ) -> RunResult:
-    """Make the chains of thought of a manifest with a language model.
+    """Generate the chains of thought of a manifest with a language model.
 
     Args:
-        manifest: The table.
-        client: Who is asked; it keeps the ledger, from which a resumed run takes all answers that were paid for.
-        settings: How long to try.
-        requests: Requests at a time.
-        seen: Is told of each outcome.
+        manifest: The manifest.
+        client: The client. Its ledger contains all answers of earlier runs.
+        settings: Limits of the engine.
+        concurrency: Number of requests in flight.
+        on_outcome: Called with each outcome.
 
     Returns:
-        What became of it. A budget that is used up, `ChatClient.stop`, or a server that refuses key, model or credit
-        ends it early; what is in flight is finished.
+        The result; see `explllm.engine.runner.run_all` for early ends.
     """
     total = sum(1 for _ in faces(manifest))
     return await run_all(
-        faces(manifest), total, lambda face: explain_face(face, client.ask, settings), requests, seen, client.ledger
+        faces(manifest),
+        total,
+        lambda face: explain_face(face, client.ask, settings),
+        concurrency,
+        on_outcome,
+        client.ledger,
     )
 
 
 _ACCEPTED = (Status.ACCEPTED, Status.LABEL_GIVEN)
 
 _COLUMNS = ("cot", "cot_source", "cot_rounds", "cot_status", "cot_reason", "cot_cost")
-"""What a build adds, in this order."""
+"""The columns that a build adds, in this order."""
 _NUMBERS = {"cot_rounds": pd.Int64Dtype(), "cot_cost": pd.Float64Dtype()}
 
 
-def with_outcomes(part: pd.DataFrame, outcomes: Outcomes, source: str) -> pd.DataFrame:
-    """Return a part of a manifest's table with the chains of thought and how each came about.
+def with_outcomes(part: pd.DataFrame, outcomes: OutcomeStore, source: str) -> pd.DataFrame:
+    """Return a part of a manifest's table with the chains of thought and their provenance.
 
     Args:
         part: Consecutive rows; the index is their number, counted from 0.
         outcomes: The outcomes.
-        source: What stands in ``cot_source``: the model's name or ``offline``.
+        source: The value of ``cot_source``: the model's name or ``offline``.
 
     Returns:
         A new table with the columns ``cot``, ``cot_source``, ``cot_rounds``, ``cot_status``, ``cot_reason`` and
-        ``cot_cost``. Where a row was not done, they keep what they held; all are empty where that is nothing.
+        ``cot_cost``. Rows without an outcome keep their earlier values.
     """
-    told = outcomes.cells(int(part.index[0]), int(part.index[-1])) if len(part) else {}
-    for outcome in told.values():
-        outcome["cot_source"] = source if outcome["cot"] else None
+    cells_by_row = outcomes.cells(int(part.index[0]), int(part.index[-1])) if len(part) else {}
+    for cells in cells_by_row.values():
+        cells["cot_source"] = source if cells["cot"] else None
     part, nothing = part.copy(), [None] * len(part)
     for name in _COLUMNS:
         earlier = zip(part.index, part.get(name, nothing), strict=True)
-        # An earlier manifest may hold anything here: it checks only the columns that it knows.
-        cells = [told[row][name] if row in told else None if is_empty(old) else str(old) for row, old in earlier]
-        column = pd.Series(cells, index=part.index, dtype=object)
+        # The manifest does not validate these columns: an earlier value may be anything.
+        values = [
+            cells_by_row[row][name] if row in cells_by_row else None if is_empty(old) else str(old)
+            for row, old in earlier
+        ]
+        column = pd.Series(values, index=part.index, dtype=object)
         if name in _NUMBERS:
             column = pd.to_numeric(column, errors="coerce").astype(pd.Float64Dtype())
             column = (column.where(column % 1 == 0) if name == "cot_rounds" else column).astype(_NUMBERS[name])
@@ -95,18 +147,18 @@ def with_outcomes(part: pd.DataFrame, outcomes: Outcomes, source: str) -> pd.Dat
 
 
 def released_records(part: pd.DataFrame) -> Iterator[dict[str, object]]:
-    """Yield the accepted rows in the layout of the authors' released lists.
+    """Yield the accepted rows in the format of the authors' released lists.
 
     Args:
-        part: What `with_outcomes` gave.
+        part: A result of `with_outcomes`.
 
     Yields:
-        ``file_name``, ``emo``, ``au`` (24 floats), ``description``; and ``box`` where a row has one, by which the faces
-        of one image are told apart.
+        ``file_name``, ``emo``, ``au`` (24 floats), ``description``; and ``box`` if the row has one, which distinguishes
+        the faces of an image.
     """
     columns = part.reindex(columns=["image", "box", "expression", "action_units", "cot", "cot_status"])
     for image, box, label, units, cot, status in columns.itertuples(index=False):
-        # A text that the manifest held before may stand in a row that has neither units nor label.
+        # A row without units or label may have a text from an earlier manifest.
         if cot is not None and units is not None and label is not None and status in _ACCEPTED:
             place = {"box": list(box)} if isinstance(box, list) else {}
             yield {"file_name": image, **place, "emo": label, "au": list(units), "description": cot}

@@ -1,4 +1,4 @@
-"""Des2Exp Generation (paper, Section III-B-3): the expression that a description arrives at."""
+"""Des2Exp Generation (paper, Section III-B-3): the expression that a description implies."""
 
 import json
 import re
@@ -7,15 +7,14 @@ from typing import Any
 
 from explllm.core.errors import UnknownExpressionError
 from explllm.core.expressions import Expression
-from explllm.engine.asking import Asker
+from explllm.engine.dialogue import Dialogue
 from explllm.llm.prompt import render
-from explllm.llm.request import ChatMessage
 
 MAX_TOKENS = 32
 
 
 def expression_schema(labels: Iterable[Expression]) -> dict[str, Any]:
-    """Return the JSON schema of an answer that is one of some expressions."""
+    """Return the JSON schema of an answer that is one of the given expressions."""
     return {
         "title": "expression",
         "type": "object",
@@ -26,25 +25,17 @@ def expression_schema(labels: Iterable[Expression]) -> dict[str, Any]:
 
 
 SCHEMA = expression_schema(Expression)
-WANTED = f"one of the words {', '.join(Expression)}, and nothing else"
+EXPECTED = f"one of the words {', '.join(Expression)}, and nothing else"
 
 
-async def infer(description: str, ask: Asker) -> Expression:
-    """Ask which of the eight expressions a description arrives at.
-
-    Args:
-        description: The description; nothing else is told.
-        ask: Who is asked.
-
-    Returns:
-        The expression.
-    """
+async def infer(description: str, dialogue: Dialogue) -> Expression:
+    """Return the expression, out of eight, that the model infers from a description alone."""
     question = render("explllm.engine", "des2exp", labels=", ".join(Expression), description=description)
-    return await ask("des2exp", (ChatMessage("user", question),), read_expression, WANTED, MAX_TOKENS, SCHEMA)
+    return await dialogue.ask("des2exp", question, read_expression, EXPECTED, MAX_TOKENS, SCHEMA)
 
 
 def read_expression(text: str) -> Expression | None:
-    """Read one label: bare, quoted, or as structured answer; None if there is anything else."""
+    """Parse one label: bare, quoted, or as a structured answer; None if the text contains anything else."""
     try:
         value = json.loads(text)
         text = str(value.get("expression", "")) if isinstance(value, dict) else str(value)

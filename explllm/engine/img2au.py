@@ -1,6 +1,6 @@
-"""Img2AU Regression (paper, Section III-B-1): from a row of the manifest to action units by name.
+"""Img2AU Regression (paper, Section III-B-1): the action units of a manifest's rows, and their text form in prompts.
 
-The intensities come from the manifest; whatever estimated them stands in its column ``action_units_source``.
+The intensities come from the manifest; its column ``action_units_source`` names the estimator.
 """
 
 from collections.abc import Iterator, Sequence
@@ -13,16 +13,16 @@ from explllm.engine.face import Face
 
 
 def faces(manifest: Manifest) -> Iterator[tuple[int, Face]]:
-    """Yield the faces that the engine can work on, with the numbers of their rows.
+    """Yield the faces with action units and a label, with the numbers of their rows.
 
     Args:
-        manifest: The table; its intensities have been checked when it was read.
+        manifest: The manifest, with validated intensities.
 
     Yields:
-        Row, counted from 0, and face; rows without action units or without a label are left out, see `left_out`.
+        Row, counted from 0, and face.
 
     Raises:
-        ManifestError: If no row has action units, or none a label.
+        ManifestError: If the manifest has no action units or no labels.
     """
     manifest.require("action_units", "expression")
     frame = manifest.frame
@@ -33,17 +33,14 @@ def faces(manifest: Manifest) -> Iterator[tuple[int, Face]]:
             yield row, Face(face_key(image, box), tuple(units), Expression(label))
 
 
-def left_out(manifest: Manifest) -> dict[str, int]:
-    """Count the rows that the engine cannot work on.
+def skipped_rows(manifest: Manifest) -> dict[str, int]:
+    """Return the number of rows that `faces` skips, by reason.
 
     Args:
-        manifest: The table.
-
-    Returns:
-        Rows by what they lack.
+        manifest: The manifest.
 
     Raises:
-        ManifestError: If that is all of them.
+        ManifestError: If it skips all rows.
     """
     frame = manifest.frame
     no_units = frame["action_units"].isna()
@@ -55,27 +52,22 @@ def left_out(manifest: Manifest) -> dict[str, int]:
             remedy="Estimate the action units of labeled faces first.",
         )
     counts = {"no action units": int(no_units.sum()), "no expression": int(no_label.sum())}
-    return {lack: count for lack, count in counts.items() if count}
+    return {reason: count for reason, count in counts.items() if count}
 
 
-def named(action_units: Sequence[float | None]) -> dict[str, float]:
-    """Return the action units with non-zero intensity by name, in FEAFA's order.
+def format_units(action_units: Sequence[float | None]) -> str:
+    """Return the positive action units for prompts, such as ``left eye close: 0.23, jaw drop: 0.4``.
 
     Args:
-        action_units: 24 intensities; None for a unit that was not measured.
+        action_units: 24 intensities in FEAFA's order; None for an unmeasured unit.
 
     Returns:
-        Intensities by lower-case name, to two decimals, but never rounded to 0.
+        Names and intensities with two decimals; a positive intensity is never rounded to 0. "none" if there are none.
     """
-    pairs = zip(NAMES, action_units, strict=True)
-    return {name.lower(): max(round(value, 2), 0.01) for name, value in pairs if value}
+    positive = ((name, value) for name, value in zip(NAMES, action_units, strict=True) if value)
+    return ", ".join(f"{name.lower()}: {max(round(value, 2), 0.01):g}" for name, value in positive) or "none"
 
 
-def unmeasured(action_units: Sequence[float | None]) -> str:
-    """Return the units that were not measured as the prompts give them; empty if all were."""
+def format_unmeasured(action_units: Sequence[float | None]) -> str:
+    """Return the names of the unmeasured units for prompts; empty if all were measured."""
     return ", ".join(name.lower() for name, value in zip(NAMES, action_units, strict=True) if value is None)
-
-
-def in_words(action_units: Sequence[float | None]) -> str:
-    """Return the positive action units as the prompts give them, such as ``left eye close: 0.23, jaw drop: 0.4``."""
-    return ", ".join(f"{name}: {value:g}" for name, value in named(action_units).items()) or "none"

@@ -4,59 +4,61 @@ import re
 from collections.abc import Sequence
 
 from explllm.core.expressions import Expression
-from explllm.engine.asking import Ask, Asker, UnreadableAnswer
 from explllm.engine.au2des import describe
 from explllm.engine.des2exp import infer
-from explllm.engine.face import EngineSettings, Face, Outcome, Status
-from explllm.engine.memory import Memory
+from explllm.engine.dialogue import Dialogue
+from explllm.engine.face import Face, Outcome, Status
 from explllm.engine.refinement import refine
-from explllm.engine.reflection import label_is_given, reflect
+from explllm.engine.reflection import reflect
+from explllm.engine.settings import EngineSettings
 from explllm.engine.verification import verify
+from explllm.llm.reading import Ask, UnreadableAnswer
 from explllm.llm.request import ChatFailure
 
 
 async def explain_face(face: Face, ask: Ask, settings: EngineSettings) -> Outcome:
-    """Make a chain of thought for one face (paper, Section III-B and Figure 2).
+    """Generate the chain of thought of one face (paper, Section III-B and Figure 2).
 
-    A description that fails verification goes to reflection; one that cannot be brought into form goes there too, with
-    what was wrong. Nothing is accepted unless every check holds.
+    A description that fails verification goes to reflection. So does one whose refinements all fail the checks. A chain
+    of thought is accepted only if every check passes.
 
     Args:
         face: The face.
-        ask: Who answers.
-        settings: How long to try.
+        ask: Answers requests.
+        settings: Limits of the engine.
 
     Returns:
-        The outcome. Failures of single requests end in it; whatever stops the whole run (budget, interruption, a wrong
-        key) is raised.
+        The outcome. Failures of single requests are part of it. Errors that stop the whole run (budget, interruption, a
+        wrong key) are raised.
     """
-    memory, asker = Memory(), Asker(ask, face.scope, settings)
+    dialogue = Dialogue(ask, face.scope, settings)
     try:
-        description = await describe(face, memory, asker)
+        description = await describe(face, dialogue)
         while True:
-            inferred = await infer(description, asker)
-            problems = await verify(face, description, inferred, asker)
+            inferred = await infer(description, dialogue)
+            problems: Sequence[str] = await verify(face, description, inferred, dialogue)
             if not problems:
-                cot, faults = await refine(face, description, inferred, asker)
-                if not faults:
-                    status = Status.LABEL_GIVEN if label_is_given(asker) else Status.ACCEPTED
-                    return Outcome(status, cot.text, asker.round, "", asker.cost)
-                problems = list(faults)
-            if asker.round == settings.max_rounds:
-                return _failed(asker, f"not accepted in {asker.round} rounds: {'; '.join(problems)}")
-            asker.round += 1
-            if not label_is_given(asker):
+                cot, problems = await refine(face, description, inferred, dialogue)
+                if not problems:
+                    status = Status.LABEL_GIVEN if dialogue.label_is_given else Status.ACCEPTED
+                    return Outcome(status, cot.text, dialogue.round, "", dialogue.cost)
+            if dialogue.round == settings.max_rounds:
+                return _failed(dialogue, f"not accepted in {dialogue.round} rounds: {'; '.join(problems)}")
+            dialogue.round += 1
+            if not dialogue.label_is_given:
                 problems = _without_label(problems, face.expression)
-            description = await reflect(face, problems, memory, asker)
+            description = await reflect(face, problems, dialogue)
     except (UnreadableAnswer, ChatFailure) as failure:
-        return _failed(asker, str(failure))
+        return _failed(dialogue, str(failure))
 
 
 def _without_label(problems: Sequence[str], label: Expression) -> list[str]:
-    """Return faults without those that name the true label; one that does not stands for them."""
-    told = [problem for problem in problems if not re.search(rf"\b{label}\b", problem, re.IGNORECASE)]
-    return told if len(told) == len(problems) else [*told, "the conclusion is not the one that the analysis leads to"]
+    """Replace the problems that name the true label by one that does not."""
+    unrevealing = [problem for problem in problems if not re.search(rf"\b{label}\b", problem, re.IGNORECASE)]
+    if len(unrevealing) < len(problems):
+        unrevealing.append("the conclusion is not the one that the analysis leads to")
+    return unrevealing
 
 
-def _failed(asker: Asker, reason: str) -> Outcome:
-    return Outcome(Status.FAILED, None, asker.round, reason, asker.cost)
+def _failed(dialogue: Dialogue, reason: str) -> Outcome:
+    return Outcome(Status.FAILED, None, dialogue.round, reason, dialogue.cost)

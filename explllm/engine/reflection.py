@@ -1,33 +1,20 @@
-"""Feedback Reflection (paper, Section III-B-5): what was wrong goes back with the whole history."""
+"""Feedback Reflection (paper, Section III-B-5): the model revises its description with the feedback and the history."""
 
 from collections.abc import Sequence
 
-from explllm.engine.asking import Asker
-from explllm.engine.au2des import MAX_TOKENS, WANTED, said
+from explllm.engine.dialogue import Dialogue
 from explllm.engine.face import Face
-from explllm.engine.memory import Memory
 from explllm.llm.prompt import render
 
 
-async def reflect(face: Face, problems: Sequence[str], memory: Memory, ask: Asker) -> str:
-    """Ask for a revised description.
+async def reflect(face: Face, problems: Sequence[str], dialogue: Dialogue) -> str:
+    """Return a revised description.
 
     Args:
-        face: The face; its true label is told once the rounds have passed the threshold.
-        problems: What was wrong with the last description.
-        memory: The history that is sent along; takes up question and answer.
-        ask: Who is asked; its round is the number of this reflection, from 1.
-
-    Returns:
-        The new description.
+        face: The face; the prompt reveals its label once the rounds have passed the threshold.
+        problems: Problems of the last description.
+        dialogue: The dialogue about the face; its round is the number of this reflection, from 1.
     """
-    label = str(face.expression) if label_is_given(ask) else None
+    label = str(face.expression) if dialogue.label_is_given else None
     question = render("explllm.engine", "reflection", problems=list(problems), label=label)
-    description = await ask("reflection", memory.asked(question), said, WANTED, MAX_TOKENS)
-    memory.answered(description)
-    return description
-
-
-def label_is_given(ask: Asker) -> bool:
-    """Tell whether the rounds have passed the threshold after which the true label is given."""
-    return ask.round > ask.settings.label_after
+    return await dialogue.ask_for_description("reflection", question)

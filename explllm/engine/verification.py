@@ -1,22 +1,21 @@
 """Result Verification (paper, Section III-B-4): action units, intensities, label.
 
-The model judges whether the description names the action units in fitting words; the label is compared in code, and so
-are all local checks, before anything is asked.
+Code checks the label and the text first, at no cost. The model then judges whether the description names the action
+units with fitting words.
 """
 
 import json
 import re
 
 from explllm.core.expressions import Expression
-from explllm.engine.asking import Asker
+from explllm.engine.dialogue import Dialogue
 from explllm.engine.face import Face
-from explllm.engine.img2au import in_words, unmeasured
+from explllm.engine.img2au import format_units, format_unmeasured
 from explllm.explanations.checks import description_problems
 from explllm.llm.prompt import render
-from explllm.llm.request import ChatMessage
 
 MAX_TOKENS = 32
-WANTED = "Correct or Incorrect, and nothing else"
+EXPECTED = "Correct or Incorrect, and nothing else"
 SCHEMA = {
     "title": "verdict",
     "type": "object",
@@ -26,19 +25,19 @@ SCHEMA = {
 }
 
 
-async def verify(face: Face, description: str, inferred: Expression, ask: Asker) -> list[str]:
-    """Find what is wrong with a description and the expression inferred from it.
+async def verify(face: Face, description: str, inferred: Expression, dialogue: Dialogue) -> list[str]:
+    """Return the problems of a description and of the expression inferred from it.
 
     Args:
         face: The face.
         description: Its description.
-        inferred: The expression that the description arrives at.
-        ask: Who is asked, once all that costs nothing is in order.
+        inferred: The expression inferred from the description.
+        dialogue: The dialogue about the face; used only if the local checks pass.
 
     Returns:
-        What is wrong, in words that do not betray the true label; empty if nothing is.
+        The problems, worded without the true label; empty if there are none.
     """
-    problems = description_problems(description, face.action_units, ask.settings.strong)
+    problems = description_problems(description, face.action_units, dialogue.settings.strong)
     if inferred != face.expression:
         problems.insert(0, f"the description arrives at {inferred}, which is not the expression of this face")
     if problems:
@@ -46,16 +45,16 @@ async def verify(face: Face, description: str, inferred: Expression, ask: Asker)
     question = render(
         "explllm.engine",
         "verification",
-        units=in_words(face.action_units),
-        unmeasured=unmeasured(face.action_units),
+        units=format_units(face.action_units),
+        unmeasured=format_unmeasured(face.action_units),
         description=description,
     )
-    correct = await ask("verification", (ChatMessage("user", question),), read_verdict, WANTED, MAX_TOKENS, SCHEMA)
+    correct = await dialogue.ask("verification", question, read_verdict, EXPECTED, MAX_TOKENS, SCHEMA)
     return [] if correct else ["the description does not fit the action units or their intensities"]
 
 
 def read_verdict(text: str) -> bool | None:
-    """Read "Correct" or "Incorrect", bare or as a structured answer; None if the answer is neither."""
+    """Parse "Correct" or "Incorrect", bare or as a structured answer; None if the answer is neither."""
     try:
         value = json.loads(text)
         text = str(value.get("verdict", "")) if isinstance(value, dict) else str(value)

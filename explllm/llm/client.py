@@ -1,4 +1,4 @@
-"""The client of every OpenAI-compatible server: retries, limits, a budget, and a ledger in which nothing is lost."""
+"""The client for OpenAI-compatible servers, with retries, rate limits, a budget, and a ledger of all requests."""
 
 from __future__ import annotations
 
@@ -14,48 +14,51 @@ from typing import Any, Self
 
 import tenacity
 
-from explllm.core.errors import InputError
+from explllm.core.errors import ConfigError, InputError
 from explllm.llm.dialect import Dialect
-from explllm.llm.ledger import Ledger, Settled
+from explllm.llm.ledger import Ledger
+from explllm.llm.ledger_file import AttemptResult
 from explllm.llm.limits import RateLimit
-from explllm.llm.prices import picture_tokens
+from explllm.llm.prices import image_tokens
 from explllm.llm.request import ChatAnswer, ChatFailure, ChatRequest, OutOfBudget, Refused, Stopped
-from explllm.llm.server import Completion, Fatal, Rejected, Server, TransientError, Unanswered
+from explllm.llm.server import Completion, FatalError, RejectedError, RequestError, Server, TransientError
 from explllm.llm.settings import ChatSettings
 
 _log = logging.getLogger(__name__)
 
 _BACKOFF = tenacity.wait_exponential_jitter(initial=0.5, max=60, jitter=0.5)
 _LONG_WAIT = 60.0
-"""Seconds of waiting that the user is told of."""
+"""Seconds from which a wait is logged."""
 
 
 class ChatClient:
-    """Asks a language model, and pays for no answer twice.
+    """Asks a language model and pays for each answer once.
 
-    An async context manager. Several may share a ledger, in one event loop.
+    Use it as an async context manager. Several clients may share a ledger in one event loop.
     """
 
     def __init__(self, settings: ChatSettings, ledger: Ledger) -> None:
-        """Prepare a client; nothing is sent.
+        """Prepare a client without connecting to the server.
 
         Args:
-            settings: Which model, how fast, for how much money.
-            ledger: Where everything is recorded.
+            settings: Server, model, rate and budget.
+            ledger: Records all requests and answers.
 
         Raises:
-            ConfigError: There is no API key, or there is a budget and no price.
+            ConfigError: If no model is named, the API key is missing, or there is a budget but no price.
         """
+        if not settings.model:
+            raise ConfigError("no model is named", where="model", remedy="Give the server's name for it.")
         self.settings = settings
         self.ledger = ledger
         self._price = settings.price()
         settings.api_key()
         self._dialect = Dialect(settings)
         self._slots = asyncio.Semaphore(settings.concurrency)
-        self._requests = _limit(settings.requests_per_minute)
-        self._tokens = _limit(settings.tokens_per_minute)
-        self._ended = asyncio.Event()
-        self._end: Exception | None = None
+        self._request_limit = _rate_limit(settings.requests_per_minute)
+        self._token_limit = _rate_limit(settings.tokens_per_minute)
+        self._stop_event = asyncio.Event()
+        self._stop_reason: Exception | None = None
         self._server: Server | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
 
@@ -65,118 +68,118 @@ class ChatClient:
         try:
             self._server = Server(self.settings)
         except BaseException:
-            await self.ledger.done_writing()
+            await self.ledger.close_writer()
             raise
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._finish_with(Stopped("the client is closed"))
+        self._stop_with(Stopped("the client is closed"))
         if self._server is not None:
             await self._server.close()
-        await self.ledger.done_writing()
+        await self.ledger.close_writer()
 
     async def check(self) -> None:
-        """Find out before money is spent: is the server there, does it take the key, does it have the model?
+        """Check before spending money that the server is reachable, accepts the key, and has the model.
 
-        Nothing is recorded of it; a server that does not list its models passes.
+        The ledger does not record this request. A server that does not list its models passes.
 
         Raises:
-            InputError: One of them is not so.
+            InputError: If a check fails.
         """
-        await self._need_server().check()
+        await self._require_server().check()
 
     async def ask(self, request: ChatRequest) -> ChatAnswer:
-        """Return the answer to a request, from the ledger if it is there, else from the server.
+        """Return the answer to a request, from the ledger if possible, else from the server.
 
         Args:
             request: The request.
 
         Returns:
-            The answer, which is on the disk. The caller parses it, also if a schema was given.
+            The answer, which is on the disk. The caller parses it, even if the request has a schema.
 
         Raises:
-            Refused: The model would not answer it.
-            ChatFailure: This request failed for good otherwise; others may succeed.
-            OutOfBudget: It might cost more than is left; it was not sent.
-            Stopped: `stop` was called before it was answered.
-            InputError: No request can succeed: wrong key, no such model, no credit, a ledger that cannot be written.
+            Refused: If the model refused to answer.
+            ChatFailure: If this request failed permanently; others may succeed.
+            OutOfBudget: If the request could cost more than the budget has left; it was not sent.
+            Stopped: If `stop` was called before the request was answered.
+            InputError: If no request can succeed: wrong key, unknown model, no credit, or an unwritable ledger.
         """
         key = request.key(self.settings.model)
         while True:
             recorded = self.ledger.answer(key)
             if recorded is not None:
                 if recorded.finish_reason == "length":
-                    self._dialect.cut_off_before()
+                    self._dialect.note_recorded_truncation()
                 return recorded
-            other = self.ledger.asking.get(key)
-            if other is None:
+            in_flight = self.ledger.in_flight.get(key)
+            if in_flight is None:
                 break
-            await asyncio.wait([other])
-            # That the other was ended need not concern this one.
-            if not other.cancelled() and not isinstance(other.exception(), (Stopped, OutOfBudget)):
-                return replace(other.result(), recorded=True)
+            await asyncio.wait([in_flight])
+            # If the other caller was canceled or stopped, this one tries again.
+            if not in_flight.cancelled() and not isinstance(in_flight.exception(), (Stopped, OutOfBudget)):
+                return replace(in_flight.result(), recorded=True)
         refusal = self.ledger.refusal(key)
         if refusal is not None:
             raise Refused(refusal)
-        mine = asyncio.get_running_loop().create_future()
-        self.ledger.asking[key] = mine
+        future = asyncio.get_running_loop().create_future()
+        self.ledger.in_flight[key] = future
         try:
             answer = await self._ask(request, key)
-            mine.set_result(answer)
+            future.set_result(answer)
             return answer
         except asyncio.CancelledError:
-            mine.cancel()
+            future.cancel()
             raise
         except BaseException as error:
-            mine.set_exception(error)
-            # Taken note of: mostly nobody else waits.
-            mine.exception()
+            future.set_exception(error)
+            # Mark the exception as retrieved: usually nobody else waits.
+            future.exception()
             raise
         finally:
-            del self.ledger.asking[key]
+            del self.ledger.in_flight[key]
 
     def stop(self) -> None:
-        """Send nothing more, from any thread: what is in flight finishes, everything else raises `Stopped`."""
-        self._finish_with(Stopped("the run was stopped"))
+        """Send no more requests. Requests in flight finish; all others raise `Stopped`. Callable from any thread."""
+        self._stop_with(Stopped("the run was stopped"))
 
     async def _ask(self, request: ChatRequest, key: str) -> ChatAnswer:
         self._check_open()
         async with _Slot(self._slots) as slot:
-            # A new one for each request: tenacity keeps the state of one run in it.
+            # One object for each request: tenacity stores the state of the retries in it.
             retrying = tenacity.AsyncRetrying(
                 retry=tenacity.retry_if_exception_type(TransientError),
                 stop=tenacity.stop_after_attempt(self.settings.max_retries + 1),
-                wait=_wait,
+                wait=_retry_wait,
                 sleep=self._sleep,
                 reraise=True,
             )
             try:
-                return await retrying(self._put, request, key, slot)
-            except Fatal as error:
-                self._finish_with(error.error)
+                return await retrying(self._send_accepted, request, key, slot)
+            except FatalError as error:
+                self._stop_with(error.error)
                 raise error.error from None
-            except Unanswered as error:
+            except RequestError as error:
                 times = f", sent {self.settings.max_retries + 1} times" if isinstance(error, TransientError) else ""
                 reason = f"{error}{times}"
                 await self.ledger.give_up(key, reason)
                 raise ChatFailure(reason) from None
             except InputError as error:
-                self._finish_with(error)
+                self._stop_with(error)
                 raise
 
-    async def _put(self, request: ChatRequest, key: str, slot: _Slot) -> ChatAnswer:
-        """Send a request, in other words where the server does not take the first."""
+    async def _send_accepted(self, request: ChatRequest, key: str, slot: _Slot) -> ChatAnswer:
+        """Send a request, in another format if the server rejects the first."""
         while True:
             body = self._dialect.body(request)
             try:
                 completion, cost = await self._send(request, body, slot)
-            except Rejected as error:
-                if self._dialect.learn(request, body, param=error.param, code=error.code, why=str(error)):
+            except RejectedError as error:
+                if self._dialect.note_rejection(request, body, param=error.param, code=error.code, reason=str(error)):
                     continue
                 raise
-            self._dialect.accepted(request, body, completion.finish_reason)
+            self._dialect.note_answer(request, body, completion.finish_reason)
             if completion.refusal is not None:
                 await self.ledger.give_up(key, completion.refusal)
                 raise Refused(completion.refusal)
@@ -192,56 +195,56 @@ class ChatClient:
 
     async def _send(self, request: ChatRequest, body: dict[str, Any], slot: _Slot) -> tuple[Completion, float | None]:
         """Send one HTTP request, recorded before and after; return the answer and its cost in USD, if known."""
-        # No tokenizer makes more tokens than bytes, and a message's JSON is longer than the marks a template sets.
-        # A picture counts by what models see of it, not by its bytes.
-        size = len(json.dumps(body, ensure_ascii=False).encode("utf-8")) - sum(len(one.url) for one in request.pictures)
-        seen = picture_tokens(self.settings.model).most * len(request.pictures)
-        longest = self._dialect.limit(request)
-        at_most = 0.0 if self._price is None else self._price.cost(size + seen, longest)
-        # English has about four bytes a token; `give_back` corrects it.
-        tokens = size / 4 + seen + longest
-        if self._requests is not None:
-            await self._unless_ended(self._requests.take(1))
-        if self._tokens is not None:
-            await self._unless_ended(self._tokens.take(tokens))
+        # No tokenizer makes more tokens than bytes, and the JSON of a message is longer than the tokens that chat
+        # templates add. An image counts with its vision tokens, not its bytes.
+        size = len(json.dumps(body, ensure_ascii=False).encode("utf-8")) - sum(len(one.url) for one in request.images)
+        vision_tokens = image_tokens(self.settings.model).maximum * len(request.images)
+        max_answer = self._dialect.token_limit(request)
+        upper_bound = 0.0 if self._price is None else self._price.cost(size + vision_tokens, max_answer)
+        # English has about four bytes per token; `give_back` corrects the estimate.
+        tokens = size / 4 + vision_tokens + max_answer
+        if self._request_limit is not None:
+            await self._unless_stopped(self._request_limit.acquire(1))
+        if self._token_limit is not None:
+            await self._unless_stopped(self._token_limit.acquire(tokens))
         budget = self.ledger.budget
-        reserved = await budget.reserve(at_most, self.settings.max_cost)
+        reservation = await budget.reserve(upper_bound, self.settings.max_cost)
         spent = 0.0
         try:
             self._check_open()
-            number, sent_as = await self.ledger.begin(request, self.settings.model, at_most)
-            settled = Settled("canceled", error="cut off", at_most=at_most)
+            number, request_id = await self.ledger.begin(request, self.settings.model, upper_bound)
+            result = AttemptResult("canceled", error="cut off", upper_bound=upper_bound)
             try:
-                completion = await self._need_server().complete(body, sent_as)
-                # The next request need not wait for this one to be written down.
-                slot.free()
-                settled = self._settled(completion, at_most)
-            except Unanswered as error:
-                charged = at_most if error.charged else 0.0
-                settled = Settled("failed", status=error.status, error=str(error), at_most=charged)
+                completion = await self._require_server().complete(body, request_id)
+                # The next request need not wait until the ledger has recorded this answer.
+                slot.release()
+                result = self._result(completion, upper_bound)
+            except RequestError as error:
+                charged = upper_bound if error.charged else 0.0
+                result = AttemptResult("failed", status=error.status, error=str(error), upper_bound=charged)
                 raise
             finally:
-                spent = settled.at_most
-                await self.ledger.finish(number, settled)
+                spent = result.upper_bound
+                await self.ledger.finish(number, result)
         finally:
-            budget.settle(reserved, spent)
-        if self._tokens is not None and completion.completion_tokens is not None:
-            self._tokens.give_back(tokens - (completion.prompt_tokens or 0) - completion.completion_tokens)
-        return completion, settled.cost
+            budget.settle(reservation, spent)
+        if self._token_limit is not None and completion.completion_tokens is not None:
+            self._token_limit.give_back(tokens - (completion.prompt_tokens or 0) - completion.completion_tokens)
+        return completion, result.cost
 
-    def _settled(self, completion: Completion, at_most: float) -> Settled:
+    def _result(self, completion: Completion, upper_bound: float) -> AttemptResult:
         cost = None
         if self._price is not None:
             prompt, answer = completion.prompt_tokens, completion.completion_tokens
-            cost = at_most if prompt is None or answer is None else self._price.cost(prompt, answer)
-        return Settled(
+            cost = upper_bound if prompt is None or answer is None else self._price.cost(prompt, answer)
+        return AttemptResult(
             "answered" if completion.refusal is None else "refused",
             status=200,
             error=completion.refusal,
             prompt_tokens=completion.prompt_tokens,
             completion_tokens=completion.completion_tokens,
             cost=cost,
-            at_most=cost or 0.0,
+            upper_bound=cost or 0.0,
             model=completion.model or self.settings.model,
             finish_reason=completion.finish_reason,
             answer=completion.text,
@@ -250,11 +253,11 @@ class ChatClient:
     async def _sleep(self, seconds: float) -> None:
         if seconds > _LONG_WAIT:
             _log.warning("%s asks to wait for %.0f s.", self.settings.host, seconds)
-        await self._unless_ended(asyncio.sleep(seconds))
+        await self._unless_stopped(asyncio.sleep(seconds))
 
-    async def _unless_ended(self, waiting: Coroutine[Any, Any, None]) -> None:
-        """Wait, but not longer than the client goes on."""
-        tasks = {asyncio.create_task(waiting), asyncio.create_task(self._ended.wait())}
+    async def _unless_stopped(self, waiting: Coroutine[Any, Any, None]) -> None:
+        """Await a coroutine until the client is stopped."""
+        tasks = {asyncio.create_task(waiting), asyncio.create_task(self._stop_event.wait())}
         try:
             await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
         finally:
@@ -263,52 +266,52 @@ class ChatClient:
         self._check_open()
 
     def _check_open(self) -> None:
-        if self._end is not None:
-            # A copy: one instance raised by thousands would collect all their tracebacks.
-            raise copy.copy(self._end)
+        if self._stop_reason is not None:
+            # Raise a copy: one instance raised by thousands of tasks would collect all their tracebacks.
+            raise copy.copy(self._stop_reason)
 
-    def _finish_with(self, end: Exception) -> None:
-        # The first reason stays.
-        self._end = self._end or end
+    def _stop_with(self, reason: Exception) -> None:
+        # Keep the first reason.
+        self._stop_reason = self._stop_reason or reason
         if self._loop is not None and not self._loop.is_closed():
-            self._loop.call_soon_threadsafe(self._ended.set)
+            self._loop.call_soon_threadsafe(self._stop_event.set)
 
-    def _need_server(self) -> Server:
+    def _require_server(self) -> Server:
         if self._server is None:
             raise RuntimeError("use the client as an async context manager: async with ChatClient(...) as client")
         return self._server
 
 
 class _Slot:
-    """One of the requests in flight; kept while a request waits to be sent again, so that a busy server gets fewer."""
+    """A slot for one request in flight. A request keeps it between retries, which reduces the load on a busy server."""
 
     def __init__(self, slots: asyncio.Semaphore) -> None:
         self._slots = slots
-        self._held = False
+        self._acquired = False
 
     async def __aenter__(self) -> Self:
         await self._slots.acquire()
-        self._held = True
+        self._acquired = True
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        self.free()
+        self.release()
 
-    def free(self) -> None:
-        """Let another request be sent."""
-        if self._held:
-            self._held = False
+    def release(self) -> None:
+        """Release the slot early."""
+        if self._acquired:
+            self._acquired = False
             self._slots.release()
 
 
-def _limit(per_minute: float | None) -> RateLimit | None:
+def _rate_limit(per_minute: float | None) -> RateLimit | None:
     return None if per_minute is None else RateLimit(per_minute)
 
 
-def _wait(state: tenacity.RetryCallState) -> float:
-    """Wait as long as the server asks, else longer each time."""
+def _retry_wait(state: tenacity.RetryCallState) -> float:
+    """Return the seconds until the next retry: the server's ``Retry-After``, else exponential backoff."""
     error = state.outcome.exception() if state.outcome is not None else None
     if isinstance(error, TransientError) and error.wait is not None:
-        # Not all at the same moment.
+        # Jitter: all requests would return at the same moment.
         return error.wait + random.uniform(0, 0.25)
     return _BACKOFF(state)

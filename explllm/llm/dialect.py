@@ -1,4 +1,4 @@
-"""How a request is put to a server: what one OpenAI-compatible server takes, another answers with status 400."""
+"""The request format that a server accepts: OpenAI-compatible servers differ in the fields they support."""
 
 from __future__ import annotations
 
@@ -8,54 +8,48 @@ import re
 from typing import Any
 
 from explllm.core.errors import InputError
-from explllm.llm.request import ChatRequest, digest, well_formed
+from explllm.llm.request import ChatRequest, digest, escape_surrogates
 from explllm.llm.settings import ChatSettings
 
 _log = logging.getLogger(__name__)
 
 _UNSUPPORTED = ("unsupported_parameter", "unsupported_value", "unknown_parameter")
-"""Codes with which OpenAI names a field that a model does not take."""
+"""OpenAI's error codes for a field that a model does not support."""
 
-_FIRST_ROOM, _MOST_ROOM, _LEAST_ROOM = 4096, 16384, 1024
-"""Tokens for hidden reasoning, on top of the answer's own: OpenAI's guide "Reasoning models" speaks of hundreds to tens
-of thousands, and advises to begin with 25,000 for prompts less simple than ours."""
+_INITIAL_REASONING, _MAX_REASONING, _MIN_REASONING = 4096, 16384, 1024
+"""Tokens for hidden reasoning on top of the answer. OpenAI's guide "Reasoning models" reports hundreds to tens of
+thousands of tokens, and recommends starting with 25,000 for prompts more complex than these."""
 
-_OTHER_NAME = {"max_tokens": "max_completion_tokens", "max_completion_tokens": "max_tokens"}
+_ALTERNATIVE_NAME = {"max_tokens": "max_completion_tokens", "max_completion_tokens": "max_tokens"}
 
 
 class Dialect:
-    """What is known of a server, learned from what it rejects."""
+    """The request format of a server, learned from the requests that it rejects."""
 
     def __init__(self, settings: ChatSettings) -> None:
         self._settings = settings
-        # OpenAI's reasoning models take only the newer name, older servers only the older one.
-        self._length = "max_completion_tokens" if settings.is_openai else "max_tokens"
-        self._rejected_lengths: set[str] = set()
-        self._takes_temperature = True
-        self._room, self._most_room = 0, _MOST_ROOM
-        self._kept: set[str] = set()
-        self._stated: set[str] = set()
+        # OpenAI's reasoning models accept only the newer name, older servers only the older one.
+        self._length_field = "max_completion_tokens" if settings.is_openai else "max_tokens"
+        self._rejected_length_fields: set[str] = set()
+        self._supports_temperature = True
+        self._reasoning_tokens, self._max_reasoning = 0, _MAX_REASONING
+        self._accepted_schemas: set[str] = set()
+        self._schemas_in_prompt: set[str] = set()
 
-    def limit(self, request: ChatRequest) -> int:
-        """Return the tokens that an answer may take: the request's own, and room for the reasoning before it."""
-        return request.max_tokens + self._room
+    def token_limit(self, request: ChatRequest) -> int:
+        """Return the maximum length of the answer in tokens, hidden reasoning included."""
+        return request.max_tokens + self._reasoning_tokens
 
     def body(self, request: ChatRequest) -> dict[str, Any]:
-        """Put a request into the server's words.
-
-        Args:
-            request: The request.
-
-        Returns:
-            The fields of ``POST /chat/completions``.
-        """
-        texts = [well_formed(message.content) for message in request.messages]
-        body: dict[str, Any] = {"model": self._settings.model, "messages": [], self._length: self.limit(request)}
-        if self._takes_temperature:
+        """Return the body of ``POST /chat/completions`` for a request."""
+        texts = [escape_surrogates(message.content) for message in request.messages]
+        body: dict[str, Any] = {"model": self._settings.model, "messages": []}
+        body[self._length_field] = self.token_limit(request)
+        if self._supports_temperature:
             body["temperature"] = request.temperature
         if request.schema is not None:
             schema = dict(request.schema)
-            if self._settings.structured == "never" or _name(request) in self._stated:
+            if self._settings.structured == "never" or _schema_id(request) in self._schemas_in_prompt:
                 texts[-1] += (
                     "\n\nAnswer with one JSON object and nothing else. It must match this JSON schema:\n"
                     + json.dumps(schema, ensure_ascii=False)
@@ -66,86 +60,88 @@ class Dialect:
                     "json_schema": {"name": "answer", "schema": schema, "strict": True},
                 }
         for message, text in zip(request.messages, texts, strict=True):
-            content = text if message.picture is None else [{"type": "text", "text": text}, message.picture.part]
+            content = text if message.image is None else [{"type": "text", "text": text}, message.image.part]
             body["messages"].append({"role": message.role, "content": content})
         return body
 
-    def accepted(self, request: ChatRequest, body: dict[str, Any], finish_reason: str) -> None:
-        """Note that the server answered.
+    def note_answer(self, request: ChatRequest, body: dict[str, Any], finish_reason: str) -> None:
+        """Learn from an answer.
 
-        An answer that was cut off shows that the model reasons at length first: then all requests leave more room.
-        That is no part of a request's key, so what is recorded is found all the same.
+        A truncated answer shows that the model reasons before it answers: all later requests allow more tokens. This
+        limit is not part of a request's key, so recorded answers remain valid.
         """
         if "response_format" in body:
-            self._kept.add(_name(request))
-        # Others in flight may have been cut off at the old limit as well.
-        if finish_reason == "length" and body.get(self._length) == self.limit(request):
-            self._leave(4 * self._room or _FIRST_ROOM)
+            self._accepted_schemas.add(_schema_id(request))
+        # Ignore answers to requests that were sent with an older limit.
+        if finish_reason == "length" and body.get(self._length_field) == self.token_limit(request):
+            self._allow_reasoning(4 * self._reasoning_tokens or _INITIAL_REASONING)
 
-    def cut_off_before(self) -> None:
-        """Note that an earlier run was given an answer that was cut off."""
-        self._leave(_FIRST_ROOM)
+    def note_recorded_truncation(self) -> None:
+        """Learn from a truncated answer of an earlier run."""
+        self._allow_reasoning(_INITIAL_REASONING)
 
-    def _leave(self, room: int) -> None:
-        room = min(room, self._most_room)
-        if room > self._room:
-            self._room = room
-            _log.warning("%s was cut off: it gets %d tokens more, for its reasoning.", self._settings.model, room)
+    def _allow_reasoning(self, tokens: int) -> None:
+        tokens = min(tokens, self._max_reasoning)
+        if tokens > self._reasoning_tokens:
+            self._reasoning_tokens = tokens
+            _log.warning(
+                "An answer of %s was cut off. Allowing %d more tokens for reasoning.", self._settings.model, tokens
+            )
 
-    def learn(
-        self, request: ChatRequest, body: dict[str, Any], *, param: str | None, code: str | None, why: str
+    def note_rejection(
+        self, request: ChatRequest, body: dict[str, Any], *, param: str | None, code: str | None, reason: str
     ) -> bool:
         """Learn from status 400.
 
         Args:
-            request: The request.
-            body: What was sent for it.
-            param: The field that the server names in its error, if it does.
-            code: The server's code for the error, if it has one.
-            why: The server's message.
+            request: The rejected request.
+            body: Its body.
+            param: The field that the error names, if any.
+            code: The error code, if any.
+            reason: The error message.
 
         Returns:
-            Whether the request may succeed in other words, which `body` now gives.
+            Whether to send the request again with a new `body`.
 
         Raises:
-            InputError: The server knows no schemas, and must.
+            InputError: If the settings require schemas and the server does not support them.
         """
         if code in _UNSUPPORTED and param == "temperature" and "temperature" in body:
-            if self._takes_temperature:
-                _log.warning("%s has its own temperature, which is used instead.", self._settings.model)
-            self._takes_temperature = False
+            if self._supports_temperature:
+                _log.warning("%s does not support a temperature. Using the model's default.", self._settings.model)
+            self._supports_temperature = False
             return True
-        if code in _UNSUPPORTED and param in _OTHER_NAME and param in body:
-            self._rejected_lengths.add(param)
-            self._length = _OTHER_NAME[param]
-            return self._length not in self._rejected_lengths
-        room = body.get(self._length, 0) - request.max_tokens
-        if room > 0 and re.search(r"token|length|context", why, re.IGNORECASE):
-            # More than the model has room for itself.
-            self._most_room = room // 4 if room > _LEAST_ROOM else 0
-            self._room = min(self._room, self._most_room)
+        if code in _UNSUPPORTED and param in _ALTERNATIVE_NAME and param in body:
+            self._rejected_length_fields.add(param)
+            self._length_field = _ALTERNATIVE_NAME[param]
+            return self._length_field not in self._rejected_length_fields
+        reasoning = body.get(self._length_field, 0) - request.max_tokens
+        if reasoning > 0 and re.search(r"token|length|context", reason, re.IGNORECASE):
+            # The limit exceeds the model's context.
+            self._max_reasoning = reasoning // 4 if reasoning > _MIN_REASONING else 0
+            self._reasoning_tokens = min(self._reasoning_tokens, self._max_reasoning)
             return True
-        return request.schema is not None and self._learn_schema(request, body, why)
+        return request.schema is not None and self._note_rejected_schema(request, body, reason)
 
-    def _learn_schema(self, request: ChatRequest, body: dict[str, Any], why: str) -> bool:
-        name = _name(request)
+    def _note_rejected_schema(self, request: ChatRequest, body: dict[str, Any], reason: str) -> bool:
+        schema = _schema_id(request)
         if "response_format" not in body:
-            # The schema was not what the server minded.
-            self._stated.discard(name)
+            # The server rejects the request without the schema too: the schema was not the problem.
+            self._schemas_in_prompt.discard(schema)
             return False
-        if name in self._kept:
+        if schema in self._accepted_schemas:
             return False
         if self._settings.structured == "always":
             raise InputError(
-                f"{self._settings.host} does not take the JSON schema of {request.purpose!r}: {why}",
+                f"{self._settings.host} does not accept the JSON schema of {request.purpose!r}: {reason}",
                 where="structured",
                 remedy="Use structured: auto, which states the schema in the prompt instead.",
             )
-        if name not in self._stated:
-            _log.warning("%s: the JSON schema is stated in the prompt only, the server rejects it: %s", name[:8], why)
-        self._stated.add(name)
+        if schema not in self._schemas_in_prompt:
+            _log.warning("The server rejects a JSON schema. Stating it in the prompt instead: %s", reason)
+        self._schemas_in_prompt.add(schema)
         return True
 
 
-def _name(request: ChatRequest) -> str:
+def _schema_id(request: ChatRequest) -> str:
     return digest(json.dumps(dict(request.schema or {})))

@@ -1,25 +1,29 @@
-"""The ledger's file: its tables, and their one writer.
+"""The ledger's SQLite file: its tables, its statements, and its one writer.
 
-The file is SQLite's, with a write-ahead log, so that others can read while it is written.
+The file uses a write-ahead log: other processes can read it while it is written.
 """
 
 from __future__ import annotations
 
 import asyncio
+import json
 import sqlite3
+import time
 import uuid
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from explllm.core.errors import InputError, MissingPathError
+from explllm.llm.request import ChatMessage, ChatRequest, digest, escape_surrogates
 
-_APPLICATION = 0x45584C43
+_APPLICATION_ID = 0x45584C43
 _VERSION = 1
 
 _TABLES = """
--- Every text once: the rounds of a conversation repeat each other, and all faces share the instructions.
+-- Each text once: the rounds of a conversation repeat each other, and all faces share the instructions.
 CREATE TABLE texts (hash TEXT PRIMARY KEY, content TEXT NOT NULL);
 CREATE TABLE requests (
     id INTEGER PRIMARY KEY,
@@ -30,11 +34,11 @@ CREATE TABLE requests (
     attempt INTEGER NOT NULL,
     model TEXT NOT NULL,
     prompt_hash TEXT NOT NULL,  -- of all messages
-    messages TEXT NOT NULL,     -- JSON: [role, hash of the text] for each, with a picture's hash third
+    messages TEXT NOT NULL,     -- JSON: [role, hash of the text] of each message, then the image's hash if it has one
     schema_hash TEXT,
     temperature REAL NOT NULL,
     max_tokens INTEGER NOT NULL,
-    failure TEXT                -- why it was given up; NULL while it was not
+    failure TEXT                -- why the request failed; NULL if it did not
 );
 CREATE INDEX requests_scope ON requests (scope);
 CREATE TABLE attempts (
@@ -44,13 +48,13 @@ CREATE TABLE attempts (
     started REAL NOT NULL,      -- seconds since 1970
     ended REAL,                 -- NULL: in flight, or its process died
     outcome TEXT,               -- answered, refused, failed, lost, canceled
-    status INTEGER,             -- of HTTP; NULL without an answer
+    status INTEGER,             -- HTTP status; NULL without a response
     error TEXT,
     prompt_tokens INTEGER,
     completion_tokens INTEGER,
     cost REAL,                  -- USD; NULL if unknown
-    at_most REAL NOT NULL,      -- USD that it may have cost
-    model TEXT,                 -- as the server names it
+    at_most REAL NOT NULL,      -- maximum cost in USD
+    model TEXT,                 -- as reported by the server
     finish_reason TEXT,
     answer TEXT
 );
@@ -59,19 +63,38 @@ CREATE TABLE ledger (name TEXT NOT NULL);
 """
 
 
+@dataclass(frozen=True)
+class AttemptResult:
+    """The result of one HTTP request."""
+
+    outcome: Literal["answered", "refused", "failed", "canceled"]
+    status: int | None = None
+    """HTTP status; None without a response."""
+    error: str | None = None
+    prompt_tokens: int | None = None
+    completion_tokens: int | None = None
+    cost: float | None = None
+    """Cost in USD; None if unknown."""
+    upper_bound: float = 0.0
+    """Maximum cost in USD."""
+    model: str | None = None
+    finish_reason: str | None = None
+    answer: str | None = None
+
+
 def connect(path: Path, *, create: bool) -> sqlite3.Connection:
-    """Open a ledger's file, with its tables.
+    """Open a ledger's file and create missing tables.
 
     Raises:
-        MissingPathError: There is no file, and it shall not be made.
-        InputError: The file is not a ledger, or cannot be opened.
+        MissingPathError: If the file is missing and `create` is false.
+        InputError: If the file is not a ledger or cannot be opened.
     """
     if create:
         path.parent.mkdir(parents=True, exist_ok=True)
     elif not path.is_file():
-        raise MissingPathError("no such ledger", where=path, remedy="Check the path; a run that asks a model makes it.")
+        raise MissingPathError("no such ledger", where=path, remedy="Check the path; a run with a model creates it.")
     try:
-        # Used by one thread at a time, though not by one alone.
+        # Several threads use the connection, but only one at a time.
         connection = sqlite3.connect(path, timeout=30, isolation_level=None, check_same_thread=False)
         try:
             _prepare(connection, path)
@@ -80,7 +103,7 @@ def connect(path: Path, *, create: bool) -> sqlite3.Connection:
             raise
     except sqlite3.Error as error:
         raise InputError(
-            f"the ledger cannot be opened: {error}", where=path, remedy="Name another file, or one that may be written."
+            f"the ledger cannot be opened: {error}", where=path, remedy="Name another file, or one with write access."
         ) from error
     return connection
 
@@ -89,43 +112,127 @@ def _prepare(connection: sqlite3.Connection, path: Path) -> None:
     if not _is_ledger(connection, path):
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("BEGIN IMMEDIATE")
-        # Another process may have made the tables since.
+        # Another process may have created the tables in the meantime.
         if not _is_ledger(connection, path):
             for statement in _TABLES.split(";\n"):
                 connection.execute(statement)
             connection.execute("INSERT INTO ledger VALUES (?)", (uuid.uuid4().hex[:12],))
-            connection.execute(f"PRAGMA application_id = {_APPLICATION}")
+            connection.execute(f"PRAGMA application_id = {_APPLICATION_ID}")
             connection.execute(f"PRAGMA user_version = {_VERSION}")
         connection.execute("COMMIT")
-    found = connection.execute("PRAGMA user_version").fetchone()[0]
-    if found != _VERSION:
+    version = connection.execute("PRAGMA user_version").fetchone()[0]
+    if version != _VERSION:
         raise InputError(
-            f"a ledger of format {found}; this release reads format {_VERSION}",
+            f"a ledger of format {version}; this release reads format {_VERSION}",
             where=path,
             remedy="Use the release that wrote it, or start a new ledger.",
         )
-    # FULL: a commit is on the disk when it returns, so that a power cut loses no answer either.
+    # FULL: a commit is on the disk when it returns. A power cut loses no answer.
     connection.execute("PRAGMA synchronous = FULL")
 
 
 def _is_ledger(connection: sqlite3.Connection, path: Path) -> bool:
-    """Whether the file has a ledger's tables; False if it is empty."""
-    if connection.execute("PRAGMA application_id").fetchone()[0] == _APPLICATION:
+    """Return whether the file has a ledger's tables; False if it is empty."""
+    if connection.execute("PRAGMA application_id").fetchone()[0] == _APPLICATION_ID:
         return True
     if connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
         raise InputError("an SQLite file, but not a ledger", where=path, remedy="Name another file.")
     return False
 
 
-Work = Callable[[sqlite3.Connection], object]
-"""Executes statements on the connection it is given; it may be rolled back together with others."""
+def record_attempt(
+    connection: sqlite3.Connection,
+    number: int,
+    request_id: str,
+    request: ChatRequest,
+    model: str,
+    started: float,
+    upper_bound: float,
+) -> None:
+    """Insert an attempt, and its request if it is new."""
+    key = request.key(model)
+    if not connection.execute("SELECT 1 FROM requests WHERE key = ?", (key,)).fetchone():
+        messages = json.dumps([_insert_message(connection, message) for message in request.messages])
+        schema = None if request.schema is None else _insert_text(connection, json.dumps(dict(request.schema)))
+        connection.execute(
+            "INSERT INTO requests (key, scope, purpose, round, attempt, model, prompt_hash, messages, schema_hash,"
+            " temperature, max_tokens) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            (
+                key,
+                escape_surrogates(request.scope),
+                escape_surrogates(request.purpose),
+                request.round,
+                request.attempt,
+                model,
+                digest(messages),
+                messages,
+                schema,
+                request.temperature,
+                request.max_tokens,
+            ),
+        )
+    connection.execute(
+        "INSERT INTO attempts (id, request, sent_as, started, at_most)"
+        " SELECT ?, id, ?, ?, ? FROM requests WHERE key = ?",
+        (number, request_id, started, upper_bound, key),
+    )
+
+
+def record_result(connection: sqlite3.Connection, number: int, result: AttemptResult) -> None:
+    """Update an attempt with its result."""
+    connection.execute(
+        "UPDATE attempts SET ended = ?, outcome = ?, status = ?, error = ?, prompt_tokens = ?, completion_tokens = ?,"
+        " cost = ?, at_most = ?, model = ?, finish_reason = ?, answer = ? WHERE id = ?",
+        (
+            time.time(),
+            result.outcome,
+            result.status,
+            result.error,
+            result.prompt_tokens,
+            result.completion_tokens,
+            result.cost,
+            result.upper_bound,
+            result.model,
+            result.finish_reason,
+            result.answer,
+            number,
+        ),
+    )
+    if result.outcome == "answered":
+        # The request may have failed in an earlier run.
+        connection.execute(
+            "UPDATE requests SET failure = NULL WHERE id = (SELECT request FROM attempts WHERE id = ?)", (number,)
+        )
+
+
+def record_failure(connection: sqlite3.Connection, key: str, reason: str) -> None:
+    """Set the failure of a request."""
+    connection.execute("UPDATE requests SET failure = ? WHERE key = ?", (reason, key))
+
+
+def _insert_message(connection: sqlite3.Connection, message: ChatMessage) -> list[str]:
+    # Only the hash of an image: faces are personal data, and users pass ledgers on.
+    image = [] if message.image is None else [message.image.sha256]
+    return [message.role, _insert_text(connection, message.content), *image]
+
+
+def _insert_text(connection: sqlite3.Connection, text: str) -> str:
+    text = escape_surrogates(text)
+    text_hash = digest(text)
+    connection.execute("INSERT OR IGNORE INTO texts VALUES (?, ?)", (text_hash, text))
+    return text_hash
+
+
+Statements = Callable[[sqlite3.Connection], object]
+"""A function that executes statements. Its transaction may contain the statements of other functions."""
 
 
 class LedgerWriter:
-    """The one writer of a ledger, in one event loop: commits together whatever came in during the last commit.
+    """The one writer of a ledger, in one event loop.
 
-    Waiting for the disk takes milliseconds; 64 requests in flight share it. The wait is a thread's, the statements are
-    the loop's: from another thread, each of them would wait for the interpreter's lock.
+    It collects the statements that arrive during a commit and commits them together: a commit waits milliseconds for
+    the disk, and 64 requests in flight share this wait. A thread waits for the disk. The event loop executes the
+    statements: in a thread each would wait for the interpreter's lock.
     """
 
     def __init__(self, path: Path) -> None:
@@ -136,7 +243,7 @@ class LedgerWriter:
             self._connection = connect(path, create=True)
             self.name: str = self._connection.execute("SELECT name FROM ledger").fetchone()[0]
             self.next_id: int = self._connection.execute("SELECT coalesce(max(id), 0) + 1 FROM attempts").fetchone()[0]
-            # No other process writes: what is open was in flight when its process died, and may have been charged for.
+            # This process holds the lock: open attempts were in flight when their process died. They may be charged.
             self._connection.execute(
                 "UPDATE attempts SET ended = started, outcome = 'lost', error = 'the process ended' WHERE ended IS NULL"
             )
@@ -144,32 +251,32 @@ class LedgerWriter:
             self._lock.close()
             raise
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="ledger")
-        self._waiting: list[tuple[Work, asyncio.Future[None]]] = []
+        self._pending: list[tuple[Statements, asyncio.Future[None]]] = []
         self._busy = False
 
-    def submit(self, work: Work) -> asyncio.Future[None]:
-        """Have some work written; works are done in order.
+    def submit(self, statements: Statements) -> asyncio.Future[None]:
+        """Schedule statements; they are executed in the order of submission.
 
         Args:
-            work: What to do.
+            statements: The statements.
 
         Returns:
-            Is done when the work is on the disk, or carries an InputError if it could not be written. The work is done
-            also if nobody waits for it.
+            A future that is done when the statements are on the disk, with an InputError if that fails. The statements
+            are executed even if nobody awaits the future.
         """
         if self._loop is not asyncio.get_running_loop():
             raise RuntimeError("a ledger is written from one event loop")
         future = self._loop.create_future()
-        self._waiting.append((work, future))
+        self._pending.append((statements, future))
         if not self._busy:
             self._busy = True
-            # Two turns of the loop later: what comes in during this one is committed with it, and so is what an answer
-            # makes room for, the next request.
+            # Start two iterations of the loop later. The commit then includes what arrives in this iteration, and the
+            # next request, which takes the slot of an answered one.
             self._loop.call_soon(self._loop.call_soon, self._start)
         return future
 
     async def close(self) -> None:
-        """Write what was handed in, and let other processes write."""
+        """Finish all writes and release the ledger."""
         while self._busy:
             await asyncio.wait([self.submit(lambda connection: None)])
         self._thread.shutdown()
@@ -177,53 +284,53 @@ class LedgerWriter:
         self._lock.close()
 
     def _take_lock(self) -> sqlite3.Connection:
-        # A file of its own, because an exclusive lock on the ledger would keep readers out too. SQLite's locks work on
-        # every system, and the system takes them from a process that is killed.
-        beside = self._path.with_name(f"{self._path.name}-writer")
-        beside.parent.mkdir(parents=True, exist_ok=True)
-        lock = sqlite3.connect(beside, timeout=0, isolation_level=None, check_same_thread=False)
+        # A separate file: an exclusive lock on the ledger would block readers too. SQLite's locks work on every system,
+        # and the system releases them if the process is killed.
+        path = self._path.with_name(f"{self._path.name}-writer")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock = sqlite3.connect(path, timeout=0, isolation_level=None, check_same_thread=False)
         try:
             lock.execute("BEGIN EXCLUSIVE")
         except sqlite3.OperationalError as error:
             lock.close()
             if "locked" not in str(error):
-                raise self._unwritable(error) from error
+                raise self._write_error(error) from error
             raise InputError(
                 "another run is writing this ledger",
                 where=self._path,
-                remedy="Wait for it or stop it: two at once could pay for the same answer.",
+                remedy="Wait for it or stop it: two runs at once could pay for the same answer.",
             ) from error
         return lock
 
     def _start(self) -> None:
-        works, self._waiting = self._waiting, []
+        batch, self._pending = self._pending, []
         try:
             self._connection.execute("BEGIN IMMEDIATE")
-            for work, _ in works:
-                work(self._connection)
+            for statements, _ in batch:
+                statements(self._connection)
         except Exception as error:
-            self._end(works, error)
+            self._end(batch, error)
         else:
             committed = self._loop.run_in_executor(self._thread, self._connection.execute, "COMMIT")
-            committed.add_done_callback(lambda done: self._end(works, done.exception()))
+            committed.add_done_callback(lambda done: self._end(batch, done.exception()))
 
-    def _end(self, works: list[tuple[Work, asyncio.Future[None]]], error: BaseException | None) -> None:
+    def _end(self, batch: list[tuple[Statements, asyncio.Future[None]]], error: BaseException | None) -> None:
         if error is not None and self._connection.in_transaction:
             self._connection.execute("ROLLBACK")
-        for _, future in works:
+        for _, future in batch:
             if future.cancelled():
                 continue
             if error is None:
                 future.set_result(None)
             else:
-                future.set_exception(self._unwritable(error) if isinstance(error, sqlite3.OperationalError) else error)
-        self._busy = bool(self._waiting)
+                future.set_exception(self._write_error(error) if isinstance(error, sqlite3.Error) else error)
+        self._busy = bool(self._pending)
         if self._busy:
             self._start()
 
-    def _unwritable(self, error: Any) -> InputError:
+    def _write_error(self, error: Any) -> InputError:
         return InputError(
             f"the ledger cannot be written: {error}",
             where=self._path,
-            remedy="Make room or give access, and start again: what is recorded is not paid for again.",
+            remedy="Make room or give access, and start again: recorded answers are not paid for twice.",
         )

@@ -1,50 +1,101 @@
-"""Limits on what is sent in a minute."""
+"""Limits on spending and on the request rate."""
 
 from __future__ import annotations
 
 import asyncio
-import time
+
+from aiolimiter import AsyncLimiter
+
+from explllm.llm.request import OutOfBudget
+
+
+class Budget:
+    """The money that a ledger's requests have cost and may still cost, in USD; used in one event loop.
+
+    The maximum cost of a request is reserved before it is sent. Requests without an answer may have been charged and
+    count with this maximum.
+    """
+
+    def __init__(self, spent: float = 0.0) -> None:
+        self._spent = spent
+        self._reserved: dict[int, float] = {}
+        self._next_id = 1
+        self._waiting: set[asyncio.Future[None]] = set()
+
+    @property
+    def spent(self) -> float:
+        """Upper bound of the money spent."""
+        return self._spent
+
+    async def reserve(self, upper_bound: float, limit: float | None) -> int:
+        """Reserve money for a request.
+
+        Requests in flight usually cost less than their reservations. The method therefore waits for them before it
+        gives up.
+
+        Args:
+            upper_bound: Maximum cost of the request, in USD.
+            limit: Maximum cost of all requests together, in USD; None for no limit.
+
+        Returns:
+            A reservation number for `settle`.
+
+        Raises:
+            OutOfBudget: If the request does not fit, whatever the requests in flight will cost.
+        """
+        while limit is not None and self._spent + sum(self._reserved.values()) + upper_bound > limit:
+            if self._spent + upper_bound > limit or not self._reserved:
+                raise OutOfBudget(
+                    f"${self._spent:.4f} of ${limit:.4f} are spent, and the next request may cost ${upper_bound:.4f}"
+                )
+            settled = asyncio.get_running_loop().create_future()
+            self._waiting.add(settled)
+            try:
+                await settled
+            finally:
+                self._waiting.discard(settled)
+        number, self._next_id = self._next_id, self._next_id + 1
+        self._reserved[number] = upper_bound
+        return number
+
+    def settle(self, number: int, cost: float) -> None:
+        """Replace a reservation by the cost of the request, in USD."""
+        del self._reserved[number]
+        self._spent += cost
+        for settled in self._waiting:
+            if not settled.done():
+                settled.set_result(None)
 
 
 class RateLimit:
-    """A token bucket that may go into debt.
+    """A limit per minute, with corrections for amounts that are known only afterwards.
 
-    A second's worth can be taken at once. Who takes more than is there leaves a debt that the next one waits for, so
-    that amounts larger than the bucket pass too, and the rate holds over a minute.
+    One second's worth may be used in a burst. A larger amount waits until its last part fits, so the rate holds.
     """
 
     def __init__(self, per_minute: float) -> None:
-        self._rate = per_minute / 60
-        self._most = max(1.0, self._rate)
-        self._level = self._most
-        self._time = time.monotonic()
+        # The limiter requires a capacity of at least one request.
+        self._burst = max(1.0, per_minute / 60)
+        self._limiter = AsyncLimiter(self._burst, self._burst / per_minute * 60)
+        self._max_credit = per_minute / 6
+        self._credit = 0.0
         self._turn = asyncio.Lock()
-        self._given_back = asyncio.Event()
 
-    async def take(self, amount: float) -> None:
-        """Wait until the amount may be taken; those who wait are served in order."""
+    async def acquire(self, amount: float) -> None:
+        """Wait until the amount may be used; waiters are served in order."""
         async with self._turn:
             while True:
-                self._fill()
-                missing = min(amount, self._most) - self._level
-                # Not 0: the sleep may end a rounding error too early.
-                if missing <= 1e-9:
-                    break
-                self._given_back.clear()
-                try:
-                    async with asyncio.timeout(missing / self._rate):
-                        await self._given_back.wait()
-                except TimeoutError:
-                    pass
-            self._level -= amount
+                # Checked again after each wait: other requests may have returned what they did not use.
+                from_credit = min(amount, self._credit)
+                self._credit -= from_credit
+                amount -= from_credit
+                if amount <= 0:
+                    return
+                part = min(amount, self._burst)
+                await self._limiter.acquire(part)
+                amount -= part
 
     def give_back(self, amount: float) -> None:
-        """Put back what was taken and turned out not to be needed; a negative amount takes more."""
-        self._fill()
-        self._level = min(self._most, self._level + amount)
-        self._given_back.set()
-
-    def _fill(self) -> None:
-        now = time.monotonic()
-        self._level = min(self._most, self._level + (now - self._time) * self._rate)
-        self._time = now
+        """Credit an unused amount to the next waiter; a negative amount is a debt."""
+        # Credit of at most 10 seconds: more would allow a burst above the server's limit after a pause.
+        self._credit = min(self._max_credit, self._credit + amount)

@@ -1,8 +1,7 @@
-"""Published list prices of OpenAI's chat models.
+"""List prices of OpenAI's chat models.
 
-They are OpenAI's standard rates as listed in March 2026, without the discounts for cached prompts and batches, so that
-a cost counted with them is no lower than the bill was then. Prices change: `ChatSettings.price_in` and `price_out` go
-before them.
+The prices are OpenAI's standard rates of March 2026 without discounts for cached prompts or batches, an upper bound of
+the bill at that time. `ChatSettings.price_in` and `price_out` override them.
 """
 
 from __future__ import annotations
@@ -11,52 +10,52 @@ import re
 from dataclasses import dataclass
 
 DATE = "2026-03"
-"""The month in which the prices were listed."""
+"""Month of the price list."""
 
 
 @dataclass(frozen=True)
 class Price:
-    """What a model costs."""
+    """The price of a model."""
 
     price_in: float
-    """USD for a million tokens of prompt."""
+    """USD per million prompt tokens."""
     price_out: float
-    """USD for a million tokens of answer."""
+    """USD per million answer tokens."""
     source: str = f"list price of {DATE}"
-    """Where the price is from."""
+    """Source of the price."""
 
     def cost(self, prompt_tokens: float, completion_tokens: float) -> float:
-        """Return the cost in USD of so many tokens."""
+        """Return the cost in USD of the given token counts."""
         return (self.price_in * prompt_tokens + self.price_out * completion_tokens) / 1e6
 
 
 @dataclass(frozen=True)
-class PictureTokens:
-    """What a picture counts as, in tokens of prompt."""
+class ImageTokens:
+    """The number of prompt tokens of an image."""
 
-    usual: int
-    """Of one of at most 512 pixels, for estimates."""
-    most: int
-    """Of any: what is set aside of a budget before it is sent."""
+    typical: int
+    """Tokens of an image of at most 512 pixels, for estimates."""
+    maximum: int
+    """Tokens of an image of any size, for budget reservations."""
 
 
-def picture_tokens(model: str) -> PictureTokens:
-    """Say what a picture costs.
+def image_tokens(model: str) -> ImageTokens:
+    """Return the number of prompt tokens of an image.
 
-    OpenAI's guide "Images and vision" counts 85 tokens and 170 for each tile of 512 pixels (gpt-4o, gpt-4.1), of which
-    there are at most 8 after its scaling; for gpt-4o-mini it is 2,833 and 5,667; models that count patches stay below
-    4,000. Open models that are known to us take at most 3,328.
+    OpenAI's guide "Images and vision" counts 85 tokens plus 170 per tile of 512 pixels (gpt-4o, gpt-4.1), with at most
+    8 tiles after scaling; for gpt-4o-mini the counts are 2,833 and 5,667. Models that count patches stay below 4,000,
+    and the open models known to the authors below 3,328.
 
     Args:
-        model: The model's name.
+        model: Name of the model.
 
     Returns:
-        The numbers; those of gpt-4o-mini for its versions, for every other model the same.
+        The token counts: specific ones for gpt-4o-mini, common ones for all other models.
     """
-    return PictureTokens(8_500, 48_169) if model.startswith("gpt-4o-mini") else PictureTokens(255, 4_000)
+    return ImageTokens(8_500, 48_169) if model.startswith("gpt-4o-mini") else ImageTokens(255, 4_000)
 
 
-_LISTED = {
+_LIST_PRICES = {
     "gpt-4o": Price(2.50, 10.00),
     "gpt-4o-2024-05-13": Price(5.00, 15.00),
     "gpt-4o-mini": Price(0.15, 0.60),
@@ -73,17 +72,17 @@ _LISTED = {
 }
 
 
-def price_of(model: str, price_in: float | None = None, price_out: float | None = None) -> Price | None:
-    """Say what a model costs.
+def lookup_price(model: str, price_in: float | None = None, price_out: float | None = None) -> Price | None:
+    """Return the price of a model.
 
     Args:
-        model: OpenAI's name of the model; a date at its end names a version, at the model's price unless listed itself.
-        price_in: USD for a million tokens of prompt, if that is known better.
-        price_out: USD for a million tokens of answer; both are given or neither.
+        model: OpenAI's name of the model. A dated version has the price of its model unless the list contains it.
+        price_in: USD per million prompt tokens, to override the list; requires `price_out`.
+        price_out: USD per million answer tokens, to override the list; requires `price_in`.
 
     Returns:
-        The price given, else the list price; None if the table does not have the model.
+        The given price, else the list price; None if the list does not contain the model.
     """
     if price_in is not None and price_out is not None:
         return Price(price_in, price_out, "given")
-    return _LISTED.get(model) or _LISTED.get(re.sub(r"-\d{4}-\d\d-\d\d$", "", model))
+    return _LIST_PRICES.get(model) or _LIST_PRICES.get(re.sub(r"-\d{4}-\d\d-\d\d$", "", model))

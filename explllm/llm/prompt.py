@@ -1,4 +1,4 @@
-"""Prompts: Jinja templates in the package data of whoever asks."""
+"""Prompts: Jinja templates in the ``prompts`` folder of a package."""
 
 from functools import cache
 from hashlib import sha256
@@ -11,21 +11,21 @@ _ENVIRONMENT = Environment(undefined=StrictUndefined, trim_blocks=True, lstrip_b
 
 
 def render(package: str, name: str, **values: Any) -> str:
-    """Fill in a prompt.
+    """Render a prompt.
 
     Args:
-        package: The package that has it in its folder ``prompts``.
-        name: The template's name, without the ending.
-        **values: What it asks for; a missing value is an error.
+        package: The package with the folder ``prompts``.
+        name: Name of the template without its suffix.
+        **values: Values of the template's variables; a missing one is an error.
 
     Returns:
-        The text to send.
+        The prompt.
     """
     return _template(package, name).render(**values).strip()
 
 
-def version(package: str, name: str) -> str:
-    """Return 12 hexadecimal digits that change with a prompt: results are told by it."""
+def prompt_version(package: str, name: str) -> str:
+    """Return 12 hexadecimal digits that identify the text of a template."""
     return sha256(_text(package, name).encode()).hexdigest()[:12]
 
 

@@ -1,4 +1,4 @@
-"""Answers that are to be read: without the thoughts before them, and asked for again where they cannot be."""
+"""Parse answers: strip the reasoning of the model, and ask again if the answer cannot be parsed."""
 
 import re
 from collections.abc import Awaitable, Callable
@@ -11,57 +11,56 @@ from explllm.llm.request import ChatAnswer, ChatRequest
 T = TypeVar("T")
 
 Ask = Callable[[ChatRequest], Awaitable[ChatAnswer]]
-"""Whatever answers requests: `explllm.llm.client.ChatClient.ask`."""
+"""A function that answers requests, such as `explllm.llm.client.ChatClient.ask`."""
 
-_QUOTED = 80
-"""Characters of an answer that are quoted."""
-_THOUGHTS = re.compile(r"<(think|thinking|reasoning)>.*?(?:</\1>|\Z)", re.DOTALL | re.IGNORECASE)
-# Some servers put the opening tag into the prompt, so that only the closing one comes back.
-_OPENED_BEFORE = re.compile(r"\A.*</(?:think|thinking|reasoning)>", re.DOTALL | re.IGNORECASE)
+_QUOTED_CHARACTERS = 80
+_REASONING = re.compile(r"<(think|thinking|reasoning)>.*?(?:</\1>|\Z)", re.DOTALL | re.IGNORECASE)
+# Some servers put the opening tag into the prompt: only the closing tag comes back.
+_UNOPENED_REASONING = re.compile(r"\A.*</(?:think|thinking|reasoning)>", re.DOTALL | re.IGNORECASE)
 
 
 class UnreadableAnswer(Exception):
-    """No answer could be read, however often the question was asked."""
+    """No answer could be parsed in the allowed number of attempts."""
 
 
-def without_thoughts(text: str) -> str:
-    """Return an answer without what a reasoning model thinks aloud before it, ``<think>...</think>``."""
-    return _OPENED_BEFORE.sub("", _THOUGHTS.sub("", text)).strip()
+def strip_reasoning(text: str) -> str:
+    """Return an answer without the model's visible reasoning, ``<think>...</think>``."""
+    return _UNOPENED_REASONING.sub("", _REASONING.sub("", text)).strip()
 
 
-async def ask_until_read(
-    ask: Ask, request: ChatRequest, read: Callable[[str], T | None], wanted: str, attempts: int
+async def ask_until_parsed(
+    ask: Ask, request: ChatRequest, parse: Callable[[str], T | None], expected: str, attempts: int
 ) -> T:
-    """Ask until the answer can be read.
+    """Ask until an answer can be parsed.
 
-    The question is repeated with what was wrong. An answer that was cut off counts as unreadable, whatever is there of
-    it; the client leaves more room from then on (`explllm.llm.dialect.Dialect`), and the question stays as it is.
+    Each new attempt quotes the unusable answer. A truncated answer is always unusable. The client then allows more
+    tokens (`explllm.llm.dialect.Dialect`), so the question does not change.
 
     Args:
-        ask: Who answers.
-        request: The question; the repeated ones count on from its `attempt`.
-        read: Makes something of the answer's text without its thoughts, or None if it cannot be read.
-        wanted: What to answer with, such as ``one of the words Correct and Incorrect, and nothing else``.
-        attempts: How often to ask.
+        ask: Answers requests.
+        request: The question; new attempts count from its `attempt`.
+        parse: Parses the text of an answer without its reasoning; returns None if that is impossible.
+        expected: Description of a valid answer for new attempts, such as ``one of the words Correct and Incorrect``.
+        attempts: Maximum number of attempts.
 
     Returns:
-        What `read` made of the answer.
+        The parsed answer.
 
     Raises:
-        UnreadableAnswer: If no answer can be read; it quotes the last.
+        UnreadableAnswer: If no answer can be parsed; the message quotes the last one.
     """
-    what, question = "", request.messages[-1]
+    problem, question = "", request.messages[-1]
     messages = request.messages
     for attempt in range(request.attempt, request.attempt + attempts):
         answer = await ask(replace(request, messages=messages, attempt=attempt))
-        text = without_thoughts(answer.text)
-        what = repr(text[:_QUOTED])
+        text = strip_reasoning(answer.text)
+        problem = repr(text[:_QUOTED_CHARACTERS])
         if answer.finish_reason == "length":
-            what = f"cut off after {answer.completion_tokens or 'too many'} tokens"
+            problem = f"cut off after {answer.completion_tokens or 'too many'} tokens"
             continue
-        found = read(text)
-        if found is not None:
-            return found
-        again = render("explllm.llm", "again", answer=text[:_QUOTED], wanted=wanted)
+        parsed = parse(text)
+        if parsed is not None:
+            return parsed
+        again = render("explllm.llm", "again", answer=text[:_QUOTED_CHARACTERS], expected=expected)
         messages = (*request.messages[:-1], replace(question, content=f"{question.content}\n\n{again}"))
-    raise UnreadableAnswer(f"no readable answer in {attempts}, last {what}")
+    raise UnreadableAnswer(f"no readable answer in {attempts}, last {problem}")

@@ -1,18 +1,53 @@
-"""What is asked of a language model, what it answers, and how asking can end without an answer."""
+"""Requests to a language model, their answers, and the ways in which a request can end without one."""
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import json
+import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
-# Those who ask need only this module and the client.
-from explllm.llm.picture import ChatPicture as ChatPicture
-from explllm.llm.settings import ChatSettings as ChatSettings
-
 Role = Literal["system", "user", "assistant"]
+
+# JSON may escape a slash with a backslash.
+_BASE64_CHARACTER = r"(?:[A-Za-z0-9+/=]|\\/)"
+_DATA_URL = re.compile(rf"data:image\\?/[\w.+-]{{1,40}};base64,{_BASE64_CHARACTER}*")
+_LONG_BASE64 = re.compile(rf"{_BASE64_CHARACTER}{{100,}}")
+"""Base64 without its URL: no prose has a word of 100 letters."""
+
+
+@dataclass(frozen=True)
+class ChatImage:
+    """An image in a message."""
+
+    sha256: str
+    """Hash of the JPEG file as 64 hexadecimal digits. The ledger keeps this hash and never the image."""
+    jpeg: bytes | None = field(default=None, repr=False, compare=False)
+    """Content of the JPEG file; None if the image was read from a ledger."""
+
+    @classmethod
+    def of(cls, jpeg: bytes) -> ChatImage:
+        """Create an image from the content of a JPEG file."""
+        return cls(hashlib.sha256(jpeg).hexdigest(), jpeg)
+
+    @property
+    def url(self) -> str:
+        """The image as a data URL.
+
+        Raises:
+            ValueError: If the image was read from a ledger, which keeps only hashes.
+        """
+        if self.jpeg is None:
+            raise ValueError(f"no content for image {self.sha256[:12]}: a ledger keeps only its hash")
+        return f"data:image/jpeg;base64,{base64.b64encode(self.jpeg).decode()}"
+
+    @property
+    def part(self) -> dict[str, Any]:
+        """The image as a content part of OpenAI's chat API."""
+        return {"type": "image_url", "image_url": {"url": self.url}}
 
 
 @dataclass(frozen=True)
@@ -21,8 +56,8 @@ class ChatMessage:
 
     role: Role
     content: str
-    picture: ChatPicture | None = None
-    """Is sent after the text; of it only the hash is recorded."""
+    image: ChatImage | None = None
+    """An image that follows the text."""
 
 
 @dataclass(frozen=True)
@@ -30,32 +65,34 @@ class ChatRequest:
     """One question to the model, with the conversation before it."""
 
     scope: str
-    """Whose request it is, such as the path of a face; recorded, and what `Ledger.conversation` looks for."""
+    """What the request is about, such as the path of a face image; `Ledger.conversation` searches by it."""
     purpose: str
-    """Which process asks, such as ``judge``; tokens and cost are counted for each."""
+    """The process that asks, such as ``judge``; the ledger counts tokens and cost for each purpose."""
     round: int
-    """Which round of the conversation it is."""
+    """Round of the conversation, from 0."""
     messages: tuple[ChatMessage, ...]
     """The conversation so far; the last message is the question."""
     schema: Mapping[str, Any] | None = None
     """JSON schema of a structured answer; None for plain text."""
     temperature: float = 0.0
-    """Sampling temperature; a server that has only its own (OpenAI's reasoning models) samples at that."""
+    """Sampling temperature. Models with a fixed temperature (OpenAI's reasoning models) ignore it."""
     max_tokens: int = 1024
-    """The longest answer, in tokens. The client adds room for hidden reasoning once an answer was cut off."""
+    """Maximum answer length in tokens. The client adds tokens for hidden reasoning after a truncated answer."""
     attempt: int = 0
-    """Counts asking again because an answer could not be used; part of the key, so that the model is asked anew."""
+    """Number of earlier attempts whose answers were unusable. It is part of the key: each attempt gets a new answer."""
 
     @property
-    def pictures(self) -> list[ChatPicture]:
-        """The pictures of all messages; one that is in several of them counts as often."""
-        return [message.picture for message in self.messages if message.picture is not None]
+    def images(self) -> list[ChatImage]:
+        """The images of all messages, repeated images included."""
+        return [message.image for message in self.messages if message.image is not None]
 
     def key(self, model: str) -> str:
-        """Return what the request is recorded under: a changed prompt, picture, setting or model makes a new entry.
+        """Return the key of the request in the ledger.
+
+        Any change of the prompt, an image, a setting or the model changes the key.
 
         Args:
-            model: The model that is asked.
+            model: The model to ask.
 
         Returns:
             64 hexadecimal digits.
@@ -65,9 +102,9 @@ class ChatRequest:
             self.scope,
             self.purpose,
             self.round,
-            # Without a picture as it always was, so that what is recorded is found.
+            # No third element without an image: keys of older ledgers stay valid.
             [
-                [message.role, message.content, *([] if message.picture is None else [message.picture.sha256])]
+                [message.role, message.content, *([] if message.image is None else [message.image.sha256])]
                 for message in self.messages
             ],
             None if self.schema is None else dict(self.schema),
@@ -80,51 +117,64 @@ class ChatRequest:
 
 @dataclass(frozen=True)
 class ChatAnswer:
-    """What the model answered."""
+    """An answer of the model."""
 
     text: str
     prompt_tokens: int
-    """Tokens of the prompt as the server counted them; 0 if it did not say."""
+    """Prompt tokens as counted by the server; 0 if unknown."""
     completion_tokens: int
-    """Tokens of the answer as the server counted them; 0 if it did not say."""
+    """Answer tokens as counted by the server; 0 if unknown."""
     cost: float
-    """USD at the price known when it was asked; 0 if none was known. The whole upper bound if the server counts no
-    tokens."""
+    """Cost in USD; 0 if the price is unknown. If the server reports no token counts, the upper bound of the cost."""
     model: str
-    """The model that answered, under the server's name for it."""
+    """The model's name as reported by the server."""
     recorded: bool
-    """Whether the answer came from the ledger, so that nothing was paid for it again."""
+    """Whether the answer came from the ledger and cost nothing now."""
     finish_reason: str = "stop"
-    """Why the answer ends, in the server's word: ``length`` if it was cut off, at `ChatRequest.max_tokens` or at these
-    with the room for hidden reasoning that the client added."""
+    """Why the answer ended, as reported by the server; ``length`` if it was truncated."""
 
 
 class ChatFailure(Exception):
-    """One request failed for good: refused, not understood, or retries used up. Others may succeed."""
+    """One request failed permanently: rejected, refused, or out of retries. Other requests may succeed."""
 
     def __init__(self, reason: str) -> None:
         super().__init__(reason)
         self.reason = reason
-        """What happened, in one line."""
+        """The cause, in one line."""
 
 
 class Refused(ChatFailure):
-    """The model, or a filter before it, would not answer; that was paid for, and asking again gives the same."""
+    """The model or a content filter refused to answer. The refusal was paid for and is not requested again."""
 
 
 class OutOfBudget(Exception):
-    """The request might cost more than is left of the budget; it was not sent."""
+    """The request could cost more than the budget has left; it was not sent."""
 
 
 class Stopped(Exception):
-    """The client was stopped; the request was not sent, or not sent again."""
+    """The client was stopped before the request was answered."""
 
 
-def well_formed(text: str) -> str:
-    """Write out halves of surrogate pairs, which no UTF-8 can hold: undecodable paths and broken JSON make them."""
+def escape_surrogates(text: str) -> str:
+    r"""Replace lone surrogates, which UTF-8 cannot encode, by escapes such as ``\udcff``.
+
+    Undecodable file names and broken JSON contain them.
+    """
     return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def digest(text: str) -> str:
     """Return the SHA-256 of a text as 64 hexadecimal digits."""
-    return hashlib.sha256(well_formed(text).encode("utf-8")).hexdigest()
+    return hashlib.sha256(escape_surrogates(text).encode("utf-8")).hexdigest()
+
+
+def strip_images(text: str) -> str:
+    """Remove images from a text: a server may repeat a request in its error or answer.
+
+    Args:
+        text: Any text, JSON included.
+
+    Returns:
+        The text with ``[image]`` in place of data URLs and of words with 100 or more base64 characters.
+    """
+    return _LONG_BASE64.sub("[image]", _DATA_URL.sub("[image]", text))

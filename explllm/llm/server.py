@@ -1,16 +1,14 @@
-"""One OpenAI-compatible server: sends one HTTP request at a time, and says of a failure what it means."""
+"""One OpenAI-compatible server: sends single HTTP requests and classifies their failures."""
 
 from __future__ import annotations
 
+import asyncio
 import difflib
-import importlib
 import json
 import math
 import re
-import ssl
 import time
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC
 from email.utils import parsedate_to_datetime
@@ -19,46 +17,43 @@ from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 
 from explllm.core.errors import InputError
-from explllm.llm.picture import without_pictures
-from explllm.llm.request import well_formed
+from explllm.llm.request import escape_surrogates, strip_images
 from explllm.llm.settings import ChatSettings
 
-_CONNECT = 20.0
-"""Seconds for a connection to be made; what takes longer was never sent."""
-_KEEP_ALIVE = 5.0
-"""Seconds for which an idle connection is kept; as openai does, and no longer than common servers keep theirs."""
-_MAY_PASS = (408, 409, 429)
+_CONNECT_TIMEOUT = 20.0
+"""Seconds to establish a connection; a request without a connection was never sent."""
+_TRANSIENT_STATUSES = (408, 409, 429)
 _GATEWAY_TIMEOUTS = (504, 524)
-"""Statuses behind which the model may have gone on writing."""
-_SHORTEST_SECRET = 16
-"""Characters of a key that cannot stand in a text by chance."""
-_MOST_TOKENS = 2**31
-"""No request has as many: whatever says so counts wrongly."""
+"""Statuses after which the model may have continued to write behind the gateway."""
+_MIN_SECRET_LENGTH = 16
+"""Length from which a key cannot be part of an ordinary word."""
+_MAX_TOKENS = 2**31
+"""Limit on reported token counts: larger numbers are errors of the server."""
 
 
-class Unanswered(Exception):
+class RequestError(Exception):
     """An HTTP request ended without an answer."""
 
     def __init__(self, message: str, *, status: int | None = None, charged: bool = False) -> None:
         super().__init__(message)
         self.status = status
         self.charged = charged
-        """Whether it may have been charged for."""
+        """Whether the request may have been charged."""
 
 
-class TransientError(Unanswered):
-    """A failure that may pass: worth sending again."""
+class TransientError(RequestError):
+    """A failure that may disappear: the request is sent again."""
 
     def __init__(
         self, message: str, *, status: int | None = None, charged: bool = False, wait: float | None = None
     ) -> None:
         super().__init__(message, status=status, charged=charged)
         self.wait = wait
-        """Seconds that the server asks to wait, if it does."""
+        """Seconds to wait before a retry, if the server specifies them."""
 
 
-class Rejected(Unanswered):
-    """The server does not take this request."""
+class RejectedError(RequestError):
+    """The server does not accept this request."""
 
     def __init__(self, message: str, *, status: int, code: str | None, param: str | None) -> None:
         super().__init__(message, status=status)
@@ -66,8 +61,8 @@ class Rejected(Unanswered):
         self.param = param
 
 
-class Fatal(Unanswered):
-    """No request can succeed until the user has mended something."""
+class FatalError(RequestError):
+    """No request can succeed until the user fixes the cause."""
 
     def __init__(self, message: str, *, status: int | None, error: InputError) -> None:
         super().__init__(message, status=status)
@@ -76,11 +71,11 @@ class Fatal(Unanswered):
 
 @dataclass(frozen=True)
 class Completion:
-    """What a server answered."""
+    """The answer of a server."""
 
     text: str
     refusal: str | None
-    """Why there is no answer, if the model or a filter refused."""
+    """Why the model or a content filter refused to answer; None if it did not."""
     finish_reason: str
     model: str | None
     prompt_tokens: int | None
@@ -88,107 +83,98 @@ class Completion:
 
 
 class Server:
-    """A server and a key to it, which appears in nothing that this class gives away."""
+    """A server and its API key. No result or error of this class contains the key."""
 
     def __init__(self, settings: ChatSettings) -> None:
-        # They take a second, and most commands never ask a model.
+        # These imports take a second, and most commands never use a model.
         import aiohttp
         import openai
 
         self._aiohttp, self._openai = aiohttp, openai
         self._settings = settings
         self._key = settings.api_key()
-        # Servers without keys take any word, such as "k": that one stands inside of others by chance.
+        # Servers without keys accept any word, such as "k". Hide short keys only where they are whole words.
         key = re.escape(self._key or "")
-        self._key_again = re.compile(key if len(key) >= _SHORTEST_SECRET else rf"(?<!\w){key}(?!\w)")
-        proxy = _proxy(settings.url)
-        self._client = self._new_client()
-        headers = {**self._client.default_headers, **self._client.auth_headers, "Content-Type": "application/json"}
-        # The library marks headers that are to be left out by objects.
-        self._headers = {name: value for name, value in headers.items() if isinstance(value, str)}
-        self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(
-                limit=settings.concurrency, keepalive_timeout=_KEEP_ALIVE, ssl=_trusted_authorities()
-            ),
-            timeout=aiohttp.ClientTimeout(total=settings.timeout, sock_connect=_CONNECT),
-            cookie_jar=aiohttp.DummyCookieJar(),
-            # Not `trust_env`: it would read ~/.netrc for each request, and refuse one that has a key of its own.
-            proxy=proxy,
+        self._key_pattern = re.compile(key if len(key) >= _MIN_SECRET_LENGTH else rf"(?<!\w){key}(?!\w)")
+        _check_proxy(settings.url)
+        self._client = openai.AsyncOpenAI(
+            # The library requires a key; servers without keys ignore it.
+            api_key=self._key or "none",
+            base_url=settings.url,
+            # ChatClient retries: it records each attempt in the ledger.
+            max_retries=0,
+            # `complete` limits the total time.
+            timeout=openai.Timeout(None, connect=_CONNECT_TIMEOUT),
+            http_client=openai.DefaultAioHttpClient(follow_redirects=False),
         )
 
     async def close(self) -> None:
         """Close the connections."""
-        await self._session.close()
         await self._client.close()
 
-    async def complete(self, body: dict[str, Any], sent_as: str) -> Completion:
+    async def complete(self, body: dict[str, Any], request_id: str) -> Completion:
         """Send one HTTP request.
 
         Args:
-            body: The fields of ``POST /chat/completions``.
-            sent_as: A name for the request, sent as its ``X-Client-Request-Id``: the server's log can be held against
-                the ledger.
+            body: The body of ``POST /chat/completions``.
+            request_id: Value of the header ``X-Client-Request-Id``, which links the server's log to the ledger.
 
         Returns:
-            The answer, or refusal.
+            The answer or refusal.
 
         Raises:
-            Passing: It may succeed when sent again.
-            Rejected: It cannot succeed.
-            Fatal: No request can.
+            TransientError: If the request may succeed when sent again.
+            RejectedError: If the request cannot succeed.
+            FatalError: If no request can succeed.
         """
-        content = json.dumps(body, ensure_ascii=False).encode("utf-8")
-        headers = {**self._headers, "X-Client-Request-Id": sent_as}
+        # `chat.completions.create` would validate and copy every field. A raw response also allows reading the answers
+        # of servers that deviate from OpenAI's format.
         try:
-            # With openai's headers, but past its layers and its HTTP library: they cost two milliseconds a request,
-            # more than all else together, and at hundreds of requests a second that is the limit.
-            async with self._session.post(
-                f"{self._settings.url}/chat/completions", data=content, headers=headers, allow_redirects=False
-            ) as response:
-                answer = await response.read()
-        except self._aiohttp.ConnectionTimeoutError:
-            raise TransientError(f"no connection within {_CONNECT:g} s") from None
+            async with asyncio.timeout(self._settings.timeout):
+                response = await self._client.post(
+                    "/chat/completions",
+                    body=body,
+                    options={"headers": {"X-Client-Request-Id": request_id}},
+                    cast_to=self._openai.HttpxBinaryResponseContent,
+                )
+                content = response.content
         except TimeoutError:
             raise TransientError(f"no answer within {self._settings.timeout:g} s", charged=True) from None
-        except self._aiohttp.ClientConnectorCertificateError as error:
-            raise self._distrusted(error) from None
-        except self._aiohttp.ClientError as error:
-            raise self._lost(error) from None
-        if response.status // 100 != 2:
-            raise self._understand(_status_error(response.status, response.headers, answer)) from None
+        except self._openai.APIStatusError as error:
+            raise self._classify_status(error) from None
+        except self._openai.APIConnectionError as error:
+            raise self._classify_connection_error(error) from None
         try:
-            return self._completion(json.loads(answer))
+            return self._parse_completion(json.loads(content))
         except (ValueError, TypeError, KeyError, IndexError, AttributeError) as error:
-            message = self._hide(f"the server's answer cannot be read: {type(error).__name__}: {error}")
+            message = self._hide_key(f"the server's answer cannot be read: {type(error).__name__}: {error}")
             raise TransientError(message[:300], status=200, charged=True) from None
 
     async def check(self) -> None:
-        """Ask for the server's models: is it there, does it take the key, does it have the model?
+        """Check that the server is reachable, accepts the key, and has the model.
 
         A server that does not list its models passes.
 
         Raises:
-            InputError: One of them is not so.
+            InputError: If a check fails.
         """
         settings = self._settings
-        # GET costs nothing and is not recorded, so the library may repeat it.
+        # The ledger does not record this request, so the library may retry it.
         client = self._client.with_options(max_retries=2, timeout=min(settings.timeout, 20.0))
         try:
             response = await client.models.with_raw_response.list()
         except self._openai.APIStatusError as error:
             if error.status_code in (404, 405, 501):
                 return
-            found = self._understand(error)
-            raise (
-                found.error
-                if isinstance(found, Fatal)
-                else InputError(
-                    f"{settings.host} cannot list its models: {found}", where="base_url", remedy="Try again later."
-                )
+            failure = self._classify_status(error)
+            if isinstance(failure, FatalError):
+                raise failure.error from None
+            raise InputError(
+                f"{settings.host} cannot list its models: {failure}", where="base_url", remedy="Try again later."
             ) from None
         except self._openai.APIConnectionError as error:
             raise InputError(
-                f"{settings.host} cannot be reached: {self._lost(error)}",
+                f"{settings.host} cannot be reached: {self._classify_connection_error(error)}",
                 where="base_url",
                 remedy="Check the address, and that the server is running.",
             ) from None
@@ -200,9 +186,9 @@ class Server:
             raise InputError(
                 f"{settings.host} does not answer like an OpenAI-compatible server",
                 where="base_url",
-                remedy="Check the address, which mostly ends in /v1.",
+                remedy="Check the address, which usually ends in /v1.",
             ) from None
-        # Ollama takes a name without its tag for the latest; llama.cpp has one model and takes any name for it.
+        # Ollama adds the tag "latest" to names without one; llama.cpp has one model and accepts any name for it.
         names = {*models, *(name.removesuffix(":latest") for name in models)}
         if names and settings.model not in names and "llamacpp" not in models.values():
             near = difflib.get_close_matches(settings.model, models, n=5, cutoff=0.0)
@@ -212,57 +198,52 @@ class Server:
                 remedy=f"It has: {', '.join(near)}{', ...' if len(models) > len(near) else ''}.",
             )
 
-    def _new_client(self) -> Any:
-        return self._openai.AsyncOpenAI(
-            # The library wants one; servers without keys ignore it.
-            api_key=self._key or "none",
-            base_url=self._settings.url,
-            http_client=self._openai.DefaultAsyncHttpxClient(follow_redirects=False),
-        )
-
-    def _understand(self, error: Any) -> TransientError | Rejected | Fatal:
-        """Say what an HTTP status means."""
-        settings, status = self._settings, error.status_code
-        body = error.body
-        # FastAPI's own refusals have a `detail` in the place of OpenAI's `message`.
+    def _classify_status(self, error: Any) -> TransientError | RejectedError | FatalError:
+        """Return the meaning of an HTTP status."""
+        settings, status, body = self._settings, error.status_code, error.body
+        # FastAPI's errors have a `detail` instead of OpenAI's `message`.
         detail = body.get("message") or body.get("detail") if isinstance(body, Mapping) else body
-        message = self._hide(" ".join(f"status {status}: {detail or 'no reason given'}".split()))[:300]
+        message = self._hide_key(" ".join(f"status {status}: {detail or 'no reason given'}".split()))[:300]
         remedy = where = None
         if status == 401:
             where = settings.api_key_env
-            remedy = "Set the environment variable to a key that the server takes."
+            remedy = "Set the environment variable to a valid key of the server."
         elif status == 403:
             where = settings.api_key_env
-            remedy = "Use a key that may list models and use this one."
+            remedy = "Use a key with permission to list models and to use this one."
         elif status == 404:
-            remedy = f"Check the model's name ({settings.model}) and the address, which mostly ends in /v1."
+            remedy = f"Check the model's name ({settings.model}) and the address, which usually ends in /v1."
         elif status == 429 and error.code == "insufficient_quota":
             remedy = (
-                "Buy credit or raise the account's limit, then start again: what is recorded is not paid for again."
+                "Buy credit or raise the account's limit, then start again: recorded answers are not paid for twice."
             )
         elif 300 <= status < 400:
             where = "base_url"
             remedy = f"The server has moved; give its new address: {error.response.headers.get('location', 'unknown')}."
         if remedy is not None:
-            found = InputError(f"{settings.host} answers with {message}", where=where, remedy=self._hide(remedy))
-            return Fatal(message, status=status, error=found)
-        if status in _MAY_PASS or status >= 500:
-            wait = wait_asked_for(error.response.headers)
+            fatal = InputError(f"{settings.host} answers with {message}", where=where, remedy=self._hide_key(remedy))
+            return FatalError(message, status=status, error=fatal)
+        if status in _TRANSIENT_STATUSES or status >= 500:
+            wait = parse_retry_after(error.response.headers)
             return TransientError(message, status=status, charged=status in _GATEWAY_TIMEOUTS, wait=wait)
-        return Rejected(message, status=status, code=error.code, param=error.param)
+        return RejectedError(message, status=status, code=error.code, param=error.param)
 
-    def _lost(self, error: Exception) -> TransientError:
-        cause = error.__cause__ if isinstance(error, self._openai.OpenAIError) and error.__cause__ else error
-        message = self._hide(f"{type(cause).__name__}: {cause}".removesuffix(": "))
+    def _classify_connection_error(self, error: BaseException) -> TransientError | FatalError:
+        """Return the meaning of a failure without an HTTP status."""
+        # openai wraps httpx's error, which wraps aiohttp's. Only aiohttp's is specific.
+        while error.__cause__ is not None and not isinstance(error, self._aiohttp.ClientError):
+            error = error.__cause__
+        if isinstance(error, self._aiohttp.ConnectionTimeoutError):
+            return TransientError(f"no connection within {_CONNECT_TIMEOUT:g} s")
+        if isinstance(error, self._aiohttp.ClientConnectorCertificateError):
+            message = self._hide_key(f"the certificate of {self._settings.host} cannot be verified: {error}")[:300]
+            remedy = "Name a file with the authority that signed it in SSL_CERT_FILE."
+            return FatalError(message, status=None, error=InputError(message, where="base_url", remedy=remedy))
+        message = self._hide_key(f"{type(error).__name__}: {error}".removesuffix(": "))
         never_sent = isinstance(error, (self._aiohttp.ClientConnectorError, self._aiohttp.InvalidURL))
         return TransientError(message[:300], charged=not never_sent)
 
-    def _distrusted(self, error: Exception) -> Fatal:
-        message = self._hide(f"the certificate of {self._settings.host} cannot be verified: {error}")[:300]
-        remedy = "Name a file with the authority that signed it in SSL_CERT_FILE."
-        return Fatal(message, status=None, error=InputError(message, where="base_url", remedy=remedy))
-
-    def _completion(self, answer: Any) -> Completion:
+    def _parse_completion(self, answer: Any) -> Completion:
         choice = answer["choices"][0]
         message = choice["message"]
         finish_reason = str(choice.get("finish_reason") or "stop")
@@ -272,34 +253,34 @@ class Server:
         usage = answer.get("usage") or {}
         model = answer.get("model")
         return Completion(
-            text=well_formed(self._hide(message.get("content") or "")),
-            refusal=well_formed(self._hide(refusal)) if refusal else None,
-            finish_reason=self._hide(finish_reason),
-            model=None if model is None else self._hide(str(model)),
-            prompt_tokens=_count(usage.get("prompt_tokens")),
-            completion_tokens=_count(usage.get("completion_tokens")),
+            text=escape_surrogates(self._hide_key(message.get("content") or "")),
+            refusal=escape_surrogates(self._hide_key(refusal)) if refusal else None,
+            finish_reason=self._hide_key(finish_reason),
+            model=None if model is None else self._hide_key(str(model)),
+            prompt_tokens=_parse_count(usage.get("prompt_tokens")),
+            completion_tokens=_parse_count(usage.get("completion_tokens")),
         )
 
-    def _hide(self, text: str) -> str:
-        """Leave the key and pictures out of a text: a server may repeat them."""
-        text = without_pictures(text)
-        return self._key_again.sub("[API key]", text) if self._key else text
+    def _hide_key(self, text: str) -> str:
+        """Remove the key and images from a text: a server may repeat a request."""
+        text = strip_images(text)
+        return self._key_pattern.sub("[API key]", text) if self._key else text
 
 
-def _count(tokens: Any) -> int | None:
-    """Return a number of tokens; None, which means unknown, for what can be none."""
-    return tokens if isinstance(tokens, int) and 0 <= tokens < _MOST_TOKENS else None
+def _parse_count(tokens: Any) -> int | None:
+    """Return a token count; None if it is missing or impossible."""
+    return tokens if isinstance(tokens, int) and 0 <= tokens < _MAX_TOKENS else None
 
 
-def wait_asked_for(headers: Mapping[str, str]) -> float | None:
-    """Read how long a server asks to wait.
+def parse_retry_after(headers: Mapping[str, str]) -> float | None:
+    """Return the time that a server asks the client to wait.
 
     Args:
-        headers: Of the answer; ``Retry-After`` holds seconds or a date (RFC 9110, section 10.2.3), and OpenAI's
-            ``retry-after-ms`` says it more exactly.
+        headers: Headers of the response: ``Retry-After`` in seconds or as a date (RFC 9110, section 10.2.3), or
+            OpenAI's ``retry-after-ms``.
 
     Returns:
-        Seconds from now, at least 0; None if the server does not say, or not so that it can be understood.
+        Seconds from now, at least 0; None if the headers are missing or invalid.
     """
     for name, seconds in (("retry-after-ms", 0.001), ("retry-after", 1.0)):
         try:
@@ -317,50 +298,13 @@ def wait_asked_for(headers: Mapping[str, str]) -> float | None:
     return max(0.0, date.timestamp() - time.time())
 
 
-@dataclass(frozen=True)
-class _Response:
-    headers: Mapping[str, str]
-
-
-@dataclass(frozen=True)
-class _StatusError:
-    """An answer of another status than 200, with the fields of openai's own error."""
-
-    status_code: int
-    body: Any
-    code: str | None
-    param: str | None
-    response: _Response
-
-
-def _status_error(status: int, headers: Mapping[str, str], answer: bytes) -> _StatusError:
-    try:
-        body = json.loads(answer)
-    except ValueError:
-        body = answer.decode("utf-8", errors="replace")
-    if isinstance(body, Mapping):
-        body = body.get("error", body)
-    told = body if isinstance(body, Mapping) else {}
-    code, param = told.get("code"), told.get("param")
-    return _StatusError(status, body, None if code is None else str(code), param, _Response(headers))
-
-
-def _proxy(url: str) -> str | None:
-    """Return the proxy that the environment sets for an address (``HTTPS_PROXY``, ``ALL_PROXY``, ``NO_PROXY``)."""
-    parts, set_up = urlsplit(url), getproxies()
-    proxy = None if proxy_bypass(parts.hostname or "") else set_up.get(parts.scheme) or set_up.get("all")
+def _check_proxy(url: str) -> None:
+    """Raise an InputError if the environment sets a proxy that aiohttp does not support."""
+    parts, proxies = urlsplit(url), getproxies()
+    proxy = None if proxy_bypass(parts.hostname or "") else proxies.get(parts.scheme) or proxies.get("all")
     if proxy is not None and urlsplit(proxy).scheme not in ("http", "https"):
         raise InputError(
-            f"a proxy of the kind {urlsplit(proxy).scheme or 'unknown'!r}",
+            f"unsupported proxy type {urlsplit(proxy).scheme or 'unknown'!r}",
             where=f"{parts.scheme.upper()}_PROXY or ALL_PROXY",
-            remedy="Set one that begins with http:// or https://, or none.",
+            remedy="Set a proxy that begins with http:// or https://, or none.",
         )
-    return proxy
-
-
-def _trusted_authorities() -> ssl.SSLContext:
-    """Return the system's certificate authorities and, where it is installed, certifi's, as other HTTP libraries do."""
-    context = ssl.create_default_context()
-    with suppress(ImportError):
-        context.load_verify_locations(importlib.import_module("certifi").where())
-    return context

@@ -18,7 +18,8 @@ from PIL import Image
 
 from explllm.core.expressions import LABEL_SETS
 from explllm.core.manifest import Manifest
-from explllm.engine.baseline import BaselineSettings, PicturedFace, picture_of, pictured_faces
+from explllm.engine.baseline import FaceImage, encode_face, face_images
+from explllm.engine.settings import BaselineSettings
 from explllm.faces.crop import load_face
 from explllm.llm.ledger import Ledger
 
@@ -71,8 +72,8 @@ def truths(manifest):
     manifest = Manifest.read(manifest)
     settings = BaselineSettings(LABELS)
     return {
-        picture_of(face, settings).sha256: manifest.frame["expression"].iloc[row]
-        for row, face in pictured_faces(manifest, LABELS)
+        encode_face(face, settings).sha256: manifest.frame["expression"].iloc[row]
+        for row, face in face_images(manifest, LABELS)
     }
 
 
@@ -109,7 +110,7 @@ def test_nothing_is_sent_unless_told_to(baseline, chat_server, knowing, tmp_path
         assert "8 pictures of faces would be sent to 127.0.0.1" in error
         assert "personal data" in error and "--send-images" in error
         told = baseline(server.url, "--estimate", "--price-in", 2.5, "--price-out", 10, send=False)
-        assert told.status == 0 and "8 faces: 16 calls" in told.out and "255 tokens a picture" in told.out
+        assert told.status == 0 and "8 faces: 16 calls" in told.out and "255 tokens per image" in told.out
     assert server.received == server.others == []
     assert sorted(tmp_path.rglob("*")) == before
 
@@ -189,7 +190,7 @@ def test_the_server_sees_the_right_crop_and_no_more(explllm, chat_server, tmp_pa
     sent = {Image.open(io.BytesIO(picture(one))).size: picture(one) for one in server.received}
     assert set(sent) == {(256, 256), (108, 108)}  # the smaller one as it is, with its margin
     for size, box in ((256, boxes[0]), (108, boxes[1])):
-        expected = np.asarray(load_face(tmp_path / "holiday.jpg", box, largest=256), float)
+        expected = np.asarray(load_face(tmp_path / "holiday.jpg", box, max_size=256), float)
         found = np.asarray(Image.open(io.BytesIO(sent[size, size])), float)
         assert np.abs(found - expected).mean() < 3
         assert b"HOLIDAY" not in sent[size, size] and b"Exif" not in sent[size, size]
@@ -278,7 +279,7 @@ def test_a_model_that_thinks_long_is_given_room(baseline, chat_server, knowing):
     assert table()["cot_status"].tolist() == ["answered"] * 8
     with chat_server.ChatServer(lambda received: chat_server.Reply("The", finish_reason="length")) as server:
         done = baseline(server.url, "-o", "never.parquet")
-    assert done.status == 1 and "--max-tokens" in done.err and table("never.parquet")["unreadable"].notna().all()
+    assert done.status == 1 and "max_tokens" in done.err and table("never.parquet")["unreadable"].notna().all()
 
 
 def test_a_server_without_schemas_answers_in_words(baseline, chat_server, knowing, faces):
@@ -319,7 +320,7 @@ def test_neither_key_nor_picture_is_left_behind(baseline, chat_server, knowing, 
         # The first bytes are those of every JPEG.
         assert file[700:716] not in held and letters[1000:1024] not in held and letters[:24] not in held
     with Ledger(tmp_path / "faces_scripted.run/ledger.sqlite") as ledger:
-        [kept] = ledger.conversation("secret/person0.png")[0].request.pictures
+        [kept] = ledger.conversation("secret/person0.png")[0].request.images
     assert kept.sha256 in {sha256(picture(one)).hexdigest() for one in server.received}
 
 
@@ -337,7 +338,7 @@ def test_what_must_fail_fails_before_a_picture_is_sent(baseline, chat_server, mo
 def test_mistakes(baseline, explllm, faces, tmp_path, capsys):
     url = "http://127.0.0.1:9/v1"
     assert "no model is named" in explllm("baseline", faces, "--send-images").error
-    assert "no label set 'emo'" in baseline(url, "--label-set", "emo").error
+    assert "unknown label set 'emo'" in baseline(url, "--label-set", "emo").error
     assert "the split 'dev' has no rows" in baseline(url, "--split", "dev").error
     assert "ending '.txt'" in baseline(url, "-o", "out.txt").error
     assert "not what 'scripted' costs" in baseline(url, "--max-cost", 1).error
@@ -433,9 +434,9 @@ def test_a_photograph_without_a_face_is_not_sent(baseline, chat_server, knowing,
     with chat_server.ChatServer(knowing()) as server:
         assert "6 pictures of faces would be sent" in baseline(server.url, send=False).error
         done = baseline(server.url, "--label-set", "affectnet7")
-        assert done.status == 0 and "left out: no face found 2" in " ".join(done.out.split())
-        whole = [PicturedFace("", tmp_path / image, None) for image in frame["image"][6:]]
-        unwanted = {picture_of(face, BaselineSettings(LABELS)).sha256 for face in whole}
+        assert done.status == 0 and "skipped: no face found 2" in " ".join(done.out.split())
+        whole = [FaceImage("", tmp_path / image, None) for image in frame["image"][6:]]
+        unwanted = {encode_face(face, BaselineSettings(LABELS)).sha256 for face in whole}
         sent = {sha256(picture(one)).hexdigest() for one in server.received}
         assert len(server.received) == 12 and len(sent) == 6 and not sent & unwanted
         # They are neither right nor wrong.
@@ -444,7 +445,7 @@ def test_a_photograph_without_a_face_is_not_sent(baseline, chat_server, knowing,
         assert metrics["test/count"] == 6 and metrics["test/accuracy"] == 1
         assert metrics["test/unreadable"] == frame["image"][6:].tolist()
         Manifest(frame.iloc[6:], tmp_path).write(faces)
-        assert "in no row a face was found" in baseline(server.url, "--overwrite").error
+        assert "no row has a detected face" in baseline(server.url, "--overwrite").error
     assert len(server.received) == 12
 
 
@@ -503,7 +504,7 @@ def test_ctrl_c_finishes_what_is_in_flight(chat_server, knowing, faces, tmp_path
         running.send_signal(signal.SIGINT)
         out, _ = running.communicate(timeout=60)
         assert running.returncode == 130, out
-        assert "of 8 faces are done. Run the same command again to go on" in out and "Traceback" not in out
+        assert "of 8 faces are done. Run the same command again to resume" in out and "Traceback" not in out
         assert server.answered == len(server.received) < 16
         assert 0 < table(tmp_path / "faces_scripted.parquet")["cot_status"].notna().sum() < 8
         again = start()

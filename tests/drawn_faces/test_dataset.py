@@ -66,7 +66,7 @@ def test_chains_of_thought_fit_their_faces(drawn):
         assert ChainOfThought.parse(row.cot).check(Expression(row.expression)) == []
 
 
-def test_expressions_can_be_told_apart_in_unseen_people(drawn):
+def test_expressions_are_distinguishable_in_unseen_people(drawn):
     def features(split):
         described = []
         for i in np.flatnonzero(drawn.frame["split"] == split):
@@ -170,7 +170,7 @@ def test_foreign_folder_is_left_alone(tmp_path, settings):
     if settings is not None:
         (folder / "drawn_faces.json").write_text(settings)
     before = content(tmp_path)
-    with pytest.raises(InputError, match=r"no drawn faces.*another folder"):
+    with pytest.raises(InputError, match=r"not drawn faces.*another folder"):
         draw_faces(folder, **FEW)
     assert content(tmp_path) == before
 

@@ -1,4 +1,3 @@
-import time
 from dataclasses import replace
 
 import numpy as np
@@ -27,22 +26,22 @@ def difference(first, second):
     return np.abs(first.astype(int) - second).max(2)
 
 
-@pytest.mark.parametrize("unit", FEAFA, ids=lambda unit: unit.name)
 @pytest.mark.parametrize("seed", PEOPLE)
-def test_each_unit_changes_the_picture_on_its_own_side_and_more_when_stronger(unit, seed):
+def test_each_unit_changes_the_image_on_its_own_side_and_more_when_stronger(seed):
     identity, scene = person(seed), Scene()
     neutral = draw_face([0.0] * 24, identity, scene)
-    slight, strong = (
-        difference(draw_face([x * (name == unit.name) for name in NAMES], identity, scene), neutral)
-        for x in (0.35, 1.0)
-    )
-    assert (slight > 8).sum() >= 5, "a defining intensity must be visible"
-    assert (strong > 16).sum() >= 15
-    assert strong.sum() > slight.sum()
-    if unit.side is not None and "Jaw" not in unit.name:  # the jaw moves as one piece
-        halves = {"left": strong[:, 48:].sum(), "right": strong[:, :48].sum()}
-        other = "right" if unit.side == "left" else "left"
-        assert halves[unit.side] > 4 * halves[other], "the person's left is the right half of the picture"
+    for unit in FEAFA:
+        slight, strong = (
+            difference(draw_face([x * (name == unit.name) for name in NAMES], identity, scene), neutral)
+            for x in (0.35, 1.0)
+        )
+        assert (slight > 8).sum() >= 5, f"{unit.name}: a defining intensity must be visible"
+        assert (strong > 16).sum() >= 15, unit.name
+        assert strong.sum() > slight.sum(), unit.name
+        if unit.side is not None and "Jaw" not in unit.name:  # the jaw moves as one piece
+            halves = {"left": strong[:, 48:].sum(), "right": strong[:, :48].sum()}
+            other = "right" if unit.side == "left" else "left"
+            assert halves[unit.side] > 4 * halves[other], f"{unit.name}: the person's left is the right half"
 
 
 def test_jaw_slides_to_the_persons_own_side():
@@ -59,7 +58,7 @@ def test_jaw_slides_to_the_persons_own_side():
     assert middle_of_jaw(units(Jaw_Slide_Right=1.0)) < still - 1.5
 
 
-@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("seed", range(3))
 def test_flipped_picture_is_the_picture_of_the_mirrored_face(seed):
     random = np.random.default_rng([seed, 1])
     identity, scene = person(seed), replace(Scene.sample(random), noise=0.0)
@@ -148,7 +147,7 @@ def test_pose_moves_the_face():
 
 
 def test_wrong_action_units_and_sizes_are_refused():
-    with pytest.raises(InputError, match="23 action units"):
+    with pytest.raises(InputError, match="expected 24 action units, got 23"):
         draw_face([0.0] * 23, person(0), Scene())
     with pytest.raises(InputError, match="at least 16 pixels"):
         draw_face(units(), person(0), Scene(), size=8)
@@ -159,14 +158,3 @@ def test_people_differ():
     for i, first in enumerate(pictures):
         for second in pictures[:i]:
             assert difference(first, second).mean() > 5
-
-
-def test_drawing_is_fast():
-    identity, scene = person(0), Scene.sample(np.random.default_rng(0))
-    draw_face([0.5] * 24, identity, scene)
-    times = []
-    for _ in range(15):
-        start = time.process_time()
-        draw_face([0.5] * 24, identity, scene)
-        times.append(time.process_time() - start)
-    assert min(times) < 0.030, "measured 6 ms; five times that leaves room for a busy machine"

@@ -164,7 +164,7 @@ def test_rows_that_cannot_be_worked_on_are_counted(explllm, write_faces, tmp_pat
     frame.at[2, "expression"] = None
     Manifest(frame, tmp_path).write(tmp_path / "faces.parquet")
     done = explllm("cot", "build", "faces.parquet", "-o", "out.csv", "--offline")
-    assert "left out: no action units" in done.out and "left out: no expression" in done.out
+    assert "skipped: no action units" in done.out and "skipped: no expression" in done.out
     made = table("out.csv")
     assert made["cot_status"].notna().tolist() == [True, False, False, True, True, True]
     assert set(made["cot_source"].dropna()) == {"offline"}
@@ -193,7 +193,7 @@ def test_ctrl_c_finishes_what_is_in_flight(chat_server, model_script, write_face
         running.send_signal(signal.SIGINT)
         out, _ = running.communicate(timeout=30)
         assert running.returncode == 130, out
-        assert "Run the same command again to go on" in out
+        assert "Run the same command again to resume" in out
         assert slow.answered == len(slow.received)  # nothing in flight was lost
         frame = table(tmp_path / "out.parquet")
         assert 0 < frame["cot_status"].notna().sum() < 60

@@ -8,19 +8,21 @@ import sqlite3
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pandas as pd
 import pytest
 
 from explllm.core.manifest import Manifest
-from explllm.engine import runner as running
+from explllm.engine import progress as progress_module
+from explllm.engine.progress import read_progress
 from explllm.llm.ledger import Ledger
 
 QUOTA = {"code": "insufficient_quota"}
 
 
 def progress(path="out.run"):
-    return running.progress_of(running.Path(path))
+    return read_progress(Path(path))
 
 
 def outcomes():
@@ -131,7 +133,7 @@ def test_a_second_build_leaves_the_status_of_the_first(
 
 
 def test_a_run_gives_signs_of_life_while_no_face_ends(build, chat_server, model_script, monkeypatch):
-    monkeypatch.setattr(running, "_HEARTBEAT", 0.05)
+    monkeypatch.setattr(progress_module, "_HEARTBEAT", 0.05)
     seen = []
 
     def script(received):
@@ -160,7 +162,7 @@ class LoopWithoutSignals(asyncio.SelectorEventLoop):
 def test_ctrl_c_on_every_system(build, chat_server, model_script, monkeypatch, table, loop, times):
     """A second one waits for nothing, not for the answer in flight either."""
     if loop is not None:
-        monkeypatch.setattr(running, "_fast_loop", lambda: loop)
+        monkeypatch.setattr(asyncio, "new_event_loop", loop)
     before, pressed = signal.getsignal(signal.SIGINT), []
 
     def script(received):
@@ -180,7 +182,7 @@ def test_ctrl_c_on_every_system(build, chat_server, model_script, monkeypatch, t
     assert signal.getsignal(signal.SIGINT) is before
     assert progress()["state"] == "stopped"
     if times == 1:
-        assert "1 of 8 faces are done. Run the same command again to go on." in done.err
+        assert "1 of 8 faces are done. Run the same command again to resume." in done.err
         assert table()["cot_status"].notna().sum() == 1 and outcomes() == {"answered": 6}
 
 
@@ -304,9 +306,9 @@ def test_a_disk_that_fills_up(write_faces, tmp_path):
         cwd=tmp_path,
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (most, most)),
     )
-    assert done.returncode == 2 and done.stderr.startswith("error: a manifest that cannot be written (File too large)")
+    assert done.returncode == 2 and done.stderr.startswith("error: the manifest cannot be written (File too large)")
     assert len(done.stderr.splitlines()) == 1 and not (tmp_path / "out.jsonl").exists()
-    assert running.progress_of(tmp_path / "out.run")["state"] == "stopped"
+    assert read_progress(tmp_path / "out.run")["state"] == "stopped"
 
 
 def test_faces_of_one_image_in_the_released_layout(explllm, write_faces, tmp_path):

@@ -5,11 +5,11 @@ import pytest
 
 from explllm.core.errors import InputError
 from explllm.engine.face import Outcome, Status
-from explllm.engine.outcomes import Outcomes
+from explllm.engine.outcomes import OutcomeStore
 
 
 def test_they_come_back_by_row():
-    outcomes = Outcomes()
+    outcomes = OutcomeStore()
     outcomes.add(7, Outcome(Status.FAILED, None, 4, "not \udcff accepted", 0.5))
     outcomes.add(2, Outcome(Status.ACCEPTED, "a text \udcff", 1, "", 0.25))
     outcomes.add(5, Outcome(Status.FAILED, None, 0, "refused", 0.0))
@@ -23,7 +23,7 @@ def test_they_come_back_by_row():
 
 
 def test_their_texts_are_not_in_memory():
-    outcomes, process = Outcomes(), psutil.Process()
+    outcomes, process = OutcomeStore(), psutil.Process()
     outcomes.add(0, Outcome(Status.ACCEPTED, "x" * 1000, 0, "", 0.0))
     before = process.memory_info().rss
     for row in range(1, 40_000):
@@ -34,8 +34,8 @@ def test_their_texts_are_not_in_memory():
 
 
 def test_a_full_disk_is_a_clear_error():
-    outcomes = Outcomes()
-    outcomes._base.execute("PRAGMA max_page_count = 10")
+    outcomes = OutcomeStore()
+    outcomes._database.execute("PRAGMA max_page_count = 10")
     with pytest.raises(InputError, match="temporary file: database or disk is full.*TMPDIR"):
         for row in range(1000):
             outcomes.add(row, Outcome(Status.ACCEPTED, "x" * 1000, 0, "", 0.0))

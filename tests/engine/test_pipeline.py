@@ -7,12 +7,13 @@ import pytest
 
 from explllm.core.action_units import NAMES
 from explllm.core.expressions import Expression
-from explllm.engine.face import EngineSettings, Face, Status
+from explllm.engine.face import Face, Status
 from explllm.engine.pipeline import explain_face
+from explllm.engine.settings import EngineSettings
 from explllm.explanations.checks import pair_problems
 from explllm.llm.client import ChatClient
 from explllm.llm.ledger import Ledger
-from explllm.llm.request import ChatSettings
+from explllm.llm.settings import ChatSettings
 
 UNITS = [0.0] * 24
 UNITS[NAMES.index("Left Lip Corner Pull")] = 0.62
@@ -64,7 +65,7 @@ def test_a_face_that_is_understood_at_once(work, model_script):
     assert "image_url" not in everything and "someone.jpg" not in everything
     assert not any(str(expression) in first for expression in Expression)
     assert asked[1][1].question.endswith(asked[2][1].question.partition("Description: ")[2].partition("\n\nDoes")[0])
-    assert "Keep to 130 words" in asked[3][1].question
+    assert "Use at most 130 words" in asked[3][1].question
 
 
 def test_reflection_carries_the_memory_and_gives_the_label_past_the_threshold(work, model_script):
@@ -194,7 +195,7 @@ def test_answers_that_cannot_be_read_are_asked_again_and_then_counted(work, mode
     assert len(questions) == 3
     assert outcome.status is Status.ACCEPTED
     # The same words would mostly give the same answer.
-    assert questions[1].startswith(questions[0] + "\n\n") and "could not be read. It began: I see." in questions[1]
+    assert questions[1].startswith(questions[0] + "\n\n") and "could not be parsed. It began: I see." in questions[1]
     assert questions[2].startswith(questions[0] + "\n\n") and "It began: Happiness or Fear" in questions[2]
     assert "Answer with one of the words Neutral, Happiness" in questions[1]
 
@@ -291,6 +292,6 @@ def test_units_that_were_not_measured_are_neither_present_nor_absent(work, model
     outcome, asked = work(face(label, units))
     assert outcome.status is Status.ACCEPTED
     first, verification = asked[0][1].question, asked[2][1].question
-    assert "Not measured, and so neither present nor absent: cheeks puff, nose wrinkle." in first
+    assert "Not measured, and therefore neither present nor absent: cheeks puff, nose wrinkle." in first
     assert "nose wrinkle" not in first.partition("Not measured")[0]
-    assert "except those that were not measured and count neither way: cheeks puff, nose wrinkle." in verification
+    assert "except those that were not measured and should be ignored: cheeks puff, nose wrinkle." in verification

@@ -10,7 +10,7 @@ from explllm.engine.verification import read_verdict
 from explllm.explanations.chain_of_thought import ChainOfThought
 from explllm.explanations.checks import description_problems, form_problems, names_expression, pair_problems
 from explllm.explanations.rule_writer import RuleWriter
-from explllm.llm.reading import without_thoughts
+from explllm.llm.reading import strip_reasoning
 
 UNITS = [0.0] * 24
 UNITS[NAMES.index("Left Brow Lower")] = UNITS[NAMES.index("Right Brow Lower")] = 0.5
@@ -123,7 +123,7 @@ def test_names():
     ],
 )
 def test_reading_a_label(text, label):
-    assert read_expression(without_thoughts(text)) is label
+    assert read_expression(strip_reasoning(text)) is label
 
 
 @pytest.mark.parametrize(
@@ -138,7 +138,7 @@ def test_reading_a_label(text, label):
     ],
 )
 def test_reading_a_verdict(text, verdict):
-    assert read_verdict(without_thoughts(text)) is verdict
+    assert read_verdict(strip_reasoning(text)) is verdict
 
 
 def test_reading_a_chain_of_thought():
@@ -151,5 +151,5 @@ def test_reading_a_chain_of_thought():
     assert read_cot(structured.replace('"c"', '"**Conclusion:**"')) is None
     plain = "### Key Observations\nThe brows.\n### Overall Emotional Interpretation\nA mood.\n### Conclusion\nAnger."
     assert read_cot(plain) == ChainOfThought.from_sections("The brows.", "A mood.", "Anger.")
-    assert read_cot(without_thoughts("<think>### Conclusion\nFear.</think>" + plain)) == read_cot(plain)
+    assert read_cot(strip_reasoning("<think>### Conclusion\nFear.</think>" + plain)) == read_cot(plain)
     assert read_cot("I cannot help with that.") is None

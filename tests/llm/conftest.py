@@ -7,7 +7,8 @@ import pytest
 
 from explllm.llm.client import ChatClient
 from explllm.llm.ledger import Ledger
-from explllm.llm.request import ChatMessage, ChatRequest, ChatSettings
+from explllm.llm.request import ChatMessage, ChatRequest
+from explllm.llm.settings import ChatSettings
 
 KEY = "sk-test-0123456789abcdefghijklmnopqrstuvwxyz"
 

@@ -89,7 +89,7 @@ def test_answers_that_are_lost_are_asked_for_again(
     assert len(server.received) == totals().requests == 3
     # Each of the two may have been charged for: the 1,024 tokens that were allowed, and the prompt.
     assert totals().cost == pytest.approx(120e-6)
-    assert totals().cost_at_most - totals().cost > 2 * 1024e-6
+    assert totals().cost_upper_bound - totals().cost > 2 * 1024e-6
 
 
 def test_a_server_that_is_gone_is_not_charged_for(chat_server, serve, settings, question, ask_all, totals, quick):
@@ -98,7 +98,7 @@ def test_a_server_that_is_gone_is_not_charged_for(chat_server, serve, settings, 
     [failure] = ask_all(gone, [question()])
     assert isinstance(failure, ChatFailure)
     assert "sent 3 times" in failure.reason
-    assert (totals().requests, totals().failures, totals().cost_at_most) == (3, 1, 0)
+    assert (totals().requests, totals().failures, totals().cost_upper_bound) == (3, 1, 0)
 
 
 @pytest.mark.parametrize("status", [400, 413, 422])
@@ -216,7 +216,7 @@ def test_the_second_of_two_takes_over_if_the_first_is_cancelled(
     assert asyncio.run(main()).text == "fine"
     assert len(server.received) == totals().requests == 2
     assert totals().open == 0
-    assert totals().cost_at_most > totals().cost == pytest.approx(120e-6)
+    assert totals().cost_upper_bound > totals().cost == pytest.approx(120e-6)
 
 
 def test_stop_lets_what_is_in_flight_finish(chat_server, serve, settings, question, ask_all, totals):
@@ -403,7 +403,7 @@ def test_the_budget_is_never_passed(chat_server, serve, settings, question, ask_
     outcomes = ask_all(limited, [question(number) for number in range(60)])
     answers = [outcome for outcome in outcomes if not isinstance(outcome, Exception)]
     assert {type(outcome) for outcome in outcomes if isinstance(outcome, Exception)} == {OutOfBudget}
-    assert totals().cost_at_most <= budget
+    assert totals().cost_upper_bound <= budget
     # It is used as far as it goes: a further request might have passed it.
     assert totals().cost > budget - 0.0014
     assert len(answers) == totals().answers == len(server.received)
@@ -420,7 +420,7 @@ def test_lost_answers_count_against_the_budget(chat_server, serve, settings, que
     [outcome] = ask_all(limited, [question()])
     assert isinstance(outcome, OutOfBudget)
     assert len(server.received) == totals().requests > 3
-    assert totals().cost_at_most <= 0.01
+    assert totals().cost_upper_bound <= 0.01
 
 
 def test_two_clients_share_a_budget(chat_server, serve, settings, question, tmp_path, totals):
@@ -435,7 +435,7 @@ def test_two_clients_share_a_budget(chat_server, serve, settings, question, tmp_
                 )
 
     asyncio.run(main())
-    assert 0.018 < totals().cost_at_most <= 0.02
+    assert 0.018 < totals().cost_upper_bound <= 0.02
 
 
 def test_a_server_that_counts_no_tokens_costs_the_upper_bound(chat_server, serve, settings, question, ask_all):

@@ -14,14 +14,16 @@ import pytest
 
 from explllm.core.errors import InputError, MissingPathError
 from explllm.llm.client import ChatClient
-from explllm.llm.ledger import Ledger, Settled
+from explllm.llm.ledger import Ledger
+from explllm.llm.ledger_file import AttemptResult
 from explllm.llm.request import ChatMessage
 
 CLIENT = """
 import asyncio, sys
 from explllm.llm.client import ChatClient
 from explllm.llm.ledger import Ledger
-from explllm.llm.request import ChatMessage, ChatRequest, ChatSettings
+from explllm.llm.request import ChatMessage, ChatRequest
+from explllm.llm.settings import ChatSettings
 
 url, path, count = sys.argv[1], sys.argv[2], int(sys.argv[3])
 requests = [ChatRequest(f"face {n}", "au2des", 0, (ChatMessage("user", f"question {n}"),)) for n in range(count)]
@@ -109,7 +111,7 @@ def test_a_killed_run_goes_on_and_pays_for_nothing_twice(chat_server, repository
         totals = ledger.totals()
     assert (totals.answers, totals.open, totals.failures) == (count, 0, 0)
     assert totals.cost == pytest.approx(count * 120e-6)
-    assert totals.cost_at_most >= totals.cost + len(lost) * 1024e-6
+    assert totals.cost_upper_bound >= totals.cost + len(lost) * 1024e-6
 
 
 def test_totals_are_readable_while_another_process_writes(repository, tmp_path):
@@ -261,11 +263,11 @@ def test_what_was_begun_is_finished_when_the_ledger_is_closed(question, tmp_path
             ledger.open_for_writing()
             number, name = await ledger.begin(question(), "scripted", 0.5)
             assert ledger.totals().open == 1
-            assert ledger.totals().cost_at_most == 0.5
-            task = asyncio.create_task(ledger.finish(number, Settled("answered", answer="late", model="m")))
+            assert ledger.totals().cost_upper_bound == 0.5
+            task = asyncio.create_task(ledger.finish(number, AttemptResult("answered", answer="late", model="m")))
             await asyncio.sleep(0)
             task.cancel()
-            await ledger.done_writing()
+            await ledger.close_writer()
             return name
 
     name = asyncio.run(main())
@@ -284,7 +286,7 @@ def test_many_requests_share_a_commit(serve, settings, question, tmp_path):
             ledger._writer._connection.set_trace_callback(lambda sql: commits.append(sql) if sql == "COMMIT" else None)
             await asyncio.gather(*(ledger.begin(question(number), "scripted", 0.0) for number in range(200)))
             count = len(commits)
-            await ledger.done_writing()
+            await ledger.close_writer()
             return count
 
     assert asyncio.run(main()) <= 3

@@ -23,7 +23,7 @@ import pytest
 from explllm.core.errors import ConfigError, InputError
 from explllm.llm.client import ChatClient
 from explllm.llm.ledger import Ledger
-from explllm.llm.server import wait_asked_for
+from explllm.llm.server import parse_retry_after
 
 
 @pytest.fixture
@@ -69,8 +69,8 @@ def test_check_knows_how_ollama_and_llama_cpp_name_models(chat_server, serve, se
         ({"status": 401}, "OPENAI_API_KEY.*Set the environment variable"),
         ({"status": 403}, "OPENAI_API_KEY.*Use a key"),
         ({"status": 503}, "cannot list its models: status 503: scripted fault.*Try again later"),
-        ({"raw": "<html>"}, "mostly ends in /v1"),
-        ({"raw": '{"models": []}'}, "mostly ends in /v1"),
+        ({"raw": "<html>"}, "usually ends in /v1"),
+        ({"raw": '{"models": []}'}, "usually ends in /v1"),
         ({"drop": True}, "cannot be reached"),
         ({"status": 301, "headers": {"Location": "http://new.example/v1"}}, "new address: http://new.example/v1"),
     ],
@@ -128,14 +128,14 @@ def test_backoff_grows_without_retry_after(chat_server, serve, settings, questio
 
 
 def test_ways_of_asking_to_wait():
-    assert wait_asked_for({"retry-after": "7"}) == 7
-    assert wait_asked_for({"retry-after": "-7"}) == 0
-    assert wait_asked_for({"retry-after": "1", "retry-after-ms": "250"}) == 0.25
+    assert parse_retry_after({"retry-after": "7"}) == 7
+    assert parse_retry_after({"retry-after": "-7"}) == 0
+    assert parse_retry_after({"retry-after": "1", "retry-after-ms": "250"}) == 0.25
     later = datetime.now(UTC) + timedelta(seconds=30)
-    assert 28 < wait_asked_for({"retry-after": format_datetime(later, usegmt=True)}) <= 30
-    assert wait_asked_for({"retry-after": "Wed, 21 Oct 2015 07:28:00 GMT"}) == 0
+    assert 28 < parse_retry_after({"retry-after": format_datetime(later, usegmt=True)}) <= 30
+    assert parse_retry_after({"retry-after": "Wed, 21 Oct 2015 07:28:00 GMT"}) == 0
     for nothing in ({}, {"retry-after": ""}, {"retry-after": "soon"}, {"retry-after": "nan"}, {"retry-after": "inf"}):
-        assert wait_asked_for(nothing) is None
+        assert parse_retry_after(nothing) is None
 
 
 def test_the_key_appears_nowhere(chat_server, serve, settings, question, api_key, tmp_path, quick, capfd):
@@ -315,7 +315,7 @@ def test_proxies(chat_server, serve, settings, question, ask_all, monkeypatch):
         # A proxy is sent the whole address.
         assert [received.path for received in proxy.received] == ["http://far.invalid/v1/chat/completions"] * number
     monkeypatch.setenv("all_proxy", "socks5://127.0.0.1:1")
-    with pytest.raises(InputError, match="a proxy of the kind 'socks5'"):
+    with pytest.raises(InputError, match="unsupported proxy type 'socks5'"):
         ask_all(far, [question()])
 
 

@@ -11,7 +11,8 @@ from explllm.core.expressions import Expression
 from explllm.explanations.rule_writer import RuleWriter
 from explllm.llm.client import ChatClient
 from explllm.llm.ledger import Ledger
-from explllm.llm.request import ChatFailure, ChatSettings
+from explllm.llm.request import ChatFailure
+from explllm.llm.settings import ChatSettings
 from explllm.metrics.exp_cot_score import Judgment, exp_cot_score
 from explllm.metrics.judges import RuleJudge, find_judge, register_judge, registered_judges
 from explllm.metrics.judges.chat import ChatJudge, parse_judgment

@@ -37,13 +37,13 @@ class Estimator(ABC):
     runs_on: Sequence[str] = ()
     """Lines about the device that the estimator uses, warnings included."""
     no_result: str = "no face found"
-    """Why a face has no intensities when `estimate` returns None for it."""
+    """The reason if `estimate` returns None for a face."""
     batch_size: int = 1
     """Number of faces per call of `estimate`."""
     margin: float | None = None
     """Margin around face boxes that the estimator was trained with, as for `face_crop`; None if unknown."""
     training_data_note: str | None = None
-    """A note about the training data, such as that the faces were drawn; None if there is none."""
+    """A note about the training data, such as that the faces were drawn."""
 
     @abstractmethod
     def estimate(self, images: Sequence[Image.Image]) -> list[Intensities | None]:

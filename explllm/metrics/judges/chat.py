@@ -4,8 +4,8 @@ import json
 import re
 from typing import Any, Protocol
 
-from explllm.llm.prompt import render, version
-from explllm.llm.reading import UnreadableAnswer, ask_until_read, without_thoughts
+from explllm.llm.prompt import prompt_version, render
+from explllm.llm.reading import UnreadableAnswer, ask_until_parsed, strip_reasoning
 from explllm.llm.request import ChatAnswer, ChatFailure, ChatMessage, ChatRequest
 from explllm.metrics.exp_cot_score import MAX_SCORE, Judgment
 from explllm.metrics.judges import Judge
@@ -48,7 +48,7 @@ class ChatJudge(Judge):
             model: The model's name, for `name`.
         """
         self.client, self.model = client, model
-        self.name = f"{model}, prompt {version('explllm.metrics', 'judge')}"
+        self.name = f"{model}, prompt {prompt_version('explllm.metrics', 'judge')}"
 
     async def judge(self, generated: str, reference: str, scope: str) -> Judgment:
         """Ask the model for the scores, up to three times if its answer cannot be parsed."""
@@ -56,14 +56,14 @@ class ChatJudge(Judge):
         messages = (ChatMessage("user", question),)
         request = ChatRequest(scope, "judge", 0, messages, SCHEMA, max_tokens=128)
         try:
-            return await ask_until_read(self.client.ask, request, parse_judgment, _EXPECTED, _ATTEMPTS)
+            return await ask_until_parsed(self.client.ask, request, parse_judgment, _EXPECTED, _ATTEMPTS)
         except UnreadableAnswer as error:
             raise ChatFailure(f"judge: {error}") from None
 
 
 def parse_judgment(text: str) -> Judgment | None:
     """Parse a judge's answer: a JSON object, also in a code fence or within prose; None if there is no valid one."""
-    match = re.search(r"\{[^{}]*\}", without_thoughts(text))
+    match = re.search(r"\{[^{}]*\}", strip_reasoning(text))
     try:
         values: Any = json.loads(match[0]) if match else None
         key, interpretation, conclusion = (float(values[part]) for part in _PARTS)

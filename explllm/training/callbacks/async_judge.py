@@ -20,8 +20,7 @@ from explllm.core.files import METRICS_FILE, update_json
 from explllm.core.manifest import face_key
 from explllm.llm.client import ChatClient
 from explllm.llm.ledger import Ledger
-from explllm.llm.request import ChatSettings
-from explllm.llm.settings import Structured
+from explllm.llm.settings import ChatSettings, Structured
 from explllm.metrics.exp_cot_score import Judgment, exp_cot_score
 from explllm.metrics.judges import Judge, find_judge
 from explllm.metrics.judges.chat import ChatJudge

@@ -10,8 +10,7 @@ import sqlite3
 import pytest
 
 from explllm.llm.ledger import Ledger
-from explllm.llm.picture import ChatPicture, without_pictures
-from explllm.llm.request import ChatFailure, ChatMessage, Refused
+from explllm.llm.request import ChatFailure, ChatImage, ChatMessage, Refused, strip_images
 
 # What stands for a JPEG: bytes of which no eight stand anywhere else.
 JPEG = b"\xff\xd8\xff\xe0" + os.urandom(6000)
@@ -20,7 +19,7 @@ JPEG = b"\xff\xd8\xff\xe0" + os.urandom(6000)
 @pytest.fixture
 def pictured(question):
     def make(number=0, jpeg=JPEG, **changes):
-        messages = (ChatMessage("user", f"question {number}", ChatPicture.of(jpeg)),)
+        messages = (ChatMessage("user", f"question {number}", ChatImage.of(jpeg)),)
         return question(number, messages=messages, **changes)
 
     return make
@@ -40,10 +39,10 @@ def test_a_picture_is_sent_and_only_its_hash_is_recorded(serve, chat_server, set
     assert head == "data:image/jpeg;base64" and base64.b64decode(letters) == JPEG
     with Ledger(tmp_path / "ledger.sqlite") as ledger:
         [entry] = ledger.conversation("faces/0.jpg")
-    [kept] = entry.request.pictures
-    assert kept == ChatPicture.of(JPEG) and kept.jpeg is None
+    [kept] = entry.request.images
+    assert kept == ChatImage.of(JPEG) and kept.jpeg is None
     assert entry.request.key("scripted") == pictured().key("scripted")
-    with pytest.raises(ValueError, match="its hash alone"):
+    with pytest.raises(ValueError, match="only its hash"):
         _ = kept.url
     assert JPEG not in repr(pictured()).encode("latin-1", "replace")
 
@@ -109,7 +108,7 @@ def test_a_picture_appears_nowhere(serve, chat_server, settings, pictured, ask_a
         root.setLevel(level)
     assert [type(one).__name__ for one in found].count("ChatAnswer") == 2
     assert isinstance(found[2], Refused) and isinstance(found[1], ChatFailure)
-    assert found[0].text == found[7].text == "you sent [picture]"
+    assert found[0].text == found[7].text == "you sent [image]"
     letters = base64.b64encode(JPEG).decode()
     held = b"".join(path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()) + logged.getvalue().encode()
     held += repr(found).encode() + "".join(capfd.readouterr()).encode()
@@ -122,5 +121,5 @@ def test_a_picture_appears_nowhere(serve, chat_server, settings, pictured, ask_a
 
 def test_texts_keep_what_is_no_picture():
     prose = "The brows are lowered/lifted = tense. " * 20 + "https://example.org/" + "path/" * 10
-    assert without_pictures(prose) == prose
-    assert without_pictures("see data:image/png;base64,AAAA+/= end") == "see [picture] end"
+    assert strip_images(prose) == prose
+    assert strip_images("see data:image/png;base64,AAAA+/= end") == "see [image] end"
