@@ -8,6 +8,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+pytestmark = pytest.mark.slow
+
 RANKS = ("--trainer.devices", 2, "--trainer.accelerator", "cpu")
 STRATEGIES = ("ddp", "fsdp2")
 
