@@ -169,7 +169,7 @@ class LastCheckpoint(Checkpoint):
         self.path, self.every_n_steps = last_checkpoint(run_dir), every_n_steps
         self._step = 0
         """Step of the last checkpoint, or the step that the run resumed from."""
-        self._signaled = False
+        self._signaled = self._stopping = False
         self._handlers: dict[signal.Signals, Any] = {}
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -190,15 +190,18 @@ class LastCheckpoint(Checkpoint):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Write a checkpoint every n optimizer steps and after the last step of an epoch or run; stop on a signal."""
+        """Write a checkpoint every n optimizer steps and after the last step of an epoch or run, or on a signal."""
         step = trainer.global_step
         if (batch_idx + 1) % trainer.accumulate_grad_batches and not trainer.is_last_batch:
             return
-        stop = self._any_rank_signaled(trainer, pl_module)
+        self._stopping = self._any_rank_signaled(trainer, pl_module)
         last = trainer.is_last_batch or trainer.should_stop or step == trainer.max_steps
-        if step != self._step and (stop or last or step % self.every_n_steps == 0):
+        if step != self._step and (self._stopping or last or step % self.every_n_steps == 0):
             self._save(trainer)
-        if stop:
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        """Stop after a signal: Lightning has logged the last step by now."""
+        if self._stopping:
             raise SIGTERMException
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

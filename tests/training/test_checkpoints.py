@@ -16,7 +16,12 @@ import yaml
 from explllm import ExpLLM
 from explllm.core.errors import CheckpointError, ConfigError
 from explllm.training.callbacks.live_accuracy import LiveAccuracy
-from explllm.training.checkpoints import AtomicCheckpointIO, LastCheckpoint
+from explllm.training.checkpoints import (
+    AtomicCheckpointIO,
+    LastCheckpoint,
+    model_from_checkpoint,
+    read_checkpoint,
+)
 
 
 def content(number):

@@ -33,11 +33,13 @@ STOP = ("--trainer.callbacks+", json.dumps({"class_path": "ranks.Terminate", "in
 def runs(lora_config, on_ranks, tmp_path_factory):
     """20 steps on one rank and on two under each strategy, unbroken or terminated after step 10 and resumed."""
     folder = tmp_path_factory.mktemp("strategies")
-    fit = ("fit", "--config", lora_config, "--data.micro_batch_size", 2, "--trainer.max_steps", 20)
+    fit = ("fit", "--config", lora_config, "--trainer.max_steps", 20, "--trainer.max_epochs", 9)
+    # The base computes logits in bfloat16. Rounding one of them the other way changes the loss of a small batch by 1e-4.
+    fit += ("--data.batch_size", 32, "--data.micro_batch_size", 8)
     fit += ("--model.network.vision_lora.dropout", 0, "--model.network.language_lora.dropout", 0)
     # AdamW amplifies rounding errors of tiny gradients: with a larger epsilon they stay as small as they are.
     fit += ("--model.optimization.epsilon", 1e-5)
-    fit += ("--trainer.limit_val_batches", 1.0, "--trainer.val_check_interval", 20)
+    fit += ("--trainer.limit_val_batches", 1.0, "--trainer.check_val_every_n_epoch", 2)
     alone = ("--trainer.strategy", "ddp", "--trainer.devices", 1, "--trainer.accelerator", "cpu")
     ddp, fsdp2 = ((*RANKS, "--trainer.strategy", strategy) for strategy in STRATEGIES)
 
@@ -97,4 +99,4 @@ def test_two_ranks_predict_and_explain_what_one_does(runs):
     figures = [json.loads((folder / f"test {name}/metrics.json").read_text()) for name in ("one", "fsdp2")]
     assert figures[0]["test/count"] == figures[1]["test/count"] == 27
     assert figures[1]["test/nll"] == pytest.approx(figures[0]["test/nll"], abs=1e-5)
-    assert len(list((folder / "fsdp2/gallery").glob("*.html"))) == 1
+    assert len(list((folder / "fsdp2/gallery").glob("*.html"))) >= 1
