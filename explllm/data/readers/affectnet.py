@@ -1,4 +1,4 @@
-"""AffectNet in the three forms in which it goes round: arrays beside the images, CSV lists, the subset from Kaggle."""
+"""AffectNet in its three common layouts: arrays beside the images, CSV lists, the subset from Kaggle."""
 
 import os
 import re
@@ -16,53 +16,69 @@ from explllm.data.readers.published import AFFECTNET, AFFECTNET_KAGGLE
 from explllm.data.readers.source import Source
 
 NOT_EXPRESSIONS = {8: "None", 9: "Uncertain", 10: "Non-Face"}
-"""The numbers after the eight expressions (Mollahosseini et al., 2017), and what they mean."""
+"""Labels after the eight expressions (Mollahosseini et al., 2017)."""
 _LIST_FOLDERS = ("", "Manually_Annotated_file_lists/")
 _IMAGE_FOLDERS = ("Manually_Annotated_Images", "Manually_Annotated/Manually_Annotated_Images")
+_AUTOMATIC_LISTS = ("automatically_annotated.csv", "Automatically_annotated_file_list/automatically_annotated.csv")
+_AUTOMATIC_IMAGES = ("Automatically_Annotated_Images", "Automatically_Annotated/Automatically_Annotated_Images")
 _SET_FOLDERS = {"train_set": "train", "val_set": "test"}
 _CLASS_FOLDERS = {"train_class": "train", "val_class": "test"}
 _LAYOUTS = (
-    "Expected train_set/ and val_set/ with images/ and annotations/; or training.csv and validation.csv beside "
+    "Expected train_set/ and val_set/ with images/ and annotations/; training.csv and validation.csv beside "
     "Manually_Annotated_Images/; or Kaggle's subset: a CSV file with the columns image,emotion or pth,label, or "
     "train_class/ and val_class/."
 )
 
 
-def read_affectnet(source: Source, classes: Literal[7, 8] = 8) -> None:
-    """Read AffectNet in whichever form the folder holds.
+def read_affectnet(
+    source: Source, classes: Literal[7, 8] = 8, annotations: Literal["manual", "automatic"] = "manual"
+) -> None:
+    """Read AffectNet; the layout is detected.
 
-    AffectNet's test set was never released: as in all papers, its validation set is the split ``test``. What is
-    labeled None, Uncertain or Non-Face is left out and counted.
+    AffectNet's test set was never released: as in all papers, its validation set is the split ``test``. Images labeled
+    None, Uncertain or Non-Face are left out and counted.
 
     Args:
         source: The folder.
-        classes: 8 expressions, or 7: without Contempt.
+        classes: 8 expressions, or 7 without Contempt.
+        annotations: Labels by people, or of the images that the publisher labeled with a network (all ``train``).
 
     Raises:
-        MissingPathError: If the folder has none of the three forms.
+        MissingPathError: If the folder has none of the three layouts, or only automatic annotations were found.
     """
     root = source.root
     published = AFFECTNET
+    if annotations == "automatic":
+        listing = source.first("list of automatic annotations", *_AUTOMATIC_LISTS)
+        images = source.first("folder of images", *_AUTOMATIC_IMAGES).relative_to(root).as_posix()
+        _read_list(source, listing, images, "train", classes)
+        return
     if any((root / name / "annotations").is_dir() for name in _SET_FOLDERS):
         _read_arrays(source, classes)
     elif any(
         (root / f"{folder}{name}.csv").is_file() for folder in _LIST_FOLDERS for name in ("training", "validation")
     ):
         _read_lists(source, classes)
+    elif any((root / name).is_file() for name in _AUTOMATIC_LISTS):
+        raise MissingPathError(
+            "only AffectNet's automatic annotations, which are labels by a network",
+            where=root,
+            remedy="Pass --annotations automatic to read them.",
+        )
     elif any(root.glob("*.csv")) or any((root / name).is_dir() for name in _CLASS_FOLDERS):
         _read_kaggle(source, classes)
         published = AFFECTNET_KAGGLE
     else:
-        raise MissingPathError("no form of AffectNet", where=root, remedy=_LAYOUTS)
+        raise MissingPathError("unknown layout of AffectNet", where=root, remedy=_LAYOUTS)
     source.compare(published if classes == 8 else published.without(Expression.CONTEMPT))
 
 
 def _expression(source: Source, value: str | int, classes: int) -> str | None:
-    """Return the label's name; None, counted, if the set or the choice of classes leaves it out."""
+    """Return the name of a label; None, counted as left out, for labels that are not among the classes."""
     word = str(value).strip()
-    place = int(word) if word.isdecimal() else None
-    if place in NOT_EXPRESSIONS:
-        source.left_out[f"images labeled {NOT_EXPRESSIONS[place]}"] += 1
+    index = int(word) if word.isdecimal() else None
+    if index in NOT_EXPRESSIONS:
+        source.left_out[f"images labeled {NOT_EXPRESSIONS[index]}"] += 1
         return None
     expression = LABEL_SETS["affectnet8"].parse(word)
     if classes == 7 and expression is Expression.CONTEMPT:
@@ -72,7 +88,7 @@ def _expression(source: Source, value: str | int, classes: int) -> str | None:
 
 
 def _read_arrays(source: Source, classes: int) -> None:
-    """Read ``train_set/annotations/ID_exp.npy``, a number or its digits an image."""
+    """Read ``train_set/annotations/ID_exp.npy``: one label per image, a number or its digits."""
     for name, split in _SET_FOLDERS.items():
         folder = source.root / name / "annotations"
         if not folder.is_dir():
@@ -91,7 +107,7 @@ def _array(path: Path) -> str:
     try:
         value = np.load(path, allow_pickle=False)
     except (ValueError, OSError, EOFError) as error:
-        raise ManifestError(f"no NumPy array ({error})", remedy="Unpack the file again.") from None
+        raise ManifestError(f"invalid NumPy array ({error})", remedy="Unpack the file again.") from None
     if value.size != 1:
         raise ManifestError(f"{value.size} values instead of a label", remedy="Unpack the file again.")
     label = value.item()
@@ -99,48 +115,53 @@ def _array(path: Path) -> str:
 
 
 def _read_lists(source: Source, classes: int) -> None:
-    """Read ``training.csv`` and ``validation.csv`` of the full release, with boxes."""
+    """Read ``training.csv`` and ``validation.csv`` of the full release."""
     images = source.first("folder of images", *_IMAGE_FOLDERS).relative_to(source.root).as_posix()
-    columns = ("subDirectory_filePath", "face_x", "face_y", "face_width", "face_height", "expression")
     for name, split in (("training", "train"), ("validation", "test")):
         candidates = [source.root / f"{folder}{name}.csv" for folder in _LIST_FOLDERS]
         listing = next((path for path in candidates if path.is_file()), None)
         if listing is None:
             source.remarks[f"sets without a list {name}.csv"] += 1
             continue
-        for line, cells in source.table(listing, *columns):
-            with source.row(listing, line):
-                expression = _expression(source, cells["expression"], classes)
-                if expression is not None:
-                    box = [number(cells[column], column) for column in columns[1:5]]
-                    if min(box[2:]) <= 0:
-                        raise InputError(f"the box {box} has no area", remedy="Mend or remove the line.")
-                    image = f"{images}/{cells['subDirectory_filePath']}"
-                    source.add(image, expression=expression, split=split, box=box)
+        _read_list(source, listing, images, split, classes)
+
+
+def _read_list(source: Source, listing: Path, images: str, split: str, classes: int) -> None:
+    """Read a CSV list of the full release, with boxes."""
+    columns = ("subDirectory_filePath", "face_x", "face_y", "face_width", "face_height", "expression")
+    for line, cells in source.table(listing, *columns):
+        with source.row(listing, line):
+            expression = _expression(source, cells["expression"], classes)
+            if expression is not None:
+                box = [number(cells[column], column) for column in columns[1:5]]
+                if min(box[2:]) <= 0:
+                    raise InputError(f"the box {box} has no area", remedy="Fix or remove the line.")
+                image = f"{images}/{cells['subDirectory_filePath']}"
+                source.add(image, expression=expression, split=split, box=box)
 
 
 def _read_kaggle(source: Source, classes: int) -> None:
-    """Read Kaggle's subsets: by their CSV files where there are any, otherwise by their class folders."""
+    """Read Kaggle's subsets from their CSV files if there are any, otherwise from their class folders."""
     listings = sorted(source.root.glob("*.csv"))
     if not listings:
         for name, split in _CLASS_FOLDERS.items():
             for path in source.track(sorted((source.root / name).glob("class*/*"))):
                 if path.suffix.lower() not in IMAGE_SUFFIXES or path.name.startswith("."):
-                    source.left_out["files in class folders that are no images"] += 1
+                    source.left_out["files in class folders that are not images"] += 1
                     continue
                 with source.row(path):
                     _add_kaggle(source, path.relative_to(source.root).as_posix(), None, split, classes)
         return
     for listing in listings:
-        told = split_of_name(listing.stem)
+        listed_split = split_of_name(listing.stem)
         for line, cells in _kaggle_rows(source, listing):
             with source.row(listing, line):
                 numbered = "emotion" in cells
                 image, label = (cells["image"], cells["emotion"]) if numbered else (cells["pth"], cells["label"])
-                # The published lists lead with a path of their maker's.
+                # The published lists begin with a path on their author's machine.
                 image = re.sub(r"^.*/(?=(?:train|val)_class/)", "", image).removeprefix("./")
-                # Like its class folders, the subset counts from 1 where the publisher counts from 0.
-                _add_kaggle(source, image, _from_one(label) if numbered else label, told, classes)
+                # Like its class folders, the subset counts from 1; the publisher counts from 0.
+                _add_kaggle(source, image, _from_one(label) if numbered else label, listed_split, classes)
 
 
 def _kaggle_rows(source: Source, listing: Path) -> Iterator[tuple[int, Cells]]:
@@ -151,7 +172,9 @@ def _kaggle_rows(source: Source, listing: Path) -> Iterator[tuple[int, Cells]]:
 
 def _from_one(label: str) -> str:
     if not label.isdecimal() or not 1 <= int(label) <= 8:
-        raise UnknownExpressionError(f"{label!r} is no class of the subset", remedy="Use: 1 Neutral to 8 Contempt.")
+        raise UnknownExpressionError(
+            f"{label!r} is not a class of the subset", remedy="Classes are 1 (Neutral) to 8 (Contempt)."
+        )
     return str(int(label) - 1)
 
 
@@ -162,11 +185,11 @@ def _add_kaggle(source: Source, image: str, label: str | None, split: str | None
     expression = _expression(source, folder_label if label is None else label, classes)
     if expression is None:
         return
-    told = (split_of_name(folders[0]) if folders else None) or split
-    source.add(image, expression=expression, split="train" if told in ("train", None) else "test")
-    source.remarks["rows whose split nothing names: taken as train"] += told is None
+    named = (split_of_name(folders[0]) if folders else None) or split
+    source.add(image, expression=expression, split="train" if named in ("train", None) else "test")
+    source.remarks["rows without a split: used as train"] += named is None
     if label is not None and folder_label and _differs(folder_label, expression):
-        source.remarks["rows whose label is not that of their class folder: the list's label was taken"] += 1
+        source.remarks["rows whose label differs from their class folder: the label of the list is used"] += 1
 
 
 def _differs(folder_label: str, expression: str) -> bool:

@@ -1,11 +1,11 @@
-"""BP4D: 12 FACS units present or absent, a CSV file a person and task, or a list of frames."""
+"""BP4D: 12 binary FACS units, in one CSV file per person and task, or in a list of frames."""
 
 import re
 from collections.abc import Sequence
 
 from explllm.core.action_units import BP4D_12
 from explllm.core.errors import InputError, MissingPathError
-from explllm.data.readers.facs import Frames, binary, check_fold, frame_path
+from explllm.data.readers.facs import Frames, binary, check_fold, frame_paths
 from explllm.data.readers.folds import named_parts
 from explllm.data.readers.parsing import whole
 from explllm.data.readers.published import BP4D
@@ -16,10 +16,9 @@ PARTS = named_parts(
     "F003 F005 F011 F013 F020 F022 M002 M005 M010 M011 M013 M016 M017 M018",
     "F004 F006 F007 F012 F014 F015 F017 F019 F021 M003 M006 M009 M015",
 )
-"""The three parts of the literature, as ME-GraphAU (Luo et al., IJCAI 2022) lists them.
+"""The three parts of the literature, as listed by ME-GraphAU (Luo et al., IJCAI 2022).
 
-Fold k tests on part k, as in the lists that are named ``bp4d_test1`` and so on; ME-GraphAU numbers the other way
-round (its fold 1 tests on part 3).
+Fold k tests on part k, as in lists named ``bp4d_test1``; ME-GraphAU numbers in reverse (its fold 1 tests on part 3).
 """
 _LABELS = ("AUCoding/AU_OCC", "AU_OCC", "AUCoding")
 _UNKNOWN = "9"
@@ -30,41 +29,41 @@ def read_bp4d(
 ) -> None:
     """Read ``AUCoding/AU_OCC/F001_T1.csv``, or a list of frames.
 
-    The first line of a CSV file numbers its columns: 0 is the frame, the others are FACS units. Frames with a 9, which
-    says that a unit could not be coded, in one of the 12 units are left out and counted. A line of a list is
-    ``2F23_10/1001.jpg 1 1 0 ...``: path and 12 times 0 or 1.
+    The header of a CSV file numbers its columns: 0 is the frame, the others are FACS units. Frames with a 9 (not coded)
+    in one of the 12 units are left out and counted. A line of a list is ``2F23_10/1001.jpg 1 1 0 ...``: path and 12
+    values 0 or 1.
 
     Args:
         source: The folder.
-        fold: The part to test on, 1 to 3.
-        listing: A list to read in place of the folder's own files.
-        frames: Where a frame's image lies below the root.
+        fold: Test on part N of the people, 1 to 3; by default all rows are ``train``.
+        listing: Read this list of frames instead of the publisher's files.
+        frames: Path of a frame below ROOT; fields: {subject}, {task}, {frame}.
 
     Raises:
-        MissingPathError: If there is no file of labels.
+        MissingPathError: If there is no label file.
     """
     check_fold(fold, PARTS)
-    taken = Frames(source, "bp4d12", PARTS, fold)
+    table = Frames(source, "bp4d12", PARTS, fold)
     if listing is not None:
-        taken.add_list(listing, _parse, _person)
+        table.add_list(listing, _parse, _person)
         source.compare(BP4D)
         return
-    source.image_remedy = "Name the images by --frames, such as 'img/{subject}/{task}/{frame:04d}.jpg'."
+    source.image_remedy = "Describe the image paths with --frames, such as 'img/{subject}/{task}/{frame:04d}.jpg'."
     labels = source.first("folder of labels", *_LABELS)
     files = sorted(path for path in labels.iterdir() if re.fullmatch(r"[FM]\d{3}_T\d+\.csv", path.name))
     if not files:
-        raise MissingPathError("no file of labels", where=labels, remedy="Expected files such as F001_T1.csv.")
+        raise MissingPathError("no label file", where=labels, remedy="Expected files such as F001_T1.csv.")
     for file in files:
         person, task = file.stem.split("_")
         for line, cells in source.table(file, "0", *map(str, BP4D_12)):
             with source.row(file, line):
                 values = [cells[str(unit)] for unit in BP4D_12]
-                frame = whole(cells["0"], "number of a frame", 0)
+                frame = whole(cells["0"], "frame number", 0)
                 if _UNKNOWN in values:
-                    source.left_out["frames with a unit that could not be coded"] += 1
+                    source.left_out["frames with a unit that was not coded"] += 1
                     continue
-                image = frame_path(frames, subject=person, task=task, frame=frame)
-                taken.add(image, person, binary(values, len(BP4D_12)))
+                image = source.first_image(frame_paths(frames, subject=person, task=task, frame=frame))
+                table.add(image, person, binary(values, len(BP4D_12)))
     source.compare(BP4D)
 
 
@@ -74,7 +73,7 @@ def _parse(text: str) -> tuple[str, Sequence[int]]:
 
 
 def _person(image: str) -> str:
-    found = re.search(r"(?<![A-Za-z])([FM])(\d{2,3})(?=[_/])", image)
-    if found is None:
-        raise InputError(f"{image!r} names nobody", remedy="BP4D's people are F001 to F023 and M001 to M018.")
-    return f"{found[1]}{int(found[2]):03d}"
+    match = re.search(r"(?<![A-Za-z])([FM])(\d{2,3})(?=[_/])", image)
+    if match is None:
+        raise InputError(f"no person in the path {image!r}", remedy="BP4D's people are F001 to F023 and M001 to M018.")
+    return f"{match[1]}{int(match[2]):03d}"

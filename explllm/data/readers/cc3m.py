@@ -1,7 +1,9 @@
-"""CC3M for the first stage: LLaVA's list beside its images, or WebDataset shards."""
+"""Image-caption pairs for the first stage: LLaVA's lists beside their images, or WebDataset shards."""
 
+import gzip
 import json
 import tarfile
+import zlib
 from os import PathLike
 from pathlib import Path, PurePosixPath
 
@@ -10,132 +12,82 @@ import pandas as pd
 from explllm.core.errors import ImageError, InputError, ManifestError, MissingPathError
 from explllm.core.manifest import Manifest
 from explllm.data.folder import IMAGE_SUFFIXES
-from explllm.data.readers.published import CC3M_LLAVA
+from explllm.data.readers.published import CC3M_LLAVA, LLAVA_PRETRAIN
 from explllm.data.readers.source import Source
+
+LISTS = {"chat.json": CC3M_LLAVA, "blip_laion_cc_sbu_558k.json": LLAVA_PRETRAIN}
+"""LLaVA's lists of captions: CC3M (595 K pairs, LLaVA) and LAION/CC/SBU (558 K pairs, LLaVA 1.5)."""
+_SHARDS = (".tar", ".tar.gz", ".tgz")
+_LAYOUT = 'Expected a list of {"image": ..., "conversations": [{"from": "gpt", "value": CAPTION}]}.'
 
 
 def read_cc3m(source: Source) -> None:
     """Read image-caption pairs.
 
-    LLaVA's set is ``chat.json`` beside ``images/``. Shards are ``*.tar`` with KEY.jpg and KEY.txt or KEY.json (with the
-    key ``caption``) one after the other; they are read as a stream, an image in memory at a time, and the images
-    written out.
+    LLaVA's sets are ``chat.json`` or ``blip_laion_cc_sbu_558k.json`` beside the images or beside ``images/``. Shards
+    are ``*.tar`` or ``*.tar.gz``, in subfolders too, in which KEY.jpg and KEY.txt or KEY.json (with the key
+    ``caption``) are adjacent. Shards are read as a stream, one image in memory at a time, and their images are written
+    to a folder.
 
     Args:
         source: The folder.
 
     Raises:
         MissingPathError: If there is neither a list nor a shard.
-        ManifestError: If a shard is no tar file, or ends too early.
+        ManifestError: If a shard is not a tar file, or truncated.
     """
-    shards = sorted(source.root.glob("*.tar"))
-    if not shards:
-        listing = source.first("list of captions and no shard (*.tar)", "chat.json")
-        source.add_manifest(read_llava_captions(source.root, listing.name), listing)
-        source.compare(CC3M_LLAVA)
+    if any((source.root / name).is_file() for name in LISTS) or not (shards := _shards(source.root)):
+        listing = source.first("list of captions and no shard (*.tar)", *LISTS)
+        source.add_manifest(read_llava_captions(source.root), listing)
+        source.compare(LISTS[listing.name])
         return
     with source.written_images() as (folder, prefix):
         for shard in source.track(shards, len(shards)):
+            name = shard.relative_to(source.root).as_posix()
+            stem = name.removesuffix(next(suffix for suffix in _SHARDS if name.endswith(suffix)))
             try:
-                _refuse_cut_off(shard)
-                with tarfile.open(shard, "r|") as tar:
-                    _read_shard(source, tar, shard, folder, prefix)
-            except (tarfile.TarError, EOFError) as error:
+                if shard.suffix == ".tar":
+                    _check_end(shard)
+                    with tarfile.open(shard, "r|") as tar:
+                        _read_shard(source, tar, shard, stem, folder, prefix)
+                else:
+                    # gzip itself detects a truncated file.
+                    with gzip.open(shard) as stream, tarfile.open(fileobj=stream, mode="r|") as tar:
+                        _read_shard(source, tar, shard, stem, folder, prefix)
+                        while stream.read(2**20):
+                            pass
+            except (tarfile.TarError, EOFError, gzip.BadGzipFile, zlib.error) as error:
                 raise ManifestError(
-                    f"a shard that cannot be read to its end ({error})", where=shard, remedy="Download it again."
+                    f"the shard is damaged or truncated ({error})", where=shard, remedy="Download it again."
                 ) from error
 
 
-def _refuse_cut_off(shard: Path) -> None:
-    """Refuse a file without the two empty blocks that end an archive: tarfile takes one cut between files for whole."""
-    with shard.open("rb") as stream:
-        stream.seek(max(0, shard.stat().st_size - 2 * tarfile.BLOCKSIZE))
-        if stream.read() != bytes(2 * tarfile.BLOCKSIZE):
-            raise tarfile.ReadError("its end is missing")
-
-
-def _read_shard(source: Source, tar: tarfile.TarFile, shard: Path, folder: Path, prefix: str) -> None:
-    key, parts = "", dict[str, bytes]()
-    for member in tar:
-        if not member.isfile():
-            continue
-        path = PurePosixPath(member.name)
-        stem = path.with_suffix("").as_posix()
-        if stem != key:
-            _take(source, shard, key, parts, folder, prefix)
-            key, parts = stem, {}
-        stream = tar.extractfile(member)
-        parts[path.suffix.lower()] = b"" if stream is None else stream.read()
-    _take(source, shard, key, parts, folder, prefix)
-
-
-def _take(source: Source, shard: Path, key: str, parts: dict[str, bytes], folder: Path, prefix: str) -> None:
-    if not parts:
-        return
-    with source.row(f"{shard}, {key}"):
-        suffix = next((suffix for suffix in parts if suffix in IMAGE_SUFFIXES), None)
-        if suffix is None or not parts[suffix]:
-            raise ImageError("no image, or one of 0 bytes", remedy="Download the shard again.")
-        caption = _caption(parts)
-        if PurePosixPath(key).is_absolute() or ".." in PurePosixPath(key).parts:
-            raise InputError(f"the name {key} leads out of the folder", remedy="Do not use this file.")
-        name = f"{shard.stem}/{key}{suffix}"
-        path = folder / name
-        repeated = path.exists()
-        if repeated and path.read_bytes() != parts[suffix]:
-            raise ManifestError("another image of the same name stands before it", remedy="Make the shard again.")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(parts[suffix])
-        try:
-            source.add(f"{prefix}/{name}", file=path, caption=caption, split="train")
-        except InputError:
-            # Of a repeated one, the row before it needs the image.
-            if not repeated:
-                path.unlink()
-            raise
-
-
-def _caption(parts: dict[str, bytes]) -> str:
-    try:
-        told = parts[".txt"].decode("utf-8") if ".txt" in parts else json.loads(parts[".json"])["caption"]
-        caption = told.strip()
-    except (ValueError, KeyError, TypeError, AttributeError):
-        caption = ""
-    if not caption:
-        raise ManifestError("no caption", remedy="Each image needs a KEY.txt, or a KEY.json with the key caption.")
-    return caption
-
-
-def read_llava_captions(root: str | PathLike[str], listing: str = "chat.json") -> Manifest:
-    """Read LLaVA's filtered CC3M (595 K pairs): a JSON list beside its images.
+def read_llava_captions(root: str | PathLike[str]) -> Manifest:
+    """Read one of LLaVA's lists of captions (`LISTS`).
 
     Args:
-        root: The folder; the images lie in it or in its subfolder ``images``.
-        listing: The JSON file: a list of ``{"image": ..., "conversations": [{"from": "human", ...}, {"from": "gpt",
-            "value": caption}]}``.
+        root: The folder of the list. Its images are in the subfolder ``images`` if that exists, else beside the list.
 
     Returns:
         A manifest with the columns image, caption and split (``train``).
 
     Raises:
-        MissingPathError: If folder or file do not exist.
-        ManifestError: If an entry has another form; it names the first.
+        MissingPathError: If there is no list.
+        ManifestError: If the list is invalid; the message names the first invalid entry.
     """
-    path = Path(root, listing)
-    if not path.is_file():
+    path = next((Path(root, name) for name in LISTS if Path(root, name).is_file()), None)
+    if path is None:
         raise MissingPathError(
-            "there is no such list of captions",
-            where=path,
-            remedy="Give the folder of LLaVA's CC3M pretraining set, which holds chat.json and images/.",
+            f"no list of captions ({' or '.join(LISTS)})",
+            where=root,
+            remedy="Use the folder of a LLaVA pretraining set, which contains the list and its images.",
         )
     try:
         entries = json.loads(path.read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ManifestError(f"the file is no JSON ({error})", where=path, remedy="Download it again.") from error
+        raise ManifestError(f"invalid JSON ({error})", where=path, remedy="Download it again.") from error
     if not isinstance(entries, list) or not entries:
-        raise ManifestError(
-            "the file holds no list of images with captions", where=path, remedy="See LLaVA's chat.json for the form."
-        )
+        raise ManifestError("not a list of images with captions", where=path, remedy=_LAYOUT)
     rows = []
     for number, entry in enumerate(entries):
         try:
@@ -143,8 +95,73 @@ def read_llava_captions(root: str | PathLike[str], listing: str = "chat.json") -
             caption = next(answer for answer in answers if answer)
             rows.append({"image": entry["image"], "caption": caption, "split": "train"})
         except (KeyError, StopIteration, TypeError, AttributeError) as error:
-            raise ManifestError(
-                f"entry {number} has no image or no caption", where=path, remedy="See LLaVA's chat.json for the form."
-            ) from error
+            raise ManifestError(f"entry {number} has no image or no caption", where=path, remedy=_LAYOUT) from error
     images = Path(root, "images")
     return Manifest(pd.DataFrame(rows), images if images.is_dir() else root, path)
+
+
+def _shards(root: Path) -> list[Path]:
+    return sorted(path for path in root.rglob("*") if path.name.endswith(_SHARDS) and path.is_file())
+
+
+def _check_end(shard: Path) -> None:
+    """Refuse a file without the two empty blocks that end an archive: tarfile accepts one that is cut between files."""
+    with shard.open("rb") as stream:
+        stream.seek(max(0, shard.stat().st_size - 2 * tarfile.BLOCKSIZE))
+        if stream.read() != bytes(2 * tarfile.BLOCKSIZE):
+            raise tarfile.ReadError("its end is missing")
+
+
+def _read_shard(source: Source, tar: tarfile.TarFile, shard: Path, stem: str, folder: Path, prefix: str) -> None:
+    key, parts = "", dict[str, bytes]()
+    for member in tar:
+        if not member.isfile():
+            continue
+        path = PurePosixPath(member.name)
+        member_key = path.with_suffix("").as_posix()
+        if member_key != key:
+            _add_pair(source, shard, stem, key, parts, folder, prefix)
+            key, parts = member_key, {}
+        stream = tar.extractfile(member)
+        parts[path.suffix.lower()] = b"" if stream is None else stream.read()
+    _add_pair(source, shard, stem, key, parts, folder, prefix)
+
+
+def _add_pair(
+    source: Source, shard: Path, stem: str, key: str, parts: dict[str, bytes], folder: Path, prefix: str
+) -> None:
+    """Write the image of one key and add its row."""
+    if not parts:
+        return
+    with source.row(f"{shard}, {key}"):
+        suffix = next((suffix for suffix in parts if suffix in IMAGE_SUFFIXES), None)
+        if suffix is None or not parts[suffix]:
+            raise ImageError("no image, or an empty one", remedy="Download the shard again.")
+        caption = _caption(parts)
+        if PurePosixPath(key).is_absolute() or ".." in PurePosixPath(key).parts:
+            raise InputError(f"the path {key} leaves the folder", remedy="Do not use this file.")
+        name = f"{stem}/{key}{suffix}"
+        path = folder / name
+        repeated = path.exists()
+        if repeated and path.read_bytes() != parts[suffix]:
+            raise ManifestError("another image has the same name", remedy="Write the shard again with unique keys.")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(parts[suffix])
+        try:
+            source.add(f"{prefix}/{name}", file=path, caption=caption, split="train")
+        except InputError:
+            # The image of a repeated key belongs to an earlier row.
+            if not repeated:
+                path.unlink()
+            raise
+
+
+def _caption(parts: dict[str, bytes]) -> str:
+    try:
+        text = parts[".txt"].decode("utf-8") if ".txt" in parts else json.loads(parts[".json"])["caption"]
+        caption = text.strip()
+    except (ValueError, KeyError, TypeError, AttributeError):
+        caption = ""
+    if not caption:
+        raise ManifestError("no caption", remedy="Each image needs a KEY.txt, or a KEY.json with the key caption.")
+    return caption

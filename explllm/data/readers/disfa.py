@@ -1,4 +1,4 @@
-"""DISFA: intensities of 8 FACS units, a file a unit and person, or a list of frames with their active units."""
+"""DISFA: intensities of 8 FACS units, in one file per unit and person, or a list of frames with active units."""
 
 import json
 import re
@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from explllm.core.action_units import DISFA_8
 from explllm.core.errors import InputError, ManifestError, MissingPathError
-from explllm.data.readers.facs import Frames, check_fold, frame_path
+from explllm.data.readers.facs import Frames, check_fold, frame_paths
 from explllm.data.readers.folds import named_parts
 from explllm.data.readers.parsing import whole
 from explllm.data.readers.published import DISFA
@@ -17,10 +17,9 @@ PARTS = named_parts(
     "SN006 SN011 SN012 SN013 SN018 SN021 SN024 SN028 SN031",
     "SN003 SN004 SN005 SN007 SN008 SN017 SN023 SN025 SN029",
 )
-"""The three parts of the literature, as ME-GraphAU (Luo et al., IJCAI 2022) lists them.
+"""The three parts of the literature, as listed by ME-GraphAU (Luo et al., IJCAI 2022).
 
-Fold k tests on part k, as in the lists that are named ``DISFA_test1`` and so on; ME-GraphAU numbers the other way
-round (its fold 1 tests on part 3).
+Fold k tests on part k, as in lists named ``DISFA_test1``; ME-GraphAU numbers in reverse (its fold 1 tests on part 3).
 """
 _NONE = 999
 
@@ -34,54 +33,54 @@ def read_disfa(
 ) -> None:
     """Read ``ActionUnit_Labels/SN001/SN001_au1.txt`` (lines ``frame,intensity``), or a list of frames.
 
-    DISFA ships videos: the frames are those that someone cut from them, named by a pattern. A unit is active from
-    intensity 2 of 5 on, as in the literature. A line of a list is ``{"img_path": ..., "AUs": [999, 2, ...]}`` with the
-    numbers of the active units and 999 for each other.
+    DISFA contains videos: extract their frames, and describe the paths by a pattern. A unit is active from intensity 2
+    of 5, as in the literature. A line of a list is ``{"img_path": ..., "AUs": [999, 2, ...]}`` with the numbers of the
+    active units, and 999 for the others.
 
     Args:
         source: The folder.
-        fold: The part to test on, 1 to 3.
-        listing: A list to read in place of the folder's own files.
-        frames: Where a frame's image lies below the root; {frame} counts as the files do, from 1, {frame0} from 0.
-        threshold: The lowest intensity that counts as active.
+        fold: Test on part N of the people, 1 to 3; by default all rows are ``train``.
+        listing: Read this list of frames instead of the publisher's files.
+        frames: Path of a frame below ROOT; fields: {subject}, {frame} from 1, {frame0} from 0.
+        threshold: Minimum intensity, of 5, that counts as active.
 
     Raises:
-        MissingPathError: If a unit's file is absent.
+        MissingPathError: If the file of a unit is missing.
     """
     check_fold(fold, PARTS)
-    taken = Frames(source, "disfa8", PARTS, fold)
+    table = Frames(source, "disfa8", PARTS, fold)
     if listing is not None:
-        taken.add_list(listing, _parse, _person)
+        table.add_list(listing, _parse, _person)
     else:
-        source.image_remedy = "Name the images by --frames, such as 'img/{subject}/{frame0}.png'."
+        source.image_remedy = "Describe the image paths with --frames, such as 'img/{subject}/{frame0}.png'."
         labels = source.first("folder of labels", "ActionUnit_Labels")
         for folder in sorted(path for path in labels.iterdir() if re.fullmatch(r"SN\d{3}", path.name)):
             for frame, grades in sorted(_grades(source, folder.name).items()):
                 if None in grades.values():
-                    continue  # reported with its line
+                    continue  # already reported
                 with source.row(folder, frame, "frame"):
                     missing = [str(unit) for unit in DISFA_8 if unit not in grades]
                     if missing:
                         raise ManifestError(
                             f"no intensity of AU {', '.join(missing)}", remedy="Unpack the files again."
                         )
-                    image = frame_path(frames, subject=folder.name, frame=frame, frame0=frame - 1)
+                    paths = frame_paths(frames, subject=folder.name, frame=frame, frame0=frame - 1)
                     active = [int((grades[unit] or 0) >= threshold) for unit in DISFA_8]
-                    taken.add(image, folder.name, active)
+                    table.add(source.first_image(paths), folder.name, active)
     source.compare(DISFA)
 
 
 def _grades(source: Source, person: str) -> dict[int, dict[int, int | None]]:
-    """Return the intensity of each unit by frame; None where the line cannot be read."""
+    """Return the intensity of each unit by frame; None if the line is invalid."""
     grades: dict[int, dict[int, int | None]] = {}
     for unit in DISFA_8:
         path = source.root / "ActionUnit_Labels" / person / f"{person}_au{unit}.txt"
         if not path.is_file():
-            raise MissingPathError("there is no such file of a unit", where=path, remedy="Unpack the labels again.")
+            raise MissingPathError("missing label file of a unit", where=path, remedy="Unpack the labels again.")
         for line, text in source.lines(path):
             with source.row(path, line):
                 frame_text, _, grade = text.partition(",")
-                frame = whole(frame_text, "number of a frame", 1)
+                frame = whole(frame_text, "frame number", 1)
                 grades.setdefault(frame, {})[unit] = None
                 grades[frame][unit] = whole(grade, "intensity", 0, 5)
     return grades
@@ -92,15 +91,17 @@ def _parse(text: str) -> tuple[str, Sequence[int]]:
         entry = json.loads(text)
         image, active = str(entry["img_path"]), {int(unit) for unit in entry["AUs"]}
     except (ValueError, KeyError, TypeError):
-        raise ManifestError("no frame with its units", remedy='A line is {"img_path": ..., "AUs": [...]}.') from None
+        raise ManifestError("invalid line", remedy='Expected the form {"img_path": ..., "AUs": [...]}.') from None
     unknown = active - {_NONE, *DISFA_8}
     if unknown:
-        raise InputError(f"unit {min(unknown)}", remedy=f"Units are {', '.join(map(str, DISFA_8))}, or {_NONE}.")
+        raise InputError(
+            f"unknown unit {min(unknown)}", remedy=f"Units are {', '.join(map(str, DISFA_8))}, or {_NONE}."
+        )
     return image, [int(unit in active) for unit in DISFA_8]
 
 
 def _person(image: str) -> str:
-    found = re.search(r"SN\d{3}(?!\d)", image)
-    if found is None:
-        raise InputError(f"{image!r} names nobody", remedy="DISFA's people are SN001 to SN032.")
-    return found[0]
+    match = re.search(r"SN\d{3}(?!\d)", image)
+    if match is None:
+        raise InputError(f"no person in the path {image!r}", remedy="DISFA's people are SN001 to SN032.")
+    return match[0]

@@ -1,4 +1,4 @@
-"""ExpW: ``label/label.lst`` and the original images, several faces an image."""
+"""ExpW: ``label/label.lst`` and the original images, several faces per image."""
 
 from explllm.core.errors import ConfigError
 from explllm.core.expressions import LABEL_SETS
@@ -14,24 +14,24 @@ _IMAGES = ("image/origin", "data/image/origin", "origin", "image", "images")
 def read_expw(
     source: Source, min_confidence: float = 60.0, draw: int | None = None, seed: int = 0, image_dir: str | None = None
 ) -> None:
-    """Read ExpW's list, a face a line; the box is the publisher's, in its order: top, left, right, bottom.
+    """Read ExpW's list, one face per line, with the publisher's boxes (top, left, right, bottom).
 
     ExpW has no splits: all rows are ``test``. The ExpLLM paper (Section IV-A) keeps faces with a confidence above 60
-    and draws 3,000; which ones is not published, so no other draw gives quite its figure. It also takes the boxes of
-    the detector SCRFD, not these.
+    and draws 3,000. These are not published, so the accuracy on another draw differs slightly. It also uses the boxes
+    of the detector SCRFD instead of these.
 
     Args:
         source: The folder.
-        min_confidence: Only faces with a detection confidence above this, in percent, are kept.
-        draw: Keep so many faces, drawn at random; all if None.
-        seed: Seeds the draw.
-        image_dir: The folder of the images below the root, if it has an unusual name.
+        min_confidence: Keep faces with a detection confidence above this percentage.
+        draw: Keep N faces drawn at random, by default all; the paper: 3000.
+        seed: Seed of the draw.
+        image_dir: Folder of the images below ROOT, if it has an unusual name.
     """
     listing = source.first("list of ExpW", *_LISTS)
     candidates = (image_dir,) if image_dir else _IMAGES
     images = source.first("folder of images", *candidates).relative_to(source.root).as_posix()
     if not 0 <= min_confidence < 100:
-        raise ConfigError(f"a confidence of {min_confidence:g}", remedy="Give 0 to below 100.")
+        raise ConfigError(f"--min_confidence is {min_confidence:g}", remedy="Use 0 to below 100.")
     faces = 0
     for line, text in source.lines(listing):
         with source.row(listing, line):

@@ -1,5 +1,6 @@
-"""What DISFA and BP4D share: a row of FACS units present or absent, lists of frames, and people in published folds."""
+"""The part shared by DISFA and BP4D: rows of binary FACS units, lists of frames, people in published folds."""
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -10,42 +11,42 @@ from explllm.data.readers.source import Source
 
 
 class Frames:
-    """Takes frames with their units into a manifest.
+    """Adds frames with their units to a manifest.
 
     The column ``facs`` holds 0 or 1 for each unit, in the order of the set that ``facs_set`` names: ``disfa8`` is
     `explllm.core.action_units.DISFA_8`, ``bp4d12`` is `BP4D_12`.
     """
 
     def __init__(self, source: Source, facs_set: str, parts: Mapping[str, int], fold: int | None) -> None:
-        """Name the set.
+        """Store the set and its folds.
 
         Args:
-            source: What is read.
-            facs_set: The name of the set of units.
-            parts: Each person's part in the literature's folds.
-            fold: The part to test on; all rows are ``train`` if None, or of the split that their list's name tells of.
+            source: The folder being read.
+            facs_set: Name of the set of units.
+            parts: Part of each person in the published folds.
+            fold: The part to test on; None: all rows are ``train``, or of the split named by their list.
         """
         self._source, self._set, self._parts, self._fold = source, facs_set, parts, fold
 
     def add(self, image: str, person: str, active: Sequence[int], split: str | None = None) -> None:
-        """Take a frame.
+        """Add a frame.
 
         Args:
-            image: The image's path.
-            person: Who is shown.
+            image: Path of the image.
+            person: The person in it.
             active: 0 or 1 for each unit.
-            split: The split where no fold was chosen.
+            split: The split if no fold was chosen.
         """
         split = split_by_fold(person, self._parts, self._fold) if self._fold or not split else split
         self._source.add(image, split=split, identity=person, facs=list(active), facs_set=self._set)
 
     def add_list(self, listing: str, parse: Callable[[str], tuple[str, Sequence[int]]], name: Callable) -> None:
-        """Take the frames of a list, a line each.
+        """Add the frames of a list, one per line.
 
         Args:
-            listing: The list, a path of its own or below the root.
-            parse: Reads a line: the image's path and its units.
-            name: Finds the person in the image's path.
+            listing: Path of the list, absolute or below the root.
+            parse: Parses a line into the image path and its units.
+            name: Returns the person from the image path.
 
         Raises:
             MissingPathError: If there is no such list.
@@ -56,40 +57,44 @@ class Frames:
             raise MissingPathError("there is no such list", where=path, remedy="Check --list.")
         split = split_of_name(path.stem)
         if split is None and self._fold is None:
-            source.remarks[f"lists whose name ({path.name}) tells no split: their rows are train"] += 1
+            source.remarks[f"lists without a split in their name ({path.name}): their rows are train"] += 1
         for line, text in source.lines(path):
             with source.row(path, line):
                 image, active = parse(text)
                 self.add(image, name(image), active, split)
 
 
-def frame_path(pattern: str, **values: str | int) -> str:
-    """Return the path of a frame's image.
+def frame_paths(pattern: str, **values: str | int) -> list[str]:
+    """Return the possible paths of a frame's image.
+
+    Copies of one data set number frames with different numbers of digits, even within one copy.
 
     Args:
-        pattern: The path with the fields in braces, such as ``{subject}/{frame:05d}.jpg``.
-        **values: What the fields stand for.
+        pattern: The path with fields in braces, such as ``{subject}/{frame:05d}.jpg``.
+        **values: Values of the fields.
 
     Returns:
-        The path.
+        The path; if numbers have no format, also with 3 to 6 digits.
 
     Raises:
         ConfigError: If the pattern has other fields.
     """
+    patterns = [re.sub(r"\{(frame0?)\}", rf"{{\1:0{digits}d}}", pattern) for digits in (1, 3, 4, 5, 6)]
     try:
-        return pattern.format(**values)
+        return list(dict.fromkeys(padded.format(**values) for padded in patterns))
     except (KeyError, IndexError, ValueError) as error:
         raise ConfigError(
-            f"the pattern {pattern!r} ({type(error).__name__} {error})", remedy=f"Its fields are {', '.join(values)}."
+            f"invalid --frames {pattern!r} ({type(error).__name__} {error})",
+            remedy=f"Use the fields {', '.join(values)}.",
         ) from None
 
 
 def check_fold(fold: int | None, parts: Mapping[str, int]) -> None:
-    """Refuse a fold that the literature does not have.
+    """Refuse a fold that does not exist in the literature.
 
     Args:
         fold: The part to test on, or None.
-        parts: Each person's part.
+        parts: Part of each person.
 
     Raises:
         ConfigError: If there is no such part.
@@ -99,18 +104,18 @@ def check_fold(fold: int | None, parts: Mapping[str, int]) -> None:
 
 
 def binary(values: Sequence[str], count: int) -> list[int]:
-    """Return units that are written as 0 and 1.
+    """Parse units written as 0 and 1.
 
     Args:
         values: The words.
-        count: How many there must be.
+        count: Required number of units.
 
     Returns:
         The numbers.
 
     Raises:
-        InputError: If there are not so many, or one is something else.
+        InputError: If the number differs, or a word is not 0 or 1.
     """
     if len(values) != count or not set(values) <= {"0", "1"}:
-        raise InputError(f"{' '.join(values)[:60]!r} instead of {count} times 0 or 1", remedy="Mend the line.")
+        raise InputError(f"{' '.join(values)[:60]!r} instead of {count} values 0 or 1", remedy="Fix the line.")
     return [int(value) for value in values]

@@ -1,7 +1,9 @@
 """FEAFA and FEAFA+: frames with 24 intensities each, in ``.auw`` files beside the images."""
 
 import os
-from collections.abc import Iterator
+import re
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from explllm.core.action_units import check_action_units
@@ -11,18 +13,23 @@ from explllm.data.readers.folds import split_by_fold, subject_parts
 from explllm.data.readers.published import FEAFA, FEAFA_PLUS
 from explllm.data.readers.source import Source
 
+_PARTS = re.compile(r"(feafa|disfa)[-_ ]?a?", re.IGNORECASE)
+"""Folders of FEAFA+ that hold people: FEAFA-A, and DISFA-A with DISFA's videos annotated again."""
+_DISFA_PERSON = re.compile(r"SN\d{3}")
+
 
 def read_feafa(source: Source, fold: int | None = None, folds: int = 5, seed: int = 0) -> None:
     """Read ``SUBJECT/SEQUENCE/FRAME.jpg`` with ``FRAME.auw`` beside it: 24 numbers from 0 to 1 in FEAFA's order.
 
-    The first folder below the root is the person, in the column ``identity``. The publisher names no splits: people
-    are dealt out to folds at random, and no person stands on both sides.
+    FEAFA+ has these folders below ``FEAFA-A/`` and ``DISFA-A/``. The column ``identity`` is the subject; for the videos
+    of DISFA it is the number that DISFA uses, such as SN001, which shows overlaps with a test on DISFA. The publisher
+    defines no splits: subjects are assigned to folds at random, and no subject is in both training and test.
 
     Args:
         source: The folder.
-        fold: The part to test on, from 1; all rows are ``train`` if None.
-        folds: How many parts.
-        seed: Seeds the dealing.
+        fold: Test on part N of the people, from 1; by default all rows are ``train``.
+        folds: Number of parts.
+        seed: Seed of the parts.
 
     Raises:
         MissingPathError: If there is no ``.auw`` file.
@@ -30,14 +37,14 @@ def read_feafa(source: Source, fold: int | None = None, folds: int = 5, seed: in
     files = list(source.track(_annotations(source.root)))
     if not files:
         raise MissingPathError("no .auw file", where=source.root, remedy="Expected SUBJECT/SEQUENCE/FRAME.auw.")
-    people = [file.relative_to(source.root).parts[0] for file in files]
+    people = _people([file.relative_to(source.root).parts for file in files])
     parts = subject_parts(people, folds, seed) if fold is not None else {}
     for file, person in zip(source.track(files, len(files)), people, strict=True):
         with source.row(file):
             try:
                 text = file.read_text(encoding="utf-8-sig")
             except UnicodeDecodeError:
-                raise ManifestError("the file is no text", remedy="Unpack it again.") from None
+                raise ManifestError("not a text file", remedy="Unpack it again.") from None
             units = check_action_units(text.replace(",", " ").split())  # type: ignore[arg-type]
             source.add(
                 _image(source, file),
@@ -49,6 +56,22 @@ def read_feafa(source: Source, fold: int | None = None, folds: int = 5, seed: in
     source.compare(FEAFA_PLUS if len(files) > FEAFA.counts["rows"] else FEAFA)
 
 
+def _people(paths: Sequence[tuple[str, ...]]) -> list[str]:
+    """Return the subject of each annotation file, from its path below the root."""
+    people, sets = [], defaultdict(set)
+    for path in paths:
+        data_set, folder = path[:2] if _PARTS.fullmatch(path[0]) and len(path) > 2 else ("", path[0])
+        disfa = _DISFA_PERSON.search("/".join(path[:-1]))
+        person = disfa[0] if disfa else folder
+        people.append((data_set, person))
+        sets[person].add(data_set)
+    # Equal folder names in two sets are two people, unless both are DISFA's.
+    return [
+        f"{data_set}/{person}" if len(sets[person]) > 1 and not _DISFA_PERSON.fullmatch(person) else person
+        for data_set, person in people
+    ]
+
+
 def _annotations(root: Path) -> Iterator[Path]:
     for folder, folders, files in os.walk(root):
         folders.sort()
@@ -57,6 +80,6 @@ def _annotations(root: Path) -> Iterator[Path]:
 
 
 def _image(source: Source, file: Path) -> str:
-    """Return the image beside an annotation, by its path below the root; .jpg where none is to be seen."""
+    """Return the path of the image beside an annotation, relative to the root; .jpg if there is none."""
     stem = file.relative_to(source.root).with_suffix("").as_posix()
-    return source.beside(stem, (".jpg", *sorted(IMAGE_SUFFIXES - {".jpg"})))
+    return source.first_image(stem + ending for ending in (".jpg", *sorted(IMAGE_SUFFIXES - {".jpg"})))

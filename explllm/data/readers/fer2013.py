@@ -1,4 +1,4 @@
-"""FER2013 as class folders or as a CSV file of pixels, with its own labels or with the votes of FER+."""
+"""FER2013 as class folders or CSV files of pixels, with its own labels or the votes of FER+."""
 
 from collections.abc import Iterator
 from contextlib import nullcontext
@@ -18,41 +18,46 @@ from explllm.data.readers.source import Source
 SIDE = 48
 """Width and height of the images, pixels."""
 USAGES = {"Training": "train", "PublicTest": "val", "PrivateTest": "test"}
-"""The publisher's word for each split."""
+"""The publisher's names of the splits."""
 VOTES = ("neutral", "happiness", "surprise", "sadness", "anger", "disgust", "fear", "contempt", "unknown", "NF")
-"""FER+'s columns of votes; unknown is no expression, NF no face."""
+"""FER+'s columns of votes; NF means no face."""
 _PLUS_FOLDERS = {"Training": "FER2013Train", "PublicTest": "FER2013Valid", "PrivateTest": "FER2013Test"}
-_TOGETHER = "Use the two files that belong together."
+_TOGETHER = "Use two files that belong together."
 _LISTS = ("fer2013.csv", "icml_face_data.csv")
+_KAGGLE_TRAIN = "train.csv"
+"""Labeled part of Kaggle's competition, without the column Usage: all rows are training images."""
 
 
 def read_fer2013(source: Source, labels: Literal["fer2013", "ferplus"] = "fer2013") -> None:
     """Read FER2013.
 
-    The CSV file holds the pixels: they are written out as PNG files. Its public test is the split ``val``, its private
-    test ``test``; class folders join the two in ``test``. FER+ (``fer2013new.csv``, a line for each of the CSV file's)
-    gives ten people's votes a face: the option that has more votes than any other is the label. Ties, and faces that
-    most call unknown or no face, are left out and counted. The votes are kept in the column ``votes``.
+    The CSV file contains pixels, which are written as PNG files. Its public test is the split ``val``, its private test
+    ``test``; class folders join both in ``test``. Kaggle's files ``icml_face_data.csv`` (all rows) and ``train.csv``
+    (training rows only) are read too. FER+ (``fer2013new.csv``, one line per line of the CSV file) has the votes of ten
+    people per face: the option with the most votes is the label. Ties, and faces that most call unknown or no face, are
+    left out and counted. The votes are kept in the column ``votes``.
 
     Args:
         source: The folder.
-        labels: The set's own labels, or FER+'s votes.
+        labels: The set's own labels, or those with the most FER+ votes.
     """
     if labels == "ferplus":
         _read_plus(source)
-    elif any((source.root / name).is_file() for name in _LISTS):
-        listing = source.first("list of FER2013", *_LISTS)
+    elif any((source.root / name).is_file() for name in (*_LISTS, _KAGGLE_TRAIN)):
+        listing = source.first("list of FER2013", *_LISTS, _KAGGLE_TRAIN)
+        columns = ("emotion", "pixels") if listing.name == _KAGGLE_TRAIN else ("emotion", "pixels", "Usage")
         with source.written_images() as (folder, prefix):
-            for index, (line, cells) in enumerate(source.table(listing, "emotion", "pixels", "Usage")):
+            for index, (line, cells) in enumerate(source.table(listing, *columns)):
                 with source.row(listing, line):
-                    split = _usage(cells)
+                    split = _usage(cells) if "Usage" in columns else "train"
                     expression = str(LABEL_SETS["fer2013"].parse(cells["emotion"]))
                     name = f"{split}/{index:05d}.png"
                     _write(cells["pixels"], folder / name)
                     source.add(f"{prefix}/{name}", file=folder / name, expression=expression, split=split)
         source.compare(FER2013)
     else:
-        source.add_manifest(read_folder(source.root, label_set=LABEL_SETS["fer2013"]), source.root)
+        manifest = read_folder(source.root, label_set=LABEL_SETS["fer2013"], guard=source.row)
+        source.add_manifest(manifest, source.root)
         source.compare(FER2013_FOLDERS)
 
 
@@ -68,7 +73,10 @@ def _read_plus(source: Source) -> None:
                 faces += 1
                 split, counts = _usage(cells), _counts(cells)
                 if own is not None and own["Usage"] != cells["Usage"]:
-                    raise InputError(f"{cells['Usage']} where the pixels' file says {own['Usage']}", remedy=_TOGETHER)
+                    raise InputError(
+                        f"the usage {cells['Usage']} differs from {own['Usage']} in the file of pixels",
+                        remedy=_TOGETHER,
+                    )
                 label = _winner(source, counts)
                 if label is None:
                     continue
@@ -83,25 +91,25 @@ def _read_plus(source: Source) -> None:
 
 
 def _pairs(source: Source, votes: Path, listing: Path | None) -> Iterator[tuple[int, Cells, Cells | None]]:
-    """Yield each line of votes with its number and, where they are in a file, its pixels."""
+    """Yield line number and votes of each face, and its row of pixels if pixels are in a file."""
     plus = source.table(votes, "Usage", "Image name", *VOTES)
     if listing is None:
         yield from ((line, cells, None) for line, cells in plus)
         return
     try:
-        # A line that only one of the files has would shift all labels after it: strict finds it at the end.
+        # A line missing in one of the files would shift all labels after it: strict detects it at the end.
         for (line, cells), (_, own) in zip(plus, source.table(listing, "pixels", "Usage"), strict=True):
             yield line, cells, own
     except InputError:
         raise
     except ValueError:
-        raise ManifestError(f"another number of lines than {listing.name}", where=votes, remedy=_TOGETHER) from None
+        raise ManifestError(f"the number of lines differs from {listing.name}", where=votes, remedy=_TOGETHER) from None
 
 
 def _usage(cells: Cells) -> str:
     usage = cells["Usage"]
     if usage not in USAGES:
-        raise InputError(f"the usage {usage!r}", remedy=f"Usages are {', '.join(USAGES)}.")
+        raise InputError(f"unknown usage {usage!r}", remedy=f"Usages are {', '.join(USAGES)}.")
     return USAGES[usage]
 
 
@@ -111,7 +119,7 @@ def _counts(cells: Cells) -> list[int]:
     except ValueError:
         counts = []
     if not counts or min(counts) < 0 or not sum(counts):
-        raise InputError("no counts of votes", remedy=f"Each of {', '.join(VOTES)} is a whole number.")
+        raise InputError("invalid votes", remedy=f"Each of {', '.join(VOTES)} is a whole number.")
     return counts
 
 
@@ -131,8 +139,8 @@ def _write(pixels: str, path: Path) -> None:
     try:
         values = np.array(pixels.split(), dtype=np.uint8)
     except (ValueError, OverflowError):
-        raise ImageError("pixels that are no numbers from 0 to 255", remedy="Mend or remove the line.") from None
+        raise ImageError("pixels that are not numbers from 0 to 255", remedy="Fix or remove the line.") from None
     if values.size != SIDE * SIDE:
-        raise ImageError(f"{values.size} pixels instead of {SIDE * SIDE}", remedy="Mend or remove the line.")
+        raise ImageError(f"{values.size} pixels instead of {SIDE * SIDE}", remedy="Fix or remove the line.")
     path.parent.mkdir(exist_ok=True)
     Image.fromarray(values.reshape(SIDE, SIDE)).save(path)

@@ -1,4 +1,4 @@
-"""Folds of people: each person stands in one part, and the parts take turns as the test set."""
+"""Folds of people: each person is in one part, and each part is the test set of one fold."""
 
 from collections.abc import Iterable, Mapping
 
@@ -8,12 +8,12 @@ from explllm.core.errors import ConfigError, InputError
 
 
 def subject_parts(people: Iterable[str], count: int, seed: int) -> dict[str, int]:
-    """Deal people out to parts of nearly equal size.
+    """Divide people at random into parts of nearly equal size.
 
     Args:
-        people: Their names, in any order and number.
-        count: How many parts.
-        seed: Seeds the dealing.
+        people: Their names; repetitions are allowed.
+        count: Number of parts.
+        seed: Random seed.
 
     Returns:
         Each person's part, from 1.
@@ -23,16 +23,16 @@ def subject_parts(people: Iterable[str], count: int, seed: int) -> dict[str, int
     """
     names = sorted(set(people))
     if not 2 <= count <= len(names):
-        raise ConfigError(f"{count} folds of {len(names)} people", remedy="Use 2 folds at least, one a person at most.")
+        raise ConfigError(f"{count} folds of {len(names)} people", remedy=f"Use 2 to {max(len(names), 2)} folds.")
     order = np.random.default_rng(seed).permutation(len(names))
     return {names[name]: place % count + 1 for place, name in enumerate(order)}
 
 
 def named_parts(*parts: str) -> dict[str, int]:
-    """Turn the literature's lists of people into a mapping.
+    """Return the parts published in the literature as a mapping.
 
     Args:
-        *parts: The names of each part, with spaces between them.
+        *parts: The names of each part, separated by spaces.
 
     Returns:
         Each person's part, from 1.
@@ -46,7 +46,7 @@ def split_by_fold(person: str, parts: Mapping[str, int], fold: int | None) -> st
     Args:
         person: The name.
         parts: Each person's part.
-        fold: The part to test on; None puts everyone into ``train``.
+        fold: The part to test on; None assigns everyone to ``train``.
 
     Returns:
         ``train`` or ``test``.
@@ -60,5 +60,5 @@ def split_by_fold(person: str, parts: Mapping[str, int], fold: int | None) -> st
     if fold not in parts.values():
         raise ConfigError(f"fold {fold}", remedy=f"Use 1 to {max(parts.values())}.")
     if person not in parts:
-        raise InputError(f"{person!r} is in no fold", remedy=f"People are named as {next(iter(parts))}.")
+        raise InputError(f"{person!r} is in no fold", remedy=f"Names look like {next(iter(parts))}.")
     return "test" if parts[person] == fold else "train"

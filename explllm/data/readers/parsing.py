@@ -1,4 +1,4 @@
-"""Words, numbers, boxes and cells as they stand in the publishers' lists."""
+"""Parse words, numbers, boxes and cells of the publishers' lists."""
 
 from collections.abc import Iterator, Mapping
 
@@ -9,19 +9,19 @@ from explllm.data.folder import SPLIT_FOLDERS
 
 
 class Cells(Mapping[str, str]):
-    """The cells of one row of a CSV file; one that is absent is an `InputError`."""
+    """The cells of one row of a CSV file; a row of the wrong length raises `InputError`."""
 
     def __init__(self, header: list[str], cells: list[str]) -> None:
-        """Take the row."""
+        """Store the row."""
         self._header, self._cells = header, cells
 
     def __getitem__(self, column: str) -> str:
-        """Return a cell without white space around it."""
+        """Return a cell, stripped of white space."""
         if column not in self._header:
             raise KeyError(column)
         if len(self._cells) != len(self._header):
             raise InputError(
-                f"{len(self._cells)} cells under {len(self._header)} column names", remedy="Mend or remove the line."
+                f"{len(self._cells)} cells under {len(self._header)} column names", remedy="Fix or remove the line."
             )
         return self._cells[self._header.index(column)].strip()
 
@@ -39,66 +39,66 @@ def words(line: str, count: int, form: str) -> list[str]:
 
     Args:
         line: The line.
-        count: How many words it must have.
-        form: What it must look like, for the message.
+        count: Required number of words.
+        form: Example of a line, for the message.
 
     Returns:
         The words.
 
     Raises:
-        InputError: If there are not so many.
+        InputError: If the number of words differs.
     """
-    found = line.split()
-    if len(found) != count:
-        raise InputError(f"the line {line[:80]!r} has another form", remedy=f"A line is: {form}.")
-    return found
+    parts = line.split()
+    if len(parts) != count:
+        raise InputError(f"invalid line {line[:80]!r}", remedy=f"Expected the form: {form}.")
+    return parts
 
 
 def number(text: str, what: str) -> float:
     """Return a finite number.
 
     Args:
-        text: The number as it stands in the file.
-        what: What it is, for the message.
+        text: The number in the file.
+        what: Name of the number, for the message.
 
     Returns:
         The number.
 
     Raises:
-        InputError: If it is none.
+        InputError: If it is not a finite number.
     """
     try:
         value = float(text)
     except ValueError:
         value = float("nan")
     if not np.isfinite(value):
-        raise InputError(f"{text!r} is no {what}", remedy="Mend or remove the line.")
+        raise InputError(f"{text!r} is not a valid {what}", remedy="Fix or remove the line.")
     return value
 
 
-def whole(text: str, what: str, least: int, most: int | None = None) -> int:
+def whole(text: str, what: str, minimum: int, maximum: int | None = None) -> int:
     """Return a whole number.
 
     Args:
-        text: The number as it stands in the file.
-        what: What it is, for the message.
-        least: The smallest that it can be.
-        most: The largest, if there is one.
+        text: The number in the file.
+        what: Name of the number, for the message.
+        minimum: Minimum value.
+        maximum: Maximum value, if any.
 
     Returns:
         The number.
 
     Raises:
-        InputError: If it is none, or out of range.
+        InputError: If it is not a whole number in this range.
     """
     word = text.strip()
-    if not word.isdecimal() or int(word) < least or (most is not None and int(word) > most):
-        raise InputError(f"{word!r} is no {what}", remedy="Mend or remove the line.")
+    if not word.isdecimal() or int(word) < minimum or (maximum is not None and int(word) > maximum):
+        raise InputError(f"{word!r} is not a valid {what}", remedy="Fix or remove the line.")
     return int(word)
 
 
 def box_of_corners(left: float, top: float, right: float, bottom: float) -> list[float]:
-    """Return a box as the manifest holds it.
+    """Return a box in the manifest's form.
 
     Args:
         left: Left edge, pixels from the image's left edge.
@@ -114,19 +114,19 @@ def box_of_corners(left: float, top: float, right: float, bottom: float) -> list
     """
     if right <= left or bottom <= top:
         raise InputError(
-            f"the box from ({left:g}, {top:g}) to ({right:g}, {bottom:g}) has no area", remedy="Mend or remove it."
+            f"the box from ({left:g}, {top:g}) to ({right:g}, {bottom:g}) has no area", remedy="Fix or remove it."
         )
     return [left, top, right - left, bottom - top]
 
 
 def split_of_name(name: str) -> str | None:
-    """Return the split that a file's or folder's name tells of.
+    """Return the split named in the name of a file or folder.
 
     Args:
         name: A name such as ``rafdb_valid.json`` or ``train_class``.
 
     Returns:
-        ``train``, ``val`` or ``test``; None if the name has no word, or words of several splits.
+        ``train``, ``val`` or ``test``; None if the name contains no split, or several.
     """
     letters = "".join(letter if letter.isalpha() else " " for letter in name.lower())
     found = {SPLIT_FOLDERS[word] for word in letters.split() if word in SPLIT_FOLDERS}

@@ -1,4 +1,4 @@
-"""Counts that the publishers and the papers give, to hold a copy of a data set against."""
+"""Published counts of each data set, to check a copy of it."""
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
@@ -10,21 +10,21 @@ from explllm.core.expressions import LABEL_SETS, Expression
 
 @dataclass(frozen=True)
 class Published:
-    """Counts and where they are published."""
+    """Published counts of a data set."""
 
     source: str
     """The publication."""
     counts: Mapping[str, int]
-    """Each count under a key of `found_counts`."""
+    """Each count under a key of `count_rows`."""
 
     def differences(self, found: Mapping[str, int]) -> list[str]:
-        """Say what differs.
+        """Compare counts with the published ones.
 
         Args:
-            found: What was counted; a key that is absent counts 0.
+            found: The counts; a missing key counts as 0.
 
         Returns:
-            One line if anything differs, otherwise none.
+            One line if any count differs, otherwise nothing.
         """
         parts = [
             f"{key} {found.get(key, 0):,} instead of {count:,}"
@@ -34,7 +34,7 @@ class Published:
         return [f"differs from the published counts ({self.source}): {', '.join(parts)}"] if parts else []
 
     def without(self, expression: Expression) -> "Published":
-        """Return the counts of the same set with one class left out.
+        """Return the counts without one class.
 
         Args:
             expression: The class.
@@ -48,15 +48,15 @@ class Published:
         return Published(self.source, counts)
 
 
-def found_counts(columns: Mapping[str, Iterable[Any]]) -> dict[str, int]:
+def count_rows(columns: Mapping[str, Iterable[Any]]) -> dict[str, int]:
     """Count the rows of a table.
 
     Args:
         columns: The table.
 
     Returns:
-        The rows under ``rows``, those of each split under its name, of each class of a split under names such as
-        ``train Fear``; people under ``people``.
+        Number of rows under ``rows``, of each split under its name, of each class of a split under names such as
+        ``train Fear``, of people under ``people``.
     """
     found: Counter[str] = Counter()
     splits = list(columns.get("split", ()))
@@ -105,6 +105,7 @@ FER2013_FOLDERS = Published(
 )
 FERPLUS = Published("FER+, Barsoum et al., ICMI 2016", {"faces": 35887})
 CC3M_LLAVA = Published("LLaVA-CC3M-Pretrain-595K, Liu et al., NeurIPS 2023", {"rows": 595375})
+LLAVA_PRETRAIN = Published("LLaVA-Pretrain (LAION/CC/SBU), Liu et al., CVPR 2024", {"rows": 558128})
 FEAFA = Published("FEAFA, Yan et al., ICMEW 2019", {"rows": 99356})
 FEAFA_PLUS = Published("FEAFA+, Gan et al., ICDIP 2022", {"rows": 230184})
 DISFA = Published("DISFA, Mavadati et al., 2013", {"people": 27})

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Literal
 
-from explllm.core.errors import InputError
+from explllm.core.errors import InputError, MissingPathError
 from explllm.core.expressions import LABEL_SETS
 from explllm.data.readers.parsing import box_of_corners, number, words
 from explllm.data.readers.published import RAFDB
@@ -15,20 +15,31 @@ LISTS = (
     "list_patition_label.txt",
     "list_partition_label.txt",
 )
-"""Where the list may lie; the publisher spells it without the r."""
+"""Paths of the label list; the publisher spells it without the r."""
+COMPOUND_LABELS = frozenset({"8", "9", "10", "11"})
+"""Labels that only the compound set has: its 11 classes are pairs such as Happily Surprised."""
 
 
 def read_rafdb(source: Source, images: Literal["aligned", "original"] = "aligned") -> None:
     """Read RAF-DB's folder ``basic``.
 
-    A line of the list is ``train_00001.jpg 5``; the name's beginning is the split. Original images show more than the
-    face: its box is taken from ``Annotation/boundingbox/train_00001_boundingbox.txt`` (x1 y1 x2 y2) where that is.
+    A line of the list is ``train_00001.jpg 5``; the name begins with the split. Original images show more than the
+    face: their box is read from ``Annotation/boundingbox/train_00001_boundingbox.txt`` (x1 y1 x2 y2) if it exists.
 
     Args:
         source: The folder.
-        images: The publisher's aligned faces (100 x 100 pixels), or the original images.
+        images: The publisher's aligned faces (100 x 100 pixels), or the original images with the publisher's boxes.
+
+    Raises:
+        MissingPathError: If the label list or the images are missing; the message suggests a subfolder ``basic``.
+        InputError: If the folder is the compound set.
     """
-    listing = source.first("list of RAF-DB", *LISTS)
+    if not any((source.root / path).is_file() for path in LISTS) and (source.root / "basic").is_dir():
+        raise MissingPathError(
+            "no label list of RAF-DB", where=source.root, remedy=f"Did you mean {source.root / 'basic'}?"
+        )
+    listing = source.first("label list of RAF-DB", *LISTS)
+    _refuse_compound(source, listing)
     folder = source.first(f"folder of {images} images", f"Image/{images}").relative_to(source.root).as_posix()
     boxes = source.root / "Annotation" / "boundingbox"
     for line, text in source.lines(listing):
@@ -45,6 +56,18 @@ def read_rafdb(source: Source, images: Literal["aligned", "original"] = "aligned
                 source.add(f"{folder}/{name}", expression=expression, split=split, box=box)
                 source.remarks["original images without a box"] += box is None
     source.compare(RAFDB)
+
+
+def _refuse_compound(source: Source, listing: Path) -> None:
+    """Refuse the compound set, whose labels 1 to 7 would otherwise be read as basic expressions."""
+    labels = {text.split()[-1] for _, text in source.lines(listing)}
+    # A single label out of range is a bad row of the basic set.
+    if source.root.name.lower() == "compound" or len(labels & COMPOUND_LABELS) > 1:
+        raise InputError(
+            "this is RAF-DB's compound set, with 11 classes such as Happily Surprised",
+            where=listing,
+            remedy="Use the folder `basic`; compound expressions are not supported.",
+        )
 
 
 def _box(path: Path) -> list[float] | None:

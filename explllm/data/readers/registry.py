@@ -9,7 +9,7 @@ from typing import Any
 from explllm.core.errors import ConfigError
 from explllm.core.expressions import LabelSet
 from explllm.core.manifest import Manifest
-from explllm.data.folder import read_folder
+from explllm.data.folder import read_folder, read_unsorted_folder
 from explllm.data.readers.affectnet import read_affectnet
 from explllm.data.readers.bp4d import read_bp4d
 from explllm.data.readers.cc3m import read_cc3m
@@ -52,9 +52,30 @@ class Reading:
     """What differs from the published counts."""
 
 
-def _read_folder(source: Source, label_set: str | None = None, split: str | None = None) -> None:
+def _read_folder(
+    source: Source, label_set: str | None = None, split: str | None = None, keep_zero_units: bool = False
+) -> None:
+    """Read a folder of class folders, or a folder of photographs without labels.
+
+    Args:
+        source: The folder.
+        label_set: The allowed classes, such as rafdb; needed for class folders named by numbers.
+        split: Read only this split.
+        keep_zero_units: Treat action units that stay at zero in action_units.csv as measured.
+    """
+    unsorted = read_unsorted_folder(source.root)
+    if unsorted is not None:
+        source.remarks["photographs without labels, as they are not in class folders"] += len(unsorted)
     classes = None if label_set is None else LabelSet.by_name(label_set)
-    source.add_manifest(read_folder(source.root, split=split, label_set=classes), source.root)
+    manifest = unsorted or read_folder(
+        source.root,
+        split=split,
+        label_set=classes,
+        keep_zero_units=keep_zero_units,
+        note=source.warn,
+        guard=source.row,
+    )
+    source.add_manifest(manifest, source.root)
 
 
 _SEED = {"type": int, "default": 0, "metavar": "N", "help": "seeds what is drawn at random (default: 0)"}

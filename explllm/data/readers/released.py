@@ -1,8 +1,9 @@
-"""The lists that the authors of ExpLLM released: file name, expression, and for some action units and explanation."""
+"""Lists released by the authors of ExpLLM: file name, expression, and for some rows action units and explanation."""
 
 import json
 import re
 from pathlib import Path
+from typing import Literal
 
 from explllm.core.action_units import check_action_units
 from explllm.core.errors import ManifestError, MissingPathError
@@ -12,45 +13,49 @@ from explllm.data.readers.published import AFFECTNET_KAGGLE, RAFDB
 from explllm.data.readers.source import Source
 
 RELEASED = "released"
-"""What the columns of sources say of these action units and explanations."""
+"""Value of the source columns for these action units and explanations."""
 
 
-def read_released(source: Source, image_dir: str | None = None, split: str | None = None) -> None:
+def read_released(
+    source: Source, image_dir: str | None = None, split: Literal["train", "val", "test"] | None = None
+) -> None:
     """Read a JSON list of ``{"file_name", "emo", "au", "description"}``, or a folder of such lists.
 
-    The file's name tells the split; what the authors call ``valid`` is the papers' test set, and becomes ``test``.
-    Action units and explanations that a record lacks stay empty.
+    The file name contains the split; the authors' ``valid`` is the test set of the papers and becomes ``test``. Missing
+    action units and explanations stay empty.
 
     Args:
-        source: The list, or the folder that holds lists.
-        image_dir: The folder that the file names start from; by default the lists' own.
-        split: The split of all rows, in place of what the file's name tells.
+        source: The list, or a folder of lists.
+        image_dir: Folder that file names are relative to; by default that of the lists.
+        split: The split of all rows; by default the one in the file's name.
 
     Raises:
         MissingPathError: If there is no list, or no such folder of images.
-        ManifestError: If a file is no such list, or its name tells no split.
+        ManifestError: If a file is not such a list, or its name contains no split.
     """
     lists = [source.root] if source.root.is_file() else sorted(source.root.glob("*.json"))
     if not lists:
-        raise MissingPathError("no list (*.json)", where=source.root, remedy="Give the list, or the folder it is in.")
+        raise MissingPathError("no list (*.json)", where=source.root, remedy="Pass the list, or its folder.")
     source.images = lists[0].parent if image_dir is None else Path(image_dir)
     if not source.images.is_dir():
-        raise MissingPathError("there is no such folder", where=source.images, remedy="Check --image-dir.")
-    source.image_remedy = "Name the folder that the file names start from by --image-dir."
+        raise MissingPathError("there is no such folder", where=source.images, remedy="Check --image_dir.")
+    source.image_remedy = "Pass the folder that file names are relative to as --image_dir."
     names = []
     for path in lists:
-        told = split or {"train": "train", "val": "test", "test": "test"}.get(split_of_name(path.stem) or "")
-        if told is None:
-            raise ManifestError("a list whose name tells no split", where=path, remedy="Give it by --split.")
+        list_split = split or {"train": "train", "val": "test", "test": "test"}.get(split_of_name(path.stem) or "")
+        if list_split is None:
+            raise ManifestError("no split in the name of the list", where=path, remedy="Pass --split.")
         for entry, record in enumerate(source.track(_records(path)), 1):
             with source.row(path, entry, "entry"):
                 if not isinstance(record, dict) or not {"file_name", "emo"} <= set(record):
-                    raise ManifestError("no file_name or no emo", remedy='An entry is {"file_name": ..., "emo": ...}.')
+                    raise ManifestError(
+                        "no file_name or no emo", remedy='Expected the form {"file_name": ..., "emo": ...}.'
+                    )
                 units, cot = record.get("au"), str(record.get("description") or "").strip() or None
                 source.add(
                     str(record["file_name"]),
                     expression=str(Expression.parse(record["emo"])),
-                    split=told,
+                    split=list_split,
                     action_units=None if units is None else check_action_units(units),
                     action_units_source=None if units is None else RELEASED,
                     cot=cot,
@@ -66,7 +71,7 @@ def _records(path: Path) -> list:
     try:
         records = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise ManifestError(f"the file is no JSON ({error})", where=path, remedy="Download it again.") from error
+        raise ManifestError(f"invalid JSON ({error})", where=path, remedy="Download it again.") from error
     if not isinstance(records, list):
-        raise ManifestError("the file holds no list", where=path, remedy="Expected a list of records.")
+        raise ManifestError("not a list of records", where=path, remedy="Expected a JSON list.")
     return records

@@ -1,4 +1,4 @@
-"""What every reader shares: rows gathered one by one, bad ones named with file and line, all others counted."""
+"""The part shared by all readers: collect rows, report bad ones with file and line, count rows that are left out."""
 
 import csv
 import os
@@ -19,7 +19,7 @@ from explllm.core.errors import ConfigError, ImageError, InputError, ManifestErr
 from explllm.core.files import atomic_write_folder
 from explllm.core.manifest import Manifest
 from explllm.data.readers.parsing import Cells
-from explllm.data.readers.published import Published, found_counts
+from explllm.data.readers.published import Published, count_rows
 
 _Item = TypeVar("_Item")
 _SECONDS_BEFORE_PROGRESS = 2.0
@@ -37,8 +37,8 @@ def to_stderr(line: str) -> None:
 class Source:
     """A publisher's folder while it is read.
 
-    A reader opens `row` around the work on one row and calls `add` as its last act: whatever is wrong with the row is
-    then reported with the file and the line, and counts against `max_bad`.
+    A reader enters `row` for each row and calls `add` at the end of the block. Errors in the block are then reported
+    with file and line, and count against `max_bad`.
     """
 
     def __init__(
@@ -52,42 +52,42 @@ class Source:
         images_there: bool = True,
         warn: Callable[[str], None] = to_stderr,
     ) -> None:
-        """Open the folder.
+        """Check the folder and the options.
 
         Args:
-            root: The folder, or the list, as the publisher ships it.
-            out: The folder for images that the set ships inside other files.
+            root: The folder, or the list, in the publisher's layout.
+            out: The folder for images that the data set stores inside other files.
             overwrite: Replace that folder if it exists.
-            max_bad: Bad rows that are reported and left out before the reading stops.
-            check_images: Decode every image, and hold its box against its size.
-            images_there: Look whether every image is there; False reads lists alone.
-            warn: Takes each warning, a line.
+            max_bad: Bad rows to report and leave out before reading stops.
+            check_images: Decode every image and check its box.
+            images_there: Check that every image exists; False reads lists only.
+            warn: Receives each warning, one line.
 
         Raises:
             MissingPathError: If there is no such folder.
-            ConfigError: If `max_bad` is negative, or images cannot be checked because they are not looked for.
+            ConfigError: If `max_bad` is negative, or `check_images` conflicts with `images_there`.
         """
         if max_bad < 0:
-            raise ConfigError(f"{max_bad} tolerated rows", remedy="Give at least 0 for --max-bad.")
+            raise ConfigError(f"--max_bad is {max_bad}", remedy="Use 0 or more.")
         if check_images and not images_there:
-            raise ConfigError("images to be checked and not to be looked for", remedy="Drop one of the two options.")
+            raise ConfigError("--check_images conflicts with --lists_only", remedy="Drop one of the two options.")
         self.root = Path(root)
         if not self.root.exists():
             raise MissingPathError("there is no such folder", where=self.root, remedy="Check the path.")
         self.images = self.root
-        """The folder that image paths start from; a reader may set another one."""
+        """The folder that image paths are relative to; readers may change it."""
         self.left_out: Counter[str] = Counter()
-        """Rows that the set's rules leave out, by reason."""
+        """Rows left out by the rules of the data set, by reason."""
         self.remarks: Counter[str] = Counter()
-        """What is worth knowing of rows that were kept."""
+        """Remarks on rows that were kept, with the number of rows."""
         self.bad: list[str] = []
-        """Bad rows that were tolerated, a line each."""
+        """Bad rows that were left out, one line each."""
         self.differences: list[str] = []
-        """What differs from the published counts."""
-        self.image_remedy = "Check that the set was unpacked whole."
-        """What to do where an image is not there."""
+        """Differences from the published counts."""
+        self.image_remedy = "Check that the data set was unpacked completely."
+        """Remedy for a missing image."""
         self._out, self._overwrite = None if out is None else Path(out), overwrite
-        self._max_bad, self._check_images, self._images_there, self._warn = max_bad, check_images, images_there, warn
+        self._max_bad, self._check_images, self._images_there, self.warn = max_bad, check_images, images_there, warn
         self._columns: tuple[str, ...] = ()
         self._rows: list[tuple[Any, ...]] = []
         self._seen: dict[tuple[str, tuple[float, ...] | None], int] = {}
@@ -96,43 +96,42 @@ class Source:
 
     @contextmanager
     def row(self, path: str | os.PathLike[str], number: int | None = None, unit: str = "line") -> Iterator[None]:
-        """Name the place of whatever is wrong in the block, and go on after it while that is tolerated.
+        """Add file and line to an error in the block, and suppress it while at most `max_bad` rows are bad.
 
         Args:
             path: The file that is read.
             number: The line or entry in it.
-            unit: What the number counts.
+            unit: Unit of the number.
 
         Raises:
-            InputError: The block's own, with its place, if it is one too many.
+            InputError: The error of the block, with its location, if more than `max_bad` rows are bad.
         """
         try:
             yield
         except ConfigError:
-            raise  # a wrong option is no row's fault
+            raise  # invalid options are not bad rows
         except InputError as error:
-            place = os.fspath(path) if number is None else f"{os.fspath(path)}, {unit} {number}"
-            self.bad.append(f"{error.found} [{place}]")
+            where = os.fspath(path) if number is None else f"{os.fspath(path)}, {unit} {number}"
+            self.bad.append(f"{error.found} [{where}]")
             if len(self.bad) > self._max_bad:
                 count = f"{len(self.bad)} bad rows, last: " if self._max_bad else ""
                 raise type(error)(
                     count + error.found,
-                    where=place,
-                    remedy=f"{error.remedy} --max-bad N leaves up to N such rows out (now {self._max_bad}).",
+                    where=where,
+                    remedy=f"{error.remedy} Pass --max_bad N to leave out up to N such rows (now {self._max_bad}).",
                 ) from error
-            self._warn(f"warning: row {len(self.bad)} of at most {self._max_bad} left out: {self.bad[-1]}")
+            self.warn(f"warning: row {len(self.bad)} of at most {self._max_bad} left out: {self.bad[-1]}")
 
     def add(self, image: str, *, file: Path | None = None, **cells: Any) -> None:
-        """Take a row; the same row a second time is left out and counted.
+        """Add a row; an exact repetition of a row is left out and counted.
 
         Args:
             image: The image's path below `images`, with forward slashes.
-            file: Where the image lies for the moment, if not there.
-            **cells: The row's other cells, under the manifest's column names; every row has the same columns.
+            file: The current location of the image, if it is another one.
+            **cells: The other cells of the row, by manifest column; every row must have the same columns.
 
         Raises:
-            InputError: If the image is not there or, where images are checked, cannot be used; or if the face has
-                another row that says something else.
+            InputError: If the image does not exist or fails the check, or the face already has a different row.
         """
         columns = ("image", *cells)
         self._columns = self._columns or columns
@@ -145,19 +144,19 @@ class Source:
         if first is not None:
             if self._rows[first] != values:
                 raise ManifestError(
-                    f"a second row of the face of {image} that differs from the first", remedy="Keep one of the two."
+                    f"a second, different row of the same face in {image}", remedy="Keep one of the two."
                 )
-            self.left_out["rows that repeat another"] += 1
+            self.left_out["repeated rows"] += 1
             return
         if self._images_there and file is None and not self._is_there(image):
-            raise MissingPathError(f"there is no image {self.images / image}", remedy=self.image_remedy)
+            raise MissingPathError(f"missing image {self.images / image}", remedy=self.image_remedy)
         if self._check_images:
             self._check(self.images / image if file is None else file, box)
         self._seen[face] = len(self._rows)
         self._rows.append(values)
 
     def add_manifest(self, manifest: Manifest, path: Path) -> None:
-        """Take all rows of a manifest.
+        """Add all rows of a manifest.
 
         Args:
             manifest: The manifest; its root becomes `images`.
@@ -169,29 +168,29 @@ class Source:
                 self.add(**{str(column): cell for column, cell in cells.items()})
 
     def draw(self, count: int, seed: int) -> None:
-        """Keep rows drawn at random, in their old order; the others are left out and counted.
+        """Keep randomly drawn rows, in their original order; the others are left out and counted.
 
         Args:
-            count: How many.
-            seed: Seeds the draw.
+            count: Number of rows to keep.
+            seed: Random seed.
 
         Raises:
-            ConfigError: If there are not so many rows.
+            ConfigError: If there are fewer rows.
         """
         if not 0 < count <= len(self._rows):
-            raise ConfigError(f"{count} rows to draw from {len(self._rows)}", remedy="Draw at least 1, at most all.")
+            raise ConfigError(f"cannot draw {count} of {len(self._rows)} rows", remedy=f"Draw 1 to {len(self._rows)}.")
         chosen = np.sort(np.random.default_rng(seed).choice(len(self._rows), count, replace=False))
-        self.left_out["rows that were not drawn"] += len(self._rows) - count
+        self.left_out["rows not drawn"] += len(self._rows) - count
         self._rows = [self._rows[row] for row in chosen]
 
     def manifest(self) -> Manifest:
-        """Return the rows that were taken.
+        """Return the added rows.
 
         Returns:
             The manifest.
 
         Raises:
-            ManifestError: If there is none.
+            ManifestError: If there are none.
         """
         if not self._rows:
             reasons = "".join(f"; left out: {count} {what}" for what, count in self.left_out.items())
@@ -199,20 +198,20 @@ class Source:
         return Manifest(pd.DataFrame(self._rows, columns=list(self._columns)), self.images)
 
     def compare(self, published: Published, **further: int) -> None:
-        """Hold the rows so far against the published counts, and note what differs.
+        """Compare the rows so far with the published counts, and record differences.
 
         Args:
-            published: The counts, under the keys of `explllm.data.readers.published.found_counts`.
-            **further: Further counts to hold against them.
+            published: The counts, under the keys of `explllm.data.readers.published.count_rows`.
+            **further: Further counts to compare.
         """
         kept = {column: [row[place] for row in self._rows] for place, column in enumerate(self._columns)}
-        self.differences += published.differences(found_counts(kept) | further)
+        self.differences += published.differences(count_rows(kept) | further)
 
     def first(self, what: str, *candidates: str) -> Path:
         """Return the first of several paths below the root that exists.
 
         Args:
-            what: What is looked for, for the message.
+            what: Name of the missing thing, for the message.
             *candidates: Paths below the root.
 
         Returns:
@@ -225,15 +224,15 @@ class Source:
             if (self.root / candidate).exists():
                 return self.root / candidate
         raise MissingPathError(
-            f"there is no {what}", where=self.root, remedy=f"Expected {' or '.join(candidates)} in this folder."
+            f"no {what}", where=self.root, remedy=f"Expected {' or '.join(candidates)} in this folder."
         )
 
     def track(self, items: Iterable[_Item], total: int | None = None) -> Iterator[_Item]:
-        """Pass items on, with a progress bar on a terminal once that takes over two seconds.
+        """Yield items, with a progress bar on a terminal after two seconds.
 
         Args:
             items: The items.
-            total: How many there are, if that is known.
+            total: Number of items, if known.
 
         Yields:
             Each item.
@@ -250,7 +249,7 @@ class Source:
             for done, item in enumerate(items):
                 now = time.monotonic()
                 if now - shown > 0.2 and now - started > _SECONDS_BEFORE_PROGRESS:
-                    progress.start()  # once is enough, more do nothing
+                    progress.start()  # later calls do nothing
                     progress.update(task, completed=done, refresh=True)
                     shown = now
                 yield item
@@ -259,16 +258,16 @@ class Source:
             self._tracking = False
 
     def lines(self, path: Path) -> Iterator[tuple[int, str]]:
-        """Read a text file line by line; empty lines are passed over.
+        """Read a text file line by line, without empty lines.
 
         Args:
             path: The file.
 
         Yields:
-            The line's number, from 1, and its text without white space around it.
+            Line number, from 1, and stripped text.
 
         Raises:
-            ManifestError: If the file is no UTF-8 text.
+            ManifestError: If the file is not UTF-8 text.
         """
         with path.open(encoding="utf-8-sig") as stream:
             try:
@@ -282,14 +281,14 @@ class Source:
         """Read a CSV file row by row.
 
         Args:
-            path: The file; its first line names the columns.
-            *columns: Columns that it must have.
+            path: The file, with a header.
+            *columns: Required columns.
 
         Yields:
-            The number of the row's line and its cells.
+            Line number and cells of each row.
 
         Raises:
-            ManifestError: If a column is absent, or the file is no UTF-8 text.
+            ManifestError: If a column is missing, or the file is not UTF-8 text.
         """
         with path.open(encoding="utf-8-sig", newline="") as stream:
             reader = csv.reader(stream)
@@ -300,7 +299,7 @@ class Source:
                     raise ManifestError(
                         f"no column {', '.join(missing)} among {', '.join(header) or 'none'}",
                         where=path,
-                        remedy="Check that the file is the publisher's own, with its header.",
+                        remedy="Use the publisher's file, with its header.",
                     )
                 for cells in self.track(reader):
                     if cells:
@@ -309,43 +308,41 @@ class Source:
                 raise _no_text(path) from error
             except csv.Error as error:
                 raise ManifestError(
-                    f"no CSV ({error})", where=f"{path}, line {reader.line_num}", remedy="Download the file again."
+                    f"invalid CSV ({error})", where=f"{path}, line {reader.line_num}", remedy="Download the file again."
                 ) from error
 
     @contextmanager
     def written_images(self) -> Iterator[tuple[Path, str]]:
-        """Make the folder for images that are written out; it appears whole when the block ends without an error.
+        """Create the folder for written images; it replaces the output when the block ends without an error.
 
         Yields:
-            The folder to write to, and the name that image paths must start with.
+            The folder to write to, and the prefix of image paths.
 
         Raises:
-            ConfigError: If no such folder was named, or it exists.
+            ConfigError: If no output folder was given, or it exists.
         """
         if self._out is None:
-            raise ConfigError("images that must be written out", where=self.root, remedy="Name a folder for them.")
+            raise ConfigError(
+                "this data set stores images inside other files",
+                where=self.root,
+                remedy="Pass a folder for them as `out`.",
+            )
         if self._out.exists() and not self._overwrite:
-            raise ConfigError("images exist here", where=self._out, remedy="Name another output, or overwrite it.")
+            raise ConfigError(
+                "the folder of images exists", where=self._out, remedy="Choose another output, or pass --overwrite."
+            )
         with atomic_write_folder(self._out) as folder:
             yield folder, self._out.name
         self.images = self._out.parent
 
-    def beside(self, stem: str, endings: Iterable[str]) -> str:
-        """Return the image of a name without its ending.
-
-        Args:
-            stem: The path below `images`, without an ending.
-            endings: The endings that it may have, the likeliest first.
-
-        Returns:
-            The path with the ending that is there; with the likeliest where none is.
-        """
-        names = [stem + ending for ending in endings]
-        return next((name for name in names if self._is_there(name)), names[0])
+    def first_image(self, candidates: Iterable[str]) -> str:
+        """Return the first of several image paths below `images` that exists, else the first one."""
+        paths = list(candidates)
+        return next((path for path in paths if self._is_there(path)), paths[0])
 
     def _is_there(self, image: str) -> bool:
         folder, name = os.path.split(self.images / image)
-        # A listing a folder, not a question a file: fewer questions to a network disk.
+        # One directory listing instead of one call per file is faster on network disks.
         if folder not in self._folders:
             self._folders[folder] = frozenset(os.listdir(folder) if os.path.isdir(folder) else ())
         return name in self._folders[folder]
@@ -365,11 +362,11 @@ class Source:
         if x >= width or y >= height or x + w <= 0 or y + h <= 0:
             raise InputError(
                 f"the box {box} lies outside the image {path} of {width} x {height} pixels",
-                remedy="Boxes count from the image's upper left corner.",
+                remedy="Box coordinates start at the upper left corner of the image.",
             )
         if min(x, y) < 0 or x + w > width or y + h > height:
-            self.remarks["boxes that reach beyond their image"] += 1
+            self.remarks["boxes that extend beyond their image"] += 1
 
 
 def _no_text(path: Path) -> ManifestError:
-    return ManifestError("the file is no UTF-8 text", where=path, remedy="Download it again.")
+    return ManifestError("the file is not UTF-8 text", where=path, remedy="Download it again.")

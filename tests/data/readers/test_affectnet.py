@@ -30,7 +30,7 @@ def test_arrays(publishers, read, cells, tmp_path):
 def test_arrays_that_are_none(publishers, read, tmp_path):
     root = publishers.affectnet_arrays(tmp_path)
     broken = root / "train_set" / "annotations" / "9_exp.npy"
-    for content, found in ((b"", "no NumPy array"), (b"nonsense", "no NumPy array")):
+    for content, found in ((b"", "invalid NumPy array"), (b"nonsense", "invalid NumPy array")):
         broken.write_bytes(content)
         with pytest.raises(ManifestError, match=rf"{found}.*9_exp.npy\]"):
             read("affectnet", root)
@@ -57,9 +57,9 @@ def test_lists(publishers, read, cells, tmp_path):
 @pytest.mark.parametrize(
     ("row", "found"),
     [
-        ("1/z.jpg,0,0,5,5,x,1,0,0", r"there is no image .*1/z.jpg \[.*training.csv, line 4\]"),
+        ("1/z.jpg,0,0,5,5,x,1,0,0", r"missing image .*1/z.jpg \[.*training.csv, line 4\]"),
         ("1/b.jpg,0,0,0,5,x,1,0,0", r"has no area \[.*line 4\]"),
-        ("1/b.jpg,0,0,NULL,5,x,1,0,0", r"'NULL' is no face_width \[.*line 4\]"),
+        ("1/b.jpg,0,0,NULL,5,x,1,0,0", r"'NULL' is not a valid face_width \[.*line 4\]"),
         ("1/b.jpg,0,0,5,5,x,12,0,0", r"12 is not in the label set .*line 4\]"),
         ("1/b.jpg,0,0,5,5", r"5 cells under 9 column names \[.*line 4\]"),
     ],
@@ -97,7 +97,7 @@ def test_kaggle_subset(publishers, read, cells, tmp_path):
     publishers.text(root / "train_class" / "class001" / "notes.txt", "no image")
     reading = read("affectnet", root, classes=7)
     assert cells(reading, "image", "expression", "split") == [expected[0], expected[2], expected[3]]
-    assert reading.left_out == {"files in class folders that are no images": 1, "images labeled Contempt": 1}
+    assert reading.left_out == {"files in class folders that are not images": 1, "images labeled Contempt": 1}
 
 
 def test_kaggle_lists_lead_with_a_path_of_their_makers(publishers, read, tmp_path):
@@ -106,7 +106,7 @@ def test_kaggle_lists_lead_with_a_path_of_their_makers(publishers, read, tmp_pat
     path.write_text(path.read_text().replace("train_class/", "/home/someone/AffectNet/train_class/"))
     assert read("affectnet", root).manifest.frame["image"][0] == "train_class/class001/image0000000.jpg"
     path.write_text(path.read_text().replace(",1\n", ",0\n"))
-    with pytest.raises(InputError, match=r"'0' is no class of the subset \[.*train-sample-affectnet.csv, line 2\]"):
+    with pytest.raises(InputError, match=r"'0' is not a class of the subset \[.*train-sample-affectnet.csv, line 2\]"):
         read("affectnet", root)
 
 
@@ -118,8 +118,8 @@ def test_list_of_words(publishers, read, cells, tmp_path):
         ("happy/image3.jpg", "Happiness", "train"),
     ]
     assert reading.remarks == {
-        "rows whose split nothing names: taken as train": 3,
-        "rows whose label is not that of their class folder: the list's label was taken": 1,
+        "rows without a split: used as train": 3,
+        "rows whose label differs from their class folder: the label of the list is used": 1,
     }
     with (tmp_path / "labels.csv").open("a") as stream:
         stream.write("3,happy/image3.jpg,bored,0.5\n")
@@ -128,7 +128,7 @@ def test_list_of_words(publishers, read, cells, tmp_path):
 
 
 def test_no_form_of_it(read, tmp_path):
-    with pytest.raises(MissingPathError, match="no form of AffectNet .*Expected train_set/"):
+    with pytest.raises(MissingPathError, match="unknown layout of AffectNet .*Expected train_set/"):
         read("affectnet", tmp_path)
     with pytest.raises(MissingPathError, match="there is no such folder"):
         read("affectnet", tmp_path / "nothing")

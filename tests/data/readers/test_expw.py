@@ -10,7 +10,7 @@ def test_faces_above_the_confidence(publishers, read, cells, tmp_path):
         ("image/origin/a.jpg", "Neutral", "test", [13.0, 1.0, 6.0, 8.0]),
         ("image/origin/b.jpg", "Surprise", "test", [0.0, 0.0, 12.0, 12.0]),
     ]
-    assert reading.left_out == {"faces with a confidence of at most 60": 1, "rows that repeat another": 1}
+    assert reading.left_out == {"faces with a confidence of at most 60": 1, "repeated rows": 1}
     assert reading.differences == (
         "differs from the published counts (ExpW, Zhang et al., ICCV 2015): faces 5 instead of 91,793",
     )
@@ -26,21 +26,21 @@ def test_draws(publishers, read, tmp_path):
     assert drawn[0] != drawn[1] and all(
         len(boxes) == 4 and boxes == sorted(boxes, key=lambda b: b[1]) for boxes in drawn.values()
     )
-    assert read("expw", root, draw=4).left_out == {"rows that were not drawn": 6}
+    assert read("expw", root, draw=4).left_out == {"rows not drawn": 6}
     for wrong in (0, 11):
-        with pytest.raises(ConfigError, match="rows to draw from 10"):
+        with pytest.raises(ConfigError, match="cannot draw .* of 10 rows"):
             read("expw", root, draw=wrong)
 
 
 @pytest.mark.parametrize(
     ("line", "found"),
     [
-        ("a.jpg 0 3 2 12 14 80.5", "has another form .*A line is: image_name face_id top left right bottom"),
+        ("a.jpg 0 3 2 12 14 80.5", "invalid line .*Expected the form: image_name face_id top left right bottom"),
         ("a.jpg 0 3 12 2 14 80.5 3", "has no area"),
-        ("a.jpg 0 3 2 12 14 high 3", "'high' is no confidence"),
+        ("a.jpg 0 3 2 12 14 high 3", "'high' is not a valid confidence"),
         ("a.jpg 0 3 2 12 14 80.5 7", "7 is not in the label set expw"),
-        ("c.jpg 0 3 2 12 14 80.5 3", "there is no image .*c.jpg"),
-        ("a.jpg 0 3 2 12 14 80.5 4", "a second row of the face of image/origin/a.jpg that differs"),
+        ("c.jpg 0 3 2 12 14 80.5 3", "missing image .*c.jpg"),
+        ("a.jpg 0 3 2 12 14 80.5 4", "a second, different row of the same face in image/origin/a.jpg"),
     ],
 )
 def test_bad_lines(publishers, read, tmp_path, line, found):

@@ -39,17 +39,21 @@ def test_disfas_frames_are_named_by_a_pattern(publishers, read, tmp_path):
     reading = read("disfa", root, frames="img/{subject}/{frame0:03d}.png")
     assert list(reading.manifest.frame["image"][:3]) == [f"img/SN001/{frame:03d}.png" for frame in (0, 1, 2)]
     with pytest.raises(
-        InputError, match=r"there is no image .*SN001/1.png \[.*SN001, frame 1\]. Name the images by --fr"
+        InputError, match=r"missing image .*SN001/3.png \[.*SN001, frame 3\]. Describe the image paths with --fr"
     ):
         read("disfa", root, frames="img/{subject}/{frame}.png")
-    with pytest.raises(ConfigError, match="Its fields are subject, frame, frame0"):
+    with pytest.raises(ConfigError, match="Use the fields subject, frame, frame0"):
         read("disfa", root, frames="img/{person}/{frame}.png")
 
 
 def test_disfas_bad_files(publishers, read, tmp_path):
     root = publishers.disfa(tmp_path)
     path = root / "ActionUnit_Labels" / "SN003" / "SN003_au9.txt"
-    for line, found in (("2,6", "'6' is no intensity"), ("2", "'' is no intensity"), ("two,1", "'two' is no number")):
+    for line, found in (
+        ("2,6", "'6' is not a valid intensity"),
+        ("2", "'' is not a valid intensity"),
+        ("two,1", "'two' is not a valid frame number"),
+    ):
         path.write_text(f"1,0\n{line}\n3,0\n")
         with pytest.raises(InputError, match=rf"{found}.*SN003_au9.txt, line 2\]"):
             read("disfa", root)
@@ -59,7 +63,7 @@ def test_disfas_bad_files(publishers, read, tmp_path):
     with pytest.raises(ManifestError, match=r"no intensity of AU 9 \[.*SN003, frame 3\]"):
         read("disfa", root)
     path.unlink()
-    with pytest.raises(MissingPathError, match=r"no such file of a unit \[.*SN003_au9.txt\]"):
+    with pytest.raises(MissingPathError, match=r"missing label file of a unit \[.*SN003_au9.txt\]"):
         read("disfa", root, max_bad=99)
     with pytest.raises(ConfigError, match="fold 4"):
         read("disfa", root, fold=4)
@@ -91,7 +95,7 @@ def test_bp4d(publishers, read, cells, tmp_path):
         for person, split in (("F001", "test"), ("F003", "train"))
         for frame in (2440, 2441)
     ]
-    assert reading.left_out == {"frames with a unit that could not be coded": 2}
+    assert reading.left_out == {"frames with a unit that was not coded": 2}
     assert "people 2 instead of 41" in reading.differences[0]
 
 
@@ -100,13 +104,13 @@ def test_bp4ds_bad_files(publishers, read, tmp_path):
     path = root / "AUCoding" / "AU_OCC" / "F003_T1.csv"
     whole = path.read_text()
     path.write_text(whole.replace("2441,1", "2441,3"))
-    with pytest.raises(InputError, match=r"instead of 12 times 0 or 1 \[.*F003_T1.csv, line 3\]"):
+    with pytest.raises(InputError, match=r"instead of 12 values 0 or 1 \[.*F003_T1.csv, line 3\]"):
         read("bp4d", root)
     path.write_text(whole.replace(",24,", ",240,"))
     with pytest.raises(ManifestError, match=r"no column 24 among .*F003_T1.csv\]"):
         read("bp4d", root)
     path.write_text(whole)
-    with pytest.raises(InputError, match=r"no image .*F001/T1/02440.jpg .*--frames"):
+    with pytest.raises(InputError, match=r"missing image .*F001/T1/02440.jpg .*--frames"):
         read("bp4d", root, frames="{subject}/{task}/{frame:05d}.jpg")
 
 
@@ -127,12 +131,12 @@ def test_a_list_of_bp4d(read, cells, reference_data):
     ("name", "line", "found"),
     [
         ("disfa", '{"img_path": "RightVideoSN010/frame_1.jpg", "AUs": [3]}', "unit 3"),
-        ("disfa", '{"img_path": "RightVideoSN010/frame_1.jpg"}', "no frame with its units"),
-        ("disfa", "RightVideoSN010/frame_1.jpg", "no frame with its units"),
-        ("disfa", '{"img_path": "frame_1.jpg", "AUs": [1]}', "'frame_1.jpg' names nobody"),
+        ("disfa", '{"img_path": "RightVideoSN010/frame_1.jpg"}', "invalid line"),
+        ("disfa", "RightVideoSN010/frame_1.jpg", "invalid line"),
+        ("disfa", '{"img_path": "frame_1.jpg", "AUs": [1]}', "no person in the path 'frame_1.jpg'"),
         ("disfa", '{"img_path": "SN099/1.jpg", "AUs": [1]}', "'SN099' is in no fold"),
-        ("bp4d", "2F23_10/1001.jpg 1 1", "instead of 12 times 0 or 1"),
-        ("bp4d", "1001.jpg 1 1 0 0 0 0 0 0 0 0 0 0", "'1001.jpg' names nobody"),
+        ("bp4d", "2F23_10/1001.jpg 1 1", "instead of 12 values 0 or 1"),
+        ("bp4d", "1001.jpg 1 1 0 0 0 0 0 0 0 0 0 0", "no person in the path '1001.jpg'"),
     ],
 )
 def test_bad_lines_of_lists(publishers, read, tmp_path, name, line, found):

@@ -46,7 +46,7 @@ def test_other_images_and_none(publishers, read, tmp_path):
     root = publishers.feafa(tmp_path, people=2)
     folder = root / "P2" / "seq1"
     (folder / "0000.jpg").unlink()
-    with pytest.raises(InputError, match=r"there is no image .*0000.jpg \[.*0000.auw\]"):
+    with pytest.raises(InputError, match=r"missing image .*0000.jpg \[.*0000.auw\]"):
         read("feafa", root)
     publishers.image(folder / "0000.png")
     (folder / "0000.auw").write_text(",".join(["0.25"] * 24))

@@ -18,7 +18,7 @@ def test_pixels_are_written_out(publishers, read, cells, tmp_path):
     for row in range(4):
         pixels = np.array(Image.open(reading.manifest.image_path(row)))
         assert pixels.shape == (48, 48) and set(pixels.ravel()) == {50 * row}
-    with pytest.raises(ConfigError, match=r"images exist here \[.*faces-images\]"):
+    with pytest.raises(ConfigError, match=r"the folder of images exists \[.*faces-images\]"):
         read("fer2013", tmp_path)
     assert len(read("fer2013", tmp_path, overwrite=True).manifest) == 4
 
@@ -28,8 +28,8 @@ def test_pixels_are_written_out(publishers, read, cells, tmp_path):
     [
         ("7,{good},Training", "7 is not in the label set fer2013"),
         ("0,{good} 1,Training", "2305 pixels instead of 2304"),
-        ("0,1 2 x,Training", "pixels that are no numbers from 0 to 255"),
-        ("0,{good},Trial", "the usage 'Trial'"),
+        ("0,1 2 x,Training", "pixels that are not numbers from 0 to 255"),
+        ("0,{good},Trial", "unknown usage 'Trial'"),
     ],
 )
 def test_bad_rows(publishers, read, tmp_path, row, found):
@@ -79,15 +79,17 @@ def test_votes_of_other_faces(publishers, read, tmp_path):
     path = tmp_path / "fer2013.csv"
     lines = path.read_text().splitlines(keepends=True)
     path.write_text("".join(lines[:-1]))
-    with pytest.raises(ManifestError, match=r"another number of lines than fer2013.csv \[.*fer2013new.csv\]"):
+    with pytest.raises(ManifestError, match=r"the number of lines differs from fer2013.csv \[.*fer2013new.csv\]"):
         read("fer2013", tmp_path, labels="ferplus")
     path.write_text("".join([*lines[:2], lines[3], lines[2], lines[4]]))
-    with pytest.raises(InputError, match="Training where the pixels' file says PublicTest .*fer2013new.csv, line 3"):
+    with pytest.raises(
+        InputError, match="the usage Training differs from PublicTest in the file of pixels .*fer2013new.csv, line 3"
+    ):
         read("fer2013", tmp_path, labels="ferplus")
     path.write_text("".join(lines))
     votes = tmp_path / "fer2013new.csv"
     votes.write_text(votes.read_text().replace(",1,7,", ",one,7,"))
-    with pytest.raises(InputError, match=r"no counts of votes \[.*line 2\]"):
+    with pytest.raises(InputError, match=r"invalid votes \[.*line 2\]"):
         read("fer2013", tmp_path, labels="ferplus")
 
 

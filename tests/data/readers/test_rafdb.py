@@ -41,11 +41,11 @@ def test_other_places_of_the_list(publishers, read, tmp_path, place):
 @pytest.mark.parametrize(
     ("line", "found"),
     [
-        ("train_00001.jpg", "another form"),
+        ("train_00001.jpg", "invalid line"),
         ("train_00001.jpg 8", "8 is not in the label set rafdb"),
         ("val_00001.jpg 1", "names no split"),
-        ("train_00009.jpg 1", "there is no image .*train_00009_aligned.jpg"),
-        ("train_00001.jpg 1", "a second row of the face .* differs"),
+        ("train_00009.jpg 1", "missing image .*train_00009_aligned.jpg"),
+        ("train_00001.jpg 1", "a second, different row of the same face"),
     ],
 )
 def test_bad_lines_are_named_and_tolerated_when_asked(publishers, read, tmp_path, line, found):
@@ -54,14 +54,14 @@ def test_bad_lines_are_named_and_tolerated_when_asked(publishers, read, tmp_path
     listing.write_text(listing.read_text() + f"\n{line}\n")
     with pytest.raises(InputError, match=found) as caught:
         read("rafdb", root)
-    assert "list_patition_label.txt, line 7]" in str(caught.value) and "--max-bad" in str(caught.value)
+    assert "list_patition_label.txt, line 7]" in str(caught.value) and "--max_bad" in str(caught.value)
     reading = read("rafdb", root, max_bad=1)
     assert len(reading.manifest) == 5 and len(reading.bad) == 1
     assert (
         len(read.warnings) == 1 and "row 1 of at most 1 left out" in read.warnings[0] and "line 7]" in read.warnings[0]
     )
     listing.write_text(listing.read_text() + "nonsense\n")
-    with pytest.raises(InputError, match="2 bad rows, last: the line 'nonsense'"):
+    with pytest.raises(InputError, match="2 bad rows, last: invalid line 'nonsense'"):
         read("rafdb", root, max_bad=1)
 
 
@@ -83,7 +83,7 @@ def test_images_that_cannot_be_used(publishers, read, tmp_path):
         read("rafdb", root, images="original", check_images=True)
     box.write_text("-1 5 40 30")
     assert read("rafdb", root, images="original", check_images=True).remarks == {
-        "boxes that reach beyond their image": 1
+        "boxes that extend beyond their image": 1
     }
     for wrong in ("40 5 40 30", "1 2 3", "a b c d"):
         box.write_text(wrong)
@@ -92,7 +92,9 @@ def test_images_that_cannot_be_used(publishers, read, tmp_path):
 
 
 def test_missing_parts(publishers, read, tmp_path):
-    with pytest.raises(MissingPathError, match="no list of RAF-DB .*Expected EmoLabel/list_patition_label.txt or "):
+    with pytest.raises(
+        MissingPathError, match="no label list of RAF-DB .*Expected EmoLabel/list_patition_label.txt or "
+    ):
         read("rafdb", tmp_path)
     root = publishers.rafdb(tmp_path / "basic")
     (root / "Image" / "aligned").rename(root / "Image" / "other")

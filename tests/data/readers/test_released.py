@@ -23,15 +23,17 @@ def test_lists(publishers, read, cells, tmp_path):
 
 def test_bad_lists(publishers, read, tmp_path):
     root = publishers.released(tmp_path)
-    with pytest.raises(InputError, match=r"no image .*rafdb_train.json, entry 1\]. Name the folder .* by --image-dir"):
+    with pytest.raises(
+        InputError, match=r"missing image .*rafdb_train.json, entry 1\]. Pass the folder .* as --image_dir"
+    ):
         read("explllm", root)
-    with pytest.raises(MissingPathError, match="Check --image-dir"):
+    with pytest.raises(MissingPathError, match="Check --image_dir"):
         read("explllm", root, image_dir=str(root / "nothing"))
     (root / "more.json").write_text("[]")
-    with pytest.raises(ManifestError, match=r"a list whose name tells no split \[.*more.json\]"):
+    with pytest.raises(ManifestError, match=r"no split in the name of the list \[.*more.json\]"):
         read("explllm", root, images_there=False)
     (root / "more.json").unlink()
-    for content, found in (("{}", "the file holds no list"), ("[", "the file is no JSON")):
+    for content, found in (("{}", "not a list of records"), ("[", "invalid JSON")):
         (root / "rafdb_train.json").write_text(content)
         with pytest.raises(ManifestError, match=found):
             read("explllm", root, images_there=False)

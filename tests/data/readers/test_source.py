@@ -22,7 +22,7 @@ def test_a_wrong_option_is_no_bad_row(tmp_path):
 
 
 def test_written_images_need_a_folder(tmp_path):
-    with pytest.raises(ConfigError, match="Name a folder for them"), Source(tmp_path).written_images():
+    with pytest.raises(ConfigError, match="Pass a folder for them"), Source(tmp_path).written_images():
         pass
 
 
@@ -31,7 +31,7 @@ def test_files_of_another_encoding(tmp_path):
     path.write_bytes("name\nstra\u00dfe\n".encode("latin-1"))
     source = Source(tmp_path)
     for read in (source.lines, lambda path: source.table(path, "name")):
-        with pytest.raises(ManifestError, match=r"the file is no UTF-8 text \[.*list.csv\]"):
+        with pytest.raises(ManifestError, match=r"the file is not UTF-8 text \[.*list.csv\]"):
             list(read(path))
     path.write_bytes(b"\xef\xbb\xbfname\n\nx\n")  # as Windows programs save it
     assert [(line, cells["name"]) for line, cells in source.table(path, "name")] == [(3, "x")]
