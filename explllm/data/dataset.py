@@ -27,8 +27,8 @@ CotOrder = Literal["label_first", "cot_first", "random"]
 
 Batch = dict[str, Any]
 """``pixel_values`` (B, 3, H, W); ``expressions`` (B,) numbers or -1; ``rows`` (B,); ``readable`` (B,) bool;
-``unreadable``, images that could not be read, with the reason; in training also ``input_ids``, ``attention_mask``,
-``labels`` (B, T) and ``label_first`` (B,) bool, whether the first answer is the label."""
+``unreadable``, images that could not be read, with the reason; in training also ``input_ids``, ``attention_mask`` and
+``labels`` (B, T)."""
 
 
 class Augmentation(Protocol):
@@ -53,8 +53,6 @@ class Sample:
     """Number of the expression, -1 if unknown."""
     encoded: Encoded | None = None
     """The conversation; None in evaluation."""
-    label_first: bool = False
-    """Whether the first answer of the conversation is the label."""
     unreadable: tuple[str, ...] = ()
     """Images that could not be read, with the reason: in training, those tried before this one."""
     readable: bool = True
@@ -231,19 +229,18 @@ class TrainingDataset(Dataset[Sample]):
             text = text if spec.kind == "fer" else changed
         if units is not None:
             text = self.writer.write(units, Expression(str(label)), seed=spec.seed).text
-        label_first = spec.kind != "caption" and not (spec.kind == "cot" and self._cot_first(spec))
         messages: Messages
         if spec.kind == "fer":
             messages = recognition(label)
         elif spec.kind == "caption":
             messages = caption(text)
-        elif label_first:
-            messages = explanation(str(label), text)
-        else:
+        elif self._cot_first(spec):
             messages = explanation_first(str(text), label)
+        else:
+            messages = explanation(str(label), text)
         number = -1 if label is None else EXPRESSION_NUMBER[Expression(label)]
         encoded = self.conversations.encode(messages)
-        return Sample(self.images.preset.normalize(image), row, number, encoded, label_first, unreadable)
+        return Sample(self.images.preset.normalize(image), row, number, encoded, unreadable)
 
     def _cot_first(self, spec: SampleSpec) -> bool:
         return self.cot_order == "cot_first" or (self.cot_order == "random" and spec.seed % 2 == 1)
@@ -305,7 +302,6 @@ class Collator:
                 "input_ids": tokens.input_ids,
                 "attention_mask": tokens.attention_mask,
                 "labels": tokens.labels,
-                "label_first": torch.tensor([sample.label_first for sample in samples]),
             }
         return batch
 

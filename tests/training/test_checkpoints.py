@@ -20,7 +20,6 @@ from explllm.training.checkpoints import (
     AtomicCheckpointIO,
     LastCheckpoint,
     model_from_checkpoint,
-    read_checkpoint,
 )
 
 

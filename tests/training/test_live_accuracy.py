@@ -15,7 +15,6 @@ from explllm.conversation.messages import recognition
 from explllm.core.errors import ConfigError
 from explllm.core.expressions import LABEL_SETS
 from explllm.data.dataset import EXPRESSION_NUMBER
-from explllm.metrics.recognition import RecognitionMetrics
 from explllm.training.callbacks.live_accuracy import LiveAccuracy
 from explllm.training.task import ExpLLMTask
 
@@ -135,31 +134,6 @@ def test_the_loss_shown_is_that_of_the_global_batch(explllm, small_config, monke
     logged = [float(row["train/loss"]) for row in rows_of_log("runs/small") if row["train/loss"]]
     assert logged == pytest.approx(means, abs=1e-5)
     assert json.loads(Path("runs/small/metrics.json").read_text())["fit/loss"] == pytest.approx(means[-1], abs=1e-5)
-
-
-@pytest.mark.parametrize(("order", "share"), [("cot_first", 0.5), ("random", 0.0)])
-def test_only_answers_that_are_labels_count(explllm, small_config, monkeypatch, order, share):
-    """With `cot_first` and `random`, the first answer of some conversations is a chain of thought."""
-    counted, update = [], RecognitionMetrics.update
-
-    def recorded(self, probabilities, targets):
-        counted.append(len(targets))
-        update(self, probabilities, targets)
-
-    step = ExpLLMTask.training_step
-    firsts = []
-
-    def training_step(self, batch, batch_idx):
-        labels = {self.conversations.tokenizer(f" {name}").input_ids[-1] for name in self.labels}
-        firsts.append(sum(row[row != -100][0].item() in labels for row in batch["labels"]))
-        return step(self, batch, batch_idx)
-
-    monkeypatch.setattr(RecognitionMetrics, "update", recorded)
-    monkeypatch.setattr(ExpLLMTask, "training_step", training_step)
-    options = ("--trainer.max_steps", 2, "--trainer.limit_val_batches", 0, "--live_accuracy_every_n_steps", 1)
-    options += ("--data.cot_order", order, "--data.fer_share", share, "--data.augment", "null")
-    assert explllm("fit", "--config", small_config, *options).status == 0
-    assert counted == firsts and 0 < sum(counted) < 64
 
 
 @pytest.mark.parametrize(

@@ -59,7 +59,7 @@ def test_fit_leaves(fitted, small_settings):
 
 
 def test_the_model_is_the_checkpoints(fitted):
-    held = torch.load(fitted / "checkpoints/last.ckpt", weights_only=True)["state_dict"]
+    held = torch.load(fitted / "checkpoints/best.ckpt", weights_only=True)["state_dict"]
     for name, value in ExpLLM.from_pretrained(fitted / "model").state_dict().items():
         if f"model.{name}" in held:
             assert torch.equal(held[f"model.{name}"], value), name

@@ -34,7 +34,7 @@ def runs(lora_config, on_ranks, tmp_path_factory):
     """20 steps on one rank and on two under each strategy, unbroken or terminated after step 10 and resumed."""
     folder = tmp_path_factory.mktemp("strategies")
     fit = ("fit", "--config", lora_config, "--trainer.max_steps", 20, "--trainer.max_epochs", 9)
-    # The base computes logits in bfloat16. Rounding one of them the other way changes the loss of a small batch by 1e-4.
+    # The base computes logits in bfloat16: rounding one the other way changes the loss of a small batch by 1e-4.
     fit += ("--data.batch_size", 32, "--data.micro_batch_size", 8)
     fit += ("--model.network.vision_lora.dropout", 0, "--model.network.language_lora.dropout", 0)
     # AdamW amplifies rounding errors of tiny gradients: with a larger epsilon they stay as small as they are.
