@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 from jsonargparse import ArgumentError, Namespace
 from jsonargparse.typing import NonNegativeInt, PositiveInt
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
@@ -110,6 +111,9 @@ class SaveConfig(SaveConfigCallback):
             config.ckpt_path = None
             with atomic_write(Path(trainer.default_root_dir, "config.yaml")) as temporary:
                 self.parser.save(config, temporary, skip_none=False, overwrite=True, multifile=False)
+            settings = yaml.safe_load(self.parser.dump(config, skip_none=False))
+            for logger in trainer.loggers:
+                logger.log_hyperparams(settings)
 
 
 class ExpLLMCLI(LightningCLI):

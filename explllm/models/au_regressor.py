@@ -176,9 +176,7 @@ class ActionUnitRegressor(MultiPartModel):
         model.load_state_dict(weights, strict=False)
         return model
 
-    def save_pretrained(
-        self, folder: str | PathLike[str], state_dict: dict[str, torch.Tensor] | None = None
-    ) -> None:
+    def save_pretrained(self, folder: str | PathLike[str], state_dict: dict[str, torch.Tensor] | None = None) -> None:
         """Write the model's folder atomically, without the base weights of a named encoder.
 
         Args:
