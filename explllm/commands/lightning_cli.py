@@ -24,7 +24,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException, SI
 
 from explllm.commands.config_files import find_config, shipped_configs, with_configs_found
 from explllm.commands.parser_errors import input_error, one_sentence
-from explllm.core.errors import ConfigError, MissingPathError
+from explllm.core.errors import ConfigError, InputError, MissingPathError
 from explllm.core.files import atomic_write
 
 # Importing the classes lets YAML name them without their modules.
@@ -45,6 +45,7 @@ from explllm.training.checkpoints import (
     best_checkpoint,
     last_checkpoint,
 )
+from explllm.training.strategies import is_rank_failure
 from explllm.training.task import ExpLLMTask
 
 __all__ = [
@@ -316,6 +317,11 @@ def _interruptions() -> Iterator[None]:
     except SIGTERMException as stop:
         sys.stderr.write(" ".join(["terminated.", *getattr(stop, "__notes__", [])]) + "\n")
         raise SystemExit(128 + signal.SIGTERM) from None
+    except RuntimeError as error:
+        if not is_rank_failure(error):
+            raise
+        hint = " ".join(getattr(error, "__notes__", []))
+        raise InputError("another process of the run ended", remedy=f"See its message. {hint}".rstrip()) from error
     except SystemExit as stop:
         if isinstance(stop.__context__, KeyboardInterrupt):
             raise stop.__context__ from None

@@ -14,7 +14,7 @@ from explllm.models.vision import vision_shape, vision_tower_config
 HUB_OPTIONS = ("token", "cache_dir", "local_files_only")
 """Download options that every function here accepts and passes to transformers."""
 
-# For a repository without safetensors, transformers asks a service on the hub to convert it. Users did not ask for it.
+# Without safetensors in a repository, transformers asks a service on the hub to convert it. Users did not ask for that.
 os.environ.setdefault("DISABLE_SAFETENSORS_CONVERSION", "1")
 
 

@@ -19,6 +19,7 @@ from explllm.models.au_regressor import ActionUnitRegressor, RegressorSettings, 
 from explllm.models.build import NetworkSettings, build, build_config
 from explllm.models.explllm import ExpLLM
 from explllm.models.lora import LoraSettings
+from explllm.training.strategies import is_rank_failure
 
 _REMEDY = (
     "Use a checkpoint that `explllm fit` wrote, or start from the weights of a finished run: --model.init_from "
@@ -211,9 +212,9 @@ class LastCheckpoint(Checkpoint):
             self._save(trainer)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Add to an interruption how to resume the run."""
+        """Add to an interruption, or to the failure of another rank, how to resume the run."""
         self._restore_handlers()
-        if isinstance(exception, KeyboardInterrupt | SIGTERMException):
+        if isinstance(exception, KeyboardInterrupt | SIGTERMException) or is_rank_failure(exception):
             exception.add_note(
                 f"The same command with --ckpt_path last resumes from step {self._step}."
                 if self._step

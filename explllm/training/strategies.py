@@ -13,6 +13,7 @@ from lightning.pytorch.strategies import (
     StrategyRegistry,
 )
 from torch import nn
+from torch.distributed import DistError
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
 from torch.distributed.tensor import DTensor, distribute_tensor
@@ -127,6 +128,13 @@ def check_trainer(trainer: Trainer) -> None:
             f"the precision {trainer.precision} is not supported: it rounds the trainable weights",
             remedy=f"Use --trainer.precision {', '.join(_PRECISIONS)}; frozen base weights have `network.base_dtype`.",
         )
+
+
+def is_rank_failure(error: BaseException) -> bool:
+    """Return whether an error means that another rank has ended: its connection broke or timed out."""
+    message = str(error)
+    broken = "onnection" in message and ("peer" in message or "reset" in message)
+    return isinstance(error, DistError) or (isinstance(error, RuntimeError) and (broken or "Timed out" in message))
 
 
 def shard(model: ExpLLM, mesh: DeviceMesh, frozen_dtype: torch.dtype | None = None) -> None:

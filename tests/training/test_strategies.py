@@ -2,6 +2,13 @@
 
 import csv
 import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -29,10 +36,7 @@ def weights(folder):
 STOP = ("--trainer.callbacks+", json.dumps({"class_path": "ranks.Terminate", "init_args": {"step": 10}}))
 
 
-@pytest.fixture(scope="module")
-def runs(lora_config, on_ranks, tmp_path_factory):
-    """20 steps on one rank and on two under each strategy, unbroken or terminated after step 10 and resumed."""
-    folder = tmp_path_factory.mktemp("strategies")
+def fit_command(lora_config):
     fit = ("fit", "--config", lora_config, "--trainer.max_steps", 20, "--trainer.max_epochs", 9)
     # The base computes logits in bfloat16: rounding one the other way changes the loss of a small batch by 1e-4.
     fit += ("--data.batch_size", 32, "--data.micro_batch_size", 8)
@@ -40,6 +44,14 @@ def runs(lora_config, on_ranks, tmp_path_factory):
     # AdamW amplifies rounding errors of tiny gradients: with a larger epsilon they stay as small as they are.
     fit += ("--model.optimization.epsilon", 1e-5)
     fit += ("--trainer.limit_val_batches", 1.0, "--trainer.check_val_every_n_epoch", 2)
+    return fit
+
+
+@pytest.fixture(scope="module")
+def runs(lora_config, on_ranks, tmp_path_factory):
+    """20 steps on one rank and on two under each strategy, unbroken or terminated after step 10 and resumed."""
+    folder = tmp_path_factory.mktemp("strategies")
+    fit = fit_command(lora_config)
     alone = ("--trainer.strategy", "ddp", "--trainer.devices", 1, "--trainer.accelerator", "cpu")
     ddp, fsdp2 = ((*RANKS, "--trainer.strategy", strategy) for strategy in STRATEGIES)
 
@@ -100,3 +112,53 @@ def test_two_ranks_predict_and_explain_what_one_does(runs):
     assert figures[0]["test/count"] == figures[1]["test/count"] == 27
     assert figures[1]["test/nll"] == pytest.approx(figures[0]["test/nll"], abs=1e-5)
     assert len(list((folder / "fsdp2/gallery").glob("*.html"))) >= 1
+
+
+def test_a_killed_rank_ends_the_run_which_resumes(lora_config, on_ranks, tmp_path):
+    """The second process, which the first one started, is killed: the first one ends with a message, and at once."""
+    fit = ["fit", "--config", str(lora_config), *map(str, RANKS), "--trainer.strategy", "fsdp2", "--run_dir", "run"]
+    fit += ["--data.micro_batch_size", "2", "--trainer.max_steps", "24", "--checkpoint_every_n_steps", "1"]
+    environment = {key: value for key, value in os.environ.items() if key not in ("LOCAL_RANK", "WORLD_SIZE")}
+    process = subprocess.Popen(
+        [sys.executable, "-m", "explllm", *fit], cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True
+    )
+    last = tmp_path / "run/checkpoints/last.ckpt"
+    while not last.is_file():
+        assert process.poll() is None, process.communicate()[1]
+        time.sleep(0.02)
+    [child] = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    os.kill(int(child), signal.SIGKILL)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 2 and "Traceback" not in err
+    step = torch.load(last, weights_only=True)["global_step"]
+    assert (
+        f"error: another process of the run ended. See its message. The same command with --ckpt_path last resumes from step {step}."
+        in err
+    )
+    for name, options in (("run", ("--ckpt_path", "last")), ("whole", ())):
+        [(status, _, err)] = on_ranks(tmp_path, [*fit, *options, "--run_dir", name])
+        assert status == 0, err
+    ends = [json.loads((tmp_path / name / "metrics.json").read_text())["fit/loss"] for name in ("run", "whole")]
+    assert ends[0] == pytest.approx(ends[1], abs=1e-4)
+
+
+def test_two_nodes_by_torchrun(runs, lora_config, tmp_path):
+    """Two launchers on loopback, one process each, learn what one process does."""
+    folder, _ = runs
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "torch.distributed.run", "--nnodes", "2", "--nproc_per_node", "1"]
+    command += ["--master_addr", "127.0.0.1", "--master_port", str(port)]
+    fit = [*map(str, fit_command(lora_config)), "--trainer.num_nodes", "2", "--trainer.devices", "1"]
+    fit += ["--trainer.accelerator", "cpu", "--trainer.strategy", "fsdp2", "--run_dir", str(tmp_path / "run")]
+    nodes = [
+        subprocess.Popen(
+            [*command, "--node_rank", str(rank), "-m", "explllm", *fit], cwd=tmp_path, stderr=subprocess.PIPE
+        )
+        for rank in range(2)
+    ]
+    for node in nodes:
+        _, err = node.communicate(timeout=300)
+        assert node.returncode == 0, err[-3000:]
+    assert losses(tmp_path / "run") == pytest.approx(losses(folder / "one"), abs=1e-4)
