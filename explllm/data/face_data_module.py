@@ -257,6 +257,9 @@ class FaceDataModule(LightningDataModule):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Keep the position at which the training loader starts."""
         self._resumed = state_dict
+        if self._sampler is not None:
+            # Under FSDP2, Lightning makes the loader before it reads the checkpoint.
+            self._restore_position(self._sampler)
 
     def images(self) -> ImageCache:
         """Return the resized images by row."""
