@@ -19,7 +19,10 @@ def faces(count, seed=0):
     random = np.random.default_rng(seed)
     units = (random.uniform(0.3, 1, size=(count, 24)) * (random.uniform(size=(count, 24)) < 0.25)).round(2).tolist()
     labels = [(FEAR, ANGER)[row % 2] for row in range(count)]
-    texts = [RuleWriter().write(own, label, seed=row).text for row, (own, label) in enumerate(zip(units, labels))]
+    texts = [
+        RuleWriter().write(own, label, seed=row).text
+        for row, (own, label) in enumerate(zip(units, labels, strict=True))
+    ]
     return texts, labels, units
 
 
