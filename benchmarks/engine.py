@@ -101,7 +101,7 @@ def main() -> None:
                 print(f"| {rows:,} | {result['calls']:,.0f} | {result['megabytes']:.0f} |", flush=True)
             return
         print(
-            "| faces | calls | concurrency | latency, ms | ideal, s | wall, s | ratio | processor, s | peak memory, MB |"
+            "| faces | calls | concurrency | latency, ms | ideal, s | wall, s | ratio | CPU, s | memory, MB |"
         )
         print("|---|---|---|---|---|---|---|---|---|")
         for latency in options.latency:
