@@ -1,8 +1,8 @@
 """Speed and memory of the Exp-CoT Engine: python benchmarks/engine.py [--rows 1000] [--memory].
 
-A server on loopback answers every request after 100 ms; the ideal is calls x 0.1 s / concurrency. The server and its
-model of rules run in a process of their own, as a real one does. With --memory, the peak memory of builds of 1,000 and
-of 20,000 faces is compared.
+A server on loopback answers every request after a fixed latency; the ideal is calls x latency / concurrency. The server
+and its rule-based model run in a separate process. With --memory, the benchmark compares the peak memory of builds of
+1,000 and of 20,000 faces.
 """
 
 import argparse
@@ -41,13 +41,14 @@ def write_faces(path: Path, count: int) -> None:
     Manifest(pd.DataFrame(rows), path.parent).write(path)
 
 
-def build(folder: Path, rows: int, concurrency: int, script: str) -> dict[str, float]:
-    """Build the chains of thought of so many faces, and measure it from outside."""
+def build(folder: Path, rows: int, concurrency: int, latency: float) -> dict[str, float]:
+    """Build the chains of thought of random faces in a new process and measure it."""
     write_faces(folder / "faces.parquet", rows)
     port = folder / "port"
-    place = f"{TESTS / 'engine' / 'model_script.py'}:{script}"
+    script = f"{TESTS / 'engine' / 'model_script.py'}:answer"
+    options = ["--port-file", str(port), "--script", script, "--latency", str(latency)]
     server = subprocess.Popen(
-        [sys.executable, str(TESTS / "chat_server.py"), "--port-file", str(port), "--script", place],
+        [sys.executable, str(TESTS / "chat_server.py"), *options],
         stdout=subprocess.DEVNULL,
     )
     try:
@@ -56,7 +57,6 @@ def build(folder: Path, rows: int, concurrency: int, script: str) -> dict[str, f
         command = ["cot", "build", str(folder / "faces.parquet"), "-o", str(folder / "out.parquet")]
         command += ["--model", "scripted", "--base-url", f"http://127.0.0.1:{port.read_text()}/v1"]
         command += ["--concurrency", str(concurrency)]
-        start = time.monotonic()
         process = subprocess.Popen(
             [sys.executable, "-m", "explllm", *command],
             stdout=subprocess.PIPE,
@@ -64,17 +64,21 @@ def build(folder: Path, rows: int, concurrency: int, script: str) -> dict[str, f
             text=True,
             env={**os.environ, "OPENAI_API_KEY": "none"},
         )
-        said = process.stdout.read() if process.stdout else ""
+        output = process.stdout.read() if process.stdout else ""
         _, _, usage = os.wait4(process.pid, 0)
-        whole = time.monotonic() - start
     finally:
         server.kill()
-    seconds = re.search(r"([0-9.]+) s; wrote", said)
+    seconds = re.search(r"([0-9.]+) s; wrote", output)
     if seconds is None:
-        raise SystemExit(f"the build said: {said}")
+        raise SystemExit(f"the build printed: {output}")
     with Ledger(folder / "out.run" / "ledger.sqlite") as ledger:
         calls = ledger.totals().requests
-    return {"calls": calls, "seconds": float(seconds[1]), "whole": whole, "megabytes": usage.ru_maxrss / 1024}
+    return {
+        "calls": calls,
+        "seconds": float(seconds[1]),
+        "cpu": usage.ru_utime + usage.ru_stime,
+        "megabytes": usage.ru_maxrss / 1024,
+    }
 
 
 def main() -> None:
@@ -82,29 +86,40 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, default=1000)
     parser.add_argument("--concurrency", type=int, default=64)
+    parser.add_argument("--latency", type=float, nargs="+", default=[0.5, 0.1], help="seconds, one build for each")
     parser.add_argument("--memory", action="store_true", help="compare the memory of 1,000 and of 20,000 faces")
     options = parser.parse_args()
-    print(f"\n{environment()}\n", flush=True)
-    with tempfile.TemporaryDirectory() as folder:
+    print(f"\n{environment()}, load {os.getloadavg()[0]:.1f}\n", flush=True)
+    with tempfile.TemporaryDirectory() as temporary:
         if options.memory:
             print("| faces | calls | peak memory, MB |\n|---|---|---|")
             for rows in (1000, 20_000):
-                place = Path(folder, str(rows))
-                place.mkdir()
-                found = build(place, rows, options.concurrency, "answer")
-                print(f"| {rows:,} | {found['calls']:,.0f} | {found['megabytes']:.0f} |", flush=True)
+                folder = Path(temporary, str(rows))
+                folder.mkdir()
+                result = build(folder, rows, options.concurrency, 0.0)
+                print(f"| {rows:,} | {result['calls']:,.0f} | {result['megabytes']:.0f} |", flush=True)
             return
-        found = build(Path(folder), options.rows, options.concurrency, "slow")
-        ideal = found["calls"] * 0.1 / options.concurrency
-        print("| faces | calls | concurrency | ideal, s | wall, s | ratio | peak memory, MB |")
-        print("|---|---|---|---|---|---|---|")
-        cells = (
-            f"{ideal:.1f}",
-            f"{found['seconds']:.1f}",
-            f"{found['seconds'] / ideal:.2f}",
-            f"{found['megabytes']:.0f}",
+        print(
+            "| faces | calls | concurrency | latency, ms | ideal, s | wall, s | ratio | CPU, s | memory, MB |"
         )
-        print(f"| {options.rows:,} | {found['calls']:,.0f} | {options.concurrency} | {' | '.join(cells)} |")
+        print("|---|---|---|---|---|---|---|---|---|")
+        for latency in options.latency:
+            folder = Path(temporary, str(latency))
+            folder.mkdir()
+            result = build(folder, options.rows, options.concurrency, latency)
+            ideal = result["calls"] * latency / options.concurrency
+            cells = (
+                f"{options.rows:,}",
+                f"{result['calls']:,.0f}",
+                options.concurrency,
+                f"{latency * 1000:.0f}",
+                f"{ideal:.1f}",
+                f"{result['seconds']:.1f}",
+                f"{result['seconds'] / ideal:.2f}",
+                f"{result['cpu']:.1f}",
+                f"{result['megabytes']:.0f}",
+            )
+            print(f"| {' | '.join(map(str, cells))} |", flush=True)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
-"""explllm: facial expressions recognized and explained.
+"""Explained facial expression recognition.
 
-The public names load on first use, so that ``import explllm`` and the command line stay light.
+Public names load on first use, which keeps ``import explllm`` and the command line fast.
 """
 
 from importlib import import_module
@@ -13,7 +13,7 @@ __version__ = "0.1.0"
 # Before any import of torch, which reads the settings.
 configure_threads()
 
-_HOMES = {
+_MODULES = {
     "ChainOfThought": "explllm.explanations.chain_of_thought",
     "ExpLLM": "explllm.models.explllm",
     "ExpLLMConfig": "explllm.models.configuration",
@@ -50,12 +50,12 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    if name in _HOMES:
-        value = getattr(import_module(_HOMES[name]), name)
+    if name in _MODULES:
+        value = getattr(import_module(_MODULES[name]), name)
         globals()[name] = value
         return value
     raise AttributeError(f"module 'explllm' has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_HOMES})
+    return sorted({*globals(), *_MODULES})

@@ -11,6 +11,7 @@ MODULES = [
     "explllm.drawn_faces.dataset",
     "explllm.drawn_faces.renderer",
     "explllm.explanations.chain_of_thought",
+    "explllm.explanations.consistency",
     "explllm.explanations.grounding",
     "explllm.explanations.verdict",
     "explllm.faces.crop",

@@ -38,6 +38,9 @@ class Claim:
 
 
 _SENTENCE_END = re.compile(r"(?<=[.!?])[\"'”’)*\]]*\s+|\n+")
+_QUESTION = re.compile(r"\?[\"'”’)*\]\s]*$")
+# Quoted phrases of up to three words are part of the sentence: a “smile”.
+_QUOTATION = re.compile(r"[\"“](?=(?:[^\"“”\n]*?\s){3})[^\"“”\n]{1,400}[\"”]|(?<=says )[\"“][^\"“”\n]{1,400}[\"”]")
 _OTHERS_STILL = re.compile(
     r"\b(?:other|remaining|rest of)\b[^.;]{0,40}?\b(?:units?|movements?|muscles?|aus?|features?|parts?)\b[^.;]{0,30}?"
     r"\b(?:0|zero|inactive|absent|neutral|unchanged|at rest|still|not active)\b"
@@ -61,7 +64,9 @@ def claims(text: str) -> list[Claim]:
         One claim per unit and mention.
     """
     result: list[Claim] = []
-    for sentence in _SENTENCE_END.split(text):
+    for sentence in _SENTENCE_END.split(_QUOTATION.sub(_mask, text)):
+        if _QUESTION.search(sentence):
+            continue
         words = sentence.split()
         for start in range(0, len(words), _MAX_SENTENCE_WORDS):
             piece = (
@@ -69,6 +74,10 @@ def claims(text: str) -> list[Claim]:
             )
             result += _Reader(piece, result).claims()
     return result
+
+
+def _mask(quotation: re.Match[str]) -> str:
+    return "?" if "?" in quotation[0] else ","
 
 
 def _units(kind: str, sides: set[str]) -> list[int]:
@@ -103,11 +112,12 @@ class _Reader:
             self.position = position
             if kind == "action" or (kind == "motion" and not words.denied[position]):
                 self._read_movement(position)
-            elif kind in ("still", "absent", "motion"):
+            elif kind in ("still", "absent", "motion") and not words.reversed[position]:
                 self._read_stillness(position)
         for position in range(len(words.kinds)):
-            self.position = position
-            self._read_repetition(position)
+            if not words.skipped[position]:
+                self.position = position
+                self._read_repetition(position)
         if _OTHERS_STILL.search(self.sentence.lower()):
             named = {claim.unit for claim in (*self.before, *self.claimed)}
             for unit in range(len(FEAFA)):
@@ -160,7 +170,9 @@ class _Reader:
         word = self.words.values[grade] if isinstance(grade, int) else grade
         if (part, value) == ("eye", "open") and word in _HALFWAY:
             present = True  # half-open eyes are half closed
-        present = present and not self.words.denied[action] and not value.startswith("not ")
+        # Two negations cancel out: "not unfurrowed".
+        present = present and self.words.denied[action] == value.startswith("not ")
+        present = present != self.words.reversed[action]
         if "Jaw Slide" in kinds:
             sides = {value.removeprefix("side ")} if value.startswith("side ") else sides or self._side_near(action)
             certain_of_side = bool(sides)

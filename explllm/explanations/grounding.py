@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from explllm.core.action_units import FEAFA, check_action_units
 from explllm.explanations.claims import Claim, claims
 
-__all__ = ["ACTIVE", "STRONG", "TOLERANCE", "Claim", "Grounding", "claims", "ground"]
+__all__ = ["ACTIVE", "STRONG", "TOLERANCE", "Claim", "Grounding", "claims", "ground", "ground_claims"]
 
 ACTIVE = 0.05
 """Minimum intensity of an active unit: the upper bound of "absent" in `INTENSITY_WORDS`."""
@@ -89,9 +89,19 @@ def ground(
     Raises:
         InputError: If the intensities are not 24 numbers in [0, 1].
     """
+    return ground_claims(claims(text), intensities, strong=strong, active=active)
+
+
+def ground_claims(
+    all_claims: Sequence[Claim],
+    intensities: Sequence[float | None],
+    *,
+    strong: float = STRONG,
+    active: float = ACTIVE,
+) -> Grounding:
+    """Compare claims with measured intensities: `ground` for a text whose claims are known."""
     unmeasured = {unit for unit, intensity in enumerate(intensities) if intensity is None}
     measured = check_action_units([0.0 if intensity is None else intensity for intensity in intensities])
-    all_claims = claims(text)
     claimed: dict[int, list[Claim]] = {}
     for claim in all_claims:
         if claim.present:
@@ -139,7 +149,7 @@ def ground(
         contradicted=[unit for unit in missing if unit in denied],
         missing=missing,
         unsupported_share=len(unsupported) / len(counted) if counted else 0.0,
-        claims=all_claims,
+        claims=list(all_claims),
         supported_count=len(supported),
         claimed_count=len(counted),
         active_count=len(active_units),

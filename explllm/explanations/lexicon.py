@@ -59,7 +59,7 @@ _COPULAS = (
     "exhibit, exhibits, exhibiting, demonstrate, demonstrates, present, presents, feature, features, remain, remains, "
     "remaining, stay, stays, kept, keep, keeps, hold, held, get, gets, undergo, undergoes, reveal, reveals, reflect, "
     "reflects, register, registers, do, does, did, can, may, might, could, also, then, again, just, only, even, all, "
-    "they, it, which, who, them, that, these, those"
+    "they, it, which, who, them, that, these, those, now, here"
 )
 _FILLERS = (
     "the, a, an, both, his, her, their, its, this, any, some, signs, sign, evidence, hints, degree, level, levels, "

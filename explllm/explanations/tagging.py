@@ -6,6 +6,7 @@ import re
 from collections.abc import Collection
 
 from explllm.explanations import lexicon
+from explllm.explanations.scope import scoped
 
 _MARKUP = re.compile(r"[*_#`>]+")
 _BRACKETED_NUMBERS = re.compile(r"\([^()]*\d[^()]*\)")
@@ -24,22 +25,29 @@ _MAX_LIST_ITEM = 5
 _DETERMINERS = frozenset(("the", "his", "her", "their", "its", "both"))
 
 
-def tag(sentence: str) -> list[lexicon.Tag]:
-    """Tag the words of a sentence. Each phrase of the lexicon becomes one token.
-
-    Args:
-        sentence: Any text.
-
-    Returns:
-        Kind and value of each token. Words that are not in the lexicon are tagged ``adverb`` or ``word``.
-    """
+def words_of(sentence: str) -> list[str]:
+    """Return the lowercase words and punctuation marks of a sentence, without Markdown."""
     plain = sentence.lower().replace("’", "'").replace("n't", " not").replace("-", " ").replace("/", " and ")
     plain = _BRACKETED_NUMBERS.sub(" ", plain).replace("—", " ; ").replace("–", " ; ")
-    words = _TOKEN.findall(_POSSESSIVE.sub("", _MARKUP.sub(" ", plain)))
+    return _TOKEN.findall(_POSSESSIVE.sub("", _MARKUP.sub(" ", plain)))
+
+
+def tag(words: list[str]) -> tuple[list[lexicon.Tag], list[int]]:
+    """Tag words. Each phrase of the lexicon becomes one token.
+
+    Args:
+        words: Lowercase words and punctuation marks.
+
+    Returns:
+        Kind and value of each token, and the index of its first word. Words that are not in the lexicon are tagged
+        ``adverb`` or ``word``.
+    """
     tags: list[lexicon.Tag] = []
+    starts: list[int] = []
     position = 0
     while position < len(words):
         word = words[position]
+        starts.append(position)
         position += 1
         for rest, entry in lexicon.TABLE.get(word, ()):
             if not rest or tuple(words[position : position + len(rest)]) == rest:
@@ -51,7 +59,7 @@ def tag(sentence: str) -> list[lexicon.Tag]:
                 "comma" if word == "," else "break" if word in ";:()" else "adverb" if word.endswith("ly") else "word"
             )
             tags.append((kind, word))
-    return tags
+    return tags, starts
 
 
 class TaggedSentence:
@@ -61,17 +69,20 @@ class TaggedSentence:
         kinds: Kind of each token, such as ``part`` or ``action``.
         values: Value of each token, such as the name of the part.
         denied: Whether a negation covers the token.
-        skipped: Whether the token is part of a general statement that is not about this face.
+        skipped: Whether the token is part of a statement that is not about this face.
+        reversed: Whether a negated main clause, such as "it is not true that", covers the token.
         weakened: Positions of intensity words weakened by "not", as in "not fully closed".
         stands_for: Side of each token such as "the right" that refers to the previous part.
     """
 
     def __init__(self, sentence: str) -> None:
-        tags = tag(sentence)
+        scope = scoped(words_of(sentence))
+        tags, starts = tag(scope.words)
         self.kinds = [kind for kind, _ in tags]
         self.values = [value for _, value in tags]
         self.denied = [False] * len(tags)
-        self.skipped = [False] * len(tags)
+        self.skipped = [not scope.asserted[start] for start in starts]
+        self.reversed = [scope.denied[start] for start in starts]
         self.weakened: set[int] = set()
         self.stands_for: dict[int, str] = {}
         if self.says_something:

@@ -17,6 +17,7 @@ from collections.abc import Mapping, Sequence
 from functools import lru_cache
 
 from explllm.core.expressions import SYNONYMS, Expression
+from explllm.explanations.scope import scoped
 
 _LABEL_NOUNS = frozenset({*(expression.lower() for expression in Expression), "neutrality"})
 _LABEL_WEIGHT = 3.0
@@ -78,7 +79,7 @@ _REVERSALS = _words(
     "eclipse eclipses eclipsing detract detracts detracting diminish diminishes diminishing undermine undermines "
     "undermining negate negates negating contradict contradicts contradicting dispel dispels dispelling minimize "
     "minimizes minimizing distinct distinguish distinguishes distinguishing distinguishable surpass surpasses "
-    "surpassing counter counters countering override overrides insufficient fails short ruling rules"
+    "surpassing far counter counters countering override overrides insufficient fails short ruling rules"
 )
 # A reversal followed by one of these words does not deny anything ("not only joy", "no doubt").
 _NO_REVERSAL_BEFORE = {
@@ -91,6 +92,7 @@ _NO_REVERSAL_BEFORE = {
 _REQUIRED_AFTER = {
     "distinct": _words("from"),
     "distinguishable": _words("from"),
+    "far": _words("from"),
     "free": _words("from of"),
     "absent": _words("of"),
     "short": _words("of"),
@@ -170,7 +172,8 @@ _NO_STRONG_EMOTION_WEIGHT = 1.0
 
 _WORD = re.compile(r"[a-z]+|[,;:()—–]")
 _SHORTENED_NOT = re.compile(r"n['’]t\b")
-_SENTENCE_END = re.compile(r"[.!?](?=\s|$)|\n")
+_SENTENCE_END = re.compile(r"(?<=[.!?])(?=\s|$)|\n")
+_QUESTION = re.compile(r"\?\s*$")
 # How many tokens a reversal, a concession, and a damper or booster reach.
 _REACH = 18
 _CONCESSION_REACH = 30
@@ -230,8 +233,13 @@ def score(text: str) -> Mapping[Expression, float]:
     """
     scores: defaultdict[Expression, float] = defaultdict(float)
     for sentence in _SENTENCE_END.split(_SHORTENED_NOT.sub(" not", text.lower())):
-        words = _WORD.findall(sentence)
+        if _QUESTION.search(sentence):
+            continue
+        scope = scoped(_WORD.findall(sentence), modal_verbs=False)
+        words = scope.words
         for position, word in enumerate(words):
+            if not scope.asserted[position]:
+                continue
             if word in _EMOTION:
                 if _denies_strong_emotion(words, position):
                     scores[Expression.NEUTRAL] += _NO_STRONG_EMOTION_WEIGHT
@@ -240,6 +248,8 @@ def score(text: str) -> Mapping[Expression, float]:
             if not evidence:
                 continue
             factor = _UNMOVED_FACTOR if _is_unmoved_part(words, position) else _context_factor(words, position)
+            if scope.denied[position]:
+                factor = _REVERSED_FACTOR if factor > 0 else 1.0
             for expression, weight in evidence:
                 scores[expression] += weight * factor
     return scores

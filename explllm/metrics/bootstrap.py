@@ -42,7 +42,7 @@ def recognition_intervals(
         "macro_recall": recall.mean(1, where=counts),
         "macro_f1": f1.mean(1, where=counts),
     }
-    return {name: _percentile_interval(values, level) for name, values in metrics.items()}
+    return {name: percentile_interval(values, level) for name, values in metrics.items()}
 
 
 def difference_interval(
@@ -72,9 +72,10 @@ def difference_interval(
     """
     counts = np.array([both, only_first, only_second, neither])
     drawn = np.random.default_rng(seed).multinomial(counts.sum(), counts / counts.sum(), size=resamples)
-    return _percentile_interval((drawn[:, 1] - drawn[:, 2]) / counts.sum(), level)
+    return percentile_interval((drawn[:, 1] - drawn[:, 2]) / counts.sum(), level)
 
 
-def _percentile_interval(values: np.ndarray, level: float) -> Interval:
+def percentile_interval(values: np.ndarray, level: float = LEVEL) -> Interval:
+    """Return the percentile interval of resampled values."""
     low, high = np.quantile(values, [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)

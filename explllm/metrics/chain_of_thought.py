@@ -9,6 +9,7 @@ from torchmetrics import Metric
 
 from explllm.core.expressions import Expression
 from explllm.explanations.chain_of_thought import MAX_WORDS, ChainOfThought
+from explllm.explanations.consistency import check_consistency
 from explllm.explanations.grounding import STRONG, ground
 
 
@@ -30,6 +31,14 @@ class TextCounts:
     """Texts whose conclusion agrees with that label."""
     undecided: float = 0.0
     """Texts that conclude no expression."""
+    interpreted: float = 0.0
+    """Texts with key observations and an interpretation."""
+    contradictory: float = 0.0
+    """Texts that contradict themselves; see `explllm.explanations.consistency`."""
+    interpretation_denied: float = 0.0
+    """Texts whose interpretation names a unit that the key observations deny."""
+    interpretation_unaffirmed: float = 0.0
+    """Texts whose interpretation names a unit that the key observations do not affirm."""
     grounded: float = 0.0
     """Texts about a face with measured action units."""
     claimed_active: float = 0.0
@@ -73,6 +82,14 @@ def text_counts(text: str, label: Expression | None, action_units: Sequence[floa
         "agrees": label is not None and verdict == label,
         "undecided": verdict is None,
     }
+    if cot.key_observations and cot.interpretation:
+        consistency = check_consistency(cot)
+        counts |= {
+            "interpreted": 1,
+            "contradictory": consistency.contradicts_itself,
+            "interpretation_denied": bool(consistency.denied),
+            "interpretation_unaffirmed": bool(consistency.unaffirmed),
+        }
     if action_units is not None:
         grounding = ground(text, action_units)
         strong = sum(intensity is not None and intensity >= STRONG for intensity in action_units)
@@ -105,10 +122,12 @@ def summarize_counts(sums: TextCounts) -> dict[str, float | None]:
 
     Returns:
         ``count``, ``complete``, ``words`` (mean), ``over_limit``, ``agreement`` (of the conclusion with the label),
-        ``undecided``. For texts about faces with measured action units: ``grounding_precision``, ``grounding_recall``
-        (of the active units), ``grounding_recall_strong`` (of the units of at least 0.3), ``grounding_f1`` (micro
-        average over all texts), ``unsupported`` (share of the claims that name an absent unit), ``side_errors`` (per
-        text), ``intensity_agreement``. None if the denominator is 0.
+        ``undecided``. For texts with key observations and an interpretation: ``self_contradiction``,
+        ``interpretation_denied`` and ``interpretation_unaffirmed``, shares of texts. For texts about faces with
+        measured action units: ``grounding_precision``, ``grounding_recall`` (of the active units),
+        ``grounding_recall_strong`` (of the units of at least 0.3), ``grounding_f1`` (micro average over all texts),
+        ``unsupported`` (share of the claims that name an absent unit), ``side_errors`` (per text) and
+        ``intensity_agreement``. None if the denominator is 0.
     """
     precision, recall = _share(sums.claimed_active, sums.claimed), _share(sums.claimed_active, sums.active)
     return {
@@ -118,6 +137,9 @@ def summarize_counts(sums: TextCounts) -> dict[str, float | None]:
         "over_limit": _share(sums.over_limit, sums.texts),
         "agreement": _share(sums.agrees, sums.labeled),
         "undecided": _share(sums.undecided, sums.texts),
+        "self_contradiction": _share(sums.contradictory, sums.interpreted),
+        "interpretation_denied": _share(sums.interpretation_denied, sums.interpreted),
+        "interpretation_unaffirmed": _share(sums.interpretation_unaffirmed, sums.interpreted),
         "grounding_precision": precision,
         "grounding_recall": recall,
         "grounding_recall_strong": _share(sums.strong_claimed, sums.strong),

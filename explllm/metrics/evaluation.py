@@ -14,6 +14,7 @@ from explllm.metrics.bootstrap import RESAMPLES, recognition_intervals
 from explllm.metrics.calibration import brier_score, negative_log_likelihood, reliability_curve
 from explllm.metrics.chain_of_thought import chain_of_thought_metrics
 from explllm.metrics.exp_cot_score import exp_cot_score
+from explllm.metrics.grounding_gain import grounding_gain
 from explllm.metrics.judges.rules import OfflineJudge
 from explllm.metrics.recognition import NO_LABEL, confusion_matrix, recognition_summary
 
@@ -118,12 +119,16 @@ def explanation_metrics(
         references: The data's own text for each face, or None.
 
     Returns:
-        The values of `explllm.metrics.chain_of_thought.chain_of_thought_metrics`, and ``exp_cot_score`` with ``judge``
-        if there are references. Empty if there are no texts.
+        The values of `explllm.metrics.chain_of_thought.chain_of_thought_metrics` and
+        `explllm.metrics.grounding_gain.grounding_gain`; with references also ``exp_cot_score`` and
+        ``judge``. Empty if there are no texts.
     """
     if not texts:
         return {}
-    metrics: dict[str, Any] = chain_of_thought_metrics(texts, labels, action_units)
+    metrics: dict[str, Any] = {
+        **chain_of_thought_metrics(texts, labels, action_units),
+        **grounding_gain(texts, labels, action_units),
+    }
     judge = OfflineJudge()
     judgments = [judge.compare(text, reference) for text, reference in zip(texts, references, strict=True) if reference]
     if judgments:

@@ -150,21 +150,24 @@ class ExpLLM(MultiPartModel, PreTrainedModel):
 
         Args:
             input_ids: (B, T).
-            image_embeds: (images, N, D).
+            image_embeds: (B, N, D).
 
         Returns:
             (B, T, D), in the type of the language model's embeddings.
 
         Raises:
-            InputError: If the number of placeholders differs from the number of image tokens.
+            InputError: If a row does not have N placeholders.
         """
         placeholders = input_ids == self.config.image_token_id
-        count, expected = int(placeholders.sum()), image_embeds.shape[0] * image_embeds.shape[1]
-        if count != expected:
+        images, expected = image_embeds.shape[:2]
+        # Per row: with an equal total, a row with too many placeholders would receive parts of the next row's image.
+        counts = placeholders.sum(1).tolist()
+        if counts != [expected] * images:
+            row = next((row for row, count in enumerate(counts) if count != expected), len(counts))
+            found = f"{counts[row]} image placeholders in row {row}" if row < len(counts) else f"{len(counts)} rows"
             raise InputError(
-                f"{count} image placeholders in input_ids, but {expected} image tokens "
-                f"({image_embeds.shape[0]} images of {image_embeds.shape[1]})",
-                remedy=f"Insert {image_embeds.shape[1]} placeholders (id {self.config.image_token_id}) per image.",
+                f"{found} of input_ids for {images} images of {expected} tokens",
+                remedy=f"Insert {expected} placeholders (id {self.config.image_token_id}) per row, one image each.",
             )
         # The placeholder's id may lie outside the vocabulary (32000 of 32000 in the released weights).
         embeds = self.get_input_embeddings()(input_ids.masked_fill(placeholders, 0))

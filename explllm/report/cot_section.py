@@ -7,6 +7,8 @@ from explllm.report.page import MetricCard, Section
 from explllm.report.published import EXP_COT_SCORES
 
 _CARDS = {
+    "grounding_gain": "grounding gain",
+    "self_contradiction": "texts that contradict themselves",
     "complete": "all three sections present",
     "agreement": "conclusion agrees with the label",
     "grounding_f1": "action units, F1",
@@ -25,9 +27,9 @@ def cot_section(metrics: Mapping[str, Any]) -> Section:
         A section of the page.
     """
     cards = [
-        MetricCard(name, f"{metrics[key]:.3f}", key=f"test/cot/{key}")
+        MetricCard(name, f"{metrics[key]:.3f}", _note(metrics, key), key=f"test/cot/{key}")
         for key, name in _CARDS.items()
-        if metrics[key] is not None
+        if metrics.get(key) is not None
     ]
     rows: list[list[str]] = []
     if "judge" in metrics:
@@ -42,10 +44,17 @@ def cot_section(metrics: Mapping[str, Any]) -> Section:
     return Section(
         "Explanations",
         text=f"Measured on the explanations of {count} face{'s' * (count != 1)}: the first faces of each expression in "
-        "turn, whatever the model predicts for them. `explllm score` measures every text of a run. Scores of different "
-        "judges are not comparable.",
+        "turn, whatever the model predicts for them. The command explllm score measures every text of a run. The "
+        "grounding gain is the F1 of each text on its own face minus the F1 after texts are swapped between faces with "
+        "the same predicted class; 0 means that the texts describe the class, not the face. Scores of different judges "
+        "are not comparable.",
         cards=cards,
         caption="Exp-CoT Score: key observations, interpretation and conclusion from 0 to 5, score from 0 to 1",
         header=["Exp-CoT Score", "key observations", "interpretation", "conclusion", "score"] if rows else [],
         rows=rows,
     )
+
+
+def _note(metrics: Mapping[str, Any], key: str) -> str:
+    bounds = metrics.get(f"{key}_interval")
+    return f"{bounds[0]:.3f} to {bounds[1]:.3f} (95%), {metrics['grounding_gain_faces']:,} faces" if bounds else ""

@@ -271,9 +271,13 @@ def test_alone_in_a_notebook(drawn, conversations):
     assert sum(len(batch["rows"]) for batch in again.predict_dataloader()) == 97
 
 
-@pytest.mark.parametrize("method", ["spawn", "forkserver"])
-def test_workers_of_every_start_method(ready, drawn, method):
-    settings = {"batch_size": 16, "micro_batch_size": 16, "augment": ReleasedAugment()}
+@pytest.mark.parametrize(
+    ("method", "augment"),
+    [("spawn", Augment), pytest.param("forkserver", ReleasedAugment, marks=pytest.mark.slow)],
+)
+def test_workers_of_every_start_method(ready, drawn, method, augment):
+    """Batches are equal to those of the main process, augmentation included."""
+    settings = {"batch_size": 16, "micro_batch_size": 16, "augment": augment()}
     data = ready(drawn(num_workers=1, **settings))
     data.images()[0]  # cached images stay in this process
     loader = data.train_dataloader()

@@ -8,30 +8,39 @@ import torch
 from PIL import Image
 
 from explllm.conversation.messages import explanation, explanation_first, recognition
+from explllm.core.action_units import NAMES, mirror_action_units
 from explllm.core.expressions import Expression
 from explllm.core.manifest import Manifest
 from explllm.data.dataset import Collator, EvaluationDataset, ImageCache, TrainingDataset
 from explllm.data.mixture import SampleSpec
 from explllm.data.transforms import Augment
-from explllm.explanations.chain_of_thought import mirror_text
+from explllm.explanations.chain_of_thought import ChainOfThought, mirror_text
+from explllm.explanations.rule_writer import RuleWriter
 from explllm.faces.pixels import IMAGE_PRESETS
 
 FLIP = {"rotation": 0, "scale": 0, "shift": 0, "brightness": 0, "contrast": 0, "saturation": 0, "hue": 0, "erase": 0}
 
 
 @pytest.fixture
-def faces(drawn_faces, tmp_path):
-    """A copy of the drawn faces, its table, and the images."""
-    shutil.copytree(drawn_faces, tmp_path / "faces")
-    manifest = Manifest.read(tmp_path / "faces/manifest.parquet")
-    # Texts as if a language model had written them: those by rules are written anew at each draw.
+def faces(drawn_faces):
+    """The drawn faces and their images."""
+    manifest = Manifest.read(drawn_faces / "manifest.parquet")
+    # As if a language model had written the texts; those written by rules change for every sample.
     manifest.frame["cot_source"] = "a model"
     return manifest, ImageCache(manifest, IMAGE_PRESETS["small"], 0)
 
 
 @pytest.fixture
+def own_faces(faces, tmp_path):
+    """A copy of the training faces and their images, which tests may change."""
+    shutil.copytree(faces[0].root / "train", tmp_path / "faces/train")
+    manifest = Manifest(faces[0].frame, tmp_path / "faces")
+    return manifest, ImageCache(manifest, IMAGE_PRESETS["small"], 0)
+
+
+@pytest.fixture
 def dataset(faces, conversations):
-    return lambda **settings: TrainingDataset(*faces, conversations, rows=range(56), **settings)
+    return lambda faces=faces, **settings: TrainingDataset(*faces, conversations, rows=range(56), **settings)
 
 
 def test_conversations(dataset, faces, conversations):
@@ -72,17 +81,54 @@ def test_a_flipped_face_has_a_flipped_text(dataset, faces, conversations):
     assert label_only.encoded == conversations.encode(recognition(label))
 
 
-def test_texts_by_rules_are_worded_anew_and_stay_true(faces, conversations):
-    """Their wording changes from draw to draw; equal draws say the same, and a flipped face is described flipped."""
-    manifest, images = faces
-    manifest.frame["cot_source"] = "offline"
-    found = TrainingDataset(manifest, images, conversations)
-    texts = [
-        conversations.decode([t for t in found[SampleSpec(5, "cot", seed)].encoded.labels if t != -100])
-        for seed in (1, 2, 1)
-    ]
-    assert texts[0] == texts[2] != texts[1]
-    assert all(text.strip().startswith(manifest.frame.at[5, "expression"]) for text in texts)
+def by_rules(faces, conversations, flip=0.0, **columns):
+    """A dataset whose texts were written by rules, and a function that returns label and text of a sample."""
+    frame = faces[0].frame.assign(cot_source="offline", **columns)
+    manifest = Manifest(frame, faces[0].root)
+    images = ImageCache(manifest, IMAGE_PRESETS["small"], 10)
+    dataset = TrainingDataset(manifest, images, conversations, augment=Augment(flip=flip, **FLIP))
+
+    def answer(row, seed):
+        encoded = dataset[SampleSpec(row, "cot", seed)].encoded
+        label, _, cot = conversations.decode([token for token in encoded.labels if token >= 0]).partition("**")
+        return label.strip(), "**" + cot
+
+    return answer
+
+
+def test_texts_by_rules_change_with_the_seed(faces, conversations):
+    answer, frame = by_rules(faces, conversations), faces[0].frame
+    texts = [answer(5, seed) for seed in (1, 2, 3, 1)]
+    assert texts[0] == texts[3] and len({cot for _, cot in texts}) > 1
+    for label, cot in texts:
+        assert label == frame.at[5, "expression"] == ChainOfThought.parse(cot).expression
+    # Other texts, and those of rows without action units, stay the same.
+    assert by_rules(faces, conversations, action_units=None)(5, 1)[1] == frame.at[5, "cot"]
+    one, other = (TrainingDataset(*faces, conversations)[SampleSpec(5, "cot", seed)].encoded for seed in (1, 2))
+    assert one == other
+
+
+def test_texts_by_rules_follow_the_flip(faces, conversations):
+    answer = by_rules(faces, conversations, flip=1.0)
+    for row in range(14):
+        label, cot = answer(row, 5)
+        units = mirror_action_units(faces[0].frame.at[row, "action_units"])
+        assert cot == RuleWriter().write(units, Expression(label), seed=5).text
+
+
+def test_texts_by_rules_omit_units_that_were_not_measured(faces, conversations):
+    """Only the right brow was measured; on the flipped image it is the left one."""
+    count, only = len(faces[0]), "Right Brow Raise"
+    columns = {
+        "action_units": [[0.6 if name == only else 0.0 for name in NAMES]] * count,
+        "action_units_missing": ",".join(name for name in NAMES if name != only),
+    }
+    for flip, measured in ((0.0, only), (1.0, "Left Brow Raise")):
+        answer = by_rules(faces, conversations, flip, **columns)
+        units = [0.6 if name == measured else None for name in NAMES]
+        for seed in range(10):
+            label, cot = answer(3, seed)
+            assert cot == RuleWriter().write(units, Expression(label), seed=seed).text
 
 
 def spoil(manifest, *rows):
@@ -91,8 +137,8 @@ def spoil(manifest, *rows):
         path.write_bytes(path.read_bytes()[:200])
 
 
-def test_faces_of_one_photograph_are_cut_out_by_their_boxes(faces, conversations, tmp_path):
-    manifest, _ = faces
+def test_faces_of_one_photograph_are_cut_out_by_their_boxes(own_faces, conversations, tmp_path):
+    manifest, _ = own_faces
     photograph = Image.new("RGB", (300, 200), "green")
     photograph.paste("red", (20, 20, 120, 120))
     photograph.paste("blue", (180, 60, 260, 140))
@@ -111,11 +157,11 @@ def test_faces_of_one_photograph_are_cut_out_by_their_boxes(faces, conversations
     assert not marked.readable and "two.png: the box [400" in marked.unreadable[0]
 
 
-def test_an_unreadable_training_face_is_named_and_replaced(dataset, faces):
-    manifest, _ = faces
+def test_an_unreadable_training_face_is_named_and_replaced(dataset, own_faces):
+    manifest, _ = own_faces
     spoil(manifest, 4)
     manifest.image_path(5).unlink()
-    sample = dataset(max_unreadable=2)[SampleSpec(4, "fer", 0)]
+    sample = dataset(own_faces, max_unreadable=2)[SampleSpec(4, "fer", 0)]
     assert (sample.row, sample.readable) == (6, True)
     assert [name.split("/")[-1] for name in sample.unreadable] == [
         f"{manifest.image_path(4).name}: unreadable image: image file is truncated",
@@ -124,45 +170,45 @@ def test_an_unreadable_training_face_is_named_and_replaced(dataset, faces):
     assert sample.expression == list(Expression).index(manifest.frame.at[6, "expression"])
 
 
-def test_no_face_for_testing_takes_the_place_of_a_training_face(dataset, faces):
+def test_no_face_for_testing_takes_the_place_of_a_training_face(dataset, own_faces):
     """The last row to learn from stands before the first one to validate on."""
-    manifest, _ = faces
+    manifest, _ = own_faces
     spoil(manifest, 54, 55)
-    sample = dataset(max_unreadable=9)[SampleSpec(54, "fer", 0)]
+    sample = dataset(own_faces, max_unreadable=9)[SampleSpec(54, "fer", 0)]
     assert sample.row == 0 and len(sample.unreadable) == 2
     assert manifest.frame.at[56, "split"] != "train"
 
 
-def test_a_replacement_has_what_the_conversation_needs(dataset, faces):
-    manifest, _ = faces
+def test_a_replacement_has_what_the_conversation_needs(dataset, own_faces):
+    manifest, _ = own_faces
     manifest.frame.loc[[5, 6], "cot"] = None
     spoil(manifest, 4)
-    assert dataset(max_unreadable=9)[SampleSpec(4, "cot", 0)].row == 7
-    assert dataset(max_unreadable=9)[SampleSpec(4, "fer", 0)].row == 5
+    assert dataset(own_faces, max_unreadable=9)[SampleSpec(4, "cot", 0)].row == 7
+    assert dataset(own_faces, max_unreadable=9)[SampleSpec(4, "fer", 0)].row == 5
 
 
-def test_the_search_ends_at_the_limit(dataset, faces):
-    manifest, _ = faces
+def test_the_search_ends_at_the_limit(dataset, own_faces):
+    manifest, _ = own_faces
     spoil(manifest, 4, 5, 6)
-    sample = dataset(max_unreadable=1)[SampleSpec(4, "fer", 0)]
+    sample = dataset(own_faces, max_unreadable=1)[SampleSpec(4, "fer", 0)]
     assert not sample.readable and len(sample.unreadable) == 2
     assert (sample.pixel_values == sample.pixel_values.flatten()[0]).all()
     for path in manifest.root.rglob("train/*.png"):
         path.unlink()
-    sample = dataset(max_unreadable=1000)[SampleSpec(4, "fer", 0)]
+    sample = dataset(own_faces, max_unreadable=1000)[SampleSpec(4, "fer", 0)]
     assert not sample.readable and len(sample.unreadable) == 56
 
 
-def test_evaluation_marks_what_cannot_be_read(faces, conversations):
-    manifest, images = faces
-    spoil(manifest, 70)
-    found = EvaluationDataset(manifest, images, [69, 70, -1 - 71])
+def test_evaluation_marks_what_cannot_be_read(own_faces, conversations):
+    manifest, images = own_faces
+    spoil(manifest, 50)
+    found = EvaluationDataset(manifest, images, [49, 50, -1 - 51])
     batch = Collator(conversations)([found[index] for index in range(3)])
     assert batch["readable"].tolist() == [True, False, True]
-    assert batch["rows"].tolist() == [69, 70, -72]
-    assert len(batch["unreadable"]) == 1 and str(manifest.image_path(70)) in batch["unreadable"][0]
+    assert batch["rows"].tolist() == [49, 50, -52]
+    assert len(batch["unreadable"]) == 1 and str(manifest.image_path(50)) in batch["unreadable"][0]
     assert not batch["pixel_values"][1].any()
-    assert torch.equal(batch["pixel_values"][2], IMAGE_PRESETS["small"](manifest.image_path(71)))
+    assert torch.equal(batch["pixel_values"][2], IMAGE_PRESETS["small"](manifest.image_path(51)))
     assert "input_ids" not in batch
 
 

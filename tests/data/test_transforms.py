@@ -1,7 +1,4 @@
-import pickle
 import random
-from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
 
 import numpy as np
 import pytest
@@ -96,15 +93,6 @@ def test_equal_seeds_give_equal_results_after_any_other_calls():
     assert len({image.tobytes() for image, _, _ in expected}) == 30
 
 
-def test_other_processes_give_the_same_results():
-    augment = Augment()
-    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
-        image, units, cot = pool.submit(pickle.loads(pickle.dumps(augment)), IMAGE, UNITS, COT, 11).result()
-    expected = augment(IMAGE, UNITS, COT, 11)
-    assert np.array_equal(image, expected[0])
-    assert (units, cot) == expected[1:]
-
-
 def test_changes_are_drawn_independently_of_each_other():
     augment = Augment(**(OFF | {"flip": 0.5, "erase": 0.5, "brightness": 0.5}))
     gray = np.full((32, 32, 3), 100, np.uint8)
@@ -159,9 +147,3 @@ def test_the_released_augmentation():
 def test_the_released_augmentation_follows_the_image_size(size):
     augment, image = ReleasedAugment(), np.full((size, size, 3), 200, np.uint8)
     assert all(augment(image, None, None, seed)[0].shape == image.shape for seed in range(60))
-
-
-def test_the_released_augmentation_goes_to_workers():
-    augment = ReleasedAugment()
-    sent = pickle.loads(pickle.dumps(augment))
-    assert np.array_equal(sent(smooth_image(), None, None, 3)[0], augment(smooth_image(), None, None, 3)[0])

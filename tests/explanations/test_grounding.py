@@ -1,6 +1,5 @@
 """Grounding: which action units texts claim, in plain words or FACS's, and how well that agrees with the measured."""
 
-import json
 import time
 from collections.abc import Iterator
 
@@ -525,10 +524,10 @@ def test_what_is_denied_in_one_place_and_claimed_in_another_counts_as_claimed():
     assert found.missing == found.contradicted == []
 
 
-def test_the_mirrored_text_claims_the_mirrored_face(real):
+def test_the_mirrored_text_claims_the_mirrored_face(real_texts):
     from explllm.explanations.chain_of_thought import ChainOfThought
 
-    for text, units in real[:100]:
+    for text, units in real_texts[:100]:
         mirrored = {FEAFA[claim.unit].mirror for claim in claims(text) if claim.present}
         assert {claim.unit for claim in claims(ChainOfThought.parse(text).mirrored().text) if claim.present} == mirrored
         assert ground(text, units).precision == pytest.approx(
@@ -554,17 +553,10 @@ def test_no_text_is_slow_or_fails():
         assert time.perf_counter() - start < 5
 
 
-@pytest.fixture(scope="module")
-def real(reference_data):
-    """The real chains of thought with the intensities that they were written from."""
-    rows = json.loads((reference_data / "rafdb/rafdb_cot_first600.json").read_text(encoding="utf-8"))
-    return [(row["description"], row["au"]) for row in rows]
-
-
 # Measured when written: 0.923, 0.782 and 0.885 on the 400 texts that the lexicon was made with.
 @pytest.mark.parametrize("part", [slice(400), slice(400, 600)], ids=["seen", "held_out"])
-def test_real_texts_agree_with_the_intensities_that_they_were_written_from(real, part):
-    found = [ground(text, units) for text, units in real[part]]
+def test_real_texts_agree_with_the_intensities_that_they_were_written_from(real_texts, part):
+    found = [ground(text, units) for text, units in real_texts[part]]
     supported = sum(one.supported_count for one in found)
     assert supported / sum(one.claimed_count for one in found) > 0.88
     assert sum(one.recall * one.active_count for one in found) / sum(one.active_count for one in found) > 0.72
@@ -573,9 +565,12 @@ def test_real_texts_agree_with_the_intensities_that_they_were_written_from(real,
     assert sum(agreements) / len(agreements) > 0.8
 
 
-def test_real_texts_disagree_with_the_intensities_of_other_faces(real):
-    own = [ground(text, units).f1 for text, units in real]
-    others = [ground(text, units).f1 for (text, _), (_, units) in zip(real, real[1:] + real[:1], strict=True)]
+def test_real_texts_disagree_with_the_intensities_of_other_faces(real_texts):
+    own = [ground(text, units).f1 for text, units in real_texts]
+    others = [
+        ground(text, units).f1
+        for (text, _), (_, units) in zip(real_texts, real_texts[1:] + real_texts[:1], strict=True)
+    ]
     assert sum(own) / len(own) > sum(others) / len(others) + 0.2
 
 

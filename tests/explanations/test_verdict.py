@@ -106,3 +106,41 @@ def test_time_grows_with_the_length_only(text):
     start = time.process_time()
     verdict(text)
     assert time.process_time() - start < 5  # 0.3 s at most when measured; a quadratic rule takes minutes
+
+
+@pytest.mark.parametrize(
+    ("text", "expression"),
+    [
+        ("It is not true that the face shows anger; it shows sadness.", "Sadness"),
+        ("The man next to this person looks angry, but this person is happy.", "Happiness"),
+        ("In the previous photograph the person was sad. Now the expression is joy.", "Happiness"),
+        ("Is this fear? It is surprise.", "Surprise"),
+        ("Nobody could claim that this is happiness; the expression is disgust.", "Disgust"),
+        ("One might expect anger, but the face shows fear.", "Fear"),
+        ("The expression is anything but happy; it is sadness.", "Sadness"),
+        ("The face does not fail to show surprise.", "Surprise"),
+        ("The expression would best be described as sadness.", "Sadness"),
+        ("It is far from anger; it is neutral.", "Neutral"),
+        ("If the brows were raised, this would be surprise, but the face is neutral.", "Neutral"),
+        ("The caption says anger, but the face shows happiness.", "Happiness"),
+        ("The expression may be interpreted as fear.", "Fear"),
+        ("There is no evidence of sadness. The expression is happy.", "Happiness"),
+        ("This is not anger but disgust.", "Disgust"),
+        ("Unlike the man behind him, who is angry, this person is happy.", "Happiness"),
+        ("It is not true that the expression is not sadness.", "Sadness"),
+        ("There is no evidence that the person is afraid; the face is neutral.", "Neutral"),
+        ("The woman in the background is terrified, while this person shows disgust.", "Disgust"),
+        ("The person looks as if anger were coming, yet the expression is contempt.", "Contempt"),
+        ("A moment ago the person was happy; now the face shows sadness.", "Sadness"),
+        ("No one would call this joy. It is fear.", "Fear"),
+        ("It would be wrong to say that this is surprise; it is anger.", "Anger"),
+        ("The claim that this is fear is false: the expression is happiness.", "Happiness"),
+        ("There is no doubt that this is sadness.", "Sadness"),
+        ("It cannot be denied that the face shows anger.", "Anger"),
+        ("Surprise would need raised brows; this is a neutral face.", "Neutral"),
+        ("It is not true that the expression is happiness.", None),
+        ("The expression is not happiness.", None),
+    ],
+)
+def test_scope_of_expressions(text, expression):
+    assert verdict(text) == expression

@@ -84,8 +84,14 @@ def test_right_padding_changes_nothing(tiny_model):
 
 def test_placeholders_must_match_the_images(tiny_model):
     tokens = batch(tiny_model, recognition("Anger"))
-    with pytest.raises(InputError, match=r"16 image placeholders in input_ids, but 32 image tokens \(2 images of 16\)"):
+    with pytest.raises(InputError, match="1 rows of input_ids for 2 images of 16 tokens"):
         tiny_model(pixels(tiny_model, 2), tokens.input_ids)
+    # The total is right, but the first row would receive a token of the second image.
+    moved = tokens.input_ids.repeat(2, 1)
+    placeholder, other = tiny_model.config.image_token_id, int(moved[0, -1])
+    moved[0, -1], moved[1, moved[1].tolist().index(placeholder)] = placeholder, other
+    with pytest.raises(InputError, match="17 image placeholders in row 0 of input_ids for 2 images of 16 tokens"):
+        tiny_model(pixels(tiny_model, 2), moved)
     with pytest.raises(InputError, match="logits_at_labels_only without labels"):
         tiny_model(pixels(tiny_model, 1), tokens.input_ids, logits_at_labels_only=True)
 

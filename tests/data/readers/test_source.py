@@ -1,5 +1,3 @@
-import time
-
 import pytest
 
 from explllm.core.errors import ConfigError, ManifestError
@@ -38,18 +36,16 @@ def test_files_of_another_encoding(tmp_path):
 
 
 def test_one_progress_bar_on_a_terminal_after_two_seconds(tmp_path, monkeypatch, capsys):
+    clock = iter(number * 0.3 for number in range(1000))
+    monkeypatch.setattr(module.time, "monotonic", lambda: next(clock))
     monkeypatch.setenv("FORCE_COLOR", "1")
     source = Source(tmp_path)
 
-    def run():
-        for outer in source.track("ab", 2):
-            for inner in source.track("cd"):
-                time.sleep(0.13)
-                yield outer + inner
+    def run(count):
+        return [outer + inner for outer in source.track("abcdefgh"[:count], count) for inner in source.track("xy")]
 
-    assert list(run()) == ["ac", "ad", "bc", "bd"] and capsys.readouterr().err == ""
-    monkeypatch.setattr(module, "_SECONDS_BEFORE_PROGRESS", 0.1)
-    assert list(run()) == ["ac", "ad", "bc", "bd"]
+    assert run(4) == ["ax", "ay", "bx", "by", "cx", "cy", "dx", "dy"] and capsys.readouterr().err == ""
+    run(8)
     assert f"reading {tmp_path.name}"[:20] in capsys.readouterr().err
     monkeypatch.delenv("FORCE_COLOR")
-    assert list(run()) and capsys.readouterr().err == ""
+    assert run(8) and capsys.readouterr().err == ""

@@ -1,0 +1,97 @@
+"""Grounding gain: how much better texts describe their own face than other faces of the same predicted class."""
+
+from collections import defaultdict
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from explllm.core.expressions import Expression
+from explllm.explanations.chain_of_thought import ChainOfThought
+from explllm.explanations.claims import claims
+from explllm.explanations.grounding import ground_claims
+from explllm.metrics.bootstrap import RESAMPLES, percentile_interval
+
+SWAPS = 10
+"""Maximum number of other texts that each face is compared with."""
+
+_RESAMPLES_AT_ONCE = 50
+
+
+def grounding_gain(
+    texts: Sequence[str],
+    labels: Sequence[Expression | None],
+    action_units: Sequence[Sequence[float | None] | None],
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """Compute the grounding gain: F1 of each text on its own face minus F1 after texts are swapped within a class.
+
+    A model that writes the stereotype of the class it predicts has a high F1 and no gain. F1 is micro-averaged over the
+    claims of all texts. Each face is compared with the texts of up to `SWAPS` other faces with the same predicted
+    class; counts are averaged over them. The interval comes from a bootstrap over faces.
+
+    Args:
+        texts: N chains of thought.
+        labels: The predicted label that each text follows; if None, the expression that the text concludes.
+        action_units: 24 measured intensities per face, with None for a unit that was not measured; None if the face
+            has none.
+        resamples: Number of bootstrap resamples.
+        seed: Seed of the swaps and of the resampling.
+
+    Returns:
+        ``grounding_gain``, ``grounding_gain_interval`` (95%), ``grounding_f1_own``, ``grounding_f1_swapped`` and
+        ``grounding_gain_faces``, the number of faces that could be compared. All but the last are None if no two faces
+        with measured action units have the same predicted class.
+    """
+    classes: dict[Expression | None, list[int]] = defaultdict(list)
+    for row, (text, label, units) in enumerate(zip(texts, labels, action_units, strict=True)):
+        if units is not None:
+            classes[label or ChainOfThought.parse(text).expression].append(row)
+    generator = np.random.default_rng(seed)
+    read = {row: claims(texts[row]) for rows in classes.values() if len(rows) > 1 for row in rows}
+    counts = []
+    for rows in classes.values():
+        order = generator.permutation(rows)
+        for place, row in enumerate(order if len(order) > 1 else ()):
+            units = action_units[row] or ()
+            own = ground_claims(read[row], units)
+            others = [
+                ground_claims(read[order[(place + shift) % len(order)]], units)
+                for shift in range(1, min(SWAPS, len(order) - 1) + 1)
+            ]
+            supported = sum(other.supported_count for other in others) / len(others)
+            claimed = sum(other.claimed_count for other in others) / len(others)
+            counts.append(
+                (own.supported_count, own.claimed_count + own.active_count, supported, claimed + own.active_count)
+            )
+    table = np.array(counts, dtype=float).reshape(-1, 4)
+    own_f1, swapped_f1 = map(float, _f1(table.sum(0)))
+    if np.isnan(own_f1) or np.isnan(swapped_f1):
+        values: dict[str, Any] = dict.fromkeys(("gain", "gain_interval", "f1_own", "f1_swapped"))
+    else:
+        values = {
+            "gain": own_f1 - swapped_f1,
+            "gain_interval": _interval(table, resamples, generator),
+            "f1_own": own_f1,
+            "f1_swapped": swapped_f1,
+        }
+    return {**{f"grounding_{name}": value for name, value in values.items()}, "grounding_gain_faces": len(table)}
+
+
+def _interval(table: np.ndarray, resamples: int, generator: np.random.Generator) -> list[float]:
+    gains: list[float] = []
+    shares = np.full(len(table), 1 / len(table))
+    while len(gains) < resamples:
+        # In parts: the weights of all resamples at once would need 8 bytes x resamples x faces.
+        weights = generator.multinomial(len(table), shares, size=min(_RESAMPLES_AT_ONCE, resamples - len(gains)))
+        own, swapped = _f1((weights @ table).T)
+        gains += (own - swapped).tolist()
+    finite = np.array(gains)[np.isfinite(gains)]
+    return list(percentile_interval(finite))
+
+
+def _f1(sums: np.ndarray) -> tuple[Any, Any]:
+    """Return F1 of own and of swapped texts from sums (4,) or (4, R); NaN without claims and active units."""
+    with np.errstate(invalid="ignore"):
+        return 2 * sums[0] / sums[1], 2 * sums[2] / sums[3]
