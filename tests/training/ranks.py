@@ -10,6 +10,9 @@ import json
 import os
 import signal
 import sys
+import threading
+import time
+from pathlib import Path
 
 from lightning.pytorch import Callback
 
@@ -23,6 +26,32 @@ class Terminate(Callback):
     def on_train_batch_start(self, trainer, *_):
         if trainer.is_global_zero and trainer.global_step == self.step - 1:
             os.kill(os.getpid(), signal.SIGTERM)
+
+
+class Memory(Callback):
+    """Measures the peak of a rank's own memory (without pages mapped from files) while it builds the model, in MB."""
+
+    def __init__(self, folder: str) -> None:
+        self.folder, self.peak, self.done = folder, 0.0, False
+
+    def setup(self, trainer, *_):
+        self.start = anonymous_memory()
+        threading.Thread(target=self.watch, daemon=True).start()
+
+    def watch(self):
+        while not self.done:
+            self.peak = max(self.peak, anonymous_memory() - self.start)
+            time.sleep(0.001)
+
+    def on_fit_start(self, trainer, *_):
+        self.done = True
+        Path(self.folder, f"memory-{trainer.global_rank}").write_text(str(self.peak))
+
+
+def anonymous_memory() -> float:
+    """Return the process's anonymous resident memory in MB."""
+    [line] = [line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("RssAnon")]
+    return int(line.split()[1]) / 1000
 
 
 if __name__ == "__main__":

@@ -14,6 +14,8 @@ import pandas as pd
 import pytest
 import torch
 from safetensors.torch import load_file
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from transformers.initialization import no_init_weights
 
 pytestmark = pytest.mark.slow
 
@@ -161,3 +163,22 @@ def test_two_nodes_by_torchrun(runs, lora_config, tmp_path):
         _, err = node.communicate(timeout=300)
         assert node.returncode == 0, err[-3000:]
     assert losses(tmp_path / "run") == pytest.approx(losses(folder / "one"), abs=1e-4)
+
+
+def test_two_ranks_load_one_copy_of_the_base(bases, lora_config, on_ranks, tmp_path):
+    """The base is float16 in its files and bfloat16 in training, as Vicuna's."""
+    config = AutoConfig.from_pretrained(bases / "language")
+    config.update({"hidden_size": 1024, "intermediate_size": 2816, "num_hidden_layers": 12, "num_attention_heads": 8})
+    config.update({"num_key_value_heads": 8, "head_dim": 128})
+    with no_init_weights():
+        base = AutoModelForCausalLM.from_config(config, dtype=torch.float16)
+    base.save_pretrained(tmp_path / "base")
+    AutoTokenizer.from_pretrained(bases / "language").save_pretrained(tmp_path / "base")
+    memory = json.dumps({"class_path": "ranks.Memory", "init_args": {"folder": str(tmp_path)}})
+    fit = ("fit", "--config", lora_config, *RANKS, "--trainer.strategy", "fsdp2", "--trainer.max_steps", 1)
+    fit += ("--model.network.language", tmp_path / "base", "--trainer.callbacks+", memory)
+    [(status, _, err)] = on_ranks(tmp_path, fit)
+    assert status == 0, err
+    size = sum(weight.numel() for weight in base.parameters()) * 2 / 1e6
+    peaks = [float((tmp_path / f"memory-{rank}").read_text()) for rank in range(2)]
+    assert size > 250 and sum(peaks) <= 1.4 * size, (peaks, size)
