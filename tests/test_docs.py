@@ -13,7 +13,7 @@ import pytest
 
 from explllm.cli import main
 
-PAGES = ["README.md", *(f"docs/pages/howto/{name}.md" for name in ("train", "chains_of_thought", "evaluate", "python"))]
+PAGES = ["README.md", *(f"docs/pages/howto/{name}.md" for name in ("train", "clusters", "chains_of_thought", "evaluate", "python"))]
 NOT_RUN = "<!-- not run:"
 
 
