@@ -2,9 +2,11 @@
 
 import re
 from collections.abc import Sequence
+from typing import Annotated
 
 from explllm.core.action_units import BP4D_12
 from explllm.core.errors import InputError, MissingPathError
+from explllm.core.options import Option
 from explllm.data.readers.facs import Frames, binary, check_fold, frame_paths
 from explllm.data.readers.folds import named_parts
 from explllm.data.readers.parsing import whole
@@ -25,7 +27,10 @@ _UNKNOWN = "9"
 
 
 def read_bp4d(
-    source: Source, fold: int | None = None, listing: str | None = None, frames: str = "{subject}/{task}/{frame}.jpg"
+    source: Source,
+    fold: int | None = None,
+    listing: Annotated[str | None, Option("list")] = None,
+    frames: str = "{subject}/{task}/{frame}.jpg",
 ) -> None:
     """Read ``AUCoding/AU_OCC/F001_T1.csv``, or a list of frames.
 
