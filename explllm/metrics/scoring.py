@@ -51,8 +51,8 @@ def score_table(
         ledger: SQLite file of the judge's answers, none of which is paid for twice; required with `judge`.
 
     Returns:
-        What `explllm.metrics.chain_of_thought.summarize_counts` returns, with ``recognition`` if there are labels, and with
-        ``exp_cot_score``, ``judge``, ``judge_cost``, ``not_judged`` and ``not_judged_because`` if texts were judged.
+        What `explllm.metrics.chain_of_thought.summarize_counts` returns, with ``recognition`` if there are labels, and
+        with ``exp_cot_score``, ``judge``, ``judge_cost``, ``not_judged`` and ``not_judged_because`` if texts were judged.
         Answers up to the end of a budget or a server's refusal are kept.
 
     Raises:
