@@ -9,7 +9,7 @@ from explllm.core.errors import InputError, MissingPathError
 from explllm.core.options import Option
 from explllm.data.readers.facs import Frames, binary, check_fold, frame_paths
 from explllm.data.readers.folds import named_parts
-from explllm.data.readers.parsing import whole
+from explllm.data.readers.parsing import integer
 from explllm.data.readers.published import BP4D
 from explllm.data.readers.source import Source
 
@@ -63,7 +63,7 @@ def read_bp4d(
         for line, cells in source.table(file, "0", *map(str, BP4D_12)):
             with source.row(file, line):
                 values = [cells[str(unit)] for unit in BP4D_12]
-                frame = whole(cells["0"], "frame number", 0)
+                frame = integer(cells["0"], "frame number", 0)
                 if _UNKNOWN in values:
                     source.left_out["frames with a unit that was not coded"] += 1
                     continue

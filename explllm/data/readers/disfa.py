@@ -10,7 +10,7 @@ from explllm.core.errors import InputError, ManifestError, MissingPathError
 from explllm.core.options import Option
 from explllm.data.readers.facs import Frames, check_fold, frame_paths
 from explllm.data.readers.folds import named_parts
-from explllm.data.readers.parsing import whole
+from explllm.data.readers.parsing import integer
 from explllm.data.readers.published import DISFA
 from explllm.data.readers.source import Source
 
@@ -82,9 +82,9 @@ def _grades(source: Source, person: str) -> dict[int, dict[int, int | None]]:
         for line, text in source.lines(path):
             with source.row(path, line):
                 frame_text, _, grade = text.partition(",")
-                frame = whole(frame_text, "frame number", 1)
+                frame = integer(frame_text, "frame number", 1)
                 grades.setdefault(frame, {})[unit] = None
-                grades[frame][unit] = whole(grade, "intensity", 0, 5)
+                grades[frame][unit] = integer(grade, "intensity", 0, 5)
     return grades
 
 
