@@ -99,9 +99,7 @@ def main() -> None:
                 result = build(folder, rows, options.concurrency, 0.0)
                 print(f"| {rows:,} | {result['calls']:,.0f} | {result['megabytes']:.0f} |", flush=True)
             return
-        print(
-            "| faces | calls | concurrency | latency, ms | ideal, s | wall, s | ratio | CPU, s | memory, MB |"
-        )
+        print("| faces | calls | concurrency | latency, ms | ideal, s | wall, s | ratio | CPU, s | memory, MB |")
         print("|---|---|---|---|---|---|---|---|---|")
         for latency in options.latency:
             folder = Path(temporary, str(latency))

@@ -192,6 +192,12 @@ def chat_server():
 
 
 @pytest.fixture(scope="session")
+def publishers():
+    """The module that writes fake copies of data sets in their publishers' layouts."""
+    return _load(REPOSITORY / "tests/data/publishers.py")
+
+
+@pytest.fixture(scope="session")
 def model_script():
     """The answers of a rule-based language model: see tests/engine/model_script.py."""
     return _load(REPOSITORY / "tests" / "engine" / "model_script.py")

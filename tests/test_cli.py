@@ -45,15 +45,21 @@ def changed(small_settings, tmp_path):
 
 def test_help_and_version(capsys):
     for arguments, words in (
-        (["--help"], [command.name for command in COMMANDS]),
+        (["--help"], COMMANDS),
         (["--version"], [f"explllm {__version__}"]),
         (["explain", "--help"], ["IMAGE", "--model", "--json"]),
         (
             ["fit", "--help"],
-            ["--config", "--run_dir", "--checkpoint_every_n_steps", "--ckpt_path", "--trainer.devices"],
+            ["--config", "--run_dir", "--checkpoint_every_n_steps", "--ckpt_path", "--trainer.devices", "AsyncJudge"],
         ),
-        (["fit", "--data.help", "DrawnFaces"], ["--data.micro_batch_size", "--data.max_unreadable"]),
-        (["fit", "--model.help", "ExpLLMTask"], ["--model.init_from"]),
+        (["test", "--help"], ["report", "--model.network.preset {tiny,vicuna-7b}", "--data.batch_size N"]),
+        (["fit", "--data.help", "DrawnFaces"], ["--data.train N", "--data.micro_batch_size N", "(default: 0.1)"]),
+        (["fit", "--data.help=ManifestActionUnits"], ["--data.manifest", "--data.batch_size", "(default: 64)"]),
+        (["fit", "--data.help"], ["FolderFaces", "CaptionedImages"]),
+        (["fit", "--model.help", "ExpLLMTask"], ["--model.init_from", "--model.network.vision_lora.r N"]),
+        (["fit", "--trainer.help"], ["--trainer.devices", "--trainer.limit_train_batches"]),
+        (["cot", "--help"], ["build", "estimate", "--max_cost 20"]),
+        (["data", "disfa", "--help"], ["ROOT", "--frames", "--list", "--max_bad"]),
     ):
         with pytest.raises(SystemExit) as stop:
             main(arguments)
@@ -61,6 +67,38 @@ def test_help_and_version(capsys):
         printed = capsys.readouterr()
         assert all(word in printed.out for word in words)
         assert printed.err == ""
+
+
+HELP = """
+import contextlib, io, sys
+from explllm.cli import COMMANDS, main
+from importlib import import_module
+
+words = [["--help"]]
+for name, (_, target) in COMMANDS.items():
+    words.append([name, "--help"])
+    if ":" not in target:
+        words += [[name, one, "--help"] for one in import_module("explllm.commands." + target).COMMANDS]
+for name in ("fit", "test"):
+    words += [[name, "--model.help", "ActionUnitTask"], [name, "--data.help", "DrawnActionUnits"]]
+for one in words:
+    out = io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.suppress(SystemExit):
+        main(one)
+    assert len(out.getvalue()) > 200, one
+    assert [line for line in out.getvalue().splitlines() if len(line) > 80] == []
+    print(" ".join(one), [name for name in ("torch", "lightning", "transformers") if name in sys.modules])
+"""
+
+
+@pytest.mark.parametrize("columns", ["40", "200"])
+def test_help_is_light_and_fits_80_columns(columns):
+    """Of every command: seconds of imports would make help slow."""
+    done = subprocess.run(
+        [sys.executable, "-c", HELP], env={**os.environ, "COLUMNS": columns}, capture_output=True, text=True, check=True
+    )
+    lines = done.stdout.splitlines()
+    assert len(lines) > 35 and all(line.endswith("[]") for line in lines)
 
 
 def test_without_a_command_help_goes_to_stderr(explllm):
@@ -72,8 +110,11 @@ def test_without_a_command_help_goes_to_stderr(explllm):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ("walk", "error: argument COMMAND: invalid choice: 'walk'"),
-        ("fit", "error: nothing says which data and model to use. Give a configuration, such as `explllm fit --config"),
+        ("walk", "error: unknown command walk. See `explllm --help`."),
+        ("fitt", "error: unknown command fitt. Did you mean fit? See `explllm --help`."),
+        ("cot", "error: `explllm cot` needs a subcommand. Give one of build, estimate, status, check, show."),
+        ("cot biuld", "error: unknown command biuld. Did you mean build? See `explllm cot --help`."),
+        ("fit", "error: no model and no data configured. Give a configuration, such as `explllm fit --config"),
         ("fit --config", "error: the option --config has no value. Give a configuration"),
         ("fit --config --data.seed 1", "error: the option --config has no value."),
         ("fit --config= --data.seed 1", "error: the option --config has no value."),
@@ -134,17 +175,20 @@ def test_without_a_command_help_goes_to_stderr(explllm):
             "the folder holds no model: it has no config.json [none/model]",
         ),
         ("fit --config faces.yaml --data.root none", "there is no such folder [none]. Check the path."),
-        ("explain", "error: the following arguments are required: IMAGE, --model. See `explllm explain --help`."),
+        ("explain", "error: no IMAGE and no --model given. Give IMAGE and --model. See `explllm explain --help`."),
         ("explain none.jpg --model none", "error: there is no such image [none.jpg]. Check the path."),
         ("explain FACE --model none", "there is no such model folder [none]. Name a folder that `fit` wrote"),
-        ("explain FACE --model MODEL --max-new-tokens 0", "--max-new-tokens 0. Give at least 1."),
-        ("explain FACE --model MODEL --max-new-tokens x", "argument --max-new-tokens: invalid int value: 'x'."),
+        ("explain FACE --model MODEL --max-new-tokens 0", "--max_new_tokens is 0. Give at least 1."),
+        ("explain FACE --model MODEL --max-new-tokens x", "--max_new_tokens is 'x', not a whole number."),
         ("explain FACE --model MODEL --onnx none.onnx", "there is no such file [none.onnx]"),
-        ("explain FACE --model M --onnx A --landmarker B", "argument --landmarker: not allowed with argument --onnx"),
-        ("explain FACE --model MODEL --device walk", "the device walk cannot be used. Give one that this machine has"),
+        ("explain FACE --model M --onnx A --landmarker B", "both --landmarker and --onnx are given. Give one of them."),
+        (
+            "explain FACE --model MODEL --device walk",
+            "the device walk of --device cannot be used. Give one that this machine has",
+        ),
     ],
 )
-def test_mistakes_give_one_line(explllm, small_config, fitted, drawn_faces, tmp_path, arguments, message):
+def test_errors_are_one_line(explllm, small_config, fitted, drawn_faces, tmp_path, arguments, message):
     real = {"SMALL": small_config, "FACE": drawn_faces / "test/00000-fear.png", "MODEL": fitted / "model"}
     done = explllm(*[real.get(word, word) for word in arguments.split()])
     assert message in done.error
@@ -346,7 +390,7 @@ def test_explain(explllm, fitted, drawn_faces, tmp_path):
     Image.open(face).convert("LA").resize((90, 50)).save(tmp_path / "gray.png")
     done = explllm("explain", face, "gray.png", "--model", fitted / "model", "--max-new-tokens", 4)
     assert done.status == 0
-    assert done.err.startswith("Note: of the data that this model learned from: The faces are drawn by a program")
+    assert done.err.startswith("Note: training data of this model: The faces are drawn by a program")
     assert done.out.count("╭") == 2 and "gray.png" in done.out and "%" in done.out
     done = explllm("explain", face, "gray.png", "--model", fitted / "model", "--max-new-tokens", 4, "--json")
     lines = [json.loads(line) for line in done.out.splitlines()]

@@ -1,95 +1,137 @@
-"""What ``explllm baseline`` does: a model that sees the pictures answers, and its answers become a test like others."""
+"""The command ``explllm baseline``."""
 
 from __future__ import annotations
 
-import argparse
 import json
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
-
-import numpy as np
-from rich.console import Console
+from typing import TYPE_CHECKING, Annotated, Any
 
 from explllm import __version__
-from explllm.commands.cot import as_file_name, chat_settings, check_ending, run_folder
+from explllm.commands.outputs import as_file_name, check_ending, check_root, run_folder
+from explllm.commands.parser import Option
 from explllm.core.errors import ConfigError, MissingPathError
-from explllm.core.expressions import LabelSet
 from explllm.core.files import METRICS_FILE, PREDICTIONS_FILE, atomic_write, check_writable
-from explllm.core.manifest import Manifest
-from explllm.engine.baseline import (
-    PROMPTS,
-    BaselineStatus,
-    ask_about,
-    choose_label_set,
-    face_images,
-    skipped_images,
-    with_answers,
-)
-from explllm.engine.estimate import print_baseline_estimate
-from explllm.engine.progress import BuildIdentity, ProgressTracker, print_summary, read_progress
-from explllm.engine.runner import LEDGER, RunResult, run_all, run_with_client
 from explllm.engine.settings import BaselineSettings
-from explllm.llm.client import ChatClient
-from explllm.llm.prompt import prompt_version
 from explllm.llm.settings import ChatSettings
-from explllm.metrics.answers import Answers
-from explllm.metrics.evaluation import recognition_metrics
-from explllm.report.terminal import print_metrics
+
+if TYPE_CHECKING:
+    from explllm.core.expressions import LabelSet
+    from explllm.core.manifest import Manifest
+    from explllm.engine.runner import RunResult
+    from explllm.llm.client import ChatClient
 
 
-def baseline(options: argparse.Namespace) -> int:
-    """Ask a model about the pictures of a manifest; write its answers, and the figures of a test where all are in.
+def baseline(
+    manifest: Path,
+    *,
+    send_images: bool = False,
+    estimate: bool = False,
+    out: Annotated[Path | None, Option(default="MANIFEST_MODEL beside MANIFEST")] = None,
+    overwrite: bool = False,
+    root: Annotated[Path | None, Option(default="the manifest's")] = None,
+    run_dir: Annotated[Path | None, Option(default="OUT with the ending .run")] = None,
+    split: str | None = None,
+    sample: Annotated[int | None, Option(minimum=1)] = None,
+    seed: Annotated[int, Option(minimum=0)] = 0,
+    label_set: str | None = None,
+    settings: Annotated[BaselineSettings, Option(skip=("labels",))],
+    chat: ChatSettings,
+) -> int:
+    """Ask a multimodal model about every face of a manifest.
+
+    The model sees each face and answers with the expression, then with a chain of thought in the paper's form (GPT-4o
+    in Table III). Nothing is trained and nothing is corrected: the first answer counts.
+
+      explllm baseline faces.parquet --model gpt-4o --estimate
+      explllm baseline faces.parquet --model gpt-4o --send_images --max_cost 5
+      explllm score faces_gpt-4o.parquet --reference cot.parquet --judge gpt-4o
+      explllm compare runs/rafdb faces_gpt-4o.run
+
+    Pictures of faces are personal data, so the command requires --send_images: they go to the server that --base_url
+    names, by default OpenAI's. Each face is cropped to its box with a margin, upright, at most --size pixels, as a JPEG
+    without metadata. The server receives neither file names nor labels. The ledger keeps questions, answers, cost and a
+    hash of each picture, never the picture.
+
+    The written manifest has the columns `predicted` (empty if the answer names no expression, which counts as wrong),
+    `answer`, `cot`, `cot_source`, `cot_status`, `cot_reason` and `cot_cost`. OUT.run beside it holds the ledger,
+    metrics.json and predictions.parquet.
+
+    The same command resumes a run that was stopped: no answer is paid for twice, and the model is asked again about a
+    picture that has changed. Rows in which `explllm faces` found no face are left out. `explllm cot status` and
+    `explllm cot show` work on OUT too. The exit status is 1 if a row failed or the budget ended the run.
 
     Args:
-        options: The command line.
-
-    Returns:
-        0, or 1 if a row failed or the budget ended the run.
+        manifest: A manifest of images; with expressions, metrics are computed.
+        send_images: Confirm that the pictures may leave this machine.
+        estimate: Print calls, tokens and cost; send nothing.
+        out: The manifest to write (.parquet, .csv, .jsonl).
+        overwrite: Replace an existing OUT, or the run folder of another run.
+        root: Folder that image paths are relative to.
+        run_dir: Folder of ledger and metrics.
+        split: Only rows of this split, such as test.
+        sample: Only this many rows, drawn at random (the paper: 100).
+        seed: Seed of the sample.
+        label_set: The classes to choose from, such as rafdb or affectnet7; rows with other labels are left out.
+            (default: the seven basic expressions; all eight if a row is labeled Contempt or no row is labeled)
+        settings: Size, margin and length.
+        chat: Model, server, limits and prices.
 
     Raises:
-        InputError: If the pictures may not be sent, the manifest lacks something, OUT or figures of another run would
-            be lost, or the server refuses the run; nothing has been sent then.
-        KeyboardInterrupt: After Ctrl-C, when all that was in flight is finished and written.
+        InputError: If the pictures may not be sent, the manifest lacks something, OUT or the metrics of another run
+            would be lost, or the server refuses the run; nothing has been sent then.
+        KeyboardInterrupt: After Ctrl-C, when all requests in flight have finished and are written.
     """
-    if not options.model:
+    from explllm.engine.baseline import (
+        BaselineStatus,
+        ask_about,
+        choose_label_set,
+        face_images,
+        skipped_images,
+        with_answers,
+    )
+    from explllm.engine.estimate import print_baseline_estimate
+    from explllm.engine.progress import BuildIdentity, ProgressTracker, print_summary
+    from explllm.engine.runner import run_all, run_with_client
+
+    if not chat.model:
         raise ConfigError("no model is named", remedy="Give --model NAME, such as gpt-4o.")
-    manifest = _chosen(options)
-    labels = choose_label_set(manifest, options.label_set)
-    lacking = skipped_images(manifest, labels)
-    faces = list(face_images(manifest, labels))
-    # The price of a model is known whether or not there is a key.
-    chat = chat_settings(options)
-    if options.estimate:
-        print_baseline_estimate(len(faces), options.model, labels, replace(chat, max_cost=None).price())
+    check_root(root)
+    table = _select(manifest, root, split, sample, seed)
+    labels = choose_label_set(table, label_set)
+    lacking = skipped_images(table, labels)
+    faces = list(face_images(table, labels))
+    if estimate:
+        # The price of a model is known whether or not there is a key.
+        print_baseline_estimate(len(faces), chat.model, labels, replace(chat, max_cost=None).price())
         return 0
-    if not options.send_images:
+    if not send_images:
         raise ConfigError(
             f"{len(faces):,} pictures of faces would be sent to {chat.host}: they are personal data, and nothing "
-            "leaves this machine unless you say so",
-            remedy="Pass --send-images if these pictures may be given to that server; --estimate tells the cost first.",
+            "leaves this machine without your consent",
+            remedy="Pass --send_images if that server may receive these pictures; --estimate prints the cost first.",
         )
-    out = _out(options)
+    out = out or manifest.with_name(f"{manifest.stem}_{as_file_name(chat.model)}{manifest.suffix}")
     check_ending(out)
     if not any(face.image.is_file() for _, face in faces):
         raise MissingPathError(
-            f"none of {len(faces):,} images is there, first {faces[0][1].image}",
-            remedy="Give the folder that image paths start from by --root.",
+            f"none of {len(faces):,} images exists, first {faces[0][1].image}",
+            remedy="Give the folder that image paths are relative to by --root.",
         )
-    settings = BaselineSettings(labels, options.size, options.margin, options.max_tokens, options.temperature)
-    folder = run_folder(str(out), options.run_dir)
+    settings = replace(settings, labels=labels)
+    folder = run_folder(out, run_dir)
     # Not the model's name alone: `explllm cot build` may have made an OUT of that name with the same model.
-    source = f"{options.model} as a baseline"
-    making = BuildIdentity(Path(options.manifest), out, source)
-    if not options.overwrite:
-        making.check_overwrite(folder)
-    _refuse_folder(folder, source, options.overwrite)
+    source = f"{chat.model} as a baseline"
+    identity = BuildIdentity(manifest, out, source)
+    if not overwrite:
+        identity.check_overwrite(folder)
+    _check_folder(folder, source, overwrite)
     check_writable(folder / METRICS_FILE)
-    manifest.check_writable(out)
-    watch = ProgressTracker(folder, len(faces), BaselineStatus, f"asking {options.model}", making)
+    table.check_writable(out)
+    tracker = ProgressTracker(folder, len(faces), BaselineStatus, f"asking {chat.model}", identity)
 
     async def work(client: ChatClient) -> RunResult:
-        # They are of an earlier run, perhaps of other faces; until the server is known to answer they stay.
+        # These files are of an earlier run, perhaps of other faces; they stay until the server is known to answer.
         for name in (METRICS_FILE, PREDICTIONS_FILE):
             (folder / name).unlink(missing_ok=True)
         return await run_all(
@@ -97,84 +139,92 @@ def baseline(options: argparse.Namespace) -> int:
             len(faces),
             lambda face: ask_about(face, client.ask, settings),
             chat.concurrency,
-            watch.update,
+            tracker.update,
             client.ledger,
         )
 
-    built = run_with_client(chat, folder, watch, work)
-    with watch.saving(built):
-        answered = with_answers(manifest, built.outcomes, options.model, labels)
+    result = run_with_client(chat, folder, tracker, work)
+    with tracker.saving(result):
+        answered = with_answers(table, result.outcomes, chat.model, labels)
         answered.write(out)
-    print_summary(built, BaselineStatus, lacking, out)
-    watch.raise_if_stopped(built)
-    if not built.pending:
+    print_summary(result, BaselineStatus, lacking, out)
+    tracker.raise_if_stopped(result)
+    if not result.pending:
         _write_test(answered, labels, chat, settings, folder)
-    return built.exit_status
+    return result.exit_status
 
 
-def _chosen(options: argparse.Namespace) -> Manifest:
-    """Read the manifest, and keep the rows that are asked for."""
-    if options.root is not None and not Path(options.root).is_dir():
-        raise MissingPathError("there is no such folder", where=options.root, remedy="Check --root.")
-    manifest = Manifest.read(options.manifest, options.root)
-    if options.split is not None:
-        manifest = manifest.select(split=options.split)
-    if options.sample is not None and options.sample < len(manifest):
-        # The first of one order, so that a greater sample goes on from a smaller one.
-        rows = np.sort(np.random.default_rng(options.seed).permutation(len(manifest))[: options.sample])
+def _select(path: Path, root: Path | None, split: str | None, sample: int | None, seed: int) -> Manifest:
+    """Read the manifest and keep the requested rows."""
+    import numpy as np
+
+    from explllm.core.manifest import Manifest
+
+    manifest = Manifest.read(path, root)
+    if split is not None:
+        manifest = manifest.select(split=split)
+    if sample is not None and sample < len(manifest):
+        # The first rows of one permutation: a larger sample contains a smaller one.
+        rows = np.sort(np.random.default_rng(seed).permutation(len(manifest))[:sample])
         manifest = Manifest(manifest.frame.iloc[rows], manifest.root, manifest.path)
     return manifest
 
 
-def _out(options: argparse.Namespace) -> Path:
-    """Return the manifest to write: the one given, or one beside that which is read, with the model's name."""
-    if options.out is not None:
-        return Path(options.out)
-    path = Path(options.manifest)
-    return path.with_name(f"{path.stem}_{as_file_name(options.model)}{path.suffix}")
-
-
-def _refuse_folder(folder: Path, source: str, overwrite: bool) -> None:
+def _check_folder(folder: Path, source: str, overwrite: bool) -> None:
     """Refuse a run folder in which other files would be lost.
 
     Raises:
-        ConfigError: If it holds files but no ledger, as that of a training does; or those of another run, unless they
-            may be replaced.
+        ConfigError: If it holds files but no ledger, as that of a training run does; or files of another run that may
+            not be replaced.
     """
+    from explllm.engine.progress import read_progress
+    from explllm.engine.runner import LEDGER
+
     if folder.is_dir() and any(folder.iterdir()) and not (folder / LEDGER).is_file():
         raise ConfigError(
-            "the run folder holds files that are not of a baseline", where=folder, remedy="Name another --run-dir."
-        )
-    made_by = read_progress(folder).get("source", source)
-    if made_by != source and not overwrite:
-        raise ConfigError(
-            f"the run folder is that of {made_by}, not of {source}",
+            "the run folder holds files of something else than a baseline",
             where=folder,
-            remedy="Name another --run-dir, or pass --overwrite.",
+            remedy="Choose another --run_dir.",
+        )
+    earlier = read_progress(folder).get("source", source)
+    if earlier != source and not overwrite:
+        raise ConfigError(
+            f"the run folder is that of {earlier}, not of {source}",
+            where=folder,
+            remedy="Choose another --run_dir, or pass --overwrite.",
         )
 
 
 def _write_test(
     answered: Manifest, labels: LabelSet, chat: ChatSettings, settings: BaselineSettings, folder: Path
 ) -> None:
-    """Write figures and predictions as `explllm test` leaves them, and print the figures."""
+    """Write metrics and predictions as `explllm test` does, and print the metrics."""
+    from rich.console import Console
+
+    from explllm.core.manifest import Manifest
+    from explllm.engine.baseline import PROMPTS
+    from explllm.llm.prompt import prompt_version
+    from explllm.metrics.answers import Answers
+    from explllm.metrics.evaluation import recognition_metrics
+    from explllm.report.terminal import print_metrics
+
     console = Console(soft_wrap=True)
     table = answered.frame
     labeled = table[table["expression"].notna()] if "expression" in table else table.iloc[:0]
     if labeled.empty or not (labeled["unreadable"].isna() & labeled["answer"].notna()).any():
-        console.print("no figures: no answered face is labeled")
+        console.print("no metrics: no answered face is labeled")
         return
     answers = Answers.from_table(labeled, tuple(labels), unknown_labels="leave_out")
-    figures: dict[str, Any] = {
+    metrics: dict[str, Any] = {
         **recognition_metrics(answers),
         "unreadable": table.loc[table["unreadable"].notna(), "image"].tolist(),
         "root": str(answered.root.resolve()),
     }
-    note = f"{chat.model} on {chat.host} was shown each picture and answered without any training on this data."
+    note = f"{chat.model} on {chat.host} saw each picture and answered without any training on this data."
     if answered.is_synthetic().any():
         note += " The faces are drawn by a program, not photographs."
     written = {
-        **{f"test/{name}": value for name, value in figures.items()},
+        **{f"test/{name}": value for name, value in metrics.items()},
         "baseline/model": chat.model,
         "baseline/label_set": labels.name,
         "baseline/size": settings.size,

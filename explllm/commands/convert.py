@@ -1,55 +1,75 @@
-"""What ``explllm convert`` does and says."""
+"""Write a model in another form, as a folder that `explllm explain --model` and ExpLLM.from_pretrained open.
+
+explllm convert released Downloads/ExpLLM models/explllm
+explllm convert merge runs/rafdb/model models/rafdb_merged
+
+Nothing is downloaded.
+"""
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Annotated
 
-from explllm.models import storage
-from explllm.models.explllm import ExpLLM
-from explllm.models.released.convert import convert_released
+from explllm.commands.parser import Option
 
 
-def convert_released_weights(folder: str, out: str, merge: bool = False, vision_heads: int | None = None) -> None:
-    """Convert a folder in the authors' released format, and say what was found in it.
+def released(
+    folder: Path,
+    out: Path,
+    *,
+    merge: bool = False,
+    vision_heads: Annotated[int | None, Option(minimum=1)] = None,
+) -> None:
+    """Convert the weights that the authors of ExpLLM released.
 
     Args:
-        folder: The folder to read.
-        out: The folder to write.
-        merge: Fold LoRA into the base weights.
-        vision_heads: Attention heads of the encoder, where the caller knows them.
+        folder: The folder to read: pytorch_model.bin, config.json, tokenizer.
+        out: The folder to write; it must not exist.
+        merge: Merge LoRA into the base weights.
+        vision_heads: Attention heads of the vision encoder, which no released file states; needed only if it is not
+            one of DINOv2's own encoders.
 
     Raises:
         InputError: As for `explllm.models.released.convert.convert_released`.
     """
-    sizes = convert_released(folder, out, merge, vision_heads)
+    from explllm.models.released.convert import convert_released
+
+    sizes = convert_released(str(folder), str(out), merge, vision_heads)
     if sizes.vision_heads_assumed:
         sys.stderr.write(
-            f"warning: {sizes.vision_heads} attention heads are assumed in the vision encoder of width "
-            f"{sizes.vision_width}: no released file says how many. Give them by --vision-heads if you know better.\n"
+            f"warning: assuming {sizes.vision_heads} attention heads in the vision encoder of width "
+            f"{sizes.vision_width}, which no released file states. Give another number by --vision_heads.\n"
         )
     sys.stdout.write(
         f"vision encoder   width {sizes.vision_width}, {sizes.vision_depth} blocks, {sizes.vision_heads} heads, "
         f"{_lora(sizes.vision_lora)}\n"
         f"language model   width {sizes.hidden}, {sizes.layers} layers, {sizes.heads} heads, "
         f"{_lora(sizes.language_lora)}\n"
-        f"wrote            {out}{' (LoRA folded in)' if merge else ''}\n"
+        f"wrote            {out}{' (LoRA merged)' if merge else ''}\n"
         f"try              explllm explain IMAGE --model {out}\n"
     )
 
 
-def convert_merged(folder: str, out: str) -> None:
-    """Write a model's parts as plain Hugging Face models, LoRA folded into them.
+def merge(folder: Path, out: Path) -> None:
+    """Merge LoRA into the parts of a trained model, as plain Hugging Face models.
 
     Args:
-        folder: The model to read.
-        out: The folder to write: ``vision`` and ``language`` in it are the parts.
+        folder: The model to read: runs/NAME/model.
+        out: The folder to write, with the parts `vision` and `language`; it must not exist.
 
     Raises:
-        InputError: If the model cannot be read, or `out` is there already.
+        InputError: If the model cannot be read, or `out` exists.
     """
-    target = Path(out)
-    storage.check_target(target, replace=False)
-    storage.save(ExpLLM.from_pretrained(folder), target, merge=True, replace=False)
-    sys.stdout.write(f"wrote   {target}: {target / 'vision'} and {target / 'language'} are plain Hugging Face models\n")
+    from explllm.models import storage
+    from explllm.models.explllm import ExpLLM
+
+    storage.check_target(out, replace=False)
+    storage.save(ExpLLM.from_pretrained(folder), out, merge=True, replace=False)
+    sys.stdout.write(f"wrote   {out}: {out / 'vision'} and {out / 'language'} are plain Hugging Face models\n")
+
+
+COMMANDS: dict[str, Callable[..., int | None]] = {"released": released, "merge": merge}
 
 
 def _lora(rank: int | None) -> str:

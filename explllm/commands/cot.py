@@ -1,188 +1,291 @@
-"""The command ``explllm cot``: build, estimate, status, check, show."""
+"""Chains of thought from measured action units (the Exp-CoT Engine, paper Section III-B).
+
+  explllm cot estimate faces.parquet --model gpt-4o
+  explllm cot build faces.parquet -o cot.parquet --model gpt-4o --max_cost 20
+  explllm cot build faces.parquet -o cot.parquet --offline
+  explllm cot status cot.parquet
+  explllm cot check cot.parquet
+  explllm cot show cot.parquet 17
+
+Only action units and descriptions are sent to the server, never an image. The API key is read from the environment.
+"""
 
 from __future__ import annotations
 
-import argparse
-import re
+import json
 import sys
-from dataclasses import fields
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import asdict
+from functools import partial
+from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
-from explllm.commands.parser import Parser, at_least
-from explllm.core.errors import ConfigError
+from explllm.commands.outputs import check_ending, run_folder
+from explllm.commands.parser import Option
+from explllm.core.errors import ConfigError, ManifestError, MissingPathError
+from explllm.core.files import atomic_write, check_writable
+from explllm.engine.settings import EngineSettings
+from explllm.llm.settings import ChatSettings
 
 if TYPE_CHECKING:
-    from explllm.llm.settings import ChatSettings
+    from rich.table import Table
 
-_DESCRIPTION = """Chains of thought from measured action units (the Exp-CoT Engine, paper Section III-B).
-
-  explllm cot estimate faces.parquet --model gpt-4o
-  explllm cot build faces.parquet -o faces_cot.parquet --model gpt-4o --max-cost 20
-  explllm cot build faces.parquet -o faces_cot.parquet --offline
-  explllm cot status faces_cot.parquet
-  explllm cot check faces_cot.parquet
-  explllm cot show faces_cot.parquet 17
-
-Only action units and descriptions go to the server, never an image. The key is read from the environment."""
+    from explllm.explanations.quality import Quality
 
 
-def run_cot(arguments: list[str]) -> int:
-    """Run one of the commands of ``explllm cot``.
+def build(
+    manifest: Path,
+    *,
+    out: Path,
+    offline: bool = False,
+    overwrite: bool = False,
+    released: Annotated[Path | None, Option("json")] = None,
+    run_dir: Path | None = None,
+    engine: EngineSettings,
+    chat: ChatSettings,
+) -> int:
+    """Make the chains of thought of a manifest and write it.
+
+    The same command resumes a run that was stopped: no answer is paid for twice. The exit status is 1 if a row failed
+    or the budget ended the run.
 
     Args:
-        arguments: The command line after ``cot``.
-
-    Returns:
-        The exit status: 1 if a row failed.
+        manifest: A manifest with action units and expressions.
+        out: The manifest to write (.parquet, .csv, .jsonl).
+        offline: Write by rules, without a language model; the texts are marked as such.
+        overwrite: Replace an existing OUT that this run did not begin.
+        released: Also write the accepted rows to this file, in the authors' released layout.
+        run_dir: Folder of ledger and progress. (default: OUT with the ending .run)
+        engine: Limits of the engine.
+        chat: Model, server, limits and prices.
 
     Raises:
-        InputError: If the user made a mistake.
+        InputError: If the manifest lacks a column, OUT would be lost, or the server refuses the run; nothing has been
+            spent then. Or if the server refuses key, model or credit later: what was paid for is written then.
+        KeyboardInterrupt: After Ctrl-C, when all requests in flight have finished and are written.
     """
-    options = _parser().parse_args(arguments)
-    if options.command == "build":
-        from explllm.commands.cot_build import build
+    from explllm.core.manifest import Manifest
+    from explllm.engine.build import build_offline, build_with_model, released_records, with_outcomes
+    from explllm.engine.face import Status
+    from explllm.engine.img2au import faces, skipped_rows
+    from explllm.engine.progress import PROGRESS, BuildIdentity, ProgressTracker, print_summary
+    from explllm.engine.runner import run_with_client
 
-        return build(options)
-    if options.command == "estimate":
-        from explllm.commands.cot_build import engine_settings
-        from explllm.core.manifest import Manifest
-        from explllm.engine.estimate import print_estimate
-
-        print_estimate(Manifest.read(options.manifest), engine_settings(options), chat_settings(options))
-    elif options.command == "status":
-        from explllm.commands.cot_build import print_status
-
-        print_status(run_folder(options.manifest, options.run_dir))
-    elif options.command == "check":
-        from explllm.commands.cot_tables import print_quality
-
-        print_quality(Path(options.manifest), options.json)
+    table = Manifest.read(manifest)
+    table.require("action_units", "expression")
+    lacking = skipped_rows(table)
+    check_ending(out)
+    if not offline and not chat.model:
+        raise ConfigError("no model is named", remedy="Give --model NAME, or --offline to write by rules.")
+    if offline and chat.model:
+        raise ConfigError(
+            f"both --offline and --model {chat.model} are given", remedy="Give one of them: --offline asks no model."
+        )
+    folder, source = run_folder(out, run_dir), "offline" if offline else chat.model
+    identity = BuildIdentity(manifest, out, source)
+    if not overwrite:
+        identity.check_overwrite(folder)
+    for file in (folder / PROGRESS, *([released] if released else [])):
+        check_writable(file)
+    table.check_writable(out)
+    tracker = ProgressTracker(folder, sum(1 for _ in faces(table)), Status, "chains of thought", identity)
+    if offline:
+        with tracker:
+            result = build_offline(table, engine, tracker.update)
     else:
-        from explllm.commands.cot_tables import print_conversation
-
-        print_conversation(Path(options.manifest), options.row, run_folder(options.manifest, options.run_dir))
-    sys.stdout.flush()
-    return 0
-
-
-def run_folder(out: str, given: str | None) -> Path:
-    """Return the folder of a build's ledger and progress: the one given, or OUT with the ending ``.run``."""
-    return Path(given) if given else Path(out).with_suffix(".run")
-
-
-def chat_settings(options: argparse.Namespace) -> ChatSettings:
-    """Return the client's settings of a command line."""
-    from explllm.llm.settings import ChatSettings
-
-    values = {field.name: getattr(options, field.name) for field in fields(ChatSettings) if field.name in options}
-    return ChatSettings(**{**values, "model": options.model or ""})
+        # As many faces as requests: each face has one request under way at any time.
+        result = run_with_client(
+            chat,
+            folder,
+            tracker,
+            lambda client: build_with_model(table, client, engine, chat.concurrency, tracker.update),
+        )
+    finish = partial(with_outcomes, outcomes=result.outcomes, source=source)
+    with tracker.saving(result):
+        table.write(out, finish)
+        if released:
+            _write_released(chain.from_iterable(map(released_records, map(finish, table.chunks()))), released)
+    print_summary(result, Status, lacking, out)
+    tracker.raise_if_stopped(result)
+    return result.exit_status
 
 
-def as_file_name(model: str) -> str:
-    """Return a model's name as a part of a file's: models of a hub have slashes in theirs."""
-    return re.sub(r"[^A-Za-z0-9.-]+", "_", model)
+def estimate(manifest: Path, *, engine: EngineSettings, chat: ChatSettings) -> None:
+    """Print calls, tokens and cost of a build before anything is spent.
 
-
-def check_ending(out: Path) -> None:
-    """Refuse an output that no manifest can be written to, before any work is done.
-
-    Raises:
-        ConfigError: If its ending is none of a manifest's.
+    Args:
+        manifest: A manifest with action units and expressions.
+        engine: Limits of the engine.
+        chat: Model, server and prices.
     """
-    # Here, because the module loads pandas, which the other commands' --help need not wait for.
-    from explllm.core.manifest import SUFFIXES
+    from explllm.core.manifest import Manifest
+    from explllm.engine.estimate import print_estimate
 
-    if out.suffix.lower() not in SUFFIXES:
-        raise ConfigError(f"the ending {out.suffix!r} of --out", remedy=f"Use {', '.join(SUFFIXES)}.")
+    print_estimate(Manifest.read(manifest), engine, chat)
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = Parser(prog="explllm cot", description=_DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter)
-    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True, parser_class=Parser)
+def status(out: Path, *, run_dir: Path | None = None) -> None:
+    """Print the progress of a build, which may be running in another shell.
 
-    build = commands.add_parser("build", help="make the chains of thought of a manifest")
-    build.add_argument("manifest", metavar="M", help="a manifest with action units and expressions")
-    build.add_argument(
-        "-o", "--out", required=True, metavar="OUT", help="the manifest to write (.parquet, .csv, .jsonl)"
+    Args:
+        out: The manifest that the build writes.
+        run_dir: As for build.
+    """
+    from rich.console import Console
+
+    from explllm.engine.progress import read_progress
+    from explllm.engine.runner import LEDGER
+    from explllm.llm.ledger import Ledger
+
+    folder = run_folder(out, run_dir)
+    progress = read_progress(folder)
+    if not progress:
+        raise MissingPathError(
+            "there is no such build", where=folder, remedy="Give the OUT of `explllm cot build`, or its --run_dir."
+        )
+    age = time.time() - progress["updated"]
+    console = Console(highlight=False, soft_wrap=True)
+    state = progress["state"] if progress["state"] != "running" or age < 10 else f"no sign of life for {age:.0f} s"
+    console.print(f"{state}: {progress['done']} of {progress['total']} faces, {progress['seconds']:.0f} s")
+    for name, count in progress["statuses"].items():
+        console.print(f"  {name:26} {count}")
+    if (folder / LEDGER).is_file():
+        with Ledger(folder / LEDGER) as ledger:
+            totals = ledger.totals()
+        console.print(
+            f"requests {totals.requests}, answers {totals.answers}, failures {totals.failures}, "
+            f"tokens {totals.prompt_tokens} in and {totals.completion_tokens} out, cost {totals.cost:.2f} USD"
+        )
+
+
+def check(manifest: Path, *, as_json: Annotated[bool, Option("json")] = False) -> None:
+    """Print the quality of the chains of thought in a manifest or a released list (.json).
+
+    Args:
+        manifest: A manifest with chains of thought, or a released list.
+        as_json: Print one JSON object instead of a table.
+    """
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    from explllm.explanations.quality import quality
+    from explllm.explanations.records import read_records
+
+    result = quality(read_records(manifest))
+    if as_json:
+        sys.stdout.write(json.dumps(asdict(result), indent=2) + "\n")
+        return
+    # Text instead of markup: paths and answers of models may contain square brackets.
+    title = Text(f"{manifest}: {result.texts:,} texts, {result.mean_words:.0f} words on average")
+    table = Table(title=title, title_justify="left")
+    table.add_column("problem")
+    table.add_column("texts", justify="right")
+    table.add_column("share", justify="right")
+    _add_rows(table, result, _FORM, result.texts)
+    if result.grounded:
+        table.add_section()
+        _add_rows(table, result, _GROUNDING, result.grounded)
+    table.add_section()
+    _add_rows(table, result, (("passes every check", "sound"),), result.texts)
+    console = Console(highlight=False)
+    console.print(table)
+    if result.unlabeled:
+        console.print(f"texts without a label, checked for form only: {result.unlabeled:,}")
+    if result.grounded:
+        console.print(
+            f"grounding in {result.grounded:,} texts: precision {result.precision:.3f}, recall {result.recall:.3f}, "
+            f"correct intensity words {result.intensity_agreement:.3f}"
+        )
+
+
+def show(manifest: Path, row: Annotated[int, Option(minimum=1)], *, run_dir: Path | None = None) -> None:
+    """Print the whole conversation about one face.
+
+    Args:
+        manifest: The manifest that a build wrote.
+        row: Number of the row, from 1.
+        run_dir: As for build.
+    """
+    from rich.console import Console
+    from rich.panel import Panel
+    from rich.text import Text
+
+    from explllm.core.action_units import NAMES
+    from explllm.core.manifest import Manifest, face_key
+    from explllm.engine.runner import LEDGER
+    from explllm.llm.ledger import Ledger
+
+    table = Manifest.read(manifest)
+    if row > len(table):
+        raise ManifestError(
+            f"no row {row}: the manifest has {len(table)}", where=manifest, remedy="Give the number of one of its rows."
+        )
+    console, cells = Console(highlight=False, markup=False), table.frame.iloc[row - 1]
+    row_status = cells.get("cot_status")
+    # A row without a result may hold NaN.
+    console.print(
+        f"{cells['image']}: {cells.get('expression')}, {row_status if isinstance(row_status, str) else 'not done'}"
     )
-    build.add_argument(
-        "--overwrite", action="store_true", help="replace an existing OUT that is not the beginning of this build"
-    )
-    build.add_argument("--json", metavar="FILE", help="write the accepted rows in the authors' released layout too")
-    build.add_argument("--offline", action="store_true", help="write by rules, without any model; texts are so marked")
-    build.add_argument("--run-dir", metavar="DIR", help="where ledger and progress go (default: OUT with .run)")
-    add_model(build)
-    _add_engine(build)
-    add_asking(build)
-
-    estimate = commands.add_parser("estimate", help="calls, tokens and cost before anything is spent")
-    estimate.add_argument("manifest", metavar="M", help="a manifest with action units and expressions")
-    add_model(estimate)
-    _add_engine(estimate)
-
-    status = commands.add_parser("status", help="how far a build is, from any shell")
-    status.add_argument("manifest", metavar="OUT", help="the manifest that the build writes")
-    status.add_argument("--run-dir", metavar="DIR", help="as for build")
-
-    check = commands.add_parser("check", help="quality table of a manifest or of a released list (.json)")
-    check.add_argument("manifest", metavar="M", help="a manifest with chains of thought, or a released list")
-    check.add_argument("--json", action="store_true", help="print one JSON object")
-
-    show = commands.add_parser("show", help="the whole conversation about one face")
-    show.add_argument("manifest", metavar="M", help="the manifest that a build wrote")
-    show.add_argument("row", type=at_least(1), metavar="ROW", help="number of the row, from 1")
-    show.add_argument("--run-dir", metavar="DIR", help="as for build")
-    return parser
+    units = cells.get("action_units")
+    if units is not None:
+        shown = {name: value for name, value in zip(NAMES, units, strict=True) if value > 0}
+        console.print(", ".join(f"{name} {value:.2f}" for name, value in shown.items()) or "no action units")
+    if missing := cells.get("action_units_missing"):
+        console.print(f"not measured: {missing}")
+    folder = run_folder(manifest, run_dir)
+    if (folder / LEDGER).is_file():
+        with Ledger(folder / LEDGER) as ledger:
+            for entry in ledger.conversation(face_key(cells["image"], cells.get("box"))):
+                title = f"{entry.purpose}, round {entry.round}, {entry.model}, {entry.cost:.4f} USD"
+                pictures = "".join(f"[picture, SHA-256 {one.sha256}]\n\n" for one in entry.request.images)
+                answer = entry.text or entry.failure or ""
+                body = Text(f"{pictures}{entry.messages[-1].content}\n\n────────\n\n{answer}")
+                console.print(Panel(body, title=Text(title), title_align="left"))
+    if isinstance(cells.get("cot"), str):
+        title = f"chain of thought ({cells.get('cot_source')})"
+        console.print(Panel(Text(str(cells["cot"])), title=Text(title), title_align="left"))
+    if isinstance(cells.get("cot_reason"), str):
+        console.print(f"{row_status}: {cells['cot_reason']}")
 
 
-def add_model(parser: argparse.ArgumentParser) -> None:
-    """Add the options that say which model is asked, where, and at what price."""
-    parser.add_argument("--model", metavar="NAME", help="the model's name on the server, such as gpt-4o")
-    add_server(parser)
+COMMANDS: dict[str, Callable[..., int | None]] = {
+    "build": build,
+    "estimate": estimate,
+    "status": status,
+    "check": check,
+    "show": show,
+}
+
+_FORM = (
+    ("more than 130 words", "over_limit"),
+    ("a section without a title", "missing_title"),
+    ("conclusion never names the label", "unnamed_label"),
+    ("conclusion names only another label", "only_another"),
+    ("concludes another expression", "other_verdict"),
+    ("gives numbers of action units", "unit_numbers"),
+    ("uses personal pronouns", "pronouns"),
+    ("repeats the text of an earlier row", "duplicates"),
+)
+_GROUNDING = (
+    ("omits a unit of intensity 0.3 or more", "missing_strong"),
+    ("claims a unit of intensity 0", "unsupported"),
+    ("confuses left and right", "side_errors"),
+)
 
 
-def add_server(parser: argparse.ArgumentParser) -> None:
-    """Add the options that say where a model is asked, and at what price."""
-    parser.add_argument("--base-url", metavar="URL", help="an OpenAI-compatible server (default: OpenAI's)")
-    parser.add_argument(
-        "--api-key-env", default="OPENAI_API_KEY", metavar="VAR", help="variable that holds the key (OPENAI_API_KEY)"
-    )
-    parser.add_argument("--price-in", type=at_least(0, float), metavar="USD", help="price of a million tokens sent")
-    parser.add_argument("--price-out", type=at_least(0, float), metavar="USD", help="price of a million tokens written")
+def _write_released(records: Iterable[dict[str, object]], path: Path) -> None:
+    """Write records one at a time as a JSON list, which keeps them out of memory."""
+    with atomic_write(path) as temporary, temporary.open("w", encoding="utf-8") as stream:
+        stream.write("[")
+        for number, record in enumerate(records):
+            stream.write(f"{',' if number else ''}\n{json.dumps(record)}")
+        stream.write("\n]\n")
 
 
-def add_asking(parser: argparse.ArgumentParser) -> None:
-    """Add the options that say how fast, how often and for how much money a model is asked."""
-    parser.add_argument(
-        "--concurrency", type=at_least(1), default=16, metavar="N", help="requests at a time (default: 16)"
-    )
-    parser.add_argument(
-        "--requests-per-minute", type=at_least(1), metavar="N", help="limit of the server, if it has one"
-    )
-    parser.add_argument("--tokens-per-minute", type=at_least(1), metavar="N", help="limit of the server, if any")
-    parser.add_argument("--max-cost", type=at_least(0, float), metavar="USD", help="stop before this much is spent")
-    parser.add_argument(
-        "--timeout", type=at_least(0.1, float), default=120, metavar="S", help="seconds for one request"
-    )
-    parser.add_argument("--max-retries", type=at_least(0), default=8, metavar="N", help="of one request (default: 8)")
-    parser.add_argument(
-        "--structured",
-        choices=["auto", "always", "never"],
-        default="auto",
-        help="ask for JSON by schema: where the server can (auto), always or never",
-    )
-
-
-def _add_engine(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--max-rounds", type=at_least(0), default=4, metavar="N", help="rounds of reflection (4)")
-    parser.add_argument(
-        "--label-after", type=at_least(0), default=2, metavar="N", help="rounds until the true label is given (2)"
-    )
-    parser.add_argument(
-        "--strong", type=at_least(0, float), default=0.3, metavar="X", help="intensity that must be mentioned (0.3)"
-    )
-    parser.add_argument("--temperature", type=at_least(0, float), default=0.0, metavar="T", help="of sampling (0)")
-    parser.add_argument(
-        "--parse-attempts", type=at_least(1), default=3, metavar="N", help="asking while an answer cannot be read (3)"
-    )
+def _add_rows(table: Table, result: Quality, rows: tuple[tuple[str, str], ...], total: int) -> None:
+    for words, name in rows:
+        count = getattr(result, name)
+        table.add_row(words, f"{count:,}", f"{count / total:.1%}")

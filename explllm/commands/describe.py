@@ -1,245 +1,60 @@
-"""What ``explllm describe`` tells of a configuration: parts, trainable weights, steps, memory; without weights."""
+"""The command ``explllm describe``."""
+
+from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from math import ceil
-from pathlib import Path
-from typing import Any
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated
 
-from jsonargparse import Namespace
-from rich.console import Console
-from rich.table import Table
-from torch import nn
+from explllm.commands.parser import Option
 
-from explllm.commands.lightning_cli import parse
-from explllm.core.errors import InputError
-from explllm.core.manifest import Manifest
-from explllm.data.folder import read_folder
-from explllm.data.mixture import Mixture
-from explllm.models.au_regressor import ActionUnitRegressor, RegressorSettings, build_regressor_on_meta
-from explllm.models.build import NetworkSettings, build_on_meta, supports_4bit
-from explllm.models.explllm import ExpLLM
-from explllm.models.lora import LoraSettings
-from explllm.training.au_task import ActionUnitTask
-from explllm.training.optimization import OptimizationSettings, warmup_steps
-
-PUBLISHED_IMAGES = {"rafdb": 12_271, "affectnet8": 287_651, "affectnet7": 283_901, "CaptionedImages": 595_375}
-"""Training images as published, for data that is not on this machine: RAF-DB (Li et al. 2017), AffectNet (Mollahosseini
-et al. 2019), CC3M as LLaVA filtered it (Liu et al. 2023)."""
-
-TEXT_TOKENS = 384
-"""Text tokens of a long CoT conversation: with Llama's tokenizer the longest of 600 real ones has 356 in the format
-``vicuna`` and 375 in ``expllm``."""
+if TYPE_CHECKING:
+    from explllm.training.footprint import Description
 
 PAPERS_TRAINABLE = 25_960_448
 """Trainable weights of the paper's set-up: LoRA 786,432 in the encoder and 4,194,304 in the language model, projector
 20,979,712."""
 
 
-@dataclass(frozen=True)
-class PartSize:
-    """One part of the model."""
+def describe(
+    *fit_options: str,
+    config: str,
+    images: Annotated[int | None, Option(minimum=1, default="counted, otherwise as published")] = None,
+    gpus: Annotated[int, Option(minimum=1)] = 8,
+    as_json: Annotated[bool, Option("json")] = False,
+) -> None:
+    """Print what a configuration means before anything is downloaded or trained.
 
-    name: str
-    """vision, projector, language or head."""
-    architecture: str
-    """Class of the part."""
-    train: str
-    """What trains in it: frozen, lora or full."""
-    weights: int
-    """All weights."""
-    trainable: int
-    """Those that train."""
+    The description covers parts, trainable weights, optimizer steps, warm-up and the memory of a GPU. All options of
+    `fit` are accepted too.
 
-
-@dataclass(frozen=True)
-class Memory:
-    """Estimated memory of one GPU in training, in GB (10^9 bytes)."""
-
-    strategy: str
-    """ddp, fsdp or ddp with 4-bit base weights."""
-    frozen: float
-    """Frozen weights."""
-    trained: float
-    """Trained weights with gradients and the optimizer's two moments, all float32."""
-    activations: float
-    """Activations of one micro-batch, logits and their gradients with them."""
-    other: float
-    """What the framework itself takes: an assumption of 1.5 GB."""
-
-    @property
-    def total(self) -> float:
-        """The sum."""
-        return self.frozen + self.trained + self.activations + self.other
-
-
-@dataclass(frozen=True)
-class Description:
-    """What a configuration means."""
-
-    parts: list[PartSize]
-    """Vision encoder, projector, language model; for a regressor of action units, vision encoder and head."""
-    image_tokens: int
-    """Tokens for each image."""
-    sequence: int
-    """Assumed tokens of a long conversation; the image's alone for a regressor of action units."""
-    images: int | None
-    """Training images; None if unknown."""
-    images_source: str
-    """Where that number is from."""
-    conversations: int | None
-    """Conversations in an epoch; faces for a regressor of action units."""
-    steps: int | None
-    """Optimizer steps of the whole run."""
-    warmup: int | None
-    """Those of the warm-up."""
-    memory: list[Memory]
-    """Estimates by strategy; none for a regressor of action units."""
-    gpus: int
-    """GPUs that the estimates are for."""
-    micro_batch: int
-    """Conversations that one GPU handles at a time."""
-
-    @property
-    def trainable(self) -> int:
-        """Trainable weights in all."""
-        return sum(part.trainable for part in self.parts)
-
-
-def describe(arguments: Sequence[str], images: int | None = None, gpus: int = 8) -> Description:
-    """Work out what a configuration means.
+      explllm describe --config rafdb.yaml
 
     Args:
-        arguments: The command line of ``fit``: ``--config NAME`` and changes to it.
-        images: Training images, where the data is not on this machine.
-        gpus: GPUs that the memory is estimated for.
-
-    Returns:
-        The description.
+        *fit_options: Options of ``fit``.
+        config: A configuration, as for `fit`.
+        images: Number of training images.
+        gpus: Number of GPUs that share the work.
+        as_json: Print one JSON object.
 
     Raises:
-        InputError: If the configuration has a mistake.
+        InputError: If the configuration has an error.
     """
-    config = parse("fit", list(arguments))
-    if _class(config.model) == ActionUnitTask.__name__:
-        return _describe_regressor(config, images, gpus)
-    model, data = config.model.init_args, config.data.init_args
-    network = model.network if isinstance(model.network, NetworkSettings) else _settings(model.network)
-    settings = network.resolved()
-    built = build_on_meta(settings)
-    parts = _sizes(built)
-    found, source = (images, "given") if images else _images(config)
-    conversations = steps = warmup = None
-    if found is not None:
-        rows = range(found)
-        captions = data.get("conversations") == "captions" or _class(config.data) == "CaptionedImages"
-        conversations = found if captions else len(Mixture(rows, rows, data.fer_share))
-        steps, warmup = _steps(config, conversations)
-    sequence = built.config.image_tokens + TEXT_TOKENS
-    memory = [
-        estimate(built, settings, strategy, gpus, data.micro_batch_size, sequence, model.gradient_checkpointing)
-        for strategy in ("ddp", "fsdp", *(["ddp, 4-bit base"] if supports_4bit(settings) else []))
-    ]
-    return Description(
-        parts,
-        built.config.image_tokens,
-        sequence,
-        found,
-        source,
-        conversations,
-        steps,
-        warmup,
-        memory,
-        gpus,
-        data.micro_batch_size,
-    )
+    from explllm.commands.lightning_cli import parse
+    from explllm.training.footprint import describe_configuration
+
+    result = describe_configuration(parse("fit", ["--config", config, *fit_options]), images, gpus)
+    _print(result, as_json)
 
 
-def _describe_regressor(config: Namespace, images: int | None, gpus: int) -> Description:
-    """Work out what the configuration of a regressor of action units means; its memory is not estimated."""
-    network, data = config.model.init_args.network, config.data.init_args
-    if not isinstance(network, RegressorSettings):
-        fields = _plain(network)
-        network = RegressorSettings(**{**fields, "vision_lora": LoraSettings(**_plain(fields["vision_lora"]))})
-    built = build_regressor_on_meta(network)
-    found, source = (images, "given") if images else _images(config)
-    steps = warmup = None
-    if found is not None:
-        steps, warmup = _steps(config, found)
-    tokens = built.config.image_tokens
-    return Description(
-        _sizes(built), tokens, tokens, found, source, found, steps, warmup, [], gpus, data.micro_batch_size
-    )
+def _print(result: Description, as_json: bool) -> None:
+    from rich.console import Console
+    from rich.table import Table
 
-
-def estimate(
-    model: ExpLLM,
-    settings: NetworkSettings,
-    strategy: str,
-    gpus: int,
-    micro_batch: int,
-    sequence: int,
-    checkpointing: bool,
-) -> Memory:
-    """Estimate the memory of one GPU.
-
-    Counted are weights, gradients and moments to the byte; activations by the usual inventory of a transformer layer
-    with fused attention (about 16 widths and 4 inner widths a token, Korthikanti et al. 2022), kept for every layer, or
-    with gradient checkpointing for one layer and one width for each of the others.
-
-    Args:
-        model: The model, on the meta device.
-        settings: Its settings, resolved.
-        strategy: ``ddp``, ``fsdp`` or ``ddp, 4-bit base``.
-        gpus: How many share the weights under FSDP.
-        micro_batch: Conversations at a time.
-        sequence: Tokens of a conversation.
-        checkpointing: Whether activations are kept for one layer only.
-
-    Returns:
-        The estimate.
-    """
-    half = 4 if settings.base_dtype == "float32" else 2
-    frozen: float = sum(weight.numel() for weight in model.parameters() if not weight.requires_grad) * half
-    trained = sum(weight.numel() for weight in model.parameters() if weight.requires_grad)
-    if strategy == "ddp, 4-bit base":
-        linear = sum(
-            module.weight.numel()
-            for name, module in model.language.named_modules()
-            if isinstance(module, nn.Linear) and "lora_" not in name and "lm_head" not in name
-        )
-        # NF4 with double quantization: 4 bits and 0.127 of constants a weight (Dettmers et al. 2023).
-        frozen -= linear * half - linear * 4.127 / 8
-    state: float = trained * (16 if strategy == "fsdp" else 20)  # DDP keeps a copy of the gradients in its buckets
-    if strategy == "fsdp":
-        layer = max(sum(w.numel() for w in m.parameters()) for m in _layers(model.language)) * half
-        frozen, state = frozen / gpus + 2 * layer, state / gpus
-    text, vision = model.config.text_config, model.config.vision_config
-    inner = getattr(text, "intermediate_size", 4 * text.hidden_size)
-    kept = _activations(micro_batch * sequence, text.hidden_size, inner, text.num_hidden_layers, checkpointing, half)
-    if hasattr(vision, "num_hidden_layers") and isinstance(vision.hidden_size, int):
-        tokens, width = micro_batch * (model.config.image_tokens + 1), vision.hidden_size
-        kept += _activations(tokens, width, 4 * width, vision.num_hidden_layers, checkpointing, half)
-    # Float32 logits at the answers' positions, their softmax and their gradient.
-    kept += 3 * 4 * micro_batch * (sequence - model.config.image_tokens) * text.vocab_size
-    return Memory(strategy, frozen / 1e9, state / 1e9, kept / 1e9, 1.5)
-
-
-def print_description(arguments: Sequence[str], images: int | None, gpus: int, as_json: bool) -> None:
-    """Describe a configuration on the terminal.
-
-    Args:
-        arguments: The command line of ``fit``.
-        images: Training images, where the data is not on this machine.
-        gpus: GPUs that the memory is estimated for.
-        as_json: Print one JSON object.
-    """
-    found = describe(arguments, images, gpus)
     if as_json:
-        values = {**asdict(found), "trainable": found.trainable}
-        values["memory"] = [{**asdict(memory), "total": memory.total} for memory in found.memory]
+        values = {**asdict(result), "trainable": result.trainable}
+        values["memory"] = [{**asdict(memory), "total": memory.total} for memory in result.memory]
         sys.stdout.write(json.dumps(values, indent=2) + "\n")
         return
     console = Console(highlight=False)
@@ -248,98 +63,36 @@ def print_description(arguments: Sequence[str], images: int | None, gpus: int, a
         parts.add_column(column)
     for column in ("weights", "trainable"):
         parts.add_column(column, justify="right")
-    for part in found.parts:
+    for part in result.parts:
         parts.add_row(part.name, part.architecture, part.train, f"{part.weights:,}", f"{part.trainable:,}")
     parts.add_section()
-    parts.add_row("total", "", "", f"{sum(part.weights for part in found.parts):,}", f"{found.trainable:,}")
+    parts.add_row("total", "", "", f"{sum(part.weights for part in result.parts):,}", f"{result.trainable:,}")
     console.print(parts)
-    if found.trainable == PAPERS_TRAINABLE:
+    if result.trainable == PAPERS_TRAINABLE:
         console.print(
             "25.96 M weights train. The paper prints 8.7 M (Section III-C); its released code trains 25.96 M, as here:"
             " 8.7 M is what a projector of one layer would give, in units of 2^20."
         )
-    console.print(f"\nimage tokens     {found.image_tokens}")
-    if found.images is None:
-        console.print(f"training images  unknown: {found.images_source}; give them by --images N")
+    console.print(f"\nimage tokens     {result.image_tokens}")
+    if result.images is None:
+        console.print(f"training images  unknown: {result.images_source}; give it by --images N")
     else:
-        console.print(f"training images  {found.images:,} ({found.images_source})")
-        if found.memory:
-            console.print(f"conversations    {found.conversations:,} an epoch")
-        console.print(f"optimizer steps  {found.steps:,}")
-        console.print(f"warm-up          {found.warmup:,} steps")
-    if not found.memory:
+        console.print(f"training images  {result.images:,} ({result.images_source})")
+        if result.memory:
+            console.print(f"conversations    {result.conversations:,} an epoch")
+        console.print(f"optimizer steps  {result.steps:,}")
+        console.print(f"warm-up          {result.warmup:,} steps")
+    if not result.memory:
         return
     memory = Table(
-        title=f"\nestimated GB on each of {found.gpus} GPUs, micro-batches of {found.micro_batch}, "
-        f"{found.sequence} tokens (not measured)",
+        title=f"\nestimated GB on each of {result.gpus} GPUs, micro-batches of {result.micro_batch}, "
+        f"{result.sequence} tokens (not measured)",
         title_justify="left",
     )
     memory.add_column("strategy")
     for column in ("frozen", "trained", "activations", "other", "total"):
         memory.add_column(column, justify="right")
-    for row in found.memory:
-        figures = (row.frozen, row.trained, row.activations, row.other, row.total)
-        memory.add_row(row.strategy, *(f"{figure:.1f}" for figure in figures))
+    for row in result.memory:
+        gigabytes = (row.frozen, row.trained, row.activations, row.other, row.total)
+        memory.add_row(row.strategy, *(f"{value:.1f}" for value in gigabytes))
     console.print(memory)
-
-
-def _activations(tokens: int, width: int, inner: int, layers: int, checkpointing: bool, size: int) -> int:
-    layer = tokens * (16 * width + 4 * inner) * size
-    return layer + layers * tokens * width * size if checkpointing else layers * layer
-
-
-def _layers(part: nn.Module) -> list[nn.Module]:
-    lists = [list(module) for module in part.modules() if isinstance(module, nn.ModuleList) and len(module)]
-    return lists[0] if lists else [part]
-
-
-def _sizes(model: ExpLLM | ActionUnitRegressor) -> list[PartSize]:
-    counts: Mapping[Any, int] = model.trainable_counts()
-    return [
-        PartSize(name, type(module).__name__, train, sum(w.numel() for w in module.parameters()), counts[name])
-        for name, (module, train, _) in model.parts().items()
-    ]
-
-
-def _steps(config: Namespace, samples: int) -> tuple[int, int]:
-    """Return the optimizer steps of a run whose epoch holds so many samples, and those of the warm-up."""
-    steps = samples // config.data.init_args.batch_size * (config.trainer.max_epochs or 1000)
-    if config.trainer.max_steps > 0:
-        steps = min(steps, config.trainer.max_steps)
-    return steps, warmup_steps(OptimizationSettings(**_plain(config.model.init_args.optimization)), steps)
-
-
-def _images(config: Namespace) -> tuple[int | None, str]:
-    """Count the training images: those on this machine, else as published."""
-    data, kind = config.data.init_args, _class(config.data)
-    try:
-        if kind in ("ManifestFaces", "ManifestActionUnits") and Path(str(data.manifest)).is_file():
-            frame = Manifest.read(data.manifest, root=data.root).frame
-            return int((frame["split"] == "train").sum()), str(data.manifest)
-        if kind == "FolderFaces" and Path(str(data.root)).is_dir():
-            frame = read_folder(data.root).frame
-            return ceil((frame["split"] == "train").sum() * (1 - data.val_fraction)), str(data.root)
-    except InputError as error:
-        return None, str(error)
-    if kind in ("DrawnFaces", "DrawnActionUnits"):
-        return int(data.train), "to be drawn"
-    labels = None if kind == "ManifestActionUnits" else config.model.init_args.network.get("labels")
-    name = kind if kind in PUBLISHED_IMAGES else labels if isinstance(labels, str) else None
-    if name in PUBLISHED_IMAGES:
-        return PUBLISHED_IMAGES[name], "as published; the data is not here"
-    return None, "the data is not here"
-
-
-def _class(settings: Namespace) -> str:
-    return str(settings.class_path).rpartition(".")[2]
-
-
-def _plain(settings: Any) -> dict[str, Any]:
-    return {key: value for key, value in vars(settings).items() if key != "class_path"}
-
-
-def _settings(values: Namespace) -> NetworkSettings:
-    fields = _plain(values)
-    for name in ("vision_lora", "language_lora"):
-        fields[name] = LoraSettings(**_plain(fields[name]))
-    return NetworkSettings(**fields)

@@ -1,94 +1,100 @@
-"""What ``explllm explain`` does: recognize faces and explain them, on the terminal, as JSON lines or as a picture."""
+"""The command ``explllm explain``: terminal, JSON lines or an annotated picture."""
+
+from __future__ import annotations
 
 import json
 import sys
 from collections.abc import Sequence
 from contextlib import closing, nullcontext
-from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-import torch
-from PIL import Image
-from rich.console import Console
-from rich.markup import escape
-
+from explllm.commands.parser import Option
 from explllm.core.action_units import NAMES
 from explllm.core.errors import ConfigError
 from explllm.core.files import atomic_write
 from explllm.faces.boxes import Box, FaceChoice, select_faces
 from explllm.faces.crop import DEFAULT_MARGIN, face_crop
-from explllm.faces.detector import FaceDetector
-from explllm.faces.estimators import Estimator, open_estimator
+from explllm.faces.estimators import estimator_options, selected_estimator
 from explllm.faces.pixels import load_image
-from explllm.models.explllm import ExpLLM
-from explllm.report.explained import strongest_units
-from explllm.report.picture import PicturedFace, draw_picture
-from explllm.report.terminal import print_explained
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from explllm.faces.detector import FaceDetector
+    from explllm.faces.estimators import Estimator
+    from explllm.models.explllm import ExpLLM
+    from explllm.report.picture import PicturedFace
+
+    EstimatorOptions = Any
+else:
+    EstimatorOptions = estimator_options()
 
 
-def explain_images(
-    images: Sequence[str],
-    model: str,
-    device: str | None = None,
-    max_new_tokens: int = 320,
-    as_json: bool = False,
+def explain(
+    images: list[str],
     *,
-    detector: str | None = None,
+    model: str,
+    device: Annotated[str | None, Option(default="cpu")] = None,
+    max_new_tokens: Annotated[int, Option(minimum=1)] = 320,
+    as_json: Annotated[bool, Option("json")] = False,
+    detector: Path | None = None,
     which: FaceChoice = "all",
-    margin: float | None = None,
-    landmarker: str | None = None,
-    onnx: str | None = None,
-    picture: str | None = None,
+    margin: Annotated[float | None, Option(minimum=-0.4, default="as in the model's training")] = None,
+    estimator: EstimatorOptions,
+    picture: Path | None = None,
 ) -> int:
-    """Recognize and explain images, and print the results in order.
+    """Recognize the expression of faces and explain it.
+
+    The explanation has three parts: key observations, interpretation, conclusion. Without --detector each picture is
+    one cropped face; with it, the faces of a photograph are detected first.
+
+      explllm explain face.jpg --model runs/demo/model
+      explllm explain party.jpg --model DIR --detector scrfd.onnx --picture out.png
+
+    The exit status is 1 if a photograph shows no face.
 
     Args:
-        images: Paths: of faces, or with a detector of photographs with any number of faces.
-        model: A model's folder, or its name on the Hugging Face hub.
-        device: Where the model runs, such as ``cuda``.
-        max_new_tokens: Longest chain of thought, in tokens.
-        as_json: Print one JSON object a line instead of panels.
-        detector: An SCRFD file, as for `explllm.faces.detector.FaceDetector`.
-        which: The faces of a photograph with several.
-        margin: Around a face, as for `explllm.faces.crop.face_crop`; by default that with which the model was
-            trained, else `DEFAULT_MARGIN`.
-        landmarker: MediaPipe's ``face_landmarker.task``, to measure action units too; the model does not see them.
-        onnx: A regressor of action units to measure them by instead, as for
-            the estimator `onnx`. Without `margin` it sees faces with its own.
-        picture: Write the photograph with its faces explained as an image file; for a single image.
-
-    Returns:
-        0; 1 if a photograph shows no face.
+        images: A picture of one face, or with --detector of any number of faces.
+        model: A folder that `fit` wrote, such as runs/NAME/model.
+        device: Where the model runs, such as cuda or cpu.
+        max_new_tokens: Maximum length of an explanation, in tokens.
+        as_json: Print one JSON object a line.
+        detector: Detect the faces first, with this SCRFD detector (ONNX).
+        which: The face to explain if the detector finds several.
+        margin: Added on each side of a detected face, as a share of its longer side.
+        estimator: The estimator that measures the action units too, and its options.
+        picture: Draw boxes, labels, action units and texts into this file (.png, .jpg, .webp).
 
     Raises:
-        InputError: If an image, the model, the detector or what measures action units does not exist or cannot be
-            read, two of the latter are given, the picture cannot be written, or there is no such device; nothing is
-            computed then.
+        InputError: If a file, the model or the device does not exist or cannot be used; nothing is computed then.
     """
-    if max_new_tokens < 1:
-        raise ConfigError(f"--max-new-tokens {max_new_tokens}", remedy="Give at least 1.")
+    from explllm.faces.detector import FaceDetector
+    from explllm.models.explllm import ExpLLM
+    from explllm.report.picture import draw_picture
+
+    spec = selected_estimator(estimator)
     if picture is not None:
         _check_picture(picture, images)
     for image in images:
         load_image(image)
     _check_device(device)
     finder = None if detector is None else FaceDetector(detector)
-    opening = _estimator(landmarker, onnx)
+    opening = spec.open() if spec else None
     for line in [*(finder.runs_on if finder else ()), *(opening.runs_on if opening else ())]:
         sys.stderr.write(f"{line}\n")
-    with nullcontext() if opening is None else closing(opening) as estimator:
+    with nullcontext() if opening is None else closing(opening) as measure:
         opened = ExpLLM.from_pretrained(model, device=device)
         own = _first(margin, opened.config.margin, DEFAULT_MARGIN)
-        margins = own, _first(margin, estimator.margin if estimator else None, own)
+        margins = own, _first(margin, measure.margin if measure else None, own)
         sources = {
             "this model": opened.config.training_data_note,
-            "the estimator": estimator and estimator.training_data_note,
+            "the estimator": measure and measure.training_data_note,
         }
-        notes = [f"Note: of the data that {name} learned from: {said}" for name, said in sources.items() if said]
+        notes = [f"Note: training data of {name}: {note}" for name, note in sources.items() if note]
         status = 0
         for path in images:
-            faces = _explained(path, opened, max_new_tokens, finder, which, margins, estimator)
+            faces = _explained(path, opened, max_new_tokens, finder, which, margins, measure)
             _print(path, faces, finder is not None, as_json)
             status = status if faces else 1
             if picture is not None and faces:
@@ -103,15 +109,6 @@ def _first(*margins: float | None) -> float:
     return next(margin for margin in margins if margin is not None)
 
 
-def _estimator(landmarker: str | None, onnx: str | None) -> Estimator | None:
-    """Open what measures action units, if anything shall."""
-    if landmarker is not None and onnx is not None:
-        raise ConfigError("two estimators of action units", remedy="Give --landmarker or --onnx.")
-    if onnx is not None:
-        return open_estimator("onnx", onnx)
-    return None if landmarker is None else open_estimator("landmarker", landmarker)
-
-
 def _explained(
     path: str,
     model: ExpLLM,
@@ -121,10 +118,12 @@ def _explained(
     margins: tuple[float, float],
     estimator: Estimator | None,
 ) -> list[PicturedFace]:
-    """Return the faces of an image with all that is said of them.
+    """Return the faces of an image with their explanations.
 
-    The margins are those with which the model and the estimator see a face.
+    The margins are those of the model and of the estimator.
     """
+    from explllm.report.picture import PicturedFace
+
     boxes: list[Box | None] = [None]
     photograph = load_image(path)
     # Without a detector the model reads the file itself: one with the released preprocessing ignores the orientation.
@@ -147,6 +146,12 @@ def _explained(
 
 def _print(path: str, faces: Sequence[PicturedFace], searched: bool, as_json: bool) -> None:
     """Print the faces of an image."""
+    from rich.console import Console
+    from rich.markup import escape
+
+    from explllm.report.explained import strongest_units
+    from explllm.report.terminal import print_explained
+
     if as_json:
         for line in [_as_json(path, faces, number, searched) for number in range(len(faces))] or [
             {"image": path, "faces": 0}
@@ -162,8 +167,7 @@ def _print(path: str, faces: Sequence[PicturedFace], searched: bool, as_json: bo
         print_explained(console, name, None, face.recognition, face.cot)
         if face.action_units is not None:
             said = (
-                ", ".join(f"{unit.lower()} {value:.2f}" for unit, value in strongest_units(face.action_units))
-                or "none seen"
+                ", ".join(f"{unit.lower()} {value:.2f}" for unit, value in strongest_units(face.action_units)) or "none"
             )
             console.print(f"action units by {face.action_units_source}: {said}", highlight=False)
 
@@ -189,19 +193,24 @@ def _as_json(path: str, faces: Sequence[PicturedFace], place: int, searched: boo
     return line
 
 
-def _check_picture(picture: str | PathLike[str], images: Sequence[str]) -> None:
-    suffix = Path(picture).suffix.lower()
+def _check_picture(picture: Path, images: Sequence[str]) -> None:
+    from PIL import Image
+
+    suffix = picture.suffix.lower()
     writable = {ending for ending, kind in Image.registered_extensions().items() if kind in ("PNG", "JPEG", "WEBP")}
     if suffix not in writable:
-        raise ConfigError(f"a picture with the ending {suffix!r}", where=picture, remedy="Use .png, .jpg or .webp.")
+        raise ConfigError(f"--picture has the ending {suffix!r}", where=picture, remedy="Use .png, .jpg or .webp.")
     if len(images) != 1:
-        raise ConfigError(f"--picture for {len(images)} images", remedy="Give one image.")
+        raise ConfigError(f"--picture is given for {len(images)} images", remedy="Give one image.")
 
 
 def _check_device(device: str | None) -> None:
+    import torch
+
     try:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
         raise ConfigError(
-            f"the device {device} cannot be used", remedy="Give one that this machine has, such as cpu or cuda:0."
+            f"the device {device} of --device cannot be used",
+            remedy="Give one that this machine has, such as cpu or cuda:0.",
         ) from error

@@ -1,6 +1,5 @@
 """The commands fit, validate, test and predict: one LightningCLI."""
 
-import ctypes
 import logging
 import re
 import signal
@@ -9,6 +8,7 @@ import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -102,6 +102,27 @@ _CLASSES = {
 }
 
 
+@dataclass
+class RunOptions:
+    """Options of a run besides trainer, model and data."""
+
+    run_dir: str | None = None
+    """The run folder: config, checkpoints, metrics, predictions, report and model. (default: runs/CONFIG)"""
+    checkpoint_every_n_steps: PositiveInt = 200
+    """Optimizer steps between two checkpoints; there is one more at the end of each epoch."""
+    explained_faces: NonNegativeInt = 3
+    """Faces that `test` explains in the terminal and in the report."""
+    predictions: str | None = None
+    """The .parquet, .csv or .jsonl file that `test` and `predict` write. (default: in the run folder)"""
+    answer_labels: str | None = None
+    """The label set of the test faces, such as affectnet7: only its expressions are possible answers, and the
+    probability of the model's others is divided among them. (default: every expression of the model)"""
+    unknown_labels: UnknownLabels = "refuse"
+    """Test faces whose expression is not a possible answer: refuse them, or leave them out and count them."""
+    live_accuracy_every_n_steps: PositiveInt = 50
+    """Optimizer steps between two estimates of the accuracy on training batches."""
+
+
 class SaveConfig(SaveConfigCallback):
     """Writes the configuration as resolved to ``config.yaml`` in the run folder, for ``fit`` only."""
 
@@ -130,50 +151,8 @@ class ExpLLMCLI(LightningCLI):
         return {self.stage: LightningCLI.subcommands()[self.stage]}
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """Add what a run has besides trainer, model and data."""
-        parser.add_argument(
-            "--run_dir",
-            type=str,
-            default=None,
-            help="The run folder: config, checkpoints, metrics, predictions, report and model. (default: runs/CONFIG)",
-        )
-        parser.add_argument(
-            "--checkpoint_every_n_steps",
-            type=PositiveInt,
-            default=200,
-            help="Optimizer steps between two checkpoints; there is one more at each epoch's end.",
-        )
-        parser.add_argument(
-            "--explained_faces",
-            type=NonNegativeInt,
-            default=3,
-            help="Faces that `test` explains on the screen and in the report.",
-        )
-        parser.add_argument(
-            "--predictions",
-            type=str,
-            default=None,
-            help="The .parquet, .csv or .jsonl file that `test` and `predict` write. (default: in the run folder)",
-        )
-        parser.add_argument(
-            "--answer_labels",
-            type=str | None,
-            default=None,
-            help="The label set of the test faces, such as affectnet7: answers are sought among its expressions alone, "
-            "and the probability of the model's others is shared out. (default: every expression of the model)",
-        )
-        parser.add_argument(
-            "--unknown_labels",
-            type=UnknownLabels,
-            default="refuse",
-            help="Test faces whose expression is no possible answer: refuse them, or leave them out and count them.",
-        )
-        parser.add_argument(
-            "--live_accuracy_every_n_steps",
-            type=PositiveInt,
-            default=50,
-            help="Optimizer steps between two looks at the accuracy on training batches.",
-        )
+        """Add the options of a run besides trainer, model and data."""
+        parser.add_class_arguments(RunOptions, None, instantiate=False)
 
     def before_instantiate_classes(self) -> None:
         """Settle the run folder and the checkpoint to go on from."""
@@ -302,7 +281,6 @@ def run_stage(stage: str, arguments: list[str]) -> None:
         InputError: If the user made a mistake.
     """
     torch.set_float32_matmul_precision("high")
-    _keep_freed_memory()
     with _interruptions():
         _start(ExpLLMCLI, stage, arguments)
 
@@ -376,19 +354,6 @@ def _start(kind: type[ExpLLMCLI], stage: str, arguments: list[str]) -> ExpLLMCLI
         )
     except ArgumentError as error:
         raise input_error(error, stage, arguments, _CLASSES) from error
-
-
-def _keep_freed_memory() -> None:
-    """Let glibc keep freed memory instead of handing it back to the system after every step.
-
-    Activations of a step are allocated and freed over and over; mapping them anew costs a CPU run about half its time.
-    """
-    if not sys.platform.startswith("linux"):
-        return
-    libc = ctypes.CDLL(None)
-    if hasattr(libc, "mallopt"):  # glibc, not musl
-        for option, value in ((-4, 0), (-1, 2**31 - 1), (-2, 2**28)):  # M_MMAP_MAX, M_TRIM_THRESHOLD, M_TOP_PAD
-            libc.mallopt(option, value)
 
 
 def _stem(config: Namespace) -> str:

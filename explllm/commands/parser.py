@@ -1,38 +1,322 @@
-"""The parser of the commands that are not Lightning's."""
+"""One way to write a command: a plain function, whose signature and docstring make its parser.
+
+Parameters before ``*`` are positional arguments, those after it are options. A parameter whose type is a dataclass
+stands for a group of options, one for each of its fields, and the function receives the dataclass. Descriptions come
+from the docstrings. Every command also takes ``--config FILE``, a YAML file of its options.
+"""
+
+from __future__ import annotations
 
 import argparse
-from typing import NoReturn
+import inspect
+import re
+import shutil
+import textwrap
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import MISSING, dataclass, fields, is_dataclass
+from difflib import get_close_matches
+from pathlib import Path
+from types import NoneType, UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
-from explllm.core.errors import ConfigError
+from docstring_parser import parse, parse_from_object
+from jsonargparse import ActionYesNo, ArgumentError, ArgumentParser, DefaultHelpFormatter, Namespace
+
+from explllm.core.errors import ConfigError, InputError, MissingPathError
+from explllm.core.options import Option as Option
+
+WIDTH = 80
+"""Maximum width of a help text, in columns."""
 
 
-class Parser(argparse.ArgumentParser):
-    """A parser whose errors are one line, as all others are."""
+@dataclass(frozen=True)
+class _Argument:
+    """One option or positional argument."""
 
-    def error(self, message: str) -> NoReturn:
-        """Raise what is wrong.
+    name: str
+    annotation: Any
+    default: Any
+    help: str
+    positional: bool
+    option: Option
 
-        Raises:
-            ConfigError: Always.
-        """
-        raise ConfigError(message, remedy=f"See `{self.prog} --help`.")
+    @property
+    def flag(self) -> str:
+        """The argument as the user sees it."""
+        return self.metavar if self.positional else f"--{self.name}"
+
+    @property
+    def metavar(self) -> str:
+        kind = self.kind
+        if self.positional:
+            return self.name.upper().removesuffix("S") if get_origin(kind) is list else self.name.upper()
+        return {int: "N", float: "X", Path: "PATH"}.get(kind, "TEXT")
+
+    @property
+    def kind(self) -> Any:
+        """The type, without None."""
+        if get_origin(self.annotation) in (Union, UnionType):
+            return next(kind for kind in get_args(self.annotation) if kind is not NoneType)
+        return self.annotation
+
+    def check(self, value: Any) -> None:
+        """Refuse a number that is out of range."""
+        low, high = self.option.minimum, self.option.maximum
+        if value is None or ((low is None or value >= low) and (high is None or value <= high)):
+            return
+        allowed = (
+            f"at least {low:g}" if high is None else f"at most {high:g}" if low is None else f"{low:g} to {high:g}"
+        )
+        raise ConfigError(f"{self.flag} is {value}", remedy=f"Give {allowed}.")
+
+    def expected(self) -> str:
+        """The values that the argument takes, in words."""
+        if get_origin(self.kind) is Literal:
+            return f"one of {', '.join(map(str, get_args(self.kind)))}"
+        return {int: "a whole number", float: "a number"}.get(self.kind, "text")
 
 
-def at_least(least: float, kind: type = int):  # noqa: ANN201  (argparse's own form of a type)
-    """Return an argparse type for numbers that are not below a limit.
+class _Parser(ArgumentParser):
+    """A jsonargparse parser that leaves errors and exits to its caller."""
+
+
+class _Formatter(DefaultHelpFormatter):
+    """Help of at most `WIDTH` columns; the description keeps its lines."""
+
+    def __init__(self, prog: str) -> None:
+        width = max(40, min(WIDTH, shutil.get_terminal_size().columns) - 2)
+        argparse.HelpFormatter.__init__(self, prog, max_help_position=26, width=width)
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        return for_terminal(text, width).rstrip("\n")
+
+    def _get_help_string(self, action: argparse.Action) -> str:
+        return action.help or ""
+
+    def _format_usage(self, usage: Any, actions: Iterable[Any], groups: Any, prefix: Any) -> str:
+        arguments = [action for action in actions if not action.option_strings or action.required]
+        words = [self._prog, *(self._usage(action) for action in arguments), "[options]"]
+        return textwrap.fill(f"usage: {' '.join(words)}", self._width, subsequent_indent=" " * 7) + "\n\n"
+
+    def _format_action_invocation(self, action: argparse.Action) -> str:
+        # Every switch also has a form --no_NAME, which config files need more than the help does.
+        if isinstance(action, ActionYesNo):
+            return action.option_strings[0]
+        return str(super()._format_action_invocation(action))
+
+    def _usage(self, action: argparse.Action) -> str:
+        word = str(action.metavar or action.dest)
+        more = f" [{word} ...]" if action.nargs == "+" else ""
+        return f"{action.option_strings[-1]} {word}" if action.option_strings else f"{word}{more}"
+
+
+def run_command(
+    function: Callable[..., int | None], prog: str, arguments: Sequence[str], more: Callable[..., Any] | None = None
+) -> int | None:
+    """Parse a command line and call the function with it.
 
     Args:
-        least: The limit.
-        kind: int or float.
+        function: The command. A parameter ``*rest`` receives the options that are not its own.
+        prog: The command as the user types it, such as ``explllm cot build``.
+        arguments: The command line after that.
+        more: A function whose parameters, but for the first, are options as well; `function` receives them by name.
+
+    Returns:
+        What the function returns.
+
+    Raises:
+        InputError: If the user made a mistake.
     """
+    listed = list(_arguments(function, skip_first=False)) + (list(_arguments(more, skip_first=True)) if more else [])
+    parser = _parser(function, prog, listed)
+    known = with_underscores(arguments)
+    rest: list[str] = []
+    signature = inspect.signature(function).parameters
+    if any(parameter.kind is inspect.Parameter.VAR_POSITIONAL for parameter in signature.values()):
+        known, rest = _split(known, parser)
+    try:
+        values = parser.parse_args(known)
+    except ArgumentError as error:
+        raise _input_error(str(error), prog, listed, parser) from error
+    for argument in listed:
+        argument.check(getattr(values, argument.name))
+    given: list[Any] = []
+    named: dict[str, Any] = {}
+    for name, value in _values(function, values, skip_first=False):
+        positional = signature[name].kind is inspect.Parameter.POSITIONAL_OR_KEYWORD
+        given.append(value) if positional else named.__setitem__(name, value)
+    return function(*given, *rest, **named, **dict(_values(more, values, skip_first=True) if more else ()))
 
-    def number(text: str) -> float:
-        try:
-            value = kind(text)
-        except ValueError:
-            raise argparse.ArgumentTypeError(f"{text!r} is no {'whole ' * (kind is int)}number") from None
-        if not value >= least:
-            raise argparse.ArgumentTypeError(f"{text} is below {least:g}")
-        return value
 
-    return number
+def with_underscores(arguments: Sequence[str]) -> list[str]:
+    """Write the options of a command line with underscores: ``--max-cost`` is ``--max_cost``."""
+    end = arguments.index("--") if "--" in arguments else len(arguments)
+    words = []
+    for word in arguments[:end]:
+        option, equals, value = word.partition("=")
+        words.append(f"--{option[2:].replace('-', '_')}{equals}{value}" if word.startswith("--") else word)
+    return [*words, *arguments[end:]]
+
+
+def suggestion(word: str, known: Iterable[str]) -> str:
+    """Return "Did you mean X? " for the known word that is nearest, or nothing."""
+    near = get_close_matches(word, list(known), 1)
+    return f"Did you mean {near[0]}? " if near else ""
+
+
+def for_terminal(text: str, width: int = WIDTH) -> str:
+    """Wrap the paragraphs of a text, except indented ones such as examples; remove the markup of docstrings."""
+    paragraphs = re.split(r"\n\s*\n", _plain(text).strip("\n"))
+    wrapped = [one if one.startswith(" ") else textwrap.fill(" ".join(one.split()), width) for one in paragraphs]
+    return "\n\n".join(wrapped) + "\n"
+
+
+def summary(function: Callable[..., Any]) -> str:
+    """Return the first sentence of a function's docstring, without its full stop."""
+    return _plain(parse(inspect.getdoc(function) or "").short_description or "").rstrip(".")
+
+
+def _parser(function: Callable[..., Any], prog: str, arguments: Sequence[_Argument]) -> ArgumentParser:
+    documented = parse(inspect.getdoc(function) or "")
+    description = f"{documented.short_description or ''}\n\n{documented.long_description or ''}"
+    parser = _Parser(
+        prog=prog,
+        description=description,
+        formatter_class=_Formatter,
+        exit_on_error=False,
+        allow_abbrev=False,
+        print_config=None,
+    )
+    for argument in arguments:
+        _add(parser, argument)
+    if not any(argument.name == "config" for argument in arguments):
+        parser.add_argument("--config", action="config", metavar="FILE", help="Read options from this YAML file.")
+    return parser
+
+
+def _add(parser: ArgumentParser, argument: _Argument) -> None:
+    option = argument.option
+    help_text = argument.help
+    if not argument.positional and argument.default is not MISSING:
+        silent = argument.default is None or argument.default is False or argument.default == ""
+        default = option.default or (None if silent else str(argument.default))
+        help_text += f" (default: {default})" if default else ""
+    settings: dict[str, Any] = {"help": help_text.replace("%", "%%")}
+    if argument.annotation is bool:
+        parser.add_argument(f"--{argument.name}", action=ActionYesNo, default=argument.default, **settings)
+        return
+    if get_origin(argument.kind) is not Literal:
+        settings["metavar"] = argument.metavar
+    if argument.positional:
+        if get_origin(argument.kind) is list:
+            settings |= {"nargs": "+", "type": get_args(argument.kind)[0]}
+        else:
+            settings["type"] = argument.annotation
+        parser.add_argument(argument.name, **settings)
+        return
+    settings |= {"required": True} if argument.default is MISSING else {"default": argument.default}
+    short = ["-o"] if argument.name == "out" else []
+    parser.add_argument(*short, f"--{argument.name}", type=argument.annotation, **settings)
+
+
+def _parameters(function: Callable[..., Any], skip_first: bool) -> Iterator[tuple[inspect.Parameter, Any, Option]]:
+    """Yield the parameters that are options or groups of them, with their types."""
+    hints = get_type_hints(getattr(function, "func", function), include_extras=True)
+    parameters = list(inspect.signature(function).parameters.values())
+    for parameter in parameters[1:] if skip_first else parameters:
+        if parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY):
+            yield parameter, *_unwrapped(hints[parameter.name])
+
+
+def _unwrapped(annotation: Any) -> tuple[Any, Option]:
+    if get_origin(annotation) is Annotated:
+        kind, *extras = get_args(annotation)
+        return kind, next((extra for extra in extras if isinstance(extra, Option)), Option())
+    return annotation, Option()
+
+
+def _arguments(function: Callable[..., Any], skip_first: bool) -> Iterator[_Argument]:
+    """Yield the arguments of a function, those of its dataclasses among them."""
+    documented = parse(inspect.getdoc(getattr(function, "func", function)) or "")
+    texts = {one.arg_name: one.description or "" for one in documented.params}
+    for parameter, kind, option in _parameters(function, skip_first):
+        if is_dataclass(kind):
+            yield from _fields(kind, option, texts)
+            continue
+        default = MISSING if parameter.default is parameter.empty else parameter.default
+        positional = parameter.kind is parameter.POSITIONAL_OR_KEYWORD and not skip_first
+        name = option.name or parameter.name
+        yield _Argument(name, kind, default, _plain(texts.get(parameter.name, "")), positional, option)
+
+
+def _fields(cls: Any, group: Option, texts: dict[str, str]) -> Iterator[_Argument]:
+    hints = get_type_hints(cls, include_extras=True)
+    documented = {one.arg_name: one.description or "" for one in parse_from_object(cls).params}
+    for field in fields(cls):
+        kind, option = _unwrapped(hints[field.name])
+        if field.name not in group.skip:
+            text = texts.get(field.name) or documented.get(field.name, "")
+            yield _Argument(option.name or field.name, kind, field.default, _plain(text), False, option)
+
+
+def _values(function: Callable[..., Any], values: Namespace, skip_first: bool) -> Iterator[tuple[str, Any]]:
+    """Yield the values of a function's parameters."""
+    for parameter, kind, option in _parameters(function, skip_first):
+        if is_dataclass(kind):
+            hints = get_type_hints(kind, include_extras=True)
+            names = {
+                field.name: _unwrapped(hints[field.name])[1].name or field.name
+                for field in fields(kind)
+                if field.name not in option.skip
+            }
+            build: Any = kind
+            yield parameter.name, build(**{field: getattr(values, name) for field, name in names.items()})
+        else:
+            yield parameter.name, getattr(values, option.name or parameter.name)
+
+
+def _split(arguments: Sequence[str], parser: ArgumentParser) -> tuple[list[str], list[str]]:
+    """Separate the options that the parser knows from the others, each with its value."""
+    own: list[str] = []
+    rest: list[str] = []
+    target = own
+    for word in arguments:
+        if word.startswith("-") and not re.fullmatch(r"-[\d.].*", word):
+            target = own if word.partition("=")[0] in parser._option_string_actions else rest
+        target.append(word)
+    return own, rest
+
+
+def _input_error(message: str, prog: str, arguments: Sequence[_Argument], parser: ArgumentParser) -> InputError:
+    """Turn a message of the parser into one that names the argument, the value and the remedy."""
+    see = f"See `{prog} --help`."
+    by_name = {argument.name: argument for argument in arguments}
+    options = [name for name in parser._option_string_actions if name.startswith("--")]
+    if match := re.match(r"unrecognized arguments: (\S+)", message):
+        word = match[1].partition("=")[0]
+        if word.startswith("-"):
+            return ConfigError(f"unknown option {word}", remedy=suggestion(word, options) + see)
+        return ConfigError(f"unexpected argument {word}", remedy=see)
+    if match := re.match(r"the following arguments are required: (.*)", message):
+        missing = [by_name[name].flag for name in match[1].split(", ")]
+        return ConfigError(f"no {' and no '.join(missing)} given", remedy=f"Give {' and '.join(missing)}. {see}")
+    if "ignored explicit argument" in message and (match := re.search(r"(--\w+)/--no_\w+", message)):
+        return ConfigError(f"{match[1]} takes no value", remedy=f"Write {match[1]} or --no_{match[1][2:]}.")
+    if match := re.search(r"File does not exist: '(.*)'", message):
+        return MissingPathError("there is no such file", where=match[1], remedy="Check --config.")
+    if match := re.match(r"argument (\S*?(--\w+)|\w+)\S*: expected", message):
+        return ConfigError(f"the option {match[2] or match[1]} has no value", remedy="Give one.")
+    if (match := re.match(r'Parser key "([\w.]+)":', message)) and match[1] in by_name:
+        argument = by_name[match[1]]
+        value = re.search(r"(?:Got|Given) value: (.*)", message)
+        if value:
+            return ConfigError(f"{argument.flag} is {value[1]!r}, not {argument.expected()}", remedy=see)
+    if match := re.search(r"Option '(\w+)' is not accepted|[Kk]ey '(\w+)'", message):
+        word = match[1] or match[2]
+        return ConfigError(f"unknown key {word} in --config", remedy=suggestion(word, by_name) + see)
+    return ConfigError(" ".join(message.split()).rstrip("."), remedy=see)
+
+
+def _plain(text: str) -> str:
+    """Take the markup of docstrings out of a text for the terminal."""
+    return re.sub(r"`~?([^`]+)`", r"\1", text.replace("``", "`"))

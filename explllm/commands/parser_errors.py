@@ -45,7 +45,7 @@ def input_error(
     if message.startswith("the following arguments are required:"):
         missing = [word.strip(" ,").rpartition(".")[2] for word in message.partition(":")[2].split()]
         return ConfigError(
-            f"nothing says which {' and '.join(missing)} to use",
+            f"no {' and no '.join(sorted(missing, reverse=True))} configured",
             remedy=f"Give a configuration, such as `explllm {stage} --config demo.yaml`.",
         )
     return _innermost(message, stage, classes) or ConfigError(one_sentence(list(_causes(error))[-1]), remedy=see)

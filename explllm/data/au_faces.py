@@ -33,7 +33,7 @@ class UnitSample:
     action_units: torch.Tensor
     """(24,) intensities, NaN for units without a label."""
     facs: torch.Tensor
-    """(K,) FACS units, 0 or 1; empty if the data has none."""
+    """(K,) FACS units, 0 or 1; empty for data without FACS labels."""
     unreadable: tuple[str, ...] = ()
     """Images that could not be read, with the reason."""
     readable: bool = True
@@ -49,7 +49,7 @@ class UnitLabels:
     facs_set: str | None
     """Name of the set of FACS units, if the table has one."""
     facs: np.ndarray
-    """(rows, K) float32, NaN in rows without labels; K is 0 if the table has none."""
+    """(rows, K) float32, NaN in rows without labels; K is 0 for a table without FACS labels."""
 
     @classmethod
     def of(cls, manifest: Manifest) -> "UnitLabels":
@@ -228,7 +228,7 @@ class ActionUnitData(FaceDataModule):
         """Return the loader of training faces; an epoch contains each labeled face once.
 
         Raises:
-            InputError: If there are none, or the settings differ from those of the resumed run.
+            InputError: If no row has labels, or the settings differ from those of the resumed run.
         """
         frame, labels = self._split("train"), self.labels
         has_units = ~np.isnan(labels.action_units).all(1)

@@ -79,7 +79,7 @@ def face_source(manifest: Manifest, row: int, margin: float) -> ImageSource:
         The image's path if the row has no box (the image is a face crop), else the crop around the box.
 
     Raises:
-        ImageError: If the image cannot be read or the box is outside of it.
+        ImageError: If the image cannot be read or the box is outside the image.
         MissingPathError: If the image does not exist.
     """
     path, box = manifest.image_path(row), manifest.box(row)
@@ -112,7 +112,7 @@ class ImageCache:
         """Return the image of a row: uint8 (size, size, 3).
 
         Raises:
-            ImageError: If it cannot be read, or the row's box is outside of it.
+            ImageError: If it cannot be read, or the row's box is outside the image.
             MissingPathError: If it does not exist.
         """
         image = self.images.get(row)

@@ -209,7 +209,7 @@ class FaceDataModule(LightningDataModule):
         """Return the loader of training conversations.
 
         Raises:
-            InputError: If there are none, or the settings differ from those of the resumed run.
+            InputError: If there are no conversations, or the settings differ from those of the resumed run.
         """
         frame, conversations = self._split("train"), self._conversations()
         dataset = TrainingDataset(

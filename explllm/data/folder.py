@@ -136,7 +136,7 @@ def _refuse_mixture(folders: list[Path], split_folders: list[Path], root: Path) 
     for folder in folders:
         if folder not in split_folders and _is_expression(folder.name):
             raise InputError(
-                f"a class folder {folder.name} beside the split folder {split_folders[0].name}",
+                f"a class folder {folder.name} next to the split folder {split_folders[0].name}",
                 where=root,
                 remedy="Move the class folders into split folders.",
             )

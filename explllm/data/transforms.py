@@ -20,7 +20,7 @@ import albumentations
 import cv2
 
 _ERASED = 127
-"""Gray level of erased areas: near the mean of a face, so that normalized pixels stay small."""
+"""Gray level of erased areas: near the mean of a face, which keeps normalized pixels small."""
 
 
 class Augment:

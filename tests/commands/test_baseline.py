@@ -4,6 +4,7 @@ import base64
 import io
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -108,7 +109,7 @@ def test_nothing_is_sent_unless_told_to(baseline, chat_server, knowing, tmp_path
         before = sorted(tmp_path.rglob("*"))
         error = baseline(server.url, send=False).error
         assert "8 pictures of faces would be sent to 127.0.0.1" in error
-        assert "personal data" in error and "--send-images" in error
+        assert "personal data" in error and "--send_images" in error
         told = baseline(server.url, "--estimate", "--price-in", 2.5, "--price-out", 10, send=False)
         assert told.status == 0 and "8 faces: 16 calls" in told.out and "255 tokens per image" in told.out
     assert server.received == server.others == []
@@ -167,7 +168,7 @@ def test_labels_and_texts_and_then_the_figures(baseline, chat_server, knowing, e
 
     assert "done: 8 of 8 faces" in explllm("cot", "status", "faces_scripted.parquet").out
     shown = explllm("cot", "show", "faces_scripted.parquet", 1).out
-    assert "baseline_label, round 0" in shown and sha256(picture(first)).hexdigest()[:8] in shown.replace("\n", "")
+    assert "baseline_label, round 0" in shown and sha256(picture(first)).hexdigest() in re.sub(r"[\s│]", "", shown)
 
 
 def test_the_server_sees_the_right_crop_and_no_more(explllm, chat_server, tmp_path, monkeypatch):
@@ -211,7 +212,7 @@ def test_real_faces(explllm, chat_server, reference_data, tmp_path, monkeypatch)
         options = ("--model", "scripted", "--base-url", server.url, "--send-images", "--root", source[0].parent)
         done = explllm("baseline", "faces.csv", *options)
     # Without labels all eight are asked for, and there are no figures.
-    assert done.status == 0 and "no figures" in done.out
+    assert done.status == 0 and "no metrics" in done.out
     assert "Contempt" in server.received[0].body["messages"][0]["content"][0]["text"]
     assert table("faces_scripted.csv")["predicted"].tolist() == ["Happiness"] * 3
     sent = {sha256(picture(one)).hexdigest() for one in server.received}
@@ -345,7 +346,7 @@ def test_mistakes(baseline, explllm, faces, tmp_path, capsys):
     assert "no such folder" in baseline(url, "--root", "gone").error
     (tmp_path / "empty").mkdir()
     error = baseline(url, "--root", "empty").error
-    assert "none of 8 images is there" in error and "--root" in error
+    assert "none of 8 images exists" in error and "--root" in error
     with pytest.raises(SystemExit) as ended:
         explllm("baseline", "--help")
     told = capsys.readouterr().out
@@ -420,7 +421,7 @@ def test_figures_stay_until_the_server_answers(baseline, chat_server, knowing, t
             (tmp_path / "runs/rafdb" / name).write_text("a test's")
         for more in ((), ("--overwrite",)):
             error = baseline(server.url, "-o", "new.parquet", "--run-dir", "runs/rafdb", *more).error
-            assert "files that are not of a baseline" in error and "--run-dir" in error
+            assert "files of something else than a baseline" in error and "--run_dir" in error
         held = {path.name: path.read_text() for path in (tmp_path / "runs/rafdb").iterdir()}
         assert held == dict.fromkeys(("metrics.json", "predictions.parquet"), "a test's")
         assert len(server.received) == 16

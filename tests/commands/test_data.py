@@ -1,12 +1,11 @@
 """The command ``explllm data``."""
 
+import re
+
 import pytest
 
-from explllm.cli import Parser
-from explllm.commands.data import read_data
-from explllm.core.errors import ConfigError, InputError, MissingPathError
+from explllm.cli import main
 from explllm.core.manifest import Manifest
-from explllm.data.readers.registry import READERS
 
 
 @pytest.fixture
@@ -14,8 +13,10 @@ def data(capsys):
     """Runs the command; returns what it printed to stdout and to stderr."""
 
     def run(*arguments):
-        read_data([str(argument) for argument in arguments], Parser)
-        return capsys.readouterr()
+        status = main(["data", *map(str, arguments)])
+        printed = capsys.readouterr()
+        assert status in (0, 2) and (status == 0) == ("error: " not in printed.err)
+        return printed
 
     return run
 
@@ -40,8 +41,7 @@ def test_images_beside_the_manifest(publishers, data, tmp_path):
     data("fer2013", root, "-o", out)
     manifest = Manifest.read(out)
     assert len(manifest) == 4 and all(manifest.image_path(row).is_file() for row in range(4))
-    with pytest.raises(ConfigError, match="the manifest exists .*--overwrite"):
-        data("fer2013", root, "-o", out)
+    assert re.search("the manifest exists .*--overwrite", data("fer2013", root, "-o", out).err)
     data("fer2013", root, "-o", out, "--overwrite")
 
 
@@ -49,14 +49,14 @@ def test_bad_rows_are_reported_one_by_one(publishers, data, tmp_path, capsys):
     root = publishers.rafdb(tmp_path / "basic")
     with (root / "EmoLabel" / "list_patition_label.txt").open("a") as stream:
         stream.write("nonsense\nmore nonsense here\n")
-    with pytest.raises(InputError, match=r"2 bad rows, last: .*line 7\].*--max-bad N .*\(now 1\)"):
-        data("rafdb", root, "-o", tmp_path / "a.csv", "--max-bad", 1)
+    error = data("rafdb", root, "-o", tmp_path / "a.csv", "--max-bad", 1).err
+    assert re.search(r"2 bad rows, last: .*line 7\].*--max_bad N .*\(now 1\)", error)
     assert not (tmp_path / "a.csv").exists()
     capsys.readouterr()
     said = data("rafdb", root, "-o", tmp_path / "a.csv", "--max-bad", 2)
     warnings = [line for line in said.err.splitlines() if line.startswith("warning: row ")]
     assert [line[:29] for line in warnings] == [f"warning: row {n} of at most 2 l" for n in (1, 2)]
-    assert "bad              2   named above" in said.out and len(Manifest.read(tmp_path / "a.csv")) == 5
+    assert "bad              2   listed above" in said.out and len(Manifest.read(tmp_path / "a.csv")) == 5
 
 
 @pytest.mark.parametrize(
@@ -90,21 +90,19 @@ def test_every_set_in_every_format(publishers, data, tmp_path, name, options, ro
         assert all(set(map(int, cell)) <= set(range(11)) for cell in manifest.frame[column])
 
 
-def test_mistakes(publishers, data, tmp_path, capsys):
+def test_errors(publishers, data, tmp_path):
     root = publishers.expw(tmp_path / "expw")
     out = tmp_path / "faces.parquet"
-    for arguments, error, found in (
-        (["expw", root, "-o", tmp_path / "faces.xlsx"], ConfigError, "a manifest with the ending '.xlsx'"),
-        (["expw", tmp_path / "nothing", "-o", out], MissingPathError, "there is no such folder"),
-        (["expw", root, "-o", out, "--max-bad", "-1"], ConfigError, "-1 tolerated rows"),
-        (["expw", root, "-o", out, "--check-images", "--lists-only"], ConfigError, "images to be checked"),
-        (["expw", root, "-o", out, "--min-confidence", "100"], ConfigError, "a confidence of 100"),
-        (["expw", root, "-o", out, "--min-confidence", "99.95"], InputError, "no row can be used; left out: 5 faces"),
-        (["nosuch", root, "-o", out], ConfigError, "invalid choice: 'nosuch'"),
-        (["expw", root], ConfigError, "-o/--out"),
+    for arguments, error in (
+        (["expw", root, "-o", tmp_path / "faces.xlsx"], "--out has the ending '.xlsx'"),
+        (["expw", tmp_path / "nothing", "-o", out], "there is no such folder"),
+        (["expw", root, "-o", out, "--max-bad", "-1"], "--max_bad is -1. Give at least 0."),
+        (["expw", root, "-o", out, "--check-images", "--lists-only"], "--check_images conflicts with --lists_only"),
+        (["expw", root, "-o", out, "--min-confidence", "100"], "confidence of 100"),
+        (["expw", root, "-o", out, "--min-confidence", "99.95"], "no row can be used; left out: 5 faces"),
+        (["expv", root, "-o", out], "unknown command expv. Did you mean expw?"),
+        (["expw", root], "no --out given"),
     ):
-        with pytest.raises(error, match=found):
-            data(*arguments)
+        assert error in data(*arguments).err
     with pytest.raises(SystemExit):
         data("--help")
-    assert set(READERS) <= set(capsys.readouterr().out.split())

@@ -7,27 +7,32 @@ import time
 
 import pytest
 
-from explllm.commands.describe import describe
+from explllm.commands.lightning_cli import parse
+from explllm.training.footprint import describe_configuration
+
+
+def describe(arguments, images=None):
+    return describe_configuration(parse("fit", arguments), images)
 
 
 def test_the_papers_set_up():
-    found = describe(["--config", "rafdb.yaml"])
-    assert {part.name: part.trainable for part in found.parts} == {
+    description = describe(["--config", "rafdb.yaml"])
+    assert {part.name: part.trainable for part in description.parts} == {
         "vision": 786_432,
         "projector": 20_979_712,
         "language": 4_194_304,
     }
-    assert found.trainable == 25_960_448
+    assert description.trainable == 25_960_448
     # DINOv2 ViT-L/14 has 304.4 M weights and Vicuna-7B 6,738,415,616; the rest is LoRA.
-    assert {part.name: part.weights - part.trainable for part in found.parts} == {
+    assert {part.name: part.weights - part.trainable for part in description.parts} == {
         "vision": 304_368_640,
         "projector": 0,
         "language": 6_738_415_616,
     }
-    assert found.image_tokens == 256
-    assert (found.images, found.conversations) == (12_271, 4 * 12_271)
+    assert description.image_tokens == 256
+    assert (description.images, description.conversations) == (12_271, 4 * 12_271)
     # 49,084 conversations are 383 whole batches of 128, 60 times.
-    assert (found.steps, found.warmup) == (383 * 60, 20_000)
+    assert (description.steps, description.warmup) == (383 * 60, 20_000)
 
 
 def test_memory_of_the_papers_set_up():
@@ -54,8 +59,8 @@ def test_other_configurations():
 
 def test_images_on_this_machine(drawn_faces):
     manifest = ["--data", "ManifestFaces", "--data.manifest", str(drawn_faces / "manifest.parquet")]
-    found = describe(["--config", "rafdb.yaml", *manifest])
-    assert (found.images, found.images_source) == (56, str(drawn_faces / "manifest.parquet"))
+    description = describe(["--config", "rafdb.yaml", *manifest])
+    assert (description.images, description.images_source) == (56, str(drawn_faces / "manifest.parquet"))
     nowhere = describe(["--config", "faces.yaml", "--data.root", "nowhere"])
     assert (nowhere.images, nowhere.steps) == (None, None)
     assert describe(["--config", "faces.yaml"], images=1000).conversations == 4000
@@ -67,10 +72,10 @@ def test_the_command(explllm):
     printed = " ".join(done.out.split())
     for words in ("25,960,448", "8.7 M", "22,980", "20,000", "as published", "not measured"):
         assert words in printed
-    told = json.loads(explllm("describe", "--config", "demo.yaml", "--json").out)
-    assert told["trainable"] == sum(part["trainable"] for part in told["parts"])
+    values = json.loads(explllm("describe", "--config", "demo.yaml", "--json").out)
+    assert values["trainable"] == sum(part["trainable"] for part in values["parts"])
     assert "unknown" in explllm("describe", "--config", "faces.yaml").out
-    assert "0 is below 1" in explllm("describe", "--config", "demo.yaml", "--gpus", 0).error
+    assert "--gpus is 0. Give at least 1." in explllm("describe", "--config", "demo.yaml", "--gpus", 0).error
     assert "no configuration none.yaml" in explllm("describe", "--config", "none.yaml").error
     assert "--config" in explllm("describe").error
     assert "unknown key data.walk" in explllm("describe", "--config", "demo.yaml", "--data.walk", 1).error

@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
-from explllm.commands.explain import explain_images
+from explllm.commands import explain as command
 from explllm.core.action_units import NAMES
 from explllm.core.errors import ConfigError, InputError
 from explllm.faces.boxes import iou
@@ -16,6 +16,11 @@ from explllm.faces.crop import face_crop
 from explllm.models.au_export import export_onnx
 from explllm.models.au_regressor import RegressorSettings, build_regressor, regressor_config
 from explllm.models.explllm import ExpLLM
+
+
+def explain_command(images, landmarker=None, onnx=None, **settings):
+    """Run the command with Python values."""
+    return command.explain(images, estimator=command.EstimatorOptions(landmarker=landmarker, onnx=onnx), **settings)
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +53,9 @@ def explain(fitted, capsys):
 
     def run(*images, **settings):
         capsys.readouterr()
-        status = explain_images([str(image) for image in images], str(fitted / "model"), max_new_tokens=4, **settings)
+        status = explain_command(
+            [str(image) for image in images], model=str(fitted / "model"), max_new_tokens=4, **settings
+        )
         printed = capsys.readouterr()
         if settings.get("as_json"):
             return status, [json.loads(line) for line in printed.out.splitlines()]
@@ -98,14 +105,14 @@ def test_without_a_detector_the_image_is_the_face(explain, photographs, fitted):
 
 
 def test_what_the_model_training_data_note_is_said(photographs, fitted, capsys, tmp_path):
-    arguments = ([str(photographs / "astronaut.png")], str(fitted / "model"))
-    explain_images(*arguments, max_new_tokens=4, picture=str(tmp_path / "noted.png"))
-    said = "Note: of the data that this model learned from: The faces are drawn by a program, not photographs."
+    images = [str(photographs / "astronaut.png")]
+    explain_command(images, model=str(fitted / "model"), max_new_tokens=4, picture=tmp_path / "noted.png")
+    said = "Note: training data of this model: The faces are drawn by a program, not photographs."
     assert said in capsys.readouterr().err
     model = ExpLLM.from_pretrained(fitted / "model")
     model.config.training_data_note = None
     model.save_pretrained(tmp_path / "model", include_base=True)
-    explain_images(arguments[0], str(tmp_path / "model"), max_new_tokens=4, picture=str(tmp_path / "plain.png"))
+    explain_command(images, model=str(tmp_path / "model"), max_new_tokens=4, picture=tmp_path / "plain.png")
     assert "Note" not in capsys.readouterr().err
     with Image.open(tmp_path / "noted.png") as noted, Image.open(tmp_path / "plain.png") as plain:
         assert noted.height > plain.height
@@ -125,7 +132,7 @@ def test_faces_are_cut_out_as_in_training(explain, photographs, detector_file, w
     [told] = [explain(photographs / "six.jpg", margin=margin, **options)[1] for margin in (0.5,)]
     image = str(photographs / "six.jpg")
     for margin, same in ((None, True), (0.1, False)):
-        explain_images([image], str(wide), max_new_tokens=4, margin=margin, **options)
+        explain_command([image], model=str(wide), max_new_tokens=4, margin=margin, **options)
         line = json.loads(capsys.readouterr().out)
         assert (line["probabilities"] == pytest.approx(told[0]["probabilities"], abs=1e-6)) == same
 
@@ -153,10 +160,10 @@ def test_action_units_by_an_exported_regressor(explain, fitted, photographs, det
         assert line["action_units_source"] == "onnx:au.onnx"
         [expected] = model.estimate(face_crop(Image.open(photograph), line["box"], margin))
         assert [*line["action_units"].values()] == pytest.approx(expected, abs=1e-4)
-    explain_images([str(photograph)], str(fitted / "model"), max_new_tokens=1, onnx=path)
+    explain_command([str(photograph)], model=str(fitted / "model"), max_new_tokens=1, onnx=path)
     printed = capsys.readouterr()
     assert "action units by onnx:au.onnx: " in printed.out
-    assert "Note: of the data that the estimator learned from: The faces are drawn." in printed.err
+    assert "Note: training data of the estimator: The faces are drawn." in printed.err
 
 
 def test_action_units_are_measured_beside(explain, photographs, detector_file, landmarker_file):
@@ -171,7 +178,7 @@ def test_the_picture(explain, photographs, detector_file, landmarker_file, tmp_p
     """The photograph stands in it, with lines along each box."""
     for name, landmarker in (("plain.png", None), ("bars.webp", landmarker_file)):
         status, lines = explain(
-            photographs / "six.jpg", detector=detector_file, landmarker=landmarker, picture=str(tmp_path / name),
+            photographs / "six.jpg", detector=detector_file, landmarker=landmarker, picture=tmp_path / name,
             as_json=True,
         )  # fmt: skip
         assert status == 0 and len(lines) == 6
@@ -192,11 +199,11 @@ def test_the_picture(explain, photographs, detector_file, landmarker_file, tmp_p
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"picture": "out.txt"}, "a picture with the ending '.txt'"),
+        ({"picture": Path("out.txt")}, "--picture has the ending '.txt'"),
         ({"detector": "none.onnx"}, "there is no such file"),
         ({"landmarker": "none.task"}, "there is no such landmarker"),
         ({"onnx": "none.onnx"}, "there is no such file"),
-        ({"landmarker": "a.task", "onnx": "b.onnx"}, "two estimators of action units. Give --landmarker or --onnx."),
+        ({"landmarker": "a.task", "onnx": "b.onnx"}, "both --landmarker and --onnx are given. Give one of them."),
     ],
 )
 def test_mistakes(explain, photographs, settings, message):
@@ -207,5 +214,5 @@ def test_mistakes(explain, photographs, settings, message):
 
 
 def test_a_picture_is_of_one_image(explain, photographs):
-    with pytest.raises(ConfigError, match="--picture for 2 images. Give one image."):
-        explain(photographs / "astronaut.png", photographs / "six.jpg", picture="out.png")
+    with pytest.raises(ConfigError, match="--picture is given for 2 images. Give one image."):
+        explain(photographs / "astronaut.png", photographs / "six.jpg", picture=Path("out.png"))

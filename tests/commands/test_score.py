@@ -134,7 +134,7 @@ def test_what_the_texts_arrive_at(faces, score, explllm):
     assert (found["by"], found["count"], found["unlabeled"], found["no_label"]) == ("conclusion", 10, 2, 1)
     assert found["accuracy"] == pytest.approx(8 / 10) and figures["count"] == len(each) == 12
     said = " ".join(explllm("score", "changed.parquet").out.split())
-    assert "by what the texts arrive at" in said and "2 faces without a true label" in said
+    assert "by the conclusion of the texts" in said and "2 faces without a true label" in said
 
 
 def test_no_labels_at_all(faces, score, explllm):

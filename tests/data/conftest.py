@@ -1,8 +1,6 @@
 """Data modules prepared for a model, and fake copies of data sets."""
 
-import importlib.util
 from dataclasses import dataclass, field
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -16,15 +14,6 @@ from explllm.models.build import small_tokenizer
 @pytest.fixture(scope="session")
 def conversations():
     return ConversationEncoder(small_tokenizer(1024, "plain"), 16)
-
-
-@pytest.fixture(scope="session")
-def publishers():
-    """The module that writes fake copies of data sets in their publishers' layouts."""
-    spec = importlib.util.spec_from_file_location("publishers", Path(__file__).with_name("publishers.py"))
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 @dataclass

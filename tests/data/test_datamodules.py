@@ -15,6 +15,7 @@ from explllm.data.dataset import EXPRESSION_NUMBER
 from explllm.data.face_data_module import FaceDataModule
 from explllm.data.transforms import Augment, ReleasedAugment
 from explllm.faces.pixels import IMAGE_PRESETS
+from explllm.models.build import NetworkSettings, build
 
 SIZES = {"train": 56, "val": 14, "test": 27, "size": 64}
 
@@ -255,19 +256,22 @@ def test_numbers_out_of_range_are_refused_by_name(setting, value):
         FolderFaces("faces", **{setting: value})
 
 
-def test_alone_in_a_notebook(drawn, conversations):
+def test_alone_in_a_notebook(drawn):
     """No Trainer, no LightningModule: the model is passed in."""
+    model = build(NetworkSettings(preset="tiny", labels="rafdb"))
     data = drawn(batch_size=8, micro_batch_size=4)
     with pytest.raises(ConfigError, match=r"Call `data.prepare_for\(model\)`"):
         data.test_dataloader()
     data.prepare_for(SimpleNamespace(image=IMAGE_PRESETS["small"]))
     with pytest.raises(ConfigError, match="DrawnFaces needs a model with a tokenizer"):
         data.train_dataloader()
-    data.prepare_for(SimpleNamespace(image=IMAGE_PRESETS["small"], conversations=conversations))
-    assert next(iter(data.train_dataloader()))["pixel_values"].shape == (4, 3, 64, 64)
+    data.prepare_for(model)
+    batch = next(iter(data.train_dataloader()))
+    inputs = {name: batch[name] for name in ("pixel_values", "input_ids", "attention_mask", "labels")}
+    assert batch["pixel_values"].shape == (4, 3, 64, 64) and model(**inputs).loss.isfinite()
     assert sum(len(batch["rows"]) for batch in data.test_dataloader()) == 27
     again = drawn()
-    again.prepare_for(SimpleNamespace(image=IMAGE_PRESETS["small"], conversations=conversations))
+    again.prepare_for(model)
     assert sum(len(batch["rows"]) for batch in again.predict_dataloader()) == 97
 
 

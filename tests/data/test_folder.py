@@ -158,7 +158,7 @@ def test_missing_split_folder(tmp_path):
 
 def test_class_folders_beside_split_folders_are_refused(tmp_path):
     make(tmp_path, "train/happy/a.png", "sad/b.png", "models/c.png")
-    with pytest.raises(InputError, match="class folder sad beside the split folder train"):
+    with pytest.raises(InputError, match="class folder sad next to the split folder train"):
         read_folder(tmp_path)
 
 

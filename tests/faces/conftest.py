@@ -100,20 +100,16 @@ def manifest_of():
 @pytest.fixture
 def run(monkeypatch, tmp_path, capsys):
     """Run ``explllm faces`` or ``explllm aus`` in a folder of the test's own; gives status or error, out and err."""
-    from explllm.commands.faces import action_units_command, detect_command
-    from explllm.core.errors import InputError
+    from explllm.cli import main
 
     monkeypatch.chdir(tmp_path)
 
     def run(name, *arguments):
-        command = {"faces": detect_command, "aus": action_units_command}[name]
         capsys.readouterr()
-        try:
-            status = command([str(argument) for argument in arguments])
-        except InputError as error:
-            assert "\n" not in str(error)
-            status = f"error: {error}"
+        status = main([name, *map(str, arguments)])
         printed = capsys.readouterr()
+        if status == 2:
+            [status] = [line for line in printed.err.splitlines() if line.startswith("error: ")]
         return status, printed.out, printed.err
 
     return run

@@ -39,7 +39,7 @@ def test_every_row_has_a_box_or_a_reason(run, folder, detector_file):
     }
     assert "face detector: CPUExecutionProvider" in err or "CUDA" in err
     assert "bad: empty.jpg: unreadable image" in err
-    assert f"rows in out.jsonl; its images lie below {folder}" in out
+    assert f"rows in out.jsonl; image paths are relative to {folder}" in out
 
 
 @pytest.mark.parametrize("ending", ["csv", "parquet", "jsonl"])
@@ -150,7 +150,7 @@ def test_no_crop_takes_the_place_of_another(run, manifest_of, detector_file, tmp
 def test_the_images_may_lie_elsewhere(run, folder, detector_file, manifest_of, tmp_path):
     manifest_of(tmp_path / "m.jsonl", [{"image": "astronaut.png"}])
     status, _, err = run("faces", "m.jsonl", "-o", "out.jsonl", "--detector", detector_file)
-    assert status == 1 and "no image could be used: do the paths start from .? If not, pass --root" in err
+    assert status == 1 and "no image could be used: are the paths relative to .? If not, pass --root" in err
     status, _, _ = run("faces", "m.jsonl", "-o", "o.jsonl", "--detector", detector_file, "--root", folder)
     assert status == 0 and Manifest.read("o.jsonl").frame["box"].notna().all()
 
@@ -158,17 +158,23 @@ def test_the_images_may_lie_elsewhere(run, folder, detector_file, manifest_of, t
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ("m.jsonl -o o.txt --detector D", "a manifest with the ending '.txt' [o.txt]. Use .parquet, .csv, .jsonl."),
-        ("m.jsonl -o m.jsonl --detector D", "the manifest exists [m.jsonl]. Name another one, or pass --overwrite."),
+        (
+            "m.jsonl -o o.txt --detector D",
+            "--out has the ending '.txt' [o.txt]. Use one of the endings .parquet, .csv, .jsonl.",
+        ),
+        (
+            "m.jsonl -o m.jsonl --detector D",
+            "the manifest exists [m.jsonl]. Choose another --out, or pass --overwrite.",
+        ),
         ("none.jsonl -o o.csv --detector D", "the manifest does not exist [none.jsonl]."),
         ("m.jsonl -o o.csv --detector none", "there is no such file [none]."),
         ("m.jsonl -o o.csv --detector m.jsonl", "a file that is not an ONNX model, or one that onnxruntime cannot run"),
         ("m.jsonl -o o.csv --detector D --root none", "there is no such folder [none]. Check --root."),
-        ("m.jsonl -o o.csv", "the following arguments are required: --detector. See `explllm faces --help`."),
-        ("m.jsonl -o o.csv --detector D --which best", "argument --which: invalid choice: 'best'"),
-        ("m.jsonl -o o.csv --detector D --workers 0", "argument --workers: 0 is below 1."),
-        ("m.jsonl -o o.csv --detector D --threshold 2", "a threshold of 2. Give a number between 0 and 1."),
-        ("m.jsonl -o o.csv --detector D --margin nan", "argument --margin: nan is below -0.4"),
+        ("m.jsonl -o o.csv", "no --detector given. Give --detector. See `explllm faces --help`."),
+        ("m.jsonl -o o.csv --detector D --which best", "--which is 'best', not one of largest, central, all."),
+        ("m.jsonl -o o.csv --detector D --workers 0", "--workers is 0. Give at least 1."),
+        ("m.jsonl -o o.csv --detector D --threshold 2", "--threshold is 2.0. Give 0 to 1."),
+        ("m.jsonl -o o.csv --detector D --margin nan", "--margin is 'nan', not a number."),
         (
             "m.jsonl -o o.csv --detector D --max-bad 0",
             "1 images could not be used, the last because: gone.png: there is",

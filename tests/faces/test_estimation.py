@@ -124,8 +124,8 @@ def test_rows_without_a_face_are_left_out(run, folder, manifest_of, landmarker_f
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ("m.jsonl -o o.csv", "one of the arguments --landmarker --onnx is required. See `explllm aus --help`."),
-        ("m.jsonl -o o.csv --landmarker L --onnx L", "argument --onnx: not allowed with argument --landmarker."),
+        ("m.jsonl -o o.csv", "none of --landmarker, --onnx is given. Give one of them, with its file."),
+        ("m.jsonl -o o.csv --landmarker L --onnx L", "both --landmarker and --onnx are given. Give one of them."),
         ("m.jsonl -o o.csv --landmarker none", "there is no such landmarker [none]. Check the path."),
         ("m.jsonl -o o.csv --landmarker m.jsonl", "a file that is not a face landmarker with blendshapes [m.jsonl]."),
         ("m.jsonl -o o.csv --onnx L", "a file that is not an ONNX model, or one that onnxruntime cannot run"),

@@ -8,9 +8,6 @@ import time
 
 import pytest
 
-RUN = "import sys; from explllm.commands import faces; sys.exit(getattr(faces, sys.argv[1])(sys.argv[2:]))"
-COMMANDS = {"faces": "detect_command", "aus": "action_units_command"}
-
 
 @pytest.fixture(scope="module")
 def crowd(folder, tmp_path_factory, manifest_of):
@@ -28,7 +25,7 @@ def crowd(folder, tmp_path_factory, manifest_of):
 
 def start(name, crowd, out, model, workers):
     arguments = ["--detector", model, "--which", "all"] if name == "faces" else ["--landmarker", model]
-    command = [sys.executable, "-c", RUN, COMMANDS[name], crowd / "m.jsonl", "-o", out, *arguments]
+    command = [sys.executable, "-m", "explllm", name, crowd / "m.jsonl", "-o", out, *arguments]
     return subprocess.Popen(
         [*map(str, command), "--workers", str(workers)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )

@@ -110,7 +110,7 @@ def test_print_is_light(visit, report):
 
 
 def test_comparison(visit, tested, tmp_path):
-    compare([str(tested("one")), str(tested("two", seed=1))], str(tmp_path / "out"))
+    compare([str(tested("one")), str(tested("two", seed=1))], out=tmp_path / "out")
     page = visit(tmp_path / "out/compare.html")
     assert page.trouble == []
     assert [url for url in page.requests if not url.startswith("data:")] == [(tmp_path / "out/compare.html").as_uri()]

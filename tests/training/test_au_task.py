@@ -15,7 +15,7 @@ import yaml
 from scipy.stats import pearsonr
 from sklearn.metrics import f1_score
 
-from explllm.commands.describe import describe
+from explllm.commands.lightning_cli import parse
 from explllm.core.action_units import DISFA_8, NAMES
 from explllm.core.errors import ConfigError
 from explllm.core.manifest import Manifest
@@ -23,6 +23,7 @@ from explllm.drawn_faces.dataset import draw_faces
 from explllm.metrics.au_regression import action_unit_agreement
 from explllm.models.au_regressor import ActionUnitRegressor
 from explllm.training.au_task import ActionUnitTask, regression_loss
+from explllm.training.footprint import describe_configuration
 
 NOTICE = "The faces are drawn by a program, not photographs."
 STEPS = 120
@@ -286,10 +287,10 @@ def test_validation_before_the_first_step(explllm, au_config, au_settings):
 
 
 def test_describe():
-    found = describe(["--config", "aus_feafa.yaml"], images=1000)
+    found = describe_configuration(parse("fit", ["--config", "aus_feafa.yaml"]), images=1000)
     assert {part.name: part.trainable for part in found.parts}["vision"] == 786_432
     assert (found.steps, found.warmup, found.memory) == (5 * (1000 // 64), 4, [])
-    assert describe(["--config", "demo_aus.yaml"]).images == 1400
+    assert describe_configuration(parse("fit", ["--config", "demo_aus.yaml"])).images == 1400
 
 
 def test_the_loss():

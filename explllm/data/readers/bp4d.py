@@ -2,12 +2,14 @@
 
 import re
 from collections.abc import Sequence
+from typing import Annotated
 
 from explllm.core.action_units import BP4D_12
 from explllm.core.errors import InputError, MissingPathError
+from explllm.core.options import Option
 from explllm.data.readers.facs import Frames, binary, check_fold, frame_paths
 from explllm.data.readers.folds import named_parts
-from explllm.data.readers.parsing import whole
+from explllm.data.readers.parsing import integer
 from explllm.data.readers.published import BP4D
 from explllm.data.readers.source import Source
 
@@ -25,7 +27,10 @@ _UNKNOWN = "9"
 
 
 def read_bp4d(
-    source: Source, fold: int | None = None, listing: str | None = None, frames: str = "{subject}/{task}/{frame}.jpg"
+    source: Source,
+    fold: int | None = None,
+    listing: Annotated[str | None, Option("list")] = None,
+    frames: str = "{subject}/{task}/{frame}.jpg",
 ) -> None:
     """Read ``AUCoding/AU_OCC/F001_T1.csv``, or a list of frames.
 
@@ -58,7 +63,7 @@ def read_bp4d(
         for line, cells in source.table(file, "0", *map(str, BP4D_12)):
             with source.row(file, line):
                 values = [cells[str(unit)] for unit in BP4D_12]
-                frame = whole(cells["0"], "frame number", 0)
+                frame = integer(cells["0"], "frame number", 0)
                 if _UNKNOWN in values:
                     source.left_out["frames with a unit that was not coded"] += 1
                     continue

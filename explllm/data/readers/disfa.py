@@ -3,12 +3,14 @@
 import json
 import re
 from collections.abc import Sequence
+from typing import Annotated
 
 from explllm.core.action_units import DISFA_8
 from explllm.core.errors import InputError, ManifestError, MissingPathError
+from explllm.core.options import Option
 from explllm.data.readers.facs import Frames, check_fold, frame_paths
 from explllm.data.readers.folds import named_parts
-from explllm.data.readers.parsing import whole
+from explllm.data.readers.parsing import integer
 from explllm.data.readers.published import DISFA
 from explllm.data.readers.source import Source
 
@@ -27,9 +29,9 @@ _NONE = 999
 def read_disfa(
     source: Source,
     fold: int | None = None,
-    listing: str | None = None,
+    listing: Annotated[str | None, Option("list")] = None,
     frames: str = "RightVideo{subject}/frame_{frame}.jpg",
-    threshold: int = 2,
+    threshold: Annotated[int, Option(minimum=1, maximum=5)] = 2,
 ) -> None:
     """Read ``ActionUnit_Labels/SN001/SN001_au1.txt`` (lines ``frame,intensity``), or a list of frames.
 
@@ -80,9 +82,9 @@ def _grades(source: Source, person: str) -> dict[int, dict[int, int | None]]:
         for line, text in source.lines(path):
             with source.row(path, line):
                 frame_text, _, grade = text.partition(",")
-                frame = whole(frame_text, "frame number", 1)
+                frame = integer(frame_text, "frame number", 1)
                 grades.setdefault(frame, {})[unit] = None
-                grades[frame][unit] = whole(grade, "intensity", 0, 5)
+                grades[frame][unit] = integer(grade, "intensity", 0, 5)
     return grades
 
 

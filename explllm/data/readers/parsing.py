@@ -55,7 +55,7 @@ def words(line: str, count: int, form: str) -> list[str]:
 
 
 def number(text: str, what: str) -> float:
-    """Return a finite number.
+    """Parse a finite number.
 
     Args:
         text: The number in the file.
@@ -76,8 +76,8 @@ def number(text: str, what: str) -> float:
     return value
 
 
-def whole(text: str, what: str, minimum: int, maximum: int | None = None) -> int:
-    """Return a whole number.
+def integer(text: str, what: str, minimum: int, maximum: int | None = None) -> int:
+    """Parse an integer.
 
     Args:
         text: The number in the file.
@@ -89,7 +89,7 @@ def whole(text: str, what: str, minimum: int, maximum: int | None = None) -> int
         The number.
 
     Raises:
-        InputError: If it is not a whole number in this range.
+        InputError: If it is not an integer in this range.
     """
     word = text.strip()
     if not word.isdecimal() or int(word) < minimum or (maximum is not None and int(word) > maximum):

@@ -58,14 +58,14 @@ def count_rows(columns: Mapping[str, Iterable[Any]]) -> dict[str, int]:
         Number of rows under ``rows``, of each split under its name, of each class of a split under names such as
         ``train Fear``, of people under ``people``.
     """
-    found: Counter[str] = Counter()
+    counts: Counter[str] = Counter()
     splits = list(columns.get("split", ()))
-    found["rows"] = len(splits)
-    found.update(splits)
+    counts["rows"] = len(splits)
+    counts.update(splits)
     if "expression" in columns:
-        found.update(f"{split} {label}" for split, label in zip(splits, columns["expression"], strict=True))
-    found["people"] = len(set(columns.get("identity", ())))
-    return dict(found)
+        counts.update(f"{split} {label}" for split, label in zip(splits, columns["expression"], strict=True))
+    counts["people"] = len(set(columns.get("identity", ())))
+    return dict(counts)
 
 
 def _by_class(split: str, label_set: str, counts: Iterable[int]) -> dict[str, int]:
@@ -83,8 +83,8 @@ AFFECTNET = Published(
     _by_class("train", "affectnet8", (74874, 134415, 25459, 14090, 6378, 3803, 24882, 3750))
     | _by_class("test", "affectnet8", (500,) * 8),
 )
-"""The manually annotated images. The ExpLLM paper (Section IV-A) says 287,568 for training; the lists that its authors
-released, and the classes' sum, say 287,651."""
+"""The manually annotated images. The ExpLLM paper (Section IV-A) has 287,568 for training; the lists that its authors
+released, and the sum of the classes, have 287,651."""
 AFFECTNET_KAGGLE = Published(
     "ExpLLM's subset from Kaggle",
     _by_class("train", "affectnet8", (5000, 5000, 5000, 5000, 5000, 3803, 5000, 3750))

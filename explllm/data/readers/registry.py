@@ -1,7 +1,7 @@
 """The table of readers, and the one function that runs any of them."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from os import PathLike
 from types import MappingProxyType
 from typing import Any
@@ -31,9 +31,7 @@ class Reader:
     summary: str
     """One line of help."""
     read: Callable[..., None]
-    """Reads a `Source`; its further arguments are the options."""
-    options: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    """What argparse must know of each option, by the option's name."""
+    """Reads a `Source`; its other parameters are the options of ``explllm data NAME``, described by its docstring."""
 
 
 @dataclass(frozen=True)
@@ -78,139 +76,30 @@ def _read_folder(
     source.add_manifest(manifest, source.root)
 
 
-_SEED = {"type": int, "default": 0, "metavar": "N", "help": "seeds what is drawn at random (default: 0)"}
-_FOLD = {"type": int, "metavar": "K", "help": "test on part K of the people, 1 to 3 (default: all rows are train)"}
-_LIST = {"dest": "listing", "metavar": "FILE", "help": "read this list of frames in place of the publisher's files"}
-
 READERS: Mapping[str, Reader] = MappingProxyType(
     {
         reader.name: reader
         for reader in (
-            Reader(
-                "rafdb",
-                "RAF-DB, the folder basic: EmoLabel/, Image/, Annotation/",
-                read_rafdb,
-                {
-                    "--images": {
-                        "choices": ("aligned", "original"),
-                        "default": "aligned",
-                        "help": "the aligned faces, or the originals with the publisher's boxes (default: aligned)",
-                    }
-                },
-            ),
+            Reader("rafdb", "RAF-DB, the folder basic: EmoLabel/, Image/, Annotation/", read_rafdb),
             Reader(
                 "affectnet",
                 "AffectNet: arrays (train_set/, val_set/), CSV lists, or the subset from Kaggle",
                 read_affectnet,
-                {
-                    "--classes": {
-                        "type": int,
-                        "choices": (8, 7),
-                        "default": 8,
-                        "help": "8 expressions, or 7: without Contempt (default: 8)",
-                    }
-                },
             ),
+            Reader("expw", "ExpW: label/label.lst and image/origin/", read_expw),
             Reader(
-                "expw",
-                "ExpW: label/label.lst and image/origin/",
-                read_expw,
-                {
-                    "--min-confidence": {
-                        "type": float,
-                        "default": 60.0,
-                        "metavar": "P",
-                        "help": "keep faces with a confidence above P percent (default: 60)",
-                    },
-                    "--draw": {"type": int, "metavar": "N", "help": "keep N faces drawn at random; the paper: 3000"},
-                    "--seed": _SEED,
-                    "--image-dir": {
-                        "metavar": "DIR",
-                        "help": "the folder of images below ROOT, if its name is unusual",
-                    },
-                },
-            ),
-            Reader(
-                "fer2013",
-                "FER2013: class folders, fer2013.csv, or the votes of FER+ (fer2013new.csv)",
-                read_fer2013,
-                {
-                    "--labels": {
-                        "choices": ("fer2013", "ferplus"),
-                        "default": "fer2013",
-                        "help": "the set's own labels, or those that most votes of FER+ give (default: fer2013)",
-                    }
-                },
+                "fer2013", "FER2013: class folders, fer2013.csv, or the votes of FER+ (fer2013new.csv)", read_fer2013
             ),
             Reader("cc3m", "CC3M for the first stage: LLaVA's chat.json and images/, or shards *.tar", read_cc3m),
-            Reader(
-                "feafa",
-                "FEAFA and FEAFA+: SUBJECT/SEQUENCE/FRAME.jpg with FRAME.auw",
-                read_feafa,
-                {
-                    "--fold": {"type": int, "metavar": "K", "help": "test on part K of the people (default: none)"},
-                    "--folds": {"type": int, "default": 5, "metavar": "N", "help": "how many parts (default: 5)"},
-                    "--seed": _SEED,
-                },
-            ),
-            Reader(
-                "disfa",
-                "DISFA: ActionUnit_Labels/ and frames cut from its videos, or a list",
-                read_disfa,
-                {
-                    "--fold": _FOLD,
-                    "--list": _LIST,
-                    "--frames": {
-                        "default": "RightVideo{subject}/frame_{frame}.jpg",
-                        "metavar": "PATTERN",
-                        "help": "where a frame lies below ROOT; fields: {subject}, {frame} from 1, {frame0} from 0 "
-                        "(default: RightVideo{subject}/frame_{frame}.jpg)",
-                    },
-                    "--threshold": {
-                        "type": int,
-                        "default": 2,
-                        "choices": range(1, 6),
-                        "metavar": "N",
-                        "help": "lowest intensity, of 5, that counts as active (default: 2)",
-                    },
-                },
-            ),
-            Reader(
-                "bp4d",
-                "BP4D: AUCoding/AU_OCC/ and frames, or a list",
-                read_bp4d,
-                {
-                    "--fold": _FOLD,
-                    "--list": _LIST,
-                    "--frames": {
-                        "default": "{subject}/{task}/{frame}.jpg",
-                        "metavar": "PATTERN",
-                        "help": "where a frame lies below ROOT; fields: {subject}, {task}, {frame} "
-                        "(default: {subject}/{task}/{frame}.jpg)",
-                    },
-                },
-            ),
+            Reader("feafa", "FEAFA and FEAFA+: SUBJECT/SEQUENCE/FRAME.jpg with FRAME.auw", read_feafa),
+            Reader("disfa", "DISFA: ActionUnit_Labels/ and frames cut from its videos, or a list", read_disfa),
+            Reader("bp4d", "BP4D: AUCoding/AU_OCC/ and frames, or a list", read_bp4d),
             Reader(
                 "explllm",
                 "the lists that ExpLLM's authors released: JSON with file_name, emo, au, description",
                 read_released,
-                {
-                    "--image-dir": {"metavar": "DIR", "help": "the folder that the file names start from"},
-                    "--split": {
-                        "choices": ("train", "val", "test"),
-                        "help": "the split of all rows (default: by the file's name; valid is test)",
-                    },
-                },
             ),
-            Reader(
-                "folder",
-                "a folder of class folders, in split folders or not",
-                _read_folder,
-                {
-                    "--label-set": {"metavar": "NAME", "help": "the classes that may occur, such as rafdb"},
-                    "--split": {"metavar": "NAME", "help": "read this split alone"},
-                },
-            ),
+            Reader("folder", "a folder of class folders, in split folders or not", _read_folder),
         )
     }
 )

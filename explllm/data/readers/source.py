@@ -204,8 +204,8 @@ class Source:
             published: The counts, under the keys of `explllm.data.readers.published.count_rows`.
             **further: Further counts to compare.
         """
-        kept = {column: [row[place] for row in self._rows] for place, column in enumerate(self._columns)}
-        self.differences += published.differences(count_rows(kept) | further)
+        columns = {column: [row[i] for row in self._rows] for i, column in enumerate(self._columns)}
+        self.differences += published.differences(count_rows(columns) | further)
 
     def first(self, what: str, *candidates: str) -> Path:
         """Return the first of several paths below the root that exists.
@@ -361,7 +361,7 @@ class Source:
         x, y, w, h = box
         if x >= width or y >= height or x + w <= 0 or y + h <= 0:
             raise InputError(
-                f"the box {box} lies outside the image {path} of {width} x {height} pixels",
+                f"the box {box} is outside the image {path} of {width} x {height} pixels",
                 remedy="Box coordinates start at the upper left corner of the image.",
             )
         if min(x, y) < 0 or x + w > width or y + h > height:

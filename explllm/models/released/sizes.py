@@ -127,7 +127,7 @@ def released_sizes(
         raise CheckpointError(
             f"{heads} heads do not divide the encoder's width of {width}",
             where=where,
-            remedy="Set its number of heads by --vision-heads.",
+            remedy="Set its number of heads by --vision_heads.",
         )
     return ReleasedSizes(
         hidden=config["hidden_size"],

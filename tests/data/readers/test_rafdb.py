@@ -79,7 +79,7 @@ def test_images_that_cannot_be_used(publishers, read, tmp_path):
         read("rafdb", root, images="original", check_images=True)
     image.write_bytes(whole)
     box.write_text("70 5 80 30")
-    with pytest.raises(InputError, match=r"lies outside the image .*train_00003.jpg of 60 x 40 pixels \[.*line 3\]"):
+    with pytest.raises(InputError, match=r"is outside the image .*train_00003.jpg of 60 x 40 pixels \[.*line 3\]"):
         read("rafdb", root, images="original", check_images=True)
     box.write_text("-1 5 40 30")
     assert read("rafdb", root, images="original", check_images=True).remarks == {

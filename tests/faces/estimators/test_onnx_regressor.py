@@ -116,10 +116,10 @@ def test_the_margin_is_the_files_own(model, images, explllm, tmp_path):
         return Manifest.read("o.jsonl").frame["action_units"][0], done.err
 
     default, said = estimated()
-    assert "learned from" not in said
+    assert "training data" not in said
     with_metadata(path, margin="0.5", training_data_note=training_data_note)
     own, said = estimated()
-    assert f"note: of the data that this model learned from: {training_data_note}" in said
+    assert f"note: training data of this model: {training_data_note}" in said
     for found, margin in ((default, 0.1), (own, 0.5), (estimated("--margin", 0.25)[0], 0.25)):
         face = face_crop(Image.fromarray(photograph), (20, 20, 20, 20), margin)
         assert found == pytest.approx(OnnxRegressor(path).estimate([face])[0], abs=1e-4)

@@ -1,0 +1,81 @@
+"""The command ``explllm aus``."""
+
+from __future__ import annotations
+
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from explllm.commands import streaming
+from explllm.commands.parser import Option
+from explllm.faces.crop import DEFAULT_MARGIN
+from explllm.faces.estimators import estimator_options, selected_estimator
+
+if TYPE_CHECKING:
+    EstimatorOptions = Any
+else:
+    EstimatorOptions = estimator_options()
+
+
+def aus(
+    manifest: Path,
+    *,
+    out: Path,
+    estimator: EstimatorOptions,
+    redo: bool = False,
+    margin: Annotated[
+        float | None, Option(minimum=-0.4, default=f"as the model's file states, otherwise {DEFAULT_MARGIN:g}")
+    ] = None,
+    options: streaming.StreamingOptions,
+) -> int:
+    """Estimate 24 action units for each row of a manifest.
+
+    The estimator sees the face in the row's box, or the whole image if the row has no box. Rows that have action units
+    keep them. Units that an estimator does not measure are listed in the column `action_units_missing` and have
+    intensity 0.
+
+      explllm aus faces.parquet -o aus.parquet --landmarker face_landmarker.task
+      explllm aus faces.parquet -o aus.parquet --onnx runs/aus/au_regressor.onnx
+
+    Results are kept in OUT.partial.jsonl until the manifest is complete: the same command resumes a run that was
+    stopped or killed. An image that cannot be used is a row with the reason; the exit status is then 1.
+
+    Args:
+        manifest: A manifest.
+        out: The manifest to write (.parquet, .csv, .jsonl).
+        estimator: The estimator and its options.
+        redo: Estimate again in rows that have action units.
+        margin: Added on each side of a box when a face is cropped, as a share of its longer side.
+        options: Root, workers and limits.
+
+    Raises:
+        InputError: If the user made an error, or more images than --max_bad cannot be used.
+    """
+    from explllm.faces.estimation import EstimationJob, add_action_units, rows_to_estimate
+    from explllm.faces.jobs import file_sha256
+
+    spec = selected_estimator(estimator, required=True)
+    assert spec is not None
+    table = streaming.read_manifest(manifest, out, options)
+    work = EstimationJob(spec, margin=margin, provider=options.provider, threads=options.threads)
+    with closing(work.open_estimator()) as opened:
+        streaming.print_lines(opened.runs_on)
+        if opened.training_data_note:
+            streaming.print_lines([f"note: training data of this model: {opened.training_data_note}"])
+        source, chunk = opened.name, opened.batch_size
+        # Results depend on the margin, whether the user or the model's file sets it.
+        work = replace(work, margin=work.margin_for(opened))
+    items = rows_to_estimate(table, redo)
+    settings = {
+        "estimator": file_sha256(spec.path),
+        "source": source,
+        "margin": work.margin,
+        "redo": redo,
+        **spec.options,
+    }
+    results = streaming.process(items, work, settings, manifest, out, options, "action units", chunk)
+    estimated = add_action_units(table, items, results, source)
+    estimated.write(out)
+    streaming.print_counts(out, estimated, "action_units_status", results, ("estimated", "given"))
+    return streaming.finish(out, results)

@@ -1,0 +1,52 @@
+"""Checks of what a command writes, before it does any work, and the names of its run folder."""
+
+import re
+from pathlib import Path
+
+from explllm.core.errors import ConfigError, MissingPathError
+
+
+def check_ending(out: Path) -> None:
+    """Refuse an output that is not a manifest by its ending.
+
+    Raises:
+        ConfigError: If no manifest has this ending.
+    """
+    # Imported late: the module loads pandas, which --help does not need.
+    from explllm.core.manifest import SUFFIXES
+
+    if out.suffix.lower() not in SUFFIXES:
+        raise ConfigError(
+            f"--out has the ending {out.suffix!r}", where=out, remedy=f"Use one of the endings {', '.join(SUFFIXES)}."
+        )
+
+
+def check_new_manifest(out: Path, overwrite: bool) -> None:
+    """Refuse an output that is not a manifest, or that exists and may not be replaced.
+
+    Raises:
+        ConfigError: If the ending is wrong, or the manifest exists.
+    """
+    check_ending(out)
+    if out.exists() and not overwrite:
+        raise ConfigError("the manifest exists", where=out, remedy="Choose another --out, or pass --overwrite.")
+
+
+def check_root(root: Path | None) -> None:
+    """Refuse a ``--root`` that does not exist.
+
+    Raises:
+        MissingPathError: If there is no such folder.
+    """
+    if root is not None and not root.is_dir():
+        raise MissingPathError("there is no such folder", where=root, remedy="Check --root.")
+
+
+def run_folder(out: Path, run_dir: Path | None) -> Path:
+    """Return the folder of a run's ledger and progress: ``run_dir``, or OUT with the ending ``.run``."""
+    return run_dir or out.with_suffix(".run")
+
+
+def as_file_name(model: str) -> str:
+    """Return a model's name as part of a file name: names of the Hugging Face hub contain slashes."""
+    return re.sub(r"[^A-Za-z0-9.-]+", "_", model)

@@ -1,0 +1,82 @@
+"""The commands ``explllm fit``, ``validate``, ``test`` and ``predict``: help first, Lightning only for the work."""
+
+import sys
+from collections.abc import Callable
+from typing import Any
+
+from explllm.commands.lightning_help import class_help, stage_help
+from explllm.commands.parser import with_underscores
+
+
+def fit(arguments: list[str]) -> None:
+    """Train a model as a configuration says, and write a run folder.
+
+      explllm fit --config demo.yaml
+      explllm fit --config faces.yaml --data.root FOLDER
+      explllm fit --config rafdb.yaml --trainer.devices 8
+      explllm fit --config rafdb.yaml --ckpt_path last
+
+    Options override the configuration. The run folder holds the resolved configuration, checkpoints, metrics.json and
+    model/, which `explllm explain` opens. After an interruption `--ckpt_path last` resumes the run.
+    """
+    _run("fit", arguments)
+
+
+def validate(arguments: list[str]) -> None:
+    """Evaluate a run on its validation faces.
+
+      explllm validate --config demo.yaml
+
+    The model is read from the run folder's last checkpoint.
+    """
+    _run("validate", arguments)
+
+
+def test(arguments: list[str]) -> None:
+    """Evaluate a run on its test faces; write metrics, predictions and a report.
+
+      explllm test --config demo.yaml
+
+    The model is read from the run folder's last checkpoint. The run folder receives metrics.json, predictions.parquet
+    and report.html.
+    """
+    _run("test", arguments)
+
+
+def predict(arguments: list[str]) -> None:
+    """Recognize every face of a data set, labeled or not.
+
+      explllm predict --config faces.yaml --data.root FOLDER
+
+    The model is read from the run folder's last checkpoint.
+    """
+    _run("predict", arguments)
+
+
+_STAGES: dict[str, Any] = {"fit": fit, "validate": validate, "test": test, "predict": predict}
+for _stage in _STAGES.values():
+    _stage.parses_itself = True
+
+
+def _run(stage: str, arguments: list[str]) -> None:
+    words = with_underscores(arguments)
+    text = _help(stage, words, _STAGES[stage])
+    if text is not None:
+        sys.stdout.write(text)
+        raise SystemExit(0)
+    # Imported late: Lightning and torch take seconds, which --help does not need.
+    from explllm.commands.lightning_cli import run_stage
+
+    run_stage(stage, ["--help" if word == "--trainer.help" else word for word in words])
+
+
+def _help(stage: str, words: list[str], function: Callable[..., Any]) -> str | None:
+    """Return the help that is asked for; None if there is work to do, or only Lightning knows the answer."""
+    for place, word in enumerate(words):
+        option, _, value = word.partition("=")
+        if option in ("--help", "-h"):
+            return stage_help(stage, function)
+        if option in ("--model.help", "--data.help"):
+            following = words[place + 1] if place + 1 < len(words) else ""
+            return class_help(option[2:].partition(".")[0], value or following.lstrip("-"))
+    return None

@@ -1,0 +1,230 @@
+"""Evaluation of texts and labels made elsewhere: form, grounding, recognition, and the Exp-CoT Score by a judge."""
+
+import asyncio
+import json
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from explllm.core.errors import ConfigError, InputError, ManifestError
+from explllm.core.expressions import Expression, LabelSet
+from explllm.core.files import atomic_write
+from explllm.core.manifest import Manifest
+from explllm.explanations.chain_of_thought import ChainOfThought
+from explllm.explanations.records import Record, expression_or_none, read_table, records
+from explllm.llm.client import ChatClient
+from explllm.llm.ledger import Ledger
+from explllm.llm.request import ChatFailure, OutOfBudget, Stopped
+from explllm.llm.settings import ChatSettings
+from explllm.metrics.answers import Answers
+from explllm.metrics.chain_of_thought import TextCounts, sum_counts, summarize_counts, text_counts
+from explllm.metrics.evaluation import recognition_metrics
+from explllm.metrics.exp_cot_score import Judgment, exp_cot_score
+from explllm.metrics.judges import Judge
+from explllm.metrics.judges.chat import ChatJudge
+from explllm.metrics.judges.rules import OfflineJudge
+
+
+def score_table(
+    generated: Path,
+    reference: Path | None,
+    judge: ChatSettings | None,
+    out: Path | None = None,
+    ledger: Path | None = None,
+) -> dict[str, Any]:
+    """Evaluate texts and labels, and let a judge compare the texts with references.
+
+    Texts are evaluated by themselves: form, agreement with the predicted label, and grounding if action units are known
+    from the table or from the reference. If the true labels are known, the recognition metrics are computed too: of the
+    column ``predicted``, otherwise of the expressions that the texts conclude. An answer that is not a label counts as
+    wrong.
+
+    Args:
+        generated: A manifest with texts, a run folder, whose ``predictions.parquet`` is read, or a list or result of
+            the authors' released code; see `explllm.explanations.records.read_table`.
+        reference: The same with reference texts, joined by face. Without it nothing is judged, unless the table holds
+            the references itself, as the authors' results do.
+        judge: The language model that judges; None for the rule-based judge.
+        out: JSON Lines file for the metrics of each text; None for none.
+        ledger: SQLite file of the judge's answers, none of which is paid for twice; required with `judge`.
+
+    Returns:
+        What `explllm.metrics.chain_of_thought.summarize_counts` returns, with ``recognition`` if there are labels, and
+        with ``exp_cot_score``, ``judge``, ``judge_cost``, ``not_judged`` and ``not_judged_because`` if texts were judged.
+        Answers up to the end of a budget or a server's refusal are kept.
+
+    Raises:
+        InputError: If a table lacks a column, no face is in both tables, or the server refuses the first request.
+    """
+    table = read_table(generated)
+    texts = list(records(table))
+    pairs, by_file_name = _pairs(texts, generated, reference)
+    units = {text.name: other.action_units for text, other in pairs}
+    counts = [text_counts(text.text, text.predicted, text.action_units or units.get(text.name)) for text in texts]
+    metrics: dict[str, Any] = summarize_counts(sum_counts(counts))
+    if recognition := _recognition(table):
+        metrics["recognition"] = recognition
+    elif not texts:
+        raise ManifestError(
+            "the table has neither texts nor labels",
+            where=generated,
+            remedy="Give a column `cot`, or `predicted` and `expression`.",
+        )
+    judgments: dict[str, Judgment | str] = {}
+    if judge is not None and not pairs:
+        raise ConfigError(
+            "--judge needs texts to compare with", remedy="Give them by --reference, or leave --judge out."
+        )
+    if pairs:
+        results, metrics["judge"], metrics["judge_cost"] = asyncio.run(_judge(pairs, judge, ledger))
+        judgments = {text.name: one for (text, _), one in zip(pairs, results, strict=True)}
+        # The mean of no judgment is NaN, which JSON cannot express.
+        if judged := [one for one in results if isinstance(one, Judgment)]:
+            metrics["exp_cot_score"] = exp_cot_score(judged)
+        reasons = Counter(one for one in results if isinstance(one, str))
+        metrics["not_judged"], metrics["not_judged_because"] = reasons.total(), dict(reasons.most_common())
+        metrics["judge_ledger"] = None if judge is None else str(ledger)
+        metrics["without_reference"] = len(texts) - len(pairs)
+        metrics["joined_by_file_name"] = by_file_name
+    if out is not None:
+        _write(out, texts, counts, judgments)
+    return metrics
+
+
+async def _judge(
+    pairs: Sequence[tuple[Record, Record]], settings: ChatSettings | None, ledger_file: Path | None
+) -> tuple[list[Judgment | str], str, float]:
+    """Return the judgments, the judge's name, and the cost in the ledger in USD."""
+    if settings is None or ledger_file is None:
+        offline = OfflineJudge()
+        return [offline.compare(one.text, other.text) for one, other in pairs], offline.name, 0.0
+    ledger_file.parent.mkdir(parents=True, exist_ok=True)
+    with Ledger(ledger_file) as ledger:
+        async with ChatClient(settings, ledger) as client:
+            await client.check()
+            judge = ChatJudge(client, settings.model)
+            work = (_one(judge, one, other) for one, other in pairs)
+            found = list(await asyncio.gather(*work))
+        return found, judge.name, ledger.totals().cost
+
+
+async def _one(judge: Judge, one: Record, other: Record) -> Judgment | str:
+    """Return a judgment, or why there is none: answers that were paid for must not be lost."""
+    try:
+        return await judge.judge(one.text, other.text, one.name)
+    except ChatFailure as failure:
+        return failure.reason
+    except OutOfBudget:
+        return "the budget of --max_cost is used up"
+    except (Stopped, InputError) as stop:
+        return str(stop)
+
+
+def _pairs(texts: Sequence[Record], generated: Path, reference: Path | None) -> tuple[list[tuple[Record, Record]], int]:
+    """Join texts with their references, none without a reference; return how many a file name alone joins as well."""
+    if reference is None:
+        own = ((text, text.reference) for text in texts)
+        return [(text, Record(text.image, text.box, other)) for text, other in own if other is not None], 0
+    pairs, by_file_name = _joined(texts, list(records(read_table(reference))))
+    if not pairs:
+        raise ManifestError(
+            f"no image of {generated} is in the reference",
+            where=reference,
+            remedy="Give the references of the same faces; they are joined by the columns `image` and `box`.",
+        )
+    return pairs, by_file_name
+
+
+def _joined(texts: Sequence[Record], references: Sequence[Record]) -> tuple[list[tuple[Record, Record]], int]:
+    """Join by image and box; else by image, and else by the file's name, where these name one text on either side.
+
+    A file's name alone joins only with a path that is no more than that, as in the released lists: ``1/0001.jpg`` and
+    ``3/0001.jpg`` are two faces.
+    """
+    keys: tuple[Callable[[Record], str], ...] = (lambda record: record.name, lambda record: record.image)
+    found: dict[str, Record] = {}
+    for key in keys:
+        mine, theirs = _once(texts, key), _once(references, key)
+        for name in mine.keys() & theirs.keys():
+            found.setdefault(mine[name].name, theirs[name])
+    surely = len(found)
+    mine, theirs = _once(texts, _file_name), _once(references, _file_name)
+    for name in mine.keys() & theirs.keys():
+        if name in (mine[name].image, theirs[name].image):
+            found.setdefault(mine[name].name, theirs[name])
+    return [(text, found[text.name]) for text in texts if text.name in found], len(found) - surely
+
+
+def _file_name(record: Record) -> str:
+    return Path(record.image).name
+
+
+def _once(texts: Sequence[Record], key: Callable[[Record], str]) -> dict[str, Record]:
+    counts = Counter(map(key, texts))
+    return {key(text): text for text in texts if counts[key(text)] == 1}
+
+
+def _recognition(table: Manifest) -> dict[str, Any]:
+    """Measure labels against true ones; empty where there are none.
+
+    Returns:
+        What `recognition_metrics` gives, with ``by``: ``predicted`` or ``conclusion``; ``unlabeled``, faces whose
+        true label is not known, and ``unanswered``, faces with a reason in ``unreadable``, which do not count.
+    """
+    frame = table.frame
+    by = "predicted" if "predicted" in frame else "conclusion"
+    if "expression" not in frame or (by == "conclusion" and "cot" not in frame):
+        return {}
+    if by == "conclusion":
+        written = frame[frame["cot"].notna()]
+        frame = written.assign(predicted=written["cot"].map(lambda text: ChainOfThought.parse(text).expression))
+    labeled = frame[frame["expression"].notna()]
+    if labeled.empty:
+        return {}
+    answers = Answers.from_table(labeled, _labels(labeled), unknown_labels="leave_out")
+    if not answers.rows:
+        return {}
+    return {
+        "by": by,
+        **recognition_metrics(answers),
+        "unlabeled": len(frame) - len(labeled),
+        "unanswered": int(frame["unreadable"].notna().sum()) if "unreadable" in frame else 0,
+    }
+
+
+def _labels(frame: Any) -> tuple[Expression, ...] | None:
+    """Return the classes: those that the table names or has probabilities of, else all that occur in it."""
+    named = sorted(set(frame["label_set"].dropna())) if "label_set" in frame else []
+    if len(named) == 1:
+        return tuple(LabelSet.by_name(named[0]))
+    if any(str(name).startswith("p_") for name in frame):
+        return None
+    occur = {expression_or_none(word) for name in ("expression", "predicted") for word in frame[name]}
+    return tuple(label for label in Expression if label in occur)
+
+
+def _write(
+    out: Path, texts: Sequence[Record], counts: Sequence[TextCounts], judgments: dict[str, Judgment | str]
+) -> None:
+    """Write a line for each text: what was measured of it, and its scores where it was judged."""
+    with atomic_write(out) as temporary, temporary.open("w", encoding="utf-8") as stream:
+        for text, count in zip(texts, counts, strict=True):
+            values: dict[str, Any] = {"image": text.image}
+            if text.box is not None:
+                values["box"] = list(text.box)
+            values |= {"expression": text.expression, "predicted": text.predicted}
+            values |= {"arrives_at": ChainOfThought.parse(text.text).expression, "words": int(count.words)}
+            values["complete"] = bool(count.complete)
+            if count.grounded:
+                values |= {name: int(getattr(count, name)) for name in _GROUNDED}
+            found = judgments.get(text.name)
+            if isinstance(found, str):
+                values["failed"] = found
+            elif found is not None:
+                values |= {**asdict(found), "score": found.score}
+            stream.write(json.dumps(values) + "\n")
+
+
+_GROUNDED = ("claimed", "claimed_active", "active", "strong_claimed", "strong", "unsupported", "side_errors")

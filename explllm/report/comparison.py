@@ -1,0 +1,170 @@
+"""The comparison of tested runs: terminal table, page and CSV file."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from explllm.core.errors import ImageError, MissingPathError
+from explllm.core.files import atomic_write
+from explllm.metrics.comparison import Comparison, Pair, Run
+from explllm.metrics.evaluation import single_class_warning
+from explllm.report.explained import thumbnail_url
+from explllm.report.page import MetricCard, render_page
+
+SHOWN = 80
+"""Maximum number of faces on the contact sheet; the CSV file lists all."""
+
+_FIGURES = ("accuracy", "macro_recall", "macro_f1", "ece", "nll", "brier", "auroc")
+
+
+def metric_rows(comparison: Comparison) -> list[list[str]]:
+    """Return the metrics side by side: name, then the value of each run."""
+    runs = comparison.runs
+    rows = [["faces", *(f"{run.metrics['test/count']:,}" for run in runs)]]
+    for name in _FIGURES:
+        rows.append([_NAMES.get(name, name.replace("_", " ")), *(_shown(run.metrics, name) for run in runs)])
+    labels = list(dict.fromkeys(label for run in runs for label in run.metrics["test/labels"]))
+    return rows + [[f"recall {label}", *(_shown(run.metrics, f"recall/{label}") for run in runs)] for label in labels]
+
+
+_NAMES = {
+    "macro_f1": "macro F1",
+    "ece": "ECE",
+    "nll": "negative log-likelihood",
+    "brier": "Brier score",
+    "auroc": "AUROC",
+}
+
+
+def _shown(metrics: dict[str, Any], name: str) -> str:
+    value, ends = metrics.get(f"test/{name}"), metrics.get(f"test/{name}_interval")
+    if value is None:
+        return "–"
+    return f"{value:.3f}" + (f" ({ends[0]:.3f} to {ends[1]:.3f})" if ends else "")
+
+
+def pair_sentences(comparison: Comparison) -> list[str]:
+    """Return a sentence for each pair: do the runs differ significantly?"""
+    several = len(comparison.pairs) > 1
+    sentences = []
+    for pair in comparison.pairs:
+        p_value = f"p {_p(pair.p_value)}" + (
+            f", {_p(pair.corrected)} corrected for {len(comparison.pairs)} pairs" if several else ""
+        )
+        verdict = "a significant difference" if pair.corrected < 0.05 else "not a significant difference"
+        low, high = (f"{100 * end:+.1f}" for end in pair.interval)
+        sentences.append(
+            f"{pair.first} less {pair.second}: {100 * pair.difference:+.1f} points of accuracy (95% interval {low} to "
+            f"{high}), {verdict}: McNemar's test, {pair.method}, {p_value}. Of {len(comparison.faces)} faces only "
+            f"{pair.first} recognizes {pair.only_first}, only {pair.second} {pair.only_second}, both {pair.both}, "
+            f"neither {pair.neither}."
+        )
+    return sentences
+
+
+def _p(value: float) -> str:
+    return "< 0.0001" if value < 0.0001 else f"= {value:.4f}"
+
+
+def write_comparison(comparison: Comparison, folder: Path) -> None:
+    """Write ``compare.html`` and ``compare.csv``.
+
+    Args:
+        comparison: The comparison.
+        folder: The folder to write.
+    """
+    differing = comparison.differing
+    with atomic_write(folder / "compare.csv") as temporary:
+        differing.to_csv(temporary, index=False)
+    names = [run.name for run in comparison.runs]
+    right = differing[[f"right {name}" for name in names]]
+    kinds = [tuple(row) for row in right.itertuples(index=False, name=None)]
+    # Faces that only some runs recognize come first.
+    present = sorted(set(kinds), key=lambda kind: (not any(kind), [not one for one in kind]))
+    groups = []
+    for kind in present:
+        rows = differing[[one == kind for one in kinds]]
+        recognize = " and ".join(name for name, one in zip(names, kind, strict=True) if one)
+        title = f"Only {recognize} right" if recognize else "All wrong, in different ways"
+        shown = [_on_sheet(comparison, row) for row in rows.head(SHOWN // len(present)).to_dict("records")]
+        groups.append((title, len(rows), shown))
+    page = render_page(
+        "compare.html.jinja",
+        names=names,
+        notices=_notices(comparison),
+        rows=metric_rows(comparison),
+        pairs=[
+            (f"{pair.first} less {pair.second}", _cards(pair), sentence)
+            for pair, sentence in zip(comparison.pairs, pair_sentences(comparison), strict=True)
+        ],
+        groups=groups,
+        faces=len(comparison.faces),
+        differing=len(differing),
+        shown=sum(len(shown) for _, _, shown in groups),
+        left_out=comparison.left_out,
+    )
+    with atomic_write(folder / "compare.html") as temporary:
+        temporary.write_text(page, encoding="utf-8")
+
+
+def _notices(comparison: Comparison) -> list[str]:
+    """Return what must be notes of the runs, each once: what their data are, and who predicts one class only."""
+    notes = [run.metrics["training_data_note"] for run in comparison.runs if run.metrics.get("training_data_note")]
+    for run in comparison.runs:
+        metrics = {name.removeprefix("test/"): value for name, value in run.metrics.items()}
+        if warning := single_class_warning(metrics):
+            notes.append(f"{run.name}: one class only. {warning}")
+    return list(dict.fromkeys(notes))
+
+
+def _cards(pair: Pair) -> list[MetricCard]:
+    low, high = (f"{100 * end:+.1f}" for end in pair.interval)
+    points = f"points of accuracy, {pair.first} less {pair.second}"
+    return [
+        MetricCard(points, f"{100 * pair.difference:+.1f}", f"{low} to {high} (95%)"),
+        MetricCard("McNemar's test", f"p {_p(pair.p_value)}", pair.method),
+        MetricCard(f"only {pair.first} right", f"{pair.only_first:,}", "faces"),
+        MetricCard(f"only {pair.second} right", f"{pair.only_second:,}", "faces"),
+    ]
+
+
+def _on_sheet(comparison: Comparison, row: dict[Any, Any]) -> dict[str, Any]:
+    """Return the entry of a face on the contact sheet."""
+    names = [run.name for run in comparison.runs]
+    return {
+        "image": row["image"],
+        "expression": row["expression"],
+        "answers": [(name, row[f"predicted {name}"] or "no label", row[f"right {name}"]) for name in names],
+        "url": _thumbnail(comparison.runs, str(row["image"]), row.get("box")),
+    }
+
+
+def _thumbnail(runs: Sequence[Run], image: str, box: Any) -> str | None:
+    """Return a thumbnail of the face, from the first root in which the image exists."""
+    for run in runs:
+        try:
+            return thumbnail_url(run.root / image, 128, box if isinstance(box, list) else None, run.margin)
+        except (ImageError, MissingPathError):
+            continue
+    return None
+
+
+def print_comparison(console: Console, comparison: Comparison) -> None:
+    """Print metrics, significance and notes."""
+    table = Table("", *(escape(run.name) for run in comparison.runs))
+    for row in metric_rows(comparison):
+        table.add_row(*row)
+    console.print(table)
+    if comparison.left_out:
+        console.print(f"[bold]{comparison.left_out} faces do not count in every run[/bold] and are left out below")
+    for sentence in pair_sentences(comparison):
+        console.print(escape(sentence), highlight=False)
+    console.print(
+        f"{len(comparison.differing)} of {len(comparison.faces)} faces have different answers", highlight=False
+    )
+    for notice in _notices(comparison):
+        console.print(f"[bold]Note:[/bold] {escape(notice)}", soft_wrap=True)
