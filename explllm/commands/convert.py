@@ -2,6 +2,7 @@
 
 explllm convert released Downloads/ExpLLM models/explllm
 explllm convert merge runs/rafdb/model models/rafdb_merged
+explllm convert checkpoint runs/rafdb/checkpoints/last.ckpt models/rafdb_last
 
 Nothing is downloaded.
 """
@@ -69,7 +70,28 @@ def merge(folder: Path, out: Path) -> None:
     sys.stdout.write(f"wrote   {out}: {out / 'vision'} and {out / 'language'} are plain Hugging Face models\n")
 
 
-COMMANDS: dict[str, Callable[..., int | None]] = {"released": released, "merge": merge}
+def checkpoint(file: Path, out: Path) -> None:
+    """Write the model of a checkpoint of `fit` as a model folder.
+
+    Args:
+        file: The checkpoint: runs/NAME/checkpoints/last.ckpt.
+        out: The folder to write; it must not exist.
+
+    Raises:
+        InputError: If the checkpoint cannot be read, or `out` exists.
+    """
+    from explllm.core.errors import MissingPathError
+    from explllm.models import storage
+    from explllm.training.checkpoints import model_from_checkpoint
+
+    if not file.is_file():
+        raise MissingPathError("the checkpoint does not exist", where=file, remedy="Check the path.")
+    storage.check_target(out, replace=False)
+    model_from_checkpoint(file).save_pretrained(out)
+    sys.stdout.write(f"wrote   {out}\n")
+
+
+COMMANDS: dict[str, Callable[..., int | None]] = {"released": released, "merge": merge, "checkpoint": checkpoint}
 
 
 def _lora(rank: int | None) -> str:

@@ -26,7 +26,10 @@ AUGMENTATIONS = ("Augment", "ReleasedAugment")
 
 _RUN = (
     ("--config FILE", "A configuration, shipped or your own. Later files and options override earlier ones."),
-    ("--ckpt_path PATH", "A checkpoint to resume from or to evaluate: a path, or last."),
+    (
+        "--ckpt_path PATH",
+        "A checkpoint to resume from or to evaluate: a path, or last. Default to evaluate: the best one.",
+    ),
     ("--seed_everything N", "Seed of every random number. (default: 42)"),
 )
 _TRAINER = (

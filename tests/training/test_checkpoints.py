@@ -19,7 +19,6 @@ from explllm.training.callbacks.live_accuracy import LiveAccuracy
 from explllm.training.checkpoints import (
     AtomicCheckpointIO,
     LastCheckpoint,
-    model_from_checkpoint,
 )
 
 
@@ -145,7 +144,8 @@ def test_the_model_is_the_best_checkpoint(explllm, small_config, tmp_path, monke
     assert "weights: run/checkpoints/best.ckpt" in explllm("test", *run, "--explained_faces", 0).out
     assert "weights: run/checkpoints/last.ckpt" in explllm("validate", *run, "--ckpt_path", "last").out
     # Any checkpoint becomes a model folder, with everything that the run's own has.
-    model_from_checkpoint("run/checkpoints/best.ckpt").save_pretrained("out")
+    assert explllm("convert", "checkpoint", "run/checkpoints/best.ckpt", "out").status == 0
+    assert "exists already" in explllm("convert", "checkpoint", "run/checkpoints/best.ckpt", "out").error
     out = ExpLLM.from_pretrained(tmp_path / "out")
     assert same(out.state_dict(), model.state_dict()) and out.config.to_dict() == model.config.to_dict()
     # A new run does not compare with the old one.
