@@ -246,7 +246,7 @@ class ExpLLMCLI(LightningCLI):
                 remedy="Give an ActionUnitTask ManifestActionUnits or DrawnActionUnits, an ExpLLMTask other data.",
             )
         if regression:
-            return [ActionUnitRunFolder(config.run_dir, config.predictions)]
+            return [ActionUnitRunFolder(config.run_dir, config.predictions, config.ckpt_path)]
         return [
             LiveAccuracy(config.live_accuracy_every_n_steps),
             RunFolder(
@@ -255,6 +255,7 @@ class ExpLLMCLI(LightningCLI):
                 config.predictions,
                 config.answer_labels,
                 config.unknown_labels,
+                config.ckpt_path,
             ),
         ]
 

@@ -34,7 +34,7 @@ class Memory(Callback):
     def __init__(self, folder: str) -> None:
         self.folder, self.peak, self.done = folder, 0.0, False
 
-    def setup(self, trainer, *_):
+    def setup(self, trainer, pl_module, stage):
         self.start = anonymous_memory()
         threading.Thread(target=self.watch, daemon=True).start()
 

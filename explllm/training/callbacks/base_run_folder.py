@@ -34,19 +34,20 @@ class BaseRunFolder(Callback):
     model_results: tuple[str, ...] = (METRICS_FILE, PREDICTIONS_FILE)
     """Files that describe one model: they are deleted when training replaces it."""
 
-    def __init__(self, run_dir: str, predictions: str | None = None) -> None:
+    def __init__(self, run_dir: str, predictions: str | None = None, checkpoint: str | None = None) -> None:
         """Configure the folder.
 
         Args:
             run_dir: The run folder.
             predictions: The table of predictions, a ``.parquet``, ``.csv`` or ``.jsonl`` file; by default in the run
                 folder.
+            checkpoint: The checkpoint that `predict` uses. A killed `predict` resumes only with the same one.
         """
         self.run_dir = Path(run_dir)
         self.predictions = Path(predictions) if predictions else self.run_dir / PREDICTIONS_FILE
         self.rows: list[dict[str, Any]] = []
         """One record per evaluated face, with its row in the manifest; in `predict`, those not yet written."""
-        self._parts = PredictionParts(self.predictions)
+        self._parts, self._checkpoint = PredictionParts(self.predictions), checkpoint
         self._seconds, self._started = 0.0, 0.0
         self._first_step: int | None = None
 
@@ -128,7 +129,7 @@ class BaseRunFolder(Callback):
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
         images = "\n".join(data.frame()["image"].astype(str))
         origin = {
-            "checkpoint": file_identity(trainer.ckpt_path),
+            "checkpoint": file_identity(self._checkpoint),
             "init_from": str(getattr(pl_module, "init_from", None)),
             "images": hashlib.sha256(images.encode()).hexdigest(),
             "margin": data.margin,

@@ -47,6 +47,7 @@ class RunFolder(BaseRunFolder):
         predictions: str | None = None,
         answer_labels: str | None = None,
         unknown_labels: UnknownLabels = "refuse",
+        checkpoint: str | None = None,
     ) -> None:
         """Configure the folder and how answers are scored.
 
@@ -61,6 +62,7 @@ class RunFolder(BaseRunFolder):
                 expressions, and an answer outside the data's expressions is wrong.
             unknown_labels: What to do with test faces whose expression is not a possible answer: ``refuse`` to run, or
                 ``leave_out`` and count them.
+            checkpoint: The checkpoint that `predict` uses. A killed `predict` resumes only with the same one.
 
         Raises:
             ConfigError: If `explained_faces` is negative, or `answer_labels` or `unknown_labels` is unknown.
@@ -72,7 +74,7 @@ class RunFolder(BaseRunFolder):
                 f"unknown `unknown_labels` {unknown_labels!r}",
                 remedy=f"Use one of {', '.join(get_args(UnknownLabels))}.",
             )
-        super().__init__(run_dir, predictions)
+        super().__init__(run_dir, predictions, checkpoint)
         self.answer_labels = None if answer_labels is None else LabelSet.by_name(answer_labels)
         self.unknown_labels: UnknownLabels = unknown_labels
         self.explained_faces = explained_faces
