@@ -25,7 +25,7 @@ from explllm.models.configuration import ExpLLMConfig
 from explllm.models.generation import Recognition
 from explllm.models.lora import LoraSettings, add_lora
 from explllm.models.loss import ExpLLMOutput, answer_positions, conversation_loss
-from explllm.models.parts import MultiPartModel, Part
+from explllm.models.parts import MultiPartModel, Part, checkpoint_in_evaluation_mode
 from explllm.models.vision import Projector, add_drop_path, image_features, vision_shape
 
 PartName = Literal["vision", "projector", "language"]
@@ -84,6 +84,7 @@ class ExpLLM(MultiPartModel, PreTrainedModel):
         super().__init__(config)
         self.conversations = ConversationEncoder(tokenizer, config.image_tokens)
         self.image = ImagePreset.from_dict(config.image or {})
+        self._checkpoints_frozen_parts = False
         self.max_inference_batch: int | None = None
         """Faces per batch that fitted in memory after an out-of-memory error; None before."""
         self.vision = vision or AutoModel.from_config(config.vision_config, dtype=torch.float32)
@@ -131,6 +132,17 @@ class ExpLLM(MultiPartModel, PreTrainedModel):
                 # transformers renamed the method; older releases have only the second name.
                 enable = getattr(part, "activation_checkpointing_enable", part.gradient_checkpointing_enable)
                 enable(options)
+        self._checkpoints_frozen_parts = True
+        self.train(self.training)
+
+    def train(self, mode: bool = True) -> "ExpLLM":
+        """Switch dropout and batch statistics on or off. Frozen parts stay in evaluation mode."""
+        super().train(mode)
+        if mode and self._checkpoints_frozen_parts:
+            for part in self.parts().values():
+                if part.train == "frozen":
+                    checkpoint_in_evaluation_mode(part.module)
+        return self
 
     def get_input_embeddings(self) -> nn.Module:
         """Return the language model's token embeddings."""

@@ -212,22 +212,43 @@ def test_each_part_trains_as_configured(lora_settings, train):
     assert model.vision.training == (train != "frozen")
 
 
-def test_gradient_checkpointing_gives_the_same_gradients(lora_settings):
-    lora_settings.vision_train = lora_settings.language_train = "full"
+@pytest.mark.parametrize("train", ["full", "lora", "frozen"])
+@pytest.mark.parametrize("model_type", ["llama", "opt"])
+def test_gradient_checkpointing_recomputes_every_layer(lora_settings, train, model_type):
+    lora_settings.vision_train = lora_settings.language_train = train
+    lora_settings.language_lora = LoraSettings(dropout=0)
+    lora_settings.vision_lora = LoraSettings(dropout=0)
+    if model_type == "opt":  # its layers apply dropout themselves, by their own mode
+        sizes = {"hidden_size": 48, "ffn_dim": 96, "num_hidden_layers": 2, "word_embed_proj_dim": 48}
+        dropout = 0.5 if train == "frozen" else 0.0
+        lora_settings.language = {"model_type": "opt", "num_attention_heads": 4, "dropout": dropout, **sizes}
     torch.manual_seed(0)
     model = build(lora_settings)
+    layers = [*(layer for name, layer in model.language.named_modules() if name.endswith(".self_attn"))]
+    assert len(layers) == 2
+    calls = []
+    for layer in layers:
+        layer.register_forward_pre_hook(lambda *_: calls.append(1))
     tokens, images = batch(model, recognition("Fear")), pixels(model, 1)
 
-    def gradients():
+    def step():
+        calls.clear()
         model.zero_grad()
         model.train()
         model(images, tokens.input_ids, labels=tokens.labels).loss.backward()
         return {name: w.grad.clone() for name, w in model.named_parameters() if w.grad is not None}
 
-    plain = gradients()
+    plain = step()
+    assert len(calls) == 2
     model.gradient_checkpointing_enable()
-    for name, gradient in gradients().items():
+    checkpointed = step()
+    assert len(calls) == 4  # each layer runs once more in the backward pass
+    assert checkpointed.keys() == plain.keys()
+    for name, gradient in checkpointed.items():
         torch.testing.assert_close(gradient, plain[name], atol=1e-6, rtol=1e-5)
+    model.eval()
+    assert not any(module.training for module in model.modules())
+    assert model.recognize_and_explain(np.zeros((30, 40, 3), np.uint8), max_new_tokens=2)
 
 
 def test_errors(tiny_model, tmp_path):
