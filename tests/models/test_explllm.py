@@ -255,7 +255,7 @@ def test_errors(tiny_model, tmp_path):
     with pytest.raises(MissingPathError, match="no such image"):
         tiny_model.recognize(tmp_path / "none.jpg")
     (tmp_path / "text.jpg").write_text("not an image")
-    with pytest.raises(ImageError, match="no image that can be read"):
+    with pytest.raises(ImageError, match="unreadable image"):
         tiny_model.explain(tmp_path / "text.jpg")
     with pytest.raises(ConfigError, match=r"no layer of ConvEncoder matches the LoRA targets"):
         build(NetworkSettings(preset="tiny", vision_train="lora", vocabulary=700))
