@@ -24,7 +24,7 @@ from explllm.models.build import architecture, config_fields, part_config
 from explllm.models.configuration import Train
 from explllm.models.lora import LoraSettings, add_lora
 from explllm.models.parts import MultiPartModel, Part
-from explllm.models.pretrained import load_vision
+from explllm.models.pretrained import base_revision, load_vision
 from explllm.models.vision import image_features, vision_shape, vision_tower_config
 
 _INITIAL_BIAS = -2.0
@@ -259,15 +259,13 @@ def regressor_config(settings: RegressorSettings) -> RegressorConfig:
     if settings.head_width < 1:
         raise ConfigError(f"a head of width {settings.head_width}", remedy="Set head_width to at least 1.")
     vision, base = part_config(settings.vision, settings.vision_revision, "vision")
-    # The commit the name refers to today. Saved with the model, it identifies the same base weights later.
-    revision = settings.vision_revision or getattr(vision, "_commit_hash", None)
     vision = vision_tower_config(vision)
     image = ImagePreset.named(settings.image_preset, settings.image_size)
     shape = vision_shape(vision, image.size)
     return RegressorConfig(
         vision_config=vision,
         vision_base=base,
-        vision_revision=revision if base else None,
+        vision_revision=base_revision(base, settings.vision_revision) if base else None,
         vision_train=settings.vision_train,
         vision_lora=asdict(settings.vision_lora),
         image=image.to_dict(),

@@ -18,10 +18,11 @@ from explllm.core.errors import ConfigError
 from explllm.core.expressions import Expression, LabelSet
 from explllm.explanations.rule_writer import RuleWriter
 from explllm.faces.pixels import ImagePreset
+from explllm.models import storage
 from explllm.models.configuration import ExpLLMConfig, Train
 from explllm.models.explllm import ExpLLM
 from explllm.models.lora import LoraSettings
-from explllm.models.pretrained import base_config, load_language, load_vision
+from explllm.models.pretrained import base_config, base_revision, load_language, load_vision
 from explllm.models.vision import vision_shape, vision_tower_config
 
 PresetName = Literal["tiny", "vicuna-7b"]
@@ -170,11 +171,8 @@ def build_config(settings: NetworkSettings) -> ConfigAndTokenizer:
     settings = settings.resolved()
     chat_format = cast(str, settings.chat_format)
     vision_config, vision_base = part_config(settings.vision, settings.vision_revision, "vision")
-    # The commit the name refers to today. Saved with the model, it identifies the same base weights later.
-    vision_revision = settings.vision_revision or getattr(vision_config, "_commit_hash", None)
     vision_config = vision_tower_config(vision_config)
     text_config, text_base = part_config(settings.language, settings.language_revision, "language")
-    text_revision = settings.language_revision or getattr(text_config, "_commit_hash", None)
     if text_base is None:
         tokenizer = small_tokenizer(settings.vocabulary or 1024, chat_format)
         text_config.vocab_size = len(tokenizer)
@@ -188,14 +186,16 @@ def build_config(settings: NetworkSettings) -> ConfigAndTokenizer:
         vision_config=vision_config,
         text_config=text_config,
         vision_base=vision_base,
-        vision_revision=vision_revision if vision_base else None,
+        vision_revision=base_revision(vision_base, settings.vision_revision) if vision_base else None,
         text_base=text_base,
-        text_revision=text_revision if text_base else None,
+        text_revision=base_revision(text_base, settings.language_revision) if text_base else None,
         vision_train=cast(Train, settings.vision_train),
         projector_train=cast(Train, settings.projector_train),
         text_train=cast(Train, settings.language_train),
         vision_lora=asdict(settings.vision_lora),
         text_lora=asdict(settings.language_lora),
+        base_dtype=settings.base_dtype,
+        load_in_4bit=settings.load_in_4bit,
         projector_layers=settings.projector_layers,
         vision_drop_path=settings.vision_drop_path,
         image=image.to_dict(),
@@ -228,7 +228,7 @@ def build(
     """
     settings = settings.resolved()
     config, tokenizer = prepared or build_config(settings)
-    dtype = getattr(torch, settings.base_dtype) if settings.base_dtype and not keep_file_dtype else None
+    dtype = None if keep_file_dtype else storage.dtype_by_name(settings.base_dtype)
     if settings.load_in_4bit and not supports_4bit(settings):
         raise ConfigError(
             "4-bit weights require a pretrained language model that is `frozen` or trains by `lora`",

@@ -32,6 +32,10 @@ class ExpLLMConfig(PreTrainedConfig):
     """Hugging Face name or folder of the language model's base weights; None if this model's files hold them."""
     text_revision: str | None = None
     """Revision of `text_base` on the hub."""
+    base_dtype: str | None = None
+    """Type of the frozen base weights, such as ``bfloat16``; None for that of their files."""
+    load_in_4bit: bool = False
+    """Whether the language model's base weights are quantized to 4-bit."""
     vision_train: Train = "lora"
     """What trains in the encoder."""
     projector_train: Train = "full"

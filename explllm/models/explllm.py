@@ -7,6 +7,8 @@ Shape legend:
 
 from collections.abc import Iterator, Sequence
 from os import PathLike
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Literal, cast, overload
 
 import torch
@@ -23,7 +25,7 @@ from explllm.models.configuration import ExpLLMConfig
 from explllm.models.generation import Recognition
 from explllm.models.lora import LoraSettings, add_lora
 from explllm.models.loss import ExpLLMOutput, answer_positions, conversation_loss
-from explllm.models.parts import MultiPartModel, Part
+from explllm.models.parts import MultiPartModel, Part, checkpoint_in_evaluation_mode
 from explllm.models.vision import Projector, add_drop_path, image_features, vision_shape
 
 PartName = Literal["vision", "projector", "language"]
@@ -82,6 +84,9 @@ class ExpLLM(MultiPartModel, PreTrainedModel):
         super().__init__(config)
         self.conversations = ConversationEncoder(tokenizer, config.image_tokens)
         self.image = ImagePreset.from_dict(config.image or {})
+        self._checkpoints_frozen_parts = False
+        self.max_inference_batch: int | None = None
+        """Faces per batch that fitted in memory after an out-of-memory error; None before."""
         self.vision = vision or AutoModel.from_config(config.vision_config, dtype=torch.float32)
         self.projector = Projector(config.vision_width, config.text_config.hidden_size, config.projector_layers)
         self.language = language or AutoModelForCausalLM.from_config(config.text_config, dtype=torch.float32)
@@ -127,6 +132,17 @@ class ExpLLM(MultiPartModel, PreTrainedModel):
                 # transformers renamed the method; older releases have only the second name.
                 enable = getattr(part, "activation_checkpointing_enable", part.gradient_checkpointing_enable)
                 enable(options)
+        self._checkpoints_frozen_parts = True
+        self.train(self.training)
+
+    def train(self, mode: bool = True) -> "ExpLLM":
+        """Switch dropout and batch statistics on or off. Frozen parts stay in evaluation mode."""
+        super().train(mode)
+        if mode and self._checkpoints_frozen_parts:
+            for part in self.parts().values():
+                if part.train == "frozen":
+                    checkpoint_in_evaluation_mode(part.module)
+        return self
 
     def get_input_embeddings(self) -> nn.Module:
         """Return the language model's token embeddings."""
@@ -250,8 +266,7 @@ class ExpLLM(MultiPartModel, PreTrainedModel):
         Raises:
             ConfigError: If the model has no labels.
         """
-        if not self.labels:
-            raise ConfigError("the model has no labels", remedy="Set `labels` in its config.json.")
+        self._check_labels()
         likelihoods = generation.label_log_likelihoods(self, pixel_values)
         return [Recognition.of(self.labels, row) for row in likelihoods.softmax(dim=1).tolist()]
 
@@ -281,12 +296,46 @@ class ExpLLM(MultiPartModel, PreTrainedModel):
         Raises:
             InputError: If an image does not exist or cannot be read, or the model has no labels.
         """
-        texts: list[ChainOfThought] = []
+        texts = [text for _, text in self.recognize_and_explain(_as_list(images), max_new_tokens, batch_size)]
+        return texts if isinstance(images, list | tuple) else texts[0]
+
+    def recognize_and_explain(
+        self, images: ImageSource | Sequence[ImageSource], max_new_tokens: int = 320, batch_size: int = 8
+    ) -> list[tuple[Recognition, ChainOfThought]]:
+        """Recognize faces and explain their expressions, with one prefill of image and prompt for both answers.
+
+        Args:
+            images: One image or several, as for `recognize`.
+            max_new_tokens: Maximum length of a text, in tokens.
+            batch_size: Images per batch.
+
+        Returns:
+            The recognition and the chain of thought of each image.
+
+        Raises:
+            InputError: If an image does not exist or cannot be read, or the model has no labels.
+        """
+        results: list[tuple[Recognition, ChainOfThought]] = []
         for chunk in _chunks(_as_list(images), batch_size):
             pixels = torch.stack([self.image(image) for image in chunk])
-            labels = [recognition.expression for recognition in self.recognize_pixels(pixels)]
-            texts += self.explain_pixels(pixels, labels, max_new_tokens)
-        return texts if isinstance(images, list | tuple) else texts[0]
+            results += self.recognize_and_explain_pixels(pixels, max_new_tokens)
+        return results
+
+    def recognize_and_explain_pixels(
+        self, pixel_values: torch.Tensor, max_new_tokens: int = 320
+    ) -> list[tuple[Recognition, ChainOfThought]]:
+        """Recognize and explain preprocessed faces, as `recognize_and_explain` does.
+
+        Args:
+            pixel_values: (B, 3, H, W).
+            max_new_tokens: Maximum length of a text, in tokens.
+
+        Returns:
+            The recognition and the chain of thought of each image.
+        """
+        self._check_labels()
+        answers = generation.recognize_and_explain(self, pixel_values, max_new_tokens)
+        return [(recognition, ChainOfThought.parse(text)) for recognition, text in answers]
 
     def explain_pixels(
         self, pixel_values: torch.Tensor, labels: Sequence[Expression], max_new_tokens: int = 320
@@ -317,16 +366,55 @@ class ExpLLM(MultiPartModel, PreTrainedModel):
         label = self.recognize_pixels(pixels)[0].expression
         yield from generation.stream(self, pixels, label, max_new_tokens)
 
+    def _check_labels(self) -> None:
+        if not self.labels:
+            raise ConfigError("the model has no labels", remedy="Set `labels` in its config.json.")
+
     def save_pretrained(  # type: ignore[override]
         self,
         save_directory: str | PathLike[str],
+        *,
         include_base: bool = False,
         merge: bool = False,
+        push_to_hub: bool = False,
+        repo_id: str | None = None,
+        private: bool | None = None,
+        token: str | None = None,
         state_dict: dict[str, torch.Tensor] | None = None,
-        **_: Any,
     ) -> None:
-        """Save configuration, trained weights and tokenizer to a folder. See `explllm.models.storage.save`."""
+        """Save configuration, trained weights and tokenizer to a folder. See `explllm.models.storage.save`.
+
+        Args:
+            save_directory: The folder. An existing model folder is replaced.
+            include_base: Copy frozen base weights too.
+            merge: Copy all weights, with LoRA merged.
+            push_to_hub: Upload the folder to the Hugging Face hub. See `explllm.models.storage.upload`.
+            repo_id: Name of the repository on the hub; by default that of the folder.
+            private: Whether a new repository is private.
+            token: Access token for the hub.
+            state_dict: Weights to save instead of the model's own, such as those of a checkpoint.
+        """
         storage.save(self, save_directory, include_base=include_base, merge=merge, weights=state_dict)
+        if push_to_hub:
+            storage.upload(save_directory, repo_id or Path(save_directory).name, private, token)
+
+    def push_to_hub(  # type: ignore[override]
+        self,
+        repo_id: str,
+        *,
+        include_base: bool = False,
+        merge: bool = False,
+        private: bool | None = None,
+        token: str | None = None,
+    ) -> str:
+        """Upload the model to the Hugging Face hub. The arguments are those of `save_pretrained`.
+
+        Returns:
+            The URL of the commit.
+        """
+        with TemporaryDirectory() as temporary:
+            storage.save(self, Path(temporary, "model"), include_base=include_base, merge=merge)
+            return storage.upload(Path(temporary, "model"), repo_id, private, token)
 
     @classmethod
     def from_pretrained(  # type: ignore[override]
@@ -334,24 +422,48 @@ class ExpLLM(MultiPartModel, PreTrainedModel):
         pretrained_model_name_or_path: str | PathLike[str],
         *,
         revision: str | None = None,
-        dtype: torch.dtype | None = None,
+        dtype: torch.dtype | str | None = None,
+        torch_dtype: torch.dtype | str | None = None,
         device: str | torch.device | None = None,
-        load_in_4bit: bool = False,
-        **_: Any,
+        device_map: Any = None,
+        attn_implementation: str | None = None,
+        load_in_4bit: bool | None = None,
+        token: str | bool | None = None,
+        cache_dir: str | PathLike[str] | None = None,
+        local_files_only: bool = False,
     ) -> "ExpLLM":
         """Load a model from its folder. See `explllm.models.storage.load` for the errors.
 
         Args:
             pretrained_model_name_or_path: A folder, or the name of a repository on the Hugging Face hub.
             revision: The revision on the hub.
-            dtype: Type of the frozen base weights; by default that of their files.
+            dtype: Type of the frozen base weights, ``auto`` for that of their files; by default as saved.
+            torch_dtype: The former name of `dtype`.
             device: Device of the weights; by default the CPU.
-            load_in_4bit: Quantize the language model's base weights to 4-bit (requires bitsandbytes).
+            device_map: Placement of the language model by accelerate, such as ``auto``.
+            attn_implementation: Attention of transformers: ``eager``, ``sdpa``, ``flash_attention_2``.
+            load_in_4bit: Quantize the language model's base weights to 4-bit (requires bitsandbytes); by default as
+                saved.
+            token: Access token for the hub.
+            cache_dir: Folder for downloads.
+            local_files_only: Use only files that were downloaded before.
 
         Returns:
             The model, in evaluation mode.
         """
-        return storage.load(cls, pretrained_model_name_or_path, revision, dtype, device, load_in_4bit)
+        return storage.load(
+            cls,
+            pretrained_model_name_or_path,
+            revision=revision,
+            dtype=torch_dtype if dtype is None else dtype,
+            device=device,
+            device_map=device_map,
+            attn_implementation=attn_implementation,
+            load_in_4bit=load_in_4bit,
+            token=token,
+            cache_dir=cache_dir,
+            local_files_only=local_files_only,
+        )
 
 
 def _as_list(images: ImageSource | Sequence[ImageSource]) -> list[ImageSource]:

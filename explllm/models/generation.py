@@ -1,16 +1,19 @@
-"""Inference: the likelihood of each label from one prefill, and chains of thought by greedy decoding.
+"""Inference: the likelihood of every label in one forward pass, and chains of thought by greedy decoding.
 
 Shape legend:
-    B batch, T text and image tokens, K labels, L tokens of the longest label, H and W image height and width
+    B batch, K labels, P tokens of image and prompt, S tokens of all labels but their last ones, A tokens of all labels,
+    N image tokens, D width of the language model, H and W image height and width
 """
 
+import inspect
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from threading import Thread
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import torch
-from transformers import TextIteratorStreamer
+from transformers import Cache, TextIteratorStreamer
 
 from explllm.conversation.encoder import IGNORED, Encoded
 from explllm.conversation.messages import explanation, recognition
@@ -41,12 +44,87 @@ class Recognition:
         return self.probabilities[self.expression]
 
 
+class PackedLabels(NamedTuple):
+    """All labels behind one shared prompt, in one sequence.
+
+    Each label sees the prompt and its own tokens. With a prompt of 3 tokens and the labels ``a b </s>`` and ``c </s>``,
+    the mask (rows attend to columns), positions and targets are::
+
+                 p p p a b c     position    predicts
+        p        x               0
+        p        x x             1
+        p        x x x           2           a, c
+        a        x x x x         3           b
+        b        x x x x x       4           </s>
+        c        x x x     x     3           </s>
+    """
+
+    prompt: torch.Tensor
+    """(P,) token ids."""
+    inputs: torch.Tensor
+    """(S,) token ids of all labels, each without its last token."""
+    mask: torch.Tensor
+    """(1, 1, P + S, P + S), True where a row attends to a column."""
+    positions: torch.Tensor
+    """(1, P + S)."""
+    sources: torch.Tensor
+    """(A,) for each token of each label, the position that predicts it: 0 is the end of the prompt, s + 1 input s."""
+    targets: torch.Tensor
+    """(A,) token ids to predict."""
+    owners: torch.Tensor
+    """(A,) index of each target's label."""
+
+
+def pack_labels(model: "ExpLLM") -> PackedLabels:
+    """Pack the labels of a model behind its recognition prompt."""
+    conversations = model.conversations
+    prompt = conversations.encode_prompt(recognition())
+    size = len(prompt)
+    inputs: list[int] = []
+    positions = list(range(size))
+    sources: list[int] = []
+    targets: list[int] = []
+    owners: list[int] = []
+    blocks: list[tuple[int, int]] = []
+    for number, label in enumerate(model.labels):
+        answer = conversations.encode_answer(recognition(), str(label))
+        sources += [0, *range(len(inputs) + 1, len(inputs) + len(answer))]
+        targets += answer
+        owners += [number] * len(answer)
+        blocks.append((size + len(inputs), size + len(inputs) + len(answer) - 1))
+        inputs += answer[:-1]
+        positions += range(size, size + len(answer) - 1)
+    mask = torch.ones(len(positions), len(positions), dtype=torch.bool, device=model.device).tril()
+    for start, end in blocks:
+        mask[start:end, size:start] = False
+    ids = [
+        torch.tensor(values, device=model.device) for values in (prompt, inputs, positions, sources, targets, owners)
+    ]
+    return PackedLabels(ids[0], ids[1].long(), mask[None, None], ids[2][None], *ids[3:])
+
+
+def supports_packing(model: "ExpLLM", length: int) -> bool:
+    """Return whether the language model computes a packed sequence of this length exactly.
+
+    It needs an attention implementation that accepts a mask, explicit positions, and full attention in all layers.
+    """
+    config = model.language.config
+    layers = set(getattr(config, "layer_types", None) or ["full_attention"])
+    window = getattr(config, "sliding_window", None) if getattr(config, "use_sliding_window", True) else None
+    return (
+        config._attn_implementation in ("eager", "sdpa")
+        and "position_ids" in inspect.signature(model.language.forward).parameters
+        and layers <= {"full_attention", "sliding_attention"}
+        and (window is None or length <= window)
+    )
+
+
 @torch.no_grad()
 def label_log_likelihoods(model: "ExpLLM", pixel_values: torch.Tensor) -> torch.Tensor:
     """Score every label as the answer to the recognition prompt.
 
-    The image and the prompt are prefilled once. One short forward pass over all labels, end token included, continues
-    from the cache.
+    Image, prompt and all labels, end tokens included, form one packed sequence per face (see `PackedLabels`): one
+    forward pass without a cache. On an out-of-memory error, the batch is halved, now and in later calls.
 
     Args:
         model: The model, with labels.
@@ -55,28 +133,77 @@ def label_log_likelihoods(model: "ExpLLM", pixel_values: torch.Tensor) -> torch.
     Returns:
         (B, K) float32: the log-likelihood of each whole label.
     """
-    conversations, language, device = model.conversations, model.language, model.device
-    prompt = torch.tensor(conversations.encode_prompt(recognition()), device=device)
-    answers = [conversations.encode_answer(recognition(), str(label)) for label in model.labels]
-    targets = torch.full((len(answers), max(map(len, answers))), IGNORED, device=device)  # (K, L)
-    for row, answer in enumerate(answers):
-        targets[row, : len(answer)] = torch.tensor(answer, device=device)
+    rows = _in_smaller_batches(model, lambda part: [_score_labels(model, model.encode_image(part))[0]], pixel_values)
+    return torch.cat(rows)
 
-    faces, labels, length = len(pixel_values), *targets.shape
-    embeds = model.embed(prompt.expand(faces, -1), model.encode_image(pixel_values))
-    prefill = language(inputs_embeds=embeds, use_cache=True, logits_to_keep=1)
-    first = prefill.logits[:, -1].float().log_softmax(-1)[:, targets[:, 0]]  # (B, K)
-    if length == 1:
-        return first
-    cache = prefill.past_key_values
-    cache.batch_repeat_interleave(labels)
-    # Padding follows the label's tokens, so the causal mask hides it from them.
-    inputs = targets[:, :-1].clamp(min=0).repeat(faces, 1)  # (B * K, L - 1)
-    mask = torch.ones(len(inputs), len(prompt) + length - 1, dtype=torch.long, device=device)
-    logits = language(input_ids=inputs, attention_mask=mask, past_key_values=cache, use_cache=True).logits
-    later = targets[:, 1:].repeat(faces, 1)  # (B * K, L - 1)
-    scores = logits.float().log_softmax(-1).gather(-1, later.clamp(min=0).unsqueeze(-1)).squeeze(-1)
-    return first + scores.masked_fill(later == IGNORED, 0).sum(1).view(faces, labels)
+
+def _in_smaller_batches(
+    model: "ExpLLM", compute: Callable[[torch.Tensor], list[Any]], pixel_values: torch.Tensor
+) -> list[Any]:
+    """Apply a function to a batch, in halves if it does not fit in memory, and concatenate the lists."""
+    size = min(len(pixel_values), model.max_inference_batch or len(pixel_values))
+    results: list[Any] = []
+    start = 0
+    while start < len(pixel_values):
+        try:
+            results += compute(pixel_values[start : start + size])
+            start += size
+        except torch.OutOfMemoryError:
+            if size == 1:
+                raise
+            size = (min(size, len(pixel_values) - start) + 1) // 2
+            model.max_inference_batch = size
+        else:
+            continue
+        # Outside of the handler, whose exception keeps the tensors of the failed pass alive.
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        warnings.warn(f"out of memory: continuing with batches of {size} faces", stacklevel=3)
+    return results
+
+
+def _score_labels(
+    model: "ExpLLM", image_embeds: torch.Tensor, use_cache: bool = False
+) -> tuple[torch.Tensor, Cache | None]:
+    """Return log-likelihoods (B, K) and, with `use_cache`, the cache of image and prompt if it can be continued."""
+    packed = pack_labels(model)
+    faces, extra = len(image_embeds), len(packed.inputs)
+    if not supports_packing(model, packed.mask.shape[-1]):
+        return _score_labels_one_by_one(model, image_embeds), None
+    ids = torch.cat([packed.prompt, packed.inputs])
+    embeds = model.embed(ids.expand(faces, -1), image_embeds)
+    mask = torch.zeros_like(packed.mask, dtype=embeds.dtype).masked_fill(~packed.mask, torch.finfo(embeds.dtype).min)
+    output = model.language(
+        inputs_embeds=embeds,
+        # Without labels of several tokens, the mask is causal: attention then uses its faster kernel.
+        attention_mask=mask if extra else None,
+        position_ids=packed.positions,
+        use_cache=use_cache,
+        logits_to_keep=extra + 1,
+    )
+    scores = torch.zeros(faces, len(model.labels), device=embeds.device)
+    for row in range(faces):  # one face at a time: float32 logits of a batch would take more memory than its cache
+        logits = output.logits[row].float()
+        chosen = logits[packed.sources, packed.targets] - logits.logsumexp(-1)[packed.sources]
+        scores[row].index_add_(0, packed.owners, chosen)
+    cache = output.past_key_values if use_cache else None
+    if cache is not None and extra:
+        cache.crop(-extra)
+    return scores, cache
+
+
+def _score_labels_one_by_one(model: "ExpLLM", image_embeds: torch.Tensor) -> torch.Tensor:
+    """Score each label in a forward pass of its own, for language models that cannot process packed labels."""
+    prompt = model.conversations.encode_prompt(recognition())
+    columns = []
+    for label in model.labels:
+        answer = model.conversations.encode_answer(recognition(), str(label))
+        ids = torch.tensor([*prompt, *answer[:-1]], device=model.device).expand(len(image_embeds), -1)
+        embeds = model.embed(ids, image_embeds)
+        logits = model.language(inputs_embeds=embeds, use_cache=False, logits_to_keep=len(answer)).logits
+        targets = torch.tensor(answer, device=model.device).expand(len(image_embeds), -1)
+        columns.append(logits.float().log_softmax(-1).gather(-1, targets.unsqueeze(-1)).sum((1, 2)))
+    return torch.stack(columns, dim=1)
 
 
 @torch.no_grad()
@@ -98,6 +225,39 @@ def explain(
     """
     generated = _generate(model)(**_generation_inputs(model, pixel_values, labels, max_new_tokens))
     return [model.conversations.decode(row) for row in generated]
+
+
+@torch.no_grad()
+def recognize_and_explain(
+    model: "ExpLLM", pixel_values: torch.Tensor, max_new_tokens: int
+) -> list[tuple[Recognition, str]]:
+    """Recognize faces, then generate their chains of thought after the recognized labels.
+
+    The recognition prompt begins the conversation of the explanation: image and prompt are prefilled once for both.
+
+    Args:
+        model: The model, with labels.
+        pixel_values: (B, 3, H, W).
+        max_new_tokens: Maximum length of a chain of thought, in tokens.
+
+    Returns:
+        Recognition and text of each face.
+    """
+
+    def answer(pixels: torch.Tensor) -> list[tuple[Recognition, str]]:
+        image_embeds = model.encode_image(pixels)
+        scores, cache = _score_labels(model, image_embeds, use_cache=True)
+        recognitions = [Recognition.of(model.labels, row) for row in scores.softmax(1).tolist()]
+        labels = [result.expression for result in recognitions]
+        inputs = _generation_inputs(model, image_embeds, labels, max_new_tokens, cache)
+        start = inputs["input_ids"].shape[1] if "input_ids" in inputs else 0
+        generated = _generate(model)(**inputs)
+        return [
+            (result, model.conversations.decode(row[start:]))
+            for result, row in zip(recognitions, generated, strict=True)
+        ]
+
+    return _in_smaller_batches(model, answer, pixel_values)
 
 
 def stream(model: "ExpLLM", pixel_values: torch.Tensor, label: Expression, max_new_tokens: int) -> Iterator[str]:
@@ -145,15 +305,49 @@ def _generate(model: "ExpLLM") -> Callable[..., torch.Tensor]:
 
 
 def _generation_inputs(
-    model: "ExpLLM", pixel_values: torch.Tensor, labels: Sequence[Expression], max_new_tokens: int
+    model: "ExpLLM",
+    images: torch.Tensor,
+    labels: Sequence[Expression],
+    max_new_tokens: int,
+    cache: Cache | None = None,
 ) -> dict[str, Any]:
-    conversations = model.conversations
+    """Return the arguments of `generate`.
+
+    Args:
+        model: The model.
+        images: Image embeddings (B, N, D), or pixel values (B, 3, H, W).
+        labels: The B answers of the first round.
+        max_new_tokens: Maximum length of an answer, in tokens.
+        cache: Keys and values of image and recognition prompt. Generation continues after them.
+
+    Returns:
+        Arguments with ``input_ids`` to continue from the cache, or with ``inputs_embeds`` without one.
+    """
+    conversations, device = model.conversations, model.device
     prompts = [conversations.encode_prompt(explanation(str(label))) for label in labels]
-    batch = conversations.batch([Encoded(ids, (IGNORED,) * len(ids)) for ids in prompts], side="left")
-    device = model.device
-    return {
-        "inputs_embeds": model.embed(batch.input_ids.to(device), model.encode_image(pixel_values)),
-        "attention_mask": batch.attention_mask.to(device),
+    prefix = conversations.encode_prompt(recognition())
+    if cache is not None and any(prompt[: len(prefix)] != prefix for prompt in prompts):
+        cache = None
+    # With a cache, the padding is between the shared prefix, which it holds, and the rest of the conversation.
+    kept = len(prefix) if cache is not None else 0
+    rows = [Encoded(ids[kept:], (IGNORED,) * (len(ids) - kept)) for ids in prompts]
+    batch = conversations.batch(rows, side="left")
+    inputs: dict[str, Any]
+    if cache is None:
+        embeds = model.encode_image(images) if images.ndim == 4 else images
+        inputs = {
+            "inputs_embeds": model.embed(batch.input_ids.to(device), embeds),
+            "attention_mask": batch.attention_mask.to(device),
+        }
+    else:
+        # The ids of the prefix are only counted. Image placeholders may lie outside the vocabulary.
+        counted = torch.zeros(len(prompts), kept, dtype=torch.long)
+        inputs = {
+            "input_ids": torch.cat([counted, batch.input_ids], dim=1).to(device),
+            "attention_mask": torch.cat([counted + 1, batch.attention_mask], dim=1).to(device),
+            "past_key_values": cache,
+        }
+    return inputs | {
         "max_new_tokens": max_new_tokens,
         "do_sample": False,
         # The base model's own sampling settings do not apply to greedy decoding.

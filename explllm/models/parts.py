@@ -1,10 +1,12 @@
 """What trains in each part of a model, and which weights its folder and checkpoints must hold."""
 
-from collections.abc import Container, Mapping
+from collections.abc import Callable, Container, Mapping
+from functools import partial
 from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import nn
+from transformers.modeling_layers import GradientCheckpointingLayer
 
 from explllm.core.errors import CheckpointError
 from explllm.models.configuration import Train
@@ -105,6 +107,41 @@ class MultiPartModel(nn.Module):
                 where=where,
                 remedy="Use the configuration that the weights were trained with.",
             )
+
+
+def checkpoint_in_evaluation_mode(part: nn.Module) -> None:
+    """Make gradient checkpointing effective in the layers of a frozen part, in place.
+
+    transformers checkpoints only layers in training mode. A frozen part is in evaluation mode, but gradients flow
+    through it to the parts before it, and its layers would keep all their activations. Here, such a layer is in
+    training mode until its checkpoint calls it; the computation itself runs in evaluation mode, without dropout.
+
+    Args:
+        part: A Hugging Face model, in evaluation mode, whose gradient checkpointing is enabled.
+    """
+    layers: list[Any] = [module for module in part.modules() if isinstance(module, GradientCheckpointingLayer)]
+    for layer in layers:
+        if layer.gradient_checkpointing:
+            if not isinstance(layer._gradient_checkpointing_func, _InEvaluationMode):
+                layer._gradient_checkpointing_func = _InEvaluationMode(layer, layer._gradient_checkpointing_func)
+            layer.training = True  # this module only: its submodules stay in evaluation mode
+
+
+class _InEvaluationMode:
+    """A checkpointing function that runs its layer in evaluation mode."""
+
+    def __init__(self, layer: nn.Module, checkpoint: Callable[..., Any]) -> None:
+        self.layer, self.checkpoint = layer, checkpoint
+
+    def __call__(self, function: Callable[..., Any], *args: Any) -> Any:
+        return self.checkpoint(partial(self._run, function), *args)
+
+    def _run(self, function: Callable[..., Any], *args: Any) -> Any:
+        training, self.layer.training = self.layer.training, False
+        try:
+            return function(*args)
+        finally:
+            self.layer.training = training
 
 
 # transformers 5.18 renamed the attention layers of DINOv2.

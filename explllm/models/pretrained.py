@@ -3,9 +3,11 @@
 import importlib.util
 import os
 import pickle
+from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub import try_to_load_from_cache
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, BitsAndBytesConfig, PreTrainedModel
 
 from explllm.core.errors import CheckpointError, ConfigError
@@ -14,7 +16,7 @@ from explllm.models.vision import vision_shape, vision_tower_config
 HUB_OPTIONS = ("token", "cache_dir", "local_files_only")
 """Download options that every function here accepts and passes to transformers."""
 
-# Without safetensors in a repository, transformers asks a service on the hub to convert it. Users did not ask for that.
+# For a repository without safetensors, transformers requests a conversion by a service on the hub. Do not.
 os.environ.setdefault("DISABLE_SAFETENSORS_CONVERSION", "1")
 
 
@@ -36,6 +38,23 @@ def base_config(name: str, revision: str | None, **options: Any) -> Any:
         return AutoConfig.from_pretrained(name, revision=revision, **options)
     except (OSError, ValueError) as error:
         raise _loading_error(name, error) from error
+
+
+def base_revision(name: str, revision: str | None, **options: Any) -> str | None:
+    """Return the commit of a base model whose configuration was read. It identifies the same weights later.
+
+    Args:
+        name: Hugging Face name or folder.
+        revision: The revision on the hub, such as a branch.
+        **options: `HUB_OPTIONS`.
+
+    Returns:
+        The commit, or None for a folder.
+    """
+    if Path(name).is_dir():
+        return None
+    path = try_to_load_from_cache(name, "config.json", options.get("cache_dir"), revision)
+    return Path(path).parent.name if isinstance(path, str) else revision
 
 
 def load_vision(name: str, revision: str | None, dtype: torch.dtype | None, **options: Any) -> PreTrainedModel:

@@ -6,19 +6,20 @@ Base weights of a named model are not copied unless requested: the configuration
 import json
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
-from huggingface_hub import snapshot_download
+from huggingface_hub import HfApi, snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
+from torch import nn
 from transformers import AutoTokenizer, PreTrainedModel
 
-from explllm.core.errors import CheckpointError, MissingPathError
+from explllm.core.errors import CheckpointError, ConfigError, MissingPathError
 from explllm.core.files import atomic_write_folder
 from explllm.models.configuration import ExpLLMConfig
-from explllm.models.lora import plain_state_dict
+from explllm.models.lora import is_lora, plain_state_dict
 from explllm.models.parts import remap_keys
 from explllm.models.pretrained import load_language, load_vision
 
@@ -85,10 +86,14 @@ def save(
 def load(
     model_class: "type[ExpLLM]",
     name: str | PathLike[str],
+    *,
     revision: str | None = None,
-    dtype: torch.dtype | None = None,
+    dtype: torch.dtype | str | None = None,
     device: str | torch.device | None = None,
-    load_in_4bit: bool = False,
+    device_map: Any = None,
+    attn_implementation: str | None = None,
+    load_in_4bit: bool | None = None,
+    **hub: Any,
 ) -> "ExpLLM":
     """Load a model from its folder.
 
@@ -96,9 +101,13 @@ def load(
         model_class: The class to instantiate.
         name: A folder, or the name of a repository on the Hugging Face hub.
         revision: The revision on the hub.
-        dtype: Type of the frozen base weights; by default that of their files.
+        dtype: Type of the frozen base weights, ``auto`` for that of their files; by default as saved.
         device: Device of the weights; by default the CPU.
-        load_in_4bit: Quantize the language model's base weights to 4-bit; see `load_language`.
+        device_map: Placement of the language model by accelerate, such as ``auto``. The other parts go to the device
+            of its embeddings.
+        attn_implementation: Attention of transformers: ``eager``, ``sdpa``, ``flash_attention_2``.
+        load_in_4bit: Quantize the language model's base weights to 4-bit; by default as saved. See `load_language`.
+        **hub: Download options, as for `explllm.models.pretrained`.
 
     Returns:
         The model, in evaluation mode.
@@ -106,26 +115,75 @@ def load(
     Raises:
         MissingPathError: If there is no such folder.
         CheckpointError: If the folder holds another kind of model, or its weights do not fit.
+        ConfigError: If an option is invalid.
     """
-    folder = _find_folder(name, revision)
+    if device is not None and device_map is not None:
+        raise ConfigError("both `device` and `device_map` are set", remedy="Set one of them.")
+    folder = _find_folder(name, revision, **hub)
     config = read_config(folder)
+    if dtype is not None:
+        config.base_dtype = None if dtype == "auto" else str(dtype).removeprefix("torch.")
+    if load_in_4bit is not None:
+        config.load_in_4bit = load_in_4bit
     config.vision_base = _resolve_base(config.vision_base, folder)
     config.text_base = _resolve_base(config.text_base, folder)
+    base_dtype = dtype_by_name(config.base_dtype)
     tokenizer = AutoTokenizer.from_pretrained(folder, config=config)
+    # A part that trained in full replaces its base: the folder holds all of its weights.
     vision = language = None
-    if config.vision_base:
-        vision = load_vision(config.vision_base, config.vision_revision, dtype)
-    if config.text_base:
-        language = load_language(config.text_base, config.text_revision, dtype, load_in_4bit)
+    if attn_implementation is not None:
+        hub["attn_implementation"] = attn_implementation
+        for part in (config.vision_config, config.text_config):
+            if hasattr(part, "num_attention_heads"):
+                part._attn_implementation = attn_implementation
+    if config.vision_base and config.vision_train != "full":
+        vision = load_vision(config.vision_base, config.vision_revision, base_dtype, **hub)
+    if config.text_base and config.text_train != "full":
+        options = hub if device_map is None else {**hub, "device_map": device_map}
+        language = load_language(config.text_base, config.text_revision, base_dtype, config.load_in_4bit, **options)
+    elif load_in_4bit:
+        raise ConfigError(
+            "4-bit weights require a pretrained language model that is `frozen` or trains by `lora`",
+            where=folder,
+            remedy="Load the model without `load_in_4bit`.",
+        )
     model = model_class(config, tokenizer, vision, language)
     weights = remap_keys(read_weights(folder / WEIGHTS), model.state_dict())
     model.check_state_dict(weights, str(folder / WEIGHTS))
+    for key, parameter in model.named_parameters():
+        if key in weights and not parameter.requires_grad and not key.startswith("projector."):
+            # A frozen part whose base changed before it was frozen keeps the type in which it was used.
+            parameter.data = parameter.data.to(base_dtype or weights[key].dtype)
     model.load_state_dict(weights, strict=False)
+    if device_map is not None:
+        if language is None:
+            return model.to(_single_device(device_map))  # type: ignore[arg-type]
+        embeddings = cast(torch.Tensor, language.get_input_embeddings().weight)
+        cast(nn.Module, model.vision).to(embeddings.device)
+        model.projector.to(embeddings.device)
+        return model
     return model if device is None else model.to(device)  # type: ignore[arg-type]
+
+
+def dtype_by_name(name: str | None) -> torch.dtype | None:
+    """Return PyTorch's floating-point type of a name such as ``bfloat16``; None for None.
+
+    Raises:
+        ConfigError: If there is no such type.
+    """
+    if name is None:
+        return None
+    dtype = getattr(torch, name, None)
+    if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
+        raise ConfigError(f"{name!r} is not a floating-point type", remedy="Use float32, bfloat16 or float16.")
+    return dtype
 
 
 def initialize(model: "ExpLLM", folder: Path) -> None:
     """Initialize a new model with the weights in another model's folder, such as the first stage's projector.
+
+    A part whose base weights the folder holds, because they trained, no longer has a named base: the new model's
+    folder and checkpoints will hold them too.
 
     Args:
         model: The new model. Weights that the folder does not hold remain unchanged.
@@ -151,6 +209,46 @@ def initialize(model: "ExpLLM", folder: Path) -> None:
             )
         weights[target] = value
     model.load_state_dict(weights, strict=False)
+    trained = {name.partition(".")[0] for name in weights if not is_lora(name)}
+    if "vision" in trained:
+        model.config.vision_base = model.config.vision_revision = None
+    if "language" in trained:
+        model.config.text_base = model.config.text_revision = None
+
+
+def upload(folder: str | PathLike[str], repo_id: str, private: bool | None = None, token: str | None = None) -> str:
+    """Upload a model's folder to the Hugging Face hub.
+
+    Args:
+        folder: The folder.
+        repo_id: Name of the repository, created if missing.
+        private: Whether a new repository is private; by default as the account's settings.
+        token: Access token; by default that of the login.
+
+    Returns:
+        The URL of the commit.
+
+    Raises:
+        CheckpointError: If the base weights are in another folder of this machine, or the upload fails.
+    """
+    config = read_config(Path(folder))
+    local = [base for base in (config.vision_base, config.text_base) if base and Path(base).is_absolute()]
+    if local:
+        raise CheckpointError(
+            "the model's base weights are in a folder of this machine",
+            where=local[0],
+            remedy="Save the model with include_base=True or merge=True.",
+        )
+    api = HfApi(token=token)
+    try:
+        api.create_repo(repo_id, private=private, exist_ok=True)
+        return str(
+            api.upload_folder(repo_id=repo_id, folder_path=Path(folder), commit_message="Upload model").commit_url
+        )
+    except (HfHubHTTPError, HFValidationError, OSError) as error:
+        raise CheckpointError(
+            f"the upload failed: {str(error).splitlines()[0]}", where=repo_id, remedy="Check the name and the token."
+        ) from error
 
 
 def check_target(target: Path, replace: bool) -> None:
@@ -237,7 +335,7 @@ def save_weights(weights: dict[str, torch.Tensor], path: Path) -> None:
     save_file({name: value.cpu().contiguous() for name, value in weights.items()}, path, metadata={"format": "pt"})
 
 
-def _find_folder(name: str | PathLike[str], revision: str | None) -> Path:
+def _find_folder(name: str | PathLike[str], revision: str | None, **hub: Any) -> Path:
     folder = Path(name)
     if folder.is_dir():
         return folder
@@ -245,9 +343,8 @@ def _find_folder(name: str | PathLike[str], revision: str | None) -> Path:
     if isinstance(name, PathLike) or str(name).count("/") != 1 or str(name).startswith(("/", ".", "~", "runs/")):
         raise MissingPathError("there is no such model folder", where=folder, remedy=remedy)
     try:
-        return Path(
-            snapshot_download(str(name), revision=revision, allow_patterns=["*.json", "*.jinja", "*.safetensors"])
-        )
+        patterns = ["*.json", "*.jinja", "*.safetensors"]
+        return Path(snapshot_download(str(name), revision=revision, allow_patterns=patterns, **hub))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         raise MissingPathError(
             "neither a folder nor a model on the hub that can be downloaded", where=folder, remedy=remedy
@@ -256,3 +353,15 @@ def _find_folder(name: str | PathLike[str], revision: str | None) -> Path:
 
 def _resolve_base(base: str | None, folder: Path) -> str | None:
     return str(folder / base) if base is not None and base.startswith("./") else base
+
+
+def _single_device(device_map: Any) -> torch.device:
+    """Return the device of a model without pretrained parts, which accelerate does not place."""
+    devices = set(device_map.values()) if isinstance(device_map, dict) else {device_map}
+    if devices <= {"auto", "balanced", "balanced_low_0", "sequential"}:
+        return torch.accelerator.current_accelerator() or torch.device("cpu")
+    if len(devices) > 1:
+        raise ConfigError(
+            "a device_map of several devices requires a pretrained language model", remedy="Set `device` instead."
+        )
+    return torch.device(devices.pop())

@@ -39,8 +39,7 @@ def converted(golden, tmp_path_factory):
     return folder
 
 
-@pytest.fixture
-def lora_settings():
+def _lora_settings():
     return NetworkSettings(
         preset="tiny",
         vision=DINO,
@@ -53,3 +52,15 @@ def lora_settings():
         labels=list(LABEL_SETS["rafdb"]),
         vocabulary=700,
     )
+
+
+@pytest.fixture
+def lora_settings():
+    """A DINOv2 and a Llama with random weights and LoRA."""
+    return _lora_settings()
+
+
+@pytest.fixture(scope="session")
+def new_lora_settings():
+    """A function that returns new `lora_settings`, for fixtures of a wider scope."""
+    return _lora_settings

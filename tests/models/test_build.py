@@ -57,7 +57,7 @@ def test_labels():
     assert distinct_expressions(["Fear", "Neutral", "Fear"]) == [Expression.NEUTRAL, Expression.FEAR]
     with pytest.raises(ConfigError, match="repeat an expression: Happy, joyful"):
         build_config(NetworkSettings(preset="tiny", labels=["Happy", "joyful"]))
-    with pytest.raises(ConfigError, match="no label set 'rafbd'"):
+    with pytest.raises(ConfigError, match="unknown label set 'rafbd'"):
         build_config(NetworkSettings(preset="tiny", labels="rafbd"))
 
 

@@ -67,6 +67,9 @@ def test_invalid_uses(converted, quantized, tmp_path):
     with pytest.raises(CheckpointError, match="4-bit cannot be saved"):
         quantized.save_pretrained(tmp_path / "out", include_base=True)
     quantized.save_pretrained(tmp_path / "out")  # LoRA and projector, with the name of the base
+    assert ExpLLM.from_pretrained(tmp_path / "out").language.is_quantized  # the setting is saved
+    full = ExpLLM.from_pretrained(tmp_path / "out", load_in_4bit=False)
+    assert full.language.model.layers[0].mlp.up_proj.weight.dtype == torch.bfloat16
     for invalid in ({"preset": "tiny"}, {"language": str(converted / "language"), "language_train": "full"}):
         settings = {"vision": str(converted / "vision"), "load_in_4bit": True, **invalid}
         with pytest.raises(ConfigError, match="4-bit weights require a pretrained language model"):

@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -6,7 +7,7 @@ from safetensors.torch import load_file, save_file
 
 from explllm import ExpLLM
 from explllm.conversation.messages import recognition
-from explllm.core.errors import CheckpointError, MissingPathError
+from explllm.core.errors import CheckpointError, ConfigError, MissingPathError
 from explllm.models import storage
 from explllm.models.build import build
 
@@ -90,6 +91,79 @@ def test_initialize_from_the_first_stage(lora_settings, tmp_path):
     storage.initialize(second, tmp_path / "first")
     # LoRA starts at zero: the second stage begins where the first one ended.
     torch.testing.assert_close(logits(second), logits(first), atol=1e-6, rtol=0)
+
+
+@pytest.fixture
+def named_bases(lora_settings, tmp_path):
+    """Settings with pretrained parts, in folders as downloaded from the hub."""
+    torch.manual_seed(2)
+    base = build(replace(lora_settings, vision_train="full", language_train="full"))
+    base.vision.save_pretrained(tmp_path / "vision")
+    base.language.save_pretrained(tmp_path / "language")
+    base.tokenizer.save_pretrained(tmp_path / "language")
+    return replace(lora_settings, vision=str(tmp_path / "vision"), language=str(tmp_path / "language"))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("train", ["frozen", "lora"])
+def test_a_base_trained_in_the_first_stage_is_saved_by_the_second(named_bases, tmp_path, train, dtype):
+    first = build(replace(named_bases, vision_train="full", language_train="full"))
+    with torch.no_grad():
+        for weight in first.parameters():
+            weight.add_(0.02 * torch.randn_like(weight))
+    first.save_pretrained(tmp_path / "first")
+    second = build(replace(named_bases, vision_train=train, language_train=train, base_dtype=dtype))
+    storage.initialize(second, tmp_path / "first")
+    if dtype == "float32":
+        torch.testing.assert_close(logits(second), logits(first), atol=1e-5, rtol=0)
+    second.save_pretrained(tmp_path / "second")
+    reloaded = ExpLLM.from_pretrained(tmp_path / "second")
+    torch.testing.assert_close(logits(reloaded), logits(second), atol=1e-6, rtol=0)
+    # A checkpoint holds the weights that the second stage's settings cannot load.
+    assert {"vision.embeddings.cls_token", "language.lm_head.weight"} <= set(second.weights_to_save())
+
+
+def test_settings_of_the_base_are_saved(named_bases, tmp_path):
+    build(replace(named_bases, base_dtype="bfloat16")).save_pretrained(tmp_path / "model")
+
+    def dtypes(**options):
+        model = ExpLLM.from_pretrained(tmp_path / "model", **options)
+        return {weight.dtype for weight in model.language.parameters() if not weight.requires_grad}
+
+    assert dtypes() == {torch.bfloat16}
+    assert dtypes(dtype="auto") == dtypes(dtype=torch.float32) == dtypes(torch_dtype="float32") == {torch.float32}
+    build(replace(named_bases, base_dtype=None)).save_pretrained(tmp_path / "model")
+    assert dtypes() == {torch.float32}  # that of the files
+    assert dtypes(torch_dtype=torch.bfloat16) == {torch.bfloat16}
+
+
+def test_options_of_from_pretrained(named_bases, tiny_model, tmp_path):
+    model = build(named_bases)
+    model.save_pretrained(tmp_path / "model")
+    tiny_model.save_pretrained(tmp_path / "tiny")
+    expected = logits(model)
+    for device_map in ("cpu", "auto", {"": "cpu"}):
+        loaded = ExpLLM.from_pretrained(tmp_path / "model", device_map=device_map)
+        torch.testing.assert_close(logits(loaded), expected, atol=1e-5, rtol=0)
+    loaded = ExpLLM.from_pretrained(tmp_path / "tiny", device_map={"": "meta"})
+    assert {weight.device.type for weight in loaded.parameters()} == {"meta"}
+    for name, folder in (("model", "model"), ("tiny", "tiny")):
+        loaded = ExpLLM.from_pretrained(tmp_path / folder, attn_implementation="eager")
+        assert loaded.language.config._attn_implementation == "eager", name
+    assert ExpLLM.from_pretrained(tmp_path / "model").language.config._attn_implementation == "sdpa"
+
+    with pytest.raises(TypeError, match="unknown_option"):
+        ExpLLM.from_pretrained(tmp_path / "model", unknown_option=1)
+    with pytest.raises(TypeError, match="max_shard_size"):
+        model.save_pretrained(tmp_path / "model", max_shard_size="1GB")
+    for options, message in (
+        ({"dtype": "float33"}, "'float33' is not a floating-point type"),
+        ({"device": "cpu", "device_map": "auto"}, "both `device` and `device_map`"),
+        ({"device_map": {"vision": "cpu", "language": "meta"}}, "requires a pretrained language model"),
+        ({"load_in_4bit": True}, "4-bit weights require a pretrained language model"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            ExpLLM.from_pretrained(tmp_path / "tiny", **options)
 
 
 def test_saving_replaces_only_a_model(tiny_model, tmp_path):

@@ -57,7 +57,7 @@ def test_boxes_outside_their_image(publishers, read, tmp_path):
     root = publishers.expw(tmp_path)
     publishers.text(root / "label" / "label.lst", "a.jpg 0 16 0 10 30 90 1")
     assert len(read("expw", root).manifest) == 1
-    with pytest.raises(InputError, match=r"\[0.0, 16.0, 10.0, 14.0\] lies outside the image .* of 20 x 16 pixels"):
+    with pytest.raises(InputError, match=r"\[0.0, 16.0, 10.0, 14.0\] is outside the image .* of 20 x 16 pixels"):
         read("expw", root, check_images=True)
 
 

@@ -1,0 +1,164 @@
+"""Base weights: every file format of the hub, from folders and by the hub's client."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from importlib import util
+
+import pytest
+import torch
+from transformers import Dinov2Config, Dinov2Model, LlamaConfig, LlamaForCausalLM
+
+from explllm.core.errors import CheckpointError
+from explllm.models.build import NetworkSettings, build
+from explllm.models.pretrained import load_language, load_vision
+from explllm.models.storage import upload
+
+INDEX = "pytorch_model.bin.index.json"
+
+
+def write_dino(folder):
+    config = Dinov2Config(hidden_size=32, num_hidden_layers=2, num_attention_heads=2, image_size=56, patch_size=14)
+    Dinov2Model(config).save_pretrained(folder)
+
+
+def write_vicuna(folder, golden):
+    """Write the files of ``lmsys/vicuna-7b-v1.5`` at a small size: two ``.bin`` shards, a SentencePiece tokenizer."""
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=32000, hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=4
+    )
+    language = LlamaForCausalLM(config).half()
+    language.config.save_pretrained(folder)
+    weights = language.state_dict()
+    names, weight_map = list(weights), {}
+    for number in range(2):
+        shard = f"pytorch_model-{number + 1:05}-of-00002.bin"
+        torch.save({name: weights[name] for name in names[number::2]}, folder / shard)
+        weight_map |= dict.fromkeys(names[number::2], shard)
+    size = sum(value.numel() * 2 for value in weights.values())
+    (folder / INDEX).write_text(json.dumps({"metadata": {"total_size": size}, "weight_map": weight_map}))
+    for name in ("tokenizer.model", "tokenizer_config.json", "special_tokens_map.json", "generation_config.json"):
+        shutil.copyfile(golden / "checkpoint" / name, folder / name)
+    return weights
+
+
+@pytest.fixture
+def hub(golden, tmp_path):
+    """A folder with the repositories ``test/dino`` and ``test/vicuna``."""
+    write_dino(tmp_path / "hub/test/dino")
+    (tmp_path / "hub/test/vicuna").mkdir()
+    write_vicuna(tmp_path / "hub/test/vicuna", golden)
+    return tmp_path / "hub"
+
+
+def test_sharded_bin_files_with_a_sentencepiece_tokenizer(hub):
+    folder = hub / "test/vicuna"
+    language = load_language(str(folder), None, None)
+    assert language.dtype == torch.float16
+    shards = [torch.load(folder / f"pytorch_model-0000{number}-of-00002.bin") for number in (1, 2)]
+    for name, value in {**shards[0], **shards[1]}.items():
+        assert torch.equal(language.state_dict()[name], value), name
+    model = build(NetworkSettings(vision=str(hub / "test/dino"), language=str(folder), image_size=56, labels="rafdb"))
+    assert model.conversations.tokenizer.convert_ids_to_tokens(319) == "▁A"  # Llama's vocabulary
+    assert {weight.dtype for weight in model.language.parameters()} == {torch.bfloat16, torch.float32}
+
+
+class Trap:
+    def __reduce__(self):
+        return os.mkdir, ("trap",)
+
+
+def test_damaged_bin_files(hub, monkeypatch):
+    monkeypatch.chdir(hub)
+    folder = hub / "test/vicuna"
+    shard = folder / "pytorch_model-00001-of-00002.bin"
+    weights = torch.load(shard)
+    shard.write_bytes(shard.read_bytes()[:5000])
+    with pytest.raises(CheckpointError, match="the base model cannot be loaded"):
+        load_language(str(folder), None, None)
+    torch.save({**weights, "lm_head.weight": Trap()}, shard)
+    with pytest.raises(CheckpointError, match="hold other objects than tensors"):
+        load_language(str(folder), None, None)
+    assert not (hub / "trap").exists()
+    weights.pop("model.embed_tokens.weight")
+    torch.save(weights, shard)
+    with pytest.raises(CheckpointError, match="lack 1 weights, first model.embed_tokens.weight"):
+        load_language(str(folder), None, None)
+
+
+def test_weights_that_an_encoder_may_lack(tmp_path):
+    from safetensors.torch import load_file, save_file
+    from transformers import ViTConfig, ViTModel
+
+    config = ViTConfig(
+        hidden_size=32, intermediate_size=64, num_hidden_layers=1, num_attention_heads=2, image_size=32, patch_size=8
+    )
+    ViTModel(config, add_pooling_layer=False).save_pretrained(tmp_path)  # as many repositories have it
+    load_vision(str(tmp_path), None, None)
+    weights = load_file(tmp_path / "model.safetensors")
+    weights.pop("layernorm.weight")
+    save_file(weights, tmp_path / "model.safetensors", {"format": "pt"})
+    with pytest.raises(CheckpointError, match="first layernorm.weight"):
+        load_vision(str(tmp_path), None, None)
+
+
+SETTINGS = {"image_size": 56, "labels": "rafdb"}
+SCRIPT = """
+import json, torch
+from explllm import ExpLLM
+from explllm.core.errors import MissingPathError
+from explllm.models.build import NetworkSettings, build
+
+def total(model):
+    return float(sum(weight.double().abs().sum() for weight in model.parameters()))
+
+torch.manual_seed(0)
+model = build(NetworkSettings(vision="test/dino", language="test/vicuna", **SETTINGS))
+model.save_pretrained("small", push_to_hub=True, repo_id="test/small")
+print(model.config.text_revision, model.config.vision_revision)
+try:
+    ExpLLM.from_pretrained("test/small", cache_dir="cache", local_files_only=True)
+except MissingPathError:
+    print("not downloaded yet")
+downloaded = ExpLLM.from_pretrained("test/small", cache_dir="cache", token="secret")
+again = ExpLLM.from_pretrained("test/small", cache_dir="cache", local_files_only=True)
+print(json.dumps([total(model), total(downloaded), total(again)]))
+"""
+
+
+def test_download_from_a_hub(hub, tmp_path, repository):
+    spec = util.spec_from_file_location("hub_server", repository / "tests/models/hub_server.py")
+    server = util.module_from_spec(spec)
+    spec.loader.exec_module(server)
+    hub_server = server.HubServer(hub, token="secret")
+    variables = {
+        "HF_ENDPOINT": hub_server.url,
+        "HF_HOME": str(tmp_path / "home"),
+        "HF_HUB_DISABLE_XET": "1",
+        "HF_TOKEN": "secret",
+    }
+    environment = {key: value for key, value in os.environ.items() if not key.startswith(("HF_", "TRANSFORMERS_"))}
+    run = subprocess.run(
+        [sys.executable, "-c", f"SETTINGS = {SETTINGS}\n{SCRIPT}"],
+        env=environment | variables,
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+    )
+    assert run.returncode == 0, run.stderr
+    revisions, missing, totals = run.stdout.splitlines()[-3:]
+    # The saved configuration names the commit that was downloaded, not the branch.
+    assert revisions == f"{server.COMMIT} {server.COMMIT}"
+    torch.manual_seed(0)
+    local = build(NetworkSettings(vision=str(hub / "test/dino"), language=str(hub / "test/vicuna"), **SETTINGS))
+    total = float(sum(weight.double().abs().sum() for weight in local.parameters()))
+    assert json.loads(totals) == pytest.approx([total] * 3, rel=1e-9)
+    assert missing == "not downloaded yet"
+    # No conversion by the service on the hub is requested.
+    assert not [path for _, path in hub_server.requests if "safetensors/convert" in path or "discussions" in path]
+    local.save_pretrained(tmp_path / "local")
+    with pytest.raises(CheckpointError, match="in a folder of this machine"):
+        upload(tmp_path / "local", "test/local")
