@@ -49,8 +49,8 @@ MAX_MISSING = 100
 PROGRESS_SECONDS = 60.0
 """Interval of the progress lines if there is no terminal."""
 
-_MAX_DEATHS = 3
-"""Worker processes that may die in sequence, each with another item, before the run stops."""
+_MAX_REJECTED = 3
+"""Maximum number of successive items that end their worker. With more, the cause is not the items."""
 
 _KILLED = "it ended the process that read it, twice"
 
@@ -99,7 +99,7 @@ class Results:
         next(_complete_lines(self._file), None)
         offset = self._file.tell()
         for line in _complete_lines(self._file):
-            if "started" not in line:
+            if "index" in line:
                 index = line["index"]
                 self._offsets.extend([-1] * (index + 1 - len(self._offsets)))
                 self._offsets[index] = offset
@@ -246,8 +246,10 @@ def _begin(partial: Path, settings: dict[str, Any]) -> tuple[bytearray, Counter[
         end = stream.tell()
         for line in _complete_lines(stream):
             end = stream.tell()
-            if "started" in line:
-                started.update(line["started"])
+            if "index" not in line:
+                started.update(line.get("started", ()))
+                for index in line.get("stopped", ()):
+                    del started[index]
                 continue
             index = line["index"]
             del started[index]
@@ -290,52 +292,66 @@ def _results(
         for chunk in chunks:
             usable = [(index, item) for index, item in chunk if deaths[index] < 2]
             yield from ((index, job.reject(item, _KILLED)) for index, item in chunk if deaths[index] >= 2)
-            if usable:
+            # After a death one by one: the others of the chunk are not to blame.
+            parts = [[one] for one in usable] if any(deaths[index] for index, _ in usable) else [usable]
+            for part in filter(None, parts):
                 process = process or stack.enter_context(job.open())
+                indices = [index for index, _ in part]
                 # If one of these ends the process, the next run knows which ones were in progress.
-                record({"started": [index for index, _ in usable]})
-                # After a death, alone: the others of its chunk are not to blame.
-                parts = [[one] for one in usable] if any(deaths[index] for index, _ in usable) else [usable]
-                for part in parts:
-                    yield from zip([index for index, _ in part], process([item for _, item in part]), strict=True)
+                record({"started": indices})
+                try:
+                    results = process([item for _, item in part])
+                except BaseException:
+                    record({"stopped": indices})
+                    raise
+                yield from zip(indices, results, strict=True)
 
 
 def _pooled(chunks: Iterator[list[Item]], job: Job, workers: int) -> Generator[tuple[int, Result], None, None]:
-    """Yield the results of worker processes. After the death of a worker, its items are repeated one by one."""
+    """Yield the results of worker processes.
+
+    After the death of a worker, the items in progress are repeated one by one, because the pool does not tell which one
+    ended it. An item that ends its worker twice when it is alone is rejected.
+    """
     suspects: list[Item] = []
-    dead = 0
+    deaths = Counter[int]()
+    rejected = 0
     while True:
         running: dict[Future[list[Result]], list[Item]] = {}
+        submitting: list[Item] = []
+        alone = bool(suspects)
         # Spawned: onnxruntime and mediapipe do not survive a fork.
         pool = ProcessPoolExecutor(
-            1 if suspects else workers, mp_context=get_context("spawn"), initializer=_open, initargs=(job,)
+            1 if alone else workers, mp_context=get_context("spawn"), initializer=_open, initargs=(job,)
         )
         try:
-            while suspects:
-                results = pool.submit(_run, [suspects[0][1]]).result()
-                index = suspects.pop(0)[0]
-                dead = 0
-                yield index, results[0]
-                if not suspects:
+            while True:
+                waiting = iter([[suspects[0]]] if suspects else []) if alone else chunks
+                for chunk in islice(waiting, (1 if alone else 2 * workers) - len(running)):
+                    submitting = chunk
+                    running[pool.submit(_run, [item for _, item in chunk])] = chunk
+                    submitting = []
+                if not running:
                     break
-            else:
-                while True:
-                    for chunk in islice(chunks, 2 * workers - len(running)):
-                        running[pool.submit(_run, [item for _, item in chunk])] = chunk
-                    if not running:
-                        return
-                    for future in wait(running, return_when=FIRST_COMPLETED).done:
-                        results = future.result()
-                        yield from zip([index for index, _ in running.pop(future)], results, strict=True)
+                for future in wait(running, return_when=FIRST_COMPLETED).done:
+                    results = future.result()
+                    rejected = 0
+                    suspects = suspects[1:]
+                    yield from zip([index for index, _ in running.pop(future)], results, strict=True)
+            if not alone:
+                return
         except BrokenProcessPool:
-            dead += 1
-            if dead > _MAX_DEATHS:
-                raise
-            if suspects:
-                index, item = suspects.pop(0)
+            if not alone:
+                suspects = [item for chunk in [*running.values(), submitting] for item in chunk]
+                continue
+            index, item = suspects[0]
+            deaths[index] += 1
+            if deaths[index] == 2:
+                rejected += 1
+                if rejected > _MAX_REJECTED:
+                    raise
+                suspects = suspects[1:]
                 yield index, job.reject(item, _KILLED)
-            # The pool does not tell which of its items ended the worker.
-            suspects += [item for chunk in running.values() for item in chunk]
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
 
