@@ -31,7 +31,7 @@ from explllm.training.task import ExpLLMTask
 REPORT = "report.html"
 SCORED_FACES = 16
 """Faces of a test, besides those that it shows, whose explanations are measured and judged."""
-_CARRIED = ("image", "split", "expression", "box")
+_CARRIED = ("image", "split", "expression", "box", "action_units", "action_units_source")
 _AT_ONCE = 8
 
 
