@@ -13,6 +13,7 @@ MODULES = [
     "explllm.explanations.chain_of_thought",
     "explllm.explanations.consistency",
     "explllm.explanations.grounding",
+    "explllm.explanations.review",
     "explllm.explanations.verdict",
     "explllm.faces.crop",
     "explllm.metrics.recognition",

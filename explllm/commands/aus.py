@@ -52,30 +52,18 @@ def aus(
     Raises:
         InputError: If the user made an error, or more images than --max_bad cannot be used.
     """
-    from explllm.faces.estimation import EstimationJob, add_action_units, rows_to_estimate
-    from explllm.faces.jobs import file_sha256
+    from explllm.faces.estimation import ESTIMATED, GIVEN, EstimationJob, EstimationTask
 
     spec = selected_estimator(estimator, required=True)
     assert spec is not None
-    table = streaming.read_manifest(manifest, out, options)
-    work = EstimationJob(spec, margin=margin, provider=options.provider, threads=options.threads)
-    with closing(work.open_estimator()) as opened:
+    source = streaming.open_manifest(manifest, out, options)
+    job = EstimationJob(spec, margin=margin, provider=options.provider, threads=options.threads_per_worker)
+    with closing(job.open_estimator()) as opened:
         streaming.print_lines(opened.runs_on)
         if opened.training_data_note:
             streaming.print_lines([f"note: training data of this model: {opened.training_data_note}"])
-        source, chunk = opened.name, opened.batch_size
         # Results depend on the margin, whether the user or the model's file sets it.
-        work = replace(work, margin=work.margin_for(opened))
-    items = rows_to_estimate(table, redo)
-    settings = {
-        "estimator": file_sha256(spec.path),
-        "source": source,
-        "margin": work.margin,
-        "redo": redo,
-        **spec.options,
-    }
-    results = streaming.process(items, work, settings, manifest, out, options, "action units", chunk)
-    estimated = add_action_units(table, items, results, source)
-    estimated.write(out)
-    streaming.print_counts(out, estimated, "action_units_status", results, ("estimated", "given"))
-    return streaming.finish(out, results)
+        job = replace(job, margin=job.margin_for(opened))
+        task = EstimationTask(job, opened.name, opened.batch_size, redo)
+    summary = streaming.process(source, out, task, options, (ESTIMATED, GIVEN))
+    return int(summary.bad > 0)

@@ -76,7 +76,8 @@ def _print(reading: Reading, out: Path) -> None:
         sys.stderr.write(f"warning: {difference}\n")
     for remark, count in reading.remarks.items():
         sys.stderr.write(f"note: {count:,} {remark}\n")
-    for split, rows in manifest.frame.groupby("split", sort=False):
+    splits = manifest.frame.groupby("split", sort=False) if "split" in manifest.frame else ()
+    for split, rows in splits:
         classes = rows["expression"].value_counts().items() if "expression" in rows else ()
         counts = ", ".join(f"{name} {count:,}" for name, count in classes)
         sys.stdout.write(f"{split:9}{len(rows):9,}{f'   {counts}' if counts else ''}\n")

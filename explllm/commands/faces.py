@@ -52,11 +52,10 @@ def faces(
     Raises:
         InputError: If the user made an error, or more images than --max_bad cannot be used.
     """
-    from explllm.faces.detection import DetectionJob, add_faces, check_crop_names, group_by_image
-    from explllm.faces.jobs import file_sha256
+    from explllm.faces.detection import FOUND, GIVEN, DetectionJob, DetectionTask
 
-    table = streaming.read_manifest(manifest, out, options)
-    work = DetectionJob(
+    source = streaming.open_manifest(manifest, out, options)
+    job = DetectionJob(
         detector,
         which=which,
         redo=redo,
@@ -65,32 +64,17 @@ def faces(
         margin=margin,
         crops=crops,
         provider=options.provider,
-        threads=options.threads,
+        threads=options.threads_per_worker,
     )
-    opened = work.open_detector()
+    opened = job.open_detector()
     streaming.print_lines(opened.runs_on)
     # In a folder the SCRFD file had to be found; the workers need not search again.
-    work = replace(work, detector=opened.file)
+    task = DetectionTask(replace(job, detector=opened.file))
     del opened
-    items = group_by_image(table)
-    if crops is not None:
-        check_crop_names(items)
-    settings = {
-        "detector": file_sha256(work.detector),
-        "crops": None if crops is None else str(crops),
-        "which": which,
-        "redo": redo,
-        "input_size": input_size,
-        "threshold": threshold,
-        "margin": margin,
-    }
-    results = streaming.process(items, work, settings, manifest, out, options, "faces")
-    detected = add_faces(table, results)
-    detected.write(out)
-    streaming.print_counts(out, detected, "face_status", results, ("found", "given"))
-    if which == "all" and (added := len(detected) - len(table)):
+    summary = streaming.process(source, out, task, options, (FOUND, GIVEN))
+    if which == "all" and (added := summary.rows_out - summary.rows_in):
         sys.stdout.write(
             f"{added} rows were added for further faces; rows of an image with several faces lose expression, "
             "identity, action units and text, because it is unknown whose they are\n"
         )
-    return streaming.finish(out, results)
+    return int(summary.bad > 0)

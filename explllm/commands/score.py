@@ -42,8 +42,8 @@ def score(
 
     Args:
         generated: A manifest with texts, a run folder, or a list or result of the released code (.json).
-        reference: Texts to compare with, joined by image and box.
-        judge: Name of the language model that judges, or offline for rules.
+        reference: Texts to compare with, or measured action units, joined by image and box.
+        judge: A registered judge (offline uses rules), or the name of the language model that judges.
         out: Write the metrics of each text to this file, as JSON Lines.
         as_json: Print one JSON object.
         chat: Server, limits and prices.
@@ -52,11 +52,12 @@ def score(
         InputError: If a table lacks a column, no face is in both tables, or the server refuses the first request.
     """
     from explllm.engine.runner import LEDGER
+    from explllm.metrics.judges import find_judge
     from explllm.metrics.scoring import score_table
 
-    settings = None if judge == "offline" else replace(chat, model=judge)
-    ledger = None if settings is None else _run_folder(generated, judge, out) / LEDGER
-    metrics = score_table(generated, reference, settings, out, ledger)
+    registered = find_judge(judge)
+    ledger = None if registered else _run_folder(generated, judge, out) / LEDGER
+    metrics = score_table(generated, reference, registered or replace(chat, model=judge), out, ledger)
     if as_json:
         sys.stdout.write(json.dumps(metrics, indent=2) + "\n")
     else:
@@ -72,6 +73,12 @@ def _run_folder(generated: Path, model: str, out: Path | None) -> Path:
 
 
 _NAMES = {
+    "grounding_gain": "grounding gain",
+    "grounding_f1_own": "  F1 of texts on their own faces",
+    "grounding_f1_swapped": "  F1 of texts swapped within the predicted class",
+    "self_contradiction": "texts that contradict themselves",
+    "interpretation_denied": "interpretation names a denied action unit",
+    "interpretation_unaffirmed": "interpretation names an unmentioned action unit",
     "complete": "all three sections",
     "words": "words on average",
     "over_limit": f"more than {MAX_WORDS} words",
@@ -102,7 +109,9 @@ def _print(metrics: dict[str, Any], path: Path) -> None:
     table.add_column("", justify="right")
     for key, words in _NAMES.items():
         if metrics[key] is not None:
-            table.add_row(words, f"{metrics[key]:.1f}" if key == "words" else f"{metrics[key]:.3f}")
+            interval = metrics.get(f"{key}_interval")
+            value = f"{metrics[key]:.1f}" if key == "words" else f"{metrics[key]:.3f}"
+            table.add_row(words, f"{value} ({interval[0]:.3f} to {interval[1]:.3f})" if interval else value)
     if metrics["count"]:
         console.print(table)
     if labels := metrics.get("recognition"):

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import sys
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from explllm.commands.outputs import check_new_manifest, check_root
 from explllm.commands.parser import Option
 
 if TYPE_CHECKING:
-    from explllm.core.manifest import Manifest
-    from explllm.faces.jobs import Result
+    from explllm.core.manifest_chunks import ManifestFile
+    from explllm.faces.table import Summary, TableTask
 
 
 @dataclass(frozen=True)
@@ -32,21 +31,26 @@ class StreamingOptions:
     provider: Literal["auto", "cpu", "cuda"] = "auto"
     """Where ONNX models run."""
 
+    threads: Annotated[int | None, Option(minimum=1, default="the cores that may be used, divided by the workers")] = (
+        None
+    )
+    """CPU threads of each worker's model."""
+
     @property
-    def threads(self) -> int:
-        """CPU threads of one worker's model: the workers share the cores."""
+    def threads_per_worker(self) -> int:
+        """CPU threads of one worker's model."""
         from explllm.core.cpu import available_cpus
 
-        return max(1, available_cpus() // self.workers)
+        return self.threads or max(1, available_cpus() // self.workers)
 
 
-def read_manifest(manifest: Path, out: Path, options: StreamingOptions) -> Manifest:
-    """Check the output before any work, and read the manifest."""
-    from explllm.core.manifest import Manifest
+def open_manifest(manifest: Path, out: Path, options: StreamingOptions) -> ManifestFile:
+    """Check the output before any work, and open the manifest."""
+    from explllm.core.manifest_chunks import ManifestFile
 
     check_new_manifest(out, options.overwrite)
     check_root(options.root)
-    return Manifest.read(manifest, options.root)
+    return ManifestFile(manifest, options.root)
 
 
 def print_lines(lines: Sequence[str]) -> None:
@@ -57,58 +61,27 @@ def print_lines(lines: Sequence[str]) -> None:
 
 
 def process(
-    items: Sequence[Any],
-    work: Any,
-    settings: dict[str, Any],
-    manifest: Path,
-    out: Path,
-    options: StreamingOptions,
-    title: str,
-    chunk: int = 1,
-) -> dict[int, Result]:
-    """Process all items, and return their results; a second run resumes from OUT.partial.jsonl.
+    source: ManifestFile, out: Path, task: TableTask, options: StreamingOptions, good: Sequence[str]
+) -> Summary:
+    """Run a task on a manifest, list the images that could not be used, and count the rows by status.
 
     Args:
-        items: The images.
-        work: What to do with them, as for `explllm.faces.jobs.run_job`.
-        settings: Everything that the results depend on besides manifest and root.
-        manifest: The manifest that is read.
+        source: The manifest that is read.
         out: The manifest to write.
+        task: What to do.
         options: Workers and limits.
-        title: What the progress bar shows.
-        chunk: Images that a worker takes at a time.
-
-    Returns:
-        The results by row.
+        good: The statuses to print first.
     """
-    from explllm.faces.jobs import JobOptions, file_sha256, partial_path, read_results, run_job
+    from explllm.faces.table import run_on_manifest
 
-    root = None if options.root is None else str(options.root.resolve())
-    settings = {"command": title, "manifest": file_sha256(manifest), "root": root, **settings}
-    partial = partial_path(out)
-    run_job(items, work, JobOptions(partial, settings, title, options.workers, chunk, options.max_bad))
-    return read_results(partial)
-
-
-def print_counts(out: Path, manifest: Manifest, column: str, results: dict[int, Result], good: Sequence[str]) -> None:
-    """List the images that could not be used, and count the rows by status."""
-    bad = [result["bad"] for _, result in sorted(results.items()) if result["bad"] is not None]
-    for reason in bad[:10]:
-        sys.stderr.write(f"bad: {reason}\n")
-    if len(bad) > 10:
-        sys.stderr.write(f"bad: {len(bad) - 10} more; see the column {column}\n")
-    if bad and len(bad) == len(results):
-        sys.stderr.write(f"no image could be used: are the paths relative to {manifest.root}? If not, pass --root\n")
-    counts = Counter(manifest.frame[column])
-    ordered = [*(name for name in good if name in counts), *sorted(name for name in counts if name not in good)]
-    for name in ordered:
+    summary = run_on_manifest(source, out, task, workers=options.workers, max_bad=options.max_bad)
+    print_lines([f"bad: {reason}" for reason in summary.reasons])
+    if (more := summary.bad - len(summary.reasons)) > 0:
+        print_lines([f"bad: {more} more; see the column {task.status_column}"])
+    if summary.bad and summary.bad == summary.processed:
+        print_lines([f"no image could be used: are the paths relative to {source.root}? If not, pass --root"])
+    counts = summary.counts
+    for name in [*(name for name in good if name in counts), *sorted(name for name in counts if name not in good)]:
         sys.stdout.write(f"{counts[name]:9,}  {name}\n")
-    sys.stdout.write(f"{len(manifest):9,}  rows in {out}; image paths are relative to {manifest.root}\n")
-
-
-def finish(out: Path, results: dict[int, Result]) -> int:
-    """Remove the partial results; return the exit status, 1 if an image could not be used."""
-    from explllm.faces.jobs import partial_path
-
-    partial_path(out).unlink()
-    return int(any(result["bad"] is not None for result in results.values()))
+    sys.stdout.write(f"{summary.rows_out:9,}  rows in {out}; image paths are relative to {source.root}\n")
+    return summary

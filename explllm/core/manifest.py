@@ -69,7 +69,9 @@ class Manifest:
     'b.png'
     """
 
-    def __init__(self, frame: pd.DataFrame, root: str | os.PathLike[str], path: Path | None = None) -> None:
+    def __init__(
+        self, frame: pd.DataFrame, root: str | os.PathLike[str], path: Path | None = None, first_row: int = 0
+    ) -> None:
         """Validate a table and convert its cells.
 
         Args:
@@ -77,13 +79,14 @@ class Manifest:
                 lists of floats, and expressions get the paper's names. Other columns stay unchanged.
             root: The root folder of the image paths.
             path: The file that the table was read from, for error messages.
+            first_row: The row of the file that the table starts with, for error messages.
 
         Raises:
             ManifestError: If a required column is missing, a cell is invalid, or two rows describe the same face.
         """
         self.root = Path(root)
         self.path = path
-        self.frame = _checked(frame, path)
+        self.frame = _checked(frame, path, first_row)
 
     @classmethod
     def read(cls, path: str | os.PathLike[str], root: str | os.PathLike[str] | None = None) -> Manifest:
@@ -134,33 +137,8 @@ class Manifest:
             ManifestError: If the suffix is unsupported, a cell is invalid, the format cannot represent a column, or the
                 file cannot be written.
         """
-        path = Path(path)
-        writer = format_of(path)[1]
         checked = Manifest(self.frame, self.root, self.path)
-        try:
-            with atomic_write(path) as partial:
-                writer(checked.chunks if finish is None else lambda: map(finish, checked.chunks()), partial)
-        except InputError:
-            raise
-        except OSError as error:
-            raise ManifestError(
-                f"the manifest cannot be written ({error.strerror or error})",
-                where=path,
-                remedy="Choose another path, or free disk space.",
-            ) from error
-        except UnicodeError as error:
-            raise ManifestError(
-                "a text contains a lone surrogate (half a character), which cannot be written",
-                where=path,
-                remedy="Replace it in the table.",
-            ) from error
-        # Arrow's errors are subclasses of these and name the column.
-        except (ValueError, TypeError, OverflowError, NotImplementedError) as error:
-            raise ManifestError(
-                f"{path.suffix} cannot represent the table ({'; '.join(map(str, error.args))})",
-                where=path,
-                remedy="Use one type per column, or write .jsonl.",
-            ) from error
+        write_table(path, checked.chunks if finish is None else lambda: map(finish, checked.chunks()))
 
     def check_writable(self, path: str | os.PathLike[str]) -> None:
         """Check that the table can be written, by writing it to a temporary file in the same folder.
@@ -294,12 +272,50 @@ class Manifest:
         return self.frame["box"].iloc[i] if "box" in self.frame else None
 
 
+def write_table(path: str | os.PathLike[str], chunks: Callable[[], Iterator[pd.DataFrame]]) -> None:
+    """Write a table atomically.
+
+    Args:
+        path: The file. Its suffix (``.parquet``, ``.csv`` or ``.jsonl``) selects the format.
+        chunks: Returns a new iterator over consecutive parts of the table, at least one. Some formats call it twice.
+
+    Raises:
+        ManifestError: If the suffix is unsupported, the format cannot represent a column, or writing fails.
+    """
+    path = Path(path)
+    writer = format_of(path)[1]
+    try:
+        with atomic_write(path) as partial:
+            writer(chunks, partial)
+    except InputError:
+        raise
+    except OSError as error:
+        raise ManifestError(
+            f"the manifest cannot be written ({error.strerror or error})",
+            where=path,
+            remedy="Choose another path, or free disk space.",
+        ) from error
+    except UnicodeError as error:
+        raise ManifestError(
+            "a text contains a lone surrogate (half a character), which cannot be written",
+            where=path,
+            remedy="Replace it in the table.",
+        ) from error
+    # Arrow's errors are subclasses of these and name the column.
+    except (ValueError, TypeError, OverflowError, NotImplementedError) as error:
+        raise ManifestError(
+            f"{path.suffix} cannot represent the table ({'; '.join(map(str, error.args))})",
+            where=path,
+            remedy="Use one type per column, or write .jsonl.",
+        ) from error
+
+
 def _measured(units: list[float] | None, missing: str | None) -> list[float | None] | None:
     unknown = () if missing is None else parse_unit_names(missing)
     return None if units is None else [None if i in unknown else value for i, value in enumerate(units)]
 
 
-def _checked(frame: pd.DataFrame, path: Path | None) -> pd.DataFrame:
+def _checked(frame: pd.DataFrame, path: Path | None, first_row: int) -> pd.DataFrame:
     """Return a copy of the table with the known columns validated and converted."""
     absent = [column for column in REQUIRED if column not in frame]
     if absent:
@@ -314,24 +330,25 @@ def _checked(frame: pd.DataFrame, path: Path | None) -> pd.DataFrame:
     converters["action_units_missing"] = _missing
     for column, convert in converters.items():
         if column in frame:
-            cells = _convert(frame[column], convert, column, path)
+            cells = _convert(frame[column], convert, column, path, first_row)
             # dtype=object keeps empty cells as None instead of NaN in every pandas version.
             frame[column] = pd.Series(cells, index=frame.index, dtype=object)
-    _check_unique_faces(frame, path)
+    _check_unique_faces(frame, path, first_row)
     return frame
 
 
-def _convert(cells: Iterable[Any], convert: Callable[[Any], Any], column: str, path: Path | None) -> list[Any]:
+def _convert(
+    cells: Iterable[Any], convert: Callable[[Any], Any], column: str, path: Path | None, first_row: int
+) -> list[Any]:
     converted = []
-    for row, cell in enumerate(cells, 1):
+    for row, cell in enumerate(cells, first_row + 1):
         try:
             converted.append(None if is_empty(cell) else convert(cell))
         except InputError as error:
             raise ManifestError(error.found, where=_row(path, row, column), remedy=error.remedy) from error
     if column in REQUIRED and None in converted:
-        raise ManifestError(
-            "the cell is empty", where=_row(path, converted.index(None) + 1, column), remedy="Fill it or drop the row."
-        )
+        where = _row(path, first_row + converted.index(None) + 1, column)
+        raise ManifestError("the cell is empty", where=where, remedy="Fill it or drop the row.")
     return converted
 
 
@@ -397,7 +414,7 @@ def _box(cell: Any) -> list[float]:
     return box
 
 
-def _check_unique_faces(frame: pd.DataFrame, path: Path | None) -> None:
+def _check_unique_faces(frame: pd.DataFrame, path: Path | None, first_row: int) -> None:
     """Raise an error if two rows have the same image and box: the face could end up in both training and test."""
     # Most images contain one face, so compare only rows that share an image.
     shared = frame.index[frame["image"].duplicated(keep=False)]
@@ -406,11 +423,16 @@ def _check_unique_faces(frame: pd.DataFrame, path: Path | None) -> None:
     for row in shared:
         first = seen.setdefault((images[row], None if boxes[row] is None else tuple(boxes[row])), row)
         if first != row:
-            raise ManifestError(
-                f"duplicate face: {images[row]} is also in row {first + 1}",
-                where=_row(path, row + 1, "image"),
-                remedy="Keep one row per face. If an image has several faces, give each row a box.",
-            )
+            raise duplicate_face(path, images[row], first_row + first, first_row + row)
+
+
+def duplicate_face(path: Path | None, image: str, first: int, second: int) -> ManifestError:
+    """Return the error for two rows (from 0) of the same face."""
+    return ManifestError(
+        f"duplicate face: {image} is also in row {first + 1}",
+        where=_row(path, second + 1, "image"),
+        remedy="Keep one row per face. If an image has several faces, give each row a box.",
+    )
 
 
 def face_key(image: str, box: Sequence[float] | None) -> str:

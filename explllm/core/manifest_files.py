@@ -35,7 +35,7 @@ def is_empty(cell: Any) -> bool:
     )
 
 
-def _compact(cell: Any) -> Any:
+def compact(cell: Any) -> Any:
     """Return a list of floats that shares one 0.0 object, because most intensities are 0."""
     if isinstance(cell, np.ndarray) and cell.ndim == 1 and cell.dtype.kind == "f":
         cell = cell.tolist()
@@ -48,7 +48,7 @@ def _read_csv(path: Path, texts: Sequence[str]) -> pd.DataFrame:
     # Treat only empty cells as missing: NA may be somebody's initials.
     frame = pd.read_csv(path, dtype=str, keep_default_na=False, na_values=[""])
     for column in frame.columns.difference(list(texts)):
-        frame[column] = _decoded(frame[column])
+        frame[column] = decode_csv(frame[column], next(iter(csv_kinds(frame[column]) or []), None))
     return frame
 
 
@@ -58,25 +58,51 @@ _NUMBER = r"(-(?!0$))?(0|[1-9]\d{0,14})(\.(0|\d*[1-9]))?(e[-+]\d{2,})?|-?inf"
 _BOOLEANS = {"True": True, "False": False}
 
 
-def _decoded(cells: pd.Series) -> pd.Series:
-    """Convert a column whose cells are all numbers, booleans or JSON lists. Leave others as text: 007 is not 7."""
+def csv_kinds(cells: pd.Series) -> list[str] | None:
+    """Return the types that fit all filled cells of a CSV column, the first is the best; None for an empty column.
+
+    A column without any stays text: 007 is not 7.
+    """
+    filled = cells.dropna()
+    if filled.empty:
+        return None
+    kinds = []
+    if filled.str.fullmatch(_INTEGER).all():
+        kinds.append("integer")
+    if filled.str.fullmatch(_NUMBER).all():
+        kinds.append("number")
+    if filled.isin(list(_BOOLEANS)).all():
+        kinds.append("boolean")
+    if filled.str.startswith("[").all() and _are_json(filled):
+        kinds.append("list")
+    return kinds
+
+
+def _are_json(cells: pd.Series) -> bool:
+    try:
+        for cell in cells:
+            json.loads(cell)
+    except ValueError:
+        return False
+    return True
+
+
+def decode_csv(cells: pd.Series, kind: str | None) -> pd.Series:
+    """Convert a CSV column to a type of `csv_kinds`; None leaves it as text."""
     filled = cells.dropna()
     if filled.empty:
         return cells.astype(object)
-    if filled.str.fullmatch(_INTEGER).all():
+    if kind == "integer":
         whole = filled.astype("int64")
         return whole if len(whole) == len(cells) else whole.astype("Int64").reindex(cells.index)
-    if filled.str.fullmatch(_NUMBER).all():
+    if kind == "number":
         return cells.astype("float64")
-    if filled.isin(list(_BOOLEANS)).all():
+    if kind == "boolean":
         return cells.map(_BOOLEANS)
-    if not filled.str.startswith("[").all():
-        return cells
-    try:
-        values = [None if is_empty(cell) else _compact(json.loads(cell)) for cell in cells]
-    except ValueError:
-        return cells
-    return pd.Series(values, index=cells.index, dtype=object)
+    if kind == "list":
+        values = [None if is_empty(cell) else compact(json.loads(cell)) for cell in cells]
+        return pd.Series(values, index=cells.index, dtype=object)
+    return cells
 
 
 def _write_csv(chunks: Chunks, path: Path) -> None:
@@ -92,7 +118,7 @@ def _write_csv(chunks: Chunks, path: Path) -> None:
 
 def _read_jsonl(path: Path, _: Sequence[str]) -> pd.DataFrame:
     with path.open(encoding="utf-8") as lines:
-        rows = (_row(line, number, path) for number, line in enumerate(lines, 1) if line.strip())
+        rows = (parse_json_row(line, number, path) for number, line in enumerate(lines, 1) if line.strip())
         # In chunks, because dictionaries take several times the memory of a table.
         parts = [pd.DataFrame(part, dtype=object) for part in iter(lambda: list(islice(rows, CHUNK_ROWS)), [])]
     return pd.concat(parts, ignore_index=True).apply(_inferred) if parts else pd.DataFrame()
@@ -106,7 +132,8 @@ def _inferred(cells: pd.Series) -> pd.Series:
     return cells.infer_objects()
 
 
-def _row(line: str, number: int, path: Path) -> dict[str, Any]:
+def parse_json_row(line: str, number: int, path: Path) -> dict[str, Any]:
+    """Return the columns of a line of JSON Lines."""
     where, remedy = f"{path}, line {number}", "Write one JSON object per line."
     try:
         row = json.loads(line)
@@ -114,7 +141,7 @@ def _row(line: str, number: int, path: Path) -> dict[str, Any]:
         raise ManifestError(f"invalid JSON ({error})", where=where, remedy=remedy) from error
     if not isinstance(row, dict):
         raise ManifestError("expected a JSON object", where=where, remedy=remedy)
-    return {column: _compact(cell) for column, cell in row.items()}
+    return {column: compact(cell) for column, cell in row.items()}
 
 
 def _write_jsonl(chunks: Chunks, path: Path) -> None:
@@ -162,7 +189,7 @@ def _read_parquet(path: Path, _: Sequence[str]) -> pd.DataFrame:
             cells: list[Any] = []
             # In batches, to avoid holding all rows as Arrow, NumPy and Python values at once.
             for batch in file.iter_batches(CHUNK_ROWS, columns=[name], use_threads=False):
-                cells.extend(map(_compact, batch.to_pandas(use_threads=False)[name]))
+                cells.extend(map(compact, batch.to_pandas(use_threads=False)[name]))
                 pool.release_unused()
             frame[name] = pd.Series(cells, dtype=object)
     return frame[[name for name in kinds if name in frame] + [name for name in frame if name not in kinds]]

@@ -282,7 +282,7 @@ class FaceDataModule(LightningDataModule):
             return SinglePass(rows, "caption", self.seed)
         fer = _filled(frame, "expression")
         cot = sorted({*fer} & {*_filled(frame, "cot")})
-        classes = {row: str(frame.at[row, "expression"]) for row in fer}
+        classes = dict(zip(fer, frame.loc[fer, "expression"], strict=True))
         return Mixture(fer, cot, self.fer_share, self.seed, classes, self.class_balance)
 
     def _training_loader(self, plan: Mixture | SinglePass, dataset: Any, collate: Any) -> DataLoader[Any]:

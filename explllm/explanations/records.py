@@ -70,11 +70,12 @@ def read_table(path: Path) -> Manifest:
     return _released(path) if path.suffix == ".json" else Manifest.read(path)
 
 
-def records(table: Manifest) -> Iterator[Record]:
+def records(table: Manifest, texts_only: bool = True) -> Iterator[Record]:
     """Yield the rows of a table that have a chain of thought.
 
     Args:
         table: The result of `read_table`.
+        texts_only: Skip rows without a chain of thought; otherwise their `Record.text` is empty.
 
     Yields:
         Records in table order.
@@ -83,11 +84,12 @@ def records(table: Manifest) -> Iterator[Record]:
     columns = ("image", "box", "cot", "expression", "predicted", "reference")
     rows = zip(*(frame.get(name, empty) for name in columns), table.intensities(), strict=True)
     for image, box, text, label, predicted, reference, units in rows:
-        if isinstance(text, str) and text.strip():
+        written = text if isinstance(text, str) and text.strip() else ""
+        if written or not texts_only:
             yield Record(
                 str(image),
                 box,
-                text,
+                written,
                 None if label is None else Expression(label),
                 units,
                 expression_or_none(predicted),

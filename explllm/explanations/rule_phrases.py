@@ -93,7 +93,7 @@ TYPICAL: dict[Expression, frozenset[str]] = {
 # What the expression is like, in words that are no label.
 MOODS: dict[Expression, tuple[str, ...]] = {
     Expression.NEUTRAL: ("a calm, resting face", "a relaxed face", "a face at rest"),
-    Expression.HAPPINESS: ("a warm, open mood", "a friendly and pleasant mood", "real pleasure"),
+    Expression.HAPPINESS: ("a warm, welcoming mood", "a friendly and pleasant mood", "real pleasure"),
     Expression.SADNESS: ("a heavy, downcast mood", "low spirits", "a sense of loss"),
     Expression.SURPRISE: ("a reaction to something unexpected", "a sudden rise in attention", "a moment of wonder"),
     Expression.FEAR: ("a sense of threat", "strong inner alarm", "the tension of facing a danger"),

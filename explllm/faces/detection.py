@@ -2,25 +2,30 @@
 
 from __future__ import annotations
 
+import math
 import re
-from collections.abc import Callable, Iterator, Sequence
+from array import array
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import Any
 
+import numpy as np
 import pandas as pd
 from PIL import Image
 
-from explllm.core.errors import ConfigError, InputError
+from explllm.core.errors import ConfigError, InputError, MissingPathError
 from explllm.core.files import atomic_write
 from explllm.core.manifest import Manifest
+from explllm.core.manifest_chunks import ManifestFile
 from explllm.faces.boxes import Box, Detection, FaceChoice, match_faces
 from explllm.faces.crop import DEFAULT_MARGIN, face_crop
 from explllm.faces.detector import FaceDetector
-from explllm.faces.jobs import Result
+from explllm.faces.jobs import Item, Result, Results, file_sha256
 from explllm.faces.onnx_session import Provider
 from explllm.faces.pixels import load_image
+from explllm.faces.table import TableTask, image_boxes
 
 FOUND, GIVEN, NO_FACE, KEPT = "found", "given", "no face found", "no face found; the earlier box is kept"
 NO_MATCH = "no detected face overlaps the earlier box, which is kept"
@@ -29,6 +34,9 @@ NO_MATCH = "no detected face overlaps the earlier box, which is kept"
 PER_FACE_COLUMNS = ("expression", "identity", "votes", "facs", "action_units", "cot")
 """Columns that describe one face, and all columns that start with such a name and an underscore (``cot_source``). They
 are emptied if ``all`` turns one row into several."""
+
+
+_CACHED_IMAGES = 64
 
 
 @dataclass(frozen=True)
@@ -84,19 +92,23 @@ class DetectionJob:
         detector = self.open_detector()
         yield lambda items: [self._result(item, detector) for item in items]
 
+    def reject(self, item: ImageRows, reason: str) -> Result:
+        """Return the result for an unusable image; its rows keep their boxes."""
+        faces = [_face(row, box, reason) for row, box in zip(item.rows, item.boxes, strict=True)]
+        return {"bad": f"{item.image}: {reason}", "faces": faces}
+
     def _result(self, item: ImageRows, detector: FaceDetector) -> Result:
-        if self.crops is None and not self.redo and None not in item.boxes:
-            given = [_face(row, box, GIVEN) for row, box in zip(item.rows, item.boxes, strict=True)]
-            return {"bad": None, "faces": given}
         try:
             image = load_image(item.path)
             faces = list(self._faces(item, image, detector))
             if self.crops is not None:
                 self._write_crops(item.image, image, faces)
+        except MissingPathError as error:
+            return {**self.reject(item, error.found), "missing": True}
         except InputError as error:
-            return _unusable(item, error.found)
+            return self.reject(item, error.found)
         except Exception as error:  # one image that breaks a library must not stop the others
-            return _unusable(item, f"{type(error).__name__}: {error}")
+            return self.reject(item, f"{type(error).__name__}: {error}")
         return {"bad": None, "faces": faces}
 
     def _faces(self, item: ImageRows, image: Image.Image, detector: FaceDetector) -> Iterator[dict[str, Any]]:
@@ -139,20 +151,142 @@ def crop_name(image: str, number: int) -> str:
     return PurePath(*parts[:-1], f"{stem}.jpg" if number == 1 else f"{stem}.face{number}.jpg").as_posix()
 
 
-def check_crop_names(images: Sequence[ImageRows]) -> None:
+class DetectionTask(TableTask):
+    """Detection for a manifest: an item is an image with all its rows.
+
+    The manifest is written with the columns ``box``, ``face_status``, ``face_score`` (None for a given box) and, if
+    crops are written, ``crop`` (path relative to the crop folder). A row with several faces becomes several rows
+    without `PER_FACE_COLUMNS`, because it is unknown which face they describe.
+    """
+
+    title = "faces"
+    status_column = "face_status"
+
+    def __init__(self, job: DetectionJob) -> None:
+        """Prepare a task."""
+        self._job = job
+        self._cache: dict[int, dict[int, list[dict[str, Any]]]] = {}
+
+    @property
+    def job(self) -> DetectionJob:
+        """What to do with the images."""
+        return self._job
+
+    def settings(self) -> dict[str, Any]:
+        """Return what the results depend on, besides the manifest and its root."""
+        job = self._job
+        return {
+            "detector": file_sha256(job.detector),
+            "crops": None if job.crops is None else str(job.crops),
+            "which": job.which,
+            "redo": job.redo,
+            "input_size": job.input_size,
+            "threshold": job.threshold,
+            "margin": job.margin,
+        }
+
+    def plan(self, source: ManifestFile) -> int:
+        """Group the rows by image, in 24 bytes per row, and return the number of images to read.
+
+        Raises:
+            ConfigError: If the crops of two images would have the same name.
+        """
+        hashes, boxed = array("q"), bytearray()
+        for _, chunk in source:
+            for image, box in image_boxes(chunk):
+                hashes.append(hash(image))
+                boxed.append(box is not None)
+        count = len(hashes)
+        # The rows of an image are neighbors in this order, the first row first.
+        self._order = np.argsort(hashes, kind="stable").astype(np.int32)
+        ordered = np.asarray(hashes)[self._order]
+        is_start = np.ones(count, bool)
+        is_start[1:] = ordered[1:] != ordered[:-1]
+        starts = np.flatnonzero(is_start)
+        sizes = np.diff(np.append(starts, count))
+        firsts = self._order[starts]
+        # For each row the first row of its image; for first rows the image's place in the order and number of rows.
+        self._first, self._start, self._size = (np.zeros(count, np.int32) for _ in range(3))
+        self._first[self._order] = np.repeat(firsts, sizes)
+        self._start[firsts], self._size[firsts] = starts, sizes
+        self._is_item = np.zeros(count, bool)
+        if self._job.crops is not None or self._job.redo:
+            self._is_item[firsts] = True
+        else:
+            self._is_item[self._first[~np.frombuffer(boxed, bool)]] = True
+        if self._job.crops is not None:
+            check_crop_names(image for _, chunk in source for image in chunk.frame["image"])
+        return int(self._is_item.sum())
+
+    def items(self, source: ManifestFile) -> Iterator[Item]:
+        """Yield the images that need detection or crops."""
+        if not self._is_item.any():
+            return
+        boxes = array("d")
+        for _, chunk in source:
+            for _, box in image_boxes(chunk):
+                boxes.extend(box or (math.nan,) * 4)
+        for start, chunk in source:
+            for row, image in enumerate(chunk.frame["image"], start):
+                if self._is_item[row]:
+                    place = self._start[row]
+                    rows = tuple(int(other) for other in self._order[place : place + self._size[row]])
+                    yield row, ImageRows(image, source.root / image, rows, tuple(_box_at(boxes, i) for i in rows))
+
+    def convert(self, row: int, chunk: Manifest, results: Results) -> pd.DataFrame:
+        """Return a chunk with the detected boxes."""
+        places: list[int] = []
+        faces: list[dict[str, Any]] = []
+        for place, (_, box) in enumerate(image_boxes(chunk)):
+            found = self._faces_of(row + place, results) or [_face(row + place, box, GIVEN)]
+            faces += found
+            places += [place] * len(found)
+        frame = chunk.frame.iloc[places].reset_index(drop=True)
+        columns = {"box": "box", "face_status": "status", "face_score": "score"}
+        if self._job.crops is not None:
+            columns["crop"] = "crop"
+        for column, key in columns.items():
+            frame[column] = pd.Series([face.get(key) for face in faces], index=frame.index, dtype=object)
+        several = pd.Series(places, index=frame.index).duplicated(keep=False)
+        for column in map(str, frame.columns):
+            if several.any() and any(column == name or column.startswith(f"{name}_") for name in PER_FACE_COLUMNS):
+                frame[column] = frame[column].astype(object).where(~several, None)
+        return frame
+
+    def _faces_of(self, row: int, results: Results) -> list[dict[str, Any]]:
+        """Return the faces of a row; an empty list if its image was not read."""
+        first = int(self._first[row])
+        if not self._is_item[first]:
+            return []
+        if first not in self._cache:
+            if len(self._cache) >= _CACHED_IMAGES:
+                self._cache.pop(next(iter(self._cache)))
+            by_row: dict[int, list[dict[str, Any]]] = {}
+            for face in results[first]["faces"]:
+                by_row.setdefault(face["row"], []).append(face)
+            self._cache[first] = by_row
+        return self._cache[first][row]
+
+
+def _box_at(boxes: array[float], row: int) -> Box | None:
+    x, y, w, h = boxes[4 * row : 4 * row + 4]
+    return None if math.isnan(x) else (x, y, w, h)
+
+
+def check_crop_names(images: Iterable[str]) -> None:
     """Check that the crops of all images have different names.
 
     Args:
-        images: The images to crop.
+        images: Paths in the manifest.
 
     Raises:
         ConfigError: If the crops of two images would have the same name.
     """
     owners: dict[str, str] = {}
-    for item in images:
-        name = crop_name(item.image, 1)
-        if (other := owners.setdefault(name, item.image)) != item.image:
-            raise _duplicate_crop(other, item.image, name)
+    for image in images:
+        name = crop_name(image, 1)
+        if (other := owners.setdefault(name, image)) != image:
+            raise _duplicate_crop(other, image, name)
     for name, image in owners.items():
         # The second face of `a.jpg` and the first of `a.face2.jpg`.
         first = re.sub(r"\.face\d+\.jpg$", ".jpg", name)
@@ -168,49 +302,5 @@ def _duplicate_crop(first: str, second: str, name: str) -> ConfigError:
     )
 
 
-def group_by_image(manifest: Manifest) -> list[ImageRows]:
-    """Return the images of a manifest with their rows, in order of first appearance."""
-    frame = manifest.frame
-    boxes = frame["box"] if "box" in frame else [None] * len(frame)
-    faces: dict[str, list[tuple[int, Box | None]]] = {}
-    for row, (image, box) in enumerate(zip(frame["image"], boxes, strict=True)):
-        faces.setdefault(image, []).append((row, None if box is None else (box[0], box[1], box[2], box[3])))
-    return [
-        ImageRows(image, manifest.root / image, tuple(row for row, _ in group), tuple(box for _, box in group))
-        for image, group in faces.items()
-    ]
-
-
-def add_faces(manifest: Manifest, results: dict[int, Result]) -> Manifest:
-    """Return a manifest with the detected boxes.
-
-    Args:
-        manifest: The manifest that was processed.
-        results: The result of each image of `group_by_image`.
-
-    Returns:
-        The manifest with the columns ``box``, ``face_status``, ``face_score`` (None for a given box) and, if crops were
-        written, ``crop`` (path relative to the crop folder). A row with several faces becomes several rows without
-        `PER_FACE_COLUMNS`, because it is unknown which face they describe.
-    """
-    faces = sorted((face for result in results.values() for face in result["faces"]), key=lambda face: face["row"])
-    rows = [face["row"] for face in faces]
-    frame = manifest.frame.iloc[rows].reset_index(drop=True)
-    for column, key in (("box", "box"), ("face_status", "status"), ("face_score", "score"), ("crop", "crop")):
-        if column != "crop" or any("crop" in face for face in faces):
-            frame[column] = pd.Series([face.get(key) for face in faces], index=frame.index, dtype=object)
-    several = pd.Series(rows, index=frame.index).duplicated(keep=False)
-    for column in map(str, frame.columns):
-        if several.any() and any(column == name or column.startswith(f"{name}_") for name in PER_FACE_COLUMNS):
-            frame[column] = frame[column].astype(object).where(~several, None)
-    return Manifest(frame, manifest.root, manifest.path)
-
-
 def _face(row: int, box: Box | None, status: str, score: float | None = None) -> dict[str, Any]:
     return {"row": row, "box": None if box is None else list(box), "status": status, "score": score}
-
-
-def _unusable(item: ImageRows, reason: str) -> Result:
-    """Return the result for an image that cannot be used; its rows keep their boxes."""
-    faces = [_face(row, box, reason) for row, box in zip(item.rows, item.boxes, strict=True)]
-    return {"bad": f"{item.image}: {reason}", "faces": faces}

@@ -6,17 +6,20 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 from PIL import Image
 
-from explllm.core.errors import InputError
+from explllm.core.errors import InputError, MissingPathError
 from explllm.core.manifest import Manifest
+from explllm.core.manifest_chunks import ManifestFile
 from explllm.faces.boxes import Box
 from explllm.faces.crop import DEFAULT_MARGIN, load_face
 from explllm.faces.estimators import Estimator, EstimatorSpec, Intensities, fill_unmeasured, unmeasured_units
-from explllm.faces.jobs import Result
+from explllm.faces.jobs import Item, Result, Results, file_sha256
 from explllm.faces.onnx_session import Provider
+from explllm.faces.table import TableTask, image_boxes
 
 ESTIMATED, GIVEN = "estimated", "given"
 """Values of the column ``action_units_status``; for a row without intensities it holds the reason."""
@@ -70,90 +73,131 @@ class EstimationJob:
         with closing(self.open_estimator()) as estimator:
             yield lambda items: self._results(items, estimator)
 
+    def reject(self, item: FaceRow, reason: str) -> Result:
+        """Return the result for an unusable image."""
+        return {"bad": f"{item.image}: {reason}", "status": reason, "units": None}
+
     def _results(self, items: Sequence[FaceRow], estimator: Estimator) -> list[Result]:
         margin = self.margin_for(estimator)
-        faces: list[Image.Image | str] = [self._face(item, margin) for item in items]
+        faces: list[Image.Image | Result] = [self._face(item, margin) for item in items]
         try:
-            readable = [face for face in faces if not isinstance(face, str)]
+            readable = [face for face in faces if isinstance(face, Image.Image)]
             estimates = iter(estimator.estimate(readable) if readable else [])
         except Exception as error:  # one image that breaks a library must not stop the others
             if len(items) > 1:
                 return [result for item in items for result in self._results([item], estimator)]
-            return [_result(items[0], f"{type(error).__name__}: {error}")]
-        return [
-            _result(item, face) if isinstance(face, str) else _estimated(next(estimates), estimator)
-            for item, face in zip(items, faces, strict=True)
-        ]
+            return [self.reject(items[0], f"{type(error).__name__}: {error}")]
+        return [_estimated(next(estimates), estimator) if isinstance(face, Image.Image) else face for face in faces]
 
-    def _face(self, item: FaceRow, margin: float) -> Image.Image | str:
-        """Return the face, or the reason why it cannot be used."""
+    def _face(self, item: FaceRow, margin: float) -> Image.Image | Result:
+        """Return the face, or the result for an unusable image."""
         try:
             return load_face(item.path, item.box, margin, _MAX_SIZE)
+        except MissingPathError as error:
+            return {**self.reject(item, error.found), "missing": True}
         except InputError as error:
-            return error.found
+            return self.reject(item, error.found)
         except Exception as error:  # as above
-            return f"{type(error).__name__}: {error}"
+            return self.reject(item, f"{type(error).__name__}: {error}")
 
 
-def rows_to_estimate(manifest: Manifest, redo: bool) -> list[FaceRow]:
-    """Return the rows that need an estimate: those without action units, or with `redo` all.
+class EstimationTask(TableTask):
+    """Estimation for a manifest: an item is a row without action units, or with `redo` any row.
 
-    Rows without a detected face are left out, because the whole photograph is not a face.
+    Rows without a detected face are left out, because the whole photograph is not a face. The manifest is written with
+    the columns ``action_units``, ``action_units_source``, ``action_units_missing`` (names of the unmeasured units,
+    separated by commas; their intensity is 0) and ``action_units_status``. A row without a new estimate keeps its old
+    one. If an estimate replaces the intensities of a drawn face, ``action_units_true_source`` records that they were
+    drawn.
     """
-    frame = manifest.frame
-    faceless = manifest.face_not_found()
-    given = frame["action_units"].notna() if "action_units" in frame else pd.Series(False, index=frame.index)
-    boxes = frame["box"] if "box" in frame else [None] * len(frame)
-    return [
-        FaceRow(row, image, manifest.root / image, None if box is None else (box[0], box[1], box[2], box[3]))
-        for row, (image, box) in enumerate(zip(frame["image"], boxes, strict=True))
-        if (redo or not given.iloc[row]) and not faceless[row]
-    ]
+
+    title = "action units"
+    status_column = "action_units_status"
+
+    def __init__(self, job: EstimationJob, source: str, batch_size: int, redo: bool = False) -> None:
+        """Prepare a task.
+
+        Args:
+            job: What to do with the rows.
+            source: The estimator's name.
+            batch_size: The estimator's batch size.
+            redo: Estimate again in rows that have action units.
+        """
+        self._job, self._source, self.batch_size, self._redo = job, source, batch_size, redo
+
+    @property
+    def job(self) -> EstimationJob:
+        """What to do with the rows."""
+        return self._job
+
+    def settings(self) -> dict[str, Any]:
+        """Return what the results depend on, besides the manifest and its root."""
+        estimator = self._job.estimator
+        return {
+            "estimator": file_sha256(estimator.path),
+            "source": self._source,
+            "margin": self._job.margin,
+            "options": dict(estimator.options),
+            "redo": self._redo,
+        }
+
+    def plan(self, source: ManifestFile) -> int:
+        """Count the rows to estimate, and note whether some faces are drawn."""
+        self._any_drawn, count = False, 0
+        for _, chunk in source:
+            self._any_drawn |= bool(chunk.is_synthetic().any())
+            count += sum(self._needed(chunk))
+        return count
+
+    def items(self, source: ManifestFile) -> Iterator[Item]:
+        """Yield the rows to estimate."""
+        for start, chunk in source:
+            rows = zip(image_boxes(chunk), self._needed(chunk), strict=True)
+            for row, ((image, box), needed) in enumerate(rows, start):
+                if needed:
+                    yield row, FaceRow(row, image, source.root / image, box)
+
+    def convert(self, row: int, chunk: Manifest, results: Results) -> pd.DataFrame:
+        """Return a chunk with the estimated intensities."""
+        frame, drawn = chunk.frame.copy(), chunk.is_synthetic()
+        columns = ["action_units", "action_units_source", "action_units_missing"]
+        columns += ["action_units_true_source"] * self._any_drawn
+        cells: dict[str, list[Any]] = {
+            column: list(frame[column].astype(object)) if column in frame else [None] * len(frame) for column in columns
+        }
+        status = _given_status(chunk)
+        for place in range(len(frame)):
+            if row + place not in results:
+                continue
+            result = results[row + place]
+            status[place] = result["status"]
+            if (units := result["units"]) is not None:
+                if drawn.iloc[place] and pd.isna(cells["action_units_true_source"][place]):
+                    cells["action_units_true_source"][place] = cells["action_units_source"][place]
+                cells["action_units"][place] = fill_unmeasured(units)
+                cells["action_units_source"][place] = self._source
+                cells["action_units_missing"][place] = ", ".join(unmeasured_units(units)) or None
+        for column, values in {**cells, self.status_column: status}.items():
+            frame[column] = pd.Series(values, index=frame.index, dtype=object)
+        return frame
+
+    def _needed(self, chunk: Manifest) -> list[bool]:
+        """Return whether each row needs an estimate."""
+        missing = [units is None for units in _column(chunk, "action_units")]
+        return [
+            (self._redo or absent) and not faceless
+            for absent, faceless in zip(missing, chunk.face_not_found(), strict=True)
+        ]
 
 
-def add_action_units(manifest: Manifest, items: Sequence[FaceRow], results: dict[int, Result], source: str) -> Manifest:
-    """Return a manifest with the estimated intensities.
-
-    Args:
-        manifest: The manifest that was processed.
-        items: The rows that needed an estimate.
-        results: The result of each of them, by index.
-        source: The estimator's name.
-
-    Returns:
-        The manifest with the columns ``action_units``, ``action_units_source``, ``action_units_missing`` (names of the
-        unmeasured units, separated by commas; their intensity is 0) and ``action_units_status``. A row without a new
-        estimate keeps its old one. If an estimate replaces the intensities of a drawn face,
-        ``action_units_true_source`` records that they were drawn.
-    """
-    frame, drawn = manifest.frame.copy(), manifest.is_synthetic()
-    cells = {}
-    columns = ("action_units", "action_units_source", "action_units_missing")
-    for column in (*columns, *(["action_units_true_source"] if drawn.any() else [])):
-        cells[column] = list(frame[column].astype(object)) if column in frame else [None] * len(frame)
-    status: list[str] = [GIVEN if reason is None else reason for reason in _without_estimate(manifest)]
-    for place, item in enumerate(items):
-        result = results[place]
-        status[item.row] = result["status"]
-        if (units := result["units"]) is not None:
-            if drawn[item.row] and pd.isna(cells["action_units_true_source"][item.row]):
-                cells["action_units_true_source"][item.row] = cells["action_units_source"][item.row]
-            cells["action_units"][item.row] = fill_unmeasured(units)
-            cells["action_units_source"][item.row] = source
-            cells["action_units_missing"][item.row] = ", ".join(unmeasured_units(units)) or None
-    for column, values in {**cells, "action_units_status": status}.items():
-        frame[column] = pd.Series(values, index=frame.index, dtype=object)
-    return Manifest(frame, manifest.root, manifest.path)
+def _column(chunk: Manifest, name: str) -> list[Any]:
+    return list(chunk.frame[name]) if name in chunk.frame else [None] * len(chunk)
 
 
-def _without_estimate(manifest: Manifest) -> list[str | None]:
-    """Return why each row that is not estimated has no intensities; None if it has some."""
-    frame = manifest.frame
-    units = frame["action_units"].notna() if "action_units" in frame else [False] * len(frame)
-    return [
-        str(frame["face_status"].iloc[row]) if faceless and not given else None
-        for row, (faceless, given) in enumerate(zip(manifest.face_not_found(), units, strict=True))
-    ]
+def _given_status(chunk: Manifest) -> list[str]:
+    """Return the status of each row if it is not estimated."""
+    rows = zip(chunk.face_not_found(), _column(chunk, "action_units"), _column(chunk, "face_status"), strict=True)
+    return [str(reason) if faceless and units is None else GIVEN for faceless, units, reason in rows]
 
 
 def _estimated(units: Intensities | None, estimator: Estimator) -> Result:
@@ -161,7 +205,3 @@ def _estimated(units: Intensities | None, estimator: Estimator) -> Result:
         return {"bad": None, "status": estimator.no_result, "units": None}
     rounded = [None if value is None else round(value, 4) for value in units]
     return {"bad": None, "status": ESTIMATED, "units": rounded}
-
-
-def _result(item: FaceRow, reason: str) -> Result:
-    return {"bad": f"{item.image}: {reason}", "status": reason, "units": None}

@@ -1,4 +1,8 @@
-"""Resumable jobs over many images: each result is appended to a file, and the next run continues from it."""
+"""Resumable jobs over many images: each result is appended to a file, and the next run continues from it.
+
+Memory does not grow with the number of items, except for eight bytes each: items come from an iterator, and results
+are read from the file when they are needed.
+"""
 
 from __future__ import annotations
 
@@ -7,11 +11,15 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Generator, Iterator, Sequence
+import time
+from array import array
+from collections import Counter
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import AbstractContextManager, ExitStack, closing, contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from hashlib import file_digest
 from itertools import islice
 from multiprocessing import get_context, parent_process
@@ -21,6 +29,7 @@ from os import PathLike
 from pathlib import Path
 from typing import IO, Any, Protocol
 
+from filelock import FileLock, Timeout
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
 from rich.text import Text
@@ -28,7 +37,22 @@ from rich.text import Text
 from explllm.core.errors import ConfigError, InputError
 
 Result = dict[str, Any]
-"""The result for one item, serializable as JSON; ``bad`` is the reason if the item is unusable, otherwise None."""
+"""The result for one item, serializable as JSON. ``bad`` is the reason if the item is unusable, otherwise None;
+``missing`` is True if its file does not exist."""
+
+Item = tuple[int, Any]
+"""The index of an item, under which its result is stored, and the item."""
+
+MAX_MISSING = 100
+"""A run stops if the files of its first so many items are all missing."""
+
+PROGRESS_SECONDS = 60.0
+"""Interval of the progress lines if there is no terminal."""
+
+_MAX_REJECTED = 3
+"""Maximum number of successive items that end their worker. With more, the cause is not the items."""
+
+_KILLED = "it ended the process that read it, twice"
 
 
 class Job(Protocol):
@@ -36,6 +60,10 @@ class Job(Protocol):
 
     def open(self) -> AbstractContextManager[Callable[[Sequence[Any]], list[Result]]]:
         """Open the models, and yield a function that processes some items and returns one result for each."""
+        ...
+
+    def reject(self, item: Any, reason: str) -> Result:
+        """Return the result of an unusable item."""
         ...
 
 
@@ -49,6 +77,8 @@ class JobOptions:
     """Everything that the results depend on: only a run with equal settings resumes."""
     title: str
     """Label of the progress bar."""
+    total: int
+    """Number of items."""
     workers: int = 1
     """Worker processes; with 1 the main process does the work."""
     chunk: int = 1
@@ -57,65 +87,125 @@ class JobOptions:
     """Maximum number of unusable items before the run stops; None for no limit."""
 
 
-def run_job(items: Sequence[Any], job: Job, options: JobOptions) -> None:
+class Results:
+    """The results in a file, read on access."""
+
+    def __init__(self, partial: Path) -> None:
+        """Index a file of results; of several results for an item the last counts."""
+        self._file = partial.open("rb")
+        self._offsets = array("q")
+        self.bad: set[int] = set()
+        """Indices of unusable items."""
+        next(_complete_lines(self._file), None)
+        offset = self._file.tell()
+        for line in _complete_lines(self._file):
+            if "index" in line:
+                index = line["index"]
+                self._offsets.extend([-1] * (index + 1 - len(self._offsets)))
+                self._offsets[index] = offset
+                (self.bad.discard if line["bad"] is None else self.bad.add)(index)
+            offset = self._file.tell()
+
+    def __len__(self) -> int:
+        """Return the number of results."""
+        return len(self._offsets) - self._offsets.count(-1)
+
+    def __contains__(self, index: int) -> bool:
+        """Return whether there is a result for an item."""
+        return index < len(self._offsets) and self._offsets[index] >= 0
+
+    def __getitem__(self, index: int) -> Result:
+        """Return the result for an item."""
+        if index not in self:
+            raise KeyError(index)
+        self._file.seek(self._offsets[index])
+        result: Result = json.loads(self._file.readline())
+        return result
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+
+def run_job(items: Iterable[Item], job: Job, options: JobOptions) -> None:
     """Process every item without a good result, and append the results to the file, one JSON object per line.
 
-    At most `workers` times two chunks are in progress at any time.
+    At most `workers` times two chunks are in progress at any time. An item that ends its process twice is recorded as
+    unusable: within one run with several workers, in two runs otherwise.
 
     Args:
-        items: The items; results refer to them by index.
-        job: What to do with them.
+        items: Indices and items, by ascending index.
+        job: What to do with the items.
         options: Where results go, and the limits.
 
     Raises:
         ConfigError: If the file belongs to a run with other settings.
-        InputError: If more than `max_bad` items are unusable, or a worker process died; the results so far are kept.
+        InputError: If more than `max_bad` items are unusable, the files of the first `MAX_MISSING` items are all
+            missing, or worker processes keep dying. The results so far are kept.
         KeyboardInterrupt: After Ctrl-C; the results so far are kept.
     """
-    done = _begin(options.partial, options.settings)
-    bad = 0
-    rest = [index for index in range(len(items)) if index not in done]
-    chunks = [rest[start : start + options.chunk] for start in range(0, len(rest), options.chunk)]
-    finished = len(done)
-    with (
-        options.partial.open("a", encoding="utf-8") as file,
-        _progress(options.title, len(items), len(done)) as advance,
-    ):
+    done, deaths = _begin(options.partial, options.settings)
+    finished = sum(done)
+    counts: Counter[str] = Counter()
+    rest = ((index, item) for index, item in items if not (index < len(done) and done[index]))
+    progress = _progress(options.title, options.total, finished)
+    with options.partial.open("a", encoding="utf-8") as file, progress as advance:
         try:
             # Closed immediately on errors: no worker may outlive the run.
-            with closing(_results(chunks, items, job, options.workers)) as results:
+            with closing(_results(rest, job, options, deaths, lambda line: _append(file, line))) as results:
                 for index, result in results:
                     _append(file, {"index": index, **result})
-                    finished += 1
                     advance()
-                    bad += result["bad"] is not None
-                    if options.max_bad is not None and bad > options.max_bad:
-                        raise InputError(
-                            f"{bad} images could not be used, the last because: {result['bad']}",
-                            remedy="Fix them or raise --max_bad; the same command resumes the run.",
-                        )
+                    finished += 1
+                    counts["processed"] += 1
+                    counts["bad"] += result["bad"] is not None
+                    counts["missing"] += bool(result.get("missing"))
+                    _check_limits(counts, result, options)
         except KeyboardInterrupt as stop:
-            stop.add_note(f"{finished} of {len(items)} images are done. Run the same command again to resume.")
+            stop.add_note(f"{finished} of {options.total} images are done. Run the same command again to resume.")
             raise
         except BrokenProcessPool as error:
             raise InputError(
-                f"a worker process died after {finished} of {len(items)} images",
+                f"worker processes keep dying, the last after {finished} of {options.total} images",
                 remedy="Run the same command again to resume; if memory ran out, with fewer --workers.",
             ) from error
 
 
-def read_results(partial: Path) -> dict[int, Result]:
-    """Return the results in a file by index; the last result for an index counts.
+def _check_limits(counts: Counter[str], result: Result, options: JobOptions) -> None:
+    if counts["missing"] == counts["processed"] == MAX_MISSING:
+        options.partial.unlink()  # The next run has another root, and nothing here is worth keeping.
+        raise InputError(
+            f"the first {MAX_MISSING} images do not exist, the last is {result['bad']}",
+            remedy="Pass the folder that image paths are relative to: --root DIR.",
+        )
+    if options.max_bad is not None and counts["bad"] > options.max_bad:
+        raise InputError(
+            f"{counts['bad']} images could not be used, the last because: {result['bad']}",
+            remedy="Fix them or raise --max_bad; the same command resumes the run.",
+        )
 
-    Args:
-        partial: The file.
 
-    Returns:
-        Results by index.
+@contextmanager
+def exclusive(out: str | PathLike[str]) -> Iterator[None]:
+    """Hold the lock of an output file, so that two runs cannot write it at once.
+
+    Raises:
+        ConfigError: If another run holds it.
     """
-    with partial.open("rb") as file:
-        lines = list(_complete_lines(file))
-    return {line.pop("index"): line for line in lines[1:]}
+    path = Path(f"{out}.lock")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(path, timeout=0)
+    try:
+        lock.acquire()
+    except Timeout as error:
+        raise ConfigError(
+            "another run is writing this manifest", where=out, remedy="Wait for it, or give another output."
+        ) from error
+    try:
+        yield
+    finally:
+        path.unlink(missing_ok=True)
+        lock.release()
 
 
 def file_sha256(path: str | PathLike[str]) -> str:
@@ -129,17 +219,21 @@ def partial_path(out: str | PathLike[str]) -> Path:
     return Path(f"{out}.partial.jsonl")
 
 
-def _begin(partial: Path, settings: dict[str, Any]) -> set[int]:
-    """Create the file, or check that it belongs to this run; return the indices that are done."""
+def _begin(partial: Path, settings: dict[str, Any]) -> tuple[bytearray, Counter[int]]:
+    """Create the file, or check that it belongs to this run.
+
+    Returns:
+        A flag per index that is done, and how often a process ended while it had an unfinished item.
+    """
     settings = json.loads(json.dumps(settings))  # JSON turns tuples into lists
+    done, started = bytearray(), Counter[int]()
     if not partial.is_file() or not partial.stat().st_size:
         partial.parent.mkdir(parents=True, exist_ok=True)
         with partial.open("w", encoding="utf-8") as file:
             _append(file, settings)
-        return set()
-    done: set[int] = set()
-    with partial.open("r+b") as file:
-        recorded = next(iter(_complete_lines(file)), None)
+        return done, started
+    with partial.open("r+b") as stream:
+        recorded = next(_complete_lines(stream), None)
         if recorded != settings:
             other = sorted(
                 key for key in settings if not isinstance(recorded, dict) or recorded.get(key) != settings[key]
@@ -149,14 +243,21 @@ def _begin(partial: Path, settings: dict[str, Any]) -> set[int]:
                 where=partial,
                 remedy="Give the same settings to resume it, or delete this file to start over.",
             )
-        end = file.tell()
-        for line in _complete_lines(file):
-            end = file.tell()
-            # Unusable items may have been fixed since.
-            (done.add if line["bad"] is None else done.discard)(line["index"])
+        end = stream.tell()
+        for line in _complete_lines(stream):
+            end = stream.tell()
+            if "index" not in line:
+                started.update(line.get("started", ()))
+                for index in line.get("stopped", ()):
+                    del started[index]
+                continue
+            index = line["index"]
+            del started[index]
+            done.extend(bytes(max(index + 1 - len(done), 0)))
+            done[index] = line["bad"] is None  # Unusable items may have been fixed since.
         # Drops a line that was incomplete when the run was killed.
-        file.truncate(end)
-    return done
+        stream.truncate(end)
+    return done, started
 
 
 def _complete_lines(file: IO[bytes]) -> Iterator[dict[str, Any]]:
@@ -175,30 +276,82 @@ def _append(file: IO[str], line: dict[str, Any]) -> None:
 
 
 def _results(
-    chunks: Sequence[list[int]], items: Sequence[Any], job: Job, workers: int
+    items: Iterator[Item],
+    job: Job,
+    options: JobOptions,
+    deaths: Counter[int],
+    record: Callable[[dict[str, Any]], None],
 ) -> Generator[tuple[int, Result], None, None]:
     """Yield indices and results in order of completion."""
-    if not chunks:
+    chunks = iter(lambda: list(islice(items, options.chunk)), [])
+    if options.workers > 1:
+        yield from _pooled(chunks, job, options.workers)
         return
-    if workers == 1:
-        with job.open() as process:
-            for indices in chunks:
-                yield from zip(indices, process([items[index] for index in indices]), strict=True)
-        return
-    # Spawned: onnxruntime and mediapipe do not survive a fork.
-    with ProcessPoolExecutor(
-        min(workers, len(chunks)), mp_context=get_context("spawn"), initializer=_open, initargs=(job,)
-    ) as pool:
-        waiting = iter(chunks)
-        running: dict[Future[list[Result]], list[int]] = {}
+    with ExitStack() as stack:
+        process = None
+        for chunk in chunks:
+            usable = [(index, item) for index, item in chunk if deaths[index] < 2]
+            yield from ((index, job.reject(item, _KILLED)) for index, item in chunk if deaths[index] >= 2)
+            # After a death one by one: the others of the chunk are not to blame.
+            parts = [[one] for one in usable] if any(deaths[index] for index, _ in usable) else [usable]
+            for part in filter(None, parts):
+                process = process or stack.enter_context(job.open())
+                indices = [index for index, _ in part]
+                # If one of these ends the process, the next run knows which ones were in progress.
+                record({"started": indices})
+                try:
+                    results = process([item for _, item in part])
+                except BaseException:
+                    record({"stopped": indices})
+                    raise
+                yield from zip(indices, results, strict=True)
+
+
+def _pooled(chunks: Iterator[list[Item]], job: Job, workers: int) -> Generator[tuple[int, Result], None, None]:
+    """Yield the results of worker processes.
+
+    After the death of a worker, the items in progress are repeated one by one, because the pool does not tell which one
+    ended it. An item that ends its worker twice when it is alone is rejected.
+    """
+    suspects: list[Item] = []
+    deaths = Counter[int]()
+    rejected = 0
+    while True:
+        running: dict[Future[list[Result]], list[Item]] = {}
+        submitting: list[Item] = []
+        alone = bool(suspects)
+        # Spawned: onnxruntime and mediapipe do not survive a fork.
+        pool = ProcessPoolExecutor(
+            1 if alone else workers, mp_context=get_context("spawn"), initializer=_open, initargs=(job,)
+        )
         try:
             while True:
-                for indices in islice(waiting, 2 * workers - len(running)):
-                    running[pool.submit(_run, [items[index] for index in indices])] = indices
+                waiting = iter([[suspects[0]]] if suspects else []) if alone else chunks
+                for chunk in islice(waiting, (1 if alone else 2 * workers) - len(running)):
+                    submitting = chunk
+                    running[pool.submit(_run, [item for _, item in chunk])] = chunk
+                    submitting = []
                 if not running:
-                    return
+                    break
                 for future in wait(running, return_when=FIRST_COMPLETED).done:
-                    yield from zip(running.pop(future), future.result(), strict=True)
+                    results = future.result()
+                    rejected = 0
+                    suspects = suspects[1:]
+                    yield from zip([index for index, _ in running.pop(future)], results, strict=True)
+            if not alone:
+                return
+        except BrokenProcessPool:
+            if not alone:
+                suspects = [item for chunk in [*running.values(), submitting] for item in chunk]
+                continue
+            index, item = suspects[0]
+            deaths[index] += 1
+            if deaths[index] == 2:
+                rejected += 1
+                if rejected > _MAX_REJECTED:
+                    raise
+                suspects = suspects[1:]
+                yield index, job.reject(item, _KILLED)
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
 
@@ -238,8 +391,29 @@ class _Rate(ProgressColumn):
 
 @contextmanager
 def _progress(title: str, total: int, done: int) -> Iterator[Callable[[], None]]:
-    """Show a progress bar on a terminal, and yield the function that advances it."""
+    """Show a progress bar on a terminal or a line per minute elsewhere; yield the function that advances it."""
+    if not sys.stderr.isatty():
+        yield _progress_lines(title, total, done)
+        return
     columns = (TextColumn(title), BarColumn(), MofNCompleteColumn(), _Rate(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), disable=not sys.stderr.isatty()) as progress:
+    with Progress(*columns, console=Console(stderr=True)) as progress:
         task = progress.add_task("", total=total, completed=done)
         yield lambda: progress.advance(task)
+
+
+def _progress_lines(title: str, total: int, done: int) -> Callable[[], None]:
+    start = printed = time.monotonic()
+    count = 0
+
+    def advance() -> None:
+        nonlocal count, printed
+        count += 1
+        now = time.monotonic()
+        if now - printed >= PROGRESS_SECONDS:
+            printed = now
+            rate = count / max(now - start, 1e-9)
+            left = timedelta(seconds=round((total - done - count) / rate))
+            sys.stderr.write(f"{title}: {done + count:,} of {total:,}, {rate:.1f}/s, {left} left\n")
+            sys.stderr.flush()
+
+    return advance

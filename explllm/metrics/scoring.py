@@ -22,15 +22,15 @@ from explllm.metrics.answers import Answers
 from explllm.metrics.chain_of_thought import TextCounts, sum_counts, summarize_counts, text_counts
 from explllm.metrics.evaluation import recognition_metrics
 from explllm.metrics.exp_cot_score import Judgment, exp_cot_score
+from explllm.metrics.grounding_gain import grounding_gain
 from explllm.metrics.judges import Judge
 from explllm.metrics.judges.chat import ChatJudge
-from explllm.metrics.judges.rules import OfflineJudge
 
 
 def score_table(
     generated: Path,
     reference: Path | None,
-    judge: ChatSettings | None,
+    judge: Judge | ChatSettings,
     out: Path | None = None,
     ledger: Path | None = None,
 ) -> dict[str, Any]:
@@ -44,26 +44,32 @@ def score_table(
     Args:
         generated: A manifest with texts, a run folder, whose ``predictions.parquet`` is read, or a list or result of
             the authors' released code; see `explllm.explanations.records.read_table`.
-        reference: The same with reference texts, joined by face. Without it nothing is judged, unless the table holds
-            the references itself, as the authors' results do.
-        judge: The language model that judges; None for the rule-based judge.
+        reference: The same with reference texts, measured action units, or both, joined by face. Without reference
+            texts nothing is judged, unless the table itself contains them, as the authors' results do.
+        judge: A judge that needs no server, or the settings of the language model that judges.
         out: JSON Lines file for the metrics of each text; None for none.
-        ledger: SQLite file of the judge's answers, none of which is paid for twice; required with `judge`.
+        ledger: SQLite file of the judge's answers, none of which is paid for twice; required with a language model.
 
     Returns:
-        What `explllm.metrics.chain_of_thought.summarize_counts` returns, with ``recognition`` if there are labels, and
-        with ``exp_cot_score``, ``judge``, ``judge_cost``, ``not_judged`` and ``not_judged_because`` if texts were judged.
-        Answers up to the end of a budget or a server's refusal are kept.
+        The values of `explllm.metrics.chain_of_thought.summarize_counts` and
+        `explllm.metrics.grounding_gain.grounding_gain`; ``recognition`` if there are labels; ``exp_cot_score``,
+        ``judge``, ``judge_cost``, ``not_judged`` and ``not_judged_because`` if texts were judged. Answers up to the end
+        of a budget or a server's refusal are kept.
 
     Raises:
         InputError: If a table lacks a column, no face is in both tables, or the server refuses the first request.
     """
     table = read_table(generated)
     texts = list(records(table))
-    pairs, by_file_name = _pairs(texts, generated, reference)
-    units = {text.name: other.action_units for text, other in pairs}
-    counts = [text_counts(text.text, text.predicted, text.action_units or units.get(text.name)) for text in texts]
-    metrics: dict[str, Any] = summarize_counts(sum_counts(counts))
+    joined, by_file_name = _pairs(texts, generated, reference)
+    pairs = [(text, other) for text, other in joined if other.text]
+    known = {text.name: other.action_units for text, other in joined}
+    units = [text.action_units or known.get(text.name) for text in texts]
+    counts = [text_counts(text.text, text.predicted, measured) for text, measured in zip(texts, units, strict=True)]
+    metrics: dict[str, Any] = {
+        **summarize_counts(sum_counts(counts)),
+        **grounding_gain([text.text for text in texts], [text.predicted for text in texts], units),
+    }
     if recognition := _recognition(table):
         metrics["recognition"] = recognition
     elif not texts:
@@ -73,7 +79,7 @@ def score_table(
             remedy="Give a column `cot`, or `predicted` and `expression`.",
         )
     judgments: dict[str, Judgment | str] = {}
-    if judge is not None and not pairs:
+    if isinstance(judge, ChatSettings) and not pairs:
         raise ConfigError(
             "--judge needs texts to compare with", remedy="Give them by --reference, or leave --judge out."
         )
@@ -85,7 +91,7 @@ def score_table(
             metrics["exp_cot_score"] = exp_cot_score(judged)
         reasons = Counter(one for one in results if isinstance(one, str))
         metrics["not_judged"], metrics["not_judged_because"] = reasons.total(), dict(reasons.most_common())
-        metrics["judge_ledger"] = None if judge is None else str(ledger)
+        metrics["judge_ledger"] = str(ledger) if isinstance(judge, ChatSettings) else None
         metrics["without_reference"] = len(texts) - len(pairs)
         metrics["joined_by_file_name"] = by_file_name
     if out is not None:
@@ -94,20 +100,21 @@ def score_table(
 
 
 async def _judge(
-    pairs: Sequence[tuple[Record, Record]], settings: ChatSettings | None, ledger_file: Path | None
+    pairs: Sequence[tuple[Record, Record]], judge: Judge | ChatSettings, ledger_file: Path | None
 ) -> tuple[list[Judgment | str], str, float]:
     """Return the judgments, the judge's name, and the cost in the ledger in USD."""
-    if settings is None or ledger_file is None:
-        offline = OfflineJudge()
-        return [offline.compare(one.text, other.text) for one, other in pairs], offline.name, 0.0
+    if isinstance(judge, Judge):
+        return list(await asyncio.gather(*(_one(judge, one, other) for one, other in pairs))), judge.name, 0.0
+    if ledger_file is None:
+        raise ValueError("a language model as judge needs a ledger")
     ledger_file.parent.mkdir(parents=True, exist_ok=True)
     with Ledger(ledger_file) as ledger:
-        async with ChatClient(settings, ledger) as client:
+        async with ChatClient(judge, ledger) as client:
             await client.check()
-            judge = ChatJudge(client, settings.model)
-            work = (_one(judge, one, other) for one, other in pairs)
+            chat_judge = ChatJudge(client, judge.model)
+            work = (_one(chat_judge, one, other) for one, other in pairs)
             found = list(await asyncio.gather(*work))
-        return found, judge.name, ledger.totals().cost
+        return found, chat_judge.name, ledger.totals().cost
 
 
 async def _one(judge: Judge, one: Record, other: Record) -> Judgment | str:
@@ -123,24 +130,24 @@ async def _one(judge: Judge, one: Record, other: Record) -> Judgment | str:
 
 
 def _pairs(texts: Sequence[Record], generated: Path, reference: Path | None) -> tuple[list[tuple[Record, Record]], int]:
-    """Join texts with their references, none without a reference; return how many a file name alone joins as well."""
+    """Join texts with the rows of the reference; return the pairs, and how many of them only a file name joins."""
     if reference is None:
         own = ((text, text.reference) for text in texts)
         return [(text, Record(text.image, text.box, other)) for text, other in own if other is not None], 0
-    pairs, by_file_name = _joined(texts, list(records(read_table(reference))))
+    pairs, by_file_name = _joined(texts, list(records(read_table(reference), texts_only=False)))
     if not pairs:
         raise ManifestError(
             f"no image of {generated} is in the reference",
             where=reference,
-            remedy="Give the references of the same faces; they are joined by the columns `image` and `box`.",
+            remedy="Give a reference with the same faces; they are joined by the columns `image` and `box`.",
         )
     return pairs, by_file_name
 
 
 def _joined(texts: Sequence[Record], references: Sequence[Record]) -> tuple[list[tuple[Record, Record]], int]:
-    """Join by image and box; else by image, and else by the file's name, where these name one text on either side.
+    """Join by image and box, else by image, else by file name, if these identify a single row on both sides.
 
-    A file's name alone joins only with a path that is no more than that, as in the released lists: ``1/0001.jpg`` and
+    A file name joins only if one of the two paths is a bare file name, as in the released lists: ``1/0001.jpg`` and
     ``3/0001.jpg`` are two faces.
     """
     keys: tuple[Callable[[Record], str], ...] = (lambda record: record.name, lambda record: record.image)

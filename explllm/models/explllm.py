@@ -44,7 +44,7 @@ class ExpLLM(MultiPartModel, PreTrainedModel):
 
         >>> import tempfile
         >>> from explllm import ExpLLM
-        >>> from explllm.drawn_faces.generate import draw_faces
+        >>> from explllm.drawn_faces import draw_faces
         >>> from explllm.models.build import NetworkSettings, build
         >>> folder = tempfile.TemporaryDirectory()
         >>> build(NetworkSettings(preset="tiny", labels="rafdb")).save_pretrained(f"{folder.name}/model")

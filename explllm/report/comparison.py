@@ -15,17 +15,17 @@ from explllm.metrics.evaluation import single_class_warning
 from explllm.report.explained import thumbnail_url
 from explllm.report.page import MetricCard, render_page
 
-SHOWN = 80
+MAX_FACES_SHOWN = 80
 """Maximum number of faces on the contact sheet; the CSV file lists all."""
 
-_FIGURES = ("accuracy", "macro_recall", "macro_f1", "ece", "nll", "brier", "auroc")
+_METRICS = ("accuracy", "macro_recall", "macro_f1", "ece", "nll", "brier", "auroc")
 
 
 def metric_rows(comparison: Comparison) -> list[list[str]]:
     """Return the metrics side by side: name, then the value of each run."""
     runs = comparison.runs
     rows = [["faces", *(f"{run.metrics['test/count']:,}" for run in runs)]]
-    for name in _FIGURES:
+    for name in _METRICS:
         rows.append([_NAMES.get(name, name.replace("_", " ")), *(_shown(run.metrics, name) for run in runs)])
     labels = list(dict.fromkeys(label for run in runs for label in run.metrics["test/labels"]))
     return rows + [[f"recall {label}", *(_shown(run.metrics, f"recall/{label}") for run in runs)] for label in labels]
@@ -58,7 +58,7 @@ def pair_sentences(comparison: Comparison) -> list[str]:
         verdict = "a significant difference" if pair.corrected < 0.05 else "not a significant difference"
         low, high = (f"{100 * end:+.1f}" for end in pair.interval)
         sentences.append(
-            f"{pair.first} less {pair.second}: {100 * pair.difference:+.1f} points of accuracy (95% interval {low} to "
+            f"{pair.first} minus {pair.second}: {100 * pair.difference:+.1f} points of accuracy (95% interval {low} to "
             f"{high}), {verdict}: McNemar's test, {pair.method}, {p_value}. Of {len(comparison.faces)} faces only "
             f"{pair.first} recognizes {pair.only_first}, only {pair.second} {pair.only_second}, both {pair.both}, "
             f"neither {pair.neither}."
@@ -89,8 +89,8 @@ def write_comparison(comparison: Comparison, folder: Path) -> None:
     for kind in present:
         rows = differing[[one == kind for one in kinds]]
         recognize = " and ".join(name for name, one in zip(names, kind, strict=True) if one)
-        title = f"Only {recognize} right" if recognize else "All wrong, in different ways"
-        shown = [_on_sheet(comparison, row) for row in rows.head(SHOWN // len(present)).to_dict("records")]
+        title = f"Only {recognize} correct" if recognize else "All wrong, with different answers"
+        shown = [_on_sheet(comparison, row) for row in rows.head(MAX_FACES_SHOWN // len(present)).to_dict("records")]
         groups.append((title, len(rows), shown))
     page = render_page(
         "compare.html.jinja",
@@ -98,7 +98,7 @@ def write_comparison(comparison: Comparison, folder: Path) -> None:
         notices=_notices(comparison),
         rows=metric_rows(comparison),
         pairs=[
-            (f"{pair.first} less {pair.second}", _cards(pair), sentence)
+            (f"{pair.first} minus {pair.second}", _cards(pair), sentence)
             for pair, sentence in zip(comparison.pairs, pair_sentences(comparison), strict=True)
         ],
         groups=groups,
@@ -112,7 +112,7 @@ def write_comparison(comparison: Comparison, folder: Path) -> None:
 
 
 def _notices(comparison: Comparison) -> list[str]:
-    """Return what must be notes of the runs, each once: what their data are, and who predicts one class only."""
+    """Return the warnings about the runs, without repetition."""
     notes = [run.metrics["training_data_note"] for run in comparison.runs if run.metrics.get("training_data_note")]
     for run in comparison.runs:
         metrics = {name.removeprefix("test/"): value for name, value in run.metrics.items()}
@@ -123,12 +123,12 @@ def _notices(comparison: Comparison) -> list[str]:
 
 def _cards(pair: Pair) -> list[MetricCard]:
     low, high = (f"{100 * end:+.1f}" for end in pair.interval)
-    points = f"points of accuracy, {pair.first} less {pair.second}"
+    points = f"points of accuracy, {pair.first} minus {pair.second}"
     return [
         MetricCard(points, f"{100 * pair.difference:+.1f}", f"{low} to {high} (95%)"),
         MetricCard("McNemar's test", f"p {_p(pair.p_value)}", pair.method),
-        MetricCard(f"only {pair.first} right", f"{pair.only_first:,}", "faces"),
-        MetricCard(f"only {pair.second} right", f"{pair.only_second:,}", "faces"),
+        MetricCard(f"only {pair.first} correct", f"{pair.only_first:,}", "faces"),
+        MetricCard(f"only {pair.second} correct", f"{pair.only_second:,}", "faces"),
     ]
 
 

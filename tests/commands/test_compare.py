@@ -11,7 +11,7 @@ from explllm.core.errors import InputError
 from explllm.metrics.answers import Answers
 from explllm.metrics.comparison import compare_runs, read_runs
 from explllm.metrics.evaluation import recognition_metrics
-from explllm.report.comparison import SHOWN
+from explllm.report.comparison import MAX_FACES_SHOWN
 
 
 def compare(runs, out=None):
@@ -50,7 +50,7 @@ def test_two_runs(tested, capsys, drawn_table):
     for text in (said, page):
         assert f"{held['test/accuracy']:.3f}" in text and "a significant difference" in " ".join(text.split())
     assert "The faces are drawn by a program" in said and "The faces are drawn by a program" in page
-    assert page.count("data:image/jpeg") == len(listed) <= SHOWN // 3 and "http" not in page
+    assert page.count("data:image/jpeg") == len(listed) <= MAX_FACES_SHOWN // 3 and "http" not in page
 
 
 def test_a_run_of_one_class_is_called_so(tested, capsys):
@@ -72,7 +72,7 @@ def test_the_sheet_begins_with_faces_that_one_run_recognizes(tested, tmp_path):
     found = compare([str(tested("a", skill=0.5)), str(tested("b", seed=1, skill=0.5))], str(tmp_path / "out"))
     page = (tmp_path / "out/compare.html").read_text()
     assert not found.differing[["right a", "right b"]].any(axis=1).all()
-    places = [page.index(words) for words in ("Only a right", "Only b right", "All wrong, in different ways")]
+    places = [page.index(words) for words in ("Only a correct", "Only b correct", "All wrong, with different answers")]
     assert max(places[:2]) < places[2]
 
 
@@ -162,8 +162,8 @@ def test_many_faces(made_up, metrics_of, tmp_path):
     found = compare([str(tmp_path / "run0"), str(tmp_path / "run1")], str(tmp_path / "out"))
     page = (tmp_path / "out/compare.html").read_text()
     kinds = len(found.differing[["right run0", "right run1"]].drop_duplicates())
-    assert page.count("<figure>") == kinds * (SHOWN // kinds) < len(found.differing)
-    assert f"{kinds * (SHOWN // kinds)} of them, " in " ".join(page.split())
+    assert page.count("<figure>") == kinds * (MAX_FACES_SHOWN // kinds) < len(found.differing)
+    assert f"{kinds * (MAX_FACES_SHOWN // kinds)} of them, " in " ".join(page.split())
     assert len(pd.read_csv(tmp_path / "out/compare.csv")) == len(found.differing)
 
 

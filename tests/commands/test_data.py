@@ -59,6 +59,13 @@ def test_bad_rows_are_reported_one_by_one(publishers, data, tmp_path, capsys):
     assert "bad              2   listed above" in said.out and len(Manifest.read(tmp_path / "a.csv")) == 5
 
 
+def test_photographs_without_labels(publishers, data, tmp_path):
+    publishers.image(tmp_path / "photos/a.jpg")
+    said = data("folder", tmp_path / "photos", "-o", tmp_path / "photos.csv")
+    assert list(Manifest.read(tmp_path / "photos.csv").frame["image"]) == ["a.jpg"]
+    assert "note: 1 photographs without labels" in said.err and "wrote            1" in said.out
+
+
 @pytest.mark.parametrize(
     ("name", "options", "rows"),
     [
@@ -98,7 +105,7 @@ def test_errors(publishers, data, tmp_path):
         (["expw", tmp_path / "nothing", "-o", out], "there is no such folder"),
         (["expw", root, "-o", out, "--max-bad", "-1"], "--max_bad is -1. Give at least 0."),
         (["expw", root, "-o", out, "--check-images", "--lists-only"], "--check_images conflicts with --lists_only"),
-        (["expw", root, "-o", out, "--min-confidence", "100"], "confidence of 100"),
+        (["expw", root, "-o", out, "--min-confidence", "100"], "--min_confidence is 100. Use 0 to below 100."),
         (["expw", root, "-o", out, "--min-confidence", "99.95"], "no row can be used; left out: 5 faces"),
         (["expv", root, "-o", out], "unknown command expv. Did you mean expw?"),
         (["expw", root], "no --out given"),

@@ -154,8 +154,26 @@ def test_a_place_that_cannot_be_written(faces, explllm, tmp_path):
 def test_a_judge_without_anything_to_judge_by(faces, explllm, chat_server):
     with chat_server.ChatServer(lambda received: chat_server.Reply("never asked")) as server:
         done = explllm("score", faces, "--judge", "scripted", "--base-url", server.url)
-        assert "nothing to judge the texts by" in done.error and "--reference" in done.error
+        assert "--judge needs texts to compare with" in done.error and "--reference" in done.error
     assert server.received == []
+
+
+def test_action_units_of_a_reference_without_texts(faces, score, explllm):
+    """``score RUN --reference M``: M has measured units and no texts; grounding is measured and nothing is judged."""
+    direct, _ = score(faces)
+    manifest = changed(faces, lambda frame: frame.drop(columns=["cot", "cot_source"]))
+    alone = faces.with_name("alone.parquet")
+    Manifest(Manifest.read(faces).frame.drop(columns="action_units"), faces.parent).write(alone)
+    without, _ = score(alone)
+    assert without["grounding_f1"] is without["grounding_gain"] is None
+    joined, _ = score(alone, "--reference", manifest)
+    assert joined == direct and "judge" not in joined
+    assert joined["grounding_gain_faces"] == 12 and joined["self_contradiction"] == 0
+    low, high = joined["grounding_gain_interval"]
+    # The two faces of each class have the same action units here, so their texts may be swapped without loss.
+    assert low <= joined["grounding_gain"] <= high and abs(joined["grounding_gain"]) < 0.1
+    shown = " ".join(explllm("score", alone, "--reference", manifest).out.split())
+    assert f"grounding gain │ {joined['grounding_gain']:.3f} ({low:.3f} to {high:.3f})" in shown
 
 
 def test_the_label_said_first_in_other_words(faces, score):
@@ -188,7 +206,7 @@ def test_a_budget_that_ends(faces, score, explllm, chat_server):
         judged = [one for one in each if "score" in one]
         assert 0 < len(judged) == len(server.received) == figures["exp_cot_score"]["count"] < 12
         assert figures["not_judged"] == 12 - len(judged) and figures["judge_cost"] == pytest.approx(0.102 * len(judged))
-        assert all("the budget is used up" in one["failed"] for one in each if "score" not in one)
+        assert all("the budget of --max_cost is used up" in one["failed"] for one in each if "score" not in one)
         said = " ".join(explllm("score", faces, *asked, *prices, "--max-cost", 0.7, "-o", "each.jsonl").out.split())
         assert f"not judged: {12 - len(judged)}" in said and "budget" in said
         figures, each = score(faces, *asked, *prices, "--max-cost", 5)

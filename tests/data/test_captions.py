@@ -1,11 +1,11 @@
+"""Captions in LLaVA's layout as training data."""
+
 import json
 import shutil
 
 import pytest
 
-from explllm.core.errors import ManifestError, MissingPathError
 from explllm.data.datamodules import CaptionedImages
-from explllm.data.readers.cc3m import read_llava_captions
 
 
 def entry(image, caption):
@@ -23,22 +23,6 @@ def listed(drawn_faces, tmp_path):
         entries.append(entry(path.name, f" a drawing of face {number} \n"))
     (tmp_path / "chat.json").write_text(json.dumps(entries))
     return tmp_path
-
-
-def test_reads_images_and_captions(listed):
-    manifest = read_llava_captions(listed)
-    assert list(manifest.frame.columns) == ["image", "caption", "split"]
-    assert list(manifest.frame["caption"]) == [f"a drawing of face {number}" for number in range(12)]
-    assert set(manifest.frame["split"]) == {"train"}
-    assert all(manifest.image_path(row).is_file() for row in range(12))
-
-
-def test_images_beside_the_list(listed):
-    for path in (listed / "images").iterdir():
-        shutil.move(path, listed)
-    (listed / "images").rmdir()
-    manifest = read_llava_captions(listed)
-    assert all(manifest.image_path(row).is_file() for row in range(12))
 
 
 def test_as_training_data(listed, ready, answers):
@@ -60,32 +44,3 @@ def test_trains_by_the_command(listed, explllm, small_config):
     (listed / "images" / "00000-fear.png").unlink()
     error = explllm("fit", "--config", small_config, *named, *frozen).error
     assert "1 image cannot be read, last " in error and "00000-fear.png: there is no such image" in error
-
-
-@pytest.mark.parametrize(
-    "broken",
-    [
-        {"image": "a.png"},
-        {"conversations": entry("a.png", "b")["conversations"]},
-        {"image": "a.png", "conversations": [{"from": "human", "value": "?"}]},
-        {"image": "a.png", "conversations": [{"from": "gpt", "value": None}]},
-        {"image": "a.png", "conversations": [{"from": "gpt", "value": " "}]},
-        ["a.png"],
-    ],
-)
-def test_entries_without_image_or_caption(tmp_path, broken):
-    (tmp_path / "chat.json").write_text(json.dumps([entry("x.png", "fine"), broken]))
-    with pytest.raises(ManifestError, match=r"entry 1 has no image or no caption \[.*chat.json\]"):
-        read_llava_captions(tmp_path)
-
-
-def test_errors(tmp_path):
-    with pytest.raises(MissingPathError, match=r"no list of captions"):
-        read_llava_captions(tmp_path)
-    (tmp_path / "chat.json").write_text("[{")
-    with pytest.raises(ManifestError, match="invalid JSON"):
-        read_llava_captions(tmp_path)
-    for content in ("{}", "3", "[]"):
-        (tmp_path / "chat.json").write_text(content)
-        with pytest.raises(ManifestError, match="not a list of images with captions"):
-            read_llava_captions(tmp_path)

@@ -31,8 +31,8 @@ def start(name, crowd, out, model, workers):
     )
 
 
-@pytest.mark.parametrize(("name", "workers"), [("faces", 1), ("faces", 2), ("aus", 1), ("aus", 2)])
-def test_a_killed_run_goes_on(crowd, detector_file, landmarker_file, tmp_path, name, workers):
+@pytest.mark.parametrize(("name", "workers"), [("faces", 1), ("aus", 2)])
+def test_a_killed_run_resumes(crowd, detector_file, landmarker_file, tmp_path, name, workers):
     model = detector_file if name == "faces" else landmarker_file
     unbroken = start(name, crowd, tmp_path / "unbroken.csv", model, 1)
     _, errors = unbroken.communicate()
@@ -40,13 +40,12 @@ def test_a_killed_run_goes_on(crowd, detector_file, landmarker_file, tmp_path, n
 
     out, partial = tmp_path / "out.csv", tmp_path / "out.csv.partial.jsonl"
     killed = start(name, crowd, out, model, workers)
-    while not partial.exists() or partial.read_bytes().count(b"\n") < 20:
+    while not partial.exists() or partial.read_bytes().count(b'"index"') < 20:
         assert killed.poll() is None, killed.communicate()
         time.sleep(0.01)
     killed.send_signal(signal.SIGKILL)
     killed.communicate()
-    done = partial.read_bytes().count(b"\n") - 1
-    assert 19 <= done < 100 and not out.exists()
+    assert 20 <= partial.read_bytes().count(b'"index"') < 100 and not out.exists()
 
     resumed = start(name, crowd, out, model, workers)
     _, errors = resumed.communicate()

@@ -4,6 +4,7 @@ import asyncio
 import inspect
 import json
 
+import pandas as pd
 import pytest
 
 from explllm.core.action_units import NAMES
@@ -126,7 +127,7 @@ def test_the_command(explllm, tmp_path, reference_data, chat_server):
     assert "the file does not exist" in explllm("score", "none.json").error
 
 
-def test_a_registered_judge_is_found_by_its_name():
+def test_a_registered_judge_is_found_by_its_name(explllm, tmp_path):
     """The example in the docstring of `explllm.metrics.judges`."""
     import explllm.metrics.judges as judges
 
@@ -146,6 +147,12 @@ def test_a_registered_judge_is_found_by_its_name():
                 def compare(self, generated, reference):
                     return Judgment(0, 0, 0)
 
-        assert asyncio.run(find_judge("overlap").judge("one two", "one two", "face")) == Judgment(5, 5, 5)
+        rows = [{"image": "a.png", "cot": "one two three four"}, {"image": "b.png", "cot": "five six"}]
+        pd.DataFrame(rows).to_json(tmp_path / "mine.jsonl", orient="records", lines=True)
+        rows[1]["cot"] = "seven eight"
+        pd.DataFrame(rows).to_json(tmp_path / "theirs.jsonl", orient="records", lines=True)
+        done = explllm("score", "mine.jsonl", "--reference", "theirs.jsonl", "--judge", "overlap", "--json")
+        metrics = json.loads(done.out)
+        assert metrics["judge"] == "overlap (shared words)" and metrics["exp_cot_score"]["score"] == 0.5
     finally:
         judges._REGISTRY.pop("overlap")

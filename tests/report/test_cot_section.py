@@ -15,7 +15,7 @@ from explllm.report.explained import ExplainedFace
 from explllm.training.sample import fixed_sample
 
 
-def test_a_test_says_how_good_its_words_are(explllm, fitted, small_config, tmp_path):
+def test_a_test_says_how_good_its_words_are(explllm, fitted, small_config, drawn_faces, tmp_path):
     shutil.copytree(fitted, tmp_path / "run")
     done = explllm("test", "--config", small_config, "--run_dir", tmp_path / "run", "--explained_faces", 4)
     assert done.status == 0
@@ -23,8 +23,15 @@ def test_a_test_says_how_good_its_words_are(explllm, fitted, small_config, tmp_p
     # The metrics describe a sample that does not depend on how well its faces are recognized.
     table = Manifest.read(tmp_path / "run/predictions.parquet").frame
     assert metrics["test/cot/count"] == 16
-    assert set(fixed_sample(table, 16)) <= set(table.index[table["cot"].notna()])
+    # By the source: a barely trained model may write an empty text.
+    assert set(fixed_sample(table, 16)) <= set(table.index[table["cot_source"].notna()])
     assert metrics["test/cot/judge"].startswith("offline")
+    # Predictions keep what is known about the faces, so that `score RUN` can ground their texts.
+    data = Manifest.read(drawn_faces / "manifest.parquet").frame.set_index("image")
+    assert list(table["action_units"]) == list(data.loc[table["image"], "action_units"])
+    assert set(table["action_units_source"]) == {"drawn"}
+    gain, interval = metrics["test/cot/grounding_gain"], metrics["test/cot/grounding_gain_interval"]
+    assert gain is None or interval[0] <= gain <= interval[1]
     assert 0 <= metrics["test/cot/exp_cot_score"]["score"] <= 1
     page = (tmp_path / "run/report.html").read_text()
     assert len(re.findall(r"Exp-CoT Score \d\.\d\d \(key observations", page)) == 4

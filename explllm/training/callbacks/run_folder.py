@@ -31,7 +31,7 @@ from explllm.training.task import ExpLLMTask
 REPORT = "report.html"
 SCORED_FACES = 16
 """Test faces whose explanations are scored, besides the faces shown in the report."""
-_COPIED_COLUMNS = ("image", "split", "expression", "box")
+_COPIED_COLUMNS = ("image", "split", "expression", "box", "action_units", "action_units_source")
 _GENERATION_BATCH = 8
 
 

@@ -132,7 +132,7 @@ def test_no_form_of_it(read, tmp_path):
         read("affectnet", tmp_path)
     with pytest.raises(MissingPathError, match="there is no such folder"):
         read("affectnet", tmp_path / "nothing")
-    with pytest.raises(ConfigError, match="there is no reader 'affectnot'. Use one of rafdb, affectnet"):
+    with pytest.raises(ConfigError, match="unknown data set 'affectnot'. Use one of rafdb, affectnet"):
         read("affectnot", tmp_path)
 
 

@@ -1,7 +1,10 @@
+import json
+
 import pytest
 from PIL import Image
 
 from explllm.core.errors import InputError, ManifestError, MissingPathError
+from explllm.data.readers.cc3m import read_llava_captions
 
 
 def test_llavas_list(publishers, read, cells, tmp_path):
@@ -83,3 +86,33 @@ def test_broken_shards(publishers, read, tmp_path):
 def test_neither(read, tmp_path):
     with pytest.raises(MissingPathError, match="no list of captions and no shard"):
         read("cc3m", tmp_path)
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        {"image": "a.png"},
+        {"conversations": [{"from": "gpt", "value": "b"}]},
+        {"image": "a.png", "conversations": [{"from": "human", "value": "?"}]},
+        {"image": "a.png", "conversations": [{"from": "gpt", "value": None}]},
+        {"image": "a.png", "conversations": [{"from": "gpt", "value": " "}]},
+        ["a.png"],
+    ],
+)
+def test_entries_without_image_or_caption(tmp_path, broken):
+    fine = {"image": "x.png", "conversations": [{"from": "gpt", "value": "fine"}]}
+    (tmp_path / "chat.json").write_text(json.dumps([fine, broken]))
+    with pytest.raises(ManifestError, match=r"entry 1 has no image or no caption \[.*chat.json\]"):
+        read_llava_captions(tmp_path)
+
+
+def test_invalid_lists(tmp_path):
+    with pytest.raises(MissingPathError, match=r"no list of captions"):
+        read_llava_captions(tmp_path)
+    (tmp_path / "chat.json").write_text("[{")
+    with pytest.raises(ManifestError, match="invalid JSON"):
+        read_llava_captions(tmp_path)
+    for content in ("{}", "3", "[]"):
+        (tmp_path / "chat.json").write_text(content)
+        with pytest.raises(ManifestError, match="not a list of images with captions"):
+            read_llava_captions(tmp_path)

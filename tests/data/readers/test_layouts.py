@@ -133,4 +133,4 @@ def test_a_folder_of_photographs_has_no_labels(publishers, read, tmp_path):
     reading = read("folder", tmp_path)
     assert list(reading.manifest.frame.columns) == ["image"]
     assert reading.manifest.frame["image"].tolist() == ["a.png", "b.jpg", "holiday/c.jpg"]
-    assert reading.remarks == {"photographs without labels, as they are not in class folders": 3}
+    assert reading.remarks == {"photographs without labels: they are not in class folders": 3}
