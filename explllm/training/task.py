@@ -53,7 +53,7 @@ class ExpLLMTask(FaceTask):
         self.optimization = optimization or OptimizationSettings()
         self.init_from, self.gradient_checkpointing = init_from, gradient_checkpointing
         self.explain_predictions, self.max_new_tokens = explain_predictions, max_new_tokens
-        self.prepared = build_config(self.network)
+        self.prepared = build_config(self.network, init_from)
         self.conversations = ConversationEncoder(self.prepared[1], self.prepared[0].image_tokens)
         self.image = ImagePreset.from_dict(self.prepared[0].image or {})
         self.model: ExpLLM | None = None
