@@ -117,8 +117,15 @@ class ConversationEncoder:
         Returns:
             The ids that follow the prompt.
         """
-        encoded = self.encode([*messages, {"role": "assistant", "content": answer}])
-        return encoded.input_ids[len(self.encode_prompt(messages)) :]
+        prompt = self.encode_prompt(messages)
+        ids, labels = self.encode([*messages, {"role": "assistant", "content": answer}])
+        if ids[: len(prompt)] != prompt:
+            raise ConfigError(
+                "the chat template changes a question once it is answered", remedy="Set another chat_format."
+            )
+        # A native template may write white space after the end token, which is not part of the answer.
+        end = max(position for position, label in enumerate(labels) if label != IGNORED)
+        return ids[len(prompt) : end + 1]
 
     def decode(self, ids: list[int] | torch.Tensor) -> str:
         """Decode generated ids to text without special tokens, and strip white space."""
@@ -152,8 +159,61 @@ class ConversationEncoder:
         pad = self.tokenizer.pad_token_id
         return int(self.tokenizer.eos_token_id if pad is None else pad)
 
+    @property
+    def end_token_ids(self) -> list[int]:
+        """The ids that end an answer: that of the chat template, and the tokenizer's end token."""
+        answer = self.encode_answer([{"role": "user", "content": "?", "image": True, "name": "?", "task": "?"}], "!")
+        return sorted({answer[-1], int(self.tokenizer.eos_token_id)})
+
+    def _encode_native(self, messages: Messages) -> Encoded:
+        """Encode a conversation by a template that does not mark answers or images.
+
+        The first message begins with the image. An answer's labels reach from its first token to the first special
+        token after it, which ends the turn.
+        """
+        answered = messages[-1]["role"] == "assistant"
+        contents = [
+            (IMAGE_TOKEN * self.image_tokens + "\n" if message.get("image") else "") + message["content"].strip()
+            for message in messages
+        ]
+        turns = [{"role": message["role"], "content": text} for message, text in zip(messages, contents, strict=True)]
+        try:
+            text = str(
+                self.tokenizer.apply_chat_template(
+                    turns, tokenize=False, add_generation_prompt=not answered, enable_thinking=False
+                )
+            )
+        except TemplateError as error:
+            raise ConfigError(f"the chat template failed: {error}", remedy="Set another chat_format.") from error
+        encoding = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+        ids: list[int] = encoding["input_ids"]
+        special = {*self.tokenizer.all_special_ids, *self.tokenizer.added_tokens_decoder} - {self.image_token_id}
+        labels = [IGNORED] * len(ids)
+        position = 0
+        for message, content in zip(messages, contents, strict=True):
+            start = text.find(content, position)
+            if start < 0:
+                raise ConfigError("the chat template changes the text of a message", remedy="Set another chat_format.")
+            position = start + len(content)
+            if message["role"] != "assistant":
+                continue
+            for index, (begin, end) in enumerate(encoding["offset_mapping"]):
+                if end <= start:
+                    continue
+                labels[index] = ids[index]
+                if begin < position or text[begin:end].isspace():
+                    continue
+                if ids[index] not in special:
+                    raise ConfigError(
+                        "the chat template ends an answer without a special token", remedy="Set another chat_format."
+                    )
+                break
+        return Encoded(tuple(ids), tuple(labels))
+
     def _encode_frozen(self, frozen: tuple[tuple[tuple[str, Any], ...], ...]) -> Encoded:
         messages = [dict(message) for message in frozen]
+        if "generation %}" not in str(self.tokenizer.chat_template):
+            return self._encode_native(messages)
         answered = messages[-1]["role"] == "assistant"
         try:
             rendered: Any = self.tokenizer.apply_chat_template(

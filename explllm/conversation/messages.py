@@ -22,9 +22,12 @@ Messages = list[Message]
 IMAGE_TOKEN = "<im_patch>"
 """The image placeholder, one for each image token; the name is the released code's."""
 
-FORMATS = ("expllm", "vicuna", "plain")
+NATIVE = "native"
+"""The chat format of a pretrained language model: the chat template of its own tokenizer."""
+
+FORMATS = ("expllm", "vicuna", "plain", NATIVE)
 """``expllm``: the authors' released code. ``vicuna``: LLaVA's format for Vicuna v1.5. ``plain``: one word per question,
-for small models trained from scratch, which gain nothing from a long prompt."""
+for small models trained from scratch, which gain nothing from a long prompt. ``native``: see `NATIVE`."""
 
 
 @dataclass(frozen=True)
@@ -104,7 +107,7 @@ def chat_template(name: str) -> str:
     """Return the Jinja template of a chat format.
 
     Args:
-        name: One of `FORMATS`.
+        name: One of `FORMATS`, but not `NATIVE`, whose template comes with the tokenizer.
 
     Returns:
         The template.
@@ -112,6 +115,6 @@ def chat_template(name: str) -> str:
     Raises:
         ConfigError: If the format is unknown.
     """
-    if name not in FORMATS:
+    if name not in FORMATS or name == NATIVE:
         raise ConfigError(f"unknown chat format {name!r}", remedy=f"Use one of {', '.join(FORMATS)}.")
     return resources.files("explllm.conversation").joinpath("templates", f"{name}.jinja").read_text(encoding="utf-8")

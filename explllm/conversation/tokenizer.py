@@ -9,7 +9,7 @@ from tempfile import TemporaryDirectory
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from transformers import AutoTokenizer, LlamaTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-from explllm.conversation.messages import IMAGE_TOKEN, chat_template
+from explllm.conversation.messages import IMAGE_TOKEN, NATIVE, chat_template
 from explllm.core.errors import ConfigError
 
 
@@ -17,6 +17,7 @@ def prepare_tokenizer(tokenizer: PreTrainedTokenizerBase, chat_format: str) -> P
     """Add the image placeholder and the chat template to a tokenizer.
 
     The placeholder absorbs white space on both sides, as in the released code, so no token separates image and text.
+    With a native template, it does not.
 
     Args:
         tokenizer: A fast tokenizer; changed in place.
@@ -26,10 +27,18 @@ def prepare_tokenizer(tokenizer: PreTrainedTokenizerBase, chat_format: str) -> P
         The tokenizer.
 
     Raises:
-        ConfigError: If the chat format is unknown.
+        ConfigError: If the chat format is unknown, or is `NATIVE` for a tokenizer without a template.
     """
-    tokenizer.add_tokens([AddedToken(IMAGE_TOKEN, lstrip=True, rstrip=True, normalized=False, special=True)])
-    tokenizer.chat_template = chat_template(chat_format)
+    strip = chat_format != NATIVE
+    tokenizer.add_tokens([AddedToken(IMAGE_TOKEN, lstrip=strip, rstrip=strip, normalized=False, special=True)])
+    if chat_format != NATIVE:
+        tokenizer.chat_template = chat_template(chat_format)
+    elif tokenizer.chat_template is None:
+        raise ConfigError(
+            "the language model's tokenizer has no chat template for the chat format `native`",
+            where=str(tokenizer.name_or_path),
+            remedy="Set chat_format to vicuna or plain.",
+        )
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.unk_token or tokenizer.eos_token
     return tokenizer

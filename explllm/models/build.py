@@ -2,6 +2,8 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
+from os import PathLike
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal, NamedTuple, cast
 
@@ -11,7 +13,7 @@ from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from explllm.conversation.encoder import ConversationEncoder
-from explllm.conversation.messages import caption, explanation
+from explllm.conversation.messages import NATIVE, caption, explanation
 from explllm.conversation.tokenizer import load_tokenizer, train_tokenizer
 from explllm.core.action_units import FEAFA
 from explllm.core.errors import ConfigError
@@ -22,8 +24,8 @@ from explllm.models import storage
 from explllm.models.configuration import ExpLLMConfig, Train
 from explllm.models.explllm import ExpLLM
 from explllm.models.lora import LoraSettings
-from explllm.models.pretrained import base_config, base_revision, load_language, load_vision
-from explllm.models.vision import vision_shape, vision_tower_config
+from explllm.models.pretrained import base_config, base_revision, image_preset, load_language, load_vision
+from explllm.models.vision import Pooling, vision_shape, vision_tower_config
 
 PresetName = Literal["tiny", "vicuna-7b"]
 
@@ -58,12 +60,18 @@ class NetworkSettings:
     """``full`` or ``frozen``."""
     projector_layers: int = 2
     """Number of linear layers in the projector, with GELU between them."""
+    vision_feature_layer: int = -1
+    """Hidden state of the encoder that gives the features: -1 for the last, after the final norm; -2 as in LLaVA."""
+    token_pooling: Pooling = "none"
+    """Pooling of the image tokens: ``none``, or ``2x2`` for the mean of each square of four."""
     image_preset: str | None = None
-    """Preprocessing: one of `explllm.faces.pixels.IMAGE_PRESETS`."""
+    """Preprocessing: one of `explllm.faces.pixels.IMAGE_PRESETS`, or ``native`` for that of the pretrained encoder,
+    which is the default for an encoder that is not the preset's."""
     image_size: int | None = None
     """Width and height of preprocessed images, in pixels; by default the image preset's."""
     chat_format: str | None = None
-    """Chat format: one of `explllm.conversation.messages.FORMATS`."""
+    """Chat format: one of `explllm.conversation.messages.FORMATS`; by default ``native`` for a pretrained language
+    model that is not the preset's."""
     vocabulary: int | None = None
     """Maximum vocabulary size of the tokenizer that is trained for a language model with random weights."""
     labels: str | list[str] | None = None
@@ -75,9 +83,19 @@ class NetworkSettings:
     """Quantize the frozen weights of a pretrained language model to 4-bit (bitsandbytes), for a GPU of 24 GB."""
 
     def resolved(self) -> "NetworkSettings":
-        """Return the settings with the preset's value for each setting that is None."""
+        """Return the settings with the preset's value for each setting that is None.
+
+        Another pretrained encoder or language model than the preset's keeps its own preprocessing and chat template.
+        """
+        preset = PRESETS[self.preset]
         values = {item.name: getattr(self, item.name) for item in fields(self)}
-        return replace(PRESETS[self.preset], **{name: value for name, value in values.items() if value is not None})
+        values = {name: value for name, value in values.items() if value is not None}
+        if isinstance(self.vision, str) and self.vision != preset.vision:
+            values = {"image_preset": NATIVE, **values}
+            preset = replace(preset, image_size=None)
+        if isinstance(self.language, str) and self.language != preset.language:
+            values = {"chat_format": NATIVE, **values}
+        return replace(preset, **values)
 
 
 PRESETS: Mapping[str, NetworkSettings] = MappingProxyType(
@@ -155,11 +173,12 @@ class ConfigAndTokenizer(NamedTuple):
     tokenizer: PreTrainedTokenizerBase
 
 
-def build_config(settings: NetworkSettings) -> ConfigAndTokenizer:
+def build_config(settings: NetworkSettings, init_from: str | PathLike[str] | None = None) -> ConfigAndTokenizer:
     """Create the configuration and the tokenizer of a new model, without loading weights.
 
     Args:
         settings: The parts.
+        init_from: Folder of the model to start from. Preprocessing and chat format are its own, unless set.
 
     Returns:
         The configuration and its tokenizer.
@@ -168,6 +187,10 @@ def build_config(settings: NetworkSettings) -> ConfigAndTokenizer:
         ConfigError: If a part is unknown, or parts do not fit each other.
         CheckpointError: If the configuration or tokenizer of a pretrained part cannot be read.
     """
+    inherited = None if init_from is None else storage.read_config(Path(init_from))
+    if inherited is not None and settings.chat_format is None:
+        settings = replace(settings, chat_format=inherited.chat_format)
+    inherits_image = inherited is not None and settings.image_preset is None and settings.image_size is None
     settings = settings.resolved()
     chat_format = cast(str, settings.chat_format)
     vision_config, vision_base = part_config(settings.vision, settings.vision_revision, "vision")
@@ -180,8 +203,14 @@ def build_config(settings: NetworkSettings) -> ConfigAndTokenizer:
         text_config.pad_token_id = None
     else:
         tokenizer = load_tokenizer(text_base, chat_format, settings.language_revision)
-    image = ImagePreset.named(cast(str, settings.image_preset), settings.image_size)
-    shape = vision_shape(vision_config, image.size)
+    if inherited is not None and inherits_image:
+        image = ImagePreset.from_dict(inherited.image or {})
+    elif settings.image_preset == NATIVE:
+        image = _native_preset(settings.vision, settings.vision_revision, settings.image_size)
+    else:
+        image = ImagePreset.named(cast(str, settings.image_preset), settings.image_size)
+    layer, pooling = settings.vision_feature_layer, settings.token_pooling
+    shape = vision_shape(vision_config, image.size, layer, pooling)
     config = ExpLLMConfig(
         vision_config=vision_config,
         text_config=text_config,
@@ -197,6 +226,8 @@ def build_config(settings: NetworkSettings) -> ConfigAndTokenizer:
         base_dtype=settings.base_dtype,
         load_in_4bit=settings.load_in_4bit,
         projector_layers=settings.projector_layers,
+        vision_feature_layer=layer,
+        token_pooling=pooling,
         vision_drop_path=settings.vision_drop_path,
         image=image.to_dict(),
         image_tokens=shape.tokens,
@@ -271,7 +302,12 @@ def build_on_meta(settings: NetworkSettings) -> ExpLLM:
         language=config_fields(language),
         vision_revision=None,
         language_revision=None,
+        # The placeholder tokenizer has no template of its own.
+        chat_format="vicuna" if settings.chat_format == NATIVE else settings.chat_format,
     )
+    if settings.image_preset == NATIVE:
+        native = _native_preset(settings.vision, settings.vision_revision, settings.image_size)
+        from_fields = replace(from_fields, image_preset="dinov2", image_size=native.size)
     config, tokenizer = build_config(from_fields)
     if settings.vocabulary is None or isinstance(settings.language, str):
         config.text_config.vocab_size = language.vocab_size
@@ -335,6 +371,13 @@ def part_config(
             remedy="Set a Hugging Face name or folder, or a mapping with a `model_type` such as dinov2 or llama.",
         )
     return CONFIG_MAPPING[kind](**values), None
+
+
+def _native_preset(vision: str | dict[str, Any] | None, revision: str | None, size: int | None) -> ImagePreset:
+    if not isinstance(vision, str):
+        raise ConfigError("the image preset `native` requires a pretrained encoder", remedy="Set image_preset.")
+    preset = image_preset(vision, revision)
+    return preset if size is None else replace(preset, size=size)
 
 
 def _labels(labels: str | Sequence[str] | None) -> list[str] | None:

@@ -42,6 +42,10 @@ class ExpLLMConfig(PreTrainedConfig):
     """Whether the projector trains (``full``) or not (``frozen``)."""
     text_train: Train = "lora"
     """What trains in the language model."""
+    vision_feature_layer: int = -1
+    """Hidden state of the encoder that gives the features: -1 for the last, after the final norm."""
+    token_pooling: Literal["none", "2x2"] = "none"
+    """Pooling of the image tokens; see `explllm.models.vision.image_features`."""
     vision_drop_path: float = 0.0
     """Stochastic depth: share of samples whose residual an encoder block drops in training; see `BatchDropPath`."""
     vision_lora: dict[str, Any] | None = None

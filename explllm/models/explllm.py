@@ -120,7 +120,11 @@ class ExpLLM(MultiPartModel, PreTrainedModel):
 
     def unused_weights(self, part: str) -> frozenset[str]:
         """Return the encoder's parameters that do not affect its features."""
-        return vision_shape(self.config.vision_config, self.image.size).unused if part == "vision" else frozenset()
+        config = self.config
+        if part != "vision":
+            return frozenset()
+        layer, pooling = config.vision_feature_layer, config.token_pooling
+        return vision_shape(config.vision_config, self.image.size, layer, pooling).unused
 
     def gradient_checkpointing_enable(
         self, gradient_checkpointing_kwargs: dict[str, Any] | None = None, **_: Any
@@ -158,8 +162,9 @@ class ExpLLM(MultiPartModel, PreTrainedModel):
             (B, N, D).
         """
         weights = next(self.vision.parameters())
-        features = image_features(self.vision, pixel_values.to(device=weights.device, dtype=weights.dtype))
-        return self.projector(features)
+        pixel_values = pixel_values.to(device=weights.device, dtype=weights.dtype)
+        layer, pooling = self.config.vision_feature_layer, self.config.token_pooling
+        return self.projector(image_features(self.vision, pixel_values, layer, pooling))
 
     def embed(self, input_ids: torch.Tensor, image_embeds: torch.Tensor) -> torch.Tensor:
         """Embed tokens and replace the placeholders by the image embeddings, in order.

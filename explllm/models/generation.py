@@ -354,7 +354,7 @@ def _generation_inputs(
         "temperature": None,
         "top_p": None,
         "top_k": None,
-        "eos_token_id": conversations.tokenizer.eos_token_id,
+        "eos_token_id": conversations.end_token_ids,
         "pad_token_id": conversations.pad_token_id,
         "use_cache": True,
     }

@@ -1,12 +1,14 @@
-"""LoRA (Hu et al. 2021) in a part of the model, with peft."""
+"""LoRA (Hu et al. 2021) and its variants DoRA and rsLoRA in a part of the model, with peft."""
 
 import re
+from collections.abc import Container
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from peft import LoraConfig, inject_adapter_in_model
 from peft.tuners.lora import LoraLayer
+from peft.utils.integrations import dequantize_module_weight
 from torch import nn
 
 from explllm.core.errors import ConfigError
@@ -20,6 +22,10 @@ class LoraSettings:
     """Rank of the update."""
     alpha: int = 16
     """Scale of the update: it is multiplied by alpha / r."""
+    use_rslora: bool = False
+    """Multiply the update by alpha / sqrt(r) instead (rsLoRA, Kalajdzievski 2023), for high ranks."""
+    use_dora: bool = False
+    """Train the magnitude of each output's weights separately (DoRA, Liu et al. 2024)."""
     dropout: float = 0.05
     """Dropout probability on the update's input."""
     targets: str = r".*\.(query|value|q_proj|v_proj)"
@@ -45,7 +51,12 @@ def add_lora(part: nn.Module, settings: LoraSettings) -> None:
             remedy="Set `targets` to a pattern that matches its layers' names, or train the part `full` or `frozen`.",
         )
     config = LoraConfig(
-        r=settings.r, lora_alpha=settings.alpha, lora_dropout=settings.dropout, target_modules=settings.targets
+        r=settings.r,
+        lora_alpha=settings.alpha,
+        lora_dropout=settings.dropout,
+        target_modules=settings.targets,
+        use_rslora=settings.use_rslora,
+        use_dora=settings.use_dora,
     )
     inject_adapter_in_model(config, part)
     for name, weight in part.named_parameters():
@@ -54,7 +65,7 @@ def add_lora(part: nn.Module, settings: LoraSettings) -> None:
 
 
 def is_lora(name: str) -> bool:
-    """Return whether a weight's name is that of a LoRA factor."""
+    """Return whether a weight's name is that of a LoRA factor or a DoRA magnitude."""
     return "lora_" in name
 
 
@@ -63,8 +74,8 @@ def plain_state_dict(part: nn.Module, merge: bool) -> dict[str, torch.Tensor]:
 
     Args:
         part: A Hugging Face model, with or without LoRA.
-        merge: Merge LoRA into the base weights, W + (alpha / r) B A. Merged weights are float32: bfloat16 would round
-            most of the update away. If false, LoRA is left out.
+        merge: Merge LoRA into the base weights W: W + s B A with s = alpha / r, scaled to DoRA's magnitudes. Merged
+            weights are float32: bfloat16 would round most of the update away. If false, LoRA is left out.
 
     Returns:
         Weights and buffers by name.
@@ -76,5 +87,24 @@ def plain_state_dict(part: nn.Module, merge: bool) -> dict[str, torch.Tensor]:
             weight: torch.Tensor = adapted.get_base_layer().weight.detach().float()
             for adapter in adapted.active_adapters:
                 weight = weight + adapted.get_delta_weight(adapter).detach().float()
+                if adapter in adapted.lora_magnitude_vector:
+                    magnitude = adapted.lora_magnitude_vector[adapter].weight.detach().float()
+                    weight = weight * (magnitude / weight.norm(dim=1)).unsqueeze(1)
             state[f"{name}.weight"] = weight
     return state
+
+
+@torch.no_grad()
+def reset_magnitudes(part: nn.Module, prefix: str, loaded: Container[str]) -> None:
+    """Set DoRA's magnitudes to those of the current base weights, as in a new adapter.
+
+    Args:
+        part: A Hugging Face model, with or without LoRA.
+        prefix: The part's name in `loaded`.
+        loaded: Names of weights that were loaded and remain unchanged.
+    """
+    for name, layer in part.named_modules():
+        adapted: Any = layer
+        for adapter, magnitude in getattr(adapted, "lora_magnitude_vector", {}).items():
+            if f"{prefix}.{name}.lora_magnitude_vector.{adapter}.weight" not in loaded:
+                magnitude.weight.copy_(dequantize_module_weight(adapted.get_base_layer()).float().norm(dim=1))

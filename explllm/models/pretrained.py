@@ -1,16 +1,19 @@
-"""Base weights of the vision encoder and the language model, from the Hugging Face hub or a local folder."""
+"""Base weights and preprocessing of pretrained parts, from the Hugging Face hub or a local folder."""
 
 import importlib.util
 import os
 import pickle
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, cast
 
 import torch
 from huggingface_hub import try_to_load_from_cache
+from PIL import Image
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, BitsAndBytesConfig, PreTrainedModel
+from transformers.models.auto.image_processing_auto import get_image_processor_config
 
 from explllm.core.errors import CheckpointError, ConfigError
+from explllm.faces.pixels import ImagePreset
 from explllm.models.vision import vision_shape, vision_tower_config
 
 HUB_OPTIONS = ("token", "cache_dir", "local_files_only")
@@ -55,6 +58,48 @@ def base_revision(name: str, revision: str | None, **options: Any) -> str | None
         return None
     path = try_to_load_from_cache(name, "config.json", options.get("cache_dir"), revision)
     return Path(path).parent.name if isinstance(path, str) else revision
+
+
+def image_preset(name: str, revision: str | None, **options: Any) -> ImagePreset:
+    """Return the preprocessing of a pretrained encoder, from its ``preprocessor_config.json``.
+
+    An encoder that resizes to a larger image and crops its center gets the whole image instead: a cropped face fills
+    its image.
+
+    Args:
+        name: Hugging Face name or folder.
+        revision: The revision on the hub.
+        **options: `HUB_OPTIONS`.
+
+    Returns:
+        The preprocessing.
+
+    Raises:
+        ConfigError: If the encoder has no such file, or it describes another kind of preprocessing.
+    """
+    remedy = "Set image_preset, such as dinov2, clip or siglip, and image_size."
+    try:
+        values = get_image_processor_config(name, revision=revision, **options)
+    except (OSError, ValueError) as error:
+        raise _loading_error(name, error) from error
+    if not values:
+        raise ConfigError("the encoder has no preprocessor_config.json", where=name, remedy=remedy)
+    size = values.get("crop_size") if values.get("do_center_crop") else None
+    size = size or values.get("size")
+    square: Literal["crop", "stretch"] = "stretch"
+    if isinstance(size, dict):
+        square = "crop" if values.get("do_center_crop") or "shortest_edge" in size else "stretch"
+        size = size.get("shortest_edge") or (size.get("height") if size.get("height") == size.get("width") else None)
+    elif values.get("do_center_crop"):
+        square = "crop"
+    resample = Image.Resampling(values.get("resample", 3)).name.lower()
+    mean, std = values.get("image_mean", (0.5,) * 3), values.get("image_std", (0.5,) * 3)
+    if not values.get("do_normalize", True):
+        mean, std = (0.0,) * 3, (1.0,) * 3
+    usual = 1 / 255
+    if not isinstance(size, int) or abs(values.get("rescale_factor", usual) - usual) > 1e-6:
+        raise ConfigError("unusual image size or scale in preprocessor_config.json", where=name, remedy=remedy)
+    return ImagePreset(size, square, resample=cast(Any, resample), mean=tuple(mean), std=tuple(std))
 
 
 def load_vision(name: str, revision: str | None, dtype: torch.dtype | None, **options: Any) -> PreTrainedModel:

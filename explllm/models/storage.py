@@ -19,7 +19,7 @@ from transformers import AutoTokenizer, PreTrainedModel
 from explllm.core.errors import CheckpointError, ConfigError, MissingPathError
 from explllm.core.files import atomic_write_folder
 from explllm.models.configuration import ExpLLMConfig
-from explllm.models.lora import is_lora, plain_state_dict
+from explllm.models.lora import is_lora, plain_state_dict, reset_magnitudes
 from explllm.models.parts import remap_keys
 from explllm.models.pretrained import load_language, load_vision
 
@@ -152,8 +152,8 @@ def load(
     model.check_state_dict(weights, str(folder / WEIGHTS))
     for key, parameter in model.named_parameters():
         if key in weights and not parameter.requires_grad and not key.startswith("projector."):
-            # A frozen part whose base changed before it was frozen keeps the type in which it was used.
-            parameter.data = parameter.data.to(base_dtype or weights[key].dtype)
+            # Frozen weights without a named base keep the type in which they were used.
+            parameter.data = parameter.data.to((dtype and base_dtype) or weights[key].dtype)
     model.load_state_dict(weights, strict=False)
     if device_map is not None:
         if language is None:
@@ -209,6 +209,8 @@ def initialize(model: "ExpLLM", folder: Path) -> None:
             )
         weights[target] = value
     model.load_state_dict(weights, strict=False)
+    reset_magnitudes(model.vision, "vision", weights)
+    reset_magnitudes(model.language, "language", weights)
     trained = {name.partition(".")[0] for name in weights if not is_lora(name)}
     if "vision" in trained:
         model.config.vision_base = model.config.vision_revision = None

@@ -4,13 +4,19 @@ Shape legend:
     B batch, H and W image height and width, N image tokens, C width of the encoder, D width of the language model
 """
 
-from typing import NamedTuple
+import inspect
+import math
+from typing import Literal, NamedTuple
 
 import torch
 from torch import nn
+from torch.nn import functional
 from transformers import AutoModel, PreTrainedConfig, PreTrainedModel
 
 from explllm.core.errors import ConfigError
+
+Pooling = Literal["none", "2x2"]
+"""Pooling of image tokens: none, or the mean of each square of four."""
 
 
 class VisionShape(NamedTuple):
@@ -30,55 +36,83 @@ def vision_tower_config(config: PreTrainedConfig) -> PreTrainedConfig:
     return config if part is None else part
 
 
-def image_features(encoder: nn.Module, pixel_values: torch.Tensor) -> torch.Tensor:
-    """Encode images as token features: the last hidden state without class and register tokens.
-
-    For DINOv2, the last hidden state follows the final layer norm (paper, Section III-C-1: 256 patch tokens at 224
-    pixels).
+def image_features(
+    encoder: nn.Module, pixel_values: torch.Tensor, layer: int = -1, pooling: Pooling = "none"
+) -> torch.Tensor:
+    """Encode images as token features, without class and register tokens.
 
     Args:
-        encoder: A Hugging Face vision model.
+        encoder: A Hugging Face vision model. Position embeddings are interpolated if its size differs from the image's.
         pixel_values: (B, 3, H, W).
+        layer: -1 for the last hidden state, which for DINOv2 follows the final layer norm (paper, Section III-C-1: 256
+            patch tokens at 224 pixels); otherwise an index of the hidden states, such as -2 (LLaVA).
+        pooling: ``2x2`` averages each square of four tokens.
 
     Returns:
         (B, N, C).
     """
-    features: torch.Tensor = encoder(pixel_values=pixel_values).last_hidden_state
-    if features.ndim == 4:  # convolutional encoders return a feature map (B, C, H', W')
-        return features.flatten(2).transpose(1, 2)
+    options: dict[str, bool] = {}
+    size = getattr(encoder.config, "image_size", None)
+    supported = inspect.signature(encoder.forward).parameters
+    if "interpolate_pos_encoding" in supported and size not in (pixel_values.shape[-1], list(pixel_values.shape[-2:])):
+        options["interpolate_pos_encoding"] = True
+    if layer != -1:
+        options["output_hidden_states"] = True
+    output = encoder(pixel_values=pixel_values, **options)
+    features: torch.Tensor = output.last_hidden_state if layer == -1 else output.hidden_states[layer]
     patch = getattr(encoder.config, "patch_size", None)
-    if patch is None:
-        return features
-    height, width = (patch, patch) if isinstance(patch, int) else patch
-    patches = (pixel_values.shape[-2] // height) * (pixel_values.shape[-1] // width)
-    return features[:, -patches:]  # class and register tokens come first
+    if features.ndim == 4:  # convolutional encoders return a feature map (B, C, H', W')
+        grid = features.shape[-2:]
+        features = features.flatten(2).transpose(1, 2)
+    elif patch is None:
+        grid = torch.Size((math.isqrt(features.shape[1]),) * 2)
+    else:
+        height, width = (patch, patch) if isinstance(patch, int) else patch
+        grid = torch.Size((pixel_values.shape[-2] // height, pixel_values.shape[-1] // width))
+        features = features[:, -grid.numel() :]  # class and register tokens come first
+    if pooling == "2x2":
+        maps = features.transpose(1, 2).unflatten(2, grid)
+        features = functional.avg_pool2d(maps, 2, ceil_mode=True).flatten(2).transpose(1, 2)
+    return features
 
 
-def vision_shape(config: PreTrainedConfig, image_size: int) -> VisionShape:
+def vision_shape(config: PreTrainedConfig, image_size: int, layer: int = -1, pooling: Pooling = "none") -> VisionShape:
     """Run an encoder on the meta device, without weights, to find the shape of its features.
 
     Args:
         config: The encoder's configuration.
         image_size: Height and width in pixels.
+        layer: As for `image_features`.
+        pooling: As for `image_features`.
 
     Returns:
         Number of tokens, their width, and the unused parameters.
 
     Raises:
-        ConfigError: If the encoder cannot process an image of this size.
+        ConfigError: If the encoder cannot process an image of this size, or has no such layer.
     """
     try:
         with torch.device("meta"):
             encoder: PreTrainedModel = AutoModel.from_config(config, dtype=torch.float32)
-            features = image_features(encoder, torch.zeros(1, 3, image_size, image_size))
+            features = image_features(encoder, torch.zeros(1, 3, image_size, image_size), layer, pooling)
         features.sum().backward()
-    except (ValueError, RuntimeError, TypeError) as error:
+    except (IndexError, TypeError, AttributeError) as error:
+        if layer == -1:
+            raise _size_error(config, image_size, error) from error
         raise ConfigError(
-            f"the encoder {config.model_type} takes no images of {image_size} pixels: {str(error).splitlines()[0]}",
-            remedy="Set another image size, or another encoder.",
+            f"the encoder {config.model_type} has no hidden state {layer}", remedy="Set another vision_feature_layer."
         ) from error
+    except (ValueError, RuntimeError) as error:
+        raise _size_error(config, image_size, error) from error
     unused = frozenset(name for name, weight in encoder.named_parameters() if weight.grad is None)
     return VisionShape(features.shape[1], features.shape[2], unused)
+
+
+def _size_error(config: PreTrainedConfig, image_size: int, error: Exception) -> ConfigError:
+    return ConfigError(
+        f"the encoder {config.model_type} takes no images of {image_size} pixels: {str(error).splitlines()[0]}",
+        remedy="Set another image size, or another encoder.",
+    )
 
 
 class Projector(nn.Sequential):

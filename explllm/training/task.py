@@ -67,7 +67,7 @@ class ExpLLMTask(FaceTask):
         self.optimization = optimization or OptimizationSettings()
         self.init_from, self.gradient_checkpointing = init_from, gradient_checkpointing
         self.explain_predictions, self.max_new_tokens = explain_predictions, max_new_tokens
-        self.config, tokenizer = build_config(self.network)
+        self.config, tokenizer = build_config(self.network, init_from)
         self.conversations = ConversationEncoder(tokenizer, self.config.image_tokens)
         self.image = ImagePreset.from_dict(self.config.image or {})
         self.model: ExpLLM | None = None

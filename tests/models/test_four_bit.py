@@ -71,6 +71,7 @@ def test_invalid_uses(converted, quantized, tmp_path):
     full = ExpLLM.from_pretrained(tmp_path / "out", load_in_4bit=False)
     assert full.language.model.layers[0].mlp.up_proj.weight.dtype == torch.bfloat16
     for invalid in ({"preset": "tiny"}, {"language": str(converted / "language"), "language_train": "full"}):
-        settings = {"vision": str(converted / "vision"), "load_in_4bit": True, **invalid}
+        parts = {"vision": str(converted / "vision"), "image_preset": "dinov2", "chat_format": "vicuna"}
+        settings = {**parts, "load_in_4bit": True, **invalid}
         with pytest.raises(ConfigError, match="4-bit weights require a pretrained language model"):
             build(NetworkSettings(**settings))

@@ -22,6 +22,8 @@ INDEX = "pytorch_model.bin.index.json"
 def write_dino(folder):
     config = Dinov2Config(hidden_size=32, num_hidden_layers=2, num_attention_heads=2, image_size=56, patch_size=14)
     Dinov2Model(config).save_pretrained(folder)
+    size = {"height": 56, "width": 56}
+    (folder / "preprocessor_config.json").write_text(json.dumps({"size": size, "image_mean": [0.1, 0.2, 0.3]}))
 
 
 def write_vicuna(folder, golden):
@@ -61,7 +63,8 @@ def test_sharded_bin_files_with_a_sentencepiece_tokenizer(hub):
     shards = [torch.load(folder / f"pytorch_model-0000{number}-of-00002.bin") for number in (1, 2)]
     for name, value in {**shards[0], **shards[1]}.items():
         assert torch.equal(language.state_dict()[name], value), name
-    model = build(NetworkSettings(vision=str(hub / "test/dino"), language=str(folder), image_size=56, labels="rafdb"))
+    model = build(NetworkSettings(vision=str(hub / "test/dino"), language=str(folder), **SETTINGS))
+    assert (model.image.size, model.image.mean) == (56, (0.1, 0.2, 0.3))
     assert model.conversations.tokenizer.convert_ids_to_tokens(319) == "▁A"  # Llama's vocabulary
     assert {weight.dtype for weight in model.language.parameters()} == {torch.bfloat16, torch.float32}
 
@@ -105,7 +108,7 @@ def test_weights_that_an_encoder_may_lack(tmp_path):
         load_vision(str(tmp_path), None, None)
 
 
-SETTINGS = {"image_size": 56, "labels": "rafdb"}
+SETTINGS = {"labels": "rafdb", "chat_format": "vicuna"}
 SCRIPT = """
 import json, torch
 from explllm import ExpLLM

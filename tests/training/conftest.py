@@ -57,7 +57,9 @@ def lora_config(bases, small_settings, tmp_path_factory):
         "preset": "vicuna-7b",
         "vision": str(bases / "vision"),
         "language": str(bases / "language"),
+        "image_preset": "dinov2",
         "image_size": 28,
+        "chat_format": "vicuna",
         "vision_lora": {"r": 2},
         "language_lora": {"r": 2},
     }
