@@ -19,6 +19,24 @@ _MAX_RATIO = 8
 """A crop longer than this multiple of the image's longer side means that the box is wrong."""
 
 
+_CROP_RATIO, _CROP_SIZE = 1.3, 512
+
+
+def crop_warning(image: Image.Image) -> str | None:
+    """Return a warning if a picture does not look like a face crop; None if it does.
+
+    Face crops are nearly square and seldom large, which photographs often are not. The picture's content is not
+    examined: a face detector does that.
+    """
+    width, height = image.size
+    if max(width, height) <= _CROP_RATIO * min(width, height) and min(width, height) < _CROP_SIZE:
+        return None
+    return (
+        f"The picture of {width} x {height} pixels may be a photograph rather than a face crop; detect its faces first "
+        "(--detector)."
+    )
+
+
 def face_crop(image: Image.Image, box: Sequence[float], margin: float = DEFAULT_MARGIN) -> Image.Image:
     """Return the square crop of a face, centered on its box.
 
