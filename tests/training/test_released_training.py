@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader
 from explllm.core.manifest import Manifest
 from explllm.data.dataset import Collator, TrainingDataset
 from explllm.data.face_data_module import FaceDataModule
-from explllm.data.mixture import Draw
+from explllm.data.mixture import SampleSpec
 from explllm.models.build import NetworkSettings
 from explllm.models.lora import LoraSettings
 from explllm.models.released.convert import convert_released
@@ -35,10 +35,10 @@ class ReleasedOrder(FaceDataModule):
         return Manifest(pd.DataFrame(rows), self.folder)
 
     def train_dataloader(self):
-        model = self.trainer.lightning_module
-        dataset = TrainingDataset(self.manifest, self.images(), model.conversations, cot_order=self.cot_order)
-        draws = [[Draw(place % 12, "cot" if place < 12 else "fer", 0)] for place in self.order]
-        return DataLoader(dataset, batch_sampler=draws, collate_fn=Collator(model.conversations))
+        conversations = self._conversations()
+        dataset = TrainingDataset(self.manifest, self.images(), conversations, cot_order=self.cot_order)
+        specs = [[SampleSpec(place % 12, "cot" if place < 12 else "fer", 0)] for place in self.order]
+        return DataLoader(dataset, batch_sampler=specs, collate_fn=Collator(conversations))
 
 
 class Losses(Callback):

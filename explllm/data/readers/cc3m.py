@@ -33,7 +33,7 @@ def read_cc3m(source: Source) -> None:
         source: The folder.
 
     Raises:
-        MissingPathError: If there is neither a list nor a shard.
+        MissingPathError: If the folder has no list and no shard.
         ManifestError: If a shard is not a tar file, or truncated.
     """
     if any((source.root / name).is_file() for name in LISTS) or not (shards := _shards(source.root)):
