@@ -57,7 +57,13 @@ def aus(
     spec = selected_estimator(estimator, required=True)
     assert spec is not None
     source = streaming.open_manifest(manifest, out, options)
-    job = EstimationJob(spec, margin=margin, provider=options.provider, threads=options.threads_per_worker)
+    job = EstimationJob(
+        spec,
+        margin=margin,
+        provider=options.provider,
+        threads=options.threads_per_worker,
+        max_pixels=options.max_pixels,
+    )
     with closing(job.open_estimator()) as opened:
         streaming.print_lines(opened.runs_on)
         if opened.training_data_note:

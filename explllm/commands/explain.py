@@ -10,11 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from explllm.commands.parser import Option
-from explllm.core.action_units import NAMES
 from explllm.core.errors import ConfigError
 from explllm.core.files import atomic_write
 from explllm.faces.boxes import Box, FaceChoice, select_faces
-from explllm.faces.crop import DEFAULT_MARGIN, face_crop
+from explllm.faces.crop import DEFAULT_MARGIN, crop_warning, face_crop
 from explllm.faces.estimators import estimator_options, selected_estimator
 from explllm.faces.pixels import load_image
 
@@ -95,7 +94,7 @@ def explain(
         status = 0
         for path in images:
             faces = _explained(path, opened, max_new_tokens, finder, which, margins, measure)
-            _print(path, faces, finder is not None, as_json)
+            _print(path, faces, finder is not None, as_json, opened.config.training_data_note)
             status = status if faces else 1
             if picture is not None and faces:
                 with atomic_write(picture) as partial:
@@ -140,23 +139,31 @@ def _explained(
         [recognition] = model.recognize_pixels(pixels)
         [cot] = model.explain_pixels(pixels, [recognition.expression], max_new_tokens)
         name = None if units is None or estimator is None else estimator.name
-        faces.append(PicturedFace(crop, box, recognition, cot, units, name))
+        warnings = []
+        if detector is None and estimator is not None and units is None:
+            warnings.append(f"The picture may show no face: {estimator.name} found none.")
+        elif detector is None and (warning := crop_warning(crop)):
+            warnings.append(warning)
+        faces.append(PicturedFace(crop, box, recognition, cot, units, name, warnings))
     return faces
 
 
-def _print(path: str, faces: Sequence[PicturedFace], searched: bool, as_json: bool) -> None:
+def _print(path: str, faces: Sequence[PicturedFace], searched: bool, as_json: bool, note: str | None) -> None:
     """Print the faces of an image."""
     from rich.console import Console
     from rich.markup import escape
 
     from explllm.report.explained import strongest_units
-    from explllm.report.terminal import print_explained
+    from explllm.report.json_lines import face_record
+    from explllm.report.terminal import print_explained, print_review
 
     if as_json:
-        for line in [_as_json(path, faces, number, searched) for number in range(len(faces))] or [
-            {"image": path, "faces": 0}
-        ]:
-            sys.stdout.write(json.dumps(line) + "\n")
+        records: list[dict[str, Any]] = [
+            face_record(path, face, (number, len(faces)) if searched else None, note)
+            for number, face in enumerate(faces, 1)
+        ]
+        for record in records or [{"image": path, "faces": 0}]:
+            sys.stdout.write(json.dumps(record) + "\n")
         sys.stdout.flush()
         return
     console = Console()
@@ -164,33 +171,12 @@ def _print(path: str, faces: Sequence[PicturedFace], searched: bool, as_json: bo
         console.print(f"{escape(path)}: no face found", highlight=False)
     for number, face in enumerate(faces, 1):
         name = f"{path}, face {number} of {len(faces)}" if len(faces) > 1 else path
-        print_explained(console, name, None, face.recognition, face.cot)
+        print_explained(console, name, None, face.recognition, face.cot, note)
         if face.action_units is not None:
-            said = (
-                ", ".join(f"{unit.lower()} {value:.2f}" for unit, value in strongest_units(face.action_units)) or "none"
-            )
-            console.print(f"action units by {face.action_units_source}: {said}", highlight=False)
-
-
-def _as_json(path: str, faces: Sequence[PicturedFace], place: int, searched: bool) -> dict[str, Any]:
-    face = faces[place]
-    line: dict[str, Any] = {
-        "image": path,
-        "expression": face.recognition.expression,
-        "probabilities": face.recognition.probabilities,
-        "key_observations": face.cot.key_observations,
-        "interpretation": face.cot.interpretation,
-        "conclusion": face.cot.conclusion,
-        "text": face.cot.text,
-    }
-    if searched:
-        line |= {"faces": len(faces), "face": place + 1, "box": face.box}
-    if face.action_units is not None:
-        line |= {
-            "action_units": dict(zip(NAMES, face.action_units, strict=True)),
-            "action_units_source": face.action_units_source,
-        }
-    return line
+            units = strongest_units(face.action_units)
+            measured = ", ".join(f"{unit.lower()} {value:.2f}" for unit, value in units) or "none active"
+            console.print(f"action units by {face.action_units_source}: {measured}", highlight=False)
+        print_review(console, face.review, face.action_units_source, face.all_warnings)
 
 
 def _check_picture(picture: Path, images: Sequence[str]) -> None:

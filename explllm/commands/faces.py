@@ -65,6 +65,7 @@ def faces(
         crops=crops,
         provider=options.provider,
         threads=options.threads_per_worker,
+        max_pixels=options.max_pixels,
     )
     opened = job.open_detector()
     streaming.print_lines(opened.runs_on)

@@ -31,6 +31,8 @@ class StreamingOptions:
     provider: Literal["auto", "cpu", "cuda"] = "auto"
     """Where ONNX models run."""
 
+    max_pixels: Annotated[int | None, Option(minimum=1, default="179 million")] = None
+    """Maximum number of pixels of an image."""
     threads: Annotated[int | None, Option(minimum=1, default="the cores that may be used, divided by the workers")] = (
         None
     )

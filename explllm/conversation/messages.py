@@ -2,7 +2,7 @@
 
 A conversation is a list of messages: rounds of user and assistant about one image. A message is a dictionary with
 ``role`` (``user`` or ``assistant``) and ``content``. A user's message also has ``name`` and ``task`` (see `Prompt`)
-and ``image``, which is true in the first message, where the template puts the image placeholders.
+and ``image``, true in the first message: the template inserts the image placeholders there.
 
 A chat format is a Jinja template, saved with the tokenizer. A template receives ``messages`` and ``image_tokens``, the
 number of placeholders for one image. It marks the assistant's text by ``{% generation %}``; the label masks follow from

@@ -93,7 +93,7 @@ def read_folder(
             raise MissingPathError(f"no folder of the split {split}", where=root, remedy=f"Use one of {existing}.")
         rows = [row for folder, name in chosen for row in _read_classes(folder, root, name, label_set, guard)]
     frame = pd.DataFrame(rows, columns=["image", "expression", "split"]).sort_values("image", ignore_index=True)
-    if (root / ACTION_UNITS_NAME).is_file():
+    if len(frame) and (root / ACTION_UNITS_NAME).is_file():
         _add_action_units(frame, root, keep_zero_units, note, partial=split is not None)
     return Manifest(frame, root)
 
@@ -140,6 +140,11 @@ def _refuse_mixture(folders: list[Path], split_folders: list[Path], root: Path) 
                 where=root,
                 remedy="Move the class folders into split folders.",
             )
+
+
+def has_class_folders(root: Path) -> bool:
+    """Return whether a folder has a subfolder named by a split or an expression."""
+    return any(folder.name.lower() in SPLIT_FOLDERS or _is_expression(folder.name) for folder in _subfolders(root))
 
 
 def _is_expression(word: str) -> bool:

@@ -55,6 +55,15 @@ class Review:
         return sum(claim.status == status for claim in self.claims)
 
     @property
+    def phrases(self) -> dict[ClaimStatus, str]:
+        """The claims of each status that occurs, as one line: ``Jaw Drop (measured 0.62), no Nose Wrinkle``."""
+        return {
+            status: ", ".join(claim.phrase for claim in self.claims if claim.status == status)
+            for status in MARKS
+            if self.count(status)
+        }
+
+    @property
     def summary(self) -> str:
         """The counts in one line, such as ``claims: 5 agree, 1 contradicts, 2 not measured``."""
         agree, contradict = self.count("agrees"), self.count("contradicts")

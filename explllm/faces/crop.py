@@ -10,13 +10,31 @@ import numpy as np
 from PIL import Image
 
 from explllm.core.errors import ImageError
-from explllm.faces.pixels import ImageSource, load_image
+from explllm.faces.images import ImageSource, load_image, load_reduced
 
 DEFAULT_MARGIN = 0.1
 """Margin on each side of a box, as a share of its longer side. Our choice: the paper states none."""
 
 _MAX_RATIO = 8
 """A crop longer than this multiple of the image's longer side means that the box is wrong."""
+
+
+_CROP_RATIO, _CROP_SIZE = 1.3, 512
+
+
+def crop_warning(image: Image.Image) -> str | None:
+    """Return a warning if a picture does not look like a face crop; None if it does.
+
+    Face crops are nearly square and seldom large, which photographs often are not. The picture's content is not
+    examined: a face detector does that.
+    """
+    width, height = image.size
+    if max(width, height) <= _CROP_RATIO * min(width, height) and min(width, height) < _CROP_SIZE:
+        return None
+    return (
+        f"The picture of {width} x {height} pixels may be a photograph rather than a face crop; detect its faces first "
+        "(--detector)."
+    )
 
 
 def face_crop(image: Image.Image, box: Sequence[float], margin: float = DEFAULT_MARGIN) -> Image.Image:
@@ -44,12 +62,7 @@ def face_crop(image: Image.Image, box: Sequence[float], margin: float = DEFAULT_
     """
     x, y, w, h = box
     side = max(w, h) * (1 + 2 * margin)
-    if x >= image.width or y >= image.height or x + w <= 0 or y + h <= 0 or side > _MAX_RATIO * max(image.size):
-        raise ImageError(
-            f"the box {[round(float(number), 2) for number in box]} does not fit the image of "
-            f"{image.width} x {image.height} pixels",
-            remedy="Give x, y, width and height in pixels of the upright image.",
-        )
+    _check_box(box, margin, image.size)
     # Half a pixel is always rounded up: Python's rounding to even would shift some crops and not others.
     length = max(math.floor(side + 0.5), 1)
     left, top = math.floor(x + w / 2 - length / 2 + 0.5), math.floor(y + h / 2 - length / 2 + 0.5)
@@ -59,6 +72,19 @@ def face_crop(image: Image.Image, box: Sequence[float], margin: float = DEFAULT_
     if part.shape[:2] == (length, length):
         return Image.fromarray(part)
     return Image.fromarray(part[np.ix_(rows - rows[0], columns - columns[0])])
+
+
+def _check_box(box: Sequence[float], margin: float, size: tuple[int, int]) -> None:
+    """Raise an error if a box does not overlap an image of a size, or its crop is far larger."""
+    x, y, w, h = box
+    width, height = size
+    side = max(w, h) * (1 + 2 * margin)
+    if x >= width or y >= height or x + w <= 0 or y + h <= 0 or side > _MAX_RATIO * max(size):
+        raise ImageError(
+            f"the box {[round(float(number), 2) for number in box]} does not fit the image of "
+            f"{width} x {height} pixels",
+            remedy="Give x, y, width and height in pixels of the upright image.",
+        )
 
 
 def load_face(
@@ -79,12 +105,26 @@ def load_face(
         ImageError: If the image cannot be read or the box does not fit it.
         MissingPathError: If the image does not exist.
     """
-    image = load_image(source)
+    where = fspath(source) if isinstance(source, str | PathLike) else None
+    if max_size is None:
+        image = load_image(source)
+        scale, truncated = 1.0, image.info.get("truncated", False)
+    else:
+        # A crop keeps up to `max_size` pixels, however small its part of the image.
+        part = None if box is None else max(box[2], box[3]) * (1 + 2 * margin)
+        reduced = load_reduced(source, max_size, part)
+        image, truncated = Image.fromarray(reduced.pixels), reduced.truncated
+        scale = 1 / round(reduced.size[0] / image.width)
     try:
-        face = image if box is None else face_crop(image, box, margin)
+        if box is None:
+            face = image
+        else:
+            _check_box(box, margin, image.size if scale == 1 else reduced.size)
+            face = face_crop(image, [side * scale for side in box], margin)
     except ImageError as error:
-        where = fspath(source) if isinstance(source, str | PathLike) else None
         raise ImageError(error.found, where=where, remedy=error.remedy) from error
     if max_size is not None and max(face.size) > max_size:
         face.thumbnail((max_size, max_size))
+    if truncated:
+        face.info["truncated"] = True
     return face

@@ -22,9 +22,9 @@ from explllm.core.manifest_chunks import ManifestFile
 from explllm.faces.boxes import Box, Detection, FaceChoice, match_faces
 from explllm.faces.crop import DEFAULT_MARGIN, face_crop
 from explllm.faces.detector import FaceDetector
+from explllm.faces.images import TRUNCATED, ReducedImage, allow_pixels, load_image, load_reduced
 from explllm.faces.jobs import Item, Result, Results, file_sha256
 from explllm.faces.onnx_session import Provider
-from explllm.faces.pixels import load_image
 from explllm.faces.table import TableTask, image_boxes
 
 FOUND, GIVEN, NO_FACE, KEPT = "found", "given", "no face found", "no face found; the earlier box is kept"
@@ -75,6 +75,8 @@ class DetectionJob:
     """Device of the detector."""
     threads: int | None = None
     """CPU threads of the detector."""
+    max_pixels: int | None = None
+    """Maximum number of pixels of an image, see `explllm.faces.images.allow_pixels`."""
 
     def open_detector(self) -> FaceDetector:
         """Open the detector."""
@@ -89,6 +91,8 @@ class DetectionJob:
     @contextmanager
     def open(self) -> Iterator[Callable[[Sequence[ImageRows]], list[Result]]]:
         """Open the detector, and yield a function that processes images."""
+        if self.max_pixels is not None:
+            allow_pixels(self.max_pixels)
         detector = self.open_detector()
         yield lambda items: [self._result(item, detector) for item in items]
 
@@ -99,10 +103,14 @@ class DetectionJob:
 
     def _result(self, item: ImageRows, detector: FaceDetector) -> Result:
         try:
-            image = load_image(item.path)
+            if self.crops is None:
+                image = load_reduced(item.path, 2 * detector.size)
+            else:
+                whole = load_image(item.path)
+                image = ReducedImage(np.asarray(whole), whole.size, whole.info.get("truncated", False))
             faces = list(self._faces(item, image, detector))
             if self.crops is not None:
-                self._write_crops(item.image, image, faces)
+                self._write_crops(item.image, whole, faces)
         except MissingPathError as error:
             return {**self.reject(item, error.found), "missing": True}
         except InputError as error:
@@ -111,20 +119,21 @@ class DetectionJob:
             return self.reject(item, f"{type(error).__name__}: {error}")
         return {"bad": None, "faces": faces}
 
-    def _faces(self, item: ImageRows, image: Image.Image, detector: FaceDetector) -> Iterator[dict[str, Any]]:
+    def _faces(self, item: ImageRows, image: ReducedImage, detector: FaceDetector) -> Iterator[dict[str, Any]]:
         """Yield the faces of an image in the order of its rows; a row without a face has no box."""
         detections: list[Detection] = []
         matches: list[list[Detection]] = [[] for _ in item.rows]
         if self.redo or None in item.boxes:
-            detections = detector.detect(image)
+            detections = detector.detect_reduced(image)
             matches = match_faces(detections, item.boxes, self.which, image.size)
         for row, box, faces in zip(item.rows, item.boxes, matches, strict=True):
+            warning = f"; {TRUNCATED}" if image.truncated else ""
             if box is not None and not self.redo:
-                yield _face(row, box, GIVEN)
+                yield _face(row, box, GIVEN + warning)
             elif not faces:
-                yield _face(row, box, NO_FACE if box is None else NO_MATCH if detections else KEPT)
+                yield _face(row, box, (NO_FACE if box is None else NO_MATCH if detections else KEPT) + warning)
             for face in faces if box is None or self.redo else ():
-                yield _face(row, face.box, FOUND, face.score)
+                yield _face(row, face.box, FOUND + warning, face.score)
 
     def _write_crops(self, name: str, image: Image.Image, faces: list[dict[str, Any]]) -> None:
         assert self.crops is not None

@@ -11,8 +11,8 @@ import numpy as np
 
 from explllm.core.errors import CheckpointError, ConfigError, MissingPathError
 from explllm.faces.boxes import Detection
+from explllm.faces.images import ImageSource, ReducedImage, load_reduced
 from explllm.faces.onnx_session import Provider, describe_provider, open_session
-from explllm.faces.pixels import ImageSource, load_image
 
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession
@@ -90,18 +90,30 @@ class FaceDetector:
             ImageError: If the image cannot be read.
             MissingPathError: If the file does not exist.
         """
-        pixels = np.asarray(load_image(image))[:, :, ::-1]  # insightface wants BGR
+        return self.detect_reduced(load_reduced(image, 2 * self.size))
+
+    def detect_reduced(self, image: ReducedImage) -> list[Detection]:
+        """Detect the faces of an image that may be reduced, to at least twice the input size.
+
+        Args:
+            image: The image.
+
+        Returns:
+            The faces by descending score; boxes and landmarks in pixels of the whole image.
+        """
+        pixels = image.pixels
         height, width = pixels.shape[:2]
-        scale = min(1.0, 2 * self.size / max(width, height))
-        if scale < 1:
-            # insightface shrinks without a filter, which is harmless from twice the input size.
+        if max(width, height) > 2 * self.size:
+            # insightface shrinks without a filter, which is harmless from twice the input size only.
+            scale = self.size / max(width, height)
             smaller = max(round(width * scale), 1), max(round(height * scale), 1)
             pixels = cv2.resize(pixels, smaller, interpolation=cv2.INTER_AREA)
+        pixels = cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR)
         faces = self._run(pixels, 0)
         if not faces:
             faces = self._run(pixels, round(_BORDER * max(pixels.shape[:2])))
-        back = width / pixels.shape[1], height / pixels.shape[0]
-        scaled = (_detection(corners, score, points, back, (width, height)) for corners, score, points in faces)
+        back = image.size[0] / pixels.shape[1], image.size[1] / pixels.shape[0]
+        scaled = (_detection(corners, score, points, back, image.size) for corners, score, points in faces)
         return [face for face in scaled if face is not None]
 
     def _run(self, pixels: np.ndarray, border: int) -> list[tuple[np.ndarray, float, np.ndarray | None]]:
@@ -110,8 +122,9 @@ class FaceDetector:
         # A narrow strip would shrink to zero pixels: widen it to at least one pixel after shrinking.
         thin = max(0, -(-max(width, height) // self.size) - min(width, height))
         down, right = border + thin * (height < width), border + thin * (width < height)
-        framed = cv2.copyMakeBorder(pixels, border, down, border, right, cv2.BORDER_CONSTANT)
-        boxes, points = self._scrfd.detect(np.ascontiguousarray(framed))
+        if border or thin:
+            pixels = cv2.copyMakeBorder(pixels, border, down, border, right, cv2.BORDER_CONSTANT)
+        boxes, points = self._scrfd.detect(pixels)
         return [
             (box[:4] - border, float(box[4]), None if points is None else points[index] - border)
             for index, box in enumerate(boxes)

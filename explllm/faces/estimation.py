@@ -17,6 +17,7 @@ from explllm.core.manifest_chunks import ManifestFile
 from explllm.faces.boxes import Box
 from explllm.faces.crop import DEFAULT_MARGIN, load_face
 from explllm.faces.estimators import Estimator, EstimatorSpec, Intensities, fill_unmeasured, unmeasured_units
+from explllm.faces.images import TRUNCATED, allow_pixels
 from explllm.faces.jobs import Item, Result, Results, file_sha256
 from explllm.faces.onnx_session import Provider
 from explllm.faces.table import TableTask, image_boxes
@@ -54,6 +55,8 @@ class EstimationJob:
     """Device of the model, if the estimator can choose."""
     threads: int | None = None
     """CPU threads of the model, if the estimator can choose."""
+    max_pixels: int | None = None
+    """Maximum number of pixels of an image, see `explllm.faces.images.allow_pixels`."""
 
     def open_estimator(self) -> Estimator:
         """Open the estimator.
@@ -70,6 +73,8 @@ class EstimationJob:
     @contextmanager
     def open(self) -> Iterator[Callable[[Sequence[FaceRow]], list[Result]]]:
         """Open the estimator, and yield a function that processes rows."""
+        if self.max_pixels is not None:
+            allow_pixels(self.max_pixels)
         with closing(self.open_estimator()) as estimator:
             yield lambda items: self._results(items, estimator)
 
@@ -87,7 +92,9 @@ class EstimationJob:
             if len(items) > 1:
                 return [result for item in items for result in self._results([item], estimator)]
             return [self.reject(items[0], f"{type(error).__name__}: {error}")]
-        return [_estimated(next(estimates), estimator) if isinstance(face, Image.Image) else face for face in faces]
+        return [
+            _estimated(face, next(estimates), estimator) if isinstance(face, Image.Image) else face for face in faces
+        ]
 
     def _face(self, item: FaceRow, margin: float) -> Image.Image | Result:
         """Return the face, or the result for an unusable image."""
@@ -200,8 +207,9 @@ def _given_status(chunk: Manifest) -> list[str]:
     return [str(reason) if faceless and units is None else GIVEN for faceless, units, reason in rows]
 
 
-def _estimated(units: Intensities | None, estimator: Estimator) -> Result:
+def _estimated(face: Image.Image, units: Intensities | None, estimator: Estimator) -> Result:
+    warning = f"; {TRUNCATED}" if face.info.get("truncated") else ""
     if units is None:
-        return {"bad": None, "status": estimator.no_result, "units": None}
+        return {"bad": None, "status": estimator.no_result + warning, "units": None}
     rounded = [None if value is None else round(value, 4) for value in units]
-    return {"bad": None, "status": ESTIMATED, "units": rounded}
+    return {"bad": None, "status": ESTIMATED + warning, "units": rounded}

@@ -1,67 +1,22 @@
-"""Reading images of any mode, and the presets that turn them into model input."""
+"""Presets that turn images into model input."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
-from os import PathLike, fspath
-from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal
 
 import cv2
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps
 
-from explllm.core.errors import ConfigError, ImageError, MissingPathError
+from explllm.core.errors import ConfigError
+from explllm.faces.images import ImageSource as ImageSource
+from explllm.faces.images import load_image as load_image
 
 if TYPE_CHECKING:
     import torch
-
-ImageSource = str | PathLike[str] | Image.Image | np.ndarray
-"""An image: a path, a PIL image of any mode, or a uint8 array (H, W), (H, W, 3) or (H, W, 4)."""
-
-
-def load_image(source: ImageSource, upright: bool = True) -> Image.Image:
-    """Read an image as RGB.
-
-    Transparent pixels are composited over white; 16-bit gray is scaled to 8 bits.
-
-    Args:
-        source: A path, a PIL image of any mode or a uint8 array.
-        upright: Rotate the image according to its EXIF orientation.
-
-    Returns:
-        The image in mode RGB.
-
-    Raises:
-        MissingPathError: If the path does not exist.
-        ImageError: If it is not an image, truncated, or an array of another shape or type.
-    """
-    if isinstance(source, np.ndarray):
-        good = source.dtype == np.uint8 and (source.ndim == 2 or (source.ndim == 3 and source.shape[2] in (3, 4)))
-        if not good or 0 in source.shape:
-            raise ImageError(
-                f"an array of shape {source.shape} and type {source.dtype} is not an image",
-                remedy="Give uint8 of shape (H, W), (H, W, 3) or (H, W, 4).",
-            )
-        return _to_rgb(Image.fromarray(source), upright)
-    if isinstance(source, Image.Image):
-        return _to_rgb(source, upright)
-    if not isinstance(source, str | PathLike):
-        raise ImageError(f"a {type(source).__name__} is not an image", remedy="Give a path, a PIL image or an array.")
-    path = Path(source)
-    if not path.is_file():
-        raise MissingPathError("there is no such image", where=fspath(path), remedy="Check the path.")
-    try:
-        with Image.open(path) as image:
-            return _to_rgb(image, upright)
-    except Exception as error:  # Pillow's readers raise many types: OSError, EOFError, struct.error, ...
-        unknown = isinstance(error, UnidentifiedImageError) or not str(error)
-        reason = "not an image, or of an unknown format" if unknown else str(error)
-        raise ImageError(
-            f"unreadable image: {reason}", where=fspath(path), remedy="Replace the file or remove it."
-        ) from error
 
 
 @dataclass(frozen=True)
@@ -195,19 +150,3 @@ def _padded(image: Image.Image, fill: tuple[int, int, int]) -> Image.Image:
     canvas = Image.new("RGB", (side, side), fill)
     canvas.paste(image, ((side - width) // 2, (side - height) // 2))
     return canvas
-
-
-def _to_rgb(image: Image.Image, upright: bool) -> Image.Image:
-    if upright:
-        image = ImageOps.exif_transpose(image)
-    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
-        image = image.convert("RGBA")
-        canvas = Image.new("RGBA", image.size, (255, 255, 255, 255))
-        return Image.alpha_composite(canvas, image).convert("RGB")
-    if image.mode.startswith("I;16") or image.mode in ("I", "F"):
-        values = np.array(image, dtype=np.float32)
-        # Only 16-bit files have these modes; 8-bit values in a wider mode are not scaled.
-        if values.max(initial=0) > 255:
-            values /= 257
-        image = Image.fromarray(np.clip(values, 0, 255).astype(np.uint8))
-    return image.convert("RGB")

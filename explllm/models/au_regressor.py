@@ -236,7 +236,7 @@ class ActionUnitRegressor(MultiPartModel):
         Raises:
             ImageError: If an image cannot be read.
         """
-        batch = images if isinstance(images, Sequence) and not isinstance(images, str) else [images]
+        batch = images if isinstance(images, Sequence) and not isinstance(images, str | bytes) else [images]
         if not batch:
             return []
         pixels = torch.stack([self.image(image) for image in batch]).to(self.head.bias.device)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from explllm.explanations.chain_of_thought import ChainOfThought
+from explllm.explanations.review import ClaimStatus, Review, review_explanation
 from explllm.faces.boxes import Box
 from explllm.faces.estimators import Intensities, unmeasured_units
 from explllm.report.explained import Recognized, most_likely, strongest_units
@@ -16,6 +18,7 @@ _WIDTH, _MARGIN, _FACE, _BARS = 1200, 24, 180, 330
 """Widths in pixels: the picture, the margin around each part, a face's thumbnail, the column of bars."""
 
 _INK, _SOFT, _PAPER, _TRACK = (28, 30, 36), (104, 110, 122), (255, 255, 255), (226, 229, 235)
+_AGREES, _CONTRADICTS = (24, 110, 72), (176, 48, 32)
 _COLORS = ((31, 97, 196), (196, 72, 24), (24, 128, 84), (144, 58, 170), (150, 112, 0), (0, 124, 148))
 
 
@@ -35,6 +38,18 @@ class PicturedFace:
     """Measured intensities; None if no estimator was used or it found no face."""
     action_units_source: str | None = None
     """The estimator's name."""
+    warnings: Sequence[str] = ()
+    """Reasons to doubt the result that concern the picture, such as that it may not be a face crop."""
+
+    @cached_property
+    def review(self) -> Review:
+        """The explanation's claims, compared with `action_units`, and its contradictions."""
+        return review_explanation(self.cot, self.recognition.expression, self.action_units)
+
+    @property
+    def all_warnings(self) -> list[str]:
+        """The warnings about the picture, then those about the explanation."""
+        return [*self.warnings, *self.review.warnings]
 
 
 def draw_picture(photograph: Image.Image, faces: Sequence[PicturedFace], note: str | None = None) -> Image.Image:
@@ -100,8 +115,10 @@ def _explained(number: int, face: PicturedFace) -> Image.Image:
     font = _font(18)
     ruler = ImageDraw.Draw(Image.new("RGB", (1, 1)))
     lines = _wrapped(face.cot.text.replace("**", ""), ruler, font, wide - start)
+    checks = [(line, color) for text, color in _checks(face) for line in _wrapped(text, ruler, _font(16), wide - start)]
     likely = most_likely(face.recognition)
-    height = max(_FACE + 24 * (1 + len(likely)), 34 + 24 * len(lines), 0 if bars is None else bars.height)
+    text_height = 46 + 24 * len(lines) + 22 * len(checks)
+    height = max(_FACE + 24 * (1 + len(likely)), text_height, 0 if bars is None else bars.height)
     row = Image.new("RGB", (wide, height + 8), _PAPER)
     draw = ImageDraw.Draw(row)
     draw.line((0, 0, wide, 0), fill=_color(number), width=3)
@@ -113,7 +130,24 @@ def _explained(number: int, face: PicturedFace) -> Image.Image:
     draw.text((start, 8), f"{number}  {face.recognition.expression}", fill=_color(number), font=_font(22))
     for place, line in enumerate(lines):
         draw.text((start, 40 + 24 * place), line, fill=_INK, font=font)
+    for place, (line, color) in enumerate(checks):
+        draw.text((start, 46 + 24 * len(lines) + 22 * place), line, fill=color, font=_font(16))
     return row
+
+
+def _checks(face: PicturedFace) -> list[tuple[str, tuple[int, int, int]]]:
+    """Return the lines below the text: claims by status, then warnings, each with its color."""
+    lines: list[tuple[str, tuple[int, int, int]]] = []
+    if face.action_units is not None:
+        colors: dict[ClaimStatus, tuple[int, int, int]] = {
+            "agrees": _AGREES,
+            "contradicts": _CONTRADICTS,
+            "not measured": _SOFT,
+        }
+        lines.append((face.review.summary, _INK))
+        # In words: the font has no check marks.
+        lines += [(f"{status}: {phrases}", colors[status]) for status, phrases in face.review.phrases.items()]
+    return lines + [(f"Warning: {warning}", _CONTRADICTS) for warning in face.all_warnings]
 
 
 def _note(note: str) -> Image.Image:

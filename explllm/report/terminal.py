@@ -1,6 +1,6 @@
 """Metrics and explained faces on the terminal."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from os import PathLike, fspath
 from typing import Any
 
@@ -11,6 +11,7 @@ from rich.table import Table
 
 from explllm.core.expressions import Expression
 from explllm.explanations.chain_of_thought import ChainOfThought
+from explllm.explanations.review import MARKS, Review
 from explllm.metrics.evaluation import single_class_warning
 from explllm.report.explained import Recognized, most_likely
 
@@ -99,6 +100,7 @@ def print_explained(
     expression: Expression | None,
     recognition: Recognized,
     cot: ChainOfThought,
+    training_data_note: str | None = None,
 ) -> None:
     """Print one explained face.
 
@@ -108,11 +110,33 @@ def print_explained(
         expression: The true label, if known.
         recognition: The model's recognition.
         cot: The model's chain of thought.
+        training_data_note: What users must know about the model's training data; the title mentions drawn faces.
     """
     likely = ", ".join(f"{label} {probability:.1%}" for label, probability in most_likely(recognition))
     label = "" if expression is None else f"  (labeled {expression})"
-    result = f": {recognition.expression}{label}"
+    caveat = "  (model trained on drawn faces)" if "drawn" in (training_data_note or "") else ""
+    result = f": {recognition.expression}{label}{caveat}"
     # rich truncates a long title at its end, where the result is: truncate the path at its start instead.
     room, path = max(console.width - len(result) - 8, 12), fspath(image)
     shortened = path if len(path) <= room else f"…{path[1 - room :]}"
     console.print(Panel(f"{likely}\n\n{escape(cot.text)}", title=f"{escape(shortened)}{result}", title_align="left"))
+
+
+def print_review(console: Console, review: Review, source: str | None, warnings: Sequence[str]) -> None:
+    """Print the review of an explanation below it: claims by status with a mark, a summary, and warnings.
+
+    Args:
+        console: The output console.
+        review: The review.
+        source: Name of the estimator that measured the action units; None if none did: only warnings are printed.
+        warnings: The warnings to print.
+    """
+    if source is not None:
+        console.print(f"{review.summary} (action units by {escape(source)})", highlight=False)
+        for status, phrases in review.phrases.items():
+            console.print(f"  {MARKS[status]} {status}: {phrases}", style=_STYLES[status], highlight=False)
+    for warning in warnings:
+        console.print(f"[bold]Warning:[/bold] {escape(warning)}", highlight=False)
+
+
+_STYLES = {"agrees": "green", "contradicts": "red", "not measured": "dim"}

@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import jsonschema
 import numpy as np
 import pytest
 import torch
@@ -16,6 +17,7 @@ from explllm.faces.crop import face_crop
 from explllm.models.au_export import export_onnx
 from explllm.models.au_regressor import RegressorSettings, build_regressor, regressor_config
 from explllm.models.explllm import ExpLLM
+from explllm.report.json_lines import explain_schema
 
 
 def explain_command(images, landmarker=None, onnx=None, **settings):
@@ -58,7 +60,10 @@ def explain(fitted, capsys):
         )
         printed = capsys.readouterr()
         if settings.get("as_json"):
-            return status, [json.loads(line) for line in printed.out.splitlines()]
+            lines = [json.loads(line) for line in printed.out.splitlines()]
+            for line in lines:
+                jsonschema.validate(line, explain_schema())
+            return status, lines
         return status, printed.out
 
     return run
@@ -102,6 +107,8 @@ def test_without_a_detector_the_image_is_the_face(explain, photographs, fitted):
     [expected] = ExpLLM.from_pretrained(fitted / "model").recognize(photographs / "astronaut.png")
     assert status == 0 and line["probabilities"] == pytest.approx(expected.probabilities, abs=1e-5)
     assert "box" not in line and "action_units" not in line
+    assert line["training_data_note"].startswith("The faces are drawn by a program")
+    assert "512 x 512 pixels may be a photograph" in line["warnings"][0]
 
 
 def test_what_the_model_training_data_note_is_said(photographs, fitted, capsys, tmp_path):
@@ -172,6 +179,16 @@ def test_action_units_are_measured_beside(explain, photographs, detector_file, l
     assert line["action_units"]["Left Lip Corner Pull"] > 0.5 and line["action_units"]["Cheeks Puff"] is None
     _, out = explain(photographs / "six.jpg", detector=detector_file, landmarker=landmarker_file)
     assert "face 6 of 6" in out.replace("\n", "") and out.count("action units by mediapipe-blendshapes:") == 6
+
+
+def test_a_picture_without_a_face_gets_a_warning(explain, photographs, landmarker_file):
+    """A cup of coffee, taken for a face: the estimator finds none."""
+    _, [line] = explain(photographs / "coffee.png", landmarker=landmarker_file, as_json=True)
+    assert line["warnings"][0] == "The picture may show no face: mediapipe-blendshapes found none."
+    _, out = explain(photographs / "coffee.png")
+    said = " ".join(out.replace("│", " ").split())
+    assert "Warning: The picture of 600 x 400 pixels may be a photograph rather than a face crop" in said
+    assert "coffee.png" in said and "(model trained on drawn faces)" in said
 
 
 def test_the_picture(explain, photographs, detector_file, landmarker_file, tmp_path):

@@ -291,6 +291,21 @@ def test_workers_of_every_start_method(ready, drawn, method, augment):
     assert all(torch.equal(batch[name], expected[name]) for name in ("pixel_values", "input_ids", "rows"))
 
 
+def test_classes_are_balanced_in_batches(ready, drawn_faces, tmp_path):
+    frame = Manifest.read(drawn_faces / "manifest.parquet").frame
+    frame = frame[frame["split"] == "train"]
+    rare = frame[frame["expression"] == "Fear"].index[1:]
+    Manifest(frame.drop(index=rare), drawn_faces).write(tmp_path / "table.parquet")
+
+    def share(balance):
+        table = (tmp_path / "table.parquet", drawn_faces)
+        data = ready(ManifestFaces(*table, class_balance=balance, fer_share=1, batch_size=49, micro_batch_size=49))
+        batch = next(iter(data.train_dataloader()))
+        return (batch["expressions"] == EXPRESSION_NUMBER[Expression.FEAR]).sum().item()
+
+    assert (share("none"), share("sqrt"), share("uniform")) == (1, 3, 7)
+
+
 def test_one_seed_unless_the_data_has_its_own(ready, drawn, monkeypatch):
     def order(**settings):
         data = ready(drawn(batch_size=56, micro_batch_size=56, **settings))

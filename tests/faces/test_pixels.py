@@ -1,6 +1,5 @@
-"""Images of any kind become the same pixels that one would make by hand."""
+"""Presets give the pixels that one would make by hand."""
 
-import io
 import json
 
 import numpy as np
@@ -8,8 +7,8 @@ import pytest
 import torch
 from PIL import Image
 
-from explllm.core.errors import ConfigError, ImageError, MissingPathError
-from explllm.faces.pixels import IMAGE_PRESETS, ImagePreset, load_image
+from explllm.core.errors import ConfigError
+from explllm.faces.pixels import IMAGE_PRESETS, ImagePreset
 
 
 @pytest.fixture
@@ -17,104 +16,6 @@ def picture():
     """A smooth color picture, wider than high."""
     y, x = np.mgrid[0:60, 0:80]
     return np.stack([x * 3, y * 4, 255 - x * 3], axis=2).astype(np.uint8)
-
-
-def saved(image, path, **options):
-    image.save(path, **options)
-    return path
-
-
-def test_every_way_of_giving_an_image(picture, tmp_path):
-    image = Image.fromarray(picture)
-    path = saved(image, tmp_path / "face.png")
-    for source in (path, str(path), image, picture):
-        loaded = load_image(source)
-        assert loaded.mode == "RGB"
-        assert np.array_equal(np.asarray(loaded), picture)
-    gray = picture[:, :, 0]
-    assert np.array_equal(np.asarray(load_image(gray)), np.repeat(gray[:, :, None], 3, axis=2))
-
-
-@pytest.mark.parametrize("mode", ["L", "1", "P", "CMYK", "YCbCr", "HSV", "LAB"])
-def test_modes_become_rgb(picture, mode):
-    image = Image.fromarray(picture).convert("RGB")
-    loaded = np.asarray(load_image(image.convert(mode))).astype(int)
-    expected = np.asarray(image.convert(mode).convert("RGB"))
-    assert loaded.shape == (60, 80, 3)
-    assert np.abs(loaded - expected.astype(int)).max() <= 1
-
-
-def test_transparency_lies_over_white(picture):
-    alpha = np.full((60, 80, 1), 255, np.uint8)
-    alpha[:30] = 0
-    loaded = np.asarray(load_image(np.concatenate([picture, alpha], axis=2)))
-    assert (loaded[:30] == 255).all() and np.array_equal(loaded[30:], picture[30:])
-    half = Image.fromarray(np.dstack([np.zeros((4, 4, 3), np.uint8), np.full((4, 4), 128, np.uint8)]), "RGBA")
-    assert np.abs(np.asarray(load_image(half)).astype(int) - 127).max() <= 1
-    # A palette with a transparent color, as GIF files have.
-    palette = Image.fromarray(picture).convert("P", palette=Image.Palette.ADAPTIVE, colors=8)
-    palette.info["transparency"] = palette.getpixel((0, 0))
-    assert load_image(palette).getpixel((0, 0)) == (255, 255, 255)
-
-
-def test_sixteen_bits_are_scaled(tmp_path):
-    values = np.linspace(0, 65535, 64 * 64).reshape(64, 64).astype(np.uint16)
-    path = saved(Image.fromarray(values), tmp_path / "deep.png")
-    loaded = np.asarray(load_image(path))[:, :, 0].astype(float)
-    assert np.abs(loaded - values / 257).max() < 1
-    assert loaded.min() == 0 and loaded.max() == 255
-
-
-def test_exif_orientation_is_applied(picture, tmp_path):
-    turned = Image.fromarray(picture).transpose(Image.Transpose.ROTATE_90)
-    exif = Image.Exif()
-    exif[0x0112] = 6  # the camera was held upright: turn by 270 degrees to look at it
-    path = saved(turned, tmp_path / "phone.png", exif=exif)
-    assert np.array_equal(np.asarray(load_image(path)), picture)
-
-
-@pytest.mark.parametrize("format_", ["JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF"])
-def test_formats_whatever_the_name_says(picture, tmp_path, format_):
-    path = tmp_path / "face.jpg"
-    Image.fromarray(picture).save(path, format_)
-    assert np.abs(np.asarray(load_image(path)).astype(int) - picture).mean() < 8
-
-
-@pytest.mark.parametrize("length", [0, 10, 200, -20])
-def test_broken_files(picture, tmp_path, length):
-    held = io.BytesIO()
-    Image.fromarray(picture).save(held, "JPEG")
-    path = tmp_path / "broken.jpg"
-    path.write_bytes(held.getvalue()[:length])
-    with pytest.raises(ImageError, match=r"unreadable image: .* \[.*broken.jpg\]. Replace the file or remove it."):
-        load_image(path)
-
-
-def test_files_that_are_no_images(tmp_path):
-    (tmp_path / "text.jpg").write_text("no picture")
-    with pytest.raises(ImageError, match="not an image, or of an unknown format"):
-        load_image(tmp_path / "text.jpg")
-    with pytest.raises(MissingPathError, match=r"there is no such image \[none.jpg\]"):
-        load_image("none.jpg")
-    with pytest.raises(MissingPathError):
-        load_image(tmp_path)  # a folder
-
-
-@pytest.mark.parametrize(
-    "array",
-    [np.zeros((4, 4, 3)), np.zeros((4, 4, 2), np.uint8), np.zeros((3,), np.uint8), np.zeros((0, 4, 3), np.uint8)],
-    ids=["float", "two channels", "one dimension", "empty"],
-)
-def test_arrays_that_are_no_images(array):
-    with pytest.raises(ImageError, match="is not an image"):
-        load_image(array)
-
-
-def test_a_bomb_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
-    path = saved(Image.new("RGB", (50, 50)), tmp_path / "bomb.png")
-    with pytest.raises(ImageError, match="unreadable image"):
-        load_image(path)
 
 
 def test_dinov2_pixels_are_those_of_its_own_processor(picture):

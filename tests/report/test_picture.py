@@ -62,3 +62,17 @@ def test_bars(face):
     colored = {jaw: (np.abs(pixels - (31, 97, 196)).max(axis=2) < 4).sum() for jaw, pixels in drawn.items()}
     assert colored[0.9] > colored[0.1] + 500
     assert draw_picture(photograph, [face(action_units=units, action_units_source="a model")]).height > 300
+
+
+def test_claims_and_warnings_are_drawn_below_the_text(face):
+    """A smile that the text denies: the lines are in the picture, contradictions in their own color."""
+    units = [0.9 if "Lip Corner Pull" in name else 0.0 for name in NAMES]
+    photograph = Image.new("RGB", (300, 200), GRAY)
+    text = "**Key Observations:** The lip corners are not pulled up. The brows are lowered."
+    checked = face(text, action_units=units)
+    assert checked.review.count("contradicts") == 4
+    picture, plain = (np.asarray(draw_picture(photograph, [one])).astype(int) for one in (checked, face(text)))
+    red = [(np.abs(pixels - (176, 48, 32)).max(axis=2) < 40).sum() for pixels in (picture, plain)]
+    assert red[0] > red[1] + 500
+    warned = np.asarray(draw_picture(photograph, [face(text, warnings=["No face."] * 12)]))
+    assert warned.shape[0] > plain.shape[0]

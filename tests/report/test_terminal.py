@@ -7,11 +7,12 @@ from rich.console import Console
 
 from explllm.core.expressions import Expression
 from explllm.explanations.chain_of_thought import ChainOfThought
+from explllm.explanations.review import review_explanation
 from explllm.metrics.answers import Answers
 from explllm.metrics.evaluation import recognition_metrics
 from explllm.metrics.recognition import RecognitionMetrics
 from explllm.models.generation import Recognition
-from explllm.report.terminal import histogram_line, metrics_line, print_explained, print_metrics
+from explllm.report.terminal import histogram_line, metrics_line, print_explained, print_metrics, print_review
 
 
 @pytest.fixture
@@ -103,3 +104,25 @@ def test_a_long_path_keeps_its_end_and_the_expression(console):
     first = printed(console).splitlines()[0]
     assert "face_17.jpg: Surprise  (labeled Fear)" in first
     assert len(first) == 100
+
+
+def test_a_review(console):
+    cot = ChainOfThought.from_sections("The jaw is dropped. The nose is wrinkled.", "It is calm.", "Fear.")
+    units = [0.62 if place == 8 else None if place == 0 else 0.0 for place in range(24)]
+    review = review_explanation(cot, Expression.SURPRISE, units)
+    print_review(console, review, "a [model]", review.warnings)
+    assert printed(console).splitlines() == [
+        "claims: 1 agrees, 1 contradicts, 0 not measured (action units by a [model])",
+        "  ✓ agrees: Jaw Drop (measured 0.62)",
+        "  ✗ contradicts: Nose Wrinkle (measured 0.00)",
+        "Warning: The model recognized Surprise, but the text concludes Fear.",
+    ]
+    print_review(console, review, None, [])
+    assert len(printed(console).splitlines()) == 4  # without measurements nothing is checked
+
+
+def test_the_title_says_that_the_model_knows_drawn_faces_only(console):
+    found = Recognition.of([Expression.SURPRISE, Expression.FEAR], [0.7, 0.3])
+    note = "The faces are drawn by a program, not photographs."
+    print_explained(console, "a.jpg", None, found, ChainOfThought.parse("Words."), note)
+    assert "a.jpg: Surprise  (model trained on drawn faces)" in printed(console).splitlines()[0]

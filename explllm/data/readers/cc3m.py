@@ -33,10 +33,13 @@ def read_cc3m(source: Source) -> None:
         source: The folder.
 
     Raises:
-        MissingPathError: If there is neither a list nor a shard.
+        MissingPathError: If the folder has no list and no shard.
         ManifestError: If a shard is not a tar file, or truncated.
     """
-    if any((source.root / name).is_file() for name in LISTS) or not (shards := _shards(source.root)):
+    # Shards in subfolders are looked for only without a list, whose images may be in many folders.
+    listed = any((source.root / name).is_file() for name in LISTS)
+    shards = _shards(source.root, "*" if listed else "**/*")
+    if not shards:
         listing = source.first("list of captions and no shard (*.tar)", *LISTS)
         source.add_manifest(read_llava_captions(source.root), listing)
         source.compare(LISTS[listing.name])
@@ -100,8 +103,8 @@ def read_llava_captions(root: str | PathLike[str]) -> Manifest:
     return Manifest(pd.DataFrame(rows), images if images.is_dir() else root, path)
 
 
-def _shards(root: Path) -> list[Path]:
-    return sorted(path for path in root.rglob("*") if path.name.endswith(_SHARDS) and path.is_file())
+def _shards(root: Path, pattern: str) -> list[Path]:
+    return sorted(path for path in root.glob(pattern) if path.name.endswith(_SHARDS) and path.is_file())
 
 
 def _check_end(shard: Path) -> None:

@@ -1,14 +1,14 @@
 """A folder of class folders, or of photographs without labels."""
 
 from explllm.core.expressions import LabelSet
-from explllm.data.folder import read_folder, read_unsorted_folder
+from explllm.data.folder import has_class_folders, read_folder, read_unsorted_folder
 from explllm.data.readers.source import Source
 
 
 def read_class_folders(
     source: Source, label_set: str | None = None, split: str | None = None, keep_zero_units: bool = False
 ) -> None:
-    """Read a folder of class folders, or photographs without labels if images are in the folder itself.
+    """Read a folder of class folders, or photographs without labels if there are no class folders.
 
     Args:
         source: The folder.
@@ -16,7 +16,8 @@ def read_class_folders(
         split: Read only this split.
         keep_zero_units: Treat action units that stay at zero in action_units.csv as measured.
     """
-    manifest = read_unsorted_folder(source.root)
+    unsorted = label_set is None and split is None and source.root.is_dir() and not has_class_folders(source.root)
+    manifest = read_unsorted_folder(source.root) if unsorted else None
     if manifest is not None:
         source.remarks["photographs without labels: they are not in class folders"] += len(manifest)
     else:

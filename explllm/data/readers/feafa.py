@@ -80,6 +80,6 @@ def _annotations(root: Path) -> Iterator[Path]:
 
 
 def _image(source: Source, file: Path) -> str:
-    """Return the path of the image beside an annotation, relative to the root; .jpg if there is none."""
+    """Return the path of the image beside an annotation, relative to the root; with .jpg if it is missing."""
     stem = file.relative_to(source.root).with_suffix("").as_posix()
     return source.first_image(stem + ending for ending in (".jpg", *sorted(IMAGE_SUFFIXES - {".jpg"})))

@@ -124,7 +124,7 @@ def _counts(cells: Cells) -> list[int]:
 
 
 def _winner(source: Source, counts: list[int]) -> Expression | None:
-    """Return the expression with the most votes; None, counted, if there is none."""
+    """Return the expression with the most votes; None, counted as left out, for ties and non-expressions."""
     winners = [name for name, count in zip(VOTES, counts, strict=True) if count == max(counts)]
     if len(winners) > 1:
         source.left_out["faces whose votes tie"] += 1

@@ -190,7 +190,7 @@ class Source:
             The manifest.
 
         Raises:
-            ManifestError: If there are none.
+            ManifestError: If no row was added.
         """
         if not self._rows:
             reasons = "".join(f"; left out: {count} {what}" for what, count in self.left_out.items())

@@ -134,3 +134,8 @@ def test_a_folder_of_photographs_has_no_labels(publishers, read, tmp_path):
     assert list(reading.manifest.frame.columns) == ["image"]
     assert reading.manifest.frame["image"].tolist() == ["a.png", "b.jpg", "holiday/c.jpg"]
     assert reading.remarks == {"photographs without labels: they are not in class folders": 3}
+    # A stray image beside class folders does not cost them their labels.
+    publishers.image(tmp_path / "happy" / "d.jpg")
+    (tmp_path / "holiday" / "c.jpg").unlink()
+    (tmp_path / "holiday").rmdir()
+    assert read("folder", tmp_path).manifest.frame["expression"].tolist() == ["Happiness"]

@@ -1,0 +1,244 @@
+"""Reading of images of any kind as RGB."""
+
+from __future__ import annotations
+
+import re
+import warnings
+from dataclasses import dataclass
+from io import BytesIO
+from os import PathLike, fspath
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from explllm.core.errors import ImageError, MissingPathError
+
+ImageSource = str | PathLike[str] | bytes | BytesIO | Image.Image | np.ndarray
+"""An image: a path, the content of a file, a PIL image of any mode, or an array or tensor. Arrays are (H, W), (H, W, C)
+or (C, H, W) with 1, 3 or 4 channels, uint8 or floats in [0, 1]."""
+
+TRUNCATED = "the image file is truncated"
+"""Warning about a JPEG file that lacks its end. Its ``info`` has the key ``truncated``."""
+
+_MAX_GRAY_ROWS = 0.25
+"""Share of the rows of a truncated JPEG file that may be missing. With more, the file is unreadable."""
+
+_ORIENTATION = 0x0112
+_TURNS: dict[int, Any] = {
+    2: lambda pixels: cv2.flip(pixels, 1),
+    3: lambda pixels: cv2.rotate(pixels, cv2.ROTATE_180),
+    4: lambda pixels: cv2.flip(pixels, 0),
+    5: cv2.transpose,
+    6: lambda pixels: cv2.rotate(pixels, cv2.ROTATE_90_CLOCKWISE),
+    7: lambda pixels: cv2.rotate(cv2.transpose(pixels), cv2.ROTATE_180),
+    8: lambda pixels: cv2.rotate(pixels, cv2.ROTATE_90_COUNTERCLOCKWISE),
+}
+"""Makes pixels upright, by EXIF orientation."""
+
+
+def load_image(source: ImageSource, upright: bool = True) -> Image.Image:
+    """Read an image as RGB.
+
+    Transparent pixels are composited over white. 16-bit gray is scaled to 8 bits. Floating point and 32-bit pixels are
+    read if their range is clear: at most 1, at most 255 or, for integers, at most 65,535. A JPEG file that lacks a
+    few of its rows is read with a warning.
+
+    Args:
+        source: The image.
+        upright: Rotate the image according to its EXIF orientation.
+
+    Returns:
+        The image in mode RGB.
+
+    Raises:
+        MissingPathError: If the path does not exist.
+        ImageError: If it is not an image, damaged, of too many pixels (`allow_pixels`), or an unsupported array.
+    """
+    if isinstance(source, Image.Image):
+        return _to_rgb(source, upright)
+    if isinstance(source, np.ndarray) or hasattr(source, "cpu"):
+        return _to_rgb(_from_array(source), upright)
+    if not isinstance(source, str | PathLike | bytes | BytesIO):
+        raise ImageError(f"a {type(source).__name__} is not an image", remedy="Give a path, a PIL image or an array.")
+    file = _file(source)
+    where = fspath(source) if isinstance(source, str | PathLike) else None
+    try:
+        with Image.open(file) as image:
+            return _to_rgb(image, upright)
+    except ImageError as error:
+        raise ImageError(error.found, where=where, remedy=error.remedy) from error
+    except Image.DecompressionBombError as error:
+        raise _too_large(error, where) from error
+    except Exception as error:  # Pillow's readers raise many types: OSError, EOFError, struct.error, ...
+        repaired = _read_truncated(file, upright) if "truncated" in str(error) else None
+        if repaired is not None:
+            warnings.warn(f"{TRUNCATED}{f' [{where}]' if where else ''}", stacklevel=2)
+            return repaired
+        unknown = isinstance(error, UnidentifiedImageError) or not str(error)
+        reason = "not an image, or of an unknown format" if unknown else str(error)
+        raise ImageError(f"unreadable image: {reason}", where=where, remedy="Replace the file or remove it.") from error
+
+
+@dataclass(frozen=True)
+class ReducedImage:
+    """An upright image that may be decoded at a fraction of its size."""
+
+    pixels: np.ndarray
+    """uint8 (h, w, 3), RGB."""
+    size: tuple[int, int]
+    """Width and height of the whole image in pixels."""
+    truncated: bool = False
+    """Whether the file is truncated."""
+
+
+def load_reduced(source: ImageSource, min_size: float, part: float | None = None) -> ReducedImage:
+    """Read an upright image for a model that needs no more than a given size.
+
+    JPEG files are decoded at 1/2, 1/4 or 1/8 of their size if this leaves at least `min_size` pixels.
+
+    Args:
+        source: The image.
+        min_size: Minimum of the longer side, in pixels.
+        part: Longer side of the part that `min_size` applies to, in pixels of the whole image; by default all of it.
+
+    Raises:
+        ImageError: See `load_image`.
+        MissingPathError: If the path does not exist.
+    """
+    if isinstance(source, str | PathLike | bytes | BytesIO):
+        jpeg = _decode_jpeg(_file(source), min_size, part)
+        if jpeg is not None:
+            return jpeg
+    image = load_image(source)
+    return ReducedImage(np.asarray(image), image.size, image.info.get("truncated", False))
+
+
+def allow_pixels(count: int) -> None:
+    """Let this process read images of up to so many pixels; Pillow's limit is 178,956,970.
+
+    Larger images may exhaust the memory, which attackers use.
+    """
+    Image.MAX_IMAGE_PIXELS = (count + 1) // 2  # Pillow raises an error from twice the limit
+    warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+
+
+def _file(source: str | PathLike[str] | bytes | BytesIO) -> Path | BytesIO:
+    if isinstance(source, bytes):
+        return BytesIO(source)
+    if isinstance(source, BytesIO):
+        return BytesIO(source.getvalue())
+    path = Path(source)
+    if not path.is_file():
+        raise MissingPathError("there is no such image", where=fspath(path), remedy="Check the path.")
+    return path
+
+
+def _content(file: Path | BytesIO) -> bytes:
+    return file.getvalue() if isinstance(file, BytesIO) else file.read_bytes()
+
+
+def _decode_jpeg(file: Path | BytesIO, min_size: float, part: float | None) -> ReducedImage | None:
+    """Decode an undamaged gray or RGB JPEG file with OpenCV, twice as fast as Pillow; None for other files."""
+    try:
+        with Image.open(file) as header:
+            if header.format != "JPEG" or header.mode not in ("RGB", "L"):
+                return None
+            size, orientation = header.size, header.getexif().get(_ORIENTATION, 1)
+    except Exception:  # `load_image` explains it
+        return None
+    content = _content(file)
+    if not content.rstrip(b"\0").endswith(b"\xff\xd9"):
+        return None
+    flags = {8: cv2.IMREAD_REDUCED_COLOR_8, 4: cv2.IMREAD_REDUCED_COLOR_4, 2: cv2.IMREAD_REDUCED_COLOR_2}
+    flag = next((flags[n] for n in flags if (part or max(size)) / n >= min_size), cv2.IMREAD_COLOR)
+    pixels: Any = cv2.imdecode(np.frombuffer(content, np.uint8), flag | cv2.IMREAD_IGNORE_ORIENTATION)
+    if pixels is None:
+        return None
+    cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB, dst=pixels)
+    if orientation in _TURNS:
+        pixels = _TURNS[orientation](pixels)
+        size = size if orientation < 5 else size[::-1]
+    return ReducedImage(pixels, size)
+
+
+def _read_truncated(file: Path | BytesIO, upright: bool) -> Image.Image | None:
+    """Read a JPEG file that lacks its end, whose missing rows become gray; None if that fails or too many are."""
+    try:
+        # The end marker makes the decoder fill the missing rows.
+        with Image.open(BytesIO(_content(file) + b"\xff\xd9")) as image:
+            if image.format != "JPEG":
+                return None
+            image.load()
+            gray = np.asarray(image.convert("L"))
+            constant = np.ptp(gray, axis=1) == 0
+            missing = int(np.argmin(constant[::-1])) if not constant.all() else len(constant)
+            if missing > _MAX_GRAY_ROWS * len(constant):
+                return None
+            result = _to_rgb(image, upright)
+    except Exception:  # as damaged as before
+        return None
+    result.info["truncated"] = True
+    return result
+
+
+def _too_large(error: Exception, where: str | None) -> ImageError:
+    pixels = re.search(r"\d+", str(error))
+    count = f"{int(pixels[0]):,}" if pixels else "very many"
+    return ImageError(
+        f"the image has {count} pixels, more than the limit",
+        where=where,
+        remedy="Shrink it. If you trust the file, raise the limit: --max_pixels, explllm.faces.images.allow_pixels.",
+    )
+
+
+def _from_array(source: Any) -> Image.Image:
+    array = np.asarray(source.detach().cpu() if hasattr(source, "cpu") else source)
+    if array.ndim == 3 and array.shape[0] in (1, 3, 4) and array.shape[2] not in (1, 3, 4):
+        array = array.transpose(1, 2, 0)
+    if array.ndim == 3 and array.shape[2] == 1:
+        array = array[:, :, 0]
+    layout = array.ndim == 2 or (array.ndim == 3 and array.shape[2] in (3, 4))
+    if array.dtype.kind == "f" and layout and array.size and array.min() >= 0 and array.max() <= 1:
+        array = np.round(array * 255).astype(np.uint8)
+    if array.dtype != np.uint8 or not layout or not array.size:
+        raise ImageError(
+            f"an array of shape {array.shape} and type {array.dtype} is not an image",
+            remedy="Give uint8 or floats in [0, 1], of shape (H, W), (H, W, 3), (H, W, 4) or channels first.",
+        )
+    return Image.fromarray(np.ascontiguousarray(array))
+
+
+def _to_rgb(image: Image.Image, upright: bool) -> Image.Image:
+    if upright:
+        image = ImageOps.exif_transpose(image)
+    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
+        image = image.convert("RGBA")
+        canvas = Image.new("RGBA", image.size, (255, 255, 255, 255))
+        return Image.alpha_composite(canvas, image).convert("RGB")
+    if image.mode.startswith("I;16") or image.mode in ("I", "F"):
+        return Image.fromarray(_to_8_bits(np.array(image, dtype=np.float64), image.mode)).convert("RGB")
+    return image.convert("RGB")
+
+
+def _to_8_bits(values: np.ndarray, mode: str) -> np.ndarray:
+    """Scale gray values of a wide mode to 0-255."""
+    low, high = (float(values.min()), float(values.max())) if values.size else (0.0, 0.0)
+    if mode.startswith("I;16"):
+        scale = 1 / 257
+    elif low >= 0 and high <= 1 and mode == "F":
+        scale = 255.0
+    elif low >= 0 and high <= 255:
+        scale = 1.0
+    elif low >= 0 and high <= 65535 and mode == "I":
+        scale = 1 / 257
+    else:  # NaN too
+        kind = "floating point" if mode == "F" else "32-bit"
+        raise ImageError(
+            f"{kind} pixels from {low:g} to {high:g}, whose range is unclear",
+            remedy="Save the image with 8 or 16 bits per channel, or floats from 0 to 1.",
+        )
+    result: np.ndarray = np.round(values * scale).astype(np.uint8)
+    return result
