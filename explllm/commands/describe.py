@@ -54,7 +54,10 @@ def _print(result: Description, as_json: bool) -> None:
 
     if as_json:
         values = {**asdict(result), "trainable": result.trainable}
-        values["memory"] = [{**asdict(memory), "total": memory.total} for memory in result.memory]
+        values["memory"] = [
+            {**asdict(row), "total": row.total, "gpu": row.gpu, "suggested_micro_batch": row.suggested_micro_batch}
+            for row in result.memory
+        ]
         sys.stdout.write(json.dumps(values, indent=2) + "\n")
         return
     console = Console(highlight=False)
@@ -85,14 +88,18 @@ def _print(result: Description, as_json: bool) -> None:
     if not result.memory:
         return
     memory = Table(
-        title=f"\nestimated GB on each of {result.gpus} GPUs, micro-batches of {result.micro_batch}, "
-        f"{result.sequence} tokens (not measured)",
+        title=f"\nGB on each of {result.gpus} GPUs in training, micro-batches of {result.micro_batch}, "
+        f"{result.sequence} tokens (computed without a GPU)",
         title_justify="left",
     )
     memory.add_column("strategy")
     for column in ("frozen", "trained", "activations", "other", "total"):
         memory.add_column(column, justify="right")
+    memory.add_column("smallest GPU")
+    memory.add_column("its micro-batch", justify="right")
     for row in result.memory:
         gigabytes = (row.frozen, row.trained, row.activations, row.other, row.total)
-        memory.add_row(row.strategy, *(f"{value:.1f}" for value in gigabytes))
+        gpu = "none" if row.gpu is None else f"{row.gpu} GB"
+        largest = "-" if row.suggested_micro_batch is None else str(row.suggested_micro_batch)
+        memory.add_row(row.strategy, *(f"{value:.1f}" for value in gigabytes), gpu, largest)
     console.print(memory)

@@ -74,18 +74,25 @@ def model_from_checkpoint(path: str | os.PathLike[str]) -> ExpLLM | ActionUnitRe
     lora = {name: LoraSettings(**fields[name]) for name in ("vision_lora", "language_lora") if name in fields}
     model: ExpLLM | ActionUnitRegressor
     if checkpoint["task"] == "ActionUnitTask":
-        model = build_regressor(regressor_config(RegressorSettings(**{**fields, **lora})))
+        regressor = regressor_config(RegressorSettings(**{**fields, **lora}))
+        _set_metadata(regressor, checkpoint)
+        model = build_regressor(regressor)
     else:
         settings = NetworkSettings(**{**fields, **lora})
         prepared = build_config(settings)
         prepared.config.labels = checkpoint["labels"]
+        _set_metadata(prepared.config, checkpoint)
         model = build(settings, prepared)
-    for name, value in checkpoint["model_metadata"].items():
-        setattr(model.config, name, value)
     weights = {name.removeprefix("model."): value for name, value in checkpoint["state_dict"].items()}
     model.check_state_dict(weights, str(path))
     model.load_state_dict(weights, strict=False)
     return model
+
+
+def _set_metadata(config: Any, checkpoint: dict[str, Any]) -> None:
+    """Set what a model's configuration has beyond the settings: properties of the data, and of `init_from`."""
+    for name, value in checkpoint["model_metadata"].items():
+        setattr(config, name, value)
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):

@@ -68,7 +68,8 @@ class FaceTask(LightningModule):
         checkpoint["trains"], checkpoint["unreadable"] = self._trainable_names(), self.unreadable_images
         config = self.model.config
         checkpoint["task"], checkpoint["network"] = type(self).__name__, asdict(self.network)
-        checkpoint["model_metadata"] = {name: getattr(config, name) for name in ("training_data_note", "margin")}
+        names = ("training_data_note", "margin", "image", "image_tokens")
+        checkpoint["model_metadata"] = {name: getattr(config, name) for name in names}
         checkpoint["best"], checkpoint["accumulation"] = self.best_value, self.trainer.accumulate_grad_batches
         checkpoint["loss"] = None if self.last_loss is None else float(self.last_loss)
 

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from math import ceil
 from pathlib import Path
 from typing import Any
 
+import torch
 from jsonargparse import Namespace
 from torch import nn
+from torch.nn import functional
+from transformers import AttentionInterface
 
 from explllm.core.errors import InputError
 from explllm.core.manifest import Manifest
@@ -21,6 +24,7 @@ from explllm.models.explllm import ExpLLM
 from explllm.models.lora import LoraSettings
 from explllm.training.au_task import ActionUnitTask
 from explllm.training.optimization import OptimizationSettings, warmup_steps
+from explllm.training.strategies import transformer_blocks
 
 PUBLISHED_IMAGES = {"rafdb": 12_271, "affectnet8": 287_651, "affectnet7": 283_901, "CaptionedImages": 595_375}
 """Training images as published, for data that is not on this machine: RAF-DB (Li et al. 2017), AffectNet (Mollahosseini
@@ -29,6 +33,14 @@ et al. 2019), CC3M as LLaVA filtered it (Liu et al. 2023)."""
 TEXT_TOKENS = 384
 """Text tokens of a long CoT conversation: with Llama's tokenizer the longest of 600 real ones has 356 in the format
 ``vicuna`` and 375 in ``expllm``."""
+
+
+GPU_SIZES = (16, 24, 40, 48, 80, 141)
+"""Memory of usual GPUs in GB, such as V100, RTX 4090, A100, L40S, H100 and H200."""
+
+
+_USABLE = 0.92
+"""Share of a GPU's memory that training can use; the rest is lost to fragmentation and the driver."""
 
 
 @dataclass(frozen=True)
@@ -49,10 +61,10 @@ class PartSize:
 
 @dataclass(frozen=True)
 class Memory:
-    """Estimated memory of one GPU in training, in GB (10^9 bytes)."""
+    """Memory of one GPU in training, in GB (10^9 bytes)."""
 
     strategy: str
-    """ddp, fsdp or ddp with 4-bit base weights."""
+    """ddp, fsdp2 or ddp with 4-bit base weights."""
     frozen: float
     """Frozen weights."""
     trained: float
@@ -61,11 +73,29 @@ class Memory:
     """Activations of one micro-batch, with logits and their gradients."""
     other: float
     """Memory of the framework: an assumption of 1.5 GB."""
+    micro_batch: int
+    """Conversations in a micro-batch."""
+    per_device: int
+    """Conversations of a global batch on each GPU."""
 
     @property
     def total(self) -> float:
         """The sum."""
         return self.frozen + self.trained + self.activations + self.other
+
+    @property
+    def gpu(self) -> int | None:
+        """Memory of the smallest usual GPU that suffices; None if none does."""
+        return next((size for size in GPU_SIZES if self.total <= _USABLE * size), None)
+
+    @property
+    def suggested_micro_batch(self) -> int | None:
+        """The largest micro-batch that fits on that GPU and divides the batch; None if no GPU suffices."""
+        if self.gpu is None:
+            return None
+        free = _USABLE * self.gpu - (self.total - self.activations)
+        most = free / (self.activations / self.micro_batch)
+        return max(size for size in range(1, self.per_device + 1) if self.per_device % size == 0 and size <= most)
 
 
 @dataclass(frozen=True)
@@ -130,9 +160,11 @@ def describe_configuration(config: Namespace, images: int | None = None, gpus: i
         conversations = count if captions else len(Mixture(rows, rows, data.fer_share))
         steps, warmup = _steps(config, conversations)
     sequence = built.config.image_tokens + TEXT_TOKENS
+    dtype = getattr(torch, settings.base_dtype or "float32")
+    activations = activation_bytes(built, dtype, TEXT_TOKENS, model.gradient_checkpointing)
     memory = [
-        estimate_memory(built, settings, strategy, gpus, data.micro_batch_size, sequence, model.gradient_checkpointing)
-        for strategy in ("ddp", "fsdp", *(["ddp, 4-bit base"] if supports_4bit(settings) else []))
+        estimate_memory(built, settings, strategy, gpus, data.micro_batch_size, activations, data.batch_size)
+        for strategy in ("ddp", "fsdp2", *(["ddp, 4-bit base"] if supports_4bit(settings) else []))
     ]
     return Description(
         parts,
@@ -181,26 +213,24 @@ def estimate_memory(
     strategy: str,
     gpus: int,
     micro_batch: int,
-    sequence: int,
-    checkpointing: bool,
+    activations: float,
+    batch: int = 128,
 ) -> Memory:
-    """Estimate the memory of one GPU in training.
+    """Compute the memory of one GPU in training.
 
-    Weights, gradients and moments are exact; activations follow the usual inventory of a transformer layer
-    with fused attention (about 16 widths and 4 inner widths a token, Korthikanti et al. 2022), kept for every layer, or
-    with gradient checkpointing for one layer and one width for each of the others.
+    Weights, gradients and moments are exact.
 
     Args:
         model: The model, on the meta device.
         settings: Its settings, resolved.
-        strategy: ``ddp``, ``fsdp`` or ``ddp, 4-bit base``.
-        gpus: GPUs that share the weights under FSDP.
+        strategy: ``ddp``, ``fsdp2`` or ``ddp, 4-bit base``.
+        gpus: GPUs that share the weights under ``fsdp2``.
         micro_batch: Conversations in a micro-batch.
-        sequence: Tokens of a conversation.
-        checkpointing: Whether activations are kept for one layer only.
+        activations: Bytes of activations of one conversation; see `activation_bytes`.
+        batch: Conversations in a global batch.
 
     Returns:
-        The estimate.
+        The memory.
     """
     half = 4 if settings.base_dtype == "float32" else 2
     frozen: float = sum(weight.numel() for weight in model.parameters() if not weight.requires_grad) * half
@@ -213,29 +243,107 @@ def estimate_memory(
         )
         # NF4 with double quantization: 4 bits and 0.127 of constants a weight (Dettmers et al. 2023).
         frozen -= linear * half - linear * 4.127 / 8
-    state: float = trained * (16 if strategy == "fsdp" else 20)  # DDP keeps a copy of the gradients in its buckets
-    if strategy == "fsdp":
-        layer = max(sum(w.numel() for w in m.parameters()) for m in _layers(model.language)) * half
-        frozen, state = frozen / gpus + 2 * layer, state / gpus
-    text, vision = model.config.text_config, model.config.vision_config
-    inner = getattr(text, "intermediate_size", 4 * text.hidden_size)
-    kept = _activations(micro_batch * sequence, text.hidden_size, inner, text.num_hidden_layers, checkpointing, half)
-    if hasattr(vision, "num_hidden_layers") and isinstance(vision.hidden_size, int):
-        tokens, width = micro_batch * (model.config.image_tokens + 1), vision.hidden_size
-        kept += _activations(tokens, width, 4 * width, vision.num_hidden_layers, checkpointing, half)
-    # Float32 logits at the answers' positions, their softmax and their gradient.
-    kept += 3 * 4 * micro_batch * (sequence - model.config.image_tokens) * text.vocab_size
-    return Memory(strategy, frozen / 1e9, state / 1e9, kept / 1e9, 1.5)
+    state: float = trained * (16 if strategy == "fsdp2" else 20)  # DDP keeps a copy of the gradients in its buckets
+    if strategy == "fsdp2":
+        # While a block runs, the next one is gathered.
+        blocks = (*transformer_blocks(model.vision), *transformer_blocks(model.language))
+        largest = max((sum(w.numel() for w in block.parameters()) for block in blocks), default=0) * half
+        frozen, state = frozen / gpus + 2 * largest, state / gpus
+    per_device = max(batch // gpus, micro_batch)
+    return Memory(strategy, frozen / 1e9, state / 1e9, micro_batch * activations / 1e9, 1.5, micro_batch, per_device)
 
 
-def _activations(tokens: int, width: int, inner: int, layers: int, checkpointing: bool, size: int) -> int:
-    layer = tokens * (16 * width + 4 * inner) * size
-    return layer + layers * tokens * width * size if checkpointing else layers * layer
+def activation_bytes(model: ExpLLM, frozen_dtype: torch.dtype, text_tokens: int, checkpointing: bool) -> int:
+    """Count the bytes that one conversation's forward pass keeps for the backward pass.
+
+    The real forward pass runs on the meta device, and the tensors that autograd saves are counted once each. Attention
+    counts as fused: it saves its inputs, its output and one number per row.
+
+    Args:
+        model: The model, on the meta device.
+        frozen_dtype: Type of frozen weights.
+        text_tokens: Text tokens of the conversation, all of them supervised.
+        checkpointing: Whether blocks keep their inputs only; one block at a time is then recomputed.
+
+    Returns:
+        Bytes, with the gradient of the logits.
+    """
+    for weight in model.parameters():
+        if not weight.requires_grad:
+            weight.data = weight.data.to(frozen_dtype)
+    AttentionInterface.register("fused_on_meta", _fused_attention)
+    for part in (model.vision, model.language):
+        if getattr(part.config, "_attn_implementation", None) == "sdpa":
+            part.set_attn_implementation("fused_on_meta")
+    weights = {weight.untyped_storage()._cdata for weight in model.parameters()}
+    saved: dict[int, tuple[int, int, torch.UntypedStorage]] = {}
+    inputs: dict[int, int] = {}
+    current = [-1]
+
+    def pack(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        if storage._cdata not in weights and storage._cdata not in saved:
+            # The storage is kept: its address must not be used again.
+            saved[storage._cdata] = (storage.nbytes(), current[0], storage)
+        return tensor
+
+    def enter(number: int) -> Callable[[nn.Module, tuple[Any, ...], dict[str, Any]], None]:
+        def hook(module: nn.Module, arguments: tuple[Any, ...], options: dict[str, Any]) -> None:
+            states = arguments[0] if arguments else options["hidden_states"]
+            inputs[number], current[0] = states.numel() * states.element_size(), number
+
+        return hook
+
+    def leave(*_: Any) -> None:
+        current[0] = -1
+
+    handles = []
+    for number, block in enumerate((*transformer_blocks(model.vision), *transformer_blocks(model.language))):
+        handles.append(block.register_forward_pre_hook(enter(number), with_kwargs=True))
+        handles.append(block.register_forward_hook(leave))
+    model.train()
+    size = model.image.size
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        image = model.encode_image(torch.zeros(1, 3, size, size, device="meta"))
+        text = model.get_input_embeddings()(torch.zeros(1, text_tokens, dtype=torch.long, device="meta"))
+        embeds = torch.cat([image.to(text.dtype), text], dim=1)
+        length = embeds.shape[1]
+        mask = torch.ones(1, 1, length, length, dtype=torch.bool, device="meta")
+        states = model.language.base_model(inputs_embeds=embeds, attention_mask=mask, use_cache=False)
+        logits = model.language.get_output_embeddings()(states.last_hidden_state[0, -text_tokens:])
+        targets = torch.zeros(text_tokens, dtype=torch.long, device="meta")
+        functional.cross_entropy(logits.float(), targets)
+    for handle in handles:
+        handle.remove()
+    gradient = logits.numel() * 4
+    by_block: dict[int, int] = {}
+    for nbytes, number, _ in saved.values():
+        by_block[number] = by_block.get(number, 0) + nbytes
+    if not checkpointing:
+        return sum(by_block.values()) + gradient
+    outside = by_block.pop(-1, 0)
+    return outside + sum(inputs[number] for number in by_block) + max(by_block.values(), default=0) + gradient
 
 
-def _layers(part: nn.Module) -> list[nn.Module]:
-    lists = [list(module) for module in part.modules() if isinstance(module, nn.ModuleList) and len(module)]
-    return lists[0] if lists else [part]
+class _FusedAttention(torch.autograd.Function):
+    """Attention that computes nothing and saves what fused kernels save."""
+
+    @staticmethod
+    def forward(ctx: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
+        output = torch.empty_like(query)
+        ctx.save_for_backward(query, key, value, output, query.new_empty(query.shape[:-1], dtype=torch.float32))
+        return output
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: torch.Tensor) -> Any:
+        raise TypeError("activation_bytes() runs no backward pass")
+
+
+def _fused_attention(
+    module: nn.Module, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, *_: Any, **__: Any
+) -> tuple[torch.Tensor, None]:
+    output: torch.Tensor = _FusedAttention.apply(query, key, value)
+    return output.transpose(1, 2).contiguous(), None
 
 
 def _steps(config: Namespace, samples: int) -> tuple[int, int]:

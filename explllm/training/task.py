@@ -169,6 +169,7 @@ class ExpLLMTask(FaceTask):
         """Save the labels as well."""
         super().on_save_checkpoint(checkpoint)
         checkpoint["labels"] = [str(label) for label in self.labels]
+        checkpoint["network"]["chat_format"] = self.config.chat_format  # perhaps that of `init_from`
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Check that the checkpoint fits this architecture, and take its labels.

@@ -70,7 +70,7 @@ def test_the_command(explllm):
     done = explllm("describe", "--config", "rafdb.yaml")
     assert done.status == 0
     printed = " ".join(done.out.split())
-    for words in ("25,960,448", "8.7 M", "22,980", "20,000", "as published", "not measured"):
+    for words in ("25,960,448", "8.7 M", "22,980", "20,000", "as published", "computed without a GPU"):
         assert words in printed
     values = json.loads(explllm("describe", "--config", "demo.yaml", "--json").out)
     assert values["trainable"] == sum(part["trainable"] for part in values["parts"])
