@@ -34,8 +34,7 @@ def main() -> None:
         pixels = theirs["pixel_values"]
 
         def both(pixels: torch.Tensor = pixels) -> None:
-            labels = [found.expression for found in ours.recognize_pixels(pixels)]
-            ours.explain_pixels(pixels, labels, TOKENS)
+            ours.recognize_and_explain_pixels(pixels, TOKENS)
 
         jobs = {
             "ours": lambda pixels=pixels, size=size: ours.explain_pixels(pixels, [label] * size, TOKENS),

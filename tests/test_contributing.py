@@ -35,9 +35,9 @@ def package(repository, text, tmp_path_factory):
             continue
         source = (root / path).read_text(encoding="utf-8")
         if "READERS" in note:
-            source = source.replace("        for reader in (\n", "        for reader in (\n" + code)
-            code = "from explllm.data.readers.mugshots import read_mugshots\n"
-            source = source.replace("from explllm.data.readers.rafdb", code + "from explllm.data.readers.rafdb")
+            anchor = "        for name, module, summary in (\n"
+            assert anchor in source
+            source = source.replace(anchor, anchor + code)
         else:
             anchor = re.search(r"^from explllm.models import conv_encoder.*\n", source, flags=re.M)
             source = source[: anchor.end()] + code + source[anchor.end() :]

@@ -29,6 +29,9 @@ if TYPE_CHECKING:
 else:
     EstimatorOptions = estimator_options()
 
+_BATCH = 8
+"""Images that are read, and faces that are explained, at a time."""
+
 
 def explain(
     images: list[str],
@@ -92,13 +95,15 @@ def explain(
         }
         notes = [f"Note: training data of {name}: {note}" for name, note in sources.items() if note]
         status = 0
-        for path in images:
-            faces = _explained(path, opened, max_new_tokens, finder, which, margins, measure)
-            _print(path, faces, finder is not None, as_json, opened.config.training_data_note)
-            status = status if faces else 1
-            if picture is not None and faces:
-                with atomic_write(picture) as partial:
-                    draw_picture(load_image(path), faces, " ".join(notes) or None).save(partial)
+        for start in range(0, len(images), _BATCH):
+            paths = images[start : start + _BATCH]
+            explained = _explained(paths, opened, max_new_tokens, finder, which, margins, measure)
+            for path, faces in zip(paths, explained, strict=True):
+                _print(path, faces, finder is not None, as_json, opened.config.training_data_note)
+                status = status if faces else 1
+                if picture is not None and faces:
+                    with atomic_write(picture) as partial:
+                        draw_picture(load_image(path), faces, " ".join(notes) or None).save(partial)
         for note in notes:
             sys.stderr.write(f"{note}\n")
     return status
@@ -109,43 +114,48 @@ def _first(*margins: float | None) -> float:
 
 
 def _explained(
-    path: str,
+    paths: Sequence[str],
     model: ExpLLM,
     max_new_tokens: int,
     detector: FaceDetector | None,
     which: FaceChoice,
     margins: tuple[float, float],
     estimator: Estimator | None,
-) -> list[PicturedFace]:
-    """Return the faces of an image with their explanations.
+) -> list[list[PicturedFace]]:
+    """Return the faces of each image with their explanations; the model answers for all faces in batches.
 
     The margins are those of the model and of the estimator.
     """
     from explllm.report.picture import PicturedFace
 
-    boxes: list[Box | None] = [None]
-    photograph = load_image(path)
-    # Without a detector the model reads the file itself: one with the released preprocessing ignores the orientation.
-    sources: list[str | Image.Image] = [path]
-    crops = seen = [photograph]
-    if detector is not None:
-        boxes = [face.box for face in select_faces(detector.detect(photograph), which, photograph.size)]
-        crops, seen = ([face_crop(photograph, box, margin) for box in boxes if box is not None] for margin in margins)
-        sources = list(crops)
-    measured = [None] * len(crops) if estimator is None else estimator.estimate(seen)
-    faces = []
-    for box, crop, source, units in zip(boxes, crops, sources, measured, strict=True):
-        pixels = model.image(source).unsqueeze(0)
-        [recognition] = model.recognize_pixels(pixels)
-        [cot] = model.explain_pixels(pixels, [recognition.expression], max_new_tokens)
-        name = None if units is None or estimator is None else estimator.name
-        warnings = []
-        if detector is None and estimator is not None and units is None:
-            warnings.append(f"The picture may show no face: {estimator.name} found none.")
-        elif detector is None and (warning := crop_warning(crop)):
-            warnings.append(warning)
-        faces.append(PicturedFace(crop, box, recognition, cot, units, name, warnings))
-    return faces
+    detected: list[list[tuple[Any, ...]]] = []
+    sources: list[str | Image.Image] = []
+    for path in paths:
+        boxes: list[Box | None] = [None]
+        photograph = load_image(path)
+        crops = measured_crops = [photograph]
+        if detector is not None:
+            boxes = [face.box for face in select_faces(detector.detect(photograph), which, photograph.size)]
+            crops, measured_crops = (
+                [face_crop(photograph, box, margin) for box in boxes if box is not None] for margin in margins
+            )
+        # Without a detector the model reads the file itself: the released preprocessing ignores the orientation.
+        sources += [path] if detector is None else crops
+        units = [None] * len(crops) if estimator is None else estimator.estimate(measured_crops)
+        detected.append(list(zip(boxes, crops, units, strict=True)))
+    answers = iter(model.recognize_and_explain(sources, max_new_tokens, _BATCH))
+    explained: list[list[PicturedFace]] = []
+    for faces in detected:
+        explained.append([])
+        for box, crop, units in faces:
+            name = None if units is None or estimator is None else estimator.name
+            warnings = []
+            if detector is None and estimator is not None and units is None:
+                warnings.append(f"The picture may show no face: {estimator.name} found none.")
+            elif detector is None and (warning := crop_warning(crop)):
+                warnings.append(warning)
+            explained[-1].append(PicturedFace(crop, box, *next(answers), units, name, warnings))
+    return explained
 
 
 def _print(path: str, faces: Sequence[PicturedFace], searched: bool, as_json: bool, note: str | None) -> None:

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch.nn.modules.module import register_module_forward_pre_hook
 
 from explllm.commands import explain as command
 from explllm.core.action_units import NAMES
@@ -100,6 +101,23 @@ def test_a_photograph_without_a_face(explain, photographs, detector_file):
     assert iou(tuple(lines[1]["box"]), (175, 70, 93, 93)) >= 0.5
     status, out = explain(photographs / "coffee.png", detector=detector_file)
     assert status == 1 and "no face found" in out.replace("\n", "")
+
+
+def test_images_are_explained_in_batches(explain, photographs, detector_file):
+    paths = [photographs / name for name in ("astronaut.png", "coffee.png", "six.jpg", "astronaut.png")]
+    sizes = []
+    remove = register_module_forward_pre_hook(
+        lambda module, inputs: sizes.append(len(inputs[0])) if type(module).__name__ == "Projector" else None
+    )
+    status, together = explain(*paths, detector=detector_file, as_json=True)
+    remove.remove()
+    assert status == 1 and sizes == [8]  # 1 + 0 + 6 + 1 faces
+    separate = [line for path in paths for line in explain(path, detector=detector_file, as_json=True)[1]]
+    assert len(together) == len(separate) == 9
+    for line, expected in zip(together, separate, strict=True):
+        probabilities = expected.pop("probabilities", {})
+        assert line.pop("probabilities", {}) == pytest.approx(probabilities, abs=1e-5)
+        assert line == expected
 
 
 def test_without_a_detector_the_image_is_the_face(explain, photographs, fitted):

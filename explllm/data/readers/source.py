@@ -127,7 +127,7 @@ class Source:
 
         Args:
             image: The image's path below `images`, with forward slashes.
-            file: The current location of the image, if it is another one.
+            file: The current location of the image, if it differs.
             **cells: The other cells of the row, by manifest column; every row must have the same columns.
 
         Raises:
