@@ -360,7 +360,8 @@ def _images(config: Namespace) -> tuple[int | None, str]:
     try:
         if kind in ("ManifestFaces", "ManifestActionUnits") and Path(str(data.manifest)).is_file():
             frame = Manifest.read(data.manifest, root=data.root).frame
-            return int((frame["split"] == "train").sum()), str(data.manifest)
+            held_out = 0.0 if (frame["split"] == "val").any() else data.val_fraction
+            return ceil((frame["split"] == "train").sum() * (1 - held_out)), str(data.manifest)
         if kind == "FolderFaces" and Path(str(data.root)).is_dir():
             frame = read_folder(data.root).frame
             return ceil((frame["split"] == "train").sum() * (1 - data.val_fraction)), str(data.root)
@@ -371,7 +372,9 @@ def _images(config: Namespace) -> tuple[int | None, str]:
     labels = None if kind == "ManifestActionUnits" else config.model.init_args.network.get("labels")
     name = kind if kind in PUBLISHED_IMAGES else labels if isinstance(labels, str) else None
     if name in PUBLISHED_IMAGES:
-        return PUBLISHED_IMAGES[name], "as published; the data is not here"
+        held_out = data.get("val_fraction") or 0.0
+        source = f"as published, {held_out:.0%} held out" if held_out else "as published"
+        return ceil(PUBLISHED_IMAGES[name] * (1 - held_out)), f"{source}; the data is not here"
     return None, "the data is not here"
 
 

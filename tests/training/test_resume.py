@@ -238,7 +238,7 @@ def test_kill_9_and_resume(small_config, tmp_path):
 def test_no_kill_leaves_half_a_checkpoint(small_config, tmp_path):
     """Killed at random moments while it writes a checkpoint after each step: what is there can always be read."""
     choose, last = random.Random(0), tmp_path / "run/checkpoints/last.ckpt"
-    for _ in range(4):
+    for _ in range(2):
         command = ("--config", small_config, "--run_dir", "run", "--trainer.max_epochs", 1000)
         command += ("--checkpoint_every_n_steps", 1, *(("--ckpt_path", "last") if last.exists() else ()))
         before = step_of(last) if last.exists() else 0
