@@ -1,4 +1,4 @@
-"""`make demo` as a user runs it, and what its run folder then is good for."""
+"""`make demo` as a user runs it, and its run folder."""
 
 import json
 import re
@@ -25,7 +25,7 @@ def explllm(folder, *arguments):
 
 @pytest.fixture(scope="module")
 def demo(repository, tmp_path_factory):
-    """A folder in which the commands of `make demo` have run, and what they printed."""
+    """The folder in which the commands of `make demo` ran, and their output."""
     folder = tmp_path_factory.mktemp("demo")
     recipe = re.search(r"^demo:.*\n((?:\t.*\n)+)", (repository / "Makefile").read_text(), flags=re.M).group(1)
     commands = [line.split()[1:] for line in recipe.splitlines()]
@@ -64,7 +64,7 @@ def test_run_folder(demo):
     predictions = pd.read_parquet(run / "predictions.parquet")
     assert len(predictions) == 350
     assert predictions.filter(like="p_").sum(axis=1).to_numpy() == pytest.approx(1, abs=1e-4)
-    # Three faces that are shown, and the sample whose words are measured; they may share some.
+    # The three shown faces and the scored sample, which may overlap.
     assert SCORED_FACES <= predictions["cot"].notna().sum() <= SCORED_FACES + 3
     assert printed[2].count("Key Observations") == 3
 

@@ -36,7 +36,7 @@ def last_checkpoint(run_dir: str | Path) -> Path:
 
 
 def best_checkpoint(run_dir: str | Path) -> Path:
-    """Return the path of a run's best checkpoint; a run without validation data has none."""
+    """Return the path of a run's best checkpoint; only runs with validation data have one."""
     return Path(run_dir, "checkpoints", "best.ckpt")
 
 

@@ -127,7 +127,7 @@ class Description:
 
     @property
     def trainable(self) -> int:
-        """Trainable weights in all."""
+        """Number of trainable weights."""
         return sum(part.trainable for part in self.parts)
 
 

@@ -46,7 +46,7 @@ def explain_sample(
 ) -> dict[int, ExplainedFace]:
     """Explain the fixed sample of validation faces with the current model.
 
-    Texts are generated once per step, however many callbacks ask for them.
+    Callbacks that ask for it in the same step share the texts.
 
     Args:
         trainer: The trainer, during or after validation.

@@ -140,8 +140,8 @@ def is_rank_failure(error: BaseException) -> bool:
 def shard(model: ExpLLM, mesh: DeviceMesh, frozen_dtype: torch.dtype | None = None) -> None:
     """Shard a model's weights over the devices of a mesh.
 
-    Each transformer block of encoder and language model is one unit, which is gathered when it runs. Its trainable
-    weights are a unit of their own if the others are frozen: frozen bfloat16 and trainable float32 weights share no
+    Each transformer block of encoder and language model is one unit, which is gathered when it runs. If it has
+    frozen weights too, its trainable weights are a separate unit: frozen bfloat16 and trainable float32 weights share no
     buffer, and frozen units need no gradient buffer. Projector, embeddings and output layer are units too; the rest
     (norms, patch embedding) belongs to the root.
 

@@ -1,4 +1,4 @@
-"""Judging while training: nothing waits for the judge, and nothing breaks with it."""
+"""Judging during training: training neither waits for the judge nor fails with it."""
 
 import json
 import shutil
@@ -19,7 +19,7 @@ GOOD = '{"key_observations": 3, "overall_emotional_interpretation": 3, "conclusi
 
 @pytest.fixture
 def fit(explllm, small_settings, tmp_path):
-    """Trains the small model for some epochs with callbacks; returns what the command said and its seconds."""
+    """Train the small model with callbacks; return the finished command and its seconds."""
 
     def run(*callbacks, epochs=2, data=()):
         settings = json.loads(json.dumps(small_settings))
@@ -65,7 +65,7 @@ def test_scores_stand_under_the_step_that_made_them(fit, chat_server, tmp_path):
     assert len({tuple(sorted(row["image"] for row in rows if row["step"] == step)) for step in steps}) == 1
     table = logged(tmp_path)
     assert table["judge/score"].tolist() == [pytest.approx(0.4)] * 2
-    # In the loggers they stand beside the figures of the same validation, whose numbers count from 0.
+    # The loggers show them with the metrics of the same validation, whose step numbers start at 0.
     [path] = (tmp_path / "runs/small/logs").glob("*/metrics.csv")
     validated = pd.read_csv(path).dropna(subset="val/accuracy")["step"].tolist()
     assert table["step"].tolist() == validated == [step - 1 for step in steps]
@@ -77,7 +77,7 @@ def test_scores_stand_under_the_step_that_made_them(fit, chat_server, tmp_path):
 def test_the_offline_judge(fit, drawn_faces, tmp_path):
     done, _ = fit({"class_path": "Gallery", "init_args": {"faces": 3}}, judge(), epochs=1)
     assert (done.status, done.err) == (0, "")
-    # The texts of the same step stand in the gallery, and the references in the manifest.
+    # The gallery has the texts of the same step, the manifest the references.
     written = pd.read_csv(tmp_path / "runs/small/gallery/explained.csv").set_index("image")["cot"].fillna("")
     manifest = Manifest.read(drawn_faces / "manifest.parquet")
     rows = {str(manifest.image_path(row)): manifest.frame["cot"][row] for row in range(len(manifest))}
@@ -96,13 +96,13 @@ def test_a_key_that_is_missing_is_told_before_training(fit, monkeypatch, tmp_pat
 
 
 def test_nothing_waits_for_the_judge(fit, chat_server, tmp_path):
-    """Three validations of three faces each are over before the first answer could be there."""
+    """Three validations of three faces each end before the first answer can arrive."""
     with chat_server.ChatServer(lambda received: chat_server.Reply(GOOD, delay=60.0)) as server:
         done, seconds = fit(judge(judge="scripted", base_url=server.url, drain_seconds=0.5), epochs=3)
     assert done.status == 0 and seconds < 60
     assert len(server.received) == 9 and server.answered == 0
     assert [row["missing"] for row in noted(tmp_path)] == ["no answer before the end of training"] * 9
-    # Client and ledger are closed: SQLite has taken its log away.
+    # Client and ledger are closed: SQLite has removed its log.
     assert not list((tmp_path / "runs/small").glob("judge.sqlite-*al"))
 
 
@@ -118,7 +118,7 @@ def test_a_budget_of_another_server(fit, chat_server, tmp_path):
     with chat_server.ChatServer(lambda received: chat_server.Reply(GOOD)) as server:
         there = {"judge": "scripted", "base_url": server.url, "max_cost": 0.02}
         assert "price_in" in fit(judge(**there))[0].error
-        # An answer costs 120 cents a thousand: at most so many are asked for as the budget surely pays.
+        # A request is sent only if the budget covers its maximum cost.
         done, _ = fit(judge(**there, price_in=1.0, price_out=1.0, concurrency=1), epochs=2)
         assert (done.status, done.err) == (0, "") and len(server.received) == 6
         done, _ = fit(judge(**there, price_in=100.0, price_out=100.0, concurrency=1), epochs=3)
@@ -145,7 +145,7 @@ def test_a_face_of_the_sample_that_cannot_be_read(fit, drawn_faces, tmp_path, ca
 
 
 def test_two_faces_of_one_image(fit, drawn_faces, tmp_path):
-    """Both are judged, each as it is cut out of the image."""
+    """Both are judged, each with its own crop of the image."""
     frame = Manifest.read(drawn_faces / "manifest.parquet").frame
     faces = frame[frame["split"] == "val"].index[:2]
     wide = Image.new("RGB", (128, 64))

@@ -1,4 +1,4 @@
-"""The regressor of action units, trained, tested and used by the commands."""
+"""The action unit regressor, trained, tested and used by the commands."""
 
 import csv
 import json
@@ -31,7 +31,7 @@ STEPS = 120
 
 @pytest.fixture(scope="module")
 def people(tmp_path_factory):
-    """More faces than the other tests have: 40 people to learn from."""
+    """More faces than in other tests: 40 people for training."""
     return draw_faces(tmp_path_factory.mktemp("faces") / "drawn", train=280, val=28, test=27, size=48).root
 
 
@@ -113,7 +113,7 @@ def test_fit_leaves(au_fitted):
 
 
 def test_it_learns(au_fitted):
-    """On 28 faces of people that it has not seen, after a few seconds; an untrained one's correlation is about 0."""
+    """On 28 faces of unseen people, after a few seconds; the correlation of an untrained model is about 0."""
     with (au_fitted / "logs/version_0/metrics.csv").open() as lines:
         rows = list(csv.DictReader(lines))
     losses = [float(row["train/loss"]) for row in rows if row["train/loss"]]
@@ -169,7 +169,7 @@ def test_validate_and_predict(command, tmp_path, people):
 
 
 def test_facs_labels_give_f1_and_missing_units(command, tmp_path, people):
-    """Drawn faces with FACS labels made of their intensities, as a reader of DISFA would leave them."""
+    """Drawn faces with FACS labels derived from their intensities, in the layout of the DISFA reader."""
     manifest = Manifest.read(people / "manifest.parquet")
     frame = manifest.frame.drop(columns=["cot", "cot_source", "action_units", "action_units_source", "expression"])
     units = np.array(manifest.frame["action_units"].tolist())
@@ -199,11 +199,11 @@ def test_facs_labels_give_f1_and_missing_units(command, tmp_path, people):
 
 
 def test_a_resumed_run_is_the_unbroken_one(explllm, au_config, au_fitted, tmp_path):
-    """Killed inside an optimizer step: the weights at the end are the same to the bit."""
+    """A run killed inside an optimizer step and resumed ends with bit-identical weights."""
     step, seen = ActionUnitTask.training_step, []
 
     class Killed(Exception):
-        """Stands for kill -9."""
+        """Simulates kill -9."""
 
     def killed(self, batch, batch_idx):
         seen.append(batch_idx)
@@ -302,7 +302,7 @@ def test_the_loss():
     known = ~masked.isnan()
     error = (found - labels)[known].square().mean()
     ccc = action_unit_agreement(found.detach(), masked).ccc
-    # The floor in the denominator makes a difference in the third digit.
+    # The constant in the denominator changes the third digit.
     assert loss.item() == pytest.approx(10 * error.item() + 1 - float(ccc[~ccc.isnan()].mean()), rel=5e-3)
     assert regression_loss(found, masked, 0).item() == pytest.approx(10 * error.item())
     loss.backward()
@@ -339,7 +339,7 @@ def test_two_processes_test_what_one_tests(au_config, au_fitted, tmp_path):
 
 @pytest.mark.slow
 def test_demo_learns_is_exported_and_estimates_by_the_command(explllm, tmp_path):
-    """Asked: mean Pearson of 0.8 on people not seen. Measured: 0.87 after ten epochs; here are five."""
+    """The mean Pearson on unseen people must reach 0.8; it is 0.87 after ten epochs, and this test runs five."""
     pytest.importorskip("onnx")
     pytest.importorskip("onnxruntime")
     short = ("--config", "demo_aus.yaml", "--trainer.max_epochs", 5, "--trainer.enable_progress_bar", "false")
@@ -350,7 +350,7 @@ def test_demo_learns_is_exported_and_estimates_by_the_command(explllm, tmp_path)
     assert explllm("test", *short).status == 0
     held = metrics(tmp_path / "runs/demo_aus")
     assert held["test/pearson"] >= 0.8 and held["test/left_out"] == []
-    # The file alone, by the command that takes any regressor, on the faces of the test.
+    # The ONNX file alone, through the command for any regressor, on the test faces.
     faces = Manifest.read("data/drawn/manifest.parquet").select(split="test")
     labels = np.array(faces.frame["action_units"].tolist())
     faces.frame = faces.frame[["image"]]

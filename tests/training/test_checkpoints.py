@@ -1,4 +1,4 @@
-"""Checkpoints as files: never half-written, nothing in them is run, and they hold what trains and no more."""
+"""Checkpoint files: written atomically, loaded without executing code, and limited to trained weights."""
 
 import json
 import multiprocessing
@@ -27,14 +27,14 @@ def content(number):
 
 
 def write_for_ever(path):
-    # A forked process has none of the threads that its parent's arithmetic may have started, and would wait for them.
+    # A forked process lacks the threads of its parent's arithmetic and would wait for them.
     torch.set_num_threads(1)
     for number in range(10**9):
         AtomicCheckpointIO().save_checkpoint(content(number), path)
 
 
 def test_a_kill_at_any_moment_leaves_a_whole_file(tmp_path):
-    """Each kill falls into a write: the process does nothing else."""
+    """Each kill hits a write: the process does nothing else."""
     path, choose = tmp_path / "checkpoints/last.ckpt", random.Random(0)
     for _ in range(30):
         path.unlink(missing_ok=True)
@@ -47,7 +47,7 @@ def test_a_kill_at_any_moment_leaves_a_whole_file(tmp_path):
         process.join()
         held = AtomicCheckpointIO().load_checkpoint(path)
         assert torch.equal(held["state_dict"]["weight"], content(held["number"])["state_dict"]["weight"])
-    # What a kill leaves of an unfinished write is overwritten by the next one, and does not pile up.
+    # The next write overwrites the partial file of a kill: such files do not accumulate.
     assert {found.name for found in path.parent.iterdir()} <= {"last.ckpt", ".last.ckpt.partial"}
 
 
@@ -109,10 +109,10 @@ def test_only_what_trains_is_kept(explllm, lora_config, bases, tmp_path):
     assert {value.dtype for value in held["state_dict"].values()} == {torch.float32}
     kept = sum(value.numel() for value in held["state_dict"].values())
     assert kept == 2 * 2 * 2 * 2 * 64 + 32 * 32 + 32 + 32 * 32 + 32
-    # The optimizer has two moments and a step for each weight that trains, and nothing else.
+    # The optimizer state has two moments per trainable weight and one step count per tensor.
     moments = sum(value.numel() for state in held["optimizer_states"][0]["state"].values() for value in state.values())
     assert moments == 2 * kept + len(names)
-    # It can be tested (with words for one face) and resumed.
+    # The run can be tested, with one explained face, and resumed.
     assert explllm("test", "--config", lora_config, "--explained_faces", 1).status == 0
     assert explllm("fit", "--config", lora_config, "--ckpt_path", "last", "--trainer.max_steps", 3).status == 0
 
@@ -143,12 +143,12 @@ def test_the_model_is_the_best_checkpoint(explllm, small_config, tmp_path, monke
     assert not same(best["state_dict"], last["state_dict"])
     assert "weights: run/checkpoints/best.ckpt" in explllm("test", *run, "--explained_faces", 0).out
     assert "weights: run/checkpoints/last.ckpt" in explllm("validate", *run, "--ckpt_path", "last").out
-    # Any checkpoint becomes a model folder, with everything that the run's own has.
+    # `convert checkpoint` writes the same folder.
     assert explllm("convert", "checkpoint", "run/checkpoints/best.ckpt", "out").status == 0
     assert "exists already" in explllm("convert", "checkpoint", "run/checkpoints/best.ckpt", "out").error
     out = ExpLLM.from_pretrained(tmp_path / "out")
     assert same(out.state_dict(), model.state_dict()) and out.config.to_dict() == model.config.to_dict()
-    # A new run does not compare with the old one.
+    # A new run deletes the best checkpoint of the old one.
     assert explllm("fit", *run, "--trainer.limit_val_batches", 0).status == 0
     assert not (tmp_path / "run/checkpoints/best.ckpt").exists()
 

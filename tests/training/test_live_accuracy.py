@@ -1,4 +1,4 @@
-"""The figures shown while training are those that one would count by hand."""
+"""The metrics shown during training equal independent counts."""
 
 import csv
 import json
@@ -31,7 +31,7 @@ def figures(row, stage):
 
 
 def recall(pairs):
-    """Macro recall by plain counting: the mean over the true classes of the share that is found."""
+    """Macro recall by counting: the mean over the true classes of the share of correct answers."""
     classes = {truth for truth, _ in pairs}
     shares = []
     for name in classes:
@@ -41,12 +41,12 @@ def recall(pairs):
 
 
 def test_training_and_validation_figures(explllm, small_config, monkeypatch):
-    """Every label that a batch predicts is read off its logits again, in Python, and counted."""
+    """The labels predicted by each batch are read from its logits again, in Python, and counted."""
     steps, step = [], ExpLLMTask.training_step
 
     def recorded(self, batch, batch_idx):
         outputs = step(self, batch, batch_idx)
-        # The first answer token of each conversation, wherever it stands, must be the label's.
+        # The first answer token of each conversation must be that of the label.
         first = [row[row != -100][0].item() for row in batch["labels"]]
         tokens = {str(name): self.conversations.tokenizer(f" {name}").input_ids[-1] for name in self.labels}
         truths = [next(name for name, token in tokens.items() if token == found) for found in first]
@@ -60,7 +60,7 @@ def test_training_and_validation_figures(explllm, small_config, monkeypatch):
     done = explllm("fit", "--config", small_config, *options, "--trainer.max_epochs", 2)
     assert done.status == 0
     log = rows_of_log("runs/small")
-    # Two micro-batches a step; looks after steps 3, 6, 9, 12 of 14.
+    # Two micro-batches per step; reports after steps 3, 6, 9 and 12 of 14.
     for look, end in enumerate((3, 6, 9, 12)):
         pairs = [pair for micro in steps[6 * look : 6 * look + 6] for pair in micro]
         assert len(pairs) == 96
@@ -72,10 +72,10 @@ def test_training_and_validation_figures(explllm, small_config, monkeypatch):
             count = sum(prediction == name for _, prediction in pairs)
             assert logged[f"predictions/{name}"] == pytest.approx(count / 96, abs=1e-6)
             assert re.search(rf"step {end}: loss [\d.]+, train accuracy .*{name} \S? *{count}(  |$)", done.out, re.M)
-    # What is logged between two looks is the last look's, and no look has been forgotten.
+    # One report per interval.
     assert done.out.count(", train accuracy ") == 4
 
-    # The last validation's figures, from the predictions of another command.
+    # The metrics of the last validation, from the predictions of another command.
     assert explllm("predict", "--config", small_config).status == 0
     table = pd.read_parquet("runs/small/predictions.parquet")
     table = table[table["split"] == "val"]
@@ -168,7 +168,7 @@ def test_without_anything_to_recognize(explllm, small_config, tmp_path, options,
 
 
 def test_labels_that_begin_alike_are_not_counted(explllm, small_settings, tmp_path, monkeypatch):
-    """Where two labels share their first token, no figure is better than a wrong one."""
+    """If two labels share their first token, no accuracy is shown rather than a wrong one."""
     encode = ConversationEncoder.encode_answer
     monkeypatch.setattr(ConversationEncoder, "encode_answer", lambda *given: [7, *encode(*given)])
     (tmp_path / "small.yaml").write_text(yaml.safe_dump(small_settings))

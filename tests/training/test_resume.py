@@ -1,4 +1,4 @@
-"""A run that was stopped goes on as if nothing had been: the same batches, the same losses, the same weights."""
+"""A resumed run equals an uninterrupted one: the same batches, the same losses, the same weights."""
 
 import csv
 import json
@@ -27,12 +27,12 @@ RUN = ("--trainer.max_epochs", "2", "--data.fer_share", "0.5", "--checkpoint_eve
 
 
 class Killed(Exception):
-    """Stands for kill -9: no hook of the run is prepared for it."""
+    """Simulates kill -9: no hook of the run handles it."""
 
 
 @pytest.fixture(scope="module")
 def train(small_config):
-    """Runs `fit`; returns rows, pixels and loss of each micro-batch that trained. It can end before a given one."""
+    """Run `fit`, until a given micro-batch if requested; return rows, pixels and loss of each trained micro-batch."""
 
     def run(run_dir, *arguments, stop=None):
         seen, step = [], ExpLLMTask.training_step
@@ -56,7 +56,7 @@ def train(small_config):
 
 @pytest.fixture(scope="module")
 def whole(train, tmp_path_factory):
-    """A run that nothing disturbed: its folder, and what was seen of it."""
+    """An uninterrupted run: its folder and its micro-batches."""
     folder = tmp_path_factory.mktemp("whole")
     return folder, train(folder)
 
@@ -112,7 +112,7 @@ def test_resumes_exactly_with_workers_and_validation_inside_an_epoch(train, whol
 
 
 def test_losing_the_place_in_the_data_is_noticed(train, whole, tmp_path, monkeypatch):
-    """The tests above can fail: without the place, other batches follow, and another model."""
+    """The tests above can fail: without the position in the data, batches and model differ."""
     folder, seen = whole
     train(tmp_path, stop=3)
     load = FaceDataModule.load_state_dict
@@ -124,7 +124,7 @@ def test_losing_the_place_in_the_data_is_noticed(train, whole, tmp_path, monkeyp
 
 def test_a_finished_run_is_left_as_it_is(train, tmp_path):
     train(tmp_path)
-    # Far from what the checkpoint knows: what was measured at the run's end must stay.
+    # Differs from the time in the checkpoint: the value measured at the end of the run must stay.
     update_json(tmp_path / "metrics.json", {"fit/seconds": 1000.0})
     before = weights(tmp_path), metrics(tmp_path)
     assert train(tmp_path, "--ckpt_path", "last") == []
@@ -141,7 +141,7 @@ def test_a_stop_by_steps_inside_an_epoch_goes_on_there(train, whole, tmp_path):
     assert report.is_file()
     more = train(tmp_path, "--ckpt_path", "last")
     assert not report.exists()
-    # The schedule of the learning rate was another one before, so the losses differ; the data do not.
+    # The first part had another learning rate schedule: the losses differ, the data does not.
     assert data_of(more) == data_of(seen[4:])
 
 
@@ -161,13 +161,13 @@ def test_unreadable_images_stay_counted(train, drawn_faces, tmp_path):
     train(tmp_path / "run", *options, stop=11)
     counted = torch.load(tmp_path / "run/checkpoints/last.ckpt", weights_only=True)["unreadable"]
     assert counted
-    # The second part reads none of them again: it has no step left.
+    # The second part has no steps left and reads no images.
     train(tmp_path / "run", *options, "--ckpt_path", "last", "--trainer.max_steps", "5")
     assert metrics(tmp_path / "run")["fit/unreadable"] == counted
 
 
 def test_checkpoints_are_written_between_steps_only(train, tmp_path, monkeypatch):
-    """At no time, not even on a resumed run's first micro-batch, when the step's number fits."""
+    """Not even after the first micro-batch of a resumed run, whose step number is a multiple of the interval."""
     places = []
 
     def save(self, trainer):
@@ -204,7 +204,7 @@ def step_of(path):
 
 @pytest.mark.slow
 def test_kill_9_and_resume(small_config, tmp_path):
-    """A process of its own, killed in the middle of an epoch, against one that was not."""
+    """A process killed in the middle of an epoch and resumed equals one that was not killed."""
     command = ("--config", small_config, "--trainer.max_epochs", 6, "--checkpoint_every_n_steps", 3)
     finish(start(tmp_path, *command, "--run_dir", "whole"))
     process = start(tmp_path, *command, "--run_dir", "killed")
@@ -228,7 +228,7 @@ def test_kill_9_and_resume(small_config, tmp_path):
             return {int(row["step"]): float(row["train/loss"]) for row in csv.DictReader(lines) if row["train/loss"]}
 
     expected = losses(tmp_path / "whole/logs/version_0")
-    # Both parts of the log together hold every step, and each step's loss is that of the unbroken run.
+    # Together, both logs contain every step, with the losses of the uninterrupted run.
     before, after = (losses(tmp_path / f"killed/logs/version_{number}") for number in (0, 1))
     assert min(after) == killed_after
     assert {**before, **after} == pytest.approx(expected, abs=1e-4)
@@ -236,7 +236,7 @@ def test_kill_9_and_resume(small_config, tmp_path):
 
 @pytest.mark.slow
 def test_no_kill_leaves_half_a_checkpoint(small_config, tmp_path):
-    """Killed at random moments while it writes a checkpoint after each step: what is there can always be read."""
+    """Kills at random moments, while the run writes a checkpoint after each step, leave a readable checkpoint."""
     choose, last = random.Random(0), tmp_path / "run/checkpoints/last.ckpt"
     for _ in range(2):
         command = ("--config", small_config, "--run_dir", "run", "--trainer.max_epochs", 1000)
@@ -250,5 +250,5 @@ def test_no_kill_leaves_half_a_checkpoint(small_config, tmp_path):
         process.send_signal(signal.SIGKILL)
         process.wait()
         assert step_of(last) > before
-    # What a kill leaves of an unfinished write is overwritten by the next one, and does not pile up.
+    # The next write overwrites the partial file of a kill: such files do not accumulate.
     assert {path.name for path in last.parent.iterdir()} <= {"last.ckpt", ".last.ckpt.partial"}

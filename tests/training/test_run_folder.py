@@ -1,4 +1,4 @@
-"""What a run leaves behind, and what `test`, `validate` and `predict` make of it."""
+"""The run folder that `fit` writes, and `test`, `validate` and `predict` on it."""
 
 import base64
 import io
@@ -66,7 +66,7 @@ def test_the_model_is_the_checkpoints(fitted):
 
 
 def test_test_against_independent_figures(command, run_dir, drawn_faces):
-    """Predictions are those of the model's folder on single pictures; the figures are scikit-learn's on them."""
+    """Predictions equal those of the model folder on single images; metrics equal scikit-learn's."""
     done = command("test")
     assert done.status == 0 and done.err == ""
     table = pd.read_parquet(run_dir / "predictions.parquet")
@@ -107,8 +107,8 @@ def test_test_against_independent_figures(command, run_dir, drawn_faces):
     assert [held[f"test/f1/{label}"] for label in labels] == pytest.approx(by_class)
     low, high = held["test/accuracy_interval"]
     assert 0 <= low <= held["test/accuracy"] <= high <= 1
-    assert held["fit/steps"] == 7  # what fit wrote is still there
-    # Three faces of different expressions, explained after the label that was found; and a sample to measure.
+    assert held["fit/steps"] == 7  # the metrics of fit are kept
+    # Three faces of different expressions are shown, and a sample of faces is explained and scored.
     shown = re.findall(r"(test/\S+\.png): \w+  \(labeled (\w+)\)", done.out)
     explained = table[table["cot_source"].notna()]
     assert len(shown) == len({label for _, label in shown}) == 3
@@ -133,7 +133,7 @@ def test_action_units_of_the_data_stand_beside_the_words(command, run_dir, drawn
 
 @pytest.fixture
 def constant(monkeypatch):
-    """A model that is sure of Happiness, whatever it sees, of some faces more than of others."""
+    """A model that answers Happiness for every face, with varying confidence."""
 
     def answer(model, pixels, *_, **__):
         place = model.config.labels.index("Happiness")
@@ -150,7 +150,7 @@ def test_a_model_of_one_class_is_called_one(command, run_dir, constant):
     page = " ".join((run_dir / "report.html").read_text().split())
     for text, figures in ((" ".join(done.out.replace("│", " ").split()), "test accuracy"), (page, 'class="card"')):
         assert "predicts Happiness for every face" in text and "at chance (0.143 with 7 classes)" in text
-        assert text.lower().index("one class only") < text.index(figures)  # before any figure
+        assert text.lower().index("one class only") < text.index(figures)  # before any metric
     said = " ".join(command("validate").out.split())
     assert "ONE CLASS ONLY" in said
 
@@ -172,7 +172,7 @@ def test_faces_that_the_model_has_no_word_for(command, run_dir, drawn_faces, tmp
 
 
 def test_answers_are_sought_among_the_expressions_of_the_data(command, run_dir, small_config, explllm):
-    """A model of eight expressions on faces of seven: Contempt's probability is shared out where asked."""
+    """A model of eight expressions on faces of seven: `answer_labels` renormalizes without Contempt."""
     eight = ("--model.network.labels", "affectnet8", "--run_dir", "eight")
     assert explllm("fit", "--config", small_config, *eight, "--trainer.max_steps", 1).status == 0
     counts = {}
@@ -185,7 +185,7 @@ def test_answers_are_sought_among_the_expressions_of_the_data(command, run_dir, 
         assert list(table["predicted"]) == [name.removeprefix("p_") for name in shares.idxmax(axis=1)]
         assert held["test/accuracy"] == pytest.approx((table["predicted"] == table["expression"]).mean())
         counts[options] = (len(held["test/labels"]), held["test/dropped_labels"])
-        assert "p_Contempt" in table  # what the model said stays
+        assert "p_Contempt" in table  # the model's own probabilities are kept
     assert list(counts.values()) == [(8, []), (7, ["Contempt"])]
 
 
@@ -213,7 +213,7 @@ def test_validate(command, run_dir):
     held = metrics(run_dir)
     assert held["val/count"] == 14 and sum(held["val/predictions"].values()) == 14
     assert f"val accuracy {held['val/accuracy']:.3f}" in done.out
-    assert "Validate metric" not in done.out  # Lightning's own table says the same again
+    assert "Validate metric" not in done.out  # Lightning's own table would repeat the metrics
     assert (
         "no row has the split `val`"
         in command("validate", "--data.val", 0, "--data.folder", "faces", "--data.train", 7).error
@@ -253,16 +253,16 @@ def test_predict_explains_where_asked(command, run_dir, drawn_faces, tmp_path):
     assert set(table["cot_source"].dropna()) == {"explllm run"}
     model = ExpLLM.from_pretrained(run_dir / "model")
     for name in ("00000-fear.png", "00001-anger.png"):
-        # A text may be empty after one epoch; a table has no empty text.
+        # After one epoch a text may be empty, which tables store as missing.
         assert (table.loc[name, "cot"] or "") == model.explain(tmp_path / "faces" / name, max_new_tokens=8).text
 
 
 def test_a_killed_prediction_resumes(command, run_dir, monkeypatch):
-    """What was written before the kill is not predicted again, unless the checkpoint has changed."""
+    """Faces predicted before the kill are not predicted again, unless the checkpoint has changed."""
     step, seen = ExpLLMTask.predict_step, []
 
     class Killed(Exception):
-        """Stands for kill -9: no hook of the run is prepared for it."""
+        """Simulates kill -9: no hook of the run handles it."""
 
     def counted(self, batch, batch_idx):
         if len(seen) == stop:
@@ -301,7 +301,7 @@ def test_predict_on_sorted_folders_keeps_the_labels(command, run_dir, drawn_face
 
 
 def test_the_runs_own_weights_are_tested_whatever_it_started_from(command, run_dir, tmp_path, monkeypatch):
-    """`init_from` in a configuration says where training began; it must not replace what training has made."""
+    """`init_from` names the start of training; it must not replace the trained weights."""
     done = command("test", "--model.init_from", "gone/model", "--explained_faces", 0)
     assert done.status == 0 and "weights: run/checkpoints/best.ckpt" in done.out
     tested = pd.read_parquet(run_dir / "predictions.parquet")
@@ -323,7 +323,7 @@ def test_a_second_stage_starts_from_the_first(command, explllm, small_config, ru
 
 
 def test_what_the_first_stage_training_data_note_stays_said(command, run_dir, drawn_faces, tmp_path):
-    """The second stage learns from photographs: that the first saw drawn faces is not forgotten."""
+    """The second stage trains on photographs; the note about the first stage's drawn faces is kept."""
     frame = Manifest.read(drawn_faces / "manifest.parquet").frame.drop(columns="action_units_source")
     Manifest(frame, drawn_faces).write(tmp_path / "photographs.parquet")
     named = ("--data", "ManifestFaces", "--data.manifest", "photographs.parquet", "--data.root", drawn_faces)
@@ -332,11 +332,13 @@ def test_what_the_first_stage_training_data_note_stays_said(command, run_dir, dr
         assert done.status == 0, done.err
         said = ExpLLM.from_pretrained(tmp_path / second / "model").config.training_data_note
         assert said.count(NOTICE) == (second == "second") and said.count("written by rules") == 1
-        assert NOTICE not in metrics(tmp_path / second)["training_data_note"]  # that is of this stage's data alone
+        assert (
+            NOTICE not in metrics(tmp_path / second)["training_data_note"]
+        )  # this note covers only the data of this stage
 
 
 def test_the_margin_around_boxes_is_the_models_and_the_reports(command, run_dir, drawn_faces, tmp_path):
-    """Each face is the middle of its picture: training, report, gallery and the model's folder go by one margin."""
+    """Each face is the middle of its image: training, report, gallery and model folder use the same margin."""
     frame = Manifest.read(drawn_faces / "manifest.parquet").frame
     frame["box"] = [[16.0, 16.0, 32.0, 32.0]] * len(frame)
     Manifest(frame, drawn_faces).write(tmp_path / "boxes.parquet")

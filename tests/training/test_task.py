@@ -1,4 +1,4 @@
-"""The LightningModule: labels, seeds, targets, and what may not be learned from."""
+"""The LightningModule: labels, seeds, targets, and refused settings."""
 
 import pytest
 import torch
@@ -67,7 +67,7 @@ def test_labels_of_the_data_that_the_model_lacks(settings, data, trainer):
 
 
 def test_dropout_is_seeded_by_the_batch(settings, data, trainer, monkeypatch):
-    """Whatever draws random numbers in between, such as a callback, the run stays the same."""
+    """Random numbers drawn in between, for example by a callback, do not change the run."""
 
     class Noise(Callback):
         def on_train_batch_end(self, *_):
@@ -81,7 +81,7 @@ def test_dropout_is_seeded_by_the_batch(settings, data, trainer, monkeypatch):
         losses.append(float(task.last_loss))
     assert losses[0] == losses[1]
 
-    # And dropout is on: with it off the loss is another one.
+    # Dropout is active: without it the loss differs.
     torch.manual_seed(3)
     task = ExpLLMTask(settings(language={**settings().language, "attention_dropout": 0.0}))
     trainer(max_steps=3, limit_val_batches=0).fit(task, data())
@@ -123,7 +123,7 @@ def test_before_it_is_built(settings):
 
 
 def test_a_checkpoint_of_other_weights(settings, data, trainer, tmp_path):
-    """Frozen where they trained: refused for training, as the optimizer's state would not fit, and good for testing."""
+    """Other trainable weights: refused for training, since the optimizer state does not fit, accepted for testing."""
     task = ExpLLMTask(settings())
     first = trainer(max_steps=1, limit_val_batches=0)
     first.fit(task, data())
