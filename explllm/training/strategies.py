@@ -140,8 +140,8 @@ def is_rank_failure(error: BaseException) -> bool:
 def shard(model: ExpLLM, mesh: DeviceMesh, frozen_dtype: torch.dtype | None = None) -> None:
     """Shard a model's weights over the devices of a mesh.
 
-    Each transformer block of encoder and language model is one unit, which is gathered when it runs. If it has
-    frozen weights too, its trainable weights are a separate unit: frozen bfloat16 and trainable float32 weights share no
+    Each transformer block of encoder and language model is one unit, which is gathered when it runs. If it has frozen
+    weights too, its trainable weights are a separate unit: frozen bfloat16 and trainable float32 weights share no
     buffer, and frozen units need no gradient buffer. Projector, embeddings and output layer are units too; the rest
     (norms, patch embedding) belongs to the root.
 
@@ -180,7 +180,7 @@ def shard(model: ExpLLM, mesh: DeviceMesh, frozen_dtype: torch.dtype | None = No
 def transformer_blocks(part: nn.Module) -> list[nn.Module]:
     """Return the transformer blocks of a Hugging Face model: the entries of its first module list.
 
-    A model without a module list, such as a small convolutional encoder, has none.
+    The list is empty for models without a module list, such as small convolutional encoders.
     """
     lists = [module for module in part.modules() if isinstance(module, nn.ModuleList) and len(module)]
     return list(lists[0]) if lists else []
