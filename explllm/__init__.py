@@ -14,10 +14,12 @@ __version__ = "0.1.0"
 configure_threads()
 
 _MODULES = {
+    "ActionUnits": "explllm.faces.action_units",
     "ChainOfThought": "explllm.explanations.chain_of_thought",
     "ExpLLM": "explllm.models.explllm",
     "ExpLLMConfig": "explllm.models.configuration",
     "Expression": "explllm.core.expressions",
+    "FaceDetector": "explllm.faces.detector",
     "InputError": "explllm.core.errors",
     "LabelSet": "explllm.core.expressions",
     "Manifest": "explllm.core.manifest",
@@ -31,15 +33,19 @@ if TYPE_CHECKING:
     from explllm.core.manifest import Manifest
     from explllm.explanations.chain_of_thought import ChainOfThought
     from explllm.explanations.rule_writer import RuleWriter
+    from explllm.faces.action_units import ActionUnits
+    from explllm.faces.detector import FaceDetector
     from explllm.models.configuration import ExpLLMConfig
     from explllm.models.explllm import ExpLLM
     from explllm.models.generation import Recognition
 
 __all__ = [
+    "ActionUnits",
     "ChainOfThought",
     "ExpLLM",
     "ExpLLMConfig",
     "Expression",
+    "FaceDetector",
     "InputError",
     "LabelSet",
     "Manifest",

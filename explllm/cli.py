@@ -18,6 +18,7 @@ COMMANDS = {
     "data": ("read a published data set and write its manifest", "data"),
     "faces": ("detect the faces in a manifest's images", "faces:faces"),
     "aus": ("estimate the 24 action units of a manifest's faces", "aus:aus"),
+    "reliability": ("measure which action units of an estimator to trust", "reliability:reliability"),
     "cot": ("chains of thought: build, estimate, status, check, show", "cot"),
     "baseline": ("ask a multimodal model such as GPT-4o about the pictures", "baseline:baseline"),
     "score": ("evaluate chains of thought: grounding, Exp-CoT Score", "score:score"),

@@ -144,23 +144,46 @@ def test_inheritance(tmp_path, monkeypatch):
     (tmp_path / "one.yaml").write_text("a: {b: 1, c: [1, 2]}\nd: {class_path: X, init_args: {e: 1}}\nrun_dir: runs/one")
     (tmp_path / "two.yaml").write_text("base: one.yaml\na: {c: [3]}\nd: {init_args: {f: 2}}")
     (tmp_path / "folder").mkdir()
-    (tmp_path / "folder" / "three.yaml").write_text("base: ../two.yaml\nd: {class_path: Y}\nrun_dir: mine")
+    (tmp_path / "folder" / "three.yaml").write_text(
+        "base: ../two.yaml\nd: {class_path: Y, init_args: null}\nrun_dir: mine"
+    )
     assert read_config_file(tmp_path / "two.yaml") == {
         "a": {"b": 1, "c": [3]},
         "d": {"class_path": "X", "init_args": {"e": 1, "f": 2}},
         "run_dir": "runs/two",
     }
     three = read_config_file(tmp_path / "folder" / "three.yaml")
-    assert (three["d"], three["run_dir"]) == ({"class_path": "Y"}, "mine")
+    assert (three["d"], three["run_dir"]) == ({"class_path": "Y", "init_args": {}}, "mine")
     (tmp_path / "four.yaml").write_text("base: demo.yaml")
     assert read_config_file(tmp_path / "four.yaml")["trainer"]["gradient_clip_val"] == 1.0
+
+
+def test_a_base_with_another_class(small_settings, tmp_path, capsys):
+    """What the new class accepts is inherited, the rest is listed, and nothing is guessed."""
+    (tmp_path / "base.yaml").write_text(yaml.safe_dump(small_settings))
+    changes = {"root": "faces", "batch_size": 8}
+    own = {"base": "base.yaml", "data": {"class_path": "FolderFaces", "init_args": changes}}
+    (tmp_path / "folder.yaml").write_text(yaml.safe_dump(own))
+    data = read_config_file(tmp_path / "folder.yaml")["data"]
+    assert data == {
+        "class_path": "FolderFaces",
+        "init_args": {"micro_batch_size": 16, "augment": {"class_path": "Augment"}, "root": "faces", "batch_size": 8},
+    }
+    assert "FolderFaces, which does not accept the inherited folder, size, test, train, val" in capsys.readouterr().err
+    own["data"] = {"class_path": "mine.Unknown"}
+    (tmp_path / "unknown.yaml").write_text(yaml.safe_dump(own))
+    with pytest.raises(InputError, match=r"data changes from DrawnFaces to mine.Unknown, and it is unknown which"):
+        read_config_file(tmp_path / "unknown.yaml")
+    own["data"]["init_args"] = None
+    (tmp_path / "unknown.yaml").write_text(yaml.safe_dump(own))
+    assert read_config_file(tmp_path / "unknown.yaml")["data"] == {"class_path": "mine.Unknown", "init_args": {}}
 
 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
         ("base: nowhere.yaml", "there is no configuration nowhere.yaml"),
-        ("base: mine.yaml", "inherits from itself by mine.yaml"),
+        ("base: mine.yaml", "inherits from itself through mine.yaml"),
         ("base: [a]", r"base is \['a'\]"),
     ],
 )
@@ -189,7 +212,7 @@ def test_configs_are_found_in_the_working_folder_first(tmp_path, monkeypatch):
     assert find_config("demo.yaml") == Path("configs/demo.yaml")
     (tmp_path / "demo.yaml").write_text("{}")
     assert find_config("demo.yaml") == Path("demo.yaml")
-    with pytest.raises(MissingPathError, match=r"looked for none.yaml, configs/none.yaml, .*shipped: .*rafdb.yaml"):
+    with pytest.raises(MissingPathError, match=r"searched none.yaml, configs/none.yaml, .*shipped: .*rafdb.yaml"):
         find_config("none.yaml")
 
 

@@ -123,6 +123,7 @@ def test_commands_and_python_of_every_page_run(repository, docs_folder, engine_s
     monkeypatch.setenv("OPENAI_API_KEY", "sk-a-key-for-the-loopback-server")
     ran = 0
     for page in PAGES:
+        names: dict = {}  # the blocks of a page build on each other
         for block in blocks(repository, page):
             if not block.runs:
                 continue
@@ -136,6 +137,6 @@ def test_commands_and_python_of_every_page_run(repository, docs_folder, engine_s
                     if words[0] == "test" and not os.path.exists("runs/other"):
                         shutil.copytree("runs/faces", "runs/other")
             elif block.language == "python":
-                exec(compile(block.code, page, "exec"), {})
+                exec(compile(block.code, page, "exec"), names)
                 ran += 1
     assert ran >= 15

@@ -27,6 +27,7 @@ def aus(
     margin: Annotated[
         float | None, Option(minimum=-0.4, default=f"as the model's file states, otherwise {DEFAULT_MARGIN:g}")
     ] = None,
+    tta: bool = False,
     options: streaming.StreamingOptions,
 ) -> int:
     """Estimate 24 action units for each row of a manifest.
@@ -47,6 +48,7 @@ def aus(
         estimator: The estimator and its options.
         redo: Estimate again in rows that have action units.
         margin: Added on each side of a box when a face is cropped, as a share of its longer side.
+        tta: Average over each face and its mirror image; the source is then NAME+flip.
         options: Root, workers and limits.
 
     Raises:
@@ -60,6 +62,7 @@ def aus(
     job = EstimationJob(
         spec,
         margin=margin,
+        tta=tta,
         provider=options.provider,
         threads=options.threads_per_worker,
         max_pixels=options.max_pixels,
@@ -70,6 +73,6 @@ def aus(
             streaming.print_lines([f"note: training data of this model: {opened.training_data_note}"])
         # Results depend on the margin, whether the user or the model's file sets it.
         job = replace(job, margin=job.margin_for(opened))
-        task = EstimationTask(job, opened.name, opened.batch_size, redo)
+        task = EstimationTask(job, opened.name + "+flip" * tta, opened.batch_size, redo)
     summary = streaming.process(source, out, task, options, (ESTIMATED, GIVEN))
     return int(summary.bad > 0)

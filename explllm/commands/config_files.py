@@ -1,16 +1,18 @@
-"""Configuration files: where they are looked for, what they inherit, and what is wrong with them as files."""
+"""Configuration files: search path, inheritance, errors."""
 
-from collections.abc import Sequence
+import sys
+from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from explllm.commands.parser import suggestion
 from explllm.core.errors import ConfigError, MissingPathError
 
 BASE = "base"
-"""The key by which a configuration names the one that it builds upon."""
+"""Key of the configuration to inherit from."""
 
 
 def find_config(name: str) -> Path:
@@ -23,7 +25,7 @@ def find_config(name: str) -> Path:
         Its path.
 
     Raises:
-        MissingPathError: If it is in none of these places; the message names them and what there is.
+        MissingPathError: If it is in none of these places; the message lists them and the shipped configurations.
     """
     shipped = shipped_configs()
     places = list(dict.fromkeys([Path(name), Path("configs", name), shipped / name]))
@@ -32,8 +34,8 @@ def find_config(name: str) -> Path:
             return place
     known = sorted(str(path.relative_to(shipped)) for path in shipped.rglob("*.yaml"))
     raise MissingPathError(
-        f"there is no configuration {name}; looked for {', '.join(map(str, places))}",
-        remedy=f"Give a path, or one of those shipped: {', '.join(known)}.",
+        f"there is no configuration {name}; searched {', '.join(map(str, places))}",
+        remedy=f"{suggestion(name, known, 0.8)}Give a path, or a shipped configuration: {', '.join(known)}.",
     )
 
 
@@ -55,7 +57,7 @@ def with_configs_found(arguments: Sequence[str]) -> list[str]:
 
     Raises:
         MissingPathError: If there is no such configuration.
-        ConfigError: If it is no YAML file of settings, or ``--config`` has no value.
+        ConfigError: If it is not a YAML file of settings, or ``--config`` has no value.
     """
     found = list(arguments)
     for place, argument in enumerate(arguments):
@@ -70,7 +72,7 @@ def with_configs_found(arguments: Sequence[str]) -> list[str]:
             )
         path = find_config(value)
         settings = read_config_file(path)
-        # The parser knows no inheritance; it takes the text of a configuration as well as a path.
+        # The parser does not know inheritance, but takes the text of a configuration instead of a path.
         text = yaml.safe_dump(settings, sort_keys=False) if BASE in _read(path) else str(path)
         if equals:
             found[place] = f"{option}={text}"
@@ -83,8 +85,8 @@ def read_config_file(path: Path) -> dict[str, Any]:
     """Read a configuration with all that it inherits.
 
     The key ``base`` names another configuration, relative to the file's own folder or as `find_config` finds it; the
-    file states what differs. A mapping is merged key by key, unless its ``class_path`` differs; anything else replaces
-    what the base has. A run folder is not inherited: without one of its own, that of NAME.yaml is ``runs/NAME``.
+    file states the differences, see `merge_settings`. A run folder is not inherited: by default that of NAME.yaml is
+    ``runs/NAME``.
 
     Args:
         path: The file.
@@ -94,7 +96,7 @@ def read_config_file(path: Path) -> dict[str, Any]:
 
     Raises:
         MissingPathError: If a base does not exist.
-        ConfigError: If a file is no YAML file of settings, or its bases run in a circle.
+        ConfigError: If a file is not a YAML file of settings, or inherits from itself.
     """
     settings, seen = _read(path), [path.resolve()]
     inherits = BASE in settings
@@ -103,31 +105,75 @@ def read_config_file(path: Path) -> dict[str, Any]:
         name = settings.pop(BASE)
         if not isinstance(name, str):
             raise ConfigError(
-                f"base is {name!r}, not the name of a configuration", where=path, remedy="Name one, or take it out."
+                f"base is {name!r}, not the name of a configuration", where=path, remedy="Name one, or remove the key."
             )
         beside = seen[-1].parent / name
         base = beside if beside.is_file() else find_config(name)
         if base.resolve() in seen:
             raise ConfigError(
-                f"the configuration inherits from itself by {name}", where=path, remedy="Break the circle."
+                f"the configuration inherits from itself through {name}", where=path, remedy="Remove one `base`."
             )
         seen.append(base.resolve())
-        settings = _merged(_read(base), settings)
+        settings = merge_settings(_read(base), settings, path)
     if inherits:
         settings["run_dir"] = own_run_dir or f"runs/{path.stem}"
     return settings
 
 
-def _merged(base: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
+def merge_settings(base: Mapping[str, Any], own: Mapping[str, Any], where: str | Path = "") -> dict[str, Any]:
+    """Merge settings key by key; where both have a mapping, its keys are merged, otherwise ``own`` wins.
+
+    If ``class_path`` differs, the settings of the base's class that the new class accepts are kept, and a note on
+    stderr lists the others. With ``init_args: null`` nothing is kept.
+
+    Args:
+        base: The settings to build on.
+        own: The settings that differ.
+        where: The file of ``own``, for messages.
+
+    Returns:
+        The merged settings.
+
+    Raises:
+        ConfigError: If it is unknown which settings a new class accepts.
+    """
     merged = dict(base)
     for key, value in own.items():
-        held = merged.get(key)
-        if isinstance(held, dict) and isinstance(value, dict):
-            other_class = value.get("class_path", held.get("class_path")) != held.get("class_path")
-            merged[key] = value if other_class else _merged(held, value)
+        existing = merged.get(key)
+        if isinstance(existing, Mapping) and isinstance(value, Mapping):
+            changed = value.get("class_path", existing.get("class_path")) != existing.get("class_path")
+            if changed and "class_path" in existing:
+                if "init_args" in value and value["init_args"] is None:
+                    existing, value = {}, {**value, "init_args": {}}
+                else:
+                    existing = _for_class(existing, str(value["class_path"]), key, where)
+            merged[key] = merge_settings(existing, value, where)
         else:
             merged[key] = value
     return merged
+
+
+def _for_class(settings: Mapping[str, Any], new: str, key: str, where: str | Path) -> dict[str, Any]:
+    """Return the settings of a class that another class accepts too."""
+    old, arguments = str(settings["class_path"]), settings.get("init_args") or {}
+    # Imported late: only a change of class needs the signatures.
+    from explllm.commands.lightning_help import accepted_settings
+
+    accepted = accepted_settings(new)
+    if arguments and accepted is None:
+        raise ConfigError(
+            f"{key} changes from {old} to {new}, and it is unknown which of its inherited settings "
+            f"({', '.join(arguments)}) {new} accepts",
+            where=where,
+            remedy="Write `init_args: null` to inherit none of them, and state all in a second configuration.",
+        )
+    dropped = [name for name in arguments if name not in (accepted or ())]
+    if dropped:
+        sys.stderr.write(
+            f"note: {where}: {key} changes from {old} to {new}, which does not accept the inherited "
+            f"{', '.join(dropped)}\n"
+        )
+    return {"class_path": new, "init_args": {name: arguments[name] for name in arguments if name not in dropped}}
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -135,12 +181,14 @@ def _read(path: Path) -> dict[str, Any]:
         settings = yaml.safe_load(path.read_text(encoding="utf-8"))
     except yaml.MarkedYAMLError as error:
         line = "" if error.problem_mark is None else f", line {error.problem_mark.line + 1}"
-        raise ConfigError(f"no YAML: {error.problem}", where=f"{path}{line}", remedy="Correct the file.") from error
+        raise ConfigError(
+            f"not valid YAML: {error.problem}", where=f"{path}{line}", remedy="Correct the file."
+        ) from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"no YAML: {error}", where=path, remedy="Correct the file.") from error
+        raise ConfigError(f"not valid YAML: {error}", where=path, remedy="Correct the file.") from error
     if not isinstance(settings, dict):
         raise ConfigError(
-            "the file holds no settings",
+            "the file contains no settings",
             where=path,
             remedy="Write them as `name: value`; see the shipped configurations.",
         )

@@ -17,15 +17,16 @@ import yaml
 from jsonargparse import ArgumentError, Namespace
 from jsonargparse.typing import NonNegativeInt, PositiveInt
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
-from lightning.pytorch.callbacks import ProgressBar
+from lightning.pytorch.callbacks import Checkpoint, ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.utilities.exceptions import MisconfigurationException, SIGTERMException
 
 from explllm.commands.config_files import find_config, shipped_configs, with_configs_found
 from explllm.commands.parser_errors import input_error, one_sentence
+from explllm.commands.run_settings import RecordedRun, evaluation_arguments
 from explllm.core.errors import ConfigError, InputError, MissingPathError
-from explllm.core.files import atomic_write
+from explllm.core.files import PREDICTIONS_FILE, atomic_write
 
 # Importing the classes lets YAML name them without their modules.
 from explllm.data.au_faces import ActionUnitData, DrawnActionUnits, ManifestActionUnits
@@ -141,9 +142,15 @@ class SaveConfig(SaveConfigCallback):
 class ExpLLMCLI(LightningCLI):
     """LightningCLI with a run folder, live accuracy and a checkpoint to resume from."""
 
-    def __init__(self, stage: str, **options: Any) -> None:
-        """Run one stage; `options` are LightningCLI's."""
-        self.stage = stage
+    def __init__(self, stage: str, recorded: RecordedRun | None = None, **options: Any) -> None:
+        """Run one stage.
+
+        Args:
+            stage: ``fit``, ``validate``, ``test`` or ``predict``.
+            recorded: The run to evaluate; its model is taken as it is.
+            **options: LightningCLI's.
+        """
+        self.stage, self.recorded = stage, recorded
         super().__init__(LightningModule, LightningDataModule, **options)
 
     def subcommands(self) -> dict[str, set[str]]:  # type: ignore[override]
@@ -155,8 +162,11 @@ class ExpLLMCLI(LightningCLI):
         parser.add_class_arguments(RunOptions, None, instantiate=False)
 
     def before_instantiate_classes(self) -> None:
-        """Settle the run folder and the checkpoint to go on from."""
+        """Set the run folder and the checkpoint to resume from or to evaluate."""
         config = self.config[self.subcommand]
+        if self.recorded is not None:
+            text = self._parser(self.subcommand).dump(config, skip_none=False)
+            self.recorded.check(yaml.safe_load(text))
         if config.trainer.accumulate_grad_batches != 1:
             raise ConfigError(
                 f"trainer.accumulate_grad_batches is {config.trainer.accumulate_grad_batches}",
@@ -173,13 +183,17 @@ class ExpLLMCLI(LightningCLI):
         if self.stage == "predict":
             # The run folder's callback keeps what is needed; Lightning would keep every batch as well.
             config.return_predictions = False
+            # Not the test's table, which `score` and `compare` read.
+            config.predictions = config.predictions or str(Path(config.run_dir, "predict", PREDICTIONS_FILE))
 
     def _checkpoint(self, config: Namespace) -> str | None:
         """Return the checkpoint to load; by default, for all stages but `fit`, the best or last one."""
-        wanted, last, best = config.ckpt_path, last_checkpoint(config.run_dir), best_checkpoint(config.run_dir)
-        if wanted is None and self.stage != "fit" and (last.is_file() or not config.get("model.init_args.init_from")):
-            wanted = str(best) if best.is_file() else "last"
-        if wanted == "last":
+        path, last, best = config.ckpt_path, last_checkpoint(config.run_dir), best_checkpoint(config.run_dir)
+        if path is None and self.stage != "fit" and (last.is_file() or not config.get("model.init_args.init_from")):
+            path = str(best) if best.is_file() else "last"
+        if path == "best":
+            path = best
+        if path == "last":
             if last.is_file():
                 return str(last)
             remedy = (
@@ -188,9 +202,9 @@ class ExpLLMCLI(LightningCLI):
                 else "Run `explllm fit` with the same arguments first, or give --ckpt_path or --run_dir."
             )
             raise MissingPathError("the run has no checkpoint yet", where=last, remedy=remedy)
-        if wanted is not None and not Path(wanted).is_file():
-            raise MissingPathError("there is no such checkpoint", where=wanted, remedy="Check --ckpt_path.")
-        return wanted
+        if path is not None and not Path(path).is_file():
+            raise MissingPathError("there is no such checkpoint", where=path, remedy="Check --ckpt_path.")
+        return str(path) if path else None
 
     def instantiate_classes(self) -> None:
         """Make model, data and trainer.
@@ -222,7 +236,9 @@ class ExpLLMCLI(LightningCLI):
             callbacks += [] if any(isinstance(callback, ProgressBar) for callback in given) else [TrainingProgressBar()]
         options["callbacks"] = [*callbacks, *given]
         options["plugins"] = [AtomicCheckpointIO(), *_listed(options.get("plugins"))]
-        options["enable_checkpointing"] = fitting and not options["fast_dev_run"]
+        # Lightning refuses a ModelCheckpoint among the callbacks otherwise, in evaluation too.
+        kept = any(isinstance(callback, Checkpoint) for callback in callbacks + given)
+        options["enable_checkpointing"] = kept and not options["fast_dev_run"]
         if options["logger"] in (None, True):
             options["logger"] = CSVLogger(config.run_dir, name="logs") if fitting else False
         try:
@@ -331,6 +347,7 @@ def parse(stage: str, arguments: list[str]) -> Namespace:
 
 
 def _start(kind: type[ExpLLMCLI], stage: str, arguments: list[str]) -> ExpLLMCLI:
+    words, recorded = (arguments, None) if stage == "fit" else evaluation_arguments(arguments)
     for message in _NOISE:
         warnings.filterwarnings("ignore", message=message)
     for name in _NOISY_LOGGERS:
@@ -338,6 +355,7 @@ def _start(kind: type[ExpLLMCLI], stage: str, arguments: list[str]) -> ExpLLMCLI
     try:
         return kind(
             stage,
+            recorded,
             save_config_callback=SaveConfig,
             save_config_kwargs={"save_to_log_dir": False},
             subclass_mode_model=True,
@@ -351,7 +369,7 @@ def _start(kind: type[ExpLLMCLI], stage: str, arguments: list[str]) -> ExpLLMCLI
             seed_everything_default=42,
             auto_configure_optimizers=False,
             parser_kwargs={"exit_on_error": False},
-            args=[stage, *with_configs_found(arguments)],
+            args=[stage, *(with_configs_found(words) if recorded is None else words)],
         )
     except ArgumentError as error:
         raise input_error(error, stage, arguments, _CLASSES) from error

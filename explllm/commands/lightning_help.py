@@ -11,6 +11,7 @@ import textwrap
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -139,6 +140,24 @@ def settings_of(name: str) -> list[Setting]:
         if init.args.kwarg is None:
             break
     return settings
+
+
+def accepted_settings(class_path: str) -> set[str] | None:
+    """Return the names of a class's settings; None if they cannot be determined.
+
+    Args:
+        class_path: A class of ours by its name or import path, or another class by its import path.
+    """
+    module, _, name = class_path.rpartition(".")
+    if name in _index() and (not module or module.startswith("explllm")):
+        return {setting.name for setting in settings_of(name)}
+    try:
+        parameters = inspect.signature(getattr(import_module(module), name)).parameters.values()
+    except (ImportError, AttributeError, TypeError, ValueError):
+        return None
+    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
+        return None
+    return {parameter.name for parameter in parameters}
 
 
 def _fields(node: ast.ClassDef) -> Iterator[Setting]:

@@ -158,9 +158,9 @@ def with_underscores(arguments: Sequence[str]) -> list[str]:
     return [*words, *arguments[end:]]
 
 
-def suggestion(word: str, known: Iterable[str]) -> str:
+def suggestion(word: str, known: Iterable[str], cutoff: float = 0.6) -> str:
     """Return "Did you mean X? " for the known word that is nearest, or nothing."""
-    near = get_close_matches(word, list(known), 1)
+    near = get_close_matches(word, list(known), 1, cutoff)
     return f"Did you mean {near[0]}? " if near else ""
 
 

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 Box = tuple[float, float, float, float]
 """x, y, width, height in pixels of the upright image; the origin is its upper left corner."""
@@ -30,6 +33,16 @@ class Detection:
     landmarks: tuple[Point, ...] | None = None
     """Five points: the eyes (left in the image first), the tip of the nose, the corners of the mouth; None if the
     detector has no landmarks."""
+
+
+class Detections(list[Detection]):
+    """The faces of an image."""
+
+    def to_frame(self) -> pd.DataFrame:
+        """Return a table with a row per face and the columns ``x``, ``y``, ``w``, ``h`` and ``score``."""
+        import pandas as pd
+
+        return pd.DataFrame([[*face.box, face.score] for face in self], columns=["x", "y", "w", "h", "score"])
 
 
 def iou(first: Box, second: Box) -> float:

@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 
 from explllm.core.errors import CheckpointError, ConfigError, MissingPathError
-from explllm.faces.boxes import Detection
+from explllm.faces.boxes import Detection, Detections
 from explllm.faces.images import ImageSource, ReducedImage, load_reduced
 from explllm.faces.onnx_session import Provider, describe_provider, open_session
 
@@ -77,7 +77,7 @@ class FaceDetector:
         self._scrfd.prepare(0, input_size=(self.size, self.size), det_thresh=threshold)
         _check_outputs(self.session, self.size, self.file)
 
-    def detect(self, image: ImageSource) -> list[Detection]:
+    def detect(self, image: ImageSource) -> Detections:
         """Detect the faces of an image.
 
         Args:
@@ -92,7 +92,7 @@ class FaceDetector:
         """
         return self.detect_reduced(load_reduced(image, 2 * self.size))
 
-    def detect_reduced(self, image: ReducedImage) -> list[Detection]:
+    def detect_reduced(self, image: ReducedImage) -> Detections:
         """Detect the faces of an image that may be reduced, to at least twice the input size.
 
         Args:
@@ -114,7 +114,7 @@ class FaceDetector:
             faces = self._run(pixels, round(_BORDER * max(pixels.shape[:2])))
         back = image.size[0] / pixels.shape[1], image.size[1] / pixels.shape[0]
         scaled = (_detection(corners, score, points, back, image.size) for corners, score, points in faces)
-        return [face for face in scaled if face is not None]
+        return Detections(face for face in scaled if face is not None)
 
     def _run(self, pixels: np.ndarray, border: int) -> list[tuple[np.ndarray, float, np.ndarray | None]]:
         """Return corners (4,), score and landmarks (5, 2) of each face."""

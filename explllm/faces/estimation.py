@@ -14,6 +14,7 @@ from PIL import Image
 from explllm.core.errors import InputError, MissingPathError
 from explllm.core.manifest import Manifest
 from explllm.core.manifest_chunks import ManifestFile
+from explllm.faces.action_units import estimate_with_flip
 from explllm.faces.boxes import Box
 from explllm.faces.crop import DEFAULT_MARGIN, load_face
 from explllm.faces.estimators import Estimator, EstimatorSpec, Intensities, fill_unmeasured, unmeasured_units
@@ -51,6 +52,8 @@ class EstimationJob:
     """The estimator with its file and options."""
     margin: float | None = None
     """Margin around boxes, see `explllm.faces.crop.face_crop`; by default the estimator's own, or `DEFAULT_MARGIN`."""
+    tta: bool = False
+    """Average over the face and its mirror image, see `explllm.faces.action_units.estimate_with_flip`."""
     provider: Provider = "auto"
     """Device of the model, if the estimator can choose."""
     threads: int | None = None
@@ -87,7 +90,7 @@ class EstimationJob:
         faces: list[Image.Image | Result] = [self._face(item, margin) for item in items]
         try:
             readable = [face for face in faces if isinstance(face, Image.Image)]
-            estimates = iter(estimator.estimate(readable) if readable else [])
+            estimates = iter(self._estimates(readable, estimator) if readable else [])
         except Exception as error:  # one image that breaks a library must not stop the others
             if len(items) > 1:
                 return [result for item in items for result in self._results([item], estimator)]
@@ -95,6 +98,9 @@ class EstimationJob:
         return [
             _estimated(face, next(estimates), estimator) if isinstance(face, Image.Image) else face for face in faces
         ]
+
+    def _estimates(self, faces: Sequence[Image.Image], estimator: Estimator) -> list[Intensities | None]:
+        return estimate_with_flip(estimator, faces) if self.tta else estimator.estimate(faces)
 
     def _face(self, item: FaceRow, margin: float) -> Image.Image | Result:
         """Return the face, or the result for an unusable image."""
@@ -126,7 +132,7 @@ class EstimationTask(TableTask):
 
         Args:
             job: What to do with the rows.
-            source: The estimator's name.
+            source: The name of the estimator in the column ``action_units_source``.
             batch_size: The estimator's batch size.
             redo: Estimate again in rows that have action units.
         """
@@ -144,6 +150,7 @@ class EstimationTask(TableTask):
             "estimator": file_sha256(estimator.path),
             "source": self._source,
             "margin": self._job.margin,
+            "tta": self._job.tta,
             "options": dict(estimator.options),
             "redo": self._redo,
         }

@@ -1,10 +1,14 @@
 """Settings that the commands settle themselves, and what they say."""
 
+import json
 import os
+import shutil
 import subprocess
 import sys
 import warnings
+from pathlib import Path
 
+import pandas as pd
 import pytest
 import yaml
 
@@ -36,6 +40,68 @@ def test_the_resolved_configuration_runs_again(explllm, small_config, tmp_path):
         line.strip() for line in changed if line.startswith("config:") or line.startswith("- ")
     }
     assert explllm("test", "--config", "runs/small/config.yaml", "--explained_faces", 0).status == 0
+
+
+@pytest.fixture
+def run_dir(fitted, tmp_path):
+    """A copy of the trained run; its data may lie where it was."""
+    return Path(shutil.copytree(fitted, tmp_path / "copy"))
+
+
+def metrics(run_dir):
+    return json.loads((run_dir / "metrics.json").read_text())
+
+
+def test_evaluation_needs_nothing_but_the_run_folder(explllm, small_config, run_dir, tmp_path):
+    assert explllm("test", "--config", small_config, "--run_dir", run_dir).status == 0
+    first = metrics(run_dir)
+    (run_dir / "metrics.json").unlink()
+    done = explllm("test", "--run_dir", run_dir)
+    assert (done.status, done.err) == (0, "")
+    assert metrics(run_dir)["test/accuracy"] == first["test/accuracy"]
+    assert metrics(run_dir)["test/nll"] == pytest.approx(first["test/nll"])
+    tested = (run_dir / "predictions.parquet").read_bytes()
+    # Data and evaluation options may change.
+    assert explllm("predict", "--run_dir", run_dir, "--data.eval_batch_size", 5).status == 0
+    assert (run_dir / "predictions.parquet").read_bytes() == tested
+    table = pd.read_parquet(run_dir / "predict/predictions.parquet")
+    assert len(table) == 56 + 14 + 27 and table["predicted"].notna().all()
+    assert json.loads(explllm("score", run_dir, "--json").out)["recognition"]["count"] == 27
+
+
+def test_evaluation_refuses_another_model(explllm, small_settings, small_config, run_dir, tmp_path):
+    (run_dir / "metrics.json").write_text("{}")
+    run = ("test", "--run_dir", run_dir)
+    for option, value, recorded in (
+        ("model.network.image_preset", "dinov2", "not set"),
+        ("model.network.chat_format", "vicuna", "not set"),
+        ("model.network.vision_lora.r", 4, 8),
+        ("model.network.labels", "rafdb", "not set"),
+        ("data.margin", 0.3, 0.1),
+    ):
+        for command in (run, ("test", "--config", small_config, "--run_dir", run_dir)):
+            error = explllm(*command, f"--{option}", value).error
+            assert f"--{option} is {value}, but the run was trained with {recorded}" in error
+    settings = json.loads(json.dumps(small_settings))
+    settings["model"]["init_args"]["network"]["image_preset"] = "dinov2"
+    (tmp_path / "other.yaml").write_text(yaml.safe_dump(settings))
+    last = run_dir / "checkpoints/last.ckpt"
+    for named in (("--run_dir", run_dir), ("--ckpt_path", last)):
+        error = explllm("test", "--config", "other.yaml", *named).error
+        assert "--model.network.image_preset is dinov2, but the run was trained with not set" in error
+    assert metrics(run_dir) == {}
+    assert "there is no such run [gone]. Check --run_dir" in explllm("test", "--run_dir", "gone").error
+    assert "the run folder has no config.yaml" in explllm("test", "--run_dir", tmp_path).error
+
+
+def test_the_best_checkpoint(explllm, small_config):
+    best = ("--ckpt_path", "best")
+    error = explllm("test", "--config", small_config, *best).error
+    assert "there is no such checkpoint [runs/small/checkpoints/best.ckpt]" in error
+    # A ModelCheckpoint of the user's own is no obstacle to evaluation.
+    keep = ("--trainer.callbacks", "ModelCheckpoint", "--trainer.callbacks.monitor", "val/accuracy")
+    assert explllm("fit", "--config", small_config, *keep).status == 0
+    assert explllm("test", "--run_dir", "runs/small", *best).status == 0
 
 
 def test_settings_on_the_command_line_win(small_config):

@@ -157,7 +157,7 @@ def test_unreadable_images_stay_counted(train, drawn_faces, tmp_path):
     shutil.copytree(drawn_faces, tmp_path / "broken")
     for name in ("00000-fear.png", "00003-anger.png"):
         (tmp_path / "broken/train" / name).write_bytes(b"no image")
-    options = ("--data.folder", tmp_path / "broken", "--data.max_unreadable", "2")
+    options = ("--data.folder", tmp_path / "broken", "--data.max_unreadable", "2", "--data.seed", "0")
     train(tmp_path / "run", *options, stop=11)
     counted = torch.load(tmp_path / "run/checkpoints/last.ckpt", weights_only=True)["unreadable"]
     assert counted

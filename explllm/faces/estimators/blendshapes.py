@@ -47,6 +47,8 @@ BLENDSHAPES: dict[str, tuple[str, ...]] = {
     "Jaw Thrust": ("jawForward",),
     "Upper Lip Raise": ("mouthUpperUpLeft", "mouthUpperUpRight"),
     "Lower Lip Depress": ("mouthLowerDownLeft", "mouthLowerDownRight"),
+    # Without mouthShrugUpper: it follows mouthShrugLower (correlation 0.71 on 301 faces of FER2013), but their mean
+    # separates sad faces worse (AUC 0.60 instead of 0.66) and agrees less with the mirror image (0.51 instead of 0.58).
     "Chin Raise": ("mouthShrugLower",),
     "Lip Pucker": ("mouthPucker",),
     "Cheeks Puff": ("cheekPuff",),

@@ -1,0 +1,90 @@
+"""The command ``explllm reliability``."""
+
+from __future__ import annotations
+
+import sys
+from contextlib import closing
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from explllm.commands.outputs import check_root
+from explllm.commands.parser import Option
+from explllm.faces.estimators import estimator_options, selected_estimator
+
+if TYPE_CHECKING:
+    EstimatorOptions = Any
+else:
+    EstimatorOptions = estimator_options()
+
+
+def reliability(
+    manifest: Path,
+    *,
+    estimator: EstimatorOptions,
+    out: Annotated[Path | None, Option(default="printed only")] = None,
+    root: Annotated[Path | None, Option(default="the manifest's")] = None,
+    faces: Annotated[int, Option(minimum=2)] = 500,
+    seed: int = 0,
+) -> None:
+    """Measure how far each action unit of an estimator can be trusted.
+
+    Each face and its mirror image are measured: a reliable unit gives the same value for both, with left and right
+    swapped, and is stronger in the expressions that it belongs to. The manifest needs labeled faces.
+
+      explllm reliability faces.parquet --landmarker face_landmarker.task
+
+    Args:
+        manifest: A manifest with expressions.
+        estimator: The estimator and its options.
+        out: Write the table as CSV.
+        root: Folder that image paths are relative to.
+        faces: Number of faces to measure, at random.
+        seed: Random seed of the choice.
+
+    Raises:
+        InputError: If the manifest or the estimator cannot be used.
+    """
+    from PIL import ImageOps
+
+    from explllm.core.errors import InputError
+    from explllm.core.files import atomic_write
+    from explllm.core.manifest import Manifest
+    from explllm.drawn_faces.prototypes import PROTOTYPES
+    from explllm.faces.crop import DEFAULT_MARGIN, load_face
+    from explllm.faces.reliability import unit_reliability
+
+    spec = selected_estimator(estimator, required=True)
+    assert spec is not None
+    check_root(root)
+    table = Manifest.read(manifest, root)
+    table.require("expression")
+    sample = table.frame["expression"].dropna().index
+    rows = sorted(sample.to_series().sample(min(faces, len(sample)), random_state=seed))
+    plain, flipped, labels = [], [], []
+    with closing(spec.open()) as opened:
+        margin = DEFAULT_MARGIN if opened.margin is None else opened.margin
+        for row in rows:
+            try:
+                face = load_face(table.image_path(row), table.box(row), margin, 1024)
+            except InputError as error:
+                sys.stderr.write(f"bad: {error}\n")
+                continue
+            plain += opened.estimate([face])
+            flipped += opened.estimate([ImageOps.mirror(face)])
+            labels.append(table.frame["expression"][row])
+    prototypes = {
+        expression: {name for form in forms for names in (form.defining, form.one_sided) for name in _sides(names)}
+        for expression, forms in PROTOTYPES.items()
+    }
+    result = unit_reliability(plain, flipped, labels, prototypes)
+    sys.stdout.write(result.to_string(float_format="{:.3f}".format, na_rep="-") + "\n")
+    if out is not None:
+        with atomic_write(out) as partial:
+            result.to_csv(partial)
+
+
+def _sides(names: Any) -> set[str]:
+    """Return unit names, with both sides of names without a side."""
+    from explllm.core.action_units import NAMES
+
+    return {unit for name in names for unit in NAMES if unit in (name, f"Left {name}", f"Right {name}")}

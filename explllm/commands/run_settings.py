@@ -1,0 +1,145 @@
+"""Settings of a recorded run: evaluation takes the model from the run folder, never from what is typed later."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import reduce
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from explllm.commands.config_files import find_config, merge_settings, read_config_file
+from explllm.core.errors import ConfigError, MissingPathError
+
+CONFIG_FILE = "config.yaml"
+_CHANGEABLE = ("explain_predictions", "max_new_tokens")
+"""Settings of the task that are not part of the model."""
+
+
+@dataclass(frozen=True)
+class RecordedRun:
+    """The settings that a run was trained with."""
+
+    file: Path
+    """The ``config.yaml`` of the run folder."""
+    settings: Mapping[str, Any]
+    """Its content."""
+
+    def check(self, settings: Mapping[str, Any]) -> None:
+        """Refuse settings of the model that differ from the run's.
+
+        Args:
+            settings: Settings with the keys ``model`` and ``data``, complete or not.
+
+        Raises:
+            ConfigError: If one differs; the message names both values.
+        """
+        for key, value in _model_settings(settings):
+            recorded = dict(_model_settings(self.settings)).get(key)
+            if value != recorded:
+                raise ConfigError(
+                    f"--{key} is {_shown(value)}, but the run was trained with {_shown(recorded)}",
+                    where=self.file,
+                    remedy=f"Leave --{key} out: evaluation takes the model from the run folder; "
+                    f"`--run_dir {self.file.parent}` alone is enough.",
+                )
+
+
+def evaluation_arguments(arguments: Sequence[str]) -> tuple[list[str], RecordedRun | None]:
+    """Put the settings of the run under those of a command line.
+
+    The run is that of ``--ckpt_path``, otherwise the run folder. Its model is taken as it is; its data and trainer may
+    be changed.
+
+    Args:
+        arguments: The command line of ``validate``, ``test`` or ``predict``.
+
+    Returns:
+        The new command line, and the run; None if no run is recorded, and the command line as it was.
+
+    Raises:
+        ConfigError: If a configuration states another model than the run's.
+        MissingPathError: If only ``--run_dir`` is given, and it is not the folder of a run.
+    """
+    names = list(_values(arguments, "--config"))
+    files = [find_config(name) for name in names]
+    typed: dict[str, Any] = reduce(merge_settings, map(read_config_file, files), {})
+    run_dir = _last(arguments, "--run_dir") or typed.get("run_dir") or _last(arguments, "--trainer.default_root_dir")
+    if run_dir is None and files:
+        run_dir = f"runs/{files[-1].stem}"
+    checkpoint = _last(arguments, "--ckpt_path") or typed.get("ckpt_path")
+    folder = Path(run_dir) if run_dir else None
+    if checkpoint not in (None, "last", "best"):
+        folder = Path(checkpoint).parent.parent
+    if folder is None:
+        return list(arguments), None
+    file = folder / CONFIG_FILE
+    if not file.is_file():
+        if files:
+            return list(arguments), None
+        raise MissingPathError(
+            "there is no such run" if not folder.is_dir() else f"the run folder has no {CONFIG_FILE}",
+            where=folder,
+            remedy="Check --run_dir: give a folder that `explllm fit` wrote, or a configuration by --config.",
+        )
+    run = RecordedRun(file, read_config_file(file))
+    run.check(typed)
+    settings = {key: value for key, value in run.settings.items() if key not in ("config", "ckpt_path")}
+    changes = {key: value for key, value in typed.items() if key != "model"}
+    task = typed.get("model", {}).get("init_args", {})
+    changes["model"] = {"init_args": {key: value for key, value in task.items() if key in _CHANGEABLE}}
+    if _class_name(typed, "data") not in (None, _class_name(settings, "data")):
+        # Other data brings its own settings, but faces are cropped as in training.
+        recorded = settings["data"].get("init_args") or {}
+        margin = {key: value for key, value in recorded.items() if key == "margin"}
+        settings = {**settings, "data": {"class_path": typed["data"]["class_path"], "init_args": margin}}
+    merged = merge_settings(settings, changes)
+    merged["run_dir"] = str(run_dir)
+    rest = [word for place, word in enumerate(arguments) if not _is_config(arguments, place)]
+    return ["--config", yaml.safe_dump(merged, sort_keys=False), *rest], run
+
+
+def _model_settings(settings: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """Yield the settings of the model by option: class, network, and the margin around faces."""
+    model, data = settings.get("model") or {}, settings.get("data") or {}
+    if "class_path" in model:
+        yield "model", str(model["class_path"]).rpartition(".")[2]
+    yield from _flattened("model.network", (model.get("init_args") or {}).get("network") or {})
+    if "margin" in (data.get("init_args") or {}):
+        yield "data.margin", data["init_args"]["margin"]
+
+
+def _flattened(prefix: str, values: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    for key, value in values.items():
+        if key == "class_path":
+            continue
+        if isinstance(value, Mapping) and key not in ("vision", "language"):
+            yield from _flattened(f"{prefix}.{key}", value)
+        else:
+            yield f"{prefix}.{key}", value
+
+
+def _class_name(settings: Mapping[str, Any], key: str) -> str | None:
+    path = (settings.get(key) or {}).get("class_path")
+    return None if path is None else str(path).rpartition(".")[2]
+
+
+def _values(arguments: Sequence[str], option: str) -> Iterator[str]:
+    for place, word in enumerate(arguments):
+        name, equals, value = word.partition("=")
+        if name == option:
+            yield value if equals else arguments[place + 1] if place + 1 < len(arguments) else ""
+
+
+def _last(arguments: Sequence[str], option: str) -> str | None:
+    return next(iter(reversed(list(_values(arguments, option)))), None)
+
+
+def _is_config(arguments: Sequence[str], place: int) -> bool:
+    return arguments[place].partition("=")[0] == "--config" or (place > 0 and arguments[place - 1] == "--config")
+
+
+def _shown(value: Any) -> str:
+    return "not set" if value is None else str(value)

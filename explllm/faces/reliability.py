@@ -1,0 +1,91 @@
+"""Reliability of measured action units: which units an estimator can be trusted with.
+
+Two properties need no labels of action units. A unit of the mirror image must equal the mirrored unit of the image,
+and a unit that belongs to an expression must be stronger in faces with that expression than in others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+
+from explllm.core.action_units import NAMES, mirror_action_units
+from explllm.core.errors import ConfigError
+from explllm.core.expressions import Expression
+from explllm.faces.estimators import Intensities
+
+PRESENT = 0.25
+"""Intensity from which a unit counts as present."""
+
+
+def unit_reliability(
+    plain: Sequence[Intensities | None],
+    flipped: Sequence[Intensities | None],
+    expressions: Sequence[str | None],
+    prototypes: Mapping[Expression, Collection[str]],
+) -> pd.DataFrame:
+    """Return the reliability of each unit.
+
+    Args:
+        plain: Estimates of faces; None for faces without one.
+        flipped: Estimates of their mirror images.
+        expressions: Their labels; None if unknown.
+        prototypes: Names of the units of each expression.
+
+    Returns:
+        A row per unit with the columns ``faces`` (with both estimates), ``mean``, ``present`` (share of at least
+        `PRESENT`), ``flip_correlation`` (Pearson correlation of the estimate with the mirrored estimate of the mirror
+        image), ``flip_difference`` (mean absolute difference of the two), ``auc`` (probability that a face of an
+        expression with this unit has a higher intensity than another face), and ``weight``: the product of the
+        correlation and of 2 auc - 1, each limited to [0, 1]. Units that are not measured have NaN. Units of no
+        prototype have a weight of the correlation alone.
+
+    Raises:
+        ConfigError: If no face has both estimates.
+    """
+    pairs = [
+        (units, mirror_action_units(other), label)
+        for units, other, label in zip(plain, flipped, expressions, strict=True)
+        if units is not None and other is not None
+    ]
+    if not pairs:
+        raise ConfigError("no face has an estimate for both the image and its mirror image", remedy="Check the images.")
+    first, second = (np.array([pair[i] for pair in pairs], dtype=float) for i in (0, 1))
+    labels = np.array([pair[2] or "" for pair in pairs])
+    rows = []
+    for unit, name in enumerate(NAMES):
+        a, b = first[:, unit], second[:, unit]
+        shows = [str(expression) for expression, names in prototypes.items() if name in names]
+        correlation = _correlation(a, b)
+        auc = _auc(a, np.isin(labels, shows), labels != "")
+        weight = max(correlation, 0.0) * (1.0 if np.isnan(auc) else max(2 * auc - 1, 0.0))
+        rows.append(
+            {
+                "unit": name,
+                "faces": len(pairs),
+                "mean": a.mean(),
+                "present": np.nan if np.isnan(a).any() else (a >= PRESENT).mean(),
+                "flip_correlation": correlation,
+                "flip_difference": np.abs(a - b).mean(),
+                "auc": np.nan if np.isnan(a).any() else auc,
+                "weight": np.nan if np.isnan(a).any() else weight,
+            }
+        )
+    return pd.DataFrame(rows).set_index("unit")
+
+
+def _correlation(a: np.ndarray, b: np.ndarray) -> float:
+    if np.isnan(a).any() or np.isnan(b).any():
+        return float("nan")
+    return float(np.corrcoef(a, b)[0, 1]) if a.std() > 0 and b.std() > 0 else 0.0
+
+
+def _auc(values: np.ndarray, positive: np.ndarray, known: np.ndarray) -> float:
+    """Return the area under the ROC curve, with half a point for ties; NaN without both classes."""
+    high, low = values[positive & known], np.sort(values[~positive & known])
+    if not len(high) or not len(low):
+        return float("nan")
+    wins = np.searchsorted(low, high, "left") + np.searchsorted(low, high, "right")
+    return float(wins.mean() / (2 * len(low)))
