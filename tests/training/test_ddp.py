@@ -26,9 +26,9 @@ def runs(small_config, on_ranks, tmp_path_factory):
     same = ("--model.network.language.attention_dropout", 0.0, "--data.micro_batch_size", 8)
     fit = ("fit", "--config", small_config, *same, "--trainer.max_epochs")
     # 27 test faces: one process has a row less, which is filled up and not counted.
-    test = ("test", "--config", small_config, "--ckpt_path", folder / "one/checkpoints/last.ckpt")
+    test = ("test", "--ckpt_path", folder / "one/checkpoints/last.ckpt")
     test += ("--data.eval_batch_size", 5, "--explained_faces", 2, "--run_dir")
-    predict = ("predict", "--config", small_config, "--predictions", "found.csv", "--run_dir", "two")
+    predict = ("predict", "--predictions", "found.csv", "--run_dir", "two")
     one = [(*fit, 2, "--run_dir", "one"), (*test, "tested by one")]
     two = [
         (*fit, 2, "--run_dir", "two", *TWO),

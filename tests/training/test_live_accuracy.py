@@ -77,7 +77,7 @@ def test_training_and_validation_figures(explllm, small_config, monkeypatch):
 
     # The metrics of the last validation, from the predictions of another command.
     assert explllm("predict", "--config", small_config).status == 0
-    table = pd.read_parquet("runs/small/predictions.parquet")
+    table = pd.read_parquet("runs/small/predict/predictions.parquet")
     table = table[table["split"] == "val"]
     pairs = list(zip(table["expression"], table["predicted"], strict=True))
     logged = figures([row for row in log if row["val/accuracy"]][-1], "val")

@@ -246,7 +246,7 @@ def test_predict_explains_where_asked(command, run_dir, drawn_faces, tmp_path):
     assert "1 image cannot be read, last faces/torn.jpg: unreadable image" in command("predict", *named).error
     done = command("predict", *named, "--data.max_unreadable", 1, "--model.explain_predictions", "true")
     assert "3 faces; 1 could not be read, see the column unreadable" in done.out
-    table = Manifest.read(run_dir / "predictions.parquet").frame.set_index("image")
+    table = Manifest.read(run_dir / "predict/predictions.parquet").frame.set_index("image")
     assert list(table.index) == ["00000-fear.png", "00001-anger.png", "torn.jpg"]
     assert table.loc["torn.jpg", "unreadable"].startswith("faces/torn.jpg: unreadable image")
     assert table.loc["torn.jpg", ["predicted", "cot", "p_Fear"]].isna().all()
@@ -273,7 +273,7 @@ def test_a_killed_prediction_resumes(command, run_dir, monkeypatch):
     monkeypatch.setattr(ExpLLMTask, "predict_step", counted)
     options, stop = ("predict", "--data.eval_batch_size", 1), None
     assert command(*options).status == 0
-    whole = pd.read_parquet(run_dir / "predictions.parquet")
+    whole = pd.read_parquet(run_dir / "predict/predictions.parquet")
     assert sorted(seen) == list(range(97))
     for touched in (False, True):
         seen.clear()
@@ -287,9 +287,9 @@ def test_a_killed_prediction_resumes(command, run_dir, monkeypatch):
         done = command(*options)
         assert done.status == 0 and ("resuming after 16 of 97 faces" in done.out) == (not touched)
         assert sorted(seen) == list(range(0 if touched else 16, 97))
-        again = pd.read_parquet(run_dir / "predictions.parquet")
+        again = pd.read_parquet(run_dir / "predict/predictions.parquet")
         pd.testing.assert_frame_equal(again, whole)
-        assert not (run_dir / "predictions.parquet.parts").exists()
+        assert not (run_dir / "predict/predictions.parquet.parts").exists()
 
 
 def test_predict_on_sorted_folders_keeps_the_labels(command, run_dir, drawn_faces, tmp_path):
@@ -297,7 +297,7 @@ def test_predict_on_sorted_folders_keeps_the_labels(command, run_dir, drawn_face
         (tmp_path / "faces" / name).mkdir(parents=True)
         shutil.copy(drawn_faces / f"test/00000-{name}.png", tmp_path / "faces" / name)
     assert command("predict", "--data", "FolderFaces", "--data.root", "faces").status == 0
-    assert list(pd.read_parquet(run_dir / "predictions.parquet")["expression"]) == ["Anger", "Fear"]
+    assert list(pd.read_parquet(run_dir / "predict/predictions.parquet")["expression"]) == ["Anger", "Fear"]
 
 
 def test_the_runs_own_weights_are_tested_whatever_it_started_from(command, run_dir, tmp_path, monkeypatch):

@@ -71,7 +71,7 @@ def runs(lora_config, on_ranks, tmp_path_factory):
         (*fit, *fsdp2, *at("ddp to fsdp2"), *resume),
         (*fit, *fsdp2, *at("fsdp2 to one"), *STOP),
     ]
-    words = ("--config", lora_config, "--model.max_new_tokens", 8, "--data.eval_batch_size", 16)
+    words = ("--model.max_new_tokens", 8, "--data.eval_batch_size", 16)
     predict = ("predict", *words, "--model.explain_predictions", "true", "--run_dir")
     test = ("test", *words, "--explained_faces", 1, "--run_dir")
     for name, options in (("one", ()), ("fsdp2", fsdp2)):
