@@ -10,6 +10,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from explllm import __version__
 from explllm.core.files import atomic_write
 from explllm.metrics.evaluation import single_class_warning
+from explllm.report.confusion import ScoredFace, confusion_cells
 from explllm.report.explained import ExplainedFace
 from explllm.report.plots import Plot, recognition_plots, write_plots
 from explllm.report.published import PUBLISHED
@@ -56,6 +57,7 @@ def write_report(
     metrics: Mapping[str, Any],
     faces: Sequence[ExplainedFace],
     sections: Sequence[Section] = (),
+    tested: Sequence[ScoredFace] = (),
 ) -> None:
     """Write the page of a test atomically, and its plots as PNG files to the folder ``plots`` beside it.
 
@@ -66,6 +68,7 @@ def write_report(
             `explllm.metrics.evaluation.recognition_metrics` under ``test/``.
         faces: Explained faces to show.
         sections: Additional sections, between the metrics and the faces.
+        tested: All faces of the test, for the interactive confusion matrix; without them it is a plot.
     """
     test_metrics = {key.removeprefix("test/"): value for key, value in metrics.items() if key.startswith("test/")}
     plots = recognition_plots(test_metrics)
@@ -80,7 +83,8 @@ def write_report(
         further=cards[3:],
         warning=single_class_warning(test_metrics),
         notices=_notices(metrics.get("training_data_note"), test_metrics),
-        plots=plots,
+        cells=confusion_cells(test_metrics, tested) if tested else [],
+        plots=[plot for plot in plots if not tested or plot.name != "confusion_matrix"],
         faces=faces,
         sections=sections,
         published=PUBLISHED,

@@ -8,7 +8,9 @@ from explllm.commands.compare import compare
 from explllm.core.expressions import LABEL_SETS, Expression
 from explllm.core.manifest import Manifest
 from explllm.explanations.chain_of_thought import ChainOfThought
+from explllm.metrics.answers import Answers
 from explllm.models.generation import Recognition
+from explllm.report.confusion import scored_faces
 from explllm.report.page import ExplainedFace, write_report
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
@@ -75,7 +77,8 @@ def faces_of(drawn_faces, table):
 def report(drawn_faces, drawn_table, made_up, metrics_of, tmp_path):
     table = made_up(drawn_table)
     metrics = metrics_of(table)
-    write_report(tmp_path / "report.html", "a run", metrics, list(faces_of(drawn_faces, table)))
+    tested = scored_faces(Answers.from_table(table), table, drawn_faces)
+    write_report(tmp_path / "report.html", "a run", metrics, list(faces_of(drawn_faces, table)), tested=tested)
     return tmp_path / "report.html", metrics
 
 
@@ -91,15 +94,45 @@ def test_report(visit, report, scheme):
         assert text.strip() == (str(metrics[key]) if key == "test/count" else f"{metrics[key]:.3f}"), key
     # Every picture is really decoded, and the drawings are those of the scheme.
     images = page.eval_on_selector_all("img", "all => all.map(one => [one.naturalWidth, one.currentSrc])")
-    assert len(images) == 6 and all(width > 0 for width, _ in images)
+    assert len(images) == 5 + 27 and all(width > 0 for width, _ in images)
     sources = page.eval_on_selector_all("picture source", "all => all.map(one => one.srcset)")
-    assert [source in [shown for _, shown in images] for source in sources] == [scheme == "dark"] * 4
+    assert [source in [shown for _, shown in images] for source in sources] == [scheme == "dark"] * 3
 
 
 @pytest.mark.parametrize("width", [390, 768, 1600])
 def test_nothing_sticks_out(visit, report, width):
     page = visit(report[0], viewport={"width": width, "height": 900})
     assert page.evaluate("document.documentElement.scrollWidth") <= width
+
+
+def test_a_cell_of_the_confusion_matrix_opens_its_faces(visit, report):
+    path, metrics = report
+    page = visit(path)
+    assert page.locator("section.cell:visible").count() == 0
+    labels, confusion = metrics["test/labels"], metrics["test/confusion"]
+    wrong = next((r, c) for r in range(7) for c in range(7) if r != c and confusion[r][c])
+    for row, column in ((0, 0), wrong):
+        page.click(f'a[href="#cell-{row}-{column}"]')
+        cell = page.locator("section.cell:visible")
+        assert cell.count() == 1 and cell.locator("img").count() == confusion[row][column]
+        heading = cell.locator("h3").inner_text()
+        assert labels[row] in heading and (
+            "✓" in heading if row == column else f"✗ answered {labels[column]}" in heading
+        )
+
+
+def test_the_table_of_recall_is_sorted_by_its_columns(visit, report):
+    path, metrics = report
+    page = visit(path)
+    column = page.locator("table.sortable tbody tr td[data-label=recall]")
+    recall = [f"{value:.3f}" for value in metrics["test/recall"].values()]
+    for order, reverse in (("descending", True), ("ascending", False)):
+        page.click("table.sortable th:has-text('recall') button")
+        assert page.get_attribute("table.sortable th:has-text('recall')", "aria-sort") == order
+        assert column.all_inner_texts() == sorted(recall, reverse=reverse)
+    page.click("table.sortable th:has-text('expression') button")
+    names = page.locator("table.sortable tbody th").all_inner_texts()
+    assert names == sorted(metrics["test/labels"], reverse=True)
 
 
 def test_print_is_light(visit, report):

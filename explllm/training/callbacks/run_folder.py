@@ -19,6 +19,7 @@ from explllm.metrics.evaluation import best_and_worst_faces, explanation_metrics
 from explllm.metrics.judges.rules import OfflineJudge
 from explllm.models.generation import Recognition
 from explllm.models.storage import read_config
+from explllm.report.confusion import scored_faces
 from explllm.report.cot_section import cot_section
 from explllm.report.explained import ExplainedFace
 from explllm.report.page import write_report
@@ -135,7 +136,9 @@ class RunFolder(BaseRunFolder):
             written = self._write_metrics(trainer, {f"test/cot/{name}": value for name, value in explanations.items()})
             sections = [cot_section(explanations)]
         self._write_predictions(Manifest(table, trainer.datamodule.manifest.root))  # type: ignore[attr-defined]
-        write_report(self.run_dir / REPORT, self.run_dir.name, written, shown, sections)
+        data = trainer.datamodule  # type: ignore[attr-defined]
+        tested = scored_faces(answers, table, data.manifest.root, data.margin)
+        write_report(self.run_dir / REPORT, self.run_dir.name, written, shown, sections, tested)
         print_metrics(get_console(), written, "test")
         for face in shown:
             print_explained(get_console(), face.image, face.expression, face.recognition, face.cot)
