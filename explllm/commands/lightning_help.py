@@ -38,7 +38,7 @@ _TRAINER = (
     ("--trainer.max_steps N", "Optimizer steps of training, if fewer."),
     ("--trainer.accelerator TEXT", "cpu, gpu, mps or auto. (default: auto)"),
     ("--trainer.devices N", "Number of devices. (default: auto)"),
-    ("--trainer.strategy TEXT", "ddp or fsdp for several devices. (default: auto)"),
+    ("--trainer.strategy TEXT", "ddp or fsdp2 for several devices. (default: auto)"),
     ("--trainer.precision TEXT", "32-true, bf16-mixed or 16-mixed."),
     ("--trainer.gradient_clip_val X", "Maximum norm of the gradient."),
     ("--trainer.callbacks CLASS", "Further callbacks, such as those below."),
