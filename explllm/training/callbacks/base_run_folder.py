@@ -19,7 +19,7 @@ from explllm.core.manifest import Manifest
 from explllm.data.dataset import Batch
 from explllm.models.configuration import joined_notes
 from explllm.report.page import PLOTS
-from explllm.training.checkpoints import best_checkpoint, read_checkpoint
+from explllm.training.checkpoints import BestCheckpoint, best_checkpoint, read_checkpoint
 from explllm.training.face_task import FaceTask
 from explllm.training.prediction_parts import PredictionParts, file_identity
 from explllm.training.strategies import full_weights
@@ -86,9 +86,10 @@ class BaseRunFolder(Callback):
         """
         if trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
-        best = best_checkpoint(self.run_dir)
-        step = trainer.global_step
-        if trainer.strategy.broadcast(best.is_file()):
+        best, step = best_checkpoint(self.run_dir), trainer.global_step
+        # Without the callback, the file would be that of an earlier run.
+        chooses = any(isinstance(callback, BestCheckpoint) for callback in trainer.callbacks)  # type: ignore[attr-defined]
+        if trainer.strategy.broadcast(chooses and best.is_file()):
             checkpoint = read_checkpoint(best)
             step = checkpoint["global_step"]
             trainer.strategy.load_model_state_dict(checkpoint, strict=False)
