@@ -20,9 +20,6 @@ from pathlib import Path
 
 from host import environment
 
-RUN = "import sys; from explllm.commands import faces; sys.exit(getattr(faces, sys.argv[1])(sys.argv[2:]))"
-COMMANDS = {"faces": "detect_command", "aus": "action_units_command"}
-
 
 def measure(name: str, folder: Path, images: list[Path], arguments: list[str]) -> tuple[float, float]:
     """Return seconds and peak memory in MiB of a run over these images."""
@@ -34,7 +31,7 @@ def measure(name: str, folder: Path, images: list[Path], arguments: list[str]) -
             link.symlink_to(image.resolve())
     names = [f"images/{number:06}{image.suffix}" for number, image in enumerate(images)]
     manifest.write_text("".join(json.dumps({"image": image}) + "\n" for image in names))
-    command = [sys.executable, "-c", RUN, COMMANDS[name], str(manifest), "-o", str(folder / f"{name}.csv")]
+    command = [sys.executable, "-m", "explllm", name, str(manifest), "-o", str(folder / f"{name}.csv")]
     start = time.monotonic()
     process = subprocess.Popen(
         [*command, "--overwrite", *arguments], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
