@@ -105,7 +105,8 @@ class Dialogue:
             schema=schema,
             temperature=self.settings.temperature,
             max_tokens=max_tokens,
-            attempt=step * self.settings.parse_attempts,
+            # Far enough apart for all attempts of a step.
+            attempt=1000 * step,
         )
         try:
             return await ask_until_parsed(self._count_cost, request, parse, expected, self.settings.parse_attempts)

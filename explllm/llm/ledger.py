@@ -18,6 +18,7 @@ from explllm.llm.ledger_file import (
     AttemptResult,
     LedgerWriter,
     connect,
+    discard_answers,
     record_attempt,
     record_failure,
     record_result,
@@ -161,6 +162,14 @@ class Ledger:
             )
         ]
 
+    def sent(self, scope: str) -> int:
+        """Return the number of HTTP requests sent for a scope."""
+        rows = self._read(
+            "SELECT count(*) FROM attempts a JOIN requests r ON r.id = a.request WHERE r.scope = ?",
+            (escape_surrogates(scope),),
+        )
+        return int(rows[0][0])
+
     def scopes(self) -> set[str]:
         """Return the scopes of all requests."""
         return {scope for (scope,) in self._read("SELECT DISTINCT scope FROM requests")}
@@ -240,6 +249,14 @@ class Ledger:
             InputError: If the ledger cannot be written.
         """
         await asyncio.shield(self._require_writer().submit(lambda connection: record_failure(connection, key, reason)))
+
+    async def discard(self, scope: str) -> None:
+        """Mark the answers and refusals of a scope as discarded: they stay in the totals but are requested again.
+
+        Raises:
+            InputError: If the ledger cannot be written.
+        """
+        await asyncio.shield(self._require_writer().submit(lambda connection: discard_answers(connection, scope)))
 
     def _require_writer(self) -> LedgerWriter:
         if self._writer is None:

@@ -116,6 +116,15 @@ def test_retry_after_as_a_date_is_waited_for(chat_server, serve, settings, quest
     assert wanted <= sent < wanted + 1
 
 
+def test_retry_after_is_capped(chat_server, serve, settings, question, ask_all, caplog):
+    server = serve(
+        lambda received: chat_server.Reply(status=200 if received.number > 1 else 429, headers={"Retry-After": "86400"})
+    )
+    ask_all(settings(server, max_wait=0.3), [question()])
+    first, second = server.received
+    assert second.time - first.time < 60 and "86400 s. Waiting for 0 s" in caplog.text
+
+
 def test_backoff_grows_without_retry_after(chat_server, serve, settings, question, ask_all):
     server = serve(lambda received: chat_server.Reply(status=500 if received.number < 4 else 200))
     ask_all(settings(server), [question()])
