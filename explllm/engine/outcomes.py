@@ -37,7 +37,8 @@ class OutcomeStore:
 
     def __init__(self) -> None:
         """Create an empty store."""
-        self._database = sqlite3.connect("", isolation_level=None)
+        # The garbage collector may close it in another thread.
+        self._database = sqlite3.connect("", isolation_level=None, check_same_thread=False)
         weakref.finalize(self, self._database.close)
         # The database does not survive a crash, so writes need not wait for the disk. The rollback journal undoes a row
         # that does not fit on the disk.

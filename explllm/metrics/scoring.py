@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from explllm.core.errors import ConfigError, InputError, ManifestError
 from explllm.core.expressions import Expression, LabelSet
@@ -33,6 +33,7 @@ def score_table(
     judge: Judge | ChatSettings,
     out: Path | None = None,
     ledger: Path | None = None,
+    redo: Literal["failed"] | None = None,
 ) -> dict[str, Any]:
     """Evaluate texts and labels, and let a judge compare the texts with references.
 
@@ -49,6 +50,7 @@ def score_table(
         judge: A judge that needs no server, or the settings of the language model that judges.
         out: JSON Lines file for the metrics of each text; None for none.
         ledger: SQLite file of the judge's answers, none of which is paid for twice; required with a language model.
+        redo: "failed" to discard the recorded answers about texts that were not judged, and ask again.
 
     Returns:
         The values of `explllm.metrics.chain_of_thought.summarize_counts` and
@@ -84,7 +86,7 @@ def score_table(
             "--judge needs texts to compare with", remedy="Give them by --reference, or leave --judge out."
         )
     if pairs:
-        results, metrics["judge"], metrics["judge_cost"] = asyncio.run(_judge(pairs, judge, ledger))
+        results, metrics["judge"], metrics["judge_cost"] = asyncio.run(_judge(pairs, judge, ledger, redo))
         judgments = {text.name: one for (text, _), one in zip(pairs, results, strict=True)}
         # The mean of no judgment is NaN, which JSON cannot express.
         if judged := [one for one in results if isinstance(one, Judgment)]:
@@ -100,7 +102,10 @@ def score_table(
 
 
 async def _judge(
-    pairs: Sequence[tuple[Record, Record]], judge: Judge | ChatSettings, ledger_file: Path | None
+    pairs: Sequence[tuple[Record, Record]],
+    judge: Judge | ChatSettings,
+    ledger_file: Path | None,
+    redo: Literal["failed"] | None,
 ) -> tuple[list[Judgment | str], str, float]:
     """Return the judgments, the judge's name, and the cost in the ledger in USD."""
     if isinstance(judge, Judge):
@@ -112,15 +117,25 @@ async def _judge(
         async with ChatClient(judge, ledger) as client:
             await client.check()
             chat_judge = ChatJudge(client, judge.model)
-            work = (_one(chat_judge, one, other) for one, other in pairs)
+            work = (_one(chat_judge, one, other, ledger if redo else None) for one, other in pairs)
             found = list(await asyncio.gather(*work))
         return found, chat_judge.name, ledger.totals().cost
 
 
-async def _one(judge: Judge, one: Record, other: Record) -> Judgment | str:
-    """Return a judgment, or why there is none: answers that were paid for must not be lost."""
+async def _one(judge: Judge, one: Record, other: Record, redo_in: Ledger | None = None) -> Judgment | str:
+    """Return a judgment, or why there is none: answers that were paid for must not be lost.
+
+    If all answers of a failed judgment are in the ledger ``redo_in``, they are discarded and requested again.
+    """
     try:
-        return await judge.judge(one.text, other.text, one.name)
+        sent = 0 if redo_in is None else redo_in.sent(one.name)
+        try:
+            return await judge.judge(one.text, other.text, one.name)
+        except ChatFailure:
+            if redo_in is None or not sent == redo_in.sent(one.name) > 0:
+                raise
+            await redo_in.discard(one.name)
+            return await judge.judge(one.text, other.text, one.name)
     except ChatFailure as failure:
         return failure.reason
     except OutOfBudget:
