@@ -122,7 +122,7 @@ def load_progress(folder: Path) -> dict[str, Any]:
     """Return the content of a run folder's progress file.
 
     Raises:
-        MissingPathError: If there is none.
+        MissingPathError: If the file does not exist.
         InputError: If it is damaged.
     """
     path = folder / PROGRESS

@@ -22,7 +22,7 @@ LEDGER = "ledger.sqlite"
 """Name of the ledger in a run folder."""
 
 _FACES_PER_REQUEST = 1.5
-"""Faces in work per request in flight: while one face's answer is parsed, another face uses its slot."""
+"""Faces processed at a time per request in flight: while one face's answer is parsed, another face uses its slot."""
 
 
 Redo = Literal["failed"]
@@ -63,7 +63,7 @@ class RunResult:
     unpriced: int = 0
     """Number of answers in the ledger with an unknown price."""
     uses_model: bool = False
-    """Whether a model answered, so that another run can ask it again."""
+    """Whether a model was asked; then another run can ask it again."""
 
     def count(self, status: str) -> int:
         """Return the number of rows with a status."""

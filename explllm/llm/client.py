@@ -52,7 +52,7 @@ class ChatClient:
             ConfigError: If no model is named, the API key is missing, or there is a budget but no price.
         """
         if not settings.model:
-            raise ConfigError("no model is named", where="model", remedy="Give the server's name for it.")
+            raise ConfigError("no model is named", where="model", remedy="Give the model's name on the server.")
         self.settings = settings
         self.ledger = ledger
         self._price = settings.price()
@@ -154,7 +154,7 @@ class ChatClient:
     async def _ask(self, request: ChatRequest, key: str) -> ChatAnswer:
         self._check_open()
         async with _Slot(self._slots) as slot:
-            # One object for each request: tenacity stores the state of the retries in it.
+            # tenacity keeps the state of the retries in this object: create one for each request.
             retrying = tenacity.AsyncRetrying(
                 retry=tenacity.retry_if_exception_type(TransientError),
                 stop=tenacity.stop_after_attempt(self.settings.max_retries + 1),

@@ -59,11 +59,11 @@ class RecordedRequest:
     model: str
     """The model that was asked."""
     answer: ChatAnswer | None
-    """The answer; None if there is none yet."""
+    """The answer; None if it is missing."""
     failure: str | None
     """Why the request failed; None if it did not."""
     sent: int
-    """Number of HTTP requests sent for it."""
+    """Number of HTTP requests sent."""
 
     @property
     def purpose(self) -> str:
@@ -134,7 +134,7 @@ class Ledger:
             self._reader.close()
 
     def answer(self, key: str) -> ChatAnswer | None:
-        """Return the recorded answer to a request, or None if there is none.
+        """Return the recorded answer to a request, or None.
 
         Args:
             key: The key from `ChatRequest.key`.

@@ -71,7 +71,7 @@ class ChatRequest:
     """One question to the model, with the conversation before it."""
 
     scope: str
-    """What the request is about, such as the path of a face image; `Ledger.conversation` searches by it."""
+    """What the request is about, such as the path of a face image; `Ledger.conversation` searches by this name."""
     purpose: str
     """The process that asks, such as ``judge``; the ledger counts tokens and cost for each purpose."""
     round: int
@@ -81,7 +81,7 @@ class ChatRequest:
     schema: Mapping[str, Any] | None = None
     """JSON schema of a structured answer; None for plain text."""
     temperature: float = 0.0
-    """Sampling temperature. Models with a fixed temperature (OpenAI's reasoning models) ignore it."""
+    """Sampling temperature. Models with a fixed temperature (OpenAI's reasoning models) ignore this value."""
     max_tokens: int = 1024
     """Maximum answer length in tokens. The client adds tokens for hidden reasoning after a truncated answer."""
     attempt: int = 0
@@ -135,7 +135,7 @@ class ChatAnswer:
     model: str
     """The model's name as reported by the server."""
     recorded: bool
-    """Whether the answer came from the ledger and cost nothing now."""
+    """Whether the answer came from the ledger and not from the server in this run."""
     finish_reason: str = "stop"
     """Why the answer ended, as reported by the server; ``length`` if it was truncated."""
 

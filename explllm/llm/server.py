@@ -188,7 +188,7 @@ class Server:
                 where="base_url",
                 remedy="Check the address, which usually ends in /v1.",
             ) from None
-        # Ollama adds the tag "latest" to names without one; llama.cpp has one model and accepts any name for it.
+        # Ollama adds the tag "latest" to names without one; llama.cpp has one model and accepts any name.
         names = {*models, *(name.removesuffix(":latest") for name in models)}
         if names and settings.model not in names and "llamacpp" not in models.values():
             near = difflib.get_close_matches(settings.model, models, n=5, cutoff=0.0)

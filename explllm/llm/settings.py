@@ -56,7 +56,7 @@ class ChatSettings:
             ConfigError: If a field is invalid.
         """
         if self.model and not self.model.strip():
-            raise ConfigError("no model is named", where="model", remedy="Give the server's name for it.")
+            raise ConfigError("no model is named", where="model", remedy="Give the model's name on the server.")
         # The message does not show the value: the most common mistake is to pass the key itself.
         if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", self.api_key_env):
             raise ConfigError(
@@ -119,7 +119,7 @@ class ChatSettings:
         return price
 
     def api_key(self) -> str | None:
-        """Return the API key; None if there is none and the server is not OpenAI's.
+        """Return the API key; None if it is missing and the server is not OpenAI's.
 
         Raises:
             ConfigError: If the server is OpenAI's and there is no key.
