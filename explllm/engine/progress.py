@@ -68,7 +68,8 @@ class BuildIdentity:
         for option, path in self.outputs.items():
             if path.resolve() == self.manifest.resolve():
                 raise ConfigError(f"{option} is the manifest that is read", where=path, remedy=remedy)
-            if not path.exists():
+            # `check_writable` reports a folder in place of the list.
+            if not path.exists() or (path == self.released and path.is_dir()):
                 continue
             if str(path.resolve()) not in progress.get("outs", ()):
                 kind = "manifest" if path == self.out else "file"
