@@ -171,9 +171,9 @@ def test_the_key_appears_nowhere(chat_server, serve, settings, question, api_key
     root.setLevel(logging.DEBUG)
     shown = []
 
-    async def one(request, ledger):
+    async def ask(requests, ledger):
         async with ChatClient(settings(server, max_retries=1), ledger) as client:
-            for asking in (client.ask(request), client.check()):
+            for asking in (*map(client.ask, requests), client.check()):
                 try:
                     shown.append(repr(await asking))
                 except Exception as error:
@@ -184,8 +184,10 @@ def test_the_key_appears_nowhere(chat_server, serve, settings, question, api_key
 
     try:
         with Ledger(tmp_path / "ledger.sqlite") as ledger:
+            # The last two end their client.
+            for numbers in (range(6), [6], [7]):
+                asyncio.run(ask(map(question, numbers), ledger))
             for number in range(8):
-                asyncio.run(one(question(number), ledger))
                 shown += [repr(entry) for entry in ledger.conversation(f"faces/{number}.jpg")]
     finally:
         root.removeHandler(handler)
