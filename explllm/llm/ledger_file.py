@@ -92,9 +92,7 @@ def connect(path: Path, *, create: bool) -> sqlite3.Connection:
     if create:
         path.parent.mkdir(parents=True, exist_ok=True)
     elif not path.is_file():
-        raise MissingPathError(
-            "no such ledger", where=path, remedy="Check the path; runs with a model create ledgers."
-        )
+        raise MissingPathError("no such ledger", where=path, remedy="Check the path; runs with a model create ledgers.")
     try:
         # Several threads use the connection, but only one at a time.
         connection = sqlite3.connect(path, timeout=30, isolation_level=None, check_same_thread=False)
