@@ -171,12 +171,12 @@ def _joined(texts: Sequence[Record], references: Sequence[Record]) -> tuple[list
         mine, theirs = _once(texts, key), _once(references, key)
         for name in mine.keys() & theirs.keys():
             found.setdefault(mine[name].name, theirs[name])
-    surely = len(found)
+    by_path = len(found)
     mine, theirs = _once(texts, _file_name), _once(references, _file_name)
     for name in mine.keys() & theirs.keys():
         if name in (mine[name].image, theirs[name].image):
             found.setdefault(mine[name].name, theirs[name])
-    return [(text, found[text.name]) for text in texts if text.name in found], len(found) - surely
+    return [(text, found[text.name]) for text in texts if text.name in found], len(found) - by_path
 
 
 def _file_name(record: Record) -> str:
@@ -189,11 +189,12 @@ def _once(texts: Sequence[Record], key: Callable[[Record], str]) -> dict[str, Re
 
 
 def _recognition(table: Manifest) -> dict[str, Any]:
-    """Measure labels against true ones; empty where there are none.
+    """Compute the recognition metrics; empty if the table has no true labels or no answers.
 
     Returns:
-        What `recognition_metrics` gives, with ``by``: ``predicted`` or ``conclusion``; ``unlabeled``, faces whose
-        true label is not known, and ``unanswered``, faces with a reason in ``unreadable``, which do not count.
+        The values of `recognition_metrics`; ``by``, the source of the answers: ``predicted`` or ``conclusion``;
+        ``unlabeled``, the number of faces without a true label; ``unanswered``, the number of faces with a reason in
+        ``unreadable``. The metrics leave both out.
     """
     frame = table.frame
     by = "predicted" if "predicted" in frame else "conclusion"
@@ -217,7 +218,7 @@ def _recognition(table: Manifest) -> dict[str, Any]:
 
 
 def _labels(frame: Any) -> tuple[Expression, ...] | None:
-    """Return the classes: those that the table names or has probabilities of, else all that occur in it."""
+    """Return the classes: those of the table's label set or probabilities, else all that occur in it."""
     named = sorted(set(frame["label_set"].dropna())) if "label_set" in frame else []
     if len(named) == 1:
         return tuple(LabelSet.by_name(named[0]))
@@ -230,7 +231,7 @@ def _labels(frame: Any) -> tuple[Expression, ...] | None:
 def _write(
     out: Path, texts: Sequence[Record], counts: Sequence[TextCounts], judgments: dict[str, Judgment | str]
 ) -> None:
-    """Write a line for each text: what was measured of it, and its scores where it was judged."""
+    """Write one line per text with its metrics, and its scores if it was judged."""
     with atomic_write(out) as temporary, temporary.open("w", encoding="utf-8") as stream:
         for text, count in zip(texts, counts, strict=True):
             values: dict[str, Any] = {"image": text.image}

@@ -103,6 +103,8 @@ def test_explained_faces(write, table, metrics_of, face):
     assert "Action units Jaw Drop extreme Nose Wrinkle moderate source: drawn" in page.text
     assert "Key observations: The mouth is <open> & wide." in page.text
     assert "Conclusion: It is fear." in page.text
+    # Its claim about the mouth is held against the measured jaw.
+    assert "✓ agrees: Jaw Drop (measured 0.90)" in page.text
 
 
 def test_published_figures_are_called_published(write, table, metrics_of):
