@@ -50,11 +50,11 @@ def test_histogram():
     assert histogram_line({}) == ""
 
 
-def test_figures_in_one_line():
+def test_metrics_in_one_line():
     assert metrics_line(metrics()) == "accuracy 0.667, macro recall 0.750, predictions Fear █ 2  Anger ▄ 1  Sadness   0"
 
 
-def test_figures_as_a_table(console):
+def test_metrics_as_a_table(console):
     print_metrics(console, metrics_with())
     lines = [line.split() for line in printed(console).splitlines()]
     assert " ".join(lines[0]) == "test accuracy 0.667, macro recall 0.750, on 3 faces"
