@@ -241,7 +241,7 @@ class ChatServer:
             await asyncio.sleep(reply.delay)
         if reply.drop:
             return False
-        body = reply.body(received.body.get("model", "")).encode()
+        body = reply.body(received.body.get("model", "")).encode("utf-8", "surrogateescape")
         headers = {"Content-Type": "application/json", "Content-Length": str(len(body)), **reply.headers}
         lines = [f"HTTP/1.1 {reply.status} {REASONS.get(reply.status, 'Other')}"]
         lines += [f"{name}: {value}" for name, value in headers.items()]

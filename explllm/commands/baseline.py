@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from explllm import __version__
 from explllm.commands.outputs import as_file_name, check_ending, check_root, run_folder
@@ -35,6 +35,7 @@ def baseline(
     sample: Annotated[int | None, Option(minimum=1)] = None,
     seed: Annotated[int, Option(minimum=0)] = 0,
     label_set: str | None = None,
+    redo: Literal["failed"] | None = None,
     settings: Annotated[BaselineSettings, Option(skip=("labels",))],
     chat: ChatSettings,
 ) -> int:
@@ -74,6 +75,8 @@ def baseline(
         seed: Seed of the sample.
         label_set: The classes to choose from, such as rafdb or affectnet7; rows with other labels are left out.
             (default: the seven basic expressions; all eight if a row is labeled Contempt or no row is labeled)
+        redo: Discard the recorded answers of failed rows and ask again: failed. Without it, only transient failures and
+            truncated answers are requested again, in at most three runs.
         settings: Size, margin and length.
         chat: Model, server, limits and prices.
 
@@ -123,8 +126,7 @@ def baseline(
     # Not the model's name alone: `explllm cot build` may have made an OUT of that name with the same model.
     source = f"{chat.model} as a baseline"
     identity = BuildIdentity(manifest, out, source)
-    if not overwrite:
-        identity.check_overwrite(folder)
+    identity.check_overwrite(folder, overwrite)
     _check_folder(folder, source, overwrite)
     check_writable(folder / METRICS_FILE)
     table.check_writable(out)
@@ -141,12 +143,14 @@ def baseline(
             chat.concurrency,
             tracker.update,
             client.ledger,
+            redo,
         )
 
-    result = run_with_client(chat, folder, tracker, work)
-    with tracker.saving(result):
-        answered = with_answers(table, result.outcomes, chat.model, labels)
-        answered.write(out)
+    with identity.lock():
+        result = run_with_client(chat, folder, tracker, work)
+        with tracker.saving(result):
+            answered = with_answers(table, result.outcomes, chat.model, labels)
+            answered.write(out)
     print_summary(result, BaselineStatus, lacking, out)
     tracker.raise_if_stopped(result)
     if not result.pending:

@@ -20,11 +20,11 @@ from dataclasses import asdict
 from functools import partial
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from explllm.commands.outputs import check_ending, run_folder
 from explllm.commands.parser import Option
-from explllm.core.errors import ConfigError, ManifestError, MissingPathError
+from explllm.core.errors import ConfigError, ManifestError
 from explllm.core.files import atomic_write, check_writable
 from explllm.engine.settings import EngineSettings
 from explllm.llm.settings import ChatSettings
@@ -43,6 +43,7 @@ def build(
     overwrite: bool = False,
     released: Annotated[Path | None, Option("json")] = None,
     run_dir: Path | None = None,
+    redo: Literal["failed"] | None = None,
     engine: EngineSettings,
     chat: ChatSettings,
 ) -> int:
@@ -55,9 +56,11 @@ def build(
         manifest: A manifest with action units and expressions.
         out: The manifest to write (.parquet, .csv, .jsonl).
         offline: Write by rules, without a language model; the texts are marked as such.
-        overwrite: Replace an existing OUT that this run did not begin.
+        overwrite: Replace existing outputs that this run did not begin.
         released: Also write the accepted rows to this file, in the authors' released layout.
         run_dir: Folder of ledger and progress. (default: OUT with the ending .run)
+        redo: Discard the recorded answers of failed rows and ask again: failed. Without it, only transient failures and
+            unusable answers are requested again, in at most three runs.
         engine: Limits of the engine.
         chat: Model, server, limits and prices.
 
@@ -84,30 +87,32 @@ def build(
             f"both --offline and --model {chat.model} are given", remedy="Give one of them: --offline asks no model."
         )
     folder, source = run_folder(out, run_dir), "offline" if offline else chat.model
-    identity = BuildIdentity(manifest, out, source)
-    if not overwrite:
-        identity.check_overwrite(folder)
+    identity = BuildIdentity(manifest, out, source, released)
+    identity.check_overwrite(folder, overwrite)
     for file in (folder / PROGRESS, *([released] if released else [])):
         check_writable(file)
     table.check_writable(out)
-    tracker = ProgressTracker(folder, sum(1 for _ in faces(table)), Status, "chains of thought", identity)
-    if offline:
-        with tracker:
-            result = build_offline(table, engine, tracker.update)
-    else:
-        # As many faces as requests: each face has one request under way at any time.
-        result = run_with_client(
-            chat,
-            folder,
-            tracker,
-            lambda client: build_with_model(table, client, engine, chat.concurrency, tracker.update),
-        )
-    finish = partial(with_outcomes, outcomes=result.outcomes, source=source)
-    with tracker.saving(result):
-        table.write(out, finish)
-        if released:
-            _write_released(chain.from_iterable(map(released_records, map(finish, table.chunks()))), released)
-    print_summary(result, Status, lacking, out)
+    with identity.lock():
+        # Again, now that no other run writes them.
+        identity.check_overwrite(folder, overwrite)
+        tracker = ProgressTracker(folder, sum(1 for _ in faces(table)), Status, "chains of thought", identity)
+        if offline:
+            with tracker:
+                result = build_offline(table, engine, tracker.update)
+        else:
+            # As many faces as requests: each face has one request under way at any time.
+            result = run_with_client(
+                chat,
+                folder,
+                tracker,
+                lambda client: build_with_model(table, client, engine, chat.concurrency, tracker.update, redo),
+            )
+        finish = partial(with_outcomes, outcomes=result.outcomes, source=source)
+        with tracker.saving(result):
+            table.write(out, finish)
+            if released:
+                _write_released(chain.from_iterable(map(released_records, map(finish, table.chunks()))), released)
+        print_summary(result, Status, lacking, out)
     tracker.raise_if_stopped(result)
     return result.exit_status
 
@@ -135,16 +140,12 @@ def status(out: Path, *, run_dir: Path | None = None) -> None:
     """
     from rich.console import Console
 
-    from explllm.engine.progress import read_progress
+    from explllm.engine.progress import format_cost, load_progress
     from explllm.engine.runner import LEDGER
     from explllm.llm.ledger import Ledger
 
     folder = run_folder(out, run_dir)
-    progress = read_progress(folder)
-    if not progress:
-        raise MissingPathError(
-            "there is no such build", where=folder, remedy="Give the OUT of `explllm cot build`, or its --run_dir."
-        )
+    progress = load_progress(folder)
     age = time.time() - progress["updated"]
     console = Console(highlight=False, soft_wrap=True)
     state = progress["state"] if progress["state"] != "running" or age < 10 else f"no sign of life for {age:.0f} s"
@@ -156,7 +157,8 @@ def status(out: Path, *, run_dir: Path | None = None) -> None:
             totals = ledger.totals()
         console.print(
             f"requests {totals.requests}, answers {totals.answers}, failures {totals.failures}, "
-            f"tokens {totals.prompt_tokens} in and {totals.completion_tokens} out, cost {totals.cost:.2f} USD"
+            f"tokens {totals.prompt_tokens} in and {totals.completion_tokens} out, "
+            f"{format_cost(totals.cost, totals.unpriced)}"
         )
 
 
@@ -217,13 +219,19 @@ def show(manifest: Path, row: Annotated[int, Option(minimum=1)], *, run_dir: Pat
     from explllm.core.manifest import Manifest, face_key
     from explllm.engine.runner import LEDGER
     from explllm.llm.ledger import Ledger
+    from explllm.llm.request import clean_text
 
     table = Manifest.read(manifest)
     if row > len(table):
         raise ManifestError(
             f"no row {row}: the manifest has {len(table)}", where=manifest, remedy="Give the number of one of its rows."
         )
-    console, cells = Console(highlight=False, markup=False), table.frame.iloc[row - 1]
+    # Paths and answers may contain escape sequences.
+    console = Console(highlight=False, markup=False)
+    cells: dict[str, Any] = {
+        str(name): clean_text(cell) if isinstance(cell, str) else cell
+        for name, cell in table.frame.iloc[row - 1].items()
+    }
     row_status = cells.get("cot_status")
     # A row without a result may hold NaN.
     console.print(
@@ -238,11 +246,11 @@ def show(manifest: Path, row: Annotated[int, Option(minimum=1)], *, run_dir: Pat
     folder = run_folder(manifest, run_dir)
     if (folder / LEDGER).is_file():
         with Ledger(folder / LEDGER) as ledger:
-            for entry in ledger.conversation(face_key(cells["image"], cells.get("box"))):
+            for entry in ledger.conversation(face_key(table.frame["image"].iloc[row - 1], cells.get("box"))):
                 title = f"{entry.purpose}, round {entry.round}, {entry.model}, {entry.cost:.4f} USD"
-                pictures = "".join(f"[picture, SHA-256 {one.sha256}]\n\n" for one in entry.request.images)
+                pictures = "".join(f"[image, SHA-256 {one.sha256}]\n\n" for one in entry.request.images)
                 answer = entry.text or entry.failure or ""
-                body = Text(f"{pictures}{entry.messages[-1].content}\n\n────────\n\n{answer}")
+                body = Text(clean_text(f"{pictures}{entry.messages[-1].content}\n\n────────\n\n{answer}"))
                 console.print(Panel(body, title=Text(title), title_align="left"))
     if isinstance(cells.get("cot"), str):
         title = f"chain of thought ({cells.get('cot_source')})"

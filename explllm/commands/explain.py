@@ -59,7 +59,7 @@ def explain(
     Args:
         images: A picture of one face, or with --detector of any number of faces.
         model: A folder that `fit` wrote, such as runs/NAME/model.
-        device: Where the model runs, such as cuda or cpu.
+        device: Device of the model, such as cuda or cpu.
         max_new_tokens: Maximum length of an explanation, in tokens.
         as_json: Print one JSON object a line.
         detector: Detect the faces first, with this SCRFD detector (ONNX).

@@ -7,7 +7,7 @@ import os
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from explllm.commands.outputs import as_file_name
 from explllm.commands.parser import Option
@@ -26,6 +26,7 @@ def score(
     judge: str = "offline",
     out: Path | None = None,
     as_json: Annotated[bool, Option("json")] = False,
+    redo: Literal["failed"] | None = None,
     chat: Annotated[ChatSettings, Option(skip=("model",))],
 ) -> int:
     """Evaluate texts and labels made elsewhere.
@@ -46,6 +47,7 @@ def score(
         judge: A registered judge (offline uses rules), or the name of the language model that judges.
         out: Write the metrics of each text to this file, as JSON Lines.
         as_json: Print one JSON object.
+        redo: Discard the recorded answers about texts that were not judged and ask again: failed.
         chat: Server, limits and prices.
 
     Raises:
@@ -57,7 +59,7 @@ def score(
 
     registered = find_judge(judge)
     ledger = None if registered else _run_folder(generated, judge, out) / LEDGER
-    metrics = score_table(generated, reference, registered or replace(chat, model=judge), out, ledger)
+    metrics = score_table(generated, reference, registered or replace(chat, model=judge), out, ledger, redo)
     if as_json:
         sys.stdout.write(json.dumps(metrics, indent=2) + "\n")
     else:

@@ -25,9 +25,13 @@ IMAGE_TOKEN = "<im_patch>"
 NATIVE = "native"
 """The chat format of a pretrained language model: the chat template of its own tokenizer."""
 
-FORMATS = ("expllm", "vicuna", "plain", NATIVE)
-"""``expllm``: the authors' released code. ``vicuna``: LLaVA's format for Vicuna v1.5. ``plain``: one word per question,
-for small models trained from scratch, which gain nothing from a long prompt. ``native``: see `NATIVE`."""
+TEMPLATES = ("expllm", "vicuna", "plain")
+"""Chat formats with a template in this package. ``expllm``: the authors' released code. ``vicuna``: LLaVA's format for
+Vicuna v1.5. ``plain``: one word per question, for small models trained from scratch, which gain nothing from a long
+prompt."""
+
+FORMATS = (*TEMPLATES, NATIVE)
+"""All chat formats."""
 
 
 @dataclass(frozen=True)
@@ -107,7 +111,7 @@ def chat_template(name: str) -> str:
     """Return the Jinja template of a chat format.
 
     Args:
-        name: One of `FORMATS`, but not `NATIVE`, whose template comes with the tokenizer.
+        name: One of `TEMPLATES`.
 
     Returns:
         The template.
@@ -115,6 +119,6 @@ def chat_template(name: str) -> str:
     Raises:
         ConfigError: If the format is unknown.
     """
-    if name not in FORMATS or name == NATIVE:
+    if name not in TEMPLATES:
         raise ConfigError(f"unknown chat format {name!r}", remedy=f"Use one of {', '.join(FORMATS)}.")
     return resources.files("explllm.conversation").joinpath("templates", f"{name}.jinja").read_text(encoding="utf-8")

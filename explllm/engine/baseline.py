@@ -66,7 +66,7 @@ class BaselineOutcome:
     status: BaselineStatus
     """The final status."""
     answer: str | None = None
-    """The first answer or refusal, verbatim but without visible reasoning; None if there is none."""
+    """The first answer or refusal, verbatim but without visible reasoning; None if no answer came."""
     expression: Expression | None = None
     """The expression that the answer names; it may be outside the classes."""
     cot: str | None = None
@@ -179,7 +179,7 @@ async def ask_about(face: FaceImage, ask: Ask, settings: BaselineSettings) -> Ba
         settings: Images and questions.
 
     Returns:
-        The outcome. Failures of single requests are part of it. Errors that stop the whole run are raised.
+        The outcome, which includes failures of single requests. Errors that stop the whole run are raised.
     """
     try:
         # In a thread: the event loop handles other answers in the meantime.

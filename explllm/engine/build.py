@@ -11,7 +11,7 @@ from explllm.engine.face import Face, Outcome, Status
 from explllm.engine.img2au import faces
 from explllm.engine.outcomes import OutcomeStore
 from explllm.engine.pipeline import explain_face
-from explllm.engine.runner import OnOutcome, RunResult, run_all
+from explllm.engine.runner import OnOutcome, Redo, RunResult, run_all
 from explllm.engine.settings import EngineSettings
 from explllm.explanations.checks import pair_problems
 from explllm.explanations.rule_writer import RuleWriter
@@ -84,6 +84,7 @@ async def build_with_model(
     settings: EngineSettings,
     concurrency: int,
     on_outcome: OnOutcome[Outcome],
+    redo: Redo | None = None,
 ) -> RunResult:
     """Generate the chains of thought of a manifest with a language model.
 
@@ -93,6 +94,7 @@ async def build_with_model(
         settings: Limits of the engine.
         concurrency: Number of requests in flight.
         on_outcome: Called with each outcome.
+        redo: "failed" to ask again about faces that fail with their recorded answers.
 
     Returns:
         The result; see `explllm.engine.runner.run_all` for early ends.
@@ -105,6 +107,7 @@ async def build_with_model(
         concurrency,
         on_outcome,
         client.ledger,
+        redo,
     )
 
 

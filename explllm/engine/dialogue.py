@@ -68,7 +68,7 @@ class Dialogue:
         return await self._request(purpose, (ChatMessage("user", question),), parse, expected, max_tokens, schema, step)
 
     async def ask_for_description(self, purpose: str, question: str) -> str:
-        """Ask for a description of the face, with the whole history, and add question and answer to it.
+        """Ask for a description of the face, with the whole history, and extend the history by question and answer.
 
         Args:
             purpose: The process that asks.
@@ -105,7 +105,8 @@ class Dialogue:
             schema=schema,
             temperature=self.settings.temperature,
             max_tokens=max_tokens,
-            attempt=step * self.settings.parse_attempts,
+            # Far enough apart for all attempts of a step.
+            attempt=1000 * step,
         )
         try:
             return await ask_until_parsed(self._count_cost, request, parse, expected, self.settings.parse_attempts)

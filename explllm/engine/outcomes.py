@@ -7,7 +7,7 @@ from enum import StrEnum
 from typing import Any, Protocol
 
 from explllm.core.errors import InputError
-from explllm.llm.request import escape_surrogates
+from explllm.llm.request import clean_text
 
 
 class FaceOutcome(Protocol):
@@ -37,7 +37,8 @@ class OutcomeStore:
 
     def __init__(self) -> None:
         """Create an empty store."""
-        self._database = sqlite3.connect("", isolation_level=None)
+        # The garbage collector may close it in another thread.
+        self._database = sqlite3.connect("", isolation_level=None, check_same_thread=False)
         weakref.finalize(self, self._database.close)
         # The database does not survive a crash, so writes need not wait for the disk. The rollback journal undoes a row
         # that does not fit on the disk.
@@ -47,8 +48,9 @@ class OutcomeStore:
         self._database.execute("CREATE TABLE outcomes (row INTEGER PRIMARY KEY, status TEXT, reason TEXT, cells TEXT)")
 
     def add(self, row: int, outcome: FaceOutcome) -> None:
-        """Store the outcome of a row, counted from 0."""
-        values = (row, str(outcome.status), escape_surrogates(outcome.reason), json.dumps(outcome.cells()))
+        """Store the outcome of a row, counted from 0, with texts that every table format can hold."""
+        cells = {name: clean_text(cell) if isinstance(cell, str) else cell for name, cell in outcome.cells().items()}
+        values = (row, str(outcome.status), clean_text(outcome.reason), json.dumps(cells))
         self._run("INSERT OR REPLACE INTO outcomes VALUES (?, ?, ?, ?)", *values)
 
     def __len__(self) -> int:

@@ -28,7 +28,7 @@ async def explain_face(face: Face, ask: Ask, settings: EngineSettings) -> Outcom
         settings: Limits of the engine.
 
     Returns:
-        The outcome. Failures of single requests are part of it. Errors that stop the whole run (budget, interruption, a
+        The outcome, which includes failures of single requests. Errors that stop the whole run (budget, interruption, a
         wrong key) are raised.
     """
     dialogue = Dialogue(ask, face.scope, settings)

@@ -6,15 +6,16 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from explllm.core.errors import ConfigError, InputError
+from explllm.core.errors import ConfigError, InputError, MissingPathError
 from explllm.core.files import atomic_write
 from explllm.engine.outcomes import FaceOutcome
 from explllm.engine.runner import FAILED, RunResult
@@ -24,13 +25,15 @@ PROGRESS = "progress.json"
 
 _HEARTBEAT = 2.0
 """Seconds between two updates of the progress file."""
+_REPORT_INTERVAL = 30.0
+"""Seconds between two lines of progress without a terminal."""
 _SHOWN_REASONS = 10
 """Maximum number of failed rows in the summary."""
 
 
 @dataclass(frozen=True)
 class BuildIdentity:
-    """The input and output of a run, stored with its progress: a run resumes only its own output."""
+    """The input and outputs of a run, stored with its progress: a run resumes only its own outputs."""
 
     manifest: Path
     """The input manifest."""
@@ -38,44 +41,124 @@ class BuildIdentity:
     """The output manifest."""
     source: str
     """The source of the texts, such as the model's name."""
+    released: Path | None = None
+    """A second output, the list in the authors' released format."""
 
-    def check_overwrite(self, folder: Path) -> None:
-        """Refuse to overwrite a file that is not the output of this run.
+    @property
+    def outputs(self) -> dict[str, Path]:
+        """The outputs by their option."""
+        return {"--out": self.out, **({} if self.released is None else {"--json": self.released})}
+
+    def check_overwrite(self, folder: Path, overwrite: bool = False) -> None:
+        """Refuse to overwrite a file that is not an output of this run.
 
         Args:
             folder: The run folder with the progress file.
+            overwrite: Whether to replace the outputs of other runs and other files; ``--out`` may then be the input.
 
         Raises:
-            ConfigError: If the output is the input, or exists and belongs to another run.
+            ConfigError: If an output is the input or another output, or exists and belongs to another run.
         """
-        remedy = "Name another one, or pass --overwrite."
-        if self.out.resolve() == self.manifest.resolve():
-            raise ConfigError("--out is the manifest that is read", where=self.out, remedy=remedy)
-        if not self.out.exists():
+        if self.released is not None and self.released.resolve() in (self.manifest.resolve(), self.out.resolve()):
+            other = "the manifest that is read" if self.released.resolve() == self.manifest.resolve() else "--out"
+            raise ConfigError(f"--json is {other}", where=self.released, remedy="Name another file.")
+        if overwrite:
             return
-        progress = read_progress(folder)
-        if str(self.out.resolve()) not in progress.get("outs", ()):
-            raise ConfigError("the manifest exists", where=self.out, remedy=remedy)
-        for word, name in (("by", "source"), ("of", "manifest")):
-            if progress.get(name) != self.fields()[name]:
-                raise ConfigError(
-                    f"the manifest was made {word} {progress.get(name)}, not {word} {self.fields()[name]}",
-                    where=self.out,
-                    remedy=remedy,
-                )
+        progress, remedy = read_progress(folder), "Name another one, or pass --overwrite."
+        for option, path in self.outputs.items():
+            if path.resolve() == self.manifest.resolve():
+                raise ConfigError(f"{option} is the manifest that is read", where=path, remedy=remedy)
+            # `check_writable` reports a folder in place of the list.
+            if not path.exists() or (path == self.released and path.is_dir()):
+                continue
+            if str(path.resolve()) not in progress.get("outs", ()):
+                kind = "manifest" if path == self.out else "file"
+                raise ConfigError(f"the {kind} exists", where=path, remedy=remedy)
+            for word, name in (("by", "source"), ("of", "manifest")):
+                if progress.get(name) != self.fields()[name]:
+                    raise ConfigError(
+                        f"the manifest was made {word} {progress.get(name)}, not {word} {self.fields()[name]}",
+                        where=path,
+                        remedy=remedy,
+                    )
 
     def fields(self) -> dict[str, str]:
         """Return the fields that must not change when a run is resumed."""
         return {"source": self.source, "manifest": str(self.manifest.resolve())}
 
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Exclude other runs that write the same outputs, in any process.
+
+        The system releases the lock if the process is killed.
+
+        Raises:
+            InputError: If another run holds the lock.
+        """
+        with ExitStack() as locks:
+            for path in self.outputs.values():
+                target = path.resolve()
+                try:
+                    target.parent.mkdir(parents=True, exist_ok=True)
+                    locks.enter_context(FileLock(target.with_name(f".{target.name}.lock"), timeout=0))
+                except Timeout:
+                    raise InputError(
+                        "another run is writing this file", where=path, remedy="Wait for it or stop it."
+                    ) from None
+                except OSError:
+                    # `check_writable` reports unwritable folders.
+                    continue
+            yield
+
 
 def read_progress(folder: Path) -> dict[str, Any]:
-    """Return the content of a run folder's progress file; empty if it is missing or unreadable."""
+    """Return the content of a run folder's progress file; empty if it is missing or damaged."""
     try:
-        progress = json.loads((folder / PROGRESS).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        return load_progress(folder)
+    except InputError:
         return {}
-    return progress if isinstance(progress, dict) else {}
+
+
+def load_progress(folder: Path) -> dict[str, Any]:
+    """Return the content of a run folder's progress file.
+
+    Raises:
+        MissingPathError: If the file does not exist.
+        InputError: If it is damaged.
+    """
+    path = folder / PROGRESS
+    try:
+        progress = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise MissingPathError(
+            "there is no such build", where=folder, remedy="Give the OUT of `explllm cot build`, or its run folder."
+        ) from None
+    except (OSError, ValueError) as error:
+        raise InputError(f"the progress file cannot be read: {error}", where=path, remedy=_REPAIR) from None
+    if not isinstance(progress, dict) or not all(
+        isinstance(progress.get(name), kind) for name, kind in _PROGRESS_FIELDS.items()
+    ):
+        raise InputError("the progress file is damaged", where=path, remedy=_REPAIR)
+    return progress
+
+
+_PROGRESS_FIELDS: dict[str, Any] = {
+    "state": str,
+    "outs": list,
+    "total": int,
+    "done": int,
+    "statuses": dict,
+    "seconds": (int, float),
+    "updated": (int, float),
+}
+_REPAIR = "Run the same build again with --overwrite: it writes the file anew and takes all answers from the ledger."
+
+
+def format_cost(cost: float, unpriced: int) -> str:
+    """Return a cost in words; answers with an unknown price make it unknown or incomplete."""
+    if not unpriced:
+        return f"cost {cost:.2f} USD"
+    return f"cost unknown ({unpriced} answers without a price{f', the others {cost:.2f} USD' if cost else ''})"
 
 
 class ProgressTracker:
@@ -94,7 +177,8 @@ class ProgressTracker:
         self.folder, self.total, self.statuses, self.identity = folder, total, tuple(statuses), identity
         earlier = read_progress(folder)
         is_same_run = earlier.items() >= identity.fields().items()
-        self._outs = sorted({str(identity.out.resolve()), *(earlier.get("outs", ()) if is_same_run else ())})
+        outs = {str(path.resolve()) for path in identity.outputs.values()}
+        self._outs = sorted({*outs, *(earlier.get("outs", ()) if is_same_run else ())})
         self.counts: Counter[str] = Counter()
         self.cost = 0.0
         self.interrupted = False
@@ -104,11 +188,12 @@ class ProgressTracker:
             BarColumn(),
             MofNCompleteColumn(),
             TimeRemainingColumn(),
-            TextColumn("failed {task.fields[failed]}, {task.fields[cost]:.2f} USD"),
+            TextColumn("{task.fields[details]}"),
             console=Console(stderr=True),
             disable=not sys.stderr.isatty(),
         )
-        self._task = self._progress.add_task("", total=total, failed=0, cost=0.0)
+        self._task = self._progress.add_task("", total=total, details="")
+        self._title, self._reported = title, time.monotonic()
 
     def __enter__(self) -> None:
         self._start = time.monotonic()
@@ -124,14 +209,27 @@ class ProgressTracker:
         """Count an outcome."""
         self.counts[str(outcome.status)] += 1
         self.cost += outcome.cost
-        self._progress.update(self._task, advance=1, failed=self.counts[FAILED], cost=self.cost)
+        self._progress.update(self._task, advance=1, details=self._details())
+        self._report()
         if time.monotonic() - self._written > 1:
             self.write("running")
+
+    def _details(self) -> str:
+        # Without a cost if the price is unknown.
+        return f"failed {self.counts[FAILED]}" + (f", {self.cost:.2f} USD" if self.cost else "")
+
+    def _report(self) -> None:
+        """Print a line every now and then if there is no terminal for the progress bar."""
+        if self._progress.disable and time.monotonic() - self._reported > _REPORT_INTERVAL:
+            self._reported = time.monotonic()
+            sys.stderr.write(f"{self._title}: {self.counts.total()} of {self.total}, {self._details()}\n")
+            sys.stderr.flush()
 
     async def heartbeat(self) -> None:
         """Update the progress file every few seconds until canceled, even if no face finishes."""
         while True:
             await asyncio.sleep(_HEARTBEAT)
+            self._report()
             self.write("running")
 
     def write(self, state: str) -> None:
@@ -206,8 +304,13 @@ def print_summary(result: RunResult, statuses: Iterable[str], skipped: Mapping[s
         console.print(f"{'skipped: ' + reason:26} {count}")
     if result.pending:
         console.print(f"{'not done':26} {result.pending} ({result.stopped or 'stopped'})")
-    console.print(f"cost {result.cost:.2f} USD, {result.seconds:.1f} s; wrote {out}")
+    console.print(f"{format_cost(result.cost, result.unpriced)}, {result.seconds:.1f} s; wrote {out}")
     for row, reason in result.outcomes.reasons(FAILED, limit=_SHOWN_REASONS):
         sys.stderr.write(f"failed: row {row + 1}: {reason}\n")
     if (more := result.count(FAILED) - _SHOWN_REASONS) > 0:
         sys.stderr.write(f"failed: {more} more; see the column cot_reason of {out}\n")
+    if result.uses_model and result.count(FAILED) and not result.pending:
+        sys.stderr.write(
+            "Run the same command again to retry transient failures and unusable answers (in at most 3 runs), or with "
+            "--redo failed to ask again about every failed row.\n"
+        )

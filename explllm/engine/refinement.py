@@ -11,6 +11,7 @@ from explllm.engine.img2au import format_units
 from explllm.explanations.chain_of_thought import TITLES, ChainOfThought
 from explllm.explanations.checks import pair_problems
 from explllm.llm.prompt import render
+from explllm.llm.request import clean_text
 
 MAX_TOKENS = 512
 EXPECTED = "the three parts under their titles, none of them empty"
@@ -68,7 +69,8 @@ def read_cot(text: str) -> ChainOfThought | None:
         value = None
     if isinstance(value, dict):
         fields = [(title, value.get(part)) for title, part in zip(TITLES, _PARTS, strict=True)]
-        parts = [_strip_title(title, part) if isinstance(part, str) else "" for title, part in fields]
+        # JSON escapes can contain characters that the client has removed from the answer itself.
+        parts = [_strip_title(title, clean_text(part)) if isinstance(part, str) else "" for title, part in fields]
         return ChainOfThought.from_sections(*parts) if all(parts) else None
     cot = ChainOfThought.parse(text)
     # Normalize the titles.

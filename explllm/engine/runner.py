@@ -4,10 +4,10 @@ import asyncio
 import signal
 import time
 from collections.abc import Awaitable, Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, Literal, Protocol, TypeVar
 
 from explllm.core.errors import InputError
 from explllm.engine.outcomes import FaceOutcome, OutcomeStore
@@ -22,7 +22,11 @@ LEDGER = "ledger.sqlite"
 """Name of the ledger in a run folder."""
 
 _FACES_PER_REQUEST = 1.5
-"""Faces in work per request in flight: while one face's answer is parsed, another face uses its slot."""
+"""Faces processed at a time per request in flight: while one face's answer is parsed, another face uses its slot."""
+
+
+Redo = Literal["failed"]
+"""The faces to ask about again."""
 
 
 class ScopedFace(Protocol):
@@ -56,6 +60,10 @@ class RunResult:
     """Duration of the run."""
     cost: float = 0.0
     """Cost of all answers in the ledger in USD: earlier runs, failures and unfinished faces included."""
+    unpriced: int = 0
+    """Number of answers in the ledger with an unknown price."""
+    uses_model: bool = False
+    """Whether a model was asked; then another run can ask it again."""
 
     def count(self, status: str) -> int:
         """Return the number of rows with a status."""
@@ -79,6 +87,7 @@ async def run_all(
     concurrency: int,
     on_outcome: OnOutcome[OutcomeT],
     ledger: Ledger,
+    redo: Redo | None = None,
 ) -> RunResult:
     """Process many faces concurrently.
 
@@ -89,12 +98,13 @@ async def run_all(
         concurrency: Number of requests in flight.
         on_outcome: Called with each outcome.
         ledger: The ledger of the answers.
+        redo: "failed" to discard the recorded answers of a face that fails without any new request, and ask again.
 
     Returns:
         The result. An exhausted budget, `ChatClient.stop`, or a server that refuses key, model or credit ends the run
         early. Requests in flight finish, and so do all faces whose answers are in the ledger.
     """
-    result, start, queue = RunResult(total=total), time.monotonic(), iter(faces)
+    result, start, queue = RunResult(total=total, uses_model=True), time.monotonic(), iter(faces)
     recorded_scopes: set[str] = set()
 
     def stop(reason: Exception) -> None:
@@ -110,7 +120,11 @@ async def run_all(
             if result.stopped and escape_surrogates(face.scope) not in recorded_scopes:
                 continue
             try:
+                sent = ledger.sent(face.scope) if redo else 0
                 outcome = await process(face)
+                if redo and outcome.status == FAILED and sent == ledger.sent(face.scope) > 0:
+                    await ledger.discard(face.scope)
+                    outcome = await process(face)
                 result.outcomes.add(row, outcome)
             except (OutOfBudget, Stopped, InputError) as reason:
                 stop(reason)
@@ -120,7 +134,8 @@ async def run_all(
     async with asyncio.TaskGroup() as group:
         for _ in range(int(_FACES_PER_REQUEST * concurrency)):
             group.create_task(worker())
-    result.seconds, result.cost = time.monotonic() - start, ledger.totals().cost
+    totals = ledger.totals()
+    result.seconds, result.cost, result.unpriced = time.monotonic() - start, totals.cost, totals.unpriced
     return result
 
 
@@ -144,8 +159,9 @@ def run_with_client(
 ) -> RunResult:
     """Run some work with a client whose ledger is in the run folder.
 
-    The first Ctrl-C stops the client, and requests in flight finish. The second one cancels them. The tracker starts
-    only after the server and the ledger have been checked: a failed start does not change the progress file.
+    The first Ctrl-C stops the client, and requests in flight finish. The second one cancels them. SIGTERM and SIGHUP
+    act like the first Ctrl-C. The tracker starts only after the server and the ledger have been checked: a failed start
+    does not change the progress file.
 
     Args:
         settings: Settings of the client.
@@ -177,13 +193,13 @@ async def _run_with_client(
             await client.check()
             task = asyncio.current_task()
 
-            def interrupt() -> None:
-                if tracker.interrupted and task is not None:
+            def interrupt(signal_number: int) -> None:
+                if tracker.interrupted and signal_number == signal.SIGINT and task is not None:
                     task.cancel()
                 tracker.interrupted = True
                 client.stop()
 
-            with tracker, _on_interrupt(interrupt):
+            with tracker, _on_signals(interrupt):
                 heartbeat = asyncio.create_task(tracker.heartbeat())
                 try:
                     return await work(client)
@@ -195,22 +211,25 @@ async def _run_with_client(
 
 
 @contextmanager
-def _on_interrupt(interrupt: Callable[[], None]) -> Iterator[None]:
-    """Call a function in the running loop on Ctrl-C."""
+def _on_signals(interrupt: Callable[[int], None]) -> Iterator[None]:
+    """Call a function in the running loop on Ctrl-C, SIGTERM and SIGHUP."""
     loop = asyncio.get_running_loop()
+    # Windows has no SIGHUP, and nohup ignores it.
+    others = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
+    numbers = [signal.SIGINT, *(number for number in others if signal.getsignal(number) is not signal.SIG_IGN)]
+    previous = {number: signal.getsignal(number) for number in numbers}
     try:
-        loop.add_signal_handler(signal.SIGINT, interrupt)
-    except NotImplementedError:  # Windows
-        previous = signal.signal(signal.SIGINT, lambda *_: loop.call_soon_threadsafe(interrupt))
-        try:
-            yield
-        finally:
-            signal.signal(signal.SIGINT, previous)
-    else:
-        try:
-            yield
-        finally:
-            loop.remove_signal_handler(signal.SIGINT)
+        for number in numbers:
+            try:
+                loop.add_signal_handler(number, interrupt, number)
+            except NotImplementedError:  # Windows
+                signal.signal(number, lambda number, _: loop.call_soon_threadsafe(interrupt, number))
+        yield
+    finally:
+        for number in numbers:
+            with suppress(NotImplementedError):
+                loop.remove_signal_handler(number)
+            signal.signal(number, previous[number])
 
 
 def _first_error(group: BaseExceptionGroup[Any]) -> BaseException:

@@ -35,7 +35,7 @@ async def verify(face: Face, description: str, inferred: Expression, dialogue: D
         dialogue: The dialogue about the face; used only if the local checks pass.
 
     Returns:
-        The problems, worded without the true label; empty if there are none.
+        The problems, worded without the true label; empty if all checks pass.
     """
     problems = description_problems(description, face.action_units, dialogue.settings.strong)
     if inferred != face.expression:

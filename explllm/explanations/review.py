@@ -76,7 +76,7 @@ class Review:
 
     @property
     def warnings(self) -> list[str]:
-        """One sentence per problem that does not depend on measured action units; empty if there are none."""
+        """One sentence per problem that does not depend on measured action units."""
         sentences = []
         if self.concluded is None:
             sentences.append(f"The model recognized {self.label}, but the text concludes no expression.")

@@ -20,7 +20,7 @@ from explllm.llm.ledger import Ledger
 from explllm.llm.ledger_file import AttemptResult
 from explllm.llm.limits import RateLimit
 from explllm.llm.prices import image_tokens
-from explllm.llm.request import ChatAnswer, ChatFailure, ChatRequest, OutOfBudget, Refused, Stopped
+from explllm.llm.request import ChatAnswer, ChatFailure, ChatRequest, OutOfBudget, Refused, Stopped, digest
 from explllm.llm.server import Completion, FatalError, RejectedError, RequestError, Server, TransientError
 from explllm.llm.settings import ChatSettings
 
@@ -29,6 +29,10 @@ _log = logging.getLogger(__name__)
 _BACKOFF = tenacity.wait_exponential_jitter(initial=0.5, max=60, jitter=0.5)
 _LONG_WAIT = 60.0
 """Seconds from which a wait is logged."""
+_MAX_CHARACTERS_PER_TOKEN = 16
+"""No tokenizer averages more characters per token in an answer; a longer answer ignores the limit."""
+_MAX_FORBIDDEN = 3
+"""Requests in a row from the start of a run with status 403 after which the key is considered to lack permission."""
 
 
 class ChatClient:
@@ -48,7 +52,7 @@ class ChatClient:
             ConfigError: If no model is named, the API key is missing, or there is a budget but no price.
         """
         if not settings.model:
-            raise ConfigError("no model is named", where="model", remedy="Give the server's name for it.")
+            raise ConfigError("no model is named", where="model", remedy="Give the model's name on the server.")
         self.settings = settings
         self.ledger = ledger
         self._price = settings.price()
@@ -57,6 +61,9 @@ class ChatClient:
         self._slots = asyncio.Semaphore(settings.concurrency)
         self._request_limit = _rate_limit(settings.requests_per_minute)
         self._token_limit = _rate_limit(settings.tokens_per_minute)
+        self._has_answers = self._warned_of_usage = False
+        self._forbidden = 0
+        self._truncated: dict[str, Completion] = {}
         self._stop_event = asyncio.Event()
         self._stop_reason: Exception | None = None
         self._server: Server | None = None
@@ -111,7 +118,7 @@ class ChatClient:
             recorded = self.ledger.answer(key)
             if recorded is not None:
                 if recorded.finish_reason == "length":
-                    self._dialect.note_recorded_truncation()
+                    self._dialect.note_recorded_truncation(request)
                 return recorded
             in_flight = self.ledger.in_flight.get(key)
             if in_flight is None:
@@ -147,11 +154,11 @@ class ChatClient:
     async def _ask(self, request: ChatRequest, key: str) -> ChatAnswer:
         self._check_open()
         async with _Slot(self._slots) as slot:
-            # One object for each request: tenacity stores the state of the retries in it.
+            # tenacity keeps the state of the retries in this object: create one for each request.
             retrying = tenacity.AsyncRetrying(
                 retry=tenacity.retry_if_exception_type(TransientError),
                 stop=tenacity.stop_after_attempt(self.settings.max_retries + 1),
-                wait=_retry_wait,
+                wait=self._retry_wait,
                 sleep=self._sleep,
                 reraise=True,
             )
@@ -161,6 +168,7 @@ class ChatClient:
                 self._stop_with(error.error)
                 raise error.error from None
             except RequestError as error:
+                self._stop_if_forbidden(error)
                 times = f", sent {self.settings.max_retries + 1} times" if isinstance(error, TransientError) else ""
                 reason = f"{error}{times}"
                 await self.ledger.give_up(key, reason)
@@ -169,29 +177,49 @@ class ChatClient:
                 self._stop_with(error)
                 raise
 
+    def _stop_if_forbidden(self, error: RequestError) -> None:
+        """Stop if the server forbids every request from the start. Otherwise status 403 concerns only one request."""
+        if error.status == 403 and not self._has_answers:
+            self._forbidden += 1
+            if self._forbidden >= _MAX_FORBIDDEN:
+                self._stop_with(self._require_server().forbidden(error))
+                self._check_open()
+
     async def _send_accepted(self, request: ChatRequest, key: str, slot: _Slot) -> ChatAnswer:
         """Send a request, in another format if the server rejects the first."""
         while True:
             body = self._dialect.body(request)
+            # At temperature 0 the same body would be truncated again.
+            digest_of_body = digest(json.dumps(body)) if request.attempt and request.temperature == 0 else ""
+            if digest_of_body in self._truncated:
+                return self._answer(self._truncated[digest_of_body], None, recorded=True)
             try:
                 completion, cost = await self._send(request, body, slot)
             except RejectedError as error:
-                if self._dialect.note_rejection(request, body, param=error.param, code=error.code, reason=str(error)):
-                    continue
-                raise
+                if error.status == 403 or not self._dialect.note_rejection(
+                    request, body, param=error.param, code=error.code, reason=str(error)
+                ):
+                    raise
+                continue
+            self._has_answers = True
             self._dialect.note_answer(request, body, completion.finish_reason)
+            if completion.finish_reason == "length":
+                self._truncated[digest(json.dumps(body))] = replace(completion, text="")
             if completion.refusal is not None:
                 await self.ledger.give_up(key, completion.refusal)
                 raise Refused(completion.refusal)
-            return ChatAnswer(
-                text=completion.text,
-                prompt_tokens=completion.prompt_tokens or 0,
-                completion_tokens=completion.completion_tokens or 0,
-                cost=cost or 0.0,
-                model=completion.model or self.settings.model,
-                recorded=False,
-                finish_reason=completion.finish_reason,
-            )
+            return self._answer(completion, cost, recorded=False)
+
+    def _answer(self, completion: Completion, cost: float | None, *, recorded: bool) -> ChatAnswer:
+        return ChatAnswer(
+            text=completion.text,
+            prompt_tokens=completion.prompt_tokens or 0,
+            completion_tokens=completion.completion_tokens or 0,
+            cost=cost or 0.0,
+            model=completion.model or self.settings.model,
+            recorded=recorded,
+            finish_reason=completion.finish_reason,
+        )
 
     async def _send(self, request: ChatRequest, body: dict[str, Any], slot: _Slot) -> tuple[Completion, float | None]:
         """Send one HTTP request, recorded before and after; return the answer and its cost in USD, if known."""
@@ -218,7 +246,14 @@ class ChatClient:
                 completion = await self._require_server().complete(body, request_id)
                 # The next request need not wait until the ledger has recorded this answer.
                 slot.release()
-                result = self._result(completion, upper_bound)
+                completion, usage_note = self._cap_usage(completion, size + vision_tokens, max_answer)
+                if len(completion.text) > _MAX_CHARACTERS_PER_TOKEN * max_answer:
+                    raise RequestError(
+                        f"the answer has {len(completion.text):,} characters, but the limit was {max_answer:,} tokens",
+                        status=200,
+                        charged=True,
+                    )
+                result = self._result(completion, upper_bound, usage_note)
             except RequestError as error:
                 charged = upper_bound if error.charged else 0.0
                 result = AttemptResult("failed", status=error.status, error=str(error), upper_bound=charged)
@@ -232,7 +267,20 @@ class ChatClient:
             self._token_limit.give_back(tokens - (completion.prompt_tokens or 0) - completion.completion_tokens)
         return completion, result.cost
 
-    def _result(self, completion: Completion, upper_bound: float) -> AttemptResult:
+    def _cap_usage(self, completion: Completion, max_prompt: int, max_answer: int) -> tuple[Completion, str | None]:
+        """Cap the reported token counts at what is possible; return the reported ones as a note for the ledger."""
+        prompt, answer = completion.prompt_tokens, completion.completion_tokens
+        if (prompt or 0) <= max_prompt and (answer or 0) <= max_answer:
+            return completion, None
+        note = f"reported usage: {prompt} prompt tokens, {answer} answer tokens"
+        if not self._warned_of_usage:
+            self._warned_of_usage = True
+            _log.warning("%s sends an impossible %s. Counting what is possible.", self.settings.host, note)
+        capped_prompt = None if prompt is None else min(prompt, max_prompt)
+        capped_answer = None if answer is None else min(answer, max_answer)
+        return replace(completion, prompt_tokens=capped_prompt, completion_tokens=capped_answer), note
+
+    def _result(self, completion: Completion, upper_bound: float, usage_note: str | None) -> AttemptResult:
         cost = None
         if self._price is not None:
             prompt, answer = completion.prompt_tokens, completion.completion_tokens
@@ -240,7 +288,7 @@ class ChatClient:
         return AttemptResult(
             "answered" if completion.refusal is None else "refused",
             status=200,
-            error=completion.refusal,
+            error=completion.refusal or usage_note,
             prompt_tokens=completion.prompt_tokens,
             completion_tokens=completion.completion_tokens,
             cost=cost,
@@ -250,9 +298,18 @@ class ChatClient:
             answer=completion.text,
         )
 
+    def _retry_wait(self, state: tenacity.RetryCallState) -> float:
+        """Return the seconds until the next retry: the server's ``Retry-After``, else exponential backoff."""
+        error = state.outcome.exception() if state.outcome is not None else None
+        if not isinstance(error, TransientError) or error.wait is None:
+            return min(_BACKOFF(state), self.settings.max_wait)
+        wait = min(error.wait, self.settings.max_wait)
+        if error.wait > _LONG_WAIT:
+            _log.warning("%s asks to wait for %.0f s. Waiting for %.0f s.", self.settings.host, error.wait, wait)
+        # Jitter: all requests would return at the same moment.
+        return wait + random.uniform(0, 0.25)
+
     async def _sleep(self, seconds: float) -> None:
-        if seconds > _LONG_WAIT:
-            _log.warning("%s asks to wait for %.0f s.", self.settings.host, seconds)
         await self._unless_stopped(asyncio.sleep(seconds))
 
     async def _unless_stopped(self, waiting: Coroutine[Any, Any, None]) -> None:
@@ -306,12 +363,3 @@ class _Slot:
 
 def _rate_limit(per_minute: float | None) -> RateLimit | None:
     return None if per_minute is None else RateLimit(per_minute)
-
-
-def _retry_wait(state: tenacity.RetryCallState) -> float:
-    """Return the seconds until the next retry: the server's ``Retry-After``, else exponential backoff."""
-    error = state.outcome.exception() if state.outcome is not None else None
-    if isinstance(error, TransientError) and error.wait is not None:
-        # Jitter: all requests would return at the same moment.
-        return error.wait + random.uniform(0, 0.25)
-    return _BACKOFF(state)

@@ -32,13 +32,14 @@ class Dialect:
         self._length_field = "max_completion_tokens" if settings.is_openai else "max_tokens"
         self._rejected_length_fields: set[str] = set()
         self._supports_temperature = True
-        self._reasoning_tokens, self._max_reasoning = 0, _MAX_REASONING
+        self._reasoning_tokens: dict[str, int] = {}
+        self._max_reasoning = _MAX_REASONING
         self._accepted_schemas: set[str] = set()
         self._schemas_in_prompt: set[str] = set()
 
     def token_limit(self, request: ChatRequest) -> int:
         """Return the maximum length of the answer in tokens, hidden reasoning included."""
-        return request.max_tokens + self._reasoning_tokens
+        return request.max_tokens + min(self._reasoning_tokens.get(request.purpose, 0), self._max_reasoning)
 
     def body(self, request: ChatRequest) -> dict[str, Any]:
         """Return the body of ``POST /chat/completions`` for a request."""
@@ -67,25 +68,28 @@ class Dialect:
     def note_answer(self, request: ChatRequest, body: dict[str, Any], finish_reason: str) -> None:
         """Learn from an answer.
 
-        A truncated answer shows that the model reasons before it answers: all later requests allow more tokens. This
-        limit is not part of a request's key, so recorded answers remain valid.
+        A truncated answer shows that the model reasons before it answers: later requests of the same purpose allow more
+        tokens. This limit is not part of a request's key, so recorded answers remain valid.
         """
         if "response_format" in body:
             self._accepted_schemas.add(_schema_id(request))
         # Ignore answers to requests that were sent with an older limit.
         if finish_reason == "length" and body.get(self._length_field) == self.token_limit(request):
-            self._allow_reasoning(4 * self._reasoning_tokens or _INITIAL_REASONING)
+            self._allow_reasoning(request, 4 * (self.token_limit(request) - request.max_tokens) or _INITIAL_REASONING)
 
-    def note_recorded_truncation(self) -> None:
+    def note_recorded_truncation(self, request: ChatRequest) -> None:
         """Learn from a truncated answer of an earlier run."""
-        self._allow_reasoning(_INITIAL_REASONING)
+        self._allow_reasoning(request, _INITIAL_REASONING)
 
-    def _allow_reasoning(self, tokens: int) -> None:
+    def _allow_reasoning(self, request: ChatRequest, tokens: int) -> None:
         tokens = min(tokens, self._max_reasoning)
-        if tokens > self._reasoning_tokens:
-            self._reasoning_tokens = tokens
+        if tokens > self._reasoning_tokens.get(request.purpose, 0):
+            self._reasoning_tokens[request.purpose] = tokens
             _log.warning(
-                "An answer of %s was cut off. Allowing %d more tokens for reasoning.", self._settings.model, tokens
+                "An answer of %s was cut off. Allowing %d more tokens for the reasoning of %s.",
+                self._settings.model,
+                tokens,
+                request.purpose,
             )
 
     def note_rejection(
@@ -119,7 +123,6 @@ class Dialect:
         if reasoning > 0 and re.search(r"token|length|context", reason, re.IGNORECASE):
             # The limit exceeds the model's context.
             self._max_reasoning = reasoning // 4 if reasoning > _MIN_REASONING else 0
-            self._reasoning_tokens = min(self._reasoning_tokens, self._max_reasoning)
             return True
         return request.schema is not None and self._note_rejected_schema(request, body, reason)
 

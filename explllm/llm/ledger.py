@@ -18,6 +18,7 @@ from explllm.llm.ledger_file import (
     AttemptResult,
     LedgerWriter,
     connect,
+    discard_answers,
     record_attempt,
     record_failure,
     record_result,
@@ -58,11 +59,11 @@ class RecordedRequest:
     model: str
     """The model that was asked."""
     answer: ChatAnswer | None
-    """The answer; None if there is none yet."""
+    """The answer; None if it is missing."""
     failure: str | None
     """Why the request failed; None if it did not."""
     sent: int
-    """Number of HTTP requests sent for it."""
+    """Number of HTTP requests sent."""
 
     @property
     def purpose(self) -> str:
@@ -133,7 +134,7 @@ class Ledger:
             self._reader.close()
 
     def answer(self, key: str) -> ChatAnswer | None:
-        """Return the recorded answer to a request, or None if there is none.
+        """Return the recorded answer to a request, or None.
 
         Args:
             key: The key from `ChatRequest.key`.
@@ -160,6 +161,14 @@ class Ledger:
                 (escape_surrogates(scope),),
             )
         ]
+
+    def sent(self, scope: str) -> int:
+        """Return the number of HTTP requests sent for a scope."""
+        rows = self._read(
+            "SELECT count(*) FROM attempts a JOIN requests r ON r.id = a.request WHERE r.scope = ?",
+            (escape_surrogates(scope),),
+        )
+        return int(rows[0][0])
 
     def scopes(self) -> set[str]:
         """Return the scopes of all requests."""
@@ -240,6 +249,14 @@ class Ledger:
             InputError: If the ledger cannot be written.
         """
         await asyncio.shield(self._require_writer().submit(lambda connection: record_failure(connection, key, reason)))
+
+    async def discard(self, scope: str) -> None:
+        """Mark the answers and refusals of a scope as discarded: they stay in the totals but are requested again.
+
+        Raises:
+            InputError: If the ledger cannot be written.
+        """
+        await asyncio.shield(self._require_writer().submit(lambda connection: discard_answers(connection, scope)))
 
     def _require_writer(self) -> LedgerWriter:
         if self._writer is None:

@@ -47,7 +47,7 @@ CREATE TABLE attempts (
     sent_as TEXT NOT NULL,      -- its X-Client-Request-Id
     started REAL NOT NULL,      -- seconds since 1970
     ended REAL,                 -- NULL: in flight, or its process died
-    outcome TEXT,               -- answered, refused, failed, lost, canceled
+    outcome TEXT,               -- answered, refused, failed, lost, canceled, discarded
     status INTEGER,             -- HTTP status; NULL without a response
     error TEXT,
     prompt_tokens INTEGER,
@@ -92,7 +92,7 @@ def connect(path: Path, *, create: bool) -> sqlite3.Connection:
     if create:
         path.parent.mkdir(parents=True, exist_ok=True)
     elif not path.is_file():
-        raise MissingPathError("no such ledger", where=path, remedy="Check the path; a run with a model creates it.")
+        raise MissingPathError("no such ledger", where=path, remedy="Check the path; runs with a model create ledgers.")
     try:
         # Several threads use the connection, but only one at a time.
         connection = sqlite3.connect(path, timeout=30, isolation_level=None, check_same_thread=False)
@@ -210,6 +210,15 @@ def record_failure(connection: sqlite3.Connection, key: str, reason: str) -> Non
     connection.execute("UPDATE requests SET failure = ? WHERE key = ?", (reason, key))
 
 
+def discard_answers(connection: sqlite3.Connection, scope: str) -> None:
+    """Mark the answers and refusals of a scope as discarded."""
+    connection.execute(
+        "UPDATE attempts SET outcome = 'discarded' WHERE outcome IN ('answered', 'refused')"
+        " AND request IN (SELECT id FROM requests WHERE scope = ?)",
+        (escape_surrogates(scope),),
+    )
+
+
 def _insert_message(connection: sqlite3.Connection, message: ChatMessage) -> list[str]:
     # Only the hash of an image: faces are personal data, and users pass ledgers on.
     image = [] if message.image is None else [message.image.sha256]
@@ -241,6 +250,7 @@ class LedgerWriter:
         self._lock = self._take_lock()
         try:
             self._connection = connect(path, create=True)
+            self._inode = path.stat().st_ino
             self.name: str = self._connection.execute("SELECT name FROM ledger").fetchone()[0]
             self.next_id: int = self._connection.execute("SELECT coalesce(max(id), 0) + 1 FROM attempts").fetchone()[0]
             # This process holds the lock: open attempts were in flight when their process died. They may be charged.
@@ -278,7 +288,8 @@ class LedgerWriter:
     async def close(self) -> None:
         """Finish all writes and release the ledger."""
         while self._busy:
-            await asyncio.wait([self.submit(lambda connection: None)])
+            # An error belongs to the tasks that wait for their own statements.
+            await asyncio.gather(self.submit(lambda connection: None), return_exceptions=True)
         self._thread.shutdown()
         self._connection.close()
         self._lock.close()
@@ -305,6 +316,7 @@ class LedgerWriter:
     def _start(self) -> None:
         batch, self._pending = self._pending, []
         try:
+            self._check_file()
             self._connection.execute("BEGIN IMMEDIATE")
             for statements, _ in batch:
                 statements(self._connection)
@@ -327,6 +339,19 @@ class LedgerWriter:
         self._busy = bool(self._pending)
         if self._busy:
             self._start()
+
+    def _check_file(self) -> None:
+        """Raise an InputError if the file was deleted or replaced: SQLite would continue to write the deleted one."""
+        try:
+            inode = self._path.stat().st_ino
+        except OSError:
+            inode = None
+        if inode != self._inode:
+            raise InputError(
+                "the ledger was deleted or replaced during the run",
+                where=self._path,
+                remedy="Restore it or start again; without it, all answers are paid for again.",
+            )
 
     def _write_error(self, error: Any) -> InputError:
         return InputError(

@@ -14,6 +14,8 @@ Ask = Callable[[ChatRequest], Awaitable[ChatAnswer]]
 """A function that answers requests, such as `explllm.llm.client.ChatClient.ask`."""
 
 _QUOTED_CHARACTERS = 80
+_MAX_RUNS = 3
+"""Runs in which a question may get unusable answers before it counts as unanswerable."""
 _REASONING = re.compile(r"<(think|thinking|reasoning)>.*?(?:</\1>|\Z)", re.DOTALL | re.IGNORECASE)
 # Some servers put the opening tag into the prompt: only the closing tag comes back.
 _UNOPENED_REASONING = re.compile(r"\A.*</(?:think|thinking|reasoning)>", re.DOTALL | re.IGNORECASE)
@@ -36,12 +38,15 @@ async def ask_until_parsed(
     Each new attempt quotes the unusable answer. A truncated answer is always unusable. The client then allows more
     tokens (`explllm.llm.dialect.Dialect`), so the question does not change.
 
+    The cause of an unusable answer may be temporary, so recorded ones do not count as attempts: a later run asks again,
+    up to three times as often in total.
+
     Args:
         ask: Answers requests.
         request: The question; new attempts count from its `attempt`.
         parse: Parses the text of an answer without its reasoning; returns None if that is impossible.
         expected: Description of a valid answer for new attempts, such as ``one of the words Correct and Incorrect``.
-        attempts: Maximum number of attempts.
+        attempts: Maximum number of new answers.
 
     Returns:
         The parsed answer.
@@ -49,10 +54,12 @@ async def ask_until_parsed(
     Raises:
         UnreadableAnswer: If no answer can be parsed; the message quotes the last one.
     """
-    problem, question = "", request.messages[-1]
-    messages = request.messages
-    for attempt in range(request.attempt, request.attempt + attempts):
-        answer = await ask(replace(request, messages=messages, attempt=attempt))
+    problem, question, messages = "", request.messages[-1], request.messages
+    unusable = new_answers = 0
+    while new_answers < attempts and unusable < _MAX_RUNS * attempts:
+        answer = await ask(replace(request, messages=messages, attempt=request.attempt + unusable))
+        unusable += 1
+        new_answers += not answer.recorded
         text = strip_reasoning(answer.text)
         problem = repr(text[:_QUOTED_CHARACTERS])
         if answer.finish_reason == "length":
@@ -61,6 +68,6 @@ async def ask_until_parsed(
         parsed = parse(text)
         if parsed is not None:
             return parsed
-        again = render("explllm.llm", "again", answer=text[:_QUOTED_CHARACTERS], expected=expected)
+        again = render("explllm.llm", "again", count=unusable, answer=text[:_QUOTED_CHARACTERS], expected=expected)
         messages = (*request.messages[:-1], replace(question, content=f"{question.content}\n\n{again}"))
-    raise UnreadableAnswer(f"no readable answer in {attempts}, last {problem}")
+    raise UnreadableAnswer(f"no readable answer in {unusable}, last {problem}")

@@ -18,6 +18,12 @@ _DATA_URL = re.compile(rf"data:image\\?/[\w.+-]{{1,40}};base64,{_BASE64_CHARACTE
 _LONG_BASE64 = re.compile(rf"{_BASE64_CHARACTER}{{100,}}")
 """Base64 without its URL: no prose has a word of 100 letters."""
 
+# An escape sequence with its parameters, C0 and C1 controls, and bidirectional marks.
+_UNPRINTABLE = re.compile(
+    r"\x1b\[[0-?]*[ -/]*[@-~]|[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069\ufeff]"
+)
+_LONE_SURROGATE = re.compile(r"[\ud800-\udfff]")
+
 
 @dataclass(frozen=True)
 class ChatImage:
@@ -65,7 +71,7 @@ class ChatRequest:
     """One question to the model, with the conversation before it."""
 
     scope: str
-    """What the request is about, such as the path of a face image; `Ledger.conversation` searches by it."""
+    """What the request is about, such as the path of a face image; `Ledger.conversation` searches by this name."""
     purpose: str
     """The process that asks, such as ``judge``; the ledger counts tokens and cost for each purpose."""
     round: int
@@ -75,7 +81,7 @@ class ChatRequest:
     schema: Mapping[str, Any] | None = None
     """JSON schema of a structured answer; None for plain text."""
     temperature: float = 0.0
-    """Sampling temperature. Models with a fixed temperature (OpenAI's reasoning models) ignore it."""
+    """Sampling temperature. Models with a fixed temperature (OpenAI's reasoning models) ignore this value."""
     max_tokens: int = 1024
     """Maximum answer length in tokens. The client adds tokens for hidden reasoning after a truncated answer."""
     attempt: int = 0
@@ -129,7 +135,7 @@ class ChatAnswer:
     model: str
     """The model's name as reported by the server."""
     recorded: bool
-    """Whether the answer came from the ledger and cost nothing now."""
+    """Whether the answer came from the ledger and not from the server in this run."""
     finish_reason: str = "stop"
     """Why the answer ended, as reported by the server; ``length`` if it was truncated."""
 
@@ -161,6 +167,15 @@ def escape_surrogates(text: str) -> str:
     Undecodable file names and broken JSON contain them.
     """
     return text.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def clean_text(text: str) -> str:
+    """Return a text without characters that break tables and terminals.
+
+    Control characters other than newline and tab (NUL, escape sequences) and marks that reverse the direction of
+    writing are removed. Lone surrogates, which UTF-8 cannot encode, become U+FFFD.
+    """
+    return _LONE_SURROGATE.sub("\ufffd", _UNPRINTABLE.sub("", text))
 
 
 def digest(text: str) -> str:

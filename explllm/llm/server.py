@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 
 from explllm.core.errors import InputError
-from explllm.llm.request import escape_surrogates, strip_images
+from explllm.llm.request import clean_text, strip_images
 from explllm.llm.settings import ChatSettings
 
 _CONNECT_TIMEOUT = 20.0
@@ -25,10 +25,8 @@ _CONNECT_TIMEOUT = 20.0
 _TRANSIENT_STATUSES = (408, 409, 429)
 _GATEWAY_TIMEOUTS = (504, 524)
 """Statuses after which the model may have continued to write behind the gateway."""
-_MIN_SECRET_LENGTH = 16
-"""Length from which a key cannot be part of an ordinary word."""
-_MAX_TOKENS = 2**31
-"""Limit on reported token counts: larger numbers are errors of the server."""
+_PLACEHOLDER = re.compile(r"[A-Za-z]{0,7}|.{0,3}", re.DOTALL)
+"""Keys that may be part of an ordinary word: servers without keys accept any word, such as "k" or "ollama"."""
 
 
 class RequestError(Exception):
@@ -93,9 +91,9 @@ class Server:
         self._aiohttp, self._openai = aiohttp, openai
         self._settings = settings
         self._key = settings.api_key()
-        # Servers without keys accept any word, such as "k". Hide short keys only where they are whole words.
         key = re.escape(self._key or "")
-        self._key_pattern = re.compile(key if len(key) >= _MIN_SECRET_LENGTH else rf"(?<!\w){key}(?!\w)")
+        is_placeholder = _PLACEHOLDER.fullmatch(self._key or "") is not None
+        self._key_pattern = re.compile(rf"(?<!\w){key}(?!\w)" if is_placeholder else key)
         _check_proxy(settings.url)
         self._client = openai.AsyncOpenAI(
             # The library requires a key; servers without keys ignore it.
@@ -147,7 +145,7 @@ class Server:
         try:
             return self._parse_completion(json.loads(content))
         except (ValueError, TypeError, KeyError, IndexError, AttributeError) as error:
-            message = self._hide_key(f"the server's answer cannot be read: {type(error).__name__}: {error}")
+            message = self._clean(f"the server's answer cannot be read: {type(error).__name__}: {error}")
             raise TransientError(message[:300], status=200, charged=True) from None
 
     async def check(self) -> None:
@@ -169,6 +167,8 @@ class Server:
             failure = self._classify_status(error)
             if isinstance(failure, FatalError):
                 raise failure.error from None
+            if isinstance(failure, RejectedError) and failure.status == 403:
+                raise self.forbidden(failure) from None
             raise InputError(
                 f"{settings.host} cannot list its models: {failure}", where="base_url", remedy="Try again later."
             ) from None
@@ -188,7 +188,7 @@ class Server:
                 where="base_url",
                 remedy="Check the address, which usually ends in /v1.",
             ) from None
-        # Ollama adds the tag "latest" to names without one; llama.cpp has one model and accepts any name for it.
+        # Ollama adds the tag "latest" to names without one; llama.cpp has one model and accepts any name.
         names = {*models, *(name.removesuffix(":latest") for name in models)}
         if names and settings.model not in names and "llamacpp" not in models.values():
             near = difflib.get_close_matches(settings.model, models, n=5, cutoff=0.0)
@@ -198,22 +198,30 @@ class Server:
                 remedy=f"It has: {', '.join(near)}{', ...' if len(models) > len(near) else ''}.",
             )
 
+    def forbidden(self, failure: RequestError) -> InputError:
+        """Return the error of a key without permission.
+
+        Status 403 can also reject a single request because of its content; the caller distinguishes the two.
+        """
+        return InputError(
+            f"{self._settings.host} answers with {failure}",
+            where=self._settings.api_key_env,
+            remedy="Use a key with permission to list models and to use this one.",
+        )
+
     def _classify_status(self, error: Any) -> TransientError | RejectedError | FatalError:
         """Return the meaning of an HTTP status."""
         settings, status, body = self._settings, error.status_code, error.body
         # FastAPI's errors have a `detail` instead of OpenAI's `message`.
         detail = body.get("message") or body.get("detail") if isinstance(body, Mapping) else body
-        message = self._hide_key(" ".join(f"status {status}: {detail or 'no reason given'}".split()))[:300]
+        message = self._clean(" ".join(f"status {status}: {detail or 'no reason given'}".split()))[:300]
         remedy = where = None
         if status == 401:
             where = settings.api_key_env
             remedy = "Set the environment variable to a valid key of the server."
-        elif status == 403:
-            where = settings.api_key_env
-            remedy = "Use a key with permission to list models and to use this one."
         elif status == 404:
             remedy = f"Check the model's name ({settings.model}) and the address, which usually ends in /v1."
-        elif status == 429 and error.code == "insufficient_quota":
+        elif status == 402 or (status == 429 and error.code == "insufficient_quota"):
             remedy = (
                 "Buy credit or raise the account's limit, then start again: recorded answers are not paid for twice."
             )
@@ -221,7 +229,7 @@ class Server:
             where = "base_url"
             remedy = f"The server has moved; give its new address: {error.response.headers.get('location', 'unknown')}."
         if remedy is not None:
-            fatal = InputError(f"{settings.host} answers with {message}", where=where, remedy=self._hide_key(remedy))
+            fatal = InputError(f"{settings.host} answers with {message}", where=where, remedy=self._clean(remedy))
             return FatalError(message, status=status, error=fatal)
         if status in _TRANSIENT_STATUSES or status >= 500:
             wait = parse_retry_after(error.response.headers)
@@ -236,10 +244,10 @@ class Server:
         if isinstance(error, self._aiohttp.ConnectionTimeoutError):
             return TransientError(f"no connection within {_CONNECT_TIMEOUT:g} s")
         if isinstance(error, self._aiohttp.ClientConnectorCertificateError):
-            message = self._hide_key(f"the certificate of {self._settings.host} cannot be verified: {error}")[:300]
+            message = self._clean(f"the certificate of {self._settings.host} cannot be verified: {error}")[:300]
             remedy = "Name a file with the authority that signed it in SSL_CERT_FILE."
             return FatalError(message, status=None, error=InputError(message, where="base_url", remedy=remedy))
-        message = self._hide_key(f"{type(error).__name__}: {error}".removesuffix(": "))
+        message = self._clean(f"{type(error).__name__}: {error}".removesuffix(": "))
         never_sent = isinstance(error, (self._aiohttp.ClientConnectorError, self._aiohttp.InvalidURL))
         return TransientError(message[:300], charged=not never_sent)
 
@@ -250,26 +258,41 @@ class Server:
         refusal = message.get("refusal")
         if not refusal and finish_reason == "content_filter":
             refusal = "stopped by the server's content filter"
-        usage = answer.get("usage") or {}
+        usage = answer.get("usage")
+        usage = usage if isinstance(usage, Mapping) else {}
         model = answer.get("model")
         return Completion(
-            text=escape_surrogates(self._hide_key(message.get("content") or "")),
-            refusal=escape_surrogates(self._hide_key(refusal)) if refusal else None,
-            finish_reason=self._hide_key(finish_reason),
-            model=None if model is None else self._hide_key(str(model)),
+            text=self._clean(_join_parts(message.get("content"))),
+            refusal=self._clean(_join_parts(refusal)) if refusal else None,
+            finish_reason=self._clean(finish_reason),
+            model=None if model is None else self._clean(str(model)),
             prompt_tokens=_parse_count(usage.get("prompt_tokens")),
             completion_tokens=_parse_count(usage.get("completion_tokens")),
         )
 
-    def _hide_key(self, text: str) -> str:
-        """Remove the key and images from a text: a server may repeat a request."""
-        text = strip_images(text)
+    def _clean(self, text: str) -> str:
+        """Remove unprintable characters, images and the key from a text: a server may repeat a request."""
+        # Unprintable characters first: they could split the key.
+        text = strip_images(clean_text(text))
         return self._key_pattern.sub("[API key]", text) if self._key else text
 
 
+def _join_parts(content: Any) -> str:
+    """Return the text of a message's content: a string, None, or a list of parts."""
+    if isinstance(content, list):
+        return "".join(part["text"] for part in content if isinstance(part, Mapping) and part.get("text"))
+    if content is not None and not isinstance(content, str):
+        raise TypeError(f"content of type {type(content).__name__}")
+    return content or ""
+
+
 def _parse_count(tokens: Any) -> int | None:
-    """Return a token count; None if it is missing or impossible."""
-    return tokens if isinstance(tokens, int) and 0 <= tokens < _MAX_TOKENS else None
+    """Return a token count, which some servers send as a string; None if it is missing or invalid."""
+    try:
+        count = int(tokens)
+    except (ValueError, TypeError, OverflowError):
+        return None
+    return count if count >= 0 else None
 
 
 def parse_retry_after(headers: Mapping[str, str]) -> float | None:

@@ -43,6 +43,8 @@ class ChatSettings:
     """Seconds to wait for an answer."""
     max_retries: int = 8
     """Maximum number of retries after transient failures: status 408, 409, 429 or 5xx, or a lost connection."""
+    max_wait: float = 120.0
+    """Maximum seconds to wait before a retry, even if the server asks for more."""
     structured: Structured = "auto"
     """Send JSON schemas to the server: always; never (state them in the prompt); or auto, until the server rejects
     one."""
@@ -54,7 +56,7 @@ class ChatSettings:
             ConfigError: If a field is invalid.
         """
         if self.model and not self.model.strip():
-            raise ConfigError("no model is named", where="model", remedy="Give the server's name for it.")
+            raise ConfigError("no model is named", where="model", remedy="Give the model's name on the server.")
         # The message does not show the value: the most common mistake is to pass the key itself.
         if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", self.api_key_env):
             raise ConfigError(
@@ -75,7 +77,7 @@ class ChatSettings:
                 raise ConfigError(
                     f"{getattr(self, name)} is below {minimum}", where=name, remedy="Give a larger number."
                 )
-        for name in ("requests_per_minute", "tokens_per_minute", "timeout"):
+        for name in ("requests_per_minute", "tokens_per_minute", "timeout", "max_wait"):
             value = getattr(self, name)
             if value is not None and not value > 0:
                 raise ConfigError(f"{value} is not above 0", where=name, remedy="Give a positive number.")
@@ -117,7 +119,7 @@ class ChatSettings:
         return price
 
     def api_key(self) -> str | None:
-        """Return the API key; None if there is none and the server is not OpenAI's.
+        """Return the API key; None if it is missing and the server is not OpenAI's.
 
         Raises:
             ConfigError: If the server is OpenAI's and there is no key.

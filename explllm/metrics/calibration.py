@@ -35,7 +35,7 @@ class ReliabilityCurve:
 def reliability_curve(confidences: np.ndarray, correct: np.ndarray, bins: int = BINS) -> ReliabilityCurve:
     """Group answers by confidence into bins of equal width.
 
-    torchmetrics computes the error but not the curve, and it puts a confidence of exactly 1 into a bin of its own.
+    torchmetrics computes the error but not the curve, and it has an extra bin for a confidence of exactly 1.
 
     Args:
         confidences: (N,) probability of each answer, in [0, 1].

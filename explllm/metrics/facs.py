@@ -48,7 +48,7 @@ def facs_counts(active: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:
 
 
 def facs_f1(counts: torch.Tensor) -> torch.Tensor:
-    """Return the F1 of each unit, (K,) float64; NaN for a unit that neither occurs nor is detected.
+    """Return the F1 of each unit, (K,) float64; NaN for a unit without occurrences and detections.
 
     Args:
         counts: (3, K), from `facs_counts`.
@@ -67,7 +67,7 @@ def facs_summary(counts: torch.Tensor, faces: int, units: Sequence[FacsUnit]) ->
 
     Returns:
         ``f1`` by unit (``AU1``, ...), None if undefined or if the unit is missing; ``mean_f1``: the mean over the units
-        that have an F1, None if there is none; ``mean_over``: these units; ``missing``: units without a FEAFA
+        that have an F1, None if no unit has one; ``mean_over``: these units; ``missing``: units without a FEAFA
         counterpart, which are left out of the mean; ``active``: number of faces that show each unit; ``faces``.
     """
     absent = unmapped_units(units)

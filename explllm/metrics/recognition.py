@@ -45,14 +45,14 @@ def precision_by_class(confusion: torch.Tensor) -> torch.Tensor:
 
 
 def f1_by_class(confusion: torch.Tensor) -> torch.Tensor:
-    """Return the F1 of each class, (K,) float64; NaN for a class that neither occurs nor is predicted."""
+    """Return the F1 of each class, (K,) float64; NaN for a class without faces and predictions."""
     return 2 * confusion.diag().double() / (confusion.sum(1) + confusion[:, : len(confusion)].sum(0))
 
 
 def recognition_summary(confusion: torch.Tensor, nll: float | None, labels: Sequence[Expression]) -> dict[str, Any]:
     """Compute all metrics that follow from the confusion matrix.
 
-    Accuracy alone hides a collapse to one class, so macro recall and the histogram of predictions are part of it.
+    Accuracy alone hides a collapse to one class, so the summary includes macro recall and the histogram of predictions.
 
     Args:
         confusion: (K, K + 1), from `confusion_matrix`.

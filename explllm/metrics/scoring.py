@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from explllm.core.errors import ConfigError, InputError, ManifestError
 from explllm.core.expressions import Expression, LabelSet
@@ -33,6 +33,7 @@ def score_table(
     judge: Judge | ChatSettings,
     out: Path | None = None,
     ledger: Path | None = None,
+    redo: Literal["failed"] | None = None,
 ) -> dict[str, Any]:
     """Evaluate texts and labels, and let a judge compare the texts with references.
 
@@ -49,6 +50,7 @@ def score_table(
         judge: A judge that needs no server, or the settings of the language model that judges.
         out: JSON Lines file for the metrics of each text; None for none.
         ledger: SQLite file of the judge's answers, none of which is paid for twice; required with a language model.
+        redo: "failed" to discard the recorded answers about texts that were not judged, and ask again.
 
     Returns:
         The values of `explllm.metrics.chain_of_thought.summarize_counts` and
@@ -84,7 +86,7 @@ def score_table(
             "--judge needs texts to compare with", remedy="Give them by --reference, or leave --judge out."
         )
     if pairs:
-        results, metrics["judge"], metrics["judge_cost"] = asyncio.run(_judge(pairs, judge, ledger))
+        results, metrics["judge"], metrics["judge_cost"] = asyncio.run(_judge(pairs, judge, ledger, redo))
         judgments = {text.name: one for (text, _), one in zip(pairs, results, strict=True)}
         # The mean of no judgment is NaN, which JSON cannot express.
         if judged := [one for one in results if isinstance(one, Judgment)]:
@@ -100,7 +102,10 @@ def score_table(
 
 
 async def _judge(
-    pairs: Sequence[tuple[Record, Record]], judge: Judge | ChatSettings, ledger_file: Path | None
+    pairs: Sequence[tuple[Record, Record]],
+    judge: Judge | ChatSettings,
+    ledger_file: Path | None,
+    redo: Literal["failed"] | None,
 ) -> tuple[list[Judgment | str], str, float]:
     """Return the judgments, the judge's name, and the cost in the ledger in USD."""
     if isinstance(judge, Judge):
@@ -112,15 +117,25 @@ async def _judge(
         async with ChatClient(judge, ledger) as client:
             await client.check()
             chat_judge = ChatJudge(client, judge.model)
-            work = (_one(chat_judge, one, other) for one, other in pairs)
+            work = (_one(chat_judge, one, other, ledger if redo else None) for one, other in pairs)
             found = list(await asyncio.gather(*work))
         return found, chat_judge.name, ledger.totals().cost
 
 
-async def _one(judge: Judge, one: Record, other: Record) -> Judgment | str:
-    """Return a judgment, or why there is none: answers that were paid for must not be lost."""
+async def _one(judge: Judge, one: Record, other: Record, redo_in: Ledger | None = None) -> Judgment | str:
+    """Return a judgment, or why there is none: answers that were paid for must not be lost.
+
+    If all answers of a failed judgment are in the ledger ``redo_in``, they are discarded and requested again.
+    """
     try:
-        return await judge.judge(one.text, other.text, one.name)
+        sent = 0 if redo_in is None else redo_in.sent(one.name)
+        try:
+            return await judge.judge(one.text, other.text, one.name)
+        except ChatFailure:
+            if redo_in is None or not sent == redo_in.sent(one.name) > 0:
+                raise
+            await redo_in.discard(one.name)
+            return await judge.judge(one.text, other.text, one.name)
     except ChatFailure as failure:
         return failure.reason
     except OutOfBudget:
@@ -156,12 +171,12 @@ def _joined(texts: Sequence[Record], references: Sequence[Record]) -> tuple[list
         mine, theirs = _once(texts, key), _once(references, key)
         for name in mine.keys() & theirs.keys():
             found.setdefault(mine[name].name, theirs[name])
-    surely = len(found)
+    by_path = len(found)
     mine, theirs = _once(texts, _file_name), _once(references, _file_name)
     for name in mine.keys() & theirs.keys():
         if name in (mine[name].image, theirs[name].image):
             found.setdefault(mine[name].name, theirs[name])
-    return [(text, found[text.name]) for text in texts if text.name in found], len(found) - surely
+    return [(text, found[text.name]) for text in texts if text.name in found], len(found) - by_path
 
 
 def _file_name(record: Record) -> str:
@@ -174,11 +189,12 @@ def _once(texts: Sequence[Record], key: Callable[[Record], str]) -> dict[str, Re
 
 
 def _recognition(table: Manifest) -> dict[str, Any]:
-    """Measure labels against true ones; empty where there are none.
+    """Compute the recognition metrics; empty if the table has no true labels or no answers.
 
     Returns:
-        What `recognition_metrics` gives, with ``by``: ``predicted`` or ``conclusion``; ``unlabeled``, faces whose
-        true label is not known, and ``unanswered``, faces with a reason in ``unreadable``, which do not count.
+        The values of `recognition_metrics`; ``by``, the source of the answers: ``predicted`` or ``conclusion``;
+        ``unlabeled``, the number of faces without a true label; ``unanswered``, the number of faces with a reason in
+        ``unreadable``. The metrics leave both out.
     """
     frame = table.frame
     by = "predicted" if "predicted" in frame else "conclusion"
@@ -202,7 +218,7 @@ def _recognition(table: Manifest) -> dict[str, Any]:
 
 
 def _labels(frame: Any) -> tuple[Expression, ...] | None:
-    """Return the classes: those that the table names or has probabilities of, else all that occur in it."""
+    """Return the classes: those of the table's label set or probabilities, else all that occur in it."""
     named = sorted(set(frame["label_set"].dropna())) if "label_set" in frame else []
     if len(named) == 1:
         return tuple(LabelSet.by_name(named[0]))
@@ -215,7 +231,7 @@ def _labels(frame: Any) -> tuple[Expression, ...] | None:
 def _write(
     out: Path, texts: Sequence[Record], counts: Sequence[TextCounts], judgments: dict[str, Judgment | str]
 ) -> None:
-    """Write a line for each text: what was measured of it, and its scores where it was judged."""
+    """Write one line per text with its metrics, and its scores if it was judged."""
     with atomic_write(out) as temporary, temporary.open("w", encoding="utf-8") as stream:
         for text, count in zip(texts, counts, strict=True):
             values: dict[str, Any] = {"image": text.image}

@@ -85,8 +85,8 @@ class ExpLLM(MultiPartModel, PreTrainedModel):
         self.conversations = ConversationEncoder(tokenizer, config.image_tokens)
         self.image = ImagePreset.from_dict(config.image or {})
         self._checkpoints_frozen_parts = False
-        self.max_inference_batch: int | None = None
-        """Faces per batch that fitted in memory after an out-of-memory error; None before."""
+        self.max_batch_sizes: dict[str, int] = {}
+        """Faces per batch of recognition and of explanation that fitted in memory, after an out-of-memory error."""
         self.vision = vision or AutoModel.from_config(config.vision_config, dtype=torch.float32)
         self.projector = Projector(config.vision_width, config.text_config.hidden_size, config.projector_layers)
         self.language = language or AutoModelForCausalLM.from_config(config.text_config, dtype=torch.float32)

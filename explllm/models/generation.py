@@ -133,32 +133,41 @@ def label_log_likelihoods(model: "ExpLLM", pixel_values: torch.Tensor) -> torch.
     Returns:
         (B, K) float32: the log-likelihood of each whole label.
     """
-    rows = _in_smaller_batches(model, lambda part: [_score_labels(model, model.encode_image(part))[0]], pixel_values)
-    return torch.cat(rows)
+
+    def score(rows: slice) -> list[torch.Tensor]:
+        return [*_score_labels(model, model.encode_image(pixel_values[rows]))[0]]
+
+    return torch.stack(_in_smaller_batches(model, "recognition", score, len(pixel_values)))
 
 
-def _in_smaller_batches(
-    model: "ExpLLM", compute: Callable[[torch.Tensor], list[Any]], pixel_values: torch.Tensor
-) -> list[Any]:
-    """Apply a function to a batch, in halves if it does not fit in memory, and concatenate the lists."""
-    size = min(len(pixel_values), model.max_inference_batch or len(pixel_values))
+def _in_smaller_batches(model: "ExpLLM", kind: str, compute: Callable[[slice], list[Any]], count: int) -> list[Any]:
+    """Compute results for the rows of a batch, in smaller batches if memory is short, and concatenate them.
+
+    Args:
+        model: The model; it keeps the batch size that fitted.
+        kind: The computation that the batch size applies to.
+        compute: Returns one result per row of a slice.
+        count: Number of rows.
+
+    Returns:
+        The results of all rows.
+    """
+    size = min(count, model.max_batch_sizes.get(kind, count))
     results: list[Any] = []
-    start = 0
-    while start < len(pixel_values):
+    while len(results) < count:
         try:
-            results += compute(pixel_values[start : start + size])
-            start += size
+            results += compute(slice(len(results), len(results) + size))
         except torch.OutOfMemoryError:
             if size == 1:
                 raise
-            size = (min(size, len(pixel_values) - start) + 1) // 2
-            model.max_inference_batch = size
+            size = (min(size, count - len(results)) + 1) // 2
+            model.max_batch_sizes[kind] = size
         else:
             continue
         # Outside of the handler, whose exception keeps the tensors of the failed pass alive.
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
-        warnings.warn(f"out of memory: continuing with batches of {size} faces", stacklevel=3)
+        warnings.warn(f"out of memory: {kind} continues with batches of {size} faces", stacklevel=3)
     return results
 
 
@@ -223,8 +232,12 @@ def explain(
     Returns:
         B texts.
     """
-    generated = _generate(model)(**_generation_inputs(model, pixel_values, labels, max_new_tokens))
-    return [model.conversations.decode(row) for row in generated]
+
+    def generate(rows: slice) -> list[str]:
+        inputs = _generation_inputs(model, pixel_values[rows], labels[rows], max_new_tokens)
+        return [model.conversations.decode(ids) for ids in _generate(model)(**inputs)]
+
+    return _in_smaller_batches(model, "explanation", generate, len(pixel_values))
 
 
 @torch.no_grad()
@@ -244,8 +257,8 @@ def recognize_and_explain(
         Recognition and text of each face.
     """
 
-    def answer(pixels: torch.Tensor) -> list[tuple[Recognition, str]]:
-        image_embeds = model.encode_image(pixels)
+    def answer(rows: slice) -> list[tuple[Recognition, str]]:
+        image_embeds = model.encode_image(pixel_values[rows])
         scores, cache = _score_labels(model, image_embeds, use_cache=True)
         recognitions = [Recognition.of(model.labels, row) for row in scores.softmax(1).tolist()]
         labels = [result.expression for result in recognitions]
@@ -257,7 +270,7 @@ def recognize_and_explain(
             for result, row in zip(recognitions, generated, strict=True)
         ]
 
-    return _in_smaller_batches(model, answer, pixel_values)
+    return _in_smaller_batches(model, "explanation", answer, len(pixel_values))
 
 
 def stream(model: "ExpLLM", pixel_values: torch.Tensor, label: Expression, max_new_tokens: int) -> Iterator[str]:

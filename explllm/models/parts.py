@@ -20,7 +20,7 @@ class Part(NamedTuple):
 
     module: nn.Module
     train: Train
-    """What trains in it."""
+    """The weights that train."""
     base: str | None
     """Hugging Face name or folder of its base weights; None if it has no named base."""
 

@@ -261,7 +261,7 @@ def check_target(target: Path, replace: bool) -> None:
         replace: Whether an existing model folder may be replaced.
 
     Raises:
-        CheckpointError: If the path exists and is not an empty folder, nor a model folder that may be replaced.
+        CheckpointError: If the path exists, unless it is an empty folder or a model folder that may be replaced.
     """
     occupied = target.exists() and (not target.is_dir() or any(target.iterdir()))
     if occupied and not (replace and (target / "config.json").is_file()):

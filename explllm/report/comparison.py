@@ -160,7 +160,9 @@ def print_comparison(console: Console, comparison: Comparison) -> None:
         table.add_row(*row)
     console.print(table)
     if comparison.left_out:
-        console.print(f"[bold]{comparison.left_out} faces do not count in every run[/bold] and are left out below")
+        console.print(
+            f"[bold]{comparison.left_out} faces are not scored in every run[/bold]; the lines below leave them out"
+        )
     for sentence in pair_sentences(comparison):
         console.print(escape(sentence), highlight=False)
     console.print(

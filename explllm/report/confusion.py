@@ -120,7 +120,7 @@ def confusion_cells(metrics: Mapping[str, Any], faces: Sequence[ScoredFace]) -> 
 def _thumbnails(
     by_cell: Mapping[tuple[str, str], Sequence[ScoredFace]],
 ) -> dict[tuple[str, str], list[tuple[ScoredFace, str]]]:
-    """Make thumbnails in turns over the cells, so that rare errors are shown before more of the common ones."""
+    """Make thumbnails round-robin over the cells: rare errors come before more of the common ones."""
     shown: dict[tuple[str, str], list[tuple[ScoredFace, str]]] = defaultdict(list)
     size = 0
     for turn in zip_longest(*(faces[:_PER_CELL] for faces in by_cell.values())):

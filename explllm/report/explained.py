@@ -10,6 +10,7 @@ from typing import Protocol
 from explllm.core.action_units import INTENSITY_WORDS, NAMES, intensity_word
 from explllm.core.expressions import Expression
 from explllm.explanations.chain_of_thought import ChainOfThought
+from explllm.explanations.review import Review, review_explanation
 from explllm.faces.crop import DEFAULT_MARGIN, load_face
 from explllm.metrics.exp_cot_score import Judgment
 
@@ -117,6 +118,11 @@ class ExplainedFace:
         return [
             name for name, value in zip(NAMES, self.action_units or [0.0] * len(NAMES), strict=True) if value is None
         ]
+
+    @property
+    def review(self) -> Review:
+        """The explanation's claims, compared with `action_units`, and its contradictions."""
+        return review_explanation(self.cot, self.recognition.expression, self.action_units)
 
     @property
     def alt_text(self) -> str:

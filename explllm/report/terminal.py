@@ -67,6 +67,10 @@ def print_metrics(console: Console, written: Mapping[str, Any], stage: str = "te
     console.print(_intervals(metrics), highlight=False)
     if metrics["with_probabilities"]:
         console.print(_probability_line(metrics), highlight=False)
+    if (gain := metrics.get("cot/grounding_gain")) is not None:
+        low, high = metrics["cot/grounding_gain_interval"]
+        count = metrics["cot/grounding_gain_faces"]
+        console.print(f"grounding gain {gain:.3f} ({low:.3f} to {high:.3f}), on {count} explanations", highlight=False)
     if unreadable := len(metrics["unreadable"]):
         console.print(f"[bold]{unreadable} more faces could not be read[/bold]; metrics.json lists them")
     if metrics["left_out"]:
@@ -116,7 +120,7 @@ def print_explained(
     label = "" if expression is None else f"  (labeled {expression})"
     caveat = "  (model trained on drawn faces)" if "drawn" in (training_data_note or "") else ""
     result = f": {recognition.expression}{label}{caveat}"
-    # rich truncates a long title at its end, where the result is: truncate the path at its start instead.
+    # rich truncates the end of a long title, which holds the result: truncate the start of the path instead.
     room, path = max(console.width - len(result) - 8, 12), fspath(image)
     shortened = path if len(path) <= room else f"…{path[1 - room :]}"
     console.print(Panel(f"{likely}\n\n{escape(cot.text)}", title=f"{escape(shortened)}{result}", title_align="left"))

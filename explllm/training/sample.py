@@ -96,13 +96,12 @@ def _explain(data: Any, faces: pd.DataFrame, module: "ExpLLMTask", rows: list[in
     model.eval()
     try:
         pixels = torch.stack([*pixels_by_row.values()]).to(module.device)
-        recognitions = model.recognize_pixels(pixels)
-        cots = model.explain_pixels(pixels, [one.expression for one in recognitions], module.max_new_tokens)
+        answers = model.recognize_and_explain_pixels(pixels, module.max_new_tokens)
     finally:
         model.train(training)
     metadata = faces.reindex(columns=["expression", "action_units_source"])
     explained = {}
-    for row, recognition, cot in zip(pixels_by_row, recognitions, cots, strict=True):
+    for row, (recognition, cot) in zip(pixels_by_row, answers, strict=True):
         label, source = metadata.loc[row]
         explained[row] = ExplainedFace(
             data.manifest.image_path(row),

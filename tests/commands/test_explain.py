@@ -199,8 +199,9 @@ def test_action_units_are_measured_beside(explain, photographs, detector_file, l
     assert "face 6 of 6" in out.replace("\n", "") and out.count("action units by mediapipe-blendshapes:") == 6
 
 
-def test_a_picture_without_a_face_gets_a_warning(explain, photographs, landmarker_file):
+def test_a_picture_without_a_face_gets_a_warning(explain, photographs, landmarker_file, monkeypatch):
     """A cup of coffee, taken for a face: the estimator finds none."""
+    monkeypatch.setenv("COLUMNS", "120")
     _, [line] = explain(photographs / "coffee.png", landmarker=landmarker_file, as_json=True)
     assert line["warnings"][0] == "The picture may show no face: mediapipe-blendshapes found none."
     _, out = explain(photographs / "coffee.png")

@@ -7,9 +7,9 @@ import torch
 from explllm.conversation.encoder import IGNORED, ConversationEncoder
 from explllm.conversation.messages import (
     EXPLAIN,
-    FORMATS,
     IMAGE_TOKEN,
     RECOGNIZE,
+    TEMPLATES,
     caption,
     chat_template,
     conversation,
@@ -62,7 +62,7 @@ def test_test_prompts_equal_the_released_code(golden, kind, name):
         assert tuple(ids[mask.bool()].tolist()) in ours
 
 
-@pytest.mark.parametrize("chat_format", FORMATS)
+@pytest.mark.parametrize("chat_format", TEMPLATES)
 def test_every_answer_token_and_its_end_are_supervised_and_nothing_else(llama, chat_format):
     encoder = ConversationEncoder(load_tokenizer(llama, chat_format), 16)
     rounds = [(RECOGNIZE, "Happiness"), (EXPLAIN, COT), (RECOGNIZE, "Anger")]
@@ -77,7 +77,7 @@ def test_every_answer_token_and_its_end_are_supervised_and_nothing_else(llama, c
         assert encoded.input_ids.count(encoder.image_token_id) == 16
 
 
-@pytest.mark.parametrize("chat_format", FORMATS)
+@pytest.mark.parametrize("chat_format", TEMPLATES)
 def test_one_tokenization_of_the_whole_text(llama, chat_format):
     tokenizer = load_tokenizer(llama, chat_format)
     encoder, messages = ConversationEncoder(tokenizer, 4), explanation("Fear", COT)
@@ -86,7 +86,7 @@ def test_one_tokenization_of_the_whole_text(llama, chat_format):
     assert list(encoder.encode(messages).input_ids) == tokenizer(text, add_special_tokens=False)["input_ids"]
 
 
-@pytest.mark.parametrize("chat_format", FORMATS)
+@pytest.mark.parametrize("chat_format", TEMPLATES)
 def test_prompt_and_answer_make_the_conversation(small, llama, chat_format):
     for tokenizer in (load_tokenizer(llama, chat_format), small):
         encoder = ConversationEncoder(tokenizer, 4)

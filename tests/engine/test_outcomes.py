@@ -15,10 +15,10 @@ def test_they_come_back_by_row():
     outcomes.add(5, Outcome(Status.FAILED, None, 0, "refused", 0.0))
     assert len(outcomes) == 3 and outcomes.count("failed") == 2 and outcomes.count("accepted") == 1
     assert outcomes.reasons("failed", 1) == [(5, "refused")]
-    assert outcomes.reasons("failed", 9) == [(5, "refused"), (7, "not \\udcff accepted")]
+    assert outcomes.reasons("failed", 9) == [(5, "refused"), (7, "not \ufffd accepted")]
     assert set(outcomes.cells(3, 7)) == {5, 7}
     assert outcomes.cells(0, 4) == {
-        2: {"cot": "a text \udcff", "cot_rounds": 1, "cot_status": "accepted", "cot_reason": None, "cot_cost": 0.25}
+        2: {"cot": "a text \ufffd", "cot_rounds": 1, "cot_status": "accepted", "cot_reason": None, "cot_cost": 0.25}
     }
 
 

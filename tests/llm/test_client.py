@@ -3,14 +3,16 @@
 import asyncio
 import copy
 import json
+import sqlite3
 import time
+from dataclasses import replace
 
 import pytest
 
 from explllm.core.errors import InputError
 from explllm.llm.client import ChatClient
 from explllm.llm.ledger import Ledger
-from explllm.llm.request import ChatFailure, OutOfBudget, Stopped
+from explllm.llm.request import ChatFailure, ChatMessage, OutOfBudget, Stopped, clean_text
 
 SCHEMA = {"type": "object", "properties": {"label": {"type": "string"}}, "required": ["label"]}
 
@@ -34,8 +36,6 @@ def test_answer_is_recorded_and_not_paid_for_again(chat_server, serve, settings,
 
 
 def test_each_part_of_a_request_makes_a_new_entry(question):
-    from explllm.llm.request import ChatMessage
-
     plain = question()
     others = [
         question(scope="other"),
@@ -159,7 +159,7 @@ def test_refusals_are_paid_for_once(chat_server, serve, settings, question, ask_
     ("status", "error", "remedy"),
     [
         (401, {}, "environment variable"),
-        (403, {}, "key"),
+        (402, {}, "Buy credit"),
         (404, {}, "model's name"),
         (429, {"code": "insufficient_quota"}, "Buy credit"),
         (307, {}, "new address"),
@@ -381,14 +381,17 @@ def test_a_limit_that_is_too_high_is_not_a_matter_of_names(chat_server, serve, s
     assert len(server.received) == 2
 
 
-def test_odd_texts_survive(chat_server, serve, settings, question, ask_all, tmp_path):
-    from explllm.llm.request import ChatMessage
+def test_unprintable_characters_are_removed():
+    text = "a\tb\nc\0\x1b[31mred\x1b[0m\x9b\u202edlrow\u2066 \U0001f600\r\x07é\ud83d"
+    assert clean_text(text) == "a\tb\ncreddlrow \U0001f600é\ufffd"
 
+
+def test_odd_texts_survive(chat_server, serve, settings, question, ask_all, tmp_path):
     server = serve(lambda received: chat_server.Reply(raw='{"choices":[{"message":{"content":"\\ud83d\\u0000é"}}]}'))
     path = b"faces/\xff.jpg".decode("utf-8", "surrogateescape")
     odd = question(scope=path, messages=(ChatMessage("user", f"What of {path}?"),))
     [answer] = ask_all(settings(server), [odd])
-    assert answer.text == "\\ud83d\0é"
+    assert answer.text == "\ufffdé"
     assert (answer.prompt_tokens, answer.model) == (0, "scripted")
     with Ledger(tmp_path / "ledger.sqlite") as ledger:
         assert ledger.conversation(path)[0].answer.text == answer.text
@@ -444,11 +447,78 @@ def test_a_server_that_counts_no_tokens_costs_the_upper_bound(chat_server, serve
     assert 1024e-6 < answer.cost < 2000e-6
 
 
-@pytest.mark.parametrize("usage", [(10**30, 5), (-4, 5), ("many", "more")])
-def test_a_server_that_counts_nonsense_costs_the_upper_bound(chat_server, serve, settings, question, ask_all, usage):
+@pytest.mark.parametrize("usage", [(10**30, 5), (10**9, 10**9), (-4, 5), ("many", "more")])
+def test_impossible_usage_costs_the_upper_bound(
+    chat_server, serve, settings, question, ask_all, tmp_path, caplog, usage
+):
     server = serve(lambda received: chat_server.Reply("fine", usage=usage))
+    limited = settings(server, price_in=1.0, price_out=1.0, max_cost=0.01)
+    answers = ask_all(limited, [question(0), question(1)])
+    assert {answer.text for answer in answers} == {"fine"}
+    assert all(0 < answer.cost < 2000e-6 for answer in answers)
+    if usage[0] in (10**9, 10**30):
+        assert caplog.text.count("impossible reported usage") == 1
+        base = sqlite3.connect(tmp_path / "ledger.sqlite")
+        assert f"reported usage: {usage[0]} prompt" in base.execute("SELECT error FROM attempts").fetchone()[0]
+
+
+def test_usage_as_strings_and_content_in_parts(chat_server, serve, settings, question, ask_all):
+    content = [{"type": "text", "text": "fi"}, {"type": "audio"}, {"type": "text", "text": "ne"}]
+    body = {
+        "choices": [{"message": {"content": content}}],
+        "usage": {"prompt_tokens": "100", "completion_tokens": "20"},
+    }
+    server = serve(lambda received: chat_server.Reply(raw=json.dumps(body)))
     [answer] = ask_all(settings(server, price_in=1.0, price_out=1.0), [question()])
-    assert answer.text == "fine" and 0 < answer.cost < 2000e-6
+    assert (answer.text, answer.prompt_tokens, answer.cost) == ("fine", 100, pytest.approx(120e-6))
+
+
+def test_an_oversized_answer_fails_alone(chat_server, serve, settings, question, ask_all, totals):
+    server = serve(lambda received: chat_server.Reply("x " * 2_500_000 if received.number == 1 else "fine"))
+    limited = settings(server, concurrency=1, price_in=1.0, price_out=1.0, max_cost=0.01)
+    oversized, answer = ask_all(limited, [question(0), question(1)])
+    assert isinstance(oversized, ChatFailure) and "5,000,000 characters" in oversized.reason
+    assert answer.text == "fine" and totals().failures == 1
+    # A later run asks again.
+    assert ask_all(limited, [question(0)])[0].text == "fine"
+
+
+def test_403_from_the_start_ends_the_run(chat_server, serve, settings, question, ask_all):
+    server = serve(lambda received: chat_server.Reply("no", status=403))
+    outcomes = ask_all(settings(server, concurrency=1), [question(number) for number in range(9)])
+    assert [type(outcome) for outcome in outcomes] == [ChatFailure] * 2 + [InputError] * 7
+    assert "permission" in outcomes[-1].remedy and len(server.received) == 3
+
+
+def test_a_single_403_concerns_only_its_request(chat_server, serve, settings, question, ask_all, totals):
+    forbidden = [f"question {number}" for number in (0, 5, 6, 7)]
+    server = serve(lambda received: chat_server.Reply("policy", status=403 if received.question in forbidden else 200))
+    schema = [question(number, schema=SCHEMA) for number in range(10)]
+    outcomes = ask_all(settings(server, concurrency=1), schema)
+    failed = [number for number, outcome in enumerate(outcomes) if isinstance(outcome, ChatFailure)]
+    assert failed == [0, 5, 6, 7] and "status 403: policy" in outcomes[0].reason
+    assert len(server.received) == 10 and all("response_format" in received.body for received in server.received)
+
+
+def test_an_identical_truncated_request_is_not_paid_again(chat_server, serve, settings, question, ask_in_turn):
+    server = serve(lambda received: chat_server.Reply("", finish_reason="length"))
+    requests = [question(0, attempt=attempt, max_tokens=32) for attempt in range(6)]
+    answers = ask_in_turn(settings(server), requests)
+    assert [received.body["max_tokens"] for received in server.received] == [32, 32 + 4096, 32 + 16384]
+    assert [answer.recorded for answer in answers] == [False] * 3 + [True] * 3
+    # Sampling may end earlier the next time.
+    sampled = [question(1, attempt=attempt, max_tokens=32, temperature=0.5) for attempt in range(2)]
+    ask_in_turn(settings(server), sampled)
+    assert len(server.received) == 5
+
+
+def test_one_process_does_not_raise_the_limit_of_another(chat_server, serve, settings, question, ask_in_turn):
+    server = serve(
+        lambda received: chat_server.Reply("", finish_reason="length" if "long" in received.question else "stop")
+    )
+    long = question(0, purpose="judge", messages=(ChatMessage("user", "long"),), max_tokens=32)
+    ask_in_turn(settings(server), [long, question(1, max_tokens=32), replace(long, attempt=1)])
+    assert [received.body["max_tokens"] for received in server.received] == [32, 32, 32 + 4096]
 
 
 def test_the_reason_of_a_refusal_in_fastapis_words(chat_server, serve, settings, question, ask_all):
@@ -464,6 +534,8 @@ def test_the_reason_of_a_refusal_in_fastapis_words(chat_server, serve, settings,
         ("k", '{"key": "k", "kind": 1}'),
         ("key", "a monkey, key_observations, and the [API key]"),
         ("sk-0123456789abcdef", "[API key]x"),
+        ("0123456789abc", "x[API key]y"),
+        ("a1b2", "x[API key]y"),
     ],
 )
 def test_a_word_in_the_place_of_a_key_spoils_no_answer(
@@ -488,7 +560,7 @@ def test_memory_stays_flat(chat_server, serve, settings, client_on):
     server = serve(lambda received: chat_server.Reply("x" * 2000))
 
     async def main():
-        from explllm.llm.request import ChatMessage, ChatRequest
+        from explllm.llm.request import ChatRequest
 
         async with client_on(settings(server, concurrency=8)) as client:
 

@@ -257,6 +257,40 @@ def test_a_full_disk_ends_the_run(serve, settings, question, tmp_path):
     assert sent == totals.requests == 1
 
 
+@pytest.mark.parametrize("replaced", [False, True])
+def test_a_ledger_deleted_during_the_run_is_an_error(serve, settings, question, tmp_path, replaced):
+    server = serve()
+    path = tmp_path / "ledger.sqlite"
+
+    async def main():
+        with Ledger(path) as ledger:
+            async with ChatClient(settings(server), ledger) as client:
+                await client.ask(question(0))
+                path.rename(tmp_path / "elsewhere")
+                if replaced:
+                    path.write_bytes(b"")
+                return await asyncio.gather(client.ask(question(1)), return_exceptions=True)
+
+    [error] = asyncio.run(main())
+    assert isinstance(error, InputError) and "deleted or replaced" in str(error)
+    assert len(server.received) == 1
+
+
+def test_discarded_answers_are_asked_for_again(chat_server, serve, settings, question, client_on, totals):
+    server = serve(lambda received: chat_server.Reply(f"answer {received.number}", usage=(1, 1)))
+
+    async def main():
+        async with client_on(settings(server, price_in=1e6, price_out=0.0)) as client:
+            await asyncio.gather(client.ask(question(0)), client.ask(question(1)))
+            assert client.ledger.sent("faces/0.jpg") == 1
+            await client.ledger.discard("faces/0.jpg")
+            return [await client.ask(question(number)) for number in (0, 1)]
+
+    again, kept = asyncio.run(main())
+    assert (again.text, again.recorded, kept.recorded) == ("answer 3", False, True)
+    assert (totals().answers, totals().requests, totals().cost) == (2, 3, 3.0)
+
+
 def test_what_was_begun_is_finished_when_the_ledger_is_closed(question, tmp_path):
     async def main():
         with Ledger(tmp_path / "ledger.sqlite") as ledger:

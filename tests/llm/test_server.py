@@ -116,6 +116,15 @@ def test_retry_after_as_a_date_is_waited_for(chat_server, serve, settings, quest
     assert wanted <= sent < wanted + 1
 
 
+def test_retry_after_is_capped(chat_server, serve, settings, question, ask_all, caplog):
+    server = serve(
+        lambda received: chat_server.Reply(status=200 if received.number > 1 else 429, headers={"Retry-After": "86400"})
+    )
+    ask_all(settings(server, max_wait=0.3), [question()])
+    first, second = server.received
+    assert second.time - first.time < 60 and "86400 s. Waiting for 0 s" in caplog.text
+
+
 def test_backoff_grows_without_retry_after(chat_server, serve, settings, question, ask_all):
     server = serve(lambda received: chat_server.Reply(status=500 if received.number < 4 else 200))
     ask_all(settings(server), [question()])
@@ -162,9 +171,9 @@ def test_the_key_appears_nowhere(chat_server, serve, settings, question, api_key
     root.setLevel(logging.DEBUG)
     shown = []
 
-    async def one(request, ledger):
+    async def ask(requests, ledger):
         async with ChatClient(settings(server, max_retries=1), ledger) as client:
-            for asking in (client.ask(request), client.check()):
+            for asking in (*map(client.ask, requests), client.check()):
                 try:
                     shown.append(repr(await asking))
                 except Exception as error:
@@ -175,8 +184,10 @@ def test_the_key_appears_nowhere(chat_server, serve, settings, question, api_key
 
     try:
         with Ledger(tmp_path / "ledger.sqlite") as ledger:
+            # The last two end their client.
+            for numbers in (range(6), [6], [7]):
+                asyncio.run(ask(map(question, numbers), ledger))
             for number in range(8):
-                asyncio.run(one(question(number), ledger))
                 shown += [repr(entry) for entry in ledger.conversation(f"faces/{number}.jpg")]
     finally:
         root.removeHandler(handler)

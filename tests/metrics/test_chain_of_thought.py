@@ -1,4 +1,4 @@
-"""Figures of chains of thought that need no judge."""
+"""Metrics of chains of thought that need no judge."""
 
 import json
 

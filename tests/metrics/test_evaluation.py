@@ -25,7 +25,7 @@ def predictions(count=300, seed=0, classes=6):
     return table, shares, targets
 
 
-def test_figures():
+def test_metrics():
     table, shares, targets = predictions()
     metrics = recognition_metrics(Answers.from_table(table))
     assert metrics["accuracy"] == pytest.approx(reference.accuracy_score(table["expression"], table["predicted"]))

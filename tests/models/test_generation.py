@@ -126,12 +126,17 @@ def test_out_of_memory_halves_the_batch(make_model):
             raise torch.OutOfMemoryError("out of memory")
 
     model.language.register_forward_pre_hook(limit, with_kwargs=True)
-    with pytest.warns(UserWarning, match="out of memory: continuing with batches of 2 faces"):
+    with pytest.warns(UserWarning, match="out of memory: explanation continues with batches of 2 faces"):
         results = model.recognize_and_explain_pixels(images, 4)
     assert [text for _, text in results] == [text for _, text in expected]
+    labels = [result.expression for result, _ in expected]
     sizes.clear()
-    recognitions = model.recognize_pixels(images)
-    assert sizes == [2, 2, 2, 1]  # the limit is remembered
+    assert model.explain_pixels(images, labels, 4) == [text for _, text in expected]
+    assert max(sizes) == 2  # the limit is remembered
+    with pytest.warns(UserWarning, match="recognition continues with batches of 2 faces"):
+        recognitions = model.recognize_pixels(images)
+    sizes.clear()
+    assert model.recognize_pixels(images) == recognitions and sizes == [2, 2, 2, 1]
     for found, (first, _) in zip(recognitions, expected, strict=True):
         assert list(found.probabilities.values()) == pytest.approx(list(first.probabilities.values()), abs=1e-6)
     model.language.register_forward_pre_hook(lambda *_: (_ for _ in ()).throw(torch.OutOfMemoryError("always")))

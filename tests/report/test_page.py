@@ -67,7 +67,7 @@ def write(tmp_path):
     return make
 
 
-def test_figures_are_those_of_the_metrics(write, table, metrics_of):
+def test_metrics_are_those_of_the_metrics(write, table, metrics_of):
     metrics = metrics_of(table)
     page = write(metrics)
     assert page.words[:2] == ["run", "<7>:"] and "drawn by a program" in page.text
@@ -103,9 +103,11 @@ def test_explained_faces(write, table, metrics_of, face):
     assert "Action units Jaw Drop extreme Nose Wrinkle moderate source: drawn" in page.text
     assert "Key observations: The mouth is <open> & wide." in page.text
     assert "Conclusion: It is fear." in page.text
+    # Its claim about the mouth is held against the measured jaw.
+    assert "✓ agrees: Jaw Drop (measured 0.90)" in page.text
 
 
-def test_published_figures_are_called_published(write, table, metrics_of):
+def test_published_metrics_are_called_published(write, table, metrics_of):
     page = write(metrics_of(table))
     before, _, after = page.text.partition("accuracy as published")
     assert "91.03" not in before

@@ -20,7 +20,7 @@ def texts(plot):
     return ["".join(entry.itertext()) for entry in found]
 
 
-def test_plots_show_the_figures(metrics):
+def test_plots_show_the_metrics(metrics):
     plots = {plot.name: plot for plot in recognition_plots(metrics)}
     assert list(plots) == ["confusion_matrix", "by_class", "reliability", "predictions"]
     drawn = texts(plots["confusion_matrix"])
@@ -35,7 +35,7 @@ def test_plots_show_the_figures(metrics):
         assert all(str(count) in shown for count in counts.values())
 
 
-def test_bars_by_class_are_as_long_as_the_figures(metrics):
+def test_bars_by_class_are_as_long_as_the_metrics(metrics):
     """Read back from the drawing: the widths of the bars of recall, in the classes' order."""
     [plot] = [plot for plot in recognition_plots(metrics) if plot.name == "by_class"]
     paths = re.findall(rb'd="M ([\d.]+) [\d.]+ \nL ([\d.]+) [^"]*" [^>]*fill: ' + LIGHT.main.encode(), plot.light)

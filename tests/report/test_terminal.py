@@ -50,22 +50,28 @@ def test_histogram():
     assert histogram_line({}) == ""
 
 
-def test_figures_in_one_line():
+def test_metrics_in_one_line():
     assert metrics_line(metrics()) == "accuracy 0.667, macro recall 0.750, predictions Fear █ 2  Anger ▄ 1  Sadness   0"
 
 
-def test_figures_as_a_table(console):
+def test_metrics_as_a_table(console):
     print_metrics(console, metrics_with())
     lines = [line.split() for line in printed(console).splitlines()]
     assert " ".join(lines[0]) == "test accuracy 0.667, macro recall 0.750, on 3 faces"
     rows = {words[1]: words[3::2] for words in lines if words and words[0] == "│"}
     assert rows["Fear"] == ["1", "2", "1.000", "0.667"] and rows["Anger"] == ["2", "1", "0.500", "0.667"]
     assert rows["Sadness"] == ["0", "0", "-", "-"]  # no recall where there is no face
-    for words in ("could not be read", "ONE CLASS", "left out", "name no expression"):
+    for words in ("could not be read", "ONE CLASS", "left out", "name no expression", "grounding gain"):
         assert words not in printed(console)
     # Confidences 0.9 (right), 0.8 (wrong), 0.9 (right): gaps of 0.1 and 0.8.
     assert "95% intervals: accuracy 0.000 to 1.000" in printed(console)
     assert "calibration error 0.333" in printed(console)
+
+
+def test_the_grounding_gain_of_a_test(console):
+    gain = {"cot/grounding_gain": 0.031, "cot/grounding_gain_interval": [-0.01, 0.07], "cot/grounding_gain_faces": 16}
+    print_metrics(console, metrics_with(**gain))
+    assert "grounding gain 0.031 (-0.010 to 0.070), on 16 explanations" in printed(console)
 
 
 def test_what_does_not_count_is_said(console):

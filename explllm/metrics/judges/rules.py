@@ -26,7 +26,7 @@ class OfflineJudge(RuleJudge):
     F1 = 2 x shared / (generated + reference):
 
     - Key observations: 5 times the F1 of the action units that the two sections claim. A shared unit counts by the
-      similarity of its two intensities: 1 - |a - b|, where a and b are the middles of the ranges that the intensity
+      similarity of its two intensities: 1 - |a - b|. Here a and b are the middles of the ranges that the intensity
       words denote (their mean, if a unit is graded several times); 1 if neither has an intensity word; 0.75 if only
       one has. A side that is claimed more often than the other counts as one extra claim: it says which side moves
       more.

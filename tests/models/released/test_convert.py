@@ -261,7 +261,7 @@ def test_the_commands(released, explllm, tmp_path):
     done = explllm("convert", "released", released, "out")
     assert done.status == 0
     assert "width 32, 2 blocks, 2 heads, LoRA of rank 8" in done.out
-    assert "2 attention heads are assumed" in done.err
+    assert "2 attention heads in the vision encoder of width 32" in " ".join(done.err.split())
     assert explllm("convert", "merge", "out", "merged").status == 0
     assert explllm("convert", "released", released, "merged_at_once", "--merge").status == 0
     assert files(tmp_path / "merged") == files(tmp_path / "merged_at_once")
@@ -270,7 +270,10 @@ def test_the_commands(released, explllm, tmp_path):
     assert type(AutoModel.from_pretrained("merged/vision")).__name__ == "Dinov2Model"
     assert type(AutoModelForCausalLM.from_pretrained("merged/language")).__name__ == "LlamaForCausalLM"
     assert "exists already" in explllm("convert", "merge", "out", "merged").error
-    assert "KIND" in explllm("convert").error
-    assert "0 is below 1" in explllm("convert", "released", released, "x", "--vision-heads", 0).error
-    assert "do not divide" in explllm("convert", "released", released, "x", "--vision-heads", 5).error
+    assert "needs a subcommand" in explllm("convert").error
+    assert (
+        "--vision_heads is 0. Give at least 1."
+        in explllm("convert", "released", released, "x", "--vision_heads", 0).error
+    )
+    assert "do not divide" in explllm("convert", "released", released, "x", "--vision_heads", 5).error
     assert not (tmp_path / "x").exists()
