@@ -17,6 +17,7 @@ from explllm.faces.pixels import ImagePreset
 from explllm.models import storage
 from explllm.models.build import ConfigAndTokenizer, NetworkSettings, build, build_config, distinct_expressions
 from explllm.models.explllm import ExpLLM, Recognition
+from explllm.models.lora import is_lora
 from explllm.models.loss import answer_positions, conversation_loss
 from explllm.training.face_task import FaceTask
 from explllm.training.optimization import OptimizationSettings
@@ -112,11 +113,17 @@ class ExpLLMTask(FaceTask):
     def configure_model(self) -> None:
         """Build the model, load its base weights and the weights of `init_from`."""
         settings, mesh = self.network.resolved(), self.device_mesh
+        dtype = getattr(torch, settings.base_dtype) if settings.base_dtype else None
         if self.model is None:
             if mesh is not None and settings.load_in_4bit:
                 raise ConfigError("4-bit weights cannot be sharded by fsdp2", remedy="Use --trainer.strategy ddp.")
             prepared = ConfigAndTokenizer(self.config, self.conversations.tokenizer)
             self.model = build(settings, prepared, keep_file_dtype=mesh is not None)
+            if mesh is not None and dtype is not None:
+                # peft creates LoRA in the type of the base, which is still that of its files here.
+                for name, weight in self.model.named_parameters():
+                    if is_lora(name):
+                        weight.data = weight.data.to(dtype).to(torch.float32)
             if self.init_from is not None:
                 storage.initialize(self.model, Path(self.init_from))
                 self.print(f"weights: {self.init_from}")
@@ -125,7 +132,6 @@ class ExpLLMTask(FaceTask):
             # Lightning keeps the mode that modules are in; frozen parts stay in evaluation mode.
             self.model.train()
         if mesh is not None and not isinstance(self.model, FSDPModule):
-            dtype = getattr(torch, settings.base_dtype) if settings.base_dtype else None
             shard(self.model, mesh["data_parallel"], dtype)
 
     def training_step(self, batch: Batch, batch_idx: int) -> dict[str, torch.Tensor]:
