@@ -148,14 +148,16 @@ def shard(model: ExpLLM, mesh: DeviceMesh, frozen_dtype: torch.dtype | None = No
     Args:
         model: The model, with its weights in place.
         mesh: A one-dimensional mesh.
-        frozen_dtype: Type to convert frozen weights to; by default they keep theirs. The conversion happens unit by
+        frozen_dtype: Type to convert frozen weights of named bases to; by default they keep theirs. The conversion happens unit by
             unit: weights mapped from files then never take the memory of a whole copy on any rank.
     """
+
+    based = {id(weight) for part in model.parts().values() if part.base for weight in part.module.parameters()}
 
     def unit(modules: Any, **options: Any) -> None:
         for module in modules if isinstance(modules, list) else [modules]:
             for weight in module.parameters():
-                if frozen_dtype is not None and not weight.requires_grad and not isinstance(weight, DTensor):
+                if frozen_dtype is not None and id(weight) in based and not weight.requires_grad:
                     weight.data = weight.data.to(frozen_dtype)
         fully_shard(modules, mesh=mesh, **options)
 

@@ -121,9 +121,10 @@ class ExpLLMTask(FaceTask):
             self.model = build(settings, prepared, keep_file_dtype=mesh is not None)
             if mesh is not None and dtype is not None:
                 # peft creates LoRA in the type of the base, which is still that of its files here.
-                for name, weight in self.model.named_parameters():
-                    if is_lora(name):
-                        weight.data = weight.data.to(dtype).to(torch.float32)
+                for part in self.model.parts().values():
+                    for name, weight in part.module.named_parameters():
+                        if part.base is not None and is_lora(name):
+                            weight.data = weight.data.to(dtype).to(torch.float32)
             if self.init_from is not None:
                 storage.initialize(self.model, Path(self.init_from))
                 self.print(f"weights: {self.init_from}")
