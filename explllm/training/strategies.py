@@ -151,13 +151,14 @@ def shard(model: ExpLLM, mesh: DeviceMesh, frozen_dtype: torch.dtype | None = No
         frozen_dtype: Type to convert frozen weights of named bases to; by default they keep theirs. The conversion happens unit by
             unit: weights mapped from files then never take the memory of a whole copy on any rank.
     """
-
     based = {id(weight) for part in model.parts().values() if part.base for weight in part.module.parameters()}
 
     def unit(modules: Any, **options: Any) -> None:
         for module in modules if isinstance(modules, list) else [modules]:
             for weight in module.parameters():
-                if frozen_dtype is not None and id(weight) in based and not weight.requires_grad:
+                if weight.requires_grad or isinstance(weight, DTensor):  # a DTensor is already sharded
+                    continue
+                if frozen_dtype is not None and id(weight) in based:
                     weight.data = weight.data.to(frozen_dtype)
         fully_shard(modules, mesh=mesh, **options)
 
