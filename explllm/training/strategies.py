@@ -148,8 +148,8 @@ def shard(model: ExpLLM, mesh: DeviceMesh, frozen_dtype: torch.dtype | None = No
     Args:
         model: The model, with its weights in place.
         mesh: A one-dimensional mesh.
-        frozen_dtype: Type to convert frozen weights of named bases to; by default they keep theirs. The conversion happens unit by
-            unit: weights mapped from files then never take the memory of a whole copy on any rank.
+        frozen_dtype: Type to convert frozen weights of named bases to; by default they keep theirs. The conversion
+            happens unit by unit: weights mapped from files then never take the memory of a whole copy on any rank.
     """
     based = {id(weight) for part in model.parts().values() if part.base for weight in part.module.parameters()}
 
