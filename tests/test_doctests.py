@@ -14,6 +14,7 @@ MODULES = [
     "explllm.explanations.consistency",
     "explllm.explanations.grounding",
     "explllm.explanations.review",
+    "explllm.explanations.rule_writer",
     "explllm.explanations.verdict",
     "explllm.faces.crop",
     "explllm.metrics.recognition",

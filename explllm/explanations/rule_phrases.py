@@ -1,6 +1,7 @@
-"""The words of the offline writer: how each movement of the face is called, and the sentences around it.
+"""The wordings of the rule-based writer.
 
-The vocabulary is kept small on purpose, so that a small tokenizer and a small language model can learn it.
+The vocabulary is small on purpose: a small tokenizer and a small language model can learn it. Every slot has at least
+five wordings. `explllm.explanations.claims` must read each of them as it is meant.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from explllm.core.expressions import Expression
+from explllm.explanations.rule_table import LIP_SUCK
 
 ADVERBS = {
     "slight": "slightly",
@@ -28,93 +30,114 @@ class Movement:
     part: str
     """The part of the face that moves."""
     done: tuple[str, ...]
-    """What happens to the part, after "is": interchangeable wordings."""
+    """Participles that describe the movement, as in "the jaw is dropped"."""
     noun: str
-    """The movement as a noun; {} is the part."""
+    """The movement as a noun phrase, with {} for the part."""
+    shown: str
+    """The movement as a noun without the part, as in "the jaw shows a drop"."""
     trait: str
-    """What the part looks like, as an adjective."""
+    """An adjective for the moved part."""
     plural: bool = False
-    """Whether the part's name is a plural."""
-    absent: str = ""
-    """A sentence that says that the movement is not there; empty if that is not worth saying."""
+    """Whether the name of the part is plural."""
 
 
-# FEAFA's names without the side, from the top of the face downwards.
+# FEAFA names without the side, from the top of the face to the bottom.
 MOVEMENTS: dict[str, Movement] = {
-    "Brow Raise": Movement("brow", ("raised", "lifted"), "raise of {}", "raised", absent="The brows are not raised."),
-    "Brow Lower": Movement(
-        "brow", ("lowered", "drawn down"), "lowering of {}", "lowered", absent="The brows are not lowered."
-    ),
-    "Lid Raise": Movement(
-        "upper eyelid", ("raised", "lifted"), "raise of {}", "raised", absent="The eyes are not widened."
-    ),
-    "Eye Close": Movement("eye", ("closed",), "closing of {}", "closing", absent="The eyes stay open."),
-    "Nose Wrinkle": Movement("nose", ("wrinkled",), "wrinkling of {}", "wrinkled", absent="The nose is not wrinkled."),
-    "Cheeks Puff": Movement("cheeks", ("puffed out",), "puffing of {}", "puffed", plural=True),
-    "Upper Lip Raise": Movement("upper lip", ("raised", "lifted"), "raise of {}", "raised"),
+    "Brow Raise": Movement("brow", ("raised", "lifted", "elevated"), "raise of {}", "raise", "raised"),
+    "Brow Lower": Movement("brow", ("lowered", "drawn down", "pulled down"), "lowering of {}", "lowering", "lowered"),
+    "Lid Raise": Movement("upper eyelid", ("raised", "lifted", "elevated"), "raise of {}", "raise", "raised"),
+    "Eye Close": Movement("eye", ("closed", "narrowed"), "closing of {}", "closing", "narrowed"),
+    "Nose Wrinkle": Movement("nose", ("wrinkled", "scrunched"), "wrinkling of {}", "wrinkling", "wrinkled"),
+    "Cheeks Puff": Movement("cheeks", ("puffed out", "blown out"), "puffing of {}", "puff", "puffed", plural=True),
+    "Upper Lip Raise": Movement("upper lip", ("raised", "lifted", "pulled up"), "raise of {}", "raise", "raised"),
     "Lip Corner Pull": Movement(
-        "lip corner", ("pulled up", "turned up"), "upward pull of {}", "upturned", absent="There is no smile."
+        "lip corner", ("pulled up", "turned up", "drawn up"), "upward pull of {}", "upward pull", "upturned"
     ),
     "Lip Corner Stretch": Movement(
         "lip corner",
-        ("stretched outward", "drawn to the side"),
+        ("stretched outward", "stretched", "drawn to the side"),
         "outward stretch of {}",
+        "outward stretch",
         "stretched",
-        absent="The lip corners are not stretched.",
     ),
-    "Upper Lip Suck": Movement("upper lip", ("drawn in",), "inward pull of {}", "drawn-in"),
-    "Lower Lip Suck": Movement("lower lip", ("drawn in",), "inward pull of {}", "drawn-in"),
+    LIP_SUCK: Movement(
+        "lips", ("drawn in", "sucked in", "tucked in"), "inward pull of {}", "inward pull", "drawn-in", plural=True
+    ),
+    "Upper Lip Suck": Movement(
+        "upper lip", ("drawn in", "sucked in", "tucked in"), "inward pull of {}", "inward pull", "drawn-in"
+    ),
+    "Lower Lip Suck": Movement(
+        "lower lip", ("drawn in", "sucked in", "tucked in"), "inward pull of {}", "inward pull", "drawn-in"
+    ),
     "Lip Pucker": Movement(
-        "lips", ("puckered", "pushed out"), "pucker of {}", "puckered", plural=True, absent="The lips are not puckered."
+        "lips", ("puckered", "pushed out", "pursed"), "pucker of {}", "pucker", "puckered", plural=True
     ),
-    "Lower Lip Depress": Movement("lower lip", ("pulled down",), "downward pull of {}", "pulled-down"),
-    "Jaw Drop": Movement("jaw", ("dropped", "lowered"), "drop of {}", "dropped", absent="The jaw does not drop."),
-    "Jaw Slide Left": Movement("jaw", ("shifted to the left",), "shift of {} to the left", "left-shifted"),
-    "Jaw Slide Right": Movement("jaw", ("shifted to the right",), "shift of {} to the right", "right-shifted"),
-    "Jaw Thrust": Movement("jaw", ("pushed forward",), "forward push of {}", "jutting"),
-    "Chin Raise": Movement("chin", ("raised", "pushed up"), "raise of {}", "raised", absent="The chin is not raised."),
+    "Lower Lip Depress": Movement(
+        "lower lip", ("pulled down", "lowered", "drawn down"), "downward pull of {}", "downward pull", "pulled-down"
+    ),
+    "Jaw Drop": Movement("jaw", ("dropped", "lowered"), "drop of {}", "drop", "dropped"),
+    "Jaw Slide Left": Movement(
+        "jaw", ("shifted to the left",), "shift of {} to the left", "shift to the left", "left-shifted"
+    ),
+    "Jaw Slide Right": Movement(
+        "jaw", ("shifted to the right",), "shift of {} to the right", "shift to the right", "right-shifted"
+    ),
+    "Jaw Thrust": Movement(
+        "jaw", ("pushed forward", "thrust forward"), "forward push of {}", "forward push", "jutting"
+    ),
+    "Chin Raise": Movement("chin", ("raised", "pushed up", "lifted"), "raise of {}", "raise", "raised"),
 }
 
-# The movements that go with an expression: the prototypes of EMFACS (Friesen & Ekman 1983) as far as FEAFA has their
-# units, and the mouth movements that stand in for those it lacks (pressed lips, lowered lip corners).
-TYPICAL: dict[Expression, frozenset[str]] = {
-    Expression.NEUTRAL: frozenset(),
-    Expression.HAPPINESS: frozenset({"Lip Corner Pull", "Eye Close", "Upper Lip Raise"}),
-    Expression.SADNESS: frozenset({"Brow Raise", "Brow Lower", "Chin Raise", "Lower Lip Depress", "Eye Close"}),
-    Expression.SURPRISE: frozenset({"Brow Raise", "Lid Raise", "Jaw Drop"}),
-    Expression.FEAR: frozenset({"Brow Raise", "Brow Lower", "Lid Raise", "Lip Corner Stretch", "Jaw Drop"}),
-    Expression.DISGUST: frozenset({"Nose Wrinkle", "Upper Lip Raise", "Chin Raise", "Brow Lower"}),
-    Expression.ANGER: frozenset(
-        {"Brow Lower", "Lid Raise", "Upper Lip Suck", "Lower Lip Suck", "Lip Pucker", "Jaw Thrust", "Chin Raise"}
-    ),
-    Expression.CONTEMPT: frozenset({"Lip Corner Pull", "Chin Raise", "Upper Lip Raise"}),
-}
-
-# What the expression is like, in words that are no label.
+# What the expression is like, in words that are not labels.
 MOODS: dict[Expression, tuple[str, ...]] = {
-    Expression.NEUTRAL: ("a calm, resting face", "a relaxed face", "a face at rest"),
-    Expression.HAPPINESS: ("a warm, welcoming mood", "a friendly and pleasant mood", "real pleasure"),
-    Expression.SADNESS: ("a heavy, downcast mood", "low spirits", "a sense of loss"),
-    Expression.SURPRISE: ("a reaction to something unexpected", "a sudden rise in attention", "a moment of wonder"),
-    Expression.FEAR: ("a sense of threat", "strong inner alarm", "the tension of facing a danger"),
-    Expression.DISGUST: ("a turning away from something foul", "a strong dislike", "a wish to keep something away"),
-    Expression.ANGER: ("a hard and tense mood", "strain and a readiness to push back", "a tense, hostile mood"),
-    Expression.CONTEMPT: ("a cool sense of being above others", "a mocking attitude", "a cold, dismissive mood"),
+    Expression.NEUTRAL: ("a calm, resting face", "a relaxed face", "a face at rest", "a calm state", "quiet attention"),
+    Expression.HAPPINESS: (
+        *("a warm and friendly mood", "a pleasant mood", "real pleasure", "good spirits", "a bright, easy mood"),
+    ),
+    Expression.SADNESS: (
+        *("a heavy, downcast mood", "low spirits", "a sense of loss", "a burdened mood", "quiet distress"),
+    ),
+    Expression.SURPRISE: (
+        *("a reaction to something unexpected", "a sudden rise in attention", "a moment of wonder"),
+        *("a startled reaction", "sudden astonishment"),
+    ),
+    Expression.FEAR: (
+        *("a sense of threat", "strong inner alarm", "the tension of facing a danger", "a worried, alarmed mood"),
+        "an urge to get away",
+    ),
+    Expression.DISGUST: (
+        *("a turning away from something foul", "a strong dislike", "a wish to keep something away"),
+        *("a physical aversion", "a reaction to something unpleasant"),
+    ),
+    Expression.ANGER: (
+        *("a hard and tense mood", "strain and a readiness to push back", "a tense, hostile mood"),
+        *("irritation", "a confrontational mood"),
+    ),
+    Expression.CONTEMPT: (
+        *("a cool sense of being above others", "a mocking attitude", "a cold, dismissive mood"),
+        *("a superior attitude", "quiet mockery"),
+    ),
 }
+# "astonishment" names surprise and "aversion" suggests disgust, which is what these moods are for.
 
 OPENINGS = (
-    *("", "", "", "In this face, ", "A close look shows that ", "Here, ", "At first sight, "),
-    *("As the face shows, ", "In this picture, ", "What stands out is that "),
+    *("", "", "In this face, ", "A close look shows that ", "Here, ", "At first sight, ", "What stands out is that "),
+    *("Most of all, ", "The strongest movement comes first: ", "Above all, ", "As the face shows, "),
 )
-FOLLOWINGS = ("", "", "In addition, ", "At the same time, ", "Besides, ", "Further, ")
-# What begins the one long sentence of a face that moves too much for the usual ones.
-LIST_OPENINGS = ("Many movements are visible: ", "Much of this face moves: ", "The face shows many movements: ")
-TYPICAL_SIGNS = (", which often goes with {label}", ", a common sign of {label}", ", as is typical of {label}")
+FOLLOWINGS = (
+    *("", "", "In addition, ", "At the same time, ", "Besides, ", "Further, ", "Also, ", "Next to this, "),
+    "To a lesser degree, ",
+)
+JOINTS = (", and ", ", while ", "; ", ", and also ", ", whereas ")
+# The opening of the one long sentence about a face with too many movements for the usual sentences.
+LIST_OPENINGS = (
+    *("Many movements are visible: ", "Much of this face moves: ", "The face shows many movements: "),
+    *("Nearly every part moves: ", "The movements are many: "),
+)
 STILL = (
     "Little movement is visible: brows, eyes and mouth stay close to rest.",
     "Hardly any movement can be seen in this face.",
     "Little movement is visible, and no part of the face stands out.",
-    "Little movement can be seen from the brows down to the mouth.",
     "Hardly any movement stands out in this face.",
     "Hardly any movement is visible: the face is close to rest.",
 )
@@ -122,51 +145,59 @@ TRACES = (
     "Little movement is visible; only a trace shows in {part}.",
     "Hardly any movement can be seen, apart from a trace in {part}.",
     "Hardly any movement is visible, with only a trace in {part}.",
-    "Little movement can be seen; what there is shows as a trace in {part}.",
+    "Little movement can be seen; the one trace is in {part}.",
+    "Little movement shows, and what shows is a trace in {part}.",
 )
 
+# Interpretations by the strength of the evidence. In plural sentences the verbs in braces agree with the traits.
 CLEAR_READINGS = (
     "{Traits} clearly {point} to {mood}.",
-    "{Traits} {suggest} {mood}.",
-    "{Traits} {point} clearly to {mood}.",
-    "The reading rests on {traits}, which {point} to {mood}.",
+    "{Traits} {form} a typical sign of {label} and {suggest} {mood}.",
+    "The reading of {mood} rests on {traits}.",
+    "In FACS terms, {traits} {belong} to {label}, which fits {mood}.",
+    "Such a face, with {traits}, speaks of {mood}.",
+    "{Mood} is plain to see in {traits}.",
+    "Taken together, {traits} {make} the pattern of {label} and tell of {mood}.",
+    "Both the kind and the strength of {traits} speak for {mood}.",
 )
-# Of two movements or more.
-JOINT_READINGS = (
-    "Together, {traits} {point} to {mood}.",
-    "Taken together, {traits} {suggest} {mood}.",
-    "{Traits} {form} a pattern that fits {mood}.",
-    "The pattern is plain: {traits} {point} to {mood}.",
-    "{Traits} {fit} together and {suggest} {mood}.",
+MODERATE_READINGS = (
+    "{Traits} {suggest} {mood}, though other readings remain open.",
+    "{Traits} {fit} {mood}, if not in the full form.",
+    "With {traits}, the face shows part of the pattern of {label} and suggests {mood}.",
+    "{Traits} {point} to {mood} without making up the whole pattern.",
+    "{Mood} is the likely meaning of {traits}.",
+    "A part of the usual signs of {label} is visible: {traits} {suggest} {mood}.",
 )
-FAINT_READINGS = (
-    "The movements are small, but {traits} {hint} at {mood}.",
-    "No movement is large; still, {traits} {suggest} {mood}.",
-    "All movements are small, yet {traits} {point} to {mood}.",
+WEAK_READINGS = (
+    "{Traits} {give} only weak evidence of {mood}.",
+    "The evidence is weak: {traits} {fit} {mood}, but also other states.",
+    "By {itself}, {traits} {say} little, and {mood} is only one of the possible meanings.",
+    "Only {traits} {speak} for {mood}, which is weak evidence.",
+    "{Traits} {make} a weak case for {mood}.",
+    "Signs as common as {traits} leave {mood} in doubt.",
+    "There may be {mood} behind {traits}, but such signs have many causes.",
+    "As signs of {label}, {traits} {say} too little to be certain.",
 )
-OVERSHADOWED_READINGS = (
-    "{Traits} {hint} at {mood}, if only faintly.",
-    "{Traits} {give} a first hint of {mood}.",
-    "There is only a faint hint of {mood} in {traits}.",
-)
-UNTYPICAL_READINGS = (
-    "None of these movements is typical of {label}, so the evidence is weak and rests on the face as a whole.",
-    "These movements alone do not lead to {label}; the impression of {mood} comes from the face as a whole.",
-    "No movement here is a common sign of {label}; the face as a whole gives a weak impression of {mood}.",
+NO_READINGS = (
+    "None of these movements is typical of {label}, so the evidence is weak.",
+    "These movements alone do not lead to {label}; the evidence for {mood} is weak.",
+    "No movement here is a common sign of {label}, and the evidence remains weak.",
+    "The usual signs of {label} are missing, which leaves weak evidence for {mood}.",
+    "For {mood}, the evidence in these movements is weak.",
 )
 STILL_READINGS = (
-    "With so little movement, the evidence for {label} is weak and rests on the face as a whole.",
-    "So little movement gives weak evidence; the impression of {mood} comes from the face as a whole.",
-    "Little movement means weak evidence, and only the face as a whole tells of {mood}.",
-    "The evidence is weak: no movement speaks for {mood}, only the face as a whole.",
+    "With so little movement, the evidence for {label} is weak.",
+    "So little movement gives only weak evidence of {mood}.",
+    "Little movement means weak evidence, and {mood} stays a guess.",
+    "The evidence is weak: no movement speaks for {mood}.",
+    "A face this still gives weak evidence for {label}.",
 )
 CONTRARY = (
     "{Traits} {fit} this reading less well, so the evidence is mixed.",
-    "{Traits} {do} not belong to the usual pattern and {leave} some doubt.",
-)
-WEAKER_CONTRARY = (
-    "{Traits} {add} a different note, but a weaker one.",
-    "{Traits} {matter} less for this reading.",
+    "{Traits} {belong} to another pattern and {leave} some doubt.",
+    "{Traits} {add} a different note to the expression.",
+    "{Traits} {have} another meaning, which makes the reading less certain.",
+    "For {traits}, another explanation is needed.",
 )
 NEUTRAL_STILL = (
     "No movement stands out, which fits {mood}.",
@@ -180,41 +211,55 @@ NEUTRAL_FAINT = (
     "Such small movements carry little meaning and fit {mood}.",
     "Movements as small as these fit {mood}.",
     "None of these small movements speaks against {mood}.",
+    "Small movements like these are part of {mood}.",
 )
 NEUTRAL_CLEAR = (
     "{Traits} {stand} out, but no clear pattern of a stronger emotion follows.",
-    "Although {traits} {stand} out, the movements together tell of no strong emotion.",
-    "{Traits} {stand} out; what else there is fits {mood}.",
+    "Although {traits} {stand} out, the movements together form no pattern of a strong emotion.",
+    "{Traits} {stand} out; the rest fits {mood}.",
+    "Apart from {traits}, this is {mood}.",
+    "{Traits} alone {make} no clear emotion.",
 )
-
 NEUTRAL_CONTRARY = (
     "{Traits} {stand} out, which is unusual for {mood}, so the evidence is mixed.",
     "{Traits} {stand} out more than in {mood} and {leave} some doubt.",
     "{Traits} {stand} out and {fit} {mood} less well, so the evidence is mixed.",
+    "For {mood}, {traits} {move} too much, which leaves some doubt.",
+    "{Traits} {speak} for more than {mood}, so the evidence is mixed.",
 )
 
 CLEAR_ENDINGS = (
     "Overall, the face shows {clear}.",
     "In summary, the expression is best described as {label}.",
     "In conclusion, this is {clear}.",
-    "Taken as a whole, the features form {clear}.",
+    "Taken together, the features form {clear}.",
     "All in all, the face shows {plain}.",
-    "The face as a whole shows {clear}.",
     "The label that follows is {label}.",
+    "So the face is labeled as one of {label}.",
+    "The movements agree: this is {plain}.",
 )
-FAINT_ENDINGS = (
-    "Overall, the expression is best described as {label}.",
-    "In summary, the label that fits best is {label}.",
-    "In conclusion, the face shows {plain}.",
-    "All in all, this is {plain}.",
-    "The label that follows is {label}.",
+MODERATE_ENDINGS = (
+    "Overall, the label that fits best is {label}.",
+    "In summary, the expression is most likely {label}.",
+    "On balance, {label} is the best label.",
+    "In conclusion, the features fit {label} best.",
+    "All in all, the most likely expression is {label}.",
+    "Of all labels, {label} fits this face best.",
+    "The features make {label} the best choice.",
+    "This face is best read as one of {label}.",
 )
 WEAK_ENDINGS = (
     "The label is {label}, with weak support from the visible movements.",
     "Overall, the expression is taken to be {label}, but the visible evidence is weak.",
     "In conclusion, the best label is {label}, with low certainty.",
     "All in all, the label is {label}, with low certainty.",
+    "On weak evidence, the label is {label}.",
+    "In summary, the label is {label}, although the evidence is weak.",
+    "With weak evidence for any label, the one chosen here is {label}.",
+    "The most cautious reading is {label}, with low certainty.",
 )
 
-# The verbs of the readings, which agree with the movements named; "do" is the irregular one.
-VERBS = ("point", "suggest", "form", "hint", "give", "fit", "leave", "add", "matter", "stand")
+# The verbs of the readings. They agree in number with the movements named; "have" and "itself" are irregular.
+VERBS = (
+    *("point", "suggest", "form", "give", "fit", "leave", "add", "stand", "belong", "say", "speak", "make", "move"),
+)

@@ -1,50 +1,59 @@
-"""A writer of chains of thought that needs no language model: fixed phrases, chosen by the action units and a seed.
+"""A writer of chains of thought that needs no language model: fixed wordings, chosen by the action units and a seed.
 
-What it writes describes given intensities under a given label; it judges nothing. A manifest that holds such texts says
-so: its ``cot_source`` is ``offline``.
+The text describes given intensities under a given label. It does not judge the face: where the movements do not support
+the label, the text says that the evidence is weak. Manifests mark such texts with the ``cot_source`` ``offline``.
 """
 
 from __future__ import annotations
 
 import random
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from enum import IntEnum
 
 from explllm.core.action_units import NAMES, check_action_units, intensity_word
 from explllm.core.expressions import Expression
 from explllm.explanations import rule_phrases as phrases
 from explllm.explanations.chain_of_thought import MAX_WORDS, ChainOfThought
+from explllm.explanations.rule_table import COMPANIONS, LIP_SUCK, PATTERNS, Pattern
 
-_NAMED_FROM = 0.1
-"""The intensity from which a movement is named; what is weaker may be noise of the estimator."""
+_NAMED_FROM = 0.08
+"""Minimum intensity of a movement that is named. Weaker movements may be noise of the estimator."""
 _TRACE_FROM = 0.05
-"""The intensity from which the other side of a named movement is named with it; below, a movement counts as absent."""
+"""Minimum intensity of the other side of a named movement. Below, a movement counts as absent."""
 _CLEAR_FROM = 0.25
-"""The intensity from which a movement is more than slight."""
+"""Minimum intensity of a movement that is more than slight."""
 _STRIKING_FROM = 0.45
-"""The intensity from which a movement speaks against a neutral face."""
-
+"""Minimum intensity of a movement that speaks against a neutral face."""
 _STRONG_FROM = 0.3
-"""The intensity from which a movement is named in every text."""
+"""Minimum intensity of a movement that every text names."""
+_SHUT_FROM = 0.65
+"""Minimum intensity of eyes that are closed rather than narrowed."""
+_ONE_SIDED_RATIO = 2.0
+"""Ratio of the two sides from which a movement counts as one-sided."""
+_MAX_TRAITS = 3
 
-_MOST_TRAITS = 3
-_ABSENCE_RATE = 0.35
-_FEW_MOVEMENTS = 2
-"""Up to so many movements, a text always says what is absent, and more of it: there is little else to tell faces by."""
-_NOUN_RATE = 0.25
+
+class Evidence(IntEnum):
+    """How well the movements of a face support its label."""
+
+    NONE = 0
+    WEAK = 1
+    MODERATE = 2
+    CLEAR = 3
 
 
 @dataclass(frozen=True)
-class _Seen:
+class _Visible:
     """A movement that a face makes."""
 
     kind: str
     sides: tuple[tuple[str, float], ...]
-    """Each moving side with its intensity; one entry without a side for a movement of the whole face."""
+    """Each moving side with its intensity, the stronger first; one entry without a side for other movements."""
 
     @property
     def intensity(self) -> float:
-        return max(intensity for _, intensity in self.sides)
+        return self.sides[0][1]
 
     @property
     def movement(self) -> phrases.Movement:
@@ -55,173 +64,251 @@ class _Seen:
         return len(self.sides) > 1 or self.movement.plural
 
     @property
-    def whose(self) -> str:
-        """The side, with a space after it, of a movement on one side alone; else nothing."""
+    def is_one_sided(self) -> bool:
+        return len(self.sides) == 1 or self.sides[0][1] >= _ONE_SIDED_RATIO * self.sides[1][1]
+
+    @property
+    def side(self) -> str:
+        """The side, followed by a space, of a movement on one side alone; else empty."""
         side = self.sides[0][0] if len(self.sides) == 1 else ""
         return f"{side} " if side else ""
 
     @property
     def trait(self) -> str:
-        """The part with its look, such as "the lowered brows"."""
+        """The moved part with an adjective, such as "the lowered brows"."""
         ending = "s" if len(self.sides) > 1 else ""
-        return f"the {self.movement.trait} {self.whose}{self.movement.part}{ending}"
+        adjective = "closed" if self.is_shut else self.movement.trait
+        return f"the {adjective} {self.side}{self.movement.part}{ending}"
+
+    @property
+    def is_shut(self) -> bool:
+        """Whether the eyes are closed rather than narrowed."""
+        return self.kind == "Eye Close" and self.intensity >= _SHUT_FROM
 
 
 class RuleWriter:
-    """Writes the chain of thought of a labelled face by rule."""
+    """Writes the chain of thought of a labeled face by rule.
+
+    >>> units = [0.0] * 24
+    >>> units[11] = units[12] = 0.7  # both lip corners pulled up
+    >>> cot = RuleWriter().write(units, Expression.HAPPINESS, seed=1)
+    >>> cot.expression
+    <Expression.HAPPINESS: 'Happiness'>
+    >>> cot.check(Expression.HAPPINESS)
+    []
+    """
 
     name = "offline"
 
     def write(self, action_units: Sequence[float | None], expression: Expression, *, seed: int = 0) -> ChainOfThought:
         """Write a chain of thought.
 
-        The intensities and the label take part in the choice of the wordings, so that faces that differ in any of them
-        differ in their texts as well, even under one seed; that two still faces share a text remains possible.
+        The intensities and the label also seed the choice of wordings, which keeps the texts of different faces
+        different under one seed. Two still faces may share a text.
 
         Args:
-            action_units: 24 intensities in [0, 1], in FEAFA's order; None for a unit that was not measured, of which
-                nothing is said.
-            expression: The face's label; the conclusion names it and no other.
-            seed: Chooses among the wordings; the same arguments give the same text. Pass the row's number for one text
-                a face, and another number for another text about the same face.
+            action_units: 24 intensities in [0, 1], in FEAFA order; None for a unit that was not measured, which the
+                text does not mention.
+            expression: The label of the face. The conclusion names it and no other.
+            seed: Selects the wordings. The same arguments give the same text. Pass the row number for one text per
+                face, and another number for another text about the same face.
 
         Returns:
-            Three sections of less than 130 words together. Each movement from 0.1 is named with its intensity and
-            side; where a face moves so much that the words do not suffice, only those from 0.3 are sure to be.
+            Three sections of fewer than 130 words in total. The strongest movement comes first. Each movement from
+            0.08 is named with intensity and side; if there are too many, only those from 0.3 are guaranteed.
 
         Raises:
             InputError: If the action units are not 24 numbers in [0, 1].
         """
-        unknown = {name for name, value in zip(NAMES, action_units, strict=False) if value is None}
         units = check_action_units([0.0 if value is None else value for value in action_units])
         expression = Expression(expression)
         # Seeded by text, which gives the same stream in every process; hash() of a string would not.
         key = f"{seed} {expression} {units}"
-        seen = _seen(units)
-        text = _compose(seen, units, unknown, expression, random.Random(key))
+        visible = _visible(units)
+        text = _compose(visible, units, expression, random.Random(key))
         attempt = 0
-        while _words(text) >= MAX_WORDS:
-            # A face that moves so much has its movements listed. Then the weakest go; where none is weak, even all 24
-            # of them fit beside one of the shorter readings.
+        while len(text.text.split()) >= MAX_WORDS:
+            # List the movements instead. Then drop the weakest; even all 24 strong ones fit beside a short reading.
             attempt += 1
-            weak = [one for one in seen if one.intensity < _STRONG_FROM]
+            weak = [one for one in visible if one.intensity < _STRONG_FROM]
             if attempt > 1 and weak:
-                seen.remove(min(weak, key=lambda one: one.intensity))
-            text = _compose(seen, units, unknown, expression, random.Random(f"{key} {attempt}"), listed=True)
+                visible.remove(min(weak, key=lambda one: one.intensity))
+            text = _compose(visible, units, expression, random.Random(f"{key} {attempt}"), listed=True)
         return text
 
 
-def _words(text: ChainOfThought) -> int:
-    return len(text.text.split())
-
-
-def _seen(units: Sequence[float]) -> list[_Seen]:
-    """Return the movements that are named, from the top of the face downwards."""
-    found = []
+def _visible(units: Sequence[float]) -> list[_Visible]:
+    """Return the movements to name, the strongest first. Equal movements of upper and lower lip are merged."""
+    visible = []
     for kind in phrases.MOVEMENTS:
         sides = _sides(kind, units)
-        if max(intensity for _, intensity in sides) >= _NAMED_FROM:
-            found.append(_Seen(kind, tuple(side for side in sides if side[1] >= _TRACE_FROM)))
-    return found
-
-
-def _names(kind: str) -> list[str]:
-    return [kind] if kind in NAMES else [f"{side} {kind}" for side in ("Left", "Right")]
+        if sides and sides[0][1] >= _NAMED_FROM:
+            visible.append(_Visible(kind, tuple(side for side in sides if side[1] >= _TRACE_FROM)))
+    return sorted(visible, key=lambda one: -one.intensity)
 
 
 def _sides(kind: str, units: Sequence[float]) -> list[tuple[str, float]]:
+    """Return the sides of a movement with their intensities, the stronger first; empty if the kind does not apply."""
+    lips = [units[NAMES.index(name)] for name in ("Upper Lip Suck", "Lower Lip Suck")]
+    merged = min(lips) >= _TRACE_FROM and intensity_word(lips[0]) == intensity_word(lips[1])
+    if kind == LIP_SUCK:
+        return [("", max(lips))] if merged else []
     if kind in NAMES:
-        return [("", units[NAMES.index(kind)])]
-    return [(name.split()[0].lower(), units[NAMES.index(name)]) for name in _names(kind)]
+        return [] if merged and kind.endswith("Lip Suck") else [("", units[NAMES.index(kind)])]
+    sides = [(side.lower(), units[NAMES.index(f"{side} {kind}")]) for side in ("Left", "Right")]
+    return sorted(sides, key=lambda side: -side[1])
 
 
 def _compose(
-    seen: Sequence[_Seen],
+    visible: Sequence[_Visible],
     units: Sequence[float],
-    unknown: Collection[str],
     expression: Expression,
     rng: random.Random,
     *,
     listed: bool = False,
 ) -> ChainOfThought:
-    typical = [one for one in seen if _is_typical(one, expression)]
+    if not visible:
+        observations = _stillness(units, rng)
+    else:
+        observations = _list(visible, rng) if listed else _observations(visible, rng)
+    signs, evidence = _reading(visible, expression)
+    contrary = [
+        one
+        for one in visible
+        if one.kind not in COMPANIONS[expression] and one.intensity >= _CLEAR_FROM and one not in signs
+    ]
+    if evidence == Evidence.CLEAR and contrary and contrary[0].intensity > signs[0].intensity:
+        evidence = Evidence.MODERATE
     return ChainOfThought.from_sections(
-        _list(seen, rng) if listed else _observations(seen, typical, units, unknown, expression, rng),
-        _interpretation(seen, typical, expression, rng, brief=listed),
-        _conclusion(seen, typical, expression, rng),
+        observations,
+        _interpretation(visible, signs, contrary, evidence, expression, rng, brief=listed),
+        _conclusion(visible, evidence, expression, rng),
     )
 
 
-def _is_typical(seen: _Seen, expression: Expression) -> bool:
-    if expression is Expression.CONTEMPT and seen.kind == "Lip Corner Pull":
-        # Contempt lifts one corner; a smile of both sides alike is another expression's.
-        intensities = [intensity for _, intensity in seen.sides]
-        return len(intensities) == 1 or max(intensities) >= 2 * min(intensities)
-    return seen.kind in phrases.TYPICAL[expression]
+# The reading of a face ----------------------------------------------------------------------------------------------
 
 
-def _observations(
-    seen: Sequence[_Seen],
-    typical: Sequence[_Seen],
-    units: Sequence[float],
-    unknown: Collection[str],
+def _reading(visible: Sequence[_Visible], expression: Expression) -> tuple[list[_Visible], Evidence]:
+    """Return the movements of the best pattern, the strongest first, and how strong the evidence is."""
+    by_kind = {one.kind: one for one in visible}
+
+    def matches(pattern: Pattern) -> bool:
+        return all(name in by_kind for name in pattern.movements) and (
+            not pattern.one_sided or by_kind[pattern.movements[0]].is_one_sided
+        )
+
+    def strength(pattern: Pattern) -> float:
+        return sum(by_kind[name].intensity for name in pattern.movements) / len(pattern.movements)
+
+    patterns = [pattern for pattern in PATTERNS[expression] if matches(pattern)]
+    if not patterns:
+        return [], Evidence.NONE
+    # A weighty pattern of slight movements tells less than a strong single movement.
+    best = max(
+        patterns,
+        key=lambda pattern: (min(pattern.weight, 3 if strength(pattern) >= _CLEAR_FROM else 1), strength(pattern)),
+    )
+    signs = sorted((by_kind[name] for name in best.movements), key=lambda one: -one.intensity)
+    if strength(best) < _CLEAR_FROM:
+        return signs, Evidence.WEAK
+    return signs, Evidence(best.weight)
+
+
+def _interpretation(
+    visible: Sequence[_Visible],
+    signs: Sequence[_Visible],
+    contrary: Sequence[_Visible],
+    evidence: Evidence,
     expression: Expression,
     rng: random.Random,
+    *,
+    brief: bool,
 ) -> str:
-    absent = [
-        movement.absent
-        for kind, movement in phrases.MOVEMENTS.items()
-        if movement.absent
-        and max(intensity for _, intensity in _sides(kind, units)) < _TRACE_FROM
-        and not any(name in unknown for name in _names(kind))
-    ]
-    if not seen:
-        return " ".join((_stillness(units, rng), *_some(absent, rng, most=3)))
-    ordered = list(seen)
-    order = rng.choice(("strength", "strength", "down", "up"))
-    if order == "strength":
-        ordered.sort(key=lambda one: -one.intensity)
-    elif order == "up":
-        ordered.reverse()
-    strongest_sign = max(typical, key=lambda one: one.intensity, default=None)
-    sentences = []
-    openings: Sequence[str] = phrases.OPENINGS
-    for start in range(0, len(ordered), 2):
-        pair = ordered[start : start + 2]
-        clauses = [_clause(one, rng) for one in pair]
-        opening = rng.choice(openings)
-        openings = [other for other in phrases.FOLLOWINGS if other != opening or not other]
-        sentence = opening + _join(clauses, rng)
-        # Only at the end of the sentence is it plain which movement the sign belongs to.
-        if strongest_sign is not None and pair[-1] is strongest_sign and rng.random() < 0.7:
-            sentence += rng.choice(phrases.TYPICAL_SIGNS).format(label=_label(expression))
-        sentences.append(sentence[0].upper() + sentence[1:] + ".")
-    if len(seen) <= _FEW_MOVEMENTS:
-        sentences += _some(absent, rng, most=3)
-    elif rng.random() < _ABSENCE_RATE:
-        sentences += _some(absent, rng, most=1)
+    mood = rng.choice(phrases.MOODS[expression])
+    words = {"mood": mood, "Mood": mood[0].upper() + mood[1:], "label": expression.lower()}
+    if expression is Expression.NEUTRAL:
+        clear = [one for one in visible if one.intensity >= _CLEAR_FROM]
+        striking = [one for one in clear if one.intensity >= _STRIKING_FROM]
+        if not visible:
+            return rng.choice(phrases.NEUTRAL_STILL).format(**words)
+        templates = phrases.NEUTRAL_CONTRARY if striking else phrases.NEUTRAL_CLEAR if clear else phrases.NEUTRAL_FAINT
+        return _fill(rng.choice(templates), (striking or clear or visible)[: 1 if brief else _MAX_TRAITS], words)
+    if not visible:
+        return rng.choice(phrases.STILL_READINGS).format(**words)
+    if evidence == Evidence.NONE:
+        return rng.choice(phrases.NO_READINGS).format(**words)
+    readings = {
+        Evidence.WEAK: phrases.WEAK_READINGS,
+        Evidence.MODERATE: phrases.MODERATE_READINGS,
+        Evidence.CLEAR: phrases.CLEAR_READINGS,
+    }[evidence]
+    sentences = [_fill(rng.choice(readings), signs[: 1 if brief else _MAX_TRAITS], words)]
+    if contrary and not brief:
+        sentences.append(_fill(rng.choice(phrases.CONTRARY), contrary[:1], words))
     return " ".join(sentences)
 
 
-def _some(sentences: Sequence[str], rng: random.Random, *, most: int) -> list[str]:
-    """Return one to ``most`` of the sentences, as far as there are any."""
-    return rng.sample(sentences, min(rng.randint(1, most), len(sentences)))
+def _fill(template: str, visible: Sequence[_Visible], words: dict[str, str]) -> str:
+    """Fill a template with the traits of movements and verbs that agree with them."""
+    traits = [one.trait for one in visible]
+    listed = traits[0] if len(traits) == 1 else f"{', '.join(traits[:-1])} and {traits[-1]}"
+    plural = len(visible) > 1 or visible[0].plural
+    verbs = {verb: verb if plural else f"{verb}s" for verb in phrases.VERBS}
+    verbs |= {"have": "have", "itself": "themselves"} if plural else {"have": "has", "itself": "itself"}
+    return template.format(traits=listed, Traits=listed[0].upper() + listed[1:], **verbs, **words)
+
+
+def _conclusion(visible: Sequence[_Visible], evidence: Evidence, expression: Expression, rng: random.Random) -> str:
+    if expression is Expression.NEUTRAL:
+        strongest = max((one.intensity for one in visible), default=0.0)
+        evidence = (
+            Evidence.CLEAR
+            if strongest < _CLEAR_FROM
+            else Evidence.MODERATE
+            if strongest < _STRIKING_FROM
+            else Evidence.WEAK
+        )
+        forms = {"label": "neutral", "plain": "a neutral expression", "clear": "a clearly neutral expression"}
+    else:
+        label = expression.lower()
+        forms = {"label": label, "plain": f"an expression of {label}", "clear": f"a clear expression of {label}"}
+    endings = {Evidence.CLEAR: phrases.CLEAR_ENDINGS, Evidence.MODERATE: phrases.MODERATE_ENDINGS}
+    return rng.choice(endings.get(evidence, phrases.WEAK_ENDINGS)).format(**forms)
+
+
+# Observations -------------------------------------------------------------------------------------------------------
+
+
+def _observations(visible: Sequence[_Visible], rng: random.Random) -> str:
+    sentences = []
+    openings: Sequence[str] = phrases.OPENINGS
+    start = 0
+    while start < len(visible):
+        count = rng.choice((1, 2, 2))
+        clauses = [_clause(one, rng) for one in visible[start : start + count]]
+        opening = rng.choice(openings)
+        sentence = opening + _join(clauses, rng)
+        sentences.append(sentence[0].upper() + sentence[1:] + ".")
+        openings = [other for other in phrases.FOLLOWINGS if other != opening or not other]
+        start += count
+    return " ".join(sentences)
 
 
 def _stillness(units: Sequence[float], rng: random.Random) -> str:
-    """Return a sentence about a face of which no movement is named."""
-    traces = {kind: _sides(kind, units) for kind in phrases.MOVEMENTS}
-    kind, strongest = max(traces.items(), key=lambda trace: max(intensity for _, intensity in trace[1]))
-    if max(intensity for _, intensity in strongest) < _TRACE_FROM:
+    """Return a sentence about a face without a movement to name."""
+    traces = {kind: sides for kind in phrases.MOVEMENTS if (sides := _sides(kind, units))}
+    kind, strongest = max(traces.items(), key=lambda trace: trace[1][0][1])
+    if strongest[0][1] < _TRACE_FROM:
         return rng.choice(phrases.STILL)
     part = phrases.MOVEMENTS[kind].part + ("s" if len(strongest) > 1 else "")
     return rng.choice(phrases.TRACES).format(part=f"the {part}")
 
 
-def _list(seen: Sequence[_Seen], rng: random.Random) -> str:
+def _list(visible: Sequence[_Visible], rng: random.Random) -> str:
     """Return one sentence that lists the movements in few words: "left brow strongly raised, right markedly; ..."."""
     items = []
-    for one in sorted(seen, key=lambda one: -one.intensity):
+    for one in visible:
         movement, done = one.movement, one.movement.done[0]
         grades = [phrases.LIST_ADVERBS[intensity_word(intensity)] for _, intensity in one.sides]
         if len(set(grades)) > 1:
@@ -229,93 +316,46 @@ def _list(seen: Sequence[_Seen], rng: random.Random) -> str:
             items.append(f"{first} {movement.part} {grades[0]} {done}, {second} {grades[1]}")
         elif len(grades) > 1:
             items.append(f"both {movement.part}s {grades[0]} {done}")
+        elif one.kind == LIP_SUCK:
+            items.append(f"both lips {grades[0]} {done}")
         else:
-            items.append(f"{one.whose}{movement.part} {grades[0]} {done}")
+            items.append(f"{one.side}{movement.part} {grades[0]} {done}")
     return f"{rng.choice(phrases.LIST_OPENINGS)}{'; '.join(items)}."
 
 
 def _join(clauses: Sequence[str], rng: random.Random) -> str:
-    """Join one or two clauses; of two about the same part the second goes without it."""
+    """Join one or two clauses. If both have the same subject, the second omits it."""
     if len(clauses) == 2 and not any(" and " in clause for clause in clauses):
         subject = clauses[0].partition(" is ")[0] + " is "
         if clauses[1].startswith(subject):
             return f"{clauses[0]} and {clauses[1].removeprefix(subject)}"
-    return rng.choice((", and ", ", while ")).join(clauses)
+    return rng.choice(phrases.JOINTS).join(clauses)
 
 
-def _clause(seen: _Seen, rng: random.Random) -> str:
+def _clause(one: _Visible, rng: random.Random) -> str:
     """Return a clause such as "both brows are slightly lowered"."""
-    movement = seen.movement
-    grades = [intensity_word(intensity) for _, intensity in seen.sides]
-    done = rng.choice(movement.done)
+    movement = one.movement
+    grades = [intensity_word(intensity) for _, intensity in one.sides]
+    done = "closed" if one.is_shut else rng.choice(movement.done)
     if len(grades) == 2 and grades[0] != grades[1]:
-        (first, _), (second, _) = seen.sides
+        (first, _), (second, _) = one.sides
         return (
             f"the {first} {movement.part} is {phrases.ADVERBS[grades[0]]} {done} "
             f"and the {second} {movement.part} {phrases.ADVERBS[grades[1]]}"
         )
-    part = f"both {movement.part}s" if len(grades) == 2 else f"the {seen.whose}{movement.part}"
-    if rng.random() < _NOUN_RATE:
-        article = "an" if grades[0] == "extreme" else "a"
-        return f"there is {article} {grades[0]} {movement.noun.format(part)}"
-    return f"{part} {'are' if seen.plural else 'is'} {phrases.ADVERBS[grades[0]]} {done}"
-
-
-def _interpretation(
-    seen: Sequence[_Seen], typical: Sequence[_Seen], expression: Expression, rng: random.Random, *, brief: bool = False
-) -> str:
-    words = {"mood": rng.choice(phrases.MOODS[expression]), "label": _label(expression)}
-    strongest = sorted(seen, key=lambda one: -one.intensity)
-    most = 1 if brief else _MOST_TRAITS
-    if expression is Expression.NEUTRAL:
-        if not seen:
-            return rng.choice(phrases.NEUTRAL_STILL).format(**words)
-        clear = [one for one in strongest if one.intensity >= _CLEAR_FROM]
-        striking = [one for one in clear if one.intensity >= _STRIKING_FROM]
-        templates = phrases.NEUTRAL_CONTRARY if striking else phrases.NEUTRAL_CLEAR if clear else phrases.NEUTRAL_FAINT
-        return _about(rng.choice(templates), (striking or clear or strongest)[:most], words)
-    if not seen:
-        return rng.choice(phrases.STILL_READINGS).format(**words)
-    if not typical:
-        return rng.choice(phrases.UNTYPICAL_READINGS).format(**words)
-    signs = sorted(typical, key=lambda one: -one.intensity)[:most]
-    contrary = [one for one in strongest if one not in typical and one.intensity >= _CLEAR_FROM][: 0 if brief else 1]
-    readings: Sequence[str]
-    if signs[0].intensity >= _CLEAR_FROM:
-        readings = phrases.CLEAR_READINGS if len(signs) == 1 else phrases.JOINT_READINGS
-    else:
-        readings = phrases.OVERSHADOWED_READINGS if contrary else phrases.FAINT_READINGS
-    sentences = [_about(rng.choice(readings), signs, words)]
-    if contrary:
-        weaker = contrary[0].intensity < signs[0].intensity
-        sentences.append(_about(rng.choice(phrases.WEAKER_CONTRARY if weaker else phrases.CONTRARY), contrary, words))
-    return " ".join(sentences)
-
-
-def _about(template: str, seen: Sequence[_Seen], words: dict[str, str]) -> str:
-    """Fill a template with the looks of the first few movements and verbs that agree with them."""
-    traits = [one.trait for one in seen]
-    listed = traits[0] if len(traits) == 1 else f"{', '.join(traits[:-1])} and {traits[-1]}"
-    plural = len(seen) > 1 or seen[0].plural
-    verbs = {verb: verb if plural else f"{verb}s" for verb in phrases.VERBS}
-    verbs["do"] = "do" if plural else "does"
-    return template.format(traits=listed, Traits=listed[0].upper() + listed[1:], **verbs, **words)
-
-
-def _conclusion(seen: Sequence[_Seen], typical: Sequence[_Seen], expression: Expression, rng: random.Random) -> str:
-    if expression is Expression.NEUTRAL:
-        strongest = max((one.intensity for one in seen), default=0.0)
-        clear, doubtful = strongest < _CLEAR_FROM, strongest >= _STRIKING_FROM
-        forms = {"label": "neutral", "plain": "a neutral expression", "clear": "a clearly neutral expression"}
-    else:
-        strongest = max((one.intensity for one in typical), default=0.0)
-        others = max((one.intensity for one in seen if one not in typical), default=0.0)
-        clear, doubtful = strongest >= max(_CLEAR_FROM, others), not typical
-        label = _label(expression)
-        forms = {"label": label, "plain": f"an expression of {label}", "clear": f"a clear expression of {label}"}
-    endings = phrases.CLEAR_ENDINGS if clear else phrases.WEAK_ENDINGS if doubtful else phrases.FAINT_ENDINGS
-    return rng.choice(endings).format(**forms)
-
-
-def _label(expression: Expression) -> str:
-    return expression.value.lower()
+    both = len(grades) == 2 or one.kind == LIP_SUCK
+    part = f"both {movement.part}{'' if movement.plural else 's'}" if both else f"the {one.side}{movement.part}"
+    adverb, verb = phrases.ADVERBS[grades[0]], "are" if one.plural else "is"
+    article = "an" if grades[0] == "extreme" else "a"
+    noun, shown = movement.noun.format(part), movement.shown
+    return rng.choice(
+        (
+            f"{part} {verb} {adverb} {done}",
+            f"{part} {verb} {adverb} {done}",
+            f"there is {article} {grades[0]} {noun}",
+            f"{part} {'show' if one.plural else 'shows'} {article} {grades[0]} {shown}",
+            # "To the left is visible" would take the grade of the shift for that of its visibility.
+            f"{article} {grades[0]} {noun} {'can be seen' if one.kind.startswith('Jaw Slide') else 'is visible'}",
+            f"{article} {grades[0]} {noun} can be seen",
+        )
+    )

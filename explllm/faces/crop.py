@@ -6,11 +6,12 @@ import math
 from collections.abc import Sequence
 from os import PathLike, fspath
 
+import cv2
 import numpy as np
 from PIL import Image
 
 from explllm.core.errors import ImageError
-from explllm.faces.images import ImageSource, load_image, load_reduced
+from explllm.faces.images import ImageSource, load_image, load_reduced, to_reduced
 
 DEFAULT_MARGIN = 0.1
 """Margin on each side of a box, as a share of its longer side. Our choice: the paper states none."""
@@ -60,18 +61,27 @@ def face_crop(image: Image.Image, box: Sequence[float], margin: float = DEFAULT_
     Raises:
         ImageError: If the box lies outside the image, or is far larger than it.
     """
-    x, y, w, h = box
-    side = max(w, h) * (1 + 2 * margin)
-    _check_box(box, margin, image.size)
-    # Half a pixel is always rounded up: Python's rounding to even would shift some crops and not others.
-    length = max(math.floor(side + 0.5), 1)
-    left, top = math.floor(x + w / 2 - length / 2 + 0.5), math.floor(y + h / 2 - length / 2 + 0.5)
-    columns = np.clip(np.arange(left, left + length), 0, image.width - 1)
-    rows = np.clip(np.arange(top, top + length), 0, image.height - 1)
+    rows, columns = _square(box, margin, image.size)
     part = np.asarray(image.crop((columns[0], rows[0], columns[-1] + 1, rows[-1] + 1)))
-    if part.shape[:2] == (length, length):
-        return Image.fromarray(part)
-    return Image.fromarray(part[np.ix_(rows - rows[0], columns - columns[0])])
+    return Image.fromarray(_fill_square(part, rows - rows[0], columns - columns[0]))
+
+
+def _square(box: Sequence[float], margin: float, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+    """Return the rows and columns of an image of a size that make up a crop; those of the edge are repeated."""
+    _check_box(box, margin, size)
+    x, y, w, h = box
+    # Half a pixel is always rounded up: Python's rounding to even would shift some crops and not others.
+    length = max(math.floor(max(w, h) * (1 + 2 * margin) + 0.5), 1)
+    left, top = math.floor(x + w / 2 - length / 2 + 0.5), math.floor(y + h / 2 - length / 2 + 0.5)
+    columns = np.clip(np.arange(left, left + length), 0, size[0] - 1)
+    return np.clip(np.arange(top, top + length), 0, size[1] - 1), columns
+
+
+def _fill_square(pixels: np.ndarray, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
+    """Return the rows and columns of pixels, without a copy if none is repeated."""
+    if len(rows) == rows[-1] - rows[0] + 1 and len(columns) == columns[-1] - columns[0] + 1:
+        return pixels[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+    return pixels[np.ix_(rows, columns)]
 
 
 def _check_box(box: Sequence[float], margin: float, size: tuple[int, int]) -> None:
@@ -106,25 +116,23 @@ def load_face(
         MissingPathError: If the image does not exist.
     """
     where = fspath(source) if isinstance(source, str | PathLike) else None
-    if max_size is None:
-        image = load_image(source)
-        scale, truncated = 1.0, image.info.get("truncated", False)
-    else:
-        # A crop keeps up to `max_size` pixels, however small its part of the image.
-        part = None if box is None else max(box[2], box[3]) * (1 + 2 * margin)
-        reduced = load_reduced(source, max_size, part)
-        image, truncated = Image.fromarray(reduced.pixels), reduced.truncated
-        scale = 1 / round(reduced.size[0] / image.width)
-    try:
-        if box is None:
-            face = image
-        else:
-            _check_box(box, margin, image.size if scale == 1 else reduced.size)
-            face = face_crop(image, [side * scale for side in box], margin)
-    except ImageError as error:
-        raise ImageError(error.found, where=where, remedy=error.remedy) from error
-    if max_size is not None and max(face.size) > max_size:
-        face.thumbnail((max_size, max_size))
-    if truncated:
+    # A crop keeps up to `max_size` pixels, however small its part of the image.
+    part = None if box is None else max(box[2], box[3]) * (1 + 2 * margin)
+    image = to_reduced(load_image(source)) if max_size is None else load_reduced(source, max_size, part)
+    pixels = image.pixels
+    if box is not None:
+        scale = 1 / round(image.size[0] / pixels.shape[1])
+        try:
+            _check_box(box, margin, image.size)
+        except ImageError as error:
+            raise ImageError(error.found, where=where, remedy=error.remedy) from error
+        size = pixels.shape[1], pixels.shape[0]
+        pixels = _fill_square(pixels, *_square([side * scale for side in box], margin, size))
+    if max_size is not None and max(pixels.shape) > max_size:
+        shrink = max_size / max(pixels.shape)
+        height, width = (max(round(side * shrink), 1) for side in pixels.shape[:2])
+        pixels = cv2.resize(pixels, (width, height), interpolation=cv2.INTER_AREA)
+    face = Image.fromarray(pixels)
+    if image.truncated:
         face.info["truncated"] = True
     return face

@@ -22,7 +22,7 @@ from explllm.core.manifest_chunks import ManifestFile
 from explllm.faces.boxes import Box, Detection, FaceChoice, match_faces
 from explllm.faces.crop import DEFAULT_MARGIN, face_crop
 from explllm.faces.detector import FaceDetector
-from explllm.faces.images import TRUNCATED, ReducedImage, allow_pixels, load_image, load_reduced
+from explllm.faces.images import TRUNCATED, ReducedImage, allow_pixels, load_image, load_reduced, to_reduced
 from explllm.faces.jobs import Item, Result, Results, file_sha256
 from explllm.faces.onnx_session import Provider
 from explllm.faces.table import TableTask, image_boxes
@@ -107,7 +107,7 @@ class DetectionJob:
                 image = load_reduced(item.path, 2 * detector.size)
             else:
                 whole = load_image(item.path)
-                image = ReducedImage(np.asarray(whole), whole.size, whole.info.get("truncated", False))
+                image = to_reduced(whole)
             faces = list(self._faces(item, image, detector))
             if self.crops is not None:
                 self._write_crops(item.image, whole, faces)

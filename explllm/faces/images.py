@@ -112,7 +112,11 @@ def load_reduced(source: ImageSource, min_size: float, part: float | None = None
         jpeg = _decode_jpeg(_file(source), min_size, part)
         if jpeg is not None:
             return jpeg
-    image = load_image(source)
+    return to_reduced(load_image(source))
+
+
+def to_reduced(image: Image.Image) -> ReducedImage:
+    """Return an RGB image of `load_image` as a `ReducedImage` of full size."""
     return ReducedImage(np.asarray(image), image.size, image.info.get("truncated", False))
 
 

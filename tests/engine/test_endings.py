@@ -132,7 +132,7 @@ def test_a_second_build_leaves_the_status_of_the_first(
     assert progress()["state"] == "done"
 
 
-def test_a_run_gives_signs_of_life_while_no_face_ends(build, chat_server, model_script, monkeypatch):
+def test_a_run_gives_signs_of_life_while_no_face_ends(build, chat_server, model_script, monkeypatch, wait_for):
     monkeypatch.setattr(progress_module, "_HEARTBEAT", 0.05)
     seen = []
 
@@ -140,7 +140,7 @@ def test_a_run_gives_signs_of_life_while_no_face_ends(build, chat_server, model_
         if received.number == 1:
             for _ in range(3):
                 seen.append((progress()["updated"], progress()["done"]))
-                time.sleep(0.3)
+                wait_for(lambda: progress()["updated"] > seen[-1][0])
         return chat_server.Reply(model_script.answer(received))
 
     with chat_server.ChatServer(script) as server:
@@ -171,12 +171,12 @@ def test_ctrl_c_on_every_system(build, chat_server, model_script, monkeypatch, t
                 os.kill(os.getpid(), signal.SIGINT)
                 pressed.append(time.monotonic())
                 time.sleep(0.2)
-            return chat_server.Reply(model_script.answer(received), delay=0.3 if times == 1 else 5.0)
+            return chat_server.Reply(model_script.answer(received), delay=0.3 if times == 1 else 120.0)
         return chat_server.Reply(model_script.answer(received))
 
     with chat_server.ChatServer(script) as server:
         done = build(server.url, "--concurrency", 1, count=8)
-        assert time.monotonic() - pressed[0] < 3
+        assert time.monotonic() - pressed[0] < 60
         assert len(server.received) == 6
     assert done.status == 130 and "Traceback" not in done.err and "interrupted" in done.err
     assert signal.getsignal(signal.SIGINT) is before

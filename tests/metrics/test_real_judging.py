@@ -1,6 +1,7 @@
 """The offline judge on real texts: what is taken out or turned round lowers its own score, and no other."""
 
 import json
+import re
 from collections import Counter, defaultdict
 from itertools import pairwise
 from math import ceil
@@ -8,7 +9,7 @@ from statistics import mean
 
 import pytest
 
-from explllm.core.action_units import NAMES
+from explllm.core.action_units import FEAFA
 from explllm.core.expressions import Expression
 from explllm.explanations.chain_of_thought import ChainOfThought, mirror_text
 from explllm.explanations.grounding import claims
@@ -72,15 +73,61 @@ def test_who_names_or_denies_every_expression_is_right_with_none(records):
 
 
 def test_left_for_right(records):
-    """Wherever swapping the sides changes what is claimed, it costs, and only the key observations."""
-    swapped = 0
+    """Wherever swapping the sides changes what is claimed, it costs the observations, and never the conclusion."""
+    swapped, scores = 0, []
     for cot, _ in records:
         key = mirror_text(cot.key_observations)
         if claimed(key) != claimed(cot.key_observations):
             swapped += 1
             found = compare(changed(cot, key_observations=key), cot.text)
-            assert found.key_observations < 5 and only(found, "key_observations"), key
+            assert found.key_observations < 5 and found.conclusion == 5, key
+            scores.append(found.score)
     assert swapped == 200  # of 264 texts that name a side; most others say the same of both
+    assert mean(scores) <= 0.8  # measured: 0.785
+
+
+OPPOSITES = {
+    **dict.fromkeys(("slight", "subtle", "mild", "minimal", "faint", "minor", "moderate"), "strong"),
+    **dict.fromkeys(("slightly", "subtly", "mildly", "minimally", "faintly", "moderately"), "strongly"),
+    **dict.fromkeys(("strong", "significant", "pronounced", "marked", "notable", "noticeable", "prominent"), "slight"),
+    **dict.fromkeys(("strongly", "significantly", "markedly", "notably", "noticeably", "prominently"), "slightly"),
+}
+
+
+def deny(sentence):
+    return f"It is not true that {sentence[0].lower()}{sentence[1:]}"
+
+
+def invert(sentence):
+    return re.sub(r"[a-z]+", lambda word: OPPOSITES.get(word[0], word[0]), sentence)
+
+
+@pytest.mark.parametrize(
+    ("change", "most"), [(deny, 0.5), (invert, 0.75)], ids=["it is not true that", "inverted intensities"]
+)
+def test_more_changed_sentences_score_less(records, change, most):
+    """A denied or inverted text scores low, and the more sentences of the observations are changed, the lower."""
+    means = []
+    for share in (0, 0.25, 0.5, 0.75, 1):
+        scores = []
+        for cot, _ in records:
+            sentences = re.split(r"(?<=[.!?])\s+", cot.key_observations)
+            count = round(share * len(sentences))
+            key = " ".join([*map(change, sentences[:count]), *sentences[count:]])
+            found = compare(changed(cot, key_observations=key), cot.text)
+            assert found.conclusion == 5
+            scores.append(found.score)
+        means.append(mean(scores))
+    assert means[0] == 1 and means[-1] <= most  # measured: 0.35 and 0.62
+    assert all(after < before - 0.02 for before, after in pairwise(means))
+
+
+def test_other_texts_of_the_same_label_score_low(records):
+    by_label = defaultdict(list)
+    for cot, label in records:
+        by_label[label].append(cot.text)
+    shuffled = [compare(texts[i - 1], text).score for texts in by_label.values() for i, text in enumerate(texts)]
+    assert mean(shuffled) <= 0.75  # measured: 0.69
 
 
 @pytest.mark.parametrize("part", PARTS)
@@ -111,7 +158,8 @@ def test_units_replaced_one_sentence_after_the_other(records):
     for cot, _ in records:
         sentences = list(dict.fromkeys(claim.sentence for claim in claims(cot.key_observations) if claim.present))
         own = {claim.unit for claim in claims(cot.key_observations)}
-        foreign = [name for unit, name in enumerate(NAMES) if unit not in own]
+        # The other side of a claimed unit would contradict the text, which costs the interpretation too.
+        foreign = [unit.name for i, unit in enumerate(FEAFA) if i not in own and unit.mirror not in own]
         scores, key = [5.0], cot.key_observations
         # The last first: a sentence may speak of what stands before it.
         for sentence, name in zip(reversed(sentences), foreign, strict=False):

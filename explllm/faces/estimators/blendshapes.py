@@ -93,7 +93,9 @@ class MediaPipeBlendshapes(Estimator):
 
     def estimate(self, images: Sequence[Image.Image]) -> list[Intensities | None]:
         """Estimate the action units of faces; see `Estimator.estimate`."""
-        return [self._estimate_one(np.asarray(image.convert("RGB"))) for image in images]
+        return [
+            self._estimate_one(np.asarray(image if image.mode == "RGB" else image.convert("RGB"))) for image in images
+        ]
 
     def close(self) -> None:
         """Release the landmarker. If this is left to interpreter shutdown, mediapipe prints a traceback."""

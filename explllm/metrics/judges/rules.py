@@ -14,8 +14,13 @@ from explllm.metrics.judges import RuleJudge, register_judge
 _WORD = re.compile(r"[a-z]+")
 
 _ONE_UNGRADED = 0.75
-"""Similarity of two claims of a unit if only one has an intensity word: 1 minus a quarter, the mean distance of
-intensities in [0, 1] from the middle."""
+"""Similarity of two claims of a unit if only one has an intensity word."""
+
+_SLOPE = 2.0
+"""Loss of similarity per unit of intensity. Words half the scale apart, such as "slight" and "strong", do not match."""
+
+_OPPOSITE = 0.35
+"""Difference between two intensities from which one contradicts the other: "slight" and "marked", for example."""
 
 
 @register_judge("offline")
@@ -25,12 +30,15 @@ class OfflineJudge(RuleJudge):
     The paper leaves the scores to GPT-4o; these formulas are this project's own. With
     F1 = 2 x shared / (generated + reference):
 
-    - Key observations: 5 times the F1 of the action units that the two sections claim. A shared unit counts by the
-      similarity of its two intensities: 1 - |a - b|. Here a and b are the middles of the ranges that the intensity
-      words denote (their mean, if a unit is graded several times); 1 if neither has an intensity word; 0.75 if only
-      one has. A side that is claimed more often than the other counts as one extra claim: it says which side moves
-      more.
-    - Interpretation: 5 times the F1 of the expressions that the two sections name and do not deny.
+    - Key observations: 5 times the F1 of the action units that the two sections claim, times the share of the
+      reference's units that the generated text does not contradict. A shared unit counts by the similarity of its two
+      intensities: max(0, 1 - 2 |a - b|), where a and b are the middles of the ranges that the intensity words denote
+      (their mean, if a unit is graded several times); 1 if neither has an intensity word; 0.75 if only one has. A side
+      that is claimed more often than the other counts as one extra claim: it says which side moves more.
+      A unit is contradicted if the generated text denies it, claims the other side instead, or gives an intensity at
+      least 0.35 away. A unit that the generated text merely omits is not contradicted.
+    - Interpretation: 5 times the F1 of the expressions that the two sections name and do not deny, times the share of
+      units not contradicted: an interpretation of denied observations has no support.
     - Conclusion: 5 if both conclude the same expression, else 0. The conclusion's own text decides, unless the
       reference's conclusion names no expression. A conclusion that names several expressions equally scores 0 if the
       reference names one.
@@ -44,9 +52,10 @@ class OfflineJudge(RuleJudge):
     def compare(self, generated: str, reference: str) -> Judgment:
         """Return the scores of a generated text; see the class."""
         mine, theirs = _sections(generated, reference)
+        observations, contradicted = _observations(mine.key_observations, theirs.key_observations)
         return Judgment(
-            MAX_SCORE * _observations(mine.key_observations, theirs.key_observations),
-            MAX_SCORE * _interpretations(mine.interpretation, theirs.interpretation),
+            MAX_SCORE * observations,
+            MAX_SCORE * (1 - contradicted) * _interpretations(mine.interpretation, theirs.interpretation),
             MAX_SCORE * _conclusions(mine, theirs),
         )
 
@@ -68,30 +77,53 @@ def _prefer_titled(reference: ChainOfThought, titled: ChainOfThought, recovered:
     return ChainOfThought(key, interpretation, conclusion, recovered.text)
 
 
-def _observations(mine: str, theirs: str) -> float:
+def _observations(mine: str, theirs: str) -> tuple[float, float]:
+    """Return the agreement of two sections, and the share of the reference's units that the first contradicts."""
     if bool(mine) != bool(theirs):
-        return 0.0
-    one, other = _intensities(claims(mine)), _intensities(claims(theirs))
+        return 0.0, 0.0
+    my_claims, their_claims = claims(mine), claims(theirs)
+    one, other = _intensities(my_claims), _intensities(their_claims)
     if not one and not other:
-        return 1.0
+        return 1.0, 0.0
     shared = sum(_similarity(one[claim], other[claim]) for claim in one.keys() & other.keys())
-    return 2 * shared / (len(one) + len(other))
+    # A reference that denies a unit in one place and claims it in another cannot be contradicted.
+    denied = {claim.unit for claim in my_claims if not claim.present and (claim.unit, False) not in one}
+    denied -= {claim.unit for claim in their_claims if not claim.present}
+    units = [unit for unit, more in other if not more]
+    contradicted = sum(unit in denied or _is_contradicted(unit, one, other) for unit in units) / max(len(units), 1)
+    return 2 * shared / (len(one) + len(other)) * (1 - contradicted), contradicted
+
+
+Intensities = dict[tuple[int, bool], float | None]
+
+
+def _is_contradicted(unit: int, mine: Intensities, theirs: Intensities) -> bool:
+    """Return whether a unit of the reference is claimed on the other side only, or with an opposite intensity."""
+    mirror = FEAFA[unit].mirror
+    if mirror != unit:
+        for more in (False, True):
+            in_mine = [(side, more) in mine for side in (unit, mirror)]
+            in_theirs = [(side, more) in theirs for side in (unit, mirror)]
+            if in_theirs == [True, False] and in_mine == [False, True]:
+                return True
+    one, other = mine.get((unit, False)), theirs[unit, False]
+    return one is not None and other is not None and abs(one - other) >= _OPPOSITE
 
 
 def _similarity(one: float | None, other: float | None) -> float:
     if one is None or other is None:
         return 1.0 if one is other else _ONE_UNGRADED
-    return 1 - abs(one - other)
+    return max(0.0, 1 - _SLOPE * abs(one - other))
 
 
-def _intensities(found: Sequence[Claim]) -> dict[tuple[int, bool], float | None]:
+def _intensities(found: Sequence[Claim]) -> Intensities:
     """Return the units claimed present with their intensities, and (unit, True) for a side claimed more often."""
     middles: dict[int, list[float | None]] = {}
     for claim in found:
         if claim.present:
             middle = None if claim.low is None or claim.high is None else (claim.low + claim.high) / 2
             middles.setdefault(claim.unit, []).append(middle)
-    intensities: dict[tuple[int, bool], float | None] = {}
+    intensities: Intensities = {}
     for unit, of_unit in middles.items():
         graded = [middle for middle in of_unit if middle is not None]
         intensities[unit, False] = sum(graded) / len(graded) if graded else None
