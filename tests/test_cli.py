@@ -363,7 +363,7 @@ def test_unreadable_images_in_testing_are_counted_and_not_scored(explllm, small_
     assert "1 image cannot be read, last " in explllm(*command).error
     done = explllm(*command, "--data.max_unreadable", 1)
     assert done.status == 0
-    assert "1 more could not be read and do not count" in " ".join(done.out.split())
+    assert "1 more faces could not be read" in " ".join(done.out.split())
     metrics = json.loads(Path("runs/small/metrics.json").read_text())
     [named] = metrics["test/unreadable"]
     assert "00001-anger.png: unreadable image" in named
@@ -400,7 +400,7 @@ def test_explain(explllm, fitted, drawn_faces, tmp_path):
     # One bad picture among good ones: nothing is computed, nothing printed.
     (tmp_path / "text.jpg").write_text("no picture")
     done = explllm("explain", face, "text.jpg", "--model", fitted / "model")
-    assert "unreadable image: it is no image that can be read [text.jpg]" in done.error and done.out == ""
+    assert "unreadable image: not an image, or of an unknown format [text.jpg]" in done.error and done.out == ""
 
 
 def test_explaining_a_picture_depends_on_the_picture(explllm, fitted, drawn_faces, tmp_path):
