@@ -120,7 +120,7 @@ def test_without_a_command_help_goes_to_stderr(explllm):
         ("fit --config= --data.seed 1", "error: the option --config has no value."),
         ("fit --config none.yaml", "there is no configuration none.yaml; searched none.yaml, configs/none.yaml, /"),
         ("fit --config SMALL --walk 3", "error: unknown option --walk. See `explllm fit --help`."),
-        ("fit --config SMALL walk", "error: unknown argument walk. See"),
+        ("fit --config SMALL walk", "error: unexpected argument walk. See"),
         ("fit --config SMALL --trainer.walk 3", "error: unknown option --trainer.walk."),
         ("fit --config SMALL --data.walk 3", "unknown key data.walk. See `explllm fit --data.help DrawnFaces`."),
         (
@@ -153,7 +153,10 @@ def test_without_a_command_help_goes_to_stderr(explllm):
             "error: both `warmup_steps` and `warmup_ratio` are set. Set only one of them.",
         ),
         ("fit --config SMALL --trainer.accelerator walk", "the trainer's settings do not fit: You selected an invalid"),
-        ("fit --config SMALL --trainer.max_epochs -5", "the trainer's settings do not fit: `max_epochs` must be"),
+        (
+            "fit --config SMALL --trainer.max_epochs -5",
+            "trainer.max_epochs is -5: nothing would train. Give at least 1.",
+        ),
         ("fit --config SMALL --trainer.accumulate_grad_batches 4", "it follows from data.batch_size"),
         (
             "fit --config SMALL --data.batch_size 30",
@@ -172,7 +175,7 @@ def test_without_a_command_help_goes_to_stderr(explllm):
         ("test --config SMALL --ckpt_path none.ckpt", "there is no such checkpoint [none.ckpt]. Check --ckpt_path."),
         (
             "fit --config SMALL --model.init_from none/model",
-            "the folder holds no model: it has no config.json [none/model]",
+            "the model of --model.init_from does not exist [none/model]",
         ),
         ("fit --config faces.yaml --data.root none", "there is no such folder [none]. Check the path."),
         ("explain", "error: no IMAGE and no --model given. Give IMAGE and --model. See `explllm explain --help`."),

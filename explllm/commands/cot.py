@@ -22,7 +22,7 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from explllm.commands.outputs import check_ending, run_folder
+from explllm.commands.outputs import check_ending, check_no_model_options, run_folder
 from explllm.commands.parser import Option
 from explllm.core.errors import ConfigError, ManifestError
 from explllm.core.files import atomic_write, check_writable
@@ -86,6 +86,8 @@ def build(
         raise ConfigError(
             f"both --offline and --model {chat.model} are given", remedy="Give one of them: --offline asks no model."
         )
+    if offline:
+        check_no_model_options(chat, "Leave it out, or give --model NAME instead of --offline.")
     folder, source = run_folder(out, run_dir), "offline" if offline else chat.model
     identity = BuildIdentity(manifest, out, source, released)
     identity.check_overwrite(folder, overwrite)

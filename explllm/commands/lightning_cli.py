@@ -1,5 +1,6 @@
 """The commands fit, validate, test and predict: one LightningCLI."""
 
+import inspect
 import logging
 import re
 import signal
@@ -8,7 +9,7 @@ import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveCon
 from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.utilities.exceptions import MisconfigurationException, SIGTERMException
 
+from explllm.commands.checks import RUN_FOLDER, check_loggers, check_model_paths, check_monitors, check_trainer
 from explllm.commands.config_files import find_config, shipped_configs, with_configs_found
 from explllm.commands.parser_errors import input_error, one_sentence
 from explllm.commands.run_settings import RecordedRun, evaluation_arguments
@@ -124,6 +126,9 @@ class RunOptions:
     """Optimizer steps between two estimates of the accuracy on training batches."""
 
 
+_SAVE_DIR = "--trainer.logger.init_args.save_dir"
+
+
 class SaveConfig(SaveConfigCallback):
     """Writes the configuration as resolved to ``config.yaml`` in the run folder, for ``fit`` only."""
 
@@ -167,12 +172,10 @@ class ExpLLMCLI(LightningCLI):
         if self.recorded is not None:
             text = self._parser(self.subcommand).dump(config, skip_none=False)
             self.recorded.check(yaml.safe_load(text))
-        if config.trainer.accumulate_grad_batches != 1:
-            raise ConfigError(
-                f"trainer.accumulate_grad_batches is {config.trainer.accumulate_grad_batches}",
-                remedy="Leave it out: it follows from data.batch_size, data.micro_batch_size and the devices.",
-            )
+        check_trainer(config.trainer, self.stage == "fit")
+        check_model_paths(config.model, self.stage == "fit")
         config.run_dir = config.run_dir or config.trainer.default_root_dir or f"runs/{_stem(config)}"
+        check_loggers(_listed(config.trainer.logger), config.run_dir)
         config.trainer.default_root_dir = config.run_dir
         config.ckpt_path = self._checkpoint(config)
         if config.ckpt_path is not None and self.stage != "fit" and config.get("model.init_args.init_from"):
@@ -216,8 +219,7 @@ class ExpLLMCLI(LightningCLI):
             super().instantiate_classes()
         except ValueError as error:
             # The parser wraps a constructor's error into its own, of many lines.
-            found = input_error(error, self.stage, (), _CLASSES)
-            raise found from error
+            raise input_error(error, self.stage, (), _CLASSES) from error
 
     def _parse_ckpt_path(self) -> None:
         """Take no settings from a checkpoint: ours hold none, and reading a large one twice takes time."""
@@ -227,6 +229,7 @@ class ExpLLMCLI(LightningCLI):
         config, fitting = self.config[self.subcommand], self.stage == "fit"
         options = {**self._get(self.config_init, "trainer", default={}), **kwargs}
         given = _listed(options.get("callbacks"))
+        check_monitors(given, type(self.model).__name__)
         callbacks = self._run_folder(config)
         if fitting and not options["fast_dev_run"]:
             monitor = "val/pearson" if isinstance(self.model, ActionUnitTask) else "val/macro_recall"
@@ -246,7 +249,7 @@ class ExpLLMCLI(LightningCLI):
         except (ValueError, TypeError, MisconfigurationException) as error:
             raise ConfigError(
                 f"the trainer's settings do not fit: {one_sentence(error)}",
-                remedy=f"See `explllm {self.stage} --help`.",
+                remedy=f"See `explllm {self.stage} --trainer.help`.",
             ) from error
 
     def _run_folder(self, config: Namespace) -> list[Callback]:
@@ -299,7 +302,11 @@ def run_stage(stage: str, arguments: list[str]) -> None:
     """
     torch.set_float32_matmul_precision("high")
     with _interruptions():
-        _start(ExpLLMCLI, stage, arguments)
+        try:
+            _start(ExpLLMCLI, stage, arguments)
+        except MisconfigurationException as error:
+            # What Lightning finds in the settings while it runs, such as a resumed run with fewer epochs.
+            raise ConfigError(one_sentence(error), remedy=f"See `explllm {stage} --trainer.help`.") from error
 
 
 @contextmanager
@@ -368,11 +375,21 @@ def _start(kind: type[ExpLLMCLI], stage: str, arguments: list[str]) -> ExpLLMCLI
             },
             seed_everything_default=42,
             auto_configure_optimizers=False,
-            parser_kwargs={"exit_on_error": False},
+            # Otherwise a shortened name such as --trainer.max_epoch is accepted without a word.
+            parser_kwargs={"exit_on_error": False, "allow_abbrev": False},
             args=[stage, *(with_configs_found(words) if recorded is None else words)],
         )
     except ArgumentError as error:
-        raise input_error(error, stage, arguments, _CLASSES) from error
+        if "required: save_dir" in str(error) and _SAVE_DIR not in arguments:
+            # A logger without a folder writes to the run folder, which is not known yet.
+            return _start(kind, stage, [*arguments, _SAVE_DIR, RUN_FOLDER])
+        raise input_error(error, stage, arguments, _CLASSES, _options()) from error
+
+
+def _options() -> list[str]:
+    """Return the options of a run and of the trainer, for suggestions."""
+    run = (field.name for field in fields(RunOptions))
+    return [*run, *(f"trainer.{name}" for name in inspect.signature(Trainer).parameters), "ckpt_path", "config"]
 
 
 def _stem(config: Namespace) -> str:

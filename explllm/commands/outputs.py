@@ -1,9 +1,11 @@
 """Checks of what a command writes, before it does any work, and the names of its run folder."""
 
 import re
+from dataclasses import fields
 from pathlib import Path
 
 from explllm.core.errors import ConfigError, MissingPathError
+from explllm.llm.settings import ChatSettings
 
 
 def check_ending(out: Path) -> None:
@@ -40,6 +42,17 @@ def check_root(root: Path | None) -> None:
     """
     if root is not None and not root.is_dir():
         raise MissingPathError("there is no such folder", where=root, remedy="Check --root.")
+
+
+def check_no_model_options(chat: ChatSettings, remedy: str) -> None:
+    """Refuse options of a language model in a run that asks none.
+
+    Raises:
+        ConfigError: If one is given.
+    """
+    for field in fields(chat):
+        if getattr(chat, field.name) != field.default:
+            raise ConfigError(f"--{field.name} has no effect without a language model", remedy=remedy)
 
 
 def run_folder(out: Path, run_dir: Path | None) -> Path:

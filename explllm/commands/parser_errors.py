@@ -1,12 +1,13 @@
-"""What is wrong with a command line or a configuration, in one line that names the setting.
+"""Errors of Lightning's parser in one line that names the setting.
 
-The parser (jsonargparse) reports a whole tree of types that it has tried, over many lines; the one that the user meant
-is the innermost.
+jsonargparse reports all types that it has tried as a tree of many lines. The innermost error is the one to show.
 """
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
 
+from explllm.commands.lightning_help import DATA, MODELS, settings_of
+from explllm.commands.parser import suggestion
 from explllm.core.errors import ConfigError, InputError
 
 _KEY = re.compile(r'Parser key "([^"]+)":')
@@ -20,15 +21,20 @@ _WORDS = {"int": "a whole number", "float": "a number", "bool": "true or false",
 
 
 def input_error(
-    error: Exception, stage: str, arguments: Sequence[str], classes: Mapping[str, Sequence[str]]
+    error: Exception,
+    stage: str,
+    arguments: Sequence[str],
+    classes: Mapping[str, Sequence[str]],
+    options: Sequence[str] = (),
 ) -> InputError:
-    """Say in one line what the parser found.
+    """Return the error of the parser in one line.
 
     Args:
         error: What it raised, while parsing or while building the objects that the settings describe.
         stage: ``fit``, ``validate``, ``test`` or ``predict``.
         arguments: The command line after the stage's name.
         classes: Known class names by setting, such as those of ``data``.
+        options: Known options without dashes, for suggestions.
 
     Returns:
         An error to raise instead. It is that of the constructor, where a constructor has refused its arguments.
@@ -39,7 +45,12 @@ def input_error(
     message, see = str(error), f"See `explllm {stage} --help`."
     if message.startswith("unrecognized arguments:"):
         word = message.removeprefix("unrecognized arguments:").split()[0]
-        return ConfigError(f"unknown {'option' if word.startswith('-') else 'argument'} {word}", remedy=see)
+        if not word.startswith("-"):
+            return ConfigError(f"unexpected argument {word}", remedy=see)
+        word = word.partition("=")[0]
+        return ConfigError(
+            f"unknown option {word}", remedy=suggestion(word, [f"--{name}" for name in options], 0.7) + see
+        )
     if "expected one argument" in message:
         return ConfigError(f"the option {_without_value(arguments)} has no value", remedy="Give one.")
     if message.startswith("the following arguments are required:"):
@@ -48,7 +59,9 @@ def input_error(
             f"no {' and no '.join(sorted(missing, reverse=True))} configured",
             remedy=f"Give a configuration, such as `explllm {stage} --config demo.yaml`.",
         )
-    return _innermost(message, stage, classes) or ConfigError(one_sentence(list(_causes(error))[-1]), remedy=see)
+    return _innermost(message, stage, classes, options) or ConfigError(
+        one_sentence(list(_causes(error))[-1]), remedy=see
+    )
 
 
 def one_sentence(error: BaseException) -> str:
@@ -56,7 +69,9 @@ def one_sentence(error: BaseException) -> str:
     return " ".join(str(error).split())[:300].rstrip(". ") or type(error).__name__
 
 
-def _innermost(message: str, stage: str, classes: Mapping[str, Sequence[str]]) -> ConfigError | None:
+def _innermost(
+    message: str, stage: str, classes: Mapping[str, Sequence[str]], options: Sequence[str]
+) -> ConfigError | None:
     """Read the tree of errors from the top to the first leaf."""
     keys: list[str] = []
     expected: list[str] = []
@@ -71,12 +86,14 @@ def _innermost(message: str, stage: str, classes: Mapping[str, Sequence[str]]) -
             if see.endswith("--help`.") and len(keys) == 1:
                 see = f"See `explllm {stage} --{keys[0]}.help {match[1].rpartition('.')[2]}`."
         elif match := _UNKNOWN_KEY.match(line):
-            return ConfigError(f"unknown key {'.'.join([*keys, match[1]])}", remedy=see)
+            hint = suggestion(match[1], [*options, *_settings()], 0.7)
+            return ConfigError(f"unknown key {'.'.join([*keys, match[1]])}", remedy=hint + see)
         elif (match := _NO_CLASS.match(line)) and keys:
             known = classes.get(keys[-1].rpartition(".")[2], ())
             return ConfigError(
                 f"{'.'.join(keys)}: there is no class {match[1]}",
-                remedy=f"Use {', '.join(known)}, or another by its import path." if known else "Give its import path.",
+                remedy=suggestion(match[1], known)
+                + (f"Use {', '.join(known)}, or another by its import path." if known else "Give its import path."),
             )
         elif match := _RESTRICTED.match(line):
             return ConfigError(f"{'.'.join(keys)} is {match[1]}, not a whole number {match[2]}", remedy=see)
@@ -87,6 +104,12 @@ def _innermost(message: str, stage: str, classes: Mapping[str, Sequence[str]]) -
         elif (match := _GIVEN.match(line)) and expected:
             return _wrong_type(keys, expected, match[1], see)
     return None
+
+
+def _settings() -> set[str]:
+    """Return the names of the settings of our models and data, for suggestions."""
+    nested = ("NetworkSettings", "LoraSettings", "OptimizationSettings", "Augment")
+    return {setting.name for name in (*MODELS, *DATA, *nested) for setting in settings_of(name)}
 
 
 def _wrong_type(keys: Sequence[str], expected: Sequence[str], value: str, see: str) -> ConfigError:

@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from explllm.commands.outputs import as_file_name
+from explllm.commands.outputs import as_file_name, check_no_model_options
 from explllm.commands.parser import Option
 from explllm.explanations.chain_of_thought import MAX_WORDS
 from explllm.explanations.grounding import STRONG
@@ -58,6 +58,8 @@ def score(
     from explllm.metrics.scoring import score_table
 
     registered = find_judge(judge)
+    if registered:
+        check_no_model_options(chat, "Leave it out, or name a language model by --judge.")
     ledger = None if registered else _run_folder(generated, judge, out) / LEDGER
     metrics = score_table(generated, reference, registered or replace(chat, model=judge), out, ledger, redo)
     if as_json:

@@ -102,7 +102,7 @@ def load_reduced(source: ImageSource, min_size: float, part: float | None = None
     Args:
         source: The image.
         min_size: Minimum of the longer side, in pixels.
-        part: Longer side of the part that `min_size` applies to, in pixels of the whole image; by default all of it.
+        part: Longer side of the part that `min_size` applies to, in pixels of the whole image; all by default.
 
     Raises:
         ImageError: See `load_image`.

@@ -187,7 +187,7 @@ def _check_limits(counts: Counter[str], result: Result, options: JobOptions) -> 
 
 @contextmanager
 def exclusive(out: str | PathLike[str]) -> Iterator[None]:
-    """Hold the lock of an output file, so that two runs cannot write it at once.
+    """Hold the lock of an output file: two runs must not write it at once.
 
     Raises:
         ConfigError: If another run holds it.

@@ -1,6 +1,6 @@
 """Jobs over the rows of a manifest: read in chunks, processed with resumption, written with the new columns.
 
-Neither the table nor the results are in memory as a whole, whatever the number of rows.
+Memory does not depend on the number of rows, except for a few bytes each.
 """
 
 from __future__ import annotations

@@ -32,6 +32,13 @@ class LoraSettings:
     """Regular expression that a layer's full name must match. The default matches query and value projections in
     every naming scheme of transformers."""
 
+    def __post_init__(self) -> None:
+        """Check the ranges."""
+        if self.r < 1:
+            raise ConfigError(f"a LoRA rank r of {self.r}", remedy="Give at least 1, or train the part `frozen`.")
+        if not 0 <= self.dropout < 1:
+            raise ConfigError(f"a LoRA dropout of {self.dropout}", remedy="Give a probability from 0 to below 1.")
+
 
 def add_lora(part: nn.Module, settings: LoraSettings) -> None:
     """Add LoRA to the matching layers of a part, in place, and freeze its other weights.

@@ -131,7 +131,7 @@ def fer2013_folders(root):
 
 
 def ferplus(root):
-    """The list alone; beside it stands the CSV file of pixels, or folders of images."""
+    """Only the list; its images are in the CSV file of pixels or in folders."""
     emotions = ("neutral", "happiness", "surprise", "sadness", "anger", "disgust", "fear", "contempt")
     header = ["Usage", "Image name", *emotions, "unknown", "NF"]
     rows = [

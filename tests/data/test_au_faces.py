@@ -1,4 +1,4 @@
-"""Faces with action units: labels, masks, flips, and data that will not do."""
+"""Faces with action units: labels, masks, flips, and unusable data."""
 
 import numpy as np
 import pandas as pd
@@ -90,7 +90,7 @@ def test_images_that_cannot_be_read(manifest, tmp_path):
     assert batch["pixel_values"].shape == (3, 3, 32, 32) and batch["action_units"].shape == (3, 24)
 
 
-def test_an_epoch_holds_every_labeled_face_once(manifest, tmp_path, attached):
+def test_an_epoch_contains_every_labeled_face_once(manifest, tmp_path, attached):
     units = list(manifest.frame["action_units"])
     units[0] = units[5] = None
     data = attached(
@@ -132,7 +132,7 @@ def test_facs_labels_are_for_tests(manifest, tmp_path, attached):
         attached(ManifestActionUnits(**table))
 
 
-def test_data_that_will_not_do(manifest, tmp_path, attached):
+def test_unusable_data(manifest, tmp_path, attached):
     with pytest.raises(MissingPathError, match="the manifest does not exist"):
         attached(ManifestActionUnits(tmp_path / "none.parquet"))
     with pytest.raises(MissingPathError, match="there is no such folder"):
@@ -167,13 +167,13 @@ def test_data_that_will_not_do(manifest, tmp_path, attached):
         ({"facs": [[2] * 8] * 97, "facs_set": ["disfa8"] * 97}, "not labels of disfa8"),
     ],
 )
-def test_facs_labels_that_will_not_do(manifest, tmp_path, attached, columns, said):
+def test_invalid_facs_labels(manifest, tmp_path, attached, columns, said):
     data = attached(ManifestActionUnits(**written(manifest, tmp_path / "facs.parquet", **columns)), "test")
     with pytest.raises(ManifestError, match=said):
         data.test_dataloader()
 
 
-def test_where_the_labels_come_from_is_said(drawn_faces, manifest, tmp_path, attached):
+def test_the_note_names_the_source_of_the_labels(drawn_faces, manifest, tmp_path, attached):
     drawn = DrawnActionUnits(drawn_faces, 56, 14, 27, 64, batch_size=8, micro_batch_size=8)
     assert attached(drawn).training_data_note == "The faces are drawn by a program, not photographs."
     estimated = written(manifest, tmp_path / "est.parquet", action_units_source=["mediapipe-blendshapes"] * 97)

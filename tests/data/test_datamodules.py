@@ -25,8 +25,8 @@ def drawn(drawn_faces):
     return lambda **settings: DrawnFaces(drawn_faces, **SIZES, **settings)
 
 
-def test_what_an_epoch_of_training_says(ready, drawn, answers, drawn_faces):
-    """3 FER and 1 CoT for each face, and every answer is that of the face it stands beside."""
+def test_an_epoch_of_training(ready, drawn, answers, drawn_faces):
+    """3 FER and 1 CoT conversation per face; each answer is that of its face."""
     data = ready(drawn(batch_size=16, micro_batch_size=8))
     assert data.trainer.accumulate_grad_batches == 2
     frame, kinds, seen = data.frame(), Counter(), Counter()
@@ -98,7 +98,7 @@ def test_captions(ready, drawn, answers):
         assert "Conclusion" not in answer and len(answer) > 40
 
 
-def test_without_validation_faces_there_is_no_validation(ready, drawn_faces, tmp_path):
+def test_validation_without_validation_faces(ready, drawn_faces, tmp_path):
     frame = Manifest.read(drawn_faces / "manifest.parquet").frame
     Manifest(frame[frame["split"] != "val"], drawn_faces).write(tmp_path / "table.parquet")
     table = (tmp_path / "table.parquet", drawn_faces)
@@ -127,7 +127,7 @@ def test_shuffled_labels(ready, drawn):
     )
 
 
-def test_notice(ready, drawn, drawn_faces, tmp_path):
+def test_training_data_note(ready, drawn, drawn_faces, tmp_path):
     assert "drawn by a program, not photographs" in ready(drawn()).training_data_note
     assert "written by rules" in ready(drawn()).training_data_note
     frame = Manifest.read(drawn_faces / "manifest.parquet").frame
@@ -183,7 +183,7 @@ def test_predicting_needs_neither_labels_nor_splits(ready, sorted_faces, drawn_f
             ready(ManifestFaces(tmp_path / "images.csv", drawn_faces), stage)
 
 
-def test_images_without_a_face_are_named(ready, drawn_faces, tmp_path, caplog):
+def test_images_without_a_face_are_reported(ready, drawn_faces, tmp_path, caplog):
     frame = Manifest.read(drawn_faces / "manifest.parquet").frame
     frame["box"] = [[10, 10, 60, 60]] * len(frame)
     frame["face_status"] = "found"

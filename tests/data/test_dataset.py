@@ -1,4 +1,4 @@
-"""Single conversations: what is learned of a face, and what becomes of faces that cannot be read."""
+"""Single conversations, and the handling of unreadable images."""
 
 import shutil
 
@@ -137,7 +137,7 @@ def spoil(manifest, *rows):
         path.write_bytes(path.read_bytes()[:200])
 
 
-def test_faces_of_one_photograph_are_cut_out_by_their_boxes(own_faces, conversations, tmp_path):
+def test_boxes_crop_the_faces_of_one_photograph(own_faces, conversations, tmp_path):
     manifest, _ = own_faces
     photograph = Image.new("RGB", (300, 200), "green")
     photograph.paste("red", (20, 20, 120, 120))
@@ -170,8 +170,8 @@ def test_an_unreadable_training_face_is_named_and_replaced(dataset, own_faces):
     assert sample.expression == list(Expression).index(manifest.frame.at[6, "expression"])
 
 
-def test_no_face_for_testing_takes_the_place_of_a_training_face(dataset, own_faces):
-    """The last row to learn from stands before the first one to validate on."""
+def test_only_training_faces_replace_an_unreadable_one(dataset, own_faces):
+    """The row after the last training row is a validation row."""
     manifest, _ = own_faces
     spoil(manifest, 54, 55)
     sample = dataset(own_faces, max_unreadable=9)[SampleSpec(54, "fer", 0)]
@@ -199,7 +199,7 @@ def test_the_search_ends_at_the_limit(dataset, own_faces):
     assert not sample.readable and len(sample.unreadable) == 56
 
 
-def test_evaluation_marks_what_cannot_be_read(own_faces, conversations):
+def test_evaluation_marks_unreadable_images(own_faces, conversations):
     manifest, images = own_faces
     spoil(manifest, 50)
     found = EvaluationDataset(manifest, images, [49, 50, -1 - 51])

@@ -60,13 +60,13 @@ def test_shuffled_labels_keep_their_counts_and_lose_their_texts():
     assert frame["cot"][:32].isna().all() and frame["cot"][32:].notna().all()
 
 
-def test_rows_without_a_split_are_to_learn_from():
+def test_rows_without_a_split_are_training_rows():
     assert set(prepare(table(), **PLAIN).frame["split"]) == {"train"}
     frame = prepare(table(split=[None] * 30 + ["test"] * 10), **PLAIN).frame
     assert Counter(frame["split"]) == {"train": 30, "test": 10}
 
 
-def test_validation_is_held_out_only_where_there_is_none():
+def test_validation_is_held_out_only_if_missing():
     held = {**PLAIN, "val_fraction": 0.2}
     frame = prepare(table(), **held).frame
     assert Counter(frame["split"]) == {"train": 32, "val": 8}
@@ -90,7 +90,7 @@ def test_errors(fraction):
         hold_out_split(table(split=["train"] * 40).frame, "val", fraction, seed=0)
 
 
-def test_units_that_were_not_measured_are_not_denied():
+def test_unmeasured_units_are_not_mentioned():
     """Of 24 units only the jaw was measured: no word about brows, lids or lips, neither written nor trained."""
     jaw = [0.6 if name == "Jaw Drop" else 0.0 for name in NAMES]
     others = ",".join(name for name in NAMES if name != "Jaw Drop")

@@ -43,7 +43,7 @@ def figures(folder):
     return json.loads((folder / "metrics.json").read_text())
 
 
-def test_feafa_from_its_folder_to_the_figures(trained, explllm):
+def test_feafa_from_its_folder_to_the_metrics(trained, explllm):
     run = trained / "run"
     assert figures(run)["fit/steps"] == 2
     assert figures(run)["training_data_note"] == "Labels of action units by: FEAFA's annotators."

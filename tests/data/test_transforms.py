@@ -34,7 +34,7 @@ def test_flip_mirrors_image_units_and_words_together():
     assert cot == "The right brow is raised; the left eye is closed."
 
 
-def test_whatever_is_flipped_is_flipped_with_its_text():
+def test_image_and_text_flip_together():
     augment = Augment(**(OFF | {"flip": 0.5}))
     flips = 0
     for seed in range(200):

@@ -187,3 +187,27 @@ def test_mistakes(run, manifest_of, detector_file, tmp_path, arguments, message)
     status, _, _ = run("faces", *words)
     assert status.startswith(f"error: {message}")
     assert not (tmp_path / "o.csv").exists()
+
+
+def test_redo_keeps_a_single_row_on_its_person(run, photographs, manifest_of, detector_file, detector, tmp_path):
+    photographs["six"].save(tmp_path / "six.png")
+    faces = detector.detect(photographs["six"])
+    largest = max(faces, key=lambda face: face.box[2] * face.box[3])
+    own = next(face for face in faces if face is not largest)
+    near = [own.box[0] + 3, own.box[1] - 2, own.box[2], own.box[3]]
+    rows = [{"image": "six.png", "box": near, "expression": "Sadness"}]
+    manifest_of(tmp_path / "m.jsonl", rows)
+    run("faces", "m.jsonl", "-o", "redone.jsonl", "--detector", detector_file, "--redo")
+    [row] = Manifest.read("redone.jsonl").frame.to_dict("records")
+    assert row["box"] == list(own.box) and row["expression"] == "Sadness" and row["face_status"] == "found"
+
+
+def test_a_truncated_photograph_is_a_row_with_a_warning(run, photographs, manifest_of, detector_file, tmp_path):
+    photographs["astronaut"].save(tmp_path / "cut.jpg", quality=90)
+    (tmp_path / "cut.jpg").write_bytes((tmp_path / "cut.jpg").read_bytes()[:-300])
+    manifest_of(tmp_path / "m.jsonl", [{"image": "cut.jpg"}])
+    with pytest.warns(UserWarning, match="truncated"):
+        status, _, _ = run("faces", "m.jsonl", "-o", "o.jsonl", "--detector", detector_file)
+    [row] = Manifest.read("o.jsonl").frame.to_dict("records")
+    assert status == 0 and iou(row["box"], ASTRONAUT) >= 0.5
+    assert row["face_status"] == "found; the image file is truncated"

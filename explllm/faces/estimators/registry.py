@@ -53,7 +53,7 @@ class Estimator(ABC):
             images: RGB images of one face each.
 
         Returns:
-            24 intensities per image, or None if the image has none (`no_result`).
+            24 intensities per image; None for an image without a result (`no_result`).
         """
 
     def close(self) -> None:  # noqa: B027  (optional)

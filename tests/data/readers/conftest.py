@@ -1,4 +1,4 @@
-"""The reader that a test runs, and a look at what it read."""
+"""Fixtures that run a reader and return its rows."""
 
 import pytest
 

@@ -27,7 +27,7 @@ def test_arrays(publishers, read, cells, tmp_path):
     assert "train 3 instead of 283,901" in seven.differences[0] and "Contempt" not in seven.differences[0]
 
 
-def test_arrays_that_are_none(publishers, read, tmp_path):
+def test_invalid_arrays(publishers, read, tmp_path):
     root = publishers.affectnet_arrays(tmp_path)
     broken = root / "train_set" / "annotations" / "9_exp.npy"
     for content, found in ((b"", "invalid NumPy array"), (b"nonsense", "invalid NumPy array")):
@@ -100,7 +100,7 @@ def test_kaggle_subset(publishers, read, cells, tmp_path):
     assert reading.left_out == {"files in class folders that are not images": 1, "images labeled Contempt": 1}
 
 
-def test_kaggle_lists_lead_with_a_path_of_their_makers(publishers, read, tmp_path):
+def test_paths_in_kaggle_lists(publishers, read, tmp_path):
     root = publishers.affectnet_kaggle(tmp_path)
     path = root / "train-sample-affectnet.csv"
     path.write_text(path.read_text().replace("train_class/", "/home/someone/AffectNet/train_class/"))
@@ -127,7 +127,7 @@ def test_list_of_words(publishers, read, cells, tmp_path):
         read("affectnet", tmp_path)
 
 
-def test_no_form_of_it(read, tmp_path):
+def test_unknown_layout(read, tmp_path):
     with pytest.raises(MissingPathError, match="unknown layout of AffectNet .*Expected train_set/"):
         read("affectnet", tmp_path)
     with pytest.raises(MissingPathError, match="there is no such folder"):

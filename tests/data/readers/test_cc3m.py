@@ -7,7 +7,7 @@ from explllm.core.errors import InputError, ManifestError, MissingPathError
 from explllm.data.readers.cc3m import read_llava_captions
 
 
-def test_llavas_list(publishers, read, cells, tmp_path):
+def test_llava_list(publishers, read, cells, tmp_path):
     reading = read("cc3m", publishers.cc3m_llava(tmp_path), check_images=True)
     assert cells(reading, "image", "caption", "split") == [
         (f"GCC_{number}.jpg", f"caption {number}", "train") for number in range(3)
@@ -83,7 +83,7 @@ def test_broken_shards(publishers, read, tmp_path):
     assert not (tmp_path / "written" / "faces-images").exists()
 
 
-def test_neither(read, tmp_path):
+def test_neither_list_nor_shards(read, tmp_path):
     with pytest.raises(MissingPathError, match="no list of captions and no shard"):
         read("cc3m", tmp_path)
 

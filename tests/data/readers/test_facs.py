@@ -9,7 +9,7 @@ from explllm.data.readers import bp4d, disfa
 
 
 @pytest.mark.parametrize(("parts", "people"), [(disfa.PARTS, 27), (bp4d.PARTS, 41)])
-def test_the_folds_of_the_literature_share_no_one(parts, people):
+def test_published_folds_share_no_person(parts, people):
     assert len(parts) == people
     sizes = sorted(list(parts.values()).count(part) for part in (1, 2, 3))
     assert sum(sizes) == people and sizes[2] - sizes[0] <= 1
@@ -31,7 +31,7 @@ def test_disfa(publishers, read, cells, tmp_path):
     assert set(read("disfa", root).manifest.frame["split"]) == {"train"}
 
 
-def test_disfas_frames_are_named_by_a_pattern(publishers, read, tmp_path):
+def test_frame_pattern_of_disfa(publishers, read, tmp_path):
     root = publishers.disfa(tmp_path)
     for person in ("SN001", "SN003"):
         for frame in (0, 1, 2):
@@ -46,7 +46,7 @@ def test_disfas_frames_are_named_by_a_pattern(publishers, read, tmp_path):
         read("disfa", root, frames="img/{person}/{frame}.png")
 
 
-def test_disfas_bad_files(publishers, read, tmp_path):
+def test_bad_files_of_disfa(publishers, read, tmp_path):
     root = publishers.disfa(tmp_path)
     path = root / "ActionUnit_Labels" / "SN003" / "SN003_au9.txt"
     for line, found in (
@@ -99,7 +99,7 @@ def test_bp4d(publishers, read, cells, tmp_path):
     assert "people 2 instead of 41" in reading.differences[0]
 
 
-def test_bp4ds_bad_files(publishers, read, tmp_path):
+def test_bad_files_of_bp4d(publishers, read, tmp_path):
     root = publishers.bp4d(tmp_path)
     path = root / "AUCoding" / "AU_OCC" / "F003_T1.csv"
     whole = path.read_text()

@@ -48,7 +48,7 @@ def test_other_places_of_the_list(publishers, read, tmp_path, place):
         ("train_00001.jpg 1", "a second, different row of the same face"),
     ],
 )
-def test_bad_lines_are_named_and_tolerated_when_asked(publishers, read, tmp_path, line, found):
+def test_bad_lines_are_reported_and_can_be_skipped(publishers, read, tmp_path, line, found):
     root = publishers.rafdb(tmp_path)
     listing = root / "EmoLabel" / "list_patition_label.txt"
     listing.write_text(listing.read_text() + f"\n{line}\n")

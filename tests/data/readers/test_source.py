@@ -12,7 +12,7 @@ def test_rows_have_the_same_columns(tmp_path):
         source.add("b.jpg", split="train", identity="x")
 
 
-def test_a_wrong_option_is_no_bad_row(tmp_path):
+def test_an_invalid_option_is_not_a_bad_row(tmp_path):
     source = Source(tmp_path, max_bad=9)
     with pytest.raises(ConfigError, match="wrong"), source.row(tmp_path, 1):
         raise ConfigError("wrong", remedy="Right it.")

@@ -1,0 +1,263 @@
+"""A table of wrong uses of every command: each gives one line that names the option and says what to do."""
+
+import shutil
+
+import pandas as pd
+import pytest
+import yaml
+
+from explllm.core.manifest import Manifest
+
+COMMANDS = """
+walk | unknown command walk
+expalin | Did you mean explain?
+--walk | unknown command --walk
+cot | needs a subcommand
+cot walk | unknown command walk
+cot stauts | Did you mean status?
+convert | needs a subcommand
+convert relesed A B | Did you mean released?
+data | needs a subcommand
+data rafbd . -o x.csv | Did you mean rafdb?
+
+explain | no IMAGE and no --model given
+explain FACE | no --model given
+explain --model m | no IMAGE given
+explain FACE --model | the option --model has no value
+explain none.jpg --model m | none.jpg
+explain FACE --model m --modle x | Did you mean --model?
+explain FACE --model m --max_new_tokens 0 | --max_new_tokens is 0
+explain FACE --model m --max-new-tokens -4 | --max_new_tokens is -4
+explain FACE --model m --max_new_tokens many | --max_new_tokens is 'many', not a whole number
+explain FACE --model m --max_new_tokens 1.5 | --max_new_tokens
+explain FACE --model m --which best | --which is 'best', not one of largest, central, all
+explain FACE --model m --margin wide | --margin is 'wide', not a number
+explain FACE --model m --margin -1 | --margin is -1
+explain FACE --model m --margin nan | --margin is 'nan'
+explain FACE --model m --json=yes | --json takes no value
+explain FACE --model m --picture out.txt | --picture has the ending '.txt'
+explain FACE FACE --model m --picture out.png | --picture is given for 2 images
+explain FACE --model m --landmarker a --onnx b | both --landmarker and --onnx are given
+explain FACE --model m --size 64 | none of --landmarker, --onnx is given
+explain FACE --model m --preset small | none of --landmarker, --onnx is given
+explain FACE --model m --detector none.onnx | none.onnx
+explain FACE --model m --device walk | --device
+explain FACE --model none | none
+explain FACE --model m --config none.yaml | none.yaml]. Check --config
+explain FACE --model m --config BADKEY | unknown key
+explain FACE --model m --config BADTYPE | --max_new_tokens is 'many'
+
+faces | no MANIFEST and no --out and no --detector given
+faces M | no --out and no --detector given
+faces M -o o.csv | no --detector given
+faces none.csv -o o.csv --detector d | none.csv
+faces M -o o.txt --detector d | --out has the ending '.txt'
+faces M -o M --detector d | the manifest exists
+faces M -o o.csv --detector none | none
+faces M -o o.csv --detector d --which best | --which
+faces M -o o.csv --detector d --workers 0 | --workers is 0
+faces M -o o.csv --detector d --workers two | --workers is 'two'
+faces M -o o.csv --detector d --max_bad -1 | --max_bad is -1
+faces M -o o.csv --detector d --threshold 2 | --threshold is 2
+faces M -o o.csv --detector d --threshold -0.1 | --threshold is -0.1
+faces M -o o.csv --detector d --input_size 8 | --input_size is 8
+faces M -o o.csv --detector d --margin -0.5 | --margin is -0.5
+faces M -o o.csv --detector d --provider tpu | --provider is 'tpu'
+faces M -o o.csv --detector d --root none | Check --root
+faces M -o o.csv --detector d --thresold 1 | Did you mean --threshold?
+faces M extra -o o.csv --detector d | unexpected argument extra
+
+aus | no MANIFEST and no --out given
+aus M -o o.csv | none of --landmarker, --onnx is given
+aus M -o o.csv --onnx a --landmarker b | both --landmarker and --onnx are given
+aus M -o o.csv --onnx none | none
+aus M -o o.xlsx --onnx a | --out has the ending '.xlsx'
+aus M -o M --onnx a | the manifest exists
+aus M -o o.csv --onnx a --workers 0 | --workers is 0
+aus M -o o.csv --onnx a --margin x | --margin is 'x'
+aus M -o o.csv --onnx a --provider gpu | --provider is 'gpu'
+aus M -o o.csv --onnx a --root none | Check --root
+aus M -o o.csv --onix a | Did you mean --onnx?
+aus M -o o.csv --onnx a --size big | --size is 'big'
+
+cot build | no MANIFEST and no --out given
+cot build M | no --out given
+cot build M -o o.csv | no model is named
+cot build M -o o.txt --offline | --out has the ending '.txt'
+cot build M -o M --offline | --out is
+cot build none.csv -o o.csv --offline | none.csv
+cot build M -o o.csv --offline --model gpt-4o | both --offline and --model
+cot build M -o o.csv --offline --price_in 1 --price_out 1 | --price_in has no effect
+cot build M -o o.csv --offline --max_rounds -1 | max_rounds is -1
+cot build M -o o.csv --offline --label_after -1 | label_after is -1
+cot build M -o o.csv --offline --strong 7 | strong is 7
+cot build M -o o.csv --offline --temperature -1 | temperature is -1
+cot build M -o o.csv --offline --parse_attempts 0 | parse_attempts is 0
+cot build M -o o.csv --offline --max_words 0 | max_words is 0
+cot build M -o o.csv --model m --concurrency 0 | concurrency
+cot build M -o o.csv --model m --max_retries -1 | max_retries
+cot build M -o o.csv --model m --timeout 0 | timeout
+cot build M -o o.csv --model m --requests_per_minute 0 | requests_per_minute
+cot build M -o o.csv --model m --tokens_per_minute -5 | tokens_per_minute
+cot build M -o o.csv --model m --max_cost -1 | max_cost
+cot build M -o o.csv --model m --price_in 1 | price_out
+cot build M -o o.csv --model m --structured maybe | --structured is 'maybe'
+cot build M -o o.csv --model m --base_url walk | base_url
+cot build M -o o.csv --model m --api_key_env sk-secret | api_key_env
+cot build M -o o.csv --model m --max_cots 3 | Did you mean --max_cost?
+cot build M -o o.csv --model m --max_cost much | --max_cost is 'much'
+cot build M -o o.csv --model m --overwrite=1 | --overwrite takes no value
+cot build M -o o.csv --model m --max_cost 1 --base_url http://127.0.0.1:9/v1 | price_in
+cot build M -o o.csv --model m --base_url http://127.0.0.1:9/v1 --max_retries 0 | cannot be reached
+cot estimate | no MANIFEST given
+cot estimate none.csv | none.csv
+cot estimate M --strong -1 | strong is -1
+cot estimate M --price_out 3 | price_in
+cot status | no OUT given
+cot status none.csv | there is no such build
+cot check | no MANIFEST given
+cot check none.csv | none.csv
+cot check M --jsn | Did you mean --json?
+cot show | no MANIFEST and no ROW given
+cot show M | no ROW given
+cot show M first | ROW is 'first', not a whole number
+cot show M 0 | ROW is 0
+cot show M 99 | no row 99
+
+baseline | no MANIFEST given
+baseline M | no model is named
+baseline M --model m | --send_images
+baseline M --model m --send_images -o o.txt | --out has the ending '.txt'
+baseline M --model m --size 3 | size is 3
+baseline M --model m --margin -1 | margin is -1
+baseline M --model m --max_tokens 0 | max_tokens is 0
+baseline M --model m --temperature -0.5 | temperature is -0.5
+baseline M --model m --sample 0 | --sample is 0
+baseline M --model m --seed -1 | --seed is -1
+baseline M --model m --split dev | 'dev'
+baseline M --model m --label_set emo | label set 'emo'
+baseline M --model m --root none | Check --root
+baseline M --model m --send_image | Did you mean --send_images?
+baseline none.csv --model m | none.csv
+
+score | no GENERATED given
+score none.csv | none.csv
+score M --reference none.csv | none.csv
+score M --judge | the option --judge has no value
+score M --refrence x | Did you mean --reference?
+score M --max_cost -1 | max_cost
+score M --max_cost 3 | --max_cost has no effect
+score M --timeout soon | --timeout is 'soon'
+score M --json=1 | --json takes no value
+
+compare | no RUN given
+compare one | Pass two or more
+compare none other | none
+compare a b --out | the option --out has no value
+compare a b --ot x | Did you mean --out?
+
+describe | no --config given
+describe --config none.yaml | there is no configuration none.yaml
+describe --config rafd.yaml | Did you mean rafdb.yaml?
+describe --config demo.yaml --gpus 0 | --gpus is 0
+describe --config demo.yaml --images -3 | --images is -3
+describe --config demo.yaml --gpus eight | --gpus is 'eight'
+
+convert released | no FOLDER and no OUT given
+convert released none out | none
+convert released none out --vision_heads 0 | --vision_heads is 0
+convert released none out --merg | Did you mean --merge?
+convert merge none | no OUT given
+convert merge none out | none
+
+data rafdb | no ROOT and no --out given
+data rafdb none -o o.csv | Check ROOT
+data rafdb . -o o.txt | --out has the ending '.txt'
+data rafdb . -o M | the manifest exists
+data rafdb . -o o.csv --images raw | --images is 'raw', not one of aligned, original
+data rafdb . -o o.csv --max_bad -1 | --max_bad is -1
+data rafdb . -o o.csv --check_images --lists_only | --check_images conflicts with --lists_only
+data affectnet . -o o.csv --classes 9 | --classes is '9', not one of
+data expw . -o o.csv --draw few | --draw is 'few'
+data expw . -o o.csv --fold 1 | unknown option --fold
+data disfa . -o o.csv --threshold 9 | --threshold is 9
+data feafa . -o o.csv --fold one | --fold is 'one'
+"""
+
+STAGES = """
+fit | Give a configuration
+fit --config | the option --config has no value
+fit --config rafbd.yaml | Did you mean rafdb.yaml?
+fit --config SMALL --run_dri x | Did you mean --run_dir?
+fit --config SMALL --trainer.max_epoch 3 | Did you mean --trainer.max_epochs?
+fit --config SMALL --data.bach_size 3 | Did you mean batch_size?
+fit --config SMALL --model.network.chat_fromat x | Did you mean chat_format?
+fit --config SMALL --data FolderFace | Did you mean FolderFaces?
+fit --config SMALL --model ExpLLMTsk | Did you mean ExpLLMTask?
+fit --config SMALL --trainer.max_epochs 0 | trainer.max_epochs is 0
+fit --config SMALL --trainer.max_steps 0 | trainer.max_steps is 0
+fit --config SMALL --trainer.max_epochs -5 | trainer.max_epochs is -5
+fit --config SMALL --trainer.gradient_clip_val -1 | trainer.gradient_clip_val is -1
+fit --config SMALL --trainer.precision 16-true | trainer.precision is 16-true
+fit --config SMALL --trainer.precision bf16-true | trainer.precision is bf16-true
+fit --config SMALL --trainer.strategy ddp_spawn | trainer.strategy is ddp_spawn
+fit --config SMALL --trainer.logger WandbLogger | needs the package wandb
+fit --config SMALL --trainer.callbacks EarlyStopping --trainer.callbacks.monitor val/los | monitors 'val/los'
+fit --config SMALL --model.optimization.learning_rate -1 | learning_rate is -1
+fit --config SMALL --model.optimization.weight_decay -1 | weight_decay is -1
+fit --config SMALL --model.network.vision_lora.r 0 | r of 0
+fit --config SMALL --model.network.language_lora.dropout 2 | dropout of 2
+fit --config SMALL --data.num_workers -1 | num_workers
+fit --config SMALL --data.batch_size -4 | batch_size
+fit --config SMALL --model.init_from runs/align_cc3m/model | explllm fit --config align_cc3m.yaml
+fit --config SMALL --model.network.vision ./none | --model.network.vision
+fit --config SMALL --model.network.language /none/llm | --model.network.language
+fit --config SMALL --seed_everything x | seed_everything is 'x'
+fit --config SMALL --ckpt_path none.ckpt | Check --ckpt_path
+test --run_dir none | Check --run_dir
+test --config SMALL --ckpt_path best | best.ckpt
+predict --run_dir none | Check --run_dir
+validate --config none.yaml | there is no configuration none.yaml
+fit --data.help Walk | --data.help: there is no class Walk
+fit --model.help ExpLMTask | Did you mean ExpLLMTask?
+"""
+
+
+def rows(table):
+    return [tuple(part.strip() for part in line.split("|")) for line in table.splitlines() if line]
+
+
+def test_the_table_is_long():
+    assert len(rows(COMMANDS)) + len(rows(STAGES)) >= 150
+
+
+@pytest.fixture
+def words(tmp_path, drawn_faces, small_config, monkeypatch):
+    """Real files for the words in capitals."""
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    monkeypatch.delenv("OPENAI_BASE_URL", raising=False)
+    frame = pd.DataFrame(
+        {
+            "image": ["a.jpg", "b.jpg"],
+            "expression": ["Fear", "Anger"],
+            "split": ["test", "test"],
+            "action_units": [[0.5] * 24] * 2,
+        }
+    )
+    Manifest(frame, tmp_path).write(tmp_path / "m.parquet")
+    shutil.copy(next(drawn_faces.glob("test/*.png")), tmp_path / "face.png")
+    for name, settings in (("key", {"max_new_tokns": 3}), ("type", {"max_new_tokens": "many"})):
+        (tmp_path / f"{name}.yaml").write_text(yaml.safe_dump(settings))
+    real = {"M": "m.parquet", "FACE": "face.png", "BADKEY": "key.yaml", "BADTYPE": "type.yaml", "SMALL": small_config}
+    return lambda line: [real.get(word, word) for word in line.split()]
+
+
+@pytest.mark.parametrize(("line", "message"), [*rows(COMMANDS), *rows(STAGES)])
+def test_a_wrong_use(explllm, words, tmp_path, line, message):
+    before = {path for path in tmp_path.rglob("*")}
+    error = explllm(*words(line)).error
+    assert message in error.replace(" m.parquet", " M")
+    # found [where]. remedy
+    assert ". " in error and error.endswith((".", "?", ")", "`")), error
+    written = {path for path in tmp_path.rglob("*") if path.is_file()} - before - {tmp_path / "m.parquet"}
+    assert not {path for path in written if path.suffix in (".csv", ".txt", ".png") or path.name == "config.json"}
