@@ -342,8 +342,8 @@ def _generation_inputs(
     if cache is not None and any(prompt[: len(prefix)] != prefix for prompt in prompts):
         cache = None
     # With a cache, the padding is between the shared prefix, which it holds, and the rest of the conversation.
-    kept = len(prefix) if cache is not None else 0
-    rows = [Encoded(ids[kept:], (IGNORED,) * (len(ids) - kept)) for ids in prompts]
+    cached = len(prefix) if cache is not None else 0
+    rows = [Encoded(ids[cached:], (IGNORED,) * (len(ids) - cached)) for ids in prompts]
     batch = conversations.batch(rows, side="left")
     inputs: dict[str, Any]
     if cache is None:
@@ -354,7 +354,7 @@ def _generation_inputs(
         }
     else:
         # The ids of the prefix are only counted. Image placeholders may lie outside the vocabulary.
-        counted = torch.zeros(len(prompts), kept, dtype=torch.long)
+        counted = torch.zeros(len(prompts), cached, dtype=torch.long)
         inputs = {
             "input_ids": torch.cat([counted, batch.input_ids], dim=1).to(device),
             "attention_mask": torch.cat([counted + 1, batch.attention_mask], dim=1).to(device),

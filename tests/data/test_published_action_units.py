@@ -49,7 +49,7 @@ def test_feafa_from_its_folder_to_the_metrics(trained, explllm):
     assert figures(run)["training_data_note"] == "Labels of action units by: FEAFA's annotators."
     last = ("--ckpt_path", run / "checkpoints/last.ckpt")
     table = ("--data.manifest", trained / "feafa.parquet", "--data.root", trained / "FEAFA")
-    done = explllm("test", *SMALL, *table, *last, "--run_dir", "tested")
+    done = explllm("test", *table, *last, "--run_dir", "tested")
     assert done.status == 0, done.err
     found = Manifest.read("tested/predictions.parquet").frame
     given = Manifest.read(trained / "feafa.parquet").frame
@@ -83,7 +83,7 @@ def test_facs_sets_from_their_folders_to_f1(trained, publishers, explllm, tmp_pa
     active_from = float(np.nanquantile(grades, 0.45))
     more = ("--data.manifest", "facs.parquet", "--data.root", root, "--model.facs_active_from", active_from)
     last = ("--ckpt_path", trained / "run/checkpoints/last.ckpt")
-    done = explllm("test", *SMALL, *more, *last, "--run_dir", "tested")
+    done = explllm("test", *more, *last, "--run_dir", "tested")
     assert done.status == 0, done.err
     facs = figures(Path("tested"))["test/facs"]
     found = Manifest.read("tested/predictions.parquet").frame

@@ -137,8 +137,8 @@ def test_out_of_memory_halves_the_batch(make_model):
         recognitions = model.recognize_pixels(images)
     sizes.clear()
     assert model.recognize_pixels(images) == recognitions and sizes == [2, 2, 2, 1]
-    for found, (first, _) in zip(recognitions, expected, strict=True):
-        assert list(found.probabilities.values()) == pytest.approx(list(first.probabilities.values()), abs=1e-6)
+    for result, (first, _) in zip(recognitions, expected, strict=True):
+        assert list(result.probabilities.values()) == pytest.approx(list(first.probabilities.values()), abs=1e-6)
     model.language.register_forward_pre_hook(lambda *_: (_ for _ in ()).throw(torch.OutOfMemoryError("always")))
     with pytest.raises(torch.OutOfMemoryError), pytest.warns(UserWarning, match="batches of 1 faces"):
         model.recognize_pixels(images)
