@@ -71,7 +71,7 @@ __all__ = [
 ]
 
 
-# Remarks of libraries that say nothing to the user: of their own internals, of other products, of choices made here.
+# Messages of libraries about their internals, other products and deliberate choices of this project.
 _NOISE = (
     r"LightningCLI's args parameter",
     r".*isinstance\(treespec, LeafSpec\)",
@@ -133,7 +133,7 @@ class SaveConfig(SaveConfigCallback):
     """Writes the configuration as resolved to ``config.yaml`` in the run folder, for ``fit`` only."""
 
     def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Write it whole; it tells what the run is, and not that it was resumed."""
+        """Write the file atomically, without the checkpoint that the run was resumed from."""
         if stage == "fit":
             config = self.config.clone()
             config.ckpt_path = None
@@ -159,7 +159,7 @@ class ExpLLMCLI(LightningCLI):
         super().__init__(LightningModule, LightningDataModule, **options)
 
     def subcommands(self) -> dict[str, set[str]]:  # type: ignore[override]
-        """Name the one stage: building the parsers of all four takes seconds."""
+        """Return only this stage: building the parsers of all four takes seconds."""
         return {self.stage: LightningCLI.subcommands()[self.stage]}
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
@@ -184,7 +184,7 @@ class ExpLLMCLI(LightningCLI):
         # Checkpoints are plain tensors and numbers: nothing in them may run code.
         config.weights_only = True
         if self.stage == "predict":
-            # The run folder's callback keeps what is needed; Lightning would keep every batch as well.
+            # The run folder's callback keeps the results; Lightning would keep every batch as well.
             config.return_predictions = False
             # Not the test's table, which `score` and `compare` read.
             config.predictions = config.predictions or str(Path(config.run_dir, "predict", PREDICTIONS_FILE))
@@ -210,10 +210,10 @@ class ExpLLMCLI(LightningCLI):
         return str(path) if path else None
 
     def instantiate_classes(self) -> None:
-        """Make model, data and trainer.
+        """Build model, data and trainer.
 
         Raises:
-            InputError: If a constructor refuses its arguments.
+            InputError: If a constructor rejects its arguments.
         """
         try:
             super().instantiate_classes()
@@ -222,7 +222,7 @@ class ExpLLMCLI(LightningCLI):
             raise input_error(error, self.stage, (), _CLASSES) from error
 
     def _parse_ckpt_path(self) -> None:
-        """Take no settings from a checkpoint: ours hold none, and reading a large one twice takes time."""
+        """Skip the settings in a checkpoint: ours contain none, and reading a large one twice takes time."""
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Make the trainer with the run folder's callbacks and logger."""
@@ -253,7 +253,7 @@ class ExpLLMCLI(LightningCLI):
             ) from error
 
     def _run_folder(self, config: Namespace) -> list[Callback]:
-        """Return the callbacks that look after the run of a model of this kind.
+        """Return the callbacks that write the run folder of this kind of model.
 
         Raises:
             ConfigError: If model and data are not of one kind.
@@ -261,7 +261,7 @@ class ExpLLMCLI(LightningCLI):
         regression, units = isinstance(self.model, ActionUnitTask), isinstance(self.datamodule, ActionUnitData)
         if regression != units:
             raise ConfigError(
-                f"{type(self.model).__name__} does not learn from {type(self.datamodule).__name__}",
+                f"{type(self.model).__name__} cannot use {type(self.datamodule).__name__}",
                 remedy="Give an ActionUnitTask ManifestActionUnits or DrawnActionUnits, an ExpLLMTask other data.",
             )
         if regression:
@@ -298,7 +298,7 @@ def run_stage(stage: str, arguments: list[str]) -> None:
         arguments: The command line after the stage's name.
 
     Raises:
-        InputError: If the user made a mistake.
+        InputError: If the user made an error.
     """
     torch.set_float32_matmul_precision("high")
     with _interruptions():
@@ -311,7 +311,7 @@ def run_stage(stage: str, arguments: list[str]) -> None:
 
 @contextmanager
 def _interruptions() -> Iterator[None]:
-    """Let an interruption leave as such: Lightning tidies up and then exits as after a failure, or a success."""
+    """Report an interruption as such: Lightning cleans up and then exits as after a failure, or a success."""
     main = threading.current_thread() is threading.main_thread()
     handler = signal.getsignal(signal.SIGINT)
     try:

@@ -30,14 +30,14 @@ def input_error(
     """Return the error of the parser in one line.
 
     Args:
-        error: What it raised, while parsing or while building the objects that the settings describe.
+        error: The exception, raised while parsing or while building the objects that the settings describe.
         stage: ``fit``, ``validate``, ``test`` or ``predict``.
         arguments: The command line after the stage's name.
         classes: Known class names by setting, such as those of ``data``.
         options: Known options without dashes, for suggestions.
 
     Returns:
-        An error to raise instead. It is that of the constructor, where a constructor has refused its arguments.
+        The error to raise instead; if a constructor rejected its arguments, the error of the constructor.
     """
     for cause in _causes(error):
         if isinstance(cause, InputError):
