@@ -230,7 +230,7 @@ def test_mistakes(explllm, au_config, au_fitted, fitted, small_config, tmp_path,
     assert "the weights do not fit the model" in other.error
     mixed = {**au_settings, "data": {"class_path": "FolderFaces", "init_args": {"root": "x"}}}
     (tmp_path / "mixed.yaml").write_text(yaml.safe_dump(mixed))
-    assert "ActionUnitTask does not learn from FolderFaces" in explllm("fit", "--config", "mixed.yaml").error
+    assert "ActionUnitTask cannot use FolderFaces" in explllm("fit", "--config", "mixed.yaml").error
     small = ("--model.network.vision", json.dumps(au_settings["model"]["init_args"]["network"]["vision"]))
     train = ("--model.network.vision_train", "full")
     assert "the manifest does not exist" in explllm("fit", "--config", "aus_feafa.yaml", *small, *train).error
