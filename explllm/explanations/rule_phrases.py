@@ -1,7 +1,7 @@
 """The wordings of the rule-based writer.
 
 The vocabulary is small on purpose: a small tokenizer and a small language model can learn it. Every slot has at least
-five wordings. `explllm.explanations.claims` must read each of them as it is meant.
+five wordings. `explllm.explanations.claims` must read each of them correctly.
 """
 
 from __future__ import annotations
@@ -199,6 +199,13 @@ CONTRARY = (
     "{Traits} {have} another meaning, which makes the reading less certain.",
     "For {traits}, another explanation is needed.",
 )
+WEAKER_CONTRARY = (
+    "{Traits} {add} a different note, but a weaker one.",
+    "{Traits} {matter} less for this reading.",
+    "{Traits} {fit} less well, but {weigh} less.",
+    "Next to this, {traits} {carry} less weight.",
+    "{Traits} {stand} behind the main signs.",
+)
 NEUTRAL_STILL = (
     "No movement stands out, which fits {mood}.",
     "Without any clear movement, the impression is one of {mood}.",
@@ -259,7 +266,8 @@ WEAK_ENDINGS = (
     "The most cautious reading is {label}, with low certainty.",
 )
 
-# The verbs of the readings. They agree in number with the movements named; "have" and "itself" are irregular.
+# The verbs of the readings. They agree in number with the movements named; "have", "carry" and "itself" are irregular.
 VERBS = (
     *("point", "suggest", "form", "give", "fit", "leave", "add", "stand", "belong", "say", "speak", "make", "move"),
+    *("matter", "weigh"),
 )

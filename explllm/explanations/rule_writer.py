@@ -1,6 +1,6 @@
 """A writer of chains of thought that needs no language model: fixed wordings, chosen by the action units and a seed.
 
-The text describes given intensities under a given label. It does not judge the face: where the movements do not support
+The text describes given intensities under a given label. It does not judge the face: if the movements do not support
 the label, the text says that the evidence is weak. Manifests mark such texts with the ``cot_source`` ``offline``.
 """
 
@@ -177,7 +177,7 @@ def _compose(
         for one in visible
         if one.kind not in COMPANIONS[expression] and one.intensity >= _CLEAR_FROM and one not in signs
     ]
-    if evidence == Evidence.CLEAR and contrary and contrary[0].intensity > signs[0].intensity:
+    if evidence == Evidence.CLEAR and contrary and contrary[0].intensity >= signs[0].intensity / 2:
         evidence = Evidence.MODERATE
     return ChainOfThought.from_sections(
         observations,
@@ -245,7 +245,8 @@ def _interpretation(
     }[evidence]
     sentences = [_fill(rng.choice(readings), signs[: 1 if brief else _MAX_TRAITS], words)]
     if contrary and not brief:
-        sentences.append(_fill(rng.choice(phrases.CONTRARY), contrary[:1], words))
+        templates = phrases.WEAKER_CONTRARY if evidence == Evidence.CLEAR else phrases.CONTRARY
+        sentences.append(_fill(rng.choice(templates), contrary[:1], words))
     return " ".join(sentences)
 
 
@@ -255,7 +256,8 @@ def _fill(template: str, visible: Sequence[_Visible], words: dict[str, str]) -> 
     listed = traits[0] if len(traits) == 1 else f"{', '.join(traits[:-1])} and {traits[-1]}"
     plural = len(visible) > 1 or visible[0].plural
     verbs = {verb: verb if plural else f"{verb}s" for verb in phrases.VERBS}
-    verbs |= {"have": "have", "itself": "themselves"} if plural else {"have": "has", "itself": "itself"}
+    verbs |= {"have": "have", "carry": "carry"} if plural else {"have": "has", "carry": "carries"}
+    verbs["itself"] = "themselves" if plural else "itself"
     return template.format(traits=listed, Traits=listed[0].upper() + listed[1:], **verbs, **words)
 
 
