@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import reduce
 from pathlib import Path
@@ -27,18 +27,20 @@ class RecordedRun:
     settings: Mapping[str, Any]
     """Its content."""
 
-    def check(self, settings: Mapping[str, Any]) -> None:
+    def check(self, settings: Mapping[str, Any], overridden: Collection[str] = ()) -> None:
         """Refuse settings of the model that differ from the run's.
 
         Args:
             settings: Settings with the keys ``model`` and ``data``, complete or not.
+            overridden: Options of the command line that replace some of them; those are not compared.
 
         Raises:
             ConfigError: If one differs; the message names both values.
         """
         for key, value in _model_settings(settings):
             recorded = dict(_model_settings(self.settings)).get(key)
-            if value != recorded:
+            replaced = any(f"{key}.".startswith(f"{one}.") or one.startswith(f"{key}.") for one in overridden)
+            if value != recorded and not replaced:
                 raise ConfigError(
                     f"--{key} is {_shown(value)}, but the run was trained with {_shown(recorded)}",
                     where=self.file,
@@ -85,7 +87,8 @@ def evaluation_arguments(arguments: Sequence[str]) -> tuple[list[str], RecordedR
             remedy="Check --run_dir: give a folder that `explllm fit` wrote, or a configuration by --config.",
         )
     run = RecordedRun(file, read_config_file(file))
-    run.check(typed)
+    options = {word.partition("=")[0][2:] for word in arguments if word.startswith("--")}
+    run.check(typed, overridden=options)
     settings = {key: value for key, value in run.settings.items() if key not in ("config", "ckpt_path")}
     changes = {key: value for key, value in typed.items() if key != "model"}
     task = typed.get("model", {}).get("init_args", {})

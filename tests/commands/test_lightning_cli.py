@@ -90,6 +90,13 @@ def test_evaluation_refuses_another_model(explllm, small_settings, small_config,
         error = explllm("test", "--config", "other.yaml", *named).error
         assert "--model.network.image_preset is dinov2, but the run was trained with not set" in error
     assert metrics(run_dir) == {}
+    # The command line wins over the configuration: here it states what the run recorded.
+    settings["model"]["init_args"]["network"] = small_settings["model"]["init_args"]["network"] | {
+        "vision_lora": {"r": 4}
+    }
+    (tmp_path / "other.yaml").write_text(yaml.safe_dump(settings))
+    same = ("--model.network.vision_lora.r", 8)
+    assert explllm("test", "--config", "other.yaml", "--run_dir", run_dir, *same).status == 0
     assert "there is no such run [gone]. Check --run_dir" in explllm("test", "--run_dir", "gone").error
     assert "the run folder has no config.yaml" in explllm("test", "--run_dir", tmp_path).error
 
