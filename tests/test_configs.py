@@ -212,7 +212,9 @@ def test_configs_are_found_in_the_working_folder_first(tmp_path, monkeypatch):
     assert find_config("demo.yaml") == Path("configs/demo.yaml")
     (tmp_path / "demo.yaml").write_text("{}")
     assert find_config("demo.yaml") == Path("demo.yaml")
-    with pytest.raises(MissingPathError, match=r"searched none.yaml, configs/none.yaml, .*shipped: .*rafdb.yaml"):
+    with pytest.raises(
+        MissingPathError, match=r"searched none.yaml, configs/none.yaml, .*shipped configuration: .*rafdb.yaml"
+    ):
         find_config("none.yaml")
 
 

@@ -55,8 +55,9 @@ def draw_faces(
         >>> import tempfile
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     manifest = draw_faces(f"{folder}/faces", train=7, val=0, test=0, size=32)
-        ...     print(len(manifest), manifest.frame["expression"][0])
-        7 Surprise
+        ...     label = manifest.frame.at[0, "expression"]
+        >>> len(manifest), str(label)
+        (7, 'Surprise')
 
     Args:
         folder: Folder of the data set. It must be absent, empty, or the result of an earlier call, which other

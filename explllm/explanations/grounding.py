@@ -74,8 +74,8 @@ def ground(
     >>> grounding = ground("The jaw is moderately dropped and the nose is wrinkled.", intensities)
     >>> grounding.precision, grounding.recall
     (0.5, 1.0)
-    >>> [FEAFA[unit].name for unit in grounding.unsupported]
-    ['Nose Wrinkle']
+    >>> *(FEAFA[unit].name for unit in grounding.unsupported),
+    ('Nose Wrinkle',)
 
     Args:
         text: A text about the face.

@@ -101,8 +101,10 @@ def review_explanation(
     >>> units[8] = 0.62  # Jaw Drop
     >>> cot = ChainOfThought.from_sections("The jaw is dropped. The nose is wrinkled.", "Open.", "Surprise.")
     >>> review = review_explanation(cot, Expression.SURPRISE, units)
-    >>> [(claim.status, claim.phrase) for claim in review.claims]
-    [('agrees', 'Jaw Drop (measured 0.62)'), ('contradicts', 'Nose Wrinkle (measured 0.00)')]
+    >>> for claim in review.claims:
+    ...     print(claim.status, claim.phrase)
+    agrees Jaw Drop (measured 0.62)
+    contradicts Nose Wrinkle (measured 0.00)
     >>> review.summary
     'claims: 1 agrees, 1 contradicts, 0 not measured'
 

@@ -171,7 +171,7 @@ MODERATE_READINGS = (
 WEAK_READINGS = (
     "{Traits} {give} only weak evidence of {mood}.",
     "The evidence is weak: {traits} {fit} {mood}, but also other states.",
-    "By {itself}, {traits} {say} little, and {mood} is only one of the possible meanings.",
+    "Alone, {traits} {say} little, and {mood} is only one of the possible meanings.",
     "Only {traits} {speak} for {mood}, which is weak evidence.",
     "{Traits} {make} a weak case for {mood}.",
     "Signs as common as {traits} leave {mood} in doubt.",
@@ -266,7 +266,7 @@ WEAK_ENDINGS = (
     "The most cautious reading is {label}, with low certainty.",
 )
 
-# The verbs of the readings. They agree in number with the movements named; "have", "carry" and "itself" are irregular.
+# The verbs of the readings. They agree in number with the movements named; "have" and "carry" are irregular.
 VERBS = (
     *("point", "suggest", "form", "give", "fit", "leave", "add", "stand", "belong", "say", "speak", "make", "move"),
     *("matter", "weigh"),

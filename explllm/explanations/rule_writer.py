@@ -257,7 +257,6 @@ def _fill(template: str, visible: Sequence[_Visible], words: dict[str, str]) -> 
     plural = len(visible) > 1 or visible[0].plural
     verbs = {verb: verb if plural else f"{verb}s" for verb in phrases.VERBS}
     verbs |= {"have": "have", "carry": "carry"} if plural else {"have": "has", "carry": "carries"}
-    verbs["itself"] = "themselves" if plural else "itself"
     return template.format(traits=listed, Traits=listed[0].upper() + listed[1:], **verbs, **words)
 
 

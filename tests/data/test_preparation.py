@@ -99,5 +99,7 @@ def test_unmeasured_units_are_not_mentioned():
     assert all("jaw" in text.lower() or "mouth" in text.lower() for text in texts)
     part = re.compile(r"\b(brow|eyebrow|lid|eye|nose|cheek|lip corner|chin)s?\b", re.IGNORECASE)
     assert [text for text in texts if part.search(text)] == []
-    measured = prepare(table(60, action_units=[jaw] * 60), **PLAIN).frame["cot"]
-    assert any(part.search(ChainOfThought.parse(cot).key_observations) for cot in measured)
+    # The pattern finds such parts in texts about faces on which they were measured.
+    brows = [0.6 if "Brow Raise" in name else value for name, value in zip(NAMES, jaw, strict=True)]
+    measured = prepare(table(60, action_units=[brows] * 60), **PLAIN).frame["cot"]
+    assert all(part.search(ChainOfThought.parse(cot).key_observations) for cot in measured)

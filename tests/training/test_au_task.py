@@ -225,9 +225,9 @@ def test_a_resumed_run_is_the_unbroken_one(explllm, au_config, au_fitted, tmp_pa
 
 def test_mistakes(explllm, au_config, au_fitted, fitted, small_config, tmp_path, au_settings):
     other = explllm("test", "--config", au_config, "--ckpt_path", fitted / "checkpoints/last.ckpt")
-    assert "the checkpoint belongs to another kind of model" in other.error
+    assert "--model is ActionUnitTask, but the run was trained with ExpLLMTask" in other.error
     other = explllm("test", "--config", small_config, "--ckpt_path", au_fitted / "checkpoints/last.ckpt")
-    assert "the weights do not fit the model" in other.error
+    assert "--model is ExpLLMTask, but the run was trained with ActionUnitTask" in other.error
     mixed = {**au_settings, "data": {"class_path": "FolderFaces", "init_args": {"root": "x"}}}
     (tmp_path / "mixed.yaml").write_text(yaml.safe_dump(mixed))
     assert "ActionUnitTask cannot use FolderFaces" in explllm("fit", "--config", "mixed.yaml").error

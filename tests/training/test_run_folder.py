@@ -314,7 +314,7 @@ def test_the_runs_own_weights_are_tested_whatever_it_started_from(command, run_d
 
 
 def test_a_second_stage_starts_from_the_first(command, explllm, small_config, run_dir):
-    still = ("--trainer.max_steps", 1, "--model.optimization.learning_rate", 0, "--run_dir", "second")
+    still = ("--trainer.max_steps", 1, "--model.optimization.learning_rate", 1e-30, "--run_dir", "second")
     done = command("fit", "--model.init_from", run_dir / "model", *still)
     assert done.status == 0 and f"weights: {run_dir / 'model'}" in done.out
     first, second = (ExpLLM.from_pretrained(path) for path in (run_dir / "model", "second/model"))
