@@ -80,7 +80,7 @@ def test_data_set(run, drawn_faces, tmp_path):
 def test_vision_encoder(run, drawn_faces, tmp_path):
     quick = [f"--data.folder={drawn_faces}", "--data.train=56", "--data.val=14", "--data.test=27", "--data.size=64"]
     run(
-        "explllm fit --config demo.yaml --model.network.vision", *quick, "--trainer.max_steps=1", "--data.batch_size=16"
+        "explllm fit --config demo.yaml --model.network.vision", *quick, "--trainer.max_steps=1", "--data.batch_size=32"
     )
     config = json.loads((tmp_path / "runs" / "demo" / "model" / "config.json").read_text())
     assert config["vision_config"]["model_type"] == "patch_encoder" and config["vision_width"] == 32

@@ -117,9 +117,10 @@ def docs_folder(reference_data, tmp_path_factory):
 
 
 @pytest.mark.slow
-def test_commands_and_python_of_every_page_run(repository, docs_folder, engine_server, monkeypatch):
+def test_commands_and_python_of_every_page_run(repository, docs_folder, engine_server, model_script, monkeypatch):
     """All pages in order, in one folder; a server on loopback plays the language model."""
     monkeypatch.chdir(docs_folder)
+    monkeypatch.setattr(model_script, "stubborn", lambda description: False)
     monkeypatch.setenv("OPENAI_API_KEY", "sk-a-key-for-the-loopback-server")
     ran = 0
     for page in PAGES:
@@ -130,7 +131,7 @@ def test_commands_and_python_of_every_page_run(repository, docs_folder, engine_s
             if block.language == "bash":
                 for words in block.commands:
                     words = [engine_server.url if word.startswith("http://localhost") else word for word in words]
-                    words = ["faces" if word == "FOLDER" else word for word in words]
+                    words = [{"FOLDER": "faces", "my-model": "scripted"}.get(word, word) for word in words]
                     quick = ["--trainer.max_epochs", "1", "--data.batch_size", "16"] if words[0] == "fit" else []
                     assert main([*words, *quick]) == 0, (page, words)
                     ran += 1
