@@ -18,6 +18,9 @@ from explllm.core.manifest import Manifest
 from explllm.metrics.answers import Answers
 from explllm.metrics.evaluation import recognition_metrics
 
+# rich and argparse wrap their output at the terminal's width; the tests must not depend on it. Processes inherit it.
+os.environ["COLUMNS"] = "80"
+
 REPOSITORY = Path(__file__).resolve().parents[1]
 
 
