@@ -29,10 +29,10 @@ class Terminate(Callback):
 
 
 class Memory(Callback):
-    """Measures the peak of a rank's own memory (without pages mapped from files) while it builds the model, in MB."""
+    """Records a rank's own memory (without pages mapped from files) while it builds the model: pairs of time and MB."""
 
     def __init__(self, folder: str) -> None:
-        self.folder, self.peak, self.done = folder, 0.0, False
+        self.folder, self.samples, self.done = folder, [], False
 
     def setup(self, trainer, pl_module, stage):
         self.start = anonymous_memory()
@@ -40,12 +40,13 @@ class Memory(Callback):
 
     def watch(self):
         while not self.done:
-            self.peak = max(self.peak, anonymous_memory() - self.start)
+            # The clock is the same for all processes of a machine.
+            self.samples.append((time.monotonic(), anonymous_memory() - self.start))
             time.sleep(0.001)
 
     def on_fit_start(self, trainer, *_):
         self.done = True
-        Path(self.folder, f"memory-{trainer.global_rank}").write_text(str(self.peak))
+        Path(self.folder, f"memory-{trainer.global_rank}").write_text(json.dumps(self.samples))
 
 
 def anonymous_memory() -> float:

@@ -10,6 +10,7 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -190,5 +191,9 @@ def test_two_ranks_load_one_copy_of_the_base(bases, lora_config, on_ranks, tmp_p
     [(status, _, err)] = on_ranks(tmp_path, fit)
     assert status == 0, err
     size = sum(weight.numel() for weight in base.parameters()) * 2 / 1e6
-    peaks = [float((tmp_path / f"memory-{rank}").read_text()) for rank in range(2)]
-    assert size > 250 and sum(peaks) <= 1.4 * size, (peaks, size)
+    first, second = (np.array(json.loads((tmp_path / f"memory-{rank}").read_text())) for rank in range(2))
+    # What both hold at one moment: the last sample of the second rank before each one of the first.
+    latest = np.searchsorted(second[:, 0], first[:, 0]) - 1
+    total = first[:, 1] + np.where(latest < 0, 0, second[latest, 1])
+    # Measured: 1.38 to 1.51, depending on when buffers are returned to the system. A copy per rank would be 2 or more.
+    assert size > 250 and total.max() <= 1.7 * size, (total.max(), size)
