@@ -17,6 +17,7 @@ _MODULES = {
     "ActionUnits": "explllm.faces.action_units",
     "ChainOfThought": "explllm.explanations.chain_of_thought",
     "ExpLLM": "explllm.models.explllm",
+    "FEALLM": "explllm.models.explllm",
     "ExpLLMConfig": "explllm.models.configuration",
     "Expression": "explllm.core.expressions",
     "FaceDetector": "explllm.faces.detector",
@@ -36,10 +37,11 @@ if TYPE_CHECKING:
     from explllm.faces.action_units import ActionUnits
     from explllm.faces.detector import FaceDetector
     from explllm.models.configuration import ExpLLMConfig
-    from explllm.models.explllm import ExpLLM
+    from explllm.models.explllm import FEALLM, ExpLLM
     from explllm.models.generation import Recognition
 
 __all__ = [
+    "FEALLM",
     "ActionUnits",
     "ChainOfThought",
     "ExpLLM",

@@ -1,11 +1,12 @@
-"""ExpLLM as one Hugging Face model: vision encoder, projector and language model.
+"""ExpLLM and FEALLM as Hugging Face models: vision encoder, projector and language model.
 
 An image and a conversation pass through the parts in this order::
 
     pixels (B, 3, H, W) ─vision─▶ (B, N, C) ─projector─▶ (B, N, D) ─┐
     token ids (B, T) ──────────── embeddings (B, T, D) ─────────────┴▶ language model ─▶ logits (B, T, V)
 
-- `explllm`: `ExpLLM`, with `recognize`, `explain` and `from_pretrained`; `configuration`: its saved settings.
+- `explllm`: `ExpLLM` and `FEALLM`, with `recognize`, `explain` and `from_pretrained`; `configuration`: saved settings.
+- `feallm`: FEALLM's local clue aggregator and multi-perspective projector, in the place of ExpLLM's projector.
 - `vision`: token features of any encoder, and the projector; `conv_encoder`: a small encoder to train from scratch.
 - `parts`: what trains in each part and which weights are saved; `lora`: adapters; `loss`: the training loss.
 - `generation`: label likelihoods and chains of thought.
@@ -24,7 +25,8 @@ if TYPE_CHECKING:
     from explllm.models.au_regressor import ActionUnitRegressor, RegressorSettings
     from explllm.models.build import NetworkSettings, build_on_meta
     from explllm.models.configuration import ExpLLMConfig
-    from explllm.models.explllm import ExpLLM
+    from explllm.models.explllm import FEALLM, ExpLLM
+    from explllm.models.feallm import FEALLMSettings
     from explllm.models.generation import Recognition
     from explllm.models.lora import LoraSettings
 
@@ -32,6 +34,8 @@ _MODULES = {
     "ActionUnitRegressor": "au_regressor",
     "ExpLLM": "explllm",
     "ExpLLMConfig": "configuration",
+    "FEALLM": "explllm",
+    "FEALLMSettings": "feallm",
     "LoraSettings": "lora",
     "NetworkSettings": "build",
     "Recognition": "generation",
@@ -40,9 +44,11 @@ _MODULES = {
 }
 
 __all__ = [
+    "FEALLM",
     "ActionUnitRegressor",
     "ExpLLM",
     "ExpLLMConfig",
+    "FEALLMSettings",
     "LoraSettings",
     "NetworkSettings",
     "Recognition",

@@ -21,8 +21,9 @@ from explllm.core.expressions import Expression, LabelSet
 from explllm.explanations.rule_writer import RuleWriter
 from explllm.faces.pixels import ImagePreset
 from explllm.models import storage
-from explllm.models.configuration import ExpLLMConfig, Train
+from explllm.models.configuration import Architecture, ExpLLMConfig, Train
 from explllm.models.explllm import ExpLLM
+from explllm.models.feallm import FEALLMProjector, FEALLMSettings
 from explllm.models.lora import LoraSettings
 from explllm.models.pretrained import base_config, base_revision, image_preset, load_language, load_vision
 from explllm.models.vision import Pooling, vision_shape, vision_tower_config
@@ -32,17 +33,20 @@ PresetName = Literal["tiny", "vicuna-7b"]
 
 @dataclass
 class NetworkSettings:
-    """The parts of an ExpLLM. Settings that are None take the preset's value."""
+    """The parts of an ExpLLM or FEALLM. Settings that are None take the preset's value."""
 
     preset: PresetName = "vicuna-7b"
     """``vicuna-7b``: the paper's setup. ``tiny``: random weights and a new tokenizer; trains on two CPU cores."""
+    architecture: Architecture = "expllm"
+    """How an image becomes tokens for the language model: ``expllm`` by the projector alone, ``feallm`` by the local
+    clue aggregator and the multi-perspective projector."""
     vision: str | dict[str, Any] | None = None
     """Vision encoder: a Hugging Face name or folder of pretrained weights, or configuration fields (``model_type`` and
     others) for random weights."""
     vision_revision: str | None = None
     """Revision of the encoder on the hub."""
     vision_train: Train | None = None
-    """What trains in the encoder."""
+    """What trains in the encoder; by default the preset's, and ``frozen`` for a pretrained encoder of ``feallm``."""
     vision_drop_path: float = 0.0
     """Stochastic depth in the encoder: share of samples whose residual each block drops in training. It has no effect
     with one conversation per micro-batch."""
@@ -59,7 +63,9 @@ class NetworkSettings:
     projector_train: Train | None = None
     """``full`` or ``frozen``."""
     projector_layers: int = 2
-    """Number of linear layers in the projector, with GELU between them."""
+    """Number of linear layers in ExpLLM's projector, with GELU between them."""
+    feallm: FEALLMSettings | None = None
+    """Sizes of FEALLM's modules, if `architecture` is ``feallm``; by default the preset's."""
     vision_feature_layer: int = -1
     """Hidden state of the encoder that gives the features: -1 for the last, after the final norm; -2 as in LLaVA."""
     token_pooling: Pooling = "none"
@@ -95,7 +101,20 @@ class NetworkSettings:
             preset = replace(preset, image_size=None)
         if isinstance(self.language, str) and self.language != preset.language:
             values = {"chat_format": NATIVE, **values}
+        # FEALLM's figure freezes the encoder. One with random weights has to train.
+        if self.architecture == "feallm" and isinstance(values.get("vision", preset.vision), str):
+            values = {"vision_train": "frozen", **values}
         return replace(preset, **values)
+
+    @classmethod
+    def from_fields(cls, fields: Mapping[str, Any]) -> "NetworkSettings":
+        """Create settings from nested dictionaries, as checkpoints and parsed configurations hold them."""
+        nested = {"vision_lora": LoraSettings, "language_lora": LoraSettings, "feallm": FEALLMSettings}
+        values = {name: value for name, value in fields.items() if name != "class_path"}
+        for name, kind in nested.items():
+            if isinstance(values.get(name), Mapping):
+                values[name] = kind(**{key: value for key, value in values[name].items() if key != "class_path"})
+        return cls(**values)
 
 
 PRESETS: Mapping[str, NetworkSettings] = MappingProxyType(
@@ -112,6 +131,7 @@ PRESETS: Mapping[str, NetworkSettings] = MappingProxyType(
             image_size=224,
             chat_format="vicuna",
             base_dtype="bfloat16",
+            feallm=FEALLMSettings(),
         ),
         "tiny": NetworkSettings(
             preset="tiny",
@@ -136,6 +156,7 @@ PRESETS: Mapping[str, NetworkSettings] = MappingProxyType(
             chat_format="plain",
             vocabulary=1024,
             base_dtype="float32",
+            feallm=FEALLMSettings(crop_size=32, local_width=64),
         ),
     }
 )
@@ -211,7 +232,11 @@ def build_config(settings: NetworkSettings, init_from: str | PathLike[str] | Non
         image = ImagePreset.named(cast(str, settings.image_preset), settings.image_size)
     layer, pooling = settings.vision_feature_layer, settings.token_pooling
     shape = vision_shape(vision_config, image.size, layer, pooling)
+    is_feallm = settings.architecture == "feallm"
+    image_tokens = shape.tokens + (FEALLMProjector.extra_tokens if is_feallm else 0)
     config = ExpLLMConfig(
+        architecture=settings.architecture,
+        feallm=asdict(settings.feallm) if is_feallm and settings.feallm else None,
         vision_config=vision_config,
         text_config=text_config,
         vision_base=vision_base,
@@ -230,9 +255,9 @@ def build_config(settings: NetworkSettings, init_from: str | PathLike[str] | Non
         token_pooling=pooling,
         vision_drop_path=settings.vision_drop_path,
         image=image.to_dict(),
-        image_tokens=shape.tokens,
+        image_tokens=image_tokens,
         vision_width=shape.width,
-        image_token_id=ConversationEncoder(tokenizer, shape.tokens).image_token_id,
+        image_token_id=ConversationEncoder(tokenizer, image_tokens).image_token_id,
         chat_format=chat_format,
         labels=_labels(settings.labels),
     )
@@ -270,7 +295,7 @@ def build(
         vision = load_vision(config.vision_base, config.vision_revision, dtype)
     if config.text_base:
         language = load_language(config.text_base, config.text_revision, dtype, settings.load_in_4bit)
-    return ExpLLM(config, tokenizer, vision, language)
+    return ExpLLM.class_for(config)(config, tokenizer, vision, language)
 
 
 def supports_4bit(settings: NetworkSettings) -> bool:
@@ -312,7 +337,7 @@ def build_on_meta(settings: NetworkSettings) -> ExpLLM:
     if settings.vocabulary is None or isinstance(settings.language, str):
         config.text_config.vocab_size = language.vocab_size
     with torch.device("meta"):
-        return ExpLLM(config, tokenizer)
+        return ExpLLM.class_for(config)(config, tokenizer)
 
 
 def architecture(part: str | dict[str, Any] | None) -> str | dict[str, Any] | None:

@@ -12,6 +12,9 @@ from explllm.models import conv_encoder  # noqa: F401
 Train = Literal["frozen", "lora", "full"]
 """What trains in a part: nothing, LoRA only, or every weight."""
 
+Architecture = Literal["expllm", "feallm"]
+"""How an image becomes tokens for the language model: by linear layers, or by FEALLM's modules."""
+
 
 class ExpLLMConfig(PreTrainedConfig):
     """Everything that `ExpLLM` needs besides its weights. `explllm.models.build.build_config` creates one."""
@@ -19,6 +22,10 @@ class ExpLLMConfig(PreTrainedConfig):
     model_type = "explllm"
     sub_configs = {"vision_config": AutoConfig, "text_config": AutoConfig}  # noqa: RUF012  (the form that transformers expects)
 
+    architecture: Architecture = "expllm"
+    """How an image becomes tokens for the language model."""
+    feallm: dict[str, Any] | None = None
+    """Fields of `explllm.models.feallm.FEALLMSettings`, if `architecture` is ``feallm``."""
     vision_config: Any = None
     """Architecture of the vision encoder: any that `AutoModel` supports."""
     text_config: Any = None
@@ -53,7 +60,7 @@ class ExpLLMConfig(PreTrainedConfig):
     text_lora: dict[str, Any] | None = None
     """Fields of `explllm.models.lora.LoraSettings` for the language model."""
     projector_layers: int = 2
-    """Number of linear layers in the projector, with GELU between them; the paper has two."""
+    """Number of linear layers in ExpLLM's projector, with GELU between them; the paper has two."""
     image: dict[str, Any] | None = None
     """Fields of `explllm.faces.pixels.ImagePreset`."""
     image_tokens: int = 256

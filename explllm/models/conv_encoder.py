@@ -70,19 +70,27 @@ class ConvEncoder(PreTrainedModel):
         if isinstance(module, nn.Conv2d):
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
-    def forward(self, pixel_values: torch.Tensor, **_: Any) -> BaseModelOutputWithNoAttention:
+    def forward(
+        self, pixel_values: torch.Tensor, output_hidden_states: bool = False, **_: Any
+    ) -> BaseModelOutputWithNoAttention:
         """Encode images.
 
         Args:
             pixel_values: (B, 3, H, W), where 2 ** (number of blocks) divides H and W.
+            output_hidden_states: Return the input and the output of every block too.
 
         Returns:
-            ``last_hidden_state`` (B, C, H', W').
+            ``last_hidden_state`` (B, C, H', W'), and ``hidden_states`` if requested.
         """
         if self.config.num_channels == 1:
             pixel_values = pixel_values.mean(dim=1, keepdim=True)
         pixel_values = pixel_values.contiguous(memory_format=torch.channels_last)
-        return BaseModelOutputWithNoAttention(last_hidden_state=self.blocks(pixel_values))
+        if not output_hidden_states:
+            return BaseModelOutputWithNoAttention(last_hidden_state=self.blocks(pixel_values))
+        states = [pixel_values]
+        for block in self.blocks:
+            states.append(block(states[-1]))
+        return BaseModelOutputWithNoAttention(last_hidden_state=states[-1], hidden_states=tuple(states))
 
 
 def _conv(channels_in: int, channels: int) -> nn.Sequential:

@@ -22,11 +22,12 @@ from explllm.explanations.chain_of_thought import ChainOfThought
 from explllm.faces.pixels import ImagePreset, ImageSource
 from explllm.models import generation, storage
 from explllm.models.configuration import ExpLLMConfig
+from explllm.models.feallm import FEALLMProjector, FEALLMSettings
 from explllm.models.generation import Recognition
 from explllm.models.lora import LoraSettings, add_lora
 from explllm.models.loss import ExpLLMOutput, answer_positions, conversation_loss
 from explllm.models.parts import MultiPartModel, Part, checkpoint_in_evaluation_mode
-from explllm.models.vision import Projector, add_drop_path, image_features, vision_shape
+from explllm.models.vision import Projector, add_drop_path, block_features, vision_shape
 
 PartName = Literal["vision", "projector", "language"]
 
@@ -88,7 +89,7 @@ class ExpLLM(MultiPartModel, PreTrainedModel):
         self.max_batch_sizes: dict[str, int] = {}
         """Faces per batch of recognition and of explanation that fitted in memory, after an out-of-memory error."""
         self.vision = vision or AutoModel.from_config(config.vision_config, dtype=torch.float32)
-        self.projector = Projector(config.vision_width, config.text_config.hidden_size, config.projector_layers)
+        self.projector = self.new_projector()
         self.language = language or AutoModelForCausalLM.from_config(config.text_config, dtype=torch.float32)
         if config.vision_drop_path:
             add_drop_path(self.vision, config.vision_drop_path)
@@ -98,6 +99,16 @@ class ExpLLM(MultiPartModel, PreTrainedModel):
             add_lora(self.language, LoraSettings(**(config.text_lora or {})))
         self.freeze()
         self.eval()
+
+    def new_projector(self) -> Projector | FEALLMProjector:
+        """Create the module that maps an image to embeddings of the language model, with random weights."""
+        config = self.config
+        return Projector(config.vision_width, config.text_config.hidden_size, config.projector_layers)
+
+    @staticmethod
+    def class_for(config: ExpLLMConfig) -> "type[ExpLLM]":
+        """Return the class of a configuration's architecture."""
+        return FEALLM if config.architecture == "feallm" else ExpLLM
 
     @property
     def tokenizer(self) -> PreTrainedTokenizerBase:
@@ -164,7 +175,9 @@ class ExpLLM(MultiPartModel, PreTrainedModel):
         weights = next(self.vision.parameters())
         pixel_values = pixel_values.to(device=weights.device, dtype=weights.dtype)
         layer, pooling = self.config.vision_feature_layer, self.config.token_pooling
-        return self.projector(image_features(self.vision, pixel_values, layer, pooling))
+        with_earlier = self.projector.reads_earlier_blocks
+        *earlier, features = block_features(self.vision, pixel_values, layer, pooling, with_earlier)
+        return self.projector(features, earlier, pixel_values)
 
     def embed(self, input_ids: torch.Tensor, image_embeds: torch.Tensor) -> torch.Tensor:
         """Embed tokens and replace the placeholders by the image embeddings, in order.
@@ -469,6 +482,22 @@ class ExpLLM(MultiPartModel, PreTrainedModel):
             cache_dir=cache_dir,
             local_files_only=local_files_only,
         )
+
+
+class FEALLM(ExpLLM):
+    """An ExpLLM whose image tokens come from all blocks of the encoder and from crops of the face.
+
+    Only the way from an image to the language model differs; see `explllm.models.feallm`. Conversations, training,
+    recognition and explanation are ExpLLM's. `NetworkSettings(architecture="feallm")` builds one.
+    """
+
+    def new_projector(self) -> FEALLMProjector:
+        """Create the local clue aggregator and the multi-perspective projector, with random weights."""
+        config = self.config
+        layer, pooling = config.vision_feature_layer, config.token_pooling
+        shape = vision_shape(config.vision_config, self.image.size, layer, pooling, with_earlier=True)
+        settings = FEALLMSettings(**(config.feallm or {}))
+        return FEALLMProjector(config.vision_width, shape.earlier_widths, config.text_config.hidden_size, settings)
 
 
 def _as_list(images: ImageSource | Sequence[ImageSource]) -> list[ImageSource]:

@@ -1,4 +1,4 @@
-"""The two modules that FEALLM adds: local clues of the face, and a projector that reads all of the encoder's blocks.
+"""FEALLM's way from an image to the language model: local clues of the face, and a projector that reads all blocks.
 
 FEALLM's authors released a figure and an abstract, no code and no sizes. The wiring follows the figure:
 
@@ -11,19 +11,23 @@ FEALLM's authors released a figure and an abstract, no code and no sizes. The wi
         self-attention                               residual
         MLP ─────────────────────────────────────────────────▶ N image tokens ──▶ language model
 
-Ours, because the figure does not give them: the boxes of the crops, all widths, the layer norms before attention, the
-region and block embeddings, and the concatenation of F_s along the tokens.
+Our choices, because the figure does not give them: the boxes of the crops, all widths, the layers of a conv block, the
+layer norms before attention, the region and block embeddings, and the concatenation of F_s along the tokens.
 
 Shape legend: B images, N tokens of the encoder, C its width, L its blocks, R regions, D width of local clues, H width
 of the language model.
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
 from types import MappingProxyType
 
 import torch
 from torch import nn
 from torch.nn import functional
+
+from explllm.core.errors import ConfigError
 
 Region = tuple[float, float, float, float]
 
@@ -50,33 +54,77 @@ FACE_REGIONS: Mapping[str, Region] = MappingProxyType(
 """16 overlapping boxes (left, top, right, bottom) as shares of an upright face crop's width and height."""
 
 
+@dataclass
+class FEALLMSettings:
+    """Sizes of FEALLM's own modules. The authors released none: the boxes and all numbers are our choice."""
+
+    regions: list[list[float]] = field(default_factory=lambda: [list(box) for box in FACE_REGIONS.values()])
+    """Crops of the local clue aggregator: left, top, right and bottom as shares of the image's width and height; by
+    default `FACE_REGIONS`."""
+    crop_size: int = 56
+    """Width and height that each crop is resized to, in pixels."""
+    local_width: int = 256
+    """Width D of a local clue."""
+    local_heads: int = 4
+    """Heads of the self-attention over the local clues; they must divide `local_width`."""
+    heads: int = 8
+    """Heads of each attention of the projector; they must divide the width of the encoder's features."""
+
+    def __post_init__(self) -> None:
+        """Check the boxes and sizes."""
+        for number, box in enumerate(self.regions):
+            if len(box) != 4 or not (0 <= box[0] < box[2] <= 1 and 0 <= box[1] < box[3] <= 1):
+                raise ConfigError(
+                    f"region {number} is {list(box)}",
+                    remedy="Set left, top, right and bottom as shares from 0 to 1, left < right and top < bottom.",
+                )
+        if not self.regions or self.crop_size < 8:
+            raise ConfigError(
+                f"{len(self.regions)} regions of {self.crop_size} pixels",
+                remedy="Set at least one region and a crop_size of at least 8.",
+            )
+        if self.local_width % (4 * self.local_heads):
+            raise ConfigError(
+                f"a local_width of {self.local_width} for {self.local_heads} heads",
+                remedy="Set a width that 4 times the number of heads divides.",
+            )
+
+
+class Attention(nn.Module):
+    """Multi-head attention with one linear layer each for queries, keys, values and output."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        """Create the layers; `heads` must divide `width`."""
+        super().__init__()
+        self.heads = heads
+        self.query, self.key, self.value = (nn.Linear(width, width) for _ in range(3))
+        self.output = nn.Linear(width, width)
+
+    def forward(self, queries: torch.Tensor, context: torch.Tensor) -> torch.Tensor:
+        """Attend from queries (B, N, C) to a context (B, M, C); return (B, N, C)."""
+        projected = (self.query(queries), self.key(context), self.value(context))
+        query, key, value = (states.unflatten(-1, (self.heads, -1)).transpose(1, 2) for states in projected)
+        attended = functional.scaled_dot_product_attention(query, key, value)
+        return self.output(attended.transpose(1, 2).flatten(2))
+
+
 class LocalClueAggregator(nn.Module):
     """Encodes crops of the face, one vector each, and lets them attend to each other.
 
     Args:
-        width: D, the width of a local clue.
+        settings: Regions and sizes.
         token_width: Width of F'_local, that of the encoder's features.
         language_width: Width of F_local, that of the language model's embeddings.
-        regions: The boxes to crop; see `FACE_REGIONS`.
-        crop_size: Height and width that each crop is resized to, in pixels.
-        heads: Attention heads; they must divide `width`.
     """
 
-    def __init__(
-        self,
-        width: int,
-        token_width: int,
-        language_width: int,
-        regions: Sequence[Region] = tuple(FACE_REGIONS.values()),
-        crop_size: int = 56,
-        heads: int = 4,
-    ) -> None:
+    def __init__(self, settings: FEALLMSettings, token_width: int, language_width: int) -> None:
         super().__init__()
-        self.regions, self.crop_size = tuple(tuple(region) for region in regions), crop_size
+        width = settings.local_width
+        self.regions, self.crop_size = tuple(settings.regions), settings.crop_size
         self.blocks = nn.ModuleList(_conv_block(width) for _ in self.regions)
         self.region_embedding = nn.Parameter(torch.zeros(len(self.regions), width))
         self.norm = nn.LayerNorm(width)
-        self.attention = nn.MultiheadAttention(width, heads, batch_first=True)
+        self.attention = Attention(width, settings.local_heads)
         self.tokens = nn.Linear(width, token_width)
         self.summary = nn.Linear(len(self.regions) * width, language_width)
 
@@ -104,7 +152,7 @@ class LocalClueAggregator(nn.Module):
         """
         clues = [block(crop) for block, crop in zip(self.blocks, self.crop(pixel_values), strict=True)]
         local = self.norm(torch.stack(clues, dim=1) + self.region_embedding)  # (B, R, D)
-        attended, _ = self.attention(local, local, local, need_weights=False)  # F_attn
+        attended = self.attention(local, local)  # F_attn
         return self.tokens(attended), self.summary(attended.flatten(1)).unsqueeze(1)
 
 
@@ -126,9 +174,9 @@ class MultiPerspectiveProjector(nn.Module):
         self.block_norms = nn.ModuleList(nn.LayerNorm(width) for _ in block_widths)
         self.block_embedding = nn.Parameter(torch.zeros(len(block_widths), width))
         self.norms = nn.ModuleList(nn.LayerNorm(width) for _ in range(5))
-        self.blocks_attention = nn.MultiheadAttention(width, heads, batch_first=True)
-        self.local_attention = nn.MultiheadAttention(width, heads, batch_first=True)
-        self.self_attention = nn.MultiheadAttention(width, heads, batch_first=True)
+        self.blocks_attention = Attention(width, heads)
+        self.local_attention = Attention(width, heads)
+        self.self_attention = Attention(width, heads)
         self.mlp = nn.Sequential(nn.Linear(width, language_width), nn.GELU(), nn.Linear(language_width, language_width))
 
     def concatenate(self, earlier: Sequence[torch.Tensor]) -> torch.Tensor:
@@ -148,24 +196,68 @@ class MultiPerspectiveProjector(nn.Module):
             (B, N, H).
         """
         blocks = self.concatenate(earlier)
-        # No residual: the tokens are made of the earlier blocks, the last one only asks.
-        tokens, _ = self.blocks_attention(self.norms[0](last), blocks, blocks, need_weights=False)
-        clues = self.norms[1](local)
-        tokens = tokens + self.local_attention(self.norms[2](tokens), clues, clues, need_weights=False)[0]
+        # No residual: the tokens are mixtures of the earlier blocks; the last block only provides the queries.
+        tokens = self.blocks_attention(self.norms[0](last), blocks)
+        tokens = tokens + self.local_attention(self.norms[2](tokens), self.norms[1](local))
         normed = self.norms[3](tokens)
-        tokens = tokens + self.self_attention(normed, normed, normed, need_weights=False)[0]
+        tokens = tokens + self.self_attention(normed, normed)
         return self.mlp(self.norms[4](tokens))
 
 
+class FEALLMProjector(nn.Module):
+    """The local clue aggregator and the multi-perspective projector, in float32.
+
+    It has the interface of `explllm.models.vision.Projector`, ExpLLM's way from an image to the language model.
+    """
+
+    reads_earlier_blocks = True
+    """Whether `forward` needs the features of the encoder's earlier blocks."""
+    extra_tokens = 1
+    """Number of tokens in addition to one per image token of the encoder: F_local."""
+
+    def __init__(self, width_in: int, earlier_widths: Sequence[int], width_out: int, settings: FEALLMSettings) -> None:
+        """Create both modules.
+
+        Args:
+            width_in: Width C of the encoder's features.
+            earlier_widths: Widths of the earlier blocks.
+            width_out: Width H of the language model's embeddings.
+            settings: Regions and sizes.
+
+        Raises:
+            ConfigError: If the number of heads does not divide the encoder's width.
+        """
+        super().__init__()
+        if width_in % settings.heads:
+            raise ConfigError(
+                f"{settings.heads} attention heads for features of width {width_in}",
+                remedy="Set `network.feallm.heads` to a divisor of the width.",
+            )
+        self.local_clues = LocalClueAggregator(settings, width_in, width_out)
+        self.perspectives = MultiPerspectiveProjector(width_in, earlier_widths, width_out, settings.heads)
+
+    def forward(self, features: torch.Tensor, earlier: Sequence[torch.Tensor], pixels: torch.Tensor) -> torch.Tensor:
+        """Map features and the image to embeddings of the language model.
+
+        Args:
+            features: F_L (B, N, C).
+            earlier: F_1 .. F_{L-1}, each (B, N_l, C_l).
+            pixels: (B, 3, H, W), the encoder's input.
+
+        Returns:
+            (B, N + 1, H): the image tokens, and F_local after them.
+        """
+        dtype = self.local_clues.region_embedding.dtype
+        local, summary = self.local_clues(pixels.to(dtype))
+        tokens = self.perspectives(features.to(dtype), [block.to(dtype) for block in earlier], local)
+        return torch.cat([tokens, summary.to(tokens.dtype)], dim=1)
+
+
 def _conv_block(width: int) -> nn.Sequential:
-    """Two strided convolutions and a mean over the crop: (B, 3, S, S) to (B, width)."""
-    return nn.Sequential(
-        nn.Conv2d(3, width // 2, 3, stride=2, padding=1),
-        nn.GroupNorm(1, width // 2),
-        nn.GELU(),
-        nn.Conv2d(width // 2, width, 3, stride=2, padding=1),
-        nn.GroupNorm(1, width),
-        nn.GELU(),
-        nn.AdaptiveAvgPool2d(1),
-        nn.Flatten(),
-    )
+    """Three strided convolutions and one linear layer: (B, 3, S, S) to (B, width)."""
+    widths = (3, width // 4, width // 2, width)
+    layers: list[nn.Module] = []
+    for before, after in pairwise(widths):
+        layers += [nn.Conv2d(before, after, 3, stride=2, padding=1), nn.GroupNorm(1, after), nn.GELU()]
+    # A mean over the whole crop would lose where in the crop a clue is.
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(4 * width, width))

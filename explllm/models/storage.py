@@ -98,7 +98,7 @@ def load(
     """Load a model from its folder.
 
     Args:
-        model_class: The class to instantiate.
+        model_class: The requested class. A subclass is instantiated if the folder holds a model of that class.
         name: A folder, or the name of a repository on the Hugging Face hub.
         revision: The revision on the hub.
         dtype: Type of the frozen base weights, ``auto`` for that of their files; by default as saved.
@@ -121,6 +121,13 @@ def load(
         raise ConfigError("both `device` and `device_map` are set", remedy="Set one of them.")
     folder = _find_folder(name, revision, **hub)
     config = read_config(folder)
+    requested, model_class = model_class, model_class.class_for(config)
+    if not issubclass(model_class, requested):
+        raise CheckpointError(
+            f"the folder holds a model of class {model_class.__name__}, not {requested.__name__}",
+            where=folder,
+            remedy=f"Open it by {model_class.__name__}.from_pretrained.",
+        )
     if dtype is not None:
         config.base_dtype = None if dtype == "auto" else str(dtype).removeprefix("torch.")
     if load_in_4bit is not None:

@@ -6,6 +6,7 @@ Shape legend:
 
 import inspect
 import math
+from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
 import torch
@@ -28,6 +29,8 @@ class VisionShape(NamedTuple):
     """Features C of each token."""
     unused: frozenset[str]
     """Names of parameters that do not affect the features (pooling heads, mask tokens). They never train."""
+    earlier_widths: tuple[int, ...]
+    """Features of each token of the blocks before the selected one; empty unless requested."""
 
 
 def vision_tower_config(config: PreTrainedConfig) -> PreTrainedConfig:
@@ -51,32 +54,65 @@ def image_features(
     Returns:
         (B, N, C).
     """
+    return block_features(encoder, pixel_values, layer, pooling)[-1]
+
+
+def block_features(
+    encoder: nn.Module,
+    pixel_values: torch.Tensor,
+    layer: int = -1,
+    pooling: Pooling = "none",
+    with_earlier: bool = False,
+) -> list[torch.Tensor]:
+    """Encode images as token features of one block and, if requested, of all blocks before it.
+
+    Args:
+        encoder: As for `image_features`.
+        pixel_values: (B, 3, H, W).
+        layer: As for `image_features`.
+        pooling: As for `image_features`; it applies to the selected block only.
+        with_earlier: Return the blocks before the selected one too. Feature maps of convolutional encoders that are
+            larger than the selected block's are averaged to its height and width.
+
+    Returns:
+        Features (B, N_l, C_l) in the order of the blocks; the last one is that of `image_features`.
+    """
     options: dict[str, bool] = {}
     size = getattr(encoder.config, "image_size", None)
     supported = inspect.signature(encoder.forward).parameters
     if "interpolate_pos_encoding" in supported and size not in (pixel_values.shape[-1], list(pixel_values.shape[-2:])):
         options["interpolate_pos_encoding"] = True
-    if layer != -1:
+    if layer != -1 or with_earlier:
         options["output_hidden_states"] = True
     output = encoder(pixel_values=pixel_values, **options)
     features: torch.Tensor = output.last_hidden_state if layer == -1 else output.hidden_states[layer]
+    # The first hidden state is the input of the first block.
+    earlier = list(output.hidden_states[1:layer]) if with_earlier else []
     patch = getattr(encoder.config, "patch_size", None)
     if features.ndim == 4:  # convolutional encoders return a feature map (B, C, H', W')
         grid = features.shape[-2:]
-        features = features.flatten(2).transpose(1, 2)
+        maps = [*(functional.adaptive_avg_pool2d(one, tuple(grid)) for one in earlier), features]
+        blocks = [one.flatten(2).transpose(1, 2) for one in maps]
     elif patch is None:
         grid = torch.Size((math.isqrt(features.shape[1]),) * 2)
+        blocks = [*earlier, features]
     else:
         height, width = (patch, patch) if isinstance(patch, int) else patch
         grid = torch.Size((pixel_values.shape[-2] // height, pixel_values.shape[-1] // width))
-        features = features[:, -grid.numel() :]  # class and register tokens come first
+        blocks = [one[:, -grid.numel() :] for one in (*earlier, features)]  # class and register tokens come first
     if pooling == "2x2":
-        maps = features.transpose(1, 2).unflatten(2, grid)
-        features = functional.avg_pool2d(maps, 2, ceil_mode=True).flatten(2).transpose(1, 2)
-    return features
+        last = blocks[-1].transpose(1, 2).unflatten(2, grid)
+        blocks[-1] = functional.avg_pool2d(last, 2, ceil_mode=True).flatten(2).transpose(1, 2)
+    return blocks
 
 
-def vision_shape(config: PreTrainedConfig, image_size: int, layer: int = -1, pooling: Pooling = "none") -> VisionShape:
+def vision_shape(
+    config: PreTrainedConfig,
+    image_size: int,
+    layer: int = -1,
+    pooling: Pooling = "none",
+    with_earlier: bool = False,
+) -> VisionShape:
     """Run an encoder on the meta device, without weights, to find the shape of its features.
 
     Args:
@@ -84,9 +120,10 @@ def vision_shape(config: PreTrainedConfig, image_size: int, layer: int = -1, poo
         image_size: Height and width in pixels.
         layer: As for `image_features`.
         pooling: As for `image_features`.
+        with_earlier: As for `block_features`.
 
     Returns:
-        Number of tokens, their width, and the unused parameters.
+        Number of tokens, their width, the unused parameters, and the widths of earlier blocks.
 
     Raises:
         ConfigError: If the encoder cannot process an image of this size, or has no such layer.
@@ -94,10 +131,11 @@ def vision_shape(config: PreTrainedConfig, image_size: int, layer: int = -1, poo
     try:
         with torch.device("meta"):
             encoder: PreTrainedModel = AutoModel.from_config(config, dtype=torch.float32)
-            features = image_features(encoder, torch.zeros(1, 3, image_size, image_size), layer, pooling)
+            pixels = torch.zeros(1, 3, image_size, image_size)
+            *earlier, features = block_features(encoder, pixels, layer, pooling, with_earlier)
         features.sum().backward()
     except (IndexError, TypeError, AttributeError) as error:
-        if layer == -1:
+        if layer == -1 and not with_earlier:
             raise _size_error(config, image_size, error) from error
         raise ConfigError(
             f"the encoder {config.model_type} has no hidden state {layer}", remedy="Set another vision_feature_layer."
@@ -105,7 +143,7 @@ def vision_shape(config: PreTrainedConfig, image_size: int, layer: int = -1, poo
     except (ValueError, RuntimeError) as error:
         raise _size_error(config, image_size, error) from error
     unused = frozenset(name for name, weight in encoder.named_parameters() if weight.grad is None)
-    return VisionShape(features.shape[1], features.shape[2], unused)
+    return VisionShape(features.shape[1], features.shape[2], unused, tuple(block.shape[2] for block in earlier))
 
 
 def _size_error(config: PreTrainedConfig, image_size: int, error: Exception) -> ConfigError:
@@ -116,7 +154,13 @@ def _size_error(config: PreTrainedConfig, image_size: int, error: Exception) -> 
 
 
 class Projector(nn.Sequential):
-    """Linear layers with GELU between them (paper, Section III-C-1: two layers), in float32."""
+    """Linear layers with GELU between them (paper, Section III-C-1: two layers), in float32.
+
+    It is ExpLLM's way from an image to the language model; `explllm.models.feallm.FEALLMProjector` is the other one.
+    """
+
+    reads_earlier_blocks = False
+    """Whether `forward` needs the features of the encoder's earlier blocks."""
 
     def __init__(self, width_in: int, width_out: int, layers: int = 2) -> None:
         """Create the layers.
@@ -131,8 +175,19 @@ class Projector(nn.Sequential):
             modules += [nn.GELU(), nn.Linear(width_out, width_out)]
         super().__init__(*modules)
 
-    def forward(self, features: torch.Tensor) -> torch.Tensor:
-        """Map (B, N, C) to (B, N, D)."""
+    def forward(
+        self, features: torch.Tensor, earlier: Sequence[torch.Tensor] = (), pixels: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """Map features to embeddings of the language model.
+
+        Args:
+            features: (B, N, C).
+            earlier: Features of earlier blocks; not used.
+            pixels: (B, 3, H, W); not used.
+
+        Returns:
+            (B, N, D).
+        """
         return super().forward(features.to(next(self.parameters()).dtype))
 
 

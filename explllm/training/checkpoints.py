@@ -71,14 +71,14 @@ def model_from_checkpoint(path: str | os.PathLike[str]) -> ExpLLM | ActionUnitRe
     if "network" not in checkpoint:
         raise CheckpointError("the checkpoint does not describe its model", where=path, remedy=_REMEDY)
     fields = checkpoint["network"]
-    lora = {name: LoraSettings(**fields[name]) for name in ("vision_lora", "language_lora") if name in fields}
     model: ExpLLM | ActionUnitRegressor
     if checkpoint["task"] == "ActionUnitTask":
-        regressor = regressor_config(RegressorSettings(**{**fields, **lora}))
+        lora = LoraSettings(**fields["vision_lora"])
+        regressor = regressor_config(RegressorSettings(**{**fields, "vision_lora": lora}))
         _set_metadata(regressor, checkpoint)
         model = build_regressor(regressor)
     else:
-        settings = NetworkSettings(**{**fields, **lora})
+        settings = NetworkSettings.from_fields(fields)
         prepared = build_config(settings)
         prepared.config.labels = checkpoint["labels"]
         _set_metadata(prepared.config, checkpoint)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from math import ceil
 from pathlib import Path
@@ -21,6 +21,7 @@ from explllm.data.mixture import Mixture
 from explllm.models.au_regressor import ActionUnitRegressor, RegressorSettings, build_regressor_on_meta
 from explllm.models.build import NetworkSettings, build_on_meta, supports_4bit
 from explllm.models.explllm import ExpLLM
+from explllm.models.feallm import FEALLMProjector
 from explllm.models.lora import LoraSettings
 from explllm.training.au_task import ActionUnitTask
 from explllm.training.optimization import OptimizationSettings, warmup_steps
@@ -148,7 +149,11 @@ def describe_configuration(config: Namespace, images: int | None = None, gpus: i
     if _class(config.model) == ActionUnitTask.__name__:
         return _describe_regressor(config, images, gpus)
     model, data = config.model.init_args, config.data.init_args
-    network = model.network if isinstance(model.network, NetworkSettings) else _settings(model.network)
+    network = (
+        model.network
+        if isinstance(model.network, NetworkSettings)
+        else NetworkSettings.from_fields(model.network.as_dict())
+    )
     settings = network.resolved()
     built = build_on_meta(settings)
     parts = part_sizes(built)
@@ -199,12 +204,22 @@ def _describe_regressor(config: Namespace, images: int | None, gpus: int) -> Des
 
 
 def part_sizes(model: ExpLLM | ActionUnitRegressor) -> list[PartSize]:
-    """Count the weights of each part, and those that train."""
-    counts: Mapping[Any, int] = model.trainable_counts()
-    return [
-        PartSize(name, type(module).__name__, train, sum(w.numel() for w in module.parameters()), counts[name])
-        for name, (module, train, _) in model.parts().items()
-    ]
+    """Count the weights of each part, and those that train. FEALLM's projector counts as its two modules."""
+    sizes = []
+    for name, (module, train, _) in model.parts().items():
+        children = dict(module.named_children()) if isinstance(module, FEALLMProjector) else {}
+        for child, part in ({f"{name}.{key}": one for key, one in children.items()} or {name: module}).items():
+            weights = [(weight.numel(), weight.requires_grad) for weight in part.parameters()]
+            sizes.append(
+                PartSize(
+                    child,
+                    type(part).__name__,
+                    train,
+                    sum(count for count, _ in weights),
+                    sum(count for count, trains in weights if trains),
+                )
+            )
+    return sizes
 
 
 def estimate_memory(
@@ -384,10 +399,3 @@ def _class(settings: Namespace) -> str:
 
 def _plain(settings: Any) -> dict[str, Any]:
     return {key: value for key, value in vars(settings).items() if key != "class_path"}
-
-
-def _settings(values: Namespace) -> NetworkSettings:
-    fields = _plain(values)
-    for name in ("vision_lora", "language_lora"):
-        fields[name] = LoraSettings(**_plain(fields[name]))
-    return NetworkSettings(**fields)

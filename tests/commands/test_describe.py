@@ -35,6 +35,17 @@ def test_the_papers_set_up():
     assert (description.steps, description.warmup) == (375 * 60, 20_000)
 
 
+def test_feallm_at_full_size():
+    description = describe(["--config", "feallm.yaml"])
+    assert {part.name: part.trainable for part in description.parts} == {
+        "vision": 0,
+        "projector.local_clues": 27_458_048,
+        "projector.perspectives": 33_655_808,
+        "language": 4_194_304,
+    }
+    assert description.image_tokens == 257
+
+
 def test_memory_of_the_papers_set_up():
     ddp, fsdp, four_bit = describe(["--config", "rafdb.yaml"]).memory
     assert ddp.frozen == pytest.approx((304_368_640 + 6_738_415_616) * 2 / 1e9)

@@ -1,17 +1,25 @@
 """FEALLM's modules are wired as the figure draws them: shown by what moves and what does not."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
-from explllm.models.feallm import FACE_REGIONS, LocalClueAggregator, MultiPerspectiveProjector
+from explllm import ExpLLM
+from explllm.conversation.messages import recognition
+from explllm.core.errors import CheckpointError, ConfigError
+from explllm.models.build import NetworkSettings, build
+from explllm.models.explllm import FEALLM
+from explllm.models.feallm import FACE_REGIONS, FEALLMSettings, LocalClueAggregator, MultiPerspectiveProjector
 
 WIDTH, LANGUAGE = 16, 24
+SMALL = FEALLMSettings(local_width=8, crop_size=8, local_heads=2, heads=2)
 
 
 @pytest.fixture
 def local():
     torch.manual_seed(0)
-    return LocalClueAggregator(8, WIDTH, LANGUAGE, crop_size=8, heads=2).eval()
+    return LocalClueAggregator(SMALL, WIDTH, LANGUAGE).eval()
 
 
 @pytest.fixture
@@ -70,11 +78,86 @@ def test_local_clues_have_a_residual(projector, features):
     zero = torch.zeros_like(local)
     with torch.no_grad():
         projector.norms[1].bias.zero_()
-        projector.local_attention.in_proj_bias.zero_()
-        projector.local_attention.out_proj.bias.zero_()
+        projector.local_attention.value.bias.zero_()
+        projector.local_attention.output.bias.zero_()
     # Zero clues add nothing; the tokens of the earlier blocks remain.
     without = projector(last, earlier, zero)
     with torch.no_grad():
-        projector.local_attention.out_proj.weight.zero_()
+        projector.local_attention.output.weight.zero_()
     assert torch.allclose(without, projector(last, earlier, local), atol=1e-6)
     assert without.std() > 1e-3
+
+
+@pytest.fixture
+def feallm_settings(lora_settings):
+    return replace(lora_settings, architecture="feallm", vision_train="frozen", feallm=SMALL)
+
+
+def test_f_local_is_one_position_after_the_image_tokens(feallm_settings):
+    torch.manual_seed(0)
+    model = build(feallm_settings)
+    assert model.config.image_tokens == 16 + 1
+    pixels = torch.randn(2, 3, 56, 56)
+    embeds = model.encode_image(pixels)
+    assert embeds.shape == (2, 17, 48)
+    _, summary = model.projector.local_clues(pixels)
+    assert torch.equal(embeds[:, -1:], summary)
+    ids = torch.tensor([model.conversations.encode_prompt(recognition())] * 2)
+    places = (ids[0] == model.config.image_token_id).nonzero().flatten().tolist()
+    assert places == list(range(places[0], places[0] + 17))
+    assert torch.equal(model.embed(ids, embeds)[:, places[-1]], summary[:, 0])
+
+
+def test_training_moves_neither_encoder_nor_base(feallm_settings):
+    torch.manual_seed(0)
+    model = build(feallm_settings).train()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    optimizer = torch.optim.AdamW([weight for weight in model.parameters() if weight.requires_grad], lr=1e-2)
+    batch = model.conversations.batch(
+        [model.conversations.encode(recognition(label)) for label in ("Fear", "Anger")], "right"
+    )
+    losses = []
+    for _ in range(3):
+        output = model(torch.randn(2, 3, 56, 56), batch.input_ids, batch.attention_mask, batch.labels)
+        output.loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        losses.append(output.loss.item())
+    assert losses[-1] < losses[0]
+    changed = {name for name, value in model.state_dict().items() if not torch.equal(value, before[name])}
+    assert all(name.startswith("projector.") or "lora_" in name for name in changed)
+    # Every weight of FEALLM's own modules and of LoRA learns, except key biases, which softmax ignores.
+    expected = {name for name in before if name.startswith("projector.") or "lora_" in name}
+    assert {name for name in expected - changed if not name.endswith("key.bias")} == set()
+
+
+def test_from_pretrained_returns_the_right_class(feallm_settings, tiny_model, tmp_path):
+    torch.manual_seed(0)
+    model = build(feallm_settings)
+    model.save_pretrained(tmp_path / "feallm")
+    tiny_model.save_pretrained(tmp_path / "explllm")
+    again = ExpLLM.from_pretrained(tmp_path / "feallm")
+    assert type(again) is FEALLM and type(ExpLLM.from_pretrained(tmp_path / "explllm")) is ExpLLM
+    pixels = torch.randn(2, 3, 56, 56)
+    torch.testing.assert_close(again.encode_image(pixels), model.encode_image(pixels), atol=1e-5, rtol=0)
+    assert len(again.recognize_and_explain_pixels(pixels, 4)) == 2
+    with pytest.raises(CheckpointError, match=r"a model of class ExpLLM, not FEALLM.*ExpLLM.from_pretrained"):
+        FEALLM.from_pretrained(tmp_path / "explllm")
+    # A convolutional encoder has feature maps of several sizes.
+    tiny = build(NetworkSettings(preset="tiny", architecture="feallm", labels="rafdb", vocabulary=700))
+    assert type(tiny) is FEALLM and tiny.config.image_tokens == tiny_model.config.image_tokens + 1
+    assert len(tiny.recognize_pixels(torch.randn(2, 3, 64, 64))) == 2
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"regions": [[0, 0, 1, 1], [0.5, 0, 0.4, 1]]}, r"region 1 is \[0.5, 0, 0.4, 1\]"),
+        ({"regions": []}, "0 regions of 56 pixels"),
+        ({"local_width": 10}, "a local_width of 10 for 4 heads"),
+        ({"heads": 7}, "7 attention heads for features of width 32"),
+    ],
+)
+def test_invalid_sizes(feallm_settings, change, message):
+    with pytest.raises(ConfigError, match=message):
+        build(replace(feallm_settings, feallm=FEALLMSettings(**change)))

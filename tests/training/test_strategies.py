@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.initialization import no_init_weights
 
-from explllm import ExpLLM
+from explllm import FEALLM, ExpLLM
 
 pytestmark = pytest.mark.slow
 
@@ -84,6 +84,10 @@ def runs(lora_config, on_ranks, tmp_path_factory):
             (*predict, folder / f"predict {name}", *options, *table),
             (*test, folder / f"test {name}", *options, *table[:2]),
         ]
+    sizes = json.dumps({"local_width": 16, "local_heads": 2, "crop_size": 8, "heads": 2})
+    feallm = (*fit, "--model.network.architecture", "feallm", "--model.network.feallm", sizes, "--trainer.max_steps", 5)
+    one.append((*feallm, *alone, *at("feallm")))
+    two += [(*feallm, *ddp, *at("feallm ddp")), (*feallm, *fsdp2, *at("feallm fsdp2"))]
     last = [(*fit, *alone, *at("fsdp2 to one"), *resume)]
     printed = {}
     for count, commands in ((1, one), (2, two), (1, last)):
@@ -112,6 +116,16 @@ def test_two_ranks_learn_what_one_learns(runs, drawn_faces, name):
     if " to " in name:
         assert "--ckpt_path last resumes from step 10" in printed[name][0]
         assert "resuming from step 10" in printed[name][1]
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_feallm_on_two_ranks(runs, strategy):
+    folder, _ = runs
+    one, two = losses(folder / "feallm"), losses(folder / f"feallm {strategy}")
+    assert len(one) == 5 and two == pytest.approx(one, abs=1e-4)
+    for weight, value in weights(folder / "feallm").items():
+        torch.testing.assert_close(weights(folder / f"feallm {strategy}")[weight], value, atol=2e-5, rtol=0)
+    assert type(ExpLLM.from_pretrained(folder / f"feallm {strategy}/model")) is FEALLM
 
 
 def test_two_ranks_predict_and_explain_what_one_does(runs):
