@@ -12,7 +12,8 @@ FEALLM's authors released a figure and an abstract, no code and no sizes. The wi
         MLP ─────────────────────────────────────────────────▶ N image tokens ──▶ language model
 
 Our choices, because the figure does not give them: the boxes of the crops, all widths, the layers of a conv block, the
-layer norms before attention, the region and block embeddings, and the concatenation of F_s along the tokens.
+layer norms before attention, the residual connection of the aggregator's self-attention, the region and block
+embeddings, and the concatenation of F_s along the tokens.
 
 Shape legend: B images, N tokens of the encoder, C its width, L its blocks, R regions, D width of local clues, H width
 of the language model.
@@ -99,6 +100,9 @@ class Attention(nn.Module):
         self.heads = heads
         self.query, self.key, self.value = (nn.Linear(width, width) for _ in range(3))
         self.output = nn.Linear(width, width)
+        # Equal at the start: a token then attends most to tokens that resemble it. With independent weights all tokens
+        # would start as nearly the same mean of the context, since the first attention has no residual connection.
+        self.key.load_state_dict(self.query.state_dict())
 
     def forward(self, queries: torch.Tensor, context: torch.Tensor) -> torch.Tensor:
         """Attend from queries (B, N, C) to a context (B, M, C); return (B, N, C)."""
@@ -152,7 +156,7 @@ class LocalClueAggregator(nn.Module):
         """
         clues = [block(crop) for block, crop in zip(self.blocks, self.crop(pixel_values), strict=True)]
         local = self.norm(torch.stack(clues, dim=1) + self.region_embedding)  # (B, R, D)
-        attended = self.attention(local, local)  # F_attn
+        attended = local + self.attention(local, local)  # F_attn
         return self.tokens(attended), self.summary(attended.flatten(1)).unsqueeze(1)
 
 
