@@ -78,3 +78,19 @@ def test_model_opens_recognizes_and_explains(demo):
         assert isinstance(cot, ChainOfThought)
         assert cot.check(Expression.HAPPINESS) == []
     assert "".join(model.stream(images[0])).strip() == model.explain(images[0]).text
+
+
+def test_speculative_decoding_gives_the_same_texts_in_half_the_passes(demo):
+    folder, _ = demo
+    model = ExpLLM.from_pretrained(folder / "runs/demo/model")
+    images = sorted((folder / "data/drawn/test").glob("*.png"))[:100]
+    passes = []
+    model.language.register_forward_pre_hook(lambda *_: passes.append(1))
+    model.speculate = False
+    expected, plain = model.recognize_and_explain(images, batch_size=1), len(passes)
+    model.speculate = True
+    for size in (1, 8):
+        passes.clear()
+        results = model.recognize_and_explain(images, batch_size=size)
+        assert [text for _, text in results] == [text for _, text in expected]
+        assert len(passes) <= plain / (2 * size)

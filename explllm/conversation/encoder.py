@@ -127,6 +127,10 @@ class ConversationEncoder:
         end = max(position for position, label in enumerate(labels) if label != IGNORED)
         return ids[len(prompt) : end + 1]
 
+    def after_image(self, ids: Sequence[int]) -> list[int]:
+        """Return the ids of a conversation behind those of the image."""
+        return [*ids][len(ids) - [*reversed(ids)].index(self.image_token_id) :]
+
     def decode(self, ids: list[int] | torch.Tensor) -> str:
         """Decode generated ids to text without special tokens, and strip white space."""
         return str(self.tokenizer.decode(ids, skip_special_tokens=True)).strip()

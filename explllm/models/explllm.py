@@ -22,6 +22,7 @@ from explllm.explanations.chain_of_thought import ChainOfThought
 from explllm.faces.pixels import ImagePreset, ImageSource
 from explllm.models import generation, storage
 from explllm.models.configuration import ExpLLMConfig
+from explllm.models.drafts import Drafts
 from explllm.models.feallm import FEALLMProjector, FEALLMSettings
 from explllm.models.generation import Recognition
 from explllm.models.lora import LoraSettings, add_lora
@@ -88,6 +89,10 @@ class ExpLLM(MultiPartModel, PreTrainedModel):
         self._checkpoints_frozen_parts = False
         self.max_batch_sizes: dict[str, int] = {}
         """Faces per batch of recognition and of explanation that fitted in memory, after an out-of-memory error."""
+        self.drafts = Drafts()
+        """Predictions of the next tokens of an explanation, for speculative decoding."""
+        self.speculate = True
+        """Whether explanations are decoded speculatively: the same text in fewer forward passes."""
         self.vision = vision or AutoModel.from_config(config.vision_config, dtype=torch.float32)
         self.projector = self.new_projector()
         self.language = language or AutoModelForCausalLM.from_config(config.text_config, dtype=torch.float32)
@@ -333,11 +338,10 @@ class ExpLLM(MultiPartModel, PreTrainedModel):
         Raises:
             InputError: If an image does not exist or cannot be read, or the model has no labels.
         """
-        results: list[tuple[Recognition, ChainOfThought]] = []
-        for chunk in _chunks(_as_list(images), batch_size):
-            pixels = torch.stack([self.image(image) for image in chunk])
-            results += self.recognize_and_explain_pixels(pixels, max_new_tokens)
-        return results
+        self._check_labels()
+        faces = (self.image(image) for image in _as_list(images))
+        answers = generation.recognize_and_explain(self, faces, batch_size, max_new_tokens)
+        return [(recognition, ChainOfThought.parse(text)) for recognition, text in answers]
 
     def recognize_and_explain_pixels(
         self, pixel_values: torch.Tensor, max_new_tokens: int = 320
@@ -352,7 +356,7 @@ class ExpLLM(MultiPartModel, PreTrainedModel):
             The recognition and the chain of thought of each image.
         """
         self._check_labels()
-        answers = generation.recognize_and_explain(self, pixel_values, max_new_tokens)
+        answers = generation.recognize_and_explain(self, pixel_values, len(pixel_values), max_new_tokens)
         return [(recognition, ChainOfThought.parse(text)) for recognition, text in answers]
 
     def explain_pixels(

@@ -7,17 +7,17 @@ Shape legend:
 
 import inspect
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from threading import Thread
-from typing import TYPE_CHECKING, Any, NamedTuple, cast
+from itertools import chain, islice, takewhile
+from typing import TYPE_CHECKING, NamedTuple, cast
 
 import torch
-from transformers import Cache, TextIteratorStreamer
 
-from explllm.conversation.encoder import IGNORED, Encoded
 from explllm.conversation.messages import explanation, recognition
 from explllm.core.expressions import Expression
+from explllm.models.decoding import Decoder, Row, attention_masks
+from explllm.models.lora import merged_lora
 
 if TYPE_CHECKING:
     from explllm.models.explllm import ExpLLM
@@ -103,19 +103,16 @@ def pack_labels(model: "ExpLLM") -> PackedLabels:
     return PackedLabels(ids[0], ids[1].long(), mask[None, None], ids[2][None], *ids[3:])
 
 
-def supports_packing(model: "ExpLLM", length: int) -> bool:
-    """Return whether the language model computes a packed sequence of this length exactly.
+def supports_packing(model: "ExpLLM") -> bool:
+    """Return whether the language model computes packed sequences exactly.
 
-    It needs an attention implementation that accepts a mask, explicit positions, and full attention in all layers.
+    It needs an attention implementation that accepts a mask, explicit positions, and attention in all layers.
     """
     config = model.language.config
-    layers = set(getattr(config, "layer_types", None) or ["full_attention"])
-    window = getattr(config, "sliding_window", None) if getattr(config, "use_sliding_window", True) else None
     return (
         config._attn_implementation in ("eager", "sdpa")
         and "position_ids" in inspect.signature(model.language.forward).parameters
-        and layers <= {"full_attention", "sliding_attention"}
-        and (window is None or length <= window)
+        and set(getattr(config, "layer_types", None) or ()) <= {"full_attention", "sliding_attention"}
     )
 
 
@@ -133,61 +130,50 @@ def label_log_likelihoods(model: "ExpLLM", pixel_values: torch.Tensor) -> torch.
     Returns:
         (B, K) float32: the log-likelihood of each whole label.
     """
-
-    def score(rows: slice) -> list[torch.Tensor]:
-        return [*_score_labels(model, model.encode_image(pixel_values[rows]))[0]]
-
-    return torch.stack(_in_smaller_batches(model, "recognition", score, len(pixel_values)))
-
-
-def _in_smaller_batches(model: "ExpLLM", kind: str, compute: Callable[[slice], list[Any]], count: int) -> list[Any]:
-    """Compute results for the rows of a batch, in smaller batches if memory is short, and concatenate them.
-
-    Args:
-        model: The model; it keeps the batch size that fitted.
-        kind: The computation that the batch size applies to.
-        compute: Returns one result per row of a slice.
-        count: Number of rows.
-
-    Returns:
-        The results of all rows.
-    """
-    size = min(count, model.max_batch_sizes.get(kind, count))
-    results: list[Any] = []
-    while len(results) < count:
+    size = count = len(pixel_values)
+    size = min(size, model.max_batch_sizes.get("recognition", size))
+    scores: list[torch.Tensor] = []
+    while len(scores) < count:
         try:
-            results += compute(slice(len(results), len(results) + size))
+            pixels = pixel_values[len(scores) : len(scores) + size]
+            scores += [*_score_labels(model, model.encode_image(pixels))]
         except torch.OutOfMemoryError:
             if size == 1:
                 raise
-            size = (min(size, count - len(results)) + 1) // 2
-            model.max_batch_sizes[kind] = size
         else:
             continue
-        # Outside of the handler, whose exception keeps the tensors of the failed pass alive.
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
-        warnings.warn(f"out of memory: {kind} continues with batches of {size} faces", stacklevel=3)
-    return results
+        size = _smaller_batches(model, "recognition", min(size, count - len(scores)))
+    return torch.stack(scores)
 
 
-def _score_labels(
-    model: "ExpLLM", image_embeds: torch.Tensor, use_cache: bool = False
-) -> tuple[torch.Tensor, Cache | None]:
-    """Return log-likelihoods (B, K) and, with `use_cache`, the cache of image and prompt if it can be continued."""
+def _smaller_batches(model: "ExpLLM", kind: str, size: int) -> int:
+    """Halve a batch size after an out-of-memory error, now and in later calls, and return it.
+
+    Not to be called in the handler of the exception, which keeps the tensors of the failed pass alive.
+    """
+    model.max_batch_sizes[kind] = half = (size + 1) // 2
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    warnings.warn(f"out of memory: {kind} continues with batches of {half} faces", stacklevel=4)
+    return half
+
+
+def _score_labels(model: "ExpLLM", image_embeds: torch.Tensor, decoder: Decoder | None = None) -> torch.Tensor:
+    """Return log-likelihoods (B, K); a decoder gets keys and values of image and prompt, if it can continue them."""
     packed = pack_labels(model)
     faces, extra = len(image_embeds), len(packed.inputs)
-    if not supports_packing(model, packed.mask.shape[-1]):
-        return _score_labels_one_by_one(model, image_embeds), None
+    if not supports_packing(model):
+        return _score_labels_one_by_one(model, image_embeds)
     ids = torch.cat([packed.prompt, packed.inputs])
     embeds = model.embed(ids.expand(faces, -1), image_embeds)
-    mask = torch.zeros_like(packed.mask, dtype=embeds.dtype).masked_fill(~packed.mask, torch.finfo(embeds.dtype).min)
+    shared = decoder is not None and decoder.packs
     output = model.language(
         inputs_embeds=embeds,
         # Without labels of several tokens, the mask is causal: attention then uses its faster kernel.
-        attention_mask=mask if extra else None,
+        attention_mask=attention_masks(model, packed.mask, packed.positions, packed.positions) if extra else None,
         position_ids=packed.positions,
-        use_cache=use_cache,
+        past_key_values=decoder.prefill_slots(faces, len(ids)) if decoder is not None and shared else None,
+        use_cache=shared,
         logits_to_keep=extra + 1,
     )
     scores = torch.zeros(faces, len(model.labels), device=embeds.device)
@@ -195,10 +181,7 @@ def _score_labels(
         logits = output.logits[row].float()
         chosen = logits[packed.sources, packed.targets] - logits.logsumexp(-1)[packed.sources]
         scores[row].index_add_(0, packed.owners, chosen)
-    cache = output.past_key_values if use_cache else None
-    if cache is not None and extra:
-        cache.crop(-extra)
-    return scores, cache
+    return scores
 
 
 def _score_labels_one_by_one(model: "ExpLLM", image_embeds: torch.Tensor) -> torch.Tensor:
@@ -221,8 +204,6 @@ def explain(
 ) -> list[str]:
     """Generate the second round of the CoT conversation greedily, after the given labels.
 
-    Prompts are padded on the left; a face gets the same answer in a batch as alone.
-
     Args:
         model: The model.
         pixel_values: (B, 3, H, W).
@@ -230,19 +211,15 @@ def explain(
         max_new_tokens: Maximum length of an answer, in tokens.
 
     Returns:
-        B texts.
+        B texts. A face gets the same text in a batch as alone.
     """
-
-    def generate(rows: slice) -> list[str]:
-        inputs = _generation_inputs(model, pixel_values[rows], labels[rows], max_new_tokens)
-        return [model.conversations.decode(ids) for ids in _generate(model)(**inputs)]
-
-    return _in_smaller_batches(model, "explanation", generate, len(pixel_values))
+    answers = _answers(model, zip(pixel_values, labels, strict=True), labels, len(labels), max_new_tokens)
+    return [text for _, text in answers]
 
 
 @torch.no_grad()
 def recognize_and_explain(
-    model: "ExpLLM", pixel_values: torch.Tensor, max_new_tokens: int
+    model: "ExpLLM", faces: Iterable[torch.Tensor], batch_size: int, max_new_tokens: int
 ) -> list[tuple[Recognition, str]]:
     """Recognize faces, then generate their chains of thought after the recognized labels.
 
@@ -250,27 +227,15 @@ def recognize_and_explain(
 
     Args:
         model: The model, with labels.
-        pixel_values: (B, 3, H, W).
+        faces: Pixels (3, H, W) of each face. They are read when there is a free place in the batch.
+        batch_size: Maximum number of faces in a batch.
         max_new_tokens: Maximum length of a chain of thought, in tokens.
 
     Returns:
         Recognition and text of each face.
     """
-
-    def answer(rows: slice) -> list[tuple[Recognition, str]]:
-        image_embeds = model.encode_image(pixel_values[rows])
-        scores, cache = _score_labels(model, image_embeds, use_cache=True)
-        recognitions = [Recognition.of(model.labels, row) for row in scores.softmax(1).tolist()]
-        labels = [result.expression for result in recognitions]
-        inputs = _generation_inputs(model, image_embeds, labels, max_new_tokens, cache)
-        start = inputs["input_ids"].shape[1] if "input_ids" in inputs else 0
-        generated = _generate(model)(**inputs)
-        return [
-            (result, model.conversations.decode(row[start:]))
-            for result, row in zip(recognitions, generated, strict=True)
-        ]
-
-    return _in_smaller_batches(model, "explanation", answer, len(pixel_values))
+    unlabeled = ((face, None) for face in faces)
+    return cast(list[tuple[Recognition, str]], _answers(model, unlabeled, model.labels, batch_size, max_new_tokens))
 
 
 def stream(model: "ExpLLM", pixel_values: torch.Tensor, label: Expression, max_new_tokens: int) -> Iterator[str]:
@@ -285,89 +250,120 @@ def stream(model: "ExpLLM", pixel_values: torch.Tensor, label: Expression, max_n
     Yields:
         Pieces of text.
     """
-    # Generation from embeddings passes no prompt to the streamer.
-    streamer = TextIteratorStreamer(model.tokenizer, skip_prompt=False, skip_special_tokens=True)
-    with torch.inference_mode():
-        inputs = _generation_inputs(model, pixel_values, [label], max_new_tokens)
-    failure: list[BaseException] = []
-
-    def generate() -> None:
-        try:
-            with torch.inference_mode():
-                _generate(model)(**inputs, streamer=streamer)
-        except BaseException as error:
-            failure.append(error)
-            streamer.end()
-
-    thread = Thread(target=generate, daemon=True)
-    thread.start()
-    started = False
-    for piece in streamer:
-        text = piece if started else piece.lstrip()
-        started = started or bool(text)
-        if text:
-            yield text
-    thread.join()
-    if failure:
-        raise failure[0]
+    decoder = _decoder(model, [label], 1, max_new_tokens)
+    with torch.no_grad():
+        finished = decoder.add(_prefill(model, decoder, [(0, (pixel_values[0], label))]))
+    yielded = ""
+    while True:
+        [row] = finished or decoder.rows
+        text = model.conversations.decode(row.answer)
+        # A character may consist of several tokens.
+        if row.done or not text.endswith("\N{REPLACEMENT CHARACTER}"):
+            if len(text) > len(yielded):
+                yield text[len(yielded) :]
+            yielded = text
+        if row.done:
+            return
+        with torch.no_grad():
+            finished = decoder.step()
 
 
-def _generate(model: "ExpLLM") -> Callable[..., torch.Tensor]:
-    # transformers mixes generation into causal language models only at run time.
-    return cast(Callable[..., torch.Tensor], model.language.generate)
+Face = tuple[torch.Tensor, Expression | None]
+"""Pixels (3, H, W), and the label to explain, or None to recognize it."""
 
 
-def _generation_inputs(
-    model: "ExpLLM",
-    images: torch.Tensor,
-    labels: Sequence[Expression],
-    max_new_tokens: int,
-    cache: Cache | None = None,
-) -> dict[str, Any]:
-    """Return the arguments of `generate`.
+def _answers(
+    model: "ExpLLM", faces: Iterable[Face], labels: Sequence[Expression], rows: int, max_new_tokens: int
+) -> list[tuple[Recognition | None, str]]:
+    """Explain faces in batches; a new face takes the place of a finished one.
+
+    On an out-of-memory error, the batch is halved, now and in later calls.
 
     Args:
         model: The model.
-        images: Image embeddings (B, N, D), or pixel values (B, 3, H, W).
-        labels: The B answers of the first round.
-        max_new_tokens: Maximum length of an answer, in tokens.
-        cache: Keys and values of image and recognition prompt. Generation continues after them.
+        faces: The faces.
+        labels: All labels that a face may get.
+        rows: Maximum number of faces in a batch.
+        max_new_tokens: Maximum length of a text, in tokens.
 
     Returns:
-        Arguments with ``input_ids`` to continue from the cache, or with ``inputs_embeds`` without one.
+        Recognition, if the face had no label, and text of each face.
     """
-    conversations, device = model.conversations, model.device
+    queue: Iterator[tuple[int, Face]] = enumerate(faces)
+    active: dict[int, Face] = {}
+    results: dict[int, tuple[Recognition | None, str]] = {}
+    rows = min(rows, model.max_batch_sizes.get("explanation", rows))
+    decoder = _decoder(model, labels, rows, max_new_tokens)
+    with merged_lora(model):
+        while True:
+            new = list(islice(queue, decoder.size - len(decoder.rows)))
+            active.update(new)
+            finished: list[Row] | None = None
+            try:
+                if new:
+                    finished = decoder.add(_prefill(model, decoder, new))
+                elif not decoder.any_rank_is_busy():
+                    return [results[number] for number in range(len(results))]
+                else:
+                    finished = decoder.step()
+            except torch.OutOfMemoryError:
+                if decoder.size == 1:
+                    raise
+            if finished is None:
+                queue, active = chain(list(active.items()), queue), {}
+                decoder.clear()
+                rows = _smaller_batches(model, "explanation", min(rows, decoder.size))
+                decoder = _decoder(model, labels, rows, max_new_tokens)
+                continue
+            for row in finished:
+                number, recognized = row.item
+                results[number] = recognized, model.conversations.decode(row.answer)
+                del active[number]
+
+
+def _decoder(model: "ExpLLM", labels: Sequence[Expression], rows: int, max_new_tokens: int) -> Decoder:
+    prompts = [model.conversations.encode_prompt(explanation(str(label))) for label in set(labels)]
+    capacity = max(max(map(len, prompts)) + max_new_tokens, pack_labels(model).mask.shape[-1])
+    packs = supports_packing(model)
+    return Decoder(model, rows if packs else 1, capacity, max_new_tokens, packs)
+
+
+def _prefill(model: "ExpLLM", decoder: Decoder, faces: Sequence[tuple[int, Face]]) -> list[Row]:
+    """Process image and question of faces, and return the rows to continue.
+
+    Args:
+        model: The model.
+        decoder: Receives keys and values.
+        faces: Number and face of each; all with labels, or none.
+
+    Returns:
+        One row per face; its item is the face's number and its recognition, if it had no label.
+    """
+    conversations = model.conversations
+    image_embeds = model.encode_image(torch.stack([pixels for _, (pixels, _) in faces]))
+    labels = [label for _, (_, label) in faces if label is not None]
+    recognitions: list[Recognition | None] = [None] * len(faces)
+    prefix, continues = conversations.encode_prompt(recognition()), False
+    if not labels:
+        scores = _score_labels(model, image_embeds, decoder).softmax(1)
+        recognitions = [Recognition.of(model.labels, row) for row in scores.tolist()]
+        labels = [result.expression for result in recognitions if result is not None]
+        continues = decoder.packs
     prompts = [conversations.encode_prompt(explanation(str(label))) for label in labels]
-    prefix = conversations.encode_prompt(recognition())
-    if cache is not None and any(prompt[: len(prefix)] != prefix for prompt in prompts):
-        cache = None
-    # With a cache, the padding is between the shared prefix, which it holds, and the rest of the conversation.
-    cached = len(prefix) if cache is not None else 0
-    rows = [Encoded(ids[cached:], (IGNORED,) * (len(ids) - cached)) for ids in prompts]
-    batch = conversations.batch(rows, side="left")
-    inputs: dict[str, Any]
-    if cache is None:
-        embeds = model.encode_image(images) if images.ndim == 4 else images
-        inputs = {
-            "inputs_embeds": model.embed(batch.input_ids.to(device), embeds),
-            "attention_mask": batch.attention_mask.to(device),
-        }
-    else:
-        # The ids of the prefix are only counted. Image placeholders may lie outside the vocabulary.
-        counted = torch.zeros(len(prompts), cached, dtype=torch.long)
-        inputs = {
-            "input_ids": torch.cat([counted, batch.input_ids], dim=1).to(device),
-            "attention_mask": torch.cat([counted + 1, batch.attention_mask], dim=1).to(device),
-            "past_key_values": cache,
-        }
-    return inputs | {
-        "max_new_tokens": max_new_tokens,
-        "do_sample": False,
-        # The base model's own sampling settings do not apply to greedy decoding.
-        "temperature": None,
-        "top_p": None,
-        "top_k": None,
-        "eos_token_id": conversations.end_token_ids,
-        "pad_token_id": conversations.pad_token_id,
-        "use_cache": True,
-    }
+    if not continues or any(prompt[: len(prefix)] != prefix for prompt in prompts):
+        # The last token of a prompt is processed with the first drafts.
+        columns = zip(*(prompt[:-1] for prompt in prompts), strict=False)
+        prefix = tuple(tokens[0] for tokens in takewhile(lambda tokens: len(set(tokens)) == 1, columns))
+        ids = torch.tensor(prefix, device=model.device).expand(len(faces), -1)
+        output = model.language(
+            inputs_embeds=model.embed(ids, image_embeds),
+            past_key_values=decoder.prefill_slots(len(faces), len(prefix)) if decoder.packs else None,
+            use_cache=True,
+            logits_to_keep=1,
+        )
+        decoder.cache = output.past_key_values
+    rows = []
+    for (number, _), result, prompt in zip(faces, recognitions, prompts, strict=True):
+        text = conversations.after_image(prompt)
+        rows.append(Row((number, result), text, len(text), len(prefix), len(prompt) - len(prefix)))
+    return rows

@@ -19,6 +19,7 @@ from transformers import AutoTokenizer, PreTrainedModel
 from explllm.core.errors import CheckpointError, ConfigError, MissingPathError
 from explllm.core.files import atomic_write_folder
 from explllm.models.configuration import ExpLLMConfig
+from explllm.models.drafts import Drafts
 from explllm.models.lora import is_lora, plain_state_dict, reset_magnitudes
 from explllm.models.parts import remap_keys
 from explllm.models.pretrained import load_language, load_vision
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
     from explllm.models.explllm import ExpLLM
 
 WEIGHTS = "model.safetensors"
+DRAFTS = "drafts.safetensors"
+"""N-grams of the training texts; a folder without them works too."""
 
 
 def save(
@@ -76,6 +79,8 @@ def save(
         config.save_pretrained(temporary)
         model.tokenizer.save_pretrained(temporary)
         save_weights(weights or model.weights_to_save(model.parts(config)), temporary / WEIGHTS)
+        if model.drafts.table:
+            save_weights(model.drafts.to_tensors(), temporary / DRAFTS)
         for name, part in copied.items():
             state = {key: value.contiguous() for key, value in plain_state_dict(part, merge).items()}
             part.save_pretrained(temporary / name, state_dict=state, max_shard_size="5GB")
@@ -162,6 +167,8 @@ def load(
             # Frozen weights without a named base keep the type in which they were used.
             parameter.data = parameter.data.to((dtype and base_dtype) or weights[key].dtype)
     model.load_state_dict(weights, strict=False)
+    if (folder / DRAFTS).is_file():
+        model.drafts = Drafts.from_tensors(read_weights(folder / DRAFTS))
     if device_map is not None:
         if language is None:
             return model.to(_single_device(device_map))  # type: ignore[arg-type]

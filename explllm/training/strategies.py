@@ -176,8 +176,6 @@ def shard(model: ExpLLM, mesh: DeviceMesh, frozen_dtype: torch.dtype | None = No
     unit(model, reshard_after_forward=True)
     for method in ("recognize_pixels", "explain_pixels", "recognize_and_explain_pixels"):
         register_fsdp_forward_method(model, method)
-    # transformers then keeps all ranks in `generate` until the last one has finished: each step is collective.
-    model.language._is_fsdp_managed_module = True
 
 
 def transformer_blocks(part: nn.Module) -> list[nn.Module]:

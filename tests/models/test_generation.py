@@ -1,5 +1,6 @@
 """Label scoring and generation give the answers of plain forward passes, and use no more memory than a prefill."""
 
+from collections import Counter
 from dataclasses import replace
 
 import pytest
@@ -10,15 +11,16 @@ from explllm import ChainOfThought, Expression
 from explllm.conversation.messages import IMAGE_TOKEN, explanation, recognition
 from explllm.conversation.tokenizer import train_tokenizer
 from explllm.models.build import ConfigAndTokenizer, build, build_config
-from explllm.models.generation import label_log_likelihoods, pack_labels, supports_packing
+from explllm.models.drafts import Drafts
+from explllm.models.generation import label_log_likelihoods, pack_labels, recognize_and_explain, supports_packing
 
 LANGUAGES = {
     "llama": {"model_type": "llama", "num_key_value_heads": 2},
     "qwen3": {"model_type": "qwen3", "num_key_value_heads": 2, "head_dim": 16},
     "tied": {"model_type": "llama", "num_key_value_heads": 1, "tie_word_embeddings": True},
     "gemma3": {"model_type": "gemma3_text", "num_key_value_heads": 2, "head_dim": 16, "sliding_window": 512},
-    # These process no packed labels: a window shorter than the prompt, no explicit positions.
     "short window": {"model_type": "gemma3_text", "num_key_value_heads": 2, "head_dim": 16, "sliding_window": 16},
+    # Packs no labels: it has no explicit positions.
     "bloom": {"model_type": "bloom", "n_layer": 2, "n_head": 4},
 }
 
@@ -62,7 +64,7 @@ def model(make_model):
 def test_label_likelihoods_equal_those_of_whole_conversations(make_model, language):
     model = make_model(language)
     assert len(pack_labels(model).inputs) > 7 * 4
-    assert supports_packing(model, 300) == (language not in ("short window", "bloom"))
+    assert supports_packing(model) == (language != "bloom")
     images = pixels(model)
     scores = label_log_likelihoods(model, images)
     for column, label in enumerate(model.labels):
@@ -144,7 +146,7 @@ def test_out_of_memory_halves_the_batch(make_model):
         model.recognize_pixels(images)
 
 
-@pytest.mark.parametrize("language", ["llama", "gemma3", "short window"])
+@pytest.mark.parametrize("language", ["llama", "gemma3", "short window", "bloom"])
 def test_one_prefill_for_recognition_and_explanation(make_model, language):
     model = make_model(language)
     images = pixels(model, 5)
@@ -159,10 +161,10 @@ def test_one_prefill_for_recognition_and_explanation(make_model, language):
     model.vision.register_forward_pre_hook(lambda *_: encoded.append(1))
     together = model.recognize_and_explain_pixels(images, 24)
     prompt = len(model.conversations.encode_prompt(recognition()))
-    if language != "short window":
+    if language != "bloom":
         assert len(encoded) == 1 and sum(count >= prompt for count in tokens) == 1
-    else:  # the fallback prefills once for each label, and for the explanation
-        assert sum(count >= prompt for count in tokens) == 8
+    else:  # the fallback answers for one face at a time: a prefill for each label, and for the explanation
+        assert sum(count >= prompt for count in tokens) == 5 * 8
     separate = model.recognize_pixels(images)
     texts = model.explain_pixels(images, [result.expression for result in separate], 24)
     assert [text.text for _, text in together] == [text.text for text in texts]
@@ -181,6 +183,44 @@ def test_left_padded_explanations_equal_those_alone(model):
     together = model.explain_pixels(images, labels, 12)
     for row, label in enumerate(labels):
         assert model.explain_pixels(images[row : row + 1], [label], 12)[0].text == together[row].text
+
+
+def plain_greedy(model, pixel_values, label, max_new_tokens):
+    """Decode one face with transformers, one token per forward pass."""
+    ids = torch.tensor([model.conversations.encode_prompt(explanation(label))])
+    with torch.no_grad():
+        embeds = model.embed(ids, model.encode_image(pixel_values[None]))
+        ends = model.conversations.end_token_ids
+        options = {"do_sample": False, "eos_token_id": ends, "pad_token_id": ends[0]}
+        return model.language.generate(inputs_embeds=embeds, max_new_tokens=max_new_tokens, **options)[0].tolist()
+
+
+def test_speculative_decoding_equals_plain_greedy_decoding(make_model, monkeypatch):
+    model = make_model()
+    images = pixels(model, 12)
+    labels = [result.expression for result in model.recognize_pixels(images)]
+    plain = [plain_greedy(model, image, label, 40) for image, label in zip(images, labels, strict=True)]
+    # Some frequent tokens end the texts at different places: faces finish, and others take their places.
+    frequent = [token for token, _ in Counter(token for tokens in plain for token in tokens).most_common()[10:14]]
+    monkeypatch.setattr(type(model.conversations), "end_token_ids", [2, *frequent])
+    ends = [next((i + 1 for i, token in enumerate(tokens) if token in {2, *frequent}), 40) for tokens in plain]
+    assert len(set(ends)) > 4
+    expected = [model.conversations.decode(tokens[:end]) for tokens, end in zip(plain, ends, strict=True)]
+    passes = []
+    model.language.register_forward_pre_hook(lambda *_: passes.append(1))
+
+    def texts(rows, speculate):
+        passes.clear()
+        model.speculate, model.drafts = speculate, Drafts.of_texts(plain[:6])
+        return [text for _, text in recognize_and_explain(model, iter(images), rows, 40)]
+
+    assert texts(1, False) == expected and len(passes) == 12 + sum(ends)  # a prefill, and one pass per token
+    assert texts(1, True) == expected and len(passes) < 12 + sum(ends) / 1.5
+    assert texts(5, False) == expected
+    in_waves = sum(max(ends[start : start + 5]) + 1 for start in range(0, 12, 5))
+    assert len(passes) < in_waves + 6  # six of the faces are prefilled, and begin, in passes of their own
+    assert texts(5, True) == expected
+    assert model.explain_pixels(images, labels, 40) == [ChainOfThought.parse(text) for text in expected]
 
 
 def test_streaming(tiny_model, tmp_path):

@@ -10,7 +10,7 @@ from explllm import ExpLLM
 from explllm.conversation.messages import recognition
 from explllm.models import storage
 from explllm.models.build import build
-from explllm.models.lora import LoraSettings
+from explllm.models.lora import LoraSettings, merged_lora
 
 
 def logits(model):
@@ -60,6 +60,12 @@ def test_scale_saving_and_merging(lora_settings, tmp_path, variant, dtype):
 
     model.save_pretrained(tmp_path / "model")
     torch.testing.assert_close(logits(ExpLLM.from_pretrained(tmp_path / "model")), logits(model), atol=1e-5, rtol=0)
+    expected, calls = logits(model), []
+    layers[0].lora_A["default"].register_forward_pre_hook(lambda *_: calls.append(1))
+    with merged_lora(model):
+        torch.testing.assert_close(logits(model), expected, atol=1e-5, rtol=0)
+    assert bool(calls) == (dtype == "bfloat16")  # merging would round
+    assert torch.equal(logits(model), expected) and calls
     if dtype == "float32":
         model.save_pretrained(tmp_path / "merged", merge=True)
         merged = ExpLLM.from_pretrained(tmp_path / "merged")

@@ -10,6 +10,7 @@ from explllm.conversation.messages import recognition
 from explllm.core.errors import CheckpointError, ConfigError, MissingPathError
 from explllm.models import storage
 from explllm.models.build import build
+from explllm.models.drafts import Drafts
 
 
 def logits(model):
@@ -33,6 +34,7 @@ def trained(lora_settings):
 
 
 def test_save_and_load(trained, tiny_model, tmp_path):
+    trained.drafts = Drafts.of_texts([[7, 8, 9, 10, 11], [8, 9, 10, 11], [1, 8, 9, 12]])
     for name, model in (("lora", trained), ("tiny", tiny_model)):
         model.save_pretrained(tmp_path / name)
         again = ExpLLM.from_pretrained(tmp_path / name)
@@ -40,6 +42,8 @@ def test_save_and_load(trained, tiny_model, tmp_path):
         assert again.labels == model.labels
         assert again.config.to_dict() == model.config.to_dict()
         assert not again.training
+        assert again.drafts.table.keys() == model.drafts.table.keys()
+        assert again.drafts.propose([0, 8, 9], 3) == ([10, 11] if model is trained else [])
 
 
 def test_named_bases_are_not_copied(trained, lora_settings, tmp_path):

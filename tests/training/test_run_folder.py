@@ -15,6 +15,7 @@ from sklearn.metrics import balanced_accuracy_score, f1_score, log_loss
 from torchmetrics.functional.classification import multiclass_calibration_error
 
 from explllm import ExpLLM
+from explllm.conversation.messages import explanation
 from explllm.core.action_units import NAMES
 from explllm.core.errors import ConfigError
 from explllm.core.expressions import Expression
@@ -45,7 +46,10 @@ def metrics(run_dir):
 def test_fit_leaves(fitted, small_settings):
     names = {path.relative_to(fitted).as_posix() for path in fitted.rglob("*") if path.is_file()}
     assert {"config.yaml", "checkpoints/last.ckpt", "metrics.json", "logs/version_0/metrics.csv"} <= names
-    assert {"model/config.json", "model/model.safetensors", "model/tokenizer.json"} <= names
+    assert {"model/config.json", "model/model.safetensors", "model/tokenizer.json", "model/drafts.safetensors"} <= names
+    model = ExpLLM.from_pretrained(fitted / "model")
+    prompt = model.conversations.after_image(model.conversations.encode_prompt(explanation("Fear")))
+    assert model.conversations.decode(model.drafts.propose(prompt, 12)).startswith("**Key Obs")
     assert not {name for name in names if "partial" in name or "lightning_logs" in name}
     held = metrics(fitted)
     assert held["fit/steps"] == 7 and held["fit/unreadable"] == [] and held["training_data_note"].startswith(NOTICE)

@@ -8,6 +8,7 @@ import torch
 from lightning.pytorch import Trainer
 from rich import get_console
 
+from explllm.conversation.messages import explanation
 from explllm.core.errors import ConfigError, ImageError
 from explllm.core.expressions import Expression, LabelSet
 from explllm.core.files import METRICS_FILE, PREDICTIONS_FILE
@@ -17,6 +18,7 @@ from explllm.explanations.chain_of_thought import ChainOfThought
 from explllm.metrics.answers import Answers, UnknownLabels
 from explllm.metrics.evaluation import best_and_worst_faces, explanation_metrics, recognition_metrics
 from explllm.metrics.judges.rules import OfflineJudge
+from explllm.models.drafts import Drafts
 from explllm.models.generation import Recognition
 from explllm.models.storage import read_config
 from explllm.report.confusion import scored_faces
@@ -34,6 +36,8 @@ SCORED_FACES = 16
 """Test faces whose explanations are scored, besides the faces shown in the report."""
 _COPIED_COLUMNS = ("image", "split", "expression", "box", "action_units", "action_units_source")
 _GENERATION_BATCH = 8
+_DRAFT_TEXTS = 1000
+"""Training texts whose n-grams are saved with the model."""
 
 
 class RunFolder(BaseRunFolder):
@@ -91,6 +95,19 @@ class RunFolder(BaseRunFolder):
             # Read now, with its weights: the folder may be gone when training ends.
             pl_module.explllm.config.training_data_note = read_config(Path(pl_module.init_from)).training_data_note
         super().on_fit_start(trainer, pl_module)
+
+    def on_fit_end(self, trainer: Trainer, pl_module: ExpLLMTask) -> None:  # type: ignore[override]
+        """Write the model, with n-grams of the training texts for speculative decoding."""
+        data = trainer.datamodule  # type: ignore[attr-defined]
+        if trainer.is_global_zero and data.conversation_kind == "mixture":
+            faces = data.frame("train").reindex(columns=["expression", "cot"]).dropna()
+            faces = faces.sample(min(len(faces), _DRAFT_TEXTS), random_state=0)
+            encoder = pl_module.conversations
+            pl_module.explllm.drafts = Drafts.of_texts(
+                encoder.after_image(encoder.encode(explanation(label, text)).input_ids)
+                for label, text in zip(faces["expression"], faces["cot"], strict=True)
+            )
+        super().on_fit_end(trainer, pl_module)
 
     def on_validation_batch_end(  # type: ignore[override]
         self,

@@ -1,0 +1,274 @@
+"""Greedy decoding of several conversations at once, with several tokens per forward pass.
+
+Each row of a `SlotCache` holds the keys and values of one conversation, from column 0 on and without padding. A forward
+pass processes the last token of every row and draft tokens behind it, and predicts the token after each of them. The
+drafts that agree with the predictions are accepted, and so is the prediction after them; the columns of the others are
+overwritten by the next pass. The tokens are therefore those of plain greedy decoding (speculative decoding, Leviathan
+et al. 2023, with deterministic drafts)::
+
+    text            the brows are
+    pass                          [are] lowered  and   tense      drafts from n-grams
+    predictions                 lowered  and  drawn     .
+    new tokens                  lowered  and  drawn               three tokens in one pass
+
+Finished rows leave the batch, and new conversations take their places.
+
+Shape legend:
+    R rows in a pass, Q tokens per row, C columns that a pass can see, L heads, E width of a head
+"""
+
+import functools
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, cast
+
+import torch
+from torch import distributed
+from torch.distributed.fsdp import FSDPModule
+from transformers import Cache
+from transformers.cache_utils import CacheLayerMixin
+
+if TYPE_CHECKING:
+    from explllm.models.explllm import ExpLLM
+
+_MAX_TOKENS = 9
+"""Maximum number of tokens of a row in a pass: the last one of its text, and drafts."""
+_CONFIDENCE = 0.3
+"""Estimated probability below which drafts are not worth their time."""
+_TOKENS_PER_PASS = {"cpu": 40}
+"""Tokens of a pass, over all rows, up to which drafts cost less than they save; other devices: `_MANY_TOKENS`."""
+_MANY_TOKENS = 256
+"""A GPU reads all weights in each pass: up to this number, tokens cost little time."""
+
+
+class SlotCache(Cache):
+    """Keys and values of several conversations, one per row. `select` chooses where the next forward pass writes."""
+
+    def __init__(self, rows: int, capacity: int) -> None:
+        """Reserve rows and columns; the memory is allocated in the first pass."""
+        super().__init__(layer_class_to_replicate=functools.partial(_SlotLayer, self))  # type: ignore[arg-type]
+        self.size = rows, capacity
+        self.rows, self.columns, self.width = slice(0, 0), torch.empty(0, 0, dtype=torch.long), 0
+
+    def select(self, rows: slice, columns: torch.Tensor, width: int) -> None:
+        """Choose rows, the columns (R, Q) of the next pass's tokens in each of them, and the number of columns C."""
+        self.rows, self.columns, self.width = rows, columns, width
+
+    def move_row(self, source: int, target: int) -> None:
+        """Copy a row over another one."""
+        for layer in self.layers:
+            assert isinstance(layer, _SlotLayer) and layer.keys is not None and layer.values is not None
+            layer.keys[target] = layer.keys[source]
+            layer.values[target] = layer.values[source]
+
+
+class _SlotLayer(CacheLayerMixin):
+    is_sliding = False
+
+    def __init__(self, cache: SlotCache) -> None:
+        super().__init__()
+        self.cache = cache
+
+    def lazy_initialization(self, key_states: torch.Tensor, value_states: torch.Tensor) -> None:
+        rows, capacity = self.cache.size
+        # Zeros: attention multiplies values that it cannot see by 0, and memory may contain NaN.
+        self.keys, self.values = (
+            states.new_zeros(rows, states.shape[1], capacity, states.shape[3]) for states in (key_states, value_states)
+        )
+        self.is_initialized = True
+
+    def update(
+        self, key_states: torch.Tensor, value_states: torch.Tensor, *_: Any, **__: Any
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Write states (R, L, Q, E), and return all that the pass can see, (R, L, C, E)."""
+        if not self.is_initialized:
+            self.lazy_initialization(key_states, value_states)
+        assert self.keys is not None and self.values is not None
+        columns = self.cache.columns.to(key_states.device)
+        rows = torch.arange(len(columns), device=columns.device).unsqueeze(1)
+        keys, values = self.keys[self.cache.rows], self.values[self.cache.rows]
+        keys[rows, :, columns] = key_states.transpose(1, 2)
+        values[rows, :, columns] = value_states.transpose(1, 2)
+        return keys[:, :, : self.cache.width], values[:, :, : self.cache.width]
+
+    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
+        return self.cache.width, 0
+
+    def get_seq_length(self) -> int:
+        # Only a prefill, which starts at column 0, does not pass its positions.
+        return 0
+
+    def get_max_length(self) -> int:
+        return self.cache.size[1]
+
+    get_max_cache_shape = get_max_length  # its name in older releases
+
+
+def attention_masks(
+    model: "ExpLLM", visible: torch.Tensor, positions: torch.Tensor, seen: torch.Tensor
+) -> torch.Tensor | dict[str, torch.Tensor]:
+    """Return additive attention masks of the language model.
+
+    Args:
+        model: The model.
+        visible: (R, 1, Q, C), True where a token may attend to a column.
+        positions: (R, Q) positions of the tokens.
+        seen: (R, C) or (1, C) positions of the columns.
+
+    Returns:
+        The mask (R, 1, Q, C), or one by layer type if some layers attend to a sliding window only.
+    """
+    config = model.language.config
+    window = getattr(config, "sliding_window", None) if getattr(config, "use_sliding_window", True) else None
+    dtype = cast(torch.Tensor, model.get_input_embeddings().weight).dtype
+
+    def additive(allowed: torch.Tensor) -> torch.Tensor:
+        return torch.zeros(allowed.shape, dtype=dtype, device=allowed.device).masked_fill_(
+            ~allowed, torch.finfo(dtype).min
+        )
+
+    if window is None or visible.shape[-1] <= window:
+        return additive(visible)
+    near = visible & (positions.unsqueeze(2) - seen.unsqueeze(1) < window).unsqueeze(1)
+    if not getattr(config, "layer_types", None):
+        return additive(near)
+    return {"full_attention": additive(visible), "sliding_attention": additive(near)}
+
+
+@dataclass
+class Row:
+    """A conversation that is being continued."""
+
+    item: Any
+    """The caller's data."""
+    text: list[int]
+    """Token ids after the image: prompt and answer."""
+    prompt: int
+    """Number of them that belong to the prompt."""
+    cached: int
+    """Number of tokens in the cache, the image's included."""
+    pending: int
+    """Number of tokens at the end of `text` that are not in the cache yet."""
+    done: bool = False
+
+    @property
+    def answer(self) -> list[int]:
+        """The generated token ids."""
+        return self.text[self.prompt :]
+
+
+@dataclass
+class Decoder:
+    """Continues conversations greedily until an end token or the maximum length."""
+
+    model: "ExpLLM"
+    size: int
+    """Maximum number of rows."""
+    capacity: int
+    """Columns of the cache: the maximum length of a prompt and its answer, in tokens."""
+    max_new_tokens: int
+    """Maximum length of an answer, in tokens."""
+    packs: bool = True
+    """Whether the language model accepts any mask and positions. If not, it continues one row at a time, without drafts
+    and with a cache of its own."""
+    rows: list[Row] = field(default_factory=list)
+    passes: int = 0
+    """Forward passes of the language model, prefills not counted."""
+
+    def __post_init__(self) -> None:
+        """Reserve the cache."""
+        self.cache: Cache = SlotCache(self.size, self.capacity)
+        self.end_ids = set(self.model.conversations.end_token_ids)
+
+    def any_rank_is_busy(self) -> bool:
+        """Return whether there are unfinished rows; under FSDP2 on any rank, since all must make the same passes."""
+        if not isinstance(self.model, FSDPModule):
+            return bool(self.rows)
+        busy = torch.tensor(len(self.rows), device=self.model.device)
+        distributed.all_reduce(busy, distributed.ReduceOp.MAX)
+        return bool(busy)
+
+    def clear(self) -> None:
+        """Drop all rows and the memory of the cache."""
+        self.rows, self.cache = [], SlotCache(0, 0)
+
+    def prefill_slots(self, count: int, length: int) -> SlotCache:
+        """Return the cache, set to the prefill of new rows of equal length behind the present ones."""
+        assert isinstance(self.cache, SlotCache)
+        columns = torch.arange(length, device=self.model.device).expand(count, -1)
+        self.cache.select(slice(len(self.rows), len(self.rows) + count), columns, length)
+        return self.cache
+
+    def add(self, rows: list[Row]) -> list[Row]:
+        """Add rows after their prefill, process the rest of their prompts, and return the finished ones."""
+        first = len(self.rows)
+        self.rows += rows
+        return self._advance(first)
+
+    def step(self) -> list[Row]:
+        """Continue all rows by at least one token each; return the finished ones, which leave the batch."""
+        return self._advance(0)
+
+    def _advance(self, first: int) -> list[Row]:
+        rows = self.rows[first:] or [Row(None, [0], 0, 0, 1)]  # this rank has finished, another one has not
+        drafts = [self._drafts(row, len(rows)) for row in rows]
+        inputs = [row.text[-row.pending :] + draft for row, draft in zip(rows, drafts, strict=True)]
+        length = max(map(len, inputs))
+        keep = length - min(row.pending for row in rows) + 1
+        ids = [tokens + [0] * (length - len(tokens)) for tokens in inputs]
+        output = self.model.language(
+            input_ids=torch.tensor(ids, device=self.model.device),
+            **(self._slots(rows, first, length) if isinstance(self.cache, SlotCache) else {}),
+            past_key_values=self.cache,
+            use_cache=True,
+            logits_to_keep=keep,
+        )
+        self.cache = output.past_key_values
+        self.passes += 1
+        predictions = output.logits.argmax(-1).tolist()
+        for row, draft, predicted in zip(rows, drafts, predictions, strict=True):
+            self._accept(row, draft, predicted[row.pending - 1 - (length - keep) :])
+        return self._remove_finished()
+
+    def _slots(self, rows: list[Row], first: int, length: int) -> dict[str, Any]:
+        """Select the places of the next pass in the cache; return its masks (R, 1, Q, C) and positions (R, Q)."""
+        assert isinstance(self.cache, SlotCache)
+        device = self.model.device
+        starts = torch.tensor([row.cached for row in rows], device=device).unsqueeze(1)
+        # Padding behind a row may reach beyond the last column; nothing attends to it.
+        columns = (starts + torch.arange(length, device=device)).clamp(max=self.capacity - 1)
+        width = min(max(row.cached for row in rows) + length, self.capacity)
+        self.cache.select(slice(first, first + len(rows)), columns, width)
+        seen = torch.arange(width, device=device).unsqueeze(0)
+        visible = (seen.unsqueeze(1) <= columns.unsqueeze(2)).unsqueeze(1)
+        return {"attention_mask": attention_masks(self.model, visible, columns, seen), "position_ids": columns}
+
+    def _drafts(self, row: Row, rows: int) -> list[int]:
+        if not (self.model.speculate and self.packs):
+            return []
+        remaining = self.max_new_tokens - (len(row.text) - row.prompt)
+        affordable = _TOKENS_PER_PASS.get(self.model.device.type, _MANY_TOKENS) // rows
+        return self.model.drafts.propose(row.text, min(_MAX_TOKENS, affordable, remaining) - 1, _CONFIDENCE)
+
+    def _accept(self, row: Row, draft: list[int], predicted: list[int]) -> None:
+        """Append the drafts that equal the predictions, and the prediction after them."""
+        agreed = next((place for place, token in enumerate(draft) if token != predicted[place]), len(draft))
+        new = predicted[: agreed + 1]
+        end = next((place for place, token in enumerate(new) if token in self.end_ids), None)
+        new = new if end is None else new[: end + 1]
+        row.cached += row.pending + len(new) - 1
+        row.pending = 1
+        row.text += new
+        row.done = end is not None or len(row.text) - row.prompt >= self.max_new_tokens
+        if self.model.speculate:
+            self.model.drafts.observe(row.text, len(new))
+
+    def _remove_finished(self) -> list[Row]:
+        finished = [row for row in self.rows if row.done]
+        for place in reversed(range(len(self.rows))):
+            if self.rows[place].done:
+                last = self.rows.pop()
+                if place < len(self.rows):
+                    assert isinstance(self.cache, SlotCache)
+                    self.cache.move_row(len(self.rows), place)
+                    self.rows[place] = last
+        return finished

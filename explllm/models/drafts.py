@@ -1,0 +1,115 @@
+"""Draft tokens for speculative decoding: likely continuations, from n-gram statistics.
+
+Chains of thought repeat phrases. A table of the training texts, saved with the model, predicts the next tokens from the
+last ones; the texts that the model has generated since predict them better still. A wrong draft costs a little time and
+never changes an answer: see `explllm.models.decoding`.
+"""
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+
+import torch
+
+_ORDERS = (4, 3, 2)
+"""Numbers of tokens that a prediction is based on; the longest known context is used."""
+_MAX_ENTRIES = 50_000
+"""Maximum size of a saved table: 1 MB."""
+_OBSERVED_SHARE = 0.9
+"""Estimated probability that the model repeats what it wrote after the same context."""
+_MAX_OBSERVED = 200_000
+"""Contexts to remember from generated texts."""
+
+Context = tuple[int, ...]
+
+
+class Drafts:
+    """Predicts the tokens that follow a text."""
+
+    def __init__(self, table: dict[Context, tuple[int, float]] | None = None) -> None:
+        """Start with a table: the most frequent next token of each context, and its share of all that followed."""
+        self.table = table or {}
+        self._observed: dict[Context, int] = {}
+
+    @classmethod
+    def of_texts(cls, texts: Iterable[Sequence[int]]) -> "Drafts":
+        """Count the n-grams of training texts.
+
+        Args:
+            texts: Token ids of each text, from the question that precedes it on.
+
+        Returns:
+            The table of all contexts that occur at least twice, the most frequent first, up to 50,000.
+        """
+        following: defaultdict[Context, Counter[int]] = defaultdict(Counter)
+        for text in texts:
+            for end in range(_ORDERS[-1], len(text)):
+                for order in _ORDERS:
+                    if order <= end:
+                        following[tuple(text[end - order : end])][text[end]] += 1
+        frequent = [(counts.total(), context) for context, counts in following.items() if counts.total() > 1]
+        table = {}
+        for total, context in sorted(frequent, reverse=True)[:_MAX_ENTRIES]:
+            [(token, count)] = following[context].most_common(1)
+            table[context] = token, count / total
+        return cls(table)
+
+    def propose(self, text: Sequence[int], count: int, confidence: float = 0.0) -> list[int]:
+        """Predict the tokens that follow a text.
+
+        Args:
+            text: Token ids.
+            count: Maximum number of tokens to predict.
+            confidence: Stop when the estimated probability that all of them are right falls below this value.
+
+        Returns:
+            At most `count` token ids; none if the end of the text is unknown.
+        """
+        tokens, probability = list(text[-_ORDERS[0] :]), 1.0
+        start = len(tokens)
+        for _ in range(count):
+            for order in _ORDERS:
+                context = tuple(tokens[-order:])
+                if (token := self._observed.get(context)) is not None:
+                    probability *= _OBSERVED_SHARE
+                    break
+                if (entry := self.table.get(context)) is not None:
+                    token = entry[0]
+                    probability *= entry[1]
+                    break
+            if token is None or probability < confidence:
+                break
+            tokens.append(token)
+        return tokens[start:]
+
+    def observe(self, text: Sequence[int], count: int) -> None:
+        """Remember what the last tokens of a generated text followed.
+
+        Args:
+            text: Token ids.
+            count: Number of new tokens at its end.
+        """
+        if len(self._observed) > _MAX_OBSERVED:
+            self._observed.clear()
+        for end in range(max(len(text) - count, _ORDERS[0]), len(text)):
+            for order in _ORDERS[:-1]:
+                self._observed[tuple(text[end - order : end])] = text[end]
+
+    def to_tensors(self) -> dict[str, torch.Tensor]:
+        """Return the table of the training texts as tensors, to save it with a model."""
+        contexts = torch.full((len(self.table), _ORDERS[0]), -1, dtype=torch.int32)
+        for row, context in enumerate(self.table):
+            contexts[row, -len(context) :] = torch.tensor(context, dtype=torch.int32)
+        tokens = torch.tensor([token for token, _ in self.table.values()], dtype=torch.int32)
+        shares = torch.tensor([share for _, share in self.table.values()], dtype=torch.float16)
+        return {"contexts": contexts, "tokens": tokens, "shares": shares}
+
+    @classmethod
+    def from_tensors(cls, tensors: Mapping[str, torch.Tensor]) -> "Drafts":
+        """Return the table that `to_tensors` wrote."""
+        columns = (tensors[name].tolist() for name in ("contexts", "tokens", "shares"))
+        return cls(
+            {
+                tuple(token for token in context if token >= 0): (token, share)
+                for context, token, share in zip(*columns, strict=True)
+            }
+        )
