@@ -36,6 +36,7 @@ def main() -> None:
                 for encoded in conversations(ours, name, round(size * share))
             ]
             mine, theirs = batch(ours, rows), batch(ours, rows, for_peer=True)
+            mine.pop("attention_mask")  # as in `ExpLLMTask.training_step`
             jobs = {
                 "ours": lambda mine=mine: step(ours, optimizers[0], mine, logits_at_labels_only=True),
                 "peer": lambda theirs=theirs: step(peer, optimizers[1], theirs),

@@ -279,11 +279,12 @@ class FaceDataModule(LightningDataModule):
                 raise ConfigError(
                     "no training row has a caption", where=self._where(), remedy="Add a column `caption` to the data."
                 )
-            return SinglePass(rows, "caption", self.seed)
+            return SinglePass(rows, "caption", self.seed, dict(frame.loc[rows, "caption"].str.len()))
         fer = _filled(frame, "expression")
         cot = sorted({*fer} & {*_filled(frame, "cot")})
         classes = dict(zip(fer, frame.loc[fer, "expression"], strict=True))
-        return Mixture(fer, cot, self.fer_share, self.seed, classes, self.class_balance)
+        lengths = dict(frame.loc[cot, "cot"].str.len()) if cot else {}
+        return Mixture(fer, cot, self.fer_share, self.seed, classes, self.class_balance, lengths)
 
     def _training_loader(self, plan: Mixture | SinglePass, dataset: Any, collate: Any) -> DataLoader[Any]:
         self._sampler = BatchSampler(plan, self.batch_size, self.micro_batch_size, *self._rank_and_world())

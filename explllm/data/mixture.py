@@ -49,6 +49,7 @@ class Mixture:
         seed: int = 0,
         classes: Mapping[int, str] | None = None,
         class_balance: ClassBalance = "none",
+        lengths: Mapping[int, int] | None = None,
     ) -> None:
         """Count the conversations of an epoch.
 
@@ -59,6 +60,7 @@ class Mixture:
             seed: Seed of every order.
             classes: Label of each row; needed for class balancing.
             class_balance: Share of each class in an epoch.
+            lengths: Length of each row's chain of thought, in any unit; see `BatchSampler`.
 
         Raises:
             ConfigError: If the share is out of range, or rows that it needs are missing.
@@ -75,7 +77,7 @@ class Mixture:
             raise ConfigError("no training row has an expression", remedy="Check the column `expression` of the data.")
         self.fer_rows, self.cot_rows = np.asarray(fer_rows, dtype=np.int64), np.asarray(cot_rows, dtype=np.int64)
         self.fer_share, self.seed = fer_share, seed
-        self.classes, self.class_balance = classes or {}, class_balance
+        self.classes, self.class_balance, self.lengths = classes or {}, class_balance, lengths or {}
         if fer_share == 1:
             self.fer_count, self.cot_count = len(fer_rows), 0
         else:
@@ -125,9 +127,12 @@ class Mixture:
 class SinglePass:
     """Epochs that contain each row once: captions in the first stage, faces for the action unit regressor."""
 
-    def __init__(self, rows: Sequence[int], kind: Kind, seed: int = 0) -> None:
-        """Keep the rows, the target of their samples and the seed of every order."""
+    def __init__(
+        self, rows: Sequence[int], kind: Kind, seed: int = 0, lengths: Mapping[int, int] | None = None
+    ) -> None:
+        """Keep the rows, the target of their samples, the seed of every order and the length of each row's text."""
         self.rows, self.kind, self.seed = np.asarray(rows, dtype=np.int64), kind, seed
+        self.lengths = lengths or {}
 
     def __len__(self) -> int:
         """Return the number of samples in an epoch."""
@@ -143,9 +148,9 @@ class SinglePass:
 class BatchSampler(Sampler[list[SampleSpec]]):
     """Cuts an epoch into global batches, and each global batch into the ranks' micro-batches.
 
-    Inside a global batch, conversations of one kind are grouped, because padding labels to the length of chains of
-    thought wastes computation; the order inside a global batch does not change its gradient. Neighboring micro-batches
-    go to different ranks, which gives all ranks work of equal size::
+    Inside a global batch, conversations of one kind and of similar length are grouped, because padding them to the
+    longest one wastes computation; the order inside a global batch does not change its gradient. Neighboring
+    micro-batches go to different ranks, which gives all ranks work of equal size::
 
         global batch of 8, 2 ranks, micro-batches of 2:   F F | F F | F F | C C
                                                   rank:   0     1     0     1
@@ -219,7 +224,8 @@ class BatchSampler(Sampler[list[SampleSpec]]):
         for number in range(start, len(self)):
             window, step = divmod(number, self.accumulation)
             batch = samples[window * self.batch_size : (window + 1) * self.batch_size]
-            batch.sort(key=lambda sample: sample.kind == "cot")  # a stable sort keeps the order within a kind
+            # Labels have one length; a stable sort keeps their order.
+            batch.sort(key=lambda sample: 0 if sample.kind == "fer" else 1 + self.plan.lengths.get(sample.row, 0))
             first = (step * self.world_size + self.rank) * self.micro_batch_size
             yield batch[first : first + self.micro_batch_size]
 

@@ -58,6 +58,17 @@ def test_ranks_share_each_global_batch(world):
     assert all(len({draw.kind for draw in batch}) == 1 for batches in per_rank for batch in batches)
 
 
+def test_chains_of_thought_of_similar_length_share_a_micro_batch():
+    lengths = {row: 7 * row % 64 for row in range(64)}
+    plain = list(BatchSampler(Mixture(range(64), range(64), 0.5), 32, 4))
+    grouped = list(BatchSampler(Mixture(range(64), range(64), 0.5, lengths=lengths), 32, 4))
+    for start in range(0, len(plain), 8):
+        assert grouped[start : start + 4] == plain[start : start + 4]  # FER
+        cots = [[draw for batch in batches[start + 4 : start + 8] for draw in batch] for batches in (grouped, plain)]
+        assert sorted(cots[0]) == sorted(cots[1])
+        assert [lengths[draw.row] for draw in cots[0]] == sorted(lengths[draw.row] for draw in cots[1])
+
+
 def test_the_last_incomplete_batch_is_left_out():
     sampler = BatchSampler(Mixture(range(10), range(10), 0.75), 16, 8)
     assert len(list(sampler)) == len(sampler) == 4

@@ -81,6 +81,30 @@ def test_right_padding_changes_nothing(tiny_model):
     torch.testing.assert_close(both, tiny_model(images[:1], alone.input_ids).logits[0], atol=1e-5, rtol=1e-5)
 
 
+def test_micro_batches_by_length_without_a_mask_equal_one_padded_batch(tiny_model):
+    model, images = tiny_model, pixels(tiny_model, 4)
+    texts = [explanation("Fear", COT), recognition("Anger"), explanation("Fear", COT[:40]), recognition("Sadness")]
+    weights = [weight for weight in model.parameters() if weight.requires_grad]
+
+    def losses(*groups):
+        """The mean loss of groups of equal size, and its gradients."""
+        loss = torch.zeros(())
+        for rows in groups:
+            tokens = batch(model, *(texts[row] for row in rows))
+            mask = tokens.attention_mask if len(groups) == 1 else None
+            loss = loss + model(images[rows], tokens.input_ids, mask, tokens.labels, True).loss / len(groups)
+        return loss, *torch.autograd.grad(loss, weights)
+
+    for grouped, plain in zip(losses([1, 3], [2, 0]), losses([0, 1, 2, 3]), strict=True):
+        torch.testing.assert_close(grouped, plain, atol=1e-5, rtol=0)
+    # A change in one conversation moves no other's logits.
+    before, after = (batch(model, texts[1], explanation("Fear", text)) for text in (COT, COT[::-1]))
+    size = len(model.conversations.encode(texts[1]).input_ids)
+    with torch.no_grad():
+        logits = [model(images[:2], tokens.input_ids).logits[0, :size] for tokens in (before, after)]
+    torch.testing.assert_close(*logits, atol=1e-5, rtol=0)
+
+
 def test_placeholders_must_match_the_images(tiny_model):
     tokens = batch(tiny_model, recognition("Anger"))
     with pytest.raises(InputError, match="1 rows of input_ids for 2 images of 16 tokens"):
