@@ -44,6 +44,7 @@ def build(
     released: Annotated[Path | None, Option("json")] = None,
     run_dir: Path | None = None,
     redo: Literal["failed"] | None = None,
+    reliability: Path | None = None,
     engine: EngineSettings,
     chat: ChatSettings,
 ) -> int:
@@ -61,6 +62,8 @@ def build(
         run_dir: Folder of ledger and progress. (default: OUT with the ending .run)
         redo: Discard the recorded answers of failed rows and ask again: failed. Without it, only transient failures and
             unusable answers are requested again, in at most three runs.
+        reliability: A table that `reliability -o` wrote: units that cannot be trusted count as not measured, and
+            intensities below a unit's threshold as 0, in the texts and in OUT.
         engine: Limits of the engine.
         chat: Model, server, limits and prices.
 
@@ -70,6 +73,7 @@ def build(
         KeyboardInterrupt: After Ctrl-C, when all requests in flight have finished and are written.
     """
     from explllm.core.manifest import Manifest
+    from explllm.core.reliability import UnitReliability
     from explllm.engine.build import build_offline, build_with_model, released_records, with_outcomes
     from explllm.engine.face import Status
     from explllm.engine.img2au import faces, skipped_rows
@@ -78,6 +82,10 @@ def build(
 
     table = Manifest.read(manifest)
     table.require("action_units", "expression")
+    if reliability is not None:
+        trust = UnitReliability.read(reliability)
+        table = trust.calibrate_manifest(table)
+        sys.stderr.write(f"action units that are not trusted: {', '.join(trust.untrusted) or 'none'}\n")
     lacking = skipped_rows(table)
     check_ending(out)
     if not offline and not chat.model:

@@ -27,6 +27,7 @@ def score(
     out: Path | None = None,
     as_json: Annotated[bool, Option("json")] = False,
     redo: Literal["failed"] | None = None,
+    reliability: Path | None = None,
     chat: Annotated[ChatSettings, Option(skip=("model",))],
 ) -> int:
     """Evaluate texts and labels made elsewhere.
@@ -48,11 +49,13 @@ def score(
         out: Write the metrics of each text to this file, as JSON Lines.
         as_json: Print one JSON object.
         redo: Discard the recorded answers about texts that were not judged and ask again: failed.
+        reliability: Weight the action units by a table that `reliability -o` wrote, and apply its thresholds.
         chat: Server, limits and prices.
 
     Raises:
         InputError: If a table lacks a column, no face is in both tables, or the server refuses the first request.
     """
+    from explllm.core.reliability import UnitReliability
     from explllm.engine.runner import LEDGER
     from explllm.metrics.judges import find_judge
     from explllm.metrics.scoring import score_table
@@ -61,7 +64,8 @@ def score(
     if registered:
         check_no_model_options(chat, "Leave it out, or name a language model by --judge.")
     ledger = None if registered else _run_folder(generated, judge, out) / LEDGER
-    metrics = score_table(generated, reference, registered or replace(chat, model=judge), out, ledger, redo)
+    trust = None if reliability is None else UnitReliability.read(reliability)
+    metrics = score_table(generated, reference, registered or replace(chat, model=judge), out, ledger, redo, trust)
     if as_json:
         sys.stdout.write(json.dumps(metrics, indent=2) + "\n")
     else:

@@ -1,5 +1,6 @@
 """Rows of a manifest as model inputs: image, augmentation, conversation, collation."""
 
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple, Protocol
@@ -11,6 +12,7 @@ from torch.utils.data import Dataset
 
 from explllm.conversation.encoder import ConversationEncoder, Encoded
 from explllm.conversation.messages import Messages, caption, explanation, explanation_first, recognition
+from explllm.core.action_units import FEAFA
 from explllm.core.errors import ImageError, MissingPathError
 from explllm.core.expressions import Expression
 from explllm.core.manifest import Manifest
@@ -28,7 +30,7 @@ CotOrder = Literal["label_first", "cot_first", "random"]
 Batch = dict[str, Any]
 """``pixel_values`` (B, 3, H, W); ``expressions`` (B,) numbers or -1; ``rows`` (B,); ``readable`` (B,) bool;
 ``unreadable``, images that could not be read, with the reason; in training also ``input_ids``, ``attention_mask`` and
-``labels`` (B, T)."""
+``labels`` (B, T), and ``action_units`` (B, 24), NaN for units that were not measured."""
 
 
 class Augmentation(Protocol):
@@ -53,6 +55,8 @@ class Sample:
     """Number of the expression, -1 if unknown."""
     encoded: Encoded | None = None
     """The conversation; None in evaluation."""
+    action_units: tuple[float, ...] = (math.nan,) * len(FEAFA)
+    """Measured intensities, NaN for units that were not measured; not set in evaluation."""
     unreadable: tuple[str, ...] = ()
     """Images that could not be read, with the reason: in training, those tried before this one."""
     readable: bool = True
@@ -209,25 +213,17 @@ class TrainingDataset(Dataset[Sample]):
             return None
         return self.columns["expression" if spec.kind == "fer" else spec.kind][row]
 
-    def _rewritable(self, row: int) -> list[float | None] | None:
-        """Return the action units of a row whose text was written by rules, None for other rows.
-
-        Such texts are written again for every sample, with other wordings. A model could only memorize one fixed random
-        wording per face, which costs accuracy on unseen faces.
-        """
-        if self.columns["cot_source"][row] != self.writer.name:
-            return None
-        return self.manifest.intensities_at(row)
-
     def _sample(self, row: int, spec: SampleSpec, image: np.ndarray, unreadable: tuple[str, ...]) -> Sample:
         text = self._text(row, spec)
         label = self.columns["expression"][row]
-        units = self._rewritable(row) if spec.kind == "cot" else None
+        units = self.manifest.intensities_at(row)
         if self.augment is not None:
             # A flip exchanges left and right in chains of thought and captions, not in labels.
             image, units, changed = self.augment(image, units, None if spec.kind == "fer" else text, spec.seed)
             text = text if spec.kind == "fer" else changed
-        if units is not None:
+        if units is not None and spec.kind == "cot" and self.columns["cot_source"][row] == self.writer.name:
+            # Texts written by rules are written again for every sample, with other wordings. A model could only
+            # memorize one fixed random wording per face, which costs accuracy on unseen faces.
             text = self.writer.write(units, Expression(str(label)), seed=spec.seed).text
         messages: Messages
         if spec.kind == "fer":
@@ -240,7 +236,8 @@ class TrainingDataset(Dataset[Sample]):
             messages = explanation(str(label), text)
         number = -1 if label is None else EXPRESSION_NUMBER[Expression(label)]
         encoded = self.conversations.encode(messages)
-        return Sample(self.images.preset.normalize(image), row, number, encoded, unreadable)
+        measured = tuple(math.nan if value is None else value for value in units or (None,) * len(FEAFA))
+        return Sample(self.images.preset.normalize(image), row, number, encoded, measured, unreadable)
 
     def _cot_first(self, spec: SampleSpec) -> bool:
         return self.cot_order == "cot_first" or (self.cot_order == "random" and spec.seed % 2 == 1)
@@ -302,6 +299,7 @@ class Collator:
                 "input_ids": tokens.input_ids,
                 "attention_mask": tokens.attention_mask,
                 "labels": tokens.labels,
+                "action_units": torch.tensor([sample.action_units for sample in samples]),
             }
         return batch
 

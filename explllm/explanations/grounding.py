@@ -5,7 +5,7 @@ The definition of agreement is specific to this project. The ExpLLM paper leaves
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from explllm.core.action_units import FEAFA, check_action_units
@@ -51,16 +51,22 @@ class Grounding:
     """Share of the units claimed present that are unsupported; 0 if no unit is claimed."""
     claims: list[Claim]
     """All claims of the text, in order."""
-    supported_count: int
-    """Number of units claimed present and active. This and the next two counts allow averaging over texts."""
-    claimed_count: int
+    supported_count: float
+    """Number of units claimed present and active. This and the next two counts allow averaging over texts. With
+    weights, they are sums of weights."""
+    claimed_count: float
     """Number of units claimed present."""
-    active_count: int
+    active_count: float
     """Number of active units."""
 
 
 def ground(
-    text: str, intensities: Sequence[float | None], *, strong: float = STRONG, active: float = ACTIVE
+    text: str,
+    intensities: Sequence[float | None],
+    *,
+    strong: float = STRONG,
+    active: float = ACTIVE,
+    weights: Sequence[float] | None = None,
 ) -> Grounding:
     """Compare the claims of a text with measured intensities.
 
@@ -82,6 +88,8 @@ def ground(
         intensities: 24 measured intensities in [0, 1], in FEAFA order; None for a unit that was not measured.
         strong: Minimum intensity of a unit that counts as missing if the text omits it.
         active: Minimum intensity of an active unit.
+        weights: 24 weights of the units in precision, recall and F1, such as those of
+            `explllm.core.reliability.UnitReliability`; by default all count equally.
 
     Returns:
         The agreement. Its lists contain indices into `FEAFA`, in ascending order.
@@ -89,7 +97,7 @@ def ground(
     Raises:
         InputError: If the intensities are not 24 numbers in [0, 1].
     """
-    return ground_claims(claims(text), intensities, strong=strong, active=active)
+    return ground_claims(claims(text), intensities, strong=strong, active=active, weights=weights)
 
 
 def ground_claims(
@@ -98,6 +106,7 @@ def ground_claims(
     *,
     strong: float = STRONG,
     active: float = ACTIVE,
+    weights: Sequence[float] | None = None,
 ) -> Grounding:
     """Compare claims with measured intensities: `ground` for a text whose claims are known."""
     unmeasured = {unit for unit, intensity in enumerate(intensities) if intensity is None}
@@ -137,8 +146,13 @@ def ground_claims(
             fits = any(claim.low - TOLERANCE <= measured[unit] <= claim.high + TOLERANCE for unit in units - unmeasured)
             if fits or not units & unmeasured:
                 agreeing.append(fits)
-    precision = len(supported) / len(counted) if counted else 1.0
-    recall = sum(unit in claimed for unit in active_units) / len(active_units) if active_units else 1.0
+
+    def total(units: Iterable[int]) -> float:
+        return sum(1 if weights is None else weights[unit] for unit in units)
+
+    supported_count, claimed_count, active_count = total(supported), total(counted), total(active_units)
+    precision = supported_count / claimed_count if claimed_count else 1.0
+    recall = total(unit for unit in active_units if unit in claimed) / active_count if active_count else 1.0
     return Grounding(
         precision=precision,
         recall=recall,
@@ -150,7 +164,7 @@ def ground_claims(
         missing=missing,
         unsupported_share=len(unsupported) / len(counted) if counted else 0.0,
         claims=list(all_claims),
-        supported_count=len(supported),
-        claimed_count=len(counted),
-        active_count=len(active_units),
+        supported_count=supported_count,
+        claimed_count=claimed_count,
+        active_count=active_count,
     )

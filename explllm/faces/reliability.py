@@ -14,10 +14,17 @@ import pandas as pd
 from explllm.core.action_units import NAMES, mirror_action_units
 from explllm.core.errors import ConfigError
 from explllm.core.expressions import Expression
+from explllm.explanations.grounding import ACTIVE
 from explllm.faces.estimators import Intensities
 
 PRESENT = 0.25
 """Intensity from which a unit counts as present."""
+
+CONFIRMED = 0.8
+"""Share of the faces from a unit's threshold on whose mirror image must show the unit as well."""
+
+_THRESHOLDS = tuple(step / 100 for step in range(5, 51, 5))
+_MIN_FACES = 5
 
 
 def unit_reliability(
@@ -38,9 +45,11 @@ def unit_reliability(
         A row per unit with the columns ``faces`` (with both estimates), ``mean``, ``present`` (share of at least
         `PRESENT`), ``flip_correlation`` (Pearson correlation of the estimate with the mirrored estimate of the mirror
         image), ``flip_difference`` (mean absolute difference of the two), ``auc`` (probability that a face of an
-        expression with this unit has a higher intensity than another face), and ``weight``: the product of the
-        correlation and of 2 auc - 1, each limited to [0, 1]. Units that are not measured have NaN. Units of no
-        prototype have a weight of the correlation alone.
+        expression with this unit has a higher intensity than another face), ``weight``: the product of the
+        correlation and of 2 auc - 1, each limited to [0, 1]; for units of no prototype the correlation alone; and
+        ``threshold``: the lowest of the intensities 0.05, 0.1, ... 0.5 such that of the faces from there on at least
+        `CONFIRMED` have a mirror image in which the unit is active (`ACTIVE`). Units that are not measured have NaN;
+        so has the threshold of a unit that mirror images do not confirm.
 
     Raises:
         ConfigError: If no face has both estimates.
@@ -71,9 +80,20 @@ def unit_reliability(
                 "flip_difference": np.abs(a - b).mean(),
                 "auc": np.nan if np.isnan(a).any() else auc,
                 "weight": np.nan if np.isnan(a).any() else weight,
+                "threshold": _threshold(a, b),
             }
         )
     return pd.DataFrame(rows).set_index("unit")
+
+
+def _threshold(a: np.ndarray, b: np.ndarray) -> float:
+    """Return the lowest threshold that the other estimate confirms; NaN if none does."""
+    values, others = np.concatenate([a, b]), np.concatenate([b, a])
+    for threshold in _THRESHOLDS:
+        above = others[values >= threshold]
+        if len(above) >= _MIN_FACES and (above >= ACTIVE).mean() >= CONFIRMED:
+            return threshold
+    return float("nan")
 
 
 def _correlation(a: np.ndarray, b: np.ndarray) -> float:

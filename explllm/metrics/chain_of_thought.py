@@ -61,13 +61,19 @@ class TextCounts:
     """Sum over these texts of the share of intensity words that fit."""
 
 
-def text_counts(text: str, label: Expression | None, action_units: Sequence[float | None] | None) -> TextCounts:
+def text_counts(
+    text: str,
+    label: Expression | None,
+    action_units: Sequence[float | None] | None,
+    weights: Sequence[float] | None = None,
+) -> TextCounts:
     """Count one text.
 
     Args:
         text: The chain of thought.
         label: The label that the text follows, if any.
         action_units: 24 intensities in [0, 1], with None for a unit that was not measured; None skips grounding.
+        weights: 24 weights of the units, as for `explllm.explanations.grounding.ground`.
 
     Returns:
         The counts.
@@ -91,7 +97,7 @@ def text_counts(text: str, label: Expression | None, action_units: Sequence[floa
             "interpretation_unaffirmed": bool(consistency.unaffirmed),
         }
     if action_units is not None:
-        grounding = ground(text, action_units)
+        grounding = ground(text, action_units, weights=weights)
         strong = sum(intensity is not None and intensity >= STRONG for intensity in action_units)
         counts |= {
             "grounded": 1,

@@ -24,6 +24,7 @@ def grounding_gain(
     action_units: Sequence[Sequence[float | None] | None],
     resamples: int = RESAMPLES,
     seed: int = 0,
+    weights: Sequence[float] | None = None,
 ) -> dict[str, Any]:
     """Compute the grounding gain: F1 of each text on its own face minus F1 after texts are swapped within a class.
 
@@ -38,6 +39,7 @@ def grounding_gain(
             has none.
         resamples: Number of bootstrap resamples.
         seed: Seed of the swaps and of the resampling.
+        weights: 24 weights of the units, as for `explllm.explanations.grounding.ground`.
 
     Returns:
         ``grounding_gain``, ``grounding_gain_interval`` (95%), ``grounding_f1_own``, ``grounding_f1_swapped`` and
@@ -55,9 +57,9 @@ def grounding_gain(
         order = generator.permutation(rows)
         for place, row in enumerate(order if len(order) > 1 else ()):
             units = action_units[row] or ()
-            own = ground_claims(read[row], units)
+            own = ground_claims(read[row], units, weights=weights)
             others = [
-                ground_claims(read[order[(place + shift) % len(order)]], units)
+                ground_claims(read[order[(place + shift) % len(order)]], units, weights=weights)
                 for shift in range(1, min(SWAPS, len(order) - 1) + 1)
             ]
             supported = sum(other.supported_count for other in others) / len(others)

@@ -12,6 +12,7 @@ from explllm.core.errors import ConfigError, InputError, ManifestError
 from explllm.core.expressions import Expression, LabelSet
 from explllm.core.files import atomic_write
 from explllm.core.manifest import Manifest
+from explllm.core.reliability import UnitReliability
 from explllm.explanations.chain_of_thought import ChainOfThought
 from explllm.explanations.records import Record, expression_or_none, read_table, records
 from explllm.llm.client import ChatClient
@@ -34,6 +35,7 @@ def score_table(
     out: Path | None = None,
     ledger: Path | None = None,
     redo: Literal["failed"] | None = None,
+    reliability: UnitReliability | None = None,
 ) -> dict[str, Any]:
     """Evaluate texts and labels, and let a judge compare the texts with references.
 
@@ -51,6 +53,7 @@ def score_table(
         out: JSON Lines file for the metrics of each text; None for none.
         ledger: SQLite file of the judge's answers, none of which is paid for twice; required with a language model.
         redo: "failed" to discard the recorded answers about texts that were not judged, and ask again.
+        reliability: Weights and thresholds of the measured units in the grounding metrics.
 
     Returns:
         The values of `explllm.metrics.chain_of_thought.summarize_counts` and
@@ -67,10 +70,15 @@ def score_table(
     pairs = [(text, other) for text, other in joined if other.text]
     known = {text.name: other.action_units for text, other in joined}
     units = [text.action_units or known.get(text.name) for text in texts]
-    counts = [text_counts(text.text, text.predicted, measured) for text, measured in zip(texts, units, strict=True)]
+    if reliability is not None:
+        units = [None if measured is None else reliability.calibrate(measured) for measured in units]
+    weights = None if reliability is None else reliability.weights
+    counts = [
+        text_counts(text.text, text.predicted, measured, weights) for text, measured in zip(texts, units, strict=True)
+    ]
     metrics: dict[str, Any] = {
         **summarize_counts(sum_counts(counts)),
-        **grounding_gain([text.text for text in texts], [text.predicted for text in texts], units),
+        **grounding_gain([text.text for text in texts], [text.predicted for text in texts], units, weights=weights),
     }
     if recognition := _recognition(table):
         metrics["recognition"] = recognition

@@ -25,11 +25,7 @@ from explllm.models.configuration import Train
 from explllm.models.lora import LoraSettings, add_lora
 from explllm.models.parts import MultiPartModel, Part
 from explllm.models.pretrained import base_revision, load_vision
-from explllm.models.vision import image_features, vision_shape, vision_tower_config
-
-_INITIAL_BIAS = -2.0
-"""Initial output of the head before the sigmoid, an intensity of 0.12: most units are inactive on most faces."""
-
+from explllm.models.vision import UnitHead, image_features, vision_shape, vision_tower_config
 
 @dataclass
 class RegressorSettings:
@@ -88,41 +84,6 @@ class RegressorConfig(PreTrainedConfig):
         if isinstance(self.vision_config, dict):
             self.vision_config = part_config(self.vision_config, None, "vision")[0]
         super().__post_init__(**kwargs)
-
-
-class UnitHead(nn.Module):
-    """Attention over the image tokens with one learned query per unit, then one intensity per unit.
-
-    A mean over all tokens would lose the position, which distinguishes a left brow from a right one.
-    """
-
-    def __init__(self, tokens: int, width_in: int, width: int, units: int = len(FEAFA)) -> None:
-        """Create the head.
-
-        Args:
-            tokens: Image tokens N.
-            width_in: Width C of the encoder's features.
-            width: Features D of each unit.
-            units: Number of action units U.
-        """
-        super().__init__()
-        scale = width**-0.5
-        self.norm = nn.LayerNorm(width_in)
-        self.key, self.value = nn.Linear(width_in, width), nn.Linear(width_in, width)
-        self.query = nn.Parameter(torch.randn(units, width) * scale)
-        # A learned position of each unit in the image, independent of the features.
-        self.place = nn.Parameter(torch.zeros(units, tokens))
-        self.mix = nn.Sequential(nn.Linear(width, width), nn.GELU())
-        self.weight = nn.Parameter(torch.randn(units, width) * scale)
-        self.bias = nn.Parameter(torch.full((units,), _INITIAL_BIAS))
-
-    def forward(self, features: torch.Tensor) -> torch.Tensor:
-        """Map features (B, N, C) of any float type to intensities (B, U) in [0, 1], float32."""
-        features = self.norm(features.to(self.bias.dtype))
-        attention = (self.key(features) @ self.query.T).transpose(1, 2) + self.place  # (B, U, N)
-        attended = attention.softmax(-1) @ self.value(features)  # (B, U, D)
-        attended = attended + self.mix(attended)
-        return ((attended * self.weight).sum(-1) + self.bias).sigmoid()
 
 
 class ActionUnitRegressor(MultiPartModel):

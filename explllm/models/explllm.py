@@ -28,9 +28,12 @@ from explllm.models.generation import Recognition
 from explllm.models.lora import LoraSettings, add_lora
 from explllm.models.loss import ExpLLMOutput, answer_positions, conversation_loss
 from explllm.models.parts import MultiPartModel, Part, checkpoint_in_evaluation_mode
-from explllm.models.vision import Projector, add_drop_path, block_features, vision_shape
+from explllm.models.vision import Projector, UnitHead, add_drop_path, block_features, vision_shape
 
-PartName = Literal["vision", "projector", "language"]
+PartName = Literal["vision", "projector", "language", "action_unit_head"]
+
+_HEAD_WIDTH = 128
+"""Features of each unit in the action unit head."""
 
 # Models with these settings scale or cap their logits in their own forward method.
 _SPECIAL_HEADS = ("final_logit_softcapping", "logit_scale", "logits_scaling")
@@ -96,6 +99,7 @@ class ExpLLM(MultiPartModel, PreTrainedModel):
         self.vision = vision or AutoModel.from_config(config.vision_config, dtype=torch.float32)
         self.projector = self.new_projector()
         self.language = language or AutoModelForCausalLM.from_config(config.text_config, dtype=torch.float32)
+        self.action_unit_head: UnitHead | None = None
         if config.vision_drop_path:
             add_drop_path(self.vision, config.vision_drop_path)
         if config.vision_train == "lora":
@@ -128,11 +132,21 @@ class ExpLLM(MultiPartModel, PreTrainedModel):
     def parts(self, config: ExpLLMConfig | None = None) -> dict[PartName, Part]:
         """Return each part by name, as the model's configuration, or another one, trains it."""
         config = config or cast(ExpLLMConfig, self.config)
-        return {
+        parts: dict[PartName, Part] = {
             "vision": Part(self.vision, config.vision_train, config.vision_base),
             "projector": Part(self.projector, config.projector_train, None),
             "language": Part(self.language, config.text_train, config.text_base),
         }
+        if self.action_unit_head is not None:
+            parts["action_unit_head"] = Part(self.action_unit_head, "full", None)
+        return parts
+
+    def add_action_unit_head(self) -> None:
+        """Add a head that estimates action units from the image tokens, for an auxiliary loss in training.
+
+        Checkpoints contain its weights; the model's folder does not.
+        """
+        self.action_unit_head = UnitHead(self.config.image_tokens, self.config.text_config.hidden_size, _HEAD_WIDTH)
 
     def unused_weights(self, part: str) -> frozenset[str]:
         """Return the encoder's parameters that do not affect its features."""
@@ -233,11 +247,14 @@ class ExpLLM(MultiPartModel, PreTrainedModel):
         Returns:
             ``loss`` (with `labels`): cross entropy, averaged within each conversation, then over conversations, as the
             released code trains with one conversation per step. ``logits``: (B, T, V), or (S, V) in row order.
+            ``action_unit_logits``: (B, 24), if the model has an action unit head.
 
         Raises:
             InputError: If the placeholders do not match the images, or `labels` are missing.
         """
-        embeds = self.embed(input_ids, self.encode_image(pixel_values))  # (B, T, D)
+        image_embeds = self.encode_image(pixel_values)  # (B, N, D)
+        units = None if self.action_unit_head is None else self.action_unit_head.logits(image_embeds)
+        embeds = self.embed(input_ids, image_embeds)  # (B, T, D)
         if any(getattr(self.config.text_config, name, None) for name in _SPECIAL_HEADS):
             logits = self.language(inputs_embeds=embeds, attention_mask=attention_mask, use_cache=False).logits
             head: nn.Module = nn.Identity()
@@ -247,14 +264,15 @@ class ExpLLM(MultiPartModel, PreTrainedModel):
         if labels is None:
             if logits_at_labels_only:
                 raise InputError("logits_at_labels_only without labels", remedy="Pass labels.")
-            return ExpLLMOutput(logits=head(logits))
+            return ExpLLMOutput(logits=head(logits), action_unit_logits=units)
         rows, columns, targets = answer_positions(labels)
         if logits_at_labels_only:
             logits = answers = head(logits[rows, columns])  # (S, V)
         else:
             logits = head(logits)  # (B, T, V)
             answers = logits[rows, columns]
-        return ExpLLMOutput(loss=conversation_loss(answers, targets, rows, len(labels)), logits=logits)
+        loss = conversation_loss(answers, targets, rows, len(labels))
+        return ExpLLMOutput(loss=loss, logits=logits, action_unit_logits=units)
 
     def recognize(self, images: ImageSource | Sequence[ImageSource], batch_size: int = 16) -> list[Recognition]:
         """Recognize the expression of faces.

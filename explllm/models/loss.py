@@ -1,7 +1,7 @@
 """Training loss: cross entropy on answer tokens, averaged within each conversation, then over conversations.
 
 Shape legend:
-    B batch, T tokens, S supervised tokens of the whole batch, V vocabulary
+    B batch, T tokens, S supervised tokens of the whole batch, V vocabulary, U action units (24)
 """
 
 from dataclasses import dataclass
@@ -21,6 +21,8 @@ class ExpLLMOutput(ModelOutput):
     """Scalar, float32."""
     logits: torch.Tensor | None = None
     """(B, T, V), or (S, V) with `logits_at_labels_only`."""
+    action_unit_logits: torch.Tensor | None = None
+    """(B, 24) intensities before the sigmoid, estimated from the image tokens; None without an action unit head."""
 
 
 def answer_positions(labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -62,3 +64,18 @@ def conversation_loss(
     totals = losses.new_zeros(conversations).index_add_(0, rows, losses)
     counts = torch.bincount(rows, minlength=conversations).clamp(min=1)
     return (totals / counts).mean()
+
+
+def action_unit_loss(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """Return the mean cross entropy between estimated and measured intensities, both in [0, 1].
+
+    Args:
+        logits: (B, U) estimates before the sigmoid.
+        targets: (B, U) measured intensities; NaN for units that were not measured, which add nothing.
+
+    Returns:
+        Scalar, float32; 0 if nothing was measured.
+    """
+    known = ~targets.isnan()
+    losses = functional.binary_cross_entropy_with_logits(logits.float(), targets.nan_to_num(), reduction="none")
+    return torch.where(known, losses, 0).sum() / known.sum().clamp(min=1)

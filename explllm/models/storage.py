@@ -4,6 +4,7 @@ Base weights of a named model are not copied unless requested: the configuration
 """
 
 import json
+from collections.abc import Mapping
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
 WEIGHTS = "model.safetensors"
 DRAFTS = "drafts.safetensors"
 """N-grams of the training texts; a folder without them works too."""
+TRAINING_ONLY = "action_unit_head."
+"""Prefix of weights that only training uses: checkpoints contain them, model folders do not."""
 
 
 def save(
@@ -78,7 +81,8 @@ def save(
     with atomic_write_folder(target) as temporary:
         config.save_pretrained(temporary)
         model.tokenizer.save_pretrained(temporary)
-        save_weights(weights or model.weights_to_save(model.parts(config)), temporary / WEIGHTS)
+        weights = without_training_only(weights or model.weights_to_save(model.parts(config)))
+        save_weights(weights, temporary / WEIGHTS)
         if model.drafts.table:
             save_weights(model.drafts.to_tensors(), temporary / DRAFTS)
         for name, part in copied.items():
@@ -191,6 +195,11 @@ def dtype_by_name(name: str | None) -> torch.dtype | None:
     if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
         raise ConfigError(f"{name!r} is not a floating-point type", remedy="Use float32, bfloat16 or float16.")
     return dtype
+
+
+def without_training_only(weights: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Return weights without those that only training uses."""
+    return {name: value for name, value in weights.items() if not name.startswith(TRAINING_ONLY)}
 
 
 def initialize(model: "ExpLLM", folder: Path) -> None:

@@ -1,7 +1,9 @@
-"""From pixels to image tokens: any Hugging Face vision encoder, its stochastic depth, and the projector.
+"""From pixels to image tokens: any Hugging Face vision encoder, its stochastic depth, the projector, and a head for
+action units.
 
 Shape legend:
-    B batch, H and W image height and width, N image tokens, C width of the encoder, D width of the language model
+    B batch, H and W image height and width, N image tokens, C width of the encoder, D width of the language model or
+    of a unit in the head, U action units (24)
 """
 
 import inspect
@@ -14,10 +16,14 @@ from torch import nn
 from torch.nn import functional
 from transformers import AutoModel, PreTrainedConfig, PreTrainedModel
 
+from explllm.core.action_units import FEAFA
 from explllm.core.errors import ConfigError
 
 Pooling = Literal["none", "2x2"]
 """Pooling of image tokens: none, or the mean of each square of four."""
+
+_INITIAL_BIAS = -2.0
+"""Initial output of the head before the sigmoid, an intensity of 0.12: most units are inactive on most faces."""
 
 
 class VisionShape(NamedTuple):
@@ -189,6 +195,45 @@ class Projector(nn.Sequential):
             (B, N, D).
         """
         return super().forward(features.to(next(self.parameters()).dtype))
+
+
+class UnitHead(nn.Module):
+    """Attention over the image tokens with one learned query per unit, then one intensity per unit.
+
+    A mean over all tokens would lose the position, which distinguishes a left brow from a right one.
+    """
+
+    def __init__(self, tokens: int, width_in: int, width: int, units: int = len(FEAFA)) -> None:
+        """Create the head.
+
+        Args:
+            tokens: Image tokens N.
+            width_in: Width C of the encoder's features.
+            width: Features D of each unit.
+            units: Number of action units U.
+        """
+        super().__init__()
+        scale = width**-0.5
+        self.norm = nn.LayerNorm(width_in)
+        self.key, self.value = nn.Linear(width_in, width), nn.Linear(width_in, width)
+        self.query = nn.Parameter(torch.randn(units, width) * scale)
+        # A learned position of each unit in the image, independent of the features.
+        self.place = nn.Parameter(torch.zeros(units, tokens))
+        self.mix = nn.Sequential(nn.Linear(width, width), nn.GELU())
+        self.weight = nn.Parameter(torch.randn(units, width) * scale)
+        self.bias = nn.Parameter(torch.full((units,), _INITIAL_BIAS))
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        """Map features (B, N, C) of any float type to intensities (B, U) in [0, 1], float32."""
+        return self.logits(features).sigmoid()
+
+    def logits(self, features: torch.Tensor) -> torch.Tensor:
+        """Map features (B, N, C) to intensities before the sigmoid, (B, U)."""
+        features = self.norm(features.to(self.bias.dtype))
+        attention = (self.key(features) @ self.query.T).transpose(1, 2) + self.place  # (B, U, N)
+        attended = attention.softmax(-1) @ self.value(features)  # (B, U, D)
+        attended = attended + self.mix(attended)
+        return (attended * self.weight).sum(-1) + self.bias
 
 
 class BatchDropPath(nn.Module):

@@ -19,6 +19,7 @@ from explllm.models.au_regressor import ActionUnitRegressor, RegressorSettings, 
 from explllm.models.build import NetworkSettings, build, build_config
 from explllm.models.explllm import ExpLLM
 from explllm.models.lora import LoraSettings
+from explllm.models.storage import without_training_only
 from explllm.training.strategies import is_rank_failure
 
 _REMEDY = (
@@ -83,7 +84,9 @@ def model_from_checkpoint(path: str | os.PathLike[str]) -> ExpLLM | ActionUnitRe
         prepared.config.labels = checkpoint["labels"]
         _set_metadata(prepared.config, checkpoint)
         model = build(settings, prepared)
-    weights = {name.removeprefix("model."): value for name, value in checkpoint["state_dict"].items()}
+    weights = without_training_only(
+        {name.removeprefix("model."): value for name, value in checkpoint["state_dict"].items()}
+    )
     model.check_state_dict(weights, str(path))
     model.load_state_dict(weights, strict=False)
     return model

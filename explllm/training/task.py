@@ -1,5 +1,6 @@
 """The LightningModule that trains and evaluates an ExpLLM."""
 
+import math
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,7 +19,7 @@ from explllm.models import storage
 from explllm.models.build import ConfigAndTokenizer, NetworkSettings, build, build_config, distinct_expressions
 from explllm.models.explllm import ExpLLM, Recognition
 from explllm.models.lora import is_lora
-from explllm.models.loss import answer_positions, conversation_loss
+from explllm.models.loss import action_unit_loss, answer_positions, conversation_loss
 from explllm.training.face_task import FaceTask
 from explllm.training.optimization import OptimizationSettings
 from explllm.training.sample import ExplainedSample
@@ -43,6 +44,7 @@ class ExpLLMTask(FaceTask):
         explain_predictions: bool = False,
         max_new_tokens: int = 320,
         label_smoothing: float = 0.0,
+        action_unit_weight: float = 0.0,
     ) -> None:
         """Build configuration and tokenizer; `configure_model` loads the weights.
 
@@ -56,14 +58,19 @@ class ExpLLMTask(FaceTask):
             max_new_tokens: Maximum length of a chain of thought, in tokens.
             label_smoothing: Share of each target token's probability that is spread over the vocabulary, in [0, 1).
                 Training on imbalanced data may need it; the paper does not use it.
+            action_unit_weight: Weight of an auxiliary loss: a head, which only training uses, estimates the measured
+                action units from the image tokens. It makes explanations follow the face. The paper does not use it.
 
         Raises:
-            ConfigError: If `label_smoothing` is out of range, or the parts do not fit each other.
+            ConfigError: If `label_smoothing` or `action_unit_weight` is out of range, or the parts do not fit each
+                other.
         """
         super().__init__()
         if not 0 <= label_smoothing < 1:
             raise ConfigError(f"`label_smoothing` must be in [0, 1), got {label_smoothing}", remedy="Change it.")
-        self.label_smoothing = label_smoothing
+        if not 0 <= action_unit_weight < math.inf:
+            raise ConfigError(f"`action_unit_weight` must be at least 0, got {action_unit_weight}", remedy="Change it.")
+        self.label_smoothing, self.action_unit_weight = label_smoothing, action_unit_weight
         self.network = network or NetworkSettings()
         self.optimization = optimization or OptimizationSettings()
         self.init_from, self.gradient_checkpointing = init_from, gradient_checkpointing
@@ -130,6 +137,8 @@ class ExpLLMTask(FaceTask):
                 self.print(f"weights: {self.init_from}")
             if self.gradient_checkpointing:
                 self.model.gradient_checkpointing_enable()
+            if self.action_unit_weight:
+                self.model.add_action_unit_head()
             # Lightning keeps the mode that modules are in; frozen parts stay in evaluation mode.
             self.model.train()
         if mesh is not None and not isinstance(self.model, FSDPModule):
@@ -155,6 +164,8 @@ class ExpLLMTask(FaceTask):
         if self.label_smoothing:
             rows, _, targets = answer_positions(batch["labels"])
             loss = conversation_loss(output.logits, targets, rows, len(batch["labels"]), self.label_smoothing)
+        if self.action_unit_weight:
+            loss = loss + self.action_unit_weight * action_unit_loss(output.action_unit_logits, batch["action_units"])
         self._log_loss(loss, step)
         return {"loss": loss, "label_logits": output.logits[label_positions(batch["labels"])].detach()}
 

@@ -4,11 +4,14 @@ import json
 import re
 import shutil
 
+import numpy as np
 import pandas as pd
 import pytest
 
+from explllm.core.action_units import NAMES
 from explllm.core.expressions import Expression
 from explllm.core.manifest import Manifest
+from explllm.explanations.claims import claims
 from explllm.explanations.rule_writer import RuleWriter
 
 GOOD = '{"key_observations": 3, "overall_emotional_interpretation": 3, "conclusion": 0}'
@@ -174,6 +177,30 @@ def test_action_units_of_a_reference_without_texts(faces, score, explllm):
     assert low <= joined["grounding_gain"] <= high and abs(joined["grounding_gain"]) < 0.1
     shown = explllm("score", alone, "--reference", manifest).out
     assert all(f"{value:.3f}" in shown for value in (joined["grounding_gain"], low, high)) and "grounding" in shown
+
+
+def test_weights_and_thresholds_of_units(faces, score, explllm, tmp_path):
+    """Units that are not trusted do not count, and weak intensities are not active."""
+    trusted = [f"{name},{0 if name == 'Nose Wrinkle' else 0.5},0.05" for name in NAMES]
+    (tmp_path / "same.csv").write_text("\n".join(["unit,weight,threshold", *trusted[:23]]))
+    plain, weighted = score(faces)[0], score(faces, "--reliability", "same.csv")[0]
+    assert weighted["grounding_f1"] == 1 and plain["grounding_f1"] == 1
+    rows = [line.replace(",0.05", ",0.6") if line.startswith("Jaw Drop") else line for line in trusted[:23]]
+    (tmp_path / "strict.csv").write_text("\n".join(["unit,weight,threshold", *rows]))
+    strict = score(faces, "--reliability", "strict.csv")[0]
+    active = np.array([*Manifest.read(faces).frame["action_units"]]) > 0
+    drops, untrusted = active[:, 8].sum(), active[:, 23].sum()
+    assert drops and strict["grounding_precision"] == pytest.approx(1 - drops / (active.sum() - untrusted))
+    (tmp_path / "wrong.csv").write_text("unit,weight,threshold\nJaw Drop,2,0.1\n")
+    assert "Jaw Drop has a value outside [0, 1] [wrong.csv, line 2]" in explllm(
+        "score", faces, "--reliability", "wrong.csv"
+    ).error
+    made = explllm("cot", "build", faces, "-o", "out.jsonl", "--offline", "--reliability", "strict.csv")
+    assert "action units that are not trusted: Nose Wrinkle" in made.err
+    table = Manifest.read(tmp_path / "out.jsonl").frame
+    assert set(table["action_units_missing"]) == {"Nose Wrinkle"}
+    assert {units[8] for units in table["action_units"]} == {0.0}
+    assert not {8, 23} & {claim.unit for text in table["cot"] for claim in claims(text)}
 
 
 def test_the_label_said_first_in_other_words(faces, score):

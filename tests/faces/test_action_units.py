@@ -12,6 +12,7 @@ from explllm.core.action_units import NAMES, mirror_action_units
 from explllm.core.errors import ConfigError
 from explllm.core.expressions import Expression
 from explllm.core.manifest import Manifest
+from explllm.core.reliability import UnitReliability
 from explllm.faces.action_units import estimate_with_flip
 from explllm.faces.crop import face_crop
 from explllm.faces.estimators import Estimator
@@ -81,6 +82,9 @@ def test_reliability_of_made_up_units():
     plain[:, 8] = [0.9 if label == "Happiness" else 0.1 for label in labels] + random.normal(0, 0.01, 200)
     flipped = np.array([mirror_action_units(list(row)) for row in plain])
     flipped[:, 15] = random.random(200)
+    plain[:, 21] = np.where(np.arange(200) % 4 == 0, 0.3, 0)  # in the image alone, or above 0.3 in both
+    flipped[:, 21] = 0
+    plain[:10, 21] = flipped[:10, 21] = 0.4
     prototypes = {Expression.HAPPINESS: ["Jaw Drop", "Upper Lip Suck", "Chin Raise"]}
     units = [[*row[:23], None] for row in plain.tolist()]
     table = unit_reliability([*units, None], [[*row[:23], None] for row in flipped.tolist()] + [None], [*labels, None],
@@ -89,7 +93,8 @@ def test_reliability_of_made_up_units():
     assert abs(table.loc["Upper Lip Suck", "flip_correlation"]) < 0.25 and table.loc["Upper Lip Suck", "weight"] < 0.1
     assert table.loc["Chin Raise", "flip_difference"] == 0 and abs(table.loc["Chin Raise", "auc"] - 0.5) < 0.1
     assert table.loc["Left Eye Close", "weight"] == pytest.approx(1)  # of no prototype: the correlation alone
-    assert pd.isna(table.loc["Nose Wrinkle", ["mean", "flip_correlation", "auc", "weight"]]).all()
+    assert pd.isna(table.loc["Nose Wrinkle", ["mean", "flip_correlation", "auc", "weight", "threshold"]]).all()
+    assert table.loc["Jaw Drop", "threshold"] == 0.05 and table.loc["Lip Pucker", "threshold"] == 0.35
     assert set(table["faces"]) == {200}
     with pytest.raises(ConfigError, match="no face has an estimate for both"):
         unit_reliability([None], [None], ["Happiness"], prototypes)
@@ -105,4 +110,6 @@ def test_reliability_of_real_faces(explllm, reference_data, landmarker_file, man
     table = pd.read_csv("table.csv", index_col="unit")
     assert table.loc["Left Lip Corner Pull", "auc"] > 0.9 and table.loc["Left Lip Corner Pull", "weight"] > 0.5
     assert list(table.index[table["weight"].isna()]) == UNMEASURED
+    trusted = UnitReliability.read("table.csv")
+    assert set(UNMEASURED) <= set(trusted.untrusted) and trusted.thresholds[NAMES.index("Left Lip Corner Pull")] >= 0.05
     assert "flip_correlation" in done.out and "Nose Wrinkle" in done.out

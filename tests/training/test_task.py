@@ -4,12 +4,15 @@ import pytest
 import torch
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.strategies import ModelParallelStrategy
+from safetensors.torch import load_file
 
 from explllm.core.errors import CheckpointError, ConfigError
 from explllm.core.expressions import Expression
 from explllm.data.datamodules import DrawnFaces
 from explllm.models.build import NetworkSettings
 from explllm.models.loss import conversation_loss
+from explllm.models.storage import WEIGHTS
+from explllm.training.checkpoints import model_from_checkpoint, read_checkpoint
 from explllm.training.optimization import OptimizationSettings
 from explllm.training.task import ExpLLMTask
 
@@ -150,6 +153,31 @@ def test_strategies_that_train_wrongly_are_refused(settings, data, trainer):
             trainer(max_steps=1, strategy=strategy, devices=1).fit(ExpLLMTask(settings()), data())
     finally:
         torch.distributed.destroy_process_group()
+
+
+def test_action_unit_loss(settings, data, trainer, tmp_path):
+    """The head trains, is in the checkpoint, and not in the model that is used."""
+    losses = []
+    for weight in (0.0, 1.0):
+        torch.manual_seed(3)
+        task = ExpLLMTask(settings(), action_unit_weight=weight)
+        fit = trainer(max_steps=1, limit_val_batches=0)
+        fit.fit(task, data())
+        losses.append(float(task.last_loss))
+    assert 0.2 < losses[1] - losses[0] < 1.5  # 24 units with an initial intensity of 0.12
+    fit.save_checkpoint(tmp_path / "one.ckpt")
+    assert any("action_unit_head" in name for name in read_checkpoint(tmp_path / "one.ckpt")["state_dict"])
+    again = ExpLLMTask(settings(), action_unit_weight=1.0)
+    trainer(max_steps=2, limit_val_batches=0).fit(again, data(), ckpt_path=tmp_path / "one.ckpt", weights_only=True)
+    model = model_from_checkpoint(tmp_path / "one.ckpt")
+    task.explllm.save_pretrained(tmp_path / "model")
+    saved = load_file(tmp_path / "model" / WEIGHTS)
+    assert saved.keys() == set(model.weights_to_save()) and not any("action_unit_head" in name for name in saved)
+    next_stage = ExpLLMTask(settings(), init_from=tmp_path / "model", action_unit_weight=1.0)
+    next_stage.configure_model()
+    assert torch.equal(next_stage.explllm.projector[0].weight, task.explllm.projector[0].weight)
+    with pytest.raises(ConfigError, match="`action_unit_weight` must be at least 0, got -1"):
+        ExpLLMTask(settings(), action_unit_weight=-1)
 
 
 def test_label_smoothing(settings, data, trainer):

@@ -34,7 +34,7 @@ from explllm.training.task import ExpLLMTask
 REPORT = "report.html"
 SCORED_FACES = 16
 """Test faces whose explanations are scored, besides the faces shown in the report."""
-_COPIED_COLUMNS = ("image", "split", "expression", "box", "action_units", "action_units_source")
+_COPIED_COLUMNS = ("image", "split", "expression", "box", "action_units", "action_units_missing", "action_units_source")
 _GENERATION_BATCH = 8
 _DRAFT_TEXTS = 1000
 """Training texts whose n-grams are saved with the model."""

@@ -1,0 +1,96 @@
+"""The reliability of measured action units, from the table that ``explllm reliability`` writes."""
+
+from __future__ import annotations
+
+import csv
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from os import PathLike
+from pathlib import Path
+
+import pandas as pd
+
+from explllm.core.action_units import NAMES, parse_unit_names
+from explllm.core.errors import InputError, ManifestError, MissingPathError
+from explllm.core.manifest import Manifest
+
+
+@dataclass(frozen=True)
+class UnitReliability:
+    """How far each action unit of an estimator can be trusted."""
+
+    weights: tuple[float, ...]
+    """24 weights in [0, 1], in FEAFA order; 0 for a unit that is not trusted."""
+    thresholds: tuple[float, ...]
+    """24 intensities from which a unit counts as active."""
+
+    @classmethod
+    def read(cls, path: str | PathLike[str]) -> UnitReliability:
+        """Read a table.
+
+        Args:
+            path: A CSV file with the columns ``unit``, ``weight`` and ``threshold``. Units that are not listed, and
+                units with an empty weight or threshold, are not trusted.
+
+        Returns:
+            The weights and thresholds.
+
+        Raises:
+            MissingPathError: If the file does not exist.
+            ManifestError: If a column is missing, a unit is unknown or listed twice, or a value is not in [0, 1].
+        """
+        path = Path(path)
+        if not path.is_file():
+            raise MissingPathError("the table does not exist", where=path, remedy="Write it: `explllm reliability -o`.")
+        remedy = "Use a table that `explllm reliability -o FILE` wrote."
+        weights, thresholds = [0.0] * len(NAMES), [0.0] * len(NAMES)
+        units: set[int] = set()
+        with path.open(newline="", encoding="utf-8-sig") as lines:
+            reader = csv.DictReader(lines)
+            if lacking := [name for name in ("unit", "weight", "threshold") if name not in (reader.fieldnames or ())]:
+                raise ManifestError(f"no column {', '.join(lacking)}", where=path, remedy=remedy)
+            for row in reader:
+                where = f"{path}, line {reader.line_num}"
+                try:
+                    [unit] = parse_unit_names(row["unit"] or "")
+                    weight, threshold = (float(row[name] or "nan") for name in ("weight", "threshold"))
+                except (InputError, ValueError) as error:
+                    raise ManifestError(f"the row is invalid ({error})", where=where, remedy=remedy) from None
+                if unit in units or any(value < 0 or value > 1 for value in (weight, threshold)):
+                    found = "is listed twice" if unit in units else "has a value outside [0, 1]"
+                    raise ManifestError(f"{NAMES[unit]} {found}", where=where, remedy=remedy)
+                units.add(unit)
+                if not math.isnan(weight) and not math.isnan(threshold):
+                    weights[unit], thresholds[unit] = weight, threshold
+        return cls(tuple(weights), tuple(thresholds))
+
+    @property
+    def untrusted(self) -> list[str]:
+        """The names of the units that are not trusted, in FEAFA order."""
+        return [name for name, weight in zip(NAMES, self.weights, strict=True) if not weight]
+
+    def calibrate(self, units: Sequence[float | None]) -> list[float | None]:
+        """Return intensities with None for units that are not trusted, and 0 below a unit's threshold.
+
+        Args:
+            units: 24 intensities in FEAFA order; None for units that were not measured.
+
+        Returns:
+            24 intensities.
+        """
+        return [
+            None if value is None or not weight else value if value >= threshold else 0.0
+            for value, weight, threshold in zip(units, self.weights, self.thresholds, strict=True)
+        ]
+
+    def calibrate_manifest(self, manifest: Manifest) -> Manifest:
+        """Return a manifest with calibrated action units; those that are not trusted are listed as not measured."""
+        rows = [None if units is None else self.calibrate(units) for units in manifest.intensities()]
+        frame = manifest.frame.copy()
+        frame["action_units"] = pd.Series(
+            [None if units is None else [value or 0.0 for value in units] for units in rows], frame.index, dtype=object
+        )
+        missing = [", ".join(NAMES[i] for i, value in enumerate(units or ()) if value is None) or None for units in rows]
+        frame["action_units_missing"] = pd.Series(missing, frame.index, dtype=object)
+        return Manifest(frame, manifest.root, manifest.path)
