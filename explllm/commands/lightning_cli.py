@@ -40,7 +40,7 @@ from explllm.training.callbacks.async_judge import AsyncJudge
 from explllm.training.callbacks.au_run_folder import ActionUnitRunFolder
 from explllm.training.callbacks.gallery import Gallery
 from explllm.training.callbacks.live_accuracy import LiveAccuracy, TrainingProgressBar
-from explllm.training.callbacks.run_folder import RunFolder
+from explllm.training.callbacks.run_folder import SCORED_FACES, RunFolder
 from explllm.training.checkpoints import (
     AtomicCheckpointIO,
     BestCheckpoint,
@@ -114,7 +114,9 @@ class RunOptions:
     checkpoint_every_n_steps: PositiveInt = 200
     """Optimizer steps between two checkpoints; there is one more at the end of each epoch."""
     explained_faces: NonNegativeInt = 3
-    """Faces that `test` explains in the terminal and in the report."""
+    """Faces that `test` explains in the terminal and in the report; with 0 it scores no explanations either."""
+    scored_faces: PositiveInt = SCORED_FACES
+    """Faces whose explanations `test` scores: a fixed sample. More give narrower intervals and take longer."""
     predictions: str | None = None
     """The .parquet, .csv or .jsonl file that `test` and `predict` write. (default: in the run folder)"""
     answer_labels: str | None = None
@@ -275,6 +277,7 @@ class ExpLLMCLI(LightningCLI):
                 config.answer_labels,
                 config.unknown_labels,
                 config.ckpt_path,
+                config.scored_faces,
             ),
         ]
 

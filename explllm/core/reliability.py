@@ -91,6 +91,8 @@ class UnitReliability:
         frame["action_units"] = pd.Series(
             [None if units is None else [value or 0.0 for value in units] for units in rows], frame.index, dtype=object
         )
-        missing = [", ".join(NAMES[i] for i, value in enumerate(units or ()) if value is None) or None for units in rows]
+        missing = [
+            ", ".join(NAMES[i] for i, value in enumerate(units or ()) if value is None) or None for units in rows
+        ]
         frame["action_units_missing"] = pd.Series(missing, frame.index, dtype=object)
         return Manifest(frame, manifest.root, manifest.path)

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
 
 from explllm.core.action_units import FEAFA
@@ -26,6 +25,7 @@ from explllm.models.lora import LoraSettings, add_lora
 from explllm.models.parts import MultiPartModel, Part
 from explllm.models.pretrained import base_revision, load_vision
 from explllm.models.vision import UnitHead, image_features, vision_shape, vision_tower_config
+
 
 @dataclass
 class RegressorSettings:

@@ -247,13 +247,13 @@ class ExpLLM(MultiPartModel, PreTrainedModel):
         Returns:
             ``loss`` (with `labels`): cross entropy, averaged within each conversation, then over conversations, as the
             released code trains with one conversation per step. ``logits``: (B, T, V), or (S, V) in row order.
-            ``action_unit_logits``: (B, 24), if the model has an action unit head.
+            ``action_units``: (B, 24), if the model has an action unit head.
 
         Raises:
             InputError: If the placeholders do not match the images, or `labels` are missing.
         """
         image_embeds = self.encode_image(pixel_values)  # (B, N, D)
-        units = None if self.action_unit_head is None else self.action_unit_head.logits(image_embeds)
+        units = None if self.action_unit_head is None else self.action_unit_head(image_embeds)
         embeds = self.embed(input_ids, image_embeds)  # (B, T, D)
         if any(getattr(self.config.text_config, name, None) for name in _SPECIAL_HEADS):
             logits = self.language(inputs_embeds=embeds, attention_mask=attention_mask, use_cache=False).logits
@@ -264,7 +264,7 @@ class ExpLLM(MultiPartModel, PreTrainedModel):
         if labels is None:
             if logits_at_labels_only:
                 raise InputError("logits_at_labels_only without labels", remedy="Pass labels.")
-            return ExpLLMOutput(logits=head(logits), action_unit_logits=units)
+            return ExpLLMOutput(logits=head(logits), action_units=units)
         rows, columns, targets = answer_positions(labels)
         if logits_at_labels_only:
             logits = answers = head(logits[rows, columns])  # (S, V)
@@ -272,7 +272,7 @@ class ExpLLM(MultiPartModel, PreTrainedModel):
             logits = head(logits)  # (B, T, V)
             answers = logits[rows, columns]
         loss = conversation_loss(answers, targets, rows, len(labels))
-        return ExpLLMOutput(loss=loss, logits=logits, action_unit_logits=units)
+        return ExpLLMOutput(loss=loss, logits=logits, action_units=units)
 
     def recognize(self, images: ImageSource | Sequence[ImageSource], batch_size: int = 16) -> list[Recognition]:
         """Recognize the expression of faces.

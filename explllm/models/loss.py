@@ -1,7 +1,7 @@
 """Training loss: cross entropy on answer tokens, averaged within each conversation, then over conversations.
 
 Shape legend:
-    B batch, T tokens, S supervised tokens of the whole batch, V vocabulary, U action units (24)
+    B batch, T tokens, S supervised tokens of the whole batch, V vocabulary
 """
 
 from dataclasses import dataclass
@@ -21,8 +21,8 @@ class ExpLLMOutput(ModelOutput):
     """Scalar, float32."""
     logits: torch.Tensor | None = None
     """(B, T, V), or (S, V) with `logits_at_labels_only`."""
-    action_unit_logits: torch.Tensor | None = None
-    """(B, 24) intensities before the sigmoid, estimated from the image tokens; None without an action unit head."""
+    action_units: torch.Tensor | None = None
+    """(B, 24) intensities estimated from the image tokens; None without an action unit head."""
 
 
 def answer_positions(labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -39,12 +39,27 @@ def answer_positions(labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, 
     return rows, columns, following[rows, columns]
 
 
+def answer_numbers(rows: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:
+    """Number the answers of a batch: runs of adjacent supervised tokens.
+
+    Args:
+        rows: (S,) from `answer_positions`.
+        columns: (S,) from `answer_positions`.
+
+    Returns:
+        (S,) number of each token's answer, from 0, in row order.
+    """
+    starts = (rows[1:] != rows[:-1]) | (columns[1:] != columns[:-1] + 1)
+    return functional.pad(starts.cumsum(0), (1, 0))
+
+
 def conversation_loss(
     logits: torch.Tensor,
     targets: torch.Tensor,
     rows: torch.Tensor,
     conversations: int,
     label_smoothing: float = 0.0,
+    rounds: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Average the cross entropy within each conversation, then over conversations.
 
@@ -56,26 +71,19 @@ def conversation_loss(
         rows: (S,) index of each token's conversation.
         conversations: Number of conversations B; one without supervised tokens contributes 0.
         label_smoothing: Share of each target's probability that is spread over the vocabulary, in [0, 1).
+        rounds: (S,) number of each token's answer, from `answer_numbers`, to average within each answer first: the
+            label of a CoT conversation then counts as much as its chain of thought.
 
     Returns:
         Scalar, float32.
     """
     losses = functional.cross_entropy(logits.float(), targets, reduction="none", label_smoothing=label_smoothing)
+    if rounds is not None:
+        sizes = torch.bincount(rounds)
+        # Each answer's losses are scaled to the size of the conversation's share that an average over answers gives it.
+        answers = torch.bincount(rows[torch.cat([rounds.new_zeros(1), sizes.cumsum(0)[:-1]])], minlength=conversations)
+        weights = 1 / (sizes[rounds] * answers[rows])
+        return losses.new_zeros(conversations).index_add_(0, rows, losses * weights).mean()
     totals = losses.new_zeros(conversations).index_add_(0, rows, losses)
     counts = torch.bincount(rows, minlength=conversations).clamp(min=1)
     return (totals / counts).mean()
-
-
-def action_unit_loss(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-    """Return the mean cross entropy between estimated and measured intensities, both in [0, 1].
-
-    Args:
-        logits: (B, U) estimates before the sigmoid.
-        targets: (B, U) measured intensities; NaN for units that were not measured, which add nothing.
-
-    Returns:
-        Scalar, float32; 0 if nothing was measured.
-    """
-    known = ~targets.isnan()
-    losses = functional.binary_cross_entropy_with_logits(logits.float(), targets.nan_to_num(), reduction="none")
-    return torch.where(known, losses, 0).sum() / known.sum().clamp(min=1)

@@ -1,5 +1,4 @@
-"""From pixels to image tokens: any Hugging Face vision encoder, its stochastic depth, the projector, and a head for
-action units.
+"""From pixels to image tokens: any Hugging Face vision encoder, stochastic depth, projector, action unit head.
 
 Shape legend:
     B batch, H and W image height and width, N image tokens, C width of the encoder, D width of the language model or
@@ -225,15 +224,11 @@ class UnitHead(nn.Module):
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
         """Map features (B, N, C) of any float type to intensities (B, U) in [0, 1], float32."""
-        return self.logits(features).sigmoid()
-
-    def logits(self, features: torch.Tensor) -> torch.Tensor:
-        """Map features (B, N, C) to intensities before the sigmoid, (B, U)."""
         features = self.norm(features.to(self.bias.dtype))
         attention = (self.key(features) @ self.query.T).transpose(1, 2) + self.place  # (B, U, N)
         attended = attention.softmax(-1) @ self.value(features)  # (B, U, D)
         attended = attended + self.mix(attended)
-        return (attended * self.weight).sum(-1) + self.bias
+        return ((attended * self.weight).sum(-1) + self.bias).sigmoid()
 
 
 class BatchDropPath(nn.Module):

@@ -19,11 +19,14 @@ from explllm.models import storage
 from explllm.models.build import ConfigAndTokenizer, NetworkSettings, build, build_config, distinct_expressions
 from explllm.models.explllm import ExpLLM, Recognition
 from explllm.models.lora import is_lora
-from explllm.models.loss import action_unit_loss, answer_positions, conversation_loss
+from explllm.models.loss import answer_numbers, answer_positions, conversation_loss
+from explllm.training.au_task import regression_loss
 from explllm.training.face_task import FaceTask
 from explllm.training.optimization import OptimizationSettings
 from explllm.training.sample import ExplainedSample
 from explllm.training.strategies import shard
+
+_MIN_FACES_FOR_CCC = 8
 
 
 class ExpLLMTask(FaceTask):
@@ -45,6 +48,7 @@ class ExpLLMTask(FaceTask):
         max_new_tokens: int = 320,
         label_smoothing: float = 0.0,
         action_unit_weight: float = 0.0,
+        average_answers: bool = False,
     ) -> None:
         """Build configuration and tokenizer; `configure_model` loads the weights.
 
@@ -58,8 +62,11 @@ class ExpLLMTask(FaceTask):
             max_new_tokens: Maximum length of a chain of thought, in tokens.
             label_smoothing: Share of each target token's probability that is spread over the vocabulary, in [0, 1).
                 Training on imbalanced data may need it; the paper does not use it.
-            action_unit_weight: Weight of an auxiliary loss: a head, which only training uses, estimates the measured
-                action units from the image tokens. It makes explanations follow the face. The paper does not use it.
+            action_unit_weight: Weight of an auxiliary loss (`regression_loss`): a head, which only training uses,
+                estimates the measured action units from the image tokens. It makes explanations follow the face. The
+                paper does not use it.
+            average_answers: Average the loss within each answer before averaging over a conversation: label and chain
+                of thought of a CoT conversation then count equally. The paper averages over all tokens.
 
         Raises:
             ConfigError: If `label_smoothing` or `action_unit_weight` is out of range, or the parts do not fit each
@@ -71,6 +78,7 @@ class ExpLLMTask(FaceTask):
         if not 0 <= action_unit_weight < math.inf:
             raise ConfigError(f"`action_unit_weight` must be at least 0, got {action_unit_weight}", remedy="Change it.")
         self.label_smoothing, self.action_unit_weight = label_smoothing, action_unit_weight
+        self.average_answers = average_answers
         self.network = network or NetworkSettings()
         self.optimization = optimization or OptimizationSettings()
         self.init_from, self.gradient_checkpointing = init_from, gradient_checkpointing
@@ -161,11 +169,15 @@ class ExpLLMTask(FaceTask):
             logits_at_labels_only=True,
         )
         loss = output.loss
-        if self.label_smoothing:
-            rows, _, targets = answer_positions(batch["labels"])
-            loss = conversation_loss(output.logits, targets, rows, len(batch["labels"]), self.label_smoothing)
+        if self.label_smoothing or self.average_answers:
+            rows, columns, targets = answer_positions(batch["labels"])
+            answers = answer_numbers(rows, columns) if self.average_answers else None
+            loss = conversation_loss(output.logits, targets, rows, len(batch["labels"]), self.label_smoothing, answers)
         if self.action_unit_weight:
-            loss = loss + self.action_unit_weight * action_unit_loss(output.action_unit_logits, batch["action_units"])
+            # CCC compares faces: in a micro-batch of a few it would be noise.
+            ccc_weight = float(len(batch["rows"]) >= _MIN_FACES_FOR_CCC)
+            units = regression_loss(output.action_units.float(), batch["action_units"], ccc_weight)
+            loss = loss + self.action_unit_weight * units
         self._log_loss(loss, step)
         return {"loss": loss, "label_logits": output.logits[label_positions(batch["labels"])].detach()}
 

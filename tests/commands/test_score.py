@@ -192,9 +192,10 @@ def test_weights_and_thresholds_of_units(faces, score, explllm, tmp_path):
     drops, untrusted = active[:, 8].sum(), active[:, 23].sum()
     assert drops and strict["grounding_precision"] == pytest.approx(1 - drops / (active.sum() - untrusted))
     (tmp_path / "wrong.csv").write_text("unit,weight,threshold\nJaw Drop,2,0.1\n")
-    assert "Jaw Drop has a value outside [0, 1] [wrong.csv, line 2]" in explllm(
-        "score", faces, "--reliability", "wrong.csv"
-    ).error
+    assert (
+        "Jaw Drop has a value outside [0, 1] [wrong.csv, line 2]"
+        in explllm("score", faces, "--reliability", "wrong.csv").error
+    )
     made = explllm("cot", "build", faces, "-o", "out.jsonl", "--offline", "--reliability", "strict.csv")
     assert "action units that are not trusted: Nose Wrinkle" in made.err
     table = Manifest.read(tmp_path / "out.jsonl").frame

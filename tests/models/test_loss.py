@@ -1,7 +1,7 @@
 import torch
 from torch.nn import functional
 
-from explllm.models.loss import action_unit_loss, answer_positions, conversation_loss
+from explllm.models.loss import answer_numbers, answer_positions, conversation_loss
 
 
 def test_conversations_have_equal_weight():
@@ -27,18 +27,16 @@ def test_a_conversation_without_answers_contributes_zero():
     torch.testing.assert_close(loss, torch.log(torch.tensor(5.0)) / 2)
 
 
-def test_units_that_were_not_measured_add_nothing():
-    logits = torch.tensor([[0.0, 3.0, -1.0], [2.0, 1.0, 0.0]], requires_grad=True)
-    measured = torch.tensor([[0.5, torch.nan, 0.0], [1.0, 0.2, torch.nan]])
-    loss = action_unit_loss(logits, measured)
-    known = [(0.0, 0.5), (-1.0, 0.0), (2.0, 1.0), (1.0, 0.2)]
-    expected = [
-        functional.binary_cross_entropy(torch.tensor(logit).sigmoid(), torch.tensor(target)) for logit, target in known
-    ]
-    torch.testing.assert_close(loss, torch.stack(expected).mean())
-    loss.backward()
-    assert logits.grad[0, 1] == logits.grad[1, 2] == 0 and logits.grad.isfinite().all()
-    # Nothing measured: no loss, but a graph, without which the ranks would wait for each other's gradients.
-    nothing = action_unit_loss(logits, torch.full((2, 3), torch.nan))
-    nothing.backward()
-    assert nothing == 0
+def test_answers_of_a_conversation_have_equal_weight():
+    torch.manual_seed(0)
+    labels = torch.full((3, 12), -100)
+    labels[0, 2:4], labels[0, 6:12], labels[1, 2:4] = torch.tensor([1, 2]), torch.arange(6), torch.tensor([3, 2])
+    logits = torch.randn(3, 12, 11)
+    rows, columns, targets = answer_positions(labels)
+    found = conversation_loss(logits[rows, columns], targets, rows, 3, rounds=answer_numbers(rows, columns))
+
+    def mean(row, start, end):
+        return functional.cross_entropy(logits[row, start - 1 : end - 1], labels[row, start:end])
+
+    expected = [(mean(0, 2, 4) + mean(0, 6, 12)) / 2, mean(1, 2, 4), torch.tensor(0.0)]
+    torch.testing.assert_close(found, torch.stack(expected).mean())

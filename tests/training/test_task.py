@@ -173,9 +173,9 @@ def test_action_unit_loss(settings, data, trainer, tmp_path):
     task.explllm.save_pretrained(tmp_path / "model")
     saved = load_file(tmp_path / "model" / WEIGHTS)
     assert saved.keys() == set(model.weights_to_save()) and not any("action_unit_head" in name for name in saved)
-    next_stage = ExpLLMTask(settings(), init_from=tmp_path / "model", action_unit_weight=1.0)
-    next_stage.configure_model()
-    assert torch.equal(next_stage.explllm.projector[0].weight, task.explllm.projector[0].weight)
+    following = ExpLLMTask(settings(), init_from=tmp_path / "model", action_unit_weight=1.0)
+    trainer().validate(following, data(), verbose=False)
+    assert torch.equal(following.explllm.projector[0].weight, task.explllm.projector[0].weight)
     with pytest.raises(ConfigError, match="`action_unit_weight` must be at least 0, got -1"):
         ExpLLMTask(settings(), action_unit_weight=-1)
 

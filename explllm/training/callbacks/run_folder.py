@@ -53,13 +53,14 @@ class RunFolder(BaseRunFolder):
         answer_labels: str | None = None,
         unknown_labels: UnknownLabels = "refuse",
         checkpoint: str | None = None,
+        scored_faces: int = SCORED_FACES,
     ) -> None:
         """Configure the folder and how answers are scored.
 
         Args:
             run_dir: The run folder.
             explained_faces: Faces that a test explains in the report and on the terminal. If not 0, the test also
-                explains and scores a fixed sample of `SCORED_FACES` faces.
+                explains and scores a fixed sample of faces.
             predictions: The table of predictions, a ``.parquet``, ``.csv`` or ``.jsonl`` file; by default in the run
                 folder.
             answer_labels: The label set of the test faces, such as ``affectnet7``: the model answers only with its
@@ -68,6 +69,7 @@ class RunFolder(BaseRunFolder):
             unknown_labels: What to do with test faces whose expression is not a possible answer: ``refuse`` to run, or
                 ``leave_out`` and count them.
             checkpoint: The checkpoint that `predict` uses. A killed `predict` resumes only with the same one.
+            scored_faces: Size of that sample; with more faces than the data has, all.
 
         Raises:
             ConfigError: If `explained_faces` is negative, or `answer_labels` or `unknown_labels` is unknown.
@@ -82,7 +84,7 @@ class RunFolder(BaseRunFolder):
         super().__init__(run_dir, predictions, checkpoint)
         self.answer_labels = None if answer_labels is None else LabelSet.by_name(answer_labels)
         self.unknown_labels: UnknownLabels = unknown_labels
-        self.explained_faces = explained_faces
+        self.explained_faces, self.scored_faces = explained_faces, scored_faces
 
     def setup(self, trainer: Trainer, pl_module: ExpLLMTask, stage: str) -> None:  # type: ignore[override]
         """Pass `unknown_labels` to the task; see the base class too."""
@@ -238,7 +240,7 @@ class RunFolder(BaseRunFolder):
         data = trainer.datamodule  # type: ignore[attr-defined]
         metadata = data.frame().reindex(columns=["cot", "action_units_source"]).loc[scored.index]
         with_reference = scored[metadata["cot"].notna()]
-        sample = fixed_sample(scored if with_reference.empty else with_reference, SCORED_FACES)
+        sample = fixed_sample(scored if with_reference.empty else with_reference, self.scored_faces)
         rows = list(dict.fromkeys([*shown, *sample]))
         cots: list[ChainOfThought] = []
         for start in range(0, len(rows), _GENERATION_BATCH):
