@@ -163,16 +163,18 @@ def test_faces_that_the_model_has_no_word_for(command, run_dir, drawn_faces, tmp
     frame = Manifest.read(drawn_faces / "manifest.parquet").frame
     contempt = frame.index[frame["split"] == "test"][:4]
     frame.loc[contempt, "expression"] = "Contempt"
+    frame["action_units_missing"] = "Nose Wrinkle"
     Manifest(frame, drawn_faces).write(tmp_path / "contempt.parquet")
     named = ("--data", "ManifestFaces", "--data.manifest", "contempt.parquet", "--data.root", drawn_faces)
     assert "the data contains Contempt" in command("test", *named).error
-    done = command("test", *named, "--unknown_labels", "leave_out", "--explained_faces", 1)
+    done = command("test", *named, "--unknown_labels", "leave_out", "--explained_faces", 1, "--scored_faces", 99)
     assert done.status == 0 and "their expression: 4 Contempt" in " ".join(done.out.split())
     held = metrics(run_dir)
     assert held["test/count"] == 23 and held["test/left_out"] == {"Contempt": 4}
     assert "4 Contempt." in (run_dir / "report.html").read_text()
     table = pd.read_parquet(run_dir / "predictions.parquet")
     assert len(table) == 27 and table["predicted"].notna().all()
+    assert set(table["action_units_missing"]) == {"Nose Wrinkle"} and table["cot"].notna().sum() == 23
 
 
 def test_answers_are_sought_among_the_expressions_of_the_data(command, run_dir, small_config, explllm):
