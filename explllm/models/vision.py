@@ -96,7 +96,7 @@ def block_features(
     patch = getattr(encoder.config, "patch_size", None)
     if features.ndim == 4:  # convolutional encoders return a feature map (B, C, H', W')
         grid = features.shape[-2:]
-        maps = [*(functional.adaptive_avg_pool2d(one, tuple(grid)) for one in earlier), features]
+        maps = [*(functional.adaptive_avg_pool2d(one, (grid[0], grid[1])) for one in earlier), features]
         blocks = [one.flatten(2).transpose(1, 2) for one in maps]
     elif patch is None:
         grid = torch.Size((math.isqrt(features.shape[1]),) * 2)
