@@ -130,7 +130,7 @@ _GENERALITIES = (
 )
 
 
-def _forms(verb: str) -> Iterator[str]:
+def forms(verb: str) -> Iterator[str]:
     """Yield the inflected forms of a regular verb, with single and doubled final consonant."""
     yield verb
     yield verb + ("es" if verb.endswith(("s", "sh", "ch", "x", "z")) else "s")
@@ -138,6 +138,9 @@ def _forms(verb: str) -> Iterator[str]:
     yield stem + "ed"
     yield stem + "ing"
     yield stem + "ings"
+    if verb[-1] == "y" and verb[-2] not in "aeo":
+        yield verb[:-1] + "ies"
+        yield verb[:-1] + "ied"
     if verb[-1] not in "aeiouwx" and verb[-2] in "aeiou":
         yield verb + verb[-1] + "ed"
         yield verb + verb[-1] + "ing"
@@ -153,10 +156,10 @@ def _entries() -> Iterator[tuple[str, Tag]]:
     ):
         yield from _tagged(words, kind)
     for verb in _REPORTS.split(", "):
-        yield from ((form, ("report", form)) for form in _forms(verb))
+        yield from ((form, ("report", form)) for form in forms(verb))
     for action, words in movements.VERBS.items():
         for verb in words.split(", "):
-            yield from ((form, ("action", action)) for form in _forms(verb))
+            yield from ((form, ("action", action)) for form in forms(verb))
     for action, words in movements.OTHER_FORMS.items():
         yield from ((word, ("action", action)) for word in words.split(", "))
     for action, words in movements.PHRASES.items():

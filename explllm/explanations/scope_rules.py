@@ -1,4 +1,4 @@
-"""Patterns of scope: phrases that negate a clause, and phrases that introduce hypothetical or general statements.
+"""Words and patterns of scope: attitudes to a clause, and statements about something other than this face.
 
 This module contains only data for `explllm.explanations.scope`. The patterns match lowercase words and punctuation
 marks separated by single spaces.
@@ -8,35 +8,102 @@ from __future__ import annotations
 
 import re
 
+from explllm.explanations.lexicon import TABLE, forms
+
 BREAK = ";"
 """The token that replaces a phrase that introduces a clause."""
 
-BE = r"(?:is|are|was|were|be|been|being|seems|appears)"
-ADVERBS = r"(?:(?:\w+ly|just|also|well|still|even|at all|whatsoever|in fact|then|very|quite|so|too) )*"
-DETERMINER = r"(?:the|a|an|this|these|those|that|his|her|their|its|both|one|either|any|each|no|only)"
-SAY = (
-    r"(?:say|says|said|claim|claims|claimed|argue|argues|state|states|stated|conclude|maintain|maintains|suggest"
-    r"|assert|asserts|believe|believes|report|reports|reported|call|think|thinks|tell|tells|told|pretend|insist|insists)"
-)
-DENY = r"(?:deny|doubt|dispute|question|overlook|miss|ignore|mistake|denied|doubted|disputed|overlooked|missed)"
-EVIDENCE = (
-    r"(?:evidence|sign|signs|indication|indications|trace|traces|hint|hints|suggestion|proof|reason|question of"
-    r"|suspicion|clue|clues)"
-)
-NOBODY = (
-    r"(?:nobody|no one|none|no (?:\w+ )?(?:observer|viewer|person|human|expert|rater|coder|annotator|man|woman"
-    r"|reader))"
+
+def _words(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
+def _verbs(text: str) -> frozenset[str]:
+    return frozenset(form for verb in text.split() for form in forms(verb))
+
+
+DETERMINER = (
+    r"(?:the|a|an|any|this|these|those|that|his|her|their|its|both|one|either|each|no|only|there|it|he|she|they|them|you"
+    r"|we|someone|left|right)"
 )
 MODAL = r"(?:could|can|would|will|should|might|may|must)"
+EVIDENCE = r"(?:evidence|signs?|indications?|traces?|hints?|suggestion|proof|reason|suspicion|clues?)"
+
+# Frames: the words that introduce a clause, as in "nobody could deny that". ---------------------------------------------
+
+DOUBTING = _verbs("deny doubt dispute question contest refute disprove reject overlook miss ignore dismiss disagree")
+SAYING = _verbs(
+    "say claim argue state conclude maintain assert believe report think tell pretend insist allege suppose assume "
+    "imagine expect guess suspect presume declare consider postulate speculate contend swear hope wish wonder fear "
+    "mention write propose predict label rate interpret infer call describe speak talk fancy take"
+) | _words("said thought told wrote written held spoke took")
+SEEING = _verbs(
+    "see find observe notice note prove demonstrate confirm establish know understand recognize admit concede detect spot "
+    "attest agree accept acknowledge discern make"
+) | _words("saw seen found shown known made")
+SHOWING = _verbs("show indicate imply reveal support suggest mean")
+"""Verbs that introduce a clause only with "that": elsewhere they are verbs of the description itself."""
+CLAUSE_NOUNS = _words(
+    "true untrue correct incorrect right wrong accurate inaccurate false mistaken certain sure clear plain evident obvious "
+    "undeniable likely unlikely possible impossible probable improbable plausible implausible conceivable inconceivable "
+    "imaginable thinkable doubtful questionable apparent uncertain unclear case fact way chance danger possibility proof "
+    "denying mistaking evidence sign signs indication indications trace hint hints reason clue clues suspicion "
+    "suggestion claim idea notion statement assertion impression belief assumption view hypothesis theory rumor rumour "
+    "allegation conclusion reading nothing not grounds basis room be pretense"
+)
+"""Nouns and adjectives that introduce a clause with "that"."""
+NEGATIVE = DOUBTING | _words(
+    "not no nobody none nothing nowhere never neither nor without hardly scarcely barely little few zero rarely seldom untrue "
+    "false falsely incorrect incorrectly inaccurate wrong wrongly mistaken mistakenly erroneous erroneously unlikely "
+    "improbable implausible inconceivable impossible unreasonable unjustified unwarranted unfounded unsupported "
+    "untenable unconvincing misleading absurd nonsense baseless groundless foolish hard difficult premature mistake "
+    "error lie myth illusion fiction fabrication exaggeration misreading misconception fail fails failed lack lacks lacking "
+    "absence collapses crumbles short refuse refuses contradicts invented artifact anything doubtful questionable"
+)
+OPEN = (
+    _verbs("suppose imagine assume expect guess hope wish wonder suspect presume pretend speculate")
+    | _words(
+        "if whether unclear uncertain unknown debatable perhaps maybe possible possibly conceivable conceivably imaginable "
+        "thinkable probable probably plausible plausibly allegedly supposedly likely chance possibility danger rumor "
+        "rumour tempting"
+    )
+)
+MODALS = _words("might may could would should d")
+OWN_VOICE = _words(
+    "i we one you it this that these which there everyone everybody anyone image picture photo photograph face expression "
+    "feature features analysis data evidence measurement measurements estimate estimates value values intensity intensities "
+    "unit units observation observations finding findings cue cues"
+)
+"""Subjects whose statements are the text's own: "one can see that", "the image shows that"."""
+TRUE = _words("true correct right accurate certain clear plain evident obvious undeniable holds beyond fact stands confirmed")
+FINITE = _words(
+    "is are was were does do did has have had can could would will may might seems seem remains remain proves turns finds "
+    "lacks rests makes collapses crumbles fails holds stands contradicts misses deserves"
+)
+CLAIM_START = re.compile(
+    r"(?:and |so |thus )?(?:(?:the|a|any|this|every|no|his|her|their|such) (?:\w+ )?(?:claim|idea|notion|suggestion|statement"
+    r"|assertion|impression|belief|assumption|view|hypothesis|theory|rumou?r|allegation|conclusion|reading|fact) )?that $"
+)
 FALSE = (
     r"(?:not (?:\w+ly )?(?:true|correct|right|accurate|the case|so|supported|justified|plausible|tenable|borne out)"
     r"|false|untrue|incorrect|wrong|mistaken|inaccurate|unfounded|baseless|erroneous|a mistake|an error|a lie"
     r"|unsupported|not (?:a|an) (?:\w+ )?(?:true|correct|accurate) \w+)"
 )
-TRUE = r"(?:true|correct|right|accurate|the case|certain|clear|plain|evident|obvious|undeniable|a fact|beyond \w+)"
-CLAIM = (
-    r"(?:claim|idea|notion|suggestion|statement|assertion|impression|belief|assumption|view|hypothesis|theory|rumou?r"
-    r"|allegation|conclusion|reading)"
+TAKEN_BACK = re.compile(
+    rf"(?:[,;] )?(?:which|this|that|is|and it|(?:but|and) (?:this|that|it)) (?:(?:is|was) )?(?:\w+ly )?{FALSE}(?= [;,]|$)"
+    r"|(?:, )?(?:but|yet|although|though|however|;|and)(?: ,)?(?: in fact| actually| in reality| really)?"
+    r"(?: it| they| this| that| he| she)? (?:(?:is|are|does|do|did|was|were|has|have|will) not"
+    r"|(?:stays?|remains?) (?:where|as) (?:it|they) (?:is|are|was|were))(?= [;,]|$)"
+)
+"""A remark that denies the clause before it: "..., which is false", "..., but they are not"."""
+UNCERTAIN = re.compile(
+    r"\b(?:hard|difficult|impossible|not easy) to (?:tell|say|know|judge|decide|make out)|\b(?:can|could) not (?:tell|know|be sure)"
+    r"|\b(?:un(?:clear|certain|known)|debatable|doubtful|not (?:sure|certain|clear|known)|an open question)\b"
+    rf"|^(?:and |but )?(?:perhaps|maybe|possibly|conceivably) (?={DETERMINER}\b)"
+)
+QUOTED_SOURCE = re.compile(
+    r"\b(?:according to (?!(?:the |its |all |these |those |this )?(?:\w+ )?(?:action|measure\w*|intensit\w*|data|values?|units?"
+    r"|analysis|facs|estimat\w*))|allegedly|supposedly|reportedly|purportedly|ostensibly|(?:was|were) told)\b"
 )
 
 # Phrases replaced by simpler ones. The order matters: longer phrases and double negations come first.
@@ -107,52 +174,6 @@ REWRITES = [
     (r"(?:and|but) not the (?:left|right)(?= \w+)", ""),
     (r"lower than(?= (?:the|his|her|their|its) (?:left|right|other|opposite|counterpart|one)\b)", "beneath"),
 ]
-# Phrases that introduce a clause without negating it. Removing them hides their negative words from the tagger.
-AFFIRMATIONS = [
-    r"(?:there is |there can be )?no (?:doubt|question|denying|dispute|mistaking)(?: (?:that|but|about))?",
-    rf"{NOBODY} (?:{MODAL} )?(?:\w+ly )?{DENY}(?: that)?",
-    rf"(?:one |you |we |i )?(?:can|could) not (?:be )?{DENY}(?: that)?",
-    rf"it (?:is|was|would be) (?:\w+ly )?(?:not|hardly) (?:{FALSE}|undeniable)(?: that| to say that)?",
-    r"it (?:is|was|would be) (?:\w+ly )?(?:wrong|false|incorrect|a mistake|impossible|hard) to (?:deny|doubt"
-    r"|overlook|miss)"
-    r"(?: that)?",
-    rf"it (?:is|was) (?:(?!hardly|scarcely)\w+ly )?{TRUE} (?:that|to say that)",
-]
-# Phrases that negate the following clause.
-CLAUSE_NEGATIONS = [
-    rf"(?:it|this|that) (?:\w+ly )?(?:is|was|would be|seems"
-    rf"|appears) (?:\w+ly )?{FALSE}(?: to (?:\w+ly )?{SAY})?(?: that)?",
-    r"it (?:is|was|can|could|should|must|would) (?:\w+ly )?not (?:be )?(?:\w+ly )?(?:said|claimed|argued|stated"
-    r"|concluded|shown|maintained|true|assumed)(?: that)?",
-    r"it (?:is|was) (?:hardly|scarcely|never|not) (?:that|the case that|true that|as if|as though)",
-    r"it (?:does|did) not (?:\w+ )?(?:seem|appear|look)(?: (?:that|as if|like|as though))?",
-    r"(?:i|we|one|you|he|she|they|experts?) (?:\w+ly )?(?:doubts?|den(?:y|ies|ied)|disputes?|questions?)(?: that)?",
-    rf"{NOBODY} (?:{MODAL} )?(?:\w+ly )?{SAY}(?: that| about)?",
-    rf"(?:one|you|we|i|they|he|she)(?: {MODAL})? (?:not|never) (?:\w+ly )?(?:be )?(?:able to )?{SAY}(?: that)?",
-    rf"(?:there (?:is|was|are|were|exists?)|we have|i have|i see|we see|i find|we find|one finds|it offers|it gives)?"
-    rf" ?(?:no|little|zero|hardly any|not any) (?:\w+ )?{EVIDENCE}(?: whatsoever| at all)? (?:that|to (?:suggest"
-    r"|suppose|think|believe|say|indicate|assume)(?: that)?)",
-    r"(?:there is )?nothing (?:here |at all )?(?:to )?(?:suggests?|indicates?|shows?|implies|imply|says?|proves?"
-    r"|supports?)"
-    r" that",
-    r"nothing (?:about|in|on|of|else) (?:\w+ ){1,4}(?:suggests|indicates|shows|reveals|implies) that",
-    r"(?:there is )?nothing (?:here |at all )?to (?:suggest|indicate|show|imply|prove|support)(?: that)?",
-    r"(?:i|we|one|you) (?:do|does|can|could|would|did) not (?:see|find|observe|think|believe|notice|detect"
-    r"|agree)(?: that)?",
-]
-# "The claim that ... is false."
-FALSE_CLAIM = re.compile(
-    rf"(?:^|(?<= ))(?:(?:the|any|this|that|every|no) (?:\w+ )?{CLAIM} )?that (?P<body>.*?) (?:is|are|was|were"
-    rf"|would be|proves"
-    rf"|seems|turns out(?: to be)?|does|remains) (?:\w+ly )?(?P<verdict>{FALSE}|{TRUE}|not hold|to be {FALSE})"
-)
-FALSE_AFTER = re.compile(
-    rf"(?P<body>.*?)(?: ,)? (?:which|but (?:this|that|it)|this|that|is)(?: is| was)? (?:\w+ly )?(?P<verdict>{FALSE})"
-    r"(?=$| [;,])|(?P<ellipsis>.*?) (?:, )?(?:but|yet|although|though|however)(?: in fact| actually)? (?:it|they"
-    r"|this|that|he|she)"
-    r" (?:is|are|does|do|did|was|were) not$"
-)
-
 PLACE_NEAR = (
     r"(?:next to|beside|besides|behind|in front of|near|nearby|alongside|opposite|to (?:the|his|her"
     r"|their) (?:left|right)"
@@ -167,7 +188,7 @@ HUMAN = (
 RELATIVE = (
     r"(?:friend|brother|sister|mother|father|wife|husband|colleague|neighbou?r|companion|partner|twin|son"
     r"|daughter|parent"
-    r"|boss|teammate|rival|opponent|cousin|uncle|aunt|teacher|classmate|bystander|onlooker|passer by|stranger|crowd"
+    r"|teammate|rival|opponent|cousin|uncle|aunt|teacher|classmate|bystander|onlooker|passer by|stranger|crowd"
     r"|audience|dog|cat|doll|statue|cartoon|photographer|interviewer|spectator)s?"
 )
 OTHER_PEOPLE = re.compile(
@@ -247,13 +268,6 @@ EXPECTATION = re.compile(
     r"|\b(?:it )?(?:is|are|was|were|would be)(?: to be)? (?:normally |usually )?(?:expected|anticipated|supposed)\b"
     r"|\bit (?:would|might|could) be (?:natural|normal|easy|tempting|typical|usual)\b"
 )
-UNCERTAIN = re.compile(
-    r"\b(?:unclear|uncertain|unknown|doubtful|debatable|hard to (?:tell|say|know)|impossible to (?:tell|say|know)"
-    r"|(?:can|could) not (?:tell|know)|not sure|not certain|not clear|wonder(?:s|ing)? (?:if|whether)|not known)\b"
-    r"|\bit (?:is|seems|remains) (?:\w+ly )?(?:possible|conceivable|imaginable|thinkable|questionable"
-    r"|doubtful) that\b"
-    rf"|^(?:and |but )?(?:perhaps|maybe|possibly|conceivably) (?={DETERMINER}\b)"
-)
 INTENTION = re.compile(
     r"\b(?:about to|ready to|going to|want(?:s|ed|ing)? to|wish(?:es|ed)? to|on the (?:verge|point|brink) of"
     r"|threaten(?:s|ed|ing)? to|hop(?:e|es|ed|ing) to|supposed to|meant to|prepar(?:es|ed|ing) to"
@@ -261,16 +275,6 @@ INTENTION = re.compile(
     r"|attempt(?:s|ed|ing)? to|intend(?:s|ed|ing)? to"
     r"|(?:seems?|appears?|looks?) likely to|plan(?:s|ned|ning)? to)\b(?! (?:suppress|hide|hold|conceal|mask"
     r"|contain|appear))"
-)
-QUOTED_SOURCE = re.compile(
-    r"\b(?<!that )(?:(?:caption|label|title|note|text|headline|comment|article|sign|witness|report|commentator"
-    r"|viewer|colleague"
-    r"|friend|critic|reviewer|annotator|rater|observer|neighbou?r|description|someone|somebody|expert|author)s?"
-    r"(?: (?:\w+ ){0,5}?)?(?: ?(?:says?|said|claims?|claimed|reads?|states?|stated|insists?|insisted|reports?"
-    r"|reported|wrote|writes?|tells?|told|thinks?|thought|believes?|mentions?|mentioned|asserts?|argues?|noted|remarked))"
-    r"|according to|it is (?:\w+ly )?(?:said|claimed|alleged|rumou?red|reported) that|allegedly|supposedly"
-    r"|i was told|we were told|(?:he|she|they|someone|somebody) (?:says?|said|claims?|claimed|thinks?|thought"
-    r"|wrote))\b"
 )
 COMPARED = re.compile(r"\b(?<!rather )(?<!other )than\b")
 STANDARD = re.compile(
@@ -283,35 +287,21 @@ RETURNS = frozenset(("this", "these", "here", "now", "subject", "today", "curren
 PAST = frozenset(("was", "were", "had", "did", "would"))
 
 
-def _compile(patterns: list[str]) -> re.Pattern[str]:
-    return re.compile("|".join(rf"\b(?:{pattern})(?!\w)" for pattern in patterns))
-
-
-NEGATED = _compile(CLAUSE_NEGATIONS)
-AFFIRMED = _compile(AFFIRMATIONS)
 REWRITTEN = [(re.compile(rf"\b(?:{pattern})(?!\w)"), plain) for pattern, plain in REWRITES]
 
 
-def _words(text: str) -> frozenset[str]:
-    return frozenset(text.split())
+def _starts_object() -> frozenset[str]:
+    kinds = ("part", "action", "side", "grade", "filler")
+    words = {word for word, entries in TABLE.items() for rest, (kind, _) in entries if not rest and kind in kinds}
+    return frozenset(words - {"open", "look", "part"}) | _words("there they them it these those such")
 
 
-TRIGGERS = _words(
-    """
-    about absent according adults ago all alleged allegedly anger angry another anything apart as aside asked assume
-    attempts avoid avoided avoiding avoids background before behind beside brother but bystander cannot caption
-    cease ceases claims commonly conceivable conceivably consider contempt could crowd d decline declines denied
-    denies deny different disgust disgusted doubt earlier everyone everything except excluded expect expected
-    expects fail failed failing fails false father fear fearful following free friend frightened generally going had
-    happiness happy hardly he hopes i if illusion imaginary imagine incorrect instead it joy kept label last later
-    let lets lower many may maybe might mistake mistaken most mother myth near neighbor neighbour never next no
-    nobody none nor normally not nothing nowhere often on once opposed other others past people perhaps persons
-    picture possible possibly poster prevented previous previously question rather reads ready refrain refrains
-    refuse refused refuses report ruled sad sadness said says scarcely second she should since sister sitting so
-    somebody someone soon standing states statue stop stops suppose supposed supposedly surprise surprised tell
-    textbook than told tomorrow too tries true try trying typical typically unable uncertain unclear undeniable
-    unknown unless unlike untrue used usually want wants we were whether who will wish without would wrong wrote
-    yesterday yet
-    """
+OBJECT_START = _starts_object()
+"""First words of a clause or noun phrase about the face."""
+FACE = frozenset(
+    word
+    for word, entries in TABLE.items()
+    for rest, (kind, value) in entries
+    if not rest and ((kind == "part" and value != "none") or value in ("smile", "frown"))
 )
-"""Words of which every pattern contains at least one. Sentences without them are not searched."""
+"""Parts of the face. Words before a clause that name one are a statement of their own."""
