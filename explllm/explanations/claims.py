@@ -40,7 +40,11 @@ class Claim:
 _SENTENCE_END = re.compile(r"(?<=[.!?])[\"'”’)*\]]*\s+|\n+")
 _QUESTION = re.compile(r"\?[\"'”’)*\]\s]*$")
 # Quoted phrases of up to three words are part of the sentence: a “smile”.
-_QUOTATION = re.compile(r"[\"“](?=(?:[^\"“”\n]*?\s){3})[^\"“”\n]{1,400}[\"”]|(?<=says )[\"“][^\"“”\n]{1,400}[\"”]")
+_QUOTATION = re.compile(
+    r"[\"“](?=(?:[^\"“”\n]*?\s){3})[^\"“”\n]{1,400}[\"”]"
+    r"|\b(?:says?|said|saying|reads?|reading|named|titled|entitled|labell?ed|tagged|marked|captioned|terms?|words?|phrases?|labels?|names?"
+    r"|captions?|titles?|tags?|files?|expressions?|entry|entries|column|category),? (?:is |of |like )?[\"“][^\"“”\n]{1,400}[\"”]"
+)
 _OTHERS_STILL = re.compile(
     r"\b(?:other|remaining|rest of)\b[^.;]{0,40}?\b(?:units?|movements?|muscles?|aus?|features?|parts?)\b[^.;]{0,30}?"
     r"\b(?:0|zero|inactive|absent|neutral|unchanged|at rest|still|not active)\b"
@@ -152,7 +156,8 @@ class _Reader:
             for name in self.words.values[part].split("+"):
                 self._claim(name, action, sides)
         if not parts and own is not None:
-            self._claim(own, action, self._sides_after(action + 1) or self._sides_before(action), certain_of_side=False)
+            sides = self._sides_after(action + 1) or self._sides_before(action)
+            self._claim(own, action, sides or self._side_claimed(own), certain_of_side=False)
         if self.words.kinds[action] == "action":
             self.last_action = action
 
@@ -237,6 +242,15 @@ class _Reader:
             positions.append(position + 2)
         self.read_sides.update(positions)
         return {words.values[side] for side in positions}
+
+    def _side_claimed(self, part: str) -> set[str]:
+        """Return the side of a part that alone moves so far: "only the left lip corner rises, in a smirk"."""
+        if {"only", "just", "alone"}.isdisjoint(self.words.values):
+            return set()
+        kinds = movements.PART_UNITS.get(part, ())
+        names = [NAMES[claim.unit] for claim in self.claimed if claim.present]
+        sides = {name.split()[0].lower() for name in names if name.partition(" ")[2] in kinds}
+        return sides if len(sides) == 1 else set()
 
     def _side_near(self, action: int) -> set[str]:
         """Return the side in "the jaw slides left": the nearest side that does not belong to another part."""
@@ -327,7 +341,7 @@ class _Reader:
             words.value(follow + 1),
         )
         alone = grade is not None and words.kind(grade + 1) in ("end", "comma", "break", "and", "report")
-        if part and words.value(position + 1) in ("too", "as well", "likewise") and self.last_action >= 0:
+        if part and words.value(position + 1) in ("too", "as well", "likewise", "follow", "follows") and self.last_action >= 0:
             for name in part.split("+"):
                 self._claim(name, self.last_action, sides)
         elif len(sides) == 1 and "one" not in sides and (mirrored or alone or stressed):

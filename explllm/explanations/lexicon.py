@@ -67,10 +67,10 @@ _FILLERS = (
     "outer, middle, upper, corner's, side, sides, muscle, muscles, area, region, part, intensity, engagement, use, "
     "symmetrical, asymmetrical, symmetric, overall, combined, corresponding, noticeable, genuine, relaxed"
 )
-_PREPOSITIONS = "of, in, at, on, for, around, between, across, by"
+_PREPOSITIONS = "of, in, at, on, for, around, between, across, by, along"
 _BREAKS = (
     "but, yet, while, whereas, although, though, however, despite, because, so, unless, until, with, alongside, "
-    "along, where, when, if, since, as, combined, coupled, paired, accompanied, complemented, plus"
+    "along with, where, when, if, since, as, combined, coupled, paired, accompanied, complemented, plus"
 )
 _REPORTS = (
     "indicate, suggest, imply, reinforce, support, convey, signal, reveal, reflect, hint, point, mark, signify, "

@@ -210,7 +210,8 @@ class _Scoper:
             length = len(remark[0].split())
             first = self._start(start, CONTRAST)
             if start > first:
-                self._mark(_DENIED, first, start)
+                if rules.NEGATIVE.isdisjoint(self.words[first:start]):
+                    self._mark(_DENIED, first, start)
                 self.words[start : start + length] = [BREAK] * length
 
     # Positions -------------------------------------------------------------------------------------------------------
@@ -255,7 +256,8 @@ class _Scoper:
         start = self._clause_start(index)
         end = self._next(index, BOUNDARIES)
         subject = " ".join(self.words[start:index])
-        if match["modal"] in ("would", "d") and self.words[self._start(index, CONTRAST)] in (
+        perfect = self.text.startswith(" have been", match.end("modal"))
+        if (match["modal"] in ("would", "d") or perfect) and self.words[self._start(index, CONTRAST)] in (
             "with",
             "without",
             "given",

@@ -107,7 +107,29 @@ QUOTED_SOURCE = re.compile(
 )
 
 # Phrases replaced by simpler ones. The order matters: longer phrases and double negations come first.
+_ABSENT = "is absent"
 REWRITES = [
+    # Clefts: "what rises is the chin", "the brow that is raised is the left one".
+    (r"what ((?:is |are )?(?:rises|raised|lifted|lowered|drops|dropped|opens|opened|open|closes|closed|moves|widens|widened"
+     r"|wrinkled|wrinkles|stretched|puckered|pulled \w+|goes up|goes down)) (?:is|are) ((?:\w+ )*\w+)", r"\2 \1"),
+    (r"the (\w+(?: corner)?) that ((?:is|are|has|shows) [^,;]+?) is the (left|right)(?: one)?", r"the \3 \1 \2"),
+    (r"what (?:looks like|seems|seem|appears|appear|resembles|might be|may be|could be|passes for|one takes for)[^;]*?(?= (?:is|are"
+     r"|turns|proves)\b)", "it"),
+    (r"the (left|right) (?:(?:and|but) not|rather than|as opposed to|instead of) the (?:left|right) ((?:lip |mouth )?\w+)"
+     r"(?= (?:is|are|shows|has))", r"the \1 \2"),
+    # Movements that have ended or that do not quite happen.
+    (r"(?:(?:has|have|had) )?(?:\w+ly )?(?:stop|stops|stopped|quit|quits|cease|ceases|ceased|finished|given up|gave up|gives up)"
+     r"(?= (?!short)\w+ing)", "not"),
+    (r"(?:(?:has|have|had|is|are) )?(?:\w+ly )?(?:faded|fades|vanished|vanishes|disappeared|disappears|gone|subsided|dissolved|worn off"
+     r"|evaporated|passed)(?: (?:away|completely|entirely|altogether))?(?= (?:from|now|by|already|again)| ?[,;]| ?$)", _ABSENT),
+    (r"(?:gives|gave|giving|given) way to", f"is absent {BREAK} there is"),
+    (r"(?:almost|nearly|virtually|practically)(?= (?:rises?|smiles?|lifts?|drops?|close|closes|widens?|wrinkles?|puckers?|opens"
+     r"|frowns?)\b)", "not"),
+    (r"(?:hardly|scarcely|barely) (?:a|an|any) (?:\w+ )?(?:trace|hint|sign|suggestion|indication)s? of", "no"),
+    (r"(?:hardly|scarcely|barely) (?:any|at all)", "no"),
+    (r"(?:hardly|scarcely)(?= (?:be )?\w+(?:ed|en|s|sh|t|ing|led)?)", "not"),
+    (r"(?:mistake|mistakes|mistook|mistaken|take|takes|took|taken|confuse|confused|misread|misreads) ([^,;]{1,40}?) (?:for|as|with)"
+     r"(?= (?:a|an|the)?)", "call it"),
     (r"not (?:\w+ly )?fail(?:s|ed)? to|never (?:once )?fail(?:s|ed)? to|(?:can|could) not fail to|without fail", ""),
     (r"(?:can|could) not (?:help but|but|help)", ""),
     (r"(?:not|never|hardly|scarcely) without|no (?:lack|shortage|absence|want) of", "with"),
@@ -120,10 +142,11 @@ REWRITES = [
     (r"(?:anything|everything|all) but", "not"),
     (r"nor that", "and that"),
     (
-        r"is (?:\w+ )?(?:a|an) (?:myth|illusion|fiction|invention|fabrication|artifact)|(?:is|are) imaginary",
+        r"is (?:\w+ )?(?:a|an) (?:\w+ )?(?:myth|illusion|fiction|invention|fabrication|artifact)(?: of \w+(?: \w+)?)?|(?:is|are)"
+            r" imaginary",
         "is absent",
     ),
-    (r"(?:alleged|so called|imaginary|imagined|hypothetical|anticipated) \w+", "thing"),
+    (r"(?:alleged|supposed|so called|seeming|apparent|imaginary|imagined|hypothetical|anticipated) \w+", "thing"),
     (
         r"nothing (?:about|in|on|of|else) (?:\w+ ){1,4}(?:suggests|indicates|shows|reveals|implies|points to"
         r"|hints at)(?! that)",
@@ -195,13 +218,29 @@ OTHER_PEOPLE = re.compile(
     rf"\b(?:{HUMAN} (?:who (?:is|stands|sits) )?{PLACE_NEAR}|(?:an ?other|the other|other|the second|the next"
     rf"|a second|neighbou?ring|adjacent|different|every other|all other|most other|some other) (?:\w+ )?{HUMAN}"
     rf"|(?:someone|somebody|everyone|everybody|anyone|anybody|no one|nobody) else"
+    rf"|{PLACE_NEAR} (?:him|her|them|this (?:\w+)|the (?:person|subject|man|woman|boy|girl|child))(?: ,)?"
+    rf" (?:someone|somebody|a|an|another|the|one|two|some)"
     rf"|(?:his|her|their|a|an|the|this person|the person|some) (?:\w+ )?{RELATIVE}|the others)\b"
 )
 PICTURE = (
     r"(?:photo|photograph|picture|image|frame|shot|snapshot|clip|video|scene|session|portrait|take|moment|frames)s?"
 )
+_OWN_PICTURE = (
+    r"(?:present|current|given|same|provided|above|shown|single|still|final|close|up|cropped|gr[ae]y|scale|gr[ae]yscale|colou?r"
+    r"|coloured|colored|black|and|white|uploaded|attached|facial|input|static|entire|whole|blurry|sharp|small|large|low|high"
+    r"|quality|resolution|photographic|frontal|test)"
+)
+_STILL_PICTURE = r"(?:photo|photograph|picture|image|frame|shot|snapshot|clip|video|footage|portrait|selfie|still|screenshot)s?"
+_OTHER_IMAGES = (
+    r"(?:poster|billboard|painting|drawing|cartoon|sketch|statue|magazine|book|cover|television|tv|screen|wall|mural|logo|sticker"
+    r"|mask|t shirt|shirt|diagram|manual|guide|textbook|handbook|literature|catalog(?:ue)?|film|movie|novel|dream|mirror"
+    r"|caricature|theory|legend|comic)s?"
+)
 OTHER_TIMES = re.compile(
-    rf"\b(?:(?:previous|earlier|prior|last|next|following|other|an ?other|different|second|old|older|former|later"
+    rf"\b(?:(?:in|on|at|from|throughout|during|for) (?:the|a|an|his|her|their|one|some|most|many|all|several|other)"
+    rf" (?:(?!{_OWN_PICTURE}\b)\w+ ){{1,2}}{_STILL_PICTURE}"
+    rf"|(?:in|on|from|inside) (?:the|a|an|his|her|their|some|most|many|all) (?:\w+ ){{0,2}}{_OTHER_IMAGES}"
+    rf"|(?:previous|earlier|prior|last|next|following|other|an ?other|different|second|old|older|former|later"
     rf"|preceding|subsequent|first) {PICTURE}"
     r"|(?:\w+ )?(?:seconds?|moments?|minutes?|hours?|days?|weeks?|years?|months?|while) (?:ago|earlier|before"
     r"|later|after)"
@@ -215,7 +254,7 @@ OTHER_TIMES = re.compile(
     r"|back then|in those days|the other day|before (?:the|this) (?:photo|photograph|picture|shot|image))\b"
 )
 GENERAL_PEOPLE = re.compile(
-    r"^(?:\w+ ){0,3}(?:people|persons|humans|individuals|someone|anyone|somebody|anybody|others|everyone|everybody"
+    r"^(?:(?!(?:at|to|by|with|like|from|for|of|as|he|she|they|it|the|this)\b)\w+ ){0,3}(?:people|persons|humans|individuals|someone|anyone|somebody|anybody|others|everyone|everybody"
     r"|most of us|strangers|babies|infants|adults|actors|viewers)(?! (?:can|could) (?:see|tell))\b(?=.* \w)"
     r"|^(?:(?:other|most|many|angry|sad|happy|fearful|surprised|human|typical|some|all|such|several) ){1,2}faces\b"
     r"|^(?:a|an|the) (?:\w+ )?(?:typical|textbook|prototypical|classic|classical|standard|average|usual|generic)"
@@ -255,7 +294,8 @@ REPORT_VERB = re.compile(
     r"(?:indicate|suggest|imply|reinforce|support|convey|signal|reveal|reflect|hint|point|mark|signify|denote|confirm"
     r"|communicate|highlight|emphasi[sz]e|enhance|add|give|create|contribute|express|mean|lead|accentuate|underscore"
     r"|portray|illustrate|fit|speak|stem|come|be (?:read|interpreted|understood|taken|seen|linked|related|associated"
-    r"|perceived|a sign|due|part|observed|noted)|represent|correspond|serve|show|help|make|align|arise|appear"
+    r"|perceived|a sign|due|part|observed|noted)|represent|correspond|serve|show|help|make|align|arise"
+    r"|appear(?! (?:later|soon|at|in|any|on|again|next|when|after)\b)(?= \w)"
     r"|seem|result)\b"
 )
 INDEFINITE = re.compile(
@@ -272,11 +312,13 @@ INTENTION = re.compile(
     r"\b(?:about to|ready to|going to|want(?:s|ed|ing)? to|wish(?:es|ed)? to|on the (?:verge|point|brink) of"
     r"|threaten(?:s|ed|ing)? to|hop(?:e|es|ed|ing) to|supposed to|meant to|prepar(?:es|ed|ing) to"
     r"|(?:asked|told|instructed|ordered|encouraged|invited) (?:\w+ ){0,3}to|try(?:ing)? to|tries to|tried to"
-    r"|attempt(?:s|ed|ing)? to|intend(?:s|ed|ing)? to"
+    r"|attempt(?:s|ed|ing) to|intend(?:s|ed|ing)? to"
     r"|(?:seems?|appears?|looks?) likely to|plan(?:s|ned|ning)? to)\b(?! (?:suppress|hide|hold|conceal|mask"
     r"|contain|appear))"
 )
-COMPARED = re.compile(r"\b(?<!rather )(?<!other )than\b")
+COMPARED = re.compile(
+    r"\b(?:(?<!rather )(?<!other )than|as against|versus)\b"
+)
 STANDARD = re.compile(
     r"(?:^|\b)(?:unlike|compared|in contrast|contrary|as opposed|relative|similar|than|just as|as in|as)\b[^,;]*$"
 )

@@ -126,6 +126,8 @@ class TaggedSentence:
                 after_part = False  # "from the brows down to the mouth"
             if self.values[position] == "in":
                 after_action = after_action and self.kind(position + 1) not in _OBJECTS
+            if self.values[position] == "out" and self.kind(position - 1) == "and" and self.value(position - 2) == "up":
+                after_action = False  # "up and back" is up
             preposition = "of" if self.values[position] == "in" else "word"
             self.kinds[position] = "action" if after_action or after_part else preposition
 
