@@ -40,10 +40,16 @@ class Claim:
 _SENTENCE_END = re.compile(r"(?<=[.!?])[\"'”’)*\]]*\s+|\n+")
 _QUESTION = re.compile(r"\?[\"'”’)*\]\s]*$")
 # Quoted phrases of up to three words are part of the sentence: a “smile”.
+_QUOTED = r"[\"“][^\"“”\n]{1,400}[\"”]"
+_NAMING = (
+    r"(?:says?|said|saying|reads?|reading|(?:re)?nam(?:e|ed)|(?:en)?titled?|labell?(?:ed)?|tag(?:ged)?|mark(?:ed)|captions?|captioned"
+    r"|term|word|phrase|name|file|sentence|entry|category|column|by)s?"
+)
 _QUOTATION = re.compile(
     r"[\"“](?=(?:[^\"“”\n]*?\s){3})[^\"“”\n]{1,400}[\"”]"
-    r"|\b(?:says?|said|saying|reads?|reading|named|titled|entitled|labell?ed|tagged|marked|captioned|terms?|words?|phrases?|labels?|names?"
-    r"|captions?|titles?|tags?|files?|expressions?|entry|entries|column|category),? (?:is |of |like )?[\"“][^\"“”\n]{1,400}[\"”]"
+    rf"|\b{_NAMING},? (?:is |of |like )?{_QUOTED}"
+    rf"|{_QUOTED}(?= (?:is what|means|refers|denotes|stands for|is (?:defined|(?:the|an?) (?:\w+ )?(?:term|word|label|phrase|name))))",
+    re.IGNORECASE,
 )
 _OTHERS_STILL = re.compile(
     r"\b(?:other|remaining|rest of)\b[^.;]{0,40}?\b(?:units?|movements?|muscles?|aus?|features?|parts?)\b[^.;]{0,30}?"
@@ -245,7 +251,7 @@ class _Reader:
 
     def _side_claimed(self, part: str) -> set[str]:
         """Return the side of a part that alone moves so far: "only the left lip corner rises, in a smirk"."""
-        if {"only", "just", "alone"}.isdisjoint(self.words.values):
+        if {"only", "just"}.isdisjoint(self.words.values):
             return set()
         kinds = movements.PART_UNITS.get(part, ())
         names = [NAMES[claim.unit] for claim in self.claimed if claim.present]
@@ -341,7 +347,11 @@ class _Reader:
             words.value(follow + 1),
         )
         alone = grade is not None and words.kind(grade + 1) in ("end", "comma", "break", "and", "report")
-        if part and words.value(position + 1) in ("too", "as well", "likewise", "follow", "follows") and self.last_action >= 0:
+        if (
+            part
+            and words.value(position + 1) in ("too", "as well", "likewise", "follow", "follows")
+            and self.last_action >= 0
+        ):
             for name in part.split("+"):
                 self._claim(name, self.last_action, sides)
         elif len(sides) == 1 and "one" not in sides and (mirrored or alone or stressed):

@@ -48,7 +48,7 @@ PARTS: dict[str, str] = {
 """Parts of the face with their names. ``+`` joins two parts that share a name."""
 
 VERBS: dict[str, str] = {
-    "raise": "raise, lift, elevate, arch, cock, hike, hoist, perk",
+    "raise": "raise, lift, elevate, arch, cock, hike, hoist, perk, climb, soar, ascend, heighten",
     "up": "upturn",
     "lower": "lower, depress, descend, dip",
     "down": "droop, sag, slump, downturn",

@@ -38,7 +38,9 @@ class ScopedWords:
 
 _MAX_FRAME = 12
 _FRAME_START = BOUNDARIES | {"and", "so", "as"}
-_AFTER_HEAD = frozenset(("of", "about", "out", "here", "at", "all", "whatsoever", "also", "for", "ever", "just", "me", "us"))
+_AFTER_HEAD = frozenset(
+    ("of", "about", "out", "here", "at", "all", "whatsoever", "also", "for", "ever", "just", "me", "us")
+)
 _ASSERTED, _DENIED, _OPEN = "asserted", "denied", "open"
 
 
@@ -60,7 +62,7 @@ class _Scoper:
 
     def __init__(self, text: str, modal_verbs: bool) -> None:
         self.modal_verbs = modal_verbs
-        text = text.replace("cannot", "can not")
+        text = f" {text} ".replace(" cannot ", " can not ")
         for rule, plain in rules.REWRITTEN:
             text = rule.sub(plain, text)
         self.words = text.split()
@@ -69,7 +71,7 @@ class _Scoper:
         self._resolve_claims()
         self._resolve_remarks()
         self._resolve_frames()
-        self.text = " ".join(self.words)
+        self.text = f" {' '.join(self.words)} "
         self.index_at: dict[int, int] = {}
         start = 0
         for index, word in enumerate(self.words):
@@ -82,7 +84,8 @@ class _Scoper:
             if any(
                 rule.search(clause) for rule in (rules.GENERAL_PEOPLE, rules.GENERAL_EMOTION, rules.HYPOTHETICAL_START)
             ):
-                self._skip(start, self._next(start, CONTRAST | {":"}))
+                subordinate = self.words[start] in ("where", "when", "while", "unlike")
+                self._skip(start, self._next(start, CONTRAST | ({":", ","} if subordinate else {":"})))
         for rule, skip in (
             (rules.EXPECTATION, self._skip_expectation),
             (rules.IF, self._skip_condition),
@@ -93,7 +96,7 @@ class _Scoper:
             (rules.QUOTED_SOURCE, self._skip_whole),
             (rules.COMPARED, self._skip_to_boundary),
             (rules.OTHER_PEOPLE, self._skip_other),
-            (rules.OTHER_TIMES, self._skip_other),
+            (rules.OTHER_TIMES, self._skip_other_time),
         ):
             if rule is rules.MODAL_VERB and not self.modal_verbs:
                 continue
@@ -125,13 +128,17 @@ class _Scoper:
         """Return the start of the clause that a word introduces, or 0 if it introduces none."""
         word = self.words[head]
         verb = word in rules.SAYING or word in rules.SEEING or word in rules.DOUBTING
-        if head < start or head - start > _MAX_FRAME or not (verb or word in rules.SHOWING or word in rules.CLAUSE_NOUNS):
+        if (
+            head < start
+            or head - start > _MAX_FRAME
+            or not (verb or word in rules.SHOWING or word in rules.CLAUSE_NOUNS)
+        ):
             return 0
         body = head + 1
         while body < len(self.words) and (self.words[body] in _AFTER_HEAD or self.words[body].endswith("ly")):
             body += 1
         if self.words[body : body + 1] == ["that"]:
-            return body + 1
+            return 0 if _is_verb("".join(self.words[body + 1 : body + 2])) else body + 1
         verb = verb or self.words[head - 1] == "to"  # "nothing to suggest the jaw is dropped"
         if verb and head > start and body < len(self.words) and self.words[body] in rules.OBJECT_START:
             return body
@@ -145,13 +152,20 @@ class _Scoper:
             return _DENIED
         if negatives:
             return _ASSERTED
-        saying = frame[-1] in rules.SAYING or frame[-1] == "suggested"
+        saying = frame[-1] in rules.SAYING | rules.CONVICTIONS or frame[-1] == "suggested"
         if not rules.OPEN.isdisjoint(frame) or (
-            self.modal_verbs and not rules.MODALS.isdisjoint(frame) and (frame[-1] not in rules.SEEING or "should" in frame)
+            self.modal_verbs
+            and not rules.MODALS.isdisjoint(frame)
+            and (frame[-1] not in rules.SEEING or "should" in frame)
         ):
             return _OPEN
-        reported = saying and not {"is", "was", "been", "being"}.isdisjoint(frame[-3:-1])
-        return _OPEN if reported or (saying and rules.OWN_VOICE.isdisjoint(frame)) else _ASSERTED
+        reported = saying and not {"is", "are", "was", "been", "being"}.isdisjoint(frame[-3:-1])
+        return _OPEN if reported or (saying and not self._own_voice(frame)) else _ASSERTED
+
+    @staticmethod
+    def _own_voice(frame: list[str]) -> bool:
+        """Return whether the subject of a frame speaks for the text: "one can see", "the image shows", "this implies"."""
+        return not rules.OWN_VOICE.isdisjoint(frame) or frame[-2:-1] in (["this"], ["these"], ["that"], ["which"])
 
     def _end_of_body(self, body: int) -> int:
         """Return the end of a clause, or of a noun phrase in place of a clause."""
@@ -160,7 +174,9 @@ class _Scoper:
         clause = False
         for index in range(body, len(self.words)):
             word = self.words[index]
-            if word in CONTRAST or (not clause and word in ("and", ",") and self.words[index + 1 : index + 2] != ["or"]):
+            if word in CONTRAST or (
+                not clause and word in ("and", ",") and self.words[index + 1 : index + 2] != ["or"]
+            ):
                 following = self.words[index + 1 : index + 2]
                 if word in CONTRAST or (following and following[0] in rules.OBJECT_START):
                     return index
@@ -177,7 +193,7 @@ class _Scoper:
     def _resolve_claims(self) -> None:
         """Mark clauses in the place of a subject: "the claim that the brows are raised is false"."""
         for start in self._main_clauses():
-            end = self._next(start, CONTRAST)
+            end = self._next(start, CONTRAST | {":"})
             try:
                 body = self.words.index("that", start, min(end, start + 5)) + 1
             except ValueError:
@@ -189,12 +205,15 @@ class _Scoper:
                 continue  # "that smile": not a clause
             tail = next((at for at in range(end - 1, body, -1) if self.words[at] in rules.FINITE), body)
             while tail > body and (
-                self.words[tail - 1] in rules.FINITE or self.words[tail - 1] in rules.NEGATIVE or self.words[tail - 1] in _AFTER_HEAD
+                self.words[tail - 1] in rules.FINITE
+                or self.words[tail - 1] in rules.NEGATIVE
+                or self.words[tail - 1] in _AFTER_HEAD
             ):
                 tail -= 1
             remark = self.words[tail:end]
             if rules.FACE.isdisjoint(self.words[body:tail]) or not rules.FACE.isdisjoint(remark):
-                continue
+                tail = end
+                remark = []
             if sum(word in rules.NEGATIVE for word in remark) % 2:
                 self._mark(_DENIED, body, tail)
             elif rules.TRUE.isdisjoint(remark):
@@ -204,7 +223,7 @@ class _Scoper:
 
     def _resolve_remarks(self) -> None:
         """Deny clauses that a remark takes back: "the brows seem raised, but they are not"."""
-        text = " ".join(self.words)
+        text = f" {' '.join(self.words)} "
         for remark in reversed([*rules.TAKEN_BACK.finditer(text)]):
             start = len(text[: remark.start()].split())
             length = len(remark[0].split())
@@ -304,11 +323,14 @@ class _Scoper:
         elif {"what", "as", "than", "like", "although", "though", "while"} & set(before):
             self._skip_to_boundary(index, match)
         else:
-            subject_first = match[0].startswith(("is", "are", "was", "were", "would", "be"))
+            subject_first = match[0].lstrip().startswith(("is", "are", "was", "were", "would", "be"))
             start = self._clause_start(index) if subject_first else index
             self._skip(start, self._next(index, CONTRAST))
 
-    def _skip_other(self, index: int, match: re.Match[str]) -> None:
+    def _skip_other_time(self, index: int, match: re.Match[str]) -> None:
+        self._skip_other(index, match, returns=rules.RETURNS - rules.PRONOUNS)
+
+    def _skip_other(self, index: int, match: re.Match[str], returns: frozenset[str] = rules.RETURNS) -> None:
         """Skip a statement about another person or another time."""
         start = self._start(index, BOUNDARIES)
         before = " ".join(self.words[start:index])
@@ -320,14 +342,14 @@ class _Scoper:
                 end = self._next(end + 2, BOUNDARIES)
             self._skip(first, end)
             return
-        end = self._return(index)
+        end = self._return(index, returns)
         comma = self._next(index, BOUNDARIES)
         if start == self._start(index, CONTRAST) or self.words[start - 1] == "while":
             self._skip(start, end)
         else:  # a parenthesis: "the eyes, closed in the last picture, are open"
             self._skip(start, min(comma, end))
 
-    def _return(self, index: int) -> int:
+    def _return(self, index: int, returns: frozenset[str]) -> int:
         """Return where the sentence comes back to this person and this picture."""
         while index < len(self.words):
             word = self.words[index]
@@ -336,10 +358,17 @@ class _Scoper:
                 tense = next(
                     (near for near in self.words[index + 1 :] if near in rules.PAST | {"is", "are", "has"}), ""
                 )
-                if word == BREAK or tense not in rules.PAST or not rules.RETURNS.isdisjoint(following):
+                if word == BREAK or tense not in rules.PAST or not returns.isdisjoint(following):
                     return index
             subject_follows = word == "while" and "subject" in following
-            if subject_follows or (word in (",", "and", "while") and not rules.RETURNS.isdisjoint(following[:3])):
+            if subject_follows or (word in (",", "and", "while") and not returns.isdisjoint(following[:3])):
                 return index
             index += 1
         return index
+
+
+def _is_verb(word: str) -> bool:
+    """Return whether a word after "that" makes it a relative pronoun, as in "the conclusion that follows"."""
+    return word not in rules.OBJECT_START and (
+        word in rules.FINITE or (word.endswith("s") and not word.endswith("ss"))
+    )

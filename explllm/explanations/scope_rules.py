@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 
+from explllm.core.expressions import SYNONYMS
 from explllm.explanations.lexicon import TABLE, forms
 
 BREAK = ";"
@@ -31,11 +32,13 @@ EVIDENCE = r"(?:evidence|signs?|indications?|traces?|hints?|suggestion|proof|rea
 
 # Frames: the words that introduce a clause, as in "nobody could deny that". ---------------------------------------------
 
-DOUBTING = _verbs("deny doubt dispute question contest refute disprove reject overlook miss ignore dismiss disagree")
+DOUBTING = _verbs(
+    "deny doubt dispute question contest refute disprove reject overlook miss ignore dismiss disagree escape"
+)
 SAYING = _verbs(
     "say claim argue state conclude maintain assert believe report think tell pretend insist allege suppose assume "
     "imagine expect guess suspect presume declare consider postulate speculate contend swear hope wish wonder fear "
-    "mention write propose predict label rate interpret infer call describe speak talk fancy take"
+    "mention write propose predict interpret infer call describe speak talk fancy take"
 ) | _words("said thought told wrote written held spoke took")
 SEEING = _verbs(
     "see find observe notice note prove demonstrate confirm establish know understand recognize admit concede detect spot "
@@ -43,13 +46,15 @@ SEEING = _verbs(
 ) | _words("saw seen found shown known made")
 SHOWING = _verbs("show indicate imply reveal support suggest mean")
 """Verbs that introduce a clause only with "that": elsewhere they are verbs of the description itself."""
-CLAUSE_NOUNS = _words(
+CONVICTIONS = _words("sure certain confident adamant positive convinced persuaded opinion impression")
+"""Adjectives and nouns that introduce what somebody believes."""
+CLAUSE_NOUNS = CONVICTIONS | _words(
     "true untrue correct incorrect right wrong accurate inaccurate false mistaken certain sure clear plain evident obvious "
     "undeniable likely unlikely possible impossible probable improbable plausible implausible conceivable inconceivable "
     "imaginable thinkable doubtful questionable apparent uncertain unclear case fact way chance danger possibility proof "
     "denying mistaking evidence sign signs indication indications trace hint hints reason clue clues suspicion "
     "suggestion claim idea notion statement assertion impression belief assumption view hypothesis theory rumor rumour "
-    "allegation conclusion reading nothing not grounds basis room be pretense"
+    "allegation conclusion reading nothing not grounds basis room be pretense denying avoiding"
 )
 """Nouns and adjectives that introduce a clause with "that"."""
 NEGATIVE = DOUBTING | _words(
@@ -57,28 +62,27 @@ NEGATIVE = DOUBTING | _words(
     "false falsely incorrect incorrectly inaccurate wrong wrongly mistaken mistakenly erroneous erroneously unlikely "
     "improbable implausible inconceivable impossible unreasonable unjustified unwarranted unfounded unsupported "
     "untenable unconvincing misleading absurd nonsense baseless groundless foolish hard difficult premature mistake "
-    "error lie myth illusion fiction fabrication exaggeration misreading misconception fail fails failed lack lacks lacking "
+    "error lie myth falls breaks dissolves evaporates illusion fiction fabrication exaggeration misreading misconception fail fails failed lack lacks lacking "
     "absence collapses crumbles short refuse refuses contradicts invented artifact anything doubtful questionable"
 )
-OPEN = (
-    _verbs("suppose imagine assume expect guess hope wish wonder suspect presume pretend speculate")
-    | _words(
-        "if whether unclear uncertain unknown debatable perhaps maybe possible possibly conceivable conceivably imaginable "
-        "thinkable probable probably plausible plausibly allegedly supposedly likely chance possibility danger rumor "
-        "rumour tempting"
-    )
+OPEN = _verbs("suppose imagine assume expect guess hope wish wonder suspect presume pretend speculate") | _words(
+    "if whether unclear uncertain unknown debatable perhaps maybe possible possibly conceivable conceivably imaginable "
+    "thinkable probable probably plausible plausibly allegedly supposedly likely chance possibility danger rumor "
+    "rumour tempting"
 )
 MODALS = _words("might may could would should d")
 OWN_VOICE = _words(
-    "i we one you it this that these which there everyone everybody anyone image picture photo photograph face expression "
+    "i we one you it there everyone everybody anyone image picture photo photograph face expression "
     "feature features analysis data evidence measurement measurements estimate estimates value values intensity intensities "
     "unit units observation observations finding findings cue cues"
 )
 """Subjects whose statements are the text's own: "one can see that", "the image shows that"."""
-TRUE = _words("true correct right accurate certain clear plain evident obvious undeniable holds beyond fact stands confirmed")
+TRUE = _words(
+    "true correct right accurate certain clear plain evident obvious undeniable holds beyond fact stands confirmed"
+)
 FINITE = _words(
     "is are was were does do did has have had can could would will may might seems seem remains remain proves turns finds "
-    "lacks rests makes collapses crumbles fails holds stands contradicts misses deserves"
+    "lacks rests makes collapses crumbles fails falls breaks dissolves evaporates holds stands contradicts misses deserves"
 )
 CLAIM_START = re.compile(
     r"(?:and |so |thus )?(?:(?:the|a|any|this|every|no|his|her|their|such) (?:\w+ )?(?:claim|idea|notion|suggestion|statement"
@@ -90,19 +94,20 @@ FALSE = (
     r"|unsupported|not (?:a|an) (?:\w+ )?(?:true|correct|accurate) \w+)"
 )
 TAKEN_BACK = re.compile(
-    rf"(?:[,;] )?(?:which|this|that|is|and it|(?:but|and) (?:this|that|it)) (?:(?:is|was) )?(?:\w+ly )?{FALSE}(?= [;,]|$)"
+    rf" (?:(?:[,;] )?(?:which|this|that|is|and it|(?:but|and) (?:this|that|it)) (?:(?:is|was) )?(?:\w+ly )?{FALSE}(?= [;,]| ?$)"
     r"|(?:, )?(?:but|yet|although|though|however|;|and)(?: ,)?(?: in fact| actually| in reality| really)?"
     r"(?: it| they| this| that| he| she)? (?:(?:is|are|does|do|did|was|were|has|have|will) not"
-    r"|(?:stays?|remains?) (?:where|as) (?:it|they) (?:is|are|was|were))(?= [;,]|$)"
+    r"|(?:is|are|was|were) (?:only|just|merely|simply|really|actually|nothing but|no more than) (?:an?|the|due)\b[^,;]*"
+    r"|(?:stays?|remains?) (?:where|as) (?:it|they) (?:is|are|was|were))(?= [;,]| ?$))"
 )
 """A remark that denies the clause before it: "..., which is false", "..., but they are not"."""
 UNCERTAIN = re.compile(
-    r"\b(?:hard|difficult|impossible|not easy) to (?:tell|say|know|judge|decide|make out)|\b(?:can|could) not (?:tell|know|be sure)"
-    r"|\b(?:un(?:clear|certain|known)|debatable|doubtful|not (?:sure|certain|clear|known)|an open question)\b"
-    rf"|^(?:and |but )?(?:perhaps|maybe|possibly|conceivably) (?={DETERMINER}\b)"
+    r" (?:(?:hard|difficult|impossible|not easy) to (?:tell|say|know|judge|decide|make out)|(?:can|could) not (?:tell|know|be sure)"
+    r"|(?:un(?:clear|certain|known)|debatable|doubtful|not (?:sure|certain|clear|known)|an open question))\b"
+    rf"|^ (?:and |but )?(?:perhaps|maybe|possibly|conceivably) (?={DETERMINER}\b)"
 )
 QUOTED_SOURCE = re.compile(
-    r"\b(?:according to (?!(?:the |its |all |these |those |this )?(?:\w+ )?(?:action|measure\w*|intensit\w*|data|values?|units?"
+    r" (?:according to (?!(?:the |its |all |these |those |this )?(?:\w+ )?(?:action|measure\w*|intensit\w*|data|values?|units?"
     r"|analysis|facs|estimat\w*))|allegedly|supposedly|reportedly|purportedly|ostensibly|(?:was|were) told)\b"
 )
 
@@ -110,26 +115,78 @@ QUOTED_SOURCE = re.compile(
 _ABSENT = "is absent"
 REWRITES = [
     # Clefts: "what rises is the chin", "the brow that is raised is the left one".
-    (r"what ((?:is |are )?(?:rises|raised|lifted|lowered|drops|dropped|opens|opened|open|closes|closed|moves|widens|widened"
-     r"|wrinkled|wrinkles|stretched|puckered|pulled \w+|goes up|goes down)) (?:is|are) ((?:\w+ )*\w+)", r"\2 \1"),
+    (
+        r"what ((?:is |are )?(?:rises|raised|lifted|lowered|drops|dropped|opens|opened|open|closes|closed|moves|widens|widened"
+        r"|wrinkled|wrinkles|stretched|puckered|pulled \w+|goes up|goes down)) (?:is|are) ((?:\w+ )*\w+)",
+        r"\2 \1",
+    ),
     (r"the (\w+(?: corner)?) that ((?:is|are|has|shows) [^,;]+?) is the (left|right)(?: one)?", r"the \3 \1 \2"),
-    (r"what (?:looks like|seems|seem|appears|appear|resembles|might be|may be|could be|passes for|one takes for)[^;]*?(?= (?:is|are"
-     r"|turns|proves)\b)", "it"),
-    (r"the (left|right) (?:(?:and|but) not|rather than|as opposed to|instead of) the (?:left|right) ((?:lip |mouth )?\w+)"
-     r"(?= (?:is|are|shows|has))", r"the \1 \2"),
+    (
+        r"what (?:looks like|seems|seem|appears|appear|resembles|might be|may be|could be|passes for|one takes for|was once|used to be|had been|was)[^;]*?(?= (?:is|are"
+        r"|turns|proves)\b)",
+        "it",
+    ),
+    (
+        r"the (left|right) (?:(?:and|but) not|rather than|as opposed to|instead of) the (?:left|right) ((?:lip |mouth )?\w+)"
+        r"(?= (?:is|are|shows|has))",
+        r"the \1 \2",
+    ),
+    (r"less (an? \w+) than (an? \w+)", r"not \1 but \2"),
+    (r"not so much ([^,;]+?) as", r"not \1 but"),
+    (r"(?:there is )?nothing to (?:be )?(?:see|seen|found)", "is absent"),
+    (r"(?:missing|absent|lacking)(?: (?:from|in) [^,;]*?)? (?:is|are)(?= (?:the|any|a|an|his|her|all))", "there is no"),
+    (r"not as (?:if|though)", "not that"),
+    (r"no (?:getting|way|going) (?:around|past|round)", "no denying"),
+    (
+        r"(?:does|do|did) not (?:even )?(?:try|bother|attempt|seek|need|want|care) to (?:hide|conceal|suppress|mask)",
+        "shows",
+    ),
+    # Implicative verbs.
+    (
+        r"(?:resist|fight|curb|control|suppress|overcome)(?:s|es|ed|ing)?(?: back)? (?:the|an|any|every|his|her) (?:urge|impulse|temptation"
+        r"|need|desire|wish) to",
+        "not",
+    ),
+    (
+        r"(?:holds?|held|holding|keeps?|kept|fights?|bites?|chokes?|swallows?) back(?= (?:a|an|any|the|his|her|their) (?:\w+ )?(?:smiles?|grins?"
+        r"|frowns?|smirks?|sneers?)\b)",
+        "shows no",
+    ),
+    (
+        r"(?:(?:is|are|seems?|looks?) )?(?:threatens?|about|likely|ready|bound|going|due|set|poised|expected) to (?:appear|form|emerge|surface"
+        r"|follow|break (?:out|through))",
+        "is absent",
+    ),
+    (
+        r"(?:false|misleading|wrong|mistaken|illusory|fake|deceptive|mere|only the) (?:impression|appearance|illusion|suggestion|hint|look)"
+        r" of|(?:illusion|semblance|mirage) of",
+        "no",
+    ),
     # Movements that have ended or that do not quite happen.
-    (r"(?:(?:has|have|had) )?(?:\w+ly )?(?:stop|stops|stopped|quit|quits|cease|ceases|ceased|finished|given up|gave up|gives up)"
-     r"(?= (?!short)\w+ing)", "not"),
-    (r"(?:(?:has|have|had|is|are) )?(?:\w+ly )?(?:faded|fades|vanished|vanishes|disappeared|disappears|gone|subsided|dissolved|worn off"
-     r"|evaporated|passed)(?: (?:away|completely|entirely|altogether))?(?= (?:from|now|by|already|again)| ?[,;]| ?$)", _ABSENT),
+    (
+        r"(?:(?:has|have|had) )?(?:\w+ly )?(?:stop|stops|stopped|quit|quits|cease|ceases|ceased|finished|given up|gave up|gives up)"
+        r"(?= (?!short)\w+ing)",
+        "not",
+    ),
+    (
+        r"(?:(?:has|have|had|is|are) )?(?:\w+ly )?(?:faded|fades|vanished|vanishes|disappeared|disappears|gone|subsided|dissolved|worn off"
+        r"|evaporated|passed)(?: (?:away|completely|entirely|altogether))?(?= (?:from|now|by|already|again)| ?[,;]| ?$)",
+        _ABSENT,
+    ),
     (r"(?:gives|gave|giving|given) way to", f"is absent {BREAK} there is"),
-    (r"(?:almost|nearly|virtually|practically)(?= (?:rises?|smiles?|lifts?|drops?|close|closes|widens?|wrinkles?|puckers?|opens"
-     r"|frowns?)\b)", "not"),
+    (
+        r"(?:almost|nearly|virtually|practically)(?= (?:rises?|smiles?|lifts?|drops?|close|closes|widens?|wrinkles?|puckers?|opens"
+        r"|frowns?)\b)",
+        "not",
+    ),
     (r"(?:hardly|scarcely|barely) (?:a|an|any) (?:\w+ )?(?:trace|hint|sign|suggestion|indication)s? of", "no"),
     (r"(?:hardly|scarcely|barely) (?:any|at all)", "no"),
     (r"(?:hardly|scarcely)(?= (?:be )?\w+(?:ed|en|s|sh|t|ing|led)?)", "not"),
-    (r"(?:mistake|mistakes|mistook|mistaken|take|takes|took|taken|confuse|confused|misread|misreads) ([^,;]{1,40}?) (?:for|as|with)"
-     r"(?= (?:a|an|the)?)", "call it"),
+    (
+        r"(?:mistake|mistakes|mistook|mistaken|take|takes|took|taken|confuse|confused|misread|misreads) ([^,;]{1,40}?) (?:for|as|with)"
+        r"(?= (?:a|an|the)?)",
+        "call it",
+    ),
     (r"not (?:\w+ly )?fail(?:s|ed)? to|never (?:once )?fail(?:s|ed)? to|(?:can|could) not fail to|without fail", ""),
     (r"(?:can|could) not (?:help but|but|help)", ""),
     (r"(?:not|never|hardly|scarcely) without|no (?:lack|shortage|absence|want) of", "with"),
@@ -142,8 +199,8 @@ REWRITES = [
     (r"(?:anything|everything|all) but", "not"),
     (r"nor that", "and that"),
     (
-        r"is (?:\w+ )?(?:a|an) (?:\w+ )?(?:myth|illusion|fiction|invention|fabrication|artifact)(?: of \w+(?: \w+)?)?|(?:is|are)"
-            r" imaginary",
+        r"(?:(?:but|yet|though) )?(?:this |that |it )?is (?:\w+ )?(?:a|an) (?:\w+ )?(?:myth|illusion|fiction|invention|fabrication|artifact)(?: of \w+(?: \w+)?)?|(?:is|are)"
+        r" imaginary",
         "is absent",
     ),
     (r"(?:alleged|supposed|so called|seeming|apparent|imaginary|imagined|hypothetical|anticipated) \w+", "thing"),
@@ -198,14 +255,14 @@ REWRITES = [
     (r"lower than(?= (?:the|his|her|their|its) (?:left|right|other|opposite|counterpart|one)\b)", "beneath"),
 ]
 PLACE_NEAR = (
-    r"(?:next to|beside|besides|behind|in front of|near|nearby|alongside|opposite|to (?:the|his|her"
+    r"(?:next to|beside|besides|behind|(?:in|on) (?:his|her|their) (?:arms?|lap|shoulders|back)|around (?:him|her|them)|in front of|near|nearby|alongside|opposite|to (?:the|his|her"
     r"|their) (?:left|right)"
     r"|on the (?:other|far) side|in the (?:background|back|crowd|distance|mirror|poster|painting|audience)"
     r"|at the back|across from|standing|sitting|seated|walking|over there|further back|on the (?:poster|wall"
     r"|screen|cover))"
 )
 HUMAN = (
-    r"(?:man|woman|person|boy|girl|child|baby|lady|guy|figure|face|individual|someone|somebody|friend|colleague|kid"
+    r"(?:man|woman|person|boy|girl|child|baby|lady|guy|figure|face|individual|someone|somebody|friend|colleague|kid|toddler|teenager"
     r"|player|men|women|people|children|faces|persons|actor|actress|model|student)"
 )
 RELATIVE = (
@@ -215,11 +272,11 @@ RELATIVE = (
     r"|audience|dog|cat|doll|statue|cartoon|photographer|interviewer|spectator)s?"
 )
 OTHER_PEOPLE = re.compile(
-    rf"\b(?:{HUMAN} (?:who (?:is|stands|sits) )?{PLACE_NEAR}|(?:an ?other|the other|other|the second|the next"
+    rf" (?:{HUMAN} (?:who (?:is|stands|sits) )?{PLACE_NEAR}|(?:an ?other|the other|other|the second|the next"
     rf"|a second|neighbou?ring|adjacent|different|every other|all other|most other|some other) (?:\w+ )?{HUMAN}"
     rf"|(?:someone|somebody|everyone|everybody|anyone|anybody|no one|nobody) else"
-    rf"|{PLACE_NEAR} (?:him|her|them|this (?:\w+)|the (?:person|subject|man|woman|boy|girl|child))(?: ,)?"
-    rf" (?:someone|somebody|a|an|another|the|one|two|some)"
+    rf"|(?:{PLACE_NEAR} (?:him|her|them|this (?:\w+)|the (?:person|subject|man|woman|boy|girl|child))|to (?:his|her|their|the)"
+    rf" (?:left|right)|in the (?:background|back|distance|foreground|corner))(?: ,)? (?:someone|somebody|a|an|another|one|two|some)"
     rf"|(?:his|her|their|a|an|the|this person|the person|some) (?:\w+ )?{RELATIVE}|the others)\b"
 )
 PICTURE = (
@@ -230,19 +287,21 @@ _OWN_PICTURE = (
     r"|coloured|colored|black|and|white|uploaded|attached|facial|input|static|entire|whole|blurry|sharp|small|large|low|high"
     r"|quality|resolution|photographic|frontal|test)"
 )
-_STILL_PICTURE = r"(?:photo|photograph|picture|image|frame|shot|snapshot|clip|video|footage|portrait|selfie|still|screenshot)s?"
+_STILL_PICTURE = (
+    r"(?:photo|photograph|picture|image|frame|shot|snapshot|clip|video|footage|portrait|selfie|still|screenshot)s?"
+)
 _OTHER_IMAGES = (
     r"(?:poster|billboard|painting|drawing|cartoon|sketch|statue|magazine|book|cover|television|tv|screen|wall|mural|logo|sticker"
     r"|mask|t shirt|shirt|diagram|manual|guide|textbook|handbook|literature|catalog(?:ue)?|film|movie|novel|dream|mirror"
     r"|caricature|theory|legend|comic)s?"
 )
 OTHER_TIMES = re.compile(
-    rf"\b(?:(?:in|on|at|from|throughout|during|for) (?:the|a|an|his|her|their|one|some|most|many|all|several|other)"
+    rf" (?:(?:in|on|at|from|throughout|during|for) (?:the|a|an|his|her|their|one|some|most|many|all|several|other)"
     rf" (?:(?!{_OWN_PICTURE}\b)\w+ ){{1,2}}{_STILL_PICTURE}"
     rf"|(?:in|on|from|inside) (?:the|a|an|his|her|their|some|most|many|all) (?:\w+ ){{0,2}}{_OTHER_IMAGES}"
     rf"|(?:previous|earlier|prior|last|next|following|other|an ?other|different|second|old|older|former|later"
     rf"|preceding|subsequent|first) {PICTURE}"
-    r"|(?:\w+ )?(?:seconds?|moments?|minutes?|hours?|days?|weeks?|years?|months?|while) (?:ago|earlier|before"
+    r"|(?:\w+ )?(?:frames?|pictures?|shots?|seconds?|moments?|minutes?|hours?|days?|weeks?|years?|months?|while) (?:ago|earlier|before"
     r"|later|after)"
     r"|(?<!noted )(?<!mentioned )(?<!described )(?<!seen )(?<!than )(?<!as )(?:earlier|previously|formerly)"
     r"|when (?:\w+ ){1,4}(?:younger|a child|small|older)|(?:since|before|after|until) (?:they|it|he|she) (?:was"
@@ -251,11 +310,16 @@ OTHER_TIMES = re.compile(
     r"|yesterday|tomorrow|last (?:week|year|month|time|night|summer|winter)|in the (?:past|future)|at one time"
     r"|used to|the day before|before (?:the|this) \w+ was|as a child|in childhood|until recently|(?<!than )(?<!as )soon"
     r"|(?:has|have|had) been \w+ before|had been|is going to|are going to|(?:will|shall)(?! to)|once (?:was|were)"
-    r"|back then|in those days|the other day|before (?:the|this) (?:photo|photograph|picture|shot|image))\b"
+    r"|back then|(?:shortly|just|long|right|immediately) (?:before|after)(?:wards?)?(?= ?(?:$|[,;]))|beforehand|afterwards"
+    r"|as an? (?:\w+ )?(?:baby|boy|girl|teenager|toddler|infant|youth|student)"
+    r"|at the (?:beginning|start|end|outset) of|(?:during|throughout) [^,;]{1,40}? (?:was|were|had)"
+    r"|(?<=^ )when [^,;]{3,40} , [^,;]*?\b(?:was|were|had)"
+    rf"|(?:in|on|from) (?:the|a|an|his|her) {_STILL_PICTURE} (?:taken|made|shot|painted|drawn|from|of|by|that (?:was|were))"
+    r"|in those days|the other day|before (?:the|this) (?:photo|photograph|picture|shot|image))\b"
 )
 GENERAL_PEOPLE = re.compile(
     r"^(?:(?!(?:at|to|by|with|like|from|for|of|as|he|she|they|it|the|this)\b)\w+ ){0,3}(?:people|persons|humans|individuals|someone|anyone|somebody|anybody|others|everyone|everybody"
-    r"|most of us|strangers|babies|infants|adults|actors|viewers)(?! (?:can|could) (?:see|tell))\b(?=.* \w)"
+    r"|most of us|strangers|babies|infants|adults|actors|viewers|children|kids|toddlers|men|women|teenagers|students)(?! (?:can|could) (?:see|tell))\b(?=.* \w)"
     r"|^(?:(?:other|most|many|angry|sad|happy|fearful|surprised|human|typical|some|all|such|several) ){1,2}faces\b"
     r"|^(?:a|an|the) (?:\w+ )?(?:typical|textbook|prototypical|classic|classical|standard|average|usual|generic)"
     r" (?:\w+ ){0,2}(?:face|expression|display|smile|example|case|image|person|man|woman)\b"
@@ -278,16 +342,21 @@ GENERAL_EMOTION = re.compile(
 HYPOTHETICAL_START = re.compile(
     rf"^(?:imagine|suppose|supposing|picture|consider|assume|assuming|pretend|think of|visuali[sz]e|let us|lets"
     rf"|say that|were {DETERMINER}|had {DETERMINER}|should {DETERMINER}|what if|if only|unless|in case|provided that"
-    r"|i wish|we wish|one wishes)\b"
+    r"|let (?:the|his|her|their|both)|i wish|we wish|one wishes)\b"
 )
 IF = re.compile(
-    rf"\b(?<!as )(?<!even )(?:if|unless|provided that|in case|whether or not|whether|(?<=, )were"
+    rf" (?<!as )(?<!even )(?:if|unless|(?:provided|providing|assuming|granted|supposing|on condition|in the event)(?: that)?|in case"
+    rf"|in (?:the|a) case (?:that|where)|as long as|only if|even if|whether or not|whether|(?<=, )were"
     rf"|(?<=, )had) (?:(?:only|instead|now|ever) )?"
     rf"(?:{DETERMINER}|there|it|he|she|they|you|we|someone|left|right|brows|eyes|lips|eyebrows)\b(?! all)"
 )
-AS_IF = re.compile(r"\b(?:as if|as though|like someone|like a person|almost like)\b")
+AS_IF = re.compile(r" (?:as if|as though|like someone|like a person|almost like)\b")
+_MOVE = (
+    r"(?:open|close|raise|rise|lift|drop|smile|grin|frown|wrinkle|pucker|purse|widen|lower|stretch|pull|curl|blink|squint|wink"
+    r"|move|puff)\b"
+)
 MODAL_VERB = re.compile(
-    r"\b(?P<modal>would|could|might|may|should|d)\b(?P<skipped>(?: (?:(?!imply)\w+ly|also|well|still|even"
+    rf" (?P<modal>would|could|might|may|should|d|must(?= have)|can(?= (?:\w+ )?{_MOVE}))\b(?P<skipped>(?: (?:(?!imply)\w+ly|also|well|still|even"
     r"|not))*) (?P<verb>\w+)"
 )
 REPORT_VERB = re.compile(
@@ -302,22 +371,23 @@ INDEFINITE = re.compile(
     r"^(?:(?:and|or|also|here|then) )?(?:a|an|any|such|more|stronger|no|[a-z]+ed|[a-z]+er|wide|open)\b"
 )
 EXPECTATION = re.compile(
-    rf"\b(?:one|you|we|anyone|someone|observers?|people|i|viewers?)(?: (?:{MODAL}|d))?(?: \w+ly)?"
+    rf" (?:one|you|we|anyone|someone|observers?|people|i|viewers?)(?: (?:{MODAL}|d))?(?: \w+ly)?"
     r" (?:expect|expects|expected|think|assume|imagine|suppose|guess|anticipate|predict|hope|want|wish|need"
     r"|look for)\b"
-    r"|\b(?:it )?(?:is|are|was|were|would be)(?: to be)? (?:normally |usually )?(?:expected|anticipated|supposed)\b"
-    r"|\bit (?:would|might|could) be (?:natural|normal|easy|tempting|typical|usual)\b"
+    r"| (?:it )?(?:is|are|was|were|would be)(?: to be)? (?:normally |usually )?(?:expected|anticipated|supposed)\b"
+    r"| it (?:would|might|could) be (?:natural|normal|easy|tempting|typical|usual)\b"
 )
 INTENTION = re.compile(
-    r"\b(?:about to|ready to|going to|want(?:s|ed|ing)? to|wish(?:es|ed)? to|on the (?:verge|point|brink) of"
+    r" (?:about to|ready to|going to|want(?:s|ed|ing)? to|wish(?:es|ed)? to|on the (?:verge|point|brink) of"
     r"|threaten(?:s|ed|ing)? to|hop(?:e|es|ed|ing) to|supposed to|meant to|prepar(?:es|ed|ing) to"
-    r"|(?:asked|told|instructed|ordered|encouraged|invited) (?:\w+ ){0,3}to|try(?:ing)? to|tries to|tried to"
+    r"|(?:ask|tell|instruct|order|encourage|invite|urge|require|train|teach)(?:s|ed)? (?:\w+ ){1,3}to|(?:told|taught) (?:\w+ ){0,3}to"
+    r"|(?:asked|instructed|ordered|encouraged|invited|urged|required|trained) to|try(?:ing)? to|tries to|tried to"
     r"|attempt(?:s|ed|ing) to|intend(?:s|ed|ing)? to"
     r"|(?:seems?|appears?|looks?) likely to|plan(?:s|ned|ning)? to)\b(?! (?:suppress|hide|hold|conceal|mask"
-    r"|contain|appear))"
+    r"|contain))"
 )
 COMPARED = re.compile(
-    r"\b(?:(?<!rather )(?<!other )than|as against|versus)\b"
+    r" (?:(?<!rather )(?<!other )than|as against|versus|(?:by|in) contrast with|as distinct from|as distinguished from)\b"
 )
 STANDARD = re.compile(
     r"(?:^|\b)(?:unlike|compared|in contrast|contrary|as opposed|relative|similar|than|just as|as in|as)\b[^,;]*$"
@@ -326,16 +396,17 @@ STANDARD = re.compile(
 CONTRAST = frozenset(("but", "yet", "however", "whereas", "instead", "nevertheless", "nonetheless", BREAK))
 BOUNDARIES = CONTRAST | {",", ":", "(", ")", "although", "though", "because", "since", "while", "which"}
 RETURNS = frozenset(("this", "these", "here", "now", "subject", "today", "currently", "own", "she", "he", "present"))
+PRONOUNS = frozenset(("she", "he", "own"))
 PAST = frozenset(("was", "were", "had", "did", "would"))
 
 
-REWRITTEN = [(re.compile(rf"\b(?:{pattern})(?!\w)"), plain) for pattern, plain in REWRITES]
+REWRITTEN = [(re.compile(rf" (?:{pattern})(?= )"), f" {plain}") for pattern, plain in REWRITES]
 
 
 def _starts_object() -> frozenset[str]:
     kinds = ("part", "action", "side", "grade", "filler")
     words = {word for word, entries in TABLE.items() for rest, (kind, _) in entries if not rest and kind in kinds}
-    return frozenset(words - {"open", "look", "part"}) | _words("there they them it these those such")
+    return frozenset(words - {"open", "look", "part"}) | frozenset(SYNONYMS) | _words("there they them it these those such")
 
 
 OBJECT_START = _starts_object()
