@@ -140,6 +140,8 @@ class _Scoper:
         if self.words[body : body + 1] == ["that"]:
             return 0 if _is_verb("".join(self.words[body + 1 : body + 2])) else body + 1
         verb = verb or self.words[head - 1] == "to"  # "nothing to suggest the jaw is dropped"
+        if "of" in self.words[head + 1 : body] and word not in rules.SPEAKING:
+            return 0  # "a state of happiness"
         if verb and head > start and body < len(self.words) and self.words[body] in rules.OBJECT_START:
             return body
         return 0
@@ -369,6 +371,4 @@ class _Scoper:
 
 def _is_verb(word: str) -> bool:
     """Return whether a word after "that" makes it a relative pronoun, as in "the conclusion that follows"."""
-    return word not in rules.OBJECT_START and (
-        word in rules.FINITE or (word.endswith("s") and not word.endswith("ss"))
-    )
+    return word not in rules.OBJECT_START and (word in rules.FINITE or (word.endswith("s") and not word.endswith("ss")))

@@ -40,11 +40,12 @@ SAYING = _verbs(
     "imagine expect guess suspect presume declare consider postulate speculate contend swear hope wish wonder fear "
     "mention write propose predict interpret infer call describe speak talk fancy take"
 ) | _words("said thought told wrote written held spoke took")
+SPEAKING = _verbs("speak talk")
 SEEING = _verbs(
-    "see find observe notice note prove demonstrate confirm establish know understand recognize admit concede detect spot "
+    "see find observe notice note know understand recognize admit concede detect spot "
     "attest agree accept acknowledge discern make"
 ) | _words("saw seen found shown known made")
-SHOWING = _verbs("show indicate imply reveal support suggest mean")
+SHOWING = _verbs("show indicate imply reveal support suggest mean prove demonstrate confirm establish")
 """Verbs that introduce a clause only with "that": elsewhere they are verbs of the description itself."""
 CONVICTIONS = _words("sure certain confident adamant positive convinced persuaded opinion impression")
 """Adjectives and nouns that introduce what somebody believes."""
@@ -406,7 +407,11 @@ REWRITTEN = [(re.compile(rf" (?:{pattern})(?= )"), f" {plain}") for pattern, pla
 def _starts_object() -> frozenset[str]:
     kinds = ("part", "action", "side", "grade", "filler")
     words = {word for word, entries in TABLE.items() for rest, (kind, _) in entries if not rest and kind in kinds}
-    return frozenset(words - {"open", "look", "part"}) | frozenset(SYNONYMS) | _words("there they them it these those such")
+    return (
+        frozenset(words - {"open", "look", "part"})
+        | frozenset(SYNONYMS)
+        | _words("there they them it these those such")
+    )
 
 
 OBJECT_START = _starts_object()
