@@ -156,10 +156,14 @@ class _Reader:
     def _read_movement(self, action: int) -> None:
         parts = parts_of(self.words, action)
         own = movements.OWN_PART.get(self.words.values[action])
+        if self.words.values[action] == "movement":
+            parts = [part for part in parts if part not in self.read_parts]  # "lateral jaw movement"
         for part in parts:
             self.read_parts.add(part)
             sides = self._sides_of(part, action)
             for name in self.words.values[part].split("+"):
+                if name == "lip" and self.words.kind(part + 1) == "motion":
+                    name = "lips"  # "upward lip movement"
                 self._claim(name, action, sides)
         if not parts and own is not None:
             sides = self._sides_after(action + 1) or self._sides_before(action)

@@ -64,7 +64,7 @@ _COPULAS = (
 _FILLERS = (
     "the, a, an, both, his, her, their, its, this, any, some, signs, sign, evidence, hints, degree, level, levels, "
     "effect, amount, look, appearance, position, positioning, posture, placement, more, less, most, least, inner, "
-    "outer, middle, upper, corner's, side, sides, muscle, muscles, area, region, part, intensity, engagement, use, "
+    "outer, middle, upper, corner's, side, sides, muscle, muscles, area, region, part, intensity, use, "
     "symmetrical, asymmetrical, symmetric, overall, combined, corresponding, noticeable, genuine, relaxed"
 )
 _PREPOSITIONS = "of, in, at, on, for, around, between, across, by, along"

@@ -105,7 +105,7 @@ OTHER_FORMS: dict[str, str] = {
 }
 """Nouns, adjectives and irregular forms for each movement. ``motion`` is a movement without a direction."""
 
-MOTIONS = "movement, movements, motion, motions, activity, activation, action, actions, gesture, shape"
+MOTIONS = "movement, movements, motion, motions, activity, activation, action, actions, gesture, shape, engagement, engaged, activated"
 """Nouns for any movement. They identify the movement of a part that has only one."""
 
 PHRASES: dict[str, str] = {
@@ -175,7 +175,7 @@ def _meanings() -> Iterator[tuple[str, tuple[str, ...], tuple[str, ...], bool]]:
     yield "brow", (*_LOWERED, "furrow", "frown", "wrinkle", "tense", "in", "together", "press"), ("Brow Lower",), True
     yield "forehead", ("furrow", "frown"), ("Brow Lower",), True
     yield "forehead", ("wrinkle", *_RAISED), ("Brow Raise",), True
-    yield "lid", (*_RAISED, "open", "widen", "wide eyed", "pull", "out"), ("Lid Raise",), True
+    yield "lid", (*_RAISED, "open", "widen", "wide eyed", "pull", "out", "movement"), ("Lid Raise",), True
     yield "lid", (*_LOWERED, *_CLOSED, "tense"), ("Eye Close",), True
     yield "lower lid", (*_RAISED, "tense"), ("Eye Close",), True
     yield "eye", ("widen", "wide eyed"), ("Lid Raise",), True
@@ -183,7 +183,7 @@ def _meanings() -> Iterator[tuple[str, tuple[str, ...], tuple[str, ...], bool]]:
     yield "eye", ("open",), ("Eye Close",), False
     yield "nose", ("wrinkle", "furrow", "frown", "movement"), ("Nose Wrinkle",), True
     yield "cheek", ("puff", "widen", "thrust", "out"), ("Cheeks Puff",), True
-    yield "jaw", (*_LOWERED, "open", "widen", "open mouthed"), ("Jaw Drop",), True
+    yield "jaw", (*_LOWERED, "open", "widen", "open mouthed", "movement"), ("Jaw Drop",), True
     yield "jaw", ("close",), ("Jaw Drop",), False
     yield "jaw", ("thrust", "forward"), ("Jaw Thrust",), True
     yield "jaw", ("side", "side left", "side right"), ("Jaw Slide",), True
@@ -205,13 +205,13 @@ def _meanings() -> Iterator[tuple[str, tuple[str, ...], tuple[str, ...], bool]]:
         yield part, ("widen", "side"), ("Lip Corner Stretch",), True
         yield part, ("close",), ("Jaw Drop",), False
         yield part, ("together",), ("Upper Lip Suck", "Lower Lip Suck"), True
-    yield "upper lip", (*_RAISED, "pull", "curl", "sneer"), ("Upper Lip Raise",), True
+    yield "upper lip", (*_RAISED, "pull", "curl", "sneer", "movement"), ("Upper Lip Raise",), True
     yield "upper lip", _DRAWN_IN, ("Upper Lip Suck",), True
-    yield "lower lip", (*_LOWERED, "pull"), ("Lower Lip Depress",), True
+    yield "lower lip", (*_LOWERED, "pull", "curl", "movement"), ("Lower Lip Depress",), True
     yield "lower lip", _DRAWN_IN, ("Lower Lip Suck",), True
     for part in ("upper lip", "lower lip"):
         yield part, ("pucker", "thrust", "forward"), ("Lip Pucker",), True
-    yield "lip corner", (*_RAISED, "pull", "curl", "smile"), ("Lip Corner Pull",), True
+    yield "lip corner", (*_RAISED, "pull", "curl", "smile", "movement"), ("Lip Corner Pull",), True
     yield "lip corner", (*_LOWERED, "stretch", "retract", "out", "side", "widen"), ("Lip Corner Stretch",), True
     yield "chin", (*_RAISED, "wrinkle", "furrow", "movement"), ("Chin Raise",), True
     yield "chin", ("thrust", "forward"), ("Jaw Thrust",), True
@@ -241,6 +241,11 @@ ALTERNATIVES: dict[tuple[str, str], tuple[str, ...]] = {
     ("forehead", "wrinkle"): ("Brow Lower",),
     ("forehead", "furrow"): ("Brow Raise",),
     ("upper lip", "sneer"): ("Nose Wrinkle",),
+    ("lip corner", "movement"): ("Lip Corner Stretch",),
+    ("lid", "movement"): ("Eye Close",),
+    ("upper lip", "movement"): ("Upper Lip Suck",),
+    ("lower lip", "movement"): ("Lower Lip Suck",),
+    ("jaw", "movement"): ("Jaw Slide Left", "Jaw Slide Right", "Jaw Thrust"),
 }
 """Other possible meanings of a movement. For example, FEAFA has no unit for parted lips (FACS 25)."""
 
