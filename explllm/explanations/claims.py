@@ -42,13 +42,15 @@ _QUESTION = re.compile(r"\?[\"'”’)*\]\s]*$")
 # Quoted phrases of up to three words are part of the sentence: a “smile”.
 _QUOTED = r"[\"“][^\"“”\n]{1,400}[\"”]"
 _NAMING = (
-    r"(?:says?|said|saying|reads?|reading|(?:re)?nam(?:e|ed)|(?:en)?titled?|labell?(?:ed)?|tag(?:ged)?|mark(?:ed)|captions?|captioned"
+    r"(?:says?|said|saying|reads?|reading|(?:re)?nam(?:e|ed)|(?:en)?titled?|labell?(?:ed)?|tag(?:ged)?|mark(?:ed)"
+    r"|captions?|captioned"
     r"|term|word|phrase|name|file|sentence|entry|category|column|by)s?"
 )
 _QUOTATION = re.compile(
     r"[\"“](?=(?:[^\"“”\n]*?\s){3})[^\"“”\n]{1,400}[\"”]"
     rf"|\b{_NAMING},? (?:is |of |like )?{_QUOTED}"
-    rf"|{_QUOTED}(?= (?:is what|means|refers|denotes|stands for|is (?:defined|(?:the|an?) (?:\w+ )?(?:term|word|label|phrase|name))))",
+    rf"|{_QUOTED}(?= (?:is what|means|refers|denotes|stands for|is (?:defined|(?:the|an?) (?:\w+ )?(?:term|word"
+    rf"|label|phrase|name))))",
     re.IGNORECASE,
 )
 _OTHERS_STILL = re.compile(
@@ -158,6 +160,9 @@ class _Reader:
         own = movements.OWN_PART.get(self.words.values[action])
         if self.words.values[action] == "movement":
             parts = [part for part in parts if part not in self.read_parts]  # "lateral jaw movement"
+            follow = self.words.skip(action + 1, ("copula", "adverb", "grade"))
+            if self.words.kind(follow) in ("still", "absent"):
+                return  # "jaw movement is nearly inactive"
         for part in parts:
             self.read_parts.add(part)
             sides = self._sides_of(part, action)

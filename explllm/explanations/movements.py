@@ -175,7 +175,7 @@ def _meanings() -> Iterator[tuple[str, tuple[str, ...], tuple[str, ...], bool]]:
     yield "brow", (*_LOWERED, "furrow", "frown", "wrinkle", "tense", "in", "together", "press"), ("Brow Lower",), True
     yield "forehead", ("furrow", "frown"), ("Brow Lower",), True
     yield "forehead", ("wrinkle", *_RAISED), ("Brow Raise",), True
-    yield "lid", (*_RAISED, "open", "widen", "wide eyed", "pull", "out", "movement"), ("Lid Raise",), True
+    yield "lid", (*_RAISED, "open", "widen", "wide eyed", "pull", "retract", "out", "movement"), ("Lid Raise",), True
     yield "lid", (*_LOWERED, *_CLOSED, "tense"), ("Eye Close",), True
     yield "lower lid", (*_RAISED, "tense"), ("Eye Close",), True
     yield "eye", ("widen", "wide eyed"), ("Lid Raise",), True

@@ -36,6 +36,7 @@ class ScopedWords:
     """Whether a negated main clause covers each word."""
 
 
+_PREPOSITIONS = frozenset(("under", "in", "on", "at", "behind", "near", "with", "below", "above", "beside", "of"))
 _MAX_FRAME = 12
 _FRAME_START = BOUNDARIES | {"and", "so", "as"}
 _AFTER_HEAD = frozenset(
@@ -131,15 +132,17 @@ class _Scoper:
         if (
             head < start
             or head - start > _MAX_FRAME
-            or not (verb or word in rules.SHOWING or word in rules.CLAUSE_NOUNS)
+            or not (verb or word in rules.SHOWING or word in rules.CLAUSE_HEADS)
         ):
             return 0
         body = head + 1
         while body < len(self.words) and (self.words[body] in _AFTER_HEAD or self.words[body].endswith("ly")):
             body += 1
-        if self.words[body : body + 1] == ["that"]:
+        if self.words[body : body + 1] in (["that"], ["how"]):
             return 0 if _is_verb("".join(self.words[body + 1 : body + 2])) else body + 1
-        verb = verb or self.words[head - 1] == "to"  # "nothing to suggest the jaw is dropped"
+        verb = verb or (
+            word in rules.SHOWING and self.words[head - 1] == "to"
+        )  # "nothing to suggest the jaw is dropped"
         if "of" in self.words[head + 1 : body] and word not in rules.SPEAKING:
             return 0  # "a state of happiness"
         if verb and head > start and body < len(self.words) and self.words[body] in rules.OBJECT_START:
@@ -150,6 +153,9 @@ class _Scoper:
         """Return whether the words of a frame assert, deny or leave open the clause that they introduce."""
         frame = self.words[start : head + 1]
         negatives = sum(word in rules.NEGATIVE for word in frame)
+        judged = {"would", "be"} <= {*frame[:3]} and "to" in frame
+        if judged and (rules.NEGATIVE - rules.DOUBTING | rules.POSITIVE).isdisjoint(frame):
+            negatives += 1  # "it would be reckless to say that"
         if negatives % 2:
             return _DENIED
         if negatives:
@@ -167,11 +173,12 @@ class _Scoper:
     @staticmethod
     def _own_voice(frame: list[str]) -> bool:
         """Return whether the subject of a frame speaks for the text: "one can see", "the image shows", "this implies"."""
-        return not rules.OWN_VOICE.isdisjoint(frame) or frame[-2:-1] in (["this"], ["these"], ["that"], ["which"])
+        subject = frame[: next((at for at, word in enumerate(frame) if word in _PREPOSITIONS), len(frame))]
+        return not rules.OWN_VOICE.isdisjoint(subject) or frame[-2:-1] in (["this"], ["these"], ["that"], ["which"])
 
     def _end_of_body(self, body: int) -> int:
         """Return the end of a clause, or of a noun phrase in place of a clause."""
-        if self.words[body - 1] == "that":
+        if self.words[body - 1] in ("that", "how"):
             return self._next(body, CONTRAST)
         clause = False
         for index in range(body, len(self.words)):
@@ -277,15 +284,17 @@ class _Scoper:
         start = self._clause_start(index)
         end = self._next(index, BOUNDARIES)
         subject = " ".join(self.words[start:index])
-        perfect = self.text.startswith(" have been", match.end("modal"))
+        perfect = match["modal"] != "must" and self.text.startswith(" have ", match.end("modal"))
         if (match["modal"] in ("would", "d") or perfect) and self.words[self._start(index, CONTRAST)] in (
             "with",
             "without",
             "given",
         ):
             self._skip_main_clause(index)  # "With raised brows, the face would look surprised."
-        elif rules.REPORT_VERB.match(self.text, match.start("verb")) and not (
-            match["modal"] == "would" and rules.INDEFINITE.match(subject)
+        elif match["modal"] == "would" and "with" in self.words[start:index]:
+            self._skip(self.words.index("with", start), end)  # "the same face with raised brows would look surprised"
+        elif not self._concerns_subject(index + 1) and not (
+            (match["modal"] == "would" or perfect) and rules.INDEFINITE.match(subject)
         ):
             # "The raised brows might suggest a smile": the subject is a fact, the object is not.
             self._skip(index, end)
@@ -293,6 +302,17 @@ class _Scoper:
             self._skip(start, end)
         else:
             self._skip(index, end)
+
+    def _concerns_subject(self, index: int) -> bool:
+        """Return whether a predicate after a modal verb is a movement or the existence of one."""
+        words = self.words
+        while index < len(words) and (
+            words[index] in rules.AUXILIARIES or (words[index].endswith("ly") and words[index] != "imply")
+        ):
+            if words[index] == "appear" and (index + 1 == len(words) or words[index + 1] in rules.LATER):
+                return True
+            index += 1
+        return index >= len(words) or words[index] in rules.MOVEMENTS or words[index] in rules.EXISTENCE
 
     def _clause_start(self, index: int) -> int:
         while index > 0:
