@@ -112,7 +112,7 @@ _WITHOUT_EFFECT = (
     "reduce, affect, override, obscure, change, impact, contradict, interfere, overpower, dominate, eclipse, mask, "
     "disrupt, compromise, necessarily, lessen, diminishing, detracting, overshadowing, undermining, negating, "
     "altering, reducing, affecting, contradicting, overpowering, dominating, disrupting, changing, weakening, "
-    "masking, hiding, outweighing, doubt"
+    "masking, hiding, outweighing, doubt, constitute"
 )
 _STILLNESS = (
     "neutral, inactive, unchanged, motionless, static, unmoved, immobile, inert, uninvolved, at rest, in place, "

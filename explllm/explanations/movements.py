@@ -105,7 +105,10 @@ OTHER_FORMS: dict[str, str] = {
 }
 """Nouns, adjectives and irregular forms for each movement. ``motion`` is a movement without a direction."""
 
-MOTIONS = "movement, movements, motion, motions, activity, activation, action, actions, gesture, shape, engagement, engaged, activated"
+MOTIONS = (
+    "movement, movements, motion, motions, activity, activation, action, actions, gesture, shape, engagement, engaged, "
+    "activated"
+)
 """Nouns for any movement. They identify the movement of a part that has only one."""
 
 PHRASES: dict[str, str] = {

@@ -4,10 +4,10 @@ Three steps, each on one sentence:
 
 1. Fixed phrases are replaced by plain ones that `explllm.explanations.tagging` handles: "fails to rise" becomes "not
    rise".
-2. Words that introduce a clause, a *frame* such as "nobody could deny that", are removed. They decide whether the clause
-   is asserted, denied or left open: an odd number of negative words denies it ("it would be wrong to say that"), an even
-   number does not ("it cannot be denied that"), and doubt or another person's voice leaves it open ("one might expect",
-   "she believes").
+2. Words that introduce a clause, a *frame* such as "nobody could deny that", are removed. They decide whether the
+   clause is asserted, denied or left open. An odd number of negative words denies it ("it would be wrong to say that"),
+   an even number does not ("it cannot be denied that"), and doubt or another person's voice leaves it open ("one might
+   expect", "she believes").
 3. Clauses about other people, other pictures and times, hypothetical faces or faces in general are marked as not
    asserted.
 
@@ -64,7 +64,7 @@ class _Scoper:
     def __init__(self, text: str, modal_verbs: bool) -> None:
         self.modal_verbs = modal_verbs
         text = f" {text} ".replace(" cannot ", " can not ")
-        for rule, plain in rules.REWRITTEN:
+        for rule, plain in rules.REWRITES:
             text = rule.sub(plain, text)
         self.words = text.split()
         self.asserted = [True] * len(self.words)
@@ -82,9 +82,7 @@ class _Scoper:
     def result(self) -> ScopedWords:
         for start in self._main_clauses():
             clause = " ".join(self.words[start : self._next(start, CONTRAST)])
-            if any(
-                rule.search(clause) for rule in (rules.GENERAL_PEOPLE, rules.GENERAL_EMOTION, rules.HYPOTHETICAL_START)
-            ):
+            if rules.GENERAL.search(clause):
                 subordinate = self.words[start] in ("where", "when", "while", "unlike")
                 self._skip(start, self._next(start, CONTRAST | ({":", ","} if subordinate else {":"})))
         for rule, skip in (
@@ -172,7 +170,7 @@ class _Scoper:
 
     @staticmethod
     def _own_voice(frame: list[str]) -> bool:
-        """Return whether the subject of a frame speaks for the text: "one can see", "the image shows", "this implies"."""
+        """Return whether the subject of a frame speaks for the text: "one can see", "the image shows"."""
         subject = frame[: next((at for at, word in enumerate(frame) if word in _PREPOSITIONS), len(frame))]
         return not rules.OWN_VOICE.isdisjoint(subject) or frame[-2:-1] in (["this"], ["these"], ["that"], ["which"])
 

@@ -7,7 +7,7 @@ import pytest
 
 from explllm.core.action_units import FEAFA, INTENSITY_WORDS, NAMES, mirror_action_units
 from explllm.core.errors import InputError
-from explllm.explanations.grounding import TOLERANCE, claims, ground
+from explllm.explanations.grounding import STRONG, TOLERANCE, claims, ground
 
 
 def _named(units: str) -> set[int]:
@@ -553,13 +553,22 @@ def test_no_text_is_slow_or_fails():
         assert time.perf_counter() - start < 5
 
 
-# Measured when written: 0.923, 0.782 and 0.885 on the 400 texts that the lexicon was made with.
-@pytest.mark.parametrize("part", [slice(400), slice(400, 600)], ids=["seen", "held_out"])
-def test_real_texts_agree_with_the_intensities_that_they_were_written_from(real_texts, part):
-    found = [ground(text, units) for text, units in real_texts[part]]
-    supported = sum(one.supported_count for one in found)
-    assert supported / sum(one.claimed_count for one in found) > 0.88
-    assert sum(one.recall * one.active_count for one in found) / sum(one.active_count for one in found) > 0.72
+def test_real_texts_agree_with_the_intensities_that_they_were_written_from(real_texts):
+    found = [ground(text, units) for text, units in real_texts]
+
+    def rates(results):
+        """Return the precision and the recall of the claimed units."""
+        claimed, active = sum(one.claimed_count for one in results), sum(one.active_count for one in results)
+        recalled = sum(one.recall * one.active_count for one in results)
+        return sum(one.supported_count for one in results) / claimed, recalled / active
+
+    precision, recall = rates(found)
+    assert precision >= 0.92 and recall >= 0.79  # measured: 0.926 and 0.790 of the units of at least 0.05
+    # The lexicon was made with the first 400. Measured on the others: 0.930 and 0.781.
+    precision, recall = rates(found[400:])
+    assert precision >= 0.92 and recall >= 0.77
+    strong = sum(intensity >= STRONG for _, units in real_texts for intensity in units)
+    assert sum(len(one.missing) for one in found) <= 0.09 * strong  # recall of the units of at least 0.3: 0.915
     assert sum(len(one.side_errors) for one in found) < 0.05 * len(found)
     agreements = [one.intensity_agreement for one in found if one.intensity_agreement is not None]
     assert sum(agreements) / len(agreements) > 0.8

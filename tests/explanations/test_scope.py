@@ -52,7 +52,9 @@ def read_sentences(name):
             yield kind, sentence, units_of(codes)
 
 
-@pytest.mark.parametrize(("name", "least"), [("misleading.txt", 150), ("misleading_held_out.txt", 140)])
+@pytest.mark.parametrize(
+    ("name", "least"), [("misleading.txt", 150), ("misleading_held_out.txt", 140), ("misleading_varied.txt", 600)]
+)
 def test_misleading_sentences_are_read_right(name, least):
     right = defaultdict(list)
     for kind, sentence, units in read_sentences(name):
