@@ -46,7 +46,7 @@ MOVEMENTS: dict[str, Movement] = {
     "Brow Raise": Movement("brow", ("raised", "lifted", "elevated"), "raise of {}", "raise", "raised"),
     "Brow Lower": Movement("brow", ("lowered", "drawn down", "pulled down"), "lowering of {}", "lowering", "lowered"),
     "Lid Raise": Movement("upper eyelid", ("raised", "lifted", "elevated"), "raise of {}", "raise", "raised"),
-    "Eye Close": Movement("eye", ("closed", "narrowed"), "closing of {}", "closing", "narrowed"),
+    "Eye Close": Movement("eye", ("closed", "narrowed"), "narrowing of {}", "narrowing", "narrowed"),
     "Nose Wrinkle": Movement("nose", ("wrinkled", "scrunched"), "wrinkling of {}", "wrinkling", "wrinkled"),
     "Cheeks Puff": Movement("cheeks", ("puffed out", "blown out"), "puffing of {}", "puff", "puffed", plural=True),
     "Upper Lip Raise": Movement("upper lip", ("raised", "lifted", "pulled up"), "raise of {}", "raise", "raised"),
@@ -106,29 +106,31 @@ MOODS: dict[Expression, tuple[str, ...]] = {
         "an urge to get away",
     ),
     Expression.DISGUST: (
-        *("a turning away from something foul", "a strong dislike", "a wish to keep something away"),
-        *("a physical aversion", "a reaction to something unpleasant"),
+        *("a turning away from something foul", "a strong dislike", "an urge to back away"),
+        *("physical aversion", "a reaction to something unpleasant"),
     ),
     Expression.ANGER: (
-        *("a hard and tense mood", "strain and a readiness to push back", "a tense, hostile mood"),
+        *("a hard and tense mood", "a readiness to confront", "a tense, hostile mood"),
         *("irritation", "a confrontational mood"),
     ),
     Expression.CONTEMPT: (
-        *("a cool sense of being above others", "a mocking attitude", "a cold, dismissive mood"),
+        *("a cool sense of superiority", "a mocking attitude", "a cold, dismissive mood"),
         *("a superior attitude", "quiet mockery"),
     ),
 }
 # "astonishment" names surprise and "aversion" suggests disgust, which is what these moods are for.
 
 OPENINGS = (
-    *("", "", "In this face, ", "A close look shows that ", "Here, ", "At first sight, ", "What stands out is that "),
-    *("Most of all, ", "The strongest movement comes first: ", "Above all, ", "As the face shows, "),
+    *("", "", "In this face, ", "Most visibly, ", "Here, ", "At first sight, ", "What stands out is that "),
+    *("Most of all, ", "Above all, "),
 )
+# Openings of texts whose strongest movement is slight.
+SLIGHT_OPENINGS = ("", "", "In this face, ", "Here, ", "A close look shows that ", "On a second look, ")
 FOLLOWINGS = (
-    *("", "", "In addition, ", "At the same time, ", "Besides, ", "Further, ", "Also, ", "Next to this, "),
+    *("", "", "In addition, ", "At the same time, ", "Further, ", "Moreover, ", "Also, ", "Next to this, "),
     "To a lesser degree, ",
 )
-JOINTS = (", and ", ", while ", "; ", ", and also ", ", whereas ")
+JOINTS = (", and ", ", while ", "; ", ", and also ", "; besides, ")
 # The opening of the one long sentence about a face with too many movements for the usual sentences.
 LIST_OPENINGS = (
     *("Many movements are visible: ", "Much of this face moves: ", "The face shows many movements: "),
@@ -155,10 +157,10 @@ CLEAR_READINGS = (
     "{Traits} {form} a typical sign of {label} and {suggest} {mood}.",
     "The reading of {mood} rests on {traits}.",
     "In FACS terms, {traits} {belong} to {label}, which fits {mood}.",
-    "Such a face, with {traits}, speaks of {mood}.",
+    "With {traits}, the face conveys {mood}.",
     "{Mood} is plain to see in {traits}.",
-    "Taken together, {traits} {make} the pattern of {label} and tell of {mood}.",
-    "Both the kind and the strength of {traits} speak for {mood}.",
+    "Taken together, {traits} {form} the pattern of {label} and indicate {mood}.",
+    "Both the kind and the strength of {traits} support a reading of {mood}.",
 )
 MODERATE_READINGS = (
     "{Traits} {suggest} {mood}, though other readings remain open.",
@@ -171,25 +173,25 @@ MODERATE_READINGS = (
 WEAK_READINGS = (
     "{Traits} {give} only weak evidence of {mood}.",
     "The evidence is weak: {traits} {fit} {mood}, but also other states.",
-    "Alone, {traits} {say} little, and {mood} is only one of the possible meanings.",
-    "Only {traits} {speak} for {mood}, which is weak evidence.",
+    "Taken alone, {traits} {say} little, and {mood} is only one of the possible meanings.",
+    "{Mood} is suggested only by {traits}, which is weak evidence.",
     "{Traits} {make} a weak case for {mood}.",
-    "Signs as common as {traits} leave {mood} in doubt.",
+    "Signs as common as {traits} leave room for readings other than {mood}.",
     "There may be {mood} behind {traits}, but such signs have many causes.",
-    "As signs of {label}, {traits} {say} too little to be certain.",
+    "As signs of {label}, {traits} {are} too common to be certain.",
 )
 NO_READINGS = (
     "None of these movements is typical of {label}, so the evidence is weak.",
-    "These movements alone do not lead to {label}; the evidence for {mood} is weak.",
+    "These movements alone do not indicate {label}; the evidence for {mood} is weak.",
     "No movement here is a common sign of {label}, and the evidence remains weak.",
     "The usual signs of {label} are missing, which leaves weak evidence for {mood}.",
-    "For {mood}, the evidence in these movements is weak.",
+    "These movements are weak evidence of {mood}.",
 )
 STILL_READINGS = (
     "With so little movement, the evidence for {label} is weak.",
     "So little movement gives only weak evidence of {mood}.",
-    "Little movement means weak evidence, and {mood} stays a guess.",
-    "The evidence is weak: no movement speaks for {mood}.",
+    "Little movement means weak evidence, and {mood} remains a guess.",
+    "The evidence is weak: no movement supports {mood}.",
     "A face this still gives weak evidence for {label}.",
 )
 CONTRARY = (
@@ -197,14 +199,14 @@ CONTRARY = (
     "{Traits} {belong} to another pattern and {leave} some doubt.",
     "{Traits} {add} a different note to the expression.",
     "{Traits} {have} another meaning, which makes the reading less certain.",
-    "For {traits}, another explanation is needed.",
+    "{Traits} {are} not part of this pattern.",
 )
 WEAKER_CONTRARY = (
     "{Traits} {add} a different note, but a weaker one.",
     "{Traits} {matter} less for this reading.",
     "{Traits} {fit} less well, but {weigh} less.",
-    "Next to this, {traits} {carry} less weight.",
-    "{Traits} {stand} behind the main signs.",
+    "In comparison, {traits} {carry} less weight.",
+    "{Traits} {are} secondary to the main signs.",
 )
 NEUTRAL_STILL = (
     "No movement stands out, which fits {mood}.",
@@ -225,14 +227,14 @@ NEUTRAL_CLEAR = (
     "Although {traits} {stand} out, the movements together form no pattern of a strong emotion.",
     "{Traits} {stand} out; the rest fits {mood}.",
     "Apart from {traits}, this is {mood}.",
-    "{Traits} alone {make} no clear emotion.",
+    "Taken alone, {traits} {do} not indicate a clear emotion.",
 )
 NEUTRAL_CONTRARY = (
     "{Traits} {stand} out, which is unusual for {mood}, so the evidence is mixed.",
     "{Traits} {stand} out more than in {mood} and {leave} some doubt.",
     "{Traits} {stand} out and {fit} {mood} less well, so the evidence is mixed.",
-    "For {mood}, {traits} {move} too much, which leaves some doubt.",
-    "{Traits} {speak} for more than {mood}, so the evidence is mixed.",
+    "{Traits} {stand} out too much for {mood}, which leaves some doubt.",
+    "{Traits} {suggest} more than {mood}, so the evidence is mixed.",
 )
 
 CLEAR_ENDINGS = (
@@ -241,8 +243,8 @@ CLEAR_ENDINGS = (
     "In conclusion, this is {clear}.",
     "Taken together, the features form {clear}.",
     "All in all, the face shows {plain}.",
-    "The label that follows is {label}.",
-    "So the face is labeled as one of {label}.",
+    "The resulting label is {label}.",
+    "The face is therefore labeled as {label}.",
     "The movements agree: this is {plain}.",
 )
 MODERATE_ENDINGS = (
@@ -253,7 +255,7 @@ MODERATE_ENDINGS = (
     "All in all, the most likely expression is {label}.",
     "Of all labels, {label} fits this face best.",
     "The features make {label} the best choice.",
-    "This face is best read as one of {label}.",
+    "This face is best read as {label}.",
 )
 WEAK_ENDINGS = (
     "The label is {label}, with weak support from the visible movements.",
@@ -262,12 +264,10 @@ WEAK_ENDINGS = (
     "All in all, the label is {label}, with low certainty.",
     "On weak evidence, the label is {label}.",
     "In summary, the label is {label}, although the evidence is weak.",
-    "With weak evidence for any label, the one chosen here is {label}.",
-    "The most cautious reading is {label}, with low certainty.",
+    "The evidence is weak, and the label is {label}.",
+    "A tentative label is {label}, with low certainty.",
 )
 
-# The verbs of the readings. They agree in number with the movements named; "have" and "carry" are irregular.
-VERBS = (
-    *("point", "suggest", "form", "give", "fit", "leave", "add", "stand", "belong", "say", "speak", "make", "move"),
-    *("matter", "weigh"),
-)
+# The verbs of the readings. They agree in number with the movements named.
+VERBS = ("point", "suggest", "form", "give", "fit", "leave", "add", "stand", "belong", "say", "make", "matter", "weigh")
+IRREGULAR_VERBS = {"have": "has", "carry": "carries", "are": "is", "do": "does"}

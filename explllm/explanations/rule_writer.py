@@ -256,7 +256,7 @@ def _fill(template: str, visible: Sequence[_Visible], words: dict[str, str]) -> 
     listed = traits[0] if len(traits) == 1 else f"{', '.join(traits[:-1])} and {traits[-1]}"
     plural = len(visible) > 1 or visible[0].plural
     verbs = {verb: verb if plural else f"{verb}s" for verb in phrases.VERBS}
-    verbs |= {"have": "have", "carry": "carry"} if plural else {"have": "has", "carry": "carries"}
+    verbs |= {verb: verb if plural else singular for verb, singular in phrases.IRREGULAR_VERBS.items()}
     return template.format(traits=listed, Traits=listed[0].upper() + listed[1:], **verbs, **words)
 
 
@@ -283,7 +283,9 @@ def _conclusion(visible: Sequence[_Visible], evidence: Evidence, expression: Exp
 
 def _observations(visible: Sequence[_Visible], rng: random.Random) -> str:
     sentences = []
-    openings: Sequence[str] = phrases.OPENINGS
+    slight = visible[0].intensity < _CLEAR_FROM
+    openings: Sequence[str] = phrases.SLIGHT_OPENINGS if slight else phrases.OPENINGS
+    used = set()
     start = 0
     while start < len(visible):
         count = rng.choice((1, 2, 2))
@@ -291,7 +293,8 @@ def _observations(visible: Sequence[_Visible], rng: random.Random) -> str:
         opening = rng.choice(openings)
         sentence = opening + _join(clauses, rng)
         sentences.append(sentence[0].upper() + sentence[1:] + ".")
-        openings = [other for other in phrases.FOLLOWINGS if other != opening or not other]
+        used.add(opening)
+        openings = [other for other in phrases.FOLLOWINGS if other not in used or not other]
         start += count
     return " ".join(sentences)
 
@@ -349,6 +352,8 @@ def _clause(one: _Visible, rng: random.Random) -> str:
     adverb, verb = phrases.ADVERBS[grades[0]], "are" if one.plural else "is"
     article = "an" if grades[0] == "extreme" else "a"
     noun, shown = movement.noun.format(part), movement.shown
+    if one.is_shut:
+        noun, shown = noun.replace("narrowing", "closing"), "closing"
     return rng.choice(
         (
             f"{part} {verb} {adverb} {done}",

@@ -64,8 +64,9 @@ class _Scoper:
     def __init__(self, text: str, modal_verbs: bool) -> None:
         self.modal_verbs = modal_verbs
         text = f" {text} ".replace(" cannot ", " can not ")
-        for rule, plain in rules.REWRITES:
-            text = rule.sub(plain, text)
+        if rules.ANY_REWRITE.search(text):
+            for rule, plain in rules.REWRITES:
+                text = rule.sub(plain, text)
         self.words = text.split()
         self.asserted = [True] * len(self.words)
         self.denied = [False] * len(self.words)

@@ -167,6 +167,7 @@ REWRITES = [
     for pattern, _, plain in (line.partition(" =>") for line in _REWRITES.replace("\\\n", "").strip().split("\n"))
 ]
 """Phrases and the plain words that replace them."""
+ANY_REWRITE = re.compile("|".join(f"(?:{rule.pattern})" for rule, _ in REWRITES))
 
 # Frames: the words that introduce a clause, as in "nobody could deny that".
 

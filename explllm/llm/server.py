@@ -95,6 +95,8 @@ class Server:
         is_placeholder = _PLACEHOLDER.fullmatch(self._key or "") is not None
         self._key_pattern = re.compile(rf"(?<!\w){key}(?!\w)" if is_placeholder else key)
         _check_proxy(settings.url)
+        # The library would parse a relative address and the base URL for every request.
+        self._address = f"{settings.url.rstrip('/')}/chat/completions"
         self._client = openai.AsyncOpenAI(
             # The library requires a key; servers without keys ignore it.
             api_key=self._key or "none",
@@ -130,7 +132,7 @@ class Server:
         try:
             async with asyncio.timeout(self._settings.timeout):
                 response = await self._client.post(
-                    "/chat/completions",
+                    self._address,
                     body=body,
                     options={"headers": {"X-Client-Request-Id": request_id}},
                     cast_to=self._openai.HttpxBinaryResponseContent,
