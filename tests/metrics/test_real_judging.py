@@ -82,8 +82,8 @@ def test_left_for_right(records):
             found = compare(changed(cot, key_observations=key), cot.text)
             assert found.key_observations < 5 and found.conclusion == 5, key
             scores.append(found.score)
-    assert swapped == 200  # of 264 texts that name a side; most others say the same of both
-    assert mean(scores) <= 0.8  # measured: 0.785
+    assert swapped == 201  # of 264 texts that name a side; most others say the same of both
+    assert mean(scores) <= 0.8  # measured: 0.794
 
 
 OPPOSITES = {
