@@ -121,5 +121,5 @@ def test_public_names_load():
 
     for name in explllm.__all__:
         assert getattr(explllm, name) is not None
-    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+    with pytest.raises(AttributeError, match="No explllm attribute nothing"):
         _ = explllm.nothing

@@ -6,26 +6,6 @@ Verification (`verification`), Feedback Reflection (`reflection`) and Format Ref
 about the images instead (Table III).
 """
 
-from importlib import import_module
-from typing import Any
+import lazy_loader
 
-_MODULES = {
-    "BaselineSettings": "settings",
-    "EngineSettings": "settings",
-    "Face": "face",
-    "Outcome": "face",
-    "RunResult": "runner",
-    "Status": "face",
-    "build_offline": "build",
-    "build_with_model": "build",
-    "explain_face": "pipeline",
-}
-
-__all__ = sorted(_MODULES)
-
-
-def __getattr__(name: str) -> Any:
-    """Import public names on first use."""
-    if name in _MODULES:
-        return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -5,28 +5,6 @@ and the budget of its `ChatSettings`, and records each request in a `Ledger` bef
 is used. A run that is interrupted at any point resumes without paying for an answer twice.
 """
 
-from importlib import import_module
-from typing import Any
+import lazy_loader
 
-_MODULES = {
-    "ChatAnswer": "request",
-    "ChatClient": "client",
-    "ChatFailure": "request",
-    "ChatImage": "request",
-    "ChatMessage": "request",
-    "ChatRequest": "request",
-    "ChatSettings": "settings",
-    "Ledger": "ledger",
-    "OutOfBudget": "request",
-    "Refused": "request",
-    "Stopped": "request",
-}
-
-__all__ = sorted(_MODULES)
-
-
-def __getattr__(name: str) -> Any:
-    """Import public names on first use."""
-    if name in _MODULES:
-        return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -18,49 +18,10 @@ The public names below load on first use.
 """
 
 import logging
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
 
-if TYPE_CHECKING:
-    from explllm.models.au_regressor import ActionUnitRegressor, RegressorSettings
-    from explllm.models.build import NetworkSettings, build_on_meta
-    from explllm.models.configuration import ExpLLMConfig
-    from explllm.models.explllm import FEALLM, ExpLLM
-    from explllm.models.feallm import FEALLMSettings
-    from explllm.models.generation import Recognition
-    from explllm.models.lora import LoraSettings
-
-_MODULES = {
-    "ActionUnitRegressor": "au_regressor",
-    "ExpLLM": "explllm",
-    "ExpLLMConfig": "configuration",
-    "FEALLM": "explllm",
-    "FEALLMSettings": "feallm",
-    "LoraSettings": "lora",
-    "NetworkSettings": "build",
-    "Recognition": "generation",
-    "RegressorSettings": "au_regressor",
-    "build_on_meta": "build",
-}
-
-__all__ = [
-    "FEALLM",
-    "ActionUnitRegressor",
-    "ExpLLM",
-    "ExpLLMConfig",
-    "FEALLMSettings",
-    "LoraSettings",
-    "NetworkSettings",
-    "Recognition",
-    "RegressorSettings",
-    "build_on_meta",
-]
+import lazy_loader
 
 # peft imports bitsandbytes if it is installed, which warns that an optional CPU kernel is missing.
 logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
 
-
-def __getattr__(name: str) -> Any:
-    if name in _MODULES:
-        return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -6,37 +6,6 @@ accuracy during training (`LiveAccuracy`), and judge or show generated explanati
 are imported on first use, because Lightning takes seconds to import.
 """
 
-from typing import Any
+import lazy_loader
 
-_MODULES = {
-    "ActionUnitRunFolder": "callbacks.au_run_folder",
-    "ActionUnitTask": "au_task",
-    "AsyncJudge": "callbacks.async_judge",
-    "ExpLLMTask": "task",
-    "Gallery": "callbacks.gallery",
-    "LastCheckpoint": "checkpoints",
-    "LiveAccuracy": "callbacks.live_accuracy",
-    "OptimizationSettings": "optimization",
-    "RunFolder": "callbacks.run_folder",
-}
-
-__all__ = [
-    "ActionUnitRunFolder",
-    "ActionUnitTask",
-    "AsyncJudge",
-    "ExpLLMTask",
-    "Gallery",
-    "LastCheckpoint",
-    "LiveAccuracy",
-    "OptimizationSettings",
-    "RunFolder",
-]
-
-
-def __getattr__(name: str) -> Any:
-    """Import a public name on first use."""
-    import importlib
-
-    if name not in _MODULES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f"{__name__}.{_MODULES[name]}"), name)
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

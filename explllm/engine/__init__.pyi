@@ -1,0 +1,9 @@
+from .build import build_offline as build_offline
+from .build import build_with_model as build_with_model
+from .face import Face as Face
+from .face import Outcome as Outcome
+from .face import Status as Status
+from .pipeline import explain_face as explain_face
+from .runner import RunResult as RunResult
+from .settings import BaselineSettings as BaselineSettings
+from .settings import EngineSettings as EngineSettings

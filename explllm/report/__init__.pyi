@@ -1,0 +1,9 @@
+from .explained import ExplainedFace as ExplainedFace
+from .page import MetricCard as MetricCard
+from .page import Section as Section
+from .page import write_report as write_report
+from .picture import PicturedFace as PicturedFace
+from .picture import draw_picture as draw_picture
+from .plots import recognition_plots as recognition_plots
+from .terminal import print_explained as print_explained
+from .terminal import print_metrics as print_metrics

@@ -1,0 +1,9 @@
+from .au_task import ActionUnitTask as ActionUnitTask
+from .callbacks.async_judge import AsyncJudge as AsyncJudge
+from .callbacks.au_run_folder import ActionUnitRunFolder as ActionUnitRunFolder
+from .callbacks.gallery import Gallery as Gallery
+from .callbacks.live_accuracy import LiveAccuracy as LiveAccuracy
+from .callbacks.run_folder import RunFolder as RunFolder
+from .checkpoints import LastCheckpoint as LastCheckpoint
+from .optimization import OptimizationSettings as OptimizationSettings
+from .task import ExpLLMTask as ExpLLMTask
