@@ -56,7 +56,7 @@ def fit(folder: Path, *options: str) -> dict[str, float]:
 def measure(folder: Path, url: str, epochs: int, pairs: int, faces: int) -> dict[str, list[dict[str, float]]]:
     """Train alternately without and with the judge."""
     fit(folder / "warm", "--trainer.limit_train_batches", "4", "--trainer.max_epochs", "1")
-    judge = {"judge": "scripted", "base_url": url, "faces": faces}
+    judge = {"judge": "scripted", "faces": faces, "chat": {"base_url": url}}
     callbacks = json.dumps([{"class_path": "AsyncJudge", "init_args": judge}])
     times: dict[str, list[dict[str, float]]] = {"without": [], "with": []}
     for pair in range(pairs):

@@ -5,24 +5,19 @@ from __future__ import annotations
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 from explllm.commands import streaming
 from explllm.commands.parser import Option
 from explllm.faces.crop import DEFAULT_MARGIN
-from explllm.faces.estimators import estimator_options, selected_estimator
-
-if TYPE_CHECKING:
-    EstimatorOptions = Any
-else:
-    EstimatorOptions = estimator_options()
+from explllm.faces.estimators import selected_estimator
 
 
 def aus(
     manifest: Path,
     *,
     out: Path,
-    estimator: EstimatorOptions,
+    estimator: streaming.EstimatorOptions,
     redo: bool = False,
     margin: Annotated[
         float | None, Option(minimum=-0.4, default=f"as the model's file states, otherwise {DEFAULT_MARGIN:g}")

@@ -175,20 +175,13 @@ def _select(path: Path, root: Path | None, split: str | None, sample: int | None
 
 
 def _check_folder(folder: Path, source: str, overwrite: bool) -> None:
-    """Refuse a run folder in which other files would be lost.
-
-    Raises:
-        ConfigError: If it holds files but no ledger, as that of a training run does; or files of another run that may
-            not be replaced.
-    """
+    """Refuse a run folder with files but no ledger, such as that of a training run, or that of another baseline."""
     from explllm.engine.progress import read_progress
     from explllm.engine.runner import LEDGER
 
     if folder.is_dir() and any(folder.iterdir()) and not (folder / LEDGER).is_file():
         raise ConfigError(
-            "the run folder holds files of something else than a baseline",
-            where=folder,
-            remedy="Choose another --run_dir.",
+            "the run folder holds files, but not those of a baseline", where=folder, remedy="Choose another --run_dir."
         )
     earlier = read_progress(folder).get("source", source)
     if earlier != source and not overwrite:
@@ -219,12 +212,10 @@ def _write_test(
         console.print("no metrics: no answered face is labeled")
         return
     answers = Answers.from_table(labeled, tuple(labels), unknown_labels="leave_out")
-    metrics: dict[str, Any] = {
-        **recognition_metrics(answers),
-        "unreadable": table.loc[table["unreadable"].notna(), "image"].tolist(),
-        "root": str(answered.root.resolve()),
-    }
-    note = f"{chat.model} on {chat.host} saw each picture and answered without any training on this data."
+    unreadable = table.loc[table["unreadable"].notna(), "image"].tolist()
+    metrics: dict[str, Any] = {**recognition_metrics(answers), "unreadable": unreadable}
+    metrics["root"] = str(answered.root.resolve())
+    note = f"{chat.model} on {chat.host} saw each picture and answered without training on this data."
     if answered.is_synthetic().any():
         note += " The faces are drawn by a program, not photographs."
     written = {

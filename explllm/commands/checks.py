@@ -22,14 +22,14 @@ LOGGER_PACKAGES = {
 """Package that a logger needs, and what to install."""
 
 RUN_FOLDER = "RUN_FOLDER"
-"""Stands for the run folder as a logger's ``save_dir`` until the run folder is known."""
+"""Placeholder for the run folder in a logger's ``save_dir`` until the run folder is known."""
 
 _TRUE_PRECISIONS = ("16-true", "bf16-true", "64-true", "transformer-engine", "transformer-engine-float16")
 _SPAWNING = ("ddp_spawn", "ddp_fork", "ddp_notebook")
 
 
 def check_trainer(trainer: Namespace, fitting: bool) -> None:
-    """Refuse trainer settings that cannot work, or that silently train nothing.
+    """Reject trainer settings that cannot work, or that silently train nothing.
 
     Raises:
         ConfigError: If a setting is out of range or not supported.
@@ -61,7 +61,7 @@ def check_trainer(trainer: Namespace, fitting: bool) -> None:
 
 
 def check_model_paths(model: Namespace, fitting: bool) -> None:
-    """Refuse local model folders that do not exist, before any weights are loaded.
+    """Reject local model folders that do not exist, before any weights are loaded.
 
     Raises:
         MissingPathError: If one does not exist; the message names the configuration that writes it.
@@ -71,12 +71,9 @@ def check_model_paths(model: Namespace, fitting: bool) -> None:
     if fitting and start is not None and not Path(start).is_dir():
         name = Path(start).parent.name
         shipped = (shipped_configs() / f"{name}.yaml").is_file()
-        made = f"Train it first: `explllm fit --config {name}.yaml`. Or " if shipped else "Check the path, or "
-        raise MissingPathError(
-            "the model of --model.init_from does not exist",
-            where=start,
-            remedy=f"{made}start without it: --model.init_from null.",
-        )
+        train = f"Train it first: `explllm fit --config {name}.yaml`. Or " if shipped else "Check the path, or "
+        remedy = f"{train}start without it: --model.init_from null."
+        raise MissingPathError("the model of --model.init_from does not exist", where=start, remedy=remedy)
     network = settings.get("network") or Namespace()
     for part in ("vision", "language"):
         name = network.get(part)
@@ -89,7 +86,7 @@ def check_model_paths(model: Namespace, fitting: bool) -> None:
 
 
 def check_loggers(loggers: list[Any], run_dir: str) -> None:
-    """Refuse loggers whose package is missing; let loggers without a folder write to the run folder.
+    """Reject loggers whose package is missing; let loggers without a folder write to the run folder.
 
     Raises:
         ConfigError: If a package is missing.
@@ -110,7 +107,7 @@ def check_loggers(loggers: list[Any], run_dir: str) -> None:
 
 
 def check_monitors(callbacks: list[Any], task: str) -> None:
-    """Refuse callbacks that monitor a metric that is never logged, which Lightning finds after an epoch.
+    """Reject callbacks that monitor a metric that is never logged, which Lightning notices only after an epoch.
 
     Raises:
         ConfigError: If there is no such metric.

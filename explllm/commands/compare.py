@@ -36,6 +36,5 @@ def compare(
     write_comparison(comparison, folder)
     console = Console()
     print_comparison(console, comparison)
-    for name in ("page", "table"):
-        file = folder / {"page": "compare.html", "table": "compare.csv"}[name]
-        console.print(f"{name}: {file}", soft_wrap=True, markup=False)
+    for name, file in (("page", "compare.html"), ("table", "compare.csv")):
+        console.print(f"{name}: {folder / file}", soft_wrap=True, markup=False)

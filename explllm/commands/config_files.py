@@ -1,4 +1,4 @@
-"""Configuration files: search path, inheritance, errors."""
+"""Configuration files: search path and inheritance."""
 
 import sys
 from collections.abc import Mapping, Sequence
@@ -16,13 +16,7 @@ BASE = "base"
 
 
 def find_config(name: str) -> Path:
-    """Find a configuration: in the working folder, then in ``configs/``, then among those shipped with the package.
-
-    Args:
-        name: A file's name or path.
-
-    Returns:
-        Its path.
+    """Find a configuration by name or path: in the working folder, in ``configs/``, then in the package.
 
     Raises:
         MissingPathError: If it is in none of these places; the message lists them and the shipped configurations.
@@ -42,24 +36,18 @@ def find_config(name: str) -> Path:
 def shipped_configs() -> Path:
     """Return the folder of the configurations that come with the package."""
     package = Path(str(resources.files("explllm")))
-    # In a wheel they lie inside the package; in a checkout beside it.
+    # A wheel contains them; in a checkout they are beside the package.
     return package / "configs" if (package / "configs").is_dir() else package.parent / "configs"
 
 
 def with_configs_found(arguments: Sequence[str]) -> list[str]:
-    """Replace the names of configurations in a command line by their paths.
-
-    Args:
-        arguments: The command line after the command's name.
-
-    Returns:
-        The new command line.
+    """Replace the names of configurations in a command line by their paths, or by their text if they inherit.
 
     Raises:
         MissingPathError: If there is no such configuration.
         ConfigError: If it is not a YAML file of settings, or ``--config`` has no value.
     """
-    found = list(arguments)
+    resolved = list(arguments)
     for place, argument in enumerate(arguments):
         option, equals, value = argument.partition("=")
         if option not in ("--config", "-c"):
@@ -67,18 +55,14 @@ def with_configs_found(arguments: Sequence[str]) -> list[str]:
         if not equals:
             value = arguments[place + 1] if place + 1 < len(arguments) else ""
         if not value or value.startswith("-"):
-            raise ConfigError(
-                f"the option {option} has no value", remedy="Give a configuration, such as --config demo.yaml."
-            )
+            remedy = "Give a configuration, such as --config demo.yaml."
+            raise ConfigError(f"the option {option} has no value", remedy=remedy)
         path = find_config(value)
         settings = read_config_file(path)
         # The parser does not know inheritance, but takes the text of a configuration instead of a path.
         text = yaml.safe_dump(settings, sort_keys=False) if BASE in _read(path) else str(path)
-        if equals:
-            found[place] = f"{option}={text}"
-        else:
-            found[place + 1] = text
-    return found
+        resolved[place if equals else place + 1] = f"{option}={text}" if equals else text
+    return resolved
 
 
 def read_config_file(path: Path) -> dict[str, Any]:
@@ -86,19 +70,13 @@ def read_config_file(path: Path) -> dict[str, Any]:
 
     The key ``base`` names another configuration, relative to the file's own folder or as `find_config` finds it; the
     file states the differences, see `merge_settings`. A run folder is not inherited: by default that of NAME.yaml is
-    ``runs/NAME``.
-
-    Args:
-        path: The file.
-
-    Returns:
-        The settings, without ``base``.
+    ``runs/NAME``. The result does not contain ``base``.
 
     Raises:
         MissingPathError: If a base does not exist.
         ConfigError: If a file is not a YAML file of settings, or inherits from itself.
     """
-    settings, seen = _read(path), [path.resolve()]
+    settings, files = _read(path), [path.resolve()]
     inherits = BASE in settings
     own_run_dir = settings.get("run_dir")
     while BASE in settings:
@@ -107,13 +85,13 @@ def read_config_file(path: Path) -> dict[str, Any]:
             raise ConfigError(
                 f"base is {name!r}, not the name of a configuration", where=path, remedy="Name one, or remove the key."
             )
-        beside = seen[-1].parent / name
+        beside = files[-1].parent / name
         base = beside if beside.is_file() else find_config(name)
-        if base.resolve() in seen:
+        if base.resolve() in files:
             raise ConfigError(
                 f"the configuration inherits from itself through {name}", where=path, remedy="Remove one `base`."
             )
-        seen.append(base.resolve())
+        files.append(base.resolve())
         settings = merge_settings(_read(base), settings, path)
     if inherits:
         settings["run_dir"] = own_run_dir or f"runs/{path.stem}"
@@ -121,18 +99,10 @@ def read_config_file(path: Path) -> dict[str, Any]:
 
 
 def merge_settings(base: Mapping[str, Any], own: Mapping[str, Any], where: str | Path = "") -> dict[str, Any]:
-    """Merge settings key by key; where both have a mapping, its keys are merged, otherwise ``own`` wins.
+    """Merge settings key by key, recursively; the values of `own` override those of `base`.
 
     If ``class_path`` differs, the settings of the base's class that the new class accepts are kept, and a note on
-    stderr lists the others. With ``init_args: null`` nothing is kept.
-
-    Args:
-        base: The settings to build on.
-        own: The settings that differ.
-        where: The file of ``own``, for messages.
-
-    Returns:
-        The merged settings.
+    stderr lists the others. With ``init_args: null`` none is kept. `where` is the file of `own`, for messages.
 
     Raises:
         ConfigError: If it is unknown which settings a new class accepts.
@@ -169,9 +139,9 @@ def _for_class(settings: Mapping[str, Any], new: str, key: str, where: str | Pat
         )
     dropped = [name for name in arguments if name not in (accepted or ())]
     if dropped:
+        names = ", ".join(dropped)
         sys.stderr.write(
-            f"note: {where}: {key} changes from {old} to {new}, which does not accept the inherited "
-            f"{', '.join(dropped)}\n"
+            f"note: {where}: {key} changes from {old} to {new}, which does not accept the inherited {names}\n"
         )
     return {"class_path": new, "init_args": {name: arguments[name] for name in arguments if name not in dropped}}
 
@@ -181,15 +151,11 @@ def _read(path: Path) -> dict[str, Any]:
         settings = yaml.safe_load(path.read_text(encoding="utf-8"))
     except yaml.MarkedYAMLError as error:
         line = "" if error.problem_mark is None else f", line {error.problem_mark.line + 1}"
-        raise ConfigError(
-            f"not valid YAML: {error.problem}", where=f"{path}{line}", remedy="Correct the file."
-        ) from error
+        where = f"{path}{line}"
+        raise ConfigError(f"not valid YAML: {error.problem}", where=where, remedy="Correct the file.") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"not valid YAML: {error}", where=path, remedy="Correct the file.") from error
     if not isinstance(settings, dict):
-        raise ConfigError(
-            "the file contains no settings",
-            where=path,
-            remedy="Write them as `name: value`; see the shipped configurations.",
-        )
+        remedy = "Write them as `name: value`; see the shipped configurations."
+        raise ConfigError("the file contains no settings", where=path, remedy=remedy)
     return settings

@@ -53,7 +53,7 @@ def read(
         overwrite=overwrite,
         max_bad=max_bad,
         check_images=check_images,
-        images_there=not lists_only,
+        images_exist=not lists_only,
         **options,
     )
     reading.manifest.write(out)

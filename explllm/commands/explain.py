@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from explllm.commands.parser import Option
+from explllm.commands.streaming import EstimatorOptions
 from explllm.core.errors import ConfigError
 from explllm.core.files import atomic_write
 from explllm.faces.boxes import Box, FaceChoice, select_faces
 from explllm.faces.crop import DEFAULT_MARGIN, crop_warning, face_crop
-from explllm.faces.estimators import estimator_options, selected_estimator
+from explllm.faces.estimators import selected_estimator
 from explllm.faces.pixels import load_image
 
 if TYPE_CHECKING:
@@ -24,10 +25,6 @@ if TYPE_CHECKING:
     from explllm.faces.estimators import Estimator
     from explllm.models.explllm import ExpLLM
     from explllm.report.picture import PicturedFace
-
-    EstimatorOptions = Any
-else:
-    EstimatorOptions = estimator_options()
 
 _BATCH = 8
 """Faces that are explained at a time."""
@@ -127,10 +124,7 @@ def _explained(
     margins: tuple[float, float],
     estimator: Estimator | None,
 ) -> list[list[PicturedFace]]:
-    """Return the faces of each image with their explanations; the model answers for all faces in batches.
-
-    The margins are those of the model and of the estimator.
-    """
+    """Return the explained faces of each image; `margins` are those of the model and of the estimator."""
     from explllm.report.picture import PicturedFace
 
     detected: list[list[tuple[Any, ...]]] = []

@@ -25,6 +25,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException, SI
 
 from explllm.commands.checks import RUN_FOLDER, check_loggers, check_model_paths, check_monitors, check_trainer
 from explllm.commands.config_files import find_config, shipped_configs, with_configs_found
+from explllm.commands.lightning_help import AUGMENTATIONS, DATA, MODELS
 from explllm.commands.parser_errors import input_error, one_sentence
 from explllm.commands.run_settings import RecordedRun, evaluation_arguments
 from explllm.core.errors import ConfigError, InputError, MissingPathError
@@ -91,18 +92,7 @@ _NOISE = (
     r"Using bfloat16 Automatic Mixed Precision",
 )
 _NOISY_LOGGERS = ("lightning.pytorch.utilities.rank_zero", "lightning.fabric.utilities.seed")
-_CLASSES = {
-    "data": (
-        "CaptionedImages",
-        "DrawnActionUnits",
-        "DrawnFaces",
-        "FolderFaces",
-        "ManifestActionUnits",
-        "ManifestFaces",
-    ),
-    "model": ("ActionUnitTask", "ExpLLMTask"),
-    "augment": ("Augment", "ReleasedAugment"),
-}
+_CLASSES = {"data": sorted(DATA), "model": sorted(MODELS), "augment": AUGMENTATIONS}
 
 
 @dataclass
@@ -154,8 +144,8 @@ class ExpLLMCLI(LightningCLI):
 
         Args:
             stage: ``fit``, ``validate``, ``test`` or ``predict``.
-            recorded: The run to evaluate; its model is taken as it is.
-            **options: LightningCLI's.
+            recorded: The run to evaluate, whose model may not be changed.
+            **options: Passed to LightningCLI.
         """
         self.stage, self.recorded = stage, recorded
         super().__init__(LightningModule, LightningDataModule, **options)
@@ -230,20 +220,21 @@ class ExpLLMCLI(LightningCLI):
         """Make the trainer with the run folder's callbacks and logger."""
         config, fitting = self.config[self.subcommand], self.stage == "fit"
         options = {**self._get(self.config_init, "trainer", default={}), **kwargs}
-        given = _listed(options.get("callbacks"))
-        check_monitors(given, type(self.model).__name__)
+        configured = _listed(options.get("callbacks"))
+        check_monitors(configured, type(self.model).__name__)
         callbacks = self._run_folder(config)
         if fitting and not options["fast_dev_run"]:
             monitor = "val/pearson" if isinstance(self.model, ActionUnitTask) else "val/macro_recall"
             callbacks.append(LastCheckpoint(config.run_dir, config.checkpoint_every_n_steps))
             callbacks.append(BestCheckpoint(config.run_dir, monitor))
-        if options["enable_progress_bar"] is not False and not options["barebones"]:
-            callbacks += [] if any(isinstance(callback, ProgressBar) for callback in given) else [TrainingProgressBar()]
-        options["callbacks"] = [*callbacks, *given]
+        shows_progress = options["enable_progress_bar"] is not False and not options["barebones"]
+        if shows_progress and not any(isinstance(callback, ProgressBar) for callback in configured):
+            callbacks.append(TrainingProgressBar())
+        options["callbacks"] = [*callbacks, *configured]
         options["plugins"] = [AtomicCheckpointIO(), *_listed(options.get("plugins"))]
         # Lightning refuses a ModelCheckpoint among the callbacks otherwise, in evaluation too.
-        kept = any(isinstance(callback, Checkpoint) for callback in callbacks + given)
-        options["enable_checkpointing"] = kept and not options["fast_dev_run"]
+        saves = any(isinstance(callback, Checkpoint) for callback in options["callbacks"])
+        options["enable_checkpointing"] = saves and not options["fast_dev_run"]
         if options["logger"] in (None, True):
             options["logger"] = CSVLogger(config.run_dir, name="logs") if fitting else False
         try:
@@ -268,18 +259,9 @@ class ExpLLMCLI(LightningCLI):
             )
         if regression:
             return [ActionUnitRunFolder(config.run_dir, config.predictions, config.ckpt_path)]
-        return [
-            LiveAccuracy(config.live_accuracy_every_n_steps),
-            RunFolder(
-                config.run_dir,
-                config.explained_faces,
-                config.predictions,
-                config.answer_labels,
-                config.unknown_labels,
-                config.ckpt_path,
-                config.scored_faces,
-            ),
-        ]
+        names = ("run_dir", "explained_faces", "scored_faces", "predictions", "answer_labels", "unknown_labels")
+        folder = RunFolder(**{name: config[name] for name in names}, checkpoint=config.ckpt_path)
+        return [LiveAccuracy(config.live_accuracy_every_n_steps), folder]
 
 
 class _ParseOnly(ExpLLMCLI):
@@ -308,13 +290,13 @@ def run_stage(stage: str, arguments: list[str]) -> None:
         try:
             _start(ExpLLMCLI, stage, arguments)
         except MisconfigurationException as error:
-            # What Lightning finds in the settings while it runs, such as a resumed run with fewer epochs.
+            # An error in the settings that Lightning finds only now, such as a resumed run with fewer epochs.
             raise ConfigError(one_sentence(error), remedy=f"See `explllm {stage} --trainer.help`.") from error
 
 
 @contextmanager
 def _interruptions() -> Iterator[None]:
-    """Report an interruption as such: Lightning cleans up and then exits as after a failure, or a success."""
+    """Report an interruption as one: Lightning exits afterwards as if the run had failed, or succeeded."""
     main = threading.current_thread() is threading.main_thread()
     handler = signal.getsignal(signal.SIGINT)
     try:
@@ -336,22 +318,11 @@ def _interruptions() -> Iterator[None]:
             signal.signal(signal.SIGINT, handler)
 
 
-def _says_something(record: logging.LogRecord) -> bool:
-    return not any(re.match(message, record.getMessage()) for message in _NOISE)
-
-
 def parse(stage: str, arguments: list[str]) -> Namespace:
-    """Parse a command line and its configurations without building anything.
-
-    Args:
-        stage: ``fit``, ``validate``, ``test`` or ``predict``.
-        arguments: The command line after the stage's name.
-
-    Returns:
-        The settings as resolved.
+    """Parse a stage's command line and configurations and return the resolved settings; nothing is built.
 
     Raises:
-        InputError: If something is unknown or of a wrong type.
+        InputError: If an option is unknown or its value has the wrong type.
     """
     return _start(_ParseOnly, stage, arguments).config[stage]
 
@@ -361,7 +332,7 @@ def _start(kind: type[ExpLLMCLI], stage: str, arguments: list[str]) -> ExpLLMCLI
     for message in _NOISE:
         warnings.filterwarnings("ignore", message=message)
     for name in _NOISY_LOGGERS:
-        logging.getLogger(name).addFilter(_says_something)
+        logging.getLogger(name).addFilter(lambda record: not re.match("|".join(_NOISE), record.getMessage()))
     try:
         return kind(
             stage,

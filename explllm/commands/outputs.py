@@ -1,4 +1,4 @@
-"""Checks of what a command writes, before it does any work, and the names of its run folder."""
+"""Checks of a command's outputs before it does any work, and the name of its run folder."""
 
 import re
 from dataclasses import fields
@@ -9,10 +9,10 @@ from explllm.llm.settings import ChatSettings
 
 
 def check_ending(out: Path) -> None:
-    """Refuse an output that is not a manifest by its ending.
+    """Check that the output has the ending of a manifest.
 
     Raises:
-        ConfigError: If no manifest has this ending.
+        ConfigError: If it does not.
     """
     # Imported late: the module loads pandas, which --help does not need.
     from explllm.core.manifest import SUFFIXES
@@ -24,7 +24,7 @@ def check_ending(out: Path) -> None:
 
 
 def check_new_manifest(out: Path, overwrite: bool) -> None:
-    """Refuse an output that is not a manifest, or that exists and may not be replaced.
+    """Check that the output has the ending of a manifest, and does not exist unless `overwrite`.
 
     Raises:
         ConfigError: If the ending is wrong, or the manifest exists.
@@ -35,20 +35,20 @@ def check_new_manifest(out: Path, overwrite: bool) -> None:
 
 
 def check_root(root: Path | None) -> None:
-    """Refuse a ``--root`` that does not exist.
+    """Check that ``--root`` exists.
 
     Raises:
-        MissingPathError: If there is no such folder.
+        MissingPathError: If it does not.
     """
     if root is not None and not root.is_dir():
         raise MissingPathError("there is no such folder", where=root, remedy="Check --root.")
 
 
 def check_no_model_options(chat: ChatSettings, remedy: str) -> None:
-    """Refuse options of a language model in a run that asks none.
+    """Check that a run without a language model has no options of one.
 
     Raises:
-        ConfigError: If one is given.
+        ConfigError: If it has.
     """
     for field in fields(chat):
         if getattr(chat, field.name) != field.default:

@@ -64,9 +64,7 @@ class _Argument:
         low, high = self.option.minimum, self.option.maximum
         if value is None or ((low is None or value >= low) and (high is None or value <= high)):
             return
-        allowed = (
-            f"at least {low:g}" if high is None else f"at most {high:g}" if low is None else f"{low:g} to {high:g}"
-        )
+        allowed = f"at least {low:g}" if high is None else f"{low or 0:g} to {high:g}"
         raise ConfigError(f"{self.flag} is {value}", remedy=f"Give {allowed}.")
 
     def expected(self) -> str:
@@ -74,10 +72,6 @@ class _Argument:
         if get_origin(self.kind) is Literal:
             return f"one of {', '.join(map(str, get_args(self.kind)))}"
         return {int: "a whole number", float: "a number"}.get(self.kind, "text")
-
-
-class _Parser(ArgumentParser):
-    """A jsonargparse parser that leaves errors and exits to its caller."""
 
 
 class _Formatter(DefaultHelpFormatter):
@@ -113,7 +107,7 @@ class _Formatter(DefaultHelpFormatter):
 def run_command(
     function: Callable[..., int | None], prog: str, arguments: Sequence[str], more: Callable[..., Any] | None = None
 ) -> int | None:
-    """Parse a command line and call the function with it.
+    """Parse a command line and call the function.
 
     Args:
         function: The command. A parameter ``*rest`` receives the options that are not its own.
@@ -140,12 +134,9 @@ def run_command(
         raise _input_error(str(error), prog, listed, parser) from error
     for argument in listed:
         argument.check(getattr(values, argument.name))
-    given: list[Any] = []
-    named: dict[str, Any] = {}
-    for name, value in _values(function, values, skip_first=False):
-        positional = signature[name].kind is inspect.Parameter.POSITIONAL_OR_KEYWORD
-        given.append(value) if positional else named.__setitem__(name, value)
-    return function(*given, *rest, **named, **dict(_values(more, values, skip_first=True) if more else ()))
+    own = dict(_values(function, values, skip_first=False))
+    positional = [own.pop(name) for name in [*own] if signature[name].kind is inspect.Parameter.POSITIONAL_OR_KEYWORD]
+    return function(*positional, *rest, **own, **dict(_values(more, values, skip_first=True) if more else ()))
 
 
 def with_underscores(arguments: Sequence[str]) -> list[str]:
@@ -179,14 +170,8 @@ def summary(function: Callable[..., Any]) -> str:
 def _parser(function: Callable[..., Any], prog: str, arguments: Sequence[_Argument]) -> ArgumentParser:
     documented = parse(inspect.getdoc(function) or "")
     description = f"{documented.short_description or ''}\n\n{documented.long_description or ''}"
-    parser = _Parser(
-        prog=prog,
-        description=description,
-        formatter_class=_Formatter,
-        exit_on_error=False,
-        allow_abbrev=False,
-        print_config=None,
-    )
+    settings: dict[str, Any] = {"exit_on_error": False, "allow_abbrev": False, "print_config": None}
+    parser = ArgumentParser(prog=prog, description=description, formatter_class=_Formatter, **settings)
     for argument in arguments:
         _add(parser, argument)
     if not any(argument.name == "config" for argument in arguments):

@@ -5,16 +5,12 @@ from __future__ import annotations
 import sys
 from contextlib import closing
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 from explllm.commands.outputs import check_root
 from explllm.commands.parser import Option
-from explllm.faces.estimators import estimator_options, selected_estimator
-
-if TYPE_CHECKING:
-    EstimatorOptions = Any
-else:
-    EstimatorOptions = estimator_options()
+from explllm.commands.streaming import EstimatorOptions
+from explllm.faces.estimators import selected_estimator
 
 
 def reliability(

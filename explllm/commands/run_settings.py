@@ -1,4 +1,4 @@
-"""Settings of a recorded run: evaluation takes the model from the run folder, never from what is typed later."""
+"""Settings of a recorded run: evaluation takes the model from the run folder, not from the command line."""
 
 from __future__ import annotations
 
@@ -28,14 +28,10 @@ class RecordedRun:
     """Its content."""
 
     def check(self, settings: Mapping[str, Any], overridden: Collection[str] = ()) -> None:
-        """Refuse settings of the model that differ from the run's.
-
-        Args:
-            settings: Settings with the keys ``model`` and ``data``, complete or not.
-            overridden: Options of the command line that replace some of them; those are not compared.
+        """Check that the model in `settings` is the run's; `overridden` options of the command line are not compared.
 
         Raises:
-            ConfigError: If one differs; the message names both values.
+            ConfigError: If a setting differs; the message names both values.
         """
         for key, value in _model_settings(settings):
             recorded = dict(_model_settings(self.settings)).get(key)
@@ -50,16 +46,16 @@ class RecordedRun:
 
 
 def evaluation_arguments(arguments: Sequence[str]) -> tuple[list[str], RecordedRun | None]:
-    """Put the settings of the run under those of a command line.
+    """Merge the settings of a recorded run with those of a command line.
 
-    The run is that of ``--ckpt_path``, otherwise the run folder. Its model is taken as it is; its data and trainer may
-    be changed.
+    The run is that of ``--ckpt_path``, otherwise that of the run folder. Its data and trainer may be changed, its model
+    not.
 
     Args:
         arguments: The command line of ``validate``, ``test`` or ``predict``.
 
     Returns:
-        The new command line, and the run; None if no run is recorded, and the command line as it was.
+        The new command line and the run; the unchanged command line and None if no run is recorded.
 
     Raises:
         ConfigError: If a configuration states another model than the run's.
@@ -94,7 +90,7 @@ def evaluation_arguments(arguments: Sequence[str]) -> tuple[list[str], RecordedR
     task = typed.get("model", {}).get("init_args", {})
     changes["model"] = {"init_args": {key: value for key, value in task.items() if key in _CHANGEABLE}}
     if _class_name(typed, "data") not in (None, _class_name(settings, "data")):
-        # Other data brings its own settings, but faces are cropped as in training.
+        # Other data has its own settings, but faces are cropped as in training.
         recorded = settings["data"].get("init_args") or {}
         margin = {key: value for key, value in recorded.items() if key == "margin"}
         settings = {**settings, "data": {"class_path": typed["data"]["class_path"], "init_args": margin}}

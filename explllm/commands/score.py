@@ -74,7 +74,7 @@ def score(
 
 
 def _run_folder(generated: Path, model: str, out: Path | None) -> Path:
-    """Return the folder of the ledger: another table's or judge's must not count against this one's budget."""
+    """Return the ledger's folder, one per table and judge: the costs of others must not count against the budget."""
     table = Path(os.path.abspath(generated))  # the run folder "." has a name too; a link stays where it is
     name = table.name if table.is_dir() else table.stem
     return (out or table).parent / f"{name}.{as_file_name(model)}.run"
@@ -100,7 +100,6 @@ _NAMES = {
     "side_errors": "claims on the wrong side, each text",
     "intensity_agreement": "correct intensity words",
 }
-
 
 _REASONS = 5
 """Maximum number of reasons printed for texts that are not judged."""
@@ -152,12 +151,7 @@ def _print_scores(console: Console, means_by_name: dict[str, float], judge: str,
     scores = Table(title=f"Exp-CoT Score; judge: {escape(judge)}", title_justify="left")
     for column in ("", "key observations", "interpretation", "conclusion", "score", "texts"):
         scores.add_column(column, justify="right" if column else "left")
-    means = (
-        means_by_name["key_observations"],
-        means_by_name["interpretation"],
-        means_by_name["conclusion"],
-        means_by_name["score"],
-    )
+    means = [means_by_name[name] for name in ("key_observations", "interpretation", "conclusion", "score")]
     scores.add_row(escape(path.stem), *(f"{value:.2f}" for value in means), f"{means_by_name['count']:,}")
     scores.add_section()
     for name, values in EXP_COT_SCORES.items():

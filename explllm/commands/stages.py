@@ -9,7 +9,7 @@ from explllm.commands.parser import with_underscores
 
 
 def fit(arguments: list[str]) -> None:
-    """Train a model as a configuration says, and write a run folder.
+    """Train a model from a configuration and write a run folder.
 
       explllm fit --config demo.yaml
       explllm fit --config faces.yaml --data.root FOLDER
@@ -71,7 +71,7 @@ def _run(stage: str, arguments: list[str]) -> None:
 
 
 def _help(stage: str, words: list[str], function: Callable[..., Any]) -> str | None:
-    """Return the help that is asked for; None if there is work to do, or only Lightning knows the answer."""
+    """Return the requested help; None if none is requested, or only Lightning can write it."""
     for place, word in enumerate(words):
         option, _, value = word.partition("=")
         if option in ("--help", "-h"):

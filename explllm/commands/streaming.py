@@ -1,4 +1,4 @@
-"""What `explllm faces` and `explllm aus` share: their options, a resumable pass over the images, the summary."""
+"""The resumable pass over a manifest's images of `explllm faces` and `explllm aus`, and the estimators' options."""
 
 from __future__ import annotations
 
@@ -6,14 +6,19 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from explllm.commands.outputs import check_new_manifest, check_root
 from explllm.commands.parser import Option
+from explllm.faces.estimators import estimator_options
 
 if TYPE_CHECKING:
     from explllm.core.manifest_chunks import ManifestFile
     from explllm.faces.table import Summary, TableTask
+
+    EstimatorOptions = Any
+else:
+    EstimatorOptions = estimator_options()
 
 
 @dataclass(frozen=True)
@@ -33,9 +38,7 @@ class StreamingOptions:
 
     max_pixels: Annotated[int | None, Option(minimum=1, default="179 million")] = None
     """Maximum number of pixels of an image."""
-    threads: Annotated[int | None, Option(minimum=1, default="the cores that may be used, divided by the workers")] = (
-        None
-    )
+    threads: Annotated[int | None, Option(minimum=1, default="the available cores, divided by the workers")] = None
     """CPU threads of each worker's model."""
 
     @property
@@ -57,23 +60,13 @@ def open_manifest(manifest: Path, out: Path, options: StreamingOptions) -> Manif
 
 def print_lines(lines: Sequence[str]) -> None:
     """Print lines to stderr."""
-    for line in lines:
-        sys.stderr.write(f"{line}\n")
-    sys.stderr.flush()
+    print(*lines, sep="\n", end="\n" * bool(lines), file=sys.stderr, flush=True)
 
 
 def process(
     source: ManifestFile, out: Path, task: TableTask, options: StreamingOptions, good: Sequence[str]
 ) -> Summary:
-    """Run a task on a manifest, list the images that could not be used, and count the rows by status.
-
-    Args:
-        source: The manifest that is read.
-        out: The manifest to write.
-        task: What to do.
-        options: Workers and limits.
-        good: The statuses to print first.
-    """
+    """Run a task on a manifest, list the images that could not be used, and count rows by status, `good` ones first."""
     from explllm.faces.table import run_on_manifest
 
     summary = run_on_manifest(source, out, task, workers=options.workers, max_bad=options.max_bad)

@@ -1,11 +1,11 @@
-"""What a function's signature says of the command-line options that are made from it."""
+"""Annotations of the command-line options that `explllm.commands.parser` makes from a function's signature."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
 class Option:
-    """What a type and a docstring cannot say of an option; goes into ``Annotated``."""
+    """Properties of an option beyond its type and docstring; goes into ``Annotated``."""
 
     name: str | None = None
     """The option's name, if it is not the parameter's."""
@@ -14,6 +14,6 @@ class Option:
     maximum: float | None = None
     """Largest value."""
     skip: tuple[str, ...] = ()
-    """Of a dataclass, the fields that are not options; the function sets them."""
+    """Fields of a dataclass that are not options; the function sets them."""
     default: str | None = None
-    """The default in words, for ``None`` and for values that say little."""
+    """The default in words, for ``None`` and for values that need an explanation."""

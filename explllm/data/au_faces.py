@@ -53,15 +53,7 @@ class UnitLabels:
 
     @classmethod
     def of(cls, manifest: Manifest) -> "UnitLabels":
-        """Return the labels of a table.
-
-        Units named in the column ``action_units_missing`` have no label; the table contains 0 for them.
-
-        Args:
-            manifest: The table.
-
-        Returns:
-            The labels.
+        """Return the labels of a table; units in its column ``action_units_missing``, which are 0, have no label.
 
         Raises:
             ManifestError: If the FACS labels are invalid.
@@ -112,14 +104,14 @@ class TrainingUnits(Dataset[UnitSample]):
         After more than `max_unreadable` unreadable images, the sample has no face, and the training step raises.
         """
         rows = rows_from(self.rows, self.index_of[spec.row])
-        found, unreadable = find_readable(self.images, rows, self.max_unreadable)
-        if found is None:
+        face, unreadable = find_readable(self.images, rows, self.max_unreadable)
+        if face is None:
             return _blank(self.images, self.labels, spec.row, unreadable)
-        image, units = found.image, self.labels.action_units[found.row].tolist()
+        image, units = face.image, self.labels.action_units[face.row].tolist()
         if self.augment is not None:
             image, units, _ = self.augment(image, units, None, spec.seed)
         pixels = self.images.preset.normalize(image)
-        return UnitSample(pixels, found.row, torch.tensor(units), torch.zeros(0), unreadable)
+        return UnitSample(pixels, face.row, torch.tensor(units), torch.zeros(0), unreadable)
 
 
 class EvaluationUnits(Dataset[UnitSample]):
@@ -137,10 +129,10 @@ class EvaluationUnits(Dataset[UnitSample]):
         """Return a face; for an unreadable image, zeros with its name in `unreadable`."""
         number = self.rows[index]
         row = number if number >= 0 else -1 - number
-        found, unreadable = find_readable(self.images, [row])
-        if found is None:
+        face, unreadable = find_readable(self.images, [row])
+        if face is None:
             return _blank(self.images, self.labels, number, unreadable)
-        pixels = self.images.preset.normalize(found.image)
+        pixels = self.images.preset.normalize(face.image)
         units, facs = torch.tensor(self.labels.action_units[row]), torch.tensor(self.labels.facs[row])
         return UnitSample(pixels, number, units, facs)
 
@@ -251,12 +243,7 @@ class ActionUnitData(FaceDataModule):
                 where=self._where(),
                 remedy="Use a manifest with labels, or `explllm predict`.",
             )
-        return DataLoader(
-            EvaluationUnits(self.images(), labels, self._share(rows)),
-            batch_size=self.eval_batch_size,
-            collate_fn=collate_units,
-            **self._worker_options(),
-        )
+        return self._loader(EvaluationUnits(self.images(), labels, self._share(rows)), collate_units)
 
 
 class ManifestActionUnits(ManifestFaces, ActionUnitData):
@@ -268,7 +255,7 @@ class ManifestActionUnits(ManifestFaces, ActionUnitData):
 
 
 class DrawnActionUnits(DrawnFaces, ActionUnitData):
-    """Faces drawn by a program from their action units, for training and testing without any download."""
+    """Faces drawn by a program from their action units, for training and testing without a download."""
 
 
 def _blank(images: ImageCache, labels: UnitLabels, row: int, unreadable: tuple[str, ...]) -> UnitSample:

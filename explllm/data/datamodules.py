@@ -99,7 +99,7 @@ class CaptionedImages(FaceDataModule):
 
 
 class DrawnFaces(FaceDataModule):
-    """Faces drawn by a program from their action units, for training and testing without any download."""
+    """Faces drawn by a program from their action units, for training and testing without a download."""
 
     def __init__(
         self,

@@ -74,13 +74,8 @@ class ReadImage(NamedTuple):
 def face_source(manifest: Manifest, row: int, margin: float) -> ImageSource:
     """Return the face of a row, in the same way for training, evaluation and explanation.
 
-    Args:
-        manifest: The table.
-        row: The row.
-        margin: Margin around the box, as for `explllm.faces.crop.face_crop`.
-
-    Returns:
-        The image's path if the row has no box (the image is a face crop), else the crop around the box.
+    If the row has no box, the image is a face crop, and its path is returned; otherwise the crop around the box with
+    `margin`, as `explllm.faces.crop.face_crop` makes it.
 
     Raises:
         ImageError: If the image cannot be read or the box is outside the image.
@@ -203,9 +198,9 @@ class TrainingDataset(Dataset[Sample]):
         error raised here would lose its type on the way from a worker process.
         """
         rows = (row for row in rows_from(self.rows, self.index_of[spec.row]) if self._text(row, spec) is not None)
-        found, unreadable = find_readable(self.images, rows, self.max_unreadable)
-        if found is not None:
-            return self._sample(found.row, spec, found.image, unreadable)
+        face, unreadable = find_readable(self.images, rows, self.max_unreadable)
+        if face is not None:
+            return self._sample(face.row, spec, face.image, unreadable)
         return replace(self._sample(spec.row, spec, self.images.blank(), unreadable), readable=False)
 
     def _text(self, row: int, spec: SampleSpec) -> str | None:
@@ -226,11 +221,12 @@ class TrainingDataset(Dataset[Sample]):
             # memorize one fixed random wording per face, which costs accuracy on unseen faces.
             text = self.writer.write(units, Expression(str(label)), seed=spec.seed).text
         messages: Messages
+        cot_first = self.cot_order == "cot_first" or (self.cot_order == "random" and spec.seed % 2 == 1)
         if spec.kind == "fer":
             messages = recognition(label)
         elif spec.kind == "caption":
             messages = caption(text)
-        elif self._cot_first(spec):
+        elif cot_first:
             messages = explanation_first(str(text), label)
         else:
             messages = explanation(str(label), text)
@@ -238,9 +234,6 @@ class TrainingDataset(Dataset[Sample]):
         encoded = self.conversations.encode(messages)
         measured = tuple(math.nan if value is None else value for value in units or (None,) * len(FEAFA))
         return Sample(self.images.preset.normalize(image), row, number, encoded, measured, unreadable)
-
-    def _cot_first(self, spec: SampleSpec) -> bool:
-        return self.cot_order == "cot_first" or (self.cot_order == "random" and spec.seed % 2 == 1)
 
 
 class EvaluationDataset(Dataset[Sample]):
@@ -269,11 +262,11 @@ class EvaluationDataset(Dataset[Sample]):
         label = self.expressions[row]
         expression = -1 if label is None else EXPRESSION_NUMBER[Expression(label)]
         preset = self.images.preset
-        found, unreadable = find_readable(self.images, [row])
-        if found is None:
+        face, unreadable = find_readable(self.images, [row])
+        if face is None:
             zeros = torch.zeros(3, preset.size, preset.size)
             return Sample(zeros, number, expression, unreadable=unreadable, readable=False)
-        return Sample(preset.normalize(found.image), number, expression)
+        return Sample(preset.normalize(face.image), number, expression)
 
 
 @dataclass(frozen=True)
@@ -295,12 +288,8 @@ class Collator:
         encoded = [sample.encoded for sample in samples if sample.encoded is not None]
         if encoded:
             tokens = self.conversations.batch(encoded, side="right")
-            batch |= {
-                "input_ids": tokens.input_ids,
-                "attention_mask": tokens.attention_mask,
-                "labels": tokens.labels,
-                "action_units": torch.tensor([sample.action_units for sample in samples]),
-            }
+            batch |= {name: getattr(tokens, name) for name in ("input_ids", "attention_mask", "labels")}
+            batch["action_units"] = torch.tensor([sample.action_units for sample in samples])
         return batch
 
 

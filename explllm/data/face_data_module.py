@@ -133,19 +133,12 @@ class FaceDataModule(LightningDataModule):
         raise TypeError(f"{type(self).__name__} does not override read(), which reads the faces")
 
     def prepare_for(self, model: FaceModel) -> None:
-        """Take preprocessing and tokenization from a model; the LightningModules call this in `setup`.
-
-        Args:
-            model: The model, or its LightningModule.
-        """
+        """Take preprocessing and tokenization from a model or LightningModule, which calls this in `setup`."""
         self._model_inputs = ModelInputs(model.image, getattr(model, "conversations", None))
         self._images = None
 
     def setup(self, stage: str | None = None) -> None:
         """Read the faces once, write missing chains of thought, and set gradient accumulation.
-
-        Args:
-            stage: Lightning's stage; it determines which columns are required.
 
         Raises:
             InputError: If the data is missing, incomplete, or does not match the settings.
@@ -160,16 +153,12 @@ class FaceDataModule(LightningDataModule):
                     remedy="Write it again; check the options of the command that wrote it.",
                 )
             if count := sum(manifest.face_not_found()):
+                where = manifest.path or manifest.root
                 _log.warning(
-                    "%s: no face was found in %d of %d images; they are used whole.",
-                    manifest.path or manifest.root,
-                    count,
-                    len(manifest),
+                    "%s: no face was found in %d of %d images; they are used whole.", where, count, len(manifest)
                 )
-            self.manifest = (
-                manifest
-                if self.stage == "predict"
-                else prepare(
+            if self.stage != "predict":
+                manifest = prepare(
                     manifest,
                     val_fraction=self.val_fraction,
                     write_cot=self.write_cot,
@@ -177,11 +166,10 @@ class FaceDataModule(LightningDataModule):
                     captions=self.conversation_kind == "captions",
                     seed=self.seed,
                 )
-            )
+            self.manifest = manifest
         if stage == "fit" and self.trainer is not None:
-            self.trainer.accumulate_grad_batches = accumulation(
-                self.batch_size, self.micro_batch_size, self.trainer.world_size
-            )
+            micro_batches = accumulation(self.batch_size, self.micro_batch_size, self.trainer.world_size)
+            self.trainer.accumulate_grad_batches = micro_batches
             if self.conversation_kind == "captions" or self.frame("val").empty:
                 # Lightning then skips validation without a warning.
                 self.trainer.limit_val_batches = 0
@@ -212,15 +200,8 @@ class FaceDataModule(LightningDataModule):
             InputError: If there are no conversations, or the settings differ from those of the resumed run.
         """
         frame, conversations = self._split("train"), self._conversations()
-        dataset = TrainingDataset(
-            self._manifest(),
-            self.images(),
-            conversations,
-            list(frame.index),
-            self.augment,
-            self.max_unreadable,
-            self.cot_order,
-        )
+        rows, options = list(frame.index), (self.augment, self.max_unreadable, self.cot_order)
+        dataset = TrainingDataset(self._manifest(), self.images(), conversations, rows, *options)
         return self._training_loader(self._plan(frame), dataset, Collator(conversations))
 
     def val_dataloader(self) -> DataLoader[Any]:
@@ -255,7 +236,7 @@ class FaceDataModule(LightningDataModule):
         return {"epoch": epoch, "global_batch": window, "requirements": self._sampler.resume_requirements()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Keep the position at which the training loader starts."""
+        """Store the position at which the training loader starts."""
         self._resumed = state_dict
         if self._sampler is not None:
             # Under FSDP2, Lightning makes the loader before it reads the checkpoint.
@@ -292,7 +273,7 @@ class FaceDataModule(LightningDataModule):
         return DataLoader(dataset, batch_sampler=self._sampler, collate_fn=collate, **self._worker_options())
 
     def _restore_position(self, sampler: BatchSampler) -> None:
-        """Continue at the position of the checkpoint, if the run is resumed from one.
+        """Move to the position of the checkpoint, if the run is resumed from one.
 
         The loader's own state would be restored too late: Lightning restores it into a loader made after the optimizer,
         whose schedule needs the loader's length.
@@ -347,12 +328,11 @@ class FaceDataModule(LightningDataModule):
                 remedy="Label it, or use `explllm predict`.",
             )
         dataset = EvaluationDataset(self._manifest(), self.images(), self._share(frame.index))
-        return DataLoader(
-            dataset,
-            batch_size=self.eval_batch_size,
-            collate_fn=Collator(self._conversations()),
-            **self._worker_options(),
-        )
+        return self._loader(dataset, Collator(self._conversations()))
+
+    def _loader(self, dataset: Any, collate: Any) -> DataLoader[Any]:
+        options = self._worker_options()
+        return DataLoader(dataset, batch_size=self.eval_batch_size, collate_fn=collate, **options)
 
     def _share(self, rows: pd.Index) -> list[int]:
         """Return the rows that this process evaluates; rows given as -1 - row complete its share and do not count."""
@@ -394,11 +374,7 @@ class FaceDataModule(LightningDataModule):
 
 
 def check_share(name: str, share: float, inclusive: bool = False) -> None:
-    """Refuse a share outside [0, 1), or [0, 1] if `inclusive`.
-
-    Raises:
-        ConfigError: If the share is out of range; the message names the option ``data.NAME``.
-    """
+    """Raise ConfigError if the share ``data.NAME`` is outside [0, 1), or [0, 1] if `inclusive`."""
     if not (0 <= share < 1 or (inclusive and share == 1)):
         allowed = "0 to 1" if inclusive else "0 to below 1"
         raise ConfigError(f"`data.{name}` is {share}", remedy=f"Use a share from {allowed}.")

@@ -20,13 +20,9 @@ IMAGE_SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".t
 """Suffixes of image files, in lower case; upper case counts too."""
 ACTION_UNITS_NAME = "action_units.csv"
 SPLIT_FOLDERS = {
-    "train": "train",
-    "training": "train",
-    "val": "val",
-    "valid": "val",
-    "validation": "val",
-    "test": "test",
-    "testing": "test",
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("val", "valid", "validation"), "val"),
+    **dict.fromkeys(("test", "testing"), "test"),
 }
 """Names of split folders, and the name of the split in a manifest."""
 MIN_ROWS_FOR_ZERO_UNITS = 100
@@ -100,9 +96,6 @@ def read_folder(
 
 def read_unsorted_folder(root: str | PathLike[str]) -> Manifest | None:
     """Read a folder of images that are not sorted into class folders.
-
-    Args:
-        root: The folder.
 
     Returns:
         A manifest with only the column ``image``, sorted by path: all images in the folder and below. None if no image

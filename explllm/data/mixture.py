@@ -89,14 +89,7 @@ class Mixture:
         return self.fer_count + self.cot_count
 
     def epoch(self, epoch: int) -> list[SampleSpec]:
-        """Return the conversations of an epoch in order.
-
-        Args:
-            epoch: Number of the epoch, from 0.
-
-        Returns:
-            The samples; equal arguments give equal samples on every rank.
-        """
+        """Return the conversations of an epoch, counted from 0, in order: the same on every rank."""
         rng = np.random.default_rng([self.seed, epoch])
         fer = self._choose(self.fer_rows, self.fer_count, rng)
         cot = self._choose(self.cot_rows, self.cot_count, rng)
@@ -199,12 +192,7 @@ class BatchSampler(Sampler[list[SampleSpec]]):
             self.current_epoch, self.start = epoch, 0
 
     def restore_position(self, epoch: int, batch: int) -> None:
-        """Start the next iteration inside an epoch.
-
-        Args:
-            epoch: Number of the epoch, from 0.
-            batch: Micro-batches of this rank to skip.
-        """
+        """Start the next iteration inside an epoch, counted from 0, and skip `batch` micro-batches of this rank."""
         self.current_epoch, self.start = epoch, batch
 
     def resume_requirements(self) -> dict[str, int | str]:
@@ -231,18 +219,10 @@ class BatchSampler(Sampler[list[SampleSpec]]):
 
 
 def accumulation(batch_size: int, micro_batch_size: int, world_size: int) -> int:
-    """Return the number of micro-batches per rank that make one global batch.
-
-    Args:
-        batch_size: The global batch size.
-        micro_batch_size: Samples that one rank processes at a time.
-        world_size: Number of ranks.
-
-    Returns:
-        The number of accumulated micro-batches.
+    """Return the number of micro-batches per rank in one global batch.
 
     Raises:
-        ConfigError: If the global batch size is not a multiple of the others' product.
+        ConfigError: If `batch_size` is not a multiple of `micro_batch_size` times `world_size`.
     """
     if batch_size < 1 or micro_batch_size < 1 or batch_size % (micro_batch_size * world_size):
         devices = f" x {world_size} devices" if world_size > 1 else ""
@@ -255,15 +235,9 @@ def accumulation(batch_size: int, micro_batch_size: int, world_size: int) -> int
 
 
 def balanced_counts(sizes: Mapping[str, int], total: int, class_balance: ClassBalance) -> dict[str, int]:
-    """Divide the samples of an epoch among classes.
+    """Divide the samples of an epoch among classes by their numbers of rows; the counts add up to `total`.
 
-    Args:
-        sizes: Number of rows of each class.
-        total: Samples to divide.
-        class_balance: Share of each class.
-
-    Returns:
-        Samples of each class; they add up to `total` (largest remainder method).
+    Rounding uses the largest remainder method.
     """
     names = sorted(sizes)
     weights = np.array([sizes[name] for name in names], dtype=float) ** _BALANCE_POWERS[class_balance]

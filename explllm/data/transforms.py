@@ -54,18 +54,10 @@ class Augment:
         erase: float = 0.25,
         erase_area: tuple[float, float] = (0.02, 0.12),
     ) -> None:
-        limits = {
-            "flip": (flip, 1.0),
-            "rotation": (rotation, 180.0),
-            "scale": (scale, 0.9),
-            "shift": (shift, 1.0),
-            "brightness": (brightness, 1.0),
-            "contrast": (contrast, 1.0),
-            "saturation": (saturation, 1.0),
-            "hue": (hue, 0.5),
-            "erase": (erase, 1.0),
-        }
-        for name, (value, maximum) in limits.items():
+        strengths = {"flip": flip, "rotation": rotation, "scale": scale, "shift": shift, "brightness": brightness}
+        strengths |= {"contrast": contrast, "saturation": saturation, "hue": hue, "erase": erase}
+        for name, value in strengths.items():
+            maximum = {"rotation": 180.0, "scale": 0.9, "hue": 0.5}.get(name, 1.0)
             if not 0 <= value <= maximum:
                 raise ConfigError(f"`augment.{name}` is {value}", remedy=f"Use 0 (off) to {maximum:g}.")
         smallest, largest = erase_area
@@ -162,49 +154,27 @@ def _released_steps(size: int) -> Any:
     scale = size / 224
     shift = round(12 * scale)
     blur = tuple(max(3, 2 * round((pixels * scale - 1) / 2) + 1) for pixels in (5, 9))  # kernels have odd sizes
+    light = {name: (0.75, 1.25) for name in ("brightness", "contrast", "saturation")}
+    jitter = albumentations.ColorJitter(**light, hue=(-0.1, 0.1), p=1)
+    gray = albumentations.Compose([albumentations.ToGray(p=0.2)], p=1)
+    rotation = albumentations.Rotate(limit=(-5, 5), interpolation=cv2.INTER_NEAREST, p=1)
+    resized_crop = albumentations.RandomResizedCrop((size, size), scale=(0.8, 1), ratio=(3 / 4, 4 / 3), p=1)
+    # A crop of the same size after padding is a shift by whole pixels.
+    padded_crop = albumentations.Affine(translate_px=(-shift, shift), fill=0, p=1)
+    affine = albumentations.Affine(
+        rotate=(-15, 15),
+        translate_percent=(-0.1, 0.1),
+        scale=(0.9, 1.1),
+        keep_ratio=True,
+        interpolation=cv2.INTER_NEAREST,
+        p=1,
+    )
+    gaussian_blur = albumentations.GaussianBlur(blur_limit=blur, sigma_limit=(0.1 * scale, 2.0 * scale), p=1)
     return albumentations.Compose(
         [
-            albumentations.OneOf(
-                [
-                    albumentations.ColorJitter(
-                        brightness=(0.75, 1.25),
-                        contrast=(0.75, 1.25),
-                        saturation=(0.75, 1.25),
-                        hue=(-0.1, 0.1),
-                        p=1,
-                    ),
-                    albumentations.Compose([albumentations.ToGray(p=0.2)], p=1),
-                ],
-                p=1,
-            ),
-            albumentations.Sequential(
-                [
-                    albumentations.Rotate(limit=(-5, 5), interpolation=cv2.INTER_NEAREST, p=1),
-                    albumentations.OneOf(
-                        [
-                            albumentations.RandomResizedCrop((size, size), scale=(0.8, 1), ratio=(3 / 4, 4 / 3), p=1),
-                            # A crop of the same size after padding is a shift by whole pixels.
-                            albumentations.Affine(translate_px=(-shift, shift), fill=0, p=1),
-                        ],
-                        p=1,
-                    ),
-                ],
-                p=0.5,
-            ),
-            albumentations.Sequential(
-                [
-                    albumentations.Affine(
-                        rotate=(-15, 15),
-                        translate_percent=(-0.1, 0.1),
-                        scale=(0.9, 1.1),
-                        keep_ratio=True,
-                        interpolation=cv2.INTER_NEAREST,
-                        p=1,
-                    ),
-                    albumentations.GaussianBlur(blur_limit=blur, sigma_limit=(0.1 * scale, 2.0 * scale), p=1),
-                ],
-                p=0.5,
-            ),
+            albumentations.OneOf([jitter, gray], p=1),
+            albumentations.Sequential([rotation, albumentations.OneOf([resized_crop, padded_crop], p=1)], p=0.5),
+            albumentations.Sequential([affine, gaussian_blur], p=0.5),
             albumentations.Erasing(scale=(0.05, 0.12), fill=0, p=0.5),
         ]
     )

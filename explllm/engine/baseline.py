@@ -90,12 +90,9 @@ class BaselineOutcome:
 
 
 def choose_label_set(manifest: Manifest, name: str | None) -> LabelSet:
-    """Return the classes to choose from.
+    """Return the classes to choose from: those of a label set by name.
 
-    Args:
-        manifest: The manifest.
-        name: Name of a label set. None for the seven basic expressions, or for all eight if a row is labeled Contempt
-            or no row is labeled.
+    Without a name, they are the seven basic expressions, or all eight if a row is labeled Contempt or none is labeled.
 
     Raises:
         ConfigError: If there is no label set of that name.
@@ -107,17 +104,10 @@ def choose_label_set(manifest: Manifest, name: str | None) -> LabelSet:
 
 
 def face_images(manifest: Manifest, labels: LabelSet) -> Iterator[tuple[int, FaceImage]]:
-    """Yield the faces to ask about, with the numbers of their rows.
+    """Yield the faces to ask about, with the numbers of their rows, from 0.
 
     Rows with a label outside the classes are skipped: their answers could only be wrong. So are rows without a detected
     face: the whole photograph may show anything.
-
-    Args:
-        manifest: The manifest.
-        labels: The classes.
-
-    Yields:
-        Row, counted from 0, and face.
     """
     images, boxes = manifest.frame["image"], manifest.frame.get("box", [None] * len(manifest))
     for row, (image, box, reason) in enumerate(zip(images, boxes, _skip_reasons(manifest, labels), strict=True)):
@@ -127,10 +117,6 @@ def face_images(manifest: Manifest, labels: LabelSet) -> Iterator[tuple[int, Fac
 
 def skipped_images(manifest: Manifest, labels: LabelSet) -> dict[str, int]:
     """Return the number of rows that `face_images` skips, by reason.
-
-    Args:
-        manifest: The manifest.
-        labels: The classes.
 
     Raises:
         ManifestError: If it skips all rows.
@@ -173,13 +159,7 @@ def encode_face(face: FaceImage, settings: BaselineSettings) -> ChatImage:
 async def ask_about(face: FaceImage, ask: Ask, settings: BaselineSettings) -> BaselineOutcome:
     """Ask for the label of a face and then for a chain of thought, in one conversation.
 
-    Args:
-        face: The face.
-        ask: Answers requests.
-        settings: Images and questions.
-
-    Returns:
-        The outcome, which includes failures of single requests. Errors that stop the whole run are raised.
+    The outcome includes failures of single requests. Errors that stop the whole run are raised.
     """
     try:
         # In a thread: the event loop handles other answers in the meantime.
@@ -254,19 +234,12 @@ class _Conversation:
 
 
 def with_answers(manifest: Manifest, outcomes: OutcomeStore, model: str, labels: LabelSet) -> Manifest:
-    """Return the manifest with the model's answers.
+    """Return a new manifest with the model's answers; columns with results of other models are dropped.
 
-    Args:
-        manifest: The manifest.
-        outcomes: The outcomes.
-        model: The model's name, for ``cot_source``.
-        labels: The classes.
-
-    Returns:
-        A new manifest. ``predicted`` is empty if the answer names no expression, which counts as wrong; ``answer`` is
-        the verbatim answer. ``unreadable`` says why there is no answer; such rows do not count. The other new columns
-        are ``label_set`` and, as in `explllm.engine.build.with_outcomes`, ``cot``, ``cot_source``, ``cot_status``,
-        ``cot_reason`` and ``cot_cost``. Columns with results of other models are dropped.
+    ``predicted`` is empty if the answer names no expression, which counts as wrong; ``answer`` is the verbatim answer.
+    ``unreadable`` is the reason if there is no answer; such rows do not count. The other new columns are ``label_set``
+    and, as in `explllm.engine.build.with_outcomes`, ``cot``, ``cot_source``, ``cot_status``, ``cot_reason`` and
+    ``cot_cost``.
     """
     others = [name for name in manifest.frame if str(name).startswith("p_") or name == "cot_rounds"]
     frame = manifest.frame.drop(columns=others)

@@ -34,13 +34,8 @@ class OfflineEngine:
     def explain(self, face: Face) -> Outcome:
         """Write a chain of thought that passes all local checks and belongs to no other face.
 
-        Faces with different action units never share a text: the engine chooses another wording.
-
-        Args:
-            face: The face.
-
-        Returns:
-            The outcome. The same faces in the same order yield the same texts.
+        Faces with different action units never share a text: the engine chooses another wording. The same faces in the
+        same order yield the same texts.
         """
         reason, units = "", digest(str(face.action_units))
         for seed in range(_MAX_WORDINGS):
@@ -58,16 +53,7 @@ class OfflineEngine:
 
 
 def build_offline(manifest: Manifest, settings: EngineSettings, on_outcome: OnOutcome[Outcome]) -> RunResult:
-    """Write the chains of thought of a manifest by rules.
-
-    Args:
-        manifest: The manifest.
-        settings: Limits of the checks.
-        on_outcome: Called with each outcome.
-
-    Returns:
-        The result.
-    """
+    """Write the chains of thought of a manifest by rules; call `on_outcome` with each outcome."""
     start, engine, result = time.monotonic(), OfflineEngine(settings), RunResult()
     for row, face in faces(manifest):
         result.total += 1
@@ -122,7 +108,7 @@ def with_outcomes(part: pd.DataFrame, outcomes: OutcomeStore, source: str) -> pd
     """Return a part of a manifest's table with the chains of thought and their provenance.
 
     Args:
-        part: Consecutive rows; the index is their number, counted from 0.
+        part: Consecutive rows; the index is their number, from 0.
         outcomes: The outcomes.
         source: The value of ``cot_source``: the model's name or ``offline``.
 
@@ -150,14 +136,10 @@ def with_outcomes(part: pd.DataFrame, outcomes: OutcomeStore, source: str) -> pd
 
 
 def released_records(part: pd.DataFrame) -> Iterator[dict[str, object]]:
-    """Yield the accepted rows in the format of the authors' released lists.
+    """Yield the accepted rows of a result of `with_outcomes` in the format of the authors' released lists.
 
-    Args:
-        part: A result of `with_outcomes`.
-
-    Yields:
-        ``file_name``, ``emo``, ``au`` (24 floats), ``description``; and ``box`` if the row has one, which distinguishes
-        the faces of an image.
+    The keys are ``file_name``, ``emo``, ``au`` (24 floats), ``description``; and ``box`` if the row has one, which
+    distinguishes the faces of an image.
     """
     columns = part.reindex(columns=["image", "box", "expression", "action_units", "cot", "cot_status"])
     for image, box, label, units, cot, status in columns.itertuples(index=False):

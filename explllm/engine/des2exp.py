@@ -1,6 +1,5 @@
 """Des2Exp Generation (paper, Section III-B-3): the expression that a description implies."""
 
-import json
 import re
 from collections.abc import Iterable
 from typing import Any
@@ -9,19 +8,14 @@ from explllm.core.errors import UnknownExpressionError
 from explllm.core.expressions import Expression
 from explllm.engine.dialogue import Dialogue
 from explllm.llm.prompt import render
+from explllm.llm.reading import answer_field, object_schema
 
 MAX_TOKENS = 32
 
 
 def expression_schema(labels: Iterable[Expression]) -> dict[str, Any]:
     """Return the JSON schema of an answer that is one of the given expressions."""
-    return {
-        "title": "expression",
-        "type": "object",
-        "properties": {"expression": {"type": "string", "enum": [str(expression) for expression in labels]}},
-        "required": ["expression"],
-        "additionalProperties": False,
-    }
+    return object_schema("expression", expression={"type": "string", "enum": [str(label) for label in labels]})
 
 
 SCHEMA = expression_schema(Expression)
@@ -36,12 +30,7 @@ async def infer(description: str, dialogue: Dialogue) -> Expression:
 
 def read_expression(text: str) -> Expression | None:
     """Parse one label: bare, quoted, or as a structured answer; None if the text contains anything else."""
-    try:
-        value = json.loads(text)
-        text = str(value.get("expression", "")) if isinstance(value, dict) else str(value)
-    except ValueError:
-        pass
-    word = re.sub(r"^[\s\"'*`]+|[\s\"'*`.]+$", "", text)
+    word = re.sub(r"^[\s\"'*`]+|[\s\"'*`.]+$", "", answer_field(text, "expression"))
     try:
         return Expression.parse(word)
     except UnknownExpressionError:

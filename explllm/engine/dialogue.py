@@ -18,13 +18,7 @@ class Dialogue:
     """
 
     def __init__(self, ask: Ask, scope: str, settings: EngineSettings) -> None:
-        """Start a dialogue.
-
-        Args:
-            ask: Answers requests.
-            scope: Name of the face in the ledger.
-            settings: Limits of the engine.
-        """
+        """Start a dialogue; `ask` answers requests, and `scope` is the name of the face in the ledger."""
         self.settings = settings
         self.round = 0
         """Number of the current reflection round; 0 before the first."""
@@ -70,20 +64,13 @@ class Dialogue:
     async def ask_for_description(self, purpose: str, question: str) -> str:
         """Ask for a description of the face, with the whole history, and extend the history by question and answer.
 
-        Args:
-            purpose: The process that asks.
-            question: The question.
-
-        Returns:
-            The description.
-
         Raises:
             UnreadableAnswer: If all answers are empty.
         """
         self._history.append(ChatMessage("user", question))
-        description = await self._request(
-            purpose, tuple(self._history), lambda text: text.strip() or None, "the analysis, in plain words", 1024
-        )
+        expected = "the analysis, in plain words"
+        messages = tuple(self._history)
+        description = await self._request(purpose, messages, lambda text: text.strip() or None, expected, 1024)
         self._history.append(ChatMessage("assistant", description))
         return description
 

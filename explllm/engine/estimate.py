@@ -39,14 +39,9 @@ class Estimate:
 
 
 def estimate(manifest: Manifest, settings: EngineSettings, rounds: float) -> Estimate:
-    """Estimate the requests of the engine for a manifest.
+    """Estimate the requests of the engine for a manifest, given the average number of reflection rounds per face.
 
     Each round has a description, its expression and a verification. One refinement follows at the end.
-
-    Args:
-        manifest: The manifest.
-        settings: Limits of the engine.
-        rounds: Average number of reflection rounds per face.
     """
     calls = tokens_in = tokens_out = 0.0
     for _, face in faces(manifest):
@@ -63,11 +58,6 @@ def estimate(manifest: Manifest, settings: EngineSettings, rounds: float) -> Est
 def print_estimate(manifest: Manifest, settings: EngineSettings, chat: ChatSettings) -> None:
     """Print the estimate for the minimum, a medium and the maximum number of rounds.
 
-    Args:
-        manifest: The manifest.
-        settings: Limits of the engine.
-        chat: The model and its prices.
-
     Raises:
         InputError: If the manifest lacks a column.
     """
@@ -79,12 +69,8 @@ def print_estimate(manifest: Manifest, settings: EngineSettings, chat: ChatSetti
     table.add_column("rounds of reflection")
     for column in ("calls", "tokens in", "tokens out", "USD"):
         table.add_column(column, justify="right")
-    cases = (
-        ("none: all accepted at once", 0.0),
-        ("one for each second face", 0.5),
-        ("all", float(settings.max_rounds)),
-    )
-    for name, rounds in cases:
+    cases = {"none: all accepted at once": 0.0, "one for every second face": 0.5, "all": float(settings.max_rounds)}
+    for name, rounds in cases.items():
         result = estimate(manifest, settings, rounds)
         cost = "unknown" if price is None else f"{result.cost(price):,.2f}"
         table.add_row(name, f"{result.calls:,}", f"{result.tokens_in:,}", f"{result.tokens_out:,}", cost)
@@ -100,14 +86,7 @@ def print_estimate(manifest: Manifest, settings: EngineSettings, chat: ChatSetti
 
 
 def print_baseline_estimate(face_count: int, model: str, labels: LabelSet, price: Price | None) -> None:
-    """Print the estimate of `explllm.engine.baseline`: two requests per face, each with the image.
-
-    Args:
-        face_count: Number of faces.
-        model: Name of the model.
-        labels: The classes to choose from.
-        price: The price of the model; None if it is unknown.
-    """
+    """Print the estimate of `explllm.engine.baseline`: two requests per face, each with the image."""
     names, vision_tokens = ", ".join(labels), image_tokens(model).typical
     prompts = (
         render("explllm.engine", "baseline_label", labels=names),
@@ -131,13 +110,10 @@ def print_baseline_estimate(face_count: int, model: str, labels: LabelSet, price
 
 def _print_price(console: Console, price: Price | None) -> None:
     if price is None:
-        console.print(
-            "The price of this model is not known here: give price_in and price_out (USD per million tokens)."
-        )
+        console.print("The price of this model is unknown: give price_in and price_out (USD per million tokens).")
     else:
-        console.print(
-            f"Prices: {price.price_in:g} in, {price.price_out:g} out, USD per million tokens ({price.source})."
-        )
+        prices = f"{price.price_in:g} in, {price.price_out:g} out"
+        console.print(f"Prices: {prices}, USD per million tokens ({price.source}).")
 
 
 def _prompt_tokens(face: Face, settings: EngineSettings) -> tuple[float, float, float, float]:

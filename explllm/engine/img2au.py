@@ -13,13 +13,7 @@ from explllm.engine.face import Face
 
 
 def faces(manifest: Manifest) -> Iterator[tuple[int, Face]]:
-    """Yield the faces with action units and a label, with the numbers of their rows.
-
-    Args:
-        manifest: The manifest, with validated intensities.
-
-    Yields:
-        Row, counted from 0, and face.
+    """Yield the faces with action units and a label, with the numbers of their rows, from 0.
 
     Raises:
         ManifestError: If the manifest has no action units or no labels.
@@ -35,9 +29,6 @@ def faces(manifest: Manifest) -> Iterator[tuple[int, Face]]:
 
 def skipped_rows(manifest: Manifest) -> dict[str, int]:
     """Return the number of rows that `faces` skips, by reason.
-
-    Args:
-        manifest: The manifest.
 
     Raises:
         ManifestError: If it skips all rows.
@@ -56,13 +47,9 @@ def skipped_rows(manifest: Manifest) -> dict[str, int]:
 
 
 def format_units(action_units: Sequence[float | None]) -> str:
-    """Return the positive action units for prompts, such as ``left eye close: 0.23, jaw drop: 0.4``.
+    """Return the positive action units for prompts, such as ``left eye close: 0.23, jaw drop: 0.4``, or ``none``.
 
-    Args:
-        action_units: 24 intensities in FEAFA's order; None for an unmeasured unit.
-
-    Returns:
-        Names and intensities with two decimals; a positive intensity is never rounded to 0. "none" if there are none.
+    Intensities have two decimals; a positive one is never rounded to 0.
     """
     positive = ((name, value) for name, value in zip(NAMES, action_units, strict=True) if value)
     return ", ".join(f"{name.lower()}: {max(round(value, 2), 0.01):g}" for name, value in positive) or "none"

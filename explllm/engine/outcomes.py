@@ -62,27 +62,11 @@ class OutcomeStore:
         return int(self._run("SELECT count(*) FROM outcomes WHERE status = ?", status)[0][0])
 
     def reasons(self, status: str, limit: int) -> list[tuple[int, str]]:
-        """Return the first rows with a status and their reasons.
-
-        Args:
-            status: The status.
-            limit: Maximum number of rows.
-
-        Returns:
-            Rows, counted from 0 and in ascending order, and reasons.
-        """
+        """Return the first rows with a status, from 0 and at most `limit`, and their reasons."""
         return self._run("SELECT row, reason FROM outcomes WHERE status = ? ORDER BY row LIMIT ?", status, limit)
 
     def cells(self, first: int, last: int) -> dict[int, dict[str, Any]]:
-        """Return the cells of consecutive rows.
-
-        Args:
-            first: The first row, counted from 0.
-            last: The last row.
-
-        Returns:
-            Cells by column, by row; rows without an outcome are missing.
-        """
+        """Return cells by row and column, for the rows from `first` to `last` that have an outcome."""
         rows = self._run("SELECT row, cells FROM outcomes WHERE row BETWEEN ? AND ?", first, last)
         return {row: json.loads(cells) for row, cells in rows}
 

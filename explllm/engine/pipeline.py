@@ -22,11 +22,6 @@ async def explain_face(face: Face, ask: Ask, settings: EngineSettings) -> Outcom
     A description that fails verification goes to reflection. So does one whose refinements all fail the checks. A chain
     of thought is accepted only if every check passes.
 
-    Args:
-        face: The face.
-        ask: Answers requests.
-        settings: Limits of the engine.
-
     Returns:
         The outcome, which includes failures of single requests. Errors that stop the whole run (budget, interruption, a
         wrong key) are raised.

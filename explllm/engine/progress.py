@@ -76,11 +76,8 @@ class BuildIdentity:
                 raise ConfigError(f"the {kind} exists", where=path, remedy=remedy)
             for word, name in (("by", "source"), ("of", "manifest")):
                 if progress.get(name) != self.fields()[name]:
-                    raise ConfigError(
-                        f"the manifest was made {word} {progress.get(name)}, not {word} {self.fields()[name]}",
-                        where=path,
-                        remedy=remedy,
-                    )
+                    difference = f"{word} {progress.get(name)}, not {word} {self.fields()[name]}"
+                    raise ConfigError(f"the manifest was made {difference}", where=path, remedy=remedy)
 
     def fields(self) -> dict[str, str]:
         """Return the fields that must not change when a run is resumed."""
@@ -219,7 +216,7 @@ class ProgressTracker:
         return f"failed {self.counts[FAILED]}" + (f", {self.cost:.2f} USD" if self.cost else "")
 
     def _report(self) -> None:
-        """Print a line every now and then if there is no terminal for the progress bar."""
+        """Print a line every `_REPORT_INTERVAL` seconds if there is no terminal for the progress bar."""
         if self._progress.disable and time.monotonic() - self._reported > _REPORT_INTERVAL:
             self._reported = time.monotonic()
             sys.stderr.write(f"{self._title}: {self.counts.total()} of {self.total}, {self._details()}\n")
@@ -254,9 +251,6 @@ class ProgressTracker:
     def saving(self, result: RunResult) -> Iterator[None]:
         """Record the final state of the run after the block has written its outputs.
 
-        Args:
-            result: The result of the run.
-
         Raises:
             InputError: If the outputs cannot be written. If the run had already ended with an error, that error: a full
                 disk may be the cause of both.
@@ -269,11 +263,7 @@ class ProgressTracker:
         self.write("stopped" if result.stopped else "done")
 
     def raise_if_stopped(self, result: RunResult, command: str = "the same command") -> None:
-        """Raise the cause of an early end, after all outputs are written.
-
-        Args:
-            result: The result of the run.
-            command: The command that resumes the run.
+        """Raise the cause of an early end, after all outputs are written; `command` resumes the run.
 
         Raises:
             KeyboardInterrupt: After Ctrl-C.
@@ -288,14 +278,7 @@ class ProgressTracker:
 
 
 def print_summary(result: RunResult, statuses: Iterable[str], skipped: Mapping[str, int], out: Path) -> None:
-    """Print the number of rows by status and why rows failed.
-
-    Args:
-        result: The result of the run.
-        statuses: All possible statuses of a face.
-        skipped: Number of skipped rows, by reason.
-        out: The output manifest.
-    """
+    """Print the number of rows by status, of skipped rows by reason, and why rows failed."""
     # Without markup: paths and reasons may contain square brackets.
     console = Console(highlight=False, soft_wrap=True, markup=False)
     for status in statuses:

@@ -11,30 +11,19 @@ from explllm.engine.img2au import format_units
 from explllm.explanations.chain_of_thought import TITLES, ChainOfThought
 from explllm.explanations.checks import pair_problems
 from explllm.llm.prompt import render
+from explllm.llm.reading import object_schema
 from explllm.llm.request import clean_text
 
 MAX_TOKENS = 512
 EXPECTED = "the three parts under their titles, none of them empty"
 _PARTS = ("key_observations", "overall_emotional_interpretation", "conclusion")
-SCHEMA = {
-    "title": "chain_of_thought",
-    "type": "object",
-    "properties": {part: {"type": "string"} for part in _PARTS},
-    "required": list(_PARTS),
-    "additionalProperties": False,
-}
+SCHEMA = object_schema("chain_of_thought", **{part: {"type": "string"} for part in _PARTS})
 
 
 async def refine(
     face: Face, description: str, expression: Expression, dialogue: Dialogue
 ) -> tuple[ChainOfThought, Sequence[str]]:
-    """Rewrite a description as a chain of thought until the local checks pass.
-
-    Args:
-        face: The face.
-        description: Its verified description.
-        expression: The expression inferred from the description.
-        dialogue: The dialogue about the face.
+    """Rewrite a verified description as a chain of thought, until the local checks pass.
 
     Returns:
         The last version and its remaining problems.

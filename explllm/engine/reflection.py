@@ -8,13 +8,7 @@ from explllm.llm.prompt import render
 
 
 async def reflect(face: Face, problems: Sequence[str], dialogue: Dialogue) -> str:
-    """Return a revised description.
-
-    Args:
-        face: The face; the prompt reveals its label once the rounds have passed the threshold.
-        problems: Problems of the last description.
-        dialogue: The dialogue about the face; its round is the number of this reflection, from 1.
-    """
+    """Return a revised description; the prompt reveals the label once the rounds have passed the threshold."""
     label = str(face.expression) if dialogue.label_is_given else None
     question = render("explllm.engine", "reflection", problems=list(problems), label=label)
     return await dialogue.ask_for_description("reflection", question)

@@ -24,7 +24,6 @@ LEDGER = "ledger.sqlite"
 _FACES_PER_REQUEST = 1.5
 """Faces processed at a time per request in flight: while one face's answer is parsed, another face uses its slot."""
 
-
 Redo = Literal["failed"]
 """The faces to ask about again."""
 

@@ -4,7 +4,6 @@ Code checks the label and the text first, at no cost. The model then judges whet
 units with fitting words.
 """
 
-import json
 import re
 
 from explllm.core.expressions import Expression
@@ -13,29 +12,17 @@ from explllm.engine.face import Face
 from explllm.engine.img2au import format_units, format_unmeasured
 from explllm.explanations.checks import description_problems
 from explllm.llm.prompt import render
+from explllm.llm.reading import answer_field, object_schema
 
 MAX_TOKENS = 32
 EXPECTED = "Correct or Incorrect, and nothing else"
-SCHEMA = {
-    "title": "verdict",
-    "type": "object",
-    "properties": {"verdict": {"type": "string", "enum": ["Correct", "Incorrect"]}},
-    "required": ["verdict"],
-    "additionalProperties": False,
-}
+SCHEMA = object_schema("verdict", verdict={"type": "string", "enum": ["Correct", "Incorrect"]})
 
 
 async def verify(face: Face, description: str, inferred: Expression, dialogue: Dialogue) -> list[str]:
-    """Return the problems of a description and of the expression inferred from it.
+    """Return the problems of a description and of the expression inferred from it, worded without the true label.
 
-    Args:
-        face: The face.
-        description: Its description.
-        inferred: The expression inferred from the description.
-        dialogue: The dialogue about the face; used only if the local checks pass.
-
-    Returns:
-        The problems, worded without the true label; empty if all checks pass.
+    The model is asked only if the local checks pass.
     """
     problems = description_problems(description, face.action_units, dialogue.settings.strong)
     if inferred != face.expression:
@@ -55,10 +42,5 @@ async def verify(face: Face, description: str, inferred: Expression, dialogue: D
 
 def read_verdict(text: str) -> bool | None:
     """Parse "Correct" or "Incorrect", bare or as a structured answer; None if the answer is neither."""
-    try:
-        value = json.loads(text)
-        text = str(value.get("verdict", "")) if isinstance(value, dict) else str(value)
-    except ValueError:
-        pass
-    word = re.sub(r"[^a-z]", "", text.lower())
+    word = re.sub(r"[^a-z]", "", answer_field(text, "verdict").lower())
     return {"correct": True, "incorrect": False}.get(word)

@@ -1,9 +1,10 @@
 """Parse answers: strip the reasoning of the model, and ask again if the answer cannot be parsed."""
 
+import json
 import re
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from explllm.llm.prompt import render
 from explllm.llm.request import ChatAnswer, ChatRequest
@@ -28,6 +29,21 @@ class UnreadableAnswer(Exception):
 def strip_reasoning(text: str) -> str:
     """Return an answer without the model's visible reasoning, ``<think>...</think>``."""
     return _UNOPENED_REASONING.sub("", _REASONING.sub("", text)).strip()
+
+
+def object_schema(title: str, **properties: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the JSON schema of an object that must have the given properties and no others."""
+    schema: dict[str, Any] = {"title": title, "type": "object", "properties": properties}
+    return schema | {"required": list(properties), "additionalProperties": False}
+
+
+def answer_field(text: str, name: str) -> str:
+    """Return a field of a structured answer, empty if it is missing; the text itself if it is not JSON."""
+    try:
+        value = json.loads(text)
+    except ValueError:
+        return text
+    return str(value.get(name, "")) if isinstance(value, dict) else str(value)
 
 
 async def ask_until_parsed(

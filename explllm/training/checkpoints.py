@@ -26,8 +26,6 @@ _REMEDY = (
     "Use a checkpoint that `explllm fit` wrote, or start from the weights of a finished run: --model.init_from "
     "RUN/model."
 )
-
-
 _SIGNALS = (signal.SIGTERM, *([signal.SIGUSR1] if hasattr(signal, "SIGUSR1") else []))
 
 
@@ -42,17 +40,7 @@ def best_checkpoint(run_dir: str | Path) -> Path:
 
 
 def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """Read a checkpoint without loading its tensors into memory before they are used.
-
-    Args:
-        path: The file.
-
-    Returns:
-        The content; tensors are mapped from the file.
-
-    Raises:
-        CheckpointError: As for `AtomicCheckpointIO.load_checkpoint`.
-    """
+    """Read a checkpoint as `AtomicCheckpointIO.load_checkpoint` does; its tensors are mapped from the file."""
     return AtomicCheckpointIO().load_checkpoint(path)
 
 
@@ -108,13 +96,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
     def save_checkpoint(
         self, checkpoint: dict[str, Any], path: str | os.PathLike[str], storage_options: Any = None
     ) -> None:
-        """Write a checkpoint.
-
-        Args:
-            checkpoint: The content.
-            path: The file to write.
-            storage_options: Not used.
-        """
+        """Write a checkpoint."""
         target = Path(path)
         target.parent.mkdir(parents=True, exist_ok=True)
         # A fixed name: the next attempt overwrites what a kill left behind.
@@ -129,14 +111,6 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         self, path: str | os.PathLike[str], map_location: Any = "cpu", weights_only: bool | None = True
     ) -> dict[str, Any]:
         """Read a checkpoint; only tensors, numbers and text are accepted, whatever `weights_only` is.
-
-        Args:
-            path: The file.
-            map_location: Device of the tensors.
-            weights_only: Not used.
-
-        Returns:
-            The content.
 
         Raises:
             CheckpointError: If the file is truncated, is not a checkpoint of explllm, or contains pickled objects.

@@ -35,10 +35,8 @@ TEXT_TOKENS = 384
 """Text tokens of a long CoT conversation: with Llama's tokenizer the longest of 600 real ones has 356 in the format
 ``vicuna`` and 375 in ``expllm``."""
 
-
 GPU_SIZES = (16, 24, 40, 48, 80, 141)
-"""Memory of usual GPUs in GB, such as V100, RTX 4090, A100, L40S, H100 and H200."""
-
+"""Memory of common GPUs in GB, such as V100, RTX 4090, A100, L40S, H100 and H200."""
 
 _USABLE = 0.92
 """Share of a GPU's memory that training can use; the rest is lost to fragmentation and the driver."""
@@ -86,12 +84,12 @@ class Memory:
 
     @property
     def gpu(self) -> int | None:
-        """Memory of the smallest usual GPU that suffices; None if none does."""
+        """Memory of the smallest common GPU that is large enough; None if none is."""
         return next((size for size in GPU_SIZES if self.total <= _USABLE * size), None)
 
     @property
     def suggested_micro_batch(self) -> int | None:
-        """The largest micro-batch that fits on that GPU and divides the batch; None if no GPU suffices."""
+        """The largest micro-batch that fits on that GPU and divides the batch; None if no GPU is large enough."""
         if self.gpu is None:
             return None
         free = _USABLE * self.gpu - (self.total - self.activations)
@@ -164,26 +162,15 @@ def describe_configuration(config: Namespace, images: int | None = None, gpus: i
         captions = data.get("conversations") == "captions" or _class(config.data) == "CaptionedImages"
         conversations = count if captions else len(Mixture(rows, rows, data.fer_share))
         steps, warmup = _steps(config, conversations)
-    sequence = built.config.image_tokens + TEXT_TOKENS
     dtype = getattr(torch, settings.base_dtype or "float32")
     activations = activation_bytes(built, dtype, TEXT_TOKENS, model.gradient_checkpointing)
+    tokens, micro_batch = built.config.image_tokens, data.micro_batch_size
     memory = [
-        estimate_memory(built, settings, strategy, gpus, data.micro_batch_size, activations, data.batch_size)
+        estimate_memory(built, settings, strategy, gpus, micro_batch, activations, data.batch_size)
         for strategy in ("ddp", "fsdp2", *(["ddp, 4-bit base"] if supports_4bit(settings) else []))
     ]
-    return Description(
-        parts,
-        built.config.image_tokens,
-        sequence,
-        count,
-        source,
-        conversations,
-        steps,
-        warmup,
-        memory,
-        gpus,
-        data.micro_batch_size,
-    )
+    sequence = tokens + TEXT_TOKENS
+    return Description(parts, tokens, sequence, count, source, conversations, steps, warmup, memory, gpus, micro_batch)
 
 
 def _describe_regressor(config: Namespace, images: int | None, gpus: int) -> Description:

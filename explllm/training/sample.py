@@ -10,6 +10,8 @@ from lightning.pytorch import Trainer
 
 from explllm.core.errors import ImageError, MissingPathError
 from explllm.core.expressions import Expression
+from explllm.explanations.chain_of_thought import ChainOfThought
+from explllm.models.generation import Recognition
 from explllm.report.explained import ExplainedFace
 
 if TYPE_CHECKING:
@@ -87,6 +89,15 @@ def read_faces(data: Any, module: "ExpLLMTask", rows: Iterable[int]) -> dict[int
     return pixels
 
 
+def explained_face(
+    data: Any, row: int, label: str, recognition: Recognition, cot: ChainOfThought, au_source: object
+) -> ExplainedFace:
+    """Return an explained face with its path, intensities and box from the data module's manifest."""
+    manifest, source = data.manifest, au_source if isinstance(au_source, str) else None
+    path, units, box = manifest.image_path(row), manifest.intensities_at(row), manifest.box(row)
+    return ExplainedFace(path, Expression(label), recognition, cot, units, source, box, data.margin)
+
+
 def _explain(data: Any, faces: pd.DataFrame, module: "ExpLLMTask", rows: list[int]) -> dict[int, ExplainedFace]:
     pixels_by_row = read_faces(data, module, rows)
     if not pixels_by_row:
@@ -103,14 +114,5 @@ def _explain(data: Any, faces: pd.DataFrame, module: "ExpLLMTask", rows: list[in
     explained = {}
     for row, (recognition, cot) in zip(pixels_by_row, answers, strict=True):
         label, source = metadata.loc[row]
-        explained[row] = ExplainedFace(
-            data.manifest.image_path(row),
-            Expression(str(label)),
-            recognition,
-            cot,
-            data.manifest.intensities_at(row),
-            source if isinstance(source, str) else None,
-            data.manifest.box(row),
-            data.margin,
-        )
+        explained[row] = explained_face(data, row, str(label), recognition, cot, source)
     return explained

@@ -422,7 +422,7 @@ def test_figures_stay_until_the_server_answers(baseline, chat_server, knowing, t
             (tmp_path / "runs/rafdb" / name).write_text("a test's")
         for more in ((), ("--overwrite",)):
             error = baseline(server.url, "-o", "new.parquet", "--run-dir", "runs/rafdb", *more).error
-            assert "files of something else than a baseline" in error and "--run_dir" in error
+            assert "holds files, but not those of a baseline" in error and "--run_dir" in error
         held = {path.name: path.read_text() for path in (tmp_path / "runs/rafdb").iterdir()}
         assert held == dict.fromkeys(("metrics.json", "predictions.parquet"), "a test's")
         assert len(server.received) == 16

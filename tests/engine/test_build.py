@@ -179,11 +179,11 @@ def test_an_estimate(explllm, write_faces, tmp_path):
     write_faces(tmp_path / "faces.parquet", 10)
     done = explllm("cot", "estimate", "faces.parquet", "--model", "scripted", "--price-in", 2.5, "--price-out", 10)
     assert done.status == 0 and " 40 " in done.out and "USD" in done.out and "Assumed" in done.out
-    assert "not known here" in explllm("cot", "estimate", "faces.parquet", "--model", "nobody").out
+    assert "price of this model is unknown" in explllm("cot", "estimate", "faces.parquet", "--model", "nobody").out
     listed = ("cot", "estimate", "faces.parquet", "--model", "gpt-4o")
     assert "Prices: 2.5 in, 10 out" in explllm(*listed).out
     # The same name on a server of one's own has another price, or none.
-    assert "not known here" in explllm(*listed, "--base-url", "http://localhost:8000/v1").out
+    assert "price of this model is unknown" in explllm(*listed, "--base-url", "http://localhost:8000/v1").out
     assert "only one of price_in and price_out" in explllm(*listed, "--price-in", 2.5).error
     assert "Prices: 1 in, 2 out" in explllm("cot", "estimate", "faces.parquet", "--price-in", 1, "--price-out", 2).out
 

@@ -185,9 +185,9 @@ def _add_kaggle(source: Source, image: str, label: str | None, split: str | None
     expression = _expression(source, folder_label if label is None else label, classes)
     if expression is None:
         return
-    named = (split_of_name(folders[0]) if folders else None) or split
-    source.add(image, expression=expression, split="train" if named in ("train", None) else "test")
-    source.remarks["rows without a split: used as train"] += named is None
+    split = (split_of_name(folders[0]) if folders else None) or split
+    source.add(image, expression=expression, split="train" if split in ("train", None) else "test")
+    source.remarks["rows without a split: used as train"] += split is None
     if label is not None and folder_label and _differs(folder_label, expression):
         source.remarks["rows whose label differs from their class folder: the label of the list is used"] += 1
 

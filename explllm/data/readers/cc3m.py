@@ -36,7 +36,7 @@ def read_cc3m(source: Source) -> None:
         MissingPathError: If the folder has no list and no shard.
         ManifestError: If a shard is not a tar file, or truncated.
     """
-    # Shards in subfolders are looked for only without a list, whose images may be in many folders.
+    # Subfolders are searched for shards only without a list, whose images may be in many folders.
     listed = any((source.root / name).is_file() for name in LISTS)
     shards = _shards(source.root, "*" if listed else "**/*")
     if not shards:
@@ -108,7 +108,7 @@ def _shards(root: Path, pattern: str) -> list[Path]:
 
 
 def _check_end(shard: Path) -> None:
-    """Refuse a file without the two empty blocks that end an archive: tarfile accepts one that is cut between files."""
+    """Check for the two empty blocks that end an archive: tarfile accepts a file truncated between two members."""
     with shard.open("rb") as stream:
         stream.seek(max(0, shard.stat().st_size - 2 * tarfile.BLOCKSIZE))
         if stream.read() != bytes(2 * tarfile.BLOCKSIZE):

@@ -29,14 +29,7 @@ class Frames:
         self._source, self._set, self._parts, self._fold = source, facs_set, parts, fold
 
     def add(self, image: str, person: str, active: Sequence[int], split: str | None = None) -> None:
-        """Add a frame.
-
-        Args:
-            image: Path of the image.
-            person: The person in it.
-            active: 0 or 1 for each unit.
-            split: The split if no fold was chosen.
-        """
+        """Add a frame of a person, with 0 or 1 for each unit; `split` applies if no fold was chosen."""
         split = split_by_fold(person, self._parts, self._fold) if self._fold or not split else split
         self._source.add(image, split=split, identity=person, facs=list(active), facs_set=self._set)
 
@@ -65,16 +58,13 @@ class Frames:
 
 
 def frame_paths(pattern: str, **values: str | int) -> list[str]:
-    """Return the possible paths of a frame's image.
+    """Return the possible paths of a frame's image; frame numbers without a format also have 3 to 6 digits.
 
     Copies of one data set number frames with different numbers of digits, even within one copy.
 
     Args:
         pattern: The path with fields in braces, such as ``{subject}/{frame:05d}.jpg``.
         **values: Values of the fields.
-
-    Returns:
-        The path; if numbers have no format, also with 3 to 6 digits.
 
     Raises:
         ConfigError: If the pattern has other fields.
@@ -90,32 +80,13 @@ def frame_paths(pattern: str, **values: str | int) -> list[str]:
 
 
 def check_fold(fold: int | None, parts: Mapping[str, int]) -> None:
-    """Refuse a fold that does not exist in the literature.
-
-    Args:
-        fold: The part to test on, or None.
-        parts: Part of each person.
-
-    Raises:
-        ConfigError: If there is no such part.
-    """
+    """Raise ConfigError if no person belongs to the part `fold`."""
     if fold is not None and fold not in parts.values():
         raise ConfigError(f"fold {fold}", remedy=f"Use 1 to {max(parts.values())}.")
 
 
 def binary(values: Sequence[str], count: int) -> list[int]:
-    """Parse units written as 0 and 1.
-
-    Args:
-        values: The words.
-        count: Required number of units.
-
-    Returns:
-        The numbers.
-
-    Raises:
-        InputError: If the number differs, or a word is not 0 or 1.
-    """
+    """Parse `count` units written as 0 or 1; raise InputError if there are more, fewer or other values."""
     if len(values) != count or not set(values) <= {"0", "1"}:
         raise InputError(f"{' '.join(values)[:60]!r} instead of {count} values 0 or 1", remedy="Fix the line.")
     return [int(value) for value in values]

@@ -73,10 +73,8 @@ def _read_plus(source: Source) -> None:
                 faces += 1
                 split, counts = _usage(cells), _counts(cells)
                 if own is not None and own["Usage"] != cells["Usage"]:
-                    raise InputError(
-                        f"the usage {cells['Usage']} differs from {own['Usage']} in the file of pixels",
-                        remedy=_TOGETHER,
-                    )
+                    difference = f"the usage {cells['Usage']} differs from {own['Usage']} in the file of pixels"
+                    raise InputError(difference, remedy=_TOGETHER)
                 label = _winner(source, counts)
                 if label is None:
                     continue

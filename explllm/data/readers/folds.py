@@ -8,15 +8,7 @@ from explllm.core.errors import ConfigError, InputError
 
 
 def subject_parts(people: Iterable[str], count: int, seed: int) -> dict[str, int]:
-    """Divide people at random into parts of nearly equal size.
-
-    Args:
-        people: Their names; repetitions are allowed.
-        count: Number of parts.
-        seed: Random seed.
-
-    Returns:
-        Each person's part, from 1.
+    """Divide people at random into `count` parts of nearly equal size; return each person's part, from 1.
 
     Raises:
         ConfigError: If there are fewer than 2 parts, or fewer people than parts.
@@ -29,27 +21,12 @@ def subject_parts(people: Iterable[str], count: int, seed: int) -> dict[str, int
 
 
 def named_parts(*parts: str) -> dict[str, int]:
-    """Return the parts published in the literature as a mapping.
-
-    Args:
-        *parts: The names of each part, separated by spaces.
-
-    Returns:
-        Each person's part, from 1.
-    """
+    """Return each person's part, from 1, given the names of each part, separated by spaces."""
     return {name: part for part, names in enumerate(parts, 1) for name in names.split()}
 
 
 def split_by_fold(person: str, parts: Mapping[str, int], fold: int | None) -> str:
-    """Return the split of a person.
-
-    Args:
-        person: The name.
-        parts: Each person's part.
-        fold: The part to test on; None assigns everyone to ``train``.
-
-    Returns:
-        ``train`` or ``test``.
+    """Return the split of a person: ``test`` if their part is `fold`, otherwise ``train``.
 
     Raises:
         ConfigError: If there is no such part.

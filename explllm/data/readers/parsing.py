@@ -35,19 +35,7 @@ class Cells(Mapping[str, str]):
 
 
 def words(line: str, count: int, form: str) -> list[str]:
-    """Split a line at white space.
-
-    Args:
-        line: The line.
-        count: Required number of words.
-        form: Example of a line, for the message.
-
-    Returns:
-        The words.
-
-    Raises:
-        InputError: If the number of words differs.
-    """
+    """Split a line into `count` words; otherwise raise InputError, which shows `form`, an example of a line."""
     parts = line.split()
     if len(parts) != count:
         raise InputError(f"invalid line {line[:80]!r}", remedy=f"Expected the form: {form}.")
@@ -55,18 +43,7 @@ def words(line: str, count: int, form: str) -> list[str]:
 
 
 def number(text: str, what: str) -> float:
-    """Parse a finite number.
-
-    Args:
-        text: The number in the file.
-        what: Name of the number, for the message.
-
-    Returns:
-        The number.
-
-    Raises:
-        InputError: If it is not a finite number.
-    """
+    """Parse a finite number; otherwise raise InputError, which names it by `what`."""
     try:
         value = float(text)
     except ValueError:
@@ -77,20 +54,7 @@ def number(text: str, what: str) -> float:
 
 
 def integer(text: str, what: str, minimum: int, maximum: int | None = None) -> int:
-    """Parse an integer.
-
-    Args:
-        text: The number in the file.
-        what: Name of the number, for the message.
-        minimum: Minimum value.
-        maximum: Maximum value, if any.
-
-    Returns:
-        The number.
-
-    Raises:
-        InputError: If it is not an integer in this range.
-    """
+    """Parse an integer from `minimum` to `maximum`; otherwise raise InputError, which names it by `what`."""
     word = text.strip()
     if not word.isdecimal() or int(word) < minimum or (maximum is not None and int(word) > maximum):
         raise InputError(f"{word!r} is not a valid {what}", remedy="Fix or remove the line.")
@@ -98,16 +62,7 @@ def integer(text: str, what: str, minimum: int, maximum: int | None = None) -> i
 
 
 def box_of_corners(left: float, top: float, right: float, bottom: float) -> list[float]:
-    """Return a box in the manifest's form.
-
-    Args:
-        left: Left edge, pixels from the image's left edge.
-        top: Upper edge, pixels from the image's upper edge.
-        right: Right edge, pixels.
-        bottom: Lower edge, pixels.
-
-    Returns:
-        x, y, width and height.
+    """Convert the edges of a box, in pixels, to the manifest's x, y, width and height.
 
     Raises:
         InputError: If the box has no area.
@@ -120,14 +75,7 @@ def box_of_corners(left: float, top: float, right: float, bottom: float) -> list
 
 
 def split_of_name(name: str) -> str | None:
-    """Return the split named in the name of a file or folder.
-
-    Args:
-        name: A name such as ``rafdb_valid.json`` or ``train_class``.
-
-    Returns:
-        ``train``, ``val`` or ``test``; None if the name contains no split, or several.
-    """
+    """Return the split in a name such as ``rafdb_valid.json`` or ``train_class``; None if it has none, or several."""
     letters = "".join(letter if letter.isalpha() else " " for letter in name.lower())
-    found = {SPLIT_FOLDERS[word] for word in letters.split() if word in SPLIT_FOLDERS}
-    return found.pop() if len(found) == 1 else None
+    splits = {SPLIT_FOLDERS[word] for word in letters.split() if word in SPLIT_FOLDERS}
+    return splits.pop() if len(splits) == 1 else None

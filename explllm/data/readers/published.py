@@ -17,31 +17,17 @@ class Published:
     counts: Mapping[str, int]
     """Each count under a key of `count_rows`."""
 
-    def differences(self, found: Mapping[str, int]) -> list[str]:
-        """Compare counts with the published ones.
-
-        Args:
-            found: The counts; a missing key counts as 0.
-
-        Returns:
-            One line if any count differs, otherwise nothing.
-        """
+    def differences(self, counts: Mapping[str, int]) -> list[str]:
+        """Return one line if a count differs from the published one, otherwise none; a missing key counts as 0."""
         parts = [
-            f"{key} {found.get(key, 0):,} instead of {count:,}"
+            f"{key} {counts.get(key, 0):,} instead of {count:,}"
             for key, count in self.counts.items()
-            if found.get(key, 0) != count
+            if counts.get(key, 0) != count
         ]
         return [f"differs from the published counts ({self.source}): {', '.join(parts)}"] if parts else []
 
     def without(self, expression: Expression) -> "Published":
-        """Return the counts without one class.
-
-        Args:
-            expression: The class.
-
-        Returns:
-            The counts.
-        """
+        """Return the counts without one class."""
         counts = {key: count for key, count in self.counts.items() if not key.endswith(f" {expression}")}
         for key in counts:
             counts[key] -= self.counts.get(f"{key} {expression}", 0)
@@ -50,9 +36,6 @@ class Published:
 
 def count_rows(columns: Mapping[str, Iterable[Any]]) -> dict[str, int]:
     """Count the rows of a table.
-
-    Args:
-        columns: The table.
 
     Returns:
         Number of rows under ``rows``, of each split under its name, of each class of a split under names such as

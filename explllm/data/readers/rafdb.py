@@ -59,7 +59,7 @@ def read_rafdb(source: Source, images: Literal["aligned", "original"] = "aligned
 
 
 def _refuse_compound(source: Source, listing: Path) -> None:
-    """Refuse the compound set, whose labels 1 to 7 would otherwise be read as basic expressions."""
+    """Reject the compound set, whose labels 1 to 7 would otherwise be read as basic expressions."""
     labels = {text.split()[-1] for _, text in source.lines(listing)}
     # A single label out of range is a bad row of the basic set.
     if source.root.name.lower() == "compound" or len(labels & COMPOUND_LABELS) > 1:

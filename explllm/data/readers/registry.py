@@ -79,7 +79,7 @@ def read_data_set(
     overwrite: bool = False,
     max_bad: int = 0,
     check_images: bool = False,
-    images_there: bool = True,
+    images_exist: bool = True,
     warn: Callable[[str], None] | None = None,
     **options: Any,
 ) -> Reading:
@@ -92,7 +92,7 @@ def read_data_set(
         overwrite: Replace that folder if it exists.
         max_bad: Bad rows to report and leave out before reading stops.
         check_images: Decode every image and check its box.
-        images_there: Check that every image exists; False reads lists only.
+        images_exist: Check that every image exists; False reads lists only.
         warn: Receives each warning, one line; by default they are written to stderr.
         **options: The options of the reader; see its function.
 
@@ -111,7 +111,7 @@ def read_data_set(
         overwrite=overwrite,
         max_bad=max_bad,
         check_images=check_images,
-        images_there=images_there,
+        images_exist=images_exist,
         warn=warn or to_stderr,
     )
     READERS[name].read(source, **options)

@@ -26,11 +26,7 @@ _SECONDS_BEFORE_PROGRESS = 2.0
 
 
 def to_stderr(line: str) -> None:
-    """Print a warning.
-
-    Args:
-        line: The warning.
-    """
+    """Print a warning."""
     sys.stderr.write(f"{line}\n")
 
 
@@ -49,7 +45,7 @@ class Source:
         overwrite: bool = False,
         max_bad: int = 0,
         check_images: bool = False,
-        images_there: bool = True,
+        images_exist: bool = True,
         warn: Callable[[str], None] = to_stderr,
     ) -> None:
         """Check the folder and the options.
@@ -60,16 +56,16 @@ class Source:
             overwrite: Replace that folder if it exists.
             max_bad: Bad rows to report and leave out before reading stops.
             check_images: Decode every image and check its box.
-            images_there: Check that every image exists; False reads lists only.
+            images_exist: Check that every image exists; False reads lists only.
             warn: Receives each warning, one line.
 
         Raises:
             MissingPathError: If there is no such folder.
-            ConfigError: If `max_bad` is negative, or `check_images` conflicts with `images_there`.
+            ConfigError: If `max_bad` is negative, or `check_images` conflicts with `images_exist`.
         """
         if max_bad < 0:
             raise ConfigError(f"--max_bad is {max_bad}", remedy="Use 0 or more.")
-        if check_images and not images_there:
+        if check_images and not images_exist:
             raise ConfigError("--check_images conflicts with --lists_only", remedy="Drop one of the two options.")
         self.root = Path(root)
         if not self.root.exists():
@@ -87,10 +83,10 @@ class Source:
         self.image_remedy = "Check that the data set was unpacked completely."
         """Remedy for a missing image."""
         self._out, self._overwrite = None if out is None else Path(out), overwrite
-        self._max_bad, self._check_images, self._images_there, self.warn = max_bad, check_images, images_there, warn
+        self._max_bad, self._check_images, self._images_exist, self.warn = max_bad, check_images, images_exist, warn
         self._columns: tuple[str, ...] = ()
         self._rows: list[tuple[Any, ...]] = []
-        self._seen: dict[tuple[str, tuple[float, ...] | None], int] = {}
+        self._row_of_face: dict[tuple[str, tuple[float, ...] | None], int] = {}
         self._folders: dict[str, frozenset[str]] = {}
         self._tracking = False
 
@@ -140,7 +136,7 @@ class Source:
         values = (image, *cells.values())
         box = cells.get("box")
         face = (image, None if box is None else tuple(box))
-        first = self._seen.get(face)
+        first = self._row_of_face.get(face)
         if first is not None:
             if self._rows[first] != values:
                 raise ManifestError(
@@ -148,31 +144,22 @@ class Source:
                 )
             self.left_out["repeated rows"] += 1
             return
-        if self._images_there and file is None and not self._is_there(image):
+        if self._images_exist and file is None and not self._exists(image):
             raise MissingPathError(f"missing image {self.images / image}", remedy=self.image_remedy)
         if self._check_images:
             self._check(self.images / image if file is None else file, box)
-        self._seen[face] = len(self._rows)
+        self._row_of_face[face] = len(self._rows)
         self._rows.append(values)
 
     def add_manifest(self, manifest: Manifest, path: Path) -> None:
-        """Add all rows of a manifest.
-
-        Args:
-            manifest: The manifest; its root becomes `images`.
-            path: The file or folder it was read from.
-        """
+        """Add all rows of a manifest that was read from `path`; its root becomes `images`."""
         self.images = manifest.root
         for number, cells in enumerate(self.track(manifest.frame.to_dict("records"), len(manifest)), 1):
             with self.row(path, number, "row"):
                 self.add(**{str(column): cell for column, cell in cells.items()})
 
     def draw(self, count: int, seed: int) -> None:
-        """Keep randomly drawn rows, in their original order; the others are left out and counted.
-
-        Args:
-            count: Number of rows to keep.
-            seed: Random seed.
+        """Keep `count` rows drawn at random, in their original order; the others are left out and counted.
 
         Raises:
             ConfigError: If there are fewer rows.
@@ -186,9 +173,6 @@ class Source:
     def manifest(self) -> Manifest:
         """Return the added rows.
 
-        Returns:
-            The manifest.
-
         Raises:
             ManifestError: If no row was added.
         """
@@ -198,27 +182,15 @@ class Source:
         return Manifest(pd.DataFrame(self._rows, columns=list(self._columns)), self.images)
 
     def compare(self, published: Published, **further: int) -> None:
-        """Compare the rows so far with the published counts, and record differences.
-
-        Args:
-            published: The counts, under the keys of `explllm.data.readers.published.count_rows`.
-            **further: Further counts to compare.
-        """
+        """Compare the rows so far, and `further` counts, with the published counts; record differences."""
         columns = {column: [row[i] for row in self._rows] for i, column in enumerate(self._columns)}
         self.differences += published.differences(count_rows(columns) | further)
 
     def first(self, what: str, *candidates: str) -> Path:
         """Return the first of several paths below the root that exists.
 
-        Args:
-            what: Name of the missing thing, for the message.
-            *candidates: Paths below the root.
-
-        Returns:
-            The path.
-
         Raises:
-            MissingPathError: If none exists.
+            MissingPathError: If none exists; the message calls it `what`.
         """
         for candidate in candidates:
             if (self.root / candidate).exists():
@@ -228,15 +200,7 @@ class Source:
         )
 
     def track(self, items: Iterable[_Item], total: int | None = None) -> Iterator[_Item]:
-        """Yield items, with a progress bar on a terminal after two seconds.
-
-        Args:
-            items: The items.
-            total: Number of items, if known.
-
-        Yields:
-            Each item.
-        """
+        """Yield items, with a progress bar on a terminal after two seconds; `total` is their number, if known."""
         console = Console(stderr=True)
         if self._tracking or not console.is_terminal:  # one bar at a time, the outermost
             yield from items
@@ -258,13 +222,7 @@ class Source:
             self._tracking = False
 
     def lines(self, path: Path) -> Iterator[tuple[int, str]]:
-        """Read a text file line by line, without empty lines.
-
-        Args:
-            path: The file.
-
-        Yields:
-            Line number, from 1, and stripped text.
+        """Yield the lines of a text file that are not empty: line number, from 1, and stripped text.
 
         Raises:
             ManifestError: If the file is not UTF-8 text.
@@ -275,17 +233,10 @@ class Source:
                     if line.strip():
                         yield number, line.strip()
             except UnicodeDecodeError as error:
-                raise _no_text(path) from error
+                raise _not_text(path) from error
 
     def table(self, path: Path, *columns: str) -> Iterator[tuple[int, Cells]]:
-        """Read a CSV file row by row.
-
-        Args:
-            path: The file, with a header.
-            *columns: Required columns.
-
-        Yields:
-            Line number and cells of each row.
+        """Yield line number and cells of each row of a CSV file with a header that has the given columns.
 
         Raises:
             ManifestError: If a column is missing, or the file is not UTF-8 text.
@@ -305,7 +256,7 @@ class Source:
                     if cells:
                         yield reader.line_num, Cells(header, cells)
             except UnicodeDecodeError as error:
-                raise _no_text(path) from error
+                raise _not_text(path) from error
             except csv.Error as error:
                 raise ManifestError(
                     f"invalid CSV ({error})", where=f"{path}, line {reader.line_num}", remedy="Download the file again."
@@ -322,11 +273,8 @@ class Source:
             ConfigError: If no output folder was given, or it exists.
         """
         if self._out is None:
-            raise ConfigError(
-                "this data set stores images inside other files",
-                where=self.root,
-                remedy="Pass a folder for them as `out`.",
-            )
+            remedy = "Pass a folder for them as `out`."
+            raise ConfigError("this data set stores images inside other files", where=self.root, remedy=remedy)
         if self._out.exists() and not self._overwrite:
             raise ConfigError(
                 "the folder of images exists", where=self._out, remedy="Choose another output, or pass --overwrite."
@@ -338,9 +286,9 @@ class Source:
     def first_image(self, candidates: Iterable[str]) -> str:
         """Return the first of several image paths below `images` that exists, else the first one."""
         paths = list(candidates)
-        return next((path for path in paths if self._is_there(path)), paths[0])
+        return next((path for path in paths if self._exists(path)), paths[0])
 
-    def _is_there(self, image: str) -> bool:
+    def _exists(self, image: str) -> bool:
         folder, name = os.path.split(self.images / image)
         # One directory listing instead of one call per file is faster on network disks.
         if folder not in self._folders:
@@ -368,5 +316,5 @@ class Source:
             self.remarks["boxes that extend beyond their image"] += 1
 
 
-def _no_text(path: Path) -> ManifestError:
+def _not_text(path: Path) -> ManifestError:
     return ManifestError("the file is not UTF-8 text", where=path, remedy="Download it again.")

@@ -8,8 +8,7 @@ import time
 from collections.abc import Coroutine
 from concurrent.futures import Future
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
-from dataclasses import field as dataclass_field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -20,7 +19,7 @@ from explllm.core.files import METRICS_FILE, update_json
 from explllm.core.manifest import face_key
 from explllm.llm.client import ChatClient
 from explllm.llm.ledger import Ledger
-from explllm.llm.settings import ChatSettings, Structured
+from explllm.llm.settings import ChatSettings
 from explllm.metrics.exp_cot_score import Judgment, exp_cot_score
 from explllm.metrics.judges import Judge, find_judge
 from explllm.metrics.judges.chat import ChatJudge
@@ -44,8 +43,8 @@ class _Round:
     """The number of this step in the loggers."""
     faces: dict[int, ExplainedFace]
     pending: dict[int, "Future[Judgment]"]
-    judgments: dict[int, Judgment] = dataclass_field(default_factory=dict)
-    errors: dict[int, str] = dataclass_field(default_factory=dict)
+    judgments: dict[int, Judgment] = field(default_factory=dict)
+    errors: dict[int, str] = field(default_factory=dict)
 
     def face_id(self, row: int) -> dict[str, Any]:
         """Return the fields that identify a face in ``judge.jsonl``."""
@@ -65,37 +64,17 @@ class AsyncJudge(Callback):
     def __init__(
         self,
         judge: str = OFFLINE,
-        base_url: str | None = None,
-        api_key_env: str = "OPENAI_API_KEY",
         faces: int = 8,
         drain_seconds: float = 60.0,
-        timeout: float = 60.0,
-        max_cost: float | None = None,
-        price_in: float | None = None,
-        price_out: float | None = None,
-        concurrency: int = 16,
-        requests_per_minute: float | None = None,
-        tokens_per_minute: float | None = None,
-        max_retries: int = 2,
-        structured: Structured = "auto",
+        chat: ChatSettings | None = None,
     ) -> None:
         """Configure the judge.
 
         Args:
             judge: Name of a language model on an OpenAI-compatible server, or ``offline`` for the rule-based judge.
-            base_url: The server's URL; by default OpenAI's.
-            api_key_env: Environment variable with the API key.
             faces: Validation faces in the sample, the same after every validation.
             drain_seconds: Maximum wait for pending scores at the end of training, in seconds.
-            timeout: Maximum time for one answer, in seconds.
-            max_cost: Budget for all judgments, in USD; null for no limit. Servers other than OpenAI's need prices.
-            price_in: USD per million input tokens.
-            price_out: USD per million output tokens.
-            concurrency: Maximum number of concurrent requests.
-            requests_per_minute: The server's rate limit, if any.
-            tokens_per_minute: The server's rate limit, if any.
-            max_retries: Retries of a request after a transient error.
-            structured: Whether to request JSON by a schema: ``auto``, ``always`` or ``never``.
+            chat: The language model's server, budget and rate limits.
 
         Raises:
             ConfigError: If a number is out of range, or a required price or API key is missing.
@@ -109,20 +88,7 @@ class AsyncJudge(Callback):
         self.settings = None
         self._configured, self._registered = judge, find_judge(judge)
         if self._registered is None:
-            self.settings = ChatSettings(
-                model=judge,
-                base_url=base_url,
-                api_key_env=api_key_env,
-                concurrency=concurrency,
-                requests_per_minute=requests_per_minute,
-                tokens_per_minute=tokens_per_minute,
-                max_cost=max_cost,
-                price_in=price_in,
-                price_out=price_out,
-                timeout=timeout,
-                max_retries=max_retries,
-                structured=structured,
-            )
+            self.settings = replace(chat or ChatSettings(timeout=60.0, max_retries=2), model=judge)
             # Fail now rather than at the first validation.
             self.settings.price()
             self.settings.api_key()

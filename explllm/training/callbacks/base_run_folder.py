@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import torch
 from lightning.pytorch import Callback, Trainer
 from rich import get_console
 from rich.markup import escape
@@ -142,25 +141,13 @@ class BaseRunFolder(Callback):
             get_console().print(f"resuming after {len(data.predicted_rows):,} of {len(data.frame()):,} faces")
 
     def on_test_batch_end(  # type: ignore[override]
-        self,
-        trainer: Trainer,
-        pl_module: FaceTask,
-        outputs: dict[str, torch.Tensor],
-        batch: Batch,
-        batch_idx: int,
-        dataloader_idx: int = 0,
+        self, trainer: Trainer, pl_module: FaceTask, outputs: Any, batch: Batch, *_: int
     ) -> None:
         """Collect a batch's results."""
         self._collect(pl_module, outputs, batch)
 
     def on_predict_batch_end(  # type: ignore[override]
-        self,
-        trainer: Trainer,
-        pl_module: FaceTask,
-        outputs: dict[str, torch.Tensor],
-        batch: Batch,
-        batch_idx: int,
-        dataloader_idx: int = 0,
+        self, trainer: Trainer, pl_module: FaceTask, outputs: Any, batch: Batch, batch_idx: int, *_: int
     ) -> None:
         """Collect a batch's results, and write them to disk every few batches."""
         self._collect(pl_module, outputs, batch)

@@ -1,9 +1,9 @@
 """A few explained faces after each validation."""
 
-import csv
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
 
@@ -72,20 +72,9 @@ def _log_faces(logger: Logger, faces: list[ExplainedFace], step: int, note: str)
 
 
 def _append(path: Path, step: int, faces: list[ExplainedFace]) -> None:
-    new = not path.is_file()
-    with path.open("a", encoding="utf-8", newline="") as stream:
-        writer = csv.writer(stream)
-        if new:
-            writer.writerow(_COLUMNS)
-        for face in faces:
-            recognition = face.recognition
-            writer.writerow(
-                [
-                    step,
-                    face.image,
-                    face.expression,
-                    recognition.expression,
-                    f"{recognition.confidence:.4f}",
-                    face.cot.text,
-                ]
-            )
+    predictions = [(face.recognition.expression, f"{face.recognition.confidence:.4f}") for face in faces]
+    rows = [
+        (step, face.image, face.expression, *predicted, face.cot.text)
+        for face, predicted in zip(faces, predictions, strict=True)
+    ]
+    pd.DataFrame(rows, columns=list(_COLUMNS)).to_csv(path, mode="a", header=not path.is_file(), index=False)

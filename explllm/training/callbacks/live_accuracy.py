@@ -89,13 +89,7 @@ class LiveAccuracy(Callback):
         self.validation = RecognitionMetrics(pl_module.labels).to(pl_module.device) if fitting else None
 
     def on_validation_batch_end(  # type: ignore[override]
-        self,
-        trainer: Trainer,
-        pl_module: ExpLLMTask,
-        outputs: Any,
-        batch: Batch,
-        batch_idx: int,
-        dataloader_idx: int = 0,
+        self, trainer: Trainer, pl_module: ExpLLMTask, outputs: Any, *_: Any
     ) -> None:
         """Count a batch of validation faces."""
         if self.validation is not None:

@@ -28,7 +28,7 @@ from explllm.report.page import write_report
 from explllm.report.terminal import print_explained, print_metrics
 from explllm.training.callbacks.base_run_folder import BaseRunFolder
 from explllm.training.face_task import all_gather_list
-from explllm.training.sample import fixed_sample
+from explllm.training.sample import explained_face, fixed_sample
 from explllm.training.task import ExpLLMTask
 
 REPORT = "report.html"
@@ -112,13 +112,7 @@ class RunFolder(BaseRunFolder):
         super().on_fit_end(trainer, pl_module)
 
     def on_validation_batch_end(  # type: ignore[override]
-        self,
-        trainer: Trainer,
-        pl_module: ExpLLMTask,
-        outputs: Any,
-        batch: Batch,
-        batch_idx: int,
-        dataloader_idx: int = 0,
+        self, trainer: Trainer, pl_module: ExpLLMTask, outputs: Any, batch: Batch, *_: int
     ) -> None:
         """Collect a batch's predictions."""
         if trainer.state.fn == "validate":
@@ -223,8 +217,8 @@ class RunFolder(BaseRunFolder):
 
         Returns:
             The faces to show: those with the highest and lowest probability of the true label, of different expressions
-            if possible. And, by row, the faces to score: a sample that is independent of the model's answers, since
-            the mean over the best and worst faces would not be an estimate of anything.
+            if possible. And, by row, the faces to score: a sample that does not depend on the model's answers, because
+            a mean over the best and worst faces would estimate nothing.
         """
         scored = pd.DataFrame(
             {
@@ -254,16 +248,8 @@ class RunFolder(BaseRunFolder):
         explained, judge = {}, OfflineJudge()
         for row, cot in zip(rows, cots, strict=True):
             text, source = metadata.loc[row]
-            face = ExplainedFace(
-                data.manifest.image_path(row),
-                Expression(str(scored.at[row, "expression"])),
-                Recognition.of(answers.labels, probabilities[row]),
-                cot,
-                data.manifest.intensities_at(row),
-                source if isinstance(source, str) else None,
-                data.manifest.box(row),
-                data.margin,
-            )
+            label, recognition = str(scored.at[row, "expression"]), Recognition.of(answers.labels, probabilities[row])
+            face = explained_face(data, row, label, recognition, cot, source)
             if isinstance(text, str):
                 face = face.with_scores(judge.compare(cot.text, text), judge.name)
             explained[row] = face

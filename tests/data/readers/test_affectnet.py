@@ -143,11 +143,11 @@ def test_the_real_lists_of_kaggle_have_the_published_counts(publishers, read, re
         path = reference_data / "affectnet" / f"Affectnet_kaggle_{name}-sample-affectnet.json"
         rows = [(r["file_name"], numbers.index(numbers.parse(r["emo"])) + 1) for r in json.loads(path.read_text())]
         publishers.table(tmp_path / f"{name}-sample-affectnet.csv", ["image", "emotion"], rows)
-    reading = read("affectnet", tmp_path, images_there=False)
+    reading = read("affectnet", tmp_path, images_exist=False)
     assert reading.differences == () and reading.remarks == {} and reading.left_out == {}
     assert reading.manifest.frame["split"].value_counts().to_dict() == {"train": 37553, "test": 4000}
     assert set(reading.manifest.select(split="test").frame["expression"].value_counts()) == {500}
-    seven = read("affectnet", tmp_path, images_there=False, classes=7)
+    seven = read("affectnet", tmp_path, images_exist=False, classes=7)
     assert seven.differences == () and len(seven.manifest.select(split="test")) == 3500  # as in the paper
 
 

@@ -71,7 +71,7 @@ def test_bad_files_of_disfa(publishers, read, tmp_path):
 
 def test_a_list_of_disfa(read, cells, reference_data):
     listing = reference_data / "au_formats" / "SSM_DISFA_test1_head200.jsonl"
-    reading = read("disfa", listing.parent, listing=str(listing), images_there=False)
+    reading = read("disfa", listing.parent, listing=str(listing), images_exist=False)
     first = json.loads(listing.read_text().splitlines()[0])
     assert first == {"img_path": "RightVideoSN010/frame_1.jpg", "AUs": [999, 999, 25, 999, 999, 999, 999, 999]}
     assert len(reading.manifest) == 200
@@ -83,7 +83,7 @@ def test_a_list_of_disfa(read, cells, reference_data):
     )
     assert cells(reading, "facs")[-1] == ([0, 0, 0, 0, 0, 1, 1, 0],)
     # The list's name says that it is the first fold's test, and so does ours.
-    fold = read("disfa", listing.parent, listing=str(listing), images_there=False, fold=1)
+    fold = read("disfa", listing.parent, listing=str(listing), images_exist=False, fold=1)
     assert set(fold.manifest.frame["split"]) == {"test"}
 
 
@@ -116,14 +116,14 @@ def test_bad_files_of_bp4d(publishers, read, tmp_path):
 
 def test_a_list_of_bp4d(read, cells, reference_data):
     listing = reference_data / "au_formats" / "SSM_bp4d_test1_head200.list"
-    reading = read("bp4d", listing.parent, listing=listing.name, images_there=False, fold=1)
+    reading = read("bp4d", listing.parent, listing=listing.name, images_exist=False, fold=1)
     assert len(reading.manifest) == 200 and set(reading.manifest.frame["split"]) == {"test"}
     assert cells(reading, "image", "identity", "facs")[6] == (
         "2F23_10/1007.jpg",
         "F023",
         [1, 1, 0, 0, 0, 0, 0, 1, 0, 0, 0, 1],
     )
-    other = read("bp4d", listing.parent, listing=listing.name, images_there=False, fold=2)
+    other = read("bp4d", listing.parent, listing=listing.name, images_exist=False, fold=2)
     assert set(other.manifest.frame["split"]) == {"train"}
 
 
@@ -142,7 +142,7 @@ def test_a_list_of_bp4d(read, cells, reference_data):
 def test_bad_lines_of_lists(publishers, read, tmp_path, name, line, found):
     publishers.text(tmp_path / "some.list", line)
     with pytest.raises(InputError, match=found) as caught:
-        read(name, tmp_path, listing="some.list", images_there=False, fold=1)
+        read(name, tmp_path, listing="some.list", images_exist=False, fold=1)
     assert "some.list, line 1]" in str(caught.value)
     with pytest.raises(MissingPathError, match="there is no such list"):
         read(name, tmp_path, listing="other.list")

@@ -32,7 +32,7 @@ def test_rafdb_compound_is_refused_and_basic_suggested(publishers, read, tmp_pat
     with (root / "EmoLabel/list_patition_label.txt").open("a") as stream:
         stream.write("train_0004.jpg 8\ntrain_0005.jpg 11\n")
     with pytest.raises(InputError, match=r"RAF-DB's compound set, with 11 classes .*Use the folder `basic`"):
-        read("rafdb", root, max_bad=99, images_there=False)
+        read("rafdb", root, max_bad=99, images_exist=False)
     with pytest.raises(InputError, match="compound set"):
         read("rafdb", publishers.rafdb(tmp_path / "compound"))
 

@@ -112,6 +112,6 @@ def test_the_real_list_has_the_published_counts(publishers, read, reference_data
             lines.append(f"{record['file_name'].replace('_aligned', '')} {label}")
     publishers.text(tmp_path / "EmoLabel" / "list_patition_label.txt", *lines)
     (tmp_path / "Image" / "aligned").mkdir(parents=True)
-    reading = read("rafdb", tmp_path, images_there=False)
+    reading = read("rafdb", tmp_path, images_exist=False)
     assert reading.differences == () and reading.bad == () and reading.left_out == {}
     assert Counter(reading.manifest.frame["split"]) == {"train": 12271, "test": 3068}

@@ -31,19 +31,19 @@ def test_bad_lists(publishers, read, tmp_path):
         read("explllm", root, image_dir=str(root / "nothing"))
     (root / "more.json").write_text("[]")
     with pytest.raises(ManifestError, match=r"no split in the name of the list \[.*more.json\]"):
-        read("explllm", root, images_there=False)
+        read("explllm", root, images_exist=False)
     (root / "more.json").unlink()
     for content, found in (("{}", "not a list of records"), ("[", "invalid JSON")):
         (root / "rafdb_train.json").write_text(content)
         with pytest.raises(ManifestError, match=found):
-            read("explllm", root, images_there=False)
+            read("explllm", root, images_exist=False)
     for record in ({"file_name": "a.jpg"}, ["a.jpg"], {"file_name": "a.jpg", "emo": "Bored"}):
         (root / "rafdb_train.json").write_text(json.dumps([record]))
         with pytest.raises(InputError, match=r"rafdb_train.json, entry 1\]"):
-            read("explllm", root, images_there=False)
+            read("explllm", root, images_exist=False)
     (root / "rafdb_train.json").write_text(json.dumps([{"file_name": "a.jpg", "emo": "Fear", "au": [0.5] * 23}]))
     with pytest.raises(InputError, match="expected 24 action units, got 23"):
-        read("explllm", root, images_there=False)
+        read("explllm", root, images_exist=False)
     with pytest.raises(MissingPathError, match="no list"):
         read("explllm", root / "aligned")
 
@@ -56,16 +56,16 @@ def test_the_real_lists_have_the_published_counts(read, reference_data, tmp_path
     lists = lists or [f"Affectnet_kaggle_{name}-sample-affectnet.json" for name in ("train", "valid")]
     for name in lists:
         (tmp_path / name).symlink_to(reference_data / folder / name)
-    reading = read("explllm", tmp_path, images_there=False)
+    reading = read("explllm", tmp_path, images_exist=False)
     assert reading.differences == () and reading.left_out == {} and reading.bad == ()
     assert tuple(reading.manifest.frame["split"].value_counts()[["train", "test"]]) == rows
     (tmp_path / lists[0]).unlink()
-    assert f"train 0 instead of {rows[0]:,}" in read("explllm", tmp_path, images_there=False).differences[0]
+    assert f"train 0 instead of {rows[0]:,}" in read("explllm", tmp_path, images_exist=False).differences[0]
 
 
 def test_the_real_explanations(read, reference_data):
     path = reference_data / "rafdb" / "rafdb_cot_first600.json"
-    reading = read("explllm", path, images_there=False, split="test")
+    reading = read("explllm", path, images_exist=False, split="test")
     frame = reading.manifest.frame
     assert len(frame) == 600 and set(frame["cot_source"]) == set(frame["action_units_source"]) == {"released"}
     first = json.loads(path.read_text())[0]

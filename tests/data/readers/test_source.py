@@ -6,7 +6,7 @@ from explllm.data.readers.source import Source
 
 
 def test_rows_have_the_same_columns(tmp_path):
-    source = Source(tmp_path, images_there=False)
+    source = Source(tmp_path, images_exist=False)
     source.add("a.jpg", split="train")
     with pytest.raises(TypeError, match="columns"):
         source.add("b.jpg", split="train", identity="x")
