@@ -108,15 +108,7 @@ class ConversationEncoder:
         return self.encode(messages).input_ids
 
     def encode_answer(self, messages: Messages, answer: str) -> tuple[int, ...]:
-        """Return the tokens of the answer to the last question, as tokenized in context, end token included.
-
-        Args:
-            messages: A conversation that ends in a question.
-            answer: The assistant's text.
-
-        Returns:
-            The ids that follow the prompt.
-        """
+        """Return the ids of the answer to the last question of `messages`, tokenized in context, end token included."""
         prompt = self.encode_prompt(messages)
         ids, labels = self.encode([*messages, {"role": "assistant", "content": answer}])
         if ids[: len(prompt)] != prompt:
@@ -136,15 +128,7 @@ class ConversationEncoder:
         return str(self.tokenizer.decode(ids, skip_special_tokens=True)).strip()
 
     def batch(self, rows: Sequence[Encoded], side: Literal["left", "right"]) -> TokenBatch:
-        """Pad conversations to the longest one.
-
-        Args:
-            rows: Encoded conversations.
-            side: Side of the padding: right in training, left in generation.
-
-        Returns:
-            Tensors (B, T), with T the maximum length.
-        """
+        """Pad conversations to the longest one, T: on the right in training, on the left in generation."""
         length = max(len(row.input_ids) for row in rows)
         input_ids = torch.full((len(rows), length), self.pad_token_id, dtype=torch.long)
         attention_mask = torch.zeros((len(rows), length), dtype=torch.long)
@@ -182,11 +166,8 @@ class ConversationEncoder:
         ]
         turns = [{"role": message["role"], "content": text} for message, text in zip(messages, contents, strict=True)]
         try:
-            text = str(
-                self.tokenizer.apply_chat_template(
-                    turns, tokenize=False, add_generation_prompt=not answered, enable_thinking=False
-                )
-            )
+            options: dict[str, Any] = {"add_generation_prompt": not answered, "enable_thinking": False}
+            text = str(self.tokenizer.apply_chat_template(turns, tokenize=False, **options))
         except TemplateError as error:
             raise ConfigError(f"the chat template failed: {error}", remedy="Set another chat_format.") from error
         encoding = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)

@@ -108,13 +108,7 @@ def caption(text: str | None = None) -> Messages:
 
 
 def chat_template(name: str) -> str:
-    """Return the Jinja template of a chat format.
-
-    Args:
-        name: One of `TEMPLATES`.
-
-    Returns:
-        The template.
+    """Return the Jinja template of one of `TEMPLATES`.
 
     Raises:
         ConfigError: If the format is unknown.

@@ -52,9 +52,6 @@ def load_tokenizer(name: str | PathLike[str], chat_format: str, revision: str | 
         chat_format: One of `explllm.conversation.messages.FORMATS`.
         revision: The revision on the hub.
 
-    Returns:
-        The tokenizer.
-
     Raises:
         ConfigError: If it cannot be loaded.
     """
@@ -88,9 +85,6 @@ def train_tokenizer(
         vocabulary: Maximum vocabulary size, including special tokens and 256 bytes; smaller if the texts contain fewer
             distinct pieces.
         chat_format: One of `explllm.conversation.messages.FORMATS`.
-
-    Returns:
-        The tokenizer, with image placeholder and chat template.
 
     Raises:
         ConfigError: If the vocabulary is too small, or the chat format unknown.

@@ -106,13 +106,7 @@ within the noise of the action unit estimators.
 
 
 def intensity_word(x: float) -> str:
-    """Return the word for an intensity, using `INTENSITY_WORDS`.
-
-    Args:
-        x: An intensity in [0, 1].
-
-    Returns:
-        One of absent, slight, moderate, marked, strong, extreme.
+    """Return the word for an intensity in [0, 1] from `INTENSITY_WORDS`.
 
     Raises:
         InputError: If ``x`` is not a number in [0, 1].
@@ -143,13 +137,7 @@ def mirror_action_units(intensities: Sequence[Intensity]) -> list[Intensity]:
 
 
 def parse_unit_names(names: str) -> list[int]:
-    """Return the zero-based indices of a comma-separated list of unit names.
-
-    Args:
-        names: FEAFA names separated by commas, as in the manifest column ``action_units_missing``.
-
-    Returns:
-        One index per name, in the same order.
+    """Return the zero-based indices of a comma-separated list of FEAFA names, as in ``action_units_missing``.
 
     Raises:
         InputError: If a name is unknown.
@@ -162,14 +150,7 @@ def parse_unit_names(names: str) -> list[int]:
 
 
 def check_action_units(values: Sequence[float], where: str | PathLike[str] | None = None) -> list[float]:
-    """Validate intensities and return them as 24 floats.
-
-    Args:
-        values: Intensities in FEAFA order.
-        where: The file and row they come from, for the error message.
-
-    Returns:
-        24 finite floats in [0, 1].
+    """Validate intensities in FEAFA order and return them as 24 finite floats; `where` they come from, for errors.
 
     Raises:
         InputError: If the number of values is not 24, or a value is not a finite number in [0, 1].

@@ -16,10 +16,8 @@ _CGROUP = Path("/sys/fs/cgroup")
 def available_cpus(cgroup: Path = _CGROUP) -> int:
     """Return the number of cores that this process may use.
 
-    The minimum of the scheduler's affinity mask and the CPU quota of the container, rounded up.
-
-    Args:
-        cgroup: Where the kernel shows the limits of control groups, version 2 or 1.
+    It is the minimum of the scheduler's affinity mask and the container's CPU quota, rounded up. `cgroup` is the mount
+    point of control groups, version 2 or 1.
     """
     affinity = getattr(os, "sched_getaffinity", None)
     cores = len(affinity(0)) if affinity else os.cpu_count() or 1

@@ -28,13 +28,9 @@ class Expression(StrEnum):
 
     @classmethod
     def parse(cls, word: str) -> Expression:
-        """Return the expression named by a label or a common synonym, ignoring case.
+        """Return the expression named by a label or a common synonym, such as ``JOY``.
 
-        Args:
-            word: A label or synonym, such as ``JOY``. Surrounding whitespace and a final period are ignored.
-
-        Returns:
-            The expression.
+        Case, surrounding whitespace and a final period are ignored.
 
         Raises:
             UnknownExpressionError: If the word does not name an expression.
@@ -87,14 +83,8 @@ class LabelSet:
     def by_name(cls, name: str) -> LabelSet:
         """Return the label set of a data set. Case, spaces, hyphens and underscores are ignored.
 
-        Args:
-            name: A key of `LABEL_SETS`, such as ``rafdb`` or ``RAF-DB``.
-
-        Returns:
-            The label set.
-
         Raises:
-            ConfigError: If the name is unknown.
+            ConfigError: If the name is not a key of `LABEL_SETS`.
         """
         label_set = LABEL_SETS.get("".join(letter for letter in str(name).lower() if letter.isalnum()))
         if label_set is None:
@@ -102,13 +92,7 @@ class LabelSet:
         return label_set
 
     def index(self, expression: Expression) -> int:
-        """Return the number that the data set assigns to an expression.
-
-        Args:
-            expression: One of the classes.
-
-        Returns:
-            The class number, starting at `first_index`.
+        """Return the number that the data set assigns to an expression, starting at `first_index`.
 
         Raises:
             UnknownExpressionError: If the expression is not in this label set.
@@ -118,13 +102,7 @@ class LabelSet:
         return self.expressions.index(expression) + self.first_index
 
     def expression(self, index: int) -> Expression:
-        """Return the expression with a given class number.
-
-        Args:
-            index: The class number, starting at `first_index`.
-
-        Returns:
-            The expression.
+        """Return the expression with a given class number, starting at `first_index`.
 
         Raises:
             UnknownExpressionError: If the number is out of range.
@@ -137,11 +115,7 @@ class LabelSet:
     def parse(self, value: str | int) -> Expression:
         """Return the class named by a cell of the data set's annotation files.
 
-        Args:
-            value: A class number, the same number as a string, or a word accepted by `Expression.parse`.
-
-        Returns:
-            The expression.
+        The cell is a class number, the same number as a string, or a word accepted by `Expression.parse`.
 
         Raises:
             UnknownExpressionError: If the value does not name a class of this label set.
@@ -184,24 +158,8 @@ class LabelSet:
 
 _AFFECTNET8 = tuple(Expression)
 # FER2013 and ExpW use the same order: alphabetical, with Neutral last.
-_ALPHABETICAL = (
-    Expression.ANGER,
-    Expression.DISGUST,
-    Expression.FEAR,
-    Expression.HAPPINESS,
-    Expression.SADNESS,
-    Expression.SURPRISE,
-    Expression.NEUTRAL,
-)
-_RAFDB = (
-    Expression.SURPRISE,
-    Expression.FEAR,
-    Expression.DISGUST,
-    Expression.HAPPINESS,
-    Expression.SADNESS,
-    Expression.ANGER,
-    Expression.NEUTRAL,
-)
+_ALPHABETICAL = tuple(map(Expression, ("Anger", "Disgust", "Fear", "Happiness", "Sadness", "Surprise", "Neutral")))
+_RAFDB = tuple(map(Expression, ("Surprise", "Fear", "Disgust", "Happiness", "Sadness", "Anger", "Neutral")))
 
 LABEL_SETS: Mapping[str, LabelSet] = MappingProxyType(
     {

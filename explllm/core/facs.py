@@ -61,13 +61,7 @@ FACS_SETS: Mapping[str, tuple[int, ...]] = MappingProxyType({"disfa8": DISFA_8, 
 
 
 def facs_set(name: str) -> tuple[FacsUnit, ...]:
-    """Return the units of a set, in label order.
-
-    Args:
-        name: A key of `FACS_SETS`.
-
-    Returns:
-        The units.
+    """Return the units of one of `FACS_SETS`, in label order.
 
     Raises:
         ConfigError: If the set does not exist.

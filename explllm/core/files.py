@@ -99,15 +99,7 @@ def atomic_write_folder(path: str | PathLike[str]) -> Iterator[Path]:
 
 
 def update_json(path: str | PathLike[str], values: dict[str, Any]) -> dict[str, Any]:
-    """Add or replace keys of a JSON file. Create the file if it does not exist.
-
-    Args:
-        path: The file.
-        values: The keys to set.
-
-    Returns:
-        The full content of the updated file.
-    """
+    """Add or replace keys of a JSON file, which is created if it does not exist; return its full content."""
     target = Path(path)
     content = json.loads(target.read_text(encoding="utf-8")) if target.is_file() else {}
     content |= values

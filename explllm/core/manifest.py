@@ -2,44 +2,21 @@
 
 from __future__ import annotations
 
-import json
 import os
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from types import MappingProxyType
-from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from explllm.core import manifest_files
-from explllm.core.action_units import check_action_units, parse_unit_names
-from explllm.core.errors import InputError, ManifestError, MissingPathError, UnknownExpressionError
-from explllm.core.expressions import Expression
+from explllm.core.action_units import parse_unit_names
+from explllm.core.errors import InputError, ManifestError, MissingPathError
 from explllm.core.files import atomic_write, check_writable
-from explllm.core.manifest_files import SUFFIXES, format_of, is_empty
+from explllm.core.manifest_cells import COLUMNS, REQUIRED, checked_table
+from explllm.core.manifest_files import SUFFIXES, format_of
 
 __all__ = ["COLUMNS", "REQUIRED", "SUFFIXES", "Manifest"]
-
-COLUMNS: Mapping[str, str] = MappingProxyType(
-    {
-        "image": "path of the image, relative to the manifest's root",
-        "expression": "name of the expression, or empty",
-        "split": "name of the split, such as train or test",
-        "identity": "identifier of the person, if known",
-        "box": "face box (x, y, w, h) in pixels of the upright image; the origin is the upper left corner",
-        "action_units": "24 intensities in [0, 1], in FEAFA order",
-        "cot": "the chain of thought",
-        "action_units_missing": "comma-separated names of unmeasured units; their intensity is stored as 0",
-        "action_units_source": "source of the intensities: a model name, or drawn",
-        "cot_source": "source of the chain of thought: a model name, or offline",
-    }
-)
-"""The known columns and their meaning. Other columns are allowed and preserved."""
-
-REQUIRED: tuple[str, ...] = ("image",)
-"""The required columns."""
 
 _REMEDIES = {
     "expression": "label the images",
@@ -48,8 +25,6 @@ _REMEDIES = {
     "action_units": "estimate the action units",
     "cot": "write the chains of thought",
 }
-_LISTS = ("box", "action_units")
-_TEXTS = tuple(column for column in COLUMNS if column not in _LISTS)
 
 
 class Manifest:
@@ -86,7 +61,7 @@ class Manifest:
         """
         self.root = Path(root)
         self.path = path
-        self.frame = _checked(frame, path, first_row)
+        self.frame = checked_table(frame, path, first_row)
 
     @classmethod
     def read(cls, path: str | os.PathLike[str], root: str | os.PathLike[str] | None = None) -> Manifest:
@@ -95,9 +70,6 @@ class Manifest:
         Args:
             path: A Parquet (``.parquet``), CSV (``.csv``) or JSON Lines (``.jsonl``) file.
             root: The root folder of the image paths; the folder of the manifest if None.
-
-        Returns:
-            The manifest.
 
         Raises:
             MissingPathError: If the file does not exist.
@@ -143,10 +115,7 @@ class Manifest:
     def check_writable(self, path: str | os.PathLike[str]) -> None:
         """Check that the table can be written, by writing it to a temporary file in the same folder.
 
-        Call this before long computations whose result goes to ``path``.
-
-        Args:
-            path: The file. Missing parent folders are created.
+        Call this before long computations whose result goes to ``path``. Missing parent folders are created.
 
         Raises:
             ConfigError: If the path is a folder, or the file cannot be created.
@@ -157,13 +126,7 @@ class Manifest:
             self.write(Path(folder, Path(path).name))
 
     def select(self, *, split: str) -> Manifest:
-        """Return the rows of one split.
-
-        Args:
-            split: Name of the split.
-
-        Returns:
-            A manifest with these rows and a new index.
+        """Return the rows of one split as a manifest with a new index.
 
         Raises:
             ManifestError: If the split has no rows.
@@ -179,9 +142,6 @@ class Manifest:
 
     def require(self, *columns: str) -> None:
         """Check that columns exist and are not entirely empty.
-
-        Args:
-            *columns: Column names.
 
         Raises:
             ManifestError: If a column is missing or has no values. The message lists all such columns.
@@ -214,14 +174,7 @@ class Manifest:
             yield _measured(units, missing)
 
     def intensities_at(self, i: int) -> list[float | None] | None:
-        """Return the action units of one row, with None for a unit that was not measured.
-
-        Args:
-            i: Zero-based row index.
-
-        Returns:
-            The same value that `intensities` yields for the row.
-        """
+        """Return the action units of one row, counted from 0, as `intensities` yields them."""
         units, missing = (
             self.frame[column].iloc[i] if column in self.frame else None
             for column in ("action_units", "action_units_missing")
@@ -250,25 +203,11 @@ class Manifest:
         return len(self.frame)
 
     def image_path(self, i: int) -> Path:
-        """Return the path of the image of one row.
-
-        Args:
-            i: Zero-based row index.
-
-        Returns:
-            The path, including `root`.
-        """
+        """Return the path of the image of one row, counted from 0, including `root`."""
         return self.root / str(self.frame["image"].iloc[i])
 
     def box(self, i: int) -> list[float] | None:
-        """Return the face box of one row.
-
-        Args:
-            i: Zero-based row index.
-
-        Returns:
-            x, y, width and height in pixels; None if the image is already cropped to the face.
-        """
+        """Return the face box of one row, counted from 0: x, y, width and height in pixels; None for a face crop."""
         return self.frame["box"].iloc[i] if "box" in self.frame else None
 
 
@@ -313,126 +252,6 @@ def write_table(path: str | os.PathLike[str], chunks: Callable[[], Iterator[pd.D
 def _measured(units: list[float] | None, missing: str | None) -> list[float | None] | None:
     unknown = () if missing is None else parse_unit_names(missing)
     return None if units is None else [None if i in unknown else value for i, value in enumerate(units)]
-
-
-def _checked(frame: pd.DataFrame, path: Path | None, first_row: int) -> pd.DataFrame:
-    """Return a copy of the table with the known columns validated and converted."""
-    absent = [column for column in REQUIRED if column not in frame]
-    if absent:
-        raise ManifestError(
-            f"no column {', '.join(absent)} among {', '.join(map(str, frame.columns)) or 'none'}",
-            where=path,
-            remedy=f"Use the column names of a manifest: {', '.join(COLUMNS)}.",
-        )
-    frame = frame.reset_index(drop=True)
-    converters: dict[str, Callable[[Any], Any]] = {column: _text for column in _TEXTS}
-    converters |= {"image": _image, "expression": _expression, "box": _box, "action_units": _action_units}
-    converters["action_units_missing"] = _missing
-    for column, convert in converters.items():
-        if column in frame:
-            cells = _convert(frame[column], convert, column, path, first_row)
-            # dtype=object keeps empty cells as None instead of NaN in every pandas version.
-            frame[column] = pd.Series(cells, index=frame.index, dtype=object)
-    _check_unique_faces(frame, path, first_row)
-    return frame
-
-
-def _convert(
-    cells: Iterable[Any], convert: Callable[[Any], Any], column: str, path: Path | None, first_row: int
-) -> list[Any]:
-    converted = []
-    for row, cell in enumerate(cells, first_row + 1):
-        try:
-            converted.append(None if is_empty(cell) else convert(cell))
-        except InputError as error:
-            raise ManifestError(error.found, where=_row(path, row, column), remedy=error.remedy) from error
-    if column in REQUIRED and None in converted:
-        where = _row(path, first_row + converted.index(None) + 1, column)
-        raise ManifestError("the cell is empty", where=where, remedy="Fill it or drop the row.")
-    return converted
-
-
-def _row(path: Path | None, row: int, column: str) -> str:
-    return ", ".join([*([str(path)] if path else []), f"row {row}", f"column {column}"])
-
-
-def _text(cell: Any) -> str:
-    return str(cell)
-
-
-def _image(cell: Any) -> str:
-    if not isinstance(cell, str | os.PathLike):
-        raise InputError(f"invalid path {cell!r}", remedy="Use a path relative to the root folder.")
-    return os.fspath(cell)
-
-
-def _expression(cell: Any) -> str:
-    try:
-        return Expression.parse(cell).value
-    except UnknownExpressionError as error:
-        raise InputError(
-            error.found, remedy=f"Use the names {', '.join(Expression)}. Convert class numbers to names first."
-        ) from None
-
-
-def _listed(cell: Any) -> list[Any]:
-    if isinstance(cell, str):
-        try:
-            cell = json.loads(cell)
-        except ValueError:
-            raise InputError(f"{cell!r} is not a list", remedy="Write a JSON list of numbers.") from None
-    if isinstance(cell, np.ndarray):
-        cell = cell.tolist()
-    if not isinstance(cell, list | tuple):
-        raise InputError(f"{cell!r} is not a list", remedy="Write a JSON list of numbers.")
-    return list(cell)
-
-
-def _action_units(cell: Any) -> list[float]:
-    intensities = check_action_units(_listed(cell))
-    # Tables are validated again when they are written, so reuse lists that are already valid instead of copying them.
-    # Sharing one 0.0 object saves memory because most intensities are 0.
-    is_converted = isinstance(cell, list) and all(type(intensity) is float for intensity in cell)
-    return cell if is_converted else [intensity or 0.0 for intensity in intensities]
-
-
-def _missing(cell: Any) -> str:
-    parse_unit_names(str(cell))
-    return str(cell)
-
-
-def _box(cell: Any) -> list[float]:
-    remedy = "Provide x, y, width and height in pixels; width and height must be positive."
-    try:
-        box = [float(number) for number in _listed(cell)]
-    except (TypeError, ValueError) as error:
-        if isinstance(error, InputError):
-            raise
-        raise InputError(f"the box {cell!r} contains a value that is not a number", remedy=remedy) from None
-    if len(box) != 4 or not np.isfinite(box).all() or min(box[2:]) <= 0:
-        raise InputError(f"invalid box {box}", remedy=remedy)
-    return box
-
-
-def _check_unique_faces(frame: pd.DataFrame, path: Path | None, first_row: int) -> None:
-    """Raise an error if two rows have the same image and box: the face could end up in both training and test."""
-    # Most images contain one face, so compare only rows that share an image.
-    shared = frame.index[frame["image"].duplicated(keep=False)]
-    images, boxes = (frame[name].tolist() if name in frame else [None] * len(frame) for name in ("image", "box"))
-    seen: dict[tuple[str, tuple[float, ...] | None], int] = {}
-    for row in shared:
-        first = seen.setdefault((images[row], None if boxes[row] is None else tuple(boxes[row])), row)
-        if first != row:
-            raise duplicate_face(path, images[row], first_row + first, first_row + row)
-
-
-def duplicate_face(path: Path | None, image: str, first: int, second: int) -> ManifestError:
-    """Return the error for two rows (from 0) of the same face."""
-    return ManifestError(
-        f"duplicate face: {image} is also in row {first + 1}",
-        where=_row(path, second + 1, "image"),
-        remedy="Keep one row per face. If an image has several faces, give each row a box.",
-    )
 
 
 def face_key(image: str, box: Sequence[float] | None) -> str:

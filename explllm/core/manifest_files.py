@@ -223,13 +223,7 @@ SUFFIXES: tuple[str, ...] = tuple(FORMATS)
 
 
 def format_of(path: Path) -> tuple[Reader, Writer]:
-    """Return the reader and the writer for a file.
-
-    Args:
-        path: The file. Its suffix selects the format.
-
-    Returns:
-        The reader and the writer.
+    """Return the reader and the writer for a file, by its suffix.
 
     Raises:
         ManifestError: If the suffix is not supported.

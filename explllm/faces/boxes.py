@@ -55,16 +55,7 @@ def iou(first: Box, second: Box) -> float:
 
 
 def select_faces(detections: Sequence[Detection], which: FaceChoice, size: tuple[int, int]) -> list[Detection]:
-    """Select among the faces of an image.
-
-    Args:
-        detections: The faces.
-        which: The rule.
-        size: Width and height of the image.
-
-    Returns:
-        One face, or with ``all`` every face from left to right; an empty list if there are no faces.
-    """
+    """Select among the faces of an image of a size: one face, or with ``all`` every face from left to right."""
     if which == "all":
         return sorted(detections, key=lambda face: face.box)
     if not detections:

@@ -19,7 +19,6 @@ DEFAULT_MARGIN = 0.1
 _MAX_RATIO = 8
 """A crop longer than this multiple of the image's longer side means that the box is wrong."""
 
-
 _CROP_RATIO, _CROP_SIZE = 1.3, 512
 
 
@@ -39,7 +38,7 @@ def crop_warning(image: Image.Image) -> str | None:
 
 
 def face_crop(image: Image.Image, box: Sequence[float], margin: float = DEFAULT_MARGIN) -> Image.Image:
-    """Return the square crop of a face, centered on its box.
+    """Return the square crop of a face, centered on its box, in the mode and resolution of the image.
 
     The side is the box's longer side plus the margin on both ends. Outside the image its edge pixels are repeated,
     which looks more like a photograph than black bars do.
@@ -54,9 +53,6 @@ def face_crop(image: Image.Image, box: Sequence[float], margin: float = DEFAULT_
         image: The upright image.
         box: x, y, width, height in pixels of the image.
         margin: Margin on each side, as a share of the box's longer side; a negative margin cuts into the box.
-
-    Returns:
-        The crop, in the mode and resolution of the image.
 
     Raises:
         ImageError: If the box lies outside the image, or is far larger than it.
@@ -100,16 +96,13 @@ def _check_box(box: Sequence[float], margin: float, size: tuple[int, int]) -> No
 def load_face(
     source: ImageSource, box: Sequence[float] | None, margin: float = DEFAULT_MARGIN, max_size: int | None = None
 ) -> Image.Image:
-    """Read an image and crop its face.
+    """Read an image and crop its face, RGB.
 
     Args:
         source: As for `load_image`.
         box: The face's box; None if the image is already a face crop.
         margin: As for `face_crop`.
         max_size: Shrink the face to at most this width and height, in pixels.
-
-    Returns:
-        The face, RGB.
 
     Raises:
         ImageError: If the image cannot be read or the box does not fit it.

@@ -23,7 +23,8 @@ from explllm.faces.boxes import Box, Detection, FaceChoice, match_faces
 from explllm.faces.crop import DEFAULT_MARGIN, face_crop
 from explllm.faces.detector import FaceDetector
 from explllm.faces.images import TRUNCATED, ReducedImage, allow_pixels, load_image, load_reduced, to_reduced
-from explllm.faces.jobs import Item, Result, Results, file_sha256
+from explllm.faces.job_results import Result, Results, file_sha256
+from explllm.faces.jobs import Item
 from explllm.faces.onnx_session import Provider
 from explllm.faces.table import TableTask, image_boxes
 
@@ -34,7 +35,6 @@ NO_MATCH = "no detected face overlaps the earlier box, which is kept"
 PER_FACE_COLUMNS = ("expression", "identity", "votes", "facs", "action_units", "cot")
 """Columns that describe one face, and all columns that start with such a name and an underscore (``cot_source``). They
 are emptied if ``all`` turns one row into several."""
-
 
 _CACHED_IMAGES = 64
 
@@ -80,13 +80,8 @@ class DetectionJob:
 
     def open_detector(self) -> FaceDetector:
         """Open the detector."""
-        return FaceDetector(
-            self.detector,
-            input_size=self.input_size,
-            threshold=self.threshold,
-            provider=self.provider,
-            threads=self.threads,
-        )
+        names = ("input_size", "threshold", "provider", "threads")
+        return FaceDetector(self.detector, **{name: getattr(self, name) for name in names})
 
     @contextmanager
     def open(self) -> Iterator[Callable[[Sequence[ImageRows]], list[Result]]]:
@@ -145,14 +140,10 @@ class DetectionJob:
 
 
 def crop_name(image: str, number: int) -> str:
-    """Return the path of a crop relative to the crop folder.
+    """Return the path of a crop relative to the crop folder, given the image's path and the face's number, from 1.
 
-    Args:
-        image: The image's path in the manifest; parts that lead out of the folder (a root, ``..``) are dropped.
-        number: Number of the face in the image, from 1.
-
-    Returns:
-        For example ``train/a.jpg``, and ``train/a.face2.jpg`` for the second face; ``a.png`` becomes ``a.png.jpg``.
+    For example ``train/a.jpg``, and ``train/a.face2.jpg`` for the second face; ``a.png`` becomes ``a.png.jpg``. Parts
+    of the path that lead out of the folder (a root, ``..``) are dropped.
     """
     path = PurePath(image)
     parts = [part for part in path.parts if part not in (path.anchor, "..")]
@@ -184,15 +175,9 @@ class DetectionTask(TableTask):
     def settings(self) -> dict[str, Any]:
         """Return what the results depend on, besides the manifest and its root."""
         job = self._job
-        return {
-            "detector": file_sha256(job.detector),
-            "crops": None if job.crops is None else str(job.crops),
-            "which": job.which,
-            "redo": job.redo,
-            "input_size": job.input_size,
-            "threshold": job.threshold,
-            "margin": job.margin,
-        }
+        settings = {name: getattr(job, name) for name in ("which", "redo", "input_size", "threshold", "margin")}
+        crops = None if job.crops is None else str(job.crops)
+        return {"detector": file_sha256(job.detector), "crops": crops, **settings}
 
     def plan(self, source: ManifestFile) -> int:
         """Group the rows by image, in 24 bytes per row, and return the number of images to read.
@@ -247,9 +232,9 @@ class DetectionTask(TableTask):
         places: list[int] = []
         faces: list[dict[str, Any]] = []
         for place, (_, box) in enumerate(image_boxes(chunk)):
-            found = self._faces_of(row + place, results) or [_face(row + place, box, GIVEN)]
-            faces += found
-            places += [place] * len(found)
+            faces_of_row = self._faces_of(row + place, results) or [_face(row + place, box, GIVEN)]
+            faces += faces_of_row
+            places += [place] * len(faces_of_row)
         frame = chunk.frame.iloc[places].reset_index(drop=True)
         columns = {"box": "box", "face_status": "status", "face_score": "score"}
         if self._job.crops is not None:
@@ -284,9 +269,6 @@ def _box_at(boxes: array[float], row: int) -> Box | None:
 
 def check_crop_names(images: Iterable[str]) -> None:
     """Check that the crops of all images have different names.
-
-    Args:
-        images: Paths in the manifest.
 
     Raises:
         ConfigError: If the crops of two images would have the same name.

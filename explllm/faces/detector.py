@@ -78,10 +78,7 @@ class FaceDetector:
         _check_outputs(self.session, self.size, self.file)
 
     def detect(self, image: ImageSource) -> Detections:
-        """Detect the faces of an image.
-
-        Args:
-            image: A path, a PIL image or an array; it is rotated according to its EXIF orientation.
+        """Detect the faces of an image, which is rotated according to its EXIF orientation.
 
         Returns:
             The faces by descending score; boxes and landmarks in pixels of the upright image.
@@ -93,14 +90,7 @@ class FaceDetector:
         return self.detect_reduced(load_reduced(image, 2 * self.size))
 
     def detect_reduced(self, image: ReducedImage) -> Detections:
-        """Detect the faces of an image that may be reduced, to at least twice the input size.
-
-        Args:
-            image: The image.
-
-        Returns:
-            The faces by descending score; boxes and landmarks in pixels of the whole image.
-        """
+        """Detect the faces of an image that may be reduced, to at least twice the input size; see `detect`."""
         pixels = image.pixels
         height, width = pixels.shape[:2]
         if max(width, height) > 2 * self.size:
@@ -132,11 +122,7 @@ class FaceDetector:
 
 
 def _detection(
-    corners: np.ndarray,
-    score: float,
-    points: np.ndarray | None,
-    scale: tuple[float, float],
-    size: tuple[int, int],
+    corners: np.ndarray, score: float, points: np.ndarray | None, scale: tuple[float, float], size: tuple[int, int]
 ) -> Detection | None:
     """Return a face in pixels of the image; None if it lies outside the image."""
     left, right = np.clip(corners[[0, 2]] * scale[0], 0, size[0]).tolist()
@@ -167,11 +153,8 @@ def _scrfd(path: Path, provider: Provider, threads: int | None) -> tuple[Path, I
             continue
     if len(detectors) != 1:
         names = ", ".join(file.name for file, _ in detectors) or "none"
-        raise CheckpointError(
-            f"{len(detectors)} SCRFD detectors among {len(files)} ONNX files: {names}",
-            where=path,
-            remedy="Give the file of one.",
-        )
+        count = f"{len(detectors)} SCRFD detectors among {len(files)} ONNX files"
+        raise CheckpointError(f"{count}: {names}", where=path, remedy="Give the file of one.")
     return detectors[0]
 
 

@@ -19,7 +19,8 @@ from explllm.faces.boxes import Box
 from explllm.faces.crop import DEFAULT_MARGIN, load_face
 from explllm.faces.estimators import Estimator, EstimatorSpec, Intensities, fill_unmeasured, unmeasured_units
 from explllm.faces.images import TRUNCATED, allow_pixels
-from explllm.faces.jobs import Item, Result, Results, file_sha256
+from explllm.faces.job_results import Result, Results, file_sha256
+from explllm.faces.jobs import Item
 from explllm.faces.onnx_session import Provider
 from explllm.faces.table import TableTask, image_boxes
 
@@ -62,11 +63,7 @@ class EstimationJob:
     """Maximum number of pixels of an image, see `explllm.faces.images.allow_pixels`."""
 
     def open_estimator(self) -> Estimator:
-        """Open the estimator.
-
-        Raises:
-            InputError: If its file or options cannot be used.
-        """
+        """Open the estimator; raise InputError if its file or options cannot be used."""
         return self.estimator.open(provider=self.provider, threads=self.threads)
 
     def margin_for(self, estimator: Estimator) -> float:
@@ -110,7 +107,7 @@ class EstimationJob:
             return {**self.reject(item, error.found), "missing": True}
         except InputError as error:
             return self.reject(item, error.found)
-        except Exception as error:  # as above
+        except Exception as error:  # one image that breaks a library must not stop the others
             return self.reject(item, f"{type(error).__name__}: {error}")
 
 

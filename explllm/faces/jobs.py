@@ -1,18 +1,12 @@
-"""Resumable jobs over many images: each result is appended to a file, and the next run continues from it.
-
-Memory does not grow with the number of items, except for eight bytes each: items come from an iterator, and results
-are read from the file when they are needed.
-"""
+"""Resumable jobs over many images, in this process or in worker processes; `job_results` stores the results."""
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import sys
 import threading
 import time
-from array import array
 from collections import Counter
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
@@ -20,25 +14,19 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import AbstractContextManager, ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
-from hashlib import file_digest
 from itertools import islice
 from multiprocessing import get_context, parent_process
 from multiprocessing.connection import wait as wait_for
 from multiprocessing.util import Finalize
-from os import PathLike
 from pathlib import Path
-from typing import IO, Any, Protocol
+from typing import Any, Protocol
 
-from filelock import FileLock, Timeout
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
-from explllm.core.errors import ConfigError, InputError
-
-Result = dict[str, Any]
-"""The result for one item, serializable as JSON. ``bad`` is the reason if the item is unusable, otherwise None;
-``missing`` is True if its file does not exist."""
+from explllm.core.errors import InputError
+from explllm.faces.job_results import Result, append, begin
 
 Item = tuple[int, Any]
 """The index of an item, under which its result is stored, and the item."""
@@ -87,46 +75,6 @@ class JobOptions:
     """Maximum number of unusable items before the run stops; None for no limit."""
 
 
-class Results:
-    """The results in a file, read on access."""
-
-    def __init__(self, partial: Path) -> None:
-        """Index a file of results; of several results for an item the last counts."""
-        self._file = partial.open("rb")
-        self._offsets = array("q")
-        self.bad: set[int] = set()
-        """Indices of unusable items."""
-        next(_complete_lines(self._file), None)
-        offset = self._file.tell()
-        for line in _complete_lines(self._file):
-            if "index" in line:
-                index = line["index"]
-                self._offsets.extend([-1] * (index + 1 - len(self._offsets)))
-                self._offsets[index] = offset
-                (self.bad.discard if line["bad"] is None else self.bad.add)(index)
-            offset = self._file.tell()
-
-    def __len__(self) -> int:
-        """Return the number of results."""
-        return len(self._offsets) - self._offsets.count(-1)
-
-    def __contains__(self, index: int) -> bool:
-        """Return whether there is a result for an item."""
-        return index < len(self._offsets) and self._offsets[index] >= 0
-
-    def __getitem__(self, index: int) -> Result:
-        """Return the result for an item."""
-        if index not in self:
-            raise KeyError(index)
-        self._file.seek(self._offsets[index])
-        result: Result = json.loads(self._file.readline())
-        return result
-
-    def close(self) -> None:
-        """Close the file."""
-        self._file.close()
-
-
 def run_job(items: Iterable[Item], job: Job, options: JobOptions) -> None:
     """Process every item without a good result, and append the results to the file, one JSON object per line.
 
@@ -144,7 +92,7 @@ def run_job(items: Iterable[Item], job: Job, options: JobOptions) -> None:
             missing, or worker processes keep dying. The results so far are kept.
         KeyboardInterrupt: After Ctrl-C; the results so far are kept.
     """
-    done, deaths = _begin(options.partial, options.settings)
+    done, deaths = begin(options.partial, options.settings)
     finished = sum(done)
     counts: Counter[str] = Counter()
     rest = ((index, item) for index, item in items if not (index < len(done) and done[index]))
@@ -152,9 +100,9 @@ def run_job(items: Iterable[Item], job: Job, options: JobOptions) -> None:
     with options.partial.open("a", encoding="utf-8") as file, progress as advance:
         try:
             # Closed immediately on errors: no worker may outlive the run.
-            with closing(_results(rest, job, options, deaths, lambda line: _append(file, line))) as results:
+            with closing(_results(rest, job, options, deaths, lambda line: append(file, line))) as results:
                 for index, result in results:
-                    _append(file, {"index": index, **result})
+                    append(file, {"index": index, **result})
                     advance()
                     finished += 1
                     counts["processed"] += 1
@@ -183,96 +131,6 @@ def _check_limits(counts: Counter[str], result: Result, options: JobOptions) -> 
             f"{counts['bad']} images could not be used, the last because: {result['bad']}",
             remedy="Fix them or raise --max_bad; the same command resumes the run.",
         )
-
-
-@contextmanager
-def exclusive(out: str | PathLike[str]) -> Iterator[None]:
-    """Hold the lock of an output file: two runs must not write it at once.
-
-    Raises:
-        ConfigError: If another run holds it.
-    """
-    path = Path(f"{out}.lock")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(path, timeout=0)
-    try:
-        lock.acquire()
-    except Timeout as error:
-        raise ConfigError(
-            "another run is writing this manifest", where=out, remedy="Wait for it, or give another output."
-        ) from error
-    try:
-        yield
-    finally:
-        path.unlink(missing_ok=True)
-        lock.release()
-
-
-def file_sha256(path: str | PathLike[str]) -> str:
-    """Return the SHA-256 of a file, which identifies it when a run resumes."""
-    with Path(path).open("rb") as file:
-        return file_digest(file, "sha256").hexdigest()
-
-
-def partial_path(out: str | PathLike[str]) -> Path:
-    """Return the path of the partial results of a manifest: ``OUT.partial.jsonl``."""
-    return Path(f"{out}.partial.jsonl")
-
-
-def _begin(partial: Path, settings: dict[str, Any]) -> tuple[bytearray, Counter[int]]:
-    """Create the file, or check that it belongs to this run.
-
-    Returns:
-        A flag per index that is done, and how often a process ended while it had an unfinished item.
-    """
-    settings = json.loads(json.dumps(settings))  # JSON turns tuples into lists
-    done, started = bytearray(), Counter[int]()
-    if not partial.is_file() or not partial.stat().st_size:
-        partial.parent.mkdir(parents=True, exist_ok=True)
-        with partial.open("w", encoding="utf-8") as file:
-            _append(file, settings)
-        return done, started
-    with partial.open("r+b") as stream:
-        recorded = next(_complete_lines(stream), None)
-        if recorded != settings:
-            other = sorted(
-                key for key in settings if not isinstance(recorded, dict) or recorded.get(key) != settings[key]
-            )
-            raise ConfigError(
-                f"an unfinished run with another {', '.join(other) or 'version of this program'}",
-                where=partial,
-                remedy="Give the same settings to resume it, or delete this file to start over.",
-            )
-        end = stream.tell()
-        for line in _complete_lines(stream):
-            end = stream.tell()
-            if "index" not in line:
-                started.update(line.get("started", ()))
-                for index in line.get("stopped", ()):
-                    del started[index]
-                continue
-            index = line["index"]
-            del started[index]
-            done.extend(bytes(max(index + 1 - len(done), 0)))
-            done[index] = line["bad"] is None  # Unusable items may have been fixed since.
-        # Drops a line that was incomplete when the run was killed.
-        stream.truncate(end)
-    return done, started
-
-
-def _complete_lines(file: IO[bytes]) -> Iterator[dict[str, Any]]:
-    """Yield the remaining JSON objects, up to an incomplete line."""
-    # Iterating over the file would read ahead and disable tell().
-    while (line := file.readline()).endswith(b"\n"):
-        try:
-            yield json.loads(line)
-        except ValueError:
-            return
-
-
-def _append(file: IO[str], line: dict[str, Any]) -> None:
-    file.write(json.dumps(line, ensure_ascii=False) + "\n")
-    file.flush()
 
 
 def _results(

@@ -27,15 +27,7 @@ def has_nvidia_gpu() -> bool:
 def open_session(
     path: str | PathLike[str], provider: Provider = "auto", threads: int | None = None
 ) -> InferenceSession:
-    """Open an ONNX file.
-
-    Args:
-        path: The file.
-        provider: Device of the model.
-        threads: CPU threads; all available cores by default.
-
-    Returns:
-        onnxruntime's session.
+    """Open an ONNX file, by default with all available CPU cores.
 
     Raises:
         MissingPathError: If the file does not exist.
@@ -78,15 +70,9 @@ def open_session(
 
 
 def describe_provider(session: InferenceSession, what: str, provider: Provider = "auto") -> list[str]:
-    """Return lines about the device that a model runs on.
+    """Return a line about the device that a model runs on, which the line calls `what`.
 
-    Args:
-        session: onnxruntime's session.
-        what: Name of the model in the lines.
-        provider: The requested provider.
-
-    Returns:
-        One line, and a warning if the model runs on the CPU of a machine with a GPU without this being requested.
+    A second line warns if the model runs on the CPU of a machine with a GPU although `provider` is not ``cpu``.
     """
     used = session.get_providers()[0]
     lines = [f"{what}: {used}"]

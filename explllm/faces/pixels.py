@@ -42,14 +42,7 @@ class ImagePreset:
 
     @classmethod
     def named(cls, name: str, size: int | None = None) -> ImagePreset:
-        """Return a preset by name.
-
-        Args:
-            name: One of `IMAGE_PRESETS`.
-            size: Another size in pixels.
-
-        Returns:
-            The preset.
+        """Return one of `IMAGE_PRESETS`, by default with its own size in pixels.
 
         Raises:
             ConfigError: If there is no preset with this name.
@@ -70,14 +63,7 @@ class ImagePreset:
         return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
 
     def resize(self, source: ImageSource) -> np.ndarray:
-        """Read an image and resize it to the preset's square.
-
-        Args:
-            source: As for `load_image`.
-
-        Returns:
-            uint8 (size, size, 3), RGB; the input of augmentation.
-        """
+        """Read an image and resize it to the preset's square: uint8 (size, size, 3), RGB, the input of augmentation."""
         image = load_image(source, self.upright)
         filter_ = Image.Resampling[self.resample.upper()]
         size = (self.size, self.size)
@@ -92,14 +78,7 @@ class ImagePreset:
         return cv2.resize(np.asarray(image), size, interpolation=_OPENCV_FILTERS[self.resample])
 
     def normalize(self, image: np.ndarray) -> torch.Tensor:
-        """Normalize a resized image.
-
-        Args:
-            image: uint8 (size, size, 3), RGB.
-
-        Returns:
-            float32 (3, size, size).
-        """
+        """Normalize a resized image, uint8 (size, size, 3), to float32 (3, size, size)."""
         # Imported here: the worker processes of face detection read images without torch.
         import torch
 
@@ -119,15 +98,7 @@ IMAGE_PRESETS: Mapping[str, ImagePreset] = MappingProxyType(
     {
         "dinov2": ImagePreset(),
         "clip": ImagePreset(mean=_CLIP_MEAN, std=_CLIP_STD),
-        "released": ImagePreset(
-            square="pad",
-            fill=(123, 117, 104),
-            resample="bilinear",
-            antialias=False,
-            upright=False,
-            mean=_CLIP_MEAN,
-            std=_CLIP_STD,
-        ),
+        "released": ImagePreset(224, "pad", (123, 117, 104), "bilinear", False, False, _CLIP_MEAN, _CLIP_STD),
         "siglip": ImagePreset(mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5), square="stretch"),
         "small": ImagePreset(size=64, mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25), resample="bilinear"),
     }

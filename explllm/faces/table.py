@@ -16,10 +16,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from explllm.core.manifest import Manifest, duplicate_face
+from explllm.core.manifest import Manifest
+from explllm.core.manifest_cells import duplicate_face
 from explllm.core.manifest_chunks import ManifestFile
 from explllm.faces.boxes import Box
-from explllm.faces.jobs import Item, Job, JobOptions, Results, exclusive, file_sha256, partial_path, run_job
+from explllm.faces.job_results import Results, exclusive, file_sha256, partial_path
+from explllm.faces.jobs import Item, Job, JobOptions, run_job
 
 MAX_REASONS = 10
 """Number of unusable images that a summary lists."""
@@ -79,12 +81,7 @@ class TableTask(ABC):
 
 
 def run_on_manifest(
-    source: ManifestFile,
-    out: str | PathLike[str],
-    task: TableTask,
-    *,
-    workers: int = 1,
-    max_bad: int | None = None,
+    source: ManifestFile, out: str | PathLike[str], task: TableTask, *, workers: int = 1, max_bad: int | None = None
 ) -> Summary:
     """Process the rows of a manifest and write the result. The same call resumes a run that was interrupted.
 
@@ -94,9 +91,6 @@ def run_on_manifest(
         task: What to do.
         workers: Worker processes.
         max_bad: Maximum number of unusable images before the run stops; None for no limit.
-
-    Returns:
-        A summary.
 
     Raises:
         InputError: As `run_job` and `ManifestFile` do, and if another run writes the same output.

@@ -134,11 +134,7 @@ class Ledger:
             self._reader.close()
 
     def answer(self, key: str) -> ChatAnswer | None:
-        """Return the recorded answer to a request, or None.
-
-        Args:
-            key: The key from `ChatRequest.key`.
-        """
+        """Return the recorded answer to the request with this `ChatRequest.key`, or None."""
         rows = self._read(_SELECT_ANSWER + " WHERE r.key = ? AND a.outcome = 'answered' LIMIT 1", (key,))
         return _answer_from_row(rows[0]) if rows else None
 
@@ -180,9 +176,8 @@ class Ledger:
         by_purpose = {
             purpose: Totals(**dict(zip(names, counts, strict=True))) for purpose, *counts in self._read(_SELECT_TOTALS)
         }
-        return Totals(
-            **{name: sum(getattr(part, name) for part in by_purpose.values()) for name in names}, by_purpose=by_purpose
-        )
+        sums = {name: sum(getattr(part, name) for part in by_purpose.values()) for name in names}
+        return Totals(**sums, by_purpose=by_purpose)
 
     def open_for_writing(self) -> None:
         """Become the one process that writes this ledger, in the running event loop, until `close_writer`.

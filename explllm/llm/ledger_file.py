@@ -265,14 +265,10 @@ class LedgerWriter:
         self._busy = False
 
     def submit(self, statements: Statements) -> asyncio.Future[None]:
-        """Schedule statements; they are executed in the order of submission.
-
-        Args:
-            statements: The statements.
+        """Schedule statements; they are executed in the order of submission, even if nobody awaits the future.
 
         Returns:
-            A future that is done when the statements are on the disk, with an InputError if that fails. The statements
-            are executed even if nobody awaits the future.
+            A future that is done when the statements are on the disk, with an InputError if that fails.
         """
         if self._loop is not asyncio.get_running_loop():
             raise RuntimeError("a ledger is written from one event loop")

@@ -28,17 +28,10 @@ class Budget:
         return self._spent
 
     async def reserve(self, upper_bound: float, limit: float | None) -> int:
-        """Reserve money for a request.
+        """Reserve the maximum cost of a request, in USD, and return a reservation number for `settle`.
 
         Requests in flight usually cost less than their reservations. The method therefore waits for them before it
-        gives up.
-
-        Args:
-            upper_bound: Maximum cost of the request, in USD.
-            limit: Maximum cost of all requests together, in USD; None for no limit.
-
-        Returns:
-            A reservation number for `settle`.
+        gives up. `limit` is the maximum cost of all requests together, in USD.
 
         Raises:
             OutOfBudget: If the request does not fit, whatever the requests in flight will cost.

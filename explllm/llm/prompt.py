@@ -11,16 +11,7 @@ _ENVIRONMENT = Environment(undefined=StrictUndefined, trim_blocks=True, lstrip_b
 
 
 def render(package: str, name: str, **values: Any) -> str:
-    """Render a prompt.
-
-    Args:
-        package: The package with the folder ``prompts``.
-        name: Name of the template without its suffix.
-        **values: Values of the template's variables; a missing one is an error.
-
-    Returns:
-        The prompt.
-    """
+    """Render ``prompts/NAME.jinja`` of a package; a missing value of a variable is an error."""
     return _template(package, name).render(**values).strip()
 
 

@@ -93,15 +93,9 @@ class ChatRequest:
         return [message.image for message in self.messages if message.image is not None]
 
     def key(self, model: str) -> str:
-        """Return the key of the request in the ledger.
+        """Return the key of the request in the ledger, 64 hexadecimal digits.
 
         Any change of the prompt, an image, a setting or the model changes the key.
-
-        Args:
-            model: The model to ask.
-
-        Returns:
-            64 hexadecimal digits.
         """
         parts = [
             model,
@@ -184,12 +178,8 @@ def digest(text: str) -> str:
 
 
 def strip_images(text: str) -> str:
-    """Remove images from a text: a server may repeat a request in its error or answer.
+    """Replace data URLs, and words with 100 or more base64 characters, by ``[image]``.
 
-    Args:
-        text: Any text, JSON included.
-
-    Returns:
-        The text with ``[image]`` in place of data URLs and of words with 100 or more base64 characters.
+    A server may repeat a request in its error or answer.
     """
     return _LONG_BASE64.sub("[image]", _DATA_URL.sub("[image]", text))

@@ -181,9 +181,8 @@ class Server:
                 remedy="Check the address, and that the server is running.",
             ) from None
         try:
-            models = {
-                entry["id"]: entry.get("owned_by") for entry in json.loads(response.http_response.content)["data"]
-            }
+            entries = json.loads(response.http_response.content)["data"]
+            models = {entry["id"]: entry.get("owned_by") for entry in entries}
         except (ValueError, TypeError, KeyError, AttributeError):
             raise InputError(
                 f"{settings.host} does not answer like an OpenAI-compatible server",
@@ -224,9 +223,7 @@ class Server:
         elif status == 404:
             remedy = f"Check the model's name ({settings.model}) and the address, which usually ends in /v1."
         elif status == 402 or (status == 429 and error.code == "insufficient_quota"):
-            remedy = (
-                "Buy credit or raise the account's limit, then start again: recorded answers are not paid for twice."
-            )
+            remedy = "Buy credit or raise the limit, then start again: recorded answers are not paid for twice."
         elif 300 <= status < 400:
             where = "base_url"
             remedy = f"The server has moved; give its new address: {error.response.headers.get('location', 'unknown')}."
@@ -298,14 +295,9 @@ def _parse_count(tokens: Any) -> int | None:
 
 
 def parse_retry_after(headers: Mapping[str, str]) -> float | None:
-    """Return the time that a server asks the client to wait.
+    """Return the seconds that a server asks the client to wait, at least 0; None if the headers are missing or invalid.
 
-    Args:
-        headers: Headers of the response: ``Retry-After`` in seconds or as a date (RFC 9110, section 10.2.3), or
-            OpenAI's ``retry-after-ms``.
-
-    Returns:
-        Seconds from now, at least 0; None if the headers are missing or invalid.
+    The headers are ``Retry-After`` in seconds or as a date (RFC 9110, section 10.2.3), or OpenAI's ``retry-after-ms``.
     """
     for name, seconds in (("retry-after-ms", 0.001), ("retry-after", 1.0)):
         try:

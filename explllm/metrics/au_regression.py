@@ -63,9 +63,6 @@ def action_unit_agreement(predictions: torch.Tensor, targets: torch.Tensor) -> A
     Args:
         predictions: (N, U) estimates.
         targets: (N, U) labels, NaN for a unit that is not labeled.
-
-    Returns:
-        The agreement.
     """
     sums, minimum, maximum = _update(predictions, targets)
     return _compute(sums, minimum, maximum)
@@ -73,10 +70,6 @@ def action_unit_agreement(predictions: torch.Tensor, targets: torch.Tensor) -> A
 
 def agreement_summary(agreement: Agreement, names: Sequence[str] = NAMES) -> dict[str, Any]:
     """Summarize the agreement of all units.
-
-    Args:
-        agreement: The agreement by unit.
-        names: The units' names.
 
     Returns:
         ``mae`` (mean over the labeled units), ``icc``, ``ccc`` and ``pearson`` (means over the units for which they are
@@ -119,11 +112,7 @@ class ActionUnitAgreement(Metric):
     maximum: torch.Tensor
 
     def __init__(self, names: Sequence[str] = NAMES) -> None:
-        """Initialize the sums to zero.
-
-        Args:
-            names: Names of the U units.
-        """
+        """Initialize the sums of the U units to zero."""
         super().__init__()
         self.names, units = tuple(names), len(names)
         self.add_state("sums", torch.zeros(len(_SUMS), units, dtype=torch.float64), dist_reduce_fx="sum")

@@ -74,9 +74,6 @@ def text_counts(
         label: The label that the text follows, if any.
         action_units: 24 intensities in [0, 1], with None for a unit that was not measured; None skips grounding.
         weights: 24 weights of the units, as for `explllm.explanations.grounding.ground`.
-
-    Returns:
-        The counts.
     """
     cot, words = ChainOfThought.parse(text), len(text.split())
     verdict = cot.expression
@@ -123,9 +120,6 @@ def sum_counts(counts: Iterable[TextCounts]) -> TextCounts:
 def summarize_counts(sums: TextCounts) -> dict[str, float | None]:
     """Compute the metrics from sums over texts.
 
-    Args:
-        sums: From `sum_counts`.
-
     Returns:
         ``count``, ``complete``, ``words`` (mean), ``over_limit``, ``agreement`` (of the conclusion with the label),
         ``undecided``. For texts with key observations and an interpretation: ``self_contradiction``,
@@ -159,15 +153,12 @@ def summarize_counts(sums: TextCounts) -> dict[str, float | None]:
 def chain_of_thought_metrics(
     texts: Sequence[str], labels: Sequence[Expression | None], action_units: Sequence[Sequence[float | None] | None]
 ) -> dict[str, float | None]:
-    """Compute the metrics of texts; `ChainOfThoughtMetrics` is the form for several ranks.
+    """Compute the metrics of texts, as `summarize_counts` describes; for several ranks see `ChainOfThoughtMetrics`.
 
     Args:
         texts: Chains of thought.
         labels: The label that each text follows.
         action_units: 24 intensities per face, or None.
-
-    Returns:
-        The metrics; see `summarize_counts`.
     """
     return summarize_counts(sum_counts(text_counts(*row) for row in zip(texts, labels, action_units, strict=True)))
 
@@ -179,11 +170,7 @@ class ChainOfThoughtMetrics(Metric):
     full_state_update = False
 
     def __init__(self, **settings: Any) -> None:
-        """Initialize the sums to zero.
-
-        Args:
-            **settings: Settings of `torchmetrics.Metric`.
-        """
+        """Initialize the sums to zero; `settings` are those of `torchmetrics.Metric`."""
         super().__init__(**settings)
         empty = torch.zeros(len(fields(TextCounts)), dtype=torch.float64)
         self.add_state("sums", empty, dist_reduce_fx="sum")
@@ -194,13 +181,7 @@ class ChainOfThoughtMetrics(Metric):
         labels: Sequence[Expression | None],
         action_units: Sequence[Sequence[float | None] | None],
     ) -> None:
-        """Add texts.
-
-        Args:
-            texts: B chains of thought.
-            labels: B labels that the texts follow.
-            action_units: 24 intensities per face, or None.
-        """
+        """Add texts; see `chain_of_thought_metrics`."""
         for text, label, units in zip(texts, labels, action_units, strict=True):
             counts = text_counts(text, label, units)
             self.sums += torch.tensor(astuple(counts), dtype=torch.float64, device=self.sums.device)

@@ -81,13 +81,7 @@ class Comparison:
 
 
 def read_runs(folders: Sequence[str]) -> list[Run]:
-    """Read the tests of runs.
-
-    Args:
-        folders: Run folders, at least two.
-
-    Returns:
-        The runs; each is named by its folder, or by its path if folder names repeat.
+    """Read the tests of two or more run folders; each run is named by its folder, or by its path if names repeat.
 
     Raises:
         InputError: If there are fewer than two different folders, a folder holds no complete test, or its metrics and
@@ -104,13 +98,7 @@ def read_runs(folders: Sequence[str]) -> list[Run]:
 
 
 def compare_runs(runs: Sequence[Run]) -> Comparison:
-    """Compare runs; nothing is printed or written.
-
-    Args:
-        runs: Two or more.
-
-    Returns:
-        The comparison.
+    """Compare two or more runs.
 
     Raises:
         InputError: If the runs were tested on different faces or with different labels.
@@ -134,11 +122,11 @@ def compare_runs(runs: Sequence[Run]) -> Comparison:
         }
     faces = pd.DataFrame(columns)
     answers = faces[[f"predicted {run.name}" for run in runs]].fillna("")
-    found = [_pair(faces, first.name, second.name) for first, second in combinations(runs, 2)]
-    corrected = holm([entry["p_value"] for entry in found])
+    tests = [_pair(faces, first.name, second.name) for first, second in combinations(runs, 2)]
+    corrected = holm([test["p_value"] for test in tests])
     return Comparison(
         runs=list(runs),
-        pairs=[Pair(**entry, corrected=value) for entry, value in zip(found, corrected, strict=True)],
+        pairs=[Pair(**test, corrected=value) for test, value in zip(tests, corrected, strict=True)],
         faces=faces,
         differing=faces[answers.nunique(axis=1) > 1],
         left_out=len({face for run in runs for face in run.faces.index} - set(shared)),
@@ -195,9 +183,9 @@ def _check_same_faces(first: Run, other: Run) -> None:
     ones, others = ({*run.faces.index} | run.unscored for run in (first, other))
     if ones != others:
         only = [(run.name, sorted(faces)) for run, faces in ((first, ones - others), (other, others - ones)) if faces]
-        said = " and ".join(f"{len(faces)} of {name} alone (first {faces[0]})" for name, faces in only)
+        difference = " and ".join(f"{len(faces)} of {name} alone (first {faces[0]})" for name, faces in only)
         raise InputError(
-            f"{first.name} and {other.name} were tested on different faces: {said}",
+            f"{first.name} and {other.name} were tested on different faces: {difference}",
             remedy="Test both runs with the same --data.",
         )
     both = first.faces.join(other.faces["expression"], rsuffix=" other", how="inner")

@@ -84,11 +84,8 @@ def recognition_metrics(answers: Answers, resamples: int = RESAMPLES, seed: int 
 def single_class_warning(metrics: Mapping[str, Any]) -> str | None:
     """Return a warning if a model predicts the same expression for nearly every face.
 
-    Args:
-        metrics: From `recognition_metrics` or `explllm.metrics.recognition.recognition_summary`.
-
-    Returns:
-        Two sentences; None if at least 2% of the answers differ, or if macro recall is well above chance.
+    It is None if at least 2% of the answers differ, or if macro recall is well above chance. `metrics` are those of
+    `recognition_metrics` or `explllm.metrics.recognition.recognition_summary`.
     """
     name, most = max(metrics["predictions"].items(), key=lambda pair: pair[1], default=("", 0))
     classes = sum(count > 0 for count in metrics["targets"].values())
@@ -163,7 +160,7 @@ def best_and_worst_faces(table: pd.DataFrame, number: int) -> list[object]:
         used.add(pool["expression"].iloc[0])
         chosen.append((correct, label))
         best, worst = (rest.drop(label, errors="ignore") for rest in (best, worst))
-    return [label for wanted in (True, False) for correct, label in chosen if correct == wanted]
+    return [label for group in (True, False) for correct, label in chosen if correct == group]
 
 
 def _probability_metrics(answers: Answers) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """The Exp-CoT Score (paper, Section III-B-7): a judge's three scores for each chain of thought, normalized."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
@@ -29,10 +29,7 @@ class Judgment:
 
 
 def exp_cot_score(judgments: Iterable[Judgment]) -> dict[str, float]:
-    """Average judgments as in the paper's Table III.
-
-    Args:
-        judgments: One for each chain of thought.
+    """Average judgments, one for each chain of thought, as in the paper's Table III.
 
     Returns:
         ``key_observations``, ``interpretation``, ``conclusion`` (means in [0, 5]), ``score`` (in [0, 1]), ``count``.
@@ -50,11 +47,7 @@ class ExpCoTScore(Metric):
     full_state_update = False
 
     def __init__(self, **settings: Any) -> None:
-        """Initialize the sums to zero.
-
-        Args:
-            **settings: Settings of `torchmetrics.Metric`.
-        """
+        """Initialize the sums to zero; `settings` are those of `torchmetrics.Metric`."""
         super().__init__(**settings)
         self.add_state("sums", torch.zeros(4, dtype=torch.float64), dist_reduce_fx="sum")
 
@@ -71,12 +64,5 @@ class ExpCoTScore(Metric):
 
 
 def _means(sums: Sequence[float], count: float) -> dict[str, float]:
-    key, interpretation, conclusion = (value / count if count else float("nan") for value in sums)
-    score = Judgment(key, interpretation, conclusion).score
-    return {
-        "key_observations": key,
-        "interpretation": interpretation,
-        "conclusion": conclusion,
-        "score": score,
-        "count": int(count),
-    }
+    means = Judgment(*(value / count if count else float("nan") for value in sums))
+    return {**asdict(means), "score": means.score, "count": int(count)}

@@ -48,11 +48,7 @@ def facs_counts(active: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:
 
 
 def facs_f1(counts: torch.Tensor) -> torch.Tensor:
-    """Return the F1 of each unit, (K,) float64; NaN for a unit without occurrences and detections.
-
-    Args:
-        counts: (3, K), from `facs_counts`.
-    """
+    """Return the F1 of each unit from `facs_counts`, (K,) float64; NaN for a unit never present and never detected."""
     true_positives, false_positives, false_negatives = counts.double()
     return 2 * true_positives / (2 * true_positives + false_positives + false_negatives)
 
@@ -110,12 +106,7 @@ class FacsF1(Metric):
         self.add_state("faces", torch.zeros((), dtype=torch.long), dist_reduce_fx="sum")
 
     def update(self, intensities: torch.Tensor, truth: torch.Tensor) -> None:
-        """Add a batch.
-
-        Args:
-            intensities: (B, 24), in FEAFA's order.
-            truth: (B, K), 0 or 1.
-        """
+        """Add a batch: intensities (B, 24) in FEAFA's order, and truth (B, K), 0 or 1."""
         # A unit without a FEAFA counterpart is NaN and never active; `facs_summary` leaves it out.
         self.counts += facs_counts(facs_intensities(intensities, self.units) >= self.active_from, truth)
         self.faces += len(intensities)

@@ -96,23 +96,14 @@ class RecognitionMetrics(Metric):
     nll: torch.Tensor
 
     def __init__(self, labels: Sequence[Expression]) -> None:
-        """Initialize the counts to zero.
-
-        Args:
-            labels: The classes, in the order of the probabilities' columns.
-        """
+        """Initialize the counts to zero; `labels` are the classes in the order of the probabilities' columns."""
         super().__init__()
         self.labels = tuple(labels)
         self.add_state("confusion", torch.zeros(len(labels), len(labels) + 1, dtype=torch.long), dist_reduce_fx="sum")
         self.add_state("nll", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
 
     def update(self, probabilities: torch.Tensor, targets: torch.Tensor) -> None:
-        """Add a batch.
-
-        Args:
-            probabilities: (B, K).
-            targets: (B,) class indices.
-        """
+        """Add a batch: probabilities (B, K) and class indices of the targets (B,)."""
         self.confusion += confusion_matrix(probabilities.argmax(1), targets, len(self.labels))
         likelihood = probabilities.double().gather(1, targets.unsqueeze(1)).clamp(min=1e-12)
         self.nll -= likelihood.log().sum()

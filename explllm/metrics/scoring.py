@@ -126,8 +126,8 @@ async def _judge(
             await client.check()
             chat_judge = ChatJudge(client, judge.model)
             work = (_one(chat_judge, one, other, ledger if redo else None) for one, other in pairs)
-            found = list(await asyncio.gather(*work))
-        return found, chat_judge.name, ledger.totals().cost
+            judgments = list(await asyncio.gather(*work))
+        return judgments, chat_judge.name, ledger.totals().cost
 
 
 async def _one(judge: Judge, one: Record, other: Record, redo_in: Ledger | None = None) -> Judgment | str:
@@ -174,17 +174,17 @@ def _joined(texts: Sequence[Record], references: Sequence[Record]) -> tuple[list
     ``3/0001.jpg`` are two faces.
     """
     keys: tuple[Callable[[Record], str], ...] = (lambda record: record.name, lambda record: record.image)
-    found: dict[str, Record] = {}
+    matches: dict[str, Record] = {}
     for key in keys:
         mine, theirs = _once(texts, key), _once(references, key)
         for name in mine.keys() & theirs.keys():
-            found.setdefault(mine[name].name, theirs[name])
-    by_path = len(found)
+            matches.setdefault(mine[name].name, theirs[name])
+    by_path = len(matches)
     mine, theirs = _once(texts, _file_name), _once(references, _file_name)
     for name in mine.keys() & theirs.keys():
         if name in (mine[name].image, theirs[name].image):
-            found.setdefault(mine[name].name, theirs[name])
-    return [(text, found[text.name]) for text in texts if text.name in found], len(found) - by_path
+            matches.setdefault(mine[name].name, theirs[name])
+    return [(text, matches[text.name]) for text in texts if text.name in matches], len(matches) - by_path
 
 
 def _file_name(record: Record) -> str:
@@ -250,11 +250,11 @@ def _write(
             values["complete"] = bool(count.complete)
             if count.grounded:
                 values |= {name: int(getattr(count, name)) for name in _GROUNDED}
-            found = judgments.get(text.name)
-            if isinstance(found, str):
-                values["failed"] = found
-            elif found is not None:
-                values |= {**asdict(found), "score": found.score}
+            judgment = judgments.get(text.name)
+            if isinstance(judgment, str):
+                values["failed"] = judgment
+            elif judgment is not None:
+                values |= {**asdict(judgment), "score": judgment.score}
             stream.write(json.dumps(values) + "\n")
 
 

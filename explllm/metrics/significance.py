@@ -39,14 +39,7 @@ def mcnemar(only_first: int, only_second: int) -> McNemar:
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Correct p-values for multiple comparisons by the Holm-Bonferroni method (Holm 1979).
-
-    Args:
-        p_values: One p-value per comparison.
-
-    Returns:
-        The corrected p-values, in the same order.
-    """
+    """Correct p-values for multiple comparisons by the Holm-Bonferroni method (Holm 1979), in the same order."""
     corrected, highest = [0.0] * len(p_values), 0.0
     for rank, index in enumerate(sorted(range(len(p_values)), key=p_values.__getitem__)):
         highest = max(highest, min(1.0, (len(p_values) - rank) * p_values[index]))

@@ -1,10 +1,10 @@
 """Metrics of an action-unit test: terminal tables, a CSV file, a plot by unit."""
 
-import csv
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import pandas as pd
 from rich.console import Console
 from rich.table import Table
 
@@ -20,13 +20,7 @@ _UNDEFINED = "-"
 
 
 def print_agreement(console: Console, metrics: Mapping[str, Any], stage: str = "test") -> None:
-    """Print the intensity metrics by unit, their means, and the units that the means leave out.
-
-    Args:
-        console: The output console.
-        metrics: From `explllm.metrics.au_regression.agreement_summary`.
-        stage: ``test`` or ``val``, for the headline.
-    """
+    """Print the values of `agreement_summary`: metrics by unit, means, and the units that the means leave out."""
     means = ", ".join(f"{title} {_format(metrics[name])}" for name, title in MEASURES.items())
     console.print(f"[bold]{stage} {means}[/bold], on {metrics['faces']} faces", highlight=False, soft_wrap=True)
     table = Table("action unit", title=f"by unit, {stage}")
@@ -46,13 +40,7 @@ def print_agreement(console: Console, metrics: Mapping[str, Any], stage: str = "
 
 
 def print_facs(console: Console, metrics: Mapping[str, Any], stage: str = "test") -> None:
-    """Print F1 by FACS unit; units without a FEAFA counterpart are marked as missing.
-
-    Args:
-        console: The output console.
-        metrics: From `explllm.metrics.facs.facs_summary`.
-        stage: ``test`` or ``val``, for the headline.
-    """
+    """Print the values of `facs_summary`: F1 by unit; units without a FEAFA counterpart are marked as missing."""
     mean, all_units = metrics["mean_f1"], len(metrics["f1"])
     console.print(
         f"[bold]{stage} F1 {_format(mean)}[/bold], the mean over {len(metrics['mean_over'])} of {all_units} units, on "
@@ -79,28 +67,14 @@ def print_facs(console: Console, metrics: Mapping[str, Any], stage: str = "test"
 
 
 def write_agreement(path: Path, metrics: Mapping[str, Any]) -> None:
-    """Write the metrics by unit as CSV: unit, faces, mae, icc, ccc, pearson; empty if undefined.
-
-    Args:
-        path: The file.
-        metrics: From `explllm.metrics.au_regression.agreement_summary`.
-    """
-    with atomic_write(path) as partial, partial.open("w", newline="", encoding="utf-8") as stream:
-        writer = csv.writer(stream)
-        writer.writerow(["unit", "faces", *MEASURES])
-        for unit, row in metrics["by_unit"].items():
-            writer.writerow([unit, row["faces"], *("" if row[name] is None else row[name] for name in MEASURES)])
+    """Write the metrics by unit as CSV: unit, faces, mae, icc, ccc, pearson; empty if undefined."""
+    table = pd.DataFrame.from_dict(metrics["by_unit"], orient="index", columns=["faces", *MEASURES])
+    with atomic_write(path) as partial:
+        table.to_csv(partial, index_label="unit")
 
 
 def agreement_plot(metrics: Mapping[str, Any]) -> Plot:
-    """Draw Pearson's correlation and CCC by unit.
-
-    Args:
-        metrics: From `explllm.metrics.au_regression.agreement_summary`.
-
-    Returns:
-        The plot.
-    """
+    """Draw Pearson's correlation and CCC by unit, from the values of `agreement_summary`."""
     return draw_plot(
         "action_units",
         "Action units",

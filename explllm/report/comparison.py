@@ -18,26 +18,24 @@ from explllm.report.page import MetricCard, render_page
 MAX_FACES_SHOWN = 80
 """Maximum number of faces on the contact sheet; the CSV file lists all."""
 
-_METRICS = ("accuracy", "macro_recall", "macro_f1", "ece", "nll", "brier", "auroc")
-
-
-def metric_rows(comparison: Comparison) -> list[list[str]]:
-    """Return the metrics side by side: name, then the value of each run."""
-    runs = comparison.runs
-    rows = [["faces", *(f"{run.metrics['test/count']:,}" for run in runs)]]
-    for name in _METRICS:
-        rows.append([_NAMES.get(name, name.replace("_", " ")), *(_shown(run.metrics, name) for run in runs)])
-    labels = list(dict.fromkeys(label for run in runs for label in run.metrics["test/labels"]))
-    return rows + [[f"recall {label}", *(_shown(run.metrics, f"recall/{label}") for run in runs)] for label in labels]
-
-
-_NAMES = {
+_METRICS = {
+    "accuracy": "accuracy",
+    "macro_recall": "macro recall",
     "macro_f1": "macro F1",
     "ece": "ECE",
     "nll": "negative log-likelihood",
     "brier": "Brier score",
     "auroc": "AUROC",
 }
+
+
+def metric_rows(comparison: Comparison) -> list[list[str]]:
+    """Return the metrics side by side: name, then the value of each run."""
+    runs = comparison.runs
+    rows = [["faces", *(f"{run.metrics['test/count']:,}" for run in runs)]]
+    rows += [[title, *(_shown(run.metrics, name) for run in runs)] for name, title in _METRICS.items()]
+    labels = list(dict.fromkeys(label for run in runs for label in run.metrics["test/labels"]))
+    return rows + [[f"recall {label}", *(_shown(run.metrics, f"recall/{label}") for run in runs)] for label in labels]
 
 
 def _shown(metrics: dict[str, Any], name: str) -> str:
@@ -49,12 +47,10 @@ def _shown(metrics: dict[str, Any], name: str) -> str:
 
 def pair_sentences(comparison: Comparison) -> list[str]:
     """Return a sentence for each pair: do the runs differ significantly?"""
-    several = len(comparison.pairs) > 1
-    sentences = []
+    count, sentences = len(comparison.pairs), []
     for pair in comparison.pairs:
-        p_value = f"p {_p(pair.p_value)}" + (
-            f", {_p(pair.corrected)} corrected for {len(comparison.pairs)} pairs" if several else ""
-        )
+        corrected = f", {_p(pair.corrected)} corrected for {count} pairs" if count > 1 else ""
+        p_value = f"p {_p(pair.p_value)}{corrected}"
         verdict = "a significant difference" if pair.corrected < 0.05 else "not a significant difference"
         low, high = (f"{100 * end:+.1f}" for end in pair.interval)
         sentences.append(
@@ -71,12 +67,7 @@ def _p(value: float) -> str:
 
 
 def write_comparison(comparison: Comparison, folder: Path) -> None:
-    """Write ``compare.html`` and ``compare.csv``.
-
-    Args:
-        comparison: The comparison.
-        folder: The folder to write.
-    """
+    """Write ``compare.html`` and ``compare.csv`` to a folder."""
     differing = comparison.differing
     with atomic_write(folder / "compare.csv") as temporary:
         differing.to_csv(temporary, index=False)

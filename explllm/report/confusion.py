@@ -60,11 +60,7 @@ class Cell:
 def scored_faces(answers: Answers, table: pd.DataFrame, root: Path, margin: float = DEFAULT_MARGIN) -> list[ScoredFace]:
     """Return the scored faces of a test, those with the lowest probability of the true label first.
 
-    Args:
-        answers: The answers.
-        table: The table of predictions, with the columns ``image`` and, if known, ``box``.
-        root: Folder that image paths start from.
-        margin: Margin around boxes that the model used.
+    `table` has the columns ``image``, relative to `root`, and ``box``, if known.
     """
     names, probabilities = answers.names, answers.truth_probability
     faces = []
@@ -88,12 +84,8 @@ def scored_faces(answers: Answers, table: pd.DataFrame, root: Path, margin: floa
 def confusion_cells(metrics: Mapping[str, Any], faces: Sequence[ScoredFace]) -> list[list[Cell]]:
     """Return the rows of the matrix, with thumbnails of as many faces as fit into the page.
 
-    Args:
-        metrics: From `explllm.metrics.evaluation.recognition_metrics`.
-        faces: The faces of the test.
-
-    Returns:
-        One row per label; the last column, of answers without a label, is left out if it is empty.
+    `metrics` are those of `recognition_metrics`. The last column, of answers without a label, is left out if it is
+    empty.
     """
     by_cell: dict[tuple[str, str], list[ScoredFace]] = defaultdict(list)
     for face in faces:
@@ -101,20 +93,16 @@ def confusion_cells(metrics: Mapping[str, Any], faces: Sequence[ScoredFace]) -> 
     thumbnails = _thumbnails(by_cell)
     labels = [str(label) for label in metrics["labels"]]
     columns = [*labels, NO_LABEL_COLUMN] if metrics["no_label"] else labels
-    return [
-        [
-            Cell(
-                f"cell-{row}-{column}",
-                label,
-                answer,
-                metrics["confusion"][row][column],
-                metrics["confusion"][row][column] / max(sum(metrics["confusion"][row]), 1),
-                thumbnails.get((label, answer), []),
-            )
-            for column, answer in enumerate(columns)
-        ]
-        for row, label in enumerate(labels)
-    ]
+    rows = []
+    for row, (label, counts) in enumerate(zip(labels, metrics["confusion"], strict=True)):
+        total = max(sum(counts), 1)
+        rows.append(
+            [
+                Cell(f"cell-{row}-{column}", label, answer, count, count / total, thumbnails.get((label, answer), []))
+                for column, (answer, count) in enumerate(zip(columns, counts, strict=False))
+            ]
+        )
+    return rows
 
 
 def _thumbnails(

@@ -18,14 +18,7 @@ _CARDS = {
 
 
 def cot_section(metrics: Mapping[str, Any]) -> Section:
-    """Render the metrics of explanations.
-
-    Args:
-        metrics: From `explllm.metrics.evaluation.explanation_metrics`.
-
-    Returns:
-        A section of the page.
-    """
+    """Return the section of the page with the values of `explanation_metrics`."""
     cards = [
         MetricCard(name, f"{metrics[key]:.3f}", _note(metrics, key), key=f"test/cot/{key}")
         for key, name in _CARDS.items()

@@ -131,12 +131,7 @@ class ExplainedFace:
         return f"Face labeled {self.expression}" + (f"; strongest action units: {units}" if units else "")
 
     def with_scores(self, judgment: Judgment, judge: str) -> "ExplainedFace":
-        """Return the face with a judge's scores of its explanation.
-
-        Args:
-            judgment: The scores.
-            judge: The judge's name.
-        """
+        """Return the face with a judge's scores of its explanation; `judge` is the judge's name."""
         parts = f"key observations {judgment.key_observations:.1f}, interpretation {judgment.interpretation:.1f}"
         scores = f"Exp-CoT Score {judgment.score:.2f} ({parts}, conclusion {judgment.conclusion:.1f}); judge: {judge}"
         return replace(self, scores=scores)
@@ -150,9 +145,6 @@ def thumbnail_url(path: Path, size: int, box: Sequence[float] | None = None, mar
         size: Maximum width and height, in pixels.
         box: Face box in the image; None if the image is a face crop.
         margin: Margin around the box, as for `explllm.faces.crop.face_crop`.
-
-    Returns:
-        A ``data:`` URL.
 
     Raises:
         ImageError: If the image cannot be read or the box does not fit it.

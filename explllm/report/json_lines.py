@@ -19,14 +19,7 @@ def face_record(
 ) -> dict[str, Any]:
     """Return the JSON object of one explained face; see `explain_schema`.
 
-    Args:
-        image: Path of the picture.
-        face: The face.
-        detected: Number of this face, from 1, and number of faces in the picture; None if no detector was used.
-        training_data_note: What users must know about the model's training data.
-
-    Returns:
-        An object for `json.dumps`.
+    `detected` is the number of this face, from 1, and the number of faces in the picture; None without a detector.
     """
     review = face.review
     record: dict[str, Any] = {

@@ -95,22 +95,9 @@ def write_report(
 
 
 def render_page(template: str, **values: Any) -> str:
-    """Render one of the package's templates.
-
-    Args:
-        template: File name of the template.
-        **values: Its variables.
-
-    Returns:
-        HTML.
-    """
-    environment = Environment(
-        loader=PackageLoader("explllm.report"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    """Render one of the package's templates as HTML."""
+    options: dict[str, Any] = {"undefined": StrictUndefined, "trim_blocks": True, "lstrip_blocks": True}
+    environment = Environment(loader=PackageLoader("explllm.report"), autoescape=True, **options)
     environment.filters |= {"metric": _metric, "number": "{:,}".format, "percent": _percent}
     return environment.get_template(template).render(**{"version": __version__, **values})
 
@@ -124,10 +111,8 @@ def _summary(metrics: Mapping[str, Any]) -> str:
         worst, low = min(recalls, key=lambda pair: pair[1])
         best, high = max(recalls, key=lambda pair: pair[1])
         if low < high:
-            sentences.append(
-                f"It is best at {best} ({_percent(high)} of these faces recognized) and worst at {worst} "
-                f"({_percent(low)})."
-            )
+            best_at = f"best at {best} ({_percent(high)} of these faces recognized)"
+            sentences.append(f"It is {best_at} and worst at {worst} ({_percent(low)}).")
     return " ".join(sentences)
 
 

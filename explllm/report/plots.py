@@ -96,25 +96,16 @@ def draw_plot(
 
 
 def write_plots(folder: Path, plots: list[Plot]) -> None:
-    """Write plots as PNG files.
-
-    Args:
-        folder: The output folder; it is created if it does not exist.
-        plots: The plots.
-    """
+    """Write plots as PNG files to a folder, which is created if it does not exist."""
     for plot in plots:
         with atomic_write(folder / f"{plot.name}.png") as temporary:
             temporary.write_bytes(plot.png)
 
 
 def recognition_plots(metrics: Mapping[str, Any]) -> list[Plot]:
-    """Draw the confusion matrix, metrics by class, the reliability diagram and the histogram of predictions.
+    """Draw the confusion matrix, metrics by class, the histogram of predictions and, if possible, the reliability.
 
-    Args:
-        metrics: From `explllm.metrics.evaluation.recognition_metrics`.
-
-    Returns:
-        The plots; the reliability diagram only if there are probabilities.
+    `metrics` are those of `explllm.metrics.evaluation.recognition_metrics`.
     """
     plots = [
         draw_plot(
@@ -262,21 +253,9 @@ def _reliability(figure: "Figure", metrics: Mapping[str, Any], theme: Theme) -> 
     width, left = 1 / bins, [place / bins for place in range(bins)]
     filled = [place for place in range(bins) if curve["counts"][place]]
     upper.plot([0, 1], [0, 1], color=theme.text, linestyle=(0, (4, 3)), linewidth=1)
-    upper.bar(
-        [left[place] for place in filled],
-        [curve["accuracy"][place] for place in filled],
-        width=width * 0.94,
-        align="edge",
-        color=theme.second,
-    )
-    upper.plot(
-        [curve["confidence"][place] for place in filled],
-        [curve["accuracy"][place] for place in filled],
-        color=theme.main,
-        marker="o",
-        markersize=4,
-        linewidth=1.5,
-    )
+    accuracy, confidence = ([curve[name][place] for place in filled] for name in ("accuracy", "confidence"))
+    upper.bar([left[place] for place in filled], accuracy, width=width * 0.94, align="edge", color=theme.second)
+    upper.plot(confidence, accuracy, color=theme.main, marker="o", markersize=4, linewidth=1.5)
     upper.text(0.02, 0.95, f"ECE {metrics['ece']:.3f}", transform=upper.transAxes, va="top", fontweight="bold")
     upper.set_xlim(0, 1)
     upper.set_ylim(0, 1)

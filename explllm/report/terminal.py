@@ -19,14 +19,7 @@ _BARS = " ▁▂▃▄▅▆▇█"
 
 
 def histogram_line(counts: Mapping[str, int]) -> str:
-    """Return a one-line histogram of classes.
-
-    Args:
-        counts: Number of faces by class.
-
-    Returns:
-        For example ``Neutral █ 40  Happiness ▄ 20``.
-    """
+    """Return a one-line histogram of the number of faces by class, such as ``Neutral █ 40  Happiness ▄ 20``."""
     highest = max(counts.values(), default=0)
     return "  ".join(
         f"{name} {_BARS[-(-count * (len(_BARS) - 1) // highest) if highest else 0]} {count}"
@@ -35,14 +28,7 @@ def histogram_line(counts: Mapping[str, int]) -> str:
 
 
 def metrics_line(metrics: Mapping[str, Any]) -> str:
-    """Return the recognition metrics in one line.
-
-    Args:
-        metrics: From `explllm.metrics.recognition.recognition_summary`.
-
-    Returns:
-        Accuracy, macro recall and the histogram of predictions.
-    """
+    """Return accuracy, macro recall and the histogram of predictions in one line, from `recognition_summary`."""
     return (
         f"accuracy {metrics['accuracy']:.3f}, macro recall {metrics['macro_recall']:.3f}, "
         f"predictions {histogram_line(metrics['predictions'])}"
@@ -52,10 +38,7 @@ def metrics_line(metrics: Mapping[str, Any]) -> str:
 def print_metrics(console: Console, written: Mapping[str, Any], stage: str = "test") -> None:
     """Print the metrics of a test: warnings, headline, then recall, F1 and predictions by class.
 
-    Args:
-        console: The output console.
-        written: The content of ``metrics.json``.
-        stage: Prefix of the metrics there: ``test`` or ``val``.
+    `written` is the content of ``metrics.json``, and `stage` the prefix of the metrics there: ``test`` or ``val``.
     """
     metrics = {key.removeprefix(f"{stage}/"): value for key, value in written.items() if key.startswith(f"{stage}/")}
     if warning := single_class_warning(metrics):
@@ -106,16 +89,7 @@ def print_explained(
     cot: ChainOfThought,
     training_data_note: str | None = None,
 ) -> None:
-    """Print one explained face.
-
-    Args:
-        console: The output console.
-        image: Path of the image.
-        expression: The true label, if known.
-        recognition: The model's recognition.
-        cot: The model's chain of thought.
-        training_data_note: What users must know about the model's training data; the title mentions drawn faces.
-    """
+    """Print one explained face; the title shows its true label, if known, and warns of training on drawn faces."""
     likely = ", ".join(f"{label} {probability:.1%}" for label, probability in most_likely(recognition))
     label = "" if expression is None else f"  (labeled {expression})"
     caveat = "  (model trained on drawn faces)" if "drawn" in (training_data_note or "") else ""
@@ -129,11 +103,7 @@ def print_explained(
 def print_review(console: Console, review: Review, source: str | None, warnings: Sequence[str]) -> None:
     """Print the review of an explanation below it: claims by status with a mark, a summary, and warnings.
 
-    Args:
-        console: The output console.
-        review: The review.
-        source: Name of the estimator that measured the action units; None if none did: only warnings are printed.
-        warnings: The warnings to print.
+    `source` is the estimator that measured the action units; without one, only the warnings are printed.
     """
     if source is not None:
         console.print(f"{review.summary} (action units by {escape(source)})", highlight=False)

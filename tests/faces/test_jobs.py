@@ -15,7 +15,8 @@ import pytest
 
 from explllm.core.errors import ConfigError, InputError
 from explllm.faces import jobs
-from explllm.faces.jobs import JobOptions, Results, exclusive, partial_path, run_job
+from explllm.faces.job_results import Results, exclusive, partial_path
+from explllm.faces.jobs import JobOptions, run_job
 
 
 @dataclass(frozen=True)

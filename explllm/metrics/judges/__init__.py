@@ -38,15 +38,7 @@ class Judge(ABC):
 
     @abstractmethod
     async def judge(self, generated: str, reference: str, scope: str) -> Judgment:
-        """Return the scores of a generated text.
-
-        Args:
-            generated: The text to score.
-            reference: The text to compare it with.
-            scope: Key of the face in the ledger.
-
-        Returns:
-            The scores.
+        """Return the scores of a generated text, compared with a reference; `scope` is the face's key in the ledger.
 
         Raises:
             ChatFailure: If a server gives no readable answer.
@@ -58,12 +50,7 @@ class RuleJudge(Judge):
 
     @abstractmethod
     def compare(self, generated: str, reference: str) -> Judgment:
-        """Return the scores of a generated text.
-
-        Args:
-            generated: The text to score.
-            reference: The text to compare it with.
-        """
+        """Return the scores of a generated text, compared with a reference."""
 
     async def judge(self, generated: str, reference: str, scope: str) -> Judgment:
         """Return what `compare` gives."""
@@ -75,13 +62,7 @@ _JudgeType = TypeVar("_JudgeType", bound=type[Judge])
 
 
 def register_judge(name: str) -> Callable[[_JudgeType], _JudgeType]:
-    """Register a judge under the name that ``--judge`` takes.
-
-    Args:
-        name: The name.
-
-    Returns:
-        A class decorator.
+    """Return a class decorator that registers a judge under the name that ``--judge`` takes.
 
     Raises:
         ValueError: If another class has this name.

@@ -5,23 +5,19 @@ import re
 from typing import Any, Protocol
 
 from explllm.llm.prompt import prompt_version, render
-from explllm.llm.reading import UnreadableAnswer, ask_until_parsed, strip_reasoning
+from explllm.llm.reading import UnreadableAnswer, ask_until_parsed, object_schema, strip_reasoning
 from explllm.llm.request import ChatAnswer, ChatFailure, ChatMessage, ChatRequest
 from explllm.metrics.exp_cot_score import MAX_SCORE, Judgment
 from explllm.metrics.judges import Judge
 
 _PARTS = ("key_observations", "overall_emotional_interpretation", "conclusion")
-SCHEMA = {
-    "title": "scores",
-    "type": "object",
-    "properties": {
-        "key_observations": {"type": "number", "minimum": 0, "maximum": 5},
-        "overall_emotional_interpretation": {"type": "number", "minimum": 0, "maximum": 5},
-        "conclusion": {"type": "number", "enum": [0, 5]},
-    },
-    "required": list(_PARTS),
-    "additionalProperties": False,
-}
+_UP_TO_5 = {"type": "number", "minimum": 0, "maximum": 5}
+SCHEMA = object_schema(
+    "scores",
+    key_observations=_UP_TO_5,
+    overall_emotional_interpretation=_UP_TO_5,
+    conclusion={"type": "number", "enum": [0, 5]},
+)
 _ATTEMPTS = 3
 _EXPECTED = f"one JSON object of three numbers, {', '.join(_PARTS)}: the first two from 0 to 5, the third 0 or 5"
 
@@ -41,12 +37,7 @@ class ChatJudge(Judge):
     """
 
     def __init__(self, client: AsksQuestions, model: str) -> None:
-        """Initialize the judge.
-
-        Args:
-            client: A `explllm.llm.client.ChatClient`.
-            model: The model's name, for `name`.
-        """
+        """Store the client, an `explllm.llm.client.ChatClient`, and the model's name."""
         self.client, self.model = client, model
         self.name = f"{model}, prompt {prompt_version('explllm.metrics', 'judge')}"
 
