@@ -18,9 +18,8 @@ import time
 from pathlib import Path
 from statistics import median
 
-from host import environment
+from host import environment, scripted_server
 
-SERVER = Path(__file__).resolve().parents[1] / "tests" / "chat_server.py"
 ANSWER = """
 def answer(received):
     return '{"key_observations": 3, "overall_emotional_interpretation": 3, "conclusion": 5}'
@@ -105,21 +104,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         (folder / "judge.py").write_text(ANSWER, encoding="utf-8")
-        port = folder / "port"
-        server = subprocess.Popen(
-            [
-                *(sys.executable, str(SERVER), "--port-file", str(port), "--latency", str(options.latency)),
-                *("--script", f"{folder / 'judge.py'}:answer"),
-            ],
-            stdout=subprocess.DEVNULL,
-        )
-        try:
-            while not port.exists():
-                time.sleep(0.01)
-            url = f"http://127.0.0.1:{port.read_text()}/v1"
+        with scripted_server(folder, f"{folder / 'judge.py'}:answer", options.latency) as url:
             times = measure(folder, url, options.epochs, options.pairs, options.faces)
-        finally:
-            server.kill()
     print(f"| median of {options.pairs} | without, s | with, s | ratio |\n|---|---|---|---|")
     for name in TIMES:
         without, judged = (median(run[name] for run in times[kind]) for kind in ("without", "with"))

@@ -11,13 +11,12 @@ import re
 import subprocess
 import sys
 import tempfile
-import time
 from importlib.machinery import SourceFileLoader
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from host import environment
+from host import environment, scripted_server
 
 from explllm.core.expressions import Expression
 from explllm.core.manifest import Manifest
@@ -44,19 +43,9 @@ def write_faces(path: Path, count: int) -> None:
 def build(folder: Path, rows: int, concurrency: int, latency: float) -> dict[str, float]:
     """Build the chains of thought of random faces in a new process and measure it."""
     write_faces(folder / "faces.parquet", rows)
-    port = folder / "port"
-    script = f"{TESTS / 'engine' / 'model_script.py'}:answer"
-    options = ["--port-file", str(port), "--script", script, "--latency", str(latency)]
-    server = subprocess.Popen(
-        [sys.executable, str(TESTS / "chat_server.py"), *options],
-        stdout=subprocess.DEVNULL,
-    )
-    try:
-        while not port.exists():
-            time.sleep(0.01)
+    with scripted_server(folder, f"{TESTS / 'engine' / 'model_script.py'}:answer", latency) as url:
         command = ["cot", "build", str(folder / "faces.parquet"), "-o", str(folder / "out.parquet")]
-        command += ["--model", "scripted", "--base-url", f"http://127.0.0.1:{port.read_text()}/v1"]
-        command += ["--concurrency", str(concurrency)]
+        command += ["--model", "scripted", "--base-url", url, "--concurrency", str(concurrency)]
         process = subprocess.Popen(
             [sys.executable, "-m", "explllm", *command],
             stdout=subprocess.PIPE,
@@ -66,8 +55,6 @@ def build(folder: Path, rows: int, concurrency: int, latency: float) -> dict[str
         )
         output = process.stdout.read() if process.stdout else ""
         _, _, usage = os.wait4(process.pid, 0)
-    finally:
-        server.kill()
     seconds = re.search(r"([0-9.]+) s; wrote", output)
     if seconds is None:
         raise SystemExit(f"the build printed: {output}")

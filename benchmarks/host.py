@@ -1,8 +1,12 @@
-"""The environment of a measurement: host, library versions and commit."""
+"""The environment of a measurement: host, library versions and commit, and a scripted model server."""
 
 import os
 import platform
 import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import date
 from importlib.metadata import version
 from pathlib import Path
@@ -31,3 +35,18 @@ def environment(*libraries: str) -> str:
     commit = f"commit {git('rev-parse', '--short', 'HEAD')}{changed}"
     cores = f"{os.cpu_count()} cores, Python {platform.python_version()}"
     return f"{date.today()}, {model}, {cores}, {versions}, {commit}"
+
+
+@contextmanager
+def scripted_server(folder: Path, script: str, latency: float) -> Iterator[str]:
+    """Run the tests' chat server with ``FILE:FUNCTION`` as its model, and yield its URL; `folder` holds its port."""
+    server = Path(__file__).resolve().parents[1] / "tests" / "chat_server.py"
+    port = folder / "port"
+    options = ["--port-file", str(port), "--script", script, "--latency", str(latency)]
+    process = subprocess.Popen([sys.executable, str(server), *options], stdout=subprocess.DEVNULL)
+    try:
+        while not port.exists():
+            time.sleep(0.01)
+        yield f"http://127.0.0.1:{port.read_text()}/v1"
+    finally:
+        process.kill()

@@ -80,32 +80,12 @@ def _circle(steps: int) -> Points:
 
 
 def ellipse(x: float, y: float, half_width: float, half_height: float, *, steps: int = 28) -> Points:
-    """Return the outline of an upright ellipse.
-
-    Args:
-        x: Center, face units.
-        y: Center, face units.
-        half_width: Half the width, face units.
-        half_height: Half the height, face units.
-        steps: Number of points.
-
-    Returns:
-        (steps, 2) points.
-    """
+    """Return the outline of an upright ellipse around a center, (steps, 2) points in face units."""
     return shifted(_circle(steps) * (half_width, half_height), x, y)
 
 
 def shifted(points: Points, x: float, y: float) -> Points:
-    """Return points moved by a distance.
-
-    Args:
-        points: (n, 2) points, or one point (2,), face units.
-        x: Distance to the right, face units.
-        y: Distance downwards, face units.
-
-    Returns:
-        Points of the same shape.
-    """
+    """Return points (n, 2), or one point (2,), moved to the right by `x` and down by `y`, in face units."""
     moved: Points = points + np.array([x, y])
     return moved
 
@@ -143,7 +123,7 @@ class Canvas:
         self._flat = np.diag([math.cos(yaw), math.cos(pitch)]) @ turn
         self._parallax = np.array([math.sin(yaw), math.sin(pitch)]) * _HEAD_DEPTH @ turn
         # Pixel centers have integer coordinates: the center of the image is at (pixels - 1) / 2.
-        self._centre = np.array([(pixels - 1) / 2 + shift[0] * unit, (pixels - 1) / 2 + shift[1] * unit])
+        self._center = np.array([(pixels - 1) / 2 + shift[0] * unit, (pixels - 1) / 2 + shift[1] * unit])
 
     def project(self, points: Points, depth: float | None = None) -> NDArray[np.float64]:
         """Return the pixel coordinates of face points.
@@ -156,7 +136,7 @@ class Canvas:
         Returns:
             (n, 2) pixel coordinates.
         """
-        projected: NDArray[np.float64] = points @ self._flat + self._centre
+        projected: NDArray[np.float64] = points @ self._flat + self._center
         if depth is None:
             inside = 1 - points**2 @ _HEAD_CURVE
             projected += np.sqrt(np.maximum(inside, 0.0))[:, None] * self._parallax
@@ -165,41 +145,18 @@ class Canvas:
         return projected
 
     def fill(self, points: Points, color: Color, *, depth: float | None = None) -> None:
-        """Fill a closed shape.
-
-        Args:
-            points: (n, 2) outline, face units.
-            color: Its color.
-            depth: See `project`.
-        """
+        """Fill the outline of a shape, (n, 2) points in face units; for `depth` see `project`."""
         cv2.fillPoly(self.image, [self._fixed(points, depth)], _rgb(color), cv2.LINE_AA, _SUBPIXEL_BITS)
 
     def line(
         self, points: Points, color: Color, width: float, *, closed: bool = False, depth: float | None = None
     ) -> None:
-        """Draw a line of constant width.
-
-        Args:
-            points: (n, 2) points, face units.
-            color: Its color.
-            width: Face units; the minimum is one pixel.
-            closed: Whether the line returns to its start.
-            depth: See `project`.
-        """
-        thickness = max(1, round(width * self.unit))
-        cv2.polylines(
-            self.image, [self._fixed(points, depth)], closed, _rgb(color), thickness, cv2.LINE_AA, _SUBPIXEL_BITS
-        )
+        """Draw a line of constant width, in face units, of at least one pixel; for `depth` see `project`."""
+        outline, thickness = [self._fixed(points, depth)], max(1, round(width * self.unit))
+        cv2.polylines(self.image, outline, closed, _rgb(color), thickness, cv2.LINE_AA, _SUBPIXEL_BITS)
 
     def stroke(self, points: Points, color: Color, width: float, *, ends: tuple[float, float] = (0.0, 0.0)) -> None:
-        """Draw a line that tapers from its middle toward its ends.
-
-        Args:
-            points: (n, 2) points, face units.
-            color: Its color.
-            width: Width in the middle, face units.
-            ends: Width at the two ends as a share of ``width``.
-        """
+        """Draw a line that tapers from a width in its middle, in face units, to shares of it at its two ends."""
         direction = np.empty_like(points)
         direction[1:-1] = points[2:] - points[:-2]
         direction[0], direction[-1] = points[1] - points[0], points[-1] - points[-2]
@@ -234,25 +191,21 @@ class Canvas:
 
     @contextmanager
     def clipped(self, points: Points) -> Iterator[None]:
-        """Clip the drawing inside the ``with`` block to a closed shape with antialiased edges.
-
-        Args:
-            points: (n, 2) outline, face units.
-        """
-        whole, center = self.image, self._centre
+        """Clip the drawing inside the ``with`` block to a closed outline, (n, 2), with antialiased edges."""
+        whole, center = self.image, self._center
         outline = self._fixed(points, None)
         low = np.clip((outline.min(0) >> _SUBPIXEL_BITS) - 1, 0, len(whole) - 1)
         high = np.clip((outline.max(0) >> _SUBPIXEL_BITS) + 3, low + 1, len(whole))
         window = whole[low[1] : high[1], low[0] : high[0]]
         # Inside the block the canvas is a copy of the shape's bounding box, because small copies are cheap.
-        self.image, self._centre = window.copy(), center - low
+        self.image, self._center = window.copy(), center - low
         try:
             yield
             mask = np.zeros(window.shape[:2], np.uint8)
             cv2.fillPoly(mask, [self._fixed(points, None)], 255, cv2.LINE_AA, _SUBPIXEL_BITS)
             _blend(window, self.image, mask)
         finally:
-            self.image, self._centre = whole, center
+            self.image, self._center = whole, center
 
     def _fixed(self, points: Points, depth: float | None) -> NDArray[np.int32]:
         scaled: Any = self.project(points, depth) * (1 << _SUBPIXEL_BITS)
@@ -260,30 +213,13 @@ class Canvas:
 
 
 def mix(first: Color, second: Color, share: float) -> Color:
-    """Return a blend of two colors.
-
-    Args:
-        first: Color at share 0.
-        second: Color at share 1.
-        share: Share of the second color, 0 to 1.
-
-    Returns:
-        The blended color.
-    """
+    """Return a blend of two colors, given the share of the second one, 0 to 1."""
     red, green, blue = (a + (b - a) * share for a, b in zip(first, second, strict=True))
     return red, green, blue
 
 
 def shade(color: Color, factor: float) -> Color:
-    """Return a darker or lighter color.
-
-    Args:
-        color: Any color.
-        factor: Below 1 darkens; above 1 lightens.
-
-    Returns:
-        The color times the factor, clipped to 0 to 255.
-    """
+    """Return a color times a factor, clipped to 0 to 255; a factor below 1 darkens it."""
     red, green, blue = (min(255.0, max(0.0, c * factor)) for c in color)
     return red, green, blue
 

@@ -92,11 +92,8 @@ def draw_faces(
     if existing == settings and (folder / MANIFEST_NAME).is_file():
         return Manifest.read(folder / MANIFEST_NAME)
     if existing is None and folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise InputError(
-            "files that are not drawn faces",
-            where=folder,
-            remedy="Use another folder for the drawn faces, or empty this one.",
-        )
+        remedy = "Use another folder for the drawn faces, or empty this one."
+        raise InputError("files that are not drawn faces", where=folder, remedy=remedy)
     with atomic_write_folder(folder) as drawn:
         _draw_all(drawn, counts, size, seed, label_set)
         text = json.dumps(settings, indent=2) + "\n"

@@ -15,13 +15,7 @@ _PUPIL: Color = (18, 16, 18)
 
 
 def draw_eyes(canvas: Canvas, identity: Identity, movement: Movement) -> None:
-    """Draw both eyes with lids and lashes.
-
-    Args:
-        canvas: The canvas to draw on.
-        identity: The person.
-        movement: The action unit intensities.
-    """
+    """Draw both eyes with lids and lashes."""
     for side in SIDES:
         _draw_eye(canvas, identity, movement, side)
 
@@ -101,13 +95,7 @@ def _between(upper: Points, lower: Points) -> Points:
 
 
 def draw_brows(canvas: Canvas, identity: Identity, movement: Movement) -> None:
-    """Draw both brows and the wrinkles on and between them.
-
-    Args:
-        canvas: The canvas to draw on.
-        identity: The person.
-        movement: The action unit intensities.
-    """
+    """Draw both brows and the wrinkles on and between them."""
     color = mix(shade(identity.hair, 0.82), shade(identity.skin, 0.35), 0.25)
     wrinkle = shade(identity.skin, 0.66)
     for side in SIDES:
@@ -140,21 +128,12 @@ def draw_brows(canvas: Canvas, identity: Identity, movement: Movement) -> None:
                 ]
                 canvas.stroke(spline(line), mix(identity.skin, wrinkle, up * (0.9 - slant * 0.4)), 0.022)
         if down > 0.1:
-            furrow = [
-                (side * 0.036, base - 0.06),
-                (side * 0.050, base + 0.02),
-                (side * 0.044, base + 0.11),
-            ]
+            furrow = [(side * 0.036, base - 0.06), (side * 0.050, base + 0.02), (side * 0.044, base + 0.11)]
             canvas.stroke(spline(furrow), mix(identity.skin, shade(identity.skin, 0.58), down), 0.026)
 
 
 def draw_glasses(canvas: Canvas, identity: Identity) -> None:
-    """Draw the frame of the person's glasses, if any.
-
-    Args:
-        canvas: The canvas to draw on.
-        identity: The person.
-    """
+    """Draw the frame of the person's glasses, if any."""
     if identity.glasses == "none":
         return
     color: Color = (44, 40, 46)

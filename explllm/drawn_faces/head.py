@@ -13,47 +13,27 @@ _CROWN = -1.06
 
 
 def face_outline(identity: Identity, movement: Movement) -> Points:
-    """Return the outline of the face, from the crown around the jaw.
-
-    Args:
-        identity: The person.
-        movement: The action unit intensities.
-
-    Returns:
-        (n, 2) points, face units.
-    """
+    """Return the outline of the face, from the crown around the jaw: (n, 2) points in face units."""
     jaw = JawPose.of(movement)
     wide, narrow, chin = identity.face_width, identity.jaw_width, identity.chin_length
     puff = movement.cheeks_puff
     square = 0.04 * jaw.forward
-    right = [
-        (wide * 0.62, _CROWN + 0.13),
-        (wide * 0.96, -0.62),
-        (wide * 1.02, -0.18),
-        (wide * 0.99 + 0.04 * puff, 0.18),
-        (wide * 0.42 + narrow * 0.56 + 0.13 * puff + 0.3 * jaw.x, 0.50 + jaw.y * 0.35),
-        (narrow * 0.86 + 0.05 * puff + square + 0.7 * jaw.x, chin - 0.21 + jaw.y * 0.8),
-        (narrow * 0.42 + square + jaw.x, chin - 0.035 + jaw.y),
+    # Half the width at a height, and the share of the jaw's slide that this part follows.
+    half = [
+        (wide * 0.62, 0.0, _CROWN + 0.13),
+        (wide * 0.96, 0.0, -0.62),
+        (wide * 1.02, 0.0, -0.18),
+        (wide * 0.99 + 0.04 * puff, 0.0, 0.18),
+        (wide * 0.42 + narrow * 0.56 + 0.13 * puff, 0.3, 0.50 + jaw.y * 0.35),
+        (narrow * 0.86 + 0.05 * puff + square, 0.7, chin - 0.21 + jaw.y * 0.8),
+        (narrow * 0.42 + square, 1.0, chin - 0.035 + jaw.y),
     ]
-    left = [
-        (-wide * 0.62, _CROWN + 0.13),
-        (-wide * 0.96, -0.62),
-        (-wide * 1.02, -0.18),
-        (-wide * 0.99 - 0.04 * puff, 0.18),
-        (-(wide * 0.42 + narrow * 0.56 + 0.13 * puff) + 0.3 * jaw.x, 0.50 + jaw.y * 0.35),
-        (-(narrow * 0.86 + 0.05 * puff + square) + 0.7 * jaw.x, chin - 0.21 + jaw.y * 0.8),
-        (-(narrow * 0.42 + square) + jaw.x, chin - 0.035 + jaw.y),
-    ]
+    right, left = ([(side * x + slide * jaw.x, y) for x, slide, y in half] for side in SIDES)
     return spline([(0.0, _CROWN), *right, (jaw.x, chin + jaw.y + 0.01 * jaw.forward), *left[::-1]], closed=True)
 
 
 def draw_behind(canvas: Canvas, identity: Identity) -> None:
-    """Draw the parts behind the face: long hair, neck and clothes.
-
-    Args:
-        canvas: The canvas to draw on.
-        identity: The person.
-    """
+    """Draw the parts behind the face: long hair, neck and clothes."""
     wide = identity.face_width
     dark = shade(identity.hair, 0.78)
     if identity.hair_style == "long":
@@ -71,13 +51,7 @@ def draw_behind(canvas: Canvas, identity: Identity) -> None:
 
 
 def draw_head(canvas: Canvas, identity: Identity, movement: Movement) -> None:
-    """Draw ears, face and cheeks.
-
-    Args:
-        canvas: The canvas to draw on.
-        identity: The person.
-        movement: The action unit intensities.
-    """
+    """Draw ears, face and cheeks."""
     skin = identity.skin
     outline = face_outline(identity, movement)
     # Long hair covers the ears.
@@ -119,13 +93,7 @@ def _draw_freckles(canvas: Canvas, identity: Identity) -> None:
 
 
 def draw_beard(canvas: Canvas, identity: Identity, movement: Movement) -> None:
-    """Draw the facial hair, which moves with jaw and lips. Draw the mouth after it.
-
-    Args:
-        canvas: The canvas to draw on.
-        identity: The person.
-        movement: The action unit intensities.
-    """
+    """Draw the facial hair, which moves with jaw and lips. Draw the mouth after it."""
     if identity.facial_hair == "none":
         return
     lips, jaw = Lips.of(identity, movement), JawPose.of(movement)
@@ -156,7 +124,7 @@ def draw_beard(canvas: Canvas, identity: Identity, movement: Movement) -> None:
         if identity.facial_hair == "beard":
             # Skin around the lips keeps their shape visible.
             canvas.fill(_grown(lips, 0.028), mix(identity.skin, color, 0.25))
-    if identity.facial_hair == "moustache":
+    if identity.facial_hair == "mustache":
         left, right = lips.top[0], lips.top[-1]
         ridge = max(identity.nose_length + 0.075, top - 0.05)
         hair = [
@@ -180,12 +148,7 @@ def _grown(lips: Lips, margin: float) -> Points:
 
 
 def draw_hair(canvas: Canvas, identity: Identity) -> None:
-    """Draw the hair in front of the face.
-
-    Args:
-        canvas: The canvas to draw on.
-        identity: The person.
-    """
+    """Draw the hair in front of the face."""
     style = identity.hair_style
     if style == "bald":
         return
@@ -198,12 +161,7 @@ def draw_hair(canvas: Canvas, identity: Identity) -> None:
         (wide + 0.05 + thickness * 0.6, -0.22),
         (wide + 0.01, temple),
     ]
-    inside = [
-        (wide * 0.965, temple - 0.04),
-        (wide * 0.93, -0.38),
-        (wide * 0.74, line + 0.13),
-        (wide * 0.36, line),
-    ]
+    inside = [(wide * 0.965, temple - 0.04), (wide * 0.93, -0.38), (wide * 0.74, line + 0.13), (wide * 0.36, line)]
     if style == "fringe":
         inside = [(wide * 0.96, temple), (wide * 0.91, -0.50), (wide * 0.68, -0.62), (wide * 0.30, -0.60)]
         middle: list[tuple[float, float]] = [(0.0, -0.615)]

@@ -11,7 +11,7 @@ import numpy as np
 from explllm.drawn_faces.canvas import Color, mix, shade
 
 HairStyle = Literal["bald", "cropped", "short", "parted", "fringe", "curly", "long", "bob", "bun"]
-FacialHair = Literal["none", "stubble", "moustache", "goatee", "beard"]
+FacialHair = Literal["none", "stubble", "mustache", "goatee", "beard"]
 Glasses = Literal["none", "round", "square"]
 _T = TypeVar("_T")
 
@@ -26,7 +26,7 @@ _SKINS: tuple[Color, ...] = (
     (126, 80, 54),
     (98, 62, 44),
 )
-_HAIR_COLOURS: tuple[Color, ...] = (
+_HAIR_COLORS: tuple[Color, ...] = (
     (32, 26, 28),
     (52, 37, 30),
     (86, 58, 38),
@@ -101,27 +101,20 @@ class Identity:
 
     @classmethod
     def sample(cls, rng: np.random.Generator) -> Identity:
-        """Sample a person.
-
-        Args:
-            rng: Random generator.
-
-        Returns:
-            The person.
-        """
+        """Sample a person."""
         tone = float(rng.uniform(0, len(_SKINS) - 1))
         below = min(int(tone), len(_SKINS) - 2)
         skin = mix(_SKINS[below], _SKINS[below + 1], tone - below)
         masculine = bool(rng.random() < 0.5)
-        hair = _pick(rng, _HAIR_COLOURS)
+        hair = _pick(rng, _HAIR_COLORS)
         if tone > 5:  # dark skin comes with dark hair
-            hair = _pick(rng, _HAIR_COLOURS[:3])
+            hair = _pick(rng, _HAIR_COLORS[:3])
         hair = shade(hair, float(rng.uniform(0.85, 1.15)))
         face_width = float(rng.uniform(0.68, 0.79))
         bearded = masculine and rng.random() < 0.4
         facial_hair: FacialHair = "none"
         if bearded:
-            facial_hair = _pick(rng, ("stubble", "moustache", "goatee", "beard"))
+            facial_hair = _pick(rng, ("stubble", "mustache", "goatee", "beard"))
         glasses: Glasses = "none"
         if rng.random() < 0.15:
             glasses = _pick(rng, ("round", "square"))
@@ -191,14 +184,7 @@ class Scene:
 
     @classmethod
     def sample(cls, rng: np.random.Generator) -> Scene:
-        """Sample the conditions of an image.
-
-        Args:
-            rng: Random generator.
-
-        Returns:
-            The conditions; the head stays within 12 degrees of upright and about 17 degrees of frontal.
-        """
+        """Sample the conditions of an image; the head is within 12 degrees of upright and about 17 of frontal."""
         gray = float(rng.uniform(70, 225))
         red, green, blue = (min(255.0, max(0.0, gray + c)) for c in rng.uniform(-35, 35, 3).tolist())
         return cls(

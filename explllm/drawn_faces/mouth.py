@@ -28,14 +28,7 @@ class JawPose:
 
     @classmethod
     def of(cls, movement: Movement) -> JawPose:
-        """Return the jaw pose of action units.
-
-        Args:
-            movement: The action unit intensities.
-
-        Returns:
-            The pose.
-        """
+        """Return the jaw pose of action units."""
         y = 0.26 * movement.jaw_drop - 0.045 * movement.chin_raise + 0.02 * movement.jaw_thrust
         return cls(x=0.15 * movement.jaw_slide, y=y, forward=movement.jaw_thrust)
 
@@ -57,15 +50,7 @@ class Lips:
 
     @classmethod
     def of(cls, identity: Identity, movement: Movement) -> Lips:
-        """Return the lips for action units.
-
-        Args:
-            identity: The person.
-            movement: The action unit intensities.
-
-        Returns:
-            The lines of the mouth.
-        """
+        """Return a person's lips for action units."""
         m, jaw = movement, JawPose.of(movement)
         line = identity.nose_length + _BELOW_NOSE
         pucker = m.lip_pucker
@@ -124,13 +109,7 @@ class Lips:
 
 
 def draw_mouth(canvas: Canvas, identity: Identity, movement: Movement) -> None:
-    """Draw the lips, the inside of the mouth, and the folds around it.
-
-    Args:
-        canvas: The canvas to draw on.
-        identity: The person.
-        movement: The action unit intensities.
-    """
+    """Draw the lips, the inside of the mouth, and the folds around it."""
     lips = Lips.of(identity, movement)
     skin, m = identity.skin, movement
     _draw_folds(canvas, identity, movement, lips)
@@ -236,13 +215,7 @@ def _draw_chin_and_sucked_lips(canvas: Canvas, identity: Identity, movement: Mov
 
 
 def draw_nose(canvas: Canvas, identity: Identity, movement: Movement) -> None:
-    """Draw the nose and the wrinkles on its bridge.
-
-    Args:
-        canvas: The canvas to draw on.
-        identity: The person.
-        movement: The action unit intensities.
-    """
+    """Draw the nose and the wrinkles on its bridge."""
     wrinkle = movement.nose_wrinkle
     skin = identity.skin
     half = identity.nose_width * (1 + 0.22 * wrinkle + 0.08 * movement.upper_lip_raise)

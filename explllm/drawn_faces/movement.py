@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from typing import Any
 
 from explllm.core.action_units import NAMES, check_action_units
 
@@ -53,38 +54,15 @@ class Movement:
 
     @classmethod
     def of(cls, action_units: Sequence[float]) -> Movement:
-        """Return 24 intensities by name.
-
-        Args:
-            action_units: 24 intensities in FEAFA's order, each in [0, 1].
-
-        Returns:
-            The movement.
+        """Return 24 intensities in FEAFA's order, each in [0, 1], by name.
 
         Raises:
             InputError: If there are not 24 values, or one is not in [0, 1].
         """
         value = dict(zip(NAMES, check_action_units(action_units), strict=True))
 
-        def sided(name: str) -> Sided:
-            return Sided(left=value[f"Left {name}"], right=value[f"Right {name}"])
-
-        return cls(
-            eye_close=sided("Eye Close"),
-            lid_raise=sided("Lid Raise"),
-            brow_lower=sided("Brow Lower"),
-            brow_raise=sided("Brow Raise"),
-            jaw_drop=value["Jaw Drop"],
-            jaw_slide=value["Jaw Slide Left"] - value["Jaw Slide Right"],
-            lip_corner_pull=sided("Lip Corner Pull"),
-            lip_corner_stretch=sided("Lip Corner Stretch"),
-            upper_lip_suck=value["Upper Lip Suck"],
-            lower_lip_suck=value["Lower Lip Suck"],
-            jaw_thrust=value["Jaw Thrust"],
-            upper_lip_raise=value["Upper Lip Raise"],
-            lower_lip_depress=value["Lower Lip Depress"],
-            chin_raise=value["Chin Raise"],
-            lip_pucker=value["Lip Pucker"],
-            cheeks_puff=value["Cheeks Puff"],
-            nose_wrinkle=value["Nose Wrinkle"],
-        )
+        values: dict[str, Any] = {"jaw_slide": value["Jaw Slide Left"] - value["Jaw Slide Right"]}
+        for name in (field.name for field in fields(cls) if field.name not in values):
+            unit = name.replace("_", " ").title()
+            values[name] = value[unit] if unit in value else Sided(value[f"Left {unit}"], value[f"Right {unit}"])
+        return cls(**values)

@@ -148,15 +148,7 @@ MINIMUM_DEFINING = 0.35
 
 
 def sample_action_units(expression: Expression, rng: np.random.Generator) -> NDArray[np.float64]:
-    """Sample intensities of an expression.
-
-    Args:
-        expression: The expression.
-        rng: Random generator.
-
-    Returns:
-        (24,) intensities in [0, 1], in FEAFA's order, rounded to 4 decimals.
-    """
+    """Sample intensities of an expression: (24,), in [0, 1], in FEAFA's order, rounded to 4 decimals."""
     forms = PROTOTYPES[expression]
     form = forms[int(rng.integers(len(forms)))]
     units = np.where(rng.random(len(NAMES)) < _NOISE_CHANCE, rng.uniform(0.0, NOISE, len(NAMES)), 0.0)
