@@ -125,8 +125,8 @@ def _group_help(name: str, text: str, functions: dict[str, Callable[..., int | N
 
     width = max(map(len, functions))
     lines = (
-        fill(f"  {one:{width}}  {summary(function)}", WIDTH, subsequent_indent=" " * (width + 4))
-        for one, function in functions.items()
+        fill(f"  {command:{width}}  {summary(function)}", WIDTH, subsequent_indent=" " * (width + 4))
+        for command, function in functions.items()
     )
     return (
         f"usage: explllm {name} COMMAND [options]\n\n{for_terminal(text)}\ncommands:\n"

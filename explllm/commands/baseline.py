@@ -102,7 +102,7 @@ def baseline(
     check_root(root)
     table = _select(manifest, root, split, sample, seed)
     labels = choose_label_set(table, label_set)
-    lacking = skipped_images(table, labels)
+    skipped = skipped_images(table, labels)
     faces = list(face_images(table, labels))
     if estimate:
         # The price of a model is known whether or not there is a key.
@@ -151,7 +151,7 @@ def baseline(
         with tracker.saving(result):
             answered = with_answers(table, result.outcomes, chat.model, labels)
             answered.write(out)
-    print_summary(result, BaselineStatus, lacking, out)
+    print_summary(result, BaselineStatus, skipped, out)
     tracker.raise_if_stopped(result)
     if not result.pending:
         _write_test(answered, labels, chat, settings, folder)

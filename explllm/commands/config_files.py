@@ -22,13 +22,13 @@ def find_config(name: str) -> Path:
         MissingPathError: If it is in none of these places; the message lists them and the shipped configurations.
     """
     shipped = shipped_configs()
-    places = list(dict.fromkeys([Path(name), Path("configs", name), shipped / name]))
-    for place in places:
-        if place.is_file():
-            return place
+    candidates = list(dict.fromkeys([Path(name), Path("configs", name), shipped / name]))
+    for candidate in candidates:
+        if candidate.is_file():
+            return candidate
     known = sorted(str(path.relative_to(shipped)) for path in shipped.rglob("*.yaml"))
     raise MissingPathError(
-        f"there is no configuration {name}; searched {', '.join(map(str, places))}",
+        f"there is no configuration {name}; searched {', '.join(map(str, candidates))}",
         remedy=f"{suggestion(name, known, 0.8)}Give a path, or a shipped configuration: {', '.join(known)}.",
     )
 
@@ -48,12 +48,12 @@ def with_configs_found(arguments: Sequence[str]) -> list[str]:
         ConfigError: If it is not a YAML file of settings, or ``--config`` has no value.
     """
     resolved = list(arguments)
-    for place, argument in enumerate(arguments):
+    for index, argument in enumerate(arguments):
         option, equals, value = argument.partition("=")
         if option not in ("--config", "-c"):
             continue
         if not equals:
-            value = arguments[place + 1] if place + 1 < len(arguments) else ""
+            value = arguments[index + 1] if index + 1 < len(arguments) else ""
         if not value or value.startswith("-"):
             remedy = "Give a configuration, such as --config demo.yaml."
             raise ConfigError(f"the option {option} has no value", remedy=remedy)
@@ -61,7 +61,7 @@ def with_configs_found(arguments: Sequence[str]) -> list[str]:
         settings = read_config_file(path)
         # The parser does not know inheritance, but takes the text of a configuration instead of a path.
         text = yaml.safe_dump(settings, sort_keys=False) if BASE in _read(path) else str(path)
-        resolved[place if equals else place + 1] = f"{option}={text}" if equals else text
+        resolved[index if equals else index + 1] = f"{option}={text}" if equals else text
     return resolved
 
 

@@ -86,7 +86,7 @@ def build(
         trust = UnitReliability.read(reliability)
         table = trust.calibrate_manifest(table)
         sys.stderr.write(f"action units that are not trusted: {', '.join(trust.untrusted) or 'none'}\n")
-    lacking = skipped_rows(table)
+    skipped = skipped_rows(table)
     check_ending(out)
     if not offline and not chat.model:
         raise ConfigError("no model is named", remedy="Give --model NAME, or --offline to write by rules.")
@@ -122,7 +122,7 @@ def build(
             table.write(out, finish)
             if released:
                 _write_released(chain.from_iterable(map(released_records, map(finish, table.chunks()))), released)
-        print_summary(result, Status, lacking, out)
+        print_summary(result, Status, skipped, out)
     tracker.raise_if_stopped(result)
     return result.exit_status
 
@@ -258,7 +258,7 @@ def show(manifest: Path, row: Annotated[int, Option(minimum=1)], *, run_dir: Pat
         with Ledger(folder / LEDGER) as ledger:
             for entry in ledger.conversation(face_key(table.frame["image"].iloc[row - 1], cells.get("box"))):
                 title = f"{entry.purpose}, round {entry.round}, {entry.model}, {entry.cost:.4f} USD"
-                pictures = "".join(f"[image, SHA-256 {one.sha256}]\n\n" for one in entry.request.images)
+                pictures = "".join(f"[image, SHA-256 {image.sha256}]\n\n" for image in entry.request.images)
                 answer = entry.text or entry.failure or ""
                 body = Text(clean_text(f"{pictures}{entry.messages[-1].content}\n\n────────\n\n{answer}"))
                 console.print(Panel(body, title=Text(title), title_align="left"))

@@ -122,14 +122,14 @@ def settings_of(name: str) -> list[Setting]:
     """
     settings: list[Setting] = []
     for node in _linearized(name):
-        init = next((one for one in node.body if isinstance(one, ast.FunctionDef) and one.name == "__init__"), None)
+        init = next((item for item in node.body if isinstance(item, ast.FunctionDef) and item.name == "__init__"), None)
         if init is None:
             fields = list(_fields(node))
             if fields:
                 return fields
             continue
         documented = parse(ast.get_docstring(init) or "").params or parse(ast.get_docstring(node) or "").params
-        texts = {one.arg_name: one.description or "" for one in documented}
+        texts = {item.arg_name: item.description or "" for item in documented}
         arguments = [*init.args.args[1:], *init.args.kwonlyargs]
         defaults = [*([None] * (len(init.args.args) - len(init.args.defaults))), *init.args.defaults][1:]
         defaults += init.args.kw_defaults
@@ -161,13 +161,13 @@ def accepted_settings(class_path: str) -> set[str] | None:
 
 
 def _fields(node: ast.ClassDef) -> Iterator[Setting]:
-    for place, one in enumerate(node.body):
-        if isinstance(one, ast.AnnAssign) and isinstance(one.target, ast.Name):
-            following = node.body[place + 1] if place + 1 < len(node.body) else None
+    for index, item in enumerate(node.body):
+        if isinstance(item, ast.AnnAssign) and isinstance(item.target, ast.Name):
+            following = node.body[index + 1] if index + 1 < len(node.body) else None
             doc = following.value if isinstance(following, ast.Expr) else None
             text = doc.value if isinstance(doc, ast.Constant) else ""
-            default = None if one.value is None else ast.unparse(one.value)
-            yield Setting(one.target.id, ast.unparse(one.annotation), default, inspect.cleandoc(str(text)))
+            default = None if item.value is None else ast.unparse(item.value)
+            yield Setting(item.target.id, ast.unparse(item.annotation), default, inspect.cleandoc(str(text)))
 
 
 def _linearized(name: str) -> list[ast.ClassDef]:
@@ -177,7 +177,7 @@ def _linearized(name: str) -> list[ast.ClassDef]:
     for base in node.bases:
         if isinstance(base, ast.Name) and base.id in _index():
             order += _linearized(base.id)
-    return [one for place, one in enumerate(order) if one not in order[place + 1 :]]
+    return [cls for index, cls in enumerate(order) if cls not in order[index + 1 :]]
 
 
 @cache
@@ -199,15 +199,15 @@ def _tree(file: Path) -> ast.Module:
 
 
 def _class(name: str) -> ast.ClassDef:
-    return next(one for one in _tree(_index()[name]).body if isinstance(one, ast.ClassDef) and one.name == name)
+    return next(item for item in _tree(_index()[name]).body if isinstance(item, ast.ClassDef) and item.name == name)
 
 
 def _value(name: str) -> str:
     """Return the value of a constant or alias of the package as in its source; the name itself if it is neither."""
     if name in _index():
-        for one in _tree(_index()[name]).body:
-            if isinstance(one, ast.Assign) and ast.unparse(one.targets[0]) == name:
-                return ast.unparse(one.value)
+        for item in _tree(_index()[name]).body:
+            if isinstance(item, ast.Assign) and ast.unparse(item.targets[0]) == name:
+                return ast.unparse(item.value)
     return name
 
 

@@ -158,7 +158,10 @@ def suggestion(word: str, known: Iterable[str], cutoff: float = 0.6) -> str:
 def for_terminal(text: str, width: int = WIDTH) -> str:
     """Wrap the paragraphs of a text, except indented ones such as examples; remove the markup of docstrings."""
     paragraphs = re.split(r"\n\s*\n", _plain(text).strip("\n"))
-    wrapped = [one if one.startswith(" ") else textwrap.fill(" ".join(one.split()), width) for one in paragraphs]
+    wrapped = [
+        paragraph if paragraph.startswith(" ") else textwrap.fill(" ".join(paragraph.split()), width)
+        for paragraph in paragraphs
+    ]
     return "\n\n".join(wrapped) + "\n"
 
 
@@ -223,7 +226,7 @@ def _unwrapped(annotation: Any) -> tuple[Any, Option]:
 def _arguments(function: Callable[..., Any], skip_first: bool) -> Iterator[_Argument]:
     """Yield the arguments of a function, those of its dataclasses among them."""
     documented = parse(inspect.getdoc(getattr(function, "func", function)) or "")
-    texts = {one.arg_name: one.description or "" for one in documented.params}
+    texts = {param.arg_name: param.description or "" for param in documented.params}
     for parameter, kind, option in _parameters(function, skip_first):
         if is_dataclass(kind):
             yield from _fields(kind, option, texts)
@@ -236,7 +239,7 @@ def _arguments(function: Callable[..., Any], skip_first: bool) -> Iterator[_Argu
 
 def _fields(cls: Any, group: Option, texts: dict[str, str]) -> Iterator[_Argument]:
     hints = get_type_hints(cls, include_extras=True)
-    documented = {one.arg_name: one.description or "" for one in parse_from_object(cls).params}
+    documented = {param.arg_name: param.description or "" for param in parse_from_object(cls).params}
     for field in fields(cls):
         kind, option = _unwrapped(hints[field.name])
         if field.name not in group.skip:

@@ -113,8 +113,8 @@ def _settings() -> set[str]:
 
 
 def _wrong_type(keys: Sequence[str], expected: Sequence[str], value: str, see: str) -> ConfigError:
-    wanted = " or ".join(dict.fromkeys(map(_type_in_words, expected)))
-    return ConfigError(f"{'.'.join(keys)} is {value[:80]!r}, not {wanted}", remedy=see)
+    types = " or ".join(dict.fromkeys(map(_type_in_words, expected)))
+    return ConfigError(f"{'.'.join(keys)} is {value[:80]!r}, not {types}", remedy=see)
 
 
 def _type_in_words(name: str) -> str:

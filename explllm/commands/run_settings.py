@@ -35,7 +35,7 @@ class RecordedRun:
         """
         for key, value in _model_settings(settings):
             recorded = dict(_model_settings(self.settings)).get(key)
-            replaced = any(f"{key}.".startswith(f"{one}.") or one.startswith(f"{key}.") for one in overridden)
+            replaced = any(f"{key}.".startswith(f"{option}.") or option.startswith(f"{key}.") for option in overridden)
             if value != recorded and not replaced:
                 raise ConfigError(
                     f"--{key} is {_shown(value)}, but the run was trained with {_shown(recorded)}",
@@ -96,7 +96,7 @@ def evaluation_arguments(arguments: Sequence[str]) -> tuple[list[str], RecordedR
         settings = {**settings, "data": {"class_path": typed["data"]["class_path"], "init_args": margin}}
     merged = merge_settings(settings, changes)
     merged["run_dir"] = str(run_dir)
-    rest = [word for place, word in enumerate(arguments) if not _is_config(arguments, place)]
+    rest = [word for index, word in enumerate(arguments) if not _is_config(arguments, index)]
     return ["--config", yaml.safe_dump(merged, sort_keys=False), *rest], run
 
 
@@ -126,18 +126,18 @@ def _class_name(settings: Mapping[str, Any], key: str) -> str | None:
 
 
 def _values(arguments: Sequence[str], option: str) -> Iterator[str]:
-    for place, word in enumerate(arguments):
+    for index, word in enumerate(arguments):
         name, equals, value = word.partition("=")
         if name == option:
-            yield value if equals else arguments[place + 1] if place + 1 < len(arguments) else ""
+            yield value if equals else arguments[index + 1] if index + 1 < len(arguments) else ""
 
 
 def _last(arguments: Sequence[str], option: str) -> str | None:
     return next(iter(reversed(list(_values(arguments, option)))), None)
 
 
-def _is_config(arguments: Sequence[str], place: int) -> bool:
-    return arguments[place].partition("=")[0] == "--config" or (place > 0 and arguments[place - 1] == "--config")
+def _is_config(arguments: Sequence[str], index: int) -> bool:
+    return arguments[index].partition("=")[0] == "--config" or (index > 0 and arguments[index - 1] == "--config")
 
 
 def _shown(value: Any) -> str:

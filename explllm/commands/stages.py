@@ -72,11 +72,11 @@ def _run(stage: str, arguments: list[str]) -> None:
 
 def _help(stage: str, words: list[str], function: Callable[..., Any]) -> str | None:
     """Return the requested help; None if none is requested, or only Lightning can write it."""
-    for place, word in enumerate(words):
+    for index, word in enumerate(words):
         option, _, value = word.partition("=")
         if option in ("--help", "-h"):
             return stage_help(stage, function)
         if option in ("--model.help", "--data.help"):
-            following = words[place + 1] if place + 1 < len(words) else ""
+            following = words[index + 1] if index + 1 < len(words) else ""
             return class_help(option[2:].partition(".")[0], value or following.lstrip("-"))
     return None

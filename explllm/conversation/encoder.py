@@ -135,10 +135,10 @@ class ConversationEncoder:
         labels = torch.full((len(rows), length), IGNORED, dtype=torch.long)
         for number, row in enumerate(rows):
             size = len(row.input_ids)
-            place = slice(0, size) if side == "right" else slice(length - size, length)
-            input_ids[number, place] = torch.tensor(row.input_ids)
-            attention_mask[number, place] = 1
-            labels[number, place] = torch.tensor(row.labels)
+            span = slice(0, size) if side == "right" else slice(length - size, length)
+            input_ids[number, span] = torch.tensor(row.input_ids)
+            attention_mask[number, span] = 1
+            labels[number, span] = torch.tensor(row.labels)
         return TokenBatch(input_ids, attention_mask, labels)
 
     @property

@@ -145,5 +145,5 @@ def released_records(part: pd.DataFrame) -> Iterator[dict[str, object]]:
     for image, box, label, units, cot, status in columns.itertuples(index=False):
         # A row without units or label may have a text from an earlier manifest.
         if cot is not None and units is not None and label is not None and status in _ACCEPTED:
-            place = {"box": list(box)} if isinstance(box, list) else {}
-            yield {"file_name": image, **place, "emo": label, "au": list(units), "description": cot}
+            box_cell = {"box": list(box)} if isinstance(box, list) else {}
+            yield {"file_name": image, **box_cell, "emo": label, "au": list(units), "description": cot}

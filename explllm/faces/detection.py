@@ -223,25 +223,25 @@ class DetectionTask(TableTask):
         for start, chunk in source:
             for row, image in enumerate(chunk.frame["image"], start):
                 if self._is_item[row]:
-                    place = self._start[row]
-                    rows = tuple(int(other) for other in self._order[place : place + self._size[row]])
+                    start_of_image = self._start[row]
+                    rows = tuple(int(other) for other in self._order[start_of_image : start_of_image + self._size[row]])
                     yield row, ImageRows(image, source.root / image, rows, tuple(_box_at(boxes, i) for i in rows))
 
     def convert(self, row: int, chunk: Manifest, results: Results) -> pd.DataFrame:
         """Return a chunk with the detected boxes."""
-        places: list[int] = []
+        positions: list[int] = []
         faces: list[dict[str, Any]] = []
-        for place, (_, box) in enumerate(image_boxes(chunk)):
-            faces_of_row = self._faces_of(row + place, results) or [_face(row + place, box, GIVEN)]
+        for position, (_, box) in enumerate(image_boxes(chunk)):
+            faces_of_row = self._faces_of(row + position, results) or [_face(row + position, box, GIVEN)]
             faces += faces_of_row
-            places += [place] * len(faces_of_row)
-        frame = chunk.frame.iloc[places].reset_index(drop=True)
+            positions += [position] * len(faces_of_row)
+        frame = chunk.frame.iloc[positions].reset_index(drop=True)
         columns = {"box": "box", "face_status": "status", "face_score": "score"}
         if self._job.crops is not None:
             columns["crop"] = "crop"
         for column, key in columns.items():
             frame[column] = pd.Series([face.get(key) for face in faces], index=frame.index, dtype=object)
-        several = pd.Series(places, index=frame.index).duplicated(keep=False)
+        several = pd.Series(positions, index=frame.index).duplicated(keep=False)
         for column in map(str, frame.columns):
             if several.any() and any(column == name or column.startswith(f"{name}_") for name in PER_FACE_COLUMNS):
                 frame[column] = frame[column].astype(object).where(~several, None)

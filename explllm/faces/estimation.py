@@ -177,17 +177,17 @@ class EstimationTask(TableTask):
             column: list(frame[column].astype(object)) if column in frame else [None] * len(frame) for column in columns
         }
         status = _given_status(chunk)
-        for place in range(len(frame)):
-            if row + place not in results:
+        for position in range(len(frame)):
+            if row + position not in results:
                 continue
-            result = results[row + place]
-            status[place] = result["status"]
+            result = results[row + position]
+            status[position] = result["status"]
             if (units := result["units"]) is not None:
-                if drawn.iloc[place] and pd.isna(cells["action_units_true_source"][place]):
-                    cells["action_units_true_source"][place] = cells["action_units_source"][place]
-                cells["action_units"][place] = fill_unmeasured(units)
-                cells["action_units_source"][place] = self._source
-                cells["action_units_missing"][place] = ", ".join(unmeasured_units(units)) or None
+                if drawn.iloc[position] and pd.isna(cells["action_units_true_source"][position]):
+                    cells["action_units_true_source"][position] = cells["action_units_source"][position]
+                cells["action_units"][position] = fill_unmeasured(units)
+                cells["action_units_source"][position] = self._source
+                cells["action_units_missing"][position] = ", ".join(unmeasured_units(units)) or None
         for column, values in {**cells, self.status_column: status}.items():
             frame[column] = pd.Series(values, index=frame.index, dtype=object)
         return frame

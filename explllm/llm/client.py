@@ -225,7 +225,9 @@ class ChatClient:
         """Send one HTTP request, recorded before and after; return the answer and its cost in USD, if known."""
         # No tokenizer makes more tokens than bytes, and the JSON of a message is longer than the tokens that chat
         # templates add. An image counts with its vision tokens, not its bytes.
-        size = len(json.dumps(body, ensure_ascii=False).encode("utf-8")) - sum(len(one.url) for one in request.images)
+        size = len(json.dumps(body, ensure_ascii=False).encode("utf-8")) - sum(
+            len(image.url) for image in request.images
+        )
         vision_tokens = image_tokens(self.settings.model).maximum * len(request.images)
         max_answer = self._dialect.token_limit(request)
         upper_bound = 0.0 if self._price is None else self._price.cost(size + vision_tokens, max_answer)

@@ -99,10 +99,10 @@ class Answers:
             )
         known = np.array([label in scored for label in truth], bool)
         table, truth = table[known], [label for label in truth if label in scored]
-        places = {label: place for place, label in enumerate(scored)}
+        indices = {label: place for place, label in enumerate(scored)}
         probabilities = _probabilities(table, scored)
         answered = [_expression(cell) for cell in table["predicted"]]
-        predictions = np.array([NO_LABEL if label is None else places.get(label, NO_LABEL) for label in answered], int)
+        predictions = np.array([NO_LABEL if label is None else indices.get(label, NO_LABEL) for label in answered], int)
         dropped = tuple(label for label in model if label not in scored)
         if dropped:
             # An answer that named no class remains without one.
@@ -111,7 +111,7 @@ class Answers:
         return cls(
             labels=scored,
             rows=list(table.index),
-            targets=np.array([places[label] for label in truth if label is not None], int),
+            targets=np.array([indices[label] for label in truth if label is not None], int),
             predictions=predictions,
             probabilities=probabilities,
             left_out=dict(sorted(unknown.items())),
@@ -121,7 +121,7 @@ class Answers:
     @property
     def names(self) -> list[str | None]:
         """Names of the predicted classes; None for an answer that names no class."""
-        return [None if place == NO_LABEL else str(self.labels[place]) for place in self.predictions]
+        return [None if index == NO_LABEL else str(self.labels[index]) for index in self.predictions]
 
     @property
     def correct(self) -> np.ndarray:

@@ -92,10 +92,10 @@ def agreement_summary(agreement: Agreement, names: Sequence[str] = NAMES) -> dic
         "constant_predictions": chosen(agreement.constant_predictions),
         "by_unit": {
             unit: {
-                "faces": int(agreement.count[place]),
-                **{name: _number(values[place]) for name, values in columns.items()},
+                "faces": int(agreement.count[index]),
+                **{name: _number(values[index]) for name, values in columns.items()},
             }
-            for place, unit in enumerate(names)
+            for index, unit in enumerate(names)
         },
     }
 

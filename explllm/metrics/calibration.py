@@ -45,10 +45,10 @@ def reliability_curve(confidences: np.ndarray, correct: np.ndarray, bins: int = 
     Returns:
         The curve.
     """
-    place = np.digitize(confidences, np.linspace(0, 1, bins + 1)[1:-1], right=True)
-    counts = np.bincount(place, minlength=bins)
-    confidence = np.bincount(place, confidences, minlength=bins)
-    accuracy = np.bincount(place, correct.astype(float), minlength=bins)
+    bin_index = np.digitize(confidences, np.linspace(0, 1, bins + 1)[1:-1], right=True)
+    counts = np.bincount(bin_index, minlength=bins)
+    confidence = np.bincount(bin_index, confidences, minlength=bins)
+    accuracy = np.bincount(bin_index, correct.astype(float), minlength=bins)
 
     def means(sums: np.ndarray) -> list[float | None]:
         return [float(total / count) if count else None for total, count in zip(sums, counts, strict=True)]

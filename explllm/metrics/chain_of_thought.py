@@ -113,7 +113,7 @@ def text_counts(
 
 def sum_counts(counts: Iterable[TextCounts]) -> TextCounts:
     """Return the sums of the counts of texts."""
-    rows = [astuple(one) for one in counts]
+    rows = [astuple(count) for count in counts]
     return TextCounts(*(sum(column) for column in zip(*rows, strict=True))) if rows else TextCounts(texts=0)
 
 

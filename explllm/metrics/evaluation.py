@@ -36,10 +36,10 @@ def auroc_by_class(
         The area by class; 0.5 is chance. None if no face, or every face, belongs to the class.
     """
     areas: dict[str, float | None] = {}
-    for place, label in enumerate(labels):
-        truth = torch.from_numpy(targets == place).long()
+    for index, label in enumerate(labels):
+        truth = torch.from_numpy(targets == index).long()
         defined = 0 < int(truth.sum()) < len(truth)
-        scores = torch.from_numpy(np.ascontiguousarray(probabilities[:, place])).clamp(0, 1)
+        scores = torch.from_numpy(np.ascontiguousarray(probabilities[:, index])).clamp(0, 1)
         areas[str(label)] = float(binary_auroc(scores, truth)) if defined else None
     return areas
 

@@ -51,15 +51,15 @@ def grounding_gain(
         if units is not None:
             classes[label or ChainOfThought.parse(text).expression].append(row)
     generator = np.random.default_rng(seed)
-    read = {row: claims(texts[row]) for rows in classes.values() if len(rows) > 1 for row in rows}
+    claims_by_row = {row: claims(texts[row]) for rows in classes.values() if len(rows) > 1 for row in rows}
     counts = []
     for rows in classes.values():
         order = generator.permutation(rows)
-        for place, row in enumerate(order if len(order) > 1 else ()):
+        for position, row in enumerate(order if len(order) > 1 else ()):
             units = action_units[row] or ()
-            own = ground_claims(read[row], units, weights=weights)
+            own = ground_claims(claims_by_row[row], units, weights=weights)
             others = [
-                ground_claims(read[order[(place + shift) % len(order)]], units, weights=weights)
+                ground_claims(claims_by_row[order[(position + shift) % len(order)]], units, weights=weights)
                 for shift in range(1, min(SWAPS, len(order) - 1) + 1)
             ]
             supported = sum(other.supported_count for other in others) / len(others)

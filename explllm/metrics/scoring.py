@@ -95,11 +95,11 @@ def score_table(
         )
     if pairs:
         results, metrics["judge"], metrics["judge_cost"] = asyncio.run(_judge(pairs, judge, ledger, redo))
-        judgments = {text.name: one for (text, _), one in zip(pairs, results, strict=True)}
+        judgments = {text.name: result for (text, _), result in zip(pairs, results, strict=True)}
         # The mean of no judgment is NaN, which JSON cannot express.
-        if judged := [one for one in results if isinstance(one, Judgment)]:
+        if judged := [result for result in results if isinstance(result, Judgment)]:
             metrics["exp_cot_score"] = exp_cot_score(judged)
-        reasons = Counter(one for one in results if isinstance(one, str))
+        reasons = Counter(result for result in results if isinstance(result, str))
         metrics["not_judged"], metrics["not_judged_because"] = reasons.total(), dict(reasons.most_common())
         metrics["judge_ledger"] = str(ledger) if isinstance(judge, ChatSettings) else None
         metrics["without_reference"] = len(texts) - len(pairs)

@@ -90,7 +90,7 @@ def _bars(axes: "Axes", metrics: Mapping[str, Any], theme: Theme) -> None:
     names = list(metrics["by_unit"])
     for offset, name, color in ((-0.2, "pearson", theme.main), (0.2, "ccc", theme.second)):
         values = [metrics["by_unit"][unit][name] or 0.0 for unit in names]
-        axes.barh([place + offset for place in range(len(names))], values, 0.4, color=color, label=MEASURES[name])
+        axes.barh([index + offset for index in range(len(names))], values, 0.4, color=color, label=MEASURES[name])
     if metrics["pearson"] is not None:
         axes.axvline(metrics["pearson"], color=theme.text, linestyle=(0, (4, 3)), linewidth=1)
     axes.set_yticks(range(len(names)), names)

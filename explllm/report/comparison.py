@@ -75,11 +75,11 @@ def write_comparison(comparison: Comparison, folder: Path) -> None:
     right = differing[[f"right {name}" for name in names]]
     kinds = [tuple(row) for row in right.itertuples(index=False, name=None)]
     # Faces that only some runs recognize come first.
-    present = sorted(set(kinds), key=lambda kind: (not any(kind), [not one for one in kind]))
+    present = sorted(set(kinds), key=lambda kind: (not any(kind), [not correct for correct in kind]))
     groups = []
     for kind in present:
-        rows = differing[[one == kind for one in kinds]]
-        recognize = " and ".join(name for name, one in zip(names, kind, strict=True) if one)
+        rows = differing[[row_kind == kind for row_kind in kinds]]
+        recognize = " and ".join(name for name, correct in zip(names, kind, strict=True) if correct)
         title = f"Only {recognize} correct" if recognize else "All wrong, with different answers"
         shown = [_on_sheet(comparison, row) for row in rows.head(MAX_FACES_SHOWN // len(present)).to_dict("records")]
         groups.append((title, len(rows), shown))

@@ -64,16 +64,16 @@ def scored_faces(answers: Answers, table: pd.DataFrame, root: Path, margin: floa
     """
     names, probabilities = answers.names, answers.truth_probability
     faces = []
-    for place in np.argsort(probabilities, kind="stable"):
-        row = answers.rows[place]
+    for index in np.argsort(probabilities, kind="stable"):
+        row = answers.rows[index]
         image, box = str(table.at[row, "image"]), table.at[row, "box"] if "box" in table else None
         faces.append(
             ScoredFace(
                 root / image,
                 image,
-                str(answers.labels[answers.targets[place]]),
-                names[place] or NO_LABEL_COLUMN,
-                None if np.isnan(probabilities[place]) else float(probabilities[place]),
+                str(answers.labels[answers.targets[index]]),
+                names[index] or NO_LABEL_COLUMN,
+                None if np.isnan(probabilities[index]) else float(probabilities[index]),
                 box if isinstance(box, list) else None,
                 margin,
             )

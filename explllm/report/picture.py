@@ -123,15 +123,15 @@ def _explained(number: int, face: PicturedFace) -> Image.Image:
     draw = ImageDraw.Draw(row)
     draw.line((0, 0, wide, 0), fill=_color(number), width=3)
     row.paste(ImageOps.pad(face.image.convert("RGB"), (_FACE, _FACE), color=_PAPER), (0, 10))
-    for place, (label, probability) in enumerate(likely):
-        draw.text((0, _FACE + 16 + 24 * place), f"{label} {probability:.1%}", fill=_SOFT, font=_font(17))
+    for index, (label, probability) in enumerate(likely):
+        draw.text((0, _FACE + 16 + 24 * index), f"{label} {probability:.1%}", fill=_SOFT, font=_font(17))
     if bars is not None:
         row.paste(bars, (left, 8))
     draw.text((start, 8), f"{number}  {face.recognition.expression}", fill=_color(number), font=_font(22))
-    for place, line in enumerate(lines):
-        draw.text((start, 40 + 24 * place), line, fill=_INK, font=font)
-    for place, (line, color) in enumerate(checks):
-        draw.text((start, 46 + 24 * len(lines) + 22 * place), line, fill=color, font=_font(16))
+    for index, line in enumerate(lines):
+        draw.text((start, 40 + 24 * index), line, fill=_INK, font=font)
+    for index, (line, color) in enumerate(checks):
+        draw.text((start, 46 + 24 * len(lines) + 22 * index), line, fill=color, font=_font(16))
     return row
 
 
@@ -169,15 +169,15 @@ def _bars(action_units: Intensities, source: str | None, number: int) -> Image.I
     image = Image.new("RGB", (_BARS, 28 + row_high * max(len(bars), 1) + 18 * len(foot) + 8), _PAPER)
     draw = ImageDraw.Draw(image)
     draw.text((0, 0), "Action units" if bars else "Action units: none active", fill=_SOFT, font=_font(17))
-    for place, (name, value) in enumerate(bars):
-        top = 28 + row_high * place
+    for index, (name, value) in enumerate(bars):
+        top = 28 + row_high * index
         draw.text((0, top), name, fill=_INK, font=font)
         draw.rectangle((name_wide, top + 4, _BARS - 42, top + 15), fill=_TRACK)
         reach = name_wide + round(value * (_BARS - 42 - name_wide))
         draw.rectangle((name_wide, top + 4, reach, top + 15), fill=_color(number))
         draw.text((_BARS - 36, top), f"{value:.2f}", fill=_SOFT, font=font)
-    for place, line in enumerate(foot):
-        draw.text((0, 32 + row_high * max(len(bars), 1) + 18 * place), line, fill=_SOFT, font=small)
+    for index, line in enumerate(foot):
+        draw.text((0, 32 + row_high * max(len(bars), 1) + 18 * index), line, fill=_SOFT, font=small)
     return image
 
 

@@ -199,9 +199,9 @@ def _confusion(axes: "Axes", metrics: Mapping[str, Any], theme: Theme) -> None:
             text = str(count) if count else "·"
             axes.text(column + 0.5, row + 0.5, text, ha="center", va="center", color=ink, fontsize=8, fontweight=weight)
     axes.set_xticks(
-        [place + 0.5 for place in range(len(columns))], columns, rotation=45, ha="left", rotation_mode="anchor"
+        [index + 0.5 for index in range(len(columns))], columns, rotation=45, ha="left", rotation_mode="anchor"
     )
-    axes.set_yticks([place + 0.5 for place in range(len(labels))], labels)
+    axes.set_yticks([index + 0.5 for index in range(len(labels))], labels)
     axes.xaxis.tick_top()
     axes.xaxis.set_label_position("top")
     axes.tick_params(length=0)
@@ -216,8 +216,8 @@ def _by_class(axes: "Axes", metrics: Mapping[str, Any], theme: Theme) -> None:
     kinds = (("recall", theme.main), ("precision", theme.second), ("f1", theme.third))
     for offset, (kind, color) in enumerate(kinds):
         values = [metrics[kind][name] or 0 for name in labels]
-        places = [place + (offset - 1) * 0.26 for place in range(len(labels))]
-        axes.barh(places, values, height=0.24, color=color, label="F1" if kind == "f1" else kind)
+        positions = [index + (offset - 1) * 0.26 for index in range(len(labels))]
+        axes.barh(positions, values, height=0.24, color=color, label="F1" if kind == "f1" else kind)
     axes.axvline(metrics["macro_recall"], color=theme.text, linestyle=(0, (4, 3)), linewidth=1)
     axes.set_yticks(range(len(labels)), labels)
     axes.invert_yaxis()
@@ -235,8 +235,8 @@ def _predictions(axes: "Axes", metrics: Mapping[str, Any], theme: Theme) -> None
     if metrics["no_label"]:
         labels, true, predicted = [*labels, "no label"], [*true, 0], [*predicted, metrics["no_label"]]
     for offset, (values, color, name) in enumerate(((true, theme.faint, "labels"), (predicted, theme.main, "answers"))):
-        places = [place + (offset - 0.5) * 0.4 for place in range(len(labels))]
-        bars = axes.bar(places, values, width=0.38, color=color, label=name)
+        positions = [index + (offset - 0.5) * 0.4 for index in range(len(labels))]
+        bars = axes.bar(positions, values, width=0.38, color=color, label=name)
         axes.bar_label(bars, fontsize=7, padding=1)
     axes.set_xticks(range(len(labels)), labels, rotation=30, ha="right", rotation_mode="anchor")
     axes.tick_params(length=0)
@@ -250,11 +250,11 @@ def _reliability(figure: "Figure", metrics: Mapping[str, Any], theme: Theme) -> 
     curve = metrics["reliability"]
     upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=[3, 1])
     bins = len(curve["counts"])
-    width, left = 1 / bins, [place / bins for place in range(bins)]
-    filled = [place for place in range(bins) if curve["counts"][place]]
+    width, left = 1 / bins, [index / bins for index in range(bins)]
+    filled = [index for index in range(bins) if curve["counts"][index]]
     upper.plot([0, 1], [0, 1], color=theme.text, linestyle=(0, (4, 3)), linewidth=1)
-    accuracy, confidence = ([curve[name][place] for place in filled] for name in ("accuracy", "confidence"))
-    upper.bar([left[place] for place in filled], accuracy, width=width * 0.94, align="edge", color=theme.second)
+    accuracy, confidence = ([curve[name][index] for index in filled] for name in ("accuracy", "confidence"))
+    upper.bar([left[index] for index in filled], accuracy, width=width * 0.94, align="edge", color=theme.second)
     upper.plot(confidence, accuracy, color=theme.main, marker="o", markersize=4, linewidth=1.5)
     upper.text(0.02, 0.95, f"ECE {metrics['ece']:.3f}", transform=upper.transAxes, va="top", fontweight="bold")
     upper.set_xlim(0, 1)

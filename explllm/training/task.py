@@ -191,7 +191,7 @@ class ExpLLMTask(FaceTask):
         """Recognize faces; with `explain_predictions`, explain them too."""
         recognitions, outputs = self._recognize(batch)
         if self.explain_predictions:
-            labels = [one.expression for one in recognitions]
+            labels = [recognition.expression for recognition in recognitions]
             cots = self.explllm.explain_pixels(batch["pixel_values"], labels, self.max_new_tokens)
             outputs["cots"] = [cot for cot, valid in zip(cots, self._valid_rows(batch).tolist(), strict=True) if valid]
         return outputs
@@ -236,7 +236,9 @@ class ExpLLMTask(FaceTask):
         valid = self._valid_rows(batch)
         # Invalid faces too: under FSDP2 every rank must take part in every forward pass.
         recognitions = self.explllm.recognize_pixels(batch["pixel_values"])
-        probabilities = torch.tensor([[*one.probabilities.values()] for one in recognitions], device=self.device)
+        probabilities = torch.tensor(
+            [[*recognition.probabilities.values()] for recognition in recognitions], device=self.device
+        )
         return recognitions, {
             "probabilities": probabilities[valid],
             "targets": self.targets(batch)[valid],

@@ -17,7 +17,7 @@ def subject_parts(people: Iterable[str], count: int, seed: int) -> dict[str, int
     if not 2 <= count <= len(names):
         raise ConfigError(f"{count} folds of {len(names)} people", remedy=f"Use 2 to {max(len(names), 2)} folds.")
     order = np.random.default_rng(seed).permutation(len(names))
-    return {names[name]: place % count + 1 for place, name in enumerate(order)}
+    return {names[name]: position % count + 1 for position, name in enumerate(order)}
 
 
 def named_parts(*parts: str) -> dict[str, int]:

@@ -169,16 +169,16 @@ def selected_estimator(options: Any, required: bool = False) -> EstimatorSpec | 
         ConfigError: If the user gave more than one file, or none where one is required.
     """
     values = {item.name: getattr(options, item.name) for item in fields(options)}
-    given = [name for name in ESTIMATORS if values.get(name) is not None]
+    selected = [name for name in ESTIMATORS if values.get(name) is not None]
     flags = [f"--{name}" for name in ESTIMATORS]
-    if len(given) > 1:
-        raise ConfigError(f"both --{given[0]} and --{given[1]} are given", remedy="Give one of them.")
+    if len(selected) > 1:
+        raise ConfigError(f"both --{selected[0]} and --{selected[1]} are given", remedy="Give one of them.")
     extra = {name: value for name, value in values.items() if name not in ESTIMATORS and value is not None}
-    if not given:
+    if not selected:
         if required or extra:
             raise ConfigError(f"none of {', '.join(flags)} is given", remedy="Give one of them, with its file.")
         return None
-    return EstimatorSpec(given[0], values[given[0]], extra)
+    return EstimatorSpec(selected[0], values[selected[0]], extra)
 
 
 def unmeasured_units(intensities: Intensities) -> list[str]:

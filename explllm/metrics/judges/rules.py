@@ -73,7 +73,9 @@ def _sections(generated: str, reference: str) -> tuple[ChainOfThought, ChainOfTh
 def _prefer_titled(reference: ChainOfThought, titled: ChainOfThought, recovered: ChainOfThought) -> ChainOfThought:
     """Take the titled section wherever `reference` has one, and the recovered section elsewhere."""
     rows = zip(reference.sections, titled.sections, recovered.sections, strict=True)
-    key, interpretation, conclusion = (own if expected else found for expected, own, found in rows)
+    key, interpretation, conclusion = (
+        own if expected else recovered_section for expected, own, recovered_section in rows
+    )
     return ChainOfThought(key, interpretation, conclusion, recovered.text)
 
 
@@ -116,10 +118,10 @@ def _similarity(one: float | None, other: float | None) -> float:
     return max(0.0, 1 - _SLOPE * abs(one - other))
 
 
-def _intensities(found: Sequence[Claim]) -> Intensities:
+def _intensities(all_claims: Sequence[Claim]) -> Intensities:
     """Return the units claimed present with their intensities, and (unit, True) for a side claimed more often."""
     middles: dict[int, list[float | None]] = {}
-    for claim in found:
+    for claim in all_claims:
         if claim.present:
             middle = None if claim.low is None or claim.high is None else (claim.low + claim.high) / 2
             middles.setdefault(claim.unit, []).append(middle)

@@ -144,24 +144,24 @@ class AsyncJudge(Callback):
         if self._loop is None:
             return
         end = time.monotonic() + self.drain_seconds
-        while any(one.pending for one in self.rounds) and time.monotonic() < end:
+        while any(judged.pending for judged in self.rounds) and time.monotonic() < end:
             self._collect(trainer)
             time.sleep(0.05)
         self._collect(trainer)
         judge_name = self._judge_name()
         self._close()
-        missing = sum(len(one.pending) + len(one.errors) for one in self.rounds)
+        missing = sum(len(judged.pending) + len(judged.errors) for judged in self.rounds)
         if missing:
-            total = missing + sum(len(one.judgments) for one in self.rounds)
+            total = missing + sum(len(judged.judgments) for judged in self.rounds)
             sys.stderr.write(
                 f"warning: {missing} of {total} judgments are missing; see {self._run_dir / 'judge.jsonl'}\n"
             )
-        for one in self.rounds:
+        for judged in self.rounds:
             reason = "no answer before the end of training"
-            self._write_lines(one.step, [{**one.face_id(row), "missing": reason} for row in one.pending])
-            if one.pending and one.judgments:
-                self._log(trainer, one)
-        scored = [one for one in self.rounds if one.judgments]
+            self._write_lines(judged.step, [{**judged.face_id(row), "missing": reason} for row in judged.pending])
+            if judged.pending and judged.judgments:
+                self._log(trainer, judged)
+        scored = [judged for judged in self.rounds if judged.judgments]
         if scored:
             means = exp_cot_score(scored[-1].judgments.values())
             metrics: dict[str, Any] = {f"judge/{name}": value for name, value in means.items()}
@@ -209,30 +209,30 @@ class AsyncJudge(Callback):
 
     def _collect(self, trainer: Trainer) -> None:
         """Write the judgments that have arrived, and log the scores of each step that is complete."""
-        for one in self.rounds:
-            done = [row for row, future in one.pending.items() if future.done()]
+        for judged in self.rounds:
+            done = [row for row, future in judged.pending.items() if future.done()]
             if not done:
                 continue
             lines: list[dict[str, Any]] = []
             for row in done:
-                future = one.pending.pop(row)
+                future = judged.pending.pop(row)
                 error = None if future.cancelled() else future.exception()
                 if error is None and not future.cancelled():
-                    one.judgments[row] = judgment = future.result()
+                    judged.judgments[row] = judgment = future.result()
                     scores = {**vars(judgment), "score": judgment.score, "judge": self._judge_name()}
-                    lines.append({**one.face_id(row), **scores})
+                    lines.append({**judged.face_id(row), **scores})
                 else:
-                    one.errors[row] = str(error) or type(error).__name__
-                    lines.append({**one.face_id(row), "missing": one.errors[row]})
-                    self._warn(one.errors[row])
-            self._write_lines(one.step, lines)
-            if not one.pending and one.judgments:
-                self._log(trainer, one)
+                    judged.errors[row] = str(error) or type(error).__name__
+                    lines.append({**judged.face_id(row), "missing": judged.errors[row]})
+                    self._warn(judged.errors[row])
+            self._write_lines(judged.step, lines)
+            if not judged.pending and judged.judgments:
+                self._log(trainer, judged)
 
-    def _log(self, trainer: Trainer, one: _Round) -> None:
-        metrics = {f"judge/{name}": float(value) for name, value in exp_cot_score(one.judgments.values()).items()}
+    def _log(self, trainer: Trainer, judged: _Round) -> None:
+        metrics = {f"judge/{name}": float(value) for name, value in exp_cot_score(judged.judgments.values()).items()}
         for logger in trainer.loggers:
-            logger.log_metrics(metrics, step=one.logger_step)
+            logger.log_metrics(metrics, step=judged.logger_step)
 
     def _write_lines(self, step: int, lines: list[dict[str, Any]]) -> None:
         if lines:

@@ -222,7 +222,7 @@ class RunFolder(BaseRunFolder):
         """
         scored = pd.DataFrame(
             {
-                "expression": [str(answers.labels[place]) for place in answers.targets],
+                "expression": [str(answers.labels[target]) for target in answers.targets],
                 "correct": answers.correct,
                 "truth_probability": answers.truth_probability,
             },
