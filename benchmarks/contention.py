@@ -15,7 +15,7 @@ import sys
 from host import environment
 
 JOBS = ("recognize", "explain", "train")
-# What a user has set would hide the defaults.
+# Values that the user has set would hide the defaults.
 UNSET = ("OMP_NUM_THREADS", "OMP_WAIT_POLICY", "KMP_BLOCKTIME", "MKL_NUM_THREADS")
 
 
@@ -26,7 +26,7 @@ def job(name: str) -> None:
     import numpy as np
 
     if os.environ.get("EXPLLLM_BENCHMARK_DEFAULTS"):
-        import torch  # before explllm: it then sets nothing
+        import torch  # before explllm, which then changes nothing
     import torch
 
     from explllm.models.build import NetworkSettings, build

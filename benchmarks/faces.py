@@ -5,8 +5,8 @@
 
 The first form processes the images of FOLDER with the detector and the landmarker as the commands do, and with
 insightface and MediaPipe called directly on images that OpenCV has decoded. Rounds alternate, and medians of CPU
-seconds are compared. The second form runs the commands on tables of so many rows, which repeat the images with boxes
-given. Each run is a process, and its peak memory must not grow by more than 10%.
+seconds are compared. The second form runs the commands on tables of the given numbers of rows, which repeat the images
+with boxes given. Each run is a process, and its peak memory must not grow by more than 10%.
 """
 
 import argparse
@@ -44,7 +44,7 @@ def compare_cpu(name: str, ours: Callable[[], None], bare: Callable[[], None], i
 
 
 def compare_with_libraries(images: list[Path], detector: str | None, landmarker: str | None) -> None:
-    """Print a table of both commands' work beside the libraries."""
+    """Print the CPU time of both commands and of the bare libraries."""
     print("| work | images | explllm, CPU ms | library, CPU ms | ratio |\n|---|---|---|---|---|", flush=True)
     if detector is not None:
         from insightface.model_zoo.scrfd import SCRFD
@@ -90,14 +90,14 @@ def compare_with_libraries(images: list[Path], detector: str | None, landmarker:
 
 
 def peak_memory(name: str, images: list[Path], rows: int, arguments: list[str]) -> tuple[float, float]:
-    """Return seconds and peak memory in MiB of a command over a table of so many rows."""
+    """Return seconds and peak memory in MiB of a command over a table with the given number of rows."""
     with tempfile.TemporaryDirectory() as folder:
         manifest = Path(folder, "m.jsonl")
         sizes = {path: Image.open(path).size for path in images}
         with manifest.open("w") as file:
             for number, path in enumerate(islice(cycle(images), rows)):
                 width, height = sizes[path]
-                # The boxes of an image differ: a manifest has each face once.
+                # The boxes of an image differ: a manifest contains each face only once.
                 shift = number // len(images) * 1e-6
                 box = [BOX[0] * width + shift, BOX[1] * height, BOX[2] * width, BOX[3] * height]
                 file.write(json.dumps({"image": str(path.resolve()), "box": box}) + "\n")
@@ -111,13 +111,15 @@ def peak_memory(name: str, images: list[Path], rows: int, arguments: list[str]) 
 
 
 def main() -> None:
-    """Measure what the options ask for."""
+    """Run the requested measurements."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", metavar="FOLDER", help="images")
     parser.add_argument("--detector", help="an SCRFD file: measures faces")
     parser.add_argument("--landmarker", help="MediaPipe's face_landmarker.task: measures aus")
     parser.add_argument("--onnx", help="a regressor of action units: measures the memory of aus")
-    parser.add_argument("--rows", type=int, nargs="+", help="measure the peak memory with tables of so many rows")
+    parser.add_argument(
+        "--rows", type=int, nargs="+", help="measure the peak memory with tables of these numbers of rows"
+    )
     parser.add_argument("--images", type=int, default=24, help="number of images (default: 24)")
     options = parser.parse_args()
     images = sorted(path for path in Path(options.folder).rglob("*") if path.suffix.lower() in (".jpg", ".png"))

@@ -42,7 +42,7 @@ def aus(
         out: The manifest to write (.parquet, .csv, .jsonl).
         estimator: The estimator and its options.
         redo: Estimate again in rows that have action units.
-        margin: Added on each side of a box when a face is cropped, as a share of its longer side.
+        margin: Margin on each side of a box when a face is cropped, as a share of its longer side.
         tta: Average over each face and its mirror image; the source is then NAME+flip.
         options: Root, workers and limits.
 

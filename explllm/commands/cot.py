@@ -103,7 +103,7 @@ def build(
         check_writable(file)
     table.check_writable(out)
     with identity.lock():
-        # Again, now that no other run writes them.
+        # Check again, now that no other run can write them.
         identity.check_overwrite(folder, overwrite)
         tracker = ProgressTracker(folder, sum(1 for _ in faces(table)), Status, "chains of thought", identity)
         if offline:
@@ -158,7 +158,7 @@ def status(out: Path, *, run_dir: Path | None = None) -> None:
     progress = load_progress(folder)
     age = time.time() - progress["updated"]
     console = Console(highlight=False, soft_wrap=True)
-    state = progress["state"] if progress["state"] != "running" or age < 10 else f"no sign of life for {age:.0f} s"
+    state = progress["state"] if progress["state"] != "running" or age < 10 else f"no update for {age:.0f} s"
     console.print(f"{state}: {progress['done']} of {progress['total']} faces, {progress['seconds']:.0f} s")
     for name, count in progress["statuses"].items():
         console.print(f"  {name:26} {count}")

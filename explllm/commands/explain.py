@@ -64,7 +64,7 @@ def explain(
         as_json: Print one JSON object a line.
         detector: Detect the faces first, with this SCRFD detector (ONNX).
         which: The face to explain if the detector finds several.
-        margin: Added on each side of a detected face, as a share of its longer side.
+        margin: Margin on each side of a detected face, as a share of its longer side.
         estimator: The estimator that measures the action units too, and its options.
         picture: Draw boxes, labels, action units and texts into this file (.png, .jpg, .webp).
         no_speculation: Compute one token per forward pass. The texts are the same; it takes longer.

@@ -28,7 +28,7 @@ def faces(
 ) -> int:
     """Detect the face of each row of a manifest with an SCRFD detector.
 
-    The box is x, y, width, height in pixels of the upright image (rotated as its EXIF orientation says). Rows that
+    The box is x, y, width, height in pixels of the upright image (rotated according to its EXIF orientation). Rows that
     have a box keep it.
 
       explllm faces data.parquet -o faces.parquet --detector scrfd_10g_bnkps.onnx
@@ -46,7 +46,7 @@ def faces(
         threshold: Minimum score of a face.
         input_size: Width and height of the detector's input, in pixels.
         crops: Write each face as a square JPEG into this folder; the column `crop` names it.
-        margin: Added on each side of a box when a face is cropped, as a share of its longer side.
+        margin: Margin on each side of a box when a face is cropped, as a share of its longer side.
         options: Root, workers and limits.
 
     Raises:

@@ -214,7 +214,7 @@ class ExpLLMCLI(LightningCLI):
             raise input_error(error, self.stage, (), _CLASSES) from error
 
     def _parse_ckpt_path(self) -> None:
-        """Skip the settings in a checkpoint: ours contain none, and reading a large one twice takes time."""
+        """Skip reading settings from the checkpoint: ours contain none, and reading a large file twice takes time."""
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Make the trainer with the run folder's callbacks and logger."""
@@ -296,7 +296,7 @@ def run_stage(stage: str, arguments: list[str]) -> None:
 
 @contextmanager
 def _interruptions() -> Iterator[None]:
-    """Report an interruption as one: Lightning exits afterwards as if the run had failed, or succeeded."""
+    """Raise interruptions as such; Lightning would exit as if the run had failed, or succeeded."""
     main = threading.current_thread() is threading.main_thread()
     handler = signal.getsignal(signal.SIGINT)
     try:
@@ -308,7 +308,7 @@ def _interruptions() -> Iterator[None]:
         if not is_rank_failure(error):
             raise
         hint = " ".join(getattr(error, "__notes__", []))
-        raise InputError("another process of the run ended", remedy=f"See its message. {hint}".rstrip()) from error
+        raise InputError("another process of the run has ended", remedy=f"See its message. {hint}".rstrip()) from error
     except SystemExit as stop:
         if isinstance(stop.__context__, KeyboardInterrupt):
             raise stop.__context__ from None

@@ -221,7 +221,7 @@ class FaceDataModule(LightningDataModule):
     def state_dict(self) -> dict[str, Any]:
         """Return the position in the data, epoch and global batch, and the settings it is valid for.
 
-        Only batches that training has processed count, not those that workers have prepared ahead.
+        Only batches that training has processed count, not those that workers have prefetched.
         """
         trainer: Any = self.trainer
         if trainer is None or self._sampler is None:

@@ -198,7 +198,7 @@ def _add_action_units(
         raise ManifestError(
             "no row belongs to an image",
             where=table,
-            remedy=f"Write paths below the folder in the column file, such as {frame['image'].iloc[0]}.",
+            remedy=f"In the column file, write paths relative to the folder, such as {frame['image'].iloc[0]}.",
         )
     if unused := [] if partial else sorted({*units} - {*frame["image"]}):
         names = ", ".join(unused[:5]) + (", ..." if len(unused) > 5 else "")

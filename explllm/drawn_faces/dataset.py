@@ -60,8 +60,8 @@ def draw_faces(
         (7, 'Surprise')
 
     Args:
-        folder: Folder of the data set. It must be absent, empty, or the result of an earlier call, which other
-            settings replace.
+        folder: Folder of the data set. It must be absent, empty, or the result of an earlier call, which is
+            replaced if the settings differ.
         train: Number of training faces.
         val: Number of validation faces.
         test: Number of test faces.

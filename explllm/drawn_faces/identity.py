@@ -55,7 +55,7 @@ _LONG_HAIR: tuple[HairStyle, ...] = ("long", "bob", "bun", "curly", "fringe", "p
 
 @dataclass(frozen=True)
 class Identity:
-    """A drawn person: constant in all images of it. Lengths in face units, colors RGB."""
+    """A drawn person, the same in all of their images. Lengths in face units, colors RGB."""
 
     skin: Color
     hair: Color

@@ -74,7 +74,7 @@ class BaselineOutcome:
     reason: str = ""
     """What went wrong; empty if nothing did."""
     cost: float = 0.0
-    """Cost of the answers in USD, those of earlier runs included; without refusals, whose cost is in the ledger."""
+    """Cost of the answers in USD, including those of earlier runs; the cost of refusals is only in the ledger."""
 
     def cells(self) -> dict[str, str | float | None]:
         """Return the face's cells in the output manifest, by column."""

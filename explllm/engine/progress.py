@@ -148,7 +148,7 @@ _PROGRESS_FIELDS: dict[str, Any] = {
     "seconds": (int, float),
     "updated": (int, float),
 }
-_REPAIR = "Run the same build again with --overwrite: it writes the file anew and takes all answers from the ledger."
+_REPAIR = "Run the same build again with --overwrite: it rewrites the file and takes all answers from the ledger."
 
 
 def format_cost(cost: float, unpriced: int) -> str:
@@ -162,7 +162,7 @@ class ProgressTracker:
     """Shows the progress of a run and writes it to a file for other shells."""
 
     def __init__(self, folder: Path, total: int, statuses: Iterable[str], title: str, identity: BuildIdentity) -> None:
-        """Prepare a tracker without showing anything.
+        """Prepare a tracker; nothing is shown yet.
 
         Args:
             folder: The run folder.

@@ -284,7 +284,7 @@ class LedgerWriter:
     async def close(self) -> None:
         """Finish all writes and release the ledger."""
         while self._busy:
-            # An error belongs to the tasks that wait for their own statements.
+            # Errors are raised in the tasks that wait for these statements.
             await asyncio.gather(self.submit(lambda connection: None), return_exceptions=True)
         self._thread.shutdown()
         self._connection.close()

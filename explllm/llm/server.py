@@ -40,7 +40,7 @@ class RequestError(Exception):
 
 
 class TransientError(RequestError):
-    """A failure that may disappear: the request is sent again."""
+    """A failure that may be temporary: the request is sent again."""
 
     def __init__(
         self, message: str, *, status: int | None = None, charged: bool = False, wait: float | None = None

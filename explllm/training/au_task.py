@@ -153,7 +153,7 @@ class ActionUnitTask(FaceTask):
         """Check that the checkpoint belongs to a regressor of this architecture.
 
         Raises:
-            CheckpointError: If it does not; the message names the first weight that does not fit.
+            CheckpointError: If it does not; the message names the first mismatched weight.
         """
         if checkpoint["labels"] != list(NAMES):
             raise CheckpointError(

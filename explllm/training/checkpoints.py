@@ -81,7 +81,7 @@ def model_from_checkpoint(path: str | os.PathLike[str]) -> ExpLLM | ActionUnitRe
 
 
 def _set_metadata(config: Any, checkpoint: dict[str, Any]) -> None:
-    """Set what a model's configuration has beyond the settings: properties of the data, and of `init_from`."""
+    """Set the fields of a model's configuration that are not settings: properties of the data and of `init_from`."""
     for name, value in checkpoint["model_metadata"].items():
         setattr(config, name, value)
 
@@ -99,7 +99,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         """Write a checkpoint."""
         target = Path(path)
         target.parent.mkdir(parents=True, exist_ok=True)
-        # A fixed name: the next attempt overwrites what a kill left behind.
+        # A fixed name: the next attempt overwrites the file that a killed one left behind.
         partial = target.with_name(f".{target.name}.partial")
         with partial.open("wb") as stream:
             torch.save(checkpoint, stream)

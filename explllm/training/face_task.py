@@ -25,7 +25,7 @@ class FaceTask(LightningModule):
     optimization: OptimizationSettings
 
     def __init__(self) -> None:
-        """Start without unreadable images."""
+        """Initialize the lists and counts."""
         super().__init__()
         self.model: Any = None
         """The model; None until `configure_model` has run."""
@@ -77,7 +77,7 @@ class FaceTask(LightningModule):
         """Check that the checkpoint fits this architecture.
 
         Raises:
-            CheckpointError: If it does not; the message names the first weight that does not fit.
+            CheckpointError: If it does not; the message names the first mismatched weight.
         """
         where = str(self.trainer.ckpt_path)
         weights = {name.removeprefix("model."): value for name, value in checkpoint["state_dict"].items()}

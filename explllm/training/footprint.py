@@ -75,7 +75,7 @@ class Memory:
     micro_batch: int
     """Conversations in a micro-batch."""
     per_device: int
-    """Conversations of a global batch on each GPU."""
+    """Conversations per GPU in a global batch."""
 
     @property
     def total(self) -> float:
@@ -106,7 +106,7 @@ class Description:
     image_tokens: int
     """Tokens for each image."""
     sequence: int
-    """Assumed tokens of a long conversation; the image's alone for a regressor of action units."""
+    """Assumed number of tokens of a long conversation; image tokens only for a regressor of action units."""
     images: int | None
     """Training images; None if unknown."""
     images_source: str
@@ -243,7 +243,7 @@ def estimate_memory(
             for name, module in model.language.named_modules()
             if isinstance(module, nn.Linear) and "lora_" not in name and "lm_head" not in name
         )
-        # NF4 with double quantization: 4 bits and 0.127 of constants a weight (Dettmers et al. 2023).
+        # NF4 with double quantization: 4 bits and 0.127 bits of constants per weight (Dettmers et al. 2023).
         frozen -= linear * half - linear * 4.127 / 8
     state: float = trained * (16 if strategy == "fsdp2" else 20)  # DDP keeps a copy of the gradients in its buckets
     if strategy == "fsdp2":
@@ -285,7 +285,7 @@ def activation_bytes(model: ExpLLM, frozen_dtype: torch.dtype, text_tokens: int,
     def pack(tensor: torch.Tensor) -> torch.Tensor:
         storage = tensor.untyped_storage()
         if storage._cdata not in weights and storage._cdata not in saved:
-            # The storage is kept: its address must not be used again.
+            # Keep a reference to the storage: its address must not be reused.
             saved[storage._cdata] = (storage.nbytes(), current[0], storage)
         return tensor
 
@@ -349,7 +349,7 @@ def _fused_attention(
 
 
 def _steps(config: Namespace, samples: int) -> tuple[int, int]:
-    """Return the optimizer steps of a run with this many samples an epoch, and those of the warm-up."""
+    """Return the optimizer steps of a run with this many samples per epoch, and of its warm-up."""
     steps = samples // config.data.init_args.batch_size * (config.trainer.max_epochs or 1000)
     if config.trainer.max_steps > 0:
         steps = min(steps, config.trainer.max_steps)

@@ -104,7 +104,8 @@ def warmup_steps(settings: OptimizationSettings, total_steps: int) -> int:
 def undecayed_names(model: nn.Module) -> set[str]:
     """Return the names of biases and of the weights of norms and scales, which weight decay must not shrink.
 
-    They are found by name and by their module's class: under sharding strategies the rank of a tensor may say nothing.
+    They are found by name and by their module's class: under sharding strategies, a tensor may have another number of
+    dimensions.
     """
     return {
         f"{prefix}.{name}".lstrip(".")

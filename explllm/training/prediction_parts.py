@@ -1,4 +1,4 @@
-"""Predictions on disk while `predict` runs: many ranks write them in parts, and a killed run resumes."""
+"""Predictions on disk while `predict` runs: each rank writes its own parts, and a run that was killed can resume."""
 
 import json
 import os

@@ -206,7 +206,7 @@ class ExpLLMTask(FaceTask):
         """Check that the checkpoint fits this architecture, and take its labels.
 
         Raises:
-            CheckpointError: If it does not; the message names the first weight that does not fit.
+            CheckpointError: If it does not; the message names the first mismatched weight.
         """
         super().on_load_checkpoint(checkpoint)
         self.set_labels([Expression(label) for label in checkpoint["labels"]])

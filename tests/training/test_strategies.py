@@ -161,7 +161,7 @@ def test_a_killed_rank_ends_the_run_which_resumes(lora_config, on_ranks, tmp_pat
     assert process.returncode == 2 and "Traceback" not in err
     step = torch.load(last, weights_only=True)["global_step"]
     hint = f"The same command with --ckpt_path last resumes from step {step}."
-    assert f"error: another process of the run ended. See its message. {hint}" in err
+    assert f"error: another process of the run has ended. See its message. {hint}" in err
     for name, options in (("run", ("--ckpt_path", "last")), ("whole", ())):
         [(status, _, err)] = on_ranks(tmp_path, [*fit, *options, "--run_dir", name])
         assert status == 0, err

@@ -61,7 +61,7 @@ def read_affectnet(
         _read_lists(source, classes)
     elif any((root / name).is_file() for name in _AUTOMATIC_LISTS):
         raise MissingPathError(
-            "only AffectNet's automatic annotations, which are labels by a network",
+            "only AffectNet's automatic annotations, which a network produced",
             where=root,
             remedy="Pass --annotations automatic to read them.",
         )

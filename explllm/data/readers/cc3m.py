@@ -36,7 +36,7 @@ def read_cc3m(source: Source) -> None:
         MissingPathError: If the folder has no list and no shard.
         ManifestError: If a shard is not a tar file, or truncated.
     """
-    # Subfolders are searched for shards only without a list, whose images may be in many folders.
+    # Search subfolders for shards only if there is no list: its images may be in many folders.
     listed = any((source.root / name).is_file() for name in LISTS)
     shards = _shards(source.root, "*" if listed else "**/*")
     if not shards:

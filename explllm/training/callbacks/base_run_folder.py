@@ -81,7 +81,7 @@ class BaseRunFolder(Callback):
     def on_fit_end(self, trainer: Trainer, pl_module: FaceTask) -> None:  # type: ignore[override]
         """Write the model with the best checkpoint's weights, and delete the results of an earlier model here.
 
-        Without validation data the model has the last weights. The task keeps the weights that were written.
+        Without validation data the model has the last weights. The task keeps these weights.
         """
         if trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
@@ -175,7 +175,7 @@ class BaseRunFolder(Callback):
 
     @property
     def _source(self) -> str:
-        """The source that tables name for texts and intensities of this run's model."""
+        """The value of the source columns for texts and intensities of this run's model."""
         return f"explllm {self.run_dir.name}"
 
     def _writes_model(self, trainer: Trainer) -> bool:
