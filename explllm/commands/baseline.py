@@ -119,7 +119,7 @@ def baseline(
     if not any(face.image.is_file() for _, face in faces):
         raise MissingPathError(
             f"none of {len(faces):,} images exists, first {faces[0][1].image}",
-            remedy="Give the folder that image paths are relative to by --root.",
+            remedy="Pass the folder that image paths are relative to as --root.",
         )
     settings = replace(settings, labels=labels)
     folder = run_folder(out, run_dir)

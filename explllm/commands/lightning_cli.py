@@ -349,7 +349,7 @@ def _start(kind: type[ExpLLMCLI], stage: str, arguments: list[str]) -> ExpLLMCLI
             },
             seed_everything_default=42,
             auto_configure_optimizers=False,
-            # Otherwise a shortened name such as --trainer.max_epoch is accepted without a word.
+            # Otherwise a shortened name such as --trainer.max_epoch is silently accepted.
             parser_kwargs={"exit_on_error": False, "allow_abbrev": False},
             args=[stage, *(with_configs_found(words) if recorded is None else words)],
         )

@@ -29,7 +29,7 @@ _RUN = (
     ("--config FILE", "A configuration, shipped or your own. Later files and options override earlier ones."),
     (
         "--ckpt_path PATH",
-        "A checkpoint to resume from or to evaluate: a path, or last. Default to evaluate: the best one.",
+        "A checkpoint to resume from or to evaluate: a path, or last. Evaluation uses the best one by default.",
     ),
     ("--seed_everything N", "Seed of every random number. (default: 42)"),
 )

@@ -87,7 +87,7 @@ class FaceDataModule(LightningDataModule):
             margin: Margin added on each side of a face's box, as a share of its longer side. Images without a box are
                 face crops and used whole.
             cache_megabytes: Memory for decoded training images, in MB per worker.
-            num_workers: Processes that prepare batches; 0: the main process does.
+            num_workers: Worker processes that prepare batches; with 0, the main process does.
             seed: Seed of the order of conversations, of augmentation and of held-out rows; by default the run's
                 ``seed_everything``.
             max_unreadable: Unreadable images to report and skip before the run stops.

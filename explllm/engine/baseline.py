@@ -134,7 +134,7 @@ def skipped_images(manifest: Manifest, labels: LabelSet) -> dict[str, int]:
 
 
 def _skip_reasons(manifest: Manifest, labels: LabelSet) -> list[str | None]:
-    """Return for each row why it is skipped; None if it is not."""
+    """Return the reason why each row is skipped; None if it is not."""
     truths = manifest.frame.get("expression", [None] * len(manifest))
     other = f"labeled with no class of {labels.name}"
     return [

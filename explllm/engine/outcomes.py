@@ -77,6 +77,6 @@ class OutcomeStore:
             # Reading can fail too: SQLite may have to write its cache first.
             raise InputError(
                 f"outcomes cannot be stored in a temporary file: {error}",
-                remedy="Free the disk, or name a folder on another one by TMPDIR (on Windows TMP), and run the same "
+                remedy="Free disk space, or set TMPDIR (on Windows TMP) to a folder on another disk, and run the same "
                 "command again: no answer is paid for twice.",
             ) from error

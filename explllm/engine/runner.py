@@ -62,7 +62,7 @@ class RunResult:
     unpriced: int = 0
     """Number of answers in the ledger with an unknown price."""
     uses_model: bool = False
-    """Whether a model was asked; then another run can ask it again."""
+    """Whether a model was used; another run can then ask it again."""
 
     def count(self, status: str) -> int:
         """Return the number of rows with a status."""

@@ -353,5 +353,5 @@ class LedgerWriter:
         return InputError(
             f"the ledger cannot be written: {error}",
             where=self._path,
-            remedy="Make room or give access, and start again: recorded answers are not paid for twice.",
+            remedy="Free disk space or fix the permissions, then start again: recorded answers are not paid for twice.",
         )

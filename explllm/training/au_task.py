@@ -75,7 +75,7 @@ class ActionUnitTask(FaceTask):
         if self.model is not None:
             return
         self.model = build_regressor(self.config)
-        # Lightning keeps the mode that modules are in; a frozen encoder stays in evaluation mode.
+        # Lightning does not change the modules' mode; a frozen encoder stays in evaluation mode.
         self.model.train()
 
     def training_step(self, batch: Batch, batch_idx: int) -> torch.Tensor:

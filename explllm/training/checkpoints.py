@@ -196,7 +196,7 @@ class LastCheckpoint(Checkpoint):
             self._save(trainer)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Add to an interruption, or to the failure of another rank, how to resume the run."""
+        """Add a note on how to resume the run to an interruption, or to the failure of another rank."""
         self._restore_handlers()
         if isinstance(exception, KeyboardInterrupt | SIGTERMException) or is_rank_failure(exception):
             exception.add_note(
@@ -227,7 +227,7 @@ class LastCheckpoint(Checkpoint):
 
 
 class BestCheckpoint(Checkpoint):
-    """Keeps ``checkpoints/best.ckpt``: the weights with the highest validation metric, the later ones if equal.
+    """Keeps ``checkpoints/best.ckpt``: the weights with the highest validation metric, the latest ones on ties.
 
     Without validation data there is no such file.
     """

@@ -108,7 +108,7 @@ class Description:
     sequence: int
     """Assumed number of tokens of a long conversation; image tokens only for a regressor of action units."""
     images: int | None
-    """Training images; None if unknown."""
+    """Number of training images; None if unknown."""
     images_source: str
     """Source of that number."""
     conversations: int | None
@@ -120,7 +120,7 @@ class Description:
     memory: list[Memory]
     """Estimates by strategy; none for a regressor of action units."""
     gpus: int
-    """GPUs that the estimates are for."""
+    """Number of GPUs in the estimates."""
     micro_batch: int
     """Conversations that one GPU handles at a time."""
 
@@ -136,7 +136,7 @@ def describe_configuration(config: Namespace, images: int | None = None, gpus: i
     Args:
         config: The settings of ``fit``, as parsed: `model`, `data`, `trainer`.
         images: Training images, if the data is not on this machine.
-        gpus: GPUs that the memory is estimated for.
+        gpus: Number of GPUs in the memory estimates.
 
     Returns:
         The description.
@@ -376,8 +376,8 @@ def _images(config: Namespace) -> tuple[int | None, str]:
     if name in PUBLISHED_IMAGES:
         held_out = data.get("val_fraction") or 0.0
         source = f"as published, {held_out:.0%} held out" if held_out else "as published"
-        return ceil(PUBLISHED_IMAGES[name] * (1 - held_out)), f"{source}; the data is not here"
-    return None, "the data is not here"
+        return ceil(PUBLISHED_IMAGES[name] * (1 - held_out)), f"{source}; the data is not on this machine"
+    return None, "the data is not on this machine"
 
 
 def _class(settings: Namespace) -> str:

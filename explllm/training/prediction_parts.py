@@ -15,7 +15,7 @@ from explllm.core.files import atomic_write
 class PredictionParts:
     """A folder of Parquet files, ``RANK-NUMBER.parquet``, each with the records of some batches of one rank.
 
-    All ranks must see the folder. A record names the row of its face in the manifest.
+    All ranks must see the folder. A record contains the row of its face in the manifest.
     """
 
     def __init__(self, predictions: Path) -> None:

@@ -147,7 +147,7 @@ class ExpLLMTask(FaceTask):
                 self.model.gradient_checkpointing_enable()
             if self.action_unit_weight:
                 self.model.add_action_unit_head()
-            # Lightning keeps the mode that modules are in; frozen parts stay in evaluation mode.
+            # Lightning does not change the modules' mode; frozen parts stay in evaluation mode.
             self.model.train()
         if mesh is not None and not isinstance(self.model, FSDPModule):
             shard(self.model, mesh["data_parallel"], dtype)
