@@ -122,15 +122,9 @@ def _metadata(model: ActionUnitRegressor) -> dict[str, str]:
 
 
 def onnx_difference(model: ActionUnitRegressor, path: str | PathLike[str], pixel_values: torch.Tensor) -> float:
-    """Compare the estimates of a file and a model.
+    """Return the maximum difference between the estimates of an ONNX file and a model on the CPU, in float32.
 
-    Args:
-        model: The model, on the CPU, in float32.
-        path: The ONNX file.
-        pixel_values: (B, 3, H, W).
-
-    Returns:
-        The maximum difference over all units and images, run one by one and as a batch.
+    It is over all units and all images of `pixel_values` (B, 3, H, W), run one by one and as a batch.
     """
     session = open_session(Path(path), "cpu")
     with torch.no_grad():

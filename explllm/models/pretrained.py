@@ -24,15 +24,7 @@ os.environ.setdefault("DISABLE_SAFETENSORS_CONVERSION", "1")
 
 
 def base_config(name: str, revision: str | None, **options: Any) -> Any:
-    """Read the configuration of a base model.
-
-    Args:
-        name: Hugging Face name or folder.
-        revision: The revision on the hub.
-        **options: `HUB_OPTIONS`.
-
-    Returns:
-        The configuration.
+    """Read the configuration of a base model, by its Hugging Face name or folder. `options` are `HUB_OPTIONS`.
 
     Raises:
         CheckpointError: If it cannot be read.
@@ -44,15 +36,9 @@ def base_config(name: str, revision: str | None, **options: Any) -> Any:
 
 
 def base_revision(name: str, revision: str | None, **options: Any) -> str | None:
-    """Return the commit of a base model whose configuration was read. It identifies the same weights later.
+    """Return the commit of a base model whose configuration was read, which identifies its weights; None for a folder.
 
-    Args:
-        name: Hugging Face name or folder.
-        revision: The revision on the hub, such as a branch.
-        **options: `HUB_OPTIONS`.
-
-    Returns:
-        The commit, or None for a folder.
+    `revision` is the revision on the hub, such as a branch, and `options` are `HUB_OPTIONS`.
     """
     if Path(name).is_dir():
         return None
@@ -65,14 +51,6 @@ def image_preset(name: str, revision: str | None, **options: Any) -> ImagePreset
 
     An encoder that resizes to a larger image and crops its center gets the whole image instead: a cropped face fills
     its image.
-
-    Args:
-        name: Hugging Face name or folder.
-        revision: The revision on the hub.
-        **options: `HUB_OPTIONS`.
-
-    Returns:
-        The preprocessing.
 
     Raises:
         ConfigError: If the encoder has no such file, or it describes another kind of preprocessing.
@@ -111,9 +89,6 @@ def load_vision(name: str, revision: str | None, dtype: torch.dtype | None, **op
         dtype: Type of the weights; by default that of their files.
         **options: `HUB_OPTIONS` and ``attn_implementation``.
 
-    Returns:
-        The encoder.
-
     Raises:
         CheckpointError: If it cannot be loaded.
     """
@@ -138,9 +113,6 @@ def load_language(
         load_in_4bit: Quantize the linear layers to 4-bit (bitsandbytes: NF4 with double quantization, computation in
             bfloat16). A 7B model then trains by LoRA on one GPU of 24 GB.
         **options: `HUB_OPTIONS`, ``attn_implementation`` and ``device_map``.
-
-    Returns:
-        The language model.
 
     Raises:
         CheckpointError: If it cannot be loaded.

@@ -21,12 +21,6 @@ _COPY_AGAIN = "Copy or download the file again."
 def read_released_config(folder: Path) -> dict[str, Any]:
     """Read the released ``config.json``.
 
-    Args:
-        folder: The folder.
-
-    Returns:
-        The fields.
-
     Raises:
         MissingPathError: If the file does not exist.
         CheckpointError: If it cannot be read or belongs to another kind of model.
@@ -46,11 +40,7 @@ def read_released_config(folder: Path) -> dict[str, Any]:
 def read_released_weights(folder: Path) -> dict[str, torch.Tensor]:
     """Read ``pytorch_model.bin`` or all shards in its index, with ``weights_only=True``.
 
-    Args:
-        folder: The folder.
-
-    Returns:
-        Tensors by their released names, memory-mapped if the file format allows it.
+    The tensors, by their released names, are memory-mapped if the file format allows it.
 
     Raises:
         MissingPathError: If a file is missing.

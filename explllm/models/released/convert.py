@@ -83,14 +83,9 @@ def convert_released(
 
 
 def released_model_config(fields: Mapping[str, Any], sizes: ReleasedSizes) -> ExpLLMConfig:
-    """Return the `ExpLLMConfig` of a released model, with its chat format and preprocessing.
+    """Return the `ExpLLMConfig` of a released model from its ``config.json`` and sizes.
 
-    Args:
-        fields: The released ``config.json``.
-        sizes: The sizes of the checkpoint.
-
-    Returns:
-        The configuration. Its eight labels are those of the released test code.
+    It has the chat format, the preprocessing and the eight labels of the released test code.
     """
     vision = Dinov2Config(
         hidden_size=sizes.vision_width,
@@ -106,11 +101,8 @@ def released_model_config(fields: Mapping[str, Any], sizes: ReleasedSizes) -> Ex
     def lora(part: str, rank: int | None) -> dict[str, Any] | None:
         if rank is None:
             return None
-        return asdict(
-            LoraSettings(
-                r=rank, alpha=fields.get(f"lora_{part}_alpha", 16), dropout=fields.get(f"lora_{part}_dropout", 0.05)
-            )
-        )
+        alpha, dropout = fields.get(f"lora_{part}_alpha", 16), fields.get(f"lora_{part}_dropout", 0.05)
+        return asdict(LoraSettings(r=rank, alpha=alpha, dropout=dropout))
 
     return ExpLLMConfig(
         vision_config=vision,
@@ -151,17 +143,10 @@ _BLOCK_NAMES = {
 
 
 def translate(weights: Mapping[str, torch.Tensor], sizes: ReleasedSizes) -> dict[str, torch.Tensor]:
-    """Rename and reshape released weights for `ExpLLM`.
+    """Rename and reshape released weights, from `check_released`, to a state dictionary of `ExpLLM`.
 
     The fused query, key and value matrix is split, and the position embedding interpolated to the model's grid. Other
     weights are only renamed.
-
-    Args:
-        weights: Weights by released names, from `check_released`.
-        sizes: The sizes of the checkpoint.
-
-    Returns:
-        A state dictionary.
     """
     state: dict[str, torch.Tensor] = {}
     for name, value in weights.items():

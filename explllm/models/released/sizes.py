@@ -70,19 +70,10 @@ class ReleasedSizes:
 def released_sizes(
     config: Mapping[str, Any], weights: Mapping[str, torch.Tensor], vision_heads: int | None, where: Path
 ) -> ReleasedSizes:
-    """Return the sizes of a released checkpoint.
+    """Return the sizes of a released checkpoint, in the folder `where`.
 
-    No released file holds the number of the encoder's heads. It follows from the width for
-    DINOv2's encoders; for any other width, heads of 16 features are assumed.
-
-    Args:
-        config: The released configuration.
-        weights: The released weights.
-        vision_heads: Number of the encoder's heads, if known.
-        where: The folder, for error messages.
-
-    Returns:
-        The sizes.
+    No released file holds the number of the encoder's heads. Unless `vision_heads` gives it, it follows from the width
+    for DINOv2's encoders; for any other width, heads of 16 features are assumed.
 
     Raises:
         CheckpointError: If a field or weight that determines a size is missing or invalid.
@@ -216,12 +207,7 @@ def released_shapes(sizes: ReleasedSizes) -> dict[str, tuple[int, ...]]:
 
 
 def check_released(weights: Mapping[str, torch.Tensor], sizes: ReleasedSizes, where: Path) -> dict[str, torch.Tensor]:
-    """Check that the weights are exactly those of a released checkpoint.
-
-    Args:
-        weights: The released weights.
-        sizes: The expected sizes.
-        where: The folder, for error messages.
+    """Check that the weights are exactly those of a released checkpoint, in the folder `where`.
 
     Returns:
         The weights without the rotary embedding's constants, which the language model computes.
