@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from explllm.core.errors import ConfigError, InputError, MissingPathError
+from explllm.core.errors import ConfigError
 from explllm.core.files import atomic_write
 from explllm.core.manifest import Manifest
 from explllm.core.manifest_chunks import ManifestFile
@@ -24,7 +24,7 @@ from explllm.faces.crop import DEFAULT_MARGIN, face_crop
 from explllm.faces.detector import FaceDetector
 from explllm.faces.images import TRUNCATED, ReducedImage, allow_pixels, load_image, load_reduced, to_reduced
 from explllm.faces.job_results import Result, Results, file_sha256
-from explllm.faces.jobs import Item
+from explllm.faces.jobs import Item, failure
 from explllm.faces.onnx_session import Provider
 from explllm.faces.table import TableTask, image_boxes
 
@@ -106,12 +106,8 @@ class DetectionJob:
             faces = list(self._faces(item, image, detector))
             if self.crops is not None:
                 self._write_crops(item.image, whole, faces)
-        except MissingPathError as error:
-            return {**self.reject(item, error.found), "missing": True}
-        except InputError as error:
-            return self.reject(item, error.found)
-        except Exception as error:  # one image that breaks a library must not stop the others
-            return self.reject(item, f"{type(error).__name__}: {error}")
+        except Exception as error:
+            return failure(self, item, error)
         return {"bad": None, "faces": faces}
 
     def _faces(self, item: ImageRows, image: ReducedImage, detector: FaceDetector) -> Iterator[dict[str, Any]]:

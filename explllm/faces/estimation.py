@@ -11,7 +11,6 @@ from typing import Any
 import pandas as pd
 from PIL import Image
 
-from explllm.core.errors import InputError, MissingPathError
 from explllm.core.manifest import Manifest
 from explllm.core.manifest_chunks import ManifestFile
 from explllm.faces.action_units import estimate_with_flip
@@ -20,7 +19,7 @@ from explllm.faces.crop import DEFAULT_MARGIN, load_face
 from explllm.faces.estimators import Estimator, EstimatorSpec, Intensities, fill_unmeasured, unmeasured_units
 from explllm.faces.images import TRUNCATED, allow_pixels
 from explllm.faces.job_results import Result, Results, file_sha256
-from explllm.faces.jobs import Item
+from explllm.faces.jobs import Item, failure
 from explllm.faces.onnx_session import Provider
 from explllm.faces.table import TableTask, image_boxes
 
@@ -88,10 +87,10 @@ class EstimationJob:
         try:
             readable = [face for face in faces if isinstance(face, Image.Image)]
             estimates = iter(self._estimates(readable, estimator) if readable else [])
-        except Exception as error:  # one image that breaks a library must not stop the others
+        except Exception as error:
             if len(items) > 1:
                 return [result for item in items for result in self._results([item], estimator)]
-            return [self.reject(items[0], f"{type(error).__name__}: {error}")]
+            return [failure(self, items[0], error)]
         return [
             _estimated(face, next(estimates), estimator) if isinstance(face, Image.Image) else face for face in faces
         ]
@@ -103,12 +102,8 @@ class EstimationJob:
         """Return the face, or the result for an unusable image."""
         try:
             return load_face(item.path, item.box, margin, _MAX_SIZE)
-        except MissingPathError as error:
-            return {**self.reject(item, error.found), "missing": True}
-        except InputError as error:
-            return self.reject(item, error.found)
-        except Exception as error:  # one image that breaks a library must not stop the others
-            return self.reject(item, f"{type(error).__name__}: {error}")
+        except Exception as error:
+            return failure(self, item, error)
 
 
 class EstimationTask(TableTask):

@@ -25,7 +25,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
-from explllm.core.errors import InputError
+from explllm.core.errors import InputError, MissingPathError
 from explllm.faces.job_results import Result, append, begin
 
 Item = tuple[int, Any]
@@ -53,6 +53,14 @@ class Job(Protocol):
     def reject(self, item: Any, reason: str) -> Result:
         """Return the result of an unusable item."""
         ...
+
+
+def failure(job: Job, item: Any, error: Exception) -> Result:
+    """Return the result of an item that raised an error: one image that breaks a library must not stop the others."""
+    if not isinstance(error, InputError):
+        return job.reject(item, f"{type(error).__name__}: {error}")
+    result = job.reject(item, error.found)
+    return {**result, "missing": True} if isinstance(error, MissingPathError) else result
 
 
 @dataclass(frozen=True)
