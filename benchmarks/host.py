@@ -2,6 +2,7 @@
 
 import os
 import platform
+import shutil
 import subprocess
 from datetime import date
 from importlib.metadata import version
@@ -17,6 +18,8 @@ def environment(*libraries: str) -> str:
     repository = Path(__file__).resolve().parents[1]
 
     def git(*arguments: str) -> str:
+        if shutil.which("git") is None:
+            return ""
         result = subprocess.run(["git", *arguments], cwd=repository, capture_output=True, text=True, check=False)
         return result.stdout.strip()
 

@@ -97,10 +97,17 @@ def draw_faces(
             where=folder,
             remedy="Use another folder for the drawn faces, or empty this one.",
         )
-    with atomic_write_folder(folder) as drawn:
-        _draw_all(drawn, counts, size, seed, label_set)
-        text = json.dumps(settings, indent=2) + "\n"
-        (drawn / SETTINGS_NAME).write_text(text, encoding="utf-8")
+    try:
+        with atomic_write_folder(folder) as drawn:
+            _draw_all(drawn, counts, size, seed, label_set)
+            text = json.dumps(settings, indent=2) + "\n"
+            (drawn / SETTINGS_NAME).write_text(text, encoding="utf-8")
+            if _settings_of(folder) == settings:
+                raise FileExistsError(folder)
+    except OSError:
+        # Another machine may have drawn the same faces to a shared disk in the meantime, and may be reading them.
+        if _settings_of(folder) != settings:
+            raise
     return Manifest.read(folder / MANIFEST_NAME)
 
 
