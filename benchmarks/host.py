@@ -2,6 +2,7 @@
 
 import os
 import platform
+import shutil
 import subprocess
 import sys
 import time
@@ -21,6 +22,8 @@ def environment(*libraries: str) -> str:
     repository = Path(__file__).resolve().parents[1]
 
     def git(*arguments: str) -> str:
+        if shutil.which("git") is None:
+            return ""
         result = subprocess.run(["git", *arguments], cwd=repository, capture_output=True, text=True, check=False)
         return result.stdout.strip()
 

@@ -58,6 +58,8 @@ def _print(result: Description, as_json: bool) -> None:
             {**asdict(row), "total": row.total, "gpu": row.gpu, "suggested_micro_batch": row.suggested_micro_batch}
             for row in result.memory
         ]
+        if (evaluation := result.evaluation) is not None:
+            values["evaluation"] |= {"total": evaluation.total, "gpu": evaluation.gpu}
         sys.stdout.write(json.dumps(values, indent=2) + "\n")
         return
     console = Console(highlight=False)
@@ -103,3 +105,12 @@ def _print(result: Description, as_json: bool) -> None:
         largest = "-" if row.suggested_micro_batch is None else str(row.suggested_micro_batch)
         memory.add_row(row.strategy, *(f"{value:.1f}" for value in gigabytes), gpu, largest)
     console.print(memory)
+    if (evaluation := result.evaluation) is not None:
+        gpu = "none" if evaluation.gpu is None else f"{evaluation.gpu} GB"
+        console.print(
+            f"\ntest             {evaluation.total:.1f} GB on each GPU: weights {evaluation.weights:.1f}, recognition "
+            f"of {evaluation.eval_batch_size} faces {evaluation.recognition:.1f} or explanation of "
+            f"{evaluation.explanation_batch_size} faces {evaluation.explanation:.1f}, other {evaluation.other:.1f}; "
+            f"smallest GPU {gpu}",
+            soft_wrap=True,
+        )

@@ -165,8 +165,8 @@ class ExpLLMCLI(LightningCLI):
             text = self._parser(self.subcommand).dump(config, skip_none=False)
             self.recorded.check(yaml.safe_load(text))
         check_trainer(config.trainer, self.stage == "fit")
-        check_model_paths(config.model, self.stage == "fit")
         config.run_dir = config.run_dir or config.trainer.default_root_dir or f"runs/{_stem(config)}"
+        check_model_paths(config.model, self.stage == "fit")
         check_loggers(_listed(config.trainer.logger), config.run_dir)
         config.trainer.default_root_dir = config.run_dir
         config.ckpt_path = self._checkpoint(config)
@@ -304,6 +304,11 @@ def _interruptions() -> Iterator[None]:
     except SIGTERMException as stop:
         sys.stderr.write(" ".join(["terminated.", *getattr(stop, "__notes__", [])]) + "\n")
         raise SystemExit(128 + signal.SIGTERM) from None
+    except torch.OutOfMemoryError as error:
+        raise ConfigError(
+            f"out of memory: {one_sentence(error)}",
+            remedy="Reduce data.micro_batch_size or data.eval_batch_size; `explllm describe` computes the memory.",
+        ) from error
     except RuntimeError as error:
         if not is_rank_failure(error):
             raise

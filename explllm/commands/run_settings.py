@@ -14,7 +14,7 @@ from explllm.commands.config_files import find_config, merge_settings, read_conf
 from explllm.core.errors import ConfigError, MissingPathError
 
 CONFIG_FILE = "config.yaml"
-_CHANGEABLE = ("explain_predictions", "max_new_tokens")
+_CHANGEABLE = ("explain_predictions", "max_new_tokens", "explanation_batch_size")
 """Settings of the task that are not part of the model."""
 
 

@@ -94,10 +94,17 @@ def draw_faces(
     if existing is None and folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         remedy = "Use another folder for the drawn faces, or empty this one."
         raise InputError("files that are not drawn faces", where=folder, remedy=remedy)
-    with atomic_write_folder(folder) as drawn:
-        _draw_all(drawn, counts, size, seed, label_set)
-        text = json.dumps(settings, indent=2) + "\n"
-        (drawn / SETTINGS_NAME).write_text(text, encoding="utf-8")
+    try:
+        with atomic_write_folder(folder) as drawn:
+            _draw_all(drawn, counts, size, seed, label_set)
+            text = json.dumps(settings, indent=2) + "\n"
+            (drawn / SETTINGS_NAME).write_text(text, encoding="utf-8")
+            if _settings_of(folder) == settings:
+                raise FileExistsError(folder)
+    except OSError:
+        # Another machine may have drawn the same faces to a shared disk in the meantime, and may be reading them.
+        if _settings_of(folder) != settings:
+            raise
     return Manifest.read(folder / MANIFEST_NAME)
 
 

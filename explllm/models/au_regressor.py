@@ -89,6 +89,7 @@ class RegressorConfig(PreTrainedConfig):
 class ActionUnitRegressor(MultiPartModel):
     """Estimates the intensities of FEAFA's 24 action units. `from_pretrained` opens a trained model."""
 
+    entry_points = ("forward_single_view",)
     mirror: torch.Tensor
 
     def __init__(self, config: RegressorConfig, vision: PreTrainedModel | None = None) -> None:

@@ -272,8 +272,8 @@ def build(
     Args:
         settings: The parts.
         prepared: The result of `build_config` for these settings; by default it is computed here.
-        keep_file_dtype: Leave base weights in the type of their files, whatever `base_dtype` is. Such weights are
-            mapped from the files and take no memory of their own.
+        keep_file_dtype: Leave base weights in the type of their files, whatever `base_dtype` is and whether they train.
+            Such weights are mapped from the files and take no memory of their own.
 
     Returns:
         The model, in evaluation mode.
@@ -295,7 +295,7 @@ def build(
         vision = load_vision(config.vision_base, config.vision_revision, dtype)
     if config.text_base:
         language = load_language(config.text_base, config.text_revision, dtype, settings.load_in_4bit)
-    return ExpLLM.class_for(config)(config, tokenizer, vision, language)
+    return ExpLLM.class_for(config)(config, tokenizer, vision, language, keep_file_dtype)
 
 
 def supports_4bit(settings: NetworkSettings) -> bool:

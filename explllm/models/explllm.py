@@ -67,6 +67,7 @@ class ExpLLM(MultiPartModel, PreTrainedModel):
     base_model_prefix = ""
     main_input_name = "pixel_values"
     supports_gradient_checkpointing = True
+    entry_points = ("recognize_pixels", "explain_pixels", "recognize_and_explain_pixels")
 
     def __init__(
         self,
@@ -74,6 +75,7 @@ class ExpLLM(MultiPartModel, PreTrainedModel):
         tokenizer: PreTrainedTokenizerBase,
         vision: PreTrainedModel | None = None,
         language: PreTrainedModel | None = None,
+        keep_file_dtype: bool = False,
     ) -> None:
         """Assemble the parts, add LoRA as configured, and freeze the other weights.
 
@@ -82,6 +84,8 @@ class ExpLLM(MultiPartModel, PreTrainedModel):
             tokenizer: A tokenizer with a chat template and the image placeholder.
             vision: A pretrained encoder; random weights by default.
             language: A pretrained language model; random weights by default.
+            keep_file_dtype: Leave trainable base weights in the type of their files, instead of float32. See
+                `explllm.models.build.build`.
 
         Raises:
             ConfigError: If no layer matches the LoRA targets, or the tokenizer lacks the template or the placeholder.
@@ -91,7 +95,7 @@ class ExpLLM(MultiPartModel, PreTrainedModel):
         self.image = ImagePreset.from_dict(config.image or {})
         self._checkpoints_frozen_parts = False
         self.max_batch_sizes: dict[str, int] = {}
-        """Faces per batch of recognition and of explanation that fitted in memory, after an out-of-memory error."""
+        """Maximum faces per batch of ``recognition`` and ``explanation``; out-of-memory errors reduce it."""
         self.drafts = Drafts()
         """Predictions of the next tokens of an explanation, for speculative decoding."""
         self.speculate = True
@@ -106,7 +110,7 @@ class ExpLLM(MultiPartModel, PreTrainedModel):
             add_lora(self.vision, LoraSettings(**(config.vision_lora or {})))
         if config.text_train == "lora":
             add_lora(self.language, LoraSettings(**(config.text_lora or {})))
-        self.freeze()
+        self.freeze(convert=not keep_file_dtype)
         self.eval()
 
     def new_projector(self) -> Projector | FEALLMProjector:

@@ -13,8 +13,10 @@ from itertools import chain, islice, takewhile
 from typing import TYPE_CHECKING, NamedTuple, cast
 
 import torch
+from torch.distributed.fsdp import FSDPModule
 
 from explllm.conversation.messages import explanation, recognition
+from explllm.core.errors import ConfigError
 from explllm.core.expressions import Expression
 from explllm.models.decoding import Decoder, Row, attention_masks
 from explllm.models.lora import merged_lora
@@ -137,13 +139,26 @@ def label_log_likelihoods(model: "ExpLLM", pixel_values: torch.Tensor) -> torch.
         try:
             pixels = pixel_values[len(scores) : len(scores) + size]
             scores += [*_score_labels(model, model.encode_image(pixels))]
-        except torch.OutOfMemoryError:
-            if size == 1:
-                raise
+        except torch.OutOfMemoryError as error:
+            _check_repeatable(model, "recognition", size, error)
         else:
             continue
         size = _smaller_batches(model, "recognition", min(size, count - len(scores)))
     return torch.stack(scores)
+
+
+def _check_repeatable(model: "ExpLLM", kind: str, size: int, error: torch.OutOfMemoryError) -> None:
+    """Raise an error if a computation that ran out of memory cannot be repeated with a smaller batch.
+
+    A model sharded by FSDP2 cannot repeat a pass: the other ranks wait for this one's share of the next weights.
+    """
+    if isinstance(model, FSDPModule):
+        raise ConfigError(
+            f"out of memory in the {kind} of {size} faces",
+            remedy="Reduce data.eval_batch_size or model.explanation_batch_size, or shard over more devices.",
+        ) from error
+    if size == 1:
+        raise error
 
 
 def _smaller_batches(model: "ExpLLM", kind: str, size: int) -> int:
@@ -296,19 +311,21 @@ def _answers(
     decoder = _decoder(model, labels, rows, max_new_tokens)
     with merged_lora(model):
         while True:
-            new = list(islice(queue, decoder.size - len(decoder.rows)))
+            busy = decoder.any_rank_is_busy()
+            # Under FSDP2, where all ranks must make the same passes, they begin new batches together.
+            free = 0 if busy and isinstance(model, FSDPModule) else decoder.size - len(decoder.rows)
+            new = list(islice(queue, free))
             active.update(new)
             finished: list[Row] | None = None
             try:
                 if new:
                     finished = decoder.add(_prefill(model, decoder, new))
-                elif not decoder.any_rank_is_busy():
+                elif not busy:
                     return [results[number] for number in range(len(results))]
                 else:
                     finished = decoder.step()
-            except torch.OutOfMemoryError:
-                if decoder.size == 1:
-                    raise
+            except torch.OutOfMemoryError as error:
+                _check_repeatable(model, "explanation", decoder.size, error)
             if finished is None:
                 queue, active = chain(list(active.items()), queue), {}
                 decoder.clear()

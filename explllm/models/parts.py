@@ -1,8 +1,8 @@
 """What trains in each part of a model, and which weights its folder and checkpoints must hold."""
 
-from collections.abc import Callable, Container, Mapping
+from collections.abc import Callable, Container, Iterable, Mapping
 from functools import partial
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, ClassVar, NamedTuple, TypeVar
 
 import torch
 from torch import nn
@@ -28,6 +28,9 @@ class Part(NamedTuple):
 class MultiPartModel(nn.Module):
     """A model of named parts, each of which is frozen, trained by LoRA or trained in full."""
 
+    entry_points: ClassVar[tuple[str, ...]] = ()
+    """Methods besides `forward` that compute with the model's weights; see `explllm.training.strategies.shard`."""
+
     def parts(self) -> Mapping[Any, Part]:
         """Return the parts by name. Names are those of the attributes that hold the modules."""
         raise TypeError(f"{type(self).__name__} must define parts()")
@@ -36,13 +39,17 @@ class MultiPartModel(nn.Module):
         """Return the names of a part's parameters that do not affect its output; they never train."""
         return frozenset()
 
-    def freeze(self) -> None:
-        """Set `requires_grad` of every parameter from the configuration. Trainable weights become float32."""
+    def freeze(self, convert: bool = True) -> None:
+        """Set `requires_grad` of every parameter from the configuration.
+
+        Args:
+            convert: Convert trainable weights to float32.
+        """
         for name, (module, train, _) in self.parts().items():
             unused = self.unused_weights(name) if train == "full" else frozenset()
             for key, weight in module.named_parameters():
                 weight.requires_grad_((train == "full" and key not in unused) or (train == "lora" and is_lora(key)))
-                if weight.requires_grad:
+                if weight.requires_grad and convert:
                     weight.data = weight.data.to(torch.float32)
 
     def trainable_counts(self) -> dict[Any, int]:
@@ -78,6 +85,17 @@ class MultiPartModel(nn.Module):
                     weights[key] = value.detach()
                 visited.add(id(value))
         return weights
+
+    def parts_with_own_base(self, names: Iterable[str]) -> set[str]:
+        """Return the parts that train by LoRA or not at all, of which saved weights hold the base.
+
+        An earlier stage trained this base: it is no longer that of the named model.
+
+        Args:
+            names: Names of the saved weights.
+        """
+        saved = {name.partition(".")[0] for name in names if not is_lora(name)}
+        return {name for name, part in self.parts().items() if part.base and part.train != "full" and name in saved}
 
     def check_state_dict(self, weights: Mapping[str, torch.Tensor], where: str) -> None:
         """Check that weights hold everything in `weights_to_save`, and nothing that the model lacks.

@@ -4,7 +4,7 @@ Base weights of a named model are not copied unless requested: the configuration
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -202,7 +202,7 @@ def without_training_only(weights: Mapping[str, torch.Tensor]) -> dict[str, torc
     return {name: value for name, value in weights.items() if not name.startswith(TRAINING_ONLY)}
 
 
-def initialize(model: "ExpLLM", folder: Path) -> None:
+def initialize(model: "ExpLLM", folder: Path, keep_file_dtype: bool = False) -> None:
     """Initialize a new model with the weights in another model's folder, such as the first stage's projector.
 
     A part whose base weights the folder holds, because they trained, no longer has a named base: the new model's
@@ -211,6 +211,7 @@ def initialize(model: "ExpLLM", folder: Path) -> None:
     Args:
         model: The new model. Weights that the folder does not hold remain unchanged.
         folder: The folder.
+        keep_file_dtype: Leave weights of pretrained parts in the type of the file, from which they are then mapped.
 
     Raises:
         MissingPathError: If there is no such folder.
@@ -231,13 +232,28 @@ def initialize(model: "ExpLLM", folder: Path) -> None:
                 remedy="Start from a model with the same parts.",
             )
         weights[target] = value
-    model.load_state_dict(weights, strict=False)
+    copied = dict(weights)
+    if keep_file_dtype:
+        for name, part in model.parts().items():
+            for key, weight in part.module.named_parameters(prefix=name):
+                if part.base and key in copied:
+                    weight.data = copied.pop(key)
+    model.load_state_dict(copied, strict=False)
     reset_magnitudes(model.vision, "vision", weights)
     reset_magnitudes(model.language, "language", weights)
-    trained = {name.partition(".")[0] for name in weights if not is_lora(name)}
-    if "vision" in trained:
+    forget_bases(model, {name.partition(".")[0] for name in weights if not is_lora(name)})
+
+
+def forget_bases(model: "ExpLLM", parts: Container[str]) -> None:
+    """Record that the base weights of some parts are not those of a named base: the model's folder must hold them.
+
+    Args:
+        model: The model.
+        parts: Names of the parts.
+    """
+    if "vision" in parts:
         model.config.vision_base = model.config.vision_revision = None
-    if "language" in trained:
+    if "language" in parts:
         model.config.text_base = model.config.text_revision = None
 
 

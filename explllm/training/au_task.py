@@ -14,6 +14,7 @@ from explllm.metrics.facs import ACTIVE_FROM, FacsF1
 from explllm.models.au_regressor import ActionUnitRegressor, RegressorSettings, build_regressor, regressor_config
 from explllm.training.face_task import FaceTask
 from explllm.training.optimization import OptimizationSettings
+from explllm.training.strategies import shard
 
 _FLOOR = 1e-4
 """Added to the denominator of CCC in the loss. Without it, noise dominates for units that barely vary in a
@@ -64,12 +65,6 @@ class ActionUnitTask(FaceTask):
             raise TypeError("call configure_model() first")
         return self.model
 
-    def setup(self, stage: str) -> None:
-        """Check strategy and precision, and prepare the data."""
-        super().setup(stage)
-        if self.device_mesh is not None:
-            raise ConfigError("fsdp2 does not shard action unit regressors", remedy="Use --trainer.strategy ddp.")
-
     def configure_model(self) -> None:
         """Build the model and load the encoder's base weights."""
         if self.model is not None:
@@ -77,6 +72,8 @@ class ActionUnitTask(FaceTask):
         self.model = build_regressor(self.config)
         # Lightning does not change the modules' mode; a frozen encoder stays in evaluation mode.
         self.model.train()
+        if self.device_mesh is not None:
+            shard(self.model, self.device_mesh["data_parallel"])
 
     def training_step(self, batch: Batch, batch_idx: int) -> torch.Tensor:
         """Return the loss without test-time flipping; augmentation already flips training images."""
@@ -166,10 +163,10 @@ class ActionUnitTask(FaceTask):
     def _estimate(self, batch: Batch) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
         self._count_unreadable(batch)
         valid = self._valid_rows(batch)
-        pixels = batch["pixel_values"][valid]
-        # In float32 whatever the training precision, as in the ONNX file.
+        # In float32 whatever the training precision, as in the ONNX file. Invalid faces too: under FSDP2 every rank
+        # must take part in every forward pass.
         with torch.autocast(self.device.type, enabled=False):
-            estimates = self.regressor(pixels) if len(pixels) else pixels.new_zeros(0, len(NAMES))
+            estimates = self.regressor(batch["pixel_values"])[valid]
         return {"action_units": estimates, "rows": batch["rows"][valid]}, valid
 
 

@@ -15,6 +15,7 @@ from lightning.pytorch.plugins.io import TorchCheckpointIO
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from explllm.core.errors import CheckpointError, ConfigError
+from explllm.models import storage
 from explllm.models.au_regressor import ActionUnitRegressor, RegressorSettings, build_regressor, regressor_config
 from explllm.models.build import NetworkSettings, build, build_config
 from explllm.models.explllm import ExpLLM
@@ -75,6 +76,8 @@ def model_from_checkpoint(path: str | os.PathLike[str]) -> ExpLLM | ActionUnitRe
     weights = without_training_only(
         {name.removeprefix("model."): value for name, value in checkpoint["state_dict"].items()}
     )
+    if isinstance(model, ExpLLM):
+        storage.forget_bases(model, model.parts_with_own_base(weights))
     model.check_state_dict(weights, str(path))
     model.load_state_dict(weights, strict=False)
     return model

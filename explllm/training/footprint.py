@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from math import ceil
 from pathlib import Path
@@ -11,8 +10,6 @@ from typing import Any
 import torch
 from jsonargparse import Namespace
 from torch import nn
-from torch.nn import functional
-from transformers import AttentionInterface
 
 from explllm.core.errors import InputError
 from explllm.core.manifest import Manifest
@@ -23,6 +20,7 @@ from explllm.models.build import NetworkSettings, build_on_meta, supports_4bit
 from explllm.models.explllm import ExpLLM
 from explllm.models.feallm import FEALLMProjector
 from explllm.models.lora import LoraSettings
+from explllm.training.activations import activation_bytes, evaluation_bytes
 from explllm.training.au_task import ActionUnitTask
 from explllm.training.optimization import OptimizationSettings, warmup_steps
 from explllm.training.strategies import transformer_blocks
@@ -34,6 +32,9 @@ et al. 2019), CC3M as LLaVA filtered it (Liu et al. 2023)."""
 TEXT_TOKENS = 384
 """Text tokens of a long CoT conversation: with Llama's tokenizer the longest of 600 real ones has 356 in the format
 ``vicuna`` and 375 in ``expllm``."""
+
+PROMPT_TOKENS = 96
+"""Text tokens of the prompt of an evaluation and of all labels: 77 for Vicuna and eight expressions."""
 
 GPU_SIZES = (16, 24, 40, 48, 80, 141)
 """Memory of common GPUs in GB, such as V100, RTX 4090, A100, L40S, H100 and H200."""
@@ -85,7 +86,7 @@ class Memory:
     @property
     def gpu(self) -> int | None:
         """Memory of the smallest common GPU that is large enough; None if none is."""
-        return next((size for size in GPU_SIZES if self.total <= _USABLE * size), None)
+        return _smallest_gpu(self.total)
 
     @property
     def suggested_micro_batch(self) -> int | None:
@@ -95,6 +96,34 @@ class Memory:
         free = _USABLE * self.gpu - (self.total - self.activations)
         most = free / (self.activations / self.micro_batch)
         return max(size for size in range(1, self.per_device + 1) if self.per_device % size == 0 and size <= most)
+
+
+@dataclass(frozen=True)
+class EvaluationMemory:
+    """Memory of one GPU that holds the whole model in ``test`` or ``predict``, in GB (10^9 bytes)."""
+
+    weights: float
+    """All weights."""
+    recognition: float
+    """Recognition of `eval_batch_size` faces."""
+    explanation: float
+    """Explanation of `explanation_batch_size` faces of `max_new_tokens` tokens."""
+    eval_batch_size: int
+    """Faces that are recognized at a time."""
+    explanation_batch_size: int
+    """Faces that are explained at a time."""
+    other: float
+    """Memory of the framework: an assumption of 1.5 GB."""
+
+    @property
+    def total(self) -> float:
+        """The memory of the larger of the two."""
+        return self.weights + max(self.recognition, self.explanation) + self.other
+
+    @property
+    def gpu(self) -> int | None:
+        """Memory of the smallest usual GPU that suffices; None if none does."""
+        return _smallest_gpu(self.total)
 
 
 @dataclass(frozen=True)
@@ -119,6 +148,8 @@ class Description:
     """Warm-up steps."""
     memory: list[Memory]
     """Estimates by strategy; none for a regressor of action units."""
+    evaluation: EvaluationMemory | None
+    """Estimate of an evaluation; None for a regressor of action units."""
     gpus: int
     """Number of GPUs in the estimates."""
     micro_batch: int
@@ -169,8 +200,20 @@ def describe_configuration(config: Namespace, images: int | None = None, gpus: i
         estimate_memory(built, settings, strategy, gpus, micro_batch, activations, data.batch_size)
         for strategy in ("ddp", "fsdp2", *(["ddp, 4-bit base"] if supports_4bit(settings) else []))
     ]
-    sequence = tokens + TEXT_TOKENS
-    return Description(parts, tokens, sequence, count, source, conversations, steps, warmup, memory, gpus, micro_batch)
+    return Description(
+        parts,
+        tokens,
+        tokens + TEXT_TOKENS,
+        count,
+        source,
+        conversations,
+        steps,
+        warmup,
+        memory,
+        _evaluation_memory(built, model, data.eval_batch_size),
+        gpus,
+        micro_batch,
+    )
 
 
 def _describe_regressor(config: Namespace, images: int | None, gpus: int) -> Description:
@@ -186,7 +229,7 @@ def _describe_regressor(config: Namespace, images: int | None, gpus: int) -> Des
         steps, warmup = _steps(config, count)
     tokens = built.config.image_tokens
     return Description(
-        part_sizes(built), tokens, tokens, count, source, count, steps, warmup, [], gpus, data.micro_batch_size
+        part_sizes(built), tokens, tokens, count, source, count, steps, warmup, [], None, gpus, data.micro_batch_size
     )
 
 
@@ -255,97 +298,17 @@ def estimate_memory(
     return Memory(strategy, frozen / 1e9, state / 1e9, micro_batch * activations / 1e9, 1.5, micro_batch, per_device)
 
 
-def activation_bytes(model: ExpLLM, frozen_dtype: torch.dtype, text_tokens: int, checkpointing: bool) -> int:
-    """Count the bytes that one conversation's forward pass keeps for the backward pass.
-
-    The real forward pass runs on the meta device, and the tensors that autograd saves are counted once each. Attention
-    counts as fused: it saves its inputs, its output and one number per row.
-
-    Args:
-        model: The model, on the meta device.
-        frozen_dtype: Type of frozen weights.
-        text_tokens: Text tokens of the conversation, all of them supervised.
-        checkpointing: Whether blocks keep their inputs only; one block at a time is then recomputed.
-
-    Returns:
-        Bytes, with the gradient of the logits.
-    """
-    for weight in model.parameters():
-        if not weight.requires_grad:
-            weight.data = weight.data.to(frozen_dtype)
-    AttentionInterface.register("fused_on_meta", _fused_attention)
-    for part in (model.vision, model.language):
-        if getattr(part.config, "_attn_implementation", None) == "sdpa":
-            part.set_attn_implementation("fused_on_meta")
-    weights = {weight.untyped_storage()._cdata for weight in model.parameters()}
-    saved: dict[int, tuple[int, int, torch.UntypedStorage]] = {}
-    inputs: dict[int, int] = {}
-    current = [-1]
-
-    def pack(tensor: torch.Tensor) -> torch.Tensor:
-        storage = tensor.untyped_storage()
-        if storage._cdata not in weights and storage._cdata not in saved:
-            # Keep a reference to the storage: its address must not be reused.
-            saved[storage._cdata] = (storage.nbytes(), current[0], storage)
-        return tensor
-
-    def enter(number: int) -> Callable[[nn.Module, tuple[Any, ...], dict[str, Any]], None]:
-        def hook(module: nn.Module, arguments: tuple[Any, ...], options: dict[str, Any]) -> None:
-            states = arguments[0] if arguments else options["hidden_states"]
-            inputs[number], current[0] = states.numel() * states.element_size(), number
-
-        return hook
-
-    def leave(*_: Any) -> None:
-        current[0] = -1
-
-    handles = []
-    for number, block in enumerate((*transformer_blocks(model.vision), *transformer_blocks(model.language))):
-        handles.append(block.register_forward_pre_hook(enter(number), with_kwargs=True))
-        handles.append(block.register_forward_hook(leave))
-    model.train()
-    size = model.image.size
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        image = model.encode_image(torch.zeros(1, 3, size, size, device="meta"))
-        text = model.get_input_embeddings()(torch.zeros(1, text_tokens, dtype=torch.long, device="meta"))
-        embeds = torch.cat([image.to(text.dtype), text], dim=1)
-        length = embeds.shape[1]
-        mask = torch.ones(1, 1, length, length, dtype=torch.bool, device="meta")
-        states = model.language.base_model(inputs_embeds=embeds, attention_mask=mask, use_cache=False)
-        logits = model.language.get_output_embeddings()(states.last_hidden_state[0, -text_tokens:])
-        targets = torch.zeros(text_tokens, dtype=torch.long, device="meta")
-        functional.cross_entropy(logits.float(), targets)
-    for handle in handles:
-        handle.remove()
-    gradient = logits.numel() * 4
-    by_block: dict[int, int] = {}
-    for nbytes, number, _ in saved.values():
-        by_block[number] = by_block.get(number, 0) + nbytes
-    if not checkpointing:
-        return sum(by_block.values()) + gradient
-    outside = by_block.pop(-1, 0)
-    return outside + sum(inputs[number] for number in by_block) + max(by_block.values(), default=0) + gradient
+def _evaluation_memory(built: ExpLLM, model: Namespace, eval_batch_size: int) -> EvaluationMemory:
+    """Compute the memory of an evaluation with a model on the meta device whose weights have their final types."""
+    face = evaluation_bytes(built, PROMPT_TOKENS, model.max_new_tokens)
+    weights = sum(weight.nbytes for weight in built.parameters())
+    sizes = (eval_batch_size, model.explanation_batch_size)
+    memory = (sizes[0] * face.recognition / 1e9, sizes[1] * face.explanation / 1e9)
+    return EvaluationMemory(weights / 1e9, *memory, *sizes, other=1.5)
 
 
-class _FusedAttention(torch.autograd.Function):
-    """Attention that computes nothing and saves what fused kernels save."""
-
-    @staticmethod
-    def forward(ctx: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
-        output = torch.empty_like(query)
-        ctx.save_for_backward(query, key, value, output, query.new_empty(query.shape[:-1], dtype=torch.float32))
-        return output
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: torch.Tensor) -> Any:
-        raise TypeError("activation_bytes() runs no backward pass")
-
-
-def _fused_attention(
-    module: nn.Module, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, *_: Any, **__: Any
-) -> tuple[torch.Tensor, None]:
-    output: torch.Tensor = _FusedAttention.apply(query, key, value)
-    return output.transpose(1, 2).contiguous(), None
+def _smallest_gpu(gigabytes: float) -> int | None:
+    return next((size for size in GPU_SIZES if gigabytes <= _USABLE * size), None)
 
 
 def _steps(config: Namespace, samples: int) -> tuple[int, int]:

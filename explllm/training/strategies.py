@@ -1,6 +1,9 @@
 """Strategies: which ones training supports, and FSDP2 (``--trainer.strategy fsdp2``)."""
 
-from collections.abc import Iterator, Mapping
+import ctypes
+import mmap
+import sys
+from collections.abc import Container, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -18,9 +21,11 @@ from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.optim import Optimizer
+from transformers import PreTrainedModel
 
 from explllm.core.errors import ConfigError
 from explllm.models.explllm import ExpLLM
+from explllm.models.lora import is_lora
 from explllm.models.parts import MultiPartModel
 
 _PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
@@ -137,7 +142,9 @@ def is_rank_failure(error: BaseException) -> bool:
     return isinstance(error, DistError) or (isinstance(error, RuntimeError) and (broken or "Timed out" in message))
 
 
-def shard(model: ExpLLM, mesh: DeviceMesh, frozen_dtype: torch.dtype | None = None) -> None:
+def shard(
+    model: MultiPartModel, mesh: DeviceMesh, frozen_dtype: torch.dtype | None = None, pretrained: Container[str] = ()
+) -> None:
     """Shard a model's weights over the devices of a mesh.
 
     Each transformer block of encoder and language model is one unit, which is gathered when it runs. If it has frozen
@@ -145,37 +152,106 @@ def shard(model: ExpLLM, mesh: DeviceMesh, frozen_dtype: torch.dtype | None = No
     buffer, and frozen units need no gradient buffer. Projector, embeddings and output layer are units too; the rest
     (norms, patch embedding) belongs to the root.
 
+    The units are created on the meta device. Then each rank copies its share of one weight after the other to its
+    device, in the final type. With weights mapped from files, all ranks of a machine together hold one copy.
+
     Args:
         model: The model, with its weights in place.
         mesh: A one-dimensional mesh.
-        frozen_dtype: Type to convert frozen weights of named bases to; by default they keep theirs. The conversion
-            happens unit by unit: weights mapped from files then never take the memory of a whole copy on any rank.
+        frozen_dtype: Type to convert frozen weights of pretrained parts to; by default they keep theirs. Trainable
+            weights become float32.
+        pretrained: Names of these parts.
     """
-    based = {id(weight) for part in model.parts().values() if part.base for weight in part.module.parameters()}
+    weights = dict(model.named_parameters())
+    dtypes = {name: weight.dtype for name, weight in weights.items()}
+    rounded = set()
+    for part_name, part in model.parts().items():
+        for key, weight in part.module.named_parameters(prefix=part_name):
+            if weight.requires_grad:
+                dtypes[key] = torch.float32
+                # On one device, a base is loaded in `frozen_dtype`, then converted to float32.
+                if part.base and not is_lora(key):
+                    rounded.add(key)
+            elif frozen_dtype is not None and part_name in pretrained:
+                dtypes[key] = frozen_dtype
+    _move_to_meta(model, {id(weight): dtypes[name] for name, weight in weights.items()})
+    _create_units(model, mesh)
+    shards = {}
+    targets = model.state_dict(keep_vars=True)
+    parameters: dict[int, nn.Parameter] = {}
+    for name, target in targets.items():  # the first name of tied weights is that of `weights`
+        if not isinstance(target, DTensor):
+            continue
+        if id(target) not in parameters:
+            full = weights.pop(name)
+            local = _local_shard(full.detach(), target)
+            if name in rounded and frozen_dtype is not None:
+                local = local.to(frozen_dtype)
+            local = local.to(mesh.device_type, target.dtype, copy=True)
+            tensor = DTensor.from_local(
+                local, mesh, target.placements, run_check=False, shape=target.shape, stride=target.stride()
+            )
+            parameters[id(target)] = nn.Parameter(tensor, target.requires_grad)
+            _release_pages(full)
+        shards[name] = parameters[id(target)]
+    model.load_state_dict(shards, strict=False, assign=True)
 
-    def unit(modules: Any, **options: Any) -> None:
-        for module in modules if isinstance(modules, list) else [modules]:
-            for weight in module.parameters():
-                if weight.requires_grad or isinstance(weight, DTensor):  # a DTensor is already sharded
-                    continue
-                if frozen_dtype is not None and id(weight) in based:
-                    weight.data = weight.data.to(frozen_dtype)
-        fully_shard(modules, mesh=mesh, **options)
 
-    for block in (*transformer_blocks(model.vision), *transformer_blocks(model.language)):
-        if trainable := _trainable_modules(block):
-            unit(trainable)
-        unit(block)
-    embedding, head = model.get_input_embeddings(), model.language.get_output_embeddings()
-    if head is None or head.weight is embedding.weight:
-        unit([embedding, *([] if head is None else [head])])
-    else:
-        unit(embedding)
-        unit(head)
-    unit(model.projector)
-    unit(model, reshard_after_forward=True)
-    for method in ("recognize_pixels", "explain_pixels", "recognize_and_explain_pixels"):
+def _move_to_meta(model: nn.Module, dtypes: Mapping[int, torch.dtype]) -> None:
+    """Replace the parameters by empty ones of the given types on the meta device; tied weights remain tied.
+
+    Args:
+        model: The model.
+        dtypes: Types by the `id` of each parameter.
+    """
+    empty: dict[int, nn.Parameter] = {}
+    for module in model.modules():
+        for name, weight in [*module.named_parameters(recurse=False)]:
+            if id(weight) not in empty:
+                values = torch.empty_like(weight, dtype=dtypes[id(weight)], device="meta")
+                empty[id(weight)] = nn.Parameter(values, weight.requires_grad)
+            module.register_parameter(name, empty[id(weight)])
+
+
+def _create_units(model: MultiPartModel, mesh: DeviceMesh) -> None:
+    parts = [part.module for part in model.parts().values()]
+    for part in parts:
+        for block in transformer_blocks(part) if isinstance(part, PreTrainedModel) else ():
+            if trainable := _trainable_modules(block):
+                fully_shard(trainable, mesh=mesh)
+            fully_shard(block, mesh=mesh)
+        if not isinstance(part, PreTrainedModel):
+            fully_shard(part, mesh=mesh)
+    if isinstance(model, ExpLLM):
+        embedding, head = model.get_input_embeddings(), model.language.get_output_embeddings()
+        if head is None or head.weight is embedding.weight:
+            fully_shard([embedding, *([] if head is None else [head])], mesh=mesh)
+        else:
+            fully_shard(embedding, mesh=mesh)
+            fully_shard(head, mesh=mesh)
+    fully_shard(model, mesh=mesh, reshard_after_forward=True)
+    for method in model.entry_points:
         register_fsdp_forward_method(model, method)
+
+
+def _local_shard(value: torch.Tensor, target: DTensor) -> torch.Tensor:
+    """Return this rank's rows of a full tensor, as FSDP2 divides them."""
+    rank, chunks = target.device_mesh.get_local_rank(), value.chunk(target.device_mesh.size())
+    return chunks[rank] if rank < len(chunks) else value[:0]
+
+
+def _release_pages(tensor: torch.Tensor) -> None:
+    """Return a tensor's memory to the system; its values are lost.
+
+    Files of base weights are mapped as a whole, until the last of their tensors is deleted. Without this, the pages
+    that were read would count as memory of the process until then.
+    """
+    if sys.platform == "linux" and tensor.device.type == "cpu":
+        page = mmap.PAGESIZE
+        start = -(-tensor.data_ptr() // page) * page  # whole pages only: the first and last ones are shared
+        size = (tensor.data_ptr() + tensor.nbytes) // page * page - start
+        if size > 0:
+            ctypes.CDLL(None).madvise(ctypes.c_void_p(start), ctypes.c_size_t(size), mmap.MADV_DONTNEED)
 
 
 def transformer_blocks(part: nn.Module) -> list[nn.Module]:

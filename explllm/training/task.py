@@ -3,6 +3,7 @@
 import math
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +18,11 @@ from explllm.data.dataset import EXPRESSION_NUMBER, Batch
 from explllm.faces.pixels import ImagePreset
 from explllm.models import storage
 from explllm.models.build import ConfigAndTokenizer, NetworkSettings, build, build_config, distinct_expressions
-from explllm.models.explllm import ExpLLM, Recognition
+from explllm.models.explllm import ExpLLM, PartName, Recognition
 from explllm.models.lora import is_lora
 from explllm.models.loss import answer_numbers, answer_positions, conversation_loss
 from explllm.training.au_task import regression_loss
+from explllm.training.checkpoints import read_checkpoint
 from explllm.training.face_task import FaceTask
 from explllm.training.optimization import OptimizationSettings
 from explllm.training.sample import ExplainedSample
@@ -46,6 +48,7 @@ class ExpLLMTask(FaceTask):
         gradient_checkpointing: bool = False,
         explain_predictions: bool = False,
         max_new_tokens: int = 320,
+        explanation_batch_size: int = 8,
         label_smoothing: float = 0.0,
         action_unit_weight: float = 0.0,
         average_answers: bool = False,
@@ -60,6 +63,8 @@ class ExpLLMTask(FaceTask):
                 third more time.
             explain_predictions: Write a chain of thought for each face in ``predict``.
             max_new_tokens: Maximum length of a chain of thought, in tokens.
+            explanation_batch_size: Faces that one device explains at a time. With Vicuna-7B, a face's cache takes
+                0.4 GB.
             label_smoothing: Share of each target token's probability that is spread over the vocabulary, in [0, 1).
                 Training on imbalanced data may need it; the paper does not use it.
             action_unit_weight: Weight of an auxiliary loss (`regression_loss`): a head, which only training uses,
@@ -69,16 +74,19 @@ class ExpLLMTask(FaceTask):
                 of thought of a CoT conversation then count equally. The paper averages over all tokens.
 
         Raises:
-            ConfigError: If `label_smoothing` or `action_unit_weight` is out of range, or the parts do not fit each
-                other.
+            ConfigError: If a number is out of range, or the parts do not fit each other.
         """
         super().__init__()
         if not 0 <= label_smoothing < 1:
             raise ConfigError(f"`label_smoothing` must be in [0, 1), got {label_smoothing}", remedy="Change it.")
         if not 0 <= action_unit_weight < math.inf:
             raise ConfigError(f"`action_unit_weight` must be at least 0, got {action_unit_weight}", remedy="Change it.")
+        if explanation_batch_size < 1:
+            raise ConfigError(
+                f"`explanation_batch_size` must be at least 1, got {explanation_batch_size}", remedy="Change it."
+            )
         self.label_smoothing, self.action_unit_weight = label_smoothing, action_unit_weight
-        self.average_answers = average_answers
+        self.average_answers, self.explanation_batch_size = average_answers, explanation_batch_size
         self.network = network or NetworkSettings()
         self.optimization = optimization or OptimizationSettings()
         self.init_from, self.gradient_checkpointing = init_from, gradient_checkpointing
@@ -105,6 +113,8 @@ class ExpLLMTask(FaceTask):
 
     def setup(self, stage: str) -> None:
         """If the settings name no labels, take those of `init_from`, otherwise those of the training data."""
+        if stage != "fit" and self.trainer.ckpt_path is not None:
+            self._use_metadata(read_checkpoint(self.trainer.ckpt_path))
         super().setup(stage)
         data = self._data()
         if self.labels:
@@ -129,19 +139,25 @@ class ExpLLMTask(FaceTask):
         """Build the model, load its base weights and the weights of `init_from`."""
         settings, mesh = self.network.resolved(), self.device_mesh
         dtype = getattr(torch, settings.base_dtype) if settings.base_dtype else None
+        pretrained: list[PartName] = []
         if self.model is None:
             if mesh is not None and settings.load_in_4bit:
-                raise ConfigError("4-bit weights cannot be sharded by fsdp2", remedy="Use --trainer.strategy ddp.")
+                raise ConfigError(
+                    "fsdp2 does not shard 4-bit weights, whose packed blocks cannot be divided by rows",
+                    remedy="Use --trainer.strategy ddp: in 4-bit, each GPU has room for the whole model.",
+                )
             prepared = ConfigAndTokenizer(self.config, self.conversations.tokenizer)
             self.model = build(settings, prepared, keep_file_dtype=mesh is not None)
+            self.model.max_batch_sizes["explanation"] = self.explanation_batch_size
+            pretrained = [name for name, part in self.model.parts().items() if part.base]
             if mesh is not None and dtype is not None:
                 # peft creates LoRA in the type of the base, which is still that of its files here.
-                for part in self.model.parts().values():
-                    for name, weight in part.module.named_parameters():
-                        if part.base is not None and is_lora(name):
+                for name in pretrained:
+                    for key, weight in self.model.parts()[name].module.named_parameters():
+                        if is_lora(key):
                             weight.data = weight.data.to(dtype).to(torch.float32)
             if self.init_from is not None:
-                storage.initialize(self.model, Path(self.init_from))
+                storage.initialize(self.model, Path(self.init_from), keep_file_dtype=mesh is not None)
                 self.print(f"weights: {self.init_from}")
             if self.gradient_checkpointing:
                 self.model.gradient_checkpointing_enable()
@@ -150,7 +166,7 @@ class ExpLLMTask(FaceTask):
             # Lightning does not change the modules' mode; frozen parts stay in evaluation mode.
             self.model.train()
         if mesh is not None and not isinstance(self.model, FSDPModule):
-            shard(self.model, mesh["data_parallel"], dtype)
+            shard(self.model, mesh["data_parallel"], dtype, pretrained)
 
     def training_step(self, batch: Batch, batch_idx: int) -> dict[str, torch.Tensor]:
         """Return the loss and, as ``label_logits``, the logits (B, V) of the first token of each conversation's label.
@@ -208,6 +224,8 @@ class ExpLLMTask(FaceTask):
         Raises:
             CheckpointError: If it does not; the message names the first mismatched weight.
         """
+        names = (name.removeprefix("model.") for name in checkpoint["state_dict"])
+        storage.forget_bases(self.explllm, self.explllm.parts_with_own_base(names))
         super().on_load_checkpoint(checkpoint)
         self.set_labels([Expression(label) for label in checkpoint["labels"]])
 
@@ -217,6 +235,18 @@ class ExpLLMTask(FaceTask):
         for index, label in enumerate(self.labels):
             lookup[EXPRESSION_NUMBER[label]] = index
         return lookup[batch["expressions"]]  # -1 (no label) selects the last entry, which is -1
+
+    def _use_metadata(self, checkpoint: dict[str, Any]) -> None:
+        """Take the preprocessing and chat format of a checkpoint: its run may have inherited them from `init_from`."""
+        if checkpoint.get("task") != type(self).__name__:
+            return  # refused when its weights are loaded
+        tokenizer, chat_format = self.conversations.tokenizer, checkpoint["network"]["chat_format"]
+        if chat_format != self.config.chat_format:
+            self.config, tokenizer = build_config(replace(self.network, chat_format=chat_format))
+        metadata = checkpoint["model_metadata"]
+        self.config.image, self.config.image_tokens = metadata["image"], metadata["image_tokens"]
+        self.conversations = ConversationEncoder(tokenizer, metadata["image_tokens"])
+        self.image = ImagePreset.from_dict(metadata["image"])
 
     def _check_labels(self) -> None:
         data = self._data()

@@ -47,13 +47,23 @@ def test_feallm_at_full_size():
 
 
 def test_memory_of_the_papers_set_up():
-    ddp, fsdp, four_bit = describe(["--config", "rafdb.yaml"]).memory
+    description = describe(["--config", "rafdb.yaml"])
+    ddp, fsdp, four_bit = description.memory
     assert ddp.frozen == pytest.approx((304_368_640 + 6_738_415_616) * 2 / 1e9)
     assert fsdp.frozen < ddp.frozen / 4
     # 6.48 G weights of linear layers at 4.127 bits, the rest in bfloat16.
     assert four_bit.frozen == pytest.approx((6_476_005_376 * 4.127 / 8 + (7_042_784_256 - 6_476_005_376) * 2) / 1e9)
     assert ddp.total < 24  # the paper trained on GPUs of 24 GB
     assert four_bit.total < ddp.total
+    test = description.evaluation
+    assert test.weights == pytest.approx((7_042_784_256 * 2 + 25_960_448 * 4) / 1e9)
+    # Keys and values of 32 layers of width 4,096, for image, prompt and 320 tokens of an explanation.
+    cache = 8 * 2 * 32 * 4096 * 2 * (256 + 96 + 320) / 1e9
+    assert test.explanation == pytest.approx(cache + test.recognition / 64 * 8)
+    # At least gate, up and their product in the MLP, bfloat16; at most twice that, without a cache.
+    products = 64 * 352 * 3 * 11_008 * 2 / 1e9
+    assert products < test.recognition < 2 * products
+    assert (test.eval_batch_size, test.explanation_batch_size, test.gpu) == (64, 8, 24)
 
 
 def test_other_configurations():
@@ -81,7 +91,15 @@ def test_the_command(explllm):
     done = explllm("describe", "--config", "rafdb.yaml")
     assert done.status == 0
     printed = " ".join(done.out.split())
-    for words in ("25,960,448", "8.7 M", "22,500", "20,000", "as published", "computed without a GPU"):
+    for words in (
+        "smallest GPU 24 GB",
+        "25,960,448",
+        "8.7 M",
+        "22,500",
+        "20,000",
+        "as published",
+        "computed without a GPU",
+    ):
         assert words in printed
     values = json.loads(explllm("describe", "--config", "demo.yaml", "--json").out)
     assert values["trainable"] == sum(part["trainable"] for part in values["parts"])

@@ -188,3 +188,19 @@ def test_numbers_out_of_range_are_refused(tmp_path, change, message):
     with pytest.raises(ConfigError, match=message):
         draw_faces(tmp_path / "faces", **(FEW | change))
     assert list(tmp_path.iterdir()) == []
+
+
+def test_two_machines_draw_the_same_faces(tmp_path, monkeypatch):
+    """The faces of the machine that finishes first stay: it may be reading them."""
+    draw_all, folders = dataset._draw_all, []
+
+    def slow(*arguments):
+        monkeypatch.setattr(dataset, "_draw_all", draw_all)
+        draw_faces(tmp_path / "faces", **FEW)
+        folders.append((tmp_path / "faces").stat().st_ino)
+        draw_all(*arguments)
+
+    monkeypatch.setattr(dataset, "_draw_all", slow)
+    assert len(draw_faces(tmp_path / "faces", **FEW)) == 17
+    assert [(tmp_path / "faces").stat().st_ino] == folders
+    assert [path.name for path in tmp_path.iterdir()] == ["faces"]

@@ -45,6 +45,7 @@ def bases(tmp_path_factory):
         state = {key: value.contiguous() for key, value in module.state_dict().items()}
         save_file(state, folder / name / "model.safetensors", {"format": "pt"})
     model.tokenizer.save_pretrained(folder / "language")
+    (folder / "vision/preprocessor_config.json").write_text('{"size": {"height": 28, "width": 28}}')
     return folder
 
 

@@ -2,9 +2,7 @@
 
 import csv
 import json
-import os
 import shutil
-import subprocess
 import sys
 
 import numpy as np
@@ -315,26 +313,27 @@ def test_the_loss():
 
 
 @pytest.mark.slow
-def test_two_processes_test_what_one_tests(au_config, au_fitted, tmp_path):
-    figures = []
-    environment = {key: value for key, value in os.environ.items() if key not in ("LOCAL_RANK", "WORLD_SIZE")}
-    two = ("--trainer.strategy", "ddp", "--trainer.devices", "2", "--trainer.accelerator", "cpu")
-    for name, options in (("one", ()), ("two", two)):
-        last = ("--ckpt_path", str(au_fitted / "checkpoints/last.ckpt"), "--run_dir", name)
-        command = [sys.executable, "-m", "explllm", "test", "--config", str(au_config), *last, *options]
-        done = subprocess.run(
-            command,
-            cwd=tmp_path,
-            env={**environment, "OMP_NUM_THREADS": "1"},
-            capture_output=True,
-            text=True,
-            timeout=300,
-        )
-        assert done.returncode == 0, done.stderr[-3000:]
-        figures.append(metrics(tmp_path / name))
-    for unit, row in figures[0]["test/by_unit"].items():
-        assert figures[1]["test/by_unit"][unit] == pytest.approx(row, abs=1e-5)
-    assert figures[0]["test/faces"] == figures[1]["test/faces"] == 27
+def test_two_processes_do_what_one_does(au_config, au_fitted, on_ranks, tmp_path):
+    """A test of 27 faces on ranks of 14 and 13, and two more epochs, which are the same under both strategies."""
+    two = ("--trainer.devices", 2, "--trainer.accelerator", "cpu", "--trainer.strategy")
+    last = au_fitted / "checkpoints/last.ckpt"
+    epochs = ("--trainer.max_epochs", 14, "--data.augment", "null")
+
+    def commands(name, *options):
+        common = ("--config", au_config, "--ckpt_path", last, *options)
+        return [("fit", *common, *epochs, "--run_dir", name), ("test", *common, "--run_dir", name)]
+
+    done = on_ranks(tmp_path, commands("one")[1], count=1)
+    done += on_ranks(tmp_path, *commands("ddp", *two, "ddp"), *commands("fsdp2", *two, "fsdp2"))
+    assert [status for status, _, _ in done] == [0] * 5, [err[-2000:] for _, _, err in done]
+    expected = metrics(tmp_path / "one")
+    for name in ("ddp", "fsdp2"):
+        result = metrics(tmp_path / name)
+        assert result["test/faces"] == expected["test/faces"] == 27
+        for unit, row in expected["test/by_unit"].items():
+            assert result["test/by_unit"][unit] == pytest.approx(row, abs=1e-5)
+        assert result["fit/loss"] == pytest.approx(metrics(tmp_path / "ddp")["fit/loss"], abs=1e-4)
+        assert result["fit/onnx_difference"] < 1e-4
 
 
 @pytest.mark.slow

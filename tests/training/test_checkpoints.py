@@ -7,12 +7,14 @@ import pickle
 import shutil
 import signal
 
+import numpy as np
 import pytest
 import torch
 import yaml
 
 from explllm import ExpLLM
 from explllm.core.errors import CheckpointError, ConfigError
+from explllm.core.manifest import Manifest
 from explllm.training.callbacks.live_accuracy import LiveAccuracy
 from explllm.training.checkpoints import (
     AtomicCheckpointIO,
@@ -124,6 +126,42 @@ def test_only_what_trains_is_kept(explllm, lora_config, bases, tmp_path):
     # The run can be tested, with one explained face, and resumed.
     assert explllm("test", "--config", lora_config, "--explained_faces", 1).status == 0
     assert explllm("fit", "--config", lora_config, "--ckpt_path", "last", "--trainer.max_steps", 3).status == 0
+
+
+def test_a_base_of_an_earlier_stage_is_kept(explllm, lora_config, drawn_faces, tmp_path):
+    """Stage A trains both parts in full; stage B starts from it, inherits its image size and format, and freezes."""
+    fit = ("fit", "--config", lora_config, "--trainer.max_steps")
+    full = ("--model.network.vision_train", "full", "--model.network.language_train", "full")
+    full += ("--model.network.image_size", 42, "--model.network.chat_format", "plain")
+    assert explllm(*fit, 1, *full, "--run_dir", "a").status == 0
+    settings = yaml.safe_load(lora_config.read_text())
+    network = settings["model"]["init_args"]["network"]
+    for setting in ("image_preset", "image_size", "chat_format"):
+        del network[setting]
+    network["vision_train"] = "frozen"
+    (tmp_path / "b.yaml").write_text(yaml.safe_dump(settings))
+    fit = ("fit", "--config", "b.yaml", "--run_dir", "b", "--trainer.max_steps")
+    assert explllm(*fit, 1, "--model.init_from", "a/model").status == 0
+    assert explllm("convert", "checkpoint", "b/checkpoints/last.ckpt", "converted").status == 0
+    first, model, converted = (ExpLLM.from_pretrained(tmp_path / name) for name in ("a/model", "b/model", "converted"))
+    for name, value in first.vision.state_dict().items():
+        assert torch.equal(model.vision.state_dict()[name], value.bfloat16()), name
+    assert model.state_dict().keys() == converted.state_dict().keys() and same(
+        model.state_dict(), converted.state_dict()
+    )
+    assert model.config.to_dict() == converted.config.to_dict()
+    assert (model.image.size, model.config.chat_format) == (42, "plain")
+    # An evaluation uses them too.
+    shutil.move(tmp_path / "a", tmp_path / "moved")
+    assert explllm("test", "--run_dir", "b", "--explained_faces", 0).status == 0
+    table = Manifest.read(tmp_path / "b/predictions.parquet", root=drawn_faces)
+    answers = model.recognize([table.image_path(row) for row in table.frame.index], batch_size=64)
+    shares = [list(answer.probabilities.values()) for answer in answers]
+    assert table.frame.filter(like="p_").to_numpy() == pytest.approx(np.array(shares), abs=1e-3)
+    # A resumed run keeps the base as well.
+    assert explllm(*fit, 2, "--model.init_from", "moved/model", "--ckpt_path", "last").status == 0
+    resumed = ExpLLM.from_pretrained(tmp_path / "b/model")
+    assert same(model.vision.state_dict(), resumed.vision.state_dict())
 
 
 def same(one, other):

@@ -5,11 +5,15 @@ import os
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import torch
+from torch.profiler import ProfilerActivity, profile
 
-from explllm.models.build import NetworkSettings, build_on_meta
-from explllm.training.footprint import Memory, activation_bytes
+from explllm.models.build import NetworkSettings, build, build_on_meta
+from explllm.models.generation import label_log_likelihoods, pack_labels
+from explllm.training.activations import activation_bytes, evaluation_bytes
+from explllm.training.footprint import Memory
 
 # About 100 M weights: LoRA in a frozen bfloat16 base.
 NETWORK = {
@@ -97,6 +101,28 @@ def test_activations_are_those_of_a_training_step(checkpointing):
     weights = sum(weight.numel() * weight.element_size() for weight in model.parameters())
     # Measured: 1,058 and 168 MB computed, 1,063 and 187 MB taken.
     assert computed + weights == pytest.approx(measured + weights, rel=0.15)
+
+
+def test_memory_of_an_evaluation_is_that_of_label_scoring():
+    sizes = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
+    language = {"hidden_size": 256, "intermediate_size": 688, "num_hidden_layers": 2, "num_attention_heads": 4}
+    language["num_key_value_heads"] = 4
+    settings = NetworkSettings(
+        **{**NETWORK, "vision": {**NETWORK["vision"], **sizes}, "language": {**NETWORK["language"], **language}},
+        labels="rafdb",
+    )
+    model, meta = build(settings), build_on_meta(settings)
+    packed, images = pack_labels(model), torch.zeros(4, 3, 224, 224)
+    label_log_likelihoods(model, images)
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as recorded:
+        label_log_likelihoods(model, images)
+    changes = [event for event in recorded.profiler.kineto_results.events() if event.name() == "[memory]"]
+    totals = np.cumsum([event.nbytes() for event in sorted(changes, key=lambda event: event.start_ns())])
+    activation_bytes(meta, torch.float32, TEXT, checkpointing=False)
+    computed = evaluation_bytes(meta, packed.mask.shape[-1] - model.config.image_tokens, TEXT)
+    assert 4 * computed.recognition == pytest.approx(totals.max(), rel=0.15)  # measured: 4% more
+    tokens = packed.mask.shape[-1] + TEXT
+    assert computed.explanation - computed.recognition == 2 * 2 * 256 * 4 * tokens  # keys and values of two layers
 
 
 def test_the_smallest_gpu_and_its_micro_batch():

@@ -14,11 +14,12 @@ from explllm.core.files import METRICS_FILE, PREDICTIONS_FILE, update_json
 from explllm.core.manifest import Manifest
 from explllm.data.dataset import Batch
 from explllm.models.au_export import export_onnx
+from explllm.models.au_regressor import ActionUnitRegressor
 from explllm.report.action_units import agreement_plot, print_agreement, print_facs, write_agreement
 from explllm.report.page import PLOTS
 from explllm.report.plots import write_plots
 from explllm.training.au_task import ActionUnitTask
-from explllm.training.callbacks.base_run_folder import BaseRunFolder
+from explllm.training.callbacks.base_run_folder import MODEL, BaseRunFolder
 from explllm.training.face_task import all_gather_list
 
 ONNX, BY_UNIT = "au_regressor.onnx", "action_units.csv"
@@ -75,7 +76,9 @@ class ActionUnitRunFolder(BaseRunFolder):
             except InputError:
                 continue
         try:
-            difference = export_onnx(pl_module.regressor, path, torch.stack(faces) if faces else None)
+            # From the folder: under FSDP2 this rank has only a share of the weights.
+            model = ActionUnitRegressor.from_pretrained(self.run_dir / MODEL)
+            difference = export_onnx(model, path, torch.stack(faces) if faces else None)
         except InputError as error:
             sys.stderr.write(f"warning: no {path}: {error}\n")
             return None

@@ -19,7 +19,7 @@ from explllm.data.dataset import Batch
 from explllm.models.configuration import joined_notes
 from explllm.report.page import PLOTS
 from explllm.training.checkpoints import BestCheckpoint, best_checkpoint, read_checkpoint
-from explllm.training.face_task import FaceTask
+from explllm.training.face_task import FaceTask, all_gather_list
 from explllm.training.prediction_parts import PredictionParts, file_identity
 from explllm.training.strategies import full_weights
 
@@ -81,18 +81,23 @@ class BaseRunFolder(Callback):
     def on_fit_end(self, trainer: Trainer, pl_module: FaceTask) -> None:  # type: ignore[override]
         """Write the model with the best checkpoint's weights, and delete the results of an earlier model here.
 
-        Without validation data the model has the last weights. The task keeps these weights.
+        Without validation data the model has the last weights. The task keeps the weights that were written, unless
+        several machines have run folders of their own.
         """
         if trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
         best, step = best_checkpoint(self.run_dir), trainer.global_step
         # Without the callback, the file would be that of an earlier run.
         chooses = any(isinstance(callback, BestCheckpoint) for callback in trainer.callbacks)  # type: ignore[attr-defined]
-        if trainer.strategy.broadcast(chooses and best.is_file()):
-            checkpoint = read_checkpoint(best)
-            step = checkpoint["global_step"]
+        # Other machines have no such file if the folder is on a local disk.
+        found = all_gather_list([chooses and best.is_file()])
+        checkpoint = read_checkpoint(best) if found[0] and best.is_file() else None
+        step = step if checkpoint is None else checkpoint["global_step"]
+        if checkpoint is not None and all(found):
             trainer.strategy.load_model_state_dict(checkpoint, strict=False)
         weights = dict(full_weights(pl_module.model, keep=trainer.is_global_zero))
+        if checkpoint is not None and not all(found):
+            weights = {name.removeprefix("model."): value for name, value in checkpoint["state_dict"].items()}
         if not trainer.is_global_zero:
             return
         pl_module.model.save_pretrained(self.run_dir / MODEL, state_dict=weights)

@@ -35,7 +35,6 @@ REPORT = "report.html"
 SCORED_FACES = 16
 """Test faces whose explanations are scored, besides the faces shown in the report."""
 _COPIED_COLUMNS = ("image", "split", "expression", "box", "action_units", "action_units_missing", "action_units_source")
-_GENERATION_BATCH = 8
 _DRAFT_TEXTS = 1000
 """Training texts whose n-grams are saved with the model."""
 
@@ -236,12 +235,9 @@ class RunFolder(BaseRunFolder):
         with_reference = scored[metadata["cot"].notna()]
         sample = fixed_sample(scored if with_reference.empty else with_reference, self.scored_faces)
         rows = list(dict.fromkeys([*shown, *sample]))
-        cots: list[ChainOfThought] = []
-        for start in range(0, len(rows), _GENERATION_BATCH):
-            part = rows[start : start + _GENERATION_BATCH]
-            pixels = torch.stack([pl_module.image(data.face(row)) for row in part])
-            predicted = [Expression(label) for label in table.loc[part, "predicted"]]
-            cots += pl_module.explllm.explain_pixels(pixels, predicted, pl_module.max_new_tokens)
+        pixels = torch.stack([pl_module.image(data.face(row)) for row in rows])
+        predicted = [Expression(label) for label in table.loc[rows, "predicted"]]
+        cots = pl_module.explllm.explain_pixels(pixels, predicted, pl_module.max_new_tokens)
         table["cot"] = pd.Series([cot.text for cot in cots], index=rows, dtype=object)
         table["cot_source"] = pd.Series(self._source, index=rows, dtype=object)
         probabilities = dict(zip(answers.rows, answers.probabilities.tolist(), strict=True))
