@@ -159,7 +159,7 @@ class ChatServer:
 
     def __enter__(self):
         self._thread.start()
-        assert self._ready.wait(10)
+        assert self._ready.wait(600)
         return self
 
     def __exit__(self, *_):
@@ -168,7 +168,7 @@ class ChatServer:
         if self._log is not None:
             self._log.close()
 
-    def wait_for(self, condition, seconds: float = 20.0) -> None:
+    def wait_for(self, condition, seconds: float = 600.0) -> None:
         """Wait until something holds of this server."""
         end = time.monotonic() + seconds
         while not condition(self):

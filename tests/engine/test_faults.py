@@ -1,10 +1,8 @@
 """A server with all faults: every row ends accepted or failed with a reason, and a healthy rerun completes the rest."""
 
 import json
-import os
 import re
 import signal
-import time
 
 import pytest
 
@@ -246,15 +244,14 @@ def test_runs_on_one_output_exclude_each_other(build, chat_server, model_script,
 
 
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP"])
-def test_other_signals_end_like_ctrl_c(build, chat_server, model_script, table, name):
+def test_other_signals_end_like_ctrl_c(build, chat_server, model_script, table, send_signal, name):
     before = signal.getsignal(getattr(signal, name))
 
     def script(received):
         if received.number == 6:
             for _ in range(2):  # the second one changes nothing
-                os.kill(os.getpid(), getattr(signal, name))
-                time.sleep(0.05)
-        return chat_server.Reply(model_script.answer(received), delay=0.1)
+                send_signal(getattr(signal, name))
+        return chat_server.Reply(model_script.answer(received))
 
     with chat_server.ChatServer(script) as server:
         done = build(server.url, "--concurrency", 1, count=6)

@@ -62,7 +62,7 @@ def test_two_processes_count_what_one_counts(shares, tmp_path):
         )
         for rank in range(2)
     ]
-    (_, first), (out, second) = (process.communicate(timeout=120) for process in processes)
+    (_, first), (out, second) = (process.communicate(timeout=600) for process in processes)
     assert [process.returncode for process in processes] == [0, 0], first + second
     alone = metrics(range(5))
     assert alone[0]["count"] == alone[1]["count"] == 5

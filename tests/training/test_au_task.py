@@ -2,9 +2,7 @@
 
 import csv
 import json
-import os
 import shutil
-import subprocess
 import sys
 
 import numpy as np
@@ -315,54 +313,13 @@ def test_the_loss():
 
 
 @pytest.mark.slow
-def test_two_processes_test_what_one_tests(au_config, au_fitted, tmp_path):
-    figures = []
-    environment = {key: value for key, value in os.environ.items() if key not in ("LOCAL_RANK", "WORLD_SIZE")}
+def test_two_processes_test_what_one_tests(explllm, au_config, au_fitted, on_ranks, tmp_path):
     two = ("--trainer.strategy", "ddp", "--trainer.devices", "2", "--trainer.accelerator", "cpu")
-    for name, options in (("one", ()), ("two", two)):
-        last = ("--ckpt_path", str(au_fitted / "checkpoints/last.ckpt"), "--run_dir", name)
-        command = [sys.executable, "-m", "explllm", "test", "--config", str(au_config), *last, *options]
-        done = subprocess.run(
-            command,
-            cwd=tmp_path,
-            env={**environment, "OMP_NUM_THREADS": "1"},
-            capture_output=True,
-            text=True,
-            timeout=300,
-        )
-        assert done.returncode == 0, done.stderr[-3000:]
-        figures.append(metrics(tmp_path / name))
+    test = ("test", "--config", au_config, "--ckpt_path", au_fitted / "checkpoints/last.ckpt", "--run_dir")
+    assert explllm(*test, "one").status == 0
+    [(status, _, err)] = on_ranks(tmp_path, (*test, "two", *two))
+    assert status == 0, err[-3000:]
+    figures = [metrics(tmp_path / name) for name in ("one", "two")]
     for unit, row in figures[0]["test/by_unit"].items():
         assert figures[1]["test/by_unit"][unit] == pytest.approx(row, abs=1e-5)
     assert figures[0]["test/faces"] == figures[1]["test/faces"] == 27
-
-
-@pytest.mark.slow
-def test_demo_learns_is_exported_and_estimates_by_the_command(explllm, tmp_path):
-    """The mean Pearson on unseen people must reach 0.8; it is 0.87 after ten epochs, and this test runs five."""
-    pytest.importorskip("onnx")
-    pytest.importorskip("onnxruntime")
-    short = ("--config", "demo_aus.yaml", "--trainer.max_epochs", 5, "--trainer.enable_progress_bar", "false")
-    done = explllm("fit", *short)
-    assert done.status == 0, done.err
-    held = metrics(tmp_path / "runs/demo_aus")
-    assert held["fit/onnx_difference"] <= 1e-4
-    assert explllm("test", *short).status == 0
-    held = metrics(tmp_path / "runs/demo_aus")
-    assert held["test/pearson"] >= 0.8 and held["test/left_out"] == []
-    # The ONNX file alone, through the command for any regressor, on the test faces.
-    faces = Manifest.read("data/drawn/manifest.parquet").select(split="test")
-    labels = np.array(faces.frame["action_units"].tolist())
-    faces.frame = faces.frame[["image"]]
-    faces.write("bare.parquet")
-    onnx = ("--onnx", "runs/demo_aus/au_regressor.onnx", "--root", "data/drawn")
-    done = explllm("aus", "bare.parquet", "-o", "found.parquet", *onnx)
-    assert done.status == 0, done.err
-    table = Manifest.read("found.parquet").frame
-    found = np.array(table["action_units"].tolist())
-    expected = Manifest.read("runs/demo_aus/predictions.parquet").frame
-    assert list(table["image"]) == list(expected["image"])
-    # The command rounds to four decimals.
-    assert np.abs(found - np.array(expected["action_units"].tolist())).max() < 1.6e-4
-    assert np.mean([pearsonr(found[:, place], labels[:, place])[0] for place in range(24)]) >= 0.8
-    assert set(table["action_units_source"]) == {"onnx:au_regressor.onnx"}
