@@ -548,9 +548,9 @@ def test_no_text_is_slow_or_fails():
         "left " * 5000 + "brow",
         "(" * 9000,
     ):
-        start = time.perf_counter()
+        start = time.process_time()
         claims(text)
-        assert time.perf_counter() - start < 5
+        assert time.process_time() - start < 5
 
 
 # Measured when written: 0.923, 0.782 and 0.885 on the 400 texts that the lexicon was made with.
