@@ -59,6 +59,8 @@ class Reply:
     status: int = 200
     delay: float = 0.0
     """Seconds to wait first."""
+    until: Callable[[], bool] | None = None
+    """Wait until this holds."""
     drop: bool = False
     """Close the connection without an answer."""
     cut: int | None = None
@@ -237,6 +239,8 @@ class ChatServer:
         else:
             listed = [{"id": name, "object": "model", "owned_by": "test"} for name in self.models]
             reply = Reply(raw=json.dumps({"object": "list", "data": listed}))
+        while reply.until is not None and not reply.until():
+            await asyncio.sleep(0.01)
         if reply.delay:
             await asyncio.sleep(reply.delay)
         if reply.drop:

@@ -27,6 +27,13 @@ for name in ("FORCE_COLOR", "TTY_COMPATIBLE"):
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 
+
+def pytest_sessionstart(session):
+    """Keep pytest's own lines short."""
+    if not hasattr(session.config, "workerinput"):  # of pytest-xdist, whose workers print nothing
+        session.config.get_terminal_writer().fullwidth = 100
+
+
 LONGEST = ("test_demo", "test_strategies", "test_ddp", "test_resume", "test_cli", "test_au_task", "test_build")
 """Test files that take longest."""
 

@@ -4,6 +4,7 @@ import asyncio
 import copy
 import json
 import sqlite3
+import threading
 import time
 from dataclasses import replace
 
@@ -183,7 +184,8 @@ def test_answers_cut_off_say_so(chat_server, serve, settings, question, ask_all)
 
 
 def test_concurrency_is_used_and_kept(chat_server, serve, settings, question, ask_all):
-    server = serve(lambda received: chat_server.Reply("fine", delay=0.05))
+    full = lambda: server.most_in_flight >= 7  # noqa: E731
+    server = serve(lambda received: chat_server.Reply("fine", delay=0.05, until=full))
     ask_all(settings(server, concurrency=7), [question(number) for number in range(40)])
     assert server.most_in_flight == 7
 
@@ -205,14 +207,16 @@ def test_the_same_request_twice_at_once_is_sent_once(chat_server, serve, setting
 def test_the_second_of_two_takes_over_if_the_first_is_cancelled(
     chat_server, serve, settings, question, client_on, totals
 ):
-    server = serve(lambda received: chat_server.Reply("fine", delay=0.2))
+    cancelled = threading.Event()
+    server = serve(lambda received: chat_server.Reply("fine", until=cancelled.is_set))
 
     async def main():
         async with client_on(settings(server, price_in=1.0, price_out=1.0)) as client:
             first = asyncio.create_task(client.ask(question()))
             second = asyncio.create_task(client.ask(question()))
-            await asyncio.sleep(0.1)
+            await asyncio.to_thread(server.wait_for, lambda server: server.received)
             first.cancel()
+            cancelled.set()
             return await second
 
     assert asyncio.run(main()).text == "fine"
@@ -222,12 +226,14 @@ def test_the_second_of_two_takes_over_if_the_first_is_cancelled(
 
 
 def test_stop_lets_what_is_in_flight_finish(chat_server, serve, settings, question, ask_all, totals):
-    server = serve(lambda received: chat_server.Reply("fine", delay=0.3))
+    stopped = threading.Event()
+    server = serve(lambda received: chat_server.Reply("fine", until=stopped.is_set))
 
     async def stop(client):
         await asyncio.to_thread(server.wait_for, lambda server: len(server.received) == 4)
         # From another thread, as a signal's handler may.
         await asyncio.to_thread(client.stop)
+        stopped.set()
 
     outcomes = ask_all(settings(server, concurrency=4), [question(number) for number in range(20)], within=stop)
     assert [getattr(outcome, "text", None) for outcome in outcomes[:4]] == ["fine"] * 4

@@ -83,7 +83,8 @@ class VirtualTime(asyncio.SelectorEventLoop):
 
     def _run_once(self):
         if self._scheduled and not self._ready:
-            self.now = max(self.now, self._scheduled[0]._when)
+            # A little later: the limiter's sums are not exact, and it would wait for nothing again and again.
+            self.now = max(self.now, self._scheduled[0]._when) + 1e-6
         super()._run_once()
 
 
@@ -100,7 +101,7 @@ def test_a_rate_is_kept_in_every_second():
             times.append(asyncio.get_running_loop().time())
         return times
 
-    assert in_virtual_time(main) == pytest.approx([0.0] * 10 + [0.1 * (place + 1) for place in range(21)])
+    assert in_virtual_time(main) == pytest.approx([0.0] * 10 + [0.1 * (place + 1) for place in range(21)], abs=1e-3)
 
 
 def test_tokens_per_minute_are_kept_and_corrected(chat_server, serve, settings, question, ask_all):
@@ -121,7 +122,7 @@ def test_a_rate_holds_for_amounts_above_the_burst():
         return asyncio.get_running_loop().time()
 
     # 250 tokens at 100 per second, of which the first 100 are a burst.
-    assert in_virtual_time(main) == pytest.approx(1.5)
+    assert in_virtual_time(main) == pytest.approx(1.5, abs=1e-3)
 
 
 def test_unused_tokens_go_to_the_next_waiter():
@@ -139,7 +140,7 @@ def test_unused_tokens_go_to_the_next_waiter():
 
     debt, total = in_virtual_time(main)
     # The debt of 50 and 10 more tokens take 0.6 s, then the waiter takes the credit instead of waiting for 9 s.
-    assert debt == pytest.approx(0.6) and total < 8.5
+    assert debt == pytest.approx(0.6, abs=1e-3) and total < 8.5
 
 
 def test_the_budget_waits_for_those_in_flight():

@@ -84,7 +84,7 @@ def test_activations_are_those_of_a_training_step():
         timeout=600,
     )
     assert done.returncode == 0, done.stderr[-3000:]
-    # Measured: MEASURED
+    # Measured: 529 and 84 MB computed, 536 and 95 MB taken.
     for checkpointing, measured in zip((False, True), map(int, done.stdout.split()), strict=True):
         computed = FACES * activation_bytes(model, torch.bfloat16, TEXT, checkpointing)
         assert computed + weights == pytest.approx(measured + weights, rel=0.15), (checkpointing, computed, measured)
