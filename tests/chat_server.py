@@ -59,6 +59,8 @@ class Reply:
     status: int = 200
     delay: float = 0.0
     """Seconds to wait first."""
+    until: Callable[[], bool] | None = None
+    """Wait until this holds."""
     drop: bool = False
     """Close the connection without an answer."""
     cut: int | None = None
@@ -159,7 +161,7 @@ class ChatServer:
 
     def __enter__(self):
         self._thread.start()
-        assert self._ready.wait(10)
+        assert self._ready.wait(600)
         return self
 
     def __exit__(self, *_):
@@ -168,7 +170,7 @@ class ChatServer:
         if self._log is not None:
             self._log.close()
 
-    def wait_for(self, condition, seconds: float = 20.0) -> None:
+    def wait_for(self, condition, seconds: float = 600.0) -> None:
         """Wait until something holds of this server."""
         end = time.monotonic() + seconds
         while not condition(self):
@@ -237,6 +239,8 @@ class ChatServer:
         else:
             listed = [{"id": name, "object": "model", "owned_by": "test"} for name in self.models]
             reply = Reply(raw=json.dumps({"object": "list", "data": listed}))
+        while reply.until is not None and not reply.until():
+            await asyncio.sleep(0.01)
         if reply.delay:
             await asyncio.sleep(reply.delay)
         if reply.drop:

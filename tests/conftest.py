@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import logging
+import math
 import os
 import sys
 from dataclasses import dataclass
@@ -18,10 +19,30 @@ from explllm.core.manifest import Manifest
 from explllm.metrics.answers import Answers
 from explllm.metrics.evaluation import recognition_metrics
 
-# rich and argparse wrap their output at the terminal's width; the tests must not depend on it. Processes inherit it.
-os.environ["COLUMNS"] = "80"
+# rich and argparse wrap their output at the terminal's width. The tests must depend neither on it nor on the length of
+# the paths in the output: nothing is wrapped. Processes inherit this. Tests of narrow terminals set their own width.
+os.environ["COLUMNS"] = "1000"
+for name in ("FORCE_COLOR", "TTY_COMPATIBLE"):
+    os.environ.pop(name, None)
 
 REPOSITORY = Path(__file__).resolve().parents[1]
+
+
+def pytest_sessionstart(session):
+    """Keep pytest's own lines short."""
+    if not hasattr(session.config, "workerinput"):  # of pytest-xdist, whose workers print nothing
+        session.config.get_terminal_writer().fullwidth = 100
+
+
+LONGEST = ("test_demo", "test_strategies", "test_ddp", "test_resume", "test_cli", "test_au_task", "test_build")
+"""Test files that take longest."""
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items):
+    """Start with the longest files: two workers then end at about the same time."""
+    order = {name: place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: order.get(item.path.stem, len(order)))
 
 
 def _reference() -> Path:
@@ -153,6 +174,9 @@ def explllm(tmp_path, monkeypatch, capsys):
     from explllm.cli import main
 
     monkeypatch.chdir(tmp_path)
+    # A busy machine would add lines of progress to what a command prints.
+    monkeypatch.setattr("explllm.engine.progress._REPORT_INTERVAL", math.inf)
+    monkeypatch.setattr("explllm.faces.jobs.PROGRESS_SECONDS", math.inf)
     for name in ("lightning.pytorch", "lightning.fabric"):
         for handler in logging.getLogger(name).handlers:
             # It writes to the stderr of the test during which it was made.

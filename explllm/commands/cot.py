@@ -183,6 +183,7 @@ def check(manifest: Path, *, as_json: Annotated[bool, Option("json")] = False) -
     from rich.table import Table
     from rich.text import Text
 
+    from explllm.core.console import print_table
     from explllm.explanations.quality import quality
     from explllm.explanations.records import read_records
 
@@ -203,7 +204,7 @@ def check(manifest: Path, *, as_json: Annotated[bool, Option("json")] = False) -
     table.add_section()
     _add_rows(table, result, (("passes every check", "sound"),), result.texts)
     console = Console(highlight=False)
-    console.print(table)
+    print_table(console, table)
     if result.unlabeled:
         console.print(f"texts without a label, checked for form only: {result.unlabeled:,}")
     if result.grounded:

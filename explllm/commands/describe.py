@@ -52,6 +52,8 @@ def _print(result: Description, as_json: bool) -> None:
     from rich.console import Console
     from rich.table import Table
 
+    from explllm.core.console import print_table
+
     if as_json:
         values = {**asdict(result), "trainable": result.trainable}
         values["memory"] = [
@@ -72,7 +74,7 @@ def _print(result: Description, as_json: bool) -> None:
         parts.add_row(part.name, part.architecture, part.train, f"{part.weights:,}", f"{part.trainable:,}")
     parts.add_section()
     parts.add_row("total", "", "", f"{sum(part.weights for part in result.parts):,}", f"{result.trainable:,}")
-    console.print(parts)
+    print_table(console, parts)
     if result.trainable == PAPERS_TRAINABLE:
         console.print(
             "25.96 M weights train. The paper prints 8.7 M (Section III-C); its released code trains 25.96 M, as here:"
@@ -104,7 +106,7 @@ def _print(result: Description, as_json: bool) -> None:
         gpu = "none" if row.gpu is None else f"{row.gpu} GB"
         largest = "-" if row.suggested_micro_batch is None else str(row.suggested_micro_batch)
         memory.add_row(row.strategy, *(f"{value:.1f}" for value in gigabytes), gpu, largest)
-    console.print(memory)
+    print_table(console, memory)
     if (evaluation := result.evaluation) is not None:
         gpu = "none" if evaluation.gpu is None else f"{evaluation.gpu} GB"
         console.print(

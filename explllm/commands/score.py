@@ -110,6 +110,8 @@ def _print(metrics: dict[str, Any], path: Path) -> None:
     from rich.markup import escape
     from rich.table import Table
 
+    from explllm.core.console import print_table
+
     console = Console(highlight=False)
     table = Table(title=f"{escape(str(path))}: {metrics['count']:,.0f} texts", title_justify="left")
     table.add_column("measured without a judge")
@@ -120,7 +122,7 @@ def _print(metrics: dict[str, Any], path: Path) -> None:
             value = f"{metrics[key]:.1f}" if key == "words" else f"{metrics[key]:.3f}"
             table.add_row(words, f"{value} ({interval[0]:.3f} to {interval[1]:.3f})" if interval else value)
     if metrics["count"]:
-        console.print(table)
+        print_table(console, table)
     if labels := metrics.get("recognition"):
         _print_recognition(console, labels)
     if "judge" not in metrics:
@@ -146,6 +148,7 @@ def _print_scores(console: Console, means_by_name: dict[str, float], judge: str,
     from rich.markup import escape
     from rich.table import Table
 
+    from explllm.core.console import print_table
     from explllm.report.published import EXP_COT_SCORES
 
     scores = Table(title=f"Exp-CoT Score; judge: {escape(judge)}", title_justify="left")
@@ -156,7 +159,7 @@ def _print_scores(console: Console, means_by_name: dict[str, float], judge: str,
     scores.add_section()
     for name, values in EXP_COT_SCORES.items():
         scores.add_row(f"{name} (published)", *(f"{value:.2f}" for value in values), "100")
-    console.print(scores)
+    print_table(console, scores)
     console.print(
         "The published scores are GPT-4o's judgments (paper, Table III); scores of other judges are not comparable."
     )

@@ -6,6 +6,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from explllm.core.console import print_table
 from explllm.core.expressions import Expression, LabelSet
 from explllm.core.manifest import Manifest
 from explllm.engine.face import Face
@@ -75,7 +76,7 @@ def print_estimate(manifest: Manifest, settings: EngineSettings, chat: ChatSetti
         cost = "unknown" if price is None else f"{result.cost(price):,.2f}"
         table.add_row(name, f"{result.calls:,}", f"{result.tokens_in:,}", f"{result.tokens_out:,}", cost)
     console = Console(highlight=False, soft_wrap=True)
-    console.print(table)
+    print_table(console, table)
     for reason, count in skipped.items():
         console.print(f"skipped: {count:,} rows with {reason}")
     console.print(

@@ -8,6 +8,7 @@ import pandas as pd
 from rich.console import Console
 from rich.table import Table
 
+from explllm.core.console import print_table
 from explllm.core.facs import FACS
 from explllm.core.files import atomic_write
 from explllm.metrics.au_regression import MEASURES
@@ -30,7 +31,7 @@ def print_agreement(console: Console, metrics: Mapping[str, Any], stage: str = "
         table.add_row(unit, str(row["faces"]), *(_format(row[name]) for name in MEASURES))
     table.add_section()
     table.add_row("mean", "", *(_format(metrics[name]) for name in MEASURES))
-    console.print(table)
+    print_table(console, table)
     if metrics["left_out"]:
         names = ", ".join(metrics["left_out"])
         console.print(f"no correlation, because the labels are constant: {names}; the means leave them out")
@@ -58,7 +59,7 @@ def print_facs(console: Console, metrics: Mapping[str, Any], stage: str = "test"
         table.add_row(
             f"{name} {unit.name}", made_of, str(metrics["active"][name]), "missing" if missing else _format(score)
         )
-    console.print(table)
+    print_table(console, table)
     if metrics["missing"]:
         console.print(
             f"the mean does not cover all {all_units} units: {', '.join(metrics['missing'])} cannot be estimated",

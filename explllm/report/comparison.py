@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from explllm.core.console import print_table
 from explllm.core.errors import ImageError, MissingPathError
 from explllm.core.files import atomic_write
 from explllm.metrics.comparison import Comparison, Pair, Run
@@ -149,7 +150,7 @@ def print_comparison(console: Console, comparison: Comparison) -> None:
     table = Table("", *(escape(run.name) for run in comparison.runs))
     for row in metric_rows(comparison):
         table.add_row(*row)
-    console.print(table)
+    print_table(console, table)
     if comparison.left_out:
         console.print(
             f"[bold]{comparison.left_out} faces are not scored in every run[/bold]; the lines below leave them out"

@@ -9,6 +9,7 @@ from rich.markup import escape
 from rich.panel import Panel
 from rich.table import Table
 
+from explllm.core.console import print_table
 from explllm.core.expressions import Expression
 from explllm.explanations.chain_of_thought import ChainOfThought
 from explllm.explanations.review import MARKS, Review
@@ -65,7 +66,7 @@ def print_metrics(console: Console, written: Mapping[str, Any], stage: str = "te
     for name, count in metrics["targets"].items():
         cells = ("-" if value is None else f"{value:.3f}" for value in (metrics["recall"][name], metrics["f1"][name]))
         table.add_row(name, str(count), str(metrics["predictions"][name]), *cells)
-    console.print(table)
+    print_table(console, table)
 
 
 def _intervals(metrics: Mapping[str, Any]) -> str:

@@ -4,6 +4,7 @@ import importlib.util
 import os
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -13,6 +14,8 @@ import pytest
 
 from explllm.core.expressions import Expression
 from explllm.core.manifest import Manifest
+from explllm.engine import progress
+from explllm.llm.client import ChatClient
 
 
 def load(name):
@@ -122,11 +125,32 @@ def process():
         one.communicate()
 
 
+@pytest.fixture
+def send_signal(monkeypatch):
+    """Sends this process a signal, from the server's thread; returns when the run has handled it."""
+    handled, stop = threading.Event(), ChatClient.stop
+
+    def noted(client):
+        stop(client)
+        handled.set()
+
+    monkeypatch.setattr(ChatClient, "stop", noted)
+    # A loop without signal handlers handles the signal when it wakes up.
+    monkeypatch.setattr(progress, "_HEARTBEAT", 0.05)
+
+    def send(number):
+        handled.clear()
+        os.kill(os.getpid(), number)
+        assert handled.wait(600)
+
+    return send
+
+
 @pytest.fixture(scope="session")
 def wait_for():
     """Waits until something holds."""
 
-    def wait(condition, seconds=60):
+    def wait(condition, seconds=600):
         end = time.monotonic() + seconds
         while not condition():
             assert time.monotonic() < end

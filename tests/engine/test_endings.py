@@ -2,11 +2,11 @@
 
 import asyncio
 import json
-import os
 import signal
 import sqlite3
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -119,16 +119,24 @@ def test_a_second_build_leaves_the_status_of_the_first(
     build, chat_server, model_script, explllm, write_faces, tmp_path, process, wait_for
 ):
     write_faces(tmp_path / "faces.parquet", 30)
-    with chat_server.ChatServer(model_script.slow) as slow:
+    looked = threading.Event()
+
+    def script(received):
+        # The first build waits in the middle while the second one is refused.
+        assert received.number < 50 or looked.wait(600)
+        return chat_server.Reply(model_script.answer(received))
+
+    with chat_server.ChatServer(script) as server:
         first = process(
             "cot", "build", tmp_path / "faces.parquet", "-o", tmp_path / "out.parquet", "--model", "scripted",
-            "--base-url", slow.url, "--concurrency", 2,
+            "--base-url", server.url, "--concurrency", 2,
         )  # fmt: skip
         wait_for(lambda: progress().get("done", 0) > 3)
-        assert "another run is writing this file" in build(slow.url).error
-        told = explllm("cot", "status", "out.parquet").out
-        assert told.startswith("running:") and progress()["done"] > 3, told
-        first.communicate(timeout=60)
+        assert "another run is writing this file" in build(server.url).error
+        printed = explllm("cot", "status", "out.parquet").out
+        assert printed.startswith("running:") and 3 < progress()["done"] < 30, printed
+        looked.set()
+        first.communicate(timeout=600)
     assert progress()["state"] == "done"
 
 
@@ -159,24 +167,23 @@ class LoopWithoutSignals(asyncio.SelectorEventLoop):
 
 @pytest.mark.parametrize("loop", [None, LoopWithoutSignals])
 @pytest.mark.parametrize("times", [1, 2])
-def test_ctrl_c_on_every_system(build, chat_server, model_script, monkeypatch, table, loop, times):
+def test_ctrl_c_on_every_system(build, chat_server, model_script, monkeypatch, table, send_signal, loop, times):
     """A second one waits for nothing, not for the answer in flight either."""
     if loop is not None:
         monkeypatch.setattr(asyncio, "new_event_loop", loop)
-    before, pressed = signal.getsignal(signal.SIGINT), []
+    before = signal.getsignal(signal.SIGINT)
 
     def script(received):
         if received.number == 6:
             for _ in range(times):
-                os.kill(os.getpid(), signal.SIGINT)
-                pressed.append(time.monotonic())
-                time.sleep(0.2)
-            return chat_server.Reply(model_script.answer(received), delay=0.3 if times == 1 else 120.0)
+                send_signal(signal.SIGINT)
+            return chat_server.Reply(model_script.answer(received), delay=0.0 if times == 1 else 3600.0)
         return chat_server.Reply(model_script.answer(received))
 
     with chat_server.ChatServer(script) as server:
+        start = time.monotonic()
         done = build(server.url, "--concurrency", 1, count=8)
-        assert time.monotonic() - pressed[0] < 60
+        assert time.monotonic() - start < 1800
         assert len(server.received) == 6
     assert done.status == 130 and "Traceback" not in done.err and "interrupted" in done.err
     assert signal.getsignal(signal.SIGINT) is before

@@ -1,5 +1,7 @@
 """Outcomes on the disk: given back by row, and not held in memory."""
 
+import gc
+
 import psutil
 import pytest
 
@@ -25,11 +27,13 @@ def test_they_come_back_by_row():
 def test_their_texts_are_not_in_memory():
     outcomes, process = OutcomeStore(), psutil.Process()
     outcomes.add(0, Outcome(Status.ACCEPTED, "x" * 1000, 0, "", 0.0))
+    gc.collect()
     before = process.memory_info().rss
     for row in range(1, 40_000):
         outcomes.add(row, Outcome(Status.ACCEPTED, f"{row}" + "x" * 1000, 0, "", 0.0))
     grown = process.memory_info().rss - before
     assert len(outcomes) == 40_000
+    # Measured: 0.1 MB. Other threads of the test process may allocate a little meanwhile.
     assert grown < 8e6, f"{grown / 1e6:.1f} MB for 40 MB of texts"
 
 

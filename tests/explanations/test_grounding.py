@@ -548,9 +548,9 @@ def test_no_text_is_slow_or_fails():
         "left " * 5000 + "brow",
         "(" * 9000,
     ):
-        start = time.perf_counter()
+        start = time.process_time()
         claims(text)
-        assert time.perf_counter() - start < 5
+        assert time.process_time() - start < 5
 
 
 def test_real_texts_agree_with_the_intensities_that_they_were_written_from(real_texts):

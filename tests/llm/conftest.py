@@ -34,7 +34,7 @@ def settings(api_key):
     """Settings for a server; what is not given is what a quick test wants."""
 
     def make(server, **changes) -> ChatSettings:
-        return ChatSettings(**{"model": "scripted", "base_url": server.url, "timeout": 10.0, **changes})
+        return ChatSettings(**{"model": "scripted", "base_url": server.url, "timeout": 600.0, **changes})
 
     return make
 

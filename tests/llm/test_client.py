@@ -4,6 +4,7 @@ import asyncio
 import copy
 import json
 import sqlite3
+import threading
 import time
 from dataclasses import replace
 
@@ -76,7 +77,7 @@ def test_statuses_that_pass_are_sent_again(chat_server, serve, settings, questio
         {"raw": '{"choices": []}'},
         {"raw": "null"},
         {"raw": ""},
-        {"delay": 1.0},
+        {"delay": 3600.0},
     ],
     ids=["dropped", "cut", "half JSON", "HTML", "error as 200", "no choice", "null", "empty", "timeout"],
 )
@@ -84,7 +85,9 @@ def test_answers_that_are_lost_are_asked_for_again(
     chat_server, serve, settings, question, ask_all, totals, quick, fault
 ):
     server = serve(lambda received: chat_server.Reply("fine", **(fault if received.number < 3 else {})))
-    [answer] = ask_all(settings(server, timeout=0.4, price_in=1.0, price_out=1.0), [question()])
+    # Two seconds are ample for the third request, even on a busy machine.
+    timeout = 2.0 if "delay" in fault else 600.0
+    [answer] = ask_all(settings(server, timeout=timeout, price_in=1.0, price_out=1.0), [question()])
     assert answer.text == "fine"
     assert len(server.received) == totals().requests == 3
     # Each of the two may have been charged for: the 1,024 tokens that were allowed, and the prompt.
@@ -181,7 +184,8 @@ def test_answers_cut_off_say_so(chat_server, serve, settings, question, ask_all)
 
 
 def test_concurrency_is_used_and_kept(chat_server, serve, settings, question, ask_all):
-    server = serve(lambda received: chat_server.Reply("fine", delay=0.05))
+    full = lambda: server.most_in_flight >= 7  # noqa: E731
+    server = serve(lambda received: chat_server.Reply("fine", delay=0.05, until=full))
     ask_all(settings(server, concurrency=7), [question(number) for number in range(40)])
     assert server.most_in_flight == 7
 
@@ -203,14 +207,16 @@ def test_the_same_request_twice_at_once_is_sent_once(chat_server, serve, setting
 def test_the_second_of_two_takes_over_if_the_first_is_cancelled(
     chat_server, serve, settings, question, client_on, totals
 ):
-    server = serve(lambda received: chat_server.Reply("fine", delay=0.2))
+    cancelled = threading.Event()
+    server = serve(lambda received: chat_server.Reply("fine", until=cancelled.is_set))
 
     async def main():
         async with client_on(settings(server, price_in=1.0, price_out=1.0)) as client:
             first = asyncio.create_task(client.ask(question()))
             second = asyncio.create_task(client.ask(question()))
-            await asyncio.sleep(0.1)
+            await asyncio.to_thread(server.wait_for, lambda server: server.received)
             first.cancel()
+            cancelled.set()
             return await second
 
     assert asyncio.run(main()).text == "fine"
@@ -220,12 +226,14 @@ def test_the_second_of_two_takes_over_if_the_first_is_cancelled(
 
 
 def test_stop_lets_what_is_in_flight_finish(chat_server, serve, settings, question, ask_all, totals):
-    server = serve(lambda received: chat_server.Reply("fine", delay=0.3))
+    stopped = threading.Event()
+    server = serve(lambda received: chat_server.Reply("fine", until=stopped.is_set))
 
     async def stop(client):
         await asyncio.to_thread(server.wait_for, lambda server: len(server.received) == 4)
         # From another thread, as a signal's handler may.
         await asyncio.to_thread(client.stop)
+        stopped.set()
 
     outcomes = ask_all(settings(server, concurrency=4), [question(number) for number in range(20)], within=stop)
     assert [getattr(outcome, "text", None) for outcome in outcomes[:4]] == ["fine"] * 4
@@ -244,7 +252,7 @@ def test_stop_ends_waiting(chat_server, serve, settings, question, ask_all):
     start = time.monotonic()
     outcomes = ask_all(settings(server), [question(0), question(1)], within=stop)
     assert {type(outcome) for outcome in outcomes} == {Stopped}
-    assert time.monotonic() - start < 10
+    assert time.monotonic() - start < 600
 
 
 def test_schema_is_sent(chat_server, serve, settings, question, ask_all):

@@ -3,12 +3,11 @@
 import asyncio
 import contextlib
 import json
-import os
 import signal
 import sqlite3
 import subprocess
 import sys
-import time
+import threading
 
 import pytest
 
@@ -29,7 +28,7 @@ url, path, count = sys.argv[1], sys.argv[2], int(sys.argv[3])
 requests = [ChatRequest(f"face {n}", "au2des", 0, (ChatMessage("user", f"question {n}"),)) for n in range(count)]
 
 async def main():
-    settings = ChatSettings("scripted", url, concurrency=16, price_in=1.0, price_out=1.0, timeout=10.0)
+    settings = ChatSettings("scripted", url, concurrency=16, price_in=1.0, price_out=1.0, timeout=600.0)
     with Ledger(path) as ledger:
         async with ChatClient(settings, ledger) as client:
             print("started", flush=True)
@@ -39,17 +38,6 @@ async def main():
 
 asyncio.run(main())
 """
-
-
-@contextlib.contextmanager
-def server_process(repository, folder, *arguments):
-    command = [sys.executable, str(repository / "tests" / "chat_server.py"), "--log", str(folder / "log.jsonl")]
-    process = subprocess.Popen([*command, *arguments], stdout=subprocess.PIPE, text=True)
-    try:
-        yield process.stdout.readline().strip()
-    finally:
-        process.kill()
-        process.wait()
 
 
 def start_client(url, path, count):
@@ -67,31 +55,31 @@ def attempts(path):
         return connection.execute("SELECT a.*, r.scope FROM attempts a JOIN requests r ON r.id = a.request").fetchall()
 
 
-@pytest.mark.parametrize("fault", [(), ("--fault", "drop", "--every", "9")])
-def test_a_killed_run_goes_on_and_pays_for_nothing_twice(chat_server, repository, tmp_path, fault):
-    path, log = tmp_path / "ledger.sqlite", tmp_path / "log.jsonl"
-    count, kills = 300, 3
-    with server_process(repository, tmp_path, "--latency", "0.05", *fault) as url:
-        for kill in range(kills):
-            client = start_client(url, path, count)
-            client.stdout.readline()
-            goal = (kill + 1) * 70
-            while len(chat_server.read_log(log)[1]) < goal:
-                assert client.poll() is None, client.stderr.read()
-                time.sleep(0.005)
-            os.kill(client.pid, signal.SIGKILL)
-            client.communicate()
-            assert client.returncode == -signal.SIGKILL
-        client = start_client(url, path, count)
-        out, err = client.communicate(timeout=60)
-        assert client.returncode == 0, err
-        assert out.endswith("done\n")
-    received, answered = chat_server.read_log(log)
+@pytest.mark.parametrize("dropped", [None, 9])
+def test_a_killed_run_goes_on_and_pays_for_nothing_twice(chat_server, tmp_path, dropped):
+    """Each client but the last is killed when the server has sent so many answers; some answers may be dropped."""
+    path, clients, goals = tmp_path / "ledger.sqlite", [], [70, 140, 210]
+    count, kills = 300, len(goals)
+
+    def script(received):
+        if goals and server.answered >= goals[0]:
+            goals.pop(0)
+            clients[-1].kill()
+        if dropped is not None and received.number % dropped == 0:
+            return chat_server.Reply(drop=True)
+        return chat_server.Reply(f"answer to: {received.question}", delay=0.02)
+
+    with chat_server.ChatServer(script) as server:
+        for _ in range(kills + 1):
+            clients.append(start_client(server.url, path, count))
+            out, err = clients[-1].communicate(timeout=600)
+    assert [client.returncode for client in clients] == [-signal.SIGKILL] * kills + [0], err
+    assert out.endswith("done\n")
     rows = attempts(path)
     # Whatever reached the server had been recorded before; what was recorded and cut off before it left is named so.
     recorded = {row["sent_as"]: row for row in rows}
     assert len(recorded) == len(rows)
-    sent = [entry["key"] for entry in received]
+    sent = [one.key for one in server.received]
     assert len(set(sent)) == len(sent)
     assert set(sent) <= set(recorded)
     assert {recorded[name]["outcome"] for name in set(recorded) - set(sent)} <= {"lost"}
@@ -105,8 +93,8 @@ def test_a_killed_run_goes_on_and_pays_for_nothing_twice(chat_server, repository
         assert last.get(row["scope"]) != "answered"
         last[row["scope"]] = row["outcome"]
     # What was answered in full and not recorded was in flight when the client died.
-    by_number = {entry["number"]: recorded[entry["key"]]["outcome"] for entry in received}
-    assert sum(by_number[number] != "answered" for number in answered) <= len(lost)
+    answered = [recorded[one.key]["outcome"] for one in server.received if one.answered]
+    assert sum(outcome != "answered" for outcome in answered) <= len(lost)
     with Ledger(path, create=False) as ledger:
         totals = ledger.totals()
     assert (totals.answers, totals.open, totals.failures) == (count, 0, 0)
@@ -114,35 +102,43 @@ def test_a_killed_run_goes_on_and_pays_for_nothing_twice(chat_server, repository
     assert totals.cost_upper_bound >= totals.cost + len(lost) * 1024e-6
 
 
-def test_totals_are_readable_while_another_process_writes(repository, tmp_path):
-    path = tmp_path / "ledger.sqlite"
-    with server_process(repository, tmp_path, "--latency", "0.05") as url:
-        client = start_client(url, path, 400)
-        client.stdout.readline()
-        seen = []
-        while client.poll() is None:
+def test_totals_are_readable_while_another_process_writes(chat_server, tmp_path):
+    path, seen = tmp_path / "ledger.sqlite", []
+
+    def script(received):
+        if received.number % 40 == 0:
             with Ledger(path, create=False) as ledger:
-                totals = ledger.totals()
-            seen.append(totals.answers)
-            assert totals.open <= 16
-            assert totals.requests == totals.answers + totals.open
-            time.sleep(0.02)
-        _, err = client.communicate()
-        assert client.returncode == 0, err
-    assert seen == sorted(seen)
-    assert len({count for count in seen if 0 < count < 400}) > 3
+                seen.append(ledger.totals())
+        return chat_server.Reply(f"answer to: {received.question}")
+
+    with chat_server.ChatServer(script) as server:
+        client = start_client(server.url, path, 400)
+        _, err = client.communicate(timeout=600)
+    assert client.returncode == 0, err
+    assert len(seen) == 10
+    for totals in seen:
+        assert 0 < totals.open <= 16
+        assert totals.requests == totals.answers + totals.open
+    answers = [totals.answers for totals in seen]
+    assert answers == sorted(answers) and all(0 < count < 400 for count in answers)
 
 
-def test_a_second_process_is_refused(repository, tmp_path):
-    path = tmp_path / "ledger.sqlite"
-    with server_process(repository, tmp_path, "--latency", "0.2") as url:
-        first = start_client(url, path, 100)
+def test_a_second_process_is_refused(chat_server, tmp_path):
+    path, refused = tmp_path / "ledger.sqlite", threading.Event()
+
+    def script(received):
+        assert refused.wait(600)
+        return chat_server.Reply(f"answer to: {received.question}")
+
+    with chat_server.ChatServer(script) as server:
+        first = start_client(server.url, path, 20)
         first.stdout.readline()
-        second = start_client(url, path, 100)
-        _, err = second.communicate(timeout=30)
+        second = start_client(server.url, path, 20)
+        _, err = second.communicate(timeout=600)
+        refused.set()
         assert second.returncode == 1
         assert "another run is writing this ledger" in err
-        _, err = first.communicate(timeout=60)
+        _, err = first.communicate(timeout=600)
         assert first.returncode == 0, err
 
 

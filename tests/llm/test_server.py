@@ -264,7 +264,7 @@ def test_a_request_that_is_never_answered_ends(chat_server, serve, settings, que
         server.close()
         return time.monotonic() - start
 
-    assert asyncio.run(main()) < 60
+    assert asyncio.run(main()) < 600
 
 
 class Answers(http.server.BaseHTTPRequestHandler):

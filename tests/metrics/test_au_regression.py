@@ -150,7 +150,7 @@ def test_two_processes_find_what_one_finds(faces, tmp_path):
         subprocess.Popen([sys.executable, "-c", _TWO, str(rank), str(tmp_path)], stdout=subprocess.PIPE, text=True)
         for rank in range(2)
     ]
-    found = [json.loads(process.communicate(timeout=120)[0]) for process in started]
+    found = [json.loads(process.communicate(timeout=600)[0]) for process in started]
     assert found[0] == found[1]
     facs = FacsF1("disfa8")
     facs.update(estimates, (labels[:, :8].nan_to_num() > 0.3).int())

@@ -4,7 +4,9 @@ import pandas as pd
 import pytest
 import torch
 from rich.console import Console
+from rich.table import Table
 
+from explllm.core.console import print_table
 from explllm.core.expressions import Expression
 from explllm.explanations.chain_of_thought import ChainOfThought
 from explllm.explanations.review import review_explanation
@@ -132,3 +134,13 @@ def test_the_title_says_that_the_model_knows_drawn_faces_only(console):
     note = "The faces are drawn by a program, not photographs."
     print_explained(console, "a.jpg", None, found, ChainOfThought.parse("Words."), note)
     assert "a.jpg: Surprise  (model trained on drawn faces)" in printed(console).splitlines()[0]
+
+
+@pytest.mark.parametrize("width", [10, 40, 80, 200])
+def test_a_narrow_terminal_cuts_no_number(width):
+    console = Console(file=io.StringIO(), width=width)
+    table = Table("a long name of a column", "activations", "total")
+    table.add_row("some words", "25,960,448", "1,102,496")
+    print_table(console, table)
+    assert {"activations", "25,960,448", "1,102,496"} <= set(printed(console).split())
+    assert "…" not in printed(console)

@@ -5,6 +5,7 @@ import os
 import socket
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -72,28 +73,60 @@ def lora_config(bases, small_settings, tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def on_ranks():
+def free_port():
+    """Find a port below those that the system gives to others between the search and the use."""
+    # The workers of pytest-xdist search in different ranges.
+    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")) % 20
+    ports = iter(range(20_000 + 500 * worker + os.getpid() % 400, 32_000))
+
+    def find():
+        for port in ports:
+            with socket.socket() as free, suppress(OSError):
+                free.bind(("127.0.0.1", port))
+                return port
+        raise AssertionError("no free port")
+
+    return find
+
+
+def environment(**variables):
+    """The environment of a command whose callbacks are in ranks.py."""
+    inherited = {key: value for key, value in os.environ.items() if key not in ("LOCAL_RANK", "WORLD_SIZE")}
+    return {
+        **inherited,
+        "OMP_NUM_THREADS": "1",
+        "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path]),
+        **variables,
+    }
+
+
+@pytest.fixture(scope="session")
+def launched():
+    """Run the command as a process of its own, which starts its other ranks itself; return its status and stderr."""
+
+    def run(folder, *arguments):
+        command = [sys.executable, "-m", "explllm", *map(str, arguments)]
+        done = subprocess.run(command, cwd=folder, env=environment(), capture_output=True, text=True, timeout=600)
+        return done.returncode, done.stderr
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def on_ranks(free_port):
     """Run commands one after the other on two ranks; return rank 0's exit codes, stdout and stderr."""
 
     def run(folder, *commands, count=2):
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
+        port = free_port()
         script = [sys.executable, str(Path(__file__).with_name("ranks.py"))]
         words = json.dumps([[str(word) for word in command] for command in commands])
         ranks = [
             subprocess.Popen(
                 [*script, words],
                 cwd=folder,
-                env={
-                    **os.environ,
-                    "OMP_NUM_THREADS": "1",
-                    "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path]),
-                    "LOCAL_RANK": str(rank),
-                    "WORLD_SIZE": str(count),
-                    "MASTER_ADDR": "127.0.0.1",
-                    "MASTER_PORT": str(port),
-                },
+                env=environment(
+                    LOCAL_RANK=str(rank), WORLD_SIZE=str(count), MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port)
+                ),
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
                 text=True,

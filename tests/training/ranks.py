@@ -26,6 +26,17 @@ class Terminate(Callback):
             os.kill(os.getpid(), signal.SIGTERM)
 
 
+class KillRank(Callback):
+    """Kills one rank at the start of a step."""
+
+    def __init__(self, rank: int, step: int) -> None:
+        self.rank, self.step = rank, step
+
+    def on_train_batch_start(self, trainer, *_):
+        if trainer.global_rank == self.rank and trainer.global_step == self.step:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
 class KillDuringSave(Callback):
     """Kills the process when it has written half of the checkpoint of a step."""
 

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import threading
 import time
 
 import pandas as pd
@@ -12,6 +13,7 @@ from PIL import Image
 from explllm.core.expressions import Expression
 from explllm.core.manifest import Manifest
 from explllm.metrics.judges.rules import OfflineJudge
+from explllm.training.callbacks.async_judge import AsyncJudge
 from explllm.training.sample import fixed_sample
 
 GOOD = '{"key_observations": 3, "overall_emotional_interpretation": 3, "conclusion": 0}'
@@ -38,11 +40,22 @@ def fit(explllm, small_settings, tmp_path):
     return run
 
 
-def judge(judge="offline", faces=3, drain_seconds=60.0, **chat):
+def judge(judge="offline", faces=3, drain_seconds=600.0, **chat):
     """Return the callback's settings; `chat` goes to its `ChatSettings`."""
     chat = {"timeout": 60.0, "max_retries": 2, **chat} if chat else None
     init_args = {"judge": judge, "faces": faces, "drain_seconds": drain_seconds, "chat": chat}
     return {"class_path": "AsyncJudge", "init_args": init_args}
+
+
+@pytest.fixture
+def at_the_end(monkeypatch):
+    """Calls a function when training has ended, before the callback waits for pending scores."""
+
+    def hook(action):
+        end = AsyncJudge.on_fit_end
+        monkeypatch.setattr(AsyncJudge, "on_fit_end", lambda *arguments: (action(), end(*arguments)))
+
+    return hook
 
 
 def noted(tmp_path):
@@ -98,23 +111,30 @@ def test_a_key_that_is_missing_is_told_before_training(fit, monkeypatch, tmp_pat
     assert not (tmp_path / "runs").exists()
 
 
-def test_nothing_waits_for_the_judge(fit, chat_server, tmp_path):
+def test_nothing_waits_for_the_judge(fit, chat_server, at_the_end, tmp_path):
     """Three validations of three faces each end before the first answer can arrive."""
-    with chat_server.ChatServer(lambda received: chat_server.Reply(GOOD, delay=60.0)) as server:
+    with chat_server.ChatServer(lambda received: chat_server.Reply(GOOD, delay=3600.0)) as server:
+        at_the_end(lambda: server.wait_for(lambda server: len(server.received) == 9))
         done, seconds = fit(judge(judge="scripted", base_url=server.url, drain_seconds=0.5), epochs=3)
-    assert done.status == 0 and seconds < 60
+    assert done.status == 0 and seconds < 1800
     assert len(server.received) == 9 and server.answered == 0
     assert [row["missing"] for row in noted(tmp_path)] == ["no answer before the end of training"] * 9
     # Client and ledger are closed: SQLite has removed its log.
     assert not list((tmp_path / "runs/small").glob("judge.sqlite-*al"))
 
 
-def test_what_is_late_is_waited_for_at_the_end(fit, chat_server, tmp_path):
-    with chat_server.ChatServer(lambda received: chat_server.Reply(GOOD, delay=2.0)) as server:
-        done, seconds = fit(judge(judge="scripted", base_url=server.url), epochs=1)
-    assert (done.status, done.err) == (0, "") and len(noted(tmp_path)) == 3
-    fitted = json.loads((tmp_path / "runs/small/metrics.json").read_text())["fit/seconds"]
-    assert seconds - fitted > 1.0
+def test_what_is_late_is_waited_for_at_the_end(fit, chat_server, at_the_end, tmp_path):
+    ended = threading.Event()
+    at_the_end(ended.set)
+
+    def script(received):
+        assert ended.wait(600)
+        return chat_server.Reply(GOOD, delay=0.1)
+
+    with chat_server.ChatServer(script) as server:
+        done, _ = fit(judge(judge="scripted", base_url=server.url), epochs=1)
+    assert (done.status, done.err) == (0, "")
+    assert [row["score"] for row in noted(tmp_path)] == [pytest.approx(0.4)] * 3
 
 
 def test_a_budget_of_another_server(fit, chat_server, tmp_path):
@@ -180,9 +200,10 @@ def test_a_judge_that_fails_is_warned_of_once(fit, chat_server, tmp_path, kind):
     }
     with chat_server.ChatServer(lambda received: replies[kind]) as server:
         url = "http://127.0.0.1:9/v1" if kind == "unreachable" else server.url
-        done, seconds = fit(judge(judge="scripted", base_url=url, drain_seconds=1.0))
-    assert done.status == 0
-    assert seconds < 60
+        # The judge that hangs is given up soon; the others fail by themselves.
+        drain = 1.0 if kind == "hangs" else 600.0
+        done, seconds = fit(judge(judge="scripted", base_url=url, drain_seconds=drain))
+    assert done.status == 0 and seconds < 1800
     warnings = done.err.splitlines()
     assert sum("gave no score" in line for line in warnings) == (0 if kind == "hangs" else 1), warnings
     assert sum("6 of 6 judgments are missing" in line for line in warnings) == 1, warnings

@@ -2,10 +2,7 @@
 
 import csv
 import json
-import os
 import shutil
-import subprocess
-import sys
 
 import numpy as np
 import pandas as pd
@@ -19,7 +16,17 @@ TWO = ("--trainer.strategy", "ddp", "--trainer.devices", "2", "--trainer.acceler
 
 
 @pytest.fixture(scope="module")
-def runs(small_config, on_ranks, tmp_path_factory):
+def broken_faces(drawn_faces, tmp_path_factory):
+    """The drawn faces, with two unreadable images to train and one to test."""
+    folder = tmp_path_factory.mktemp("broken") / "faces"
+    shutil.copytree(drawn_faces, folder)
+    for name in ("train/00000-fear.png", "train/00003-anger.png", "test/00000-fear.png"):
+        (folder / name).write_bytes(b"no image")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def runs(small_config, broken_faces, on_ranks, tmp_path_factory):
     """The folder of the same runs by one process and by two."""
     folder = tmp_path_factory.mktemp("ddp")
     # Without dropout, which each process draws for itself; the same global batch of 32, in micro-batches of 8.
@@ -29,16 +36,21 @@ def runs(small_config, on_ranks, tmp_path_factory):
     test = ("test", "--ckpt_path", folder / "one/checkpoints/last.ckpt")
     test += ("--data.eval_batch_size", 5, "--explained_faces", 2, "--run_dir")
     predict = ("predict", "--predictions", "found.csv", "--run_dir", "two")
+    broken = ("--config", small_config, "--data.folder", broken_faces, "--run_dir", "with unreadable", *TWO)
     one = [(*fit, 2, "--run_dir", "one"), (*test, "tested by one")]
     two = [
         (*fit, 2, "--run_dir", "two", *TWO),
         (*test, "tested by two", *TWO),
         (*fit, 3, "--ckpt_path", "last", "--run_dir", "two", *TWO),
         (*predict, "--ckpt_path", "last", *TWO),
+        ("fit", *broken, "--data.max_unreadable", 2),
+        ("test", *broken, "--data.max_unreadable", 1, "--explained_faces", 0),
     ]
     for count, commands in ((1, one), (2, two)):
-        for status, out, err in on_ranks(folder, *commands, count=count):
+        results = on_ranks(folder, *commands, count=count)
+        for status, out, err in results:
             assert status == 0, out + err
+    assert results[-2][2].count("warning: image ") == 2
     return folder
 
 
@@ -77,29 +89,16 @@ def test_two_processes_resume_and_predict(runs):
     assert len(table) == table["image"].nunique() == 97
 
 
-def test_an_error_on_one_process_stops_both(small_config, drawn_faces, on_ranks, tmp_path):
-    """The first command starts its second process itself, as a user's does."""
-    shutil.copytree(drawn_faces, tmp_path / "broken")
-    for name in ("train/00000-fear.png", "train/00003-anger.png", "test/00000-fear.png"):
-        (tmp_path / "broken" / name).write_bytes(b"no image")
-    faces = ("--config", str(small_config), "--data.folder", "broken", "--run_dir", "run", *TWO)
-    done = subprocess.run(
-        [sys.executable, "-m", "explllm", "fit", *faces],
-        cwd=tmp_path,
-        env={key: value for key, value in os.environ.items() if key not in ("LOCAL_RANK", "WORLD_SIZE")},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert done.returncode == 2, done.stderr[-3000:]
-    assert "Traceback" not in done.stderr
-    assert done.stderr.count("\nerror: 1 image cannot be read, last ") == 1
-    fit, test = on_ranks(
-        tmp_path,
-        ("fit", *faces, "--data.max_unreadable", 2),
-        ("test", *faces, "--data.max_unreadable", 1, "--explained_faces", 0),
-    )
-    assert fit[0] == test[0] == 0 and fit[2].count("warning: image ") == 2
-    held = json.loads((tmp_path / "run/metrics.json").read_text())
+def test_an_error_on_one_process_stops_both(small_config, broken_faces, launched, tmp_path):
+    """The command starts its second process itself, as a user's does."""
+    faces = ("--config", str(small_config), "--data.folder", broken_faces, "--run_dir", "run", *TWO)
+    status, err = launched(tmp_path, "fit", *faces)
+    assert status == 2, err[-3000:]
+    assert "Traceback" not in err
+    assert err.count("\nerror: 1 image cannot be read, last ") == 1
+
+
+def test_two_processes_count_unreadable_images_together(runs):
+    held = json.loads((runs / "with unreadable/metrics.json").read_text())
     assert len(held["fit/unreadable"]) == 2
     assert held["test/count"] == 26 and len(held["test/unreadable"]) == 1

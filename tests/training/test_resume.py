@@ -2,11 +2,8 @@
 
 import csv
 import json
-import os
 import shutil
 import signal
-import subprocess
-import sys
 from contextlib import suppress
 from pathlib import Path
 
@@ -185,19 +182,13 @@ def step_of(path):
 
 
 @pytest.mark.slow
-def test_kill_9_and_resume(explllm, small_config, tmp_path):
+def test_kill_9_and_resume(explllm, small_config, launched, tmp_path):
     """A process killed while it writes a checkpoint, in the middle of an epoch: resumed, it equals an unbroken run."""
     fit = ("fit", "--config", small_config, "--trainer.max_epochs", 5, "--checkpoint_every_n_steps", 3, "--run_dir")
     # An epoch has 7 steps. The last complete checkpoint is that of step 24; the one of step 27 is cut in half.
     kill = json.dumps({"class_path": "ranks.KillDuringSave", "init_args": {"step": 27}})
-    process = subprocess.run(
-        [sys.executable, "-m", "explllm", *map(str, fit), "killed", "--trainer.callbacks+", kill],
-        cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path])},
-        capture_output=True,
-        text=True,
-    )
-    assert process.returncode == -signal.SIGKILL, process.stderr[-3000:]
+    status, err = launched(tmp_path, *fit, "killed", "--trainer.callbacks+", kill)
+    assert status == -signal.SIGKILL, err[-3000:]
     checkpoints = tmp_path / "killed/checkpoints"
     assert {path.name for path in checkpoints.iterdir()} == {"best.ckpt", "last.ckpt", ".last.ckpt.partial"}
     assert step_of(checkpoints / "last.ckpt") == 24
