@@ -27,7 +27,7 @@ import os, signal, sys
 from explllm.cli import main
 from explllm.faces import jobs
 
-append, written = jobs._append, 0
+append, written = jobs.append, 0
 
 def append_and_die(file, line):
     global written
@@ -37,7 +37,7 @@ def append_and_die(file, line):
         os.kill(os.getpid(), signal.SIGKILL)
 
 if __name__ == "__main__":
-    jobs._append = append_and_die
+    jobs.append = append_and_die
     main(sys.argv[1:])
 """
 

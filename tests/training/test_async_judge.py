@@ -42,7 +42,7 @@ def fit(explllm, small_settings, tmp_path):
 
 def judge(judge="offline", faces=3, drain_seconds=600.0, **chat):
     """Return the callback's settings; `chat` goes to its `ChatSettings`."""
-    chat = {"timeout": 60.0, "max_retries": 2, **chat} if chat else None
+    chat = {"timeout": 600.0, "max_retries": 2, **chat} if chat else None
     init_args = {"judge": judge, "faces": faces, "drain_seconds": drain_seconds, "chat": chat}
     return {"class_path": "AsyncJudge", "init_args": init_args}
 
