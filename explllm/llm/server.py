@@ -146,7 +146,7 @@ class Server:
             raise self._classify_connection_error(error) from None
         try:
             return self._parse_completion(json.loads(content))
-        except (ValueError, TypeError, KeyError, IndexError, AttributeError) as error:
+        except (ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError) as error:
             message = self._clean(f"the server's answer cannot be read: {type(error).__name__}: {error}")
             raise TransientError(message[:300], status=200, charged=True) from None
 
@@ -183,7 +183,7 @@ class Server:
         try:
             entries = json.loads(response.http_response.content)["data"]
             models = {entry["id"]: entry.get("owned_by") for entry in entries}
-        except (ValueError, TypeError, KeyError, AttributeError):
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
             raise InputError(
                 f"{settings.host} does not answer like an OpenAI-compatible server",
                 where="base_url",
@@ -233,7 +233,8 @@ class Server:
         if status in _TRANSIENT_STATUSES or status >= 500:
             wait = parse_retry_after(error.response.headers)
             return TransientError(message, status=status, charged=status in _GATEWAY_TIMEOUTS, wait=wait)
-        return RejectedError(message, status=status, code=error.code, param=error.param)
+        code, param = (field if isinstance(field, str) else None for field in (error.code, error.param))
+        return RejectedError(message, status=status, code=code, param=param)
 
     def _classify_connection_error(self, error: BaseException) -> TransientError | FatalError:
         """Return the meaning of a failure without an HTTP status."""

@@ -31,6 +31,18 @@ def faults(chat_server, model_script, key):
 
         return script
 
+    def usage(number):
+        """Report a number, as JSON, of tokens."""
+
+        def script(received):
+            return reply(
+                raw=reply(answer(received))
+                .body("scripted")
+                .replace('"prompt_tokens": 100', f'"prompt_tokens": {number}')
+            )
+
+        return script
+
     def inside(text):
         """Insert text into the strings of structured answers, as JSON escapes, and of plain answers."""
 
@@ -106,6 +118,25 @@ def faults(chat_server, model_script, key):
         "sections are numbers": (only("refinement", text='{"key_observations": 1, "conclusion": NaN}'), failed),
         "deeply nested JSON": (only("refinement", text="[" * 100_000), failed),
         "only reasoning": (always(text="<think>I wonder"), failed),
+        "deeply nested body": (always(raw="[" * 100_000), failed),
+        "choices by name": (always(raw='{"choices": {"0": {}}}'), failed),
+        "content is an object": (content(lambda said: {"text": said}), failed),
+        "content of bare strings": (content(lambda said: [said]), failed),
+        "a number of 5,000 digits": (always(raw=f'{{"choices": {"9" * 5000}}}'), failed),
+        "usage is infinite": (usage("1e999"), accepted),
+        "event stream": (always(raw="data: {}\n\n"), failed),
+        "204": (always(status=204, raw=""), failed),
+        "error is a string": (always(status=400, raw='{"error": "no"}'), failed),
+        "error of wrong types": (
+            always(
+                status=400,
+                raw='{"error": {"message": {"a": 1}, "code": ["unsupported_value"], "param": ["max_tokens"]}}',
+            ),
+            failed,
+        ),
+        "deeply nested error": (always(status=500, raw="[" * 100_000), failed),
+        "not gzip": (always(headers={"Content-Encoding": "gzip"}), failed),
+        "429 until infinity": (once(status=429, headers={"Retry-After": "1e999"}), accepted),
     }
 
 
@@ -141,10 +172,12 @@ class Described(dict):
         return next((face for text, face in self.items() if re.sub(r"\W", "", text)[:80] in letters), "")
 
 
-def test_all_faults(faulty, build, server, table, explllm, key, tmp_path, monkeypatch):
+def test_all_faults(faulty, build, server, table, explllm, key, model_script, tmp_path, monkeypatch):
     import tenacity
 
     monkeypatch.setattr("explllm.llm.client._BACKOFF", tenacity.wait_fixed(0.01))
+    # Which descriptions the scripted model cannot label depends on their wording.
+    monkeypatch.setattr(model_script, "stubborn", lambda description: False)
     bad, cases = faulty
     prices = ("--price_in", 1, "--price_out", 1, "--max_cost", 2)
     done = build(bad.url, *prices, "--timeout", 8, "--max_retries", 1, "--max_wait", 0.1, "--json", "out.json")
