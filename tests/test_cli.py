@@ -317,6 +317,11 @@ def test_resuming_with_other_settings_is_refused(fit, explllm, small_config, dra
         (["--data.fer_share", 0.5], "the run started with epoch length 224, now it is 112."),
     ):
         assert message in fit("--ckpt_path", last, *more, *changes).error
+    steps = torch.load(last, weights_only=True)["global_step"]
+    assert (
+        f"--trainer.max_steps is 1, but the run to resume has {steps} steps"
+        in fit("--ckpt_path", last, "--trainer.max_steps", 1).error
+    )
     named = ("--data", "ManifestFaces", "--data.manifest", drawn_faces / "manifest.parquet")
     assert "the checkpoint was not trained on ManifestFaces" in fit("--ckpt_path", last, *more, *named).error
 
@@ -400,9 +405,9 @@ def test_explain(explllm, fitted, drawn_faces, tmp_path):
     for line in lines:
         assert sum(line["probabilities"].values()) == pytest.approx(1, abs=1e-5)
         assert line["expression"] == max(line["probabilities"], key=line["probabilities"].get)
-    # One bad picture among good ones: nothing is computed, nothing printed.
+    # A bad picture alone: nothing is computed, nothing printed.
     (tmp_path / "text.jpg").write_text("no picture")
-    done = explllm("explain", face, "text.jpg", "--model", fitted / "model")
+    done = explllm("explain", "text.jpg", "--model", fitted / "model")
     assert "unreadable image: not an image, or of an unknown format [text.jpg]" in done.error and done.out == ""
 
 

@@ -36,13 +36,34 @@ explain FACE --model m --margin -1 | --margin is -1
 explain FACE --model m --margin nan | --margin is 'nan'
 explain FACE --model m --json=yes | --json takes no value
 explain FACE --model m --picture out.txt | --picture has the ending '.txt'
-explain FACE FACE --model m --picture out.png | --picture is given for 2 images
+explain FACE FACE --model m --picture out.png | --picture is one file for 2 images
 explain FACE --model m --landmarker a --onnx b | both --landmarker and --onnx are given
 explain FACE --model m --size 64 | none of --landmarker, --onnx is given
 explain FACE --model m --preset small | none of --landmarker, --onnx is given
 explain FACE --model m --detector none.onnx | none.onnx
 explain FACE --model m --device walk | --device
 explain FACE --model none | none
+explain FACE --model m --device meta | --device
+explain FACE --model m --which largest | --which has no effect without --detector
+explain FACE --model m --margin 0.2 | --margin has no effect without --detector
+explain FACE --model m --overwrite | --overwrite has no effect without --out
+explain FACE --model m --margin 1e9 --detector d | --margin is 1000000000.0
+explain FACE --model m --max_new_tokens 99999999999999999999 | --max_new_tokens is 99999999999999999999
+explain FACE --model m --picture . | --picture would replace an input image
+explain FACE --model= | --model is empty
+explain FACE --model m --config TWICE | the key max_new_tokens is given twice
+explain FACE --model m --config BINARY | not valid YAML
+explain FACE --model m --config NOTHING | the file contains no settings
+explain FOLDER --model m | a folder without images
+explain *.gif --model m | no file matches the pattern
+explain EMPTY --model m | unreadable image
+recognize FACE | no --model given
+recognize FACE --model m --max_new_tokens 4 | unknown option --max_new_tokens
+recognize FACE --model m --landmarker x | unknown option --landmarker
+recognize FACE --model m -o o.txt | --out has the ending '.txt'
+recognize FACE --model m -o M | the manifest exists
+recognize FACE --model m --batch_size 0 | --batch_size is 0
+recognise FACE | Did you mean recognize?
 explain FACE --model m --config none.yaml | none.yaml]. Check --config
 explain FACE --model m --config BADKEY | unknown key
 explain FACE --model m --config BADTYPE | --max_new_tokens is 'many'
@@ -65,6 +86,7 @@ faces M -o o.csv --detector d --margin -0.5 | --margin is -0.5
 faces M -o o.csv --detector d --provider tpu | --provider is 'tpu'
 faces M -o o.csv --detector d --root none | Check --root
 faces M -o o.csv --detector d --thresold 1 | Did you mean --threshold?
+faces M -o o.csv --detector d --workers 1000000 | --workers is 1000000
 faces M extra -o o.csv --detector d | unexpected argument extra
 
 aus | no MANIFEST and no --out given
@@ -79,6 +101,10 @@ aus M -o o.csv --onnx a --provider gpu | --provider is 'gpu'
 aus M -o o.csv --onnx a --root none | Check --root
 aus M -o o.csv --onix a | Did you mean --onnx?
 aus M -o o.csv --onnx a --size big | --size is 'big'
+
+reliability M --landmarker t --seed -1 | --seed is -1
+reliability M --landmarker t --seed 99999999999999 | --seed is 99999999999999
+reliability M --landmarker t -o o.txt | --out has the ending '.txt'
 
 cot build | no MANIFEST and no --out given
 cot build M | no --out given
@@ -95,6 +121,9 @@ cot build M -o o.csv --offline --temperature -1 | temperature is -1
 cot build M -o o.csv --offline --parse_attempts 0 | parse_attempts is 0
 cot build M -o o.csv --offline --max_words 0 | max_words is 0
 cot build M -o o.csv --model m --concurrency 0 | concurrency
+cot build M -o o.csv --model m --temperature 9 | temperature is 9
+cot build M -o o.csv --model m --concurrency 1000000000 | concurrency is 1000000000
+cot build TWOCOLUMNS -o o.csv --offline | two columns are named 'image'
 cot build M -o o.csv --model m --max_retries -1 | max_retries
 cot build M -o o.csv --model m --timeout 0 | timeout
 cot build M -o o.csv --model m --requests_per_minute 0 | requests_per_minute
@@ -143,6 +172,7 @@ baseline none.csv --model m | none.csv
 score | no GENERATED given
 score none.csv | none.csv
 score M --reference none.csv | none.csv
+score M --reference M | no chains of thought to compare with --reference
 score M --judge | the option --judge has no value
 score M --refrence x | Did you mean --reference?
 score M --max_cost -1 | max_cost
@@ -160,6 +190,8 @@ describe | no --config given
 describe --config none.yaml | there is no configuration none.yaml
 describe --config rafd.yaml | Did you mean rafdb.yaml?
 describe --config demo.yaml --gpus 0 | --gpus is 0
+describe --config demo.yaml --gpus 99999999999999999999 | --gpus is 99999999999999999999
+describe --config TWICE | the key max_new_tokens is given twice
 describe --config demo.yaml --images -3 | --images is -3
 describe --config demo.yaml --gpus eight | --gpus is 'eight'
 
@@ -200,6 +232,24 @@ fit --config SMALL --trainer.max_epochs -5 | trainer.max_epochs is -5
 fit --config SMALL --trainer.gradient_clip_val -1 | trainer.gradient_clip_val is -1
 fit --config SMALL --trainer.precision 16-true | trainer.precision is 16-true
 fit --config SMALL --trainer.precision bf16-true | trainer.precision is bf16-true
+fit --config SMALL --predictions x.txt | --predictions is x.txt
+fit --config SMALL --explained_faces nan | explained_faces
+test --config SMALL --ckpt_path none.ckpt | Check --ckpt_path
+fit --config SMALL --trainer.accelerator tpu | the trainer's settings do not fit
+fit --config SMALL --trainer.limit_train_batches 0 | trainer.limit_train_batches is 0
+fit --config SMALL --trainer.check_val_every_n_epoch 0 | trainer.check_val_every_n_epoch is 0
+fit --config SMALL --trainer.logger TensrBoardLogger | Did you mean TensorBoardLogger?
+fit --config SMALL --trainer.callbacks EarlyStoping | Did you mean EarlyStopping?
+fit --config SMALL --trainer.devices 9999 | trainer.devices is 9999 on the CPU
+fit --config SMALL --seed_everything -1 | --seed_everything is -1
+fit --config SMALL --seed_everything 99999999999999999 | --seed_everything is 99999999999999999
+fit --config SMALL --run_dir= | --run_dir is empty
+fit --config SMALL --model.max_new_tokens 0 | max_new_tokens is 0
+fit --config SMALL --model.network.vision.hiden_sizes [8] | Did you mean hidden_sizes?
+fit --config SMALL --model.network.language.num_hidden_layers 0 | num_hidden_layers is 0
+fit --config SMALL --model.network.language.num_attention_heads 3 | language: the fields do not fit a llama
+fit --config TWICE | the key max_new_tokens is given twice
+fit --config SECTION | Did you mean trainer?
 fit --config SMALL --trainer.strategy ddp_spawn | trainer.strategy is ddp_spawn
 fit --config SMALL --trainer.logger WandbLogger | needs the package wandb
 fit --config SMALL --trainer.callbacks EarlyStopping --trainer.callbacks.monitor val/los | monitors 'val/los'
@@ -248,7 +298,22 @@ def words(tmp_path, drawn_faces, small_config, monkeypatch):
     shutil.copy(next(drawn_faces.glob("test/*.png")), tmp_path / "face.png")
     for name, settings in (("key", {"max_new_tokns": 3}), ("type", {"max_new_tokens": "many"})):
         (tmp_path / f"{name}.yaml").write_text(yaml.safe_dump(settings))
+    (tmp_path / "twice.yaml").write_text("max_new_tokens: 3\nmax_new_tokens: 4\n")
+    (tmp_path / "binary.yaml").write_bytes(bytes(range(256)))
+    (tmp_path / "section.yaml").write_text("trainr: {}\n")
+    (tmp_path / "two.csv").write_text("image,image\na.jpg,b.jpg\n")
+    (tmp_path / "folder").mkdir()
+    for name in ("nothing.yaml", "empty.png"):
+        (tmp_path / name).touch()
     real = {"M": "m.parquet", "FACE": "face.png", "BADKEY": "key.yaml", "BADTYPE": "type.yaml", "SMALL": small_config}
+    real |= {
+        "TWICE": "twice.yaml",
+        "BINARY": "binary.yaml",
+        "NOTHING": "nothing.yaml",
+        "SECTION": "section.yaml",
+        "TWOCOLUMNS": "two.csv",
+    }
+    real |= {"FOLDER": "folder", "EMPTY": "empty.png"}
     return lambda line: [real.get(word, word) for word in line.split()]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -20,7 +21,8 @@ def aus(
     estimator: streaming.EstimatorOptions,
     redo: bool = False,
     margin: Annotated[
-        float | None, Option(minimum=-0.4, default=f"as the model's file states, otherwise {DEFAULT_MARGIN:g}")
+        float | None,
+        Option(minimum=-0.4, maximum=3, default=f"as the model's file states, otherwise {DEFAULT_MARGIN:g}"),
     ] = None,
     tta: bool = False,
     options: streaming.StreamingOptions,
@@ -29,7 +31,7 @@ def aus(
 
     The estimator sees the face in the row's box, or the whole image if the row has no box. Rows that have action units
     keep them. Units that an estimator does not measure are listed in the column `action_units_missing` and have
-    intensity 0.
+    intensity 0. At the end, the mean intensity of each unit is printed with its FACS code.
 
       explllm aus faces.parquet -o aus.parquet --landmarker face_landmarker.task
       explllm aus faces.parquet -o aus.parquet --onnx runs/aus/au_regressor.onnx
@@ -70,4 +72,27 @@ def aus(
         job = replace(job, margin=job.margin_for(opened))
         task = EstimationTask(job, opened.name + "+flip" * tta, opened.batch_size, redo)
     summary = streaming.process(source, out, task, options, (ESTIMATED, GIVEN))
+    _print_means(out)
     return int(summary.bad > 0)
+
+
+def _print_means(manifest: Path) -> None:
+    """Print the mean intensity of each unit over the rows that have it."""
+    from explllm.core.action_units import NAMES, with_facs
+    from explllm.core.manifest_chunks import ManifestFile
+
+    sums, counts = dict.fromkeys(NAMES, 0.0), dict.fromkeys(NAMES, 0)
+    for _, chunk in ManifestFile(manifest):
+        frame = chunk.frame
+        for units, missing in zip(frame["action_units"], frame["action_units_missing"], strict=True):
+            if not isinstance(units, list):
+                continue
+            unmeasured = missing.split(", ") if isinstance(missing, str) else ()
+            for name, value in zip(NAMES, units, strict=True):
+                if name not in unmeasured:
+                    sums[name] += value
+                    counts[name] += 1
+    sys.stdout.write("mean intensity of each action unit:\n")
+    for name in NAMES:
+        mean = f"{sums[name] / counts[name]:.3f}" if counts[name] else "not measured"
+        sys.stdout.write(f"  {with_facs(name):31} {mean}\n")

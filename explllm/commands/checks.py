@@ -48,12 +48,24 @@ def check_trainer(trainer: Namespace, fitting: bool) -> None:
         raise ConfigError(
             f"trainer.strategy is {trainer.strategy}, which is not supported", remedy="Use ddp or fsdp instead."
         )
+    devices = str(trainer.devices)
+    limit = max(8, os.cpu_count() or 1)
+    if trainer.accelerator == "cpu" and devices.isdecimal() and int(devices) > limit:
+        # Each is a process with a copy of the model; so many exhaust the machine's memory.
+        raise ConfigError(f"trainer.devices is {devices} on the CPU", remedy=f"Give at most {limit}.")
     if trainer.gradient_clip_val is not None and not trainer.gradient_clip_val >= 0:
         raise ConfigError(
             f"trainer.gradient_clip_val is {trainer.gradient_clip_val}", remedy="Give a positive norm, or null."
         )
     if not fitting:
         return
+    if trainer.check_val_every_n_epoch is not None and trainer.check_val_every_n_epoch < 1:
+        raise ConfigError(
+            f"trainer.check_val_every_n_epoch is {trainer.check_val_every_n_epoch}",
+            remedy="Give at least 1; --trainer.limit_val_batches 0 turns validation off.",
+        )
+    if trainer.limit_train_batches == 0:
+        raise ConfigError("trainer.limit_train_batches is 0: nothing would train", remedy="Give 1 or more.")
     for name in ("max_epochs", "max_steps"):
         value = getattr(trainer, name)
         if value is not None and (value == 0 or value < -1):

@@ -10,6 +10,7 @@ import yaml
 
 from explllm.commands.parser import suggestion
 from explllm.core.errors import ConfigError, MissingPathError
+from explllm.core.files import read_settings
 
 BASE = "base"
 """Key of the configuration to inherit from."""
@@ -59,10 +60,23 @@ def with_configs_found(arguments: Sequence[str]) -> list[str]:
             raise ConfigError(f"the option {option} has no value", remedy=remedy)
         path = find_config(value)
         settings = read_config_file(path)
+        _check_sections(settings, path)
         # The parser does not know inheritance, but takes the text of a configuration instead of a path.
-        text = yaml.safe_dump(settings, sort_keys=False) if BASE in _read(path) else str(path)
+        text = yaml.safe_dump(settings, sort_keys=False) if BASE in read_settings(path) else str(path)
         resolved[index if equals else index + 1] = f"{option}={text}" if equals else text
     return resolved
+
+
+def _check_sections(settings: Mapping[str, Any], path: Path) -> None:
+    """Refuse unknown sections without settings, which the parser passes over."""
+    for name, value in settings.items():
+        if not value and isinstance(value, dict) and name not in _SECTIONS:
+            raise ConfigError(
+                f"unknown key {name}", where=path, remedy=f"{suggestion(name, _SECTIONS)}Correct or remove it."
+            )
+
+
+_SECTIONS = ("trainer", "model", "data")
 
 
 def read_config_file(path: Path) -> dict[str, Any]:
@@ -76,7 +90,7 @@ def read_config_file(path: Path) -> dict[str, Any]:
         MissingPathError: If a base does not exist.
         ConfigError: If a file is not a YAML file of settings, or inherits from itself.
     """
-    settings, files = _read(path), [path.resolve()]
+    settings, files = read_settings(path), [path.resolve()]
     inherits = BASE in settings
     own_run_dir = settings.get("run_dir")
     while BASE in settings:
@@ -92,7 +106,7 @@ def read_config_file(path: Path) -> dict[str, Any]:
                 f"the configuration inherits from itself through {name}", where=path, remedy="Remove one `base`."
             )
         files.append(base.resolve())
-        settings = merge_settings(_read(base), settings, path)
+        settings = merge_settings(read_settings(base), settings, path)
     if inherits:
         settings["run_dir"] = own_run_dir or f"runs/{path.stem}"
     return settings
@@ -144,18 +158,3 @@ def _for_class(settings: Mapping[str, Any], new: str, key: str, where: str | Pat
             f"note: {where}: {key} changes from {old} to {new}, which does not accept the inherited {names}\n"
         )
     return {"class_path": new, "init_args": {name: arguments[name] for name in arguments if name not in dropped}}
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        settings = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.MarkedYAMLError as error:
-        line = "" if error.problem_mark is None else f", line {error.problem_mark.line + 1}"
-        where = f"{path}{line}"
-        raise ConfigError(f"not valid YAML: {error.problem}", where=where, remedy="Correct the file.") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"not valid YAML: {error}", where=path, remedy="Correct the file.") from error
-    if not isinstance(settings, dict):
-        remedy = "Write them as `name: value`; see the shipped configurations."
-        raise ConfigError("the file contains no settings", where=path, remedy=remedy)
-    return settings

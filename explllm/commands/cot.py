@@ -226,7 +226,7 @@ def show(manifest: Path, row: Annotated[int, Option(minimum=1)], *, run_dir: Pat
     from rich.panel import Panel
     from rich.text import Text
 
-    from explllm.core.action_units import NAMES
+    from explllm.core.action_units import NAMES, with_facs
     from explllm.core.manifest import Manifest, face_key
     from explllm.engine.runner import LEDGER
     from explllm.llm.ledger import Ledger
@@ -251,7 +251,7 @@ def show(manifest: Path, row: Annotated[int, Option(minimum=1)], *, run_dir: Pat
     units = cells.get("action_units")
     if units is not None:
         shown = {name: value for name, value in zip(NAMES, units, strict=True) if value > 0}
-        console.print(", ".join(f"{name} {value:.2f}" for name, value in shown.items()) or "no action units")
+        console.print(", ".join(f"{with_facs(name)} {value:.2f}" for name, value in shown.items()) or "no action units")
     if missing := cells.get("action_units_missing"):
         console.print(f"not measured: {missing}")
     folder = run_folder(manifest, run_dir)

@@ -21,7 +21,7 @@ def describe(
     *fit_options: str,
     config: str,
     images: Annotated[int | None, Option(minimum=1, default="counted, otherwise as published")] = None,
-    gpus: Annotated[int, Option(minimum=1)] = 8,
+    gpus: Annotated[int, Option(minimum=1, maximum=100_000)] = 8,
     as_json: Annotated[bool, Option("json")] = False,
 ) -> None:
     """Print what a configuration means before anything is downloaded or trained.

@@ -23,7 +23,7 @@ def faces(
     threshold: Annotated[float, Option(minimum=0, maximum=1)] = 0.5,
     input_size: Annotated[int | None, Option(minimum=32, default="640, if the detector takes any size")] = None,
     crops: Path | None = None,
-    margin: Annotated[float, Option(minimum=-0.4)] = DEFAULT_MARGIN,
+    margin: Annotated[float, Option(minimum=-0.4, maximum=3)] = DEFAULT_MARGIN,
     options: streaming.StreamingOptions,
 ) -> int:
     """Detect the face of each row of a manifest with an SCRFD detector.

@@ -23,13 +23,22 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveCon
 from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.utilities.exceptions import MisconfigurationException, SIGTERMException
 
-from explllm.commands.checks import RUN_FOLDER, check_loggers, check_model_paths, check_monitors, check_trainer
+from explllm.commands.checks import (
+    LOGGER_PACKAGES,
+    RUN_FOLDER,
+    check_loggers,
+    check_model_paths,
+    check_monitors,
+    check_trainer,
+)
 from explllm.commands.config_files import find_config, shipped_configs, with_configs_found
 from explllm.commands.lightning_help import AUGMENTATIONS, DATA, MODELS
+from explllm.commands.parser import check_words
 from explllm.commands.parser_errors import input_error, one_sentence
 from explllm.commands.run_settings import RecordedRun, evaluation_arguments
 from explllm.core.errors import ConfigError, InputError, MissingPathError
-from explllm.core.files import PREDICTIONS_FILE, atomic_write
+from explllm.core.files import PREDICT_FOLDER, PREDICTIONS_FILE, atomic_write
+from explllm.core.manifest_files import SUFFIXES
 
 # Importing the classes lets YAML name them without their modules.
 from explllm.data.au_faces import ActionUnitData, DrawnActionUnits, ManifestActionUnits
@@ -92,7 +101,13 @@ _NOISE = (
     r"Using bfloat16 Automatic Mixed Precision",
 )
 _NOISY_LOGGERS = ("lightning.pytorch.utilities.rank_zero", "lightning.fabric.utilities.seed")
-_CLASSES = {"data": sorted(DATA), "model": sorted(MODELS), "augment": AUGMENTATIONS}
+_CLASSES = {
+    "data": sorted(DATA),
+    "model": sorted(MODELS),
+    "augment": AUGMENTATIONS,
+    "callbacks": ("AsyncJudge", "EarlyStopping", "Gallery", "LearningRateMonitor"),
+    "logger": ("CSVLogger", *LOGGER_PACKAGES),
+}
 
 
 @dataclass
@@ -158,6 +173,13 @@ class ExpLLMCLI(LightningCLI):
         """Add the options of a run besides trainer, model and data."""
         parser.add_class_arguments(RunOptions, None, instantiate=False)
 
+    def _set_seed(self) -> None:
+        """Seed everything; Lightning raises an error of numpy for a seed out of range."""
+        seed = self.config[self.subcommand].get("seed_everything")
+        if type(seed) is int and not 0 <= seed < 2**32:
+            raise ConfigError(f"--seed_everything is {seed}", remedy="Give 0 to 4294967295.")
+        super()._set_seed()
+
     def before_instantiate_classes(self) -> None:
         """Set the run folder and the checkpoint to resume from or to evaluate."""
         config = self.config[self.subcommand]
@@ -169,6 +191,10 @@ class ExpLLMCLI(LightningCLI):
         check_model_paths(config.model, self.stage == "fit")
         check_loggers(_listed(config.trainer.logger), config.run_dir)
         config.trainer.default_root_dir = config.run_dir
+        if config.predictions and Path(config.predictions).suffix.lower() not in SUFFIXES:
+            raise ConfigError(
+                f"--predictions is {config.predictions}", remedy=f"Use one of the endings {', '.join(SUFFIXES)}."
+            )
         config.ckpt_path = self._checkpoint(config)
         if config.ckpt_path is not None and self.stage != "fit" and config.get("model.init_args.init_from"):
             # The checkpoint has all the weights; what the run started from may be gone.
@@ -179,7 +205,7 @@ class ExpLLMCLI(LightningCLI):
             # The run folder's callback keeps the results; Lightning would keep every batch as well.
             config.return_predictions = False
             # Not the test's table, which `score` and `compare` read.
-            config.predictions = config.predictions or str(Path(config.run_dir, "predict", PREDICTIONS_FILE))
+            config.predictions = config.predictions or str(Path(config.run_dir, PREDICT_FOLDER, PREDICTIONS_FILE))
 
     def _checkpoint(self, config: Namespace) -> str | None:
         """Return the checkpoint to load; by default, for all stages but `fit`, the best or last one."""
@@ -239,7 +265,7 @@ class ExpLLMCLI(LightningCLI):
             options["logger"] = CSVLogger(config.run_dir, name="logs") if fitting else False
         try:
             return self._instantiate_trainer(options, [])
-        except (ValueError, TypeError, MisconfigurationException) as error:
+        except (ValueError, TypeError, ImportError, MisconfigurationException) as error:
             raise ConfigError(
                 f"the trainer's settings do not fit: {one_sentence(error)}",
                 remedy=f"See `explllm {self.stage} --trainer.help`.",
@@ -285,6 +311,7 @@ def run_stage(stage: str, arguments: list[str]) -> None:
     Raises:
         InputError: If the user made an error.
     """
+    check_words(arguments)
     torch.set_float32_matmul_precision("high")
     with _interruptions():
         try:

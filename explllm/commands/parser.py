@@ -23,6 +23,7 @@ from docstring_parser import parse, parse_from_object
 from jsonargparse import ActionYesNo, ArgumentError, ArgumentParser, DefaultHelpFormatter, Namespace
 
 from explllm.core.errors import ConfigError, InputError, MissingPathError
+from explllm.core.files import read_settings
 from explllm.core.options import Option as Option
 
 WIDTH = 80
@@ -128,6 +129,9 @@ def run_command(
     signature = inspect.signature(function).parameters
     if any(parameter.kind is inspect.Parameter.VAR_POSITIONAL for parameter in signature.values()):
         known, rest = _split(known, parser)
+    check_words(known)
+    if not any(argument.name == "config" for argument in listed):
+        _check_config(known)
     try:
         values = parser.parse_args(known)
     except ArgumentError as error:
@@ -137,6 +141,28 @@ def run_command(
     own = dict(_values(function, values, skip_first=False))
     positional = [own.pop(name) for name in [*own] if signature[name].kind is inspect.Parameter.POSITIONAL_OR_KEYWORD]
     return function(*positional, *rest, **own, **dict(_values(more, values, skip_first=True) if more else ()))
+
+
+def check_words(words: Sequence[str]) -> None:
+    """Refuse empty values, which parsers take for the default or the working folder.
+
+    Raises:
+        ConfigError: If there is one.
+    """
+    for place, word in enumerate(words):
+        previous = words[place - 1] if place else ""
+        option, equals, value = word.partition("=") if word.startswith("--") else (previous, "=", word)
+        if equals and not value:
+            found = f"{option} is empty" if option.startswith("-") else "an argument is empty"
+            raise ConfigError(found, remedy="Give a value, or leave it out.")
+
+
+def _check_config(words: Sequence[str]) -> None:
+    """Refuse ``--config`` files that the parser would misread, such as with a key that is given twice."""
+    for place, word in enumerate(words):
+        option, equals, value = word.partition("=")
+        if option == "--config" and (equals or place + 1 < len(words)):
+            read_settings(Path(value if equals else words[place + 1]))
 
 
 def with_underscores(arguments: Sequence[str]) -> list[str]:

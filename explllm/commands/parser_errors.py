@@ -103,6 +103,8 @@ def _innermost(
                 return _wrong_type(keys, expected, match[2], see)
         elif (match := _GIVEN.match(line)) and expected:
             return _wrong_type(keys, expected, match[1], see)
+    if keys and (reason := " ".join(line.split())) and not _KEY.match(reason):
+        return ConfigError(f"{'.'.join(keys)}: {reason[:200].rstrip('. ')}", remedy=see)
     return None
 
 

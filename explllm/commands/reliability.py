@@ -20,7 +20,7 @@ def reliability(
     out: Annotated[Path | None, Option(default="printed only")] = None,
     root: Annotated[Path | None, Option(default="the manifest's")] = None,
     faces: Annotated[int, Option(minimum=2)] = 500,
-    seed: int = 0,
+    seed: Annotated[int, Option(minimum=0, maximum=2**32 - 1)] = 0,
 ) -> None:
     """Measure how far each action unit of an estimator can be trusted.
 
@@ -42,8 +42,8 @@ def reliability(
     """
     from PIL import ImageOps
 
-    from explllm.core.errors import InputError
-    from explllm.core.files import atomic_write
+    from explllm.core.errors import ConfigError, InputError
+    from explllm.core.files import atomic_write, check_writable
     from explllm.core.manifest import Manifest
     from explllm.drawn_faces.prototypes import PROTOTYPES
     from explllm.faces.crop import DEFAULT_MARGIN, load_face
@@ -52,6 +52,10 @@ def reliability(
     spec = selected_estimator(estimator, required=True)
     assert spec is not None
     check_root(root)
+    if out is not None:
+        if out.suffix.lower() != ".csv":
+            raise ConfigError(f"--out has the ending {out.suffix!r}", where=out, remedy="Use the ending .csv.")
+        check_writable(out)
     table = Manifest.read(manifest, root)
     table.require("expression")
     sample = table.frame["expression"].dropna().index

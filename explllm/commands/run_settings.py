@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import reduce
 from pathlib import Path
 from typing import Any
@@ -33,8 +34,10 @@ class RecordedRun:
         Raises:
             ConfigError: If a setting differs; the message names both values.
         """
+        known, defaults = dict(_model_settings(self.settings)), _network_defaults(self.settings)
         for key, value in _model_settings(settings):
-            recorded = dict(_model_settings(self.settings)).get(key)
+            # A run of an earlier version has no record of settings that were added since: they have their default.
+            recorded = known.get(key, defaults.get(key))
             replaced = any(f"{key}.".startswith(f"{option}.") or option.startswith(f"{key}.") for option in overridden)
             if value != recorded and not replaced:
                 raise ConfigError(
@@ -70,6 +73,8 @@ def evaluation_arguments(arguments: Sequence[str]) -> tuple[list[str], RecordedR
     checkpoint = _last(arguments, "--ckpt_path") or typed.get("ckpt_path")
     folder = Path(run_dir) if run_dir else None
     if checkpoint not in (None, "last", "best"):
+        if not Path(checkpoint).is_file():
+            raise MissingPathError("there is no such checkpoint", where=checkpoint, remedy="Check --ckpt_path.")
         folder = Path(checkpoint).parent.parent
     if folder is None:
         return list(arguments), None
@@ -108,6 +113,16 @@ def _model_settings(settings: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
     yield from _flattened("model.network", (model.get("init_args") or {}).get("network") or {})
     if "margin" in (data.get("init_args") or {}):
         yield "data.margin", data["init_args"]["margin"]
+
+
+def _network_defaults(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the defaults of the network's settings by option, as a configuration states them."""
+    from explllm.models.au_regressor import RegressorSettings
+    from explllm.models.build import NetworkSettings
+
+    regressor = _class_name(settings, "model") == "ActionUnitTask"
+    defaults = asdict(RegressorSettings() if regressor else NetworkSettings())
+    return dict(_flattened("model.network", yaml.safe_load(json.dumps(defaults))))
 
 
 def _flattened(prefix: str, values: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:

@@ -29,7 +29,7 @@ class StreamingOptions:
     """Folder that image paths are relative to."""
     overwrite: bool = False
     """Replace an existing OUT."""
-    workers: Annotated[int, Option(minimum=1)] = 1
+    workers: Annotated[int, Option(minimum=1, maximum=256)] = 1
     """Worker processes."""
     max_bad: Annotated[int | None, Option(minimum=0, default="never")] = None
     """Stop after more than N unusable images."""
@@ -38,7 +38,7 @@ class StreamingOptions:
 
     max_pixels: Annotated[int | None, Option(minimum=1, default="179 million")] = None
     """Maximum number of pixels of an image."""
-    threads: Annotated[int | None, Option(minimum=1, default="the available cores, divided by the workers")] = None
+    threads: Annotated[int | None, Option(minimum=1, maximum=1024, default="available cores divided by workers")] = None
     """CPU threads of each worker's model."""
 
     @property

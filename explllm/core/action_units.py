@@ -33,6 +33,14 @@ class ActionUnit:
     facs: tuple[int, ...]
     """The corresponding FACS action units or descriptors."""
 
+    @property
+    def facs_code(self) -> str:
+        """The FACS numbers as FACS writes them, such as AU12, AU1+2 for a combination, AD29 for a descriptor."""
+        kind = "AD" if self.facs[0] in _DESCRIPTORS else "AU"
+        return kind + "+".join(map(str, self.facs))
+
+
+_DESCRIPTORS = frozenset((29, 30, 34))
 
 # Names and FACS numbers. The mapping follows the definition of each movement: FEAFA raises the brow as a whole, which
 # is FACS 1 (inner) plus 2 (outer); FACS 28 covers either lip or both; 29, 30 and 34 are FACS action descriptors.
@@ -83,6 +91,9 @@ FEAFA: tuple[ActionUnit, ...] = tuple(
 )
 """The 24 action units, in FEAFA order."""
 
+FACS_CODES: dict[str, str] = {unit.name: unit.facs_code for unit in FEAFA}
+"""The FACS code of each unit by FEAFA name, such as ``AU26`` for Jaw Drop."""
+
 BP4D_12: tuple[int, ...] = (1, 2, 4, 6, 7, 10, 12, 14, 15, 17, 23, 24)
 """The 12 FACS action units commonly evaluated on BP4D, in label order."""
 
@@ -114,6 +125,11 @@ def intensity_word(x: float) -> str:
     if not 0.0 <= x <= 1.0:
         raise InputError(f"invalid intensity {x!r}", remedy="Use a number from 0 to 1.")
     return next(word for bound, word in INTENSITY_WORDS if x < bound)
+
+
+def with_facs(name: str) -> str:
+    """Return a unit's FEAFA name with its FACS code, such as ``Jaw Drop (AU26)``."""
+    return f"{name} ({FACS_CODES[name]})"
 
 
 def mirror_action_units(intensities: Sequence[Intensity]) -> list[Intensity]:

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 
-from explllm.core.action_units import BP4D_12, DISFA_8, NAMES
+from explllm.core.action_units import BP4D_12, DISFA_8, FEAFA, NAMES
 from explllm.core.errors import ConfigError
 
 
@@ -22,10 +22,13 @@ class FacsUnit:
     """The FACS number."""
     name: str
     """The FACS name."""
-    feafa: tuple[str, ...] = ()
-    """Names of the corresponding FEAFA units; empty if FEAFA has no such movement."""
     remark: str = ""
     """A caveat about the mapping, or the reason for its absence."""
+
+    @property
+    def feafa(self) -> tuple[str, ...]:
+        """Names of the corresponding FEAFA units; empty if FEAFA has no such movement."""
+        return tuple(unit.name for unit in FEAFA if self.number in unit.facs)
 
     @property
     def indices(self) -> tuple[int, ...]:
@@ -36,21 +39,21 @@ class FacsUnit:
 # FACS codes 6 and 7 from the cheek and the lower lid. FEAFA's Eye Close (FACS 43) measures the gap between the lids,
 # which a smile narrows too, so mapping it to 6 or 7 would measure something else. The same applies to parted lips (25).
 _TABLE = (
-    FacsUnit(1, "Inner Brow Raiser", ("Left Brow Raise", "Right Brow Raise"), "FEAFA raises the brow as a whole"),
-    FacsUnit(2, "Outer Brow Raiser", ("Left Brow Raise", "Right Brow Raise"), "FEAFA raises the brow as a whole"),
-    FacsUnit(4, "Brow Lowerer", ("Left Brow Lower", "Right Brow Lower")),
-    FacsUnit(6, "Cheek Raiser", (), "FEAFA does not code the height of the cheeks"),
-    FacsUnit(7, "Lid Tightener", (), "FEAFA's Eye Close is FACS 43"),
-    FacsUnit(9, "Nose Wrinkler", ("Nose Wrinkle",)),
-    FacsUnit(10, "Upper Lip Raiser", ("Upper Lip Raise",)),
-    FacsUnit(12, "Lip Corner Puller", ("Left Lip Corner Pull", "Right Lip Corner Pull")),
-    FacsUnit(14, "Dimpler", (), "FEAFA has no such movement"),
-    FacsUnit(15, "Lip Corner Depressor", (), "FEAFA has no such movement"),
-    FacsUnit(17, "Chin Raiser", ("Chin Raise",)),
-    FacsUnit(23, "Lip Tightener", (), "FEAFA's sucked lips are FACS 28"),
-    FacsUnit(24, "Lip Pressor", (), "FEAFA's sucked lips are FACS 28"),
-    FacsUnit(25, "Lips Part", (), "FEAFA has no separate unit for parted lips"),
-    FacsUnit(26, "Jaw Drop", ("Jaw Drop",)),
+    FacsUnit(1, "Inner Brow Raiser", "FEAFA raises the brow as a whole"),
+    FacsUnit(2, "Outer Brow Raiser", "FEAFA raises the brow as a whole"),
+    FacsUnit(4, "Brow Lowerer"),
+    FacsUnit(6, "Cheek Raiser", "FEAFA does not code the height of the cheeks"),
+    FacsUnit(7, "Lid Tightener", "FEAFA's Eye Close is FACS 43"),
+    FacsUnit(9, "Nose Wrinkler"),
+    FacsUnit(10, "Upper Lip Raiser"),
+    FacsUnit(12, "Lip Corner Puller"),
+    FacsUnit(14, "Dimpler", "FEAFA has no such movement"),
+    FacsUnit(15, "Lip Corner Depressor", "FEAFA has no such movement"),
+    FacsUnit(17, "Chin Raiser"),
+    FacsUnit(23, "Lip Tightener", "FEAFA's sucked lips are FACS 28"),
+    FacsUnit(24, "Lip Pressor", "FEAFA's sucked lips are FACS 28"),
+    FacsUnit(25, "Lips Part", "FEAFA has no separate unit for parted lips"),
+    FacsUnit(26, "Jaw Drop"),
 )
 
 FACS: Mapping[int, FacsUnit] = MappingProxyType({unit.number: unit for unit in _TABLE})

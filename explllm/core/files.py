@@ -10,12 +10,14 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
-from explllm.core.errors import ConfigError
+from explllm.core.errors import ConfigError, MissingPathError
 
 METRICS_FILE = "metrics.json"
 """Name of the file with a run's metrics, inside its run folder."""
 PREDICTIONS_FILE = "predictions.parquet"
 """Name of the manifest with a run's predictions, inside its run folder."""
+PREDICT_FOLDER = "predict"
+"""Name of the folder with the results of `explllm predict`, inside its run folder."""
 
 
 @contextmanager
@@ -106,3 +108,44 @@ def update_json(path: str | PathLike[str], values: dict[str, Any]) -> dict[str, 
     with atomic_write(target) as temporary:
         temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
     return content
+
+
+def read_settings(path: Path) -> dict[str, Any]:
+    """Read a YAML file of settings; a key that is given twice is an error.
+
+    Raises:
+        ConfigError: If the file is not valid YAML, or holds no mapping.
+        MissingPathError: If there is no such file.
+    """
+    import yaml
+
+    class Loader(yaml.SafeLoader):
+        def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+            keys: list[Any] = []
+            for key, _ in node.value:
+                name = key.value if isinstance(key, yaml.ScalarNode) else None
+                if name is not None and name in keys:
+                    raise yaml.constructor.ConstructorError(
+                        None, None, f"the key {name} is given twice", key.start_mark
+                    )
+                keys.append(name)
+            return dict(super().construct_mapping(node, deep))
+
+    if not path.is_file():
+        raise MissingPathError("there is no such file", where=path, remedy="Check --config.")
+    try:
+        settings = yaml.load(path.read_text(encoding="utf-8"), Loader)  # a SafeLoader
+    except yaml.MarkedYAMLError as error:
+        line = "" if error.problem_mark is None else f", line {error.problem_mark.line + 1}"
+        raise ConfigError(
+            f"not valid YAML: {error.problem}", where=f"{path}{line}", remedy="Correct the file."
+        ) from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"not valid YAML: {error}", where=path, remedy="Correct the file.") from error
+    if not isinstance(settings, dict):
+        raise ConfigError(
+            "the file contains no settings",
+            where=path,
+            remedy="Write them as `name: value`; see the shipped configurations.",
+        )
+    return settings

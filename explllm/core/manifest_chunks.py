@@ -12,7 +12,15 @@ import pandas as pd
 
 from explllm.core.errors import InputError, ManifestError, MissingPathError
 from explllm.core.manifest import COLUMNS, Manifest, write_table
-from explllm.core.manifest_files import CHUNK_ROWS, compact, csv_kinds, decode_csv, format_of, parse_json_row
+from explllm.core.manifest_files import (
+    CHUNK_ROWS,
+    check_csv_columns,
+    compact,
+    csv_kinds,
+    decode_csv,
+    format_of,
+    parse_json_row,
+)
 
 
 class ManifestFile:
@@ -108,6 +116,7 @@ class ManifestFile:
 
     def _csv_frames(self) -> Iterator[pd.DataFrame]:
         if self._columns is None:
+            check_csv_columns(self.path)
             # The type of a column must fit its cells in all chunks.
             self._columns = {}
             for frame in self._csv_texts():

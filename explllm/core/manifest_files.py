@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
@@ -44,7 +45,21 @@ def compact(cell: Any) -> Any:
     return cell
 
 
+def check_csv_columns(path: Path) -> None:
+    """Refuse a CSV file with two columns of one name, which pandas would rename.
+
+    Raises:
+        ManifestError: If there are two.
+    """
+    with path.open(newline="", encoding="utf-8-sig") as stream:
+        names = next(csv.reader(stream), [])
+    for place, name in enumerate(names):
+        if name and name in names[:place]:
+            raise ManifestError(f"two columns are named {name!r}", where=path, remedy="Rename or remove one of them.")
+
+
 def _read_csv(path: Path, texts: Sequence[str]) -> pd.DataFrame:
+    check_csv_columns(path)
     # Treat only empty cells as missing: NA may be somebody's initials.
     frame = pd.read_csv(path, dtype=str, keep_default_na=False, na_values=[""])
     for column in frame.columns.difference(list(texts)):

@@ -15,9 +15,8 @@ from explllm.core.action_units import NAMES, check_action_units
 from explllm.core.errors import InputError, ManifestError, MissingPathError, UnknownExpressionError
 from explllm.core.expressions import LABEL_SETS, Expression, LabelSet
 from explllm.core.manifest import Manifest
+from explllm.faces.images import IMAGE_SUFFIXES
 
-IMAGE_SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
-"""Suffixes of image files, in lower case; upper case counts too."""
 ACTION_UNITS_NAME = "action_units.csv"
 SPLIT_FOLDERS = {
     **dict.fromkeys(("train", "training"), "train"),

@@ -39,7 +39,7 @@ class EngineSettings:
         _check_range(self, "parse_attempts", 1)
         _check_range(self, "max_words", 1)
         _check_range(self, "strong", 0, 1)
-        _check_range(self, "temperature", 0)
+        _check_range(self, "temperature", 0, 2)
 
 
 @dataclass(frozen=True)
@@ -64,10 +64,10 @@ class BaselineSettings:
         Raises:
             ConfigError: If a field is out of range.
         """
-        _check_range(self, "size", 16)
-        _check_range(self, "margin", -0.4)
+        _check_range(self, "size", 16, 4096)
+        _check_range(self, "margin", -0.4, 3)
         _check_range(self, "max_tokens", 1)
-        _check_range(self, "temperature", 0)
+        _check_range(self, "temperature", 0, 2)
 
 
 def _check_range(settings: object, name: str, minimum: float, maximum: float = math.inf) -> None:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from explllm.core.action_units import NAMES
+from explllm.core.action_units import FACS_CODES, NAMES, with_facs
 from explllm.core.expressions import Expression
 from explllm.explanations.chain_of_thought import ChainOfThought
 from explllm.explanations.claims import Claim, claims
@@ -27,9 +27,10 @@ class CheckedClaim:
 
     @property
     def phrase(self) -> str:
-        """The claim in words, such as ``Jaw Drop (measured 0.62)`` or ``no Nose Wrinkle``."""
-        name = NAMES[self.claim.unit] if self.claim.present else f"no {NAMES[self.claim.unit]}"
-        return name if self.measured is None else f"{name} (measured {self.measured:.2f})"
+        """The claim in words, such as ``Jaw Drop (AU26, measured 0.62)`` or ``no Nose Wrinkle (AU9)``."""
+        name = NAMES[self.claim.unit]
+        measured = "" if self.measured is None else f", measured {self.measured:.2f}"
+        return f"{'' if self.claim.present else 'no '}{name} ({FACS_CODES[name]}{measured})"
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,7 @@ class Review:
 
     @property
     def phrases(self) -> dict[ClaimStatus, str]:
-        """The claims of each status that occurs, as one line: ``Jaw Drop (measured 0.62), no Nose Wrinkle``."""
+        """The claims of each status that occurs, as one line, such as ``Jaw Drop (AU26), no Nose Wrinkle (AU9)``."""
         return {
             status: ", ".join(claim.phrase for claim in self.claims if claim.status == status)
             for status in MARKS
@@ -83,7 +84,9 @@ class Review:
         elif not self.conclusion_agrees:
             sentences.append(f"The model recognized {self.label}, but the text concludes {self.concluded}.")
         if self.self_contradictions:
-            sentences.append(f"The text contradicts itself about: {', '.join(self.self_contradictions)}.")
+            sentences.append(
+                f"The text contradicts itself about: {', '.join(map(with_facs, self.self_contradictions))}."
+            )
         return sentences
 
 
@@ -103,8 +106,8 @@ def review_explanation(
     >>> review = review_explanation(cot, Expression.SURPRISE, units)
     >>> for claim in review.claims:
     ...     print(claim.status, claim.phrase)
-    agrees Jaw Drop (measured 0.62)
-    contradicts Nose Wrinkle (measured 0.00)
+    agrees Jaw Drop (AU26, measured 0.62)
+    contradicts Nose Wrinkle (AU9, measured 0.00)
     >>> review.summary
     'claims: 1 agrees, 1 contradicts, 0 not measured'
 

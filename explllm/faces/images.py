@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import glob
 import re
 import warnings
+from collections.abc import Iterable
 from dataclasses import dataclass
 from io import BytesIO
 from os import PathLike, fspath
@@ -19,6 +21,9 @@ from explllm.core.errors import ImageError, MissingPathError
 ImageSource = str | PathLike[str] | bytes | BytesIO | Image.Image | np.ndarray
 """An image: a path, the content of a file, a PIL image of any mode, or an array or tensor. Arrays are (H, W), (H, W, C)
 or (C, H, W) with 1, 3 or 4 channels, uint8 or floats in [0, 1]."""
+
+IMAGE_SUFFIXES = frozenset({".bmp", ".gif", ".heic", ".heif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
+"""Suffixes of image files, in lower case; upper case counts too."""
 
 TRUNCATED = "the image file is truncated"
 """Warning about a JPEG file that lacks its end. Its ``info`` has the key ``truncated``."""
@@ -66,7 +71,7 @@ def load_image(source: ImageSource, upright: bool = True) -> Image.Image:
     file = _file(source)
     where = fspath(source) if isinstance(source, str | PathLike) else None
     try:
-        with Image.open(file) as image:
+        with _open(file) as image:
             return _to_rgb(image, upright)
     except ImageError as error:
         raise ImageError(error.found, where=where, remedy=error.remedy) from error
@@ -120,6 +125,53 @@ def to_reduced(image: Image.Image) -> ReducedImage:
     return ReducedImage(np.asarray(image), image.size, image.info.get("truncated", False))
 
 
+def image_files(sources: Iterable[str | PathLike[str]]) -> list[str]:
+    """List image files, with those of folders and of patterns.
+
+    Args:
+        sources: Files, folders (searched with their subfolders) and patterns such as ``faces/*.jpg`` or ``**/*.png``.
+
+    Returns:
+        Paths of files: those of each source in alphabetical order. A file that does not exist is listed too.
+
+    Raises:
+        MissingPathError: If a folder holds no images, or no file matches a pattern.
+    """
+    files: list[str] = []
+    for source in [str(fspath(source)) for source in sources]:
+        if Path(source).is_dir():
+            found = sorted(
+                fspath(path)
+                for path in Path(source).rglob("*")
+                if path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".") and path.is_file()
+            )
+            if not found:
+                kinds = " ".join(sorted(IMAGE_SUFFIXES))
+                raise MissingPathError("a folder without images", where=source, remedy=f"Give one with {kinds} files.")
+        elif glob.has_magic(source) and not Path(source).exists():
+            found = sorted(path for path in glob.glob(source, recursive=True) if Path(path).is_file())
+            if not found:
+                raise MissingPathError("no file matches the pattern", where=source, remedy="Check the pattern.")
+        else:
+            found = [source]
+        files += found
+    return files
+
+
+def as_images(images: ImageSource | Iterable[ImageSource]) -> tuple[Iterable[ImageSource], bool]:
+    """Return images as an iterable, and whether they are a single image.
+
+    Args:
+        images: One image, an iterable of images, or an array or tensor of several, (B, H, W, C) or (B, C, H, W).
+    """
+    if hasattr(images, "ndim"):
+        single = images.ndim != 4
+    else:
+        single = isinstance(images, str | PathLike | bytes | BytesIO) or not isinstance(images, Iterable)
+    sources: Any = [images] if single else images
+    return sources, single
+
+
 def allow_pixels(count: int) -> None:
     """Let this process read images of up to so many pixels; Pillow's limit is 178,956,970.
 
@@ -135,6 +187,12 @@ def _file(source: str | PathLike[str] | bytes | BytesIO) -> Path | BytesIO:
     if isinstance(source, BytesIO):
         return BytesIO(source.getvalue())
     path = Path(source)
+    if path.is_dir():
+        raise MissingPathError(
+            "a folder, not an image",
+            where=fspath(path),
+            remedy="List its images with `explllm.faces.images.image_files`.",
+        )
     if not path.is_file():
         raise MissingPathError("there is no such image", where=fspath(path), remedy="Check the path.")
     return path
@@ -142,6 +200,28 @@ def _file(source: str | PathLike[str] | bytes | BytesIO) -> Path | BytesIO:
 
 def _content(file: Path | BytesIO) -> bytes:
     return file.getvalue() if isinstance(file, BytesIO) else file.read_bytes()
+
+
+def _open(file: Path | BytesIO) -> Image.Image:
+    """Open an image file; the reader of Apple's HEIC is loaded on first use."""
+    try:
+        return Image.open(file)
+    except UnidentifiedImageError:
+        start = _content(file)[:12]
+        # The header of ISO media files: the kind of box, then the kind of file.
+        if start[4:8] != b"ftyp" or start[8:12] not in _HEIF:
+            raise
+    try:
+        from pillow_heif import register_heif_opener
+    except ImportError as error:
+        raise ImageError(
+            "a HEIC image, which needs the package pillow-heif", remedy='Install it: pip install "explllm[heif]".'
+        ) from error
+    register_heif_opener()
+    return Image.open(file)
+
+
+_HEIF = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
 
 
 def _decode_jpeg(file: Path | BytesIO, min_size: float, part: float | None) -> ReducedImage | None:

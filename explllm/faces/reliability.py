@@ -11,7 +11,7 @@ from collections.abc import Collection, Mapping, Sequence
 import numpy as np
 import pandas as pd
 
-from explllm.core.action_units import NAMES, mirror_action_units
+from explllm.core.action_units import FACS_CODES, NAMES, mirror_action_units
 from explllm.core.errors import ConfigError
 from explllm.core.expressions import Expression
 from explllm.explanations.grounding import ACTIVE
@@ -42,14 +42,14 @@ def unit_reliability(
         prototypes: Names of the units of each expression.
 
     Returns:
-        A row per unit with the columns ``faces`` (with both estimates), ``mean``, ``present`` (share of at least
-        `PRESENT`), ``flip_correlation`` (Pearson correlation of the estimate with the mirrored estimate of the mirror
-        image), ``flip_difference`` (mean absolute difference of the two), ``auc`` (probability that a face of an
-        expression with this unit has a higher intensity than another face), ``weight``: the product of the
-        correlation and of 2 auc - 1, each limited to [0, 1]; for units of no prototype the correlation alone; and
-        ``threshold``: the lowest of the intensities 0.05, 0.1, ... 0.5 such that of the faces from there on at least
-        `CONFIRMED` have a mirror image in which the unit is active (`ACTIVE`). Units that are not measured have NaN;
-        so has the threshold of a unit that mirror images do not confirm.
+        A row per unit with the columns ``facs`` (its code), ``faces`` (with both estimates), ``mean``, ``present``
+        (share of at least `PRESENT`), ``flip_correlation`` (Pearson correlation of the estimate with the mirrored
+        estimate of the mirror image), ``flip_difference`` (mean absolute difference of the two), ``auc`` (probability
+        that a face of an expression with this unit has a higher intensity than another face), ``weight``: the product
+        of the correlation and of 2 auc - 1, each limited to [0, 1]; for units of no prototype the correlation alone;
+        and ``threshold``: the lowest of the intensities 0.05, 0.1, ... 0.5 such that of the faces from there on at
+        least `CONFIRMED` have a mirror image in which the unit is active (`ACTIVE`). Units that are not measured have
+        NaN; so has the threshold of a unit that mirror images do not confirm.
 
     Raises:
         ConfigError: If no face has both estimates.
@@ -73,6 +73,7 @@ def unit_reliability(
         rows.append(
             {
                 "unit": name,
+                "facs": FACS_CODES[name],
                 "faces": len(pairs),
                 "mean": a.mean(),
                 "present": np.nan if np.isnan(a).any() else (a >= PRESENT).mean(),

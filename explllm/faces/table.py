@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from explllm.core.errors import ManifestError
 from explllm.core.manifest import Manifest
 from explllm.core.manifest_cells import duplicate_face
 from explllm.core.manifest_chunks import ManifestFile
@@ -93,10 +94,13 @@ def run_on_manifest(
         max_bad: Maximum number of unusable images before the run stops; None for no limit.
 
     Raises:
-        InputError: As `run_job` and `ManifestFile` do, and if another run writes the same output.
+        InputError: As `run_job` and `ManifestFile` do, if the manifest is empty, and if another run writes the same
+            output.
     """
     with exclusive(out):
         rows = check_unique_faces(source)
+        if not rows:
+            raise ManifestError("the manifest has no rows", where=source.path, remedy="Give one with at least one row.")
         total = task.plan(source)
         partial = partial_path(out)
         settings = {

@@ -72,10 +72,10 @@ class ChatSettings:
             )
         if self.structured not in get_args(Structured):
             raise ConfigError(f"unknown value {self.structured!r}", where="structured", remedy="auto, always or never.")
-        for name, minimum in (("concurrency", 1), ("max_retries", 0)):
-            if getattr(self, name) < minimum:
+        for name, minimum, maximum in (("concurrency", 1, 10_000), ("max_retries", 0, 1000)):
+            if not minimum <= getattr(self, name) <= maximum:
                 raise ConfigError(
-                    f"{getattr(self, name)} is below {minimum}", where=name, remedy="Give a larger number."
+                    f"{name} is {getattr(self, name)}", where=name, remedy=f"Give {minimum} to {maximum}."
                 )
         for name in ("requests_per_minute", "tokens_per_minute", "timeout", "max_wait"):
             value = getattr(self, name)

@@ -157,7 +157,14 @@ def _pairs(texts: Sequence[Record], generated: Path, reference: Path | None) -> 
     if reference is None:
         own = ((text, text.reference) for text in texts)
         return [(text, Record(text.image, text.box, other)) for text, other in own if other is not None], 0
-    pairs, by_file_name = _joined(texts, list(records(read_table(reference), texts_only=False)))
+    others = list(records(read_table(reference), texts_only=False))
+    if not texts:
+        raise ManifestError(
+            "the table has no chains of thought to compare with --reference",
+            where=generated,
+            remedy="Give a table with a column `cot`, or leave --reference out.",
+        )
+    pairs, by_file_name = _joined(texts, others)
     if not pairs:
         raise ManifestError(
             f"no image of {generated} is in the reference",

@@ -5,7 +5,7 @@ Shape legend:
     H and W image height and width
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from os import PathLike
 from pathlib import Path
@@ -17,6 +17,7 @@ from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedMode
 from explllm.core.action_units import FEAFA
 from explllm.core.errors import CheckpointError, ConfigError, MissingPathError
 from explllm.core.files import atomic_write_folder
+from explllm.faces.images import as_images
 from explllm.faces.pixels import ImagePreset, ImageSource
 from explllm.models import storage
 from explllm.models.build import architecture, config_fields, part_config
@@ -186,11 +187,11 @@ class ActionUnitRegressor(MultiPartModel):
         return (self.forward_single_view(pixel_values) + mirrored[:, self.mirror]) / 2
 
     @torch.no_grad()
-    def estimate(self, images: ImageSource | Sequence[ImageSource]) -> list[list[float]]:
+    def estimate(self, images: ImageSource | Iterable[ImageSource]) -> list[list[float]]:
         """Estimate the action units of faces.
 
         Args:
-            images: One image or several, with one face each.
+            images: One image or any iterable of images, with one face each.
 
         Returns:
             24 intensities in [0, 1] per image, in FEAFA's order.
@@ -198,7 +199,7 @@ class ActionUnitRegressor(MultiPartModel):
         Raises:
             ImageError: If an image cannot be read.
         """
-        batch = images if isinstance(images, Sequence) and not isinstance(images, str | bytes) else [images]
+        batch = list(as_images(images)[0])
         if not batch:
             return []
         pixels = torch.stack([self.image(image) for image in batch]).to(self.head.bias.device)

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
+from difflib import get_close_matches
 from os import PathLike
 from pathlib import Path
 from types import MappingProxyType
@@ -395,7 +396,33 @@ def part_config(
             f"{role}: {kind!r} is not a model_type that transformers supports",
             remedy="Set a Hugging Face name or folder, or a mapping with a `model_type` such as dinov2 or llama.",
         )
-    return CONFIG_MAPPING[kind](**values), None
+    _check_fields(values, set(CONFIG_MAPPING[kind]().to_dict()), role)
+    try:
+        return CONFIG_MAPPING[kind](**values), None
+    except Exception as error:  # the configurations of transformers check their fields in many ways
+        reason = " ".join(str(error).split())[:200].rstrip(". ")
+        raise ConfigError(
+            f"{role}: the fields do not fit a {kind}: {reason}", remedy=f"Correct model.network.{role}."
+        ) from error
+
+
+def _check_fields(values: dict[str, Any], known: set[str], role: str) -> None:
+    """Refuse fields that a configuration of transformers would store and never read, and sizes below 1.
+
+    Raises:
+        ConfigError: If there is one.
+    """
+    for name, value in values.items():
+        # Former names that transformers still reads are not among the known ones.
+        if name not in known and not name.startswith(("rope_", "torch_dtype", "_")):
+            near = get_close_matches(name, known, 1)
+            hint = f"Did you mean {near[0]}? " if near else ""
+            raise ConfigError(f"unknown key model.network.{role}.{name}", remedy=f"{hint}Correct or remove it.")
+        if name in _COUNTS and isinstance(value, int) and value < 1:
+            raise ConfigError(f"model.network.{role}.{name} is {value}", remedy="Give at least 1.")
+
+
+_COUNTS = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads")
 
 
 def _native_preset(vision: str | dict[str, Any] | None, revision: str | None, size: int | None) -> ImagePreset:

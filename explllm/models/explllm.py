@@ -5,7 +5,8 @@ Shape legend:
     S supervised tokens of the whole batch, H and W image height and width
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
 from os import PathLike
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -19,12 +20,13 @@ from explllm.conversation.encoder import ConversationEncoder
 from explllm.core.errors import ConfigError, InputError
 from explllm.core.expressions import Expression
 from explllm.explanations.chain_of_thought import ChainOfThought
+from explllm.faces.images import as_images
 from explllm.faces.pixels import ImagePreset, ImageSource
 from explllm.models import generation, storage
 from explllm.models.configuration import ExpLLMConfig
 from explllm.models.drafts import Drafts
 from explllm.models.feallm import FEALLMProjector, FEALLMSettings
-from explllm.models.generation import Recognition
+from explllm.models.generation import Recognition, Recognitions
 from explllm.models.lora import LoraSettings, add_lora
 from explllm.models.loss import ExpLLMOutput, answer_positions, conversation_loss
 from explllm.models.parts import MultiPartModel, Part, checkpoint_in_evaluation_mode
@@ -278,26 +280,27 @@ class ExpLLM(MultiPartModel, PreTrainedModel):
         loss = conversation_loss(answers, targets, rows, len(labels))
         return ExpLLMOutput(loss=loss, logits=logits, action_units=units)
 
-    def recognize(self, images: ImageSource | Sequence[ImageSource], batch_size: int = 16) -> list[Recognition]:
+    def recognize(self, images: ImageSource | Iterable[ImageSource], batch_size: int = 16) -> Recognitions:
         """Recognize the expression of faces.
 
         The probability of a class is the likelihood of its whole label, normalized over the classes, without sampling.
 
         Args:
-            images: One image or several: paths, PIL images of any mode, or uint8 arrays, of any size.
-            batch_size: Images per batch.
+            images: One image or any iterable of images, such as a generator. See `explllm.faces.images.ImageSource` for
+                the types; sizes may differ.
+            batch_size: Images per batch. Only one batch of images is in memory.
 
         Returns:
-            One recognition per image.
+            One recognition per image; ``to_frame`` returns a table.
 
         Raises:
             InputError: If an image does not exist or cannot be read, or the model has no labels.
         """
-        return [
+        return Recognitions(
             recognition
-            for chunk in _chunks(_as_list(images), batch_size)
+            for chunk in _chunks(as_images(images)[0], batch_size)
             for recognition in self.recognize_pixels(torch.stack([self.image(image) for image in chunk]))
-        ]
+        )
 
     def recognize_pixels(self, pixel_values: torch.Tensor) -> list[Recognition]:
         """Recognize the expression of preprocessed faces.
@@ -322,11 +325,11 @@ class ExpLLM(MultiPartModel, PreTrainedModel):
 
     @overload
     def explain(
-        self, images: Sequence[ImageSource], max_new_tokens: int = ..., batch_size: int = ...
+        self, images: Iterable[ImageSource], max_new_tokens: int = ..., batch_size: int = ...
     ) -> list[ChainOfThought]: ...
 
     def explain(
-        self, images: ImageSource | Sequence[ImageSource], max_new_tokens: int = 320, batch_size: int = 8
+        self, images: ImageSource | Iterable[ImageSource], max_new_tokens: int = 320, batch_size: int = 8
     ) -> ChainOfThought | list[ChainOfThought]:
         """Explain the expression of faces: recognize it, then generate the chain of thought that follows the label.
 
@@ -336,16 +339,17 @@ class ExpLLM(MultiPartModel, PreTrainedModel):
             batch_size: Images per batch.
 
         Returns:
-            A chain of thought for one image, or a list for a list of images.
+            A chain of thought for one image, or a list for several.
 
         Raises:
             InputError: If an image does not exist or cannot be read, or the model has no labels.
         """
-        texts = [text for _, text in self.recognize_and_explain(_as_list(images), max_new_tokens, batch_size)]
-        return texts if isinstance(images, list | tuple) else texts[0]
+        several, single = as_images(images)
+        texts = [text for _, text in self.recognize_and_explain(several, max_new_tokens, batch_size)]
+        return texts[0] if single else texts
 
     def recognize_and_explain(
-        self, images: ImageSource | Sequence[ImageSource], max_new_tokens: int = 320, batch_size: int = 8
+        self, images: ImageSource | Iterable[ImageSource], max_new_tokens: int = 320, batch_size: int = 8
     ) -> list[tuple[Recognition, ChainOfThought]]:
         """Recognize faces and explain their expressions, with one prefill of image and prompt for both answers.
 
@@ -361,7 +365,9 @@ class ExpLLM(MultiPartModel, PreTrainedModel):
             InputError: If an image does not exist or cannot be read, or the model has no labels.
         """
         self._check_labels()
-        faces = (self.image(image) for image in _as_list(images))
+        if batch_size < 1:
+            raise ConfigError(f"batch_size is {batch_size}", remedy="Give at least 1.")
+        faces = (self.image(image) for image in as_images(images)[0])
         answers = generation.recognize_and_explain(self, faces, batch_size, max_new_tokens)
         return [(recognition, ChainOfThought.parse(text)) for recognition, text in answers]
 
@@ -526,10 +532,9 @@ class FEALLM(ExpLLM):
         return FEALLMProjector(config.vision_width, shape.earlier_widths, config.text_config.hidden_size, settings)
 
 
-def _as_list(images: ImageSource | Sequence[ImageSource]) -> list[ImageSource]:
-    return list(images) if isinstance(images, list | tuple) else [images]  # type: ignore[list-item]
-
-
-def _chunks(images: list[ImageSource], size: int) -> Iterator[list[ImageSource]]:
-    for start in range(0, len(images), size):
-        yield images[start : start + size]
+def _chunks(images: Iterable[ImageSource], size: int) -> Iterator[list[ImageSource]]:
+    if size < 1:
+        raise ConfigError(f"batch_size is {size}", remedy="Give at least 1.")
+    remaining = iter(images)
+    while chunk := list(islice(remaining, size)):
+        yield chunk

@@ -22,6 +22,8 @@ from explllm.models.decoding import Decoder, Row, attention_masks
 from explllm.models.lora import merged_lora
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from explllm.models.explllm import ExpLLM
 
 
@@ -44,6 +46,23 @@ class Recognition:
     def confidence(self) -> float:
         """The probability of `expression`."""
         return self.probabilities[self.expression]
+
+
+class Recognitions(list[Recognition]):
+    """The expressions of several faces."""
+
+    def to_frame(self) -> "pd.DataFrame":
+        """Return a table with a row per face: ``expression``, ``confidence``, and ``p_NAME`` for each class."""
+        import pandas as pd
+
+        return pd.DataFrame(
+            {
+                "expression": str(one.expression),
+                "confidence": one.confidence,
+                **{f"p_{label}": probability for label, probability in one.probabilities.items()},
+            }
+            for one in self
+        )
 
 
 class PackedLabels(NamedTuple):

@@ -144,7 +144,7 @@ def load(
     config.vision_base = _resolve_base(config.vision_base, folder)
     config.text_base = _resolve_base(config.text_base, folder)
     base_dtype = dtype_by_name(config.base_dtype)
-    tokenizer = AutoTokenizer.from_pretrained(folder, config=config)
+    tokenizer = _read_tokenizer(folder, config)
     # A part that trained in full replaces its base: the folder holds all of its weights.
     vision = language = None
     if attn_implementation is not None:
@@ -389,6 +389,18 @@ def _find_folder(name: str | PathLike[str], revision: str | None, **hub: Any) ->
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         raise MissingPathError(
             "neither a folder nor a model on the hub that can be downloaded", where=folder, remedy=remedy
+        ) from error
+
+
+def _read_tokenizer(folder: Path, config: ExpLLMConfig) -> Any:
+    try:
+        return AutoTokenizer.from_pretrained(folder, config=config)
+    except Exception as error:  # transformers and tokenizers raise many types, of many lines
+        missing = not (folder / "tokenizer.json").is_file()
+        raise CheckpointError(
+            "the model folder has no tokenizer.json" if missing else "the tokenizer cannot be read",
+            where=folder,
+            remedy="Copy the whole folder that `explllm fit` wrote: the tokenizer and its chat template belong to it.",
         ) from error
 
 

@@ -8,6 +8,7 @@ import pandas as pd
 from rich.console import Console
 from rich.table import Table
 
+from explllm.core.action_units import FACS_CODES, with_facs
 from explllm.core.console import print_table
 from explllm.core.facs import FACS
 from explllm.core.files import atomic_write
@@ -28,15 +29,15 @@ def print_agreement(console: Console, metrics: Mapping[str, Any], stage: str = "
     for title in ("faces", *MEASURES.values()):
         table.add_column(title, justify="right")
     for unit, row in metrics["by_unit"].items():
-        table.add_row(unit, str(row["faces"]), *(_format(row[name]) for name in MEASURES))
+        table.add_row(with_facs(unit), str(row["faces"]), *(_format(row[name]) for name in MEASURES))
     table.add_section()
     table.add_row("mean", "", *(_format(metrics[name]) for name in MEASURES))
     print_table(console, table)
     if metrics["left_out"]:
-        names = ", ".join(metrics["left_out"])
+        names = ", ".join(map(with_facs, metrics["left_out"]))
         console.print(f"no correlation, because the labels are constant: {names}; the means leave them out")
     if metrics["constant_predictions"]:
-        names = ", ".join(metrics["constant_predictions"])
+        names = ", ".join(map(with_facs, metrics["constant_predictions"]))
         console.print(f"[bold]constant estimates[/bold], counted as a correlation of 0: {names}")
 
 
@@ -68,8 +69,9 @@ def print_facs(console: Console, metrics: Mapping[str, Any], stage: str = "test"
 
 
 def write_agreement(path: Path, metrics: Mapping[str, Any]) -> None:
-    """Write the metrics by unit as CSV: unit, faces, mae, icc, ccc, pearson; empty if undefined."""
+    """Write the metrics by unit as CSV: unit, facs, faces, mae, icc, ccc, pearson; empty if undefined."""
     table = pd.DataFrame.from_dict(metrics["by_unit"], orient="index", columns=["faces", *MEASURES])
+    table.insert(0, "facs", [FACS_CODES[name] for name in table.index])
     with atomic_write(path) as partial:
         table.to_csv(partial, index_label="unit")
 
@@ -94,7 +96,7 @@ def _bars(axes: "Axes", metrics: Mapping[str, Any], theme: Theme) -> None:
         axes.barh([index + offset for index in range(len(names))], values, 0.4, color=color, label=MEASURES[name])
     if metrics["pearson"] is not None:
         axes.axvline(metrics["pearson"], color=theme.text, linestyle=(0, (4, 3)), linewidth=1)
-    axes.set_yticks(range(len(names)), names)
+    axes.set_yticks(range(len(names)), [with_facs(name) for name in names])
     axes.invert_yaxis()
     axes.set_xlim(min([0.0, *(row["pearson"] or 0.0 for row in metrics["by_unit"].values())]), 1)
     axes.tick_params(length=0)

@@ -4,15 +4,19 @@ import base64
 import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Protocol
 
-from explllm.core.action_units import INTENSITY_WORDS, NAMES, intensity_word
+from PIL import Image
+
+from explllm.core.action_units import FACS_CODES, INTENSITY_WORDS, NAMES, intensity_word, with_facs
 from explllm.core.expressions import Expression
 from explllm.explanations.chain_of_thought import ChainOfThought
 from explllm.explanations.review import Review, review_explanation
 from explllm.faces.crop import DEFAULT_MARGIN, load_face
 from explllm.metrics.exp_cot_score import Judgment
+from explllm.report.regions import DRAWN_FACE, Region, named_regions
 
 _ABSENT_BELOW = INTENSITY_WORDS[0][0]
 _MAX_BARS = 10
@@ -61,6 +65,8 @@ class ActionUnitBar:
     """One active action unit."""
 
     name: str
+    facs: str
+    """The FACS code, such as ``AU12``."""
     intensity: float
     """In [0, 1]."""
     word: str
@@ -94,7 +100,25 @@ class ExplainedFace:
     @property
     def data_url(self) -> str:
         """The face as a JPEG data URL of at most 224 x 224 pixels."""
-        return thumbnail_url(self.image, 224, self.box, self.margin)
+        return self._thumbnail[0]
+
+    @cached_property
+    def _thumbnail(self) -> tuple[str, tuple[int, int]]:
+        face = load_face(self.image, self.box, self.margin, max_size=224)
+        return _jpeg_url(face), face.size
+
+    @property
+    def regions(self) -> list[Region]:
+        """The regions that the explanation names; none if the image does not look like a face crop."""
+        width, height = self._thumbnail[1]
+        if max(width, height) > 1.3 * min(width, height):
+            return []
+        # The margin around a box surrounds the square that the places refer to.
+        start = self.margin / (1 + 2 * self.margin) if self.box is not None else 0.0
+        square = (start, start, 1 - 2 * start, 1 - 2 * start)
+        if self.box is None and self.action_units_source == "drawn":
+            square = DRAWN_FACE
+        return named_regions(self.review.claims, square)
 
     @property
     def correct(self) -> bool:
@@ -110,16 +134,20 @@ class ExplainedFace:
     def bars(self) -> list[ActionUnitBar]:
         """The strongest active action units, at most ten, in descending order."""
         units = strongest_units(self.action_units or [0.0] * len(NAMES))
-        return [ActionUnitBar(name, intensity, intensity_word(intensity)) for name, intensity in units]
-
-    @property
-    def unmeasured(self) -> list[str]:
-        """Names of the action units that were not measured."""
         return [
-            name for name, value in zip(NAMES, self.action_units or [0.0] * len(NAMES), strict=True) if value is None
+            ActionUnitBar(name, FACS_CODES[name], intensity, intensity_word(intensity)) for name, intensity in units
         ]
 
     @property
+    def unmeasured(self) -> list[str]:
+        """Names and FACS codes of the action units that were not measured."""
+        return [
+            with_facs(name)
+            for name, value in zip(NAMES, self.action_units or [0.0] * len(NAMES), strict=True)
+            if value is None
+        ]
+
+    @cached_property
     def review(self) -> Review:
         """The explanation's claims, compared with `action_units`, and its contradictions."""
         return review_explanation(self.cot, self.recognition.expression, self.action_units)
@@ -128,7 +156,9 @@ class ExplainedFace:
     def alt_text(self) -> str:
         """A description of the picture for readers who cannot see it."""
         units = ", ".join(f"{bar.name.lower()} {bar.word}" for bar in self.bars[:4])
-        return f"Face labeled {self.expression}" + (f"; strongest action units: {units}" if units else "")
+        text = f"Face labeled {self.expression}" + (f"; strongest action units: {units}" if units else "")
+        regions = ", ".join(region.name for region in self.regions)
+        return text + (f"; outlined regions: {regions}" if regions else "")
 
     def with_scores(self, judgment: Judgment, judge: str) -> "ExplainedFace":
         """Return the face with a judge's scores of its explanation; `judge` is the judge's name."""
@@ -150,6 +180,10 @@ def thumbnail_url(path: Path, size: int, box: Sequence[float] | None = None, mar
         ImageError: If the image cannot be read or the box does not fit it.
         MissingPathError: If it does not exist.
     """
+    return _jpeg_url(load_face(path, box, margin, max_size=size))
+
+
+def _jpeg_url(image: Image.Image) -> str:
     buffer = io.BytesIO()
-    load_face(path, box, margin, max_size=size).save(buffer, "JPEG", quality=85)
+    image.save(buffer, "JPEG", quality=85)
     return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()

@@ -1,10 +1,15 @@
-"""The JSON lines of ``explllm explain --json``. ``schemas/explain.schema.json`` describes every field."""
+"""The results of ``explllm recognize`` and ``explllm explain`` as JSON objects and as rows of a table.
+
+``schemas/explain.schema.json`` describes every field.
+"""
 
 import json
 from importlib.resources import files
 from typing import Any
 
-from explllm.core.action_units import NAMES
+from explllm.core.action_units import FACS_CODES, NAMES
+from explllm.explanations.chain_of_thought import ChainOfThought
+from explllm.explanations.review import Review
 from explllm.report.picture import PicturedFace
 
 
@@ -17,25 +22,66 @@ def explain_schema() -> dict[str, Any]:
 def face_record(
     image: str, face: PicturedFace, detected: tuple[int, int] | None, training_data_note: str | None
 ) -> dict[str, Any]:
-    """Return the JSON object of one explained face; see `explain_schema`.
+    """Return the JSON object of one face; see `explain_schema`.
 
     `detected` is the number of this face, from 1, and the number of faces in the picture; None without a detector.
     """
-    review = face.review
     record: dict[str, Any] = {
         "image": image,
-        "expression": face.recognition.expression,
-        "probabilities": dict(face.recognition.probabilities),
-        "key_observations": face.cot.key_observations,
-        "interpretation": face.cot.interpretation,
-        "conclusion": face.cot.conclusion,
-        "text": face.cot.text,
+        "expression": str(face.recognition.expression),
+        "confidence": face.recognition.confidence,
+        "probabilities": {str(label): share for label, share in face.recognition.probabilities.items()},
+        **(_explanation(face.cot, face.review) if face.cot and face.review else {}),
+        "warnings": face.all_warnings,
+        "training_data_note": training_data_note,
+    }
+    if detected is not None:
+        record |= {"faces": detected[1], "face": detected[0], "box": None if face.box is None else list(face.box)}
+    if face.action_units is not None:
+        record |= {
+            "action_units": dict(zip(NAMES, face.action_units, strict=True)),
+            "action_units_facs": FACS_CODES,
+            "action_units_source": face.action_units_source,
+        }
+    return record
+
+
+def table_row(record: dict[str, Any]) -> dict[str, Any]:
+    """Return a JSON object of a face as a row of a table, with one value per column.
+
+    Probabilities become the columns ``p_NAME``, the box ``x``, ``y``, ``w`` and ``h``, action units a column each, and
+    claims their number by status. Warnings are joined.
+    """
+    row: dict[str, Any] = {}
+    for key, value in record.items():
+        if key == "probabilities":
+            row |= {f"p_{label}": share for label, share in value.items()}
+        elif key == "box":
+            row |= dict(zip("xywh", value, strict=True))
+        elif key == "claims_summary":
+            row |= {f"claims {status}": count for status, count in value.items()}
+        elif key == "action_units":
+            row |= value
+        elif key in ("warnings", "self_contradictions"):
+            row[key] = " ".join(value) if key == "warnings" else ", ".join(value)
+        elif key not in ("claims", "action_units_facs"):
+            row[key] = value
+    return row
+
+
+def _explanation(cot: ChainOfThought, review: Review) -> dict[str, Any]:
+    return {
+        "key_observations": cot.key_observations,
+        "interpretation": cot.interpretation,
+        "conclusion": cot.conclusion,
+        "text": cot.text,
         "concluded": review.concluded,
         "conclusion_agrees": review.conclusion_agrees,
         "self_contradictions": list(review.self_contradictions),
         "claims": [
             {
                 "unit": NAMES[checked.claim.unit],
+                "facs": FACS_CODES[NAMES[checked.claim.unit]],
                 "present": checked.claim.present,
                 "intensity_word": checked.claim.intensity,
                 "status": checked.status,
@@ -45,14 +91,4 @@ def face_record(
             for checked in review.claims
         ],
         "claims_summary": {status: review.count(status) for status in ("agrees", "contradicts", "not measured")},
-        "warnings": face.all_warnings,
-        "training_data_note": training_data_note,
     }
-    if detected is not None:
-        record |= {"faces": detected[1], "face": detected[0], "box": None if face.box is None else list(face.box)}
-    if face.action_units is not None:
-        record |= {
-            "action_units": dict(zip(NAMES, face.action_units, strict=True)),
-            "action_units_source": face.action_units_source,
-        }
-    return record

@@ -8,13 +8,14 @@ from functools import cached_property
 
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
+from explllm.core.action_units import with_facs
 from explllm.explanations.chain_of_thought import ChainOfThought
 from explllm.explanations.review import ClaimStatus, Review, review_explanation
 from explllm.faces.boxes import Box
 from explllm.faces.estimators import Intensities, unmeasured_units
 from explllm.report.explained import Recognized, most_likely, strongest_units
 
-_WIDTH, _MARGIN, _FACE, _BARS = 1200, 24, 180, 330
+_WIDTH, _MARGIN, _FACE, _BARS = 1200, 24, 180, 385
 """Widths in pixels: the picture, the margin around each part, a face's thumbnail, the column of bars."""
 
 _INK, _SOFT, _PAPER, _TRACK = (28, 30, 36), (104, 110, 122), (255, 255, 255), (226, 229, 235)
@@ -24,7 +25,7 @@ _COLORS = ((31, 97, 196), (196, 72, 24), (24, 128, 84), (144, 58, 170), (150, 11
 
 @dataclass(frozen=True)
 class PicturedFace:
-    """A face of a photograph with the model's explanation."""
+    """A face of a photograph with the model's recognition and, if it was asked for, its explanation."""
 
     image: Image.Image
     """The face crop that the model saw, before resizing."""
@@ -32,7 +33,7 @@ class PicturedFace:
     """Face box in the photograph; None if the photograph is a face crop."""
     recognition: Recognized
     """The model's recognition."""
-    cot: ChainOfThought
+    cot: ChainOfThought | None = None
     """The model's chain of thought."""
     action_units: Intensities | None = None
     """Measured intensities; None if no estimator was used or it found no face."""
@@ -42,18 +43,20 @@ class PicturedFace:
     """Reasons to doubt the result that concern the picture, such as that it may not be a face crop."""
 
     @cached_property
-    def review(self) -> Review:
-        """The explanation's claims, compared with `action_units`, and its contradictions."""
+    def review(self) -> Review | None:
+        """The explanation's claims, compared with `action_units`, and its contradictions; None without explanation."""
+        if self.cot is None:
+            return None
         return review_explanation(self.cot, self.recognition.expression, self.action_units)
 
     @property
     def all_warnings(self) -> list[str]:
         """The warnings about the picture, then those about the explanation."""
-        return [*self.warnings, *self.review.warnings]
+        return [*self.warnings, *(self.review.warnings if self.review else ())]
 
 
 def draw_picture(photograph: Image.Image, faces: Sequence[PicturedFace], note: str | None = None) -> Image.Image:
-    """Draw a photograph and, below it, the explanation of each face.
+    """Draw a photograph and, below it, the recognition and explanation of each face.
 
     Args:
         photograph: The upright photograph, RGB.
@@ -114,7 +117,8 @@ def _explained(number: int, face: PicturedFace) -> Image.Image:
     start = left if bars is None else left + _BARS + _MARGIN
     font = _font(18)
     ruler = ImageDraw.Draw(Image.new("RGB", (1, 1)))
-    lines = _wrapped(face.cot.text.replace("**", ""), ruler, font, wide - start)
+    text = face.cot.text if face.cot else ""
+    lines = _wrapped(text.replace("**", ""), ruler, font, wide - start)
     checks = [(line, color) for text, color in _checks(face) for line in _wrapped(text, ruler, _font(16), wide - start)]
     likely = most_likely(face.recognition)
     text_height = 46 + 24 * len(lines) + 22 * len(checks)
@@ -138,7 +142,7 @@ def _explained(number: int, face: PicturedFace) -> Image.Image:
 def _checks(face: PicturedFace) -> list[tuple[str, tuple[int, int, int]]]:
     """Return the lines below the text: claims by status, then warnings, each with its color."""
     lines: list[tuple[str, tuple[int, int, int]]] = []
-    if face.action_units is not None:
+    if face.action_units is not None and face.review is not None:
         colors: dict[ClaimStatus, tuple[int, int, int]] = {
             "agrees": _AGREES,
             "contradicts": _CONTRADICTS,
@@ -160,18 +164,18 @@ def _note(note: str) -> Image.Image:
 
 def _bars(action_units: Intensities, source: str | None, number: int) -> Image.Image:
     bars = strongest_units(action_units)
-    name_wide, row_high, font, small = 190, 24, _font(15), _font(13)
+    name_wide, row_high, font, small = 245, 24, _font(15), _font(13)
     ruler = ImageDraw.Draw(Image.new("RGB", (1, 1)))
     notes = [f"by {source}"] if source else []
     if missing := unmeasured_units(action_units):
-        notes.append(f"not measured: {', '.join(missing)}")
+        notes.append(f"not measured: {', '.join(map(with_facs, missing))}")
     foot = [line for note in notes for line in _wrapped(note, ruler, small, _BARS)]
     image = Image.new("RGB", (_BARS, 28 + row_high * max(len(bars), 1) + 18 * len(foot) + 8), _PAPER)
     draw = ImageDraw.Draw(image)
     draw.text((0, 0), "Action units" if bars else "Action units: none active", fill=_SOFT, font=_font(17))
     for index, (name, value) in enumerate(bars):
         top = 28 + row_high * index
-        draw.text((0, top), name, fill=_INK, font=font)
+        draw.text((0, top), with_facs(name), fill=_INK, font=font)
         draw.rectangle((name_wide, top + 4, _BARS - 42, top + 15), fill=_TRACK)
         reach = name_wide + round(value * (_BARS - 42 - name_wide))
         draw.rectangle((name_wide, top + 4, reach, top + 15), fill=_color(number))

@@ -87,12 +87,18 @@ def print_explained(
     image: str | PathLike[str],
     expression: Expression | None,
     recognition: Recognized,
-    cot: ChainOfThought,
+    cot: ChainOfThought | None,
     training_data_note: str | None = None,
 ) -> None:
-    """Print one explained face; the title shows its true label, if known, and warns of training on drawn faces."""
+    """Print one face: a panel with its explanation, or a line if there is none.
+
+    The title shows its true label, if known, and warns of training on drawn faces.
+    """
     likely = ", ".join(f"{label} {probability:.1%}" for label, probability in most_likely(recognition))
     label = "" if expression is None else f"  (labeled {expression})"
+    if cot is None:
+        console.print(f"{escape(fspath(image))}: {likely}", highlight=False, soft_wrap=True)
+        return
     caveat = "  (model trained on drawn faces)" if "drawn" in (training_data_note or "") else ""
     result = f": {recognition.expression}{label}{caveat}"
     # rich truncates the end of a long title, which holds the result: truncate the start of the path instead.
@@ -101,12 +107,12 @@ def print_explained(
     console.print(Panel(f"{likely}\n\n{escape(cot.text)}", title=f"{escape(shortened)}{result}", title_align="left"))
 
 
-def print_review(console: Console, review: Review, source: str | None, warnings: Sequence[str]) -> None:
+def print_review(console: Console, review: Review | None, source: str | None, warnings: Sequence[str]) -> None:
     """Print the review of an explanation below it: claims by status with a mark, a summary, and warnings.
 
     `source` is the estimator that measured the action units; without one, only the warnings are printed.
     """
-    if source is not None:
+    if review is not None and source is not None:
         console.print(f"{review.summary} (action units by {escape(source)})", highlight=False)
         for status, phrases in review.phrases.items():
             console.print(f"  {MARKS[status]} {status}: {phrases}", style=_STYLES[status], highlight=False)

@@ -9,7 +9,7 @@ import torch
 import torch.distributed as distributed
 from lightning.pytorch import LightningModule
 
-from explllm.core.errors import CheckpointError, ImageError
+from explllm.core.errors import CheckpointError, ConfigError, ImageError
 from explllm.data.dataset import Batch
 from explllm.training.optimization import OptimizationSettings, build_optimizer
 from explllm.training.strategies import check_trainer
@@ -89,11 +89,24 @@ class FaceTask(LightningModule):
                     where=where,
                     remedy=self.other_weights_remedy,
                 )
+            self._check_length(checkpoint, where)
             self._rescale_progress(checkpoint)
             self.last_loss, self.unreadable_images = checkpoint["loss"], checkpoint["unreadable"]
             self.print(f"resuming from step {checkpoint['global_step']}: {where}")
         else:
             self.print(f"weights: {where}")
+
+    def _check_length(self, checkpoint: dict[str, Any], where: str) -> None:
+        """Refuse a limit that the run has passed already: nothing would train, and the model would be written anew."""
+        epochs = checkpoint["loops"]["fit_loop"]["epoch_progress"]["current"]["ready"]
+        for name, done in (("max_epochs", epochs), ("max_steps", checkpoint["global_step"])):
+            limit = getattr(self.trainer, name)
+            if limit not in (None, -1) and done > limit:
+                raise ConfigError(
+                    f"--trainer.{name} is {limit}, but the run to resume has {done} {name.removeprefix('max_')}",
+                    where=where,
+                    remedy=f"Give at least {done}, or resume from an earlier checkpoint.",
+                )
 
     def _rescale_progress(self, checkpoint: dict[str, Any]) -> None:
         """Convert Lightning's counts of micro-batches, if the run resumes on another number of devices."""

@@ -90,6 +90,8 @@ class ExpLLMTask(FaceTask):
         self.network = network or NetworkSettings()
         self.optimization = optimization or OptimizationSettings()
         self.init_from, self.gradient_checkpointing = init_from, gradient_checkpointing
+        if max_new_tokens < 1:
+            raise ConfigError(f"model.max_new_tokens is {max_new_tokens}", remedy="Give at least 1.")
         self.explain_predictions, self.max_new_tokens = explain_predictions, max_new_tokens
         self.config, tokenizer = build_config(self.network, init_from)
         self.conversations = ConversationEncoder(tokenizer, self.config.image_tokens)

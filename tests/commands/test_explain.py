@@ -5,6 +5,7 @@ from pathlib import Path
 
 import jsonschema
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from PIL import Image
@@ -12,7 +13,8 @@ from torch.nn.modules.module import register_module_forward_pre_hook
 
 from explllm.commands import explain as command
 from explllm.core.action_units import NAMES
-from explllm.core.errors import ConfigError, InputError
+from explllm.core.errors import ConfigError, InputError, MissingPathError
+from explllm.explanations.chain_of_thought import ChainOfThought
 from explllm.faces.boxes import iou
 from explllm.faces.crop import face_crop
 from explllm.models.au_export import export_onnx
@@ -23,7 +25,9 @@ from explllm.report.json_lines import explain_schema
 
 def explain_command(images, landmarker=None, onnx=None, **settings):
     """Run the command with Python values."""
-    return command.explain(images, estimator=command.EstimatorOptions(landmarker=landmarker, onnx=onnx), **settings)
+    tokens = {"max_new_tokens": settings.pop("max_new_tokens")} if "max_new_tokens" in settings else {}
+    estimator = command.EstimatorOptions(landmarker=landmarker, onnx=onnx)
+    return command.explain(images, options=command.PictureOptions(**settings), estimator=estimator, **tokens)
 
 
 @pytest.fixture(scope="module")
@@ -210,6 +214,36 @@ def test_a_picture_without_a_face_gets_a_warning(explain, photographs, landmarke
     assert "coffee.png" in said and "(model trained on drawn faces)" in said
 
 
+def test_a_conclusion_that_contradicts_the_headline_is_flagged(explain, drawn_faces, tmp_path, monkeypatch):
+    """A weak model, which recognizes one expression and concludes another or none."""
+    monkeypatch.setenv("COLUMNS", "200")
+    faces = sorted(drawn_faces.glob("test/*.png"))[:3]
+    recognize = ExpLLM.recognize_and_explain
+
+    def concluding_contempt(self, *arguments):
+        # Its texts after one epoch are noise: the second one gets a conclusion, which is not one of its labels.
+        contempt = ChainOfThought.from_sections("The jaw is dropped.", "It is tense.", "The expression is contempt.")
+        pairs = enumerate(recognize(self, *arguments))
+        return [(found, contempt if place == 1 else cot) for place, (found, cot) in pairs]
+
+    monkeypatch.setattr(ExpLLM, "recognize_and_explain", concluding_contempt)
+    _, lines = explain(*faces, as_json=True)
+    assert lines[1]["concluded"] == "Contempt"
+    for line in lines:
+        concluded = line["concluded"] or "no expression"
+        warning = f"The model recognized {line['expression']}, but the text concludes {concluded}."
+        assert line["conclusion_agrees"] == (line["concluded"] == line["expression"])
+        assert (warning in line["warnings"]) != line["conclusion_agrees"]
+    _, out = explain(*faces)
+    printed = [line.removeprefix("Warning: ") for line in out.splitlines() if line.startswith("Warning: ")]
+    assert printed == [warning for line in lines for warning in line["warnings"]]
+    # In the picture, warnings are the only red text.
+    explain(faces[0], faces[1], picture=tmp_path / "drawn")
+    with Image.open(tmp_path / "drawn" / faces[1].name) as picture:
+        pixels = np.asarray(picture.convert("RGB")).astype(int)
+    assert (np.abs(pixels[len(pixels) // 2 :] - (176, 48, 32)).max(axis=2) < 8).sum() > 100
+
+
 def test_the_picture(explain, photographs, detector_file, landmarker_file, tmp_path):
     """The photograph stands in it, with lines along each box."""
     for name, landmarker in (("plain.png", None), ("bars.webp", landmarker_file)):
@@ -232,6 +266,67 @@ def test_the_picture(explain, photographs, detector_file, landmarker_file, tmp_p
         assert bars.size[1] > picture.size[1]
 
 
+@pytest.fixture
+def mixed(drawn_faces, tmp_path):
+    """A folder of two faces, an empty file and a text with the name of an image."""
+    folder = tmp_path / "mixed"
+    folder.mkdir()
+    for name, source in zip(("a.png", "z.png"), sorted(drawn_faces.glob("test/*.png")), strict=False):
+        (folder / name).write_bytes(source.read_bytes())
+    (folder / "empty.jpg").touch()
+    (folder / "text.png").write_text("This is no image.")
+    return folder
+
+
+def test_recognize_many_pictures(explllm, fitted, mixed, tmp_path, monkeypatch):
+    """A folder, a pattern and a missing file: a row each, the reasons among them, and no text is generated."""
+    monkeypatch.setattr(ExpLLM, "recognize_and_explain", None)
+    call = ("recognize", mixed, f"{mixed}/z*.png", mixed / "none.jpg", "--model", fitted / "model")
+    model = ExpLLM.from_pretrained(fitted / "model")
+    expected = {path: model.recognize(path)[0] for path in (mixed / "a.png", mixed / "z.png")}
+    names = ["a.png", "empty.jpg", "text.png", "z.png", "z.png", "none.jpg"]
+    done = explllm(*call, "--json", "--batch_size", 3)
+    lines = [json.loads(line) for line in done.out.splitlines()]
+    assert done.status == 1 and [Path(line["image"]).name for line in lines] == names
+    for line in lines:
+        jsonschema.validate(line, explain_schema())
+        path = Path(line["image"])
+        if path in expected:
+            assert line["expression"] == expected[path].expression and "text" not in line
+            assert line["probabilities"] == pytest.approx(expected[path].probabilities, abs=1e-5)
+        else:
+            assert path.name in line["error"]
+    for ending, read in ((".csv", pd.read_csv), (".parquet", pd.read_parquet)):
+        done = explllm(*call, "-o", tmp_path / f"out{ending}")
+        assert done.status == 1 and done.out == "" and "3 faces, 3 unreadable" in done.err
+        table = read(tmp_path / f"out{ending}")
+        assert [Path(name).name for name in table["image"]] == names
+        assert table["error"].notna().tolist() == [False, True, True, False, False, True]
+        assert table["p_Fear"][0] == pytest.approx(expected[mixed / "a.png"].probabilities["Fear"], abs=1e-5)
+    assert "the manifest exists" in explllm(*call, "-o", tmp_path / "out.csv").error
+    assert explllm(*call, "-o", tmp_path / "out.jsonl").status == 1
+    assert [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()] == lines
+    done = explllm(*call)
+    printed = done.out.splitlines()
+    assert f"{mixed}/a.png: {lines[0]['expression']} {lines[0]['confidence']:.1%}, " in printed[0]
+    assert printed[1].startswith(f"{mixed}/empty.jpg: error: unreadable image")
+
+
+def test_one_bad_picture_among_many_is_explained_as_such(explain, mixed, tmp_path):
+    """Pictures are drawn into a folder, one for each that can be read."""
+    status, lines = explain(mixed, as_json=True, picture=tmp_path / "drawn")
+    assert status == 1 and ["error" in line for line in lines] == [False, True, True, False]
+    assert sorted(path.name for path in (tmp_path / "drawn").iterdir()) == ["a.png", "z.png"]
+    explain(mixed / "a.png", mixed / "a.png", picture=tmp_path / "drawn", out=tmp_path / "out.csv")
+    assert (tmp_path / "drawn/a-2.png").is_file()
+    table = pd.read_csv(tmp_path / "out.csv")
+    assert list(table["text"]) == [lines[0]["text"]] * 2 and "claims contradicts" in table
+    with pytest.raises(InputError, match="unreadable image"):
+        explain(mixed / "empty.jpg")
+    with pytest.raises(MissingPathError, match="there is no such image"):
+        explain(mixed / "one.jpg", mixed / "two.jpg")
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
@@ -250,5 +345,5 @@ def test_mistakes(explain, photographs, settings, message):
 
 
 def test_a_picture_is_of_one_image(explain, photographs):
-    with pytest.raises(ConfigError, match="--picture is given for 2 images. Give one image."):
+    with pytest.raises(ConfigError, match="--picture is one file for 2 images .out.png.. Give a folder."):
         explain(photographs / "astronaut.png", photographs / "six.jpg", picture=Path("out.png"))

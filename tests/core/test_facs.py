@@ -2,7 +2,7 @@
 
 import pytest
 
-from explllm.core.action_units import BP4D_12, DISFA_8, FEAFA
+from explllm.core.action_units import BP4D_12, DISFA_8, FACS_CODES, FEAFA, with_facs
 from explllm.core.errors import ConfigError
 from explllm.core.facs import FACS, FACS_SETS, facs_set, unmapped_units
 
@@ -15,10 +15,19 @@ def test_the_table():
     assert set(FACS) == {*DISFA_8, *BP4D_12}
 
 
-def test_it_says_what_the_units_themselves_say():
+def test_units_without_a_counterpart_have_a_reason():
     for number, unit in FACS.items():
-        assert unit.feafa == tuple(feafa.name for feafa in FEAFA if number in feafa.facs)
         assert unit.feafa or unit.remark, f"no reason why AU{number} is missing"
+
+
+def test_codes(repository):
+    """Those of the FACS manual; the glossary's table is that of the code."""
+    assert FACS_CODES["Left Lip Corner Pull"] == "AU12" and FACS_CODES["Right Brow Raise"] == "AU1+2"
+    assert {code for code in FACS_CODES.values() if code.startswith("AD")} == {"AD29", "AD30", "AD34"}
+    assert with_facs("Jaw Drop") == "Jaw Drop (AU26)"
+    glossary = (repository / "docs/pages/glossary.md").read_text(encoding="utf-8")
+    rows = [f"| {unit.number} | {unit.name} | {unit.facs_code} |" for unit in FEAFA]
+    assert "\n".join(rows) in glossary
 
 
 def test_the_sets_and_what_they_miss():

@@ -131,7 +131,7 @@ def test_mistakes_are_found_before_anything_is_sent(build, server, explllm, writ
     assert "no model is named" in explllm(*good, "-o", "o.parquet").error
     error = explllm(*good, "-o", "o.txt", "--offline").error
     assert "ending '.txt'" in error and ", ".join(SUFFIXES) in error
-    assert "0 is below 1 [concurrency]" in explllm(*good, "-o", "o.parquet", "--offline", "--concurrency", 0).error
+    assert "concurrency is 0 [concurrency]" in explllm(*good, "-o", "o.parquet", "--offline", "--concurrency", 0).error
     assert (
         "the manifest does not exist" in explllm("cot", "build", "none.parquet", "-o", "o.parquet", "--offline").error
     )

@@ -40,7 +40,7 @@ def test_claims(text, units, statuses):
 def test_without_measurements_nothing_is_checked():
     found = review("The jaw is dropped.")
     assert found.summary == "claims: 0 agree, 0 contradict, 1 not measured"
-    assert found.claims[0].phrase == "Jaw Drop"
+    assert found.claims[0].phrase == "Jaw Drop (AU26)"
 
 
 def test_the_smiling_astronaut():
@@ -54,7 +54,7 @@ def test_the_smiling_astronaut():
 
 def test_warnings():
     contradictory = review("The nose is strongly wrinkled. The nose is not wrinkled.")
-    assert contradictory.warnings == ["The text contradicts itself about: Nose Wrinkle."]
+    assert contradictory.warnings == ["The text contradicts itself about: Nose Wrinkle (AU9)."]
     assert review("The jaw is dropped.").warnings == []
     assert review("The jaw is dropped.", interpretation="", conclusion="").warnings == [
         "The model recognized Happiness, but the text concludes no expression."

@@ -68,8 +68,11 @@ def test_a_face_that_is_seen_from_one_side_only_keeps_that_estimate(photographs)
 
 def test_the_command_marks_the_source_and_the_unmeasured_units(run, folder, manifest_of, landmarker_file, tmp_path):
     manifest_of(tmp_path / "m.jsonl", [{"image": "astronaut.png"}])
-    run("aus", "m.jsonl", "-o", "flip.jsonl", "--landmarker", landmarker_file, "--root", folder, "--tta")
+    _, out, _ = run("aus", "m.jsonl", "-o", "flip.jsonl", "--landmarker", landmarker_file, "--root", folder, "--tta")
     row = Manifest.read("flip.jsonl").frame.iloc[0]
+    means = {line[:33].strip(): line[33:].strip() for line in out.splitlines() if line.startswith("  ")}
+    assert means["Left Lip Corner Pull (AU12)"] == f"{row['action_units'][11]:.3f}"
+    assert means["Cheeks Puff (AD34)"] == "not measured"
     assert row["action_units_source"] == "mediapipe-blendshapes+flip"
     assert row["action_units_missing"].split(", ") == UNMEASURED
 

@@ -1,6 +1,7 @@
 """Images of any kind become the pixels that one would make by hand."""
 
 import io
+import sys
 import warnings
 
 import numpy as np
@@ -10,7 +11,7 @@ from PIL import Image, ImageOps
 
 from explllm.core.errors import ImageError, MissingPathError
 from explllm.faces.crop import load_face
-from explllm.faces.images import allow_pixels, load_image, load_reduced
+from explllm.faces.images import allow_pixels, image_files, load_image, load_reduced
 
 
 @pytest.fixture
@@ -81,6 +82,42 @@ def test_formats_whatever_the_name_says(picture, tmp_path, format_):
     assert np.abs(np.asarray(load_image(path)).astype(int) - picture).mean() < 8
 
 
+def test_heic_photographs(picture, tmp_path, monkeypatch):
+    """Apple's format needs an extra package, and the message names it."""
+    heif = pytest.importorskip("pillow_heif", reason='no pillow-heif: pip install "explllm[heif]"')
+    heif.from_pillow(Image.fromarray(picture)).save(tmp_path / "photo.HEIC", quality=95)
+    content = (tmp_path / "photo.HEIC").read_bytes()
+    # Another test may have registered the reader.
+    monkeypatch.setattr(Image, "OPEN", {name: reader for name, reader in Image.OPEN.items() if name != "HEIF"})
+    monkeypatch.setattr(Image, "ID", [name for name in Image.ID if name != "HEIF"])
+    with monkeypatch.context() as missing:
+        missing.setitem(sys.modules, "pillow_heif", None)
+        with pytest.raises(ImageError, match=r'photo.HEIC\]. Install it: pip install "explllm\[heif\]"'):
+            load_image(tmp_path / "photo.HEIC")
+    for source in (tmp_path / "photo.HEIC", content, io.BytesIO(content)):
+        assert np.abs(np.asarray(load_image(source)).astype(int) - picture).mean() < 4
+    assert load_reduced(content, 10).size == (80, 60)
+    with pytest.raises(ImageError, match="unreadable image"):
+        load_image(content[:300])
+
+
+def test_lists_of_files(tmp_path):
+    for name in ("b.png", "a.JPG", "deep/c.heic", "._a.jpg", "notes.txt", "empty/notes.txt", "odd[1].png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+
+    def listed(*names):
+        return [path.removeprefix(f"{tmp_path}/") for path in image_files(f"{tmp_path}/{name}" for name in names)]
+
+    assert listed("") == ["a.JPG", "b.png", "deep/c.heic", "odd[1].png"]
+    assert listed("*.png", "odd[1].png", "none.png") == ["b.png", "odd[1].png", "odd[1].png", "none.png"]
+    assert listed("**/*.heic", "deep") == ["deep/c.heic"] * 2
+    with pytest.raises(MissingPathError, match=r"a folder without images \[.*empty\]. Give one with .bmp"):
+        listed("empty")
+    with pytest.raises(MissingPathError, match=r"no file matches the pattern \[.*\*.gif\]. Check the pattern."):
+        listed("b.png", "*.gif")
+
+
 @pytest.mark.parametrize("length", [0, 10, 200])
 def test_broken_files(picture, tmp_path, length):
     content = io.BytesIO()
@@ -114,8 +151,8 @@ def test_files_that_are_no_images(tmp_path):
         load_image(tmp_path / "text.jpg")
     with pytest.raises(MissingPathError, match=r"there is no such image \[none.jpg\]"):
         load_image("none.jpg")
-    with pytest.raises(MissingPathError):
-        load_image(tmp_path)  # a folder
+    with pytest.raises(MissingPathError, match=r"a folder, not an image \[.*\]. List its images with"):
+        load_image(tmp_path)
 
 
 @pytest.mark.parametrize(

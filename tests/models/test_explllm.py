@@ -1,9 +1,11 @@
+import io
+
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from explllm import Expression
+from explllm import ChainOfThought, Expression
 from explllm.conversation.messages import explanation, recognition
 from explllm.core.errors import ConfigError, ImageError, InputError, MissingPathError
 from explllm.models.build import NetworkSettings, build
@@ -127,6 +129,30 @@ def test_recognize_gives_probabilities(tiny_model, seven_images):
         assert sum(recognition_.probabilities.values()) == pytest.approx(1, abs=1e-6)
         assert recognition_.expression in Expression
         assert recognition_.confidence == max(recognition_.probabilities.values())
+
+
+def test_one_image_in_any_form(tiny_model):
+    """Files, bytes, arrays, tensors and iterables of them give the answers that the array gives."""
+    size = tiny_model.image.size
+    array = np.random.default_rng(0).integers(0, 255, (2, size, size, 3), dtype=np.uint8)
+    expected = tiny_model.recognize(list(array))
+    file = io.BytesIO()
+    Image.fromarray(array[0]).save(file, "PNG")
+    planes = array.transpose(0, 3, 1, 2)
+    single = [file, file.getvalue(), array[0], planes[0], array[0] / 255, torch.from_numpy(planes[0] / 255).float()]
+    for source in single:
+        assert tiny_model.recognize(source) == tiny_model.recognize(array[0])
+        assert isinstance(tiny_model.explain(source, max_new_tokens=1), ChainOfThought)
+    for several in (array, planes, torch.from_numpy(planes), (one for one in array), iter(array), tuple(array)):
+        assert tiny_model.recognize(several, batch_size=2) == expected
+    assert len(tiny_model.explain((one for one in array), max_new_tokens=1)) == 2
+    frame = expected.to_frame()
+    assert list(frame["expression"]) == [str(one.expression) for one in expected]
+    assert list(frame["p_Fear"]) == [one.probabilities[Expression.FEAR] for one in expected]
+    assert list(frame["confidence"]) == [one.confidence for one in expected]
+    with pytest.raises(ConfigError, match="batch_size is 0. Give at least 1."):
+        tiny_model.recognize(array, batch_size=0)
+    assert tiny_model.recognize([]) == []
 
 
 def test_answers_do_not_depend_on_the_batch(tiny_model, seven_images):

@@ -211,6 +211,15 @@ def test_errors(tiny_model, tmp_path):
 
     folder = tmp_path / "model"
     tiny_model.save_pretrained(folder)
+    tokenizer = folder / "tokenizer.json"
+    content = tokenizer.read_text()
+    tokenizer.write_text(content[:100])
+    with pytest.raises(CheckpointError, match="the tokenizer cannot be read"):
+        ExpLLM.from_pretrained(folder)
+    tokenizer.unlink()
+    with pytest.raises(CheckpointError, match=r"has no tokenizer.json \[.*model\]. Copy the whole"):
+        ExpLLM.from_pretrained(folder)
+    tokenizer.write_text(content)
     weights = load_file(folder / "model.safetensors")
     path = folder / "model.safetensors"
     path.write_bytes(path.read_bytes()[:-1000])

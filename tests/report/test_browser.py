@@ -103,6 +103,45 @@ def test_report(visit, report, scheme):
 def test_nothing_sticks_out(visit, report, width):
     page = visit(report[0], viewport={"width": width, "height": 900})
     assert page.evaluate("document.documentElement.scrollWidth") <= width
+    # Every cell is shown at every width, and knows its column's name for widths without a header.
+    shown = page.evaluate(
+        """[...document.querySelectorAll('table tbody td, table tbody th')].map(one =>
+            [one.getClientRects().length > 0, one.tagName == 'TH' || Boolean(one.dataset.label)])"""
+    )
+    assert len(shown) > 7 * 6 + 7 * 8 and all(visible and named for visible, named in shown)
+
+
+def test_the_page_without_eyes(visit, report):
+    """Tables have captions and scopes, pictures a description; plain words come before the statistics."""
+    page = visit(report[0])
+    assert page.locator("table").count() == page.locator("table > caption").count() == 3
+    assert page.locator("th:not([scope])").count() == 0
+    assert page.locator("img:not([alt]), img[alt='']").count() == 0
+    texts = page.locator("article img").evaluate_all("all => all.map(one => one.alt)")
+    assert all(text.startswith("Face labeled ") and "outlined regions: " in text for text in texts)
+    lead = page.locator("p.lead")
+    assert lead.inner_text().startswith("The model recognized ")
+    assert lead.bounding_box()["y"] < page.locator(".cards").first.bounding_box()["y"]
+
+
+def test_regions_lie_on_the_face(visit, report):
+    """The outlines share the picture's frame; what is on the person's left is drawn in the right half."""
+    page = visit(report[0], viewport={"width": 1280, "height": 900})
+    frames = page.eval_on_selector_all(
+        ".photo", "all => all.map(one => [...one.children].map(part => JSON.stringify(part.getBoundingClientRect())))"
+    )
+    assert len(frames) == 2 and all(image == outlines for image, outlines in frames)
+    for photo in page.locator("article").all():
+        x, width = (photo.locator(".photo").bounding_box()[name] for name in ("x", "width"))
+        names = photo.locator("ol.regions li").all_inner_texts()
+        outlines = photo.locator("rect.line").all()
+        assert 0 < len(names) == len(outlines)
+        for name, outline in zip(names, outlines, strict=True):
+            box = outline.bounding_box()
+            middle = (box["x"] + box["width"] / 2 - x) / width
+            assert 0 < middle < 1
+            assert {"left": middle > 0.5, "right": middle < 0.5}.get(name.split()[0], True), name
+            assert name.endswith(("✓ agrees", "✗ contradicts", "– not measured"))
 
 
 def test_a_cell_of_the_confusion_matrix_opens_its_faces(visit, report):

@@ -47,7 +47,7 @@ def test_units_that_were_not_measured_are_named_and_not_shown_as_absent(tmp_path
     units[NAMES.index("Jaw Drop")], units[NAMES.index("Nose Wrinkle")] = 0.4, None
     one = face(tmp_path / "a.jpg", units)
     assert [bar.name for bar in one.bars] == ["Jaw Drop"]
-    assert one.unmeasured == ["Nose Wrinkle"] and face(tmp_path / "a.jpg").unmeasured == []
+    assert one.unmeasured == ["Nose Wrinkle (AU9)"] and face(tmp_path / "a.jpg").unmeasured == []
 
 
 def test_a_thumbnail_is_cut_with_the_margin_of_training(tmp_path):

@@ -10,7 +10,7 @@ from explllm.core.action_units import NAMES
 from explllm.core.expressions import Expression
 from explllm.explanations.chain_of_thought import ChainOfThought
 from explllm.models.generation import Recognition
-from explllm.report.json_lines import explain_schema, face_record
+from explllm.report.json_lines import explain_schema, face_record, table_row
 from explllm.report.picture import PicturedFace
 
 
@@ -36,20 +36,32 @@ def test_a_record(face):
     assert claims["Nose Wrinkle", True] == "contradicts" and claims["Cheeks Puff", True] == "not measured"
     assert sum(record["claims_summary"].values()) == len(record["claims"])
     assert record["claims"][0]["intensity_word"] == "strongly" and record["claims"][0]["measured"] == 0.9
+    assert {claim["unit"]: claim["facs"] for claim in record["claims"]}["Cheeks Puff"] == "AD34"
+    assert record["action_units_facs"]["Left Brow Raise"] == "AU1+2"
     assert record["concluded"] == "Disgust" and record["conclusion_agrees"] is False
     assert record["self_contradictions"] == ["Nose Wrinkle"]
     assert record["warnings"] == [
         "Blurred.",
         "The model recognized Happiness, but the text concludes Disgust.",
-        "The text contradicts itself about: Nose Wrinkle.",
+        "The text contradicts itself about: Nose Wrinkle (AU9).",
     ]
     assert record["box"] == [1.0, 2.0, 3.0, 4.0] and record["training_data_note"] == "The faces are drawn."
+
+
+def test_a_row_of_a_table(face):
+    record = face_record("a.jpg", face, (1, 2), None)
+    row = table_row(record)
+    assert not [value for value in row.values() if isinstance(value, list | dict)]
+    assert (row["x"], row["h"], row["p_Disgust"], row["claims contradicts"]) == (1.0, 4.0, 0.25, 1)
+    assert row["Left Lip Corner Pull"] == 0.9 and row["self_contradictions"] == "Nose Wrinkle"
+    assert row["warnings"].startswith("Blurred. The model recognized")
 
 
 def test_the_schema_is_strict(face):
     record = face_record("a.jpg", face, None, None)
     jsonschema.validate(record, explain_schema())
-    jsonschema.validate({"image": "a.jpg", "faces": 0}, explain_schema())
+    for other in ({"faces": 0}, {"error": "unreadable image"}):
+        jsonschema.validate({"image": "a.jpg", **other}, explain_schema())
     for wrong in ({"expression": "Joy"}, {"claims": None}, {"other": 1}, {"probabilities": {"Fear": 2}}, {"faces": 0}):
         with pytest.raises(jsonschema.ValidationError):
             jsonschema.validate({**record, **wrong}, explain_schema())

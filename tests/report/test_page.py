@@ -100,11 +100,11 @@ def test_nothing_is_fetched_from_anywhere(write, table, metrics_of, face, tmp_pa
 def test_explained_faces(write, table, metrics_of, face):
     page = write(metrics_of(table), [face])
     assert "Fear ✗ wrong labeled Anger Fear 75.0% Anger 25.0%" in page.text
-    assert "Action units Jaw Drop extreme Nose Wrinkle moderate source: drawn" in page.text
+    assert "Action units Jaw Drop AU26 extreme Nose Wrinkle AU9 moderate source: drawn" in page.text
     assert "Key observations: The mouth is <open> & wide." in page.text
     assert "Conclusion: It is fear." in page.text
     # Its claim about the mouth is held against the measured jaw.
-    assert "✓ agrees: Jaw Drop (measured 0.90)" in page.text
+    assert "✓ agrees: Jaw Drop (AU26, measured 0.90)" in page.text
 
 
 def test_published_metrics_are_called_published(write, table, metrics_of):

@@ -121,8 +121,8 @@ def test_a_review(console):
     print_review(console, review, "a [model]", review.warnings)
     assert printed(console).splitlines() == [
         "claims: 1 agrees, 1 contradicts, 0 not measured (action units by a [model])",
-        "  ✓ agrees: Jaw Drop (measured 0.62)",
-        "  ✗ contradicts: Nose Wrinkle (measured 0.00)",
+        "  ✓ agrees: Jaw Drop (AU26, measured 0.62)",
+        "  ✗ contradicts: Nose Wrinkle (AU9, measured 0.00)",
         "Warning: The model recognized Surprise, but the text concludes Fear.",
     ]
     print_review(console, review, None, [])

@@ -127,6 +127,15 @@ def test_a_finished_run_is_left_as_it_is(train, tmp_path):
     assert metrics(tmp_path) == before[1]
 
 
+def test_fewer_epochs_than_the_run_has(whole, explllm, small_config, tmp_path):
+    """Nothing would train: the model would be written anew as that of a shorter run."""
+    last = whole[0] / "checkpoints/last.ckpt"
+    shorter = ("--trainer.max_epochs", 1, "--ckpt_path", last, "--run_dir", tmp_path / "run")
+    error = explllm("fit", "--config", small_config, *RUN, *shorter).error
+    assert f"--trainer.max_epochs is 1, but the run to resume has 2 epochs [{last}]. Give at least 2" in error
+    assert not (tmp_path / "run/model").exists()
+
+
 def test_a_stop_by_steps_inside_an_epoch_goes_on_there(train, whole, tmp_path):
     _, seen = whole
     assert len(train(tmp_path, "--trainer.max_steps", "2")) == 4

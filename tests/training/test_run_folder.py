@@ -20,6 +20,7 @@ from explllm.core.action_units import NAMES
 from explllm.core.errors import ConfigError
 from explllm.core.expressions import Expression
 from explllm.core.manifest import Manifest
+from explllm.explanations.chain_of_thought import ChainOfThought
 from explllm.models.explllm import ExpLLM as Model
 from explllm.training.callbacks.run_folder import RunFolder
 from explllm.training.task import ExpLLMTask
@@ -118,9 +119,14 @@ def test_test_against_independent_figures(command, run_dir, drawn_faces):
     assert len(shown) == len({label for _, label in shown}) == 3
     assert 16 <= len(explained) <= 19 and {image for image, _ in shown} <= set(explained["image"])
     assert set(explained["cot_source"]) == {"explllm run"}
+    # After one epoch, texts conclude something else than was recognized, or nothing: each is flagged.
+    rows = table.set_index("image").loc[[image for image, _ in shown]]
+    concluded = [ChainOfThought.parse(text or "").expression for text in rows["cot"]]
+    flagged = sum(one != recognized for one, recognized in zip(concluded, rows["predicted"], strict=True))
     for text in (done.out, (run_dir / "report.html").read_text()):
         assert NOTICE in " ".join(text.split())
         assert f"{held['test/accuracy']:.3f}" in text
+        assert text.count("Warning: The model recognized ") == flagged
     assert {path.name for path in (run_dir / "plots").iterdir()} >= {"confusion_matrix.png", "reliability.png"}
 
 
@@ -361,9 +367,10 @@ def test_the_margin_around_boxes_is_the_models_and_the_reports(command, run_dir,
         assert faces and {Image.open(io.BytesIO(base64.b64decode(face))).size for face in faces} == {(48, 48)}
 
 
-def test_a_new_fit_takes_back_what_was_said_of_the_model_before(command, run_dir):
-    assert command("test", "--explained_faces", 0).status == 0
+def test_a_new_fit_takes_back_what_was_said_of_the_model_before(command, run_dir, explllm, fitted):
+    assert command("test", "--explained_faces", 0).status == command("predict").status == 0
     assert "test/accuracy" in metrics(run_dir) and (run_dir / "report.html").is_file()
+    (run_dir / "predict/notes.txt").write_text("the user's own")
     done = command("fit")
     assert done.status == 0
     assert (
@@ -372,6 +379,9 @@ def test_a_new_fit_takes_back_what_was_said_of_the_model_before(command, run_dir
     assert not [key for key in metrics(run_dir) if key.startswith("test/")]
     assert not (run_dir / "report.html").exists() and not (run_dir / "predictions.parquet").exists()
     assert not (run_dir / "plots").exists()
+    assert [path.name for path in (run_dir / "predict").iterdir()] == ["notes.txt"]
+    for words in (("score", "run"), ("score", "run/predict"), ("compare", "run", fitted)):
+        assert "predictions" in explllm(*words).error
 
 
 def test_a_trial_run_leaves_nothing(explllm, small_config, tmp_path):

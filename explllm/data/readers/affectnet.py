@@ -10,10 +10,10 @@ import numpy as np
 
 from explllm.core.errors import InputError, ManifestError, MissingPathError, UnknownExpressionError
 from explllm.core.expressions import LABEL_SETS, Expression
-from explllm.data.folder import IMAGE_SUFFIXES
 from explllm.data.readers.parsing import Cells, number, split_of_name
 from explllm.data.readers.published import AFFECTNET, AFFECTNET_KAGGLE
 from explllm.data.readers.source import Source
+from explllm.faces.images import IMAGE_SUFFIXES
 
 NOT_EXPRESSIONS = {8: "None", 9: "Uncertain", 10: "Non-Face"}
 """Labels after the eight expressions (Mollahosseini et al., 2017)."""

@@ -11,9 +11,9 @@ import pandas as pd
 
 from explllm.core.errors import ImageError, InputError, ManifestError, MissingPathError
 from explllm.core.manifest import Manifest
-from explllm.data.folder import IMAGE_SUFFIXES
 from explllm.data.readers.published import CC3M_LLAVA, LLAVA_PRETRAIN
 from explllm.data.readers.source import Source
+from explllm.faces.images import IMAGE_SUFFIXES
 
 LISTS = {"chat.json": CC3M_LLAVA, "blip_laion_cc_sbu_558k.json": LLAVA_PRETRAIN}
 """LLaVA's lists of captions: CC3M (595 K pairs, LLaVA) and LAION/CC/SBU (558 K pairs, LLaVA 1.5)."""

@@ -8,10 +8,10 @@ from pathlib import Path
 
 from explllm.core.action_units import check_action_units
 from explllm.core.errors import ManifestError, MissingPathError
-from explllm.data.folder import IMAGE_SUFFIXES
 from explllm.data.readers.folds import split_by_fold, subject_parts
 from explllm.data.readers.published import FEAFA, FEAFA_PLUS
 from explllm.data.readers.source import Source
+from explllm.faces.images import IMAGE_SUFFIXES
 
 _PARTS = re.compile(r"(feafa|disfa)[-_ ]?a?", re.IGNORECASE)
 """Folders of FEAFA+ that hold people: FEAFA-A, and DISFA-A with DISFA's videos annotated again."""

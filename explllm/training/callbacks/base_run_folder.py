@@ -13,7 +13,7 @@ from rich import get_console
 from rich.markup import escape
 
 from explllm import __version__
-from explllm.core.files import METRICS_FILE, PREDICTIONS_FILE, atomic_write, update_json
+from explllm.core.files import METRICS_FILE, PREDICT_FOLDER, PREDICTIONS_FILE, atomic_write, update_json
 from explllm.core.manifest import Manifest
 from explllm.data.dataset import Batch
 from explllm.models.configuration import joined_notes
@@ -102,9 +102,11 @@ class BaseRunFolder(Callback):
             return
         pl_module.model.save_pretrained(self.run_dir / MODEL, state_dict=weights)
         if self._first_step is not None and trainer.global_step > self._first_step:
-            for name in self.model_results:
-                (self.run_dir / name).unlink(missing_ok=True)
+            predicted = self.run_dir / PREDICT_FOLDER / PREDICTIONS_FILE
+            for path in (predicted, *(self.run_dir / name for name in self.model_results)):
+                path.unlink(missing_ok=True)
             shutil.rmtree(self.run_dir / PLOTS, ignore_errors=True)
+            PredictionParts(predicted).remove()
         if pl_module.last_loss is not None:
             metrics = {
                 "fit/seconds": round(self._seconds, 1),

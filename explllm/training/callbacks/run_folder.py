@@ -25,7 +25,7 @@ from explllm.report.confusion import scored_faces
 from explllm.report.cot_section import cot_section
 from explllm.report.explained import ExplainedFace
 from explllm.report.page import write_report
-from explllm.report.terminal import print_explained, print_metrics
+from explllm.report.terminal import print_explained, print_metrics, print_review
 from explllm.training.callbacks.base_run_folder import BaseRunFolder
 from explllm.training.face_task import all_gather_list
 from explllm.training.sample import explained_face, fixed_sample
@@ -154,6 +154,7 @@ class RunFolder(BaseRunFolder):
         print_metrics(get_console(), written, "test")
         for face in shown:
             print_explained(get_console(), face.image, face.expression, face.recognition, face.cot)
+            print_review(get_console(), face.review, face.action_units_source, face.review.warnings)
         self._print_note(trainer)
         get_console().print(f"report: {self.run_dir / REPORT}", soft_wrap=True, markup=False)
 

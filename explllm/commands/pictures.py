@@ -1,0 +1,332 @@
+"""What `explllm recognize` and `explllm explain` share: reading pictures, batches of faces, and the output."""
+
+from __future__ import annotations
+
+import json
+import sys
+import warnings
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import closing, nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from explllm.commands.outputs import check_new_manifest
+from explllm.commands.parser import Option
+from explllm.core.errors import ConfigError, InputError
+from explllm.core.files import atomic_write, check_writable
+from explllm.faces.boxes import Box, FaceChoice, select_faces
+from explllm.faces.crop import DEFAULT_MARGIN, crop_warning, face_crop
+from explllm.faces.images import TRUNCATED, image_files, load_image
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from explllm.faces.detector import FaceDetector
+    from explllm.faces.estimators import Estimator, EstimatorSpec
+    from explllm.models.explllm import ExpLLM
+    from explllm.report.picture import PicturedFace
+
+
+@dataclass(frozen=True)
+class PictureOptions:
+    """The model, the faces of a picture, and the output."""
+
+    model: str
+    """A folder that `fit` wrote, such as runs/NAME/model."""
+    device: Annotated[str | None, Option(default="cpu")] = None
+    """Device of the model, such as cuda or cpu."""
+    batch_size: Annotated[int, Option(minimum=1, maximum=1024)] = 8
+    """Faces that are processed at a time."""
+    as_json: Annotated[bool, Option("json")] = False
+    """Print one JSON object a line."""
+    out: Annotated[Path | None, Option(default="printed only")] = None
+    """Write a table, one row per face (.csv, .jsonl, .parquet)."""
+    overwrite: bool = False
+    """Replace an existing OUT."""
+    picture: Path | None = None
+    """Draw boxes, labels and texts into this file (.png, .jpg, .webp), or for each picture into this folder."""
+    detector: Path | None = None
+    """Detect the faces first, with this SCRFD detector (ONNX)."""
+    which: FaceChoice = "all"
+    """The face to use if the detector finds several."""
+    margin: Annotated[float | None, Option(minimum=-0.4, maximum=3, default="as in the model's training")] = None
+    """Added on each side of a detected face, as a share of its longer side."""
+
+
+@dataclass
+class _Picture:
+    """A picture and the results for its faces."""
+
+    path: str
+    photograph: Image.Image | None = None
+    boxes: list[Box | None] = field(default_factory=list)
+    crops: list[Image.Image] = field(default_factory=list)
+    """What the model sees of each face."""
+    units: list[Any] = field(default_factory=list)
+    """Action units of each face."""
+    warnings: list[str] = field(default_factory=list)
+    error: str | None = None
+    """Why the picture cannot be read."""
+    faces: list[PicturedFace] = field(default_factory=list)
+
+
+def answer_pictures(
+    images: Sequence[str],
+    options: PictureOptions,
+    spec: EstimatorSpec | None,
+    max_new_tokens: int | None,
+    speculate: bool = True,
+) -> int:
+    """Recognize the faces of pictures, explain them if asked to, and print, draw or write the results.
+
+    Args:
+        images: Files, folders and patterns.
+        options: The options.
+        spec: The estimator of action units, if any.
+        max_new_tokens: Maximum length of an explanation; None for none.
+        speculate: Decode explanations speculatively.
+
+    Returns:
+        The exit status: 1 if a picture cannot be read or shows no face.
+
+    Raises:
+        InputError: If the only picture, the model or an option cannot be used.
+    """
+    _check_effect(options)
+    files = image_files(images)
+    drawings = [] if options.picture is None else _drawings(options.picture, files)
+    if options.out is not None:
+        check_new_manifest(options.out, options.overwrite)
+        check_writable(options.out)
+    if len(files) == 1 or not any(Path(file).is_file() for file in files):
+        _load(files[0])
+    _check_device(options.device)
+    # Imported late: the checks above need no torch models.
+    from explllm.faces.detector import FaceDetector
+    from explllm.models.explllm import ExpLLM
+
+    detector = None if options.detector is None else FaceDetector(options.detector)
+    opening = spec.open() if spec else None
+    for line in [*(detector.runs_on if detector else ()), *(opening.runs_on if opening else ())]:
+        sys.stderr.write(f"{line}\n")
+    rows: list[dict[str, Any]] = []
+    counts: Counter[str] = Counter()
+    with nullcontext() if opening is None else closing(opening) as estimator:
+        model = ExpLLM.from_pretrained(options.model, device=options.device)
+        note = model.config.training_data_note
+        sources = {"this model": note, "the estimator": estimator and estimator.training_data_note}
+        notes = [f"Note: training data of {name}: {text}" for name, text in sources.items() if text]
+        model.speculate = speculate
+        # Of more faces than a batch, a new one takes the place of one whose explanation is finished.
+        at_once = options.batch_size * (1 if max_new_tokens is None else 4)
+        for start in range(0, len(files), at_once):
+            chunk = files[start : start + at_once]
+            batch = [_read(path, options, model.config.margin, detector, estimator) for path in chunk]
+            _answer(batch, model, options, max_new_tokens, estimator)
+            for number, picture in enumerate(batch, start):
+                kind = "unreadable" if picture.error else "faces" if picture.faces else "without a face"
+                counts[kind] += len(picture.faces) or 1
+                records = _records(picture, detector is not None, note)
+                if options.out is not None:
+                    rows += records
+                if options.as_json:
+                    sys.stdout.write("".join(json.dumps(record) + "\n" for record in records))
+                    sys.stdout.flush()
+                elif options.out is None:
+                    _print(picture, note)
+                if drawings and picture.faces:
+                    _draw(picture, drawings[number], notes)
+    if options.out is not None:
+        _write(rows, options.out)
+        sys.stderr.write(f"{', '.join(f'{count:,} {kind}' for kind, count in counts.items())}: {options.out}\n")
+    sys.stderr.write("".join(f"{line}\n" for line in notes))
+    return int(counts["unreadable"] + counts["without a face"] > 0)
+
+
+def _check_effect(options: PictureOptions) -> None:
+    """Refuse options without effect."""
+    if options.detector is None and options.which != "all":
+        raise ConfigError("--which has no effect without --detector", remedy="Give --detector, or leave --which out.")
+    if options.detector is None and options.margin is not None:
+        raise ConfigError("--margin has no effect without --detector", remedy="Give --detector, or leave --margin out.")
+    if options.out is None and options.overwrite:
+        raise ConfigError("--overwrite has no effect without --out", remedy="Give --out, or leave --overwrite out.")
+
+
+def _load(path: str) -> Image.Image:
+    """Read a picture; a truncated file is marked in its ``info``."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", TRUNCATED)
+        return load_image(path)
+
+
+def _read(
+    path: str,
+    options: PictureOptions,
+    trained_margin: float | None,
+    detector: FaceDetector | None,
+    estimator: Estimator | None,
+) -> _Picture:
+    """Read a picture, cut out its faces, and measure their action units."""
+    picture = _Picture(path)
+    own = _first(options.margin, trained_margin, DEFAULT_MARGIN)
+    measured = _first(options.margin, estimator.margin if estimator else None, own)
+    try:
+        photograph = picture.photograph = _load(path)
+        picture.boxes, picture.crops, crops = [None], [photograph], [photograph]
+        if detector is not None:
+            found = select_faces(detector.detect(photograph), options.which, photograph.size)
+            picture.boxes = [face.box for face in found]
+            picture.crops, crops = (
+                [face_crop(photograph, face.box, margin) for face in found] for margin in (own, measured)
+            )
+    except (InputError, OSError) as error:
+        return _Picture(path, error=str(error))
+    picture.units = [None] * len(crops) if estimator is None or not crops else estimator.estimate(crops)
+    if photograph.info.get("truncated"):
+        picture.warnings.append("The image file is truncated.")
+    if detector is None and estimator is not None and picture.units == [None]:
+        picture.warnings.append(f"The picture may show no face: {estimator.name} found none.")
+    elif detector is None and (warning := crop_warning(photograph)):
+        picture.warnings.append(warning)
+    return picture
+
+
+def _first(*margins: float | None) -> float:
+    return next(margin for margin in margins if margin is not None)
+
+
+def _answer(
+    batch: Sequence[_Picture],
+    model: ExpLLM,
+    options: PictureOptions,
+    max_new_tokens: int | None,
+    estimator: Estimator | None,
+) -> None:
+    """Add the model's answers to pictures, for all faces together."""
+    from explllm.report.picture import PicturedFace
+
+    # Without a detector the model reads the file itself if its preprocessing ignores the orientation.
+    whole = options.detector is None and not model.image.upright
+    sources: list[Any] = [picture.path if whole else crop for picture in batch for crop in picture.crops]
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", TRUNCATED)
+        answers: Iterator[tuple[Any, Any]]
+        if max_new_tokens is None:
+            answers = ((recognition, None) for recognition in model.recognize(sources, options.batch_size))
+        else:
+            answers = iter(model.recognize_and_explain(sources, max_new_tokens, options.batch_size))
+    for picture in batch:
+        for box, crop, units in zip(picture.boxes, picture.crops, picture.units, strict=True):
+            name = None if units is None or estimator is None else estimator.name
+            picture.faces.append(PicturedFace(crop, box, *next(answers), units, name, picture.warnings))
+
+
+def _records(picture: _Picture, searched: bool, note: str | None) -> list[dict[str, Any]]:
+    from explllm.report.json_lines import face_record
+
+    if picture.error is not None:
+        return [{"image": picture.path, "error": picture.error}]
+    faces = picture.faces
+    records = [
+        face_record(picture.path, face, (number, len(faces)) if searched else None, note)
+        for number, face in enumerate(faces, 1)
+    ]
+    return records or [{"image": picture.path, "faces": 0}]
+
+
+def _print(picture: _Picture, note: str | None) -> None:
+    """Print the faces of a picture."""
+    from rich.console import Console
+    from rich.markup import escape
+
+    from explllm.core.action_units import FACS_CODES
+    from explllm.report.explained import strongest_units
+    from explllm.report.terminal import print_explained, print_review
+
+    console = Console()
+    if not picture.faces:
+        text = "no face found" if picture.error is None else f"error: {picture.error}"
+        console.print(f"{escape(picture.path)}: {escape(text)}", highlight=False, soft_wrap=True)
+    for number, face in enumerate(picture.faces, 1):
+        several = len(picture.faces) > 1
+        name = f"{picture.path}, face {number} of {len(picture.faces)}" if several else picture.path
+        print_explained(console, name, None, face.recognition, face.cot, note)
+        if face.action_units is not None:
+            units = strongest_units(face.action_units)
+            measured = ", ".join(f"{unit.lower()} ({FACS_CODES[unit]}) {value:.2f}" for unit, value in units)
+            console.print(f"action units by {face.action_units_source}: {measured or 'none active'}", highlight=False)
+        print_review(console, face.review, face.action_units_source, face.all_warnings)
+
+
+def _draw(picture: _Picture, path: Path, notes: Sequence[str]) -> None:
+    from explllm.report.picture import draw_picture
+
+    assert picture.photograph is not None
+    with atomic_write(path) as partial:
+        draw_picture(picture.photograph, picture.faces, " ".join(notes) or None).save(partial)
+
+
+def _write(rows: Sequence[dict[str, Any]], out: Path) -> None:
+    """Write results: JSON lines as they are printed, other tables with one value per column."""
+    import pandas as pd
+
+    from explllm.report.json_lines import table_row
+
+    with atomic_write(out) as partial:
+        if out.suffix.lower() == ".jsonl":
+            partial.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+            return
+        table = pd.DataFrame([table_row(row) for row in rows])
+        table.to_csv(partial, index=False) if out.suffix.lower() == ".csv" else table.to_parquet(partial, index=False)
+
+
+def _drawings(picture: Path, files: Sequence[str]) -> list[Path]:
+    """Return the file to draw for each picture.
+
+    Raises:
+        ConfigError: If ``--picture`` is one file for several pictures, not an image file by its ending, or one of the
+            pictures that are read.
+    """
+    if picture.is_dir() or not picture.suffix:
+        check_writable(picture / "picture.png")
+        names: Counter[str] = Counter()
+        drawings = []
+        for file in files:
+            stem = Path(file).stem
+            names[stem] += 1
+            drawings.append(picture / (f"{stem}.png" if names[stem] == 1 else f"{stem}-{names[stem]}.png"))
+    else:
+        drawings = [_drawing(picture, len(files))]
+        check_writable(picture)
+    inputs = {Path(file).resolve() for file in files}
+    if replaced := next((drawing for drawing in drawings if drawing.resolve() in inputs), None):
+        raise ConfigError("--picture would replace an input image", where=replaced, remedy="Give another folder.")
+    return drawings
+
+
+def _drawing(picture: Path, count: int) -> Path:
+    """Check that a picture can be drawn into a file."""
+    from PIL import Image
+
+    suffix = picture.suffix.lower()
+    writable = {ending for ending, kind in Image.registered_extensions().items() if kind in ("PNG", "JPEG", "WEBP")}
+    if suffix not in writable:
+        raise ConfigError(f"--picture has the ending {suffix!r}", where=picture, remedy="Use .png, .jpg or .webp.")
+    if count != 1:
+        raise ConfigError(f"--picture is one file for {count} images", where=picture, remedy="Give a folder.")
+    return picture
+
+
+def _check_device(device: str | None) -> None:
+    import torch
+
+    try:
+        torch.zeros(1, device=device).item()  # fails for the device `meta`, which holds no values
+    except (RuntimeError, AssertionError) as error:
+        raise ConfigError(
+            f"the device {device} of --device cannot be used",
+            remedy="Give one that this machine has, such as cpu or cuda:0.",
+        ) from error
