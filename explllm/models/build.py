@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from difflib import get_close_matches
+from functools import cache
 from os import PathLike
 from pathlib import Path
 from types import MappingProxyType
@@ -413,13 +414,19 @@ def _check_fields(values: dict[str, Any], known: set[str], role: str) -> None:
         ConfigError: If there is one.
     """
     for name, value in values.items():
-        # Former names that transformers still reads are not among the known ones.
-        if name not in known and not name.startswith(("rope_", "torch_dtype", "_")):
+        # Former names that transformers still reads are not among the known ones. One mapping of common fields, such as
+        # `intermediate_size`, serves all architectures, although some have no such field.
+        if name not in known | _common_fields() and not name.startswith(("rope_", "torch_dtype", "_")):
             near = get_close_matches(name, known, 1)
             hint = f"Did you mean {near[0]}? " if near else ""
             raise ConfigError(f"unknown key model.network.{role}.{name}", remedy=f"{hint}Correct or remove it.")
         if name in _COUNTS and isinstance(value, int) and value < 1:
             raise ConfigError(f"model.network.{role}.{name} is {value}", remedy="Give at least 1.")
+
+
+@cache
+def _common_fields() -> frozenset[str]:
+    return frozenset(CONFIG_MAPPING["llama"]().to_dict()) | frozenset(CONFIG_MAPPING["vit"]().to_dict())
 
 
 _COUNTS = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads")

@@ -187,7 +187,7 @@ def shard(
             local = _local_shard(full.detach(), target)
             if name in rounded and frozen_dtype is not None:
                 local = local.to(frozen_dtype)
-            local = local.to(mesh.device_type, target.dtype, copy=True)
+            local = local.to(mesh.device_type, target.dtype, copy=True, memory_format=torch.contiguous_format)
             tensor = DTensor.from_local(
                 local, mesh, target.placements, run_check=False, shape=target.shape, stride=target.stride()
             )
@@ -208,7 +208,9 @@ def _move_to_meta(model: nn.Module, dtypes: Mapping[int, torch.dtype]) -> None:
     for module in model.modules():
         for name, weight in [*module.named_parameters(recurse=False)]:
             if id(weight) not in empty:
-                values = torch.empty_like(weight, dtype=dtypes[id(weight)], device="meta")
+                # FSDP2 takes no weights in another memory format, such as channels last.
+                form = torch.contiguous_format
+                values = torch.empty_like(weight, dtype=dtypes[id(weight)], device="meta", memory_format=form)
                 empty[id(weight)] = nn.Parameter(values, weight.requires_grad)
             module.register_parameter(name, empty[id(weight)])
 

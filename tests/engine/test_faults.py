@@ -140,6 +140,12 @@ def faults(chat_server, model_script, key):
     }
 
 
+@pytest.fixture(autouse=True)
+def labels_every_description(model_script, monkeypatch):
+    """Which descriptions the scripted model cannot label depends on their wording; here it labels all."""
+    monkeypatch.setattr(model_script, "stubborn", lambda description: False)
+
+
 @pytest.fixture
 def faulty(chat_server, model_script, write_faces, tmp_path, key):
     """A server in which each face of ``faces.parquet`` meets another fault, and the faults by face."""
@@ -172,12 +178,10 @@ class Described(dict):
         return next((face for text, face in self.items() if re.sub(r"\W", "", text)[:80] in letters), "")
 
 
-def test_all_faults(faulty, build, server, table, explllm, key, model_script, tmp_path, monkeypatch):
+def test_all_faults(faulty, build, server, table, explllm, key, tmp_path, monkeypatch):
     import tenacity
 
     monkeypatch.setattr("explllm.llm.client._BACKOFF", tenacity.wait_fixed(0.01))
-    # Which descriptions the scripted model cannot label depends on their wording.
-    monkeypatch.setattr(model_script, "stubborn", lambda description: False)
     bad, cases = faulty
     prices = ("--price_in", 1, "--price_out", 1, "--max_cost", 2)
     done = build(bad.url, *prices, "--timeout", 8, "--max_retries", 1, "--max_wait", 0.1, "--json", "out.json")

@@ -76,7 +76,7 @@ def test_training_and_validation_figures(explllm, small_config, monkeypatch):
     assert done.out.count(", train accuracy ") == 4
 
     # The metrics of the last validation, from the predictions of another command.
-    assert explllm("predict", "--config", small_config).status == 0
+    assert explllm("predict", "--config", small_config, "--ckpt_path", "last").status == 0
     table = pd.read_parquet("runs/small/predict/predictions.parquet")
     table = table[table["split"] == "val"]
     pairs = list(zip(table["expression"], table["predicted"], strict=True))

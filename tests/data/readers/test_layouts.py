@@ -113,7 +113,7 @@ def test_affectnet_automatic_lists_are_read_only_when_asked_for(publishers, read
         ("Automatically_Annotated_Images/1/a.jpg", "Happiness", "train")
     ]
     (root / "validation.csv").unlink()
-    with pytest.raises(MissingPathError, match="labels by a network .*Pass --annotations automatic"):
+    with pytest.raises(MissingPathError, match="which a network produced .*Pass --annotations automatic"):
         read("affectnet", root)
 
 
