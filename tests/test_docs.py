@@ -117,10 +117,9 @@ def docs_folder(reference_data, tmp_path_factory):
 
 
 @pytest.mark.slow
-def test_commands_and_python_of_every_page_run(repository, docs_folder, engine_server, model_script, monkeypatch):
+def test_commands_and_python_of_every_page_run(repository, docs_folder, engine_server, monkeypatch):
     """All pages in order, in one folder; a server on loopback plays the language model."""
     monkeypatch.chdir(docs_folder)
-    monkeypatch.setattr(model_script, "stubborn", lambda description: False)
     monkeypatch.setenv("OPENAI_API_KEY", "sk-a-key-for-the-loopback-server")
     ran = 0
     for page in PAGES:

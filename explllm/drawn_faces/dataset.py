@@ -88,10 +88,13 @@ def draw_faces(
         "seed": seed,
         "classes": [str(expression) for expression in label_set],
     }
-    existing = _settings_of(folder)
-    if existing == settings and (folder / MANIFEST_NAME).is_file():
+
+    def is_complete() -> bool:
+        return _settings_of(folder) == settings and (folder / MANIFEST_NAME).is_file()
+
+    if is_complete():
         return Manifest.read(folder / MANIFEST_NAME)
-    if existing is None and folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+    if _settings_of(folder) is None and folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         remedy = "Use another folder for the drawn faces, or empty this one."
         raise InputError("files that are not drawn faces", where=folder, remedy=remedy)
     try:
@@ -99,11 +102,11 @@ def draw_faces(
             _draw_all(drawn, counts, size, seed, label_set)
             text = json.dumps(settings, indent=2) + "\n"
             (drawn / SETTINGS_NAME).write_text(text, encoding="utf-8")
-            if _settings_of(folder) == settings:
+            if is_complete():
                 raise FileExistsError(folder)
     except OSError:
         # Another machine may have drawn the same faces to a shared disk in the meantime, and may be reading them.
-        if _settings_of(folder) != settings:
+        if not is_complete():
             raise
     return Manifest.read(folder / MANIFEST_NAME)
 

@@ -115,8 +115,6 @@ class ExpLLMTask(FaceTask):
 
     def setup(self, stage: str) -> None:
         """If the settings name no labels, take those of `init_from`, otherwise those of the training data."""
-        if stage != "fit" and self.trainer.ckpt_path is not None:
-            self._use_metadata(read_checkpoint(self.trainer.ckpt_path))
         super().setup(stage)
         data = self._data()
         if self.labels:
@@ -126,6 +124,22 @@ class ExpLLMTask(FaceTask):
         if not self.labels and stage != "predict" and data is not None and data.conversation_kind == "mixture":
             frame = data.frame()
             self.set_labels(distinct_expressions(frame.loc[frame["split"] == "train", "expression"].dropna()))
+
+    def use_metadata_of(self, path: str | os.PathLike[str]) -> None:
+        """Take the preprocessing and chat format of a checkpoint: its run may have inherited them from `init_from`.
+
+        Call this before an evaluation of the checkpoint.
+        """
+        checkpoint = read_checkpoint(path)
+        metadata = checkpoint.get("model_metadata", {})
+        if checkpoint.get("task") != type(self).__name__ or "image" not in metadata:
+            return  # another kind of model is refused when its weights are loaded
+        tokenizer, chat_format = self.conversations.tokenizer, checkpoint["network"]["chat_format"]
+        if chat_format != self.config.chat_format:
+            self.config, tokenizer = build_config(replace(self.network, chat_format=chat_format))
+        self.config.image, self.config.image_tokens = metadata["image"], metadata["image_tokens"]
+        self.conversations = ConversationEncoder(tokenizer, metadata["image_tokens"])
+        self.image = ImagePreset.from_dict(metadata["image"])
 
     def on_fit_start(self) -> None:
         """Check that the model has a label for every expression of the data."""
@@ -237,18 +251,6 @@ class ExpLLMTask(FaceTask):
         for index, label in enumerate(self.labels):
             lookup[EXPRESSION_NUMBER[label]] = index
         return lookup[batch["expressions"]]  # -1 (no label) selects the last entry, which is -1
-
-    def _use_metadata(self, checkpoint: dict[str, Any]) -> None:
-        """Take the preprocessing and chat format of a checkpoint: its run may have inherited them from `init_from`."""
-        if checkpoint.get("task") != type(self).__name__:
-            return  # refused when its weights are loaded
-        tokenizer, chat_format = self.conversations.tokenizer, checkpoint["network"]["chat_format"]
-        if chat_format != self.config.chat_format:
-            self.config, tokenizer = build_config(replace(self.network, chat_format=chat_format))
-        metadata = checkpoint["model_metadata"]
-        self.config.image, self.config.image_tokens = metadata["image"], metadata["image_tokens"]
-        self.conversations = ConversationEncoder(tokenizer, metadata["image_tokens"])
-        self.image = ImagePreset.from_dict(metadata["image"])
 
     def _check_labels(self) -> None:
         data = self._data()

@@ -38,8 +38,8 @@ def guess(units):
 
 
 def stubborn(description):
-    """Whether the model never gives a readable label for a description: one in 50."""
-    return int(hashlib.sha256(description.encode()).hexdigest(), 16) % 50 == 7
+    """Whether the model never gives a readable label for a description; some tests replace this."""
+    return False
 
 
 def purpose(body):

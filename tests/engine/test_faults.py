@@ -140,12 +140,6 @@ def faults(chat_server, model_script, key):
     }
 
 
-@pytest.fixture(autouse=True)
-def labels_every_description(model_script, monkeypatch):
-    """Which descriptions the scripted model cannot label depends on their wording; here it labels all."""
-    monkeypatch.setattr(model_script, "stubborn", lambda description: False)
-
-
 @pytest.fixture
 def faulty(chat_server, model_script, write_faces, tmp_path, key):
     """A server in which each face of ``faces.parquet`` meets another fault, and the faults by face."""

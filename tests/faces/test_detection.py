@@ -172,7 +172,7 @@ def test_the_images_may_lie_elsewhere(run, folder, detector_file, manifest_of, t
         ("m.jsonl -o o.csv --detector D --root none", "there is no such folder [none]. Check --root."),
         ("m.jsonl -o o.csv", "no --detector given. Give --detector. See `explllm faces --help`."),
         ("m.jsonl -o o.csv --detector D --which best", "--which is 'best', not one of largest, central, all."),
-        ("m.jsonl -o o.csv --detector D --workers 0", "--workers is 0. Give at least 1."),
+        ("m.jsonl -o o.csv --detector D --workers 0", "--workers is 0. Give 1 to 256."),
         ("m.jsonl -o o.csv --detector D --threshold 2", "--threshold is 2.0. Give 0 to 1."),
         ("m.jsonl -o o.csv --detector D --margin nan", "--margin is 'nan', not a number."),
         (
