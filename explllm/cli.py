@@ -21,9 +21,11 @@ COMMANDS = {
     "aus": ("estimate the 24 action units of a manifest's faces", "aus:aus"),
     "reliability": ("measure which action units of an estimator to trust", "reliability:reliability"),
     "cot": ("chains of thought: build, estimate, status, check, show", "cot"),
+    "fea": ("instruction data for FEALLM: build", "fea"),
     "baseline": ("ask a multimodal model such as GPT-4o about the pictures", "baseline:baseline"),
     "score": ("evaluate chains of thought: grounding, Exp-CoT Score", "score:score"),
     "compare": ("compare tested runs, with significance tests", "compare:compare"),
+    "bench": ("compare models on expressions, action units, reasoning", "bench"),
     "describe": ("what a configuration means: weights, steps, memory", "describe:describe"),
     "convert": ("convert released weights, or merge LoRA into a model", "convert"),
 }

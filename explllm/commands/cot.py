@@ -32,6 +32,7 @@ from explllm.llm.settings import ChatSettings
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from explllm.engine.build import TextKind
     from explllm.explanations.quality import Quality
 
 
@@ -72,59 +73,9 @@ def build(
             spent then. Or if the server refuses key, model or credit later: what was paid for is written then.
         KeyboardInterrupt: After Ctrl-C, when all requests in flight have finished and are written.
     """
-    from explllm.core.manifest import Manifest
-    from explllm.core.reliability import UnitReliability
-    from explllm.engine.build import build_offline, build_with_model, released_records, with_outcomes
-    from explllm.engine.face import Status
-    from explllm.engine.img2au import faces, skipped_rows
-    from explllm.engine.progress import PROGRESS, BuildIdentity, ProgressTracker, print_summary
-    from explllm.engine.runner import run_with_client
+    from explllm.engine.build import COT
 
-    table = Manifest.read(manifest)
-    table.require("action_units", "expression")
-    if reliability is not None:
-        trust = UnitReliability.read(reliability)
-        table = trust.calibrate_manifest(table)
-        sys.stderr.write(f"action units that are not trusted: {', '.join(trust.untrusted) or 'none'}\n")
-    skipped = skipped_rows(table)
-    check_ending(out)
-    if not offline and not chat.model:
-        raise ConfigError("no model is named", remedy="Give --model NAME, or --offline to write by rules.")
-    if offline and chat.model:
-        raise ConfigError(
-            f"both --offline and --model {chat.model} are given", remedy="Give one of them: --offline asks no model."
-        )
-    if offline:
-        check_no_model_options(chat, "Leave it out, or give --model NAME instead of --offline.")
-    folder, source = run_folder(out, run_dir), "offline" if offline else chat.model
-    identity = BuildIdentity(manifest, out, source, released)
-    identity.check_overwrite(folder, overwrite)
-    for file in (folder / PROGRESS, *([released] if released else [])):
-        check_writable(file)
-    table.check_writable(out)
-    with identity.lock():
-        # Check again, now that no other run can write them.
-        identity.check_overwrite(folder, overwrite)
-        tracker = ProgressTracker(folder, sum(1 for _ in faces(table)), Status, "chains of thought", identity)
-        if offline:
-            with tracker:
-                result = build_offline(table, engine, tracker.update)
-        else:
-            # As many faces as requests: each face has one request under way at any time.
-            result = run_with_client(
-                chat,
-                folder,
-                tracker,
-                lambda client: build_with_model(table, client, engine, chat.concurrency, tracker.update, redo),
-            )
-        finish = partial(with_outcomes, outcomes=result.outcomes, source=source)
-        with tracker.saving(result):
-            table.write(out, finish)
-            if released:
-                _write_released(chain.from_iterable(map(released_records, map(finish, table.chunks()))), released)
-        print_summary(result, Status, skipped, out)
-    tracker.raise_if_stopped(result)
-    return result.exit_status
+    return run_build(COT, manifest, out, offline, overwrite, released, run_dir, redo, reliability, engine, chat)
 
 
 def estimate(manifest: Path, *, engine: EngineSettings, chat: ChatSettings) -> None:
@@ -268,6 +219,79 @@ def show(manifest: Path, row: Annotated[int, Option(minimum=1)], *, run_dir: Pat
         console.print(Panel(Text(str(cells["cot"])), title=Text(title), title_align="left"))
     if isinstance(cells.get("cot_reason"), str):
         console.print(f"{row_status}: {cells['cot_reason']}")
+
+
+def run_build(
+    kind: TextKind,
+    manifest: Path,
+    out: Path,
+    offline: bool,
+    overwrite: bool,
+    released: Path | None,
+    run_dir: Path | None,
+    redo: Literal["failed"] | None,
+    reliability: Path | None,
+    engine: EngineSettings,
+    chat: ChatSettings,
+) -> int:
+    """Build one kind of text for a manifest; the other arguments are those of `build`.
+
+    Returns:
+        The exit status.
+    """
+    from explllm.core.manifest import Manifest
+    from explllm.core.reliability import UnitReliability
+    from explllm.engine.build import build_offline, build_with_model, released_records, with_outcomes
+    from explllm.engine.face import Status
+    from explllm.engine.img2au import faces, skipped_rows
+    from explllm.engine.progress import PROGRESS, BuildIdentity, ProgressTracker, print_summary
+    from explllm.engine.runner import run_with_client
+
+    table = Manifest.read(manifest)
+    table.require("action_units", "expression")
+    if reliability is not None:
+        trust = UnitReliability.read(reliability)
+        table = trust.calibrate_manifest(table)
+        sys.stderr.write(f"action units that are not trusted: {', '.join(trust.untrusted) or 'none'}\n")
+    skipped = skipped_rows(table)
+    check_ending(out)
+    if not offline and not chat.model:
+        raise ConfigError("no model is named", remedy="Give --model NAME, or --offline to write by rules.")
+    if offline and chat.model:
+        raise ConfigError(
+            f"both --offline and --model {chat.model} are given", remedy="Give one of them: --offline asks no model."
+        )
+    if offline:
+        check_no_model_options(chat, "Leave it out, or give --model NAME instead of --offline.")
+    folder, source = run_folder(out, run_dir), "offline" if offline else chat.model
+    identity = BuildIdentity(manifest, out, source, released)
+    identity.check_overwrite(folder, overwrite)
+    for file in (folder / PROGRESS, *([released] if released else [])):
+        check_writable(file)
+    table.check_writable(out)
+    with identity.lock():
+        # Check again, now that no other run can write them.
+        identity.check_overwrite(folder, overwrite)
+        tracker = ProgressTracker(folder, sum(1 for _ in faces(table)), Status, kind.title, identity)
+        if offline:
+            with tracker:
+                result = build_offline(table, engine, tracker.update, kind)
+        else:
+            # As many faces as requests: each face has one request under way at any time.
+            result = run_with_client(
+                chat,
+                folder,
+                tracker,
+                lambda client: build_with_model(table, client, engine, chat.concurrency, tracker.update, redo, kind),
+            )
+        finish = partial(with_outcomes, outcomes=result.outcomes, source=source, kind=kind)
+        with tracker.saving(result):
+            table.write(out, finish)
+            if released:
+                _write_released(chain.from_iterable(map(released_records, map(finish, table.chunks()))), released)
+        print_summary(result, Status, skipped, out)
+    tracker.raise_if_stopped(result)
+    return result.exit_status
 
 
 COMMANDS: dict[str, Callable[..., int | None]] = {

@@ -69,6 +69,44 @@ CAPTION = Prompt(
 """Answered by a caption: the first stage, in which only the projector trains (paper, Section III-C-2)."""
 
 
+DESCRIBE = Prompt(
+    "Description",
+    "Expression description involves naming the expression of a face and its visible evidence.",
+    "Please describe the expression in this face.",
+)
+"""Answered by the label, then the evidence. The question is the one in FEALLM's figure."""
+
+LIST_UNITS = Prompt(
+    "Units",
+    "Action unit detection involves finding the facial movements that are active in a face.",
+    "Which facial action units are active in this face? Give their side, strength and FACS number.",
+)
+"""Answered by the list of active units. The wording is ours: FEALLM's authors released one question only."""
+
+REASON = Prompt(
+    "Reasoning",
+    "Expression reasoning involves inferring the expression of a face from its action units.",
+    "Which facial movements does this face show, and to which expression do they lead?",
+)
+"""Answered by the movements, their meaning and the expression. The wording is ours."""
+
+
+def unit_state(name: str) -> Prompt:
+    """Return the question whether one action unit is active, answered by `ACTIVE` or `NOT_ACTIVE`.
+
+    Args:
+        name: Name of the unit, such as ``Jaw Drop``.
+    """
+    return Prompt(
+        name,
+        "Action unit detection involves finding the facial movements that are active in a face.",
+        f"Is the facial action unit {name} active in this face? Answer active or not active.",
+    )
+
+
+ACTIVE, NOT_ACTIVE = "active", "not active"
+
+
 def conversation(rounds: Sequence[tuple[Prompt, str | None]]) -> Messages:
     """Build the messages of a conversation about one image.
 

@@ -31,6 +31,11 @@ class FacsUnit:
         return tuple(unit.name for unit in FEAFA if self.number in unit.facs)
 
     @property
+    def label(self) -> str:
+        """The name with its number, such as ``AU26 (Jaw Drop)``."""
+        return f"AU{self.number} ({self.name})"
+
+    @property
     def indices(self) -> tuple[int, ...]:
         """Zero-based indices of the units in `feafa` in a list of 24 intensities."""
         return tuple(NAMES.index(name) for name in self.feafa)

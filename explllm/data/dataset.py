@@ -1,7 +1,7 @@
 """Rows of a manifest as model inputs: image, augmentation, conversation, collation."""
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple, Protocol
 
@@ -11,12 +11,28 @@ import torch
 from torch.utils.data import Dataset
 
 from explllm.conversation.encoder import ConversationEncoder, Encoded
-from explllm.conversation.messages import Messages, caption, explanation, explanation_first, recognition
-from explllm.core.action_units import FEAFA
+from explllm.conversation.messages import (
+    ACTIVE,
+    DESCRIBE,
+    LIST_UNITS,
+    NOT_ACTIVE,
+    REASON,
+    Messages,
+    caption,
+    conversation,
+    explanation,
+    explanation_first,
+    recognition,
+    unit_state,
+)
+from explllm.core.action_units import FEAFA, NAMES
 from explllm.core.errors import ImageError, MissingPathError
 from explllm.core.expressions import Expression
+from explllm.core.facs import facs_set
 from explllm.core.manifest import Manifest
 from explllm.data.mixture import SampleSpec
+from explllm.explanations.grounding import STRONG
+from explllm.explanations.instructions import INSTRUCTION_KINDS, write_instructions
 from explllm.explanations.rule_writer import RuleWriter
 from explllm.faces.crop import DEFAULT_MARGIN, load_face
 from explllm.faces.pixels import ImagePreset, ImageSource
@@ -31,6 +47,12 @@ Batch = dict[str, Any]
 """``pixel_values`` (B, 3, H, W); ``expressions`` (B,) numbers or -1; ``rows`` (B,); ``readable`` (B,) bool;
 ``unreadable``, images that could not be read, with the reason; in training also ``input_ids``, ``attention_mask`` and
 ``labels`` (B, T), and ``action_units`` (B, 24), NaN for units that were not measured."""
+
+
+UNITS_PER_CONVERSATION = 6
+"""Number of questions in a conversation about the state of single action units; our choice."""
+
+_QUESTIONS = {"description": DESCRIBE, "units": LIST_UNITS, "reasoning": REASON}
 
 
 class Augmentation(Protocol):
@@ -183,8 +205,10 @@ class TrainingDataset(Dataset[Sample]):
         self.rows = [int(row) for row in (range(len(manifest)) if rows is None else rows)]
         self.index_of = {row: index for index, row in enumerate(self.rows)}
         self.max_unreadable, self.cot_order = max_unreadable, cot_order
-        names = ("expression", "cot", "caption", "cot_source")
+        names = ["expression", "cot", "caption", "cot_source", "fea_source", "facs_set"]
+        names += [f"fea_{kind}" for kind in INSTRUCTION_KINDS]
         self.columns = {name: _column(manifest.frame, name) for name in names}
+        self.facs = list(manifest.frame.get("facs", [None] * len(manifest)))
         self.writer = RuleWriter()
 
     def __len__(self) -> int:
@@ -204,36 +228,88 @@ class TrainingDataset(Dataset[Sample]):
         return replace(self._sample(spec.row, spec, self.images.blank(), unreadable), readable=False)
 
     def _text(self, row: int, spec: SampleSpec) -> str | None:
+        """Return the text of a conversation, empty if it follows from the action units, None if there is none."""
+        if spec.kind == "unit_state":
+            return "" if self._unit_states(row, self.manifest.intensities_at(row)) else None
         if spec.kind != "caption" and self.columns["expression"][row] is None:
             return None
+        if spec.kind in INSTRUCTION_KINDS:
+            text = self.columns[f"fea_{spec.kind}"][row]
+            return "" if text is None and self.manifest.intensities_at(row) is not None else text
         return self.columns["expression" if spec.kind == "fer" else spec.kind][row]
+
+    def _is_rewritten(self, row: int, spec: SampleSpec) -> bool:
+        """Return whether a text follows from the row's action units or was written from them by rules.
+
+        Such texts are written again for every sample, with other wordings. A model could only memorize one fixed random
+        wording per face, which costs accuracy on unseen faces.
+        """
+        if spec.kind in INSTRUCTION_KINDS:
+            source, text = self.columns["fea_source"][row], self.columns[f"fea_{spec.kind}"][row]
+            return text is None or source == self.writer.name
+        return spec.kind == "cot" and self.columns["cot_source"][row] == self.writer.name
 
     def _sample(self, row: int, spec: SampleSpec, image: np.ndarray, unreadable: tuple[str, ...]) -> Sample:
         text = self._text(row, spec)
         label = self.columns["expression"][row]
         units = self.manifest.intensities_at(row)
         if self.augment is not None:
-            # A flip exchanges left and right in chains of thought and captions, not in labels.
+            # A flip exchanges left and right in texts, not in labels.
             image, units, changed = self.augment(image, units, None if spec.kind == "fer" else text, spec.seed)
             text = text if spec.kind == "fer" else changed
-        if units is not None and spec.kind == "cot" and self.columns["cot_source"][row] == self.writer.name:
-            # Texts written by rules are written again for every sample, with other wordings. A model could only
-            # memorize one fixed random wording per face, which costs accuracy on unseen faces.
-            text = self.writer.write(units, Expression(str(label)), seed=spec.seed).text
-        messages: Messages
-        cot_first = self.cot_order == "cot_first" or (self.cot_order == "random" and spec.seed % 2 == 1)
-        if spec.kind == "fer":
-            messages = recognition(label)
-        elif spec.kind == "caption":
-            messages = caption(text)
-        elif cot_first:
-            messages = explanation_first(str(text), label)
-        else:
-            messages = explanation(str(label), text)
-        number = -1 if label is None else EXPRESSION_NUMBER[Expression(label)]
-        encoded = self.conversations.encode(messages)
+        if units is not None and self._is_rewritten(row, spec):
+            if spec.kind in INSTRUCTION_KINDS:
+                text = write_instructions(self.writer, units, Expression(str(label)), spec.seed)[spec.kind]
+            else:
+                text = self.writer.write(units, Expression(str(label)), seed=spec.seed).text
+        encoded = self.conversations.encode(self._messages(row, spec, label, text, units))
+        # Only answers that begin with a label count for the accuracy on training batches.
+        labeled = label is not None and spec.kind not in ("unit_state", "units", "reasoning")
+        number = EXPRESSION_NUMBER[Expression(str(label))] if labeled else -1
         measured = tuple(math.nan if value is None else value for value in units or (None,) * len(FEAFA))
         return Sample(self.images.preset.normalize(image), row, number, encoded, measured, unreadable)
+
+    def _unit_states(self, row: int, units: Sequence[float | None] | None) -> dict[str, bool]:
+        """Return whether each action unit of a row is active: those of its FACS labels, or those measured."""
+        facs, name = self.facs[row], self.columns["facs_set"][row]
+        if facs is not None and name is not None:
+            return {unit.label: bool(value) for unit, value in zip(facs_set(name), facs, strict=True)}
+        measured = zip(NAMES, units or [None] * len(NAMES), strict=True)
+        return {unit: value >= STRONG for unit, value in measured if value is not None}
+
+    def _messages(
+        self, row: int, spec: SampleSpec, label: Any, text: str | None, units: Sequence[float | None] | None
+    ) -> Messages:
+        if spec.kind == "fer":
+            return recognition(label)
+        if spec.kind == "caption":
+            return caption(text)
+        if spec.kind == "unit_state":
+            return unit_states(self._unit_states(row, units), spec.seed)
+        if spec.kind in _QUESTIONS:
+            return conversation([(_QUESTIONS[spec.kind], text)])
+        if self._cot_first(spec):
+            return explanation_first(str(text), label)
+        return explanation(str(label), text)
+
+    def _cot_first(self, spec: SampleSpec) -> bool:
+        return self.cot_order == "cot_first" or (self.cot_order == "random" and spec.seed % 2 == 1)
+
+
+def unit_states(states: Mapping[str, bool], seed: int) -> Messages:
+    """Build a conversation about the state of some action units, in random order.
+
+    Several questions in one conversation give more answers to learn from at the cost of one image.
+
+    Args:
+        states: Whether each unit is active, by name.
+        seed: Selects the units.
+
+    Returns:
+        The messages: up to `UNITS_PER_CONVERSATION` rounds.
+    """
+    chosen = np.random.default_rng(seed).permutation(list(states))[:UNITS_PER_CONVERSATION]
+    return conversation([(unit_state(str(unit)), ACTIVE if states[str(unit)] else NOT_ACTIVE) for unit in chosen])
 
 
 class EvaluationDataset(Dataset[Sample]):

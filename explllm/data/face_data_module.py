@@ -14,9 +14,18 @@ from explllm.conversation.encoder import ConversationEncoder
 from explllm.core.errors import ConfigError, ManifestError
 from explllm.core.manifest import Manifest
 from explllm.data.dataset import Collator, CotOrder, EvaluationDataset, ImageCache, TrainingDataset, face_source
-from explllm.data.mixture import BatchSampler, ClassBalance, Mixture, SinglePass, accumulation
+from explllm.data.mixture import (
+    BatchSampler,
+    ClassBalance,
+    Kind,
+    Mixture,
+    SinglePass,
+    accumulation,
+    mixture_shares,
+)
 from explllm.data.preparation import Split, prepare
 from explllm.data.transforms import Augment
+from explllm.explanations.instructions import INSTRUCTION_KINDS
 from explllm.faces.crop import DEFAULT_MARGIN
 from explllm.faces.pixels import ImagePreset, ImageSource
 
@@ -55,6 +64,7 @@ class FaceDataModule(LightningDataModule):
         micro_batch_size: int = 16,
         eval_batch_size: int = 64,
         fer_share: float = 0.75,
+        mixture: dict[str, float] | None = None,
         conversations: Literal["mixture", "captions"] = "mixture",
         cot_order: CotOrder = "label_first",
         class_balance: ClassBalance = "none",
@@ -75,6 +85,9 @@ class FaceDataModule(LightningDataModule):
             micro_batch_size: Conversations that one device processes at a time.
             eval_batch_size: Faces that one device recognizes at a time.
             fer_share: Share of FER conversations; the others are CoT (paper, Table IV: 0.75).
+            mixture: Weights of the kinds of conversations, instead of `fer_share`: ``fer``, ``cot``, and for FEALLM
+                ``unit_state`` (whether single action units are active), ``description``, ``units`` and ``reasoning``
+                (texts of ``explllm fea build``, or written by rules from action units).
             conversations: ``mixture`` of FER and CoT, or ``captions`` for the first stage.
             cot_order: Order of the two rounds of a CoT conversation: ``label_first``, as in inference; ``cot_first`` or
                 ``random``, as the authors' released code trained on RAF-DB and on AffectNet.
@@ -112,6 +125,7 @@ class FaceDataModule(LightningDataModule):
         if not -0.5 < margin <= 10:
             raise ConfigError(f"`data.margin` is {margin}", remedy=f"Use a share such as {DEFAULT_MARGIN}.")
         self.batch_size, self.micro_batch_size, self.eval_batch_size = batch_size, micro_batch_size, eval_batch_size
+        self.shares = mixture_shares(fer_share, mixture)
         self.fer_share, self.conversation_kind, self.augment = fer_share, conversations, augment
         self.cot_order: CotOrder = cot_order
         self.class_balance: ClassBalance = class_balance
@@ -264,8 +278,16 @@ class FaceDataModule(LightningDataModule):
         fer = _filled(frame, "expression")
         cot = sorted({*fer} & {*_filled(frame, "cot")})
         classes = dict(zip(fer, frame.loc[fer, "expression"], strict=True))
+        units = _filled(frame, "action_units")
+        possible: dict[Kind, list[int]] = {
+            "fer": fer,
+            "cot": cot,
+            "unit_state": sorted({*units, *_filled(frame, "facs")}),
+        }
+        for kind in INSTRUCTION_KINDS:
+            possible[kind] = sorted({*fer} & {*units, *_filled(frame, f"fea_{kind}")})
         lengths = dict(frame.loc[cot, "cot"].str.len()) if cot else {}
-        return Mixture(fer, cot, self.fer_share, self.seed, classes, self.class_balance, lengths)
+        return Mixture(possible, self.shares, self.seed, classes, self.class_balance, lengths)
 
     def _training_loader(self, plan: Mixture | SinglePass, dataset: Any, collate: Any) -> DataLoader[Any]:
         self._sampler = BatchSampler(plan, self.batch_size, self.micro_batch_size, *self._rank_and_world())

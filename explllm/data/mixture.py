@@ -1,15 +1,20 @@
 """The order of training samples: what an epoch contains, and which rank processes which part of it."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 import numpy as np
 from torch.utils.data import Sampler
 
 from explllm.core.errors import ConfigError
 
-Kind = Literal["fer", "cot", "caption", "action_units"]
-"""The target of a sample: the label alone, label and chain of thought, a caption, or action unit intensities."""
+Kind = Literal["fer", "cot", "caption", "action_units", "unit_state", "description", "units", "reasoning"]
+"""The target of a sample: the label alone, label and chain of thought, a caption, action unit intensities, whether
+single units are active, or one of the FEA instruction texts (`explllm.explanations.instructions`)."""
+
+KINDS: tuple[Kind, ...] = get_args(Kind)
+MIXED_KINDS: tuple[Kind, ...] = ("fer", "cot", "unit_state", "description", "units", "reasoning")
+"""The kinds of conversations that a mixture can contain."""
 
 ClassBalance = Literal["none", "sqrt", "uniform"]
 """Share of each class in an epoch: proportional to its number of rows, to the square root of it, or equal."""
@@ -29,13 +34,15 @@ class SampleSpec(NamedTuple):
 
 
 class Mixture:
-    """Epochs of FER and CoT conversations in an exact ratio, in an order seeded by the epoch.
+    """Epochs of conversations of several kinds in an exact ratio, in an order seeded by the epoch.
 
-    At a FER share p, an epoch contains each image with a chain of thought once as CoT, and p / (1 - p) FER
-    conversations per CoT: 3 to 1 at 0.75:0.25, as in the authors' released list. Both kinds alternate evenly, so every
-    stretch of the order has the same ratio, to within one conversation::
+    With FER and CoT at a FER share p, an epoch contains each image with a chain of thought once as CoT, and p / (1 - p)
+    FER conversations per CoT: 3 to 1 at 0.75:0.25, as in the authors' released list. The kinds alternate evenly, so
+    every stretch of the order has the same ratio, to within one conversation of each kind::
 
         p = 0.75    FER FER FER CoT FER FER FER CoT ...
+
+    With more kinds, an epoch is as long as needed to contain every row of every kind but FER.
 
     With class balancing, an epoch has the same length, but rows of rare classes repeat and rows of frequent classes
     take turns over the epochs.
@@ -43,9 +50,8 @@ class Mixture:
 
     def __init__(
         self,
-        fer_rows: Sequence[int],
-        cot_rows: Sequence[int],
-        fer_share: float,
+        rows: Mapping[Kind, Sequence[int]],
+        shares: Mapping[Kind, float],
         seed: int = 0,
         classes: Mapping[int, str] | None = None,
         class_balance: ClassBalance = "none",
@@ -54,56 +60,52 @@ class Mixture:
         """Count the conversations of an epoch.
 
         Args:
-            fer_rows: Rows that have a label.
-            cot_rows: Rows that have a label and a chain of thought.
-            fer_share: Share p of FER conversations, in [0, 1].
+            rows: Rows that a conversation of each kind is possible about.
+            shares: Share of each kind; they add up to 1.
             seed: Seed of every order.
             classes: Label of each row; needed for class balancing.
             class_balance: Share of each class in an epoch.
             lengths: Length of each row's chain of thought, in any unit; see `BatchSampler`.
 
         Raises:
-            ConfigError: If the share is out of range, or rows that it needs are missing.
+            ConfigError: If rows of a kind with a share are missing.
         """
-        if not 0 <= fer_share <= 1:
-            raise ConfigError(f"`data.fer_share` is {fer_share}", remedy="Use 0 to 1; the paper's value is 0.75.")
-        if fer_share < 1 and not cot_rows:
-            raise ConfigError(
-                f"`data.fer_share` {fer_share} needs chains of thought, and no training row has one",
-                remedy="Set `data.fer_share` to 1, or provide action units, from which chains of thought are written "
-                "by rules.",
-            )
-        if fer_share > 0 and not fer_rows:
-            raise ConfigError("no training row has an expression", remedy="Check the column `expression` of the data.")
-        self.fer_rows, self.cot_rows = np.asarray(fer_rows, dtype=np.int64), np.asarray(cot_rows, dtype=np.int64)
-        self.fer_share, self.seed = fer_share, seed
-        self.classes, self.class_balance, self.lengths = classes or {}, class_balance, lengths or {}
-        if fer_share == 1:
-            self.fer_count, self.cot_count = len(fer_rows), 0
-        else:
-            self.cot_count = len(cot_rows)
-            self.fer_count = round(self.cot_count * fer_share / (1 - fer_share))
+        self.shares = {kind: shares[kind] for kind in KINDS if shares.get(kind, 0) > 0}
+        self.rows = {kind: np.asarray(rows.get(kind, ()), dtype=np.int64) for kind in self.shares}
+        for kind, available in self.rows.items():
+            if not len(available):
+                raise _missing_rows(kind, self.shares)
+        self.seed, self.classes, self.class_balance = seed, classes or {}, class_balance
+        self.lengths = lengths or {}
+        others: list[Kind] = [kind for kind in self.shares if kind != "fer"] or ["fer"]
+        # The kind that needs the longest epoch has each row once.
+        longest = max(others, key=lambda kind: len(self.rows[kind]) / self.shares[kind])
+        length = len(self.rows[longest]) / self.shares[longest]
+        self.counts = {
+            kind: len(self.rows[kind]) if kind == longest else round(length * share)
+            for kind, share in self.shares.items()
+        }
 
     def __len__(self) -> int:
         """Return the number of conversations in an epoch."""
-        return self.fer_count + self.cot_count
+        return sum(self.counts.values())
 
     def epoch(self, epoch: int) -> list[SampleSpec]:
         """Return the conversations of an epoch, counted from 0, in order: the same on every rank."""
         rng = np.random.default_rng([self.seed, epoch])
-        fer = self._choose(self.fer_rows, self.fer_count, rng)
-        cot = self._choose(self.cot_rows, self.cot_count, rng)
+        chosen = {kind: self._choose(self.rows[kind], count, rng) for kind, count in self.counts.items()}
         total = len(self)
-        # Position i is a CoT if the running quota i * share passes a whole number there (Bresenham's line).
-        quota = np.arange(total + 1, dtype=np.int64) * self.cot_count // max(total, 1)
-        is_cot = np.diff(quota) > 0
-        rows = np.empty(total, dtype=np.int64)
-        rows[is_cot], rows[~is_cot] = cot, fer
+        rows, kinds = np.empty(total, dtype=np.int64), np.empty(total, dtype=object)
+        free = np.arange(total)
+        for kind in reversed(self.counts):
+            # Place i of the free ones gets this kind if the running quota i * share passes a whole number there
+            # (Bresenham's line).
+            quota = np.arange(len(free) + 1, dtype=np.int64) * self.counts[kind] // max(len(free), 1)
+            places = np.diff(quota) > 0
+            rows[free[places]], kinds[free[places]] = chosen[kind], kind
+            free = free[~places]
         seeds = rng.integers(0, 2**31, size=total)
-        return [
-            SampleSpec(int(row), "cot" if with_cot else "fer", int(seed))
-            for row, with_cot, seed in zip(rows, is_cot, seeds, strict=True)
-        ]
+        return [SampleSpec(int(row), kind, int(seed)) for row, kind, seed in zip(rows, kinds, seeds, strict=True)]
 
     def _choose(self, rows: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
         if self.class_balance == "none":
@@ -203,7 +205,18 @@ class BatchSampler(Sampler[list[SampleSpec]]):
             "micro-batch size": self.micro_batch_size,
             "data seed": self.plan.seed,
             "class balance": self.plan.class_balance if isinstance(self.plan, Mixture) else "none",
+            **self._kinds(),
         }
+
+    def _place(self, sample: SampleSpec) -> tuple[int, int]:
+        # Labels have one length; a stable sort keeps their order.
+        length = 0 if sample.kind == "fer" else self.plan.lengths.get(sample.row, 0)
+        return KINDS.index(sample.kind), length
+
+    def _kinds(self) -> dict[str, str]:
+        """Return the shares of a mixture of other kinds than FER and CoT; the epoch length tells those two apart."""
+        shares = self.plan.shares if isinstance(self.plan, Mixture) else {}
+        return {} if shares.keys() <= {"fer", "cot"} else {"mixture": str(shares)}
 
     def __iter__(self) -> Iterator[list[SampleSpec]]:
         """Yield this rank's micro-batches."""
@@ -212,8 +225,7 @@ class BatchSampler(Sampler[list[SampleSpec]]):
         for number in range(start, len(self)):
             window, step = divmod(number, self.accumulation)
             batch = samples[window * self.batch_size : (window + 1) * self.batch_size]
-            # Labels have one length; a stable sort keeps their order.
-            batch.sort(key=lambda sample: 0 if sample.kind == "fer" else 1 + self.plan.lengths.get(sample.row, 0))
+            batch.sort(key=self._place)
             first = (step * self.world_size + self.rank) * self.micro_batch_size
             yield batch[first : first + self.micro_batch_size]
 
@@ -246,6 +258,46 @@ def balanced_counts(sizes: Mapping[str, int], total: int, class_balance: ClassBa
     most_missing = np.argsort(counts - exact, kind="stable")
     counts[most_missing[: total - counts.sum()]] += 1
     return dict(zip(names, counts.tolist(), strict=True))
+
+
+def mixture_shares(fer_share: float, mixture: Mapping[str, float] | None = None) -> dict[Kind, float]:
+    """Return the share of each kind of conversation.
+
+    Args:
+        fer_share: Share of FER conversations, the others being CoT; used without `mixture`.
+        mixture: Weights by kind.
+
+    Returns:
+        Shares that add up to 1.
+
+    Raises:
+        ConfigError: If a share or weight is out of range, or a kind is unknown.
+    """
+    if mixture is None:
+        if not 0 <= fer_share <= 1:
+            raise ConfigError(f"`data.fer_share` is {fer_share}", remedy="Use 0 to 1; the paper's value is 0.75.")
+        return {"fer": fer_share, "cot": 1 - fer_share}
+    total = sum(mixture.values())
+    if unknown := sorted(set(mixture) - set(MIXED_KINDS)):
+        raise ConfigError(f"`data.mixture` names {unknown[0]!r}", remedy=f"Use {', '.join(MIXED_KINDS)}.")
+    if not 0 < total < float("inf") or min(mixture.values()) < 0:
+        raise ConfigError(f"`data.mixture` is {dict(mixture)}", remedy="Use weights of 0 or more, and one above 0.")
+    return {kind: mixture[kind] / total for kind in MIXED_KINDS if kind in mixture}
+
+
+def _missing_rows(kind: Kind, shares: Mapping[Kind, float]) -> ConfigError:
+    if kind == "fer":
+        return ConfigError("no training row has an expression", remedy="Check the column `expression` of the data.")
+    if kind == "cot" and shares.keys() <= {"fer", "cot"}:
+        return ConfigError(
+            f"`data.fer_share` {shares.get('fer', 0):g} needs chains of thought, and no training row has one",
+            remedy="Set `data.fer_share` to 1, or provide action units, from which chains of thought are written "
+            "by rules.",
+        )
+    return ConfigError(
+        f"`data.mixture` contains {kind}, and no training row allows such a conversation",
+        remedy="Remove the kind, or provide action units and expressions (or texts of `explllm fea build`).",
+    )
 
 
 def _repeat(rows: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:

@@ -2,7 +2,8 @@
 
 `explain_face` runs the six processes for one face: Img2AU (`img2au`), AU2Des (`au2des`), Des2Exp (`des2exp`), Result
 Verification (`verification`), Feedback Reflection (`reflection`) and Format Refinement (`refinement`).
-`build_with_model` and `build_offline` process a manifest, with a model or by rules. `baseline` asks a multimodal model
+`build_with_model` and `build_offline` process a manifest, with a model or by rules; `instructions` is another kind of
+text that they can build, for FEALLM. `baseline` asks a multimodal model
 about the images instead (Table III).
 """
 

@@ -1,7 +1,9 @@
-"""Build the chains of thought of a manifest, with a model or by rules."""
+"""Build the texts of a manifest, with a model or by rules: chains of thought, or other kinds (`TextKind`)."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
 
 import pandas as pd
 
@@ -16,6 +18,7 @@ from explllm.engine.settings import EngineSettings
 from explllm.explanations.checks import pair_problems
 from explllm.explanations.rule_writer import RuleWriter
 from explllm.llm.client import ChatClient
+from explllm.llm.reading import Ask
 from explllm.llm.request import digest
 
 _MAX_WORDINGS = 50
@@ -52,12 +55,44 @@ class OfflineEngine:
         return Outcome(Status.FAILED, None, 0, f"none of {_MAX_WORDINGS} wordings passes: {reason}", 0.0)
 
 
-def build_offline(manifest: Manifest, settings: EngineSettings, on_outcome: OnOutcome[Outcome]) -> RunResult:
-    """Write the chains of thought of a manifest by rules; call `on_outcome` with each outcome."""
-    start, engine, result = time.monotonic(), OfflineEngine(settings), RunResult()
+@dataclass(frozen=True)
+class TextKind:
+    """A kind of text that a build writes about each face."""
+
+    title: str
+    """Its name in progress displays."""
+    prefix: str
+    """Beginning of its columns' names: ``PREFIX_source``, ``PREFIX_status`` and so on."""
+    columns: tuple[str, ...]
+    """The columns of its texts."""
+    offline: Callable[[EngineSettings], Callable[[Face], Any]]
+    """Returns a function that writes the texts of one face by rules and returns the outcome."""
+    with_model: Callable[[Face, Ask, EngineSettings], Awaitable[Any]]
+    """Asks a language model for the texts of one face."""
+
+
+COT = TextKind("chains of thought", "cot", ("cot",), lambda settings: OfflineEngine(settings).explain, explain_face)
+"""Chains of thought."""
+
+
+def build_offline(
+    manifest: Manifest, settings: EngineSettings, on_outcome: OnOutcome[Any], kind: TextKind = COT
+) -> RunResult:
+    """Write the texts of a manifest by rules.
+
+    Args:
+        manifest: The manifest.
+        settings: Limits of the checks.
+        on_outcome: Called with each outcome.
+        kind: The kind of text.
+
+    Returns:
+        The result.
+    """
+    start, write, result = time.monotonic(), kind.offline(settings), RunResult()
     for row, face in faces(manifest):
         result.total += 1
-        outcome = engine.explain(face)
+        outcome = write(face)
         result.outcomes.add(row, outcome)
         on_outcome(outcome)
     result.seconds = time.monotonic() - start
@@ -69,10 +104,11 @@ async def build_with_model(
     client: ChatClient,
     settings: EngineSettings,
     concurrency: int,
-    on_outcome: OnOutcome[Outcome],
+    on_outcome: OnOutcome[Any],
     redo: Redo | None = None,
+    kind: TextKind = COT,
 ) -> RunResult:
-    """Generate the chains of thought of a manifest with a language model.
+    """Generate the texts of a manifest with a language model.
 
     Args:
         manifest: The manifest.
@@ -81,6 +117,7 @@ async def build_with_model(
         concurrency: Number of requests in flight.
         on_outcome: Called with each outcome.
         redo: "failed" to ask again about faces that fail with their recorded answers.
+        kind: The kind of text.
 
     Returns:
         The result; see `explllm.engine.runner.run_all` for early ends.
@@ -89,7 +126,7 @@ async def build_with_model(
     return await run_all(
         faces(manifest),
         total,
-        lambda face: explain_face(face, client.ask, settings),
+        lambda face: kind.with_model(face, client.ask, settings),
         concurrency,
         on_outcome,
         client.ledger,
@@ -99,28 +136,29 @@ async def build_with_model(
 
 _ACCEPTED = (Status.ACCEPTED, Status.LABEL_GIVEN)
 
-_COLUMNS = ("cot", "cot_source", "cot_rounds", "cot_status", "cot_reason", "cot_cost")
-"""The columns that a build adds, in this order."""
-_NUMBERS = {"cot_rounds": pd.Int64Dtype(), "cot_cost": pd.Float64Dtype()}
+_PROVENANCE = ("source", "rounds", "status", "reason", "cost")
+_NUMBERS = {"rounds": pd.Int64Dtype(), "cost": pd.Float64Dtype()}
 
 
-def with_outcomes(part: pd.DataFrame, outcomes: OutcomeStore, source: str) -> pd.DataFrame:
-    """Return a part of a manifest's table with the chains of thought and their provenance.
+def with_outcomes(part: pd.DataFrame, outcomes: OutcomeStore, source: str, kind: TextKind = COT) -> pd.DataFrame:
+    """Return a part of a manifest's table with the texts and their provenance.
 
     Args:
         part: Consecutive rows; the index is their number, from 0.
         outcomes: The outcomes.
         source: The value of ``cot_source``: the model's name or ``offline``.
+        kind: The kind of text.
 
     Returns:
-        A new table with the columns ``cot``, ``cot_source``, ``cot_rounds``, ``cot_status``, ``cot_reason`` and
-        ``cot_cost``. Rows without an outcome keep their earlier values.
+        A new table with the columns of the texts, then ``cot_source``, ``cot_rounds``, ``cot_status``, ``cot_reason``
+        and ``cot_cost``, or those of another kind's prefix. Rows without an outcome keep their earlier values.
     """
     cells_by_row = outcomes.cells(int(part.index[0]), int(part.index[-1])) if len(part) else {}
     for cells in cells_by_row.values():
-        cells["cot_source"] = source if cells["cot"] else None
+        cells[f"{kind.prefix}_source"] = source if any(cells[name] for name in kind.columns) else None
     part, nothing = part.copy(), [None] * len(part)
-    for name in _COLUMNS:
+    for name in (*kind.columns, *(f"{kind.prefix}_{field}" for field in _PROVENANCE)):
+        field = name.removeprefix(f"{kind.prefix}_")
         earlier = zip(part.index, part.get(name, nothing), strict=True)
         # The manifest does not validate these columns: an earlier value may be anything.
         values = [
@@ -128,9 +166,9 @@ def with_outcomes(part: pd.DataFrame, outcomes: OutcomeStore, source: str) -> pd
             for row, old in earlier
         ]
         column = pd.Series(values, index=part.index, dtype=object)
-        if name in _NUMBERS:
+        if field in _NUMBERS:
             column = pd.to_numeric(column, errors="coerce").astype(pd.Float64Dtype())
-            column = (column.where(column % 1 == 0) if name == "cot_rounds" else column).astype(_NUMBERS[name])
+            column = (column.where(column % 1 == 0) if field == "rounds" else column).astype(_NUMBERS[field])
         part[name] = column
     return part
 

@@ -291,7 +291,7 @@ def print_summary(result: RunResult, statuses: Iterable[str], skipped: Mapping[s
     for row, reason in result.outcomes.reasons(FAILED, limit=_SHOWN_REASONS):
         sys.stderr.write(f"failed: row {row + 1}: {reason}\n")
     if (more := result.count(FAILED) - _SHOWN_REASONS) > 0:
-        sys.stderr.write(f"failed: {more} more; see the column cot_reason of {out}\n")
+        sys.stderr.write(f"failed: {more} more; see the reasons in {out}\n")
     if result.uses_model and result.count(FAILED) and not result.pending:
         sys.stderr.write(
             "Run the same command again to retry transient failures and unusable answers (in at most 3 runs), or with "

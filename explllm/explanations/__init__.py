@@ -14,7 +14,7 @@ How text becomes claims about action units, and how claims are grounded::
 
 `chain_of_thought` splits a text into its three sections, and `verdict` decides which expression it names. `checks` and
 `quality` report the problems of one text and of a table of texts, `records` reads such tables, and `rule_writer` writes
-chains of thought without a language model.
+chains of thought without a language model. `instructions` writes and checks the texts that FEALLM trains on.
 """
 
 from explllm.explanations.chain_of_thought import MAX_WORDS, ChainOfThought

@@ -7,7 +7,7 @@ Shape legend:
 
 import inspect
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain, islice, takewhile
 from typing import TYPE_CHECKING, NamedTuple, cast
@@ -15,7 +15,15 @@ from typing import TYPE_CHECKING, NamedTuple, cast
 import torch
 from torch.distributed.fsdp import FSDPModule
 
-from explllm.conversation.messages import explanation, recognition
+from explllm.conversation.messages import (
+    ACTIVE,
+    NOT_ACTIVE,
+    Messages,
+    conversation,
+    explanation,
+    recognition,
+    unit_state,
+)
 from explllm.core.errors import ConfigError
 from explllm.core.expressions import Expression
 from explllm.models.decoding import Decoder, Row, attention_masks
@@ -99,7 +107,41 @@ class PackedLabels(NamedTuple):
 def pack_labels(model: "ExpLLM") -> PackedLabels:
     """Pack the labels of a model behind its recognition prompt."""
     conversations = model.conversations
-    prompt = conversations.encode_prompt(recognition())
+    answers = [conversations.encode_answer(recognition(), str(label)) for label in model.labels]
+    return pack(model, conversations.encode_prompt(recognition()), [(answer, len(answer)) for answer in answers])
+
+
+def pack_unit_states(model: "ExpLLM", units: Sequence[str]) -> PackedLabels:
+    """Pack the two answers about each action unit behind the part that all questions share, which includes the image.
+
+    Args:
+        model: The model.
+        units: Names of U action units.
+
+    Returns:
+        2 U entries: for each unit, the question with the answer "active", then with "not active".
+    """
+    conversations, texts = model.conversations, []
+    for unit in units:
+        question = conversation([(unit_state(unit), None)])
+        prompt = conversations.encode_prompt(question)
+        for answer in (ACTIVE, NOT_ACTIVE):
+            ids = conversations.encode_answer(question, answer)
+            texts.append((prompt + ids, len(ids)))
+    columns = zip(*(ids for ids, _ in texts), strict=False)
+    # At least one id of each question is not shared.
+    shared = min(sum(1 for _ in takewhile(lambda column: len(set(column)) == 1, columns)), len(texts[0][0]) - 1)
+    return pack(model, texts[0][0][:shared], [(ids[shared:], scored) for ids, scored in texts])
+
+
+def pack(model: "ExpLLM", prompt: Sequence[int], branches: Sequence[tuple[Sequence[int], int]]) -> PackedLabels:
+    """Pack token sequences behind one shared prompt.
+
+    Args:
+        model: The model.
+        prompt: Token ids.
+        branches: For each sequence, the ids that follow the prompt, and the number of its last ids that are scored.
+    """
     size = len(prompt)
     inputs: list[int] = []
     positions = list(range(size))
@@ -107,14 +149,14 @@ def pack_labels(model: "ExpLLM") -> PackedLabels:
     targets: list[int] = []
     owners: list[int] = []
     blocks: list[tuple[int, int]] = []
-    for number, label in enumerate(model.labels):
-        answer = conversations.encode_answer(recognition(), str(label))
-        sources += [0, *range(len(inputs) + 1, len(inputs) + len(answer))]
-        targets += answer
-        owners += [number] * len(answer)
-        blocks.append((size + len(inputs), size + len(inputs) + len(answer) - 1))
-        inputs += answer[:-1]
-        positions += range(size, size + len(answer) - 1)
+    for number, (branch, scored) in enumerate(branches):
+        places = range(len(branch) - scored, len(branch))
+        sources += [len(inputs) + place if place else 0 for place in places]
+        targets += branch[-scored:]
+        owners += [number] * scored
+        blocks.append((size + len(inputs), size + len(inputs) + len(branch) - 1))
+        inputs += branch[:-1]
+        positions += range(size, size + len(branch) - 1)
     mask = torch.ones(len(positions), len(positions), dtype=torch.bool, device=model.device).tril()
     for start, end in blocks:
         mask[start:end, size:start] = False
@@ -151,13 +193,37 @@ def label_log_likelihoods(model: "ExpLLM", pixel_values: torch.Tensor) -> torch.
     Returns:
         (B, K) float32: the log-likelihood of each whole label.
     """
+    return _score_in_batches(model, pixel_values, lambda embeds: _score_labels(model, embeds))
+
+
+@torch.no_grad()
+def unit_probabilities(model: "ExpLLM", pixel_values: torch.Tensor, units: Sequence[str]) -> torch.Tensor:
+    """Compute how likely the answer "active" is, rather than "not active", for each action unit.
+
+    Args:
+        model: The model.
+        pixel_values: (B, 3, H, W).
+        units: Names of U action units.
+
+    Returns:
+        (B, U) float32 probabilities.
+    """
+    packed = pack_unit_states(model, units)
+    scores = _score_in_batches(model, pixel_values, lambda embeds: _score_packed(model, embeds, packed, 2 * len(units)))
+    return scores.unflatten(1, (len(units), 2)).softmax(-1)[..., 0]
+
+
+def _score_in_batches(
+    model: "ExpLLM", pixel_values: torch.Tensor, score: Callable[[torch.Tensor], torch.Tensor]
+) -> torch.Tensor:
+    """Score faces (B, 3, H, W) by a function of image embeddings, in smaller batches if memory is short."""
     size = count = len(pixel_values)
     size = min(size, model.max_batch_sizes.get("recognition", size))
     scores: list[torch.Tensor] = []
     while len(scores) < count:
         try:
             pixels = pixel_values[len(scores) : len(scores) + size]
-            scores += [*_score_labels(model, model.encode_image(pixels))]
+            scores += [*score(model.encode_image(pixels))]
         except torch.OutOfMemoryError as error:
             _check_repeatable(model, "recognition", size, error)
         else:
@@ -194,10 +260,16 @@ def _smaller_batches(model: "ExpLLM", kind: str, size: int) -> int:
 
 def _score_labels(model: "ExpLLM", image_embeds: torch.Tensor, decoder: Decoder | None = None) -> torch.Tensor:
     """Return log-likelihoods (B, K); a decoder gets keys and values of image and prompt, if it can continue them."""
-    packed = pack_labels(model)
+    return _score_packed(model, image_embeds, pack_labels(model), len(model.labels), decoder)
+
+
+def _score_packed(
+    model: "ExpLLM", image_embeds: torch.Tensor, packed: PackedLabels, count: int, decoder: Decoder | None = None
+) -> torch.Tensor:
+    """Return the log-likelihoods (B, count) of packed sequences; `decoder` is as for `_score_labels`."""
     faces, extra = len(image_embeds), len(packed.inputs)
     if not supports_packing(model):
-        return _score_labels_one_by_one(model, image_embeds)
+        return _score_one_by_one(model, image_embeds, packed, count)
     ids = torch.cat([packed.prompt, packed.inputs])
     embeds = model.embed(ids.expand(faces, -1), image_embeds)
     shared = decoder is not None and decoder.packs
@@ -210,7 +282,7 @@ def _score_labels(model: "ExpLLM", image_embeds: torch.Tensor, decoder: Decoder 
         use_cache=shared,
         logits_to_keep=extra + 1,
     )
-    scores = torch.zeros(faces, len(model.labels), device=embeds.device)
+    scores = torch.zeros(faces, count, device=embeds.device)
     for row in range(faces):  # one face at a time: float32 logits of a batch would take more memory than its cache
         logits = output.logits[row].float()
         chosen = logits[packed.sources, packed.targets] - logits.logsumexp(-1)[packed.sources]
@@ -218,18 +290,39 @@ def _score_labels(model: "ExpLLM", image_embeds: torch.Tensor, decoder: Decoder 
     return scores
 
 
-def _score_labels_one_by_one(model: "ExpLLM", image_embeds: torch.Tensor) -> torch.Tensor:
-    """Score each label in a forward pass of its own, for language models that cannot process packed labels."""
-    prompt = model.conversations.encode_prompt(recognition())
+def _score_one_by_one(model: "ExpLLM", image_embeds: torch.Tensor, packed: PackedLabels, count: int) -> torch.Tensor:
+    """Score each sequence in a forward pass of its own, for language models that cannot process packed sequences."""
     columns = []
-    for label in model.labels:
-        answer = model.conversations.encode_answer(recognition(), str(label))
-        ids = torch.tensor([*prompt, *answer[:-1]], device=model.device).expand(len(image_embeds), -1)
+    size = len(packed.prompt)
+    for number in range(count):
+        scored = packed.owners == number
+        sources, targets = packed.sources[scored], packed.targets[scored]
+        # The inputs of this sequence: those that the source of its last scored id attends to.
+        last = int(sources[-1])
+        own = packed.mask[0, 0, size + last - 1, size:].nonzero().flatten() if last else sources.new_empty(0)
+        ids = torch.cat([packed.prompt, packed.inputs[own]]).expand(len(image_embeds), -1)
         embeds = model.embed(ids, image_embeds)
-        logits = model.language(inputs_embeds=embeds, use_cache=False, logits_to_keep=len(answer)).logits
-        targets = torch.tensor(answer, device=model.device).expand(len(image_embeds), -1)
-        columns.append(logits.float().log_softmax(-1).gather(-1, targets.unsqueeze(-1)).sum((1, 2)))
+        logits = model.language(inputs_embeds=embeds, use_cache=False, logits_to_keep=len(targets)).logits
+        chosen = logits.float().log_softmax(-1).gather(-1, targets.expand(len(image_embeds), -1).unsqueeze(-1))
+        columns.append(chosen.sum((1, 2)))
     return torch.stack(columns, dim=1)
+
+
+@torch.no_grad()
+def answer(model: "ExpLLM", pixel_values: torch.Tensor, question: Messages, max_new_tokens: int) -> list[str]:
+    """Generate the answers to one question about each face greedily.
+
+    Args:
+        model: The model, with labels.
+        pixel_values: (B, 3, H, W).
+        question: A conversation that ends in a question.
+        max_new_tokens: Maximum length of an answer, in tokens.
+
+    Returns:
+        B texts.
+    """
+    faces = ((pixels, question) for pixels in pixel_values)
+    return [text for _, text in _answers(model, faces, [question], len(pixel_values), max_new_tokens)]
 
 
 @torch.no_grad()
@@ -302,21 +395,25 @@ def stream(model: "ExpLLM", pixel_values: torch.Tensor, label: Expression, max_n
             finished = decoder.step()
 
 
-Face = tuple[torch.Tensor, Expression | None]
-"""Pixels (3, H, W), and the label to explain, or None to recognize it."""
+Face = tuple[torch.Tensor, Expression | Messages | None]
+"""Pixels (3, H, W), and the label to explain, or another question, or None to recognize the expression."""
+
+
+def _question(asked: Expression | Messages) -> Messages:
+    return explanation(str(asked)) if isinstance(asked, Expression) else asked
 
 
 def _answers(
-    model: "ExpLLM", faces: Iterable[Face], labels: Sequence[Expression], rows: int, max_new_tokens: int
+    model: "ExpLLM", faces: Iterable[Face], labels: Sequence[Expression | Messages], rows: int, max_new_tokens: int
 ) -> list[tuple[Recognition | None, str]]:
-    """Explain faces in batches; a new face takes the place of a finished one.
+    """Explain faces, or answer another question about them, in batches; a new face takes the place of a finished one.
 
     On an out-of-memory error, the batch is halved, now and in later calls.
 
     Args:
         model: The model.
         faces: The faces.
-        labels: All labels that a face may get.
+        labels: All labels or questions that a face may get.
         rows: Maximum number of faces in a batch.
         max_new_tokens: Maximum length of a text, in tokens.
 
@@ -357,8 +454,8 @@ def _answers(
                 del active[number]
 
 
-def _decoder(model: "ExpLLM", labels: Sequence[Expression], rows: int, max_new_tokens: int) -> Decoder:
-    prompts = [model.conversations.encode_prompt(explanation(str(label))) for label in set(labels)]
+def _decoder(model: "ExpLLM", labels: Sequence[Expression | Messages], rows: int, max_new_tokens: int) -> Decoder:
+    prompts = {model.conversations.encode_prompt(_question(label)) for label in labels}
     capacity = max(max(map(len, prompts)) + max_new_tokens, pack_labels(model).mask.shape[-1])
     packs = supports_packing(model)
     return Decoder(model, rows if packs else 1, capacity, max_new_tokens, packs)
@@ -385,7 +482,7 @@ def _prefill(model: "ExpLLM", decoder: Decoder, faces: Sequence[tuple[int, Face]
         recognitions = [Recognition.of(model.labels, row) for row in scores.tolist()]
         labels = [result.expression for result in recognitions if result is not None]
         continues = decoder.packs
-    prompts = [conversations.encode_prompt(explanation(str(label))) for label in labels]
+    prompts = [conversations.encode_prompt(_question(label)) for label in labels]
     if not continues or any(prompt[: len(prefix)] != prefix for prompt in prompts):
         # The last token of a prompt is processed with the first drafts.
         columns = zip(*(prompt[:-1] for prompt in prompts), strict=False)

@@ -31,3 +31,44 @@ PUBLISHED: tuple[Published, ...] = (
     Published("AffectNet, 7 classes", "RAF-DB", 51.86, "Table II"),
 )
 """Accuracies of ExpLLM (Lan et al., "ExpLLM: Towards Chain of Thought for Facial Expression Recognition")."""
+
+
+@dataclass(frozen=True)
+class PublishedModel:
+    """One published result of a model on a data set of FEABench."""
+
+    model: str
+    setting: str
+    """``trained`` or ``zero-shot``."""
+    tested_on: str
+    metric: str
+    """``accuracy``, or ``mean F1`` of action units."""
+    value: float
+    """In percent."""
+
+
+BENCH_PUBLISHED: tuple[PublishedModel, ...] = tuple(
+    PublishedModel(
+        model, setting, data, "accuracy" if data in ("RAF-DB", "AffectNet", "AffectNet-8") else "mean F1", value
+    )
+    for model, setting, data, value in (
+        ("EmoLA", "trained", "RAF-DB", 92.05),
+        ("EmoLA", "trained", "DISFA", 65.1),
+        ("EmoLA", "trained", "BP4D", 64.2),
+        ("Facial-R1", "trained", "RAF-DB", 92.1),
+        ("Facial-R1", "trained", "AffectNet-8", 65.2),
+        ("Facial-R1", "trained", "DISFA", 73.1),
+        ("Facial-R1", "trained", "BP4D", 67.4),
+        ("Face-LLaVA", "trained", "RAF-DB", 92.1),
+        ("Face-LLaVA", "trained", "DISFA", 72.9),
+        ("Face-LLaVA", "trained", "BP4D", 65.8),
+        ("FMAE", "trained", "RAF-DB", 93.4),
+        ("Norface", "trained", "AffectNet", 68.6),
+        ("Norface", "trained", "BP4D", 69.3),
+        ("Qwen2.5-VL", "zero-shot", "RAF-DB", 34.3),
+        ("Qwen2.5-VL", "zero-shot", "DISFA", 22.1),
+        ("GPT-4o", "zero-shot", "RAF-DB", 62.7),
+        ("GPT-4o", "zero-shot", "DISFA", 56.5),
+    )
+)
+"""Results of other models, as their authors published them."""

@@ -14,7 +14,7 @@ from torch import nn
 from explllm.core.errors import InputError
 from explllm.core.manifest import Manifest
 from explllm.data.folder import read_folder
-from explllm.data.mixture import Mixture
+from explllm.data.mixture import MIXED_KINDS, Mixture, mixture_shares
 from explllm.models.au_regressor import ActionUnitRegressor, RegressorSettings, build_regressor_on_meta
 from explllm.models.build import NetworkSettings, build_on_meta, supports_4bit
 from explllm.models.explllm import ExpLLM
@@ -191,7 +191,11 @@ def describe_configuration(config: Namespace, images: int | None = None, gpus: i
     if count is not None:
         rows = range(count)
         captions = data.get("conversations") == "captions" or _class(config.data) == "CaptionedImages"
-        conversations = count if captions else len(Mixture(rows, rows, data.fer_share))
+        conversations = (
+            count
+            if captions
+            else len(Mixture(dict.fromkeys(MIXED_KINDS, rows), mixture_shares(data.fer_share, data.get("mixture"))))
+        )
         steps, warmup = _steps(config, conversations)
     dtype = getattr(torch, settings.base_dtype or "float32")
     activations = activation_bytes(built, dtype, TEXT_TOKENS, model.gradient_checkpointing)

@@ -1,5 +1,6 @@
 """Single conversations, and the handling of unreadable images."""
 
+import re
 import shutil
 
 import numpy as np
@@ -15,6 +16,7 @@ from explllm.data.dataset import Collator, EvaluationDataset, ImageCache, Traini
 from explllm.data.mixture import SampleSpec
 from explllm.data.transforms import Augment
 from explllm.explanations.chain_of_thought import ChainOfThought, mirror_text
+from explllm.explanations.instructions import write_instructions
 from explllm.explanations.rule_writer import RuleWriter
 from explllm.faces.pixels import IMAGE_PRESETS
 
@@ -50,6 +52,40 @@ def test_conversations(dataset, faces, conversations):
     assert found[SampleSpec(3, "cot", 0)].encoded == conversations.encode(explanation(label, cot))
     assert found[SampleSpec(3, "cot", 0)].expression == list(Expression).index(label)
     assert len(found) == 56
+
+
+def test_instruction_conversations(faces, conversations):
+    """Texts of a model stay; those of rules are written again, and a flip exchanges their sides."""
+    manifest = faces[0]
+    labels, units = manifest.frame["expression"], [list(row) for row in manifest.intensities()]
+    row = next(row for row in range(56) if mirror_action_units(units[row]) != units[row])
+
+    def answers(kind, seed=0, flip=0.0, **columns):
+        own = Manifest(manifest.frame.assign(**columns), manifest.root)
+        images = ImageCache(own, IMAGE_PRESETS["small"], 10)
+        sample = TrainingDataset(own, images, conversations, augment=Augment(flip=flip, **FLIP))[
+            SampleSpec(row, kind, seed)
+        ]
+        text = conversations.tokenizer.decode(sample.encoded.input_ids, skip_special_tokens=True)
+        return sample, text, conversations.decode([token for token in sample.encoded.labels if token >= 0])
+
+    for kind, question in (("description", "Description:"), ("units", "Units:"), ("reasoning", "Reasoning:")):
+        for flip, values in ((0.0, units[row]), (1.0, mirror_action_units(units[row]))):
+            sample, text, answer = answers(kind, seed=3, flip=flip)
+            written = write_instructions(RuleWriter(), values, Expression(labels[row]), 3)[kind]
+            assert question in text and answer == conversations.decode(conversations.tokenizer(written)["input_ids"])
+        assert answers(kind, fea_source="gpt-4o", **{f"fea_{kind}": "The face is calm."})[2] == "The face is calm."
+        # The answer's first token is the label only in a description.
+        assert (sample.expression >= 0) == (kind == "description")
+    for flip, values in ((0.0, units[row]), (1.0, mirror_action_units(units[row]))):
+        sample, text, _ = answers("unit_state", flip=flip)
+        states = re.findall(r"([A-Z][A-Za-z ]+): (active|not active)", text)
+        assert len(states) == 6 and sample.expression == -1
+        assert all((values[NAMES.index(name)] >= 0.3) == (state == "active") for name, state in states)
+    facs = {"facs": [[1, 0, 0, 0, 0, 0, 0, 1]] * len(labels), "facs_set": "disfa8"}
+    text = "".join(answers("unit_state", seed, **facs)[1] for seed in range(4))
+    assert "AU1 (Inner Brow Raiser): active" in text and "AU26 (Jaw Drop): active" in text
+    assert "AU4 (Brow Lowerer): not active" in text
 
 
 def test_the_order_of_the_rounds(dataset, faces, conversations):

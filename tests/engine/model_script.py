@@ -12,6 +12,7 @@ from random import Random
 from explllm.core.action_units import NAMES
 from explllm.core.expressions import Expression
 from explllm.explanations.chain_of_thought import ChainOfThought
+from explllm.explanations.instructions import write_instructions
 from explllm.explanations.rule_writer import RuleWriter
 
 WRITER = RuleWriter()
@@ -51,6 +52,7 @@ def purpose(body):
         ("Compare a description of a face", "verification"),
         ("write a revised analysis", "reflection"),
         ("Rewrite this description", "refinement"),
+        ("Write the answer to one question", "instruction"),
     ):
         if words in question:
             return name
@@ -62,6 +64,8 @@ def answer(received):
     question = received.body["messages"][-1]["content"]
     structured = "response_format" in received.body
     kind = purpose(received.body)
+    if kind == "instruction":
+        return instruction(question)
     if kind == "au2des":
         units = units_of(question)
         return WRITER.write(units, guess(units)).text
@@ -90,6 +94,17 @@ def answer(received):
             "conclusion": cot.conclusion,
         }
     )
+
+
+def instruction(question):
+    """Answer a question for instruction data; at first, one face in three gets another label or a unit too many."""
+    units, label = units_of(question), Expression(re.search(r"Expression: (\w+)\.", question)[1])
+    kinds = {"Please describe": "description", "Which facial action units": "units", "which expression": "reasoning"}
+    [kind] = [kind for words, kind in kinds.items() if words in question]
+    if digest(units) % 3 == 0 and "Last version" not in question:
+        label = list(Expression)[(list(Expression).index(label) + 1) % 8]
+        units[units.index(0.0)] = 0.8
+    return write_instructions(WRITER, units, label)[kind]
 
 
 def slow(received):

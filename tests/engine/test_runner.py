@@ -16,4 +16,4 @@ def test_what_failed_is_named_and_the_rest_is_looked_up(capsys):
     assert "skipped: no face found     2" in said.out
     lines = said.err.splitlines()
     assert len(lines) == 11 and lines[0] == "failed: row 1: label: fault 0"
-    assert lines[10] == "failed: 3 more; see the column cot_reason of out[1].parquet"
+    assert lines[10] == "failed: 3 more; see the reasons in out[1].parquet"

@@ -8,11 +8,19 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 from explllm import ChainOfThought, Expression
-from explllm.conversation.messages import IMAGE_TOKEN, explanation, recognition
+from explllm.conversation.messages import IMAGE_TOKEN, conversation, explanation, recognition, unit_state
 from explllm.conversation.tokenizer import train_tokenizer
 from explllm.models.build import ConfigAndTokenizer, build, build_config
 from explllm.models.drafts import Drafts
-from explllm.models.generation import label_log_likelihoods, pack_labels, recognize_and_explain, supports_packing
+from explllm.models.generation import (
+    _score_packed,
+    label_log_likelihoods,
+    pack_labels,
+    pack_unit_states,
+    recognize_and_explain,
+    supports_packing,
+    unit_probabilities,
+)
 
 LANGUAGES = {
     "llama": {"model_type": "llama", "num_key_value_heads": 2},
@@ -75,6 +83,27 @@ def test_label_likelihoods_equal_those_of_whole_conversations(make_model, langua
         answer = targets != -100
         expected = logits[:, answer].gather(-1, targets[answer].expand(3, -1).unsqueeze(-1)).sum((1, 2))
         torch.testing.assert_close(scores[:, column], expected, atol=1e-5, rtol=1e-6)
+
+
+@pytest.mark.parametrize("language", ["llama", "bloom"])
+def test_unit_states_equal_whole_conversations(make_model, language):
+    model = make_model(language)
+    images, units = pixels(model), ["Jaw Drop", "Left Brow Raise", "AU6 (Cheek Raiser)"]
+    packed = pack_unit_states(model, units)
+    with torch.no_grad():
+        scores = _score_packed(model, model.encode_image(images), packed, 6)
+    expected = []
+    for unit in units:
+        for text in ("active", "not active"):
+            encoded = model.conversations.encode(conversation([(unit_state(unit), text)]))
+            ids, targets = torch.tensor(encoded.input_ids).expand(3, -1), torch.tensor(encoded.labels[1:])
+            with torch.no_grad():
+                logits = model(images, ids).logits[:, :-1].log_softmax(-1)
+            known = targets != -100
+            expected.append(logits[:, known].gather(-1, targets[known].expand(3, -1).unsqueeze(-1)).sum((1, 2)))
+    torch.testing.assert_close(scores, torch.stack(expected, 1), atol=2e-5, rtol=1e-6)
+    odds = torch.stack([expected[0] - expected[1], expected[2] - expected[3], expected[4] - expected[5]], 1)
+    torch.testing.assert_close(unit_probabilities(model, images, units), odds.sigmoid())
 
 
 def test_label_scoring_in_bfloat16_and_with_eager_attention(model, tmp_path):

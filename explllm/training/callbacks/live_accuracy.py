@@ -69,8 +69,10 @@ class LiveAccuracy(Callback):
         """Count the predicted labels of a batch; log every n steps."""
         if self.training is None:
             return
-        probabilities = outputs["label_logits"].float()[:, self._first_tokens].softmax(1)
-        self.training.update(probabilities, pl_module.targets(batch))
+        targets = pl_module.targets(batch)
+        labeled = targets >= 0  # other conversations, such as those about action units, do not begin with a label
+        probabilities = outputs["label_logits"].float()[labeled][:, self._first_tokens].softmax(1)
+        self.training.update(probabilities, targets[labeled])
         if trainer.global_step - self._last_step < self.every_n_steps:
             return
         self._last_step = trainer.global_step

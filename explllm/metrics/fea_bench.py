@@ -1,0 +1,279 @@
+"""FEABench: expressions, action units and reasoning of one model's answers about the test faces of a manifest.
+
+FEALLM's authors name a benchmark and released none. The tasks follow their abstract; thresholds and rules are ours.
+
+An answer table has one row per face, with any of the columns ``predicted`` (a word), ``units_text`` (the answer to the
+question for active units), ``cot`` (reasoning) and ``p_active`` (a dictionary of probabilities by unit). Without
+``units_text``, the units are read from ``cot``. A missing or unreadable answer counts as no expression and no unit.
+"""
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+
+from explllm.core.action_units import FEAFA, NAMES
+from explllm.core.errors import ManifestError
+from explllm.core.expressions import Expression
+from explllm.core.facs import FACS_SETS, FacsUnit, facs_set
+from explllm.core.manifest import Manifest
+from explllm.explanations.claims import claims
+from explllm.explanations.grounding import STRONG
+from explllm.metrics.answers import Answers
+from explllm.metrics.chain_of_thought import chain_of_thought_metrics
+from explllm.metrics.evaluation import recognition_metrics
+from explllm.metrics.exp_cot_score import exp_cot_score
+from explllm.metrics.facs import ACTIVE_FROM, facs_counts, facs_f1, facs_intensities
+from explllm.metrics.judges import RuleJudge, find_judge
+
+UNCALIBRATED = 0.5
+"""Threshold of the probability that a unit is active, without validation faces to choose it on."""
+
+_NUMBER = re.compile(r"\bAU\s?(\d+)")
+_DENIAL = re.compile(r"\b(?:not?|none|never|without|absent|inactive|neither|nor|0)\b", re.IGNORECASE)
+_SENTENCE = re.compile(r"(?<=[.;!?\n])\s+")
+
+
+@dataclass(frozen=True)
+class UnitTruth:
+    """The true action units of N faces."""
+
+    names: tuple[str, ...]
+    """Names of the K units in questions, such as ``Jaw Drop`` or ``AU26 (Jaw Drop)``."""
+    facs: tuple[FacsUnit, ...]
+    """The K FACS units; empty for FEAFA's units."""
+    active: np.ndarray
+    """(N, K): 1, 0, or NaN for a unit that was not measured."""
+
+
+def unit_truth(manifest: Manifest, active_from: float = STRONG) -> UnitTruth | None:
+    """Return the true action units of a manifest.
+
+    Args:
+        manifest: The manifest, with FACS labels (columns ``facs`` and ``facs_set``) or FEAFA intensities.
+        active_from: Minimum FEAFA intensity of an active unit. FACS labels are binary already: DISFA's readers count an
+            intensity of 2 or more.
+
+    Returns:
+        The units; None if the manifest contains no units. FEAFA units that were never measured are left out.
+
+    Raises:
+        ManifestError: If the rows have labels of several FACS sets.
+    """
+    frame = manifest.frame
+    if "facs" in frame and frame["facs"].notna().any():
+        [name, *others] = sorted(set(frame["facs_set"].dropna()))
+        if others or name not in FACS_SETS:
+            raise ManifestError(
+                f"FACS labels of {', '.join([name, *others])}",
+                where=manifest.path,
+                remedy=f"Use a manifest of one of {', '.join(FACS_SETS)}.",
+            )
+        units = facs_set(name)
+        rows = [[np.nan] * len(units) if values is None else list(values) for values in frame["facs"]]
+        return UnitTruth(tuple(unit.label for unit in units), units, np.array(rows, float))
+    if "action_units" not in frame:
+        return None
+    missing: list[float | None] = [None] * len(FEAFA)
+    intensities = np.array([units or missing for units in manifest.intensities()], float).reshape(-1, len(FEAFA))
+    if not len(intensities) or np.isnan(intensities).all():
+        return None
+    active = np.where(np.isnan(intensities), np.nan, intensities >= active_from)
+    kept = np.atleast_1d(~np.isnan(active).all(axis=0))
+    names = tuple(name for name, keep in zip(NAMES, kept, strict=True) if keep)
+    return UnitTruth(names, (), active[:, kept])
+
+
+def claimed_units(text: str | None) -> tuple[list[float], set[int]]:
+    """Read action units from free text with the shared lexicon.
+
+    Args:
+        text: Any text; None for no answer.
+
+    Returns:
+        24 intensities in FEAFA order: the middle of the range of an intensity word, 1 for a claim without one, 0 for
+        units that are denied or not claimed; and the FACS numbers in sentences without a denial.
+    """
+    intensities = [0.0] * len(FEAFA)
+    text = text or ""
+    for claim in claims(text):
+        if claim.present:
+            low, high = claim.low, claim.high
+            value = 1.0 if low is None or high is None else (low + min(high, 1.0)) / 2
+            intensities[claim.unit] = max(intensities[claim.unit], value)
+    sentences = [sentence for sentence in _SENTENCE.split(text) if not _DENIAL.search(sentence)]
+    return intensities, {int(number) for sentence in sentences for number in _NUMBER.findall(sentence)}
+
+
+def units_from_texts(texts: Sequence[str | None], truth: UnitTruth, active_from: float = STRONG) -> np.ndarray:
+    """Detect action units in texts.
+
+    FACS units with a FEAFA counterpart are active if one of its sides is claimed; the others, which the lexicon has no
+    words for, if their number is listed.
+
+    Args:
+        texts: N texts.
+        truth: The units.
+        active_from: Minimum claimed intensity of an active FEAFA unit.
+
+    Returns:
+        (N, K) bool.
+    """
+    read = [claimed_units(text) for text in texts]
+    intensities = np.array([values for values, _ in read], float).reshape(-1, len(FEAFA))
+    if not truth.facs:
+        return intensities[:, [NAMES.index(name) for name in truth.names]] >= active_from
+    mapped = facs_intensities(torch.from_numpy(intensities), truth.facs).numpy()
+    listed = np.array([[unit.number in numbers for unit in truth.facs] for _, numbers in read], bool)
+    return np.where(np.isnan(mapped), listed.reshape(mapped.shape), mapped >= ACTIVE_FROM)
+
+
+def unit_metrics(active: np.ndarray, truth: UnitTruth) -> dict[str, Any]:
+    """Compute the F1 of each unit and their mean.
+
+    Args:
+        active: (N, K) bool, the detections.
+        truth: The true units.
+
+    Returns:
+        ``f1`` by unit, None for a unit that never occurs and is never detected; ``mean_f1`` over the other units;
+        ``active``: number of faces that show each unit; ``faces``.
+    """
+    known = ~np.isnan(truth.active)
+    counts = facs_counts(torch.from_numpy(active & known), torch.from_numpy(np.nan_to_num(truth.active)))
+    scores = [None if score != score else score for score in facs_f1(counts).tolist()]
+    defined = [score for score in scores if score is not None]
+    return {
+        "f1": dict(zip(truth.names, scores, strict=True)),
+        "mean_f1": sum(defined) / len(defined) if defined else None,
+        "active": dict(zip(truth.names, (counts[0] + counts[2]).tolist(), strict=True)),
+        "faces": len(active),
+    }
+
+
+def choose_thresholds(probabilities: np.ndarray, truth: UnitTruth) -> np.ndarray:
+    """Choose the threshold of each unit that gives the highest F1.
+
+    Args:
+        probabilities: (N, K), on validation faces; NaN for a face without an answer.
+        truth: Their true units.
+
+    Returns:
+        (K,) thresholds halfway between neighboring probabilities; `UNCALIBRATED` for a unit without an active
+        validation face. Of equally good thresholds, the one closest to `UNCALIBRATED`.
+    """
+    thresholds = np.full(len(truth.names), UNCALIBRATED)
+    for unit in range(len(truth.names)):
+        known = ~np.isnan(truth.active[:, unit]) & ~np.isnan(probabilities[:, unit])
+        scores, labels = probabilities[known, unit], truth.active[known, unit] > 0
+        if not labels.any():
+            continue
+        values = np.unique(scores)
+        candidates = [UNCALIBRATED, *((values[1:] + values[:-1]) / 2), float(values[0]) / 2]
+        thresholds[unit] = max(candidates, key=lambda value: (_f1(scores >= value, labels), -abs(value - UNCALIBRATED)))
+    return thresholds
+
+
+def _f1(active: np.ndarray, labels: np.ndarray) -> float:
+    return 2 * float((active & labels).sum()) / max(float(active.sum() + labels.sum()), 1)
+
+
+def bench_metrics(
+    manifest: Manifest,
+    answers: pd.DataFrame,
+    labels: Sequence[Expression],
+    validation: tuple[Manifest, pd.DataFrame] | None = None,
+    active_from: float = STRONG,
+    judge: str = "offline",
+) -> dict[str, Any]:
+    """Compute all metrics of one model.
+
+    Args:
+        manifest: The test faces.
+        answers: The answer table, in the order of the manifest's rows.
+        labels: The expressions that the model chooses from.
+        validation: Validation faces and the model's answers about them, to choose thresholds on.
+        active_from: Minimum FEAFA intensity of an active unit.
+        judge: A registered judge that compares reasoning with the manifest's chains of thought.
+
+    Returns:
+        ``expression`` (`recognition_metrics`), ``units_text`` and ``units_likelihood`` (`unit_metrics`),
+        ``reasoning``: ``answered`` and ``parsed`` (shares of faces), the metrics of `chain_of_thought_metrics` and the
+        Exp-CoT Score. A part is missing if the manifest has no labels for it or the model gives no such answer.
+    """
+    metrics: dict[str, Any] = {}
+    frame = manifest.frame
+    texts = {name: _texts(answers, name) for name in ("units_text", "cot")}
+    if "expression" in frame and frame["expression"].notna().any() and "predicted" in answers:
+        known = frame["expression"].notna().to_numpy()
+        table = pd.DataFrame({"expression": frame["expression"][known], "predicted": list(answers["predicted"][known])})
+        metrics["expression"] = recognition_metrics(Answers.from_table(table, labels, unknown_labels="leave_out"))
+    truth = unit_truth(manifest, active_from)
+    if truth is not None:
+        spoken = texts["units_text"] if texts["units_text"] is not None else texts["cot"]
+        if spoken is not None:
+            metrics["units_text"] = unit_metrics(units_from_texts(spoken, truth, active_from), truth)
+        if "p_active" in answers:
+            thresholds = np.full(len(truth.names), UNCALIBRATED)
+            if validation is not None:
+                faces, given = validation
+                known_truth = unit_truth(faces, active_from)
+                if known_truth is not None and known_truth.names == truth.names:
+                    thresholds = choose_thresholds(_probabilities(given, truth), known_truth)
+            # A face without an answer shows no unit: NaN is never above a threshold.
+            active = _probabilities(answers, truth) >= thresholds
+            metrics["units_likelihood"] = {
+                **unit_metrics(active, truth),
+                "thresholds": dict(zip(truth.names, thresholds.tolist(), strict=True)),
+                "calibrated": validation is not None,
+            }
+    if texts["cot"] is not None:
+        metrics["reasoning"] = _reasoning(manifest, texts["cot"], judge)
+    return metrics
+
+
+def _reasoning(manifest: Manifest, texts: Sequence[str | None], judge: str) -> dict[str, Any]:
+    frame = manifest.frame
+    faces = len(frame)
+    labels = [None if pd.isna(label) else Expression(label) for label in frame.get("expression", [None] * faces)]
+    measured = list(manifest.intensities()) if "action_units" in frame else [None] * faces
+    written = [number for number, text in enumerate(texts) if text]
+    metrics = chain_of_thought_metrics(
+        [str(texts[number]) for number in written],
+        [labels[number] for number in written],
+        [measured[number] for number in written],
+    )
+    undecided = metrics["undecided"] if written else 1.0
+    result: dict[str, Any] = {
+        "answered": len(written) / faces,
+        # Texts from which an expression can be read, of all faces.
+        "parsed": len(written) / faces * (1 - (undecided or 0.0)),
+        **metrics,
+    }
+    judged = find_judge(judge)
+    references = list(frame.get("cot", [None] * faces))
+    pairs = [(str(texts[number]), references[number]) for number in written if isinstance(references[number], str)]
+    if isinstance(judged, RuleJudge) and pairs:
+        scores = exp_cot_score(judged.compare(mine, theirs) for mine, theirs in pairs)
+        result |= {"judge": judged.name, "exp_cot_score": scores["score"], "judgments": scores}
+    return result
+
+
+def _texts(answers: pd.DataFrame, column: str) -> list[str | None] | None:
+    if column not in answers:
+        return None
+    return [value if isinstance(value, str) and value.strip() else None for value in answers[column]]
+
+
+def _probabilities(answers: pd.DataFrame, truth: UnitTruth) -> np.ndarray:
+    def row(cell: Any) -> Iterator[float]:
+        values: Mapping[str, Any] = cell if isinstance(cell, Mapping) else {}
+        for name in truth.names:
+            value = values.get(name)
+            yield np.nan if value is None else float(value)
+
+    return np.array([list(row(cell)) for cell in answers["p_active"]], float).reshape(-1, len(truth.names))

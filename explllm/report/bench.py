@@ -1,0 +1,107 @@
+"""The report of FEABench: terminal table and page."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from explllm.core.files import atomic_write
+from explllm.report.page import render_page
+from explllm.report.published import BENCH_PUBLISHED
+
+
+@dataclass(frozen=True)
+class BenchRow:
+    """The result of one model."""
+
+    name: str
+    relation: str
+    """``trained on`` the test's data set, ``zero-shot`` or ``unknown``."""
+    leaks: dict[str, int] | None
+    """Test faces among its training faces; None if those are unknown."""
+    metrics: dict[str, Any]
+    """The result of `explllm.metrics.fea_bench.bench_metrics`."""
+
+
+_METRICS = (
+    ("accuracy", ("expression", "accuracy")),
+    ("macro recall", ("expression", "macro_recall")),
+    ("AU F1, text", ("units_text", "mean_f1")),
+    ("AU F1, likelihood", ("units_likelihood", "mean_f1")),
+    ("reasoning parsed", ("reasoning", "parsed")),
+    ("grounding F1", ("reasoning", "grounding_f1")),
+    ("Exp-CoT Score", ("reasoning", "exp_cot_score")),
+)
+
+
+def summary_rows(rows: Sequence[BenchRow]) -> list[list[str]]:
+    """Return the metrics of each model: name, relation to the data, metrics."""
+    return [
+        [row.name, row.relation, *(_shown(row.metrics.get(part, {}).get(name)) for _, (part, name) in _METRICS)]
+        for row in rows
+    ]
+
+
+def unit_rows(rows: Sequence[BenchRow], part: str) -> list[list[str]]:
+    """Return the F1 of each unit: unit, faces that show it, then the F1 of each model."""
+    scored = [row.metrics[part] for row in rows if part in row.metrics]
+    if not scored:
+        return []
+    units = scored[0]["f1"]
+    return [
+        [unit, f"{scored[0]['active'][unit]:,}"]
+        + [_shown(row.metrics[part]["f1"][unit]) if part in row.metrics else "–" for row in rows]
+        for unit in units
+    ]
+
+
+def _shown(value: float | None) -> str:
+    return "–" if value is None else f"{value:.3f}"
+
+
+def write_bench(rows: Sequence[BenchRow], report: dict[str, Any], note: str, path: Path) -> None:
+    """Write the page.
+
+    Args:
+        rows: The models.
+        report: ``manifest``, ``split``, ``faces`` and ``active_from``.
+        note: A caveat about the faces; may be empty.
+        path: The file.
+    """
+    header = ["model", "data", *(name for name, _ in _METRICS)]
+    names = [row.name for row in rows]
+    parts = (("units_text", "F1 by text"), ("units_likelihood", "F1 by likelihood"))
+    leaked = [f"{row.name}: {row.leaks} of its training faces are test faces." for row in rows if _leaks(row)]
+    uncalibrated = [
+        row.name for row in rows if not row.metrics.get("units_likelihood", {"calibrated": True})["calibrated"]
+    ]
+    page = render_page(
+        "bench.html.jinja",
+        names=names,
+        report=report,
+        notices=[*([note] if note else []), *leaked],
+        header=header,
+        rows=summary_rows(rows),
+        units=[(title, ["unit", "active faces", *names], unit_rows(rows, part)) for part, title in parts],
+        uncalibrated=uncalibrated,
+        published=[[one.model, one.setting, one.tested_on, one.metric, f"{one.value:g}"] for one in BENCH_PUBLISHED],
+    )
+    with atomic_write(path) as temporary:
+        temporary.write_text(page, encoding="utf-8")
+
+
+def _leaks(row: BenchRow) -> bool:
+    return row.leaks is not None and any(row.leaks.values())
+
+
+def print_bench(console: Console, rows: Sequence[BenchRow]) -> None:
+    """Print one block per model: a table would be wider than many terminals."""
+    for row, cells in zip(rows, summary_rows(rows), strict=True):
+        table = Table(title=escape(f"{row.name} ({row.relation})"), title_justify="left", show_header=False)
+        for (name, _), value in zip(_METRICS, cells[2:], strict=True):
+            table.add_row(name, value)
+        console.print(table)
