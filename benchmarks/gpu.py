@@ -21,11 +21,12 @@ from typing import Any
 
 import torch
 from host import environment
-from peft import LoraConfig, get_peft_model
+from peer import llava_settings
+from peft import get_peft_model
 from torch import nn
 from torch.utils.data import DataLoader
 from torch.utils.flop_counter import FlopCounterMode
-from transformers import AutoModel, AutoModelForCausalLM, LlavaConfig, LlavaForConditionalGeneration
+from transformers import AutoModel, AutoModelForCausalLM, LlavaForConditionalGeneration
 
 from explllm import ExpLLM
 from explllm.conversation.messages import explanation, recognition
@@ -179,20 +180,8 @@ class Bench:
     def peer_model(self, config: Any) -> nn.Module:
         """Create a Llava with peft of the same size on the device."""
         torch.manual_seed(0)
-        llava = LlavaConfig(
-            vision_config=config.vision_config,
-            text_config=config.text_config,
-            image_token_index=config.image_token_id,
-            image_seq_length=config.image_tokens,
-            vision_feature_layer=-1,
-            vision_feature_select_strategy="default",
-        )
-        lora = LoraConfig(
-            r=8,
-            lora_alpha=16,
-            lora_dropout=0.05,
-            target_modules=r".*\.(q_proj|v_proj|query|value)$",
-            modules_to_save=["multi_modal_projector"],
+        llava, lora = llava_settings(
+            config.vision_config, config.text_config, config.image_token_id, config.image_tokens
         )
         with self.device:
             model = LlavaForConditionalGeneration._from_config(llava, dtype=torch.bfloat16)

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 from peft import LoraConfig, get_peft_model
-from transformers import Dinov2Config, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration
+from transformers import Dinov2Config, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration, PretrainedConfig
 
 from explllm import ExpLLM, Expression
 from explllm.conversation.encoder import Encoded
@@ -53,14 +53,15 @@ def our_model() -> ExpLLM:
     return model
 
 
-def peer_model() -> torch.nn.Module:
-    """Return a Llava model with LoRA in both parts and a projector that trains."""
-    torch.manual_seed(0)
+def llava_settings(
+    vision: PretrainedConfig, language: PretrainedConfig, image_token_id: int, image_tokens: int
+) -> tuple[LlavaConfig, LoraConfig]:
+    """Return the configurations of a Llava and its LoRA: attention in both parts, and a projector that trains."""
     config = LlavaConfig(
-        vision_config=Dinov2Config(**VISION),
-        text_config=LlamaConfig(**LANGUAGE, vocab_size=VOCABULARY),
-        image_token_index=IMAGE_TOKEN_ID,
-        image_seq_length=256,
+        vision_config=vision,
+        text_config=language,
+        image_token_index=image_token_id,
+        image_seq_length=image_tokens,
         vision_feature_layer=-1,
         vision_feature_select_strategy="default",
     )
@@ -71,6 +72,14 @@ def peer_model() -> torch.nn.Module:
         target_modules=r".*\.(q_proj|v_proj|query|value)$",
         modules_to_save=["multi_modal_projector"],
     )
+    return config, lora
+
+
+def peer_model() -> torch.nn.Module:
+    """Return a Llava model with LoRA in both parts and a projector that trains."""
+    torch.manual_seed(0)
+    language = LlamaConfig(**LANGUAGE, vocab_size=VOCABULARY)
+    config, lora = llava_settings(Dinov2Config(**VISION), language, IMAGE_TOKEN_ID, 256)
     return get_peft_model(LlavaForConditionalGeneration(config), lora).eval()
 
 
