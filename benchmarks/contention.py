@@ -2,10 +2,12 @@
 
 Explains 8 faces, recognizes them, and trains 10 steps, each in a process of its own: on an idle machine and beside one
 process that keeps a core busy. `explllm` is what a user gets; `torch alone` is the same without
-`explllm.core.cpu.configure_threads`. Runs are interleaved; medians in seconds.
+`explllm.core.cpu.configure_threads`, which can be a hundred times slower beside a busy process and is therefore cut off
+after `--limit` seconds. Runs are interleaved; medians in seconds.
 """
 
 import argparse
+import math
 import multiprocessing
 import os
 import statistics
@@ -23,10 +25,12 @@ def job(name: str) -> None:
     """Run one job in this process and print its seconds."""
     import time
 
-    import numpy as np
-
     if os.environ.get("EXPLLLM_BENCHMARK_DEFAULTS"):
         import torch  # before explllm, which then changes nothing
+    else:
+        import explllm  # noqa: F401
+
+    import numpy as np
     import torch
 
     from explllm.models.build import NetworkSettings, build
@@ -65,21 +69,29 @@ def spin() -> None:
         pass
 
 
-def measure(name: str, defaults: bool) -> float:
-    """Return the seconds of a job in a process of its own."""
+def measure(name: str, defaults: bool, limit: float) -> float:
+    """Return the seconds of a job in a process of its own, or infinity if it does not end within the limit."""
     environment = {key: value for key, value in os.environ.items() if key not in UNSET}
     if defaults:
         environment["EXPLLLM_BENCHMARK_DEFAULTS"] = "1"
-    done = subprocess.run(
-        [sys.executable, __file__, "--job", name], env=environment, capture_output=True, text=True, check=True
-    )
+    command = [sys.executable, __file__, "--job", name]
+    try:
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True, timeout=limit)
+    except subprocess.TimeoutExpired:
+        return math.inf
     return float(done.stdout.split()[-1])
+
+
+def text_of(seconds: float, limit: float) -> str:
+    """Return a duration for the table."""
+    return f"{seconds:.2f}" if math.isfinite(seconds) else f"over {limit:.0f}"
 
 
 def main() -> None:
     """Measure every job, idle and busy."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=3, help="runs of each (default: 3)")
+    parser.add_argument("--limit", type=float, default=60, help="seconds per process (default: 60)")
     parser.add_argument("--job", choices=JOBS, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.job:
@@ -96,7 +108,10 @@ def main() -> None:
                 other.start()
             for name in JOBS:
                 for defaults in (True, False):
-                    seconds.setdefault((name, defaults, busy), []).append(measure(name, defaults))
+                    took = measure(name, defaults, options.limit)
+                    seconds.setdefault((name, defaults, busy), []).append(took)
+                    settings, machine = "torch alone" if defaults else "explllm", "busy" if busy else "idle"
+                    print(f"{name}, {settings}, {machine}: {text_of(took, options.limit)} s", file=sys.stderr)
             if busy:
                 other.kill()
                 other.join()
@@ -106,9 +121,9 @@ def main() -> None:
     for name in JOBS:
         for defaults in (True, False):
             idle, busy = (statistics.median(seconds[name, defaults, load]) for load in (False, True))
-            print(
-                f"| {name} | {'torch alone' if defaults else 'explllm'} | {idle:.2f} | {busy:.2f} | {busy / idle:.1f} |"
-            )
+            settings, ratio = "torch alone" if defaults else "explllm", f"{busy / idle:.1f}"
+            cells = [name, settings, text_of(idle, options.limit), text_of(busy, options.limit), ratio]
+            print(f"| {' | '.join(cells)} |")
     medians = {key: statistics.median(values) for key, values in seconds.items()}
     slowdown = max(medians[name, False, True] / medians[name, False, False] for name in JOBS)
     cost = max(medians[name, False, False] / medians[name, True, False] for name in JOBS)
