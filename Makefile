@@ -2,7 +2,8 @@
 PYTHON ?= python3
 BIN := .venv/bin
 # One thread per test process: the suite runs two. A file stays in one process, which computes its fixtures once.
-PYTEST := OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE $(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
+# Python may write bytecode: without it, each process that a test starts compiles the libraries for 10 s.
+PYTEST := env -u PYTHONDONTWRITEBYTECODE OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE $(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 .PHONY: install demo test smoke lint docs clean
 
