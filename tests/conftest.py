@@ -5,6 +5,7 @@ import json
 import logging
 import math
 import os
+import signal
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +25,10 @@ from explllm.metrics.evaluation import recognition_metrics
 os.environ["COLUMNS"] = "1000"
 for name in ("FORCE_COLOR", "TTY_COMPATIBLE"):
     os.environ.pop(name, None)
+
+# A shell that starts jobs in the background makes them ignore SIGINT. The processes of the tests would inherit that.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 
