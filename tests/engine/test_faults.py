@@ -275,13 +275,15 @@ def test_runs_on_one_output_exclude_each_other(build, chat_server, model_script,
 
 
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP"])
-def test_other_signals_end_like_ctrl_c(build, chat_server, model_script, table, send_signal, name):
-    before = signal.getsignal(getattr(signal, name))
+def test_other_signals_end_like_ctrl_c(request, build, chat_server, model_script, table, send_signal, name):
+    number = getattr(signal, name)
+    original = signal.signal(number, signal.SIG_DFL)  # nohup ignores SIGHUP
+    request.addfinalizer(lambda: signal.signal(number, original))
 
     def script(received):
         if received.number == 6:
             for _ in range(2):  # the second one changes nothing
-                send_signal(getattr(signal, name))
+                send_signal(number)
         return chat_server.Reply(model_script.answer(received))
 
     with chat_server.ChatServer(script) as server:
@@ -289,7 +291,7 @@ def test_other_signals_end_like_ctrl_c(build, chat_server, model_script, table, 
         assert server.answered == len(server.received) == 6
     assert done.status == 130 and "1 of 6 faces are done" in done.err and "Traceback" not in done.err
     assert table()["cot_status"].notna().sum() == 1
-    assert signal.getsignal(getattr(signal, name)) is before
+    assert signal.getsignal(number) is signal.SIG_DFL
 
 
 def test_a_ledger_deleted_during_a_run(build, chat_server, model_script, table, tmp_path):
