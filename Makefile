@@ -5,7 +5,7 @@ BIN := .venv/bin
 # Python may write bytecode: without it, each process that a test starts compiles the libraries for 10 s.
 PYTEST := env -u PYTHONDONTWRITEBYTECODE OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE $(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
 
-.PHONY: install demo test smoke lint docs clean
+.PHONY: install demo test suite smoke lint docs clean
 
 install: .venv/installed
 
@@ -23,8 +23,12 @@ demo: install
 	$(BIN)/explllm fit --config demo.yaml --model.init_from runs/demo_align/model
 	$(BIN)/explllm test --config demo.yaml
 
+# The linters beside the tests: mypy has one process.
+test: install
+	$(MAKE) --jobs=2 lint suite
+
 # The fast and the slow tests in one run.
-test: install lint
+suite: install
 	$(PYTEST) -m "slow or not slow"
 
 # A quick check of an installation.
