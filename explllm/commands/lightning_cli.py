@@ -51,6 +51,7 @@ from explllm.training.callbacks.au_run_folder import ActionUnitRunFolder
 from explllm.training.callbacks.gallery import Gallery
 from explllm.training.callbacks.live_accuracy import LiveAccuracy, TrainingProgressBar
 from explllm.training.callbacks.run_folder import SCORED_FACES, RunFolder
+from explllm.training.callbacks.temperature_scaling import TemperatureScaling
 from explllm.training.checkpoints import (
     AtomicCheckpointIO,
     BestCheckpoint,
@@ -290,7 +291,7 @@ class ExpLLMCLI(LightningCLI):
             return [ActionUnitRunFolder(config.run_dir, config.predictions, config.ckpt_path)]
         names = ("run_dir", "explained_faces", "scored_faces", "predictions", "answer_labels", "unknown_labels")
         folder = RunFolder(**{name: config[name] for name in names}, checkpoint=config.ckpt_path)
-        return [LiveAccuracy(config.live_accuracy_every_n_steps), folder]
+        return [LiveAccuracy(config.live_accuracy_every_n_steps), TemperatureScaling(), folder]
 
 
 class _ParseOnly(ExpLLMCLI):

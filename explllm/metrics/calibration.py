@@ -56,6 +56,27 @@ def reliability_curve(confidences: np.ndarray, correct: np.ndarray, bins: int = 
     return ReliabilityCurve(counts.tolist(), means(confidence), means(accuracy))
 
 
+def fit_temperature(probabilities: np.ndarray, targets: np.ndarray) -> float:
+    """Find the temperature that minimizes the negative log-likelihood (Guo et al. 2017, Section 4.2).
+
+    Args:
+        probabilities: (N, K) probabilities at temperature 1.
+        targets: (N,) class indices.
+
+    Returns:
+        The temperature T, between 0.1 and 10: probabilities proportional to p ** (1 / T) have the highest likelihood.
+    """
+    logits = np.log(np.maximum(probabilities, _EPSILON))
+    temperatures = np.geomspace(0.1, 10, 401)
+
+    def loss(temperature: float) -> float:
+        scaled = logits / temperature
+        normalizer = np.logaddexp.reduce(scaled, axis=1)
+        return float(np.mean(normalizer - scaled[np.arange(len(targets)), targets]))
+
+    return float(min(temperatures, key=loss))
+
+
 def brier_score(probabilities: np.ndarray, targets: np.ndarray) -> float:
     """Return the mean squared error of the probabilities, summed over the classes (Brier 1950).
 

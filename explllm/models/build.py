@@ -28,7 +28,7 @@ from explllm.models.explllm import ExpLLM
 from explllm.models.feallm import FEALLMProjector, FEALLMSettings
 from explllm.models.lora import LoraSettings
 from explllm.models.pretrained import base_config, base_revision, image_preset, load_language, load_vision
-from explllm.models.vision import Pooling, vision_shape, vision_tower_config
+from explllm.models.vision import ActionUnitTokens, Pooling, vision_shape, vision_tower_config
 
 PresetName = Literal["tiny", "vicuna-7b"]
 
@@ -68,6 +68,11 @@ class NetworkSettings:
     """Number of linear layers in ExpLLM's projector, with GELU between them."""
     feallm: FEALLMSettings | None = None
     """Sizes of FEALLM's modules, if `architecture` is ``feallm``; by default the preset's."""
+    action_unit_tokens: bool = False
+    """Give the language model a token for each action unit after the image tokens. Estimated by a head on the encoder,
+    which needs ``model.action_unit_weight``. Explanations then follow the face more; the paper has no such tokens."""
+    average_flipped: bool = False
+    """Average the probabilities of labels over each image and its mirror image, at twice the time."""
     vision_feature_layer: int = -1
     """Hidden state of the encoder that gives the features: -1 for the last, after the final norm; -2 as in LLaVA."""
     token_pooling: Pooling = "none"
@@ -236,6 +241,7 @@ def build_config(settings: NetworkSettings, init_from: str | PathLike[str] | Non
     shape = vision_shape(vision_config, image.size, layer, pooling)
     is_feallm = settings.architecture == "feallm"
     image_tokens = shape.tokens + (FEALLMProjector.extra_tokens if is_feallm else 0)
+    image_tokens += ActionUnitTokens.count if settings.action_unit_tokens else 0
     config = ExpLLMConfig(
         architecture=settings.architecture,
         feallm=asdict(settings.feallm) if is_feallm and settings.feallm else None,
@@ -256,6 +262,8 @@ def build_config(settings: NetworkSettings, init_from: str | PathLike[str] | Non
         vision_feature_layer=layer,
         token_pooling=pooling,
         vision_drop_path=settings.vision_drop_path,
+        action_unit_tokens=settings.action_unit_tokens,
+        average_flipped=settings.average_flipped,
         image=image.to_dict(),
         image_tokens=image_tokens,
         vision_width=shape.width,

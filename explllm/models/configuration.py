@@ -61,10 +61,17 @@ class ExpLLMConfig(PreTrainedConfig):
     """Fields of `explllm.models.lora.LoraSettings` for the language model."""
     projector_layers: int = 2
     """Number of linear layers in ExpLLM's projector, with GELU between them; the paper has two."""
+    action_unit_tokens: bool = False
+    """Whether the language model gets a token for each action unit after the image tokens; see
+    `explllm.models.vision.ActionUnitTokens`."""
+    temperature: float = 1.0
+    """Divides the log-probabilities of labels, which calibrates them (Guo et al. 2017, Section 4.2)."""
+    average_flipped: bool = False
+    """Whether the probabilities of labels are the mean of those of the image and of its mirror image."""
     image: dict[str, Any] | None = None
     """Fields of `explllm.faces.pixels.ImagePreset`."""
     image_tokens: int = 256
-    """Number of tokens per image."""
+    """Number of tokens per image, those of action units included."""
     vision_width: int = 1024
     """Width of the encoder's features."""
     image_token_id: int = 32000

@@ -20,9 +20,11 @@ class ConvEncoderConfig(PreTrainedConfig):
     num_channels: int = 3
     """Input channels: 3, or 1 to average the image's three channels (grayscale)."""
     hidden_sizes: list[int] | tuple[int, ...] = (32, 64, 128, 256)
-    """Channels after each block. Each block halves height and width."""
+    """Channels after each block. Each block halves height and width; see `pool_last`."""
     depths: list[int] | tuple[int, ...] = (1, 1, 1, 1)
     """Convolutions in each block. All but the first have a residual connection."""
+    pool_last: bool = True
+    """Whether the last block halves height and width too."""
     dropout: float = 0.0
     """Probability that a whole channel of a block's output is zeroed in training."""
 
@@ -30,11 +32,11 @@ class ConvEncoderConfig(PreTrainedConfig):
 class ConvBlock(nn.Module):
     """Convolutions with batch normalization, then max pooling by 2."""
 
-    def __init__(self, channels_in: int, channels: int, depth: int, dropout: float) -> None:
+    def __init__(self, channels_in: int, channels: int, depth: int, dropout: float, pool: bool = True) -> None:
         super().__init__()
         self.stem = _conv(channels_in, channels)
         self.residual = nn.ModuleList(_conv(channels, channels) for _ in range(depth - 1))
-        self.pool = nn.MaxPool2d(2)
+        self.pool = nn.MaxPool2d(2) if pool else nn.Identity()
         self.dropout = nn.Dropout2d(dropout)
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
@@ -56,8 +58,10 @@ class ConvEncoder(PreTrainedModel):
         widths = [config.num_channels, *config.hidden_sizes]
         self.blocks = nn.Sequential(
             *(
-                ConvBlock(before, after, depth, config.dropout)
-                for before, after, depth in zip(widths[:-1], widths[1:], config.depths, strict=True)
+                ConvBlock(before, after, depth, config.dropout, config.pool_last or number < len(config.depths))
+                for number, (before, after, depth) in enumerate(
+                    zip(widths[:-1], widths[1:], config.depths, strict=True), start=1
+                )
             )
         )
         # With channels last, convolutions on a CPU take about half the time.
@@ -76,7 +80,7 @@ class ConvEncoder(PreTrainedModel):
         """Encode images.
 
         Args:
-            pixel_values: (B, 3, H, W), where 2 ** (number of blocks) divides H and W.
+            pixel_values: (B, 3, H, W), where 2 ** (number of pooled blocks) divides H and W.
             output_hidden_states: Return the input and the output of every block too.
 
         Returns:

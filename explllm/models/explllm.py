@@ -30,9 +30,18 @@ from explllm.models.generation import Recognition, Recognitions
 from explllm.models.lora import LoraSettings, add_lora
 from explllm.models.loss import ExpLLMOutput, answer_positions, conversation_loss
 from explllm.models.parts import MultiPartModel, Part, checkpoint_in_evaluation_mode
-from explllm.models.vision import Projector, UnitHead, add_drop_path, block_features, vision_shape
+from explllm.models.vision import (
+    ActionUnitTokens,
+    ExpressionHead,
+    Pooling,
+    Projector,
+    UnitHead,
+    add_drop_path,
+    block_features,
+    vision_shape,
+)
 
-PartName = Literal["vision", "projector", "language", "action_unit_head"]
+PartName = Literal["vision", "projector", "action_unit_tokens", "language", "action_unit_head", "expression_head"]
 
 _HEAD_WIDTH = 128
 """Features of each unit in the action unit head."""
@@ -105,7 +114,15 @@ class ExpLLM(MultiPartModel, PreTrainedModel):
         self.vision = vision or AutoModel.from_config(config.vision_config, dtype=torch.float32)
         self.projector = self.new_projector()
         self.language = language or AutoModelForCausalLM.from_config(config.text_config, dtype=torch.float32)
+        self.action_unit_tokens: ActionUnitTokens | None = None
+        if config.action_unit_tokens:
+            tokens = vision_shape(config.vision_config, self.image.size, *self._features).tokens
+            widths = (config.vision_width, _HEAD_WIDTH, config.text_config.hidden_size)
+            self.action_unit_tokens = ActionUnitTokens(tokens, *widths)
         self.action_unit_head: UnitHead | None = None
+        self.expression_head: ExpressionHead | None = None
+        self.encoder_frozen = False
+        """Whether the encoder and the heads on its features are in evaluation mode and get no gradient."""
         if config.vision_drop_path:
             add_drop_path(self.vision, config.vision_drop_path)
         if config.vision_train == "lora":
@@ -143,24 +160,37 @@ class ExpLLM(MultiPartModel, PreTrainedModel):
             "projector": Part(self.projector, config.projector_train, None),
             "language": Part(self.language, config.text_train, config.text_base),
         }
-        if self.action_unit_head is not None:
-            parts["action_unit_head"] = Part(self.action_unit_head, "full", None)
-        return parts
+        heads: dict[PartName, nn.Module | None] = {
+            "action_unit_tokens": self.action_unit_tokens,
+            "action_unit_head": self.action_unit_head,
+            "expression_head": self.expression_head,
+        }
+        return parts | {name: Part(head, "full", None) for name, head in heads.items() if head is not None}
 
-    def add_action_unit_head(self) -> None:
-        """Add a head that estimates action units from the image tokens, for an auxiliary loss in training.
+    def add_training_heads(self, action_units: bool, labels: int) -> None:
+        """Add heads for auxiliary losses in training. Checkpoints contain their weights; the model's folder does not.
 
-        Checkpoints contain its weights; the model's folder does not.
+        Args:
+            action_units: Estimate action units from the image tokens, unless `action_unit_tokens` do it already.
+            labels: Number of labels to classify by the image tokens; 0 for no such head.
         """
-        self.action_unit_head = UnitHead(self.config.image_tokens, self.config.text_config.hidden_size, _HEAD_WIDTH)
+        width = self.config.text_config.hidden_size
+        if action_units and self.action_unit_tokens is None:
+            self.action_unit_head = UnitHead(self.config.image_tokens, width, _HEAD_WIDTH)
+        if labels:
+            self.expression_head = ExpressionHead(width, labels)
+
+    def freeze_encoder(self) -> None:
+        """Train no longer the encoder and the heads on its features, only projector and language model."""
+        self.encoder_frozen = True
+        self.train(self.training)
 
     def unused_weights(self, part: str) -> frozenset[str]:
         """Return the encoder's parameters that do not affect its features."""
         config = self.config
         if part != "vision":
             return frozenset()
-        layer, pooling = config.vision_feature_layer, config.token_pooling
-        return vision_shape(config.vision_config, self.image.size, layer, pooling).unused
+        return vision_shape(config.vision_config, self.image.size, *self._features).unused
 
     def gradient_checkpointing_enable(
         self, gradient_checkpointing_kwargs: dict[str, Any] | None = None, **_: Any
@@ -182,6 +212,8 @@ class ExpLLM(MultiPartModel, PreTrainedModel):
             for part in self.parts().values():
                 if part.train == "frozen":
                     checkpoint_in_evaluation_mode(part.module)
+        if self.encoder_frozen:
+            self.vision.eval()
         return self
 
     def get_input_embeddings(self) -> nn.Module:
@@ -197,12 +229,25 @@ class ExpLLM(MultiPartModel, PreTrainedModel):
         Returns:
             (B, N, D).
         """
+        return self.encode_image_and_units(pixel_values)[0]
+
+    def encode_image_and_units(self, pixel_values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Encode images as `encode_image` does; return the estimated action units (B, 24) too, if the model has any."""
         weights = next(self.vision.parameters())
         pixel_values = pixel_values.to(device=weights.device, dtype=weights.dtype)
-        layer, pooling = self.config.vision_feature_layer, self.config.token_pooling
-        with_earlier = self.projector.reads_earlier_blocks
-        *earlier, features = block_features(self.vision, pixel_values, layer, pooling, with_earlier)
-        return self.projector(features, earlier, pixel_values)
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.encoder_frozen):
+            with_earlier = self.projector.reads_earlier_blocks
+            *earlier, features = block_features(self.vision, pixel_values, *self._features, with_earlier)
+        tokens = self.projector(features, earlier, pixel_values)
+        if self.action_unit_tokens is None:
+            return tokens, None if self.action_unit_head is None else self.action_unit_head(tokens)
+        units, unit_tokens = self.action_unit_tokens(features)
+        return torch.cat([tokens, unit_tokens.to(tokens.dtype)], dim=1), units
+
+    @property
+    def _features(self) -> tuple[int, Pooling]:
+        """The encoder's layer whose features are used, and their pooling."""
+        return self.config.vision_feature_layer, self.config.token_pooling
 
     def embed(self, input_ids: torch.Tensor, image_embeds: torch.Tensor) -> torch.Tensor:
         """Embed tokens and replace the placeholders by the image embeddings, in order.
@@ -235,7 +280,7 @@ class ExpLLM(MultiPartModel, PreTrainedModel):
     def forward(
         self,
         pixel_values: torch.Tensor,
-        input_ids: torch.Tensor,
+        input_ids: torch.Tensor | None = None,
         attention_mask: torch.Tensor | None = None,
         labels: torch.Tensor | None = None,
         logits_at_labels_only: bool = False,
@@ -244,7 +289,7 @@ class ExpLLM(MultiPartModel, PreTrainedModel):
 
         Args:
             pixel_values: (B, 3, H, W), one image per run of placeholders, in order.
-            input_ids: (B, T), with one placeholder per image token.
+            input_ids: (B, T), with one placeholder per image token. Without them, only the heads on the image run.
             attention_mask: (B, T), 1 for tokens and 0 for padding; all 1 by default.
             labels: (B, T), tokens to predict, -100 at positions without loss.
             logits_at_labels_only: Compute logits only at supervised positions, which saves most of the output layer's
@@ -253,13 +298,15 @@ class ExpLLM(MultiPartModel, PreTrainedModel):
         Returns:
             ``loss`` (with `labels`): cross entropy, averaged within each conversation, then over conversations, as the
             released code trains with one conversation per step. ``logits``: (B, T, V), or (S, V) in row order.
-            ``action_units``: (B, 24), if the model has an action unit head.
+            ``action_units``: (B, 24) and ``expression_logits``: (B, K), if the model has heads for them.
 
         Raises:
             InputError: If the placeholders do not match the images, or `labels` are missing.
         """
-        image_embeds = self.encode_image(pixel_values)  # (B, N, D)
-        units = None if self.action_unit_head is None else self.action_unit_head(image_embeds)
+        image_embeds, units = self.encode_image_and_units(pixel_values)  # (B, N, D)
+        if input_ids is None:
+            expression_logits = None if self.expression_head is None else self.expression_head(image_embeds)
+            return ExpLLMOutput(action_units=units, expression_logits=expression_logits)
         embeds = self.embed(input_ids, image_embeds)  # (B, T, D)
         if any(getattr(self.config.text_config, name, None) for name in _SPECIAL_HEADS):
             logits = self.language(inputs_embeds=embeds, attention_mask=attention_mask, use_cache=False).logits
@@ -315,8 +362,8 @@ class ExpLLM(MultiPartModel, PreTrainedModel):
             ConfigError: If the model has no labels.
         """
         self._check_labels()
-        likelihoods = generation.label_log_likelihoods(self, pixel_values)
-        return [Recognition.of(self.labels, row) for row in likelihoods.softmax(dim=1).tolist()]
+        probabilities = generation.label_probabilities(self, pixel_values)
+        return [Recognition.of(self.labels, row) for row in probabilities.tolist()]
 
     @overload
     def explain(  # type: ignore[overload-overlap]
@@ -526,8 +573,7 @@ class FEALLM(ExpLLM):
     def new_projector(self) -> FEALLMProjector:
         """Create the local clue aggregator and the multi-perspective projector, with random weights."""
         config = self.config
-        layer, pooling = config.vision_feature_layer, config.token_pooling
-        shape = vision_shape(config.vision_config, self.image.size, layer, pooling, with_earlier=True)
+        shape = vision_shape(config.vision_config, self.image.size, *self._features, with_earlier=True)
         settings = FEALLMSettings(**(config.feallm or {}))
         return FEALLMProjector(config.vision_width, shape.earlier_widths, config.text_config.hidden_size, settings)
 

@@ -197,6 +197,31 @@ def label_log_likelihoods(model: "ExpLLM", pixel_values: torch.Tensor) -> torch.
 
 
 @torch.no_grad()
+def label_probabilities(model: "ExpLLM", pixel_values: torch.Tensor) -> torch.Tensor:
+    """Compute the probability of every label: likelihoods, normalized, averaged over mirror images, and calibrated.
+
+    Args:
+        model: The model, with labels.
+        pixel_values: (B, 3, H, W).
+
+    Returns:
+        (B, K) float32, with rows that sum to 1.
+    """
+    return _probabilities(model, pixel_values, label_log_likelihoods(model, pixel_values))
+
+
+def _probabilities(model: "ExpLLM", pixel_values: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+    """Return probabilities (B, K) from the log-likelihoods (B, K) of images, as the model's configuration says."""
+    probabilities = scores.softmax(1)
+    if model.config.average_flipped:
+        mirrored = label_log_likelihoods(model, pixel_values.flip(-1)).softmax(1)
+        probabilities = (probabilities + mirrored) / 2
+    if model.config.temperature == 1:
+        return probabilities
+    return (probabilities.log() / model.config.temperature).softmax(1)
+
+
+@torch.no_grad()
 def unit_probabilities(model: "ExpLLM", pixel_values: torch.Tensor, units: Sequence[str]) -> torch.Tensor:
     """Compute how likely the answer "active" is, rather than "not active", for each action unit.
 
@@ -473,13 +498,14 @@ def _prefill(model: "ExpLLM", decoder: Decoder, faces: Sequence[tuple[int, Face]
         One row per face; its item is the face's number and its recognition, if it had no label.
     """
     conversations = model.conversations
-    image_embeds = model.encode_image(torch.stack([pixels for _, (pixels, _) in faces]))
+    pixel_values = torch.stack([pixels for _, (pixels, _) in faces])
+    image_embeds = model.encode_image(pixel_values)
     labels = [label for _, (_, label) in faces if label is not None]
     recognitions: list[Recognition | None] = [None] * len(faces)
     prefix, continues = conversations.encode_prompt(recognition()), False
     if not labels:
-        scores = _score_labels(model, image_embeds, decoder).softmax(1)
-        recognitions = [Recognition.of(model.labels, row) for row in scores.tolist()]
+        probabilities = _probabilities(model, pixel_values, _score_labels(model, image_embeds, decoder))
+        recognitions = [Recognition.of(model.labels, row) for row in probabilities.tolist()]
         labels = [result.expression for result in recognitions if result is not None]
         continues = decoder.packs
     prompts = [conversations.encode_prompt(_question(label)) for label in labels]

@@ -22,7 +22,9 @@ class ExpLLMOutput(ModelOutput):
     logits: torch.Tensor | None = None
     """(B, T, V), or (S, V) with `logits_at_labels_only`."""
     action_units: torch.Tensor | None = None
-    """(B, 24) intensities estimated from the image tokens; None without an action unit head."""
+    """(B, 24) intensities estimated from the image; None without a head for them."""
+    expression_logits: torch.Tensor | None = None
+    """(B, K) logits of the labels, estimated from the image tokens; None without a head for them."""
 
 
 def answer_positions(labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:

@@ -31,8 +31,8 @@ if TYPE_CHECKING:
 WEIGHTS = "model.safetensors"
 DRAFTS = "drafts.safetensors"
 """N-grams of the training texts; a folder without them works too."""
-TRAINING_ONLY = "action_unit_head."
-"""Prefix of weights that only training uses: checkpoints contain them, model folders do not."""
+TRAINING_ONLY = ("action_unit_head.", "expression_head.")
+"""Prefixes of weights that only training uses: checkpoints contain them, model folders do not."""
 
 
 def save(

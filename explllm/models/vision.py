@@ -231,6 +231,57 @@ class UnitHead(nn.Module):
         return ((attended * self.weight).sum(-1) + self.bias).sigmoid()
 
 
+class ExpressionHead(nn.Module):
+    """Classifies the mean of the image tokens, for an auxiliary loss in training."""
+
+    def __init__(self, width: int, labels: int) -> None:
+        """Create the layers for tokens of width D and K labels."""
+        super().__init__()
+        self.norm = nn.LayerNorm(width)
+        self.label = nn.Linear(width, labels)
+
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        """Map image tokens (B, N, D) of any float type to logits (B, K), float32."""
+        return self.label(self.norm(tokens.to(self.label.weight.dtype).mean(1))).float()
+
+
+class ActionUnitTokens(nn.Module):
+    """Estimates the action units of a face and presents each of them to the language model as a token of its own.
+
+    A token is the embedding of its unit plus that of its intensity, which is interpolated between `LEVELS` embeddings.
+    A language model finds a unit by its position and reads the intensity; in image tokens it would have to learn both.
+    The estimates are trained by the auxiliary loss alone, so they remain intensities. Our addition: the paper has only
+    image tokens.
+    """
+
+    count = len(FEAFA)
+    """Number of tokens."""
+    LEVELS = 11
+    """Embeddings of the intensities 0, 0.1, ..., 1."""
+
+    def __init__(self, tokens: int, width_in: int, width: int, width_out: int) -> None:
+        """Create the head and the embeddings.
+
+        Args:
+            tokens: Image tokens N of the encoder.
+            width_in: Width C of the encoder's features.
+            width: Features of each unit in the head.
+            width_out: Width D of the language model's embeddings.
+        """
+        super().__init__()
+        self.head = UnitHead(tokens, width_in, width, self.count)
+        self.unit = nn.Parameter(torch.randn(self.count, width_out) * width_out**-0.5)
+        self.level = nn.Parameter(torch.randn(self.LEVELS, width_out) * width_out**-0.5)
+
+    def forward(self, features: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Map features (B, N, C) to intensities (B, U) in [0, 1] and tokens (B, U, D), both float32."""
+        intensities = self.head(features)
+        position = intensities.detach() * (self.LEVELS - 1)
+        steps = torch.arange(self.LEVELS, device=position.device)
+        weights = (1 - (position.unsqueeze(-1) - steps).abs()).clamp(min=0)  # (B, U, LEVELS): linear interpolation
+        return intensities, self.unit + weights @ self.level
+
+
 class BatchDropPath(nn.Module):
     """Stochastic depth as in DINOv2's training: drops the residual of some samples and scales up the others.
 

@@ -258,6 +258,8 @@ class BestCheckpoint(Checkpoint):
         value = trainer.callback_metrics.get(self.monitor)
         if value is None or trainer.state.fn != "fit" or trainer.sanity_checking or value.isnan():
             return
+        if getattr(pl_module, "trains_encoder_only", False):
+            return  # the metric is not the language model's
         if self._best is None or float(value) >= self._best:
             self._best = pl_module.best_value = float(value)  # type: ignore[assignment]
             trainer.save_checkpoint(self.path, weights_only=True)

@@ -54,9 +54,9 @@ class FaceTask(LightningModule):
 
     def configure_optimizers(self) -> Any:
         """Return AdamW and its schedule, which advances every optimizer step."""
-        optimizer, schedule = build_optimizer(
-            self.model, self.optimization, int(self.trainer.estimated_stepping_batches)
-        )
+        steps, epochs = int(self.trainer.estimated_stepping_batches), getattr(self, "encoder_epochs", 0)
+        first_phase = steps * epochs // self.trainer.max_epochs if epochs else 0
+        optimizer, schedule = build_optimizer(self.model, self.optimization, steps, first_phase)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -68,8 +68,8 @@ class FaceTask(LightningModule):
         checkpoint["trains"], checkpoint["unreadable"] = self._trainable_names(), self.unreadable_images
         config = self.model.config
         checkpoint["task"], checkpoint["network"] = type(self).__name__, asdict(self.network)
-        names = ("training_data_note", "margin", "image", "image_tokens")
-        checkpoint["model_metadata"] = {name: getattr(config, name) for name in names}
+        names = ("training_data_note", "margin", "image", "image_tokens", "temperature")
+        checkpoint["model_metadata"] = {name: getattr(config, name) for name in names if hasattr(config, name)}
         checkpoint["best"], checkpoint["accumulation"] = self.best_value, self.trainer.accumulate_grad_batches
         checkpoint["loss"] = None if self.last_loss is None else float(self.last_loss)
 

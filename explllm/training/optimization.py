@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import nn
-from torch.optim.lr_scheduler import LambdaLR
+from torch.optim.lr_scheduler import LRScheduler, SequentialLR
 from transformers import get_cosine_schedule_with_warmup
 
 from explllm.core.errors import ConfigError
@@ -49,14 +49,15 @@ class OptimizationSettings:
 
 
 def build_optimizer(
-    model: nn.Module, settings: OptimizationSettings, total_steps: int
-) -> tuple[torch.optim.Optimizer, LambdaLR]:
+    model: nn.Module, settings: OptimizationSettings, total_steps: int, first_phase: int = 0
+) -> tuple[torch.optim.Optimizer, LRScheduler]:
     """Build the optimizer and its schedule.
 
     Args:
         model: The model. Its frozen weights are skipped.
         settings: Learning rates, weight decay and warm-up.
         total_steps: Optimizer steps of the whole run, after which the learning rate is 0.
+        first_phase: Steps after which the schedule starts again, with a warm-up of the same length.
 
     Returns:
         The optimizer, and the schedule, which advances once per optimizer step. Parameter groups are those with weight
@@ -84,6 +85,12 @@ def build_optimizer(
     optimizer = torch.optim.AdamW(
         groups, lr=settings.learning_rate, betas=(settings.beta1, settings.beta2), eps=settings.epsilon
     )
+    if first_phase:
+        phases = [
+            get_cosine_schedule_with_warmup(optimizer, warmup_steps(settings, steps), steps)
+            for steps in (first_phase, total_steps - first_phase)
+        ]
+        return optimizer, SequentialLR(optimizer, phases, [first_phase])
     warmup = warmup_steps(settings, total_steps)
     if warmup >= total_steps > 0:
         warnings.warn(

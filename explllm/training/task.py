@@ -20,7 +20,7 @@ from explllm.models import storage
 from explllm.models.build import ConfigAndTokenizer, NetworkSettings, build, build_config, distinct_expressions
 from explllm.models.explllm import ExpLLM, PartName, Recognition
 from explllm.models.lora import is_lora
-from explllm.models.loss import answer_numbers, answer_positions, conversation_loss
+from explllm.models.loss import ExpLLMOutput, answer_numbers, answer_positions, conversation_loss
 from explllm.training.au_task import regression_loss
 from explllm.training.checkpoints import read_checkpoint
 from explllm.training.face_task import FaceTask
@@ -51,7 +51,9 @@ class ExpLLMTask(FaceTask):
         explanation_batch_size: int = 8,
         label_smoothing: float = 0.0,
         action_unit_weight: float = 0.0,
+        encoder_epochs: int = 0,
         average_answers: bool = False,
+        calibrate: bool = False,
     ) -> None:
         """Build configuration and tokenizer; `configure_model` loads the weights.
 
@@ -66,12 +68,19 @@ class ExpLLMTask(FaceTask):
             explanation_batch_size: Faces that one device explains at a time. With Vicuna-7B, a face's cache takes
                 0.4 GB.
             label_smoothing: Share of each target token's probability that is spread over the vocabulary, in [0, 1).
-                Training on imbalanced data may need it; the paper does not use it.
-            action_unit_weight: Weight of an auxiliary loss (`regression_loss`): a head, which only training uses,
-                estimates the measured action units from the image tokens. It makes explanations follow the face. The
-                paper does not use it.
+                Training on imbalanced data may need it; the paper does not use it. With `encoder_epochs`, it applies to
+                the classification in those epochs, and is spread over the labels.
+            action_unit_weight: Weight of an auxiliary loss (`regression_loss`): a head estimates the measured action
+                units, from the image tokens if the network has no `action_unit_tokens`. It makes explanations follow
+                the face. The paper does not use it.
+            encoder_epochs: Epochs at the start that train only encoder and projector, to classify the expression from
+                the mean of the image tokens and to estimate action units. Then the encoder is frozen, and projector
+                and language model train on conversations, with a warm-up of their own. For random weights, where the
+                language model would cost time and teach the encoder little.
             average_answers: Average the loss within each answer before averaging over a conversation: label and chain
                 of thought of a CoT conversation then count equally. The paper averages over all tokens.
+            calibrate: After each validation, fit the temperature of the probabilities to the validation faces, and save
+                it with the model.
 
         Raises:
             ConfigError: If a number is out of range, or the parts do not fit each other.
@@ -85,7 +94,10 @@ class ExpLLMTask(FaceTask):
             raise ConfigError(
                 f"`explanation_batch_size` must be at least 1, got {explanation_batch_size}", remedy="Change it."
             )
+        if encoder_epochs < 0:
+            raise ConfigError(f"`encoder_epochs` must be at least 0, got {encoder_epochs}", remedy="Change it.")
         self.label_smoothing, self.action_unit_weight = label_smoothing, action_unit_weight
+        self.encoder_epochs, self.calibrate = encoder_epochs, calibrate
         self.average_answers, self.explanation_batch_size = average_answers, explanation_batch_size
         self.network = network or NetworkSettings()
         self.optimization = optimization or OptimizationSettings()
@@ -138,12 +150,27 @@ class ExpLLMTask(FaceTask):
         if chat_format != self.config.chat_format:
             self.config, tokenizer = build_config(replace(self.network, chat_format=chat_format))
         self.config.image, self.config.image_tokens = metadata["image"], metadata["image_tokens"]
+        self.config.temperature = metadata.get("temperature", 1.0)
         self.conversations = ConversationEncoder(tokenizer, metadata["image_tokens"])
         self.image = ImagePreset.from_dict(metadata["image"])
 
     def on_fit_start(self) -> None:
-        """Check that the model has a label for every expression of the data."""
+        """Check that the model has a label for every expression of the data, and that the run fits `encoder_epochs`."""
         self._check_labels()
+        if self.trainer.state.fn != "fit" or not self.encoder_epochs:
+            return
+        if self.encoder_epochs >= (self.trainer.max_epochs or 0):
+            raise ConfigError(
+                f"`encoder_epochs` is {self.encoder_epochs}, but the run has {self.trainer.max_epochs} epochs",
+                remedy="Give a larger --trainer.max_epochs: the language model trains in the remaining ones.",
+            )
+        if self.trainer.world_size > 1 and not getattr(self.trainer.strategy, "_ddp_kwargs", {}).get(
+            "find_unused_parameters"
+        ):
+            raise ConfigError(
+                "`encoder_epochs` leaves weights without gradients, which this strategy does not expect",
+                remedy="Use --trainer.strategy ddp_find_unused_parameters_true, or one device.",
+            )
 
     on_validation_start = on_test_start = on_fit_start
 
@@ -177,21 +204,44 @@ class ExpLLMTask(FaceTask):
                 self.print(f"weights: {self.init_from}")
             if self.gradient_checkpointing:
                 self.model.gradient_checkpointing_enable()
-            if self.action_unit_weight:
-                self.model.add_action_unit_head()
+            self.model.add_training_heads(self.action_unit_weight > 0, len(self.labels) if self.encoder_epochs else 0)
             # Lightning does not change the modules' mode; frozen parts stay in evaluation mode.
             self.model.train()
         if mesh is not None and not isinstance(self.model, FSDPModule):
             shard(self.model, mesh["data_parallel"], dtype, pretrained)
 
+    @property
+    def trains_encoder_only(self) -> bool:
+        """Whether this is one of the first `encoder_epochs` of a training, in which the language model takes no part."""
+        return self.trainer.state.fn == "fit" and self.trainer.current_epoch < self.encoder_epochs
+
     def training_step(self, batch: Batch, batch_idx: int) -> dict[str, torch.Tensor]:
         """Return the loss and, as ``label_logits``, the logits (B, V) of the first token of each conversation's label.
+
+        In the first `encoder_epochs`, return ``expression_logits`` (B, K) instead, one for each label.
 
         ``train/loss`` is the mean over a global batch, that is, over all micro-batches and devices of an optimizer
         step: a micro-batch contains conversations of one kind, and the losses of FER and CoT differ widely.
         """
         step = self._is_step(batch_idx)
         self._check_readable(batch, step)
+        if self.trains_encoder_only:
+            return self._encoder_step(batch, step)
+        if self.encoder_epochs:
+            if not self.explllm.encoder_frozen:  # here, because a run can resume in the middle of an epoch
+                self.explllm.freeze_encoder()
+            # The frozen encoder processes each face alone, so a batch can be divided.
+            order, parts = parts_of_similar_length(batch)
+            results = [self._conversation_loss(part) for part in parts]
+            loss = sum(len(part["rows"]) * loss for part, (loss, _) in zip(parts, results, strict=True)) / len(order)
+            logits = torch.cat([logits for _, logits in results])[order.argsort()]
+        else:
+            loss, logits = self._conversation_loss(batch)
+        self._log_loss(loss, step)
+        return {"loss": loss, "label_logits": logits}
+
+    def _conversation_loss(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the loss of conversations and the logits (B, V) of the first token of their labels."""
         output = self.explllm(
             batch["pixel_values"],
             batch["input_ids"],
@@ -200,18 +250,30 @@ class ExpLLMTask(FaceTask):
             labels=batch["labels"],
             logits_at_labels_only=True,
         )
-        loss = output.loss
-        if self.label_smoothing or self.average_answers:
+        loss, smoothing = output.loss, 0.0 if self.encoder_epochs else self.label_smoothing
+        if smoothing or self.average_answers:
             rows, columns, targets = answer_positions(batch["labels"])
             answers = answer_numbers(rows, columns) if self.average_answers else None
-            loss = conversation_loss(output.logits, targets, rows, len(batch["labels"]), self.label_smoothing, answers)
+            loss = conversation_loss(output.logits, targets, rows, len(batch["labels"]), smoothing, answers)
+        if self.action_unit_weight and not self.encoder_epochs:
+            loss = loss + self.action_unit_weight * self._action_unit_loss(output, batch)
+        return loss, output.logits[label_positions(batch["labels"])].detach()
+
+    def _encoder_step(self, batch: Batch, step: bool) -> dict[str, torch.Tensor]:
+        output = self.explllm(batch["pixel_values"])
+        targets, logits = self.targets(batch), output.expression_logits
+        loss = functional.cross_entropy(logits, targets, ignore_index=-1, label_smoothing=self.label_smoothing)
+        loss = loss.nan_to_num()  # no face of the micro-batch has an expression
         if self.action_unit_weight:
-            # CCC compares faces: in a micro-batch of a few it would be noise.
-            ccc_weight = float(len(batch["rows"]) >= _MIN_FACES_FOR_CCC)
-            units = regression_loss(output.action_units.float(), batch["action_units"], ccc_weight)
-            loss = loss + self.action_unit_weight * units
+            loss = loss + self.action_unit_weight * self._action_unit_loss(output, batch)
         self._log_loss(loss, step)
-        return {"loss": loss, "label_logits": output.logits[label_positions(batch["labels"])].detach()}
+        return {"loss": loss, "expression_logits": logits.detach()}
+
+    @staticmethod
+    def _action_unit_loss(output: ExpLLMOutput, batch: Batch) -> torch.Tensor:
+        # CCC compares faces: in a micro-batch of a few it would be noise.
+        ccc_weight = float(len(batch["rows"]) >= _MIN_FACES_FOR_CCC)
+        return regression_loss(output.action_units.float(), batch["action_units"], ccc_weight)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> dict[str, torch.Tensor]:
         """Recognize faces; return probabilities (B, K), targets (B,) and rows (B,) of the valid ones."""
@@ -269,7 +331,11 @@ class ExpLLMTask(FaceTask):
         self._count_unreadable(batch)
         valid = self._valid_rows(batch)
         # Invalid faces too: under FSDP2 every rank must take part in every forward pass.
-        recognitions = self.explllm.recognize_pixels(batch["pixel_values"])
+        if self.trains_encoder_only:
+            logits = self.explllm(batch["pixel_values"]).expression_logits
+            recognitions = [Recognition.of(self.labels, row) for row in logits.softmax(1).tolist()]
+        else:
+            recognitions = self.explllm.recognize_pixels(batch["pixel_values"])
         probabilities = torch.tensor(
             [[*recognition.probabilities.values()] for recognition in recognitions], device=self.device
         )
@@ -278,6 +344,26 @@ class ExpLLMTask(FaceTask):
             "targets": self.targets(batch)[valid],
             "rows": batch["rows"][valid],
         }
+
+
+def parts_of_similar_length(batch: Batch) -> tuple[torch.Tensor, list[Batch]]:
+    """Divide a batch into conversations of up to half of the greatest length and the others: less padding to compute.
+
+    Args:
+        batch: A batch of conversations, padded on the right.
+
+    Returns:
+        The rows (B,) in the order of the parts, and the parts, each without columns that hold only padding.
+    """
+    lengths = batch["attention_mask"].sum(1)
+    short = 2 * lengths <= lengths.max()
+    groups = [rows for rows in (short.nonzero().squeeze(1), (~short).nonzero().squeeze(1)) if len(rows)]
+    parts = []
+    for rows in groups:
+        part = {name: value[rows] for name, value in batch.items() if isinstance(value, torch.Tensor)}
+        columns = int(lengths[rows].max())
+        parts.append(part | {name: part[name][:, :columns] for name in ("input_ids", "attention_mask", "labels")})
+    return torch.cat(groups), parts
 
 
 def label_positions(labels: torch.Tensor) -> torch.Tensor:

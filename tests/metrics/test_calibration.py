@@ -4,7 +4,7 @@ import torch
 from sklearn import metrics as reference
 from torchmetrics.functional.classification import multiclass_calibration_error
 
-from explllm.metrics.calibration import brier_score, negative_log_likelihood, reliability_curve
+from explllm.metrics.calibration import brier_score, fit_temperature, negative_log_likelihood, reliability_curve
 
 
 @pytest.fixture
@@ -55,3 +55,13 @@ def test_scores_equal_scikit_learn(answers):
     assert brier_score(probabilities, targets) == pytest.approx(sum(by_class))
     assert brier_score(np.full((3, 4), 0.25), np.array([0, 1, 3])) == pytest.approx(3 / 4)
     assert np.isfinite(negative_log_likelihood(np.array([[1.0, 0.0]]), np.array([1])))
+
+
+def test_temperature_of_overconfident_answers():
+    """Targets drawn from known probabilities, which are then sharpened three times: the temperature is 3."""
+    random = np.random.default_rng(2)
+    true = random.dirichlet(np.full(4, 0.7), size=20_000)
+    targets = (true.cumsum(1) > random.uniform(size=(len(true), 1))).argmax(1)
+    sharpened = true**3 / (true**3).sum(1, keepdims=True)
+    assert fit_temperature(sharpened, targets) == pytest.approx(3, rel=0.05)
+    assert fit_temperature(true, targets) == pytest.approx(1, rel=0.05)

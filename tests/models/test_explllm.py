@@ -1,11 +1,12 @@
 import io
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from explllm import ChainOfThought, Expression
+from explllm import ChainOfThought, ExpLLM, Expression
 from explllm.conversation.messages import explanation, recognition
 from explllm.core.errors import ConfigError, ImageError, InputError, MissingPathError
 from explllm.models.build import NetworkSettings, build
@@ -317,3 +318,27 @@ def test_errors(tiny_model, tmp_path):
         )
     with pytest.raises(ConfigError, match="'bigmodel' is not a model_type"):
         build(NetworkSettings(preset="tiny", vision={"model_type": "bigmodel"}))
+
+
+def test_probabilities_of_mirror_images_and_temperature(tmp_path):
+    """Both settings are saved with the model, and apply to recognition alone and together with an explanation."""
+    torch.manual_seed(0)
+    settings = NetworkSettings(preset="tiny", labels="rafdb", vocabulary=700, action_unit_tokens=True)
+    build(replace(settings, average_flipped=True)).save_pretrained(tmp_path / "model")
+    model = ExpLLM.from_pretrained(tmp_path / "model")
+    assert model.config.image_tokens == 16 + 24 and model.action_unit_tokens is not None
+    images = pixels(model, 2)
+
+    def probabilities(images):
+        return torch.tensor([[*one.probabilities.values()] for one in model.recognize_pixels(images)])
+
+    averaged = probabilities(images)
+    torch.testing.assert_close(probabilities(images.flip(-1)), averaged)
+    together = [one.probabilities for one, _ in model.recognize_and_explain_pixels(images, max_new_tokens=2)]
+    torch.testing.assert_close(torch.tensor([[*one.values()] for one in together]), averaged, atol=1e-5, rtol=0)
+    model.config.average_flipped = False
+    one, other = probabilities(images), probabilities(images.flip(-1))
+    assert not torch.allclose(one, other, atol=1e-4)
+    torch.testing.assert_close((one + other) / 2, averaged)
+    model.config.temperature = 2.0
+    torch.testing.assert_close(probabilities(images), one.sqrt() / one.sqrt().sum(1, keepdim=True))

@@ -4,7 +4,7 @@ from transformers import Dinov2Config, Dinov2Model
 
 from explllm.core.errors import ConfigError
 from explllm.models.conv_encoder import ConvEncoder, ConvEncoderConfig
-from explllm.models.vision import BatchDropPath, add_drop_path
+from explllm.models.vision import ActionUnitTokens, BatchDropPath, add_drop_path
 
 SMALL = Dinov2Config(hidden_size=16, num_hidden_layers=2, num_attention_heads=2, image_size=28, patch_size=14)
 
@@ -45,3 +45,18 @@ def test_invalid_drop_path():
         add_drop_path(Dinov2Model(SMALL), 1.0)
     with pytest.raises(ConfigError, match="no blocks with stochastic depth"):
         add_drop_path(ConvEncoder(ConvEncoderConfig()), 0.1)
+
+
+def test_tokens_of_action_units():
+    """A token is its unit plus its intensity, interpolated; the language model's loss does not change the estimates."""
+    torch.manual_seed(0)
+    tokens = ActionUnitTokens(tokens=4, width_in=8, width=8, width_out=6)
+    units, embeds = tokens(torch.randn(2, 4, 8, requires_grad=True))
+    assert units.shape == (2, 24) and embeds.shape == (2, 24, 6)
+    position = float(units[1, 5].detach()) * 10
+    lower = int(position)
+    level = tokens.level[lower] * (lower + 1 - position) + tokens.level[lower + 1] * (position - lower)
+    torch.testing.assert_close(embeds[1, 5], tokens.unit[5] + level)
+    embeds.sum().backward()
+    assert all(weight.grad is None for weight in tokens.head.parameters())
+    assert tokens.unit.grad is not None and tokens.level.grad is not None

@@ -12,9 +12,10 @@ from explllm.data.datamodules import DrawnFaces
 from explllm.models.build import NetworkSettings
 from explllm.models.loss import conversation_loss
 from explllm.models.storage import WEIGHTS
+from explllm.training.callbacks.temperature_scaling import TemperatureScaling
 from explllm.training.checkpoints import model_from_checkpoint, read_checkpoint
 from explllm.training.optimization import OptimizationSettings
-from explllm.training.task import ExpLLMTask
+from explllm.training.task import ExpLLMTask, parts_of_similar_length
 
 SIZES = {"train": 56, "val": 14, "test": 27, "size": 64}
 
@@ -195,3 +196,55 @@ def test_label_smoothing(settings, data, trainer):
     assert float(found) == pytest.approx(float((each[:2].mean() + each[2]) / 2), abs=1e-6)
     with pytest.raises(ConfigError, match=r"`label_smoothing` must be in \[0, 1\), got 1"):
         ExpLLMTask(settings(), label_smoothing=1)
+
+
+def test_encoder_epochs(settings, data, trainer):
+    """First encoder, projector and heads train, then projector and language model; the other weights stay bit-equal."""
+    task = ExpLLMTask(
+        settings(action_unit_tokens=True),
+        encoder_epochs=1,
+        action_unit_weight=1.0,
+        average_answers=True,
+        calibrate=True,
+    )
+
+    class Phases(Callback):
+        states, batches, temperatures = [], [], []
+
+        def on_train_start(self, trainer, pl_module):
+            self.states.append({name: value.clone() for name, value in pl_module.explllm.state_dict().items()})
+
+        def on_train_epoch_end(self, trainer, pl_module):
+            self.on_train_start(trainer, pl_module)
+            self.temperatures.append(pl_module.explllm.config.temperature)
+
+        def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+            self.batches.append({name: outputs[name].shape for name in outputs if name.endswith("logits")})
+
+    phases = Phases()
+    run = trainer(max_epochs=2, callbacks=[TemperatureScaling(), phases])
+    run.fit(task, data(micro_batch_size=8))
+    start, middle, end = phases.states
+
+    def changed(one, two):
+        return {name.split(".")[0] for name in one if not torch.equal(one[name], two[name])}
+
+    assert changed(start, middle) == {"vision", "projector", "action_unit_tokens", "expression_head"}
+    assert changed(middle, end) == {"projector", "language", "action_unit_tokens"}
+    assert all(torch.equal(middle[name], end[name]) for name in middle if "action_unit_tokens.head" in name)
+    first, last = phases.batches[0], phases.batches[-1]
+    assert first == {"expression_logits": (8, 7)} and last == {"label_logits": (8, len(task.conversations.tokenizer))}
+    assert phases.temperatures[0] == 1 and phases.temperatures[1] != 1
+    with pytest.raises(ConfigError, match="`encoder_epochs` is 2, but the run has 2 epochs"):
+        trainer(max_epochs=2).fit(ExpLLMTask(settings(), encoder_epochs=2), data())
+
+
+def test_parts_of_similar_length():
+    """Rows of a mixed batch are divided by length, without their padding, and every row is in one part."""
+    lengths = torch.tensor([3, 9, 4, 10])
+    mask = (torch.arange(10) < lengths[:, None]).long()
+    ids = torch.arange(40).view(4, 10)
+    batch = {"input_ids": ids, "attention_mask": mask, "labels": ids, "rows": torch.arange(4), "unreadable": []}
+    order, (short, long) = parts_of_similar_length(batch)
+    assert order.tolist() == [0, 2, 1, 3] and short["rows"].tolist() == [0, 2] and long["rows"].tolist() == [1, 3]
+    assert torch.equal(short["input_ids"], ids[[0, 2], :4]) and torch.equal(long["labels"], ids[[1, 3]])

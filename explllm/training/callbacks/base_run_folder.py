@@ -95,6 +95,8 @@ class BaseRunFolder(Callback):
         step = step if checkpoint is None else checkpoint["global_step"]
         if checkpoint is not None and all(found):
             trainer.strategy.load_model_state_dict(checkpoint, strict=False)
+            if "temperature" in checkpoint["model_metadata"]:
+                pl_module.model.config.temperature = checkpoint["model_metadata"]["temperature"]
         weights = dict(full_weights(pl_module.model, keep=trainer.is_global_zero))
         if checkpoint is not None and not all(found):
             weights = {name.removeprefix("model."): value for name, value in checkpoint["state_dict"].items()}

@@ -71,8 +71,11 @@ class LiveAccuracy(Callback):
             return
         targets = pl_module.targets(batch)
         labeled = targets >= 0  # other conversations, such as those about action units, do not begin with a label
-        probabilities = outputs["label_logits"].float()[labeled][:, self._first_tokens].softmax(1)
-        self.training.update(probabilities, targets[labeled])
+        if "expression_logits" in outputs:
+            logits = outputs["expression_logits"]
+        else:
+            logits = outputs["label_logits"][:, self._first_tokens]
+        self.training.update(logits[labeled].float().softmax(1), targets[labeled])
         if trainer.global_step - self._last_step < self.every_n_steps:
             return
         self._last_step = trainer.global_step
