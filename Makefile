@@ -5,6 +5,8 @@ BIN := .venv/bin
 # Python may write bytecode: without it, each process that a test starts compiles the libraries for 10 s.
 PYTEST := env -u PYTHONDONTWRITEBYTECODE OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE $(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
 
+.PHONY: install demo model test smoke lint docs clean
+
 .PHONY: install demo test suite smoke lint docs clean
 
 install: .venv/installed
@@ -22,6 +24,16 @@ demo: install
 	$(BIN)/explllm fit --config demo_align.yaml
 	$(BIN)/explllm fit --config demo.yaml --model.init_from runs/demo_align/model
 	$(BIN)/explllm test --config demo.yaml
+
+# The model in the package, from FACES, a folder of class subfolders, and MediaPipe's face_landmarker.task. About three
+# hours on two cores; the same command resumes.
+model: install
+	mkdir -p runs
+	test -f runs/pocket_faces.parquet || $(BIN)/explllm data folder $(FACES) -o runs/pocket_faces.parquet
+	test -f runs/pocket_aus.parquet || $(BIN)/explllm aus runs/pocket_faces.parquet -o runs/pocket_aus.parquet --landmarker $(LANDMARKER) --workers 2
+	$(BIN)/explllm fit --config pocket.yaml --data.manifest runs/pocket_aus.parquet $$(test -f runs/pocket/checkpoints/last.ckpt && echo --ckpt_path last)
+	rm -rf explllm/pretrained/pocket
+	$(BIN)/explllm convert half runs/pocket/model explllm/pretrained/pocket
 
 # The linters beside the tests: mypy has one process.
 test: install

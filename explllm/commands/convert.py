@@ -3,6 +3,7 @@
 explllm convert released Downloads/ExpLLM models/explllm
 explllm convert merge runs/rafdb/model models/rafdb_merged
 explllm convert checkpoint runs/rafdb/checkpoints/last.ckpt models/rafdb_last
+explllm convert half runs/pocket/model models/pocket
 
 Nothing is downloaded.
 """
@@ -91,7 +92,37 @@ def checkpoint(file: Path, out: Path) -> None:
     sys.stdout.write(f"wrote   {out}\n")
 
 
-COMMANDS: dict[str, Callable[..., int | None]] = {"released": released, "merge": merge, "checkpoint": checkpoint}
+def half(folder: Path, out: Path) -> None:
+    """Write a model's own weights in float16: half the size. They are float32 again when the model is opened.
+
+    Args:
+        folder: The model to read: runs/NAME/model.
+        out: The folder to write; it must not exist.
+
+    Raises:
+        InputError: If the model cannot be read, or `out` exists.
+    """
+    import torch
+
+    from explllm.models import storage
+    from explllm.models.explllm import ExpLLM
+
+    storage.check_target(out, replace=False)
+    model = ExpLLM.from_pretrained(folder)
+    weights = {
+        name: value.to(torch.float16) if value.is_floating_point() else value
+        for name, value in model.weights_to_save().items()
+    }
+    storage.save(model, out, replace=False, weights=weights)
+    sys.stdout.write(f"wrote   {out}: {sum(file.stat().st_size for file in out.iterdir()) / 1e6:.1f} MB\n")
+
+
+COMMANDS: dict[str, Callable[..., int | None]] = {
+    "released": released,
+    "merge": merge,
+    "checkpoint": checkpoint,
+    "half": half,
+}
 
 
 def _lora(rank: int | None) -> str:

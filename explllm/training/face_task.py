@@ -55,7 +55,7 @@ class FaceTask(LightningModule):
     def configure_optimizers(self) -> Any:
         """Return AdamW and its schedule, which advances every optimizer step."""
         steps, epochs = int(self.trainer.estimated_stepping_batches), getattr(self, "encoder_epochs", 0)
-        first_phase = steps * epochs // self.trainer.max_epochs if epochs else 0
+        first_phase = steps * epochs // (self.trainer.max_epochs or 1) if epochs else 0
         optimizer, schedule = build_optimizer(self.model, self.optimization, steps, first_phase)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 

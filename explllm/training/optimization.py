@@ -85,7 +85,7 @@ def build_optimizer(
     optimizer = torch.optim.AdamW(
         groups, lr=settings.learning_rate, betas=(settings.beta1, settings.beta2), eps=settings.epsilon
     )
-    if first_phase:
+    if 0 < first_phase < total_steps:
         phases = [
             get_cosine_schedule_with_warmup(optimizer, warmup_steps(settings, steps), steps)
             for steps in (first_phase, total_steps - first_phase)

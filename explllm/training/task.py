@@ -5,7 +5,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch.distributed.fsdp import FSDPModule
@@ -76,7 +76,8 @@ class ExpLLMTask(FaceTask):
             encoder_epochs: Epochs at the start that train only encoder and projector, to classify the expression from
                 the mean of the image tokens and to estimate action units. Then the encoder is frozen, and projector
                 and language model train on conversations, with a warm-up of their own. For random weights, where the
-                language model would cost time and teach the encoder little.
+                language model would cost time and teach the encoder little. If a run has only such epochs, another run
+                can start from its model.
             average_answers: Average the loss within each answer before averaging over a conversation: label and chain
                 of thought of a CoT conversation then count equally. The paper averages over all tokens.
             calibrate: After each validation, fit the temperature of the probabilities to the validation faces, and save
@@ -159,7 +160,7 @@ class ExpLLMTask(FaceTask):
         self._check_labels()
         if self.trainer.state.fn != "fit" or not self.encoder_epochs:
             return
-        if self.encoder_epochs >= (self.trainer.max_epochs or 0):
+        if self.encoder_epochs > (self.trainer.max_epochs or 0):
             raise ConfigError(
                 f"`encoder_epochs` is {self.encoder_epochs}, but the run has {self.trainer.max_epochs} epochs",
                 remedy="Give a larger --trainer.max_epochs: the language model trains in the remaining ones.",
@@ -212,7 +213,7 @@ class ExpLLMTask(FaceTask):
 
     @property
     def trains_encoder_only(self) -> bool:
-        """Whether this is one of the first `encoder_epochs` of a training, in which the language model takes no part."""
+        """Whether this is one of the first `encoder_epochs` of a training, without the language model."""
         return self.trainer.state.fn == "fit" and self.trainer.current_epoch < self.encoder_epochs
 
     def training_step(self, batch: Batch, batch_idx: int) -> dict[str, torch.Tensor]:
@@ -233,7 +234,8 @@ class ExpLLMTask(FaceTask):
             # The frozen encoder processes each face alone, so a batch can be divided.
             order, parts = parts_of_similar_length(batch)
             results = [self._conversation_loss(part) for part in parts]
-            loss = sum(len(part["rows"]) * loss for part, (loss, _) in zip(parts, results, strict=True)) / len(order)
+            shares = [len(part["rows"]) / len(order) for part in parts]
+            loss = torch.stack([share * loss for share, (loss, _) in zip(shares, results, strict=True)]).sum()
             logits = torch.cat([logits for _, logits in results])[order.argsort()]
         else:
             loss, logits = self._conversation_loss(batch)
@@ -273,7 +275,8 @@ class ExpLLMTask(FaceTask):
     def _action_unit_loss(output: ExpLLMOutput, batch: Batch) -> torch.Tensor:
         # CCC compares faces: in a micro-batch of a few it would be noise.
         ccc_weight = float(len(batch["rows"]) >= _MIN_FACES_FOR_CCC)
-        return regression_loss(output.action_units.float(), batch["action_units"], ccc_weight)
+        units = cast(torch.Tensor, output.action_units)
+        return regression_loss(units.float(), batch["action_units"], ccc_weight)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> dict[str, torch.Tensor]:
         """Recognize faces; return probabilities (B, K), targets (B,) and rows (B,) of the valid ones."""

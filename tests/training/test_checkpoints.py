@@ -6,15 +6,18 @@ import os
 import pickle
 import shutil
 import signal
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 import yaml
+from safetensors.torch import load_file
 
 from explllm import ExpLLM
 from explllm.core.errors import CheckpointError, ConfigError
 from explllm.core.manifest import Manifest
+from explllm.models.storage import WEIGHTS
 from explllm.training.callbacks.live_accuracy import LiveAccuracy
 from explllm.training.checkpoints import (
     AtomicCheckpointIO,
@@ -193,6 +196,12 @@ def test_the_model_is_the_best_checkpoint(explllm, small_config, tmp_path, monke
     # `convert checkpoint` writes the same folder.
     assert explllm("convert", "checkpoint", "run/checkpoints/best.ckpt", "out").status == 0
     assert "exists already" in explllm("convert", "checkpoint", "run/checkpoints/best.ckpt", "out").error
+    assert explllm("convert", "half", "out", "half").status == 0
+    weights, halves = (load_file(Path(folder, WEIGHTS)) for folder in ("out", "half"))
+    for name, value in weights.items():
+        assert halves[name].dtype == (torch.float16 if value.is_floating_point() else value.dtype)
+        torch.testing.assert_close(halves[name].to(value.dtype), value, atol=1e-4, rtol=1e-3)
+    assert all(weight.dtype == torch.float32 for weight in ExpLLM.from_pretrained("half").parameters())
     out = ExpLLM.from_pretrained(tmp_path / "out")
     assert same(out.state_dict(), model.state_dict()) and out.config.to_dict() == model.config.to_dict()
     # A new run deletes the best checkpoint of the old one.

@@ -235,8 +235,8 @@ def test_encoder_epochs(settings, data, trainer):
     first, last = phases.batches[0], phases.batches[-1]
     assert first == {"expression_logits": (8, 7)} and last == {"label_logits": (8, len(task.conversations.tokenizer))}
     assert phases.temperatures[0] == 1 and phases.temperatures[1] != 1
-    with pytest.raises(ConfigError, match="`encoder_epochs` is 2, but the run has 2 epochs"):
-        trainer(max_epochs=2).fit(ExpLLMTask(settings(), encoder_epochs=2), data())
+    with pytest.raises(ConfigError, match="`encoder_epochs` is 3, but the run has 2 epochs"):
+        trainer(max_epochs=2).fit(ExpLLMTask(settings(), encoder_epochs=3), data())
 
 
 def test_parts_of_similar_length():
