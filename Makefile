@@ -31,7 +31,7 @@ model: install
 	mkdir -p runs
 	test -f runs/pocket_faces.parquet || $(BIN)/explllm data folder $(FACES) -o runs/pocket_faces.parquet
 	test -f runs/pocket_aus.parquet || $(BIN)/explllm aus runs/pocket_faces.parquet -o runs/pocket_aus.parquet --landmarker $(LANDMARKER) --workers 2
-	$(BIN)/explllm fit --config pocket.yaml --data.manifest runs/pocket_aus.parquet $$(test -f runs/pocket/checkpoints/last.ckpt && echo --ckpt_path last)
+	for stage in pocket_encoder pocket; do $(BIN)/explllm fit --config $$stage.yaml --data.root $(FACES) $$(test -f runs/$$stage/checkpoints/last.ckpt && echo --ckpt_path last) || exit 1; done
 	rm -rf explllm/pretrained/pocket
 	$(BIN)/explllm convert half runs/pocket/model explllm/pretrained/pocket
 
