@@ -5,9 +5,7 @@ BIN := .venv/bin
 # Python may write bytecode: without it, each process that a test starts compiles the libraries for 10 s.
 PYTEST := env -u PYTHONDONTWRITEBYTECODE OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE $(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
 
-.PHONY: install demo model test smoke lint docs clean
-
-.PHONY: install demo test suite smoke lint docs clean
+.PHONY: install demo model test suite smoke lint docs clean
 
 install: .venv/installed
 
