@@ -1,4 +1,4 @@
-"""How good a model is on a folder of faces: python benchmarks/pocket.py FOLDER [--model DIR] [-o PAGE].
+"""How good the model in the package is: python benchmarks/pocket.py FOLDER [--model DIR] [-o docs/pages/how_good.md].
 
 Recognizes and explains every face of FOLDER/test (class subfolders; action units from action_units.csv), and prints a
 Markdown page: accuracy, recall by class, confusion, calibration, reliability of the explanations against the measured
@@ -18,6 +18,15 @@ from explllm.data.folder import read_folder
 from explllm.explanations.grounding import ACTIVE, ground
 from explllm.metrics.answers import Answers
 from explllm.metrics.evaluation import explanation_metrics, recognition_metrics
+
+INTRODUCTION = """# How good is it
+
+The model in the package was trained on two CPU cores, from random weights, on FER2013's training faces (see its card,
+`explllm/pretrained/pocket/README.md`). FER2013's labels are noisy: people agree with them on about 65% of the faces
+(published: Goodfellow et al. 2013). Its chains of thought were learned from texts written by rules.
+
+This page was written by `python benchmarks/pocket.py FOLDER -o docs/pages/how_good.md`.
+"""
 
 STRONG = 0.6
 """Intensity of a unit that an explanation should name."""
@@ -46,7 +55,9 @@ def main() -> None:
     texts = [cot.text for cot in cots]
     explained = explanation_metrics(texts, labels, units, [None] * len(texts))
     page = [
-        f"{environment()}\n\n{len(rows)} faces, {seconds:.0f} s\n",
+        INTRODUCTION,
+        f"{environment()}; {len(rows)} test faces, {seconds:.0f} s for recognition and explanation\n",
+        "## Recognition\n",
         *recognition_page(metrics),
         *explanation_page(explained, texts, units),
         *errors_page(table, [manifest.frame["image"].iloc[row] for row in rows], texts),
@@ -102,7 +113,8 @@ def explanation_page(explained: dict[str, Any], texts: list[str], units: list[An
     strong = sum(value is not None and value >= STRONG for _, values in measured for value in values)
     low, high = explained["grounding_gain_interval"]
     return [
-        f"\nExplanations, against the units that MediaPipe measured on {len(measured)} of the faces (a unit is active "
+        "\n## Explanations\n",
+        f"Compared with the units that MediaPipe measured on {len(measured)} of the faces (a unit is active "
         f"from {ACTIVE}):\n",
         "| metric | value |",
         "|---|---|",
@@ -121,7 +133,11 @@ def errors_page(table: pd.DataFrame, names: list[str], texts: list[str]) -> list
     """Return the ten wrong answers with the highest confidence."""
     confidence = table.filter(regex="^p_").max(axis=1)
     wrong = confidence[table["expression"] != table["predicted"]].nlargest(10).index
-    lines = ["\nThe ten most confident errors:\n", "| face | labeled | recognized | explanation |", "|---|---|---|---|"]
+    lines = [
+        "\n## The ten most confident errors\n",
+        "| face | labeled | recognized | explanation |",
+        "|---|---|---|---|",
+    ]
     for row in wrong:
         answer = f"{table.at[row, 'predicted']} ({confidence[row]:.2f})"
         lines.append(f"| {names[row]} | {table.at[row, 'expression']} | {answer} | {' '.join(texts[row].split())} |")

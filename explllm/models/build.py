@@ -72,7 +72,8 @@ class NetworkSettings:
     """Give the language model a token for each action unit after the image tokens. Estimated by a head on the encoder,
     which needs ``model.action_unit_weight``. Explanations then follow the face more; the paper has no such tokens."""
     average_flipped: bool = False
-    """Average the probabilities of labels over each image and its mirror image, at twice the time."""
+    """Average the probabilities of labels, and the estimates of `action_unit_tokens`, over each image and its mirror
+    image. Recognition takes twice the time."""
     vision_feature_layer: int = -1
     """Hidden state of the encoder that gives the features: -1 for the last, after the final norm; -2 as in LLaVA."""
     token_pooling: Pooling = "none"
@@ -242,6 +243,14 @@ def build_config(settings: NetworkSettings, init_from: str | PathLike[str] | Non
     is_feallm = settings.architecture == "feallm"
     image_tokens = shape.tokens + (FEALLMProjector.extra_tokens if is_feallm else 0)
     image_tokens += ActionUnitTokens.count if settings.action_unit_tokens else 0
+    conversations = ConversationEncoder(tokenizer, image_tokens)
+    needed = len(conversations.encode_prompt(explanation(str(Expression.NEUTRAL))))
+    positions = getattr(text_config, "max_position_embeddings", None)
+    if positions is not None and positions < needed:
+        raise ConfigError(
+            f"the language model has {positions} positions, but image and prompt take {needed}",
+            remedy="Raise max_position_embeddings, or use fewer image tokens (image_size, token_pooling).",
+        )
     config = ExpLLMConfig(
         architecture=settings.architecture,
         feallm=asdict(settings.feallm) if is_feallm and settings.feallm else None,
@@ -267,7 +276,7 @@ def build_config(settings: NetworkSettings, init_from: str | PathLike[str] | Non
         image=image.to_dict(),
         image_tokens=image_tokens,
         vision_width=shape.width,
-        image_token_id=ConversationEncoder(tokenizer, image_tokens).image_token_id,
+        image_token_id=conversations.image_token_id,
         chat_format=chat_format,
         labels=_labels(settings.labels),
     )

@@ -241,7 +241,10 @@ class ExpLLM(MultiPartModel, PreTrainedModel):
         tokens = self.projector(features, earlier, pixel_values)
         if self.action_unit_tokens is None:
             return tokens, None if self.action_unit_head is None else self.action_unit_head(tokens)
-        units, unit_tokens = self.action_unit_tokens(features)
+        mirrored = None
+        if self.config.average_flipped and not self.training:
+            mirrored = block_features(self.vision, pixel_values.flip(-1), *self._features)[-1]
+        units, unit_tokens = self.action_unit_tokens(features, mirrored)
         return torch.cat([tokens, unit_tokens.to(tokens.dtype)], dim=1), units
 
     @property

@@ -254,6 +254,7 @@ class ActionUnitTokens(nn.Module):
     image tokens.
     """
 
+    mirror: torch.Tensor
     count = len(FEAFA)
     """Number of tokens."""
     LEVELS = 11
@@ -272,10 +273,23 @@ class ActionUnitTokens(nn.Module):
         self.head = UnitHead(tokens, width_in, width, self.count)
         self.unit = nn.Parameter(torch.randn(self.count, width_out) * width_out**-0.5)
         self.level = nn.Parameter(torch.randn(self.LEVELS, width_out) * width_out**-0.5)
+        self.register_buffer("mirror", torch.tensor([unit.mirror for unit in FEAFA]), persistent=False)
 
-    def forward(self, features: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Map features (B, N, C) to intensities (B, U) in [0, 1] and tokens (B, U, D), both float32."""
+    def forward(
+        self, features: torch.Tensor, mirrored: torch.Tensor | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Estimate action units and make their tokens.
+
+        Args:
+            features: (B, N, C).
+            mirrored: Features of the mirror images, to average over both.
+
+        Returns:
+            Intensities (B, U) in [0, 1] and tokens (B, U, D), both float32.
+        """
         intensities = self.head(features)
+        if mirrored is not None:
+            intensities = (intensities + self.head(mirrored)[:, self.mirror]) / 2
         position = intensities.detach() * (self.LEVELS - 1)
         steps = torch.arange(self.LEVELS, device=position.device)
         weights = (1 - (position.unsqueeze(-1) - steps).abs()).clamp(min=0)  # (B, U, LEVELS): linear interpolation

@@ -8,6 +8,7 @@ from PIL import Image
 
 from explllm import ChainOfThought, ExpLLM, Expression
 from explllm.conversation.messages import explanation, recognition
+from explllm.core.action_units import FEAFA
 from explllm.core.errors import ConfigError, ImageError, InputError, MissingPathError
 from explllm.models.build import NetworkSettings, build
 from explllm.models.lora import LoraSettings
@@ -318,15 +319,16 @@ def test_errors(tiny_model, tmp_path):
         )
     with pytest.raises(ConfigError, match="'bigmodel' is not a model_type"):
         build(NetworkSettings(preset="tiny", vision={"model_type": "bigmodel"}))
+    with pytest.raises(ConfigError, match=r"the language model has 4 positions, but image and prompt take \d+"):
+        build(NetworkSettings(preset="tiny", language={"model_type": "llama", "max_position_embeddings": 4}))
 
 
 def test_probabilities_of_mirror_images_and_temperature(tmp_path):
     """Both settings are saved with the model, and apply to recognition alone and together with an explanation."""
     torch.manual_seed(0)
-    settings = NetworkSettings(preset="tiny", labels="rafdb", vocabulary=700, action_unit_tokens=True)
-    build(replace(settings, average_flipped=True)).save_pretrained(tmp_path / "model")
+    settings = NetworkSettings(preset="tiny", labels="rafdb", vocabulary=700, average_flipped=True)
+    build(settings).save_pretrained(tmp_path / "model")
     model = ExpLLM.from_pretrained(tmp_path / "model")
-    assert model.config.image_tokens == 16 + 24 and model.action_unit_tokens is not None
     images = pixels(model, 2)
 
     def probabilities(images):
@@ -342,3 +344,18 @@ def test_probabilities_of_mirror_images_and_temperature(tmp_path):
     torch.testing.assert_close((one + other) / 2, averaged)
     model.config.temperature = 2.0
     torch.testing.assert_close(probabilities(images), one.sqrt() / one.sqrt().sum(1, keepdim=True))
+
+
+def test_action_unit_tokens(tmp_path):
+    """They follow the image tokens, and with mirror images their estimates are exactly symmetric."""
+    torch.manual_seed(0)
+    settings = NetworkSettings(preset="tiny", labels="rafdb", vocabulary=700, action_unit_tokens=True)
+    build(replace(settings, average_flipped=True)).save_pretrained(tmp_path / "model")
+    model = ExpLLM.from_pretrained(tmp_path / "model")
+    images = pixels(model, 2)
+    tokens, units = model.encode_image_and_units(images)
+    assert model.config.image_tokens == tokens.shape[1] == 16 + 24
+    mirror = [unit.mirror for unit in FEAFA]
+    torch.testing.assert_close(model.encode_image_and_units(images.flip(-1))[1][:, mirror], units)
+    model.config.average_flipped = False
+    assert not torch.allclose(model.encode_image_and_units(images.flip(-1))[1][:, mirror], units, atol=1e-4)
