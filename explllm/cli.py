@@ -27,10 +27,11 @@ COMMANDS = {
     "compare": ("compare tested runs, with significance tests", "compare:compare"),
     "bench": ("compare models on expressions, action units, reasoning", "bench"),
     "describe": ("what a configuration means: weights, steps, memory", "describe:describe"),
+    "models": ("models that can be opened; download published weights", "models"),
     "convert": ("convert released weights, or merge LoRA into a model", "convert"),
 }
 """Summary and ``module:function`` in `explllm.commands` of each command. A module without a function holds the
-subcommands in its own table ``COMMANDS``."""
+subcommands in its own table ``COMMANDS``, and the one that runs without a name, if any, in ``DEFAULT``."""
 
 _HELP = ("-h", "--help")
 
@@ -83,6 +84,8 @@ def _run(words: list[str]) -> int | None:
     if rest and rest[0] in _HELP:
         sys.stdout.write(_group_help(name, module.__doc__ or "", functions))
         raise SystemExit(0)
+    if (default := getattr(module, "DEFAULT", None)) and (not rest or rest[0].startswith("-")):
+        rest = [default, *rest]
     if not rest:
         raise ConfigError(
             f"`explllm {name}` needs a subcommand", remedy=f"Give one of {', '.join(functions)}. {_see(name)}"

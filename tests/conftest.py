@@ -54,6 +54,29 @@ def _reference() -> Path:
     return Path(os.environ.get("EXPLLLM_REFERENCE", REPOSITORY.parent / "shared"))
 
 
+@pytest.fixture(scope="session", autouse=True)
+def empty_cache(tmp_path_factory):
+    """No download of the user's cache affects a test, and none is added to it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("EXPLLLM_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+@pytest.fixture
+def hub_server():
+    """Starts a Hugging Face hub and file host on loopback: see tests/models/hub_server.py."""
+    servers = []
+
+    def start(root, **options):
+        servers.append(_load(REPOSITORY / "tests/models/hub_server.py").HubServer(root, **options))
+        return servers[-1]
+
+    yield start
+    for server in servers:
+        server.shutdown()
+        server.server_close()
+
+
 @pytest.fixture(scope="session")
 def repository() -> Path:
     """The root of the checkout."""

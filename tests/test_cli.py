@@ -178,7 +178,7 @@ def test_without_a_command_help_goes_to_stderr(explllm):
             "the model of --model.init_from does not exist [none/model]",
         ),
         ("fit --config faces.yaml --data.root none", "there is no such folder [none]. Check the path."),
-        ("explain", "error: no IMAGE and no --model given. Give IMAGE and --model. See `explllm explain --help`."),
+        ("explain", "error: no IMAGE given. Give IMAGE. See `explllm explain --help`."),
         ("explain none.jpg --model none", "error: there is no such image [none.jpg]. Check the path."),
         ("explain FACE --model none", "there is no such model folder [none]. Name a folder that `fit` wrote"),
         ("explain FACE --model MODEL --max-new-tokens 0", "--max_new_tokens is 0. Give 1 to 32768."),

@@ -20,8 +20,9 @@ convert relesed A B | Did you mean released?
 data | needs a subcommand
 data rafbd . -o x.csv | Did you mean rafdb?
 
-explain | no IMAGE and no --model given
-explain FACE | no --model given
+explain | no IMAGE given
+explain FACE --model m --detector None | None
+explain http://127.0.0.1/face.jpg --model m | an image is a URL
 explain --model m | no IMAGE given
 explain FACE --model | the option --model has no value
 explain none.jpg --model m | none.jpg
@@ -57,7 +58,12 @@ explain FACE --model m --config NOTHING | the file contains no settings
 explain FOLDER --model m | a folder without images
 explain *.gif --model m | no file matches the pattern
 explain EMPTY --model m | unreadable image
-recognize FACE | no --model given
+recognize http://127.0.0.1:9/face.jpg --model m --allow_urls | the image cannot be fetched
+models got | unknown command got
+models get | no NAME given
+models get scrf | NAME is 'scrf', not one of released, scrfd, landmarker
+models get released --checkpont x | Did you mean --checkpoint?
+models --jsn | Did you mean --json?
 recognize FACE --model m --max_new_tokens 4 | unknown option --max_new_tokens
 recognize FACE --model m --landmarker x | unknown option --landmarker
 recognize FACE --model m -o o.txt | --out has the ending '.txt'

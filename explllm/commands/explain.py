@@ -16,17 +16,18 @@ def recognize(images: list[str], *, options: PictureOptions) -> int:
     The output is the most likely expression and a probability per class. The labels are scored and no text is
     generated, so this is much faster than `explain`.
 
-      explllm recognize face.jpg --model runs/demo/model
+      explllm recognize face.jpg
       explllm recognize faces/ --model runs/demo/model -o expressions.csv
-      explllm recognize party.jpg --model DIR --detector scrfd.onnx
+      explllm recognize party.jpg --detector scrfd.onnx
 
-    Without --detector each picture is one cropped face; with it, the faces of a photograph are detected first.
+    The faces of a photograph are detected first if there is a detector (`explllm models get scrfd`). Without one, each
+    picture is one cropped face.
 
     A picture that cannot be read becomes a row with the reason. The exit status is 1 if there is one, or if a
     photograph shows no face.
 
     Args:
-        images: Pictures, folders of pictures, and patterns such as 'faces/*.jpg'.
+        images: Pictures, folders of pictures, patterns such as 'faces/*.jpg', or - for standard input.
         options: The model, the faces and the output.
 
     Raises:
@@ -45,19 +46,20 @@ def explain(
 ) -> int:
     """Recognize the expression of faces and explain it.
 
-    The explanation has three parts: key observations, interpretation, conclusion. Without --detector each picture is
-    one cropped face; with it, the faces of a photograph are detected first. An estimator of action units checks what
-    the explanation claims.
+    The explanation has three parts: key observations, interpretation, conclusion. The faces of a photograph are
+    detected first if there is a detector (`explllm models get scrfd`). Without one, each picture is one cropped face.
+    An estimator of action units checks what the explanation claims.
 
-      explllm explain face.jpg --model runs/demo/model
+      explllm explain face.jpg
       explllm explain party.jpg --model DIR --detector scrfd.onnx --picture out.png
       explllm explain faces/ --model DIR --json
+      curl -s URL | explllm explain -
 
     A picture that cannot be read becomes a row with the reason. The exit status is 1 if there is one, or if a
     photograph shows no face.
 
     Args:
-        images: Pictures, folders of pictures, and patterns such as 'faces/*.jpg'.
+        images: Pictures, folders of pictures, patterns such as 'faces/*.jpg', or - for standard input.
         options: The model, the faces and the output.
         max_new_tokens: Maximum length of an explanation, in tokens.
         estimator: The estimator that measures the action units too, and its options.

@@ -9,16 +9,19 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import closing, nullcontext
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from explllm.commands.outputs import check_new_manifest
 from explllm.commands.parser import Option
+from explllm.core.downloads import fetch
 from explllm.core.errors import ConfigError, InputError
 from explllm.core.files import atomic_write, check_writable
 from explllm.faces.boxes import Box, FaceChoice, select_faces
-from explllm.faces.crop import DEFAULT_MARGIN, crop_warning, face_crop
+from explllm.faces.crop import DEFAULT_MARGIN, crop_warning, face_crop, is_face_crop
 from explllm.faces.images import TRUNCATED, image_files, load_image
+from explllm.models.known import cached, shipped_model
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -28,13 +31,21 @@ if TYPE_CHECKING:
     from explllm.models.explllm import ExpLLM
     from explllm.report.picture import PicturedFace
 
+AUTO, NONE = "auto", "none"
+"""Values of ``--detector`` besides a file."""
+STDIN = "-"
+"""The name of an image that is read from standard input."""
+_MAX_FETCHED = 50_000_000
+"""Maximum size of an image from a URL, in bytes."""
+_GET_DETECTOR = "`explllm models get scrfd` downloads a detector"
+
 
 @dataclass(frozen=True)
 class PictureOptions:
     """The model, the faces of a picture, and the output."""
 
-    model: str
-    """A folder that `fit` wrote, such as runs/NAME/model."""
+    model: Annotated[str | None, Option(default="the one that comes with explllm")] = None
+    """A folder that `fit` wrote, such as runs/NAME/model. `explllm models` lists models."""
     device: Annotated[str | None, Option(default="cpu")] = None
     """Device of the model, such as cuda or cpu."""
     batch_size: Annotated[int, Option(minimum=1, maximum=1024)] = 8
@@ -47,12 +58,42 @@ class PictureOptions:
     """Replace an existing OUT."""
     picture: Path | None = None
     """Draw boxes, labels and texts into this file (.png, .jpg, .webp), or for each picture into this folder."""
-    detector: Path | None = None
-    """Detect the faces first, with this SCRFD detector (ONNX)."""
+    detector: str = AUTO
+    """Detect the faces first: an SCRFD detector (ONNX), none, or auto for the one of `explllm models get scrfd`, if it
+    was downloaded."""
     which: FaceChoice = "all"
     """The face to use if the detector finds several."""
     margin: Annotated[float | None, Option(minimum=-0.4, maximum=3, default="as in the model's training")] = None
     """Added on each side of a detected face, as a share of its longer side."""
+    allow_urls: bool = False
+    """Fetch images that are given as http or https URLs."""
+
+
+@dataclass
+class _Inputs:
+    """Pictures by name: paths, URLs, and - for standard input."""
+
+    names: list[str]
+    _contents: dict[str, bytes] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, images: Sequence[str], allow_urls: bool) -> _Inputs:
+        """List the pictures of files, folders, patterns, URLs and -."""
+        names: list[str] = []
+        for image in images:
+            if (is_url := image.startswith(("http://", "https://"))) and not allow_urls:
+                raise ConfigError("an image is a URL", where=image, remedy="Pass --allow_urls to fetch it.")
+            names += [image] if is_url or image == STDIN else image_files([image])
+        return cls(names)
+
+    def source(self, name: str) -> str | bytes:
+        """Return a picture's path or, for a URL and standard input, its content."""
+        if name != STDIN and not name.startswith(("http://", "https://")):
+            return name
+        if name not in self._contents:
+            self._contents.clear()  # one at a time: the first picture is read twice
+            self._contents[name] = sys.stdin.buffer.read() if name == STDIN else fetch(name, _MAX_FETCHED)
+        return self._contents[name]
 
 
 @dataclass
@@ -60,6 +101,9 @@ class _Picture:
     """A picture and the results for its faces."""
 
     path: str
+    """The file, the URL, or - for standard input."""
+    source: str | bytes
+    """The file's path, or its content."""
     photograph: Image.Image | None = None
     boxes: list[Box | None] = field(default_factory=list)
     crops: list[Image.Image] = field(default_factory=list)
@@ -95,26 +139,28 @@ def answer_pictures(
         InputError: If the only picture, the model or an option cannot be used.
     """
     _check_effect(options)
-    files = image_files(images)
+    inputs = _Inputs.of(images, options.allow_urls)
+    files = inputs.names
+    folder = options.model or str(shipped_model())
     drawings = [] if options.picture is None else _drawings(options.picture, files)
     if options.out is not None:
         check_new_manifest(options.out, options.overwrite)
         check_writable(options.out)
     if len(files) == 1 or not any(Path(file).is_file() for file in files):
-        _load(files[0])
+        _load(inputs.source(files[0]))
     _check_device(options.device)
     # Imported late: the checks above need no torch models.
-    from explllm.faces.detector import FaceDetector
     from explllm.models.explllm import ExpLLM
 
-    detector = None if options.detector is None else FaceDetector(options.detector)
+    detector, detector_lines = _open_detector(options.detector)
     opening = spec.open() if spec else None
-    for line in [*(detector.runs_on if detector else ()), *(opening.runs_on if opening else ())]:
-        sys.stderr.write(f"{line}\n")
     rows: list[dict[str, Any]] = []
     counts: Counter[str] = Counter()
     with nullcontext() if opening is None else closing(opening) as estimator:
-        model = ExpLLM.from_pretrained(options.model, device=options.device)
+        model = ExpLLM.from_pretrained(folder, device=options.device)
+        lines = [] if options.model else [f"model: {folder}"]
+        for line in [*lines, *detector_lines, *(opening.runs_on if opening else ())]:
+            sys.stderr.write(f"{line}\n")
         note = model.config.training_data_note
         sources = {"this model": note, "the estimator": estimator and estimator.training_data_note}
         notes = [f"Note: training data of {name}: {text}" for name, text in sources.items() if text]
@@ -123,12 +169,12 @@ def answer_pictures(
         at_once = options.batch_size * (1 if max_new_tokens is None else 4)
         for start in range(0, len(files), at_once):
             chunk = files[start : start + at_once]
-            batch = [_read(path, options, model.config.margin, detector, estimator) for path in chunk]
+            batch = [_read(path, inputs, options, model.config.margin, detector, estimator) for path in chunk]
             _answer(batch, model, options, max_new_tokens, estimator)
             for number, picture in enumerate(batch, start):
                 kind = "unreadable" if picture.error else "faces" if picture.faces else "without a face"
                 counts[kind] += len(picture.faces) or 1
-                records = _records(picture, detector is not None, note)
+                records = _records(picture, note)
                 if options.out is not None:
                     rows += records
                 if options.as_json:
@@ -147,50 +193,75 @@ def answer_pictures(
 
 def _check_effect(options: PictureOptions) -> None:
     """Refuse options without effect."""
-    if options.detector is None and options.which != "all":
+    without = options.detector == NONE or (options.detector == AUTO and cached("scrfd") is None)
+    if without and options.which != "all":
         raise ConfigError("--which has no effect without --detector", remedy="Give --detector, or leave --which out.")
-    if options.detector is None and options.margin is not None:
+    if without and options.margin is not None:
         raise ConfigError("--margin has no effect without --detector", remedy="Give --detector, or leave --margin out.")
     if options.out is None and options.overwrite:
         raise ConfigError("--overwrite has no effect without --out", remedy="Give --out, or leave --overwrite out.")
 
 
-def _load(path: str) -> Image.Image:
+def _open_detector(name: str) -> tuple[FaceDetector | None, list[str]]:
+    """Open the face detector of ``--detector``; return lines about it too."""
+    if name == NONE:
+        return None, []
+    path = Path(name) if name != AUTO else cached("scrfd")
+    if path is None:
+        return None, [f"no face detector: each picture is treated as one face ({_GET_DETECTOR})"]
+    if name == AUTO and (missing := [name for name in ("insightface", "onnxruntime") if find_spec(name) is None]):
+        return None, [
+            f"the face detector needs {' and '.join(missing)}: each picture is treated as one face "
+            '(pip install "explllm[faces]")'
+        ]
+    from explllm.faces.detector import FaceDetector
+
+    detector = FaceDetector(path)
+    return detector, detector.runs_on
+
+
+def _load(source: str | bytes) -> Image.Image:
     """Read a picture; a truncated file is marked in its ``info``."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", TRUNCATED)
-        return load_image(path)
+        return load_image(source)
 
 
 def _read(
     path: str,
+    inputs: _Inputs,
     options: PictureOptions,
     trained_margin: float | None,
     detector: FaceDetector | None,
     estimator: Estimator | None,
 ) -> _Picture:
     """Read a picture, cut out its faces, and measure their action units."""
-    picture = _Picture(path)
+    picture = _Picture(path, path)
     own = _first(options.margin, trained_margin, DEFAULT_MARGIN)
     measured = _first(options.margin, estimator.margin if estimator else None, own)
     try:
-        photograph = picture.photograph = _load(path)
+        picture.source = inputs.source(path)
+        photograph = picture.photograph = _load(picture.source)
         picture.boxes, picture.crops, crops = [None], [photograph], [photograph]
-        if detector is not None:
-            found = select_faces(detector.detect(photograph), options.which, photograph.size)
-            picture.boxes = [face.box for face in found]
+        detections = [] if detector is None else detector.detect(photograph)
+        if detector is not None and not (options.detector == AUTO and is_face_crop(photograph, detections)):
+            faces = select_faces(detections, options.which, photograph.size)
+            picture.boxes = [face.box for face in faces]
             picture.crops, crops = (
-                [face_crop(photograph, face.box, margin) for face in found] for margin in (own, measured)
+                [face_crop(photograph, face.box, margin) for face in faces] for margin in (own, measured)
             )
     except (InputError, OSError) as error:
-        return _Picture(path, error=str(error))
+        return _Picture(path, path, error=str(error))
     picture.units = [None] * len(crops) if estimator is None or not crops else estimator.estimate(crops)
     if photograph.info.get("truncated"):
         picture.warnings.append("The image file is truncated.")
     if detector is None and estimator is not None and picture.units == [None]:
         picture.warnings.append(f"The picture may show no face: {estimator.name} found none.")
     elif detector is None and (warning := crop_warning(photograph)):
-        picture.warnings.append(warning)
+        remedy = f"{warning.removesuffix('.')} ({_GET_DETECTOR})."
+        picture.warnings.append(remedy if options.detector == AUTO else warning)
+    elif detector is not None and picture.boxes == [None] and not detections:
+        picture.warnings.append("No face was detected; the whole picture is treated as one face.")
     return picture
 
 
@@ -208,9 +279,12 @@ def _answer(
     """Add the model's answers to pictures, for all faces together."""
     from explllm.report.picture import PicturedFace
 
-    # Without a detector the model reads the file itself if its preprocessing ignores the orientation.
-    whole = options.detector is None and not model.image.upright
-    sources: list[Any] = [picture.path if whole else crop for picture in batch for crop in picture.crops]
+    # The model reads a whole file itself if its preprocessing ignores the orientation.
+    sources: list[Any] = [
+        picture.source if box is None and not model.image.upright else crop
+        for picture in batch
+        for box, crop in zip(picture.boxes, picture.crops, strict=True)
+    ]
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", TRUNCATED)
         answers: Iterator[tuple[Any, Any]]
@@ -224,14 +298,14 @@ def _answer(
             picture.faces.append(PicturedFace(crop, box, *next(answers), units, name, picture.warnings))
 
 
-def _records(picture: _Picture, searched: bool, note: str | None) -> list[dict[str, Any]]:
+def _records(picture: _Picture, note: str | None) -> list[dict[str, Any]]:
     from explllm.report.json_lines import face_record
 
     if picture.error is not None:
         return [{"image": picture.path, "error": picture.error}]
     faces = picture.faces
     records = [
-        face_record(picture.path, face, (number, len(faces)) if searched else None, note)
+        face_record(picture.path, face, None if face.box is None else (number, len(faces)), note)
         for number, face in enumerate(faces, 1)
     ]
     return records or [{"image": picture.path, "faces": 0}]

@@ -11,6 +11,7 @@ import numpy as np
 from PIL import Image
 
 from explllm.core.errors import ImageError
+from explllm.faces.boxes import Detection
 from explllm.faces.images import ImageSource, load_image, load_reduced, to_reduced
 
 DEFAULT_MARGIN = 0.1
@@ -20,6 +21,8 @@ _MAX_RATIO = 8
 """A crop longer than this multiple of the image's longer side means that the box is wrong."""
 
 _CROP_RATIO, _CROP_SIZE = 1.3, 512
+_CROP_SHARE = 0.6
+"""Side of the face in a face crop, as a share of the crop's side; with `DEFAULT_MARGIN` it is 0.83."""
 
 
 def crop_warning(image: Image.Image) -> str | None:
@@ -33,8 +36,19 @@ def crop_warning(image: Image.Image) -> str | None:
         return None
     return (
         f"The picture of {width} x {height} pixels may be a photograph rather than a face crop; detect its faces first "
-        "(--detector)."
+        "with --detector."
     )
+
+
+def is_face_crop(image: Image.Image, faces: Sequence[Detection]) -> bool:
+    """Return whether a picture can be used as a face crop as it is.
+
+    It has the shape of one (see `crop_warning`), and shows no face but one that fills most of it. Detectors miss faces
+    that fill the picture, so a picture of this shape without a detection counts as a crop.
+    """
+    if crop_warning(image) is not None or len(faces) > 1:
+        return False
+    return all(max(face.box[2:]) >= _CROP_SHARE * max(image.size) for face in faces)
 
 
 def face_crop(image: Image.Image, box: Sequence[float], margin: float = DEFAULT_MARGIN) -> Image.Image:

@@ -11,6 +11,7 @@ An image and a conversation pass through the parts in this order::
 - `parts`: what trains in each part and which weights are saved; `lora`: adapters; `loss`: the training loss.
 - `generation`: label likelihoods and chains of thought.
 - `build`: presets and new models; `pretrained`: base weights; `storage`: model folders.
+- `known`: the model that comes with the package, and downloads of published weights.
 - `released`: conversion of checkpoints in the authors' format.
 - `au_regressor`: a regressor of action units, with its export to ONNX in `au_export`.
 

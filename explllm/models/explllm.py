@@ -27,6 +27,7 @@ from explllm.models.configuration import ExpLLMConfig
 from explllm.models.drafts import Drafts
 from explllm.models.feallm import FEALLMProjector, FEALLMSettings
 from explllm.models.generation import Recognition, Recognitions
+from explllm.models.known import shipped_model
 from explllm.models.lora import LoraSettings, add_lora
 from explllm.models.loss import ExpLLMOutput, answer_positions, conversation_loss
 from explllm.models.parts import MultiPartModel, Part, checkpoint_in_evaluation_mode
@@ -519,7 +520,7 @@ class ExpLLM(MultiPartModel, PreTrainedModel):
     @classmethod
     def from_pretrained(  # type: ignore[override]
         cls,
-        pretrained_model_name_or_path: str | PathLike[str],
+        pretrained_model_name_or_path: str | PathLike[str] | None = None,
         *,
         revision: str | None = None,
         dtype: torch.dtype | str | None = None,
@@ -535,7 +536,8 @@ class ExpLLM(MultiPartModel, PreTrainedModel):
         """Load a model from its folder. See `explllm.models.storage.load` for the errors.
 
         Args:
-            pretrained_model_name_or_path: A folder, or the name of a repository on the Hugging Face hub.
+            pretrained_model_name_or_path: A folder, or the name of a repository on the Hugging Face hub; by default the
+                model that comes with the package.
             revision: The revision on the hub.
             dtype: Type of the frozen base weights, ``auto`` for that of their files; by default as saved.
             torch_dtype: The former name of `dtype`.
@@ -553,7 +555,7 @@ class ExpLLM(MultiPartModel, PreTrainedModel):
         """
         return storage.load(
             cls,
-            pretrained_model_name_or_path,
+            shipped_model() if pretrained_model_name_or_path is None else pretrained_model_name_or_path,
             revision=revision,
             dtype=torch_dtype if dtype is None else dtype,
             device=device,

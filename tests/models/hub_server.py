@@ -1,4 +1,4 @@
-"""A Hugging Face hub on loopback: repositories are folders ``NAMESPACE/NAME``, at one revision."""
+"""A Hugging Face hub and file host on loopback: repositories are folders ``NAMESPACE/NAME``, at one revision."""
 
 import base64
 import hashlib
@@ -10,16 +10,35 @@ from threading import Thread
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 
+LFS = 100_000
+"""Size from which the hub keeps a file in LFS."""
+
+
+def identity(content: bytes) -> dict[str, object]:
+    """What the hub's listing says of a file's content."""
+    size = len(content)
+    git = hashlib.sha1(f"blob {size}\0".encode() + content).hexdigest()
+    lfs = {"oid": hashlib.sha256(content).hexdigest(), "size": size, "pointerSize": 130}
+    return {"size": size, "oid": git, **({"lfs": lfs} if size >= LFS else {})}
+
+
 class HubServer(ThreadingHTTPServer):
     """Serves the repositories in a folder; with a token, only to requests that carry it."""
 
     daemon_threads = True
+    commit = COMMIT
 
     def __init__(self, root: Path, token: str | None = None) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
         self.root, self.token = root, token
+        self.files: dict[str, bytes] = {}
+        """Files outside of repositories, by their path."""
+        self.break_after: list[int] = []
+        """Bytes after which the next answers to GET end without the rest of the file."""
+        self.ranges: list[str] = []
+        """The ranges that were requested."""
         self.requests: list[tuple[str, str]] = []
-        Thread(target=self.serve_forever, daemon=True).start()
+        Thread(target=self.serve_forever, args=(0.05,), daemon=True).start()
 
     @property
     def url(self) -> str:
@@ -41,6 +60,8 @@ class Handler(BaseHTTPRequestHandler):
         self.server.requests.append((self.command, self.path))
         if self.server.token and self.headers.get("Authorization") != f"Bearer {self.server.token}":
             return self.answer(401, b"", {"X-Error-Code": "RepoNotFound"})
+        if (content := self.server.files.get("/".join(path))) is not None:
+            return self.answer_file(content, {})
         if path[:2] == ["api", "models"] and (self.server.root / path[2] / path[3]).is_dir():
             return self.answer_api(self.server.root / path[2] / path[3], path[2:])
         if path[2:3] != ["resolve"] or not (self.server.root / path[0] / path[1]).is_dir():
@@ -50,7 +71,21 @@ class Handler(BaseHTTPRequestHandler):
             return self.answer(404, b"", {"X-Error-Code": "EntryNotFound", "X-Repo-Commit": COMMIT})
         content = file.read_bytes()
         etag = f'"{hashlib.sha256(content).hexdigest()}"'
-        return self.answer(200, content, {"ETag": etag, "X-Repo-Commit": COMMIT, "Accept-Ranges": "bytes"})
+        return self.answer_file(content, {"ETag": etag, "X-Repo-Commit": COMMIT})
+
+    def answer_file(self, content: bytes, headers: dict[str, str]) -> None:
+        headers |= {"Accept-Ranges": "bytes"}
+        status, size = 200, len(content)
+        if wanted := self.headers.get("Range"):
+            self.server.ranges.append(wanted)
+            start = int(wanted.removeprefix("bytes=").removesuffix("-"))
+            status, content = 206, content[start:]
+            headers |= {"Content-Range": f"bytes {start}-{size - 1}/{size}"}
+        if self.command == "GET" and self.server.break_after:
+            self.close_connection = True
+            sent = content[: self.server.break_after.pop(0)]
+            return self.answer(status, sent, {**headers, "Content-Length": str(len(content))})
+        return self.answer(status, content, headers)
 
     def do_POST(self):
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
@@ -81,7 +116,7 @@ class Handler(BaseHTTPRequestHandler):
         if path[2:3] == ["tree"]:
             prefix = "".join(f"{part}/" for part in path[4:])
             entries = [
-                {"type": "file", "path": name, "size": file.stat().st_size, "oid": COMMIT}
+                {"type": "file", "path": name, **identity(file.read_bytes())}
                 for name, file in zip(names, files, strict=True)
                 if name.startswith(prefix)
             ]
@@ -94,7 +129,7 @@ class Handler(BaseHTTPRequestHandler):
 
     def answer(self, status: int, content: bytes, headers: dict[str, str]) -> None:
         self.send_response(status)
-        for name, value in {**headers, "Content-Length": str(len(content))}.items():
+        for name, value in {"Content-Length": str(len(content)), **headers}.items():
             self.send_header(name, value)
         self.end_headers()
         if self.command != "HEAD":

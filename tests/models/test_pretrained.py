@@ -5,7 +5,6 @@ import os
 import shutil
 import subprocess
 import sys
-from importlib import util
 
 import pytest
 import torch
@@ -132,13 +131,10 @@ print(json.dumps([total(model), total(downloaded), total(again)]))
 """
 
 
-def test_download_from_a_hub(hub, tmp_path, repository):
-    spec = util.spec_from_file_location("hub_server", repository / "tests/models/hub_server.py")
-    server = util.module_from_spec(spec)
-    spec.loader.exec_module(server)
-    hub_server = server.HubServer(hub, token="secret")
+def test_download_from_a_hub(hub, hub_server, tmp_path):
+    server = hub_server(hub, token="secret")
     variables = {
-        "HF_ENDPOINT": hub_server.url,
+        "HF_ENDPOINT": server.url,
         "HF_HOME": str(tmp_path / "home"),
         "HF_HUB_DISABLE_XET": "1",
         "HF_TOKEN": "secret",
@@ -154,14 +150,14 @@ def test_download_from_a_hub(hub, tmp_path, repository):
     assert run.returncode == 0, run.stderr
     revisions, missing, totals = run.stdout.splitlines()[-3:]
     # The saved configuration names the commit that was downloaded, not the branch.
-    assert revisions == f"{server.COMMIT} {server.COMMIT}"
+    assert revisions == f"{server.commit} {server.commit}"
     torch.manual_seed(0)
     local = build(NetworkSettings(vision=str(hub / "test/dino"), language=str(hub / "test/vicuna"), **SETTINGS))
     total = float(sum(weight.double().abs().sum() for weight in local.parameters()))
     assert json.loads(totals) == pytest.approx([total] * 3, rel=1e-9)
     assert missing == "not downloaded yet"
     # No conversion by the service on the hub is requested.
-    assert not [path for _, path in hub_server.requests if "safetensors/convert" in path or "discussions" in path]
+    assert not [path for _, path in server.requests if "safetensors/convert" in path or "discussions" in path]
     local.save_pretrained(tmp_path / "local")
     with pytest.raises(CheckpointError, match="in a folder of this machine"):
         upload(tmp_path / "local", "test/local")

@@ -1,0 +1,311 @@
+"""The model that comes with the package, and published weights that `explllm models get` downloads."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import zipfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from fnmatch import fnmatch
+from importlib import resources
+from pathlib import Path, PurePosixPath
+
+from explllm.core.downloads import DownloadError, RemoteFile, cache_folder, check_space, download, mirrored
+from explllm.core.errors import CheckpointError, MissingPathError
+from explllm.core.files import atomic_write
+
+SHIPPED = "pocket"
+"""Name of the shipped model."""
+
+RELEASED_REPOSITORY = "starhiking/ExpLLM"
+"""The authors' repository on the Hugging Face hub, named in the README of github.com/starhiking/ExpLLM_TMM. Its
+checkpoints are folders such as ``ckpts/RAFDB_91.03``."""
+
+# training_args.bin is a pickle, and optimizer states are not needed.
+_RELEASED_FILES = (
+    "config.json",
+    "generation_config.json",
+    "pytorch_model*.bin",
+    "pytorch_model.bin.index.json",
+    "tokenizer*",
+    "special_tokens_map.json",
+    "added_tokens.json",
+)
+
+Progress = Callable[[str, int, int], None]
+"""Receives a file's name, the bytes received so far, and its size."""
+
+
+@dataclass(frozen=True)
+class KnownFile:
+    """A published file for face detection or action units."""
+
+    name: str
+    """The name for `explllm models get`."""
+    summary: str
+    license: str
+    file: RemoteFile
+    """What is downloaded."""
+    target: str
+    """Name in the cache."""
+    member: str | None = None
+    """The file to take from a zip archive."""
+    member_sha256: str | None = None
+
+    @property
+    def path(self) -> Path:
+        """Its path in the cache, existing or not."""
+        return cache_folder() / self.target
+
+
+# SHA-256 of the published files. The landmarker's was computed from a copy whose hash many public projects pin for this
+# URL; the archives' and their detectors' are those that public projects pin for the insightface release v0.7.
+KNOWN_FILES = {
+    known.name: known
+    for known in (
+        KnownFile(
+            "scrfd",
+            "face detector SCRFD-500M of insightface",
+            "non-commercial research",
+            RemoteFile(
+                "https://github.com/deepinsight/insightface/releases/download/v0.7/buffalo_sc.zip",
+                16_140_916,
+                "57d31b56b6ffa911c8a73cfc1707c73cab76efe7f13b675a05223bf42de47c72",
+            ),
+            "scrfd/det_500m.onnx",
+            "det_500m.onnx",
+            "5e4447f50245bbd7966bd6c0fa52938c61474a04ec7def48753668a9d8b4ea3a",
+        ),
+        KnownFile(
+            "landmarker",
+            "face landmarker of MediaPipe: measures action units",
+            "Apache-2.0",
+            RemoteFile(
+                "https://storage.googleapis.com/mediapipe-models/face_landmarker/face_landmarker/float16/1/"
+                "face_landmarker.task",
+                3_758_596,
+                "64184e229b263107bc2b804c6625db1341ff2bb731874b0bcc2fe6544e0bc9ff",
+            ),
+            "landmarker/face_landmarker.task",
+        ),
+    )
+}
+
+
+def shipped_model() -> Path:
+    """Return the folder of the model that comes with the package.
+
+    Raises:
+        MissingPathError: If this installation does not include its weights.
+    """
+    folder = Path(str(resources.files("explllm"))) / "pretrained" / SHIPPED
+    missing = next((name for name in ("config.json", "model.safetensors") if not (folder / name).is_file()), None)
+    if missing is not None:
+        raise MissingPathError(
+            f"this installation of explllm has no model of its own: {missing} is missing",
+            where=folder,
+            remedy="Reinstall the package, or name a model: --model DIR, ExpLLM.from_pretrained(DIR).",
+        )
+    return folder
+
+
+def released_models(name: str = "") -> list[Path]:
+    """Return the folders of converted released weights in the cache whose name contains a name, regardless of case."""
+    folders = sorted(path.parent for path in (cache_folder() / "models").glob("*/config.json"))
+    return [folder for folder in folders if name.lower() in folder.name.lower()]
+
+
+def cached(name: str) -> Path | None:
+    """Return the path of a known file that was downloaded, or None."""
+    path = KNOWN_FILES[name].path
+    return path if path.is_file() else None
+
+
+def run_models(runs: Path) -> Iterator[Path]:
+    """Yield the folders of trained models, RUN/model, in a folder of runs and its subfolders."""
+    for path in sorted(runs.glob("**/model/config.json")):
+        try:
+            kind = json.loads(path.read_text(encoding="utf-8")).get("model_type")
+        except (OSError, ValueError, AttributeError):
+            continue
+        if kind == "explllm":
+            yield path.parent
+
+
+def get_file(name: str, progress: Progress | None = None) -> Path:
+    """Download a known file into the cache, unless it exists, and check it.
+
+    Raises:
+        DownloadError: If it cannot be downloaded, or its checksum differs.
+        ConfigError: If the disk has no room for it.
+    """
+    known = KNOWN_FILES[name]
+    target = known.path
+    if target.is_file():
+        return target
+    check_space(target.parent, 2 * known.file.size)
+    source = RemoteFile(mirrored(known.file.url), known.file.size, known.file.sha256)
+    archive = target if known.member is None else target.with_name(source.name)
+    download(source, archive, progress=_bound(progress, source))
+    if known.member is not None:
+        _unpack(known, archive)
+        archive.unlink()
+    return target
+
+
+def _unpack(known: KnownFile, archive: Path) -> None:
+    assert known.member is not None
+    with zipfile.ZipFile(archive) as content, atomic_write(known.path) as partial:
+        member = next((name for name in content.namelist() if PurePosixPath(name).name == known.member), None)
+        if member is None:
+            raise DownloadError(
+                f"the archive has no {known.member}", where=known.file.url, remedy="Report this: the release changed."
+            )
+        with content.open(member) as stream, partial.open("wb") as copy:
+            shutil.copyfileobj(stream, copy)
+        with partial.open("rb") as copy:
+            checksum = hashlib.file_digest(copy, "sha256").hexdigest()
+        if checksum != known.member_sha256:
+            raise DownloadError(
+                f"{known.member} in the archive has another checksum: {checksum}, not {known.member_sha256}",
+                where=known.file.url,
+                remedy="Report this: the release changed.",
+            )
+
+
+@dataclass(frozen=True)
+class ReleasedCheckpoint:
+    """A folder of the authors' repository that holds a model in the released format."""
+
+    folder: str
+    """Path in the repository."""
+    files: tuple[RemoteFile, ...]
+
+    @property
+    def size(self) -> int:
+        """Bytes to download."""
+        return sum(file.size for file in self.files)
+
+    @property
+    def downloads(self) -> Path:
+        """The folder of the downloaded files in the cache."""
+        return cache_folder() / "released" / PurePosixPath(self.folder).name
+
+    @property
+    def model(self) -> Path:
+        """The folder of the converted model in the cache."""
+        return cache_folder() / "models" / PurePosixPath(self.folder).name
+
+
+def released_checkpoints(repository: str = RELEASED_REPOSITORY) -> list[ReleasedCheckpoint]:
+    """List the checkpoints of a repository on the Hugging Face hub, with the checksums that the hub states.
+
+    Raises:
+        DownloadError: If the hub cannot be reached, or has no such repository.
+    """
+    from huggingface_hub import HfApi, hf_hub_url
+    from huggingface_hub.hf_api import RepoFile
+
+    endpoint = _endpoint()
+    api = HfApi(endpoint=endpoint, token=_token())
+    try:
+        commit = api.model_info(repository).sha
+        entries = list(api.list_repo_tree(repository, recursive=True, revision=commit))
+    except Exception as error:  # network errors, answers and offline mode have no common base class
+        reason = (str(error) or type(error).__name__).strip().splitlines()[0]
+        raise DownloadError(
+            f"the hub cannot be read: {reason}",
+            where=f"{endpoint}/{repository}",
+            remedy="Check the network, HF_ENDPOINT, and HF_TOKEN if the repository is private.",
+        ) from error
+    folders: dict[str, list[RemoteFile]] = {}
+    for entry in entries:
+        path = PurePosixPath(entry.path)
+        if isinstance(entry, RepoFile) and any(fnmatch(path.name, pattern) for pattern in _RELEASED_FILES):
+            url = hf_hub_url(repository, entry.path, revision=commit, endpoint=endpoint)
+            sha256 = entry.lfs.sha256 if entry.lfs else None
+            file = RemoteFile(url, entry.size, sha256, None if sha256 else entry.blob_id)
+            folders.setdefault(str(path.parent), []).append(file)
+    return [
+        ReleasedCheckpoint(folder, tuple(files))
+        for folder, files in sorted(folders.items())
+        if {"config.json"} < {file.name for file in files}
+        and any(file.name.startswith("pytorch_model") for file in files)
+    ]
+
+
+def choose_checkpoint(checkpoints: list[ReleasedCheckpoint], name: str) -> ReleasedCheckpoint:
+    """Return the only checkpoint whose folder contains a name, regardless of case; of one checkpoint, that one.
+
+    Raises:
+        CheckpointError: If there is none, or several.
+    """
+    matches = [one for one in checkpoints if name.lower() in one.folder.lower()]
+    if len(checkpoints) == 1 or len(matches) == 1:
+        return (matches or checkpoints)[0]
+    folders = ", ".join(one.folder for one in checkpoints) or "none"
+    raise CheckpointError(
+        f"{len(matches) or 'no'} checkpoints of the repository match {name!r}; it has: {folders}",
+        where=RELEASED_REPOSITORY,
+        remedy="Name one with --checkpoint.",
+    )
+
+
+def download_checkpoint(checkpoint: ReleasedCheckpoint, progress: Progress | None = None) -> Path:
+    """Download a checkpoint into the cache. An interrupted download resumes where it stopped.
+
+    Returns:
+        The folder, in the released format.
+
+    Raises:
+        DownloadError: If a file cannot be downloaded, or its checksum differs from the hub's.
+    """
+    for file in checkpoint.files:
+        download(file, checkpoint.downloads / file.name, _token(), _bound(progress, file))
+    return checkpoint.downloads
+
+
+def check_model(folder: Path) -> str:
+    """Open a model, recognize a gray image, and describe the result in a line.
+
+    A machine whose memory is smaller than 1.5 times the weights would swap, so there only the configuration is read.
+
+    Raises:
+        CheckpointError: If the model cannot be opened, or its probabilities are not finite.
+    """
+    import math
+
+    from PIL import Image
+
+    from explllm.models import storage
+    from explllm.models.explllm import ExpLLM
+
+    size = sum(path.stat().st_size for path in folder.rglob("*.safetensors"))
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else math.inf
+    if memory < 1.5 * size:
+        storage.read_config(folder)
+        return f"configuration only: {memory / 1e9:.0f} GB of memory are too few to open {size / 1e9:.0f} GB of weights"
+    [recognition] = ExpLLM.from_pretrained(folder).recognize(Image.new("RGB", (224, 224), (128, 128, 128)))
+    total = sum(recognition.probabilities.values())
+    if not math.isclose(total, 1, rel_tol=1e-3):
+        raise CheckpointError(
+            f"the probabilities of a gray image sum to {total}", where=folder, remedy="Delete the folder and try again."
+        )
+    return f"opened, and recognized a gray image among {len(recognition.probabilities)} classes"
+
+
+def _bound(progress: Progress | None, file: RemoteFile) -> Callable[[int], None] | None:
+    return None if progress is None else lambda received: progress(file.name, received, file.size)
+
+
+def _endpoint() -> str:
+    return (os.environ.get("HF_ENDPOINT") or "https://huggingface.co").rstrip("/")
+
+
+def _token() -> str | None:
+    from huggingface_hub import get_token
+
+    return get_token()
