@@ -28,12 +28,15 @@ COMMANDS = {
     "bench": ("compare models on expressions, action units, reasoning", "bench"),
     "describe": ("what a configuration means: weights, steps, memory", "describe:describe"),
     "models": ("models that can be opened; download published weights", "models"),
+    "doctor": ("check the installation", "doctor:doctor"),
     "convert": ("convert released weights, or merge LoRA into a model", "convert"),
 }
 """Summary and ``module:function`` in `explllm.commands` of each command. A module without a function holds the
 subcommands in its own table ``COMMANDS``, and the one that runs without a name, if any, in ``DEFAULT``."""
 
 _HELP = ("-h", "--help")
+_COMPLETION = "__print_completion"
+"""The option ``--print_completion SHELL``, with every hyphen as an underscore."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -47,9 +50,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         130 after Ctrl-C.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
-    if not words:
-        sys.stderr.write(_help())
-        return 2
     try:
         return _run(words) or 0
     except InputError as error:
@@ -68,7 +68,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(words: list[str]) -> int | None:
+    if not words:
+        from explllm.commands.overview import overview
+
+        sys.stdout.write(overview())
+        return 0
     name, rest = words[0], words[1:]
+    if name.replace("-", "_") == _COMPLETION:
+        from explllm.commands.completion import completion_script
+
+        if len(rest) != 1:
+            raise ConfigError("--print_completion without a shell", remedy="Name one, such as bash, zsh or fish.")
+        sys.stdout.write(completion_script(rest[0], COMMANDS))
+        return 0
     if name in _HELP:
         sys.stdout.write(_help())
         raise SystemExit(0)
@@ -120,7 +132,8 @@ def _help() -> str:
     return (
         "usage: explllm COMMAND [options]\n\nFacial expressions, recognized and explained.\n\n"
         f"commands:\n{lines}\n\n`explllm COMMAND --help` describes a command.\n"
-        "`explllm --version` prints the version.\n"
+        "`explllm --version` prints the version, and `explllm --print_completion bash` (or zsh, fish)\n"
+        "a script that completes commands and options.\n"
     )
 
 

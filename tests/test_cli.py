@@ -101,10 +101,51 @@ def test_help_is_light_and_fits_80_columns(columns):
     assert len(lines) > 35 and all(line.endswith("[]") for line in lines)
 
 
-def test_without_a_command_help_goes_to_stderr(explllm):
-    done = explllm()
-    assert (done.status, done.out) == (2, "")
-    assert "commands:" in done.err
+def test_without_a_command_the_jobs_and_the_next_step(explllm, fitted, tmp_path, monkeypatch):
+    """Each command that it names exists; the step fits the runs in the folder."""
+    from explllm.models import known
+
+    def next_command():
+        done = explllm()
+        assert (done.status, done.err) == (0, "")
+        lines = [line.strip() for line in done.out.splitlines() if line.startswith("  explllm ")]
+        assert len(lines) > 10 and {line.split()[1] for line in lines} <= {*COMMANDS, "--help"}
+        return lines[-1].removeprefix("explllm ")
+
+    with monkeypatch.context() as without:
+        without.setattr(known.resources, "files", lambda name: tmp_path)
+        assert next_command() == "fit --config demo.yaml"
+    shutil.copytree(fitted / "model", tmp_path / "runs/small/model")
+    assert next_command() == "test --run_dir runs/small"
+    (tmp_path / "runs/small/metrics.json").write_text("{}")
+    assert next_command() == "explain face.jpg --model runs/small/model"
+
+
+def test_completion(explllm, tmp_path):
+    done = explllm("--print-completion", "bash")
+    assert done.status == 0
+    (tmp_path / "completion.bash").write_text(done.out)
+    script = """
+        source completion.bash
+        complete_words() {
+            COMP_WORDS=("$@"); COMP_CWORD=$(($# - 1)); COMPREPLY=(); _shtab_explllm; echo "${COMPREPLY[@]}"
+        }
+        complete_words explllm exp
+        complete_words explllm models get s
+        complete_words explllm explain --wh
+        complete_words explllm explain --which ce
+        complete_words explllm fit --config demo
+    """
+    answers = subprocess.run(["bash", "-c", script], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert [line.split() for line in answers.stdout.splitlines()] == [
+        ["explain"],
+        ["scrfd"],
+        ["--which"],
+        ["central"],
+        ["demo.yaml", "demo_align.yaml", "demo_aus.yaml"],
+    ]
+    assert "Give one of bash" in explllm("--print_completion", "ksh").error
+    assert "without a shell" in explllm("--print_completion").error
 
 
 @pytest.mark.parametrize(

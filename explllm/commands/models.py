@@ -140,10 +140,10 @@ def _get_released(name: str, keep: bool) -> None:
     )
     with _progress() as progress:
         folder = known.download_checkpoint(checkpoint, progress)
-    from explllm.models.released.convert import convert_released
+    from explllm.models.released.convert import check_converted, convert_released
 
     convert_released(folder, out)
-    sys.stdout.write(f"wrote   {out}\nchecked {known.check_model(out)}\n")
+    sys.stdout.write(f"wrote   {out}\nchecked {check_converted(out)}\n")
     if not keep:
         shutil.rmtree(folder)
     sys.stdout.write(f"try     explllm explain face.jpg --model {out}\n")

@@ -122,7 +122,7 @@ def run_command(
     Raises:
         InputError: If the user made a mistake.
     """
-    listed = list(_arguments(function, skip_first=False)) + (list(_arguments(more, skip_first=True)) if more else [])
+    listed = command_arguments(function, more)
     parser = _parser(function, prog, listed)
     known = with_underscores(arguments)
     rest: list[str] = []
@@ -141,6 +141,12 @@ def run_command(
     own = dict(_values(function, values, skip_first=False))
     positional = [own.pop(name) for name in [*own] if signature[name].kind is inspect.Parameter.POSITIONAL_OR_KEYWORD]
     return function(*positional, *rest, **own, **dict(_values(more, values, skip_first=True) if more else ()))
+
+
+def command_arguments(function: Callable[..., Any], more: Callable[..., Any] | None = None) -> list[_Argument]:
+    """Return the arguments of a command; `more` is as for `run_command`, by default the function's own attribute."""
+    more = more or getattr(function, "more", None)
+    return [*_arguments(function, skip_first=False), *(_arguments(more, skip_first=True) if more else ())]
 
 
 def check_words(words: Sequence[str]) -> None:

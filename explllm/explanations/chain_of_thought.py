@@ -47,6 +47,13 @@ class ChainOfThought:
     text: str
     """The full text: the argument of `parse` or the output of `from_sections`."""
 
+    def _repr_html_(self) -> str:
+        """Return the explanation as HTML, which notebooks display."""
+        from explllm.explanations.html import sections_html
+
+        texts = (self.key_observations, self.interpretation, self.conclusion)
+        return sections_html(zip(TITLES, texts, strict=True))
+
     @classmethod
     def parse(cls, text: str, recover: bool = True) -> ChainOfThought:
         """Split the output of a language model into the three sections.

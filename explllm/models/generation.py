@@ -26,6 +26,7 @@ from explllm.conversation.messages import (
 )
 from explllm.core.errors import ConfigError
 from explllm.core.expressions import Expression
+from explllm.explanations.html import bars_html
 from explllm.models.decoding import Decoder, Row, attention_masks
 from explllm.models.lora import merged_lora
 
@@ -54,6 +55,10 @@ class Recognition:
     def confidence(self) -> float:
         """The probability of `expression`."""
         return self.probabilities[self.expression]
+
+    def _repr_html_(self) -> str:
+        """Return the probabilities as HTML, which notebooks display."""
+        return bars_html(sorted(self.probabilities.items(), key=lambda pair: -pair[1]))
 
 
 class Recognitions(list[Recognition]):

@@ -268,35 +268,6 @@ def download_checkpoint(checkpoint: ReleasedCheckpoint, progress: Progress | Non
     return checkpoint.downloads
 
 
-def check_model(folder: Path) -> str:
-    """Open a model, recognize a gray image, and describe the result in a line.
-
-    A machine whose memory is smaller than 1.5 times the weights would swap, so there only the configuration is read.
-
-    Raises:
-        CheckpointError: If the model cannot be opened, or its probabilities are not finite.
-    """
-    import math
-
-    from PIL import Image
-
-    from explllm.models import storage
-    from explllm.models.explllm import ExpLLM
-
-    size = sum(path.stat().st_size for path in folder.rglob("*.safetensors"))
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else math.inf
-    if memory < 1.5 * size:
-        storage.read_config(folder)
-        return f"configuration only: {memory / 1e9:.0f} GB of memory are too few to open {size / 1e9:.0f} GB of weights"
-    [recognition] = ExpLLM.from_pretrained(folder).recognize(Image.new("RGB", (224, 224), (128, 128, 128)))
-    total = sum(recognition.probabilities.values())
-    if not math.isclose(total, 1, rel_tol=1e-3):
-        raise CheckpointError(
-            f"the probabilities of a gray image sum to {total}", where=folder, remedy="Delete the folder and try again."
-        )
-    return f"opened, and recognized a gray image among {len(recognition.probabilities)} classes"
-
-
 def _bound(progress: Progress | None, file: RemoteFile) -> Callable[[int], None] | None:
     return None if progress is None else lambda received: progress(file.name, received, file.size)
 

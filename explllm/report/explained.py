@@ -105,7 +105,7 @@ class ExplainedFace:
     @cached_property
     def _thumbnail(self) -> tuple[str, tuple[int, int]]:
         face = load_face(self.image, self.box, self.margin, max_size=224)
-        return _jpeg_url(face), face.size
+        return jpeg_url(face), face.size
 
     @property
     def regions(self) -> list[Region]:
@@ -180,10 +180,11 @@ def thumbnail_url(path: Path, size: int, box: Sequence[float] | None = None, mar
         ImageError: If the image cannot be read or the box does not fit it.
         MissingPathError: If it does not exist.
     """
-    return _jpeg_url(load_face(path, box, margin, max_size=size))
+    return jpeg_url(load_face(path, box, margin, max_size=size))
 
 
-def _jpeg_url(image: Image.Image) -> str:
+def jpeg_url(image: Image.Image) -> str:
+    """Return an image as a JPEG data URL."""
     buffer = io.BytesIO()
     image.save(buffer, "JPEG", quality=85)
     return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()

@@ -9,11 +9,13 @@ from functools import cached_property
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from explllm.core.action_units import with_facs
+from explllm.core.expressions import Expression
 from explllm.explanations.chain_of_thought import ChainOfThought
+from explllm.explanations.html import bars_html
 from explllm.explanations.review import ClaimStatus, Review, review_explanation
 from explllm.faces.boxes import Box
 from explllm.faces.estimators import Intensities, unmeasured_units
-from explllm.report.explained import Recognized, most_likely, strongest_units
+from explllm.report.explained import Recognized, jpeg_url, most_likely, strongest_units
 
 _WIDTH, _MARGIN, _FACE, _BARS = 1200, 24, 180, 385
 """Widths in pixels: the picture, the margin around each part, a face's thumbnail, the column of bars."""
@@ -53,6 +55,19 @@ class PicturedFace:
     def all_warnings(self) -> list[str]:
         """The warnings about the picture, then those about the explanation."""
         return [*self.warnings, *(self.review.warnings if self.review else ())]
+
+    def _repr_html_(self) -> str:
+        """Return face, probabilities and explanation as HTML, which notebooks display."""
+        thumbnail = self.image.convert("RGB")
+        thumbnail.thumbnail((_FACE, _FACE))
+        shares = ((str(label), share) for label, share in most_likely(self.recognition, len(Expression)))
+        name = f"Face, recognized as {self.recognition.expression}"
+        face = f'<img src="{jpeg_url(thumbnail)}" alt="{name}" style="max-width:{_FACE}px">'
+        text = "" if self.cot is None else self.cot._repr_html_()
+        return (
+            '<div style="display:flex;gap:1em;flex-wrap:wrap;align-items:flex-start">'
+            f'{face}<div>{bars_html(shares)}</div><div style="flex:1;min-width:16em">{text}</div></div>'
+        )
 
 
 def draw_picture(photograph: Image.Image, faces: Sequence[PicturedFace], note: str | None = None) -> Image.Image:

@@ -1,6 +1,7 @@
 """Converts the released format to a folder that `ExpLLM.from_pretrained` opens."""
 
 import math
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from PIL import Image
 from torch.nn import functional
 from transformers import Dinov2Config, LlamaConfig, LlamaTokenizer, PreTrainedTokenizerBase
 
@@ -80,6 +82,28 @@ def convert_released(
     model.freeze()
     storage.save(model, target, include_base=True, merge=merge, replace=False)
     return sizes
+
+
+def check_converted(folder: Path) -> str:
+    """Open a converted model, recognize a gray image, and describe the result in a line.
+
+    A machine whose memory is smaller than 1.5 times the weights would swap, so there only the configuration is read.
+
+    Raises:
+        CheckpointError: If the model cannot be opened, or its probabilities are not finite.
+    """
+    size = sum(path.stat().st_size for path in folder.rglob("*.safetensors"))
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else math.inf
+    if memory < 1.5 * size:
+        storage.read_config(folder)
+        return f"configuration only: {memory / 1e9:.0f} GB of memory are too few to open {size / 1e9:.0f} GB of weights"
+    [recognition] = ExpLLM.from_pretrained(folder).recognize(Image.new("RGB", (224, 224), (128, 128, 128)))
+    total = sum(recognition.probabilities.values())
+    if not math.isclose(total, 1, rel_tol=1e-3):
+        raise CheckpointError(
+            f"the probabilities of a gray image sum to {total}", where=folder, remedy="Delete the folder and try again."
+        )
+    return f"opened, and recognized a gray image among {len(recognition.probabilities)} classes"
 
 
 def released_model_config(fields: Mapping[str, Any], sizes: ReleasedSizes) -> ExpLLMConfig:

@@ -1,0 +1,49 @@
+"""What ``explllm`` prints without a command: the jobs, and the next step in this folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from explllm.core.errors import MissingPathError
+from explllm.core.files import METRICS_FILE
+from explllm.models.known import cached, run_models, shipped_model
+
+JOBS = {
+    "look at faces": ("explain face.jpg", "recognize faces/ -o expressions.csv"),
+    "train and test": ("fit --config faces.yaml --data.root FOLDER", "test --config faces.yaml --data.root FOLDER"),
+    "build chains of thought": (
+        "data --help",
+        "aus faces.parquet -o aus.parquet --landmarker FILE",
+        "cot build aus.parquet -o cot.parquet",
+    ),
+    "measure and compare": ("score runs/NAME", "compare runs/A runs/B"),
+    "set up": ("models", "models get scrfd", "doctor", "--help"),
+}
+"""Commands by job."""
+
+
+def overview() -> str:
+    """Return the jobs with their commands, and the next step."""
+    lines = ["explllm recognizes facial expressions and explains them.", ""]
+    for job, commands in JOBS.items():
+        lines += [job, *(f"  explllm {command}" for command in commands), ""]
+    reason, command = next_step()
+    return "\n".join([*lines, f"next: {reason}", f"  explllm {command}", ""])
+
+
+def next_step(runs: Path = Path("runs")) -> tuple[str, str]:
+    """Return why and what to run next, from the runs in a folder and what is installed."""
+    models = list(run_models(runs))
+    for model in models:
+        if not (model.parent / METRICS_FILE).is_file():
+            return f"{model.parent} is trained and not tested", f"test --run_dir {model.parent}"
+    if models:
+        newest = max(models, key=lambda model: (model / "config.json").stat().st_mtime)
+        return "try your model on a face", f"explain face.jpg --model {newest}"
+    try:
+        shipped_model()
+    except MissingPathError:
+        return "train a small model on drawn faces, in minutes", "fit --config demo.yaml"
+    if cached("scrfd") is None:
+        return "explain a cropped face; for photographs, download a face detector first", "explain face.jpg"
+    return "explain the faces of a photograph", "explain photograph.jpg"
