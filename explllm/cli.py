@@ -132,8 +132,8 @@ def _help() -> str:
     return (
         "usage: explllm COMMAND [options]\n\nFacial expressions, recognized and explained.\n\n"
         f"commands:\n{lines}\n\n`explllm COMMAND --help` describes a command.\n"
-        "`explllm --version` prints the version, and `explllm --print_completion bash` (or zsh, fish)\n"
-        "a script that completes commands and options.\n"
+        "`explllm --version` prints the version.\n"
+        "`explllm --print_completion bash` (or zsh, fish) prints a script for completion.\n"
     )
 
 

@@ -438,7 +438,7 @@ def test_explain(explllm, fitted, drawn_faces, tmp_path):
     Image.open(face).convert("LA").resize((90, 50)).save(tmp_path / "gray.png")
     done = explllm("explain", face, "gray.png", "--model", fitted / "model", "--max-new-tokens", 4)
     assert done.status == 0
-    assert done.err.startswith("Note: training data of this model: The faces are drawn by a program")
+    assert "\nNote: training data of this model: The faces are drawn by a program" in done.err
     assert done.out.count("╭") == 2 and "gray.png" in done.out and "%" in done.out
     done = explllm("explain", face, "gray.png", "--model", fitted / "model", "--max-new-tokens", 4, "--json")
     lines = [json.loads(line) for line in done.out.splitlines()]

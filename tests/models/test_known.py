@@ -123,6 +123,15 @@ def test_a_cached_detector_is_used(explllm, scrfd, fitted, drawn_faces, tmp_path
     assert lines[2]["warnings"] in ([], ["No face was detected; the whole picture is treated as one face."])
     without = explllm(*command, "--detector", "none")
     assert without.out.splitlines()[1:] == before.out.splitlines()[1:] and "detector" not in without.err
+    # The same face from a URL and from standard input.
+    host.files["face.png"] = face.read_bytes()
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(face.read_bytes())))
+    others = (f"{host.url}/face.png?size=1", "-", f"{host.url}/none.png")
+    done = explllm("recognize", *others, "--allow_urls", "--model", fitted / "model", "--json")
+    *read, missing = [json.loads(line) for line in done.out.splitlines()]
+    assert done.status == 1 and [line["image"] for line in read] == [*others[:2]]
+    assert [line["probabilities"] for line in read] == [pytest.approx(whole[2]["probabilities"], abs=1e-6)] * 2
+    assert "cannot be fetched: Not Found" in missing["error"]
 
 
 def test_the_released_weights(explllm, host, golden, tmp_path, monkeypatch):
