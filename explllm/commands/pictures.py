@@ -152,7 +152,7 @@ def answer_pictures(
     # Imported late: the checks above need no torch models.
     from explllm.models.explllm import ExpLLM
 
-    detector, detector_lines = _open_detector(options.detector)
+    detector, detector_lines = open_detector(options.detector)
     opening = spec.open() if spec else None
     rows: list[dict[str, Any]] = []
     counts: Counter[str] = Counter()
@@ -202,7 +202,7 @@ def _check_effect(options: PictureOptions) -> None:
         raise ConfigError("--overwrite has no effect without --out", remedy="Give --out, or leave --overwrite out.")
 
 
-def _open_detector(name: str) -> tuple[FaceDetector | None, list[str]]:
+def open_detector(name: str) -> tuple[FaceDetector | None, list[str]]:
     """Open the face detector of ``--detector``; return lines about it too."""
     if name == NONE:
         return None, []

@@ -97,7 +97,7 @@ def scrfd(host, reference_data, monkeypatch):
     return entry
 
 
-def test_a_cached_detector_is_used(explllm, scrfd, fitted, drawn_faces, tmp_path, monkeypatch):
+def test_a_cached_detector_is_used(explllm, host, scrfd, fitted, drawn_faces, tmp_path, monkeypatch):
     """By default: on photographs, and not on what is a face crop already."""
     data = pytest.importorskip("skimage.data", reason="no scikit-image for its photographs")
     pytest.importorskip("insightface", reason='no insightface: pip install "explllm[faces]"')

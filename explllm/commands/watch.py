@@ -1,0 +1,104 @@
+"""The command ``explllm watch``: the expressions of a video or a camera over time."""
+
+from __future__ import annotations
+
+import sys
+from itertools import islice
+from pathlib import Path
+from typing import Annotated, Any
+
+from explllm.commands.outputs import check_new_manifest
+from explllm.commands.parser import Option
+from explllm.commands.pictures import AUTO, open_detector
+from explllm.core.files import atomic_write, check_writable
+
+
+def watch(
+    video: str,
+    *,
+    out: Path,
+    picture: Path | None = None,
+    every: Annotated[float, Option(minimum=0.01, maximum=3600)] = 0.5,
+    seconds: Annotated[float | None, Option(minimum=0.1, default="the whole video")] = None,
+    model: Annotated[str | None, Option(default="the one that comes with explllm")] = None,
+    device: Annotated[str | None, Option(default="cpu")] = None,
+    batch_size: Annotated[int, Option(minimum=1, maximum=1024)] = 16,
+    detector: str = AUTO,
+    overwrite: bool = False,
+) -> int:
+    """Recognize the expression of the largest face in a video over time.
+
+      explllm watch talk.mp4 -o talk.csv --picture talk.png
+      explllm watch 0 -o me.csv --seconds 60
+
+    The table has a row per frame: seconds, expression, confidence, a probability per class, and the face's box. Frames
+    are not stored. The exit status is 1 if no frame shows a face.
+
+    Args:
+        video: A video file, or the number of a camera, such as 0.
+        out: The table to write (.csv, .jsonl, .parquet).
+        picture: Draw the probabilities over time into this PNG file.
+        every: Seconds between two frames.
+        seconds: Stop after so many seconds.
+        model: A folder that `fit` wrote.
+        device: Device of the model, such as cuda or cpu.
+        batch_size: Frames that are processed at a time.
+        detector: As for explain: an SCRFD detector (ONNX), none, or auto.
+        overwrite: Replace an existing OUT.
+
+    Raises:
+        InputError: If the video, the model or an option cannot be used.
+    """
+    from explllm.faces.video import video_frames
+    from explllm.models.known import shipped_model
+
+    check_new_manifest(out, overwrite)
+    check_writable(out)
+    if picture is not None:
+        check_writable(picture)
+    folder = model or str(shipped_model())
+    frames = video_frames(video, every, seconds)
+    first = next(frames)
+    import pandas as pd
+
+    from explllm.faces.boxes import select_faces
+    from explllm.faces.crop import DEFAULT_MARGIN, face_crop
+    from explllm.models.explllm import ExpLLM
+    from explllm.report.timeline import timeline_plot
+
+    finder, lines = open_detector(detector)
+    network = ExpLLM.from_pretrained(folder, device=device)
+    for line in [*([] if model else [f"model: {folder}"]), *lines]:
+        sys.stderr.write(f"{line}\n")
+    margin = DEFAULT_MARGIN if network.config.margin is None else network.config.margin
+    rows: list[dict[str, Any]] = []
+    batch: list[tuple[float, Any]] = [first, *islice(frames, batch_size - 1)]
+    while batch:
+        crops = []
+        for now, frame in batch:
+            row: dict[str, Any] = {"seconds": round(now, 3), "expression": None, "confidence": None}
+            rows.append(row)
+            if finder is None:
+                crops.append((row, frame))
+            elif faces := select_faces(finder.detect(frame), "largest", frame.size):
+                row |= dict(zip("xywh", faces[0].box, strict=True))
+                crops.append((row, face_crop(frame, faces[0].box, margin)))
+        answers = network.recognize([crop for _, crop in crops], batch_size) if crops else []
+        for (row, _), answer in zip(crops, answers, strict=True):
+            row |= {"expression": str(answer.expression), "confidence": answer.confidence}
+            row |= {f"p_{label}": share for label, share in answer.probabilities.items()}
+        batch = list(islice(frames, batch_size))
+    table = pd.DataFrame(rows)
+    with atomic_write(out) as partial:
+        if out.suffix.lower() == ".csv":
+            table.to_csv(partial, index=False)
+        elif out.suffix.lower() == ".jsonl":
+            table.to_json(partial, orient="records", lines=True)
+        else:
+            table.to_parquet(partial, index=False)
+    found = int(table["expression"].notna().sum())
+    if picture is not None and found:
+        with atomic_write(picture) as partial:
+            partial.write_bytes(timeline_plot(table).png)
+    sys.stderr.write(f"{len(table)} frames, {found} with a face: {out}\n")
+    return int(found == 0)

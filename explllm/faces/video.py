@@ -1,0 +1,57 @@
+"""Frames of video files and cameras."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import cv2
+from PIL import Image
+
+from explllm.core.errors import ConfigError, ImageError, MissingPathError
+
+
+def video_frames(source: str, every: float, seconds: float | None = None) -> Iterator[tuple[float, Image.Image]]:
+    """Yield frames at regular times.
+
+    Args:
+        source: A video file, or the number of a camera, such as 0.
+        every: Seconds between two frames. A frame that is shown at the time or later is taken.
+        seconds: Stop after so many seconds; None for the whole video, and for a camera until it is interrupted.
+
+    Yields:
+        The time in seconds since the start, and the frame, RGB.
+
+    Raises:
+        MissingPathError: If the file does not exist.
+        ImageError: If it is not a video that OpenCV can read.
+        ConfigError: If the camera cannot be opened.
+    """
+    is_camera = source.isdecimal()
+    if not is_camera and not Path(source).is_file():
+        raise MissingPathError("there is no such video", where=source, remedy="Check the path.")
+    capture = cv2.VideoCapture(int(source) if is_camera else source)
+    try:
+        if not capture.isOpened():
+            if is_camera:
+                raise ConfigError(f"camera {source} cannot be opened", remedy="Check that it is connected and free.")
+            raise ImageError("not a video that OpenCV can read", where=source, remedy="Convert it to MP4 or AVI.")
+        rate = capture.get(cv2.CAP_PROP_FPS) or 25.0
+        start, due, number = time.monotonic(), 0.0, 0
+        while capture.grab():
+            now = time.monotonic() - start if is_camera else number / rate
+            number += 1
+            if seconds is not None and now > seconds:
+                return
+            # The tolerance is for rates such as 29.97, whose times are not exact.
+            if now < due - 1e-6:
+                continue
+            due += every * (1 + (now - due) // every)
+            readable, pixels = capture.retrieve()
+            if readable:
+                yield now, Image.fromarray(cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB))
+        if number == 0:
+            raise ImageError("the video has no frames", where=source, remedy="Check the file.")
+    finally:
+        capture.release()
