@@ -113,29 +113,29 @@ def launched():
 
 
 @pytest.fixture(scope="session")
-def on_ranks(free_port):
+def rank_server():
+    """The process that forks ranks; see ranks.py."""
+    script = [sys.executable, str(Path(__file__).with_name("ranks.py"))]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen(script, env=environment(), text=True, **pipes) as server:
+        yield server
+        server.stdin.close()
+
+
+@pytest.fixture(scope="session")
+def on_ranks(rank_server, free_port):
     """Run commands one after the other on two ranks; return rank 0's exit codes, stdout and stderr."""
 
     def run(folder, *commands, count=2):
-        port = free_port()
-        script = [sys.executable, str(Path(__file__).with_name("ranks.py"))]
-        words = json.dumps([[str(word) for word in command] for command in commands])
-        ranks = [
-            subprocess.Popen(
-                [*script, words],
-                cwd=folder,
-                env=environment(
-                    LOCAL_RANK=str(rank), WORLD_SIZE=str(count), MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port)
-                ),
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                text=True,
-            )
-            for rank in range(count)
-        ]
-        printed = [rank.communicate(timeout=600) for rank in ranks]
-        results = [json.loads(line) for line in printed[0][0].splitlines() if line.startswith("[")]
-        assert len(results) == len(commands), "\n".join(err[-3000:] for _, err in printed)
+        variables = {"WORLD_SIZE": str(count), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+        words = [[str(word) for word in command] for command in commands]
+        job = {"folder": str(folder), "environment": variables, "commands": words, "count": count}
+        rank_server.stdin.write(json.dumps(job) + "\n")
+        rank_server.stdin.flush()
+        assert rank_server.stdout.readline() == "done\n"
+        results = [json.loads(line) for line in (folder / "rank0.json").read_text().splitlines()]
+        errors = "\n".join((folder / f"rank{rank}.err").read_text()[-3000:] for rank in range(count))
+        assert len(results) == len(commands), errors
         return results
 
     return run

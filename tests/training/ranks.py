@@ -1,7 +1,7 @@
-"""Run commands of ``explllm`` on one of several ranks: python ranks.py '[["fit", "--config", ...], ...]'.
+"""A process that forks ranks, which run commands of ``explllm``: python ranks.py. It also defines their callbacks.
 
-Each rank imports the libraries once, which takes longer than a tiny run. Prints one JSON line per command: its exit
-code, and what it wrote to stdout and stderr.
+Importing the libraries takes longer than a tiny run, so this process imports them once. It reads jobs from stdin, one
+JSON line each, and answers with a line when all ranks of the job have ended.
 """
 
 import contextlib
@@ -10,9 +10,11 @@ import json
 import os
 import signal
 import sys
+import traceback
 
 import torch
 from lightning.pytorch import Callback
+from lightning_utilities.core.rank_zero import rank_zero_only
 
 
 class Terminate(Callback):
@@ -71,14 +73,49 @@ class ShortMemory(Callback):
             raise torch.OutOfMemoryError("out of memory")
 
 
-if __name__ == "__main__":
+def run_rank(rank, folder, environment, commands):
+    """Run commands and write ``rank<number>.json``, one line per command: exit code, stdout and stderr."""
     from explllm.cli import main
 
-    for command in json.loads(sys.argv[1]):
-        out, err = io.StringIO(), io.StringIO()
-        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-            try:
-                status = main(command)
-            except SystemExit as stop:
-                status = stop.code
-        print(json.dumps([status, out.getvalue(), err.getvalue()]), flush=True)
+    os.chdir(folder)
+    os.environ |= {**environment, "LOCAL_RANK": str(rank)}
+    rank_zero_only.rank = rank  # Lightning sets it when it is imported
+    signal.alarm(3000)  # a deadlock ends
+    with open(f"rank{rank}.err", "wb") as stderr:
+        for stream in (1, 2):
+            os.dup2(stderr.fileno(), stream)
+    with open(f"rank{rank}.json", "w") as results:
+        for command in commands:
+            out, err = io.StringIO(), io.StringIO()
+            with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+                try:
+                    status = main(command)
+                except SystemExit as stop:
+                    status = stop.code
+            print(json.dumps([status, out.getvalue(), err.getvalue()]), file=results, flush=True)
+
+
+def serve():
+    """Fork the ranks of each job."""
+    from explllm.commands import lightning_cli  # noqa: F401
+    from explllm.training import au_task, task  # noqa: F401
+
+    for line in sys.stdin:
+        job = json.loads(line)
+        ranks = []
+        for rank in range(job.pop("count")):
+            ranks.append(os.fork())
+            if not ranks[-1]:
+                try:
+                    run_rank(rank, **job)
+                except BaseException:
+                    traceback.print_exc()
+                finally:
+                    os._exit(0)
+        for process in ranks:
+            os.waitpid(process, 0)
+        print("done", flush=True)
+
+
+if __name__ == "__main__":
+    serve()
