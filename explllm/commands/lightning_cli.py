@@ -145,9 +145,10 @@ class SaveConfig(SaveConfigCallback):
         if stage == "fit":
             config = self.config.clone()
             config.ckpt_path = None
+            text = self.parser.dump(config, skip_none=False)
             with atomic_write(Path(trainer.default_root_dir, "config.yaml")) as temporary:
-                self.parser.save(config, temporary, skip_none=False, overwrite=True, multifile=False)
-            settings = yaml.safe_load(self.parser.dump(config, skip_none=False))
+                temporary.write_text(text, encoding="utf-8")
+            settings = yaml.safe_load(text)
             for logger in trainer.loggers:
                 logger.log_hyperparams(settings)
 
@@ -245,6 +246,14 @@ class ExpLLMCLI(LightningCLI):
 
     def _parse_ckpt_path(self) -> None:
         """Skip reading settings from the checkpoint: ours contain none, and reading a large file twice takes time."""
+
+    def _dump_config(self) -> None:
+        """Skip what `save_hyperparameters` would read, unless a class of the user may call it: writing it takes time."""
+        config = self.config[self.stage]
+        if all(str(part.class_path).startswith("explllm.") for part in (config.model, config.data) if part is not None):
+            self.config_dump: dict[str, Any] = {}
+        else:
+            super()._dump_config()
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Make the trainer with the run folder's callbacks and logger."""

@@ -1,6 +1,7 @@
 """New models: presets, and the way from settings to configuration, tokenizer and parts."""
 
 from collections.abc import Mapping, Sequence
+from copy import deepcopy
 from dataclasses import asdict, dataclass, field, fields, replace
 from difflib import get_close_matches
 from functools import cache
@@ -379,6 +380,11 @@ def small_tokenizer(vocabulary: int, chat_format: str) -> PreTrainedTokenizerBas
     Returns:
         The tokenizer. Equal arguments give equal tokenizers.
     """
+    return deepcopy(_trained_tokenizer(vocabulary, chat_format))
+
+
+@cache
+def _trained_tokenizer(vocabulary: int, chat_format: str) -> PreTrainedTokenizerBase:
     writer, random = RuleWriter(), np.random.default_rng(0)
     texts = []
     for number, expression in enumerate(list(Expression) * 60):
