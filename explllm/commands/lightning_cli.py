@@ -248,7 +248,7 @@ class ExpLLMCLI(LightningCLI):
         """Skip reading settings from the checkpoint: ours contain none, and reading a large file twice takes time."""
 
     def _dump_config(self) -> None:
-        """Skip what `save_hyperparameters` would read, unless a class of the user may call it: writing it takes time."""
+        """Skip what `save_hyperparameters` reads, which takes time, unless a class of the user may call it."""
         config = self.config[self.stage]
         if all(str(part.class_path).startswith("explllm.") for part in (config.model, config.data) if part is not None):
             self.config_dump: dict[str, Any] = {}
