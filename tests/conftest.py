@@ -39,7 +39,10 @@ def pytest_sessionstart(session):
         session.config.get_terminal_writer().fullwidth = 100
 
 
-LONGEST = ("test_demo", "test_strategies", "test_ddp", "test_resume", "test_cli", "test_au_task", "test_build")
+LONGEST = (
+    *("test_demo", "test_strategies", "test_ddp", "test_resume", "test_cli", "test_au_task", "test_build"),
+    *("test_run_folder", "test_lightning_cli", "test_docs", "test_contributing", "test_describe", "test_footprint"),
+)
 """Test files that take longest."""
 
 

@@ -68,8 +68,8 @@ def test_memory_of_the_papers_set_up():
 def test_other_configurations():
     released = describe(["--config", "rafdb_released.yaml"])
     assert (released.steps, released.warmup) == (383 * 20, 230)  # a ratio of 0.03, rounded up
-    assert describe(["--config", "align_cc3m.yaml"]).steps == 595_375 // 256
-    assert describe(["--config", "align_cc3m.yaml"]).trainable == 20_979_712
+    align = describe(["--config", "align_cc3m.yaml"])
+    assert (align.steps, align.trainable) == (595_375 // 256, 20_979_712)
     demo = describe(["--config", "demo.yaml"])
     assert (demo.images, demo.conversations, len(demo.memory)) == (1400, 5600, 2)
     assert describe(["--config", "ablation/no_cot.yaml"]).conversations == 12_026
