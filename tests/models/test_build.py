@@ -6,6 +6,7 @@ from explllm.core.expressions import LABEL_SETS, Expression
 from explllm.models.build import (
     PRESETS,
     NetworkSettings,
+    _trained_tokenizer,
     build,
     build_config,
     build_on_meta,
@@ -44,7 +45,12 @@ def test_equal_seeds_give_equal_models():
 
 def test_small_tokenizer_is_deterministic_and_short():
     tokenizer = small_tokenizer(1024, "plain")
-    assert tokenizer.get_vocab() == small_tokenizer(1024, "plain").get_vocab()
+    vocabulary = tokenizer.get_vocab()
+    changed = small_tokenizer(1024, "plain")
+    changed.add_tokens("<other>")
+    assert small_tokenizer(1024, "plain").get_vocab() == vocabulary != changed.get_vocab()
+    _trained_tokenizer.cache_clear()
+    assert small_tokenizer(1024, "plain").get_vocab() == vocabulary
     # Whole words cover the texts of the rule-based writer before the vocabulary is full.
     assert 600 < len(tokenizer) <= 1024
     for label in Expression:
