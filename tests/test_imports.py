@@ -20,8 +20,8 @@ LEVELS = {
     "report": 4,
     "training": 5,
     "app": 6,
-    "commands": 6,
-    "cli": 7,
+    "commands": 7,
+    "cli": 8,
 }
 
 

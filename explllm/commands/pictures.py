@@ -148,7 +148,7 @@ def answer_pictures(
         check_writable(options.out)
     if len(files) == 1 or not any(Path(file).is_file() for file in files):
         _load(inputs.source(files[0]))
-    _check_device(options.device)
+    check_device(options.device)
     # Imported late: the checks above need no torch models.
     from explllm.models.explllm import ExpLLM
 
@@ -394,7 +394,12 @@ def _drawing(picture: Path, count: int) -> Path:
     return picture
 
 
-def _check_device(device: str | None) -> None:
+def check_device(device: str | None) -> None:
+    """Check that a device can be used.
+
+    Raises:
+        ConfigError: If it cannot.
+    """
     import torch
 
     try:

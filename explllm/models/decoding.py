@@ -227,7 +227,7 @@ class Decoder:
         predictions = output.logits.argmax(-1).tolist()
         for row, draft, predicted in zip(rows, drafts, predictions, strict=True):
             self._accept(row, draft, predicted[row.pending - 1 - (length - keep) :])
-        return self._remove_finished()
+        return self.remove_finished()
 
     def _slots(self, rows: list[Row], first: int, length: int) -> dict[str, Any]:
         """Select the places of the next pass in the cache; return its masks (R, 1, Q, C) and positions (R, Q)."""
@@ -262,7 +262,8 @@ class Decoder:
         if self.model.speculate:
             self.model.drafts.observe(row.text, len(new))
 
-    def _remove_finished(self) -> list[Row]:
+    def remove_finished(self) -> list[Row]:
+        """Remove the rows that are done from the batch, and return them."""
         finished = [row for row in self.rows if row.done]
         for place in reversed(range(len(self.rows))):
             if self.rows[place].done:

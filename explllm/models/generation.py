@@ -258,7 +258,7 @@ def _score_in_batches(
             _check_repeatable(model, "recognition", size, error)
         else:
             continue
-        size = _smaller_batches(model, "recognition", min(size, count - len(scores)))
+        size = smaller_batches(model, "recognition", min(size, count - len(scores)))
     return torch.stack(scores)
 
 
@@ -276,7 +276,7 @@ def _check_repeatable(model: "ExpLLM", kind: str, size: int, error: torch.OutOfM
         raise error
 
 
-def _smaller_batches(model: "ExpLLM", kind: str, size: int) -> int:
+def smaller_batches(model: "ExpLLM", kind: str, size: int) -> int:
     """Halve a batch size after an out-of-memory error, now and in later calls, and return it.
 
     Not to be called in the handler of the exception, which keeps the tensors of the failed pass alive.
@@ -407,9 +407,9 @@ def stream(model: "ExpLLM", pixel_values: torch.Tensor, label: Expression, max_n
     Yields:
         Pieces of text.
     """
-    decoder = _decoder(model, [label], 1, max_new_tokens)
+    decoder = new_decoder(model, [label], 1, max_new_tokens)
     with torch.no_grad():
-        finished = decoder.add(_prefill(model, decoder, [(0, (pixel_values[0], label))]))
+        finished = decoder.add(prefill(model, decoder, [(0, (pixel_values[0], label))]))
     yielded = ""
     while True:
         [row] = finished or decoder.rows
@@ -454,7 +454,7 @@ def _answers(
     active: dict[int, Face] = {}
     results: dict[int, tuple[Recognition | None, str]] = {}
     rows = min(rows, model.max_batch_sizes.get("explanation", rows))
-    decoder = _decoder(model, labels, rows, max_new_tokens)
+    decoder = new_decoder(model, labels, rows, max_new_tokens)
     with merged_lora(model):
         while True:
             busy = decoder.any_rank_is_busy()
@@ -465,7 +465,7 @@ def _answers(
             finished: list[Row] | None = None
             try:
                 if new:
-                    finished = decoder.add(_prefill(model, decoder, new))
+                    finished = decoder.add(prefill(model, decoder, new))
                 elif not busy:
                     return [results[number] for number in range(len(results))]
                 else:
@@ -475,8 +475,8 @@ def _answers(
             if finished is None:
                 queue, active = chain(list(active.items()), queue), {}
                 decoder.clear()
-                rows = _smaller_batches(model, "explanation", min(rows, decoder.size))
-                decoder = _decoder(model, labels, rows, max_new_tokens)
+                rows = smaller_batches(model, "explanation", min(rows, decoder.size))
+                decoder = new_decoder(model, labels, rows, max_new_tokens)
                 continue
             for row in finished:
                 number, recognized = row.item
@@ -484,14 +484,15 @@ def _answers(
                 del active[number]
 
 
-def _decoder(model: "ExpLLM", labels: Sequence[Expression | Messages], rows: int, max_new_tokens: int) -> Decoder:
+def new_decoder(model: "ExpLLM", labels: Sequence[Expression | Messages], rows: int, max_new_tokens: int) -> Decoder:
+    """Return a decoder for conversations about any of the labels or questions, of at most `rows` rows."""
     prompts = {model.conversations.encode_prompt(_question(label)) for label in labels}
     capacity = max(max(map(len, prompts)) + max_new_tokens, pack_labels(model).mask.shape[-1])
     packs = supports_packing(model)
     return Decoder(model, rows if packs else 1, capacity, max_new_tokens, packs)
 
 
-def _prefill(model: "ExpLLM", decoder: Decoder, faces: Sequence[tuple[int, Face]]) -> list[Row]:
+def prefill(model: "ExpLLM", decoder: Decoder, faces: Sequence[tuple[int, Face]]) -> list[Row]:
     """Process image and question of faces, and return the rows to continue.
 
     Args:

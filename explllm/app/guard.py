@@ -1,0 +1,186 @@
+"""Limits in front of the HTTP server: API key, rate, size and time of a request. Also its metrics."""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import json
+import time
+from collections import OrderedDict
+from dataclasses import dataclass
+
+from prometheus_client import CollectorRegistry, Counter, Histogram
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+_MAX_CLIENTS = 10_000
+"""Clients whose rate is remembered; the ones that asked longest ago are forgotten."""
+
+_OPEN = ("/health",)
+"""Paths without a key and a limit of the rate."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Limits of a request."""
+
+    max_bytes: int
+    """Maximum size of a body."""
+    read_seconds: float
+    """Maximum time to receive a body."""
+    per_minute: int | None
+    """Requests per minute and client; None for any number."""
+
+
+class RequestError(Exception):
+    """A request that gets an error of OpenAI's form instead of an answer."""
+
+    def __init__(self, status: int, message: str, code: str, headers: dict[str, str] | None = None) -> None:
+        """Store the status, a message for the client, and a code for programs."""
+        super().__init__(message)
+        self.status, self.message, self.code, self.headers = status, message, code, headers or {}
+
+    @property
+    def body(self) -> dict[str, dict[str, str | None]]:
+        """The error as OpenAI's clients read it."""
+        kind = "server_error" if self.status >= 500 else "invalid_request_error"
+        return {"error": {"message": self.message, "type": kind, "param": None, "code": self.code}}
+
+
+class Guard:
+    """ASGI middleware that refuses requests before any work on them, and counts all.
+
+    A body is read completely, within the limits, before the application sees it.
+    """
+
+    def __init__(
+        self, app: ASGIApp, limits: Limits, key: str | None, paths: frozenset[str], registry: CollectorRegistry
+    ) -> None:
+        """Wrap an application.
+
+        Args:
+            app: The application.
+            limits: The limits.
+            key: The API key that clients must send as a bearer token; None for no key.
+            paths: The paths that metrics distinguish.
+            registry: Receives the metrics.
+        """
+        self.app, self.limits, self.paths = app, limits, paths
+        self._key = None if key is None else key.encode()
+        self._clients: OrderedDict[str, _Rate] = OrderedDict()
+        labels = ("path", "status")
+        self._requests = Counter("explllm_requests", "Requests by path and status.", labels, registry=registry)
+        self._seconds = Histogram(
+            "explllm_request_seconds", "Time from a request to the end of its response.", ("path",), registry=registry
+        )
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer or refuse a request."""
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        status, started = 499, time.perf_counter()  # 499: the client has gone
+
+        async def watch(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+            await send(message)
+
+        try:
+            self._check(scope)
+            body = await self._read(scope, receive)
+            await self.app(scope, _replay(body, receive), watch)
+        except RequestError as error:
+            await _refuse(error, watch)
+        except _Gone:
+            pass
+        finally:
+            path = scope["path"] if scope["path"] in self.paths else "other"
+            self._requests.labels(path, str(status)).inc()
+            self._seconds.labels(path).observe(time.perf_counter() - started)
+
+    def _check(self, scope: Scope) -> None:
+        if scope["path"] in _OPEN:
+            return
+        headers = dict(scope["headers"])
+        sent = headers.get(b"authorization", b"").removeprefix(b"Bearer ")
+        if self._key is not None and not hmac.compare_digest(sent, self._key):
+            raise RequestError(401, "The API key is missing or wrong.", "invalid_api_key")
+        if self.limits.per_minute is not None and not self._limiter(scope).take():
+            message = f"More than {self.limits.per_minute} requests per minute."
+            seconds = max(1, round(60 / self.limits.per_minute))
+            raise RequestError(429, message, "rate_limit_exceeded", {"Retry-After": str(seconds)})
+        length = headers.get(b"content-length", b"0")
+        if length.isdigit() and int(length) > self.limits.max_bytes:
+            raise self._too_large()
+
+    def _limiter(self, scope: Scope) -> _Rate:
+        address = (scope.get("client") or ("", 0))[0]
+        limiter = self._clients.pop(address, None) or _Rate(self.limits.per_minute or 1)
+        self._clients[address] = limiter
+        if len(self._clients) > _MAX_CLIENTS:
+            self._clients.popitem(last=False)
+        return limiter
+
+    def _too_large(self) -> RequestError:
+        return RequestError(413, f"The body has more than {self.limits.max_bytes:,} bytes.", "request_too_large")
+
+    async def _read(self, scope: Scope, receive: Receive) -> bytes:
+        body = bytearray()
+        try:
+            async with asyncio.timeout(self.limits.read_seconds):
+                while True:
+                    message = await receive()
+                    if message["type"] == "http.disconnect":
+                        raise _Gone
+                    body += message.get("body", b"")
+                    if len(body) > self.limits.max_bytes:
+                        raise self._too_large()
+                    if not message.get("more_body"):
+                        return bytes(body)
+        except TimeoutError as error:
+            reason = f"The body did not arrive within {self.limits.read_seconds:g} seconds."
+            raise RequestError(408, reason, "request_timeout") from error
+
+
+class _Gone(Exception):
+    """The client closed the connection."""
+
+
+class _Rate:
+    """Token bucket of one client: at most N requests at once, and N per minute."""
+
+    def __init__(self, per_minute: int) -> None:
+        self.per_minute, self.tokens, self.updated = per_minute, float(per_minute), time.monotonic()
+
+    def take(self) -> bool:
+        """Take a token, if there is one."""
+        now = time.monotonic()
+        self.tokens = min(self.per_minute, self.tokens + (now - self.updated) * self.per_minute / 60)
+        self.updated = now
+        if self.tokens < 1:
+            return False
+        self.tokens -= 1
+        return True
+
+
+def _replay(body: bytes, receive: Receive) -> Receive:
+    """Return a function that yields a body that was read, then waits for the end of the connection."""
+    sent = False
+
+    async def next_message() -> Message:
+        nonlocal sent
+        if sent:
+            return await receive()
+        sent = True
+        return {"type": "http.request", "body": body, "more_body": False}
+
+    return next_message
+
+
+async def _refuse(error: RequestError, send: Send) -> None:
+    # Unread parts of the body would be taken for the next request.
+    headers = {"content-type": "application/json", "connection": "close", **error.headers}
+    pairs = [(name.encode(), value.encode()) for name, value in headers.items()]
+    await send({"type": "http.response.start", "status": error.status, "headers": pairs})
+    await send({"type": "http.response.body", "body": json.dumps(error.body).encode()})

@@ -1,0 +1,82 @@
+"""The faces of a picture that a user sent: checked, cut out, and preprocessed for the model."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass
+from io import BytesIO
+
+import torch
+from PIL import Image
+
+from explllm.core.errors import ImageError
+from explllm.faces.boxes import Box, FaceChoice, select_faces
+from explllm.faces.crop import DEFAULT_MARGIN, crop_warning, face_crop
+from explllm.faces.detector import FaceDetector
+from explllm.faces.images import TRUNCATED, ImageSource, load_image
+from explllm.models.explllm import ExpLLM
+
+
+@dataclass(frozen=True)
+class Photograph:
+    """A picture and its faces."""
+
+    image: Image.Image
+    """Upright, RGB."""
+    boxes: tuple[Box | None, ...]
+    """Box of each face; None if the picture itself is the face."""
+    warnings: tuple[str, ...] = ()
+    """Reasons to doubt results for this picture."""
+
+    def crop(self, face: int, margin: float | None) -> Image.Image:
+        """Return the part of the picture that shows a face, with a margin as for `face_crop`."""
+        box = self.boxes[face]
+        return self.image if box is None else face_crop(self.image, box, DEFAULT_MARGIN if margin is None else margin)
+
+
+def open_photograph(
+    source: ImageSource, detector: FaceDetector | None, which: FaceChoice = "all", max_pixels: int | None = None
+) -> Photograph:
+    """Read a picture and find its faces.
+
+    Args:
+        source: The picture.
+        detector: Finds the faces; without one the picture is one face.
+        which: The faces to use if there are several.
+        max_pixels: Maximum number of pixels. The header states it: a larger picture is not decoded.
+
+    Raises:
+        ImageError: If the picture cannot be read, is too large, or shows no face.
+    """
+    if max_pixels is not None and isinstance(source, bytes):
+        _check_size(source, max_pixels)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", TRUNCATED)
+        image = load_image(source)
+    doubts = ["The image file is truncated."] if image.info.get("truncated") else []
+    if detector is None:
+        doubts += filter(None, [crop_warning(image)])
+        return Photograph(image, (None,), tuple(doubts))
+    faces = select_faces(detector.detect(image), which, image.size)
+    if not faces:
+        raise ImageError("no face found", remedy="Send a picture in which a face is larger and turned to the camera.")
+    return Photograph(image, tuple(face.box for face in faces), tuple(doubts))
+
+
+def preprocess(model: ExpLLM, photograph: Photograph, face: int, margin: float | None = None) -> torch.Tensor:
+    """Return the pixels (3, H, W) of a face for a model; by default with the margin of its training."""
+    return model.image(photograph.crop(face, model.config.margin if margin is None else margin))
+
+
+def _check_size(content: bytes, max_pixels: int) -> None:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            with Image.open(BytesIO(content)) as header:
+                width, height = header.size
+    except Exception:  # `load_image` explains it
+        return
+    if width * height > max_pixels:
+        raise ImageError(
+            f"the image has {width} x {height} pixels", remedy=f"Send one of at most {max_pixels:,} pixels."
+        )

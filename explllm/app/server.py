@@ -1,0 +1,493 @@
+"""The HTTP server: chat completions as OpenAI's clients ask for them, batches of recognitions, health and metrics.
+
+A picture is kept in memory until its answer is sent. Nothing of it is written to disk or to a log.
+
+LitServe was tried first (0.2.19). Its OpenAI specification decodes pictures inside the batch, where one damaged
+picture fails its neighbors; the text of the error is lost; every route is a process with a model of its own; and an
+answer is computed to its end when the client has gone. FastAPI and `Explainer` have none of these limits.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import binascii
+import json
+import re
+import time
+import uuid
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
+import anyio.to_thread
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse, Response, StreamingResponse
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Gauge, generate_latest
+from pydantic import BaseModel, Field
+from starlette.exceptions import HTTPException
+
+from explllm import __version__
+from explllm.app.explainer import Answer, Busy, Cancelled, Explainer, Job
+from explllm.app.guard import Guard, Limits, RequestError
+from explllm.app.photographs import Photograph, open_photograph, preprocess
+from explllm.app.remote import fetch
+from explllm.conversation.messages import recognition as recognition_prompt
+from explllm.core.errors import InputError
+from explllm.explanations.chain_of_thought import ChainOfThought
+from explllm.faces.detector import FaceDetector
+from explllm.models.generation import Recognition
+from explllm.report.json_lines import explain_schema, face_record
+from explllm.report.picture import PicturedFace
+
+_DATA_URL = re.compile(r"data:image/[\w.+-]+;base64,", re.ASCII)
+_UNSUPPORTED = ("tools", "functions", "stop", "logprobs", "audio")
+
+
+@dataclass(frozen=True)
+class ServerSettings:
+    """The server's name, limits and permissions."""
+
+    name: str
+    """The model's name for clients."""
+    key: str | None = None
+    """The API key; None for no key."""
+    max_megabytes: int = 20
+    """Maximum size of a request."""
+    max_pixels: int = 50_000_000
+    """Maximum number of pixels of a picture."""
+    max_faces: int = 64
+    """Maximum number of pictures of a request to ``/recognize``."""
+    per_minute: int | None = None
+    """Requests per minute and client."""
+    timeout: float = 120
+    """Seconds after which an answer is given up."""
+    read_seconds: float = 30
+    """Seconds within which a request must arrive."""
+    allow_urls: bool = False
+    """Fetch pictures from http and https addresses."""
+
+
+class ImageURL(BaseModel):
+    """A picture."""
+
+    url: str = Field(description="A data URL (data:image/jpeg;base64,...), or an address if the server allows it.")
+
+
+class TextPart(BaseModel):
+    """Text of a message. The model asks its own trained questions: the words have no effect."""
+
+    type: Literal["text"]
+    text: str
+
+
+class ImagePart(BaseModel):
+    """A picture of a message."""
+
+    type: Literal["image_url"]
+    image_url: ImageURL
+
+
+class Message(BaseModel):
+    """A message of a conversation."""
+
+    role: Literal["system", "developer", "user", "assistant"]
+    content: str | list[Annotated[TextPart | ImagePart, Field(discriminator="type")]] | None = None
+
+
+class JSONSchema(BaseModel):
+    """A JSON schema that selects fields of the answer."""
+
+    name: str = ""
+    schema_: dict[str, Any] = Field(alias="schema", default_factory=dict)
+
+
+class ResponseFormat(BaseModel):
+    """The form of the answer."""
+
+    type: Literal["text", "json_object", "json_schema"] = "text"
+    json_schema: JSONSchema | None = None
+
+
+class StreamOptions(BaseModel):
+    """Options of a streamed answer."""
+
+    include_usage: bool = False
+
+
+class ChatRequest(BaseModel):
+    """A chat completion about one picture. Decoding is greedy: ``temperature`` and ``seed`` have no effect."""
+
+    model_config = {"extra": "allow"}
+
+    model: str
+    messages: list[Message] = Field(min_length=1, max_length=64)
+    stream: bool = False
+    stream_options: StreamOptions | None = None
+    max_tokens: int | None = Field(default=None, ge=1)
+    max_completion_tokens: int | None = Field(default=None, ge=1)
+    n: int = Field(default=1, ge=1, le=1)
+    response_format: ResponseFormat | None = None
+
+
+class RecognizeRequest(BaseModel):
+    """Pictures of faces, as data URLs or plain base64."""
+
+    images: list[str] = Field(min_length=1)
+
+
+def create_server(explainer: Explainer, settings: ServerSettings, detector: FaceDetector | None = None) -> FastAPI:
+    """Create the application.
+
+    Args:
+        explainer: Answers the faces. The caller closes it.
+        settings: The settings.
+        detector: Finds the largest face of a picture; without one a picture is a cropped face.
+
+    Returns:
+        An ASGI application, to be run in one process.
+    """
+    return _Server(explainer, settings, detector).app
+
+
+class _Server:
+    """The routes."""
+
+    def __init__(self, explainer: Explainer, settings: ServerSettings, detector: FaceDetector | None) -> None:
+        self.explainer, self.settings, self.detector = explainer, settings, detector
+        self.model = explainer.model
+        self.prompt_tokens = len(self.model.conversations.encode_prompt(recognition_prompt()))
+        self.decoding = anyio.CapacityLimiter(4)
+        self.registry = CollectorRegistry()
+        self._add_gauges()
+        self.app = FastAPI(
+            title="explllm",
+            version=__version__,
+            description="Explained facial expression recognition. `/v1/chat/completions` follows OpenAI's API.",
+            # The pages of the documentation would load scripts from elsewhere.
+            docs_url=None,
+            redoc_url=None,
+        )
+        self.app.post("/v1/chat/completions", response_model=None)(self.chat)
+        self.app.post("/recognize")(self.recognize)
+        self.app.get("/v1/models")(self.models)
+        self.app.get("/health")(self.health)
+        self.app.get("/metrics", response_class=Response)(self.metrics)
+        self.app.get("/schema")(self.schema)
+        for kind in (RequestError, InputError, RequestValidationError, HTTPException):
+            self.app.add_exception_handler(kind, _error_response)
+        limits = Limits(settings.max_megabytes * 2**20, settings.read_seconds, settings.per_minute)
+        paths = frozenset(self.app.openapi()["paths"]) | {"/openapi.json"}
+        self.app.add_middleware(Guard, limits=limits, key=settings.key, paths=paths, registry=self.registry)
+
+    def _add_gauges(self) -> None:
+        load = self.explainer.load
+        for name, text in (
+            ("waiting", "Faces that wait."),
+            ("active", "Faces whose text is being generated."),
+            ("faces", "Answered faces since the start."),
+            ("tokens", "Generated tokens since the start."),
+            ("batches", "Batches since the start."),
+        ):
+            gauge = Gauge(f"explllm_{name}", text, registry=self.registry)
+            gauge.set_function(lambda name=name: getattr(load, name))
+
+    # Routes ----------------------------------------------------------------------------------------------------------
+
+    async def health(self) -> JSONResponse:
+        """Return whether the server answers."""
+        alive = self.explainer.alive
+        content = {"status": "ok" if alive else "the model's thread has ended", "model": self.settings.name}
+        return JSONResponse(content, 200 if alive else 503)
+
+    async def metrics(self) -> Response:
+        """Return metrics in Prometheus' text format."""
+        return Response(generate_latest(self.registry), media_type=CONTENT_TYPE_LATEST)
+
+    async def models(self) -> dict[str, Any]:
+        """List the model."""
+        return {"object": "list", "data": [{"id": self.settings.name, "object": "model", "owned_by": "explllm"}]}
+
+    async def schema(self) -> dict[str, Any]:
+        """Return the JSON schema of an answer as JSON."""
+        return answer_schema()
+
+    async def recognize(self, body: RecognizeRequest, request: Request) -> dict[str, Any]:
+        """Recognize the expressions of several pictures. A picture that cannot be used gets an ``error`` instead."""
+        if len(body.images) > self.settings.max_faces:
+            message = f"The request has {len(body.images)} images, more than {self.settings.max_faces}."
+            raise RequestError(413, message, "too_many_images")
+        results: list[dict[str, Any]] = [{} for _ in body.images]
+        jobs: dict[int, tuple[Photograph, Job]] = {}
+
+        async def read(place: int, url: str) -> None:
+            try:
+                jobs[place] = await self._open(url if url.startswith(("data:", "http")) else f"{_PLAIN}{url}", 0)
+            except (InputError, RequestError) as error:
+                results[place] = {"error": str(error)}
+
+        await asyncio.gather(*(read(place, url) for place, url in enumerate(body.images)))
+        self._submit(*(job for _, job in jobs.values()))
+        for place, (photograph, job) in jobs.items():
+            answer = await self._wait(job, request, list(jobs.values()))
+            results[place] = self._record(photograph, answer)
+        return {"model": self.settings.name, "results": results}
+
+    async def chat(self, body: ChatRequest, request: Request) -> dict[str, Any] | StreamingResponse:
+        """Recognize the expression of the picture in the messages, and explain it."""
+        if body.model != self.settings.name:
+            message = f"The model {body.model[:100]!r} does not exist. This server has {self.settings.name!r}."
+            raise RequestError(404, message, "model_not_found")
+        if refused := [name for name in _UNSUPPORTED if (body.model_extra or {}).get(name)]:
+            raise RequestError(400, f"{refused[0]} is not supported.", "unsupported_parameter")
+        fields = _fields(body.response_format)
+        limit = min(body.max_completion_tokens or body.max_tokens or 10**9, self.explainer.max_new_tokens)
+        photograph, job = await self._open(_picture(body.messages), limit)
+        identity = {"id": f"chatcmpl-{uuid.uuid4().hex}", "created": int(time.time()), "model": self.settings.name}
+        if body.stream:
+            usage = body.stream_options is not None and body.stream_options.include_usage
+            pieces: asyncio.Queue[str | Recognition | None] = asyncio.Queue()
+            put = _from_thread(asyncio.get_running_loop(), pieces.put_nowait)
+            if fields is None:
+                job.on_recognized, job.on_text = put, put
+            job.result.add_done_callback(lambda _: put(None))
+            self._submit(job)
+            events = self._events(identity, photograph, job, pieces, fields, usage)
+            return StreamingResponse(events, media_type="text/event-stream", headers={"Cache-Control": "no-store"})
+        self._submit(job)
+        answer = await self._wait(job, request, [(photograph, job)])
+        content = self._content(photograph, answer, fields)
+        choice = {
+            "index": 0,
+            "message": {"role": "assistant", "content": content, "refusal": None},
+            "logprobs": None,
+            "finish_reason": _finish_reason(answer),
+        }
+        return {**identity, "object": "chat.completion", "choices": [choice], "usage": self._usage(answer)}
+
+    async def _events(
+        self,
+        identity: dict[str, Any],
+        photograph: Photograph,
+        job: Job,
+        pieces: asyncio.Queue[str | Recognition | None],
+        fields: list[str] | None,
+        include_usage: bool,
+    ) -> AsyncIterator[str]:
+        def event(delta: dict[str, Any] | None, finish: str | None = None, **more: Any) -> str:
+            choices = [] if delta is None else [{"index": 0, "delta": delta, "finish_reason": finish}]
+            chunk = {**identity, "object": "chat.completion.chunk", "choices": choices, **more}
+            return f"data: {json.dumps(chunk)}\n\n"
+
+        try:
+            yield event({"role": "assistant", "content": ""})
+            async with asyncio.timeout(self.settings.timeout):
+                while (piece := await pieces.get()) is not None:
+                    yield event({"content": heading(piece) if isinstance(piece, Recognition) else piece})
+            answer = job.result.result()
+            if fields is not None:
+                yield event({"content": self._content(photograph, answer, fields)})
+            yield event({}, _finish_reason(answer))
+            if include_usage:
+                yield event(None, usage=self._usage(answer))
+            yield "data: [DONE]\n\n"
+        except Exception as error:
+            yield f"data: {json.dumps(_as_request_error(error).body)}\n\n"
+        finally:
+            job.cancel()
+
+    # Parts of a request ----------------------------------------------------------------------------------------------
+
+    async def _open(self, url: str, max_new_tokens: int) -> tuple[Photograph, Job]:
+        """Read a picture in a worker thread; return it and the job of its largest face."""
+        if url.startswith(("http://", "https://")):
+            if not self.settings.allow_urls:
+                raise RequestError(400, "This server fetches no addresses. Send a data URL.", "urls_not_allowed")
+            content = await fetch(url, self.settings.max_megabytes * 2**20)
+        elif match := _DATA_URL.match(url):
+            content = _decoded(url[match.end() :])
+        else:
+            raise RequestError(400, "The picture is not a data URL of an image in base64.", "invalid_image")
+
+        def read() -> tuple[Photograph, Job]:
+            photograph = open_photograph(content, self.detector, "largest", self.settings.max_pixels)
+            return photograph, Job(preprocess(self.model, photograph, 0), max_new_tokens)
+
+        return await anyio.to_thread.run_sync(read, limiter=self.decoding)
+
+    def _submit(self, *jobs: Job) -> None:
+        try:
+            self.explainer.submit(*jobs)
+        except Busy as error:
+            raise RequestError(503, str(error), "overloaded", {"Retry-After": "5"}) from error
+
+    async def _wait(self, job: Job, request: Request, jobs: list[tuple[Photograph, Job]]) -> Answer:
+        """Return the answer; cancel all jobs of the request if the client goes or the time is over."""
+        answer = asyncio.wrap_future(job.result)
+        gone = asyncio.ensure_future(_disconnected(request))
+        try:
+            await asyncio.wait({answer, gone}, timeout=self.settings.timeout, return_when=asyncio.FIRST_COMPLETED)
+            if answer.done():
+                return answer.result()
+            for _, other in jobs:
+                other.cancel()
+            if gone.done():
+                raise RequestError(499, "The client has closed the connection.", "closed")
+            raise TimeoutError
+        except (TimeoutError, Cancelled) as error:
+            raise _as_request_error(error) from error
+        finally:
+            gone.cancel()
+            answer.cancel()
+
+    def _content(self, photograph: Photograph, answer: Answer, fields: list[str] | None) -> str:
+        if fields is None:
+            return heading(answer.recognition) + answer.text
+        record = self._record(photograph, answer)
+        return json.dumps({name: record[name] for name in fields} if fields else record)
+
+    def _record(self, photograph: Photograph, answer: Answer) -> dict[str, Any]:
+        cot = ChainOfThought.parse(answer.text) if answer.tokens else None
+        face = PicturedFace(
+            photograph.image, photograph.boxes[0], answer.recognition, cot, warnings=photograph.warnings
+        )
+        record = face_record("", face, None, self.model.config.training_data_note)
+        del record["image"]
+        return record
+
+    def _usage(self, answer: Answer) -> dict[str, int]:
+        prompt, completion = self.prompt_tokens, answer.tokens
+        return {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion}
+
+
+_PLAIN = "data:image/unknown;base64,"
+
+
+def heading(recognition: Recognition) -> str:
+    """Return the line before an explanation."""
+    return f"**Expression:** {recognition.expression} ({recognition.confidence:.0%})\n\n"
+
+
+def answer_schema() -> dict[str, Any]:
+    """Return the JSON schema of an answer as JSON: the one of ``explllm explain --json``, without the file's name."""
+    definitions = explain_schema()["$defs"]
+    face = definitions["face"]
+    properties = {name: face["properties"][name] for name in _FIELDS}
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "The expression of a face and its explanation",
+        "$defs": {name: definitions[name] for name in ("expression", "intensity", "facs")},
+        "type": "object",
+        "properties": properties,
+        "required": list(_FIELDS),
+        "additionalProperties": False,
+    }
+
+
+_FIELDS = (
+    "expression",
+    "confidence",
+    "probabilities",
+    "key_observations",
+    "interpretation",
+    "conclusion",
+    "text",
+    "concluded",
+    "conclusion_agrees",
+    "self_contradictions",
+    "claims",
+    "claims_summary",
+    "warnings",
+    "training_data_note",
+)
+"""Fields of an answer as JSON."""
+
+
+def _fields(response_format: ResponseFormat | None) -> list[str] | None:
+    """Return the fields of a JSON answer, empty for all; None for an answer as text.
+
+    Raises:
+        RequestError: If a schema asks for a field that no answer has, or for a field of another type.
+    """
+    if response_format is None or response_format.type == "text":
+        return None
+    if response_format.type == "json_object" or response_format.json_schema is None:
+        return []
+    ours = answer_schema()["properties"]
+    properties = response_format.json_schema.schema_.get("properties")
+    if not isinstance(properties, dict):
+        return []
+    for name, wanted in properties.items():
+        if name not in ours:
+            message = f"The schema asks for {name[:100]!r}. An answer has the fields {', '.join(ours)}."
+            raise RequestError(400, message, "invalid_json_schema")
+        kind = wanted.get("type") if isinstance(wanted, dict) else None
+        if isinstance(kind, str) and kind not in _types(ours[name]):
+            message = f"The schema's field {name!r} is of type {kind[:100]!r}, not {' or '.join(_types(ours[name]))}."
+            raise RequestError(400, message, "invalid_json_schema")
+    return list(properties)
+
+
+def _types(schema: dict[str, Any]) -> list[str]:
+    if "anyOf" in schema:
+        return [kind for part in schema["anyOf"] for kind in _types(part)]
+    kinds = schema.get("type", "string")  # the enumeration of expressions has no type
+    return [kinds] if isinstance(kinds, str) else list(kinds)
+
+
+def _picture(messages: list[Message]) -> str:
+    parts = [part for message in messages if isinstance(message.content, list) for part in message.content]
+    urls = [part.image_url.url for part in parts if isinstance(part, ImagePart)]
+    if len(urls) != 1:
+        message = f"The messages have {len(urls) or 'no'} pictures. Send one in a part of the type image_url."
+        raise RequestError(400, message, "invalid_image")
+    return urls[0]
+
+
+def _decoded(text: str) -> bytes:
+    try:
+        return base64.b64decode(text, validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise RequestError(400, "The picture's base64 is damaged.", "invalid_image") from error
+
+
+def _finish_reason(answer: Answer) -> str:
+    return "stop" if answer.complete else "length"
+
+
+def _from_thread(loop: asyncio.AbstractEventLoop, put: Callable[[Any], None]) -> Callable[[Any], None]:
+    def call(item: Any) -> None:
+        if not loop.is_closed():
+            loop.call_soon_threadsafe(put, item)
+
+    return call
+
+
+async def _disconnected(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
+def _as_request_error(error: Exception) -> RequestError:
+    """Return the error for a client. Texts of unexpected errors stay on the server."""
+    if isinstance(error, RequestError):
+        return error
+    if isinstance(error, Busy):
+        return RequestError(503, str(error), "overloaded", {"Retry-After": "5"})
+    if isinstance(error, InputError):
+        return RequestError(400, str(error), "invalid_image")
+    if isinstance(error, RequestValidationError):
+        # The messages of pydantic quote the input, which may be a picture.
+        places = [".".join(map(str, item["loc"][1:])) + f": {item['type']}" for item in error.errors()[:3]]
+        return RequestError(400, f"Invalid request: {'; '.join(places)}"[:500], "invalid_request")
+    if isinstance(error, HTTPException):
+        return RequestError(error.status_code, str(error.detail), "error")
+    if isinstance(error, TimeoutError):
+        return RequestError(504, "The answer took too long.", "timeout")
+    return RequestError(500, "The server failed. Its log has the details.", "internal_error")
+
+
+async def _error_response(_: Request, error: Exception) -> JSONResponse:
+    request_error = _as_request_error(error)
+    return JSONResponse(request_error.body, request_error.status, request_error.headers)

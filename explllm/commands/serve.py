@@ -1,0 +1,115 @@
+"""The command ``explllm serve``: a model as an HTTP server."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated
+
+from explllm.commands.parser import Option
+from explllm.commands.pictures import check_device
+from explllm.core.errors import ConfigError
+
+KEY_VARIABLE = "EXPLLLM_API_KEY"
+
+
+def serve(
+    *,
+    model: str,
+    device: Annotated[str | None, Option(default="cpu")] = None,
+    host: str = "127.0.0.1",
+    port: Annotated[int, Option(minimum=0, maximum=65535)] = 8000,
+    name: Annotated[str | None, Option(default="the folder's name")] = None,
+    detector: Path | None = None,
+    batch_size: Annotated[int, Option(minimum=1, maximum=1024)] = 8,
+    max_new_tokens: Annotated[int, Option(minimum=1, maximum=32768)] = 320,
+    max_waiting: Annotated[int, Option(minimum=1)] = 1024,
+    max_megabytes: Annotated[int, Option(minimum=1, maximum=1024)] = 20,
+    max_faces: Annotated[int, Option(minimum=1)] = 64,
+    rate: Annotated[int | None, Option(minimum=1, default="no limit")] = None,
+    timeout: Annotated[float, Option(minimum=1)] = 120,
+    allow_urls: bool = False,
+) -> int:
+    """Serve a model over HTTP, as OpenAI's clients expect it.
+
+      explllm serve --model runs/demo/model
+      EXPLLLM_API_KEY=... explllm serve --model DIR --host 0.0.0.0 --rate 60
+      explllm serve --model DIR --device cuda --batch_size 32 --detector scrfd.onnx
+
+    Routes: /v1/chat/completions (a picture in the messages; as text, as JSON, or streamed), /recognize (many
+    pictures, without explanations), /v1/models, /health, /metrics (Prometheus), /schema, /openapi.json.
+
+      curl http://127.0.0.1:8000/health
+
+    Requests that arrive at different times share the model's batches. If the environment variable EXPLLLM_API_KEY is
+    set, clients must send it as a bearer token. No picture is stored or logged. For the internet, put a proxy with
+    TLS in front of it.
+
+    Args:
+        model: A folder that `fit` wrote, such as runs/NAME/model.
+        device: Device of the model, such as cuda or cpu.
+        host: Address to listen on; 0.0.0.0 for all.
+        port: Port to listen on; 0 for a free one.
+        name: The model's name for clients.
+        detector: Detect the largest face of each picture, with this SCRFD detector (ONNX). Without it, each picture is
+            one cropped face.
+        batch_size: Explanations that are generated together.
+        max_new_tokens: Maximum length of an explanation, in tokens.
+        max_waiting: Number of waiting faces at which requests are refused.
+        max_megabytes: Maximum size of a request.
+        max_faces: Maximum number of pictures of a request to /recognize.
+        rate: Requests per minute and client address.
+        timeout: Seconds after which an answer is given up.
+        allow_urls: Fetch pictures from public http and https addresses.
+
+    Raises:
+        InputError: If the model, the detector or the device does not exist or cannot be used.
+    """
+    try:
+        import uvicorn
+
+        from explllm.app.server import ServerSettings, create_server
+    except ImportError as error:
+        raise ConfigError(f"no package {error.name}", remedy='Install it: pip install "explllm[serve]".') from error
+    check_device(device)
+    from explllm.app.explainer import Explainer
+    from explllm.faces.detector import FaceDetector
+    from explllm.models.explllm import ExpLLM
+
+    opened = None if detector is None else FaceDetector(detector)
+    loaded = ExpLLM.from_pretrained(model, device=device)
+    key = os.environ.get(KEY_VARIABLE) or None
+    if loaded.config.training_data_note:
+        sys.stderr.write(f"Note: training data of this model: {loaded.config.training_data_note}\n")
+    if key is None and host not in ("127.0.0.1", "localhost", "::1"):
+        sys.stderr.write(f"Warning: anybody who reaches {host} can use the server; set {KEY_VARIABLE}.\n")
+    settings = ServerSettings(
+        name=name or _name(model),
+        key=key,
+        max_megabytes=max_megabytes,
+        max_faces=max_faces,
+        per_minute=rate,
+        timeout=timeout,
+        allow_urls=allow_urls,
+    )
+    explainer = Explainer(loaded, batch_size, max_new_tokens, max_waiting)
+    try:
+        uvicorn.run(
+            create_server(explainer, settings, opened),
+            host=host,
+            port=port,
+            # The log of requests would hold the clients' addresses.
+            access_log=False,
+            limit_concurrency=max_waiting + 64,
+            timeout_graceful_shutdown=5,
+        )
+    finally:
+        explainer.close()
+    return 0
+
+
+def _name(model: str) -> str:
+    """Return the name of the folder; of ``runs/NAME/model`` it is NAME."""
+    path = Path(model).resolve()
+    return path.parent.name if path.name == "model" else path.name

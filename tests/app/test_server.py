@@ -1,0 +1,241 @@
+"""The server over loopback, asked by the official OpenAI client and by clients that send garbage."""
+
+import base64
+import http.client
+import json
+import re
+import socket
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from urllib.parse import urlsplit
+
+import jsonschema
+import openai
+import pytest
+
+from explllm.app.explainer import Busy, Cancelled, Explainer, Job
+from explllm.app.server import answer_schema, heading
+
+
+@pytest.fixture
+def client(address):
+    with openai.OpenAI(base_url=f"{address}/v1", api_key="unused", max_retries=0) as opened:
+        yield opened
+
+
+def messages(url):
+    parts = [{"type": "text", "text": "Explain."}, {"type": "image_url", "image_url": {"url": url}}]
+    return [{"role": "user", "content": parts}]
+
+
+def post(address, path, body, headers=None):
+    """Send a request; return status and JSON."""
+    connection = http.client.HTTPConnection(urlsplit(address).netloc, timeout=20)
+    content = body if isinstance(body, bytes) else json.dumps(body).encode()
+    connection.request("POST", path, content, {"Content-Type": "application/json", **(headers or {})})
+    response = connection.getresponse()
+    answer = response.status, json.loads(response.read())
+    connection.close()
+    return answer
+
+
+def get(address, path, headers=None):
+    connection = http.client.HTTPConnection(urlsplit(address).netloc, timeout=20)
+    connection.request("GET", path, headers=headers or {})
+    response = connection.getresponse()
+    answer = response.status, response.read().decode()
+    connection.close()
+    return answer
+
+
+def test_the_openai_client(client, pictures, data_url, expected):
+    """Text, stream and JSON contain the model's own answer; the schema of the client selects fields."""
+    for content, (recognition, cot) in zip(pictures, expected, strict=True):
+        asked = {"model": "tiny", "messages": messages(data_url(content))}
+        answer = client.chat.completions.create(**asked)
+        text = heading(recognition) + cot.text
+        assert answer.choices[0].message.content == text
+        assert 3 < answer.usage.completion_tokens <= 12 < answer.usage.prompt_tokens
+        chunks = list(client.chat.completions.create(**asked, stream=True, stream_options={"include_usage": True}))
+        pieces = [chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices]
+        assert "".join(pieces) == text and pieces[0] == "" and pieces[1] == heading(recognition)
+        assert (
+            chunks[-1].usage == answer.usage and chunks[-2].choices[0].finish_reason == answer.choices[0].finish_reason
+        )
+    assert client.models.list().data[0].id == "tiny"
+    short = client.chat.completions.create(**asked, max_tokens=3)
+    assert short.usage.completion_tokens == 3 and short.choices[0].finish_reason == "length"
+    assert text.startswith(short.choices[0].message.content.rstrip("\N{REPLACEMENT CHARACTER}"))
+
+
+def test_json_answers(client, address, pictures, data_url, expected):
+    recognition, cot = expected[0]
+    asked = {"model": "tiny", "messages": messages(data_url(pictures[0]))}
+    kinds = [
+        {"type": "json_object"},
+        {"type": "json_schema", "json_schema": {"name": "all", "schema": answer_schema()}},
+    ]
+    for stream in (False, True):
+        for kind in kinds:
+            answer = client.chat.completions.create(**asked, response_format=kind, stream=stream)
+            if stream:
+                content = "".join(chunk.choices[0].delta.content or "" for chunk in answer)
+            else:
+                content = answer.choices[0].message.content
+            record = json.loads(content)
+            jsonschema.validate(record, answer_schema())
+            assert record["expression"] == recognition.expression and record["text"] == cot.text
+            assert record["probabilities"] == pytest.approx(recognition.probabilities, abs=1e-5)
+    properties = {"expression": {"type": "string"}, "conclusion": {"type": "string"}}
+    own = {"name": "own", "schema": {"type": "object", "properties": properties}}
+    answer = client.chat.completions.create(**asked, response_format={"type": "json_schema", "json_schema": own})
+    assert list(json.loads(answer.choices[0].message.content)) == ["expression", "conclusion"]
+    for properties in ({"age": {"type": "integer"}}, {"expression": {"type": "array"}}):
+        own["schema"]["properties"] = properties
+        with pytest.raises(openai.BadRequestError, match="schema"):
+            client.chat.completions.create(**asked, response_format={"type": "json_schema", "json_schema": own})
+    status, text = get(address, "/schema")
+    assert status == 200 and json.loads(text) == answer_schema()
+
+
+def test_batches_of_recognitions(address, pictures, data_url, expected):
+    """A damaged picture among others has an error of its own."""
+    images = [data_url(content) for content in pictures]
+    images[1], images[2] = data_url(pictures[1][:50]), base64.b64encode(pictures[2]).decode()
+    status, answer = post(address, "/recognize", {"images": images})
+    assert status == 200 and list(answer["results"][1]) == ["error"]
+    for place in (0, 2, 3, 4, 5):
+        wanted = {str(label): share for label, share in expected[place][0].probabilities.items()}
+        assert answer["results"][place]["probabilities"] == pytest.approx(wanted, abs=1e-5)
+    assert post(address, "/recognize", {"images": ["x"] * 65})[0] == 413
+
+
+GARBAGE = {
+    "not JSON": (b"{", 400),
+    "a list": ([], 400),
+    "endless nesting": (b"[" * 100_000, 400),
+    "no messages": ({"model": "tiny", "messages": []}, 400),
+    "wrong types": ({"model": 3, "messages": "hello", "stream": {}}, 400),
+    "two answers": ({"model": "tiny", "messages": messages("data:image/png;base64,AAAA"), "n": 10**9}, 400),
+    "no picture": ({"model": "tiny", "messages": [{"role": "user", "content": "hello"}]}, 400),
+    "an address": ({"model": "tiny", "messages": messages("http://169.254.169.254/secret")}, 400),
+    "a file": ({"model": "tiny", "messages": messages("file:///etc/passwd")}, 400),
+    "not base64": ({"model": "tiny", "messages": messages("data:image/png;base64,%%%")}, 400),
+    "not an image": ({"model": "tiny", "messages": messages("data:image/png;base64,AAAA")}, 400),
+    "another model": ({"model": "gpt-4o", "messages": messages("data:image/png;base64,AAAA")}, 404),
+    "tools": ({"model": "tiny", "messages": messages("data:image/png;base64,AAAA"), "tools": [{}]}, 400),
+    "too large": (b"x" * 1_100_000, 413),
+}
+
+
+@pytest.mark.parametrize("name", GARBAGE)
+def test_garbage_gets_an_error(address, name):
+    body, expected = GARBAGE[name]
+    status, answer = post(address, "/v1/chat/completions", body)
+    assert status == expected and answer["error"]["message"] and "Traceback" not in json.dumps(answer)
+
+
+def test_errors_do_not_repeat_the_picture(address):
+    secret = "SECRETPIXELS" * 10
+    body = {"model": "tiny", "messages": [{"role": "user", "content": [{"type": "image_url", "image_url": secret}]}]}
+    status, answer = post(address, "/v1/chat/completions", body)
+    assert status == 400 and "SECRET" not in json.dumps(answer)
+
+
+def test_a_bomb_is_not_decoded(serve, explainer, pictures, data_url):
+    with serve(explainer, max_pixels=1000) as address:
+        status, answer = post(
+            address, "/v1/chat/completions", {"model": "tiny", "messages": messages(data_url(pictures[0]))}
+        )
+    assert status == 400 and "64 x 64 pixels" in answer["error"]["message"]
+
+
+def test_slow_and_closed_connections(address, pictures, data_url, explainer):
+    """A body that does not arrive ends; a client that leaves frees its row; others are served meanwhile."""
+    place = urlsplit(address)
+    slow = socket.create_connection((place.hostname, place.port))
+    slow.sendall(b"POST /recognize HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n{")
+    body = json.dumps({"model": "tiny", "stream": True, "messages": messages(data_url(pictures[0]))}).encode()
+    for _ in range(8):
+        with socket.create_connection((place.hostname, place.port)) as closed:
+            head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n"
+            closed.sendall(head.encode() + body)
+    assert post(address, "/recognize", {"images": [data_url(pictures[0])]})[0] == 200
+    slow.settimeout(20)
+    assert b" 408 " in slow.recv(100)
+    slow.close()
+    deadline = time.monotonic() + 20
+    while (explainer.load.active or explainer.load.waiting) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert explainer.load.active == explainer.load.waiting == 0
+
+
+def test_a_crowd(address, pictures, data_url, expected):
+    """Requests of all kinds at the same time, garbage among them: each picture gets its own answer."""
+    bodies = [body for body, _ in GARBAGE.values()]
+
+    def ask(number):
+        if number % 10 == 9:
+            return post(address, "/v1/chat/completions", bodies[number // 10 % len(bodies)])[0] >= 400
+        face = number % len(pictures)
+        recognition, cot = expected[face]
+        asked = {"model": "tiny", "messages": messages(data_url(pictures[face])), "max_tokens": 1 + number % 12}
+        status, answer = post(address, "/v1/chat/completions", {**asked, "response_format": {"type": "json_object"}})
+        record = json.loads(answer["choices"][0]["message"]["content"])
+        wanted = {str(label): share for label, share in recognition.probabilities.items()}
+        assert record["probabilities"] == pytest.approx(wanted, abs=1e-5)
+        return status == 200 and cot.text.startswith(record["text"].rstrip("\N{REPLACEMENT CHARACTER}"))
+
+    with ThreadPoolExecutor(8) as pool:
+        assert all(pool.map(ask, range(60)))
+    status, text = get(address, "/metrics")
+    values = {name: float(value) for name, value in re.findall(r"^(explllm_\S+) (\S+)$", text, re.M)}
+    assert status == 200 and values['explllm_requests_total{path="/v1/chat/completions",status="200"}'] >= 54
+    assert values["explllm_batches"] < values["explllm_faces"]
+
+
+def test_key_and_rate(serve, explainer):
+    with serve(explainer, key="secret", per_minute=3) as address:
+        assert get(address, "/health")[0] == 200
+        assert get(address, "/v1/models")[0] == get(address, "/metrics", {"Authorization": "Bearer wrong"})[0] == 401
+        with openai.OpenAI(base_url=f"{address}/v1", api_key="secret", max_retries=0) as client:
+            for _ in range(3):
+                client.models.list()
+            with pytest.raises(openai.RateLimitError):
+                client.models.list()
+
+
+def test_openapi_describes_the_routes(address):
+    status, text = get(address, "/openapi.json")
+    paths = json.loads(text)["paths"]
+    assert status == 200
+    assert {"/v1/chat/completions", "/recognize", "/v1/models", "/health", "/metrics", "/schema"} <= set(paths)
+    assert "ChatRequest" in json.dumps(paths["/v1/chat/completions"])
+
+
+def test_full_queues_and_the_end(model, pictures):
+    """More faces than may wait are refused, a defect fails the faces concerned, and `close` refuses all."""
+    pixels = model.image(pictures[0])
+    running = Explainer(model, batch_size=2, max_new_tokens=4, max_waiting=3)
+    gate = threading.Event()
+    first = Job(pixels, 4, on_recognized=lambda _: gate.wait(20))
+    running.submit(first)
+    while running.load.waiting:
+        time.sleep(0.001)
+    gone = Job(pixels, 4)
+    running.submit(gone, Job(pixels[:1], 4), Job(pixels, 0))
+    gone.cancel()
+    with pytest.raises(Busy, match="3 faces are waiting"):
+        running.submit(Job(pixels, 0))
+    gate.set()
+    with pytest.raises(Cancelled):
+        gone.result.result(20)
+    later = Job(pixels, 4)
+    while running.load.waiting:
+        time.sleep(0.001)
+    running.submit(later)
+    assert later.result.result(20).text and running.alive
+    running.close()
+    with pytest.raises(Busy, match="shutting down"):
+        running.submit(Job(pixels, 0))
