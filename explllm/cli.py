@@ -17,6 +17,7 @@ COMMANDS = {
     "recognize": ("recognize the expression of pictures, fast", "explain:recognize"),
     "explain": ("recognize the expression of pictures and explain it", "explain:explain"),
     "watch": ("recognize the expressions of a video or a camera over time", "watch:watch"),
+    "app": ("open a web page to look at faces", "app:app"),
     "serve": ("serve a model over HTTP, for OpenAI's clients", "serve:serve"),
     "data": ("read a published data set and write its manifest", "data"),
     "faces": ("detect the faces in a manifest's images", "faces:faces"),

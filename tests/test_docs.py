@@ -13,7 +13,7 @@ import pytest
 
 from explllm.cli import main
 
-HOWTO = ("train", "clusters", "chains_of_thought", "evaluate", "feallm", "python", "serve")
+HOWTO = ("train", "clusters", "chains_of_thought", "evaluate", "feallm", "python", "app", "serve")
 PAGES = ["README.md", *(f"docs/pages/howto/{name}.md" for name in HOWTO)]
 NOT_RUN = "<!-- not run:"
 

@@ -18,6 +18,7 @@ import time
 import uuid
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Annotated, Any, Literal
 
 import anyio.to_thread
@@ -191,7 +192,7 @@ class _Server:
             ("batches", "Batches since the start."),
         ):
             gauge = Gauge(f"explllm_{name}", text, registry=self.registry)
-            gauge.set_function(lambda name=name: getattr(load, name))
+            gauge.set_function(partial(getattr, load, name))
 
     # Routes ----------------------------------------------------------------------------------------------------------
 
@@ -324,12 +325,13 @@ class _Server:
 
     async def _wait(self, job: Job, request: Request, jobs: list[tuple[Photograph, Job]]) -> Answer:
         """Return the answer; cancel all jobs of the request if the client goes or the time is over."""
-        answer = asyncio.wrap_future(job.result)
-        gone = asyncio.ensure_future(_disconnected(request))
+        answer: asyncio.Future[Any] = asyncio.wrap_future(job.result)
+        gone: asyncio.Future[Any] = asyncio.ensure_future(_disconnected(request))
         try:
             await asyncio.wait({answer, gone}, timeout=self.settings.timeout, return_when=asyncio.FIRST_COMPLETED)
             if answer.done():
-                return answer.result()
+                result: Answer = answer.result()
+                return result
             for _, other in jobs:
                 other.cancel()
             if gone.done():

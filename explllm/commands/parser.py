@@ -227,6 +227,10 @@ def _add(parser: ArgumentParser, argument: _Argument) -> None:
         return
     if get_origin(argument.kind) is not Literal:
         settings["metavar"] = argument.metavar
+    if not argument.positional and get_origin(argument.kind) is list:
+        settings |= {"required": True} if argument.default is MISSING else {"default": argument.default}
+        parser.add_argument(f"--{argument.name}", nargs="+", type=get_args(argument.kind)[0], **settings)
+        return
     if argument.positional:
         if get_origin(argument.kind) is list:
             settings |= {"nargs": "+", "type": get_args(argument.kind)[0]}

@@ -85,7 +85,7 @@ def serve(
     if key is None and host not in ("127.0.0.1", "localhost", "::1"):
         sys.stderr.write(f"Warning: anybody who reaches {host} can use the server; set {KEY_VARIABLE}.\n")
     settings = ServerSettings(
-        name=name or _name(model),
+        name=name or model_name(model),
         key=key,
         max_megabytes=max_megabytes,
         max_faces=max_faces,
@@ -109,7 +109,7 @@ def serve(
     return 0
 
 
-def _name(model: str) -> str:
+def model_name(model: str) -> str:
     """Return the name of the folder; of ``runs/NAME/model`` it is NAME."""
     path = Path(model).resolve()
     return path.parent.name if path.name == "model" else path.name

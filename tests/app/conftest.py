@@ -10,12 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-pytest.importorskip("fastapi", reason='no fastapi: pip install "explllm[serve]"')
-pytest.importorskip("prometheus_client", reason='no prometheus_client: pip install "explllm[serve]"')
-import uvicorn
-
 from explllm.app.explainer import Explainer
-from explllm.app.server import ServerSettings, create_server
 from explllm.models.build import NetworkSettings, build
 
 TOKENS = 12
@@ -54,6 +49,8 @@ def explainer(model):
 @contextlib.contextmanager
 def serving(app):
     """Run an application on loopback; yields its address."""
+    import uvicorn
+
     server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="warning", timeout_graceful_shutdown=1))
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
@@ -68,6 +65,8 @@ def serving(app):
 @pytest.fixture(scope="session")
 def serve():
     """Serves an explainer with settings; a context that yields the address."""
+
+    from explllm.app.server import ServerSettings, create_server
 
     def start(explainer, **settings):
         return serving(create_server(explainer, ServerSettings(name="tiny", **settings)))

@@ -14,6 +14,9 @@ import jsonschema
 import openai
 import pytest
 
+pytest.importorskip("fastapi", reason='no fastapi: pip install "explllm[serve]"')
+pytest.importorskip("prometheus_client", reason='no prometheus_client: pip install "explllm[serve]"')
+
 from explllm.app.explainer import Busy, Cancelled, Explainer, Job
 from explllm.app.server import answer_schema, heading
 

@@ -1,0 +1,154 @@
+"""Many pictures at once: from files and zip files to a table and a report."""
+
+from __future__ import annotations
+
+import tempfile
+import zipfile
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from explllm.app.explainer import Job
+from explllm.app.photographs import Photograph, open_photograph, preprocess
+from explllm.app.views import FaceView, document, face_html, square_in_crop
+from explllm.core.errors import ImageError, InputError
+from explllm.explanations.chain_of_thought import ChainOfThought
+from explllm.faces.crop import DEFAULT_MARGIN
+from explllm.faces.images import IMAGE_SUFFIXES
+from explllm.report.json_lines import face_record, table_row
+from explllm.report.picture import PicturedFace
+
+if TYPE_CHECKING:
+    from explllm.app.page import Services
+
+_MAX_PICTURES = 5000
+_MAX_BYTES = 50 * 2**20
+"""Maximum size of one picture in a zip file, unpacked."""
+_AT_ONCE = 64
+"""Pictures in memory."""
+_MAX_REPORTED = 300
+"""Faces in the report; the table has all."""
+
+
+def describe_batch(
+    files: Sequence[str], services: Services, name: str, explained: bool, progress: Callable[[int, int], None]
+) -> tuple[str, Path, Path]:
+    """Recognize, and explain if asked to, the faces of pictures.
+
+    Args:
+        files: Pictures and zip files.
+        services: The models and helpers.
+        name: The model's name.
+        explained: Whether to explain the faces.
+        progress: Called with the number of finished pictures and of all.
+
+    Returns:
+        A sentence about the result, the table (CSV), and the report (HTML).
+
+    Raises:
+        InputError: If there are no pictures, or too many.
+    """
+    import pandas as pd
+
+    total = sum(1 for _ in pictures(files, names_only=True))
+    if not 0 < total <= _MAX_PICTURES:
+        found = f"{total:,} pictures" if total else "no pictures"
+        raise InputError(found, remedy=f"Choose 1 to {_MAX_PICTURES:,}, as files, a folder or a zip file.")
+    rows: list[dict[str, Any]] = []
+    views: list[str] = []
+    faces = unusable = done = 0
+    chunk: list[tuple[str, Photograph | str]] = []
+    for number, (path, content) in enumerate(pictures(files), 1):
+        try:
+            chunk.append((path, open_photograph(content, services.detector)))
+        except InputError as error:
+            chunk.append((path, str(error)))
+        if len(chunk) < _AT_ONCE and number < total:
+            continue
+        for record, view in _answers(chunk, services, name, explained):
+            rows.append(table_row(record))
+            faces += view is not None
+            unusable += view is None
+            if view is not None and len(views) < _MAX_REPORTED:
+                views.append(face_html(view))
+        done += len(chunk)
+        progress(done, total)
+        chunk = []
+    folder = Path(tempfile.mkdtemp(dir=_folder()))
+    table, report = folder / "faces.csv", folder / "report.html"
+    pd.DataFrame(rows).to_csv(table, index=False)
+    report.write_text(document(f"{faces:,} faces, {name}", views), encoding="utf-8")
+    text = f"{faces:,} faces in {total:,} pictures."
+    if unusable:
+        text += f" {unusable:,} pictures could not be used; the table has the reasons."
+    if faces > _MAX_REPORTED:
+        text += f" The report shows the first {_MAX_REPORTED}."
+    return text, table, report
+
+
+def pictures(files: Sequence[str], names_only: bool = False) -> Iterator[tuple[str, bytes]]:
+    """Yield name and content of each picture, those in zip files included.
+
+    Args:
+        files: Paths of pictures and zip files; others are skipped.
+        names_only: Leave the contents empty.
+
+    Raises:
+        ImageError: If a zip file is damaged.
+    """
+    for file in map(Path, files):
+        if file.suffix.lower() in IMAGE_SUFFIXES:
+            yield file.name, b"" if names_only else file.read_bytes()
+        elif file.suffix.lower() == ".zip":
+            try:
+                with zipfile.ZipFile(file) as archive:
+                    for entry in archive.infolist():
+                        hidden = Path(entry.filename).name.startswith(".")
+                        if Path(entry.filename).suffix.lower() not in IMAGE_SUFFIXES or hidden:
+                            continue
+                        # A size that the header hides is cut off: the rest of the picture is then unreadable.
+                        with archive.open(entry) as stream:
+                            yield entry.filename, b"" if names_only else stream.read(_MAX_BYTES)
+            except (zipfile.BadZipFile, NotImplementedError, RuntimeError, OSError) as error:
+                raise ImageError(
+                    f"the zip file cannot be read ({error})",
+                    where=file.name,
+                    remedy="Pack it again, without a password.",
+                ) from error
+
+
+def _answers(
+    chunk: Sequence[tuple[str, Photograph | str]], services: Services, name: str, explained: bool
+) -> Iterator[tuple[dict[str, Any], FaceView | None]]:
+    """Yield the record of each face, and its view; None for a picture that cannot be used."""
+    explainer = services.explainers[name]
+    model = explainer.model
+    limit = services.max_new_tokens if explained else 0
+    margin = DEFAULT_MARGIN if model.config.margin is None else model.config.margin
+    jobs = [
+        [] if isinstance(photograph, str) else [
+            Job(preprocess(model, photograph, face), limit) for face in range(len(photograph.boxes))
+        ]
+        for _, photograph in chunk
+    ]  # fmt: skip
+    explainer.submit(*(job for several in jobs for job in several))
+    for (path, photograph), several in zip(chunk, jobs, strict=True):
+        if isinstance(photograph, str):
+            yield {"image": path, "error": photograph}, None
+            continue
+        for face, job in enumerate(several):
+            answer, box = job.result.result(), photograph.boxes[face]
+            crop = photograph.crop(face, margin)
+            cot = ChainOfThought.parse(answer.text) if explained else None
+            pictured = PicturedFace(crop, box, answer.recognition, cot, warnings=photograph.warnings)
+            detected = (face + 1, len(several)) if box is not None else None
+            note = model.config.training_data_note
+            square = square_in_crop(box, margin)
+            view = FaceView(crop, square, path, answer.recognition, answer.text, True, warnings=photograph.warnings)
+            yield face_record(path, pictured, detected, note), view
+
+
+def _folder() -> str | None:
+    import os
+
+    return os.environ.get("GRADIO_TEMP_DIR")

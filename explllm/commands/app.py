@@ -1,0 +1,80 @@
+"""The command ``explllm app``: a web page to look at faces."""
+
+from __future__ import annotations
+
+import sys
+from contextlib import ExitStack, closing
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Annotated
+
+from explllm.commands.parser import Option
+from explllm.commands.pictures import check_device
+from explllm.commands.serve import model_name
+from explllm.commands.streaming import EstimatorOptions
+from explllm.core.errors import ConfigError
+from explllm.faces.estimators import selected_estimator
+
+
+def app(
+    *,
+    model: list[str],
+    device: Annotated[str | None, Option(default="cpu")] = None,
+    detector: Path | None = None,
+    host: str = "127.0.0.1",
+    port: Annotated[int | None, Option(minimum=1, maximum=65535, default="a free one from 7860 on")] = None,
+    batch_size: Annotated[int, Option(minimum=1, maximum=1024)] = 8,
+    max_new_tokens: Annotated[int, Option(minimum=1, maximum=32768)] = 320,
+    estimator: EstimatorOptions,
+) -> int:
+    """Open a web page to look at faces.
+
+      explllm app --model runs/demo/model
+      explllm app --model runs/one/model runs/two/model --detector scrfd.onnx
+
+    Drop, paste or take a picture: the page shows a probability per expression and writes the explanation in its three
+    parts. Each action unit in the text is highlighted; hover it to see its bar and its place on the face. With two
+    models their answers stand side by side. The second tab takes many pictures and gives a table and a report.
+
+    The page works offline. Pictures stay on this machine and are deleted at the end.
+
+    Args:
+        model: A folder that `fit` wrote, such as runs/NAME/model, or several to compare.
+        device: Device of the models, such as cuda or cpu.
+        detector: Detect the faces first, with this SCRFD detector (ONNX). Without it, each picture is one cropped face.
+        host: Address to listen on; 0.0.0.0 for all.
+        port: Port to listen on.
+        batch_size: Explanations that are generated together.
+        max_new_tokens: Maximum length of an explanation, in tokens.
+        estimator: The estimator that measures the action units too, and its options.
+
+    Raises:
+        InputError: If a model, the detector or the device does not exist or cannot be used.
+    """
+    if find_spec("gradio") is None:
+        raise ConfigError("no package gradio", remedy='Install it: pip install "explllm[app]".')
+    check_device(device)
+    from explllm.app.explainer import Explainer
+    from explllm.app.page import Services, create_page, example_pictures, launch, temporary_folder
+    from explllm.faces.detector import FaceDetector
+    from explllm.models.explllm import ExpLLM
+
+    spec = selected_estimator(estimator)
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(temporary_folder()))
+        explainers: dict[str, Explainer] = {}
+        for path in model:
+            loaded = ExpLLM.from_pretrained(path, device=device)
+            name = model_name(path)
+            while name in explainers:
+                name += "'"
+            explainers[name] = stack.enter_context(closing(Explainer(loaded, batch_size, max_new_tokens)))
+        opened = None if detector is None else FaceDetector(detector)
+        measuring = stack.enter_context(closing(spec.open())) if spec else None
+        services = Services(explainers, opened, measuring, max_new_tokens)
+        blocks = create_page(services, example_pictures(folder))
+        address = launch(blocks, host, port, prevent_thread_lock=True)
+        sys.stderr.write(f"The page is at {address}. Ctrl-C ends it.\n")
+        stack.callback(blocks.close, verbose=False)
+        blocks.block_thread()
+    return 0
