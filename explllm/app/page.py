@@ -11,7 +11,7 @@ import queue
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -73,7 +73,7 @@ class Page:
             [units] = estimator.estimate([photograph.crop(face, estimator.margin)])
         return units
 
-    def explain(self, photograph: Photograph, face: int, names: Sequence[str]) -> Iterator[list[str]]:
+    def explain(self, photograph: Photograph, face: int, names: Sequence[str]) -> Generator[list[str], None, None]:
         """Explain one face by several models at the same time.
 
         Yields:
@@ -148,12 +148,13 @@ def create_page(services: Services, examples: Sequence[Path] = ()) -> Any:
     page, gr_progress = Page(services), gr.Progress()
     names = list(services.explainers)
 
-    def look(path: str | None) -> tuple[Any, str, Any]:
+    def look(path: str | None) -> tuple[Any, Any, Any]:
         photograph, message = page.look(path)
         count = len(photograph.boxes) if photograph else 0
         html = message or (photograph_html(photograph.image, photograph.boxes, 0) if photograph and count > 1 else "")
         choices = [(f"Face {number + 1}", number) for number in range(count)]
-        return photograph, html, gr.Radio(choices=choices, value=0 if count else None, visible=count > 1)
+        outlines = gr.HTML(html, visible=bool(html))
+        return photograph, outlines, gr.Radio(choices=choices, value=0 if count else None, visible=count > 1)
 
     def choose(photograph: Photograph | None, face: int | None) -> str:
         return "" if photograph is None else photograph_html(photograph.image, photograph.boxes, face or 0)
@@ -190,7 +191,7 @@ def create_page(services: Services, examples: Sequence[Path] = ()) -> Any:
                     picture = gr.Image(
                         type="filepath", sources=["upload", "clipboard", "webcam"], label="Picture", height=320
                     )
-                    outlined = gr.HTML()
+                    outlined = gr.HTML(visible=False)
                     face = gr.Radio(label="Face to explain", visible=False, interactive=True)
                     with gr.Row(visible=len(names) > 1):
                         first = gr.Dropdown(names, value=names[0], label="Model", interactive=True)
@@ -246,6 +247,12 @@ def launch(blocks: Any, host: str, port: int | None, **options: Any) -> str:
         # Fonts of the machine: others would be fetched.
         font=["system-ui", "sans-serif"],
         font_mono=["ui-monospace", "monospace"],
+    ).set(
+        # White text on the theme's own blue has a contrast of 3.7.
+        button_primary_background_fill="*primary_700",
+        button_primary_background_fill_dark="*primary_700",
+        button_primary_background_fill_hover="*primary_800",
+        button_primary_background_fill_hover_dark="*primary_800",
     )
     _, address, _ = blocks.launch(
         server_name=host,

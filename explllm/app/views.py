@@ -273,7 +273,7 @@ container-type:inline-size;line-height:1.55}}
 .x-photo rect{{fill:none;stroke:#fff;stroke-width:.008;stroke-opacity:.75;pointer-events:all;transition:all .12s}}
 .x-label{{font-size:1.6rem;font-weight:700;line-height:1.2;margin:0 0 .5rem!important}}
 .x-label small{{font-size:1rem;font-weight:500;color:var(--soft)}}
-.x-face table{{width:100%;border-collapse:collapse;font-size:.9rem;margin:0}}
+.x-face table{{width:100%;border-collapse:collapse;border:0!important;font-size:.9rem;margin:0}}
 .x-face :is(tr,th,td){{border:0!important;background:none}}
 .x-face th{{text-align:left;font-weight:500;padding:.12rem .6rem .12rem 0;width:1%;white-space:nowrap}}
 .x-face td{{padding:.12rem 0}}
@@ -303,8 +303,10 @@ font-variant-numeric:tabular-nums}}
 .x-message{{background:var(--warn);color:var(--warn-ink)!important;border-radius:8px;padding:.5rem .75rem;
 margin:.7rem 0 0!important;font-size:.9rem}}
 .x-hidden{{position:absolute;width:1px;height:1px;overflow:hidden;clip-path:inset(50%)}}
+button[role=tab][aria-selected=true]{{color:#1d4ed8!important}}
+.dark button[role=tab][aria-selected=true]{{color:#93b8ff!important}}
 .x-face :focus-visible{{outline:2px solid var(--bar);outline-offset:2px}}
-@container(max-width:430px){{
+@container (max-width:430px){{
 .x-top{{grid-template-columns:1fr}}.x-photo{{max-width:260px}}
 .x-units th{{white-space:normal;width:45%}}}}
 """
