@@ -80,7 +80,7 @@ def describe_batch(
     report.write_text(document(f"{faces:,} faces, {name}", views), encoding="utf-8")
     text = f"{faces:,} faces in {total:,} pictures."
     if unusable:
-        text += f" {unusable:,} pictures could not be used; the table has the reasons."
+        text += f" Unusable pictures: {unusable:,}; the table has the reasons."
     if faces > _MAX_REPORTED:
         text += f" The report shows the first {_MAX_REPORTED}."
     return text, table, report

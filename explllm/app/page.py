@@ -201,7 +201,7 @@ def create_page(services: Services, examples: Sequence[Path] = ()) -> Any:
                     again = gr.Button("Explain", variant="primary")
                     if examples:
                         gr.Examples([[str(path)] for path in examples], inputs=[picture], label="Examples")
-                with gr.Column(scale=5, min_width=320), gr.Row(equal_height=False):
+                with gr.Column(scale=5, min_width=320), gr.Row(equal_height=False, elem_classes="x-pair"):
                     left = gr.HTML(elem_id="first", min_height=80)
                     right = gr.HTML(elem_id="second", visible=False)
             asked = [state, face, first, second]

@@ -263,11 +263,12 @@ font:600 .8rem/1.6 system-ui;text-align:center;border-radius:3px}}
 .x-box.x-chosen{{border-color:#2f5fd0;outline:2px solid #fff;opacity:1}}
 .x-box.x-chosen b{{background:#2f5fd0;color:#fff}}
 .x-face{{background:var(--paper);border:1px solid var(--line);border-radius:14px;padding:1.25rem;margin:0 0 1rem;
-container-type:inline-size;line-height:1.55}}
+line-height:1.55}}
 .x-face :is(h3,h4,p,th,td,caption,summary,small){{color:inherit;margin:0}}
 .x-model{{font-size:.85rem!important;font-weight:600;color:var(--soft)!important;margin:0 0 .75rem!important}}
-.x-top{{display:grid;grid-template-columns:minmax(140px,210px) 1fr;gap:1.25rem;align-items:start}}
-.x-photo{{position:relative}}
+.x-top{{display:flex;flex-wrap:wrap;gap:1.25rem;align-items:start}}
+.x-photo{{position:relative;flex:0 1 210px}}
+.x-expression{{flex:1 1 230px}}
 .x-photo img{{display:block;width:100%;margin:0;border-radius:10px}}
 .x-photo svg{{position:absolute;inset:0;width:100%;height:100%}}
 .x-photo rect{{fill:none;stroke:#fff;stroke-width:.008;stroke-opacity:.75;pointer-events:all;transition:all .12s}}
@@ -306,7 +307,7 @@ margin:.7rem 0 0!important;font-size:.9rem}}
 button[role=tab][aria-selected=true]{{color:#1d4ed8!important}}
 .dark button[role=tab][aria-selected=true]{{color:#93b8ff!important}}
 .x-face :focus-visible{{outline:2px solid var(--bar);outline-offset:2px}}
-@container (max-width:430px){{
-.x-top{{grid-template-columns:1fr}}.x-photo{{max-width:260px}}
-.x-units th{{white-space:normal;width:45%}}}}
+.x-units th{{white-space:normal;width:44%}}
+.x-pair{{flex-wrap:wrap!important}}
+.x-pair>*{{flex:1 1 300px!important;min-width:min(300px,100%)!important}}
 """

@@ -108,7 +108,7 @@ def test_batches(services, pictures, expected, tmp_path):
     steps = []
     files = [str(tmp_path / name) for name in ("a.png", "more.zip")]
     text, table, report = describe_batch(files, services, "one", True, lambda *step: steps.append(step))
-    assert text.startswith("2 faces in 3 pictures. 1 pictures could not be used") and steps[-1] == (3, 3)
+    assert text.startswith("2 faces in 3 pictures. Unusable pictures: 1;") and steps[-1] == (3, 3)
     rows = list(csv.DictReader(table.open()))
     assert [row["image"] for row in rows] == ["a.png", "x/b.png", "x/c.png"] and rows[2]["error"]
     for row, (recognition, cot) in zip(rows, expected, strict=False):
