@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from contextlib import ExitStack, closing
 from importlib.util import find_spec
@@ -29,12 +30,12 @@ def app(
 ) -> int:
     """Open a web page to look at faces.
 
-      explllm app --model runs/demo/model
-      explllm app --model runs/one/model runs/two/model --detector scrfd.onnx
-
     Drop, paste or take a picture: the page shows a probability per expression and writes the explanation in its three
     parts. Each action unit in the text is highlighted; hover it to see its bar and its place on the face. With two
     models their answers stand side by side. The second tab takes many pictures and gives a table and a report.
+
+      explllm app --model runs/demo/model
+      explllm app --model runs/one/model runs/two/model --detector scrfd.onnx
 
     The page works offline. Pictures stay on this machine and are deleted at the end.
 
@@ -60,6 +61,8 @@ def app(
     from explllm.models.explllm import ExpLLM
 
     spec = selected_estimator(estimator)
+    # SIGTERM would end the process without deleting the pictures.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     with ExitStack() as stack:
         folder = Path(stack.enter_context(temporary_folder()))
         explainers: dict[str, Explainer] = {}

@@ -33,14 +33,12 @@ def serve(
 ) -> int:
     """Serve a model over HTTP, as OpenAI's clients expect it.
 
-      explllm serve --model runs/demo/model
-      EXPLLLM_API_KEY=... explllm serve --model DIR --host 0.0.0.0 --rate 60
-      explllm serve --model DIR --device cuda --batch_size 32 --detector scrfd.onnx
-
     Routes: /v1/chat/completions (a picture in the messages; as text, as JSON, or streamed), /recognize (many
     pictures, without explanations), /v1/models, /health, /metrics (Prometheus), /schema, /openapi.json.
 
-      curl http://127.0.0.1:8000/health
+      explllm serve --model runs/demo/model
+      EXPLLLM_API_KEY=... explllm serve --model DIR --host 0.0.0.0 --rate 60
+      explllm serve --model DIR --device cuda --batch_size 32 --detector scrfd.onnx
 
     Requests that arrive at different times share the model's batches. If the environment variable EXPLLLM_API_KEY is
     set, clients must send it as a bearer token. No picture is stored or logged. For the internet, put a proxy with
