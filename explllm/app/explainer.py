@@ -168,7 +168,8 @@ class Explainer:
                 while queue and len(jobs) < room:
                     self.load.waiting -= 1
                     job = queue.popleft()
-                    if job.cancelled:
+                    # A running future cannot be cancelled: setting its result cannot fail. Jobs restart out of memory.
+                    if job.cancelled or not (job.result.running() or job.result.set_running_or_notify_cancel()):
                         self._fail([job], Cancelled())
                     else:
                         jobs.append(job)

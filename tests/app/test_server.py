@@ -226,9 +226,10 @@ def test_full_queues_and_the_end(model, pictures):
     running.submit(first)
     while running.load.waiting:
         time.sleep(0.001)
-    gone = Job(pixels, 4)
-    running.submit(gone, Job(pixels[:1], 4), Job(pixels, 0))
+    gone, withdrawn = Job(pixels, 4), Job(pixels, 0)
+    running.submit(gone, Job(pixels[:1], 4), withdrawn)
     gone.cancel()
+    assert withdrawn.result.cancel() and not first.result.cancel()
     with pytest.raises(Busy, match="3 faces are waiting"):
         running.submit(Job(pixels, 0))
     gate.set()
