@@ -34,8 +34,10 @@ def mentions(text: str) -> list[Mention]:
     A phrase is the shortest part of a clause that makes the same claims as the clause.
 
     >>> text = "The left brow is slightly raised, and the jaw is dropped."
-    >>> [text[mention.start : mention.end] for mention in mentions(text)]
-    ['left brow is slightly raised', 'jaw is dropped']
+    >>> for mention in mentions(text):
+    ...     print(text[mention.start : mention.end])
+    left brow is slightly raised
+    jaw is dropped
 
     Args:
         text: English text.
