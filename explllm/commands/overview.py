@@ -32,7 +32,7 @@ def overview() -> str:
 
 
 def next_step(runs: Path = Path("runs")) -> tuple[str, str]:
-    """Return why and what to run next, from the runs in a folder and what is installed."""
+    """Return why and what to run next, based on the runs in a folder and the installed models."""
     models = list(run_models(runs))
     for model in models:
         if not (model.parent / METRICS_FILE).is_file():

@@ -18,7 +18,7 @@ from packaging.requirements import Requirement
 from explllm.core.downloads import CACHE_VARIABLE, MIRROR_VARIABLE, cache_folder
 
 SECONDS = 8.0
-"""Time for imports, which run in parallel in processes of their own: a broken library may hang or crash."""
+"""Timeout of the imports. They run in parallel in separate processes, because a broken library may hang or crash."""
 
 _OPENCV = ("opencv-python", "opencv-python-headless", "opencv-contrib-python", "opencv-contrib-python-headless")
 _ONNXRUNTIME = ("onnxruntime", "onnxruntime-gpu")
@@ -34,7 +34,7 @@ _PROBES = {
     "cv2": "import cv2, json; print(json.dumps(cv2.__version__))",
     "onnxruntime": "import onnxruntime, json; print(json.dumps(onnxruntime.get_available_providers()))",
 }
-"""Code that imports a library and prints what is to be known of it as JSON."""
+"""Code that imports a library and prints its devices or version as JSON."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ class Environment:
     missing_extras: dict[str, dict[str, Any]] = field(default_factory=dict)
     """Optional features whose packages are missing, with the line that installs them."""
     cache: dict[str, Any] = field(default_factory=dict)
-    """The folder of downloads, and the size of each file in it."""
+    """The folder of downloads, with the size of each file."""
     variables: dict[str, str] = field(default_factory=dict)
     """Environment variables that affect explllm."""
     problems: list[Problem] = field(default_factory=list)
@@ -190,7 +190,7 @@ def _check_conflicts(result: Environment, has_gpu: bool) -> None:
     if len(both := _installed(_ONNXRUNTIME)) > 1:
         result.problems.append(
             Problem(
-                f"{' and '.join(both)} are installed into one folder, where one replaces files of the other",
+                f"{' and '.join(both)} share one folder and overwrite each other's files",
                 "pip uninstall -y onnxruntime onnxruntime-gpu && pip install onnxruntime-gpu (or onnxruntime on a CPU)",
             )
         )

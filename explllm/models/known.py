@@ -241,7 +241,7 @@ def choose_checkpoint(checkpoints: list[ReleasedCheckpoint], name: str) -> Relea
     """Return the only checkpoint whose folder contains a name, regardless of case; of one checkpoint, that one.
 
     Raises:
-        CheckpointError: If there is none, or several.
+        CheckpointError: If no folder or several folders match.
     """
     matches = [one for one in checkpoints if name.lower() in one.folder.lower()]
     if len(checkpoints) == 1 or len(matches) == 1:
