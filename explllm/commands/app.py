@@ -19,7 +19,7 @@ from explllm.faces.estimators import selected_estimator
 
 def app(
     *,
-    model: list[str],
+    model: Annotated[list[str] | None, Option(default="the one that comes with explllm")] = None,
     device: Annotated[str | None, Option(default="cpu")] = None,
     detector: Path | None = None,
     host: str = "127.0.0.1",
@@ -59,6 +59,7 @@ def app(
     from explllm.app.page import Services, create_page, example_pictures, launch, temporary_folder
     from explllm.faces.detector import FaceDetector
     from explllm.models.explllm import ExpLLM
+    from explllm.models.known import shipped_model
 
     spec = selected_estimator(estimator)
     # SIGTERM would end the process without deleting the pictures.
@@ -66,7 +67,7 @@ def app(
     with ExitStack() as stack:
         folder = Path(stack.enter_context(temporary_folder()))
         explainers: dict[str, Explainer] = {}
-        for path in model:
+        for path in model or [str(shipped_model())]:
             loaded = ExpLLM.from_pretrained(path, device=device)
             name = model_name(path)
             while name in explainers:

@@ -16,7 +16,7 @@ KEY_VARIABLE = "EXPLLLM_API_KEY"
 
 def serve(
     *,
-    model: str,
+    model: Annotated[str | None, Option(default="the one that comes with explllm")] = None,
     device: Annotated[str | None, Option(default="cpu")] = None,
     host: str = "127.0.0.1",
     port: Annotated[int, Option(minimum=0, maximum=65535)] = 8000,
@@ -74,16 +74,18 @@ def serve(
     from explllm.app.explainer import Explainer
     from explllm.faces.detector import FaceDetector
     from explllm.models.explllm import ExpLLM
+    from explllm.models.known import shipped_model
 
     opened = None if detector is None else FaceDetector(detector)
-    loaded = ExpLLM.from_pretrained(model, device=device)
+    folder = model or str(shipped_model())
+    loaded = ExpLLM.from_pretrained(folder, device=device)
     key = os.environ.get(KEY_VARIABLE) or None
     if loaded.config.training_data_note:
         sys.stderr.write(f"Note: training data of this model: {loaded.config.training_data_note}\n")
     if key is None and host not in ("127.0.0.1", "localhost", "::1"):
         sys.stderr.write(f"Warning: anybody who reaches {host} can use the server; set {KEY_VARIABLE}.\n")
     settings = ServerSettings(
-        name=name or model_name(model),
+        name=name or model_name(folder),
         key=key,
         max_megabytes=max_megabytes,
         max_faces=max_faces,
