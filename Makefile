@@ -30,8 +30,10 @@ model: install
 	test -f runs/pocket_faces.parquet || $(BIN)/explllm data folder $(FACES) -o runs/pocket_faces.parquet
 	test -f runs/pocket_aus.parquet || $(BIN)/explllm aus runs/pocket_faces.parquet -o runs/pocket_aus.parquet --landmarker $(LANDMARKER) --workers 2
 	for stage in pocket_encoder pocket; do $(BIN)/explllm fit --config $$stage.yaml --data.root $(FACES) $$(test -f runs/$$stage/checkpoints/last.ckpt && echo --ckpt_path last) || exit 1; done
-	rm -rf explllm/pretrained/pocket
-	$(BIN)/explllm convert half runs/pocket/model explllm/pretrained/pocket
+	rm -rf runs/pocket_half
+	$(BIN)/explllm convert half runs/pocket/model runs/pocket_half
+	mkdir -p explllm/pretrained/pocket
+	cp runs/pocket_half/* explllm/pretrained/pocket
 
 # The linters beside the tests: mypy has one process.
 test: install
