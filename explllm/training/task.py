@@ -51,7 +51,7 @@ class ExpLLMTask(FaceTask):
         explanation_batch_size: int = 8,
         label_smoothing: float = 0.0,
         action_unit_weight: float = 0.0,
-        encoder_epochs: int = 0,
+        encoder_share: float = 0.0,
         average_answers: bool = False,
         calibrate: bool = False,
     ) -> None:
@@ -68,16 +68,16 @@ class ExpLLMTask(FaceTask):
             explanation_batch_size: Faces that one device explains at a time. With Vicuna-7B, a face's cache takes
                 0.4 GB.
             label_smoothing: Share of each target token's probability that is spread over the vocabulary, in [0, 1).
-                Training on imbalanced data may need it; the paper does not use it. With `encoder_epochs`, it applies to
+                Training on imbalanced data may need it; the paper does not use it. With `encoder_share`, it applies to
                 the classification in those epochs, and is spread over the labels.
             action_unit_weight: Weight of an auxiliary loss (`regression_loss`): a head estimates the measured action
                 units, from the image tokens if the network has no `action_unit_tokens`. It makes explanations follow
                 the face. The paper does not use it.
-            encoder_epochs: Epochs at the start that train only encoder and projector, to classify the expression from
-                the mean of the image tokens and to estimate action units. Then the encoder is frozen, and projector
-                and language model train on conversations, with a warm-up of their own. For random weights, where the
-                language model would cost time and teach the encoder little. If a run has only such epochs, another run
-                can start from its model.
+            encoder_share: Share of the epochs, rounded down, that train only encoder and projector at the start: to
+                classify the expression from the mean of the image tokens and to estimate action units. Then the encoder
+                is frozen, and projector and language model train on conversations, with a warm-up of their own. For
+                random weights, where the language model would cost time and teach the encoder little. If a run has only
+                such epochs, another run can start from its model.
             average_answers: Average the loss within each answer before averaging over a conversation: label and chain
                 of thought of a CoT conversation then count equally. The paper averages over all tokens.
             calibrate: After each validation, fit the temperature of the probabilities to the validation faces, and save
@@ -95,10 +95,10 @@ class ExpLLMTask(FaceTask):
             raise ConfigError(
                 f"`explanation_batch_size` must be at least 1, got {explanation_batch_size}", remedy="Change it."
             )
-        if encoder_epochs < 0:
-            raise ConfigError(f"`encoder_epochs` must be at least 0, got {encoder_epochs}", remedy="Change it.")
+        if not 0 <= encoder_share <= 1:
+            raise ConfigError(f"`encoder_share` must be in [0, 1], got {encoder_share}", remedy="Change it.")
         self.label_smoothing, self.action_unit_weight = label_smoothing, action_unit_weight
-        self.encoder_epochs, self.calibrate = encoder_epochs, calibrate
+        self.encoder_share, self.calibrate = encoder_share, calibrate
         self.average_answers, self.explanation_batch_size = average_answers, explanation_batch_size
         self.network = network or NetworkSettings()
         self.optimization = optimization or OptimizationSettings()
@@ -156,21 +156,12 @@ class ExpLLMTask(FaceTask):
         self.image = ImagePreset.from_dict(metadata["image"])
 
     def on_fit_start(self) -> None:
-        """Check that the model has a label for every expression of the data, and that the run fits `encoder_epochs`."""
+        """Check that the model has a label for every expression of the data, and the strategy of `encoder_share`."""
         self._check_labels()
-        if self.trainer.state.fn != "fit" or not self.encoder_epochs:
-            return
-        if self.encoder_epochs > (self.trainer.max_epochs or 0):
+        if self.trainer.state.fn == "fit" and self.encoder_share and self.device_mesh is not None:
             raise ConfigError(
-                f"`encoder_epochs` is {self.encoder_epochs}, but the run has {self.trainer.max_epochs} epochs",
-                remedy="Give a larger --trainer.max_epochs: the language model trains in the remaining ones.",
-            )
-        if self.trainer.world_size > 1 and not getattr(self.trainer.strategy, "_ddp_kwargs", {}).get(
-            "find_unused_parameters"
-        ):
-            raise ConfigError(
-                "`encoder_epochs` leaves weights without gradients, which this strategy does not expect",
-                remedy="Use --trainer.strategy ddp_find_unused_parameters_true, or one device.",
+                "`encoder_share` leaves weights without gradients, which fsdp2 does not expect",
+                remedy="Use --trainer.strategy ddp, or one device.",
             )
 
     on_validation_start = on_test_start = on_fit_start
@@ -205,21 +196,50 @@ class ExpLLMTask(FaceTask):
                 self.print(f"weights: {self.init_from}")
             if self.gradient_checkpointing:
                 self.model.gradient_checkpointing_enable()
-            self.model.add_training_heads(self.action_unit_weight > 0, len(self.labels) if self.encoder_epochs else 0)
+            self.model.add_training_heads(self.action_unit_weight > 0, len(self.labels) if self.encoder_share else 0)
             # Lightning does not change the modules' mode; frozen parts stay in evaluation mode.
             self.model.train()
         if mesh is not None and not isinstance(self.model, FSDPModule):
             shard(self.model, mesh["data_parallel"], dtype, pretrained)
 
     @property
+    def encoder_epochs(self) -> int:
+        """Number of epochs at the start that train only the encoder."""
+        return int(self.encoder_share * max(self.trainer.max_epochs or 0, 0))
+
+    @property
     def trains_encoder_only(self) -> bool:
-        """Whether this is one of the first `encoder_epochs` of a training, without the language model."""
+        """Whether this is an epoch of a training without the language model."""
         return self.trainer.state.fn == "fit" and self.trainer.current_epoch < self.encoder_epochs
+
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        """Remove the gradients of 0 that `_with_idle_weights` made: weight decay would shrink the weights."""
+        for weight in self._idle_weights():
+            weight.grad = None
+
+    def _idle_weights(self) -> list[torch.nn.Parameter]:
+        """Return the trainable weights that take no part in this phase of a training with `encoder_share`."""
+        model = self.explllm
+        if not self.encoder_share:
+            return []
+        idle: list[torch.nn.Module | None] = [model.expression_head]
+        if self.trains_encoder_only:
+            idle = [model.language]
+        elif self.encoder_epochs:
+            units = model.action_unit_tokens
+            idle += [model.vision, model.action_unit_head if units is None else units.head]
+        return [weight for part in idle if part is not None for weight in part.parameters() if weight.requires_grad]
+
+    def _with_idle_weights(self, loss: torch.Tensor) -> torch.Tensor:
+        """Add 0 times the idle weights to a loss on several devices: ddp waits for a gradient of every weight."""
+        if self.trainer.world_size == 1:
+            return loss
+        return loss + 0 * sum(weight.sum() for weight in self._idle_weights())
 
     def training_step(self, batch: Batch, batch_idx: int) -> dict[str, torch.Tensor]:
         """Return the loss and, as ``label_logits``, the logits (B, V) of the first token of each conversation's label.
 
-        In the first `encoder_epochs`, return ``expression_logits`` (B, K) instead, one for each label.
+        In the first `encoder_epochs` epochs, return ``expression_logits`` (B, K) instead, one for each label.
 
         ``train/loss`` is the mean over a global batch, that is, over all micro-batches and devices of an optimizer
         step: a micro-batch contains conversations of one kind, and the losses of FER and CoT differ widely.
@@ -240,7 +260,7 @@ class ExpLLMTask(FaceTask):
         else:
             loss, logits = self._conversation_loss(batch)
         self._log_loss(loss, step)
-        return {"loss": loss, "label_logits": logits}
+        return {"loss": self._with_idle_weights(loss), "label_logits": logits}
 
     def _conversation_loss(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the loss of conversations and the logits (B, V) of the first token of their labels."""
@@ -269,7 +289,7 @@ class ExpLLMTask(FaceTask):
         if self.action_unit_weight:
             loss = loss + self.action_unit_weight * self._action_unit_loss(output, batch)
         self._log_loss(loss, step)
-        return {"loss": loss, "expression_logits": logits.detach()}
+        return {"loss": self._with_idle_weights(loss), "expression_logits": logits.detach()}
 
     @staticmethod
     def _action_unit_loss(output: ExpLLMOutput, batch: Batch) -> torch.Tensor:

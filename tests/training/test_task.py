@@ -198,11 +198,11 @@ def test_label_smoothing(settings, data, trainer):
         ExpLLMTask(settings(), label_smoothing=1)
 
 
-def test_encoder_epochs(settings, data, trainer):
+def test_encoder_share(settings, data, trainer):
     """First encoder, projector and heads train, then projector and language model; the other weights stay bit-equal."""
     task = ExpLLMTask(
         settings(action_unit_tokens=True),
-        encoder_epochs=1,
+        encoder_share=0.5,
         action_unit_weight=1.0,
         average_answers=True,
         calibrate=True,
@@ -235,8 +235,8 @@ def test_encoder_epochs(settings, data, trainer):
     first, last = phases.batches[0], phases.batches[-1]
     assert first == {"expression_logits": (8, 7)} and last == {"label_logits": (8, len(task.conversations.tokenizer))}
     assert phases.temperatures[0] == 1 and phases.temperatures[1] != 1
-    with pytest.raises(ConfigError, match="`encoder_epochs` is 3, but the run has 2 epochs"):
-        trainer(max_epochs=2).fit(ExpLLMTask(settings(), encoder_epochs=3), data())
+    with pytest.raises(ConfigError, match=r"`encoder_share` must be in \[0, 1\], got 3"):
+        ExpLLMTask(settings(), encoder_share=3)
 
 
 def test_parts_of_similar_length():
