@@ -93,7 +93,8 @@ def recognition_page(metrics: dict[str, Any]) -> list[str]:
         "|---" * (len(metrics["labels"]) + 2) + "|",
     ]
     for label, counts in zip(metrics["labels"], metrics["confusion"], strict=True):
-        lines.append(f"| {label} | {' | '.join(map(str, counts))} | {metrics[f'recall/{label}']:.2f} |")
+        cells = map(str, counts[: len(metrics["labels"])])  # the last column counts answers without a label: none here
+        lines.append(f"| {label} | {' | '.join(cells)} | {metrics[f'recall/{label}']:.2f} |")
     reliability = metrics["reliability"]
     lines += ["\n| confidence | faces | mean confidence | accuracy |", "|---|---|---|---|"]
     bins = len(reliability["counts"])

@@ -109,6 +109,11 @@ def half(folder: Path, out: Path) -> None:
 
     storage.check_target(out, replace=False)
     model = ExpLLM.from_pretrained(folder)
+    # Frozen weights would be used in the type of the file, in which a CPU does not compute everything.
+    if model.config.vision_train == "frozen" and model.config.vision_base is None:
+        model.config.vision_train = "full"
+    if model.config.text_train == "frozen" and model.config.text_base is None:
+        model.config.text_train = "full"
     weights = {
         name: value.to(torch.float16) if value.is_floating_point() else value
         for name, value in model.weights_to_save().items()

@@ -59,6 +59,9 @@ def reliability_curve(confidences: np.ndarray, correct: np.ndarray, bins: int = 
 def fit_temperature(probabilities: np.ndarray, targets: np.ndarray) -> float:
     """Find the temperature that minimizes the negative log-likelihood (Guo et al. 2017, Section 4.2).
 
+    Each class counts equally, as in macro recall: answers to rare classes are less often correct, and a temperature for
+    the frequent ones would leave them overconfident.
+
     Args:
         probabilities: (N, K) probabilities at temperature 1.
         targets: (N,) class indices.
@@ -68,11 +71,12 @@ def fit_temperature(probabilities: np.ndarray, targets: np.ndarray) -> float:
     """
     logits = np.log(np.maximum(probabilities, _EPSILON))
     temperatures = np.geomspace(0.1, 10, 401)
+    weights = 1 / np.bincount(targets)[targets]
 
     def loss(temperature: float) -> float:
         scaled = logits / temperature
         normalizer = np.logaddexp.reduce(scaled, axis=1)
-        return float(np.mean(normalizer - scaled[np.arange(len(targets)), targets]))
+        return float(np.average(normalizer - scaled[np.arange(len(targets)), targets], weights=weights))
 
     return float(min(temperatures, key=loss))
 
