@@ -17,7 +17,7 @@ def test_the_model_in_the_package(repository, reference_data):
     import pandas as pd
 
     model = ExpLLM.from_pretrained(repository / POCKET)
-    manifest = read_folder(reference_data / "data/faces", split="test")
+    manifest = read_folder(reference_data / "faces", split="test")
     recognitions = model.recognize((manifest.image_path(row) for row in range(len(manifest))), batch_size=64)
     table = recognitions.to_frame().rename(columns={"expression": "predicted"})
     table = pd.concat([table, manifest.frame[["expression"]].reset_index(drop=True)], axis=1)
