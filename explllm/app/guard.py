@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hmac
 import json
 import time
@@ -14,6 +15,9 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 _MAX_CLIENTS = 10_000
 """Clients whose rate is remembered; the ones that asked longest ago are forgotten."""
+
+_MAX_DISCARDED = 256_000_000
+"""Bytes of a refused body that are read before the connection is closed."""
 
 _OPEN = ("/health",)
 """Paths without a key and a limit of the rate."""
@@ -79,6 +83,7 @@ class Guard:
             await self.app(scope, receive, send)
             return
         status, started = 499, time.perf_counter()  # 499: the client has gone
+        arriving = _Arriving(receive)
 
         async def watch(message: Message) -> None:
             nonlocal status
@@ -88,9 +93,11 @@ class Guard:
 
         try:
             self._check(scope)
-            body = await self._read(scope, receive)
+            body = await self._read(arriving)
             await self.app(scope, _replay(body, receive), watch)
         except RequestError as error:
+            if error.status != 408:
+                await arriving.discard(self.limits.read_seconds)
             await _refuse(error, watch)
         except _Gone:
             pass
@@ -125,22 +132,42 @@ class Guard:
     def _too_large(self) -> RequestError:
         return RequestError(413, f"The body has more than {self.limits.max_bytes:,} bytes.", "request_too_large")
 
-    async def _read(self, scope: Scope, receive: Receive) -> bytes:
+    async def _read(self, arriving: _Arriving) -> bytes:
         body = bytearray()
         try:
             async with asyncio.timeout(self.limits.read_seconds):
-                while True:
-                    message = await receive()
-                    if message["type"] == "http.disconnect":
-                        raise _Gone
-                    body += message.get("body", b"")
+                while not arriving.ended:
+                    body += await arriving.next()
                     if len(body) > self.limits.max_bytes:
                         raise self._too_large()
-                    if not message.get("more_body"):
-                        return bytes(body)
+                return bytes(body)
         except TimeoutError as error:
             reason = f"The body did not arrive within {self.limits.read_seconds:g} seconds."
             raise RequestError(408, reason, "request_timeout") from error
+
+
+class _Arriving:
+    """The body of a request."""
+
+    def __init__(self, receive: Receive) -> None:
+        self.receive, self.ended = receive, False
+
+    async def next(self) -> bytes:
+        """Return the next part of the body."""
+        message = await self.receive()
+        if message["type"] == "http.disconnect":
+            self.ended = True
+            raise _Gone
+        self.ended = not message.get("more_body")
+        return message.get("body", b"")
+
+    async def discard(self, seconds: float) -> None:
+        """Read the rest and forget it: a client that is still sending would get a closed connection, not the answer."""
+        remaining = _MAX_DISCARDED
+        with contextlib.suppress(TimeoutError, _Gone):
+            async with asyncio.timeout(seconds):
+                while not self.ended and remaining > 0:
+                    remaining -= len(await self.next())
 
 
 class _Gone(Exception):
