@@ -182,7 +182,7 @@ class ExpLLM(MultiPartModel, PreTrainedModel):
             self.expression_head = ExpressionHead(width, labels)
 
     def freeze_encoder(self) -> None:
-        """Train no longer the encoder and the heads on its features, only projector and language model."""
+        """Stop training the encoder and the heads on its features; projector and language model continue."""
         self.encoder_frozen = True
         self.train(self.training)
 

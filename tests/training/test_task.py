@@ -209,7 +209,10 @@ def test_encoder_share(settings, data, trainer):
     )
 
     class Phases(Callback):
-        states, batches, temperatures = [], [], []
+        states, batches, temperatures, encoder_learns = [], [], [], []
+
+        def on_after_backward(self, trainer, pl_module):
+            self.encoder_learns.append(any(w.grad is not None for w in pl_module.explllm.vision.parameters()))
 
         def on_train_start(self, trainer, pl_module):
             self.states.append({name: value.clone() for name, value in pl_module.explllm.state_dict().items()})
@@ -234,6 +237,8 @@ def test_encoder_share(settings, data, trainer):
     assert all(torch.equal(middle[name], end[name]) for name in middle if "action_unit_tokens.head" in name)
     first, last = phases.batches[0], phases.batches[-1]
     assert first == {"expression_logits": (8, 7)} and last == {"label_logits": (8, len(task.conversations.tokenizer))}
+    half = len(phases.encoder_learns) // 2
+    assert all(phases.encoder_learns[:half]) and not any(phases.encoder_learns[half:])
     assert phases.temperatures[0] == 1 and phases.temperatures[1] != 1
     with pytest.raises(ConfigError, match=r"`encoder_share` must be in \[0, 1\], got 3"):
         ExpLLMTask(settings(), encoder_share=3)

@@ -35,8 +35,10 @@ class TemperatureScaling(Callback):
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: ExpLLMTask) -> None:  # type: ignore[override]
         """Fit the temperature."""
+        if not self._applies(trainer, pl_module):
+            return
         answers = all_gather_list([answer for answer in self._answers if answer[1] >= 0])
-        if answers and self._applies(trainer, pl_module):
+        if answers:
             probabilities, targets = zip(*answers, strict=True)
             temperature = fit_temperature(np.array(probabilities), np.array(targets))
             pl_module.explllm.config.temperature = temperature
