@@ -38,14 +38,18 @@ def _quota(cgroup: Path) -> int | None:
 
 
 def configure_threads() -> None:
-    """Let idle OpenMP threads sleep, and use no more threads than a container may run.
+    """Let idle OpenMP threads sleep after a few microseconds, and use no more threads than a container may run.
 
     The OpenMP runtimes read these variables when torch is imported, so this has no effect afterwards. Variables that
     are already set are kept.
     """
     if "torch" in sys.modules:
         return
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    if "OMP_WAIT_POLICY" not in os.environ:
+        os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
+        # Threads that sleep at once make small models 1.1 to 1.5 times slower on an idle machine. A short spin does
+        # not, and still leaves the core to another process.
+        os.environ.setdefault("GOMP_SPINCOUNT", "2000")
     # Intel's and LLVM's runtimes (conda, macOS) have a variable of their own.
     os.environ.setdefault("KMP_BLOCKTIME", "0")
     quota = _quota(_CGROUP)

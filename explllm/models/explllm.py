@@ -232,8 +232,13 @@ class ExpLLM(MultiPartModel, PreTrainedModel):
         """
         return self.encode_image_and_units(pixel_values)[0]
 
-    def encode_image_and_units(self, pixel_values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Encode images as `encode_image` does; return the estimated action units (B, 24) too, if the model has any."""
+    def encode_image_and_units(
+        self, pixel_values: torch.Tensor, measured_units: torch.Tensor | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Encode images as `encode_image` does; return the estimated action units (B, 24) too, if the model has any.
+
+        `measured_units` (B, 24) replace the estimates in the `action_unit_tokens`, except where they are NaN.
+        """
         weights = next(self.vision.parameters())
         pixel_values = pixel_values.to(device=weights.device, dtype=weights.dtype)
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.encoder_frozen):
@@ -245,7 +250,7 @@ class ExpLLM(MultiPartModel, PreTrainedModel):
         mirrored = None
         if self.config.average_flipped and not self.training:
             mirrored = block_features(self.vision, pixel_values.flip(-1), *self._features)[-1]
-        units, unit_tokens = self.action_unit_tokens(features, mirrored)
+        units, unit_tokens = self.action_unit_tokens(features, mirrored, measured_units)
         return torch.cat([tokens, unit_tokens.to(tokens.dtype)], dim=1), units
 
     @property
@@ -288,6 +293,7 @@ class ExpLLM(MultiPartModel, PreTrainedModel):
         attention_mask: torch.Tensor | None = None,
         labels: torch.Tensor | None = None,
         logits_at_labels_only: bool = False,
+        measured_units: torch.Tensor | None = None,
     ) -> ExpLLMOutput:
         """Predict the next token at each position of conversations about images.
 
@@ -298,6 +304,8 @@ class ExpLLM(MultiPartModel, PreTrainedModel):
             labels: (B, T), tokens to predict, -100 at positions without loss.
             logits_at_labels_only: Compute logits only at supervised positions, which saves most of the output layer's
                 work. Requires `labels`.
+            measured_units: (B, 24) intensities in [0, 1] for the `action_unit_tokens` instead of the model's estimates;
+                NaN keeps the estimate.
 
         Returns:
             ``loss`` (with `labels`): cross entropy, averaged within each conversation, then over conversations, as the
@@ -307,7 +315,7 @@ class ExpLLM(MultiPartModel, PreTrainedModel):
         Raises:
             InputError: If the placeholders do not match the images, or `labels` are missing.
         """
-        image_embeds, units = self.encode_image_and_units(pixel_values)  # (B, N, D)
+        image_embeds, units = self.encode_image_and_units(pixel_values, measured_units)  # (B, N, D)
         if input_ids is None:
             expression_logits = None if self.expression_head is None else self.expression_head(image_embeds)
             return ExpLLMOutput(action_units=units, expression_logits=expression_logits)

@@ -276,21 +276,25 @@ class ActionUnitTokens(nn.Module):
         self.register_buffer("mirror", torch.tensor([unit.mirror for unit in FEAFA]), persistent=False)
 
     def forward(
-        self, features: torch.Tensor, mirrored: torch.Tensor | None = None
+        self, features: torch.Tensor, mirrored: torch.Tensor | None = None, measured: torch.Tensor | None = None
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Estimate action units and make their tokens.
 
         Args:
             features: (B, N, C).
             mirrored: Features of the mirror images, to average over both.
+            measured: (B, U) intensities that the tokens show instead of the estimates; NaN keeps the estimate.
 
         Returns:
-            Intensities (B, U) in [0, 1] and tokens (B, U, D), both float32.
+            Estimated intensities (B, U) in [0, 1] and tokens (B, U, D), both float32.
         """
         intensities = self.head(features)
         if mirrored is not None:
             intensities = (intensities + self.head(mirrored)[:, self.mirror]) / 2
-        position = intensities.detach() * (self.LEVELS - 1)
+        shown = intensities.detach()
+        if measured is not None:
+            shown = torch.where(measured.isnan(), shown, measured.to(shown.dtype))
+        position = shown * (self.LEVELS - 1)
         steps = torch.arange(self.LEVELS, device=position.device)
         weights = (1 - (position.unsqueeze(-1) - steps).abs()).clamp(min=0)  # (B, U, LEVELS): linear interpolation
         return intensities, self.unit + weights @ self.level

@@ -232,7 +232,8 @@ class LastCheckpoint(Checkpoint):
 class BestCheckpoint(Checkpoint):
     """Keeps ``checkpoints/best.ckpt``: the weights with the highest validation metric, the latest ones on ties.
 
-    Without validation data there is no such file.
+    With `encoder_share`, only the last quarter of the language model's epochs counts: labels are learned before texts,
+    and the metric sees labels only. Without validation data there is no such file.
     """
 
     def __init__(self, run_dir: str, monitor: str = "val/macro_recall") -> None:
@@ -258,8 +259,8 @@ class BestCheckpoint(Checkpoint):
         value = trainer.callback_metrics.get(self.monitor)
         if value is None or trainer.state.fn != "fit" or trainer.sanity_checking or value.isnan():
             return
-        if getattr(pl_module, "trains_encoder_only", False):
-            return  # the metric is not the language model's
+        if trainer.current_epoch < getattr(pl_module, "first_selectable_epoch", 0):
+            return
         if self._best is None or float(value) >= self._best:
             self._best = pl_module.best_value = float(value)  # type: ignore[assignment]
             trainer.save_checkpoint(self.path, weights_only=True)

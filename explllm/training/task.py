@@ -11,7 +11,7 @@ import torch
 from torch.distributed.fsdp import FSDPModule
 from torch.nn import functional
 
-from explllm.conversation.encoder import IGNORED, ConversationEncoder
+from explllm.conversation.encoder import ConversationEncoder
 from explllm.core.errors import ConfigError
 from explllm.core.expressions import Expression
 from explllm.data.dataset import EXPRESSION_NUMBER, Batch
@@ -22,6 +22,7 @@ from explllm.models.explllm import ExpLLM, PartName, Recognition
 from explllm.models.lora import is_lora
 from explllm.models.loss import ExpLLMOutput, answer_numbers, answer_positions, conversation_loss
 from explllm.training.au_task import regression_loss
+from explllm.training.batches import label_positions, measured_units, mixed_up, parts_of_similar_length
 from explllm.training.checkpoints import read_checkpoint
 from explllm.training.face_task import FaceTask
 from explllm.training.optimization import OptimizationSettings
@@ -52,6 +53,8 @@ class ExpLLMTask(FaceTask):
         label_smoothing: float = 0.0,
         action_unit_weight: float = 0.0,
         encoder_share: float = 0.0,
+        mixup: float = 0.0,
+        measured_units_share: float = 0.0,
         average_answers: bool = False,
         calibrate: bool = False,
     ) -> None:
@@ -78,6 +81,13 @@ class ExpLLMTask(FaceTask):
                 is frozen, and projector and language model train on conversations, with a warm-up of their own. For
                 random weights, where the language model would cost time and teach the encoder little. If a run has only
                 such epochs, another run can start from its model.
+            mixup: In the epochs of `encoder_share`, blend pairs of images and their targets, with a weight drawn from
+                Beta(mixup, mixup) (Zhang et al. 2018); 0 for none. It reduces overfitting to a small data set. The
+                training accuracy is then that of blended images.
+            measured_units_share: Share of the conversations about action units (chains of thought, questions about
+                single units) whose `action_unit_tokens` show the measured action units instead of the estimates. The
+                answers were written from the measured ones: from them, the language model learns sooner that each
+                statement has its token.
             average_answers: Average the loss within each answer before averaging over a conversation: label and chain
                 of thought of a CoT conversation then count equally. The paper averages over all tokens.
             calibrate: After each validation, fit the temperature of the probabilities to the validation faces, and save
@@ -97,6 +107,20 @@ class ExpLLMTask(FaceTask):
             )
         if not 0 <= encoder_share <= 1:
             raise ConfigError(f"`encoder_share` must be in [0, 1], got {encoder_share}", remedy="Change it.")
+        if not 0 <= mixup < math.inf:
+            raise ConfigError(f"`mixup` must be at least 0, got {mixup}", remedy="Change it.")
+        if mixup and not encoder_share:
+            raise ConfigError("`mixup` has no effect without `encoder_share`", remedy="Set both, or none.")
+        if not 0 <= measured_units_share <= 1:
+            raise ConfigError(
+                f"`measured_units_share` must be in [0, 1], got {measured_units_share}", remedy="Change it."
+            )
+        if measured_units_share and not (network and network.action_unit_tokens):
+            raise ConfigError(
+                "`measured_units_share` needs tokens to show the units",
+                remedy="Set `network.action_unit_tokens`, or remove it.",
+            )
+        self.mixup, self.measured_units_share = mixup, measured_units_share
         self.label_smoothing, self.action_unit_weight = label_smoothing, action_unit_weight
         self.encoder_share, self.calibrate = encoder_share, calibrate
         self.average_answers, self.explanation_batch_size = average_answers, explanation_batch_size
@@ -208,6 +232,12 @@ class ExpLLMTask(FaceTask):
         return int(self.encoder_share * max(self.trainer.max_epochs or 0, 0))
 
     @property
+    def first_selectable_epoch(self) -> int:
+        """First epoch that `BestCheckpoint` considers, from 0."""
+        language_epochs = max(self.trainer.max_epochs or 0, 0) - self.encoder_epochs
+        return self.encoder_epochs + (3 * language_epochs // 4 if self.encoder_epochs else 0)
+
+    @property
     def trains_encoder_only(self) -> bool:
         """Whether this is an epoch of a training without the language model."""
         return self.trainer.state.fn == "fit" and self.trainer.current_epoch < self.encoder_epochs
@@ -271,6 +301,7 @@ class ExpLLMTask(FaceTask):
             attention_mask=None,
             labels=batch["labels"],
             logits_at_labels_only=True,
+            measured_units=measured_units(batch, self.measured_units_share) if self.measured_units_share else None,
         )
         loss, smoothing = output.loss, 0.0 if self.encoder_epochs else self.label_smoothing
         if smoothing or self.average_answers:
@@ -278,25 +309,32 @@ class ExpLLMTask(FaceTask):
             answers = answer_numbers(rows, columns) if self.average_answers else None
             loss = conversation_loss(output.logits, targets, rows, len(batch["labels"]), smoothing, answers)
         if self.action_unit_weight and not self.encoder_epochs:
-            loss = loss + self.action_unit_weight * self._action_unit_loss(output, batch)
+            loss = loss + self.action_unit_weight * self._action_unit_loss(output, batch["action_units"])
         return loss, output.logits[label_positions(batch["labels"])].detach()
 
     def _encoder_step(self, batch: Batch, step: bool) -> dict[str, torch.Tensor]:
-        output = self.explllm(batch["pixel_values"])
-        targets, logits = self.targets(batch), output.expression_logits
-        loss = functional.cross_entropy(logits, targets, ignore_index=-1, label_smoothing=self.label_smoothing)
-        loss = loss.nan_to_num()  # no face of the micro-batch has an expression
+        targets, (pixels, units, order, share) = self.targets(batch), mixed_up(batch, self.mixup)
+        output = self.explllm(pixels)
+        logits = output.expression_logits
+        loss = share * self._expression_loss(logits, targets)
+        if order is not None:
+            loss = loss + (1 - share) * self._expression_loss(logits, targets[order])
         if self.action_unit_weight:
-            loss = loss + self.action_unit_weight * self._action_unit_loss(output, batch)
+            loss = loss + self.action_unit_weight * self._action_unit_loss(output, units)
         self._log_loss(loss, step)
-        return {"loss": self._with_idle_weights(loss), "expression_logits": logits.detach()}
+        return {"loss": self._with_idle_weights(loss), "expression_logits": cast(torch.Tensor, logits).detach()}
+
+    def _expression_loss(self, logits: torch.Tensor | None, targets: torch.Tensor) -> torch.Tensor:
+        loss = functional.cross_entropy(
+            cast(torch.Tensor, logits), targets, ignore_index=-1, label_smoothing=self.label_smoothing
+        )
+        return loss.nan_to_num()  # no face of the micro-batch has an expression
 
     @staticmethod
-    def _action_unit_loss(output: ExpLLMOutput, batch: Batch) -> torch.Tensor:
+    def _action_unit_loss(output: ExpLLMOutput, targets: torch.Tensor) -> torch.Tensor:
         # CCC compares faces: in a micro-batch of a few it would be noise.
-        ccc_weight = float(len(batch["rows"]) >= _MIN_FACES_FOR_CCC)
-        units = cast(torch.Tensor, output.action_units)
-        return regression_loss(units.float(), batch["action_units"], ccc_weight)
+        ccc_weight = float(len(targets) >= _MIN_FACES_FOR_CCC)
+        return regression_loss(cast(torch.Tensor, output.action_units).float(), targets, ccc_weight)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> dict[str, torch.Tensor]:
         """Recognize faces; return probabilities (B, K), targets (B,) and rows (B,) of the valid ones."""
@@ -367,46 +405,3 @@ class ExpLLMTask(FaceTask):
             "targets": self.targets(batch)[valid],
             "rows": batch["rows"][valid],
         }
-
-
-def parts_of_similar_length(batch: Batch) -> tuple[torch.Tensor, list[Batch]]:
-    """Divide a batch into conversations of up to half of the greatest length and the others: less padding to compute.
-
-    Args:
-        batch: A batch of conversations, padded on the right.
-
-    Returns:
-        The rows (B,) in the order of the parts, and the parts, each without columns that hold only padding.
-    """
-    lengths = batch["attention_mask"].sum(1)
-    short = 2 * lengths <= lengths.max()
-    groups = [rows for rows in (short.nonzero().squeeze(1), (~short).nonzero().squeeze(1)) if len(rows)]
-    parts = []
-    for rows in groups:
-        part = {name: value[rows] for name, value in batch.items() if isinstance(value, torch.Tensor)}
-        columns = int(lengths[rows].max())
-        parts.append(part | {name: part[name][:, :columns] for name in ("input_ids", "attention_mask", "labels")})
-    return torch.cat(groups), parts
-
-
-def label_positions(labels: torch.Tensor) -> torch.Tensor:
-    """Find the first token of each conversation's label among the supervised tokens of a batch.
-
-    The label is the shortest answer of a conversation: the only one of FER, and one of two of CoT, in either order.
-
-    Args:
-        labels: (B, T) tokens to predict, -100 at positions without loss.
-
-    Returns:
-        (B,) indices into the S supervised tokens, in row order.
-    """
-    answer = functional.pad(labels[:, 1:] != IGNORED, (1, 1))  # (B, T + 1), False at both ends
-    inside = answer[:, 1:-1]
-    rows, starts = (inside & ~answer[:, :-2]).nonzero(as_tuple=True)
-    lengths = (inside & ~answer[:, 2:]).nonzero(as_tuple=True)[1] - starts
-    shortest = lengths.new_full((len(labels),), labels.shape[1]).scatter_reduce(0, rows, lengths, "amin")
-    chosen = lengths == shortest[rows]
-    supervised = (inside.flatten().cumsum(0) - 1).view_as(inside)
-    positions = supervised.new_zeros(len(labels))
-    positions[rows[chosen]] = supervised[rows[chosen], starts[chosen]]
-    return positions

@@ -83,7 +83,7 @@ def test_images_on_this_machine(drawn_faces):
     assert (description.images, description.images_source) == (56, str(drawn_faces / "manifest.parquet"))
     nowhere = describe(["--config", "faces.yaml", "--data.root", "nowhere"])
     assert (nowhere.images, nowhere.steps) == (None, None)
-    assert describe(["--config", "faces.yaml"], images=1000).conversations == 4000
+    assert describe(["--config", "faces.yaml"], images=1000).conversations == 2000
 
 
 def test_the_command(explllm, monkeypatch):

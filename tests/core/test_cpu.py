@@ -37,9 +37,11 @@ def run(code, **variables):
 
 
 def test_idle_threads_sleep_unless_told_otherwise():
-    show = "import os; print(os.environ['OMP_WAIT_POLICY'], os.environ['KMP_BLOCKTIME'])"
-    assert run(f"import explllm; {show}") == ["PASSIVE", "0"]
-    assert run(f"import explllm; {show}", OMP_WAIT_POLICY="ACTIVE") == ["ACTIVE", "0"]
+    names = "OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME"
+    show = f"import os; print(*[os.environ.get(name) for name in {names}])"
+    assert run(f"import explllm; {show}") == ["PASSIVE", "2000", "0"]
+    assert run(f"import explllm; {show}", OMP_WAIT_POLICY="ACTIVE") == ["ACTIVE", "None", "0"]
+    assert run(f"import explllm; {show}", GOMP_SPINCOUNT="7") == ["PASSIVE", "7", "0"]
 
 
 def test_torch_sees_them():

@@ -60,3 +60,9 @@ def test_tokens_of_action_units():
     embeds.sum().backward()
     assert all(weight.grad is None for weight in tokens.head.parameters())
     assert tokens.unit.grad is not None and tokens.level.grad is not None
+    measured = torch.full((2, 24), torch.nan)
+    measured[1, 5] = 0.3
+    estimates, shown = tokens(torch.zeros(2, 4, 8), measured=measured)
+    _, estimated = tokens(torch.zeros(2, 4, 8))
+    torch.testing.assert_close(shown[1, 5], tokens.unit[5] + tokens.level[3])
+    assert float(estimates[1, 5]) != 0.3 and torch.equal(shown[0], estimated[0])

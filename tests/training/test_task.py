@@ -12,10 +12,11 @@ from explllm.data.datamodules import DrawnFaces
 from explllm.models.build import NetworkSettings
 from explllm.models.loss import conversation_loss
 from explllm.models.storage import WEIGHTS
+from explllm.training.batches import measured_units, parts_of_similar_length
 from explllm.training.callbacks.temperature_scaling import TemperatureScaling
 from explllm.training.checkpoints import model_from_checkpoint, read_checkpoint
 from explllm.training.optimization import OptimizationSettings
-from explllm.training.task import ExpLLMTask, parts_of_similar_length
+from explllm.training.task import ExpLLMTask
 
 SIZES = {"train": 56, "val": 14, "test": 27, "size": 64}
 
@@ -204,6 +205,8 @@ def test_encoder_share(settings, data, trainer):
         settings(action_unit_tokens=True),
         encoder_share=0.5,
         action_unit_weight=1.0,
+        mixup=0.4,
+        measured_units_share=0.5,
         average_answers=True,
         calibrate=True,
     )
@@ -242,6 +245,65 @@ def test_encoder_share(settings, data, trainer):
     assert phases.temperatures[0] == 1 and phases.temperatures[1] != 1
     with pytest.raises(ConfigError, match=r"`encoder_share` must be in \[0, 1\], got 3"):
         ExpLLMTask(settings(), encoder_share=3)
+
+
+def test_mixup_blends_images_and_targets(settings, data, trainer):
+    """The loss of a blended batch is that of both faces of each pair, weighted by their shares."""
+    task = ExpLLMTask(settings(), encoder_share=1.0, mixup=0.4, label_smoothing=0.1)
+    blended, batches, losses = [], [], []
+
+    class Recorder(Callback):
+        def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+            pl_module.explllm.register_forward_pre_hook(lambda module, inputs: blended.append(inputs[0]))
+            torch.manual_seed(5)
+
+        def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+            batches.append(batch)
+            losses.append((float(outputs["loss"]), outputs["expression_logits"]))
+
+    trainer(max_steps=1, num_sanity_val_steps=0, limit_val_batches=0, callbacks=[Recorder()]).fit(
+        task, data(micro_batch_size=8)
+    )
+    [batch], [(loss, logits)], pixels = batches, losses, blended[0]
+    torch.manual_seed(5)
+    order = torch.randperm(8)
+    share = float(torch.distributions.Beta(0.4, 0.4).sample())
+    assert 0.01 < share < 0.99 and order.tolist() != [*range(8)]
+    assert torch.allclose(pixels, share * batch["pixel_values"] + (1 - share) * batch["pixel_values"][order])
+    each = torch.nn.CrossEntropyLoss(label_smoothing=0.1)
+    targets = task.targets(batch)
+    expected = share * each(logits, targets) + (1 - share) * each(logits, targets[order])
+    assert loss == pytest.approx(float(expected), rel=1e-5)
+    with pytest.raises(ConfigError, match="`mixup` has no effect without `encoder_share`"):
+        ExpLLMTask(settings(), mixup=0.4)
+
+
+def test_measured_units_are_shown_with_texts_only(settings, data):
+    """Conversations about the label alone keep the estimates: at a test there is nothing else."""
+    task = ExpLLMTask(settings(action_unit_tokens=True, labels="rafdb"), measured_units_share=1.0)
+    faces = data(micro_batch_size=8, fer_share=0.5, num_workers=0)
+    faces.prepare_for(task)
+    batches = [batch for batch, _ in zip(faces.train_dataloader(), range(4), strict=False)]
+    kinds = set()
+    for batch in batches:
+        shown = measured_units(batch, 1.0)
+        for row, labels in enumerate(batch["labels"]):
+            has_text = int((labels != -100).sum()) > 20
+            kinds.add(has_text)
+            expected = batch["action_units"][row] if has_text else torch.full((24,), torch.nan)
+            assert torch.equal(shown[row].nan_to_num(-1), expected.nan_to_num(-1))
+    assert kinds == {True, False}
+    with pytest.raises(ConfigError, match="needs tokens to show the units"):
+        ExpLLMTask(settings(), measured_units_share=0.5)
+
+
+def test_the_best_checkpoint_has_learned_its_texts(settings, trainer):
+    """With `encoder_share`, only the last quarter of the language model's epochs is considered."""
+    task = ExpLLMTask(settings(), encoder_share=0.5)
+    task.trainer = trainer(max_epochs=16)
+    assert (task.encoder_epochs, task.first_selectable_epoch) == (8, 14)
+    task.encoder_share = 0.0
+    assert task.first_selectable_epoch == 0
 
 
 def test_parts_of_similar_length():

@@ -1,0 +1,96 @@
+"""What a training step does with a batch: dividing it, blending its faces, finding its labels.
+
+Shape legend:
+    B batch, T tokens, S supervised tokens of the whole batch, H and W image height and width
+"""
+
+import torch
+from torch.nn import functional
+
+from explllm.conversation.encoder import IGNORED
+from explllm.data.dataset import Batch
+from explllm.models.loss import answer_numbers, answer_positions
+
+
+def parts_of_similar_length(batch: Batch) -> tuple[torch.Tensor, list[Batch]]:
+    """Divide a batch into conversations of up to half of the greatest length and the others: less padding to compute.
+
+    Args:
+        batch: A batch of conversations, padded on the right.
+
+    Returns:
+        The rows (B,) in the order of the parts, and the parts, each without columns that hold only padding.
+    """
+    lengths = batch["attention_mask"].sum(1)
+    short = 2 * lengths <= lengths.max()
+    groups = [rows for rows in (short.nonzero().squeeze(1), (~short).nonzero().squeeze(1)) if len(rows)]
+    parts = []
+    for rows in groups:
+        part = {name: value[rows] for name, value in batch.items() if isinstance(value, torch.Tensor)}
+        columns = int(lengths[rows].max())
+        parts.append(part | {name: part[name][:, :columns] for name in ("input_ids", "attention_mask", "labels")})
+    return torch.cat(groups), parts
+
+
+def label_positions(labels: torch.Tensor) -> torch.Tensor:
+    """Find the first token of each conversation's label among the supervised tokens of a batch.
+
+    The label is the shortest answer of a conversation: the only one of FER, and one of two of CoT, in either order.
+
+    Args:
+        labels: (B, T) tokens to predict, -100 at positions without loss.
+
+    Returns:
+        (B,) indices into the S supervised tokens, in row order.
+    """
+    answer = functional.pad(labels[:, 1:] != IGNORED, (1, 1))  # (B, T + 1), False at both ends
+    inside = answer[:, 1:-1]
+    rows, starts = (inside & ~answer[:, :-2]).nonzero(as_tuple=True)
+    lengths = (inside & ~answer[:, 2:]).nonzero(as_tuple=True)[1] - starts
+    shortest = lengths.new_full((len(labels),), labels.shape[1]).scatter_reduce(0, rows, lengths, "amin")
+    chosen = lengths == shortest[rows]
+    supervised = (inside.flatten().cumsum(0) - 1).view_as(inside)
+    positions = supervised.new_zeros(len(labels))
+    positions[rows[chosen]] = supervised[rows[chosen], starts[chosen]]
+    return positions
+
+
+def measured_units(batch: Batch, share: float) -> torch.Tensor:
+    """Return the measured action units of a random share of the conversations about action units.
+
+    These are the conversations with several answers. The others keep the estimates of the model, which has nothing else
+    to recognize a face by after training.
+
+    Args:
+        batch: A batch of conversations.
+        share: The share, in [0, 1].
+
+    Returns:
+        (B, 24) intensities; NaN for the other conversations, and for units that were not measured.
+    """
+    rows, columns, _ = answer_positions(batch["labels"])
+    numbers = answer_numbers(rows, columns)
+    units = batch["action_units"]
+    several = torch.zeros(len(units), dtype=torch.bool, device=units.device)
+    several[rows[1:][(rows[1:] == rows[:-1]) & (numbers[1:] != numbers[:-1])]] = True
+    chosen = several & (torch.rand(len(units), device=units.device) < share)
+    return units.masked_fill(~chosen.unsqueeze(1), torch.nan)
+
+
+def mixed_up(batch: Batch, alpha: float) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None, float]:
+    """Blend each face of a batch with another one (mixup, Zhang et al. 2018).
+
+    Args:
+        batch: A batch of faces.
+        alpha: The share of the first face is drawn from Beta(alpha, alpha), once for the batch; 0 for no blending.
+
+    Returns:
+        Images (B, 3, H, W); action units (B, 24), NaN if either face's was not measured; the other face of each pair
+        (B,), None without blending; and the share of the first.
+    """
+    pixels, units = batch["pixel_values"], batch["action_units"]
+    if not alpha:
+        return pixels, units, None, 1.0
+    order = torch.randperm(len(pixels), device=pixels.device)
+    share = float(torch.distributions.Beta(alpha, alpha).sample())
+    return share * pixels + (1 - share) * pixels[order], share * units + (1 - share) * units[order], order, share
