@@ -29,7 +29,7 @@ def test_quota_of_a_container_limits_the_cores(tmp_path, files, cores):
 
 
 def run(code, **variables):
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("OMP_", "KMP_"))}
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("OMP_", "KMP_", "GOMP_"))}
     done = subprocess.run(
         [sys.executable, "-c", code], env=kept | variables, capture_output=True, text=True, check=True
     )
