@@ -232,8 +232,8 @@ class LastCheckpoint(Checkpoint):
 class BestCheckpoint(Checkpoint):
     """Keeps ``checkpoints/best.ckpt``: the weights with the highest validation metric, the latest ones on ties.
 
-    With `encoder_share`, only the last quarter of the language model's epochs counts: labels are learned before texts,
-    and the metric sees labels only. Without validation data there is no such file.
+    With `encoder_share`, only the last epoch counts: labels are learned before texts, and the metric sees labels only.
+    Without validation data there is no such file.
     """
 
     def __init__(self, run_dir: str, monitor: str = "val/macro_recall") -> None:

@@ -233,9 +233,8 @@ class ExpLLMTask(FaceTask):
 
     @property
     def first_selectable_epoch(self) -> int:
-        """First epoch that `BestCheckpoint` considers, from 0."""
-        language_epochs = max(self.trainer.max_epochs or 0, 0) - self.encoder_epochs
-        return self.encoder_epochs + (3 * language_epochs // 4 if self.encoder_epochs else 0)
+        """First epoch that `BestCheckpoint` considers, from 0: the last epoch with `encoder_share`."""
+        return max(self.trainer.max_epochs or 0, 1) - 1 if self.encoder_epochs else 0
 
     @property
     def trains_encoder_only(self) -> bool:
