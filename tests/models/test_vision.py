@@ -65,4 +65,4 @@ def test_tokens_of_action_units():
     estimates, shown = tokens(torch.zeros(2, 4, 8), measured=measured)
     _, estimated = tokens(torch.zeros(2, 4, 8))
     torch.testing.assert_close(shown[1, 5], tokens.unit[5] + tokens.level[3])
-    assert float(estimates[1, 5]) != 0.3 and torch.equal(shown[0], estimated[0])
+    assert estimates[1, 5].item() != 0.3 and torch.equal(shown[0], estimated[0])

@@ -12,7 +12,7 @@ from explllm.data.datamodules import DrawnFaces
 from explllm.models.build import NetworkSettings
 from explllm.models.loss import conversation_loss
 from explllm.models.storage import WEIGHTS
-from explllm.training.batches import measured_units, parts_of_similar_length
+from explllm.training.batches import measured_units, mixed_up, parts_of_similar_length
 from explllm.training.callbacks.temperature_scaling import TemperatureScaling
 from explllm.training.checkpoints import model_from_checkpoint, read_checkpoint
 from explllm.training.optimization import OptimizationSettings
@@ -247,33 +247,30 @@ def test_encoder_share(settings, data, trainer):
         ExpLLMTask(settings(), encoder_share=3)
 
 
-def test_mixup_blends_images_and_targets(settings, data, trainer):
+def test_mixup_blends_images_and_targets(settings, data, trainer, monkeypatch):
     """The loss of a blended batch is that of both faces of each pair, weighted by their shares."""
-    task = ExpLLMTask(settings(), encoder_share=1.0, mixup=0.4, label_smoothing=0.1)
-    blended, batches, losses = [], [], []
+    seen = {}
+
+    def spy(batch, alpha):
+        seen["batch"], seen["blend"] = batch, mixed_up(batch, alpha)
+        return seen["blend"]
 
     class Recorder(Callback):
-        def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
-            pl_module.explllm.register_forward_pre_hook(lambda module, inputs: blended.append(inputs[0]))
-            torch.manual_seed(5)
-
         def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
-            batches.append(batch)
-            losses.append((float(outputs["loss"]), outputs["expression_logits"]))
+            seen["loss"], seen["logits"] = float(outputs["loss"]), outputs["expression_logits"]
 
-    trainer(max_epochs=1, max_steps=1, num_sanity_val_steps=0, limit_val_batches=0, callbacks=[Recorder()]).fit(
-        task, data(micro_batch_size=8)
-    )
-    [batch], [(loss, logits)], pixels = batches, losses, blended[0]
-    torch.manual_seed(5)
-    order = torch.randperm(8)
-    share = float(torch.distributions.Beta(0.4, 0.4).sample())
-    assert 0.01 < share < 0.99 and order.tolist() != [*range(8)]
-    assert torch.allclose(pixels, share * batch["pixel_values"] + (1 - share) * batch["pixel_values"][order])
+    monkeypatch.setattr("explllm.training.task.mixed_up", spy)
+    task = ExpLLMTask(settings(), encoder_share=1.0, mixup=0.4, label_smoothing=0.1)
+    run = trainer(max_epochs=1, max_steps=1, num_sanity_val_steps=0, limit_val_batches=0, callbacks=[Recorder()])
+    run.fit(task, data(micro_batch_size=8))
+    batch, (pixels, units, order, share) = seen["batch"], seen["blend"]
+    assert 0 < share < 1 and order.tolist() != [*range(8)]
+    for blended, name in ((pixels, "pixel_values"), (units, "action_units")):
+        torch.testing.assert_close(blended, share * batch[name] + (1 - share) * batch[name][order], equal_nan=True)
     each = torch.nn.CrossEntropyLoss(label_smoothing=0.1)
     targets = task.targets(batch)
-    expected = share * each(logits, targets) + (1 - share) * each(logits, targets[order])
-    assert loss == pytest.approx(float(expected), rel=1e-5)
+    expected = share * each(seen["logits"], targets) + (1 - share) * each(seen["logits"], targets[order])
+    assert seen["loss"] == pytest.approx(float(expected), rel=1e-5)
     with pytest.raises(ConfigError, match="`mixup` has no effect without `encoder_share`"):
         ExpLLMTask(settings(), mixup=0.4)
 
