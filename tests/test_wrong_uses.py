@@ -241,6 +241,10 @@ fit --config SMALL --trainer.precision bf16-true | trainer.precision is bf16-tru
 fit --config SMALL --predictions x.txt | --predictions is x.txt
 fit --config SMALL --explained_faces nan | explained_faces
 test --config SMALL --ckpt_path none.ckpt | Check --ckpt_path
+fit --config SMALL --model.encoder_share 2 | `encoder_share` must be in [0, 1], got 2
+fit --config SMALL --model.mixup 0.4 | `mixup` has no effect without `encoder_share`
+fit --config SMALL --model.mixup -1 --model.encoder_share 0.5 | `mixup` must be at least 0, got -1
+fit --config SMALL --model.measured_units_share 0.5 | `measured_units_share` needs tokens to show the units
 fit --config SMALL --trainer.accelerator tpu | the trainer's settings do not fit
 fit --config SMALL --trainer.limit_train_batches 0 | trainer.limit_train_batches is 0
 fit --config SMALL --trainer.check_val_every_n_epoch 0 | trainer.check_val_every_n_epoch is 0
