@@ -9,9 +9,13 @@ import json
 import time
 from collections import OrderedDict
 from dataclasses import dataclass
+from typing import ClassVar
 
 from prometheus_client import CollectorRegistry, Counter, Histogram
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from explllm.app.errors import RequestError
 
 _MAX_CLIENTS = 10_000
 """Clients whose rate is remembered; the ones that asked longest ago are forgotten."""
@@ -35,19 +39,44 @@ class Limits:
     """Requests per minute and client; None for any number."""
 
 
-class RequestError(Exception):
-    """A request that gets an error of OpenAI's form instead of an answer."""
+class Connection(H11Protocol):
+    """A connection that is closed if the headers of a request do not arrive in time.
 
-    def __init__(self, status: int, message: str, code: str, headers: dict[str, str] | None = None) -> None:
-        """Store the status, a message for the client, and a code for programs."""
-        super().__init__(message)
-        self.status, self.message, self.code, self.headers = status, message, code, headers or {}
+    uvicorn waits forever for them, and refuses all clients when `limit_concurrency` connections are open.
+    """
 
-    @property
-    def body(self) -> dict[str, dict[str, str | None]]:
-        """The error as OpenAI's clients read it."""
-        kind = "server_error" if self.status >= 500 else "invalid_request_error"
-        return {"error": {"message": self.message, "type": kind, "param": None, "code": self.code}}
+    seconds: ClassVar[float]
+    """Maximum time to receive the headers."""
+
+    _timer: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Start the time of the first request."""
+        super().connection_made(transport)
+        self._timer = self.loop.call_later(self.seconds, self._close)
+
+    def data_received(self, data: bytes) -> None:
+        """Start the time when a request begins, and end it with the request's headers."""
+        super().data_received(data)
+        waiting = self.cycle is None or self.cycle.response_complete
+        if waiting and self._timer is None:
+            self._timer = self.loop.call_later(self.seconds, self._close)
+        elif not waiting:
+            self._stop()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """End the time."""
+        self._stop()
+        super().connection_lost(exc)
+
+    def _stop(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _close(self) -> None:
+        self._timer = None
+        self.transport.close()
 
 
 class Guard:
@@ -82,7 +111,7 @@ class Guard:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        status, started = 499, time.perf_counter()  # 499: the client has gone
+        status, started = 500, time.perf_counter()  # unless a response starts
         arriving = _Arriving(receive)
 
         async def watch(message: Message) -> None:
@@ -96,11 +125,12 @@ class Guard:
             body = await self._read(arriving)
             await self.app(scope, _replay(body, receive), watch)
         except RequestError as error:
-            if error.status != 408:
+            # A client that waits for "100 Continue" has not sent its body.
+            if error.status != 408 and (arriving.begun or not _expects_continue(scope)):
                 await arriving.discard(self.limits.read_seconds)
             await _refuse(error, watch)
         except _Gone:
-            pass
+            status = 499
         finally:
             path = scope["path"] if scope["path"] in self.paths else "other"
             self._requests.labels(path, str(status)).inc()
@@ -150,10 +180,11 @@ class _Arriving:
     """The body of a request."""
 
     def __init__(self, receive: Receive) -> None:
-        self.receive, self.ended = receive, False
+        self.receive, self.begun, self.ended = receive, False, False
 
     async def next(self) -> bytes:
         """Return the next part of the body."""
+        self.begun = True
         message = await self.receive()
         if message["type"] == "http.disconnect":
             self.ended = True
@@ -168,6 +199,10 @@ class _Arriving:
             async with asyncio.timeout(seconds):
                 while not self.ended and remaining > 0:
                     remaining -= len(await self.next())
+
+
+def _expects_continue(scope: Scope) -> bool:
+    return dict(scope["headers"]).get(b"expect", b"").lower() == b"100-continue"
 
 
 class _Gone(Exception):

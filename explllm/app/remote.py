@@ -11,7 +11,7 @@ from aiohttp.abc import AbstractResolver, ResolveResult
 from aiohttp.resolver import DefaultResolver
 from yarl import URL
 
-from explllm.app.guard import RequestError
+from explllm.app.errors import RequestError
 
 _SECONDS = 20
 

@@ -19,27 +19,36 @@ import uuid
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Annotated, Any, Literal
+from typing import Any
 
 import anyio.to_thread
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Gauge, generate_latest
-from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
 
 from explllm import __version__
+from explllm.app.errors import RequestError, as_request_error, error_response
 from explllm.app.explainer import Answer, Busy, Cancelled, Explainer, Job
-from explllm.app.guard import Guard, Limits, RequestError
+from explllm.app.guard import Connection, Guard, Limits
 from explllm.app.photographs import Photograph, open_photograph, preprocess
+from explllm.app.protocol import (
+    ChatRequest,
+    RecognizeRequest,
+    answer_schema,
+    finish_reason,
+    heading,
+    picture_url,
+    requested_fields,
+)
 from explllm.app.remote import fetch
 from explllm.conversation.messages import recognition as recognition_prompt
 from explllm.core.errors import InputError
 from explllm.explanations.chain_of_thought import ChainOfThought
 from explllm.faces.detector import FaceDetector
 from explllm.models.generation import Recognition
-from explllm.report.json_lines import explain_schema, face_record
+from explllm.report.json_lines import face_record
 from explllm.report.picture import PicturedFace
 
 _DATA_URL = re.compile(r"data:image/[\w.+-]+;base64,", re.ASCII)
@@ -70,74 +79,6 @@ class ServerSettings:
     """Fetch pictures from http and https addresses."""
 
 
-class ImageURL(BaseModel):
-    """A picture."""
-
-    url: str = Field(description="A data URL (data:image/jpeg;base64,...), or an address if the server allows it.")
-
-
-class TextPart(BaseModel):
-    """Text of a message. The model asks its own trained questions: the words have no effect."""
-
-    type: Literal["text"]
-    text: str
-
-
-class ImagePart(BaseModel):
-    """A picture of a message."""
-
-    type: Literal["image_url"]
-    image_url: ImageURL
-
-
-class Message(BaseModel):
-    """A message of a conversation."""
-
-    role: Literal["system", "developer", "user", "assistant"]
-    content: str | list[Annotated[TextPart | ImagePart, Field(discriminator="type")]] | None = None
-
-
-class JSONSchema(BaseModel):
-    """A JSON schema that selects fields of the answer."""
-
-    name: str = ""
-    schema_: dict[str, Any] = Field(alias="schema", default_factory=dict)
-
-
-class ResponseFormat(BaseModel):
-    """The form of the answer."""
-
-    type: Literal["text", "json_object", "json_schema"] = "text"
-    json_schema: JSONSchema | None = None
-
-
-class StreamOptions(BaseModel):
-    """Options of a streamed answer."""
-
-    include_usage: bool = False
-
-
-class ChatRequest(BaseModel):
-    """A chat completion about one picture. Decoding is greedy: ``temperature`` and ``seed`` have no effect."""
-
-    model_config = {"extra": "allow"}
-
-    model: str
-    messages: list[Message] = Field(min_length=1, max_length=64)
-    stream: bool = False
-    stream_options: StreamOptions | None = None
-    max_tokens: int | None = Field(default=None, ge=1)
-    max_completion_tokens: int | None = Field(default=None, ge=1)
-    n: int = Field(default=1, ge=1, le=1)
-    response_format: ResponseFormat | None = None
-
-
-class RecognizeRequest(BaseModel):
-    """Pictures of faces, as data URLs or plain base64."""
-
-    images: list[str] = Field(min_length=1)
-
-
 def create_server(explainer: Explainer, settings: ServerSettings, detector: FaceDetector | None = None) -> FastAPI:
     """Create the application.
 
@@ -150,6 +91,13 @@ def create_server(explainer: Explainer, settings: ServerSettings, detector: Face
         An ASGI application, to be run in one process.
     """
     return _Server(explainer, settings, detector).app
+
+
+def uvicorn_options(settings: ServerSettings) -> dict[str, Any]:
+    """Return the options with which uvicorn runs an application of `create_server`."""
+    connection = type("TimedConnection", (Connection,), {"seconds": settings.read_seconds})
+    # The log of requests would hold the clients' addresses.
+    return {"http": connection, "access_log": False}
 
 
 class _Server:
@@ -176,8 +124,8 @@ class _Server:
         self.app.get("/health")(self.health)
         self.app.get("/metrics", response_class=Response)(self.metrics)
         self.app.get("/schema")(self.schema)
-        for kind in (RequestError, InputError, RequestValidationError, HTTPException):
-            self.app.add_exception_handler(kind, _error_response)
+        for kind in (RequestError, InputError, RequestValidationError, HTTPException, Exception):
+            self.app.add_exception_handler(kind, error_response)
         limits = Limits(settings.max_megabytes * 2**20, settings.read_seconds, settings.per_minute)
         paths = frozenset(self.app.openapi()["paths"]) | {"/openapi.json"}
         self.app.add_middleware(Guard, limits=limits, key=settings.key, paths=paths, registry=self.registry)
@@ -242,9 +190,9 @@ class _Server:
             raise RequestError(404, message, "model_not_found")
         if refused := [name for name in _UNSUPPORTED if (body.model_extra or {}).get(name)]:
             raise RequestError(400, f"{refused[0]} is not supported.", "unsupported_parameter")
-        fields = _fields(body.response_format)
+        fields = requested_fields(body.response_format)
         limit = min(body.max_completion_tokens or body.max_tokens or 10**9, self.explainer.max_new_tokens)
-        photograph, job = await self._open(_picture(body.messages), limit)
+        photograph, job = await self._open(picture_url(body.messages), limit)
         identity = {"id": f"chatcmpl-{uuid.uuid4().hex}", "created": int(time.time()), "model": self.settings.name}
         if body.stream:
             usage = body.stream_options is not None and body.stream_options.include_usage
@@ -263,7 +211,7 @@ class _Server:
             "index": 0,
             "message": {"role": "assistant", "content": content, "refusal": None},
             "logprobs": None,
-            "finish_reason": _finish_reason(answer),
+            "finish_reason": finish_reason(answer),
         }
         return {**identity, "object": "chat.completion", "choices": [choice], "usage": self._usage(answer)}
 
@@ -289,12 +237,12 @@ class _Server:
             answer = job.result.result()
             if fields is not None:
                 yield event({"content": self._content(photograph, answer, fields)})
-            yield event({}, _finish_reason(answer))
+            yield event({}, finish_reason(answer))
             if include_usage:
                 yield event(None, usage=self._usage(answer))
             yield "data: [DONE]\n\n"
         except Exception as error:
-            yield f"data: {json.dumps(_as_request_error(error).body)}\n\n"
+            yield f"data: {json.dumps(as_request_error(error).body)}\n\n"
         finally:
             job.cancel()
 
@@ -338,7 +286,7 @@ class _Server:
                 raise RequestError(499, "The client has closed the connection.", "closed")
             raise TimeoutError
         except (TimeoutError, Cancelled) as error:
-            raise _as_request_error(error) from error
+            raise as_request_error(error) from error
         finally:
             gone.cancel()
             answer.cancel()
@@ -366,96 +314,11 @@ class _Server:
 _PLAIN = "data:image/unknown;base64,"
 
 
-def heading(recognition: Recognition) -> str:
-    """Return the line before an explanation."""
-    return f"**Expression:** {recognition.expression} ({recognition.confidence:.0%})\n\n"
-
-
-def answer_schema() -> dict[str, Any]:
-    """Return the JSON schema of an answer as JSON: the one of ``explllm explain --json``, without the file's name."""
-    definitions = explain_schema()["$defs"]
-    face = definitions["face"]
-    properties = {name: face["properties"][name] for name in _FIELDS}
-    return {
-        "$schema": "https://json-schema.org/draft/2020-12/schema",
-        "title": "The expression of a face and its explanation",
-        "$defs": {name: definitions[name] for name in ("expression", "intensity", "facs")},
-        "type": "object",
-        "properties": properties,
-        "required": list(_FIELDS),
-        "additionalProperties": False,
-    }
-
-
-_FIELDS = (
-    "expression",
-    "confidence",
-    "probabilities",
-    "key_observations",
-    "interpretation",
-    "conclusion",
-    "text",
-    "concluded",
-    "conclusion_agrees",
-    "self_contradictions",
-    "claims",
-    "claims_summary",
-    "warnings",
-    "training_data_note",
-)
-"""Fields of an answer as JSON."""
-
-
-def _fields(response_format: ResponseFormat | None) -> list[str] | None:
-    """Return the fields of a JSON answer, empty for all; None for an answer as text.
-
-    Raises:
-        RequestError: If a schema asks for a field that no answer has, or for a field of another type.
-    """
-    if response_format is None or response_format.type == "text":
-        return None
-    if response_format.type == "json_object" or response_format.json_schema is None:
-        return []
-    ours = answer_schema()["properties"]
-    properties = response_format.json_schema.schema_.get("properties")
-    if not isinstance(properties, dict):
-        return []
-    for name, wanted in properties.items():
-        if name not in ours:
-            message = f"The schema asks for {name[:100]!r}. An answer has the fields {', '.join(ours)}."
-            raise RequestError(400, message, "invalid_json_schema")
-        kind = wanted.get("type") if isinstance(wanted, dict) else None
-        if isinstance(kind, str) and kind not in _types(ours[name]):
-            message = f"The schema's field {name!r} is of type {kind[:100]!r}, not {' or '.join(_types(ours[name]))}."
-            raise RequestError(400, message, "invalid_json_schema")
-    return list(properties)
-
-
-def _types(schema: dict[str, Any]) -> list[str]:
-    if "anyOf" in schema:
-        return [kind for part in schema["anyOf"] for kind in _types(part)]
-    kinds = schema.get("type", "string")  # the enumeration of expressions has no type
-    return [kinds] if isinstance(kinds, str) else list(kinds)
-
-
-def _picture(messages: list[Message]) -> str:
-    parts = [part for message in messages if isinstance(message.content, list) for part in message.content]
-    urls = [part.image_url.url for part in parts if isinstance(part, ImagePart)]
-    if len(urls) != 1:
-        message = f"The messages have {len(urls) or 'no'} pictures. Send one in a part of the type image_url."
-        raise RequestError(400, message, "invalid_image")
-    return urls[0]
-
-
 def _decoded(text: str) -> bytes:
     try:
         return base64.b64decode(text, validate=True)
     except (binascii.Error, ValueError) as error:
         raise RequestError(400, "The picture's base64 is damaged.", "invalid_image") from error
-
-
-def _finish_reason(answer: Answer) -> str:
-    return "stop" if answer.complete else "length"
 
 
 def _from_thread(loop: asyncio.AbstractEventLoop, put: Callable[[Any], None]) -> Callable[[Any], None]:
@@ -469,27 +332,3 @@ def _from_thread(loop: asyncio.AbstractEventLoop, put: Callable[[Any], None]) ->
 async def _disconnected(request: Request) -> None:
     while (await request.receive())["type"] != "http.disconnect":
         pass
-
-
-def _as_request_error(error: Exception) -> RequestError:
-    """Return the error for a client. Texts of unexpected errors stay on the server."""
-    if isinstance(error, RequestError):
-        return error
-    if isinstance(error, Busy):
-        return RequestError(503, str(error), "overloaded", {"Retry-After": "5"})
-    if isinstance(error, InputError):
-        return RequestError(400, str(error), "invalid_image")
-    if isinstance(error, RequestValidationError):
-        # The messages of pydantic quote the input, which may be a picture.
-        places = [".".join(map(str, item["loc"][1:])) + f": {item['type']}" for item in error.errors()[:3]]
-        return RequestError(400, f"Invalid request: {'; '.join(places)}"[:500], "invalid_request")
-    if isinstance(error, HTTPException):
-        return RequestError(error.status_code, str(error.detail), "error")
-    if isinstance(error, TimeoutError):
-        return RequestError(504, "The answer took too long.", "timeout")
-    return RequestError(500, "The server failed. Its log has the details.", "internal_error")
-
-
-async def _error_response(_: Request, error: Exception) -> JSONResponse:
-    request_error = _as_request_error(error)
-    return JSONResponse(request_error.body, request_error.status, request_error.headers)

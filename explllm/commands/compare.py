@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -12,6 +14,7 @@ def compare(
     runs: list[str],
     *,
     out: Annotated[Path | None, Option(default="compare-RUN-RUN beside the first run")] = None,
+    as_json: Annotated[bool, Option("json")] = False,
 ) -> None:
     """Compare tested runs: metrics, paired significance tests, the faces on which they differ.
 
@@ -20,6 +23,7 @@ def compare(
     Args:
         runs: Two or more run folders with the results of `explllm test`.
         out: The folder for compare.html and compare.csv.
+        as_json: Print one JSON object.
 
     Raises:
         InputError: If a run has no test results, or the runs were tested on different faces or against different
@@ -28,13 +32,17 @@ def compare(
     from rich.console import Console
 
     from explllm.metrics.comparison import compare_runs, read_runs
-    from explllm.report.comparison import print_comparison, write_comparison
+    from explllm.report.comparison import comparison_record, print_comparison, write_comparison
 
     comparison = compare_runs(read_runs(runs))
     names = [Path(run.name).name for run in comparison.runs]
     folder = out or Path(runs[0]).parent / "-".join(["compare", *names])
     write_comparison(comparison, folder)
+    files = {"page": str(folder / "compare.html"), "table": str(folder / "compare.csv")}
+    if as_json:
+        sys.stdout.write(json.dumps({**comparison_record(comparison), **files}, indent=2) + "\n")
+        return
     console = Console()
     print_comparison(console, comparison)
-    for name, file in (("page", "compare.html"), ("table", "compare.csv")):
-        console.print(f"{name}: {folder / file}", soft_wrap=True, markup=False)
+    for name, file in files.items():
+        console.print(f"{name}: {file}", soft_wrap=True, markup=False)

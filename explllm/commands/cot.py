@@ -78,26 +78,34 @@ def build(
     return run_build(COT, manifest, out, offline, overwrite, released, run_dir, redo, reliability, engine, chat)
 
 
-def estimate(manifest: Path, *, engine: EngineSettings, chat: ChatSettings) -> None:
+def estimate(
+    manifest: Path, *, as_json: Annotated[bool, Option("json")] = False, engine: EngineSettings, chat: ChatSettings
+) -> None:
     """Print calls, tokens and cost of a build before anything is spent.
 
     Args:
         manifest: A manifest with action units and expressions.
+        as_json: Print one JSON object.
         engine: Limits of the engine.
         chat: Model, server and prices.
     """
     from explllm.core.manifest import Manifest
-    from explllm.engine.estimate import print_estimate
+    from explllm.engine.estimate import estimate_build, print_estimate
 
-    print_estimate(Manifest.read(manifest), engine, chat)
+    result = estimate_build(Manifest.read(manifest), engine, chat)
+    if as_json:
+        sys.stdout.write(json.dumps(asdict(result), indent=2) + "\n")
+    else:
+        print_estimate(result)
 
 
-def status(out: Path, *, run_dir: Path | None = None) -> None:
+def status(out: Path, *, run_dir: Path | None = None, as_json: Annotated[bool, Option("json")] = False) -> None:
     """Print the progress of a build, which may be running in another shell.
 
     Args:
         out: The manifest that the build writes.
         run_dir: As for build.
+        as_json: Print one JSON object.
     """
     from rich.console import Console
 
@@ -107,15 +115,21 @@ def status(out: Path, *, run_dir: Path | None = None) -> None:
 
     folder = run_folder(out, run_dir)
     progress = load_progress(folder)
+    totals = None
+    if (folder / LEDGER).is_file():
+        with Ledger(folder / LEDGER) as ledger:
+            totals = ledger.totals()
+    if as_json:
+        record = {**progress, "requests": None if totals is None else asdict(totals)}
+        sys.stdout.write(json.dumps(record, indent=2) + "\n")
+        return
     age = time.time() - progress["updated"]
     console = Console(highlight=False, soft_wrap=True)
     state = progress["state"] if progress["state"] != "running" or age < 10 else f"no update for {age:.0f} s"
     console.print(f"{state}: {progress['done']} of {progress['total']} faces, {progress['seconds']:.0f} s")
     for name, count in progress["statuses"].items():
         console.print(f"  {name:26} {count}")
-    if (folder / LEDGER).is_file():
-        with Ledger(folder / LEDGER) as ledger:
-            totals = ledger.totals()
+    if totals is not None:
         console.print(
             f"requests {totals.requests}, answers {totals.answers}, failures {totals.failures}, "
             f"tokens {totals.prompt_tokens} in and {totals.completion_tokens} out, "

@@ -67,7 +67,7 @@ def serve(
     try:
         import uvicorn
 
-        from explllm.app.server import ServerSettings, create_server
+        from explllm.app.server import ServerSettings, create_server, uvicorn_options
     except ImportError as error:
         raise ConfigError(f"no package {error.name}", remedy='Install it: pip install "explllm[serve]".') from error
     check_device(device)
@@ -99,10 +99,9 @@ def serve(
             create_server(explainer, settings, opened),
             host=host,
             port=port,
-            # The log of requests would hold the clients' addresses.
-            access_log=False,
             limit_concurrency=max_waiting + 64,
             timeout_graceful_shutdown=5,
+            **uvicorn_options(settings),
         )
     finally:
         explainer.close()

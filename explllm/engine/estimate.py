@@ -25,21 +25,34 @@ DESCRIPTION_TOKENS, COT_TOKENS, LABEL_TOKENS = 350, 220, 8
 
 @dataclass(frozen=True)
 class Estimate:
-    """Calls and tokens for a whole manifest."""
+    """Calls, tokens and cost of a whole manifest."""
 
+    rounds: float
+    """Reflection rounds per face, on average."""
     calls: int
     """Requests with an answer, without retries."""
     tokens_in: int
     """Prompt tokens."""
     tokens_out: int
     """Answer tokens."""
-
-    def cost(self, price: Price) -> float:
-        """Return the cost in USD."""
-        return price.cost(self.tokens_in, self.tokens_out)
+    cost: float | None
+    """USD; None if the price is unknown."""
 
 
-def estimate(manifest: Manifest, settings: EngineSettings, rounds: float) -> Estimate:
+@dataclass(frozen=True)
+class BuildEstimate:
+    """What `explllm cot estimate` reports."""
+
+    model: str | None
+    faces: int
+    skipped: dict[str, int]
+    """Number of skipped rows by reason."""
+    price: Price | None
+    cases: tuple[Estimate, ...]
+    """Minimum, medium and maximum number of rounds."""
+
+
+def estimate(manifest: Manifest, settings: EngineSettings, rounds: float, price: Price | None) -> Estimate:
     """Estimate the requests of the engine for a manifest, given the average number of reflection rounds per face.
 
     Each round has a description, its expression and a verification. One refinement follows at the end.
@@ -53,37 +66,43 @@ def estimate(manifest: Manifest, settings: EngineSettings, rounds: float) -> Est
         calls += 3 * (1 + rounds) + 1
         tokens_in += first + history + (1 + rounds) * (inferring + verifying) + refining
         tokens_out += (1 + rounds) * (DESCRIPTION_TOKENS + 2 * LABEL_TOKENS) + COT_TOKENS
-    return Estimate(round(calls), round(tokens_in), round(tokens_out))
+    cost = None if price is None else price.cost(round(tokens_in), round(tokens_out))
+    return Estimate(rounds, round(calls), round(tokens_in), round(tokens_out), cost)
 
 
-def print_estimate(manifest: Manifest, settings: EngineSettings, chat: ChatSettings) -> None:
-    """Print the estimate for the minimum, a medium and the maximum number of rounds.
+def estimate_build(manifest: Manifest, settings: EngineSettings, chat: ChatSettings) -> BuildEstimate:
+    """Estimate a build for the minimum, a medium and the maximum number of rounds.
 
     Raises:
         InputError: If the manifest lacks a column.
     """
     manifest.require("action_units", "expression")
-    skipped = skipped_rows(manifest)
-    price = chat.price()
-    title = Text(f"{chat.model or 'any model'}, {sum(1 for _ in faces(manifest)):,} faces")
+    skipped, price = skipped_rows(manifest), chat.price()
+    rounds = (0.0, 0.5, float(settings.max_rounds))
+    cases = tuple(estimate(manifest, settings, number, price) for number in rounds)
+    return BuildEstimate(chat.model or None, sum(1 for _ in faces(manifest)), skipped, price, cases)
+
+
+def print_estimate(result: BuildEstimate) -> None:
+    """Print an estimate as a table."""
+    title = Text(f"{result.model or 'any model'}, {result.faces:,} faces")
     table = Table(title=title, title_justify="left")
     table.add_column("rounds of reflection")
     for column in ("calls", "tokens in", "tokens out", "USD"):
         table.add_column(column, justify="right")
-    cases = {"none: all accepted at once": 0.0, "one for every second face": 0.5, "all": float(settings.max_rounds)}
-    for name, rounds in cases.items():
-        result = estimate(manifest, settings, rounds)
-        cost = "unknown" if price is None else f"{result.cost(price):,.2f}"
-        table.add_row(name, f"{result.calls:,}", f"{result.tokens_in:,}", f"{result.tokens_out:,}", cost)
+    names = ("none: all accepted at once", "one for every second face", "all")
+    for name, case in zip(names, result.cases, strict=True):
+        cost = "unknown" if case.cost is None else f"{case.cost:,.2f}"
+        table.add_row(name, f"{case.calls:,}", f"{case.tokens_in:,}", f"{case.tokens_out:,}", cost)
     console = Console(highlight=False, soft_wrap=True)
     print_table(console, table)
-    for reason, count in skipped.items():
+    for reason, count in result.skipped.items():
         console.print(f"skipped: {count:,} rows with {reason}")
     console.print(
         f"Assumed: {CHARACTERS_PER_TOKEN:g} characters per token, {DESCRIPTION_TOKENS} tokens per description, "
         f"{COT_TOKENS} per chain of thought."
     )
-    _print_price(console, price)
+    _print_price(console, result.price)
 
 
 def print_baseline_estimate(face_count: int, model: str, labels: LabelSet, price: Price | None) -> None:
@@ -94,13 +113,13 @@ def print_baseline_estimate(face_count: int, model: str, labels: LabelSet, price
         render("explllm.engine", "baseline_cot", labels=names, words=MAX_WORDS, target_words=MAX_WORDS),
     )
     first, second = (len(text) / CHARACTERS_PER_TOKEN for text in prompts)
-    tokens_in = 2 * (vision_tokens + first) + LABEL_TOKENS + second
-    result = Estimate(2 * face_count, round(face_count * tokens_in), face_count * (LABEL_TOKENS + COT_TOKENS))
-    cost = "unknown" if price is None else f"{result.cost(price):,.2f} USD"
+    tokens_in = round(face_count * (2 * (vision_tokens + first) + LABEL_TOKENS + second))
+    tokens_out = face_count * (LABEL_TOKENS + COT_TOKENS)
+    cost = "unknown" if price is None else f"{price.cost(tokens_in, tokens_out):,.2f} USD"
     console = Console(highlight=False, soft_wrap=True, markup=False)
     console.print(
-        f"{model}, {face_count:,} faces: {result.calls:,} calls, {result.tokens_in:,} tokens in, "
-        f"{result.tokens_out:,} out, cost {cost}"
+        f"{model}, {face_count:,} faces: {2 * face_count:,} calls, {tokens_in:,} tokens in, "
+        f"{tokens_out:,} out, cost {cost}"
     )
     console.print(
         f"Assumed: {CHARACTERS_PER_TOKEN:g} characters per token, {vision_tokens:,} tokens per image, "

@@ -1,6 +1,7 @@
 """The comparison of tested runs: terminal table, page and CSV file."""
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -143,6 +144,18 @@ def _thumbnail(runs: Sequence[Run], image: str, box: Any) -> str | None:
         except (ImageError, MissingPathError):
             continue
     return None
+
+
+def comparison_record(comparison: Comparison) -> dict[str, Any]:
+    """Return a comparison as values for JSON: each run's metrics, each pair's test, and the numbers of faces."""
+    return {
+        "runs": [{"name": run.name, "metrics": run.metrics} for run in comparison.runs],
+        "pairs": [asdict(pair) for pair in comparison.pairs],
+        "faces": len(comparison.faces),
+        "differing": len(comparison.differing),
+        "left_out": comparison.left_out,
+        "notes": _notices(comparison),
+    }
 
 
 def print_comparison(console: Console, comparison: Comparison) -> None:

@@ -47,11 +47,11 @@ def explainer(model):
 
 
 @contextlib.contextmanager
-def serving(app):
+def serving(app, options):
     """Run an application on loopback; yields its address."""
     import uvicorn
 
-    server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="warning", timeout_graceful_shutdown=1))
+    server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="warning", timeout_graceful_shutdown=1, **options))
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
     while not server.started:
@@ -66,15 +66,16 @@ def serving(app):
 def serve():
     """Serves an explainer with settings; a context that yields the address."""
 
-    from explllm.app.server import ServerSettings, create_server
+    from explllm.app.server import ServerSettings, create_server, uvicorn_options
 
-    def start(explainer, **settings):
-        return serving(create_server(explainer, ServerSettings(name="tiny", **settings)))
+    def start(explainer, **options):
+        settings = ServerSettings(name="tiny", **options)
+        return serving(create_server(explainer, settings), uvicorn_options(settings))
 
     return start
 
 
 @pytest.fixture(scope="module")
 def address(serve, explainer):
-    with serve(explainer, read_seconds=1, max_megabytes=1) as running:
+    with serve(explainer, max_megabytes=1) as running:
         yield running

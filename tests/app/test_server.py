@@ -1,6 +1,7 @@
 """The server over loopback, asked by the official OpenAI client and by clients that send garbage."""
 
 import base64
+import contextlib
 import http.client
 import json
 import re
@@ -18,7 +19,7 @@ pytest.importorskip("fastapi", reason='no fastapi: pip install "explllm[serve]"'
 pytest.importorskip("prometheus_client", reason='no prometheus_client: pip install "explllm[serve]"')
 
 from explllm.app.explainer import Busy, Cancelled, Explainer, Job
-from explllm.app.server import answer_schema, heading
+from explllm.app.protocol import answer_schema, heading
 
 
 @pytest.fixture
@@ -154,24 +155,46 @@ def test_a_bomb_is_not_decoded(serve, explainer, pictures, data_url):
     assert status == 400 and "64 x 64 pixels" in answer["error"]["message"]
 
 
-def test_slow_and_closed_connections(address, pictures, data_url, explainer):
-    """A body that does not arrive ends; a client that leaves frees its row; others are served meanwhile."""
+def test_a_large_body(address):
+    """The answer arrives when all is sent, or at once if the client waits for it."""
     place = urlsplit(address)
-    slow = socket.create_connection((place.hostname, place.port))
-    slow.sendall(b"POST /recognize HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n{")
+    head = f"POST /recognize HTTP/1.1\r\nHost: x\r\nContent-Length: {100 * 2**20}\r\n"
+    for more, parts in (("", 100), ("Expect: 100-continue\r\n", 0)):
+        with socket.create_connection((place.hostname, place.port), timeout=60) as sender:
+            sender.sendall(f"{head}{more}\r\n".encode())
+            for _ in range(parts):
+                sender.sendall(bytes(2**20))
+            assert sender.recv(20).startswith(b"HTTP/1.1 413 ")
+
+
+def test_slow_and_closed_connections(serve, pictures, data_url, explainer):
+    """A request that does not arrive ends; a client that leaves frees its row; others are served meanwhile."""
     body = json.dumps({"model": "tiny", "stream": True, "messages": messages(data_url(pictures[0]))}).encode()
-    for _ in range(8):
-        with socket.create_connection((place.hostname, place.port)) as closed:
-            head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n"
-            closed.sendall(head.encode() + body)
-    assert post(address, "/recognize", {"images": [data_url(pictures[0])]})[0] == 200
-    slow.settimeout(20)
-    assert b" 408 " in slow.recv(100)
-    slow.close()
-    deadline = time.monotonic() + 20
-    while (explainer.load.active or explainer.load.waiting) and time.monotonic() < deadline:
-        time.sleep(0.01)
-    assert explainer.load.active == explainer.load.waiting == 0
+    with serve(explainer, read_seconds=1) as address, contextlib.ExitStack() as opened:
+        place = urlsplit(address)
+
+        def connect():
+            return opened.enter_context(socket.create_connection((place.hostname, place.port), timeout=20))
+
+        no_body, no_headers, second = connect(), connect(), connect()
+        no_body.sendall(b"POST /recognize HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n{")
+        no_headers.sendall(b"GET /health HTTP/1.1\r\nHost:")
+        second.sendall(b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert b" 200 " in second.recv(1000)
+        second.sendall(b"GET /health HTTP/1.1\r\nHost:")
+        for _ in range(8):
+            with connect() as closed:
+                head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n"
+                closed.sendall(head.encode() + body)
+        assert post(address, "/recognize", {"images": [data_url(pictures[0])]})[0] == 200
+        assert b" 408 " in no_body.recv(100)
+        assert no_headers.recv(100) == b""
+        # The body of the first answer may arrive on its own.
+        assert second.recv(1000) in (b"", b'{"status":"ok","model":"tiny"}') and second.recv(1000) == b""
+        deadline = time.monotonic() + 20
+        while (explainer.load.active or explainer.load.waiting) and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert explainer.load.active == explainer.load.waiting == 0
 
 
 def test_a_crowd(address, pictures, data_url, expected):
@@ -196,6 +219,17 @@ def test_a_crowd(address, pictures, data_url, expected):
     values = {name: float(value) for name, value in re.findall(r"^(explllm_\S+) (\S+)$", text, re.M)}
     assert status == 200 and values['explllm_requests_total{path="/v1/chat/completions",status="200"}'] >= 54
     assert values["explllm_batches"] < values["explllm_faces"]
+
+
+def test_a_defect_is_an_error_in_the_same_form(address, model, pictures, data_url, monkeypatch):
+    def fail(_):
+        raise RuntimeError("secret")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(model, "recognize_pixels", fail)
+        status, answer = post(address, "/recognize", {"images": [data_url(pictures[0])]})
+    assert status == 500 and answer["error"]["code"] == "internal_error" and "secret" not in json.dumps(answer)
+    assert post(address, "/recognize", {"images": [data_url(pictures[0])]})[0] == 200
 
 
 def test_key_and_rate(serve, explainer):

@@ -52,6 +52,12 @@ def test_two_runs(tested, capsys, drawn_table):
     assert "The faces are drawn by a program" in said and "The faces are drawn by a program" in page
     assert page.count("data:image/jpeg") == len(listed) <= MAX_FACES_SHOWN // 3 and "http" not in page
 
+    compare_command([str(one), str(two)], as_json=True)
+    record = json.loads(capsys.readouterr().out)
+    assert [run["name"] for run in record["runs"]] == ["good", "bad"] and record["runs"][0]["metrics"] == held
+    assert record["pairs"][0]["p_value"] == pair.p_value and record["differing"] == len(listed)
+    assert record["table"] == str(one.parent / "compare-good-bad/compare.csv")
+
 
 def test_a_run_of_one_class_is_called_so(tested, capsys):
     one, two = tested("good", skill=3.0), tested("constant", seed=1)

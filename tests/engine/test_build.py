@@ -46,8 +46,11 @@ def test_a_manifest_with_a_model(build, server, explllm, tmp_path, table, model_
     assert len(records) == (~failed).sum()
     assert set(records[0]) == {"file_name", "emo", "au", "description"} and len(records[0]["au"]) == 24
 
-    told = explllm("cot", "status", "out.parquet")
-    assert "done: 20 of 20 faces" in told.out and f"requests {len(server.received)}" in told.out
+    printed = explllm("cot", "status", "out.parquet").out
+    assert "done: 20 of 20 faces" in printed and f"requests {len(server.received)}" in printed
+    record = json.loads(explllm("cot", "status", "out.parquet", "--json").out)
+    assert (record["state"], record["done"], record["requests"]["requests"]) == ("done", 20, len(server.received))
+    assert record["statuses"]["failed"] == failed.sum()
     shown = explllm("cot", "show", "out.parquet", 2)
     assert "au2des, round 0" in shown.out and "chain of thought (scripted)" in shown.out
     checked = json.loads(explllm("cot", "check", "out.parquet", "--json").out)
@@ -188,8 +191,13 @@ def test_rows_that_cannot_be_worked_on_are_counted(explllm, write_faces, tmp_pat
 
 def test_an_estimate(explllm, write_faces, tmp_path):
     write_faces(tmp_path / "faces.parquet", 10)
-    done = explllm("cot", "estimate", "faces.parquet", "--model", "scripted", "--price-in", 2.5, "--price-out", 10)
+    command = ("cot", "estimate", "faces.parquet", "--model", "scripted", "--price-in", 2.5, "--price-out", 10)
+    done = explllm(*command)
     assert done.status == 0 and " 40 " in done.out and "USD" in done.out and "Assumed" in done.out
+    record = json.loads(explllm(*command, "--json").out)
+    first, second, third = record["cases"]
+    assert (record["faces"], first["rounds"], first["calls"], second["calls"]) == (10, 0, 40, 55)
+    assert first["cost"] == pytest.approx((2.5 * first["tokens_in"] + 10 * first["tokens_out"]) / 1e6) < third["cost"]
     assert "price of this model is unknown" in explllm("cot", "estimate", "faces.parquet", "--model", "nobody").out
     listed = ("cot", "estimate", "faces.parquet", "--model", "gpt-4o")
     assert "Prices: 2.5 in, 10 out" in explllm(*listed).out

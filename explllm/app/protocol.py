@@ -1,0 +1,170 @@
+"""Requests and answers of the HTTP server, as OpenAI's clients write and read them."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, Field
+
+from explllm.app.errors import RequestError
+from explllm.app.explainer import Answer
+from explllm.models.generation import Recognition
+from explllm.report.json_lines import explain_schema
+
+FIELDS = (
+    "expression",
+    "confidence",
+    "probabilities",
+    "key_observations",
+    "interpretation",
+    "conclusion",
+    "text",
+    "concluded",
+    "conclusion_agrees",
+    "self_contradictions",
+    "claims",
+    "claims_summary",
+    "warnings",
+    "training_data_note",
+)
+"""Fields of an answer as JSON."""
+
+
+class ImageURL(BaseModel):
+    """A picture."""
+
+    url: str = Field(description="A data URL (data:image/jpeg;base64,...), or an address if the server allows it.")
+
+
+class TextPart(BaseModel):
+    """Text of a message. The model asks its own trained questions: the words have no effect."""
+
+    type: Literal["text"]
+    text: str
+
+
+class ImagePart(BaseModel):
+    """A picture of a message."""
+
+    type: Literal["image_url"]
+    image_url: ImageURL
+
+
+class Message(BaseModel):
+    """A message of a conversation."""
+
+    role: Literal["system", "developer", "user", "assistant"]
+    content: str | list[Annotated[TextPart | ImagePart, Field(discriminator="type")]] | None = None
+
+
+class JSONSchema(BaseModel):
+    """A JSON schema that selects fields of the answer."""
+
+    name: str = ""
+    schema_: dict[str, Any] = Field(alias="schema", default_factory=dict)
+
+
+class ResponseFormat(BaseModel):
+    """The form of the answer."""
+
+    type: Literal["text", "json_object", "json_schema"] = "text"
+    json_schema: JSONSchema | None = None
+
+
+class StreamOptions(BaseModel):
+    """Options of a streamed answer."""
+
+    include_usage: bool = False
+
+
+class ChatRequest(BaseModel):
+    """A chat completion about one picture. Decoding is greedy: ``temperature`` and ``seed`` have no effect."""
+
+    model_config = {"extra": "allow"}
+
+    model: str
+    messages: list[Message] = Field(min_length=1, max_length=64)
+    stream: bool = False
+    stream_options: StreamOptions | None = None
+    max_tokens: int | None = Field(default=None, ge=1)
+    max_completion_tokens: int | None = Field(default=None, ge=1)
+    n: int = Field(default=1, ge=1, le=1)
+    response_format: ResponseFormat | None = None
+
+
+class RecognizeRequest(BaseModel):
+    """Pictures of faces, as data URLs or plain base64."""
+
+    images: list[str] = Field(min_length=1)
+
+
+def heading(recognition: Recognition) -> str:
+    """Return the line before an explanation."""
+    return f"**Expression:** {recognition.expression} ({recognition.confidence:.0%})\n\n"
+
+
+def answer_schema() -> dict[str, Any]:
+    """Return the JSON schema of an answer as JSON: the one of ``explllm explain --json``, without the file's name."""
+    definitions = explain_schema()["$defs"]
+    face = definitions["face"]
+    properties = {name: face["properties"][name] for name in FIELDS}
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "The expression of a face and its explanation",
+        "$defs": {name: definitions[name] for name in ("expression", "intensity", "facs")},
+        "type": "object",
+        "properties": properties,
+        "required": list(FIELDS),
+        "additionalProperties": False,
+    }
+
+
+def requested_fields(response_format: ResponseFormat | None) -> list[str] | None:
+    """Return the fields of a JSON answer, empty for all; None for an answer as text.
+
+    Raises:
+        RequestError: If a schema asks for a field that no answer has, or for a field of another type.
+    """
+    if response_format is None or response_format.type == "text":
+        return None
+    if response_format.type == "json_object" or response_format.json_schema is None:
+        return []
+    ours = answer_schema()["properties"]
+    properties = response_format.json_schema.schema_.get("properties")
+    if not isinstance(properties, dict):
+        return []
+    for name, schema in properties.items():
+        if name not in ours:
+            message = f"The schema asks for {name[:100]!r}. An answer has the fields {', '.join(ours)}."
+            raise RequestError(400, message, "invalid_json_schema")
+        kind = schema.get("type") if isinstance(schema, dict) else None
+        if isinstance(kind, str) and kind not in _types(ours[name]):
+            message = f"The schema's field {name!r} is of type {kind[:100]!r}, not {' or '.join(_types(ours[name]))}."
+            raise RequestError(400, message, "invalid_json_schema")
+    return list(properties)
+
+
+def _types(schema: dict[str, Any]) -> list[str]:
+    if "anyOf" in schema:
+        return [kind for part in schema["anyOf"] for kind in _types(part)]
+    kinds = schema.get("type", "string")  # the enumeration of expressions has no type
+    return [kinds] if isinstance(kinds, str) else list(kinds)
+
+
+def picture_url(messages: list[Message]) -> str:
+    """Return the address of the only picture in the messages.
+
+    Raises:
+        RequestError: If there is no picture, or more than one.
+    """
+    parts = [part for message in messages if isinstance(message.content, list) for part in message.content]
+    urls = [part.image_url.url for part in parts if isinstance(part, ImagePart)]
+    if len(urls) != 1:
+        message = f"The messages have {len(urls) or 'no'} pictures. Send one in a part of the type image_url."
+        raise RequestError(400, message, "invalid_image")
+    return urls[0]
+
+
+def finish_reason(answer: Answer) -> str:
+    """Return why an answer ended, in OpenAI's words."""
+    return "stop" if answer.complete else "length"
