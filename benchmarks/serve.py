@@ -1,8 +1,10 @@
-"""The server under load, with garbage among the requests: python benchmarks/serve.py --model runs/demo/model.
+"""The server under load, with garbage among the requests: python benchmarks/serve.py.
 
-Clients send pictures of drawn faces to `/v1/chat/completions` and compare each answer with the model's own answer to
-that picture. 5% of the requests are garbage: truncated base64, huge bodies, wrong types, slow clients, closed sockets.
-Prints counts, wrong answers, the throughput beside `recognize_and_explain` in batches, and the memory over time.
+OpenAI's client sends pictures of drawn faces to `/v1/chat/completions`, and each answer is compared with the model's
+own answer to that picture. A share of the requests asks for whole explanations, the others for the first tokens; one in
+four is streamed. 5% are garbage: truncated base64, 100 MB bodies, wrong types, slow clients, closed sockets. Prints
+counts, wrong answers, the throughput beside `recognize_and_explain` in batches for the same mix, and the memory over
+time.
 """
 
 import argparse
@@ -22,17 +24,33 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from urllib.parse import urlsplit
 
+import openai
 import psutil
 
-KINDS = ("truncated base64", "huge body", "wrong types", "slow client", "closed socket")
+GARBAGE = {
+    "truncated base64": "400",
+    "100 MB body": "413",
+    "100 MB body in chunks": "413",
+    "wrong types": "400",
+    "slow body": "200",
+    "endless body": "408",
+    "endless headers": "closed by the server",
+    "closed in the body": "closed by the client",
+    "closed before the answer": "closed by the client",
+    "closed in the stream": "closed by the client",
+}
+"""Kinds of garbage, and how the server must answer each."""
 TIMEOUT = 300
+SHORT = 8
+"""Tokens of a short answer."""
 
 
 def main() -> int:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", help="a trained model; by default a tiny one with random weights")
+    parser.add_argument("--model", help="a trained model; by default the one that comes with explllm")
     parser.add_argument("--requests", type=int, default=10_000)
+    parser.add_argument("--full", type=float, default=0.2, help="share of whole explanations (default: 0.2)")
     parser.add_argument("--garbage", type=float, default=0.05, help="share of garbage (default: 0.05)")
     parser.add_argument("--clients", type=int, default=16)
     parser.add_argument("--faces", type=int, default=32, help="different faces (default: 32)")
@@ -46,40 +64,49 @@ def main() -> int:
 def run(options: argparse.Namespace, folder: Path) -> int:
     """Compute the expected answers, start the server, and send the requests."""
     from explllm import ExpLLM
+    from explllm.app.protocol import heading
     from explllm.drawn_faces import draw_faces
-    from explllm.models.build import NetworkSettings, build
 
-    path = options.model
-    if path is None:
-        path = str(folder / "model")
-        build(NetworkSettings(preset="tiny", labels="rafdb")).save_pretrained(path)
     draw_faces(folder / "faces", train=0, val=0, test=options.faces, size=128)
     faces = [file.read_bytes() for file in sorted((folder / "faces").rglob("*.png"))]
-    model = ExpLLM.from_pretrained(path)
-    model.recognize_and_explain(faces[:2], options.max_new_tokens)
-    started = time.perf_counter()
-    answers = model.recognize_and_explain(faces * 2, options.max_new_tokens, options.batch_size)
-    direct = 2 * len(faces) / (time.perf_counter() - started)
-    del model
-    probabilities = [[*recognition.probabilities.values()] for recognition, _ in answers[: len(faces)]]
-    texts = [cot.text for _, cot in answers[: len(faces)]]
-    if len({tuple(row) for row in probabilities}) < len(faces):
+    model = ExpLLM.from_pretrained(*([options.model] if options.model else []))
+
+    def seconds_per_face() -> list[float]:
+        """Return the model's own time per face in full batches, for whole and for short answers."""
+        times = []
+        for tokens in (options.max_new_tokens, SHORT):
+            started = time.perf_counter()
+            model.recognize_and_explain(faces, tokens, options.batch_size)
+            times.append((time.perf_counter() - started) / len(faces))
+        return times
+
+    answers = model.recognize_and_explain(faces, options.max_new_tokens, options.batch_size)
+    expected = [([*one.probabilities.values()], heading(one), cot.text) for one, cot in answers]
+    if len({tuple(probabilities) for probabilities, _, _ in expected}) < len(faces):
         raise SystemExit("two faces have the same probabilities: mixed answers would not be noticed")
-    command = [sys.executable, "-m", "explllm", "serve", "--model", path, "--port", "0", "--name", "m"]
+    direct = [seconds_per_face()]
+    command = [sys.executable, "-m", "explllm", "serve", "--port", "0", "--name", "m"]
     command += ["--batch_size", str(options.batch_size), "--max_new_tokens", str(options.max_new_tokens)]
+    command += ["--model", options.model] if options.model else []
     with (folder / "log").open("w+") as log, subprocess.Popen(command, stderr=log, stdout=log) as server:
         try:
             address = wait_for_server(folder / "log", server)
-            result = load(address, faces, probabilities, texts, options, psutil.Process(server.pid))
+            load = Load(address, faces, expected, options)
+            counts, seconds, memory = load.run(psutil.Process(server.pid))
             alive = server.poll() is None
         finally:
             server.terminate()
             server.wait(30)
-    counts, rate, memory = result
-    print(f"{os.cpu_count()} cores, {options.clients} clients, batches of {options.batch_size}")
+    direct.append(seconds_per_face())
+    print(f"{os.cpu_count()} cores, {options.clients} clients, batches of {options.batch_size}, load {os.getloadavg()}")
     for name, count in sorted(counts.items()):
         print(f"{count:8,}  {name}")
-    print(f"throughput {rate:.2f} answers/s, model called directly {direct:.2f} faces/s: {rate / direct:.2f} x")
+    print(f"{len(set(text for _, _, text in expected))} different texts for {len(faces)} faces")
+    right = {kind: sum(counts[name] for name in counts if f"right, {kind}" in name) for kind in ("whole", "short")}
+    rate = sum(right.values()) / seconds
+    own = [sum(right.values()) / (right["whole"] * whole + right["short"] * short) for whole, short in direct]
+    print(f"{seconds:.0f} s, {rate:.2f} answers/s; the model called directly in batches, for the same mix:")
+    print(f"{own[0]:.2f}/s before, {own[1]:.2f}/s after: {rate / own[0]:.2f} x and {rate / own[1]:.2f} x")
     tenth = max(1, len(memory) // 10)
     print(f"memory in MB: after a tenth {memory[tenth]:.0f}, at the end {memory[-1]:.0f}, maximum {max(memory):.0f}")
     wrong = sum(count for name, count in counts.items() if name.startswith("WRONG"))
@@ -97,94 +124,155 @@ def wait_for_server(log: Path, server: subprocess.Popen) -> tuple[str, int]:
     raise SystemExit(f"the server did not start: {log.read_text()[-2000:]}")
 
 
-def load(address, faces, probabilities, texts, options, process):
-    bodies = [body_of(face) for face in faces]
-    every = round(1 / options.garbage) if options.garbage else 0
-    counts: collections.Counter[str] = collections.Counter()
-    memory: list[float] = []
-    lock, finished = threading.Lock(), threading.Event()
+class Load:
+    """Sends the requests and counts the answers."""
 
-    def watch():
-        while not finished.wait(0.5):
-            memory.append(process.memory_info().rss / 2**20)
+    def __init__(self, address, faces, expected, options):
+        self.address, self.options = address, options
+        self.expected = expected
+        self.urls = [f"data:image/png;base64,{base64.b64encode(face).decode()}" for face in faces]
+        host, port = address
+        self.client = openai.OpenAI(
+            base_url=f"http://{host}:{port}/v1", api_key="unused", max_retries=0, timeout=TIMEOUT
+        )
+        self.counts: collections.Counter[str] = collections.Counter()
+        self.lock = threading.Lock()
 
-    def one(number):
-        if every and number % every == every - 1:
-            kind = KINDS[number // every % len(KINDS)]
-            name = f"garbage, {kind}: {garbage(kind, address, bodies[number % len(bodies)])}"
+    def run(self, process):
+        """Return the counts, the seconds, and the memory of the server in MB over time."""
+        memory: list[float] = []
+        finished = threading.Event()
+
+        def watch():
+            while not finished.wait(0.5):
+                memory.append(process.memory_info().rss / 2**20)
+
+        watcher = threading.Thread(target=watch)
+        watcher.start()
+        every = round(1 / self.options.garbage) if self.options.garbage else 0
+        started = time.perf_counter()
+        with ThreadPoolExecutor(16) as rubbish:
+
+            def one(number):
+                if every and number % every == every - 1:
+                    kind = list(GARBAGE)[number // every % len(GARBAGE)]
+                    rubbish.submit(self.count, self.garbage, kind, number)
+                else:
+                    self.count(self.ask, number)
+
+            with ThreadPoolExecutor(self.options.clients) as pool:
+                list(pool.map(one, range(self.options.requests)))
+            seconds = time.perf_counter() - started
+        memory.append(process.memory_info().rss / 2**20)
+        finished.set()
+        watcher.join()
+        return self.counts, seconds, memory
+
+    def count(self, function, *arguments):
+        """Call a function and count what it returns."""
+        try:
+            name = function(*arguments)
+        except Exception as error:
+            name = f"WRONG: {function.__name__} {arguments}: {type(error).__name__}: {error}"[:200]
+        with self.lock:
+            self.counts[name] += 1
+
+    def request(self, number, cut=None, **more):
+        """Return a request about a face, whose picture may be cut after a number of characters."""
+        part = {"type": "image_url", "image_url": {"url": self.urls[number % len(self.urls)][:cut]}}
+        return {"model": "m", "messages": [{"role": "user", "content": [part]}], **more}
+
+    def ask(self, number):
+        """Ask about a face with OpenAI's client; return what the answer is."""
+        probabilities, heading, text = self.expected[number % len(self.urls)]
+        full = int((number + 3) * self.options.full) > int((number + 2) * self.options.full)
+        length = "whole" if full else "short"
+        limits = {} if full else {"max_tokens": SHORT}
+        if number // len(self.urls) % 4 == 3:
+            chunks = self.client.chat.completions.create(**self.request(number, stream=True, **limits))
+            content = "".join(chunk.choices[0].delta.content or "" for chunk in chunks)
+            found, right = content.removeprefix(heading), content.startswith(heading)
+            name = f"right, {length}, streamed"
         else:
-            face = number % len(faces)
-            name = answered(address, bodies[face], probabilities[face], texts[face])
-        with lock:
-            counts[name] += 1
+            kind = {"type": "json_object"}
+            answer = self.client.chat.completions.create(**self.request(number, response_format=kind, **limits))
+            record = json.loads(answer.choices[0].message.content)
+            pairs = zip(record["probabilities"].values(), probabilities, strict=True)
+            found, right = record["text"], all(abs(one - other) < 1e-4 for one, other in pairs)
+            name = f"right, {length}, JSON"
+        found = found.rstrip("\N{REPLACEMENT CHARACTER}")
+        right = right and (found == text if full else bool(found) and text.startswith(found))
+        return name if right else f"WRONG: the answer of another picture ({name})"
 
-    watcher = threading.Thread(target=watch)
-    watcher.start()
-    started = time.perf_counter()
-    with ThreadPoolExecutor(options.clients) as pool:
-        list(pool.map(one, range(options.requests)))
-    seconds = time.perf_counter() - started
-    memory.append(process.memory_info().rss / 2**20)
-    finished.set()
-    watcher.join()
-    return counts, counts["right answers"] / seconds, memory
+    def garbage(self, kind, number):
+        """Send garbage; return how the request ended."""
+        ended = self.send_garbage(kind, number)
+        right = ended == GARBAGE[kind]
+        return f"{'garbage' if right else 'WRONG'}: {kind}: {ended}"
 
-
-def body_of(face: bytes) -> bytes:
-    """Return a request about a face that asks for JSON."""
-    url = f"data:image/png;base64,{base64.b64encode(face).decode()}"
-    messages = [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": url}}]}]
-    return json.dumps({"model": "m", "messages": messages, "response_format": {"type": "json_object"}}).encode()
-
-
-def post(address: tuple[str, int], body: bytes) -> tuple[int, bytes]:
-    """Send a body."""
-    connection = http.client.HTTPConnection(*address, timeout=TIMEOUT)
-    try:
-        connection.request("POST", "/v1/chat/completions", body, {"Content-Type": "application/json"})
-        response = connection.getresponse()
-        return response.status, response.read()
-    finally:
-        connection.close()
-
-
-def answered(address, body, probabilities, text):
-    try:
-        status, content = post(address, body)
-    except OSError as error:
-        return f"WRONG: no answer ({type(error).__name__})"
-    if status != 200:
-        return f"WRONG: status {status}"
-    record = json.loads(json.loads(content)["choices"][0]["message"]["content"])
-    near = all(abs(a - b) < 1e-4 for a, b in zip(record["probabilities"].values(), probabilities, strict=True))
-    return "right answers" if near and record["text"] == text else "WRONG: the answer of another picture"
-
-
-def garbage(kind: str, address: tuple[str, int], body: bytes) -> str:
-    """Send garbage; return the status, or how the connection ended."""
-    try:
-        if kind == "truncated base64":
-            return str(post(address, body.replace(b'"}}', b'%"}}', 1)[: len(body) // 2] + b'"}}]}]}')[0])
+    def send_garbage(self, kind, number):
+        """Send garbage; return the status, or who closed the connection."""
+        # No base64 has 4 n + 1 digits.
+        cut = len("data:image/png;base64,") + 1001 if kind == "truncated base64" else None
+        body = json.dumps(self.request(number, cut, stream=kind == "closed in the stream")).encode()
         if kind == "wrong types":
-            return str(post(address, b'{"model": [], "messages": {"image_url": 3}, "stream": "perhaps"}')[0])
-        with socket.create_connection(address, timeout=TIMEOUT) as connection:
-            length = 100 * 2**20 if kind == "huge body" else len(body)
-            connection.sendall(
-                f"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Length: {length}\r\n\r\n".encode()
-            )
-            if kind == "closed socket":
-                connection.sendall(body)
-                return "closed"
-            if kind == "slow client":
-                for place in range(0, len(body), len(body) // 20 + 1):
-                    connection.sendall(body[place : place + len(body) // 20 + 1])
-                    time.sleep(0.05)
-            else:
+            body = b'{"model": [], "messages": {"image_url": 3}, "stream": "perhaps"}'
+        length = {"100 MB body": 100 * 2**20, "endless body": 1000}.get(kind, len(body))
+        chunked = kind == "100 MB body in chunks"
+        head = "POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+        head += "Transfer-Encoding: chunked\r\n\r\n" if chunked else f"Content-Length: {length}\r\n\r\n"
+        with socket.create_connection(self.address, timeout=TIMEOUT) as connection:
+            if kind in ("endless body", "endless headers"):
+                connection.sendall(head.encode() if kind == "endless body" else head[:-2].encode())
+                return trickle(connection)
+            connection.sendall(head.encode())
+            if kind.startswith("100 MB"):
+                part = bytes(2**20)
                 for _ in range(100):
-                    connection.sendall(bytes(2**20))
-            return connection.recv(100).split()[1].decode()
-    except OSError:
-        return "connection closed by the server"
+                    connection.sendall(b"100000\r\n" + part + b"\r\n" if chunked else part)
+                connection.sendall(b"0\r\n\r\n" if chunked else b"")
+                return status(connection)
+            if kind == "slow body":
+                step = len(body) // 20 + 1
+                for place in range(0, len(body), step):
+                    connection.sendall(body[place : place + step])
+                    time.sleep(0.1)
+                _, heading, text = self.expected[number % len(self.urls)]
+                response = http.client.HTTPResponse(connection)
+                response.begin()
+                content = json.loads(response.read())["choices"][0]["message"]["content"]
+                return str(response.status) if content == heading + text else "another answer"
+            connection.sendall(body[: len(body) // 2] if kind == "closed in the body" else body)
+            if kind == "closed in the stream":
+                connection.recv(100)
+            if kind.startswith("closed"):
+                return "closed by the client"
+            return status(connection)
+
+
+def status(connection: socket.socket) -> str:
+    """Return the status of the response."""
+    try:
+        return connection.recv(100).split()[1].decode()
+    except (OSError, IndexError):
+        return "closed by the server"
+
+
+def trickle(connection: socket.socket) -> str:
+    """Send a byte per second until the server answers or closes."""
+    connection.settimeout(1)
+    for _ in range(TIMEOUT):
+        try:
+            received = connection.recv(100)
+            return received.split()[1].decode() if received else "closed by the server"
+        except TimeoutError:
+            try:
+                connection.sendall(b"a")
+            except OSError:
+                return "closed by the server"
+        except OSError:
+            return "closed by the server"
+    return "never closed"
 
 
 if __name__ == "__main__":
