@@ -1,16 +1,21 @@
-"""The environment of a measurement: host, library versions and commit, and a scripted model server."""
+"""The environment of a measurement: host, versions and commit; a scripted model server; explllm as a process."""
 
 import os
 import platform
+import re
 import shutil
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import date
 from importlib.metadata import version
 from pathlib import Path
+from typing import Self
+
+import psutil
 
 
 def environment(*libraries: str) -> str:
@@ -53,3 +58,55 @@ def scripted_server(folder: Path, script: str, latency: float) -> Iterator[str]:
         yield f"http://127.0.0.1:{port.read_text()}/v1"
     finally:
         process.kill()
+
+
+@contextmanager
+def explllm_process(folder: Path, *arguments: str) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
+    """Run an ``explllm`` command that serves HTTP, and yield the process and its address; `folder` holds its log.
+
+    Raises:
+        SystemExit: If it prints no address.
+    """
+    path = folder / "log"
+    with path.open("wb") as log:
+        process = subprocess.Popen([sys.executable, "-m", "explllm", *arguments], stderr=log, stdout=log)
+    try:
+        while not (match := re.search(r"(http://[\w.]+:\d+)", path.read_text())):
+            if process.poll() is not None:
+                raise SystemExit(f"the server did not start: {path.read_text()[-2000:]}")
+            time.sleep(0.1)
+        yield process, match[1]
+    finally:
+        process.terminate()
+        process.wait(60)
+
+
+class Memory(threading.Thread):
+    """Records the memory of a process in MB every half second."""
+
+    def __init__(self, process: int) -> None:
+        super().__init__()
+        self.values: list[float] = []
+        self._process, self._ended = psutil.Process(process), threading.Event()
+
+    def run(self) -> None:
+        """Record until the end of the context."""
+        while not self._ended.wait(0.5):
+            self.values.append(self._process.memory_info().rss / 2**20)
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ended.set()
+        self.join()
+
+    @property
+    def flat(self) -> bool:
+        """Whether the memory at the end is that after a tenth of the time, within 10%."""
+        return abs(self.values[-1] / self.values[len(self.values) // 10] - 1) < 0.1
+
+    def __str__(self) -> str:
+        first, last = self.values[len(self.values) // 10], self.values[-1]
+        return f"memory in MB: after a tenth {first:.0f}, at the end {last:.0f}, maximum {max(self.values):.0f}"

@@ -13,9 +13,7 @@ import collections
 import http.client
 import json
 import os
-import re
 import socket
-import subprocess
 import sys
 import tempfile
 import threading
@@ -25,7 +23,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import openai
-import psutil
+from host import Memory, environment, explllm_process
 
 GARBAGE = {
     "truncated base64": "400",
@@ -85,20 +83,14 @@ def run(options: argparse.Namespace, folder: Path) -> int:
     if len({tuple(probabilities) for probabilities, _, _ in expected}) < len(faces):
         raise SystemExit("two faces have the same probabilities: mixed answers would not be noticed")
     direct = [seconds_per_face()]
-    command = [sys.executable, "-m", "explllm", "serve", "--port", "0", "--name", "m"]
-    command += ["--batch_size", str(options.batch_size), "--max_new_tokens", str(options.max_new_tokens)]
-    command += ["--model", options.model] if options.model else []
-    with (folder / "log").open("w+") as log, subprocess.Popen(command, stderr=log, stdout=log) as server:
-        try:
-            address = wait_for_server(folder / "log", server)
-            load = Load(address, faces, expected, options)
-            counts, seconds, memory = load.run(psutil.Process(server.pid))
-            alive = server.poll() is None
-        finally:
-            server.terminate()
-            server.wait(30)
+    command = ["serve", "--port", "0", "--name", "m", "--batch_size", str(options.batch_size)]
+    command += ["--max_new_tokens", str(options.max_new_tokens), *(["--model", options.model] if options.model else [])]
+    with explllm_process(folder, *command) as (server, address), Memory(server.pid) as memory:
+        counts, seconds = Load(address, faces, expected, options).run()
+        alive = server.poll() is None
     direct.append(seconds_per_face())
-    print(f"{os.cpu_count()} cores, {options.clients} clients, batches of {options.batch_size}, load {os.getloadavg()}")
+    print(environment())
+    print(f"{options.clients} clients, batches of {options.batch_size}, load average {os.getloadavg()[1]:.1f}")
     for name, count in sorted(counts.items()):
         print(f"{count:8,}  {name}")
     print(f"{len(set(text for _, _, text in expected))} different texts for {len(faces)} faces")
@@ -107,48 +99,24 @@ def run(options: argparse.Namespace, folder: Path) -> int:
     own = [sum(right.values()) / (right["whole"] * whole + right["short"] * short) for whole, short in direct]
     print(f"{seconds:.0f} s, {rate:.2f} answers/s; the model called directly in batches, for the same mix:")
     print(f"{own[0]:.2f}/s before, {own[1]:.2f}/s after: {rate / own[0]:.2f} x and {rate / own[1]:.2f} x")
-    tenth = max(1, len(memory) // 10)
-    print(f"memory in MB: after a tenth {memory[tenth]:.0f}, at the end {memory[-1]:.0f}, maximum {max(memory):.0f}")
+    print(memory)
     wrong = sum(count for name, count in counts.items() if name.startswith("WRONG"))
     return int(wrong > 0 or not alive)
-
-
-def wait_for_server(log: Path, server: subprocess.Popen) -> tuple[str, int]:
-    """Return the address that the server prints."""
-    deadline = time.monotonic() + TIMEOUT
-    while time.monotonic() < deadline and server.poll() is None:
-        if match := re.search(r"running on (http://\S+)", log.read_text()):
-            parts = urlsplit(match[1])
-            return str(parts.hostname), int(parts.port or 0)
-        time.sleep(0.1)
-    raise SystemExit(f"the server did not start: {log.read_text()[-2000:]}")
 
 
 class Load:
     """Sends the requests and counts the answers."""
 
     def __init__(self, address, faces, expected, options):
-        self.address, self.options = address, options
-        self.expected = expected
+        parts = urlsplit(address)
+        self.address, self.options, self.expected = (parts.hostname, parts.port), options, expected
         self.urls = [f"data:image/png;base64,{base64.b64encode(face).decode()}" for face in faces]
-        host, port = address
-        self.client = openai.OpenAI(
-            base_url=f"http://{host}:{port}/v1", api_key="unused", max_retries=0, timeout=TIMEOUT
-        )
+        self.client = openai.OpenAI(base_url=f"{address}/v1", api_key="unused", max_retries=0, timeout=TIMEOUT)
         self.counts: collections.Counter[str] = collections.Counter()
         self.lock = threading.Lock()
 
-    def run(self, process):
-        """Return the counts, the seconds, and the memory of the server in MB over time."""
-        memory: list[float] = []
-        finished = threading.Event()
-
-        def watch():
-            while not finished.wait(0.5):
-                memory.append(process.memory_info().rss / 2**20)
-
-        watcher = threading.Thread(target=watch)
-        watcher.start()
+    def run(self):
+        """Return the counts and the seconds."""
         every = round(1 / self.options.garbage) if self.options.garbage else 0
         started = time.perf_counter()
         with ThreadPoolExecutor(16) as rubbish:
@@ -163,10 +131,7 @@ class Load:
             with ThreadPoolExecutor(self.options.clients) as pool:
                 list(pool.map(one, range(self.options.requests)))
             seconds = time.perf_counter() - started
-        memory.append(process.memory_info().rss / 2**20)
-        finished.set()
-        watcher.join()
-        return self.counts, seconds, memory
+        return self.counts, seconds
 
     def count(self, function, *arguments):
         """Call a function and count what it returns."""

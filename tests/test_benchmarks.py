@@ -25,9 +25,10 @@ def test_the_gpu_benchmark(repository, tmp_path):
 @pytest.mark.slow
 def test_the_server_benchmark(repository, tmp_path):
     """The command `explllm serve` as a process: right answers only, and errors for all kinds of garbage."""
-    options = ["--requests", "60", "--garbage", "0.1", "--clients", "4", "--faces", "6", "--max_new_tokens", "8"]
+    options = ["--requests", "100", "--garbage", "0.1", "--clients", "4", "--faces", "6", "--max_new_tokens", "8"]
     script = [sys.executable, str(repository / "benchmarks/serve.py"), *options]
     done = subprocess.run(script, capture_output=True, text=True, timeout=600, cwd=tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr[-3000:]
     counts = {name: int(count) for count, name in re.findall(r"^ +(\d+)  (.+)$", done.stdout, re.MULTILINE)}
-    assert counts["right answers"] == 54 and sum(counts.values()) == 60
+    assert sum(count for name, count in counts.items() if name.startswith("right")) == 90
+    assert sum(count for name, count in counts.items() if name.startswith("garbage")) == 10

@@ -11,7 +11,7 @@ from PIL import Image
 
 from explllm.core.errors import ImageError
 from explllm.faces.boxes import Box, FaceChoice, select_faces
-from explllm.faces.crop import DEFAULT_MARGIN, crop_warning, face_crop
+from explllm.faces.crop import DEFAULT_MARGIN, crop_warning, face_crop, is_face_crop
 from explllm.faces.detector import FaceDetector
 from explllm.faces.images import TRUNCATED, ImageSource, load_image
 from explllm.models.explllm import ExpLLM
@@ -41,7 +41,7 @@ def open_photograph(
 
     Args:
         source: The picture.
-        detector: Finds the faces; without one the picture is one face.
+        detector: Finds the faces. Without one the picture is one face, and so is a face crop with one.
         which: The faces to use if there are several.
         max_pixels: Maximum number of pixels. The header states it: a larger picture is not decoded.
 
@@ -57,7 +57,12 @@ def open_photograph(
     if detector is None:
         doubts += filter(None, [crop_warning(image)])
         return Photograph(image, (None,), tuple(doubts))
-    faces = select_faces(detector.detect(image), which, image.size)
+    detections = detector.detect(image)
+    if is_face_crop(image, detections):
+        if not detections:
+            doubts.append("No face was detected; the whole picture is treated as one face.")
+        return Photograph(image, (None,), tuple(doubts))
+    faces = select_faces(detections, which, image.size)
     if not faces:
         raise ImageError("no face found", remedy="Send a picture in which a face is larger and turned to the camera.")
     return Photograph(image, tuple(face.box for face in faces), tuple(doubts))

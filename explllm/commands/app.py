@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Annotated
 
 from explllm.commands.parser import Option
-from explllm.commands.pictures import check_device
+from explllm.commands.pictures import AUTO, check_device, open_detector
 from explllm.commands.serve import model_name
 from explllm.commands.streaming import EstimatorOptions
 from explllm.core.errors import ConfigError
@@ -21,7 +21,7 @@ def app(
     *,
     model: Annotated[list[str] | None, Option(default="the one that comes with explllm")] = None,
     device: Annotated[str | None, Option(default="cpu")] = None,
-    detector: Path | None = None,
+    detector: str = AUTO,
     host: str = "127.0.0.1",
     port: Annotated[int | None, Option(minimum=1, maximum=65535, default="a free one from 7860 on")] = None,
     batch_size: Annotated[int, Option(minimum=1, maximum=1024)] = 8,
@@ -35,14 +35,15 @@ def app(
     models their answers stand side by side. The second tab takes many pictures and gives a table and a report.
 
       explllm app --model runs/demo/model
-      explllm app --model runs/one/model runs/two/model --detector scrfd.onnx
+      explllm app --model runs/one/model runs/two/model
 
     The page works offline. Pictures stay on this machine and are deleted at the end.
 
     Args:
         model: A folder that `fit` wrote, such as runs/NAME/model, or several to compare.
         device: Device of the models, such as cuda or cpu.
-        detector: Detect the faces first, with this SCRFD detector (ONNX). Without it, each picture is one cropped face.
+        detector: Detect the faces of pictures that are not face crops: an SCRFD detector (ONNX), none, or auto for the
+            one of `explllm models get scrfd`, if it was downloaded.
         host: Address to listen on; 0.0.0.0 for all.
         port: Port to listen on.
         batch_size: Explanations that are generated together.
@@ -57,7 +58,6 @@ def app(
     check_device(device)
     from explllm.app.explainer import Explainer
     from explllm.app.page import Services, create_page, example_pictures, launch, temporary_folder
-    from explllm.faces.detector import FaceDetector
     from explllm.models.explllm import ExpLLM
     from explllm.models.known import shipped_model
 
@@ -73,7 +73,8 @@ def app(
             while name in explainers:
                 name += "'"
             explainers[name] = stack.enter_context(closing(Explainer(loaded, batch_size, max_new_tokens)))
-        opened = None if detector is None else FaceDetector(detector)
+        opened, lines = open_detector(detector)
+        sys.stderr.write("".join(f"{line}\n" for line in lines))
         measuring = stack.enter_context(closing(spec.open())) if spec else None
         services = Services(explainers, opened, measuring, max_new_tokens)
         blocks = create_page(services, example_pictures(folder))

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Annotated
 
 from explllm.commands.parser import Option
-from explllm.commands.pictures import check_device
+from explllm.commands.pictures import AUTO, check_device, open_detector
 from explllm.core.errors import ConfigError
 
 KEY_VARIABLE = "EXPLLLM_API_KEY"
@@ -21,7 +21,7 @@ def serve(
     host: str = "127.0.0.1",
     port: Annotated[int, Option(minimum=0, maximum=65535)] = 8000,
     name: Annotated[str | None, Option(default="the folder's name")] = None,
-    detector: Path | None = None,
+    detector: str = AUTO,
     batch_size: Annotated[int, Option(minimum=1, maximum=1024)] = 8,
     max_new_tokens: Annotated[int, Option(minimum=1, maximum=32768)] = 320,
     max_waiting: Annotated[int, Option(minimum=1)] = 1024,
@@ -50,8 +50,8 @@ def serve(
         host: Address to listen on; 0.0.0.0 for all.
         port: Port to listen on; 0 for a free one.
         name: The model's name for clients.
-        detector: Detect the largest face of each picture, with this SCRFD detector (ONNX). Without it, each picture is
-            one cropped face.
+        detector: Detect the largest face of pictures that are not face crops: an SCRFD detector (ONNX), none, or auto
+            for the one of `explllm models get scrfd`, if it was downloaded.
         batch_size: Explanations that are generated together.
         max_new_tokens: Maximum length of an explanation, in tokens.
         max_waiting: Number of waiting faces at which requests are refused.
@@ -72,11 +72,11 @@ def serve(
         raise ConfigError(f"no package {error.name}", remedy='Install it: pip install "explllm[serve]".') from error
     check_device(device)
     from explllm.app.explainer import Explainer
-    from explllm.faces.detector import FaceDetector
     from explllm.models.explllm import ExpLLM
     from explllm.models.known import shipped_model
 
-    opened = None if detector is None else FaceDetector(detector)
+    opened, lines = open_detector(detector)
+    sys.stderr.write("".join(f"{line}\n" for line in lines))
     folder = model or str(shipped_model())
     loaded = ExpLLM.from_pretrained(folder, device=device)
     key = os.environ.get(KEY_VARIABLE) or None

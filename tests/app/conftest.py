@@ -5,6 +5,7 @@ import contextlib
 import threading
 import time
 from io import BytesIO
+from pathlib import Path
 
 import pytest
 import torch
@@ -37,6 +38,22 @@ def data_url():
 def expected(model, pictures):
     """What the model answers directly, for each face."""
     return model.recognize_and_explain([Image.open(BytesIO(content)) for content in pictures], TOKENS)
+
+
+@pytest.fixture(scope="session")
+def detector(reference_data):
+    """A real SCRFD detector."""
+    pytest.importorskip("insightface", reason='no insightface: pip install "explllm[faces]"')
+    from explllm.faces.detector import FaceDetector
+
+    return FaceDetector(reference_data / "detector/scrfd_500m_bnkps.onnx", threads=1)
+
+
+@pytest.fixture(scope="session")
+def group():
+    """A photograph of six people."""
+    insightface = pytest.importorskip("insightface", reason='no insightface: pip install "explllm[faces]"')
+    return Path(insightface.__file__).parent / "data/images/t1.jpg"
 
 
 @pytest.fixture(scope="module")

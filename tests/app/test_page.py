@@ -1,6 +1,8 @@
-"""The page in a browser: it loads, explains a face, and asks no other machine."""
+"""The page in a browser: it explains faces, describes many pictures, and asks no other machine."""
 
+import csv
 import shutil
+import zipfile
 
 import pytest
 
@@ -15,16 +17,16 @@ SECONDS = 120_000
 
 
 @pytest.fixture(scope="module")
-def address(explainer, tmp_path_factory):
+def address(explainer, detector):
     if CHROMIUM is None:
         pytest.skip("there is no chromium on this machine: apt install chromium")
-    blocks = create_page(Services({"one": explainer, "two": explainer}, max_new_tokens=12))
+    blocks = create_page(Services({"one": explainer, "two": explainer}, detector, max_new_tokens=12))
     yield launch(blocks, "127.0.0.1", None, prevent_thread_lock=True)
     blocks.close(verbose=False)
 
 
-def test_a_picture_is_explained(address, pictures, tmp_path):
-    (tmp_path / "face.png").write_bytes(pictures[0])
+def test_the_page(address, group, pictures, tmp_path):
+    """A face of a group is explained by two models; pictures become a table and a report."""
     with playwright.sync_playwright() as started:
         browser = started.chromium.launch(executable_path=CHROMIUM, args=OPTIONS, timeout=SECONDS)
         page = browser.new_page(viewport={"width": 390, "height": 844})
@@ -34,12 +36,28 @@ def test_a_picture_is_explained(address, pictures, tmp_path):
         page.on("pageerror", lambda error: errors.append(str(error)))
         page.on("request", lambda request: requests.append(request.url))
         page.goto(address)
-        page.wait_for_selector("input[type=file]", state="attached")
-        page.set_input_files("input[type=file]", tmp_path / "face.png")
+        page.set_input_files("input[type=file]", group)
         for part in ("#first", "#second"):
             page.wait_for_selector(f"{part} article[aria-busy=false]")
             assert page.locator(f"{part} .x-expression tr").count() == 7
+        face = page.locator("#first .x-photo img")
+        before = face.get_attribute("src")
+        page.get_by_label("Face 4").check()
+        page.wait_for_function("before => document.querySelector('#first .x-photo img').src != before", arg=before)
+        page.wait_for_selector("#first article[aria-busy=false]")
+        assert page.locator(".x-box").count() == 6 and page.locator(".x-chosen").inner_text() == "4"
         assert page.evaluate("document.documentElement.scrollWidth") <= 390
+
+        page.get_by_role("tab", name="Many pictures").click()
+        with zipfile.ZipFile(tmp_path / "faces.zip", "w") as archive:
+            archive.writestr("face.png", pictures[0])
+        page.locator("input[type=file]:not([webkitdirectory])").last.set_input_files([tmp_path / "faces.zip", group])
+        page.get_by_text("faces.zip").wait_for()
+        page.get_by_role("button", name="Start").click()
+        page.get_by_text("7 faces in 2 pictures.").wait_for()
+        with page.expect_download() as download:
+            page.locator("a[download='faces.csv']:visible").first.click()
+        assert len(list(csv.DictReader(download.value.path().open()))) == 7
         assert errors == []
         assert [url for url in requests if not url.startswith((address, "data:", "blob:"))] == []
         browser.close()

@@ -1,6 +1,7 @@
 """The page without a browser: highlighted phrases, the parts of a face, streams, and batches."""
 
 import csv
+import io
 import re
 import zipfile
 from itertools import pairwise
@@ -10,10 +11,10 @@ from PIL import Image
 
 from explllm.app.batch import describe_batch
 from explllm.app.page import Page, Services
-from explllm.app.photographs import Photograph
+from explllm.app.photographs import Photograph, open_photograph
 from explllm.app.views import FaceView, face_html, photograph_html, style
 from explllm.core.action_units import NAMES
-from explllm.core.errors import InputError
+from explllm.core.errors import ImageError, InputError
 from explllm.core.expressions import Expression
 from explllm.explanations.mentions import mentions
 from explllm.models.generation import Recognition
@@ -76,6 +77,18 @@ def test_contrast():
         for text, ground in [*pairs, ("warn-ink", "warn")]:
             high, low = sorted((luminance(colors[text]), luminance(colors[ground])), reverse=True)
             assert (high + 0.05) / (low + 0.05) >= 4.5, (text, ground)
+
+
+def test_the_faces_of_a_picture(detector, group, reference_data):
+    """A detector finds the faces of a photograph; a face crop stays as it is."""
+    assert len(open_photograph(group.read_bytes(), detector).boxes) == 6
+    assert len(open_photograph(group.read_bytes(), detector, "largest").boxes) == 1
+    crop = next((reference_data / "faces/test").rglob("*.jpg"))
+    assert open_photograph(crop.read_bytes(), detector).boxes == (None,)
+    wall = io.BytesIO()
+    Image.new("RGB", (800, 600), "white").save(wall, "PNG")
+    with pytest.raises(ImageError, match="no face found"):
+        open_photograph(wall.getvalue(), detector)
 
 
 @pytest.fixture
