@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -11,6 +10,8 @@ from explllm.explanations.claims import claims
 
 _CLAUSE_END = re.compile(r"[.!?,;:]\s+|\s+(?:and|but|while|with)\s+|\n+")
 _WORD = re.compile(r"\S+")
+_ADVERB = re.compile(r"very\b|more\b|less\b|\w+ly\b")
+_MODIFIERS = {"left", "right", "both", "upper", "lower", "inner", "outer", "lip", "mouth", "eye"}
 _MAX_CLAUSE_WORDS = 30
 """Longer clauses are not shortened: the time grows quadratically."""
 
@@ -31,7 +32,8 @@ class Mention:
 def mentions(text: str) -> list[Mention]:
     """Return the phrases of a text that claim or deny action units, in text order and without overlaps.
 
-    A phrase is the shortest part of a clause that makes the same claims as the clause.
+    A phrase is the shortest part of a clause that makes the same claims as the clause, together with the words before
+    it that say which side or which lip.
 
     >>> text = "The left brow is slightly raised, and the jaw is dropped."
     >>> for mention in mentions(text):
@@ -42,37 +44,55 @@ def mentions(text: str) -> list[Mention]:
     Args:
         text: English text.
     """
-    result = []
-    start = 0
+    result: list[Mention] = []
+    start, context = 0, ""
     for end in (*_CLAUSE_END.finditer(text), None):
         stop = len(text) if end is None else end.start()
-        for first, last, units, present in _phrases(text[start:stop]):
+        clause = text[start:stop]
+        phrase = _phrase(clause, "") or _phrase(clause, context)
+        if phrase is not None:
+            first, last, units, present = phrase
             result.append(Mention(start + first, start + last, units, present))
-        start = stop if end is None else end.end()
+        following = len(text) if end is None else end.end()
+        # "The left brow is raised and the right brow slightly": the verb is that of the clause before.
+        is_elliptical = end is not None and not end[0].startswith((".", "!", "?", "\n"))
+        context = text[start:following] if is_elliptical and phrase is not None else ""
+        start = following
     return result
 
 
 @lru_cache(maxsize=4096)
-def _phrases(clause: str) -> tuple[tuple[int, int, tuple[int, ...], bool], ...]:
-    return tuple(_found(clause))
+def _phrase(clause: str, context: str) -> tuple[int, int, tuple[int, ...], bool] | None:
+    """Return start and end of the phrase in a clause, its units, and whether it claims them.
 
+    Args:
+        clause: The clause.
+        context: The clause before, if this one may lack a verb.
+    """
+    earlier = _claimed(context) if context else ()
 
-def _found(clause: str) -> Iterator[tuple[int, int, tuple[int, ...], bool]]:
-    found = _claimed(clause)
+    def claimed(part: str) -> tuple[tuple[int, bool], ...]:
+        return tuple(claim for claim in _claimed(context + part) if claim not in earlier)
+
+    found = claimed(clause)
     if not found:
-        return
+        return None
     words = [match.span() for match in _WORD.finditer(clause)]
     first, last = 0, len(words)
     if len(words) <= _MAX_CLAUSE_WORDS:
-        while last - first > 1 and _claimed(clause[words[first][0] : words[last - 2][1]]) == found:
+        while last - first > 1 and claimed(clause[words[first][0] : words[last - 2][1]]) == found:
             last -= 1
-        while last - first > 1 and _claimed(clause[words[first + 1][0] : words[last - 1][1]]) == found:
+        while last - first > 1 and claimed(clause[words[first + 1][0] : words[last - 1][1]]) == found:
             first += 1
+    while first and clause[slice(*words[first - 1])].lower() in _MODIFIERS:
+        first -= 1
+    while context and last < len(words) and _ADVERB.match(clause, words[last][0]):
+        last += 1
     units = tuple(dict.fromkeys(unit for unit, _ in found))
     end = words[last - 1][1]
     while end and clause[end - 1] in ".,;:!?*":
         end -= 1
-    yield words[first][0], end, units, all(present for _, present in found)
+    return words[first][0], end, units, all(present for _, present in found)
 
 
 def _claimed(clause: str) -> tuple[tuple[int, bool], ...]:
