@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
@@ -9,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from explllm.app.explainer import Job
-from explllm.app.photographs import Photograph, open_photograph, preprocess
+from explllm.app.photographs import MAX_PIXELS, Photograph, open_photograph, preprocess
 from explllm.app.views import FaceView, document, face_html, square_in_crop
 from explllm.core.errors import ImageError, InputError
 from explllm.explanations.chain_of_thought import ChainOfThought
@@ -60,24 +61,25 @@ def describe_batch(
     chunk: list[tuple[str, Photograph | str]] = []
     for number, (path, content) in enumerate(pictures(files), 1):
         try:
-            chunk.append((path, open_photograph(content, services.detector)))
+            chunk.append((path, open_photograph(content, services.detector, max_pixels=MAX_PIXELS)))
         except InputError as error:
             chunk.append((path, str(error)))
         if len(chunk) < _AT_ONCE and number < total:
             continue
-        for record, view in _answers(chunk, services, name, explained):
+        for record, view, is_last in _answers(chunk, services, name, explained):
             rows.append(table_row(record))
             faces += view is not None
             unusable += view is None
             if view is not None and len(views) < _MAX_REPORTED:
                 views.append(face_html(view))
-        done += len(chunk)
-        progress(done, total)
+            done += is_last
+            progress(done, total)
         chunk = []
-    folder = Path(tempfile.mkdtemp(dir=_folder()))
+    folder = Path(tempfile.mkdtemp(dir=os.environ.get("GRADIO_TEMP_DIR")))
     table, report = folder / "faces.csv", folder / "report.html"
     pd.DataFrame(rows).to_csv(table, index=False)
-    report.write_text(document(f"{faces:,} faces, {name}", views), encoding="utf-8")
+    note = services.explainers[name].model.config.training_data_note
+    report.write_text(document(f"{faces:,} faces, {name}", views, note), encoding="utf-8")
     text = f"{faces:,} faces in {total:,} pictures."
     if unusable:
         text += f" Unusable pictures: {unusable:,}; the table has the reasons."
@@ -119,8 +121,8 @@ def pictures(files: Sequence[str], names_only: bool = False) -> Iterator[tuple[s
 
 def _answers(
     chunk: Sequence[tuple[str, Photograph | str]], services: Services, name: str, explained: bool
-) -> Iterator[tuple[dict[str, Any], FaceView | None]]:
-    """Yield the record of each face, and its view; None for a picture that cannot be used."""
+) -> Iterator[tuple[dict[str, Any], FaceView | None, bool]]:
+    """Yield the record of each face, its view, and whether it is the picture's last; no view of an unusable picture."""
     explainer = services.explainers[name]
     model = explainer.model
     limit = services.max_new_tokens if explained else 0
@@ -134,7 +136,7 @@ def _answers(
     explainer.submit(*(job for several in jobs for job in several))
     for (path, photograph), several in zip(chunk, jobs, strict=True):
         if isinstance(photograph, str):
-            yield {"image": path, "error": photograph}, None
+            yield {"image": path, "error": photograph}, None, True
             continue
         for face, job in enumerate(several):
             answer, box = job.result.result(), photograph.boxes[face]
@@ -145,10 +147,4 @@ def _answers(
             note = model.config.training_data_note
             square = square_in_crop(box, margin)
             view = FaceView(crop, square, path, answer.recognition, answer.text, True, warnings=photograph.warnings)
-            yield face_record(path, pictured, detected, note), view
-
-
-def _folder() -> str | None:
-    import os
-
-    return os.environ.get("GRADIO_TEMP_DIR")
+            yield face_record(path, pictured, detected, note), view, face + 1 == len(several)

@@ -19,7 +19,7 @@ from typing import Any
 
 from explllm.app.batch import describe_batch
 from explllm.app.explainer import Answer, Explainer, Job
-from explllm.app.photographs import Photograph, open_photograph, preprocess
+from explllm.app.photographs import MAX_PIXELS, Photograph, open_photograph, preprocess
 from explllm.app.views import FaceView, face_html, message_html, photograph_html, square_in_crop, style
 from explllm.core.errors import InputError
 from explllm.faces.crop import DEFAULT_MARGIN
@@ -30,7 +30,6 @@ from explllm.models.generation import Recognition
 _REFRESH_SECONDS = 0.12
 """Minimum time between two updates of a streamed text."""
 
-_MAX_PIXELS = 50_000_000
 _LEAD = (
     "A model recognizes the expression of a face and explains it by facial action units. An expression is what a face "
     "shows, not what a person feels. Pictures stay on the machine that runs this page."
@@ -60,7 +59,7 @@ class Page:
         if not path:
             return None, ""
         try:
-            return open_photograph(Path(path).read_bytes(), self.services.detector, max_pixels=_MAX_PIXELS), ""
+            return open_photograph(Path(path).read_bytes(), self.services.detector, max_pixels=MAX_PIXELS), ""
         except (InputError, OSError) as error:
             return None, message_html(str(error))
 
@@ -187,7 +186,7 @@ def create_page(services: Services, examples: Sequence[Path] = ()) -> Any:
         with gr.Tab("One picture"):
             state = gr.State()
             with gr.Row():
-                with gr.Column(scale=2, min_width=280):
+                with gr.Column(scale=2, min_width=280, elem_classes="x-input"):
                     picture = gr.Image(
                         type="filepath", sources=["upload", "clipboard", "webcam"], label="Picture", height=320
                     )
@@ -200,7 +199,9 @@ def create_page(services: Services, examples: Sequence[Path] = ()) -> Any:
                         )
                     again = gr.Button("Explain", variant="primary")
                     if examples:
-                        gr.Examples([[str(path)] for path in examples], inputs=[picture], label="Examples")
+                        gr.Examples(
+                            [[str(path)] for path in examples], inputs=[picture], label="Examples", elem_id="examples"
+                        )
                 with gr.Column(scale=5, min_width=320), gr.Row(equal_height=False, elem_classes="x-pair"):
                     left = gr.HTML(elem_id="first", min_height=80)
                     right = gr.HTML(elem_id="second", visible=False)
@@ -217,7 +218,7 @@ def create_page(services: Services, examples: Sequence[Path] = ()) -> Any:
             name = gr.Dropdown(names, value=names[0], label="Model", visible=len(names) > 1, interactive=True)
             explained = gr.Checkbox(True, label="With explanations (slower)")
             start = gr.Button("Start", variant="primary")
-            summary = gr.HTML()
+            summary = gr.HTML(min_height=90)
             with gr.Row():
                 table = gr.File(label="Table (CSV)", interactive=False)
                 report = gr.File(label="Report (HTML)", interactive=False)
@@ -225,7 +226,8 @@ def create_page(services: Services, examples: Sequence[Path] = ()) -> Any:
             def both(one: list[str] | None, other: list[str] | None, *rest: Any) -> Any:
                 return batch([*(one or []), *(other or [])], *rest)
 
-            start.click(both, [files, folder, name, explained], [summary, table, report])
+            outputs = [summary, table, report]
+            start.click(both, [files, folder, name, explained], outputs, show_progress_on=summary)
     blocks.queue(default_concurrency_limit=32)
     return blocks
 

@@ -16,6 +16,9 @@ from explllm.faces.detector import FaceDetector
 from explllm.faces.images import TRUNCATED, ImageSource, load_image
 from explllm.models.explllm import ExpLLM
 
+MAX_PIXELS = 50_000_000
+"""Default maximum number of pixels of a picture."""
+
 
 @dataclass(frozen=True)
 class Photograph:

@@ -32,7 +32,7 @@ from explllm import __version__
 from explllm.app.errors import RequestError, as_request_error, error_response
 from explllm.app.explainer import Answer, Busy, Cancelled, Explainer, Job
 from explllm.app.guard import Connection, Guard, Limits
-from explllm.app.photographs import Photograph, open_photograph, preprocess
+from explllm.app.photographs import MAX_PIXELS, Photograph, open_photograph, preprocess
 from explllm.app.protocol import (
     ChatRequest,
     RecognizeRequest,
@@ -65,7 +65,7 @@ class ServerSettings:
     """The API key; None for no key."""
     max_megabytes: int = 20
     """Maximum size of a request."""
-    max_pixels: int = 50_000_000
+    max_pixels: int = MAX_PIXELS
     """Maximum number of pixels of a picture."""
     max_faces: int = 64
     """Maximum number of pictures of a request to ``/recognize``."""

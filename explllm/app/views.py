@@ -69,7 +69,9 @@ def photograph_html(image: Image.Image, boxes: Sequence[Box | None], chosen: int
         x, y, w, h = box
         name = "chosen" if number - 1 == chosen else "other"
         style = f"left:{x / width:.2%};top:{y / height:.2%};width:{w / width:.2%};height:{h / height:.2%}"
-        outlines.append(f'<span class="x-box x-{name}" style="{style}"><b>{number}</b></span>')
+        # The number is above the face; inside the box if the picture ends there.
+        side = "in" if y < 0.1 * height else "above"
+        outlines.append(f'<span class="x-box x-{name} x-{side}" style="{style}"><b>{number}</b></span>')
     count = len(outlines)
     alt = f"The picture, with {count} outlined face{'s' * (count != 1)}" if count else "The picture"
     return (
@@ -198,8 +200,12 @@ def _warnings(view: FaceView, review: Review | None) -> str:
     if view.done and review is not None:
         texts += review.warnings
     if view.note:
-        texts.append(f"Training data of this model: {view.note}")
+        texts.append(_training_data(view.note))
     return "".join(f'<p class="x-message">{escape(text)}</p>' for text in texts)
+
+
+def _training_data(note: str) -> str:
+    return f"Training data of this model: {note}"
 
 
 def _numbers(units: Sequence[int]) -> str:
@@ -229,12 +235,13 @@ def style() -> str:
     return _STYLE + "\n".join(rules)
 
 
-def document(title: str, views: Sequence[str]) -> str:
-    """Return a page of its own with faces, such as the report of a batch."""
+def document(title: str, views: Sequence[str], note: str | None = None) -> str:
+    """Return a page of its own with faces, such as the report of a batch; `note` is about the training data."""
+    message = message_html(_training_data(note)) if note else ""
     return (
         f'<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">'
-        f"<title>{escape(title)}</title><style>{_DOCUMENT}{style()}</style><body><h1>{escape(title)}</h1>"
-        f"{''.join(views)}</body></html>"
+        f"<title>{escape(title)}</title><style>{style()}{_DOCUMENT}</style><body><h1>{escape(title)}</h1>"
+        f"{message}{''.join(views)}</body></html>"
     )
 
 
@@ -247,7 +254,7 @@ _DOCUMENT = f"""
 :root{{color-scheme:light dark}}
 body{{font:16px/1.55 system-ui,sans-serif;max-width:860px;margin:2rem auto;padding:0 1rem;
 background:#f4f5f8;color:#191c22}}
-@media(prefers-color-scheme:dark){{body{{background:#0f1218;color:#eceef3}}.x-face{{{_DARK}}}}}
+@media(prefers-color-scheme:dark){{body{{background:#0f1218;color:#eceef3}}.x-face,.x-message{{{_DARK}}}}}
 """
 
 _STYLE = f"""
@@ -258,8 +265,9 @@ _STYLE = f"""
 .x-photograph>div{{position:relative;display:inline-block;max-width:100%}}
 .x-photograph img{{display:block;max-width:100%;max-height:420px;border-radius:10px}}
 .x-box{{position:absolute;border:2px solid #fff;outline:1px solid #000;border-radius:4px;opacity:.85}}
-.x-box b{{position:absolute;left:-2px;top:-2px;min-width:1.5em;padding:0 .35em;background:#fff;color:#191c22;
+.x-box b{{position:absolute;left:-2px;bottom:100%;min-width:1.5em;padding:0 .35em;background:#fff;color:#191c22;
 font:600 .8rem/1.6 system-ui;text-align:center;border-radius:3px}}
+.x-box.x-in b{{top:-2px;bottom:auto}}
 .x-box.x-chosen{{border-color:#2f5fd0;outline:2px solid #fff;opacity:1}}
 .x-box.x-chosen b{{background:#2f5fd0;color:#fff}}
 .x-face{{background:var(--paper);border:1px solid var(--line);border-radius:14px;padding:1.25rem;margin:0 0 1rem;
@@ -308,6 +316,12 @@ button[role=tab][aria-selected=true]{{color:#1d4ed8!important}}
 .dark button[role=tab][aria-selected=true]{{color:#93b8ff!important}}
 .x-face :focus-visible{{outline:2px solid var(--bar);outline-offset:2px}}
 .x-units th{{white-space:normal;width:44%}}
+.html-container{{padding:0!important}}
 .x-pair{{flex-wrap:wrap!important}}
 .x-pair>*{{flex:1 1 300px!important;min-width:min(300px,100%)!important}}
+@media(max-width:640px){{
+.x-input{{display:contents!important}}
+.x-input>*{{flex:1 1 100%!important}}
+.x-input>:has(#examples){{order:1}}
+}}
 """

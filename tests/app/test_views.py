@@ -12,7 +12,7 @@ from PIL import Image
 from explllm.app.batch import describe_batch
 from explllm.app.page import Page, Services
 from explllm.app.photographs import Photograph, open_photograph
-from explllm.app.views import FaceView, face_html, photograph_html, style
+from explllm.app.views import FaceView, document, face_html, photograph_html, style
 from explllm.core.action_units import NAMES
 from explllm.core.errors import ImageError, InputError
 from explllm.core.expressions import Expression
@@ -67,6 +67,7 @@ def test_a_face_as_html():
     outlined = photograph_html(image, [(0, 0, 16, 32), (32, 0, 16, 16)], 1)
     assert "2 outlined faces" in outlined and "width:25.00%;height:50.00%" in outlined
     assert re.findall(r"x-(chosen|other)", outlined) == ["other", "chosen"]
+    assert "<p" not in document("Faces", []) and "&lt;drawn&gt;" in document("Faces", [], "<drawn>")
 
 
 def luminance(color):
@@ -131,7 +132,7 @@ def test_batches(services, pictures, expected, tmp_path):
     steps = []
     files = [str(tmp_path / name) for name in ("a.png", "more.zip")]
     text, table, report = describe_batch(files, services, "one", True, lambda *step: steps.append(step))
-    assert text.startswith("2 faces in 3 pictures. Unusable pictures: 1;") and steps[-1] == (3, 3)
+    assert text.startswith("2 faces in 3 pictures. Unusable pictures: 1;") and steps == [(1, 3), (2, 3), (3, 3)]
     rows = list(csv.DictReader(table.open()))
     assert [row["image"] for row in rows] == ["a.png", "x/b.png", "x/c.png"] and rows[2]["error"]
     for row, (recognition, cot) in zip(rows, expected, strict=False):
