@@ -188,7 +188,12 @@ def create_page(services: Services, examples: Sequence[Path] = ()) -> Any:
             with gr.Row():
                 with gr.Column(scale=2, min_width=280, elem_classes="x-input"):
                     picture = gr.Image(
-                        type="filepath", sources=["upload", "clipboard", "webcam"], label="Picture", height=320
+                        type="filepath",
+                        sources=["upload", "clipboard", "webcam"],
+                        # A mirrored face would exchange left and right action units.
+                        webcam_options=gr.WebcamOptions(mirror=False),
+                        label="Picture",
+                        height=320,
                     )
                     outlined = gr.HTML(visible=False)
                     face = gr.Radio(label="Face to explain", visible=False, interactive=True)

@@ -322,6 +322,6 @@ button[role=tab][aria-selected=true]{{color:#1d4ed8!important}}
 @media(max-width:640px){{
 .x-input{{display:contents!important}}
 .x-input>*{{flex:1 1 100%!important}}
-.x-input>:has(#examples){{order:1}}
+.x-input>#examples{{order:1}}
 }}
 """
