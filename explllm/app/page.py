@@ -171,15 +171,17 @@ def create_page(services: Services, examples: Sequence[Path] = ()) -> Any:
             yield message_html(str(error)), gr.HTML("", visible=False)
 
     def batch(files: list[str] | None, name: str, explained: bool, progress: Any = gr_progress) -> tuple[str, Any, Any]:
+        nothing = gr.File(None, visible=False)
         if not files:
-            return message_html("Choose pictures or a zip file first."), None, None
+            return message_html("Choose pictures or a zip file first."), nothing, nothing
         try:
             summary, table, report = describe_batch(
                 files, services, name, explained, lambda done, total: progress((done, total), unit="faces")
             )
         except InputError as error:
-            return message_html(str(error)), None, None
-        return f'<p class="x-lead" role="status">{summary}</p>', str(table), str(report)
+            return message_html(str(error)), nothing, nothing
+        written = (gr.File(str(path), visible=True) for path in (table, report))
+        return f'<p class="x-lead" role="status">{summary}</p>', *written
 
     with gr.Blocks(title="explllm", analytics_enabled=False, delete_cache=(600, 3600)) as blocks:
         gr.HTML(f'<h1>Faces, explained</h1><p class="x-lead">{_LEAD}</p>')
@@ -223,10 +225,10 @@ def create_page(services: Services, examples: Sequence[Path] = ()) -> Any:
             name = gr.Dropdown(names, value=names[0], label="Model", visible=len(names) > 1, interactive=True)
             explained = gr.Checkbox(True, label="With explanations (slower)")
             start = gr.Button("Start", variant="primary")
-            summary = gr.HTML(min_height=90)
+            summary = gr.HTML(elem_id="summary")
             with gr.Row():
-                table = gr.File(label="Table (CSV)", interactive=False)
-                report = gr.File(label="Report (HTML)", interactive=False)
+                table = gr.File(label="Table (CSV)", interactive=False, visible=False)
+                report = gr.File(label="Report (HTML)", interactive=False, visible=False)
 
             def both(one: list[str] | None, other: list[str] | None, *rest: Any) -> Any:
                 return batch([*(one or []), *(other or [])], *rest)

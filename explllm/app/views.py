@@ -254,6 +254,7 @@ _DOCUMENT = f"""
 :root{{color-scheme:light dark}}
 body{{font:16px/1.55 system-ui,sans-serif;max-width:860px;margin:2rem auto;padding:0 1rem;
 background:#f4f5f8;color:#191c22}}
+body>.x-message{{margin:0 0 1rem!important}}
 @media(prefers-color-scheme:dark){{body{{background:#0f1218;color:#eceef3}}.x-face,.x-message{{{_DARK}}}}}
 """
 
@@ -317,6 +318,7 @@ button[role=tab][aria-selected=true]{{color:#1d4ed8!important}}
 .x-face :focus-visible{{outline:2px solid var(--bar);outline-offset:2px}}
 .x-units th{{white-space:normal;width:44%}}
 .html-container{{padding:0!important}}
+#summary{{min-height:5rem}}
 .x-pair{{flex-wrap:wrap!important}}
 .x-pair>*{{flex:1 1 300px!important;min-width:min(300px,100%)!important}}
 @media(max-width:640px){{
