@@ -180,8 +180,8 @@ def create_page(services: Services, examples: Sequence[Path] = ()) -> Any:
             )
         except InputError as error:
             return message_html(str(error)), nothing, nothing
-        written = (gr.File(str(path), visible=True) for path in (table, report))
-        return f'<p class="x-lead" role="status">{summary}</p>', *written
+        html = f'<p class="x-lead" role="status">{summary}</p>'
+        return html, gr.File(str(table), visible=True), gr.File(str(report), visible=True)
 
     with gr.Blocks(title="explllm", analytics_enabled=False, delete_cache=(600, 3600)) as blocks:
         gr.HTML(f'<h1>Faces, explained</h1><p class="x-lead">{_LEAD}</p>')
