@@ -188,7 +188,8 @@ score M --json=1 | --json takes no value
 
 compare | no RUN given
 compare one | Pass two or more
-compare none other | none
+compare none other | there is no such run [none]. Check the path.
+bench fea none.parquet --model m | unknown option --model. See
 compare a b --out | the option --out has no value
 compare a b --ot x | Did you mean --out?
 

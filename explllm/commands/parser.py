@@ -183,8 +183,10 @@ def with_underscores(arguments: Sequence[str]) -> list[str]:
 
 def suggestion(word: str, known: Iterable[str], cutoff: float = 0.6) -> str:
     """Return "Did you mean X? " for the known word that is nearest, or nothing."""
-    near = get_close_matches(word, list(known), 1, cutoff)
-    return f"Did you mean {near[0]}? " if near else ""
+    # Dashes that all options share would make any two short options similar.
+    names = {name.lstrip("-"): name for name in known}
+    near = get_close_matches(word.lstrip("-"), list(names), 1, cutoff)
+    return f"Did you mean {names[near[0]]}? " if near else ""
 
 
 def for_terminal(text: str, width: int = WIDTH) -> str:

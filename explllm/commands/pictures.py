@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from explllm.commands.outputs import check_new_manifest
 from explllm.commands.parser import Option
 from explllm.core.downloads import fetch
-from explllm.core.errors import ConfigError, InputError
+from explllm.core.errors import ConfigError, ImageError, InputError
 from explllm.core.files import atomic_write, check_writable
 from explllm.faces.boxes import Box, FaceChoice, select_faces
 from explllm.faces.crop import DEFAULT_MARGIN, crop_warning, face_crop, is_face_crop
@@ -93,6 +93,9 @@ class _Inputs:
         if name not in self._contents:
             self._contents.clear()  # one at a time: the first picture is read twice
             self._contents[name] = sys.stdin.buffer.read() if name == STDIN else fetch(name, _MAX_FETCHED)
+            if not self._contents[name]:
+                where = "standard input" if name == STDIN else name
+                raise ImageError("the picture is empty", where=where, remedy="Send the bytes of an image file.")
         return self._contents[name]
 
 
