@@ -17,157 +17,11 @@ from collections.abc import Mapping, Sequence
 from functools import lru_cache
 
 from explllm.core.expressions import SYNONYMS, Expression
+from explllm.explanations import verdict_words as vocabulary
 from explllm.explanations.scope import scoped
 
-_LABEL_NOUNS = frozenset({*(expression.lower() for expression in Expression), "neutrality"})
 _LABEL_WEIGHT = 3.0
 _SYNONYM_WEIGHT = 2.0
-
-# Words that suggest an expression, by weight. A trailing * matches any ending. A word may suggest several expressions.
-_HINTS: dict[Expression, dict[float, str]] = {
-    Expression.HAPPINESS: {
-        1.2: "delight* cheer* amuse* elat* bliss* jubil* glee* merry mirth* pleasure pleased laugh*",
-        0.8: "content contented* contentment smil* grin* positiv* playful* enthusias* exuberan* euphor* enjoy*",
-        0.4: "warm* welcoming friendl* uplift* lighthearted* satisf* approachab* optimis* pleasant*",
-    },
-    Expression.SADNESS: {
-        1.5: "melanchol* despair* despond* mourn* heartbreak* heartach* dejected dejection gloom*",
-        0.8: "distress* disappoint* lament* hopeless* lonel* anguish* bittersweet regret* resignation longing pain*",
-        0.4: "vulnerab* introspect* loss heavy heaviness somber* sombre* subdued downcast downturned withdraw* tears",
-    },
-    Expression.SURPRISE: {
-        1.5: "shock* startl* dumbfounded stunned",
-        0.8: "unexpected* unforeseen sudden* disbelief awe wonder wonderment bewilder*",
-        0.4: "curio* intrigu* excite* alert* wide revelation",
-    },
-    Expression.FEAR: {
-        1.2: "terrify* horror horrified panic* dread*",
-        0.9: "anxi* apprehens* threat* danger* frighten* alarm*",
-        0.5: "nervous* worr* uneas* unsettl* hypervigilan* vigilan* wariness wary escape",
-    },
-    Expression.DISGUST: {
-        1.5: "distast* avers* repuls* repugn* repell* nause* loath* abhor*",
-        0.6: "displeas* unpleasant* discomfort* unpalatable reject* offensive foul",
-        0.4: "disapprov* dislike*",
-    },
-    Expression.ANGER: {
-        1.2: "irritat* frustrat* hostil* aggress* outrage* wrath* resent* annoy* indign* irate",
-        0.6: "defian* confront* displeas* agitat* provoc* provok* combative conflict",
-        0.3: "stern disapprov* dissatisf* tension",
-    },
-    Expression.CONTEMPT: {
-        0.8: "superiority mock* sneer* smug* derision derisive condescend*",
-        0.4: "sarcas* smirk* arrogan* dismissive*",
-    },
-    Expression.NEUTRAL: {
-        0.8: "expressionless impassive unemotional emotionless equanimity indifferen* nonchalan*",
-        0.5: "calm* composed composure tranquil* seren* placid stoic* detach* balanced equilibrium",
-        0.2: "contemplat* reflective reserved thoughtful* observant restrained attentive* steady stable",
-    },
-}
-
-
-def _words(text: str) -> frozenset[str]:
-    return frozenset(text.split())
-
-
-# Reversals deny what follows, or subordinate it to something else. Two of them cancel out ("without detracting from the
-# joy"), unless they are items of a list ("no anger and no fear").
-_REVERSALS = _words(
-    "no not non without absence absent lack lacks lacking lacked devoid free void neither nor never cannot than little "
-    "unlike exclude excludes excluding instead overshadow overshadows overshadowing outweigh outweighs outweighing "
-    "eclipse eclipses eclipsing detract detracts detracting diminish diminishes diminishing undermine undermines "
-    "undermining negate negates negating contradict contradicts contradicting dispel dispels dispelling minimize "
-    "minimizes minimizing distinct distinguish distinguishes distinguishing distinguishable surpass surpasses "
-    "surpassing far counter counters countering override overrides insufficient fails short ruling rules"
-)
-# A reversal followed by one of these words does not deny anything ("not only joy", "no doubt").
-_NO_REVERSAL_BEFORE = {
-    "not": _words("only just merely simply solely hide hides conceal mask deny"),
-    "cannot": _words("hide conceal mask deny"),
-    "no": _words("doubt question ambiguity mistaking"),
-    "little": _words("doubt question ambiguity"),
-}
-# These reverse only with their preposition ("distinct from joy", but "distinct joy").
-_REQUIRED_AFTER = {
-    "distinct": _words("from"),
-    "distinguishable": _words("from"),
-    "far": _words("from"),
-    "free": _words("from of"),
-    "absent": _words("of"),
-    "short": _words("of"),
-    "ruling": _words("out"),
-    "rules": _words("out"),
-}
-
-# Weakened: by an attribute or quantifier of the noun ...
-_DAMPERS = re.compile(
-    r"(?:hint|undertone|overtone|trace|nuance|tinge|touch|layer|shade|glimpse|flicker|undercurrent|element|aspect)"
-    r"(?:s|d|ed)?|infused|tempered|moderated|slight|subtle|subtler|mild|minor|faint|secondary|possible|potential"
-    r"|initial|initially|brief|fleeting|momentary|some|any|accompanied|alongside|coupled|interwoven|intertwined"
-    r"|beneath|influenced|complemented|enriched|mixed|other|lesser|residual|certain|minimal|limited|somewhat|faintly"
-    r"|vague|vaguely|modest|modestly|fluctuating|contrasting"
-)
-# ... by a modifier of the verb ("might suggest joy") ...
-_HEDGES = re.compile(r"hint(?:s|ed|ing)?|possibly|potentially|perhaps|might|may|could|slightly|subtly|mildly")
-# ... or only by its context.
-_WEAK_DAMPERS = _words(
-    "with while whereas including associated bordering well underlying sign signs suggestion "
-    "suggestions note notes leaning"
-)
-_BLENDS = _words("blend blended mix mixture")  # applies to both of two expressions
-_ASIDE_NOUN = re.compile(r"(?:undertone|overtone|nuance|hint|trace|undercurrent)s?")  # "sadness undertones"
-# "Happiness is not evident", "the surprise remains minor".
-_COPULA = _words("is are was were remains remain being appears seems")
-_DENIED_AFTER = _words("not absent lacking minimal minor negligible secondary overshadowed outweighed ruled excluded")
-# Concessions: "Although the smile suggests happiness, ...".
-_CONCESSIONS = _words("although though despite while whereas notwithstanding")
-
-# Strengthened: words before and after the expression.
-_BOOSTERS = re.compile(
-    r"primar\w+|predominan\w+|dominan\w+|dominat\w+|overall|overwhelming\w*|main|mainly|chiefly|categori[sz]\w+"
-    r"|classif\w+|identif\w+|label\w*|best|ultimately|indeed|definitive\w*|fundamental\w*|core|essence|essentially"
-    r"|prevail\w*|overriding|rooted|conclu\w+|center(?:s|ed)|principal\w*|central|leading|firmly"
-)
-_BOOST_AFTER = re.compile(
-    r"primary|predominan\w+|dominan\w+|dominat\w+|prevail\w*|main|core|central|principal|overriding"
-)
-_CLARITY = re.compile(
-    r"clear\w*|strong\w*|unmistakabl\w+|distinct\w*|unambiguous\w*|profound\w*|deep\w*|intense|consistent|align\w*"
-    r"|genuine|embod\w+|definite\w*|evident\w*|undeniabl\w+|robust|notable|vivid\w*|confirm\w*|state|expression"
-    r"|emotion|sense|feelings?|display|depiction|portrayal|representation|conve\w+|reflect\w+|indicat\w+"
-    r"|communicat\w+|express\w+|signif\w+|portray\w+|demonstrat\w+|experienc\w+"
-)
-
-# Words that start another list item.
-_JOINERS = _words(", and or nor")
-
-# Ends of a clause. Words before them do not affect words after them.
-_BREAKS = _words("; : ( ) — – but yet however which thus therefore hence consequently")
-# A verb of showing starts a new statement, unless a reversal directly precedes it ("without conveying anger").
-_SHOWING = re.compile(
-    r"(?:convey|indicat|suggest|reflect|signif|communicat|confirm|reinforc|emphasi|highlight|illustrat|reveal"
-    r"|represent|portray|demonstrat|support|affirm|show|express(?!ion)|depict|underscor|captur|embod|mark|creat|lead"
-    r"|remain|result|contribut|establish|characteri|underlin|point|solidif|validat|categori|classif|identif|mak|giv"
-    r"|enhanc|speak|denot|implie|accentuat)\w*|imply|align(?:s|ed|ing)|corresponds?|signals|is|are|was|were"
-)
-
-# "Neutral brows" and "the lips remain neutral" describe a part that does not move, not the expression.
-_UNMOVED = _words("neutral neutrality")
-_PARTS = _words(
-    "eye eyes eyelid eyelids lid lids brow brows eyebrow eyebrows lip lips mouth jaw chin cheek cheeks nose forehead "
-    "position positions positioning areas area features regions region muscle muscles gaze corners zone zones movement "
-    "movements parts"
-)
-_BETWEEN_PART = _words("and or of the other facial relaxed resting upper lower")
-_STAYS = _words("remain remains stay stays are is remaining staying relatively mostly largely")
-
-# "Without any strong emotion" indicates a neutral face.
-_EMOTION = _words("emotion emotions emotional feeling feelings emotionality")
-_STRONG = _words(
-    "any strong stronger intense significant pronounced overt extreme heightened marked distinct clear specific "
-    "definitive vivid particular noticeable dominant overwhelming discernible definite substantial"
-)
 _NO_STRONG_EMOTION_WEIGHT = 1.0
 
 _WORD = re.compile(r"[a-z]+|[,;:()—–]")
@@ -198,12 +52,12 @@ Evidence = tuple[tuple[Expression, float], ...]
 def _table() -> tuple[dict[str, Evidence], dict[str, Evidence]]:
     """Return the evidence for whole words and for stems."""
     words: defaultdict[str, list[tuple[Expression, float]]] = defaultdict(list)
-    for expression, by_weight in _HINTS.items():
+    for expression, by_weight in vocabulary.HINTS.items():
         for weight, pattern in by_weight.items():
             for word in pattern.split():
                 words[word].append((expression, weight))
     for word, expression in SYNONYMS.items():
-        words[word] = [(expression, _LABEL_WEIGHT if word in _LABEL_NOUNS else _SYNONYM_WEIGHT)]
+        words[word] = [(expression, _LABEL_WEIGHT if word in vocabulary.LABEL_NOUNS else _SYNONYM_WEIGHT)]
     whole = {word: tuple(evidence) for word, evidence in words.items() if not word.endswith("*")}
     stems = {word[:-1]: tuple(evidence) for word, evidence in words.items() if word.endswith("*")}
     return whole, stems
@@ -240,7 +94,7 @@ def score(text: str) -> Mapping[Expression, float]:
         for position, word in enumerate(words):
             if not scope.asserted[position]:
                 continue
-            if word in _EMOTION:
+            if word in vocabulary.EMOTION:
                 if _denies_strong_emotion(words, position):
                     scores[Expression.NEUTRAL] += _NO_STRONG_EMOTION_WEIGHT
                 continue
@@ -257,18 +111,18 @@ def score(text: str) -> Mapping[Expression, float]:
 
 def _denies_strong_emotion(words: Sequence[str], position: int) -> bool:
     before = words[max(0, position - 6) : position]
-    if _STRONG.isdisjoint(before) or "other" in before or ("negative" in before and "positive" not in before):
+    if vocabulary.STRONG.isdisjoint(before) or "other" in before or ("negative" in before and "positive" not in before):
         return False
     return _is_reversed(words, position)
 
 
 def _is_unmoved_part(words: Sequence[str], position: int) -> bool:
     """Return whether "neutral" describes a part of the face ("neutral brows", "the lips remain neutral")."""
-    if words[position] not in _UNMOVED:
+    if words[position] not in vocabulary.UNMOVED:
         return False
-    after = next((word for word in words[position + 1 : position + 5] if word not in _BETWEEN_PART), "")
-    before = next((word for word in words[max(0, position - 4) : position][::-1] if word not in _STAYS), "")
-    return after in _PARTS or (before in _PARTS and words[position - 1] in _STAYS)
+    after = next((word for word in words[position + 1 : position + 5] if word not in vocabulary.BETWEEN_PART), "")
+    before = next((word for word in words[max(0, position - 4) : position][::-1] if word not in vocabulary.STAYS), "")
+    return after in vocabulary.PARTS or (before in vocabulary.PARTS and words[position - 1] in vocabulary.STAYS)
 
 
 def _context_factor(words: Sequence[str], position: int) -> float:
@@ -282,9 +136,9 @@ def _is_conceded(words: Sequence[str], position: int) -> bool:
     """Return whether a concession ("despite ...") opens the clause, possibly with a list of short items."""
     since_comma = 0
     for word in reversed(words[max(0, position - _CONCESSION_REACH) : position]):
-        if word in _CONCESSIONS:
+        if word in vocabulary.CONCESSIONS:
             return True
-        if word in _BREAKS or (word == "," and since_comma > _LIST_ITEM):
+        if word in vocabulary.BREAKS or (word == "," and since_comma > _LIST_ITEM):
             return False
         since_comma = 0 if word == "," else since_comma + 1
     return False
@@ -296,7 +150,7 @@ def _is_reversed(words: Sequence[str], position: int) -> bool:
     since_comma = 0
     for at in range(position - 1, max(-1, position - 1 - _REACH), -1):
         word = words[at]
-        if word in _BREAKS or word in _CONCESSIONS or (count and word in _JOINERS):
+        if word in vocabulary.BREAKS or word in vocabulary.CONCESSIONS or (count and word in vocabulary.JOINERS):
             break
         if word == ",":
             if since_comma > _LIST_ITEM:
@@ -304,16 +158,16 @@ def _is_reversed(words: Sequence[str], position: int) -> bool:
             since_comma = 0
             continue
         since_comma += 1
-        if word in _REVERSALS:
+        if word in vocabulary.REVERSALS:
             following = words[at + 1] if at + 1 < len(words) else ""
-            if following in _NO_REVERSAL_BEFORE.get(word, ()):
+            if following in vocabulary.NO_REVERSAL_BEFORE.get(word, ()):
                 continue
-            if word in _REQUIRED_AFTER and following not in _REQUIRED_AFTER[word]:
+            if word in vocabulary.REQUIRED_AFTER and following not in vocabulary.REQUIRED_AFTER[word]:
                 continue
             count += 1
             if word == "nor":
                 break
-        elif _SHOWING.fullmatch(word) and _REVERSALS.isdisjoint(words[max(0, at - 2) : at]):
+        elif vocabulary.SHOWING.fullmatch(word) and vocabulary.REVERSALS.isdisjoint(words[max(0, at - 2) : at]):
             break
         if word == "over" and at == position - 1:
             count += 1
@@ -325,21 +179,21 @@ def _before_factor(words: Sequence[str], position: int) -> float:
     clear = shown = False
     for at in range(position - 1, max(-1, position - 1 - _NEAR), -1):
         word = words[at]
-        if word in _BREAKS:
+        if word in vocabulary.BREAKS:
             break
         if word == "," and position - at > 3:
             break
-        if _HEDGES.fullmatch(word) or (not shown and _DAMPERS.fullmatch(word)):
+        if vocabulary.HEDGES.fullmatch(word) or (not shown and vocabulary.DAMPERS.fullmatch(word)):
             return factor * _DAMPED_FACTOR
-        if _BOOSTERS.fullmatch(word):
+        if vocabulary.BOOSTERS.fullmatch(word):
             return factor * _BOOSTED_FACTOR
-        if word in _BLENDS or (word in _WEAK_DAMPERS and position - at <= 3):
+        if word in vocabulary.BLENDS or (word in vocabulary.WEAK_DAMPERS and position - at <= 3):
             factor = _WEAKLY_DAMPED_FACTOR
-        if not clear and _CLARITY.fullmatch(word):
+        if not clear and vocabulary.CLARITY.fullmatch(word):
             clear = True
             factor *= _CLEAR_FACTOR
         # Words before the verb belong to its subject: "the subtle movements convey joy".
-        shown = shown or _SHOWING.fullmatch(word) is not None
+        shown = shown or vocabulary.SHOWING.fullmatch(word) is not None
     return factor
 
 
@@ -347,13 +201,15 @@ def _after_factor(words: Sequence[str], position: int) -> float:
     copula = False
     for at in range(position + 1, min(len(words), position + 1 + _NEAR)):
         word = words[at]
-        if word in _BREAKS or word in _WEAK_DAMPERS or word == "," or _evidence(word):
+        if word in vocabulary.BREAKS or word in vocabulary.WEAK_DAMPERS or word == "," or _evidence(word):
             break
-        if _BOOST_AFTER.fullmatch(word):
+        if vocabulary.BOOST_AFTER.fullmatch(word):
             return _BOOSTED_FACTOR
-        if (copula and word in _DENIED_AFTER) or (at == position + 1 and _ASIDE_NOUN.fullmatch(word)):
+        if (copula and word in vocabulary.DENIED_AFTER) or (
+            at == position + 1 and vocabulary.ASIDE_NOUN.fullmatch(word)
+        ):
             return _DAMPED_FACTOR
-        copula = copula or word in _COPULA
+        copula = copula or word in vocabulary.COPULA
     return 1.0
 
 

@@ -9,8 +9,8 @@ An image and a conversation pass through the parts in this order::
 - `feallm`: FEALLM's local clue aggregator and multi-perspective projector, in the place of ExpLLM's projector.
 - `vision`: token features of any encoder, and the projector; `conv_encoder`: a small encoder to train from scratch.
 - `parts`: what trains in each part and which weights are saved; `lora`: adapters; `loss`: the training loss.
-- `generation`: label likelihoods and chains of thought.
-- `build`: presets and new models; `pretrained`: base weights; `storage`: model folders.
+- `generation`: label likelihoods and chains of thought, from `label_scoring` and `decoding` (with `drafts`).
+- `network`: settings and presets; `build`: new models; `pretrained`: base weights; `storage`: model folders.
 - `known`: the model that comes with the package, and downloads of published weights.
 - `released`: conversion of checkpoints in the authors' format.
 - `au_regressor`: a regressor of action units, with its export to ONNX in `au_export`.

@@ -1,6 +1,5 @@
 from .au_regressor import ActionUnitRegressor as ActionUnitRegressor
 from .au_regressor import RegressorSettings as RegressorSettings
-from .build import NetworkSettings as NetworkSettings
 from .build import build_on_meta as build_on_meta
 from .configuration import ExpLLMConfig as ExpLLMConfig
 from .explllm import FEALLM as FEALLM
@@ -8,3 +7,4 @@ from .explllm import ExpLLM as ExpLLM
 from .feallm import FEALLMSettings as FEALLMSettings
 from .generation import Recognition as Recognition
 from .lora import LoraSettings as LoraSettings
+from .network import NetworkSettings as NetworkSettings

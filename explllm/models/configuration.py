@@ -1,10 +1,14 @@
 """The configuration saved with a model."""
 
+import json
 import re
+from pathlib import Path
 from typing import Any, Literal
 
 from transformers import AutoConfig, PreTrainedConfig
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+
+from explllm.core.errors import CheckpointError, MissingPathError
 
 # Importing this module registers the convolutional encoder with transformers, which then finds it by name.
 from explllm.models import conv_encoder  # noqa: F401
@@ -103,6 +107,43 @@ def joined_notes(*notes: str | None) -> str | None:
     """
     sentences = [sentence for note in notes if note for sentence in re.split(r"(?<=\.) ", note)]
     return " ".join(dict.fromkeys(sentences)) or None
+
+
+def read_config(folder: Path) -> ExpLLMConfig:
+    """Read and check the configuration in a model's folder.
+
+    Args:
+        folder: The folder.
+
+    Returns:
+        The configuration.
+
+    Raises:
+        MissingPathError: If the folder has no configuration.
+        CheckpointError: If the configuration is that of another kind of model.
+    """
+    path = folder / "config.json"
+    if not path.is_file():
+        raise MissingPathError(
+            "the folder holds no model: it has no config.json", where=folder, remedy="Name a folder that `fit` wrote."
+        )
+    try:
+        model_type = json.loads(path.read_text(encoding="utf-8")).get("model_type")
+    except (json.JSONDecodeError, AttributeError, UnicodeDecodeError) as error:
+        raise CheckpointError("config.json cannot be read", where=path, remedy="Save the model again.") from error
+    if model_type == "locllm":
+        raise CheckpointError(
+            "the folder holds a model in the authors' released format",
+            where=folder,
+            remedy=f"Convert it by `explllm convert released {folder} OUT`, then open OUT.",
+        )
+    if model_type != ExpLLMConfig.model_type:
+        raise CheckpointError(
+            f"the folder holds a model of type {model_type!r}, not {ExpLLMConfig.model_type!r}",
+            where=folder,
+            remedy="Name a folder that explllm wrote.",
+        )
+    return ExpLLMConfig.from_pretrained(folder)
 
 
 def _config(value: dict[str, Any] | PreTrainedConfig | None) -> PreTrainedConfig | None:

@@ -1,33 +1,25 @@
 """Inference: the likelihood of every label in one forward pass, and chains of thought by greedy decoding.
 
 Shape legend:
-    B batch, K labels, P tokens of image and prompt, S tokens of all labels but their last ones, A tokens of all labels,
-    N image tokens, D width of the language model, H and W image height and width
+    B batch, K labels, U action units, H and W image height and width
 """
 
-import inspect
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain, islice, takewhile
-from typing import TYPE_CHECKING, NamedTuple, cast
+from typing import TYPE_CHECKING, cast
 
 import torch
 from torch.distributed.fsdp import FSDPModule
 
-from explllm.conversation.messages import (
-    ACTIVE,
-    NOT_ACTIVE,
-    Messages,
-    conversation,
-    explanation,
-    recognition,
-    unit_state,
-)
+from explllm.conversation.messages import Messages, explanation, recognition
 from explllm.core.errors import ConfigError
 from explllm.core.expressions import Expression
 from explllm.explanations.html import bars_html
-from explllm.models.decoding import Decoder, Row, attention_masks
+from explllm.models.decoding import Decoder, Row
+from explllm.models.label_scoring import PackedLabels as PackedLabels
+from explllm.models.label_scoring import pack_labels, pack_unit_states, score_labels, score_packed, supports_packing
 from explllm.models.lora import merged_lora
 
 if TYPE_CHECKING:
@@ -78,112 +70,6 @@ class Recognitions(list[Recognition]):
         )
 
 
-class PackedLabels(NamedTuple):
-    """All labels behind one shared prompt, in one sequence.
-
-    Each label sees the prompt and its own tokens. With a prompt of 3 tokens and the labels ``a b </s>`` and ``c </s>``,
-    the mask (rows attend to columns), positions and targets are::
-
-                 p p p a b c     position    predicts
-        p        x               0
-        p        x x             1
-        p        x x x           2           a, c
-        a        x x x x         3           b
-        b        x x x x x       4           </s>
-        c        x x x     x     3           </s>
-    """
-
-    prompt: torch.Tensor
-    """(P,) token ids."""
-    inputs: torch.Tensor
-    """(S,) token ids of all labels, each without its last token."""
-    mask: torch.Tensor
-    """(1, 1, P + S, P + S), True where a row attends to a column."""
-    positions: torch.Tensor
-    """(1, P + S)."""
-    sources: torch.Tensor
-    """(A,) for each token of each label, the position that predicts it: 0 is the end of the prompt, s + 1 input s."""
-    targets: torch.Tensor
-    """(A,) token ids to predict."""
-    owners: torch.Tensor
-    """(A,) index of each target's label."""
-
-
-def pack_labels(model: "ExpLLM") -> PackedLabels:
-    """Pack the labels of a model behind its recognition prompt."""
-    conversations = model.conversations
-    answers = [conversations.encode_answer(recognition(), str(label)) for label in model.labels]
-    return pack(model, conversations.encode_prompt(recognition()), [(answer, len(answer)) for answer in answers])
-
-
-def pack_unit_states(model: "ExpLLM", units: Sequence[str]) -> PackedLabels:
-    """Pack the two answers about each action unit behind the part that all questions share, which includes the image.
-
-    Args:
-        model: The model.
-        units: Names of U action units.
-
-    Returns:
-        2 U entries: for each unit, the question with the answer "active", then with "not active".
-    """
-    conversations, texts = model.conversations, []
-    for unit in units:
-        question = conversation([(unit_state(unit), None)])
-        prompt = conversations.encode_prompt(question)
-        for answer in (ACTIVE, NOT_ACTIVE):
-            ids = conversations.encode_answer(question, answer)
-            texts.append((prompt + ids, len(ids)))
-    columns = zip(*(ids for ids, _ in texts), strict=False)
-    # At least one id of each question is not shared.
-    shared = min(sum(1 for _ in takewhile(lambda column: len(set(column)) == 1, columns)), len(texts[0][0]) - 1)
-    return pack(model, texts[0][0][:shared], [(ids[shared:], scored) for ids, scored in texts])
-
-
-def pack(model: "ExpLLM", prompt: Sequence[int], branches: Sequence[tuple[Sequence[int], int]]) -> PackedLabels:
-    """Pack token sequences behind one shared prompt.
-
-    Args:
-        model: The model.
-        prompt: Token ids.
-        branches: For each sequence, the ids that follow the prompt, and the number of its last ids that are scored.
-    """
-    size = len(prompt)
-    inputs: list[int] = []
-    positions = list(range(size))
-    sources: list[int] = []
-    targets: list[int] = []
-    owners: list[int] = []
-    blocks: list[tuple[int, int]] = []
-    for number, (branch, scored) in enumerate(branches):
-        places = range(len(branch) - scored, len(branch))
-        sources += [len(inputs) + place if place else 0 for place in places]
-        targets += branch[-scored:]
-        owners += [number] * scored
-        blocks.append((size + len(inputs), size + len(inputs) + len(branch) - 1))
-        inputs += branch[:-1]
-        positions += range(size, size + len(branch) - 1)
-    mask = torch.ones(len(positions), len(positions), dtype=torch.bool, device=model.device).tril()
-    for start, end in blocks:
-        mask[start:end, size:start] = False
-    ids = [
-        torch.tensor(values, device=model.device) for values in (prompt, inputs, positions, sources, targets, owners)
-    ]
-    return PackedLabels(ids[0], ids[1].long(), mask[None, None], ids[2][None], *ids[3:])
-
-
-def supports_packing(model: "ExpLLM") -> bool:
-    """Return whether the language model computes packed sequences exactly.
-
-    It needs an attention implementation that accepts a mask, explicit positions, and attention in all layers.
-    """
-    config = model.language.config
-    return (
-        config._attn_implementation in ("eager", "sdpa")
-        and "position_ids" in inspect.signature(model.language.forward).parameters
-        and set(getattr(config, "layer_types", None) or ()) <= {"full_attention", "sliding_attention"}
-    )
-
-
 @torch.no_grad()
 def label_log_likelihoods(model: "ExpLLM", pixel_values: torch.Tensor) -> torch.Tensor:
     """Score every label as the answer to the recognition prompt.
@@ -198,7 +84,7 @@ def label_log_likelihoods(model: "ExpLLM", pixel_values: torch.Tensor) -> torch.
     Returns:
         (B, K) float32: the log-likelihood of each whole label.
     """
-    return _score_in_batches(model, pixel_values, lambda embeds: _score_labels(model, embeds))
+    return _score_in_batches(model, pixel_values, lambda embeds: score_labels(model, embeds))
 
 
 @torch.no_grad()
@@ -239,7 +125,7 @@ def unit_probabilities(model: "ExpLLM", pixel_values: torch.Tensor, units: Seque
         (B, U) float32 probabilities.
     """
     packed = pack_unit_states(model, units)
-    scores = _score_in_batches(model, pixel_values, lambda embeds: _score_packed(model, embeds, packed, 2 * len(units)))
+    scores = _score_in_batches(model, pixel_values, lambda embeds: score_packed(model, embeds, packed, 2 * len(units)))
     return scores.unflatten(1, (len(units), 2)).softmax(-1)[..., 0]
 
 
@@ -286,56 +172,6 @@ def smaller_batches(model: "ExpLLM", kind: str, size: int) -> int:
         torch.cuda.empty_cache()
     warnings.warn(f"out of memory: {kind} continues with batches of {half} faces", stacklevel=4)
     return half
-
-
-def _score_labels(model: "ExpLLM", image_embeds: torch.Tensor, decoder: Decoder | None = None) -> torch.Tensor:
-    """Return log-likelihoods (B, K); a decoder gets keys and values of image and prompt, if it can continue them."""
-    return _score_packed(model, image_embeds, pack_labels(model), len(model.labels), decoder)
-
-
-def _score_packed(
-    model: "ExpLLM", image_embeds: torch.Tensor, packed: PackedLabels, count: int, decoder: Decoder | None = None
-) -> torch.Tensor:
-    """Return the log-likelihoods (B, count) of packed sequences; `decoder` is as for `_score_labels`."""
-    faces, extra = len(image_embeds), len(packed.inputs)
-    if not supports_packing(model):
-        return _score_one_by_one(model, image_embeds, packed, count)
-    ids = torch.cat([packed.prompt, packed.inputs])
-    embeds = model.embed(ids.expand(faces, -1), image_embeds)
-    shared = decoder is not None and decoder.packs
-    output = model.language(
-        inputs_embeds=embeds,
-        # Without labels of several tokens, the mask is causal: attention then uses its faster kernel.
-        attention_mask=attention_masks(model, packed.mask, packed.positions, packed.positions) if extra else None,
-        position_ids=packed.positions,
-        past_key_values=decoder.prefill_slots(faces, len(ids)) if decoder is not None and shared else None,
-        use_cache=shared,
-        logits_to_keep=extra + 1,
-    )
-    scores = torch.zeros(faces, count, device=embeds.device)
-    for row in range(faces):  # one face at a time: float32 logits of a batch would take more memory than its cache
-        logits = output.logits[row].float()
-        chosen = logits[packed.sources, packed.targets] - logits.logsumexp(-1)[packed.sources]
-        scores[row].index_add_(0, packed.owners, chosen)
-    return scores
-
-
-def _score_one_by_one(model: "ExpLLM", image_embeds: torch.Tensor, packed: PackedLabels, count: int) -> torch.Tensor:
-    """Score each sequence in a forward pass of its own, for language models that cannot process packed sequences."""
-    columns = []
-    size = len(packed.prompt)
-    for number in range(count):
-        scored = packed.owners == number
-        sources, targets = packed.sources[scored], packed.targets[scored]
-        # The inputs of this sequence: those that the source of its last scored id attends to.
-        last = int(sources[-1])
-        own = packed.mask[0, 0, size + last - 1, size:].nonzero().flatten() if last else sources.new_empty(0)
-        ids = torch.cat([packed.prompt, packed.inputs[own]]).expand(len(image_embeds), -1)
-        embeds = model.embed(ids, image_embeds)
-        logits = model.language(inputs_embeds=embeds, use_cache=False, logits_to_keep=len(targets)).logits
-        chosen = logits.float().log_softmax(-1).gather(-1, targets.expand(len(image_embeds), -1).unsqueeze(-1))
-        columns.append(chosen.sum((1, 2)))
-    return torch.stack(columns, dim=1)
 
 
 @torch.no_grad()
@@ -510,7 +346,7 @@ def prefill(model: "ExpLLM", decoder: Decoder, faces: Sequence[tuple[int, Face]]
     recognitions: list[Recognition | None] = [None] * len(faces)
     prefix, continues = conversations.encode_prompt(recognition()), False
     if not labels:
-        probabilities = _probabilities(model, pixel_values, _score_labels(model, image_embeds, decoder))
+        probabilities = _probabilities(model, pixel_values, score_labels(model, image_embeds, decoder))
         recognitions = [Recognition.of(model.labels, row) for row in probabilities.tolist()]
         labels = [result.expression for result in recognitions if result is not None]
         continues = decoder.packs

@@ -3,7 +3,6 @@
 Base weights of a named model are not copied unless requested: the configuration holds their name and revision.
 """
 
-import json
 from collections.abc import Container, Mapping
 from os import PathLike
 from pathlib import Path
@@ -19,7 +18,7 @@ from transformers import AutoTokenizer, PreTrainedModel
 
 from explllm.core.errors import CheckpointError, ConfigError, MissingPathError
 from explllm.core.files import atomic_write_folder
-from explllm.models.configuration import ExpLLMConfig
+from explllm.models.configuration import ExpLLMConfig, read_config
 from explllm.models.drafts import Drafts
 from explllm.models.lora import is_lora, plain_state_dict, reset_magnitudes
 from explllm.models.parts import remap_keys
@@ -309,43 +308,6 @@ def check_target(target: Path, replace: bool) -> None:
             where=target,
             remedy="Name another folder, or empty it.",
         )
-
-
-def read_config(folder: Path) -> ExpLLMConfig:
-    """Read and check the configuration in a model's folder.
-
-    Args:
-        folder: The folder.
-
-    Returns:
-        The configuration.
-
-    Raises:
-        MissingPathError: If the folder has no configuration.
-        CheckpointError: If the configuration is that of another kind of model.
-    """
-    path = folder / "config.json"
-    if not path.is_file():
-        raise MissingPathError(
-            "the folder holds no model: it has no config.json", where=folder, remedy="Name a folder that `fit` wrote."
-        )
-    try:
-        model_type = json.loads(path.read_text(encoding="utf-8")).get("model_type")
-    except (json.JSONDecodeError, AttributeError, UnicodeDecodeError) as error:
-        raise CheckpointError("config.json cannot be read", where=path, remedy="Save the model again.") from error
-    if model_type == "locllm":
-        raise CheckpointError(
-            "the folder holds a model in the authors' released format",
-            where=folder,
-            remedy=f"Convert it by `explllm convert released {folder} OUT`, then open OUT.",
-        )
-    if model_type != ExpLLMConfig.model_type:
-        raise CheckpointError(
-            f"the folder holds a model of type {model_type!r}, not {ExpLLMConfig.model_type!r}",
-            where=folder,
-            remedy="Name a folder that explllm wrote.",
-        )
-    return ExpLLMConfig.from_pretrained(folder)
 
 
 def read_weights(path: Path) -> dict[str, torch.Tensor]:

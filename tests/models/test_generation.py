@@ -12,15 +12,8 @@ from explllm.conversation.messages import IMAGE_TOKEN, conversation, explanation
 from explllm.conversation.tokenizer import train_tokenizer
 from explllm.models.build import ConfigAndTokenizer, build, build_config
 from explllm.models.drafts import Drafts
-from explllm.models.generation import (
-    _score_packed,
-    label_log_likelihoods,
-    pack_labels,
-    pack_unit_states,
-    recognize_and_explain,
-    supports_packing,
-    unit_probabilities,
-)
+from explllm.models.generation import label_log_likelihoods, recognize_and_explain, unit_probabilities
+from explllm.models.label_scoring import pack_labels, pack_unit_states, score_packed, supports_packing
 
 LANGUAGES = {
     "llama": {"model_type": "llama", "num_key_value_heads": 2},
@@ -91,7 +84,7 @@ def test_unit_states_equal_whole_conversations(make_model, language):
     images, units = pixels(model), ["Jaw Drop", "Left Brow Raise", "AU6 (Cheek Raiser)"]
     packed = pack_unit_states(model, units)
     with torch.no_grad():
-        scores = _score_packed(model, model.encode_image(images), packed, 6)
+        scores = score_packed(model, model.encode_image(images), packed, 6)
     expected = []
     for unit in units:
         for text in ("active", "not active"):

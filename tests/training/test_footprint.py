@@ -11,7 +11,8 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 from explllm.models.build import NetworkSettings, build, build_on_meta
-from explllm.models.generation import label_log_likelihoods, pack_labels
+from explllm.models.generation import label_log_likelihoods
+from explllm.models.label_scoring import pack_labels
 from explllm.training.activations import activation_bytes, evaluation_bytes
 from explllm.training.footprint import Memory
 

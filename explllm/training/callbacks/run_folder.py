@@ -18,9 +18,9 @@ from explllm.explanations.chain_of_thought import ChainOfThought
 from explllm.metrics.answers import Answers, UnknownLabels
 from explllm.metrics.evaluation import best_and_worst_faces, explanation_metrics, recognition_metrics
 from explllm.metrics.judges.rules import OfflineJudge
+from explllm.models.configuration import read_config
 from explllm.models.drafts import Drafts
 from explllm.models.generation import Recognition
-from explllm.models.storage import read_config
 from explllm.report.confusion import scored_faces
 from explllm.report.cot_section import cot_section
 from explllm.report.explained import ExplainedFace
