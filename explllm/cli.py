@@ -110,7 +110,7 @@ def _run(words: list[str]) -> int | None:
 
 
 def _call(function: Callable[..., int | None], prog: str, arguments: list[str]) -> int | None:
-    """Run a command; one that Lightning parses receives the words as they are."""
+    """Run a command; one that Lightning parses receives the words unchanged."""
     if getattr(function, "parses_itself", False):
         return function(arguments)
     # Imported late: `explllm --help` needs no parser.

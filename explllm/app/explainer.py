@@ -1,4 +1,4 @@
-"""A model in a thread of its own, which answers faces that arrive at any time in shared batches."""
+"""A model in its own thread. It answers faces in shared batches, whenever they arrive."""
 
 from __future__ import annotations
 

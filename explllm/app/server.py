@@ -3,7 +3,7 @@
 A picture is kept in memory until its answer is sent. Nothing of it is written to disk or to a log.
 
 LitServe was tried first (0.2.19). Its OpenAI specification decodes pictures inside the batch, where one damaged
-picture fails its neighbors; the text of the error is lost; every route is a process with a model of its own; and an
+picture fails its neighbors; the text of the error is lost; every route is a process with its own model; and an
 answer is computed to its end when the client has gone. FastAPI and `Explainer` have none of these limits.
 """
 

@@ -30,7 +30,7 @@ _MAX_PHOTOGRAPH = 960
 
 @dataclass(frozen=True)
 class FaceView:
-    """A face and what is known about it so far."""
+    """A face and its results so far."""
 
     image: Image.Image
     """What the model sees."""
@@ -236,7 +236,7 @@ def style() -> str:
 
 
 def document(title: str, views: Sequence[str], note: str | None = None) -> str:
-    """Return a page of its own with faces, such as the report of a batch; `note` is about the training data."""
+    """Return a complete page of faces, such as the report of a batch; `note` is about the training data."""
     message = message_html(_training_data(note)) if note else ""
     return (
         f'<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">'

@@ -105,7 +105,7 @@ def baseline(
     skipped = skipped_images(table, labels)
     faces = list(face_images(table, labels))
     if estimate:
-        # The price of a model is known whether or not there is a key.
+        # The price of a model is known without a key.
         print_baseline_estimate(len(faces), chat.model, labels, replace(chat, max_cost=None).price())
         return 0
     if not send_images:

@@ -1,4 +1,4 @@
-"""The command ``explllm doctor``: what is installed, what is missing or broken, and the cure."""
+"""The command ``explllm doctor``: installed, missing and broken parts, and the cure."""
 
 from __future__ import annotations
 

@@ -33,7 +33,7 @@ def list_models(*, runs: Path = Path("runs"), as_json: Annotated[bool, Option("j
       explllm models list --runs /data/runs --json
 
     Args:
-        runs: Folder of run folders, each with a folder model.
+        runs: Folder of run folders, each with a subfolder `model`.
         as_json: Print one JSON object a line.
     """
     rows = list(_rows(runs))

@@ -168,7 +168,7 @@ def answer_pictures(
         sources = {"this model": note, "the estimator": estimator and estimator.training_data_note}
         notes = [f"Note: training data of {name}: {text}" for name, text in sources.items() if text]
         model.speculate = speculate
-        # Of more faces than a batch, a new one takes the place of one whose explanation is finished.
+        # More faces than a batch: a new one replaces each face whose explanation is finished.
         at_once = options.batch_size * (1 if max_new_tokens is None else 4)
         for start in range(0, len(files), at_once):
             chunk = files[start : start + at_once]
@@ -347,7 +347,7 @@ def _draw(picture: _Picture, path: Path, notes: Sequence[str]) -> None:
 
 
 def _write(rows: Sequence[dict[str, Any]], out: Path) -> None:
-    """Write results: JSON lines as they are printed, other tables with one value per column."""
+    """Write results: JSON lines as printed, other tables with one value per column."""
     import pandas as pd
 
     from explllm.report.json_lines import table_row

@@ -41,7 +41,7 @@ def serve(
       explllm serve --model DIR --device cuda --batch_size 32 --detector scrfd.onnx
 
     Requests that arrive at different times share the model's batches. If the environment variable EXPLLLM_API_KEY is
-    set, clients must send it as a bearer token. No picture is stored or logged. For the internet, put a proxy with
+    set, clients must send it as a bearer token. No picture is stored or logged. On the internet, put a proxy with
     TLS in front of it.
 
     Args:

@@ -23,7 +23,7 @@ IMAGE_TOKEN = "<im_patch>"
 """The image placeholder, one for each image token; the name is the released code's."""
 
 NATIVE = "native"
-"""The chat format of a pretrained language model: the chat template of its own tokenizer."""
+"""The chat format of a pretrained language model: the chat template of the model's tokenizer."""
 
 TEMPLATES = ("expllm", "vicuna", "plain")
 """Chat formats with a template in this package. ``expllm``: the authors' released code. ``vicuna``: LLaVA's format for

@@ -54,7 +54,7 @@ def read_folder(
 
     Args:
         root: The folder.
-        split: Read only this split. In a folder without split folders, all images belong to it.
+        split: Read only this split. Without split folders, all images belong to this split.
         label_set: The allowed classes; class folders may then also be named by the data set's own numbers.
         keep_zero_units: Treat units that stay at zero in every row as measured.
         note: Receives remarks on ``action_units.csv``; by default they are logged as warnings.

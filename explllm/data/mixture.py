@@ -1,4 +1,4 @@
-"""The order of training samples: what an epoch contains, and which rank processes which part of it."""
+"""The order of training samples: what an epoch contains, and which rank processes which part."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Literal, NamedTuple, get_args

@@ -135,7 +135,7 @@ class ChainOfThought:
             max_words: Maximum number of words, including titles.
 
         Returns:
-            One short phrase per problem; empty if there are none.
+            One short phrase per problem; an empty list if the text has no problem.
         """
         problems = []
         titled = _titled_sections(self.text)[1]

@@ -43,7 +43,7 @@ def check_consistency(cot: ChainOfThought) -> Consistency:
         cot: The chain of thought.
 
     Returns:
-        The contradictions; empty lists if there are none.
+        The contradictions; empty lists for a consistent text.
     """
     observed, interpreted = claims(cot.key_observations), claims(cot.interpretation)
     affirmed = {unit for claim in observed if claim.present for unit in _units(claim)}

@@ -390,4 +390,4 @@ FACE = frozenset(
     for rest, (kind, value) in entries
     if not rest and ((kind == "part" and value != "none") or value in ("smile", "frown"))
 )
-"""Parts of the face. Words before a clause that name one are a statement of their own."""
+"""Parts of the face. Words before a clause that name one are a separate statement."""

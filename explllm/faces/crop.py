@@ -41,10 +41,10 @@ def crop_warning(image: Image.Image) -> str | None:
 
 
 def is_face_crop(image: Image.Image, faces: Sequence[Detection]) -> bool:
-    """Return whether a picture can be used as a face crop as it is.
+    """Return whether a picture can be used as a face crop without detection.
 
-    It has the shape of one (see `crop_warning`), and shows no face but one that fills most of it. Detectors miss faces
-    that fill the picture, so a picture of this shape without a detection counts as a crop.
+    It has the shape of a crop (see `crop_warning`), and shows only one face, which fills most of the picture.
+    Detectors miss faces that fill the picture, so a picture of this shape without a detection counts as a crop.
     """
     if crop_warning(image) is not None or len(faces) > 1:
         return False

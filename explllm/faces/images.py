@@ -60,7 +60,7 @@ def load_image(source: ImageSource, upright: bool = True) -> Image.Image:
 
     Raises:
         MissingPathError: If the path does not exist.
-        ImageError: If it is not an image, damaged, of too many pixels (`allow_pixels`), or an unsupported array.
+        ImageError: If it is not an image, is damaged, has too many pixels (`allow_pixels`), or is an unsupported array.
     """
     if isinstance(source, Image.Image):
         return _to_rgb(source, upright)

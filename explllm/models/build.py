@@ -129,7 +129,7 @@ def build(
         settings: The parts.
         prepared: The result of `build_config` for these settings; by default it is computed here.
         keep_file_dtype: Leave base weights in the type of their files, whatever `base_dtype` is and whether they train.
-            Such weights are mapped from the files and take no memory of their own.
+            Such weights are mapped from the files and take no extra memory.
 
     Returns:
         The model, in evaluation mode.
@@ -183,7 +183,7 @@ def build_on_meta(settings: NetworkSettings) -> ExpLLM:
         language=config_fields(language),
         vision_revision=None,
         language_revision=None,
-        # The placeholder tokenizer has no template of its own.
+        # The placeholder tokenizer has no template.
         chat_format="vicuna" if settings.chat_format == NATIVE else settings.chat_format,
     )
     if settings.image_preset == NATIVE:

@@ -169,7 +169,7 @@ class Decoder:
     """Maximum length of an answer, in tokens."""
     packs: bool = True
     """Whether the language model accepts any mask and positions. If not, it continues one row at a time, without drafts
-    and with a cache of its own."""
+    and with its own cache."""
     rows: list[Row] = field(default_factory=list)
     passes: int = 0
     """Forward passes of the language model, prefills not counted."""

@@ -272,7 +272,7 @@ def _question(asked: Expression | Messages) -> Messages:
 def _answers(
     model: "ExpLLM", faces: Iterable[Face], labels: Sequence[Expression | Messages], rows: int, max_new_tokens: int
 ) -> list[tuple[Recognition | None, str]]:
-    """Explain faces, or answer another question about them, in batches; a new face takes the place of a finished one.
+    """Explain faces, or answer another question about them, in batches; a new face replaces a finished one.
 
     On an out-of-memory error, the batch is halved, now and in later calls.
 

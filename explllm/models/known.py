@@ -140,7 +140,7 @@ def get_file(name: str, progress: Progress | None = None) -> Path:
 
     Raises:
         DownloadError: If it cannot be downloaded, or its checksum differs.
-        ConfigError: If the disk has no room for it.
+        ConfigError: If the disk is full.
     """
     known = KNOWN_FILES[name]
     target = known.path

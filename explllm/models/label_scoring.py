@@ -158,7 +158,7 @@ def score_packed(
 
 
 def _score_one_by_one(model: "ExpLLM", image_embeds: torch.Tensor, packed: PackedLabels, count: int) -> torch.Tensor:
-    """Score each sequence in a forward pass of its own, for language models that cannot process packed sequences."""
+    """Score each sequence in a separate forward pass, for language models that cannot process packed sequences."""
     columns = []
     size = len(packed.prompt)
     for number in range(count):

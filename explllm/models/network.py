@@ -36,7 +36,7 @@ class NetworkSettings:
     vision_lora: LoraSettings = field(default_factory=LoraSettings)
     """LoRA in the encoder, if `vision_train` is ``lora``."""
     language: str | dict[str, Any] | None = None
-    """Causal language model, given as the encoder is."""
+    """Causal language model, in the same forms as `vision`."""
     language_revision: str | None = None
     """Revision of the language model on the hub."""
     language_train: Train | None = None

@@ -362,7 +362,7 @@ def _read_tokenizer(folder: Path, config: ExpLLMConfig) -> Any:
         raise CheckpointError(
             "the model folder has no tokenizer.json" if missing else "the tokenizer cannot be read",
             where=folder,
-            remedy="Copy the whole folder that `explllm fit` wrote: the tokenizer and its chat template belong to it.",
+            remedy="Copy the whole folder that `explllm fit` wrote, with the tokenizer and its chat template.",
         ) from error
 
 

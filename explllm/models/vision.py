@@ -246,7 +246,7 @@ class ExpressionHead(nn.Module):
 
 
 class ActionUnitTokens(nn.Module):
-    """Estimates the action units of a face and presents each of them to the language model as a token of its own.
+    """Estimates the action units of a face and presents each of them to the language model as a token.
 
     A token is the embedding of its unit plus that of its intensity, which is interpolated between `LEVELS` embeddings.
     A language model finds a unit by its position and reads the intensity; in image tokens it would have to learn both.

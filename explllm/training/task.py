@@ -78,8 +78,8 @@ class ExpLLMTask(FaceTask):
                 the face. The paper does not use it.
             encoder_share: Share of the epochs, rounded down, that train only encoder and projector at the start: to
                 classify the expression from the mean of the image tokens and to estimate action units. Then the encoder
-                is frozen, and projector and language model train on conversations, with a warm-up of their own. For
-                random weights, where the language model would cost time and teach the encoder little. If a run has only
+                is frozen, and projector and language model train on conversations, with their own warm-up. For
+                random weights, with which the language model would teach the encoder little. If a run has only
                 such epochs, another run can start from its model.
             mixup: In the epochs of `encoder_share`, blend pairs of images and their targets, with a weight drawn from
                 Beta(mixup, mixup) (Zhang et al. 2018); 0 for none. It reduces overfitting to a small data set. The

@@ -1,4 +1,4 @@
-"""Published counts of each data set, to check a copy of it."""
+"""Published counts of each data set, to check a copy."""
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
