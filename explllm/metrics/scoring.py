@@ -40,9 +40,9 @@ def score_table(
     """Evaluate texts and labels, and let a judge compare the texts with references.
 
     Texts are evaluated by themselves: form, agreement with the predicted label, and grounding if action units are known
-    from the table or from the reference. If the true labels are known, the recognition metrics are computed too: from the
-    column ``predicted``, otherwise from the expressions that the texts conclude. An answer that is not a label counts as
-    wrong.
+    from the table or from the reference. If the true labels are known, the recognition metrics are computed too: from
+    the column ``predicted``, otherwise from the expressions that the texts conclude. An answer that is not a label
+    counts as wrong.
 
     Args:
         generated: A manifest with texts, a run folder, whose ``predictions.parquet`` is read, or a list or result of
