@@ -27,7 +27,7 @@ def validate(arguments: list[str]) -> None:
 
       explllm validate --config demo.yaml
 
-    The model is read from the run folder's last checkpoint.
+    The model is that of the run folder's best checkpoint, or of the last one if there is no best.
     """
     _run("validate", arguments)
 
@@ -37,7 +37,7 @@ def test(arguments: list[str]) -> None:
 
       explllm test --config demo.yaml
 
-    The model is read from the run folder's last checkpoint. The run folder receives metrics.json, predictions.parquet
+    The model is that of the run folder's best checkpoint, or of the last one if there is no best. The run folder receives metrics.json, predictions.parquet
     and report.html.
     """
     _run("test", arguments)
@@ -48,7 +48,7 @@ def predict(arguments: list[str]) -> None:
 
       explllm predict --config faces.yaml --data.root FOLDER
 
-    The model is read from the run folder's last checkpoint.
+    The model is that of the run folder's best checkpoint, or of the last one if there is no best.
     """
     _run("predict", arguments)
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from explllm.core.action_units import FEAFA, NAMES
 from explllm.explanations import lexicon, movements
 from explllm.explanations.binding import AFTER_PART, BEFORE_PART, parts_of
-from explllm.explanations.tagging import TaggedSentence
+from explllm.explanations.tagging import tagged
 
 
 @dataclass(frozen=True)
@@ -106,7 +106,7 @@ class _Reader:
     def __init__(self, sentence: str, before: Sequence[Claim]) -> None:
         self.sentence = sentence.strip()
         self.before = before
-        self.words = TaggedSentence(sentence)
+        self.words = tagged(sentence)
         self.claimed: list[Claim] = []
         self.positions: list[int] = []
         self.position = 0

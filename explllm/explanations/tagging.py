@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection
+from functools import lru_cache
 
 from explllm.explanations import lexicon
 from explllm.explanations.scope import scoped
@@ -60,6 +61,12 @@ def tag(words: list[str]) -> tuple[list[lexicon.Tag], list[int]]:
             )
             tags.append((kind, word))
     return tags, starts
+
+
+@lru_cache(maxsize=2048)
+def tagged(sentence: str) -> TaggedSentence:
+    """Return a tagged sentence, which must not be changed: checks, grounding and metrics read the same texts."""
+    return TaggedSentence(sentence)
 
 
 class TaggedSentence:

@@ -15,6 +15,7 @@ import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
+from types import MappingProxyType
 
 from explllm.core.expressions import SYNONYMS, Expression
 from explllm.explanations import verdict_words as vocabulary
@@ -76,6 +77,7 @@ def _evidence(word: str) -> Evidence:
     )
 
 
+@lru_cache(maxsize=1024)
 def score(text: str) -> Mapping[Expression, float]:
     """Score the evidence of a text for each expression.
 
@@ -106,7 +108,7 @@ def score(text: str) -> Mapping[Expression, float]:
                 factor = _REVERSED_FACTOR if factor > 0 else 1.0
             for expression, weight in evidence:
                 scores[expression] += weight * factor
-    return scores
+    return MappingProxyType(scores)
 
 
 def _denies_strong_emotion(words: Sequence[str], position: int) -> bool:
