@@ -37,8 +37,8 @@ def test(arguments: list[str]) -> None:
 
       explllm test --config demo.yaml
 
-    The model is that of the run folder's best checkpoint, or of the last one if there is no best. The run folder receives metrics.json, predictions.parquet
-    and report.html.
+    The model is that of the run folder's best checkpoint, or of the last one if there is no best. The run folder
+    receives metrics.json, predictions.parquet and report.html.
     """
     _run("test", arguments)
 
