@@ -3,6 +3,7 @@
 import json
 import re
 import time
+from functools import cache
 
 import pytest
 
@@ -10,12 +11,13 @@ from explllm.commands.lightning_cli import parse
 from explllm.training.footprint import describe_configuration
 
 
-def describe(arguments, images=None):
-    return describe_configuration(parse("fit", arguments), images)
+@cache
+def describe(*arguments, images=None):
+    return describe_configuration(parse("fit", [*arguments]), images)
 
 
 def test_the_papers_set_up():
-    description = describe(["--config", "rafdb.yaml"])
+    description = describe("--config", "rafdb.yaml")
     assert {part.name: part.trainable for part in description.parts} == {
         "vision": 786_432,
         "projector": 20_979_712,
@@ -35,7 +37,7 @@ def test_the_papers_set_up():
 
 
 def test_feallm_at_full_size():
-    description = describe(["--config", "feallm.yaml"])
+    description = describe("--config", "feallm.yaml")
     assert {part.name: part.trainable for part in description.parts} == {
         "vision": 0,
         "projector.local_clues": 27_458_048,
@@ -46,7 +48,7 @@ def test_feallm_at_full_size():
 
 
 def test_memory_of_the_papers_set_up():
-    description = describe(["--config", "rafdb.yaml"])
+    description = describe("--config", "rafdb.yaml")
     ddp, fsdp, four_bit = description.memory
     assert ddp.frozen == pytest.approx((304_368_640 + 6_738_415_616) * 2 / 1e9)
     assert fsdp.frozen < ddp.frozen / 4
@@ -66,24 +68,24 @@ def test_memory_of_the_papers_set_up():
 
 
 def test_other_configurations():
-    released = describe(["--config", "rafdb_released.yaml"])
+    released = describe("--config", "rafdb_released.yaml")
     assert (released.steps, released.warmup) == (383 * 20, 230)  # a ratio of 0.03, rounded up
-    align = describe(["--config", "align_cc3m.yaml"])
+    align = describe("--config", "align_cc3m.yaml")
     assert (align.steps, align.trainable) == (595_375 // 256, 20_979_712)
-    demo = describe(["--config", "demo.yaml"])
+    demo = describe("--config", "demo.yaml")
     assert (demo.images, demo.conversations, len(demo.memory)) == (1400, 5600, 2)
-    assert describe(["--config", "ablation/no_cot.yaml"]).conversations == 12_026
-    limited = describe(["--config", "demo.yaml", "--trainer.max_steps", "7", "--data.train", "700"])
+    assert describe("--config", "ablation/no_cot.yaml").conversations == 12_026
+    limited = describe("--config", "demo.yaml", "--trainer.max_steps", "7", "--data.train", "700")
     assert (limited.steps, limited.images) == (7, 700)
 
 
 def test_images_on_this_machine(drawn_faces):
     manifest = ["--data", "ManifestFaces", "--data.manifest", str(drawn_faces / "manifest.parquet")]
-    description = describe(["--config", "rafdb.yaml", *manifest])
+    description = describe("--config", "faces.yaml", *manifest)
     assert (description.images, description.images_source) == (56, str(drawn_faces / "manifest.parquet"))
-    nowhere = describe(["--config", "faces.yaml", "--data.root", "nowhere"])
+    nowhere = describe("--config", "faces.yaml", "--data.root", "nowhere")
     assert (nowhere.images, nowhere.steps) == (None, None)
-    assert describe(["--config", "faces.yaml"], images=1000).conversations == 2000
+    assert describe("--config", "faces.yaml", images=1000).conversations == 2000
 
 
 def test_the_command(explllm, monkeypatch):

@@ -16,13 +16,13 @@ from explllm.models.label_scoring import pack_labels
 from explllm.training.activations import activation_bytes, evaluation_bytes
 from explllm.training.footprint import Memory
 
-# About 100 M weights: LoRA in a frozen bfloat16 base.
+# About 60 M weights: LoRA in a frozen bfloat16 base.
 NETWORK = {
     "preset": "tiny",
     "vision": {
         "model_type": "dinov2",
         "hidden_size": 384,
-        "num_hidden_layers": 6,
+        "num_hidden_layers": 4,
         "num_attention_heads": 6,
         "image_size": 224,
         "patch_size": 14,
@@ -31,7 +31,7 @@ NETWORK = {
         "model_type": "llama",
         "hidden_size": 768,
         "intermediate_size": 2048,
-        "num_hidden_layers": 10,
+        "num_hidden_layers": 6,
         "num_attention_heads": 12,
         "num_key_value_heads": 12,
     },
@@ -79,7 +79,7 @@ for checkpointing in (False, True):
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_activations_are_those_of_a_training_step():
     model = build_on_meta(NetworkSettings(**NETWORK))
-    assert 80e6 < sum(weight.numel() for weight in model.parameters()) < 120e6
+    assert 50e6 < sum(weight.numel() for weight in model.parameters()) < 80e6
     weights = sum(weight.numel() * weight.element_size() for weight in model.parameters())
     done = subprocess.run(
         [sys.executable, "-c", MEASURE, json.dumps(NETWORK)],
