@@ -160,18 +160,12 @@ def baseline(
 
 def _select(path: Path, root: Path | None, split: str | None, sample: int | None, seed: int) -> Manifest:
     """Read the manifest and keep the requested rows."""
-    import numpy as np
-
     from explllm.core.manifest import Manifest
 
     manifest = Manifest.read(path, root)
     if split is not None:
         manifest = manifest.select(split=split)
-    if sample is not None and sample < len(manifest):
-        # The first rows of one permutation: a larger sample contains a smaller one.
-        rows = np.sort(np.random.default_rng(seed).permutation(len(manifest))[:sample])
-        manifest = Manifest(manifest.frame.iloc[rows], manifest.root, manifest.path)
-    return manifest
+    return manifest if sample is None else manifest.sample(sample, seed)
 
 
 def _check_folder(folder: Path, source: str, overwrite: bool) -> None:
@@ -216,8 +210,7 @@ def _write_test(
     metrics: dict[str, Any] = {**recognition_metrics(answers), "unreadable": unreadable}
     metrics["root"] = str(answered.root.resolve())
     note = f"{chat.model} on {chat.host} saw each picture and answered without training on this data."
-    if answered.is_synthetic().any():
-        note += " The faces are drawn by a program, not photographs."
+    note = f"{note} {answered.drawn_note}".rstrip()
     written = {
         **{f"test/{name}": value for name, value in metrics.items()},
         "baseline/model": chat.model,

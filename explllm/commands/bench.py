@@ -51,7 +51,7 @@ def fea(
         out: The folder for bench.html, bench.json and the answers of each model.
         root: Folder that image paths are relative to.
         split: The rows to test on.
-        sample: Only the first rows of a fixed permutation of the test rows, so many.
+        sample: At most this many of the rows, drawn at random with a fixed seed.
         active_from: Minimum FEAFA intensity of an active unit.
         judge: A registered judge that compares reasoning with the chains of thought of the manifest.
         batch_size: Faces per batch.
@@ -62,7 +62,6 @@ def fea(
     Raises:
         InputError: If a model or table cannot be read, or a model was trained on test faces.
     """
-    import numpy as np
     from rich.console import Console
 
     from explllm.core.manifest import Manifest
@@ -74,9 +73,8 @@ def fea(
     check_writable(out / "bench.json")
     table = Manifest.read(manifest, root)
     test = table.select(split=split)
-    if sample is not None and sample < len(test):
-        chosen = np.sort(np.random.default_rng(0).permutation(len(test))[:sample])
-        test = Manifest(test.frame.iloc[chosen].reset_index(drop=True), test.root, test.path)
+    if sample is not None:
+        test = test.sample(sample)
     truth = unit_truth(test, active_from)
     validation = table.select(split="val") if (table.frame["split"] == "val").any() else None
     rows = []
@@ -102,8 +100,7 @@ def fea(
     with atomic_write(out / "bench.json") as temporary:
         models_report = [{"name": row.name, "data": row.relation, "leaks": row.leaks, **row.metrics} for row in rows]
         temporary.write_text(json.dumps({**report, "models": models_report}, indent=2) + "\n", encoding="utf-8")
-    note = "The faces are drawn by a program, not photographs." if test.is_synthetic().any() else ""
-    write_bench(rows, report, note, out / "bench.html")
+    write_bench(rows, report, test.drawn_note, out / "bench.html")
     console = Console(highlight=False)
     print_bench(console, rows)
     console.print(f"report: {out / 'bench.html'}", soft_wrap=True, markup=False)

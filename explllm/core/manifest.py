@@ -7,11 +7,13 @@ import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from explllm.core import manifest_files
 from explllm.core.action_units import parse_unit_names
 from explllm.core.errors import InputError, ManifestError, MissingPathError
+from explllm.core.facs import FACS_SETS
 from explllm.core.files import atomic_write, check_writable
 from explllm.core.manifest_cells import COLUMNS, REQUIRED, checked_table
 from explllm.core.manifest_files import SUFFIXES, format_of
@@ -140,6 +142,11 @@ class Manifest:
             )
         return Manifest(rows.reset_index(drop=True), self.root, self.path)
 
+    def sample(self, count: int, seed: int = 0) -> Manifest:
+        """Return at most `count` rows, drawn at random, in their order; a larger sample contains a smaller one."""
+        rows = np.sort(np.random.default_rng(seed).permutation(len(self))[:count])
+        return Manifest(self.frame.iloc[rows], self.root, self.path)
+
     def require(self, *columns: str) -> None:
         """Check that columns exist and are not entirely empty.
 
@@ -180,6 +187,44 @@ class Manifest:
             for column in ("action_units", "action_units_missing")
         )
         return _measured(units, missing)
+
+    def facs_labels(self) -> tuple[str | None, np.ndarray]:
+        """Return the labels of FACS units in the columns ``facs`` and ``facs_set``.
+
+        Returns:
+            The name of the set of K units, one of `explllm.core.facs.FACS_SETS`, or None without labels; and the labels
+            (rows, K), float32: 1, 0, or NaN in rows without labels.
+
+        Raises:
+            ManifestError: If the rows have labels of several sets, or a label is not 0 or 1.
+        """
+        sets = sorted({str(name) for name in self.frame.get("facs_set", pd.Series(dtype=object)).dropna()})
+        if not sets or "facs" not in self.frame:
+            return None, np.zeros((len(self), 0), np.float32)
+        if len(sets) > 1 or sets[0] not in FACS_SETS:
+            raise ManifestError(
+                f"the column facs_set names {' and '.join(sets)}",
+                where=self.path,
+                remedy=f"Keep the rows of one set: {' or '.join(FACS_SETS)}.",
+            )
+        labels = np.full((len(self), len(FACS_SETS[sets[0]])), np.nan, np.float32)
+        for row, (cell, name) in enumerate(zip(self.frame["facs"], self.frame["facs_set"], strict=True)):
+            if not isinstance(cell, list | np.ndarray) or name != sets[0]:
+                continue
+            values = np.asarray(cell, dtype=np.float32)
+            if values.shape != labels[row].shape or not np.isin(values, (0, 1)).all():
+                raise ManifestError(
+                    f"{values.tolist()} are not labels of {sets[0]}",
+                    where=f"row {row + 1}, column facs",
+                    remedy=f"Use {labels.shape[1]} values, each 0 or 1.",
+                )
+            labels[row] = values
+        return sets[0], labels
+
+    @property
+    def drawn_note(self) -> str:
+        """A note that faces are drawn, to show with metrics; empty if all are photographs."""
+        return "The faces are drawn by a program, not photographs." if self.is_synthetic().any() else ""
 
     def is_synthetic(self) -> pd.Series:
         """Return, for each row, whether the face was drawn by a program, according to the source of its intensities.

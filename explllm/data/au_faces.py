@@ -11,7 +11,6 @@ from torch.utils.data import DataLoader, Dataset
 
 from explllm.core.action_units import FEAFA
 from explllm.core.errors import ManifestError
-from explllm.core.facs import FACS_SETS
 from explllm.core.manifest import Manifest
 from explllm.data.datamodules import DrawnFaces, ManifestFaces
 from explllm.data.dataset import Augmentation, Batch, ImageCache, find_readable, rows_from
@@ -63,7 +62,7 @@ class UnitLabels:
         for row, cell in enumerate(manifest.intensities()):
             if cell is not None:
                 units[row] = [np.nan if value is None else value for value in cell]
-        return cls(units, *_facs(frame))
+        return cls(units, *manifest.facs_labels())
 
     def labeled(self) -> np.ndarray:
         """Return which rows have a label of at least one FEAFA or FACS unit: (rows,) bool."""
@@ -212,9 +211,9 @@ class ActionUnitData(FaceDataModule):
         """A caveat to show with all metrics of models trained on this data: the source of the intensities."""
         frame = self._manifest().frame
         sources = sorted({str(name) for name in frame.get("action_units_source", pd.Series(dtype=object)).dropna()})
-        notes = ["The faces are drawn by a program, not photographs."] if self._manifest().is_synthetic().any() else []
-        others = [name for name in sources if name != "drawn"]
-        return " ".join([*notes, *([f"Labels of action units by: {', '.join(others)}."] if others else [])])
+        others = ", ".join(name for name in sources if name != "drawn")
+        notes = (self._manifest().drawn_note, others and f"Labels of action units by: {others}.")
+        return " ".join(filter(None, notes))
 
     def train_dataloader(self) -> DataLoader[Any]:
         """Return the loader of training faces; an epoch contains each labeled face once.
@@ -263,28 +262,3 @@ def _blank(images: ImageCache, labels: UnitLabels, row: int, unreadable: tuple[s
     pixels = torch.zeros(3, images.preset.size, images.preset.size)
     facs = torch.full((labels.facs.shape[1],), torch.nan)
     return UnitSample(pixels, row, torch.full((len(FEAFA),), torch.nan), facs, unreadable, readable=False)
-
-
-def _facs(frame: pd.DataFrame) -> tuple[str | None, np.ndarray]:
-    """Return the name of the set of FACS units, and the labels."""
-    names = sorted({str(name) for name in frame.get("facs_set", pd.Series(dtype=object)).dropna()})
-    if not names or "facs" not in frame:
-        return None, np.zeros((len(frame), 0), np.float32)
-    if len(names) > 1 or names[0] not in FACS_SETS:
-        raise ManifestError(
-            f"the column facs_set names {' and '.join(names)}",
-            remedy=f"Keep the rows of one set: {' or '.join(FACS_SETS)}.",
-        )
-    labels = np.full((len(frame), len(FACS_SETS[names[0]])), np.nan, np.float32)
-    for row, (cell, name) in enumerate(zip(frame["facs"], frame["facs_set"], strict=True)):
-        if not isinstance(cell, list | np.ndarray) or name != names[0]:
-            continue
-        values = np.asarray(cell, dtype=np.float32)
-        if values.shape != labels[row].shape or not np.isin(values, (0, 1)).all():
-            raise ManifestError(
-                f"{values.tolist()} are not labels of {names[0]}",
-                where=f"row {row + 1}, column facs",
-                remedy=f"Use {labels.shape[1]} values, each 0 or 1.",
-            )
-        labels[row] = values
-    return names[0], labels

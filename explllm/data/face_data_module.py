@@ -198,14 +198,12 @@ class FaceDataModule(LightningDataModule):
     @property
     def training_data_note(self) -> str:
         """A caveat to show with all metrics of models trained on this data, such as drawn faces; may be empty."""
-        frame, notes = self._manifest().frame, []
-        if self._manifest().is_synthetic().any():
-            notes.append("The faces are drawn by a program, not photographs.")
+        frame, notes = self._manifest().frame, [self._manifest().drawn_note]
         if "cot_source" in frame and (frame["cot_source"].astype(str) == "offline").any():
             notes.append("The chains of thought used for training were written by rules, not by a model or a person.")
         if self.shuffle_labels:
             notes.append("The training labels were shuffled.")
-        return " ".join(notes)
+        return " ".join(filter(None, notes))
 
     def train_dataloader(self) -> DataLoader[Any]:
         """Return the loader of training conversations.

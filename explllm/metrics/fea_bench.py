@@ -17,9 +17,8 @@ import pandas as pd
 import torch
 
 from explllm.core.action_units import FEAFA, NAMES
-from explllm.core.errors import ManifestError
 from explllm.core.expressions import Expression
-from explllm.core.facs import FACS_SETS, FacsUnit, facs_set
+from explllm.core.facs import FacsUnit, facs_set
 from explllm.core.manifest import Manifest
 from explllm.explanations.claims import claims
 from explllm.explanations.grounding import STRONG
@@ -62,21 +61,13 @@ def unit_truth(manifest: Manifest, active_from: float = STRONG) -> UnitTruth | N
         The units; None if the manifest contains no units. FEAFA units that were never measured are left out.
 
     Raises:
-        ManifestError: If the rows have labels of several FACS sets.
+        ManifestError: If the FACS labels are invalid.
     """
-    frame = manifest.frame
-    if "facs" in frame and frame["facs"].notna().any():
-        [name, *others] = sorted(set(frame["facs_set"].dropna()))
-        if others or name not in FACS_SETS:
-            raise ManifestError(
-                f"FACS labels of {', '.join([name, *others])}",
-                where=manifest.path,
-                remedy=f"Use a manifest of one of {', '.join(FACS_SETS)}.",
-            )
+    name, labels = manifest.facs_labels()
+    if name is not None and not np.isnan(labels).all():
         units = facs_set(name)
-        rows = [[np.nan] * len(units) if values is None else list(values) for values in frame["facs"]]
-        return UnitTruth(tuple(unit.label for unit in units), units, np.array(rows, float))
-    if "action_units" not in frame:
+        return UnitTruth(tuple(unit.label for unit in units), units, labels.astype(float))
+    if "action_units" not in manifest.frame:
         return None
     missing: list[float | None] = [None] * len(FEAFA)
     intensities = np.array([units or missing for units in manifest.intensities()], float).reshape(-1, len(FEAFA))

@@ -15,13 +15,13 @@ import torch
 from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
 
 from explllm.core.action_units import FEAFA
-from explllm.core.errors import CheckpointError, ConfigError, MissingPathError
+from explllm.core.errors import ConfigError
 from explllm.core.files import atomic_write_folder
 from explllm.faces.images import as_images
 from explllm.faces.pixels import ImagePreset, ImageSource
 from explllm.models import storage
 from explllm.models.build import architecture, config_fields, part_config
-from explllm.models.configuration import Train
+from explllm.models.configuration import Train, check_model_type
 from explllm.models.lora import LoraSettings, add_lora
 from explllm.models.parts import MultiPartModel, Part
 from explllm.models.pretrained import base_revision, load_vision
@@ -129,7 +129,8 @@ class ActionUnitRegressor(MultiPartModel):
             CheckpointError: If the folder holds another kind of model, or its weights do not fit.
         """
         folder = Path(folder)
-        config = _read_config(folder)
+        check_model_type(folder, RegressorConfig.model_type)
+        config = RegressorConfig.from_pretrained(folder)
         vision = None
         if config.vision_base:
             vision = load_vision(config.vision_base, config.vision_revision, torch.float32)
@@ -275,21 +276,3 @@ def build_regressor_on_meta(settings: RegressorSettings) -> ActionUnitRegressor:
     config = regressor_config(RegressorSettings(**fields))
     with torch.device("meta"):
         return ActionUnitRegressor(config)
-
-
-def _read_config(folder: Path) -> RegressorConfig:
-    path = folder / "config.json"
-    remedy = "Name a folder that `fit` wrote for a regressor of action units: runs/NAME/model."
-    if not path.is_file():
-        raise MissingPathError("the folder holds no model: it has no config.json", where=folder, remedy=remedy)
-    try:
-        values, _ = RegressorConfig.get_config_dict(folder)
-    except (OSError, ValueError) as error:
-        raise CheckpointError("config.json cannot be read", where=path, remedy="Save the model again.") from error
-    if values.get("model_type") != RegressorConfig.model_type:
-        raise CheckpointError(
-            f"the folder holds a model of type {values.get('model_type')!r}, not {RegressorConfig.model_type!r}",
-            where=folder,
-            remedy=remedy,
-        )
-    return RegressorConfig.from_pretrained(folder)

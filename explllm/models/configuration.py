@@ -110,17 +110,17 @@ def joined_notes(*notes: str | None) -> str | None:
 
 
 def read_config(folder: Path) -> ExpLLMConfig:
-    """Read and check the configuration in a model's folder.
+    """Read and check the configuration in a model's folder; see `check_model_type` for the errors."""
+    check_model_type(folder, ExpLLMConfig.model_type)
+    return ExpLLMConfig.from_pretrained(folder)
 
-    Args:
-        folder: The folder.
 
-    Returns:
-        The configuration.
+def check_model_type(folder: Path, model_type: str) -> None:
+    """Check that a folder holds a model of a type.
 
     Raises:
         MissingPathError: If the folder has no configuration.
-        CheckpointError: If the configuration is that of another kind of model.
+        CheckpointError: If the configuration cannot be read, or is that of another kind of model.
     """
     path = folder / "config.json"
     if not path.is_file():
@@ -128,22 +128,21 @@ def read_config(folder: Path) -> ExpLLMConfig:
             "the folder holds no model: it has no config.json", where=folder, remedy="Name a folder that `fit` wrote."
         )
     try:
-        model_type = json.loads(path.read_text(encoding="utf-8")).get("model_type")
+        found = json.loads(path.read_text(encoding="utf-8")).get("model_type")
     except (json.JSONDecodeError, AttributeError, UnicodeDecodeError) as error:
         raise CheckpointError("config.json cannot be read", where=path, remedy="Save the model again.") from error
-    if model_type == "locllm":
+    if found == "locllm":
         raise CheckpointError(
             "the folder holds a model in the authors' released format",
             where=folder,
             remedy=f"Convert it by `explllm convert released {folder} OUT`, then open OUT.",
         )
-    if model_type != ExpLLMConfig.model_type:
+    if found != model_type:
         raise CheckpointError(
-            f"the folder holds a model of type {model_type!r}, not {ExpLLMConfig.model_type!r}",
+            f"the folder holds a model of type {found!r}, not {model_type!r}",
             where=folder,
-            remedy="Name a folder that explllm wrote.",
+            remedy="Name a folder that explllm wrote for this kind of model.",
         )
-    return ExpLLMConfig.from_pretrained(folder)
 
 
 def _config(value: dict[str, Any] | PreTrainedConfig | None) -> PreTrainedConfig | None:
