@@ -16,7 +16,7 @@ import json
 import sys
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -36,16 +36,31 @@ if TYPE_CHECKING:
     from explllm.explanations.quality import Quality
 
 
+@dataclass(frozen=True)
+class BuildOptions:
+    """What a build writes, and how."""
+
+    out: Path
+    """The manifest to write (.parquet, .csv, .jsonl)."""
+    offline: bool = False
+    """Write by rules, without a language model; the texts are marked as such."""
+    overwrite: bool = False
+    """Replace existing outputs that this run did not begin."""
+    run_dir: Annotated[Path | None, Option(default="OUT with the ending .run")] = None
+    """Folder of ledger and progress."""
+    redo: Literal["failed"] | None = None
+    """Discard the recorded answers of failed rows and ask again: failed. Without it, only transient failures and
+    unusable answers are requested again, in at most three runs."""
+    reliability: Path | None = None
+    """A table that `reliability -o` wrote: units that cannot be trusted count as not measured, and intensities below a
+    unit's threshold as 0, in the texts and in OUT."""
+
+
 def build(
     manifest: Path,
     *,
-    out: Path,
-    offline: bool = False,
-    overwrite: bool = False,
+    options: BuildOptions,
     released: Annotated[Path | None, Option("json")] = None,
-    run_dir: Path | None = None,
-    redo: Literal["failed"] | None = None,
-    reliability: Path | None = None,
     engine: EngineSettings,
     chat: ChatSettings,
 ) -> int:
@@ -56,15 +71,8 @@ def build(
 
     Args:
         manifest: A manifest with action units and expressions.
-        out: The manifest to write (.parquet, .csv, .jsonl).
-        offline: Write by rules, without a language model; the texts are marked as such.
-        overwrite: Replace existing outputs that this run did not begin.
+        options: What is written, and how.
         released: Also write the accepted rows to this file, in the authors' released layout.
-        run_dir: Folder of ledger and progress. (default: OUT with the ending .run)
-        redo: Discard the recorded answers of failed rows and ask again: failed. Without it, only transient failures and
-            unusable answers are requested again, in at most three runs.
-        reliability: A table that `reliability -o` wrote: units that cannot be trusted count as not measured, and
-            intensities below a unit's threshold as 0, in the texts and in OUT.
         engine: Limits of the engine.
         chat: Model, server, limits and prices.
 
@@ -75,7 +83,7 @@ def build(
     """
     from explllm.engine.build import COT
 
-    return run_build(COT, manifest, out, offline, overwrite, released, run_dir, redo, reliability, engine, chat)
+    return run_build(COT, manifest, options, engine, chat, released)
 
 
 def estimate(
@@ -238,15 +246,10 @@ def show(manifest: Path, row: Annotated[int, Option(minimum=1)], *, run_dir: Pat
 def run_build(
     kind: TextKind,
     manifest: Path,
-    out: Path,
-    offline: bool,
-    overwrite: bool,
-    released: Path | None,
-    run_dir: Path | None,
-    redo: Literal["failed"] | None,
-    reliability: Path | None,
+    options: BuildOptions,
     engine: EngineSettings,
     chat: ChatSettings,
+    released: Path | None = None,
 ) -> int:
     """Build one kind of text for a manifest; the other arguments are those of `build`.
 
@@ -263,11 +266,12 @@ def run_build(
 
     table = Manifest.read(manifest)
     table.require("action_units", "expression")
-    if reliability is not None:
-        trust = UnitReliability.read(reliability)
+    if options.reliability is not None:
+        trust = UnitReliability.read(options.reliability)
         table = trust.calibrate_manifest(table)
         sys.stderr.write(f"action units that are not trusted: {', '.join(trust.untrusted) or 'none'}\n")
     skipped = skipped_rows(table)
+    out, offline, overwrite, redo = options.out, options.offline, options.overwrite, options.redo
     check_ending(out)
     if not offline and not chat.model:
         raise ConfigError("no model is named", remedy="Give --model NAME, or --offline to write by rules.")
@@ -277,7 +281,7 @@ def run_build(
         )
     if offline:
         check_no_model_options(chat, "Leave it out, or give --model NAME instead of --offline.")
-    folder, source = run_folder(out, run_dir), "offline" if offline else chat.model
+    folder, source = run_folder(out, options.run_dir), "offline" if offline else chat.model
     identity = BuildIdentity(manifest, out, source, released)
     identity.check_overwrite(folder, overwrite)
     for file in (folder / PROGRESS, *([released] if released else [])):
@@ -296,7 +300,9 @@ def run_build(
                 chat,
                 folder,
                 tracker,
-                lambda client: build_with_model(table, client, engine, chat.concurrency, tracker.update, redo, kind),
+                lambda client: build_with_model(
+                    table, client, engine, chat.concurrency, tracker.update, redo, kind
+                ),
             )
         finish = partial(with_outcomes, outcomes=result.outcomes, source=source, kind=kind)
         with tracker.saving(result):
