@@ -300,9 +300,7 @@ def run_build(
                 chat,
                 folder,
                 tracker,
-                lambda client: build_with_model(
-                    table, client, engine, chat.concurrency, tracker.update, redo, kind
-                ),
+                lambda client: build_with_model(table, client, engine, chat.concurrency, tracker.update, redo, kind),
             )
         finish = partial(with_outcomes, outcomes=result.outcomes, source=source, kind=kind)
         with tracker.saving(result):

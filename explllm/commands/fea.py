@@ -20,9 +20,9 @@ from explllm.llm.settings import ChatSettings
 def build(manifest: Path, *, options: BuildOptions, engine: EngineSettings, chat: ChatSettings) -> int:
     """Make the FEA instruction texts of a manifest and write it.
 
-    Each answer is checked against label and measured action units; one that disagrees is requested again or rejected with
-    the reason. The same command resumes a run that was stopped: no answer is paid for twice. The exit status is 1 if a
-    row failed or the budget ended the run.
+    Each answer is checked against label and measured action units; one that disagrees is requested again or rejected
+    with the reason. The same command resumes a run that was stopped: no answer is paid for twice. The exit status is 1
+    if a row failed or the budget ended the run.
 
     Args:
         manifest: A manifest with action units and expressions.
