@@ -13,7 +13,7 @@ from explllm.models.loss import answer_numbers, answer_positions
 
 
 def parts_of_similar_length(batch: Batch) -> tuple[torch.Tensor, list[Batch]]:
-    """Divide a batch into conversations of up to half of the greatest length and the others: less padding to compute.
+    """Divide a batch into conversations of up to half of the maximum length and the others: less padding to compute.
 
     Args:
         batch: A batch of conversations, padded on the right.
