@@ -162,6 +162,6 @@ def _see(name: str) -> str:
 
 
 def _rank() -> str:
-    """Return a prefix that names the process of several, empty for the first."""
+    """Return a prefix with the number of the process; empty for the first one."""
     rank = os.environ.get("LOCAL_RANK", "0")
     return "" if rank == "0" else f"[rank {rank}] "

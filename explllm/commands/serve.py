@@ -109,6 +109,6 @@ def serve(
 
 
 def model_name(model: str) -> str:
-    """Return the name of the folder; of ``runs/NAME/model`` it is NAME."""
+    """Return the name of the folder; for ``runs/NAME/model``, NAME."""
     path = Path(model).resolve()
     return path.parent.name if path.name == "model" else path.name
