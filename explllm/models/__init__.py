@@ -5,12 +5,13 @@ An image and a conversation pass through the parts in this order::
     pixels (B, 3, H, W) ─vision─▶ (B, N, C) ─projector─▶ (B, N, D) ─┐
     token ids (B, T) ──────────── embeddings (B, T, D) ─────────────┴▶ language model ─▶ logits (B, T, V)
 
-- `explllm`: `ExpLLM` and `FEALLM`, with `recognize`, `explain` and `from_pretrained`; `configuration`: saved settings.
+- `explllm`: `ExpLLM` and `FEALLM`, with `recognize`, `explain` and `from_pretrained`; `network`: their parts and the
+  forward pass; `configuration`: saved settings.
 - `feallm`: FEALLM's local clue aggregator and multi-perspective projector, in the place of ExpLLM's projector.
 - `vision`: token features of any encoder, and the projector; `conv_encoder`: a small encoder to train from scratch.
 - `parts`: what trains in each part and which weights are saved; `lora`: adapters; `loss`: the training loss.
 - `generation`: label likelihoods and chains of thought, from `label_scoring` and `decoding` (with `drafts`).
-- `network`: settings and presets; `build`: new models; `pretrained`: base weights; `storage`: model folders.
+- `settings`: settings and presets; `build`: new models; `pretrained`: base weights; `storage`: model folders.
 - `known`: the model that comes with the package, and downloads of published weights.
 - `released`: conversion of checkpoints in the authors' format.
 - `au_regressor`: a regressor of action units, with its export to ONNX in `au_export`.

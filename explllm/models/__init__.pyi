@@ -7,4 +7,4 @@ from .explllm import ExpLLM as ExpLLM
 from .feallm import FEALLMSettings as FEALLMSettings
 from .generation import Recognition as Recognition
 from .lora import LoraSettings as LoraSettings
-from .network import NetworkSettings as NetworkSettings
+from .settings import NetworkSettings as NetworkSettings

@@ -26,9 +26,9 @@ from explllm.models import storage
 from explllm.models.configuration import ExpLLMConfig, Train
 from explllm.models.explllm import ExpLLM
 from explllm.models.feallm import FEALLMProjector
-from explllm.models.network import ARCHITECTURES, NetworkSettings
-from explllm.models.network import PRESETS as PRESETS
 from explllm.models.pretrained import base_config, base_revision, image_preset, load_language, load_vision
+from explllm.models.settings import ARCHITECTURES, NetworkSettings
+from explllm.models.settings import PRESETS as PRESETS
 from explllm.models.vision import ActionUnitTokens, vision_shape, vision_tower_config
 
 

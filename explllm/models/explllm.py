@@ -1,57 +1,30 @@
-"""ExpLLM: vision encoder, projector and language model (paper, Section III-C-1) as one Hugging Face model.
-
-Shape legend:
-    B batch, T text and image tokens, N image tokens per image, D width of the language model, V vocabulary,
-    S supervised tokens of the whole batch, H and W image height and width
-"""
+"""ExpLLM and FEALLM: recognize and explain faces, and load and save the models."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from os import PathLike
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, Literal, cast, overload
+from typing import Any, overload
 
 import torch
-from torch import nn
-from transformers import AutoModel, AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 
-from explllm.conversation.encoder import ConversationEncoder
-from explllm.core.errors import ConfigError, InputError
+from explllm.core.errors import ConfigError
 from explllm.core.expressions import Expression
 from explllm.explanations.chain_of_thought import ChainOfThought
 from explllm.faces.images import as_images
-from explllm.faces.pixels import ImagePreset, ImageSource
+from explllm.faces.pixels import ImageSource
 from explllm.models import generation, storage
 from explllm.models.configuration import ExpLLMConfig
-from explllm.models.drafts import Drafts
 from explllm.models.feallm import FEALLMProjector, FEALLMSettings
 from explllm.models.generation import Recognition, Recognitions
 from explllm.models.known import shipped_model
-from explllm.models.lora import LoraSettings, add_lora
-from explllm.models.loss import ExpLLMOutput, answer_positions, conversation_loss
-from explllm.models.parts import MultiPartModel, Part, checkpoint_in_evaluation_mode
-from explllm.models.vision import (
-    ActionUnitTokens,
-    ExpressionHead,
-    Pooling,
-    Projector,
-    UnitHead,
-    add_drop_path,
-    block_features,
-    vision_shape,
-)
-
-PartName = Literal["vision", "projector", "action_unit_tokens", "language", "action_unit_head", "expression_head"]
-
-_HEAD_WIDTH = 128
-"""Features of each unit in the action unit head."""
-
-# Models with these settings scale or cap their logits in their own forward method.
-_SPECIAL_HEADS = ("final_logit_softcapping", "logit_scale", "logits_scaling")
+from explllm.models.network import ExpLLMNetwork
+from explllm.models.network import PartName as PartName
+from explllm.models.vision import vision_shape
 
 
-class ExpLLM(MultiPartModel, PreTrainedModel):
+class ExpLLM(ExpLLMNetwork):
     """Recognizes a facial expression and explains it.
 
     `from_pretrained` opens a trained model; `explllm.models.build.build` creates a new one.
@@ -75,269 +48,12 @@ class ExpLLM(MultiPartModel, PreTrainedModel):
         >>> folder.cleanup()
     """
 
-    config_class = ExpLLMConfig
-    base_model_prefix = ""
-    main_input_name = "pixel_values"
-    supports_gradient_checkpointing = True
     entry_points = ("recognize_pixels", "explain_pixels", "recognize_and_explain_pixels")
-
-    def __init__(
-        self,
-        config: ExpLLMConfig,
-        tokenizer: PreTrainedTokenizerBase,
-        vision: PreTrainedModel | None = None,
-        language: PreTrainedModel | None = None,
-        keep_file_dtype: bool = False,
-    ) -> None:
-        """Assemble the parts, add LoRA as configured, and freeze the other weights.
-
-        Args:
-            config: The configuration.
-            tokenizer: A tokenizer with a chat template and the image placeholder.
-            vision: A pretrained encoder; random weights by default.
-            language: A pretrained language model; random weights by default.
-            keep_file_dtype: Leave trainable base weights in the type of their files, instead of float32. See
-                `explllm.models.build.build`.
-
-        Raises:
-            ConfigError: If no layer matches the LoRA targets, or the tokenizer lacks the template or the placeholder.
-        """
-        super().__init__(config)
-        self.conversations = ConversationEncoder(tokenizer, config.image_tokens)
-        self.image = ImagePreset.from_dict(config.image or {})
-        self._checkpoints_frozen_parts = False
-        self.max_batch_sizes: dict[str, int] = {}
-        """Maximum faces per batch of ``recognition`` and ``explanation``; out-of-memory errors reduce it."""
-        self.drafts = Drafts()
-        """Predictions of the next tokens of an explanation, for speculative decoding."""
-        self.speculate = True
-        """Whether explanations are decoded speculatively: the same text in fewer forward passes."""
-        self.vision = vision or AutoModel.from_config(config.vision_config, dtype=torch.float32)
-        self.projector = self.new_projector()
-        self.language = language or AutoModelForCausalLM.from_config(config.text_config, dtype=torch.float32)
-        self.action_unit_tokens: ActionUnitTokens | None = None
-        if config.action_unit_tokens:
-            tokens = vision_shape(config.vision_config, self.image.size, *self._features).tokens
-            widths = (config.vision_width, _HEAD_WIDTH, config.text_config.hidden_size)
-            self.action_unit_tokens = ActionUnitTokens(tokens, *widths)
-        self.action_unit_head: UnitHead | None = None
-        self.expression_head: ExpressionHead | None = None
-        self.encoder_frozen = False
-        """Whether the encoder and the heads on its features are in evaluation mode and get no gradient."""
-        if config.vision_drop_path:
-            add_drop_path(self.vision, config.vision_drop_path)
-        if config.vision_train == "lora":
-            add_lora(self.vision, LoraSettings(**(config.vision_lora or {})))
-        if config.text_train == "lora":
-            add_lora(self.language, LoraSettings(**(config.text_lora or {})))
-        self.freeze(convert=not keep_file_dtype)
-        self.eval()
-
-    def new_projector(self) -> Projector | FEALLMProjector:
-        """Create the module that maps an image to embeddings of the language model, with random weights."""
-        config = self.config
-        return Projector(config.vision_width, config.text_config.hidden_size, config.projector_layers)
 
     @staticmethod
     def class_for(config: ExpLLMConfig) -> "type[ExpLLM]":
         """Return the class of a configuration's architecture."""
         return FEALLM if config.architecture == "feallm" else ExpLLM
-
-    @property
-    def tokenizer(self) -> PreTrainedTokenizerBase:
-        """The tokenizer, with the chat template."""
-        return self.conversations.tokenizer
-
-    @property
-    def labels(self) -> tuple[Expression, ...]:
-        """The expressions the model distinguishes, in index order."""
-        return tuple(Expression(label) for label in self.config.labels or ())
-
-    def parts(self, config: ExpLLMConfig | None = None) -> dict[PartName, Part]:
-        """Return each part by name, as the model's configuration, or another one, trains it."""
-        config = config or cast(ExpLLMConfig, self.config)
-        parts: dict[PartName, Part] = {
-            "vision": Part(self.vision, config.vision_train, config.vision_base),
-            "projector": Part(self.projector, config.projector_train, None),
-            "language": Part(self.language, config.text_train, config.text_base),
-        }
-        heads: dict[PartName, nn.Module | None] = {
-            "action_unit_tokens": self.action_unit_tokens,
-            "action_unit_head": self.action_unit_head,
-            "expression_head": self.expression_head,
-        }
-        return parts | {name: Part(head, "full", None) for name, head in heads.items() if head is not None}
-
-    def add_training_heads(self, action_units: bool, labels: int) -> None:
-        """Add heads for auxiliary losses in training. Checkpoints contain their weights; the model's folder does not.
-
-        Args:
-            action_units: Estimate action units from the image tokens, unless `action_unit_tokens` do it already.
-            labels: Number of labels to classify by the image tokens; 0 for no such head.
-        """
-        width = self.config.text_config.hidden_size
-        if action_units and self.action_unit_tokens is None:
-            self.action_unit_head = UnitHead(self.config.image_tokens, width, _HEAD_WIDTH)
-        if labels:
-            self.expression_head = ExpressionHead(width, labels)
-
-    def freeze_encoder(self) -> None:
-        """Stop training the encoder and the heads on its features; projector and language model continue."""
-        self.encoder_frozen = True
-        self.train(self.training)
-
-    def unused_weights(self, part: str) -> frozenset[str]:
-        """Return the encoder's parameters that do not affect its features."""
-        config = self.config
-        if part != "vision":
-            return frozenset()
-        return vision_shape(config.vision_config, self.image.size, *self._features).unused
-
-    def gradient_checkpointing_enable(
-        self, gradient_checkpointing_kwargs: dict[str, Any] | None = None, **_: Any
-    ) -> None:
-        """Recompute activations inside encoder and language model layers: less memory, about a third more time."""
-        options = gradient_checkpointing_kwargs or {"use_reentrant": False}
-        for part in (self.vision, self.language):
-            if part.supports_gradient_checkpointing:
-                # transformers renamed the method; older releases have only the second name.
-                enable = getattr(part, "activation_checkpointing_enable", part.gradient_checkpointing_enable)
-                enable(options)
-        self._checkpoints_frozen_parts = True
-        self.train(self.training)
-
-    def train(self, mode: bool = True) -> "ExpLLM":
-        """Switch dropout and batch statistics on or off. Frozen parts stay in evaluation mode."""
-        super().train(mode)
-        if mode and self._checkpoints_frozen_parts:
-            for part in self.parts().values():
-                if part.train == "frozen":
-                    checkpoint_in_evaluation_mode(part.module)
-        if self.encoder_frozen:
-            self.vision.eval()
-        return self
-
-    def get_input_embeddings(self) -> nn.Module:
-        """Return the language model's token embeddings."""
-        return self.language.get_input_embeddings()
-
-    def encode_image(self, pixel_values: torch.Tensor) -> torch.Tensor:
-        """Encode images as embeddings for the language model.
-
-        Args:
-            pixel_values: (B, 3, H, W).
-
-        Returns:
-            (B, N, D).
-        """
-        return self.encode_image_and_units(pixel_values)[0]
-
-    def encode_image_and_units(
-        self, pixel_values: torch.Tensor, measured_units: torch.Tensor | None = None
-    ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Encode images as `encode_image` does; return the estimated action units (B, 24) too, if the model has any.
-
-        `measured_units` (B, 24) replace the estimates in the `action_unit_tokens`, except where they are NaN.
-        """
-        weights = next(self.vision.parameters())
-        pixel_values = pixel_values.to(device=weights.device, dtype=weights.dtype)
-        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.encoder_frozen):
-            with_earlier = self.projector.reads_earlier_blocks
-            *earlier, features = block_features(self.vision, pixel_values, *self._features, with_earlier)
-        tokens = self.projector(features, earlier, pixel_values)
-        if self.action_unit_tokens is None:
-            return tokens, None if self.action_unit_head is None else self.action_unit_head(tokens)
-        mirrored = None
-        if self.config.average_flipped and not self.training:
-            mirrored = block_features(self.vision, pixel_values.flip(-1), *self._features)[-1]
-        units, unit_tokens = self.action_unit_tokens(features, mirrored, measured_units)
-        return torch.cat([tokens, unit_tokens.to(tokens.dtype)], dim=1), units
-
-    @property
-    def _features(self) -> tuple[int, Pooling]:
-        """The encoder's layer whose features are used, and their pooling."""
-        return self.config.vision_feature_layer, self.config.token_pooling
-
-    def embed(self, input_ids: torch.Tensor, image_embeds: torch.Tensor) -> torch.Tensor:
-        """Embed tokens and replace the placeholders by the image embeddings, in order.
-
-        Args:
-            input_ids: (B, T).
-            image_embeds: (B, N, D).
-
-        Returns:
-            (B, T, D), in the type of the language model's embeddings.
-
-        Raises:
-            InputError: If a row does not have N placeholders.
-        """
-        placeholders = input_ids == self.config.image_token_id
-        images, expected = image_embeds.shape[:2]
-        # Per row: with an equal total, a row with too many placeholders would receive parts of the next row's image.
-        counts = placeholders.sum(1).tolist()
-        if counts != [expected] * images:
-            row = next((row for row, count in enumerate(counts) if count != expected), len(counts))
-            found = f"{counts[row]} image placeholders in row {row}" if row < len(counts) else f"{len(counts)} rows"
-            raise InputError(
-                f"{found} of input_ids for {images} images of {expected} tokens",
-                remedy=f"Insert {expected} placeholders (id {self.config.image_token_id}) per row, one image each.",
-            )
-        # The placeholder's id may lie outside the vocabulary (32000 of 32000 in the released weights).
-        embeds = self.get_input_embeddings()(input_ids.masked_fill(placeholders, 0))
-        return embeds.masked_scatter(placeholders.unsqueeze(-1), image_embeds.to(embeds.dtype))
-
-    def forward(
-        self,
-        pixel_values: torch.Tensor,
-        input_ids: torch.Tensor | None = None,
-        attention_mask: torch.Tensor | None = None,
-        labels: torch.Tensor | None = None,
-        logits_at_labels_only: bool = False,
-        measured_units: torch.Tensor | None = None,
-    ) -> ExpLLMOutput:
-        """Predict the next token at each position of conversations about images.
-
-        Args:
-            pixel_values: (B, 3, H, W), one image per run of placeholders, in order.
-            input_ids: (B, T), with one placeholder per image token. Without them, only the heads on the image run.
-            attention_mask: (B, T), 1 for tokens and 0 for padding; all 1 by default.
-            labels: (B, T), tokens to predict, -100 at positions without loss.
-            logits_at_labels_only: Compute logits only at supervised positions, which saves most of the output layer's
-                work. Requires `labels`.
-            measured_units: (B, 24) intensities in [0, 1] for the `action_unit_tokens` instead of the model's estimates;
-                NaN keeps the estimate.
-
-        Returns:
-            ``loss`` (with `labels`): cross entropy, averaged within each conversation, then over conversations, as the
-            released code trains with one conversation per step. ``logits``: (B, T, V), or (S, V) in row order.
-            ``action_units``: (B, 24) and ``expression_logits``: (B, K), if the model has heads for them.
-
-        Raises:
-            InputError: If the placeholders do not match the images, or `labels` are missing.
-        """
-        image_embeds, units = self.encode_image_and_units(pixel_values, measured_units)  # (B, N, D)
-        if input_ids is None:
-            expression_logits = None if self.expression_head is None else self.expression_head(image_embeds)
-            return ExpLLMOutput(action_units=units, expression_logits=expression_logits)
-        embeds = self.embed(input_ids, image_embeds)  # (B, T, D)
-        if any(getattr(self.config.text_config, name, None) for name in _SPECIAL_HEADS):
-            logits = self.language(inputs_embeds=embeds, attention_mask=attention_mask, use_cache=False).logits
-            head: nn.Module = nn.Identity()
-        else:
-            states = self.language.base_model(inputs_embeds=embeds, attention_mask=attention_mask, use_cache=False)
-            logits, head = states.last_hidden_state, self.language.get_output_embeddings()
-        if labels is None:
-            if logits_at_labels_only:
-                raise InputError("logits_at_labels_only without labels", remedy="Pass labels.")
-            return ExpLLMOutput(logits=head(logits), action_units=units)
-        rows, columns, targets = answer_positions(labels)
-        if logits_at_labels_only:
-            logits = answers = head(logits[rows, columns])  # (S, V)
-        else:
-            logits = head(logits)  # (B, T, V)
-            answers = logits[rows, columns]
-        loss = conversation_loss(answers, targets, rows, len(labels))
-        return ExpLLMOutput(loss=loss, logits=logits, action_units=units)
 
     def recognize(self, images: ImageSource | Iterable[ImageSource], batch_size: int = 16) -> Recognitions:
         """Recognize the expression of faces.

@@ -1,0 +1,176 @@
+"""Settings of new models: `NetworkSettings`, and presets that fill them in."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
+from types import MappingProxyType
+from typing import Any, Literal
+
+from explllm.conversation.messages import NATIVE
+from explllm.models.configuration import Architecture, Train
+from explllm.models.feallm import FEALLMSettings
+from explllm.models.lora import LoraSettings
+from explllm.models.vision import Pooling
+
+PresetName = Literal["tiny", "vicuna-7b"]
+
+
+@dataclass
+class NetworkSettings:
+    """The parts of an ExpLLM or FEALLM. Settings that are None take the preset's value."""
+
+    preset: PresetName = "vicuna-7b"
+    """``vicuna-7b``: the paper's setup. ``tiny``: random weights and a new tokenizer; trains on two CPU cores."""
+    architecture: Architecture = "expllm"
+    """How an image becomes tokens for the language model: ``expllm`` by the projector alone, ``feallm`` by the local
+    clue aggregator and the multi-perspective projector."""
+    vision: str | dict[str, Any] | None = None
+    """Vision encoder: a Hugging Face name or folder of pretrained weights, or configuration fields (``model_type`` and
+    others) for random weights."""
+    vision_revision: str | None = None
+    """Revision of the encoder on the hub."""
+    vision_train: Train | None = None
+    """What trains in the encoder; by default the preset's, and ``frozen`` for a pretrained encoder of ``feallm``."""
+    vision_drop_path: float = 0.0
+    """Stochastic depth in the encoder: share of samples whose residual each block drops in training. It has no effect
+    with one conversation per micro-batch."""
+    vision_lora: LoraSettings = field(default_factory=LoraSettings)
+    """LoRA in the encoder, if `vision_train` is ``lora``."""
+    language: str | dict[str, Any] | None = None
+    """Causal language model, in the same forms as `vision`."""
+    language_revision: str | None = None
+    """Revision of the language model on the hub."""
+    language_train: Train | None = None
+    """What trains in the language model."""
+    language_lora: LoraSettings = field(default_factory=LoraSettings)
+    """LoRA in the language model, if `language_train` is ``lora``."""
+    projector_train: Train | None = None
+    """``full`` or ``frozen``."""
+    projector_layers: int = 2
+    """Number of linear layers in ExpLLM's projector, with GELU between them."""
+    feallm: FEALLMSettings | None = None
+    """Sizes of FEALLM's modules, if `architecture` is ``feallm``; by default the preset's."""
+    action_unit_tokens: bool = False
+    """Give the language model a token for each action unit after the image tokens. Estimated by a head on the encoder,
+    which needs ``model.action_unit_weight``. Explanations then follow the face more; the paper has no such tokens."""
+    average_flipped: bool = False
+    """Average the probabilities of labels, and the estimates of `action_unit_tokens`, over each image and its mirror
+    image. Recognition takes twice the time."""
+    vision_feature_layer: int = -1
+    """Hidden state of the encoder that gives the features: -1 for the last, after the final norm; -2 as in LLaVA."""
+    token_pooling: Pooling = "none"
+    """Pooling of the image tokens: ``none``, or ``2x2`` for the mean of each square of four."""
+    image_preset: str | None = None
+    """Preprocessing: one of `explllm.faces.pixels.IMAGE_PRESETS`, or ``native`` for that of the pretrained encoder,
+    which is the default for an encoder that is not the preset's."""
+    image_size: int | None = None
+    """Width and height of preprocessed images, in pixels; by default the image preset's."""
+    chat_format: str | None = None
+    """Chat format: one of `explllm.conversation.messages.FORMATS`; by default ``native`` for a pretrained language
+    model that is not the preset's."""
+    vocabulary: int | None = None
+    """Maximum vocabulary size of the tokenizer that is trained for a language model with random weights."""
+    labels: str | list[str] | None = None
+    """Expressions to distinguish: the name of a label set (``rafdb``, ``affectnet8``, ...) or words in index order; by
+    default those of the training data."""
+    base_dtype: Literal["float32", "bfloat16", "float16"] | None = None
+    """Type of frozen base weights. Trainable weights are always float32."""
+    load_in_4bit: bool = False
+    """Quantize the frozen weights of a pretrained language model to 4-bit (bitsandbytes), for a GPU of 24 GB."""
+
+    def resolved(self) -> "NetworkSettings":
+        """Return the settings with the preset's value for each setting that is None.
+
+        Another pretrained encoder or language model than the preset's keeps its own preprocessing and chat template.
+        """
+        preset = PRESETS[self.preset]
+        values = {item.name: getattr(self, item.name) for item in fields(self)}
+        values = {name: value for name, value in values.items() if value is not None}
+        if isinstance(self.vision, str) and self.vision != preset.vision:
+            values = {"image_preset": NATIVE, **values}
+            preset = replace(preset, image_size=None)
+        if isinstance(self.language, str) and self.language != preset.language:
+            values = {"chat_format": NATIVE, **values}
+        # FEALLM's figure freezes the encoder. One with random weights has to train.
+        if self.architecture == "feallm" and isinstance(values.get("vision", preset.vision), str):
+            values = {"vision_train": "frozen", **values}
+        return replace(preset, **values)
+
+    @classmethod
+    def from_fields(cls, fields: Mapping[str, Any]) -> "NetworkSettings":
+        """Create settings from nested dictionaries, as checkpoints and parsed configurations hold them."""
+        nested = {"vision_lora": LoraSettings, "language_lora": LoraSettings, "feallm": FEALLMSettings}
+        values = {name: value for name, value in fields.items() if name != "class_path"}
+        for name, kind in nested.items():
+            if isinstance(values.get(name), Mapping):
+                values[name] = kind(**{key: value for key, value in values[name].items() if key != "class_path"})
+        return cls(**values)
+
+
+PRESETS: Mapping[str, NetworkSettings] = MappingProxyType(
+    {
+        # Paper, Sections III-C-1 and IV-A: DINOv2 ViT-L/14 at 224 pixels, Vicuna-7B v1.5, LoRA r=8, alpha 16.
+        "vicuna-7b": NetworkSettings(
+            preset="vicuna-7b",
+            vision="facebook/dinov2-large",
+            vision_train="lora",
+            language="lmsys/vicuna-7b-v1.5",
+            language_train="lora",
+            projector_train="full",
+            image_preset="dinov2",
+            image_size=224,
+            chat_format="vicuna",
+            base_dtype="bfloat16",
+            feallm=FEALLMSettings(),
+        ),
+        "tiny": NetworkSettings(
+            preset="tiny",
+            vision={"model_type": "explllm_conv", "hidden_sizes": [32, 64, 128, 256], "depths": [1, 1, 1, 1]},
+            vision_train="full",
+            language={
+                "model_type": "llama",
+                "hidden_size": 128,
+                "intermediate_size": 352,
+                "num_hidden_layers": 2,
+                "num_attention_heads": 4,
+                "num_key_value_heads": 4,
+                "max_position_embeddings": 1024,
+                # 1 / sqrt(hidden size). The default of transformers, 0.02, suits wide models. In a narrow one the
+                # activations become so small that it learns much more slowly.
+                "initializer_range": 0.09,
+            },
+            language_train="full",
+            projector_train="full",
+            image_preset="small",
+            image_size=64,
+            chat_format="plain",
+            vocabulary=1024,
+            base_dtype="float32",
+            feallm=FEALLMSettings(crop_size=32, local_width=64),
+        ),
+    }
+)
+"""Complete settings by name."""
+
+ARCHITECTURES: Mapping[str, Mapping[str, Any]] = MappingProxyType(
+    {
+        "facebook/dinov2-large": {
+            "model_type": "dinov2",
+            "hidden_size": 1024,
+            "num_hidden_layers": 24,
+            "num_attention_heads": 16,
+            "image_size": 518,
+            "patch_size": 14,
+        },
+        "lmsys/vicuna-7b-v1.5": {
+            "model_type": "llama",
+            "hidden_size": 4096,
+            "intermediate_size": 11008,
+            "num_hidden_layers": 32,
+            "num_attention_heads": 32,
+            "num_key_value_heads": 32,
+            "max_position_embeddings": 4096,
+            "rms_norm_eps": 1e-5,
+        },
+    }
+)
+"""Configurations of the presets' base models, as on the hub. `build_on_meta` uses them to avoid downloads."""
