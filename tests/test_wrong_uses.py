@@ -9,25 +9,26 @@ import yaml
 from explllm.core.manifest import Manifest
 
 COMMANDS = """
-walk | unknown command walk
+walk | unknown command walk. See `explllm --help`.
+fitt | unknown command fitt. Did you mean fit? See `explllm --help`.
 expalin | Did you mean explain?
 --walk | unknown command --walk
-cot | needs a subcommand
+cot | `explllm cot` needs a subcommand. Give one of build, estimate, status, check, show.
 cot walk | unknown command walk
-cot stauts | Did you mean status?
+cot stauts | unknown command stauts. Did you mean status? See `explllm cot --help`.
 convert | needs a subcommand
 convert relesed A B | Did you mean released?
 data | needs a subcommand
 data rafbd . -o x.csv | Did you mean rafdb?
 
-explain | no IMAGE given
+explain | no IMAGE given. Give IMAGE. See `explllm explain --help`.
 explain FACE --model m --detector None | None
 explain http://127.0.0.1/face.jpg --model m | an image is a URL
 explain --model m | no IMAGE given
 explain FACE --model | the option --model has no value
-explain none.jpg --model m | none.jpg
+explain none.jpg --model m | there is no such image [none.jpg]. Check the path.
 explain FACE --model m --modle x | Did you mean --model?
-explain FACE --model m --max_new_tokens 0 | --max_new_tokens is 0
+explain FACE --model m --max-new-tokens 0 | --max_new_tokens is 0. Give 1 to 32768.
 explain FACE --model m --max-new-tokens -4 | --max_new_tokens is -4
 explain FACE --model m --max_new_tokens many | --max_new_tokens is 'many', not a whole number
 explain FACE --model m --max_new_tokens 1.5 | --max_new_tokens
@@ -38,12 +39,13 @@ explain FACE --model m --margin nan | --margin is 'nan'
 explain FACE --model m --json=yes | --json takes no value
 explain FACE --model m --picture out.txt | --picture has the ending '.txt'
 explain FACE FACE --model m --picture out.png | --picture is one file for 2 images
-explain FACE --model m --landmarker a --onnx b | both --landmarker and --onnx are given
+explain FACE --model m --landmarker a --onnx b | both --landmarker and --onnx are given. Give one of them.
 explain FACE --model m --size 64 | none of --landmarker, --onnx is given
 explain FACE --model m --preset small | none of --landmarker, --onnx is given
 explain FACE --model m --detector none.onnx | none.onnx
-explain FACE --model m --device walk | --device
-explain FACE --model none | none
+explain FACE --model m --device walk | the device walk of --device cannot be used. Give one that this machine has
+explain FACE --model none | there is no such model folder [none]. Name a folder that `fit` wrote
+explain FACE --model m --onnx none.onnx | there is no such file [none.onnx]
 explain FACE --model m --device meta | --device
 explain FACE --model m --which largest | --which has no effect without --detector
 explain FACE --model m --margin 0.2 | --margin has no effect without --detector
@@ -224,9 +226,37 @@ data feafa . -o o.csv --fold one | --fold is 'one'
 """
 
 STAGES = """
-fit | Give a configuration
+fit | no model and no data configured. Give a configuration, such as `explllm fit --config
 fit --config | the option --config has no value
 fit --config rafbd.yaml | Did you mean rafdb.yaml?
+fit --config --data.seed 1 | the option --config has no value. Give a configuration
+fit --config= --data.seed 1 | --config is empty. Give a value, or leave it out.
+fit --config none.yaml | there is no configuration none.yaml; searched none.yaml, configs/none.yaml, /
+fit --config SMALL --walk 3 | unknown option --walk. See `explllm fit --help`.
+fit --config SMALL walk | unexpected argument walk. See
+fit --config SMALL --trainer.walk 3 | unknown option --trainer.walk.
+fit --config SMALL --data.walk 3 | unknown key data.walk. See `explllm fit --data.help DrawnFaces`.
+test --config SMALL --model.network.walk 3 | key model.network.walk. See `explllm test --model.help ExpLLMTask`.
+fit --config SMALL --data.batch_size | the option --data.batch_size has no value.
+fit --config SMALL --data.batch_size many | data.batch_size is 'many', not a whole number. See
+fit --config SMALL --data.batch_size 30 | `data.batch_size` 30 is not a multiple of `data.micro_batch_size` 16. Use
+fit --config SMALL --data.batch_size 320000 | `data.batch_size` 320000 is larger than an epoch of 224 samples
+fit --config SMALL --data.fer_share 2 | `data.fer_share` is 2.0. Use a share from 0 to 1
+fit --config SMALL --data.augment.flip 3 | `augment.flip` is 3.0. Use 0 (off) to 1.
+fit --config SMALL --data.augment.flop 3 | unknown key data.augment.flop.
+fit --config SMALL --model.optimization.learning_rate fast | model.optimization.learning_rate is 'fast', not a number
+fit --config SMALL --model.optimization.warmup_steps 3 --model.optimization.warmup_ratio 0.1 | Set only one of them.
+fit --config SMALL --model.network.preset huge | model.network.preset is 'huge', not one of tiny, vicuna-7b.
+fit --config SMALL --model Walk | there is no class Walk. Use ActionUnitTask, ExpLLMTask, or another by its import path.
+fit --config SMALL --model.init_from none/model | the model of --model.init_from does not exist [none/model]
+fit --config SMALL --trainer.callbacks Walk | trainer.callbacks: there is no class Walk.
+fit --config SMALL --trainer.max_epochs x | trainer.max_epochs is 'x', not a whole number or null.
+fit --config SMALL --trainer.accumulate_grad_batches 4 | it follows from data.batch_size
+fit --config SMALL --checkpoint_every_n_steps 0 | checkpoint_every_n_steps is 0, not a whole number >0.
+fit --config SMALL --explained_faces -1 | explained_faces is -1, not a whole number >=0.
+fit --config SMALL --ckpt_path last | the run has no checkpoint yet [runs/small/checkpoints/last.ckpt]. Start without
+fit --config faces.yaml --data.root none | there is no such folder [none]. Check the path.
+test --config SMALL | the run has no checkpoint yet [runs/small/checkpoints/last.ckpt]. Run `explllm fit`
 fit --config SMALL --run_dri x | Did you mean --run_dir?
 fit --config SMALL --trainer.max_epoch 3 | Did you mean --trainer.max_epochs?
 fit --config SMALL --data.bach_size 3 | Did you mean batch_size?
@@ -235,18 +265,19 @@ fit --config SMALL --data FolderFace | Did you mean FolderFaces?
 fit --config SMALL --model ExpLLMTsk | Did you mean ExpLLMTask?
 fit --config SMALL --trainer.max_epochs 0 | trainer.max_epochs is 0
 fit --config SMALL --trainer.max_steps 0 | trainer.max_steps is 0
-fit --config SMALL --trainer.max_epochs -5 | trainer.max_epochs is -5
+fit --config SMALL --trainer.max_epochs -5 | trainer.max_epochs is -5: nothing would train. Give at least 1.
 fit --config SMALL --trainer.gradient_clip_val -1 | trainer.gradient_clip_val is -1
 fit --config SMALL --trainer.precision 16-true | trainer.precision is 16-true
 fit --config SMALL --trainer.precision bf16-true | trainer.precision is bf16-true
 fit --config SMALL --predictions x.txt | --predictions is x.txt
 fit --config SMALL --explained_faces nan | explained_faces
-test --config SMALL --ckpt_path none.ckpt | Check --ckpt_path
 fit --config SMALL --model.encoder_share 2 | `encoder_share` must be in [0, 1], got 2
 fit --config SMALL --model.mixup 0.4 | `mixup` has no effect without `encoder_share`
 fit --config SMALL --model.mixup -1 --model.encoder_share 0.5 | `mixup` must be at least 0, got -1
 fit --config SMALL --model.measured_units_share 0.5 | `measured_units_share` needs tokens to show the units
+test --config SMALL --ckpt_path none.ckpt | there is no such checkpoint [none.ckpt]. Check --ckpt_path.
 fit --config SMALL --trainer.accelerator tpu | the trainer's settings do not fit
+fit --config SMALL --trainer.accelerator walk | the trainer's settings do not fit: You selected an invalid
 fit --config SMALL --trainer.limit_train_batches 0 | trainer.limit_train_batches is 0
 fit --config SMALL --trainer.check_val_every_n_epoch 0 | trainer.check_val_every_n_epoch is 0
 fit --config SMALL --trainer.logger TensrBoardLogger | Did you mean TensorBoardLogger?
@@ -273,7 +304,7 @@ fit --config SMALL --data.batch_size -4 | batch_size
 fit --config SMALL --model.init_from runs/align_cc3m/model | explllm fit --config align_cc3m.yaml
 fit --config SMALL --model.network.vision ./none | --model.network.vision
 fit --config SMALL --model.network.language /none/llm | --model.network.language
-fit --config SMALL --seed_everything x | seed_everything is 'x'
+fit --config SMALL --seed_everything x | seed_everything is 'x', not true or false or a whole number.
 fit --config SMALL --ckpt_path none.ckpt | Check --ckpt_path
 test --run_dir none | Check --run_dir
 test --config SMALL --ckpt_path best | best.ckpt
