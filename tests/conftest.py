@@ -206,8 +206,7 @@ def explllm(tmp_path, monkeypatch, capsys):
 
     monkeypatch.chdir(tmp_path)
     # A busy machine would add lines of progress to what a command prints.
-    monkeypatch.setattr("explllm.engine.progress._REPORT_INTERVAL", math.inf)
-    monkeypatch.setattr("explllm.faces.jobs.PROGRESS_SECONDS", math.inf)
+    monkeypatch.setattr("explllm.core.progress.REPORT_SECONDS", math.inf)
     for name in ("lightning.pytorch", "lightning.fabric"):
         for handler in logging.getLogger(name).handlers:
             # It writes to the stderr of the test during which it was made.

@@ -7,7 +7,7 @@ import sys
 import warnings
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import closing, nullcontext
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
@@ -18,6 +18,7 @@ from explllm.commands.parser import Option
 from explllm.core.downloads import fetch
 from explllm.core.errors import ConfigError, ImageError, InputError
 from explllm.core.files import atomic_write, check_writable
+from explllm.core.progress import ProgressBar
 from explllm.faces.boxes import Box, FaceChoice, select_faces
 from explllm.faces.crop import DEFAULT_MARGIN, crop_warning, face_crop, is_face_crop
 from explllm.faces.images import TRUNCATED, image_files, load_image
@@ -159,7 +160,11 @@ def answer_pictures(
     opening = spec.open() if spec else None
     rows: list[dict[str, Any]] = []
     counts: Counter[str] = Counter()
-    with nullcontext() if opening is None else closing(opening) as estimator:
+    # Answers that are printed on the terminal are the progress themselves.
+    shows_bar = len(files) > 1 and (options.out is not None or not sys.stdout.isatty())
+    progress = ProgressBar("explaining" if max_new_tokens else "recognizing", len(files))
+    with ExitStack() as stack:
+        estimator = stack.enter_context(closing(opening)) if opening else None
         model = ExpLLM.from_pretrained(folder, device=options.device)
         lines = [] if options.model else [f"model: {folder}"]
         for line in [*lines, *detector_lines, *(opening.runs_on if opening else ())]:
@@ -170,6 +175,8 @@ def answer_pictures(
         model.speculate = speculate
         # More faces than a batch: a new one replaces each face whose explanation is finished.
         at_once = options.batch_size * (1 if max_new_tokens is None else 4)
+        if shows_bar:
+            stack.enter_context(progress)
         for start in range(0, len(files), at_once):
             chunk = files[start : start + at_once]
             batch = [_read(path, inputs, options, model.config.margin, detector, estimator) for path in chunk]
@@ -187,6 +194,8 @@ def answer_pictures(
                     _print(picture, note)
                 if drawings and picture.faces:
                     _draw(picture, drawings[number], notes)
+            if shows_bar:
+                progress.advance(len(chunk))
     if options.out is not None:
         _write(rows, options.out)
         sys.stderr.write(f"{', '.join(f'{count:,} {kind}' for kind, count in counts.items())}: {options.out}\n")

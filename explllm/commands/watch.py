@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -49,7 +49,8 @@ def watch(
     Raises:
         InputError: If the video, the model or an option cannot be used.
     """
-    from explllm.faces.video import video_frames
+    from explllm.core.progress import track
+    from explllm.faces.video import frame_count, video_frames
     from explllm.models.known import shipped_model
 
     check_new_manifest(out, overwrite)
@@ -72,7 +73,8 @@ def watch(
         sys.stderr.write(f"{line}\n")
     margin = DEFAULT_MARGIN if network.config.margin is None else network.config.margin
     rows: list[dict[str, Any]] = []
-    batch: list[tuple[float, Any]] = [first, *islice(frames, batch_size - 1)]
+    frames = track(chain([first], frames), f"watching {Path(video).name}", frame_count(video, every, seconds))
+    batch: list[tuple[float, Any]] = list(islice(frames, batch_size))
     while batch:
         crops = []
         for now, frame in batch:

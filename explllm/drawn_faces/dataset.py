@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -13,14 +10,13 @@ from typing import Any
 import cv2
 import numpy as np
 import pandas as pd
-from rich.console import Console
-from rich.progress import Progress
 
 from explllm import __version__
 from explllm.core.errors import ConfigError, InputError
 from explllm.core.expressions import LABEL_SETS, Expression, LabelSet
 from explllm.core.files import atomic_write_folder
 from explllm.core.manifest import Manifest
+from explllm.core.progress import ProgressBar
 from explllm.drawn_faces.canvas import Image
 from explllm.drawn_faces.identity import Identity, Scene
 from explllm.drawn_faces.prototypes import sample_action_units
@@ -31,7 +27,6 @@ MANIFEST_NAME = "manifest.parquet"
 SETTINGS_NAME = "drawn_faces.json"
 """File with the settings of the faces. It also marks the folder as created by `draw_faces`."""
 _MADE_BY = "explllm drawn faces"
-_SECONDS_BEFORE_PROGRESS = 2.0
 _RANDOM_SEEDS = 2**31
 
 
@@ -136,7 +131,7 @@ def _draw_all(folder: Path, counts: dict[str, int], size: int, seed: int, label_
     rows = []
     writer = RuleWriter()
     classes = label_set.expressions
-    with _progress(sum(counts.values())) as advance:
+    with ProgressBar("drawing faces", sum(counts.values())) as progress:
         for part, (split, count) in enumerate(counts.items()):
             (folder / split).mkdir()
             for number in range(count):
@@ -159,33 +154,10 @@ def _draw_all(folder: Path, counts: dict[str, int], size: int, seed: int, label_
                         "cot_source": writer.name,
                     }
                 )
-                advance()
+                progress.advance()
     Manifest(pd.DataFrame(rows), folder).write(folder / MANIFEST_NAME)
 
 
 def _write_image(path: Path, image: Image) -> None:
     _, data = cv2.imencode(".png", cv2.cvtColor(image, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_PNG_COMPRESSION, 3])
     path.write_bytes(data.tobytes())
-
-
-@contextmanager
-def _progress(total: int) -> Iterator[Any]:
-    """Yield a function that advances a progress bar, which appears on a terminal after two seconds."""
-    console = Console(stderr=True)
-    bar = Progress(console=console, transient=True)
-    task = bar.add_task("Drawing faces", total=total)
-    show_at = time.monotonic() + _SECONDS_BEFORE_PROGRESS
-    shown = not console.is_terminal
-
-    def advance() -> None:
-        nonlocal shown
-        bar.advance(task)
-        if not shown and time.monotonic() > show_at:
-            bar.start()
-            shown = True
-
-    try:
-        yield advance
-    finally:
-        if shown and console.is_terminal:
-            bar.stop()

@@ -13,10 +13,10 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from explllm.core.errors import ConfigError, InputError, MissingPathError
 from explllm.core.files import atomic_write
+from explllm.core.progress import ProgressBar
 from explllm.engine.outcomes import FaceOutcome
 from explllm.engine.runner import FAILED, RunResult
 
@@ -25,8 +25,6 @@ PROGRESS = "progress.json"
 
 _HEARTBEAT = 2.0
 """Seconds between two updates of the progress file."""
-_REPORT_INTERVAL = 30.0
-"""Seconds between two lines of progress without a terminal."""
 _SHOWN_REASONS = 10
 """Maximum number of failed rows in the summary."""
 
@@ -180,25 +178,15 @@ class ProgressTracker:
         self.cost = 0.0
         self.interrupted = False
         self._start = self._written = time.monotonic()
-        self._progress = Progress(
-            TextColumn(title),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeRemainingColumn(),
-            TextColumn("{task.fields[details]}"),
-            console=Console(stderr=True),
-            disable=not sys.stderr.isatty(),
-        )
-        self._task = self._progress.add_task("", total=total, details="")
-        self._title, self._reported = title, time.monotonic()
+        self._bar = ProgressBar(title, total)
 
     def __enter__(self) -> None:
         self._start = time.monotonic()
         self.write("running")
-        self._progress.start()
+        self._bar.__enter__()
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        self._progress.stop()
+        self._bar.__exit__()
         if kind is not None:
             self.write("stopped")
 
@@ -206,27 +194,17 @@ class ProgressTracker:
         """Count an outcome."""
         self.counts[str(outcome.status)] += 1
         self.cost += outcome.cost
-        self._progress.update(self._task, advance=1, details=self._details())
-        self._report()
+        # Without a cost if the price is unknown.
+        cost = f", {self.cost:.2f} USD" if self.cost else ""
+        self._bar.advance(details=f"failed {self.counts[FAILED]}{cost}")
         if time.monotonic() - self._written > 1:
             self.write("running")
-
-    def _details(self) -> str:
-        # Without a cost if the price is unknown.
-        return f"failed {self.counts[FAILED]}" + (f", {self.cost:.2f} USD" if self.cost else "")
-
-    def _report(self) -> None:
-        """Print a line every `_REPORT_INTERVAL` seconds if there is no terminal for the progress bar."""
-        if self._progress.disable and time.monotonic() - self._reported > _REPORT_INTERVAL:
-            self._reported = time.monotonic()
-            sys.stderr.write(f"{self._title}: {self.counts.total()} of {self.total}, {self._details()}\n")
-            sys.stderr.flush()
 
     async def heartbeat(self) -> None:
         """Update the progress file every few seconds until canceled, even if no face finishes."""
         while True:
             await asyncio.sleep(_HEARTBEAT)
-            self._report()
+            self._bar.refresh()
             self.write("running")
 
     def write(self, state: str) -> None:

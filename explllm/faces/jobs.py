@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import os
 import signal
-import sys
 import threading
-import time
 from collections import Counter
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import AbstractContextManager, ExitStack, closing, contextmanager
+from contextlib import AbstractContextManager, ExitStack, closing
 from dataclasses import dataclass
-from datetime import timedelta
 from itertools import islice
 from multiprocessing import get_context, parent_process
 from multiprocessing.connection import wait as wait_for
@@ -21,11 +18,8 @@ from multiprocessing.util import Finalize
 from pathlib import Path
 from typing import Any, Protocol
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
-from rich.text import Text
-
 from explllm.core.errors import InputError, MissingPathError
+from explllm.core.progress import ProgressBar
 from explllm.faces.job_results import Result, append, begin
 
 Item = tuple[int, Any]
@@ -33,9 +27,6 @@ Item = tuple[int, Any]
 
 MAX_MISSING = 100
 """A run stops if the files of its first so many items are all missing."""
-
-PROGRESS_SECONDS = 60.0
-"""Interval of the progress lines if there is no terminal."""
 
 _MAX_REJECTED = 3
 """Maximum number of successive items that end their worker. With more, the cause is not the items."""
@@ -104,14 +95,14 @@ def run_job(items: Iterable[Item], job: Job, options: JobOptions) -> None:
     finished = sum(done)
     counts: Counter[str] = Counter()
     rest = ((index, item) for index, item in items if not (index < len(done) and done[index]))
-    progress = _progress(options.title, options.total, finished)
-    with options.partial.open("a", encoding="utf-8") as file, progress as advance:
+    progress = ProgressBar(options.title, options.total, finished)
+    with options.partial.open("a", encoding="utf-8") as file, progress:
         try:
             # Closed immediately on errors: no worker may outlive the run.
             with closing(_results(rest, job, options, deaths, lambda line: append(file, line))) as results:
                 for index, result in results:
                     append(file, {"index": index, **result})
-                    advance()
+                    progress.advance()
                     finished += 1
                     counts["processed"] += 1
                     counts["bad"] += result["bad"] is not None
@@ -245,41 +236,3 @@ def _exit_with_parent() -> None:
 
 def _run(items: Sequence[Any]) -> list[Result]:
     return _opened[0](items)
-
-
-class _Rate(ProgressColumn):
-    """Items per second."""
-
-    def render(self, task: Task) -> Text:
-        speed = task.finished_speed or task.speed
-        return Text("" if speed is None else f"{speed:.1f}/s", style="progress.data.speed")
-
-
-@contextmanager
-def _progress(title: str, total: int, done: int) -> Iterator[Callable[[], None]]:
-    """Show a progress bar on a terminal or a line per minute elsewhere; yield the function that advances it."""
-    if not sys.stderr.isatty():
-        yield _progress_lines(title, total, done)
-        return
-    columns = (TextColumn(title), BarColumn(), MofNCompleteColumn(), _Rate(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True)) as progress:
-        task = progress.add_task("", total=total, completed=done)
-        yield lambda: progress.advance(task)
-
-
-def _progress_lines(title: str, total: int, done: int) -> Callable[[], None]:
-    start = printed = time.monotonic()
-    count = 0
-
-    def advance() -> None:
-        nonlocal count, printed
-        count += 1
-        now = time.monotonic()
-        if now - printed >= PROGRESS_SECONDS:
-            printed = now
-            rate = count / max(now - start, 1e-9)
-            left = timedelta(seconds=round((total - done - count) / rate))
-            sys.stderr.write(f"{title}: {done + count:,} of {total:,}, {rate:.1f}/s, {left} left\n")
-            sys.stderr.flush()
-
-    return advance

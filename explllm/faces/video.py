@@ -55,3 +55,14 @@ def video_frames(source: str, every: float, seconds: float | None = None) -> Ite
             raise ImageError("the video has no frames", where=source, remedy="Check the file.")
     finally:
         capture.release()
+
+
+def frame_count(source: str, every: float, seconds: float | None = None) -> int | None:
+    """Return the number of frames that `video_frames` yields, estimated from the file's header; None if unknown."""
+    if not source.isdecimal():
+        capture = cv2.VideoCapture(source)
+        frames, rate = capture.get(cv2.CAP_PROP_FRAME_COUNT), capture.get(cv2.CAP_PROP_FPS) or 25.0
+        capture.release()
+        if frames > 0:
+            seconds = min(frames / rate, seconds or frames / rate)
+    return None if seconds is None else max(1, round(seconds / every))

@@ -12,6 +12,7 @@ from explllm.core.errors import ConfigError, InputError, ManifestError
 from explllm.core.expressions import Expression, LabelSet
 from explllm.core.files import atomic_write
 from explllm.core.manifest import Manifest
+from explllm.core.progress import ProgressBar, track
 from explllm.core.reliability import UnitReliability
 from explllm.explanations.chain_of_thought import ChainOfThought
 from explllm.explanations.records import Record, expression_or_none, read_table, records
@@ -74,7 +75,8 @@ def score_table(
         units = [None if measured is None else reliability.calibrate(measured) for measured in units]
     weights = None if reliability is None else reliability.weights
     counts = [
-        text_counts(text.text, text.predicted, measured, weights) for text, measured in zip(texts, units, strict=True)
+        text_counts(text.text, text.predicted, measured, weights)
+        for text, measured in track(zip(texts, units, strict=True), "reading texts", len(texts))
     ]
     metrics: dict[str, Any] = {
         **summarize_counts(sum_counts(counts)),
@@ -116,8 +118,11 @@ async def _judge(
     redo: Literal["failed"] | None,
 ) -> tuple[list[Judgment | str], str, float]:
     """Return the judgments, the judge's name, and the cost in the ledger in USD."""
+    bar = ProgressBar("judging", len(pairs))
     if isinstance(judge, Judge):
-        return list(await asyncio.gather(*(_one(judge, one, other) for one, other in pairs))), judge.name, 0.0
+        with bar:
+            judgments = list(await asyncio.gather(*(_one(judge, one, other, bar) for one, other in pairs)))
+        return judgments, judge.name, 0.0
     if ledger_file is None:
         raise ValueError("a language model as judge needs a ledger")
     ledger_file.parent.mkdir(parents=True, exist_ok=True)
@@ -125,12 +130,15 @@ async def _judge(
         async with ChatClient(judge, ledger) as client:
             await client.check()
             chat_judge = ChatJudge(client, judge.model)
-            work = (_one(chat_judge, one, other, ledger if redo else None) for one, other in pairs)
-            judgments = list(await asyncio.gather(*work))
+            work = (_one(chat_judge, one, other, bar, ledger if redo else None) for one, other in pairs)
+            with bar:
+                judgments = list(await asyncio.gather(*work))
         return judgments, chat_judge.name, ledger.totals().cost
 
 
-async def _one(judge: Judge, one: Record, other: Record, redo_in: Ledger | None = None) -> Judgment | str:
+async def _one(
+    judge: Judge, one: Record, other: Record, bar: ProgressBar, redo_in: Ledger | None = None
+) -> Judgment | str:
     """Return a judgment, or why there is none: answers that were paid for must not be lost.
 
     If all answers of a failed judgment are in the ledger ``redo_in``, they are discarded and requested again.
@@ -150,6 +158,8 @@ async def _one(judge: Judge, one: Record, other: Record, redo_in: Ledger | None 
         return "the budget of --max_cost is used up"
     except (Stopped, InputError) as stop:
         return str(stop)
+    finally:
+        bar.advance()
 
 
 def _pairs(texts: Sequence[Record], generated: Path, reference: Path | None) -> tuple[list[tuple[Record, Record]], int]:

@@ -14,6 +14,7 @@ from explllm.conversation.messages import LIST_UNITS, conversation
 from explllm.core.errors import CheckpointError, ConfigError, InputError
 from explllm.core.expressions import Expression
 from explllm.core.manifest import Manifest, face_key
+from explllm.core.progress import track
 from explllm.data.dataset import face_source
 from explllm.data.folder import read_folder
 from explllm.drawn_faces.dataset import MANIFEST_NAME
@@ -180,7 +181,8 @@ def ask_model(
     margin = DEFAULT_MARGIN if model.config.margin is None else model.config.margin
     question = conversation([(LIST_UNITS, None)])
     rows: list[dict[str, Any]] = []
-    for start in range(0, len(faces), batch_size):
+    batches = range(0, len(faces), batch_size)
+    for start in track(batches, f"asking the model, batches of {batch_size} faces", len(batches)):
         numbers = range(start, min(start + batch_size, len(faces)))
         pixels = torch.stack([model.image(face_source(faces, number, margin)) for number in numbers])
         columns: dict[str, list[Any]] = {}

@@ -3,7 +3,6 @@
 import csv
 import os
 import sys
-import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -12,17 +11,15 @@ from typing import Any, TypeVar
 
 import numpy as np
 import pandas as pd
-from rich.console import Console
-from rich.progress import Progress
 
 from explllm.core.errors import ConfigError, ImageError, InputError, ManifestError, MissingPathError
 from explllm.core.files import atomic_write_folder
 from explllm.core.manifest import Manifest
+from explllm.core.progress import track
 from explllm.data.readers.parsing import Cells
 from explllm.data.readers.published import Published, count_rows
 
 _Item = TypeVar("_Item")
-_SECONDS_BEFORE_PROGRESS = 2.0
 
 
 def to_stderr(line: str) -> None:
@@ -88,7 +85,6 @@ class Source:
         self._rows: list[tuple[Any, ...]] = []
         self._row_of_face: dict[tuple[str, tuple[float, ...] | None], int] = {}
         self._folders: dict[str, frozenset[str]] = {}
-        self._tracking = False
 
     @contextmanager
     def row(self, path: str | os.PathLike[str], number: int | None = None, unit: str = "line") -> Iterator[None]:
@@ -200,26 +196,8 @@ class Source:
         )
 
     def track(self, items: Iterable[_Item], total: int | None = None) -> Iterator[_Item]:
-        """Yield items, with a progress bar on a terminal after two seconds; `total` is their number, if known."""
-        console = Console(stderr=True)
-        if self._tracking or not console.is_terminal:  # one bar at a time, the outermost
-            yield from items
-            return
-        progress = Progress(console=console, transient=True, auto_refresh=False)
-        task = progress.add_task(f"reading {self.root.name}", total=total)
-        self._tracking = True
-        shown = started = time.monotonic()
-        try:
-            for done, item in enumerate(items):
-                now = time.monotonic()
-                if now - shown > 0.2 and now - started > _SECONDS_BEFORE_PROGRESS:
-                    progress.start()  # later calls do nothing
-                    progress.update(task, completed=done, refresh=True)
-                    shown = now
-                yield item
-        finally:
-            progress.stop()
-            self._tracking = False
+        """Yield items, and show the progress; `total` is their number, if known."""
+        return track(items, f"reading {self.root.name}", total)
 
     def lines(self, path: Path) -> Iterator[tuple[int, str]]:
         """Yield the lines of a text file that are not empty: line number, from 1, and stripped text.

@@ -1,7 +1,6 @@
 import pytest
 
 from explllm.core.errors import ConfigError, ManifestError
-from explllm.data.readers import source as module
 from explllm.data.readers.source import Source
 
 
@@ -35,17 +34,10 @@ def test_files_of_another_encoding(tmp_path):
     assert [(line, cells["name"]) for line, cells in source.table(path, "name")] == [(3, "x")]
 
 
-def test_one_progress_bar_on_a_terminal_after_two_seconds(tmp_path, monkeypatch, capsys):
-    clock = iter(number * 0.3 for number in range(1000))
-    monkeypatch.setattr(module.time, "monotonic", lambda: next(clock))
-    monkeypatch.setenv("FORCE_COLOR", "1")
+def test_progress_of_nested_readers(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("explllm.core.progress.REPORT_SECONDS", 0)
     source = Source(tmp_path)
-
-    def run(count):
-        return [outer + inner for outer in source.track("abcdefgh"[:count], count) for inner in source.track("xy")]
-
-    assert run(4) == ["ax", "ay", "bx", "by", "cx", "cy", "dx", "dy"] and capsys.readouterr().err == ""
-    run(8)
-    assert f"reading {tmp_path.name}"[:20] in capsys.readouterr().err
-    monkeypatch.delenv("FORCE_COLOR")
-    assert run(8) and capsys.readouterr().err == ""
+    read = [outer + inner for outer in source.track("ab", 2) for inner in source.track("xy")]
+    assert read == ["ax", "ay", "bx", "by"]
+    lines = capsys.readouterr().err.splitlines()
+    assert [line.split(",")[0] for line in lines] == [f"reading {tmp_path.name}: {done} of 2" for done in (1, 2)]
