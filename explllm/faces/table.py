@@ -11,12 +11,13 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from os import PathLike
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from explllm.core.errors import ManifestError
+from explllm.core.errors import InputError, ManifestError
 from explllm.core.manifest import Manifest
 from explllm.core.manifest_cells import duplicate_face
 from explllm.core.manifest_chunks import ManifestFile
@@ -94,8 +95,8 @@ def run_on_manifest(
         max_bad: Maximum number of unusable images before the run stops; None for no limit.
 
     Raises:
-        InputError: As `run_job` and `ManifestFile` do, if the manifest is empty, and if another run writes the same
-            output.
+        InputError: As `run_job` and `ManifestFile` do, if the manifest is empty, if another run writes the same
+            output, and if no image can be used and `out` exists: a table of failures does not replace it.
     """
     with exclusive(out):
         rows = check_unique_faces(source)
@@ -115,6 +116,13 @@ def run_on_manifest(
         try:
             summary = Summary(rows, processed=len(results), bad=len(results.bad))
             summary.reasons = [results[index]["bad"] for index in sorted(results.bad)[:MAX_REASONS]]
+            if summary.bad and summary.bad == summary.processed and Path(out).exists():
+                partial.unlink()  # The next run has another root, and nothing here is worth keeping.
+                raise InputError(
+                    f"no image could be used, and the existing manifest was not replaced: {summary.reasons[0]}",
+                    where=out,
+                    remedy=f"Are the paths relative to {source.root}? If not, pass --root.",
+                )
 
             def convert(row: int, chunk: Manifest) -> pd.DataFrame:
                 if row == 0:

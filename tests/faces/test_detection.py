@@ -155,6 +155,22 @@ def test_the_images_may_lie_elsewhere(run, folder, detector_file, manifest_of, t
     assert status == 0 and Manifest.read("o.jsonl").frame["box"].notna().all()
 
 
+@pytest.mark.parametrize("command", ["faces", "aus"])
+def test_failures_alone_replace_no_table(run, folder, detector_file, landmarker_file, manifest_of, tmp_path, command):
+    """The wrong root, and the output is the input."""
+    models = ["--detector", detector_file] if command == "faces" else ["--landmarker", landmarker_file]
+    manifest_of(tmp_path / "m.jsonl", [{"image": "astronaut.png", "expression": "Happiness"}])
+    before = (tmp_path / "m.jsonl").read_bytes()
+    error, _, _ = run(command, "m.jsonl", "-o", "m.jsonl", "--overwrite", "--redo", *models)
+    reason = "the existing manifest was not replaced: astronaut.png: there is no such image [m.jsonl]"
+    assert error.startswith(f"error: no image could be used, and {reason}") and error.endswith("pass --root.")
+    assert [path.read_bytes() for path in tmp_path.glob("m.jsonl*")] == [before]
+    # The same command with the right root starts anew.
+    assert run(command, "m.jsonl", "-o", "m.jsonl", "--overwrite", "--root", folder, *models)[0] == 0
+    column = "box" if command == "faces" else "action_units"
+    assert Manifest.read("m.jsonl").frame[column].notna().all()
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
