@@ -5,12 +5,15 @@ from __future__ import annotations
 import sys
 from contextlib import closing
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from explllm.commands.outputs import check_root
 from explllm.commands.parser import Option
 from explllm.commands.streaming import EstimatorOptions
 from explllm.faces.estimators import selected_estimator
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 def reliability(
@@ -45,6 +48,7 @@ def reliability(
     from explllm.core.errors import ConfigError, InputError
     from explllm.core.files import atomic_write, check_writable
     from explllm.core.manifest import Manifest
+    from explllm.core.progress import track
     from explllm.drawn_faces.prototypes import PROTOTYPES
     from explllm.faces.crop import DEFAULT_MARGIN, load_face
     from explllm.faces.reliability import unit_reliability
@@ -63,7 +67,7 @@ def reliability(
     plain, flipped, labels = [], [], []
     with closing(spec.open()) as opened:
         margin = DEFAULT_MARGIN if opened.margin is None else opened.margin
-        for row in rows:
+        for row in track(rows, "measuring action units", len(rows)):
             try:
                 face = load_face(table.image_path(row), table.box(row), margin, 1024)
             except InputError as error:
@@ -77,10 +81,32 @@ def reliability(
         for expression, forms in PROTOTYPES.items()
     }
     result = unit_reliability(plain, flipped, labels, prototypes)
-    sys.stdout.write(result.to_string(float_format="{:.3f}".format, na_rep="-") + "\n")
+    _print(result)
     if out is not None:
         with atomic_write(out) as partial:
             result.to_csv(partial)
+
+
+def _print(result: pd.DataFrame) -> None:
+    """Print the table; undefined values are a dash."""
+    from rich.box import SIMPLE_HEAD
+    from rich.console import Console
+    from rich.table import Table
+
+    from explllm.core.console import print_table
+
+    # The number of faces is the same for all units. Without it the table fits 80 columns.
+    faces, result = int(result["faces"].iloc[0]), result.drop(columns="faces")
+    table = Table("action unit", box=SIMPLE_HEAD, show_edge=False, pad_edge=False)
+    for name in result.columns:
+        words = str(name).replace("_", " ").replace("correlation", "corr.").replace("difference", "diff.")
+        table.add_column(words, justify="left" if name == "facs" else "right")
+    for unit, *cells in result.itertuples():
+        texts = ("-" if cell != cell else cell if isinstance(cell, str) else f"{cell:.3f}" for cell in cells)
+        table.add_row(unit, *texts)
+    console = Console(highlight=False)
+    print_table(console, table)
+    console.print(f"on {faces:,} faces and their mirror images")
 
 
 def _sides(names: Any) -> set[str]:

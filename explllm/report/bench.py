@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from explllm.core.console import print_table
 from explllm.core.files import atomic_write
 from explllm.report.page import render_page
 from explllm.report.published import BENCH_PUBLISHED
@@ -104,4 +105,4 @@ def print_bench(console: Console, rows: Sequence[BenchRow]) -> None:
         table = Table(title=escape(f"{row.name} ({row.relation})"), title_justify="left", show_header=False)
         for (name, _), value in zip(_METRICS, cells[2:], strict=True):
             table.add_row(name, value)
-        console.print(table)
+        print_table(console, table)

@@ -111,7 +111,7 @@ def test_the_command(explllm, monkeypatch):
     for columns in ("200", "80", "40"):
         monkeypatch.setenv("COLUMNS", columns)
         narrow = explllm("describe", "--config", "demo.yaml").out
-        numbers = set(re.findall(r"(?<= )[\d,.]+(?= )", narrow))
+        numbers = set(re.findall(r"(?<= )[\d,.]+(?=\s)", narrow))
         assert {f"{part['weights']:,}" for part in values["parts"]} <= numbers, narrow
         assert {f"{row['total']:.1f}" for row in values["memory"]} <= numbers and "…" not in narrow, narrow
     monkeypatch.undo()

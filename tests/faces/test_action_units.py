@@ -115,4 +115,4 @@ def test_reliability_of_real_faces(explllm, reference_data, landmarker_file, man
     assert list(table.index[table["weight"].isna()]) == UNMEASURED
     trusted = UnitReliability.read("table.csv")
     assert set(UNMEASURED) <= set(trusted.untrusted) and trusted.thresholds[NAMES.index("Left Lip Corner Pull")] >= 0.05
-    assert "flip_correlation" in done.out and "Nose Wrinkle" in done.out
+    assert "flip corr." in done.out and "Nose Wrinkle" in done.out
