@@ -13,7 +13,7 @@ from explllm.core.console import print_table
 from explllm.core.facs import FACS
 from explllm.core.files import atomic_write
 from explllm.metrics.au_regression import MEASURES
-from explllm.report.plots import Plot, Theme, draw_plot
+from explllm.report.plots import MAIN, SECOND, TEXT, Plot
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -78,24 +78,24 @@ def write_agreement(path: Path, metrics: Mapping[str, Any]) -> None:
 
 def agreement_plot(metrics: Mapping[str, Any]) -> Plot:
     """Draw Pearson's correlation and CCC by unit, from the values of `agreement_summary`."""
-    return draw_plot(
+    return Plot(
         "action_units",
         "Action units",
         "Agreement of estimates and labels by unit: Pearson's correlation, and Lin's concordance (CCC), which also "
         "penalizes a wrong scale or offset. The dashed line is the mean of Pearson's correlation. A unit without bars "
         "has constant labels.",
         (5.6, 6.4),
-        lambda figure, theme: _bars(figure.subplots(), metrics, theme),
+        lambda figure: _bars(figure.subplots(), metrics),
     )
 
 
-def _bars(axes: "Axes", metrics: Mapping[str, Any], theme: Theme) -> None:
+def _bars(axes: "Axes", metrics: Mapping[str, Any]) -> None:
     names = list(metrics["by_unit"])
-    for offset, name, color in ((-0.2, "pearson", theme.main), (0.2, "ccc", theme.second)):
+    for offset, name, color in ((-0.2, "pearson", MAIN), (0.2, "ccc", SECOND)):
         values = [metrics["by_unit"][unit][name] or 0.0 for unit in names]
         axes.barh([index + offset for index in range(len(names))], values, 0.4, color=color, label=MEASURES[name])
     if metrics["pearson"] is not None:
-        axes.axvline(metrics["pearson"], color=theme.text, linestyle=(0, (4, 3)), linewidth=1)
+        axes.axvline(metrics["pearson"], color=TEXT, linestyle=(0, (4, 3)), linewidth=1)
     axes.set_yticks(range(len(names)), [with_facs(name) for name in names])
     axes.invert_yaxis()
     axes.set_xlim(min([0.0, *(row["pearson"] or 0.0 for row in metrics["by_unit"].values())]), 1)

@@ -1,6 +1,6 @@
 """The comparison of tested runs: terminal table, page and CSV file."""
 
-from collections.abc import Sequence
+from collections import Counter
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -10,15 +10,11 @@ from rich.markup import escape
 from rich.table import Table
 
 from explllm.core.console import print_table
-from explllm.core.errors import ImageError, MissingPathError
 from explllm.core.files import atomic_write
-from explllm.metrics.comparison import Comparison, Pair, Run
+from explllm.metrics.comparison import Comparison, Pair
 from explllm.metrics.evaluation import single_class_warning
-from explllm.report.explained import thumbnail_url
+from explllm.report.confusion import NO_LABEL_COLUMN, Cell, ScoredFace, most_frequent_error, thumbnails
 from explllm.report.page import MetricCard, render_page
-
-MAX_FACES_SHOWN = 80
-"""Maximum number of faces on the contact sheet; the CSV file lists all."""
 
 _METRICS = {
     "accuracy": "accuracy",
@@ -74,17 +70,8 @@ def write_comparison(comparison: Comparison, folder: Path) -> None:
     with atomic_write(folder / "compare.csv") as temporary:
         differing.to_csv(temporary, index=False)
     names = [run.name for run in comparison.runs]
-    right = differing[[f"right {name}" for name in names]]
-    kinds = [tuple(row) for row in right.itertuples(index=False, name=None)]
-    # Faces that only some runs recognize come first.
-    present = sorted(set(kinds), key=lambda kind: (not any(kind), [not correct for correct in kind]))
-    groups = []
-    for kind in present:
-        rows = differing[[row_kind == kind for row_kind in kinds]]
-        recognize = " and ".join(name for name, correct in zip(names, kind, strict=True) if correct)
-        title = f"Only {recognize} correct" if recognize else "All wrong, with different answers"
-        shown = [_on_sheet(comparison, row) for row in rows.head(MAX_FACES_SHOWN // len(present)).to_dict("records")]
-        groups.append((title, len(rows), shown))
+    cells = agreement_cells(comparison)
+    only_some = [row for row in cells if row[0].row.startswith("Only ")]
     page = render_page(
         "compare.html.jinja",
         names=names,
@@ -94,14 +81,66 @@ def write_comparison(comparison: Comparison, folder: Path) -> None:
             (f"{pair.first} minus {pair.second}", _cards(pair), sentence)
             for pair, sentence in zip(comparison.pairs, pair_sentences(comparison), strict=True)
         ],
-        groups=groups,
+        cells=cells,
+        opened=most_frequent_error(only_some) or most_frequent_error(cells),
         faces=len(comparison.faces),
         differing=len(differing),
-        shown=sum(len(shown) for _, _, shown in groups),
         left_out=comparison.left_out,
     )
     with atomic_write(folder / "compare.html") as temporary:
         temporary.write_text(page, encoding="utf-8")
+
+
+_ALL = "All correct"
+
+
+def agreement_cells(comparison: Comparison) -> list[list[Cell]]:
+    """Return the matrix of the runs that recognize a face, by true expression.
+
+    The rows with faces that only some runs recognize come first. Cells show faces, except those that all runs
+    recognize.
+    """
+    names = [run.name for run in comparison.runs]
+    labels = list(dict.fromkeys(str(label) for run in comparison.runs for label in run.metrics["test/labels"]))
+    faces, order = [], {}
+    for row in comparison.faces.to_dict("records"):
+        correct = tuple(bool(row[f"right {name}"]) for name in names)
+        answers = [row[f"predicted {name}"] or NO_LABEL_COLUMN for name in names]
+        if all(correct):
+            group = _ALL
+        elif any(correct):
+            group = f"Only {' and '.join(name for name, right in zip(names, correct, strict=True) if right)} correct"
+        else:
+            group = f"All wrong, {'with different answers' if len(set(answers)) > 1 else 'with the same answer'}"
+        order[group] = (not any(correct), all(correct), [not right for right in correct], group)
+        lines = [
+            ("right" if right else "wrong", f"{'✓' if right else '✗'} {answer} ({name})")
+            for name, answer, right in zip(names, answers, correct, strict=True)
+        ]
+        # A run that was tested on another machine has another root.
+        name, box = str(row["image"]), row.get("box")
+        run = next((run for run in comparison.runs if (run.root / name).is_file()), comparison.runs[0])
+        box = box if isinstance(box, list) else None
+        faces.append(ScoredFace(run.root / name, name, group, row["expression"], lines, box, run.margin))
+    counts = Counter((face.row, face.column) for face in faces)
+    totals = Counter(face.column for face in faces)
+    shown = thumbnails([face for face in faces if face.row != _ALL])
+    return [
+        [
+            Cell(
+                f"cell-{number}-{column}",
+                group,
+                label,
+                counts[group, label],
+                counts[group, label] / max(totals[label], 1),
+                f"{group}, labeled {label}",
+                group == _ALL,
+                shown.get((group, label), []),
+            )
+            for column, label in enumerate(labels)
+        ]
+        for number, group in enumerate(sorted(order, key=order.__getitem__))
+    ]
 
 
 def _notices(comparison: Comparison) -> list[str]:
@@ -123,27 +162,6 @@ def _cards(pair: Pair) -> list[MetricCard]:
         MetricCard(f"only {pair.first} correct", f"{pair.only_first:,}", "faces"),
         MetricCard(f"only {pair.second} correct", f"{pair.only_second:,}", "faces"),
     ]
-
-
-def _on_sheet(comparison: Comparison, row: dict[Any, Any]) -> dict[str, Any]:
-    """Return the entry of a face on the contact sheet."""
-    names = [run.name for run in comparison.runs]
-    return {
-        "image": row["image"],
-        "expression": row["expression"],
-        "answers": [(name, row[f"predicted {name}"] or "no label", row[f"right {name}"]) for name in names],
-        "url": _thumbnail(comparison.runs, str(row["image"]), row.get("box")),
-    }
-
-
-def _thumbnail(runs: Sequence[Run], image: str, box: Any) -> str | None:
-    """Return a thumbnail of the face, from the first root in which the image exists."""
-    for run in runs:
-        try:
-            return thumbnail_url(run.root / image, 128, box if isinstance(box, list) else None, run.margin)
-        except (ImageError, MissingPathError):
-            continue
-    return None
 
 
 def comparison_record(comparison: Comparison) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The interactive confusion matrix of a test's page: each cell opens the faces that it counts."""
+"""Interactive matrices of a page, such as the confusion matrix: each cell opens the faces that it counts."""
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -18,24 +18,27 @@ from explllm.report.explained import thumbnail_url
 NO_LABEL_COLUMN = "no label"
 """Column of the answers that name no class."""
 
-_SIZE, _PER_CELL, _MAX_BYTES = 64, 24, 1_000_000
-"""Pixels of a thumbnail, thumbnails per cell, and bytes of all thumbnails. A page stays below 2 MB."""
+FACES_PER_CELL = 24
+"""Maximum number of faces that a cell shows."""
+
+_SIZE, _MAX_BYTES = 64, 1_000_000
+"""Pixels of a thumbnail, and bytes of all thumbnails. A page stays below 2 MB."""
 
 
 @dataclass(frozen=True)
 class ScoredFace:
-    """A face of a test with the model's answer."""
+    """A face of a test."""
 
     image: Path
     """The image file."""
     name: str
     """The image's path in the data."""
-    expression: str
+    row: str
     """The true label."""
-    predicted: str
-    """The model's answer, or `NO_LABEL_COLUMN`."""
-    confidence: float | None
-    """Probability of the true label; None if unknown."""
+    column: str
+    """In a confusion matrix the model's answer, or `NO_LABEL_COLUMN`."""
+    lines: Sequence[tuple[str, str]]
+    """What the page says below the face: lines of text with their CSS class."""
     box: Sequence[float] | None = None
     """Face box in the image."""
     margin: float = DEFAULT_MARGIN
@@ -44,17 +47,21 @@ class ScoredFace:
 
 @dataclass(frozen=True)
 class Cell:
-    """One cell of the matrix."""
+    """One cell of a matrix."""
 
     anchor: str
     """Identifier within the page."""
-    expression: str
-    predicted: str
+    row: str
+    column: str
     count: int
     share: float
-    """Share of the row, in [0, 1]."""
-    faces: Sequence[tuple[ScoredFace, str]]
-    """Faces to show, with their thumbnails as data URLs."""
+    """Share of the faces with the same true label, in [0, 1]: the shade of the cell."""
+    title: str
+    """What its faces have in common."""
+    expected: bool
+    """Whether the cell counts correct answers."""
+    faces: Sequence[tuple[ScoredFace, str | None]]
+    """Faces to show, with their thumbnails as data URLs; None if an image cannot be read."""
 
 
 def scored_faces(answers: Answers, table: pd.DataFrame, root: Path, margin: float = DEFAULT_MARGIN) -> list[ScoredFace]:
@@ -65,32 +72,23 @@ def scored_faces(answers: Answers, table: pd.DataFrame, root: Path, margin: floa
     names, probabilities = answers.names, answers.truth_probability
     faces = []
     for index in np.argsort(probabilities, kind="stable"):
-        row = answers.rows[index]
+        row, probability = answers.rows[index], probabilities[index]
         image, box = str(table.at[row, "image"]), table.at[row, "box"] if "box" in table else None
+        label, answer = str(answers.labels[answers.targets[index]]), str(names[index] or NO_LABEL_COLUMN)
+        lines = [] if np.isnan(probability) else [("", f"p({label}) {100 * probability:.1f}%")]
         faces.append(
-            ScoredFace(
-                root / image,
-                image,
-                str(answers.labels[answers.targets[index]]),
-                names[index] or NO_LABEL_COLUMN,
-                None if np.isnan(probabilities[index]) else float(probabilities[index]),
-                box if isinstance(box, list) else None,
-                margin,
-            )
+            ScoredFace(root / image, image, label, answer, lines, box if isinstance(box, list) else None, margin)
         )
     return faces
 
 
 def confusion_cells(metrics: Mapping[str, Any], faces: Sequence[ScoredFace]) -> list[list[Cell]]:
-    """Return the rows of the matrix, with thumbnails of as many faces as fit into the page.
+    """Return the rows of the confusion matrix, with thumbnails of as many faces as fit into the page.
 
     `metrics` are those of `recognition_metrics`. The last column, of answers without a label, is left out if it is
     empty.
     """
-    by_cell: dict[tuple[str, str], list[ScoredFace]] = defaultdict(list)
-    for face in faces:
-        by_cell[face.expression, face.predicted].append(face)
-    thumbnails = _thumbnails(by_cell)
+    shown = thumbnails(faces)
     labels = [str(label) for label in metrics["labels"]]
     columns = [*labels, NO_LABEL_COLUMN] if metrics["no_label"] else labels
     rows = []
@@ -98,29 +96,49 @@ def confusion_cells(metrics: Mapping[str, Any], faces: Sequence[ScoredFace]) -> 
         total = max(sum(counts), 1)
         rows.append(
             [
-                Cell(f"cell-{row}-{column}", label, answer, count, count / total, thumbnails.get((label, answer), []))
+                Cell(
+                    f"cell-{row}-{column}",
+                    label,
+                    answer,
+                    count,
+                    count / total,
+                    f"{'✓' if label == answer else '✗'} labeled {label}, answered {answer}",
+                    label == answer,
+                    shown.get((label, answer), []),
+                )
                 for column, (answer, count) in enumerate(zip(columns, counts, strict=False))
             ]
         )
     return rows
 
 
-def _thumbnails(
-    by_cell: Mapping[tuple[str, str], Sequence[ScoredFace]],
-) -> dict[tuple[str, str], list[tuple[ScoredFace, str]]]:
-    """Make thumbnails round-robin over the cells: rare errors come before more of the common ones."""
-    shown: dict[tuple[str, str], list[tuple[ScoredFace, str]]] = defaultdict(list)
+def most_frequent_error(cells: Sequence[Sequence[Cell]]) -> Cell | None:
+    """Return the cell that a page opens first: the largest with errors, or the largest; None if no cell has faces."""
+    filled = [cell for row in cells for cell in row if cell.faces]
+    return max(filled, key=lambda cell: (not cell.expected, cell.count), default=None)
+
+
+def thumbnails(faces: Sequence[ScoredFace]) -> dict[tuple[str, str], list[tuple[ScoredFace, str | None]]]:
+    """Make thumbnails round-robin over the cells: rare errors come before more of the common ones.
+
+    Returns:
+        The faces to show by row and column, each with its data URL; None if the image cannot be read.
+    """
+    by_cell: dict[tuple[str, str], list[ScoredFace]] = defaultdict(list)
+    for face in faces:
+        by_cell[face.row, face.column].append(face)
+    shown: dict[tuple[str, str], list[tuple[ScoredFace, str | None]]] = defaultdict(list)
     size = 0
-    for turn in zip_longest(*(faces[:_PER_CELL] for faces in by_cell.values())):
+    for turn in zip_longest(*(faces[:FACES_PER_CELL] for faces in by_cell.values())):
         for face in turn:
             if face is None:
                 continue
             try:
                 url = thumbnail_url(face.image, _SIZE, face.box, face.margin)
             except (ImageError, MissingPathError):
-                continue
-            size += len(url)
+                url = None
+            size += len(url or "")
             if size > _MAX_BYTES:
                 return shown
-            shown[face.expression, face.predicted].append((face, url))
+            shown[face.row, face.column].append((face, url))
     return shown

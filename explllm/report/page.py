@@ -10,9 +10,9 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from explllm import __version__
 from explllm.core.files import atomic_write
 from explllm.metrics.evaluation import single_class_warning
-from explllm.report.confusion import ScoredFace, confusion_cells
+from explllm.report.confusion import ScoredFace, confusion_cells, most_frequent_error
 from explllm.report.explained import ExplainedFace
-from explllm.report.plots import Plot, recognition_plots, write_plots
+from explllm.report.plots import recognition_plots, write_plots
 from explllm.report.published import PUBLISHED
 
 __all__ = ["ExplainedFace", "MetricCard", "Section", "render_page", "write_report"]
@@ -48,7 +48,6 @@ class Section:
     header: Sequence[str] = ()
     rows: Sequence[Sequence[str]] = ()
     """Cells of the table below `header`."""
-    plots: Sequence[Plot] = ()
 
 
 def write_report(
@@ -68,11 +67,12 @@ def write_report(
             `explllm.metrics.evaluation.recognition_metrics` under ``test/``.
         faces: Explained faces to show.
         sections: Additional sections, between the metrics and the faces.
-        tested: All faces of the test, for the interactive confusion matrix; without them it is a plot.
+        tested: All faces of the test: the cells of the confusion matrix open them.
     """
     test_metrics = {key.removeprefix("test/"): value for key, value in metrics.items() if key.startswith("test/")}
     plots = recognition_plots(test_metrics)
     cards = _cards(test_metrics)
+    cells = confusion_cells(test_metrics, tested)
     page = render_page(
         "report.html.jinja",
         name=name,
@@ -83,13 +83,15 @@ def write_report(
         further=cards[3:],
         warning=single_class_warning(test_metrics),
         notices=_notices(metrics.get("training_data_note"), test_metrics),
-        cells=confusion_cells(test_metrics, tested) if tested else [],
-        plots=[plot for plot in plots if not tested or plot.name != "confusion_matrix"],
+        cells=cells,
+        opened=most_frequent_error(cells),
+        # Tables show the others.
+        plots=[plot for plot in plots if plot.name in ("reliability", "predictions")],
         faces=faces,
         sections=sections,
         published=PUBLISHED,
     )
-    write_plots(path.parent / PLOTS, [*plots, *(plot for section in sections for plot in section.plots)])
+    write_plots(path.parent / PLOTS, plots)
     with atomic_write(path) as temporary:
         temporary.write_text(page, encoding="utf-8")
 

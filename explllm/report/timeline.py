@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from explllm.report.plots import Plot, Theme, draw_plot
+from explllm.report.plots import Plot
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -19,7 +19,7 @@ def timeline_plot(table: pd.DataFrame) -> Plot:
     """
     columns = [column for column in table.columns if column.startswith("p_")]
 
-    def draw(figure: Figure, theme: Theme) -> None:
+    def draw(figure: Figure) -> None:
         axes = figure.subplots()
         shares = table[columns].fillna(0).to_numpy(float).T
         labels = [column.removeprefix("p_") for column in columns]
@@ -29,4 +29,4 @@ def timeline_plot(table: pd.DataFrame) -> Plot:
         axes.legend(loc="center left", bbox_to_anchor=(1, 0.5))
 
     caption = "Probability of each expression over time. A gap means that no face was found."
-    return draw_plot("timeline", "Expressions over time", caption, (10, 3), draw)
+    return Plot("timeline", "Expressions over time", caption, (10, 3), draw)

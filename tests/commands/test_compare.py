@@ -11,7 +11,8 @@ from explllm.core.errors import InputError
 from explllm.metrics.answers import Answers
 from explllm.metrics.comparison import compare_runs, read_runs
 from explllm.metrics.evaluation import recognition_metrics
-from explllm.report.comparison import MAX_FACES_SHOWN
+from explllm.report.comparison import agreement_cells
+from explllm.report.confusion import FACES_PER_CELL
 
 
 def compare(runs, out=None):
@@ -50,7 +51,12 @@ def test_two_runs(tested, capsys, drawn_table):
     for text in (said, page):
         assert f"{held['test/accuracy']:.3f}" in text and "a significant difference" in " ".join(text.split())
     assert "The faces are drawn by a program" in said and "The faces are drawn by a program" in page
-    assert page.count("data:image/jpeg") == len(listed) <= MAX_FACES_SHOWN // 3 and "http" not in page
+    # All faces that a run gets wrong are on the page.
+    assert page.count("data:image/jpeg") == (~(right[0] & right[1])).sum() and "http" not in page
+    cells = agreement_cells(found)
+    counts = {row[0].row: sum(cell.count for cell in row) for row in cells}
+    assert counts["Only good correct"] == pair.only_first and counts["Only bad correct"] == pair.only_second
+    assert counts["All correct"] == pair.both and sum(counts.values()) == 27
 
     compare_command([str(one), str(two)], as_json=True)
     record = json.loads(capsys.readouterr().out)
@@ -74,12 +80,10 @@ def test_a_run_of_one_class_is_called_so(tested, capsys):
         assert "good: one class only" not in text
 
 
-def test_the_sheet_begins_with_faces_that_one_run_recognizes(tested, tmp_path):
-    found = compare([str(tested("a", skill=0.5)), str(tested("b", seed=1, skill=0.5))], str(tmp_path / "out"))
-    page = (tmp_path / "out/compare.html").read_text()
-    assert not found.differing[["right a", "right b"]].any(axis=1).all()
-    places = [page.index(words) for words in ("Only a correct", "Only b correct", "All wrong, with different answers")]
-    assert max(places[:2]) < places[2]
+def test_the_table_begins_with_faces_that_one_run_recognizes(tested):
+    found = compare_runs(read_runs([str(tested("a", skill=0.5)), str(tested("b", seed=1, skill=0.5))]))
+    groups = [row[0].row for row in agreement_cells(found)]
+    assert groups[:2] == ["Only a correct", "Only b correct"] and "All wrong, with different answers" in groups[2:]
 
 
 def test_equal_runs_do_not_differ(tested, tmp_path):
@@ -167,9 +171,10 @@ def test_many_faces(made_up, metrics_of, tmp_path):
         (tmp_path / f"run{seed}/metrics.json").write_text(json.dumps(metrics_of(table, tmp_path)))
     found = compare([str(tmp_path / "run0"), str(tmp_path / "run1")], str(tmp_path / "out"))
     page = (tmp_path / "out/compare.html").read_text()
-    kinds = len(found.differing[["right run0", "right run1"]].drop_duplicates())
-    assert page.count("<figure>") == kinds * (MAX_FACES_SHOWN // kinds) < len(found.differing)
-    assert f"{kinds * (MAX_FACES_SHOWN // kinds)} of them, " in " ".join(page.split())
+    cells = [cell for row in agreement_cells(found) for cell in row if cell.count and cell.row != "All correct"]
+    assert page.count("<figure>") == sum(min(cell.count, FACES_PER_CELL) for cell in cells)
+    assert max(cell.count for cell in cells) > FACES_PER_CELL
+    assert f"The first {FACES_PER_CELL} are shown" in page
     assert len(pd.read_csv(tmp_path / "out/compare.csv")) == len(found.differing)
 
 

@@ -6,7 +6,7 @@ from PIL import Image
 
 from explllm.core.expressions import LABEL_SETS
 from explllm.metrics.answers import Answers
-from explllm.report.confusion import confusion_cells, scored_faces
+from explllm.report.confusion import confusion_cells, most_frequent_error, scored_faces
 from explllm.report.page import write_report
 
 
@@ -26,21 +26,24 @@ def test_cells(drawn_table, drawn_faces, made_up, metrics_of):
     faces = scored_faces(Answers.from_table(table), table, drawn_faces)
     cells = confusion_cells(metrics, faces)
     assert [[cell.count for cell in row] for row in cells] == metrics["confusion"]
-    assert [cell.predicted for cell in cells[0]] == [*metrics["labels"], "no label"]
+    assert [cell.column for cell in cells[0]] == [*metrics["labels"], "no label"]
     assert sum(cell.share for cell in cells[0]) == pytest.approx(1)
     for cell in (cell for row in cells for cell in row):
         assert len(cell.faces) == cell.count
-        assert all((face.expression, face.predicted) == (cell.expression, cell.predicted) for face, _ in cell.faces)
-        confidences = [face.confidence for face, _ in cell.faces]
-        assert confidences == sorted(confidences)  # the worst first
+        assert all((face.row, face.column) == (cell.row, cell.column) and url for face, url in cell.faces)
+        shares = [float(line.split()[1].rstrip("%")) for face, _ in cell.faces for _, line in face.lines]
+        assert shares == sorted(shares)  # the worst first
+    opened = most_frequent_error(cells)
+    assert opened.count == max(cell.count for row in cells for cell in row if cell.row != cell.column)
 
 
-def test_pictures_that_are_gone_are_left_out(drawn_table, made_up, metrics_of, tmp_path):
+def test_pictures_that_are_gone(drawn_table, made_up, metrics_of, tmp_path):
     table = made_up(drawn_table)
     metrics = {key.removeprefix("test/"): value for key, value in metrics_of(table).items()}
     cells = confusion_cells(metrics, scored_faces(Answers.from_table(table), table, tmp_path))
-    assert sum(cell.count for row in cells for cell in row) == len(table)
-    assert not any(cell.faces for row in cells for cell in row)
+    faces = [face for row in cells for cell in row for face in cell.faces]
+    assert sorted(face.name for face, _ in faces) == sorted(table["image"])
+    assert not any(url for _, url in faces)
 
 
 def test_the_page_of_3000_faces_is_below_2_megabytes(photographs, made_up, metrics_of, tmp_path):

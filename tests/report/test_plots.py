@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from explllm.report.plots import DARK, LIGHT, draw_plot, recognition_plots, write_plots
+from explllm.report.plots import MAIN, TEXT, Plot, calibration_sentence, recognition_plots, write_plots
 
 
 @pytest.fixture(scope="module")
@@ -16,7 +16,7 @@ def metrics(drawn_table, made_up, metrics_of):
 
 def texts(plot):
     """The words and numbers in a drawing, which are text in it."""
-    found = ElementTree.fromstring(plot.light).iter("{http://www.w3.org/2000/svg}text")
+    found = ElementTree.fromstring(plot.svg.replace("xlink:href", "href")).iter("text")
     return ["".join(entry.itertext()) for entry in found]
 
 
@@ -38,7 +38,7 @@ def test_plots_show_the_metrics(metrics):
 def test_bars_by_class_are_as_long_as_the_metrics(metrics):
     """Read back from the drawing: the widths of the bars of recall, in the classes' order."""
     [plot] = [plot for plot in recognition_plots(metrics) if plot.name == "by_class"]
-    paths = re.findall(rb'd="M ([\d.]+) [\d.]+ \nL ([\d.]+) [^"]*" [^>]*fill: ' + LIGHT.main.encode(), plot.light)
+    paths = re.findall(r'd="M ([\d.]+) [\d.]+ \nL ([\d.]+) [^"]*" [^>]*fill: var\(--main\)', plot.svg)
     widths = np.array([float(end) - float(start) for start, end in paths])[: len(metrics["labels"])]
     recall = np.array([metrics["recall"][name] or 0 for name in metrics["labels"]])
     assert widths / widths.max() == pytest.approx(recall / recall.max(), abs=1e-3)
@@ -51,20 +51,38 @@ def test_answers_without_a_label_and_without_probabilities(metrics):
     assert "no label" in texts(plots["confusion_matrix"]) and "no label" in texts(plots["predictions"])
 
 
-def test_light_dark_and_png(metrics, tmp_path):
+def test_a_plot_takes_the_colors_of_its_page(metrics, tmp_path):
     plots = recognition_plots(metrics)
     for plot in plots:
-        assert LIGHT.text.encode() in plot.light and DARK.text.encode() in plot.dark
-        assert LIGHT.text.encode() not in plot.dark
+        assert plot.svg.startswith("<svg") and "var(--text)" in plot.svg
+        assert TEXT not in plot.svg and MAIN not in plot.svg
+        # In one page, nothing of one plot refers to another, or styles it.
+        names = re.findall(r'\bid="([^"]+)"', plot.svg)
+        assert len(set(names)) == len(names) and "<style" not in plot.svg
+        assert set(re.findall(r"(?:url\(|href=\")#([^)\"]+)", plot.svg)) <= set(names)
+        assert not any(name in other.svg for name in names for other in plots if other is not plot)
         assert Image.open(io.BytesIO(plot.png)).convert("RGB").getpixel((0, 0)) == (255, 255, 255)
-    assert [plot.light for plot in recognition_plots(metrics)] == [plot.light for plot in plots]
+    assert [plot.svg for plot in recognition_plots(metrics)] == [plot.svg for plot in plots]
     write_plots(tmp_path / "plots", plots)
     assert sorted(path.stem for path in (tmp_path / "plots").iterdir()) == sorted(plot.name for plot in plots)
+
+
+def test_calibration_in_words():
+    curve = {"counts": [0, 3, 1], "confidence": [None, 0.5, 0.9], "accuracy": [None, 0.4, 1.0]}
+    assert calibration_sentence({"reliability": curve, "ece": 0.1}) == (
+        "Expected calibration error (ECE) 0.100: confidence and accuracy differ by 10.0 points on average. Overall the "
+        "model is overconfident (mean confidence 0.600, accuracy 0.550)."
+    )
+    curve["accuracy"] = [None, 0.6, 1.0]
+    assert "Overall the model is underconfident (mean confidence 0.600, accuracy 0.700)" in calibration_sentence(
+        {"reliability": curve, "ece": 0.1}
+    )
 
 
 def test_drawing_changes_no_settings():
     import matplotlib
 
     before = dict(matplotlib.rcParams)
-    draw_plot("one", "One", "A line.", (2, 2), lambda figure, theme: figure.subplots().plot([1, 2]))
+    plot = Plot("one", "One", "A line.", (2, 2), lambda figure: figure.subplots().plot([1, 2]))
+    assert plot.svg and plot.png
     assert dict(matplotlib.rcParams) == before
