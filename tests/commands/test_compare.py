@@ -189,8 +189,11 @@ def test_errors(tested, tmp_path):
         compare([str(one)])
     with pytest.raises(InputError, match="Pass two or more different runs"):
         compare([str(one), str(one / ".")])
-    with pytest.raises(InputError, match=r"no test to compare .*gone/metrics.json.*explllm test"):
+    with pytest.raises(InputError, match=r"there is no such run .*gone.*Check the path"):
         compare([str(one), str(tmp_path / "gone")])
+    (tmp_path / "untested").mkdir()
+    with pytest.raises(InputError, match=r"no test to compare .*untested/metrics.json.*explllm test"):
+        compare([str(one), str(tmp_path / "untested")])
     rewrite(two, lambda table: table.assign(predicted="Fear"))
     with pytest.raises(InputError, match="the predictions do not belong to the test in metrics.json"):
         compare([str(one), str(two)])
