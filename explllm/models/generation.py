@@ -84,7 +84,7 @@ def label_log_likelihoods(model: "ExpLLM", pixel_values: torch.Tensor) -> torch.
     Returns:
         (B, K) float32: the log-likelihood of each whole label.
     """
-    return _score_in_batches(model, pixel_values, lambda embeds: score_labels(model, embeds))
+    return _score_in_batches(model, pixel_values, lambda pixels: score_labels(model, model.encode_image(pixels)))
 
 
 @torch.no_grad()
@@ -98,18 +98,20 @@ def label_probabilities(model: "ExpLLM", pixel_values: torch.Tensor) -> torch.Te
     Returns:
         (B, K) float32, with rows that sum to 1.
     """
-    return _probabilities(model, pixel_values, label_log_likelihoods(model, pixel_values))
+    if not model.config.average_flipped:
+        return _calibrate(model, label_log_likelihoods(model, pixel_values).softmax(1))
+
+    def average(pixels: torch.Tensor) -> torch.Tensor:
+        first, second = (score_labels(model, embeds).softmax(1) for embeds in model.encode_both_sides(pixels))
+        return (first + second) / 2
+
+    return _calibrate(model, _score_in_batches(model, pixel_values, average))
 
 
-def _probabilities(model: "ExpLLM", pixel_values: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-    """Return probabilities (B, K) from the log-likelihoods (B, K) of images, as the model's configuration says."""
-    probabilities = scores.softmax(1)
-    if model.config.average_flipped:
-        mirrored = label_log_likelihoods(model, pixel_values.flip(-1)).softmax(1)
-        probabilities = (probabilities + mirrored) / 2
-    if model.config.temperature == 1:
-        return probabilities
-    return (probabilities.log() / model.config.temperature).softmax(1)
+def _calibrate(model: "ExpLLM", probabilities: torch.Tensor) -> torch.Tensor:
+    """Apply the model's temperature to probabilities (B, K)."""
+    temperature = model.config.temperature
+    return probabilities if temperature == 1 else (probabilities.log() / temperature).softmax(1)
 
 
 @torch.no_grad()
@@ -125,21 +127,25 @@ def unit_probabilities(model: "ExpLLM", pixel_values: torch.Tensor, units: Seque
         (B, U) float32 probabilities.
     """
     packed = pack_unit_states(model, units)
-    scores = _score_in_batches(model, pixel_values, lambda embeds: score_packed(model, embeds, packed, 2 * len(units)))
+
+    def score(pixels: torch.Tensor) -> torch.Tensor:
+        return score_packed(model, model.encode_image(pixels), packed, 2 * len(units))
+
+    scores = _score_in_batches(model, pixel_values, score)
     return scores.unflatten(1, (len(units), 2)).softmax(-1)[..., 0]
 
 
 def _score_in_batches(
     model: "ExpLLM", pixel_values: torch.Tensor, score: Callable[[torch.Tensor], torch.Tensor]
 ) -> torch.Tensor:
-    """Score faces (B, 3, H, W) by a function of image embeddings, in smaller batches if memory is short."""
+    """Score faces (B, 3, H, W) by a function of a batch of them, in smaller batches if memory is short."""
     size = count = len(pixel_values)
     size = min(size, model.max_batch_sizes.get("recognition", size))
     scores: list[torch.Tensor] = []
     while len(scores) < count:
         try:
             pixels = pixel_values[len(scores) : len(scores) + size]
-            scores += [*score(model.encode_image(pixels))]
+            scores += [*score(pixels)]
         except torch.OutOfMemoryError as error:
             _check_repeatable(model, "recognition", size, error)
         else:
@@ -341,13 +347,19 @@ def prefill(model: "ExpLLM", decoder: Decoder, faces: Sequence[tuple[int, Face]]
     """
     conversations = model.conversations
     pixel_values = torch.stack([pixels for _, (pixels, _) in faces])
-    image_embeds = model.encode_image(pixel_values)
     labels = [label for _, (_, label) in faces if label is not None]
+    mirrored: torch.Tensor | None = None
+    if labels or not model.config.average_flipped:
+        image_embeds = model.encode_image(pixel_values)
+    else:
+        image_embeds, mirrored = model.encode_both_sides(pixel_values)
     recognitions: list[Recognition | None] = [None] * len(faces)
     prefix, continues = conversations.encode_prompt(recognition()), False
     if not labels:
-        probabilities = _probabilities(model, pixel_values, score_labels(model, image_embeds, decoder))
-        recognitions = [Recognition.of(model.labels, row) for row in probabilities.tolist()]
+        probabilities = score_labels(model, image_embeds, decoder).softmax(1)
+        if mirrored is not None:
+            probabilities = (probabilities + score_labels(model, mirrored).softmax(1)) / 2
+        recognitions = [Recognition.of(model.labels, row) for row in _calibrate(model, probabilities).tolist()]
         labels = [result.expression for result in recognitions if result is not None]
         continues = decoder.packs
     prompts = [conversations.encode_prompt(_question(label)) for label in labels]

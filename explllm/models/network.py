@@ -202,17 +202,50 @@ class ExpLLMNetwork(MultiPartModel, PreTrainedModel):
 
         `measured_units` (B, 24) replace the estimates in the `action_unit_tokens`, except where they are NaN.
         """
+        blocks, mirrored = self._encode_blocks(pixel_values), None
+        if self.config.average_flipped and self.action_unit_tokens is not None and not self.training:
+            mirrored = self._encode_blocks(pixel_values.flip(-1))[-1]
+        return self._project(pixel_values, blocks, mirrored, measured_units)
+
+    def encode_both_sides(self, pixel_values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Encode images and their mirror images as `encode_image` does with `average_flipped`, each of them only once.
+
+        Args:
+            pixel_values: (B, 3, H, W).
+
+        Returns:
+            The embeddings (B, N, D) of the images and of their mirror images.
+        """
+        flipped = pixel_values.flip(-1)
+        sides = [(pixel_values, self._encode_blocks(pixel_values)), (flipped, self._encode_blocks(flipped))]
+        first, second = (
+            self._project(pixels, blocks, mirrored[-1])[0]
+            for (pixels, blocks), (_, mirrored) in zip(sides, reversed(sides), strict=True)
+        )
+        return first, second
+
+    def _encode_blocks(self, pixel_values: torch.Tensor) -> list[torch.Tensor]:
+        """Return the features of the encoder's earlier blocks, if the projector reads them, and those of the last."""
         weights = next(self.vision.parameters())
         pixel_values = pixel_values.to(device=weights.device, dtype=weights.dtype)
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.encoder_frozen):
-            with_earlier = self.projector.reads_earlier_blocks
-            *earlier, features = block_features(self.vision, pixel_values, *self._features, with_earlier)
-        tokens = self.projector(features, earlier, pixel_values)
+            return block_features(self.vision, pixel_values, *self._features, self.projector.reads_earlier_blocks)
+
+    def _project(
+        self,
+        pixel_values: torch.Tensor,
+        blocks: list[torch.Tensor],
+        mirrored: torch.Tensor | None,
+        measured_units: torch.Tensor | None = None,
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Return the embeddings (B, N, D) and the estimated action units (B, 24) of encoded images.
+
+        `mirrored` are features of the mirror images, over which action units are averaged.
+        """
+        *earlier, features = blocks
+        tokens = self.projector(features, earlier, pixel_values.to(features))
         if self.action_unit_tokens is None:
             return tokens, None if self.action_unit_head is None else self.action_unit_head(tokens)
-        mirrored = None
-        if self.config.average_flipped and not self.training:
-            mirrored = block_features(self.vision, pixel_values.flip(-1), *self._features)[-1]
         units, unit_tokens = self.action_unit_tokens(features, mirrored, measured_units)
         return torch.cat([tokens, unit_tokens.to(tokens.dtype)], dim=1), units
 
