@@ -1,5 +1,6 @@
 """The web page (`explllm app`) and the HTTP server (`explllm serve`).
 
 `explainer` runs a model in a thread and batches faces that arrive at any time. `photographs` reads the faces of a
-picture. `server` and `guard` are the HTTP server, `page`, `views` and `batch` the web page.
+picture. The HTTP server consists of `server` (routes), `protocol` (requests and answers), `guard` (limits), `errors`
+and `remote`; the web page of `page`, `views` and `batch`.
 """
