@@ -108,5 +108,5 @@ class Memory(threading.Thread):
         return abs(self.values[-1] / self.values[len(self.values) // 10] - 1) < 0.1
 
     def __str__(self) -> str:
-        first, last = self.values[len(self.values) // 10], self.values[-1]
-        return f"memory in MB: after a tenth {first:.0f}, at the end {last:.0f}, maximum {max(self.values):.0f}"
+        tenths = [self.values[len(self.values) * tenth // 10] for tenth in range(10)] + [self.values[-1]]
+        return f"memory in MB, at each tenth of the time: {', '.join(f'{value:.0f}' for value in tenths)}"
