@@ -11,6 +11,8 @@ from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
+import pandas as pd
+
 from explllm.commands.outputs import check_new_manifest
 from explllm.commands.parser import Option
 from explllm.core.errors import MissingPathError
@@ -76,14 +78,33 @@ def _print(reading: Reading, out: Path) -> None:
         sys.stderr.write(f"warning: {difference}\n")
     for remark, count in reading.remarks.items():
         sys.stderr.write(f"note: {count:,} {remark}\n")
-    splits = manifest.frame.groupby("split", sort=False) if "split" in manifest.frame else ()
-    for split, rows in splits:
-        classes = rows["expression"].value_counts().items() if "expression" in rows else ()
-        counts = ", ".join(f"{name} {count:,}" for name, count in classes)
-        sys.stdout.write(f"{split:9}{len(rows):9,}{f'   {counts}' if counts else ''}\n")
+    _print_counts(manifest.frame)
     for reason, count in reading.left_out.items():
         sys.stdout.write(f"left out {count:9,}   {reason}\n")
     if reading.bad:
         sys.stdout.write(f"bad      {len(reading.bad):9,}   listed above\n")
     sys.stdout.write(f"wrote    {len(manifest):9,}   {out}\n")
     sys.stdout.write(f"use it with --data ManifestFaces --data.manifest {out} --data.root {manifest.root}\n")
+
+
+def _print_counts(frame: pd.DataFrame) -> None:
+    """Print the number of faces by split, and by expression if they have one."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from explllm.core.console import print_table
+
+    if "split" not in frame:
+        return
+    splits = list(frame["split"].dropna().unique())
+    table = Table("expression" if "expression" in frame else "")
+    for split in splits:
+        table.add_column(str(split), justify="right")
+    if "expression" in frame:
+        counts = frame.groupby(["expression", "split"]).size().unstack(fill_value=0)
+        counts = counts.reindex(columns=splits, fill_value=0)  # a split may have no labels
+        for name in counts.sum(axis=1).sort_values(ascending=False, kind="stable").index:
+            table.add_row(str(name), *(f"{counts.at[name, split]:,}" for split in splits))
+        table.add_section()
+    table.add_row("all", *(f"{(frame['split'] == split).sum():,}" for split in splits))
+    print_table(Console(highlight=False), table)
