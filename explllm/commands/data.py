@@ -104,7 +104,7 @@ def _print_counts(frame: pd.DataFrame) -> None:
         counts = frame.groupby(["expression", "split"]).size().unstack(fill_value=0)
         counts = counts.reindex(columns=splits, fill_value=0)  # a split may have no labels
         for name in counts.sum(axis=1).sort_values(ascending=False, kind="stable").index:
-            table.add_row(str(name), *(f"{counts.at[name, split]:,}" for split in splits))
+            table.add_row(str(name), *(f"{int(counts.loc[name, split]):,}" for split in splits))
         table.add_section()
     table.add_row("all", *(f"{(frame['split'] == split).sum():,}" for split in splits))
     print_table(Console(highlight=False), table)
