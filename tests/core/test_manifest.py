@@ -343,7 +343,7 @@ def test_half_a_character_is_named_and_not_repeated(tmp_path):
     for ending in FORMATS:
         with pytest.raises(ManifestError, match="lone surrogate") as caught:
             table.write(tmp_path / f"made{ending}")
-        assert len(str(caught.value)) < 300
+        assert len(caught.value.found) < 100
 
 
 def test_an_index_with_a_name_is_a_column(tmp_path):
