@@ -101,13 +101,14 @@ def faces_of(drawn_faces, table):
         yield ExplainedFace(drawn_faces / row["image"], truth, found, cot, known["action_units"], "drawn")
 
 
-@pytest.fixture
-def report(drawn_faces, drawn_table, made_up, metrics_of, tmp_path):
+@pytest.fixture(scope="module")
+def report(drawn_faces, drawn_table, made_up, metrics_of, tmp_path_factory):
     table = made_up(drawn_table)
     metrics = metrics_of(table)
     tested = scored_faces(Answers.from_table(table), table, drawn_faces)
-    write_report(tmp_path / "report.html", "a run", metrics, list(faces_of(drawn_faces, table)), tested=tested)
-    return tmp_path / "report.html", metrics
+    path = tmp_path_factory.mktemp("report") / "report.html"
+    write_report(path, "a run", metrics, list(faces_of(drawn_faces, table)), tested=tested)
+    return path, metrics
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
