@@ -16,7 +16,7 @@ from explllm.models.label_scoring import pack_labels
 from explllm.training.activations import activation_bytes, evaluation_bytes
 from explllm.training.footprint import Memory
 
-# About 60 M weights: LoRA in a frozen bfloat16 base.
+# About 50 M weights: LoRA in a frozen bfloat16 base.
 NETWORK = {
     "preset": "tiny",
     "vision": {
@@ -79,7 +79,7 @@ for checkpointing in (False, True):
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_activations_are_those_of_a_training_step():
     model = build_on_meta(NetworkSettings(**NETWORK))
-    assert 50e6 < sum(weight.numel() for weight in model.parameters()) < 80e6
+    assert 45e6 < sum(weight.numel() for weight in model.parameters()) < 60e6
     weights = sum(weight.numel() * weight.element_size() for weight in model.parameters())
     done = subprocess.run(
         [sys.executable, "-c", MEASURE, json.dumps(NETWORK)],
@@ -89,7 +89,7 @@ def test_activations_are_those_of_a_training_step():
         timeout=600,
     )
     assert done.returncode == 0, done.stderr[-3000:]
-    # Measured: 529 and 84 MB computed, 536 and 95 MB taken.
+    # Measured: 326 and 76 MB computed, 337 and 86 MB taken.
     for checkpointing, measured in zip((False, True), map(int, done.stdout.split()), strict=True):
         computed = FACES * activation_bytes(model, torch.bfloat16, TEXT, checkpointing)
         assert computed + weights == pytest.approx(measured + weights, rel=0.15), (checkpointing, computed, measured)
