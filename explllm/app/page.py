@@ -30,6 +30,8 @@ from explllm.models.generation import Recognition
 _REFRESH_SECONDS = 0.12
 """Minimum time between two updates of a streamed text."""
 
+_ASTRONAUT = (154, 48, 298, 192)
+"""The face of scikit-image's astronaut: left, top, right, bottom."""
 _LEAD = (
     "A model recognizes the expression of a face and explains it by facial action units. An expression is what a face "
     "shows, not what a person feels. Pictures stay on the machine that runs this page."
@@ -280,8 +282,13 @@ def launch(blocks: Any, host: str, port: int | None, **options: Any) -> str:
     return str(address)
 
 
-def example_pictures(folder: Path) -> list[Path]:
-    """Write example pictures into a folder: drawn faces, and a photograph if scikit-image is installed."""
+def example_pictures(folder: Path, photographs: bool) -> list[Path]:
+    """Write example pictures into a folder: drawn faces, and a real one if scikit-image is installed.
+
+    Args:
+        folder: The folder.
+        photographs: Whether the page finds the faces of photographs; otherwise the real example is a face crop.
+    """
     from explllm.drawn_faces import draw_faces
 
     drawn = draw_faces(folder / "drawn", train=0, val=0, test=7, size=256)
@@ -290,8 +297,8 @@ def example_pictures(folder: Path) -> list[Path]:
         from PIL import Image
         from skimage import data
 
-        photograph = folder / "astronaut.png"
-        Image.fromarray(data.astronaut()).save(photograph)
+        photograph, image = folder / "astronaut.png", Image.fromarray(data.astronaut())
+        (image if photographs else image.crop(_ASTRONAUT)).save(photograph)
         pictures.append(photograph)
     except ImportError:
         pass

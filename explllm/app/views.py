@@ -99,6 +99,8 @@ def face_html(view: FaceView) -> str:
     parts = [
         f'<h3 class="x-model">{escape(view.model)}</h3>',
         f'<div class="x-top">{_photo(view, units)}{_probabilities(view)}</div>',
+        # Reasons to doubt the picture come before the text.
+        _messages(view.warnings),
         _sections(view, cot),
         _units(view, review) if review else "",
         _warnings(view, review),
@@ -196,11 +198,13 @@ def _units(view: FaceView, review: Review) -> str:
 
 
 def _warnings(view: FaceView, review: Review | None) -> str:
-    texts = [*view.warnings]
-    if view.done and review is not None:
-        texts += review.warnings
+    texts = [*review.warnings] if view.done and review is not None else []
     if view.note:
         texts.append(_training_data(view.note))
+    return _messages(texts)
+
+
+def _messages(texts: Sequence[str]) -> str:
     return "".join(f'<p class="x-message">{escape(text)}</p>' for text in texts)
 
 

@@ -77,7 +77,7 @@ def app(
         sys.stderr.write("".join(f"{line}\n" for line in lines))
         measuring = stack.enter_context(closing(spec.open())) if spec else None
         services = Services(explainers, opened, measuring, max_new_tokens)
-        blocks = create_page(services, example_pictures(folder))
+        blocks = create_page(services, example_pictures(folder, opened is not None))
         address = launch(blocks, host, port, prevent_thread_lock=True)
         sys.stderr.write(f"The page is at {address}. Ctrl-C ends it.\n")
         stack.callback(blocks.close, verbose=False)

@@ -49,7 +49,7 @@ def test_a_face_as_html():
     labels = (Expression.HAPPINESS, Expression.SADNESS)
     recognition = Recognition.of(labels, [0.9, 0.1])
     image = Image.new("RGB", (64, 64))
-    view = FaceView(image, (0, 0, 1, 1), "<model>", recognition, TEXT, True)
+    view = FaceView(image, (0, 0, 1, 1), "<model>", recognition, TEXT, True, warnings=["No face was detected."])
     html = face_html(view)
     assert "<smile>" not in html and "&lt;smile&gt;" in html and "<model>" not in html
     for name in ("Left Brow Raise", "Jaw Drop", "Nose Wrinkle"):
@@ -58,6 +58,7 @@ def test_a_face_as_html():
         tags = {tag for tag, units in tagged if str(unit) in units.split()}
         assert tags == {"mark", "rect", "tr"}, name
         assert f'[data-u~="{unit}"]' in style()
+    assert html.index("No face was detected.") < html.index("<h4>")
     assert [html.count(f"<h4>{title}") for title in ("Key Obs", "Overall", "Conclusion")] == [1, 1, 1]
     partial = face_html(FaceView(image, (0, 0, 1, 1), "m", recognition, TEXT[:60]))
     assert 'aria-busy="true"' in partial and "Conclusion" not in partial
