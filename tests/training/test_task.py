@@ -14,7 +14,7 @@ from explllm.models.loss import conversation_loss
 from explllm.models.storage import WEIGHTS
 from explllm.training.batches import measured_units, mixed_up, parts_of_similar_length
 from explllm.training.callbacks.temperature_scaling import TemperatureScaling
-from explllm.training.checkpoints import model_from_checkpoint, read_checkpoint
+from explllm.training.checkpoints import BestCheckpoint, model_from_checkpoint, read_checkpoint
 from explllm.training.optimization import OptimizationSettings
 from explllm.training.task import ExpLLMTask
 
@@ -199,7 +199,7 @@ def test_label_smoothing(settings, data, trainer):
         ExpLLMTask(settings(), label_smoothing=1)
 
 
-def test_encoder_share(settings, data, trainer):
+def test_encoder_share(settings, data, trainer, tmp_path):
     """First encoder, projector and heads train, then projector and language model; the other weights stay bit-equal."""
     task = ExpLLMTask(
         settings(action_unit_tokens=True),
@@ -220,6 +220,9 @@ def test_encoder_share(settings, data, trainer):
         def on_train_start(self, trainer, pl_module):
             self.states.append({name: value.clone() for name, value in pl_module.explllm.state_dict().items()})
 
+        def on_validation_epoch_end(self, trainer, pl_module):
+            pl_module.log("val/macro_recall", 1.0 - trainer.current_epoch / 2)  # best when no text is learned
+
         def on_train_epoch_end(self, trainer, pl_module):
             self.on_train_start(trainer, pl_module)
             self.temperatures.append(pl_module.explllm.config.temperature)
@@ -228,8 +231,10 @@ def test_encoder_share(settings, data, trainer):
             self.batches.append({name: outputs[name].shape for name in outputs if name.endswith("logits")})
 
     phases = Phases()
-    run = trainer(max_epochs=2, callbacks=[TemperatureScaling(), phases])
+    best = BestCheckpoint(str(tmp_path))
+    run = trainer(max_epochs=2, callbacks=[TemperatureScaling(), phases, best], enable_checkpointing=True)
     run.fit(task, data(micro_batch_size=8))
+    assert read_checkpoint(best.path)["global_step"] == run.global_step
     start, middle, end = phases.states
 
     def changed(one, two):
