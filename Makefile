@@ -5,7 +5,7 @@ BIN := .venv/bin
 # Python may write bytecode: without it, each process that a test starts compiles the libraries for 10 s.
 PYTEST := env -u PYTHONDONTWRITEBYTECODE OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE $(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
 
-.PHONY: install demo model test suite smoke lint docs clean
+.PHONY: install demo model test suite smoke lint docs bench clean
 
 install: .venv/installed
 
@@ -54,6 +54,11 @@ lint: install
 
 docs: install
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --config-file docs/mkdocs.yml
+
+# On an idle machine. Writes benchmarks/results/*.json and the documentation's page of benchmarks.
+bench: install
+	for name in train_step recognize explain startup data_loading; do $(BIN)/python benchmarks/$$name.py || exit 1; done
+	$(BIN)/python benchmarks/results.py
 
 clean:
 	rm -rf .venv build runs data

@@ -4,8 +4,7 @@ The peer is `LlavaForConditionalGeneration` with a DINOv2 tower and peft's LoRA.
 vocabulary, LoRA and tokens per conversation; all weights are random.
 """
 
-from collections.abc import Callable, Iterable
-from statistics import median, quantiles
+from collections.abc import Callable
 from time import perf_counter
 from typing import Any
 
@@ -18,6 +17,7 @@ from explllm.conversation.encoder import Encoded
 from explllm.conversation.messages import explanation, recognition
 from explllm.explanations.rule_writer import RuleWriter
 from explllm.models.build import NetworkSettings, build
+from explllm.models.drafts import Drafts
 
 VISION = {"hidden_size": 128, "num_hidden_layers": 4, "num_attention_heads": 4, "image_size": 224, "patch_size": 14}
 LANGUAGE = {
@@ -51,6 +51,27 @@ def our_model() -> ExpLLM:
     )
     model.language.resize_token_embeddings(VOCABULARY)
     return model
+
+
+def train(model: ExpLLM, steps: int) -> None:
+    """Train all weights on label and chain of thought, so that texts resemble those of a trained model.
+
+    Args:
+        model: A new model. It also receives the n-grams of the texts.
+        steps: Optimizer steps of 8 conversations.
+    """
+    rows = conversations(model, "cot", 8 * steps)
+    weights = list(model.language.parameters())
+    for weight in weights:
+        weight.requires_grad_(True)
+    optimizer = torch.optim.AdamW(weights, lr=2e-3)
+    for start in range(0, len(rows), 8):
+        inputs = batch(model, rows[start : start + 8])
+        model(**inputs, logits_at_labels_only=True).loss.backward()
+        torch.nn.utils.clip_grad_norm_(weights, 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+    model.drafts = Drafts.of_texts(model.conversations.after_image(row.input_ids) for row in rows)
 
 
 def llava_settings(
@@ -114,24 +135,13 @@ def batch(model: ExpLLM, rows: list[Encoded], for_peer: bool = False) -> dict[st
 
 
 def interleaved(jobs: dict[str, Callable[[], Any]], repeats: int, items: int = 1) -> dict[str, list[float]]:
-    """Run jobs in turn, after one warm-up each, and return their seconds per item."""
+    """Run jobs in turn, after one warm-up each, and return their milliseconds per item."""
     for run in jobs.values():
         run()
-    seconds: dict[str, list[float]] = {name: [] for name in jobs}
+    milliseconds: dict[str, list[float]] = {name: [] for name in jobs}
     for _ in range(repeats):
         for name, run in jobs.items():
             start = perf_counter()
             run()
-            seconds[name].append((perf_counter() - start) / items)
-    return seconds
-
-
-def row(title: str, ours: Iterable[float], peer: Iterable[float]) -> str:
-    """Return a row of the results table: medians with quartiles in ms per item, and the ratio peer / ours."""
-    first, second = list(ours), list(peer)
-    return f"| {title} | {_spread(first)} | {_spread(second)} | {median(second) / median(first):.2f} |"
-
-
-def _spread(seconds: list[float]) -> str:
-    low, middle, high = (1000 * value for value in quantiles(seconds, n=4))
-    return f"{middle:.1f} ({low:.1f} to {high:.1f})"
+            milliseconds[name].append(1000 * (perf_counter() - start) / items)
+    return milliseconds

@@ -7,24 +7,22 @@ language model over image and prompt, last logits only. Milliseconds per face, m
 import argparse
 
 import torch
-from host import environment
-from peer import batch, interleaved, our_model, peer_model, row
+from peer import batch, interleaved, our_model, peer_model
+from results import save
 
 from explllm.conversation.encoder import IGNORED, Encoded
 from explllm.conversation.messages import recognition
 
 
 def main() -> None:
-    """Measure and print a table."""
+    """Measure, print a table and write the result file."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=9, help="runs of each job (default: 9)")
     parser.add_argument("--sizes", type=int, nargs="+", default=[1, 8], help="batch sizes (default: 1 8)")
     options = parser.parse_args()
     ours, peer = our_model(), peer_model()
     prompt = ours.conversations.encode_prompt(recognition())
-    print(f"{environment()}, {torch.get_num_threads()} threads\n")
-    print("| faces | explllm, ms | other, ms | ratio |")
-    print("|---|---|---|---|")
+    results: dict[str, dict[str, list[float]]] = {}
     for size in options.sizes:
         rows = [Encoded(prompt, (IGNORED,) * len(prompt))] * size
         inputs, theirs = batch(ours, rows), batch(ours, rows, for_peer=True)
@@ -40,9 +38,10 @@ def main() -> None:
             "prefill": prefill,
             "peer": lambda theirs=theirs: peer.generate(**theirs, max_new_tokens=4, min_new_tokens=4, do_sample=False),
         }
-        seconds = interleaved(jobs, options.repeats, size)
-        print(row(f"batch {size}, beside the bare prefill", seconds["ours"], seconds["prefill"]))
-        print(row(f"batch {size}, beside Hugging Face's generate", seconds["ours"], seconds["peer"]), flush=True)
+        times = interleaved(jobs, options.repeats, size)
+        results[f"batch {size}, beside the bare prefill"] = {"ours": times["ours"], "other": times["prefill"]}
+        results[f"batch {size}, beside Hugging Face's generate"] = {"ours": times["ours"], "other": times["peer"]}
+    save("recognize", "Recognition", "ms per face", "other", results)
 
 
 if __name__ == "__main__":

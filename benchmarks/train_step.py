@@ -7,12 +7,12 @@ and chain of thought, and for their mixture 0.75:0.25. Milliseconds per conversa
 import argparse
 
 import torch
-from host import environment
-from peer import batch, conversations, interleaved, our_model, peer_model, row
+from peer import batch, conversations, interleaved, our_model, peer_model
+from results import save
 
 
 def main() -> None:
-    """Measure and print a table."""
+    """Measure, print a table and write the result file."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=7, help="runs of each job (default: 7)")
     parser.add_argument("--sizes", type=int, nargs="+", default=[8, 16], help="batch sizes (default: 8 16)")
@@ -25,9 +25,7 @@ def main() -> None:
         optimizer.step()
         optimizer.zero_grad()
 
-    print(f"{environment()}, {torch.get_num_threads()} threads\n")
-    print("| conversations | explllm, ms | Hugging Face, ms | ratio |")
-    print("|---|---|---|---|")
+    results: dict[str, dict[str, list[float]]] = {}
     for size in options.sizes:
         for kind, shares in (("FER", (1, 0)), ("label + CoT", (0, 1)), ("0.75:0.25", (0.75, 0.25))):
             rows = [
@@ -41,8 +39,9 @@ def main() -> None:
                 "ours": lambda mine=mine: step(ours, optimizers[0], mine, logits_at_labels_only=True),
                 "peer": lambda theirs=theirs: step(peer, optimizers[1], theirs),
             }
-            seconds = interleaved(jobs, options.repeats, size)
-            print(row(f"{kind}, batch {size}", seconds["ours"], seconds["peer"]), flush=True)
+            times = interleaved(jobs, options.repeats, size)
+            results[f"{kind}, batch {size}"] = {"ours": times["ours"], "other": times["peer"]}
+    save("train_step", "Training step", "ms per conversation", "Hugging Face", results)
 
 
 if __name__ == "__main__":
