@@ -160,9 +160,11 @@ class Explainer:
             while not (self._recognitions or self._explanations or decoder.rows or self._closed):
                 self._changed.wait()
             taken = []
+            # A few waiting faces start at once, many in groups.
+            starts = decoder.refills or len(self._explanations) <= decoder.free
             for queue, room in (
                 (self._recognitions, 2 * self._batch_size),
-                (self._explanations, decoder.size - len(decoder.rows)),
+                (self._explanations, decoder.free if starts else 0),
             ):
                 jobs: list[Job] = []
                 while queue and len(jobs) < room:

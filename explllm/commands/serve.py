@@ -93,6 +93,9 @@ def serve(
         timeout=timeout,
         allow_urls=allow_urls,
     )
+    # The model's thread releases the interpreter in each operation. By default it would then wait up to 5 ms for the
+    # thread that reads requests, as long as a forward pass of a small model.
+    sys.setswitchinterval(1e-4)
     explainer = Explainer(loaded, batch_size, max_new_tokens, max_waiting)
     try:
         uvicorn.run(

@@ -38,6 +38,8 @@ _TOKENS_PER_PASS = {"cpu": 40}
 """Tokens of a pass, over all rows, up to which drafts cost less than they save; other devices: `_MANY_TOKENS`."""
 _MANY_TOKENS = 256
 """A GPU reads all weights in each pass: up to this number, tokens cost little time."""
+_REFILL = 4
+"""Faces that are prefilled together when others leave a batch: each takes half the time of a face alone."""
 
 
 class SlotCache(Cache):
@@ -178,6 +180,16 @@ class Decoder:
         """Reserve the cache."""
         self.cache: Cache = SlotCache(self.size, self.capacity)
         self.end_ids = set(self.model.conversations.end_token_ids)
+
+    @property
+    def free(self) -> int:
+        """Number of free rows."""
+        return self.size - len(self.rows)
+
+    @property
+    def refills(self) -> bool:
+        """Whether so many rows are free that new ones should be prefilled now, rather than after the next pass."""
+        return not self.rows or self.free >= min(_REFILL, (self.size + 1) // 2)
 
     def any_rank_is_busy(self) -> bool:
         """Return whether there are unfinished rows; under FSDP2 on any rank, since all must make the same passes."""

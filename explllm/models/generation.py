@@ -301,8 +301,8 @@ def _answers(
         while True:
             busy = decoder.any_rank_is_busy()
             # Under FSDP2, where all ranks must make the same passes, they begin new batches together.
-            free = 0 if busy and isinstance(model, FSDPModule) else decoder.size - len(decoder.rows)
-            new = list(islice(queue, free))
+            waits = busy and isinstance(model, FSDPModule)
+            new = list(islice(queue, 0 if waits or not decoder.refills else decoder.free))
             active.update(new)
             finished: list[Row] | None = None
             try:

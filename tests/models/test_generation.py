@@ -228,11 +228,15 @@ def test_speculative_decoding_equals_plain_greedy_decoding(make_model, monkeypat
     ends = [next((i + 1 for i, token in enumerate(tokens) if token in {2, *frequent}), 40) for tokens in plain]
     assert len(set(ends)) > 4
     expected = [model.conversations.decode(tokens[:end]) for tokens, end in zip(plain, ends, strict=True)]
-    passes = []
+    passes, prefilled = [], []
     model.language.register_forward_pre_hook(lambda *_: passes.append(1))
+    model.vision.register_forward_pre_hook(
+        lambda _, inputs, options: prefilled.append(len((*inputs, *options.values())[0])), with_kwargs=True
+    )
 
     def texts(rows, speculate):
         passes.clear()
+        prefilled.clear()
         model.speculate, model.drafts = speculate, Drafts.of_texts(plain[:6])
         return [text for _, text in recognize_and_explain(model, iter(images), rows, 40)]
 
@@ -240,7 +244,8 @@ def test_speculative_decoding_equals_plain_greedy_decoding(make_model, monkeypat
     assert texts(1, True) == expected and len(passes) < 12 + sum(ends) / 1.5
     assert texts(5, False) == expected
     in_waves = sum(max(ends[start : start + 5]) + 1 for start in range(0, 12, 5))
-    assert len(passes) < in_waves + 6  # six of the faces are prefilled, and begin, in passes of their own
+    assert len(passes) < in_waves + 6  # some of the faces are prefilled, and begin, in passes of their own
+    assert prefilled[0] == 5 and min(prefilled[1:-1]) >= 3 and sum(prefilled) == 12  # in groups, not one by one
     assert texts(5, True) == expected
     assert model.explain_pixels(images, labels, 40) == [ChainOfThought.parse(text) for text in expected]
 
