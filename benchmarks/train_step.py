@@ -1,7 +1,9 @@
 """Training steps beside Hugging Face's: python benchmarks/train_step.py.
 
 Forward, backward and optimizer step of `explllm` and of Llava with peft, interleaved in one process, for FER, for label
-and chain of thought, and for their mixture 0.75:0.25. Milliseconds per conversation, medians with quartiles.
+and chain of thought, and for their mixture 0.75:0.25. Of a mixture, `explllm` trains micro-batches of one kind each, as
+`explllm fit` does, and the peer one batch, padded to the longest conversation. Milliseconds per conversation, medians
+with quartiles.
 """
 
 import argparse
@@ -20,21 +22,22 @@ def main() -> None:
     ours, peer = our_model().train(), peer_model().train()
     optimizers = [torch.optim.AdamW([w for w in model.parameters() if w.requires_grad]) for model in (ours, peer)]
 
-    def step(model: torch.nn.Module, optimizer: torch.optim.Optimizer, inputs: dict, **more: bool) -> None:
-        model(**inputs, **more).loss.backward()
+    def step(model: torch.nn.Module, optimizer: torch.optim.Optimizer, batches: list[dict], **more: bool) -> None:
+        total = sum(len(inputs["input_ids"]) for inputs in batches)
+        for inputs in batches:
+            (model(**inputs, **more).loss * (len(inputs["input_ids"]) / total)).backward()
         optimizer.step()
         optimizer.zero_grad()
 
     results: dict[str, dict[str, list[float]]] = {}
     for size in options.sizes:
         for kind, shares in (("FER", (1, 0)), ("label + CoT", (0, 1)), ("0.75:0.25", (0.75, 0.25))):
-            rows = [
-                encoded
-                for name, share in zip(("fer", "cot"), shares, strict=True)
-                for encoded in conversations(ours, name, round(size * share))
-            ]
-            mine, theirs = batch(ours, rows), batch(ours, rows, for_peer=True)
-            mine.pop("attention_mask")  # as in `ExpLLMTask.training_step`
+            counts = {name: round(size * share) for name, share in zip(("fer", "cot"), shares, strict=True) if share}
+            rows = [conversations(ours, name, count) for name, count in counts.items()]
+            mine = [batch(ours, part) for part in rows]
+            for inputs in mine:
+                inputs.pop("attention_mask")  # as in `ExpLLMTask.training_step`
+            theirs = [batch(ours, [row for part in rows for row in part], for_peer=True)]
             jobs = {
                 "ours": lambda mine=mine: step(ours, optimizers[0], mine, logits_at_labels_only=True),
                 "peer": lambda theirs=theirs: step(peer, optimizers[1], theirs),
