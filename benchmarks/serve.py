@@ -55,6 +55,7 @@ def main() -> int:
     parser.add_argument("--faces", type=int, default=32, help="different faces (default: 32)")
     parser.add_argument("--batch_size", type=int, default=8)
     parser.add_argument("--max_new_tokens", type=int, default=160)
+    parser.add_argument("--read_timeout", type=int, default=30, help="of the server, in seconds (default: 30)")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         return run(options, Path(folder))
@@ -86,7 +87,8 @@ def run(options: argparse.Namespace, folder: Path) -> int:
         raise SystemExit("two faces have the same probabilities: mixed answers would not be noticed")
     direct = [seconds_per_face()]
     command = ["serve", "--port", "0", "--name", "m", "--batch_size", str(options.batch_size)]
-    command += ["--max_new_tokens", str(options.max_new_tokens), *(["--model", options.model] if options.model else [])]
+    command += ["--max_new_tokens", str(options.max_new_tokens), "--read_timeout", str(options.read_timeout)]
+    command += ["--model", options.model] if options.model else []
     with explllm_process(folder, *command) as (server, address), Memory(server.pid) as memory:
         counts, seconds = Load(address, faces, expected, options).run()
         alive = server.poll() is None

@@ -26,6 +26,7 @@ def test_the_gpu_benchmark(repository, tmp_path):
 def test_the_server_benchmark(repository, tmp_path):
     """The command `explllm serve` as a process: right answers only, and errors for all kinds of garbage."""
     options = ["--requests", "100", "--garbage", "0.1", "--clients", "4", "--faces", "6", "--max_new_tokens", "8"]
+    options += ["--read_timeout", "8"]
     script = [sys.executable, str(repository / "benchmarks/serve.py"), *options]
     done = subprocess.run(script, capture_output=True, text=True, timeout=600, cwd=tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr[-3000:]

@@ -29,6 +29,7 @@ def serve(
     max_faces: Annotated[int, Option(minimum=1)] = 64,
     rate: Annotated[int | None, Option(minimum=1, default="no limit")] = None,
     timeout: Annotated[float, Option(minimum=1)] = 120,
+    read_timeout: Annotated[float, Option(minimum=1)] = 30,
     allow_urls: bool = False,
 ) -> int:
     """Serve a model over HTTP, as OpenAI's clients expect it.
@@ -59,6 +60,7 @@ def serve(
         max_faces: Maximum number of pictures of a request to /recognize.
         rate: Requests per minute and client address.
         timeout: Seconds after which an answer is given up.
+        read_timeout: Seconds within which a request must arrive.
         allow_urls: Fetch pictures from public http and https addresses.
 
     Raises:
@@ -91,6 +93,7 @@ def serve(
         max_faces=max_faces,
         per_minute=rate,
         timeout=timeout,
+        read_seconds=read_timeout,
         allow_urls=allow_urls,
     )
     # The model's thread releases the interpreter in each operation. By default it would then wait up to 5 ms for the
