@@ -14,8 +14,8 @@ import torch
 from explllm.core.errors import InputError
 from explllm.models.decoding import Decoder, Row
 from explllm.models.explllm import ExpLLM
+from explllm.models.fast_linear import fast_linear
 from explllm.models.generation import Recognition, new_decoder, prefill, smaller_batches
-from explllm.models.lora import merged_lora
 
 _LOG = logging.getLogger(__name__)
 
@@ -136,7 +136,7 @@ class Explainer:
         self._thread.join()
 
     def _run(self) -> None:
-        with torch.no_grad(), merged_lora(self.model):
+        with torch.no_grad(), fast_linear(self.model):
             decoder = self._new_decoder()
             while not self._closed:
                 recognitions, explanations = self._take(decoder)

@@ -14,7 +14,8 @@ et al. 2023, with deterministic drafts)::
 Finished rows leave the batch, and new conversations take their places.
 
 Shape legend:
-    R rows in a pass, Q tokens per row, C columns that a pass can see, L heads, E width of a head
+    R rows in a pass, Q tokens per row, C columns that a pass can see, P tokens of the shared prefix,
+    T tokens of a prompt, N image tokens, L heads, E width of a head, D width of the language model, V vocabulary
 """
 
 import functools
@@ -42,6 +43,54 @@ _REFILL = 4
 """Faces that are prefilled together when others leave a batch: each takes half the time of a face alone."""
 
 
+class SharedPrefix(Cache):
+    """Keys and values of a beginning that all conversations share, computed for one row and used for any number.
+
+    A pass of R rows sees it before its own tokens, which it does not keep.
+    """
+
+    def __init__(self, model: "ExpLLM", ids: torch.Tensor) -> None:
+        """Process the tokens (P,) with which all conversations begin."""
+        super().__init__(layer_class_to_replicate=_PrefixLayer)
+        self.ids = ids.tolist()
+        model.language(
+            input_ids=ids.unsqueeze(0), past_key_values=self, use_cache=True, logits_to_keep=last_positions(ids, 0)
+        )
+
+
+class _PrefixLayer(CacheLayerMixin):
+    is_sliding = False
+
+    def lazy_initialization(self, key_states: torch.Tensor, value_states: torch.Tensor) -> None:
+        self.keys, self.values = key_states, value_states
+        self.is_initialized = True
+
+    def update(
+        self, key_states: torch.Tensor, value_states: torch.Tensor, *_: Any, **__: Any
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Keep the first states, (1, L, P, E); return them and those of the next tokens, (R, L, P + Q, E)."""
+        if not self.is_initialized:
+            self.lazy_initialization(key_states, value_states)
+            return key_states, value_states
+        assert self.keys is not None and self.values is not None
+        rows = len(key_states)
+        return (
+            torch.cat([self.keys.expand(rows, -1, -1, -1), key_states], dim=2),
+            torch.cat([self.values.expand(rows, -1, -1, -1), value_states], dim=2),
+        )
+
+    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
+        return self.get_seq_length() + query_length, 0
+
+    def get_seq_length(self) -> int:
+        return 0 if self.keys is None else self.keys.shape[2]
+
+    def get_max_length(self) -> int:
+        return -1
+
+    get_max_cache_shape = get_max_length  # its name in older releases
+
+
 class SlotCache(Cache):
     """Keys and values of several conversations, one per row. `select` chooses where the next forward pass writes."""
 
@@ -54,6 +103,20 @@ class SlotCache(Cache):
     def select(self, rows: slice, columns: torch.Tensor, width: int) -> None:
         """Choose rows, the columns (R, Q) of the next pass's tokens in each of them, and the number of columns C."""
         self.rows, self.columns, self.width = rows, columns, width
+
+    def write_prefix(self, prefix: SharedPrefix) -> None:
+        """Copy a shared prefix to the first columns of all rows."""
+        for index, shared in enumerate(prefix.layers):
+            if index == len(self.layers):
+                self.layers.append(_SlotLayer(self))
+            layer = self.layers[index]
+            assert isinstance(layer, _SlotLayer) and isinstance(shared, _PrefixLayer)
+            assert shared.keys is not None and shared.values is not None
+            if not layer.is_initialized:
+                layer.lazy_initialization(shared.keys, shared.values)
+            assert layer.keys is not None and layer.values is not None
+            layer.keys[:, :, : len(prefix.ids)] = shared.keys
+            layer.values[:, :, : len(prefix.ids)] = shared.values
 
     def move_row(self, source: int, target: int) -> None:
         """Copy a row over another one."""
@@ -136,6 +199,65 @@ def attention_masks(
     return {"full_attention": additive(visible), "sliding_attention": additive(near)}
 
 
+def last_positions(tokens: torch.Tensor, count: int) -> torch.Tensor:
+    """Return indices of the last tokens (..., T) for the language model's `logits_to_keep`.
+
+    With a number instead, it takes a view of the states. On a CPU, the output layer would then multiply the rows of a
+    batch one by one.
+    """
+    size = tokens.shape[-1]
+    return torch.arange(size - count, size, device=tokens.device)
+
+
+def prompt_logits(
+    model: "ExpLLM",
+    ids: torch.Tensor,
+    image_embeds: torch.Tensor,
+    decoder: "Decoder | None" = None,
+    visible: torch.Tensor | None = None,
+    positions: torch.Tensor | None = None,
+    keep: int = 0,
+) -> torch.Tensor:
+    """Process one prompt about several faces; its tokens before the image, which are the same for all, only once.
+
+    Args:
+        model: The model. Its language model must accept any mask and positions.
+        ids: (T,) token ids.
+        image_embeds: (R, N, D).
+        decoder: Gets keys and values of new rows behind its own; without it, they are not kept.
+        visible: (1, 1, T, T), True where a token may attend to another; by default to all before it.
+        positions: (1, T); by default 0 to T - 1.
+        keep: Number of positions at the end whose logits are returned.
+
+    Returns:
+        Logits (R, keep, V).
+    """
+    faces, size = len(image_embeds), len(ids)
+    positions = torch.arange(size, device=ids.device).unsqueeze(0) if positions is None else positions
+    prefix = None
+    start = 0 if decoder is None else decoder.shared_tokens(ids)
+    several = faces > 1 if decoder is None else decoder.size > 1 and not decoder.prefix
+    # Under FSDP2, all ranks must make the same passes, and their numbers of faces may differ.
+    if several and not isinstance(model, FSDPModule):
+        start = int((ids == model.config.image_token_id).nonzero()[0])
+    if start and several:
+        prefix = SharedPrefix(model, ids[:start])
+        if decoder is not None:
+            decoder.share(prefix)
+    if visible is None and start:
+        visible = torch.ones(1, 1, size, size, dtype=torch.bool, device=ids.device).tril()
+    mask = None if visible is None else attention_masks(model, visible[:, :, start:], positions[:, start:], positions)
+    cache = prefix if decoder is None else decoder.select_new(faces, start, size)
+    return model.language(
+        inputs_embeds=model.embed(ids[start:].expand(faces, -1), image_embeds),
+        attention_mask=mask,
+        position_ids=positions[:, start:],
+        past_key_values=cache,
+        use_cache=cache is not None,
+        logits_to_keep=last_positions(ids[start:], keep),
+    ).logits
+
+
 @dataclass
 class Row:
     """A conversation that is being continued."""
@@ -173,6 +295,8 @@ class Decoder:
     """Whether the language model accepts any mask and positions. If not, it continues one row at a time, without drafts
     and with its own cache."""
     rows: list[Row] = field(default_factory=list)
+    prefix: list[int] = field(default_factory=list)
+    """Token ids with which all conversations begin: the first columns of every row contain their keys and values."""
     passes: int = 0
     """Forward passes of the language model, prefills not counted."""
 
@@ -203,10 +327,20 @@ class Decoder:
         """Drop all rows and the memory of the cache."""
         self.rows, self.cache = [], SlotCache(0, 0)
 
-    def prefill_slots(self, count: int, length: int) -> SlotCache:
-        """Return the cache, set to the prefill of new rows of equal length behind the present ones."""
+    def share(self, prefix: SharedPrefix) -> None:
+        """Write the beginning of all conversations to all rows, before the first of them."""
+        assert isinstance(self.cache, SlotCache) and not self.rows
+        self.cache.write_prefix(prefix)
+        self.prefix = prefix.ids
+
+    def shared_tokens(self, ids: torch.Tensor) -> int:
+        """Return how many tokens at the beginning of a prompt (T,) all rows contain already."""
+        return len(self.prefix) if ids[: len(self.prefix)].tolist() == self.prefix else 0
+
+    def select_new(self, count: int, start: int, length: int) -> SlotCache:
+        """Return the cache, set to columns `start` to `length` of new rows behind the present ones."""
         assert isinstance(self.cache, SlotCache)
-        columns = torch.arange(length, device=self.model.device).expand(count, -1)
+        columns = torch.arange(start, length, device=self.model.device).expand(count, -1)
         self.cache.select(slice(len(self.rows), len(self.rows) + count), columns, length)
         return self.cache
 
@@ -227,12 +361,13 @@ class Decoder:
         length = max(map(len, inputs))
         keep = length - min(row.pending for row in rows) + 1
         ids = [tokens + [0] * (length - len(tokens)) for tokens in inputs]
+        tokens = torch.tensor(ids, device=self.model.device)
         output = self.model.language(
-            input_ids=torch.tensor(ids, device=self.model.device),
+            input_ids=tokens,
             **(self._slots(rows, first, length) if isinstance(self.cache, SlotCache) else {}),
             past_key_values=self.cache,
             use_cache=True,
-            logits_to_keep=keep,
+            logits_to_keep=last_positions(tokens, keep),
         )
         self.cache = output.past_key_values
         self.passes += 1

@@ -17,10 +17,10 @@ from explllm.conversation.messages import Messages, explanation, recognition
 from explllm.core.errors import ConfigError
 from explllm.core.expressions import Expression
 from explllm.explanations.html import bars_html
-from explllm.models.decoding import Decoder, Row
+from explllm.models.decoding import Decoder, Row, last_positions, prompt_logits
+from explllm.models.fast_linear import fast_linear
 from explllm.models.label_scoring import PackedLabels as PackedLabels
 from explllm.models.label_scoring import pack_labels, pack_unit_states, score_labels, score_packed, supports_packing
-from explllm.models.lora import merged_lora
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -142,15 +142,16 @@ def _score_in_batches(
     size = count = len(pixel_values)
     size = min(size, model.max_batch_sizes.get("recognition", size))
     scores: list[torch.Tensor] = []
-    while len(scores) < count:
-        try:
-            pixels = pixel_values[len(scores) : len(scores) + size]
-            scores += [*score(pixels)]
-        except torch.OutOfMemoryError as error:
-            _check_repeatable(model, "recognition", size, error)
-        else:
-            continue
-        size = smaller_batches(model, "recognition", min(size, count - len(scores)))
+    with fast_linear(model):
+        while len(scores) < count:
+            try:
+                pixels = pixel_values[len(scores) : len(scores) + size]
+                scores += [*score(pixels)]
+            except torch.OutOfMemoryError as error:
+                _check_repeatable(model, "recognition", size, error)
+            else:
+                continue
+            size = smaller_batches(model, "recognition", min(size, count - len(scores)))
     return torch.stack(scores)
 
 
@@ -297,7 +298,7 @@ def _answers(
     results: dict[int, tuple[Recognition | None, str]] = {}
     rows = min(rows, model.max_batch_sizes.get("explanation", rows))
     decoder = new_decoder(model, labels, rows, max_new_tokens)
-    with merged_lora(model):
+    with fast_linear(model):
         while True:
             busy = decoder.any_rank_is_busy()
             # Under FSDP2, where all ranks must make the same passes, they begin new batches together.
@@ -367,14 +368,13 @@ def prefill(model: "ExpLLM", decoder: Decoder, faces: Sequence[tuple[int, Face]]
         # The last token of a prompt is processed with the first drafts.
         columns = zip(*(prompt[:-1] for prompt in prompts), strict=False)
         prefix = tuple(tokens[0] for tokens in takewhile(lambda tokens: len(set(tokens)) == 1, columns))
-        ids = torch.tensor(prefix, device=model.device).expand(len(faces), -1)
-        output = model.language(
-            inputs_embeds=model.embed(ids, image_embeds),
-            past_key_values=decoder.prefill_slots(len(faces), len(prefix)) if decoder.packs else None,
-            use_cache=True,
-            logits_to_keep=1,
-        )
-        decoder.cache = output.past_key_values
+        ids = torch.tensor(prefix, device=model.device)
+        if decoder.packs:
+            prompt_logits(model, ids, image_embeds, decoder)
+        else:
+            embeds = model.embed(ids.expand(len(faces), -1), image_embeds)
+            keep = last_positions(ids, 0)
+            decoder.cache = model.language(inputs_embeds=embeds, use_cache=True, logits_to_keep=keep).past_key_values
     rows = []
     for (number, _), result, prompt in zip(faces, recognitions, prompts, strict=True):
         text = conversations.after_image(prompt)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 
 from explllm.conversation.messages import ACTIVE, NOT_ACTIVE, conversation, recognition, unit_state
-from explllm.models.decoding import Decoder, attention_masks
+from explllm.models.decoding import Decoder, last_positions, prompt_logits
 
 if TYPE_CHECKING:
     from explllm.models.explllm import ExpLLM
@@ -138,20 +138,13 @@ def score_packed(
     if not supports_packing(model):
         return _score_one_by_one(model, image_embeds, packed, count)
     ids = torch.cat([packed.prompt, packed.inputs])
-    embeds = model.embed(ids.expand(faces, -1), image_embeds)
-    shared = decoder is not None and decoder.packs
-    output = model.language(
-        inputs_embeds=embeds,
-        # Without labels of several tokens, the mask is causal: attention then uses its faster kernel.
-        attention_mask=attention_masks(model, packed.mask, packed.positions, packed.positions) if extra else None,
-        position_ids=packed.positions,
-        past_key_values=decoder.prefill_slots(faces, len(ids)) if decoder is not None and shared else None,
-        use_cache=shared,
-        logits_to_keep=extra + 1,
-    )
-    scores = torch.zeros(faces, count, device=embeds.device)
+    # Without labels of several tokens, the mask is causal: attention then uses its faster kernel.
+    mask = packed.mask if extra else None
+    decoder = decoder if decoder is not None and decoder.packs else None
+    logits_of_faces = prompt_logits(model, ids, image_embeds, decoder, mask, packed.positions, keep=extra + 1)
+    scores = torch.zeros(faces, count, device=logits_of_faces.device)
     for row in range(faces):  # one face at a time: float32 logits of a batch would take more memory than its cache
-        logits = output.logits[row].float()
+        logits = logits_of_faces[row].float()
         chosen = logits[packed.sources, packed.targets] - logits.logsumexp(-1)[packed.sources]
         scores[row].index_add_(0, packed.owners, chosen)
     return scores
@@ -169,7 +162,8 @@ def _score_one_by_one(model: "ExpLLM", image_embeds: torch.Tensor, packed: Packe
         own = packed.mask[0, 0, size + last - 1, size:].nonzero().flatten() if last else sources.new_empty(0)
         ids = torch.cat([packed.prompt, packed.inputs[own]]).expand(len(image_embeds), -1)
         embeds = model.embed(ids, image_embeds)
-        logits = model.language(inputs_embeds=embeds, use_cache=False, logits_to_keep=len(targets)).logits
+        keep = last_positions(ids, len(targets))
+        logits = model.language(inputs_embeds=embeds, use_cache=False, logits_to_keep=keep).logits
         chosen = logits.float().log_softmax(-1).gather(-1, targets.expand(len(image_embeds), -1).unsqueeze(-1))
         columns.append(chosen.sum((1, 2)))
     return torch.stack(columns, dim=1)

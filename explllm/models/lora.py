@@ -1,19 +1,15 @@
 """LoRA (Hu et al. 2021) and its variants DoRA and rsLoRA in a part of the model, with peft."""
 
 import re
-from collections.abc import Container, Iterator
-from contextlib import contextmanager
+from collections.abc import Container
 from dataclasses import dataclass
-from functools import partial
-from typing import Any, cast
+from typing import Any
 
 import torch
 from peft import LoraConfig, inject_adapter_in_model
 from peft.tuners.lora import LoraLayer
 from peft.utils.integrations import dequantize_module_weight
 from torch import nn
-from torch.distributed.tensor import DTensor
-from torch.nn.functional import linear
 
 from explllm.core.errors import ConfigError
 
@@ -94,42 +90,12 @@ def plain_state_dict(part: nn.Module, merge: bool) -> dict[str, torch.Tensor]:
     state = {name.replace(".base_layer.", "."): value for name, value in part.state_dict().items() if not is_lora(name)}
     for name, layer in part.named_modules():
         if merge and isinstance(layer, LoraLayer):
-            state[f"{name}.weight"] = _merged_weight(layer)
+            state[f"{name}.weight"] = merged_weight(layer)
     return state
 
 
-@contextmanager
-def merged_lora(model: nn.Module) -> Iterator[None]:
-    """Compute with merged LoRA weights inside the context; the model's own weights do not change.
-
-    Only linear layers in float32 are merged: in bfloat16, rounding would lose most of the update.
-
-    Args:
-        model: A model, with or without LoRA.
-    """
-    layers = [
-        layer
-        for layer in model.modules()
-        if isinstance(layer, LoraLayer) and _is_float32(layer.get_base_layer()) and not layer.disable_adapters
-    ]
-    try:
-        for layer in layers:
-            # One assignment replaces the computation: another thread finds the old or the new one, which are equal.
-            bias = cast(nn.Linear, layer.get_base_layer()).bias
-            layer.forward = partial(linear, weight=_merged_weight(layer), bias=bias)
-        yield
-    finally:
-        for layer in layers:
-            layer.__dict__.pop("forward", None)
-
-
-def _is_float32(layer: nn.Module) -> bool:
-    is_plain = type(layer) is nn.Linear and not isinstance(layer.weight, DTensor)
-    return is_plain and cast(nn.Linear, layer).weight.dtype == torch.float32
-
-
-def _merged_weight(layer: LoraLayer) -> torch.Tensor:
-    """Return a layer's weight with LoRA, in float32."""
+def merged_weight(layer: LoraLayer) -> torch.Tensor:
+    """Return the weight of a layer with LoRA merged, in float32."""
     adapted: Any = layer  # peft types its layers as plain modules
     weight: torch.Tensor = adapted.get_base_layer().weight.detach().float()
     for adapter in adapted.active_adapters:

@@ -160,7 +160,7 @@ def test_out_of_memory_halves_the_batch(make_model):
     with pytest.warns(UserWarning, match="recognition continues with batches of 2 faces"):
         recognitions = model.recognize_pixels(images)
     sizes.clear()
-    assert model.recognize_pixels(images) == recognitions and sizes == [2, 2, 2, 1]
+    assert model.recognize_pixels(images) == recognitions and sizes == [1, 2, 1, 2, 1, 2, 1]  # 1: the shared prefix
     for result, (first, _) in zip(recognitions, expected, strict=True):
         assert list(result.probabilities.values()) == pytest.approx(list(first.probabilities.values()), abs=1e-6)
     model.language.register_forward_pre_hook(lambda *_: (_ for _ in ()).throw(torch.OutOfMemoryError("always")))
@@ -172,21 +172,21 @@ def test_out_of_memory_halves_the_batch(make_model):
 def test_one_prefill_for_recognition_and_explanation(make_model, language):
     model = make_model(language)
     images = pixels(model, 5)
-    tokens = []
-    model.language.register_forward_pre_hook(
-        lambda _module, _inputs, options: tokens.append(
-            (options["inputs_embeds"] if options.get("inputs_embeds") is not None else options["input_ids"]).shape[1]
-        ),
-        with_kwargs=True,
-    )
+    prompt = model.conversations.encode_prompt(recognition())
+    prefix, passes = list(prompt[: prompt.index(model.config.image_token_id)]), Counter()
+
+    def count(_module, _inputs, options):
+        ids = options.get("input_ids")
+        passes["image" if ids is None else "prefix" if ids[0].tolist() == prefix else "text"] += 1
+
+    model.language.register_forward_pre_hook(count, with_kwargs=True)
     encoded = []
     model.vision.register_forward_pre_hook(lambda *_: encoded.append(1))
     together = model.recognize_and_explain_pixels(images, 24)
-    prompt = len(model.conversations.encode_prompt(recognition()))
-    if language != "bloom":
-        assert len(encoded) == 1 and sum(count >= prompt for count in tokens) == 1
+    if language != "bloom":  # the tokens before the image: once for all faces
+        assert len(encoded) == 1 and passes["image"] == passes["prefix"] == 1 < passes["text"]
     else:  # the fallback answers for one face at a time: a prefill for each label, and for the explanation
-        assert sum(count >= prompt for count in tokens) == 5 * 8
+        assert passes["image"] == 5 * 8 and passes["prefix"] == 0
     separate = model.recognize_pixels(images)
     texts = model.explain_pixels(images, [result.expression for result in separate], 24)
     assert [text.text for _, text in together] == [text.text for text in texts]

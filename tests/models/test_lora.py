@@ -10,7 +10,8 @@ from explllm import ExpLLM
 from explllm.conversation.messages import recognition
 from explllm.models import storage
 from explllm.models.build import build
-from explllm.models.lora import LoraSettings, merged_lora
+from explllm.models.fast_linear import fast_linear
+from explllm.models.lora import LoraSettings
 
 
 def logits(model):
@@ -62,8 +63,9 @@ def test_scale_saving_and_merging(lora_settings, tmp_path, variant, dtype):
     torch.testing.assert_close(logits(ExpLLM.from_pretrained(tmp_path / "model")), logits(model), atol=1e-5, rtol=0)
     expected, calls = logits(model), []
     layers[0].lora_A["default"].register_forward_pre_hook(lambda *_: calls.append(1))
-    with merged_lora(model):
-        torch.testing.assert_close(logits(model), expected, atol=1e-5, rtol=0)
+    with fast_linear(model):
+        # LoRA's own layers are in float32; another rounding error of them can round a bfloat16 logit the other way.
+        torch.testing.assert_close(logits(model), expected, atol=1e-5 if dtype == "float32" else 4e-3, rtol=0)
     assert bool(calls) == (dtype == "bfloat16")  # merging would round
     assert torch.equal(logits(model), expected) and calls
     if dtype == "float32":

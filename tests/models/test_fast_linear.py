@@ -1,0 +1,32 @@
+"""Linear layers of inference give the values of plain ones; `test_lora.py` merges the variants of LoRA."""
+
+import pytest
+import torch
+from torch import nn
+
+from explllm.models import fast_linear as module
+from explllm.models.fast_linear import fast_linear
+
+
+@pytest.mark.skipif(not hasattr(torch.ops.mkldnn, "_linear_pointwise"), reason="PyTorch without oneDNN")
+@pytest.mark.parametrize("onednn", [True, False])
+def test_values_and_restored_layers(monkeypatch, onednn):
+    monkeypatch.setattr(module, "prefers_onednn", lambda: onednn)
+    torch.manual_seed(0)
+    float32, bfloat16 = nn.Linear(32, 688), nn.Linear(32, 16, bias=False, dtype=torch.bfloat16)
+    hooked = nn.Linear(32, 8)
+    own = hooked.forward = lambda states: -nn.Linear.forward(hooked, states)  # as accelerate's hooks
+    model = nn.ModuleList([float32, bfloat16, hooked])
+    states = torch.randn(4, 9, 64)[:, 2:, ::2]  # a view with gaps
+    expected = [layer(states.to(layer.weight.dtype)) for layer in model]
+    with torch.no_grad(), fast_linear(model):
+        assert ("forward" in float32.__dict__) == onednn and "forward" not in bfloat16.__dict__
+        for layer, values in zip(model, expected, strict=True):
+            torch.testing.assert_close(layer(states.to(layer.weight.dtype)), values, atol=1e-5, rtol=0)
+        with fast_linear(model):  # another thread, or a recognition within an explanation
+            pass
+        assert ("forward" in float32.__dict__) == onednn
+        assert float32(states[:, :0]).shape == (4, 0, 688)
+        with torch.autocast("cpu", torch.bfloat16):
+            assert float32(states).dtype == torch.bfloat16
+    assert "forward" not in float32.__dict__ and hooked.forward is own
