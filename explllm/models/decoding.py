@@ -39,6 +39,8 @@ _TOKENS_PER_PASS = {"cpu": 40}
 """Tokens of a pass, over all rows, up to which drafts cost less than they save; other devices: `_MANY_TOKENS`."""
 _MANY_TOKENS = 256
 """A GPU reads all weights in each pass: up to this number, tokens cost little time."""
+_TOKENS_WORTH_A_PASS = 128
+"""Tokens that take longer than an additional forward pass of a few tokens."""
 _REFILL = 4
 """Faces that are prefilled together when others leave a batch: each takes half the time of a face alone."""
 
@@ -236,14 +238,14 @@ def prompt_logits(
     positions = torch.arange(size, device=ids.device).unsqueeze(0) if positions is None else positions
     prefix = None
     start = 0 if decoder is None else decoder.shared_tokens(ids)
-    several = faces > 1 if decoder is None else decoder.size > 1 and not decoder.prefix
+    others = faces - 1 if decoder is None else decoder.size - 1
     # Under FSDP2, all ranks must make the same passes, and their numbers of faces may differ.
-    if several and not isinstance(model, FSDPModule):
-        start = int((ids == model.config.image_token_id).nonzero()[0])
-    if start and several:
-        prefix = SharedPrefix(model, ids[:start])
-        if decoder is not None:
-            decoder.share(prefix)
+    if not start and not isinstance(model, FSDPModule) and (decoder is None or not decoder.prefix):
+        beginning = int((ids == model.config.image_token_id).nonzero()[0])
+        if beginning * others >= _TOKENS_WORTH_A_PASS:
+            start, prefix = beginning, SharedPrefix(model, ids[:beginning])
+            if decoder is not None:
+                decoder.share(prefix)
     if visible is None and start:
         visible = torch.ones(1, 1, size, size, dtype=torch.bool, device=ids.device).tril()
     mask = None if visible is None else attention_masks(model, visible[:, :, start:], positions[:, start:], positions)

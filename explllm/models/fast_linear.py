@@ -16,6 +16,9 @@ from torch.nn.functional import linear
 
 from explllm.models.lora import merged_weight
 
+_LARGE = 150_000
+"""Weights of a layer from which oneDNN is faster; each of its calls has a higher fixed cost."""
+
 
 @contextmanager
 def fast_linear(model: nn.Module) -> Iterator[None]:
@@ -32,10 +35,13 @@ def fast_linear(model: nn.Module) -> Iterator[None]:
             lora = layer if isinstance(layer, LoraLayer) and not layer.disable_adapters else None
             base = layer if lora is None else lora.get_base_layer()
             # A layer with a `forward` of its own has hooks of accelerate, or is replaced already.
-            if not _is_float32(base) or "forward" in layer.__dict__ or (lora is None and not prefers_onednn()):
+            if not _is_float32(base) or "forward" in layer.__dict__:
+                continue
+            onednn = prefers_onednn() and base.weight.device.type == "cpu" and base.weight.numel() >= _LARGE
+            if lora is None and not onednn:
                 continue
             weight = base.weight if lora is None else merged_weight(lora)
-            multiply = _onednn_linear if weight.device.type == "cpu" and prefers_onednn() else linear
+            multiply = _onednn_linear if onednn else linear
             # One assignment replaces the computation: another thread finds the old or the new one, which are equal.
             layer.forward = partial(multiply, weight=weight, bias=base.bias)
             replaced.append(layer)

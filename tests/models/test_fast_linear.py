@@ -12,6 +12,7 @@ from explllm.models.fast_linear import fast_linear
 @pytest.mark.parametrize("onednn", [True, False])
 def test_values_and_restored_layers(monkeypatch, onednn):
     monkeypatch.setattr(module, "prefers_onednn", lambda: onednn)
+    monkeypatch.setattr(module, "_LARGE", 20_000)
     torch.manual_seed(0)
     float32, bfloat16 = nn.Linear(32, 688), nn.Linear(32, 16, bias=False, dtype=torch.bfloat16)
     hooked = nn.Linear(32, 8)
