@@ -1,17 +1,23 @@
 """Recognition beside Hugging Face's generate: python benchmarks/recognize.py.
 
 `explllm` scores every label. The peer generates the label greedily, 4 tokens. The bare prefill is our encoder and
-language model over image and prompt, last logits only. Milliseconds per face, medians with quartiles.
+language model over image and prompt, last logits only. With `--model`, the same for a trained model; the peer is then
+transformers' generate with the same weights. A model that averages over mirror images is compared with the bare prefill
+of both sides, and with one label generated from one side. Milliseconds per face, medians with quartiles.
 """
 
 import argparse
+from collections.abc import Callable
 
 import torch
 from peer import batch, interleaved, our_model, peer_model
 from results import save
 
+from explllm import ExpLLM
 from explllm.conversation.encoder import IGNORED, Encoded
 from explllm.conversation.messages import recognition
+
+LABEL_TOKENS = {"max_new_tokens": 4, "min_new_tokens": 4, "do_sample": False}
 
 
 def main() -> None:
@@ -19,29 +25,59 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=9, help="runs of each job (default: 9)")
     parser.add_argument("--sizes", type=int, nargs="+", default=[1, 8], help="batch sizes (default: 1 8)")
+    parser.add_argument("--model", help="also measure a trained model, such as one of faces.yaml")
     options = parser.parse_args()
     ours, peer = our_model(), peer_model()
     prompt = ours.conversations.encode_prompt(recognition())
     results: dict[str, dict[str, list[float]]] = {}
     for size in options.sizes:
-        rows = [Encoded(prompt, (IGNORED,) * len(prompt))] * size
-        inputs, theirs = batch(ours, rows), batch(ours, rows, for_peer=True)
+        theirs = batch(ours, [Encoded(prompt, (IGNORED,) * len(prompt))] * size, for_peer=True)
         theirs.pop("labels")
-
-        @torch.inference_mode()
-        def prefill(inputs: dict = inputs) -> None:
-            embeds = ours.embed(inputs["input_ids"], ours.encode_image(inputs["pixel_values"]))
-            ours.language(inputs_embeds=embeds, use_cache=True, logits_to_keep=1)
-
-        jobs = {
-            "ours": lambda inputs=inputs: ours.recognize_pixels(inputs["pixel_values"]),
-            "prefill": prefill,
-            "peer": lambda theirs=theirs: peer.generate(**theirs, max_new_tokens=4, min_new_tokens=4, do_sample=False),
-        }
-        times = interleaved(jobs, options.repeats, size)
-        results[f"batch {size}, beside the bare prefill"] = {"ours": times["ours"], "other": times["prefill"]}
-        results[f"batch {size}, beside Hugging Face's generate"] = {"ours": times["ours"], "other": times["peer"]}
+        pixels = theirs["pixel_values"]
+        jobs = our_jobs(ours, pixels) | {"peer": lambda theirs=theirs: peer.generate(**theirs, **LABEL_TOKENS)}
+        results |= rows(interleaved(jobs, options.repeats, size), f"batch {size}")
+    if options.model:
+        trained = ExpLLM.from_pretrained(options.model)
+        for size in options.sizes:
+            pixels = torch.randn(size, 3, trained.image.size, trained.image.size)
+            jobs = our_jobs(trained, pixels)
+            jobs["peer"] = lambda pixels=pixels: generate(trained, pixels)
+            results |= rows(interleaved(jobs, options.repeats, size), f"trained model, batch {size}")
     save("recognize", "Recognition", "ms per face", "other", results)
+
+
+def our_jobs(model: ExpLLM, pixels: torch.Tensor) -> dict[str, Callable[[], object]]:
+    """Return recognition and the bare prefill of a batch of images."""
+
+    @torch.inference_mode()
+    def prefill() -> None:
+        sides = model.encode_both_sides(pixels) if model.config.average_flipped else [model.encode_image(pixels)]
+        for side in sides:
+            model.language(inputs_embeds=prompt_embeds(model, side), use_cache=True, logits_to_keep=1)
+
+    return {"ours": lambda: model.recognize_pixels(pixels), "prefill": prefill}
+
+
+def prompt_embeds(model: ExpLLM, image_embeds: torch.Tensor) -> torch.Tensor:
+    """Return the embeddings of image and prompt, (B, T, D)."""
+    ids = torch.tensor(model.conversations.encode_prompt(recognition()))
+    return model.embed(ids.expand(len(image_embeds), -1), image_embeds)
+
+
+@torch.inference_mode()
+def generate(model: ExpLLM, pixels: torch.Tensor) -> None:
+    """Generate a label with transformers."""
+    embeds = prompt_embeds(model, model.encode_image(pixels))
+    mask = torch.ones(embeds.shape[:2], dtype=torch.long)
+    model.language.generate(inputs_embeds=embeds, attention_mask=mask, pad_token_id=0, **LABEL_TOKENS)
+
+
+def rows(times: dict[str, list[float]], name: str) -> dict[str, dict[str, list[float]]]:
+    """Return the two rows of a model and batch size."""
+    return {
+        f"{name}, beside the bare prefill": {"ours": times["ours"], "other": times["prefill"]},
+        f"{name}, beside Hugging Face's generate": {"ours": times["ours"], "other": times["peer"]},
+    }
 
 
 if __name__ == "__main__":

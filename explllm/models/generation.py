@@ -102,8 +102,8 @@ def label_probabilities(model: "ExpLLM", pixel_values: torch.Tensor) -> torch.Te
         return _calibrate(model, label_log_likelihoods(model, pixel_values).softmax(1))
 
     def average(pixels: torch.Tensor) -> torch.Tensor:
-        first, second = (score_labels(model, embeds).softmax(1) for embeds in model.encode_both_sides(pixels))
-        return (first + second) / 2
+        scores = score_labels(model, torch.cat(model.encode_both_sides(pixels)))
+        return scores.softmax(1).unflatten(0, (2, -1)).mean(0)
 
     return _calibrate(model, _score_in_batches(model, pixel_values, average))
 

@@ -216,12 +216,10 @@ class ExpLLMNetwork(MultiPartModel, PreTrainedModel):
         Returns:
             The embeddings (B, N, D) of the images and of their mirror images.
         """
-        flipped = pixel_values.flip(-1)
-        sides = [(pixel_values, self._encode_blocks(pixel_values)), (flipped, self._encode_blocks(flipped))]
-        first, second = (
-            self._project(pixels, blocks, mirrored[-1])[0]
-            for (pixels, blocks), (_, mirrored) in zip(sides, reversed(sides), strict=True)
-        )
+        both = torch.cat([pixel_values, pixel_values.flip(-1)])
+        blocks = self._encode_blocks(both)
+        mirrored = torch.cat(blocks[-1].chunk(2)[::-1])
+        first, second = self._project(both, blocks, mirrored)[0].chunk(2)
         return first, second
 
     def _encode_blocks(self, pixel_values: torch.Tensor) -> list[torch.Tensor]:

@@ -358,12 +358,14 @@ def test_action_unit_tokens(tmp_path):
     mirror = [unit.mirror for unit in FEAFA]
     torch.testing.assert_close(model.encode_image_and_units(images.flip(-1))[1][:, mirror], units)
     passes = []
-    model.vision.register_forward_hook(lambda *_: passes.append(1))
+    model.vision.register_forward_pre_hook(
+        lambda _module, _inputs, options: passes.append(len(options["pixel_values"])), with_kwargs=True
+    )
     for found, side in zip(model.encode_both_sides(images), (images, images.flip(-1)), strict=True):
         torch.testing.assert_close(found, model.encode_image(side))
     passes.clear()
     model.recognize_pixels(images)
     model.recognize_and_explain_pixels(images, max_new_tokens=2)
-    assert len(passes) == 4  # each image and its mirror image once
+    assert passes == [4, 4]  # each image and its mirror image once
     model.config.average_flipped = False
     assert not torch.allclose(model.encode_image_and_units(images.flip(-1))[1][:, mirror], units, atol=1e-4)
