@@ -1,7 +1,8 @@
 """FEALLM and ExpLLM with the same data, steps and seeds: python benchmarks/feallm.py [--faces FOLDER].
 
 Without a folder, both train on drawn faces and are tested on unseen identities. Each run is `explllm fit` with
-`feallm_demo.yaml` or `feallm_faces.yaml`; only `network.architecture` differs. The script then runs `explllm bench fea`
+`feallm_demo.yaml` or `feallm_faces.yaml`, and with all options that this script does not know, such as
+`--trainer.max_epochs 2`; only `network.architecture` differs. The script then runs `explllm bench fea`
 and prints the mean and the standard deviation over the seeds as a Markdown table.
 """
 
@@ -36,22 +37,17 @@ def main() -> None:
     """Train, test and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--faces", help="a folder of class subfolders with an action_units.csv; drawn faces without it")
-    parser.add_argument("--epochs", type=int, help="epochs of each run; by default the configuration's")
-    parser.add_argument("--steps", type=int, help="optimizer steps of each run, instead of epochs")
-    parser.add_argument("--minutes", type=int, help="stop each run after this many minutes")
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
     parser.add_argument("--sample", type=int, help="test faces; by default all")
     parser.add_argument(
         "--runs", type=Path, default=Path("runs/benchmark_feallm"), help="the parent of the run folders"
     )
-    options = parser.parse_args()
+    options, more = parser.parse_known_args()
     options.runs.mkdir(parents=True, exist_ok=True)
     log = options.runs / "log.txt"
     fit: list[object] = ["fit", "--config", "feallm_faces.yaml" if options.faces else "feallm_demo.yaml"]
     fit += ["--data.root", options.faces] if options.faces else []
-    fit += ["--trainer.max_epochs", options.epochs] if options.epochs else []
-    fit += ["--trainer.max_steps", options.steps, "--trainer.max_epochs", 1000] if options.steps else []
-    fit += ["--trainer.max_time", f"00:00:{options.minutes:02}:00"] if options.minutes else []
+    fit += more
     models = []
     for seed in options.seeds:
         for name in ("feallm", "expllm"):
