@@ -327,7 +327,7 @@ class Decoder:
 
     def clear(self) -> None:
         """Drop all rows and the memory of the cache."""
-        self.rows, self.cache = [], SlotCache(0, 0)
+        self.rows, self.prefix, self.cache = [], [], SlotCache(0, 0)
 
     def share(self, prefix: SharedPrefix) -> None:
         """Write the beginning of all conversations to all rows, before the first of them."""
