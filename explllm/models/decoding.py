@@ -14,11 +14,12 @@ et al. 2023, with deterministic drafts)::
 Finished rows leave the batch, and new conversations take their places.
 
 Shape legend:
-    R rows in a pass, Q tokens per row, C columns that a pass can see, P tokens of the shared prefix,
-    T tokens of a prompt, N image tokens, L heads, E width of a head, D width of the language model, V vocabulary
+    R rows in a pass, Q tokens per row, C columns that a pass can see, T tokens of a prompt, N image tokens, D width of
+    the language model, V vocabulary
 """
 
-import functools
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, cast
 
@@ -26,7 +27,8 @@ import torch
 from torch import distributed
 from torch.distributed.fsdp import FSDPModule
 from transformers import Cache
-from transformers.cache_utils import CacheLayerMixin
+
+from explllm.models.cache import SharedPrefix, SlotCache
 
 if TYPE_CHECKING:
     from explllm.models.explllm import ExpLLM
@@ -41,133 +43,10 @@ _MANY_TOKENS = 256
 """A GPU reads all weights in each pass: up to this number, tokens cost little time."""
 _TOKENS_WORTH_A_PASS = 128
 """Tokens that take longer than an additional forward pass of a few tokens."""
+_SMALL_PASS = 2e8
+"""Operations of a pass below which one CPU thread is faster: waking the others takes longer than they save."""
 _REFILL = 4
 """Faces that are prefilled together when others leave a batch: each takes half the time of a face alone."""
-
-
-class SharedPrefix(Cache):
-    """Keys and values of a beginning that all conversations share, computed for one row and used for any number.
-
-    A pass of R rows sees it before its own tokens, which it does not keep.
-    """
-
-    def __init__(self, model: "ExpLLM", ids: torch.Tensor) -> None:
-        """Process the tokens (P,) with which all conversations begin."""
-        super().__init__(layer_class_to_replicate=_PrefixLayer)
-        self.ids = ids.tolist()
-        model.language(
-            input_ids=ids.unsqueeze(0), past_key_values=self, use_cache=True, logits_to_keep=last_positions(ids, 0)
-        )
-
-
-class _PrefixLayer(CacheLayerMixin):
-    is_sliding = False
-
-    def lazy_initialization(self, key_states: torch.Tensor, value_states: torch.Tensor) -> None:
-        self.keys, self.values = key_states, value_states
-        self.is_initialized = True
-
-    def update(
-        self, key_states: torch.Tensor, value_states: torch.Tensor, *_: Any, **__: Any
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Keep the first states, (1, L, P, E); return them and those of the next tokens, (R, L, P + Q, E)."""
-        if not self.is_initialized:
-            self.lazy_initialization(key_states, value_states)
-            return key_states, value_states
-        assert self.keys is not None and self.values is not None
-        rows = len(key_states)
-        return (
-            torch.cat([self.keys.expand(rows, -1, -1, -1), key_states], dim=2),
-            torch.cat([self.values.expand(rows, -1, -1, -1), value_states], dim=2),
-        )
-
-    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
-        return self.get_seq_length() + query_length, 0
-
-    def get_seq_length(self) -> int:
-        return 0 if self.keys is None else self.keys.shape[2]
-
-    def get_max_length(self) -> int:
-        return -1
-
-    get_max_cache_shape = get_max_length  # its name in older releases
-
-
-class SlotCache(Cache):
-    """Keys and values of several conversations, one per row. `select` chooses where the next forward pass writes."""
-
-    def __init__(self, rows: int, capacity: int) -> None:
-        """Reserve rows and columns; the memory is allocated in the first pass."""
-        super().__init__(layer_class_to_replicate=functools.partial(_SlotLayer, self))  # type: ignore[arg-type]
-        self.size = rows, capacity
-        self.rows, self.columns, self.width = slice(0, 0), torch.empty(0, 0, dtype=torch.long), 0
-
-    def select(self, rows: slice, columns: torch.Tensor, width: int) -> None:
-        """Choose rows, the columns (R, Q) of the next pass's tokens in each of them, and the number of columns C."""
-        self.rows, self.columns, self.width = rows, columns, width
-
-    def write_prefix(self, prefix: SharedPrefix) -> None:
-        """Copy a shared prefix to the first columns of all rows."""
-        for index, shared in enumerate(prefix.layers):
-            if index == len(self.layers):
-                self.layers.append(_SlotLayer(self))
-            layer = self.layers[index]
-            assert isinstance(layer, _SlotLayer) and isinstance(shared, _PrefixLayer)
-            assert shared.keys is not None and shared.values is not None
-            if not layer.is_initialized:
-                layer.lazy_initialization(shared.keys, shared.values)
-            assert layer.keys is not None and layer.values is not None
-            layer.keys[:, :, : len(prefix.ids)] = shared.keys
-            layer.values[:, :, : len(prefix.ids)] = shared.values
-
-    def move_row(self, source: int, target: int) -> None:
-        """Copy a row over another one."""
-        for layer in self.layers:
-            assert isinstance(layer, _SlotLayer) and layer.keys is not None and layer.values is not None
-            layer.keys[target] = layer.keys[source]
-            layer.values[target] = layer.values[source]
-
-
-class _SlotLayer(CacheLayerMixin):
-    is_sliding = False
-
-    def __init__(self, cache: SlotCache) -> None:
-        super().__init__()
-        self.cache = cache
-
-    def lazy_initialization(self, key_states: torch.Tensor, value_states: torch.Tensor) -> None:
-        rows, capacity = self.cache.size
-        # Zeros: attention multiplies values that it cannot see by 0, and memory may contain NaN.
-        self.keys, self.values = (
-            states.new_zeros(rows, states.shape[1], capacity, states.shape[3]) for states in (key_states, value_states)
-        )
-        self.is_initialized = True
-
-    def update(
-        self, key_states: torch.Tensor, value_states: torch.Tensor, *_: Any, **__: Any
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Write states (R, L, Q, E), and return all that the pass can see, (R, L, C, E)."""
-        if not self.is_initialized:
-            self.lazy_initialization(key_states, value_states)
-        assert self.keys is not None and self.values is not None
-        columns = self.cache.columns.to(key_states.device)
-        rows = torch.arange(len(columns), device=columns.device).unsqueeze(1)
-        keys, values = self.keys[self.cache.rows], self.values[self.cache.rows]
-        keys[rows, :, columns] = key_states.transpose(1, 2)
-        values[rows, :, columns] = value_states.transpose(1, 2)
-        return keys[:, :, : self.cache.width], values[:, :, : self.cache.width]
-
-    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
-        return self.cache.width, 0
-
-    def get_seq_length(self) -> int:
-        # Only a prefill, which starts at column 0, does not pass its positions.
-        return 0
-
-    def get_max_length(self) -> int:
-        return self.cache.size[1]
-
-    get_max_cache_shape = get_max_length  # its name in older releases
 
 
 def attention_masks(
@@ -199,6 +78,26 @@ def attention_masks(
     if not getattr(config, "layer_types", None):
         return additive(near)
     return {"full_attention": additive(visible), "sliding_attention": additive(near)}
+
+
+@contextmanager
+def enough_threads(model: "ExpLLM", tokens: int) -> Iterator[None]:
+    """Use one CPU thread if a pass of the language model is small, as those of small models' decoding are.
+
+    Args:
+        model: The model.
+        tokens: Number of tokens in the pass.
+    """
+    threads = torch.get_num_threads()
+    operations = 2 * tokens * sum(weight.numel() for weight in model.language.parameters())
+    if model.device.type != "cpu" or threads == 1 or operations >= _SMALL_PASS:
+        yield
+        return
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def last_positions(tokens: torch.Tensor, count: int) -> torch.Tensor:
@@ -243,21 +142,25 @@ def prompt_logits(
     if not start and not isinstance(model, FSDPModule) and (decoder is None or not decoder.prefix):
         beginning = int((ids == model.config.image_token_id).nonzero()[0])
         if beginning * others >= _TOKENS_WORTH_A_PASS:
-            start, prefix = beginning, SharedPrefix(model, ids[:beginning])
+            start, prefix, first = beginning, SharedPrefix(), ids[:beginning].unsqueeze(0)
+            none = last_positions(first, 0)
+            model.language(input_ids=first, past_key_values=prefix, use_cache=True, logits_to_keep=none)
             if decoder is not None:
-                decoder.share(prefix)
+                decoder.share(prefix, first[0].tolist())
     if visible is None and start:
         visible = torch.ones(1, 1, size, size, dtype=torch.bool, device=ids.device).tril()
     mask = None if visible is None else attention_masks(model, visible[:, :, start:], positions[:, start:], positions)
     cache = prefix if decoder is None else decoder.select_new(faces, start, size)
-    return model.language(
-        inputs_embeds=model.embed(ids[start:].expand(faces, -1), image_embeds),
-        attention_mask=mask,
-        position_ids=positions[:, start:],
-        past_key_values=cache,
-        use_cache=cache is not None,
-        logits_to_keep=last_positions(ids[start:], keep),
-    ).logits
+    embeds = model.embed(ids[start:].expand(faces, -1), image_embeds)
+    with enough_threads(model, embeds[..., 0].numel()):
+        return model.language(
+            inputs_embeds=embeds,
+            attention_mask=mask,
+            position_ids=positions[:, start:],
+            past_key_values=cache,
+            use_cache=cache is not None,
+            logits_to_keep=last_positions(ids[start:], keep),
+        ).logits
 
 
 @dataclass
@@ -329,11 +232,11 @@ class Decoder:
         """Drop all rows and the memory of the cache."""
         self.rows, self.prefix, self.cache = [], [], SlotCache(0, 0)
 
-    def share(self, prefix: SharedPrefix) -> None:
-        """Write the beginning of all conversations to all rows, before the first of them."""
+    def share(self, prefix: SharedPrefix, ids: list[int]) -> None:
+        """Write the beginning of all conversations, and its token ids, to all rows, before the first of them."""
         assert isinstance(self.cache, SlotCache) and not self.rows
         self.cache.write_prefix(prefix)
-        self.prefix = prefix.ids
+        self.prefix = ids
 
     def shared_tokens(self, ids: torch.Tensor) -> int:
         """Return how many tokens at the beginning of a prompt (T,) all rows contain already."""
@@ -364,16 +267,17 @@ class Decoder:
         keep = length - min(row.pending for row in rows) + 1
         ids = [tokens + [0] * (length - len(tokens)) for tokens in inputs]
         tokens = torch.tensor(ids, device=self.model.device)
-        output = self.model.language(
-            input_ids=tokens,
-            **(self._slots(rows, first, length) if isinstance(self.cache, SlotCache) else {}),
-            past_key_values=self.cache,
-            use_cache=True,
-            logits_to_keep=last_positions(tokens, keep),
-        )
+        with enough_threads(self.model, tokens.numel()):
+            output = self.model.language(
+                input_ids=tokens,
+                **(self._slots(rows, first, length) if isinstance(self.cache, SlotCache) else {}),
+                past_key_values=self.cache,
+                use_cache=True,
+                logits_to_keep=last_positions(tokens, keep),
+            )
+            predictions = output.logits.argmax(-1).tolist()
         self.cache = output.past_key_values
         self.passes += 1
-        predictions = output.logits.argmax(-1).tolist()
         for row, draft, predicted in zip(rows, drafts, predictions, strict=True):
             self._accept(row, draft, predicted[row.pending - 1 - (length - keep) :])
         return self.remove_finished()

@@ -257,3 +257,20 @@ def test_streaming(tiny_model, tmp_path):
     pieces = list(tiny_model.stream(image, max_new_tokens=30))
     assert "".join(pieces).strip() == tiny_model.explain(image, max_new_tokens=30).text
     assert isinstance(tiny_model.explain(image, max_new_tokens=4), ChainOfThought)
+
+
+def test_small_passes_use_one_thread(model, monkeypatch):
+    """Waking another thread takes longer than a pass of a small model; all threads are back after it."""
+    used = []
+    hook = model.language.register_forward_pre_hook(lambda *_: used.append(torch.get_num_threads()))
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        for limit, expected in ((1e12, 1), (0, 2)):
+            monkeypatch.setattr("explllm.models.decoding._SMALL_PASS", limit)
+            used.clear()
+            model.recognize_and_explain_pixels(pixels(model), 4)
+            assert set(used) == {expected} and torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(threads)
+        hook.remove()

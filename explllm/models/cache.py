@@ -1,0 +1,134 @@
+"""Keys and values of conversations that are being processed together.
+
+Shape legend:
+    R rows in a pass, Q tokens per row, C columns that a pass can see, P tokens of the shared prefix, L heads,
+    E width of a head
+"""
+
+import functools
+from typing import Any
+
+import torch
+from transformers import Cache
+from transformers.cache_utils import CacheLayerMixin
+
+
+class SharedPrefix(Cache):
+    """Keys and values of a beginning that all conversations share, computed for one row and used for any number.
+
+    The first pass, of one row, writes it. A later pass of R rows sees it before its own tokens, which it does not keep.
+    """
+
+    def __init__(self) -> None:
+        """Create an empty cache."""
+        super().__init__(layer_class_to_replicate=_PrefixLayer)
+
+
+class _PrefixLayer(CacheLayerMixin):
+    is_sliding = False
+
+    def lazy_initialization(self, key_states: torch.Tensor, value_states: torch.Tensor) -> None:
+        self.keys, self.values = key_states, value_states
+        self.is_initialized = True
+
+    def update(
+        self, key_states: torch.Tensor, value_states: torch.Tensor, *_: Any, **__: Any
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Keep the first states, (1, L, P, E); return them and those of the next tokens, (R, L, P + Q, E)."""
+        if not self.is_initialized:
+            self.lazy_initialization(key_states, value_states)
+            return key_states, value_states
+        assert self.keys is not None and self.values is not None
+        rows = len(key_states)
+        return (
+            torch.cat([self.keys.expand(rows, -1, -1, -1), key_states], dim=2),
+            torch.cat([self.values.expand(rows, -1, -1, -1), value_states], dim=2),
+        )
+
+    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
+        return self.get_seq_length() + query_length, 0
+
+    def get_seq_length(self) -> int:
+        return 0 if self.keys is None else self.keys.shape[2]
+
+    def get_max_length(self) -> int:
+        return -1
+
+    get_max_cache_shape = get_max_length  # its name in older releases
+
+
+class SlotCache(Cache):
+    """Keys and values of several conversations, one per row. `select` chooses where the next forward pass writes."""
+
+    def __init__(self, rows: int, capacity: int) -> None:
+        """Reserve rows and columns; the memory is allocated in the first pass."""
+        super().__init__(layer_class_to_replicate=functools.partial(_SlotLayer, self))  # type: ignore[arg-type]
+        self.size = rows, capacity
+        self.rows, self.columns, self.width = slice(0, 0), torch.empty(0, 0, dtype=torch.long), 0
+
+    def select(self, rows: slice, columns: torch.Tensor, width: int) -> None:
+        """Choose rows, the columns (R, Q) of the next pass's tokens in each of them, and the number of columns C."""
+        self.rows, self.columns, self.width = rows, columns, width
+
+    def write_prefix(self, prefix: SharedPrefix) -> None:
+        """Copy a shared prefix to the first columns of all rows."""
+        for index, shared in enumerate(prefix.layers):
+            if index == len(self.layers):
+                self.layers.append(_SlotLayer(self))
+            layer = self.layers[index]
+            assert isinstance(layer, _SlotLayer) and isinstance(shared, _PrefixLayer)
+            assert shared.keys is not None and shared.values is not None
+            if not layer.is_initialized:
+                layer.lazy_initialization(shared.keys, shared.values)
+            assert layer.keys is not None and layer.values is not None
+            layer.keys[:, :, : shared.get_seq_length()] = shared.keys
+            layer.values[:, :, : shared.get_seq_length()] = shared.values
+
+    def move_row(self, source: int, target: int) -> None:
+        """Copy a row over another one."""
+        for layer in self.layers:
+            assert isinstance(layer, _SlotLayer) and layer.keys is not None and layer.values is not None
+            layer.keys[target] = layer.keys[source]
+            layer.values[target] = layer.values[source]
+
+
+class _SlotLayer(CacheLayerMixin):
+    is_sliding = False
+
+    def __init__(self, cache: SlotCache) -> None:
+        super().__init__()
+        self.cache = cache
+
+    def lazy_initialization(self, key_states: torch.Tensor, value_states: torch.Tensor) -> None:
+        rows, capacity = self.cache.size
+        # Zeros: attention multiplies values that it cannot see by 0, and memory may contain NaN.
+        self.keys, self.values = (
+            states.new_zeros(rows, states.shape[1], capacity, states.shape[3]) for states in (key_states, value_states)
+        )
+        self.is_initialized = True
+
+    def update(
+        self, key_states: torch.Tensor, value_states: torch.Tensor, *_: Any, **__: Any
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Write states (R, L, Q, E), and return all that the pass can see, (R, L, C, E)."""
+        if not self.is_initialized:
+            self.lazy_initialization(key_states, value_states)
+        assert self.keys is not None and self.values is not None
+        columns = self.cache.columns.to(key_states.device)
+        rows = torch.arange(len(columns), device=columns.device).unsqueeze(1)
+        keys, values = self.keys[self.cache.rows], self.values[self.cache.rows]
+        keys[rows, :, columns] = key_states.transpose(1, 2)
+        values[rows, :, columns] = value_states.transpose(1, 2)
+        return keys[:, :, : self.cache.width], values[:, :, : self.cache.width]
+
+    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
+        return self.cache.width, 0
+
+    def get_seq_length(self) -> int:
+        # Only a prefill, which starts at column 0, does not pass its positions.
+        return 0
+
+    def get_max_length(self) -> int:
+        return self.cache.size[1]
+
+    get_max_cache_shape = get_max_length  # its name in older releases
