@@ -1,7 +1,7 @@
 """Recognition beside Hugging Face's generate: python benchmarks/recognize.py.
 
 `explllm` scores every label. The peer generates the label greedily, 4 tokens. The bare prefill is our encoder and
-language model over image and prompt, last logits only. With `--model`, the same for a trained model; the peer is then
+language model over image and prompt, last logits only. With `--model`, the same for a model of faces.yaml; the peer is then
 transformers' generate with the same weights. A model that averages over mirror images is compared with the bare prefill
 of both sides, and with one label generated from one side. Milliseconds per face, medians with quartiles.
 """
@@ -25,7 +25,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=9, help="runs of each job (default: 9)")
     parser.add_argument("--sizes", type=int, nargs="+", default=[1, 8], help="batch sizes (default: 1 8)")
-    parser.add_argument("--model", help="also measure a trained model, such as one of faces.yaml")
+    parser.add_argument("--model", help="folder of a model of faces.yaml, to measure it too")
     options = parser.parse_args()
     ours, peer = our_model(), peer_model()
     prompt = ours.conversations.encode_prompt(recognition())
@@ -42,7 +42,7 @@ def main() -> None:
             pixels = torch.randn(size, 3, trained.image.size, trained.image.size)
             jobs = our_jobs(trained, pixels)
             jobs["peer"] = lambda pixels=pixels: generate(trained, pixels)
-            results |= rows(interleaved(jobs, options.repeats, size), f"trained model, batch {size}")
+            results |= rows(interleaved(jobs, options.repeats, size), f"model of faces.yaml, batch {size}")
     save("recognize", "Recognition", "ms per face", "other", results)
 
 

@@ -144,7 +144,8 @@ def prompt_logits(
         if beginning * others >= _TOKENS_WORTH_A_PASS:
             start, prefix, first = beginning, SharedPrefix(), ids[:beginning].unsqueeze(0)
             none = last_positions(first, 0)
-            model.language(input_ids=first, past_key_values=prefix, use_cache=True, logits_to_keep=none)
+            with enough_threads(model, beginning):
+                model.language(input_ids=first, past_key_values=prefix, use_cache=True, logits_to_keep=none)
             if decoder is not None:
                 decoder.share(prefix, first[0].tolist())
     if visible is None and start:
