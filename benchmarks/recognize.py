@@ -1,9 +1,9 @@
 """Recognition beside Hugging Face's generate: python benchmarks/recognize.py.
 
 `explllm` scores every label. The peer generates the label greedily, 4 tokens. The bare prefill is our encoder and
-language model over image and prompt, last logits only. With `--model`, the same for a model of faces.yaml; the peer is then
-transformers' generate with the same weights. A model that averages over mirror images is compared with the bare prefill
-of both sides, and with one label generated from one side. Milliseconds per face, medians with quartiles.
+language model over image and prompt, last logits only. With `--model`, the same for a model of faces.yaml; the peer is
+then transformers' generate with the same weights. A model that averages over mirror images is compared with the bare
+prefill of both sides, and with one label generated from one side. Milliseconds per face, medians with quartiles.
 """
 
 import argparse
