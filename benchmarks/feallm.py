@@ -35,7 +35,9 @@ def explllm(log: Path, *arguments: object) -> None:
 
 def main() -> None:
     """Train, test and print the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
     parser.add_argument("--faces", help="a folder of class subfolders with an action_units.csv; drawn faces without it")
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
     parser.add_argument("--sample", type=int, help="test faces; by default all")

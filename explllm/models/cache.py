@@ -125,7 +125,7 @@ class _SlotLayer(CacheLayerMixin):
         return self.cache.width, 0
 
     def get_seq_length(self) -> int:
-        # Only a prefill, which starts at column 0, does not pass its positions.
+        # All passes give the positions of their tokens.
         return 0
 
     def get_max_length(self) -> int:

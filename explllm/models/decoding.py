@@ -41,8 +41,9 @@ _TOKENS_PER_PASS = {"cpu": 40}
 """Tokens of a pass, over all rows, up to which drafts cost less than they save; other devices: `_MANY_TOKENS`."""
 _MANY_TOKENS = 256
 """A GPU reads all weights in each pass: up to this number, tokens cost little time."""
-_TOKENS_WORTH_A_PASS = 128
-"""Tokens that take longer than an additional forward pass of a few tokens."""
+_TOKENS_WORTH_A_PASS = {"cpu": 128}
+"""Tokens that take longer than an additional forward pass of a few tokens; other devices: 2048."""
+_MANY_TOKENS_WORTH_A_PASS = 2048
 _SMALL_PASS = 2e8
 """Operations of a pass below which one CPU thread is faster: waking the others takes longer than they save."""
 _REFILL = 4
@@ -84,13 +85,14 @@ def attention_masks(
 def enough_threads(model: "ExpLLM", tokens: int) -> Iterator[None]:
     """Use one CPU thread if a pass of the language model is small, as those of small models' decoding are.
 
+    A thread that makes its first computation with torch meanwhile keeps to one thread.
+
     Args:
         model: The model.
         tokens: Number of tokens in the pass.
     """
     threads = torch.get_num_threads()
-    operations = 2 * tokens * sum(weight.numel() for weight in model.language.parameters())
-    if model.device.type != "cpu" or threads == 1 or operations >= _SMALL_PASS:
+    if model.device.type != "cpu" or threads == 1 or _operations(model, tokens) >= _SMALL_PASS:
         yield
         return
     torch.set_num_threads(1)
@@ -100,14 +102,19 @@ def enough_threads(model: "ExpLLM", tokens: int) -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
-def last_positions(tokens: torch.Tensor, count: int) -> torch.Tensor:
-    """Return indices of the last tokens (..., T) for the language model's `logits_to_keep`.
+def _operations(model: "ExpLLM", tokens: int) -> int:
+    """Return about how many operations the language model needs for a number of tokens."""
+    return 2 * tokens * sum(weight.numel() for weight in model.language.parameters())
 
-    With a number instead, it takes a view of the states. On a CPU, the output layer would then multiply the rows of a
-    batch one by one.
+
+def last_positions(tokens: torch.Tensor, count: int) -> torch.Tensor | int:
+    """Return the language model's `logits_to_keep` for the last positions of tokens (..., T), on a GPU at least one.
+
+    With a number, the language model takes a view of the states. On a CPU, the output layer would then multiply the
+    rows of a batch one by one, so the positions are given by indices. On a GPU, the states may be on another device.
     """
     size = tokens.shape[-1]
-    return torch.arange(size - count, size, device=tokens.device)
+    return torch.arange(size - count, size) if tokens.device.type == "cpu" else max(count, 1)
 
 
 def prompt_logits(
@@ -128,26 +135,32 @@ def prompt_logits(
         decoder: Gets keys and values of new rows behind its own; without it, they are not kept.
         visible: (1, 1, T, T), True where a token may attend to another; by default to all before it.
         positions: (1, T); by default 0 to T - 1.
-        keep: Number of positions at the end whose logits are returned.
+        keep: Number of positions at the end whose logits are needed.
 
     Returns:
-        Logits (R, keep, V).
+        Logits (R, keep, V). If `keep` is 0, there may be one position nevertheless.
     """
     faces, size = len(image_embeds), len(ids)
     positions = torch.arange(size, device=ids.device).unsqueeze(0) if positions is None else positions
     prefix = None
     start = 0 if decoder is None else decoder.shared_tokens(ids)
     others = faces - 1 if decoder is None else decoder.size - 1
+    if decoder is not None and not start:
+        decoder.prefix = []  # the new rows overwrite it
     # Under FSDP2, all ranks must make the same passes, and their numbers of faces may differ.
-    if not start and not isinstance(model, FSDPModule) and (decoder is None or not decoder.prefix):
+    if not start and not isinstance(model, FSDPModule) and (decoder is None or not decoder.rows):
         beginning = int((ids == model.config.image_token_id).nonzero()[0])
-        if beginning * others >= _TOKENS_WORTH_A_PASS:
-            start, prefix, first = beginning, SharedPrefix(), ids[:beginning].unsqueeze(0)
-            none = last_positions(first, 0)
+        if beginning * others >= _TOKENS_WORTH_A_PASS.get(ids.device.type, _MANY_TOKENS_WORTH_A_PASS):
+            start, prefix = beginning, SharedPrefix()
             with enough_threads(model, beginning):
-                model.language(input_ids=first, past_key_values=prefix, use_cache=True, logits_to_keep=none)
+                model.language(
+                    inputs_embeds=model.get_input_embeddings()(ids[:beginning].unsqueeze(0)),
+                    past_key_values=prefix,
+                    use_cache=True,
+                    logits_to_keep=last_positions(ids, 0),
+                )
             if decoder is not None:
-                decoder.share(prefix, first[0].tolist())
+                decoder.share(prefix, ids[:beginning].tolist())
     if visible is None and start:
         visible = torch.ones(1, 1, size, size, dtype=torch.bool, device=ids.device).tril()
     mask = None if visible is None else attention_masks(model, visible[:, :, start:], positions[:, start:], positions)

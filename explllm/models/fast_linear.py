@@ -21,21 +21,24 @@ _LARGE = 150_000
 
 
 @contextmanager
-def fast_linear(model: nn.Module) -> Iterator[None]:
+def fast_linear(model: nn.Module, merge: bool = True) -> Iterator[None]:
     """Compute with faster linear layers inside the context, without gradients; the model's own weights do not change.
 
-    Only layers in float32 are replaced: in bfloat16, rounding would lose most of a merged update.
+    Only layers that compute in float32 are replaced: in bfloat16, rounding would lose most of a merged update.
 
     Args:
         model: A model, with or without LoRA.
+        merge: Merge LoRA: a copy of each adapted weight, which pays off over the passes of a text.
     """
     replaced: list[nn.Module] = []
     try:
         for layer in model.modules():
-            lora = layer if isinstance(layer, LoraLayer) and not layer.disable_adapters else None
+            lora = layer if merge and isinstance(layer, LoraLayer) and not layer.disable_adapters else None
             base = layer if lora is None else lora.get_base_layer()
             # A layer with a `forward` of its own has hooks of accelerate, or is replaced already.
-            if not _is_float32(base) or "forward" in layer.__dict__:
+            if not _is_float32(base) or "forward" in {*layer.__dict__, *base.__dict__}:
+                continue
+            if base.weight.is_meta or torch.is_autocast_enabled(base.weight.device.type):
                 continue
             onednn = prefers_onednn() and base.weight.device.type == "cpu" and base.weight.numel() >= _LARGE
             if lora is None and not onednn:
@@ -70,6 +73,6 @@ def prefers_onednn() -> bool:
 
 def _onednn_linear(states: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
     """Compute a linear layer with the operator of PyTorch's compiler; it has no gradient."""
-    if torch.is_autocast_enabled("cpu") or states.dtype != weight.dtype or states.device != weight.device:
+    if torch.is_autocast_enabled("cpu"):  # since the layer was replaced
         return linear(states, weight, bias)
     return cast(torch.Tensor, torch.ops.mkldnn._linear_pointwise(states, weight, bias, "none", [], ""))

@@ -1,4 +1,4 @@
-"""Inference: the likelihood of every label in one forward pass, and chains of thought by greedy decoding.
+"""Inference: the likelihood of all labels together, and chains of thought by greedy decoding.
 
 Shape legend:
     B batch, K labels, U action units, H and W image height and width
@@ -74,8 +74,8 @@ class Recognitions(list[Recognition]):
 def label_log_likelihoods(model: "ExpLLM", pixel_values: torch.Tensor) -> torch.Tensor:
     """Score every label as the answer to the recognition prompt.
 
-    Image, prompt and all labels, end tokens included, form one packed sequence per face (see `PackedLabels`): one
-    forward pass without a cache. On an out-of-memory error, the batch is halved, now and in later calls.
+    Image, prompt and all labels, end tokens included, form one packed sequence per face (see `PackedLabels`), and no
+    keys and values are kept. On an out-of-memory error, the batch is halved, now and in later calls.
 
     Args:
         model: The model, with labels.
@@ -142,7 +142,7 @@ def _score_in_batches(
     size = count = len(pixel_values)
     size = min(size, model.max_batch_sizes.get("recognition", size))
     scores: list[torch.Tensor] = []
-    with fast_linear(model):
+    with fast_linear(model, merge=False):
         while len(scores) < count:
             try:
                 pixels = pixel_values[len(scores) : len(scores) + size]

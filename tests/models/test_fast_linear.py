@@ -30,4 +30,6 @@ def test_values_and_restored_layers(monkeypatch, onednn):
         assert float32(states[:, :0]).shape == (4, 0, 688)
         with torch.autocast("cpu", torch.bfloat16):
             assert float32(states).dtype == torch.bfloat16
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16), fast_linear(model):
+        assert "forward" not in float32.__dict__
     assert "forward" not in float32.__dict__ and hooked.forward is own

@@ -11,8 +11,9 @@ from explllm import ChainOfThought, Expression
 from explllm.conversation.messages import IMAGE_TOKEN, conversation, explanation, recognition, unit_state
 from explllm.conversation.tokenizer import train_tokenizer
 from explllm.models.build import ConfigAndTokenizer, build, build_config
+from explllm.models.decoding import Row, last_positions, prompt_logits
 from explllm.models.drafts import Drafts
-from explllm.models.generation import label_log_likelihoods, recognize_and_explain, unit_probabilities
+from explllm.models.generation import label_log_likelihoods, new_decoder, recognize_and_explain, unit_probabilities
 from explllm.models.label_scoring import pack_labels, pack_unit_states, score_packed, supports_packing
 
 LANGUAGES = {
@@ -173,11 +174,11 @@ def test_one_prefill_for_recognition_and_explanation(make_model, language):
     model = make_model(language)
     images = pixels(model, 5)
     prompt = model.conversations.encode_prompt(recognition())
-    prefix, passes = list(prompt[: prompt.index(model.config.image_token_id)]), Counter()
+    prefix, passes = prompt.index(model.config.image_token_id), Counter()
 
     def count(_module, _inputs, options):
-        ids = options.get("input_ids")
-        passes["image" if ids is None else "prefix" if ids[0].tolist() == prefix else "text"] += 1
+        embeds = options.get("inputs_embeds")
+        passes["text" if embeds is None else "prefix" if embeds.shape[:2] == (1, prefix) else "image"] += 1
 
     model.language.register_forward_pre_hook(count, with_kwargs=True)
     encoded = []
@@ -257,6 +258,23 @@ def test_streaming(tiny_model, tmp_path):
     pieces = list(tiny_model.stream(image, max_new_tokens=30))
     assert "".join(pieces).strip() == tiny_model.explain(image, max_new_tokens=30).text
     assert isinstance(tiny_model.explain(image, max_new_tokens=4), ChainOfThought)
+
+
+def test_prompts_with_different_beginnings_in_one_decoder(model):
+    """The shared beginning is written anew, or not used while other rows are being continued."""
+    ids = torch.tensor(model.conversations.encode_prompt(recognition()))
+    other = ids.clone()
+    other[0] = ids[1]
+    decoder = new_decoder(model, [Expression.FEAR], 4, 8)
+    with torch.no_grad():
+        faces = model.encode_image(pixels(model, 2))
+        for prompt, rows, shared in ((ids, [], True), (other, [], True), (ids, [Row(None, [0], 0, 0, 1)], False)):
+            decoder.rows = rows
+            found = prompt_logits(model, prompt, faces, decoder, keep=1)
+            assert bool(decoder.prefix) == shared
+            expected = model.language(inputs_embeds=model.embed(prompt.expand(2, -1), faces)).logits[:, -1:]
+            torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
+    assert last_positions(torch.empty(2, 5, device="meta"), 0) == 1  # on a GPU; 0 would mean all
 
 
 def test_small_passes_use_one_thread(model, monkeypatch):
