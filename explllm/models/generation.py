@@ -142,7 +142,9 @@ def _score_in_batches(
     size = count = len(pixel_values)
     size = min(size, model.max_batch_sizes.get("recognition", size))
     scores: list[torch.Tensor] = []
-    with fast_linear(model, merge=False):
+    # For one face, and for large models in float32, merged copies of the weights cost more than they save.
+    small = sum(weight.numel() for weight in model.language.parameters()) < 1e9
+    with fast_linear(model, merge=small and count > 1):
         while len(scores) < count:
             try:
                 pixels = pixel_values[len(scores) : len(scores) + size]
