@@ -100,6 +100,9 @@ WITHOUT_PANDAS = [
     *(f"explllm.explanations.{name}" for name in ("chain_of_thought", "grounding", "verdict", "rule_writer")),
 ]
 
+EXPLAIN = ["explllm.models.explllm", *(f"explllm.report.{name}" for name in ("picture", "terminal", "json_lines"))]
+"""What `explllm explain` imports: each second here is one more before the first answer."""
+
 
 @pytest.mark.parametrize(
     ("modules", "absent"),
@@ -107,8 +110,9 @@ WITHOUT_PANDAS = [
         (["explllm.core", *WITHOUT_PANDAS], (*HEAVY, "pandas", "numpy")),
         (["explllm", "explllm.cli"], HEAVY),
         (["explllm.core.manifest", "explllm.explanations.records"], HEAVY),
+        (EXPLAIN, ("peft", "pandas", "torchmetrics", "matplotlib", "lightning")),
     ],
-    ids=["core", "command line", "tables"],
+    ids=["core", "command line", "tables", "explain"],
 )
 def test_light_modules_stay_light(modules, absent):
     code = f"import sys, {', '.join(modules)}; print([name for name in {absent!r} if name in sys.modules])"

@@ -9,12 +9,11 @@ from pathlib import Path
 from typing import TypeGuard, cast
 
 import torch
-from peft.tuners.lora import LoraLayer
 from torch import nn
 from torch.distributed.tensor import DTensor
 from torch.nn.functional import linear
 
-from explllm.models.lora import merged_weight
+from explllm.models.lora import is_lora_layer, merged_weight
 
 _LARGE = 150_000
 """Weights of a layer from which oneDNN is faster; each of its calls has a higher fixed cost."""
@@ -33,7 +32,7 @@ def fast_linear(model: nn.Module, merge: bool = True) -> Iterator[None]:
     replaced: list[nn.Module] = []
     try:
         for layer in model.modules():
-            lora = layer if merge and isinstance(layer, LoraLayer) and not layer.disable_adapters else None
+            lora = layer if merge and is_lora_layer(layer) and not layer.disable_adapters else None
             base = layer if lora is None else lora.get_base_layer()
             # A layer with a `forward` of its own has hooks of accelerate, or is replaced already.
             if not _is_float32(base) or "forward" in {*layer.__dict__, *base.__dict__}:

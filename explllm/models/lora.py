@@ -3,15 +3,15 @@
 import re
 from collections.abc import Container
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 import torch
-from peft import LoraConfig, inject_adapter_in_model
-from peft.tuners.lora import LoraLayer
-from peft.utils.integrations import dequantize_module_weight
 from torch import nn
 
 from explllm.core.errors import ConfigError
+
+if TYPE_CHECKING:
+    from peft.tuners.lora import LoraLayer
 
 
 @dataclass
@@ -52,6 +52,8 @@ def add_lora(part: nn.Module, settings: LoraSettings) -> None:
     Raises:
         ConfigError: If no layer matches.
     """
+    from peft import LoraConfig, inject_adapter_in_model
+
     if not any(re.fullmatch(settings.targets, name) for name, _ in part.named_modules()):
         raise ConfigError(
             f"no layer of {type(part).__name__} matches the LoRA targets {settings.targets!r}",
@@ -76,6 +78,11 @@ def is_lora(name: str) -> bool:
     return "lora_" in name
 
 
+def is_lora_layer(layer: nn.Module) -> "TypeGuard[LoraLayer]":
+    """Return whether a layer is adapted, without peft: a model without LoRA opens faster if it is not imported."""
+    return hasattr(layer, "lora_A")
+
+
 def plain_state_dict(part: nn.Module, merge: bool) -> dict[str, torch.Tensor]:
     """Return a part's weights under the names they have without LoRA.
 
@@ -89,12 +96,12 @@ def plain_state_dict(part: nn.Module, merge: bool) -> dict[str, torch.Tensor]:
     """
     state = {name.replace(".base_layer.", "."): value for name, value in part.state_dict().items() if not is_lora(name)}
     for name, layer in part.named_modules():
-        if merge and isinstance(layer, LoraLayer):
+        if merge and is_lora_layer(layer):
             state[f"{name}.weight"] = merged_weight(layer)
     return state
 
 
-def merged_weight(layer: LoraLayer) -> torch.Tensor:
+def merged_weight(layer: "LoraLayer") -> torch.Tensor:
     """Return the weight of a layer with LoRA merged, in float32."""
     adapted: Any = layer  # peft types its layers as plain modules
     weight: torch.Tensor = adapted.get_base_layer().weight.detach().float()
@@ -119,4 +126,6 @@ def reset_magnitudes(part: nn.Module, prefix: str, loaded: Container[str]) -> No
         adapted: Any = layer
         for adapter, magnitude in getattr(adapted, "lora_magnitude_vector", {}).items():
             if f"{prefix}.{name}.lora_magnitude_vector.{adapter}.weight" not in loaded:
+                from peft.utils.integrations import dequantize_module_weight
+
                 magnitude.weight.copy_(dequantize_module_weight(adapted.get_base_layer()).float().norm(dim=1))

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from PIL import Image
 
@@ -15,8 +15,10 @@ from explllm.core.expressions import Expression
 from explllm.explanations.chain_of_thought import ChainOfThought
 from explllm.explanations.review import Review, review_explanation
 from explllm.faces.crop import DEFAULT_MARGIN, load_face
-from explllm.metrics.exp_cot_score import Judgment
 from explllm.report.regions import DRAWN_FACE, Region, named_regions
+
+if TYPE_CHECKING:
+    from explllm.metrics.exp_cot_score import Judgment
 
 _ABSENT_BELOW = INTENSITY_WORDS[0][0]
 _MAX_BARS = 10
@@ -160,7 +162,7 @@ class ExplainedFace:
         regions = ", ".join(region.name for region in self.regions)
         return text + (f"; outlined regions: {regions}" if regions else "")
 
-    def with_scores(self, judgment: Judgment, judge: str) -> "ExplainedFace":
+    def with_scores(self, judgment: "Judgment", judge: str) -> "ExplainedFace":
         """Return the face with a judge's scores of its explanation; `judge` is the judge's name."""
         parts = f"key observations {judgment.key_observations:.1f}, interpretation {judgment.interpretation:.1f}"
         scores = f"Exp-CoT Score {judgment.score:.2f} ({parts}, conclusion {judgment.conclusion:.1f}); judge: {judge}"

@@ -13,7 +13,6 @@ from explllm.core.console import print_table
 from explllm.core.expressions import Expression
 from explllm.explanations.chain_of_thought import ChainOfThought
 from explllm.explanations.review import MARKS, Review
-from explllm.metrics.evaluation import single_class_warning
 from explllm.report.explained import Recognized, most_likely
 
 _BARS = " ▁▂▃▄▅▆▇█"
@@ -41,6 +40,9 @@ def print_metrics(console: Console, written: Mapping[str, Any], stage: str = "te
 
     `written` is the content of ``metrics.json``, and `stage` the prefix of the metrics there: ``test`` or ``val``.
     """
+    # Imported late: `print_explained` needs neither pandas nor torchmetrics.
+    from explllm.metrics.evaluation import single_class_warning
+
     metrics = {key.removeprefix(f"{stage}/"): value for key, value in written.items() if key.startswith(f"{stage}/")}
     if warning := single_class_warning(metrics):
         console.print(Panel(f"[bold]{warning}[/bold]", title="ONE CLASS ONLY", style="red"))
