@@ -4,7 +4,7 @@ Shape legend:
     B batch, H and W image height and width, C channels
 """
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -29,21 +29,40 @@ class ConvEncoderConfig(PreTrainedConfig):
     """Probability that a whole channel of a block's output is zeroed in training."""
 
 
+class ConvNorm(nn.Sequential):
+    """A 3x3 convolution with batch normalization."""
+
+    def __init__(self, channels_in: int, channels: int) -> None:
+        super().__init__(nn.Conv2d(channels_in, channels, 3, padding=1, bias=False), nn.BatchNorm2d(channels))
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        """Map (B, C, H, W) to (B, C', H, W)."""
+        conv, norm = self
+        assert isinstance(norm, nn.BatchNorm2d) and norm.running_mean is not None and norm.running_var is not None
+        features = conv(features)
+        if norm.training or torch.is_grad_enabled() or features.dtype != norm.weight.dtype:
+            return cast(torch.Tensor, norm(features))
+        # In inference, the normalization is a factor and a bias per channel: in place, it needs no second feature map.
+        scale = norm.weight * torch.rsqrt(norm.running_var + norm.eps)
+        bias = norm.bias - norm.running_mean * scale
+        return torch.addcmul(bias.view(-1, 1, 1), features, scale.view(-1, 1, 1), out=features)
+
+
 class ConvBlock(nn.Module):
     """Convolutions with batch normalization, then max pooling by 2."""
 
     def __init__(self, channels_in: int, channels: int, depth: int, dropout: float, pool: bool = True) -> None:
         super().__init__()
-        self.stem = _conv(channels_in, channels)
-        self.residual = nn.ModuleList(_conv(channels, channels) for _ in range(depth - 1))
+        self.stem = ConvNorm(channels_in, channels)
+        self.residual = nn.ModuleList(ConvNorm(channels, channels) for _ in range(depth - 1))
         self.pool = nn.MaxPool2d(2) if pool else nn.Identity()
         self.dropout = nn.Dropout2d(dropout)
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
         """Map (B, C, H, W) to (B, C', H/2, W/2)."""
-        features = torch.relu(self.stem(features))
+        features = self.stem(features).relu_()
         for layer in self.residual:
-            features = torch.relu(features + layer(features))
+            features = layer(features).add_(features).relu_()
         return self.dropout(self.pool(features))
 
 
@@ -95,10 +114,6 @@ class ConvEncoder(PreTrainedModel):
         for block in self.blocks:
             states.append(block(states[-1]))
         return BaseModelOutputWithNoAttention(last_hidden_state=states[-1], hidden_states=tuple(states))
-
-
-def _conv(channels_in: int, channels: int) -> nn.Sequential:
-    return nn.Sequential(nn.Conv2d(channels_in, channels, 3, padding=1, bias=False), nn.BatchNorm2d(channels))
 
 
 AutoConfig.register(ConvEncoderConfig.model_type, ConvEncoderConfig, exist_ok=True)
