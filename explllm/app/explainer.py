@@ -148,7 +148,7 @@ class Explainer:
                 # A defect must not end the thread: the faces concerned fail, later ones are answered.
                 except Exception as error:
                     _LOG.exception("the model failed")
-                    self._fail([*recognitions, *self._active.values()], error)
+                    self._fail([*recognitions, *explanations, *self._active.values()], error)
                     self._active = {}
                     decoder = self._new_decoder()
         closed = Busy("the server is shutting down", remedy="Try again later.")

@@ -24,6 +24,9 @@ INSTRUCTION_KINDS: tuple[InstructionKind, ...] = get_args(InstructionKind)
 NO_UNITS = "No action unit is active."
 """The list of units of a still face."""
 
+_VISIBLE = 0.25
+"""Intensity from which a movement is more than slight, so that a text must state at least one."""
+
 _NUMBER = re.compile(r"\bAU\s?(\d+)")
 _FIRST_WORD = re.compile(r"\A\W*(\w+)\s*[.:,]")
 
@@ -82,31 +85,42 @@ def instruction_problems(
         One phrase per problem; an empty list if the answer passes.
     """
     problems = []
+    rest = text
     if kind == "description":
         first = _FIRST_WORD.match(text)
         if first is None or not names_expression(first[1], expression):
             problems.append(f"it does not begin with the label: {expression}.")
+        else:
+            rest = text[first.end() :]
     elif kind == "reasoning":
         last = re.split(r"(?<=[.!?])\s+", text.strip())[-1]
         if not names_expression(last, expression) or verdict(last) != expression:
             problems.append(f"its last sentence does not conclude {expression}")
+    other = verdict(rest)
+    if other is not None and other != expression and names_expression(rest, other):
+        problems.append(f"it describes {other}")
     if (words := len(text.split())) > max_words and kind != "units":
         problems.append(f"it has {words} words, more than {max_words}")
-    problems += description_problems(text, action_units, strong)
+    problems += description_problems(text, action_units, ACTIVE if kind == "units" else strong)
+    grounding = ground(text, action_units, strong=ACTIVE)
+    if not grounding.claims and max((value or 0 for value in action_units), default=0) >= _VISIBLE:
+        problems.append("it states no facial movement in English")
+    problems += [f"{NAMES[unit].lower()} ({action_units[unit]:.2f}) is denied" for unit in grounding.contradicted]
+    if grounding.intensity_agreement is not None and grounding.intensity_agreement < 1:
+        problems.append("a word for the strength does not match the measured intensity")
     if kind == "units":
-        problems += _number_problems(text, action_units, strong)
-        agreement = ground(text, action_units).intensity_agreement
-        if agreement is not None and agreement < 1:
-            problems.append("a word for the strength does not match the measured intensity")
+        problems += _number_problems(text, action_units)
     return problems
 
 
-def _number_problems(text: str, action_units: Sequence[float | None], strong: float) -> list[str]:
+def _number_problems(text: str, action_units: Sequence[float | None]) -> list[str]:
     """Compare the FACS numbers in a text with the measured units."""
     listed = {int(number) for number in _NUMBER.findall(text)}
-    possible = {number for unit, value in zip(FEAFA, action_units, strict=True) if value != 0 for number in unit.facs}
+    active = [unit for unit, value in zip(FEAFA, action_units, strict=True) if value is not None and value >= ACTIVE]
+    possible = {number for unit in active for number in unit.facs}
     problems = [f"AU{number} is listed, but no such unit is active" for number in sorted(listed - possible)]
-    for unit, value in zip(FEAFA, action_units, strict=True):
-        if value is not None and value >= strong and not listed & set(unit.facs):
+    for unit in active:
+        if not listed & set(unit.facs):
+            value = action_units[unit.number - 1]
             problems.append(f"{NAMES[unit.number - 1].lower()} ({value:.2f}) is listed without its FACS number")
     return problems

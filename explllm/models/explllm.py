@@ -1,6 +1,6 @@
 """ExpLLM and FEALLM: recognize and explain faces, and load and save the models."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence, Sized
 from itertools import islice
 from os import PathLike
 from pathlib import Path
@@ -142,7 +142,10 @@ class ExpLLM(ExpLLMNetwork):
         self._check_labels()
         if batch_size < 1:
             raise ConfigError(f"batch_size is {batch_size}", remedy="Give at least 1.")
-        faces = (self.image(image) for image in as_images(images)[0])
+        several, _ = as_images(images)
+        if isinstance(several, Sized):  # reserves no more of the cache than is needed: 0.4 GB per face at 7B
+            batch_size = min(batch_size, max(1, len(several)))
+        faces = (self.image(image) for image in several)
         answers = generation.recognize_and_explain(self, faces, batch_size, max_new_tokens)
         return [(recognition, ChainOfThought.parse(text)) for recognition, text in answers]
 

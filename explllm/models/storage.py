@@ -13,7 +13,6 @@ from huggingface_hub import HfApi, snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import nn
 from transformers import AutoTokenizer, PreTrainedModel
 
 from explllm.core.errors import CheckpointError, ConfigError, MissingPathError
@@ -176,8 +175,9 @@ def load(
         if language is None:
             return model.to(_single_device(device_map))  # type: ignore[arg-type]
         embeddings = cast(torch.Tensor, language.get_input_embeddings().weight)
-        cast(nn.Module, model.vision).to(embeddings.device)
-        model.projector.to(embeddings.device)
+        for name, part in model.parts().items():
+            if name != "language":
+                part.module.to(embeddings.device)
         return model
     return model if device is None else model.to(device)  # type: ignore[arg-type]
 

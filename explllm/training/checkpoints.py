@@ -21,6 +21,7 @@ from explllm.models.build import NetworkSettings, build, build_config
 from explllm.models.explllm import ExpLLM
 from explllm.models.lora import LoraSettings
 from explllm.models.storage import without_training_only
+from explllm.training.face_task import all_gather_list
 from explllm.training.strategies import is_rank_failure
 
 _REMEDY = (
@@ -253,6 +254,8 @@ class BestCheckpoint(Checkpoint):
             self._best = read_checkpoint(self.path).get("best")
         elif trainer.is_global_zero:
             self.path.unlink(missing_ok=True)
+        # All ranks save together, so they compare with one value. A machine with its own disk may lack the file.
+        self._best = all_gather_list([self._best])[0]
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write the weights if they are the best so far."""

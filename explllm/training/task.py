@@ -120,6 +120,11 @@ class ExpLLMTask(FaceTask):
                 "`measured_units_share` needs tokens to show the units",
                 remedy="Set `network.action_unit_tokens`, or remove it.",
             )
+        if network and network.action_unit_tokens and not (action_unit_weight or init_from):
+            raise ConfigError(
+                "`network.action_unit_tokens` without `action_unit_weight`: nothing would train the estimates",
+                remedy="Set `action_unit_weight`, such as 1.0, or start `init_from` a model with trained estimates.",
+            )
         self.mixup, self.measured_units_share = mixup, measured_units_share
         self.label_smoothing, self.action_unit_weight = label_smoothing, action_unit_weight
         self.encoder_share, self.calibrate = encoder_share, calibrate
@@ -247,16 +252,18 @@ class ExpLLMTask(FaceTask):
             weight.grad = None
 
     def _idle_weights(self) -> list[torch.nn.Parameter]:
-        """Return the trainable weights that take no part in this phase of a training with `encoder_share`."""
+        """Return the trainable weights without gradient: those of another phase of `encoder_share`, and an unused head."""
         model = self.explllm
-        if not self.encoder_share:
-            return []
-        idle: list[torch.nn.Module | None] = [model.expression_head]
+        unit_head = model.action_unit_head if model.action_unit_tokens is None else model.action_unit_tokens.head
+        idle: list[torch.nn.Module | None] = []
+        if not self.action_unit_weight:
+            idle += [unit_head]
         if self.trains_encoder_only:
-            idle = [model.language]
-        elif self.encoder_epochs:
-            units = model.action_unit_tokens
-            idle += [model.vision, model.action_unit_head if units is None else units.head]
+            idle += [model.language]
+        elif self.encoder_share:
+            idle += [model.expression_head]
+            if self.encoder_epochs:
+                idle += [model.vision, unit_head]
         return [weight for part in idle if part is not None for weight in part.parameters() if weight.requires_grad]
 
     def _with_idle_weights(self, loss: torch.Tensor) -> torch.Tensor:

@@ -274,6 +274,11 @@ def test_full_queues_and_the_end(model, pictures):
         time.sleep(0.001)
     running.submit(later)
     assert later.result.result(20).text and running.alive
+    together = [Job(pixels[:1], 0), Job(pixels, 4)]  # the second one starts after the recognition that fails
+    running.submit(*together)
+    for job in together:
+        with pytest.raises(RuntimeError):
+            job.result.result(20)
     running.close()
     with pytest.raises(Busy, match="shutting down"):
         running.submit(Job(pixels, 0))

@@ -81,15 +81,43 @@ def test_wrong_labels_are_found():
     units[8] = 0.5
     texts = write_instructions(RuleWriter(), units, Expression.FEAR)
     assert instruction_problems("description", texts["description"], units, Expression.ANGER) == [
-        "it does not begin with the label: Anger."
+        "it does not begin with the label: Anger.",
+        "it describes Fear",
     ]
     assert instruction_problems("reasoning", texts["reasoning"], units, Expression.ANGER) == [
-        "its last sentence does not conclude Anger"
+        "its last sentence does not conclude Anger",
+        "it describes Fear",
     ]
     assert any(
         "words, more than 5" in one
         for one in instruction_problems("reasoning", texts["reasoning"], units, Expression.FEAR, 5)
     )
+
+
+SMILE = "Active action units: strong left lip corner pull (AU12), strong right lip corner pull (AU12)"
+CONTRADICTIONS = [
+    ("description", "Happiness. The lip corners are pulled up, and it is clearly anger.", "it describes Anger"),
+    ("description", "Happiness. Both lip corners are very slightly pulled up.", "a word for the strength"),
+    ("description", "Happiness. The lip corners are pulled up, the jaw widely dropped.", "a word for the strength"),
+    (
+        "description",
+        "Happiness. The lip corners are pulled up, the brows are not lowered.",
+        "brow lower (0.20) is denied",
+    ),
+    ("description", "Happiness. Les coins des lèvres sont tirés.", "it states no facial movement"),
+    ("reasoning", "The lip corners are pulled up. The expression is anger. This is happiness.", "it describes Anger"),
+    ("units", f"{SMILE}.", "left brow lower (0.20) is not mentioned"),
+    ("units", f"{SMILE}, slight jaw drop (AU26).", "AU26 is listed, but no such unit is active"),
+    ("units", f"{SMILE}, extreme nose wrinkle (AU9).", "AU9 is listed, but no such unit is active"),
+]
+
+
+@pytest.mark.parametrize(("kind", "text", "problem"), CONTRADICTIONS)
+def test_contradictions_are_found(kind, text, problem):
+    units = dict.fromkeys(NAMES, 0.0) | {"Left Lip Corner Pull": 0.7, "Right Lip Corner Pull": 0.7}
+    units |= {"Left Brow Lower": 0.2, "Right Brow Lower": 0.2, "Jaw Drop": 0.01, "Nose Wrinkle": None}
+    found = instruction_problems(kind, text, list(units.values()), Expression.HAPPINESS)
+    assert any(problem in one for one in found), found
 
 
 def test_with_a_model(explllm, server, write_faces, tmp_path, key):

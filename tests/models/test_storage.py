@@ -149,8 +149,10 @@ def test_options_of_from_pretrained(named_bases, tiny_model, tmp_path):
     for device_map in ("cpu", "auto", {"": "cpu"}):
         loaded = ExpLLM.from_pretrained(tmp_path / "model", device_map=device_map)
         torch.testing.assert_close(logits(loaded), expected, atol=1e-5, rtol=0)
-    loaded = ExpLLM.from_pretrained(tmp_path / "tiny", device_map={"": "meta"})
-    assert {weight.device.type for weight in loaded.parameters()} == {"meta"}
+    build(replace(named_bases, action_unit_tokens=True)).save_pretrained(tmp_path / "units")
+    for folder in ("tiny", "units"):
+        loaded = ExpLLM.from_pretrained(tmp_path / folder, device_map={"": "meta"})
+        assert {weight.device.type for weight in loaded.parameters()} == {"meta"}
     for name, folder in (("model", "model"), ("tiny", "tiny")):
         loaded = ExpLLM.from_pretrained(tmp_path / folder, attn_implementation="eager")
         assert loaded.language.config._attn_implementation == "eager", name

@@ -69,7 +69,7 @@ def test_tokens_of_action_units():
 
 
 def test_normalization_in_place_gives_the_features_of_batch_normalization():
-    """Largest difference measured: 5e-7."""
+    """The same arithmetic in place: the largest difference measured is 0."""
     torch.manual_seed(0)
     encoder = ConvEncoder(ConvEncoderConfig(depths=(1, 2, 1, 1)))
     images = torch.randn(4, 3, 32, 32)
@@ -78,4 +78,4 @@ def test_normalization_in_place_gives_the_features_of_batch_normalization():
     with_gradients = encoder(images).last_hidden_state
     assert with_gradients.requires_grad
     with torch.inference_mode():
-        torch.testing.assert_close(encoder(images).last_hidden_state, with_gradients.detach(), atol=5e-6, rtol=0)
+        torch.testing.assert_close(encoder(images).last_hidden_state, with_gradients.detach(), atol=1e-6, rtol=0)

@@ -282,7 +282,9 @@ def test_mixup_blends_images_and_targets(settings, data, trainer, monkeypatch):
 
 def test_measured_units_are_shown_with_texts_only(settings, data):
     """Conversations about the label alone keep the estimates: at a test there is nothing else."""
-    task = ExpLLMTask(settings(action_unit_tokens=True, labels="rafdb"), measured_units_share=1.0)
+    task = ExpLLMTask(
+        settings(action_unit_tokens=True, labels="rafdb"), measured_units_share=1.0, action_unit_weight=1.0
+    )
     faces = data(micro_batch_size=8, fer_share=0.5, num_workers=0)
     faces.prepare_for(task)
     batches = [batch for batch, _ in zip(faces.train_dataloader(), range(4), strict=False)]
@@ -297,6 +299,8 @@ def test_measured_units_are_shown_with_texts_only(settings, data):
     assert kinds == {True, False}
     with pytest.raises(ConfigError, match="needs tokens to show the units"):
         ExpLLMTask(settings(), measured_units_share=0.5)
+    with pytest.raises(ConfigError, match="nothing would train the estimates"):
+        ExpLLMTask(settings(action_unit_tokens=True))
 
 
 def test_the_best_checkpoint_has_learned_its_texts(settings, trainer):
