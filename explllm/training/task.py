@@ -252,7 +252,7 @@ class ExpLLMTask(FaceTask):
             weight.grad = None
 
     def _idle_weights(self) -> list[torch.nn.Parameter]:
-        """Return the trainable weights without gradient: those of another phase of `encoder_share`, or an unused head."""
+        """Return the trainable weights without gradient: those of another phase, or an unused head."""
         model = self.explllm
         unit_head = model.action_unit_head if model.action_unit_tokens is None else model.action_unit_tokens.head
         idle: list[torch.nn.Module | None] = []
