@@ -11,9 +11,9 @@ install: .venv/installed
 
 .venv/installed: pyproject.toml
 	$(PYTHON) -m venv .venv
-	# Without compiling 20,000 modules, of which a run imports a quarter.
+	# Skip compiling 20,000 modules: a run imports only a quarter of them.
 	$(BIN)/python -m pip install --quiet --no-compile --editable ".[dev]"
-	# insightface and mediapipe bring OpenCV builds that need libGL, into the folder of the headless one.
+	# insightface and mediapipe install OpenCV builds that need libGL, into the same folder as the headless one.
 	$(BIN)/python -m pip install --quiet --force-reinstall --no-deps opencv-python-headless
 	touch $@
 
@@ -24,7 +24,7 @@ demo: install
 	$(BIN)/explllm test --config demo.yaml
 
 # The model in the package, from FACES, a folder of class subfolders, and MediaPipe's face_landmarker.task. About three
-# hours on two cores; the same command resumes.
+# hours on two cores; run the same command again to resume.
 model: install
 	mkdir -p runs
 	test -f runs/pocket_faces.parquet || $(BIN)/explllm data folder $(FACES) -o runs/pocket_faces.parquet
@@ -35,7 +35,7 @@ model: install
 	mkdir -p explllm/pretrained/pocket
 	cp runs/pocket_half/* explllm/pretrained/pocket
 
-# The linters beside the tests: mypy has one process.
+# Run the linters in parallel with the tests: mypy uses one process.
 test: install
 	$(MAKE) --jobs=2 lint suite
 
@@ -55,7 +55,7 @@ lint: install
 docs: install
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --config-file docs/mkdocs.yml
 
-# On an idle machine. Writes benchmarks/results/*.json and the documentation's page of benchmarks.
+# On an idle machine. Writes benchmarks/results/*.json and the benchmark page of the documentation.
 bench: install
 	for name in train_step recognize explain startup data_loading; do $(BIN)/python benchmarks/$$name.py || exit 1; done
 	$(BIN)/python benchmarks/results.py

@@ -1,4 +1,4 @@
-"""Loading of training data beside the step that consumes it: python benchmarks/data_loading.py.
+"""Data loading compared with the training step that consumes it: python benchmarks/data_loading.py.
 
 Loading decodes, augments and resizes drawn faces to 224 x 224, and tokenizes the conversations of the mixture
 0.75:0.25, in the main process and without the cache of images. The step is that of `train_step.py`.
@@ -44,7 +44,7 @@ def main() -> None:
     without_warm_up = {side: samples[1:] for side, samples in seconds.items()}
     save(
         "data_loading",
-        "Loading beside the step",
+        "Data loading vs. training step",
         "ms per conversation",
         "training step",
         {"0.75:0.25": without_warm_up},

@@ -1,4 +1,4 @@
-"""Explanations beside Hugging Face's generate: python benchmarks/explain.py.
+"""Explanations compared with Hugging Face's generate: python benchmarks/explain.py.
 
 The label is given, and 64 tokens are generated greedily. The second row of each batch size adds recognition to ours,
 the third decodes without speculation. Our model is trained on texts of the rule-based writer, which are longer than 64

@@ -1,4 +1,4 @@
-"""The paper's 7B set-up on one GPU, with random weights: python benchmarks/gpu.py.
+"""The paper's 7B setup on one GPU, with random weights: python benchmarks/gpu.py.
 
 Measures the GPU's matrix rate and memory bandwidth. Then it measures training, recognition and explanation beside the
 same work with Hugging Face's Llava and peft, and training with 4-bit weights in 24 GB, and compares `fsdp2` with `ddp`.

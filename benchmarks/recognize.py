@@ -1,4 +1,4 @@
-"""Recognition beside Hugging Face's generate: python benchmarks/recognize.py.
+"""Recognition compared with Hugging Face's generate: python benchmarks/recognize.py.
 
 `explllm` scores every label. The peer generates the label greedily, 4 tokens. The bare prefill is our encoder and
 language model over image and prompt, last logits only. With `--model`, the same for a model of faces.yaml; the peer is
@@ -75,8 +75,8 @@ def generate(model: ExpLLM, pixels: torch.Tensor) -> None:
 def rows(times: dict[str, list[float]], name: str) -> dict[str, dict[str, list[float]]]:
     """Return the two rows of a model and batch size."""
     return {
-        f"{name}, beside the bare prefill": {"ours": times["ours"], "other": times["prefill"]},
-        f"{name}, beside Hugging Face's generate": {"ours": times["ours"], "other": times["peer"]},
+        f"{name}, vs. a bare prefill": {"ours": times["ours"], "other": times["prefill"]},
+        f"{name}, vs. Hugging Face's generate": {"ours": times["ours"], "other": times["peer"]},
     }
 
 

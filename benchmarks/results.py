@@ -108,9 +108,10 @@ def _spread(samples: list[float]) -> str:
     return f"{middle:.1f} ({low:.1f} to {high:.1f})"
 
 
-INTRODUCTION = """Each script runs both sides in turns. The tables give medians with quartiles; a ratio above 1 means
-that explllm is faster. Both sides have a language model of width 256 with 4 layers and 32,000 words, a DINOv2 encoder
-of width 128 with 4 layers, LoRA in both, and 256 image tokens. `make bench` runs all of them and makes this page."""
+INTRODUCTION = """Each script alternates between explllm and the baseline. The tables give medians with quartiles; a
+ratio above 1 means that explllm is faster. Both sides use a language model of width 256 with 4 layers and a vocabulary
+of 32,000, a DINOv2 encoder of width 128 with 4 layers, LoRA in both, and 256 image tokens. `make bench` runs all of
+them and generates this page."""
 
 if __name__ == "__main__":
     main()

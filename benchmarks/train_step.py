@@ -1,4 +1,4 @@
-"""Training steps beside Hugging Face's: python benchmarks/train_step.py.
+"""Training steps compared with Hugging Face's: python benchmarks/train_step.py.
 
 Forward, backward and optimizer step of `explllm` and of Llava with peft, interleaved in one process, for FER, for label
 and chain of thought, and for their mixture 0.75:0.25. Of a mixture, `explllm` trains micro-batches of one kind each, as

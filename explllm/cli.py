@@ -25,12 +25,12 @@ COMMANDS = {
     "reliability": ("measure which action units of an estimator to trust", "reliability:reliability"),
     "cot": ("chains of thought: build, estimate, status, check, show", "cot"),
     "fea": ("instruction data for FEALLM: build", "fea"),
-    "baseline": ("ask a multimodal model such as GPT-4o about the pictures", "baseline:baseline"),
+    "baseline": ("ask a multimodal model such as GPT-4o about pictures", "baseline:baseline"),
     "score": ("evaluate chains of thought: grounding, Exp-CoT Score", "score:score"),
     "compare": ("compare tested runs, with significance tests", "compare:compare"),
-    "bench": ("compare models on expressions, action units, reasoning", "bench"),
-    "describe": ("what a configuration means: weights, steps, memory", "describe:describe"),
-    "models": ("models that can be opened; download published weights", "models"),
+    "bench": ("compare models on expressions, action units and reasoning", "bench"),
+    "describe": ("describe a configuration: weights, steps, memory", "describe:describe"),
+    "models": ("list available models; download published weights", "models"),
     "doctor": ("check the installation", "doctor:doctor"),
     "convert": ("convert released weights, or merge LoRA into a model", "convert"),
 }
@@ -49,8 +49,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: The command line without the program's name; by default that of the process.
 
     Returns:
-        The exit status: 0; 1 if part of the work failed; 2 after an error of the user, which is printed in one line;
-        130 after Ctrl-C.
+        The exit status: 0; 1 if part of the work failed; 2 after a user error, which is printed on one line; 130 after
+        Ctrl-C.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
     try:
@@ -59,7 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stderr.write(f"{_rank()}error: {error}\n")
         return 2
     except OSError as error:
-        # A file that cannot be read or written, or a full disk; anything else is a defect of the program.
+        # A file that cannot be read or written, or a full disk; anything else is a bug in the program.
         if error.filename is None and error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
         where = "" if error.filename is None else f" [{error.filename}]"
@@ -103,7 +103,7 @@ def _run(words: list[str]) -> int | None:
         rest = [default, *rest]
     if not rest:
         raise ConfigError(
-            f"`explllm {name}` needs a subcommand", remedy=f"Give one of {', '.join(functions)}. {_see(name)}"
+            f"`explllm {name}` needs a subcommand", remedy=f"Use one of {', '.join(functions)}. {_see(name)}"
         )
     known = _known(rest[0], functions, f"explllm {name}")
     return _call(functions[known], f"explllm {name} {known}", rest[1:])

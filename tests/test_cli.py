@@ -144,7 +144,7 @@ def test_completion(explllm, tmp_path):
         ["central"],
         ["demo.yaml", "demo_align.yaml", "demo_aus.yaml"],
     ]
-    assert "Give one of bash" in explllm("--print_completion", "ksh").error
+    assert "Use one of bash" in explllm("--print_completion", "ksh").error
     assert "without a shell" in explllm("--print_completion").error
 
 
@@ -212,13 +212,13 @@ def test_manifests_with_mistakes(explllm, small_config, drawn_faces, tmp_path):
     assert "no column image among path, expression [bare.csv]" in explllm("fit", "--config", small_config, *named).error
     for path, message in (
         ("none.parquet", "the manifest does not exist [none.parquet]"),
-        ("bare.txt", "ending '.txt'"),
+        ("bare.txt", "extension '.txt'"),
     ):
         named = ("--data", "ManifestFaces", "--data.manifest", path)
         assert message in explllm("fit", "--config", small_config, *named).error
     named = ("--data", "ManifestFaces", "--data.manifest", "table.parquet", "--data.root", "none")
     assert (
-        "there is no such folder [none]. Check --data.root." in explllm("fit", "--config", small_config, *named).error
+        "the folder does not exist [none]. Check --data.root." in explllm("fit", "--config", small_config, *named).error
     )
 
 
@@ -312,7 +312,7 @@ def test_unreadable_images_in_training(fit, broken_faces):
     assert len(metrics["fit/unreadable"]) == 2
     named = "\n".join(warned + metrics["fit/unreadable"])
     assert named.count("00000-fear.png: unreadable image: image file is truncated") == 2
-    assert named.count("00001-neutral.png: there is no such image") == 2
+    assert named.count("00001-neutral.png: the image does not exist") == 2
 
 
 def test_unreadable_images_in_testing_are_counted_and_not_scored(explllm, small_config, broken_faces, fitted):

@@ -13,7 +13,7 @@ walk | unknown command walk. See `explllm --help`.
 fitt | unknown command fitt. Did you mean fit? See `explllm --help`.
 expalin | Did you mean explain?
 --walk | unknown command --walk
-cot | `explllm cot` needs a subcommand. Give one of build, estimate, status, check, show.
+cot | `explllm cot` needs a subcommand. Use one of build, estimate, status, check, show.
 cot walk | unknown command walk
 cot stauts | unknown command stauts. Did you mean status? See `explllm cot --help`.
 convert | needs a subcommand
@@ -21,14 +21,14 @@ convert relesed A B | Did you mean released?
 data | needs a subcommand
 data rafbd . -o x.csv | Did you mean rafdb?
 
-explain | no IMAGE given. Give IMAGE. See `explllm explain --help`.
+explain | no IMAGE given. Pass IMAGE. See `explllm explain --help`.
 explain FACE --model m --detector None | None
 explain http://127.0.0.1/face.jpg --model m | an image is a URL
 explain --model m | no IMAGE given
 explain FACE --model | the option --model has no value
-explain none.jpg --model m | there is no such image [none.jpg]. Check the path.
+explain none.jpg --model m | the image does not exist [none.jpg]. Check the path.
 explain FACE --model m --modle x | Did you mean --model?
-explain FACE --model m --max-new-tokens 0 | --max_new_tokens is 0. Give 1 to 32768.
+explain FACE --model m --max-new-tokens 0 | --max_new_tokens is 0. Use 1 to 32768.
 explain FACE --model m --max-new-tokens -4 | --max_new_tokens is -4
 explain FACE --model m --max_new_tokens many | --max_new_tokens is 'many', not a whole number
 explain FACE --model m --max_new_tokens 1.5 | --max_new_tokens
@@ -37,15 +37,15 @@ explain FACE --model m --margin wide | --margin is 'wide', not a number
 explain FACE --model m --margin -1 | --margin is -1
 explain FACE --model m --margin nan | --margin is 'nan'
 explain FACE --model m --json=yes | --json takes no value
-explain FACE --model m --picture out.txt | --picture has the ending '.txt'
+explain FACE --model m --picture out.txt | --picture has the extension '.txt'
 explain FACE FACE --model m --picture out.png | --picture is one file for 2 images
-explain FACE --model m --landmarker a --onnx b | both --landmarker and --onnx are given. Give one of them.
+explain FACE --model m --landmarker a --onnx b | both --landmarker and --onnx are given. Pass one of them.
 explain FACE --model m --size 64 | none of --landmarker, --onnx is given
 explain FACE --model m --preset small | none of --landmarker, --onnx is given
 explain FACE --model m --detector none.onnx | none.onnx
-explain FACE --model m --device walk | the device walk of --device cannot be used. Give one that this machine has
-explain FACE --model none | there is no such model folder [none]. Name a folder that `fit` wrote
-explain FACE --model m --onnx none.onnx | there is no such file [none.onnx]
+explain FACE --model m --device walk | the device walk of --device cannot be used. Use one that this machine has
+explain FACE --model none | the model folder does not exist [none]. Name a folder that `fit` wrote
+explain FACE --model m --onnx none.onnx | the file does not exist [none.onnx]
 explain FACE --model m --device meta | --device
 explain FACE --model m --which largest | --which has no effect without --detector
 explain FACE --model m --margin 0.2 | --margin has no effect without --detector
@@ -57,7 +57,7 @@ explain FACE --model= | --model is empty
 explain FACE --model m --config TWICE | the key max_new_tokens is given twice
 explain FACE --model m --config BINARY | not valid YAML
 explain FACE --model m --config NOTHING | the file contains no settings
-explain FOLDER --model m | a folder without images
+explain FOLDER --model m | the folder has no images
 explain *.gif --model m | no file matches the pattern
 explain EMPTY --model m | unreadable image
 recognize http://127.0.0.1:9/face.jpg --model m --allow_urls | the image cannot be fetched
@@ -68,7 +68,7 @@ models get released --checkpont x | Did you mean --checkpoint?
 models --jsn | Did you mean --json?
 recognize FACE --model m --max_new_tokens 4 | unknown option --max_new_tokens
 recognize FACE --model m --landmarker x | unknown option --landmarker
-recognize FACE --model m -o o.txt | --out has the ending '.txt'
+recognize FACE --model m -o o.txt | --out has the extension '.txt'
 recognize FACE --model m -o M | the manifest exists
 recognize FACE --model m --batch_size 0 | --batch_size is 0
 recognise FACE | Did you mean recognize?
@@ -80,7 +80,7 @@ faces | no MANIFEST and no --out and no --detector given
 faces M | no --out and no --detector given
 faces M -o o.csv | no --detector given
 faces none.csv -o o.csv --detector d | none.csv
-faces M -o o.txt --detector d | --out has the ending '.txt'
+faces M -o o.txt --detector d | --out has the extension '.txt'
 faces M -o M --detector d | the manifest exists
 faces M -o o.csv --detector none | none
 faces M -o o.csv --detector d --which best | --which
@@ -101,7 +101,7 @@ aus | no MANIFEST and no --out given
 aus M -o o.csv | none of --landmarker, --onnx is given
 aus M -o o.csv --onnx a --landmarker b | both --landmarker and --onnx are given
 aus M -o o.csv --onnx none | none
-aus M -o o.xlsx --onnx a | --out has the ending '.xlsx'
+aus M -o o.xlsx --onnx a | --out has the extension '.xlsx'
 aus M -o M --onnx a | the manifest exists
 aus M -o o.csv --onnx a --workers 0 | --workers is 0
 aus M -o o.csv --onnx a --margin x | --margin is 'x'
@@ -112,12 +112,12 @@ aus M -o o.csv --onnx a --size big | --size is 'big'
 
 reliability M --landmarker t --seed -1 | --seed is -1
 reliability M --landmarker t --seed 99999999999999 | --seed is 99999999999999
-reliability M --landmarker t -o o.txt | --out has the ending '.txt'
+reliability M --landmarker t -o o.txt | --out has the extension '.txt'
 
 cot build | no MANIFEST and no --out given
 cot build M | no --out given
-cot build M -o o.csv | no model is named
-cot build M -o o.txt --offline | --out has the ending '.txt'
+cot build M -o o.csv | no model given
+cot build M -o o.txt --offline | --out has the extension '.txt'
 cot build M -o M --offline | --out is
 cot build none.csv -o o.csv --offline | none.csv
 cot build M -o o.csv --offline --model gpt-4o | both --offline and --model
@@ -151,7 +151,7 @@ cot estimate none.csv | none.csv
 cot estimate M --strong -1 | strong is -1
 cot estimate M --price_out 3 | price_in
 cot status | no OUT given
-cot status none.csv | there is no such build
+cot status none.csv | the build does not exist
 cot check | no MANIFEST given
 cot check none.csv | none.csv
 cot check M --jsn | Did you mean --json?
@@ -162,9 +162,9 @@ cot show M 0 | ROW is 0
 cot show M 99 | no row 99
 
 baseline | no MANIFEST given
-baseline M | no model is named
+baseline M | no model given
 baseline M --model m | --send_images
-baseline M --model m --send_images -o o.txt | --out has the ending '.txt'
+baseline M --model m --send_images -o o.txt | --out has the extension '.txt'
 baseline M --model m --size 3 | size is 3
 baseline M --model m --margin -1 | margin is -1
 baseline M --model m --max_tokens 0 | max_tokens is 0
@@ -190,7 +190,7 @@ score M --json=1 | --json takes no value
 
 compare | no RUN given
 compare one | Pass two or more
-compare none other | there is no such run [none]. Check the path.
+compare none other | the run does not exist [none]. Check the path.
 bench fea none.parquet --model m | unknown option --model. See
 compare a b --out | the option --out has no value
 compare a b --ot x | Did you mean --out?
@@ -213,7 +213,7 @@ convert merge none out | none
 
 data rafdb | no ROOT and no --out given
 data rafdb none -o o.csv | Check ROOT
-data rafdb . -o o.txt | --out has the ending '.txt'
+data rafdb . -o o.txt | --out has the extension '.txt'
 data rafdb . -o M | the manifest exists
 data rafdb . -o o.csv --images raw | --images is 'raw', not one of aligned, original
 data rafdb . -o o.csv --max_bad -1 | --max_bad is -1
@@ -226,11 +226,11 @@ data feafa . -o o.csv --fold one | --fold is 'one'
 """
 
 STAGES = """
-fit | no model and no data configured. Give a configuration, such as `explllm fit --config
+fit | no model and no data configured. Pass a configuration, such as `explllm fit --config
 fit --config | the option --config has no value
 fit --config rafbd.yaml | Did you mean rafdb.yaml?
-fit --config --data.seed 1 | the option --config has no value. Give a configuration
-fit --config= --data.seed 1 | --config is empty. Give a value, or leave it out.
+fit --config --data.seed 1 | the option --config has no value. Pass a configuration
+fit --config= --data.seed 1 | --config is empty. Pass a value, or omit it.
 fit --config none.yaml | there is no configuration none.yaml; searched none.yaml, configs/none.yaml, /
 fit --config SMALL --walk 3 | unknown option --walk. See `explllm fit --help`.
 fit --config SMALL walk | unexpected argument walk. See
@@ -255,7 +255,7 @@ fit --config SMALL --trainer.accumulate_grad_batches 4 | it follows from data.ba
 fit --config SMALL --checkpoint_every_n_steps 0 | checkpoint_every_n_steps is 0, not a whole number >0.
 fit --config SMALL --explained_faces -1 | explained_faces is -1, not a whole number >=0.
 fit --config SMALL --ckpt_path last | the run has no checkpoint yet [runs/small/checkpoints/last.ckpt]. Start without
-fit --config faces.yaml --data.root none | there is no such folder [none]. Check the path.
+fit --config faces.yaml --data.root none | the folder does not exist [none]. Check the path.
 test --config SMALL | the run has no checkpoint yet [runs/small/checkpoints/last.ckpt]. Run `explllm fit`
 fit --config SMALL --run_dri x | Did you mean --run_dir?
 fit --config SMALL --trainer.max_epoch 3 | Did you mean --trainer.max_epochs?
@@ -265,7 +265,7 @@ fit --config SMALL --data FolderFace | Did you mean FolderFaces?
 fit --config SMALL --model ExpLLMTsk | Did you mean ExpLLMTask?
 fit --config SMALL --trainer.max_epochs 0 | trainer.max_epochs is 0
 fit --config SMALL --trainer.max_steps 0 | trainer.max_steps is 0
-fit --config SMALL --trainer.max_epochs -5 | trainer.max_epochs is -5: nothing would train. Give at least 1.
+fit --config SMALL --trainer.max_epochs -5 | trainer.max_epochs is -5: nothing would train. Use at least 1.
 fit --config SMALL --trainer.gradient_clip_val -1 | trainer.gradient_clip_val is -1
 fit --config SMALL --trainer.precision 16-true | trainer.precision is 16-true
 fit --config SMALL --trainer.precision bf16-true | trainer.precision is bf16-true
@@ -275,7 +275,7 @@ fit --config SMALL --model.encoder_share 2 | `encoder_share` must be in [0, 1], 
 fit --config SMALL --model.mixup 0.4 | `mixup` has no effect without `encoder_share`
 fit --config SMALL --model.mixup -1 --model.encoder_share 0.5 | `mixup` must be at least 0, got -1
 fit --config SMALL --model.measured_units_share 0.5 | `measured_units_share` needs tokens to show the units
-test --config SMALL --ckpt_path none.ckpt | there is no such checkpoint [none.ckpt]. Check --ckpt_path.
+test --config SMALL --ckpt_path none.ckpt | the checkpoint does not exist [none.ckpt]. Check --ckpt_path.
 fit --config SMALL --trainer.accelerator tpu | the trainer's settings do not fit
 fit --config SMALL --trainer.accelerator walk | the trainer's settings do not fit: You selected an invalid
 fit --config SMALL --trainer.limit_train_batches 0 | trainer.limit_train_batches is 0

@@ -26,22 +26,22 @@ _MAX_PICTURES = 5000
 _MAX_BYTES = 50 * 2**20
 """Maximum size of one picture in a zip file, unpacked."""
 _AT_ONCE = 64
-"""Pictures in memory."""
+"""Maximum number of pictures in memory."""
 _MAX_REPORTED = 300
-"""Faces in the report; the table has all."""
+"""Maximum number of faces in the report; the table has all."""
 
 
 def describe_batch(
     files: Sequence[str], services: Services, name: str, explained: bool, progress: Callable[[int, int], None]
 ) -> tuple[str, Path, Path]:
-    """Recognize, and explain if asked to, the faces of pictures.
+    """Recognize the faces of pictures, and explain them if requested.
 
     Args:
         files: Pictures and zip files.
         services: The models and helpers.
         name: The model's name.
         explained: Whether to explain the faces.
-        progress: Called with the number of finished pictures and of all.
+        progress: Called with the number of finished pictures and the total.
 
     Returns:
         A sentence about the result, the table (CSV), and the report (HTML).
@@ -108,7 +108,7 @@ def pictures(files: Sequence[str], names_only: bool = False) -> Iterator[tuple[s
                         hidden = Path(entry.filename).name.startswith(".")
                         if Path(entry.filename).suffix.lower() not in IMAGE_SUFFIXES or hidden:
                             continue
-                        # A size that the header hides is cut off: the rest of the picture is then unreadable.
+                        # If the header understates the size, the content is cut off and the picture is unreadable.
                         with archive.open(entry) as stream:
                             yield entry.filename, b"" if names_only else stream.read(_MAX_BYTES)
             except (zipfile.BadZipFile, NotImplementedError, RuntimeError, OSError) as error:

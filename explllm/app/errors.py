@@ -1,4 +1,4 @@
-"""Errors of the HTTP server in OpenAI's form."""
+"""Errors of the HTTP server in OpenAI's format."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from explllm.core.errors import InputError
 
 
 class RequestError(Exception):
-    """A request that gets an error of OpenAI's form instead of an answer."""
+    """A request that gets an error in OpenAI's format instead of an answer."""
 
     def __init__(self, status: int, message: str, code: str, headers: dict[str, str] | None = None) -> None:
         """Store the status, a message for the client, and a code for programs."""
@@ -21,13 +21,13 @@ class RequestError(Exception):
 
     @property
     def body(self) -> dict[str, dict[str, str | None]]:
-        """The error as OpenAI's clients read it."""
+        """The error in the format that OpenAI's clients read."""
         kind = "server_error" if self.status >= 500 else "invalid_request_error"
         return {"error": {"message": self.message, "type": kind, "param": None, "code": self.code}}
 
 
 def as_request_error(error: Exception) -> RequestError:
-    """Return the error for a client. Texts of unexpected errors stay on the server."""
+    """Return the error for a client. Messages of unexpected errors stay on the server."""
     if isinstance(error, RequestError):
         return error
     if isinstance(error, Busy):

@@ -1,4 +1,4 @@
-"""Limits in front of the HTTP server: API key, rate, size and time of a request. Also its metrics."""
+"""Limits of the HTTP server (API key, request rate, size and time), and its metrics."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from explllm.app.errors import RequestError
 
 _MAX_CLIENTS = 10_000
-"""Clients whose rate is remembered; the ones that asked longest ago are forgotten."""
+"""Number of clients whose rate is tracked; the least recently active ones are dropped."""
 
 _MAX_DISCARDED = 256_000_000
-"""Bytes of a refused body that are read before the connection is closed."""
+"""Bytes of a rejected body that are read before the connection is closed."""
 
 _OPEN = ("/health",)
-"""Paths without a key and a limit of the rate."""
+"""Paths that need no key and have no rate limit."""
 
 
 @dataclass(frozen=True)
@@ -36,13 +36,13 @@ class Limits:
     read_seconds: float
     """Maximum time to receive a body."""
     per_minute: int | None
-    """Requests per minute and client; None for any number."""
+    """Requests per minute per client; None for no limit."""
 
 
 class Connection(H11Protocol):
-    """A connection that is closed if the headers of a request do not arrive in time.
+    """A connection that closes if the headers of a request do not arrive in time.
 
-    uvicorn waits forever for them, and refuses all clients when `limit_concurrency` connections are open.
+    uvicorn would wait forever for them, and it rejects all clients when `limit_concurrency` connections are open.
     """
 
     seconds: ClassVar[float]
@@ -51,12 +51,12 @@ class Connection(H11Protocol):
     _timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Start the time of the first request."""
+        """Start the timer for the first request."""
         super().connection_made(transport)
         self._timer = self.loop.call_later(self.seconds, self._close)
 
     def data_received(self, data: bytes) -> None:
-        """Start the time when a request begins, and end it with the request's headers."""
+        """Start the timer when a request begins, and stop it when the request's headers have arrived."""
         super().data_received(data)
         waiting = self.cycle is None or self.cycle.response_complete
         if waiting and self._timer is None:
@@ -65,7 +65,7 @@ class Connection(H11Protocol):
             self._stop()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """End the time."""
+        """Stop the timer."""
         self._stop()
         super().connection_lost(exc)
 
@@ -80,7 +80,7 @@ class Connection(H11Protocol):
 
 
 class Guard:
-    """ASGI middleware that refuses requests before any work on them, and counts all.
+    """ASGI middleware that rejects requests before any work on them, and counts all requests.
 
     A body is read completely, within the limits, before the application sees it.
     """
@@ -193,7 +193,7 @@ class _Arriving:
         return message.get("body", b"")
 
     async def discard(self, seconds: float) -> None:
-        """Read the rest and forget it: a client that is still sending would get a closed connection, not the answer."""
+        """Read and discard the rest: a client that is still sending would get a closed connection, not the answer."""
         remaining = _MAX_DISCARDED
         with contextlib.suppress(TimeoutError, _Gone):
             async with asyncio.timeout(seconds):
@@ -216,7 +216,7 @@ class _Rate:
         self.per_minute, self.tokens, self.updated = per_minute, float(per_minute), time.monotonic()
 
     def take(self) -> bool:
-        """Take a token, if there is one."""
+        """Take a token, if one is available."""
         now = time.monotonic()
         self.tokens = min(self.per_minute, self.tokens + (now - self.updated) * self.per_minute / 60)
         self.updated = now
@@ -241,7 +241,7 @@ def _replay(body: bytes, receive: Receive) -> Receive:
 
 
 async def _refuse(error: RequestError, send: Send) -> None:
-    # Unread parts of the body would be taken for the next request.
+    # Unread parts of the body would be interpreted as the next request.
     headers = {"content-type": "application/json", "connection": "close", **error.headers}
     pairs = [(name.encode(), value.encode()) for name, value in headers.items()]
     await send({"type": "http.response.start", "status": error.status, "headers": pairs})

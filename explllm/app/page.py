@@ -1,7 +1,7 @@
 """The web page of ``explllm app``: one picture at a time, two models side by side, and folders of pictures.
 
-The page loads nothing from other machines. Pictures stay in a temporary folder of this machine, which is deleted at
-the end.
+The page loads nothing from other machines. Pictures stay in a temporary folder on this machine, which is deleted at the
+end.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ _LEAD = (
 
 @dataclass(frozen=True)
 class Services:
-    """What the page asks: models by name, and optional helpers."""
+    """What the page uses: models by name, and optional helpers."""
 
     explainers: dict[str, Explainer]
     detector: FaceDetector | None = None
@@ -49,10 +49,10 @@ class Services:
 
 
 class Page:
-    """The handlers behind the page. Nothing here knows gradio."""
+    """The handlers behind the page. Nothing here depends on gradio."""
 
     def __init__(self, services: Services) -> None:
-        """Keep the services."""
+        """Store the services."""
         self.services = services
         self._measuring = threading.Lock()
 
@@ -112,7 +112,7 @@ class Page:
             while not all(view.done for view in views):
                 slot, item = events.get()
                 views[slot] = _with(views[slot], item, jobs[slot])
-                # Many pieces of text may have arrived since.
+                # Several pieces of text may have arrived in the meantime.
                 if time.monotonic() - shown >= _REFRESH_SECONDS or isinstance(item, Recognition) or views[slot].done:
                     yield [face_html(view) for view in views]
                     shown = time.monotonic()
@@ -194,7 +194,7 @@ def create_page(services: Services, examples: Sequence[Path] = ()) -> Any:
                     picture = gr.Image(
                         type="filepath",
                         sources=["upload", "clipboard", "webcam"],
-                        # A mirrored face would exchange left and right action units.
+                        # Mirroring a face would swap its left and right action units.
                         webcam_options=gr.WebcamOptions(mirror=False),
                         label="Picture",
                         height=320,
@@ -204,7 +204,10 @@ def create_page(services: Services, examples: Sequence[Path] = ()) -> Any:
                     with gr.Row(visible=len(names) > 1):
                         first = gr.Dropdown(names, value=names[0], label="Model", interactive=True)
                         second = gr.Dropdown(
-                            ["", *names], value=names[1] if len(names) > 1 else "", label="Beside", interactive=True
+                            ["", *names],
+                            value=names[1] if len(names) > 1 else "",
+                            label="Compare with",
+                            interactive=True,
                         )
                     again = gr.Button("Explain", variant="primary")
                     if examples:
@@ -221,7 +224,7 @@ def create_page(services: Services, examples: Sequence[Path] = ()) -> Any:
             repeated = chosen.then(explain, asked, [left, right], show_progress="hidden")
             again.click(explain, asked, [left, right], show_progress="hidden", cancels=[started, repeated])
         with gr.Tab("Many pictures"):
-            gr.HTML('<p class="x-lead">Pictures, a folder, or a zip file in; a table and a report out.</p>')
+            gr.HTML('<p class="x-lead">Turns pictures, a folder, or a zip file into a table and a report.</p>')
             files = gr.File(label="Pictures or a zip file", file_count="multiple", file_types=["image", ".zip"])
             folder = gr.File(label="A folder", file_count="directory")
             name = gr.Dropdown(names, value=names[0], label="Model", visible=len(names) > 1, interactive=True)
@@ -255,7 +258,7 @@ def launch(blocks: Any, host: str, port: int | None, **options: Any) -> str:
     theme = gr.themes.Base(
         primary_hue="blue",
         neutral_hue="slate",
-        # Fonts of the machine: others would be fetched.
+        # System fonts: other fonts would be downloaded.
         font=["system-ui", "sans-serif"],
         font_mono=["ui-monospace", "monospace"],
     ).set(
@@ -306,7 +309,7 @@ def example_pictures(folder: Path, photographs: bool) -> list[Path]:
 
 
 def temporary_folder() -> tempfile.TemporaryDirectory[str]:
-    """Return a folder for all files of the page; it is deleted at the end."""
+    """Return a folder for all files of the page; it is deleted when the process ends."""
     folder = tempfile.TemporaryDirectory(prefix="explllm-app-")
     os.environ["GRADIO_TEMP_DIR"] = folder.name
     return folder

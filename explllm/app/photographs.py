@@ -44,9 +44,9 @@ def open_photograph(
 
     Args:
         source: The picture.
-        detector: Finds the faces. Without one the picture is one face, and so is a face crop with one.
+        detector: Finds the faces. Without a detector, the picture is treated as one face; a face crop always is.
         which: The faces to use if there are several.
-        max_pixels: Maximum number of pixels. The header states it: a larger picture is not decoded.
+        max_pixels: Maximum number of pixels. The size is read from the header: a larger picture is not decoded.
 
     Raises:
         ImageError: If the picture cannot be read, is too large, or shows no face.
@@ -72,7 +72,7 @@ def open_photograph(
 
 
 def preprocess(model: ExpLLM, photograph: Photograph, face: int, margin: float | None = None) -> torch.Tensor:
-    """Return the pixels (3, H, W) of a face for a model; by default with the margin of its training."""
+    """Return the pixels (3, H, W) of a face for a model; by default with the margin that the model was trained with."""
     return model.image(photograph.crop(face, model.config.margin if margin is None else margin))
 
 

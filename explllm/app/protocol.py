@@ -37,7 +37,7 @@ class ImageURL(BaseModel):
 
 
 class TextPart(BaseModel):
-    """Text of a message. The model asks its own trained questions: the words have no effect."""
+    """Text of a message. The model uses the questions it was trained with: the text has no effect."""
 
     type: Literal["text"]
     text: str
@@ -166,5 +166,5 @@ def picture_url(messages: list[Message]) -> str:
 
 
 def finish_reason(answer: Answer) -> str:
-    """Return why an answer ended, in OpenAI's words."""
+    """Return why an answer ended, in OpenAI's terms."""
     return "stop" if answer.complete else "length"

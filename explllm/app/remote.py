@@ -51,7 +51,7 @@ async def fetch(url: str, max_bytes: int) -> bytes:
     timeout = aiohttp.ClientTimeout(total=_SECONDS)
     connector: Any = aiohttp.TCPConnector(resolver=_PublicOnly())
     try:
-        # The resolver is not asked about numeric addresses.
+        # The resolver is not called for numeric addresses.
         if _is_private(URL(url).host or ""):
             raise failed
         async with (

@@ -1,10 +1,10 @@
-"""The HTTP server: chat completions as OpenAI's clients ask for them, batches of recognitions, health and metrics.
+"""The HTTP server: chat completions for OpenAI's clients, batches of recognitions, health and metrics.
 
-A picture is kept in memory until its answer is sent. Nothing of it is written to disk or to a log.
+A picture is kept in memory until its answer is sent. It is never written to disk or to a log.
 
-LitServe was tried first (0.2.19). Its OpenAI specification decodes pictures inside the batch, where one damaged
-picture fails its neighbors; the text of the error is lost; every route is a process with its own model; and an
-answer is computed to its end when the client has gone. FastAPI and `Explainer` have none of these limits.
+LitServe was tried first (0.2.19). Its OpenAI specification decodes pictures inside the batch, so one damaged picture
+fails the whole batch; error messages are lost; every route is a process with its own model; and an answer is computed
+to the end even after the client has disconnected. FastAPI and `Explainer` have none of these limitations.
 """
 
 from __future__ import annotations
@@ -68,11 +68,11 @@ class ServerSettings:
     max_pixels: int = MAX_PIXELS
     """Maximum number of pixels of a picture."""
     max_faces: int = 64
-    """Maximum number of pictures of a request to ``/recognize``."""
+    """Maximum number of pictures in a request to ``/recognize``."""
     per_minute: int | None = None
-    """Requests per minute and client."""
+    """Requests per minute per client."""
     timeout: float = 120
-    """Seconds after which an answer is given up."""
+    """Seconds after which a request times out."""
     read_seconds: float = 30
     """Seconds within which a request must arrive."""
     allow_urls: bool = False
@@ -96,7 +96,7 @@ def create_server(explainer: Explainer, settings: ServerSettings, detector: Face
 def uvicorn_options(settings: ServerSettings) -> dict[str, Any]:
     """Return the options with which uvicorn runs an application of `create_server`."""
     connection = type("TimedConnection", (Connection,), {"seconds": settings.read_seconds})
-    # The log of requests would hold the clients' addresses.
+    # The request log would contain the clients' addresses.
     return {"http": connection, "access_log": False}
 
 
@@ -114,7 +114,7 @@ class _Server:
             title="explllm",
             version=__version__,
             description="Explained facial expression recognition. `/v1/chat/completions` follows OpenAI's API.",
-            # The pages of the documentation would load scripts from elsewhere.
+            # The documentation pages would load scripts from other servers.
             docs_url=None,
             redoc_url=None,
         )
@@ -133,7 +133,7 @@ class _Server:
     def _add_gauges(self) -> None:
         load = self.explainer.load
         for name, text in (
-            ("waiting", "Faces that wait."),
+            ("waiting", "Waiting faces."),
             ("active", "Faces whose text is being generated."),
             ("faces", "Answered faces since the start."),
             ("tokens", "Generated tokens since the start."),
@@ -252,7 +252,7 @@ class _Server:
         """Read a picture in a worker thread; return it and the job of its largest face."""
         if url.startswith(("http://", "https://")):
             if not self.settings.allow_urls:
-                raise RequestError(400, "This server fetches no addresses. Send a data URL.", "urls_not_allowed")
+                raise RequestError(400, "This server does not fetch URLs. Send a data URL.", "urls_not_allowed")
             content = await fetch(url, self.settings.max_megabytes * 2**20)
         elif match := _DATA_URL.match(url):
             content = _decoded(url[match.end() :])
@@ -272,7 +272,7 @@ class _Server:
             raise RequestError(503, str(error), "overloaded", {"Retry-After": "5"}) from error
 
     async def _wait(self, job: Job, request: Request, jobs: list[tuple[Photograph, Job]]) -> Answer:
-        """Return the answer; cancel all jobs of the request if the client goes or the time is over."""
+        """Return the answer; cancel all jobs of the request if the client disconnects or the request times out."""
         answer: asyncio.Future[Any] = asyncio.wrap_future(job.result)
         gone: asyncio.Future[Any] = asyncio.ensure_future(_disconnected(request))
         try:
@@ -318,7 +318,7 @@ def _decoded(text: str) -> bytes:
     try:
         return base64.b64decode(text, validate=True)
     except (binascii.Error, ValueError) as error:
-        raise RequestError(400, "The picture's base64 is damaged.", "invalid_image") from error
+        raise RequestError(400, "The picture's base64 is invalid.", "invalid_image") from error
 
 
 def _from_thread(loop: asyncio.AbstractEventLoop, put: Callable[[Any], None]) -> Callable[[Any], None]:

@@ -1,7 +1,7 @@
 """The parts of the page as HTML: the outlined photograph, and a face with bars and highlighted text.
 
-Nothing here needs a script. Marks, bars and regions of an action unit share a number, and the style sheet lights all
-of them when one is hovered or focused.
+Nothing here needs a script. Marks, bars and regions of an action unit share a number, and the style sheet highlights
+all of them when one is hovered over or focused.
 """
 
 from __future__ import annotations

@@ -23,7 +23,7 @@ def app(
     device: Annotated[str | None, Option(default="cpu")] = None,
     detector: str = AUTO,
     host: str = "127.0.0.1",
-    port: Annotated[int | None, Option(minimum=1, maximum=65535, default="a free one from 7860 on")] = None,
+    port: Annotated[int | None, Option(minimum=1, maximum=65535, default="the first free one from 7860")] = None,
     batch_size: Annotated[int, Option(minimum=1, maximum=1024)] = 8,
     max_new_tokens: Annotated[int, Option(minimum=1, maximum=32768)] = 320,
     estimator: EstimatorOptions,
@@ -31,24 +31,24 @@ def app(
     """Open a web page to look at faces.
 
     Drop, paste or take a picture: the page shows a probability per expression and writes the explanation in its three
-    parts. Each action unit in the text is highlighted; hover it to see its bar and its place on the face. With two
-    models their answers stand side by side. The second tab takes many pictures and gives a table and a report.
+    parts. Each action unit in the text is highlighted; hover over it to see its bar and its place on the face. With two
+    models, their answers appear side by side. The second tab processes many pictures and produces a table and a report.
 
       explllm app --model runs/demo/model
       explllm app --model runs/one/model runs/two/model
 
-    The page works offline. Pictures stay on this machine and are deleted at the end.
+    The page works offline. Pictures stay on this machine and are deleted when the command ends.
 
     Args:
         model: A folder that `fit` wrote, such as runs/NAME/model, or several to compare.
         device: Device of the models, such as cuda or cpu.
         detector: Detect the faces of pictures that are not face crops: an SCRFD detector (ONNX), none, or auto for the
-            one of `explllm models get scrfd`, if it was downloaded.
-        host: Address to listen on; 0.0.0.0 for all.
+            one that `explllm models get scrfd` downloads, if present.
+        host: Address to listen on; 0.0.0.0 for all interfaces.
         port: Port to listen on.
-        batch_size: Explanations that are generated together.
+        batch_size: Number of explanations generated together.
         max_new_tokens: Maximum length of an explanation, in tokens.
-        estimator: The estimator that measures the action units too, and its options.
+        estimator: An estimator that also measures the action units, and its options.
 
     Raises:
         InputError: If a model, the detector or the device does not exist or cannot be used.
@@ -62,7 +62,7 @@ def app(
     from explllm.models.known import shipped_model
 
     spec = selected_estimator(estimator)
-    # SIGTERM would end the process without deleting the pictures.
+    # By default, SIGTERM would end the process without deleting the pictures.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     with ExitStack() as stack:
         folder = Path(stack.enter_context(temporary_folder()))
@@ -79,7 +79,7 @@ def app(
         services = Services(explainers, opened, measuring, max_new_tokens)
         blocks = create_page(services, example_pictures(folder, opened is not None))
         address = launch(blocks, host, port, prevent_thread_lock=True)
-        sys.stderr.write(f"The page is at {address}. Ctrl-C ends it.\n")
+        sys.stderr.write(f"The page is at {address}. Press Ctrl-C to stop it.\n")
         stack.callback(blocks.close, verbose=False)
         blocks.block_thread()
     return 0

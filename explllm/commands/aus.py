@@ -68,7 +68,7 @@ def aus(
         streaming.print_lines(opened.runs_on)
         if opened.training_data_note:
             streaming.print_lines([f"note: training data of this model: {opened.training_data_note}"])
-        # Results depend on the margin, whether the user or the model's file sets it.
+        # Results depend on the margin, no matter whether the user or the model's file sets it.
         job = replace(job, margin=job.margin_for(opened))
         task = EstimationTask(job, opened.name + "+flip" * tta, opened.batch_size, redo)
     summary = streaming.process(source, out, task, options, (ESTIMATED, GIVEN))

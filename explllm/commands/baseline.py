@@ -27,10 +27,10 @@ def baseline(
     *,
     send_images: bool = False,
     estimate: bool = False,
-    out: Annotated[Path | None, Option(default="MANIFEST_MODEL beside MANIFEST")] = None,
+    out: Annotated[Path | None, Option(default="MANIFEST_MODEL next to MANIFEST")] = None,
     overwrite: bool = False,
     root: Annotated[Path | None, Option(default="the manifest's")] = None,
-    run_dir: Annotated[Path | None, Option(default="OUT with the ending .run")] = None,
+    run_dir: Annotated[Path | None, Option(default="OUT with the suffix .run")] = None,
     split: str | None = None,
     sample: Annotated[int | None, Option(minimum=1)] = None,
     seed: Annotated[int, Option(minimum=0)] = 0,
@@ -42,7 +42,7 @@ def baseline(
     """Ask a multimodal model about every face of a manifest.
 
     The model sees each face and answers with the expression, then with a chain of thought in the paper's form (GPT-4o
-    in Table III). Nothing is trained and nothing is corrected: the first answer counts.
+    in Table III). There is no training and no correction: the first answer counts.
 
       explllm baseline faces.parquet --model gpt-4o --estimate
       explllm baseline faces.parquet --model gpt-4o --send_images --max_cost 5
@@ -55,7 +55,7 @@ def baseline(
     hash of each picture, never the picture.
 
     The written manifest has the columns `predicted` (empty if the answer names no expression, which counts as wrong),
-    `answer`, `cot`, `cot_source`, `cot_status`, `cot_reason` and `cot_cost`. OUT.run beside it holds the ledger,
+    `answer`, `cot`, `cot_source`, `cot_status`, `cot_reason` and `cot_cost`. OUT.run next to it contains the ledger,
     metrics.json and predictions.parquet.
 
     The same command resumes a run that was stopped: no answer is paid for twice, and the model is asked again about a
@@ -82,8 +82,8 @@ def baseline(
 
     Raises:
         InputError: If the pictures may not be sent, the manifest lacks something, OUT or the metrics of another run
-            would be lost, or the server refuses the run; nothing has been sent then.
-        KeyboardInterrupt: After Ctrl-C, when all requests in flight have finished and are written.
+            would be lost, or the server refuses the run. In these cases nothing has been sent.
+        KeyboardInterrupt: After Ctrl-C, once all requests in flight have finished and their answers are written.
     """
     from explllm.engine.baseline import (
         BaselineStatus,
@@ -98,7 +98,7 @@ def baseline(
     from explllm.engine.runner import run_all, run_with_client
 
     if not chat.model:
-        raise ConfigError("no model is named", remedy="Give --model NAME, such as gpt-4o.")
+        raise ConfigError("no model given", remedy="Pass --model NAME, such as gpt-4o.")
     check_root(root)
     table = _select(manifest, root, split, sample, seed)
     labels = choose_label_set(table, label_set)
@@ -133,7 +133,7 @@ def baseline(
     tracker = ProgressTracker(folder, len(faces), BaselineStatus, f"asking {chat.model}", identity)
 
     async def work(client: ChatClient) -> RunResult:
-        # These files are of an earlier run, perhaps of other faces; they stay until the server is known to answer.
+        # These files belong to an earlier run, perhaps on other faces; keep them until the server has answered.
         for name in (METRICS_FILE, PREDICTIONS_FILE):
             (folder / name).unlink(missing_ok=True)
         return await run_all(
@@ -169,18 +169,20 @@ def _select(path: Path, root: Path | None, split: str | None, sample: int | None
 
 
 def _check_folder(folder: Path, source: str, overwrite: bool) -> None:
-    """Refuse a run folder with files but no ledger, such as that of a training run, or that of another baseline."""
+    """Reject a run folder that belongs to another baseline, or has files but no ledger, such as a training run's."""
     from explllm.engine.progress import read_progress
     from explllm.engine.runner import LEDGER
 
     if folder.is_dir() and any(folder.iterdir()) and not (folder / LEDGER).is_file():
         raise ConfigError(
-            "the run folder holds files, but not those of a baseline", where=folder, remedy="Choose another --run_dir."
+            "the run folder contains files, but not those of a baseline",
+            where=folder,
+            remedy="Choose another --run_dir.",
         )
     earlier = read_progress(folder).get("source", source)
     if earlier != source and not overwrite:
         raise ConfigError(
-            f"the run folder is that of {earlier}, not of {source}",
+            f"the run folder belongs to {earlier}, not to {source}",
             where=folder,
             remedy="Choose another --run_dir, or pass --overwrite.",
         )

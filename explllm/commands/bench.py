@@ -38,10 +38,10 @@ def fea(
     """Compare models on the test faces of a manifest, in one report.
 
     The manifest has expressions, action units or both: FACS labels of BP4D or DISFA (`explllm data`), or FEAFA
-    intensities. Action units are read from the model's text by a lexicon and, separately, from the likelihood of the
+    intensities. Action units are read from the model's text with a lexicon and, separately, from the likelihood of the
     answers "active" and "not active", with a threshold per unit chosen on the rows of the split `val`. Thresholds are
     0.5 without such rows. The report says whether a model was trained on the same data set. A model that was trained on
-    a test image or on a person in the test faces is refused.
+    a test image or on a person in the test faces is rejected.
 
       explllm bench fea faces.parquet runs/feallm runs/expllm -o bench
 
@@ -57,7 +57,7 @@ def fea(
         batch_size: Faces per batch.
         max_new_tokens: Maximum length of an answer, in tokens.
         device: Device of the models, such as cuda; by default the CPU.
-        allow_leaks: Report models that were trained on test faces too; the report names the number.
+        allow_leaks: Also report models that were trained on test faces; the report states how many.
 
     Raises:
         InputError: If a model or table cannot be read, or a model was trained on test faces.

@@ -37,7 +37,7 @@ def check_trainer(trainer: Namespace, fitting: bool) -> None:
     if trainer.accumulate_grad_batches != 1:
         raise ConfigError(
             f"trainer.accumulate_grad_batches is {trainer.accumulate_grad_batches}",
-            remedy="Leave it out: it follows from data.batch_size, data.micro_batch_size and the devices.",
+            remedy="Omit it: it follows from data.batch_size, data.micro_batch_size and the devices.",
         )
     if str(trainer.precision) in _TRUE_PRECISIONS:
         raise ConfigError(
@@ -51,25 +51,25 @@ def check_trainer(trainer: Namespace, fitting: bool) -> None:
     devices = str(trainer.devices)
     limit = max(8, os.cpu_count() or 1)
     if trainer.accelerator == "cpu" and devices.isdecimal() and int(devices) > limit:
-        # Each is a process with a copy of the model; so many exhaust the machine's memory.
-        raise ConfigError(f"trainer.devices is {devices} on the CPU", remedy=f"Give at most {limit}.")
+        # Each device is a process with a copy of the model; this many would exhaust the machine's memory.
+        raise ConfigError(f"trainer.devices is {devices} on the CPU", remedy=f"Use at most {limit}.")
     if trainer.gradient_clip_val is not None and not trainer.gradient_clip_val >= 0:
         raise ConfigError(
-            f"trainer.gradient_clip_val is {trainer.gradient_clip_val}", remedy="Give a positive norm, or null."
+            f"trainer.gradient_clip_val is {trainer.gradient_clip_val}", remedy="Use a positive norm, or null."
         )
     if not fitting:
         return
     if trainer.check_val_every_n_epoch is not None and trainer.check_val_every_n_epoch < 1:
         raise ConfigError(
             f"trainer.check_val_every_n_epoch is {trainer.check_val_every_n_epoch}",
-            remedy="Give at least 1; --trainer.limit_val_batches 0 turns validation off.",
+            remedy="Use at least 1; --trainer.limit_val_batches 0 turns validation off.",
         )
     if trainer.limit_train_batches == 0:
-        raise ConfigError("trainer.limit_train_batches is 0: nothing would train", remedy="Give 1 or more.")
+        raise ConfigError("trainer.limit_train_batches is 0: nothing would train", remedy="Use 1 or more.")
     for name in ("max_epochs", "max_steps"):
         value = getattr(trainer, name)
         if value is not None and (value == 0 or value < -1):
-            raise ConfigError(f"trainer.{name} is {value}: nothing would train", remedy="Give at least 1.")
+            raise ConfigError(f"trainer.{name} is {value}: nothing would train", remedy="Use at least 1.")
 
 
 def check_model_paths(model: Namespace, fitting: bool) -> None:

@@ -13,7 +13,7 @@ from explllm.commands.parser import Option
 def compare(
     runs: list[str],
     *,
-    out: Annotated[Path | None, Option(default="compare-RUN-RUN beside the first run")] = None,
+    out: Annotated[Path | None, Option(default="compare-RUN-RUN next to the first run")] = None,
     as_json: Annotated[bool, Option("json")] = False,
 ) -> None:
     """Compare tested runs: metrics, paired significance tests, the faces on which they differ.

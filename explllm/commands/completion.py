@@ -26,9 +26,7 @@ def completion_script(shell: str, table: Mapping[str, tuple[str, str]]) -> str:
         ConfigError: If the shell is not supported.
     """
     if shell not in shtab.SUPPORTED_SHELLS:
-        raise ConfigError(
-            f"--print_completion is {shell!r}", remedy=f"Give one of {', '.join(shtab.SUPPORTED_SHELLS)}."
-        )
+        raise ConfigError(f"--print_completion is {shell!r}", remedy=f"Use one of {', '.join(shtab.SUPPORTED_SHELLS)}.")
     parser = argparse.ArgumentParser("explllm")
     commands = parser.add_subparsers()
     for name, (text, target) in table.items():

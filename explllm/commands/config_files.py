@@ -30,14 +30,14 @@ def find_config(name: str) -> Path:
     known = sorted(str(path.relative_to(shipped)) for path in shipped.rglob("*.yaml"))
     raise MissingPathError(
         f"there is no configuration {name}; searched {', '.join(map(str, candidates))}",
-        remedy=f"{suggestion(name, known, 0.8)}Give a path, or a shipped configuration: {', '.join(known)}.",
+        remedy=f"{suggestion(name, known, 0.8)}Pass a path, or a shipped configuration: {', '.join(known)}.",
     )
 
 
 def shipped_configs() -> Path:
     """Return the folder of the configurations that come with the package."""
     package = Path(str(resources.files("explllm")))
-    # A wheel contains them; in a checkout they are beside the package.
+    # A wheel contains them; in a checkout they are next to the package.
     return package / "configs" if (package / "configs").is_dir() else package.parent / "configs"
 
 
@@ -56,19 +56,19 @@ def with_configs_found(arguments: Sequence[str]) -> list[str]:
         if not equals:
             value = arguments[index + 1] if index + 1 < len(arguments) else ""
         if not value or value.startswith("-"):
-            remedy = "Give a configuration, such as --config demo.yaml."
+            remedy = "Pass a configuration, such as --config demo.yaml."
             raise ConfigError(f"the option {option} has no value", remedy=remedy)
         path = find_config(value)
         settings = read_config_file(path)
         _check_sections(settings, path)
-        # The parser does not know inheritance, but takes the text of a configuration instead of a path.
+        # The parser does not support inheritance, but accepts the text of a configuration instead of a path.
         text = yaml.safe_dump(settings, sort_keys=False) if BASE in read_settings(path) else str(path)
         resolved[index if equals else index + 1] = f"{option}={text}" if equals else text
     return resolved
 
 
 def _check_sections(settings: Mapping[str, Any], path: Path) -> None:
-    """Refuse unknown sections without settings, which the parser passes over."""
+    """Reject unknown sections without settings, which the parser would ignore."""
     for name, value in settings.items():
         if not value and isinstance(value, dict) and name not in _SECTIONS:
             raise ConfigError(
@@ -80,7 +80,7 @@ _SECTIONS = ("trainer", "model", "data")
 
 
 def read_config_file(path: Path) -> dict[str, Any]:
-    """Read a configuration with all that it inherits.
+    """Read a configuration with everything it inherits.
 
     The key ``base`` names another configuration, relative to the file's own folder or as `find_config` finds it; the
     file states the differences, see `merge_settings`. A run folder is not inherited: by default that of NAME.yaml is
@@ -116,7 +116,7 @@ def merge_settings(base: Mapping[str, Any], own: Mapping[str, Any], where: str |
     """Merge settings key by key, recursively; the values of `own` override those of `base`.
 
     If ``class_path`` differs, the settings of the base's class that the new class accepts are kept, and a note on
-    stderr lists the others. With ``init_args: null`` none is kept. `where` is the file of `own`, for messages.
+    stderr lists the others. With ``init_args: null``, none are kept. `where` is the file of `own`, for messages.
 
     Raises:
         ConfigError: If it is unknown which settings a new class accepts.
@@ -140,7 +140,7 @@ def merge_settings(base: Mapping[str, Any], own: Mapping[str, Any], where: str |
 def _for_class(settings: Mapping[str, Any], new: str, key: str, where: str | Path) -> dict[str, Any]:
     """Return the settings of a class that another class accepts too."""
     old, arguments = str(settings["class_path"]), settings.get("init_args") or {}
-    # Imported late: only a change of class needs the signatures.
+    # Imported late: the signatures are needed only if the class changes.
     from explllm.commands.lightning_help import accepted_settings
 
     accepted = accepted_settings(new)

@@ -1,4 +1,4 @@
-"""Write a model in another form, as a folder that `explllm explain --model` and ExpLLM.from_pretrained open.
+"""Convert a model to a folder that `explllm explain --model` and ExpLLM.from_pretrained can open.
 
 explllm convert released Downloads/ExpLLM models/explllm
 explllm convert merge runs/rafdb/model models/rafdb_merged
@@ -41,7 +41,7 @@ def released(
     if sizes.vision_heads_assumed:
         sys.stderr.write(
             f"warning: assuming {sizes.vision_heads} attention heads in the vision encoder of width "
-            f"{sizes.vision_width}, which no released file states. Give another number by --vision_heads.\n"
+            f"{sizes.vision_width}, which no released file states. Set another number with --vision_heads.\n"
         )
     sys.stdout.write(
         f"vision encoder   width {sizes.vision_width}, {sizes.vision_depth} blocks, {sizes.vision_heads} heads, "
@@ -93,7 +93,7 @@ def checkpoint(file: Path, out: Path) -> None:
 
 
 def half(folder: Path, out: Path) -> None:
-    """Write a model's own weights in float16: half the size. They are float32 again when the model is opened.
+    """Write a model's own weights in float16: half the size. They become float32 again when the model is opened.
 
     Args:
         folder: The model to read: runs/NAME/model.
@@ -109,7 +109,7 @@ def half(folder: Path, out: Path) -> None:
 
     storage.check_target(out, replace=False)
     model = ExpLLM.from_pretrained(folder)
-    # Frozen weights would be used in the type of the file, in which a CPU does not compute everything.
+    # Frozen weights would be used in the type of the file, which a CPU does not support for all operations.
     if model.config.vision_train == "frozen" and model.config.vision_base is None:
         model.config.vision_train = "full"
     if model.config.text_train == "frozen" and model.config.text_base is None:

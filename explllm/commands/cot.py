@@ -38,15 +38,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class BuildOptions:
-    """What a build writes, and how."""
+    """Outputs of a build."""
 
     out: Path
     """The manifest to write (.parquet, .csv, .jsonl)."""
     offline: bool = False
     """Write by rules, without a language model; the texts are marked as such."""
     overwrite: bool = False
-    """Replace existing outputs that this run did not begin."""
-    run_dir: Annotated[Path | None, Option(default="OUT with the ending .run")] = None
+    """Replace existing outputs that this run did not create."""
+    run_dir: Annotated[Path | None, Option(default="OUT with the suffix .run")] = None
     """Folder of ledger and progress."""
     redo: Literal["failed"] | None = None
     """Discard the recorded answers of failed rows and ask again: failed. Without it, only transient failures and
@@ -71,15 +71,16 @@ def build(
 
     Args:
         manifest: A manifest with action units and expressions.
-        options: What is written, and how.
+        options: What to write, and how.
         released: Also write the accepted rows to this file, in the authors' released layout.
         engine: Limits of the engine.
         chat: Model, server, limits and prices.
 
     Raises:
         InputError: If the manifest lacks a column, OUT would be lost, or the server refuses the run; nothing has been
-            spent then. Or if the server refuses key, model or credit later: what was paid for is written then.
-        KeyboardInterrupt: After Ctrl-C, when all requests in flight have finished and are written.
+            spent in these cases. Also if the server later rejects the key, the model or the credit; answers paid for so
+            far are written.
+        KeyboardInterrupt: After Ctrl-C, once all requests in flight have finished and their answers are written.
     """
     from explllm.engine.build import COT
 
@@ -164,7 +165,7 @@ def check(manifest: Path, *, as_json: Annotated[bool, Option("json")] = False) -
     if as_json:
         sys.stdout.write(json.dumps(asdict(result), indent=2) + "\n")
         return
-    # Text instead of markup: paths and answers of models may contain square brackets.
+    # Text instead of markup: paths and model answers may contain square brackets.
     title = Text(f"{manifest}: {result.texts:,} texts, {result.mean_words:.0f} words on average")
     table = Table(title=title, title_justify="left")
     table.add_column("problem")
@@ -208,7 +209,7 @@ def show(manifest: Path, row: Annotated[int, Option(minimum=1)], *, run_dir: Pat
     table = Manifest.read(manifest)
     if row > len(table):
         raise ManifestError(
-            f"no row {row}: the manifest has {len(table)}", where=manifest, remedy="Give the number of one of its rows."
+            f"no row {row}: the manifest has {len(table)}", where=manifest, remedy="Use the number of one of its rows."
         )
     # Paths and answers may contain escape sequences.
     console = Console(highlight=False, markup=False)
@@ -274,13 +275,14 @@ def run_build(
     out, offline, overwrite, redo = options.out, options.offline, options.overwrite, options.redo
     check_ending(out)
     if not offline and not chat.model:
-        raise ConfigError("no model is named", remedy="Give --model NAME, or --offline to write by rules.")
+        raise ConfigError("no model given", remedy="Pass --model NAME, or --offline to write by rules.")
     if offline and chat.model:
         raise ConfigError(
-            f"both --offline and --model {chat.model} are given", remedy="Give one of them: --offline asks no model."
+            f"both --offline and --model {chat.model} are given",
+            remedy="Pass one of them: --offline does not use a model.",
         )
     if offline:
-        check_no_model_options(chat, "Leave it out, or give --model NAME instead of --offline.")
+        check_no_model_options(chat, "Omit it, or pass --model NAME instead of --offline.")
     folder, source = run_folder(out, options.run_dir), "offline" if offline else chat.model
     identity = BuildIdentity(manifest, out, source, released)
     identity.check_overwrite(folder, overwrite)
@@ -295,7 +297,7 @@ def run_build(
             with tracker:
                 result = build_offline(table, engine, tracker.update, kind)
         else:
-            # As many faces as requests: each face has one request under way at any time.
+            # As many faces as requests: each face has one request in flight at any time.
             result = run_with_client(
                 chat,
                 folder,

@@ -2,7 +2,7 @@
 
   explllm data rafdb RAF-DB/basic -o rafdb.parquet
 
-Nothing is guessed: rows that cannot be used are listed with file and line.
+No values are guessed: rows that cannot be used are listed with file and line.
 """
 
 import sys
@@ -36,7 +36,7 @@ def read(
         name: The data set.
         root: The folder in the publisher's layout.
         out: The manifest to write (.parquet, .csv, .jsonl).
-        max_bad: Bad rows that are listed and left out before reading stops.
+        max_bad: Maximum number of bad rows to list and leave out before reading stops.
         check_images: Decode every image and check its box.
         lists_only: Do not check that the images exist.
         overwrite: Replace an existing manifest.
@@ -47,7 +47,7 @@ def read(
     """
     check_new_manifest(out, overwrite)
     if not root.exists():
-        raise MissingPathError("there is no such folder", where=root, remedy="Check ROOT.")
+        raise MissingPathError("the folder does not exist", where=root, remedy="Check ROOT.")
     reading = read_data_set(
         name,
         root,

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from explllm.training.footprint import Description
 
 PAPERS_TRAINABLE = 25_960_448
-"""Trainable weights of the paper's set-up: LoRA 786,432 in the encoder and 4,194,304 in the language model, projector
+"""Trainable weights of the paper's setup: LoRA 786,432 in the encoder and 4,194,304 in the language model, projector
 20,979,712."""
 
 
@@ -24,7 +24,7 @@ def describe(
     gpus: Annotated[int, Option(minimum=1, maximum=100_000)] = 8,
     as_json: Annotated[bool, Option("json")] = False,
 ) -> None:
-    """Print what a configuration means before anything is downloaded or trained.
+    """Describe a configuration before anything is downloaded or trained.
 
     The description covers parts, trainable weights, optimizer steps, warm-up and the memory of a GPU. All options of
     `fit` are accepted too.
@@ -77,16 +77,16 @@ def _print(result: Description, as_json: bool) -> None:
     print_table(console, parts)
     if result.trainable == PAPERS_TRAINABLE:
         console.print(
-            "25.96 M weights train. The paper prints 8.7 M (Section III-C); its released code trains 25.96 M, as here:"
+            "25.96 M weights train. The paper states 8.7 M (Section III-C); its released code trains 25.96 M, as here:"
             " 8.7 M is what a projector of one layer would give, in units of 2^20."
         )
     console.print(f"\nimage tokens     {result.image_tokens}")
     if result.images is None:
-        console.print(f"training images  unknown: {result.images_source}; give it by --images N")
+        console.print(f"training images  unknown: {result.images_source}; set it with --images N")
     else:
         console.print(f"training images  {result.images:,} ({result.images_source})")
         if result.memory:
-            console.print(f"conversations    {result.conversations:,} an epoch")
+            console.print(f"conversations    {result.conversations:,} per epoch")
         console.print(f"optimizer steps  {result.steps:,}")
         console.print(f"warm-up          {result.warmup:,} steps")
     if not result.memory:

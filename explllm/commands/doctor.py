@@ -1,4 +1,4 @@
-"""The command ``explllm doctor``: installed, missing and broken parts, and the cure."""
+"""The command ``explllm doctor``: installed, missing and broken packages, with a fix for each problem."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from explllm.commands.parser import Option
 def doctor(*, as_json: Annotated[bool, Option("json")] = False) -> int:
     """Check the installation: versions, devices, missing extras, packages in conflict.
 
-    Each problem comes with the line that solves it. The exit status is 1 if there is a problem.
+    Each problem is printed with its fix. The exit status is 1 if there is a problem.
 
       explllm doctor
       explllm doctor --json
@@ -58,7 +58,7 @@ def doctor(*, as_json: Annotated[bool, Option("json")] = False) -> int:
         console.print(f"optional: {extra} needs {packages}. {escape(missing['install'])}", soft_wrap=True)
     for problem in result.problems:
         console.print(
-            f"[bold]problem: {escape(problem.problem)}[/bold]\n  cure: {escape(problem.cure)}", soft_wrap=True
+            f"[bold]problem: {escape(problem.problem)}[/bold]\n  fix:  {escape(problem.cure)}", soft_wrap=True
         )
     if not result.problems:
         console.print("no problems found")

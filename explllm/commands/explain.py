@@ -1,4 +1,4 @@
-"""The commands ``explllm recognize`` and ``explllm explain``: what the faces of pictures show."""
+"""The commands ``explllm recognize`` and ``explllm explain``: expressions of the faces in pictures."""
 
 from __future__ import annotations
 
@@ -62,8 +62,8 @@ def explain(
         images: Pictures, folders of pictures, patterns such as 'faces/*.jpg', or - for standard input.
         options: The model, the faces and the output.
         max_new_tokens: Maximum length of an explanation, in tokens.
-        estimator: The estimator that measures the action units too, and its options.
-        no_speculation: Compute one token per forward pass. The texts are the same; it takes longer.
+        estimator: An estimator that also measures the action units, and its options.
+        no_speculation: Generate one token per forward pass. The texts are the same but take longer.
 
     Raises:
         InputError: If the only picture, the model or the device does not exist or cannot be used.

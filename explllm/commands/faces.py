@@ -41,7 +41,7 @@ def faces(
         manifest: A manifest.
         out: The manifest to write (.parquet, .csv, .jsonl).
         detector: An SCRFD detector (.onnx), or a folder that contains one.
-        which: The face of an image with several; all writes a row for each.
+        which: The face to use if an image has several; all writes a row for each.
         redo: Detect again in rows that have a box.
         threshold: Minimum score of a face.
         input_size: Width and height of the detector's input, in pixels.
@@ -69,13 +69,13 @@ def faces(
     )
     opened = job.open_detector()
     streaming.print_lines(opened.runs_on)
-    # In a folder the SCRFD file had to be found; the workers need not search again.
+    # If a folder was given, the SCRFD file is known now; the workers need not search again.
     task = DetectionTask(replace(job, detector=opened.file))
     del opened
     summary = streaming.process(source, out, task, options, (FOUND, GIVEN))
     if which == "all" and (added := summary.rows_out - summary.rows_in):
         sys.stdout.write(
             f"{added} rows were added for further faces; rows of an image with several faces lose expression, "
-            "identity, action units and text, because it is unknown whose they are\n"
+            "identity, action units and text, because it is unknown which face they belong to\n"
         )
     return int(summary.bad > 0)

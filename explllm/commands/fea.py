@@ -26,13 +26,13 @@ def build(manifest: Path, *, options: BuildOptions, engine: EngineSettings, chat
 
     Args:
         manifest: A manifest with action units and expressions.
-        options: What is written, and how.
+        options: What to write, and how.
         engine: Limits of the engine.
         chat: Model, server, limits and prices.
 
     Raises:
         InputError: If the manifest lacks a column, OUT would be lost, or the server refuses the run.
-        KeyboardInterrupt: After Ctrl-C, when all requests in flight have finished and are written.
+        KeyboardInterrupt: After Ctrl-C, once all requests in flight have finished and their answers are written.
     """
     from explllm.engine.instructions import FEA
 

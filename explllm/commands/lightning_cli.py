@@ -40,7 +40,7 @@ from explllm.core.errors import ConfigError, InputError, MissingPathError
 from explllm.core.files import PREDICT_FOLDER, PREDICTIONS_FILE, atomic_write
 from explllm.core.manifest_files import SUFFIXES
 
-# Importing the classes lets YAML name them without their modules.
+# Importing the classes lets YAML files name them without their modules.
 from explllm.data.au_faces import ActionUnitData, DrawnActionUnits, ManifestActionUnits
 from explllm.data.datamodules import CaptionedImages, DrawnFaces, FolderFaces, ManifestFaces
 from explllm.data.transforms import Augment, ReleasedAugment
@@ -120,16 +120,17 @@ class RunOptions:
     checkpoint_every_n_steps: PositiveInt = 200
     """Optimizer steps between two checkpoints; there is one more at the end of each epoch."""
     explained_faces: NonNegativeInt = 3
-    """Faces that `test` explains in the terminal and in the report; with 0 it scores no explanations either."""
+    """Faces that `test` explains in the terminal and in the report; with 0, it also scores no explanations."""
     scored_faces: PositiveInt = SCORED_FACES
     """Faces whose explanations `test` scores: a fixed sample. More give narrower intervals and take longer."""
     predictions: str | None = None
     """The .parquet, .csv or .jsonl file that `test` and `predict` write. (default: in the run folder)"""
     answer_labels: str | None = None
     """The label set of the test faces, such as affectnet7: only its expressions are possible answers, and the
-    probability of the model's others is divided among them. (default: every expression of the model)"""
+    probability of the model's other expressions is divided among them. (default: every expression of the model)"""
     unknown_labels: UnknownLabels = "refuse"
-    """Test faces whose expression is not a possible answer: refuse them, or leave them out and count them."""
+    """What to do with test faces whose expression is not a possible answer: refuse to run, or leave them out and count
+    them."""
     live_accuracy_every_n_steps: PositiveInt = 50
     """Optimizer steps between two estimates of the accuracy on training batches."""
 
@@ -176,10 +177,10 @@ class ExpLLMCLI(LightningCLI):
         parser.add_class_arguments(RunOptions, None, instantiate=False)
 
     def _set_seed(self) -> None:
-        """Seed everything; Lightning raises an error of numpy for a seed out of range."""
+        """Seed everything; for a seed out of range, Lightning would raise NumPy's error."""
         seed = self.config[self.subcommand].get("seed_everything")
         if type(seed) is int and not 0 <= seed < 2**32:
-            raise ConfigError(f"--seed_everything is {seed}", remedy="Give 0 to 4294967295.")
+            raise ConfigError(f"--seed_everything is {seed}", remedy="Use 0 to 4294967295.")
         super()._set_seed()
 
     def before_instantiate_classes(self) -> None:
@@ -195,11 +196,11 @@ class ExpLLMCLI(LightningCLI):
         config.trainer.default_root_dir = config.run_dir
         if config.predictions and Path(config.predictions).suffix.lower() not in SUFFIXES:
             raise ConfigError(
-                f"--predictions is {config.predictions}", remedy=f"Use one of the endings {', '.join(SUFFIXES)}."
+                f"--predictions is {config.predictions}", remedy=f"Use one of the extensions {', '.join(SUFFIXES)}."
             )
         config.ckpt_path = self._checkpoint(config)
         if config.ckpt_path is not None and self.stage != "fit" and config.get("model.init_args.init_from"):
-            # The checkpoint has all the weights; what the run started from may be gone.
+            # The checkpoint has all the weights; the model that the run started from may no longer exist.
             config["model.init_args.init_from"] = None
         # Checkpoints are plain tensors and numbers: nothing in them may run code.
         config.weights_only = True
@@ -226,7 +227,7 @@ class ExpLLMCLI(LightningCLI):
             )
             raise MissingPathError("the run has no checkpoint yet", where=last, remedy=remedy)
         if path is not None and not Path(path).is_file():
-            raise MissingPathError("there is no such checkpoint", where=path, remedy="Check --ckpt_path.")
+            raise MissingPathError("the checkpoint does not exist", where=path, remedy="Check --ckpt_path.")
         return str(path) if path else None
 
     def instantiate_classes(self) -> None:
@@ -248,7 +249,7 @@ class ExpLLMCLI(LightningCLI):
         """Skip reading settings from the checkpoint: ours contain none, and reading a large file twice takes time."""
 
     def _dump_config(self) -> None:
-        """Skip what `save_hyperparameters` reads, which takes time, unless a class of the user may call it."""
+        """Skip what `save_hyperparameters` reads, which takes time, unless a user-defined class may call it."""
         config = self.config[self.stage]
         if all(str(part.class_path).startswith("explllm.") for part in (config.model, config.data) if part is not None):
             self.config_dump: dict[str, Any] = {}
@@ -288,13 +289,13 @@ class ExpLLMCLI(LightningCLI):
         """Return the callbacks that write the run folder of this kind of model.
 
         Raises:
-            ConfigError: If model and data are not of one kind.
+            ConfigError: If model and data do not match.
         """
         regression, units = isinstance(self.model, ActionUnitTask), isinstance(self.datamodule, ActionUnitData)
         if regression != units:
             raise ConfigError(
                 f"{type(self.model).__name__} cannot use {type(self.datamodule).__name__}",
-                remedy="Give an ActionUnitTask ManifestActionUnits or DrawnActionUnits, an ExpLLMTask other data.",
+                remedy="Use ManifestActionUnits or DrawnActionUnits with ActionUnitTask, other data with ExpLLMTask.",
             )
         if regression:
             return [ActionUnitRunFolder(config.run_dir, config.predictions, config.ckpt_path)]
@@ -336,7 +337,7 @@ def run_stage(stage: str, arguments: list[str]) -> None:
 
 @contextmanager
 def _interruptions() -> Iterator[None]:
-    """Raise interruptions as such; Lightning would exit as if the run had failed, or succeeded."""
+    """Re-raise interruptions; Lightning would exit as if the run had failed or succeeded."""
     main = threading.current_thread() is threading.main_thread()
     handler = signal.getsignal(signal.SIGINT)
     try:
@@ -347,7 +348,7 @@ def _interruptions() -> Iterator[None]:
     except torch.OutOfMemoryError as error:
         raise ConfigError(
             f"out of memory: {one_sentence(error)}",
-            remedy="Reduce data.micro_batch_size or data.eval_batch_size; `explllm describe` computes the memory.",
+            remedy="Reduce data.micro_batch_size or data.eval_batch_size; `explllm describe` estimates the memory.",
         ) from error
     except RuntimeError as error:
         if not is_rank_failure(error):

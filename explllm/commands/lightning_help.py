@@ -31,17 +31,17 @@ _RUN = (
         "--ckpt_path PATH",
         "A checkpoint to resume from or to evaluate: a path, or last. Evaluation uses the best one by default.",
     ),
-    ("--seed_everything N", "Seed of every random number. (default: 42)"),
+    ("--seed_everything N", "Seed of all random number generators. (default: 42)"),
 )
 _TRAINER = (
-    ("--trainer.max_epochs N", "Epochs of training."),
-    ("--trainer.max_steps N", "Optimizer steps of training, if fewer."),
+    ("--trainer.max_epochs N", "Number of training epochs."),
+    ("--trainer.max_steps N", "Number of optimizer steps, if fewer."),
     ("--trainer.accelerator TEXT", "cpu, gpu, mps or auto. (default: auto)"),
     ("--trainer.devices N", "Number of devices. (default: auto)"),
     ("--trainer.strategy TEXT", "ddp or fsdp2 for several devices. (default: auto)"),
     ("--trainer.precision TEXT", "32-true, bf16-mixed or 16-mixed."),
     ("--trainer.gradient_clip_val X", "Maximum norm of the gradient."),
-    ("--trainer.callbacks CLASS", "Further callbacks, such as those below."),
+    ("--trainer.callbacks CLASS", "Additional callbacks, such as those below."),
     ("--trainer.logger CLASS", "CSVLogger by default; TensorBoardLogger, WandbLogger."),
 )
 
@@ -94,7 +94,7 @@ def class_help(group: str, name: str) -> str:
 
     Args:
         group: ``model`` or ``data``.
-        name: A class of ours; may be empty.
+        name: One of explllm's classes; may be empty.
 
     Returns:
         A text of at most `WIDTH` columns.
@@ -146,7 +146,7 @@ def accepted_settings(class_path: str) -> set[str] | None:
     """Return the names of a class's settings; None if they cannot be determined.
 
     Args:
-        class_path: A class of ours by its name or import path, or another class by its import path.
+        class_path: The name or import path of one of explllm's classes, or the import path of another class.
     """
     module, _, name = class_path.rpartition(".")
     if name in _index() and (not module or module.startswith("explllm")):

@@ -4,7 +4,7 @@ explllm models
 explllm models get scrfd
 explllm models get released
 
-Downloads go to ~/.cache/explllm; the environment variable EXPLLLM_CACHE names another folder.
+Downloads go to ~/.cache/explllm; set the environment variable EXPLLLM_CACHE to use another folder.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def list_models(*, runs: Path = Path("runs"), as_json: Annotated[bool, Option("j
 
     Args:
         runs: Folder of run folders, each with a subfolder `model`.
-        as_json: Print one JSON object a line.
+        as_json: Print one JSON object per line.
     """
     rows = list(_rows(runs))
     if as_json:
@@ -46,7 +46,7 @@ def list_models(*, runs: Path = Path("runs"), as_json: Annotated[bool, Option("j
     from explllm.core.console import print_table
 
     table = Table()
-    for column in ("name", "what", "open or get it with"):
+    for column in ("name", "what", "command"):
         table.add_column(column)
     for row in rows:
         table.add_row(row["name"], row["what"], row["use"])
@@ -68,8 +68,8 @@ def get(
       explllm models get scrfd
       explllm models get released --checkpoint AffectNet
 
-    An interrupted download resumes when the command runs again. HF_ENDPOINT names another hub, and EXPLLLM_MIRROR
-    another host for the other files.
+    An interrupted download resumes when the command runs again. Set HF_ENDPOINT to use another hub, and EXPLLLM_MIRROR
+    to use another host for the other files.
 
     Args:
         name: What to download.
@@ -131,7 +131,7 @@ def _get_released(name: str, keep: bool) -> None:
         return
     checkpoint = known.choose_checkpoint(known.released_checkpoints(), name)
     out = checkpoint.model
-    # What an earlier, interrupted download left needs no further room.
+    # Files left by an earlier, interrupted download need no additional space.
     received = sum(file.stat().st_size for file in checkpoint.downloads.rglob("*") if file.is_file())
     check_space(cache_folder(), max(2 * checkpoint.size - received, checkpoint.size))
     sys.stderr.write(

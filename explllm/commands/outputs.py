@@ -9,7 +9,7 @@ from explllm.llm.settings import ChatSettings
 
 
 def check_ending(out: Path) -> None:
-    """Check that the output has the ending of a manifest.
+    """Check that the output has the extension of a manifest.
 
     Raises:
         ConfigError: If it does not.
@@ -19,15 +19,17 @@ def check_ending(out: Path) -> None:
 
     if out.suffix.lower() not in SUFFIXES:
         raise ConfigError(
-            f"--out has the ending {out.suffix!r}", where=out, remedy=f"Use one of the endings {', '.join(SUFFIXES)}."
+            f"--out has the extension {out.suffix!r}",
+            where=out,
+            remedy=f"Use one of the extensions {', '.join(SUFFIXES)}.",
         )
 
 
 def check_new_manifest(out: Path, overwrite: bool) -> None:
-    """Check that the output has the ending of a manifest, and does not exist unless `overwrite`.
+    """Check that the output has the extension of a manifest, and does not exist unless `overwrite`.
 
     Raises:
-        ConfigError: If the ending is wrong, or the manifest exists.
+        ConfigError: If the extension is wrong, or the manifest exists.
     """
     check_ending(out)
     if out.exists() and not overwrite:
@@ -41,7 +43,7 @@ def check_root(root: Path | None) -> None:
         MissingPathError: If it does not.
     """
     if root is not None and not root.is_dir():
-        raise MissingPathError("there is no such folder", where=root, remedy="Check --root.")
+        raise MissingPathError("the folder does not exist", where=root, remedy="Check --root.")
 
 
 def check_no_model_options(chat: ChatSettings, remedy: str) -> None:
@@ -56,7 +58,7 @@ def check_no_model_options(chat: ChatSettings, remedy: str) -> None:
 
 
 def run_folder(out: Path, run_dir: Path | None) -> Path:
-    """Return the folder of a run's ledger and progress: ``run_dir``, or OUT with the ending ``.run``."""
+    """Return the folder of a run's ledger and progress: ``run_dir``, or OUT with the suffix ``.run``."""
     return run_dir or out.with_suffix(".run")
 
 

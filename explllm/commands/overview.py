@@ -1,4 +1,4 @@
-"""What ``explllm`` prints without a command: the jobs, and the next step in this folder."""
+"""What ``explllm`` prints without a command: commands by task, and the next step in this folder."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ JOBS = {
     "measure and compare": ("score runs/NAME", "compare runs/A runs/B"),
     "set up": ("models", "models get scrfd", "doctor", "--help"),
 }
-"""Commands by job."""
+"""Commands by task."""
 
 
 def overview() -> str:
-    """Return the jobs with their commands, and the next step."""
+    """Return the commands by task, and the next step."""
     lines = ["explllm recognizes facial expressions and explains them.", ""]
     for job, commands in JOBS.items():
         lines += [job, *(f"  explllm {command}" for command in commands), ""]
@@ -32,11 +32,11 @@ def overview() -> str:
 
 
 def next_step(runs: Path = Path("runs")) -> tuple[str, str]:
-    """Return why and what to run next, based on the runs in a folder and the installed models."""
+    """Return what to run next and why, based on the runs in a folder and the installed models."""
     models = list(run_models(runs))
     for model in models:
         if not (model.parent / METRICS_FILE).is_file():
-            return f"{model.parent} is trained and not tested", f"test --run_dir {model.parent}"
+            return f"{model.parent} is trained but not tested", f"test --run_dir {model.parent}"
     if models:
         newest = max(models, key=lambda model: (model / "config.json").stat().st_mtime)
         return "try your model on a face", f"explain face.jpg --model {newest}"

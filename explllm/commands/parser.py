@@ -1,8 +1,8 @@
-"""One way to write a command: a plain function, whose signature and docstring make its parser.
+"""Commands as plain functions: a function's signature and docstring define its parser.
 
 Parameters before ``*`` are positional arguments, those after it are options. A parameter whose type is a dataclass
-stands for a group of options, one for each of its fields, and the function receives the dataclass. Descriptions come
-from the docstrings. Every command also takes ``--config FILE``, a YAML file of its options.
+represents a group of options, one per field, and the function receives the dataclass. Descriptions come from the
+docstrings. Every command also takes ``--config FILE``, a YAML file of its options.
 """
 
 from __future__ import annotations
@@ -61,12 +61,12 @@ class _Argument:
         return self.annotation
 
     def check(self, value: Any) -> None:
-        """Refuse a number that is out of range."""
+        """Reject a number that is out of range."""
         low, high = self.option.minimum, self.option.maximum
         if value is None or ((low is None or value >= low) and (high is None or value <= high)):
             return
         allowed = f"at least {low:g}" if high is None else f"{low or 0:g} to {high:g}"
-        raise ConfigError(f"{self.flag} is {value}", remedy=f"Give {allowed}.")
+        raise ConfigError(f"{self.flag} is {value}", remedy=f"Use {allowed}.")
 
     def expected(self) -> str:
         """The values that the argument takes, in words."""
@@ -114,7 +114,7 @@ def run_command(
         function: The command. A parameter ``*rest`` receives the options that are not its own.
         prog: The command as the user types it, such as ``explllm cot build``.
         arguments: The command line after that.
-        more: A function whose parameters, but for the first, are options as well; `function` receives them by name.
+        more: A function whose parameters, except for the first, are options as well; `function` receives them by name.
 
     Returns:
         What the function returns.
@@ -150,7 +150,7 @@ def command_arguments(function: Callable[..., Any], more: Callable[..., Any] | N
 
 
 def check_words(words: Sequence[str]) -> None:
-    """Refuse empty values, which parsers take for the default or the working folder.
+    """Reject empty values, which parsers would interpret as the default or the working folder.
 
     Raises:
         ConfigError: If there is one.
@@ -160,11 +160,11 @@ def check_words(words: Sequence[str]) -> None:
         option, equals, value = word.partition("=") if word.startswith("--") else (previous, "=", word)
         if equals and not value:
             found = f"{option} is empty" if option.startswith("-") else "an argument is empty"
-            raise ConfigError(found, remedy="Give a value, or leave it out.")
+            raise ConfigError(found, remedy="Pass a value, or omit it.")
 
 
 def _check_config(words: Sequence[str]) -> None:
-    """Refuse ``--config`` files that the parser would misread, such as with a key that is given twice."""
+    """Reject ``--config`` files that the parser would misread, such as files with duplicate keys."""
     for place, word in enumerate(words):
         option, equals, value = word.partition("=")
         if option == "--config" and (equals or place + 1 < len(words)):
@@ -183,7 +183,7 @@ def with_underscores(arguments: Sequence[str]) -> list[str]:
 
 def suggestion(word: str, known: Iterable[str], cutoff: float = 0.6) -> str:
     """Return "Did you mean X? " for the known word that is nearest, or nothing."""
-    # Dashes that all options share would make any two short options similar.
+    # The dashes that all options share would make any two short options look similar.
     names = {name.lstrip("-"): name for name in known}
     near = get_close_matches(word.lstrip("-"), list(names), 1, cutoff)
     return f"Did you mean {names[near[0]]}? " if near else ""
@@ -200,7 +200,7 @@ def for_terminal(text: str, width: int = WIDTH) -> str:
 
 
 def summary(function: Callable[..., Any]) -> str:
-    """Return the first sentence of a function's docstring, without its full stop."""
+    """Return the first sentence of a function's docstring, without its final period."""
     return _plain(parse(inspect.getdoc(function) or "").short_description or "").rstrip(".")
 
 
@@ -325,13 +325,13 @@ def _input_error(message: str, prog: str, arguments: Sequence[_Argument], parser
         return ConfigError(f"unexpected argument {word}", remedy=see)
     if match := re.match(r"the following arguments are required: (.*)", message):
         missing = [by_name[name].flag for name in match[1].split(", ")]
-        return ConfigError(f"no {' and no '.join(missing)} given", remedy=f"Give {' and '.join(missing)}. {see}")
+        return ConfigError(f"no {' and no '.join(missing)} given", remedy=f"Pass {' and '.join(missing)}. {see}")
     if "ignored explicit argument" in message and (match := re.search(r"(--\w+)/--no_\w+", message)):
         return ConfigError(f"{match[1]} takes no value", remedy=f"Write {match[1]} or --no_{match[1][2:]}.")
     if match := re.search(r"File does not exist: '(.*)'", message):
-        return MissingPathError("there is no such file", where=match[1], remedy="Check --config.")
+        return MissingPathError("the file does not exist", where=match[1], remedy="Check --config.")
     if match := re.match(r"argument (\S*?(--\w+)|\w+)\S*: expected", message):
-        return ConfigError(f"the option {match[2] or match[1]} has no value", remedy="Give one.")
+        return ConfigError(f"the option {match[2] or match[1]} has no value", remedy="Pass one.")
     if (match := re.match(r'Parser key "([\w.]+)":', message)) and match[1] in by_name:
         argument = by_name[match[1]]
         value = re.search(r"(?:Got|Given) value: (.*)", message)
@@ -344,5 +344,5 @@ def _input_error(message: str, prog: str, arguments: Sequence[_Argument], parser
 
 
 def _plain(text: str) -> str:
-    """Take the markup of docstrings out of a text for the terminal."""
+    """Remove docstring markup from a text for the terminal."""
     return re.sub(r"`~?([^`]+)`", r"\1", text.replace("``", "`"))

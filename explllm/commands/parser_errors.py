@@ -1,4 +1,4 @@
-"""Errors of Lightning's parser in one line that names the setting.
+"""Errors of Lightning's parser, reduced to one line that names the setting.
 
 jsonargparse reports all types that it has tried as a tree of many lines. The innermost error is the one to show.
 """
@@ -27,7 +27,7 @@ def input_error(
     classes: Mapping[str, Sequence[str]],
     options: Sequence[str] = (),
 ) -> InputError:
-    """Return the error of the parser in one line.
+    """Return the parser's error on one line.
 
     Args:
         error: The exception, raised while parsing or while building the objects that the settings describe.
@@ -52,12 +52,12 @@ def input_error(
             f"unknown option {word}", remedy=suggestion(word, [f"--{name}" for name in options], 0.7) + see
         )
     if "expected one argument" in message:
-        return ConfigError(f"the option {_without_value(arguments)} has no value", remedy="Give one.")
+        return ConfigError(f"the option {_without_value(arguments)} has no value", remedy="Pass one.")
     if message.startswith("the following arguments are required:"):
         missing = [word.strip(" ,").rpartition(".")[2] for word in message.partition(":")[2].split()]
         return ConfigError(
             f"no {' and no '.join(sorted(missing, reverse=True))} configured",
-            remedy=f"Give a configuration, such as `explllm {stage} --config demo.yaml`.",
+            remedy=f"Pass a configuration, such as `explllm {stage} --config demo.yaml`.",
         )
     return _innermost(message, stage, classes, options) or ConfigError(
         one_sentence(list(_causes(error))[-1]), remedy=see
@@ -65,7 +65,7 @@ def input_error(
 
 
 def one_sentence(error: BaseException) -> str:
-    """Return an error's message on one line, short and without a full stop at the end."""
+    """Return an error's message on one line, short and without a final period."""
     return " ".join(str(error).split())[:300].rstrip(". ") or type(error).__name__
 
 
@@ -93,7 +93,7 @@ def _innermost(
             return ConfigError(
                 f"{'.'.join(keys)}: there is no class {match[1]}",
                 remedy=suggestion(match[1], known)
-                + (f"Use {', '.join(known)}, or another by its import path." if known else "Give its import path."),
+                + (f"Use {', '.join(known)}, or another by its import path." if known else "Pass its import path."),
             )
         elif match := _RESTRICTED.match(line):
             return ConfigError(f"{'.'.join(keys)} is {match[1]}, not a whole number {match[2]}", remedy=see)
@@ -128,7 +128,7 @@ def _type_in_words(name: str) -> str:
 
 
 def _without_value(arguments: Sequence[str]) -> str:
-    """Find the first option that stands alone; the parser names only the group that it belongs to."""
+    """Find the first option without a value; the parser names only the group that it belongs to."""
     for option, following in zip(arguments, [*arguments[1:], "--"], strict=True):
         if option.startswith("--") and "=" not in option and following.startswith("--"):
             return option

@@ -50,9 +50,9 @@ class PictureOptions:
     device: Annotated[str | None, Option(default="cpu")] = None
     """Device of the model, such as cuda or cpu."""
     batch_size: Annotated[int, Option(minimum=1, maximum=1024)] = 8
-    """Faces that are processed at a time."""
+    """Number of faces processed at a time."""
     as_json: Annotated[bool, Option("json")] = False
-    """Print one JSON object a line."""
+    """Print one JSON object per line."""
     out: Annotated[Path | None, Option(default="printed only")] = None
     """Write a table, one row per face (.csv, .jsonl, .parquet)."""
     overwrite: bool = False
@@ -60,14 +60,14 @@ class PictureOptions:
     picture: Path | None = None
     """Draw boxes, labels and texts into this file (.png, .jpg, .webp), or for each picture into this folder."""
     detector: str = AUTO
-    """Detect the faces first: an SCRFD detector (ONNX), none, or auto for the one of `explllm models get scrfd`, if it
-    was downloaded."""
+    """Detect the faces first: an SCRFD detector (ONNX), none, or auto for the one that `explllm models get scrfd`
+    downloads, if present."""
     which: FaceChoice = "all"
     """The face to use if the detector finds several."""
     margin: Annotated[float | None, Option(minimum=-0.4, maximum=3, default="as in the model's training")] = None
     """Added on each side of a detected face, as a share of its longer side."""
     allow_urls: bool = False
-    """Fetch images that are given as http or https URLs."""
+    """Fetch images given as http or https URLs."""
 
 
 @dataclass
@@ -127,7 +127,7 @@ def answer_pictures(
     max_new_tokens: int | None,
     speculate: bool = True,
 ) -> int:
-    """Recognize the faces of pictures, explain them if asked to, and print, draw or write the results.
+    """Recognize the faces of pictures, explain them if requested, and print, draw or write the results.
 
     Args:
         images: Files, folders and patterns.
@@ -160,7 +160,7 @@ def answer_pictures(
     opening = spec.open() if spec else None
     rows: list[dict[str, Any]] = []
     counts: Counter[str] = Counter()
-    # Answers that are printed on the terminal are the progress themselves.
+    # Answers printed on the terminal already show the progress.
     shows_bar = len(files) > 1 and (options.out is not None or not sys.stdout.isatty())
     progress = ProgressBar("explaining" if max_new_tokens else "recognizing", len(files))
     with ExitStack() as stack:
@@ -204,14 +204,14 @@ def answer_pictures(
 
 
 def _check_effect(options: PictureOptions) -> None:
-    """Refuse options without effect."""
+    """Reject options without effect."""
     without = options.detector == NONE or (options.detector == AUTO and cached("scrfd") is None)
     if without and options.which != "all":
-        raise ConfigError("--which has no effect without --detector", remedy="Give --detector, or leave --which out.")
+        raise ConfigError("--which has no effect without --detector", remedy="Pass --detector, or omit --which.")
     if without and options.margin is not None:
-        raise ConfigError("--margin has no effect without --detector", remedy="Give --detector, or leave --margin out.")
+        raise ConfigError("--margin has no effect without --detector", remedy="Pass --detector, or omit --margin.")
     if options.out is None and options.overwrite:
-        raise ConfigError("--overwrite has no effect without --out", remedy="Give --out, or leave --overwrite out.")
+        raise ConfigError("--overwrite has no effect without --out", remedy="Pass --out, or omit --overwrite.")
 
 
 def open_detector(name: str) -> tuple[FaceDetector | None, list[str]]:
@@ -373,8 +373,8 @@ def _drawings(picture: Path, files: Sequence[str]) -> list[Path]:
     """Return the file to draw for each picture.
 
     Raises:
-        ConfigError: If ``--picture`` is one file for several pictures, not an image file by its ending, or one of the
-            pictures that are read.
+        ConfigError: If ``--picture`` is one file for several pictures, does not have an image file's extension, or is
+            one of the pictures that are read.
     """
     if picture.is_dir() or not picture.suffix:
         check_writable(picture / "picture.png")
@@ -389,7 +389,7 @@ def _drawings(picture: Path, files: Sequence[str]) -> list[Path]:
         check_writable(picture)
     inputs = {Path(file).resolve() for file in files}
     if replaced := next((drawing for drawing in drawings if drawing.resolve() in inputs), None):
-        raise ConfigError("--picture would replace an input image", where=replaced, remedy="Give another folder.")
+        raise ConfigError("--picture would replace an input image", where=replaced, remedy="Pass another folder.")
     return drawings
 
 
@@ -400,9 +400,9 @@ def _drawing(picture: Path, count: int) -> Path:
     suffix = picture.suffix.lower()
     writable = {ending for ending, kind in Image.registered_extensions().items() if kind in ("PNG", "JPEG", "WEBP")}
     if suffix not in writable:
-        raise ConfigError(f"--picture has the ending {suffix!r}", where=picture, remedy="Use .png, .jpg or .webp.")
+        raise ConfigError(f"--picture has the extension {suffix!r}", where=picture, remedy="Use .png, .jpg or .webp.")
     if count != 1:
-        raise ConfigError(f"--picture is one file for {count} images", where=picture, remedy="Give a folder.")
+        raise ConfigError(f"--picture is one file for {count} images", where=picture, remedy="Pass a folder.")
     return picture
 
 
@@ -415,9 +415,9 @@ def check_device(device: str | None) -> None:
     import torch
 
     try:
-        torch.zeros(1, device=device).item()  # fails for the device `meta`, which holds no values
+        torch.zeros(1, device=device).item()  # fails for the device `meta`, which has no data
     except (RuntimeError, AssertionError) as error:
         raise ConfigError(
             f"the device {device} of --device cannot be used",
-            remedy="Give one that this machine has, such as cpu or cuda:0.",
+            remedy="Use one that this machine has, such as cpu or cuda:0.",
         ) from error

@@ -25,10 +25,10 @@ def reliability(
     faces: Annotated[int, Option(minimum=2)] = 500,
     seed: Annotated[int, Option(minimum=0, maximum=2**32 - 1)] = 0,
 ) -> None:
-    """Measure how far each action unit of an estimator can be trusted.
+    """Measure how reliable each action unit of an estimator is.
 
     Each face and its mirror image are measured: a reliable unit gives the same value for both, with left and right
-    swapped, and is stronger in the expressions that it belongs to. The manifest needs labeled faces.
+    swapped, and is stronger in the expressions it belongs to. The manifest needs labeled faces.
 
       explllm reliability faces.parquet --landmarker face_landmarker.task
 
@@ -38,7 +38,7 @@ def reliability(
         out: Write the table as CSV.
         root: Folder that image paths are relative to.
         faces: Number of faces to measure, at random.
-        seed: Random seed of the choice.
+        seed: Random seed for choosing the faces.
 
     Raises:
         InputError: If the manifest or the estimator cannot be used.
@@ -58,7 +58,7 @@ def reliability(
     check_root(root)
     if out is not None:
         if out.suffix.lower() != ".csv":
-            raise ConfigError(f"--out has the ending {out.suffix!r}", where=out, remedy="Use the ending .csv.")
+            raise ConfigError(f"--out has the extension {out.suffix!r}", where=out, remedy="Use the extension .csv.")
         check_writable(out)
     table = Manifest.read(manifest, root)
     table.require("expression")
@@ -110,7 +110,7 @@ def _print(result: pd.DataFrame) -> None:
 
 
 def _sides(names: Any) -> set[str]:
-    """Return unit names, with both sides of names without a side."""
+    """Return unit names; a name without a side becomes both sides."""
     from explllm.core.action_units import NAMES
 
     return {unit for name in names for unit in NAMES if unit in (name, f"Left {name}", f"Right {name}")}

@@ -43,7 +43,7 @@ class RecordedRun:
                 raise ConfigError(
                     f"--{key} is {_shown(value)}, but the run was trained with {_shown(recorded)}",
                     where=self.file,
-                    remedy=f"Leave --{key} out: evaluation takes the model from the run folder; "
+                    remedy=f"Omit --{key}: evaluation takes the model from the run folder; "
                     f"`--run_dir {self.file.parent}` alone is enough.",
                 )
 
@@ -61,7 +61,7 @@ def evaluation_arguments(arguments: Sequence[str]) -> tuple[list[str], RecordedR
         The new command line and the run; the unchanged command line and None if no run is recorded.
 
     Raises:
-        ConfigError: If a configuration states another model than the run's.
+        ConfigError: If a configuration specifies a model other than the run's.
         MissingPathError: If only ``--run_dir`` is given, and it is not the folder of a run.
     """
     names = list(_values(arguments, "--config"))
@@ -74,7 +74,7 @@ def evaluation_arguments(arguments: Sequence[str]) -> tuple[list[str], RecordedR
     folder = Path(run_dir) if run_dir else None
     if checkpoint not in (None, "last", "best"):
         if not Path(checkpoint).is_file():
-            raise MissingPathError("there is no such checkpoint", where=checkpoint, remedy="Check --ckpt_path.")
+            raise MissingPathError("the checkpoint does not exist", where=checkpoint, remedy="Check --ckpt_path.")
         folder = Path(checkpoint).parent.parent
     if folder is None:
         return list(arguments), None
@@ -83,7 +83,7 @@ def evaluation_arguments(arguments: Sequence[str]) -> tuple[list[str], RecordedR
         if files:
             return list(arguments), None
         raise MissingPathError(
-            "there is no such run" if not folder.is_dir() else f"the run folder has no {CONFIG_FILE}",
+            "the run does not exist" if not folder.is_dir() else f"the run folder has no {CONFIG_FILE}",
             where=folder,
             remedy="Check --run_dir: give a folder that `explllm fit` wrote, or a configuration by --config.",
         )

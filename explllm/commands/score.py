@@ -30,7 +30,7 @@ def score(
     reliability: Path | None = None,
     chat: Annotated[ChatSettings, Option(skip=("model",))],
 ) -> int:
-    """Evaluate texts and labels made elsewhere.
+    """Evaluate existing texts and labels.
 
     Texts are evaluated by themselves: form, agreement with the label, and grounding if action units are known. With
     true labels the command also computes accuracy, macro recall and the other recognition metrics: of the column
@@ -39,7 +39,7 @@ def score(
 
       explllm score runs/rafdb --reference cot.parquet --judge gpt-4o --max_cost 2
 
-    The answers of a language model are kept in a ledger beside OUT or GENERATED, and none is paid for twice. The exit
+    The answers of a language model are kept in a ledger next to OUT or GENERATED, and none is paid for twice. The exit
     status is 1 if a text could not be judged.
 
     Args:
@@ -62,7 +62,7 @@ def score(
 
     registered = find_judge(judge)
     if registered:
-        check_no_model_options(chat, "Leave it out, or name a language model by --judge.")
+        check_no_model_options(chat, "Omit it, or name a language model with --judge.")
     ledger = None if registered else _run_folder(generated, judge, out) / LEDGER
     trust = None if reliability is None else UnitReliability.read(reliability)
     metrics = score_table(generated, reference, registered or replace(chat, model=judge), out, ledger, redo, trust)
@@ -75,7 +75,7 @@ def score(
 
 def _run_folder(generated: Path, model: str, out: Path | None) -> Path:
     """Return the ledger's folder, one per table and judge: the costs of others must not count against the budget."""
-    table = Path(os.path.abspath(generated))  # the run folder "." has a name too; a link stays where it is
+    table = Path(os.path.abspath(generated))  # the run folder "." has a name too; links are not resolved
     name = table.name if table.is_dir() else table.stem
     return (out or table).parent / f"{name}.{as_file_name(model)}.run"
 
@@ -102,7 +102,7 @@ _NAMES = {
 }
 
 _REASONS = 5
-"""Maximum number of reasons printed for texts that are not judged."""
+"""Maximum number of reasons to print for texts that are not judged."""
 
 
 def _print(metrics: dict[str, Any], path: Path) -> None:
@@ -134,7 +134,7 @@ def _print(metrics: dict[str, Any], path: Path) -> None:
     for reason, count in list(metrics["not_judged_because"].items())[:_REASONS]:
         console.print(f"not judged: {count:,} ({reason})", markup=False)
     if (more := len(metrics["not_judged_because"]) - _REASONS) > 0:
-        console.print(f"not judged for {more:,} more reasons; -o FILE names them")
+        console.print(f"not judged for {more:,} more reasons; -o FILE lists them")
     if metrics["not_judged"] and metrics["judge_ledger"]:
         # Every answer of a judge was paid for, even one that cannot be read.
         console.print(f"recorded answers are not paid for again; they are in {escape(metrics['judge_ledger'])}")

@@ -32,7 +32,7 @@ def serve(
     read_timeout: Annotated[float, Option(minimum=1)] = 30,
     allow_urls: bool = False,
 ) -> int:
-    """Serve a model over HTTP, as OpenAI's clients expect it.
+    """Serve a model over HTTP with an API for OpenAI's clients.
 
     Routes: /v1/chat/completions (a picture in the messages; as text, as JSON, or streamed), /recognize (many
     pictures, without explanations), /v1/models, /health, /metrics (Prometheus), /schema, /openapi.json.
@@ -42,24 +42,24 @@ def serve(
       explllm serve --model DIR --device cuda --batch_size 32 --detector scrfd.onnx
 
     Requests that arrive at different times share the model's batches. If the environment variable EXPLLLM_API_KEY is
-    set, clients must send it as a bearer token. No picture is stored or logged. On the internet, put a proxy with
-    TLS in front of it.
+    set, clients must send it as a bearer token. No picture is stored or logged. If the server is reachable from the
+    internet, put it behind a TLS proxy.
 
     Args:
         model: A folder that `fit` wrote, such as runs/NAME/model.
         device: Device of the model, such as cuda or cpu.
-        host: Address to listen on; 0.0.0.0 for all.
+        host: Address to listen on; 0.0.0.0 for all interfaces.
         port: Port to listen on; 0 for a free one.
         name: The model's name for clients.
         detector: Detect the largest face of pictures that are not face crops: an SCRFD detector (ONNX), none, or auto
-            for the one of `explllm models get scrfd`, if it was downloaded.
-        batch_size: Explanations that are generated together.
+            for the one that `explllm models get scrfd` downloads, if present.
+        batch_size: Number of explanations generated together.
         max_new_tokens: Maximum length of an explanation, in tokens.
-        max_waiting: Number of waiting faces at which requests are refused.
+        max_waiting: Number of waiting faces at which requests are rejected.
         max_megabytes: Maximum size of a request.
-        max_faces: Maximum number of pictures of a request to /recognize.
-        rate: Requests per minute and client address.
-        timeout: Seconds after which an answer is given up.
+        max_faces: Maximum number of pictures in a request to /recognize.
+        rate: Requests per minute per client address.
+        timeout: Seconds after which a request times out.
         read_timeout: Seconds within which a request must arrive.
         allow_urls: Fetch pictures from public http and https addresses.
 
@@ -85,7 +85,7 @@ def serve(
     if loaded.config.training_data_note:
         sys.stderr.write(f"Note: training data of this model: {loaded.config.training_data_note}\n")
     if key is None and host not in ("127.0.0.1", "localhost", "::1"):
-        sys.stderr.write(f"Warning: anybody who reaches {host} can use the server; set {KEY_VARIABLE}.\n")
+        sys.stderr.write(f"Warning: anyone who can reach {host} can use the server; set {KEY_VARIABLE}.\n")
     settings = ServerSettings(
         name=name or model_name(folder),
         key=key,

@@ -39,10 +39,10 @@ def watch(
         out: The table to write (.csv, .jsonl, .parquet).
         picture: Draw the probabilities over time into this PNG file.
         every: Seconds between two frames.
-        seconds: Stop after so many seconds.
+        seconds: Stop after this many seconds.
         model: A folder that `fit` wrote.
         device: Device of the model, such as cuda or cpu.
-        batch_size: Frames that are processed at a time.
+        batch_size: Number of frames processed at a time.
         detector: As for explain: an SCRFD detector (ONNX), none, or auto.
         overwrite: Replace an existing OUT.
 

@@ -1,8 +1,8 @@
 """CPU settings: how many cores this process may use, and how idle threads wait.
 
-OpenMP threads spin while they wait. On a machine that others use too (a container, a CI runner, a laptop), the spinning
-threads of one process take the cores from the other's working threads, and small models run up to 100 times slower.
-`benchmarks/contention.py` measures it.
+OpenMP threads spin while they wait. On a shared machine (a container, a CI runner, a laptop), the spinning threads of
+one process take cores away from the working threads of another, and small models run up to 100 times slower.
+`benchmarks/contention.py` measures this.
 """
 
 import math
@@ -25,7 +25,7 @@ def available_cpus(cgroup: Path = _CGROUP) -> int:
 
 
 def _quota(cgroup: Path) -> int | None:
-    """Return the quota of a container in cores; None if it has none."""
+    """Return the quota of a container in cores; None without a quota."""
     try:
         if (cgroup / "cpu.max").is_file():
             quota, period = (cgroup / "cpu.max").read_text().split()
@@ -50,7 +50,7 @@ def configure_threads() -> None:
         # Threads that sleep at once make small models 1.1 to 1.5 times slower on an idle machine. A short spin reduces
         # this to 1.0 to 1.2 times, and still leaves the core to another process.
         os.environ.setdefault("GOMP_SPINCOUNT", "2000")
-    # Intel's and LLVM's runtimes (conda, macOS) have a variable of their own.
+    # Intel's and LLVM's runtimes (conda, macOS) use a separate variable.
     os.environ.setdefault("KMP_BLOCKTIME", "0")
     quota = _quota(_CGROUP)
     if quota is not None and quota < (os.cpu_count() or 1):

@@ -19,7 +19,7 @@ from explllm.core.errors import ConfigError, InputError
 CACHE_VARIABLE = "EXPLLLM_CACHE"
 """Environment variable with the folder of downloads."""
 MIRROR_VARIABLE = "EXPLLLM_MIRROR"
-"""Environment variable with the base URL of a mirror, which then serves the files of every host but the hub's."""
+"""Environment variable with the base URL of a mirror, which then serves the files of every host except the hub."""
 
 _ATTEMPTS = 3
 """Attempts without a new byte before a download fails."""
@@ -29,12 +29,12 @@ _TIMEOUT = 30
 
 
 class DownloadError(InputError):
-    """A file cannot be downloaded, or is not the expected one."""
+    """A file cannot be downloaded, or its content is not as expected."""
 
 
 @dataclass(frozen=True)
 class RemoteFile:
-    """A file at a URL, with what identifies its content."""
+    """A file at a URL, with its size and checksum."""
 
     url: str
     size: int
@@ -72,7 +72,7 @@ def check_space(folder: Path, size: int) -> None:
     free = shutil.disk_usage(existing).free
     if free < 1.05 * size:
         raise ConfigError(
-            f"{file_size(size)} are needed, {file_size(free)} are free",
+            f"{file_size(size)} needed, {file_size(free)} free",
             where=existing,
             remedy=f"Free disk space, or set {CACHE_VARIABLE} to a folder on another disk.",
         )
@@ -83,7 +83,7 @@ def download(
 ) -> Path:
     """Download a file unless it exists.
 
-    A partial download stays beside the target as ``.NAME.HASH.partial``, and the next call resumes it.
+    A partial download stays next to the target as ``.NAME.HASH.partial``, and the next call resumes it.
 
     Args:
         file: The file.
@@ -111,7 +111,7 @@ def download(
         try:
             _check(file, partial)
         except DownloadError:
-            partial.unlink()  # resuming it cannot help
+            partial.unlink()  # resuming would not help
             raise
         os.replace(partial, target)
     return target
@@ -131,7 +131,7 @@ def fetch(url: str, max_size: int) -> bytes:
         reason = getattr(error, "reason", None) or error
         raise DownloadError(f"the image cannot be fetched: {reason}", where=url, remedy="Check the URL.") from error
     if len(content) > max_size:
-        raise DownloadError(f"more than {file_size(max_size)}", where=url, remedy="Give a smaller image.")
+        raise DownloadError(f"more than {file_size(max_size)}", where=url, remedy="Use a smaller image.")
     return content
 
 
@@ -152,7 +152,7 @@ def _receive(file: RemoteFile, partial: Path, token: str | None, progress: Calla
         except urllib.error.HTTPError as error:
             if error.code < 500 and error.code != 429:
                 raise DownloadError(
-                    f"the server answers {error.code} {error.reason}",
+                    f"the server responds with {error.code} {error.reason}",
                     where=file.url,
                     remedy="Check the name and, for a private repository, the access token (HF_TOKEN).",
                 ) from error
@@ -211,5 +211,5 @@ def _check(file: RemoteFile, path: Path) -> None:
 
 
 def file_size(size: int) -> str:
-    """Return a number of bytes in words."""
+    """Format a number of bytes, such as ``15.0 GB``."""
     return f"{size / 1e9:.1f} GB" if size >= 1e8 else f"{size / 1e6:.1f} MB"

@@ -1,4 +1,4 @@
-"""The installation: versions, devices, missing extras, and packages in conflict, each with its cure."""
+"""The installation: versions, devices, missing extras, and packages in conflict, each with a fix."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ _PROBES = {
 
 @dataclass(frozen=True)
 class Problem:
-    """A fault of the installation."""
+    """A problem with the installation."""
 
     problem: str
     cure: str
@@ -104,7 +104,7 @@ def _read_requirements(result: Environment) -> None:
     try:
         requirements = [Requirement(line) for line in metadata.requires("explllm") or []]
     except metadata.PackageNotFoundError:
-        result.problems.append(Problem("explllm is not installed; it only lies on Python's path", "pip install ."))
+        result.problems.append(Problem("explllm is not installed; it is only on Python's path", "pip install ."))
         return
     extras = [
         name for name in metadata.metadata("explllm").get_all("Provides-Extra") or [] if name not in _OTHER_EXTRAS

@@ -111,11 +111,11 @@ def update_json(path: str | PathLike[str], values: dict[str, Any]) -> dict[str, 
 
 
 def read_settings(path: Path) -> dict[str, Any]:
-    """Read a YAML file of settings; a key that is given twice is an error.
+    """Read a YAML file of settings; duplicate keys are an error.
 
     Raises:
-        ConfigError: If the file is not valid YAML, or holds no mapping.
-        MissingPathError: If there is no such file.
+        ConfigError: If the file is not valid YAML, or does not contain a mapping.
+        MissingPathError: If the file does not exist.
     """
     import yaml
 
@@ -132,7 +132,7 @@ def read_settings(path: Path) -> dict[str, Any]:
             return dict(super().construct_mapping(node, deep))
 
     if not path.is_file():
-        raise MissingPathError("there is no such file", where=path, remedy="Check --config.")
+        raise MissingPathError("the file does not exist", where=path, remedy="Check --config.")
     try:
         settings = yaml.load(path.read_text(encoding="utf-8"), Loader)  # a SafeLoader
     except yaml.MarkedYAMLError as error:

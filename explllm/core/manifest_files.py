@@ -46,10 +46,10 @@ def compact(cell: Any) -> Any:
 
 
 def check_csv_columns(path: Path) -> None:
-    """Refuse a CSV file with two columns of one name, which pandas would rename.
+    """Reject a CSV file with two columns of the same name, which pandas would rename.
 
     Raises:
-        ManifestError: If there are two.
+        ManifestError: If two columns have the same name.
     """
     with path.open(newline="", encoding="utf-8-sig") as stream:
         names = next(csv.reader(stream), [])
@@ -74,9 +74,9 @@ _BOOLEANS = {"True": True, "False": False}
 
 
 def csv_kinds(cells: pd.Series) -> list[str] | None:
-    """Return the types that fit all filled cells of a CSV column, the first is the best; None for an empty column.
+    """Return the types that fit all filled cells of a CSV column, best first; None for an empty column.
 
-    A column without any stays text: 007 is not 7.
+    A column that no type fits stays text: 007 is not 7.
     """
     filled = cells.dropna()
     if filled.empty:
@@ -247,5 +247,5 @@ def format_of(path: Path) -> tuple[Reader, Writer]:
         return FORMATS[path.suffix.lower()]
     except KeyError:
         raise ManifestError(
-            f"unsupported file ending {path.suffix!r}", where=path, remedy=f"Use {', '.join(FORMATS)}."
+            f"unsupported file extension {path.suffix!r}", where=path, remedy=f"Use {', '.join(FORMATS)}."
         ) from None

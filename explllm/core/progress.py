@@ -1,4 +1,4 @@
-"""Progress of long work, with its rate and the time left: a bar on a terminal, a line now and then elsewhere."""
+"""Progress of long-running work, with its rate and the time left: a bar on a terminal, periodic lines elsewhere."""
 
 import sys
 import threading
@@ -16,17 +16,17 @@ SECONDS_BEFORE_BAR = 2.0
 """Shorter work shows no bar."""
 
 REPORT_SECONDS = 30.0
-"""Seconds between two lines if there is no terminal."""
+"""Seconds between two lines without a terminal."""
 
 _REFRESH_SECONDS = 0.1
 _SAMPLE_SECONDS, _SAMPLES = 1.0, 60
-"""The rate is that of the last so many samples: a resumed run begins with many fast items."""
+"""Number of recent samples that the rate is computed from: a resumed run begins with many fast items."""
 
 _Item = TypeVar("_Item")
 
 
 class ProgressBar:
-    """Shows on stderr how far some work is. A bar within the block of another one shows nothing.
+    """Shows the progress of some work on stderr. A nested bar shows nothing.
 
     On a terminal a bar appears after `SECONDS_BEFORE_BAR` and disappears at the end. Elsewhere, such as in a log file,
     a line is printed every `REPORT_SECONDS`.
@@ -38,9 +38,9 @@ class ProgressBar:
         """Prepare a bar; nothing is shown yet.
 
         Args:
-            title: What is done.
+            title: Description of the work.
             total: Number of items; None if unknown.
-            done: Number of items that an earlier run has finished. They do not count for the rate.
+            done: Number of items that an earlier run has finished. They do not count toward the rate.
             in_bytes: The items are bytes, shown as kB, MB or GB.
         """
         self._title, self._total, self._done, self._in_bytes = title, total, done, in_bytes
@@ -78,7 +78,7 @@ class ProgressBar:
                 self._bar.stop()
 
     def advance(self, count: int = 1, details: str = "") -> None:
-        """Count finished items; `details` are shown beside their number."""
+        """Count finished items; `details` are shown next to their number."""
         self.update(self._done + count, details)
 
     def update(self, done: int, details: str = "") -> None:
@@ -87,7 +87,7 @@ class ProgressBar:
         self.refresh()
 
     def refresh(self) -> None:
-        """Show the progress if it was last shown some time ago."""
+        """Show the progress if it has not been shown recently."""
         now = time.monotonic()
         if not self._is_outermost:
             return
@@ -116,7 +116,7 @@ class ProgressBar:
 
 
 def _rate(per_second: float) -> str:
-    """Return a rate with a number that is not below 1, if possible: items per second, minute or hour."""
+    """Format a rate as items per second, minute or hour; the number is at least 1 if possible."""
     for unit, seconds in (("s", 1), ("min", 60)):
         if per_second * seconds >= 1:
             return f"{per_second * seconds:.1f}/{unit}"

@@ -18,7 +18,7 @@ from explllm.core.manifest import Manifest
 
 @dataclass(frozen=True)
 class UnitReliability:
-    """How far each action unit of an estimator can be trusted."""
+    """How reliable each action unit of an estimator is."""
 
     weights: tuple[float, ...]
     """24 weights in [0, 1], in FEAFA order; 0 for a unit that is not trusted."""
@@ -42,7 +42,9 @@ class UnitReliability:
         """
         path = Path(path)
         if not path.is_file():
-            raise MissingPathError("the table does not exist", where=path, remedy="Write it: `explllm reliability -o`.")
+            raise MissingPathError(
+                "the table does not exist", where=path, remedy="Create it with `explllm reliability -o`."
+            )
         remedy = "Use a table that `explllm reliability -o FILE` wrote."
         weights, thresholds = [0.0] * len(NAMES), [0.0] * len(NAMES)
         units: set[int] = set()

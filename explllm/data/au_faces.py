@@ -169,7 +169,7 @@ class ActionUnitData(FaceDataModule):
         Args:
             batch_size: Faces in one optimizer step, over all devices; determines gradient accumulation.
             micro_batch_size: Faces that one device processes at a time.
-            eval_batch_size: Faces that one device estimates at a time.
+            eval_batch_size: Number of faces that one device estimates at a time.
             augment: Augmentation of training images; none if null. Erased areas hide units: turn `erase` off.
             val_fraction: Share of the training people (or rows, if the data names no people) to hold out for validation
                 if the data has no split ``val``.
@@ -179,7 +179,7 @@ class ActionUnitData(FaceDataModule):
             num_workers: Worker processes that prepare batches; with 0, the main process does.
             seed: Seed of the order of faces, of augmentation and of held-out rows; by default the run's
                 ``seed_everything``.
-            max_unreadable: Unreadable images to report and skip before the run stops.
+            max_unreadable: Maximum number of unreadable images to report and skip before the run stops.
 
         Raises:
             ConfigError: If a number is out of range.

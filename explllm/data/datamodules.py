@@ -69,7 +69,7 @@ class ManifestFaces(FaceDataModule):
     def read(self) -> Manifest:
         """Read the manifest."""
         if self.root is not None and not Path(self.root).is_dir():
-            raise MissingPathError("there is no such folder", where=self.root, remedy="Check --data.root.")
+            raise MissingPathError("the folder does not exist", where=self.root, remedy="Check --data.root.")
         manifest = Manifest.read(self.path, root=self.root)
         if self.stage != "predict" and len(manifest):
             manifest.require("split", *self.required(manifest))

@@ -83,7 +83,7 @@ class FaceDataModule(LightningDataModule):
         Args:
             batch_size: Conversations in one optimizer step, over all devices; determines gradient accumulation.
             micro_batch_size: Conversations that one device processes at a time.
-            eval_batch_size: Faces that one device recognizes at a time.
+            eval_batch_size: Number of faces that one device recognizes at a time.
             fer_share: Share of FER conversations; the others are CoT (paper, Table IV: 0.75).
             mixture: Weights of the kinds of conversations, instead of `fer_share`: ``fer``, ``cot``, and for FEALLM
                 ``unit_state`` (whether single action units are active), ``description``, ``units`` and ``reasoning``
@@ -96,14 +96,14 @@ class FaceDataModule(LightningDataModule):
             augment: Augmentation of training images; none if null.
             val_fraction: Share of training rows to hold out for validation if the data has no split ``val``.
             write_cot: Write missing chains of thought from action units by rules (marked ``offline``).
-            shuffle_labels: Shuffle the training labels: a check for leaks, as accuracy must fall to chance.
+            shuffle_labels: Shuffle the training labels, to check for leaks: accuracy must fall to chance.
             margin: Margin added on each side of a face's box, as a share of its longer side. Images without a box are
                 face crops and used whole.
             cache_megabytes: Memory for decoded training images, in MB per worker.
             num_workers: Worker processes that prepare batches; with 0, the main process does.
             seed: Seed of the order of conversations, of augmentation and of held-out rows; by default the run's
                 ``seed_everything``.
-            max_unreadable: Unreadable images to report and skip before the run stops.
+            max_unreadable: Maximum number of unreadable images to report and skip before the run stops.
 
         Raises:
             ConfigError: If a number is out of range.

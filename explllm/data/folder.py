@@ -71,7 +71,7 @@ def read_folder(
     """
     root = Path(root)
     if not root.is_dir():
-        raise MissingPathError("there is no such folder", where=root, remedy=f"Check the path. {_LAYOUT}")
+        raise MissingPathError("the folder does not exist", where=root, remedy=f"Check the path. {_LAYOUT}")
     folders = _subfolders(root)
     if not folders:
         raise InputError("no class folders", where=root, remedy=_LAYOUT)
@@ -124,7 +124,7 @@ def _subfolders(folder: Path) -> list[Path]:
 
 
 def _refuse_mixture(folders: list[Path], split_folders: list[Path], root: Path) -> None:
-    """Refuse class folders beside split folders, whose images would otherwise be ignored."""
+    """Reject class folders next to split folders, whose images would otherwise be ignored."""
     for folder in folders:
         if folder not in split_folders and _is_expression(folder.name):
             raise InputError(

@@ -48,7 +48,7 @@ class BuildIdentity:
         return {"--out": self.out, **({} if self.released is None else {"--json": self.released})}
 
     def check_overwrite(self, folder: Path, overwrite: bool = False) -> None:
-        """Refuse to overwrite a file that is not an output of this run.
+        """Check that no file is overwritten that is not an output of this run.
 
         Args:
             folder: The run folder with the progress file.
@@ -126,7 +126,7 @@ def load_progress(folder: Path) -> dict[str, Any]:
         progress = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise MissingPathError(
-            "there is no such build", where=folder, remedy="Give the OUT of `explllm cot build`, or its run folder."
+            "the build does not exist", where=folder, remedy="Pass the OUT of `explllm cot build`, or its run folder."
         ) from None
     except (OSError, ValueError) as error:
         raise InputError(f"the progress file cannot be read: {error}", where=path, remedy=_REPAIR) from None

@@ -75,4 +75,4 @@ def _check_range(settings: object, name: str, minimum: float, maximum: float = m
     # Written so that NaN fails.
     if not minimum <= value <= maximum:
         allowed = f"at least {minimum:g}" if maximum == math.inf else f"a number from {minimum:g} to {maximum:g}"
-        raise ConfigError(f"{name} is {value}", remedy=f"Give {allowed}.")
+        raise ConfigError(f"{name} is {value}", remedy=f"Use {allowed}.")

@@ -1,8 +1,8 @@
 """FEA instruction texts: three answers about one face, written by rules or checked.
 
-FEALLM's authors describe instruction data for facial expression analysis and released none. The kinds of answers follow
-their abstract: a description that begins with the label, the active action units, and the reasoning from units to
-expression. Forms and limits are ours.
+FEALLM's authors describe instruction data for facial expression analysis but did not release it. The kinds of answers
+follow their abstract: a description that begins with the label, the active action units, and the reasoning from units
+to expression. Forms and limits are ours.
 """
 
 import re

@@ -57,7 +57,7 @@ class ActionUnits:
         Args:
             path: The estimator's file.
             estimator: A name in `explllm.faces.estimators.ESTIMATORS`.
-            margin: Margin around boxes, see `face_crop`; by default the estimator's own, or `DEFAULT_MARGIN`.
+            margin: Margin around boxes, see `face_crop`; by default the estimator's, or `DEFAULT_MARGIN`.
             tta: Average over the face and its mirror image, see `estimate_with_flip`.
             **options: Options of the estimator.
 

@@ -16,7 +16,7 @@ Point = tuple[float, float]
 """x, y in pixels of the upright image."""
 
 FaceChoice = Literal["largest", "central", "all"]
-"""Which face of an image with several: the largest, the one nearest to the center, or all of them."""
+"""Which face to use if an image has several: the largest, the one nearest to the center, or all of them."""
 
 MIN_IOU = 0.3
 """Minimum intersection over union of two boxes of the same face. Our choice: box conventions differ."""
@@ -55,7 +55,7 @@ def iou(first: Box, second: Box) -> float:
 
 
 def select_faces(detections: Sequence[Detection], which: FaceChoice, size: tuple[int, int]) -> list[Detection]:
-    """Select among the faces of an image of a size: one face, or with ``all`` every face from left to right."""
+    """Select among the faces of an image of a given size: one face, or with ``all`` every face from left to right."""
     if which == "all":
         return sorted(detections, key=lambda face: face.box)
     if not detections:
@@ -80,7 +80,7 @@ def match_faces(
 
     Args:
         detections: The detected faces.
-        boxes: The earlier box of each row; at most one row is without.
+        boxes: The earlier box of each row; at most one row has none.
         which: The rule for a row without a box.
         size: Width and height of the image.
 

@@ -1,4 +1,4 @@
-"""Square face crops: the one rule for training, action units and explanation."""
+"""Square face crops: one rule, shared by training, action units and explanation."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ _CROP_SHARE = 0.6
 def crop_warning(image: Image.Image) -> str | None:
     """Return a warning if a picture does not look like a face crop; None if it does.
 
-    Face crops are nearly square and seldom large, which photographs often are not. The picture's content is not
-    examined: a face detector does that.
+    Unlike many photographs, face crops are nearly square and rarely large. The picture's content is not examined: a
+    face detector does that.
     """
     width, height = image.size
     if max(width, height) <= _CROP_RATIO * min(width, height) and min(width, height) < _CROP_SIZE:
@@ -54,8 +54,8 @@ def is_face_crop(image: Image.Image, faces: Sequence[Detection]) -> bool:
 def face_crop(image: Image.Image, box: Sequence[float], margin: float = DEFAULT_MARGIN) -> Image.Image:
     """Return the square crop of a face, centered on its box, in the mode and resolution of the image.
 
-    The side is the box's longer side plus the margin on both ends. Outside the image its edge pixels are repeated,
-    which looks more like a photograph than black bars do.
+    The side is the box's longer side plus the margin on both ends. Outside the image, its edge pixels are repeated,
+    which looks more natural than black bars.
 
     Example:
         >>> from PIL import Image
@@ -77,7 +77,7 @@ def face_crop(image: Image.Image, box: Sequence[float], margin: float = DEFAULT_
 
 
 def _square(box: Sequence[float], margin: float, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
-    """Return the rows and columns of an image of a size that make up a crop; those of the edge are repeated."""
+    """Return the rows and columns of an image that make up a crop; those at the edge of the image are repeated."""
     _check_box(box, margin, size)
     x, y, w, h = box
     # Half a pixel is always rounded up: Python's rounding to even would shift some crops and not others.
@@ -95,7 +95,7 @@ def _fill_square(pixels: np.ndarray, rows: np.ndarray, columns: np.ndarray) -> n
 
 
 def _check_box(box: Sequence[float], margin: float, size: tuple[int, int]) -> None:
-    """Raise an error if a box does not overlap an image of a size, or its crop is far larger."""
+    """Raise an error if a box does not overlap an image of the given size, or its crop is far larger."""
     x, y, w, h = box
     width, height = size
     side = max(w, h) * (1 + 2 * margin)
@@ -103,7 +103,7 @@ def _check_box(box: Sequence[float], margin: float, size: tuple[int, int]) -> No
         raise ImageError(
             f"the box {[round(float(number), 2) for number in box]} does not fit the image of "
             f"{width} x {height} pixels",
-            remedy="Give x, y, width and height in pixels of the upright image.",
+            remedy="Use x, y, width and height in pixels of the upright image.",
         )
 
 
@@ -123,7 +123,7 @@ def load_face(
         MissingPathError: If the image does not exist.
     """
     where = fspath(source) if isinstance(source, str | PathLike) else None
-    # A crop keeps up to `max_size` pixels, however small its part of the image.
+    # A crop keeps up to `max_size` pixels, no matter how small a part of the image it is.
     part = None if box is None else max(box[2], box[3]) * (1 + 2 * margin)
     image = to_reduced(load_image(source)) if max_size is None else load_reduced(source, max_size, part)
     pixels = image.pixels

@@ -60,7 +60,7 @@ class DetectionJob:
     detector: Path
     """The ONNX file."""
     which: FaceChoice = "largest"
-    """The face to use for a row without a box if the image shows several."""
+    """The face to use for a row without a box if the image has several."""
     redo: bool = False
     """Detect again in rows that have a box."""
     input_size: int | None = None
@@ -285,7 +285,7 @@ def _duplicate_crop(first: str, second: str, name: str) -> ConfigError:
     return ConfigError(
         f"the crops of {first} and {second} would have the same name, {name}",
         where="--crops",
-        remedy="Leave --crops out, or rename one of the images.",
+        remedy="Omit --crops, or rename one of the images.",
     )
 
 

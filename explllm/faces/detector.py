@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from onnxruntime import InferenceSession
 
 DEFAULT_INPUT_SIZE = 640
-"""Input width and height in pixels for a detector that takes any size; that of SCRFD's training."""
+"""Input width and height in pixels for a detector that accepts any size; SCRFD was trained with this size."""
 
 _OUTPUTS = {6: (3, False), 9: (3, True), 10: (5, False), 15: (5, True)}
 """By SCRFD's number of outputs: the levels of its pyramid, and whether it has landmarks."""
@@ -49,9 +49,9 @@ class FaceDetector:
         """Open a detector.
 
         Args:
-            path: An ONNX file of SCRFD, or a folder with exactly one (and any other models).
+            path: An ONNX file of SCRFD, or a folder with exactly one (and possibly other models).
             input_size: Width and height of the input in pixels, a multiple of 32; 640 by default. Only for a file that
-                takes any size.
+                accepts any size.
             threshold: Minimum score of a face.
             provider: Device of the model.
             threads: CPU threads; all available cores by default.
@@ -62,7 +62,7 @@ class FaceDetector:
             ConfigError: If insightface is not installed, or the size or the threshold is out of range.
         """
         if not 0 < threshold < 1:
-            raise ConfigError(f"a threshold of {threshold:g}", remedy="Give a number between 0 and 1.")
+            raise ConfigError(f"a threshold of {threshold:g}", remedy="Use a number between 0 and 1.")
         self.file, self.session = _scrfd(Path(path), provider, threads)
         self.runs_on = describe_provider(self.session, "face detector", provider)
         self.size = _input_size(self.session, input_size, self.file)
@@ -73,7 +73,7 @@ class FaceDetector:
                 f"insightface cannot be imported ({error})", remedy='Install it: pip install "explllm[faces]".'
             ) from error
         self._scrfd: Any = SCRFD(model_file=str(self.file), session=self.session)
-        # Without a size, insightface runs a file that takes any size at two sizes and returns some faces twice.
+        # Without a size, insightface runs a file that accepts any size at two sizes and returns some faces twice.
         self._scrfd.prepare(0, input_size=(self.size, self.size), det_thresh=threshold)
         _check_outputs(self.session, self.size, self.file)
 
@@ -144,7 +144,7 @@ def _scrfd(path: Path, provider: Provider, threads: int | None) -> tuple[Path, I
         return path, session
     files = sorted(path.glob("*.onnx"))
     if not files:
-        raise MissingPathError("a folder without .onnx files", where=path, remedy="Give the detector's file.")
+        raise MissingPathError("the folder has no .onnx files", where=path, remedy="Pass the detector's file.")
     detectors = []
     for file in files:
         try:
@@ -154,7 +154,7 @@ def _scrfd(path: Path, provider: Provider, threads: int | None) -> tuple[Path, I
     if len(detectors) != 1:
         names = ", ".join(file.name for file, _ in detectors) or "none"
         count = f"{len(detectors)} SCRFD detectors among {len(files)} ONNX files"
-        raise CheckpointError(f"{count}: {names}", where=path, remedy="Give the file of one.")
+        raise CheckpointError(f"{count}: {names}", where=path, remedy="Pass the path of one of them.")
     return detectors[0]
 
 
@@ -183,13 +183,13 @@ def _input_size(session: InferenceSession, requested: int | None, file: Path) ->
             raise ConfigError(
                 f"an input size of {requested} for a detector of {width} x {height} pixels",
                 where=file,
-                remedy="Leave --input_size out, or use a file that takes any size.",
+                remedy="Omit --input_size, or use a file that accepts any size.",
             )
         return width
     size = DEFAULT_INPUT_SIZE if requested is None else requested
     step = 128 if _OUTPUTS[len(session.get_outputs())][0] == 5 else 32
     if size < step or size % step:
-        raise ConfigError(f"an input size of {size}", where=file, remedy=f"Give a multiple of {step}.")
+        raise ConfigError(f"an input size of {size}", where=file, remedy=f"Use a multiple of {step}.")
     return size
 
 

@@ -1,4 +1,4 @@
-"""Reading of images of any kind as RGB."""
+"""Read images of any kind as RGB."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ ImageSource = str | PathLike[str] | bytes | BytesIO | Image.Image | np.ndarray
 or (C, H, W) with 1, 3 or 4 channels, uint8 or floats in [0, 1]."""
 
 IMAGE_SUFFIXES = frozenset({".bmp", ".gif", ".heic", ".heif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
-"""Suffixes of image files, in lower case; upper case counts too."""
+"""Suffixes of image files, in lower case; case is ignored."""
 
 TRUNCATED = "the image file is truncated"
-"""Warning about a JPEG file that lacks its end. Its ``info`` has the key ``truncated``."""
+"""Warning about a truncated JPEG file. The image's ``info`` has the key ``truncated``."""
 
 _MAX_GRAY_ROWS = 0.25
 """Share of the rows of a truncated JPEG file that may be missing. With more, the file is unreadable."""
@@ -48,8 +48,8 @@ def load_image(source: ImageSource, upright: bool = True) -> Image.Image:
     """Read an image as RGB.
 
     Transparent pixels are composited over white. 16-bit gray is scaled to 8 bits. Floating point and 32-bit pixels are
-    read if their range is clear: at most 1, at most 255 or, for integers, at most 65,535. A JPEG file that lacks a
-    few of its rows is read with a warning.
+    read if their range is clear: at most 1, at most 255 or, for integers, at most 65,535. A JPEG file that is missing a
+    few rows is read with a warning.
 
     Args:
         source: The image.
@@ -67,7 +67,7 @@ def load_image(source: ImageSource, upright: bool = True) -> Image.Image:
     if isinstance(source, np.ndarray) or hasattr(source, "cpu"):
         return _to_rgb(_from_array(source), upright)
     if not isinstance(source, str | PathLike | bytes | BytesIO):
-        raise ImageError(f"a {type(source).__name__} is not an image", remedy="Give a path, a PIL image or an array.")
+        raise ImageError(f"a {type(source).__name__} is not an image", remedy="Pass a path, a PIL image or an array.")
     file = _file(source)
     where = fspath(source) if isinstance(source, str | PathLike) else None
     try:
@@ -126,13 +126,13 @@ def to_reduced(image: Image.Image) -> ReducedImage:
 
 
 def image_files(sources: Iterable[str | PathLike[str]]) -> list[str]:
-    """List image files, with those of folders and of patterns.
+    """List image files, including those in folders and those that match patterns.
 
     Args:
         sources: Files, folders (searched with their subfolders) and patterns such as ``faces/*.jpg`` or ``**/*.png``.
 
     Returns:
-        Paths of files: those of each source in alphabetical order. A file that does not exist is listed too.
+        Paths of files, in alphabetical order for each source. A file that does not exist is listed too.
 
     Raises:
         MissingPathError: If a folder holds no images, or no file matches a pattern.
@@ -147,7 +147,9 @@ def image_files(sources: Iterable[str | PathLike[str]]) -> list[str]:
             )
             if not found:
                 kinds = " ".join(sorted(IMAGE_SUFFIXES))
-                raise MissingPathError("a folder without images", where=source, remedy=f"Give one with {kinds} files.")
+                raise MissingPathError(
+                    "the folder has no images", where=source, remedy=f"Use a folder with {kinds} files."
+                )
         elif glob.has_magic(source) and not Path(source).exists():
             found = sorted(path for path in glob.glob(source, recursive=True) if Path(path).is_file())
             if not found:
@@ -173,9 +175,9 @@ def as_images(images: ImageSource | Iterable[ImageSource]) -> tuple[Iterable[Ima
 
 
 def allow_pixels(count: int) -> None:
-    """Let this process read images of up to so many pixels; Pillow's limit is 178,956,970.
+    """Let this process read images of up to this many pixels; Pillow's limit is 178,956,970.
 
-    Larger images may exhaust the memory, which attackers use.
+    Larger images may exhaust the memory, which attackers can exploit.
     """
     Image.MAX_IMAGE_PIXELS = (count + 1) // 2  # Pillow raises an error from twice the limit
     warnings.simplefilter("ignore", Image.DecompressionBombWarning)
@@ -194,7 +196,7 @@ def _file(source: str | PathLike[str] | bytes | BytesIO) -> Path | BytesIO:
             remedy="List its images with `explllm.faces.images.image_files`.",
         )
     if not path.is_file():
-        raise MissingPathError("there is no such image", where=fspath(path), remedy="Check the path.")
+        raise MissingPathError("the image does not exist", where=fspath(path), remedy="Check the path.")
     return path
 
 
@@ -225,7 +227,7 @@ _HEIF = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
 
 
 def _decode_jpeg(file: Path | BytesIO, min_size: float, part: float | None) -> ReducedImage | None:
-    """Decode an undamaged gray or RGB JPEG file with OpenCV, twice as fast as Pillow; None for other files."""
+    """Decode an intact gray or RGB JPEG file with OpenCV, twice as fast as Pillow; None for other files."""
     try:
         with Image.open(file) as header:
             if header.format != "JPEG" or header.mode not in ("RGB", "L"):
@@ -249,7 +251,7 @@ def _decode_jpeg(file: Path | BytesIO, min_size: float, part: float | None) -> R
 
 
 def _read_truncated(file: Path | BytesIO, upright: bool) -> Image.Image | None:
-    """Read a JPEG file that lacks its end, whose missing rows become gray; None if that fails or too many are."""
+    """Read a truncated JPEG file, whose missing rows become gray; None if that fails or too many rows are missing."""
     try:
         # The end marker makes the decoder fill the missing rows.
         with Image.open(BytesIO(_content(file) + b"\xff\xd9")) as image:
@@ -290,7 +292,7 @@ def _from_array(source: Any) -> Image.Image:
     if array.dtype != np.uint8 or not layout or not array.size:
         raise ImageError(
             f"an array of shape {array.shape} and type {array.dtype} is not an image",
-            remedy="Give uint8 or floats in [0, 1], of shape (H, W), (H, W, 3), (H, W, 4) or channels first.",
+            remedy="Use uint8 or floats in [0, 1], of shape (H, W), (H, W, 3), (H, W, 4) or channels first.",
         )
     return Image.fromarray(np.ascontiguousarray(array))
 

@@ -28,7 +28,7 @@ class Results:
     """The results in a file, read on access."""
 
     def __init__(self, partial: Path) -> None:
-        """Index a file of results; of several results for an item the last counts."""
+        """Index a file of results; if an item has several results, the last one counts."""
         self._file = partial.open("rb")
         self._offsets = array("q")
         self.bad: set[int] = set()
@@ -68,7 +68,7 @@ def begin(partial: Path, settings: dict[str, Any]) -> tuple[bytearray, Counter[i
     """Create the file, or check that it belongs to this run.
 
     Returns:
-        A flag per index that is done, and how often a process ended while it had an unfinished item.
+        Whether each item is done, and how often a process ended while it was processing each item.
     """
     settings = json.loads(json.dumps(settings))  # JSON turns tuples into lists
     done, started = bytearray(), Counter[int]()
@@ -86,7 +86,7 @@ def begin(partial: Path, settings: dict[str, Any]) -> tuple[bytearray, Counter[i
             raise ConfigError(
                 f"an unfinished run with another {', '.join(other) or 'version of this program'}",
                 where=partial,
-                remedy="Give the same settings to resume it, or delete this file to start over.",
+                remedy="Use the same settings to resume it, or delete this file to start over.",
             )
         end = stream.tell()
         for line in _complete_lines(stream):
@@ -100,7 +100,7 @@ def begin(partial: Path, settings: dict[str, Any]) -> tuple[bytearray, Counter[i
             del started[index]
             done.extend(bytes(max(index + 1 - len(done), 0)))
             done[index] = line["bad"] is None  # Unusable items may have been fixed since.
-        # Drops a line that was incomplete when the run was killed.
+        # Drop a line that was incomplete when the run was killed.
         stream.truncate(end)
     return done, started
 
@@ -116,7 +116,7 @@ def _complete_lines(file: IO[bytes]) -> Iterator[dict[str, Any]]:
 
 
 def append(file: IO[str], line: dict[str, Any]) -> None:
-    """Append a line of JSON; it is on its way to the disk when this function returns."""
+    """Append a line of JSON and flush it."""
     file.write(json.dumps(line, ensure_ascii=False) + "\n")
     file.flush()
 
@@ -135,7 +135,7 @@ def exclusive(out: str | PathLike[str]) -> Iterator[None]:
         lock.acquire()
     except Timeout as error:
         raise ConfigError(
-            "another run is writing this manifest", where=out, remedy="Wait for it, or give another output."
+            "another run is writing this manifest", where=out, remedy="Wait for it, or use another output."
         ) from error
     try:
         yield

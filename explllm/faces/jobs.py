@@ -26,12 +26,12 @@ Item = tuple[int, Any]
 """The index of an item, under which its result is stored, and the item."""
 
 MAX_MISSING = 100
-"""A run stops if the files of its first so many items are all missing."""
+"""A run stops if the files of this many first items are all missing."""
 
 _MAX_REJECTED = 3
-"""Maximum number of successive items that end their worker. With more, the cause is not the items."""
+"""Maximum number of consecutive items that crash their worker. If there are more, the items are not the cause."""
 
-_KILLED = "it ended the process that read it, twice"
+_KILLED = "it crashed the process that read it, twice"
 
 
 class Job(Protocol):
@@ -47,7 +47,7 @@ class Job(Protocol):
 
 
 def failure(job: Job, item: Any, error: Exception) -> Result:
-    """Return the result of an item that raised an error: one image that breaks a library must not stop the others."""
+    """Return the result of an item that raised an error: one image that breaks a library must not stop the run."""
     if not isinstance(error, InputError):
         return job.reject(item, f"{type(error).__name__}: {error}")
     result = job.reject(item, error.found)
@@ -77,8 +77,8 @@ class JobOptions:
 def run_job(items: Iterable[Item], job: Job, options: JobOptions) -> None:
     """Process every item without a good result, and append the results to the file, one JSON object per line.
 
-    At most `workers` times two chunks are in progress at any time. An item that ends its process twice is recorded as
-    unusable: within one run with several workers, in two runs otherwise.
+    At most `workers` times two chunks are in progress at any time. An item that crashes its process twice is recorded
+    as unusable: within one run if there are several workers, otherwise in two runs.
 
     Args:
         items: Indices and items, by ascending index.
@@ -98,7 +98,7 @@ def run_job(items: Iterable[Item], job: Job, options: JobOptions) -> None:
     progress = ProgressBar(options.title, options.total, finished)
     with options.partial.open("a", encoding="utf-8") as file, progress:
         try:
-            # Closed immediately on errors: no worker may outlive the run.
+            # Close immediately on errors: no worker may outlive the run.
             with closing(_results(rest, job, options, deaths, lambda line: append(file, line))) as results:
                 for index, result in results:
                     append(file, {"index": index, **result})
@@ -120,7 +120,7 @@ def run_job(items: Iterable[Item], job: Job, options: JobOptions) -> None:
 
 def _check_limits(counts: Counter[str], result: Result, options: JobOptions) -> None:
     if counts["missing"] == counts["processed"] == MAX_MISSING:
-        options.partial.unlink()  # The next run has another root, and nothing here is worth keeping.
+        options.partial.unlink()  # The next run will have another root, so nothing here is worth keeping.
         raise InputError(
             f"the first {MAX_MISSING} images do not exist, the last is {result['bad']}",
             remedy="Pass the folder that image paths are relative to: --root DIR.",
@@ -149,7 +149,7 @@ def _results(
         for chunk in chunks:
             usable = [(index, item) for index, item in chunk if deaths[index] < 2]
             yield from ((index, job.reject(item, _KILLED)) for index, item in chunk if deaths[index] >= 2)
-            # After a death one by one: the others of the chunk are not to blame.
+            # After a crash, process items one by one: the others in the chunk did not cause it.
             parts = [[one] for one in usable] if any(deaths[index] for index, _ in usable) else [usable]
             for part in filter(None, parts):
                 process = process or stack.enter_context(job.open())
@@ -167,8 +167,8 @@ def _results(
 def _pooled(chunks: Iterator[list[Item]], job: Job, workers: int) -> Generator[tuple[int, Result], None, None]:
     """Yield the results of worker processes.
 
-    After the death of a worker, the items in progress are repeated one by one, because the pool does not tell which one
-    ended it. An item that ends its worker twice when it is alone is rejected.
+    After a worker dies, the items in progress are repeated one by one, because the pool does not report which one
+    caused it. An item that crashes its worker twice on its own is rejected.
     """
     suspects: list[Item] = []
     deaths = Counter[int]()

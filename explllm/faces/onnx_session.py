@@ -36,7 +36,7 @@ def open_session(
     """
     path = Path(path)
     if not path.is_file():
-        raise MissingPathError("there is no such file", where=path, remedy="Check the path.")
+        raise MissingPathError("the file does not exist", where=path, remedy="Check the path.")
     try:
         import onnxruntime
     except ImportError as error:
@@ -46,7 +46,7 @@ def open_session(
     providers = ["CPUExecutionProvider"]
     if provider != "cpu" and "CUDAExecutionProvider" in onnxruntime.get_available_providers():
         providers.insert(0, "CUDAExecutionProvider")
-        # torch's wheels contain the CUDA libraries; onnxruntime does not search there on its own.
+        # torch's wheels contain the CUDA libraries, but onnxruntime does not search there.
         preload: Any = getattr(onnxruntime, "preload_dlls", None)
         if preload is not None:
             preload()
@@ -59,7 +59,7 @@ def open_session(
         raise CheckpointError(
             "a file that is not an ONNX model, or one that onnxruntime cannot run",
             where=path,
-            remedy="Give a complete .onnx file.",
+            remedy="Pass a complete .onnx file.",
         ) from error
     if provider == "cuda" and session.get_providers()[0] != "CUDAExecutionProvider":
         raise ConfigError(
@@ -70,7 +70,7 @@ def open_session(
 
 
 def describe_provider(session: InferenceSession, what: str, provider: Provider = "auto") -> list[str]:
-    """Return a line about the device that a model runs on, which the line calls `what`.
+    """Return a line about the device that a model runs on; the line refers to the model as `what`.
 
     A second line warns if the model runs on the CPU of a machine with a GPU although `provider` is not ``cpu``.
     """
@@ -79,6 +79,6 @@ def describe_provider(session: InferenceSession, what: str, provider: Provider =
     if used == "CPUExecutionProvider" and provider != "cpu" and has_nvidia_gpu():
         lines.append(
             f"warning: {what} runs on the CPU although this machine has a GPU: install onnxruntime-gpu instead of "
-            "onnxruntime (pip uninstall onnxruntime first: both unpack into one folder)"
+            "onnxruntime (pip uninstall onnxruntime first: both install into the same folder)"
         )
     return lines

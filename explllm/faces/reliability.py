@@ -1,7 +1,7 @@
-"""Reliability of measured action units: which units an estimator can be trusted with.
+"""Reliability of measured action units: for which units an estimator can be trusted.
 
-Two properties need no labels of action units. A unit of the mirror image must equal the mirrored unit of the image,
-and a unit that belongs to an expression must be stronger in faces with that expression than in others.
+Two properties can be tested without action unit labels. A unit of the mirror image must equal the mirrored unit of the
+image, and a unit that belongs to an expression must be stronger in faces with that expression than in others.
 """
 
 from __future__ import annotations

@@ -31,7 +31,7 @@ MAX_REASONS = 10
 
 @dataclass
 class Summary:
-    """What a job did."""
+    """Summary of a job."""
 
     rows_in: int
     """Rows of the manifest that was read."""
@@ -96,12 +96,12 @@ def run_on_manifest(
 
     Raises:
         InputError: As `run_job` and `ManifestFile` do, if the manifest is empty, if another run writes the same
-            output, and if no image can be used and `out` exists: a table of failures does not replace it.
+            output, and if no image can be used and `out` exists: it is not replaced by a table of failures.
     """
     with exclusive(out):
         rows = check_unique_faces(source)
         if not rows:
-            raise ManifestError("the manifest has no rows", where=source.path, remedy="Give one with at least one row.")
+            raise ManifestError("the manifest has no rows", where=source.path, remedy="Use one with at least one row.")
         total = task.plan(source)
         partial = partial_path(out)
         settings = {
@@ -117,7 +117,7 @@ def run_on_manifest(
             summary = Summary(rows, processed=len(results), bad=len(results.bad))
             summary.reasons = [results[index]["bad"] for index in sorted(results.bad)[:MAX_REASONS]]
             if summary.bad and summary.bad == summary.processed and Path(out).exists():
-                partial.unlink()  # The next run has another root, and nothing here is worth keeping.
+                partial.unlink()  # The next run will have another root, so nothing here is worth keeping.
                 raise InputError(
                     f"no image could be used, and the existing manifest was not replaced: {summary.reasons[0]}",
                     where=out,

@@ -17,8 +17,8 @@ def video_frames(source: str, every: float, seconds: float | None = None) -> Ite
 
     Args:
         source: A video file, or the number of a camera, such as 0.
-        every: Seconds between two frames. A frame that is shown at the time or later is taken.
-        seconds: Stop after so many seconds; None for the whole video, and for a camera until it is interrupted.
+        every: Seconds between two frames. The first frame at or after each time is used.
+        seconds: Stop after this many seconds; None for the whole video, or until interrupted for a camera.
 
     Yields:
         The time in seconds since the start, and the frame, RGB.
@@ -30,12 +30,14 @@ def video_frames(source: str, every: float, seconds: float | None = None) -> Ite
     """
     is_camera = source.isdecimal()
     if not is_camera and not Path(source).is_file():
-        raise MissingPathError("there is no such video", where=source, remedy="Check the path.")
+        raise MissingPathError("the video does not exist", where=source, remedy="Check the path.")
     capture = cv2.VideoCapture(int(source) if is_camera else source)
     try:
         if not capture.isOpened():
             if is_camera:
-                raise ConfigError(f"camera {source} cannot be opened", remedy="Check that it is connected and free.")
+                raise ConfigError(
+                    f"camera {source} cannot be opened", remedy="Check that it is connected and not in use."
+                )
             raise ImageError("not a video that OpenCV can read", where=source, remedy="Convert it to MP4 or AVI.")
         rate = capture.get(cv2.CAP_PROP_FPS) or 25.0
         start, due, number = time.monotonic(), 0.0, 0

@@ -49,10 +49,10 @@ class ChatClient:
             ledger: Records all requests and answers.
 
         Raises:
-            ConfigError: If no model is named, the API key is missing, or there is a budget but no price.
+            ConfigError: If no model is given, the API key is missing, or there is a budget but no price.
         """
         if not settings.model:
-            raise ConfigError("no model is named", where="model", remedy="Give the model's name on the server.")
+            raise ConfigError("no model given", where="model", remedy="Pass the model's name on the server.")
         self.settings = settings
         self.ledger = ledger
         self._price = settings.price()

@@ -102,7 +102,7 @@ class Ledger:
         """Open a ledger.
 
         Args:
-            path: The file. SQLite keeps more files with the same prefix beside it while the ledger is in use.
+            path: The file. SQLite keeps more files with the same prefix next to it while the ledger is in use.
             create: Whether to create a missing file.
 
         Raises:

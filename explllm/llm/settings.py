@@ -56,7 +56,7 @@ class ChatSettings:
             ConfigError: If a field is invalid.
         """
         if self.model and not self.model.strip():
-            raise ConfigError("no model is named", where="model", remedy="Give the model's name on the server.")
+            raise ConfigError("no model given", where="model", remedy="Pass the model's name on the server.")
         # The message does not show the value: the most common mistake is to pass the key itself.
         if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", self.api_key_env):
             raise ConfigError(
@@ -74,19 +74,17 @@ class ChatSettings:
             raise ConfigError(f"unknown value {self.structured!r}", where="structured", remedy="auto, always or never.")
         for name, minimum, maximum in (("concurrency", 1, 10_000), ("max_retries", 0, 1000)):
             if not minimum <= getattr(self, name) <= maximum:
-                raise ConfigError(
-                    f"{name} is {getattr(self, name)}", where=name, remedy=f"Give {minimum} to {maximum}."
-                )
+                raise ConfigError(f"{name} is {getattr(self, name)}", where=name, remedy=f"Use {minimum} to {maximum}.")
         for name in ("requests_per_minute", "tokens_per_minute", "timeout", "max_wait"):
             value = getattr(self, name)
             if value is not None and not value > 0:
-                raise ConfigError(f"{value} is not above 0", where=name, remedy="Give a positive number.")
+                raise ConfigError(f"{value} is not above 0", where=name, remedy="Use a positive number.")
         for name in ("max_cost", "price_in", "price_out"):
             value = getattr(self, name)
             if value is not None and not value >= 0:
-                raise ConfigError(f"{value} is not an amount of money", where=name, remedy="Give 0 or more USD.")
+                raise ConfigError(f"{value} is not an amount of money", where=name, remedy="Use 0 or more USD.")
         if (self.price_in is None) != (self.price_out is None):
-            raise ConfigError("only one of price_in and price_out is given", remedy="Give both or neither.")
+            raise ConfigError("only one of price_in and price_out is given", remedy="Pass both or neither.")
 
     @property
     def url(self) -> str:
@@ -114,7 +112,7 @@ class ChatSettings:
         if price is None and self.max_cost is not None:
             raise ConfigError(
                 f"max_cost is given, but not what {self.model!r} costs on {self.host}",
-                remedy="Give price_in and price_out, USD per million tokens; 0 for your own server.",
+                remedy="Pass price_in and price_out, USD per million tokens; 0 for your own server.",
             )
         return price
 

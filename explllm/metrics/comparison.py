@@ -136,7 +136,7 @@ def compare_runs(runs: Sequence[Run]) -> Comparison:
 def _read(folder: Path, name: str) -> Run:
     metrics_file, table_file = folder / METRICS_FILE, folder / PREDICTIONS_FILE
     if not folder.is_dir():
-        raise MissingPathError("there is no such run", where=folder, remedy="Check the path.")
+        raise MissingPathError("the run does not exist", where=folder, remedy="Check the path.")
     for path in (metrics_file, table_file):
         if not path.is_file():
             raise MissingPathError("the run has no test to compare", where=path, remedy="Run `explllm test` first.")

@@ -1,6 +1,7 @@
 """FEABench: expressions, action units and reasoning of one model's answers about the test faces of a manifest.
 
-FEALLM's authors name a benchmark and released none. The tasks follow their abstract; thresholds and rules are ours.
+FEALLM's authors name a benchmark but did not release it. The tasks follow their abstract; thresholds and rules are
+ours.
 
 An answer table has one row per face, with any of the columns ``predicted`` (a word), ``units_text`` (the answer to the
 question for active units), ``cot`` (reasoning) and ``p_active`` (a dictionary of probabilities by unit). Without

@@ -1,4 +1,4 @@
-"""Evaluation of texts and labels made elsewhere: form, grounding, recognition, and the Exp-CoT Score by a judge."""
+"""Evaluation of existing texts and labels: form, grounding, recognition, and the Exp-CoT Score by a judge."""
 
 import asyncio
 import json
@@ -88,13 +88,11 @@ def score_table(
         raise ManifestError(
             "the table has neither texts nor labels",
             where=generated,
-            remedy="Give a column `cot`, or `predicted` and `expression`.",
+            remedy="Pass a column `cot`, or `predicted` and `expression`.",
         )
     judgments: dict[str, Judgment | str] = {}
     if isinstance(judge, ChatSettings) and not pairs:
-        raise ConfigError(
-            "--judge needs texts to compare with", remedy="Give them by --reference, or leave --judge out."
-        )
+        raise ConfigError("--judge needs texts to compare with", remedy="Pass them with --reference, or omit --judge.")
     if pairs:
         results, metrics["judge"], metrics["judge_cost"] = asyncio.run(_judge(pairs, judge, ledger, redo))
         judgments = {text.name: result for (text, _), result in zip(pairs, results, strict=True)}
@@ -172,14 +170,14 @@ def _pairs(texts: Sequence[Record], generated: Path, reference: Path | None) -> 
         raise ManifestError(
             "the table has no chains of thought to compare with --reference",
             where=generated,
-            remedy="Give a table with a column `cot`, or leave --reference out.",
+            remedy="Pass a table with a column `cot`, or omit --reference.",
         )
     pairs, by_file_name = _joined(texts, others)
     if not pairs:
         raise ManifestError(
             f"no image of {generated} is in the reference",
             where=reference,
-            remedy="Give a reference with the same faces; they are joined by the columns `image` and `box`.",
+            remedy="Pass a reference with the same faces; they are joined by the columns `image` and `box`.",
         )
     return pairs, by_file_name
 

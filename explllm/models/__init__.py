@@ -7,7 +7,7 @@ An image and a conversation pass through the parts in this order::
 
 - `explllm`: `ExpLLM` and `FEALLM`, with `recognize`, `explain` and `from_pretrained`; `network`: their parts and the
   forward pass; `configuration`: saved settings.
-- `feallm`: FEALLM's local clue aggregator and multi-perspective projector, in the place of ExpLLM's projector.
+- `feallm`: FEALLM's local clue aggregator and multi-perspective projector, which replace ExpLLM's projector.
 - `vision`: token features of any encoder, and the projector; `conv_encoder`: a small encoder to train from scratch.
 - `parts`: what trains in each part and which weights are saved; `lora`: adapters; `loss`: the training loss.
 - `generation`: label likelihoods and chains of thought, from `label_scoring` and `decoding` (with `drafts`).

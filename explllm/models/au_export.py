@@ -31,9 +31,9 @@ _MAX_BYTES = 1.9e9
 
 
 def export_onnx(model: ActionUnitRegressor, path: str | PathLike[str], faces: torch.Tensor | None = None) -> float:
-    """Write a model as ONNX, read it back, and compare the estimates.
+    """Export a model to ONNX, read it back, and compare the estimates.
 
-    The batch size is free; height and width are fixed. The file's metadata hold the units' names (``action_units``,
+    The batch size is dynamic; height and width are fixed. The file's metadata hold the units' names (``action_units``,
     JSON), the fields of the `explllm.faces.pixels.ImagePreset` (``image``, JSON) and its name (``image_preset``). If
     the model has them, they also hold the margin around the face boxes (``margin``, JSON) and the
     ``training_data_note``.
@@ -60,7 +60,7 @@ def export_onnx(model: ActionUnitRegressor, path: str | PathLike[str], faces: to
     weights = sum(weight.numel() * 4 for weight in model.parameters())
     if weights > _MAX_BYTES:
         raise ConfigError(
-            f"the weights take {weights / 1e9:.1f} GB; an ONNX file holds 2 GB", remedy="Train a smaller encoder."
+            f"the weights take {weights / 1e9:.1f} GB; an ONNX file can hold 2 GB", remedy="Train a smaller encoder."
         )
     model = copy.deepcopy(model).to("cpu", torch.float32).eval()
     size = model.image.size

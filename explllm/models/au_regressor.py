@@ -125,7 +125,7 @@ class ActionUnitRegressor(MultiPartModel):
             The model, in evaluation mode.
 
         Raises:
-            MissingPathError: If there is no such folder.
+            MissingPathError: If the folder does not exist.
             CheckpointError: If the folder holds another kind of model, or its weights do not fit.
         """
         folder = Path(folder)
@@ -174,8 +174,8 @@ class ActionUnitRegressor(MultiPartModel):
     def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
         """Estimate from each image and its mirror image.
 
-        The estimate is the mean of both, with left and right exchanged in the second. The estimate of a flipped image
-        is exactly the flipped estimate.
+        The estimate is the mean of both, with left and right swapped in the second. The estimate of a flipped image is
+        exactly the flipped estimate.
 
         Args:
             pixel_values: (B, 3, H, W), as `image` prepares them.
@@ -247,7 +247,7 @@ def build_regressor(config: RegressorConfig) -> ActionUnitRegressor:
         config: A configuration from `regressor_config`.
 
     Returns:
-        The model, in evaluation mode and float32, which makes its ONNX file give the same numbers.
+        The model, in evaluation mode and in float32, to match its ONNX file.
 
     Raises:
         ConfigError: If no layer of the encoder matches the LoRA targets.

@@ -44,7 +44,7 @@ def build_config(settings: NetworkSettings, init_from: str | PathLike[str] | Non
 
     Args:
         settings: The parts.
-        init_from: Folder of the model to start from. Preprocessing and chat format are its own, unless set.
+        init_from: Folder of the model to start from. Preprocessing and chat format are taken from it, unless set.
 
     Returns:
         The configuration and its tokenizer.
@@ -128,8 +128,8 @@ def build(
     Args:
         settings: The parts.
         prepared: The result of `build_config` for these settings; by default it is computed here.
-        keep_file_dtype: Leave base weights in the type of their files, whatever `base_dtype` is and whether they train.
-            Such weights are mapped from the files and take no extra memory.
+        keep_file_dtype: Leave base weights in the type of their files, regardless of `base_dtype` and of whether they
+            train. Such weights are mapped from the files and take no extra memory.
 
     Returns:
         The model, in evaluation mode.
@@ -143,7 +143,7 @@ def build(
     dtype = None if keep_file_dtype else storage.dtype_by_name(settings.base_dtype)
     if settings.load_in_4bit and not supports_4bit(settings):
         raise ConfigError(
-            "4-bit weights require a pretrained language model that is `frozen` or trains by `lora`",
+            "4-bit weights require a pretrained language model that is `frozen` or trained with `lora`",
             remedy="Set load_in_4bit to false, or language_train to lora.",
         )
     vision = language = None
@@ -259,7 +259,7 @@ def part_config(
     _check_fields(values, set(CONFIG_MAPPING[kind]().to_dict()), role)
     try:
         return CONFIG_MAPPING[kind](**values), None
-    except Exception as error:  # the configurations of transformers check their fields in many ways
+    except Exception as error:  # transformers configurations validate their fields in many ways
         reason = " ".join(str(error).split())[:200].rstrip(". ")
         raise ConfigError(
             f"{role}: the fields do not fit a {kind}: {reason}", remedy=f"Correct model.network.{role}."
@@ -267,7 +267,7 @@ def part_config(
 
 
 def _check_fields(values: dict[str, Any], known: set[str], role: str) -> None:
-    """Refuse fields that a configuration of transformers would store and never read, and sizes below 1.
+    """Reject fields that a transformers configuration would store but never read, and sizes below 1.
 
     Raises:
         ConfigError: If there is one.
@@ -280,7 +280,7 @@ def _check_fields(values: dict[str, Any], known: set[str], role: str) -> None:
             hint = f"Did you mean {near[0]}? " if near else ""
             raise ConfigError(f"unknown key model.network.{role}.{name}", remedy=f"{hint}Correct or remove it.")
         if name in _COUNTS and isinstance(value, int) and value < 1:
-            raise ConfigError(f"model.network.{role}.{name} is {value}", remedy="Give at least 1.")
+            raise ConfigError(f"model.network.{role}.{name} is {value}", remedy="Use at least 1.")
 
 
 @cache

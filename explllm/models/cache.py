@@ -14,9 +14,10 @@ from transformers.cache_utils import CacheLayerMixin
 
 
 class SharedPrefix(Cache):
-    """Keys and values of a beginning that all conversations share, computed for one row and used for any number.
+    """Keys and values of a prefix that all conversations share, computed for one row and used for any number of rows.
 
-    The first pass, of one row, writes it. A later pass of R rows sees it before its own tokens, which it does not keep.
+    The first pass, of one row, writes it. A later pass of R rows attends to it before its own tokens, which are not
+    kept.
     """
 
     def __init__(self) -> None:
@@ -34,7 +35,7 @@ class _PrefixLayer(CacheLayerMixin):
     def update(
         self, key_states: torch.Tensor, value_states: torch.Tensor, *_: Any, **__: Any
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Keep the first states, (1, L, P, E); return them and those of the next tokens, (R, L, P + Q, E)."""
+        """Store the first states, (1, L, P, E); return them and those of the next tokens, (R, L, P + Q, E)."""
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
             return key_states, value_states
@@ -101,7 +102,7 @@ class _SlotLayer(CacheLayerMixin):
 
     def lazy_initialization(self, key_states: torch.Tensor, value_states: torch.Tensor) -> None:
         rows, capacity = self.cache.size
-        # Zeros: attention multiplies values that it cannot see by 0, and memory may contain NaN.
+        # Zeros: attention multiplies masked values by 0, and uninitialized memory may contain NaN.
         self.keys, self.values = (
             states.new_zeros(rows, states.shape[1], capacity, states.shape[3]) for states in (key_states, value_states)
         )

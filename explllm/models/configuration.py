@@ -120,12 +120,14 @@ def check_model_type(folder: Path, model_type: str) -> None:
 
     Raises:
         MissingPathError: If the folder has no configuration.
-        CheckpointError: If the configuration cannot be read, or is that of another kind of model.
+        CheckpointError: If the configuration cannot be read, or belongs to another kind of model.
     """
     path = folder / "config.json"
     if not path.is_file():
         raise MissingPathError(
-            "the folder holds no model: it has no config.json", where=folder, remedy="Name a folder that `fit` wrote."
+            "the folder contains no model: it has no config.json",
+            where=folder,
+            remedy="Name a folder that `fit` wrote.",
         )
     try:
         found = json.loads(path.read_text(encoding="utf-8")).get("model_type")
@@ -135,7 +137,7 @@ def check_model_type(folder: Path, model_type: str) -> None:
         raise CheckpointError(
             "the folder holds a model in the authors' released format",
             where=folder,
-            remedy=f"Convert it by `explllm convert released {folder} OUT`, then open OUT.",
+            remedy=f"Convert it with `explllm convert released {folder} OUT`, then open OUT.",
         )
     if found != model_type:
         raise CheckpointError(

@@ -1,7 +1,7 @@
 """Greedy decoding of several conversations at once, with several tokens per forward pass.
 
-Each row of a `SlotCache` holds the keys and values of one conversation, from column 0 on and without padding. A forward
-pass processes the last token of every row and draft tokens behind it, and predicts the token after each of them. The
+Each row of a `SlotCache` holds the keys and values of one conversation, from column 0, without padding. A forward pass
+processes the last token of every row and the draft tokens after it, and predicts the token after each of them. The
 drafts that agree with the predictions are accepted, and so is the prediction after them; the columns of the others are
 overwritten by the next pass. The tokens are therefore those of plain greedy decoding (speculative decoding, Leviathan
 et al. 2023, with deterministic drafts)::
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from explllm.models.explllm import ExpLLM
 
 _MAX_TOKENS = 9
-"""Maximum number of tokens of a row in a pass: the last one of its text, and drafts."""
+"""Maximum number of tokens per row in a pass: the last token of its text, and drafts."""
 _CONFIDENCE = 0.3
 """Estimated probability below which drafts are not worth their time."""
 _TOKENS_PER_PASS = {"cpu": 40}
@@ -47,7 +47,7 @@ _MANY_TOKENS_WORTH_A_PASS = 2048
 _SMALL_PASS = 2e8
 """Operations of a pass below which one CPU thread is faster: waking the others takes longer than they save."""
 _REFILL = 4
-"""Faces that are prefilled together when others leave a batch: each takes half the time of a face alone."""
+"""Faces that are prefilled together when others leave a batch: each then takes half the time of a single face."""
 
 
 def attention_masks(
@@ -83,9 +83,9 @@ def attention_masks(
 
 @contextmanager
 def enough_threads(model: "ExpLLM", tokens: int) -> Iterator[None]:
-    """Use one CPU thread if a pass of the language model is small, as those of small models' decoding are.
+    """Use one CPU thread if a pass of the language model is small, as when a small model decodes.
 
-    A thread that makes its first computation with torch meanwhile keeps to one thread.
+    A thread that first uses torch inside this context stays limited to one CPU thread.
 
     Args:
         model: The model.
@@ -103,7 +103,7 @@ def enough_threads(model: "ExpLLM", tokens: int) -> Iterator[None]:
 
 
 def _operations(model: "ExpLLM", tokens: int) -> int:
-    """Return about how many operations the language model needs for a number of tokens."""
+    """Estimate the number of operations that the language model needs for a number of tokens."""
     return 2 * tokens * sum(weight.numel() for weight in model.language.parameters())
 
 
@@ -126,19 +126,19 @@ def prompt_logits(
     positions: torch.Tensor | None = None,
     keep: int = 0,
 ) -> torch.Tensor:
-    """Process one prompt about several faces; its tokens before the image, which are the same for all, only once.
+    """Process one prompt about several faces; the tokens before the image, which are the same for all, only once.
 
     Args:
         model: The model. Its language model must accept any mask and positions.
         ids: (T,) token ids.
         image_embeds: (R, N, D).
-        decoder: Gets keys and values of new rows behind its own; without it, they are not kept.
+        decoder: Receives keys and values of the new rows after its own; without it, they are not kept.
         visible: (1, 1, T, T), True where a token may attend to another; by default to all before it.
         positions: (1, T); by default 0 to T - 1.
         keep: Number of positions at the end whose logits are needed.
 
     Returns:
-        Logits (R, keep, V). If `keep` is 0, there may be one position nevertheless.
+        Logits (R, keep, V). If `keep` is 0, there may still be one position.
     """
     faces, size = len(image_embeds), len(ids)
     positions = torch.arange(size, device=ids.device).unsqueeze(0) if positions is None else positions
@@ -231,11 +231,11 @@ class Decoder:
 
     @property
     def refills(self) -> bool:
-        """Whether so many rows are free that new ones should be prefilled now, rather than after the next pass."""
+        """Whether enough rows are free to prefill new ones now, rather than after the next pass."""
         return not self.rows or self.free >= min(_REFILL, (self.size + 1) // 2)
 
     def any_rank_is_busy(self) -> bool:
-        """Return whether there are unfinished rows; under FSDP2 on any rank, since all must make the same passes."""
+        """Return whether there are unfinished rows (under FSDP2, on any rank: all ranks must make the same passes)."""
         if not isinstance(self.model, FSDPModule):
             return bool(self.rows)
         busy = torch.tensor(len(self.rows), device=self.model.device)
@@ -243,21 +243,21 @@ class Decoder:
         return bool(busy)
 
     def clear(self) -> None:
-        """Drop all rows and the memory of the cache."""
+        """Drop all rows and free the cache."""
         self.rows, self.prefix, self.cache = [], [], SlotCache(0, 0)
 
     def share(self, prefix: SharedPrefix, ids: list[int]) -> None:
-        """Write the beginning of all conversations, and its token ids, to all rows, before the first of them."""
+        """Write the shared prefix of all conversations to all rows; call this before the first row is added."""
         assert isinstance(self.cache, SlotCache) and not self.rows
         self.cache.write_prefix(prefix)
         self.prefix = ids
 
     def shared_tokens(self, ids: torch.Tensor) -> int:
-        """Return how many tokens at the beginning of a prompt (T,) all rows contain already."""
+        """Return the number of tokens at the beginning of a prompt (T,) that all rows already contain."""
         return len(self.prefix) if ids[: len(self.prefix)].tolist() == self.prefix else 0
 
     def select_new(self, count: int, start: int, length: int) -> SlotCache:
-        """Return the cache, set to columns `start` to `length` of new rows behind the present ones."""
+        """Return the cache, set to columns `start` to `length` of new rows after the existing ones."""
         assert isinstance(self.cache, SlotCache)
         columns = torch.arange(start, length, device=self.model.device).expand(count, -1)
         self.cache.select(slice(len(self.rows), len(self.rows) + count), columns, length)
@@ -301,7 +301,7 @@ class Decoder:
         assert isinstance(self.cache, SlotCache)
         device = self.model.device
         starts = torch.tensor([row.cached for row in rows], device=device).unsqueeze(1)
-        # Padding behind a row may reach beyond the last column; nothing attends to it.
+        # Padding after a row may extend beyond the last column; nothing attends to it.
         columns = (starts + torch.arange(length, device=device)).clamp(max=self.capacity - 1)
         width = min(max(row.cached for row in rows) + length, self.capacity)
         self.cache.select(slice(first, first + len(rows)), columns, width)

@@ -1,8 +1,8 @@
 """Draft tokens for speculative decoding: likely continuations, from n-gram statistics.
 
 Chains of thought repeat phrases. A table of the training texts, saved with the model, predicts the next tokens from the
-last ones; the texts that the model has generated since predict them better still. A wrong draft costs a little time and
-never changes an answer: see `explllm.models.decoding`.
+last ones; the texts that the model has already generated predict them even better. A wrong draft costs a little time
+and never changes an answer: see `explllm.models.decoding`.
 """
 
 from collections import Counter, defaultdict
@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import torch
 
 _ORDERS = (4, 3, 2)
-"""Numbers of tokens that a prediction is based on; the longest known context is used."""
+"""Context lengths in tokens that a prediction may be based on; the longest known context is used."""
 _MAX_ENTRIES = 50_000
 """Maximum size of a saved table: 1 MB."""
 _OBSERVED_SHARE = 0.9
@@ -35,7 +35,7 @@ class Drafts:
         """Count the n-grams of training texts.
 
         Args:
-            texts: Token ids of each text, from the question that precedes it on.
+            texts: Token ids of each text, starting with the question that precedes it.
 
         Returns:
             The table of all contexts that occur at least twice, the most frequent first, up to 50,000.
@@ -82,7 +82,7 @@ class Drafts:
         return tokens[start:]
 
     def observe(self, text: Sequence[int], count: int) -> None:
-        """Remember what the last tokens of a generated text followed.
+        """Remember the contexts of the last tokens of a generated text.
 
         Args:
             text: Token ids.

@@ -141,7 +141,7 @@ class ExpLLM(ExpLLMNetwork):
         """
         self._check_labels()
         if batch_size < 1:
-            raise ConfigError(f"batch_size is {batch_size}", remedy="Give at least 1.")
+            raise ConfigError(f"batch_size is {batch_size}", remedy="Use at least 1.")
         several, _ = as_images(images)
         if isinstance(several, Sized):  # reserves no more of the cache than is needed: 0.4 GB per face at 7B
             batch_size = min(batch_size, max(1, len(several)))
@@ -298,7 +298,7 @@ class ExpLLM(ExpLLMNetwork):
 class FEALLM(ExpLLM):
     """An ExpLLM whose image tokens come from all blocks of the encoder and from crops of the face.
 
-    Only the way from an image to the language model differs; see `explllm.models.feallm`. Conversations, training,
+    Only the path from an image to the language model differs; see `explllm.models.feallm`. Conversations, training,
     recognition and explanation are ExpLLM's. `NetworkSettings(architecture="feallm")` builds one.
     """
 
@@ -312,7 +312,7 @@ class FEALLM(ExpLLM):
 
 def _chunks(images: Iterable[ImageSource], size: int) -> Iterator[list[ImageSource]]:
     if size < 1:
-        raise ConfigError(f"batch_size is {size}", remedy="Give at least 1.")
+        raise ConfigError(f"batch_size is {size}", remedy="Use at least 1.")
     remaining = iter(images)
     while chunk := list(islice(remaining, size)):
         yield chunk

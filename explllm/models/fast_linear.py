@@ -16,7 +16,7 @@ from torch.nn.functional import linear
 from explllm.models.lora import is_lora_layer, merged_weight
 
 _LARGE = 150_000
-"""Weights of a layer from which oneDNN is faster; each of its calls has a higher fixed cost."""
+"""Minimum number of weights in a layer for oneDNN to be faster; each of its calls has a higher fixed cost."""
 
 
 @contextmanager
@@ -27,14 +27,14 @@ def fast_linear(model: nn.Module, merge: bool = True) -> Iterator[None]:
 
     Args:
         model: A model, with or without LoRA.
-        merge: Merge LoRA: a copy of each adapted weight, which pays off over the passes of a text.
+        merge: Merge LoRA: this copies each adapted weight, which pays off over the many passes of a text.
     """
     replaced: list[nn.Module] = []
     try:
         for layer in model.modules():
             lora = layer if merge and is_lora_layer(layer) and not layer.disable_adapters else None
             base = layer if lora is None else lora.get_base_layer()
-            # A layer with a `forward` of its own has hooks of accelerate, or is replaced already.
+            # A layer with its own `forward` has accelerate hooks, or is already replaced.
             if not _is_float32(base) or "forward" in {*layer.__dict__, *base.__dict__}:
                 continue
             if base.weight.is_meta or torch.is_autocast_enabled(base.weight.device.type):
@@ -44,7 +44,8 @@ def fast_linear(model: nn.Module, merge: bool = True) -> Iterator[None]:
                 continue
             weight = base.weight if lora is None else merged_weight(lora)
             multiply = _onednn_linear if onednn else linear
-            # One assignment replaces the computation: another thread finds the old or the new one, which are equal.
+            # One assignment replaces the computation: another thread uses either the old or the new one, which are
+            # equivalent.
             layer.forward = partial(multiply, weight=weight, bias=base.bias)
             replaced.append(layer)
         yield
@@ -61,8 +62,8 @@ def _is_float32(layer: nn.Module) -> TypeGuard[nn.Linear]:
 def prefers_onednn() -> bool:
     """Return whether oneDNN multiplies float32 matrices faster than MKL, PyTorch's default, on this processor.
 
-    MKL is slow on AMD's. On an EPYC with AVX-512, oneDNN took 0.5 to 0.9 of its time for the shapes of a small language
-    model.
+    MKL is slow on AMD processors. On an EPYC with AVX-512, oneDNN took 0.5 to 0.9 of its time for the shapes of a small
+    language model.
     """
     cpus = Path("/proc/cpuinfo")
     name = cpus.read_text()[:1000] if cpus.is_file() else platform.processor()
@@ -71,7 +72,7 @@ def prefers_onednn() -> bool:
 
 
 def _onednn_linear(states: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
-    """Compute a linear layer with the operator of PyTorch's compiler; it has no gradient."""
+    """Compute a linear layer with an operator of PyTorch's compiler, which has no gradient."""
     if torch.is_autocast_enabled("cpu"):  # since the layer was replaced
         return linear(states, weight, bias)
     return cast(torch.Tensor, torch.ops.mkldnn._linear_pointwise(states, weight, bias, "none", [], ""))

@@ -1,6 +1,6 @@
-"""FEALLM's way from an image to the language model: local clues of the face, and a projector that reads all blocks.
+"""FEALLM's path from an image to the language model: local clues of the face, and a projector that reads all blocks.
 
-FEALLM's authors released a figure and an abstract, no code and no sizes. The wiring follows the figure:
+FEALLM's authors released a figure and an abstract, but no code or sizes. The wiring follows the figure:
 
     16 crops ─ conv block each ─ self-attention (F_attn) ─┬─ linear ──────────▶ F'_local, 16 tokens
                                                           └─ flatten, linear ─▶ F_local, 1 token ──▶ language model
@@ -211,7 +211,7 @@ class MultiPerspectiveProjector(nn.Module):
 class FEALLMProjector(nn.Module):
     """The local clue aggregator and the multi-perspective projector, in float32.
 
-    It has the interface of `explllm.models.vision.Projector`, ExpLLM's way from an image to the language model.
+    It has the interface of `explllm.models.vision.Projector`, ExpLLM's path from an image to the language model.
     """
 
     reads_earlier_blocks = True
@@ -263,5 +263,5 @@ def _conv_block(width: int) -> nn.Sequential:
     layers: list[nn.Module] = []
     for before, after in pairwise(widths):
         layers += [nn.Conv2d(before, after, 3, stride=2, padding=1), nn.GroupNorm(1, after), nn.GELU()]
-    # A mean over the whole crop would lose where in the crop a clue is.
+    # A mean over the whole crop would lose the position of a clue in the crop.
     return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(4 * width, width))

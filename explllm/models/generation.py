@@ -138,11 +138,11 @@ def unit_probabilities(model: "ExpLLM", pixel_values: torch.Tensor, units: Seque
 def _score_in_batches(
     model: "ExpLLM", pixel_values: torch.Tensor, score: Callable[[torch.Tensor], torch.Tensor]
 ) -> torch.Tensor:
-    """Score faces (B, 3, H, W) by a function of a batch of them, in smaller batches if memory is short."""
+    """Score faces (B, 3, H, W) with a function of a batch, in smaller batches if memory is short."""
     size = count = len(pixel_values)
     size = min(size, model.max_batch_sizes.get("recognition", size))
     scores: list[torch.Tensor] = []
-    # For one face, and for large models in float32, merged copies of the weights cost more than they save.
+    # For a single face, and for large float32 models, merged copies of the weights cost more than they save.
     small = sum(weight.numel() for weight in model.language.parameters()) < 1e9
     with fast_linear(model, merge=small and count > 1):
         while len(scores) < count:
@@ -174,7 +174,7 @@ def _check_repeatable(model: "ExpLLM", kind: str, size: int, error: torch.OutOfM
 def smaller_batches(model: "ExpLLM", kind: str, size: int) -> int:
     """Halve a batch size after an out-of-memory error, now and in later calls, and return it.
 
-    Not to be called in the handler of the exception, which keeps the tensors of the failed pass alive.
+    Do not call this in the exception handler: the exception keeps the tensors of the failed pass alive.
     """
     model.max_batch_sizes[kind] = half = (size + 1) // 2
     if torch.cuda.is_available():
@@ -229,7 +229,7 @@ def recognize_and_explain(
 
     Args:
         model: The model, with labels.
-        faces: Pixels (3, H, W) of each face. They are read when there is a free place in the batch.
+        faces: Pixels (3, H, W) of each face. They are read when there is a free slot in the batch.
         batch_size: Maximum number of faces in a batch.
         max_new_tokens: Maximum length of a chain of thought, in tokens.
 
@@ -303,7 +303,7 @@ def _answers(
     with fast_linear(model):
         while True:
             busy = decoder.any_rank_is_busy()
-            # Under FSDP2, where all ranks must make the same passes, they begin new batches together.
+            # Under FSDP2, all ranks must make the same passes, so they begin new batches together.
             waits = busy and isinstance(model, FSDPModule)
             new = list(islice(queue, 0 if waits or not decoder.refills else decoder.free))
             active.update(new)

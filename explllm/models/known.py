@@ -52,7 +52,7 @@ class KnownFile:
     target: str
     """Name in the cache."""
     member: str | None = None
-    """The file to take from a zip archive."""
+    """The file to extract from a zip archive."""
     member_sha256: str | None = None
 
     @property
@@ -105,7 +105,7 @@ def shipped_model() -> Path:
     missing = next((name for name in ("config.json", "model.safetensors") if not (folder / name).is_file()), None)
     if missing is not None:
         raise MissingPathError(
-            f"this installation of explllm has no model of its own: {missing} is missing",
+            f"this installation of explllm does not include the packaged model: {missing} is missing",
             where=folder,
             remedy="Reinstall the package, or name a model: --model DIR, ExpLLM.from_pretrained(DIR).",
         )
@@ -170,7 +170,7 @@ def _unpack(known: KnownFile, archive: Path) -> None:
             checksum = hashlib.file_digest(copy, "sha256").hexdigest()
         if checksum != known.member_sha256:
             raise DownloadError(
-                f"{known.member} in the archive has another checksum: {checksum}, not {known.member_sha256}",
+                f"{known.member} in the archive has a different checksum: {checksum}, not {known.member_sha256}",
                 where=known.file.url,
                 remedy="Report this: the release changed.",
             )
@@ -214,7 +214,7 @@ def released_checkpoints(repository: str = RELEASED_REPOSITORY) -> list[Released
     try:
         commit = api.model_info(repository).sha
         entries = list(api.list_repo_tree(repository, recursive=True, revision=commit))
-    except Exception as error:  # network errors, answers and offline mode have no common base class
+    except Exception as error:  # network errors, error responses and offline mode have no common base class
         reason = (str(error) or type(error).__name__).strip().splitlines()[0]
         raise DownloadError(
             f"the hub cannot be read: {reason}",
@@ -238,7 +238,7 @@ def released_checkpoints(repository: str = RELEASED_REPOSITORY) -> list[Released
 
 
 def choose_checkpoint(checkpoints: list[ReleasedCheckpoint], name: str) -> ReleasedCheckpoint:
-    """Return the only checkpoint whose folder contains a name, regardless of case; of one checkpoint, that one.
+    """Return the only checkpoint, or the only one whose folder contains a name, regardless of case.
 
     Raises:
         CheckpointError: If no folder or several folders match.

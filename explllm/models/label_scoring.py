@@ -1,4 +1,4 @@
-"""Likelihoods of several answers to one question: all of them behind one shared prompt, in one forward pass.
+"""Likelihoods of several answers to one question: all of them after one shared prompt, in one forward pass.
 
 Shape legend:
     B batch, K answers, P tokens of image and prompt, S tokens of all answers but their last ones, A tokens of all
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 class PackedLabels(NamedTuple):
-    """All labels behind one shared prompt, in one sequence.
+    """All labels after one shared prompt, in one sequence.
 
     Each label sees the prompt and its own tokens. With a prompt of 3 tokens and the labels ``a b </s>`` and ``c </s>``,
     the mask (rows attend to columns), positions and targets are::
@@ -51,14 +51,14 @@ class PackedLabels(NamedTuple):
 
 
 def pack_labels(model: "ExpLLM") -> PackedLabels:
-    """Pack the labels of a model behind its recognition prompt."""
+    """Pack the labels of a model after its recognition prompt."""
     conversations = model.conversations
     answers = [conversations.encode_answer(recognition(), str(label)) for label in model.labels]
     return pack(model, conversations.encode_prompt(recognition()), [(answer, len(answer)) for answer in answers])
 
 
 def pack_unit_states(model: "ExpLLM", units: Sequence[str]) -> PackedLabels:
-    """Pack the two answers about each action unit behind the part that all questions share, which includes the image.
+    """Pack the two answers about each action unit after the part that all questions share, which includes the image.
 
     Args:
         model: The model.
@@ -81,12 +81,12 @@ def pack_unit_states(model: "ExpLLM", units: Sequence[str]) -> PackedLabels:
 
 
 def pack(model: "ExpLLM", prompt: Sequence[int], branches: Sequence[tuple[Sequence[int], int]]) -> PackedLabels:
-    """Pack token sequences behind one shared prompt.
+    """Pack token sequences after one shared prompt.
 
     Args:
         model: The model.
         prompt: Token ids.
-        branches: For each sequence, the ids that follow the prompt, and the number of its last ids that are scored.
+        branches: For each sequence, the ids that follow the prompt, and how many of the last ids are scored.
     """
     size = len(prompt)
     inputs: list[int] = []
@@ -126,7 +126,7 @@ def supports_packing(model: "ExpLLM") -> bool:
 
 
 def score_labels(model: "ExpLLM", image_embeds: torch.Tensor, decoder: Decoder | None = None) -> torch.Tensor:
-    """Return log-likelihoods (B, K); a decoder gets keys and values of image and prompt, if it can continue them."""
+    """Return log-likelihoods (B, K); a decoder that can continue them receives the keys and values of the prompt."""
     return score_packed(model, image_embeds, pack_labels(model), len(model.labels), decoder)
 
 

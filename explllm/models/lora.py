@@ -35,9 +35,9 @@ class LoraSettings:
     def __post_init__(self) -> None:
         """Check the ranges."""
         if self.r < 1:
-            raise ConfigError(f"a LoRA rank r of {self.r}", remedy="Give at least 1, or train the part `frozen`.")
+            raise ConfigError(f"a LoRA rank r of {self.r}", remedy="Use at least 1, or train the part `frozen`.")
         if not 0 <= self.dropout < 1:
-            raise ConfigError(f"a LoRA dropout of {self.dropout}", remedy="Give a probability from 0 to below 1.")
+            raise ConfigError(f"a LoRA dropout of {self.dropout}", remedy="Use a probability from 0 to below 1.")
 
 
 def add_lora(part: nn.Module, settings: LoraSettings) -> None:

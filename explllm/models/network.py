@@ -42,7 +42,7 @@ _SPECIAL_HEADS = ("final_logit_softcapping", "logit_scale", "logits_scaling")
 
 
 class ExpLLMNetwork(MultiPartModel, PreTrainedModel):
-    """The parts of an ExpLLM as one Hugging Face model, and what training needs of them; see `ExpLLM`."""
+    """The parts of an ExpLLM as one Hugging Face model, with the methods that training needs; see `ExpLLM`."""
 
     config_class = ExpLLMConfig
     base_model_prefix = ""
@@ -117,7 +117,7 @@ class ExpLLMNetwork(MultiPartModel, PreTrainedModel):
         return tuple(Expression(label) for label in self.config.labels or ())
 
     def parts(self, config: ExpLLMConfig | None = None) -> dict[PartName, Part]:
-        """Return each part by name, as the model's configuration, or another one, trains it."""
+        """Return each part by name, with how the model's configuration, or another one, trains it."""
         config = config or cast(ExpLLMConfig, self.config)
         parts: dict[PartName, Part] = {
             "vision": Part(self.vision, config.vision_train, config.vision_base),

@@ -71,7 +71,7 @@ class MultiPartModel(nn.Module):
         """Return the weights that cannot be reloaded from a named base: LoRA, trained parts, parts without a base.
 
         Args:
-            parts: Parts whose base or training differs from `parts()`, for a folder that is saved another way.
+            parts: Parts whose base or training differs from `parts()`, for a folder that is saved differently.
 
         Returns:
             Weights and buffers by name; of tied weights, only the first.

@@ -19,7 +19,7 @@ from explllm.models.vision import vision_shape, vision_tower_config
 HUB_OPTIONS = ("token", "cache_dir", "local_files_only")
 """Download options that every function here accepts and passes to transformers."""
 
-# For a repository without safetensors, transformers requests a conversion by a service on the hub. Do not.
+# For a repository without safetensors, transformers requests a conversion from a service on the hub; disable this.
 os.environ.setdefault("DISABLE_SAFETENSORS_CONVERSION", "1")
 
 
@@ -148,9 +148,9 @@ def _load(
         raise
     except pickle.UnpicklingError as error:
         raise CheckpointError(
-            "the base model's files are damaged, or hold other objects than tensors; they were not loaded",
+            "the base model's files are damaged, or contain objects other than tensors; they were not loaded",
             where=name,
-            remedy="Use files that hold only tensors, from a source that you trust.",
+            remedy="Use files that contain only tensors, from a source that you trust.",
         ) from error
     except (OSError, ValueError, RuntimeError, EOFError) as error:
         raise _loading_error(name, error) from error

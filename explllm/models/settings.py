@@ -50,11 +50,12 @@ class NetworkSettings:
     feallm: FEALLMSettings | None = None
     """Sizes of FEALLM's modules, if `architecture` is ``feallm``; by default the preset's."""
     action_unit_tokens: bool = False
-    """Give the language model a token for each action unit after the image tokens. Estimated by a head on the encoder,
-    which needs ``model.action_unit_weight``. Explanations then follow the face more; the paper has no such tokens."""
+    """Give the language model a token for each action unit after the image tokens. The units are estimated by a head on
+    the encoder, which needs ``model.action_unit_weight``. Explanations then follow the face more closely; the paper has
+    no such tokens."""
     average_flipped: bool = False
     """Average the probabilities of labels, and the estimates of `action_unit_tokens`, over each image and its mirror
-    image. Recognition takes twice the time."""
+    image. Recognition takes twice as long."""
     vision_feature_layer: int = -1
     """Hidden state of the encoder that gives the features: -1 for the last, after the final norm; -2 as in LLaVA."""
     token_pooling: Pooling = "none"
@@ -80,7 +81,7 @@ class NetworkSettings:
     def resolved(self) -> "NetworkSettings":
         """Return the settings with the preset's value for each setting that is None.
 
-        Another pretrained encoder or language model than the preset's keeps its own preprocessing and chat template.
+        A pretrained encoder or language model other than the preset's keeps its own preprocessing and chat template.
         """
         preset = PRESETS[self.preset]
         values = {item.name: getattr(self, item.name) for item in fields(self)}
@@ -90,7 +91,7 @@ class NetworkSettings:
             preset = replace(preset, image_size=None)
         if isinstance(self.language, str) and self.language != preset.language:
             values = {"chat_format": NATIVE, **values}
-        # FEALLM's figure freezes the encoder. One with random weights has to train.
+        # FEALLM's figure freezes the encoder. An encoder with random weights has to train.
         if self.architecture == "feallm" and isinstance(values.get("vision", preset.vision), str):
             values = {"vision_train": "frozen", **values}
         return replace(preset, **values)

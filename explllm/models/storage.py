@@ -47,7 +47,7 @@ def save(
         model: The model.
         folder: The folder to write.
         include_base: Copy frozen base weights too, into the subfolders ``vision`` and ``language``, which transformers
-            can open alone. The folder then needs no other files.
+            can open on their own. The folder then needs no other files.
         merge: Copy every part, with LoRA merged. Merged layers are saved in float32; loading them in another type
             rounds them.
         replace: Replace an existing model folder.
@@ -133,7 +133,7 @@ def load(
         raise CheckpointError(
             f"the folder holds a model of class {model_class.__name__}, not {requested.__name__}",
             where=folder,
-            remedy=f"Open it by {model_class.__name__}.from_pretrained.",
+            remedy=f"Open it with {model_class.__name__}.from_pretrained.",
         )
     if dtype is not None:
         config.base_dtype = None if dtype == "auto" else str(dtype).removeprefix("torch.")
@@ -157,7 +157,7 @@ def load(
         language = load_language(config.text_base, config.text_revision, base_dtype, config.load_in_4bit, **options)
     elif load_in_4bit:
         raise ConfigError(
-            "4-bit weights require a pretrained language model that is `frozen` or trains by `lora`",
+            "4-bit weights require a pretrained language model that is `frozen` or trained with `lora`",
             where=folder,
             remedy="Load the model without `load_in_4bit`.",
         )
@@ -214,7 +214,7 @@ def initialize(model: "ExpLLM", folder: Path, keep_file_dtype: bool = False) -> 
 
     Raises:
         MissingPathError: If there is no such folder.
-        CheckpointError: If the model has no weight of the same name and shape for a weight in the folder.
+        CheckpointError: If the folder contains a weight that the model lacks or has in another shape.
     """
     read_config(folder)
     current = model.state_dict()
@@ -262,8 +262,8 @@ def upload(folder: str | PathLike[str], repo_id: str, private: bool | None = Non
     Args:
         folder: The folder.
         repo_id: Name of the repository, created if missing.
-        private: Whether a new repository is private; by default as the account's settings.
-        token: Access token; by default that of the login.
+        private: Whether a new repository is private; by default according to the account's settings.
+        token: Access token; by default the one from the login.
 
     Returns:
         The URL of the commit.
@@ -324,7 +324,7 @@ def read_weights(path: Path) -> dict[str, torch.Tensor]:
         CheckpointError: If the file is truncated or not a safetensors file.
     """
     if not path.is_file():
-        raise MissingPathError("the file of weights does not exist", where=path, remedy="Save the model again.")
+        raise MissingPathError("the weights file does not exist", where=path, remedy="Save the model again.")
     try:
         return load_file(path)
     except (SafetensorError, OSError) as error:
@@ -344,7 +344,7 @@ def _find_folder(name: str | PathLike[str], revision: str | None, **hub: Any) ->
         return folder
     remedy = "Name a folder that `fit` wrote (runs/NAME/model), or a model on the Hugging Face hub."
     if isinstance(name, PathLike) or str(name).count("/") != 1 or str(name).startswith(("/", ".", "~", "runs/")):
-        raise MissingPathError("there is no such model folder", where=folder, remedy=remedy)
+        raise MissingPathError("the model folder does not exist", where=folder, remedy=remedy)
     try:
         patterns = ["*.json", "*.jinja", "*.safetensors"]
         return Path(snapshot_download(str(name), revision=revision, allow_patterns=patterns, **hub))

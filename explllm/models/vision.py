@@ -161,7 +161,7 @@ def _size_error(config: PreTrainedConfig, image_size: int, error: Exception) -> 
 class Projector(nn.Sequential):
     """Linear layers with GELU between them (paper, Section III-C-1: two layers), in float32.
 
-    It is ExpLLM's way from an image to the language model; `explllm.models.feallm.FEALLMProjector` is the other one.
+    It is ExpLLM's path from an image to the language model; FEALLM uses `explllm.models.feallm.FEALLMProjector`.
     """
 
     reads_earlier_blocks = False
@@ -216,7 +216,7 @@ class UnitHead(nn.Module):
         self.norm = nn.LayerNorm(width_in)
         self.key, self.value = nn.Linear(width_in, width), nn.Linear(width_in, width)
         self.query = nn.Parameter(torch.randn(units, width) * scale)
-        # A learned position of each unit in the image, independent of the features.
+        # A learned position for each unit in the image, independent of the features.
         self.place = nn.Parameter(torch.zeros(units, tokens))
         self.mix = nn.Sequential(nn.Linear(width, width), nn.GELU())
         self.weight = nn.Parameter(torch.randn(units, width) * scale)

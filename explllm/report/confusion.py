@@ -38,7 +38,7 @@ class ScoredFace:
     column: str
     """In a confusion matrix the model's answer, or `NO_LABEL_COLUMN`."""
     lines: Sequence[tuple[str, str]]
-    """What the page says below the face: lines of text with their CSS class."""
+    """Lines of text below the face, each with its CSS class."""
     box: Sequence[float] | None = None
     """Face box in the image."""
     margin: float = DEFAULT_MARGIN

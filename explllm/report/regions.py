@@ -1,8 +1,8 @@
 """Face regions that an explanation names, with their places on a face crop.
 
 The places are those of an average frontal face: the mean landmarks of MediaPipe's face mesh on 141 real face crops, in
-the square around SCRFD's face box. Single faces deviate by about 8% of the side. "Left" is the person's left, which is
-on the right in the image.
+the square around SCRFD's face box. Individual faces deviate by about 8% of the side. "Left" is the person's left, which
+is on the right in the image.
 """
 
 from collections.abc import Sequence

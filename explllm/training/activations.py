@@ -45,7 +45,7 @@ def activation_bytes(model: ExpLLM, frozen_dtype: torch.dtype, text_tokens: int,
     def pack(tensor: torch.Tensor) -> torch.Tensor:
         storage = tensor.untyped_storage()
         if storage._cdata not in weights and storage._cdata not in saved:
-            # The storage is kept: its address must not be used again.
+            # Keep the storage: otherwise its address could be reused.
             saved[storage._cdata] = (storage.nbytes(), current[0], storage)
         return tensor
 
@@ -91,9 +91,9 @@ class EvaluationBytes(NamedTuple):
     """Memory that the evaluation of one face takes besides the weights, in bytes."""
 
     recognition: int
-    """Maximum in the forward pass that scores all labels, which keeps no cache."""
+    """Peak memory of the forward pass that scores all labels, which keeps no cache."""
     explanation: int
-    """Cache of the whole conversation, and the maximum in the forward pass over image and prompt."""
+    """Cache of the whole conversation, and peak memory of the forward pass over image and prompt."""
 
 
 def evaluation_bytes(model: ExpLLM, prompt_tokens: int, answer_tokens: int) -> EvaluationBytes:
@@ -122,7 +122,7 @@ def evaluation_bytes(model: ExpLLM, prompt_tokens: int, answer_tokens: int) -> E
 
 
 class _LiveMemory(TorchDispatchMode):
-    """Tracks the bytes of the tensors that operations create and that are alive."""
+    """Tracks the bytes of live tensors created by operations."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()

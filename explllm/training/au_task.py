@@ -183,7 +183,7 @@ def regression_loss(predictions: torch.Tensor, targets: torch.Tensor, ccc_weight
     """
     known = ~targets.isnan()
     count = known.sum(0).clamp(min=1)
-    # Missing labels are filled with the estimates: their difference is 0, and no gradient becomes NaN.
+    # Missing labels are filled with the estimates, so their difference is 0 and no gradient becomes NaN.
     labels = torch.where(known, targets, predictions.detach())
     error = torch.where(known, predictions - labels, 0)
     loss = 10 * error.square().sum() / known.sum().clamp(min=1)

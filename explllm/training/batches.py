@@ -1,4 +1,4 @@
-"""What a training step does with a batch: dividing it, blending its faces, finding its labels.
+"""Batch operations of a training step: dividing a batch, blending its faces, finding its labels.
 
 Shape legend:
     B batch, T tokens, S supervised tokens of the whole batch, H and W image height and width
@@ -13,7 +13,7 @@ from explllm.models.loss import answer_numbers, answer_positions
 
 
 def parts_of_similar_length(batch: Batch) -> tuple[torch.Tensor, list[Batch]]:
-    """Divide a batch into conversations of up to half of the maximum length and the others: less padding to compute.
+    """Divide a batch into conversations of up to half the maximum length and the others, to reduce padding.
 
     Args:
         batch: A batch of conversations, padded on the right.
@@ -58,8 +58,8 @@ def label_positions(labels: torch.Tensor) -> torch.Tensor:
 def measured_units(batch: Batch, share: float) -> torch.Tensor:
     """Return the measured action units of a random share of the conversations about action units.
 
-    These are the conversations with several answers. The others keep the estimates of the model, which has nothing else
-    to recognize a face by after training.
+    These are the conversations with several answers. The others keep the model's estimates, because after training the
+    model has only these.
 
     Args:
         batch: A batch of conversations.

@@ -26,7 +26,7 @@ from explllm.models.generation import answer, unit_probabilities
 
 @dataclass(frozen=True)
 class Contestant:
-    """A model on the bench, or a table of the answers of a model elsewhere."""
+    """A model to compare, or a table of answers from a model that runs elsewhere."""
 
     name: str
     """Name in the report."""
@@ -58,7 +58,7 @@ class Contestant:
             raise CheckpointError(
                 "neither a model nor a table of answers",
                 where=folder,
-                remedy="Give a run folder of `explllm fit`, a model's folder, or the OUT of `explllm baseline`.",
+                remedy="Pass a run folder of `explllm fit`, a model's folder, or the OUT of `explllm baseline`.",
             )
         name = run.name if inside.name == "model" else inside.name
         return cls(name, ExpLLM.from_pretrained(inside, device=device), None, training_faces(run))
@@ -91,7 +91,7 @@ def leaks(training: Manifest, test: Manifest) -> dict[str, int]:
 
     Returns:
         ``images``: test faces whose image file has the same content (and the same box) as that of a training face;
-        ``people``: test faces of a person in the training faces, by ``identity``, if both are of one data set.
+        ``people``: test faces of a person in the training faces, by ``identity``, if both belong to the same data set.
     """
     known = set(_hashes(training).values())
     images = sum(value in known for value in _hashes(test).values())
@@ -118,7 +118,7 @@ def _hashes(faces: Manifest) -> dict[int, str]:
 
 
 def check_leaks(contestant: Contestant, test: Manifest) -> dict[str, int] | None:
-    """Refuse a model that was trained on test faces.
+    """Reject a model that was trained on test faces.
 
     Args:
         contestant: The model.
@@ -144,9 +144,10 @@ def check_leaks(contestant: Contestant, test: Manifest) -> dict[str, int] | None
 
 
 def data_relation(contestant: Contestant, test: Manifest) -> str:
-    """Return how a model knows the test's data set: ``trained on``, ``zero-shot`` or ``unknown``.
+    """Return a model's relation to the test's data set: ``trained on``, ``zero-shot`` or ``unknown``.
 
-    Answers of ``explllm baseline`` count as zero-shot; other tables of answers do not say who trained on what.
+    Answers of ``explllm baseline`` count as zero-shot; other tables of answers do not state what their model was
+    trained on.
     """
     if contestant.training is None:
         is_baseline = contestant.answers is not None and "answer" in contestant.answers.frame
@@ -170,7 +171,7 @@ def ask_model(
         units: Names of the units to ask about one by one.
         batch_size: Faces per batch.
         max_new_tokens: Maximum length of an answer, in tokens.
-        texts: Generate texts too, not only probabilities.
+        texts: Generate texts as well as probabilities.
 
     Returns:
         An answer table for `explllm.metrics.fea_bench.bench_metrics`.

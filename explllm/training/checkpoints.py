@@ -1,4 +1,4 @@
-"""Checkpoints: atomic files, the last one, from which a run resumes, and the best one, which becomes the model."""
+"""Checkpoints: atomic files; the last one, from which a run resumes; and the best one, which becomes the model."""
 
 import os
 import signal
@@ -94,7 +94,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
     """Writes checkpoints atomically and never unpickles objects.
 
     Lightning's own writer goes through the system's temporary folder. If that is on another disk than the run folder,
-    a kill during the copy leaves a truncated checkpoint. This one writes beside the target and renames.
+    a kill during the copy leaves a truncated checkpoint. This one writes next to the target and renames.
     """
 
     def save_checkpoint(
@@ -114,7 +114,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
     def load_checkpoint(
         self, path: str | os.PathLike[str], map_location: Any = "cpu", weights_only: bool | None = True
     ) -> dict[str, Any]:
-        """Read a checkpoint; only tensors, numbers and text are accepted, whatever `weights_only` is.
+        """Read a checkpoint; only tensors, numbers and text are accepted, regardless of `weights_only`.
 
         Raises:
             CheckpointError: If the file is truncated, is not a checkpoint of explllm, or contains pickled objects.
@@ -234,7 +234,7 @@ class BestCheckpoint(Checkpoint):
     """Keeps ``checkpoints/best.ckpt``: the weights with the highest validation metric, the latest ones on ties.
 
     With `encoder_share`, only the last epoch counts: labels are learned before texts, and the metric sees labels only.
-    Without validation data there is no such file.
+    Without validation data, this file does not exist.
     """
 
     def __init__(self, run_dir: str, monitor: str = "val/macro_recall") -> None:

@@ -97,7 +97,7 @@ class FaceTask(LightningModule):
             self.print(f"weights: {where}")
 
     def _check_length(self, checkpoint: dict[str, Any], where: str) -> None:
-        """Refuse a limit that the run has passed already: nothing would train, and the model would be written anew."""
+        """Reject a limit that the run has already passed: nothing would train, and the model would be written again."""
         epochs = checkpoint["loops"]["fit_loop"]["epoch_progress"]["current"]["ready"]
         for name, done in (("max_epochs", epochs), ("max_steps", checkpoint["global_step"])):
             limit = getattr(self.trainer, name)
@@ -105,7 +105,7 @@ class FaceTask(LightningModule):
                 raise ConfigError(
                     f"--trainer.{name} is {limit}, but the run to resume has {done} {name.removeprefix('max_')}",
                     where=where,
-                    remedy=f"Give at least {done}, or resume from an earlier checkpoint.",
+                    remedy=f"Use at least {done}, or resume from an earlier checkpoint.",
                 )
 
     def _rescale_progress(self, checkpoint: dict[str, Any]) -> None:

@@ -85,7 +85,7 @@ class Memory:
 
     @property
     def gpu(self) -> int | None:
-        """Memory of the smallest common GPU that is large enough; None if none is."""
+        """Memory of the smallest common GPU that is large enough; None if no GPU is."""
         return _smallest_gpu(self.total)
 
     @property
@@ -109,9 +109,9 @@ class EvaluationMemory:
     explanation: float
     """Explanation of `explanation_batch_size` faces of `max_new_tokens` tokens."""
     eval_batch_size: int
-    """Faces that are recognized at a time."""
+    """Number of faces recognized at a time."""
     explanation_batch_size: int
-    """Faces that are explained at a time."""
+    """Number of faces explained at a time."""
     other: float
     """Memory of the framework: an assumption of 1.5 GB."""
 
@@ -122,13 +122,13 @@ class EvaluationMemory:
 
     @property
     def gpu(self) -> int | None:
-        """Memory of the smallest usual GPU that suffices; None if none does."""
+        """Memory of the smallest common GPU that is large enough; None if no GPU is."""
         return _smallest_gpu(self.total)
 
 
 @dataclass(frozen=True)
 class Description:
-    """What a configuration means."""
+    """Description of a configuration."""
 
     parts: list[PartSize]
     """Vision encoder, projector, language model; for a regressor of action units, vision encoder and head."""
@@ -324,7 +324,7 @@ def _steps(config: Namespace, samples: int) -> tuple[int, int]:
 
 
 def _images(config: Namespace) -> tuple[int | None, str]:
-    """Count the training images: those on this machine, else as published."""
+    """Count the training images: those on this machine, otherwise the published number."""
     data, kind = config.data.init_args, _class(config.data)
     try:
         if kind in ("ManifestFaces", "ManifestActionUnits") and Path(str(data.manifest)).is_file():

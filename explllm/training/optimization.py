@@ -37,13 +37,13 @@ class OptimizationSettings:
     def __post_init__(self) -> None:
         """Check the ranges, and that the warm-up is set only once."""
         if not self.learning_rate > 0:
-            raise ConfigError(f"learning_rate is {self.learning_rate}", remedy="Give a positive number.")
+            raise ConfigError(f"learning_rate is {self.learning_rate}", remedy="Use a positive number.")
         if not self.weight_decay >= 0:
-            raise ConfigError(f"weight_decay is {self.weight_decay}", remedy="Give at least 0.")
+            raise ConfigError(f"weight_decay is {self.weight_decay}", remedy="Use at least 0.")
         if self.warmup_steps is not None and self.warmup_steps < 0:
-            raise ConfigError(f"warmup_steps is {self.warmup_steps}", remedy="Give at least 0.")
+            raise ConfigError(f"warmup_steps is {self.warmup_steps}", remedy="Use at least 0.")
         if self.warmup_ratio is not None and not 0 <= self.warmup_ratio <= 1:
-            raise ConfigError(f"warmup_ratio is {self.warmup_ratio}", remedy="Give a share from 0 to 1.")
+            raise ConfigError(f"warmup_ratio is {self.warmup_ratio}", remedy="Use a share from 0 to 1.")
         if self.warmup_steps is not None and self.warmup_ratio is not None:
             raise ConfigError("both `warmup_steps` and `warmup_ratio` are set", remedy="Set only one of them.")
 

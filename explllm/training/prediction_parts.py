@@ -19,7 +19,7 @@ class PredictionParts:
     """
 
     def __init__(self, predictions: Path) -> None:
-        """Choose the folder: the path of the final table plus ``.parts``."""
+        """Set the folder: the path of the final table plus ``.parts``."""
         self.folder = predictions.with_name(f"{predictions.name}.parts")
 
     def resume(self, trainer: Trainer, origin: dict[str, Any]) -> set[int]:

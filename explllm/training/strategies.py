@@ -152,8 +152,8 @@ def shard(
     buffer, and frozen units need no gradient buffer. Projector, embeddings and output layer are units too; the rest
     (norms, patch embedding) belongs to the root.
 
-    The units are created on the meta device. Then each rank copies its share of one weight after the other to its
-    device, in the final type. With weights mapped from files, all ranks of a machine together hold one copy.
+    The units are created on the meta device. Then each rank copies its share of the weights, one weight at a time, to
+    its device in the final type. With weights mapped from files, all ranks of a machine together hold one copy.
 
     Args:
         model: The model, with its weights in place.
@@ -243,7 +243,7 @@ def _local_shard(value: torch.Tensor, target: DTensor) -> torch.Tensor:
 
 
 def _release_pages(tensor: torch.Tensor) -> None:
-    """Return a tensor's memory to the system; its values are lost.
+    """Release a tensor's memory to the system; its values are lost.
 
     Files of base weights are mapped as a whole, until the last of their tensors is deleted. Without this, the pages
     that were read would count as memory of the process until then.
@@ -301,5 +301,5 @@ def _shard_like(value: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
     """Return the full tensor `value` in the layout of `target`."""
     if not isinstance(target, DTensor):
         return value
-    # Every rank has read the same file: no communication is needed.
+    # Every rank has read the same file, so no communication is needed.
     return distribute_tensor(value.to(target.device), target.device_mesh, target.placements, src_data_rank=None)

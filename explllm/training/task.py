@@ -68,8 +68,8 @@ class ExpLLMTask(FaceTask):
                 third more time.
             explain_predictions: Write a chain of thought for each face in ``predict``.
             max_new_tokens: Maximum length of a chain of thought, in tokens.
-            explanation_batch_size: Faces that one device explains at a time. With Vicuna-7B, a face's cache takes
-                0.4 GB.
+            explanation_batch_size: Number of faces that one device explains at a time. With Vicuna-7B, a face's cache
+                takes 0.4 GB.
             label_smoothing: Share of each target token's probability that is spread over the vocabulary, in [0, 1).
                 Training on imbalanced data may need it; the paper does not use it. With `encoder_share`, it applies to
                 the classification in those epochs, and is spread over the labels.
@@ -78,16 +78,16 @@ class ExpLLMTask(FaceTask):
                 the face. The paper does not use it.
             encoder_share: Share of the epochs, rounded down, that train only encoder and projector at the start: to
                 classify the expression from the mean of the image tokens and to estimate action units. Then the encoder
-                is frozen, and projector and language model train on conversations, with their own warm-up. For
-                random weights, with which the language model would teach the encoder little. If a run has only
-                such epochs, another run can start from its model.
+                is frozen, and projector and language model train on conversations, with their own warm-up. Use it with
+                random weights, where the language model alone would teach the encoder little. If a run has only such
+                epochs, another run can start from the resulting model.
             mixup: In the epochs of `encoder_share`, blend pairs of images and their targets, with a weight drawn from
                 Beta(mixup, mixup) (Zhang et al. 2018); 0 for none. It reduces overfitting to a small data set. The
                 training accuracy is then that of blended images.
             measured_units_share: Share of the conversations about action units (chains of thought, questions about
                 single units) whose `action_unit_tokens` show the measured action units instead of the estimates. The
-                answers were written from the measured ones: from them, the language model learns sooner that each
-                statement has its token.
+                answers were written from the measured units, so the language model learns sooner which token each
+                statement is based on.
             average_answers: Average the loss within each answer before averaging over a conversation: label and chain
                 of thought of a CoT conversation then count equally. The paper averages over all tokens.
             calibrate: After each validation, fit the temperature of the probabilities to the validation faces, and save
@@ -133,7 +133,7 @@ class ExpLLMTask(FaceTask):
         self.optimization = optimization or OptimizationSettings()
         self.init_from, self.gradient_checkpointing = init_from, gradient_checkpointing
         if max_new_tokens < 1:
-            raise ConfigError(f"model.max_new_tokens is {max_new_tokens}", remedy="Give at least 1.")
+            raise ConfigError(f"model.max_new_tokens is {max_new_tokens}", remedy="Use at least 1.")
         self.explain_predictions, self.max_new_tokens = explain_predictions, max_new_tokens
         self.config, tokenizer = build_config(self.network, init_from)
         self.conversations = ConversationEncoder(tokenizer, self.config.image_tokens)
@@ -189,7 +189,7 @@ class ExpLLMTask(FaceTask):
         self._check_labels()
         if self.trainer.state.fn == "fit" and self.encoder_share and self.device_mesh is not None:
             raise ConfigError(
-                "`encoder_share` leaves weights without gradients, which fsdp2 does not expect",
+                "`encoder_share` leaves weights without gradients, which fsdp2 does not support",
                 remedy="Use --trainer.strategy ddp, or one device.",
             )
 
@@ -208,7 +208,7 @@ class ExpLLMTask(FaceTask):
             if mesh is not None and settings.load_in_4bit:
                 raise ConfigError(
                     "fsdp2 does not shard 4-bit weights, whose packed blocks cannot be divided by rows",
-                    remedy="Use --trainer.strategy ddp: in 4-bit, each GPU has room for the whole model.",
+                    remedy="Use --trainer.strategy ddp: in 4-bit, the whole model fits on each GPU.",
                 )
             prepared = ConfigAndTokenizer(self.config, self.conversations.tokenizer)
             self.model = build(settings, prepared, keep_file_dtype=mesh is not None)
@@ -243,7 +243,7 @@ class ExpLLMTask(FaceTask):
 
     @property
     def trains_encoder_only(self) -> bool:
-        """Whether this is an epoch of a training without the language model."""
+        """Whether this is an epoch that trains without the language model."""
         return self.trainer.state.fn == "fit" and self.trainer.current_epoch < self.encoder_epochs
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
@@ -338,7 +338,7 @@ class ExpLLMTask(FaceTask):
 
     @staticmethod
     def _action_unit_loss(output: ExpLLMOutput, targets: torch.Tensor) -> torch.Tensor:
-        # CCC compares faces: in a micro-batch of a few it would be noise.
+        # CCC compares faces: in a micro-batch of a few faces it would be noise.
         ccc_weight = float(len(targets) >= _MIN_FACES_FOR_CCC)
         return regression_loss(cast(torch.Tensor, output.action_units).float(), targets, ccc_weight)
 

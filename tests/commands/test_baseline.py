@@ -256,7 +256,7 @@ def test_broken_pictures_and_refusals(baseline, chat_server, knowing, explllm, f
     assert frame["cot_status"].tolist() == [
         *("failed", "refused", "refused", "answered", "failed", "answered", "answered", "failed")
     ]
-    assert "row 1: there is no such image" in done.err and "row 5: unreadable image" in done.err
+    assert "row 1: the image does not exist" in done.err and "row 5: unreadable image" in done.err
     assert frame["cot_reason"][7].startswith("chain of thought: status 400")
     # What a model would not say is a wrong answer; what nobody could look at is none.
     assert frame["unreadable"].notna().tolist() == [True, False, False, False, True, False, False, False]
@@ -338,12 +338,12 @@ def test_what_must_fail_fails_before_a_picture_is_sent(baseline, chat_server, mo
 
 def test_mistakes(baseline, explllm, faces, tmp_path, capsys):
     url = "http://127.0.0.1:9/v1"
-    assert "no model is named" in explllm("baseline", faces, "--send-images").error
+    assert "no model given" in explllm("baseline", faces, "--send-images").error
     assert "unknown label set 'emo'" in baseline(url, "--label-set", "emo").error
     assert "the split 'dev' has no rows" in baseline(url, "--split", "dev").error
-    assert "ending '.txt'" in baseline(url, "-o", "out.txt").error
+    assert "extension '.txt'" in baseline(url, "-o", "out.txt").error
     assert "not what 'scripted' costs" in baseline(url, "--max-cost", 1).error
-    assert "no such folder" in baseline(url, "--root", "gone").error
+    assert "the folder does not exist" in baseline(url, "--root", "gone").error
     (tmp_path / "empty").mkdir()
     error = baseline(url, "--root", "empty").error
     assert "none of 8 images exists" in error and "--root" in error
@@ -400,7 +400,7 @@ def test_an_out_of_anything_else_is_not_lost(baseline, chat_server, knowing, fac
         error = baseline(server.url, "-o", "mine.parquet", "--model", "other").error
         assert "was made by scripted as a baseline, not by other as a baseline" in error
         error = baseline(server.url, "-o", "new.parquet", "--run-dir", "mine.run", "--model", "other").error
-        assert "the run folder is that of scripted as a baseline" in error
+        assert "the run folder belongs to scripted as a baseline" in error
         assert len(server.received) == 16 and contents() == before
         assert baseline(server.url, "-o", "mine.parquet", "--model", "other", "--overwrite").status == 0
     assert set(table("mine.parquet")["cot_source"]) == {"other"}
@@ -421,7 +421,7 @@ def test_figures_stay_until_the_server_answers(baseline, chat_server, knowing, t
             (tmp_path / "runs/rafdb" / name).write_text("a test's")
         for more in ((), ("--overwrite",)):
             error = baseline(server.url, "-o", "new.parquet", "--run-dir", "runs/rafdb", *more).error
-            assert "holds files, but not those of a baseline" in error and "--run_dir" in error
+            assert "contains files, but not those of a baseline" in error and "--run_dir" in error
         held = {path.name: path.read_text() for path in (tmp_path / "runs/rafdb").iterdir()}
         assert held == dict.fromkeys(("metrics.json", "predictions.parquet"), "a test's")
         assert len(server.received) == 16

@@ -189,7 +189,7 @@ def test_errors(tested, tmp_path):
         compare([str(one)])
     with pytest.raises(InputError, match="Pass two or more different runs"):
         compare([str(one), str(one / ".")])
-    with pytest.raises(InputError, match=r"there is no such run .*gone.*Check the path"):
+    with pytest.raises(InputError, match=r"the run does not exist .*gone.*Check the path"):
         compare([str(one), str(tmp_path / "gone")])
     (tmp_path / "untested").mkdir()
     with pytest.raises(InputError, match=r"no test to compare .*untested/metrics.json.*explllm test"):

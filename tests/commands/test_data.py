@@ -103,9 +103,9 @@ def test_errors(publishers, data, tmp_path):
     root = publishers.expw(tmp_path / "expw")
     out = tmp_path / "faces.parquet"
     for arguments, error in (
-        (["expw", root, "-o", tmp_path / "faces.xlsx"], "--out has the ending '.xlsx'"),
-        (["expw", tmp_path / "nothing", "-o", out], "there is no such folder"),
-        (["expw", root, "-o", out, "--max-bad", "-1"], "--max_bad is -1. Give at least 0."),
+        (["expw", root, "-o", tmp_path / "faces.xlsx"], "--out has the extension '.xlsx'"),
+        (["expw", tmp_path / "nothing", "-o", out], "the folder does not exist"),
+        (["expw", root, "-o", out, "--max-bad", "-1"], "--max_bad is -1. Use at least 0."),
         (["expw", root, "-o", out, "--check-images", "--lists-only"], "--check_images conflicts with --lists_only"),
         (["expw", root, "-o", out, "--min-confidence", "100"], "--min_confidence is 100. Use 0 to below 100."),
         (["expw", root, "-o", out, "--min-confidence", "99.95"], "no row can be used; left out: 5 faces"),

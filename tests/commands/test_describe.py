@@ -115,7 +115,7 @@ def test_the_command(explllm, monkeypatch):
         assert {f"{part['weights']:,}" for part in values["parts"]} <= numbers, narrow
         assert {f"{row['total']:.1f}" for row in values["memory"]} <= numbers and "…" not in narrow, narrow
     monkeypatch.undo()
-    assert "--gpus is 0. Give 1 to 100000." in explllm("describe", "--config", "demo.yaml", "--gpus", 0).error
+    assert "--gpus is 0. Use 1 to 100000." in explllm("describe", "--config", "demo.yaml", "--gpus", 0).error
     assert "no configuration none.yaml" in explllm("describe", "--config", "none.yaml").error
     assert "--config" in explllm("describe").error
     assert "unknown key data.walk" in explllm("describe", "--config", "demo.yaml", "--data.walk", 1).error

@@ -323,18 +323,18 @@ def test_one_bad_picture_among_many_is_explained_as_such(explain, mixed, tmp_pat
     assert list(table["text"]) == [lines[0]["text"]] * 2 and "claims contradicts" in table
     with pytest.raises(InputError, match="unreadable image"):
         explain(mixed / "empty.jpg")
-    with pytest.raises(MissingPathError, match="there is no such image"):
+    with pytest.raises(MissingPathError, match="the image does not exist"):
         explain(mixed / "one.jpg", mixed / "two.jpg")
 
 
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"picture": Path("out.txt")}, "--picture has the ending '.txt'"),
-        ({"detector": "none.onnx"}, "there is no such file"),
-        ({"landmarker": "none.task"}, "there is no such landmarker"),
-        ({"onnx": "none.onnx"}, "there is no such file"),
-        ({"landmarker": "a.task", "onnx": "b.onnx"}, "both --landmarker and --onnx are given. Give one of them."),
+        ({"picture": Path("out.txt")}, "--picture has the extension '.txt'"),
+        ({"detector": "none.onnx"}, "the file does not exist"),
+        ({"landmarker": "none.task"}, "the landmarker does not exist"),
+        ({"onnx": "none.onnx"}, "the file does not exist"),
+        ({"landmarker": "a.task", "onnx": "b.onnx"}, "both --landmarker and --onnx are given. Pass one of them."),
     ],
 )
 def test_mistakes(explain, photographs, settings, message):
@@ -345,5 +345,5 @@ def test_mistakes(explain, photographs, settings, message):
 
 
 def test_a_picture_is_of_one_image(explain, photographs):
-    with pytest.raises(ConfigError, match="--picture is one file for 2 images .out.png.. Give a folder."):
+    with pytest.raises(ConfigError, match="--picture is one file for 2 images .out.png.. Pass a folder."):
         explain(photographs / "astronaut.png", photographs / "six.jpg", picture=Path("out.png"))

@@ -97,14 +97,14 @@ def test_evaluation_refuses_another_model(explllm, small_settings, small_config,
     (tmp_path / "other.yaml").write_text(yaml.safe_dump(settings))
     same = ("--model.network.vision_lora.r", 8)
     assert explllm("test", "--config", "other.yaml", "--run_dir", run_dir, *same).status == 0
-    assert "there is no such run [gone]. Check --run_dir" in explllm("test", "--run_dir", "gone").error
+    assert "the run does not exist [gone]. Check --run_dir" in explllm("test", "--run_dir", "gone").error
     assert "the run folder has no config.yaml" in explllm("test", "--run_dir", tmp_path).error
 
 
 def test_the_best_checkpoint(explllm, small_config):
     best = ("--ckpt_path", "best")
     error = explllm("test", "--config", small_config, *best).error
-    assert "there is no such checkpoint [runs/small/checkpoints/best.ckpt]" in error
+    assert "the checkpoint does not exist [runs/small/checkpoints/best.ckpt]" in error
     # A ModelCheckpoint of the user's own is no obstacle to evaluation.
     keep = ("--trainer.callbacks", "ModelCheckpoint", "--trainer.callbacks.monitor", "val/accuracy")
     assert explllm("fit", "--config", small_config, *keep).status == 0

@@ -44,5 +44,5 @@ def test_what_is_no_video(explllm, fitted, tmp_path):
     (tmp_path / "text.mp4").write_text("This is not a video.")
     options = ("--model", fitted / "model", "-o", tmp_path / "out.csv")
     assert "not a video that OpenCV can read" in explllm("watch", "text.mp4", *options).error
-    assert "there is no such video" in explllm("watch", "none.mp4", *options).error
+    assert "the video does not exist" in explllm("watch", "none.mp4", *options).error
     assert "camera 99 cannot be opened" in explllm("watch", "99", *options).error

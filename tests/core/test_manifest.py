@@ -142,7 +142,7 @@ def test_a_table_without_images_is_no_manifest(tmp_path):
 def test_files_that_cannot_be_read(tmp_path):
     with pytest.raises(MissingPathError, match=r"the manifest does not exist \[.*absent\.csv"):
         Manifest.read(tmp_path / "absent.csv")
-    with pytest.raises(ManifestError, match=r"ending '.txt'.*\.parquet, \.csv, \.jsonl"):
+    with pytest.raises(ManifestError, match=r"extension '.txt'.*\.parquet, \.csv, \.jsonl"):
         Manifest.read(tmp_path / "faces.txt")
     (tmp_path / "broken.jsonl").write_text('{"image": "a"}\n{"image": \n')
     with pytest.raises(ManifestError, match=r"broken\.jsonl, line 2"):

@@ -135,7 +135,7 @@ def test_facs_labels_are_for_tests(manifest, tmp_path, attached):
 def test_unusable_data(manifest, tmp_path, attached):
     with pytest.raises(MissingPathError, match="the manifest does not exist"):
         attached(ManifestActionUnits(tmp_path / "none.parquet"))
-    with pytest.raises(MissingPathError, match="there is no such folder"):
+    with pytest.raises(MissingPathError, match="the folder does not exist"):
         attached(ManifestActionUnits(tmp_path / "none.parquet", root=tmp_path / "none"))
     with pytest.raises(ManifestError, match="no values in the column action_units .*First estimate the action units"):
         attached(ManifestActionUnits(**written(manifest, tmp_path / "bare.csv", action_units=None)))

@@ -224,9 +224,9 @@ def test_errors(ready, drawn, drawn_faces, tmp_path):
         ConfigError, match="`data.batch_size` 48 is not a multiple of `data.micro_batch_size` 16 x 2 devices"
     ):
         ready(drawn(batch_size=48), world_size=2)
-    with pytest.raises(MissingPathError, match="no such folder"):
+    with pytest.raises(MissingPathError, match="the folder does not exist"):
         ready(FolderFaces(tmp_path / "none"))
-    with pytest.raises(MissingPathError, match="no such folder"):
+    with pytest.raises(MissingPathError, match="the folder does not exist"):
         ready(FolderFaces(tmp_path / "none"), "predict")
     with pytest.raises(ManifestError, match=r"the manifest has no rows \[.*empty.csv\]"):
         (tmp_path / "empty.csv").write_text("image,split,expression\n")

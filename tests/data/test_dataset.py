@@ -201,7 +201,7 @@ def test_an_unreadable_training_face_is_named_and_replaced(dataset, own_faces):
     assert (sample.row, sample.readable) == (6, True)
     assert [name.split("/")[-1] for name in sample.unreadable] == [
         f"{manifest.image_path(4).name}: unreadable image: image file is truncated",
-        f"{manifest.image_path(5).name}: there is no such image",
+        f"{manifest.image_path(5).name}: the image does not exist",
     ]
     assert sample.expression == list(Expression).index(manifest.frame.at[6, "expression"])
 

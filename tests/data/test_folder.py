@@ -121,7 +121,7 @@ def one_line(error):
 
 
 def test_missing_root(tmp_path):
-    with pytest.raises(MissingPathError, match=r"no such folder .*nowhere"):
+    with pytest.raises(MissingPathError, match=r"the folder does not exist .*nowhere"):
         read_folder(tmp_path / "nowhere")
 
 

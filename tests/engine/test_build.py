@@ -144,14 +144,14 @@ def test_mistakes_are_found_before_anything_is_sent(build, server, explllm, writ
         done = explllm("cot", "build", "changed.parquet", "-o", "o.parquet", "--model", "scripted")
         assert message in done.error and "row 1" in done.error
     good = ("cot", "build", "faces.parquet")
-    assert "no model is named" in explllm(*good, "-o", "o.parquet").error
+    assert "no model given" in explllm(*good, "-o", "o.parquet").error
     error = explllm(*good, "-o", "o.txt", "--offline").error
-    assert "ending '.txt'" in error and ", ".join(SUFFIXES) in error
+    assert "extension '.txt'" in error and ", ".join(SUFFIXES) in error
     assert "concurrency is 0 [concurrency]" in explllm(*good, "-o", "o.parquet", "--offline", "--concurrency", 0).error
     assert (
         "the manifest does not exist" in explllm("cot", "build", "none.parquet", "-o", "o.parquet", "--offline").error
     )
-    assert "no such build" in explllm("cot", "status", "o.parquet").error
+    assert "the build does not exist" in explllm("cot", "status", "o.parquet").error
     assert server.received == [] and not (tmp_path / "o.parquet").exists()
 
 

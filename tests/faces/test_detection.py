@@ -27,14 +27,14 @@ def test_every_row_has_a_box_or_a_reason(run, folder, detector_file):
         "chelsea.png": "no face found",
         "empty.jpg": "unreadable image: not an image, or of an unknown format",
         "text.jpg": "unreadable image: not an image, or of an unknown format",
-        "missing.jpg": "there is no such image",
+        "missing.jpg": "the image does not exist",
     }.items():
         assert found.loc[name, "box"] is None and found.loc[name, "face_status"] == reason
     counted = {line.split("  ")[-1]: line.split()[0] for line in out.splitlines()[:-1]}
     assert counted == {
         "found": str(found["box"].notna().sum()),
         "no face found": str((found["face_status"] == "no face found").sum()),
-        "there is no such image": "1",
+        "the image does not exist": "1",
         "unreadable image: not an image, or of an unknown format": "2",
     }
     assert "face detector: CPUExecutionProvider" in err or "CUDA" in err
@@ -98,7 +98,7 @@ def test_boxes_that_are_there_are_kept(run, photographs, manifest_of, detector_f
     # Each row of the group keeps its own face, and a row without a match keeps its box.
     assert list(redone["box"][:2]) == [first, second]
     no_match = "no detected face overlaps the earlier box, which is kept"
-    assert list(redone["face_status"]) == ["found", "found", no_match, nothing, "found", "there is no such image"]
+    assert list(redone["face_status"]) == ["found", "found", no_match, nothing, "found", "the image does not exist"]
     assert list(redone["box"][2:4]) == [[600, 0, 20, 20], [1, 2, 3, 4]] and redone["box"][5] == [5, 5, 5, 5]
 
 
@@ -162,7 +162,7 @@ def test_failures_alone_replace_no_table(run, folder, detector_file, landmarker_
     manifest_of(tmp_path / "m.jsonl", [{"image": "astronaut.png", "expression": "Happiness"}])
     before = (tmp_path / "m.jsonl").read_bytes()
     error, _, _ = run(command, "m.jsonl", "-o", "m.jsonl", "--overwrite", "--redo", *models)
-    reason = "the existing manifest was not replaced: astronaut.png: there is no such image [m.jsonl]"
+    reason = "the existing manifest was not replaced: astronaut.png: the image does not exist [m.jsonl]"
     assert error.startswith(f"error: no image could be used, and {reason}") and error.endswith("pass --root.")
     assert [path.read_bytes() for path in tmp_path.glob("m.jsonl*")] == [before]
     # The same command with the right root starts anew.
@@ -176,20 +176,20 @@ def test_failures_alone_replace_no_table(run, folder, detector_file, landmarker_
     [
         (
             "m.jsonl -o o.txt --detector D",
-            "--out has the ending '.txt' [o.txt]. Use one of the endings .parquet, .csv, .jsonl.",
+            "--out has the extension '.txt' [o.txt]. Use one of the extensions .parquet, .csv, .jsonl.",
         ),
         (
             "m.jsonl -o m.jsonl --detector D",
             "the manifest exists [m.jsonl]. Choose another --out, or pass --overwrite.",
         ),
         ("none.jsonl -o o.csv --detector D", "the manifest does not exist [none.jsonl]."),
-        ("m.jsonl -o o.csv --detector none", "there is no such file [none]."),
+        ("m.jsonl -o o.csv --detector none", "the file does not exist [none]."),
         ("m.jsonl -o o.csv --detector m.jsonl", "a file that is not an ONNX model, or one that onnxruntime cannot run"),
-        ("m.jsonl -o o.csv --detector D --root none", "there is no such folder [none]. Check --root."),
-        ("m.jsonl -o o.csv", "no --detector given. Give --detector. See `explllm faces --help`."),
+        ("m.jsonl -o o.csv --detector D --root none", "the folder does not exist [none]. Check --root."),
+        ("m.jsonl -o o.csv", "no --detector given. Pass --detector. See `explllm faces --help`."),
         ("m.jsonl -o o.csv --detector D --which best", "--which is 'best', not one of largest, central, all."),
-        ("m.jsonl -o o.csv --detector D --workers 0", "--workers is 0. Give 1 to 256."),
-        ("m.jsonl -o o.csv --detector D --threshold 2", "--threshold is 2.0. Give 0 to 1."),
+        ("m.jsonl -o o.csv --detector D --workers 0", "--workers is 0. Use 1 to 256."),
+        ("m.jsonl -o o.csv --detector D --threshold 2", "--threshold is 2.0. Use 0 to 1."),
         ("m.jsonl -o o.csv --detector D --margin nan", "--margin is 'nan', not a number."),
         (
             "m.jsonl -o o.csv --detector D --max-bad 0",

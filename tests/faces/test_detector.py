@@ -94,7 +94,7 @@ def test_a_detector_for_any_size_gives_each_face_once(opened, any_size_file, det
         assert all(iou(a.box, b.box) > 0.95 for a, b in zip(faces, expected, strict=True))
     [face] = opened(any_size_file, input_size=320).detect(photographs["astronaut"])
     assert iou(face.box, ASTRONAUT) >= 0.5
-    with pytest.raises(ConfigError, match="an input size of 100 .*Give a multiple of 32"):
+    with pytest.raises(ConfigError, match="an input size of 100 .*Use a multiple of 32"):
         opened(any_size_file, input_size=100)
 
 
@@ -119,7 +119,7 @@ def regressor(path, outputs):
 
 
 def test_folders(opened, detector_file, tmp_path, photographs):
-    with pytest.raises(MissingPathError, match="a folder without .onnx files"):
+    with pytest.raises(MissingPathError, match="the folder has no .onnx files"):
         opened(tmp_path)
     regressor(tmp_path / "a_regressor.onnx", 1)
     (tmp_path / "broken.onnx").write_text("no model")
@@ -133,7 +133,7 @@ def test_folders(opened, detector_file, tmp_path, photographs):
 
 
 def test_files_that_are_no_detector(opened, tmp_path, reference_data):
-    with pytest.raises(MissingPathError, match="there is no such file"):
+    with pytest.raises(MissingPathError, match="the file does not exist"):
         opened(tmp_path / "none.onnx")
     (tmp_path / "text.onnx").write_text("no model")
     (tmp_path / "empty.onnx").touch()

@@ -22,7 +22,7 @@ def test_every_row_has_intensities_or_a_reason(run, folder, landmarker_file, ble
     for name, reason in {
         "coffee.png": "no face found",
         "empty.jpg": "unreadable image: not an image, or of an unknown format",
-        "missing.jpg": "there is no such image",
+        "missing.jpg": "the image does not exist",
     }.items():
         row = found.loc[name]
         assert row["action_units"] is None and row["action_units_source"] is None
@@ -124,9 +124,9 @@ def test_rows_without_a_face_are_left_out(run, folder, manifest_of, landmarker_f
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ("m.jsonl -o o.csv", "none of --landmarker, --onnx is given. Give one of them, with its file."),
-        ("m.jsonl -o o.csv --landmarker L --onnx L", "both --landmarker and --onnx are given. Give one of them."),
-        ("m.jsonl -o o.csv --landmarker none", "there is no such landmarker [none]. Check the path."),
+        ("m.jsonl -o o.csv", "none of --landmarker, --onnx is given. Pass one of them, with its file."),
+        ("m.jsonl -o o.csv --landmarker L --onnx L", "both --landmarker and --onnx are given. Pass one of them."),
+        ("m.jsonl -o o.csv --landmarker none", "the landmarker does not exist [none]. Check the path."),
         ("m.jsonl -o o.csv --landmarker m.jsonl", "a file that is not a face landmarker with blendshapes [m.jsonl]."),
         ("m.jsonl -o o.csv --onnx L", "a file that is not an ONNX model, or one that onnxruntime cannot run"),
         ("m.jsonl -o o.csv --onnx L --preset none", "there is no image preset 'none'."),

@@ -112,7 +112,7 @@ def test_lists_of_files(tmp_path):
     assert listed("") == ["a.JPG", "b.png", "deep/c.heic", "odd[1].png"]
     assert listed("*.png", "odd[1].png", "none.png") == ["b.png", "odd[1].png", "odd[1].png", "none.png"]
     assert listed("**/*.heic", "deep") == ["deep/c.heic"] * 2
-    with pytest.raises(MissingPathError, match=r"a folder without images \[.*empty\]. Give one with .bmp"):
+    with pytest.raises(MissingPathError, match=r"the folder has no images \[.*empty\]. Use a folder with .bmp"):
         listed("empty")
     with pytest.raises(MissingPathError, match=r"no file matches the pattern \[.*\*.gif\]. Check the pattern."):
         listed("b.png", "*.gif")
@@ -149,7 +149,7 @@ def test_files_that_are_no_images(tmp_path):
     (tmp_path / "text.jpg").write_text("no picture")
     with pytest.raises(ImageError, match="not an image, or of an unknown format"):
         load_image(tmp_path / "text.jpg")
-    with pytest.raises(MissingPathError, match=r"there is no such image \[none.jpg\]"):
+    with pytest.raises(MissingPathError, match=r"the image does not exist \[none.jpg\]"):
         load_image("none.jpg")
     with pytest.raises(MissingPathError, match=r"a folder, not an image \[.*\]. List its images with"):
         load_image(tmp_path)

@@ -152,7 +152,7 @@ def test_one_image_in_any_form(tiny_model):
     assert list(frame["expression"]) == [str(one.expression) for one in expected]
     assert list(frame["p_Fear"]) == [one.probabilities[Expression.FEAR] for one in expected]
     assert list(frame["confidence"]) == [one.confidence for one in expected]
-    with pytest.raises(ConfigError, match="batch_size is 0. Give at least 1."):
+    with pytest.raises(ConfigError, match="batch_size is 0. Use at least 1."):
         tiny_model.recognize(array, batch_size=0)
     assert tiny_model.recognize([]) == []
 
@@ -304,7 +304,7 @@ def test_gradient_checkpointing_recomputes_every_layer(lora_settings, train, mod
 
 
 def test_errors(tiny_model, tmp_path):
-    with pytest.raises(MissingPathError, match="no such image"):
+    with pytest.raises(MissingPathError, match="the image does not exist"):
         tiny_model.recognize(tmp_path / "none.jpg")
     (tmp_path / "text.jpg").write_text("not an image")
     with pytest.raises(ImageError, match="unreadable image"):

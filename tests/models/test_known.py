@@ -77,7 +77,7 @@ def test_no_network(explllm, host, monkeypatch):
         assert "Check the network" in explllm("models", "get", "scrfd").error
         assert "the hub cannot be read" in explllm("models", "get", "released").error
     monkeypatch.setenv("EXPLLLM_MIRROR", host.url)
-    assert "the server answers 404" in explllm("models", "get", "scrfd").error
+    assert "the server responds with 404" in explllm("models", "get", "scrfd").error
 
 
 @pytest.fixture
@@ -144,7 +144,7 @@ def test_the_released_weights(explllm, host, golden, tmp_path, monkeypatch):
     usage = namedtuple("Usage", "total used free")(10**9, 10**9, 10**6)
     with monkeypatch.context() as full:
         full.setattr(downloads.shutil, "disk_usage", lambda path: usage)
-        assert "are needed, 1.0 MB are free" in explllm("models", "get", "released").error
+        assert "needed, 1.0 MB free" in explllm("models", "get", "released").error
     assert not [path for _, path in host.requests if "pytorch_model" in path]
     assert "ckpts/AffectNet_65.93, ckpts/RAFDB_91.03" in explllm("models", "get", "released", "--checkpoint", "x").error
     host.break_after = [1000] * 3 + [2_000_000]  # in pytorch_model.bin, the fourth file
@@ -194,6 +194,6 @@ def test_the_shipped_model(explllm, drawn_faces, tmp_path):
 def test_an_installation_without_weights(explllm, drawn_faces, tmp_path, monkeypatch):
     monkeypatch.setattr(known.resources, "files", lambda name: tmp_path)
     error = explllm("explain", next(drawn_faces.glob("test/*.png"))).error
-    assert "has no model of its own" in error and "--model DIR" in error
+    assert "does not include the packaged model" in error and "--model DIR" in error
     with pytest.raises(known.MissingPathError, match="config.json is missing"):
         ExpLLM.from_pretrained()

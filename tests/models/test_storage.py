@@ -198,7 +198,7 @@ def test_a_failed_save_leaves_the_old_model(tiny_model, tmp_path, monkeypatch):
 
 
 def test_errors(tiny_model, tmp_path):
-    with pytest.raises(MissingPathError, match=r"no such model folder \[runs/none/model\]"):
+    with pytest.raises(MissingPathError, match=r"the model folder does not exist \[runs/none/model\]"):
         ExpLLM.from_pretrained("runs/none/model")
     (tmp_path / "empty").mkdir()
     with pytest.raises(MissingPathError, match="it has no config.json"):

@@ -132,7 +132,7 @@ def test_fewer_epochs_than_the_run_has(whole, explllm, small_config, tmp_path):
     last = whole[0] / "checkpoints/last.ckpt"
     shorter = ("--trainer.max_epochs", 1, "--ckpt_path", last, "--run_dir", tmp_path / "run")
     error = explllm("fit", "--config", small_config, *RUN, *shorter).error
-    assert f"--trainer.max_epochs is 1, but the run to resume has 2 epochs [{last}]. Give at least 2" in error
+    assert f"--trainer.max_epochs is 1, but the run to resume has 2 epochs [{last}]. Use at least 2" in error
     assert not (tmp_path / "run/model").exists()
 
 

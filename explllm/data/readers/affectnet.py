@@ -1,4 +1,4 @@
-"""AffectNet in its three common layouts: arrays beside the images, CSV lists, the subset from Kaggle."""
+"""AffectNet in its three common layouts: arrays next to the images, CSV lists, the subset from Kaggle."""
 
 import os
 import re
@@ -24,7 +24,7 @@ _AUTOMATIC_IMAGES = ("Automatically_Annotated_Images", "Automatically_Annotated/
 _SET_FOLDERS = {"train_set": "train", "val_set": "test"}
 _CLASS_FOLDERS = {"train_class": "train", "val_class": "test"}
 _LAYOUTS = (
-    "Expected train_set/ and val_set/ with images/ and annotations/; training.csv and validation.csv beside "
+    "Expected train_set/ and val_set/ with images/ and annotations/; training.csv and validation.csv next to "
     "Manually_Annotated_Images/; or Kaggle's subset: a CSV file with the columns image,emotion or pth,label, or "
     "train_class/ and val_class/."
 )

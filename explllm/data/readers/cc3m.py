@@ -1,4 +1,4 @@
-"""Image-caption pairs for the first stage: LLaVA's lists beside their images, or WebDataset shards."""
+"""Image-caption pairs for the first stage: LLaVA's lists next to their images, or WebDataset shards."""
 
 import gzip
 import json
@@ -24,10 +24,9 @@ _LAYOUT = 'Expected a list of {"image": ..., "conversations": [{"from": "gpt", "
 def read_cc3m(source: Source) -> None:
     """Read image-caption pairs.
 
-    LLaVA's sets are ``chat.json`` or ``blip_laion_cc_sbu_558k.json`` beside the images or beside ``images/``. Shards
-    are ``*.tar`` or ``*.tar.gz``, in subfolders too, in which KEY.jpg and KEY.txt or KEY.json (with the key
-    ``caption``) are adjacent. Shards are read as a stream, one image in memory at a time, and their images are written
-    to a folder.
+    LLaVA's sets are ``chat.json`` or ``blip_laion_cc_sbu_558k.json`` next to the images or to ``images/``. Shards are
+    ``*.tar`` or ``*.tar.gz``, in subfolders too, in which KEY.jpg and KEY.txt or KEY.json (with the key ``caption``)
+    are adjacent. Shards are read as a stream, one image in memory at a time, and their images are written to a folder.
 
     Args:
         source: The folder.
@@ -69,7 +68,8 @@ def read_llava_captions(root: str | PathLike[str]) -> Manifest:
     """Read one of LLaVA's lists of captions (`LISTS`).
 
     Args:
-        root: The folder of the list. Its images are in the subfolder ``images`` if that exists, else beside the list.
+        root: The folder of the list. Its images are in the subfolder ``images`` if that exists, otherwise next to the
+            list.
 
     Returns:
         A manifest with the columns image, caption and split (``train``).

@@ -47,7 +47,7 @@ class Frames:
         source = self._source
         path = Path(listing) if Path(listing).is_file() else source.root / listing
         if not path.is_file():
-            raise MissingPathError("there is no such list", where=path, remedy="Check --list.")
+            raise MissingPathError("the list does not exist", where=path, remedy="Check --list.")
         split = split_of_name(path.stem)
         if split is None and self._fold is None:
             source.remarks[f"lists without a split in their name ({path.name}): their rows are train"] += 1

@@ -1,4 +1,4 @@
-"""FEAFA and FEAFA+: frames with 24 intensities each, in ``.auw`` files beside the images."""
+"""FEAFA and FEAFA+: frames with 24 intensities each, in ``.auw`` files next to the images."""
 
 import os
 import re
@@ -19,7 +19,7 @@ _DISFA_PERSON = re.compile(r"SN\d{3}")
 
 
 def read_feafa(source: Source, fold: int | None = None, folds: int = 5, seed: int = 0) -> None:
-    """Read ``SUBJECT/SEQUENCE/FRAME.jpg`` with ``FRAME.auw`` beside it: 24 numbers from 0 to 1 in FEAFA's order.
+    """Read ``SUBJECT/SEQUENCE/FRAME.jpg`` with ``FRAME.auw`` next to it: 24 numbers from 0 to 1 in FEAFA's order.
 
     FEAFA+ has these folders below ``FEAFA-A/`` and ``DISFA-A/``. The column ``identity`` is the subject; for the videos
     of DISFA it is the number that DISFA uses, such as SN001, which shows overlaps with a test on DISFA. The publisher
@@ -80,6 +80,6 @@ def _annotations(root: Path) -> Iterator[Path]:
 
 
 def _image(source: Source, file: Path) -> str:
-    """Return the path of the image beside an annotation, relative to the root; with .jpg if it is missing."""
+    """Return the path of the image next to an annotation, relative to the root; with .jpg if it is missing."""
     stem = file.relative_to(source.root).with_suffix("").as_posix()
     return source.first_image(stem + ending for ending in (".jpg", *sorted(IMAGE_SUFFIXES - {".jpg"})))

@@ -90,7 +90,7 @@ def read_data_set(
         root: The folder.
         out: The folder for images that the data set stores inside other files.
         overwrite: Replace that folder if it exists.
-        max_bad: Bad rows to report and leave out before reading stops.
+        max_bad: Maximum number of bad rows to report and leave out before reading stops.
         check_images: Decode every image and check its box.
         images_exist: Check that every image exists; False reads lists only.
         warn: Receives each warning, one line; by default they are written to stderr.

@@ -38,7 +38,7 @@ def read_released(
         raise MissingPathError("no list (*.json)", where=source.root, remedy="Pass the list, or its folder.")
     source.images = lists[0].parent if image_dir is None else Path(image_dir)
     if not source.images.is_dir():
-        raise MissingPathError("there is no such folder", where=source.images, remedy="Check --image_dir.")
+        raise MissingPathError("the folder does not exist", where=source.images, remedy="Check --image_dir.")
     source.image_remedy = "Pass the folder that file names are relative to as --image_dir."
     names = []
     for path in lists:

@@ -31,7 +31,7 @@ class Source:
     """A publisher's folder while it is read.
 
     A reader enters `row` for each row and calls `add` at the end of the block. Errors in the block are then reported
-    with file and line, and count against `max_bad`.
+    with file and line, and count toward `max_bad`.
     """
 
     def __init__(
@@ -51,7 +51,7 @@ class Source:
             root: The folder, or the list, in the publisher's layout.
             out: The folder for images that the data set stores inside other files.
             overwrite: Replace that folder if it exists.
-            max_bad: Bad rows to report and leave out before reading stops.
+            max_bad: Maximum number of bad rows to report and leave out before reading stops.
             check_images: Decode every image and check its box.
             images_exist: Check that every image exists; False reads lists only.
             warn: Receives each warning, one line.
@@ -66,7 +66,7 @@ class Source:
             raise ConfigError("--check_images conflicts with --lists_only", remedy="Drop one of the two options.")
         self.root = Path(root)
         if not self.root.exists():
-            raise MissingPathError("there is no such folder", where=self.root, remedy="Check the path.")
+            raise MissingPathError("the folder does not exist", where=self.root, remedy="Check the path.")
         self.images = self.root
         """The folder that image paths are relative to; readers may change it."""
         self.left_out: Counter[str] = Counter()

@@ -88,7 +88,7 @@ class MediaPipeBlendshapes(Estimator):
         """
         path = Path(path)
         if not path.is_file():
-            raise MissingPathError("there is no such landmarker", where=path, remedy="Check the path.")
+            raise MissingPathError("the landmarker does not exist", where=path, remedy="Check the path.")
         self._mediapipe, self._landmarker = _open_landmarker(path)
 
     def estimate(self, images: Sequence[Image.Image]) -> list[Intensities | None]:
@@ -134,13 +134,13 @@ def _open_landmarker(path: Path) -> tuple[Any, Any]:
         _ignore_sigprof()
         with _silence_stderr():
             landmarker = vision.FaceLandmarker.create_from_options(options)
-            # The first call makes its libraries write to the terminal.
+            # On the first call, mediapipe's libraries write to the terminal.
             landmarker.detect(blank)
     except (RuntimeError, ValueError, OSError) as error:
         raise CheckpointError(
             "a file that is not a face landmarker with blendshapes",
             where=path,
-            remedy="Give MediaPipe's face_landmarker.task.",
+            remedy="Pass MediaPipe's face_landmarker.task.",
         ) from error
     return mediapipe, landmarker
 
@@ -150,7 +150,7 @@ def _mean(scores: dict[str, float], shapes: Sequence[str]) -> float:
 
 
 def _ignore_sigprof() -> None:
-    """Tell Python that SIGPROF is ignored.
+    """Make Python aware that SIGPROF is ignored.
 
     mediapipe runs timers that send SIGPROF, and ignores the signal without Python's knowledge. Lightning ends each run
     by restoring the handlers that Python knows of, here the default one, and the next timer would end the process.

@@ -44,7 +44,7 @@ class OnnxRegressor(Estimator):
         Args:
             path: An ONNX file. Its input is (B, 3, H, W) float32 with a dynamic or fixed batch; its intensities are the
                 first output with 24 columns.
-            preset: Image preset that the model was trained with (default: as its metadata state, otherwise small).
+            preset: Image preset that the model was trained with (default: from its metadata, otherwise small).
             size: Width and height of the input in pixels (default: the model's own, otherwise the preset's).
             provider: Device of the model.
             threads: CPU threads; all available cores by default.
@@ -52,7 +52,7 @@ class OnnxRegressor(Estimator):
         Raises:
             MissingPathError: If the file does not exist.
             CheckpointError: If the file is not an ONNX model, has another input or output, or its metadata cannot be
-                read or name the units in another order.
+                read or lists the units in another order.
             ConfigError: If there is no such preset, or the size is not the model's.
         """
         path = Path(path)
@@ -64,7 +64,7 @@ class OnnxRegressor(Estimator):
         metadata = self.session.get_modelmeta().custom_metadata_map
         if "action_units" in metadata and _read_json(metadata, "action_units", "units", path) != list(NAMES):
             raise CheckpointError(
-                "a model whose metadata name other units than FEAFA's 24, or another order",
+                "a model whose metadata does not list FEAFA's 24 units in order",
                 where=path,
                 remedy="Use a model whose outputs follow explllm.core.action_units.NAMES.",
             )
@@ -73,7 +73,7 @@ class OnnxRegressor(Estimator):
         self.preset = _read_preset(metadata, path) if preset is None else ImagePreset.named(preset)
         if size is not None:
             if size < 1:
-                raise ConfigError(f"--size is {size}", remedy="Give at least 1.")
+                raise ConfigError(f"--size is {size}", remedy="Use at least 1.")
             self.preset = replace(self.preset, size=size)
         inputs = self.session.get_inputs()
         shape = inputs[0].shape
@@ -90,7 +90,7 @@ class OnnxRegressor(Estimator):
             raise ConfigError(
                 f"a size of {self.preset.size} for a model of {shape[3]} x {shape[2]} pixels",
                 where=path,
-                remedy="Leave --size out.",
+                remedy="Omit --size.",
             )
         self._dynamic_batch = not isinstance(shape[0], int)
         self.batch_size = 16 if self._dynamic_batch else shape[0]
@@ -105,7 +105,7 @@ class OnnxRegressor(Estimator):
             raise CheckpointError(
                 f"a model that cannot run on {self.preset.size} x {self.preset.size} pixels",
                 where=path,
-                remedy="Give --size, the width and height that the model was trained with.",
+                remedy="Pass --size, the width and height that the model was trained with.",
             ) from error
         shapes = [np.shape(output) for output in outputs]
         if (self.batch_size, len(FEAFA)) not in shapes:
@@ -162,5 +162,5 @@ def _read_json(metadata: dict[str, str], key: str, what: str, path: Path) -> Any
 
 
 def _unreadable(what: str, path: Path) -> CheckpointError:
-    remedy = "Give --preset." if what == "images" else "Fix the file's metadata, or export the model again."
+    remedy = "Pass --preset." if what == "images" else "Fix the file's metadata, or export the model again."
     return CheckpointError(f"a model whose metadata about its {what} cannot be read", where=path, remedy=remedy)

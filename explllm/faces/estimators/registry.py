@@ -57,7 +57,7 @@ class Estimator(ABC):
         """
 
     def close(self) -> None:  # noqa: B027  (optional)
-        """Release what the estimator holds. It cannot be used afterwards."""
+        """Release the estimator's resources. It cannot be used afterwards."""
 
 
 ESTIMATORS: dict[str, type[Estimator]] = {}
@@ -129,7 +129,7 @@ def open_estimator(name: str, path: str | PathLike[str], **options: Any) -> Esti
         key: value for key, value in options.items() if value is not None and (key in known or key not in _RUNTIME)
     }
     if unknown := sorted(options.keys() - known.keys()):
-        raise ConfigError(f"--{unknown[0]} does not apply to --{name}", remedy=f"Leave --{unknown[0]} out.")
+        raise ConfigError(f"--{unknown[0]} does not apply to --{name}", remedy=f"Omit --{unknown[0]}.")
     opener: Any = ESTIMATORS[name]
     return opener(path, **options)
 
@@ -166,17 +166,17 @@ def selected_estimator(options: Any, required: bool = False) -> EstimatorSpec | 
         The estimator; None if the user gave no file.
 
     Raises:
-        ConfigError: If the user gave more than one file, or none where one is required.
+        ConfigError: If the user gave more than one file, or none although one is required.
     """
     values = {item.name: getattr(options, item.name) for item in fields(options)}
     selected = [name for name in ESTIMATORS if values.get(name) is not None]
     flags = [f"--{name}" for name in ESTIMATORS]
     if len(selected) > 1:
-        raise ConfigError(f"both --{selected[0]} and --{selected[1]} are given", remedy="Give one of them.")
+        raise ConfigError(f"both --{selected[0]} and --{selected[1]} are given", remedy="Pass one of them.")
     extra = {name: value for name, value in values.items() if name not in ESTIMATORS and value is not None}
     if not selected:
         if required or extra:
-            raise ConfigError(f"none of {', '.join(flags)} is given", remedy="Give one of them, with its file.")
+            raise ConfigError(f"none of {', '.join(flags)} is given", remedy="Pass one of them, with its file.")
         return None
     return EstimatorSpec(selected[0], values[selected[0]], extra)
 

@@ -34,7 +34,7 @@ class Judge(ABC):
     """Compares a generated chain of thought with a reference. Registered judges are constructed without arguments."""
 
     name: str
-    """Printed beside every score, because scores of different judges are not comparable."""
+    """Printed next to every score, because scores of different judges are not comparable."""
 
     @abstractmethod
     async def judge(self, generated: str, reference: str, scope: str) -> Judgment:
@@ -53,7 +53,7 @@ class RuleJudge(Judge):
         """Return the scores of a generated text, compared with a reference."""
 
     async def judge(self, generated: str, reference: str, scope: str) -> Judgment:
-        """Return what `compare` gives."""
+        """Return the result of `compare`."""
         return self.compare(generated, reference)
 
 
@@ -87,5 +87,5 @@ def registered_judges() -> tuple[str, ...]:
 
 
 def find_judge(name: str) -> Judge | None:
-    """Return a new judge of this name; None if the name is not registered and so names a model on a server."""
+    """Return a new judge of this name; None if the name is not registered and therefore names a model on a server."""
     return _REGISTRY[name]() if name in registered_judges() else None

@@ -32,7 +32,7 @@ def read_released_config(folder: Path) -> dict[str, Any]:
             f"the folder holds a model of type {model_type!r}, not {MODEL_TYPE!r}",
             where=folder,
             remedy="Name a folder in the authors' released format."
-            + (" This one needs no conversion." if model_type == "explllm" else ""),
+            + (" This model needs no conversion." if model_type == "explllm" else ""),
         )
     return config
 
@@ -44,7 +44,7 @@ def read_released_weights(folder: Path) -> dict[str, torch.Tensor]:
 
     Raises:
         MissingPathError: If a file is missing.
-        CheckpointError: If a file is truncated, holds other objects than tensors, or does not match the index.
+        CheckpointError: If a file is truncated, contains objects other than tensors, or does not match the index.
     """
     if (folder / SHARD).is_file():
         return _read_shard(folder / SHARD)
@@ -84,9 +84,9 @@ def _read_shard(path: Path) -> dict[str, torch.Tensor]:
         weights = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except pickle.UnpicklingError as error:
         raise CheckpointError(
-            "the file is damaged, or holds other objects than tensors; they were not loaded",
+            "the file is damaged, or contains objects other than tensors; they were not loaded",
             where=path,
-            remedy="Use a file that holds only tensors, from a source that you trust.",
+            remedy="Use a file that contains only tensors, from a source that you trust.",
         ) from error
     except (RuntimeError, EOFError, OSError, ValueError, KeyError, AttributeError) as error:
         raise CheckpointError(

@@ -85,7 +85,7 @@ def convert_released(
 
 
 def check_converted(folder: Path) -> str:
-    """Open a converted model, recognize a gray image, and describe the result in a line.
+    """Open a converted model, recognize a gray image, and describe the result in one line.
 
     A machine whose memory is smaller than 1.5 times the weights would swap, so there only the configuration is read.
 
@@ -96,7 +96,7 @@ def check_converted(folder: Path) -> str:
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else math.inf
     if memory < 1.5 * size:
         storage.read_config(folder)
-        return f"configuration only: {memory / 1e9:.0f} GB of memory are too few to open {size / 1e9:.0f} GB of weights"
+        return f"configuration only: {memory / 1e9:.0f} GB of memory cannot hold {size / 1e9:.0f} GB of weights"
     [recognition] = ExpLLM.from_pretrained(folder).recognize(Image.new("RGB", (224, 224), (128, 128, 128)))
     total = sum(recognition.probabilities.values())
     if not math.isclose(total, 1, rel_tol=1e-3):

@@ -118,7 +118,7 @@ def released_sizes(
         raise CheckpointError(
             f"{heads} heads do not divide the encoder's width of {width}",
             where=where,
-            remedy="Set its number of heads by --vision_heads.",
+            remedy="Set the number of heads with --vision_heads.",
         )
     return ReleasedSizes(
         hidden=config["hidden_size"],
@@ -227,7 +227,7 @@ def check_released(weights: Mapping[str, torch.Tensor], sizes: ReleasedSizes, wh
     for problem, names in problems:
         if not names:
             continue
-        name, remedy = names[0], "Use an unchanged folder that the released code wrote."
+        name, remedy = names[0], "Use an unmodified folder that the released code wrote."
         detail = f" {tuple(checked[name].shape)}, not {shapes[name]}" if problem == "of the wrong shape" else ""
         if ".lora_" in name:
             ranks = f"lora_llm_r {sizes.language_lora}, lora_vision_r {sizes.vision_lora}"

@@ -33,7 +33,7 @@ class ActionUnitRunFolder(BaseRunFolder):
     model_results = (METRICS_FILE, PREDICTIONS_FILE, BY_UNIT, ONNX)
 
     def on_fit_end(self, trainer: Trainer, pl_module: ActionUnitTask) -> None:  # type: ignore[override]
-        """Write the model and its metrics, then the ONNX file: if its export fails, the others are already safe."""
+        """Write the model and its metrics, then the ONNX file: if the export fails, the others are already saved."""
         super().on_fit_end(trainer, pl_module)
         if self._writes_model(trainer):
             difference = self._export(trainer, pl_module)

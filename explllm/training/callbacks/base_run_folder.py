@@ -82,12 +82,12 @@ class BaseRunFolder(Callback):
         """Write the model with the best checkpoint's weights, and delete the results of an earlier model here.
 
         Without validation data the model has the last weights. The task keeps the weights that were written, unless
-        several machines have run folders of their own.
+        several machines have separate run folders.
         """
         if trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
         best, step = best_checkpoint(self.run_dir), trainer.global_step
-        # Without the callback, the file would be that of an earlier run.
+        # Without the callback, the file would belong to an earlier run.
         chooses = any(isinstance(callback, BestCheckpoint) for callback in trainer.callbacks)  # type: ignore[attr-defined]
         # Other machines have no such file if the folder is on a local disk.
         found = all_gather_list([chooses and best.is_file()])
@@ -118,7 +118,7 @@ class BaseRunFolder(Callback):
                 "fit/unreadable": pl_module.unreadable_images,
                 "fit/trainable_weights": sum(w.numel() for w in pl_module.parameters() if w.requires_grad),
             }
-            # Resuming a finished run trains nothing: its metrics stay, the training time included.
+            # Resuming a finished run trains nothing: its metrics stay, including the training time.
             existing = update_json(self.run_dir / METRICS_FILE, {})
             if any(existing.get(name) != metrics[name] for name in ("fit/steps", "fit/loss")):
                 self._write_metrics(trainer, metrics)
@@ -126,7 +126,7 @@ class BaseRunFolder(Callback):
         get_console().print(f"model: {self.run_dir / MODEL}{note}", soft_wrap=True, markup=False)
 
     def on_validation_start(self, trainer: Trainer, pl_module: FaceTask) -> None:  # type: ignore[override]
-        """Forget the records of an earlier evaluation."""
+        """Discard the records of an earlier evaluation."""
         self.rows = []
 
     on_test_start = on_predict_start = on_validation_start  # type: ignore[assignment]
@@ -193,7 +193,7 @@ class BaseRunFolder(Callback):
     def _write_stage_metrics(
         self, trainer: Trainer, pl_module: FaceTask, metrics: dict[str, Any], stage: str
     ) -> dict[str, Any]:
-        """Write the metrics of a stage with the data they were measured on, replacing earlier ones of the stage."""
+        """Write the metrics of a stage with the data they were measured on, replacing the stage's earlier metrics."""
         data = trainer.datamodule  # type: ignore[attr-defined]
         metrics = {**metrics, "unreadable": pl_module.unreadable_images}
         metrics |= {"root": str(data.manifest.root.resolve()), "margin": data.margin}

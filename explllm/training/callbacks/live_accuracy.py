@@ -1,4 +1,4 @@
-"""What a running training shows: accuracy, macro recall, the prediction histogram, and the progress bar."""
+"""Metrics shown during training: accuracy, macro recall, the prediction histogram, and the progress bar."""
 
 from typing import Any
 
@@ -19,7 +19,7 @@ class TrainingProgressBar(RichProgressBar):
     """Lightning's progress bar without the version number of the log folder."""
 
     def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
-        """Return the metrics shown beside the bar."""
+        """Return the metrics shown next to the bar."""
         metrics = super().get_metrics(trainer, pl_module)
         metrics.pop("v_num", None)
         return metrics
@@ -58,7 +58,7 @@ class LiveAccuracy(Callback):
             return
         answers = [pl_module.conversations.encode_answer(recognition(), str(label)) for label in pl_module.labels]
         first = [answer[0] for answer in answers]
-        # The first token does not distinguish labels that share it.
+        # The first token cannot distinguish labels that share it.
         if first and len(set(first)) == len(first):
             self._first_tokens = torch.tensor(first, device=pl_module.device)
             self.training = RecognitionMetrics(pl_module.labels).to(pl_module.device)

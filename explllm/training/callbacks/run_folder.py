@@ -68,7 +68,7 @@ class RunFolder(BaseRunFolder):
             unknown_labels: What to do with test faces whose expression is not a possible answer: ``refuse`` to run, or
                 ``leave_out`` and count them.
             checkpoint: The checkpoint that `predict` uses. A killed `predict` resumes only with the same one.
-            scored_faces: Size of that sample; with more faces than the data has, all.
+            scored_faces: Size of that sample; all faces if the data has fewer.
 
         Raises:
             ConfigError: If `explained_faces` is negative, or `answer_labels` or `unknown_labels` is unknown.
@@ -93,7 +93,7 @@ class RunFolder(BaseRunFolder):
     def on_fit_start(self, trainer: Trainer, pl_module: ExpLLMTask) -> None:  # type: ignore[override]
         """Print what trains; inherit the training data note of `init_from`."""
         if pl_module.init_from is not None:
-            # Read now, with its weights: the folder may be gone when training ends.
+            # Read now, with its weights: the folder may no longer exist when training ends.
             pl_module.explllm.config.training_data_note = read_config(Path(pl_module.init_from)).training_data_note
         super().on_fit_start(trainer, pl_module)
 
@@ -218,7 +218,7 @@ class RunFolder(BaseRunFolder):
         Returns:
             The faces to show: those with the highest and lowest probability of the true label, of different expressions
             if possible. And, by row, the faces to score: a sample that does not depend on the model's answers, because
-            a mean over the best and worst faces would estimate nothing.
+            a mean over the best and worst faces would be meaningless.
         """
         scored = pd.DataFrame(
             {

@@ -21,7 +21,7 @@ class TemperatureScaling(Callback):
         self._answers: list[tuple[list[float], int]] = []
 
     def on_validation_start(self, trainer: Trainer, pl_module: ExpLLMTask) -> None:  # type: ignore[override]
-        """Forget the faces of the previous validation, and its temperature, which belongs to other weights."""
+        """Discard the faces of the previous validation, and its temperature, which belongs to other weights."""
         self._answers = []
         if self._applies(trainer, pl_module):
             pl_module.explllm.config.temperature = 1.0

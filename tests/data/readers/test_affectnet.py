@@ -130,7 +130,7 @@ def test_list_of_words(publishers, read, cells, tmp_path):
 def test_unknown_layout(read, tmp_path):
     with pytest.raises(MissingPathError, match="unknown layout of AffectNet .*Expected train_set/"):
         read("affectnet", tmp_path)
-    with pytest.raises(MissingPathError, match="there is no such folder"):
+    with pytest.raises(MissingPathError, match="the folder does not exist"):
         read("affectnet", tmp_path / "nothing")
     with pytest.raises(ConfigError, match="unknown data set 'affectnot'. Use one of rafdb, affectnet"):
         read("affectnot", tmp_path)

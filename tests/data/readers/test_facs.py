@@ -144,5 +144,5 @@ def test_bad_lines_of_lists(publishers, read, tmp_path, name, line, found):
     with pytest.raises(InputError, match=found) as caught:
         read(name, tmp_path, listing="some.list", images_exist=False, fold=1)
     assert "some.list, line 1]" in str(caught.value)
-    with pytest.raises(MissingPathError, match="there is no such list"):
+    with pytest.raises(MissingPathError, match="the list does not exist"):
         read(name, tmp_path, listing="other.list")

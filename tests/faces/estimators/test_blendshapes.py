@@ -103,7 +103,7 @@ def test_images_without_a_face(blendshapes, photographs):
 
 
 def test_files_that_are_no_landmarker(landmarker_file, detector_file, tmp_path, capfd):
-    with pytest.raises(MissingPathError, match="there is no such landmarker"):
+    with pytest.raises(MissingPathError, match="the landmarker does not exist"):
         MediaPipeBlendshapes(tmp_path / "none.task")
     (tmp_path / "text.task").write_text("no model")
     (tmp_path / "short.task").write_bytes(landmarker_file.read_bytes()[:1000])

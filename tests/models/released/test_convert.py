@@ -272,7 +272,7 @@ def test_the_commands(released, explllm, tmp_path):
     assert "exists already" in explllm("convert", "merge", "out", "merged").error
     assert "needs a subcommand" in explllm("convert").error
     assert (
-        "--vision_heads is 0. Give at least 1."
+        "--vision_heads is 0. Use at least 1."
         in explllm("convert", "released", released, "x", "--vision_heads", 0).error
     )
     assert "do not divide" in explllm("convert", "released", released, "x", "--vision_heads", 5).error
