@@ -119,8 +119,8 @@ def test_images_are_explained_in_batches(explain, photographs, detector_file):
     separate = [line for path in paths for line in explain(path, detector=detector_file, as_json=True)[1]]
     assert len(together) == len(separate) == 9
     for line, expected in zip(together, separate, strict=True):
-        probabilities = expected.pop("probabilities", {})
-        assert line.pop("probabilities", {}) == pytest.approx(probabilities, abs=1e-5)
+        for name in ("probabilities", "confidence"):
+            assert line.pop(name, 0) == pytest.approx(expected.pop(name, 0), abs=1e-5)
         assert line == expected
 
 
