@@ -9,15 +9,19 @@ behind an OpenAI-compatible server; no other command sends images, and that one 
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from itertools import chain, count
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from explllm.commands.outputs import as_file_name, check_root
 from explllm.commands.parser import Option
-from explllm.core.files import atomic_write, check_writable
+from explllm.core.files import check_writable
 from explllm.explanations.grounding import STRONG
+
+if TYPE_CHECKING:
+    from explllm.training.bench import Contestant
 
 
 def fea(
@@ -39,16 +43,17 @@ def fea(
 
     The manifest has expressions, action units or both: FACS labels of BP4D or DISFA (`explllm data`), or FEAFA
     intensities. Action units are read from the model's text with a lexicon and, separately, from the likelihood of the
-    answers "active" and "not active", with a threshold per unit chosen on the rows of the split `val`. Thresholds are
-    0.5 without such rows. The report says whether a model was trained on the same data set. A model that was trained on
-    a test image or on a person in the test faces is rejected.
+    answers "active" and "not active", with a threshold per unit chosen on those rows of the split `val` that share no
+    image or person with the test faces. Thresholds are 0.5 without such rows, and with --split val. The report says
+    whether a model was trained on the same data set, according to the record of training faces in its run folder. A
+    model that was trained on a test image or on a person in the test faces is rejected.
 
       explllm bench fea faces.parquet runs/feallm runs/expllm -o bench
 
     Args:
         manifest: The faces, with the column `split`.
         models: Run folders, model folders or tables of answers.
-        out: The folder for bench.html, bench.json and the answers of each model.
+        out: The folder for bench.html and bench.json, written after each model, and the answers of each model.
         root: Folder that image paths are relative to.
         split: The rows to test on.
         sample: At most this many of the rows, drawn at random with a fixed seed.
@@ -60,7 +65,7 @@ def fea(
         allow_leaks: Also report models that were trained on test faces; the report states how many.
 
     Raises:
-        InputError: If a model or table cannot be read, or a model was trained on test faces.
+        InputError: If a model, table or image does not exist or cannot be read, or a model was trained on test faces.
     """
     from rich.console import Console
 
@@ -68,6 +73,7 @@ def fea(
     from explllm.metrics.fea_bench import bench_metrics, unit_truth
     from explllm.report.bench import BenchRow, print_bench, write_bench
     from explllm.training import bench
+    from explllm.training.leaks import ComparedFaces
 
     check_root(root)
     check_writable(out / "bench.json")
@@ -76,40 +82,52 @@ def fea(
     if sample is not None:
         test = test.sample(sample)
     truth = unit_truth(test, active_from)
-    validation = table.select(split="val") if (table.frame["split"] == "val").any() else None
-    rows = []
-    for path in models:
-        contestant = bench.Contestant.open(path, device)
-        found = None
-        if contestant.training is not None:
-            found = bench.leaks(contestant.training, test) if allow_leaks else bench.check_leaks(contestant, test)
-        given = None
-        if contestant.model is not None:
-            units = () if truth is None else truth.names
-            answers = bench.ask_model(contestant.model, test, units, batch_size, max_new_tokens)
-            if validation is not None and units:
-                given = (validation, bench.ask_model(contestant.model, validation, units, batch_size, texts=False))
-        else:
-            assert contestant.answers is not None
-            answers = bench.aligned_answers(contestant.answers, test)
-        metrics = bench_metrics(test, answers, bench.possible_labels(contestant, test), given, active_from, judge)
-        rows.append(BenchRow(contestant.name, bench.data_relation(contestant, test), found, metrics))
-        _write_answers(answers, test.frame["image"].tolist(), out / f"{as_file_name(contestant.name)}.jsonl")
-        del contestant
+    units = () if truth is None else truth.names
+    # Everything is checked before the first model is asked: that takes hours.
+    contestants = [bench.Contestant.open(path, test) for path in models]
+    names = _names(contestants, models, out)
+    contestants = [replace(one, name=name) for one, name in zip(contestants, names, strict=True)]
+    faces = ComparedFaces(test, table)
+    checks = [contestant.check(faces, allow_leaks) for contestant in contestants]
+    asks_models = any(contestant.folder is not None for contestant in contestants)
+    validation, left_out = bench.validation_faces(table, split, faces) if asks_models and units else (None, 0)
+    if asks_models:
+        bench.check_images(test, validation)
     report: dict[str, Any] = {"manifest": str(manifest), "split": split, "faces": len(test), "active_from": active_from}
-    with atomic_write(out / "bench.json") as temporary:
-        models_report = [{"name": row.name, "data": row.relation, "leaks": row.leaks, **row.metrics} for row in rows]
-        temporary.write_text(json.dumps({**report, "models": models_report}, indent=2) + "\n", encoding="utf-8")
-    write_bench(rows, report, test.drawn_note, out / "bench.html")
+    report["validation"] = {"faces": 0 if validation is None else len(validation), "left_out": left_out}
+    rows: list[BenchRow] = []
+    for contestant, check in zip(contestants, checks, strict=True):
+        answers, given = contestant.ask(test, validation, units, device, batch_size, max_new_tokens)
+        if contestant.folder is not None:
+            bench.write_answers(answers, test, _answers_file(contestant.name, out))
+        metrics = bench_metrics(test, answers, contestant.labels, given, active_from, judge)
+        rows.append(BenchRow(contestant.name, check.relation, check.leaks, check.unknown, metrics))
+        report["pending"] = [other.name for other in contestants[len(rows) :]]
+        write_bench(rows, report, test.drawn_note, out)
     console = Console(highlight=False)
     print_bench(console, rows)
     console.print(f"report: {out / 'bench.html'}", soft_wrap=True, markup=False)
 
 
-def _write_answers(answers: Any, images: list[str], path: Path) -> None:
-    with atomic_write(path) as temporary, temporary.open("w", encoding="utf-8") as stream:
-        for image, row in zip(images, answers.to_dict("records"), strict=True):
-            stream.write(json.dumps({"image": image, **row}) + "\n")
+def _names(contestants: Sequence[Contestant], models: Sequence[str], out: Path) -> list[str]:
+    """Return names whose files of answers overwrite neither each other nor a table that was given."""
+
+    def key(path: Path) -> str:
+        return str(path.resolve()).lower()
+
+    names: list[str] = []
+    given, taken = {key(Path(path)) for path in models}, set[str]()
+    for contestant in contestants:
+        # A table keeps its name, because it is not written.
+        refused = taken if contestant.folder is None else taken | given
+        candidates = chain([contestant.name], (f"{contestant.name}-{number}" for number in count(2)))
+        names.append(next(name for name in candidates if key(_answers_file(name, out)) not in refused))
+        taken.add(key(_answers_file(names[-1], out)))
+    return names
+
+
+def _answers_file(name: str, out: Path) -> Path:
+    return out / f"{as_file_name(name)}.jsonl"
 
 
 COMMANDS: dict[str, Callable[..., int | None]] = {"fea": fea}

@@ -1,5 +1,6 @@
 """The report of FEABench: terminal table and page."""
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +24,10 @@ class BenchRow:
     relation: str
     """``trained on`` the test's data set, ``zero-shot`` or ``unknown``."""
     leaks: dict[str, int] | None
-    """Test faces among its training faces; None if those are unknown."""
+    """Number of test faces with the same image (``images``) or person (``people``) as a training face, and of training
+    faces that could not be compared (``missing``); None if the training faces are unknown."""
+    unknown: str
+    """What is unknown about its training faces; empty if nothing is."""
     metrics: dict[str, Any]
     """The result of `explllm.metrics.fea_bench.bench_metrics`."""
 
@@ -64,19 +68,23 @@ def _shown(value: float | None) -> str:
     return "–" if value is None else f"{value:.3f}"
 
 
-def write_bench(rows: Sequence[BenchRow], report: dict[str, Any], note: str, path: Path) -> None:
-    """Write the page.
+def write_bench(rows: Sequence[BenchRow], report: dict[str, Any], note: str, out: Path) -> None:
+    """Write ``bench.json`` and the page ``bench.html``.
 
     Args:
         rows: The models.
-        report: ``manifest``, ``split``, ``faces`` and ``active_from``.
+        report: ``manifest``, ``split``, ``faces``, ``active_from``, ``validation`` (number of ``faces``, and of those
+            ``left_out``) and ``pending``, the names of models to come.
         note: A caveat about the faces; may be empty.
-        path: The file.
+        out: The folder.
     """
+    models = [{"name": row.name, "data": row.relation, "leaks": row.leaks, "unknown": row.unknown} for row in rows]
+    record = {**report, "models": [{**model, **row.metrics} for model, row in zip(models, rows, strict=True)]}
+    with atomic_write(out / "bench.json") as temporary:
+        temporary.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
     header = ["model", "data", *(name for name, _ in _METRICS)]
     names = [row.name for row in rows]
     parts = (("units_text", "F1 by text"), ("units_likelihood", "F1 by likelihood"))
-    leaked = [f"{row.name}: {row.leaks} of its training faces are test faces." for row in rows if _leaks(row)]
     uncalibrated = [
         row.name for row in rows if not row.metrics.get("units_likelihood", {"calibrated": True})["calibrated"]
     ]
@@ -84,19 +92,31 @@ def write_bench(rows: Sequence[BenchRow], report: dict[str, Any], note: str, pat
         "bench.html.jinja",
         names=names,
         report=report,
-        notices=[*([note] if note else []), *leaked],
+        notices=_notices(rows, report, note),
         header=header,
         rows=summary_rows(rows),
         units=[(title, ["unit", "active faces", *names], unit_rows(rows, part)) for part, title in parts],
         uncalibrated=uncalibrated,
         published=[[one.model, one.setting, one.tested_on, one.metric, f"{one.value:g}"] for one in BENCH_PUBLISHED],
     )
-    with atomic_write(path) as temporary:
+    with atomic_write(out / "bench.html") as temporary:
         temporary.write_text(page, encoding="utf-8")
 
 
-def _leaks(row: BenchRow) -> bool:
-    return row.leaks is not None and any(row.leaks.values())
+def _notices(rows: Sequence[BenchRow], report: dict[str, Any], note: str) -> list[str]:
+    notices = [note] if note else []
+    if report["pending"]:
+        notices.append(f"Not finished. To come: {', '.join(report['pending'])}.")
+    for row in rows:
+        leaks = row.leaks or {}
+        for kind in ("images", "people"):
+            if leaks.get(kind):
+                notices.append(f"{row.name} was trained on the {kind} of {leaks[kind]:,} test faces.")
+        if row.unknown:
+            notices.append(f"{row.name}: {row.unknown}.")
+    if count := report["validation"]["left_out"]:
+        notices.append(f"{count:,} validation faces share an image or a person with the test faces and were not used.")
+    return notices
 
 
 def print_bench(console: Console, rows: Sequence[BenchRow]) -> None:

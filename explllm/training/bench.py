@@ -1,27 +1,27 @@
-"""Answers of models for FEABench, and the check that no test face was a training face."""
+"""The models and tables of FEABench, and their answers."""
 
 import json
+import os
 from dataclasses import dataclass
-from hashlib import file_digest
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import torch
-import yaml
 
 from explllm.conversation.messages import LIST_UNITS, conversation
-from explllm.core.errors import CheckpointError, ConfigError, InputError
+from explllm.core.errors import CheckpointError, ConfigError, MissingPathError
 from explllm.core.expressions import Expression
 from explllm.core.manifest import Manifest, face_key
 from explllm.core.progress import track
 from explllm.data.dataset import face_source
-from explllm.data.folder import read_folder
-from explllm.drawn_faces.dataset import MANIFEST_NAME
 from explllm.explanations.records import read_table
 from explllm.faces.crop import DEFAULT_MARGIN
+from explllm.models.configuration import read_config
 from explllm.models.explllm import ExpLLM
 from explllm.models.generation import answer, unit_probabilities
+from explllm.training.face_record import read_record
+from explllm.training.leaks import ComparedFaces, DataCheck
 
 
 @dataclass(frozen=True)
@@ -30,129 +30,133 @@ class Contestant:
 
     name: str
     """Name in the report."""
-    model: ExpLLM | None
-    """The model; None for a table of answers."""
-    answers: Manifest | None
-    """The answers, such as those of ``explllm baseline``; None for a model."""
-    training: Manifest | None
-    """Its training and validation faces; None if unknown."""
+    labels: tuple[Expression, ...]
+    """The expressions that it chooses from; for a table, all eight."""
+    folder: Path | None = None
+    """The model's folder; None for a table of answers."""
+    answers: pd.DataFrame | None = None
+    """The answers about the test faces, such as those of ``explllm baseline``; None for a model."""
+    is_baseline: bool = False
+    """Whether the answers are those of ``explllm baseline``."""
 
     @classmethod
-    def open(cls, path: str, device: str | None = None) -> "Contestant":
-        """Open a run folder, a model's folder or a table of answers.
+    def open(cls, path: str, test: Manifest) -> "Contestant":
+        """Open a run folder, a model's folder or a table of answers; the weights are not loaded yet.
 
         Args:
             path: A folder of ``explllm fit``, the ``model`` folder in it, or a table with the columns of
                 `explllm.metrics.fea_bench`.
-            device: Device of the weights.
+            test: The test faces.
 
         Raises:
-            InputError: If the path is not a model or a table.
+            InputError: If the path is not a model or a table, or cannot answer about the test faces.
         """
-        folder = Path(path)
+        folder = Path(os.path.abspath(path))  # a link may lead to a model without its run folder
         if folder.is_file():
-            return cls(folder.stem, None, read_table(folder), None)
+            table = read_table(folder)
+            answers = aligned_answers(table, test)
+            return cls(folder.stem, tuple(Expression), None, answers, "answer" in table.frame)
         inside = folder if (folder / "config.json").is_file() else folder / "model"
-        run = folder.parent if inside == folder else folder
         if not (inside / "config.json").is_file():
             raise CheckpointError(
                 "neither a model nor a table of answers",
                 where=folder,
                 remedy="Pass a run folder of `explllm fit`, a model's folder, or the OUT of `explllm baseline`.",
             )
-        name = run.name if inside.name == "model" else inside.name
-        return cls(name, ExpLLM.from_pretrained(inside, device=device), None, training_faces(run))
+        labels = tuple(Expression(label) for label in read_config(inside).labels or ())
+        expressions = set(test.frame.get("expression", pd.Series(dtype=object)).dropna())
+        if not labels or (expressions and expressions.isdisjoint(labels)):
+            raise ConfigError(
+                f"the model chooses from {', '.join(labels) or 'no expressions'}, the test faces show "
+                f"{', '.join(sorted(expressions)) or 'others'}",
+                where=inside,
+                remedy="Test on faces whose expressions it knows.",
+            )
+        return cls(inside.parent.name if inside.name == "model" else inside.name, labels, inside)
+
+    def check(self, faces: ComparedFaces, allow_leaks: bool = False) -> DataCheck:
+        """Compare the training faces with the test faces.
+
+        Args:
+            faces: The test faces.
+            allow_leaks: Return the leaks instead of refusing the model.
+
+        Returns:
+            The result of `ComparedFaces.check`. Answers of ``explllm baseline`` count as zero-shot; other tables of
+            answers do not say who trained on what.
+
+        Raises:
+            ConfigError: If a test image or a person in the test faces is among the training faces.
+        """
+        if self.folder is None:
+            return DataCheck("zero-shot" if self.is_baseline else "unknown")
+        found = faces.check(read_record(self.folder.parent))
+        for kind in ("images", "people"):
+            count = (found.leaks or {}).get(kind)
+            if count and not allow_leaks:
+                raise ConfigError(
+                    f"{self.name} was trained on {count} of {len(faces.table)} test faces (same {kind})",
+                    where=self.folder,
+                    remedy="Test on other faces, or train on another fold; --allow_leaks reports the metrics anyway.",
+                )
+        return found
+
+    def ask(
+        self,
+        test: Manifest,
+        validation: Manifest | None,
+        units: tuple[str, ...],
+        device: str | None = None,
+        batch_size: int = 16,
+        max_new_tokens: int = 320,
+    ) -> tuple[pd.DataFrame, tuple[Manifest, pd.DataFrame] | None]:
+        """Return the answers about the test faces; for a model, also the validation faces and its answers about them.
+
+        See `ask_model` for the arguments.
+
+        Raises:
+            InputError: If the weights or an image cannot be read.
+        """
+        if self.folder is None:
+            assert self.answers is not None
+            return self.answers, None
+        model = ExpLLM.from_pretrained(self.folder, device=device)
+        answers = ask_model(model, test, units, batch_size, max_new_tokens)
+        if validation is None or not units:
+            return answers, None
+        return answers, (validation, ask_model(model, validation, units, batch_size, texts=False))
 
 
-def training_faces(run: Path) -> Manifest | None:
-    """Return the training and validation faces of a run folder; None if its configuration does not name them."""
-    try:
-        data = yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8"))["data"]
-        kind, options = str(data["class_path"]).rpartition(".")[2], data["init_args"]
-        if kind == "FolderFaces":
-            table = read_folder(options["root"])
-        elif kind == "DrawnFaces":
-            table = Manifest.read(Path(options["folder"]) / MANIFEST_NAME)
-        else:
-            table = Manifest.read(options["manifest"], root=options.get("root"))
-    except (OSError, KeyError, TypeError, yaml.YAMLError, InputError):
-        return None
-    split = table.frame.get("split")
-    kept = table.frame if split is None else table.frame[split != "test"]
-    return Manifest(kept.reset_index(drop=True), table.root, table.path)
-
-
-def leaks(training: Manifest, test: Manifest) -> dict[str, int]:
-    """Count test faces that are training faces.
-
-    Args:
-        training: Training and validation faces.
-        test: Test faces.
-
-    Returns:
-        ``images``: test faces whose image file has the same content (and the same box) as that of a training face;
-        ``people``: test faces of a person in the training faces, by ``identity``, if both belong to the same data set.
-    """
-    known = set(_hashes(training).values())
-    images = sum(value in known for value in _hashes(test).values())
-    people = 0
-    same_data = training.root.resolve() == test.root.resolve()
-    if same_data and "identity" in training.frame and "identity" in test.frame:
-        names = set(training.frame["identity"].dropna())
-        people = int(test.frame["identity"].isin(names).sum())
-    return {"images": images, "people": people}
-
-
-def _hashes(faces: Manifest) -> dict[int, str]:
-    """Return a hash of image content and box of each row whose image exists."""
-    hashes: dict[int, str] = {}
-    by_path: dict[Path, str] = {}
-    for row in range(len(faces)):
-        path = faces.image_path(row)
-        if path not in by_path and path.is_file():
-            with path.open("rb") as stream:
-                by_path[path] = file_digest(stream, "sha256").hexdigest()
-        if path in by_path:
-            hashes[row] = face_key(by_path[path], faces.box(row))
-    return hashes
-
-
-def check_leaks(contestant: Contestant, test: Manifest) -> dict[str, int] | None:
-    """Reject a model that was trained on test faces.
-
-    Args:
-        contestant: The model.
-        test: The test faces.
-
-    Returns:
-        The result of `leaks`; None if the training faces are unknown.
+def check_images(*tables: Manifest | None) -> None:
+    """Check that all images exist.
 
     Raises:
-        ConfigError: If a test image or a person in the test faces is among its training faces.
+        MissingPathError: If one does not; the message names the first one.
     """
-    if contestant.training is None:
-        return None
-    found = leaks(contestant.training, test)
-    for kind, count in found.items():
-        if count:
-            raise ConfigError(
-                f"{contestant.name} was trained on {count} of {len(test)} test faces (same {kind})",
-                where=test.path,
-                remedy="Test on other faces, or train on another fold; --allow_leaks reports the metrics anyway.",
-            )
-    return found
+    for faces in filter(None, tables):
+        for row in range(len(faces)):
+            if not faces.image_path(row).is_file():
+                raise MissingPathError(
+                    "missing image", where=faces.image_path(row), remedy="Check --root and the files."
+                )
 
 
-def data_relation(contestant: Contestant, test: Manifest) -> str:
-    """Return a model's relation to the test's data set: ``trained on``, ``zero-shot`` or ``unknown``.
+def write_answers(answers: pd.DataFrame, faces: Manifest, path: Path) -> None:
+    """Write answers about faces as a table that the benchmark accepts instead of the model."""
+    names = [name for name in ("image", "box") if name in faces.frame]
+    Manifest(faces.frame[names].join(answers), faces.root).write(path)
 
-    Answers of ``explllm baseline`` count as zero-shot; other tables of answers do not state what their model was
-    trained on.
+
+def validation_faces(manifest: Manifest, split: str, faces: ComparedFaces) -> tuple[Manifest | None, int]:
+    """Return the rows of the split ``val`` to choose thresholds on, and the number of rows left out.
+
+    Rows that share an image or a person with the test faces are left out, as is the split that is tested itself.
     """
-    if contestant.training is None:
-        is_baseline = contestant.answers is not None and "answer" in contestant.answers.frame
-        return "zero-shot" if is_baseline else "unknown"
-    return "trained on" if contestant.training.root.resolve() == test.root.resolve() else "zero-shot"
+    if split == "val" or not (manifest.frame["split"] == "val").any():
+        return None, 0
+    rows = manifest.select(split="val")
+    kept = faces.without_shared(rows)
+    return kept, len(rows) - (0 if kept is None else len(kept))
 
 
 def ask_model(
@@ -223,10 +227,14 @@ def aligned_answers(answers: Manifest, faces: Manifest) -> pd.DataFrame:
         )
     table = pd.DataFrame([known.get(key, {}) for key in wanted], columns=names)
     if "p_active" in table:
-        table["p_active"] = [json.loads(cell) if isinstance(cell, str) else cell for cell in table["p_active"]]
+        cells = [_parsed(cell) for cell in table["p_active"]]
+        table["p_active"] = pd.Series(cells, dtype=object)
     return table
 
 
-def possible_labels(contestant: Contestant, faces: Manifest) -> tuple[Expression, ...]:
-    """Return the expressions that a model chooses from; for a table, all eight."""
-    return contestant.model.labels if contestant.model is not None else tuple(Expression)
+def _parsed(cell: Any) -> Any:
+    """Return the value of a cell with JSON; other cells unchanged, which the metrics count as unreadable."""
+    try:
+        return json.loads(cell) if isinstance(cell, str) else cell
+    except ValueError:
+        return cell

@@ -77,6 +77,9 @@ def test_two_processes_test_what_one_tests(runs):
     for name in ("predictions", "targets", "recall"):
         assert one[f"test/{name}"] == two[f"test/{name}"]
     assert list(faces["image"]) == list(others["image"])
+    # The resumed run has no training face twice.
+    records = [pd.read_parquet(runs / f"{name}/training_faces.parquet") for name in ("one", "two")]
+    assert len(records[0]) == 70 and records[0]["image"].equals(records[1]["image"])
     shares = faces.filter(like="p_").columns
     assert np.abs(faces[shares].to_numpy(float) - others[shares].to_numpy(float)).max() < 1e-5
 

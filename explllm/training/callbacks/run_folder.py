@@ -27,6 +27,8 @@ from explllm.report.explained import ExplainedFace
 from explllm.report.page import write_report
 from explllm.report.terminal import print_explained, print_metrics, print_review
 from explllm.training.callbacks.base_run_folder import BaseRunFolder
+from explllm.training.checkpoints import last_checkpoint
+from explllm.training.face_record import TRAINING_FACES, read_record, training_faces, write_record
 from explllm.training.face_task import all_gather_list
 from explllm.training.sample import explained_face, fixed_sample
 from explllm.training.task import ExpLLMTask
@@ -91,14 +93,18 @@ class RunFolder(BaseRunFolder):
         pl_module.leave_out_unknown_labels = self.unknown_labels == "leave_out"
 
     def on_fit_start(self, trainer: Trainer, pl_module: ExpLLMTask) -> None:  # type: ignore[override]
-        """Print what trains; inherit the training data note of `init_from`."""
+        """Record the training faces; print what trains; inherit the training data note of `init_from`."""
         if pl_module.init_from is not None:
             # Read now, with its weights: the folder may no longer exist when training ends.
             pl_module.explllm.config.training_data_note = read_config(Path(pl_module.init_from)).training_data_note
+        if self._writes_model(trainer):
+            # Beside the checkpoints: a resumed run may have other data.
+            faces = trainer.datamodule.manifest  # type: ignore[attr-defined]
+            write_record(training_faces(faces, pl_module.init_from, trainer.ckpt_path), self._checkpoints)
         super().on_fit_start(trainer, pl_module)
 
     def on_fit_end(self, trainer: Trainer, pl_module: ExpLLMTask) -> None:  # type: ignore[override]
-        """Write the model, with n-grams of the training texts for speculative decoding."""
+        """Write the model, with n-grams of the training texts for speculative decoding, and its training faces."""
         data = trainer.datamodule  # type: ignore[attr-defined]
         if trainer.is_global_zero and data.conversation_kind == "mixture":
             faces = data.frame("train").reindex(columns=["expression", "cot"]).dropna()
@@ -108,7 +114,17 @@ class RunFolder(BaseRunFolder):
                 encoder.after_image(encoder.encode(explanation(label, text)).input_ids)
                 for label, text in zip(faces["expression"], faces["cot"], strict=True)
             )
+        record = read_record(self._checkpoints) if self._writes_model(trainer) else None
+        if record is not None:
+            # First the old one goes: killed in between, a model has no record rather than that of another model.
+            (self.run_dir / TRAINING_FACES).unlink(missing_ok=True)
         super().on_fit_end(trainer, pl_module)
+        if record is not None:
+            write_record(record, self.run_dir)
+
+    @property
+    def _checkpoints(self) -> Path:
+        return last_checkpoint(self.run_dir).parent
 
     def on_validation_batch_end(  # type: ignore[override]
         self, trainer: Trainer, pl_module: ExpLLMTask, outputs: Any, batch: Batch, *_: int
