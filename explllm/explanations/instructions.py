@@ -14,6 +14,7 @@ from explllm.core.expressions import Expression
 from explllm.explanations.checks import description_problems, names_expression
 from explllm.explanations.grounding import ACTIVE, STRONG, ground
 from explllm.explanations.rule_writer import RuleWriter
+from explllm.explanations.unit_numbers import named_units
 from explllm.explanations.verdict import verdict
 
 InstructionKind = Literal["description", "units", "reasoning"]
@@ -27,7 +28,6 @@ NO_UNITS = "No action unit is active."
 _VISIBLE = 0.25
 """Intensity from which a movement is more than slight, so that a text must state at least one."""
 
-_NUMBER = re.compile(r"\bAU\s?(\d+)")
 _FIRST_WORD = re.compile(r"\A\W*(\w+)\s*[.:,]")
 
 
@@ -115,7 +115,7 @@ def instruction_problems(
 
 def _number_problems(text: str, action_units: Sequence[float | None]) -> list[str]:
     """Compare the FACS numbers in a text with the measured units."""
-    listed = {int(number) for number in _NUMBER.findall(text)}
+    listed = named_units(text)
     active = [unit for unit, value in zip(FEAFA, action_units, strict=True) if value is not None and value >= ACTIVE]
     possible = {number for unit in active for number in unit.facs}
     problems = [f"AU{number} is listed, but no such unit is active" for number in sorted(listed - possible)]

@@ -8,7 +8,6 @@ question for active units), ``cot`` (reasoning) and ``p_active`` (a dictionary o
 ``units_text``, the units are read from ``cot``. A missing or unreadable answer counts as no expression and no unit.
 """
 
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -23,6 +22,7 @@ from explllm.core.facs import FacsUnit, facs_set
 from explllm.core.manifest import Manifest
 from explllm.explanations.claims import claims
 from explllm.explanations.grounding import STRONG
+from explllm.explanations.unit_numbers import stated_units
 from explllm.metrics.answers import Answers
 from explllm.metrics.chain_of_thought import chain_of_thought_metrics
 from explllm.metrics.evaluation import recognition_metrics
@@ -32,10 +32,6 @@ from explllm.metrics.judges import RuleJudge, find_judge
 
 UNCALIBRATED = 0.5
 """Threshold of the probability that a unit is active, without validation faces to choose it on."""
-
-_NUMBER = re.compile(r"\bAU\s?(\d+)")
-_DENIAL = re.compile(r"\b(?:not?|none|never|without|absent|inactive|neither|nor|0)\b", re.IGNORECASE)
-_SENTENCE = re.compile(r"(?<=[.;!?\n])\s+")
 
 
 @dataclass(frozen=True)
@@ -80,7 +76,7 @@ def unit_truth(manifest: Manifest, active_from: float = STRONG) -> UnitTruth | N
     return UnitTruth(names, (), active[:, kept])
 
 
-def claimed_units(text: str | None) -> tuple[list[float], set[int]]:
+def claimed_intensities(text: str | None) -> list[float]:
     """Read action units from free text with the shared lexicon.
 
     Args:
@@ -88,24 +84,23 @@ def claimed_units(text: str | None) -> tuple[list[float], set[int]]:
 
     Returns:
         24 intensities in FEAFA order: the middle of the range of an intensity word, 1 for a claim without one, 0 for
-        units that are denied or not claimed; and the FACS numbers in sentences without a denial.
+        units that are denied or not claimed.
     """
     intensities = [0.0] * len(FEAFA)
-    text = text or ""
-    for claim in claims(text):
+    for claim in claims(text or ""):
         if claim.present:
             low, high = claim.low, claim.high
             value = 1.0 if low is None or high is None else (low + min(high, 1.0)) / 2
             intensities[claim.unit] = max(intensities[claim.unit], value)
-    sentences = [sentence for sentence in _SENTENCE.split(text) if not _DENIAL.search(sentence)]
-    return intensities, {int(number) for sentence in sentences for number in _NUMBER.findall(sentence)}
+    return intensities
 
 
 def units_from_texts(texts: Sequence[str | None], truth: UnitTruth, active_from: float = STRONG) -> np.ndarray:
     """Detect action units in texts.
 
-    FACS units with a FEAFA counterpart are active if one of its sides is claimed; the others, which the lexicon has no
-    words for, if their number is listed.
+    FACS units are active if the text lists their number or the lexicon reads a FEAFA counterpart, on either side. A
+    number that the text denies is inactive. The strength of a unit in words decides over its number: "slight jaw drop
+    (AU26)" is as weak as "slight jaw drop". FEAFA units have sides, which numbers do not give: only words count.
 
     Args:
         texts: N texts.
@@ -115,13 +110,15 @@ def units_from_texts(texts: Sequence[str | None], truth: UnitTruth, active_from:
     Returns:
         (N, K) bool.
     """
-    read = [claimed_units(text) for text in texts]
-    intensities = np.array([values for values, _ in read], float).reshape(-1, len(FEAFA))
+    intensities = np.array([claimed_intensities(text) for text in texts], float).reshape(-1, len(FEAFA))
     if not truth.facs:
         return intensities[:, [NAMES.index(name) for name in truth.names]] >= active_from
-    mapped = facs_intensities(torch.from_numpy(intensities), truth.facs).numpy()
-    listed = np.array([[unit.number in numbers for unit in truth.facs] for _, numbers in read], bool)
-    return np.where(np.isnan(mapped), listed.reshape(mapped.shape), mapped >= ACTIVE_FROM)
+    mapped = np.nan_to_num(facs_intensities(torch.from_numpy(intensities), truth.facs).numpy())
+    stated = [stated_units(text or "") for text in texts]
+    # 1 for a listed number, 0 for a denied one, NaN for none.
+    numbers = np.array([[row.get(unit.number, np.nan) for unit in truth.facs] for row in stated], float)
+    numbers = numbers.reshape(mapped.shape)
+    return np.where(mapped > 0, (mapped >= ACTIVE_FROM) & (numbers != 0), numbers == 1)
 
 
 def unit_metrics(active: np.ndarray, truth: UnitTruth) -> dict[str, Any]:

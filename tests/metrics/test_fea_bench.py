@@ -7,10 +7,11 @@ from sklearn.metrics import accuracy_score, f1_score, recall_score
 
 from explllm.core.action_units import BP4D_12, NAMES
 from explllm.core.expressions import Expression
+from explllm.core.facs import facs_set
 from explllm.core.manifest import Manifest
 from explllm.explanations.instructions import write_instructions
 from explllm.explanations.rule_writer import RuleWriter
-from explllm.metrics.fea_bench import bench_metrics, choose_thresholds, unit_truth, units_from_texts
+from explllm.metrics.fea_bench import UnitTruth, bench_metrics, choose_thresholds, unit_truth, units_from_texts
 
 FACES = 40
 LABELS = list(Expression)[:7]
@@ -92,6 +93,24 @@ def test_facs_labels_equal_scikit_learn(faces):
         [score] = [value for name, value in metrics["f1"].items() if name.startswith(f"AU{number} ")]
         expected = f1_score(truth[:, place], shown[:, place]) if number in words else 0
         assert score == pytest.approx(expected), number
+
+
+@pytest.mark.parametrize(
+    ("text", "active"),
+    [
+        ("AU1, AU2, AU4, AU6, AU12, AU25, AU26", {1, 2, 4, 6, 12}),
+        ("Active: AU6 (0.7), AU7 (0.5), AU12 (0.8).", {6, 7, 12}),
+        ("The lip corners are pulled up (AU12), with AU6. AU15 is not active.", {6, 12}),
+        # Words decide how strong a unit is, and a denied number is inactive even if its name looks like a claim.
+        ("Active action units: slight chin raise (AU17), strong upper lip raise (AU10).", {10}),
+        ("AU4 (Brow Lowerer): 1, AU12 (Lip Corner Puller): 0", {4}),
+    ],
+)
+def test_facs_numbers_and_words(text, active):
+    units = facs_set("bp4d12")
+    truth = UnitTruth(tuple(unit.label for unit in units), units, np.ones((1, 12)))
+    [detected] = units_from_texts([text], truth)
+    assert {unit.number for unit, found in zip(units, detected, strict=True) if found} == active
 
 
 @pytest.mark.parametrize(
