@@ -8,7 +8,8 @@ question for active units), ``cot`` (reasoning) and ``p_active`` (a dictionary o
 ``units_text``, the units are read from ``cot``. A missing or unreadable answer counts as no expression and no unit.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+import logging
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,6 +30,8 @@ from explllm.metrics.evaluation import recognition_metrics
 from explllm.metrics.exp_cot_score import exp_cot_score
 from explllm.metrics.facs import ACTIVE_FROM, facs_counts, facs_f1, facs_intensities
 from explllm.metrics.judges import RuleJudge, find_judge
+
+_log = logging.getLogger(__name__)
 
 UNCALIBRATED = 0.5
 """Threshold of the probability that a unit is active, without validation faces to choose it on."""
@@ -152,10 +155,10 @@ def choose_thresholds(probabilities: np.ndarray, truth: UnitTruth) -> np.ndarray
         truth: Their true units.
 
     Returns:
-        (K,) thresholds halfway between neighboring probabilities; `UNCALIBRATED` for a unit without an active
-        validation face. Of equally good thresholds, the one closest to `UNCALIBRATED`.
+        (K,) thresholds halfway between neighboring probabilities; NaN for a unit without an active validation face. Of
+        equally good thresholds, the one closest to `UNCALIBRATED`.
     """
-    thresholds = np.full(len(truth.names), UNCALIBRATED)
+    thresholds = np.full(len(truth.names), np.nan)
     for unit in range(len(truth.names)):
         known = ~np.isnan(truth.active[:, unit]) & ~np.isnan(probabilities[:, unit])
         scores, labels = probabilities[known, unit], truth.active[known, unit] > 0
@@ -184,45 +187,64 @@ def bench_metrics(
     Args:
         manifest: The test faces.
         answers: The answer table, in the order of the manifest's rows.
-        labels: The expressions that the model chooses from.
+        labels: The expressions that the model chooses from. Faces of other expressions count as wrong: all models of a
+            benchmark are scored on the same faces.
         validation: Validation faces and the model's answers about them, to choose thresholds on.
         active_from: Minimum FEAFA intensity of an active unit.
         judge: A registered judge that compares reasoning with the manifest's chains of thought.
 
     Returns:
-        ``expression`` (`recognition_metrics`), ``units_text`` and ``units_likelihood`` (`unit_metrics`),
-        ``reasoning``: ``answered`` and ``parsed`` (shares of faces), the metrics of `chain_of_thought_metrics` and the
-        Exp-CoT Score. A part is missing if the manifest has no labels for it or the model gives no such answer.
+        ``expression``: `recognition_metrics`, and ``not_a_label``, the number of faces by expression that the model
+        does not choose from. ``units_text`` and ``units_likelihood``: `unit_metrics`, the latter also with
+        ``thresholds``; ``calibrated``, the units whose threshold was chosen on validation faces; ``unreadable``, the
+        number of cells and values of ``p_active`` that are not probabilities. ``reasoning``: ``answered`` and
+        ``parsed`` (shares of faces), the metrics of `chain_of_thought_metrics` and the Exp-CoT Score. A part is missing
+        if the manifest has no labels for it or the model gives no such answer.
     """
     metrics: dict[str, Any] = {}
     frame = manifest.frame
     texts = {name: _texts(answers, name) for name in ("units_text", "cot")}
     if "expression" in frame and frame["expression"].notna().any() and "predicted" in answers:
-        known = frame["expression"].notna().to_numpy()
-        table = pd.DataFrame({"expression": frame["expression"][known], "predicted": list(answers["predicted"][known])})
-        metrics["expression"] = recognition_metrics(Answers.from_table(table, labels, unknown_labels="leave_out"))
+        metrics["expression"] = _expressions(frame["expression"], answers["predicted"], labels)
     truth = unit_truth(manifest, active_from)
     if truth is not None:
         spoken = texts["units_text"] if texts["units_text"] is not None else texts["cot"]
         if spoken is not None:
             metrics["units_text"] = unit_metrics(units_from_texts(spoken, truth, active_from), truth)
         if "p_active" in answers:
-            thresholds = np.full(len(truth.names), UNCALIBRATED)
-            if validation is not None:
-                faces, given = validation
-                known_truth = unit_truth(faces, active_from)
-                if known_truth is not None and known_truth.names == truth.names:
-                    thresholds = choose_thresholds(_probabilities(given, truth), known_truth)
-            # A face without an answer shows no unit: NaN is never above a threshold.
-            active = _probabilities(answers, truth) >= thresholds
-            metrics["units_likelihood"] = {
-                **unit_metrics(active, truth),
-                "thresholds": dict(zip(truth.names, thresholds.tolist(), strict=True)),
-                "calibrated": validation is not None,
-            }
+            chosen: dict[str, float] = {}
+            if validation is not None and (known := unit_truth(validation[0], active_from)) is not None:
+                probabilities, _ = _probabilities(validation[1], known)
+                best = zip(known.names, choose_thresholds(probabilities, known).tolist(), strict=True)
+                chosen = {name: value for name, value in best if name in truth.names and value == value}
+            metrics["units_likelihood"] = _likely_units(answers, truth, chosen)
     if texts["cot"] is not None:
         metrics["reasoning"] = _reasoning(manifest, texts["cot"], judge)
     return metrics
+
+
+def _expressions(truth: pd.Series, predicted: pd.Series, labels: Sequence[Expression]) -> dict[str, Any]:
+    known = truth.notna().to_numpy()
+    table = pd.DataFrame({"expression": truth[known].tolist(), "predicted": predicted[known].tolist()})
+    # All eight classes for every model: leaving out faces would make models with fewer labels look better.
+    metrics = recognition_metrics(Answers.from_table(table, tuple(Expression)))
+    others = table["expression"][~table["expression"].isin([str(label) for label in labels])]
+    return {**metrics, "not_a_label": {str(name): int(count) for name, count in others.value_counts().items()}}
+
+
+def _likely_units(answers: pd.DataFrame, truth: UnitTruth, chosen: Mapping[str, float]) -> dict[str, Any]:
+    thresholds = {name: chosen.get(name, UNCALIBRATED) for name in truth.names}
+    probabilities, unreadable = _probabilities(answers, truth)
+    if unreadable:
+        _log.warning("%d cells or values of p_active are not probabilities; they count as missing.", unreadable)
+    # A face without an answer shows no unit: NaN is never above a threshold.
+    active = probabilities >= np.array(list(thresholds.values()))
+    return {
+        **unit_metrics(active, truth),
+        "thresholds": thresholds,
+        "calibrated": list(chosen),
+        "unreadable": unreadable,
+    }
 
 
 def _reasoning(manifest: Manifest, texts: Sequence[str | None], judge: str) -> dict[str, Any]:
@@ -258,11 +280,23 @@ def _texts(answers: pd.DataFrame, column: str) -> list[str | None] | None:
     return [value if isinstance(value, str) and value.strip() else None for value in answers[column]]
 
 
-def _probabilities(answers: pd.DataFrame, truth: UnitTruth) -> np.ndarray:
-    def row(cell: Any) -> Iterator[float]:
-        values: Mapping[str, Any] = cell if isinstance(cell, Mapping) else {}
-        for name in truth.names:
-            value = values.get(name)
-            yield np.nan if value is None else float(value)
-
-    return np.array([list(row(cell)) for cell in answers["p_active"]], float).reshape(-1, len(truth.names))
+def _probabilities(answers: pd.DataFrame, truth: UnitTruth) -> tuple[np.ndarray, int]:
+    """Return the probabilities (N, K), NaN where there are none, and the number of unreadable cells and values."""
+    probabilities = np.full((len(answers), len(truth.names)), np.nan)
+    if "p_active" not in answers:
+        return probabilities, 0
+    unreadable = 0
+    for row, cell in enumerate(answers["p_active"]):
+        if not isinstance(cell, Mapping):
+            unreadable += not (cell is None or cell == "" or (isinstance(cell, float) and np.isnan(cell)))
+            continue
+        for place, name in enumerate(truth.names):
+            if (value := cell.get(name)) is None:
+                continue
+            try:
+                number = float(value)
+            except (TypeError, ValueError):
+                number = np.inf
+            unreadable += number < 0 or number > 1
+            probabilities[row, place] = number if 0 <= number <= 1 else np.nan
+    return probabilities, int(unreadable)

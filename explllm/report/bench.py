@@ -33,6 +33,7 @@ class BenchRow:
 
 
 _METRICS = (
+    ("labeled faces", ("expression", "count")),
     ("accuracy", ("expression", "accuracy")),
     ("macro recall", ("expression", "macro_recall")),
     ("AU F1, text", ("units_text", "mean_f1")),
@@ -65,7 +66,7 @@ def unit_rows(rows: Sequence[BenchRow], part: str) -> list[list[str]]:
 
 
 def _shown(value: float | None) -> str:
-    return "–" if value is None else f"{value:.3f}"
+    return "–" if value is None else f"{value:,}" if isinstance(value, int) else f"{value:.3f}"
 
 
 def write_bench(rows: Sequence[BenchRow], report: dict[str, Any], note: str, out: Path) -> None:
@@ -86,7 +87,9 @@ def write_bench(rows: Sequence[BenchRow], report: dict[str, Any], note: str, out
     names = [row.name for row in rows]
     parts = (("units_text", "F1 by text"), ("units_likelihood", "F1 by likelihood"))
     uncalibrated = [
-        row.name for row in rows if not row.metrics.get("units_likelihood", {"calibrated": True})["calibrated"]
+        row.name
+        for row in rows
+        if "units_likelihood" in row.metrics and not row.metrics["units_likelihood"]["calibrated"]
     ]
     page = render_page(
         "bench.html.jinja",
@@ -114,9 +117,26 @@ def _notices(rows: Sequence[BenchRow], report: dict[str, Any], note: str) -> lis
                 notices.append(f"{row.name} was trained on the {kind} of {leaks[kind]:,} test faces.")
         if row.unknown:
             notices.append(f"{row.name}: {row.unknown}.")
+        notices += _remarks(row)
     if count := report["validation"]["left_out"]:
         notices.append(f"{count:,} validation faces share an image or a person with the test faces and were not used.")
     return notices
+
+
+def _remarks(row: BenchRow) -> list[str]:
+    """Return what limits a model's metrics: unknown labels, unreadable probabilities, thresholds without data."""
+    likely = row.metrics.get("units_likelihood", {"thresholds": {}, "calibrated": [], "unreadable": 0})
+    unknown = row.metrics.get("expression", {}).get("not_a_label", {})
+    missing = [unit for unit in likely["thresholds"] if unit not in likely["calibrated"]]
+    remarks = []
+    if unknown:
+        counts = ", ".join(f"{name} ({count:,})" for name, count in unknown.items())
+        remarks.append(f"{row.name} does not choose from all expressions. Faces that count as wrong: {counts}.")
+    if likely["unreadable"]:
+        remarks.append(f"{row.name}: {likely['unreadable']:,} values are not probabilities and count as missing.")
+    if likely["calibrated"] and missing:
+        remarks.append(f"{row.name}: no validation face shows {', '.join(missing)}; the likelihood threshold is 0.5.")
+    return remarks
 
 
 def print_bench(console: Console, rows: Sequence[BenchRow]) -> None:

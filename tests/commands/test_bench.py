@@ -194,13 +194,19 @@ def test_a_table_of_answers(explllm, drawn_faces, tmp_path):
     table = Manifest.read(drawn_faces / "manifest.parquet")
     frame = table.frame[table.frame["split"] == "test"].reset_index(drop=True)
     frame["predicted"] = ["", "no idea", "Freude", *frame["expression"][3:]]
+    frame["p_active"] = ["AU6: yes", '{"Jaw Drop": "high"}', *['{"Jaw Drop": 0.9}'] * (len(frame) - 2)]
     frame.drop(columns="action_units").to_parquet("oracle.parquet")
     done = explllm("bench", "fea", drawn_faces / "manifest.parquet", "oracle.parquet", "-o", "out")
     assert done.status == 0, done.err
     [model] = json.loads((tmp_path / "out/bench.json").read_text())["models"]
     assert model["expression"]["accuracy"] == pytest.approx((len(frame) - 3) / len(frame))
     assert model["reasoning"]["parsed"] == 1 and model["reasoning"]["exp_cot_score"] == pytest.approx(1)
-    assert model["units_text"]["mean_f1"] > 0.8 and "units_likelihood" not in model
+    assert model["units_text"]["mean_f1"] > 0.8 and model["units_likelihood"]["f1"]["Jaw Drop"] > 0
+    assert (
+        model["units_likelihood"]["unreadable"] == 2
+        and "2 values are not prob" in (tmp_path / "out/bench.html").read_text()
+    )
+    frame = frame.drop(columns="p_active")
     frame["image"] = "x" + frame["image"]
     frame.to_parquet("oracle.parquet")
     error = explllm("bench", "fea", drawn_faces / "manifest.parquet", "oracle.parquet", "-o", "out").error

@@ -1,5 +1,7 @@
 """FEABench: figures equal scikit-learn's, and answers of no use get their honest zero."""
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -61,7 +63,7 @@ def test_equals_scikit_learn(faces, answers):
     assert [*metrics["units_text"]["f1"].values()] == pytest.approx(expected)
     assert metrics["units_text"]["mean_f1"] == pytest.approx(np.mean(expected)) and np.mean(expected) > 0.5
     thresholds = metrics["units_likelihood"]["thresholds"]
-    assert metrics["units_likelihood"]["calibrated"]
+    assert metrics["units_likelihood"]["calibrated"] == list(units.names)
     for place, name in enumerate(units.names):
         scores = np.array([row[name] for row in answers["p_active"]])
         own = f1_score(units.active[:, place], scores >= thresholds[name])
@@ -126,7 +128,42 @@ def test_useless_answers_get_zero(faces, text):
     assert metrics["reasoning"]["parsed"] == 0
 
 
-def test_thresholds_without_active_faces(faces):
+def test_units_without_active_validation_faces_keep_the_default_threshold(faces, answers):
     units = unit_truth(faces)
-    nothing = type(units)(units.names, (), np.zeros_like(units.active))
-    assert choose_thresholds(np.random.default_rng(0).uniform(size=units.active.shape), nothing).tolist() == [0.5] * 23
+    assert np.isnan(choose_thresholds(np.full(units.active.shape, 0.5), replace(units, active=0 * units.active))).all()
+    # The validation faces lack another unit than the test faces, and no face shows one of theirs.
+    frame = faces.frame.assign(action_units_missing="Jaw Drop")
+    frame["action_units"] = [[*row[:11], 0.0, *row[12:]] for row in frame["action_units"]]
+    metrics = bench_metrics(faces, answers, LABELS, (Manifest(frame, faces.root), answers))["units_likelihood"]
+    assert set(units.names) - set(metrics["calibrated"]) == {"Jaw Drop", NAMES[11]}
+    assert metrics["thresholds"]["Jaw Drop"] == metrics["thresholds"][NAMES[11]] == 0.5
+    own = bench_metrics(faces, answers, LABELS, (faces, answers))["units_likelihood"]["thresholds"]
+    assert all(metrics["thresholds"][name] == own[name] for name in metrics["calibrated"])
+
+
+def test_all_models_are_scored_on_the_same_faces(tmp_path):
+    faces = Manifest(
+        pd.DataFrame({"image": list("abc"), "expression": ["Happiness", "Happiness", "Contempt"]}), tmp_path
+    )
+    table = pd.DataFrame({"predicted": ["Happiness"] * 3})
+    seven, eight = (bench_metrics(faces, table, labels)["expression"] for labels in (LABELS, list(Expression)))
+    assert seven["not_a_label"] == {"Contempt": 1} and eight["not_a_label"] == {}
+    for metrics in (seven, eight):
+        assert (metrics["count"], metrics["left_out"]) == (3, {})
+        assert (metrics["accuracy"], metrics["macro_recall"]) == (pytest.approx(2 / 3), 0.5)
+    only = Manifest(faces.frame[2:].reset_index(drop=True), tmp_path)
+    assert bench_metrics(only, table[:1], LABELS)["expression"]["accuracy"] == 0
+    nothing = Manifest(faces.frame.assign(expression=None), tmp_path)
+    assert bench_metrics(nothing, table, LABELS) == {}
+
+
+def test_unreadable_probabilities_are_missing(faces, answers, caplog):
+    table = answers.copy()
+    cells = ["AU6: yes", ["x"], {"Jaw Drop": "high"}, {"Jaw Drop": 90}, {"Jaw Drop": None}, None, float("nan"), ""]
+    table["p_active"] = [*cells, *table["p_active"][len(cells) :]]
+    metrics = bench_metrics(faces, table, LABELS)["units_likelihood"]
+    assert metrics["unreadable"] == 4 and "4 cells or values of p_active" in caplog.text
+    empty = bench_metrics(
+        faces, answers.assign(p_active=[None] * len(cells) + [*table["p_active"][len(cells) :]]), LABELS
+    )
+    assert metrics["f1"] == empty["units_likelihood"]["f1"]
