@@ -233,6 +233,9 @@ class ActionUnitData(FaceDataModule):
         dataset = TrainingUnits(self.images(), labels, rows, self.augment, self.max_unreadable)
         return self._training_loader(SinglePass(rows, "action_units", self.seed), dataset, collate_units)
 
+    def _can_validate(self) -> bool:
+        return not self.frame("val").empty
+
     def _evaluation_loader(self, split: Split | None) -> DataLoader[Any]:
         frame, labels = self._split(split), self.labels
         rows = frame.index if split is None else frame.index[labels.labeled()[frame.index]]

@@ -77,7 +77,9 @@ class ManifestFaces(FaceDataModule):
 
     def required(self, manifest: Manifest) -> tuple[str, ...]:
         """Return the label columns required by all stages but ``predict``."""
-        return () if self.conversation_kind == "captions" else ("expression",)
+        kinds = {kind for kind, share in self.shares.items() if share}
+        trains_units_only = self.stage == "fit" and kinds == {"unit_state"}
+        return () if trains_units_only or self.conversation_kind == "captions" else ("expression",)
 
 
 class CaptionedImages(FaceDataModule):

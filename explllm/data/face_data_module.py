@@ -184,7 +184,7 @@ class FaceDataModule(LightningDataModule):
         if stage == "fit" and self.trainer is not None:
             micro_batches = accumulation(self.batch_size, self.micro_batch_size, self.trainer.world_size)
             self.trainer.accumulate_grad_batches = micro_batches
-            if self.conversation_kind == "captions" or self.frame("val").empty:
+            if not self._can_validate():
                 # Lightning then skips validation without a warning.
                 self.trainer.limit_val_batches = 0
 
@@ -217,7 +217,7 @@ class FaceDataModule(LightningDataModule):
         return self._training_loader(self._plan(frame), dataset, Collator(conversations))
 
     def val_dataloader(self) -> DataLoader[Any]:
-        """Return the loader of the split ``val``."""
+        """Return the loader of the split ``val``; rows without an expression, such as BP4D's, are left out."""
         return self._evaluation_loader("val")
 
     def test_dataloader(self) -> DataLoader[Any]:
@@ -338,16 +338,21 @@ class FaceDataModule(LightningDataModule):
             )
         return frame
 
+    def _can_validate(self) -> bool:
+        """Return whether the split ``val`` has a row to validate recognition on."""
+        return self.conversation_kind != "captions" and bool(self.frame("val")["expression"].notna().any())
+
     def _evaluation_loader(self, split: Split | None) -> DataLoader[Any]:
         frame = self._split(split)
-        if split is not None and frame["expression"].isna().any():
+        labeled = frame if split is None else frame[frame["expression"].notna()]
+        if len(labeled) < len(frame) and (split != "val" or labeled.empty):
             row = int(frame.index[frame["expression"].isna()][0])
             raise ManifestError(
                 f"row {row} of the split `{split}` has no expression",
                 where=self._manifest().image_path(row),
                 remedy="Label it, or use `explllm predict`.",
             )
-        dataset = EvaluationDataset(self._manifest(), self.images(), self._share(frame.index))
+        dataset = EvaluationDataset(self._manifest(), self.images(), self._share(labeled.index))
         return self._loader(dataset, Collator(self._conversations()))
 
     def _loader(self, dataset: Any, collate: Any) -> DataLoader[Any]:

@@ -214,10 +214,10 @@ def disfa(root):
     return root
 
 
-def bp4d(root):
+def bp4d(root, people=("F001", "F003")):
     """Two people of different parts; the third frame has a unit that could not be coded."""
     header = ["0", *map(str, range(1, 28))]
-    for person in ("F001", "F003"):
+    for person in people:
         rows = [[frame, *(1 if unit in (1, 12) else 0 for unit in range(1, 28))] for frame in (2440, 2441)]
         rows.append([2442, *([9] * 27)])
         table(root / "AUCoding" / "AU_OCC" / f"{person}_T1.csv", header, rows)

@@ -4,6 +4,7 @@ import shutil
 from collections import Counter
 from types import SimpleNamespace
 
+import pandas as pd
 import pytest
 import torch
 
@@ -206,6 +207,23 @@ def test_rows_without_a_label(ready, drawn_faces, tmp_path):
     assert trained == set(range(56)) - {0}
     with pytest.raises(ManifestError, match=r"row 90 of the split `test` has no expression .*use `explllm predict`"):
         data.test_dataloader()
+
+
+def test_rows_with_action_units_alone(ready, drawn_faces, tmp_path):
+    """Rows such as BP4D's, without an expression: trained on by unit states, and left out of validation."""
+    frame = Manifest.read(drawn_faces / "manifest.parquet").frame
+    unlabeled = frame.assign(expression=None, cot=None)
+    settings = {"batch_size": 28, "micro_batch_size": 28, "mixture": {"unit_state": 1}}
+    for name, table in (("none", unlabeled), ("some", pd.concat([frame[:60], unlabeled[60:]]))):
+        Manifest(table, drawn_faces).write(tmp_path / f"{name}.parquet")
+        data = ready(ManifestFaces(tmp_path / f"{name}.parquet", drawn_faces, **settings))
+        assert (data.trainer.limit_val_batches == 0) == (name == "none")
+        rows = {row for batch in data.train_dataloader() for row in batch["rows"].tolist()}
+        assert rows == set(frame.index[frame["split"] == "train"])
+    validated = [row for batch in data.val_dataloader() for row in batch["rows"].tolist()]
+    assert validated == [row for row in frame.index[frame["split"] == "val"] if row < 60]
+    with pytest.raises(ManifestError, match="no values in the column expression"):
+        ready(ManifestFaces(tmp_path / "none.parquet", drawn_faces, mixture={"unit_state": 1, "fer": 1}))
 
 
 def test_the_image_cache_keeps_to_its_limit(ready, drawn):

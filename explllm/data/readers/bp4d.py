@@ -7,8 +7,8 @@ from typing import Annotated
 from explllm.core.action_units import BP4D_12
 from explllm.core.errors import InputError, MissingPathError
 from explllm.core.options import Option
-from explllm.data.readers.facs import Frames, binary, check_fold, frame_paths
-from explllm.data.readers.folds import named_parts
+from explllm.data.readers.facs import Frames, binary, frame_paths
+from explllm.data.readers.folds import VAL_FRACTION, named_parts
 from explllm.data.readers.parsing import integer
 from explllm.data.readers.published import BP4D
 from explllm.data.readers.source import Source
@@ -29,6 +29,7 @@ _UNKNOWN = "9"
 def read_bp4d(
     source: Source,
     fold: int | None = None,
+    val_fraction: float = VAL_FRACTION,
     listing: Annotated[str | None, Option("list")] = None,
     frames: str = "{subject}/{task}/{frame}.jpg",
 ) -> None:
@@ -41,14 +42,14 @@ def read_bp4d(
     Args:
         source: The folder.
         fold: Test on part N of the people, 1 to 3; by default all rows are ``train``.
+        val_fraction: With --fold, share of the other people that becomes ``val``; at least one person, unless it is 0.
         listing: Read this list of frames instead of the publisher's files.
         frames: Path of a frame below ROOT; fields: {subject}, {task}, {frame}.
 
     Raises:
         MissingPathError: If there is no label file.
     """
-    check_fold(fold, PARTS)
-    table = Frames(source, "bp4d12", PARTS, fold)
+    table = Frames(source, "bp4d12", PARTS, fold, val_fraction)
     if listing is not None:
         table.add_list(listing, _parse, _person)
         source.compare(BP4D)

@@ -8,8 +8,8 @@ from typing import Annotated
 from explllm.core.action_units import DISFA_8
 from explllm.core.errors import InputError, ManifestError, MissingPathError
 from explllm.core.options import Option
-from explllm.data.readers.facs import Frames, check_fold, frame_paths
-from explllm.data.readers.folds import named_parts
+from explllm.data.readers.facs import Frames, frame_paths
+from explllm.data.readers.folds import VAL_FRACTION, named_parts
 from explllm.data.readers.parsing import integer
 from explllm.data.readers.published import DISFA
 from explllm.data.readers.source import Source
@@ -29,6 +29,7 @@ _NONE = 999
 def read_disfa(
     source: Source,
     fold: int | None = None,
+    val_fraction: float = VAL_FRACTION,
     listing: Annotated[str | None, Option("list")] = None,
     frames: str = "RightVideo{subject}/frame_{frame}.jpg",
     threshold: Annotated[int, Option(minimum=1, maximum=5)] = 2,
@@ -42,6 +43,7 @@ def read_disfa(
     Args:
         source: The folder.
         fold: Test on part N of the people, 1 to 3; by default all rows are ``train``.
+        val_fraction: With --fold, share of the other people that becomes ``val``; at least one person, unless it is 0.
         listing: Read this list of frames instead of the publisher's files.
         frames: Path of a frame below ROOT; fields: {subject}, {frame} from 1, {frame0} from 0.
         threshold: Minimum intensity, of 5, that counts as active.
@@ -49,8 +51,7 @@ def read_disfa(
     Raises:
         MissingPathError: If the file of a unit is missing.
     """
-    check_fold(fold, PARTS)
-    table = Frames(source, "disfa8", PARTS, fold)
+    table = Frames(source, "disfa8", PARTS, fold, val_fraction)
     if listing is not None:
         table.add_list(listing, _parse, _person)
     else:

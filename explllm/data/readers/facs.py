@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from explllm.core.errors import ConfigError, InputError, MissingPathError
-from explllm.data.readers.folds import split_by_fold
+from explllm.data.readers.folds import fold_splits, split_of
 from explllm.data.readers.parsing import split_of_name
 from explllm.data.readers.source import Source
 
@@ -17,20 +17,27 @@ class Frames:
     `explllm.core.action_units.DISFA_8`, ``bp4d12`` is `BP4D_12`.
     """
 
-    def __init__(self, source: Source, facs_set: str, parts: Mapping[str, int], fold: int | None) -> None:
-        """Store the set and its folds.
+    def __init__(
+        self, source: Source, facs_set: str, parts: Mapping[str, int], fold: int | None, val_fraction: float
+    ) -> None:
+        """Store the set, and the splits of its people.
 
         Args:
             source: The folder being read.
             facs_set: Name of the set of units.
             parts: Part of each person in the published folds.
             fold: The part to test on; None: all rows are ``train``, or of the split named by their list.
+            val_fraction: Share of the people outside the part to hold out for validation.
+
+        Raises:
+            ConfigError: If there is no such part, or the share is out of range.
         """
-        self._source, self._set, self._parts, self._fold = source, facs_set, parts, fold
+        self._source, self._set, self._fold = source, facs_set, fold
+        self._splits = fold_splits(parts, fold, val_fraction)
 
     def add(self, image: str, person: str, active: Sequence[int], split: str | None = None) -> None:
         """Add a frame of a person, with 0 or 1 for each unit; `split` applies if no fold was chosen."""
-        split = split_by_fold(person, self._parts, self._fold) if self._fold or not split else split
+        split = split_of(person, self._splits) if self._fold is not None else split or "train"
         self._source.add(image, split=split, identity=person, facs=list(active), facs_set=self._set)
 
     def add_list(self, listing: str, parse: Callable[[str], tuple[str, Sequence[int]]], name: Callable) -> None:
@@ -77,12 +84,6 @@ def frame_paths(pattern: str, **values: str | int) -> list[str]:
             f"invalid --frames {pattern!r} ({type(error).__name__} {error})",
             remedy=f"Use the fields {', '.join(values)}.",
         ) from None
-
-
-def check_fold(fold: int | None, parts: Mapping[str, int]) -> None:
-    """Raise ConfigError if no person belongs to the part `fold`."""
-    if fold is not None and fold not in parts.values():
-        raise ConfigError(f"fold {fold}", remedy=f"Use 1 to {max(parts.values())}.")
 
 
 def binary(values: Sequence[str], count: int) -> list[int]:

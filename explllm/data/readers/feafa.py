@@ -8,7 +8,7 @@ from pathlib import Path
 
 from explllm.core.action_units import check_action_units
 from explllm.core.errors import ManifestError, MissingPathError
-from explllm.data.readers.folds import split_by_fold, subject_parts
+from explllm.data.readers.folds import VAL_FRACTION, fold_splits, split_of, subject_parts
 from explllm.data.readers.published import FEAFA, FEAFA_PLUS
 from explllm.data.readers.source import Source
 from explllm.faces.images import IMAGE_SUFFIXES
@@ -18,18 +18,25 @@ _PARTS = re.compile(r"(feafa|disfa)[-_ ]?a?", re.IGNORECASE)
 _DISFA_PERSON = re.compile(r"SN\d{3}")
 
 
-def read_feafa(source: Source, fold: int | None = None, folds: int = 5, seed: int = 0) -> None:
+def read_feafa(
+    source: Source,
+    fold: int | None = None,
+    val_fraction: float = VAL_FRACTION,
+    folds: int = 5,
+    seed: int = 0,
+) -> None:
     """Read ``SUBJECT/SEQUENCE/FRAME.jpg`` with ``FRAME.auw`` next to it: 24 numbers from 0 to 1 in FEAFA's order.
 
     FEAFA+ has these folders below ``FEAFA-A/`` and ``DISFA-A/``. The column ``identity`` is the subject; for the videos
     of DISFA it is the number that DISFA uses, such as SN001, which shows overlaps with a test on DISFA. The publisher
-    defines no splits: subjects are assigned to folds at random, and no subject is in both training and test.
+    defines no splits: subjects are assigned to folds at random, and no subject is in two splits.
 
     Args:
         source: The folder.
         fold: Test on part N of the people, from 1; by default all rows are ``train``.
+        val_fraction: With --fold, share of the other people that becomes ``val``; at least one person, unless it is 0.
         folds: Number of parts.
-        seed: Seed of the parts.
+        seed: Seed of the parts and of the people in ``val``.
 
     Raises:
         MissingPathError: If there is no ``.auw`` file.
@@ -38,7 +45,8 @@ def read_feafa(source: Source, fold: int | None = None, folds: int = 5, seed: in
     if not files:
         raise MissingPathError("no .auw file", where=source.root, remedy="Expected SUBJECT/SEQUENCE/FRAME.auw.")
     people = _people([file.relative_to(source.root).parts for file in files])
-    parts = subject_parts(people, folds, seed) if fold is not None else {}
+    parts = dict.fromkeys(people, 1) if fold is None else subject_parts(people, folds, seed)
+    splits = fold_splits(parts, fold, val_fraction, seed)
     for file, person in zip(source.track(files, len(files)), people, strict=True):
         with source.row(file):
             try:
@@ -48,7 +56,7 @@ def read_feafa(source: Source, fold: int | None = None, folds: int = 5, seed: in
             units = check_action_units(text.replace(",", " ").split())  # type: ignore[arg-type]
             source.add(
                 _image(source, file),
-                split=split_by_fold(person, parts, fold),
+                split=split_of(person, splits),
                 identity=person,
                 action_units=units,
                 action_units_source="FEAFA's annotators",

@@ -6,6 +6,9 @@ import numpy as np
 
 from explllm.core.errors import ConfigError, InputError
 
+VAL_FRACTION = 0.1
+"""Default share of the training people to hold out for validation; our choice."""
+
 
 def subject_parts(people: Iterable[str], count: int, seed: int) -> dict[str, int]:
     """Divide people at random into `count` parts of nearly equal size; return each person's part, from 1.
@@ -25,17 +28,39 @@ def named_parts(*parts: str) -> dict[str, int]:
     return {name: part for part, names in enumerate(parts, 1) for name in names.split()}
 
 
-def split_by_fold(person: str, parts: Mapping[str, int], fold: int | None) -> str:
-    """Return the split of a person: ``test`` if their part is `fold`, otherwise ``train``.
+def fold_splits(parts: Mapping[str, int], fold: int | None, val_fraction: float, seed: int = 0) -> dict[str, str]:
+    """Return the split of each person.
+
+    People of the part `fold` are ``test``. A random share of the others, at least one person, is ``val``. Thresholds and
+    checkpoints are chosen on ``val``, whose people are not in ``train`` and not in ``test``.
+
+    Args:
+        parts: Part of each person, from 1.
+        fold: The part to test on; None: everyone is ``train``.
+        val_fraction: Share of the people outside the part to hold out for validation; 0 for nobody.
+        seed: Seed of the draw.
 
     Raises:
-        ConfigError: If there is no such part.
-        InputError: If the person is in no part.
+        ConfigError: If there is no such part, or the share is out of range.
     """
     if fold is None:
-        return "train"
+        return dict.fromkeys(parts, "train")
     if fold not in parts.values():
         raise ConfigError(f"fold {fold}", remedy=f"Use 1 to {max(parts.values())}.")
-    if person not in parts:
-        raise InputError(f"{person!r} is in no fold", remedy=f"Names look like {next(iter(parts))}.")
-    return "test" if parts[person] == fold else "train"
+    if not 0 <= val_fraction < 1:
+        raise ConfigError(f"--val_fraction is {val_fraction}", remedy="Use a share from 0 to below 1.")
+    splits = {name: "test" if part == fold else "train" for name, part in parts.items()}
+    others = sorted(name for name, split in splits.items() if split == "train")
+    count = max(round(len(others) * val_fraction), 1) if val_fraction and len(others) > 1 else 0
+    return splits | dict.fromkeys(np.random.default_rng(seed).permutation(others)[:count].tolist(), "val")
+
+
+def split_of(person: str, splits: Mapping[str, str]) -> str:
+    """Return the split of a person.
+
+    Raises:
+        InputError: If the person is in no part.
+    """
+    if person not in splits:
+        raise InputError(f"{person!r} is in no fold", remedy=f"Names look like {next(iter(splits))}.")
+    return splits[person]

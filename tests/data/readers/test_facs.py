@@ -1,11 +1,13 @@
 """DISFA and BP4D."""
 
 import json
+from collections import Counter
 
 import pytest
 
 from explllm.core.errors import ConfigError, InputError, ManifestError, MissingPathError
 from explllm.data.readers import bp4d, disfa
+from explllm.data.readers.folds import fold_splits
 
 
 @pytest.mark.parametrize(("parts", "people"), [(disfa.PARTS, 27), (bp4d.PARTS, 41)])
@@ -13,6 +15,23 @@ def test_published_folds_share_no_person(parts, people):
     assert len(parts) == people
     sizes = sorted(list(parts.values()).count(part) for part in (1, 2, 3))
     assert sum(sizes) == people and sizes[2] - sizes[0] <= 1
+
+
+@pytest.mark.parametrize("parts", [disfa.PARTS, bp4d.PARTS])
+@pytest.mark.parametrize("fold", [1, 2, 3])
+def test_validation_people_are_held_out_of_training(parts, fold):
+    splits = fold_splits(parts, fold, 0.1)
+    assert splits == fold_splits(dict(reversed(parts.items())), fold, 0.1)  # not by the order of the people
+    assert {name for name, split in splits.items() if split == "test"} == {
+        n for n, part in parts.items() if part == fold
+    }
+    counts = Counter(splits.values())
+    assert counts["val"] == round((len(parts) - counts["test"]) * 0.1) and set(splits) == set(parts)
+    assert set(fold_splits(parts, fold, 0).values()) == {"train", "test"}
+    assert set(fold_splits(parts, None, 0.1).values()) == {"train"}
+    assert Counter(fold_splits({"a": 1, "b": 2, "c": 3}, 1, 0.1).values()) == dict.fromkeys(("train", "val", "test"), 1)
+    with pytest.raises(ConfigError, match="val_fraction is 1"):
+        fold_splits(parts, fold, 1)
 
 
 def test_disfa(publishers, read, cells, tmp_path):
