@@ -48,9 +48,9 @@ class _Clause:
     text: str
     numbers: tuple[int, ...]
     active: bool | None
-    """The verdict; None if the clause has none."""
+    """The verdict; None without one."""
     leads: bool
-    """Whether the verdict comes before the units, so that it applies to the clauses that follow."""
+    """Whether the verdict comes before the units; it then applies to the clauses that follow, too."""
 
 
 def named_units(text: str) -> set[int]:

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from PIL import Image
 from sklearn.metrics import f1_score
 
 from explllm.core.manifest import Manifest
@@ -60,6 +61,30 @@ def test_from_the_publishers_files(explllm, publishers, models, tmp_path, data_s
 
 
 SHORT = ("--max-new-tokens", 2, "--sample", 4)
+
+
+def test_from_bp4d_to_calibrated_thresholds(explllm, publishers, tmp_path):
+    """The documented workflow: folds with validation people, training on unit states alone, the benchmark."""
+    root = publishers.bp4d(tmp_path / "copy", people=("F001", "F003", "F007"))
+    for number, image in enumerate(sorted(root.rglob("*.jpg"))):
+        Image.new("RGB", (48, 48), (20 * number, 90, 9)).save(image)  # equal images would be leaks
+    assert explllm("data", "bp4d", root, "-o", "bp4d.parquet", "--fold", 1).status == 0
+    frame = Manifest.read("bp4d.parquet").frame
+    assert dict(zip(frame["identity"], frame["split"], strict=True)) == {"F001": "test", "F003": "train", "F007": "val"}
+    data = ("--data", "ManifestFaces", "--data.manifest", "bp4d.parquet", "--data.root", root)
+    data += ("--data.mixture", "{unit_state: 1}", "--data.batch_size", 2, "--data.micro_batch_size", 2)
+    model = ("--model.network.labels", "rafdb", "--model.network.architecture", "feallm")
+    done = explllm("fit", "--config", "demo.yaml", *data, *model, "--trainer.max_epochs", 1, "--run_dir", "run")
+    assert done.status == 0, done.err
+    done = explllm("bench", "fea", "bp4d.parquet", "run", "-o", "out", "--root", root, "--max_new_tokens", 2)
+    assert done.status == 0, done.err
+    [result] = json.loads((tmp_path / "out/bench.json").read_text())["models"]
+    assert (result["data"], result["leaks"]) == ("trained on", {"images": 0, "people": 0, "missing": 0})
+    assert result["units_likelihood"]["calibrated"] == ["AU1 (Inner Brow Raiser)", "AU12 (Lip Corner Puller)"]
+    page = (tmp_path / "out/bench.html").read_text()
+    assert "run: no validation face shows AU2 (Outer Brow Raiser), AU4" in page and "Without validation" not in page
+    done = explllm("baseline", "bp4d.parquet", "--root", root, "--split", "test", "--model", "gpt-4o", "--estimate")
+    assert done.status == 0, done.err
 
 
 @pytest.fixture
