@@ -30,6 +30,9 @@ _DENIAL = re.compile(
     re.IGNORECASE,
 )
 _DENIAL_ALONE = re.compile(r"\W*(?:(?:is|are|both|all)\s+)*(?:not(?:\s+\w+)?|absent|inactive)\W*", re.IGNORECASE)
+_DENIED_UNIT = re.compile(
+    r"\b(?:(?:not?|nor)(?:\s+(?:any|an?|the|signs?|evidence|of))*|without(?:\s+\(?\w+){0,4}?)\s+\(?AU\d", re.IGNORECASE
+)
 _INTRODUCTION = re.compile(
     r"\b(?:active|activated|present|visible|detected|observed|shows?|showing|displays?|see)\b", re.IGNORECASE
 )
@@ -92,12 +95,14 @@ def _with_single_units(text: str) -> str:
     return _UNITS.sub(lambda match: " ".join(f"AU{int(number)}" for number in re.findall(r"\d+", match[0])), text)
 
 
-def _clauses(text: str) -> list[_Clause]:
-    """Return a clause, cut in two at a denial between its units: "AU12 without AU6"."""
-    denial = _DENIAL.search(text)
-    if denial and denial[0].isalpha() and all(map(_UNIT_NUMBER.search, (text[: denial.start()], text[denial.end() :]))):
-        return [_clause(text[: denial.start()]), *_clauses(text[denial.start() :])]
-    return [_clause(text)]
+def _clauses(text: str) -> Iterator[_Clause]:
+    """Yield a clause, cut before each denial of a unit that follows other units: "AU12 without AU6"."""
+    start = 0
+    for denial in _DENIED_UNIT.finditer(text):
+        if _UNIT_NUMBER.search(text, start, denial.start()):
+            yield _clause(text[start : denial.start()])
+            start = denial.start()
+    yield _clause(text[start:])
 
 
 def _clause(text: str) -> _Clause:

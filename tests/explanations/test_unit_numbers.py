@@ -24,6 +24,10 @@ from explllm.explanations.unit_numbers import stated_units
         ("AU6, AU12, no others. AU1, not active, AU2: yes, AU4: no", {2, 6, 12}, {1, 4}),
         ("**Not active:**\n\n- AU4\n- AU6\n\n**Active:**\n- AU12\n- AU14", {12, 14}, {4, 6}),
         ("AU12 is not active at first. Later AU12 is active.", {12}, set()),
+        ("AU6 with no sign of AU12 and without any lip pressor (AU24)", {6}, {12, 24}),
+        # Ambiguous: a denial between units that does not name the next one denies the clause.
+        ("AU15 is not active in contrast to AU6", set(), {6, 15}),
+        ("AU1 " + "not AU2 nor " * 5000 + "AU4", {1}, {2, 4}),
         ("No action unit is active.", set(), set()),
     ],
 )

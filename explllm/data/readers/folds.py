@@ -31,8 +31,8 @@ def named_parts(*parts: str) -> dict[str, int]:
 def fold_splits(parts: Mapping[str, int], fold: int | None, val_fraction: float, seed: int = 0) -> dict[str, str]:
     """Return the split of each person.
 
-    People of the part `fold` are ``test``. A random share of the others, at least one person, is ``val``. Thresholds and
-    checkpoints are chosen on ``val``, whose people are not in ``train`` and not in ``test``.
+    People of the part `fold` are ``test``. A random share of the others, at least one person, is ``val``: nobody is in
+    two splits.
 
     Args:
         parts: Part of each person, from 1.
