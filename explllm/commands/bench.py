@@ -49,6 +49,7 @@ def fea(
     model that was trained on a test image or on a person in the test faces is rejected.
 
       explllm bench fea faces.parquet runs/feallm runs/expllm -o bench
+      explllm bench fea bp4d.parquet runs/feallm --root BP4D -o bench
 
     Args:
         manifest: The faces, with the column `split`.
