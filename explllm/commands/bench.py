@@ -16,6 +16,7 @@ from typing import Annotated, Any
 
 from explllm.commands.outputs import as_file_name, check_root
 from explllm.commands.parser import Option
+from explllm.commands.pictures import check_device
 from explllm.core.files import atomic_write, check_writable
 from explllm.explanations.grounding import STRONG
 
@@ -70,6 +71,7 @@ def fea(
     from explllm.training import bench
 
     check_root(root)
+    check_device(device)
     check_writable(out / "bench.json")
     table = Manifest.read(manifest, root)
     test = table.select(split=split)

@@ -13,7 +13,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from explllm.commands.outputs import check_new_manifest
+from explllm.commands.outputs import check_new_manifest, check_replaces_none
 from explllm.commands.parser import Option
 from explllm.core.downloads import fetch
 from explllm.core.errors import ConfigError, ImageError, InputError
@@ -148,6 +148,7 @@ def answer_pictures(
     folder = options.model or str(shipped_model())
     drawings = [] if options.picture is None else _drawings(options.picture, files)
     if options.out is not None:
+        check_replaces_none("--out", [options.out], files, "an input image")
         check_new_manifest(options.out, options.overwrite)
         check_writable(options.out)
     if len(files) == 1 or not any(Path(file).is_file() for file in files):
@@ -385,25 +386,28 @@ def _drawings(picture: Path, files: Sequence[str]) -> list[Path]:
             names[stem] += 1
             drawings.append(picture / (f"{stem}.png" if names[stem] == 1 else f"{stem}-{names[stem]}.png"))
     else:
-        drawings = [_drawing(picture, len(files))]
+        check_drawing(picture)
+        if len(files) != 1:
+            found = f"--picture is one file for {len(files)} images"
+            raise ConfigError(found, where=picture, remedy="Pass a folder.")
+        drawings = [picture]
         check_writable(picture)
-    inputs = {Path(file).resolve() for file in files}
-    if replaced := next((drawing for drawing in drawings if drawing.resolve() in inputs), None):
-        raise ConfigError("--picture would replace an input image", where=replaced, remedy="Pass another folder.")
+    check_replaces_none("--picture", drawings, files, "an input image")
     return drawings
 
 
-def _drawing(picture: Path, count: int) -> Path:
-    """Check that a picture can be drawn into a file."""
+def check_drawing(picture: Path) -> None:
+    """Check that ``--picture`` has the extension of an image file that can be written.
+
+    Raises:
+        ConfigError: If it does not.
+    """
     from PIL import Image
 
     suffix = picture.suffix.lower()
     writable = {ending for ending, kind in Image.registered_extensions().items() if kind in ("PNG", "JPEG", "WEBP")}
     if suffix not in writable:
         raise ConfigError(f"--picture has the extension {suffix!r}", where=picture, remedy="Use .png, .jpg or .webp.")
-    if count != 1:
-        raise ConfigError(f"--picture is one file for {count} images", where=picture, remedy="Pass a folder.")
-    return picture
 
 
 def check_device(device: str | None) -> None:
