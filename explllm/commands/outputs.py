@@ -1,5 +1,6 @@
 """Checks of a command's outputs before it does any work, and the name of its run folder."""
 
+import os
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import fields
@@ -59,8 +60,9 @@ def check_replaces_none(option: str, outs: Iterable[Path], others: Iterable[str 
     Raises:
         ConfigError: If an output is one of the other files.
     """
-    resolved = {Path(other).resolve() for other in others if other is not None}
-    if replaced := next((out for out in outs if out.resolve() in resolved), None):
+    # Unlike Path.resolve, realpath raises no error for a loop of links.
+    resolved = {os.path.realpath(other) for other in others if other is not None}
+    if replaced := next((out for out in outs if os.path.realpath(out) in resolved), None):
         raise ConfigError(f"{option} would replace {what}", where=replaced, remedy="Choose another path.")
 
 

@@ -93,6 +93,8 @@ class _Inputs:
             return name
         if name not in self._contents:
             self._contents.clear()  # one at a time: the first picture is read twice
+            if name == STDIN and sys.stdin is None:
+                raise ImageError("the standard input is closed", where=name, remedy="Send the bytes of an image file.")
             self._contents[name] = sys.stdin.buffer.read() if name == STDIN else fetch(name, _MAX_FETCHED)
             if not self._contents[name]:
                 where = "standard input" if name == STDIN else name
@@ -151,7 +153,7 @@ def answer_pictures(
         check_replaces_none("--out", [options.out], files, "an input image")
         check_new_manifest(options.out, options.overwrite)
         check_writable(options.out)
-    if len(files) == 1 or not any(Path(file).is_file() for file in files):
+    if len(files) == 1:
         _load(inputs.source(files[0]))
     check_device(options.device)
     # Imported late: the checks above need no torch models.
@@ -360,13 +362,18 @@ def _write(rows: Sequence[dict[str, Any]], out: Path) -> None:
     """Write results: JSON lines as printed, other tables with one value per column."""
     import pandas as pd
 
+    from explllm.llm.request import escape_surrogates
     from explllm.report.json_lines import table_row
 
     with atomic_write(out) as partial:
         if out.suffix.lower() == ".jsonl":
             partial.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
             return
-        table = pd.DataFrame([table_row(row) for row in rows])
+        # A file name that is not UTF-8 contains surrogates, which these formats cannot represent.
+        table = pd.DataFrame(
+            {key: escape_surrogates(cell) if isinstance(cell, str) else cell for key, cell in table_row(row).items()}
+            for row in rows
+        )
         table.to_csv(partial, index=False) if out.suffix.lower() == ".csv" else table.to_parquet(partial, index=False)
 
 
@@ -379,12 +386,16 @@ def _drawings(picture: Path, files: Sequence[str]) -> list[Path]:
     """
     if picture.is_dir() or not picture.suffix:
         check_writable(picture / "picture.png")
-        names: Counter[str] = Counter()
-        drawings = []
-        for file in files:
-            stem = Path(file).stem
-            names[stem] += 1
-            drawings.append(picture / (f"{stem}.png" if names[stem] == 1 else f"{stem}-{names[stem]}.png"))
+        numbers: Counter[str] = Counter()
+        names: dict[str, None] = {}
+        for name in (Path(file).stem for file in files):
+            unique = name
+            # A picture may itself be named a-2.
+            while unique in names:
+                numbers[name] += 1
+                unique = f"{name}-{numbers[name] + 1}"
+            names[unique] = None
+        drawings = [picture / f"{name}.png" for name in names]
     else:
         check_drawing(picture)
         if len(files) != 1:

@@ -150,6 +150,7 @@ def test_no_labels_at_all(faces, score, explllm):
 
 def test_a_place_that_cannot_be_written(faces, explllm, tmp_path):
     (tmp_path / "file").write_text("")
+    assert "the manifest does not exist [none]" in explllm("score", "none").error
     error = explllm("score", faces, "-o", "file/each.jsonl").error
     assert "file" in error and "Check the path, its permissions and its disk." in error
 

@@ -56,9 +56,10 @@ def test_outputs_replace_nothing(explllm, video, fitted, tmp_path):
         done = explllm("watch", *call, *options)
         assert done.status == 2 and message in done.error
     (tmp_path / "v.png").symlink_to(path)
-    assert "--picture would replace the video" in explllm(
-        "watch", path, "-o", "t.csv", "--picture", "v.png", *options
-    ).error
+    assert (
+        "--picture would replace the video"
+        in explllm("watch", path, "-o", "t.csv", "--picture", "v.png", *options).error
+    )
     assert path.read_bytes() == (tmp_path / "v.csv").read_bytes() == content and not (tmp_path / "t.csv").exists()
     assert explllm("watch", path, "-o", "t.csv", "--picture", "t.jpg", *options).status == 0
     with Image.open(tmp_path / "t.jpg") as picture:
