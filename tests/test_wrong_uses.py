@@ -113,6 +113,9 @@ aus M -o o.csv --onnx a --size big | --size is 'big'
 reliability M --landmarker t --seed -1 | --seed is -1
 reliability M --landmarker t --seed 99999999999999 | --seed is 99999999999999
 reliability M --landmarker t -o o.txt | --out has the extension '.txt'
+reliability TWOCOLUMNS --landmarker t -o TWOCOLUMNS --overwrite | --out would replace the manifest [two.csv]
+reliability M --landmarker t -o TWOCOLUMNS | the table exists [two.csv]. Choose another --out, or pass --overwrite.
+bench fea M m -o o --device walk | the device walk of --device cannot be used
 
 cot build | no MANIFEST and no --out given
 cot build M | no --out given

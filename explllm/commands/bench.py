@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from explllm.commands.outputs import as_file_name, check_root
 from explllm.commands.parser import Option
+from explllm.commands.pictures import check_device
 from explllm.core.files import check_writable
 from explllm.explanations.grounding import STRONG
 
@@ -77,6 +78,7 @@ def fea(
     from explllm.training.leaks import ComparedFaces
 
     check_root(root)
+    check_device(device)
     check_writable(out / "bench.json")
     table = Manifest.read(manifest, root)
     test = table.select(split=split)

@@ -1,6 +1,8 @@
 """Checks of a command's outputs before it does any work, and the name of its run folder."""
 
+import os
 import re
+from collections.abc import Iterable, Sequence
 from dataclasses import fields
 from pathlib import Path
 
@@ -8,8 +10,8 @@ from explllm.core.errors import ConfigError, MissingPathError
 from explllm.llm.settings import ChatSettings
 
 
-def check_ending(out: Path) -> None:
-    """Check that the output has the extension of a manifest.
+def check_ending(out: Path, endings: Sequence[str] | None = None) -> None:
+    """Check that the output has one of some extensions, by default those of a manifest.
 
     Raises:
         ConfigError: If it does not.
@@ -17,11 +19,12 @@ def check_ending(out: Path) -> None:
     # Imported late: the module loads pandas, which --help does not need.
     from explllm.core.manifest import SUFFIXES
 
-    if out.suffix.lower() not in SUFFIXES:
+    endings = endings or list(SUFFIXES)
+    if out.suffix.lower() not in endings:
         raise ConfigError(
             f"--out has the extension {out.suffix!r}",
             where=out,
-            remedy=f"Use one of the extensions {', '.join(SUFFIXES)}.",
+            remedy=f"Use {'the extension' if len(endings) == 1 else 'one of the extensions'} {', '.join(endings)}.",
         )
 
 
@@ -32,8 +35,35 @@ def check_new_manifest(out: Path, overwrite: bool) -> None:
         ConfigError: If the extension is wrong, or the manifest exists.
     """
     check_ending(out)
+    check_new(out, overwrite, "manifest")
+
+
+def check_new(out: Path, overwrite: bool, what: str) -> None:
+    """Check that the output does not exist unless `overwrite`.
+
+    Raises:
+        ConfigError: If it exists.
+    """
     if out.exists() and not overwrite:
-        raise ConfigError("the manifest exists", where=out, remedy="Choose another --out, or pass --overwrite.")
+        raise ConfigError(f"the {what} exists", where=out, remedy="Choose another --out, or pass --overwrite.")
+
+
+def check_replaces_none(option: str, outs: Iterable[Path], others: Iterable[str | Path | None], what: str) -> None:
+    """Check that no output is one of some other files, under whatever name.
+
+    Args:
+        option: The option that names the outputs.
+        outs: The outputs.
+        others: Files that must stay; None is ignored.
+        what: Describes such a file.
+
+    Raises:
+        ConfigError: If an output is one of the other files.
+    """
+    # Unlike Path.resolve, realpath raises no error for a loop of links.
+    resolved = {os.path.realpath(other) for other in others if other is not None}
+    if replaced := next((out for out in outs if os.path.realpath(out) in resolved), None):
+        raise ConfigError(f"{option} would replace {what}", where=replaced, remedy="Choose another path.")
 
 
 def check_root(root: Path | None) -> None:

@@ -13,7 +13,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from explllm.commands.outputs import check_new_manifest
+from explllm.commands.outputs import check_new_manifest, check_replaces_none
 from explllm.commands.parser import Option
 from explllm.core.downloads import fetch
 from explllm.core.errors import ConfigError, ImageError, InputError
@@ -93,6 +93,8 @@ class _Inputs:
             return name
         if name not in self._contents:
             self._contents.clear()  # one at a time: the first picture is read twice
+            if name == STDIN and sys.stdin is None:
+                raise ImageError("the standard input is closed", where=name, remedy="Send the bytes of an image file.")
             self._contents[name] = sys.stdin.buffer.read() if name == STDIN else fetch(name, _MAX_FETCHED)
             if not self._contents[name]:
                 where = "standard input" if name == STDIN else name
@@ -148,9 +150,10 @@ def answer_pictures(
     folder = options.model or str(shipped_model())
     drawings = [] if options.picture is None else _drawings(options.picture, files)
     if options.out is not None:
+        check_replaces_none("--out", [options.out], files, "an input image")
         check_new_manifest(options.out, options.overwrite)
         check_writable(options.out)
-    if len(files) == 1 or not any(Path(file).is_file() for file in files):
+    if len(files) == 1:
         _load(inputs.source(files[0]))
     check_device(options.device)
     # Imported late: the checks above need no torch models.
@@ -359,13 +362,18 @@ def _write(rows: Sequence[dict[str, Any]], out: Path) -> None:
     """Write results: JSON lines as printed, other tables with one value per column."""
     import pandas as pd
 
+    from explllm.llm.request import escape_surrogates
     from explllm.report.json_lines import table_row
 
     with atomic_write(out) as partial:
         if out.suffix.lower() == ".jsonl":
             partial.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
             return
-        table = pd.DataFrame([table_row(row) for row in rows])
+        # A file name that is not UTF-8 contains surrogates, which these formats cannot represent.
+        table = pd.DataFrame(
+            {key: escape_surrogates(cell) if isinstance(cell, str) else cell for key, cell in table_row(row).items()}
+            for row in rows
+        )
         table.to_csv(partial, index=False) if out.suffix.lower() == ".csv" else table.to_parquet(partial, index=False)
 
 
@@ -378,32 +386,39 @@ def _drawings(picture: Path, files: Sequence[str]) -> list[Path]:
     """
     if picture.is_dir() or not picture.suffix:
         check_writable(picture / "picture.png")
-        names: Counter[str] = Counter()
-        drawings = []
-        for file in files:
-            stem = Path(file).stem
-            names[stem] += 1
-            drawings.append(picture / (f"{stem}.png" if names[stem] == 1 else f"{stem}-{names[stem]}.png"))
+        numbers: Counter[str] = Counter()
+        names: dict[str, None] = {}
+        for name in (Path(file).stem for file in files):
+            unique = name
+            # A picture may itself be named a-2.
+            while unique in names:
+                numbers[name] += 1
+                unique = f"{name}-{numbers[name] + 1}"
+            names[unique] = None
+        drawings = [picture / f"{name}.png" for name in names]
     else:
-        drawings = [_drawing(picture, len(files))]
+        check_drawing(picture)
+        if len(files) != 1:
+            found = f"--picture is one file for {len(files)} images"
+            raise ConfigError(found, where=picture, remedy="Pass a folder.")
+        drawings = [picture]
         check_writable(picture)
-    inputs = {Path(file).resolve() for file in files}
-    if replaced := next((drawing for drawing in drawings if drawing.resolve() in inputs), None):
-        raise ConfigError("--picture would replace an input image", where=replaced, remedy="Pass another folder.")
+    check_replaces_none("--picture", drawings, files, "an input image")
     return drawings
 
 
-def _drawing(picture: Path, count: int) -> Path:
-    """Check that a picture can be drawn into a file."""
+def check_drawing(picture: Path) -> None:
+    """Check that ``--picture`` has the extension of an image file that can be written.
+
+    Raises:
+        ConfigError: If it does not.
+    """
     from PIL import Image
 
     suffix = picture.suffix.lower()
     writable = {ending for ending, kind in Image.registered_extensions().items() if kind in ("PNG", "JPEG", "WEBP")}
     if suffix not in writable:
         raise ConfigError(f"--picture has the extension {suffix!r}", where=picture, remedy="Use .png, .jpg or .webp.")
-    if count != 1:
-        raise ConfigError(f"--picture is one file for {count} images", where=picture, remedy="Pass a folder.")
-    return picture
 
 
 def check_device(device: str | None) -> None:

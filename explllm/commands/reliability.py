@@ -7,7 +7,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from explllm.commands.outputs import check_root
+from explllm.commands.outputs import check_ending, check_new, check_replaces_none, check_root
 from explllm.commands.parser import Option
 from explllm.commands.streaming import EstimatorOptions
 from explllm.faces.estimators import selected_estimator
@@ -21,6 +21,7 @@ def reliability(
     *,
     estimator: EstimatorOptions,
     out: Annotated[Path | None, Option(default="printed only")] = None,
+    overwrite: bool = False,
     root: Annotated[Path | None, Option(default="the manifest's")] = None,
     faces: Annotated[int, Option(minimum=2)] = 500,
     seed: Annotated[int, Option(minimum=0, maximum=2**32 - 1)] = 0,
@@ -36,16 +37,17 @@ def reliability(
         manifest: A manifest with expressions.
         estimator: The estimator and its options.
         out: Write the table as CSV.
+        overwrite: Replace an existing OUT.
         root: Folder that image paths are relative to.
         faces: Number of faces to measure, at random.
         seed: Random seed for choosing the faces.
 
     Raises:
-        InputError: If the manifest or the estimator cannot be used.
+        InputError: If the manifest or the estimator cannot be used, or OUT is the manifest or exists.
     """
     from PIL import ImageOps
 
-    from explllm.core.errors import ConfigError, InputError
+    from explllm.core.errors import InputError
     from explllm.core.files import atomic_write, check_writable
     from explllm.core.manifest import Manifest
     from explllm.core.progress import track
@@ -57,8 +59,9 @@ def reliability(
     assert spec is not None
     check_root(root)
     if out is not None:
-        if out.suffix.lower() != ".csv":
-            raise ConfigError(f"--out has the extension {out.suffix!r}", where=out, remedy="Use the extension .csv.")
+        check_ending(out, (".csv",))
+        check_replaces_none("--out", [out], [manifest], "the manifest")
+        check_new(out, overwrite, "table")
         check_writable(out)
     table = Manifest.read(manifest, root)
     table.require("expression")

@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from explllm.commands.outputs import as_file_name, check_no_model_options
+from explllm.commands.outputs import as_file_name, check_ending, check_no_model_options, check_replaces_none
 from explllm.commands.parser import Option
 from explllm.explanations.chain_of_thought import MAX_WORDS
 from explllm.explanations.grounding import STRONG
@@ -46,20 +46,24 @@ def score(
         generated: A manifest with texts, a run folder, or a list or result of the released code (.json).
         reference: Texts to compare with, or measured action units, joined by image and box.
         judge: A registered judge (offline uses rules), or the name of the language model that judges.
-        out: Write the metrics of each text to this file, as JSON Lines.
+        out: Write the metrics of each text to this file, as JSON Lines (.jsonl).
         as_json: Print one JSON object.
         redo: Discard the recorded answers about texts that were not judged and ask again: failed.
         reliability: Weight the action units by a table that `reliability -o` wrote, and apply its thresholds.
         chat: Server, limits and prices.
 
     Raises:
-        InputError: If a table lacks a column, no face is in both tables, or the server refuses the first request.
+        InputError: If a table lacks a column, no face is in both tables, the server refuses the first request, or OUT
+            is one of the tables.
     """
     from explllm.core.reliability import UnitReliability
     from explllm.engine.runner import LEDGER
     from explllm.metrics.judges import find_judge
     from explllm.metrics.scoring import score_table
 
+    if out is not None:
+        check_ending(out, (".jsonl",))
+        check_replaces_none("--out", [out], [generated, reference], "a table that is read")
     registered = find_judge(judge)
     if registered:
         check_no_model_options(chat, "Omit it, or name a language model with --judge.")

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import sys
+from io import BytesIO
 from itertools import chain, islice
 from pathlib import Path
 from typing import Annotated, Any
 
-from explllm.commands.outputs import check_new_manifest
+from explllm.commands.outputs import check_new_manifest, check_replaces_none
 from explllm.commands.parser import Option
-from explllm.commands.pictures import AUTO, open_detector
+from explllm.commands.pictures import AUTO, check_device, check_drawing, open_detector
 from explllm.core.files import atomic_write, check_writable
 
 
@@ -37,7 +38,7 @@ def watch(
     Args:
         video: A video file, or the number of a camera, such as 0.
         out: The table to write (.csv, .jsonl, .parquet).
-        picture: Draw the probabilities over time into this PNG file.
+        picture: Draw the probabilities over time into this file (.png, .jpg, .webp).
         every: Seconds between two frames.
         seconds: Stop after this many seconds.
         model: A folder that `fit` wrote.
@@ -47,20 +48,25 @@ def watch(
         overwrite: Replace an existing OUT.
 
     Raises:
-        InputError: If the video, the model or an option cannot be used.
+        InputError: If the video, the model or an option cannot be used, or an output is the video.
     """
     from explllm.core.progress import track
     from explllm.faces.video import frame_count, video_frames
     from explllm.models.known import shipped_model
 
+    check_replaces_none("--out", [out], [video], "the video")
     check_new_manifest(out, overwrite)
     check_writable(out)
     if picture is not None:
+        check_drawing(picture)
+        check_replaces_none("--picture", [picture], [video], "the video")
         check_writable(picture)
+    check_device(device)
     folder = model or str(shipped_model())
     frames = video_frames(video, every, seconds)
     first = next(frames)
     import pandas as pd
+    from PIL import Image
 
     from explllm.faces.boxes import select_faces
     from explllm.faces.crop import DEFAULT_MARGIN, face_crop
@@ -101,6 +107,6 @@ def watch(
     found = int(table["expression"].notna().sum())
     if picture is not None and found:
         with atomic_write(picture) as partial:
-            partial.write_bytes(timeline_plot(table).png)
+            Image.open(BytesIO(timeline_plot(table).png)).convert("RGB").save(partial)
     sys.stderr.write(f"{len(table)} frames, {found} with a face: {out}\n")
     return int(found == 0)

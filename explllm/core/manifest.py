@@ -78,9 +78,10 @@ class Manifest:
             ManifestError: If the file is not a valid table or not a valid manifest.
         """
         path = Path(path)
-        reader = format_of(path)[0]
         if not path.is_file():
-            raise MissingPathError("the manifest does not exist", where=path, remedy="Check the path.")
+            found = "a folder, not a manifest" if path.is_dir() else "the manifest does not exist"
+            raise MissingPathError(found, where=path, remedy="Check the path.")
+        reader = format_of(path)[0]
         try:
             # Read known columns as text: the identity 007 must not become 7.
             frame = reader(path, list(COLUMNS))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import os
 import re
 import warnings
 from collections.abc import Iterable
@@ -139,19 +140,20 @@ def image_files(sources: Iterable[str | PathLike[str]]) -> list[str]:
     """
     files: list[str] = []
     for source in [str(fspath(source)) for source in sources]:
-        if Path(source).is_dir():
+        # Unlike the methods of Path, these functions raise no error for names that are too long or in a locked folder.
+        if os.path.isdir(source):
             found = sorted(
                 fspath(path)
                 for path in Path(source).rglob("*")
-                if path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".") and path.is_file()
+                if path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".") and os.path.isfile(path)
             )
             if not found:
                 kinds = " ".join(sorted(IMAGE_SUFFIXES))
                 raise MissingPathError(
                     "the folder has no images", where=source, remedy=f"Use a folder with {kinds} files."
                 )
-        elif glob.has_magic(source) and not Path(source).exists():
-            found = sorted(path for path in glob.glob(source, recursive=True) if Path(path).is_file())
+        elif glob.has_magic(source) and not os.path.exists(source):
+            found = sorted(path for path in glob.glob(source, recursive=True) if os.path.isfile(path))
             if not found:
                 raise MissingPathError("no file matches the pattern", where=source, remedy="Check the pattern.")
         else:

@@ -1,6 +1,8 @@
 """Explaining whole photographs: the faces are found, cut out by the one rule, and told apart."""
 
 import json
+import os
+import sys
 from pathlib import Path
 
 import jsonschema
@@ -325,7 +327,40 @@ def test_one_bad_picture_among_many_is_explained_as_such(explain, mixed, tmp_pat
     with pytest.raises(InputError, match="unreadable image"):
         explain(mixed / "empty.jpg")
     with pytest.raises(MissingPathError, match="the image does not exist"):
-        explain(mixed / "one.jpg", mixed / "two.jpg")
+        explain(mixed / "one.jpg")
+
+
+def test_only_a_single_picture_fails_the_command(explllm, fitted, mixed, tmp_path, monkeypatch):
+    """A missing file, a name that is too long, a loop of links and a URL without a server become rows."""
+    (tmp_path / "loop.jpg").symlink_to("loop.jpg")
+    bad = ["one.jpg", "x" * 300 + ".jpg", "loop.jpg", "http://127.0.0.1:9/face.jpg", "-"]
+    monkeypatch.setattr(sys, "stdin", None)
+    call = ("--model", fitted / "model", "--json", "--allow_urls", "--picture", "drawn")
+    for good in ([], [mixed / "a.png"]):
+        done = explllm("recognize", *bad, *good, *call)
+        lines = [json.loads(line) for line in done.out.splitlines()]
+        assert done.status == 1 and ["error" in line for line in lines] == [True] * 5 + [False] * len(good)
+    assert "standard input is closed" in lines[4]["error"]
+    done = explllm("recognize", "-", "--model", fitted / "model")
+    assert done.status == 2 and "the standard input is closed [-]. Send" in done.error
+
+
+def test_each_picture_has_its_own_drawing(explllm, fitted, mixed, tmp_path):
+    names = ("x/a.png", "y/a-2.png", "y/a.png", "z/a.png")
+    for name in names:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes((mixed / "a.png").read_bytes())
+    assert explllm("recognize", *names, "--model", fitted / "model", "--picture", "drawn").status == 0
+    drawn = sorted(path.name for path in (tmp_path / "drawn").iterdir())
+    assert drawn == ["a-2.png", "a-3.png", "a-4.png", "a.png"]
+
+
+def test_names_that_are_not_utf8(explllm, fitted, mixed, tmp_path):
+    name = os.fsdecode(b"bad\xff.png")
+    (mixed / "a.png").rename(tmp_path / name)
+    for ending, read in ((".csv", pd.read_csv), (".parquet", pd.read_parquet)):
+        done = explllm("recognize", name, mixed / "z.png", "--model", fitted / "model", "-o", f"out{ending}")
+        assert done.status == 0 and read(tmp_path / f"out{ending}")["image"][0] == r"bad\udcff.png"
 
 
 @pytest.mark.parametrize(

@@ -150,8 +150,22 @@ def test_no_labels_at_all(faces, score, explllm):
 
 def test_a_place_that_cannot_be_written(faces, explllm, tmp_path):
     (tmp_path / "file").write_text("")
+    assert "the manifest does not exist [none]" in explllm("score", "none").error
     error = explllm("score", faces, "-o", "file/each.jsonl").error
     assert "file" in error and "Check the path, its permissions and its disk." in error
+
+
+def test_what_is_read_is_not_replaced(faces, explllm, tmp_path):
+    Manifest.read(faces).write(tmp_path / "faces.jsonl")
+    content = (tmp_path / "faces.jsonl").read_bytes()
+    (tmp_path / "link.jsonl").symlink_to("faces.jsonl")
+    calls = (("faces.jsonl",), (faces, "--reference", "faces.jsonl"), ("link.jsonl",))
+    for call in calls:
+        done = explllm("score", *call, "-o", tmp_path / "faces.jsonl")
+        assert done.status == 2 and "--out would replace a table that is read [" in done.error
+    done = explllm("score", faces, "-o", faces)
+    assert done.status == 2 and "--out has the extension '.parquet'" in done.error and ".jsonl" in done.error
+    assert (tmp_path / "faces.jsonl").read_bytes() == content and len(Manifest.read(faces)) == 12
 
 
 def test_a_judge_without_anything_to_judge_by(faces, explllm, chat_server):

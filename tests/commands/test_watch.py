@@ -40,6 +40,32 @@ def test_watch(explllm, video, fitted, tmp_path):
     assert pd.read_csv(tmp_path / "out.csv")["seconds"].tolist() == [0, 0.5]
 
 
+def test_outputs_replace_nothing(explllm, video, fitted, tmp_path):
+    """Neither the video nor the table is replaced, and the picture has the format of its extension."""
+    path, _ = video
+    content = path.read_bytes()
+    (tmp_path / "v.csv").write_bytes(content)
+    options = ("--model", fitted / "model", "--seconds", 0.1)
+    for call, message in (
+        (("v.csv", "-o", tmp_path / "v.csv", "--overwrite"), "--out would replace the video ["),
+        ((path, "-o", "t.csv", "--picture", path), "--picture has the extension '.avi'"),
+        ((path, "-o", "t.csv", "--picture", "t.csv"), "--picture has the extension '.csv'"),
+        ((path, "-o", "t.csv", "--picture", "t.gif"), "--picture has the extension '.gif'"),
+        ((path, "-o", "t.csv", "--device", "walk"), "the device walk of --device cannot be used"),
+    ):
+        done = explllm("watch", *call, *options)
+        assert done.status == 2 and message in done.error
+    (tmp_path / "v.png").symlink_to(path)
+    assert (
+        "--picture would replace the video"
+        in explllm("watch", path, "-o", "t.csv", "--picture", "v.png", *options).error
+    )
+    assert path.read_bytes() == (tmp_path / "v.csv").read_bytes() == content and not (tmp_path / "t.csv").exists()
+    assert explllm("watch", path, "-o", "t.csv", "--picture", "t.jpg", *options).status == 0
+    with Image.open(tmp_path / "t.jpg") as picture:
+        assert picture.format == "JPEG" and picture.width > 1000
+
+
 def test_what_is_no_video(explllm, fitted, tmp_path):
     (tmp_path / "text.mp4").write_text("This is not a video.")
     options = ("--model", fitted / "model", "-o", tmp_path / "out.csv")

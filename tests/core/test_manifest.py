@@ -142,6 +142,9 @@ def test_a_table_without_images_is_no_manifest(tmp_path):
 def test_files_that_cannot_be_read(tmp_path):
     with pytest.raises(MissingPathError, match=r"the manifest does not exist \[.*absent\.csv"):
         Manifest.read(tmp_path / "absent.csv")
+    with pytest.raises(MissingPathError, match=r"the manifest does not exist \[.*faces\]"):
+        Manifest.read(tmp_path / "faces")
+    (tmp_path / "faces.txt").touch()
     with pytest.raises(ManifestError, match=r"extension '.txt'.*\.parquet, \.csv, \.jsonl"):
         Manifest.read(tmp_path / "faces.txt")
     (tmp_path / "broken.jsonl").write_text('{"image": "a"}\n{"image": \n')
