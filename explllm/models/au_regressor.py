@@ -23,7 +23,7 @@ from explllm.models import storage
 from explllm.models.build import architecture, config_fields, part_config
 from explllm.models.configuration import Train, check_model_type
 from explllm.models.lora import LoraSettings, add_lora
-from explllm.models.parts import MultiPartModel, Part
+from explllm.models.parts import MultiPartModel, Part, inference
 from explllm.models.pretrained import base_revision, load_vision
 from explllm.models.vision import UnitHead, image_features, vision_shape, vision_tower_config
 
@@ -187,7 +187,6 @@ class ActionUnitRegressor(MultiPartModel):
         mirrored = self.forward_single_view(pixel_values.flip(-1))
         return (self.forward_single_view(pixel_values) + mirrored[:, self.mirror]) / 2
 
-    @torch.no_grad()
     def estimate(self, images: ImageSource | Iterable[ImageSource]) -> list[list[float]]:
         """Estimate the action units of faces.
 
@@ -204,7 +203,8 @@ class ActionUnitRegressor(MultiPartModel):
         if not batch:
             return []
         pixels = torch.stack([self.image(image) for image in batch]).to(self.head.bias.device)
-        return self(pixels).tolist()
+        with inference(self):
+            return self(pixels).tolist()
 
 
 def regressor_config(settings: RegressorSettings) -> RegressorConfig:
