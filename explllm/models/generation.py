@@ -14,7 +14,7 @@ import torch
 from torch.distributed.fsdp import FSDPModule
 
 from explllm.conversation.messages import Messages, explanation, recognition
-from explllm.core.errors import ConfigError
+from explllm.core.errors import CheckpointError, ConfigError
 from explllm.core.expressions import Expression
 from explllm.explanations.html import bars_html
 from explllm.models.decoding import Decoder, Row, last_positions, prompt_logits
@@ -110,7 +110,19 @@ def label_probabilities(model: "ExpLLM", pixel_values: torch.Tensor) -> torch.Te
 def _calibrate(model: "ExpLLM", probabilities: torch.Tensor) -> torch.Tensor:
     """Apply the model's temperature to probabilities (B, K)."""
     temperature = model.config.temperature
-    return probabilities if temperature == 1 else (probabilities.log() / temperature).softmax(1)
+    return _checked(model, probabilities if temperature == 1 else (probabilities.log() / temperature).softmax(1))
+
+
+def _checked(model: "ExpLLM", probabilities: torch.Tensor) -> torch.Tensor:
+    """Return probabilities; raise an error if one is NaN, which would otherwise be an answer like any other."""
+    if not model.allow_nan and not probabilities.isfinite().all():
+        raise CheckpointError(
+            "the model's probabilities are NaN",
+            where=model.name_or_path or None,
+            remedy="Its weights are damaged, or it overflows in float16: save or download it again, or load it in "
+            "another type.",
+        )
+    return probabilities
 
 
 def unit_probabilities(model: "ExpLLM", pixel_values: torch.Tensor, units: Sequence[str]) -> torch.Tensor:
@@ -130,7 +142,7 @@ def unit_probabilities(model: "ExpLLM", pixel_values: torch.Tensor, units: Seque
         return score_packed(model, model.encode_image(pixels), packed, 2 * len(units))
 
     scores = _score_in_batches(model, pixel_values, score)
-    return scores.unflatten(1, (len(units), 2)).softmax(-1)[..., 0]
+    return _checked(model, scores.unflatten(1, (len(units), 2)).softmax(-1)[..., 0])
 
 
 def _score_in_batches(

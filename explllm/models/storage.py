@@ -162,6 +162,7 @@ def load(
             remedy="Load the model without `load_in_4bit`.",
         )
     model = model_class(config, tokenizer, vision, language)
+    model.name_or_path = str(folder)
     weights = remap_keys(read_weights(folder / WEIGHTS), model.state_dict())
     model.check_state_dict(weights, str(folder / WEIGHTS))
     for key, parameter in model.named_parameters():
