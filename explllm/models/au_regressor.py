@@ -21,7 +21,7 @@ from explllm.faces.images import as_images
 from explllm.faces.pixels import ImagePreset, ImageSource
 from explllm.models import storage
 from explllm.models.build import architecture, config_fields, part_config
-from explllm.models.configuration import Train, check_model_type
+from explllm.models.configuration import Train, read_checked
 from explllm.models.lora import LoraSettings, add_lora
 from explllm.models.parts import MultiPartModel, Part, inference
 from explllm.models.pretrained import base_revision, load_vision
@@ -129,8 +129,7 @@ class ActionUnitRegressor(MultiPartModel):
             CheckpointError: If the folder holds another kind of model, or its weights do not fit.
         """
         folder = Path(folder)
-        check_model_type(folder, RegressorConfig.model_type)
-        config = RegressorConfig.from_pretrained(folder)
+        config = read_checked(folder, RegressorConfig)
         vision = None
         if config.vision_base:
             vision = load_vision(config.vision_base, config.vision_revision, torch.float32)
