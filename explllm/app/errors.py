@@ -8,7 +8,7 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
 from explllm.app.explainer import Busy
-from explllm.core.errors import InputError
+from explllm.core.errors import CheckpointError, InputError
 
 
 class RequestError(Exception):
@@ -32,6 +32,8 @@ def as_request_error(error: Exception) -> RequestError:
         return error
     if isinstance(error, Busy):
         return RequestError(503, str(error), "overloaded", {"Retry-After": "5"})
+    if isinstance(error, CheckpointError):  # without its path
+        return RequestError(500, f"The server cannot use its model: {error.found}.", "model_error")
     if isinstance(error, InputError):
         return RequestError(400, str(error), "invalid_image")
     if isinstance(error, RequestValidationError):

@@ -16,6 +16,7 @@ from explllm.models.decoding import Decoder, Row
 from explllm.models.explllm import ExpLLM
 from explllm.models.fast_linear import fast_linear
 from explllm.models.generation import Recognition, new_decoder, prefill, smaller_batches
+from explllm.models.parts import inference
 
 _LOG = logging.getLogger(__name__)
 
@@ -136,7 +137,7 @@ class Explainer:
         self._thread.join()
 
     def _run(self) -> None:
-        with torch.no_grad(), fast_linear(self.model):
+        with inference(self.model), fast_linear(self.model):
             decoder = self._new_decoder()
             while not self._closed:
                 recognitions, explanations = self._take(decoder)

@@ -40,6 +40,13 @@ class ImagePreset:
     std: tuple[float, float, float] = (0.229, 0.224, 0.225)
     """Standard deviation of each channel, RGB in [0, 1]."""
 
+    def __post_init__(self) -> None:
+        """Check the ranges."""
+        if self.size < 1:
+            raise ConfigError(f"an image size of {self.size} pixels", remedy="Use at least 1.")
+        if min(self.std) <= 0:
+            raise ConfigError(f"a std of {[*self.std]}", remedy="Use numbers above 0, such as 0.5.")
+
     @classmethod
     def named(cls, name: str, size: int | None = None) -> ImagePreset:
         """Return one of `IMAGE_PRESETS`, by default with its own size in pixels.

@@ -21,9 +21,9 @@ from explllm.faces.images import as_images
 from explllm.faces.pixels import ImagePreset, ImageSource
 from explllm.models import storage
 from explllm.models.build import architecture, config_fields, part_config
-from explllm.models.configuration import Train, check_model_type
+from explllm.models.configuration import Train, read_checked
 from explllm.models.lora import LoraSettings, add_lora
-from explllm.models.parts import MultiPartModel, Part
+from explllm.models.parts import MultiPartModel, Part, inference
 from explllm.models.pretrained import base_revision, load_vision
 from explllm.models.vision import UnitHead, image_features, vision_shape, vision_tower_config
 
@@ -129,8 +129,7 @@ class ActionUnitRegressor(MultiPartModel):
             CheckpointError: If the folder holds another kind of model, or its weights do not fit.
         """
         folder = Path(folder)
-        check_model_type(folder, RegressorConfig.model_type)
-        config = RegressorConfig.from_pretrained(folder)
+        config = read_checked(folder, RegressorConfig)
         vision = None
         if config.vision_base:
             vision = load_vision(config.vision_base, config.vision_revision, torch.float32)
@@ -187,7 +186,6 @@ class ActionUnitRegressor(MultiPartModel):
         mirrored = self.forward_single_view(pixel_values.flip(-1))
         return (self.forward_single_view(pixel_values) + mirrored[:, self.mirror]) / 2
 
-    @torch.no_grad()
     def estimate(self, images: ImageSource | Iterable[ImageSource]) -> list[list[float]]:
         """Estimate the action units of faces.
 
@@ -204,7 +202,8 @@ class ActionUnitRegressor(MultiPartModel):
         if not batch:
             return []
         pixels = torch.stack([self.image(image) for image in batch]).to(self.head.bias.device)
-        return self(pixels).tolist()
+        with inference(self):
+            return self(pixels).tolist()
 
 
 def regressor_config(settings: RegressorSettings) -> RegressorConfig:

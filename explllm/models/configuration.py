@@ -1,17 +1,28 @@
 """The configuration saved with a model."""
 
+import inspect
 import json
+import math
 import re
+import reprlib
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from types import UnionType
+from typing import Any, Literal, TypeVar, get_args, get_origin
 
 from transformers import AutoConfig, PreTrainedConfig
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
-from explllm.core.errors import CheckpointError, MissingPathError
+from explllm.core.errors import CheckpointError, InputError, MissingPathError
+from explllm.core.expressions import Expression
+from explllm.faces.pixels import ImagePreset
 
 # Importing this module registers the convolutional encoder with transformers, which then finds it by name.
 from explllm.models import conv_encoder  # noqa: F401
+from explllm.models.feallm import FEALLMSettings
+from explllm.models.lora import LoraSettings
+
+Config = TypeVar("Config", bound=PreTrainedConfig)
 
 Train = Literal["frozen", "lora", "full"]
 """What trains in a part: nothing, LoRA only, or every weight."""
@@ -110,9 +121,38 @@ def joined_notes(*notes: str | None) -> str | None:
 
 
 def read_config(folder: Path) -> ExpLLMConfig:
-    """Read and check the configuration in a model's folder; see `check_model_type` for the errors."""
-    check_model_type(folder, ExpLLMConfig.model_type)
-    return ExpLLMConfig.from_pretrained(folder)
+    """Read and check the configuration in a model's folder; see `read_checked` for the errors."""
+    return read_checked(folder, ExpLLMConfig)
+
+
+def read_checked(folder: Path, kind: type[Config]) -> Config:
+    """Read a configuration of one kind, and check its values and those of its parts.
+
+    Raises:
+        MissingPathError: If the folder has no configuration.
+        CheckpointError: If the configuration cannot be read, belongs to another kind of model, or has a wrong value.
+    """
+    check_model_type(folder, kind.model_type)
+    try:
+        config = kind.from_pretrained(folder)
+        _check_values(config)
+    except Exception as error:  # transformers and huggingface_hub raise many types
+        raise unusable_config(folder, error) from error
+    return config
+
+
+def unusable_config(folder: Path, error: Exception) -> CheckpointError:
+    """Return the error about a configuration in a folder that raised an error."""
+    lines = (error.found if isinstance(error, InputError) else str(error)).strip().splitlines() or [""]
+    # The strict data classes of huggingface_hub name the validator in a first line that ends with a colon.
+    reason = lines[len(lines) > 1 and lines[0].endswith(":")].strip().removeprefix("ValueError: ")
+    if isinstance(error, LookupError | ArithmeticError):  # whose messages name only a key or an operation
+        reason = f"{type(error).__name__}: {reason}"
+    return CheckpointError(
+        f"the configuration cannot be used: {reason}",
+        where=folder / "config.json",
+        remedy="Correct this value, or save or download the model again.",
+    )
 
 
 def check_model_type(folder: Path, model_type: str) -> None:
@@ -150,5 +190,69 @@ def check_model_type(folder: Path, model_type: str) -> None:
 def _config(value: dict[str, Any] | PreTrainedConfig | None) -> PreTrainedConfig | None:
     if isinstance(value, dict):
         value = dict(value)
-        return CONFIG_MAPPING[value.pop("model_type")](**value)
+        model_type = value.pop("model_type", None)
+        if model_type not in CONFIG_MAPPING:
+            raise ValueError(f"transformers knows no model_type {model_type!r}")
+        return CONFIG_MAPPING[model_type](**value)
     return value
+
+
+_SETTINGS: Mapping[str, type] = {
+    "image": ImagePreset,
+    "feallm": FEALLMSettings,
+    "vision_lora": LoraSettings,
+    "text_lora": LoraSettings,
+}
+"""The data classes of the fields that hold settings."""
+
+
+def _check_values(config: PreTrainedConfig) -> None:
+    """Raise a ValueError if a field of a configuration, or of the settings in it, has a wrong type or is out of range.
+
+    transformers checks neither the fields that it does not know nor their names, so unknown names are no errors.
+    """
+    fields = {name: getattr(config, name) for name in inspect.get_annotations(type(config))}
+    _check_types(type(config), fields)
+    for name, value in fields.items():
+        if name in ("vision_config", "text_config") and not isinstance(value, PreTrainedConfig):
+            raise ValueError(f"{name} is {reprlib.repr(value)}")
+        if name in ("image_tokens", "vision_width", "projector_layers", "head_width") and value < 1:
+            raise ValueError(f"{name} is {value}")
+        if name in _SETTINGS and value is not None:
+            _check_types(_SETTINGS[name], value, f"{name}.")
+            _SETTINGS[name](**value)
+    if fields.get("temperature", 1.0) <= 0:
+        raise ValueError(f"temperature is {fields['temperature']}")
+    labels = fields.get("labels") or []
+    if unknown := [label for label in labels if label not in [*Expression]]:
+        raise ValueError(f"unknown expression {unknown[0]!r} in labels (known: {', '.join(Expression)})")
+    if len({*labels}) < len(labels):
+        raise ValueError("labels repeat an expression")
+
+
+def _check_types(kind: type, fields: Mapping[str, Any], prefix: str = "") -> None:
+    types = inspect.get_annotations(kind, eval_str=True)
+    for name, value in fields.items():
+        if name not in types:
+            raise ValueError(f"unknown field {prefix}{name}")
+        if not _fits(value, types[name]):
+            raise ValueError(f"{prefix}{name} is {reprlib.repr(value)}")
+
+
+def _fits(value: Any, kind: Any) -> bool:
+    """Return whether a value from JSON has a type. Lists are tuples too, and integers floats; NaN is not a float."""
+    origin, arguments = get_origin(kind), get_args(kind)
+    if kind is Any:
+        return True
+    if origin is Literal:
+        return value in arguments
+    if origin is UnionType:
+        return any(_fits(value, one) for one in arguments)
+    if origin is tuple:
+        return isinstance(value, list | tuple) and len(value) == len(arguments) and all(map(_fits, value, arguments))
+    if origin is list:
+        return isinstance(value, list) and all(_fits(item, arguments[0]) for item in value)
+    if kind in (int, float):
+        whole = isinstance(value, int) and not isinstance(value, bool)
+        return whole or (kind is float and isinstance(value, float) and math.isfinite(value))
+    return isinstance(value, origin or kind)

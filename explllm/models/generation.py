@@ -14,13 +14,14 @@ import torch
 from torch.distributed.fsdp import FSDPModule
 
 from explllm.conversation.messages import Messages, explanation, recognition
-from explllm.core.errors import ConfigError
+from explllm.core.errors import CheckpointError, ConfigError
 from explllm.core.expressions import Expression
 from explllm.explanations.html import bars_html
 from explllm.models.decoding import Decoder, Row, last_positions, prompt_logits
 from explllm.models.fast_linear import fast_linear
 from explllm.models.label_scoring import PackedLabels as PackedLabels
 from explllm.models.label_scoring import pack_labels, pack_unit_states, score_labels, score_packed, supports_packing
+from explllm.models.parts import inference
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -70,7 +71,6 @@ class Recognitions(list[Recognition]):
         )
 
 
-@torch.no_grad()
 def label_log_likelihoods(model: "ExpLLM", pixel_values: torch.Tensor) -> torch.Tensor:
     """Score every label as the answer to the recognition prompt.
 
@@ -87,7 +87,6 @@ def label_log_likelihoods(model: "ExpLLM", pixel_values: torch.Tensor) -> torch.
     return _score_in_batches(model, pixel_values, lambda pixels: score_labels(model, model.encode_image(pixels)))
 
 
-@torch.no_grad()
 def label_probabilities(model: "ExpLLM", pixel_values: torch.Tensor) -> torch.Tensor:
     """Compute the probability of every label: likelihoods, normalized, averaged over mirror images, and calibrated.
 
@@ -111,10 +110,21 @@ def label_probabilities(model: "ExpLLM", pixel_values: torch.Tensor) -> torch.Te
 def _calibrate(model: "ExpLLM", probabilities: torch.Tensor) -> torch.Tensor:
     """Apply the model's temperature to probabilities (B, K)."""
     temperature = model.config.temperature
-    return probabilities if temperature == 1 else (probabilities.log() / temperature).softmax(1)
+    return _checked(model, probabilities if temperature == 1 else (probabilities.log() / temperature).softmax(1))
 
 
-@torch.no_grad()
+def _checked(model: "ExpLLM", probabilities: torch.Tensor) -> torch.Tensor:
+    """Return probabilities; raise an error if one is NaN, which would otherwise be an answer like any other."""
+    if not model.allow_nan and not probabilities.isfinite().all():
+        raise CheckpointError(
+            "the model's probabilities are NaN",
+            where=model.name_or_path or None,
+            remedy="Its weights are damaged, or it overflows in float16: save or download it again, or load it in "
+            "another type.",
+        )
+    return probabilities
+
+
 def unit_probabilities(model: "ExpLLM", pixel_values: torch.Tensor, units: Sequence[str]) -> torch.Tensor:
     """Compute how likely the answer "active" is, rather than "not active", for each action unit.
 
@@ -132,7 +142,7 @@ def unit_probabilities(model: "ExpLLM", pixel_values: torch.Tensor, units: Seque
         return score_packed(model, model.encode_image(pixels), packed, 2 * len(units))
 
     scores = _score_in_batches(model, pixel_values, score)
-    return scores.unflatten(1, (len(units), 2)).softmax(-1)[..., 0]
+    return _checked(model, scores.unflatten(1, (len(units), 2)).softmax(-1)[..., 0])
 
 
 def _score_in_batches(
@@ -144,7 +154,7 @@ def _score_in_batches(
     scores: list[torch.Tensor] = []
     # For a single face, and for large float32 models, merged copies of the weights cost more than they save.
     small = sum(weight.numel() for weight in model.language.parameters()) < 1e9
-    with fast_linear(model, merge=small and count > 1):
+    with inference(model), fast_linear(model, merge=small and count > 1):
         while len(scores) < count:
             try:
                 pixels = pixel_values[len(scores) : len(scores) + size]
@@ -183,7 +193,6 @@ def smaller_batches(model: "ExpLLM", kind: str, size: int) -> int:
     return half
 
 
-@torch.no_grad()
 def answer(model: "ExpLLM", pixel_values: torch.Tensor, question: Messages, max_new_tokens: int) -> list[str]:
     """Generate the answers to one question about each face greedily.
 
@@ -200,7 +209,6 @@ def answer(model: "ExpLLM", pixel_values: torch.Tensor, question: Messages, max_
     return [text for _, text in _answers(model, faces, [question], len(pixel_values), max_new_tokens)]
 
 
-@torch.no_grad()
 def explain(
     model: "ExpLLM", pixel_values: torch.Tensor, labels: Sequence[Expression], max_new_tokens: int
 ) -> list[str]:
@@ -219,7 +227,6 @@ def explain(
     return [text for _, text in answers]
 
 
-@torch.no_grad()
 def recognize_and_explain(
     model: "ExpLLM", faces: Iterable[torch.Tensor], batch_size: int, max_new_tokens: int
 ) -> list[tuple[Recognition, str]]:
@@ -253,7 +260,8 @@ def stream(model: "ExpLLM", pixel_values: torch.Tensor, label: Expression, max_n
         Pieces of text.
     """
     decoder = new_decoder(model, [label], 1, max_new_tokens)
-    with torch.no_grad():
+    # Not around a `yield`: the caller may train between two pieces.
+    with inference(model):
         finished = decoder.add(prefill(model, decoder, [(0, (pixel_values[0], label))]))
     yielded = ""
     while True:
@@ -266,7 +274,7 @@ def stream(model: "ExpLLM", pixel_values: torch.Tensor, label: Expression, max_n
             yielded = text
         if row.done:
             return
-        with torch.no_grad():
+        with inference(model):
             finished = decoder.step()
 
 
@@ -300,7 +308,7 @@ def _answers(
     results: dict[int, tuple[Recognition | None, str]] = {}
     rows = min(rows, model.max_batch_sizes.get("explanation", rows))
     decoder = new_decoder(model, labels, rows, max_new_tokens)
-    with fast_linear(model):
+    with inference(model), fast_linear(model):
         while True:
             busy = decoder.any_rank_is_busy()
             # Under FSDP2, all ranks must make the same passes, so they begin new batches together.

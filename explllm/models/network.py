@@ -80,6 +80,8 @@ class ExpLLMNetwork(MultiPartModel, PreTrainedModel):
         """Predictions of the next tokens of an explanation, for speculative decoding."""
         self.speculate = True
         """Whether explanations are decoded speculatively: the same text in fewer forward passes."""
+        self.allow_nan = False
+        """Whether NaN probabilities are returned rather than an error: a training run continues with a NaN metric."""
         self.vision = vision or AutoModel.from_config(config.vision_config, dtype=torch.float32)
         self.projector = self.new_projector()
         self.language = language or AutoModelForCausalLM.from_config(config.text_config, dtype=torch.float32)

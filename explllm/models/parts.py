@@ -1,6 +1,7 @@
 """What trains in each part of a model, and which weights its folder and checkpoints must hold."""
 
-from collections.abc import Callable, Container, Iterable, Mapping
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import partial
 from typing import Any, ClassVar, NamedTuple, TypeVar
 
@@ -125,6 +126,23 @@ class MultiPartModel(nn.Module):
                 where=where,
                 remedy="Use the configuration that the weights were trained with.",
             )
+
+
+@contextmanager
+def inference(model: nn.Module) -> Iterator[None]:
+    """Compute in evaluation mode and without gradients inside the context.
+
+    The mode of each module is restored, not that of the model alone: a part may be in another mode than the model.
+    """
+    training = [module for module in model.modules() if module.training]
+    for module in training:
+        module.training = False
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        for module in training:
+            module.training = True
 
 
 def checkpoint_in_evaluation_mode(part: nn.Module) -> None:

@@ -15,9 +15,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer, PreTrainedModel
 
-from explllm.core.errors import CheckpointError, ConfigError, MissingPathError
+from explllm.conversation.messages import IMAGE_TOKEN
+from explllm.core.errors import CheckpointError, ConfigError, InputError, MissingPathError
 from explllm.core.files import atomic_write_folder
-from explllm.models.configuration import ExpLLMConfig, read_config
+from explllm.models.configuration import ExpLLMConfig, read_config, unusable_config
 from explllm.models.drafts import Drafts
 from explllm.models.lora import is_lora, plain_state_dict, reset_magnitudes
 from explllm.models.parts import remap_keys
@@ -161,7 +162,14 @@ def load(
             where=folder,
             remedy="Load the model without `load_in_4bit`.",
         )
-    model = model_class(config, tokenizer, vision, language)
+    try:
+        model = model_class(config, tokenizer, vision, language)
+    except InputError:
+        raise
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+        # The parts' own checks are incomplete: such values fail only where a part is built.
+        raise unusable_config(folder, error) from error
+    model.name_or_path = str(folder)
     weights = remap_keys(read_weights(folder / WEIGHTS), model.state_dict())
     model.check_state_dict(weights, str(folder / WEIGHTS))
     for key, parameter in model.named_parameters():
@@ -356,7 +364,7 @@ def _find_folder(name: str | PathLike[str], revision: str | None, **hub: Any) ->
 
 def _read_tokenizer(folder: Path, config: ExpLLMConfig) -> Any:
     try:
-        return AutoTokenizer.from_pretrained(folder, config=config)
+        tokenizer: Any = AutoTokenizer.from_pretrained(folder, config=config)
     except Exception as error:  # transformers and tokenizers raise many types, of many lines
         missing = not (folder / "tokenizer.json").is_file()
         raise CheckpointError(
@@ -364,6 +372,14 @@ def _read_tokenizer(folder: Path, config: ExpLLMConfig) -> Any:
             where=folder,
             remedy="Copy the whole folder that `explllm fit` wrote, with the tokenizer and its chat template.",
         ) from error
+    found = tokenizer.get_vocab().get(IMAGE_TOKEN, config.image_token_id)
+    if found != config.image_token_id:
+        raise CheckpointError(
+            f"image_token_id is {config.image_token_id}, but the tokenizer has {IMAGE_TOKEN} as {found}",
+            where=folder / "config.json",
+            remedy="Correct this value, or copy the configuration and the tokenizer of one model.",
+        )
+    return tokenizer
 
 
 def _resolve_base(base: str | None, folder: Path) -> str | None:

@@ -102,14 +102,8 @@ def _explain(data: Any, faces: pd.DataFrame, module: "ExpLLMTask", rows: list[in
     pixels_by_row = read_faces(data, module, rows)
     if not pixels_by_row:
         return {}
-    model = module.explllm
-    training = model.training
-    model.eval()
-    try:
-        pixels = torch.stack([*pixels_by_row.values()]).to(module.device)
-        answers = model.recognize_and_explain_pixels(pixels, module.max_new_tokens)
-    finally:
-        model.train(training)
+    pixels = torch.stack([*pixels_by_row.values()]).to(module.device)
+    answers = module.explllm.recognize_and_explain_pixels(pixels, module.max_new_tokens)
     metadata = faces.reindex(columns=["expression", "action_units_source"])
     explained = {}
     for row, (recognition, cot) in zip(pixels_by_row, answers, strict=True):

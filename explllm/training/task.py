@@ -187,6 +187,7 @@ class ExpLLMTask(FaceTask):
     def on_fit_start(self) -> None:
         """Check that the model has a label for every expression of the data, and the strategy of `encoder_share`."""
         self._check_labels()
+        self.explllm.allow_nan = self.trainer.state.fn == "fit"
         if self.trainer.state.fn == "fit" and self.encoder_share and self.device_mesh is not None:
             raise ConfigError(
                 "`encoder_share` leaves weights without gradients, which fsdp2 does not support",
@@ -194,6 +195,10 @@ class ExpLLMTask(FaceTask):
             )
 
     on_validation_start = on_test_start = on_fit_start
+
+    def on_fit_end(self) -> None:
+        """Refuse NaN probabilities from now on."""
+        self.explllm.allow_nan = False
 
     def set_labels(self, labels: Sequence[Expression]) -> None:
         """Set the expressions that the model distinguishes, in index order."""

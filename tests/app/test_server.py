@@ -4,6 +4,7 @@ import base64
 import contextlib
 import http.client
 import json
+import math
 import re
 import socket
 import threading
@@ -229,6 +230,10 @@ def test_a_defect_is_an_error_in_the_same_form(address, model, pictures, data_ur
         patch.setattr(model, "recognize_pixels", fail)
         status, answer = post(address, "/recognize", {"images": [data_url(pictures[0])]})
     assert status == 500 and answer["error"]["code"] == "internal_error" and "secret" not in json.dumps(answer)
+    with monkeypatch.context() as patch:
+        patch.setattr(model.config, "temperature", math.nan)
+        status, answer = post(address, "/recognize", {"images": [data_url(pictures[0])]})
+    assert status == 500 and "probabilities are NaN" in answer["error"]["message"]
     assert post(address, "/recognize", {"images": [data_url(pictures[0])]})[0] == 200
 
 

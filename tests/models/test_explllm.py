@@ -9,8 +9,9 @@ from PIL import Image
 from explllm import ChainOfThought, ExpLLM, Expression
 from explllm.conversation.messages import explanation, recognition
 from explllm.core.action_units import FEAFA
-from explllm.core.errors import ConfigError, ImageError, InputError, MissingPathError
+from explllm.core.errors import CheckpointError, ConfigError, ImageError, InputError, MissingPathError
 from explllm.models.build import NetworkSettings, build
+from explllm.models.generation import unit_probabilities
 from explllm.models.lora import LoraSettings
 
 COT = "**Key Observations:** The left brow is lowered.\n\n**Conclusion:** This is anger."
@@ -321,6 +322,17 @@ def test_errors(tiny_model, tmp_path):
         build(NetworkSettings(preset="tiny", vision={"model_type": "bigmodel"}))
     with pytest.raises(ConfigError, match=r"the language model has 4 positions, but image and prompt take \d+"):
         build(NetworkSettings(preset="tiny", language={"model_type": "llama", "max_position_embeddings": 4}))
+
+
+def test_nan_is_not_an_answer(tiny_model):
+    images = torch.full((2, 3, 64, 64), torch.nan)
+    for answers in (
+        tiny_model.recognize_pixels,
+        lambda pixels: tiny_model.recognize_and_explain_pixels(pixels, 2),
+        lambda pixels: unit_probabilities(tiny_model, pixels, ["inner brow raiser"]),
+    ):
+        with pytest.raises(CheckpointError, match="the model's probabilities are NaN"):
+            answers(images)
 
 
 def test_probabilities_of_mirror_images_and_temperature(tmp_path):

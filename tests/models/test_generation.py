@@ -10,7 +10,8 @@ from torch.profiler import ProfilerActivity, profile
 from explllm import ChainOfThought, Expression
 from explllm.conversation.messages import IMAGE_TOKEN, conversation, explanation, recognition, unit_state
 from explllm.conversation.tokenizer import train_tokenizer
-from explllm.models.build import ConfigAndTokenizer, build, build_config
+from explllm.core.errors import ImageError
+from explllm.models.build import ConfigAndTokenizer, NetworkSettings, build, build_config
 from explllm.models.decoding import Row, last_positions, prompt_logits
 from explllm.models.drafts import Drafts
 from explllm.models.generation import label_log_likelihoods, new_decoder, recognize_and_explain, unit_probabilities
@@ -258,6 +259,38 @@ def test_streaming(tiny_model, tmp_path):
     pieces = list(tiny_model.stream(image, max_new_tokens=30))
     assert "".join(pieces).strip() == tiny_model.explain(image, max_new_tokens=30).text
     assert isinstance(tiny_model.explain(image, max_new_tokens=4), ChainOfThought)
+
+
+def test_a_model_in_training_mode_answers_in_evaluation_mode():
+    """The answers are those of evaluation mode, batch statistics stay, and every module gets its mode back."""
+    torch.manual_seed(0)
+    model = build(NetworkSettings(preset="tiny", labels=["Fear", "Anger"], vocabulary=700))
+    images, face = pixels(model), torch.rand(3, 64, 64)
+    calls = (
+        lambda: model.recognize(face),
+        lambda: model.explain(face, 6),
+        lambda: model.recognize_and_explain(face, 6),
+        lambda: [*model.stream(face, 6)],
+        lambda: model.recognize_pixels(images),
+        lambda: model.recognize_and_explain_pixels(images, 6),
+        lambda: model.explain_pixels(images, [Expression.FEAR] * 3, 6),
+        lambda: unit_probabilities(model, images, ["inner brow raiser"]).tolist(),
+    )
+    expected = [call() for call in calls]
+    state = {name: value.clone() for name, value in model.state_dict().items()}
+    for switch in (model.train, model.vision.train):  # the whole model, and a part of a model in evaluation mode
+        model.eval()
+        switch()
+        modes = {name: module.training for name, module in model.named_modules()}
+        assert [call() for call in calls] == expected
+        pieces = model.stream(face, 6)
+        next(pieces)
+        assert {name: module.training for name, module in model.named_modules()} == modes  # between pieces too
+        pieces.close()
+        with pytest.raises(ImageError):
+            model.recognize_and_explain([face, b"no image"], 2)
+        assert {name: module.training for name, module in model.named_modules()} == modes and any(modes.values())
+    torch.testing.assert_close(model.state_dict(), state, atol=0, rtol=0)
 
 
 def test_prompts_with_different_beginnings_in_one_decoder(model):

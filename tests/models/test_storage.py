@@ -197,6 +197,43 @@ def test_a_failed_save_leaves_the_old_model(tiny_model, tmp_path, monkeypatch):
     assert (tmp_path / "model" / "model.safetensors").read_bytes() == before
 
 
+@pytest.mark.parametrize(
+    ("keys", "value", "message"),
+    [
+        ("labels", ["A"], "unknown expression 'A' in labels"),
+        ("labels", ["Fear", "Fear"], "labels repeat an expression"),
+        ("labels", "Happiness", "labels is 'Happiness'"),
+        ("text_config", None, "text_config is None"),
+        ("vision_config", None, "vision_config is None"),
+        ("vision_config.model_type", "foo", "transformers knows no model_type 'foo'"),
+        ("text_config.num_attention_heads", 5, "is not a multiple of the number of attention heads"),
+        ("text_config.model_type", "dinov2", "Unrecognized configuration class"),
+        ("architecture", "foo", "architecture is 'foo'"),
+        ("temperature", "hot", "temperature is 'hot'"),
+        ("temperature", 0, "temperature is 0"),
+        ("temperature", float("nan"), "temperature is nan"),
+        ("margin", "a", "margin is 'a'"),
+        ("projector_layers", 0, "projector_layers is 0"),
+        ("average_flipped", "yes", "average_flipped is 'yes'"),
+        ("image.mean", [0.5], r"image.mean is \[0.5\]"),
+        ("image.std", [0, 0, 0], r"a std of \[0, 0, 0\]"),
+        ("image.size", 0, "an image size of 0 pixels"),
+        ("image.resample", "foo", "image.resample is 'foo'"),
+        ("image.color", "red", "unknown field image.color"),
+        ("image_token_id", 99999, "image_token_id is 99999, but the tokenizer has <im_patch> as "),
+    ],
+)
+def test_wrong_values_in_the_configuration(tiny_model, tmp_path, keys, value, message):
+    tiny_model.save_pretrained(tmp_path / "model")
+    path = tmp_path / "model" / "config.json"
+    config = json.loads(path.read_text())
+    *outer, key = keys.split(".")
+    (config[outer[0]] if outer else config)[key] = value
+    path.write_text(json.dumps(config))
+    with pytest.raises(CheckpointError, match=rf"{message}.* \[.*config.json\]\. Correct this value"):
+        ExpLLM.from_pretrained(tmp_path / "model")
+
+
 def test_errors(tiny_model, tmp_path):
     with pytest.raises(MissingPathError, match=r"the model folder does not exist \[runs/none/model\]"):
         ExpLLM.from_pretrained("runs/none/model")

@@ -122,6 +122,30 @@ def test_gradient_checkpointing_changes_memory_and_not_the_result(settings, data
     assert losses[0] == pytest.approx(losses[1], abs=1e-6)
 
 
+def test_a_run_continues_with_nan(settings, data, trainer):
+    """Validation gives NaN metrics, which callbacks such as EarlyStopping handle; after the run, NaN is an error."""
+    task, outcomes = ExpLLMTask(settings(labels="rafdb")), []
+
+    class Poison(Callback):
+        def on_train_start(self, *_):
+            task.explllm.projector[0].weight.data.fill_(torch.nan)
+
+        def on_validation_batch_end(self, _trainer, _module, outputs, *_):
+            outcomes.append(outputs["probabilities"].isnan().all())
+
+    options = {
+        "max_epochs": 1,
+        "limit_train_batches": 1,
+        "num_sanity_val_steps": 0,
+        "limit_val_batches": 1,
+        "callbacks": [Poison()],
+    }
+    trainer(**options).fit(task, data())
+    assert outcomes == [True]
+    with pytest.raises(CheckpointError, match="probabilities are NaN"):
+        task.explllm.recognize_pixels(torch.zeros(1, 3, 64, 64))
+
+
 def test_before_it_is_built(settings):
     with pytest.raises(TypeError, match=r"call configure_model\(\) first"):
         _ = ExpLLMTask(settings()).explllm
