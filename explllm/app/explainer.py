@@ -15,7 +15,7 @@ from explllm.core.errors import InputError
 from explllm.models.decoding import Decoder, Row
 from explllm.models.explllm import ExpLLM
 from explllm.models.fast_linear import fast_linear
-from explllm.models.generation import Recognition, new_decoder, prefill, smaller_batches
+from explllm.models.generation import Recognition, check_count, new_decoder, prefill, smaller_batches
 from explllm.models.parts import inference
 
 _LOG = logging.getLogger(__name__)
@@ -98,6 +98,8 @@ class Explainer:
             max_new_tokens: Maximum length of a text in tokens.
             max_waiting: Number of waiting faces at which `submit` refuses more.
         """
+        for name, count in (("batch_size", batch_size), ("max_new_tokens", max_new_tokens)):
+            check_count(name, count)  # here: an error in the thread would leave all faces waiting
         self.model, self.max_new_tokens, self.max_waiting = model, max_new_tokens, max_waiting
         self.load = Load()
         self._batch_size = batch_size

@@ -278,12 +278,17 @@ def _too_large(error: Exception, where: str | None) -> ImageError:
     return ImageError(
         f"the image has {count} pixels, more than the limit",
         where=where,
-        remedy="Shrink it. If you trust the file, raise the limit: --max_pixels, explllm.faces.images.allow_pixels.",
+        remedy="Shrink it. If you trust the file: `explllm faces` and `explllm aus` have --max_pixels, and Python code "
+        "can call explllm.faces.images.allow_pixels first.",
     )
 
 
 def _from_array(source: Any) -> Image.Image:
-    array = np.asarray(source.detach().cpu() if hasattr(source, "cpu") else source)
+    if hasattr(source, "cpu"):
+        source = source.detach().cpu()
+        if source.is_floating_point() and source.itemsize < 4:  # bfloat16, which NumPy does not have, and less
+            source = source.float()
+    array = np.asarray(source)
     if array.ndim == 3 and array.shape[0] in (1, 3, 4) and array.shape[2] not in (1, 3, 4):
         array = array.transpose(1, 2, 0)
     if array.ndim == 3 and array.shape[2] == 1:

@@ -110,7 +110,7 @@ class ExpLLM(ExpLLMNetwork):
 
         Args:
             images: One image or several, as for `recognize`.
-            max_new_tokens: Maximum length of a text, in tokens.
+            max_new_tokens: Maximum length of a text, in tokens; the language model's positions limit it too.
             batch_size: Images per batch.
 
         Returns:
@@ -130,7 +130,7 @@ class ExpLLM(ExpLLMNetwork):
 
         Args:
             images: One image or several, as for `recognize`.
-            max_new_tokens: Maximum length of a text, in tokens.
+            max_new_tokens: Maximum length of a text, in tokens; the language model's positions limit it too.
             batch_size: Images per batch.
 
         Returns:
@@ -140,8 +140,7 @@ class ExpLLM(ExpLLMNetwork):
             InputError: If an image does not exist or cannot be read, or the model has no labels.
         """
         self._check_labels()
-        if batch_size < 1:
-            raise ConfigError(f"batch_size is {batch_size}", remedy="Use at least 1.")
+        generation.check_count("batch_size", batch_size)
         several, _ = as_images(images)
         if isinstance(several, Sized):  # reserves no more of the cache than is needed: 0.4 GB per face at 7B
             batch_size = min(batch_size, max(1, len(several)))
@@ -156,7 +155,7 @@ class ExpLLM(ExpLLMNetwork):
 
         Args:
             pixel_values: (B, 3, H, W).
-            max_new_tokens: Maximum length of a text, in tokens.
+            max_new_tokens: Maximum length of a text, in tokens; the language model's positions limit it too.
 
         Returns:
             The recognition and the chain of thought of each image.
@@ -173,7 +172,7 @@ class ExpLLM(ExpLLMNetwork):
         Args:
             pixel_values: (B, 3, H, W).
             labels: The answer of the first round for each image.
-            max_new_tokens: Maximum length of a text, in tokens.
+            max_new_tokens: Maximum length of a text, in tokens; the language model's positions limit it too.
 
         Returns:
             One chain of thought per image.
@@ -185,7 +184,7 @@ class ExpLLM(ExpLLMNetwork):
 
         Args:
             image: As for `recognize`.
-            max_new_tokens: Maximum length of a text, in tokens.
+            max_new_tokens: Maximum length of a text, in tokens; the language model's positions limit it too.
 
         Yields:
             Pieces of text that join to the text of `explain`.
@@ -311,8 +310,7 @@ class FEALLM(ExpLLM):
 
 
 def _chunks(images: Iterable[ImageSource], size: int) -> Iterator[list[ImageSource]]:
-    if size < 1:
-        raise ConfigError(f"batch_size is {size}", remedy="Use at least 1.")
+    generation.check_count("batch_size", size)
     remaining = iter(images)
     while chunk := list(islice(remaining, size)):
         yield chunk

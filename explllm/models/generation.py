@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain, islice, takewhile
+from numbers import Integral
 from typing import TYPE_CHECKING, cast
 
 import torch
@@ -337,10 +338,23 @@ def _answers(
                 del active[number]
 
 
+def check_count(name: str, value: object) -> None:
+    """Raise a ConfigError if an argument such as ``batch_size`` is not an integer of at least 1."""
+    if not isinstance(value, Integral) or isinstance(value, bool) or value < 1:
+        raise ConfigError(f"{name} is {value!r}", remedy="Use an integer of at least 1.")
+
+
 def new_decoder(model: "ExpLLM", labels: Sequence[Expression | Messages], rows: int, max_new_tokens: int) -> Decoder:
-    """Return a decoder for conversations about any of the labels or questions, of at most `rows` rows."""
-    prompts = {model.conversations.encode_prompt(_question(label)) for label in labels}
-    capacity = max(max(map(len, prompts)) + max_new_tokens, pack_labels(model).mask.shape[-1])
+    """Return a decoder for conversations about any of the labels or questions, of at most `rows` rows.
+
+    Texts end at the language model's last position, so that any `max_new_tokens` reserves no more than that.
+    """
+    check_count("max_new_tokens", max_new_tokens)
+    prompt = max(len(model.conversations.encode_prompt(_question(label))) for label in labels)
+    positions = getattr(model.language.config, "max_position_embeddings", None)
+    if positions is not None:
+        max_new_tokens = min(max_new_tokens, max(positions - prompt, 1))
+    capacity = max(prompt + max_new_tokens, pack_labels(model).mask.shape[-1])
     packs = supports_packing(model)
     return Decoder(model, rows if packs else 1, capacity, max_new_tokens, packs)
 

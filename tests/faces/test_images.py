@@ -170,7 +170,9 @@ def test_too_many_pixels_need_permission(tmp_path, monkeypatch):
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
     path = saved(Image.new("RGB", (50, 50)), tmp_path / "bomb.jpg")
     for load in (load_image, lambda path: load_reduced(path, 10)):
-        with pytest.raises(ImageError, match=r"the image has 2,500 pixels, more than the limit \[.*--max_pixels"):
+        with pytest.raises(
+            ImageError, match=r"the image has 2,500 pixels, more than the limit \[.*`explllm aus` have --max_pixels"
+        ):
             load(path)
     with warnings.catch_warnings():
         allow_pixels(2500)
@@ -185,6 +187,8 @@ def test_arrays_and_tensors_in_any_layout(picture):
     Image.fromarray(picture).save(content, "PNG")
     for source in (floats, floats.astype(np.float64), picture.transpose(2, 0, 1), tensor, content, content.getvalue()):
         assert np.array_equal(np.asarray(load_image(source)), image)
+    half = tensor.to(torch.bfloat16)
+    assert np.array_equal(np.asarray(load_image(half)), np.asarray(load_image(half.float())))
 
 
 def test_wide_pixels_are_read_correctly_or_refused(tmp_path):

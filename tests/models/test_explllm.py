@@ -7,6 +7,7 @@ import torch
 from PIL import Image
 
 from explllm import ChainOfThought, ExpLLM, Expression
+from explllm.app.explainer import Explainer
 from explllm.conversation.messages import explanation, recognition
 from explllm.core.action_units import FEAFA
 from explllm.core.errors import CheckpointError, ConfigError, ImageError, InputError, MissingPathError
@@ -153,8 +154,16 @@ def test_one_image_in_any_form(tiny_model):
     assert list(frame["expression"]) == [str(one.expression) for one in expected]
     assert list(frame["p_Fear"]) == [one.probabilities[Expression.FEAR] for one in expected]
     assert list(frame["confidence"]) == [one.confidence for one in expected]
-    with pytest.raises(ConfigError, match="batch_size is 0. Use at least 1."):
-        tiny_model.recognize(array, batch_size=0)
+    for count in (0, -1, 2.5, None, True):
+        for name, call in (
+            ("batch_size", lambda count: tiny_model.recognize(array, batch_size=count)),
+            ("batch_size", lambda count: tiny_model.explain(array, batch_size=count)),
+            ("max_new_tokens", lambda count: tiny_model.explain(array, max_new_tokens=count)),
+            ("max_new_tokens", lambda count: [*tiny_model.stream(array[0], max_new_tokens=count)]),
+            ("max_new_tokens", lambda count: Explainer(tiny_model, max_new_tokens=count)),
+        ):
+            with pytest.raises(ConfigError, match=f"{name} is {count}. Use an integer of at least 1."):
+                call(count)
     assert tiny_model.recognize([]) == []
 
 

@@ -293,6 +293,15 @@ def test_a_model_in_training_mode_answers_in_evaluation_mode():
     torch.testing.assert_close(model.state_dict(), state, atol=0, rtol=0)
 
 
+def test_texts_end_at_the_last_position(model, monkeypatch):
+    """A huge `max_new_tokens` reserves no more of the cache than the language model has positions."""
+    prompt = len(model.conversations.encode_prompt(explanation("Fear")))
+    assert new_decoder(model, [Expression.FEAR], 1, 10**9).capacity == 1024
+    monkeypatch.setattr(model.language.config, "max_position_embeddings", prompt + 12)
+    texts = [model.explain_pixels(pixels(model, 1), [Expression.FEAR], count) for count in (10**9, 12, 11)]
+    assert texts[0] == texts[1] != texts[2]
+
+
 def test_prompts_with_different_beginnings_in_one_decoder(model):
     """The shared beginning is written anew, or not used while other rows are being continued."""
     ids = torch.tensor(model.conversations.encode_prompt(recognition()))
