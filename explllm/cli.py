@@ -2,12 +2,14 @@
 
 import errno
 import os
+import select
+import signal
 import sys
 from collections.abc import Callable, Collection, Sequence
 from importlib import import_module
 
 from explllm import __version__
-from explllm.core.errors import ConfigError, InputError
+from explllm.core.errors import ConfigError, InputError, Terminated
 
 COMMANDS = {
     "fit": ("train a model: explllm fit --config demo.yaml", "stages:fit"),
@@ -41,6 +43,9 @@ _HELP = ("-h", "--help")
 _COMPLETION = "__print_completion"
 """The option ``--print_completion SHELL``, with every hyphen as an underscore."""
 
+_CLOSED_OUTPUT = 141
+"""Exit status after writing to a closed pipe: that of a program which SIGPIPE ends."""
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command.
@@ -50,15 +55,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     Returns:
         The exit status: 0; 1 if part of the work failed; 2 after a user error, which is printed on one line; 130 after
-        Ctrl-C.
+        Ctrl-C; 143 after SIGTERM; 141 if the reader of the output, such as `head`, has ended.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        return _run(words) or 0
+        status = _run(words) or 0
+        if sys.stdout is not None:
+            sys.stdout.flush()  # here, where a closed pipe is handled, instead of at exit
+        return status
     except InputError as error:
         sys.stderr.write(f"{_rank()}error: {error}\n")
         return 2
     except OSError as error:
+        if isinstance(error, BrokenPipeError) and _output_is_closed():
+            # Python flushes the output once more at exit.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return _CLOSED_OUTPUT
         # A file that cannot be read or written, or a full disk; anything else is a bug in the program.
         if error.filename is None and error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
@@ -66,8 +78,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stderr.write(f"{_rank()}error: {error.strerror}{where}. Check the path, its permissions and its disk.\n")
         return 2
     except KeyboardInterrupt as stop:
-        sys.stderr.write(" ".join(["interrupted.", *getattr(stop, "__notes__", [])]) + "\n")
-        return 130
+        terminated = isinstance(stop, Terminated)
+        word = "terminated." if terminated else "interrupted."
+        sys.stderr.write(" ".join([word, *getattr(stop, "__notes__", [])]) + "\n")
+        return 128 + (signal.SIGTERM if terminated else signal.SIGINT)
 
 
 def _run(words: list[str]) -> int | None:
@@ -159,6 +173,15 @@ def _group_help(name: str, text: str, functions: dict[str, Callable[..., int | N
 
 def _see(name: str) -> str:
     return f"See `explllm {name} --help`."
+
+
+def _output_is_closed() -> bool:
+    """Return whether nobody reads the output; any other broken pipe is a bug in the program."""
+    if sys.stdout is None or not hasattr(select, "poll"):  # Windows
+        return False
+    poll = select.poll()
+    poll.register(sys.stdout.fileno(), select.POLLOUT)
+    return any(event & (select.POLLERR | select.POLLHUP) for _, event in poll.poll(0))
 
 
 def _rank() -> str:

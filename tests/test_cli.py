@@ -390,6 +390,16 @@ def test_an_interrupted_run_says_how_to_resume(small_config, tmp_path):
     assert not (tmp_path / "runs/small/metrics.json").exists()
 
 
+def test_a_reader_that_has_ended():
+    """As with ``| head -1``: no traceback, and the status of a program that SIGPIPE ends."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    command = [sys.executable, "-m", "explllm", "models", "--json"]
+    done = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, text=True)
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (141, "")
+
+
 INTERRUPTED = """
 import os, signal, sys
 from explllm.cli import main

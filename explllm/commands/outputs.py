@@ -2,11 +2,14 @@
 
 import os
 import re
-from collections.abc import Iterable, Sequence
+import signal
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
 
-from explllm.core.errors import ConfigError, MissingPathError
+from explllm.core.errors import ConfigError, MissingPathError, Terminated
 from explllm.llm.settings import ChatSettings
 
 
@@ -64,6 +67,33 @@ def check_replaces_none(option: str, outs: Iterable[Path], others: Iterable[str 
     resolved = {os.path.realpath(other) for other in others if other is not None}
     if replaced := next((out for out in outs if os.path.realpath(out) in resolved), None):
         raise ConfigError(f"{option} would replace {what}", where=replaced, remedy="Choose another path.")
+
+
+@contextmanager
+def keep_finished(keep: Callable[[], str]) -> Iterator[None]:
+    """Keep the finished part of the block's work when Ctrl-C or SIGTERM interrupts it.
+
+    Args:
+        keep: Writes what is finished and returns a sentence about it.
+
+    Raises:
+        KeyboardInterrupt: After Ctrl-C or SIGTERM (`Terminated`), with the sentence as a note.
+    """
+
+    def terminate(*_: object) -> None:
+        raise Terminated
+
+    # Python allows signal handlers only in the main thread.
+    handles = threading.current_thread() is threading.main_thread()
+    previous = signal.signal(signal.SIGTERM, terminate) if handles else None
+    try:
+        yield
+    except KeyboardInterrupt as stop:
+        stop.add_note(keep())
+        raise
+    finally:
+        if handles:
+            signal.signal(signal.SIGTERM, previous)
 
 
 def check_root(root: Path | None) -> None:

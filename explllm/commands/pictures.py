@@ -13,7 +13,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from explllm.commands.outputs import check_new_manifest, check_replaces_none
+from explllm.commands.outputs import check_new_manifest, check_replaces_none, keep_finished
 from explllm.commands.parser import Option
 from explllm.core.downloads import fetch
 from explllm.core.errors import ConfigError, ImageError, InputError
@@ -161,12 +161,22 @@ def answer_pictures(
 
     detector, detector_lines = open_detector(options.detector)
     opening = spec.open() if spec else None
-    rows: list[dict[str, Any]] = []
+    rows: list[list[dict[str, Any]]] = []  # of each picture
     counts: Counter[str] = Counter()
     # Answers printed on the terminal already show the progress.
     shows_bar = len(files) > 1 and (options.out is not None or not sys.stdout.isatty())
     progress = ProgressBar("explaining" if max_new_tokens else "recognizing", len(files))
+
+    def keep() -> str:
+        """Write the rows of the pictures that are finished."""
+        assert options.out is not None
+        if rows:
+            _write(rows, options.out)
+        return f"{len(rows):,} of {len(files):,} pictures are done{f': {options.out}' if rows else ''}."
+
     with ExitStack() as stack:
+        if options.out is not None:
+            stack.enter_context(keep_finished(keep))
         estimator = stack.enter_context(closing(opening)) if opening else None
         model = ExpLLM.from_pretrained(folder, device=options.device)
         lines = [] if options.model else [f"model: {folder}"]
@@ -189,7 +199,7 @@ def answer_pictures(
                 counts[kind] += len(picture.faces) or 1
                 records = _records(picture, note)
                 if options.out is not None:
-                    rows += records
+                    rows.append(records)
                 if options.as_json:
                     sys.stdout.write("".join(json.dumps(record) + "\n" for record in records))
                     sys.stdout.flush()
@@ -332,16 +342,19 @@ def _print(picture: _Picture, note: str | None) -> None:
     from rich.markup import escape
 
     from explllm.core.action_units import FACS_CODES
+    from explllm.llm.request import escape_surrogates
     from explllm.report.explained import strongest_units
     from explllm.report.terminal import print_explained, print_review
 
     console = Console()
+    # A terminal cannot show the bytes of a file name that is not UTF-8.
+    path = escape_surrogates(picture.path)
     if not picture.faces:
-        text = "no face found" if picture.error is None else f"error: {picture.error}"
-        console.print(f"{escape(picture.path)}: {escape(text)}", highlight=False, soft_wrap=True)
+        text = "no face found" if picture.error is None else f"error: {escape_surrogates(picture.error)}"
+        console.print(f"{escape(path)}: {escape(text)}", highlight=False, soft_wrap=True)
     for number, face in enumerate(picture.faces, 1):
         several = len(picture.faces) > 1
-        name = f"{picture.path}, face {number} of {len(picture.faces)}" if several else picture.path
+        name = f"{path}, face {number} of {len(picture.faces)}" if several else path
         print_explained(console, name, None, face.recognition, face.cot, note)
         if face.action_units is not None:
             units = strongest_units(face.action_units)
@@ -358,13 +371,14 @@ def _draw(picture: _Picture, path: Path, notes: Sequence[str]) -> None:
         draw_picture(picture.photograph, picture.faces, " ".join(notes) or None).save(partial)
 
 
-def _write(rows: Sequence[dict[str, Any]], out: Path) -> None:
-    """Write results: JSON lines as printed, other tables with one value per column."""
+def _write(pictures: Sequence[Sequence[dict[str, Any]]], out: Path) -> None:
+    """Write the rows of pictures: JSON lines as printed, other tables with one value per column."""
     import pandas as pd
 
     from explllm.llm.request import escape_surrogates
     from explllm.report.json_lines import table_row
 
+    rows = [row for records in pictures for row in records]
     with atomic_write(out) as partial:
         if out.suffix.lower() == ".jsonl":
             partial.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")

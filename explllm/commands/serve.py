@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import sys
 from pathlib import Path
@@ -64,7 +65,7 @@ def serve(
         allow_urls: Fetch pictures from public http and https addresses.
 
     Raises:
-        InputError: If the model, the detector or the device does not exist or cannot be used.
+        InputError: If the model, the detector, the device or the address does not exist or cannot be used.
     """
     try:
         import uvicorn
@@ -73,6 +74,7 @@ def serve(
     except ImportError as error:
         raise ConfigError(f"no package {error.name}", remedy='Install it: pip install "explllm[serve]".') from error
     check_device(device)
+    asyncio.run(_check_address(host, port))
     from explllm.app.explainer import Explainer
     from explllm.models.explllm import ExpLLM
     from explllm.models.known import shipped_model
@@ -112,6 +114,25 @@ def serve(
     finally:
         explainer.close()
     return 0
+
+
+async def _check_address(host: str, port: int) -> None:
+    """Check that the server can listen, before the model is loaded.
+
+    Raises:
+        ConfigError: If the address is in use, or is not one of this machine.
+    """
+    try:
+        # As uvicorn does it, later.
+        server = await asyncio.get_running_loop().create_server(asyncio.Protocol, host, port, start_serving=False)
+    except (OSError, UnicodeError) as error:
+        number = getattr(error, "errno", None) or 0
+        # The errors of host names have negative numbers. Those of addresses repeat the address in their text.
+        reason = os.strerror(number) if number > 0 else getattr(error, "strerror", None) or "not a host name"
+        raise ConfigError(
+            f"the server cannot listen: {reason}", where=f"{host}:{port}", remedy="Choose another --host or --port."
+        ) from error
+    server.close()
 
 
 def model_name(model: str) -> str:

@@ -6,12 +6,15 @@ import sys
 from io import BytesIO
 from itertools import chain, islice
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-from explllm.commands.outputs import check_new_manifest, check_replaces_none
+from explllm.commands.outputs import check_new_manifest, check_replaces_none, keep_finished
 from explllm.commands.parser import Option
 from explllm.commands.pictures import AUTO, check_device, check_drawing, open_detector
 from explllm.core.files import atomic_write, check_writable
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 def watch(
@@ -66,12 +69,10 @@ def watch(
     frames = video_frames(video, every, seconds)
     first = next(frames)
     import pandas as pd
-    from PIL import Image
 
     from explllm.faces.boxes import select_faces
     from explllm.faces.crop import DEFAULT_MARGIN, face_crop
     from explllm.models.explllm import ExpLLM
-    from explllm.report.timeline import timeline_plot
 
     finder, lines = open_detector(detector)
     network = ExpLLM.from_pretrained(folder, device=device)
@@ -79,24 +80,44 @@ def watch(
         sys.stderr.write(f"{line}\n")
     margin = DEFAULT_MARGIN if network.config.margin is None else network.config.margin
     rows: list[dict[str, Any]] = []
-    frames = track(chain([first], frames), f"watching {Path(video).name}", frame_count(video, every, seconds))
-    batch: list[tuple[float, Any]] = list(islice(frames, batch_size))
-    while batch:
-        crops = []
-        for now, frame in batch:
-            row: dict[str, Any] = {"seconds": round(now, 3), "expression": None, "confidence": None}
-            rows.append(row)
-            if finder is None:
-                crops.append((row, frame))
-            elif faces := select_faces(finder.detect(frame), "largest", frame.size):
-                row |= dict(zip("xywh", faces[0].box, strict=True))
-                crops.append((row, face_crop(frame, faces[0].box, margin)))
-        answers = network.recognize([crop for _, crop in crops], batch_size) if crops else []
-        for (row, _), answer in zip(crops, answers, strict=True):
-            row |= {"expression": str(answer.expression), "confidence": answer.confidence}
-            row |= {f"p_{label}": share for label, share in answer.probabilities.items()}
-        batch = list(islice(frames, batch_size))
-    table = pd.DataFrame(rows)
+    total = frame_count(video, every, seconds)
+    frames = track(chain([first], frames), f"watching {Path(video).name}", total)
+
+    def keep() -> str:
+        """Write the frames that are finished."""
+        of_all = "" if total is None else f" of about {total:,}"
+        if not rows:
+            return f"0{of_all} frames are done."
+        found = _write(pd.DataFrame(rows), out, picture)
+        return f"{len(rows):,}{of_all} frames are done, {found:,} with a face: {out}."
+
+    with keep_finished(keep):
+        while batch := list(islice(frames, batch_size)):
+            batch_rows, crops = [], []
+            for now, frame in batch:
+                row: dict[str, Any] = {"seconds": round(now, 3), "expression": None, "confidence": None}
+                batch_rows.append(row)
+                if finder is None:
+                    crops.append((row, frame))
+                elif faces := select_faces(finder.detect(frame), "largest", frame.size):
+                    row |= dict(zip("xywh", faces[0].box, strict=True))
+                    crops.append((row, face_crop(frame, faces[0].box, margin)))
+            answers = network.recognize([crop for _, crop in crops], batch_size) if crops else []
+            for (row, _), answer in zip(crops, answers, strict=True):
+                row |= {"expression": str(answer.expression), "confidence": answer.confidence}
+                row |= {f"p_{label}": share for label, share in answer.probabilities.items()}
+            rows += batch_rows
+    found = _write(pd.DataFrame(rows), out, picture)
+    sys.stderr.write(f"{len(rows)} frames, {found} with a face: {out}\n")
+    return int(found == 0)
+
+
+def _write(table: pd.DataFrame, out: Path, picture: Path | None) -> int:
+    """Write the table and, if a frame shows a face, the picture; return the number of these frames."""
+    from PIL import Image
+
+    from explllm.report.timeline import timeline_plot
+
     with atomic_write(out) as partial:
         if out.suffix.lower() == ".csv":
             table.to_csv(partial, index=False)
@@ -108,5 +129,4 @@ def watch(
     if picture is not None and found:
         with atomic_write(picture) as partial:
             Image.open(BytesIO(timeline_plot(table).png)).convert("RGB").save(partial)
-    sys.stderr.write(f"{len(table)} frames, {found} with a face: {out}\n")
-    return int(found == 0)
+    return found

@@ -11,6 +11,7 @@ import sys
 import time
 from dataclasses import asdict, dataclass, field
 from importlib import metadata
+from pathlib import Path
 from typing import Any
 
 from packaging.requirements import Requirement
@@ -81,7 +82,7 @@ def inspect_environment(has_gpu: bool) -> Environment:
     probes = {name: _start(code) for name, code in _PROBES.items() if name != "onnxruntime" or _version(name)}
     result = Environment(platform.python_version(), platform.platform(), {})
     _read_requirements(result)
-    result.cache = _cache()
+    _read_cache(result)
     result.variables = {name: os.environ[name] for name in _VARIABLES if os.environ.get(name)}
     deadline = time.monotonic() + SECONDS
     values = {name: _finish(name, process, deadline, result) for name, process in probes.items()}
@@ -133,10 +134,22 @@ def _unfit(requirement: Requirement, user: str) -> Problem | None:
     return Problem(f"{found}; {user} needs {wanted}", f'pip install "{wanted}"')
 
 
-def _cache() -> dict[str, Any]:
+def _read_cache(result: Environment) -> None:
+    """List the files of the cache, and report what cannot be read."""
     folder = cache_folder()
-    files = sorted(path for path in folder.rglob("*") if path.is_file() and not path.name.endswith(".lock"))
-    return {"folder": str(folder), "files": {str(path.relative_to(folder)): path.stat().st_size for path in files}}
+    failures: list[OSError] = []
+    sizes = {}
+    for parent, _, names in os.walk(folder, onerror=failures.append):
+        for path in (Path(parent, name) for name in names if not name.endswith(".lock")):
+            try:
+                sizes[str(path.relative_to(folder))] = path.stat().st_size
+            except OSError as error:
+                failures.append(error)
+    result.cache = {"folder": str(folder), "files": dict(sorted(sizes.items()))}
+    # The folder does not exist before the first download.
+    if unreadable := next((error for error in failures if not isinstance(error, FileNotFoundError)), None):
+        found = f"the downloads cannot be read: {unreadable.strerror} [{unreadable.filename}]"
+        result.problems.append(Problem(found, f"Make it readable, or set {CACHE_VARIABLE} to another folder"))
 
 
 def _start(code: str) -> subprocess.Popen[str]:

@@ -64,6 +64,10 @@ class ChainOfThoughtError(InputError):
     """A chain of thought is unusable."""
 
 
+class Terminated(KeyboardInterrupt):
+    """SIGTERM, where a command handles it like Ctrl-C."""
+
+
 def _one_line(text: str) -> str:
     return " ".join(text.split())
 

@@ -10,6 +10,7 @@ import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from fnmatch import fnmatch
+from glob import escape, glob
 from importlib import resources
 from pathlib import Path, PurePosixPath
 
@@ -114,14 +115,15 @@ def shipped_model() -> Path:
 
 def released_models(name: str = "") -> list[Path]:
     """Return the folders of converted released weights in the cache whose name contains a name, regardless of case."""
-    folders = sorted(path.parent for path in (cache_folder() / "models").glob("*/config.json"))
+    # Unlike Path.glob, this finds nothing in a folder that cannot be read.
+    folders = sorted(Path(path).parent for path in glob(f"{escape(str(cache_folder() / 'models'))}/*/config.json"))
     return [folder for folder in folders if name.lower() in folder.name.lower()]
 
 
 def cached(name: str) -> Path | None:
-    """Return the path of a known file that was downloaded, or None."""
+    """Return the path of a known file that was downloaded, or None; also None if the cache cannot be read."""
     path = KNOWN_FILES[name].path
-    return path if path.is_file() else None
+    return path if os.path.isfile(path) else None  # Path.is_file would raise an error
 
 
 def run_models(runs: Path) -> Iterator[Path]:

@@ -29,6 +29,20 @@ def client(address):
         yield opened
 
 
+def test_an_address_that_cannot_be_used(explllm):
+    """The command says so before it loads the model, which does not exist here."""
+    with socket.create_server(("127.0.0.1", 0)) as used:
+        port = used.getsockname()[1]
+        for host, reason in (
+            ("127.0.0.1", "Address already in use"),
+            ("192.0.2.1", "Cannot assign requested address"),
+            ("a..b", "not a host name"),
+        ):
+            done = explllm("serve", "--model", "none", "--host", host, "--port", port)
+            message = f"the server cannot listen: {reason} [{host}:{port}]. Choose another --host or --port."
+            assert done.status == 2 and done.error == f"error: {message}"
+
+
 def messages(url):
     parts = [{"type": "text", "text": "Explain."}, {"type": "image_url", "image_url": {"url": url}}]
     return [{"role": "user", "content": parts}]

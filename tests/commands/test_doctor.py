@@ -46,6 +46,20 @@ def doctor(repository, tmp_path):
     return run
 
 
+def test_downloads_that_cannot_be_read(doctor, explllm, fitted, drawn_faces, tmp_path, monkeypatch):
+    """The report says so, and other commands go on without them."""
+    folder = str(tmp_path / ("x" * 300))  # as root, the test could read a locked folder
+    report = doctor({}, EXPLLLM_CACHE=folder)
+    assert "EXPLLLM_CACHE" in cure(report, "the downloads cannot be read: File name too long [") and folder in str(
+        report
+    )
+    assert report["cache"] == {"folder": folder, "files": {}}
+    monkeypatch.setenv("EXPLLLM_CACHE", folder)
+    done = explllm("recognize", next(drawn_faces.glob("test/*.png")), "--model", fitted / "model")
+    assert done.status == 0 and "no face detector: each picture is treated as one face" in done.err
+    assert explllm("models").status == 0
+
+
 def cure(report, words):
     [found] = [cure for problem, cure in report["cures"].items() if words in problem]
     return found

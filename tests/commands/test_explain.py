@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import sys
 from pathlib import Path
 
@@ -343,6 +344,32 @@ def test_only_a_single_picture_fails_the_command(explllm, fitted, mixed, tmp_pat
     assert "standard input is closed" in lines[4]["error"]
     done = explllm("recognize", "-", "--model", fitted / "model")
     assert done.status == 2 and "the standard input is closed [-]. Send" in done.error
+
+
+@pytest.mark.parametrize(
+    ("number", "status", "word"), [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "terminated")]
+)
+def test_an_interruption_keeps_what_is_finished(explllm, fitted, mixed, tmp_path, monkeypatch, number, status, word):
+    recognize, calls, stop_at = ExpLLM.recognize, [], 2
+    call = ("recognize", mixed, "--model", fitted / "model", "--batch_size", 1, "-o", "out.csv")
+
+    def interrupted(*arguments):
+        calls.append(arguments)
+        if len(calls) == stop_at:
+            os.kill(os.getpid(), number)
+        return recognize(*arguments)
+
+    monkeypatch.setattr(ExpLLM, "recognize", interrupted)
+    handler = signal.getsignal(signal.SIGTERM)
+    done = explllm(*call)
+    assert done.status == status and done.err.endswith(f"\n{word}. 1 of 4 pictures are done: out.csv.\n")
+    [name] = pd.read_csv(tmp_path / "out.csv")["image"]
+    assert Path(name).name == "a.png" and signal.getsignal(signal.SIGTERM) is handler
+    # An earlier table is not replaced by an empty one.
+    calls, stop_at = [], 1
+    done = explllm(*call, "--overwrite")
+    assert done.status == status and done.err.endswith(f"\n{word}. 0 of 4 pictures are done.\n")
+    assert len(pd.read_csv(tmp_path / "out.csv")) == 1
 
 
 def test_each_picture_has_its_own_drawing(explllm, fitted, mixed, tmp_path):

@@ -1,5 +1,8 @@
 """Videos as sequences of faces."""
 
+import os
+import signal
+
 import cv2
 import numpy as np
 import pandas as pd
@@ -64,6 +67,23 @@ def test_outputs_replace_nothing(explllm, video, fitted, tmp_path):
     assert explllm("watch", path, "-o", "t.csv", "--picture", "t.jpg", *options).status == 0
     with Image.open(tmp_path / "t.jpg") as picture:
         assert picture.format == "JPEG" and picture.width > 1000
+
+
+def test_an_interruption_keeps_the_frames_so_far(explllm, video, fitted, tmp_path, monkeypatch):
+    recognize, calls = ExpLLM.recognize, []
+
+    def interrupted(*arguments):
+        calls.append(arguments)
+        if len(calls) == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return recognize(*arguments)
+
+    monkeypatch.setattr(ExpLLM, "recognize", interrupted)
+    options = ("--model", fitted / "model", "--every", 0.25, "--batch_size", 3, "--picture", "t.png")
+    done = explllm("watch", video[0], "-o", "out.csv", *options)
+    message = "\nterminated. 3 of about 8 frames are done, 3 with a face: out.csv.\n"
+    assert done.status == 143 and done.err.endswith(message), done.err
+    assert pd.read_csv(tmp_path / "out.csv")["seconds"].tolist() == [0, 0.3, 0.5] and (tmp_path / "t.png").is_file()
 
 
 def test_what_is_no_video(explllm, fitted, tmp_path):
