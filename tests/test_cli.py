@@ -210,6 +210,7 @@ def test_manifests_with_mistakes(explllm, small_config, drawn_faces, tmp_path):
     (tmp_path / "bare.csv").write_text("path,expression\na.png,Fear\n")
     named = ("--data", "ManifestFaces", "--data.manifest", "bare.csv")
     assert "no column image among path, expression [bare.csv]" in explllm("fit", "--config", small_config, *named).error
+    (tmp_path / "bare.txt").touch()
     for path, message in (
         ("none.parquet", "the manifest does not exist [none.parquet]"),
         ("bare.txt", "extension '.txt'"),

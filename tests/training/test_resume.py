@@ -199,12 +199,13 @@ def test_kill_9_and_resume(explllm, small_config, launched, tmp_path):
     status, err = launched(tmp_path, *fit, "killed", "--trainer.callbacks+", kill)
     assert status == -signal.SIGKILL, err[-3000:]
     checkpoints = tmp_path / "killed/checkpoints"
-    assert {path.name for path in checkpoints.iterdir()} == {"best.ckpt", "last.ckpt", ".last.ckpt.partial"}
+    written = {"best.ckpt", "last.ckpt", "training_faces.parquet"}
+    assert {path.name for path in checkpoints.iterdir()} == written | {".last.ckpt.partial"}
     assert step_of(checkpoints / "last.ckpt") == 24
     assert not (tmp_path / "killed/model").exists()
     assert explllm(*fit, "killed", "--ckpt_path", "last").status == 0
     # The next write replaced the partial file of the kill: such files do not accumulate.
-    assert {path.name for path in checkpoints.iterdir()} == {"best.ckpt", "last.ckpt"}
+    assert {path.name for path in checkpoints.iterdir()} == written
     assert explllm(*fit, "whole").status == 0
     one, other = (json.loads((tmp_path / name / "metrics.json").read_text()) for name in ("killed", "whole"))
     assert one["fit/loss"] == pytest.approx(other["fit/loss"], abs=1e-4)  # measured: 0
