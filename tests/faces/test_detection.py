@@ -193,7 +193,7 @@ def test_failures_alone_replace_no_table(run, folder, detector_file, landmarker_
         ("m.jsonl -o o.csv --detector D --margin nan", "--margin is 'nan', not a number."),
         (
             "m.jsonl -o o.csv --detector D --max-bad 0",
-            "1 images could not be used, the last because: gone.png: there is",
+            "1 images could not be used, the last because: gone.png: the image",
         ),
     ],
 )
