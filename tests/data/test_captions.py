@@ -43,4 +43,4 @@ def test_trains_by_the_command(listed, explllm, small_config):
     assert "vision 0, projector 2,112, language 0; 2,112 in total" in done.out
     (listed / "images" / "00000-fear.png").unlink()
     error = explllm("fit", "--config", small_config, *named, *frozen).error
-    assert "1 image cannot be read, last " in error and "00000-fear.png: there is no such image" in error
+    assert "1 image cannot be read, last " in error and "00000-fear.png: the image does not exist" in error
