@@ -98,6 +98,22 @@ class RecognizeRequest(BaseModel):
     images: list[str] = Field(min_length=1)
 
 
+class ErrorDetail(BaseModel):
+    """What went wrong."""
+
+    message: str
+    type: str
+    param: str | None
+    code: str | None
+    """A code for programs, such as ``invalid_image``."""
+
+
+class ErrorBody(BaseModel):
+    """An error in OpenAI's format."""
+
+    error: ErrorDetail
+
+
 def heading(recognition: Recognition) -> str:
     """Return the line before an explanation."""
     return f"**Expression:** {recognition.expression} ({recognition.confidence:.0%})\n\n"

@@ -35,6 +35,7 @@ from explllm.app.guard import Connection, Guard, Limits
 from explllm.app.photographs import MAX_PIXELS, Photograph, open_photograph, preprocess
 from explllm.app.protocol import (
     ChatRequest,
+    ErrorBody,
     RecognizeRequest,
     answer_schema,
     finish_reason,
@@ -114,6 +115,11 @@ class _Server:
             title="explllm",
             version=__version__,
             description="Explained facial expression recognition. `/v1/chat/completions` follows OpenAI's API.",
+            # Without them, FastAPI describes its own format of validation errors.
+            responses={
+                "4XX": {"model": ErrorBody, "description": "The request is rejected."},
+                "5XX": {"model": ErrorBody, "description": "The server failed, is busy or shutting down."},
+            },
             # The documentation pages would load scripts from other servers.
             docs_url=None,
             redoc_url=None,

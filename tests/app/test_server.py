@@ -268,6 +268,10 @@ def test_openapi_describes_the_routes(address):
     assert status == 200
     assert {"/v1/chat/completions", "/recognize", "/v1/models", "/health", "/metrics", "/schema"} <= set(paths)
     assert "ChatRequest" in json.dumps(paths["/v1/chat/completions"])
+    for path in paths.values():
+        for operation in path.values():
+            assert set(operation["responses"]) == {"200", "4XX", "5XX"}
+            assert "ErrorBody" in json.dumps(operation["responses"]["4XX"])
 
 
 def test_full_queues_and_the_end(model, pictures):
