@@ -4,12 +4,14 @@ import os
 import re
 import signal
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
 
 from explllm.core.errors import ConfigError, MissingPathError, Terminated
+from explllm.core.files import check_writable
 from explllm.llm.settings import ChatSettings
 
 
@@ -125,3 +127,47 @@ def run_folder(out: Path, run_dir: Path | None) -> Path:
 def as_file_name(model: str) -> str:
     """Return a model's name as part of a file name: names of the Hugging Face hub contain slashes."""
     return re.sub(r"[^A-Za-z0-9.-]+", "_", model)
+
+
+def drawing_files(picture: Path, files: Sequence[str]) -> list[Path]:
+    """Return the file to draw for each picture.
+
+    Raises:
+        ConfigError: If ``--picture`` is one file for several pictures, does not have an image file's extension, or is
+            one of the pictures that are read.
+    """
+    if picture.is_dir() or not picture.suffix:
+        check_writable(picture / "picture.png")
+        numbers: Counter[str] = Counter()
+        names: dict[str, None] = {}
+        for name in (Path(file).stem for file in files):
+            unique = name
+            # A picture may itself be named a-2.
+            while unique in names:
+                numbers[name] += 1
+                unique = f"{name}-{numbers[name] + 1}"
+            names[unique] = None
+        drawings = [picture / f"{name}.png" for name in names]
+    else:
+        check_drawing(picture)
+        if len(files) != 1:
+            found = f"--picture is one file for {len(files)} images"
+            raise ConfigError(found, where=picture, remedy="Pass a folder.")
+        drawings = [picture]
+        check_writable(picture)
+    check_replaces_none("--picture", drawings, files, "an input image")
+    return drawings
+
+
+def check_drawing(picture: Path) -> None:
+    """Check that ``--picture`` has the extension of an image file that can be written.
+
+    Raises:
+        ConfigError: If it does not.
+    """
+    from PIL import Image
+
+    suffix = picture.suffix.lower()
+    writable = {ending for ending, kind in Image.registered_extensions().items() if kind in ("PNG", "JPEG", "WEBP")}
+    if suffix not in writable:
+        raise ConfigError(f"--picture has the extension {suffix!r}", where=picture, remedy="Use .png, .jpg or .webp.")

@@ -13,7 +13,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from explllm.commands.outputs import check_new_manifest, check_replaces_none, keep_finished
+from explllm.commands.outputs import check_new_manifest, check_replaces_none, drawing_files, keep_finished
 from explllm.commands.parser import Option
 from explllm.core.downloads import fetch
 from explllm.core.errors import ConfigError, ImageError, InputError
@@ -148,7 +148,7 @@ def answer_pictures(
     inputs = _Inputs.of(images, options.allow_urls)
     files = inputs.names
     folder = options.model or str(shipped_model())
-    drawings = [] if options.picture is None else _drawings(options.picture, files)
+    drawings = [] if options.picture is None else drawing_files(options.picture, files)
     if options.out is not None:
         check_replaces_none("--out", [options.out], files, "an input image")
         check_new_manifest(options.out, options.overwrite)
@@ -389,50 +389,6 @@ def _write(pictures: Sequence[Sequence[dict[str, Any]]], out: Path) -> None:
             for row in rows
         )
         table.to_csv(partial, index=False) if out.suffix.lower() == ".csv" else table.to_parquet(partial, index=False)
-
-
-def _drawings(picture: Path, files: Sequence[str]) -> list[Path]:
-    """Return the file to draw for each picture.
-
-    Raises:
-        ConfigError: If ``--picture`` is one file for several pictures, does not have an image file's extension, or is
-            one of the pictures that are read.
-    """
-    if picture.is_dir() or not picture.suffix:
-        check_writable(picture / "picture.png")
-        numbers: Counter[str] = Counter()
-        names: dict[str, None] = {}
-        for name in (Path(file).stem for file in files):
-            unique = name
-            # A picture may itself be named a-2.
-            while unique in names:
-                numbers[name] += 1
-                unique = f"{name}-{numbers[name] + 1}"
-            names[unique] = None
-        drawings = [picture / f"{name}.png" for name in names]
-    else:
-        check_drawing(picture)
-        if len(files) != 1:
-            found = f"--picture is one file for {len(files)} images"
-            raise ConfigError(found, where=picture, remedy="Pass a folder.")
-        drawings = [picture]
-        check_writable(picture)
-    check_replaces_none("--picture", drawings, files, "an input image")
-    return drawings
-
-
-def check_drawing(picture: Path) -> None:
-    """Check that ``--picture`` has the extension of an image file that can be written.
-
-    Raises:
-        ConfigError: If it does not.
-    """
-    from PIL import Image
-
-    suffix = picture.suffix.lower()
-    writable = {ending for ending, kind in Image.registered_extensions().items() if kind in ("PNG", "JPEG", "WEBP")}
-    if suffix not in writable:
-        raise ConfigError(f"--picture has the extension {suffix!r}", where=picture, remedy="Use .png, .jpg or .webp.")
 
 
 def check_device(device: str | None) -> None:

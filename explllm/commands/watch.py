@@ -8,9 +8,9 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from explllm.commands.outputs import check_new_manifest, check_replaces_none, keep_finished
+from explllm.commands.outputs import check_drawing, check_new_manifest, check_replaces_none, keep_finished
 from explllm.commands.parser import Option
-from explllm.commands.pictures import AUTO, check_device, check_drawing, open_detector
+from explllm.commands.pictures import AUTO, check_device, open_detector
 from explllm.core.files import atomic_write, check_writable
 
 if TYPE_CHECKING:

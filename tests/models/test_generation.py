@@ -11,6 +11,7 @@ from explllm import ChainOfThought, Expression
 from explllm.conversation.messages import IMAGE_TOKEN, conversation, explanation, recognition, unit_state
 from explllm.conversation.tokenizer import train_tokenizer
 from explllm.core.errors import ImageError
+from explllm.models import generation
 from explllm.models.build import ConfigAndTokenizer, NetworkSettings, build, build_config
 from explllm.models.decoding import Row, last_positions, prompt_logits
 from explllm.models.drafts import Drafts
@@ -334,3 +335,14 @@ def test_small_passes_use_one_thread(model, monkeypatch):
     finally:
         torch.set_num_threads(threads)
         hook.remove()
+
+
+def test_the_cache_has_a_row_per_face(tiny_model, monkeypatch):
+    """At 7B, each row of the cache takes 0.4 GB: one face must not reserve those of a batch."""
+    rows = []
+    monkeypatch.setattr(generation, "new_decoder", lambda *given: rows.append(given[2]) or new_decoder(*given))
+    faces = pixels(tiny_model).clamp(0, 1)
+    tiny_model.explain(faces[0], 2)
+    tiny_model.explain(list(faces), 2)
+    tiny_model.explain(iter(faces), 2)  # of unknown length
+    assert rows == [1, 3, 8]
