@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader
 
 from explllm.conversation.encoder import ConversationEncoder
 from explllm.core.errors import ConfigError, ManifestError
+from explllm.core.files import use_short_socket_folder
 from explllm.core.manifest import Manifest
 from explllm.data.dataset import Collator, CotOrder, EvaluationDataset, ImageCache, TrainingDataset, face_source
 from explllm.data.mixture import (
@@ -394,6 +395,8 @@ class FaceDataModule(LightningDataModule):
         return (0, 1) if self.trainer is None else (self.trainer.global_rank, self.trainer.world_size)
 
     def _worker_options(self) -> dict[str, Any]:
+        if self.num_workers:
+            use_short_socket_folder()
         pinned = self.trainer is not None and self.trainer.strategy.root_device.type == "cuda"
         return {"num_workers": self.num_workers, "persistent_workers": self.num_workers > 0, "pin_memory": pinned}
 
