@@ -34,6 +34,7 @@ def job(name: str) -> None:
     import torch
 
     from explllm.models.build import NetworkSettings, build
+    from explllm.models.loss import LossSettings
 
     torch.manual_seed(0)
     model = build(NetworkSettings(preset="tiny", labels="rafdb"))
@@ -47,7 +48,7 @@ def job(name: str) -> None:
         model.train()
 
         def step() -> None:
-            model(pixels, ids, None, labels, logits_at_labels_only=True).loss.backward()
+            model(pixels, ids, None, labels, training_loss=LossSettings()).loss.backward()
             optimizer.step()
             optimizer.zero_grad()
 

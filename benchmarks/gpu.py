@@ -32,6 +32,7 @@ from explllm import ExpLLM
 from explllm.conversation.messages import explanation, recognition
 from explllm.models.build import ARCHITECTURES, NetworkSettings, build, build_config, build_on_meta
 from explllm.models.lora import LoraSettings
+from explllm.models.loss import LossSettings
 
 SMALL_GPU = 24e9
 """Bytes that training with 4-bit weights may take."""
@@ -246,7 +247,7 @@ def measure_ours(bench: Bench) -> Any:
     """Measure our model; return its configuration."""
     model = bench.our_model()
     model.gradient_checkpointing_enable()
-    measure_training(bench, "explllm", model, bench.conversations(model.config), logits_at_labels_only=True)
+    measure_training(bench, "explllm", model, bench.conversations(model.config), training_loss=LossSettings())
     with bench.section("memory of training, computed by describe"):
         compute_memory(bench)
 
@@ -342,7 +343,7 @@ def measure_four_bit(bench: Bench) -> None:
             model = build(bench.settings(language=str(bench.folder / "language"), load_in_4bit=True))
         model.gradient_checkpointing_enable()
         name = "explllm, 4-bit base weights" + (f", limited to {SMALL_GPU / 1e9:.0f} GB" if limited else "")
-        measure_training(bench, name, model, bench.conversations(model.config), logits_at_labels_only=True)
+        measure_training(bench, name, model, bench.conversations(model.config), training_loss=LossSettings())
     finally:
         if limited:
             torch.cuda.set_per_process_memory_fraction(1.0)

@@ -18,6 +18,7 @@ from explllm.conversation.messages import explanation, recognition
 from explllm.explanations.rule_writer import RuleWriter
 from explllm.models.build import NetworkSettings, build
 from explllm.models.drafts import Drafts
+from explllm.models.loss import LossSettings
 
 VISION = {"hidden_size": 128, "num_hidden_layers": 4, "num_attention_heads": 4, "image_size": 224, "patch_size": 14}
 LANGUAGE = {
@@ -67,7 +68,7 @@ def train(model: ExpLLM, steps: int) -> None:
     optimizer = torch.optim.AdamW(weights, lr=2e-3)
     for start in range(0, len(rows), 8):
         inputs = batch(model, rows[start : start + 8])
-        model(**inputs, logits_at_labels_only=True).loss.backward()
+        model(**inputs, training_loss=LossSettings()).loss.backward()
         torch.nn.utils.clip_grad_norm_(weights, 1.0)
         optimizer.step()
         optimizer.zero_grad()

@@ -12,6 +12,8 @@ import torch
 from peer import batch, conversations, interleaved, our_model, peer_model
 from results import save
 
+from explllm.models.loss import LossSettings
+
 
 def main() -> None:
     """Measure, print a table and write the result file."""
@@ -39,7 +41,7 @@ def main() -> None:
                 inputs.pop("attention_mask")  # as in `ExpLLMTask.training_step`
             theirs = [batch(ours, [row for part in rows for row in part], for_peer=True)]
             jobs = {
-                "ours": lambda mine=mine: step(ours, optimizers[0], mine, logits_at_labels_only=True),
+                "ours": lambda mine=mine: step(ours, optimizers[0], mine, training_loss=LossSettings()),
                 "peer": lambda theirs=theirs: step(peer, optimizers[1], theirs),
             }
             times = interleaved(jobs, options.repeats, size)

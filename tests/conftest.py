@@ -5,8 +5,10 @@ import json
 import logging
 import math
 import os
+import shutil
 import signal
 import sys
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -328,3 +330,22 @@ def tested(drawn_table, drawn_faces, made_up, metrics_of, tmp_path):
         return folder
 
     return write
+
+
+@pytest.fixture(scope="module")
+def browser():
+    """Chromium."""
+    playwright = pytest.importorskip("playwright.sync_api", reason="no playwright: pip install playwright")
+    chromium = shutil.which("chromium") or shutil.which("chromium-browser")
+    if chromium is None:
+        pytest.skip("there is no chromium on this machine: apt install chromium")
+    options = ["no-sandbox", "no-first-run"]
+    options += [f"disable-{name}" for name in ("gpu", "quic", "sync", "component-update", "background-networking")]
+    with pytest.MonkeyPatch.context() as environment:
+        if len(tempfile.gettempdir()) > 50:
+            environment.setenv("TMPDIR", "/tmp")  # Chromium makes a socket there, whose path is short
+        with playwright.sync_playwright() as started:
+            arguments = [f"--{name}" for name in options]
+            opened = started.chromium.launch(executable_path=chromium, args=arguments, timeout=120_000)
+            yield opened
+            opened.close()

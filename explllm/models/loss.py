@@ -1,16 +1,35 @@
 """Training loss: cross entropy on answer tokens, averaged within each conversation, then over conversations.
 
 Shape legend:
-    B batch, T tokens, S supervised tokens of the whole batch, V vocabulary
+    B batch, T tokens, S supervised tokens of the whole batch, V vocabulary, D width of the language model
 """
 
+from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 import torch
+from torch import nn
 from torch.nn import functional
 from transformers.utils import ModelOutput
 
 from explllm.conversation.encoder import IGNORED
+from explllm.models.fast_linear import multiply
+
+_CHUNK = {"cpu": 2**23}
+_CHUNK_ON_GPU = 2**25
+"""Logits computed at a time: on a CPU few enough for its cache, on a GPU enough to keep it busy."""
+
+
+@dataclass(frozen=True)
+class LossSettings:
+    """How the training loss weights tokens."""
+
+    label_smoothing: float = 0.0
+    """Share of each target's probability that is spread over the vocabulary, in [0, 1)."""
+    average_answers: bool = False
+    """Average within each answer first: the label of a CoT conversation then counts as much as its chain of thought."""
 
 
 @dataclass
@@ -20,7 +39,7 @@ class ExpLLMOutput(ModelOutput):
     loss: torch.Tensor | None = None
     """Scalar, float32."""
     logits: torch.Tensor | None = None
-    """(B, T, V), or (S, V) with `logits_at_labels_only`."""
+    """(B, T, V); (S, V) with `logits_at_labels_only`; (B, V) with `training_loss`."""
     action_units: torch.Tensor | None = None
     """(B, 24) intensities estimated from the image; None without a head for them."""
     expression_logits: torch.Tensor | None = None
@@ -55,37 +74,197 @@ def answer_numbers(rows: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:
     return functional.pad(starts.cumsum(0), (1, 0))
 
 
-def conversation_loss(
-    logits: torch.Tensor,
-    targets: torch.Tensor,
-    rows: torch.Tensor,
-    conversations: int,
-    label_smoothing: float = 0.0,
-    rounds: torch.Tensor | None = None,
-) -> torch.Tensor:
-    """Average the cross entropy within each conversation, then over conversations.
+def label_positions(labels: torch.Tensor) -> torch.Tensor:
+    """Find the first token of each conversation's label among the supervised tokens of a batch.
+
+    The label is the shortest answer of a conversation: the only one of FER, and one of two of CoT, in either order.
+
+    Args:
+        labels: (B, T) tokens to predict, -100 at positions without loss.
+
+    Returns:
+        (B,) indices into the S supervised tokens, in row order.
+    """
+    answer = functional.pad(labels[:, 1:] != IGNORED, (1, 1))  # (B, T + 1), False at both ends
+    inside = answer[:, 1:-1]
+    rows, starts = (inside & ~answer[:, :-2]).nonzero(as_tuple=True)
+    lengths = (inside & ~answer[:, 2:]).nonzero(as_tuple=True)[1] - starts
+    shortest = lengths.new_full((len(labels),), labels.shape[1]).scatter_reduce(0, rows, lengths, "amin")
+    chosen = lengths == shortest[rows]
+    supervised = (inside.flatten().cumsum(0) - 1).view_as(inside)
+    positions = supervised.new_zeros(len(labels))
+    positions[rows[chosen]] = supervised[rows[chosen], starts[chosen]]
+    return positions
+
+
+def token_weights(rows: torch.Tensor, conversations: int, answers: torch.Tensor | None = None) -> torch.Tensor:
+    """Return the weight of each token's cross entropy in the loss.
 
     In a plain mean over tokens, a long chain of thought would outweigh a one-word label.
 
     Args:
-        logits: (S, V) at the supervised positions.
-        targets: (S,) target tokens.
         rows: (S,) index of each token's conversation.
         conversations: Number of conversations B; one without supervised tokens contributes 0.
-        label_smoothing: Share of each target's probability that is spread over the vocabulary, in [0, 1).
-        rounds: (S,) number of each token's answer, from `answer_numbers`, to average within each answer first: the
-            label of a CoT conversation then counts as much as its chain of thought.
+        answers: (S,) number of each token's answer, from `answer_numbers`, to average within each answer first.
+
+    Returns:
+        (S,) float32. Their sum is the share of conversations with supervised tokens.
+    """
+    if answers is None:
+        return 1 / (torch.bincount(rows, minlength=conversations)[rows] * conversations).float()
+    sizes = torch.bincount(answers)
+    first_tokens = torch.cat([answers.new_zeros(1), sizes.cumsum(0)[:-1]])
+    answers_per_row = torch.bincount(rows[first_tokens], minlength=conversations)
+    return 1 / (sizes[answers] * answers_per_row[rows] * conversations).float()
+
+
+def conversation_loss(
+    logits: torch.Tensor, targets: torch.Tensor, weights: torch.Tensor, label_smoothing: float = 0.0
+) -> torch.Tensor:
+    """Sum the weighted cross entropy of tokens.
+
+    Args:
+        logits: (S, V) at the supervised positions.
+        targets: (S,) target tokens.
+        weights: (S,) from `token_weights`.
+        label_smoothing: See `LossSettings`.
 
     Returns:
         Scalar, float32.
     """
     losses = functional.cross_entropy(logits.float(), targets, reduction="none", label_smoothing=label_smoothing)
-    if rounds is not None:
-        sizes = torch.bincount(rounds)
-        # Each answer's losses are scaled to the size of the conversation's share that an average over answers gives it.
-        answers = torch.bincount(rows[torch.cat([rounds.new_zeros(1), sizes.cumsum(0)[:-1]])], minlength=conversations)
-        weights = 1 / (sizes[rounds] * answers[rows])
-        return losses.new_zeros(conversations).index_add_(0, rows, losses * weights).mean()
-    totals = losses.new_zeros(conversations).index_add_(0, rows, losses)
-    counts = torch.bincount(rows, minlength=conversations).clamp(min=1)
-    return (totals / counts).mean()
+    return (losses * weights).sum()
+
+
+def chunked_loss(
+    head: nn.Module,
+    states: torch.Tensor,
+    targets: torch.Tensor,
+    weights: torch.Tensor,
+    label_smoothing: float,
+    labels: torch.Tensor,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Compute `conversation_loss` of an output layer without holding the logits of all tokens.
+
+    The logits of a chunk of tokens become the chunk's gradient at once, as in Liger's kernel (Hsu et al. 2024). With
+    Vicuna-7B, the logits and gradients of 16 chains of thought would take 1.2 GB.
+
+    Args:
+        head: The output layer.
+        states: (S, D) last hidden states at the supervised positions.
+        targets: (S,) target tokens.
+        weights: (S,) from `token_weights`.
+        label_smoothing: See `LossSettings`.
+        labels: (B,) positions in the S tokens whose logits are returned, from `label_positions`.
+
+    Returns:
+        The loss, a float32 scalar, and the logits (B, V) at `labels`, without gradient.
+    """
+    if not isinstance(head, nn.Linear) or type(head).forward is not nn.Linear.forward or "forward" in head.__dict__:
+        logits = head(states)  # with LoRA, for example: only its own method computes the logits
+        return conversation_loss(logits, targets, weights, label_smoothing), logits[labels].detach()
+    # As the layer's own method, so that FSDP2 gathers its weight before and releases it after.
+    layer: Any = head
+    layer.forward = partial(_loss_and_logits, head, targets, weights, label_smoothing, labels)
+    try:
+        loss, logits = layer(states)
+    finally:
+        del layer.forward
+    return loss, logits
+
+
+def chunk_bytes(tokens: int, vocabulary: int, dtype: torch.dtype, device: str = "cuda") -> int:
+    """Return the memory that `chunked_loss` takes while it runs.
+
+    Args:
+        tokens: Supervised tokens S.
+        vocabulary: Tokens V in the vocabulary.
+        dtype: Type of the output layer.
+        device: Its device.
+
+    Returns:
+        Bytes.
+    """
+    rows = min(tokens, _rows_of_a_chunk(vocabulary, device))
+    # The float32 logits and their log-softmax, besides logits or gradients in another type.
+    return rows * vocabulary * (8 + (0 if dtype == torch.float32 else dtype.itemsize))
+
+
+def _rows_of_a_chunk(vocabulary: int, device: str) -> int:
+    return max(_CHUNK.get(device, _CHUNK_ON_GPU) // vocabulary, 1)
+
+
+def _loss_and_logits(
+    head: nn.Linear,
+    targets: torch.Tensor,
+    weights: torch.Tensor,
+    label_smoothing: float,
+    labels: torch.Tensor,
+    states: torch.Tensor,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    with torch.no_grad():
+        logits = functional.linear(states[labels], head.weight, head.bias)
+    return _ChunkedLoss.apply(states, head.weight, head.bias, targets, weights, label_smoothing), logits
+
+
+class _ChunkedLoss(torch.autograd.Function):
+    """The weighted cross entropy of linear logits, whose gradients are computed in the forward pass."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        states: torch.Tensor,
+        weight: torch.Tensor,
+        bias: torch.Tensor | None,
+        targets: torch.Tensor,
+        weights: torch.Tensor,
+        label_smoothing: float,
+    ) -> torch.Tensor:
+        """Return the loss of states (S, D), output weights (V, D) and targets (S,); weights (S,) are of the tokens."""
+        device = states.device.type
+        autocast = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
+        dtype = torch.get_autocast_dtype(device) if autocast else weight.dtype
+        matrix = weight.to(dtype)  # once: autocast would convert it for every chunk
+        needs_states, needs_weight, needs_bias = ctx.needs_input_grad[:3]
+        states_grad = torch.empty_like(states, dtype=torch.float32) if needs_states else None
+        weight_grad = torch.zeros_like(weight, dtype=torch.float32) if needs_weight else None
+        bias_grad = torch.zeros_like(bias, dtype=torch.float32) if bias is not None and needs_bias else None
+        loss = states.new_zeros((), dtype=torch.float32)
+        size = _rows_of_a_chunk(len(weight), device)
+        with torch.autocast(device, enabled=False) if autocast else nullcontext():
+            for start in range(0, len(states), size):
+                rows = slice(start, start + size)
+                inputs, target, share = states[rows].to(dtype), targets[rows, None], weights[rows, None]
+                logits = multiply(inputs, matrix, None if bias is None else bias.to(dtype))
+                log_probabilities = logits.float().log_softmax(1)
+                del logits
+                losses = (label_smoothing - 1) * log_probabilities.gather(1, target)
+                if label_smoothing:
+                    losses -= label_smoothing * log_probabilities.mean(1, keepdim=True)
+                loss += (share * losses).sum()
+                # The gradient of the logits, without the token's weight: probability minus target.
+                gradient = log_probabilities.exp_()
+                if label_smoothing:
+                    gradient -= label_smoothing / len(weight)
+                gradient.scatter_add_(1, target, torch.full_like(losses, label_smoothing - 1))
+                if bias_grad is not None:
+                    bias_grad += (share * gradient).sum(0)
+                gradient = gradient.to(dtype)
+                if states_grad is not None:
+                    torch.mul(multiply(gradient, matrix.t()), share, out=states_grad[rows])
+                if weight_grad is not None:  # weights are multiplied by S in between: small ones are 0 in float16
+                    weight_grad += gradient.t() @ (len(states) * share * inputs).to(dtype)
+        if weight_grad is not None:
+            weight_grad /= max(len(states), 1)
+        ctx.save_for_backward(states_grad, weight_grad, bias_grad)
+        ctx.dtypes = states.dtype, weight.dtype, weight.dtype
+        return loss
+
+    @staticmethod
+    def backward(ctx: Any, scale: torch.Tensor) -> Any:
+        """Scale the gradients of states, output weights and bias."""
+        scaled = [
+            None if gradient is None else (gradient * scale).to(dtype)
+            for gradient, dtype in zip(ctx.saved_tensors, ctx.dtypes, strict=True)
+        ]
+        return *scaled, None, None, None

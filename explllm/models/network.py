@@ -19,7 +19,16 @@ from explllm.models.configuration import ExpLLMConfig
 from explllm.models.drafts import Drafts
 from explllm.models.feallm import FEALLMProjector
 from explllm.models.lora import LoraSettings, add_lora
-from explllm.models.loss import ExpLLMOutput, answer_positions, conversation_loss
+from explllm.models.loss import (
+    ExpLLMOutput,
+    LossSettings,
+    answer_numbers,
+    answer_positions,
+    chunked_loss,
+    conversation_loss,
+    label_positions,
+    token_weights,
+)
 from explllm.models.parts import MultiPartModel, Part, checkpoint_in_evaluation_mode
 from explllm.models.vision import (
     ActionUnitTokens,
@@ -290,6 +299,8 @@ class ExpLLMNetwork(MultiPartModel, PreTrainedModel):
         labels: torch.Tensor | None = None,
         logits_at_labels_only: bool = False,
         measured_units: torch.Tensor | None = None,
+        training_loss: LossSettings | None = None,
+        packed: bool = False,
     ) -> ExpLLMOutput:
         """Predict the next token at each position of conversations about images.
 
@@ -302,10 +313,15 @@ class ExpLLMNetwork(MultiPartModel, PreTrainedModel):
                 work. Requires `labels`.
             measured_units: (B, 24) intensities in [0, 1] for the `action_unit_tokens` instead of the model's estimates;
                 NaN keeps the estimate.
+            training_loss: How to weight tokens. Only the logits of the labels are kept, and the loss is computed in
+                chunks: it takes the least time and memory. Requires `labels`.
+            packed: Process the conversations as one row without padding, each of them separately. Faster if much of a
+                batch is padding and the attention is FlashAttention, which needs no mask for it.
 
         Returns:
             ``loss`` (with `labels`): cross entropy, averaged within each conversation, then over conversations, as the
-            released code trains with one conversation per step. ``logits``: (B, T, V), or (S, V) in row order.
+            released code trains with one conversation per step. ``logits``: (B, T, V), (S, V) in row order, or, with
+            `training_loss`, (B, V) of the first token of each conversation's label, without gradient.
             ``action_units``: (B, 24) and ``expression_logits``: (B, K), if the model has heads for them.
 
         Raises:
@@ -316,21 +332,46 @@ class ExpLLMNetwork(MultiPartModel, PreTrainedModel):
             expression_logits = None if self.expression_head is None else self.expression_head(image_embeds)
             return ExpLLMOutput(action_units=units, expression_logits=expression_logits)
         embeds = self.embed(input_ids, image_embeds)  # (B, T, D)
+        inputs: dict[str, Any] = {"inputs_embeds": embeds, "attention_mask": attention_mask, "use_cache": False}
+        if packed:
+            tokens = torch.ones_like(input_ids, dtype=torch.bool) if attention_mask is None else attention_mask.bool()
+            inputs |= _packed(embeds, tokens)
         if any(getattr(self.config.text_config, name, None) for name in _SPECIAL_HEADS):
-            logits = self.language(inputs_embeds=embeds, attention_mask=attention_mask, use_cache=False).logits
+            logits = self.language(**inputs).logits
             head: nn.Module = nn.Identity()
         else:
-            states = self.language.base_model(inputs_embeds=embeds, attention_mask=attention_mask, use_cache=False)
-            logits, head = states.last_hidden_state, self.language.get_output_embeddings()
+            logits = self.language.base_model(**inputs).last_hidden_state
+            head = self.language.get_output_embeddings()
+        if packed:
+            logits = logits.new_zeros(*tokens.shape, logits.shape[-1]).masked_scatter(tokens.unsqueeze(-1), logits)
         if labels is None:
-            if logits_at_labels_only:
-                raise InputError("logits_at_labels_only without labels", remedy="Pass labels.")
+            if logits_at_labels_only or training_loss:
+                wrong = "logits_at_labels_only" if logits_at_labels_only else "training_loss"
+                raise InputError(f"{wrong} without labels", remedy="Pass labels.")
             return ExpLLMOutput(logits=head(logits), action_units=units)
         rows, columns, targets = answer_positions(labels)
+        answers = answer_numbers(rows, columns) if training_loss and training_loss.average_answers else None
+        weights = token_weights(rows, len(labels), answers)
+        if training_loss:
+            states, smoothing = logits[rows, columns], training_loss.label_smoothing  # (S, D)
+            loss, logits = chunked_loss(head, states, targets, weights, smoothing, label_positions(labels))
+            return ExpLLMOutput(loss=loss, logits=logits, action_units=units)
         if logits_at_labels_only:
-            logits = answers = head(logits[rows, columns])  # (S, V)
+            logits = supervised = head(logits[rows, columns])  # (S, V)
         else:
             logits = head(logits)  # (B, T, V)
-            answers = logits[rows, columns]
-        loss = conversation_loss(answers, targets, rows, len(labels))
-        return ExpLLMOutput(loss=loss, logits=logits, action_units=units)
+            supervised = logits[rows, columns]
+        return ExpLLMOutput(loss=conversation_loss(supervised, targets, weights), logits=logits, action_units=units)
+
+
+def _packed(embeds: torch.Tensor, tokens: torch.Tensor) -> dict[str, torch.Tensor | None]:
+    """Return the inputs of a language model for conversations in one row.
+
+    transformers recognizes positions that restart as separate sequences, if there is no mask.
+
+    Args:
+        embeds: (B, T, D).
+        tokens: (B, T) bool, False for padding.
+    """
+    positions = (tokens.cumsum(1) - 1)[tokens]
+    return {"inputs_embeds": embeds[tokens][None], "position_ids": positions[None], "attention_mask": None}

@@ -6,12 +6,12 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import nn
-from torch.nn import functional
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 from transformers import AttentionInterface
 
 from explllm.models.explllm import ExpLLM
+from explllm.models.loss import chunked_loss
 from explllm.training.strategies import transformer_blocks
 
 
@@ -28,7 +28,7 @@ def activation_bytes(model: ExpLLM, frozen_dtype: torch.dtype, text_tokens: int,
         checkpointing: Whether blocks keep their inputs only; one block at a time is then recomputed.
 
     Returns:
-        Bytes, with the gradient of the logits.
+        Bytes, without the logits; see `chunk_bytes`.
     """
     for weight in model.parameters():
         if not weight.requires_grad:
@@ -72,19 +72,18 @@ def activation_bytes(model: ExpLLM, frozen_dtype: torch.dtype, text_tokens: int,
         length = embeds.shape[1]
         mask = torch.ones(1, 1, length, length, dtype=torch.bool, device="meta")
         states = model.language.base_model(inputs_embeds=embeds, attention_mask=mask, use_cache=False)
-        logits = model.language.get_output_embeddings()(states.last_hidden_state[0, -text_tokens:])
         targets = torch.zeros(text_tokens, dtype=torch.long, device="meta")
-        functional.cross_entropy(logits.float(), targets)
+        head, states = model.language.get_output_embeddings(), states.last_hidden_state[0, -text_tokens:]
+        chunked_loss(head, states, targets, torch.ones_like(targets, dtype=torch.float32), 0.0, targets[:1])
     for handle in handles:
         handle.remove()
-    gradient = logits.numel() * 4
     by_block: dict[int, int] = {}
     for nbytes, number, _ in saved.values():
         by_block[number] = by_block.get(number, 0) + nbytes
     if not checkpointing:
-        return sum(by_block.values()) + gradient
+        return sum(by_block.values())
     outside = by_block.pop(-1, 0)
-    return outside + sum(inputs[number] for number in by_block) + max(by_block.values(), default=0) + gradient
+    return outside + sum(inputs[number] for number in by_block) + max(by_block.values(), default=0)
 
 
 class EvaluationBytes(NamedTuple):

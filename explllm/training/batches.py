@@ -1,13 +1,11 @@
-"""Batch operations of a training step: dividing a batch, blending its faces, finding its labels.
+"""Batch operations of a training step: dividing a batch, choosing action units, blending its faces.
 
 Shape legend:
-    B batch, T tokens, S supervised tokens of the whole batch, H and W image height and width
+    B batch, T tokens, H and W image height and width
 """
 
 import torch
-from torch.nn import functional
 
-from explllm.conversation.encoder import IGNORED
 from explllm.data.dataset import Batch
 from explllm.models.loss import answer_numbers, answer_positions
 
@@ -30,29 +28,6 @@ def parts_of_similar_length(batch: Batch) -> tuple[torch.Tensor, list[Batch]]:
         columns = int(lengths[rows].max())
         parts.append(part | {name: part[name][:, :columns] for name in ("input_ids", "attention_mask", "labels")})
     return torch.cat(groups), parts
-
-
-def label_positions(labels: torch.Tensor) -> torch.Tensor:
-    """Find the first token of each conversation's label among the supervised tokens of a batch.
-
-    The label is the shortest answer of a conversation: the only one of FER, and one of two of CoT, in either order.
-
-    Args:
-        labels: (B, T) tokens to predict, -100 at positions without loss.
-
-    Returns:
-        (B,) indices into the S supervised tokens, in row order.
-    """
-    answer = functional.pad(labels[:, 1:] != IGNORED, (1, 1))  # (B, T + 1), False at both ends
-    inside = answer[:, 1:-1]
-    rows, starts = (inside & ~answer[:, :-2]).nonzero(as_tuple=True)
-    lengths = (inside & ~answer[:, 2:]).nonzero(as_tuple=True)[1] - starts
-    shortest = lengths.new_full((len(labels),), labels.shape[1]).scatter_reduce(0, rows, lengths, "amin")
-    chosen = lengths == shortest[rows]
-    supervised = (inside.flatten().cumsum(0) - 1).view_as(inside)
-    positions = supervised.new_zeros(len(labels))
-    positions[rows[chosen]] = supervised[rows[chosen], starts[chosen]]
-    return positions
 
 
 def measured_units(batch: Batch, share: float) -> torch.Tensor:

@@ -20,6 +20,7 @@ from explllm.models.build import NetworkSettings, build_on_meta, supports_4bit
 from explllm.models.explllm import ExpLLM
 from explllm.models.feallm import FEALLMProjector
 from explllm.models.lora import LoraSettings
+from explllm.models.loss import chunk_bytes
 from explllm.training.activations import activation_bytes, evaluation_bytes
 from explllm.training.au_task import ActionUnitTask
 from explllm.training.optimization import OptimizationSettings, warmup_steps
@@ -198,10 +199,11 @@ def describe_configuration(config: Namespace, images: int | None = None, gpus: i
         )
         steps, warmup = _steps(config, conversations)
     dtype = getattr(torch, settings.base_dtype or "float32")
-    activations = activation_bytes(built, dtype, TEXT_TOKENS, model.gradient_checkpointing)
     tokens, micro_batch = built.config.image_tokens, data.micro_batch_size
+    activations = activation_bytes(built, dtype, TEXT_TOKENS, model.gradient_checkpointing)
+    loss = chunk_bytes(micro_batch * TEXT_TOKENS, built.config.text_config.vocab_size, dtype)
     memory = [
-        estimate_memory(built, settings, strategy, gpus, micro_batch, activations, data.batch_size)
+        estimate_memory(built, settings, strategy, gpus, micro_batch, activations + loss / micro_batch, data.batch_size)
         for strategy in ("ddp", "fsdp2", *(["ddp, 4-bit base"] if supports_4bit(settings) else []))
     ]
     return Description(
@@ -275,7 +277,7 @@ def estimate_memory(
         strategy: ``ddp``, ``fsdp2`` or ``ddp, 4-bit base``.
         gpus: GPUs that share the weights under ``fsdp2``.
         micro_batch: Conversations in a micro-batch.
-        activations: Bytes of activations of one conversation; see `activation_bytes`.
+        activations: Bytes of activations of one conversation, from `activation_bytes`, and its share of `chunk_bytes`.
         batch: Conversations in a global batch.
 
     Returns:

@@ -19,10 +19,11 @@ from explllm.faces.pixels import ImagePreset
 from explllm.models import storage
 from explllm.models.build import ConfigAndTokenizer, NetworkSettings, build, build_config, distinct_expressions
 from explllm.models.explllm import ExpLLM, PartName, Recognition
+from explllm.models.kernels import add_liger_kernels, set_attention
 from explllm.models.lora import is_lora
-from explllm.models.loss import ExpLLMOutput, answer_numbers, answer_positions, conversation_loss
+from explllm.models.loss import ExpLLMOutput, LossSettings
 from explllm.training.au_task import regression_loss
-from explllm.training.batches import label_positions, measured_units, mixed_up, parts_of_similar_length
+from explllm.training.batches import measured_units, mixed_up, parts_of_similar_length
 from explllm.training.checkpoints import read_checkpoint
 from explllm.training.face_task import FaceTask
 from explllm.training.optimization import OptimizationSettings
@@ -47,6 +48,9 @@ class ExpLLMTask(FaceTask):
         optimization: OptimizationSettings | None = None,
         init_from: str | os.PathLike[str] | None = None,
         gradient_checkpointing: bool = False,
+        packing: bool = False,
+        attention: str | None = None,
+        liger_kernels: bool = False,
         explain_predictions: bool = False,
         max_new_tokens: int = 320,
         explanation_batch_size: int = 8,
@@ -66,6 +70,12 @@ class ExpLLMTask(FaceTask):
             init_from: A model folder to start from, such as the first stage's ``runs/NAME/model``.
             gradient_checkpointing: Recompute the activations inside layers in the backward pass: less memory, about a
                 third more time.
+            packing: Process the conversations of a micro-batch as one row without padding. Use it with
+                ``flash_attention_2``: other attention computes a mask of all pairs of tokens.
+            attention: Attention of the language model, by its name in transformers: ``sdpa`` (the default),
+                ``flash_attention_2`` (needs a GPU, the package flash-attn and bfloat16), ``eager``.
+            liger_kernels: Compute norms, rotary positions and MLPs of the language model by the Triton kernels of the
+                package liger-kernel. It needs a GPU.
             explain_predictions: Write a chain of thought for each face in ``predict``.
             max_new_tokens: Maximum length of a chain of thought, in tokens.
             explanation_batch_size: Number of faces that one device explains at a time. With Vicuna-7B, a face's cache
@@ -132,6 +142,7 @@ class ExpLLMTask(FaceTask):
         self.network = network or NetworkSettings()
         self.optimization = optimization or OptimizationSettings()
         self.init_from, self.gradient_checkpointing = init_from, gradient_checkpointing
+        self.packing, self.attention, self.liger_kernels = packing, attention, liger_kernels
         if max_new_tokens < 1:
             raise ConfigError(f"model.max_new_tokens is {max_new_tokens}", remedy="Use at least 1.")
         self.explain_predictions, self.max_new_tokens = explain_predictions, max_new_tokens
@@ -228,6 +239,10 @@ class ExpLLMTask(FaceTask):
             if self.init_from is not None:
                 storage.initialize(self.model, Path(self.init_from), keep_file_dtype=mesh is not None)
                 self.print(f"weights: {self.init_from}")
+            if self.attention is not None:
+                set_attention(self.model.language, self.attention)
+            if self.liger_kernels:
+                add_liger_kernels(self.model.language)
             if self.gradient_checkpointing:
                 self.model.gradient_checkpointing_enable()
             self.model.add_training_heads(self.action_unit_weight > 0, len(self.labels) if self.encoder_share else 0)
@@ -309,19 +324,16 @@ class ExpLLMTask(FaceTask):
             batch["pixel_values"],
             batch["input_ids"],
             # Padding is on the right, where causal attention never sees it: without a mask, its faster kernel runs.
-            attention_mask=None,
+            attention_mask=batch["attention_mask"] if self.packing else None,
             labels=batch["labels"],
-            logits_at_labels_only=True,
             measured_units=measured_units(batch, self.measured_units_share) if self.measured_units_share else None,
+            training_loss=LossSettings(0.0 if self.encoder_epochs else self.label_smoothing, self.average_answers),
+            packed=self.packing,
         )
-        loss, smoothing = output.loss, 0.0 if self.encoder_epochs else self.label_smoothing
-        if smoothing or self.average_answers:
-            rows, columns, targets = answer_positions(batch["labels"])
-            answers = answer_numbers(rows, columns) if self.average_answers else None
-            loss = conversation_loss(output.logits, targets, rows, len(batch["labels"]), smoothing, answers)
+        loss = cast(torch.Tensor, output.loss)
         if self.action_unit_weight and not self.encoder_epochs:
             loss = loss + self.action_unit_weight * self._action_unit_loss(output, batch["action_units"])
-        return loss, output.logits[label_positions(batch["labels"])].detach()
+        return loss, cast(torch.Tensor, output.logits)
 
     def _encoder_step(self, batch: Batch, step: bool) -> dict[str, torch.Tensor]:
         targets, (pixels, units, order, share) = self.targets(batch), mixed_up(batch, self.mixup)

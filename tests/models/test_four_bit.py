@@ -7,6 +7,7 @@ from explllm import ExpLLM
 from explllm.core.errors import CheckpointError, ConfigError
 from explllm.models import storage
 from explllm.models.build import NetworkSettings, build
+from explllm.models.loss import LossSettings
 
 pytest.importorskip("bitsandbytes", reason="4-bit weights need bitsandbytes (the extra gpu)")
 
@@ -54,7 +55,7 @@ def test_lora_training(converted, quantized, conversation):
     optimizer = torch.optim.AdamW([weight for weight in model.parameters() if weight.requires_grad], lr=1e-2)
     losses = []
     for _ in range(8):
-        loss = model(pixels, ids, labels=labels, logits_at_labels_only=True).loss
+        loss = model(pixels, ids, labels=labels, training_loss=LossSettings()).loss
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()

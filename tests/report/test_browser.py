@@ -1,7 +1,5 @@
 """The pages as a browser shows them: no errors, no requests, the metrics of the run."""
 
-import shutil
-
 import pytest
 
 from explllm.core.expressions import LABEL_SETS, Expression
@@ -13,17 +11,6 @@ from explllm.models.generation import Recognition
 from explllm.report.comparison import write_comparison
 from explllm.report.confusion import scored_faces
 from explllm.report.page import ExplainedFace, write_report
-
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
-OPTIONS = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
 
 TEXTS_OF_LOW_CONTRAST = """(() => {
     const canvas = document.createElement("canvas").getContext("2d", {willReadFrequently: true});
@@ -51,19 +38,6 @@ TEXTS_OF_LOW_CONTRAST = """(() => {
     return checked > 50 ? low : ["too few texts", checked];
 })()"""
 """Texts with a contrast below 4.5, WCAG's level AA; those on photographs have a halo instead."""
-
-
-@pytest.fixture(scope="module")
-def browser():
-    playwright = pytest.importorskip(
-        "playwright.sync_api", reason="playwright is not installed: pip install playwright"
-    )
-    if CHROMIUM is None:
-        pytest.skip("there is no chromium on this machine: apt install chromium")
-    with playwright.sync_playwright() as started:
-        opened = started.chromium.launch(executable_path=CHROMIUM, args=OPTIONS)
-        yield opened
-        opened.close()
 
 
 @pytest.fixture

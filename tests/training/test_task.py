@@ -10,7 +10,7 @@ from explllm.core.errors import CheckpointError, ConfigError
 from explllm.core.expressions import Expression
 from explllm.data.datamodules import DrawnFaces
 from explllm.models.build import NetworkSettings
-from explllm.models.loss import conversation_loss
+from explllm.models.loss import conversation_loss, token_weights
 from explllm.models.storage import WEIGHTS
 from explllm.training.batches import measured_units, mixed_up, parts_of_similar_length
 from explllm.training.callbacks.temperature_scaling import TemperatureScaling
@@ -112,14 +112,21 @@ def test_frozen_parts_stay_in_evaluation_mode_and_do_not_move(settings, data, tr
     assert moved and all(name.startswith("projector.") for name in moved)
 
 
-def test_gradient_checkpointing_changes_memory_and_not_the_result(settings, data, trainer):
+def test_ways_to_compute_do_not_change_the_result(settings, data, trainer):
     losses = []
-    for checkpointing in (False, True):
+    ways = [{}, {"gradient_checkpointing": True}, {"packing": True}, {"attention": "eager"}]
+    for way in ways:
         torch.manual_seed(3)
-        task = ExpLLMTask(settings(), gradient_checkpointing=checkpointing)
+        task = ExpLLMTask(settings(language={**settings().language, "attention_dropout": 0.0}), **way)
         trainer(max_steps=2, limit_val_batches=0).fit(task, data())
         losses.append(float(task.last_loss))
-    assert losses[0] == pytest.approx(losses[1], abs=1e-6)
+    assert losses == pytest.approx(losses[:1] * len(ways), abs=1e-6)
+    for name, way in {
+        "liger-kernel": {"liger_kernels": True},
+        "flash_attention_2": {"attention": "flash_attention_2"},
+    }.items():
+        with pytest.raises(ConfigError, match=name):
+            trainer(max_steps=1).fit(ExpLLMTask(settings(), **way), data())
 
 
 def test_a_run_continues_with_nan(settings, data, trainer):
@@ -217,7 +224,7 @@ def test_label_smoothing(settings, data, trainer):
     logits, targets = torch.randn(3, 5), torch.tensor([0, 1, 4])
     rows = torch.tensor([0, 0, 1])
     each = 0.9 * -logits.log_softmax(1)[range(3), targets] - 0.1 * logits.log_softmax(1).mean(1)
-    found = conversation_loss(logits, targets, rows, 2, label_smoothing=0.1)
+    found = conversation_loss(logits, targets, token_weights(rows, 2), label_smoothing=0.1)
     assert float(found) == pytest.approx(float((each[:2].mean() + each[2]) / 2), abs=1e-6)
     with pytest.raises(ConfigError, match=r"`label_smoothing` must be in \[0, 1\), got 1"):
         ExpLLMTask(settings(), label_smoothing=1)

@@ -10,6 +10,7 @@ import torch
 
 from explllm import ExpLLM
 from explllm.conversation.messages import explanation, explanation_first, recognition
+from explllm.models.loss import LossSettings
 from explllm.models.released.convert import convert_released
 from explllm.models.vision import image_features
 
@@ -76,22 +77,23 @@ def test_loss_and_logits(model_and_tolerance, expected, kind):
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize(
-    ("logits_at_labels_only", "tolerance"),
+    ("options", "tolerance"),
     [
-        (False, 1e-5),  # measured: 4.0e-6
+        ({}, 1e-5),  # measured: 4.0e-6
         # With the output layer at 3 positions only, sums over the vocabulary run in another order. Compared to float64,
         # the released code has an error of 7.3e-6, ours 4.6e-6 with all logits and 1.2e-5 here.
-        (True, 2e-5),  # measured: 1.1e-5
+        ({"logits_at_labels_only": True}, 2e-5),  # measured: 1.1e-5
+        ({"training_loss": LossSettings()}, 1e-5),  # measured: 4.0e-6
     ],
 )
-def test_gradients_of_all_trainable_weights(model, expected, our_name, kind, logits_at_labels_only, tolerance):
+def test_gradients_of_all_trainable_weights(model, expected, our_name, kind, options, tolerance):
     wanted, item = expected["losses"][kind]["grads"], expected["items"][kind][0]
     model.zero_grad()
     model(
         expected["tensors"]["image"][:1],
         item["input_ids"][None],
         labels=item["labels"][None],
-        logits_at_labels_only=logits_at_labels_only,
+        **options,
     ).loss.backward()
     weights = {name: weight.grad for name, weight in model.named_parameters() if weight.requires_grad}
     assert len(weights) == len(wanted) == 20

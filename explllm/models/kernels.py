@@ -1,0 +1,42 @@
+"""Optional GPU kernels of other packages for the language model: FlashAttention and Liger."""
+
+from transformers import PreTrainedModel
+from transformers.integrations.liger import apply_liger_kernel
+
+from explllm.core.errors import ConfigError
+
+
+def set_attention(language: PreTrainedModel, name: str) -> None:
+    """Set the implementation of attention, in place.
+
+    Args:
+        language: The language model.
+        name: Its name in transformers, such as ``flash_attention_2``.
+
+    Raises:
+        ConfigError: If it is unknown, or its package is not installed.
+    """
+    try:
+        language.set_attn_implementation(name)
+    except (ImportError, ValueError) as error:
+        raise ConfigError(
+            f"the attention {name} cannot be used: {str(error).splitlines()[0]}",
+            remedy="Install its package, or use `sdpa`, which needs none.",
+        ) from error
+
+
+def add_liger_kernels(language: PreTrainedModel) -> None:
+    """Replace norms, rotary positions and MLPs by Liger's Triton kernels (Hsu et al. 2024), in place.
+
+    The loss keeps its own implementation, `explllm.models.loss.chunked_loss`.
+
+    Args:
+        language: The language model.
+
+    Raises:
+        ConfigError: If the package is not installed.
+    """
+    try:
+        apply_liger_kernel(language, {"cross_entropy": False, "fused_linear_cross_entropy": False})
+    except ImportError as error:
+        raise ConfigError("liger-kernel is not installed", remedy="Run `pip install liger-kernel`.") from error
