@@ -202,9 +202,7 @@ def _loss_and_logits(
     labels: torch.Tensor,
     states: torch.Tensor,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    with torch.no_grad():
-        logits = functional.linear(states[labels], head.weight, head.bias)
-    return _ChunkedLoss.apply(states, head.weight, head.bias, targets, weights, label_smoothing), logits
+    return _ChunkedLoss.apply(states, head.weight, head.bias, targets, weights, label_smoothing, labels)
 
 
 class _ChunkedLoss(torch.autograd.Function):
@@ -219,8 +217,12 @@ class _ChunkedLoss(torch.autograd.Function):
         targets: torch.Tensor,
         weights: torch.Tensor,
         label_smoothing: float,
-    ) -> torch.Tensor:
-        """Return the loss of states (S, D), output weights (V, D) and targets (S,); weights (S,) are of the tokens."""
+        labels: torch.Tensor,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the loss of states (S, D), output weights (V, D) and targets (S,), and the logits at labels (B,).
+
+        The weights (S,) are those of the tokens.
+        """
         device = states.device.type
         autocast = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
         dtype = torch.get_autocast_dtype(device) if autocast else weight.dtype
@@ -230,6 +232,7 @@ class _ChunkedLoss(torch.autograd.Function):
         weight_grad = torch.zeros_like(weight, dtype=torch.float32) if needs_weight else None
         bias_grad = torch.zeros_like(bias, dtype=torch.float32) if bias is not None and needs_bias else None
         loss = states.new_zeros((), dtype=torch.float32)
+        label_logits = states.new_zeros(len(labels), len(weight), dtype=dtype)
         size = _rows_of_a_chunk(len(weight), device)
         with torch.autocast(device, enabled=False) if autocast else nullcontext():
             for start in range(0, len(states), size):
@@ -237,6 +240,9 @@ class _ChunkedLoss(torch.autograd.Function):
                 inputs, target, share = states[rows].to(dtype), targets[rows, None], weights[rows, None]
                 logits = multiply(inputs, matrix, None if bias is None else bias.to(dtype))
                 log_probabilities = logits.float().log_softmax(1)
+                places = labels - start
+                inside = (places >= 0) & (places < len(inputs))
+                label_logits = torch.where(inside[:, None], logits[places.clamp(0, len(inputs) - 1)], label_logits)
                 del logits
                 losses = (label_smoothing - 1) * log_probabilities.gather(1, target)
                 if label_smoothing:
@@ -258,13 +264,14 @@ class _ChunkedLoss(torch.autograd.Function):
             weight_grad /= max(len(states), 1)
         ctx.save_for_backward(states_grad, weight_grad, bias_grad)
         ctx.dtypes = states.dtype, weight.dtype, weight.dtype
-        return loss
+        ctx.mark_non_differentiable(label_logits)
+        return loss, label_logits
 
     @staticmethod
-    def backward(ctx: Any, scale: torch.Tensor) -> Any:
+    def backward(ctx: Any, scale: torch.Tensor, _: Any) -> Any:
         """Scale the gradients of states, output weights and bias."""
         scaled = [
             None if gradient is None else (gradient * scale).to(dtype)
             for gradient, dtype in zip(ctx.saved_tensors, ctx.dtypes, strict=True)
         ]
-        return *scaled, None, None, None
+        return *scaled, None, None, None, None
