@@ -7,6 +7,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from multiprocessing import current_process
 from multiprocessing.util import get_temp_dir
 from os import PathLike
 from pathlib import Path
@@ -160,8 +161,11 @@ def use_short_socket_folder() -> None:
     wait forever. Newer releases of Python do the same themselves.
     """
     longest = 103 - len("/pymp-12345678/listener-12345678")  # bytes in the path of a socket, on every system
-    if sys.platform == "win32" or len(os.fsencode(tempfile.gettempdir())) <= longest:
+    config = vars(current_process()).get("_config", {})  # where Python keeps the folder once it exists
+    folder = config.get("tempdir") or tempfile.gettempdir()
+    if sys.platform == "win32" or len(os.fsencode(folder)) <= longest:
         return
+    config.pop("tempdir", None)
     configured, tempfile.tempdir = tempfile.tempdir, "/tmp"
     try:
         get_temp_dir()  # creates the folder once; processes started later use it too

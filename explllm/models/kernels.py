@@ -1,9 +1,10 @@
-"""Optional GPU kernels of other packages for the language model: FlashAttention and Liger."""
+"""Options that change how the language model computes, not what: packing, FlashAttention and Liger's kernels."""
 
 from transformers import PreTrainedModel
 from transformers.integrations.liger import apply_liger_kernel
 
 from explllm.core.errors import ConfigError
+from explllm.models.label_scoring import accepts_positions
 
 
 def set_attention(language: PreTrainedModel, name: str) -> None:
@@ -21,8 +22,22 @@ def set_attention(language: PreTrainedModel, name: str) -> None:
     except (ImportError, ValueError) as error:
         raise ConfigError(
             f"the attention {name} cannot be used: {str(error).splitlines()[0]}",
-            remedy="Install its package, or use `sdpa`, which needs none.",
+            remedy="Install its package, or leave `model.attention` unset.",
         ) from error
+
+
+def check_packing(language: PreTrainedModel) -> None:
+    """Check that a language model can process several conversations in one row separately.
+
+    Raises:
+        ConfigError: If it cannot: it has recurrent layers, or computes positions itself.
+    """
+    if not accepts_positions(language):
+        raise ConfigError(
+            f"`model.packing` would mix conversations: {type(language).__name__} has layers without attention, or "
+            "positions of its own",
+            remedy="Remove it.",
+        )
 
 
 def add_liger_kernels(language: PreTrainedModel) -> None:

@@ -11,6 +11,7 @@ from itertools import takewhile
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
+from transformers import PreTrainedModel
 
 from explllm.conversation.messages import ACTIVE, NOT_ACTIVE, conversation, recognition, unit_state
 from explllm.models.decoding import Decoder, last_positions, prompt_logits
@@ -113,16 +114,20 @@ def pack(model: "ExpLLM", prompt: Sequence[int], branches: Sequence[tuple[Sequen
 
 
 def supports_packing(model: "ExpLLM") -> bool:
-    """Return whether the language model computes packed sequences exactly.
+    """Return whether the language model computes packed sequences exactly, by a mask of its attention."""
+    return accepts_masks(model.language) and accepts_positions(model.language)
 
-    It needs an attention implementation that accepts a mask, explicit positions, and attention in all layers.
-    """
-    config = model.language.config
-    return (
-        config._attn_implementation in ("eager", "sdpa")
-        and "position_ids" in inspect.signature(model.language.forward).parameters
-        and set(getattr(config, "layer_types", None) or ()) <= {"full_attention", "sliding_attention"}
-    )
+
+def accepts_masks(language: PreTrainedModel) -> bool:
+    """Return whether the attention of a language model accepts any mask."""
+    return language.config._attn_implementation in ("eager", "sdpa")
+
+
+def accepts_positions(language: PreTrainedModel) -> bool:
+    """Return whether tokens of a language model see others by attention alone, at positions that a caller may set."""
+    layers = getattr(language.config, "layer_types", None) or ()
+    positions = "position_ids" in inspect.signature(language.forward).parameters
+    return positions and set(layers) <= {"full_attention", "sliding_attention"}
 
 
 def score_labels(model: "ExpLLM", image_embeds: torch.Tensor, decoder: Decoder | None = None) -> torch.Tensor:

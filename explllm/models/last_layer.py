@@ -3,7 +3,6 @@
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import torch
 from torch import nn
@@ -31,13 +30,15 @@ def last_mlp_at_end(language: PreTrainedModel, count: int) -> Iterator[None]:
 
     def shorten(_: nn.Module, inputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...] | None:
         nonlocal hidden
-        if threading.get_ident() != thread:
+        if threading.get_ident() != thread or inputs[0].ndim != 3:
             return None
         hidden = max(inputs[0].shape[1] - count, 0)
         return inputs[0][:, hidden:], *inputs[1:]
 
-    def extend(_: nn.Module, __: Any, output: torch.Tensor) -> torch.Tensor | None:
-        return functional.pad(output, (0, 0, hidden, 0)) if threading.get_ident() == thread else None
+    def extend(_: nn.Module, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> torch.Tensor | None:
+        if threading.get_ident() != thread or inputs[0].ndim != 3:
+            return None
+        return functional.pad(output, (0, 0, hidden, 0))
 
     handles = mlp.register_forward_pre_hook(shorten), mlp.register_forward_hook(extend)
     try:

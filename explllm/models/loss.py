@@ -11,6 +11,8 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.autograd.function import once_differentiable
+from torch.distributed.fsdp import FSDPModule
 from torch.nn import functional
 from transformers.utils import ModelOutput
 
@@ -70,6 +72,8 @@ def answer_numbers(rows: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:
     Returns:
         (S,) number of each token's answer, from 0, in row order.
     """
+    if not len(rows):
+        return rows
     starts = (rows[1:] != rows[:-1]) | (columns[1:] != columns[:-1] + 1)
     return functional.pad(starts.cumsum(0), (1, 0))
 
@@ -113,8 +117,7 @@ def token_weights(rows: torch.Tensor, conversations: int, answers: torch.Tensor 
     if answers is None:
         return 1 / (torch.bincount(rows, minlength=conversations)[rows] * conversations).float()
     sizes = torch.bincount(answers)
-    first_tokens = torch.cat([answers.new_zeros(1), sizes.cumsum(0)[:-1]])
-    answers_per_row = torch.bincount(rows[first_tokens], minlength=conversations)
+    answers_per_row = torch.bincount(rows[sizes.cumsum(0) - sizes], minlength=conversations)
     return 1 / (sizes[answers] * answers_per_row[rows] * conversations).float()
 
 
@@ -162,8 +165,11 @@ def chunked_loss(
     """
     if not isinstance(head, nn.Linear) or type(head).forward is not nn.Linear.forward or "forward" in head.__dict__:
         logits = head(states)  # with LoRA, for example: only its own method computes the logits
-        return conversation_loss(logits, targets, weights, label_smoothing), logits[labels].detach()
-    # As the layer's own method, so that FSDP2 gathers its weight before and releases it after.
+        at_labels = logits.detach()[labels] if len(logits) else logits.new_zeros(len(labels), logits.shape[-1])
+        return conversation_loss(logits, targets, weights, label_smoothing), at_labels
+    if not isinstance(head, FSDPModule):
+        return _loss_and_logits(head, targets, weights, label_smoothing, labels, states)
+    # As the layer's own method: FSDP2 gathers its weight before and releases it after.
     layer: Any = head
     layer.forward = partial(_loss_and_logits, head, targets, weights, label_smoothing, labels)
     try:
@@ -202,7 +208,10 @@ def _loss_and_logits(
     labels: torch.Tensor,
     states: torch.Tensor,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    return _ChunkedLoss.apply(states, head.weight, head.bias, targets, weights, label_smoothing, labels)
+    layer: tuple[torch.Tensor | None, ...] = states, head.weight, head.bias
+    if not torch.is_grad_enabled():
+        layer = tuple(None if tensor is None else tensor.detach() for tensor in layer)
+    return _ChunkedLoss.apply(*layer, targets, weights, label_smoothing, labels)
 
 
 class _ChunkedLoss(torch.autograd.Function):
@@ -258,16 +267,17 @@ class _ChunkedLoss(torch.autograd.Function):
                 gradient = gradient.to(dtype)
                 if states_grad is not None:
                     torch.mul(multiply(gradient, matrix.t()), share, out=states_grad[rows])
-                if weight_grad is not None:  # weights are multiplied by S in between: small ones are 0 in float16
-                    weight_grad += gradient.t() @ (len(states) * share * inputs).to(dtype)
-        if weight_grad is not None:
-            weight_grad /= max(len(states), 1)
+                if weight_grad is not None:  # relative to the largest weight: small ones would be 0 in float16
+                    weight_grad += gradient.t() @ (share / weights.max() * inputs).to(dtype)
+        if weight_grad is not None and len(weights):
+            weight_grad *= weights.max()
         ctx.save_for_backward(states_grad, weight_grad, bias_grad)
         ctx.dtypes = states.dtype, weight.dtype, weight.dtype
         ctx.mark_non_differentiable(label_logits)
         return loss, label_logits
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, scale: torch.Tensor, _: Any) -> Any:
         """Scale the gradients of states, output weights and bias."""
         scaled = [

@@ -5,7 +5,7 @@ Shape legend:
     S supervised tokens of the whole batch, H and W image height and width
 """
 
-from typing import Any, Literal, Self, cast
+from typing import TYPE_CHECKING, Any, Literal, Self, cast
 
 import torch
 from torch import nn
@@ -16,8 +16,10 @@ from explllm.core.errors import InputError
 from explllm.core.expressions import Expression
 from explllm.faces.pixels import ImagePreset
 from explllm.models.configuration import ExpLLMConfig
+from explllm.models.decoding import attention_masks
 from explllm.models.drafts import Drafts
 from explllm.models.feallm import FEALLMProjector
+from explllm.models.label_scoring import accepts_masks
 from explllm.models.lora import LoraSettings, add_lora
 from explllm.models.loss import (
     ExpLLMOutput,
@@ -40,6 +42,9 @@ from explllm.models.vision import (
     block_features,
     vision_shape,
 )
+
+if TYPE_CHECKING:
+    from explllm.models.explllm import ExpLLM
 
 PartName = Literal["vision", "projector", "action_unit_tokens", "language", "action_unit_head", "expression_head"]
 
@@ -314,7 +319,8 @@ class ExpLLMNetwork(MultiPartModel, PreTrainedModel):
             measured_units: (B, 24) intensities in [0, 1] for the `action_unit_tokens` instead of the model's estimates;
                 NaN keeps the estimate.
             training_loss: How to weight tokens. Only the logits of the labels are kept, and the loss is computed in
-                chunks: it takes the least time and memory. Requires `labels`.
+                chunks: it takes the least time and memory, except for models that cap or scale their logits. Requires
+                `labels`.
             packed: Process the conversations as one row without padding, each of them separately. Faster if much of a
                 batch is padding and the attention is FlashAttention, which needs no mask for it.
 
@@ -335,7 +341,7 @@ class ExpLLMNetwork(MultiPartModel, PreTrainedModel):
         inputs: dict[str, Any] = {"inputs_embeds": embeds, "attention_mask": attention_mask, "use_cache": False}
         if packed:
             tokens = torch.ones_like(input_ids, dtype=torch.bool) if attention_mask is None else attention_mask.bool()
-            inputs |= _packed(embeds, tokens)
+            inputs |= self._packed(embeds, tokens)
         if any(getattr(self.config.text_config, name, None) for name in _SPECIAL_HEADS):
             logits = self.language(**inputs).logits
             head: nn.Module = nn.Identity()
@@ -363,15 +369,22 @@ class ExpLLMNetwork(MultiPartModel, PreTrainedModel):
             supervised = logits[rows, columns]
         return ExpLLMOutput(loss=conversation_loss(supervised, targets, weights), logits=logits, action_units=units)
 
+    def _packed(self, embeds: torch.Tensor, tokens: torch.Tensor) -> dict[str, Any]:
+        """Return the inputs of the language model for conversations in one row.
 
-def _packed(embeds: torch.Tensor, tokens: torch.Tensor) -> dict[str, torch.Tensor | None]:
-    """Return the inputs of a language model for conversations in one row.
-
-    transformers recognizes positions that restart as separate sequences, if there is no mask.
-
-    Args:
-        embeds: (B, T, D).
-        tokens: (B, T) bool, False for padding.
-    """
-    positions = (tokens.cumsum(1) - 1)[tokens]
-    return {"inputs_embeds": embeds[tokens][None], "position_ids": positions[None], "attention_mask": None}
+        Args:
+            embeds: (B, T, D).
+            tokens: (B, T) bool, False for padding.
+        """
+        positions = (tokens.cumsum(1) - 1)[tokens][None]
+        inputs: dict[str, Any] = {
+            "inputs_embeds": embeds[tokens][None],
+            "position_ids": positions,
+            "attention_mask": None,
+        }
+        # FlashAttention takes no mask: transformers tells it where positions restart. Other attention may ignore that.
+        if accepts_masks(self.language):
+            rows = torch.arange(len(tokens), device=tokens.device).unsqueeze(1).expand_as(tokens)[tokens]
+            same = (rows.unsqueeze(1) == rows).tril()
+            inputs["attention_mask"] = attention_masks(cast("ExpLLM", self), same[None, None], positions, positions)
+        return inputs

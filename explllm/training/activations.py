@@ -74,7 +74,10 @@ def activation_bytes(model: ExpLLM, frozen_dtype: torch.dtype, text_tokens: int,
         states = model.language.base_model(inputs_embeds=embeds, attention_mask=mask, use_cache=False)
         targets = torch.zeros(text_tokens, dtype=torch.long, device="meta")
         head, states = model.language.get_output_embeddings(), states.last_hidden_state[0, -text_tokens:]
+        trains = head.weight.requires_grad
+        head.requires_grad_(False)  # the gradient of its weight does not depend on the number of conversations
         chunked_loss(head, states, targets, torch.ones_like(targets, dtype=torch.float32), 0.0, targets[:1])
+        head.requires_grad_(trains)
     for handle in handles:
         handle.remove()
     by_block: dict[int, int] = {}

@@ -201,7 +201,10 @@ def describe_configuration(config: Namespace, images: int | None = None, gpus: i
     dtype = getattr(torch, settings.base_dtype or "float32")
     tokens, micro_batch = built.config.image_tokens, data.micro_batch_size
     activations = activation_bytes(built, dtype, TEXT_TOKENS, model.gradient_checkpointing)
-    loss = chunk_bytes(micro_batch * TEXT_TOKENS, built.config.text_config.vocab_size, dtype)
+    head = built.language.get_output_embeddings().weight
+    loss = chunk_bytes(micro_batch * TEXT_TOKENS, len(head), dtype)
+    if head.requires_grad:
+        loss += 2 * 4 * head.numel()  # its gradient, and the same multiplied by the loss's scale
     memory = [
         estimate_memory(built, settings, strategy, gpus, micro_batch, activations + loss / micro_batch, data.batch_size)
         for strategy in ("ddp", "fsdp2", *(["ddp, 4-bit base"] if supports_4bit(settings) else []))

@@ -19,7 +19,7 @@ from explllm.faces.pixels import ImagePreset
 from explllm.models import storage
 from explllm.models.build import ConfigAndTokenizer, NetworkSettings, build, build_config, distinct_expressions
 from explllm.models.explllm import ExpLLM, PartName, Recognition
-from explllm.models.kernels import add_liger_kernels, set_attention
+from explllm.models.kernels import add_liger_kernels, check_packing, set_attention
 from explllm.models.lora import is_lora
 from explllm.models.loss import ExpLLMOutput, LossSettings
 from explllm.training.au_task import regression_loss
@@ -241,6 +241,8 @@ class ExpLLMTask(FaceTask):
                 self.print(f"weights: {self.init_from}")
             if self.attention is not None:
                 set_attention(self.model.language, self.attention)
+            if self.packing:
+                check_packing(self.model.language)
             if self.liger_kernels:
                 add_liger_kernels(self.model.language)
             if self.gradient_checkpointing:

@@ -13,6 +13,7 @@ from explllm.core.action_units import FEAFA
 from explllm.core.errors import CheckpointError, ConfigError, ImageError, InputError, MissingPathError
 from explllm.models.build import NetworkSettings, build
 from explllm.models.generation import unit_probabilities
+from explllm.models.kernels import check_packing
 from explllm.models.lora import LoraSettings
 from explllm.models.loss import LossSettings
 
@@ -99,6 +100,32 @@ def test_packed_conversations_are_those_of_a_padded_batch(tiny_model):
     before, after = logits(tokens.input_ids), logits(changed)
     assert torch.equal(before[[0, 2]], after[[0, 2]])
     assert not torch.equal(before[1], after[1])
+
+
+@pytest.mark.parametrize("kind", ["gemma2", "falcon", "gpt_oss", "bloom"])
+def test_packing_in_other_language_models(kind):
+    """Sliding windows, and models that don't recognize positions that restart; one without positions is refused."""
+    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
+    special = {
+        "gemma2": {"head_dim": 16, "sliding_window": 16},
+        "gpt_oss": {"head_dim": 16, "num_local_experts": 2, "num_experts_per_tok": 2, "sliding_window": 16},
+    }
+    if kind != "falcon":
+        sizes["num_key_value_heads"] = 2
+    language = {"model_type": kind, **sizes, **special.get(kind, {})}
+    torch.manual_seed(0)
+    model = build(NetworkSettings(preset="tiny", labels="rafdb", vocabulary=700, language=language))
+    if kind == "bloom":
+        with pytest.raises(ConfigError, match="would mix conversations"):
+            check_packing(model.language)
+        return
+    check_packing(model.language)
+    tokens = batch(model, recognition("Anger"), explanation("Fear", COT), recognition("Happiness"))
+    given = (pixels(model, 3), tokens.input_ids, tokens.attention_mask)
+    with torch.no_grad():
+        padded, packed = model(*given).logits, model(*given, packed=True).logits
+    present = tokens.attention_mask.bool()
+    torch.testing.assert_close(packed[present], padded[present], atol=1e-5, rtol=0)
 
 
 def test_each_row_depends_on_its_own_image(tiny_model):

@@ -1,3 +1,6 @@
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 import torch
 from torch import nn
@@ -28,6 +31,18 @@ def test_a_conversation_without_answers_contributes_zero():
     rows, columns, targets = answer_positions(labels)
     found = conversation_loss(torch.zeros(2, 4, 5)[rows, columns], targets, token_weights(rows, 2))
     torch.testing.assert_close(found, torch.log(torch.tensor(5.0)) / 2)
+
+
+def test_no_answers():
+    """A micro-batch without supervised tokens has a loss and gradient of 0."""
+    rows, columns, targets = answer_positions(torch.full((2, 4), -100))
+    weights = token_weights(rows, 2, answer_numbers(rows, columns))
+    states = torch.randn(0, 8, requires_grad=True)
+    for head in (nn.Linear(8, 5), nn.Sequential(nn.Linear(8, 5))):
+        found, logits = chunked_loss(head, states, targets, weights, 0.1, torch.zeros(2, dtype=torch.long))
+        found.backward()
+        assert float(found.detach()) == 0 and logits.shape == (2, 5)
+        assert all(weight.grad.abs().max() == 0 for weight in head.parameters())
 
 
 def test_answers_of_a_conversation_have_equal_weight():
@@ -101,6 +116,40 @@ def test_loss_in_chunks_in_mixed_precision():
     exact = gradient(chunked=False, enabled=False)
     errors = [float((gradient(chunked) - exact).norm() / exact.norm()) for chunked in (True, False)]
     assert errors[0] < 1.2 * errors[1] < 0.02  # measured: 0.0026 and 0.0030
+
+
+def test_a_trained_output_layer_in_float16():
+    """Its gradient, which is computed before the loss is scaled, neither overflows nor vanishes."""
+    torch.manual_seed(0)
+    head, states = nn.Linear(32, 500, bias=False), torch.randn(3000, 32)
+    states[:, 0] = 120
+    targets, weights = torch.randint(500, (3000,)), torch.full((3000,), 1e-7)
+    weights[:8] = 1 / 16  # labels, whose answers count as much as texts
+
+    def gradient(half):
+        with torch.autocast("cpu", torch.float16, enabled=half):
+            found, _ = chunked_loss(head, states, targets, weights, 0.0, targets[:1])
+        return torch.autograd.grad(found, head.weight)[0]
+
+    exact = gradient(half=False)
+    assert (gradient(half=True) - exact).norm() < 0.01 * exact.norm()  # measured: 0.0025
+
+
+def test_another_thread_may_use_the_output_layer():
+    head, states = nn.Linear(64, 3000), torch.randn(400, 64, requires_grad=True)
+    targets, stop = torch.zeros(400, dtype=torch.long), threading.Event()
+
+    def train():
+        while not stop.is_set():
+            chunked_loss(head, states, targets, torch.ones(400), 0.0, targets[:1])[0].backward()
+
+    with ThreadPoolExecutor(1) as other:
+        training = other.submit(train)
+        try:
+            assert all(isinstance(head(states), torch.Tensor) for _ in range(100))
+        finally:
+            stop.set()
+        training.result()
 
 
 def test_an_output_layer_with_lora():
