@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
 
+from explllm.commands.parser_errors import one_sentence
 from explllm.core.errors import ConfigError, MissingPathError, Terminated
 from explllm.core.files import check_writable
 from explllm.llm.settings import ChatSettings
@@ -73,13 +74,14 @@ def check_replaces_none(option: str, outs: Iterable[Path], others: Iterable[str 
 
 @contextmanager
 def keep_finished(keep: Callable[[], str]) -> Iterator[None]:
-    """Keep the finished part of the block's work when Ctrl-C or SIGTERM interrupts it.
+    """Keep the finished part of the block's work when Ctrl-C, SIGTERM or an error ends it.
 
     Args:
         keep: Writes what is finished and returns a sentence about it.
 
     Raises:
         KeyboardInterrupt: After Ctrl-C or SIGTERM (`Terminated`), with the sentence as a note.
+        ConfigError: If memory is short, with the sentence.
     """
 
     def terminate(*_: object) -> None:
@@ -92,6 +94,16 @@ def keep_finished(keep: Callable[[], str]) -> Iterator[None]:
         yield
     except KeyboardInterrupt as stop:
         stop.add_note(keep())
+        raise
+    except Exception as error:
+        sentence = keep()
+        # By name: PyTorch's error is a RuntimeError, and this module does not import PyTorch.
+        if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+            raise ConfigError(
+                f"out of memory: {one_sentence(error)}. {sentence}"[:-1],
+                remedy="Use a smaller --batch_size, a smaller model, or --device cpu.",
+            ) from error
+        error.add_note(sentence)
         raise
     finally:
         if handles:

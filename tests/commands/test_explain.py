@@ -372,6 +372,21 @@ def test_an_interruption_keeps_what_is_finished(explllm, fitted, mixed, tmp_path
     assert len(pd.read_csv(tmp_path / "out.csv")) == 1
 
 
+def test_running_out_of_memory_keeps_what_is_finished(explllm, fitted, mixed, tmp_path, monkeypatch):
+    recognize, calls = ExpLLM.recognize, []
+
+    def short_of_memory(*arguments):
+        calls.append(arguments)
+        if len(calls) == 2:
+            raise torch.OutOfMemoryError("2 GiB are free.")
+        return recognize(*arguments)
+
+    monkeypatch.setattr(ExpLLM, "recognize", short_of_memory)
+    done = explllm("recognize", mixed, "--model", fitted / "model", "--batch_size", 1, "-o", "out.csv")
+    assert done.status == 2 and "out of memory: 2 GiB are free. 1 of 4 pictures are done: out.csv. Use" in done.err
+    assert len(pd.read_csv(tmp_path / "out.csv")) == 1
+
+
 def test_each_picture_has_its_own_drawing(explllm, fitted, mixed, tmp_path):
     names = ("x/a.png", "y/a-2.png", "y/a.png", "z/a.png")
     for name in names:
