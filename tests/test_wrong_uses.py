@@ -112,6 +112,7 @@ aus M -o o.csv --onnx a --size big | --size is 'big'
 
 reliability M --landmarker t --seed -1 | --seed is -1
 reliability M --landmarker t --seed 99999999999999 | --seed is 99999999999999
+reliability M --landmarker t --overwrite | --overwrite has no effect without --out
 reliability M --landmarker t -o o.txt | --out has the extension '.txt'
 reliability TWOCOLUMNS --landmarker t -o TWOCOLUMNS --overwrite | --out would replace the manifest [two.csv]
 reliability M --landmarker t -o TWOCOLUMNS | the table exists [two.csv]. Choose another --out, or pass --overwrite.

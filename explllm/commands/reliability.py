@@ -47,7 +47,7 @@ def reliability(
     """
     from PIL import ImageOps
 
-    from explllm.core.errors import InputError
+    from explllm.core.errors import ConfigError, InputError
     from explllm.core.files import atomic_write, check_writable
     from explllm.core.manifest import Manifest
     from explllm.core.progress import track
@@ -63,6 +63,8 @@ def reliability(
         check_replaces_none("--out", [out], [manifest], "the manifest")
         check_new(out, overwrite, "table")
         check_writable(out)
+    elif overwrite:
+        raise ConfigError("--overwrite has no effect without --out", remedy="Pass --out, or omit --overwrite.")
     table = Manifest.read(manifest, root)
     table.require("expression")
     sample = table.frame["expression"].dropna().index
