@@ -2,8 +2,8 @@
 
 `explllm` scores every label. The peer generates the label greedily, 4 tokens. The bare prefill is our encoder and
 language model over image and prompt, last logits only. With `--model`, the same for a model of faces.yaml; the peer is
-then transformers' generate with the same weights. A model that averages over mirror images is compared with the bare
-prefill of both sides, and with one label generated from one side. Milliseconds per face, medians with quartiles.
+then transformers' generate with the same weights. If the model averages over mirror images, both encode them.
+Milliseconds per face, medians with quartiles.
 """
 
 import argparse
@@ -51,9 +51,8 @@ def our_jobs(model: ExpLLM, pixels: torch.Tensor) -> dict[str, Callable[[], obje
 
     @torch.inference_mode()
     def prefill() -> None:
-        sides = model.encode_both_sides(pixels) if model.config.average_flipped else [model.encode_image(pixels)]
-        for side in sides:
-            model.language(inputs_embeds=prompt_embeds(model, side), use_cache=True, logits_to_keep=1)
+        embeds = prompt_embeds(model, model.encode_image(pixels))
+        model.language(inputs_embeds=embeds, use_cache=True, logits_to_keep=1)
 
     return {"ours": lambda: model.recognize_pixels(pixels), "prefill": prefill}
 

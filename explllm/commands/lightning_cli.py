@@ -21,7 +21,9 @@ from lightning.pytorch import Callback, LightningDataModule, LightningModule, Tr
 from lightning.pytorch.callbacks import Checkpoint, ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import CSVLogger
+from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.exceptions import MisconfigurationException, SIGTERMException
+from rich import get_console
 
 from explllm.commands.checks import (
     LOGGER_PACKAGES,
@@ -59,7 +61,7 @@ from explllm.training.checkpoints import (
     best_checkpoint,
     last_checkpoint,
 )
-from explllm.training.strategies import is_rank_failure
+from explllm.training.strategies import is_rank_failure, is_slow_in_bfloat16
 from explllm.training.task import ExpLLMTask
 
 __all__ = [
@@ -260,6 +262,10 @@ class ExpLLMCLI(LightningCLI):
         """Make the trainer with the run folder's callbacks and logger."""
         config, fitting = self.config[self.subcommand], self.stage == "fit"
         options = {**self._get(self.config_init, "trainer", default={}), **kwargs}
+        if options["precision"] in ("bf16", "bf16-mixed") and is_slow_in_bfloat16(options["accelerator"]):
+            options["precision"] = "32-true"
+            note = "Note: float32 instead of bfloat16, for which this processor has no instructions."
+            rank_zero_only(get_console().print)(note, soft_wrap=True)
         configured = _listed(options.get("callbacks"))
         check_monitors(configured, type(self.model).__name__)
         callbacks = self._run_folder(config)

@@ -82,7 +82,7 @@ class ExpLLMConfig(PreTrainedConfig):
     temperature: float = 1.0
     """Divides the log-probabilities of labels, which calibrates them (Guo et al. 2017, Section 4.2)."""
     average_flipped: bool = False
-    """Whether probabilities of labels and estimates of action units are means over the image and its mirror image."""
+    """Whether the encoder's features and the action units are means over the image and its mirror image."""
     image: dict[str, Any] | None = None
     """Fields of `explllm.faces.pixels.ImagePreset`."""
     image_tokens: int = 256

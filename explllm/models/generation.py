@@ -89,7 +89,7 @@ def label_log_likelihoods(model: "ExpLLM", pixel_values: torch.Tensor) -> torch.
 
 
 def label_probabilities(model: "ExpLLM", pixel_values: torch.Tensor) -> torch.Tensor:
-    """Compute the probability of every label: likelihoods, normalized, averaged over mirror images, and calibrated.
+    """Compute the probability of every label: likelihoods, normalized and calibrated.
 
     Args:
         model: The model, with labels.
@@ -98,14 +98,7 @@ def label_probabilities(model: "ExpLLM", pixel_values: torch.Tensor) -> torch.Te
     Returns:
         (B, K) float32, with rows that sum to 1.
     """
-    if not model.config.average_flipped:
-        return _calibrate(model, label_log_likelihoods(model, pixel_values).softmax(1))
-
-    def average(pixels: torch.Tensor) -> torch.Tensor:
-        scores = score_labels(model, torch.cat(model.encode_both_sides(pixels)))
-        return scores.softmax(1).unflatten(0, (2, -1)).mean(0)
-
-    return _calibrate(model, _score_in_batches(model, pixel_values, average))
+    return _calibrate(model, label_log_likelihoods(model, pixel_values).softmax(1))
 
 
 def _calibrate(model: "ExpLLM", probabilities: torch.Tensor) -> torch.Tensor:
@@ -373,17 +366,11 @@ def prefill(model: "ExpLLM", decoder: Decoder, faces: Sequence[tuple[int, Face]]
     conversations = model.conversations
     pixel_values = torch.stack([pixels for _, (pixels, _) in faces])
     labels = [label for _, (_, label) in faces if label is not None]
-    mirrored: torch.Tensor | None = None
-    if labels or not model.config.average_flipped:
-        image_embeds = model.encode_image(pixel_values)
-    else:
-        image_embeds, mirrored = model.encode_both_sides(pixel_values)
+    image_embeds = model.encode_image(pixel_values)
     recognitions: list[Recognition | None] = [None] * len(faces)
     prefix, continues = conversations.encode_prompt(recognition()), False
     if not labels:
         probabilities = score_labels(model, image_embeds, decoder).softmax(1)
-        if mirrored is not None:
-            probabilities = (probabilities + score_labels(model, mirrored).softmax(1)) / 2
         recognitions = [Recognition.of(model.labels, row) for row in _calibrate(model, probabilities).tolist()]
         labels = [result.expression for result in recognitions if result is not None]
         continues = decoder.packs

@@ -19,7 +19,7 @@ from transformers.utils import ModelOutput
 from explllm.conversation.encoder import IGNORED
 from explllm.models.fast_linear import multiply
 
-_CHUNK = {"cpu": 2**23}
+_CHUNK = {"cpu": 2**22}
 _CHUNK_ON_GPU = 2**25
 """Logits computed at a time: on a CPU few enough for its cache, on a GPU enough to keep it busy."""
 
@@ -192,8 +192,8 @@ def chunk_bytes(tokens: int, vocabulary: int, dtype: torch.dtype, device: str = 
         Bytes.
     """
     rows = min(tokens, _rows_of_a_chunk(vocabulary, device))
-    # The float32 logits and their log-softmax, besides logits or gradients in another type.
-    return rows * vocabulary * (8 + (0 if dtype == torch.float32 else dtype.itemsize))
+    # Float32 probabilities, besides logits or gradients in another type.
+    return rows * vocabulary * (4 + (0 if dtype == torch.float32 else dtype.itemsize))
 
 
 def _rows_of_a_chunk(vocabulary: int, device: str) -> int:
@@ -248,17 +248,20 @@ class _ChunkedLoss(torch.autograd.Function):
                 rows = slice(start, start + size)
                 inputs, target, share = states[rows].to(dtype), targets[rows, None], weights[rows, None]
                 logits = multiply(inputs, matrix, None if bias is None else bias.to(dtype))
-                log_probabilities = logits.float().log_softmax(1)
                 places = labels - start
                 inside = (places >= 0) & (places < len(inputs))
                 label_logits = torch.where(inside[:, None], logits[places.clamp(0, len(inputs) - 1)], label_logits)
+                # In place: on a CPU, writing to new memory takes longer than the arithmetic.
+                probabilities = logits.float()
                 del logits
-                losses = (label_smoothing - 1) * log_probabilities.gather(1, target)
+                probabilities -= probabilities.amax(1, keepdim=True)
+                losses = (label_smoothing - 1) * probabilities.gather(1, target)
                 if label_smoothing:
-                    losses -= label_smoothing * log_probabilities.mean(1, keepdim=True)
-                loss += (share * losses).sum()
+                    losses -= label_smoothing * probabilities.mean(1, keepdim=True)
+                totals = probabilities.exp_().sum(1, keepdim=True)
+                loss += (share * (losses + totals.log())).sum()
                 # The gradient of the logits, without the token's weight: probability minus target.
-                gradient = log_probabilities.exp_()
+                gradient = probabilities.div_(totals)
                 if label_smoothing:
                     gradient -= label_smoothing / len(weight)
                 gradient.scatter_add_(1, target, torch.full_like(losses, label_smoothing - 1))

@@ -40,6 +40,7 @@ from explllm.models.vision import (
     UnitHead,
     add_drop_path,
     block_features,
+    mirror_grid,
     vision_shape,
 )
 
@@ -218,50 +219,36 @@ class ExpLLMNetwork(MultiPartModel, PreTrainedModel):
 
         `measured_units` (B, 24) replace the estimates in the `action_unit_tokens`, except where they are NaN.
         """
-        blocks, mirrored = self._encode_blocks(pixel_values), None
-        if self.config.average_flipped and self.action_unit_tokens is not None and not self.training:
-            mirrored = self._encode_blocks(pixel_values.flip(-1))[-1]
-        return self._project(pixel_values, blocks, mirrored, measured_units)
-
-    def encode_both_sides(self, pixel_values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Encode images and their mirror images as `encode_image` does with `average_flipped`, each of them only once.
-
-        Args:
-            pixel_values: (B, 3, H, W).
-
-        Returns:
-            The embeddings (B, N, D) of the images and of their mirror images.
-        """
-        both = torch.cat([pixel_values, pixel_values.flip(-1)])
-        blocks = self._encode_blocks(both)
-        mirrored = torch.cat(blocks[-1].chunk(2)[::-1])
-        first, second = self._project(both, blocks, mirrored)[0].chunk(2)
-        return first, second
-
-    def _encode_blocks(self, pixel_values: torch.Tensor) -> list[torch.Tensor]:
-        """Return the features of the encoder's earlier blocks, if the projector reads them, and those of the last."""
-        weights = next(self.vision.parameters())
-        pixel_values = pixel_values.to(device=weights.device, dtype=weights.dtype)
-        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.encoder_frozen):
-            return block_features(self.vision, pixel_values, *self._features, self.projector.reads_earlier_blocks)
-
-    def _project(
-        self,
-        pixel_values: torch.Tensor,
-        blocks: list[torch.Tensor],
-        mirrored: torch.Tensor | None,
-        measured_units: torch.Tensor | None = None,
-    ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Return the embeddings (B, N, D) and the estimated action units (B, 24) of encoded images.
-
-        `mirrored` are features of the mirror images, over which action units are averaged.
-        """
+        blocks, mirrored = self._encode_blocks(pixel_values)
         *earlier, features = blocks
+        if mirrored is not None:
+            *earlier, features = (
+                (block + mirror_grid(other)) / 2 for block, other in zip(blocks, mirrored, strict=True)
+            )
         tokens = self.projector(features, earlier, pixel_values.to(features))
         if self.action_unit_tokens is None:
             return tokens, None if self.action_unit_head is None else self.action_unit_head(tokens)
-        units, unit_tokens = self.action_unit_tokens(features, mirrored, measured_units)
+        # Units estimated from each side and then averaged are better than those of averaged features.
+        units, unit_tokens = self.action_unit_tokens(blocks[-1], mirrored[-1] if mirrored else None, measured_units)
         return torch.cat([tokens, unit_tokens.to(tokens.dtype)], dim=1), units
+
+    def _encode_blocks(self, pixel_values: torch.Tensor) -> tuple[list[torch.Tensor], list[torch.Tensor] | None]:
+        """Encode images, and with `average_flipped` in inference their mirror images too.
+
+        Returns:
+            For both, the features of the encoder's earlier blocks, if the projector reads them, and those of the last.
+        """
+        weights = next(self.vision.parameters())
+        pixel_values = pixel_values.to(device=weights.device, dtype=weights.dtype)
+        average = self.config.average_flipped and not self.training
+        if average:
+            pixel_values = torch.cat([pixel_values, pixel_values.flip(-1)])
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.encoder_frozen):
+            blocks = block_features(self.vision, pixel_values, *self._features, self.projector.reads_earlier_blocks)
+        if not average:
+            return blocks, None
+        sides = [block.chunk(2) for block in blocks]
+        return [side for side, _ in sides], [side for _, side in sides]
 
     @property
     def _features(self) -> tuple[int, Pooling]:

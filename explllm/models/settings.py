@@ -54,8 +54,8 @@ class NetworkSettings:
     the encoder, which needs ``model.action_unit_weight``. Explanations then follow the face more closely; the paper has
     no such tokens."""
     average_flipped: bool = False
-    """Average the probabilities of labels, and the estimates of `action_unit_tokens`, over each image and its mirror
-    image. Recognition takes twice as long."""
+    """Average the encoder's features, mirrored back, and the estimates of `action_unit_tokens` over each image and its
+    mirror image, except in training. The encoder takes twice as long."""
     vision_feature_layer: int = -1
     """Hidden state of the encoder that gives the features: -1 for the last, after the final norm; -2 as in LLaVA."""
     token_pooling: Pooling = "none"

@@ -111,6 +111,21 @@ def block_features(
     return blocks
 
 
+def mirror_grid(features: torch.Tensor) -> torch.Tensor:
+    """Mirror the features (B, N, C) of square images from left to right.
+
+    Raises:
+        ConfigError: If the tokens are not a square grid.
+    """
+    side = math.isqrt(features.shape[1])
+    if side**2 != features.shape[1]:
+        raise ConfigError(
+            f"average_flipped with {features.shape[1]} image tokens, which are not a square grid",
+            remedy="Set average_flipped to false, or choose another encoder.",
+        )
+    return features.unflatten(1, (side, side)).flip(2).flatten(1, 2)
+
+
 def vision_shape(
     config: PreTrainedConfig,
     image_size: int,

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+import torch
 import yaml
 
 from explllm.commands.lightning_cli import parse
@@ -23,6 +24,14 @@ def test_run_folder_by_default_is_named_after_the_configuration(explllm, small_s
     assert (tmp_path / "runs/mine/model").is_dir()
     again = explllm("fit", "--config", "mine.yaml", "--trainer.max_steps", 1, "--trainer.default_root_dir", "other")
     assert again.status == 0 and (tmp_path / "other/model").is_dir()
+
+
+def test_bfloat16_where_the_processor_has_instructions_for_it(explllm, small_config, tmp_path):
+    done = explllm("fit", "--config", small_config, "--trainer.precision", "bf16-mixed", "--trainer.max_steps", 1)
+    on_gpu = torch.accelerator.is_available()
+    expected = on_gpu or (torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    assert done.status == 0 and ("Note: float32 instead of bfloat16" not in done.out) == expected
+    assert "precision: bf16-mixed" in (tmp_path / "runs/small/config.yaml").read_text()
 
 
 def test_the_resolved_configuration_runs_again(explllm, small_config, tmp_path):
