@@ -3,12 +3,9 @@
 import json
 import os
 import shutil
-import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from multiprocessing import current_process
-from multiprocessing.util import get_temp_dir
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -152,22 +149,3 @@ def read_settings(path: Path) -> dict[str, Any]:
             remedy="Write them as `name: value`; see the shipped configurations.",
         )
     return settings
-
-
-def use_short_socket_folder() -> None:
-    """Keep the sockets of worker processes in the system's folder if the path in ``TMPDIR`` is too long for a socket.
-
-    Some clusters set such a path. The workers of a data loader would fail to send their batches, and the loader would
-    wait forever. Newer releases of Python do the same themselves.
-    """
-    longest = 103 - len("/pymp-12345678/listener-12345678")  # bytes in the path of a socket, on every system
-    config = vars(current_process()).get("_config", {})  # where Python keeps the folder once it exists
-    folder = config.get("tempdir") or tempfile.gettempdir()
-    if sys.platform == "win32" or len(os.fsencode(folder)) <= longest:
-        return
-    config.pop("tempdir", None)
-    configured, tempfile.tempdir = tempfile.tempdir, "/tmp"
-    try:
-        get_temp_dir()  # creates the folder once; processes started later use it too
-    finally:
-        tempfile.tempdir = configured

@@ -12,7 +12,6 @@ from torch.utils.data import DataLoader
 
 from explllm.conversation.encoder import ConversationEncoder
 from explllm.core.errors import ConfigError, ManifestError
-from explllm.core.files import use_short_socket_folder
 from explllm.core.manifest import Manifest
 from explllm.data.dataset import Collator, CotOrder, EvaluationDataset, ImageCache, TrainingDataset, face_source
 from explllm.data.mixture import (
@@ -26,6 +25,7 @@ from explllm.data.mixture import (
 )
 from explllm.data.preparation import Split, prepare
 from explllm.data.transforms import Augment
+from explllm.data.workers import outlive_first_signal, use_short_socket_folder
 from explllm.explanations.instructions import INSTRUCTION_KINDS
 from explllm.faces.crop import DEFAULT_MARGIN
 from explllm.faces.pixels import ImagePreset, ImageSource
@@ -395,10 +395,12 @@ class FaceDataModule(LightningDataModule):
         return (0, 1) if self.trainer is None else (self.trainer.global_rank, self.trainer.world_size)
 
     def _worker_options(self) -> dict[str, Any]:
+        pinned = self.trainer is not None and self.trainer.strategy.root_device.type == "cuda"
+        options: dict[str, Any] = {"num_workers": self.num_workers, "pin_memory": pinned}
         if self.num_workers:
             use_short_socket_folder()
-        pinned = self.trainer is not None and self.trainer.strategy.root_device.type == "cuda"
-        return {"num_workers": self.num_workers, "persistent_workers": self.num_workers > 0, "pin_memory": pinned}
+            options |= {"persistent_workers": True, "worker_init_fn": outlive_first_signal}
+        return options
 
 
 def check_share(name: str, share: float, inclusive: bool = False) -> None:

@@ -7,6 +7,7 @@ JSON line each, and answers with a line when all ranks of the job have ended.
 import contextlib
 import io
 import json
+import multiprocessing
 import os
 import signal
 import sys
@@ -18,14 +19,15 @@ from lightning_utilities.core.rank_zero import rank_zero_only
 
 
 class Terminate(Callback):
-    """A scheduler that ends the job: rank 0 receives a signal during an optimizer step."""
+    """A scheduler that ends the job: rank 0, and its data workers, receive a signal during an optimizer step."""
 
     def __init__(self, step: int) -> None:
         self.step = step
 
     def on_train_batch_start(self, trainer, *_):
         if trainer.is_global_zero and trainer.global_step == self.step - 1:
-            os.kill(os.getpid(), signal.SIGTERM)
+            for process in [*multiprocessing.active_children(), multiprocessing.current_process()]:
+                os.kill(process.pid, signal.SIGTERM)
 
 
 class KillRank(Callback):

@@ -191,6 +191,16 @@ def step_of(path):
 
 
 @pytest.mark.slow
+def test_a_signal_to_all_processes_of_a_job_leaves_a_checkpoint(small_config, launched, tmp_path):
+    """As Slurm sends it: to the data worker too, which the run needs to finish its step."""
+    stop = json.dumps({"class_path": "ranks.Terminate", "init_args": {"step": 4}})
+    fit = ("fit", "--config", small_config, "--run_dir", "run", "--data.num_workers", 1, "--trainer.callbacks+", stop)
+    status, err = launched(tmp_path, *fit, *RUN)
+    assert status == 143 and err.endswith("--ckpt_path last resumes from step 4.\n"), err[-3000:]
+    assert step_of(tmp_path / "run/checkpoints/last.ckpt") == 4
+
+
+@pytest.mark.slow
 def test_kill_9_and_resume(explllm, small_config, launched, tmp_path):
     """A process killed while it writes a checkpoint, in the middle of an epoch: resumed, it equals an unbroken run."""
     fit = ("fit", "--config", small_config, "--trainer.max_epochs", 5, "--checkpoint_every_n_steps", 3, "--run_dir")
