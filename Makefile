@@ -35,7 +35,7 @@ model: install
 	mkdir -p explllm/pretrained/pocket
 	cp runs/pocket_half/* explllm/pretrained/pocket
 
-# Run the linters in parallel with the tests: mypy uses one process.
+# Run the linters in parallel with the tests.
 test: install
 	$(MAKE) --jobs=2 lint suite
 
@@ -50,7 +50,7 @@ smoke: install
 lint: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy
+	$(BIN)/pyrefly check
 
 docs: install
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --config-file docs/mkdocs.yml

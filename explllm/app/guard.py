@@ -50,7 +50,7 @@ class Connection(H11Protocol):
 
     _timer: asyncio.TimerHandle | None = None
 
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+    def connection_made(self, transport: asyncio.Transport) -> None:
         """Start the timer for the first request."""
         super().connection_made(transport)
         self._timer = self.loop.call_later(self.seconds, self._close)

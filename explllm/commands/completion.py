@@ -69,4 +69,4 @@ def _add_options(parser: argparse.ArgumentParser, function: Callable[..., Any]) 
 
 def _complete_files(action: argparse.Action) -> None:
     if action.choices is None:
-        action.complete = shtab.FILE  # type: ignore[attr-defined]
+        action.complete = shtab.FILE  # pyrefly: ignore[missing-attribute]

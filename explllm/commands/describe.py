@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 from explllm.commands.parser import Option
 
@@ -55,7 +55,7 @@ def _print(result: Description, as_json: bool) -> None:
     from explllm.core.console import print_table
 
     if as_json:
-        values = {**asdict(result), "trainable": result.trainable}
+        values: dict[str, Any] = {**asdict(result), "trainable": result.trainable}
         values["memory"] = [
             {**asdict(row), "total": row.total, "gpu": row.gpu, "suggested_micro_batch": row.suggested_micro_batch}
             for row in result.memory

@@ -170,7 +170,7 @@ class ExpLLMCLI(LightningCLI):
         self.stage, self.recorded = stage, recorded
         super().__init__(LightningModule, LightningDataModule, **options)
 
-    def subcommands(self) -> dict[str, set[str]]:  # type: ignore[override]
+    def subcommands(self) -> dict[str, set[str]]:
         """Return only this stage: building the parsers of all four takes seconds."""
         return {self.stage: LightningCLI.subcommands()[self.stage]}
 
@@ -180,16 +180,16 @@ class ExpLLMCLI(LightningCLI):
 
     def _set_seed(self) -> None:
         """Seed everything; for a seed out of range, Lightning would raise NumPy's error."""
-        seed = self.config[self.subcommand].get("seed_everything")
+        seed = self.config[self.stage].get("seed_everything")
         if type(seed) is int and not 0 <= seed < 2**32:
             raise ConfigError(f"--seed_everything is {seed}", remedy="Use 0 to 4294967295.")
         super()._set_seed()
 
     def before_instantiate_classes(self) -> None:
         """Set the run folder and the checkpoint to resume from or to evaluate."""
-        config = self.config[self.subcommand]
+        config = self.config[self.stage]
         if self.recorded is not None:
-            text = self._parser(self.subcommand).dump(config, skip_none=False)
+            text = self._parser(self.stage).dump(config, skip_none=False)
             self.recorded.check(yaml.safe_load(text))
         check_trainer(config.trainer, self.stage == "fit")
         config.run_dir = config.run_dir or config.trainer.default_root_dir or f"runs/{_stem(config)}"
@@ -260,8 +260,8 @@ class ExpLLMCLI(LightningCLI):
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Make the trainer with the run folder's callbacks and logger."""
-        config, fitting = self.config[self.subcommand], self.stage == "fit"
-        options = {**self._get(self.config_init, "trainer", default={}), **kwargs}
+        config, fitting = self.config[self.stage], self.stage == "fit"
+        options = {**self._get(self.config_init, "trainer", default={}), **kwargs}  # pyrefly: ignore[bad-argument-type]
         if options["precision"] in ("bf16", "bf16-mixed") and is_slow_in_bfloat16(options["accelerator"]):
             options["precision"] = "32-true"
             note = "Note: float32 instead of bfloat16, for which this processor has no instructions."

@@ -267,7 +267,8 @@ def _read(
     try:
         picture.source = inputs.source(path)
         photograph = picture.photograph = _load(picture.source)
-        picture.boxes, picture.crops, crops = [None], [photograph], [photograph]
+        picture.boxes = [None]
+        picture.crops, crops = [photograph], [photograph]
         detections = [] if detector is None else detector.detect(photograph)
         if detector is not None and not (options.detector == AUTO and is_face_crop(photograph, detections)):
             faces = select_faces(detections, options.which, photograph.size)

@@ -69,7 +69,7 @@ def load_tokenizer(name: str | PathLike[str], chat_format: str, revision: str | 
             where=str(name),
             remedy="Pass a folder with a tokenizer, or the name of a Hugging Face model that this machine can reach.",
         ) from error
-    return prepare_tokenizer(tokenizer, chat_format)
+    return prepare_tokenizer(tokenizer, chat_format)  # pyrefly: ignore[bad-argument-type]
 
 
 def train_tokenizer(

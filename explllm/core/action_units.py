@@ -165,7 +165,7 @@ def parse_unit_names(names: str) -> list[int]:
     return [NAMES.index(name) for name in units]
 
 
-def check_action_units(values: Sequence[float], where: str | PathLike[str] | None = None) -> list[float]:
+def check_action_units(values: Sequence[float | str], where: str | PathLike[str] | None = None) -> list[float]:
     """Validate intensities in FEAFA order and return them as 24 finite floats; `where` they come from, for errors.
 
     Raises:

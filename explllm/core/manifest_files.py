@@ -127,7 +127,7 @@ def _write_csv(chunks: Chunks, path: Path) -> None:
     with path.open("w", encoding="utf-8", newline="") as stream:
         for number, part in enumerate(chunks()):
             # dtype=object, because pandas would convert integers with missing values to floats.
-            cells = {name: pd.Series(map(encoded, part[name]), dtype=object) for name in part}
+            cells = {name: pd.Series([encoded(cell) for cell in part[name]], dtype=object) for name in part}
             pd.DataFrame(cells).to_csv(stream, index=False, header=number == 0)
 
 

@@ -66,7 +66,7 @@ class UnitLabels:
 
     def labeled(self) -> np.ndarray:
         """Return which rows have a label of at least one FEAFA or FACS unit: (rows,) bool."""
-        return ~np.isnan(self.action_units).all(1) | (~np.isnan(self.facs)).any(1)
+        return ~np.all(np.isnan(self.action_units), 1) | np.any(~np.isnan(self.facs), 1)
 
 
 class TrainingUnits(Dataset[UnitSample]):
@@ -97,7 +97,7 @@ class TrainingUnits(Dataset[UnitSample]):
         """Return the number of training rows."""
         return len(self.rows)
 
-    def __getitem__(self, spec: SampleSpec) -> UnitSample:
+    def __getitem__(self, spec: SampleSpec) -> UnitSample:  # pyrefly: ignore[bad-override-param-name]
         """Return a sample. A row with an unreadable image is recorded in the sample and replaced by the next row.
 
         After more than `max_unreadable` unreadable images, the sample has no face, and the training step raises.
@@ -222,7 +222,7 @@ class ActionUnitData(FaceDataModule):
             InputError: If no row has labels, or the settings differ from those of the resumed run.
         """
         frame, labels = self._split("train"), self.labels
-        has_units = ~np.isnan(labels.action_units).all(1)
+        has_units = ~np.all(np.isnan(labels.action_units), 1)
         rows = [int(row) for row in frame.index if has_units[row]]
         if not rows:
             raise ManifestError(

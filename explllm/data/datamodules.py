@@ -93,7 +93,8 @@ class CaptionedImages(FaceDataModule):
             **settings: See `FaceDataModule`.
         """
         super().__init__(**settings)
-        self.root, self.conversation_kind = root, "captions"
+        self.root = root
+        self.conversation_kind = "captions"
 
     def read(self) -> Manifest:
         """Read the list of captions."""

@@ -215,7 +215,7 @@ class TrainingDataset(Dataset[Sample]):
         """Return the number of training rows."""
         return len(self.rows)
 
-    def __getitem__(self, spec: SampleSpec) -> Sample:
+    def __getitem__(self, spec: SampleSpec) -> Sample:  # pyrefly: ignore[bad-override-param-name]
         """Return a conversation. A row with an unreadable image is recorded in the sample and replaced by the next row.
 
         After more than `max_unreadable` unreadable images, the sample has no face, and the training step raises. An

@@ -246,7 +246,7 @@ def _read_action_units(path: Path) -> dict[str, list[float | None]]:
             measured = [cell is None or cell.strip().lower() not in ("", "nan") for cell in cells]
             try:
                 values = check_action_units(
-                    [cell if known else 0.0 for cell, known in zip(cells, measured, strict=True)],  # type: ignore[misc]
+                    [cell if known else 0.0 for cell, known in zip(cells, measured, strict=True)],
                     where,
                 )
             except InputError as error:

@@ -153,7 +153,7 @@ def _released_steps(size: int) -> Any:
     """Return the released transforms for images of `size` x `size` pixels."""
     scale = size / 224
     shift = round(12 * scale)
-    blur = tuple(max(3, 2 * round((pixels * scale - 1) / 2) + 1) for pixels in (5, 9))  # kernels have odd sizes
+    low, high = (max(3, 2 * round((pixels * scale - 1) / 2) + 1) for pixels in (5, 9))  # kernels have odd sizes
     light = {name: (0.75, 1.25) for name in ("brightness", "contrast", "saturation")}
     jitter = albumentations.ColorJitter(**light, hue=(-0.1, 0.1), p=1)
     gray = albumentations.Compose([albumentations.ToGray(p=0.2)], p=1)
@@ -169,7 +169,7 @@ def _released_steps(size: int) -> Any:
         interpolation=cv2.INTER_NEAREST,
         p=1,
     )
-    gaussian_blur = albumentations.GaussianBlur(blur_limit=blur, sigma_limit=(0.1 * scale, 2.0 * scale), p=1)
+    gaussian_blur = albumentations.GaussianBlur(blur_limit=(low, high), sigma_limit=(0.1 * scale, 2.0 * scale), p=1)
     return albumentations.Compose(
         [
             albumentations.OneOf([jitter, gray], p=1),

@@ -161,7 +161,7 @@ def sample_action_units(expression: Expression, rng: np.random.Generator) -> NDA
         side, other = ("Left", "Right") if rng.random() < 0.5 else ("Right", "Left")
         units[NAMES.index(f"{side} {name}")] = rng.uniform(low, high)
         units[NAMES.index(f"{other} {name}")] = rng.uniform(0.0, NOISE)
-    return np.round(np.clip(units, 0.0, 1.0), 4)
+    return np.clip(units, 0.0, 1.0).round(4)
 
 
 def _set(units: NDArray[np.float64], name: str, value: float, rng: np.random.Generator, *, lowest: float) -> None:

@@ -76,7 +76,7 @@ def draw_face(action_units: Sequence[float], identity: Identity, scene: Scene, s
     draw_hair(canvas, identity)
     draw_glasses(canvas, identity)
     small = cv2.resize(canvas.image, (size, size), interpolation=cv2.INTER_AREA)
-    return _photograph(np.asarray(small), scene)
+    return _photograph(np.asarray(small, np.uint8), scene)
 
 
 def _photograph(image: Image, scene: Scene) -> Image:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 from explllm.core.expressions import Expression
 from explllm.explanations.chain_of_thought import MAX_WORDS, ChainOfThought
@@ -103,4 +104,5 @@ def quality(records: Iterable[Record]) -> Quality:
         sums[name] /= max(sums["grounded"], 1)
     sums["intensity_agreement"] /= max(agreements, 1)
     means = ("mean_words", "precision", "recall", "intensity_agreement")
-    return Quality(**{name: value if name in means else int(value) for name, value in sums.items()})  # type: ignore[arg-type]
+    fields: dict[str, Any] = {name: value if name in means else int(value) for name, value in sums.items()}
+    return Quality(**fields)

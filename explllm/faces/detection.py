@@ -99,12 +99,10 @@ class DetectionJob:
     def _result(self, item: ImageRows, detector: FaceDetector) -> Result:
         try:
             if self.crops is None:
-                image = load_reduced(item.path, 2 * detector.size)
+                faces = list(self._faces(item, load_reduced(item.path, 2 * detector.size), detector))
             else:
                 whole = load_image(item.path)
-                image = to_reduced(whole)
-            faces = list(self._faces(item, image, detector))
-            if self.crops is not None:
+                faces = list(self._faces(item, to_reduced(whole), detector))
                 self._write_crops(item.image, whole, faces)
         except Exception as error:
             return failure(self, item, error)

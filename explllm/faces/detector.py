@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -198,7 +199,7 @@ def _check_outputs(session: InferenceSession, size: int, file: Path) -> None:
     value = session.get_inputs()[0]
     kind = np.float16 if value.type == "tensor(float16)" else np.float32
     try:
-        outputs = session.run(None, {value.name: np.zeros((1, 3, size, size), kind)})
+        outputs: Sequence[Any] = session.run(None, {value.name: np.zeros((1, 3, size, size), kind)})
     except Exception as error:  # onnxruntime's errors have no common base class
         raise _not_scrfd(f"it cannot run on {size} x {size} pixels", file) from error
     levels = _OUTPUTS[len(outputs)][0]

@@ -266,7 +266,7 @@ def _reasoning(manifest: Manifest, texts: Sequence[str | None], judge: str) -> d
         **metrics,
     }
     judged = find_judge(judge)
-    references = list(frame.get("cot", [None] * faces))
+    references: list[Any] = list(frame.get("cot", [None] * faces))
     pairs = [(str(texts[number]), references[number]) for number in written if isinstance(references[number], str)]
     if isinstance(judged, RuleJudge) and pairs:
         scores = exp_cot_score(judged.compare(mine, theirs) for mine, theirs in pairs)

@@ -9,6 +9,7 @@ import json
 import warnings
 from os import PathLike
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -129,6 +130,6 @@ def onnx_difference(model: ActionUnitRegressor, path: str | PathLike[str], pixel
     session = open_session(Path(path), "cpu")
     with torch.no_grad():
         expected = model(pixel_values).numpy()
-    single = [session.run(None, {INPUT: image[None].numpy()})[0] for image in pixel_values[:3]]
+    single: list[Any] = [session.run(None, {INPUT: image[None].numpy()})[0] for image in pixel_values[:3]]
     [together] = session.run(None, {INPUT: pixel_values.numpy()})
     return float(max(np.abs(np.concatenate(single) - expected[:3]).max(), np.abs(together - expected).max()))

@@ -53,6 +53,7 @@ class RegressorConfig(PreTrainedConfig):
     """The configuration saved with an `ActionUnitRegressor`."""
 
     model_type = "explllm_action_units"
+    # pyrefly: ignore[bad-override]
     sub_configs = {"vision_config": AutoConfig}  # noqa: RUF012  (the form that transformers expects)
 
     vision_config: Any = None
@@ -271,7 +272,11 @@ def build_regressor_on_meta(settings: RegressorSettings) -> ActionUnitRegressor:
         ConfigError: If a part is unknown, or parts do not fit each other.
     """
     vision, _ = part_config(architecture(settings.vision), settings.vision_revision, "vision")
-    fields = {**vars(settings), "vision": config_fields(vision_tower_config(vision)), "vision_revision": None}
+    fields: dict[str, Any] = {
+        **vars(settings),
+        "vision": config_fields(vision_tower_config(vision)),
+        "vision_revision": None,
+    }
     config = regressor_config(RegressorSettings(**fields))
     with torch.device("meta"):
         return ActionUnitRegressor(config)

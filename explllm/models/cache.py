@@ -63,7 +63,8 @@ class SlotCache(Cache):
 
     def __init__(self, rows: int, capacity: int) -> None:
         """Reserve rows and columns; the memory is allocated in the first pass."""
-        super().__init__(layer_class_to_replicate=functools.partial(_SlotLayer, self))  # type: ignore[arg-type]
+        # pyrefly: ignore[bad-argument-type]
+        super().__init__(layer_class_to_replicate=functools.partial(_SlotLayer, self))
         self.size = rows, capacity
         self.rows, self.columns, self.width = slice(0, 0), torch.empty(0, 0, dtype=torch.long), 0
 

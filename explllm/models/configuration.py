@@ -35,6 +35,7 @@ class ExpLLMConfig(PreTrainedConfig):
     """Everything that `ExpLLM` needs besides its weights. `explllm.models.build.build_config` creates one."""
 
     model_type = "explllm"
+    # pyrefly: ignore[bad-override]
     sub_configs = {"vision_config": AutoConfig, "text_config": AutoConfig}  # noqa: RUF012  (the form that transformers expects)
 
     architecture: Architecture = "expllm"
@@ -214,13 +215,13 @@ def _check_values(config: PreTrainedConfig) -> None:
     fields = {name: getattr(config, name) for name in inspect.get_annotations(type(config))}
     _check_types(type(config), fields)
     for name, value in fields.items():
-        if name in ("vision_config", "text_config") and not isinstance(value, PreTrainedConfig):
-            raise ValueError(f"{name} is {reprlib.repr(value)}")
         if name in ("image_tokens", "vision_width", "projector_layers", "head_width") and value < 1:
             raise ValueError(f"{name} is {value}")
         if name in _SETTINGS and value is not None:
             _check_types(_SETTINGS[name], value, f"{name}.")
             _SETTINGS[name](**value)
+        if name in ("vision_config", "text_config") and not isinstance(value, PreTrainedConfig):
+            raise ValueError(f"{name} is {reprlib.repr(value)}")
     if fields.get("temperature", 1.0) <= 0:
         raise ValueError(f"temperature is {fields['temperature']}")
     labels = fields.get("labels") or []

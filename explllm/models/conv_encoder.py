@@ -35,7 +35,7 @@ class ConvNorm(nn.Sequential):
     def __init__(self, channels_in: int, channels: int) -> None:
         super().__init__(nn.Conv2d(channels_in, channels, 3, padding=1, bias=False), nn.BatchNorm2d(channels))
 
-    def forward(self, features: torch.Tensor) -> torch.Tensor:
+    def forward(self, features: torch.Tensor) -> torch.Tensor:  # pyrefly: ignore[bad-override-param-name]
         """Map (B, C, H, W) to (B, C', H, W)."""
         conv, norm = self
         assert isinstance(norm, nn.BatchNorm2d) and norm.running_mean is not None and norm.running_var is not None
@@ -84,7 +84,7 @@ class ConvEncoder(PreTrainedModel):
             )
         )
         # With channels last, convolutions on a CPU take about half the time.
-        self.blocks.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.blocks.to(memory_format=torch.channels_last)  # pyrefly: ignore[no-matching-overload]
         self.post_init()
 
     @torch.no_grad()

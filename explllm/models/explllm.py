@@ -94,9 +94,7 @@ class ExpLLM(ExpLLMNetwork):
         return [Recognition.of(self.labels, row) for row in probabilities.tolist()]
 
     @overload
-    def explain(  # type: ignore[overload-overlap]
-        self, images: ImageSource, max_new_tokens: int = ..., batch_size: int = ...
-    ) -> ChainOfThought: ...
+    def explain(self, images: ImageSource, max_new_tokens: int = ..., batch_size: int = ...) -> ChainOfThought: ...
 
     @overload
     def explain(
@@ -197,7 +195,7 @@ class ExpLLM(ExpLLMNetwork):
         if not self.labels:
             raise ConfigError("the model has no labels", remedy="Set `labels` in its config.json.")
 
-    def save_pretrained(  # type: ignore[override]
+    def save_pretrained(  # pyrefly: ignore[bad-override]
         self,
         save_directory: str | PathLike[str],
         *,
@@ -225,7 +223,7 @@ class ExpLLM(ExpLLMNetwork):
         if push_to_hub:
             storage.upload(save_directory, repo_id or Path(save_directory).name, private, token)
 
-    def push_to_hub(  # type: ignore[override]
+    def push_to_hub(
         self,
         repo_id: str,
         *,
@@ -244,7 +242,7 @@ class ExpLLM(ExpLLMNetwork):
             return storage.upload(Path(temporary, "model"), repo_id, private, token)
 
     @classmethod
-    def from_pretrained(  # type: ignore[override]
+    def from_pretrained(
         cls,
         pretrained_model_name_or_path: str | PathLike[str] | None = None,
         *,

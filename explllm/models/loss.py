@@ -281,7 +281,7 @@ class _ChunkedLoss(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, scale: torch.Tensor, _: Any) -> Any:
+    def backward(ctx: Any, scale: torch.Tensor, _: Any) -> Any:  # pyrefly: ignore[bad-override]
         """Scale the gradients of states, output weights and bias."""
         scaled = [
             None if gradient is None else (gradient * scale).to(dtype)

@@ -326,6 +326,7 @@ class ExpLLMNetwork(MultiPartModel, PreTrainedModel):
             return ExpLLMOutput(action_units=units, expression_logits=expression_logits)
         embeds = self.embed(input_ids, image_embeds)  # (B, T, D)
         inputs: dict[str, Any] = {"inputs_embeds": embeds, "attention_mask": attention_mask, "use_cache": False}
+        tokens = None
         if packed:
             tokens = torch.ones_like(input_ids, dtype=torch.bool) if attention_mask is None else attention_mask.bool()
             inputs |= self._packed(embeds, tokens)
@@ -335,7 +336,7 @@ class ExpLLMNetwork(MultiPartModel, PreTrainedModel):
         else:
             logits = self.language.base_model(**inputs).last_hidden_state
             head = self.language.get_output_embeddings()
-        if packed:
+        if tokens is not None:
             logits = logits.new_zeros(*tokens.shape, logits.shape[-1]).masked_scatter(tokens.unsqueeze(-1), logits)
         if labels is None:
             if logits_at_labels_only or training_loss:

@@ -84,7 +84,7 @@ class NetworkSettings:
         A pretrained encoder or language model other than the preset's keeps its own preprocessing and chat template.
         """
         preset = PRESETS[self.preset]
-        values = {item.name: getattr(self, item.name) for item in fields(self)}
+        values: dict[str, Any] = {item.name: getattr(self, item.name) for item in fields(self)}
         values = {name: value for name, value in values.items() if value is not None}
         if isinstance(self.vision, str) and self.vision != preset.vision:
             values = {"image_preset": NATIVE, **values}

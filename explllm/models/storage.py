@@ -181,13 +181,13 @@ def load(
         model.drafts = Drafts.from_tensors(read_weights(folder / DRAFTS))
     if device_map is not None:
         if language is None:
-            return model.to(_single_device(device_map))  # type: ignore[arg-type]
+            return model.to(_single_device(device_map))  # pyrefly: ignore[bad-argument-type]
         embeddings = cast(torch.Tensor, language.get_input_embeddings().weight)
         for name, part in model.parts().items():
             if name != "language":
                 part.module.to(embeddings.device)
         return model
-    return model if device is None else model.to(device)  # type: ignore[arg-type]
+    return model if device is None else model.to(device)  # pyrefly: ignore[bad-argument-type]
 
 
 def dtype_by_name(name: str | None) -> torch.dtype | None:

@@ -195,7 +195,7 @@ class Projector(nn.Sequential):
             modules += [nn.GELU(), nn.Linear(width_out, width_out)]
         super().__init__(*modules)
 
-    def forward(
+    def forward(  # pyrefly: ignore[bad-override]
         self, features: torch.Tensor, earlier: Sequence[torch.Tensor] = (), pixels: torch.Tensor | None = None
     ) -> torch.Tensor:
         """Map features to embeddings of the language model.

@@ -64,8 +64,8 @@ def model_from_checkpoint(path: str | os.PathLike[str]) -> ExpLLM | ActionUnitRe
     fields = checkpoint["network"]
     model: ExpLLM | ActionUnitRegressor
     if checkpoint["task"] == "ActionUnitTask":
-        lora = LoraSettings(**fields["vision_lora"])
-        regressor = regressor_config(RegressorSettings(**{**fields, "vision_lora": lora}))
+        values: dict[str, Any] = {**fields, "vision_lora": LoraSettings(**fields["vision_lora"])}
+        regressor = regressor_config(RegressorSettings(**values))
         _set_metadata(regressor, checkpoint)
         model = build_regressor(regressor)
     else:
@@ -265,5 +265,5 @@ class BestCheckpoint(Checkpoint):
         if trainer.current_epoch < getattr(pl_module, "first_selectable_epoch", 0):
             return
         if self._best is None or float(value) >= self._best:
-            self._best = pl_module.best_value = float(value)  # type: ignore[assignment]
+            self._best = pl_module.best_value = float(value)  # pyrefly: ignore[bad-argument-type]
             trainer.save_checkpoint(self.path, weights_only=True)

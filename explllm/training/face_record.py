@@ -63,7 +63,8 @@ def training_faces(faces: Manifest, init_from: Any = None, checkpoint: Any = Non
     table = face_table(faces)[faces.frame["split"].isin(["train", "val"]).to_numpy()].assign(time=time.time(), gap=gap)
     if not earlier:
         return table
-    merged = pd.concat([*earlier, table], ignore_index=True)
+    records = [*earlier, table]
+    merged = pd.concat(records, ignore_index=True)
     # Of equal rows the earliest is kept: it knows best which images have changed.
     repeated = merged.drop(columns="time").assign(box=merged["box"].map(str)).duplicated()
     return merged[~repeated].reset_index(drop=True)

@@ -230,7 +230,8 @@ def _describe_regressor(config: Namespace, images: int | None, gpus: int) -> Des
     network, data = config.model.init_args.network, config.data.init_args
     if not isinstance(network, RegressorSettings):
         fields = _plain(network)
-        network = RegressorSettings(**{**fields, "vision_lora": LoraSettings(**_plain(fields["vision_lora"]))})
+        values: dict[str, Any] = {**fields, "vision_lora": LoraSettings(**_plain(fields["vision_lora"]))}
+        network = RegressorSettings(**values)
     built = build_regressor_on_meta(network)
     count, source = (images, "given") if images else _images(config)
     steps = warmup = None

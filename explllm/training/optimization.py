@@ -86,7 +86,7 @@ def build_optimizer(
         groups, lr=settings.learning_rate, betas=(settings.beta1, settings.beta2), eps=settings.epsilon
     )
     if 0 < first_phase < total_steps:
-        phases = [
+        phases: list[LRScheduler] = [
             get_cosine_schedule_with_warmup(optimizer, warmup_steps(settings, steps), steps)
             for steps in (first_phase, total_steps - first_phase)
         ]

@@ -59,7 +59,7 @@ def explain_sample(
     Returns:
         Explained faces by row, without the faces that cannot be read.
     """
-    data: Any = trainer.datamodule  # type: ignore[attr-defined]
+    data: Any = trainer.datamodule  # pyrefly: ignore[missing-attribute]
     faces = data.frame("val")
     rows = fixed_sample(faces if require is None else faces.dropna(subset=require), number)
     if module.explained_sample.step != trainer.global_step:

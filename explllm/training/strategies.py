@@ -106,7 +106,7 @@ class FSDP2Strategy(ModelParallelStrategy):
 
     def _model_of_task(self) -> MultiPartModel:
         assert self.lightning_module is not None
-        model: MultiPartModel = self.lightning_module.model  # type: ignore[assignment]
+        model: MultiPartModel = self.lightning_module.model  # pyrefly: ignore[bad-assignment]
         return model
 
 

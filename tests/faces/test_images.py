@@ -87,7 +87,8 @@ def test_heic_photographs(picture, tmp_path, monkeypatch):
     heif = pytest.importorskip("pillow_heif", reason='no pillow-heif: pip install "explllm[heif]"')
     heif.from_pillow(Image.fromarray(picture)).save(tmp_path / "photo.HEIC", quality=95)
     content = (tmp_path / "photo.HEIC").read_bytes()
-    # Another test may have registered the reader.
+    # Another test may have registered the reader. PIL registers its own readers only once, so before the lists change.
+    Image.init()
     monkeypatch.setattr(Image, "OPEN", {name: reader for name, reader in Image.OPEN.items() if name != "HEIF"})
     monkeypatch.setattr(Image, "ID", [name for name in Image.ID if name != "HEIF"])
     with monkeypatch.context() as missing:

@@ -53,7 +53,7 @@ def read_feafa(
                 text = file.read_text(encoding="utf-8-sig")
             except UnicodeDecodeError:
                 raise ManifestError("not a text file", remedy="Unpack it again.") from None
-            units = check_action_units(text.replace(",", " ").split())  # type: ignore[arg-type]
+            units = check_action_units(text.replace(",", " ").split())
             source.add(
                 _image(source, file),
                 split=split_of(person, splits),

@@ -100,7 +100,7 @@ class OnnxRegressor(Estimator):
     def _find_output(self, path: Path) -> int:
         """Run the model once and return the index of the output that holds the intensities."""
         try:
-            outputs = self.session.run(None, {self._input: self._blank(self.batch_size)})
+            outputs: Sequence[Any] = self.session.run(None, {self._input: self._blank(self.batch_size)})
         except Exception as error:  # onnxruntime's errors have no common base class
             raise CheckpointError(
                 f"a model that cannot run on {self.preset.size} x {self.preset.size} pixels",
@@ -127,8 +127,8 @@ class OnnxRegressor(Estimator):
             pixels = self._blank(len(part) if self._dynamic_batch else self.batch_size)
             for place, image in enumerate(part):
                 pixels[place] = self.preset(image).numpy()
-            values = self.session.run(None, {self._input: pixels})[self._output][: len(part)]
-            for row in np.asarray(values, dtype=np.float64):
+            outputs: Sequence[Any] = self.session.run(None, {self._input: pixels})
+            for row in np.asarray(outputs[self._output][: len(part)], dtype=np.float64):
                 results.append([float(value) for value in np.clip(row, 0, 1)] if np.isfinite(row).all() else None)
         return results
 

@@ -193,7 +193,7 @@ def fill_unmeasured(intensities: Intensities) -> list[float]:
 
 def _options_of(cls: type[Estimator], include_runtime: bool = False) -> dict[str, tuple[Any, str]]:
     """Return the type and description of each option of an estimator class."""
-    # mypy sees the constructor of the base class only.
+    # A type checker sees the constructor of the base class only.
     constructor: Any = cls.__init__
     hints = get_type_hints(constructor)
     described = {item.arg_name: item.description or "" for item in parse(inspect.getdoc(constructor) or "").params}

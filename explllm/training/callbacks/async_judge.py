@@ -101,7 +101,7 @@ class AsyncJudge(Callback):
         self._tasks: set[asyncio.Task[Any] | None] = set()
         self._warned = False
 
-    def on_fit_start(self, trainer: Trainer, pl_module: ExpLLMTask) -> None:  # type: ignore[override]
+    def on_fit_start(self, trainer: Trainer, pl_module: ExpLLMTask) -> None:  # pyrefly: ignore[bad-override]
         """Start the background thread on rank 0."""
         if not trainer.is_global_zero:
             return
@@ -112,11 +112,11 @@ class AsyncJudge(Callback):
         self._thread.start()
         self._judge = self._submit(self._open())
 
-    def on_validation_end(self, trainer: Trainer, pl_module: ExpLLMTask) -> None:  # type: ignore[override]
+    def on_validation_end(self, trainer: Trainer, pl_module: ExpLLMTask) -> None:  # pyrefly: ignore[bad-override]
         """Generate the sample's chains of thought and request judgments."""
         if trainer.sanity_checking or trainer.state.fn != "fit":
             return
-        frame = trainer.datamodule.frame("val")  # type: ignore[attr-defined]
+        frame = trainer.datamodule.frame("val")  # pyrefly: ignore[missing-attribute]
         # On every rank: under FSDP2 each must take part in every forward pass.
         faces = explain_sample(trainer, pl_module, self.faces, require="cot") if "cot" in frame else {}
         if self._loop is None:
@@ -133,13 +133,13 @@ class AsyncJudge(Callback):
         else:
             self._warn("no validation face has a reference chain of thought")
 
-    def on_train_batch_end(  # type: ignore[override]
+    def on_train_batch_end(  # pyrefly: ignore[bad-override]
         self, trainer: Trainer, pl_module: ExpLLMTask, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Log the scores that have arrived."""
         self._collect(trainer)
 
-    def on_fit_end(self, trainer: Trainer, pl_module: ExpLLMTask) -> None:  # type: ignore[override]
+    def on_fit_end(self, trainer: Trainer, pl_module: ExpLLMTask) -> None:  # pyrefly: ignore[bad-override]
         """Wait a limited time for pending scores; report missing ones and write the last scores to the metrics."""
         if self._loop is None:
             return
@@ -169,7 +169,8 @@ class AsyncJudge(Callback):
                 self._run_dir / METRICS_FILE, {**metrics, "judge/step": scored[-1].step, "judge/name": judge_name}
             )
 
-    def on_exception(self, trainer: Trainer, pl_module: ExpLLMTask, exception: BaseException) -> None:  # type: ignore[override]
+    # pyrefly: ignore[bad-override]
+    def on_exception(self, trainer: Trainer, pl_module: ExpLLMTask, exception: BaseException) -> None:
         """Stop the background thread."""
         self._close()
 

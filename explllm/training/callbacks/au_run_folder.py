@@ -32,7 +32,7 @@ class ActionUnitRunFolder(BaseRunFolder):
 
     model_results = (METRICS_FILE, PREDICTIONS_FILE, BY_UNIT, ONNX)
 
-    def on_fit_end(self, trainer: Trainer, pl_module: ActionUnitTask) -> None:  # type: ignore[override]
+    def on_fit_end(self, trainer: Trainer, pl_module: ActionUnitTask) -> None:  # pyrefly: ignore[bad-override]
         """Write the model and its metrics, then the ONNX file: if the export fails, the others are already saved."""
         super().on_fit_end(trainer, pl_module)
         if self._writes_model(trainer):
@@ -40,16 +40,18 @@ class ActionUnitRunFolder(BaseRunFolder):
             if pl_module.last_loss is not None:
                 update_json(self.run_dir / METRICS_FILE, {"fit/onnx_difference": difference})
 
-    def on_validation_epoch_end(self, trainer: Trainer, pl_module: ActionUnitTask) -> None:  # type: ignore[override]
+    # pyrefly: ignore[bad-override]
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: ActionUnitTask) -> None:
         """Write and print the metrics, if validation is not part of training."""
         if trainer.state.fn == "validate":
             self._score(trainer, pl_module, "val")
 
-    def on_test_epoch_end(self, trainer: Trainer, pl_module: ActionUnitTask) -> None:  # type: ignore[override]
+    def on_test_epoch_end(self, trainer: Trainer, pl_module: ActionUnitTask) -> None:  # pyrefly: ignore[bad-override]
         """Write metrics, predictions, and the table and plot by unit; print the metrics."""
         self._score(trainer, pl_module, "test")
 
-    def on_predict_epoch_end(self, trainer: Trainer, pl_module: ActionUnitTask) -> None:  # type: ignore[override]
+    # pyrefly: ignore[bad-override]
+    def on_predict_epoch_end(self, trainer: Trainer, pl_module: ActionUnitTask) -> None:
         """Merge and write the estimates of all ranks."""
         estimates = self._merged_predictions(trainer)
         if estimates is not None:
@@ -67,7 +69,7 @@ class ActionUnitRunFolder(BaseRunFolder):
 
     def _export(self, trainer: Trainer, pl_module: ActionUnitTask) -> float | None:
         """Write the ONNX file; if that fails, warn and keep the run."""
-        path, data = self.run_dir / ONNX, trainer.datamodule  # type: ignore[attr-defined]
+        path, data = self.run_dir / ONNX, trainer.datamodule  # pyrefly: ignore[missing-attribute]
         images, rows = data.images(), list(data.frame("train").index)
         faces = []
         for row in rows[: _COMPARED_FACES + len(pl_module.unreadable_images)]:
@@ -114,7 +116,7 @@ class ActionUnitRunFolder(BaseRunFolder):
 
     def _estimates(self, trainer: Trainer, estimates: pd.DataFrame) -> Manifest:
         """Return the manifest with the estimates in ``action_units``; labels move to ``action_units_true``."""
-        manifest: Manifest = trainer.datamodule.manifest  # type: ignore[attr-defined]
+        manifest: Manifest = trainer.datamodule.manifest  # pyrefly: ignore[missing-attribute]
         estimates = estimates.set_index("row").sort_index()
         table = manifest.frame.loc[estimates.index].copy()
         if "action_units" in table:

@@ -58,9 +58,9 @@ class BaseRunFolder(Callback):
         """Restore the training time."""
         self._seconds = state_dict["seconds"]
 
-    def on_fit_start(self, trainer: Trainer, pl_module: FaceTask) -> None:  # type: ignore[override]
+    def on_fit_start(self, trainer: Trainer, pl_module: FaceTask) -> None:  # pyrefly: ignore[bad-override]
         """Describe the training data in the model's configuration; print the number of trainable weights."""
-        config, data = pl_module.model.config, trainer.datamodule  # type: ignore[attr-defined]
+        config, data = pl_module.model.config, trainer.datamodule  # pyrefly: ignore[missing-attribute]
         config.training_data_note = joined_notes(config.training_data_note, data.training_data_note)
         config.margin = data.margin
         if not trainer.is_global_zero:
@@ -70,25 +70,26 @@ class BaseRunFolder(Callback):
         get_console().print(f"trainable weights: {parts}; {sum(counts.values()):,} in total", soft_wrap=True)
         self._print_note(trainer)
 
-    def on_train_start(self, trainer: Trainer, pl_module: FaceTask) -> None:  # type: ignore[override]
+    def on_train_start(self, trainer: Trainer, pl_module: FaceTask) -> None:  # pyrefly: ignore[bad-override]
         """Record time and step."""
         self._started, self._first_step = time.monotonic(), trainer.global_step
 
-    def on_train_end(self, trainer: Trainer, pl_module: FaceTask) -> None:  # type: ignore[override]
+    def on_train_end(self, trainer: Trainer, pl_module: FaceTask) -> None:  # pyrefly: ignore[bad-override]
         """Record the training time."""
         self._seconds, self._started = self.state_dict()["seconds"], time.monotonic()
 
-    def on_fit_end(self, trainer: Trainer, pl_module: FaceTask) -> None:  # type: ignore[override]
+    def on_fit_end(self, trainer: Trainer, pl_module: FaceTask) -> None:  # pyrefly: ignore[bad-override]
         """Write the model with the best checkpoint's weights, and delete the results of an earlier model here.
 
         Without validation data the model has the last weights. The task keeps the weights that were written, unless
         several machines have separate run folders.
         """
-        if trainer.fast_dev_run:  # type: ignore[attr-defined]
+        if trainer.fast_dev_run:  # pyrefly: ignore[missing-attribute]
             return
         best, step = best_checkpoint(self.run_dir), trainer.global_step
         # Without the callback, the file would belong to an earlier run.
-        chooses = any(isinstance(callback, BestCheckpoint) for callback in trainer.callbacks)  # type: ignore[attr-defined]
+        # pyrefly: ignore[missing-attribute]
+        chooses = any(isinstance(callback, BestCheckpoint) for callback in trainer.callbacks)
         # Other machines have no such file if the folder is on a local disk.
         found = all_gather_list([chooses and best.is_file()])
         checkpoint = read_checkpoint(best) if found[0] and best.is_file() else None
@@ -125,17 +126,17 @@ class BaseRunFolder(Callback):
         note = "" if step == trainer.global_step else f", the best checkpoint (step {step} of {trainer.global_step})"
         get_console().print(f"model: {self.run_dir / MODEL}{note}", soft_wrap=True, markup=False)
 
-    def on_validation_start(self, trainer: Trainer, pl_module: FaceTask) -> None:  # type: ignore[override]
+    def on_validation_start(self, trainer: Trainer, pl_module: FaceTask) -> None:  # pyrefly: ignore[bad-override]
         """Discard the records of an earlier evaluation."""
         self.rows = []
 
-    on_test_start = on_predict_start = on_validation_start  # type: ignore[assignment]
+    on_test_start = on_predict_start = on_validation_start  # pyrefly: ignore[bad-override]
 
-    def setup(self, trainer: Trainer, pl_module: FaceTask, stage: str) -> None:  # type: ignore[override]
+    def setup(self, trainer: Trainer, pl_module: FaceTask, stage: str) -> None:  # pyrefly: ignore[bad-override]
         """Find the predictions of a killed `predict` with the same checkpoint, data and settings."""
         if stage != "predict":
             return
-        data: Any = trainer.datamodule  # type: ignore[attr-defined]
+        data: Any = trainer.datamodule  # pyrefly: ignore[missing-attribute]
         images = "\n".join(data.frame()["image"].astype(str))
         origin = {
             "checkpoint": file_identity(self._checkpoint),
@@ -149,13 +150,13 @@ class BaseRunFolder(Callback):
         if data.predicted_rows and trainer.is_global_zero:
             get_console().print(f"resuming after {len(data.predicted_rows):,} of {len(data.frame()):,} faces")
 
-    def on_test_batch_end(  # type: ignore[override]
+    def on_test_batch_end(  # pyrefly: ignore[bad-override]
         self, trainer: Trainer, pl_module: FaceTask, outputs: Any, batch: Batch, *_: int
     ) -> None:
         """Collect a batch's results."""
         self._collect(pl_module, outputs, batch)
 
-    def on_predict_batch_end(  # type: ignore[override]
+    def on_predict_batch_end(  # pyrefly: ignore[bad-override]
         self, trainer: Trainer, pl_module: FaceTask, outputs: Any, batch: Batch, batch_idx: int, *_: int
     ) -> None:
         """Collect a batch's results, and write them to disk every few batches."""
@@ -188,13 +189,13 @@ class BaseRunFolder(Callback):
         return f"explllm {self.run_dir.name}"
 
     def _writes_model(self, trainer: Trainer) -> bool:
-        return trainer.is_global_zero and not trainer.fast_dev_run  # type: ignore[attr-defined]
+        return trainer.is_global_zero and not trainer.fast_dev_run  # pyrefly: ignore[missing-attribute]
 
     def _write_stage_metrics(
         self, trainer: Trainer, pl_module: FaceTask, metrics: dict[str, Any], stage: str
     ) -> dict[str, Any]:
         """Write the metrics of a stage with the data they were measured on, replacing the stage's earlier metrics."""
-        data = trainer.datamodule  # type: ignore[attr-defined]
+        data = trainer.datamodule  # pyrefly: ignore[missing-attribute]
         metrics = {**metrics, "unreadable": pl_module.unreadable_images}
         metrics |= {"root": str(data.manifest.root.resolve()), "margin": data.margin}
         return self._write_metrics(trainer, {f"{stage}/{name}": value for name, value in metrics.items()}, f"{stage}/")
@@ -203,7 +204,8 @@ class BaseRunFolder(Callback):
         self, trainer: Trainer, metrics: dict[str, Any], replace_prefix: str | None = None
     ) -> dict[str, Any]:
         """Add metrics to ``metrics.json``, and first remove all whose names begin with `replace_prefix`."""
-        path, note = self.run_dir / METRICS_FILE, trainer.datamodule.training_data_note  # type: ignore[attr-defined]
+        # pyrefly: ignore[missing-attribute]
+        path, note = self.run_dir / METRICS_FILE, trainer.datamodule.training_data_note
         existing = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
         # The names of an earlier test may differ: it may have had other expressions or units.
         if replace_prefix is not None:
@@ -218,5 +220,5 @@ class BaseRunFolder(Callback):
         get_console().print(f"predictions: {self.predictions}", soft_wrap=True, markup=False)
 
     def _print_note(self, trainer: Trainer) -> None:
-        if note := trainer.datamodule.training_data_note:  # type: ignore[attr-defined]
+        if note := trainer.datamodule.training_data_note:  # pyrefly: ignore[missing-attribute]
             get_console().print(f"[bold]Note:[/bold] {escape(note)}", soft_wrap=True)

@@ -38,7 +38,7 @@ class Gallery(Callback):
             raise ConfigError(f"`faces` must be at least 1, got {faces}", remedy="Set 1 or more.")
         self.faces = faces
 
-    def on_validation_end(self, trainer: Trainer, pl_module: ExpLLMTask) -> None:  # type: ignore[override]
+    def on_validation_end(self, trainer: Trainer, pl_module: ExpLLMTask) -> None:  # pyrefly: ignore[bad-override]
         """Explain the faces; write the page, the table and the log."""
         if trainer.sanity_checking or trainer.state.fn != "fit":
             return
@@ -47,7 +47,7 @@ class Gallery(Callback):
             return
         folder, step = Path(trainer.default_root_dir) / FOLDER, trainer.global_step
         folder.mkdir(parents=True, exist_ok=True)
-        note: str = trainer.datamodule.training_data_note  # type: ignore[attr-defined]
+        note: str = trainer.datamodule.training_data_note  # pyrefly: ignore[missing-attribute]
         with atomic_write(folder / f"step_{step:07}.html") as temporary:
             page = render_page("gallery.html.jinja", step=step, faces=faces, notices=[note] if note else [])
             temporary.write_text(page, encoding="utf-8")

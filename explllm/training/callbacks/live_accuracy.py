@@ -51,10 +51,10 @@ class LiveAccuracy(Callback):
         self._first_tokens = torch.empty(0)
         self._last_step = 0
 
-    def on_train_start(self, trainer: Trainer, pl_module: ExpLLMTask) -> None:  # type: ignore[override]
+    def on_train_start(self, trainer: Trainer, pl_module: ExpLLMTask) -> None:  # pyrefly: ignore[bad-override]
         """Prepare the metrics, unless the model trains on captions."""
         self._last_step, self.training = trainer.global_step, None
-        if getattr(trainer.datamodule, "conversation_kind", None) == "captions":  # type: ignore[attr-defined]
+        if getattr(trainer.datamodule, "conversation_kind", None) == "captions":  # pyrefly: ignore[missing-attribute]
             return
         answers = [pl_module.conversations.encode_answer(recognition(), str(label)) for label in pl_module.labels]
         first = [answer[0] for answer in answers]
@@ -63,7 +63,7 @@ class LiveAccuracy(Callback):
             self._first_tokens = torch.tensor(first, device=pl_module.device)
             self.training = RecognitionMetrics(pl_module.labels).to(pl_module.device)
 
-    def on_train_batch_end(  # type: ignore[override]
+    def on_train_batch_end(  # pyrefly: ignore[bad-override]
         self, trainer: Trainer, pl_module: ExpLLMTask, outputs: Any, batch: Batch, batch_idx: int
     ) -> None:
         """Count the predicted labels of a batch; log every n steps."""
@@ -88,19 +88,19 @@ class LiveAccuracy(Callback):
         self._log_histogram(pl_module, "train", metrics)
         self._print(trainer, f"loss {float(pl_module.last_loss):.3f}, train {metrics_line(metrics)}")
 
-    def on_validation_start(self, trainer: Trainer, pl_module: ExpLLMTask) -> None:  # type: ignore[override]
+    def on_validation_start(self, trainer: Trainer, pl_module: ExpLLMTask) -> None:  # pyrefly: ignore[bad-override]
         """Reset the metrics, if validation is part of training."""
         fitting = trainer.state.fn == "fit" and not trainer.sanity_checking
         self.validation = RecognitionMetrics(pl_module.labels).to(pl_module.device) if fitting else None
 
-    def on_validation_batch_end(  # type: ignore[override]
+    def on_validation_batch_end(  # pyrefly: ignore[bad-override]
         self, trainer: Trainer, pl_module: ExpLLMTask, outputs: Any, *_: Any
     ) -> None:
         """Count a batch of validation faces."""
         if self.validation is not None:
             self.validation.update(outputs["probabilities"], outputs["targets"])
 
-    def on_validation_epoch_end(self, trainer: Trainer, pl_module: ExpLLMTask) -> None:  # type: ignore[override]
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: ExpLLMTask) -> None:  # pyrefly: ignore[bad-override]
         """Log the metrics and print the histogram."""
         if self.validation is None:
             return

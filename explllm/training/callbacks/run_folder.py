@@ -87,25 +87,25 @@ class RunFolder(BaseRunFolder):
         self.unknown_labels: UnknownLabels = unknown_labels
         self.explained_faces, self.scored_faces = explained_faces, scored_faces
 
-    def setup(self, trainer: Trainer, pl_module: ExpLLMTask, stage: str) -> None:  # type: ignore[override]
+    def setup(self, trainer: Trainer, pl_module: ExpLLMTask, stage: str) -> None:  # pyrefly: ignore[bad-override]
         """Pass `unknown_labels` to the task; see the base class too."""
         super().setup(trainer, pl_module, stage)
         pl_module.leave_out_unknown_labels = self.unknown_labels == "leave_out"
 
-    def on_fit_start(self, trainer: Trainer, pl_module: ExpLLMTask) -> None:  # type: ignore[override]
+    def on_fit_start(self, trainer: Trainer, pl_module: ExpLLMTask) -> None:  # pyrefly: ignore[bad-override]
         """Record the training faces; print what trains; inherit the training data note of `init_from`."""
         if pl_module.init_from is not None:
             # Read now, with its weights: the folder may no longer exist when training ends.
             pl_module.explllm.config.training_data_note = read_config(Path(pl_module.init_from)).training_data_note
         if self._writes_model(trainer):
             # Beside the checkpoints: a resumed run may have other data.
-            faces = trainer.datamodule.manifest  # type: ignore[attr-defined]
+            faces = trainer.datamodule.manifest  # pyrefly: ignore[missing-attribute]
             write_record(training_faces(faces, pl_module.init_from, trainer.ckpt_path), self._checkpoints)
         super().on_fit_start(trainer, pl_module)
 
-    def on_fit_end(self, trainer: Trainer, pl_module: ExpLLMTask) -> None:  # type: ignore[override]
+    def on_fit_end(self, trainer: Trainer, pl_module: ExpLLMTask) -> None:  # pyrefly: ignore[bad-override]
         """Write the model, with n-grams of the training texts for speculative decoding, and its training faces."""
-        data = trainer.datamodule  # type: ignore[attr-defined]
+        data = trainer.datamodule  # pyrefly: ignore[missing-attribute]
         if trainer.is_global_zero and data.conversation_kind == "mixture":
             faces = data.frame("train").reindex(columns=["expression", "cot"]).dropna()
             faces = faces.sample(min(len(faces), _DRAFT_TEXTS), random_state=0)
@@ -126,14 +126,14 @@ class RunFolder(BaseRunFolder):
     def _checkpoints(self) -> Path:
         return last_checkpoint(self.run_dir).parent
 
-    def on_validation_batch_end(  # type: ignore[override]
+    def on_validation_batch_end(  # pyrefly: ignore[bad-override]
         self, trainer: Trainer, pl_module: ExpLLMTask, outputs: Any, batch: Batch, *_: int
     ) -> None:
         """Collect a batch's predictions."""
         if trainer.state.fn == "validate":
             self._collect(pl_module, outputs, batch)
 
-    def on_validation_epoch_end(self, trainer: Trainer, pl_module: ExpLLMTask) -> None:  # type: ignore[override]
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: ExpLLMTask) -> None:  # pyrefly: ignore[bad-override]
         """Write and print the metrics."""
         if trainer.state.fn != "validate":
             return
@@ -142,8 +142,9 @@ class RunFolder(BaseRunFolder):
             print_metrics(get_console(), self._score(trainer, pl_module, answers, "val"), "val")
             self._print_note(trainer)
 
-    def on_test_epoch_end(self, trainer: Trainer, pl_module: ExpLLMTask) -> None:  # type: ignore[override]
+    def on_test_epoch_end(self, trainer: Trainer, pl_module: ExpLLMTask) -> None:  # pyrefly: ignore[bad-override]
         """Write metrics, predictions and report; print the metrics and some explained faces."""
+        data = trainer.datamodule  # pyrefly: ignore[missing-attribute]
         answers, table = self._answers(trainer, pl_module)
         table.loc[answers.rows, "predicted"] = answers.names
         # On every rank: under FSDP2 each must take part in every forward pass.
@@ -153,7 +154,7 @@ class RunFolder(BaseRunFolder):
         written = self._score(trainer, pl_module, answers, "test")
         sections = []
         if sample:
-            references = trainer.datamodule.frame().reindex(columns=["cot"])["cot"]  # type: ignore[attr-defined]
+            references = data.frame().reindex(columns=["cot"])["cot"]
             texts = [references.get(row) for row in sample]
             explanations = explanation_metrics(
                 [face.cot.text for face in sample.values()],
@@ -163,8 +164,7 @@ class RunFolder(BaseRunFolder):
             )
             written = self._write_metrics(trainer, {f"test/cot/{name}": value for name, value in explanations.items()})
             sections = [cot_section(explanations)]
-        self._write_predictions(Manifest(table, trainer.datamodule.manifest.root))  # type: ignore[attr-defined]
-        data = trainer.datamodule  # type: ignore[attr-defined]
+        self._write_predictions(Manifest(table, data.manifest.root))
         tested = scored_faces(answers, table, data.manifest.root, data.margin)
         write_report(self.run_dir / REPORT, self.run_dir.name, written, shown, sections, tested)
         print_metrics(get_console(), written, "test")
@@ -174,12 +174,12 @@ class RunFolder(BaseRunFolder):
         self._print_note(trainer)
         get_console().print(f"report: {self.run_dir / REPORT}", soft_wrap=True, markup=False)
 
-    def on_predict_epoch_end(self, trainer: Trainer, pl_module: ExpLLMTask) -> None:  # type: ignore[override]
+    def on_predict_epoch_end(self, trainer: Trainer, pl_module: ExpLLMTask) -> None:  # pyrefly: ignore[bad-override]
         """Merge and write the predictions of all ranks."""
         predictions = self._merged_predictions(trainer)
         if predictions is None:
             return
-        root = trainer.datamodule.manifest.root  # type: ignore[attr-defined]
+        root = trainer.datamodule.manifest.root  # pyrefly: ignore[missing-attribute]
         self._write_predictions(Manifest(self._table(trainer, predictions), root))
         self._parts.remove()
         unreadable = int(predictions["unreadable"].notna().sum()) if "unreadable" in predictions else 0
@@ -201,7 +201,7 @@ class RunFolder(BaseRunFolder):
 
     def _table(self, trainer: Trainer, predictions: pd.DataFrame) -> pd.DataFrame:
         """Join the predictions to the manifest's columns; the index is the row number."""
-        faces = trainer.datamodule.frame()  # type: ignore[attr-defined]
+        faces = trainer.datamodule.frame()  # pyrefly: ignore[missing-attribute]
         predictions = predictions.set_index("row").sort_index()
         return faces.loc[predictions.index, [name for name in _COPIED_COLUMNS if name in faces]].join(predictions)
 
@@ -247,7 +247,7 @@ class RunFolder(BaseRunFolder):
         shown = [int(str(row)) for row in best_and_worst_faces(scored, self.explained_faces)]
         if not shown:
             return [], {}
-        data = trainer.datamodule  # type: ignore[attr-defined]
+        data = trainer.datamodule  # pyrefly: ignore[missing-attribute]
         metadata = data.frame().reindex(columns=["cot", "action_units_source"]).loc[scored.index]
         with_reference = scored[metadata["cot"].notna()]
         sample = fixed_sample(scored if with_reference.empty else with_reference, self.scored_faces)

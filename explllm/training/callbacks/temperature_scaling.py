@@ -20,20 +20,20 @@ class TemperatureScaling(Callback):
         """Create the list of a validation's probabilities and targets."""
         self._answers: list[tuple[list[float], int]] = []
 
-    def on_validation_start(self, trainer: Trainer, pl_module: ExpLLMTask) -> None:  # type: ignore[override]
+    def on_validation_start(self, trainer: Trainer, pl_module: ExpLLMTask) -> None:  # pyrefly: ignore[bad-override]
         """Discard the faces of the previous validation, and its temperature, which belongs to other weights."""
         self._answers = []
         if self._applies(trainer, pl_module):
             pl_module.explllm.config.temperature = 1.0
 
-    def on_validation_batch_end(  # type: ignore[override]
+    def on_validation_batch_end(  # pyrefly: ignore[bad-override]
         self, trainer: Trainer, pl_module: ExpLLMTask, outputs: Any, *_: Any
     ) -> None:
         """Collect a batch of validation faces."""
         if self._applies(trainer, pl_module):
             self._answers += zip(outputs["probabilities"].tolist(), outputs["targets"].tolist(), strict=True)
 
-    def on_validation_epoch_end(self, trainer: Trainer, pl_module: ExpLLMTask) -> None:  # type: ignore[override]
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: ExpLLMTask) -> None:  # pyrefly: ignore[bad-override]
         """Fit the temperature."""
         if not self._applies(trainer, pl_module):
             return
