@@ -40,6 +40,19 @@ class LoraSettings:
             raise ConfigError(f"a LoRA dropout of {self.dropout}", remedy="Use a probability from 0 to below 1.")
 
 
+class FastDropout(nn.Dropout):
+    """Dropout that gets four decisions from each random number on a CPU, where PyTorch's own took 5% of a step."""
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        """Zero elements with probability `p`, rounded to 1/65536, and scale up the others."""
+        if not self.training or input.device.type != "cpu":
+            return super().forward(input)
+        count = input.numel()
+        numbers = torch.empty(-(-count // 4), dtype=torch.int64).random_(-(2**63), None).view(torch.int16)
+        kept = (numbers[:count] >= round(self.p * 2**16) - 2**15).view(input.shape)
+        return input * kept.to(input.dtype).div_(1 - self.p)
+
+
 def add_lora(part: nn.Module, settings: LoraSettings) -> None:
     """Add LoRA to the matching layers of a part, in place, and freeze its other weights.
 
@@ -68,6 +81,10 @@ def add_lora(part: nn.Module, settings: LoraSettings) -> None:
         use_dora=settings.use_dora,
     )
     inject_adapter_in_model(config, part)
+    for layer in part.modules():
+        if is_lora_layer(layer) and settings.dropout:
+            for name, dropout in layer.lora_dropout.items():
+                layer.lora_dropout[name] = FastDropout(settings.dropout).train(dropout.training)
     for name, weight in part.named_parameters():
         if is_lora(name):
             weight.data = weight.data.to(torch.float32)

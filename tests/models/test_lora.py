@@ -11,7 +11,7 @@ from explllm.conversation.messages import recognition
 from explllm.models import storage
 from explllm.models.build import build
 from explllm.models.fast_linear import fast_linear
-from explllm.models.lora import LoraSettings
+from explllm.models.lora import FastDropout, LoraSettings
 
 
 def logits(model):
@@ -89,3 +89,27 @@ def test_a_new_adapter_on_weights_of_the_first_stage_changes_nothing(lora_settin
     third = build(replace(lora_settings, vision_lora=lora, language_lora=lora))
     storage.initialize(third, tmp_path / "second")
     torch.testing.assert_close(logits(third), logits(second), atol=1e-5, rtol=0)
+
+
+def test_fast_dropout():
+    """Each element is zeroed on its own with probability p; the others keep the mean. Gradients have the same mask."""
+    dropout = FastDropout(0.05)
+    states = torch.ones(401, 999, dtype=torch.bfloat16, requires_grad=True)
+    torch.manual_seed(0)
+    dropped = dropout(states)
+    zeroed = dropped == 0
+    assert zeroed.float().mean() == pytest.approx(0.05, abs=0.002)  # four standard deviations: 0.0014
+    for apart in (1, 2, 3, 4):  # neighbors come from one random number
+        pairs = zeroed.flatten()[:-apart] & zeroed.flatten()[apart:]
+        assert pairs.float().mean() == pytest.approx(0.05**2, abs=0.0004)
+    assert dropped.max() == torch.tensor(1 / 0.95, dtype=torch.bfloat16)
+    dropped.sum().backward()
+    assert torch.equal(states.grad == 0, zeroed)
+    torch.manual_seed(0)
+    assert torch.equal(dropout(states), dropped)
+    assert dropout.eval()(states) is states
+
+
+def test_every_adapter_has_the_fast_dropout(lora_settings):
+    kinds = {type(module) for layer in adapters(build(lora_settings)) for module in layer.lora_dropout.values()}
+    assert kinds == {FastDropout}
