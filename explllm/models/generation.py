@@ -147,8 +147,8 @@ def _score_in_batches(
     size = min(size, model.max_batch_sizes.get("recognition", size))
     scores: list[torch.Tensor] = []
     # For a single face, and for large float32 models, merged copies of the weights cost more than they save.
-    small = sum(weight.numel() for weight in model.language.parameters()) < 1e9
-    with inference(model), fast_linear(model, merge=small and count > 1):
+    merge = count > 1 and sum(weight.numel() for weight in model.language.parameters()) < 1e9
+    with inference(model), fast_linear(model, merge=merge):
         while len(scores) < count:
             try:
                 pixels = pixel_values[len(scores) : len(scores) + size]
