@@ -1,11 +1,16 @@
 """Worker processes of data loaders, on clusters: long temporary paths, and signals to all processes of a job."""
 
+import atexit
+import functools
+import multiprocessing
 import os
 import signal
 import sys
 import tempfile
+from collections.abc import Callable
 from multiprocessing import current_process
 from multiprocessing.util import get_temp_dir
+from typing import Any
 
 
 def use_short_socket_folder() -> None:
@@ -27,15 +32,21 @@ def use_short_socket_folder() -> None:
         tempfile.tempdir = configured
 
 
-def outlive_first_signal(worker: int) -> None:
-    """Let a worker continue after the signal with which a scheduler ends a job; a data loader calls this in the worker.
+@functools.cache
+def outliving_signals() -> Callable[[int], None]:
+    """Return a ``worker_init_fn`` for data loaders whose workers outlive the signals that end a job on a cluster.
 
     Slurm sends SIGTERM or SIGUSR1 to all processes of a job. The run then needs its workers, to finish its step and
-    write a checkpoint. A second SIGTERM ends a worker: multiprocessing sends one to those that remain when a run exits.
-
-    Args:
-        worker: Number of the worker.
+    write a checkpoint. Workers that remain when this process exits end by multiprocessing's SIGTERM, as usual.
     """
-    signal.signal(signal.SIGTERM, lambda *_: signal.signal(signal.SIGTERM, lambda *_: os._exit(0)))
+    closing = multiprocessing.RawValue("b", 0)
+    # Runs before multiprocessing sends the signal: exit functions run in reverse order.
+    atexit.register(setattr, closing, "value", 1)
+    return functools.partial(_outlive_signals, closing)
+
+
+def _outlive_signals(closing: Any, worker: int) -> None:
+    # An exit code other than 0 would be an error of the data loader.
+    signal.signal(signal.SIGTERM, lambda *_: os._exit(0) if closing.value else None)
     if hasattr(signal, "SIGUSR1"):
         signal.signal(signal.SIGUSR1, signal.SIG_IGN)
