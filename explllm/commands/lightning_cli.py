@@ -264,7 +264,7 @@ class ExpLLMCLI(LightningCLI):
         options = {**self._get(self.config_init, "trainer", default={}), **kwargs}  # pyrefly: ignore[bad-argument-type]
         if options["precision"] in ("bf16", "bf16-mixed") and is_slow_in_bfloat16(options["accelerator"]):
             options["precision"] = "32-true"
-            note = "Note: float32 instead of bfloat16, for which this processor has no instructions."
+            note = "Note: 32-true instead of bf16-mixed: this processor has no instructions for bfloat16."
             rank_zero_only(get_console().print)(note, soft_wrap=True)
         configured = _listed(options.get("callbacks"))
         check_monitors(configured, type(self.model).__name__)

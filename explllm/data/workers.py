@@ -1,16 +1,15 @@
 """Worker processes of data loaders, on clusters: long temporary paths, and signals to all processes of a job."""
 
-import atexit
-import functools
 import multiprocessing
 import os
 import signal
 import sys
 import tempfile
-from collections.abc import Callable
+import threading
 from multiprocessing import current_process
 from multiprocessing.util import get_temp_dir
-from typing import Any
+
+from lightning.fabric.utilities.seed import pl_worker_init_function
 
 
 def use_short_socket_folder() -> None:
@@ -32,21 +31,28 @@ def use_short_socket_folder() -> None:
         tempfile.tempdir = configured
 
 
-@functools.cache
-def outliving_signals() -> Callable[[int], None]:
-    """Return a ``worker_init_fn`` for data loaders whose workers outlive the signals that end a job on a cluster.
+def init_worker(rank: int, worker: int) -> None:
+    """Seed a data loader's worker, and let it outlive the signals with which schedulers end a job.
 
     Slurm sends SIGTERM or SIGUSR1 to all processes of a job. The run then needs its workers, to finish its step and
-    write a checkpoint. Workers that remain when this process exits end by multiprocessing's SIGTERM, as usual.
+    write a checkpoint. SIGTERM from the run itself ends a worker as usual.
+
+    Args:
+        rank: Rank of the run's process.
+        worker: Number of the worker.
     """
-    closing = multiprocessing.RawValue("b", 0)
-    # Runs before multiprocessing sends the signal: exit functions run in reverse order.
-    atexit.register(setattr, closing, "value", 1)
-    return functools.partial(_outlive_signals, closing)
-
-
-def _outlive_signals(closing: Any, worker: int) -> None:
-    # An exit code other than 0 would be an error of the data loader.
-    signal.signal(signal.SIGTERM, lambda *_: os._exit(0) if closing.value else None)
+    pl_worker_init_function(worker, rank)  # Lightning does not seed workers that have a function of their own
     if hasattr(signal, "SIGUSR1"):
         signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+    parent = multiprocessing.parent_process()
+    if parent is None or not hasattr(signal, "sigwaitinfo"):  # macOS and Windows do not tell the sender
+        return
+    # A thread receives the signal even if the worker is busy. An exit code other than 0 would be the loader's error.
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    threading.Thread(target=_exit_on_sigterm_from, args=(parent.pid,), daemon=True).start()
+
+
+def _exit_on_sigterm_from(process: int | None) -> None:
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != process:
+        pass
+    os._exit(0)

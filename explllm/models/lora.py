@@ -45,11 +45,11 @@ class FastDropout(nn.Dropout):
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
         """Zero elements with probability `p`, rounded to 1/65536, and scale up the others."""
-        if not self.training or input.device.type != "cpu":
+        if not self.training or input.device.type != "cpu" or torch.compiler.is_compiling():
             return super().forward(input)
         count = input.numel()
         numbers = torch.empty(-(-count // 4), dtype=torch.int64).random_(-(2**63), None).view(torch.int16)
-        kept = (numbers[:count] >= round(self.p * 2**16) - 2**15).view(input.shape)
+        kept = (numbers[:count] >= min(round(self.p * 2**16), 2**16 - 1) - 2**15).view(input.shape)
         return input * kept.to(input.dtype).div_(1 - self.p)
 
 

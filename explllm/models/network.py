@@ -41,6 +41,7 @@ from explllm.models.vision import (
     add_drop_path,
     block_features,
     mirror_grid,
+    pool_grid,
     vision_shape,
 )
 
@@ -220,20 +221,22 @@ class ExpLLMNetwork(MultiPartModel, PreTrainedModel):
         `measured_units` (B, 24) replace the estimates in the `action_unit_tokens`, except where they are NaN.
         """
         blocks, mirrored = self._encode_blocks(pixel_values)
-        *earlier, features = blocks
+        sides = blocks[-1:]
         if mirrored is not None:
-            *earlier, features = (
-                (block + mirror_grid(other)) / 2 for block, other in zip(blocks, mirrored, strict=True)
-            )
+            # Pooled after the mean: mirroring the pooled tokens of an odd grid would shift them.
+            sides = [pool_grid(side[-1], self.config.token_pooling) for side in (blocks, mirrored)]
+            blocks = [(block + mirror_grid(other)) / 2 for block, other in zip(blocks, mirrored, strict=True)]
+            blocks[-1] = pool_grid(blocks[-1], self.config.token_pooling)
+        *earlier, features = blocks
         tokens = self.projector(features, earlier, pixel_values.to(features))
         if self.action_unit_tokens is None:
             return tokens, None if self.action_unit_head is None else self.action_unit_head(tokens)
         # Units estimated from each side and then averaged are better than those of averaged features.
-        units, unit_tokens = self.action_unit_tokens(blocks[-1], mirrored[-1] if mirrored else None, measured_units)
+        units, unit_tokens = self.action_unit_tokens(*sides, measured=measured_units)
         return torch.cat([tokens, unit_tokens.to(tokens.dtype)], dim=1), units
 
     def _encode_blocks(self, pixel_values: torch.Tensor) -> tuple[list[torch.Tensor], list[torch.Tensor] | None]:
-        """Encode images, and with `average_flipped` in inference their mirror images too.
+        """Encode images, and with `average_flipped` in inference their mirror images too; both are then not pooled.
 
         Returns:
             For both, the features of the encoder's earlier blocks, if the projector reads them, and those of the last.
@@ -244,7 +247,10 @@ class ExpLLMNetwork(MultiPartModel, PreTrainedModel):
         if average:
             pixel_values = torch.cat([pixel_values, pixel_values.flip(-1)])
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.encoder_frozen):
-            blocks = block_features(self.vision, pixel_values, *self._features, self.projector.reads_earlier_blocks)
+            layer, pooling = self._features
+            blocks = block_features(
+                self.vision, pixel_values, layer, "none" if average else pooling, self.projector.reads_earlier_blocks
+            )
         if not average:
             return blocks, None
         sides = [block.chunk(2) for block in blocks]

@@ -117,13 +117,25 @@ def mirror_grid(features: torch.Tensor) -> torch.Tensor:
     Raises:
         ConfigError: If the tokens are not a square grid.
     """
+    return _square_grid(features).flip(2).flatten(1, 2)
+
+
+def pool_grid(features: torch.Tensor, pooling: Pooling) -> torch.Tensor:
+    """Pool the features (B, N, C) of square images as `image_features` does."""
+    if pooling == "none":
+        return features
+    grid = _square_grid(features).permute(0, 3, 1, 2)
+    return functional.avg_pool2d(grid, 2, ceil_mode=True).flatten(2).transpose(1, 2)
+
+
+def _square_grid(features: torch.Tensor) -> torch.Tensor:
     side = math.isqrt(features.shape[1])
     if side**2 != features.shape[1]:
         raise ConfigError(
             f"average_flipped with {features.shape[1]} image tokens, which are not a square grid",
             remedy="Set average_flipped to false, or choose another encoder.",
         )
-    return features.unflatten(1, (side, side)).flip(2).flatten(1, 2)
+    return features.unflatten(1, (side, side))
 
 
 def vision_shape(

@@ -4,12 +4,15 @@ import os
 import signal
 import subprocess
 import sys
+from functools import partial
 
+import numpy as np
 import psutil
 import pytest
+import torch
 from torch.utils.data import DataLoader
 
-from explllm.data.workers import outliving_signals
+from explllm.data.workers import init_worker
 
 LOADER = """
 import multiprocessing.util
@@ -38,23 +41,43 @@ def test_workers_of_a_data_loader_with_a_long_tmpdir(tmp_path, earlier):
     assert done.stdout == "[3, 12]\n", done.stderr
 
 
-@pytest.mark.skipif(not hasattr(signal, "SIGUSR1"), reason="Windows")
-def test_a_worker_outlives_the_signals_of_a_scheduler():
-    init = outliving_signals()
-    loader = DataLoader(range(9), num_workers=1, worker_init_fn=init, persistent_workers=True)
-    batches = iter(loader)
+@pytest.mark.skipif(not hasattr(signal, "sigwaitinfo"), reason="no sigwaitinfo")
+def test_a_worker_outlives_the_signals_of_a_scheduler_but_not_of_its_process():
+    init = partial(init_worker, 0)
+    batches = iter(DataLoader(range(9), num_workers=1, worker_init_fn=init, persistent_workers=True))
     next(batches)
     [worker] = batches._workers
-    for number in (signal.SIGUSR1, signal.SIGTERM, signal.SIGTERM):
-        os.kill(worker.pid, number)
+    for name in ("USR1", "TERM", "TERM"):
+        subprocess.run(["kill", f"-{name}", str(worker.pid)], check=True)
     assert [int(batch) for batch in batches] == [*range(1, 9)]
     assert worker.is_alive()
+    worker.terminate()
+    worker.join(30)
+    assert worker.exitcode == 0  # another code would be an error of the data loader
+
+
+def test_workers_have_seeds_of_their_own():
+    """For augmentation of the user's own, which may draw from the global generators."""
+
+    class Draws:
+        def __len__(self):
+            return 2
+
+        def __getitem__(self, number):
+            return np.random.rand()
+
+    torch.manual_seed(0)
+    loaders = [DataLoader(Draws(), num_workers=2, worker_init_fn=partial(init_worker, rank)) for rank in (0, 1)]
+    assert len({float(draw) for loader in loaders for draw in loader}) == 4
 
 
 EXIT = """
+import sys
 import time
+from functools import partial
+from multiprocessing import Process
 from torch.utils.data import DataLoader
-from explllm.data.workers import outliving_signals
+from explllm.data.workers import init_worker
 
 class Slow:
     def __len__(self):
@@ -64,15 +87,24 @@ class Slow:
         time.sleep(number)
         return number
 
-batches = iter(DataLoader(Slow(), num_workers=2, worker_init_fn=outliving_signals(), persistent_workers=True))
-print(*(worker.pid for worker in batches._workers), int(next(batches)), flush=True)
-raise RuntimeError("the run failed")
+def run():
+    batches = iter(DataLoader(Slow(), num_workers=2, worker_init_fn=partial(init_worker, 0), persistent_workers=True))
+    print(*(worker.pid for worker in batches._workers), int(next(batches)), flush=True)
+    raise RuntimeError("the run failed")
+
+if sys.argv[1:]:
+    rank = Process(target=run)
+    rank.start()
+    rank.join()
+    sys.exit(rank.exitcode)
+run()
 """
 
 
-def test_workers_end_with_their_process():
-    """Also when they are busy, and an exception keeps their loader alive."""
-    done = subprocess.run([sys.executable, "-c", EXIT], capture_output=True, text=True, timeout=120)
+@pytest.mark.parametrize("child", [[], ["child"]])
+def test_workers_end_with_their_process(child):
+    """Also when they are busy, an exception keeps their loader alive, or their process is a forked rank."""
+    done = subprocess.run([sys.executable, "-c", EXIT, *child], capture_output=True, text=True, timeout=120)
     assert done.returncode == 1 and done.stderr.endswith("RuntimeError: the run failed\n"), done.stderr
     *workers, first = done.stdout.split()
     assert first == "0" and not any(psutil.pid_exists(int(worker)) for worker in workers)

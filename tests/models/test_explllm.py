@@ -430,6 +430,24 @@ def test_features_of_mirror_images_and_temperature(tmp_path):
     torch.testing.assert_close(probabilities(images), one.sqrt() / one.sqrt().sum(1, keepdim=True))
 
 
+def test_odd_grids_are_pooled_after_averaging_mirror_images():
+    """Of a symmetric image, an encoder of symmetric filters has symmetric features: averaging changes nothing."""
+    torch.manual_seed(0)
+    vision = {"model_type": "explllm_conv", "hidden_sizes": [8, 8], "depths": [1, 1]}
+    model = build(
+        NetworkSettings(
+            preset="tiny", vision=vision, image_size=28, token_pooling="2x2", average_flipped=True, vocabulary=700
+        )
+    ).eval()
+    symmetric = pixels(model, 2)
+    symmetric = symmetric + symmetric.flip(-1)
+    for weight in (module.weight for module in model.vision.modules() if isinstance(module, torch.nn.Conv2d)):
+        weight.data += weight.data.flip(-1)  # the encoder then mirrors its features exactly
+    averaged = model.encode_image(symmetric)
+    model.config.average_flipped = False
+    torch.testing.assert_close(model.encode_image(symmetric), averaged)
+
+
 def test_action_unit_tokens(tmp_path):
     """They follow the image tokens, and with mirror images their estimates are exactly symmetric."""
     torch.manual_seed(0)

@@ -10,6 +10,7 @@ import json
 import multiprocessing
 import os
 import signal
+import subprocess
 import sys
 import traceback
 
@@ -26,8 +27,8 @@ class Terminate(Callback):
 
     def on_train_batch_start(self, trainer, *_):
         if trainer.is_global_zero and trainer.global_step == self.step - 1:
-            for process in [*multiprocessing.active_children(), multiprocessing.current_process()]:
-                os.kill(process.pid, signal.SIGTERM)
+            workers = [str(worker.pid) for worker in multiprocessing.active_children()]
+            subprocess.run(["kill", "-TERM", *workers, str(os.getpid())], check=True)
 
 
 class KillRank(Callback):
