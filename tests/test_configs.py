@@ -155,7 +155,7 @@ def test_inheritance(tmp_path, monkeypatch):
     three = read_config_file(tmp_path / "folder" / "three.yaml")
     assert (three["d"], three["run_dir"]) == ({"class_path": "Y", "init_args": {}}, "mine")
     (tmp_path / "four.yaml").write_text("base: demo.yaml")
-    assert read_config_file(tmp_path / "four.yaml")["trainer"]["gradient_clip_val"] == 1.0
+    assert read_config_file(tmp_path / "four.yaml")["trainer"]["gradient_clip_val"] == 5.0
 
 
 def test_a_base_with_another_class(small_settings, tmp_path, capsys):
