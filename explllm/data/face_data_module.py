@@ -4,7 +4,6 @@ import logging
 import math
 import os
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, Literal, Protocol
 
 import pandas as pd
@@ -26,7 +25,7 @@ from explllm.data.mixture import (
 )
 from explllm.data.preparation import Split, prepare
 from explllm.data.transforms import Augment
-from explllm.data.workers import init_worker, use_short_socket_folder
+from explllm.data.workers import use_short_socket_folder, worker_options
 from explllm.explanations.instructions import INSTRUCTION_KINDS
 from explllm.faces.crop import DEFAULT_MARGIN
 from explllm.faces.pixels import ImagePreset, ImageSource
@@ -400,7 +399,7 @@ class FaceDataModule(LightningDataModule):
         options: dict[str, Any] = {"num_workers": self.num_workers, "pin_memory": pinned}
         if self.num_workers:
             use_short_socket_folder()
-            options |= {"persistent_workers": True, "worker_init_fn": partial(init_worker, self._rank_and_world()[0])}
+            options |= {"persistent_workers": True, **worker_options(self._rank_and_world()[0])}
         return options
 
 

@@ -6,8 +6,12 @@ import signal
 import sys
 import tempfile
 import threading
-from multiprocessing import current_process
+from functools import partial
+from multiprocessing import context, current_process
+from multiprocessing.context import BaseContext
+from multiprocessing.process import BaseProcess
 from multiprocessing.util import get_temp_dir
+from typing import Any
 
 from lightning.fabric.utilities.seed import pl_worker_init_function
 
@@ -29,6 +33,47 @@ def use_short_socket_folder() -> None:
         get_temp_dir()  # creates the folder once; processes started later use it too
     finally:
         tempfile.tempdir = configured
+
+
+class _BlocksSigterm(BaseProcess):
+    """A process that starts with SIGTERM blocked, for all of its threads: libraries start some before `init_worker`."""
+
+    def start(self) -> None:
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})  # the new process inherits it
+        try:
+            super().start()
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+_CONTEXTS: dict[str, BaseContext] = {}
+"""How workers start, by start method. A fork server is left out: it would block the signal for other users, too."""
+
+if hasattr(signal, "sigwaitinfo"):  # not on macOS and Windows
+
+    class _ForkedWorker(_BlocksSigterm, context.ForkProcess):
+        pass
+
+    class _SpawnedWorker(_BlocksSigterm, context.SpawnProcess):
+        pass
+
+    class _ForkContext(context.ForkContext):
+        Process = _ForkedWorker
+
+    class _SpawnContext(context.SpawnContext):
+        Process = _SpawnedWorker
+
+    _CONTEXTS |= {"fork": _ForkContext(), "spawn": _SpawnContext()}
+
+
+def worker_options(rank: int) -> dict[str, Any]:
+    """Return options of a `DataLoader` whose workers outlive the signals with which schedulers end a job.
+
+    Args:
+        rank: Rank of the process.
+    """
+    started_by = _CONTEXTS.get(multiprocessing.get_start_method())
+    return {"worker_init_fn": partial(init_worker, rank), "multiprocessing_context": started_by}
 
 
 def init_worker(rank: int, worker: int) -> None:

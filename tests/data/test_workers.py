@@ -4,7 +4,6 @@ import os
 import signal
 import subprocess
 import sys
-from functools import partial
 
 import numpy as np
 import psutil
@@ -12,7 +11,7 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from explllm.data.workers import init_worker
+from explllm.data.workers import worker_options
 
 LOADER = """
 import multiprocessing.util
@@ -41,10 +40,18 @@ def test_workers_of_a_data_loader_with_a_long_tmpdir(tmp_path, earlier):
     assert done.stdout == "[3, 12]\n", done.stderr
 
 
-@pytest.mark.skipif(not hasattr(signal, "sigwaitinfo"), reason="no sigwaitinfo")
-def test_a_worker_outlives_the_signals_of_a_scheduler_but_not_of_its_process():
-    init = partial(init_worker, 0)
-    batches = iter(DataLoader(range(9), num_workers=1, worker_init_fn=init, persistent_workers=True))
+SIGNALS = """
+import multiprocessing
+import subprocess
+import sys
+import torch
+from torch.utils.data import DataLoader
+from explllm.data.workers import worker_options
+
+if __name__ == "__main__":
+    torch.set_num_threads(2)  # then torch starts a thread in each worker it forks
+    multiprocessing.set_start_method(sys.argv[1])
+    batches = iter(DataLoader(range(9), num_workers=1, persistent_workers=True, **worker_options(rank=0)))
     next(batches)
     [worker] = batches._workers
     for name in ("USR1", "TERM", "TERM"):
@@ -53,7 +60,17 @@ def test_a_worker_outlives_the_signals_of_a_scheduler_but_not_of_its_process():
     assert worker.is_alive()
     worker.terminate()
     worker.join(30)
-    assert worker.exitcode == 0  # another code would be an error of the data loader
+    print(worker.exitcode)  # a code other than 0 would be an error of the data loader
+"""
+
+
+@pytest.mark.skipif(not hasattr(signal, "sigwaitinfo"), reason="no sigwaitinfo")
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+def test_a_worker_outlives_the_signals_of_a_scheduler_but_not_of_its_process(tmp_path, method):
+    script = tmp_path / "signals.py"
+    script.write_text(SIGNALS)
+    done = subprocess.run([sys.executable, script, method], capture_output=True, text=True, timeout=120)
+    assert done.stdout == "0\n", done.stderr
 
 
 def test_workers_have_seeds_of_their_own():
@@ -67,17 +84,16 @@ def test_workers_have_seeds_of_their_own():
             return np.random.rand()
 
     torch.manual_seed(0)
-    loaders = [DataLoader(Draws(), num_workers=2, worker_init_fn=partial(init_worker, rank)) for rank in (0, 1)]
+    loaders = [DataLoader(Draws(), num_workers=2, **worker_options(rank)) for rank in (0, 1)]
     assert len({float(draw) for loader in loaders for draw in loader}) == 4
 
 
 EXIT = """
 import sys
 import time
-from functools import partial
 from multiprocessing import Process
 from torch.utils.data import DataLoader
-from explllm.data.workers import init_worker
+from explllm.data.workers import worker_options
 
 class Slow:
     def __len__(self):
@@ -88,7 +104,7 @@ class Slow:
         return number
 
 def run():
-    batches = iter(DataLoader(Slow(), num_workers=2, worker_init_fn=partial(init_worker, 0), persistent_workers=True))
+    batches = iter(DataLoader(Slow(), num_workers=2, persistent_workers=True, **worker_options(rank=0)))
     print(*(worker.pid for worker in batches._workers), int(next(batches)), flush=True)
     raise RuntimeError("the run failed")
 
