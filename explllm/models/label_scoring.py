@@ -7,6 +7,7 @@ Shape legend:
 
 import inspect
 from collections.abc import Sequence
+from functools import cache, lru_cache
 from itertools import takewhile
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -55,7 +56,8 @@ def pack_labels(model: "ExpLLM") -> PackedLabels:
     """Pack the labels of a model after its recognition prompt."""
     conversations = model.conversations
     answers = [conversations.encode_answer(recognition(), str(label)) for label in model.labels]
-    return pack(model, conversations.encode_prompt(recognition()), [(answer, len(answer)) for answer in answers])
+    branches = tuple((tuple(answer), len(answer)) for answer in answers)
+    return pack(model.device, conversations.encode_prompt(recognition()), branches)
 
 
 def pack_unit_states(model: "ExpLLM", units: Sequence[str]) -> PackedLabels:
@@ -78,14 +80,17 @@ def pack_unit_states(model: "ExpLLM", units: Sequence[str]) -> PackedLabels:
     columns = zip(*(ids for ids, _ in texts), strict=False)
     # At least one id of each question is not shared.
     shared = min(sum(1 for _ in takewhile(lambda column: len(set(column)) == 1, columns)), len(texts[0][0]) - 1)
-    return pack(model, texts[0][0][:shared], [(ids[shared:], scored) for ids, scored in texts])
+    return pack(model.device, texts[0][0][:shared], tuple((ids[shared:], scored) for ids, scored in texts))
 
 
-def pack(model: "ExpLLM", prompt: Sequence[int], branches: Sequence[tuple[Sequence[int], int]]) -> PackedLabels:
+@lru_cache(maxsize=8)  # for one small face, packing takes a twentieth of the time
+def pack(
+    device: torch.device, prompt: tuple[int, ...], branches: tuple[tuple[tuple[int, ...], int], ...]
+) -> PackedLabels:
     """Pack token sequences after one shared prompt.
 
     Args:
-        model: The model.
+        device: Device of the tensors.
         prompt: Token ids.
         branches: For each sequence, the ids that follow the prompt, and how many of the last ids are scored.
     """
@@ -104,12 +109,10 @@ def pack(model: "ExpLLM", prompt: Sequence[int], branches: Sequence[tuple[Sequen
         blocks.append((size + len(inputs), size + len(inputs) + len(branch) - 1))
         inputs += branch[:-1]
         positions += range(size, size + len(branch) - 1)
-    mask = torch.ones(len(positions), len(positions), dtype=torch.bool, device=model.device).tril()
+    mask = torch.ones(len(positions), len(positions), dtype=torch.bool, device=device).tril()
     for start, end in blocks:
         mask[start:end, size:start] = False
-    ids = [
-        torch.tensor(values, device=model.device) for values in (prompt, inputs, positions, sources, targets, owners)
-    ]
+    ids = [torch.tensor(values, device=device) for values in (prompt, inputs, positions, sources, targets, owners)]
     return PackedLabels(ids[0], ids[1].long(), mask[None, None], ids[2][None], *ids[3:])
 
 
@@ -126,8 +129,12 @@ def accepts_masks(language: PreTrainedModel) -> bool:
 def accepts_positions(language: PreTrainedModel) -> bool:
     """Return whether tokens of a language model see others by attention alone, at positions that a caller may set."""
     layers = getattr(language.config, "layer_types", None) or ()
-    positions = "position_ids" in inspect.signature(language.forward).parameters
-    return positions and set(layers) <= {"full_attention", "sliding_attention"}
+    return _has_positions(type(language)) and set(layers) <= {"full_attention", "sliding_attention"}
+
+
+@cache
+def _has_positions(language: type[PreTrainedModel]) -> bool:
+    return "position_ids" in inspect.signature(language.forward).parameters
 
 
 def score_labels(model: "ExpLLM", image_embeds: torch.Tensor, decoder: Decoder | None = None) -> torch.Tensor:
