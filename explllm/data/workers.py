@@ -72,8 +72,9 @@ def worker_options(rank: int) -> dict[str, Any]:
     Args:
         rank: Rank of the process.
     """
-    started_by = _CONTEXTS.get(multiprocessing.get_start_method())
-    return {"worker_init_fn": partial(init_worker, rank), "multiprocessing_context": started_by}
+    # Asked without `allow_none`, Python would fix the start method for the rest of the process.
+    method = multiprocessing.get_start_method(allow_none=True) or multiprocessing.get_all_start_methods()[0]
+    return {"worker_init_fn": partial(init_worker, rank), "multiprocessing_context": _CONTEXTS.get(method)}
 
 
 def init_worker(rank: int, worker: int) -> None:

@@ -43,7 +43,8 @@ def test_the_page(browser, address, group, pictures, tmp_path):
     page.get_by_role("tab", name="Many pictures").click()
     with zipfile.ZipFile(tmp_path / "faces.zip", "w") as archive:
         archive.writestr("face.png", pictures[0])
-    page.locator("input[type=file]:not([webkitdirectory])").last.set_input_files([tmp_path / "faces.zip", group])
+    tab = page.locator("[role=tabpanel]").filter(has=page.get_by_role("button", name="Start"))
+    tab.locator("input[type=file]:not([webkitdirectory])").set_input_files([tmp_path / "faces.zip", group])
     page.get_by_text("faces.zip").wait_for()
     page.get_by_role("button", name="Start").click()
     page.get_by_text("7 faces in 2 pictures.").wait_for()
