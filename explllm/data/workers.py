@@ -13,8 +13,6 @@ from multiprocessing.process import BaseProcess
 from multiprocessing.util import get_temp_dir
 from typing import Any
 
-from lightning.fabric.utilities.seed import pl_worker_init_function
-
 
 def use_short_socket_folder() -> None:
     """Keep the sockets of worker processes in the system's folder if the path in ``TMPDIR`` is too long for a socket.
@@ -87,6 +85,8 @@ def init_worker(rank: int, worker: int) -> None:
         rank: Rank of the run's process.
         worker: Number of the worker.
     """
+    from lightning.fabric.utilities.seed import pl_worker_init_function
+
     pl_worker_init_function(worker, rank)  # Lightning does not seed workers that have a function of their own
     if hasattr(signal, "SIGUSR1"):
         signal.signal(signal.SIGUSR1, signal.SIG_IGN)
