@@ -25,7 +25,7 @@ from explllm.data.mixture import (
 )
 from explllm.data.preparation import Split, prepare
 from explllm.data.transforms import Augment
-from explllm.data.workers import use_short_socket_folder, worker_options
+from explllm.data.workers import worker_options
 from explllm.explanations.instructions import INSTRUCTION_KINDS
 from explllm.faces.crop import DEFAULT_MARGIN
 from explllm.faces.pixels import ImagePreset, ImageSource
@@ -398,7 +398,6 @@ class FaceDataModule(LightningDataModule):
         pinned = self.trainer is not None and self.trainer.strategy.root_device.type == "cuda"
         options: dict[str, Any] = {"num_workers": self.num_workers, "pin_memory": pinned}
         if self.num_workers:
-            use_short_socket_folder()
             options |= {"persistent_workers": True, **worker_options(self._rank_and_world()[0])}
         return options
 

@@ -65,11 +65,12 @@ if hasattr(signal, "sigwaitinfo"):  # not on macOS and Windows
 
 
 def worker_options(rank: int) -> dict[str, Any]:
-    """Return options of a `DataLoader` whose workers outlive the signals with which schedulers end a job.
+    """Return options of a `DataLoader` whose workers run on clusters: with long temporary paths, and under signals.
 
     Args:
         rank: Rank of the process.
     """
+    use_short_socket_folder()
     # Asked without `allow_none`, Python would fix the start method for the rest of the process.
     method = multiprocessing.get_start_method(allow_none=True) or multiprocessing.get_all_start_methods()[0]
     return {"worker_init_fn": partial(init_worker, rank), "multiprocessing_context": _CONTEXTS.get(method)}
