@@ -15,19 +15,19 @@ COMMANDS = {
     "fit": ("train a model: explllm fit --config demo.yaml", "stages:fit"),
     "validate": ("evaluate a run on its validation faces", "stages:validate"),
     "test": ("evaluate a run on its test faces; write metrics and a report", "stages:test"),
-    "predict": ("recognize every face of a data set, labeled or not", "stages:predict"),
-    "recognize": ("recognize the expression of pictures, fast", "explain:recognize"),
-    "explain": ("recognize the expression of pictures and explain it", "explain:explain"),
-    "watch": ("recognize the expressions of a video or a camera over time", "watch:watch"),
+    "predict": ("recognize every face in a data set, labeled or not", "stages:predict"),
+    "recognize": ("recognize expressions in images, without explanations", "explain:recognize"),
+    "explain": ("recognize and explain expressions in images", "explain:explain"),
+    "watch": ("recognize expressions in a video or camera stream over time", "watch:watch"),
     "app": ("open a web page to look at faces", "app:app"),
     "serve": ("serve a model over HTTP, for OpenAI's clients", "serve:serve"),
     "data": ("read a published data set and write its manifest", "data"),
     "faces": ("detect the faces in a manifest's images", "faces:faces"),
     "aus": ("estimate the 24 action units of a manifest's faces", "aus:aus"),
-    "reliability": ("measure which action units of an estimator to trust", "reliability:reliability"),
+    "reliability": ("measure how reliable an estimator's action units are", "reliability:reliability"),
     "cot": ("chains of thought: build, estimate, status, check, show", "cot"),
     "fea": ("instruction data for FEALLM: build", "fea"),
-    "baseline": ("ask a multimodal model such as GPT-4o about pictures", "baseline:baseline"),
+    "baseline": ("evaluate a multimodal model such as GPT-4o on images", "baseline:baseline"),
     "score": ("evaluate chains of thought: grounding, Exp-CoT Score", "score:score"),
     "compare": ("compare tested runs, with significance tests", "compare:compare"),
     "bench": ("compare models on expressions, action units and reasoning", "bench"),
@@ -44,7 +44,7 @@ _COMPLETION = "__print_completion"
 """The option ``--print_completion SHELL``, with every hyphen as an underscore."""
 
 _CLOSED_OUTPUT = 141
-"""Exit status after writing to a closed pipe: that of a program which SIGPIPE ends."""
+"""Exit status after writing to a closed pipe, as if SIGPIPE had killed the program."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -55,7 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     Returns:
         The exit status: 0; 1 if part of the work failed; 2 after a user error, which is printed on one line; 130 after
-        Ctrl-C; 143 after SIGTERM; 141 if the reader of the output, such as `head`, has ended.
+        Ctrl-C; 143 after SIGTERM; 141 if the output pipe is closed, for example by `head`.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
     try:
@@ -127,7 +127,7 @@ def _call(function: Callable[..., int | None], prog: str, arguments: list[str]) 
     """Run a command; one that Lightning parses receives the words unchanged."""
     if getattr(function, "parses_itself", False):
         return function(arguments)
-    # Imported late: `explllm --help` needs no parser.
+    # Deferred import: `explllm --help` needs no parser.
     from explllm.commands.parser import run_command
 
     return run_command(function, prog, arguments, getattr(function, "more", None))
@@ -176,7 +176,7 @@ def _see(name: str) -> str:
 
 
 def _output_is_closed() -> bool:
-    """Return whether nobody reads the output; any other broken pipe is a bug in the program."""
+    """Return whether the output is a closed pipe; any other broken pipe is a bug in the program."""
     if sys.stdout is None or not hasattr(select, "poll"):  # Windows
         return False
     poll = select.poll()

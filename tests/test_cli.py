@@ -206,7 +206,7 @@ def test_manifests_with_mistakes(explllm, small_config, drawn_faces, tmp_path):
     assert "no values in the column expression [table.parquet]" in error(frame.assign(expression=None))
     bare = frame.drop(columns=["cot", "cot_source", "action_units", "action_units_source"])
     assert "`data.fer_share` 0.75 needs chains of thought, and no training row has one" in error(bare)
-    assert "no row has the split `train`" in error(frame[frame["split"] == "test"])
+    assert "the `train` split has no rows" in error(frame[frame["split"] == "test"])
     (tmp_path / "bare.csv").write_text("path,expression\na.png,Fear\n")
     named = ("--data", "ManifestFaces", "--data.manifest", "bare.csv")
     assert "no column image among path, expression [bare.csv]" in explllm("fit", "--config", small_config, *named).error

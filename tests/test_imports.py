@@ -111,8 +111,9 @@ EXPLAIN = ["explllm.models.explllm", *(f"explllm.report.{name}" for name in ("pi
         (["explllm", "explllm.cli"], HEAVY),
         (["explllm.core.manifest", "explllm.explanations.records"], HEAVY),
         (EXPLAIN, ("peft", "pandas", "torchmetrics", "matplotlib", "lightning")),
+        (["explllm.commands.lightning_cli"], ("peft", "bitsandbytes", "torch._inductor.compile_fx")),
     ],
-    ids=["core", "command line", "tables", "explain"],
+    ids=["core", "command line", "tables", "explain", "training"],
 )
 def test_light_modules_stay_light(modules, absent):
     code = f"import sys, {', '.join(modules)}; print([name for name in {absent!r} if name in sys.modules])"

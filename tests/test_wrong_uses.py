@@ -269,7 +269,7 @@ fit --config SMALL --data FolderFace | Did you mean FolderFaces?
 fit --config SMALL --model ExpLLMTsk | Did you mean ExpLLMTask?
 fit --config SMALL --trainer.max_epochs 0 | trainer.max_epochs is 0
 fit --config SMALL --trainer.max_steps 0 | trainer.max_steps is 0
-fit --config SMALL --trainer.max_epochs -5 | trainer.max_epochs is -5: nothing would train. Use at least 1.
+fit --config SMALL --trainer.max_epochs -5 | trainer.max_epochs is -5: no training would run. Use at least 1.
 fit --config SMALL --trainer.gradient_clip_val -1 | trainer.gradient_clip_val is -1
 fit --config SMALL --trainer.precision 16-true | trainer.precision is 16-true
 fit --config SMALL --trainer.precision bf16-true | trainer.precision is bf16-true
@@ -301,8 +301,8 @@ fit --config SMALL --trainer.logger WandbLogger | needs the package wandb
 fit --config SMALL --trainer.callbacks EarlyStopping --trainer.callbacks.monitor val/los | monitors 'val/los'
 fit --config SMALL --model.optimization.learning_rate -1 | learning_rate is -1
 fit --config SMALL --model.optimization.weight_decay -1 | weight_decay is -1
-fit --config SMALL --model.network.vision_lora.r 0 | r of 0
-fit --config SMALL --model.network.language_lora.dropout 2 | dropout of 2
+fit --config SMALL --model.network.vision_lora.r 0 | r is 0
+fit --config SMALL --model.network.language_lora.dropout 2 | dropout is 2
 fit --config SMALL --data.num_workers -1 | num_workers
 fit --config SMALL --data.batch_size -4 | batch_size
 fit --config SMALL --model.init_from runs/align_cc3m/model | explllm fit --config align_cc3m.yaml

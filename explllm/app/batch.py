@@ -89,7 +89,7 @@ def describe_batch(
 
 
 def pictures(files: Sequence[str], names_only: bool = False) -> Iterator[tuple[str, bytes]]:
-    """Yield name and content of each picture, those in zip files included.
+    """Yield the name and content of each picture, including those in zip files.
 
     Args:
         files: Paths of pictures and zip files; others are skipped.
@@ -122,7 +122,7 @@ def pictures(files: Sequence[str], names_only: bool = False) -> Iterator[tuple[s
 def _answers(
     chunk: Sequence[tuple[str, Photograph | str]], services: Services, name: str, explained: bool
 ) -> Iterator[tuple[dict[str, Any], FaceView | None, bool]]:
-    """Yield the record of each face, its view, and whether it is the picture's last; no view of an unusable picture."""
+    """Yield each face's record, its view (None for an unusable picture), and whether it is the picture's last face."""
     explainer = services.explainers[name]
     model = explainer.model
     limit = services.max_new_tokens if explained else 0

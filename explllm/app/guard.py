@@ -80,7 +80,7 @@ class Connection(H11Protocol):
 
 
 class Guard:
-    """ASGI middleware that rejects requests before any work on them, and counts all requests.
+    """ASGI middleware that rejects requests before any work is done on them, and counts all requests.
 
     A body is read completely, within the limits, before the application sees it.
     """
@@ -107,7 +107,7 @@ class Guard:
         )
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer or refuse a request."""
+        """Handle or reject a request."""
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return

@@ -182,5 +182,5 @@ def picture_url(messages: list[Message]) -> str:
 
 
 def finish_reason(answer: Answer) -> str:
-    """Return why an answer ended, in OpenAI's terms."""
+    """Return OpenAI's finish reason for an answer."""
     return "stop" if answer.complete else "length"

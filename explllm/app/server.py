@@ -84,7 +84,7 @@ def create_server(explainer: Explainer, settings: ServerSettings, detector: Face
     """Create the application.
 
     Args:
-        explainer: Answers the faces. The caller closes it.
+        explainer: Recognizes and explains the faces. The caller closes it.
         settings: The settings.
         detector: Finds the largest face of a picture; without one a picture is a cropped face.
 
@@ -95,7 +95,7 @@ def create_server(explainer: Explainer, settings: ServerSettings, detector: Face
 
 
 def uvicorn_options(settings: ServerSettings) -> dict[str, Any]:
-    """Return the options with which uvicorn runs an application of `create_server`."""
+    """Return the uvicorn options for an application that `create_server` created."""
     connection = type("TimedConnection", (Connection,), {"seconds": settings.read_seconds})
     # The request log would contain the clients' addresses.
     return {"http": connection, "access_log": False}
@@ -139,11 +139,11 @@ class _Server:
     def _add_gauges(self) -> None:
         load = self.explainer.load
         for name, text in (
-            ("waiting", "Waiting faces."),
+            ("waiting", "Faces waiting to start."),
             ("active", "Faces whose text is being generated."),
-            ("faces", "Answered faces since the start."),
-            ("tokens", "Generated tokens since the start."),
-            ("batches", "Batches since the start."),
+            ("faces", "Faces answered since startup."),
+            ("tokens", "Tokens generated since startup."),
+            ("batches", "Batches since startup."),
         ):
             gauge = Gauge(f"explllm_{name}", text, registry=self.registry)
             gauge.set_function(partial(getattr, load, name))
@@ -151,9 +151,9 @@ class _Server:
     # Routes ----------------------------------------------------------------------------------------------------------
 
     async def health(self) -> JSONResponse:
-        """Return whether the server answers."""
+        """Return whether the model's thread is running."""
         alive = self.explainer.alive
-        content = {"status": "ok" if alive else "the model's thread has ended", "model": self.settings.name}
+        content = {"status": "ok" if alive else "the model's thread has stopped", "model": self.settings.name}
         return JSONResponse(content, 200 if alive else 503)
 
     async def metrics(self) -> Response:

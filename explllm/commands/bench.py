@@ -44,7 +44,7 @@ def fea(
 
     The manifest has expressions, action units or both: FACS labels of BP4D or DISFA (`explllm data`), or FEAFA
     intensities. Action units are read from the model's text with a lexicon and, separately, from the likelihood of the
-    answers "active" and "not active", with a threshold per unit chosen on those rows of the split `val` that share no
+    answers "active" and "not active", with a threshold per unit chosen on the rows of the `val` split that share no
     image or person with the test faces. Thresholds are 0.5 without such rows, and with --split val. The report says
     whether a model was trained on the same data set, according to the record of training faces in its run folder. A
     model that was trained on a test image or on a person in the test faces is rejected.
@@ -86,7 +86,7 @@ def fea(
         test = test.sample(sample)
     truth = unit_truth(test, active_from)
     units = () if truth is None else truth.names
-    # Everything is checked before the first model is asked: that takes hours.
+    # Check everything before the first model runs: answering takes hours.
     contestants = [bench.Contestant.open(path, test) for path in models]
     names = _names(contestants, models, out)
     contestants = [replace(one, name=name) for one, name in zip(contestants, names, strict=True)]
@@ -113,7 +113,7 @@ def fea(
 
 
 def _names(contestants: Sequence[Contestant], models: Sequence[str], out: Path) -> list[str]:
-    """Return names whose files of answers overwrite neither each other nor a table that was given."""
+    """Return names such that no answer file overwrites another one or an input table."""
 
     def key(path: Path) -> str:
         return str(path.resolve()).lower()

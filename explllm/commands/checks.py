@@ -29,7 +29,7 @@ _SPAWNING = ("ddp_spawn", "ddp_fork", "ddp_notebook")
 
 
 def check_trainer(trainer: Namespace, fitting: bool) -> None:
-    """Reject trainer settings that cannot work, or that silently train nothing.
+    """Reject trainer settings that cannot work, or with which no training would run.
 
     Raises:
         ConfigError: If a setting is out of range or not supported.
@@ -46,7 +46,7 @@ def check_trainer(trainer: Namespace, fitting: bool) -> None:
         )
     if str(trainer.strategy) in _SPAWNING:
         raise ConfigError(
-            f"trainer.strategy is {trainer.strategy}, which is not supported", remedy="Use ddp or fsdp instead."
+            f"trainer.strategy is {trainer.strategy}, which is not supported", remedy="Use ddp or fsdp2 instead."
         )
     devices = str(trainer.devices)
     limit = max(8, os.cpu_count() or 1)
@@ -65,11 +65,11 @@ def check_trainer(trainer: Namespace, fitting: bool) -> None:
             remedy="Use at least 1; --trainer.limit_val_batches 0 turns validation off.",
         )
     if trainer.limit_train_batches == 0:
-        raise ConfigError("trainer.limit_train_batches is 0: nothing would train", remedy="Use 1 or more.")
+        raise ConfigError("trainer.limit_train_batches is 0: no training would run", remedy="Use 1 or more.")
     for name in ("max_epochs", "max_steps"):
         value = getattr(trainer, name)
         if value is not None and (value == 0 or value < -1):
-            raise ConfigError(f"trainer.{name} is {value}: nothing would train", remedy="Use at least 1.")
+            raise ConfigError(f"trainer.{name} is {value}: no training would run", remedy="Use at least 1.")
 
 
 def check_model_paths(model: Namespace, fitting: bool) -> None:

@@ -140,7 +140,7 @@ def merge_settings(base: Mapping[str, Any], own: Mapping[str, Any], where: str |
 def _for_class(settings: Mapping[str, Any], new: str, key: str, where: str | Path) -> dict[str, Any]:
     """Return the settings of a class that another class accepts too."""
     old, arguments = str(settings["class_path"]), settings.get("init_args") or {}
-    # Imported late: the signatures are needed only if the class changes.
+    # Deferred import: the signatures are needed only if the class changes.
     from explllm.commands.lightning_help import accepted_settings
 
     accepted = accepted_settings(new)
@@ -149,7 +149,7 @@ def _for_class(settings: Mapping[str, Any], new: str, key: str, where: str | Pat
             f"{key} changes from {old} to {new}, and it is unknown which of its inherited settings "
             f"({', '.join(arguments)}) {new} accepts",
             where=where,
-            remedy="Write `init_args: null` to inherit none of them, and state all in a second configuration.",
+            remedy="Write `init_args: null` to inherit none of them, and set all of them in a second configuration.",
         )
     dropped = [name for name in arguments if name not in (accepted or ())]
     if dropped:

@@ -41,7 +41,7 @@ def released(
     if sizes.vision_heads_assumed:
         sys.stderr.write(
             f"warning: assuming {sizes.vision_heads} attention heads in the vision encoder of width "
-            f"{sizes.vision_width}, which no released file states. Set another number with --vision_heads.\n"
+            f"{sizes.vision_width}, which no released file states. Set a different number with --vision_heads.\n"
         )
     sys.stdout.write(
         f"vision encoder   width {sizes.vision_width}, {sizes.vision_depth} blocks, {sizes.vision_heads} heads, "

@@ -327,8 +327,8 @@ _FORM = (
     ("a section without a title", "missing_title"),
     ("conclusion never names the label", "unnamed_label"),
     ("conclusion names only another label", "only_another"),
-    ("concludes another expression", "other_verdict"),
-    ("gives numbers of action units", "unit_numbers"),
+    ("supports a different expression", "other_verdict"),
+    ("mentions action unit numbers", "unit_numbers"),
     ("uses personal pronouns", "pronouns"),
     ("repeats the text of an earlier row", "duplicates"),
 )

@@ -77,8 +77,8 @@ def _print(result: Description, as_json: bool) -> None:
     print_table(console, parts)
     if result.trainable == PAPERS_TRAINABLE:
         console.print(
-            "25.96 M weights train. The paper states 8.7 M (Section III-C); its released code trains 25.96 M, as here:"
-            " 8.7 M is what a projector of one layer would give, in units of 2^20."
+            "25.96 M weights are trainable. The paper states 8.7 M (Section III-C); its released code trains 25.96 M"
+            " too. 8.7 M would be the count with a one-layer projector, in units of 2^20."
         )
     console.print(f"\nimage tokens     {result.image_tokens}")
     if result.images is None:

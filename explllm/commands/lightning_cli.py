@@ -233,7 +233,7 @@ class ExpLLMCLI(LightningCLI):
         return str(path) if path else None
 
     def instantiate_classes(self) -> None:
-        """Build model, data and trainer.
+        """Build the model, the data module and the trainer.
 
         Raises:
             InputError: If a constructor rejects its arguments.
@@ -360,7 +360,7 @@ def _interruptions() -> Iterator[None]:
         if not is_rank_failure(error):
             raise
         hint = " ".join(getattr(error, "__notes__", []))
-        raise InputError("another process of the run has ended", remedy=f"See its message. {hint}".rstrip()) from error
+        raise InputError("another process of the run exited", remedy=f"See its message. {hint}".rstrip()) from error
     except SystemExit as stop:
         if isinstance(stop.__context__, KeyboardInterrupt):
             raise stop.__context__ from None

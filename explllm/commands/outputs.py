@@ -22,7 +22,7 @@ def check_ending(out: Path, endings: Sequence[str] | None = None) -> None:
     Raises:
         ConfigError: If it does not.
     """
-    # Imported late: the module loads pandas, which --help does not need.
+    # Deferred import: the module imports pandas, which --help does not need.
     from explllm.core.manifest import SUFFIXES
 
     endings = endings or list(SUFFIXES)
@@ -55,7 +55,7 @@ def check_new(out: Path, overwrite: bool, what: str) -> None:
 
 
 def check_replaces_none(option: str, outs: Iterable[Path], others: Iterable[str | Path | None], what: str) -> None:
-    """Check that no output is one of some other files, under whatever name.
+    """Check that no output is one of some other files, even under a different path such as a link.
 
     Args:
         option: The option that names the outputs.

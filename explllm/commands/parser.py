@@ -69,7 +69,7 @@ class _Argument:
         raise ConfigError(f"{self.flag} is {value}", remedy=f"Use {allowed}.")
 
     def expected(self) -> str:
-        """The values that the argument takes, in words."""
+        """Text that describes the values that the argument accepts."""
         if get_origin(self.kind) is Literal:
             return f"one of {', '.join(map(str, get_args(self.kind)))}"
         return {int: "a whole number", float: "a number"}.get(self.kind, "text")
@@ -111,7 +111,7 @@ def run_command(
     """Parse a command line and call the function.
 
     Args:
-        function: The command. A parameter ``*rest`` receives the options that are not its own.
+        function: The command. A parameter ``*rest`` receives the options that the function does not define.
         prog: The command as the user types it, such as ``explllm cot build``.
         arguments: The command line after that.
         more: A function whose parameters, except for the first, are options as well; `function` receives them by name.
@@ -182,7 +182,7 @@ def with_underscores(arguments: Sequence[str]) -> list[str]:
 
 
 def suggestion(word: str, known: Iterable[str], cutoff: float = 0.6) -> str:
-    """Return "Did you mean X? " for the known word that is nearest, or nothing."""
+    """Return "Did you mean X? " for the closest known word, or an empty string."""
     # The dashes that all options share would make any two short options look similar.
     names = {name.lstrip("-"): name for name in known}
     near = get_close_matches(word.lstrip("-"), list(names), 1, cutoff)

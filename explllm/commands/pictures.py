@@ -156,7 +156,7 @@ def answer_pictures(
     if len(files) == 1:
         _load(inputs.source(files[0]))
     check_device(options.device)
-    # Imported late: the checks above need no torch models.
+    # Deferred import: the checks above need no torch models.
     from explllm.models.explllm import ExpLLM
 
     detector, detector_lines = open_detector(options.detector)

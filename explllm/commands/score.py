@@ -134,13 +134,13 @@ def _print(metrics: dict[str, Any], path: Path) -> None:
     if means_by_name := metrics.get("exp_cot_score"):
         _print_scores(console, means_by_name, metrics["judge"], path)
     if metrics["judge_cost"]:
-        console.print(f"judging has cost {metrics['judge_cost']:.2f} USD")
+        console.print(f"judging cost {metrics['judge_cost']:.2f} USD")
     for reason, count in list(metrics["not_judged_because"].items())[:_REASONS]:
         console.print(f"not judged: {count:,} ({reason})", markup=False)
     if (more := len(metrics["not_judged_because"]) - _REASONS) > 0:
         console.print(f"not judged for {more:,} more reasons; -o FILE lists them")
     if metrics["not_judged"] and metrics["judge_ledger"]:
-        # Every answer of a judge was paid for, even one that cannot be read.
+        # Every answer of a judge was paid for, even one that cannot be parsed.
         console.print(f"recorded answers are not paid for again; they are in {escape(metrics['judge_ledger'])}")
     if metrics["without_reference"]:
         console.print(f"without a reference: {metrics['without_reference']:,}")

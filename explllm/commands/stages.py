@@ -1,4 +1,4 @@
-"""The commands ``explllm fit``, ``validate``, ``test`` and ``predict``: help first, Lightning only for the work."""
+"""The commands ``explllm fit``, ``validate``, ``test`` and ``predict``; help does not import Lightning."""
 
 import sys
 from collections.abc import Callable
@@ -64,7 +64,7 @@ def _run(stage: str, arguments: list[str]) -> None:
     if text is not None:
         sys.stdout.write(text)
         raise SystemExit(0)
-    # Imported late: Lightning and torch take seconds, which --help does not need.
+    # Deferred import: Lightning and torch take seconds to import, and --help needs neither.
     from explllm.commands.lightning_cli import run_stage
 
     run_stage(stage, ["--help" if word == "--trainer.help" else word for word in words])

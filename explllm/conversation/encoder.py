@@ -40,8 +40,8 @@ class TokenBatch:
 class ConversationEncoder:
     """Encodes conversations with the chat template that is saved with the tokenizer.
 
-    The whole conversation is tokenized in one piece: tokenizing the turns separately gives other tokens at their
-    borders.
+    The whole conversation is tokenized in one piece: tokenizing the turns separately gives different tokens at
+    their boundaries.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, image_tokens: int) -> None:
@@ -70,7 +70,7 @@ class ConversationEncoder:
         self.tokenizer = tokenizer
         self.image_tokens = image_tokens
         self.image_token_id = tokenizer.get_vocab()[IMAGE_TOKEN]
-        # Recognition repeats one prompt and one conversation per label: a cache saves tokenizing them each time.
+        # Recognition repeats one prompt and one conversation per label: a cache avoids tokenizing them again.
         self._cached = lru_cache(maxsize=256)(self._encode_frozen)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -120,7 +120,7 @@ class ConversationEncoder:
         return ids[len(prompt) : end + 1]
 
     def after_image(self, ids: Sequence[int]) -> list[int]:
-        """Return the ids of a conversation behind those of the image."""
+        """Return the ids of a conversation that follow the image tokens."""
         return [*ids][len(ids) - [*reversed(ids)].index(self.image_token_id) :]
 
     def decode(self, ids: list[int] | torch.Tensor) -> str:
@@ -149,7 +149,7 @@ class ConversationEncoder:
 
     @property
     def end_token_ids(self) -> list[int]:
-        """The ids that end an answer: that of the chat template, and the tokenizer's end token."""
+        """The ids that end an answer: the chat template's end token, and the tokenizer's."""
         answer = self.encode_answer([{"role": "user", "content": "?", "image": True, "name": "?", "task": "?"}], "!")
         return sorted({answer[-1], int(self.tokenizer.eos_token_id)})
 

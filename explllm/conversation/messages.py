@@ -66,7 +66,7 @@ CAPTION = Prompt(
     "Image captioning involves describing what a given image shows.",
     "Describe the image in one sentence.",
 )
-"""Answered by a caption: the first stage, in which only the projector trains (paper, Section III-C-2)."""
+"""Answered by a caption: the first stage, in which only the projector is trained (paper, Section III-C-2)."""
 
 
 DESCRIBE = Prompt(
@@ -92,7 +92,7 @@ REASON = Prompt(
 
 
 def unit_state(name: str) -> Prompt:
-    """Return the question whether one action unit is active, answered by `ACTIVE` or `NOT_ACTIVE`.
+    """Return the question that asks whether one action unit is active, answered by `ACTIVE` or `NOT_ACTIVE`.
 
     Args:
         name: Name of the unit, such as ``Jaw Drop``.

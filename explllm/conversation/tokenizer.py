@@ -97,7 +97,7 @@ def train_tokenizer(
         )
     tokenizer = Tokenizer(models.BPE(unk_token="<unk>"))
     tokenizer.normalizer = normalizers.NFC()
-    # A word includes the space before it; digits and punctuation are separate, so a few pieces cover much text.
+    # A word includes the space before it; digits and punctuation are separate, so a small vocabulary covers most text.
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [
             pre_tokenizers.Split(Regex(r" ?[A-Za-z]+|[0-9]|\s+| ?[^\sA-Za-z0-9]+"), "isolated"),

@@ -47,8 +47,8 @@ def configure_threads() -> None:
         return
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
-        # Threads that sleep at once make small models 1.1 to 1.5 times slower on an idle machine. A short spin reduces
-        # this to 1.0 to 1.2 times, and still leaves the core to another process.
+        # Threads that sleep immediately make small models 1.1 to 1.5 times slower on an idle machine. A short spin
+        # reduces this to 1.0 to 1.2 times, and still leaves the core to another process.
         os.environ.setdefault("GOMP_SPINCOUNT", "2000")
     # Intel's and LLVM's runtimes (conda, macOS) use a separate variable.
     os.environ.setdefault("KMP_BLOCKTIME", "0")

@@ -22,10 +22,10 @@ MIRROR_VARIABLE = "EXPLLLM_MIRROR"
 """Environment variable with the base URL of a mirror, which then serves the files of every host except the hub."""
 
 _ATTEMPTS = 3
-"""Attempts without a new byte before a download fails."""
+"""Consecutive attempts that receive no data before a download fails."""
 _CHUNK = 1 << 20
 _TIMEOUT = 30
-"""Seconds without an answer after which an attempt fails."""
+"""Seconds without a response after which an attempt fails."""
 
 
 class DownloadError(InputError):

@@ -100,7 +100,7 @@ def _version(package: str) -> str | None:
 
 
 def _read_requirements(result: Environment) -> None:
-    """Compare the installed packages with what explllm's metadata require."""
+    """Compare the installed packages with the requirements in explllm's metadata."""
     result.versions["explllm"] = _version("explllm")
     try:
         requirements = [Requirement(line) for line in metadata.requires("explllm") or []]

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from types import MappingProxyType
+from typing import Any
 
 from explllm.core.errors import ConfigError, UnknownExpressionError
 
@@ -41,6 +42,14 @@ class Expression(StrEnum):
                 f"unknown expression {word!r}", remedy=f"Use one of {', '.join(cls)}, or a common synonym."
             )
         return expression
+
+    @classmethod
+    def parse_or_none(cls, word: Any) -> Expression | None:
+        """Return what `parse` returns, or None for anything that does not name an expression."""
+        try:
+            return cls.parse(word)
+        except UnknownExpressionError:
+            return None
 
 
 # Words that name an expression. Words that merely suggest one are listed in explllm.explanations.verdict.

@@ -144,7 +144,7 @@ class Manifest:
         return Manifest(rows.reset_index(drop=True), self.root, self.path)
 
     def sample(self, count: int, seed: int = 0) -> Manifest:
-        """Return at most `count` rows, drawn at random, in their order; a larger sample contains a smaller one."""
+        """Return at most `count` random rows, in table order; a larger sample of a seed contains the smaller ones."""
         rows = np.sort(np.random.default_rng(seed).permutation(len(self))[:count])
         return Manifest(self.frame.iloc[rows], self.root, self.path)
 

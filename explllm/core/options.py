@@ -16,4 +16,4 @@ class Option:
     skip: tuple[str, ...] = ()
     """Fields of a dataclass that are not options; the function sets them."""
     default: str | None = None
-    """The default in words, for ``None`` and for values that need an explanation."""
+    """Text that describes the default, for ``None`` and for values that need an explanation."""

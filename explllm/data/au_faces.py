@@ -28,7 +28,7 @@ class UnitSample:
     pixel_values: torch.Tensor
     """float32 (3, H, W)."""
     row: int
-    """Row of the table; -1 - row for a face that only completes a rank's share and is not counted."""
+    """Row of the table; -1 - row for a padding face that evens out the ranks and is not counted."""
     action_units: torch.Tensor
     """(24,) intensities, NaN for units without a label."""
     facs: torch.Tensor

@@ -122,7 +122,7 @@ class DrawnFaces(FaceDataModule):
             val: Number of validation faces.
             test: Number of test faces; no identity appears in two splits.
             size: Width and height of the images, in pixels.
-            drawing_seed: Seed of the drawn faces. Independent of ``seed``, so runs with other seeds use the same faces.
+            drawing_seed: Seed of the drawn faces. Independent of ``seed``: runs with different seeds share the faces.
             **settings: See `FaceDataModule`.
 
         Raises:

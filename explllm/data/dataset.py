@@ -72,7 +72,7 @@ class Sample:
     pixel_values: torch.Tensor
     """float32 (3, H, W)."""
     row: int
-    """Row of the table; -1 - row for a sample that only completes a rank's share and is not counted."""
+    """Row of the table; -1 - row for a padding sample that evens out the ranks and is not counted."""
     expression: int
     """Number of the expression, -1 if unknown."""
     encoded: Encoded | None = None
@@ -228,7 +228,7 @@ class TrainingDataset(Dataset[Sample]):
         return replace(self._sample(spec.row, spec, self.images.blank(), unreadable), readable=False)
 
     def _text(self, row: int, spec: SampleSpec) -> str | None:
-        """Return the text of a conversation, empty if it follows from the action units, None if there is none."""
+        """Return a text for a conversation: empty if action units will supply it, None if the row has none."""
         if spec.kind == "unit_state":
             return "" if self._unit_states(row, self.manifest.intensities_at(row)) else None
         if spec.kind != "caption" and self.columns["expression"][row] is None:
@@ -239,10 +239,10 @@ class TrainingDataset(Dataset[Sample]):
         return self.columns["expression" if spec.kind == "fer" else spec.kind][row]
 
     def _is_rewritten(self, row: int, spec: SampleSpec) -> bool:
-        """Return whether a text follows from the row's action units or was written from them by rules.
+        """Return whether a text is generated from the row's action units, or was written from them by rules.
 
-        Such texts are written again for every sample, with other wordings. A model could only memorize one fixed random
-        wording per face, which costs accuracy on unseen faces.
+        Such texts are regenerated for every sample, with different wordings. A model could only memorize a single fixed
+        random wording per face, which costs accuracy on unseen faces.
         """
         if spec.kind in INSTRUCTION_KINDS:
             source, text = self.columns["fea_source"][row], self.columns[f"fea_{spec.kind}"][row]

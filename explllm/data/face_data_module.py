@@ -148,7 +148,7 @@ class FaceDataModule(LightningDataModule):
         raise TypeError(f"{type(self).__name__} does not override read(), which reads the faces")
 
     def prepare_for(self, model: FaceModel) -> None:
-        """Take preprocessing and tokenization from a model or LightningModule, which calls this in `setup`."""
+        """Take the preprocessing and tokenization from a model or LightningModule, which calls this in `setup`."""
         self._model_inputs = ModelInputs(model.image, getattr(model, "conversations", None))
         self._images = None
 
@@ -218,11 +218,11 @@ class FaceDataModule(LightningDataModule):
         return self._training_loader(self._plan(frame), dataset, Collator(conversations))
 
     def val_dataloader(self) -> DataLoader[Any]:
-        """Return the loader of the split ``val``; rows without an expression, such as BP4D's, are left out."""
+        """Return the loader of the ``val`` split; rows without an expression, such as BP4D's, are skipped."""
         return self._evaluation_loader("val")
 
     def test_dataloader(self) -> DataLoader[Any]:
-        """Return the loader of the split ``test``."""
+        """Return the loader of the ``test`` split."""
         return self._evaluation_loader("test")
 
     def predict_dataloader(self) -> DataLoader[Any]:
@@ -244,7 +244,7 @@ class FaceDataModule(LightningDataModule):
         if batch >= trainer.num_training_batches:
             # The last batch of an epoch: Lightning counts the epoch as processed a moment later.
             epoch, batch = loop.epoch_progress.current.ready, 0
-        # In global batches: a run may resume on another number of devices.
+        # In global batches: a run may resume on a different number of devices.
         window = batch // self._sampler.accumulation
         return {"epoch": epoch, "global_batch": window, "requirements": self._sampler.resume_requirements()}
 
@@ -333,14 +333,14 @@ class FaceDataModule(LightningDataModule):
             splits = ", ".join(f"{name} {count:,}" for name, count in self.frame()["split"].value_counts().items())
             fraction = "" if split == "train" else f", or hold some out with `data.{split}_fraction`"
             raise ManifestError(
-                f"no row has the split `{split}` (rows: {splits})",
+                f"the `{split}` split has no rows (rows: {splits})",
                 where=self._where(),
                 remedy=f"Set the column `split` of some rows to `{split}`{fraction}.",
             )
         return frame
 
     def _can_validate(self) -> bool:
-        """Return whether the split ``val`` has a row to validate recognition on."""
+        """Return whether the ``val`` split has a row to validate recognition on."""
         return self.conversation_kind != "captions" and bool(self.frame("val")["expression"].notna().any())
 
     def _evaluation_loader(self, split: Split | None) -> DataLoader[Any]:

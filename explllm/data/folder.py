@@ -25,7 +25,7 @@ SPLIT_FOLDERS = {
 }
 """Names of split folders, and the name of the split in a manifest."""
 MIN_ROWS_FOR_ZERO_UNITS = 100
-"""Rows of ``action_units.csv`` from which a unit that stays at zero counts as unmeasured. In fewer faces, rare
+"""Minimum rows of ``action_units.csv`` at which a unit that stays at zero counts as unmeasured. In fewer faces, rare
 movements such as a jaw thrust may simply not occur."""
 ZERO_BELOW = 0.05
 """A unit stays at zero if no row reaches this intensity: MediaPipe writes up to 0.03 for units it cannot measure."""
@@ -126,7 +126,7 @@ def _subfolders(folder: Path) -> list[Path]:
 def _refuse_mixture(folders: list[Path], split_folders: list[Path], root: Path) -> None:
     """Reject class folders next to split folders, whose images would otherwise be ignored."""
     for folder in folders:
-        if folder not in split_folders and _is_expression(folder.name):
+        if folder not in split_folders and Expression.parse_or_none(folder.name) is not None:
             raise InputError(
                 f"a class folder {folder.name} next to the split folder {split_folders[0].name}",
                 where=root,
@@ -136,15 +136,9 @@ def _refuse_mixture(folders: list[Path], split_folders: list[Path], root: Path) 
 
 def has_class_folders(root: Path) -> bool:
     """Return whether a folder has a subfolder named by a split or an expression."""
-    return any(folder.name.lower() in SPLIT_FOLDERS or _is_expression(folder.name) for folder in _subfolders(root))
-
-
-def _is_expression(word: str) -> bool:
-    try:
-        Expression.parse(word)
-    except UnknownExpressionError:
-        return False
-    return True
+    return any(
+        folder.name.lower() in SPLIT_FOLDERS or Expression.parse_or_none(folder.name) for folder in _subfolders(root)
+    )
 
 
 def _read_classes(

@@ -60,7 +60,7 @@ class Mixture:
         """Count the conversations of an epoch.
 
         Args:
-            rows: Rows that a conversation of each kind is possible about.
+            rows: Rows for which each kind of conversation is possible.
             shares: Share of each kind; they add up to 1.
             seed: Seed of every order.
             classes: Label of each row; needed for class balancing.
@@ -150,7 +150,7 @@ class BatchSampler(Sampler[list[SampleSpec]]):
         global batch of 8, 2 ranks, micro-batches of 2:   F F | F F | F F | C C
                                                   rank:   0     1     0     1
 
-    An incomplete last global batch is dropped; every epoch has another order.
+    An incomplete last global batch is dropped; every epoch has a different order.
     """
 
     def __init__(
@@ -209,12 +209,12 @@ class BatchSampler(Sampler[list[SampleSpec]]):
         }
 
     def _place(self, sample: SampleSpec) -> tuple[int, int]:
-        # Labels have one length; a stable sort keeps their order.
+        # All labels count as equally long; a stable sort keeps their order.
         length = 0 if sample.kind == "fer" else self.plan.lengths.get(sample.row, 0)
         return KINDS.index(sample.kind), length
 
     def _kinds(self) -> dict[str, str]:
-        """Return the shares of a mixture of other kinds than FER and CoT; the epoch length tells those two apart."""
+        """Return the shares of a mixture with kinds besides FER and CoT; for those two, the epoch length suffices."""
         shares = self.plan.shares if isinstance(self.plan, Mixture) else {}
         return {} if shares.keys() <= {"fer", "cot"} else {"mixture": str(shares)}
 

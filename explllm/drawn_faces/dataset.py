@@ -109,13 +109,13 @@ def draw_faces(
 def _check_numbers(counts: dict[str, int], size: int, seed: int) -> None:
     for split, count in counts.items():
         if count < 0:
-            raise ConfigError(f"{count} faces for {split}", remedy="Use 0 or more.")
+            raise ConfigError(f"the number of {split} faces is {count}", remedy="Use 0 or more.")
     if not any(counts.values()):
         raise ConfigError("no faces to draw", remedy="Request at least one face.")
     if size < MINIMUM_SIZE:
-        raise ConfigError(f"drawn faces of {size} pixels", remedy=f"Use a size of at least {MINIMUM_SIZE} pixels.")
+        raise ConfigError(f"the size is {size} pixels", remedy=f"Use a size of at least {MINIMUM_SIZE} pixels.")
     if seed < 0:
-        raise ConfigError(f"the seed {seed}", remedy="Use 0 or more.")
+        raise ConfigError(f"the seed is {seed}", remedy="Use 0 or more.")
 
 
 def _settings_of(folder: Path) -> dict[str, Any] | None:

@@ -53,7 +53,7 @@ def draw_face(action_units: Sequence[float], identity: Identity, scene: Scene, s
         InputError: If the action units are not 24 numbers in [0, 1], or the size is below 16 pixels.
     """
     if size < MINIMUM_SIZE:
-        raise InputError(f"a drawn face of {size} pixels", remedy=f"Use a size of at least {MINIMUM_SIZE} pixels.")
+        raise InputError(f"the size is {size} pixels", remedy=f"Use a size of at least {MINIMUM_SIZE} pixels.")
     movement = Movement.of(action_units)
     pixels = size * _SUPERSAMPLING
     canvas = Canvas(

@@ -120,7 +120,7 @@ async def build_with_model(
         kind: The kind of text.
 
     Returns:
-        The result; see `explllm.engine.runner.run_all` for early ends.
+        The result; see `explllm.engine.runner.run_all` for runs that stop early.
     """
     total = sum(1 for _ in faces(manifest))
     return await run_all(

@@ -4,7 +4,6 @@ import re
 from collections.abc import Iterable
 from typing import Any
 
-from explllm.core.errors import UnknownExpressionError
 from explllm.core.expressions import Expression
 from explllm.engine.dialogue import Dialogue
 from explllm.llm.prompt import render
@@ -31,7 +30,4 @@ async def infer(description: str, dialogue: Dialogue) -> Expression:
 def read_expression(text: str) -> Expression | None:
     """Parse one label: bare, quoted, or as a structured answer; None if the text contains anything else."""
     word = re.sub(r"^[\s\"'*`]+|[\s\"'*`.]+$", "", answer_field(text, "expression"))
-    try:
-        return Expression.parse(word)
-    except UnknownExpressionError:
-        return None
+    return Expression.parse_or_none(word)

@@ -90,7 +90,7 @@ def print_estimate(result: BuildEstimate) -> None:
     table.add_column("rounds of reflection")
     for column in ("calls", "tokens in", "tokens out", "USD"):
         table.add_column(column, justify="right")
-    names = ("none: all accepted at once", "one for every second face", "all")
+    names = ("none: all accepted immediately", "one for every other face", "all")
     for name, case in zip(names, result.cases, strict=True):
         cost = "unknown" if case.cost is None else f"{case.cost:,.2f}"
         table.add_row(name, f"{case.calls:,}", f"{case.tokens_in:,}", f"{case.tokens_out:,}", cost)

@@ -150,7 +150,7 @@ _REPAIR = "Run the same build again with --overwrite: it rewrites the file and t
 
 
 def format_cost(cost: float, unpriced: int) -> str:
-    """Return a cost in words; answers with an unknown price make it unknown or incomplete."""
+    """Format a cost as text; answers with an unknown price make it unknown or incomplete."""
     if not unpriced:
         return f"cost {cost:.2f} USD"
     return f"cost unknown ({unpriced} answers without a price{f', the others {cost:.2f} USD' if cost else ''})"
@@ -241,7 +241,7 @@ class ProgressTracker:
         self.write("stopped" if result.stopped else "done")
 
     def raise_if_stopped(self, result: RunResult, command: str = "the same command") -> None:
-        """Raise the cause of an early end, after all outputs are written; `command` resumes the run.
+        """Raise the reason why the run stopped early, after all outputs are written; `command` resumes the run.
 
         Raises:
             KeyboardInterrupt: After Ctrl-C.

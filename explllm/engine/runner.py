@@ -1,4 +1,4 @@
-"""Run a model on many faces: concurrency, interruption, early ends."""
+"""Run a model on many faces: concurrency, interruption, early stopping."""
 
 import asyncio
 import signal
@@ -62,7 +62,7 @@ class RunResult:
     unpriced: int = 0
     """Number of answers in the ledger with an unknown price."""
     uses_model: bool = False
-    """Whether a model was used; another run can then ask it again."""
+    """Whether a model was used; a later run can then query it again."""
 
     def count(self, status: str) -> int:
         """Return the number of rows with a status."""

@@ -23,7 +23,7 @@ class EngineSettings:
     max_words: int = 130
     """Maximum number of words in a chain of thought (paper, Section III-B-6)."""
     strong: float = 0.3
-    """Intensity in [0, 1] from which a chain of thought must mention an action unit."""
+    """Minimum intensity in [0, 1] of an action unit that a chain of thought must mention."""
     temperature: float = 0.0
     """Sampling temperature of the model."""
 

@@ -272,26 +272,23 @@ def _paragraphs(text: str) -> list[str]:
 
 def _split_conclusion(text: str) -> tuple[str, str]:
     """Split off the last paragraph, or the text from the last sentence that starts like a conclusion."""
-    paragraphs = _paragraphs(text)
-    if len(paragraphs) > 1 and not _BULLET.match(paragraphs[-1]):
-        return "\n\n".join(paragraphs[:-1]), paragraphs[-1]
-    sentences = _SENTENCE.split(text)
-    for place in range(len(sentences) - 1, 0, -1):
-        if _CONCLUDES.match(sentences[place]):
-            return " ".join(sentences[:place]), " ".join(sentences[place:])
-    return text, ""
+    return _split_off(text, _CONCLUDES, -1)
 
 
 def _split_interpretation(text: str) -> tuple[str, str]:
     """Split off the last paragraph, or the text from the first sentence that combines observations."""
+    return _split_off(text, _COMBINES, 0)
+
+
+def _split_off(text: str, start: re.Pattern[str], which: int) -> tuple[str, str]:
     paragraphs = _paragraphs(text)
     if len(paragraphs) > 1 and not _BULLET.match(paragraphs[-1]):
         return "\n\n".join(paragraphs[:-1]), paragraphs[-1]
     sentences = _SENTENCE.split(text)
-    for place in range(1, len(sentences)):
-        if _COMBINES.match(sentences[place]):
-            return " ".join(sentences[:place]), " ".join(sentences[place:])
-    return text, ""
+    places = [place for place, sentence in enumerate(sentences) if place and start.match(sentence)]
+    if not places:
+        return text, ""
+    return " ".join(sentences[: places[which]]), " ".join(sentences[places[which] :])
 
 
 def _recover(preamble: str, sections: list[str]) -> tuple[str, str, str]:

@@ -69,7 +69,7 @@ def pair_problems(
 
 
 def form_problems(cot: ChainOfThought) -> list[str]:
-    """Find numbers of action units and personal pronouns in a chain of thought."""
+    """Find action unit numbers and personal pronouns in a chain of thought."""
     problems = []
     if index := _INDEX.search(cot.text):
         problems.append(f"it gives the number of an action unit ({index[0]})")

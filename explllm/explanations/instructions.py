@@ -26,7 +26,7 @@ NO_UNITS = "No action unit is active."
 """The list of units of a still face."""
 
 _VISIBLE = 0.25
-"""Intensity from which a movement is more than slight, so that a text must state at least one."""
+"""Minimum intensity of a movement that is more than slight; a text must state at least one such movement."""
 
 _FIRST_WORD = re.compile(r"\A\W*(\w+)\s*[.:,]")
 
@@ -95,7 +95,7 @@ def instruction_problems(
     elif kind == "reasoning":
         last = re.split(r"(?<=[.!?])\s+", text.strip())[-1]
         if not names_expression(last, expression) or verdict(last) != expression:
-            problems.append(f"its last sentence does not conclude {expression}")
+            problems.append(f"its last sentence does not name {expression}")
     other = verdict(rest)
     if other is not None and other != expression and names_expression(rest, other):
         problems.append(f"it describes {other}")

@@ -63,7 +63,7 @@ def mentions(text: str) -> list[Mention]:
 
 @lru_cache(maxsize=4096)
 def _phrase(clause: str, context: str) -> tuple[int, int, tuple[int, ...], bool] | None:
-    """Return start and end of the phrase in a clause, its units, and whether it claims them.
+    """Return the start and end of the phrase in a clause, its units, and whether it claims them.
 
     Args:
         clause: The clause.

@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from explllm.core.errors import ManifestError, MissingPathError, UnknownExpressionError
+from explllm.core.errors import ManifestError, MissingPathError
 from explllm.core.expressions import Expression
 from explllm.core.files import PREDICTIONS_FILE
 from explllm.core.manifest import Manifest, face_key
@@ -92,7 +92,7 @@ def records(table: Manifest, texts_only: bool = True) -> Iterator[Record]:
                 written,
                 None if label is None else Expression(label),
                 units,
-                expression_or_none(predicted),
+                Expression.parse_or_none(predicted),
                 reference if isinstance(reference, str) else None,
             )
 
@@ -116,14 +116,6 @@ def read_records(path: Path) -> Iterator[Record]:
         yield record
     if empty:
         raise ManifestError("no row has a chain of thought", where=path, remedy="Create them with `explllm cot build`.")
-
-
-def expression_or_none(word: Any) -> Expression | None:
-    """Return the expression that a word names, or None."""
-    try:
-        return Expression.parse(word)
-    except UnknownExpressionError:
-        return None
 
 
 def _released(path: Path) -> Manifest:
@@ -171,6 +163,6 @@ def _of_list(row: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
 
 def _of_result(row: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
     truth, answer = row.get("gt"), row.get("pred")
-    if expression_or_none(truth) is not None:
+    if Expression.parse_or_none(truth) is not None:
         return row["img_path"], {"expression": truth, "predicted": answer}
     return row["img_path"], {"reference": truth, "cot": answer}

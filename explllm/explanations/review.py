@@ -44,11 +44,11 @@ class Review:
     label: Expression
     """The expression that the model recognized."""
     concluded: Expression | None
-    """The expression that the text concludes; None if it names none."""
+    """The expression named in the text's conclusion; None if it names none."""
 
     @property
     def conclusion_agrees(self) -> bool:
-        """Whether the text concludes the recognized expression."""
+        """Whether the text's conclusion names the recognized expression."""
         return self.concluded == self.label
 
     def count(self, status: ClaimStatus) -> int:
@@ -80,9 +80,9 @@ class Review:
         """One sentence per problem that does not depend on measured action units."""
         sentences = []
         if self.concluded is None:
-            sentences.append(f"The model recognized {self.label}, but the text concludes no expression.")
+            sentences.append(f"The model recognized {self.label}, but the text's conclusion names no expression.")
         elif not self.conclusion_agrees:
-            sentences.append(f"The model recognized {self.label}, but the text concludes {self.concluded}.")
+            sentences.append(f"The model recognized {self.label}, but the text's conclusion names {self.concluded}.")
         if self.self_contradictions:
             sentences.append(
                 f"The text contradicts itself about: {', '.join(map(with_facs, self.self_contradictions))}."

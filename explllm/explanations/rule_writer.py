@@ -30,7 +30,7 @@ _STRONG_FROM = 0.3
 _SHUT_FROM = 0.65
 """Minimum intensity of eyes that are closed rather than narrowed."""
 _ONE_SIDED_RATIO = 2.0
-"""Ratio of the two sides from which a movement counts as one-sided."""
+"""Minimum ratio of the two sides at which a movement counts as one-sided."""
 _MAX_TRAITS = 3
 
 
@@ -111,11 +111,12 @@ class RuleWriter:
                 text does not mention.
             expression: The label of the face. The conclusion names it and no other.
             seed: Selects the wordings. The same arguments give the same text. Pass the row number for one text per
-                face, and another number for another text about the same face.
+                face, and a different number for another text about the same face.
 
         Returns:
-            Three sections of fewer than 130 words in total. The strongest movement comes first. Each movement from
-            0.08 is named with intensity and side; if there are too many, only those from 0.3 are guaranteed.
+            Three sections of fewer than 130 words in total. The strongest movement comes first. Each movement of
+            0.08 or more is named with its intensity and side; if there are too many, only those of 0.3 or more are
+            guaranteed.
 
         Raises:
             InputError: If the action units are not 24 numbers in [0, 1].

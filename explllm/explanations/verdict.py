@@ -45,7 +45,7 @@ _UNMOVED_FACTOR = 0.3
 _NAMED = 1.0
 """Minimum score of a decisive text: a label may be weakened once (3 x 0.35), not twice."""
 _TIED = 0.85
-"""Ratio of the second-best to the best score from which the two count as tied."""
+"""Minimum ratio of the second-best to the best score at which the two count as tied."""
 
 Evidence = tuple[tuple[Expression, float], ...]
 

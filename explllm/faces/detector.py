@@ -63,7 +63,7 @@ class FaceDetector:
             ConfigError: If insightface is not installed, or the size or the threshold is out of range.
         """
         if not 0 < threshold < 1:
-            raise ConfigError(f"a threshold of {threshold:g}", remedy="Use a number between 0 and 1.")
+            raise ConfigError(f"the threshold is {threshold:g}", remedy="Use a number between 0 and 1.")
         self.file, self.session = _scrfd(Path(path), provider, threads)
         self.runs_on = describe_provider(self.session, "face detector", provider)
         self.size = _input_size(self.session, input_size, self.file)
@@ -182,7 +182,7 @@ def _input_size(session: InferenceSession, requested: int | None, file: Path) ->
             raise _not_scrfd(f"its input is {width} x {height}, not square", file)
         if requested not in (None, width):
             raise ConfigError(
-                f"an input size of {requested} for a detector of {width} x {height} pixels",
+                f"the input size is {requested}, but the detector takes {width} x {height} pixels",
                 where=file,
                 remedy="Omit --input_size, or use a file that accepts any size.",
             )
@@ -190,7 +190,7 @@ def _input_size(session: InferenceSession, requested: int | None, file: Path) ->
     size = DEFAULT_INPUT_SIZE if requested is None else requested
     step = 128 if _OUTPUTS[len(session.get_outputs())][0] == 5 else 32
     if size < step or size % step:
-        raise ConfigError(f"an input size of {size}", where=file, remedy=f"Use a multiple of {step}.")
+        raise ConfigError(f"the input size is {size}", where=file, remedy=f"Use a multiple of {step}.")
     return size
 
 

@@ -68,7 +68,7 @@ def begin(partial: Path, settings: dict[str, Any]) -> tuple[bytearray, Counter[i
     """Create the file, or check that it belongs to this run.
 
     Returns:
-        Whether each item is done, and how often a process ended while it was processing each item.
+        Whether each item is done, and how often a process died while processing each item.
     """
     settings = json.loads(json.dumps(settings))  # JSON turns tuples into lists
     done, started = bytearray(), Counter[int]()

@@ -31,7 +31,7 @@ MAX_MISSING = 100
 _MAX_REJECTED = 3
 """Maximum number of consecutive items that crash their worker. If there are more, the items are not the cause."""
 
-_KILLED = "it crashed the process that read it, twice"
+_KILLED = "it crashed its worker process twice"
 
 
 class Job(Protocol):
@@ -122,7 +122,7 @@ def _check_limits(counts: Counter[str], result: Result, options: JobOptions) -> 
     if counts["missing"] == counts["processed"] == MAX_MISSING:
         options.partial.unlink()  # The next run will have another root, so nothing here is worth keeping.
         raise InputError(
-            f"the first {MAX_MISSING} images do not exist, the last is {result['bad']}",
+            f"the first {MAX_MISSING} images do not exist; the last one is {result['bad']}",
             remedy="Pass the folder that image paths are relative to: --root DIR.",
         )
     if options.max_bad is not None and counts["bad"] > options.max_bad:

@@ -43,9 +43,9 @@ class ImagePreset:
     def __post_init__(self) -> None:
         """Check the ranges."""
         if self.size < 1:
-            raise ConfigError(f"an image size of {self.size} pixels", remedy="Use at least 1.")
+            raise ConfigError(f"the image size is {self.size} pixels", remedy="Use at least 1.")
         if min(self.std) <= 0:
-            raise ConfigError(f"a std of {[*self.std]}", remedy="Use numbers above 0, such as 0.5.")
+            raise ConfigError(f"std is {[*self.std]}", remedy="Use numbers above 0, such as 0.5.")
 
     @classmethod
     def named(cls, name: str, size: int | None = None) -> ImagePreset:

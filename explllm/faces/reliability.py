@@ -18,7 +18,7 @@ from explllm.explanations.grounding import ACTIVE
 from explllm.faces.estimators import Intensities
 
 PRESENT = 0.25
-"""Intensity from which a unit counts as present."""
+"""Minimum intensity of a unit that counts as present."""
 
 CONFIRMED = 0.8
 """Share of the faces from a unit's threshold on whose mirror image must show the unit as well."""

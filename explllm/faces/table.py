@@ -95,8 +95,8 @@ def run_on_manifest(
         max_bad: Maximum number of unusable images before the run stops; None for no limit.
 
     Raises:
-        InputError: As `run_job` and `ManifestFile` do, if the manifest is empty, if another run writes the same
-            output, and if no image can be used and `out` exists: it is not replaced by a table of failures.
+        InputError: As `run_job` and `ManifestFile` do; if the manifest is empty; if another run is writing the same
+            output; or if no image can be used and `out` exists, which a table of failures must not replace.
     """
     with exclusive(out):
         rows = check_unique_faces(source)

@@ -28,11 +28,11 @@ _log = logging.getLogger(__name__)
 
 _BACKOFF = tenacity.wait_exponential_jitter(initial=0.5, max=60, jitter=0.5)
 _LONG_WAIT = 60.0
-"""Seconds from which a wait is logged."""
+"""A wait of more than this many seconds is logged."""
 _MAX_CHARACTERS_PER_TOKEN = 16
 """No tokenizer averages more characters per token in an answer; a longer answer ignores the limit."""
 _MAX_FORBIDDEN = 3
-"""Requests in a row from the start of a run with status 403 after which the key is considered to lack permission."""
+"""Number of consecutive 403 responses at the start of a run after which the key is considered to lack permission."""
 
 
 class ChatClient:
@@ -104,7 +104,7 @@ class ChatClient:
             request: The request.
 
         Returns:
-            The answer, which is on the disk. The caller parses it, even if the request has a schema.
+            The answer, which has been written to disk. The caller parses it, even if the request has a schema.
 
         Raises:
             Refused: If the model refused to answer.
@@ -186,7 +186,7 @@ class ChatClient:
                 self._check_open()
 
     async def _send_accepted(self, request: ChatRequest, key: str, slot: _Slot) -> ChatAnswer:
-        """Send a request, in another format if the server rejects the first."""
+        """Send a request, in a different format if the server rejects the first one."""
         while True:
             body = self._dialect.body(request)
             # At temperature 0 the same body would be truncated again.
@@ -315,7 +315,7 @@ class ChatClient:
         await self._unless_stopped(asyncio.sleep(seconds))
 
     async def _unless_stopped(self, waiting: Coroutine[Any, Any, None]) -> None:
-        """Await a coroutine until the client is stopped."""
+        """Await a coroutine, but no longer than until the client is stopped."""
         tasks = {asyncio.create_task(waiting), asyncio.create_task(self._stop_event.wait())}
         try:
             await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)

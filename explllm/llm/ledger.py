@@ -57,7 +57,7 @@ class RecordedRequest:
 
     request: ChatRequest
     model: str
-    """The model that was asked."""
+    """Name of the model that the request was sent to."""
     answer: ChatAnswer | None
     """The answer; None if it is missing."""
     failure: str | None
@@ -199,7 +199,7 @@ class Ledger:
             await writer.close()
 
     async def begin(self, request: ChatRequest, model: str, upper_bound: float) -> tuple[int, str]:
-        """Record an attempt before it is sent; it is on the disk when this method returns.
+        """Record an attempt before it is sent; it is on disk when this method returns.
 
         Args:
             request: The request.
@@ -228,7 +228,7 @@ class Ledger:
         return number, request_id
 
     async def finish(self, number: int, result: AttemptResult) -> None:
-        """Record the result of an attempt; it reaches the disk even if this method is canceled.
+        """Record the result of an attempt; it is written to disk even if this method is canceled.
 
         Raises:
             InputError: If the ledger cannot be written.

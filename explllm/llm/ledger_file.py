@@ -103,7 +103,7 @@ def connect(path: Path, *, create: bool) -> sqlite3.Connection:
             raise
     except sqlite3.Error as error:
         raise InputError(
-            f"the ledger cannot be opened: {error}", where=path, remedy="Name another file, or one with write access."
+            f"the ledger cannot be opened: {error}", where=path, remedy="Pass a different file, or fix its permissions."
         ) from error
     return connection
 
@@ -123,11 +123,11 @@ def _prepare(connection: sqlite3.Connection, path: Path) -> None:
     version = connection.execute("PRAGMA user_version").fetchone()[0]
     if version != _VERSION:
         raise InputError(
-            f"a ledger of format {version}; this release reads format {_VERSION}",
+            f"the ledger has format {version}, but this release reads format {_VERSION}",
             where=path,
             remedy="Use the release that wrote it, or start a new ledger.",
         )
-    # FULL: a commit is on the disk when it returns. A power cut loses no answer.
+    # FULL: a commit is on disk when it returns. A power cut loses no answer.
     connection.execute("PRAGMA synchronous = FULL")
 
 
@@ -268,7 +268,7 @@ class LedgerWriter:
         """Schedule statements; they are executed in the order of submission, even if nobody awaits the future.
 
         Returns:
-            A future that is done when the statements are on the disk, with an InputError if that fails.
+            A future that is done when the statements are on disk, with an InputError if that fails.
         """
         if self._loop is not asyncio.get_running_loop():
             raise RuntimeError("a ledger is written from one event loop")

@@ -39,7 +39,7 @@ class Budget:
         while limit is not None and self._spent + sum(self._reserved.values()) + upper_bound > limit:
             if self._spent + upper_bound > limit or not self._reserved:
                 raise OutOfBudget(
-                    f"${self._spent:.4f} of ${limit:.4f} are spent, and the next request may cost ${upper_bound:.4f}"
+                    f"${self._spent:.4f} of ${limit:.4f} is spent, and the next request may cost ${upper_bound:.4f}"
                 )
             settled = asyncio.get_running_loop().create_future()
             self._waiting.add(settled)

@@ -86,4 +86,4 @@ async def ask_until_parsed(
             return parsed
         again = render("explllm.llm", "again", count=unusable, answer=text[:_QUOTED_CHARACTERS], expected=expected)
         messages = (*request.messages[:-1], replace(question, content=f"{question.content}\n\n{again}"))
-    raise UnreadableAnswer(f"no readable answer in {unusable}, last {problem}")
+    raise UnreadableAnswer(f"no parsable answer in {unusable} attempts, last: {problem}")

@@ -24,7 +24,7 @@ _CONNECT_TIMEOUT = 20.0
 """Seconds to establish a connection; a request without a connection was never sent."""
 _TRANSIENT_STATUSES = (408, 409, 429)
 _GATEWAY_TIMEOUTS = (504, 524)
-"""Statuses after which the model may have continued to write behind the gateway."""
+"""Gateway timeouts, after which the model may still have completed, and charged for, its answer."""
 _PLACEHOLDER = re.compile(r"[A-Za-z]{0,7}|.{0,3}", re.DOTALL)
 """Keys that may be part of an ordinary word: servers without keys accept any word, such as "k" or "ollama"."""
 

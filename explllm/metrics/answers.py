@@ -8,7 +8,7 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 
-from explllm.core.errors import ConfigError, ManifestError, UnknownExpressionError
+from explllm.core.errors import ConfigError, ManifestError
 from explllm.core.expressions import Expression, LabelSet
 from explllm.metrics.recognition import NO_LABEL
 
@@ -86,7 +86,7 @@ class Answers:
             )
         if "unreadable" in table:
             table = table[table["unreadable"].isna()]
-        truth = [_expression(cell) for cell in table["expression"]]
+        truth = [Expression.parse_or_none(cell) for cell in table["expression"]]
         if None in truth:
             raise ManifestError(
                 f"{truth.count(None)} of {len(truth)} faces have no expression", remedy="Label them, or remove them."
@@ -101,7 +101,7 @@ class Answers:
         table, truth = table[known], [label for label in truth if label in scored]
         indices = {label: place for place, label in enumerate(scored)}
         probabilities = _probabilities(table, scored)
-        answered = [_expression(cell) for cell in table["predicted"]]
+        answered = [Expression.parse_or_none(cell) for cell in table["predicted"]]
         predictions = np.array([NO_LABEL if label is None else indices.get(label, NO_LABEL) for label in answered], int)
         dropped = tuple(label for label in model if label not in scored)
         if dropped:
@@ -138,13 +138,6 @@ def _labels_of(table: pd.DataFrame) -> tuple[Expression, ...]:
     """Return the expressions with a probability column, in the order of the columns."""
     names = [str(name).removeprefix("p_") for name in table.columns if str(name).startswith("p_")]
     return tuple(Expression(name) for name in names if name in set(Expression))
-
-
-def _expression(cell: Any) -> Expression | None:
-    try:
-        return Expression.parse(cell)
-    except UnknownExpressionError:
-        return None
 
 
 def _probabilities(table: pd.DataFrame, scored: Sequence[Expression]) -> np.ndarray:

@@ -30,7 +30,7 @@ class TextCounts:
     agrees: float = 0.0
     """Texts whose conclusion agrees with that label."""
     undecided: float = 0.0
-    """Texts that conclude no expression."""
+    """Texts whose conclusion names no expression."""
     interpreted: float = 0.0
     """Texts with key observations and an interpretation."""
     contradictory: float = 0.0

@@ -21,7 +21,7 @@ from explllm.metrics.significance import holm, mcnemar
 
 @dataclass(frozen=True)
 class Run:
-    """The test of one run."""
+    """The test results of one run."""
 
     name: str
     metrics: dict[str, Any]
@@ -81,16 +81,16 @@ class Comparison:
 
 
 def read_runs(folders: Sequence[str]) -> list[Run]:
-    """Read the tests of two or more run folders; each run is named by its folder, or by its path if names repeat.
+    """Read the test results of two or more runs; a run is named by its folder, or by its path if names repeat.
 
     Raises:
-        InputError: If there are fewer than two different folders, a folder holds no complete test, or its metrics and
-            predictions come from different tests.
+        InputError: If there are fewer than two different folders, a folder has no complete test results, or its metrics
+            and predictions come from different tests.
     """
     paths = [Path(folder) for folder in folders]
     if len({path.resolve() for path in paths}) < max(len(paths), 2):
         raise ConfigError(
-            f"{len(paths)} runs to compare: {', '.join(folders)}", remedy="Pass two or more different runs."
+            f"not two or more different runs: {', '.join(folders)}", remedy="Pass two or more different runs."
         )
     short = [path.resolve().name for path in paths]
     names = short if len(set(short)) == len(short) else [str(path) for path in paths]
@@ -139,7 +139,7 @@ def _read(folder: Path, name: str) -> Run:
         raise MissingPathError("the run does not exist", where=folder, remedy="Check the path.")
     for path in (metrics_file, table_file):
         if not path.is_file():
-            raise MissingPathError("the run has no test to compare", where=path, remedy="Run `explllm test` first.")
+            raise MissingPathError("the run has no test results", where=path, remedy="Run `explllm test` first.")
     metrics = json.loads(metrics_file.read_text(encoding="utf-8"))
     for key in ("test/accuracy", "test/labels", "test/root"):
         if key not in metrics:

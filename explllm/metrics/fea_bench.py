@@ -102,8 +102,8 @@ def units_from_texts(texts: Sequence[str | None], truth: UnitTruth, active_from:
     """Detect action units in texts.
 
     FACS units are active if the text lists their number or the lexicon reads a FEAFA counterpart, on either side. A
-    number that the text denies is inactive. The strength of a unit in words decides over its number: "slight jaw drop
-    (AU26)" is as weak as "slight jaw drop". FEAFA units have sides, which numbers do not give: only words count.
+    number that the text denies is inactive. A strength word takes precedence over a number: "slight jaw drop (AU26)"
+    is as weak as "slight jaw drop". FEAFA units have sides, which numbers do not give: only words count.
 
     Args:
         texts: N texts.
@@ -261,7 +261,7 @@ def _reasoning(manifest: Manifest, texts: Sequence[str | None], judge: str) -> d
     undecided = metrics["undecided"] if written else 1.0
     result: dict[str, Any] = {
         "answered": len(written) / faces,
-        # Texts from which an expression can be read, of all faces.
+        # Share of all faces whose text names an expression.
         "parsed": len(written) / faces * (1 - (undecided or 0.0)),
         **metrics,
     }

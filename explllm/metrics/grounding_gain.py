@@ -85,7 +85,7 @@ def _interval(table: np.ndarray, resamples: int, generator: np.random.Generator)
     gains: list[float] = []
     shares = np.full(len(table), 1 / len(table))
     while len(gains) < resamples:
-        # In parts: the weights of all resamples at once would need 8 bytes x resamples x faces.
+        # In chunks: the weights of all resamples together would need 8 bytes x resamples x faces.
         weights = generator.multinomial(len(table), shares, size=min(_RESAMPLES_AT_ONCE, resamples - len(gains)))
         own, swapped = _f1((weights @ table).T)
         gains += (own - swapped).tolist()

@@ -15,7 +15,7 @@ from explllm.core.manifest import Manifest
 from explllm.core.progress import ProgressBar, track
 from explllm.core.reliability import UnitReliability
 from explllm.explanations.chain_of_thought import ChainOfThought
-from explllm.explanations.records import Record, expression_or_none, read_table, records
+from explllm.explanations.records import Record, read_table, records
 from explllm.llm.client import ChatClient
 from explllm.llm.ledger import Ledger
 from explllm.llm.request import ChatFailure, OutOfBudget, Stopped
@@ -247,7 +247,7 @@ def _labels(frame: Any) -> tuple[Expression, ...] | None:
         return tuple(LabelSet.by_name(named[0]))
     if any(str(name).startswith("p_") for name in frame):
         return None
-    occur = {expression_or_none(word) for name in ("expression", "predicted") for word in frame[name]}
+    occur = {Expression.parse_or_none(word) for name in ("expression", "predicted") for word in frame[name]}
     return tuple(label for label in Expression if label in occur)
 
 

@@ -221,7 +221,7 @@ def regressor_config(settings: RegressorSettings) -> RegressorConfig:
         CheckpointError: If the configuration of a pretrained encoder cannot be read.
     """
     if settings.head_width < 1:
-        raise ConfigError(f"a head of width {settings.head_width}", remedy="Set head_width to at least 1.")
+        raise ConfigError(f"head_width is {settings.head_width}", remedy="Set head_width to at least 1.")
     vision, base = part_config(settings.vision, settings.vision_revision, "vision")
     vision = vision_tower_config(vision)
     image = ImagePreset.named(settings.image_preset, settings.image_size)

@@ -155,7 +155,7 @@ def build(
 
 
 def supports_4bit(settings: NetworkSettings) -> bool:
-    """Return whether the language model can be quantized to 4-bit: it is pretrained, and its base does not train."""
+    """Return whether the language model can be quantized to 4-bit: it is pretrained, and its base is not trained."""
     return isinstance(settings.language, str) and settings.language_train != "full"
 
 

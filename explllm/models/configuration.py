@@ -25,7 +25,7 @@ from explllm.models.lora import LoraSettings
 Config = TypeVar("Config", bound=PreTrainedConfig)
 
 Train = Literal["frozen", "lora", "full"]
-"""What trains in a part: nothing, LoRA only, or every weight."""
+"""How a part is trained: not at all, by LoRA only, or in full."""
 
 Architecture = Literal["expllm", "feallm"]
 """How an image becomes tokens for the language model: by linear layers, or by FEALLM's modules."""
@@ -60,11 +60,11 @@ class ExpLLMConfig(PreTrainedConfig):
     load_in_4bit: bool = False
     """Whether the language model's base weights are quantized to 4-bit."""
     vision_train: Train = "lora"
-    """What trains in the encoder."""
+    """How the encoder is trained."""
     projector_train: Train = "full"
-    """Whether the projector trains (``full``) or not (``frozen``)."""
+    """Whether the projector is trained (``full``) or not (``frozen``)."""
     text_train: Train = "lora"
-    """What trains in the language model."""
+    """How the language model is trained."""
     vision_feature_layer: int = -1
     """Hidden state of the encoder that gives the features: -1 for the last, after the final norm."""
     token_pooling: Literal["none", "2x2"] = "none"

@@ -60,10 +60,12 @@ class ConvBlock(nn.Module):
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
         """Map (B, C, H, W) to (B, C', H/2, W/2)."""
-        features = self.stem(features).relu_()
+        features = self.stem(features)
         for layer in self.residual:
-            features = layer(features).add_(features).relu_()
-        return self.dropout(self.pool(features))
+            features = features.relu_()
+            features = layer(features).add_(features)
+        # Max pooling and ReLU commute. After pooling, ReLU has only a quarter of the positions to process.
+        return self.dropout(self.pool(features).relu_())
 
 
 class ConvEncoder(PreTrainedModel):

@@ -127,7 +127,7 @@ def prompt_logits(
     positions: torch.Tensor | None = None,
     keep: int = 0,
 ) -> torch.Tensor:
-    """Process one prompt about several faces; the tokens before the image, which are the same for all, only once.
+    """Process one prompt for several faces; the tokens before the image, which all faces share, are processed once.
 
     Args:
         model: The model. Its language model must accept any mask and positions.
@@ -217,8 +217,6 @@ class Decoder:
     rows: list[Row] = field(default_factory=list)
     prefix: list[int] = field(default_factory=list)
     """Token ids with which all conversations begin: the first columns of every row contain their keys and values."""
-    passes: int = 0
-    """Forward passes of the language model, prefills not counted."""
 
     def __post_init__(self) -> None:
         """Reserve the cache."""
@@ -292,13 +290,12 @@ class Decoder:
             )
             predictions = output.logits.argmax(-1).tolist()
         self.cache = output.past_key_values
-        self.passes += 1
         for row, draft, predicted in zip(rows, drafts, predictions, strict=True):
             self._accept(row, draft, predicted[row.pending - 1 - (length - keep) :])
         return self.remove_finished()
 
     def _slots(self, rows: list[Row], first: int, length: int) -> dict[str, Any]:
-        """Select the places of the next pass in the cache; return its masks (R, 1, Q, C) and positions (R, Q)."""
+        """Select the cache slots of the next pass; return its masks (R, 1, Q, C) and positions (R, Q)."""
         assert isinstance(self.cache, SlotCache)
         device = self.model.device
         starts = torch.tensor([row.cached for row in rows], device=device).unsqueeze(1)

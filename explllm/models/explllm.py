@@ -124,7 +124,7 @@ class ExpLLM(ExpLLMNetwork):
     def recognize_and_explain(
         self, images: ImageSource | Iterable[ImageSource], max_new_tokens: int = 320, batch_size: int = 8
     ) -> list[tuple[Recognition, ChainOfThought]]:
-        """Recognize faces and explain their expressions, with one prefill of image and prompt for both answers.
+        """Recognize faces and explain their expressions; one prefill of the image and prompt serves both answers.
 
         Args:
             images: One image or several, as for `recognize`.
@@ -207,7 +207,7 @@ class ExpLLM(ExpLLMNetwork):
         token: str | None = None,
         state_dict: dict[str, torch.Tensor] | None = None,
     ) -> None:
-        """Save configuration, trained weights and tokenizer to a folder. See `explllm.models.storage.save`.
+        """Save the configuration, the trained weights and the tokenizer to a folder. See `explllm.models.storage.save`.
 
         Args:
             save_directory: The folder. An existing model folder is replaced.

@@ -81,13 +81,13 @@ class FEALLMSettings:
                 )
         if not self.regions or self.crop_size < 8:
             raise ConfigError(
-                f"{len(self.regions)} regions of {self.crop_size} pixels",
+                f"there are {len(self.regions)} regions, and crop_size is {self.crop_size}",
                 remedy="Set at least one region and a crop_size of at least 8.",
             )
         if self.local_width % (4 * self.local_heads):
             raise ConfigError(
-                f"a local_width of {self.local_width} for {self.local_heads} heads",
-                remedy="Set a width that 4 times the number of heads divides.",
+                f"local_width is {self.local_width}, not a multiple of 4 x {self.local_heads} heads",
+                remedy="Set a multiple of 4 times the number of heads.",
             )
 
 
@@ -234,7 +234,7 @@ class FEALLMProjector(nn.Module):
         super().__init__()
         if width_in % settings.heads:
             raise ConfigError(
-                f"{settings.heads} attention heads for features of width {width_in}",
+                f"{settings.heads} attention heads do not divide the feature width {width_in}",
                 remedy="Set `network.feallm.heads` to a divisor of the width.",
             )
         self.local_clues = LocalClueAggregator(settings, width_in, width_out)

@@ -353,7 +353,7 @@ def new_decoder(model: "ExpLLM", labels: Sequence[Expression | Messages], rows: 
 
 
 def prefill(model: "ExpLLM", decoder: Decoder, faces: Sequence[tuple[int, Face]]) -> list[Row]:
-    """Process image and question of faces, and return the rows to continue.
+    """Process the image and question of each face, and return the rows to continue.
 
     Args:
         model: The model.

@@ -1,7 +1,6 @@
 """Options that change how the language model computes, not what: packing, FlashAttention and Liger's kernels."""
 
 from transformers import PreTrainedModel
-from transformers.integrations.liger import apply_liger_kernel
 
 from explllm.core.errors import ConfigError
 from explllm.models.label_scoring import accepts_positions
@@ -27,7 +26,7 @@ def set_attention(language: PreTrainedModel, name: str) -> None:
 
 
 def check_packing(language: PreTrainedModel) -> None:
-    """Check that a language model can process several conversations in one row separately.
+    """Check that a language model can keep several conversations in one row separate.
 
     Raises:
         ConfigError: If it cannot: it has recurrent layers, or computes positions itself.
@@ -35,7 +34,7 @@ def check_packing(language: PreTrainedModel) -> None:
     if not accepts_positions(language):
         raise ConfigError(
             f"`model.packing` would mix conversations: {type(language).__name__} has layers without attention, or "
-            "positions of its own",
+            "computes its own positions",
             remedy="Remove it.",
         )
 
@@ -51,6 +50,9 @@ def add_liger_kernels(language: PreTrainedModel) -> None:
     Raises:
         ConfigError: If the package is not installed.
     """
+    # Deferred import: transformers imports peft with it.
+    from transformers.integrations.liger import apply_liger_kernel
+
     try:
         apply_liger_kernel(language, {"cross_entropy": False, "fused_linear_cross_entropy": False})
     except ImportError as error:

@@ -14,8 +14,8 @@ from transformers import PreTrainedModel
 def last_mlp_at_end(language: PreTrainedModel, count: int) -> Iterator[None]:
     """Compute the MLP of the last layer only at the last positions inside the context; no other output is read.
 
-    The attention of the last layer needs keys and values of all positions, its MLP does not. In a model of L layers,
-    this saves most of 2/3 of a prefill's last of L layers. Passes of other threads are not affected.
+    The attention of the last layer needs the keys and values of all positions; its MLP does not. The MLP is about 2/3
+    of a layer's work, so in a model of L layers this saves up to 2/(3 L) of a prefill. Other threads are not affected.
 
     Args:
         language: A language model. If its layers have no dense ``mlp``, nothing changes.

@@ -35,13 +35,13 @@ class LoraSettings:
     def __post_init__(self) -> None:
         """Check the ranges."""
         if self.r < 1:
-            raise ConfigError(f"a LoRA rank r of {self.r}", remedy="Use at least 1, or train the part `frozen`.")
+            raise ConfigError(f"the LoRA rank r is {self.r}", remedy="Use at least 1, or train the part `frozen`.")
         if not 0 <= self.dropout < 1:
-            raise ConfigError(f"a LoRA dropout of {self.dropout}", remedy="Use a probability from 0 to below 1.")
+            raise ConfigError(f"the LoRA dropout is {self.dropout}", remedy="Use a probability from 0 to below 1.")
 
 
 class FastDropout(nn.Dropout):
-    """Dropout that gets four decisions from each random number on a CPU, where PyTorch's own took 5% of a step."""
+    """Dropout that draws four decisions from each random number on a CPU, where PyTorch's own took 5% of a step."""
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
         """Zero elements with probability `p`, rounded to 1/65536, and scale up the others."""
@@ -96,7 +96,7 @@ def is_lora(name: str) -> bool:
 
 
 def is_lora_layer(layer: nn.Module) -> "TypeGuard[LoraLayer]":
-    """Return whether a layer is adapted, without peft: a model without LoRA opens faster if it is not imported."""
+    """Return whether a layer has LoRA, without importing peft: models without LoRA then open faster."""
     return hasattr(layer, "lora_A")
 
 

@@ -149,8 +149,8 @@ def chunked_loss(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Compute `conversation_loss` of an output layer without holding the logits of all tokens.
 
-    The logits of a chunk of tokens become the chunk's gradient at once, as in Liger's kernel (Hsu et al. 2024). With
-    Vicuna-7B, the logits and gradients of 16 chains of thought would take 1.2 GB.
+    The logits of a chunk of tokens immediately become the chunk's gradient, as in Liger's kernel (Hsu et al. 2024).
+    With Vicuna-7B, the logits and gradients of 16 chains of thought would take 1.2 GB.
 
     Args:
         head: The output layer.
@@ -230,7 +230,7 @@ class _ChunkedLoss(torch.autograd.Function):
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the loss of states (S, D), output weights (V, D) and targets (S,), and the logits at labels (B,).
 
-        The weights (S,) are those of the tokens.
+        There is one weight per token, (S,).
         """
         device = states.device.type
         autocast = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)

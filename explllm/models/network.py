@@ -376,7 +376,7 @@ class ExpLLMNetwork(MultiPartModel, PreTrainedModel):
             "position_ids": positions,
             "attention_mask": None,
         }
-        # FlashAttention takes no mask: transformers tells it where positions restart. Other attention may ignore that.
+        # FlashAttention takes no mask: transformers tells it where positions restart. Other kernels may ignore that.
         if accepts_masks(self.language):
             rows = torch.arange(len(tokens), device=tokens.device).unsqueeze(1).expand_as(tokens)[tokens]
             same = (rows.unsqueeze(1) == rows).tril()

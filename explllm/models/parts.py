@@ -1,4 +1,4 @@
-"""What trains in each part of a model, and which weights its folder and checkpoints must hold."""
+"""How each part of a model is trained, and which weights its folder and checkpoints must contain."""
 
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -21,7 +21,7 @@ class Part(NamedTuple):
 
     module: nn.Module
     train: Train
-    """The weights that train."""
+    """How it is trained."""
     base: str | None
     """Hugging Face name or folder of its base weights; None if it has no named base."""
 
@@ -37,7 +37,7 @@ class MultiPartModel(nn.Module):
         raise TypeError(f"{type(self).__name__} must define parts()")
 
     def unused_weights(self, part: str) -> frozenset[str]:
-        """Return the names of a part's parameters that do not affect its output; they never train."""
+        """Return the names of a part's parameters that do not affect its output; they are never trained."""
         return frozenset()
 
     def freeze(self, convert: bool = True) -> None:
@@ -88,9 +88,9 @@ class MultiPartModel(nn.Module):
         return weights
 
     def parts_with_own_base(self, names: Iterable[str]) -> set[str]:
-        """Return the parts that train by LoRA or not at all, of which saved weights hold the base.
+        """Return the parts, frozen or trained by LoRA, whose base weights are among the saved weights.
 
-        An earlier stage trained this base: it is no longer that of the named model.
+        An earlier stage trained these base weights, so they differ from those of the named model.
 
         Args:
             names: Names of the saved weights.

@@ -29,7 +29,7 @@ class NetworkSettings:
     vision_revision: str | None = None
     """Revision of the encoder on the hub."""
     vision_train: Train | None = None
-    """What trains in the encoder; by default the preset's, and ``frozen`` for a pretrained encoder of ``feallm``."""
+    """How the encoder is trained; by default the preset's way, and ``frozen`` for a pretrained ``feallm`` encoder."""
     vision_drop_path: float = 0.0
     """Stochastic depth in the encoder: share of samples whose residual each block drops in training. It has no effect
     with one conversation per micro-batch."""
@@ -40,7 +40,7 @@ class NetworkSettings:
     language_revision: str | None = None
     """Revision of the language model on the hub."""
     language_train: Train | None = None
-    """What trains in the language model."""
+    """How the language model is trained."""
     language_lora: LoraSettings = field(default_factory=LoraSettings)
     """LoRA in the language model, if `language_train` is ``lora``."""
     projector_train: Train | None = None
@@ -91,7 +91,7 @@ class NetworkSettings:
             preset = replace(preset, image_size=None)
         if isinstance(self.language, str) and self.language != preset.language:
             values = {"chat_format": NATIVE, **values}
-        # FEALLM's figure freezes the encoder. An encoder with random weights has to train.
+        # FEALLM's figure freezes the encoder. An encoder with random weights has to be trained.
         if self.architecture == "feallm" and isinstance(values.get("vision", preset.vision), str):
             values = {"vision_train": "frozen", **values}
         return replace(preset, **values)

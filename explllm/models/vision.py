@@ -33,7 +33,7 @@ class VisionShape(NamedTuple):
     width: int
     """Features C of each token."""
     unused: frozenset[str]
-    """Names of parameters that do not affect the features (pooling heads, mask tokens). They never train."""
+    """Names of parameters that do not affect the features (pooling heads, mask tokens). They are never trained."""
     earlier_widths: tuple[int, ...]
     """Features of each token of the blocks before the selected one; empty unless requested."""
 
@@ -361,7 +361,7 @@ def add_drop_path(encoder: nn.Module, rate: float) -> None:
         ConfigError: If the encoder has no such blocks, or the rate is out of range.
     """
     if not 0 <= rate < 1:
-        raise ConfigError(f"a drop path rate of {rate}", remedy="Set a rate of at least 0 and below 1.")
+        raise ConfigError(f"the drop path rate is {rate}", remedy="Set a rate of at least 0 and below 1.")
     blocks = [module for module in encoder.modules() if hasattr(module, "drop_path")]
     if not blocks:
         raise ConfigError(

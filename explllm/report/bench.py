@@ -124,7 +124,7 @@ def _notices(rows: Sequence[BenchRow], report: dict[str, Any], note: str) -> lis
 
 
 def _remarks(row: BenchRow) -> list[str]:
-    """Return what limits a model's metrics: unknown labels, unreadable probabilities, thresholds without data."""
+    """Return the caveats of a model's metrics: unknown labels, unreadable probabilities, thresholds without data."""
     likely = row.metrics.get("units_likelihood", {"thresholds": {}, "calibrated": [], "unreadable": 0})
     unknown = row.metrics.get("expression", {}).get("not_a_label", {})
     missing = [unit for unit in likely["thresholds"] if unit not in likely["calibrated"]]

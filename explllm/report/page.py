@@ -138,7 +138,7 @@ def _cards(metrics: Mapping[str, Any]) -> list[MetricCard]:
 
 
 def _notices(training_data_note: str | None, metrics: Mapping[str, Any]) -> list[str]:
-    """Return what readers must know before they read the metrics."""
+    """Return the caveats that readers need before the metrics."""
     notices = [training_data_note] if training_data_note else []
     if unreadable := len(metrics.get("unreadable", ())):
         notices.append(f"{unreadable:,} more faces could not be read and are not scored.")

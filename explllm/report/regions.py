@@ -1,8 +1,8 @@
-"""Face regions that an explanation names, with their places on a face crop.
+"""Face regions that an explanation names, with their positions on a face crop.
 
-The places are those of an average frontal face: the mean landmarks of MediaPipe's face mesh on 141 real face crops, in
-the square around SCRFD's face box. Individual faces deviate by about 8% of the side. "Left" is the person's left, which
-is on the right in the image.
+The positions are those of an average frontal face: the mean landmarks of MediaPipe's face mesh on 141 real face crops,
+in the square around SCRFD's face box. Individual faces deviate by about 8% of the side. "Left" is the person's left,
+which is on the right in the image.
 """
 
 from collections.abc import Sequence
@@ -30,7 +30,7 @@ PLACES: dict[str, Place] = {
     "chin": (0.36, 0.88, 0.28, 0.12),
     "jaw": (0.16, 0.76, 0.68, 0.24),
 }
-"""Places of the regions in the square around a face box."""
+"""Positions of the regions in the square around a face box."""
 
 DRAWN_FACE: Place = (0.2, 0.25, 0.6, 0.6)
 """The square around the face in an image of `explllm.drawn_faces`."""

@@ -40,7 +40,7 @@ def print_metrics(console: Console, written: Mapping[str, Any], stage: str = "te
 
     `written` is the content of ``metrics.json``, and `stage` the prefix of the metrics there: ``test`` or ``val``.
     """
-    # Imported late: `print_explained` needs neither pandas nor torchmetrics.
+    # Deferred import: `print_explained` needs neither pandas nor torchmetrics.
     from explllm.metrics.evaluation import single_class_warning
 
     metrics = {key.removeprefix(f"{stage}/"): value for key, value in written.items() if key.startswith(f"{stage}/")}

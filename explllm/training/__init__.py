@@ -3,7 +3,7 @@
 `ExpLLMTask` trains an ExpLLM and `ActionUnitTask` an action unit regressor; both work with the data modules of
 `explllm.data` and a plain `lightning.pytorch.Trainer`. The callbacks write the run folder (`RunFolder`), report
 accuracy during training (`LiveAccuracy`), and judge or show generated explanations (`AsyncJudge`, `Gallery`). `bench`
-asks trained models the questions of FEABench. Names are imported on first use, because Lightning takes seconds to
+runs trained models on FEABench. Names are imported on first use, because Lightning takes seconds to
 import.
 """
 

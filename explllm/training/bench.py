@@ -79,7 +79,7 @@ class Contestant:
 
         Args:
             faces: The test faces.
-            allow_leaks: Return the leaks instead of refusing the model.
+            allow_leaks: Return the leaks instead of rejecting the model.
 
         Returns:
             The result of `ComparedFaces.check`. Answers of ``explllm baseline`` count as zero-shot; other tables of
@@ -148,7 +148,7 @@ def write_answers(answers: pd.DataFrame, faces: Manifest, path: Path) -> None:
 
 
 def validation_faces(manifest: Manifest, split: str, faces: ComparedFaces) -> tuple[Manifest | None, int]:
-    """Return the rows of the split ``val`` to choose thresholds on, and the number of rows left out.
+    """Return the rows of the ``val`` split to choose thresholds on, and the number of rows left out.
 
     Rows that share an image or a person with the test faces are left out, as is the split that is tested itself.
     """
@@ -167,7 +167,7 @@ def ask_model(
     max_new_tokens: int = 320,
     texts: bool = True,
 ) -> pd.DataFrame:
-    """Ask a model about faces.
+    """Run a model on faces and collect its answers.
 
     Args:
         model: The model.
@@ -187,7 +187,7 @@ def ask_model(
     question = conversation([(LIST_UNITS, None)])
     rows: list[dict[str, Any]] = []
     batches = range(0, len(faces), batch_size)
-    for start in track(batches, f"asking the model, batches of {batch_size} faces", len(batches)):
+    for start in track(batches, f"running the model, batches of {batch_size} faces", len(batches)):
         numbers = range(start, min(start + batch_size, len(faces)))
         pixels = torch.stack([model.image(face_source(faces, number, margin)) for number in numbers])
         columns: dict[str, list[Any]] = {}

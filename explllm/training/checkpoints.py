@@ -144,7 +144,7 @@ class LastCheckpoint(Checkpoint):
     """
 
     def __init__(self, run_dir: str, every_n_steps: int = 200) -> None:
-        """Configure path and interval.
+        """Configure the path and the interval.
 
         Args:
             run_dir: The run folder.
@@ -238,7 +238,7 @@ class BestCheckpoint(Checkpoint):
     """
 
     def __init__(self, run_dir: str, monitor: str = "val/macro_recall") -> None:
-        """Configure path and metric.
+        """Configure the path and the metric.
 
         Args:
             run_dir: The run folder.

@@ -1,6 +1,6 @@
 """The record of a model's training faces: a table in its run folder, with the faces of the model it started from.
 
-Data change after training: another fold, other images of the same names. A record stays as it was.
+Data may change after training, such as the fold or the images behind the same names; the record does not.
 """
 
 import os
@@ -19,7 +19,7 @@ TRAINING_FACES = "training_faces.parquet"
 
 
 def face_table(faces: Manifest) -> pd.DataFrame:
-    """Return what identifies faces.
+    """Return the columns that identify faces.
 
     Returns:
         The columns ``image`` (absolute, in a folder without links), ``box``, ``identity``, ``facs_set``, and

@@ -97,7 +97,7 @@ class FaceTask(LightningModule):
             self.print(f"weights: {where}")
 
     def _check_length(self, checkpoint: dict[str, Any], where: str) -> None:
-        """Reject a limit that the run has already passed: nothing would train, and the model would be written again."""
+        """Reject a limit that the run has already passed: no training would run, but the model would be rewritten."""
         epochs = checkpoint["loops"]["fit_loop"]["epoch_progress"]["current"]["ready"]
         for name, done in (("max_epochs", epochs), ("max_steps", checkpoint["global_step"])):
             limit = getattr(self.trainer, name)
@@ -109,7 +109,7 @@ class FaceTask(LightningModule):
                 )
 
     def _rescale_progress(self, checkpoint: dict[str, Any]) -> None:
-        """Convert Lightning's counts of micro-batches, if the run resumes on another number of devices."""
+        """Convert Lightning's counts of micro-batches, if the run resumes on a different number of devices."""
         before, now = checkpoint["accumulation"], self.trainer.accumulate_grad_batches
         progress = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]
         for counts in (progress["current"], progress["total"]):

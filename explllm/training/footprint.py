@@ -53,7 +53,7 @@ class PartSize:
     architecture: str
     """Class of the part."""
     train: str
-    """How it trains: frozen, lora or full."""
+    """How it is trained: frozen, lora or full."""
     weights: int
     """All weights."""
     trainable: int

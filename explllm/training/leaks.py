@@ -1,4 +1,4 @@
-"""The check that no test face was a training face, and what a model's training says about a data set."""
+"""Check that no test face was a training face, and whether a model was trained on a data set."""
 
 import math
 import os
@@ -19,17 +19,17 @@ from explllm.faces.boxes import iou
 from explllm.training.face_record import face_table
 
 SAME_FACE = 0.5
-"""Two boxes in one image are of the same face above this intersection over union. Our choice."""
+"""Two boxes in one image show the same face if their intersection over union exceeds this. Our choice."""
 _COMPARED_ROWS = 1000
 """Other rows of the test manifest whose content is compared, to recognize a copy of the training data."""
 
 
 @dataclass(frozen=True)
 class DataCheck:
-    """What a model's training faces say about test faces."""
+    """The result of comparing a model's training faces with test faces."""
 
     relation: str
-    """How the model knows the test's data set: ``trained on``, ``zero-shot`` or ``unknown``."""
+    """The model's relation to the test's data set: ``trained on``, ``zero-shot`` or ``unknown``."""
     leaks: dict[str, int] | None = None
     """Number of test faces with the same image (``images``) or person (``people``) as a training face, and of training
     faces that could not be compared (``missing``); None if the training faces are unknown."""
@@ -38,14 +38,14 @@ class DataCheck:
 
 
 class ComparedFaces:
-    """Test faces, to compare with the training faces of one model after the other."""
+    """Test faces, to be compared with the training faces of each model."""
 
     def __init__(self, test: Manifest, manifest: Manifest) -> None:
         """Describe the test faces; their images are read only to compare them.
 
         Args:
             test: The test faces.
-            manifest: All faces of the test's manifest. A model that was trained on one of them knows the data set.
+            manifest: All faces of the test's manifest. A model trained on one of them was trained on the data set.
         """
         self._digests = _Digests()
         self.table, data_set = face_table(test), face_table(manifest)
@@ -109,8 +109,8 @@ class ComparedFaces:
         """Read training images.
 
         Returns:
-            For each row, whether its image can be read and is older than the training; and the content of images whose
-            size is that of one of ours, None for the others. A newer image may still be the same.
+            For each row, whether its image can be read and is older than the training; and the digest of each image
+            whose file size equals that of a test image, None for the others. A newer image may still be the same.
         """
         unchanged, content = np.zeros(len(record), bool), []
         faces = track(zip(record["image"], record["time"], strict=True), "comparing training images", len(record))
@@ -137,7 +137,7 @@ class _Digests:
         self._digests: dict[str, str | None] = {}
 
     def size_and_time(self, path: str) -> tuple[int, float]:
-        """Return the size and the time of the last change; -1 and infinity if there is no such file."""
+        """Return the size and the modification time; -1 and infinity if there is no such file."""
         if path not in self._stats:
             try:
                 found = os.stat(path)
@@ -176,7 +176,7 @@ def _same_faces(
 
 
 def _unknown(record: pd.DataFrame, missing: int) -> str:
-    """Return what cannot be compared."""
+    """Describe the training faces that cannot be compared."""
     gaps = record["gap"].dropna().unique()
     parts = [f"the training faces of {gap}, from which it started, are unknown" for gap in gaps]
     if missing:

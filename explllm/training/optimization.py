@@ -7,8 +7,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import nn
-from torch.optim.lr_scheduler import LRScheduler, SequentialLR
-from transformers import get_cosine_schedule_with_warmup
+from torch.optim.lr_scheduler import LambdaLR, LRScheduler, SequentialLR
 
 from explllm.core.errors import ConfigError
 
@@ -87,7 +86,7 @@ def build_optimizer(
     )
     if 0 < first_phase < total_steps:
         phases: list[LRScheduler] = [
-            get_cosine_schedule_with_warmup(optimizer, warmup_steps(settings, steps), steps)
+            _cosine_schedule(optimizer, warmup_steps(settings, steps), steps)
             for steps in (first_phase, total_steps - first_phase)
         ]
         return optimizer, SequentialLR(optimizer, phases, [first_phase])
@@ -98,7 +97,19 @@ def build_optimizer(
             f"the learning rate never reaches {settings.learning_rate}",
             stacklevel=2,
         )
-    return optimizer, get_cosine_schedule_with_warmup(optimizer, warmup, total_steps)
+    return optimizer, _cosine_schedule(optimizer, warmup, total_steps)
+
+
+def _cosine_schedule(optimizer: torch.optim.Optimizer, warmup: int, total_steps: int) -> LambdaLR:
+    """Return the schedule of transformers' `get_cosine_schedule_with_warmup`, whose module imports peft for 2 s."""
+
+    def factor(step: int) -> float:
+        if step < warmup:
+            return step / warmup
+        progress = (step - warmup) / max(1, total_steps - warmup)
+        return max(0.0, 0.5 * (1 + math.cos(math.pi * progress)))
+
+    return LambdaLR(optimizer, factor)
 
 
 def warmup_steps(settings: OptimizationSettings, total_steps: int) -> int:
@@ -111,8 +122,8 @@ def warmup_steps(settings: OptimizationSettings, total_steps: int) -> int:
 def undecayed_names(model: nn.Module) -> set[str]:
     """Return the names of biases and of the weights of norms and scales, which weight decay must not shrink.
 
-    They are found by name and by their module's class: under sharding strategies, a tensor may have another number of
-    dimensions.
+    They are found by name and by their module's class: under sharding strategies, a tensor may have a different
+    number of dimensions.
     """
     return {
         f"{prefix}.{name}".lstrip(".")

@@ -70,7 +70,7 @@ class PredictionParts:
 
 
 def file_identity(path: str | os.PathLike[str] | None) -> list[Any] | None:
-    """Return path, size and modification time of a file; None for None."""
+    """Return the path, size and modification time of a file; None for None."""
     if path is None:
         return None
     status = Path(path).stat()

@@ -136,7 +136,7 @@ def check_trainer(trainer: Trainer) -> None:
 
 
 def is_slow_in_bfloat16(accelerator: str) -> bool:
-    """Return whether training runs on a processor without instructions for bfloat16.
+    """Return whether training runs on a processor without bfloat16 instructions.
 
     With AVX2 alone, a training step of `faces.yaml` takes about eight times as long in bfloat16 as in float32.
 
@@ -150,7 +150,7 @@ def is_slow_in_bfloat16(accelerator: str) -> bool:
 
 
 def is_rank_failure(error: BaseException) -> bool:
-    """Return whether an error means that another rank has ended: its connection broke or timed out."""
+    """Return whether an error means that another rank exited: its connection broke or timed out."""
     message = str(error)
     broken = "onnection" in message and ("peer" in message or "reset" in message)
     return isinstance(error, DistError) or (isinstance(error, RuntimeError) and (broken or "Timed out" in message))

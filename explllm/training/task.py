@@ -62,7 +62,7 @@ class ExpLLMTask(FaceTask):
         average_answers: bool = False,
         calibrate: bool = False,
     ) -> None:
-        """Build configuration and tokenizer; `configure_model` loads the weights.
+        """Build the configuration and the tokenizer; `configure_model` loads the weights.
 
         Args:
             network: The model's parts.
@@ -186,7 +186,7 @@ class ExpLLMTask(FaceTask):
         checkpoint = read_checkpoint(path)
         metadata = checkpoint.get("model_metadata", {})
         if checkpoint.get("task") != type(self).__name__ or "image" not in metadata:
-            return  # another kind of model is refused when its weights are loaded
+            return  # a different kind of model is rejected when its weights are loaded
         tokenizer, chat_format = self.conversations.tokenizer, checkpoint["network"]["chat_format"]
         if chat_format != self.config.chat_format:
             self.config, tokenizer = build_config(replace(self.network, chat_format=chat_format))

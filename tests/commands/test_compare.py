@@ -185,14 +185,14 @@ def test_names_that_are_alike(tested):
 
 def test_errors(tested, tmp_path):
     one, two = tested("one"), tested("two", seed=5)
-    with pytest.raises(InputError, match="1 runs to compare"):
+    with pytest.raises(InputError, match="not two or more different runs"):
         compare([str(one)])
     with pytest.raises(InputError, match="Pass two or more different runs"):
         compare([str(one), str(one / ".")])
     with pytest.raises(InputError, match=r"the run does not exist .*gone.*Check the path"):
         compare([str(one), str(tmp_path / "gone")])
     (tmp_path / "untested").mkdir()
-    with pytest.raises(InputError, match=r"no test to compare .*untested/metrics.json.*explllm test"):
+    with pytest.raises(InputError, match=r"no test results .*untested/metrics.json.*explllm test"):
         compare([str(one), str(tmp_path / "untested")])
     rewrite(two, lambda table: table.assign(predicted="Fear"))
     with pytest.raises(InputError, match="the predictions do not belong to the test in metrics.json"):

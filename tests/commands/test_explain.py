@@ -234,7 +234,7 @@ def test_a_conclusion_that_contradicts_the_headline_is_flagged(explain, drawn_fa
     assert lines[1]["concluded"] == "Contempt"
     for line in lines:
         concluded = line["concluded"] or "no expression"
-        warning = f"The model recognized {line['expression']}, but the text concludes {concluded}."
+        warning = f"The model recognized {line['expression']}, but the text's conclusion names {concluded}."
         assert line["conclusion_agrees"] == (line["concluded"] == line["expression"])
         assert (warning in line["warnings"]) != line["conclusion_agrees"]
     _, out = explain(*faces)

@@ -106,7 +106,7 @@ def test_validation_without_validation_faces(ready, drawn_faces, tmp_path):
     assert ready(ManifestFaces(*table)).trainer.limit_val_batches == 0
     with pytest.raises(
         ManifestError,
-        match=r"no row has the split `val` \(rows: train 56, test 27\) \[.*table.parquet\].*`data.val_fraction`",
+        match=r"the `val` split has no rows \(rows: train 56, test 27\) \[.*table.parquet\].*`data.val_fraction`",
     ):
         ready(ManifestFaces(*table), "validate").val_dataloader()
     data = ready(ManifestFaces(*table, val_fraction=0.25))

@@ -178,10 +178,10 @@ def test_foreign_folder_is_left_alone(tmp_path, settings):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"train": -1}, "-1 faces for train"),
+        ({"train": -1}, "the number of train faces is -1"),
         ({"train": 0, "val": 0, "test": 0}, "no faces"),
         ({"size": 8}, "at least 16 pixels"),
-        ({"seed": -1}, "the seed -1"),
+        ({"seed": -1}, "the seed is -1"),
     ],
 )
 def test_numbers_out_of_range_are_refused(tmp_path, change, message):

@@ -98,7 +98,7 @@ def test_the_budget_too_leaves_what_an_earlier_run_has_done(build, server, chat_
         build(first.url, *prices, "--concurrency", 1, count=12)
     made = table()
     done = build(server.url, *prices, "--max-cost", 0.1)
-    assert done.status == 1 and "are spent" in done.out and server.received == []
+    assert done.status == 1 and "is spent" in done.out and server.received == []
     with Ledger("out.run/ledger.sqlite") as ledger:
         assert ledger.totals().cost > 0 and f"cost {ledger.totals().cost:.2f} USD" in done.out
     assert table()["cot"][1:].equals(made["cot"][1:])

@@ -85,7 +85,7 @@ def test_wrong_labels_are_found():
         "it describes Fear",
     ]
     assert instruction_problems("reasoning", texts["reasoning"], units, Expression.ANGER) == [
-        "its last sentence does not conclude Anger",
+        "its last sentence does not name Anger",
         "it describes Fear",
     ]
     assert any(

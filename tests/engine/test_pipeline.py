@@ -206,7 +206,7 @@ def test_answers_that_cannot_be_read_are_asked_again_and_then_counted(work, mode
 
     outcome, asked = work(Face("another.jpg", tuple(UNITS), label), answer=never)
     assert [purpose for purpose, _ in asked].count("verification") == 3
-    assert outcome.reason == "verification: no readable answer in 3, last 'Perhaps.'"
+    assert outcome.reason == "verification: no parsable answer in 3 attempts, last: 'Perhaps.'"
 
 
 def test_a_refusal_fails_the_face_and_not_the_run(work, model_script, chat_server):
@@ -256,7 +256,7 @@ def test_a_description_that_is_cut_off_is_no_description(work, model_script, cha
         return chat_server.Reply("The brows are", finish_reason="length", usage=(100, 999))
 
     outcome, asked = work(face(model_script.guess(UNITS)), answer=answer)
-    assert outcome.reason == "au2des: no readable answer in 3, last cut off after 999 tokens"
+    assert outcome.reason == "au2des: no parsable answer in 3 attempts, last: cut off after 999 tokens"
     assert len(asked) == 3
 
 

@@ -49,7 +49,7 @@ def test_the_smiling_astronaut():
     text = "The brows are drawn down. The lip corners are not pulled up."
     found = review(text, smile, Expression.ANGER, conclusion="Surprise.")
     assert found.count("contradicts") == 4  # both brows, both lip corners
-    assert found.warnings == ["The model recognized Anger, but the text concludes Surprise."]
+    assert found.warnings == ["The model recognized Anger, but the text's conclusion names Surprise."]
 
 
 def test_warnings():
@@ -57,7 +57,7 @@ def test_warnings():
     assert contradictory.warnings == ["The text contradicts itself about: Nose Wrinkle (AU9)."]
     assert review("The jaw is dropped.").warnings == []
     assert review("The jaw is dropped.", interpretation="", conclusion="").warnings == [
-        "The model recognized Happiness, but the text concludes no expression."
+        "The model recognized Happiness, but the text's conclusion names no expression."
     ]
 
 

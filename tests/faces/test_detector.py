@@ -94,15 +94,15 @@ def test_a_detector_for_any_size_gives_each_face_once(opened, any_size_file, det
         assert all(iou(a.box, b.box) > 0.95 for a, b in zip(faces, expected, strict=True))
     [face] = opened(any_size_file, input_size=320).detect(photographs["astronaut"])
     assert iou(face.box, ASTRONAUT) >= 0.5
-    with pytest.raises(ConfigError, match="an input size of 100 .*Use a multiple of 32"):
+    with pytest.raises(ConfigError, match="the input size is 100 .*Use a multiple of 32"):
         opened(any_size_file, input_size=100)
 
 
 def test_the_threshold_counts(opened, detector_file, photographs):
     assert opened(detector_file, threshold=0.99).detect(photographs["astronaut"]) == []
-    with pytest.raises(ConfigError, match="a threshold of 1"):
+    with pytest.raises(ConfigError, match="the threshold is 1"):
         opened(detector_file, threshold=1)
-    with pytest.raises(ConfigError, match="an input size of 320 for a detector of 640 x 640"):
+    with pytest.raises(ConfigError, match="the input size is 320, but the detector takes 640 x 640"):
         opened(detector_file, input_size=320)
 
 

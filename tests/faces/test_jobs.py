@@ -119,7 +119,7 @@ def test_too_many_unusable_items_stop_the_run_and_are_repeated(run, workers):
 
 def test_a_missing_root_stops_early(run, tmp_path, monkeypatch):
     monkeypatch.setattr(jobs, "MAX_MISSING", 5)
-    with pytest.raises(InputError, match="the first 5 images do not exist, .*Pass the folder .*--root DIR"):
+    with pytest.raises(InputError, match="the first 5 images do not exist; .*Pass the folder .*--root DIR"):
         run(["missing"] * 9)
     assert not (tmp_path / "p.jsonl").exists()  # the run with --root starts over
     assert len(run(["missing"] * 4 + [1] + ["missing"] * 5)) == 10
@@ -127,7 +127,7 @@ def test_a_missing_root_stops_early(run, tmp_path, monkeypatch):
 
 def test_items_that_end_their_worker_are_set_aside(job, run):
     results = run([1, 2, -1, 3, -2, 4, 5], workers=2, chunk=2)
-    killed = "it crashed the process that read it, twice"
+    killed = "it crashed its worker process twice"
     assert squares(results) == {0: 1, 1: 4, 2: None, 3: 9, 4: None, 5: 16, 6: 25}
     assert [results[2]["bad"], results[4]["bad"]] == [f"-1: {killed}", f"-2: {killed}"]
     assert 2 <= processed(job).count("-1") <= 3 and 2 <= processed(job).count("-2") <= 3
@@ -183,7 +183,7 @@ def wait_for_results(process, partial, count=3):
 def test_an_item_that_ends_the_only_process_twice_is_set_aside(start, tmp_path):
     assert [start("1", "deadly").wait() for _ in range(3)] == [9, 9, 0]
     results = read(tmp_path / "p.jsonl")
-    assert results[3]["bad"] == "it crashed the process that read it, twice"
+    assert results[3]["bad"] == "it crashed its worker process twice"
     assert [index for index, result in results.items() if result["bad"] is None] == [0, 1, 2, 4, 5]
 
 

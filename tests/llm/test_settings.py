@@ -154,7 +154,7 @@ def test_the_budget_waits_for_those_in_flight():
         second = await waiting
         budget.settle(second, 1.5)
         assert budget.spent == 3.0
-        with pytest.raises(OutOfBudget, match=r"\$3\.0000 of \$4\.0000 are spent.*\$1\.5000"):
+        with pytest.raises(OutOfBudget, match=r"\$3\.0000 of \$4\.0000 is spent.*\$1\.5000"):
             await budget.reserve(1.5, limit=4.0)
         await budget.reserve(1.0, limit=4.0)
         # Even if the one in flight cost nothing.

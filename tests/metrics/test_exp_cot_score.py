@@ -92,7 +92,7 @@ def test_a_model_as_judge(chat_server, tmp_path):
     assert name.startswith("scripted, prompt ")
 
     talker = chat_server.ChatServer(lambda received: chat_server.Reply("Well."))
-    with talker as server, pytest.raises(ChatFailure, match="no readable answer in 3"):
+    with talker as server, pytest.raises(ChatFailure, match="no parsable answer in 3 attempts"):
         asyncio.run(judged(server.url, "another text"))
 
 

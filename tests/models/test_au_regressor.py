@@ -146,7 +146,7 @@ def test_invalid_settings():
         regressor_config(RegressorSettings(vision={"model_type": "none"}))
     with pytest.raises(ConfigError, match="no image preset"):
         regressor_config(RegressorSettings(**{**vars(CONV), "image_preset": "none"}))
-    with pytest.raises(ConfigError, match="a head of width 0"):
+    with pytest.raises(ConfigError, match="head_width is 0"):
         regressor_config(RegressorSettings(**{**vars(CONV), "head_width": 0}))
     with pytest.raises(ConfigError, match="takes no images of 4 pixels"):
         regressor_config(RegressorSettings(**{**vars(CONV), "image_size": 4}))

@@ -153,9 +153,9 @@ def test_from_pretrained_returns_the_right_class(feallm_settings, tiny_model, tm
     ("change", "message"),
     [
         ({"regions": [[0, 0, 1, 1], [0.5, 0, 0.4, 1]]}, r"region 1 is \[0.5, 0, 0.4, 1\]"),
-        ({"regions": []}, "0 regions of 56 pixels"),
-        ({"local_width": 10}, "a local_width of 10 for 4 heads"),
-        ({"heads": 7}, "7 attention heads for features of width 32"),
+        ({"regions": []}, "there are 0 regions, and crop_size is 56"),
+        ({"local_width": 10}, "local_width is 10, not a multiple of 4 x 4 heads"),
+        ({"heads": 7}, "7 attention heads do not divide the feature width 32"),
     ],
 )
 def test_invalid_sizes(feallm_settings, change, message):

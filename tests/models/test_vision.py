@@ -41,7 +41,7 @@ def test_drop_path_in_every_block_of_dinov2():
 
 
 def test_invalid_drop_path():
-    with pytest.raises(ConfigError, match="a drop path rate of 1"):
+    with pytest.raises(ConfigError, match="the drop path rate is 1"):
         add_drop_path(Dinov2Model(SMALL), 1.0)
     with pytest.raises(ConfigError, match="no blocks with stochastic depth"):
         add_drop_path(ConvEncoder(ConvEncoderConfig()), 0.1)

@@ -42,7 +42,7 @@ def test_a_record(face):
     assert record["self_contradictions"] == ["Nose Wrinkle"]
     assert record["warnings"] == [
         "Blurred.",
-        "The model recognized Happiness, but the text concludes Disgust.",
+        "The model recognized Happiness, but the text's conclusion names Disgust.",
         "The text contradicts itself about: Nose Wrinkle (AU9).",
     ]
     assert record["box"] == [1.0, 2.0, 3.0, 4.0] and record["training_data_note"] == "The faces are drawn."

@@ -123,7 +123,7 @@ def test_a_review(console):
         "claims: 1 agrees, 1 contradicts, 0 not measured (action units by a [model])",
         "  ✓ agrees: Jaw Drop (AU26, measured 0.62)",
         "  ✗ contradicts: Nose Wrinkle (AU9, measured 0.00)",
-        "Warning: The model recognized Surprise, but the text concludes Fear.",
+        "Warning: The model recognized Surprise, but the text's conclusion names Fear.",
     ]
     print_review(console, review, None, [])
     assert len(printed(console).splitlines()) == 4  # without measurements nothing is checked

@@ -1,7 +1,9 @@
 import math
+from contextlib import nullcontext
 
 import pytest
 import torch
+from transformers import get_cosine_schedule_with_warmup
 
 from explllm.core.errors import ConfigError
 from explllm.models.build import NetworkSettings, build
@@ -26,6 +28,15 @@ def test_linear_warm_up_then_cosine_to_zero():
     expected = [0.2 * (1 + math.cos(math.pi * step / 16)) for step in range(17)]
     assert found[4:] == pytest.approx(expected, abs=1e-9)
     assert found[-1] == pytest.approx(0, abs=1e-9)
+
+
+@pytest.mark.parametrize("warmup", [0, 3, 9, 12])
+def test_the_schedule_is_that_of_transformers(warmup):
+    optimizer = torch.optim.AdamW([torch.nn.Parameter(torch.ones(1))], lr=1.0)
+    expected = get_cosine_schedule_with_warmup(optimizer, warmup, 9).lr_lambdas[0]
+    with nullcontext() if warmup < 9 else pytest.warns(UserWarning, match="never reaches"):
+        found = rates(OptimizationSettings(learning_rate=1.0, warmup_steps=warmup), 9)
+    assert found == [expected(step) for step in range(10)]
 
 
 def test_warm_up_as_a_share_is_rounded_up():

@@ -227,7 +227,7 @@ def test_validate(command, run_dir):
     assert f"val accuracy {held['val/accuracy']:.3f}" in done.out
     assert "Validate metric" not in done.out  # Lightning's own table would repeat the metrics
     assert (
-        "no row has the split `val`"
+        "the `val` split has no rows"
         in command("validate", "--data.val", 0, "--data.folder", "faces", "--data.train", 7).error
     )
 

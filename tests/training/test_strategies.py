@@ -149,7 +149,7 @@ def test_one_rank_runs_out_of_memory(runs):
     folder, printed = runs
     one, ddp = (json.loads((folder / name / "metrics.json").read_text()) for name in ("test one", "short ddp"))
     assert ddp["test/nll"] == pytest.approx(one["test/nll"], abs=1e-5)
-    assert "error: another process of the run has ended. See its message." in printed["short fsdp2"][0]
+    assert "error: another process of the run exited. See its message." in printed["short fsdp2"][0]
 
 
 def test_a_killed_rank_ends_the_run_which_resumes(lora_config, on_ranks, launched, tmp_path):
@@ -162,7 +162,7 @@ def test_a_killed_rank_ends_the_run_which_resumes(lora_config, on_ranks, launche
     last = tmp_path / "run/checkpoints/last.ckpt"
     step = torch.load(last, weights_only=True)["global_step"]
     hint = f"The same command with --ckpt_path last resumes from step {step}."
-    assert f"error: another process of the run has ended. See its message. {hint}" in err
+    assert f"error: another process of the run exited. See its message. {hint}" in err
     for status, _, err in on_ranks(tmp_path, [*fit, "--ckpt_path", "last"], [*fit, "--run_dir", "whole"]):
         assert status == 0, err
     ends = [json.loads((tmp_path / name / "metrics.json").read_text())["fit/loss"] for name in ("run", "whole")]

@@ -17,8 +17,8 @@ def read_expw(
     """Read ExpW's list, one face per line, with the publisher's boxes (top, left, right, bottom).
 
     ExpW has no splits: all rows are ``test``. The ExpLLM paper (Section IV-A) keeps faces with a confidence above 60
-    and draws 3,000. These are not published, so the accuracy on another draw differs slightly. It also uses the boxes
-    of the detector SCRFD instead of these.
+    and draws 3,000. These are not published, so the accuracy on a different draw differs slightly. It also uses
+    SCRFD's boxes instead of these.
 
     Args:
         source: The folder.

@@ -18,7 +18,7 @@ def subject_parts(people: Iterable[str], count: int, seed: int) -> dict[str, int
     """
     names = sorted(set(people))
     if not 2 <= count <= len(names):
-        raise ConfigError(f"{count} folds of {len(names)} people", remedy=f"Use 2 to {max(len(names), 2)} folds.")
+        raise ConfigError(f"{count} folds for {len(names)} people", remedy=f"Use 2 to {max(len(names), 2)} folds.")
     order = np.random.default_rng(seed).permutation(len(names))
     return {names[name]: position % count + 1 for position, name in enumerate(order)}
 
@@ -31,7 +31,7 @@ def named_parts(*parts: str) -> dict[str, int]:
 def fold_splits(parts: Mapping[str, int], fold: int | None, val_fraction: float, seed: int = 0) -> dict[str, str]:
     """Return the split of each person.
 
-    People of the part `fold` are ``test``. A random share of the others, at least one person, is ``val``: nobody is in
+    The people in part `fold` are ``test``. A random share of the others, at least one person, is ``val``: nobody is in
     two splits.
 
     Args:
@@ -46,7 +46,7 @@ def fold_splits(parts: Mapping[str, int], fold: int | None, val_fraction: float,
     if fold is None:
         return dict.fromkeys(parts, "train")
     if fold not in parts.values():
-        raise ConfigError(f"fold {fold}", remedy=f"Use 1 to {max(parts.values())}.")
+        raise ConfigError(f"there is no fold {fold}", remedy=f"Use 1 to {max(parts.values())}.")
     if not 0 <= val_fraction < 1:
         raise ConfigError(f"--val_fraction is {val_fraction}", remedy="Use a share from 0 to below 1.")
     splits = {name: "test" if part == fold else "train" for name, part in parts.items()}

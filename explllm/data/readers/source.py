@@ -92,7 +92,7 @@ class Source:
 
         Args:
             path: The file that is read.
-            number: The line or entry in it.
+            number: Number of the line or entry in the file.
             unit: Unit of the number.
 
         Raises:

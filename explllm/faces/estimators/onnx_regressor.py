@@ -51,8 +51,8 @@ class OnnxRegressor(Estimator):
 
         Raises:
             MissingPathError: If the file does not exist.
-            CheckpointError: If the file is not an ONNX model, has another input or output, or its metadata cannot be
-                read or lists the units in another order.
+            CheckpointError: If the file is not an ONNX model, has an unsupported input or output, or its metadata
+                cannot be read or lists the units in a different order.
             ConfigError: If there is no such preset, or the size is not the model's.
         """
         path = Path(path)
@@ -64,7 +64,7 @@ class OnnxRegressor(Estimator):
         metadata = self.session.get_modelmeta().custom_metadata_map
         if "action_units" in metadata and _read_json(metadata, "action_units", "units", path) != list(NAMES):
             raise CheckpointError(
-                "a model whose metadata does not list FEAFA's 24 units in order",
+                "the model's metadata does not list FEAFA's 24 units in order",
                 where=path,
                 remedy="Use a model whose outputs follow explllm.core.action_units.NAMES.",
             )
@@ -79,7 +79,7 @@ class OnnxRegressor(Estimator):
         shape = inputs[0].shape
         if len(inputs) != 1 or len(shape) != 4 or shape[1] != 3 or inputs[0].type != "tensor(float)":
             raise CheckpointError(
-                f"a model whose input is {[(value.shape, value.type) for value in inputs]}",
+                f"the model's input is {[(value.shape, value.type) for value in inputs]}",
                 where=path,
                 remedy="Use a model with one input (B, 3, H, W) of float32.",
             )
@@ -88,7 +88,7 @@ class OnnxRegressor(Estimator):
             self.preset = replace(self.preset, size=fixed.pop())
         elif fixed - {self.preset.size}:
             raise ConfigError(
-                f"a size of {self.preset.size} for a model of {shape[3]} x {shape[2]} pixels",
+                f"the size is {self.preset.size}, but the model takes {shape[3]} x {shape[2]} pixels",
                 where=path,
                 remedy="Omit --size.",
             )
@@ -103,14 +103,14 @@ class OnnxRegressor(Estimator):
             outputs: Sequence[Any] = self.session.run(None, {self._input: self._blank(self.batch_size)})
         except Exception as error:  # onnxruntime's errors have no common base class
             raise CheckpointError(
-                f"a model that cannot run on {self.preset.size} x {self.preset.size} pixels",
+                f"the model cannot run on {self.preset.size} x {self.preset.size} pixels",
                 where=path,
                 remedy="Pass --size, the width and height that the model was trained with.",
             ) from error
         shapes = [np.shape(output) for output in outputs]
         if (self.batch_size, len(FEAFA)) not in shapes:
             raise CheckpointError(
-                f"a model whose output is {' and '.join(map(str, shapes))}, not {(self.batch_size, len(FEAFA))}",
+                f"the model's output is {' and '.join(map(str, shapes))}, not {(self.batch_size, len(FEAFA))}",
                 where=path,
                 remedy=f"Use a model with {len(FEAFA)} intensities in FEAFA's order.",
             )

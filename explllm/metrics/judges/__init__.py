@@ -41,7 +41,7 @@ class Judge(ABC):
         """Return the scores of a generated text, compared with a reference; `scope` is the face's key in the ledger.
 
         Raises:
-            ChatFailure: If a server gives no readable answer.
+            ChatFailure: If a server gives no answer that can be parsed.
         """
 
 

@@ -20,12 +20,12 @@ _SLOPE = 2.0
 """Loss of similarity per unit of intensity. Words half the scale apart, such as "slight" and "strong", do not match."""
 
 _OPPOSITE = 0.35
-"""Difference between two intensities from which one contradicts the other: "slight" and "marked", for example."""
+"""Minimum difference between two intensities at which one contradicts the other: "slight" and "marked", for example."""
 
 
 @register_judge("offline")
 class OfflineJudge(RuleJudge):
-    """A judge by rules, deterministic and free. Its scores are not comparable with those of a language model.
+    """A rule-based judge, deterministic and free. Its scores are not comparable with those of a language model.
 
     The paper leaves the scores to GPT-4o; these formulas are this project's own. With
     F1 = 2 x shared / (generated + reference):

@@ -71,7 +71,7 @@ class BaseRunFolder(Callback):
         self._print_note(trainer)
 
     def on_train_start(self, trainer: Trainer, pl_module: FaceTask) -> None:  # pyrefly: ignore[bad-override]
-        """Record time and step."""
+        """Record the start time and step."""
         self._started, self._first_step = time.monotonic(), trainer.global_step
 
     def on_train_end(self, trainer: Trainer, pl_module: FaceTask) -> None:  # pyrefly: ignore[bad-override]
@@ -119,7 +119,7 @@ class BaseRunFolder(Callback):
                 "fit/unreadable": pl_module.unreadable_images,
                 "fit/trainable_weights": sum(w.numel() for w in pl_module.parameters() if w.requires_grad),
             }
-            # Resuming a finished run trains nothing: its metrics stay, including the training time.
+            # Resuming a finished run does no training: its metrics stay, including the training time.
             existing = update_json(self.run_dir / METRICS_FILE, {})
             if any(existing.get(name) != metrics[name] for name in ("fit/steps", "fit/loss")):
                 self._write_metrics(trainer, metrics)

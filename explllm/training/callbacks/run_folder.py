@@ -93,7 +93,7 @@ class RunFolder(BaseRunFolder):
         pl_module.leave_out_unknown_labels = self.unknown_labels == "leave_out"
 
     def on_fit_start(self, trainer: Trainer, pl_module: ExpLLMTask) -> None:  # pyrefly: ignore[bad-override]
-        """Record the training faces; print what trains; inherit the training data note of `init_from`."""
+        """Record the training faces; print the trainable weights; inherit the training data note of `init_from`."""
         if pl_module.init_from is not None:
             # Read now, with its weights: the folder may no longer exist when training ends.
             pl_module.explllm.config.training_data_note = read_config(Path(pl_module.init_from)).training_data_note

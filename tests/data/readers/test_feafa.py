@@ -59,6 +59,6 @@ def test_wrong_folds_and_no_files(publishers, read, tmp_path):
     with pytest.raises(MissingPathError, match=r"no .auw file"):
         read("feafa", tmp_path)
     root = publishers.feafa(tmp_path, people=3)
-    for options, found in (({"fold": 4, "folds": 3}, "fold 4"), ({"fold": 1, "folds": 4}, "4 folds of 3 people")):
+    for options, found in (({"fold": 4, "folds": 3}, "fold 4"), ({"fold": 1, "folds": 4}, "4 folds for 3 people")):
         with pytest.raises(ConfigError, match=found):
             read("feafa", root, **options, max_bad=99)

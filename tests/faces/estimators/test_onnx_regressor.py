@@ -132,7 +132,7 @@ def test_the_margin_is_the_files_own(model, images, explllm, tmp_path):
 def test_the_size_is_the_models_own_or_the_presets(model):
     assert OnnxRegressor(model(size="side"), preset="small").preset.size == 64
     assert OnnxRegressor(model(size="side"), preset="small", size=48).preset.size == 48
-    with pytest.raises(ConfigError, match="a size of 48 for a model of 32 x 32 pixels"):
+    with pytest.raises(ConfigError, match="the size is 48, but the model takes 32 x 32 pixels"):
         OnnxRegressor(model(), size=48)
     with pytest.raises(ConfigError, match="there is no image preset 'large'"):
         OnnxRegressor(model(), preset="large")
@@ -146,10 +146,10 @@ def test_numbers_that_are_not_finite_are_none(model, images):
 def test_models_that_do_not_fit(model, tmp_path, detector_file):
     with pytest.raises(MissingPathError):
         OnnxRegressor(tmp_path / "none.onnx")
-    with pytest.raises(CheckpointError, match=r"a model whose output is \(16, 3\) and \(16, 12\), not \(16, 24\)"):
+    with pytest.raises(CheckpointError, match=r"the model's output is \(16, 3\) and \(16, 12\), not \(16, 24\)"):
         OnnxRegressor(model(outputs=12))
     (tmp_path / "text.onnx").write_text("no model")
     with pytest.raises(CheckpointError, match="a file that is not an ONNX model"):
         OnnxRegressor(tmp_path / "text.onnx")
-    with pytest.raises(CheckpointError, match="a model whose output is"):
+    with pytest.raises(CheckpointError, match="the model's output is"):
         OnnxRegressor(detector_file)
