@@ -303,6 +303,12 @@ fit --config SMALL --model.optimization.learning_rate -1 | learning_rate is -1
 fit --config SMALL --model.optimization.weight_decay -1 | weight_decay is -1
 fit --config SMALL --model.network.vision_lora.r 0 | r is 0
 fit --config SMALL --model.network.language_lora.dropout 2 | dropout is 2
+fit --config SMALL --model.network.vision_lora.targets ( | are not a regular expression
+fit --config SMALL --model.network.projector_layers 0 | projector_layers is 0
+fit --config SMALL --model.network.projector_train lora | projector_train
+fit --config SMALL --model.optimization.beta2 1 | beta1 and beta2 are 0.9 and 1
+fit --config SMALL --model.optimization.epsilon -1 | epsilon is -1
+fit --config SMALL --model.optimization.part_learning_rates.vision -1 | `part_learning_rates` has -1
 fit --config SMALL --data.num_workers -1 | num_workers
 fit --config SMALL --data.batch_size -4 | batch_size
 fit --config SMALL --model.init_from runs/align_cc3m/model | explllm fit --config align_cc3m.yaml

@@ -67,7 +67,8 @@ def merge(folder: Path, out: Path) -> None:
     from explllm.models.explllm import ExpLLM
 
     storage.check_target(out, replace=False)
-    storage.save(ExpLLM.from_pretrained(folder), out, merge=True, replace=False)
+    # 4-bit weights cannot be merged: a model that was trained on them is merged into the base model's own weights.
+    storage.save(ExpLLM.from_pretrained(folder, load_in_4bit=False), out, merge=True, replace=False)
     sys.stdout.write(f"wrote   {out}: {out / 'vision'} and {out / 'language'} are plain Hugging Face models\n")
 
 

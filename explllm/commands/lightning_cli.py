@@ -244,8 +244,9 @@ class ExpLLMCLI(LightningCLI):
             # The parser wraps a constructor's error into its own, of many lines.
             raise input_error(error, self.stage, (), _CLASSES) from error
         checkpoint = self.config[self.stage].ckpt_path
-        if self.stage != "fit" and checkpoint is not None and isinstance(self.model, ExpLLMTask):
-            self.model.use_metadata_of(checkpoint)
+        if checkpoint is not None and isinstance(self.model, ExpLLMTask):
+            use = self.model.use_commits_of if self.stage == "fit" else self.model.use_metadata_of
+            use(checkpoint)
 
     def _parse_ckpt_path(self) -> None:
         """Skip reading settings from the checkpoint: ours contain none, and reading a large file twice takes time."""

@@ -112,7 +112,8 @@ class Mixture:
             return _repeat(rows, count, rng)
         by_class: dict[str, list[int]] = {}
         for row in rows.tolist():
-            by_class.setdefault(self.classes[row], []).append(row)
+            # Rows without an expression, such as BP4D's, are balanced as one class.
+            by_class.setdefault(self.classes.get(row, ""), []).append(row)
         counts = balanced_counts({name: len(members) for name, members in by_class.items()}, count, self.class_balance)
         return rng.permutation(
             np.concatenate([_repeat(np.asarray(by_class[name]), counts[name], rng) for name in sorted(by_class)])

@@ -84,7 +84,11 @@ class FEALLMSettings:
                 f"there are {len(self.regions)} regions, and crop_size is {self.crop_size}",
                 remedy="Set at least one region and a crop_size of at least 8.",
             )
-        if self.local_width % (4 * self.local_heads):
+        if min(self.local_heads, self.heads) < 1:
+            raise ConfigError(
+                f"local_heads and heads are {self.local_heads} and {self.heads}", remedy="Use at least 1 of each."
+            )
+        if self.local_width < 1 or self.local_width % (4 * self.local_heads):
             raise ConfigError(
                 f"local_width is {self.local_width}, not a multiple of 4 x {self.local_heads} heads",
                 remedy="Set a multiple of 4 times the number of heads.",

@@ -38,6 +38,13 @@ class LoraSettings:
             raise ConfigError(f"the LoRA rank r is {self.r}", remedy="Use at least 1, or train the part `frozen`.")
         if not 0 <= self.dropout < 1:
             raise ConfigError(f"the LoRA dropout is {self.dropout}", remedy="Use a probability from 0 to below 1.")
+        try:
+            re.compile(self.targets)
+        except re.error as error:
+            raise ConfigError(
+                f"the LoRA targets {self.targets!r} are not a regular expression: {error}",
+                remedy="Use a pattern that matches full names of layers.",
+            ) from error
 
 
 class FastDropout(nn.Dropout):

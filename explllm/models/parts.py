@@ -47,9 +47,10 @@ class MultiPartModel(nn.Module):
             convert: Convert trainable weights to float32.
         """
         for name, (module, train, _) in self.parts().items():
-            unused = self.unused_weights(name) if train == "full" else frozenset()
+            unused = self.unused_weights(name) if train != "frozen" else frozenset()
             for key, weight in module.named_parameters():
-                weight.requires_grad_((train == "full" and key not in unused) or (train == "lora" and is_lora(key)))
+                used = key not in unused and f"{key.partition('.lora_')[0]}.weight" not in unused
+                weight.requires_grad_(used and (train == "full" or (train == "lora" and is_lora(key))))
                 if weight.requires_grad and convert:
                     weight.data = weight.data.to(torch.float32)
 

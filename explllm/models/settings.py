@@ -6,6 +6,7 @@ from types import MappingProxyType
 from typing import Any, Literal
 
 from explllm.conversation.messages import NATIVE
+from explllm.core.errors import ConfigError
 from explllm.models.configuration import Architecture, Train
 from explllm.models.feallm import FEALLMSettings
 from explllm.models.lora import LoraSettings
@@ -43,7 +44,7 @@ class NetworkSettings:
     """How the language model is trained."""
     language_lora: LoraSettings = field(default_factory=LoraSettings)
     """LoRA in the language model, if `language_train` is ``lora``."""
-    projector_train: Train | None = None
+    projector_train: Literal["frozen", "full"] | None = None
     """``full`` or ``frozen``."""
     projector_layers: int = 2
     """Number of linear layers in ExpLLM's projector, with GELU between them."""
@@ -77,6 +78,13 @@ class NetworkSettings:
     """Type of frozen base weights. Trainable weights are always float32."""
     load_in_4bit: bool = False
     """Quantize the frozen weights of a pretrained language model to 4-bit (bitsandbytes), for a GPU of 24 GB."""
+
+    def __post_init__(self) -> None:
+        """Check the projector's settings."""
+        if self.projector_layers < 1:
+            raise ConfigError(f"projector_layers is {self.projector_layers}", remedy="Use at least 1.")
+        if self.projector_train not in (None, "frozen", "full"):
+            raise ConfigError(f"projector_train is {self.projector_train}", remedy="Use full or frozen.")
 
     def resolved(self) -> "NetworkSettings":
         """Return the settings with the preset's value for each setting that is None.

@@ -155,6 +155,9 @@ def load(
         vision = load_vision(config.vision_base, config.vision_revision, base_dtype, **hub)
     if config.text_base and config.text_train != "full":
         options = hub if device_map is None else {**hub, "device_map": device_map}
+        if config.load_in_4bit and device_map is None:
+            # transformers would put 4-bit weights on the GPU, apart from the other parts.
+            options = {**hub, "device_map": {"": "cpu" if device is None else str(device)}}
         language = load_language(config.text_base, config.text_revision, base_dtype, config.load_in_4bit, **options)
     elif load_in_4bit:
         raise ConfigError(

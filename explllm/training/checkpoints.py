@@ -249,7 +249,9 @@ class BestCheckpoint(Checkpoint):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Read the best value of the run to resume, or delete the checkpoint of an earlier run."""
-        resumed = trainer.ckpt_path is not None and Path(trainer.ckpt_path).parent == self.path.parent
+        # Resolved: one path may be relative, or contain a link.
+        folder = self.path.parent.resolve()
+        resumed = trainer.ckpt_path is not None and Path(trainer.ckpt_path).resolve().parent == folder
         if resumed and self.path.is_file():
             self._best = read_checkpoint(self.path).get("best")
         elif trainer.is_global_zero:

@@ -69,6 +69,7 @@ class FaceTask(LightningModule):
         config = self.model.config
         checkpoint["task"], checkpoint["network"] = type(self).__name__, asdict(self.network)
         names = ("training_data_note", "margin", "image", "image_tokens", "temperature")
+        names += ("vision_revision", "text_revision")
         checkpoint["model_metadata"] = {name: getattr(config, name) for name in names if hasattr(config, name)}
         checkpoint["best"], checkpoint["accumulation"] = self.best_value, self.trainer.accumulate_grad_batches
         checkpoint["loss"] = None if self.last_loss is None else float(self.last_loss)
@@ -83,6 +84,13 @@ class FaceTask(LightningModule):
         weights = {name.removeprefix("model."): value for name, value in checkpoint["state_dict"].items()}
         self.model.check_state_dict(weights, where)
         if self.trainer.state.fn == "fit":
+            if "optimizer_states" not in checkpoint:
+                raise CheckpointError(
+                    "the checkpoint has weights only, so no run can resume from it",
+                    where=where,
+                    remedy="Use --ckpt_path last. To start a new run from these weights, write them to a folder with "
+                    "`explllm convert checkpoint` and pass it as --model.init_from.",
+                )
             if checkpoint["trains"] != self._trainable_names():
                 raise CheckpointError(
                     "the checkpoint belongs to a run with other trainable weights",

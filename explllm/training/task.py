@@ -190,10 +190,27 @@ class ExpLLMTask(FaceTask):
         tokenizer, chat_format = self.conversations.tokenizer, checkpoint["network"]["chat_format"]
         if chat_format != self.config.chat_format:
             self.config, tokenizer = build_config(replace(self.network, chat_format=chat_format))
+        self._use_commits_of(checkpoint)
         self.config.image, self.config.image_tokens = metadata["image"], metadata["image_tokens"]
         self.config.temperature = metadata.get("temperature", 1.0)
         self.conversations = ConversationEncoder(tokenizer, metadata["image_tokens"])
         self.image = ImagePreset.from_dict(metadata["image"])
+
+    def use_commits_of(self, path: str | os.PathLike[str]) -> None:
+        """Load the commits of the base models that a checkpoint was trained with. Call this before it is resumed."""
+        checkpoint = read_checkpoint(path)
+        if checkpoint.get("task") == type(self).__name__:
+            self._use_commits_of(checkpoint)
+
+    def _use_commits_of(self, checkpoint: dict[str, Any]) -> None:
+        trained = NetworkSettings.from_fields(checkpoint["network"]).resolved()
+        network = self.network.resolved()
+        for part, name in (("vision", "vision_revision"), ("language", "text_revision")):
+            commit = checkpoint.get("model_metadata", {}).get(name)
+            # Not if the settings now name another model or revision.
+            same = all(getattr(network, item) == getattr(trained, item) for item in (part, f"{part}_revision"))
+            if commit and same:
+                setattr(self.config, name, commit)
 
     def on_fit_start(self) -> None:
         """Check that the model has a label for every expression of the data, and the strategy of `encoder_share`."""

@@ -153,5 +153,10 @@ def test_class_balance():
                 of_class = [rows[row] for row in classes if classes[row] == name]
                 assert max(of_class) - min(of_class) <= 1
         assert plan.epoch(0) == mix(range(84), range(84), 0.75, 0, classes, balance).epoch(0) != plan.epoch(1)
+    # Questions about single units are possible about rows without an expression too.
+    kinds = {"fer": list(classes), "unit_state": [*classes, 84, 85]}
+    plan = Mixture(kinds, {"fer": 0.5, "unit_state": 0.5}, 0, classes, "uniform")
+    rows = Counter(sample.row for sample in plan.epoch(0) if sample.kind == "unit_state")
+    assert rows[84] + rows[85] == pytest.approx(rows.total() / 4, abs=1)
     for total in (0, 1, 10, 999):
         assert sum(balanced_counts({"a": 5, "b": 2, "c": 9}, total, "sqrt").values()) == total

@@ -200,13 +200,15 @@ def test_image_sizes_layers_and_pooling(hub, vision):
         torch.testing.assert_close(actual, expected[:, -16:])
         squares = actual.view(2, 2, 2, 2, 2, 32).mean((2, 4)).view(2, 4, 32)
         torch.testing.assert_close(pooled, squares)
-    changed = replace(settings, vision_feature_layer=-2, token_pooling="2x2", image_size=larger, vision_train="full")
-    model = build(replace(changed, base_dtype="float32"))
-    assert model.config.image_tokens == 9  # 5 x 5 tokens, the last row and column pooled with fewer
-    ids = torch.tensor([model.conversations.encode(recognition("Fear")).input_ids])
-    model.train()
-    model(torch.randn(1, 3, larger, larger), ids).logits.sum().backward()
-    idle = [name for name, weight in model.vision.named_parameters() if weight.requires_grad and weight.grad is None]
-    assert idle == []
+    changed = replace(settings, vision_feature_layer=-2, token_pooling="2x2", image_size=larger)
+    for train in ("full", "lora"):
+        model = build(replace(changed, base_dtype="float32", vision_train=train))
+        assert model.config.image_tokens == 9  # 5 x 5 tokens, the last row and column pooled with fewer
+        ids = torch.tensor([model.conversations.encode(recognition("Fear")).input_ids])
+        model.train()
+        model(torch.randn(1, 3, larger, larger), ids).logits.sum().backward()
+        # DDP requires a gradient for every trainable weight.
+        trainable = {name: weight for name, weight in model.vision.named_parameters() if weight.requires_grad}
+        assert trainable and [name for name, weight in trainable.items() if weight.grad is None] == []
     with pytest.raises(ConfigError, match="has no hidden state -9"):
         build_config(replace(changed, vision_feature_layer=-9))

@@ -155,6 +155,8 @@ def test_from_pretrained_returns_the_right_class(feallm_settings, tiny_model, tm
         ({"regions": [[0, 0, 1, 1], [0.5, 0, 0.4, 1]]}, r"region 1 is \[0.5, 0, 0.4, 1\]"),
         ({"regions": []}, "there are 0 regions, and crop_size is 56"),
         ({"local_width": 10}, "local_width is 10, not a multiple of 4 x 4 heads"),
+        ({"local_heads": 0}, "local_heads and heads are 0 and 8"),
+        ({"heads": 0}, "local_heads and heads are 4 and 0"),
         ({"heads": 7}, "7 attention heads do not divide the feature width 32"),
     ],
 )

@@ -38,6 +38,21 @@ def test_answers_are_close_to_those_in_full_precision(converted, quantized, conv
     assert quantized.recognize(torch.zeros(9, 9, 3, dtype=torch.uint8).numpy())
 
 
+def test_all_parts_are_on_one_device(converted, quantized, monkeypatch, tmp_path):
+    """On a machine with a GPU, transformers places 4-bit weights there by default."""
+    quantized.save_pretrained(tmp_path / "model")
+    placed, load = [], storage.load_language
+
+    def load_language(*arguments, **options):
+        placed.append(options["device_map"])
+        return load(*arguments, **options)
+
+    monkeypatch.setattr(storage, "load_language", load_language)
+    ExpLLM.from_pretrained(tmp_path / "model")
+    ExpLLM.from_pretrained(tmp_path / "model", device=torch.device("cpu"))
+    assert placed == [{"": "cpu"}, {"": "cpu"}]
+
+
 def test_lora_training(converted, quantized, conversation):
     pixels, ids, labels = conversation
     model = build(

@@ -180,7 +180,12 @@ def test_the_model_is_the_best_checkpoint(explllm, small_config, tmp_path, monke
     monkeypatch.setattr(LiveAccuracy, "on_validation_epoch_end", falling)
     run = ("--config", small_config, "--run_dir", "run")
     assert explllm("fit", *run, "--trainer.max_epochs", 2).status == 0
-    done = explllm("fit", *run, "--trainer.max_epochs", 3, "--ckpt_path", "last")
+    # No run can resume from weights alone.
+    done = explllm("fit", *run, "--trainer.max_epochs", 3, "--ckpt_path", "best")
+    assert done.status == 2 and "the checkpoint has weights only" in done.error
+    # The path is absolute, that of the run folder relative.
+    last = tmp_path / "run/checkpoints/last.ckpt"
+    done = explllm("fit", *run, "--trainer.max_epochs", 3, "--ckpt_path", last)
     assert done.status == 0 and "the best checkpoint (step 7 of 21)" in done.out, done.err
     held = json.loads((tmp_path / "run/metrics.json").read_text())
     assert (held["fit/steps"], held["fit/model_step"]) == (21, 7)
