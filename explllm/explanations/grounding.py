@@ -48,14 +48,18 @@ class Grounding:
     missing: list[int]
     """Strong units that the text never claims present."""
     unsupported_share: float
-    """Share of the units claimed present that are unsupported; 0 if no unit is claimed."""
+    """Share of the units claimed present that are unsupported, weighted as precision; 0 if no unit is claimed."""
     claims: list[Claim]
     """All claims of the text, in order."""
     supported_count: float
-    """Number of units claimed present and active. This and the next two counts allow averaging over texts. With
-    weights, they are sums of weights."""
+    """Number of units claimed present that are active, or whose alternative is. This and the next counts allow
+    averaging over texts. With weights, they are sums of weights."""
     claimed_count: float
     """Number of units claimed present."""
+    unsupported_count: float
+    """Number of units claimed present with measured intensity 0."""
+    recalled_count: float
+    """Number of active units that are claimed present."""
     active_count: float
     """Number of active units."""
 
@@ -150,9 +154,10 @@ def ground_claims(
     def total(units: Iterable[int]) -> float:
         return sum(1 if weights is None else weights[unit] for unit in units)
 
-    supported_count, claimed_count, active_count = total(supported), total(counted), total(active_units)
+    supported_count, claimed_count, unsupported_count = total(supported), total(counted), total(unsupported)
+    recalled_count, active_count = total(unit for unit in active_units if unit in claimed), total(active_units)
     precision = supported_count / claimed_count if claimed_count else 1.0
-    recall = total(unit for unit in active_units if unit in claimed) / active_count if active_count else 1.0
+    recall = recalled_count / active_count if active_count else 1.0
     return Grounding(
         precision=precision,
         recall=recall,
@@ -162,9 +167,11 @@ def ground_claims(
         unsupported=unsupported,
         contradicted=[unit for unit in missing if unit in denied],
         missing=missing,
-        unsupported_share=len(unsupported) / len(counted) if counted else 0.0,
+        unsupported_share=unsupported_count / claimed_count if claimed_count else 0.0,
         claims=list(all_claims),
         supported_count=supported_count,
         claimed_count=claimed_count,
+        unsupported_count=unsupported_count,
+        recalled_count=recalled_count,
         active_count=active_count,
     )

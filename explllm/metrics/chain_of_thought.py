@@ -1,5 +1,6 @@
 """Metrics of chains of thought that need no judge: form, agreement with the label, grounding in action units."""
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import astuple, dataclass, fields
 from typing import Any
@@ -11,6 +12,7 @@ from explllm.core.expressions import Expression
 from explllm.explanations.chain_of_thought import MAX_WORDS, ChainOfThought
 from explllm.explanations.consistency import check_consistency
 from explllm.explanations.grounding import STRONG, ground
+from explllm.metrics.grounding_gain import micro_f1
 
 
 @dataclass(frozen=True)
@@ -42,9 +44,11 @@ class TextCounts:
     grounded: float = 0.0
     """Texts about a face with measured action units."""
     claimed_active: float = 0.0
-    """Units claimed present that are active."""
+    """Units claimed present that are active, or whose alternative is."""
     claimed: float = 0.0
     """Units claimed present."""
+    recalled: float = 0.0
+    """Active units that are claimed present."""
     active: float = 0.0
     """Units that are active."""
     strong_claimed: float = 0.0
@@ -100,10 +104,11 @@ def text_counts(
             "grounded": 1,
             "claimed_active": grounding.supported_count,
             "claimed": grounding.claimed_count,
+            "recalled": grounding.recalled_count,
             "active": grounding.active_count,
             "strong_claimed": strong - len(grounding.missing),
             "strong": strong,
-            "unsupported": len(grounding.unsupported),
+            "unsupported": grounding.unsupported_count,
             "side_errors": len(grounding.side_errors),
             "intensities": grounding.intensity_agreement is not None,
             "intensity_agreement": grounding.intensity_agreement or 0.0,
@@ -129,7 +134,7 @@ def summarize_counts(sums: TextCounts) -> dict[str, float | None]:
         ``unsupported`` (share of the claims that name an absent unit), ``side_errors`` (per text) and
         ``intensity_agreement``. None if the denominator is 0.
     """
-    precision, recall = _share(sums.claimed_active, sums.claimed), _share(sums.claimed_active, sums.active)
+    f1 = float(micro_f1(sums.claimed_active, sums.claimed, sums.recalled, sums.active))
     return {
         "count": sums.texts,
         "complete": _share(sums.complete, sums.texts),
@@ -140,10 +145,10 @@ def summarize_counts(sums: TextCounts) -> dict[str, float | None]:
         "self_contradiction": _share(sums.contradictory, sums.interpreted),
         "interpretation_denied": _share(sums.interpretation_denied, sums.interpreted),
         "interpretation_unaffirmed": _share(sums.interpretation_unaffirmed, sums.interpreted),
-        "grounding_precision": precision,
-        "grounding_recall": recall,
+        "grounding_precision": _share(sums.claimed_active, sums.claimed),
+        "grounding_recall": _share(sums.recalled, sums.active),
         "grounding_recall_strong": _share(sums.strong_claimed, sums.strong),
-        "grounding_f1": _share(2 * sums.claimed_active, sums.claimed + sums.active),
+        "grounding_f1": None if math.isnan(f1) else f1,
         "unsupported": _share(sums.unsupported, sums.claimed),
         "side_errors": _share(sums.side_errors, sums.grounded),
         "intensity_agreement": _share(sums.intensity_agreement, sums.intensities),

@@ -5,11 +5,12 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from explllm.core.expressions import Expression
 from explllm.explanations.chain_of_thought import ChainOfThought
 from explllm.explanations.claims import claims
-from explllm.explanations.grounding import ground_claims
+from explllm.explanations.grounding import Grounding, ground_claims
 from explllm.metrics.bootstrap import RESAMPLES, percentile_interval
 
 SWAPS = 10
@@ -62,13 +63,9 @@ def grounding_gain(
                 ground_claims(claims_by_row[order[(position + shift) % len(order)]], units, weights=weights)
                 for shift in range(1, min(SWAPS, len(order) - 1) + 1)
             ]
-            supported = sum(other.supported_count for other in others) / len(others)
-            claimed = sum(other.claimed_count for other in others) / len(others)
-            counts.append(
-                (own.supported_count, own.claimed_count + own.active_count, supported, claimed + own.active_count)
-            )
-    table = np.array(counts, dtype=float).reshape(-1, 4)
-    own_f1, swapped_f1 = map(float, _f1(table.sum(0)))
+            counts.append([_counts([own]), _counts(others)])
+    table = np.array(counts, dtype=float).reshape(-1, 8)
+    own_f1, swapped_f1 = map(float, _f1_scores(table.sum(0)))
     if np.isnan(own_f1) or np.isnan(swapped_f1):
         values: dict[str, Any] = dict.fromkeys(("gain", "gain_interval", "f1_own", "f1_swapped"))
     else:
@@ -87,13 +84,40 @@ def _interval(table: np.ndarray, resamples: int, generator: np.random.Generator)
     while len(gains) < resamples:
         # In chunks: the weights of all resamples together would need 8 bytes x resamples x faces.
         weights = generator.multinomial(len(table), shares, size=min(_RESAMPLES_AT_ONCE, resamples - len(gains)))
-        own, swapped = _f1((weights @ table).T)
+        own, swapped = _f1_scores((weights @ table).T)
         gains += (own - swapped).tolist()
     finite = np.array(gains)[np.isfinite(gains)]
     return list(percentile_interval(finite))
 
 
-def _f1(sums: np.ndarray) -> tuple[Any, Any]:
-    """Return F1 of own and of swapped texts from sums (4,) or (4, R); NaN without claims and active units."""
-    with np.errstate(invalid="ignore"):
-        return 2 * sums[0] / sums[1], 2 * sums[2] / sums[3]
+def micro_f1(supported: ArrayLike, claimed: ArrayLike, recalled: ArrayLike, active: ArrayLike) -> np.ndarray:
+    """Return the harmonic mean of precision and recall over all texts, from sums of `Grounding`'s counts.
+
+    A claim with an alternative ("one brow is raised") may be supported by a unit that it does not name first, so the
+    numerators of precision and recall differ.
+
+    Args:
+        supported: Numerator of precision.
+        claimed: Denominator of precision.
+        recalled: Numerator of recall.
+        active: Denominator of recall.
+
+    Returns:
+        F1, in the shape of the sums; 0 if nothing is both claimed and active, NaN without claims and active units.
+    """
+    supported, claimed, recalled, active = map(np.asarray, (supported, claimed, recalled, active))
+    with np.errstate(invalid="ignore", divide="ignore"):
+        # 2 P R / (P + R) with P = supported / claimed and R = recalled / active.
+        f1 = 2 * supported * recalled / (supported * active + recalled * claimed)
+        return np.where((supported * recalled == 0) & (claimed + active > 0), 0.0, f1)
+
+
+def _counts(groundings: Sequence[Grounding]) -> list[float]:
+    """Return the means of the counts for `micro_f1`."""
+    rows = [(one.supported_count, one.claimed_count, one.recalled_count, one.active_count) for one in groundings]
+    return np.mean(rows, axis=0).tolist()
+
+
+def _f1_scores(sums: np.ndarray) -> tuple[Any, Any]:
+    """Return F1 of own and of swapped texts from sums (8,) or (8, R)."""
+    return micro_f1(*sums[:4]), micro_f1(*sums[4:])

@@ -264,7 +264,9 @@ def _write(
             values |= {"arrives_at": ChainOfThought.parse(text.text).expression, "words": int(count.words)}
             values["complete"] = bool(count.complete)
             if count.grounded:
-                values |= {name: int(getattr(count, name)) for name in _GROUNDED}
+                # Sums of weights are fractions.
+                sums = {name: float(getattr(count, name)) for name in _GROUNDED}
+                values |= {name: int(value) if value.is_integer() else value for name, value in sums.items()}
             judgment = judgments.get(text.name)
             if isinstance(judgment, str):
                 values["failed"] = judgment
@@ -273,4 +275,4 @@ def _write(
             stream.write(json.dumps(values) + "\n")
 
 
-_GROUNDED = ("claimed", "claimed_active", "active", "strong_claimed", "strong", "unsupported", "side_errors")
+_GROUNDED = ("claimed", "claimed_active", "recalled", "active", "strong_claimed", "strong", "unsupported", "side_errors")

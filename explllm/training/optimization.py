@@ -39,8 +39,8 @@ class OptimizationSettings:
             raise ConfigError(f"learning_rate is {self.learning_rate}", remedy="Use a positive number.")
         if not self.weight_decay >= 0:
             raise ConfigError(f"weight_decay is {self.weight_decay}", remedy="Use at least 0.")
-        if low := [rate for rate in (self.part_learning_rates or {}).values() if not rate > 0]:
-            raise ConfigError(f"`part_learning_rates` has {low[0]}", remedy="Use positive numbers.")
+        if low := [rate for rate in (self.part_learning_rates or {}).values() if not rate >= 0]:
+            raise ConfigError(f"`part_learning_rates` has {low[0]}", remedy="Use 0 or more.")
         if not all(0 <= beta < 1 for beta in (self.beta1, self.beta2)):
             raise ConfigError(f"beta1 and beta2 are {self.beta1} and {self.beta2}", remedy="Use 0 to below 1.")
         if not self.epsilon > 0:

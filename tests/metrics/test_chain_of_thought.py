@@ -7,7 +7,7 @@ import pytest
 from explllm.core.action_units import NAMES
 from explllm.core.expressions import Expression
 from explllm.explanations.rule_writer import RuleWriter
-from explllm.metrics.chain_of_thought import ChainOfThoughtMetrics, text_counts
+from explllm.metrics.chain_of_thought import ChainOfThoughtMetrics, summarize_counts, text_counts
 
 UNITS = [0.0] * 24
 UNITS[NAMES.index("Left Lip Corner Pull")] = 0.6
@@ -55,6 +55,20 @@ def test_strong_units_have_a_recall_of_their_own():
     found = metrics((GOOD, None, slight))
     assert found["grounding_recall"] == pytest.approx(2 / 3) and found["grounding_recall_strong"] == 1
     assert metrics((GOOD, None, [0.2] * 24))["grounding_recall_strong"] is None
+
+
+def test_a_claim_that_names_no_side_counts_once_in_recall():
+    """Either brow supports the claim about each of them, but only one is active."""
+    units = [0.5 if name == "Left Brow Raise" else 0.0 for name in NAMES]
+    found = metrics(("Key Observations: One brow is raised.", None, units))
+    assert found["grounding_precision"] == found["grounding_recall"] == found["grounding_f1"] == 1
+
+
+def test_weights_apply_to_all_counts():
+    units = [0.5 if name == "Jaw Drop" else 0.0 for name in NAMES]
+    text = "The jaw is dropped and the nose is wrinkled."
+    plain, weighted = (summarize_counts(text_counts(text, None, units, weights)) for weights in (None, [0.2] * 24))
+    assert weighted == pytest.approx(plain) and plain["unsupported"] == 0.5
 
 
 def test_without_action_units_nothing_is_said_of_grounding():
