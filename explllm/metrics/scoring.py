@@ -275,4 +275,7 @@ def _write(
             stream.write(json.dumps(values) + "\n")
 
 
-_GROUNDED = ("claimed", "claimed_active", "recalled", "active", "strong_claimed", "strong", "unsupported", "side_errors")
+_GROUNDED = (
+    *("claimed", "claimed_active", "recalled", "active"),
+    *("strong_claimed", "strong", "unsupported", "side_errors"),
+)

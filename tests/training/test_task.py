@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from lightning.pytorch import Callback, Trainer
+from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.strategies import ModelParallelStrategy
 from safetensors.torch import load_file
 
@@ -151,6 +151,34 @@ def test_a_run_continues_with_nan(settings, data, trainer):
     assert outcomes == [True]
     with pytest.raises(CheckpointError, match="probabilities are NaN"):
         task.explllm.recognize_pixels(torch.zeros(1, 3, 64, 64))
+
+
+def test_only_the_first_process_copies_the_model_to_host_memory(settings, monkeypatch):
+    task, moved = ExpLLMTask(settings()), []
+    monkeypatch.setattr(LightningModule, "cpu", lambda self: moved.append(self.global_rank) or self)
+    for rank in (0, 1):
+        monkeypatch.setattr(ExpLLMTask, "global_rank", rank)
+        assert task.cpu() is task
+    assert moved == [0]
+
+
+def test_a_checkpoint_names_the_commits_of_its_base_models(settings, trainer, data, tmp_path, monkeypatch):
+    """The hub's main branch has moved since the training; another model or revision in the settings wins."""
+    task = ExpLLMTask(settings(labels="rafdb"))
+    fit = trainer(max_steps=1, limit_val_batches=0)
+    task.config.vision_revision = "b" * 40
+    fit.fit(task, data())
+    fit.save_checkpoint(tmp_path / "some.ckpt")
+    later = ExpLLMTask(settings(labels="rafdb"))
+    assert later.config.vision_revision is None
+    for use in (later.use_commits_of, later.use_metadata_of):
+        later.config.vision_revision = "c" * 40
+        use(tmp_path / "some.ckpt")
+        assert (later.config.vision_revision, later.config.text_revision) == ("b" * 40, None)
+    pinned = ExpLLMTask(settings(labels="rafdb", vision_revision="v1"))
+    pinned.config.vision_revision = "c" * 40
+    pinned.use_commits_of(tmp_path / "some.ckpt")
+    assert pinned.config.vision_revision == "c" * 40
 
 
 def test_before_it_is_built(settings):

@@ -22,7 +22,7 @@ _COLUMNS = ("step", "image", "expression", "predicted", "probability", "cot")
 class Gallery(Callback):
     """Explains the same faces after every validation: a page and a table in the run folder, and images in the loggers.
 
-    TensorBoard and loggers with a method `log_image`, such as Weights & Biases, receive the images.
+    TensorBoard and loggers with a method `log_image` receive the images. Weights & Biases uploads them to its server.
     """
 
     def __init__(self, faces: int = 4) -> None:
