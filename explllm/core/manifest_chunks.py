@@ -14,9 +14,10 @@ from explllm.core.errors import InputError, ManifestError, MissingPathError
 from explllm.core.manifest import COLUMNS, Manifest, write_table
 from explllm.core.manifest_files import (
     CHUNK_ROWS,
-    check_csv_columns,
+    check_csv,
     compact,
     csv_kinds,
+    csv_options,
     decode_csv,
     format_of,
     parse_json_row,
@@ -43,6 +44,7 @@ class ManifestFile:
             raise MissingPathError("the manifest does not exist", where=path, remedy="Check the path.")
         self.root = self.path.parent if root is None else Path(root)
         self._columns: dict[str, Any] | None = None
+        self._width = 0
 
     def __iter__(self) -> Iterator[tuple[int, Manifest]]:
         """Yield chunks of `CHUNK_ROWS` rows, at least one.
@@ -116,7 +118,7 @@ class ManifestFile:
 
     def _csv_frames(self) -> Iterator[pd.DataFrame]:
         if self._columns is None:
-            check_csv_columns(self.path)
+            self._width = check_csv(self.path)
             # The type of a column must fit its cells in all chunks.
             self._columns = {}
             for frame in self._csv_texts():
@@ -130,6 +132,6 @@ class ManifestFile:
             yield frame
 
     def _csv_texts(self) -> Iterator[pd.DataFrame]:
-        with pd.read_csv(self.path, dtype=str, keep_default_na=False, na_values=[""], chunksize=CHUNK_ROWS) as reader:
+        with pd.read_csv(self.path, chunksize=CHUNK_ROWS, **csv_options(self._width)) as reader:
             for frame in reader:
                 yield frame.reset_index(drop=True)

@@ -45,26 +45,52 @@ def compact(cell: Any) -> Any:
     return cell
 
 
-def check_csv_columns(path: Path) -> None:
-    """Reject a CSV file with two columns of the same name, which pandas would rename.
+def check_csv(path: Path) -> int:
+    """Reject a CSV file that pandas would change: duplicate column names, or rows with more cells than the header.
+
+    Returns:
+        The number of columns. Rows may have further fields, which are empty.
 
     Raises:
-        ManifestError: If two columns have the same name.
+        ManifestError: If two columns have the same name, or a row has surplus cells.
     """
+    csv.field_size_limit(2**31 - 1)  # pandas has no limit
     with path.open(newline="", encoding="utf-8-sig") as stream:
-        names = next(csv.reader(stream), [])
-    for place, name in enumerate(names):
-        if name and name in names[:place]:
-            raise ManifestError(f"two columns are named {name!r}", where=path, remedy="Rename or remove one of them.")
+        lines = csv.reader(stream)
+        names = next((cells for cells in lines if "".join(cells).strip()), [])
+        for place, name in enumerate(names):
+            if name and name in names[:place]:
+                raise ManifestError(
+                    f"two columns are named {name!r}", where=path, remedy="Rename or remove one of them."
+                )
+        for cells in lines:
+            if any(map(str.strip, cells[len(names) :])):
+                raise ManifestError(
+                    f"{len(cells)} cells, but the header has {len(names)}",
+                    where=f"{path}, line {lines.line_num}",
+                    remedy="Quote cells that contain commas, or name every column in the header.",
+                )
+    return len(names)
 
 
 def _read_csv(path: Path, texts: Sequence[str]) -> pd.DataFrame:
-    check_csv_columns(path)
-    # Treat only empty cells as missing: NA may be somebody's initials.
-    frame = pd.read_csv(path, dtype=str, keep_default_na=False, na_values=[""])
+    frame = pd.read_csv(path, **csv_options(check_csv(path)))
     for column in frame.columns.difference(list(texts)):
         frame[column] = decode_csv(frame[column], next(iter(csv_kinds(frame[column]) or []), None))
     return frame
+
+
+def csv_options(columns: int) -> dict[str, Any]:
+    """Return the options of `pandas.read_csv` for a file with a number of columns, all read as text."""
+    return {
+        "dtype": str,
+        # Treat only empty cells as missing: NA may be somebody's initials.
+        "keep_default_na": False,
+        "na_values": [""],
+        # With empty surplus fields, pandas would use the first column as the index.
+        "index_col": False,
+        "usecols": range(columns),
+    }
 
 
 _INTEGER = r"0|-?[1-9]\d{0,17}"

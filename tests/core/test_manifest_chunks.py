@@ -52,3 +52,17 @@ def test_errors_name_the_row_of_the_file(frame, tmp_path, monkeypatch):
         (tmp_path / name).touch()
         with pytest.raises(ManifestError):
             list(ManifestFile(tmp_path / name))
+
+
+@pytest.mark.parametrize("first", ["", "faces/0.jpg,p0\n"])
+def test_csv_rows_with_more_cells_than_the_header(tmp_path, first):
+    path = tmp_path / "m.csv"
+    path.write_text(f"image,identity\n{first}faces/1.jpg,p1,\n")
+    _, chunk = list(ManifestFile(path))[-1]
+    for manifest in (Manifest.read(path), chunk):
+        assert list(manifest.frame.iloc[-1]) == ["faces/1.jpg", "p1"]
+    path.write_text(f"image,identity\n{first}faces/1.jpg,p1,x\n")
+    line = 3 if first else 2
+    for read in (Manifest.read, lambda path: list(ManifestFile(path))):
+        with pytest.raises(ManifestError, match=rf"3 cells, but the header has 2 \[.*m.csv, line {line}"):
+            read(path)
