@@ -328,7 +328,8 @@ class _Reader:
         if words.kind(part) != "part" or part in self.read_parts:
             return
         self.read_parts.add(part)
-        sides = self._sides_before(part) - {"one"}
+        stands_for = words.stands_for.get(part)  # "while the left remains neutral"
+        sides = {stands_for} if stands_for else self._sides_before(part) - {"one"}
         for name in words.values[part].split("+"):
             for kind in movements.PART_UNITS.get(name, ()):
                 for unit in _units(kind, sides):

@@ -408,6 +408,21 @@ def test_the_side_that_moves_more_is_claimed_again(sentence, units):
     assert sorted(claim.unit for claim in claims(sentence) if claim.present) == sorted(_places(units))
 
 
+@pytest.mark.parametrize(
+    ("sentence", "denied"),
+    [
+        (
+            "The right lip corner is pulled up while the left remains neutral.",
+            ["Left Lip Corner Pull", "Left Lip Corner Stretch"],
+        ),
+        ("The left brow is raised; the right stays still.", ["Right Brow Raise", "Right Brow Lower"]),
+        ("The left brow is raised and the right one is unchanged.", ["Right Brow Raise", "Right Brow Lower"]),
+    ],
+)
+def test_only_the_side_that_stays_still_is_denied(sentence, denied):
+    assert [NAMES[claim.unit] for claim in claims(sentence) if not claim.present] == denied
+
+
 @pytest.mark.parametrize("unit", FEAFA, ids=NAMES)
 def test_each_name_of_feafa_claims_its_own_unit_alone(unit):
     assert [(claim.unit, claim.present) for claim in claims(unit.name)] == [(unit.number - 1, True)]
