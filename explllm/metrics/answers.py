@@ -63,7 +63,7 @@ class Answers:
             The answers, in the order of the table.
 
         Raises:
-            ManifestError: If a column is missing, or a face has no true expression.
+            ManifestError: If a column is missing, a face has no true expression, or a cell is not a probability.
             ConfigError: If a true expression is not one of the classes, or the two label sets are disjoint.
         """
         for column in ("expression", "predicted"):
@@ -141,11 +141,23 @@ def _labels_of(table: pd.DataFrame) -> tuple[Expression, ...]:
 
 
 def _probabilities(table: pd.DataFrame, scored: Sequence[Expression]) -> np.ndarray:
-    """Return the probabilities of the scored classes, normalized to 1 in each row that has them."""
+    """Return the probabilities of the scored classes, normalized to 1 in each row that has them.
+
+    Raises:
+        ManifestError: If a cell is negative, infinite or text. Sums such as 100, for percentages, are accepted.
+    """
     columns = [f"p_{label}" for label in scored]
     if not set(columns) <= set(table.columns):
         return np.full((len(table), len(scored)), np.nan)
-    shares = table[columns].to_numpy(dtype=float, na_value=np.nan)
+    numbers = table[columns].apply(pd.to_numeric, errors="coerce")
+    for column in columns:
+        cells = table[column]
+        wrong = cells[cells.notna() & ~numbers[column].between(0, np.inf, inclusive="left")]
+        if len(wrong):
+            raise ManifestError(
+                f"{wrong.iloc[0]} is not a probability", where=f"column {column}", remedy="Use values from 0 to 1."
+            )
+    shares = numbers.to_numpy(dtype=float, na_value=np.nan)
     total = shares.sum(axis=1, keepdims=True)
     # Rows that sum to 1 are not divided: rounding must not make equal probabilities differ.
     total = np.where(np.isclose(total, 1, rtol=0, atol=1e-6), 1, total)

@@ -112,3 +112,14 @@ def test_errors():
         Answers.from_table(pd.DataFrame({"expression": ["Fear", None], "predicted": ["Fear", "Fear"]}), [FEAR])
     with pytest.raises(ConfigError, match="the model's labels Contempt have nothing in common with rafdb"):
         Answers.from_table(table((CONTEMPT, 1.0), labels=(CONTEMPT,)), answer_labels=LABEL_SETS["rafdb"])
+
+
+@pytest.mark.parametrize("cell", [-0.1, np.inf, -np.inf, "n/a", "inf"])
+def test_cells_that_are_no_probabilities(cell):
+    faces = table((FEAR, 0.3, 0.2, 0.5), (ANGER, 0.1, 0.8, 0.1)).astype({"p_Anger": object})
+    faces.loc[1, "p_Anger"] = cell
+    with pytest.raises(ManifestError, match=rf"^{cell} is not a probability \[column p_Anger\]"):
+        Answers.from_table(faces)
+    for missing in (None, np.nan, pd.NA):
+        faces.loc[1, "p_Anger"] = missing
+        assert np.isnan(Answers.from_table(faces).probabilities).any(axis=1).tolist() == [False, True]
