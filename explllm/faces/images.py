@@ -307,12 +307,13 @@ def _from_array(source: Any) -> Image.Image:
 def _to_rgb(image: Image.Image, upright: bool) -> Image.Image:
     if upright:
         image = ImageOps.exif_transpose(image)
+    # Before transparency, because Pillow clips wide modes to 255. A transparent gray level stays gray.
+    if image.mode.startswith("I;16") or image.mode in ("I", "F"):
+        return Image.fromarray(_to_8_bits(np.array(image, dtype=np.float64), image.mode)).convert("RGB")
     if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
         image = image.convert("RGBA")
         canvas = Image.new("RGBA", image.size, (255, 255, 255, 255))
         return Image.alpha_composite(canvas, image).convert("RGB")
-    if image.mode.startswith("I;16") or image.mode in ("I", "F"):
-        return Image.fromarray(_to_8_bits(np.array(image, dtype=np.float64), image.mode)).convert("RGB")
     return image.convert("RGB")
 
 

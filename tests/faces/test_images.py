@@ -59,9 +59,10 @@ def test_transparency_lies_over_white(picture):
     assert load_image(palette).getpixel((0, 0)) == (255, 255, 255)
 
 
-def test_sixteen_bits_are_scaled(tmp_path):
+@pytest.mark.parametrize("options", [{}, {"transparency": 0}])
+def test_sixteen_bits_are_scaled(tmp_path, options):
     values = np.linspace(0, 65535, 64 * 64).reshape(64, 64).astype(np.uint16)
-    path = saved(Image.fromarray(values), tmp_path / "deep.png")
+    path = saved(Image.fromarray(values), tmp_path / "deep.png", **options)
     loaded = np.asarray(load_image(path))[:, :, 0].astype(float)
     assert np.abs(loaded - values / 257).max() < 1
     assert loaded.min() == 0 and loaded.max() == 255
