@@ -64,12 +64,8 @@ class ChatSettings:
                 where="api_key_env",
                 remedy="Put the key into an environment variable and give its name, such as OPENAI_API_KEY.",
             )
-        if self.base_url is not None and not _is_http_url(self.base_url):
-            raise ConfigError(
-                "the server's address is not an http URL",
-                where="base_url",
-                remedy="Write it in full, such as http://localhost:8000/v1.",
-            )
+        if self.base_url is not None:
+            _check_http_url(self.base_url, "base_url")
         if self.structured not in get_args(Structured):
             raise ConfigError(f"unknown value {self.structured!r}", where="structured", remedy="auto, always or never.")
         for name, minimum, maximum in (("concurrency", 1, 10_000), ("max_retries", 0, 1000)):
@@ -120,15 +116,40 @@ class ChatSettings:
         """Return the API key; None if it is missing and the server is not OpenAI's.
 
         Raises:
-            ConfigError: If the server is OpenAI's and there is no key.
+            ConfigError: If the server is OpenAI's and there is no key, the key cannot be sent in an HTTP header, or the
+                URL is invalid or contains a user name or password.
         """
+        where = "base_url" if self.base_url else "OPENAI_BASE_URL"
+        _check_http_url(self.url, where)
+        # aiohttp sends either these or the key. The message shows neither.
+        if "@" in urlsplit(self.url).netloc:
+            raise ConfigError(
+                "the server's address contains a user name or password",
+                where=where,
+                remedy=f"Remove it, and set the environment variable {self.api_key_env} to the server's key.",
+            )
         key = os.environ.get(self.api_key_env, "").strip()
+        if not re.fullmatch("[!-~]*", key):
+            raise ConfigError(
+                "the API key contains a space, a line break or a character that is not ASCII",
+                where=self.api_key_env,
+                remedy="Copy the key again, without quotation marks.",
+            )
         if not key and self.is_openai:
             raise ConfigError(
                 f"the environment variable {self.api_key_env} holds no API key",
                 remedy=f"Set it (export {self.api_key_env}=...), or give base_url for your own server.",
             )
         return key or None
+
+
+def _check_http_url(url: str, where: str) -> None:
+    if not _is_http_url(url):
+        raise ConfigError(
+            "the server's address is not an http URL",
+            where=where,
+            remedy="Write it in full, such as http://localhost:8000/v1.",
+        )
 
 
 def _is_http_url(url: str) -> bool:

@@ -46,6 +46,26 @@ def test_passwords_in_addresses_are_not_shown(api_key):
     assert ChatSettings("m", "http://me:secret@host:80/v1/").host == "host:80"
 
 
+@pytest.mark.parametrize("url", ["http://me:secret@host/v1", "http://me:secret/x@host/v1"])
+def test_addresses_with_a_password_are_refused(api_key, monkeypatch, url):
+    monkeypatch.setenv("OPENAI_BASE_URL", url)
+    with pytest.raises(ConfigError, match="the server's address .*OPENAI_BASE_URL") as caught:
+        ChatSettings("m").api_key()
+    assert "secret" not in str(caught.value)
+    with pytest.raises(ConfigError, match="base_url.*OPENAI_API_KEY"):
+        ChatSettings("m", "http://me:secret@host/v1").api_key()
+
+
+@pytest.mark.parametrize("key", ["“sk-secret”", "sk-secret\nX: y", "sk-secret sk-secret", "sk-secret\x7f"])
+def test_keys_that_no_header_can_hold_are_refused(api_key, monkeypatch, key):
+    monkeypatch.setenv("OPENAI_API_KEY", key)
+    with pytest.raises(ConfigError, match="OPENAI_API_KEY") as caught:
+        ChatSettings("m").api_key()
+    assert "secret" not in str(caught.value)
+    monkeypatch.setenv("OPENAI_API_KEY", " sk-+/=~!\n")
+    assert ChatSettings("m").api_key() == "sk-+/=~!"
+
+
 def test_list_prices():
     assert lookup_price("gpt-4o").cost(1e6, 1e6) == 12.5
     assert lookup_price("gpt-4o-2024-11-20") == lookup_price("gpt-4o")
