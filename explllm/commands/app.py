@@ -11,7 +11,7 @@ from typing import Annotated
 
 from explllm.commands.parser import Option
 from explllm.commands.pictures import AUTO, check_device, open_detector
-from explllm.commands.serve import model_name
+from explllm.commands.serve import check_address, model_name
 from explllm.commands.streaming import EstimatorOptions
 from explllm.core.errors import ConfigError
 from explllm.faces.estimators import selected_estimator
@@ -51,19 +51,20 @@ def app(
         estimator: An estimator that also measures the action units, and its options.
 
     Raises:
-        InputError: If a model, the detector or the device does not exist or cannot be used.
+        InputError: If a model, the detector, the device or the address does not exist or cannot be used.
     """
     if find_spec("gradio") is None:
         raise ConfigError("no package gradio", remedy='Install it: pip install "explllm[app]".')
     check_device(device)
+    # gradio accepts IPv6 addresses in brackets.
+    check_address(host.strip("[]"), port)
     from explllm.app.explainer import Explainer
     from explllm.app.page import Services, create_page, example_pictures, launch, temporary_folder
     from explllm.models.explllm import ExpLLM
     from explllm.models.known import shipped_model
 
     spec = selected_estimator(estimator)
-    # By default, SIGTERM would end the process without deleting the pictures.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    _exit_on_signals()
     with ExitStack() as stack:
         folder = Path(stack.enter_context(temporary_folder()))
         explainers: dict[str, Explainer] = {}
@@ -83,3 +84,19 @@ def app(
         stack.callback(blocks.close, verbose=False)
         blocks.block_thread()
     return 0
+
+
+def _exit_on_signals() -> None:
+    """Turn SIGTERM and SIGHUP into `SystemExit`; by default, they end the process without deleting the pictures."""
+    # Windows has no SIGHUP, and nohup ignores it.
+    numbers = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
+    numbers = [number for number in numbers if signal.getsignal(number) is not signal.SIG_IGN]
+
+    def stop(number: int, _: object) -> None:
+        # A closed terminal can send SIGHUP twice. The second one must not interrupt the deletion.
+        for other in numbers:
+            signal.signal(other, signal.SIG_IGN)
+        sys.exit(128 + number)
+
+    for number in numbers:
+        signal.signal(number, stop)

@@ -74,7 +74,7 @@ def serve(
     except ImportError as error:
         raise ConfigError(f"no package {error.name}", remedy='Install it: pip install "explllm[serve]".') from error
     check_device(device)
-    asyncio.run(_check_address(host, port))
+    check_address(host, port)
     from explllm.app.explainer import Explainer
     from explllm.models.explllm import ExpLLM
     from explllm.models.known import shipped_model
@@ -116,23 +116,31 @@ def serve(
     return 0
 
 
-async def _check_address(host: str, port: int) -> None:
-    """Check that the server can listen, before the model is loaded.
+def check_address(host: str, port: int | None) -> None:
+    """Check that a server can listen, before the model is loaded.
+
+    Args:
+        host: Address to listen on.
+        port: Port to listen on; None for any free one.
 
     Raises:
         ConfigError: If the address is in use, or is not one of this machine.
     """
-    try:
+
+    async def listen() -> None:
         # As uvicorn does it, later.
-        server = await asyncio.get_running_loop().create_server(asyncio.Protocol, host, port, start_serving=False)
+        loop = asyncio.get_running_loop()
+        (await loop.create_server(asyncio.Protocol, host, port or 0, start_serving=False)).close()
+
+    try:
+        asyncio.run(listen())
     except (OSError, UnicodeError) as error:
         number = getattr(error, "errno", None) or 0
         # The errors of host names have negative numbers. Those of addresses repeat the address in their text.
         reason = os.strerror(number) if number > 0 else getattr(error, "strerror", None) or "not a host name"
-        raise ConfigError(
-            f"the server cannot listen: {reason}", where=f"{host}:{port}", remedy="Choose another --host or --port."
-        ) from error
-    server.close()
+        where = host if port is None else f"{host}:{port}"
+        remedy = "Choose another --host or --port."
+        raise ConfigError(f"the server cannot listen: {reason}", where=where, remedy=remedy) from error
 
 
 def model_name(model: str) -> str:
