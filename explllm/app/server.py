@@ -1,6 +1,6 @@
 """The HTTP server: chat completions for OpenAI's clients, batches of recognitions, health and metrics.
 
-A picture is kept in memory until its answer is sent. It is never written to disk or to a log.
+A picture is kept in memory until the model's input is prepared. It is never written to disk or to a log.
 
 LitServe was tried first (0.2.19). Its OpenAI specification decodes pictures inside the batch, so one damaged picture
 fails the whole batch; error messages are lost; every route is a process with its own model; and an answer is computed
@@ -17,7 +17,7 @@ import re
 import time
 import uuid
 from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -25,6 +25,7 @@ import anyio.to_thread
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response, StreamingResponse
+from PIL import Image
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Gauge, generate_latest
 from starlette.exceptions import HTTPException
 
@@ -255,7 +256,7 @@ class _Server:
     # Parts of a request ----------------------------------------------------------------------------------------------
 
     async def _open(self, url: str, max_new_tokens: int) -> tuple[Photograph, Job]:
-        """Read a picture in a worker thread; return it and the job of its largest face."""
+        """Read a picture in a worker thread; return it, without its pixels, and the job of its largest face."""
         if url.startswith(("http://", "https://")):
             if not self.settings.allow_urls:
                 raise RequestError(400, "This server does not fetch URLs. Send a data URL.", "urls_not_allowed")
@@ -267,7 +268,9 @@ class _Server:
 
         def read() -> tuple[Photograph, Job]:
             photograph = open_photograph(content, self.detector, "largest", self.settings.max_pixels)
-            return photograph, Job(preprocess(self.model, photograph, 0), max_new_tokens)
+            job = Job(preprocess(self.model, photograph, 0), max_new_tokens)
+            # The answer needs the box and the warnings. The pixels of a request's pictures can take gigabytes.
+            return replace(photograph, image=Image.new("RGB", (1, 1))), job
 
         return await anyio.to_thread.run_sync(read, limiter=self.decoding)
 

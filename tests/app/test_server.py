@@ -9,6 +9,7 @@ import re
 import socket
 import threading
 import time
+import weakref
 from concurrent.futures import ThreadPoolExecutor
 from urllib.parse import urlsplit
 
@@ -20,6 +21,7 @@ pytest.importorskip("fastapi", reason='no fastapi: pip install "explllm[serve]"'
 pytest.importorskip("prometheus_client", reason='no prometheus_client: pip install "explllm[serve]"')
 
 from explllm.app.explainer import Busy, Cancelled, Explainer, Job
+from explllm.app.photographs import open_photograph
 from explllm.app.protocol import answer_schema, heading
 
 
@@ -128,6 +130,25 @@ def test_batches_of_recognitions(address, pictures, data_url, expected):
         wanted = {str(label): share for label, share in expected[place][0].probabilities.items()}
         assert answer["results"][place]["probabilities"] == pytest.approx(wanted, abs=1e-5)
     assert post(address, "/recognize", {"images": ["x"] * 65})[0] == 413
+
+
+def test_full_pictures_are_not_kept(address, explainer, pictures, data_url, monkeypatch):
+    """When the faces are submitted, their pictures are no longer in memory."""
+    opened, kept = [], []
+
+    def opening(*arguments):
+        photograph = open_photograph(*arguments)
+        opened.append(weakref.ref(photograph.image))
+        return photograph
+
+    def submitting(*jobs):
+        kept.append(sum(picture() is not None for picture in opened))
+        return Explainer.submit(explainer, *jobs)
+
+    monkeypatch.setattr("explllm.app.server.open_photograph", opening)
+    monkeypatch.setattr(explainer, "submit", submitting)
+    status, answer = post(address, "/recognize", {"images": [data_url(content) for content in pictures]})
+    assert status == 200 and len(answer["results"]) == len(opened) == 6 and kept == [0]
 
 
 GARBAGE = {
