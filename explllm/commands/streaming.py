@@ -55,7 +55,9 @@ def open_manifest(manifest: Path, out: Path, options: StreamingOptions) -> Manif
 
     check_new_manifest(out, options.overwrite)
     check_root(options.root)
-    return ManifestFile(manifest, options.root)
+    source = ManifestFile(manifest, options.root)
+    source.check_writable(out)
+    return source
 
 
 def print_lines(lines: Sequence[str]) -> None:

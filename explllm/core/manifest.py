@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -124,9 +125,7 @@ class Manifest:
             ConfigError: If the path is a folder, or the file cannot be created.
             ManifestError: If the format cannot represent the table, or the disk is full.
         """
-        check_writable(path)
-        with tempfile.TemporaryDirectory(prefix=".explllm-", dir=Path(path).parent) as folder:
-            self.write(Path(folder, Path(path).name))
+        check_table(path, Manifest(self.frame, self.root, self.path).chunks)
 
     def select(self, *, split: str) -> Manifest:
         """Return the rows of one split as a manifest with a new index.
@@ -269,9 +268,29 @@ def write_table(path: str | os.PathLike[str], chunks: Callable[[], Iterator[pd.D
     """
     path = Path(path)
     writer = format_of(path)[1]
+    with _write_errors(path), atomic_write(path) as partial:
+        writer(chunks, partial)
+
+
+def check_table(path: str | os.PathLike[str], chunks: Callable[[], Iterator[pd.DataFrame]]) -> None:
+    """Check that `write_table` can write a table, by writing it to a temporary file in the same folder.
+
+    Raises:
+        ConfigError: If the path is a folder, or the file cannot be created.
+        ManifestError: As `write_table` does.
+    """
+    path = Path(path)
+    writer = format_of(path)[1]
+    check_writable(path)
+    with _write_errors(path), tempfile.TemporaryDirectory(prefix=".explllm-", dir=path.parent) as folder:
+        writer(chunks, Path(folder, path.name))
+
+
+@contextmanager
+def _write_errors(path: Path) -> Iterator[None]:
+    """Convert errors of writing a table to a `ManifestError`."""
     try:
-        with atomic_write(path) as partial:
-            writer(chunks, partial)
+        yield
     except InputError:
         raise
     except OSError as error:

@@ -11,7 +11,7 @@ from typing import Any
 import pandas as pd
 
 from explllm.core.errors import InputError, ManifestError, MissingPathError
-from explllm.core.manifest import COLUMNS, Manifest, write_table
+from explllm.core.manifest import COLUMNS, Manifest, check_table, write_table
 from explllm.core.manifest_files import (
     CHUNK_ROWS,
     check_csv,
@@ -69,6 +69,15 @@ class ManifestFile:
             ManifestError: As `Manifest.write` does.
         """
         write_table(out, lambda: (convert(row, chunk) for row, chunk in self))
+
+    def check_writable(self, out: str | os.PathLike[str]) -> None:
+        """Check that a copy of the table can be written, as `Manifest.check_writable` does.
+
+        Raises:
+            ConfigError: If the path is a folder, or the file cannot be created.
+            ManifestError: If the format cannot represent the table, or the disk is full.
+        """
+        check_table(out, lambda: (chunk.frame for _, chunk in self))
 
     def _frames(self) -> Iterator[pd.DataFrame]:
         readers = {".parquet": self._parquet_frames, ".csv": self._csv_frames, ".jsonl": self._json_frames}

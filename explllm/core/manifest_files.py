@@ -243,7 +243,8 @@ def _write_parquet(chunks: Chunks, path: Path) -> None:
     # Unify the schemas of all chunks first: a column that is empty in one chunk has its type in another.
     schemas, pool = [], pa.default_memory_pool()
     for part in chunks():
-        schemas.append(pa.Schema.from_pandas(part, preserve_index=False))
+        # Not Schema.from_pandas, whose errors do not name the column.
+        schemas.append(pa.Table.from_pandas(part, preserve_index=False, nthreads=1).schema)
         pool.release_unused()
     schema = pa.unify_schemas(schemas, promote_options="permissive")
     with pq.ParquetWriter(path, schema) as writer:

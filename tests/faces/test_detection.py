@@ -205,6 +205,17 @@ def test_mistakes(run, manifest_of, detector_file, tmp_path, arguments, message)
     assert not (tmp_path / "o.csv").exists()
 
 
+@pytest.mark.parametrize("command", ["faces --detector", "aus --landmarker"])
+def test_a_table_that_out_cannot_hold_is_refused_before_the_work(run, manifest_of, tmp_path, command):
+    manifest_of(tmp_path / "m.jsonl", [{"image": "a.png", "note": 1}, {"image": "b.png", "note": "two"}])
+    name, option = command.split()
+    (tmp_path / "model").touch()  # not a model, which is noticed later
+    error, _, _ = run(name, "m.jsonl", "-o", "o.parquet", option, "model")
+    assert error.startswith("error: .parquet cannot represent the table")
+    assert "column note" in error and error.endswith(" [o.parquet]. Use one type per column, or write .jsonl.")
+    assert {path.name for path in tmp_path.iterdir()} == {"m.jsonl", "model"}
+
+
 def test_redo_keeps_a_single_row_on_its_person(run, photographs, manifest_of, detector_file, detector, tmp_path):
     photographs["six"].save(tmp_path / "six.png")
     faces = detector.detect(photographs["six"])
