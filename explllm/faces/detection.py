@@ -15,8 +15,8 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from explllm.core.errors import ConfigError
-from explllm.core.files import atomic_write
+from explllm.core.errors import ConfigError, InputError
+from explllm.core.files import atomic_write, check_writable
 from explllm.core.manifest import Manifest
 from explllm.core.manifest_chunks import ManifestFile
 from explllm.faces.boxes import Box, Detection, FaceChoice, match_faces
@@ -37,6 +37,10 @@ PER_FACE_COLUMNS = ("expression", "identity", "votes", "facs", "action_units", "
 are emptied if ``all`` turns one row into several."""
 
 _CACHED_IMAGES = 64
+
+
+class CropError(InputError):
+    """A crop cannot be written."""
 
 
 @dataclass(frozen=True)
@@ -104,6 +108,8 @@ class DetectionJob:
                 whole = load_image(item.path)
                 faces = list(self._faces(item, to_reduced(whole), detector))
                 self._write_crops(item.image, whole, faces)
+        except CropError:
+            raise  # The disk is the cause, not the image.
         except Exception as error:
             return failure(self, item, error)
         return {"bad": None, "faces": faces}
@@ -129,8 +135,16 @@ class DetectionJob:
         boxed = [face for face in faces if face["box"] is not None]
         for number, face in enumerate(boxed, 1):
             face["crop"] = crop_name(name, number)
-            with atomic_write(self.crops / face["crop"]) as partial:
-                face_crop(image, face["box"], self.margin).save(partial, quality=95)
+            crop = face_crop(image, face["box"], self.margin)
+            try:
+                with atomic_write(self.crops / face["crop"]) as partial:
+                    crop.save(partial, quality=95)
+            except OSError as error:
+                raise CropError(
+                    f"the crop cannot be written ({error.strerror or error})",
+                    where=self.crops / face["crop"],
+                    remedy="Free disk space or fix the folder; the same command resumes the run.",
+                ) from error
 
 
 def crop_name(image: str, number: int) -> str:
@@ -177,7 +191,7 @@ class DetectionTask(TableTask):
         """Group the rows by image, in 24 bytes per row, and return the number of images to read.
 
         Raises:
-            ConfigError: If the crops of two images would have the same name.
+            ConfigError: If the crops of two images would have the same name, or the crop folder cannot be written.
         """
         hashes, boxed = array("q"), bytearray()
         for _, chunk in source:
@@ -204,6 +218,11 @@ class DetectionTask(TableTask):
             self._is_item[self._first[~np.frombuffer(boxed, bool)]] = True
         if self._job.crops is not None:
             check_crop_names(image for _, chunk in source for image in chunk.frame["image"])
+            if self._job.crops.is_file():
+                raise ConfigError(
+                    "--crops expects a folder, found a file", where=self._job.crops, remedy="Name a folder."
+                )
+            check_writable(self._job.crops / "crop.jpg")
         return int(self._is_item.sum())
 
     def items(self, source: ManifestFile) -> Iterator[Item]:

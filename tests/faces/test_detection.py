@@ -126,6 +126,25 @@ def test_crops(run, folder, photographs, manifest_of, detector_file, tmp_path):
     assert list((tmp_path / "in").rglob("*.png.jpg")) == []
 
 
+@pytest.mark.parametrize("workers", [1, 2])
+def test_crops_that_cannot_be_written_end_the_run(run, photographs, manifest_of, detector_file, tmp_path, workers):
+    photographs["astronaut"].save(tmp_path / "a.png")
+    manifest_of(tmp_path / "m.jsonl", [{"image": "a.png"}])
+    arguments = ["m.jsonl", "-o", "o.csv", "--workers", workers, "--crops", "crops", "--detector"]
+    (tmp_path / "crops").touch()
+    error, _, _ = run("faces", *arguments, detector_file)
+    assert error == "error: --crops expects a folder, found a file [crops]. Name a folder."
+    assert not (tmp_path / "o.csv.partial.jsonl").exists()  # found before the work
+    (tmp_path / "crops").unlink()
+    (tmp_path / "crops" / "a.png.jpg").mkdir(parents=True)
+    error, _, _ = run("faces", *arguments, detector_file)
+    assert error.startswith("error: the crop cannot be written (Is a directory) [crops/a.png.jpg].")
+    assert not (tmp_path / "o.csv").exists()
+    # The same command resumes the run.
+    (tmp_path / "crops" / "a.png.jpg").rmdir()
+    assert run("faces", *arguments, detector_file)[0] == 0 and rows("o.csv")["box"].notna().all()
+
+
 @pytest.mark.parametrize(
     ("image", "number", "name"),
     [
