@@ -38,7 +38,8 @@ class UnitReliability:
 
         Raises:
             MissingPathError: If the file does not exist.
-            ManifestError: If a column is missing, a unit is unknown or listed twice, or a value is not in [0, 1].
+            ManifestError: If the file is not CSV, a column is missing, a unit is unknown or listed twice, or a value is
+                not in [0, 1].
         """
         path = Path(path)
         if not path.is_file():
@@ -48,23 +49,28 @@ class UnitReliability:
         remedy = "Use a table that `explllm reliability -o FILE` wrote."
         weights, thresholds = [0.0] * len(NAMES), [0.0] * len(NAMES)
         units: set[int] = set()
-        with path.open(newline="", encoding="utf-8-sig") as lines:
-            reader = csv.DictReader(lines)
-            if lacking := [name for name in ("unit", "weight", "threshold") if name not in (reader.fieldnames or ())]:
-                raise ManifestError(f"no column {', '.join(lacking)}", where=path, remedy=remedy)
-            for row in reader:
-                where = f"{path}, line {reader.line_num}"
-                try:
-                    [unit] = parse_unit_names(row["unit"] or "")
-                    weight, threshold = (float(row[name] or "nan") for name in ("weight", "threshold"))
-                except (InputError, ValueError) as error:
-                    raise ManifestError(f"the row is invalid ({error})", where=where, remedy=remedy) from None
-                if unit in units or any(value < 0 or value > 1 for value in (weight, threshold)):
-                    found = "is listed twice" if unit in units else "has a value outside [0, 1]"
-                    raise ManifestError(f"{NAMES[unit]} {found}", where=where, remedy=remedy)
-                units.add(unit)
-                if not math.isnan(weight) and not math.isnan(threshold):
-                    weights[unit], thresholds[unit] = weight, threshold
+        try:
+            with path.open(newline="", encoding="utf-8-sig") as lines:
+                reader = csv.DictReader(lines)
+                columns = reader.fieldnames or ()
+                rows = [(reader.line_num, row) for row in reader]
+        except (UnicodeDecodeError, csv.Error) as error:
+            raise ManifestError(f"not a CSV table in UTF-8 ({error})", where=path, remedy=remedy) from error
+        if lacking := [name for name in ("unit", "weight", "threshold") if name not in columns]:
+            raise ManifestError(f"no column {', '.join(lacking)}", where=path, remedy=remedy)
+        for line, row in rows:
+            where = f"{path}, line {line}"
+            try:
+                [unit] = parse_unit_names(row["unit"] or "")
+                weight, threshold = (float(row[name] or "nan") for name in ("weight", "threshold"))
+            except (InputError, ValueError) as error:
+                raise ManifestError(f"the row is invalid ({error})", where=where, remedy=remedy) from None
+            if unit in units or any(value < 0 or value > 1 for value in (weight, threshold)):
+                found = "is listed twice" if unit in units else "has a value outside [0, 1]"
+                raise ManifestError(f"{NAMES[unit]} {found}", where=where, remedy=remedy)
+            units.add(unit)
+            if not math.isnan(weight) and not math.isnan(threshold):
+                weights[unit], thresholds[unit] = weight, threshold
         return cls(tuple(weights), tuple(thresholds))
 
     @property

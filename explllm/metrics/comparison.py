@@ -140,7 +140,14 @@ def _read(folder: Path, name: str) -> Run:
     for path in (metrics_file, table_file):
         if not path.is_file():
             raise MissingPathError("the run has no test results", where=path, remedy="Run `explllm test` first.")
-    metrics = json.loads(metrics_file.read_text(encoding="utf-8"))
+    try:
+        metrics = json.loads(metrics_file.read_text(encoding="utf-8"))
+        if not isinstance(metrics, dict):
+            raise ValueError("expected a JSON object")
+    except ValueError as error:  # UnicodeDecodeError too
+        raise InputError(
+            f"the metrics cannot be read ({error})", where=metrics_file, remedy="Run `explllm test` again."
+        ) from error
     for key in ("test/accuracy", "test/labels", "test/root"):
         if key not in metrics:
             raise InputError(f"no {key}", where=metrics_file, remedy="Run `explllm test` again.")

@@ -203,6 +203,10 @@ def test_errors(tested, tmp_path):
     (one / "metrics.json").write_text(json.dumps({"test/accuracy": 0.5}))
     with pytest.raises(InputError, match=r"no test/labels .*Run `explllm test` again"):
         compare([str(one), str(two)])
+    for content in (b'{"test/accuracy": 0.', b"\xff", b"[]"):
+        (one / "metrics.json").write_bytes(content)
+        with pytest.raises(InputError, match=r"metrics cannot be read .*one/metrics.json\]. Run `explllm test` again"):
+            compare([str(one), str(two)])
 
 
 def test_probabilities_in_the_table_are_those_of_the_truth(tested):
