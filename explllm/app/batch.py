@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import lzma
 import os
 import tempfile
 import zipfile
+import zlib
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +31,8 @@ _MAX_BYTES = 50 * 2**20
 """Maximum size of one picture in a zip file, unpacked."""
 _AT_ONCE = 64
 """Maximum number of pictures in memory."""
+_PIXELS_AT_ONCE = 2 * MAX_PIXELS
+"""Number of pixels in memory at which no further picture is read."""
 _MAX_REPORTED = 300
 """Maximum number of faces in the report; the table has all."""
 
@@ -57,14 +63,18 @@ def describe_batch(
         raise InputError(found, remedy=f"Choose 1 to {_MAX_PICTURES:,}, as files, a folder or a zip file.")
     rows: list[dict[str, Any]] = []
     views: list[str] = []
-    faces = unusable = done = 0
+    faces = unusable = done = pixels = 0
     chunk: list[tuple[str, Photograph | str]] = []
     for number, (path, content) in enumerate(pictures(files), 1):
         try:
-            chunk.append((path, open_photograph(content, services.detector, max_pixels=MAX_PIXELS)))
+            if isinstance(content, ImageError):
+                raise content
+            photograph = open_photograph(content, services.detector, max_pixels=MAX_PIXELS)
+            chunk.append((path, photograph))
+            pixels += photograph.image.width * photograph.image.height
         except InputError as error:
             chunk.append((path, str(error)))
-        if len(chunk) < _AT_ONCE and number < total:
+        if len(chunk) < _AT_ONCE and pixels < _PIXELS_AT_ONCE and number < total:
             continue
         for record, view, is_last in _answers(chunk, services, name, explained):
             rows.append(table_row(record))
@@ -74,7 +84,7 @@ def describe_batch(
                 views.append(face_html(view))
             done += is_last
             progress(done, total)
-        chunk = []
+        chunk, pixels = [], 0
     folder = Path(tempfile.mkdtemp(dir=os.environ.get("GRADIO_TEMP_DIR")))
     table, report = folder / "faces.csv", folder / "report.html"
     pd.DataFrame(rows).to_csv(table, index=False)
@@ -88,8 +98,8 @@ def describe_batch(
     return text, table, report
 
 
-def pictures(files: Sequence[str], names_only: bool = False) -> Iterator[tuple[str, bytes]]:
-    """Yield the name and content of each picture, including those in zip files.
+def pictures(files: Sequence[str], names_only: bool = False) -> Iterator[tuple[str, bytes | ImageError]]:
+    """Yield the name and content of each picture, including those in zip files; for a damaged entry, an error.
 
     Args:
         files: Paths of pictures and zip files; others are skipped.
@@ -108,15 +118,24 @@ def pictures(files: Sequence[str], names_only: bool = False) -> Iterator[tuple[s
                         hidden = Path(entry.filename).name.startswith(".")
                         if Path(entry.filename).suffix.lower() not in IMAGE_SUFFIXES or hidden:
                             continue
-                        # If the header understates the size, the content is cut off and the picture is unreadable.
-                        with archive.open(entry) as stream:
-                            yield entry.filename, b"" if names_only else stream.read(_MAX_BYTES)
+                        yield entry.filename, _unpacked(archive, entry, 0 if names_only else _MAX_BYTES)
             except (zipfile.BadZipFile, NotImplementedError, RuntimeError, OSError) as error:
                 raise ImageError(
                     f"the zip file cannot be read ({error})",
                     where=file.name,
                     remedy="Pack it again, without a password.",
                 ) from error
+
+
+def _unpacked(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, size: int) -> bytes | ImageError:
+    """Return up to `size` bytes of an entry, or an error if it is damaged."""
+    try:
+        # If the header understates the size, the content is cut off and the picture is unreadable.
+        with archive.open(entry) as stream:
+            return stream.read(size)
+    # The errors of the archive and of its three compressions; a password raises RuntimeError.
+    except (zipfile.BadZipFile, zlib.error, OSError, EOFError, lzma.LZMAError) as error:
+        return ImageError(f"the zip file's entry is damaged ({error})", remedy="Pack the picture again.")
 
 
 def _answers(
@@ -127,24 +146,33 @@ def _answers(
     model = explainer.model
     limit = services.max_new_tokens if explained else 0
     margin = DEFAULT_MARGIN if model.config.margin is None else model.config.margin
-    jobs = [
-        [] if isinstance(photograph, str) else [
-            Job(preprocess(model, photograph, face), limit) for face in range(len(photograph.boxes))
-        ]
+    new = (
+        Job(preprocess(model, photograph, face), limit)
         for _, photograph in chunk
-    ]  # fmt: skip
-    explainer.submit(*(job for several in jobs for job in several))
-    for (path, photograph), several in zip(chunk, jobs, strict=True):
+        if not isinstance(photograph, str)
+        for face in range(len(photograph.boxes))
+    )
+    waiting: deque[Job] = deque()
+
+    def submit(count: int) -> None:
+        jobs = list(islice(new, count))
+        explainer.submit(*jobs)
+        waiting.extend(jobs)
+
+    # All faces of a chunk could be more than may wait. Part of the room is for others who use the model.
+    submit(max(explainer.max_waiting // 4, 1))
+    for path, photograph in chunk:
         if isinstance(photograph, str):
             yield {"image": path, "error": photograph}, None, True
             continue
-        for face, job in enumerate(several):
-            answer, box = job.result.result(), photograph.boxes[face]
+        for face, box in enumerate(photograph.boxes):
+            answer = waiting.popleft().result.result()
+            submit(1)
             crop = photograph.crop(face, margin)
             cot = ChainOfThought.parse(answer.text) if explained else None
             pictured = PicturedFace(crop, box, answer.recognition, cot, warnings=photograph.warnings)
-            detected = (face + 1, len(several)) if box is not None else None
+            detected = (face + 1, len(photograph.boxes)) if box is not None else None
             note = model.config.training_data_note
             square = square_in_crop(box, margin)
             view = FaceView(crop, square, path, answer.recognition, answer.text, True, warnings=photograph.warnings)
-            yield face_record(path, pictured, detected, note), view, face + 1 == len(several)
+            yield face_record(path, pictured, detected, note), view, face + 1 == len(photograph.boxes)

@@ -4,12 +4,15 @@ import csv
 import io
 import re
 import zipfile
+from contextlib import closing
 from itertools import pairwise
 
 import pytest
 from PIL import Image
 
+from explllm.app import batch
 from explllm.app.batch import describe_batch
+from explllm.app.explainer import Explainer
 from explllm.app.page import Page, Services
 from explllm.app.photographs import Photograph, open_photograph
 from explllm.app.views import FaceView, document, face_html, photograph_html, style
@@ -142,3 +145,42 @@ def test_batches(services, pictures, expected, tmp_path):
     for wrong, message in (("bad.zip", "cannot be read"), ("none.txt", "no pictures")):
         with pytest.raises(InputError, match=message):
             describe_batch([str(tmp_path / wrong)], services, "one", False, lambda *_: None)
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_a_damaged_entry_of_a_zip_file(services, pictures, tmp_path, method):
+    """It is a row with the reason; the other pictures are recognized."""
+    packed = tmp_path / "some.zip"
+    with zipfile.ZipFile(packed, "w", method) as archive:
+        for name, content in zip("abc", pictures, strict=False):
+            archive.writestr(f"{name}.png", content)
+        entry = archive.getinfo("b.png")
+    content = bytearray(packed.read_bytes())
+    start = entry.header_offset + 30 + len("b.png")
+    content[start + 30 : start + 90] = b"\xff" * 60
+    packed.write_bytes(content)
+    text, table, _ = describe_batch([str(packed)], services, "one", False, lambda *_: None)
+    assert text.startswith("2 faces in 3 pictures. Unusable pictures: 1;")
+    assert ["damaged" in row["error"] for row in csv.DictReader(table.open())] == [False, True, False]
+
+
+def test_more_faces_than_may_wait(model, pictures, expected, tmp_path):
+    files = [tmp_path / f"{number}.png" for number in range(12)]
+    for number, file in enumerate(files):
+        file.write_bytes(pictures[number % 6])
+    with closing(Explainer(model, batch_size=2, max_waiting=8)) as small:
+        text, table, _ = describe_batch(list(map(str, files)), Services({"one": small}), "one", False, lambda *_: None)
+    assert text == "12 faces in 12 pictures."
+    found = [row["expression"] for row in csv.DictReader(table.open())]
+    assert found == [str(recognition.expression) for recognition, _ in expected * 2]
+
+
+def test_few_large_pictures_at_once(services, pictures, tmp_path, monkeypatch):
+    monkeypatch.setattr("explllm.app.batch._PIXELS_AT_ONCE", 2 * 64 * 64)
+    in_memory, answers = [], batch._answers
+    monkeypatch.setattr(batch, "_answers", lambda chunk, *rest: in_memory.append(len(chunk)) or answers(chunk, *rest))
+    for number, content in enumerate(pictures[:5]):
+        (tmp_path / f"{number}.png").write_bytes(content)
+    files = sorted(map(str, tmp_path.glob("*.png")))
+    assert describe_batch(files, services, "one", False, lambda *_: None)[0] == "5 faces in 5 pictures."
+    assert in_memory == [2, 2, 1]
