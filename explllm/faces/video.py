@@ -40,9 +40,16 @@ def video_frames(source: str, every: float, seconds: float | None = None) -> Ite
                 )
             raise ImageError("not a video that OpenCV can read", where=source, remedy="Convert it to MP4 or AVI.")
         rate = capture.get(cv2.CAP_PROP_FPS) or 25.0
-        start, due, number = time.monotonic(), 0.0, 0
+        start, now, due, number = time.monotonic(), 0.0, 0.0, 0
         while capture.grab():
-            now = time.monotonic() - start if is_camera else number / rate
+            if is_camera:
+                now = time.monotonic() - start
+            elif number == 0:
+                start = _position(capture)
+            else:
+                # Files without times: frames at a constant rate.
+                elapsed = _position(capture) - start
+                now = elapsed if elapsed > now else now + 1 / rate
             number += 1
             if seconds is not None and now > seconds:
                 return
@@ -57,6 +64,11 @@ def video_frames(source: str, every: float, seconds: float | None = None) -> Ite
             raise ImageError("the video has no frames", where=source, remedy="Check the file.")
     finally:
         capture.release()
+
+
+def _position(capture: cv2.VideoCapture) -> float:
+    """Return the time of the grabbed frame of a file in seconds; the rate of a file need not be constant."""
+    return capture.get(cv2.CAP_PROP_POS_MSEC) / 1000
 
 
 def frame_count(source: str, every: float, seconds: float | None = None) -> int | None:
