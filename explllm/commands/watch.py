@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from explllm.commands.outputs import check_drawing, check_new_manifest, check_replaces_none, keep_finished
 from explllm.commands.parser import Option
 from explllm.commands.pictures import AUTO, check_device, open_detector
+from explllm.core.errors import ImageError
 from explllm.core.files import atomic_write, check_writable
 
 if TYPE_CHECKING:
@@ -67,7 +68,11 @@ def watch(
     check_device(device)
     folder = model or str(shipped_model())
     frames = video_frames(video, every, seconds)
-    first = next(frames)
+    first = next(frames, None)
+    if first is None:
+        # A camera's first frame can also come after --seconds.
+        remedy = "Convert the video to MP4 or AVI; for a camera, use more --seconds."
+        raise ImageError("no frame can be read", where=video, remedy=remedy)
     import pandas as pd
 
     from explllm.faces.boxes import select_faces

@@ -2,6 +2,7 @@
 
 import os
 import signal
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -84,6 +85,24 @@ def test_an_interruption_keeps_the_frames_so_far(explllm, video, fitted, tmp_pat
     message = "\nterminated. 3 of about 8 frames are done, 3 with a face: out.csv.\n"
     assert done.status == 143 and done.err.endswith(message), done.err
     assert pd.read_csv(tmp_path / "out.csv")["seconds"].tolist() == [0, 0.3, 0.5] and (tmp_path / "t.png").is_file()
+
+
+def test_a_video_without_readable_frames(explllm, video, fitted, monkeypatch):
+    class Undecodable:
+        """A video whose frames OpenCV finds, but cannot decode."""
+
+        def __init__(self, path):
+            self.capture = cv2.VideoCapture(path)
+
+        def __getattr__(self, name):
+            return getattr(self.capture, name)
+
+        def retrieve(self):
+            return False, None
+
+    monkeypatch.setattr("explllm.faces.video.cv2", SimpleNamespace(**{**vars(cv2), "VideoCapture": Undecodable}))
+    done = explllm("watch", video[0], "--model", fitted / "model", "-o", "out.csv")
+    assert done.status == 2 and f"no frame can be read [{video[0]}]" in done.error
 
 
 def test_what_is_no_video(explllm, fitted, tmp_path):
