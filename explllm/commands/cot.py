@@ -112,7 +112,7 @@ def status(out: Path, *, run_dir: Path | None = None, as_json: Annotated[bool, O
     """Print the progress of a build, which may be running in another shell.
 
     Args:
-        out: The manifest that the build writes.
+        out: The manifest that the build writes, or its run folder.
         run_dir: As for build.
         as_json: Print one JSON object.
     """
@@ -122,7 +122,8 @@ def status(out: Path, *, run_dir: Path | None = None, as_json: Annotated[bool, O
     from explllm.engine.runner import LEDGER
     from explllm.llm.ledger import Ledger
 
-    folder = run_folder(out, run_dir)
+    # The run folder can be "." too, which has no name that a suffix could be added to.
+    folder = out if run_dir is None and out.is_dir() else run_folder(out, run_dir)
     progress = load_progress(folder)
     totals = None
     if (folder / LEDGER).is_file():

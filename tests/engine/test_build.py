@@ -155,6 +155,15 @@ def test_mistakes_are_found_before_anything_is_sent(build, server, explllm, writ
     assert server.received == [] and not (tmp_path / "o.parquet").exists()
 
 
+def test_status_of_a_run_folder(explllm, write_faces, tmp_path, monkeypatch):
+    write_faces(tmp_path / "faces.parquet", 3)
+    assert explllm("cot", "build", "faces.parquet", "-o", "o.parquet", "--offline", "--run_dir", "runs/a").status == 0
+    for folder, path in ((tmp_path, "runs/a"), (tmp_path / "runs/a", ".")):
+        monkeypatch.chdir(folder)
+        assert "done: 3 of 3 faces" in explllm("cot", "status", path).out
+    assert "the build does not exist [/]" in explllm("cot", "status", "/").error
+
+
 def test_an_ending_in_capitals(explllm, write_faces, tmp_path):
     """Whatever a manifest can be written to is an OUT."""
     write_faces(tmp_path / "faces.parquet", 3)
