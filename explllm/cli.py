@@ -7,6 +7,7 @@ import signal
 import sys
 from collections.abc import Callable, Collection, Sequence
 from importlib import import_module
+from io import TextIOWrapper
 
 from explllm import __version__
 from explllm.core.errors import ConfigError, InputError, Terminated
@@ -58,6 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         Ctrl-C; 143 after SIGTERM; 141 if the output pipe is closed, for example by `head`.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
+    _print_any_text()
     try:
         status = _run(words) or 0
         if sys.stdout is not None:
@@ -82,6 +84,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         word = "terminated." if terminated else "interrupted."
         sys.stderr.write(" ".join([word, *getattr(stop, "__notes__", [])]) + "\n")
         return 128 + (signal.SIGTERM if terminated else signal.SIGINT)
+
+
+def _print_any_text() -> None:
+    """Print "?" for characters that the output's encoding lacks: cp1252 of Windows has no check mark."""
+    if isinstance(sys.stdout, TextIOWrapper) and not sys.stdout.encoding.lower().startswith("utf"):
+        sys.stdout.reconfigure(errors="replace")
 
 
 def _run(words: list[str]) -> int | None:

@@ -1,5 +1,6 @@
 """The command line: what it does, and the one line that it gives for each mistake."""
 
+import io
 import json
 import os
 import shutil
@@ -119,6 +120,16 @@ def test_without_a_command_the_jobs_and_the_next_step(explllm, fitted, tmp_path,
     assert next_command() == "test --run_dir runs/small"
     (tmp_path / "runs/small/metrics.json").write_text("{}")
     assert next_command() == "explain face.jpg --model runs/small/model"
+
+
+def test_an_output_that_is_not_utf_8(fitted, drawn_faces, tmp_path, monkeypatch):
+    """Characters that it lacks are replaced: marks, and those in names of files and texts of models."""
+    face = tmp_path / "✓ café.png"
+    shutil.copy(next(drawn_faces.glob("test/*.png")), face)
+    output = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(output, encoding="cp1252"))
+    assert main(["recognize", str(face), "--model", str(fitted / "model")]) == 0
+    assert "? caf\xe9.png: " in output.getvalue().decode("cp1252")
 
 
 def test_completion(explllm, tmp_path):
