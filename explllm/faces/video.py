@@ -56,7 +56,7 @@ def video_frames(source: str, every: float, seconds: float | None = None) -> Ite
             # The tolerance is for rates such as 29.97, whose times are not exact.
             if now < due - 1e-6:
                 continue
-            due += every * (1 + (now - due) // every)
+            due = every * (1 + (now + 1e-6) // every)
             readable, pixels = capture.retrieve()
             if readable:
                 yield now, Image.fromarray(cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB))

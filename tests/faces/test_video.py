@@ -18,15 +18,28 @@ def test_a_variable_frame_rate(tmp_path):
     assert [now for now, _ in video_frames(f"{tmp_path}/v.gif", 1.0)] == pytest.approx(range(10))
 
 
-@pytest.mark.parametrize("has_times", [True, False])
-@pytest.mark.parametrize(("name", "codec", "rate"), [("v.mp4", "mp4v", 30000 / 1001), ("v.avi", "MJPG", 10)])
-def test_a_constant_frame_rate(tmp_path, monkeypatch, name, codec, rate, has_times):
-    path = str(tmp_path / name)
+def write(path, rate, frames):
+    codec = "MJPG" if path.endswith(".avi") else "mp4v"
     writer = cv2.VideoWriter(path, cv2.VideoWriter_fourcc(*codec), rate, (64, 64))
-    for _ in range(30):
+    for _ in range(frames):
         writer.write(np.zeros((64, 64, 3), np.uint8))
     writer.release()
+
+
+@pytest.mark.parametrize("has_times", [True, False])
+@pytest.mark.parametrize(("name", "rate"), [("v.mp4", 30000 / 1001), ("v.avi", 10)])
+def test_a_constant_frame_rate(tmp_path, monkeypatch, name, rate, has_times):
+    path = str(tmp_path / name)
+    write(path, rate, 30)
     if not has_times:
         monkeypatch.setattr("explllm.faces.video._position", lambda _: 0.0)
     times = [now for now, _ in video_frames(path, 0.001)]
     assert times == pytest.approx([number / rate for number in range(30)], abs=1e-4)
+
+
+@pytest.mark.parametrize("name", ["v.mp4", "v.avi"])
+def test_one_frame_for_each_time(tmp_path, name):
+    """Also where rounding puts a frame just before its time, such as 0.3 before 3 * 0.1."""
+    path = str(tmp_path / name)
+    write(path, 30, 90)
+    assert [now for now, _ in video_frames(path, 0.1)] == pytest.approx([number / 10 for number in range(30)])
