@@ -62,7 +62,7 @@ def test_a_second_run_asks_only_about_unusable_answers(build, server, table, mod
     make_stubborn(model_script, monkeypatch)
     build(server.url, wrong_every=3)
     first, asked = table(), len(server.received)
-    unreadable = first["cot_reason"].fillna("").str.contains("no readable answer").sum()
+    unreadable = first["cot_reason"].fillna("").str.contains("no parsable answer").sum()
     build(server.url)
     assert unreadable == 1 and len(server.received) == asked + 3
     assert table()["cot"].tolist() == first["cot"].tolist()

@@ -236,13 +236,13 @@ def test_square_brackets_are_no_markup(explllm, write_faces, tmp_path, ending):
     frame["cot"] = ["**Key Observations:** [/i] **Conclusion:** joy", None, None]
     frame["cot_source"] = ["[bold]model[/bold]", None, None]
     frame["cot_status"] = ["accepted", "failed", None]
-    frame["cot_reason"] = [None, "des2exp: no readable answer, last '[/b][red]'", None]
+    frame["cot_reason"] = [None, "des2exp: no parsable answer in 3 attempts, last: '[/b][red]'", None]
     place = tmp_path / f"[red]{ending}"
     Manifest(frame, tmp_path).write(place)
     first, second, third = (explllm("cot", "show", place, row).out for row in (1, 2, 3))
     assert first.startswith("a[red].jpg: ") and "accepted" in first and "nan" not in first
     assert "[/i]" in first and "([bold]model[/bold])" in first
-    assert "last '[/b][red]'" in second and "[/b].jpg" in second
+    assert "last: '[/b][red]'" in second and "[/b].jpg" in second
     assert "not done" in third and "nan" not in third
     assert "[red]" in explllm("cot", "check", place).out
     assert "[/b]/out" in explllm("cot", "build", "faces.parquet", "-o", f"[/b]/out{ending}", "--offline").out
