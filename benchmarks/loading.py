@@ -17,6 +17,7 @@ from tempfile import TemporaryDirectory
 from time import sleep
 from typing import IO
 
+import peft  # noqa: F401  (the libraries count as memory before loading)
 import torch
 from host import environment
 from lightning.pytorch import Callback, Trainer
