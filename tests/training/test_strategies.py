@@ -30,7 +30,7 @@ def weights(folder):
     return load_file(folder / "model/model.safetensors")
 
 
-STEPS, STOPPED_AT = 12, 6
+STEPS, STOPPED_AT = 8, 5
 STOP = ("--trainer.callbacks+", json.dumps({"class_path": "ranks.Terminate", "init_args": {"step": STOPPED_AT}}))
 
 SHORT = ("--trainer.callbacks+", json.dumps({"class_path": "ranks.ShortMemory"}))
