@@ -1,6 +1,6 @@
-"""Users of the page at the same time: python benchmarks/app_users.py.
+"""Concurrent users of the page: python benchmarks/app_users.py.
 
-Each user has a session of its own, uploads one picture after the other, and reads the explanation to its end. Every
+Each user has a separate session, uploads one picture after another, and reads each explanation to the end. Every
 answer must show the user's own picture, its expression and its text. Prints counts, times and the memory over time.
 """
 
@@ -83,7 +83,7 @@ def run(options: argparse.Namespace, folder: Path) -> int:
 
 
 def expected_pages(folder: str, name: str, tokens: int, pictures: list[Path]) -> list[str]:
-    """Return what the page must show for each picture, from the model without a server."""
+    """Return what the page must show for each picture, computed without a server."""
     from explllm import ExpLLM
     from explllm.app.explainer import Explainer
     from explllm.app.page import Page, Services
@@ -98,7 +98,7 @@ def expected_pages(folder: str, name: str, tokens: int, pictures: list[Path]) ->
 
 
 def comparable(html: str) -> str:
-    """Return HTML without percentages, whose last digit may differ in batches of another size; the picture is in it."""
+    """Return HTML, picture included, without percentages: their last digit may depend on the batch size."""
     return re.sub(r"[\d.]+%", "", html)
 
 

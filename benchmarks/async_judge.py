@@ -31,7 +31,7 @@ def fit(folder: Path, *options: str) -> dict[str, float]:
     """Train the demo once.
 
     Args:
-        folder: The run folder; the drawn faces are kept beside it.
+        folder: The run folder; the drawn faces are stored next to it.
         *options: Further options of ``explllm fit``.
 
     Returns:

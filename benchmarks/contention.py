@@ -1,9 +1,9 @@
 """A small model on shared cores: python benchmarks/contention.py.
 
-Explains 8 faces 10 times, recognizes them 50 times, and trains 10 steps, each in a process of its own: on an idle
-machine and beside one process that keeps a core busy. `explllm` is what a user gets; `torch alone` is the same without
-`explllm.core.cpu.configure_threads`, which can be a hundred times slower beside a busy process and is therefore cut off
-after `--limit` seconds. Runs are interleaved; medians in seconds.
+Explains 8 faces 10 times, recognizes them 50 times, and trains 10 steps, each in a separate process, on an idle machine
+and next to a process that keeps one core busy. `explllm` uses the package's defaults; `torch alone` runs without the
+settings of `explllm.core.cpu.configure_threads`. It can be a hundred times slower next to a busy process, so it is
+stopped after `--limit` seconds. Runs are interleaved; the results are medians in seconds.
 """
 
 import argparse
@@ -17,7 +17,7 @@ import sys
 from host import environment
 
 JOBS = ("recognize", "explain", "train")
-# Values that the user has set would hide the defaults.
+# Values set by the user would override the defaults.
 UNSET = ("OMP_NUM_THREADS", "OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME", "MKL_NUM_THREADS")
 
 
@@ -26,7 +26,7 @@ def job(name: str) -> None:
     import time
 
     if os.environ.get("EXPLLLM_BENCHMARK_DEFAULTS"):
-        import torch  # before explllm, which then changes nothing
+        import torch  # before explllm, which then leaves the threads unchanged
     else:
         import explllm  # noqa: F401
 
@@ -71,7 +71,7 @@ def spin() -> None:
 
 
 def measure(name: str, defaults: bool, limit: float) -> float:
-    """Return the seconds of a job in a process of its own, or infinity if it does not end within the limit."""
+    """Return the seconds of a job in a separate process, or infinity if it does not end within the limit."""
     environment = {key: value for key, value in os.environ.items() if key not in UNSET}
     if defaults:
         environment["EXPLLLM_BENCHMARK_DEFAULTS"] = "1"
@@ -84,7 +84,7 @@ def measure(name: str, defaults: bool, limit: float) -> float:
 
 
 def text_of(seconds: float, limit: float) -> str:
-    """Return a duration for the table."""
+    """Format a duration for the table."""
     return f"{seconds:.2f}" if math.isfinite(seconds) else f"over {limit:.0f}"
 
 

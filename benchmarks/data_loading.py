@@ -1,7 +1,7 @@
 """Data loading compared with the training step that consumes it: python benchmarks/data_loading.py.
 
 Loading decodes, augments and resizes drawn faces to 224 x 224, and tokenizes the conversations of the mixture
-0.75:0.25, in the main process and without the cache of images. The step is that of `train_step.py`.
+0.75:0.25, in the main process and without the image cache. The training step is the one in `train_step.py`.
 """
 
 import argparse

@@ -26,7 +26,7 @@ TESTS = Path(__file__).resolve().parents[1] / "tests"
 
 
 def write_faces(path: Path, count: int) -> None:
-    """Write a manifest of faces with random action units; the model misjudges one in ten at first."""
+    """Write a manifest of faces with random action units; the scripted model's first guess is wrong for one in ten."""
     place = TESTS / "engine" / "model_script.py"
     guess = SourceFileLoader("model_script", str(place)).load_module().guess
     random = np.random.default_rng(0)

@@ -1,9 +1,9 @@
 """Explanations compared with Hugging Face's generate: python benchmarks/explain.py.
 
-The label is given, and 64 tokens are generated greedily. The second row of each batch size adds recognition to ours,
-the third decodes without speculation. Our model is trained on texts of the rule-based writer, which are longer than 64
-tokens; the peer's time does not depend on its weights. Each run starts with the n-grams of the training texts only: it
-does not know the texts of the runs before. Milliseconds per face, medians with quartiles.
+The label is given, and 64 tokens are generated greedily. For each batch size, the second row adds recognition to ours,
+and the third decodes without speculation. Our model is trained on texts of the rule-based writer, which are longer than
+64 tokens; the peer's time does not depend on its weights. Each run starts with the n-grams of the training texts only,
+without those of earlier runs. Milliseconds per face, medians with quartiles.
 """
 
 import argparse

@@ -1,12 +1,12 @@
 """Speed and memory of `explllm faces` and `explllm aus`.
 
-    python benchmarks/faces.py FOLDER --detector FILE --landmarker FILE     CPU seconds beside the bare libraries
+    python benchmarks/faces.py FOLDER --detector FILE --landmarker FILE     CPU seconds vs. the bare libraries
     python benchmarks/faces.py FOLDER --detector FILE --onnx FILE --rows 10000 400000     peak memory by rows
 
 The first form processes the images of FOLDER with the detector and the landmarker as the commands do, and with
 insightface and MediaPipe called directly on images that OpenCV has decoded. Rounds alternate, and medians of CPU
 seconds are compared. The second form runs the commands on tables of the given numbers of rows, which repeat the images
-with boxes given. Each run is a process, and its peak memory must not grow by more than 10%.
+with given boxes. Each run is a separate process. Peak memory must not grow by more than 10%.
 """
 
 import argparse
@@ -116,7 +116,7 @@ def main() -> None:
     parser.add_argument("folder", metavar="FOLDER", help="images")
     parser.add_argument("--detector", help="an SCRFD file: measures faces")
     parser.add_argument("--landmarker", help="MediaPipe's face_landmarker.task: measures aus")
-    parser.add_argument("--onnx", help="a regressor of action units: measures the memory of aus")
+    parser.add_argument("--onnx", help="an action unit regressor: measures the memory of aus")
     parser.add_argument(
         "--rows", type=int, nargs="+", help="measure the peak memory with tables of these numbers of rows"
     )

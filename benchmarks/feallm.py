@@ -38,7 +38,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
-    parser.add_argument("--faces", help="a folder of class subfolders with an action_units.csv; drawn faces without it")
+    parser.add_argument("--faces", help="a folder of class subfolders with an action_units.csv (default: drawn faces)")
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
     parser.add_argument("--sample", type=int, help="test faces; by default all")
     parser.add_argument(
@@ -57,14 +57,14 @@ def main() -> None:
             if not (run / "model").is_dir():
                 explllm(log, *fit, "--model.network.architecture", name, "--seed_everything", seed, "--run_dir", run)
             models.append(run)
-    # Of a folder of faces, the command reads the manifest.
+    # `bench fea` reads a manifest, not a folder of faces.
     manifest = Path("data/drawn/manifest.parquet")
     if options.faces:
         from explllm.data.folder import read_folder
         from explllm.data.preparation import hold_out_split
 
         faces = read_folder(options.faces)
-        # The rows that choose the thresholds; the models have trained on them, as `val_fraction` differs by seed.
+        # These rows choose the thresholds. The models have trained on them, because `val_fraction` depends on the seed.
         hold_out_split(faces.frame, "val", 0.1, 0)
         manifest = options.runs / "faces.parquet"
         faces.write(manifest)

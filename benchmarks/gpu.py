@@ -1,9 +1,9 @@
 """The paper's 7B setup on one GPU, with random weights: python benchmarks/gpu.py.
 
-Measures the GPU's matrix rate and memory bandwidth. Then it measures training, recognition and explanation beside the
+Measures the GPU's matrix rate and memory bandwidth. Then it measures training, recognition and explanation next to the
 same work with Hugging Face's Llava and peft, and training with 4-bit weights in 24 GB, and compares `fsdp2` with `ddp`.
 Weights are created on the device. The floating-point operations of each job are counted, recomputation included. With
-``--size tiny --device cpu`` the script runs in seconds on a CPU; its numbers then mean nothing.
+``--size tiny --device cpu`` the script runs in seconds on a CPU; its numbers are then meaningless.
 """
 
 import argparse
@@ -35,21 +35,21 @@ from explllm.models.lora import LoraSettings
 from explllm.models.loss import LossSettings
 
 SMALL_GPU = 24e9
-"""Bytes that training with 4-bit weights may take."""
+"""Memory limit for training with 4-bit weights, in bytes."""
 
 
 @dataclass(frozen=True)
 class Size:
-    """Sizes of the model and of the work."""
+    """Sizes of the model and of the jobs."""
 
     vision: dict[str, Any]
     """Fields of the encoder's configuration."""
     language: dict[str, Any]
     """Fields of the language model's configuration."""
     matrix: int
-    """Rows and columns of the matrices that the matrix rate is measured with."""
+    """Number of rows and columns of the matrices for measuring the matrix rate."""
     copied: int
-    """Bytes of the tensor that the bandwidth is measured with."""
+    """Size in bytes of the tensor for measuring the bandwidth."""
     vocabulary: int = 32_000
     """Rows of the embedding table."""
     micro_batch: int = 4
@@ -57,15 +57,15 @@ class Size:
     text: int = 384
     """Text tokens of a conversation: a long CoT conversation."""
     supervised: int = 300
-    """Tokens at its end that are predicted."""
+    """Supervised tokens, at the end of each conversation."""
     recognized: int = 64
-    """Faces that are recognized at a time."""
+    """Number of faces recognized together."""
     explained: int = 32
-    """Faces that are explained at a time."""
+    """Number of faces explained together."""
     answer: int = 128
     """Tokens of an explanation."""
     repeats: int = 5
-    """Runs of each job; the median counts."""
+    """Runs of each job; the median is reported."""
 
 
 SIZES = {
@@ -125,24 +125,24 @@ class Bench:
         self.free()
         try:
             yield
-        except Exception as error:  # one failing measurement must not cost the others
+        except Exception as error:  # one failed measurement must not stop the others
             self.failures += 1
             self.row(name, f"failed: {type(error).__name__}: {(str(error) or 'no message').splitlines()[0]}")
         self.free()
 
     def free(self) -> None:
-        """Free memory and reset the record of its maximum."""
+        """Free memory and reset the recorded peak."""
         if self.device.type == "cuda":
             gc.collect()
             torch.cuda.empty_cache()
             torch.cuda.reset_peak_memory_stats()
 
     def peak(self) -> str:
-        """Return the maximum memory since `free`."""
+        """Return the peak memory since `free`."""
         return f"{torch.cuda.max_memory_allocated() / 1e9:.1f} GB" if self.device.type == "cuda" else "not measured"
 
     def seconds(self, job: Callable[[], Any]) -> float:
-        """Return the median time of a job, after one warm-up."""
+        """Return the median time of a job, after one warm-up run."""
         times = []
         for _ in range(self.size.repeats + 1):
             self.synchronize()
@@ -179,7 +179,7 @@ class Bench:
             return ExpLLM(config, tokenizer, vision, self.language(config.text_config))
 
     def peer_model(self, config: Any) -> nn.Module:
-        """Create a Llava with peft of the same size on the device."""
+        """Create a Llava of the same size, with peft, on the device."""
         torch.manual_seed(0)
         llava, lora = llava_settings(
             config.vision_config, config.text_config, config.image_token_id, config.image_tokens
@@ -193,7 +193,7 @@ class Bench:
         return torch.randn(count, 3, self.pixels, self.pixels, device=self.device)
 
     def conversations(self, config: Any) -> dict[str, torch.Tensor]:
-        """Return a micro-batch of random conversations; the peer reads the same."""
+        """Return a micro-batch of random conversations, for our model and the peer."""
         rows, text = self.size.micro_batch, self.size.text
         image = torch.full((rows, config.image_tokens), config.image_token_id)
         ids = torch.cat([image, torch.randint(5, config.image_token_id, (rows, text))], dim=1)
@@ -265,7 +265,7 @@ def measure_ours(bench: Bench) -> Any:
     bench.row(f"recognition, explllm, batch {len(faces)}", value, f"bare prefill: {bench.share(flops, seconds)}")
     faces, label = bench.images(bench.size.explained), model.labels[0]
     bench.free()
-    # Repeated runs would draft the texts of the first run, and the bound below is one read of the weights per token.
+    # Repeated runs would draft the first run's texts, but the bound below assumes one read of the weights per token.
     model.speculate = False
     seconds = bench.seconds(lambda: model.explain_pixels(faces, [label] * len(faces), bench.size.answer))
     explanation_row(bench, "explllm", model.language, seconds)
@@ -273,8 +273,8 @@ def measure_ours(bench: Bench) -> Any:
 
 
 def compute_memory(bench: Bench) -> None:
-    """Print the memory of training that `explllm describe` computes, for comparison with the measured one."""
-    # Here, so that a missing library of training costs only this row.
+    """Print the training memory that `explllm describe` computes, for comparison with the measured value."""
+    # Imported here, so that a missing training library affects only this row.
     from explllm.training.activations import activation_bytes
     from explllm.training.footprint import estimate_memory
 
@@ -285,7 +285,7 @@ def compute_memory(bench: Bench) -> None:
 
 
 def explanation_row(bench: Bench, name: str, language: nn.Module, seconds: float) -> None:
-    """Print the rate of explanations beside the bound of reading the language model's weights once per token."""
+    """Print the rate of explanations, and its ratio to the bound of reading the weights once per token."""
     embedding = language.get_input_embeddings().weight.nbytes
     step = (sum(weight.nbytes for weight in language.parameters()) - embedding) / bench.bandwidth
     share = f"{step * bench.size.answer / seconds:.0%} of reading the weights once per token"
@@ -295,7 +295,7 @@ def explanation_row(bench: Bench, name: str, language: nn.Module, seconds: float
 
 
 def measure_peer(bench: Bench, config: Any, conversations: Any) -> None:
-    """Measure the peer in the same jobs."""
+    """Measure the same jobs with the peer."""
     model = bench.peer_model(config)
     model.gradient_checkpointing_enable({"use_reentrant": False})
     measure_training(bench, "Hugging Face Llava and peft", model, bench.conversations(config))
@@ -321,7 +321,7 @@ def measure_peer(bench: Bench, config: Any, conversations: Any) -> None:
 
 
 def save_base(bench: Bench, folder: Path) -> None:
-    """Write a language model with random weights, created on the device, like a folder of the hub."""
+    """Create a language model with random weights on the device, and save it in Hugging Face's format."""
     config, tokenizer = build_config(bench.settings())
     config.text_config.vocab_size = bench.size.vocabulary
     torch.manual_seed(0)
@@ -330,7 +330,7 @@ def save_base(bench: Bench, folder: Path) -> None:
 
 
 def measure_four_bit(bench: Bench) -> None:
-    """Train with 4-bit base weights while the process may take no more than a GPU of 24 GB has."""
+    """Train with 4-bit base weights within the memory of a 24 GB GPU."""
     if importlib.util.find_spec("bitsandbytes") is None:
         bench.row("training, explllm, 4-bit base weights", "not measured: bitsandbytes is not installed")
         return
@@ -384,7 +384,8 @@ def compare_strategies(bench: Bench, steps: int = 5) -> None:
             callbacks=[Losses()],
             gradient_clip_val=1.0,
         )
-        # On a GPU, Lightning would build the model under a different default device, and so with other random weights.
+        # On a GPU, Lightning would build the model under a different default device, and so with different random
+        # weights.
         task.configure_model()
         trainer.fit(task, DataLoader([{**batch, **metadata} for batch in batches], batch_size=None))
         torch.distributed.destroy_process_group()

@@ -90,7 +90,7 @@ class Memory(threading.Thread):
         self._process, self._ended = psutil.Process(process), threading.Event()
 
     def run(self) -> None:
-        """Record until the end of the context."""
+        """Record until the context exits."""
         while not self._ended.wait(0.5):
             self.values.append(self._process.memory_info().rss / 2**20)
 
@@ -104,7 +104,7 @@ class Memory(threading.Thread):
 
     @property
     def flat(self) -> bool:
-        """Whether the memory at the end is that after a tenth of the time, within 10%."""
+        """Whether the final memory is within 10% of the memory after a tenth of the time."""
         return abs(self.values[-1] / self.values[len(self.values) // 10] - 1) < 0.1
 
     def __str__(self) -> str:

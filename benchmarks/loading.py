@@ -1,8 +1,8 @@
-"""Memory of two ranks that load one base model: python benchmarks/loading.py.
+"""Memory of two ranks that load the same base model: python benchmarks/loading.py.
 
 A language model of about 1 GB in float16, as Vicuna's files are, is sharded by `fsdp2` over two processes on the CPU
-and converted to bfloat16. Counts the proportional set size (PSS) of both processes at the same moment: pages that both
-map count once. The memory before loading (interpreter, libraries) is subtracted.
+and converted to bfloat16. The script sums the proportional set sizes (PSS) of both processes at the same moment, so
+pages mapped by both count once. The memory before loading (interpreter, libraries) is subtracted.
 """
 
 import argparse
@@ -31,7 +31,7 @@ WIDTH, VOCABULARY = 1024, 2000
 
 
 def write_base(folder: Path, megabytes: int) -> int:
-    """Write a base model of about this size, with arbitrary weights; return its bytes."""
+    """Write a base model of about this size, with arbitrary weights; return its size in bytes."""
     config = LlamaConfig(
         vocab_size=VOCABULARY, hidden_size=WIDTH, intermediate_size=2816, num_attention_heads=8, num_hidden_layers=1
     )
@@ -47,7 +47,7 @@ def write_base(folder: Path, megabytes: int) -> int:
 
 
 class Announce(Callback):
-    """Waits before the model is built, and after."""
+    """Waits before and after the model is built."""
 
     def setup(self, *_: object, **__: object) -> None:
         """Announce that loading begins."""
@@ -82,7 +82,7 @@ def load(base: str, strategy: str) -> None:
 
 
 def memory(process: int, kind: str = "Pss") -> int:
-    """Return the bytes of a process: ``Pss``, ``Rss`` or others of Linux's smaps_rollup."""
+    """Return the memory of a process in bytes: ``Pss``, ``Rss`` or another field of Linux's smaps_rollup."""
     lines = Path(f"/proc/{process}/smaps_rollup").read_text().splitlines()
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{kind}:"))
 
@@ -94,7 +94,7 @@ def wait(output: IO[str]) -> None:
 
 
 def measure(base: Path, strategy: str, port: int) -> dict[str, int]:
-    """Return the maximum over time of the memory that both ranks take to load, in bytes by kind."""
+    """Return the peak memory of both ranks while they load the model, in bytes by kind."""
     ranks = []
     for rank in range(2):
         variables = {"LOCAL_RANK": rank, "WORLD_SIZE": 2, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}

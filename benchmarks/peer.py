@@ -1,4 +1,4 @@
-"""Two models of one size: ours, and what a user would pick instead.
+"""Two models of the same size: ours, and the one that a user would choose instead.
 
 The peer is `LlavaForConditionalGeneration` with a DINOv2 tower and peft's LoRA. Both have the same layers, widths,
 vocabulary, LoRA and tokens per conversation; all weights are random.
@@ -78,7 +78,7 @@ def train(model: ExpLLM, steps: int) -> None:
 def llava_settings(
     vision: PretrainedConfig, language: PretrainedConfig, image_token_id: int, image_tokens: int
 ) -> tuple[LlavaConfig, LoraConfig]:
-    """Return the configurations of a Llava and its LoRA: attention in both parts, and a projector that trains."""
+    """Return the configurations of a Llava with a trainable projector and of its LoRA (attention of both parts)."""
     config = LlavaConfig(
         vision_config=vision,
         text_config=language,
@@ -98,7 +98,7 @@ def llava_settings(
 
 
 def peer_model() -> torch.nn.Module:
-    """Return a Llava model with LoRA in both parts and a projector that trains."""
+    """Return a Llava model with LoRA in both parts and a trainable projector."""
     torch.manual_seed(0)
     language = LlamaConfig(**LANGUAGE, vocab_size=VOCABULARY)
     config, lora = llava_settings(Dinov2Config(**VISION), language, IMAGE_TOKEN_ID, 256)
@@ -121,7 +121,7 @@ def conversations(model: ExpLLM, kind: str, count: int) -> list[Encoded]:
 
 
 def batch(model: ExpLLM, rows: list[Encoded], for_peer: bool = False) -> dict[str, torch.Tensor]:
-    """Return a padded batch with random images; for the peer with its own image token."""
+    """Return a padded batch with random images; `for_peer` replaces our image token with the peer's."""
     tokens = model.conversations.batch(rows, side="right")
     ids = tokens.input_ids
     if for_peer:

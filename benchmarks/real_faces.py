@@ -18,7 +18,7 @@ from host import environment
 
 VARIANTS = {
     "mixture": [],
-    # As many steps of the encoder: an epoch contains each image once instead of twice.
+    # The same number of encoder steps: an epoch contains each image once instead of twice.
     "fer_only": ["--data.fer_share", "1", "--trainer.max_epochs", "76"],
     "no_mixup": ["--model.mixup", "0"],
     "estimates_only": ["--model.measured_units_share", "0"],

@@ -1,9 +1,9 @@
 """Recognition compared with Hugging Face's generate: python benchmarks/recognize.py.
 
-`explllm` scores every label. The peer generates the label greedily, 4 tokens. The bare prefill is our encoder and
-language model over image and prompt, last logits only. With `--model`, the same for a model of faces.yaml; the peer is
-then transformers' generate with the same weights. If the model averages over mirror images, both encode them.
-Milliseconds per face, medians with quartiles.
+`explllm` scores every label. The peer generates the label greedily, 4 tokens. The bare prefill runs our encoder and
+language model over image and prompt, and computes only the last logits. With `--model`, a model of faces.yaml is
+measured too; the peer is then transformers' generate with the same weights. If the model averages over mirror images,
+both encode them. Milliseconds per face, medians with quartiles.
 """
 
 import argparse
@@ -47,7 +47,7 @@ def main() -> None:
 
 
 def our_jobs(model: ExpLLM, pixels: torch.Tensor) -> dict[str, Callable[[], object]]:
-    """Return recognition and the bare prefill of a batch of images."""
+    """Return functions that run recognition and the bare prefill on a batch of images."""
 
     @torch.inference_mode()
     def prefill() -> None:
@@ -72,7 +72,7 @@ def generate(model: ExpLLM, pixels: torch.Tensor) -> None:
 
 
 def rows(times: dict[str, list[float]], name: str) -> dict[str, dict[str, list[float]]]:
-    """Return the two rows of a model and batch size."""
+    """Return the two table rows of a model and batch size."""
     return {
         f"{name}, vs. a bare prefill": {"ours": times["ours"], "other": times["prefill"]},
         f"{name}, vs. Hugging Face's generate": {"ours": times["ours"], "other": times["peer"]},

@@ -1,7 +1,7 @@
-"""Result files of the benchmarks, and the page of the documentation made from them: python benchmarks/results.py.
+"""Result files of the benchmarks, and the documentation page made from them: python benchmarks/results.py.
 
-A result file holds the environment and, for each job, the samples of ours and of the other side. The page and its plots
-contain nothing else, so that a test can compare them with the files.
+A result file contains the environment and, for each job, the samples of explllm and of the other side. The page and its
+plots contain nothing else, so that a test can compare them with the files.
 """
 
 import io
@@ -23,10 +23,10 @@ def save(name: str, title: str, unit: str, other: str, rows: dict[str, dict[str,
 
     Args:
         name: The benchmark's name.
-        title: Headline of its section.
+        title: Heading of its section.
         unit: Unit of all samples.
         other: Name of the other side.
-        rows: For each job the samples of ``ours`` and of ``other``.
+        rows: For each job, the samples of ``ours`` and ``other``.
         **notes: Further values to record.
     """
     record = {"title": title, "unit": unit, "other": other, "environment": environment(), **notes}
@@ -50,7 +50,7 @@ def table(record: dict[str, Any]) -> str:
 
 
 def page() -> dict[Path, str]:
-    """Return the content of the documentation's page and plots, by path, from the result files."""
+    """Return the documentation page and its plots by path, generated from the result files."""
     sections = ["# Benchmarks", "", INTRODUCTION]
     files: dict[Path, str] = {}
     for name in BENCHMARKS:
@@ -70,11 +70,11 @@ def page() -> dict[Path, str]:
 
 
 def plot(record: dict[str, Any]) -> str:
-    """Return an SVG of medians with quartiles as bars. Equal results give equal text."""
+    """Return an SVG of medians with quartiles as bars. The same results always give the same text."""
     import matplotlib
     from matplotlib.figure import Figure
 
-    # Fixed ids instead of random ones, and text as text.
+    # Fixed ids instead of random ones, and text instead of paths.
     with matplotlib.rc_context({"svg.hashsalt": "explllm", "svg.fonttype": "none"}):
         jobs = list(record["rows"])
         figure = Figure(figsize=(7, 0.6 + 0.55 * len(jobs)), layout="constrained")
@@ -108,10 +108,11 @@ def _spread(samples: list[float]) -> str:
     return f"{middle:.1f} ({low:.1f} to {high:.1f})"
 
 
-INTRODUCTION = """Each script alternates between explllm and the baseline. The tables give medians with quartiles; a
-ratio above 1 means that explllm is faster. Both sides use a language model of width 256 with 4 layers and a vocabulary
-of 32,000, a DINOv2 encoder of width 128 with 4 layers, LoRA in both, and 256 image tokens. `make bench` runs all of
-them and generates this page."""
+INTRODUCTION = """Each script alternates between explllm and the other side named in its table. The tables give
+medians with quartiles; a ratio above 1 means that explllm is faster. Unless a row names another model, both sides use a
+language model of width 256 with 4 layers and a vocabulary of 32,000, a DINOv2 encoder of width 128 with 4 layers, LoRA
+in both, and 256 image tokens. The start of training uses `demo.yaml`, and data loading is compared with explllm's own
+training step. `make bench` runs all scripts and generates this page."""
 
 if __name__ == "__main__":
     main()

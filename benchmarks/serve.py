@@ -1,9 +1,9 @@
-"""The server under load, with garbage among the requests: python benchmarks/serve.py.
+"""The server under load, with malformed requests among the others: python benchmarks/serve.py.
 
 OpenAI's client sends pictures of drawn faces to `/v1/chat/completions`, and each answer is compared with the model's
-own answer to that picture. A share of the requests asks for whole explanations, the others for the first tokens; one in
-four is streamed. 5% are garbage: truncated base64, 100 MB bodies, wrong types, slow clients, closed sockets. Prints
-counts, wrong answers, the throughput beside `recognize_and_explain` in batches for the same mix, and the memory over
+own answer to that picture. Some requests ask for whole explanations, the others for the first tokens; one in four is
+streamed. 5% are garbage: truncated base64, 100 MB bodies, wrong types, slow clients, closed sockets. Prints counts,
+wrong answers, the throughput compared with `recognize_and_explain` in batches for the same mix, and the memory over
 time.
 """
 
@@ -152,7 +152,7 @@ class Load:
         return {"model": "m", "messages": [{"role": "user", "content": [part]}], **more}
 
     def ask(self, number):
-        """Ask about a face with OpenAI's client; return what the answer is."""
+        """Ask about a face with OpenAI's client; return the kind of answer."""
         probabilities, heading, text = self.expected[number % len(self.urls)]
         full = int((number + 3) * self.options.full) > int((number + 2) * self.options.full)
         length = "whole" if full else "short"

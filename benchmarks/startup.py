@@ -1,7 +1,8 @@
 """Time to the first step of training: python benchmarks/startup.py.
 
-Runs `explllm fit` on the demo with drawn faces that exist already, and measures from the start of the process to the
-end of the first optimizer step. The other side imports torch, transformers, lightning and peft, and does nothing else.
+Runs `explllm fit` on the demo, whose faces are already drawn, and measures the time from the start of the process to
+the end of the first optimizer step. The other side imports torch, transformers, lightning and peft, and does nothing
+else.
 """
 
 import argparse
@@ -31,7 +32,7 @@ class Clock(Callback):
 
 
 def first_step(folder: Path, run: int) -> float:
-    """Return the seconds until `fit` has made its first step."""
+    """Return the seconds until `fit` completes its first step."""
     start = perf_counter()
     command = [sys.executable, "-m", "explllm", "fit", "--config", "demo.yaml", "--run_dir", f"runs/{run}"]
     command += ["--trainer.max_steps", "1", "--trainer.limit_val_batches", "0"]

@@ -1,9 +1,9 @@
 """Training steps compared with Hugging Face's: python benchmarks/train_step.py.
 
-Forward, backward and optimizer step of `explllm` and of Llava with peft, interleaved in one process, for FER, for label
-and chain of thought, and for their mixture 0.75:0.25. Of a mixture, `explllm` trains micro-batches of one kind each, as
-`explllm fit` does, and the peer one batch, padded to the longest conversation. Milliseconds per conversation, medians
-with quartiles.
+Measures the forward pass, backward pass and optimizer step of `explllm` and of Llava with peft, interleaved in one
+process, for FER, for label and chain of thought, and for their mixture 0.75:0.25. For the mixture, `explllm` trains on
+micro-batches of one kind each, as `explllm fit` does, and the peer on one batch, padded to the longest conversation.
+Milliseconds per conversation, medians with quartiles.
 """
 
 import argparse
