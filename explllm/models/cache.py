@@ -6,6 +6,7 @@ Shape legend:
 """
 
 import functools
+import weakref
 from typing import Any
 
 import torch
@@ -63,8 +64,10 @@ class SlotCache(Cache):
 
     def __init__(self, rows: int, capacity: int) -> None:
         """Reserve rows and columns; the memory is allocated in the first pass."""
+        # Weak: the memory of a reference cycle stays until Python's next full garbage collection.
+        self._weak = weakref.proxy(self)
         # pyrefly: ignore[bad-argument-type]
-        super().__init__(layer_class_to_replicate=functools.partial(_SlotLayer, self))
+        super().__init__(layer_class_to_replicate=functools.partial(_SlotLayer, self._weak))
         self.size = rows, capacity
         self.rows, self.columns, self.width = slice(0, 0), torch.empty(0, 0, dtype=torch.long), 0
 
@@ -76,7 +79,7 @@ class SlotCache(Cache):
         """Copy a shared prefix to the first columns of all rows."""
         for index, shared in enumerate(prefix.layers):
             if index == len(self.layers):
-                self.layers.append(_SlotLayer(self))
+                self.layers.append(_SlotLayer(self._weak))
             layer = self.layers[index]
             assert isinstance(layer, _SlotLayer) and isinstance(shared, _PrefixLayer)
             assert shared.keys is not None and shared.values is not None

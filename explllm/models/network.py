@@ -220,6 +220,7 @@ class ExpLLMNetwork(MultiPartModel, PreTrainedModel):
 
         `measured_units` (B, 24) replace the estimates in the `action_unit_tokens`, except where they are NaN.
         """
+        pixel_values = pixel_values.to(next(self.vision.parameters()).device)
         blocks, mirrored = self._encode_blocks(pixel_values)
         sides = blocks[-1:]
         if mirrored is not None:
@@ -242,7 +243,7 @@ class ExpLLMNetwork(MultiPartModel, PreTrainedModel):
             For both, the features of the encoder's earlier blocks, if the projector reads them, and those of the last.
         """
         weights = next(self.vision.parameters())
-        pixel_values = pixel_values.to(device=weights.device, dtype=weights.dtype)
+        pixel_values = pixel_values.to(weights.dtype)
         average = self.config.average_flipped and not self.training
         if average:
             pixel_values = torch.cat([pixel_values, pixel_values.flip(-1)])
@@ -376,9 +377,14 @@ class ExpLLMNetwork(MultiPartModel, PreTrainedModel):
             "position_ids": positions,
             "attention_mask": None,
         }
-        # FlashAttention takes no mask: transformers tells it where positions restart. Other kernels may ignore that.
         if accepts_masks(self.language):
             rows = torch.arange(len(tokens), device=tokens.device).unsqueeze(1).expand_as(tokens)[tokens]
             same = (rows.unsqueeze(1) == rows).tril()
             inputs["attention_mask"] = attention_masks(cast("ExpLLM", self), same[None, None], positions, positions)
+        else:
+            # FlashAttention takes the conversations' boundaries instead. Without them, transformers finds them by the
+            # positions, in every layer, and each time the host waits for the device.
+            lengths = tokens.sum(1)
+            ends, longest = nn.functional.pad(lengths.cumsum(0), (1, 0)).to(torch.int32), int(lengths.max())
+            inputs |= {"cu_seq_lens_q": ends, "cu_seq_lens_k": ends, "max_length_q": longest, "max_length_k": longest}
         return inputs

@@ -185,10 +185,14 @@ def load(
     if device_map is not None:
         if language is None:
             return model.to(_single_device(device_map))  # pyrefly: ignore[bad-argument-type]
-        embeddings = cast(torch.Tensor, language.get_input_embeddings().weight)
+        embeddings = language.get_input_embeddings()
+        # Offloaded weights are on the meta device; accelerate's hook knows where they are used.
+        hook = getattr(embeddings, "_hf_hook", None)
+        used_on = getattr(hook, "execution_device", None)
+        target = cast(torch.Tensor, embeddings.weight).device if used_on is None else used_on
         for name, part in model.parts().items():
             if name != "language":
-                part.module.to(embeddings.device)
+                part.module.to(target)
         return model
     return model if device is None else model.to(device)  # pyrefly: ignore[bad-argument-type]
 

@@ -163,8 +163,8 @@ class ActionUnitTask(FaceTask):
     def _estimate(self, batch: Batch) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
         self._count_unreadable(batch)
         valid = self._valid_rows(batch)
-        # In float32 whatever the training precision, as in the ONNX file. Invalid faces too: under FSDP2 every rank
-        # must take part in every forward pass.
+        # Without autocast whatever the training precision, as in the ONNX file (but TF32 on a GPU). Invalid faces too:
+        # under FSDP2 every rank must take part in every forward pass.
         with torch.autocast(self.device.type, enabled=False):
             estimates = self.regressor(batch["pixel_values"])[valid]
         return {"action_units": estimates, "rows": batch["rows"][valid]}, valid

@@ -103,7 +103,8 @@ def _explain(data: Any, faces: pd.DataFrame, module: "ExpLLMTask", rows: list[in
     if not pixels_by_row:
         return {}
     pixels = torch.stack([*pixels_by_row.values()]).to(module.device)
-    answers = module.explllm.recognize_and_explain_pixels(pixels, module.max_new_tokens)
+    with module.trainer.precision_plugin.forward_context():  # as in a step; FlashAttention takes no float32
+        answers = module.explllm.recognize_and_explain_pixels(pixels, module.max_new_tokens)
     metadata = faces.reindex(columns=["expression", "action_units_source"])
     explained = {}
     for row, (recognition, cot) in zip(pixels_by_row, answers, strict=True):

@@ -1,10 +1,13 @@
 import io
 from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch.nn.functional import scaled_dot_product_attention
+from transformers import AttentionInterface
 
 from explllm import ChainOfThought, ExpLLM, Expression
 from explllm.app.explainer import Explainer
@@ -101,6 +104,35 @@ def test_packed_conversations_are_those_of_a_padded_batch(tiny_model):
     before, after = logits(tokens.input_ids), logits(changed)
     assert torch.equal(before[[0, 2]], after[[0, 2]])
     assert not torch.equal(before[1], after[1])
+
+
+def _attention_within_boundaries(module, query, key, value, attention_mask, **given):
+    """Attention as FlashAttention computes it for packed rows: no mask, and boundaries in place of one."""
+    assert attention_mask is None and torch.equal(given["cu_seq_lens_q"], given["cu_seq_lens_k"])
+    ends = given["cu_seq_lens_q"].tolist()
+    assert given["max_length_q"] == given["max_length_k"] == max(b - a for a, b in pairwise(ends))
+    repeat = query.shape[1] // key.shape[1]
+    key, value = (states.repeat_interleave(repeat, dim=1) for states in (key, value))
+    parts = [
+        scaled_dot_product_attention(*(states[:, :, a:b] for states in (query, key, value)), is_causal=True)
+        for a, b in pairwise(ends)
+    ]
+    return torch.cat(parts, dim=2).transpose(1, 2), None
+
+
+def test_packing_tells_attention_without_masks_the_boundaries():
+    AttentionInterface.register("within_boundaries", _attention_within_boundaries)
+    torch.manual_seed(0)
+    model = build(NetworkSettings(preset="tiny", labels="rafdb", vocabulary=700))
+    tokens = batch(model, recognition("Anger"), explanation("Fear", COT), recognition("Happiness"))
+    given = (pixels(model, 3), tokens.input_ids, tokens.attention_mask, tokens.labels)
+    model.train()
+    expected = model(*given, training_loss=LossSettings()).loss
+    model.language.set_attn_implementation("within_boundaries")
+    model.gradient_checkpointing_enable()
+    found = model(*given, training_loss=LossSettings(), packed=True).loss
+    assert abs(found - expected) < 1e-5
+    found.backward()
 
 
 @pytest.mark.parametrize("kind", ["gemma2", "falcon", "gpt_oss", "bloom"])

@@ -1,5 +1,7 @@
 """Label scoring and generation give the answers of plain forward passes, and use no more memory than a prefill."""
 
+import gc
+import weakref
 from collections import Counter
 from dataclasses import replace
 
@@ -335,6 +337,25 @@ def test_small_passes_use_one_thread(model, monkeypatch):
     finally:
         torch.set_num_threads(threads)
         hook.remove()
+
+
+def test_keys_and_values_are_freed_with_the_answer(model, monkeypatch):
+    """Without Python's garbage collection, which memory of a GPU does not start."""
+    alive = []
+
+    def decoder(*given):
+        made = new_decoder(*given)
+        alive.append(weakref.ref(made.cache))
+        return made
+
+    monkeypatch.setattr(generation, "new_decoder", decoder)
+    gc.disable()
+    try:
+        model.recognize_and_explain_pixels(pixels(model), 4)
+        model.explain_pixels(pixels(model), [model.labels[0]] * 3, 4)
+    finally:
+        gc.enable()
+    assert len(alive) == 2 and [cache() for cache in alive] == [None, None]
 
 
 def test_the_cache_has_a_row_per_face(tiny_model, monkeypatch):

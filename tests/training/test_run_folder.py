@@ -219,6 +219,27 @@ def test_tests_of_one_run_agree(command, run_dir):
     assert one[shares].to_numpy() == pytest.approx(other[shares].to_numpy(), abs=1e-5)
 
 
+def test_explanations_take_the_precision_of_the_run(command, run_dir, monkeypatch):
+    """Hooks of callbacks run outside Lightning's autocast."""
+    found = []
+
+    def noted(original):
+        def answer(*given):
+            found.append(torch.is_autocast_enabled("cpu"))
+            return original(*given)
+
+        return answer
+
+    monkeypatch.setattr("explllm.commands.lightning_cli.is_slow_in_bfloat16", lambda _: False)  # it would be replaced
+    for name in ("explain_pixels", "recognize_and_explain_pixels"):
+        monkeypatch.setattr(Model, name, noted(getattr(Model, name)))
+    for names in (("fit", "--trainer.callbacks+", "Gallery"), ("test",)):
+        done = command(*names, "--trainer.precision", "bf16-mixed")
+        assert done.status == 0, done.err
+        assert found and all(found)
+        found.clear()
+
+
 def test_validate(command, run_dir):
     done = command("validate")
     assert done.status == 0 and done.err == ""

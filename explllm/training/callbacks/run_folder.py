@@ -254,7 +254,8 @@ class RunFolder(BaseRunFolder):
         rows = list(dict.fromkeys([*shown, *sample]))
         pixels = torch.stack([pl_module.image(data.face(row)) for row in rows])
         predicted = [Expression(label) for label in table.loc[rows, "predicted"]]
-        cots = pl_module.explllm.explain_pixels(pixels, predicted, pl_module.max_new_tokens)
+        with trainer.precision_plugin.forward_context():  # as in a step; FlashAttention takes no float32
+            cots = pl_module.explllm.explain_pixels(pixels, predicted, pl_module.max_new_tokens)
         table["cot"] = pd.Series([cot.text for cot in cots], index=rows, dtype=object)
         table["cot_source"] = pd.Series(self._source, index=rows, dtype=object)
         probabilities = dict(zip(answers.rows, answers.probabilities.tolist(), strict=True))
