@@ -2,9 +2,9 @@
 
 `explain_face` runs the six processes for one face: Img2AU (`img2au`), AU2Des (`au2des`), Des2Exp (`des2exp`), Result
 Verification (`verification`), Feedback Reflection (`reflection`) and Format Refinement (`refinement`).
-`build_with_model` and `build_offline` process a manifest, with a model or by rules; `instructions` is another kind of
-text that they can build, for FEALLM. `baseline` asks a multimodal model
-about the images instead (Table III).
+`build_with_model` and `build_offline` build the texts of a manifest, with a language model or by rules: chains of
+thought, or the instruction texts for FEALLM (`instructions`). `baseline` asks a multimodal model about the images
+instead (Table III).
 """
 
 import lazy_loader

@@ -1,6 +1,6 @@
-"""The baseline of the paper's Table III: a model that sees the image gives the label and a chain of thought.
+"""The baseline of the paper's Table III: a multimodal model predicts the label and writes a chain of thought.
 
-There are no measurements and no checks: the first answer counts.
+It uses no measured action units and checks nothing: the first answer counts.
 """
 
 import asyncio
@@ -33,14 +33,14 @@ from explllm.llm.request import ChatAnswer, ChatFailure, ChatImage, ChatMessage,
 PROMPTS = ("baseline_label", "baseline_cot")
 _JPEG_QUALITY = 95
 _ATTEMPTS = 3
-"""Attempts to get a complete answer: truncation is due to the token limit, not to the model's answer."""
+"""Maximum number of attempts to get a complete answer; only a truncated answer is requested again."""
 _NOT_ASKED = "not asked yet"
 _NO_FACE = "no face found"
 
 
 @dataclass(frozen=True)
 class FaceImage:
-    """One face as the model sees it: its image."""
+    """A face image to send to the model."""
 
     scope: str
     """Name of the face in the ledger."""
@@ -66,15 +66,15 @@ class BaselineOutcome:
     status: BaselineStatus
     """The final status."""
     answer: str | None = None
-    """The first answer or refusal, verbatim but without visible reasoning; None if no answer came."""
+    """The first answer or refusal, verbatim but without visible reasoning; None if there is no answer."""
     expression: Expression | None = None
-    """The expression that the answer names; it may be outside the classes."""
+    """The expression that the answer names; it may not be one of the classes."""
     cot: str | None = None
     """The chain of thought, with normalized titles if its three sections can be parsed, else verbatim."""
     reason: str = ""
     """What went wrong; empty if nothing did."""
     cost: float = 0.0
-    """Cost of the answers in USD, including those of earlier runs; the cost of refusals is only in the ledger."""
+    """Cost of the answers in USD, including answers from earlier runs. Refusals are counted only in the ledger."""
 
     def cells(self) -> dict[str, str | float | None]:
         """Return the face's cells in the output manifest, by column."""
@@ -90,12 +90,13 @@ class BaselineOutcome:
 
 
 def choose_label_set(manifest: Manifest, name: str | None) -> LabelSet:
-    """Return the classes to choose from: those of a label set by name.
+    """Return the classes to choose from, given the name of a label set.
 
-    Without a name, they are the seven basic expressions, or all eight if a row is labeled Contempt or none is labeled.
+    Without a name, these are the seven basic expressions, or all eight if a row is labeled Contempt or no row has a
+    label.
 
     Raises:
-        ConfigError: If there is no label set of that name.
+        ConfigError: If there is no label set with this name.
     """
     if name is not None:
         return LabelSet.by_name(name)
@@ -104,10 +105,10 @@ def choose_label_set(manifest: Manifest, name: str | None) -> LabelSet:
 
 
 def face_images(manifest: Manifest, labels: LabelSet) -> Iterator[tuple[int, FaceImage]]:
-    """Yield the faces to ask about, with the numbers of their rows, from 0.
+    """Yield the faces to ask about, each with its zero-based row number.
 
-    Rows with a label outside the classes are skipped: their answers could only be wrong. So are rows without a detected
-    face: the whole photograph may show anything.
+    Rows with a label outside the classes are skipped, because every answer would be wrong. Rows without a detected face
+    are skipped too, because the photograph may show anything.
     """
     images, boxes = manifest.frame["image"], manifest.frame.get("box", [None] * len(manifest))
     for row, (image, box, reason) in enumerate(zip(images, boxes, _skip_reasons(manifest, labels), strict=True)):
@@ -119,7 +120,7 @@ def skipped_images(manifest: Manifest, labels: LabelSet) -> dict[str, int]:
     """Return the number of rows that `face_images` skips, by reason.
 
     Raises:
-        ManifestError: If it skips all rows.
+        ManifestError: If all rows are skipped.
     """
     reasons = _skip_reasons(manifest, labels)
     counts = Counter(reason for reason in reasons if reason is not None)
@@ -134,9 +135,9 @@ def skipped_images(manifest: Manifest, labels: LabelSet) -> dict[str, int]:
 
 
 def _skip_reasons(manifest: Manifest, labels: LabelSet) -> list[str | None]:
-    """Return the reason why each row is skipped; None if it is not."""
+    """Return why each row is skipped; None for a row that is not."""
     truths = manifest.frame.get("expression", [None] * len(manifest))
-    other = f"labeled with no class of {labels.name}"
+    other = f"label is not a class of {labels.name}"
     return [
         _NO_FACE if not_found else None if truth is None or truth in labels else other
         for not_found, truth in zip(manifest.face_not_found(), truths, strict=True)
@@ -149,7 +150,7 @@ def encode_face(face: FaceImage, settings: BaselineSettings) -> ChatImage:
     Raises:
         InputError: If the image is missing or broken, or does not contain the box.
     """
-    # Through an array: Pillow would copy the comment of the original file.
+    # Convert through an array: otherwise Pillow would copy the comment of the original file.
     pixels = np.asarray(load_face(face.image, face.box, settings.margin, settings.size))
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, "JPEG", quality=_JPEG_QUALITY)
@@ -159,10 +160,10 @@ def encode_face(face: FaceImage, settings: BaselineSettings) -> ChatImage:
 async def ask_about(face: FaceImage, ask: Ask, settings: BaselineSettings) -> BaselineOutcome:
     """Ask for the label of a face and then for a chain of thought, in one conversation.
 
-    The outcome includes failures of single requests. Errors that stop the whole run are raised.
+    Failures of single requests are recorded in the outcome. Errors that stop the whole run are raised.
     """
     try:
-        # In a thread: the event loop handles other answers in the meantime.
+        # Run in a thread, so the event loop can handle other answers in the meantime.
         image = await asyncio.to_thread(encode_face, face, settings)
     except InputError as error:
         return BaselineOutcome(BaselineStatus.FAILED, reason=str(error))
@@ -237,9 +238,9 @@ def with_answers(manifest: Manifest, outcomes: OutcomeStore, model: str, labels:
     """Return a new manifest with the model's answers; columns with results of other models are dropped.
 
     ``predicted`` is empty if the answer names no expression, which counts as wrong; ``answer`` is the verbatim answer.
-    ``unreadable`` is the reason if there is no answer; such rows do not count. The other new columns are ``label_set``
-    and, as in `explllm.engine.build.with_outcomes`, ``cot``, ``cot_source``, ``cot_status``, ``cot_reason`` and
-    ``cot_cost``.
+    ``unreadable`` gives the reason if there is no answer; such rows are not scored. The other new columns are
+    ``label_set`` and, as in `explllm.engine.build.with_outcomes`, ``cot``, ``cot_source``, ``cot_status``,
+    ``cot_reason`` and ``cot_cost``.
     """
     others = [name for name in manifest.frame if str(name).startswith("p_") or name == "cot_rounds"]
     frame = manifest.frame.drop(columns=others)
@@ -262,5 +263,5 @@ _COLUMNS = (
 
 
 def _unanswered(reason: str | None) -> str | None:
-    # A label outside the classes is not a failure: evaluations count such rows by their label.
+    # A label outside the classes is not a failure: evaluations count these rows by label.
     return _NOT_ASKED if reason is None else _NO_FACE if reason == _NO_FACE else None

@@ -1,4 +1,4 @@
-"""Build the texts of a manifest, with a model or by rules: chains of thought, or other kinds (`TextKind`)."""
+"""Build texts for the faces of a manifest, with a language model or by rules: chains of thought or another kind."""
 
 import time
 from collections.abc import Awaitable, Callable, Iterator
@@ -25,20 +25,20 @@ _MAX_WORDINGS = 50
 
 
 class OfflineEngine:
-    """Writes chains of thought by rules from action units and label, at no cost. Their source is ``offline``."""
+    """Writes chains of thought by rules from the action units and the label, at no cost. The source is ``offline``."""
 
     def __init__(self, settings: EngineSettings) -> None:
-        """Create an engine with the limits of the checks."""
+        """Create an engine; `settings` contains the limits for the checks."""
         self.settings = settings
         self.writer = RuleWriter()
         self._written: dict[str, str] = {}
-        """Digests of all texts and of their action units: the texts themselves would fill the memory."""
+        """Digests of all texts and their action units; keeping the texts would take too much memory."""
 
     def explain(self, face: Face) -> Outcome:
-        """Write a chain of thought that passes all local checks and belongs to no other face.
+        """Write a chain of thought that passes all local checks.
 
-        Faces with different action units never share a text: the engine chooses another wording. The same faces in the
-        same order yield the same texts.
+        Faces with different action units never share a text: if a text is taken, the engine chooses another wording.
+        The same faces in the same order yield the same texts.
         """
         reason, units = "", digest(str(face.action_units))
         for seed in range(_MAX_WORDINGS):
@@ -62,9 +62,9 @@ class TextKind:
     title: str
     """Its name in progress displays."""
     prefix: str
-    """Beginning of its columns' names: ``PREFIX_source``, ``PREFIX_status`` and so on."""
+    """Prefix of its column names: ``PREFIX_source``, ``PREFIX_status`` and so on."""
     columns: tuple[str, ...]
-    """The columns of its texts."""
+    """The columns that contain its texts."""
     offline: Callable[[EngineSettings], Callable[[Face], Any]]
     """Returns a function that writes the texts of one face by rules and returns the outcome."""
     with_model: Callable[[Face, Ask, EngineSettings], Awaitable[Any]]
@@ -78,11 +78,11 @@ COT = TextKind("chains of thought", "cot", ("cot",), lambda settings: OfflineEng
 def build_offline(
     manifest: Manifest, settings: EngineSettings, on_outcome: OnOutcome[Any], kind: TextKind = COT
 ) -> RunResult:
-    """Write the texts of a manifest by rules.
+    """Write texts for the faces of a manifest by rules.
 
     Args:
         manifest: The manifest.
-        settings: Limits of the checks.
+        settings: Limits for the checks.
         on_outcome: Called with each outcome.
         kind: The kind of text.
 
@@ -108,11 +108,11 @@ async def build_with_model(
     redo: Redo | None = None,
     kind: TextKind = COT,
 ) -> RunResult:
-    """Generate the texts of a manifest with a language model.
+    """Generate texts for the faces of a manifest with a language model.
 
     Args:
         manifest: The manifest.
-        client: The client. Its ledger contains all answers of earlier runs.
+        client: The client. Its ledger contains all answers from earlier runs.
         settings: Limits of the engine.
         concurrency: Number of requests in flight.
         on_outcome: Called with each outcome.
@@ -144,14 +144,14 @@ def with_outcomes(part: pd.DataFrame, outcomes: OutcomeStore, source: str, kind:
     """Return a part of a manifest's table with the texts and their provenance.
 
     Args:
-        part: Consecutive rows; the index is their number, from 0.
+        part: Consecutive rows, indexed by zero-based row number.
         outcomes: The outcomes.
         source: The value of ``cot_source``: the model's name or ``offline``.
         kind: The kind of text.
 
     Returns:
-        A new table with the columns of the texts, then ``cot_source``, ``cot_rounds``, ``cot_status``, ``cot_reason``
-        and ``cot_cost``, or those of another kind's prefix. Rows without an outcome keep their earlier values.
+        A new table with the text columns, then ``cot_source``, ``cot_rounds``, ``cot_status``, ``cot_reason`` and
+        ``cot_cost``, or the same columns with another kind's prefix. Rows without an outcome keep their earlier values.
     """
     cells_by_row = outcomes.cells(int(part.index[0]), int(part.index[-1])) if len(part) else {}
     for cells in cells_by_row.values():
@@ -160,7 +160,7 @@ def with_outcomes(part: pd.DataFrame, outcomes: OutcomeStore, source: str, kind:
     for name in (*kind.columns, *(f"{kind.prefix}_{field}" for field in _PROVENANCE)):
         field = name.removeprefix(f"{kind.prefix}_")
         earlier = zip(part.index, part.get(name, nothing), strict=True)
-        # The manifest does not validate these columns: an earlier value may be anything.
+        # The manifest does not validate these columns, so earlier values may be of any type.
         values = [
             cells_by_row[row][name] if row in cells_by_row else None if is_empty(old) else str(old)
             for row, old in earlier
@@ -176,8 +176,8 @@ def with_outcomes(part: pd.DataFrame, outcomes: OutcomeStore, source: str, kind:
 def released_records(part: pd.DataFrame) -> Iterator[dict[str, object]]:
     """Yield the accepted rows of a result of `with_outcomes` in the format of the authors' released lists.
 
-    The keys are ``file_name``, ``emo``, ``au`` (24 floats), ``description``; and ``box`` if the row has one, which
-    distinguishes the faces of an image.
+    The keys are ``file_name``, ``emo``, ``au`` (24 floats), ``description`` and, if the row has one, ``box``, which
+    distinguishes several faces in one image.
     """
     columns = part.reindex(columns=["image", "box", "expression", "action_units", "cot", "cot_status"])
     for image, box, label, units, cot, status in columns.itertuples(index=False):

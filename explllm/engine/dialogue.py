@@ -62,7 +62,7 @@ class Dialogue:
         return await self._request(purpose, (ChatMessage("user", question),), parse, expected, max_tokens, schema, step)
 
     async def ask_for_description(self, purpose: str, question: str) -> str:
-        """Ask for a description of the face, with the whole history, and extend the history by question and answer.
+        """Ask for a description of the face, with the whole history, and append the question and answer to the history.
 
         Raises:
             UnreadableAnswer: If all answers are empty.
@@ -92,7 +92,7 @@ class Dialogue:
             schema=schema,
             temperature=self.settings.temperature,
             max_tokens=max_tokens,
-            # Far enough apart for all attempts of a step.
+            # Leave room for all attempts of a step.
             attempt=1000 * step,
         )
         try:

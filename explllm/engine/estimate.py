@@ -18,7 +18,7 @@ from explllm.llm.prompt import render
 from explllm.llm.settings import ChatSettings
 
 CHARACTERS_PER_TOKEN = 4.0
-"""Rule of thumb for English prose and the tokenizers of current models."""
+"""Rule of thumb for English prose and current tokenizers."""
 DESCRIPTION_TOKENS, COT_TOKENS, LABEL_TOKENS = 350, 220, 8
 """Assumed lengths of the answers. A chain of thought of 130 words has about 200 tokens."""
 
@@ -30,7 +30,7 @@ class Estimate:
     rounds: float
     """Reflection rounds per face, on average."""
     calls: int
-    """Requests with an answer, without retries."""
+    """Answered requests, not counting retries."""
     tokens_in: int
     """Prompt tokens."""
     tokens_out: int
@@ -55,7 +55,7 @@ class BuildEstimate:
 def estimate(manifest: Manifest, settings: EngineSettings, rounds: float, price: Price | None) -> Estimate:
     """Estimate the requests of the engine for a manifest, given the average number of reflection rounds per face.
 
-    Each round has a description, its expression and a verification. One refinement follows at the end.
+    Each round requests a description, its expression and a verification. One refinement follows at the end.
     """
     calls = tokens_in = tokens_out = 0.0
     for _, face in faces(manifest):
@@ -106,7 +106,7 @@ def print_estimate(result: BuildEstimate) -> None:
 
 
 def print_baseline_estimate(face_count: int, model: str, labels: LabelSet, price: Price | None) -> None:
-    """Print the estimate of `explllm.engine.baseline`: two requests per face, each with the image."""
+    """Print the estimate for `explllm.engine.baseline`: two requests per face, each with the image."""
     names, vision_tokens = ", ".join(labels), image_tokens(model).typical
     prompts = (
         render("explllm.engine", "baseline_label", labels=names),
@@ -130,7 +130,7 @@ def print_baseline_estimate(face_count: int, model: str, labels: LabelSet, price
 
 def _print_price(console: Console, price: Price | None) -> None:
     if price is None:
-        console.print("The price of this model is unknown: give price_in and price_out (USD per million tokens).")
+        console.print("The price of this model is unknown; set price_in and price_out (USD per million tokens).")
     else:
         prices = f"{price.price_in:g} in, {price.price_out:g} out"
         console.print(f"Prices: {prices}, USD per million tokens ({price.source}).")

@@ -13,7 +13,7 @@ from explllm.engine.face import Face
 
 
 def faces(manifest: Manifest) -> Iterator[tuple[int, Face]]:
-    """Yield the faces with action units and a label, with the numbers of their rows, from 0.
+    """Yield the faces that have action units and a label, each with its zero-based row number.
 
     Raises:
         ManifestError: If the manifest has no action units or no labels.
@@ -31,7 +31,7 @@ def skipped_rows(manifest: Manifest) -> dict[str, int]:
     """Return the number of rows that `faces` skips, by reason.
 
     Raises:
-        ManifestError: If it skips all rows.
+        ManifestError: If all rows are skipped.
     """
     frame = manifest.frame
     no_units = frame["action_units"].isna()

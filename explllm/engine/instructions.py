@@ -28,11 +28,11 @@ class InstructionOutcome:
     texts: dict[InstructionKind, str]
     """The accepted answers."""
     rounds: int
-    """Number of answers that were rejected and asked for again."""
+    """Number of answers that were rejected and requested again."""
     reason: str
-    """Why answers are missing; empty if none is."""
+    """Why answers are missing; empty if none are."""
     cost: float
-    """Cost of all answers in USD, those of earlier runs included."""
+    """Cost of all answers in USD, including answers from earlier runs."""
 
     @property
     def status(self) -> Status:
@@ -54,7 +54,7 @@ class OfflineInstructions:
     """Writes the answers by rules, at no cost. Their source is ``offline``."""
 
     def __init__(self, settings: EngineSettings) -> None:
-        """Create a writer with the limits of the checks."""
+        """Create a writer; `settings` contains the limits for the checks."""
         self.settings, self.writer = settings, RuleWriter()
 
     def answer(self, face: Face) -> InstructionOutcome:
@@ -73,8 +73,8 @@ class OfflineInstructions:
 async def ask_instructions(face: Face, ask: Ask, settings: EngineSettings) -> InstructionOutcome:
     """Ask a language model for the answers about one face.
 
-    Each answer is checked against label and measured units. An answer with problems is asked for again, with the
-    problems in the question, at most `settings.max_refinements` times in total.
+    Each answer is checked against the label and the measured units. An answer with problems is requested again, with
+    the problems added to the question, at most `settings.max_refinements` times in total.
 
     Args:
         face: The face.
@@ -82,7 +82,7 @@ async def ask_instructions(face: Face, ask: Ask, settings: EngineSettings) -> In
         settings: Limits of the engine.
 
     Returns:
-        The outcome. Errors that stop the whole run (budget, interruption, a wrong key) are raised.
+        The outcome. Errors that stop the whole run (budget, interruption, wrong key) are raised.
     """
     dialogue = Dialogue(ask, face.scope, settings)
     texts: dict[InstructionKind, str] = {}

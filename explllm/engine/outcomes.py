@@ -23,7 +23,7 @@ class FaceOutcome(Protocol):
 
     @property
     def cost(self) -> float:
-        """Cost of its answers in USD, including those of earlier runs."""
+        """Cost of its answers in USD, including answers from earlier runs."""
 
     def cells(self) -> dict[str, str | float | None]:
         """Return the face's cells in the output manifest, by column."""
@@ -37,7 +37,7 @@ class OutcomeStore:
 
     def __init__(self) -> None:
         """Create an empty store."""
-        # The garbage collector may close it in another thread.
+        # The garbage collector may close the connection in another thread.
         self._database = sqlite3.connect("", isolation_level=None, check_same_thread=False)
         weakref.finalize(self, self._database.close)
         # The database does not survive a crash, so writes need not wait for the disk. The rollback journal undoes a row
@@ -48,7 +48,7 @@ class OutcomeStore:
         self._database.execute("CREATE TABLE outcomes (row INTEGER PRIMARY KEY, status TEXT, reason TEXT, cells TEXT)")
 
     def add(self, row: int, outcome: FaceOutcome) -> None:
-        """Store the outcome of a row, counted from 0, with texts that every table format can hold."""
+        """Store the outcome of a zero-based row, without characters that some table formats cannot hold."""
         cells = {name: clean_text(cell) if isinstance(cell, str) else cell for name, cell in outcome.cells().items()}
         values = (row, str(outcome.status), clean_text(outcome.reason), json.dumps(cells))
         self._run("INSERT OR REPLACE INTO outcomes VALUES (?, ?, ?, ?)", *values)
@@ -62,7 +62,7 @@ class OutcomeStore:
         return int(self._run("SELECT count(*) FROM outcomes WHERE status = ?", status)[0][0])
 
     def reasons(self, status: str, limit: int) -> list[tuple[int, str]]:
-        """Return the first rows with a status, from 0 and at most `limit`, and their reasons."""
+        """Return the first rows with a status, at most `limit`, as zero-based row numbers with their reasons."""
         return self._run("SELECT row, reason FROM outcomes WHERE status = ? ORDER BY row LIMIT ?", status, limit)
 
     def cells(self, first: int, last: int) -> dict[int, dict[str, Any]]:

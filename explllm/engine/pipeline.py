@@ -1,4 +1,4 @@
-"""The six processes in their order, for one face."""
+"""The six processes of the engine, in order, for one face."""
 
 import re
 from collections.abc import Sequence
@@ -19,11 +19,11 @@ from explllm.llm.request import ChatFailure
 async def explain_face(face: Face, ask: Ask, settings: EngineSettings) -> Outcome:
     """Generate the chain of thought of one face (paper, Section III-B and Figure 2).
 
-    A description that fails verification goes to reflection. So does one whose refinements all fail the checks. A chain
-    of thought is accepted only if every check passes.
+    A description goes to reflection if it fails verification or if all its refinements fail the checks. A chain of
+    thought is accepted only if every check passes.
 
     Returns:
-        The outcome, which includes failures of single requests. Errors that stop the whole run (budget, interruption, a
+        The outcome, which records failures of single requests. Errors that stop the whole run (budget, interruption,
         wrong key) are raised.
     """
     dialogue = Dialogue(ask, face.scope, settings)
@@ -48,7 +48,7 @@ async def explain_face(face: Face, ask: Ask, settings: EngineSettings) -> Outcom
 
 
 def _without_label(problems: Sequence[str], label: Expression) -> list[str]:
-    """Replace the problems that name the true label by one that does not."""
+    """Replace the problems that reveal the true label with one that does not."""
     unrevealing = [problem for problem in problems if not re.search(rf"\b{label}\b", problem, re.IGNORECASE)]
     if len(unrevealing) < len(problems):
         unrevealing.append("the conclusion is not the one that the analysis leads to")

@@ -1,4 +1,4 @@
-"""The progress of a run: its file, its display, its summary, and the guard against overwriting other files."""
+"""The progress of a run: its file, display and summary, and the protection against overwriting other files."""
 
 import asyncio
 import json
@@ -31,7 +31,7 @@ _SHOWN_REASONS = 10
 
 @dataclass(frozen=True)
 class BuildIdentity:
-    """The input and outputs of a run, stored with its progress: a run resumes only its own outputs."""
+    """The input and outputs of a run, stored with its progress: only the same run may overwrite its outputs."""
 
     manifest: Path
     """The input manifest."""
@@ -44,11 +44,11 @@ class BuildIdentity:
 
     @property
     def outputs(self) -> dict[str, Path]:
-        """The outputs by their option."""
+        """The outputs by command-line option."""
         return {"--out": self.out, **({} if self.released is None else {"--json": self.released})}
 
     def check_overwrite(self, folder: Path, overwrite: bool = False) -> None:
-        """Check that no file is overwritten that is not an output of this run.
+        """Check that the run overwrites only its own outputs.
 
         Args:
             folder: The run folder with the progress file.
@@ -58,15 +58,15 @@ class BuildIdentity:
             ConfigError: If an output is the input or another output, or exists and belongs to another run.
         """
         if self.released is not None and self.released.resolve() in (self.manifest.resolve(), self.out.resolve()):
-            other = "the manifest that is read" if self.released.resolve() == self.manifest.resolve() else "--out"
-            raise ConfigError(f"--json is {other}", where=self.released, remedy="Name another file.")
+            other = "the input manifest" if self.released.resolve() == self.manifest.resolve() else "--out"
+            raise ConfigError(f"--json is {other}", where=self.released, remedy="Choose another file.")
         if overwrite:
             return
-        progress, remedy = read_progress(folder), "Name another one, or pass --overwrite."
+        progress, remedy = read_progress(folder), "Choose another file, or pass --overwrite."
         for option, path in self.outputs.items():
             if path.resolve() == self.manifest.resolve():
-                raise ConfigError(f"{option} is the manifest that is read", where=path, remedy=remedy)
-            # `check_writable` reports a folder in place of the list.
+                raise ConfigError(f"{option} is the input manifest", where=path, remedy=remedy)
+            # `check_writable` reports a folder where the list should be.
             if not path.exists() or (path == self.released and path.is_dir()):
                 continue
             if str(path.resolve()) not in progress.get("outs", ()):
@@ -83,7 +83,7 @@ class BuildIdentity:
 
     @contextmanager
     def lock(self) -> Iterator[None]:
-        """Exclude other runs that write the same outputs, in any process.
+        """Prevent other runs, in any process, from writing the same outputs.
 
         The system releases the lock if the process is killed.
 
@@ -157,7 +157,7 @@ def format_cost(cost: float, unpriced: int) -> str:
 
 
 class ProgressTracker:
-    """Shows the progress of a run and writes it to a file for other shells."""
+    """Shows the progress of a run and writes it to a file, which other shells can read."""
 
     def __init__(self, folder: Path, total: int, statuses: Iterable[str], title: str, identity: BuildIdentity) -> None:
         """Prepare a tracker; nothing is shown yet.
@@ -194,7 +194,7 @@ class ProgressTracker:
         """Count an outcome."""
         self.counts[str(outcome.status)] += 1
         self.cost += outcome.cost
-        # Without a cost if the price is unknown.
+        # Omit the cost if the price is unknown.
         cost = f", {self.cost:.2f} USD" if self.cost else ""
         self._bar.advance(details=f"failed {self.counts[FAILED]}{cost}")
         if time.monotonic() - self._written > 1:
@@ -230,8 +230,8 @@ class ProgressTracker:
         """Record the final state of the run after the block has written its outputs.
 
         Raises:
-            InputError: If the outputs cannot be written. If the run had already ended with an error, that error: a full
-                disk may be the cause of both.
+            InputError: If the outputs cannot be written. If the run had already ended with an error, that error is
+                raised instead, because a full disk may be the cause of both.
         """
         try:
             yield
@@ -241,11 +241,13 @@ class ProgressTracker:
         self.write("stopped" if result.stopped else "done")
 
     def raise_if_stopped(self, result: RunResult, command: str = "the same command") -> None:
-        """Raise the reason why the run stopped early, after all outputs are written; `command` resumes the run.
+        """Raise the error that stopped the run early, if any.
+
+        Call this after all outputs are written; `command` is the command that resumes the run.
 
         Raises:
             KeyboardInterrupt: After Ctrl-C.
-            InputError: If the server refused key, model or credit.
+            InputError: If the server rejected the key or the model, or there is no credit left.
         """
         if result.error is not None:
             raise result.error
@@ -256,8 +258,8 @@ class ProgressTracker:
 
 
 def print_summary(result: RunResult, statuses: Iterable[str], skipped: Mapping[str, int], out: Path) -> None:
-    """Print the number of rows by status, of skipped rows by reason, and why rows failed."""
-    # Without markup: paths and reasons may contain square brackets.
+    """Print the number of rows by status, the number of skipped rows by reason, and why rows failed."""
+    # Disable markup, because paths and reasons may contain square brackets.
     console = Console(highlight=False, soft_wrap=True, markup=False)
     for status in statuses:
         console.print(f"{status!s:26} {result.count(status)}")

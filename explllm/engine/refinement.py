@@ -58,7 +58,7 @@ def read_cot(text: str) -> ChainOfThought | None:
         value = None
     if isinstance(value, dict):
         fields = [(title, value.get(part)) for title, part in zip(TITLES, _PARTS, strict=True)]
-        # JSON escapes can contain characters that the client has removed from the answer itself.
+        # JSON escapes can encode characters that the client has removed from the answer.
         parts = [_strip_title(title, clean_text(part)) if isinstance(part, str) else "" for title, part in fields]
         return ChainOfThought.from_sections(*parts) if all(parts) else None
     cot = ChainOfThought.parse(text)

@@ -22,7 +22,7 @@ LEDGER = "ledger.sqlite"
 """Name of the ledger in a run folder."""
 
 _FACES_PER_REQUEST = 1.5
-"""Faces processed at a time per request in flight: while one face's answer is parsed, another face uses its slot."""
+"""Faces processed at once per request in flight: while one face's answer is parsed, another face uses its slot."""
 
 Redo = Literal["failed"]
 """The faces to ask about again."""
@@ -48,7 +48,7 @@ class RunResult:
     """The result of a run over a manifest."""
 
     outcomes: OutcomeStore = field(default_factory=OutcomeStore)
-    """Outcomes by row, counted from 0; rows that were skipped or not finished are missing."""
+    """Outcomes by zero-based row number; skipped and unfinished rows are missing."""
     total: int = 0
     """Number of faces to process."""
     stopped: str = ""
@@ -58,7 +58,7 @@ class RunResult:
     seconds: float = 0.0
     """Duration of the run."""
     cost: float = 0.0
-    """Cost of all answers in the ledger in USD: earlier runs, failures and unfinished faces included."""
+    """Cost in USD of all answers in the ledger, including earlier runs, failures and unfinished faces."""
     unpriced: int = 0
     """Number of answers in the ledger with an unknown price."""
     uses_model: bool = False
@@ -91,7 +91,7 @@ async def run_all(
     """Process many faces concurrently.
 
     Args:
-        faces: Rows and faces.
+        faces: Row numbers and faces.
         total: Number of faces.
         process: Processes one face.
         concurrency: Number of requests in flight.
@@ -100,8 +100,9 @@ async def run_all(
         redo: "failed" to discard the recorded answers of a face that fails without any new request, and ask again.
 
     Returns:
-        The result. An exhausted budget, `ChatClient.stop`, or a server that refuses key, model or credit ends the run
-        early. Requests in flight finish, and so do all faces whose answers are in the ledger.
+        The result. The run ends early if the budget is exhausted, `ChatClient.stop` is called, the server rejects the
+        key or the model, or there is no credit left. Requests in flight finish, and so do all faces whose answers are
+        in the ledger.
     """
     result, start, queue = RunResult(total=total, uses_model=True), time.monotonic(), iter(faces)
     recorded_scopes: set[str] = set()
@@ -110,11 +111,11 @@ async def run_all(
         if not result.stopped:
             result.stopped = str(reason) or type(reason).__name__
             result.error = reason if isinstance(reason, InputError) else None
-            # Faces that an earlier run finished are free now. Faces without any answer are not started.
+            # Faces that an earlier run finished cost nothing. Faces without any recorded answer are not started.
             recorded_scopes.update(ledger.scopes())
 
     async def worker() -> None:
-        # All workers share the iterator, so few faces are in memory.
+        # All workers share the iterator, so only a few faces are in memory.
         for row, face in queue:
             if result.stopped and escape_surrogates(face.scope) not in recorded_scopes:
                 continue
@@ -159,12 +160,12 @@ def run_with_client(
     """Run some work with a client whose ledger is in the run folder.
 
     The first Ctrl-C stops the client, and requests in flight finish. The second one cancels them. SIGTERM and SIGHUP
-    act like the first Ctrl-C. The tracker starts only after the server and the ledger have been checked: a failed start
-    does not change the progress file.
+    act like the first Ctrl-C. The tracker starts only after the server and the ledger have been checked, so a failed
+    start does not change the progress file.
 
     Args:
         settings: Settings of the client.
-        folder: The run folder. Its ledger contains all answers of earlier runs.
+        folder: The run folder. Its ledger contains all answers from earlier runs.
         tracker: Tracks the progress; its `interrupted` is set by Ctrl-C.
         work: The work.
 
@@ -172,8 +173,8 @@ def run_with_client(
         The result of `work`.
 
     Raises:
-        InputError: If the server is unreachable, refuses the key or the model, or another run writes the ledger;
-            nothing has been spent then.
+        InputError: If the server is unreachable, rejects the key or the model, or another run is writing the ledger.
+            Nothing has been spent in these cases.
         KeyboardInterrupt: After a second Ctrl-C.
     """
     try:
@@ -203,7 +204,7 @@ async def _run_with_client(
                 try:
                     return await work(client)
                 except* Exception as group:
-                    # All workers stop for the same cause: raise one of them.
+                    # All workers stop for the same reason: raise one of their errors.
                     raise _first_error(group) from None
                 finally:
                     heartbeat.cancel()

@@ -10,7 +10,7 @@ from explllm.faces.crop import DEFAULT_MARGIN
 
 @dataclass(frozen=True)
 class EngineSettings:
-    """Limits of the Exp-CoT Engine. The paper gives no numbers; the defaults are this project's."""
+    """Limits of the Exp-CoT Engine. The paper gives only `max_words`; the other defaults are this project's own."""
 
     max_rounds: int = 4
     """Maximum number of reflection rounds before a face fails."""
@@ -44,7 +44,7 @@ class EngineSettings:
 
 @dataclass(frozen=True)
 class BaselineSettings:
-    """Images and questions of the baseline."""
+    """Settings for the images and questions of the baseline."""
 
     labels: LabelSet = LABEL_SETS["affectnet8"]
     """The classes to choose from."""

@@ -1,7 +1,7 @@
 """Result Verification (paper, Section III-B-4): action units, intensities, label.
 
-Code checks the label and the text first, at no cost. The model then judges whether the description names the action
-units with fitting words.
+The label and the text are first checked by rules, at no cost. The model then judges whether the description matches the
+action units and their intensities.
 """
 
 import re
@@ -20,7 +20,7 @@ SCHEMA = object_schema("verdict", verdict={"type": "string", "enum": ["Correct",
 
 
 async def verify(face: Face, description: str, inferred: Expression, dialogue: Dialogue) -> list[str]:
-    """Return the problems of a description and of the expression inferred from it, worded without the true label.
+    """Return the problems of a description and of the expression inferred from it, without naming the true label.
 
     The model is asked only if the local checks pass.
     """

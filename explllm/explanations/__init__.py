@@ -12,9 +12,9 @@ How text becomes claims about action units, and how claims are grounded::
        |       grounding    claims against 24 measured intensities
     grounding  precision, recall, side errors, unsupported and missing units
 
-`chain_of_thought` splits a text into its three sections, and `verdict` decides which expression it names. `checks` and
-`quality` report the problems of one text and of a table of texts, `records` reads such tables, and `rule_writer` writes
-chains of thought without a language model. `instructions` writes and checks the texts that FEALLM trains on.
+`chain_of_thought` splits a text into its three sections, and `verdict` decides which expression it names. `checks`
+finds the problems of one text, `quality` summarizes a table of texts, `records` reads such tables, and `rule_writer`
+writes chains of thought without a language model. `instructions` writes and checks the texts that FEALLM trains on.
 """
 
 from explllm.explanations.chain_of_thought import MAX_WORDS, ChainOfThought

@@ -1,8 +1,8 @@
 """Extract claims about the 24 action units from text: presence or denial, intensity, and side.
 
 The reader is rule-based. It tags the words of each sentence, binds every movement to a part of the face, and looks for
-the side, the intensity and a negation nearby. It does not parse the full grammar, so some sentences are misread. The
-agreement on real texts with known intensities measures how many.
+the side, the intensity and a negation nearby. It does not parse the full grammar, so some sentences are misread.
+Agreement on real texts with known intensities shows how often.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ _OTHERS_STILL = re.compile(
     r"\b(?:other|remaining|rest of)\b[^.;]{0,40}?\b(?:units?|movements?|muscles?|aus?|features?|parts?)\b[^.;]{0,30}?"
     r"\b(?:0|zero|inactive|absent|neutral|unchanged|at rest|still|not active)\b"
 )
-# Real sentences are shorter. The time to read a sentence grows quadratically.
+# Real sentences are shorter. Reading time grows quadratically with sentence length.
 _MAX_SENTENCE_WORDS = 200
 _STRESSES = frozenset(("especially", "particularly", "notably", "predominantly", "primarily", "mainly", "chiefly"))
 _HALFWAY = frozenset(("partially", "partly", "half", "partial"))
@@ -259,7 +259,7 @@ class _Reader:
         return {words.values[side] for side in positions}
 
     def _side_claimed(self, part: str) -> set[str]:
-        """Return the side of a part that alone moves so far: "only the left lip corner rises, in a smirk"."""
+        """Return the side of a part if only that side moves so far: "only the left lip corner rises, in a smirk"."""
         if {"only", "just"}.isdisjoint(self.words.values):
             return set()
         kinds = movements.PART_UNITS.get(part, ())
@@ -298,7 +298,7 @@ class _Reader:
         for _ in range(6):
             kind = words.kind(position)
             if kind == "grade":
-                # A grade followed by another part or movement belongs to that one.
+                # A grade followed by another part or movement belongs to that part or movement.
                 following = words.skip(position + 1, ("adverb", "filler", "side", "motion", "grade"))
                 # An adverb before a verb belongs to the verb: "clearly point to".
                 own = words.kind(following) not in ("part", "action") and words.kind(position + 1) != "report"

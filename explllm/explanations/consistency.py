@@ -53,7 +53,7 @@ def check_consistency(cot: ChainOfThought) -> Consistency:
     named_units = {claim.unit for claim in named}
 
     def scope(claim: Claim) -> set[int]:
-        # "The furrowed brow" names both sides, but one side supports it.
+        # "The furrowed brow" names both sides, but one side is enough to support it.
         mirror = FEAFA[claim.unit].mirror
         return _units(claim) | ({mirror} & named_units)
 

@@ -48,12 +48,12 @@ class Grounding:
     missing: list[int]
     """Strong units that the text never claims present."""
     unsupported_share: float
-    """Share of the units claimed present that are unsupported, weighted as precision; 0 if no unit is claimed."""
+    """Share of the units claimed present that are unsupported, weighted like precision; 0 if no unit is claimed."""
     claims: list[Claim]
     """All claims of the text, in order."""
     supported_count: float
-    """Number of units claimed present that are active, or whose alternative is. This and the next counts allow
-    averaging over texts. With weights, they are sums of weights."""
+    """Number of units claimed present that are active or have an active alternative. This and the following counts
+    allow averaging over texts. With weights, they are sums of weights."""
     claimed_count: float
     """Number of units claimed present."""
     unsupported_count: float
@@ -112,7 +112,7 @@ def ground_claims(
     active: float = ACTIVE,
     weights: Sequence[float] | None = None,
 ) -> Grounding:
-    """Compare claims with measured intensities: `ground` for a text whose claims are known."""
+    """Like `ground`, but for claims that have already been extracted."""
     unmeasured = {unit for unit, intensity in enumerate(intensities) if intensity is None}
     measured = check_action_units([0.0 if intensity is None else intensity for intensity in intensities])
     claimed: dict[int, list[Claim]] = {}

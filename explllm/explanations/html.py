@@ -1,4 +1,4 @@
-"""Recognitions and chains of thought as HTML for notebooks: bars, and sentences that name action units highlighted."""
+"""HTML for notebooks: bars with percentages, and texts whose sentences about action units are highlighted."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """FEA instruction texts: three answers about one face, written by rules or checked.
 
 FEALLM's authors describe instruction data for facial expression analysis but did not release it. The kinds of answers
-follow their abstract: a description that begins with the label, the active action units, and the reasoning from units
-to expression. Forms and limits are ours.
+follow their abstract: a description that begins with the label, the active action units, and the reasoning from the
+units to the expression. The forms and limits are this project's own.
 """
 
 import re
@@ -23,7 +23,7 @@ INSTRUCTION_KINDS: tuple[InstructionKind, ...] = get_args(InstructionKind)
 """The kinds of answers, in the order in which a model is asked for them."""
 
 NO_UNITS = "No action unit is active."
-"""The list of units of a still face."""
+"""The list of units for a face without active units."""
 
 _VISIBLE = 0.25
 """Minimum intensity of a movement that is more than slight; a text must state at least one such movement."""
@@ -42,7 +42,7 @@ def write_instructions(
     'Active action units: strong jaw drop (AU26).'
 
     Args:
-        writer: Writes observations and reading.
+        writer: Writes the observations and the interpretation.
         action_units: 24 intensities in [0, 1], in FEAFA order; None for a unit that was not measured.
         expression: The label.
         seed: Selects the wordings.
@@ -71,7 +71,7 @@ def instruction_problems(
     max_words: int = 130,
     strong: float = STRONG,
 ) -> list[str]:
-    """Check an answer against label and measured units.
+    """Check an answer against the label and the measured units.
 
     Args:
         kind: The kind of answer.

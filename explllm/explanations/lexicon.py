@@ -49,7 +49,7 @@ GRADES: dict[str, tuple[float, float]] = {
 }
 """Intensity words and their ranges.
 
-Words in `INTENSITY_WORDS` have the project's ranges. The other ranges are set by hand. Wide ranges belong to words that
+Words in `INTENSITY_WORDS` have the project's ranges. The other ranges are set by hand. They are wide for words that
 writers use for anything above the middle of the scale.
 """
 
@@ -131,7 +131,7 @@ _GENERALITIES = (
 
 
 def forms(verb: str) -> Iterator[str]:
-    """Yield the inflected forms of a regular verb, with single and doubled final consonant."""
+    """Yield the inflected forms of a regular verb, with both a single and a doubled final consonant."""
     yield verb
     yield verb + ("es" if verb.endswith(("s", "sh", "ch", "x", "z")) else "s")
     stem = verb.removesuffix("e")

@@ -1,4 +1,4 @@
-"""The words of a text that make its claims about action units, for highlighting."""
+"""Find the phrases of a text that claim or deny action units, for highlighting."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _WORD = re.compile(r"\S+")
 _ADVERB = re.compile(r"very\b|more\b|less\b|\w+ly\b")
 _MODIFIERS = {"left", "right", "both", "upper", "lower", "inner", "outer", "lip", "mouth", "eye"}
 _MAX_CLAUSE_WORDS = 30
-"""Longer clauses are not shortened: the time grows quadratically."""
+"""Longer clauses are not shortened, because the time grows quadratically."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ def mentions(text: str) -> list[Mention]:
             first, last, units, present = phrase
             result.append(Mention(start + first, start + last, units, present))
         following = len(text) if end is None else end.end()
-        # "The left brow is raised and the right brow slightly": the verb is that of the clause before.
+        # "The left brow is raised and the right brow slightly": the verb is in the preceding clause.
         is_elliptical = end is not None and not end[0].startswith((".", "!", "?", "\n"))
         context = text[start:following] if is_elliptical and phrase is not None else ""
         start = following
@@ -67,7 +67,7 @@ def _phrase(clause: str, context: str) -> tuple[int, int, tuple[int, ...], bool]
 
     Args:
         clause: The clause.
-        context: The clause before, if this one may lack a verb.
+        context: The preceding clause, if this one may lack a verb.
     """
     earlier = _claimed(context) if context else ()
 

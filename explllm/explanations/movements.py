@@ -1,6 +1,6 @@
 """Words for parts of the face and their movements, and the action units that each combination means.
 
-This module contains only data. The words are those of general English and of FACS, so texts need not use FEAFA names.
+This module contains only data. The words cover general English and FACS terms, so texts need not use FEAFA names.
 """
 
 from __future__ import annotations
@@ -109,7 +109,7 @@ MOTIONS = (
     "movement, movements, motion, motions, activity, activation, action, actions, gesture, shape, engagement, engaged, "
     "activated"
 )
-"""Nouns for any movement. They identify the movement of a part that has only one."""
+"""Nouns for any movement. They identify the movement of a part that can move in only one way."""
 
 PHRASES: dict[str, str] = {
     "widen": "wide open, open wide, opened wide, opening wide, fully open, widely open, widely opened, open widely, "
@@ -147,7 +147,7 @@ DIRECTIONS: dict[str, str] = {
     "out": "out, back, backward, backwards, to the side, to the sides, to both sides",
     "open": "apart, part, parts",
 }
-"""Short words that are directions after a verb of motion or directly after a part, else they mean other things."""
+"""Short words that are directions after a verb of motion or directly after a part; elsewhere they mean other things."""
 
 OWN_PART: dict[str, str] = {
     "smile": "lip corner",

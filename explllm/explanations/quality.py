@@ -40,9 +40,9 @@ class Quality:
     grounded: int
     """Texts whose face has measured action units."""
     precision: float
-    """Mean share of claimed units that are measured, in [0, 1]."""
+    """Mean share of claimed units that are active, in [0, 1]."""
     recall: float
-    """Mean share of measured units that are claimed, in [0, 1]."""
+    """Mean share of active units that are claimed, in [0, 1]."""
     intensity_agreement: float
     """Mean share of intensity words that fit the measured intensity, in [0, 1]."""
     missing_strong: int

@@ -19,13 +19,13 @@ ADVERBS = {
     "extreme": "very strongly",
 }
 
-# In a list, where every word counts.
+# For lists, which must be short.
 LIST_ADVERBS = ADVERBS | {"extreme": "extremely"}
 
 
 @dataclass(frozen=True)
 class Movement:
-    """The words for one action unit, or for the pair of both sides."""
+    """The words for one action unit, or for the left and right units of a pair."""
 
     part: str
     """The part of the face that moves."""
@@ -88,7 +88,7 @@ MOVEMENTS: dict[str, Movement] = {
     "Chin Raise": Movement("chin", ("raised", "pushed up", "lifted"), "raise of {}", "raise", "raised"),
 }
 
-# What the expression is like, in words that are not labels.
+# Descriptions of each expression in words that are not labels.
 MOODS: dict[Expression, tuple[str, ...]] = {
     Expression.NEUTRAL: ("a calm, resting face", "a relaxed face", "a face at rest", "a calm state", "quiet attention"),
     Expression.HAPPINESS: (
@@ -118,7 +118,7 @@ MOODS: dict[Expression, tuple[str, ...]] = {
         *("a superior attitude", "quiet mockery"),
     ),
 }
-# "astonishment" names surprise and "aversion" suggests disgust, which is what these moods are for.
+# "Astonishment" is read as surprise and "aversion" as disgust, which suits the expressions they describe.
 
 OPENINGS = (
     *("", "", "In this face, ", "Most visibly, ", "Here, ", "At first sight, ", "What stands out is that "),
@@ -131,7 +131,7 @@ FOLLOWINGS = (
     "To a lesser degree, ",
 )
 JOINTS = (", and ", ", while ", "; ", ", and also ", "; besides, ")
-# The opening of the one long sentence about a face with too many movements for the usual sentences.
+# Openings of the single sentence that lists the movements if there are too many for the usual sentences.
 LIST_OPENINGS = (
     *("Many movements are visible: ", "Much of this face moves: ", "The face shows many movements: "),
     *("Nearly every part moves: ", "The movements are many: "),

@@ -1,4 +1,4 @@
-"""The combinations of action units that speak for an expression, with their FACS sources.
+"""The combinations of action units that indicate an expression, with their FACS sources.
 
 Sources:
 
@@ -112,7 +112,8 @@ PATTERNS: dict[Expression, tuple[Pattern, ...]] = {
         Pattern(("Upper Lip Raise",), 1, "10 on one side; FEAFA gives no side"),
     ),
 }
-"""The patterns of each expression. The first visible one of the highest weight is the reading of a face."""
+"""The patterns of each expression. A face is read by its visible pattern of the highest weight, where a pattern of
+slight movements has weight 1; if several have the same weight, by the strongest."""
 
 COMPANIONS: dict[Expression, frozenset[str]] = {
     expression: frozenset(name for pattern in patterns for name in pattern.movements)
@@ -124,4 +125,4 @@ COMPANIONS: dict[Expression, frozenset[str]] = {
     ),
     Expression.SURPRISE: frozenset(("Brow Raise", "Lid Raise", "Jaw Drop", "Lower Lip Depress")),
 }
-"""Movements that do not speak against an expression."""
+"""Movements that are compatible with an expression."""

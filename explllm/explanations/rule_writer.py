@@ -1,7 +1,8 @@
-"""A writer of chains of thought that needs no language model: fixed wordings, chosen by the action units and a seed.
+"""Rule-based writer of chains of thought: fixed wordings, chosen by the action units and a seed.
 
-The text describes given intensities under a given label. It does not judge the face: if the movements do not support
-the label, the text says that the evidence is weak. Manifests mark such texts with the ``cot_source`` ``offline``.
+The text describes given intensities and explains a given label. The writer does not classify the face: if the movements
+do not support the label, the text says that the evidence is weak. Manifests mark such texts with the ``cot_source``
+``offline``.
 """
 
 from __future__ import annotations
@@ -20,11 +21,11 @@ from explllm.explanations.rule_table import COMPANIONS, LIP_SUCK, PATTERNS, Patt
 _NAMED_FROM = 0.08
 """Minimum intensity of a movement that is named. Weaker movements may be noise of the estimator."""
 _TRACE_FROM = 0.05
-"""Minimum intensity of the other side of a named movement. Below, a movement counts as absent."""
+"""Minimum intensity of the other side of a named movement. Below this, a movement counts as absent."""
 _CLEAR_FROM = 0.25
 """Minimum intensity of a movement that is more than slight."""
 _STRIKING_FROM = 0.45
-"""Minimum intensity of a movement that speaks against a neutral face."""
+"""Minimum intensity of a movement that is evidence against a neutral expression."""
 _STRONG_FROM = 0.3
 """Minimum intensity of a movement that every text names."""
 _SHUT_FROM = 0.65
@@ -69,7 +70,7 @@ class _Visible:
 
     @property
     def side(self) -> str:
-        """The side, followed by a space, of a movement on one side alone; else empty."""
+        """The side and a space for a movement on one side only; else empty."""
         side = self.sides[0][0] if len(self.sides) == 1 else ""
         return f"{side} " if side else ""
 
@@ -103,33 +104,33 @@ class RuleWriter:
     def write(self, action_units: Sequence[float | None], expression: Expression, *, seed: int = 0) -> ChainOfThought:
         """Write a chain of thought.
 
-        The intensities and the label also seed the choice of wordings, which keeps the texts of different faces
-        different under one seed. Two still faces may share a text.
+        The choice of wordings also depends on the intensities and the label, so different faces usually get different
+        texts with the same seed. Two faces without movements may share a text.
 
         Args:
             action_units: 24 intensities in [0, 1], in FEAFA order; None for a unit that was not measured, which the
                 text does not mention.
-            expression: The label of the face. The conclusion names it and no other.
+            expression: The label of the face. The conclusion names it and no other label.
             seed: Selects the wordings. The same arguments give the same text. Pass the row number for one text per
                 face, and a different number for another text about the same face.
 
         Returns:
-            Three sections of fewer than 130 words in total. The strongest movement comes first. Each movement of
-            0.08 or more is named with its intensity and side; if there are too many, only those of 0.3 or more are
-            guaranteed.
+            Three sections of fewer than 130 words in total. The strongest movement comes first. Each movement with an
+            intensity of 0.08 or more is named with its intensity and side; if there are too many, only those with 0.3
+            or more are sure to be named.
 
         Raises:
             InputError: If the action units are not 24 numbers in [0, 1].
         """
         units = check_action_units([0.0 if value is None else value for value in action_units])
         expression = Expression(expression)
-        # Seeded by text, which gives the same stream in every process; hash() of a string would not.
+        # Seed with a string, which gives the same stream in every process; its hash() would not.
         key = f"{seed} {expression} {units}"
         visible = _visible(units)
         text = _compose(visible, units, expression, random.Random(key))
         attempt = 0
         while len(text.text.split()) >= MAX_WORDS:
-            # List the movements instead. Then drop the weakest; even all 24 strong ones fit beside a short reading.
+            # First list the movements, then drop the weakest. Even 24 strong movements fit with a short interpretation.
             attempt += 1
             weak = [one for one in visible if one.intensity < _STRONG_FROM]
             if attempt > 1 and weak:
@@ -205,7 +206,7 @@ def _reading(visible: Sequence[_Visible], expression: Expression) -> tuple[list[
     patterns = [pattern for pattern in PATTERNS[expression] if matches(pattern)]
     if not patterns:
         return [], Evidence.NONE
-    # A weighty pattern of slight movements tells less than a strong single movement.
+    # A high-weight pattern of slight movements is weaker evidence than a single strong movement.
     best = max(
         patterns,
         key=lambda pattern: (min(pattern.weight, 3 if strength(pattern) >= _CLEAR_FROM else 1), strength(pattern)),
@@ -361,7 +362,7 @@ def _clause(one: _Visible, rng: random.Random) -> str:
             f"{part} {verb} {adverb} {done}",
             f"there is {article} {grades[0]} {noun}",
             f"{part} {'show' if one.plural else 'shows'} {article} {grades[0]} {shown}",
-            # "To the left is visible" would take the grade of the shift for that of its visibility.
+            # In "a shift to the left is visible", "visible" would be read as the intensity of the shift.
             f"{article} {grades[0]} {noun} {'can be seen' if one.kind.startswith('Jaw Slide') else 'is visible'}",
             f"{article} {grades[0]} {noun} can be seen",
         )

@@ -2,9 +2,9 @@
 
 Three steps, each on one sentence:
 
-1. Fixed phrases are replaced by plain ones that `explllm.explanations.tagging` handles: "fails to rise" becomes "not
+1. Fixed phrases are replaced with plain ones that `explllm.explanations.tagging` handles: "fails to rise" becomes "not
    rise".
-2. Words that introduce a clause, a *frame* such as "nobody could deny that", are removed. They decide whether the
+2. Words that introduce a clause (a *frame* such as "nobody could deny that") are removed. They decide whether the
    clause is asserted, denied or left open. An odd number of negative words denies it ("it would be wrong to say that"),
    an even number does not ("it cannot be denied that"), and doubt or another person's voice leaves it open ("one might
    expect", "she believes").
@@ -12,7 +12,7 @@ Three steps, each on one sentence:
    asserted.
 
 A dependency parser would find these scopes too, but it is slower: spaCy's small English model reads about 10,000 words
-per second, while reading 3,000 chains of thought takes a few seconds with the rules.
+per second, while these rules read 3,000 chains of thought in a few seconds.
 """
 
 from __future__ import annotations
@@ -109,7 +109,7 @@ class _Scoper:
     # Frames ----------------------------------------------------------------------------------------------------------
 
     def _resolve_frames(self) -> None:
-        """Replace "nobody could deny that" and similar words by breaks and mark the clauses that they introduce."""
+        """Replace "nobody could deny that" and similar words with breaks, and mark the clauses that they introduce."""
         start = index = 0
         while index < len(self.words):
             if self.words[index] in _FRAME_START:
@@ -199,7 +199,7 @@ class _Scoper:
                 self.asserted[index] = False
 
     def _resolve_claims(self) -> None:
-        """Mark clauses in the place of a subject: "the claim that the brows are raised is false"."""
+        """Mark clauses that are the subject of a sentence: "the claim that the brows are raised is false"."""
         for start in self._main_clauses():
             end = self._next(start, CONTRAST | {":"})
             try:
@@ -230,7 +230,7 @@ class _Scoper:
             self.words[tail:end] = [BREAK] * (end - tail)
 
     def _resolve_remarks(self) -> None:
-        """Deny clauses that a remark takes back: "the brows seem raised, but they are not"."""
+        """Deny clauses that a later remark retracts: "the brows seem raised, but they are not"."""
         text = f" {' '.join(self.words)} "
         for remark in reversed([*rules.TAKEN_BACK.finditer(text)]):
             start = len(text[: remark.start()].split())
@@ -371,7 +371,7 @@ class _Scoper:
             self._skip(start, min(comma, end))
 
     def _return(self, index: int, returns: frozenset[str]) -> int:
-        """Return where the sentence comes back to this person and this picture."""
+        """Return where the sentence returns to this person and this picture."""
         while index < len(self.words):
             word = self.words[index]
             following = self.words[index + 1 : index + 6]

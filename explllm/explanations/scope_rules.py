@@ -69,7 +69,7 @@ _PARTS = {
         "|crowd|audience|dog|cat|doll|statue|cartoon|photographer|interviewer|spectator)s?"
     ),
     "PICTURE": "(?:photo|photograph|picture|image|frame|shot|snapshot|clip|video|portrait|selfie|still|screenshot)s?",
-    # Words before "picture" that leave it this picture: "in the cropped picture".
+    # Words after which "picture" still means this picture: "in the cropped picture".
     "OWN": (
         "(?:present|current|given|same|provided|above|shown|single|still|final|close|up|cropped|gr[ae]y|scale"
         "|gr[ae]yscale|colou?r|colou?red|black|and|white|uploaded|attached|facial|input|static|entire|whole|blurry"
@@ -328,7 +328,7 @@ AUXILIARIES = _words(
 EXISTENCE = _words(
     "present visible there absent missing expected needed required happen occur exist come follow result arise"
 )
-"""Predicates about whether a movement takes place. With these and with verbs of movement a modal verb concerns the
+"""Predicates about whether a movement takes place. With these and with verbs of movement, a modal verb concerns the
 subject: "the brows might be raised", but "the raised brows might suggest surprise"."""
 LATER = _words("later soon at in any on again next when after , ;")
 """Words after "appear" as a full verb: "a smile might appear later"."""

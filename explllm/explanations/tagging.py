@@ -1,4 +1,4 @@
-"""Tagging: one sentence as tagged words, with the scope of each negation."""
+"""Tagging: convert a sentence to tagged words, and find the scope of each negation."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def tag(words: list[str]) -> tuple[list[lexicon.Tag], list[int]]:
 
 @lru_cache(maxsize=2048)
 def tagged(sentence: str) -> TaggedSentence:
-    """Return a tagged sentence, which must not be changed: checks, grounding and metrics read the same texts."""
+    """Return a tagged sentence, cached because checks, grounding and metrics read the same texts. Do not modify it."""
     return TaggedSentence(sentence)
 
 
@@ -278,7 +278,7 @@ class TaggedSentence:
         )
 
     def _list_continues(self, comma: int, negation: int) -> bool:
-        """Return whether a comma belongs to a list that ends in "or", or after some negations in "and".
+        """Return whether a comma belongs to a list that ends in "or" or, after some negations, in "and".
 
         Examples: "no jaw drop, brow raise, or pucker", "the absence of raised brows, wide eyes, and a smile".
         """

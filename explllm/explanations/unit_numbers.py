@@ -51,7 +51,7 @@ class _Clause:
     text: str
     numbers: tuple[int, ...]
     active: bool | None
-    """The verdict; None without one."""
+    """The verdict; None if there is none."""
     leads: bool
     """Whether the verdict comes before the units; it then applies to the clauses that follow, too."""
 
@@ -75,7 +75,7 @@ def stated_units(text: str) -> dict[int, bool]:
         text: English text.
 
     Returns:
-        False for a unit that is denied wherever it is named. A score of 0 denies.
+        False for a unit that is denied wherever it is named. A score of 0 counts as a denial.
     """
     stated: dict[int, bool] = {}
     header: bool | None = None
@@ -116,7 +116,7 @@ def _clause(text: str) -> _Clause:
 
 
 def _verdicts(clauses: list[_Clause], header: bool | None) -> Iterator[tuple[int, bool]]:
-    """Yield each number of a sentence with its verdict; units without one are active."""
+    """Yield each number of a sentence with its verdict; units without a verdict are active."""
     head, waiting, whole_list, alternative = header, list[int](), False, False
     for clause in clauses:
         alternative = alternative or bool(_ALTERNATIVE.search(clause.text))

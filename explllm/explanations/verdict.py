@@ -29,7 +29,7 @@ _WORD = re.compile(r"[a-z]+|[,;:()—–]")
 _SHORTENED_NOT = re.compile(r"n['’]t\b")
 _SENTENCE_END = re.compile(r"(?<=[.!?])(?=\s|$)|\n")
 _QUESTION = re.compile(r"\?\s*$")
-# How many tokens a reversal, a concession, and a damper or booster reach.
+# The reach in tokens of reversals, of concessions, and of dampers and boosters.
 _REACH = 18
 _CONCESSION_REACH = 30
 _NEAR = 5
@@ -222,7 +222,7 @@ def is_decisive(text: str) -> bool:
         text: English prose of any length.
 
     Returns:
-        True if the best score reaches that of a label or of several hints, and no other score is close.
+        True if the best score is at least that of one label or several hints, and no other score is close.
     """
     return _is_decided(score(text))
 

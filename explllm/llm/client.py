@@ -28,9 +28,9 @@ _log = logging.getLogger(__name__)
 
 _BACKOFF = tenacity.wait_exponential_jitter(initial=0.5, max=60, jitter=0.5)
 _LONG_WAIT = 60.0
-"""A wait of more than this many seconds is logged."""
+"""Waits longer than this many seconds are logged."""
 _MAX_CHARACTERS_PER_TOKEN = 16
-"""No tokenizer averages more characters per token in an answer; a longer answer ignores the limit."""
+"""Upper bound on the characters per token of an answer; a server that returns more ignored the token limit."""
 _MAX_FORBIDDEN = 3
 """Number of consecutive 403 responses at the start of a run after which the key is considered to lack permission."""
 
@@ -124,7 +124,7 @@ class ChatClient:
             if in_flight is None:
                 break
             await asyncio.wait([in_flight])
-            # If the other caller was canceled or stopped, this one tries again.
+            # If the other caller was canceled or stopped, try again.
             if not in_flight.cancelled() and not isinstance(in_flight.exception(), (Stopped, OutOfBudget)):
                 return replace(in_flight.result(), recorded=True)
         refusal = self.ledger.refusal(key)
@@ -186,7 +186,7 @@ class ChatClient:
                 self._check_open()
 
     async def _send_accepted(self, request: ChatRequest, key: str, slot: _Slot) -> ChatAnswer:
-        """Send a request, in a different format if the server rejects the first one."""
+        """Send a request, in a different format if the server rejects the first format."""
         while True:
             body = self._dialect.body(request)
             # At temperature 0 the same body would be truncated again.
@@ -223,8 +223,8 @@ class ChatClient:
 
     async def _send(self, request: ChatRequest, body: dict[str, Any], slot: _Slot) -> tuple[Completion, float | None]:
         """Send one HTTP request, recorded before and after; return the answer and its cost in USD, if known."""
-        # No tokenizer makes more tokens than bytes, and the JSON of a message is longer than the tokens that chat
-        # templates add. An image counts with its vision tokens, not its bytes.
+        # No tokenizer produces more tokens than bytes, and the JSON syntax of a message has more bytes than the tokens
+        # that chat templates add. An image counts as its vision tokens, not as its bytes.
         size = len(json.dumps(body, ensure_ascii=False).encode("utf-8")) - sum(
             len(image.url) for image in request.images
         )
@@ -270,14 +270,14 @@ class ChatClient:
         return completion, result.cost
 
     def _cap_usage(self, completion: Completion, max_prompt: int, max_answer: int) -> tuple[Completion, str | None]:
-        """Cap the reported token counts at what is possible; return the reported ones as a note for the ledger."""
+        """Cap the reported token counts at the possible maximum; return the reported ones as a note for the ledger."""
         prompt, answer = completion.prompt_tokens, completion.completion_tokens
         if (prompt or 0) <= max_prompt and (answer or 0) <= max_answer:
             return completion, None
         note = f"reported usage: {prompt} prompt tokens, {answer} answer tokens"
         if not self._warned_of_usage:
             self._warned_of_usage = True
-            _log.warning("%s sends an impossible %s. Counting what is possible.", self.settings.host, note)
+            _log.warning("%s sent an impossible %s. Capping it at the possible maximum.", self.settings.host, note)
         capped_prompt = None if prompt is None else min(prompt, max_prompt)
         capped_answer = None if answer is None else min(answer, max_answer)
         return replace(completion, prompt_tokens=capped_prompt, completion_tokens=capped_answer), note
@@ -308,14 +308,14 @@ class ChatClient:
         wait = min(error.wait, self.settings.max_wait)
         if error.wait > _LONG_WAIT:
             _log.warning("%s asks to wait for %.0f s. Waiting for %.0f s.", self.settings.host, error.wait, wait)
-        # Jitter: all requests would return at the same moment.
+        # Add jitter: otherwise all requests would be sent again at the same moment.
         return wait + random.uniform(0, 0.25)
 
     async def _sleep(self, seconds: float) -> None:
         await self._unless_stopped(asyncio.sleep(seconds))
 
     async def _unless_stopped(self, waiting: Coroutine[Any, Any, None]) -> None:
-        """Await a coroutine, but no longer than until the client is stopped."""
+        """Await a coroutine, or raise an error as soon as the client is stopped."""
         tasks = {asyncio.create_task(waiting), asyncio.create_task(self._stop_event.wait())}
         try:
             await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)

@@ -38,7 +38,7 @@ class Totals:
     answers: int = 0
     """Requests with an answer."""
     failures: int = 0
-    """Requests that failed and have no answer since."""
+    """Requests that failed and have not been answered since."""
     prompt_tokens: int = 0
     completion_tokens: int = 0
     cost: float = 0.0
@@ -94,8 +94,8 @@ class RecordedRequest:
 class Ledger:
     """A file of requests, answers and their cost.
 
-    Many processes can read a ledger at the same time. One process at a time can write it, between `open_for_writing`
-    and `close_writer`.
+    Many processes can read a ledger at the same time. Only one process at a time can write to it, between
+    `open_for_writing` and `close_writer`.
     """
 
     def __init__(self, path: str | PathLike[str], *, create: bool = True) -> None:
@@ -116,9 +116,9 @@ class Ledger:
         self._writer_users = 0
         self._next_id = 1
         self.budget = Budget()
-        """The money spent, shared by all clients that write the ledger."""
+        """The money spent, shared by all clients that write to the ledger."""
         self.in_flight: dict[str, asyncio.Future[ChatAnswer]] = {}
-        """Futures of the answers to requests in flight, by key, shared by all clients that write the ledger."""
+        """Futures of the answers to requests in flight, by key, shared by all clients that write to the ledger."""
 
     def __enter__(self) -> Self:
         return self
@@ -129,7 +129,7 @@ class Ledger:
         self.close()
 
     def close(self) -> None:
-        """Close the file. Close all clients that write it first."""
+        """Close the file. First close all clients that write to it."""
         with self._lock:
             self._reader.close()
 
@@ -139,7 +139,7 @@ class Ledger:
         return _answer_from_row(rows[0]) if rows else None
 
     def refusal(self, key: str) -> str | None:
-        """Return the recorded refusal of a request, or None. A refusal was paid for and would only be repeated."""
+        """Return the recorded refusal of a request, or None. A refusal was paid for; asking again would repeat it."""
         rows = self._read(
             "SELECT a.error FROM requests r JOIN attempts a ON a.request = r.id"
             " WHERE r.key = ? AND a.outcome = 'refused' LIMIT 1",
@@ -180,7 +180,7 @@ class Ledger:
         return Totals(**sums, by_purpose=by_purpose)
 
     def open_for_writing(self) -> None:
-        """Become the one process that writes this ledger, in the running event loop, until `close_writer`.
+        """Make this process the only writer of the ledger, in the running event loop, until `close_writer` is called.
 
         Raises:
             InputError: If another process, or another `Ledger` object in this process, writes it.
@@ -192,7 +192,7 @@ class Ledger:
         self._writer_users += 1
 
     async def close_writer(self) -> None:
-        """Undo one call of `open_for_writing`; the last one finishes pending writes and releases the ledger."""
+        """Undo one call of `open_for_writing`. The last call finishes pending writes and releases the ledger."""
         self._writer_users -= 1
         if self._writer_users == 0 and self._writer is not None:
             writer, self._writer = self._writer, None
@@ -295,7 +295,7 @@ _SELECT_ANSWER = (
     " FROM requests r JOIN attempts a ON a.request = r.id"
 )
 
-# The columns after the first are the fields of `Totals` in their order.
+# The columns after the first are the fields of `Totals`, in order.
 _SELECT_TOTALS = """
 SELECT r.purpose, count(*), sum(ended IS NULL), sum(outcome IS 'answered'),
     (SELECT count(*) FROM requests given WHERE given.purpose = r.purpose AND given.failure IS NOT NULL),

@@ -1,4 +1,4 @@
-"""The ledger's SQLite file: its tables, its statements, and its one writer.
+"""The ledger's SQLite file: its tables, its statements, and its only writer.
 
 The file uses a write-ahead log: other processes can read it while it is written.
 """
@@ -127,7 +127,7 @@ def _prepare(connection: sqlite3.Connection, path: Path) -> None:
             where=path,
             remedy="Use the release that wrote it, or start a new ledger.",
         )
-    # FULL: a commit is on disk when it returns. A power cut loses no answer.
+    # With FULL, a commit is on disk when it returns, so a power cut loses no answer.
     connection.execute("PRAGMA synchronous = FULL")
 
 
@@ -136,7 +136,7 @@ def _is_ledger(connection: sqlite3.Connection, path: Path) -> bool:
     if connection.execute("PRAGMA application_id").fetchone()[0] == _APPLICATION_ID:
         return True
     if connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
-        raise InputError("an SQLite file, but not a ledger", where=path, remedy="Name another file.")
+        raise InputError("an SQLite file, but not a ledger", where=path, remedy="Choose another file.")
     return False
 
 
@@ -220,7 +220,7 @@ def discard_answers(connection: sqlite3.Connection, scope: str) -> None:
 
 
 def _insert_message(connection: sqlite3.Connection, message: ChatMessage) -> list[str]:
-    # Only the hash of an image: faces are personal data, and users pass ledgers on.
+    # Store only the hash of an image: faces are personal data, and users share ledgers.
     image = [] if message.image is None else [message.image.sha256]
     return [message.role, _insert_text(connection, message.content), *image]
 
@@ -237,11 +237,11 @@ Statements = Callable[[sqlite3.Connection], object]
 
 
 class LedgerWriter:
-    """The one writer of a ledger, in one event loop.
+    """The only writer of a ledger, in one event loop.
 
     It collects the statements that arrive during a commit and commits them together: a commit waits milliseconds for
-    the disk, and 64 requests in flight share this wait. A thread waits for the disk. The event loop executes the
-    statements: in a thread each would wait for the interpreter's lock.
+    the disk, and 64 requests in flight share this wait. Commits run in a thread. Statements run in the event loop,
+    because in a thread each would wait for the interpreter's lock.
     """
 
     def __init__(self, path: Path) -> None:
@@ -253,7 +253,8 @@ class LedgerWriter:
             self._inode = path.stat().st_ino
             self.name: str = self._connection.execute("SELECT name FROM ledger").fetchone()[0]
             self.next_id: int = self._connection.execute("SELECT coalesce(max(id), 0) + 1 FROM attempts").fetchone()[0]
-            # This process holds the lock: open attempts were in flight when their process died. They may be charged.
+            # This process holds the lock, so unfinished attempts were in flight when their process died. They may have
+            # been charged.
             self._connection.execute(
                 "UPDATE attempts SET ended = started, outcome = 'lost', error = 'the process ended' WHERE ended IS NULL"
             )
@@ -276,8 +277,8 @@ class LedgerWriter:
         self._pending.append((statements, future))
         if not self._busy:
             self._busy = True
-            # Start two iterations of the loop later. The commit then includes what arrives in this iteration, and the
-            # next request, which takes the slot of an answered one.
+            # Start two loop iterations later. The commit then includes the statements of this iteration and the next
+            # request, which takes the slot of an answered one.
             self._loop.call_soon(self._loop.call_soon, self._start)
         return future
 
@@ -291,8 +292,8 @@ class LedgerWriter:
         self._lock.close()
 
     def _take_lock(self) -> sqlite3.Connection:
-        # A separate file: an exclusive lock on the ledger would block readers too. SQLite's locks work on every system,
-        # and the system releases them if the process is killed.
+        # Lock a separate file: an exclusive lock on the ledger would block readers too. SQLite's locks work on every
+        # system, and the system releases them if the process is killed.
         path = self._path.with_name(f"{self._path.name}-writer")
         path.parent.mkdir(parents=True, exist_ok=True)
         lock = sqlite3.connect(path, timeout=0, isolation_level=None, check_same_thread=False)
@@ -337,7 +338,7 @@ class LedgerWriter:
             self._start()
 
     def _check_file(self) -> None:
-        """Raise an InputError if the file was deleted or replaced: SQLite would continue to write the deleted one."""
+        """Raise an InputError if the file was deleted or replaced: SQLite would keep writing to the deleted file."""
         try:
             inode = self._path.stat().st_ino
         except OSError:

@@ -12,8 +12,8 @@ from explllm.llm.request import OutOfBudget
 class Budget:
     """The money that a ledger's requests have cost and may still cost, in USD; used in one event loop.
 
-    The maximum cost of a request is reserved before it is sent. Requests without an answer may have been charged and
-    count with this maximum.
+    The maximum cost of a request is reserved before it is sent. Unanswered requests may have been billed, so they
+    count at their maximum cost.
     """
 
     def __init__(self, spent: float = 0.0) -> None:
@@ -34,7 +34,7 @@ class Budget:
         gives up. `limit` is the maximum cost of all requests together, in USD.
 
         Raises:
-            OutOfBudget: If the request does not fit, whatever the requests in flight will cost.
+            OutOfBudget: If the request would exceed the limit, whatever the requests in flight will cost.
         """
         while limit is not None and self._spent + sum(self._reserved.values()) + upper_bound > limit:
             if self._spent + upper_bound > limit or not self._reserved:
@@ -52,7 +52,7 @@ class Budget:
         return number
 
     def settle(self, number: int, cost: float) -> None:
-        """Replace a reservation by the cost of the request, in USD."""
+        """Replace a reservation with the cost of the request, in USD."""
         del self._reserved[number]
         self._spent += cost
         for settled in self._waiting:
@@ -63,7 +63,8 @@ class Budget:
 class RateLimit:
     """A limit per minute, with corrections for amounts that are known only afterwards.
 
-    One second's worth may be used in a burst. A larger amount waits until its last part fits, so the rate holds.
+    A burst may use one second's worth of the limit. A larger amount waits until its last part fits, so that the rate is
+    not exceeded.
     """
 
     def __init__(self, per_minute: float) -> None:
@@ -78,7 +79,7 @@ class RateLimit:
         """Wait until the amount may be used; waiters are served in order."""
         async with self._turn:
             while True:
-                # Checked again after each wait: other requests may have returned what they did not use.
+                # Check again after each wait: other requests may have returned what they did not use.
                 from_credit = min(amount, self._credit)
                 self._credit -= from_credit
                 amount -= from_credit
@@ -90,5 +91,5 @@ class RateLimit:
 
     def give_back(self, amount: float) -> None:
         """Credit an unused amount to the next waiter; a negative amount is a debt."""
-        # Credit of at most 10 seconds: more would allow a burst above the server's limit after a pause.
+        # Limit the credit to 10 seconds: more would allow a burst above the server's limit after a pause.
         self._credit = min(self._max_credit, self._credit + amount)

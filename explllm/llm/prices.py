@@ -1,6 +1,6 @@
 """List prices of OpenAI's chat models.
 
-The prices are OpenAI's standard rates of March 2026 without discounts for cached prompts or batches, an upper bound of
+The prices are OpenAI's standard rates of March 2026 without discounts for cached prompts or batches, an upper bound on
 the bill at that time. `ChatSettings.price_in` and `price_out` override them.
 """
 
@@ -40,11 +40,11 @@ class ImageTokens:
 
 
 def image_tokens(model: str) -> ImageTokens:
-    """Return the number of prompt tokens of an image: specific for gpt-4o-mini, common for all other models.
+    """Return the number of prompt tokens of an image: one value for gpt-4o-mini, another for all other models.
 
     OpenAI's guide "Images and vision" counts 85 tokens plus 170 per tile of 512 pixels (gpt-4o, gpt-4.1), with at most
-    8 tiles after scaling; for gpt-4o-mini the counts are 2,833 and 5,667. Models that count patches stay below 4,000,
-    and the open models known to the authors below 3,328.
+    8 tiles after scaling; for gpt-4o-mini the counts are 2,833 and 5,667. Models that count patches use fewer than
+    4,000 tokens, and the open models known to the authors fewer than 3,328.
     """
     return ImageTokens(8_500, 48_169) if model.startswith("gpt-4o-mini") else ImageTokens(255, 4_000)
 

@@ -11,7 +11,7 @@ _ENVIRONMENT = Environment(undefined=StrictUndefined, trim_blocks=True, lstrip_b
 
 
 def render(package: str, name: str, **values: Any) -> str:
-    """Render ``prompts/NAME.jinja`` of a package; a missing value of a variable is an error."""
+    """Render ``prompts/NAME.jinja`` of a package; a variable without a value is an error."""
     return _template(package, name).render(**values).strip()
 
 

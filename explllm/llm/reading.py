@@ -16,9 +16,9 @@ Ask = Callable[[ChatRequest], Awaitable[ChatAnswer]]
 
 _QUOTED_CHARACTERS = 80
 _MAX_RUNS = 3
-"""Runs in which a question may get unusable answers before it counts as unanswerable."""
+"""Number of runs with only unusable answers after which a question counts as unanswerable."""
 _REASONING = re.compile(r"<(think|thinking|reasoning)>.*?(?:</\1>|\Z)", re.DOTALL | re.IGNORECASE)
-# Some servers put the opening tag into the prompt: only the closing tag comes back.
+# Some servers put the opening tag into the prompt, so the answer contains only the closing tag.
 _UNOPENED_REASONING = re.compile(r"\A.*</(?:think|thinking|reasoning)>", re.DOTALL | re.IGNORECASE)
 
 
@@ -54,12 +54,12 @@ async def ask_until_parsed(
     Each new attempt quotes the unusable answer. A truncated answer is always unusable. The client then allows more
     tokens (`explllm.llm.dialect.Dialect`), so the question does not change.
 
-    The cause of an unusable answer may be temporary, so recorded ones do not count as attempts: a later run asks again,
-    up to three times as often in total.
+    The cause of an unusable answer may be temporary, so recorded answers do not count as attempts: a later run asks
+    again, up to three times `attempts` in total.
 
     Args:
         ask: Answers requests.
-        request: The question; new attempts count from its `attempt`.
+        request: The question; attempts are numbered from its `attempt`.
         parse: Parses the text of an answer without its reasoning; returns None if that is impossible.
         expected: Description of a valid answer for new attempts, such as ``one of the words Correct and Incorrect``.
         attempts: Maximum number of new answers.

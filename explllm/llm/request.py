@@ -95,14 +95,14 @@ class ChatRequest:
     def key(self, model: str) -> str:
         """Return the key of the request in the ledger, 64 hexadecimal digits.
 
-        Any change of the prompt, an image, a setting or the model changes the key.
+        Any change to the prompt, an image, a setting or the model changes the key.
         """
         parts = [
             model,
             self.scope,
             self.purpose,
             self.round,
-            # No third element without an image: keys of older ledgers stay valid.
+            # Add a third element only for an image, so that the keys of older ledgers stay valid.
             [
                 [message.role, message.content, *([] if message.image is None else [message.image.sha256])]
                 for message in self.messages
@@ -144,7 +144,7 @@ class ChatFailure(Exception):
 
 
 class Refused(ChatFailure):
-    """The model or a content filter refused to answer. The refusal was paid for and is not requested again."""
+    """The model or a content filter refused to answer. The refusal was paid for, and the request is not sent again."""
 
 
 class OutOfBudget(Exception):
@@ -156,7 +156,7 @@ class Stopped(Exception):
 
 
 def escape_surrogates(text: str) -> str:
-    r"""Replace lone surrogates, which UTF-8 cannot encode, by escapes such as ``\udcff``.
+    r"""Replace lone surrogates, which UTF-8 cannot encode, with escapes such as ``\udcff``.
 
     Undecodable file names and broken JSON contain them.
     """
@@ -166,8 +166,8 @@ def escape_surrogates(text: str) -> str:
 def clean_text(text: str) -> str:
     """Return a text without characters that break tables and terminals.
 
-    Control characters other than newline and tab (NUL, escape sequences) and marks that reverse the direction of
-    writing are removed. Lone surrogates, which UTF-8 cannot encode, become U+FFFD.
+    Control characters other than newline and tab (NUL, escape sequences) and bidirectional marks, which change the
+    direction of text, are removed. Lone surrogates, which UTF-8 cannot encode, become U+FFFD.
     """
     return _LONE_SURROGATE.sub("\ufffd", _UNPRINTABLE.sub("", text))
 
@@ -178,8 +178,8 @@ def digest(text: str) -> str:
 
 
 def strip_images(text: str) -> str:
-    """Replace data URLs, and words with 100 or more base64 characters, by ``[image]``.
+    """Replace data URLs, and words with 100 or more base64 characters, with ``[image]``.
 
-    A server may repeat a request in its error or answer.
+    A server may repeat a request in an error or an answer.
     """
     return _LONG_BASE64.sub("[image]", _DATA_URL.sub("[image]", text))

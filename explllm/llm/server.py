@@ -24,9 +24,9 @@ _CONNECT_TIMEOUT = 20.0
 """Seconds to establish a connection; a request without a connection was never sent."""
 _TRANSIENT_STATUSES = (408, 409, 429)
 _GATEWAY_TIMEOUTS = (504, 524)
-"""Gateway timeouts, after which the model may still have completed, and charged for, its answer."""
+"""Gateway timeouts: the model may still have completed the answer, and the server may have charged for it."""
 _PLACEHOLDER = re.compile(r"[A-Za-z]{0,7}|.{0,3}", re.DOTALL)
-"""Keys that may be part of an ordinary word: servers without keys accept any word, such as "k" or "ollama"."""
+"""Keys that may be part of an ordinary word: servers that need no key accept any, such as "k" or "ollama"."""
 
 
 class RequestError(Exception):
@@ -101,7 +101,7 @@ class Server:
             # The library requires a key; servers without keys ignore it.
             api_key=self._key or "none",
             base_url=settings.url,
-            # ChatClient retries: it records each attempt in the ledger.
+            # `ChatClient` retries instead, because it records each attempt in the ledger.
             max_retries=0,
             # `complete` limits the total time.
             timeout=openai.Timeout(None, connect=_CONNECT_TIMEOUT),
@@ -211,7 +211,7 @@ class Server:
         )
 
     def _classify_status(self, error: Any) -> TransientError | RejectedError | FatalError:
-        """Return the meaning of an HTTP status."""
+        """Return the error for an HTTP status."""
         settings, status, body = self._settings, error.status_code, error.body
         # FastAPI's errors have a `detail` instead of OpenAI's `message`.
         detail = body.get("message") or body.get("detail") if isinstance(body, Mapping) else body
@@ -237,7 +237,7 @@ class Server:
         return RejectedError(message, status=status, code=code, param=param)
 
     def _classify_connection_error(self, error: BaseException) -> TransientError | FatalError:
-        """Return the meaning of a failure without an HTTP status."""
+        """Return the error for a failure without an HTTP status."""
         # openai wraps httpx's error, which wraps aiohttp's. Only aiohttp's is specific.
         while error.__cause__ is not None and not isinstance(error, self._aiohttp.ClientError):
             error = error.__cause__
@@ -245,7 +245,7 @@ class Server:
             return TransientError(f"no connection within {_CONNECT_TIMEOUT:g} s")
         if isinstance(error, self._aiohttp.ClientConnectorCertificateError):
             message = self._clean(f"the certificate of {self._settings.host} cannot be verified: {error}")[:300]
-            remedy = "Name a file with the authority that signed it in SSL_CERT_FILE."
+            remedy = "Set SSL_CERT_FILE to a file with the certificate of the authority that signed it."
             return FatalError(message, status=None, error=InputError(message, where="base_url", remedy=remedy))
         message = self._clean(f"{type(error).__name__}: {error}".removesuffix(": "))
         never_sent = isinstance(error, (self._aiohttp.ClientConnectorError, self._aiohttp.InvalidURL))
@@ -271,8 +271,8 @@ class Server:
         )
 
     def _clean(self, text: str) -> str:
-        """Remove unprintable characters, images and the key from a text: a server may repeat a request."""
-        # Unprintable characters first: they could split the key.
+        """Remove unprintable characters, images and the API key from a text, because a server may repeat a request."""
+        # Remove unprintable characters first: they could split the key.
         text = strip_images(clean_text(text))
         return self._key_pattern.sub("[API key]", text) if self._key else text
 

@@ -89,7 +89,7 @@ class ChatSettings:
 
     @property
     def host(self) -> str:
-        """Host and port of the server, for messages: the URL may contain a password."""
+        """Host and port of the server, for messages, because the URL may contain a password."""
         return urlsplit(self.url).netloc.rpartition("@")[2]
 
     @property
@@ -103,11 +103,11 @@ class ChatSettings:
         Raises:
             ConfigError: If there is a budget but no price.
         """
-        # The list holds OpenAI's prices: a model of the same name on another server has another price.
+        # The list contains OpenAI's prices, which do not apply to a model of the same name on another server.
         price = lookup_price(self.model if self.is_openai else "", self.price_in, self.price_out)
         if price is None and self.max_cost is not None:
             raise ConfigError(
-                f"max_cost is given, but not what {self.model!r} costs on {self.host}",
+                f"max_cost is set, but the price of {self.model!r} on {self.host} is unknown",
                 remedy="Pass price_in and price_out, USD per million tokens; 0 for your own server.",
             )
         return price
@@ -121,7 +121,7 @@ class ChatSettings:
         """
         where = "base_url" if self.base_url else "OPENAI_BASE_URL"
         _check_http_url(self.url, where)
-        # aiohttp sends either these or the key. The message shows neither.
+        # aiohttp sends either these credentials or the key. The message shows neither.
         if "@" in urlsplit(self.url).netloc:
             raise ConfigError(
                 "the server's address contains a user name or password",

@@ -3,8 +3,8 @@
 `answers` maps a table of predictions to classes; `evaluation` computes all metrics of a test from them, with
 `recognition`, `calibration`, `bootstrap` intervals and `significance` tests. `chain_of_thought`, `grounding_gain` and
 `exp_cot_score` score explanations; `judges` is the registry of judges. `au_regression` and `facs` score action units.
-`comparison` compares the tests of several runs; `fea_bench` scores a model's answers in FEABench. The names below load
-on first use, because most need torch.
+`comparison` compares the test results of several runs; `fea_bench` scores a model's answers in FEABench. The exported
+names are imported on first use, because most need torch.
 """
 
 import lazy_loader

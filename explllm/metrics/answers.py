@@ -47,7 +47,7 @@ class Answers:
 
         The classes of the model and of the data may differ. If only the model has a class, such as Contempt, it is a
         possible answer by default and counts as wrong; with `answer_labels`, only these classes are possible answers,
-        and the probability of the others is redistributed in proportion. If only the data have a class, the default is
+        and the probability of the others is redistributed proportionally. If only the data have a class, the default is
         an error, because the metrics would describe a subset of the data; with ``leave_out`` these faces are counted
         and left out.
 
@@ -105,7 +105,7 @@ class Answers:
         predictions = np.array([NO_LABEL if label is None else indices.get(label, NO_LABEL) for label in answered], int)
         dropped = tuple(label for label in model if label not in scored)
         if dropped:
-            # An answer that named no class remains without one.
+            # Answers that name no class stay as they are.
             chosen = ~np.isnan(probabilities).any(axis=1) & np.array([label is not None for label in answered], bool)
             predictions[chosen] = probabilities[chosen].argmax(axis=1)
         return cls(
@@ -159,7 +159,7 @@ def _probabilities(table: pd.DataFrame, scored: Sequence[Expression]) -> np.ndar
             )
     shares = numbers.to_numpy(dtype=float, na_value=np.nan)
     total = shares.sum(axis=1, keepdims=True)
-    # Rows that sum to 1 are not divided: rounding must not make equal probabilities differ.
+    # Do not divide rows that already sum to 1: rounding could make equal probabilities differ.
     total = np.where(np.isclose(total, 1, rtol=0, atol=1e-6), 1, total)
     # If the scored classes have no probability at all, they are equally likely.
     return np.where(total == 0, 1 / len(scored), shares / np.where(total == 0, 1, total))

@@ -1,4 +1,4 @@
-"""Metrics of estimated action-unit intensities: MAE, ICC(3,1), CCC and Pearson's correlation by unit."""
+"""Metrics of estimated action unit intensities: MAE, ICC(3,1), CCC and Pearson's correlation by unit."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -40,8 +40,9 @@ class Agreement:
 def icc_3_1(ratings: torch.Tensor) -> torch.Tensor:
     """Return the intraclass correlation ICC(3,1): two-way mixed, consistency, one rater.
 
-    (BMS - EMS) / (BMS + (k - 1) EMS), with the mean squares between targets and of the residual (Shrout and Fleiss,
-    "Intraclass Correlations: Uses in Assessing Rater Reliability", Psychological Bulletin 86, 1979).
+    The value is (BMS - EMS) / (BMS + (k - 1) EMS), where BMS is the mean square between targets and EMS the residual
+    mean square (Shrout and Fleiss, "Intraclass Correlations: Uses in Assessing Rater Reliability", Psychological
+    Bulletin 86, 1979).
 
     Args:
         ratings: (N, k): one row per target, one column per rater.
@@ -149,7 +150,7 @@ def _update(predictions: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Ten
     terms = (torch.ones_like(x), x, y, x * x, y * y, x * y, (x - y).abs())
     sums = torch.stack([torch.where(known, term, zero).sum(0) for term in terms])
     pair = torch.stack([x, y])
-    # An extra row of infinities, because amin and amax are undefined for zero faces.
+    # Add a row of infinities, because amin and amax are undefined for zero faces.
     edge = pair.new_full((2, 1, pair.shape[2]), torch.inf)
     minimum = torch.cat([torch.where(known, pair, torch.inf), edge], 1).amin(1)
     maximum = torch.cat([torch.where(known, pair, -torch.inf), -edge], 1).amax(1)
@@ -162,7 +163,7 @@ def _compute(sums: torch.Tensor, minimum: torch.Tensor, maximum: torch.Tensor) -
     variance_x = (xx / count - mean_x.square()).clamp(min=0)
     variance_y = (yy / count - mean_y.square()).clamp(min=0)
     covariance = xy / count - mean_x * mean_y
-    # From the extremes: the variance of equal numbers is not exactly 0 in floating point.
+    # Compare the extremes: the variance of equal numbers is not exactly 0 in floating point.
     unchanging, constant = minimum[0] >= maximum[0], minimum[1] >= maximum[1]
     collapsed = unchanging & ~constant
     undefined = torch.full_like(count, torch.nan)
@@ -173,7 +174,7 @@ def _compute(sums: torch.Tensor, minimum: torch.Tensor, maximum: torch.Tensor) -
     return Agreement(
         count=count,
         mae=absolute / count,
-        # With two raters, (BMS - EMS) / (BMS + EMS): a constant difference between the raters is not an error.
+        # With two raters, ICC is (BMS - EMS) / (BMS + EMS): a constant difference between the raters is not an error.
         icc=measure(2 * covariance / (variance_x + variance_y)),
         # Lin, "A Concordance Correlation Coefficient to Evaluate Reproducibility", Biometrics 45, 1989.
         ccc=measure(2 * covariance / (variance_x + variance_y + (mean_x - mean_y).square())),

@@ -17,10 +17,10 @@ def recognition_intervals(
     """Return percentile intervals of accuracy, macro recall and macro F1.
 
     All three follow from the confusion matrix. Drawing N faces with replacement and counting them is equivalent to
-    drawing the matrix from a multinomial distribution with its own relative frequencies.
+    drawing a confusion matrix from the multinomial distribution with the observed relative frequencies.
 
     Args:
-        confusion: (K, K + 1) counts, as `explllm.metrics.recognition.confusion_matrix` gives them.
+        confusion: (K, K + 1) counts, from `explllm.metrics.recognition.confusion_matrix`.
         resamples: Number of resamples R.
         seed: Seed of the resampling.
         level: Confidence level.

@@ -59,8 +59,8 @@ def reliability_curve(confidences: np.ndarray, correct: np.ndarray, bins: int = 
 def fit_temperature(probabilities: np.ndarray, targets: np.ndarray) -> float:
     """Find the temperature that minimizes the negative log-likelihood (Guo et al. 2017, Section 4.2).
 
-    Each class counts equally, as in macro recall: answers to rare classes are less often correct, and a temperature for
-    the frequent ones would leave them overconfident.
+    Each class counts equally, as in macro recall: answers for rare classes are less often correct, and a temperature
+    fitted to the frequent classes would leave them overconfident.
 
     Args:
         probabilities: (N, K) probabilities at temperature 1.
@@ -99,7 +99,7 @@ def negative_log_likelihood(probabilities: np.ndarray, targets: np.ndarray) -> f
     """Return the mean negative log-likelihood of the true class.
 
     Args:
-        probabilities: (N, K), clamped below at 1e-12.
+        probabilities: (N, K), clamped to at least 1e-12.
         targets: (N,) class numbers.
 
     Returns:

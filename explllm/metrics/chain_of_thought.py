@@ -17,7 +17,7 @@ from explllm.metrics.grounding_gain import micro_f1
 
 @dataclass(frozen=True)
 class TextCounts:
-    """Counts of one text, or their sums over texts: everything that the metrics are computed from."""
+    """Counts for one text, or their sums over texts, from which all metrics are computed."""
 
     texts: float = 1.0
     """Number of texts."""
@@ -44,7 +44,7 @@ class TextCounts:
     grounded: float = 0.0
     """Texts about a face with measured action units."""
     claimed_active: float = 0.0
-    """Units claimed present that are active, or whose alternative is."""
+    """Units claimed present that are active or have an active alternative."""
     claimed: float = 0.0
     """Units claimed present."""
     recalled: float = 0.0
@@ -117,7 +117,7 @@ def text_counts(
 
 
 def sum_counts(counts: Iterable[TextCounts]) -> TextCounts:
-    """Return the sums of the counts of texts."""
+    """Sum the counts of several texts."""
     rows = [astuple(count) for count in counts]
     return TextCounts(*(sum(column) for column in zip(*rows, strict=True))) if rows else TextCounts(texts=0)
 
@@ -130,8 +130,8 @@ def summarize_counts(sums: TextCounts) -> dict[str, float | None]:
         ``undecided``. For texts with key observations and an interpretation: ``self_contradiction``,
         ``interpretation_denied`` and ``interpretation_unaffirmed``, shares of texts. For texts about faces with
         measured action units: ``grounding_precision``, ``grounding_recall`` (of the active units),
-        ``grounding_recall_strong`` (of the units of at least 0.3), ``grounding_f1`` (micro average over all texts),
-        ``unsupported`` (share of the claims that name an absent unit), ``side_errors`` (per text) and
+        ``grounding_recall_strong`` (of the units with an intensity of at least 0.3), ``grounding_f1`` (micro average
+        over all texts), ``unsupported`` (share of the claims that name an absent unit), ``side_errors`` (per text) and
         ``intensity_agreement``. None if the denominator is 0.
     """
     f1 = float(micro_f1(sums.claimed_active, sums.claimed, sums.recalled, sums.active))
@@ -158,7 +158,7 @@ def summarize_counts(sums: TextCounts) -> dict[str, float | None]:
 def chain_of_thought_metrics(
     texts: Sequence[str], labels: Sequence[Expression | None], action_units: Sequence[Sequence[float | None] | None]
 ) -> dict[str, float | None]:
-    """Compute the metrics of texts, as `summarize_counts` describes; for several ranks see `ChainOfThoughtMetrics`.
+    """Compute the metrics that `summarize_counts` describes; for several ranks, use `ChainOfThoughtMetrics`.
 
     Args:
         texts: Chains of thought.

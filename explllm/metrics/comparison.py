@@ -192,7 +192,7 @@ def _check_same_faces(first: Run, other: Run) -> None:
     ones, others = ({*run.faces.index} | run.unscored for run in (first, other))
     if ones != others:
         only = [(run.name, sorted(faces)) for run, faces in ((first, ones - others), (other, others - ones)) if faces]
-        difference = " and ".join(f"{len(faces)} of {name} alone (first {faces[0]})" for name, faces in only)
+        difference = " and ".join(f"{len(faces)} only in {name} (first {faces[0]})" for name, faces in only)
         raise InputError(
             f"{first.name} and {other.name} were tested on different faces: {difference}",
             remedy="Test both runs with the same --data.",

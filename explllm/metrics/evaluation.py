@@ -1,4 +1,4 @@
-"""All metrics of a test, from the answers of a model."""
+"""Compute all metrics of a test from a model's answers."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -56,7 +56,7 @@ def recognition_metrics(answers: Answers, resamples: int = RESAMPLES, seed: int 
         The values of `recognition_summary`; ``recall/<Expression>``, ``precision/<Expression>`` and
         ``f1/<Expression>``, the same values under flat keys; ``accuracy_interval``, ``macro_recall_interval`` and
         ``macro_f1_interval``, 95% bootstrap intervals; ``confusion`` (rows: ``labels``; columns: ``labels``, then
-        answers that name no class); ``left_out`` and ``dropped_labels`` as in `Answers`. For the
+        answers that name no class); ``left_out`` and ``dropped_labels`` as in `Answers`. Over the
         ``with_probabilities`` faces that have probabilities: ``nll``, ``brier``, ``ece``, ``reliability``, ``auroc``
         (mean over the classes) and ``auroc_left_out``, the classes without a defined area. These are None if no face
         has probabilities.
@@ -84,8 +84,8 @@ def recognition_metrics(answers: Answers, resamples: int = RESAMPLES, seed: int 
 def single_class_warning(metrics: Mapping[str, Any]) -> str | None:
     """Return a warning if a model predicts the same expression for nearly every face.
 
-    It is None if at least 2% of the answers differ, or if macro recall is well above chance. `metrics` are those of
-    `recognition_metrics` or `explllm.metrics.recognition.recognition_summary`.
+    Return None if at least 2% of the answers differ, or if macro recall is well above chance. `metrics` is the result
+    of `recognition_metrics` or `explllm.metrics.recognition.recognition_summary`.
     """
     name, most = max(metrics["predictions"].items(), key=lambda pair: pair[1], default=("", 0))
     classes = sum(count > 0 for count in metrics["targets"].values())
@@ -107,13 +107,13 @@ def explanation_metrics(
     action_units: Sequence[Sequence[float | None] | None],
     references: Sequence[str | None],
 ) -> dict[str, Any]:
-    """Compute the metrics of explanations, with the offline judge's scores.
+    """Compute the metrics of explanations, including the offline judge's scores.
 
     Args:
         texts: Chains of thought.
         labels: The label that each text follows.
         action_units: 24 intensities per face, or None.
-        references: The data's own text for each face, or None.
+        references: The reference text of each face, or None.
 
     Returns:
         The values of `explllm.metrics.chain_of_thought.chain_of_thought_metrics` and
@@ -136,11 +136,11 @@ def explanation_metrics(
 def best_and_worst_faces(table: pd.DataFrame, number: int) -> list[object]:
     """Choose faces to show: alternately the most confident correct answers and the most confident errors.
 
-    Faces of different true expressions take precedence over better or worse ones.
+    Faces with different true expressions are preferred, even over more confident answers.
 
     Args:
         table: Columns ``expression``, ``correct`` (bool) and ``truth_probability`` (of the true label).
-        number: Number of faces; if it is odd, one more correct answer than errors.
+        number: Number of faces; if it is odd, there is one more correct answer than errors.
 
     Returns:
         Index labels of the table: correct answers, best first, then errors, worst first.

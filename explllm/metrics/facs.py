@@ -1,4 +1,4 @@
-"""F1 of FACS units that a model of FEAFA's units detects, as on DISFA and BP4D."""
+"""F1 of FACS units that are detected from FEAFA intensities, for data sets such as DISFA and BP4D."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -11,8 +11,8 @@ from explllm.core.facs import FacsUnit, facs_set, unmapped_units
 ACTIVE_FROM = 0.25
 """Minimum intensity at which a FEAFA unit counts as an active FACS unit.
 
-DISFA counts a unit as active from the second of FACS's five grades, which starts here in
-`explllm.core.action_units.INTENSITY_WORDS`. FEAFA's scale differs from FACS's, so the number is this project's own.
+DISFA counts a unit as active from the second of FACS's five grades, which starts at this value in
+`explllm.core.action_units.INTENSITY_WORDS`. FEAFA's scale differs from FACS's, so the threshold is this project's own.
 """
 
 

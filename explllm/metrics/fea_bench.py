@@ -1,11 +1,11 @@
-"""FEABench: expressions, action units and reasoning of one model's answers about the test faces of a manifest.
+"""FEABench: score a model's expressions, action units and reasoning on the test faces of a manifest.
 
-FEALLM's authors name a benchmark but did not release it. The tasks follow their abstract; thresholds and rules are
-ours.
+FEALLM's authors name a benchmark but did not release it. The tasks follow their abstract; the thresholds
+and rules are this project's own.
 
 An answer table has one row per face, with any of the columns ``predicted`` (a word), ``units_text`` (the answer to the
 question for active units), ``cot`` (reasoning) and ``p_active`` (a dictionary of probabilities by unit). Without
-``units_text``, the units are read from ``cot``. A missing or unreadable answer counts as no expression and no unit.
+``units_text``, the units are read from ``cot``. A missing or unreadable answer counts as naming nothing.
 """
 
 import logging
@@ -34,7 +34,7 @@ from explllm.metrics.judges import RuleJudge, find_judge
 _log = logging.getLogger(__name__)
 
 UNCALIBRATED = 0.5
-"""Threshold of the probability that a unit is active, without validation faces to choose it on."""
+"""Minimum probability of an active unit if there are no validation faces to choose a threshold on."""
 
 
 @dataclass(frozen=True)
@@ -86,8 +86,8 @@ def claimed_intensities(text: str | None) -> list[float]:
         text: Any text; None for no answer.
 
     Returns:
-        24 intensities in FEAFA order: the middle of the range of an intensity word, 1 for a claim without one, 0 for
-        units that are denied or not claimed.
+        24 intensities in FEAFA order: the midpoint of an intensity word's range, 1 for a claim without an intensity
+        word, 0 for units that are denied or not claimed.
     """
     intensities = [0.0] * len(FEAFA)
     for claim in claims(text or ""):
@@ -101,9 +101,9 @@ def claimed_intensities(text: str | None) -> list[float]:
 def units_from_texts(texts: Sequence[str | None], truth: UnitTruth, active_from: float = STRONG) -> np.ndarray:
     """Detect action units in texts.
 
-    FACS units are active if the text lists their number or the lexicon reads a FEAFA counterpart, on either side. A
-    number that the text denies is inactive. A strength word takes precedence over a number: "slight jaw drop (AU26)"
-    is as weak as "slight jaw drop". FEAFA units have sides, which numbers do not give: only words count.
+    A FACS unit is active if the text lists its number or the lexicon finds a FEAFA counterpart on either side. A unit
+    whose number the text denies is inactive. An intensity word takes precedence over a number: "slight jaw drop (AU26)"
+    is as weak as "slight jaw drop". FEAFA units have sides, which FACS numbers do not specify, so only words count.
 
     Args:
         texts: N texts.
@@ -155,8 +155,8 @@ def choose_thresholds(probabilities: np.ndarray, truth: UnitTruth) -> np.ndarray
         truth: Their true units.
 
     Returns:
-        (K,) thresholds halfway between neighboring probabilities; NaN for a unit without an active validation face. Of
-        equally good thresholds, the one closest to `UNCALIBRATED`.
+        (K,) thresholds halfway between neighboring probabilities; NaN for a unit without an active validation face. If
+        several thresholds are equally good, the one closest to `UNCALIBRATED` is chosen.
     """
     thresholds = np.full(len(truth.names), np.nan)
     for unit in range(len(truth.names)):
@@ -187,19 +187,19 @@ def bench_metrics(
     Args:
         manifest: The test faces.
         answers: The answer table, in the order of the manifest's rows.
-        labels: The expressions that the model chooses from. Faces of other expressions count as wrong: all models of a
-            benchmark are scored on the same faces.
+        labels: The expressions that the model chooses from. Faces with other expressions count as wrong, because all
+            models of a benchmark are scored on the same faces.
         validation: Validation faces and the model's answers about them, to choose thresholds on.
         active_from: Minimum FEAFA intensity of an active unit.
         judge: A registered judge that compares reasoning with the manifest's chains of thought.
 
     Returns:
-        ``expression``: `recognition_metrics`, and ``not_a_label``, the number of faces by expression that the model
-        does not choose from. ``units_text`` and ``units_likelihood``: `unit_metrics`, the latter also with
+        ``expression``: `recognition_metrics`, and ``not_a_label``, the number of faces of each expression that the
+        model does not choose from. ``units_text`` and ``units_likelihood``: `unit_metrics`, the latter also with
         ``thresholds``; ``calibrated``, the units whose threshold was chosen on validation faces; ``unreadable``, the
         number of cells and values of ``p_active`` that are not probabilities. ``reasoning``: ``answered`` and
         ``parsed`` (shares of faces), the metrics of `chain_of_thought_metrics` and the Exp-CoT Score. A part is missing
-        if the manifest has no labels for it or the model gives no such answer.
+        if the manifest has no labels for it or the model gives no such answers.
     """
     metrics: dict[str, Any] = {}
     frame = manifest.frame
@@ -226,7 +226,7 @@ def bench_metrics(
 def _expressions(truth: pd.Series, predicted: pd.Series, labels: Sequence[Expression]) -> dict[str, Any]:
     known = truth.notna().to_numpy()
     table = pd.DataFrame({"expression": truth[known].tolist(), "predicted": predicted[known].tolist()})
-    # All eight classes for every model: leaving out faces would make models with fewer labels look better.
+    # Score all eight classes for every model: leaving out faces would make models with fewer labels look better.
     metrics = recognition_metrics(Answers.from_table(table, tuple(Expression)))
     others = table["expression"][~table["expression"].isin([str(label) for label in labels])]
     return {**metrics, "not_a_label": {str(name): int(count) for name, count in others.value_counts().items()}}

@@ -27,11 +27,11 @@ def grounding_gain(
     seed: int = 0,
     weights: Sequence[float] | None = None,
 ) -> dict[str, Any]:
-    """Compute the grounding gain: F1 of each text on its own face minus F1 after texts are swapped within a class.
+    """Compute the grounding gain: F1 of texts on their own faces minus F1 after swapping texts within a class.
 
-    A model that writes the stereotype of the class it predicts has a high F1 and no gain. F1 is micro-averaged over the
-    claims of all texts. Each face is compared with the texts of up to `SWAPS` other faces with the same predicted
-    class; counts are averaged over them. The interval comes from a bootstrap over faces.
+    A model that only describes the stereotype of the predicted class has a high F1 but no gain. F1 is micro-averaged
+    over the claims of all texts. Each face is compared with the texts of up to `SWAPS` other faces with the same
+    predicted class; counts are averaged over them. The interval comes from a bootstrap over faces.
 
     Args:
         texts: N chains of thought.
@@ -82,7 +82,7 @@ def _interval(table: np.ndarray, resamples: int, generator: np.random.Generator)
     gains: list[float] = []
     shares = np.full(len(table), 1 / len(table))
     while len(gains) < resamples:
-        # In chunks: the weights of all resamples together would need 8 bytes x resamples x faces.
+        # Compute in chunks: the weights of all resamples together would need 8 bytes x resamples x faces.
         weights = generator.multinomial(len(table), shares, size=min(_RESAMPLES_AT_ONCE, resamples - len(gains)))
         own, swapped = _f1_scores((weights @ table).T)
         gains += (own - swapped).tolist()
@@ -103,7 +103,7 @@ def micro_f1(supported: ArrayLike, claimed: ArrayLike, recalled: ArrayLike, acti
         active: Denominator of recall.
 
     Returns:
-        F1, in the shape of the sums; 0 if nothing is both claimed and active, NaN without claims and active units.
+        F1, in the shape of the sums; 0 if nothing is both claimed and active, NaN if nothing is claimed or active.
     """
     supported, claimed, recalled, active = map(np.asarray, (supported, claimed, recalled, active))
     with np.errstate(invalid="ignore", divide="ignore"):

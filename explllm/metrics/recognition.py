@@ -14,7 +14,7 @@ NO_LABEL = -1
 
 
 def confusion_matrix(predictions: torch.Tensor, targets: torch.Tensor, classes: int) -> torch.Tensor:
-    """Count the pairs of true and predicted class.
+    """Count the pairs of true and predicted classes.
 
     Args:
         predictions: (N,) class indices; `NO_LABEL` for an answer that names no class.
@@ -45,7 +45,7 @@ def precision_by_class(confusion: torch.Tensor) -> torch.Tensor:
 
 
 def f1_by_class(confusion: torch.Tensor) -> torch.Tensor:
-    """Return the F1 of each class, (K,) float64; NaN for a class without faces and predictions."""
+    """Return the F1 of each class, (K,) float64; NaN for a class with neither faces nor predictions."""
     return 2 * confusion.diag().double() / (confusion.sum(1) + confusion[:, : len(confusion)].sum(0))
 
 
@@ -96,7 +96,7 @@ class RecognitionMetrics(Metric):
     nll: torch.Tensor
 
     def __init__(self, labels: Sequence[Expression]) -> None:
-        """Initialize the counts to zero; `labels` are the classes in the order of the probabilities' columns."""
+        """Initialize the counts to zero; `labels` are the classes in the order of the probability columns."""
         super().__init__()
         self.labels = tuple(labels)
         self.add_state("confusion", torch.zeros(len(labels), len(labels) + 1, dtype=torch.long), dist_reduce_fx="sum")

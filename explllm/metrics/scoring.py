@@ -40,27 +40,28 @@ def score_table(
 ) -> dict[str, Any]:
     """Evaluate texts and labels, and let a judge compare the texts with references.
 
-    Texts are evaluated by themselves: form, agreement with the predicted label, and grounding if action units are known
-    from the table or from the reference. If the true labels are known, the recognition metrics are computed too: from
-    the column ``predicted``, otherwise from the expressions that the texts conclude. An answer that is not a label
+    Each text is evaluated for form, for agreement with the predicted label and, if the table or the reference contains
+    action units, for grounding. If the true labels are known, the recognition metrics are computed too, from the column
+    ``predicted`` if it exists, otherwise from the expressions named in the conclusions. An answer that is not a label
     counts as wrong.
 
     Args:
-        generated: A manifest with texts, a run folder, whose ``predictions.parquet`` is read, or a list or result of
-            the authors' released code; see `explllm.explanations.records.read_table`.
-        reference: The same with reference texts, measured action units, or both, joined by face. Without reference
-            texts nothing is judged, unless the table itself contains them, as the authors' results do.
+        generated: A manifest with texts, a run folder (its ``predictions.parquet`` is read), or an annotation list or
+            result file of the authors' released code; see `explllm.explanations.records.read_table`.
+        reference: A file in one of these formats with reference texts, measured action units, or both, joined by face.
+            Without reference texts nothing is judged, unless the table itself contains them, as the authors' results
+            do.
         judge: A judge that needs no server, or the settings of the language model that judges.
-        out: JSON Lines file for the metrics of each text; None for none.
-        ledger: SQLite file of the judge's answers, none of which is paid for twice; required with a language model.
+        out: JSON Lines file for the metrics of each text, if any.
+        ledger: SQLite file that records the judge's answers, so none is paid for twice; required with a language model.
         redo: "failed" to discard the recorded answers about texts that were not judged, and ask again.
         reliability: Weights and thresholds of the measured units in the grounding metrics.
 
     Returns:
         The values of `explllm.metrics.chain_of_thought.summarize_counts` and
         `explllm.metrics.grounding_gain.grounding_gain`; ``recognition`` if there are labels; ``exp_cot_score``,
-        ``judge``, ``judge_cost``, ``not_judged`` and ``not_judged_because`` if texts were judged. Answers up to the end
-        of a budget or a server's refusal are kept.
+        ``judge``, ``judge_cost``, ``not_judged`` and ``not_judged_because`` if texts were judged. Answers received
+        before the budget ran out or the server refused further requests are kept.
 
     Raises:
         InputError: If a table lacks a column, no face is in both tables, or the server refuses the first request.
@@ -96,7 +97,7 @@ def score_table(
     if pairs:
         results, metrics["judge"], metrics["judge_cost"] = asyncio.run(_judge(pairs, judge, ledger, redo))
         judgments = {text.name: result for (text, _), result in zip(pairs, results, strict=True)}
-        # The mean of no judgment is NaN, which JSON cannot express.
+        # Without judgments the mean is NaN, which JSON cannot express.
         if judged := [result for result in results if isinstance(result, Judgment)]:
             metrics["exp_cot_score"] = exp_cot_score(judged)
         reasons = Counter(result for result in results if isinstance(result, str))
@@ -137,7 +138,7 @@ async def _judge(
 async def _one(
     judge: Judge, one: Record, other: Record, bar: ProgressBar, redo_in: Ledger | None = None
 ) -> Judgment | str:
-    """Return a judgment, or why there is none: answers that were paid for must not be lost.
+    """Return a judgment, or the reason why there is none: an exception would lose answers already paid for.
 
     If all answers of a failed judgment are in the ledger ``redo_in``, they are discarded and requested again.
     """
@@ -161,7 +162,7 @@ async def _one(
 
 
 def _pairs(texts: Sequence[Record], generated: Path, reference: Path | None) -> tuple[list[tuple[Record, Record]], int]:
-    """Join texts with the rows of the reference; return the pairs, and how many of them only a file name joins."""
+    """Join texts with the rows of the reference; return the pairs, and the number joined only by file name."""
     if reference is None:
         own = ((text, text.reference) for text in texts)
         return [(text, Record(text.image, text.box, other)) for text, other in own if other is not None], 0
@@ -217,7 +218,7 @@ def _recognition(table: Manifest) -> dict[str, Any]:
     Returns:
         The values of `recognition_metrics`; ``by``, the source of the answers: ``predicted`` or ``conclusion``;
         ``unlabeled``, the number of faces without a true label; ``unanswered``, the number of faces with a reason in
-        ``unreadable``. The metrics leave both out.
+        ``unreadable``. Both are excluded from the metrics.
     """
     frame = table.frame
     by = "predicted" if "predicted" in frame else "conclusion"
@@ -264,7 +265,7 @@ def _write(
             values |= {"arrives_at": ChainOfThought.parse(text.text).expression, "words": int(count.words)}
             values["complete"] = bool(count.complete)
             if count.grounded:
-                # Sums of weights are fractions.
+                # Sums of weights may be fractional.
                 sums = {name: float(getattr(count, name)) for name in _GROUNDED}
                 values |= {name: int(value) if value.is_integer() else value for name, value in sums.items()}
             judgment = judgments.get(text.name)

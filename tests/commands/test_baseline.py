@@ -342,7 +342,7 @@ def test_mistakes(baseline, explllm, faces, tmp_path, capsys):
     assert "unknown label set 'emo'" in baseline(url, "--label-set", "emo").error
     assert "the split 'dev' has no rows" in baseline(url, "--split", "dev").error
     assert "extension '.txt'" in baseline(url, "-o", "out.txt").error
-    assert "not what 'scripted' costs" in baseline(url, "--max-cost", 1).error
+    assert "the price of 'scripted' on" in baseline(url, "--max-cost", 1).error
     assert "the folder does not exist" in baseline(url, "--root", "gone").error
     (tmp_path / "empty").mkdir()
     error = baseline(url, "--root", "empty").error
@@ -367,7 +367,7 @@ def test_rows_of_other_classes_are_left_out_and_said(baseline, chat_server, know
     with chat_server.ChatServer(script) as server:
         done = baseline(server.url, "--label-set", "rafdb")
         assert done.status == 0 and len(server.received) == 12
-        assert "labeled with no class of rafdb 2" in " ".join(done.out.split())
+        assert "label is not a class of rafdb 2" in " ".join(done.out.split())
         metrics = json.loads((tmp_path / "faces_scripted.run/metrics.json").read_text())
         assert metrics["test/count"] == 6 and metrics["test/left_out"] == {"Contempt": 2}
         # Without a word of it, Contempt among the labels makes it a class.
@@ -389,7 +389,7 @@ def test_an_out_of_anything_else_is_not_lost(baseline, chat_server, knowing, fac
         shutil.copy(faces, tmp_path / "mine.parquet")
         before = contents()
         error = baseline(server.url, "-o", faces, "--sample", 3).error
-        assert "--out is the manifest that is read" in error and "--overwrite" in error
+        assert "--out is the input manifest" in error and "--overwrite" in error
         assert "the manifest exists" in baseline(server.url, "-o", "mine.parquet").error
         assert "was made by offline, not by scripted as a baseline" in baseline(server.url, "-o", "built.parquet").error
         assert server.received == [] and contents() == before

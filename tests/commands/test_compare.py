@@ -101,10 +101,10 @@ def test_three_runs_are_corrected_for_three_pairs(tested):
 
 def test_different_faces_are_named(tested, drawn_table):
     one, two = tested("one"), tested("two", drawn_table[3:])
-    with pytest.raises(InputError, match=r"one and two were tested on different faces: 3 of one alone \(first test/"):
+    with pytest.raises(InputError, match=r"one and two were tested on different faces: 3 only in one \(first test/"):
         compare([str(one), str(two)])
     three = tested("three", drawn_table[:-2])
-    with pytest.raises(InputError, match=r"2 of two alone .* and 3 of three alone"):
+    with pytest.raises(InputError, match=r"2 only in two .* and 3 only in three"):
         compare([str(two), str(three)])
 
 

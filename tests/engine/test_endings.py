@@ -198,8 +198,8 @@ def test_nothing_is_overwritten_without_being_asked(build, server, explllm, tmp_
     made = (tmp_path / "out.parquet").read_bytes()
     offline = ("cot", "build", "faces.parquet", "--offline", "-o")
     assert "made by scripted, not by offline" in explllm(*offline, "out.parquet").error
-    assert "--out is the manifest that is read" in explllm(*offline, "faces.parquet").error
-    assert "--out is the manifest that is read" in explllm(*offline, tmp_path / "x" / ".." / "faces.parquet").error
+    assert "--out is the input manifest" in explllm(*offline, "faces.parquet").error
+    assert "--out is the input manifest" in explllm(*offline, tmp_path / "x" / ".." / "faces.parquet").error
     table().to_parquet("other.parquet")
     assert "the manifest exists" in explllm(*offline, "other.parquet").error
     assert (tmp_path / "out.parquet").read_bytes() == made

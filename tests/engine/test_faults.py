@@ -250,7 +250,7 @@ def test_json_is_guarded_like_out(explllm, write_faces, tmp_path):
     command = ("cot", "build", "faces.parquet", "-o", "out.parquet", "--offline", "--json")
     (tmp_path / "notes.json").write_text("mine")
     for overwrite in ((), ("--overwrite",)):
-        assert "--json is the manifest that is read" in explllm(*command, "faces.parquet", *overwrite).error
+        assert "--json is the input manifest" in explllm(*command, "faces.parquet", *overwrite).error
         assert "--json is --out" in explllm(*command, tmp_path / "x" / ".." / "out.parquet", *overwrite).error
     assert "the file exists" in explllm(*command, "notes.json").error
     assert (tmp_path / "notes.json").read_text() == "mine" and manifest.read_bytes() == before

@@ -82,7 +82,7 @@ def test_a_budget_needs_a_price(api_key, tmp_path):
         with pytest.raises(ConfigError, match="price_in and price_out"):
             ChatClient(ChatSettings("gpt-9", max_cost=1.0), ledger)
         # Another server's model of the same name has another price.
-        with pytest.raises(ConfigError, match="costs on localhost:8000"):
+        with pytest.raises(ConfigError, match="the price of 'gpt-4o' on localhost:8000 is unknown"):
             ChatClient(ChatSettings("gpt-4o", "http://localhost:8000/v1", max_cost=1.0), ledger)
 
 

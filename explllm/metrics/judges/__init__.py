@@ -1,7 +1,7 @@
 """Judges of chains of thought: the registry, and the interface that every judge implements.
 
 A judge compares a generated chain of thought with a reference and gives the three scores of the Exp-CoT Score. To add
-one, put a file into this folder; every module here is imported when a judge is looked up:
+a judge, put a file into this folder; every module here is imported when a judge is looked up:
 
     from explllm.metrics.exp_cot_score import MAX_SCORE, Judgment
     from explllm.metrics.judges import RuleJudge, register_judge
@@ -41,7 +41,7 @@ class Judge(ABC):
         """Return the scores of a generated text, compared with a reference; `scope` is the face's key in the ledger.
 
         Raises:
-            ChatFailure: If a server gives no answer that can be parsed.
+            ChatFailure: If a server returns no answer that can be parsed.
         """
 
 

@@ -33,7 +33,7 @@ class AsksQuestions(Protocol):
 class ChatJudge(Judge):
     """A language model as judge: structured answers at temperature 0. The ledger keeps every answer.
 
-    It needs a client, so it is not registered: ``--judge NAME`` makes one for every name that is not registered.
+    It needs a client, so it is not registered: ``--judge NAME`` creates one for every name that is not registered.
     """
 
     def __init__(self, client: AsksQuestions, model: str) -> None:
@@ -53,7 +53,7 @@ class ChatJudge(Judge):
 
 
 def parse_judgment(text: str) -> Judgment | None:
-    """Parse a judge's answer: a JSON object, also in a code fence or within prose; None if there is no valid one."""
+    """Parse a judge's answer: a JSON object, possibly in a code fence or in prose; None if there is no valid object."""
     match = re.search(r"\{[^{}]*\}", strip_reasoning(text))
     try:
         values: Any = json.loads(match[0]) if match else None

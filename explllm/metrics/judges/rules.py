@@ -14,7 +14,7 @@ from explllm.metrics.judges import RuleJudge, register_judge
 _WORD = re.compile(r"[a-z]+")
 
 _ONE_UNGRADED = 0.75
-"""Similarity of two claims of a unit if only one has an intensity word."""
+"""Similarity of two claims about a unit if only one has an intensity word."""
 
 _SLOPE = 2.0
 """Loss of similarity per unit of intensity. Words half the scale apart, such as "slight" and "strong", do not match."""
@@ -27,19 +27,19 @@ _OPPOSITE = 0.35
 class OfflineJudge(RuleJudge):
     """A rule-based judge, deterministic and free. Its scores are not comparable with those of a language model.
 
-    The paper leaves the scores to GPT-4o; these formulas are this project's own. With
+    The paper leaves the scores to GPT-4o; these formulas are this project's own, with
     F1 = 2 x shared / (generated + reference):
 
     - Key observations: 5 times the F1 of the action units that the two sections claim, times the share of the
-      reference's units that the generated text does not contradict. A shared unit counts by the similarity of its two
-      intensities: max(0, 1 - 2 |a - b|), where a and b are the middles of the ranges that the intensity words denote
-      (their mean, if a unit is graded several times); 1 if neither has an intensity word; 0.75 if only one has. A side
-      that is claimed more often than the other counts as one extra claim: it says which side moves more.
+      reference's units that the generated text does not contradict. A shared unit is weighted by the similarity of its
+      two intensities: max(0, 1 - 2 |a - b|), where a and b are the midpoints of the ranges of the intensity words
+      (averaged if a unit is graded several times); 1 if neither has an intensity word; 0.75 if only one has. If one
+      side is claimed more often than the other, this counts as one extra claim about which side moves more.
       A unit is contradicted if the generated text denies it, claims the other side instead, or gives an intensity at
       least 0.35 away. A unit that the generated text merely omits is not contradicted.
     - Interpretation: 5 times the F1 of the expressions that the two sections name and do not deny, times the share of
-      units not contradicted: an interpretation of denied observations has no support.
-    - Conclusion: 5 if both conclude the same expression, else 0. The conclusion's own text decides, unless the
+      units not contradicted, because an interpretation of denied observations has no support.
+    - Conclusion: 5 if both conclude the same expression, else 0. Only the conclusions themselves count, unless the
       reference's conclusion names no expression. A conclusion that names several expressions equally scores 0 if the
       reference names one.
 
