@@ -370,7 +370,7 @@ def test_explain(explllm, fitted, drawn_faces, tmp_path):
     # A bad picture alone: nothing is computed, nothing printed.
     (tmp_path / "text.jpg").write_text("no picture")
     done = explllm("explain", "text.jpg", "--model", fitted / "model")
-    assert "unreadable image: not an image, or of an unknown format [text.jpg]" in done.error and done.out == ""
+    assert "unreadable image: not an image, or in an unknown format [text.jpg]" in done.error and done.out == ""
 
 
 def test_explaining_a_picture_depends_on_the_picture(explllm, fitted, drawn_faces, tmp_path):

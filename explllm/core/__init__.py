@@ -1,6 +1,6 @@
 """Domain types: expressions, action units, FACS, the manifest, errors, and atomic files.
 
-Nothing here imports torch, and only the manifest imports pandas. The names below load on first use, which keeps
+Nothing here imports torch, and only the manifest imports pandas. The names below are imported on first use, which keeps
 ``explllm --help`` fast.
 """
 

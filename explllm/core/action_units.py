@@ -35,7 +35,7 @@ class ActionUnit:
 
     @property
     def facs_code(self) -> str:
-        """The FACS numbers as FACS writes them, such as AU12, AU1+2 for a combination, AD29 for a descriptor."""
+        """The unit in FACS notation: AU12, AU1+2 for a combination, or AD29 for a descriptor."""
         kind = "AD" if self.facs[0] in _DESCRIPTORS else "AU"
         return kind + "+".join(map(str, self.facs))
 
@@ -111,7 +111,7 @@ INTENSITY_WORDS: tuple[tuple[float, str], ...] = (
 """Words for an intensity in [0, 1], each with its exclusive upper bound.
 
 The five words above "absent" follow the FACS grades A to E (trace, slight, marked, severe, maximum) in steps of 0.2.
-The bounds are a choice of this project; the paper and FEAFA define no words for intensities. Values below 0.05 are
+The bounds are our choice, because neither the paper nor FEAFA defines words for intensities. Values below 0.05 are
 within the noise of the action unit estimators.
 """
 
@@ -166,7 +166,7 @@ def parse_unit_names(names: str) -> list[int]:
 
 
 def check_action_units(values: Sequence[float | str], where: str | PathLike[str] | None = None) -> list[float]:
-    """Validate intensities in FEAFA order and return them as 24 finite floats; `where` they come from, for errors.
+    """Validate intensities in FEAFA order and return them as 24 finite floats; errors name their source, `where`.
 
     Raises:
         InputError: If the number of values is not 24, or a value is not a finite number in [0, 1].
@@ -179,6 +179,6 @@ def check_action_units(values: Sequence[float | str], where: str | PathLike[str]
     if len(numbers) != len(FEAFA):
         raise InputError(f"expected {len(FEAFA)} action units, got {len(numbers)}", where=where, remedy=remedy)
     for unit, number in zip(FEAFA, numbers, strict=True):
-        if not 0.0 <= number <= 1.0:  # False for NaN too
+        if not 0.0 <= number <= 1.0:  # also False for NaN
             raise InputError(f"intensity {number} of {unit.name} is not in [0, 1]", where=where, remedy=remedy)
     return numbers

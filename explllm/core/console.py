@@ -7,14 +7,15 @@ from rich.text import Text
 
 
 def print_table(console: Console, table: Table) -> None:
-    """Print a table with all its words and numbers.
+    """Print a table without truncating words or numbers.
 
-    On a narrow terminal, rich would cut them. Here no column becomes narrower than its longest word. If the table then
-    does not fit, each row becomes a block of lines: the first cell, and below it ``column: cell`` for the others.
+    On a narrow terminal, rich would truncate them. Here no column becomes narrower than its longest word. If the table
+    still does not fit, each row is printed as a block of lines: the first cell, followed by ``column: cell`` for the
+    others.
 
     Args:
         console: The output console.
-        table: The table; the width of its columns is set.
+        table: The table; its column widths are modified.
     """
     unlimited = console.options.update(max_width=10_000)
     least, most = [], []
@@ -24,7 +25,7 @@ def print_table(console: Console, table: Table) -> None:
         most.append(max(cell.maximum for cell in measured))
     borders = Measurement.get(console, unlimited, table).maximum - sum(most)
     if (room := console.width - borders - sum(least)) >= 0:
-        # rich itself narrows the widest columns first, below their longest words.
+        # rich would shrink the widest columns first, even below the length of their longest word.
         share = min(1.0, room / max(sum(most) - sum(least), 1))
         for column, low, high in zip(table.columns, least, most, strict=True):
             column.width = low + int(share * (high - low))

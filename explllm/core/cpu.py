@@ -17,7 +17,7 @@ def available_cpus(cgroup: Path = _CGROUP) -> int:
     """Return the number of cores that this process may use.
 
     It is the minimum of the scheduler's affinity mask and the container's CPU quota, rounded up. `cgroup` is the mount
-    point of control groups, version 2 or 1.
+    point of control groups (version 1 or 2).
     """
     affinity = getattr(os, "sched_getaffinity", None)
     cores = len(affinity(0)) if affinity else os.cpu_count() or 1
@@ -25,7 +25,7 @@ def available_cpus(cgroup: Path = _CGROUP) -> int:
 
 
 def _quota(cgroup: Path) -> int | None:
-    """Return the quota of a container in cores; None without a quota."""
+    """Return the container's CPU quota in cores, or None if it has no quota."""
     try:
         if (cgroup / "cpu.max").is_file():
             quota, period = (cgroup / "cpu.max").read_text().split()
@@ -38,7 +38,7 @@ def _quota(cgroup: Path) -> int | None:
 
 
 def configure_threads() -> None:
-    """Let idle OpenMP threads sleep after a few microseconds, and use no more threads than a container may run.
+    """Let idle OpenMP threads sleep after a few microseconds, and limit the threads to the container's cores.
 
     The OpenMP runtimes read these variables when torch is imported, so this has no effect afterwards. Variables that
     are already set are kept.
@@ -48,7 +48,7 @@ def configure_threads() -> None:
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
         # Threads that sleep immediately make small models 1.1 to 1.5 times slower on an idle machine. A short spin
-        # reduces this to 1.0 to 1.2 times, and still leaves the core to another process.
+        # reduces this to 1.0 to 1.2 times, and still frees the core for other processes.
         os.environ.setdefault("GOMP_SPINCOUNT", "2000")
     # Intel's and LLVM's runtimes (conda, macOS) use a separate variable.
     os.environ.setdefault("KMP_BLOCKTIME", "0")

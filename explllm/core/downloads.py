@@ -1,4 +1,4 @@
-"""Downloads into the cache: resumed after an interruption, checked, and visible only once complete."""
+"""Downloads to the cache: resumed after interruptions, verified, and visible only once complete."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from urllib.parse import urlsplit
 from explllm.core.errors import ConfigError, InputError
 
 CACHE_VARIABLE = "EXPLLLM_CACHE"
-"""Environment variable with the folder of downloads."""
+"""Environment variable that sets the download folder."""
 MIRROR_VARIABLE = "EXPLLLM_MIRROR"
-"""Environment variable with the base URL of a mirror, which then serves the files of every host except the hub."""
+"""Environment variable that sets the base URL of a mirror, used for every host except the Hugging Face hub."""
 
 _ATTEMPTS = 3
-"""Consecutive attempts that receive no data before a download fails."""
+"""Number of consecutive attempts without any data after which a download fails."""
 _CHUNK = 1 << 20
 _TIMEOUT = 30
 """Seconds without a response after which an attempt fails."""
@@ -41,32 +41,32 @@ class RemoteFile:
     """Bytes."""
     sha256: str | None = None
     git_sha1: str | None = None
-    """Git's hash of the content, which the Hugging Face hub gives for small files instead of SHA-256."""
+    """Git's hash of the content, which the Hugging Face hub provides for small files instead of SHA-256."""
 
     @property
     def name(self) -> str:
-        """The last part of the URL's path."""
+        """The last component of the URL's path."""
         return urlsplit(self.url).path.rpartition("/")[2]
 
 
 def cache_folder() -> Path:
-    """Return the folder of downloads: ``$EXPLLLM_CACHE``, by default ``~/.cache/explllm``."""
+    """Return the download folder: ``$EXPLLLM_CACHE``, by default ``~/.cache/explllm``."""
     if folder := os.environ.get(CACHE_VARIABLE):
         return Path(folder).expanduser()
     return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "explllm"
 
 
 def mirrored(url: str) -> str:
-    """Return a URL on the mirror of ``$EXPLLLM_MIRROR`` if it is set: the same path, after the mirror's own."""
+    """Return the URL of a file on the mirror ``$EXPLLLM_MIRROR`` if that is set, otherwise `url` unchanged."""
     mirror = os.environ.get(MIRROR_VARIABLE)
     return mirror.rstrip("/") + urlsplit(url).path if mirror else url
 
 
 def check_space(folder: Path, size: int) -> None:
-    """Check that a disk has room for files.
+    """Check that there is enough free disk space for a download.
 
     Raises:
-        ConfigError: If less than `size` bytes and a reserve of 5% are free.
+        ConfigError: If less than `size` bytes plus a reserve of 5% are free.
     """
     existing = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
     free = shutil.disk_usage(existing).free
@@ -88,14 +88,14 @@ def download(
     Args:
         file: The file.
         target: Where to write it.
-        token: Access token, sent to the URL's host and not to hosts that it redirects to.
+        token: Access token, sent only to the URL's host, not to hosts that it redirects to.
         progress: Called with the number of bytes received so far.
 
     Returns:
         `target`.
 
     Raises:
-        DownloadError: If the server cannot be reached or refuses, or the content is not the expected one.
+        DownloadError: If the server cannot be reached or refuses the request, or the content is not as expected.
     """
     if target.is_file() and target.stat().st_size == file.size:
         return target
@@ -121,7 +121,8 @@ def fetch(url: str, max_size: int) -> bytes:
     """Return the content of a URL.
 
     Raises:
-        DownloadError: If the server cannot be reached or refuses, or the content has more than `max_size` bytes.
+        DownloadError: If the server cannot be reached or refuses the request, or the content has more than `max_size`
+            bytes.
     """
     try:
         request = urllib.request.Request(url, headers={"User-Agent": "explllm"})
@@ -136,7 +137,7 @@ def fetch(url: str, max_size: int) -> bytes:
 
 
 def _receive(file: RemoteFile, partial: Path, token: str | None, progress: Callable[[int], None] | None) -> None:
-    """Append to a partial file until it has the size of the whole."""
+    """Append to a partial file until it has the full size."""
     failures = 0
     partial.touch()
     while True:

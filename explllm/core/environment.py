@@ -1,4 +1,4 @@
-"""The installation: versions, devices, missing extras, and packages in conflict, each with a fix."""
+"""Check the installation: versions, devices, missing extras and conflicting packages, with a fix for each problem."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from packaging.requirements import Requirement
 from explllm.core.downloads import CACHE_VARIABLE, MIRROR_VARIABLE, cache_folder
 
 SECONDS = 8.0
-"""Timeout of the imports. They run in parallel in separate processes, because a broken library may hang or crash."""
+"""Timeout of the imports, which run in parallel in separate processes because a broken library may hang or crash."""
 
 _OPENCV = ("opencv-python", "opencv-python-headless", "opencv-contrib-python", "opencv-contrib-python-headless")
 _ONNXRUNTIME = ("onnxruntime", "onnxruntime-gpu")
@@ -63,18 +63,18 @@ class Environment:
     missing_extras: dict[str, dict[str, Any]] = field(default_factory=dict)
     """Optional features whose packages are missing, with the line that installs them."""
     cache: dict[str, Any] = field(default_factory=dict)
-    """The folder of downloads, with the size of each file."""
+    """The download folder, with the size of each file."""
     variables: dict[str, str] = field(default_factory=dict)
     """Environment variables that affect explllm."""
     problems: list[Problem] = field(default_factory=list)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the report as values for JSON."""
+        """Return the report as JSON-serializable values."""
         return asdict(self)
 
 
 def inspect_environment(has_gpu: bool) -> Environment:
-    """Examine the installation in at most ten seconds, without importing a heavy library into this process.
+    """Examine the installation in at most ten seconds, without importing heavy libraries into this process.
 
     Args:
         has_gpu: Whether the machine has an NVIDIA GPU, usable or not.
@@ -135,7 +135,7 @@ def _unfit(requirement: Requirement, user: str) -> Problem | None:
 
 
 def _read_cache(result: Environment) -> None:
-    """List the files of the cache, and report what cannot be read."""
+    """List the cached files, and report a problem if some cannot be read."""
     folder = cache_folder()
     failures: list[OSError] = []
     sizes = {}
@@ -164,14 +164,14 @@ def _start(code: str) -> subprocess.Popen[str]:
 
 
 def _finish(name: str, process: subprocess.Popen[str], deadline: float, result: Environment) -> Any:
-    """Return what a probe printed; report an import that fails."""
+    """Return the output of a probe; report an import that fails."""
     try:
         output, errors = process.communicate(timeout=max(deadline - time.monotonic(), 0.01))
     except subprocess.TimeoutExpired:
         process.kill()
         process.communicate()
         found = f"`import {name}` took longer than {SECONDS:.0f} seconds"
-        result.problems.append(Problem(found, "Run the command again; on a busy machine this may happen once"))
+        result.problems.append(Problem(found, "Run the command again; this can happen on a busy machine"))
         return None
     if process.returncode == 0:
         return json.loads(output.splitlines()[-1])
@@ -211,7 +211,7 @@ def _check_conflicts(result: Environment, has_gpu: bool) -> None:
         result.problems.append(
             Problem(
                 "the machine has an NVIDIA GPU that torch cannot use",
-                "Install a CUDA build of torch that fits the driver: https://pytorch.org/get-started/locally",
+                "Install a CUDA build of torch that matches the driver: https://pytorch.org/get-started/locally",
             )
         )
     if has_gpu and result.onnxruntime_providers and "CUDAExecutionProvider" not in result.onnxruntime_providers:

@@ -65,7 +65,7 @@ class ChainOfThoughtError(InputError):
 
 
 class Terminated(KeyboardInterrupt):
-    """SIGTERM, where a command handles it like Ctrl-C."""
+    """SIGTERM, in a command that handles it like Ctrl-C."""
 
 
 def _one_line(text: str) -> str:

@@ -45,7 +45,7 @@ class Expression(StrEnum):
 
     @classmethod
     def parse_or_none(cls, word: Any) -> Expression | None:
-        """Return what `parse` returns, or None for anything that does not name an expression."""
+        """Return the result of `parse`, or None for anything that does not name an expression."""
         try:
             return cls.parse(word)
         except UnknownExpressionError:
@@ -72,7 +72,7 @@ SYNONYMS: Mapping[str, Expression] = MappingProxyType(
 
 @dataclass(frozen=True)
 class LabelSet:
-    """The classes of a data set, in its index order.
+    """The classes of a data set, in index order.
 
     >>> label_set = LabelSet.by_name("RAF-DB")
     >>> label_set.expression(4)

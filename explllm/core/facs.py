@@ -37,12 +37,13 @@ class FacsUnit:
 
     @property
     def indices(self) -> tuple[int, ...]:
-        """Zero-based indices of the units in `feafa` in a list of 24 intensities."""
+        """Zero-based indices of the `feafa` units in a list of 24 intensities."""
         return tuple(NAMES.index(name) for name in self.feafa)
 
 
-# FACS codes 6 and 7 from the cheek and the lower lid. FEAFA's Eye Close (FACS 43) measures the gap between the lids,
-# which a smile narrows too, so mapping it to 6 or 7 would measure something else. The same applies to parted lips (25).
+# In FACS, units 6 and 7 are coded from the cheek and the lower lid. FEAFA's Eye Close (FACS 43) measures the gap
+# between the lids, which a smile narrows too, so mapping it to 6 or 7 would measure something else. The same applies to
+# parted lips (25).
 _TABLE = (
     FacsUnit(1, "Inner Brow Raiser", "FEAFA raises the brow as a whole"),
     FacsUnit(2, "Outer Brow Raiser", "FEAFA raises the brow as a whole"),

@@ -88,7 +88,7 @@ def atomic_write_folder(path: str | PathLike[str]) -> Iterator[Path]:
         content = temporary / "content"
         content.mkdir()
         yield content
-        # Some writers (safetensors) make files readable by their owner only. Use the folder's permissions instead.
+        # Some writers (safetensors) make files readable only by their owner. Use the folder's permissions instead.
         for path in content.rglob("*"):
             if path.is_file():
                 path.chmod(content.stat().st_mode & 0o666)
@@ -101,7 +101,7 @@ def atomic_write_folder(path: str | PathLike[str]) -> Iterator[Path]:
 
 
 def update_json(path: str | PathLike[str], values: dict[str, Any]) -> dict[str, Any]:
-    """Add or replace keys of a JSON file, which is created if it does not exist; return its full content."""
+    """Add or replace keys in a JSON file, which is created if it does not exist, and return its full content."""
     target = Path(path)
     content = json.loads(target.read_text(encoding="utf-8")) if target.is_file() else {}
     content |= values

@@ -1,4 +1,4 @@
-"""The manifest: the table that every command reads and writes, with one row per face."""
+"""The manifest: the table of faces that commands pass to each other, with one row per face."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class Manifest:
                 lists of floats, and expressions get the paper's names. Other columns stay unchanged.
             root: The root folder of the image paths.
             path: The file that the table was read from, for error messages.
-            first_row: The row of the file that the table starts with, for error messages.
+            first_row: Row of the file at which the table starts, for error messages.
 
         Raises:
             ManifestError: If a required column is missing, a cell is invalid, or two rows describe the same face.
@@ -102,7 +102,7 @@ class Manifest:
     def write(self, path: str | os.PathLike[str], finish: Callable[[pd.DataFrame], pd.DataFrame] | None = None) -> None:
         """Write the manifest atomically: an existing file stays in place until the new one is complete.
 
-        Image paths are written unchanged, relative to `root`. Pass ``root`` to `read` if the file lies elsewhere.
+        Image paths are written unchanged, relative to `root`. Pass ``root`` to `read` if the file is elsewhere.
 
         Args:
             path: The file. Its suffix (``.parquet``, ``.csv`` or ``.jsonl``) selects the format.
@@ -119,7 +119,7 @@ class Manifest:
     def check_writable(self, path: str | os.PathLike[str]) -> None:
         """Check that the table can be written, by writing it to a temporary file in the same folder.
 
-        Call this before long computations whose result goes to ``path``. Missing parent folders are created.
+        Call this before a long computation that writes its result to ``path``. Missing parent folders are created.
 
         Raises:
             ConfigError: If the path is a folder, or the file cannot be created.
@@ -143,7 +143,7 @@ class Manifest:
         return Manifest(rows.reset_index(drop=True), self.root, self.path)
 
     def sample(self, count: int, seed: int = 0) -> Manifest:
-        """Return at most `count` random rows, in table order; a larger sample of a seed contains the smaller ones."""
+        """Return at most `count` random rows, in table order; for equal seeds, larger samples contain smaller ones."""
         rows = np.sort(np.random.default_rng(seed).permutation(len(self))[:count])
         return Manifest(self.frame.iloc[rows], self.root, self.path)
 
@@ -192,11 +192,11 @@ class Manifest:
         """Return the labels of FACS units in the columns ``facs`` and ``facs_set``.
 
         Returns:
-            The name of the set of K units, one of `explllm.core.facs.FACS_SETS`, or None without labels; and the labels
-            (rows, K), float32: 1, 0, or NaN in rows without labels.
+            The name of the set of K units (a key of `explllm.core.facs.FACS_SETS`), or None if there are no labels; and
+            the labels, (rows, K) float32: 1, 0, or NaN in rows without labels.
 
         Raises:
-            ManifestError: If the rows have labels of several sets, or a label is not 0 or 1.
+            ManifestError: If the labels are from several sets, or a label is not 0 or 1.
         """
         sets = sorted({str(name) for name in self.frame.get("facs_set", pd.Series(dtype=object)).dropna()})
         if not sets or "facs" not in self.frame:
@@ -223,7 +223,7 @@ class Manifest:
 
     @property
     def drawn_note(self) -> str:
-        """A note that faces are drawn, to show with metrics; empty if all are photographs."""
+        """A note to show with metrics if faces are drawn; empty if all are photographs."""
         return "The faces are drawn by a program, not photographs." if self.is_synthetic().any() else ""
 
     def is_synthetic(self) -> pd.Series:
@@ -288,7 +288,7 @@ def check_table(path: str | os.PathLike[str], chunks: Callable[[], Iterator[pd.D
 
 @contextmanager
 def _write_errors(path: Path) -> Iterator[None]:
-    """Convert errors of writing a table to a `ManifestError`."""
+    """Convert errors raised while writing a table to a `ManifestError`."""
     try:
         yield
     except InputError:

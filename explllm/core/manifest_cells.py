@@ -1,4 +1,4 @@
-"""The columns of a manifest: their meaning, and the validation and conversion of their cells."""
+"""The manifest columns: what they mean, and how their cells are validated and converted."""
 
 from __future__ import annotations
 
@@ -136,7 +136,7 @@ def _box(cell: Any) -> list[float]:
 
 
 def _check_unique_faces(frame: pd.DataFrame, path: Path | None, first_row: int) -> None:
-    """Raise an error if two rows have the same image and box: the face could end up in both training and test."""
+    """Raise an error if two rows have the same image and box, because the face could be in both training and test."""
     # Most images contain one face, so compare only rows that share an image.
     shared = frame.index[frame["image"].duplicated(keep=False)]
     images, boxes = (frame[name].tolist() if name in frame else [None] * len(frame) for name in ("image", "box"))
@@ -148,7 +148,7 @@ def _check_unique_faces(frame: pd.DataFrame, path: Path | None, first_row: int) 
 
 
 def duplicate_face(path: Path | None, image: str, first: int, second: int) -> ManifestError:
-    """Return the error for two rows (from 0) of the same face."""
+    """Return the error for two rows (counted from 0) of the same face."""
     return ManifestError(
         f"duplicate face: {image} is also in row {first + 1}",
         where=_row(path, second + 1, "image"),

@@ -25,7 +25,7 @@ from explllm.core.manifest_files import (
 
 
 class ManifestFile:
-    """A manifest on disk. Iteration yields the first row of each chunk and the chunk as a `Manifest`."""
+    """A manifest on disk. Iteration yields each chunk's first row number and the chunk as a `Manifest`."""
 
     def __init__(self, path: str | os.PathLike[str], root: str | os.PathLike[str] | None = None) -> None:
         """Check that the file exists.
@@ -63,7 +63,8 @@ class ManifestFile:
 
         Args:
             out: The file to write.
-            convert: Receives the first row of each chunk and the chunk, twice for some formats.
+            convert: Called with each chunk's first row number and the chunk, twice per chunk for some formats; returns
+                the new table.
 
         Raises:
             ManifestError: As `Manifest.write` does.
@@ -128,7 +129,7 @@ class ManifestFile:
     def _csv_frames(self) -> Iterator[pd.DataFrame]:
         if self._columns is None:
             self._width = check_csv(self.path)
-            # The type of a column must fit its cells in all chunks.
+            # A column's type must fit its cells in all chunks.
             self._columns = {}
             for frame in self._csv_texts():
                 for column in frame.columns.difference(list(COLUMNS)):

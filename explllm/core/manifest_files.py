@@ -46,10 +46,10 @@ def compact(cell: Any) -> Any:
 
 
 def check_csv(path: Path) -> int:
-    """Reject a CSV file that pandas would change: duplicate column names, or rows with more cells than the header.
+    """Reject a CSV file with duplicate column names or rows longer than the header, which pandas would alter.
 
     Returns:
-        The number of columns. Rows may have further fields, which are empty.
+        The number of columns. Rows may have additional empty fields.
 
     Raises:
         ManifestError: If two columns have the same name, or a row has surplus cells.
@@ -81,7 +81,7 @@ def _read_csv(path: Path, texts: Sequence[str]) -> pd.DataFrame:
 
 
 def csv_options(columns: int) -> dict[str, Any]:
-    """Return the options of `pandas.read_csv` for a file with a number of columns, all read as text."""
+    """Return the `pandas.read_csv` options that read the given number of columns as text."""
     return {
         "dtype": str,
         # Treat only empty cells as missing: NA may be somebody's initials.
@@ -95,7 +95,7 @@ def csv_options(columns: int) -> dict[str, Any]:
 
 _INTEGER = r"0|-?[1-9]\d{0,17}"
 _NUMBER = r"(-(?!0$))?(0|[1-9]\d{0,14})(\.(0|\d*[1-9]))?(e[-+]\d{2,})?|-?inf"
-"""Numbers as Python prints them. Other spellings, such as 1.10, may be text, for example a version."""
+"""Numbers as Python prints them. Other spellings, such as 1.10, may be text, for example a version number."""
 _BOOLEANS = {"True": True, "False": False}
 
 
@@ -160,7 +160,7 @@ def _write_csv(chunks: Chunks, path: Path) -> None:
 def _read_jsonl(path: Path, _: Sequence[str]) -> pd.DataFrame:
     with path.open(encoding="utf-8") as lines:
         rows = (parse_json_row(line, number, path) for number, line in enumerate(lines, 1) if line.strip())
-        # In chunks, because dictionaries take several times the memory of a table.
+        # Convert in chunks, because dictionaries take several times the memory of a table.
         parts = [pd.DataFrame(part, dtype=object) for part in iter(lambda: list(islice(rows, CHUNK_ROWS)), [])]
     return pd.concat(parts, ignore_index=True).apply(_inferred) if parts else pd.DataFrame()
 
@@ -174,7 +174,7 @@ def _inferred(cells: pd.Series) -> pd.Series:
 
 
 def parse_json_row(line: str, number: int, path: Path) -> dict[str, Any]:
-    """Return the columns of a line of JSON Lines."""
+    """Return the columns in one line of a JSON Lines file."""
     where, remedy = f"{path}, line {number}", "Write one JSON object per line."
     try:
         row = json.loads(line)
@@ -221,7 +221,7 @@ def _read_parquet(path: Path, _: Sequence[str]) -> pd.DataFrame:
         kinds = {field.name: field.type for field in file.schema_arrow}
         lists = [name for name, kind in kinds.items() if pa.types.is_list(kind) or pa.types.is_large_list(kind)]
         others = [name for name in kinds if name not in lists]
-        # Keep integers with missing values as integers: floats would change those of more than 15 digits.
+        # Keep integers with missing values as integers: floats would alter integers with more than 15 digits.
         frame = file.read(columns=others, use_threads=False).to_pandas(use_threads=False, integer_object_nulls=True)
         # A named index is a column that pandas stored as the index.
         frame = frame.reset_index(drop=frame.index.names == [None])
@@ -240,10 +240,10 @@ def _write_parquet(chunks: Chunks, path: Path) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    # Unify the schemas of all chunks first: a column that is empty in one chunk has its type in another.
+    # Unify the schemas of all chunks first, because a column that is empty in one chunk gets its type from another.
     schemas, pool = [], pa.default_memory_pool()
     for part in chunks():
-        # Not Schema.from_pandas, whose errors do not name the column.
+        # Schema.from_pandas is not used because its errors do not name the column.
         schemas.append(pa.Table.from_pandas(part, preserve_index=False, nthreads=1).schema)
         pool.release_unused()
     schema = pa.unify_schemas(schemas, promote_options="permissive")

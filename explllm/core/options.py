@@ -5,15 +5,15 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Option:
-    """Properties of an option beyond its type and docstring; goes into ``Annotated``."""
+    """Properties of an option beyond its type and docstring, for use in ``Annotated``."""
 
     name: str | None = None
-    """The option's name, if it is not the parameter's."""
+    """The option's name, if it differs from the parameter's."""
     minimum: float | None = None
     """Smallest value."""
     maximum: float | None = None
     """Largest value."""
     skip: tuple[str, ...] = ()
-    """Fields of a dataclass that are not options; the function sets them."""
+    """Dataclass fields that are not options, because the function sets them."""
     default: str | None = None
     """Text that describes the default, for ``None`` and for values that need an explanation."""

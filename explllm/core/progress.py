@@ -13,22 +13,22 @@ from rich.filesize import decimal
 from rich.progress import BarColumn, Progress, TextColumn
 
 SECONDS_BEFORE_BAR = 2.0
-"""Shorter work shows no bar."""
+"""Seconds after which a bar appears; shorter work shows none."""
 
 REPORT_SECONDS = 30.0
-"""Seconds between two lines without a terminal."""
+"""Seconds between two progress lines if there is no terminal."""
 
 _REFRESH_SECONDS = 0.1
 _SAMPLE_SECONDS, _SAMPLES = 1.0, 60
-"""Number of recent samples that the rate is computed from: a resumed run begins with many fast items."""
+"""The rate is computed from the last 60 samples only, because a resumed run begins with many fast items."""
 
 _Item = TypeVar("_Item")
 
 
 class ProgressBar:
-    """Shows the progress of some work on stderr. A nested bar shows nothing.
+    """Shows progress on stderr. Nested bars are not shown.
 
-    On a terminal a bar appears after `SECONDS_BEFORE_BAR` and disappears at the end. Elsewhere, such as in a log file,
+    On a terminal, a bar appears after `SECONDS_BEFORE_BAR` and disappears at the end. Elsewhere, such as in a log file,
     a line is printed every `REPORT_SECONDS`.
     """
 
@@ -40,8 +40,8 @@ class ProgressBar:
         Args:
             title: Description of the work.
             total: Number of items; None if unknown.
-            done: Number of items that an earlier run has finished. They do not count toward the rate.
-            in_bytes: The items are bytes, shown as kB, MB or GB.
+            done: Number of items that an earlier run finished, which do not count toward the rate.
+            in_bytes: Whether the items are bytes, shown as kB, MB or GB.
         """
         self._title, self._total, self._done, self._in_bytes = title, total, done, in_bytes
         self._details, self._is_outermost = "", False
@@ -82,7 +82,7 @@ class ProgressBar:
         self.update(self._done + count, details)
 
     def update(self, done: int, details: str = "") -> None:
-        """Set the number of finished items, with those of an earlier run."""
+        """Set the number of finished items, including those of an earlier run."""
         self._done, self._details = done, details
         self.refresh()
 
@@ -124,7 +124,7 @@ def _rate(per_second: float) -> str:
 
 
 def track(items: Iterable[_Item], title: str, total: int | None = None) -> Iterator[_Item]:
-    """Yield items, and show the progress; `total` is their number, if known."""
+    """Yield items while showing the progress; `total` is their number, if known."""
     with ProgressBar(title, total) as bar:
         for item in items:
             yield item

@@ -18,7 +18,7 @@ from explllm.core.manifest import Manifest
 
 @dataclass(frozen=True)
 class UnitReliability:
-    """How reliable each action unit of an estimator is."""
+    """Reliability of each action unit of an estimator."""
 
     weights: tuple[float, ...]
     """24 weights in [0, 1], in FEAFA order; 0 for a unit that is not trusted."""
@@ -93,7 +93,7 @@ class UnitReliability:
         ]
 
     def calibrate_manifest(self, manifest: Manifest) -> Manifest:
-        """Return a manifest with calibrated action units; those that are not trusted are listed as not measured."""
+        """Return a manifest with calibrated action units; untrusted units are listed as unmeasured."""
         rows = [None if units is None else self.calibrate(units) for units in manifest.intensities()]
         frame = manifest.frame.copy()
         frame["action_units"] = pd.Series(

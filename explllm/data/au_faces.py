@@ -1,4 +1,4 @@
-"""Faces with action units, to train and test the regressor: datasets and LightningDataModules."""
+"""Datasets and LightningDataModules of faces with action units, for training and testing the regressor."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -28,7 +28,7 @@ class UnitSample:
     pixel_values: torch.Tensor
     """float32 (3, H, W)."""
     row: int
-    """Row of the table; -1 - row for a padding face that evens out the ranks and is not counted."""
+    """Row of the table; -1 - row for a padding face, which equalizes the ranks' shares and is not counted."""
     action_units: torch.Tensor
     """(24,) intensities, NaN for units without a label."""
     facs: torch.Tensor
@@ -52,7 +52,7 @@ class UnitLabels:
 
     @classmethod
     def of(cls, manifest: Manifest) -> "UnitLabels":
-        """Return the labels of a table; units in its column ``action_units_missing``, which are 0, have no label.
+        """Return the labels of a table; units listed in its column ``action_units_missing`` have no label.
 
         Raises:
             ManifestError: If the FACS labels are invalid.
@@ -65,7 +65,7 @@ class UnitLabels:
         return cls(units, *manifest.facs_labels())
 
     def labeled(self) -> np.ndarray:
-        """Return which rows have a label of at least one FEAFA or FACS unit: (rows,) bool."""
+        """Return which rows have a label for at least one FEAFA or FACS unit: (rows,) bool."""
         return ~np.all(np.isnan(self.action_units), 1) | np.any(~np.isnan(self.facs), 1)
 
 
@@ -80,13 +80,13 @@ class TrainingUnits(Dataset[UnitSample]):
         augment: Augmentation | None = None,
         max_unreadable: int = 0,
     ) -> None:
-        """Store the parts of a sample.
+        """Store the images, the labels and the settings.
 
         Args:
             images: The images by row.
             labels: The labels by row.
-            rows: The training rows; only they replace an unreadable one.
-            augment: Changes image and intensities together; a flip exchanges left and right in both.
+            rows: The training rows; a row with an unreadable image is replaced with another of them.
+            augment: Changes the image and the intensities together; a flip swaps left and right in both.
             max_unreadable: Consecutive unreadable images to skip.
         """
         self.images, self.labels, self.augment, self.max_unreadable = images, labels, augment, max_unreadable
@@ -98,9 +98,10 @@ class TrainingUnits(Dataset[UnitSample]):
         return len(self.rows)
 
     def __getitem__(self, spec: SampleSpec) -> UnitSample:  # pyrefly: ignore[bad-override-param-name]
-        """Return a sample. A row with an unreadable image is recorded in the sample and replaced by the next row.
+        """Return a sample.
 
-        After more than `max_unreadable` unreadable images, the sample has no face, and the training step raises.
+        A row with an unreadable image is recorded in the sample and replaced with the next row. If more than
+        `max_unreadable` images in a row are unreadable, the sample has no face and the training step raises an error.
         """
         rows = rows_from(self.rows, self.index_of[spec.row])
         face, unreadable = find_readable(self.images, rows, self.max_unreadable)
@@ -125,7 +126,7 @@ class EvaluationUnits(Dataset[UnitSample]):
         return len(self.rows)
 
     def __getitem__(self, index: int) -> UnitSample:
-        """Return a face; for an unreadable image, zeros with its name in `unreadable`."""
+        """Return a face; an unreadable image becomes zeros and is named in `unreadable`."""
         number = self.rows[index]
         row = number if number >= 0 else -1 - number
         face, unreadable = find_readable(self.images, [row])
@@ -170,15 +171,14 @@ class ActionUnitData(FaceDataModule):
             batch_size: Faces in one optimizer step, over all devices; determines gradient accumulation.
             micro_batch_size: Faces that one device processes at a time.
             eval_batch_size: Number of faces that one device estimates at a time.
-            augment: Augmentation of training images; none if null. Erased areas hide units: turn `erase` off.
-            val_fraction: Share of the training people (or rows, if the data names no people) to hold out for validation
-                if the data has no split ``val``.
+            augment: Augmentation of training images; none if null. Turn `erase` off, because erased areas hide units.
+            val_fraction: Share of the training people (or rows, if the data has no identities) to hold out for
+                validation if the data has no split ``val``.
             margin: Margin added on each side of a face's box, as a share of its longer side. Images without a box are
-                face crops and used whole.
+                assumed to be face crops and are used whole.
             cache_megabytes: Memory for decoded training images, in MB per worker.
             num_workers: Worker processes that prepare batches; with 0, the main process does.
-            seed: Seed of the order of faces, of augmentation and of held-out rows; by default the run's
-                ``seed_everything``.
+            seed: Seed for the order of faces, augmentation and held-out rows; by default the run's ``seed_everything``.
             max_unreadable: Maximum number of unreadable images to report and skip before the run stops.
 
         Raises:
@@ -212,7 +212,7 @@ class ActionUnitData(FaceDataModule):
         frame = self._manifest().frame
         sources = sorted({str(name) for name in frame.get("action_units_source", pd.Series(dtype=object)).dropna()})
         others = ", ".join(name for name in sources if name != "drawn")
-        notes = (self._manifest().drawn_note, others and f"Labels of action units by: {others}.")
+        notes = (self._manifest().drawn_note, others and f"Action unit labels by: {others}.")
         return " ".join(filter(None, notes))
 
     def train_dataloader(self) -> DataLoader[Any]:
@@ -249,10 +249,10 @@ class ActionUnitData(FaceDataModule):
 
 
 class ManifestActionUnits(ManifestFaces, ActionUnitData):
-    """The rows of a manifest with action units: FEAFA intensities, or the FACS units of DISFA and BP4D for tests."""
+    """The rows of a manifest with action units: FEAFA intensities, or, for tests, the FACS units of DISFA and BP4D."""
 
     def required(self, manifest: Manifest) -> tuple[str, ...]:
-        """Return the required columns: action units, or for tests and validation FACS units."""
+        """Return the required columns: action units, or in validation and tests FACS units."""
         return () if "facs" in manifest.frame and self.stage != "fit" else ("action_units",)
 
 

@@ -1,4 +1,4 @@
-"""One LightningDataModule for each source of faces."""
+"""LightningDataModules, one for each source of faces."""
 
 from os import PathLike
 from pathlib import Path
@@ -15,7 +15,7 @@ from explllm.drawn_faces.dataset import draw_faces
 
 
 class FolderFaces(FaceDataModule):
-    """A folder of class folders, in split folders or not, with action units from its ``action_units.csv``."""
+    """A folder of class folders, with or without split folders, and an optional ``action_units.csv``."""
 
     def __init__(
         self,
@@ -30,7 +30,7 @@ class FolderFaces(FaceDataModule):
         Args:
             root: The folder: ``root/{train,val,test}/<class>/*`` or ``root/<class>/*``; for `predict` also ``root/*``.
             test_fraction: Share of the images to hold out for testing if there is no ``test`` folder.
-            label_set: The allowed classes, such as ``rafdb``; needed for class folders named by numbers.
+            label_set: The allowed classes, such as ``rafdb``; required if class folders are named by numbers.
             keep_zero_units: Treat action units that stay at zero in ``action_units.csv`` as measured.
             **settings: See `FaceDataModule`.
 
@@ -136,7 +136,7 @@ class DrawnFaces(FaceDataModule):
         self.drawing_seed = drawing_seed
 
     def prepare_data(self) -> None:
-        """Draw the faces, on one process only."""
+        """Draw the faces, in one process only."""
         self.read()
 
     def read(self) -> Manifest:

@@ -1,4 +1,4 @@
-"""Rows of a manifest as model inputs: image, augmentation, conversation, collation."""
+"""Turn manifest rows into model inputs: images, augmentation, conversations and collation."""
 
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -50,7 +50,7 @@ Batch = dict[str, Any]
 
 
 UNITS_PER_CONVERSATION = 6
-"""Number of questions in a conversation about the state of single action units; our choice."""
+"""Number of questions in a conversation about the state of individual action units; our choice."""
 
 _QUESTIONS = {"description": DESCRIBE, "units": LIST_UNITS, "reasoning": REASON}
 
@@ -72,7 +72,7 @@ class Sample:
     pixel_values: torch.Tensor
     """float32 (3, H, W)."""
     row: int
-    """Row of the table; -1 - row for a padding sample that evens out the ranks and is not counted."""
+    """Row of the table; -1 - row for a padding sample, which equalizes the ranks' shares and is not counted."""
     expression: int
     """Number of the expression, -1 if unknown."""
     encoded: Encoded | None = None
@@ -96,8 +96,8 @@ class ReadImage(NamedTuple):
 def face_source(manifest: Manifest, row: int, margin: float) -> ImageSource:
     """Return the face of a row, in the same way for training, evaluation and explanation.
 
-    If the row has no box, the image is a face crop, and its path is returned; otherwise the crop around the box with
-    `margin`, as `explllm.faces.crop.face_crop` makes it.
+    If the row has no box, its image is a face crop, and the image path is returned. Otherwise, the face is cropped
+    around the box with `margin`, as in `explllm.faces.crop.face_crop`.
 
     Raises:
         ImageError: If the image cannot be read or the box is outside the image.
@@ -108,7 +108,7 @@ def face_source(manifest: Manifest, row: int, margin: float) -> ImageSource:
 
 
 class ImageCache:
-    """Resized images by row, up to a memory limit; decoding a small face takes longer than a training step on it."""
+    """A cache of resized images by row, with a memory limit. Decoding a small face takes longer than training on it."""
 
     def __init__(
         self, manifest: Manifest, preset: ImagePreset, megabytes: float, margin: float = DEFAULT_MARGIN
@@ -126,7 +126,7 @@ class ImageCache:
         self.images: dict[int, np.ndarray] = {}
 
     def __getstate__(self) -> dict[str, Any]:
-        """Leave out the images, which data loader workers would receive as copies under spawn."""
+        """Leave out the images, because spawned data loader workers would receive copies of them."""
         return {**self.__dict__, "images": {}}
 
     def __getitem__(self, row: int) -> np.ndarray:
@@ -160,11 +160,11 @@ def find_readable(
 
     Args:
         images: The images by row.
-        rows: The rows, in the order in which they are tried.
-        max_unreadable: Unreadable images to skip; the search stops at the next one.
+        rows: The rows, in the order in which to try them.
+        max_unreadable: Maximum number of unreadable images to skip; the search stops at the next one.
 
     Returns:
-        The row and its image, None if no image could be read; the unreadable images, with the reason.
+        The row and its image, or None if no image could be read; and the unreadable images, each with the reason.
     """
     unreadable: list[str] = []
     for row in rows:
@@ -190,13 +190,14 @@ class TrainingDataset(Dataset[Sample]):
         max_unreadable: int = 0,
         cot_order: CotOrder = "label_first",
     ) -> None:
-        """Store the parts of a conversation.
+        """Store the components that build conversations.
 
         Args:
             manifest: The table.
             images: Its images.
             conversations: Encodes messages.
-            rows: The training rows; only they replace an unreadable one. All rows by default.
+            rows: The training rows; a row with an unreadable image is replaced with another of them. All rows by
+                default.
             augment: Changes image and text together; none by default.
             max_unreadable: Consecutive unreadable images to skip.
             cot_order: Order of the rounds of CoT conversations.
@@ -216,10 +217,11 @@ class TrainingDataset(Dataset[Sample]):
         return len(self.rows)
 
     def __getitem__(self, spec: SampleSpec) -> Sample:  # pyrefly: ignore[bad-override-param-name]
-        """Return a conversation. A row with an unreadable image is recorded in the sample and replaced by the next row.
+        """Return a conversation.
 
-        After more than `max_unreadable` unreadable images, the sample has no face, and the training step raises. An
-        error raised here would lose its type on the way from a worker process.
+        A row with an unreadable image is recorded in the sample and replaced with the next row. If more than
+        `max_unreadable` images in a row are unreadable, the sample has no face and the training step raises an error.
+        An error raised here, in a worker process, would lose its type.
         """
         rows = (row for row in rows_from(self.rows, self.index_of[spec.row]) if self._text(row, spec) is not None)
         face, unreadable = find_readable(self.images, rows, self.max_unreadable)
@@ -228,7 +230,7 @@ class TrainingDataset(Dataset[Sample]):
         return replace(self._sample(spec.row, spec, self.images.blank(), unreadable), readable=False)
 
     def _text(self, row: int, spec: SampleSpec) -> str | None:
-        """Return a text for a conversation: empty if action units will supply it, None if the row has none."""
+        """Return the text of a conversation: empty if it will be generated from action units, None if there is none."""
         if spec.kind == "unit_state":
             return "" if self._unit_states(row, self.manifest.intensities_at(row)) else None
         if spec.kind != "caption" and self.columns["expression"][row] is None:
@@ -239,10 +241,10 @@ class TrainingDataset(Dataset[Sample]):
         return self.columns["expression" if spec.kind == "fer" else spec.kind][row]
 
     def _is_rewritten(self, row: int, spec: SampleSpec) -> bool:
-        """Return whether a text is generated from the row's action units, or was written from them by rules.
+        """Return whether a text must be generated from the row's action units, or was written from them by rules.
 
-        Such texts are regenerated for every sample, with different wordings. A model could only memorize a single fixed
-        random wording per face, which costs accuracy on unseen faces.
+        Such texts are regenerated for every sample, with different wordings. With one fixed random wording per face,
+        the model could only memorize it, which costs accuracy on unseen faces.
         """
         if spec.kind in INSTRUCTION_KINDS:
             source, text = self.columns["fea_source"][row], self.columns[f"fea_{spec.kind}"][row]
@@ -254,7 +256,7 @@ class TrainingDataset(Dataset[Sample]):
         label = self.columns["expression"][row]
         units = self.manifest.intensities_at(row)
         if self.augment is not None:
-            # A flip exchanges left and right in texts, not in labels.
+            # A flip swaps left and right in texts, not in labels.
             image, units, changed = self.augment(image, units, None if spec.kind == "fer" else text, spec.seed)
             text = text if spec.kind == "fer" else changed
         if units is not None and self._is_rewritten(row, spec):
@@ -270,7 +272,7 @@ class TrainingDataset(Dataset[Sample]):
         return Sample(self.images.preset.normalize(image), row, number, encoded, measured, unreadable)
 
     def _unit_states(self, row: int, units: Sequence[float | None] | None) -> dict[str, bool]:
-        """Return whether each action unit of a row is active: those of its FACS labels, or those measured."""
+        """Return whether each action unit of a row is active, by its FACS labels or else its measured intensities."""
         facs, name = self.facs[row], self.columns["facs_set"][row]
         if facs is not None and name is not None:
             return {unit.label: bool(value) for unit, value in zip(facs_set(name), facs, strict=True)}
@@ -299,7 +301,7 @@ class TrainingDataset(Dataset[Sample]):
 def unit_states(states: Mapping[str, bool], seed: int) -> Messages:
     """Build a conversation about the state of some action units, in random order.
 
-    Several questions in one conversation give more answers to learn from at the cost of one image.
+    Several questions per conversation provide more answers to learn from for the cost of one image.
 
     Args:
         states: Whether each unit is active, by name.
@@ -321,8 +323,8 @@ class EvaluationDataset(Dataset[Sample]):
         Args:
             manifest: The table.
             images: Its images.
-            rows: The rows. A row given as -1 - row keeps its negative number in batches: it completes a rank's share to
-                give all ranks the same number of steps, and is not counted.
+            rows: The rows. A padding row is given as -1 - row and keeps this negative number in batches: it gives all
+                ranks the same number of steps and is not counted.
         """
         self.manifest, self.images, self.rows = manifest, images, list(rows)
         self.expressions = _column(manifest.frame, "expression")
@@ -332,7 +334,7 @@ class EvaluationDataset(Dataset[Sample]):
         return len(self.rows)
 
     def __getitem__(self, index: int) -> Sample:
-        """Return a face; for an unreadable image, zeros with its name in `unreadable`."""
+        """Return a face; an unreadable image becomes zeros and is named in `unreadable`."""
         number = self.rows[index]
         row = number if number >= 0 else -1 - number
         label = self.expressions[row]
@@ -347,7 +349,7 @@ class EvaluationDataset(Dataset[Sample]):
 
 @dataclass(frozen=True)
 class Collator:
-    """Makes a batch of samples, padded on the right. A class, because workers cannot unpickle a local function."""
+    """Collates samples into a batch, padded on the right. A class, because workers cannot unpickle a local function."""
 
     conversations: ConversationEncoder
     """Pads token ids."""

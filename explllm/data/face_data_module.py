@@ -1,4 +1,4 @@
-"""The LightningDataModule of faces: conversations for training, faces for evaluation, loaders for every rank."""
+"""The base LightningDataModule: conversations for training, faces for evaluation, and loaders for every rank."""
 
 import logging
 import math
@@ -46,7 +46,7 @@ class ModelInputs:
     image: ImagePreset
     """Preprocessing of images."""
     conversations: ConversationEncoder | None
-    """Tokenization of conversations; None for models without language."""
+    """Tokenization of conversations; None for models without a language model."""
 
 
 class FaceDataModule(LightningDataModule):
@@ -87,22 +87,25 @@ class FaceDataModule(LightningDataModule):
             eval_batch_size: Number of faces that one device recognizes at a time.
             fer_share: Share of FER conversations; the others are CoT (paper, Table IV: 0.75).
             mixture: Weights of the kinds of conversations, instead of `fer_share`: ``fer``, ``cot``, and for FEALLM
-                ``unit_state`` (whether single action units are active), ``description``, ``units`` and ``reasoning``
-                (texts of ``explllm fea build``, or written by rules from action units).
+                ``unit_state`` (whether individual action units are active), ``description``, ``units`` and
+                ``reasoning`` (texts of ``explllm fea build``, or written by rules from action units).
             conversations: ``mixture`` of FER and CoT, or ``captions`` for the first stage.
-            cot_order: Order of the two rounds of a CoT conversation: ``label_first``, as in inference; ``cot_first`` or
-                ``random``, as the authors' released code trained on RAF-DB and on AffectNet.
+            cot_order: Order of the two rounds of a CoT conversation: ``label_first`` (as in inference), or
+                ``cot_first`` or ``random``, which the authors' released code uses for RAF-DB and AffectNet,
+                respectively.
             class_balance: Share of each class in an epoch: as in the data (``none``), proportional to the square root
-                of its number of rows (``sqrt``), or equal (``uniform``). For imbalanced data such as AffectNet.
+                of its number of rows (``sqrt``), or equal (``uniform``). Intended for imbalanced data such as
+                AffectNet.
             augment: Augmentation of training images; none if null.
             val_fraction: Share of training rows to hold out for validation if the data has no split ``val``.
-            write_cot: Write missing chains of thought from action units by rules (marked ``offline``).
+            write_cot: Generate missing chains of thought from action units with the rule-based writer (marked
+                ``offline``).
             shuffle_labels: Shuffle the training labels, to check for leaks: accuracy must fall to chance.
             margin: Margin added on each side of a face's box, as a share of its longer side. Images without a box are
-                face crops and used whole.
+                assumed to be face crops and are used whole.
             cache_megabytes: Memory for decoded training images, in MB per worker.
             num_workers: Worker processes that prepare batches; with 0, the main process does.
-            seed: Seed of the order of conversations, of augmentation and of held-out rows; by default the run's
+            seed: Seed for the order of conversations, augmentation and held-out rows; by default the run's
                 ``seed_everything``.
             max_unreadable: Maximum number of unreadable images to report and skip before the run stops.
 
@@ -141,7 +144,7 @@ class FaceDataModule(LightningDataModule):
         self._sampler: BatchSampler | None = None
         self._resumed: dict[str, Any] | None = None
         self.predicted_rows: set[int] = set()
-        """Rows that a killed `predict` has finished; the prediction loader skips them."""
+        """Rows that an interrupted `predict` has already finished; the prediction loader skips them."""
 
     def read(self) -> Manifest:
         """Read all splits of the data; implemented by subclasses."""
@@ -232,7 +235,7 @@ class FaceDataModule(LightningDataModule):
         return self._evaluation_loader(None)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the position in the data, epoch and global batch, and the settings it is valid for.
+        """Return the position in the data (epoch and global batch) and the settings for which it is valid.
 
         Only batches that training has processed count, not those that workers have prefetched.
         """
@@ -242,9 +245,9 @@ class FaceDataModule(LightningDataModule):
         loop = trainer.fit_loop
         epoch, batch = loop.epoch_progress.current.processed, loop.epoch_loop.batch_progress.current.ready
         if batch >= trainer.num_training_batches:
-            # The last batch of an epoch: Lightning counts the epoch as processed a moment later.
+            # After the last batch of an epoch, Lightning has not yet counted the epoch as processed.
             epoch, batch = loop.epoch_progress.current.ready, 0
-        # In global batches: a run may resume on a different number of devices.
+        # Count global batches, because a run may resume on a different number of devices.
         window = batch // self._sampler.accumulation
         return {"epoch": epoch, "global_batch": window, "requirements": self._sampler.resume_requirements()}
 
@@ -252,7 +255,7 @@ class FaceDataModule(LightningDataModule):
         """Store the position at which the training loader starts."""
         self._resumed = state_dict
         if self._sampler is not None:
-            # Under FSDP2, Lightning makes the loader before it reads the checkpoint.
+            # Under FSDP2, Lightning creates the loader before it reads the checkpoint.
             self._restore_position(self._sampler)
 
     def images(self) -> ImageCache:
@@ -266,7 +269,7 @@ class FaceDataModule(LightningDataModule):
         return face_source(self._manifest(), row, self.margin)
 
     def _plan(self, frame: pd.DataFrame) -> Mixture | SinglePass:
-        """Return the content of each epoch."""
+        """Return the plan that determines the samples of each epoch."""
         if self.conversation_kind == "captions":
             rows = _filled(frame, "caption")
             if not rows:
@@ -294,10 +297,10 @@ class FaceDataModule(LightningDataModule):
         return DataLoader(dataset, batch_sampler=self._sampler, collate_fn=collate, **self._worker_options())
 
     def _restore_position(self, sampler: BatchSampler) -> None:
-        """Move to the position of the checkpoint, if the run is resumed from one.
+        """Move to the checkpoint's position if the run is resumed.
 
-        The loader's own state would be restored too late: Lightning restores it into a loader made after the optimizer,
-        whose schedule needs the loader's length.
+        Restoring the loader's own state would be too late: Lightning restores it into a loader created after the
+        optimizer, whose schedule needs the loader's length.
         """
         state, self._resumed = self._resumed, None
         if state is None:
@@ -319,7 +322,7 @@ class FaceDataModule(LightningDataModule):
         sampler.restore_position(state["epoch"], state["global_batch"] * sampler.accumulation)
 
     def _split(self, split: Split | None) -> pd.DataFrame:
-        """Return the rows of a split, or all.
+        """Return the rows of a split, or all rows.
 
         Raises:
             ManifestError: If the split has no rows.
@@ -327,7 +330,7 @@ class FaceDataModule(LightningDataModule):
         frame = self.frame(split)
         if split is None and self.predicted_rows:
             remaining = frame.index.difference(pd.Index(sorted(self.predicted_rows)))
-            # A loader needs a row, and predicting one twice does no harm.
+            # A loader needs at least one row, and predicting one twice does no harm.
             frame = frame.loc[remaining if len(remaining) else frame.index[-1:]]
         if frame.empty:
             splits = ", ".join(f"{name} {count:,}" for name, count in self.frame()["split"].value_counts().items())
@@ -361,10 +364,10 @@ class FaceDataModule(LightningDataModule):
         return DataLoader(dataset, batch_size=self.eval_batch_size, collate_fn=collate, **options)
 
     def _share(self, rows: pd.Index) -> list[int]:
-        """Return the rows that this process evaluates; rows given as -1 - row complete its share and do not count."""
+        """Return the rows that this process evaluates; padding rows, given as -1 - row, are not counted."""
         rank, world = self._rank_and_world()
         share = [int(row) for row in rows[rank::world]]
-        # Every process must make the same number of steps.
+        # Every process must run the same number of steps.
         return share + [-1 - share[0] if share else -1] * (-(-len(rows) // world) - len(share))
 
     def _manifest(self) -> Manifest:

@@ -23,10 +23,10 @@ SPLIT_FOLDERS = {
     **dict.fromkeys(("val", "valid", "validation"), "val"),
     **dict.fromkeys(("test", "testing"), "test"),
 }
-"""Names of split folders, and the name of the split in a manifest."""
+"""Names of split folders, and the corresponding split names in a manifest."""
 MIN_ROWS_FOR_ZERO_UNITS = 100
-"""Minimum rows of ``action_units.csv`` at which a unit that stays at zero counts as unmeasured. In fewer faces, rare
-movements such as a jaw thrust may simply not occur."""
+"""Minimum number of rows in ``action_units.csv`` for a unit that stays at zero to count as unmeasured. In fewer faces,
+rare movements such as a jaw thrust may simply not occur."""
 ZERO_BELOW = 0.05
 """A unit stays at zero if no row reaches this intensity: MediaPipe writes up to 0.03 for units it cannot measure."""
 _AU_COLUMNS = tuple(f"au{index}" for index in range(len(NAMES)))
@@ -66,7 +66,7 @@ def read_folder(
     Raises:
         MissingPathError: If the root, or the folder of the split, does not exist.
         UnknownExpressionError: If the name of a class folder is not an expression, or not in the label set.
-        InputError: If there is no class folder, or one without images.
+        InputError: If there is no class folder, or a class folder has no images.
         ManifestError: If ``action_units.csv`` is invalid.
     """
     root = Path(root)
@@ -135,7 +135,7 @@ def _refuse_mixture(folders: list[Path], split_folders: list[Path], root: Path) 
 
 
 def has_class_folders(root: Path) -> bool:
-    """Return whether a folder has a subfolder named by a split or an expression."""
+    """Return whether a folder has a subfolder named after a split or an expression."""
     return any(
         folder.name.lower() in SPLIT_FOLDERS or Expression.parse_or_none(folder.name) for folder in _subfolders(root)
     )

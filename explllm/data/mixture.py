@@ -9,15 +9,15 @@ from torch.utils.data import Sampler
 from explllm.core.errors import ConfigError
 
 Kind = Literal["fer", "cot", "caption", "action_units", "unit_state", "description", "units", "reasoning"]
-"""The target of a sample: the label alone, label and chain of thought, a caption, action unit intensities, whether
-single units are active, or one of the FEA instruction texts (`explllm.explanations.instructions`)."""
+"""The target of a sample: the label alone, the label and a chain of thought, a caption, action unit intensities,
+whether individual units are active, or one of the FEA instruction texts (`explllm.explanations.instructions`)."""
 
 KINDS: tuple[Kind, ...] = get_args(Kind)
 MIXED_KINDS: tuple[Kind, ...] = ("fer", "cot", "unit_state", "description", "units", "reasoning")
 """The kinds of conversations that a mixture can contain."""
 
 ClassBalance = Literal["none", "sqrt", "uniform"]
-"""Share of each class in an epoch: proportional to its number of rows, to the square root of it, or equal."""
+"""Share of each class in an epoch: proportional to its number of rows, to the square root of this number, or equal."""
 
 _BALANCE_POWERS: Mapping[ClassBalance, float] = {"none": 1.0, "sqrt": 0.5, "uniform": 0.0}
 
@@ -34,15 +34,15 @@ class SampleSpec(NamedTuple):
 
 
 class Mixture:
-    """Epochs of conversations of several kinds in an exact ratio, in an order seeded by the epoch.
+    """Epochs that mix several kinds of conversations in an exact ratio, in an order seeded by the epoch.
 
-    With FER and CoT at a FER share p, an epoch contains each image with a chain of thought once as CoT, and p / (1 - p)
-    FER conversations per CoT: 3 to 1 at 0.75:0.25, as in the authors' released list. The kinds alternate evenly, so
-    every stretch of the order has the same ratio, to within one conversation of each kind::
+    With FER and CoT only, at a FER share of p, an epoch contains each image that has a chain of thought once as CoT,
+    and p / (1 - p) times as many FER conversations: 3 to 1 at 0.75:0.25, as in the authors' released list. The kinds
+    alternate evenly, so every stretch of the order has the same ratio, to within one conversation of each kind::
 
         p = 0.75    FER FER FER CoT FER FER FER CoT ...
 
-    With more kinds, an epoch is as long as needed to contain every row of every kind but FER.
+    With more kinds, an epoch is as long as needed to contain every row of every kind except FER.
 
     With class balancing, an epoch has the same length, but rows of rare classes repeat and rows of frequent classes
     take turns over the epochs.
@@ -57,12 +57,12 @@ class Mixture:
         class_balance: ClassBalance = "none",
         lengths: Mapping[int, int] | None = None,
     ) -> None:
-        """Count the conversations of an epoch.
+        """Compute the number of conversations in an epoch.
 
         Args:
             rows: Rows for which each kind of conversation is possible.
             shares: Share of each kind; they add up to 1.
-            seed: Seed of every order.
+            seed: Seed for the order of every epoch.
             classes: Label of each row; needed for class balancing.
             class_balance: Share of each class in an epoch.
             lengths: Length of each row's chain of thought, in any unit; see `BatchSampler`.
@@ -78,7 +78,7 @@ class Mixture:
         self.seed, self.classes, self.class_balance = seed, classes or {}, class_balance
         self.lengths = lengths or {}
         others: list[Kind] = [kind for kind in self.shares if kind != "fer"] or ["fer"]
-        # The kind that needs the longest epoch has each row once.
+        # The kind that needs the longest epoch uses each row once.
         longest = max(others, key=lambda kind: len(self.rows[kind]) / self.shares[kind])
         length = len(self.rows[longest]) / self.shares[longest]
         self.counts = {
@@ -91,15 +91,15 @@ class Mixture:
         return sum(self.counts.values())
 
     def epoch(self, epoch: int) -> list[SampleSpec]:
-        """Return the conversations of an epoch, counted from 0, in order: the same on every rank."""
+        """Return the conversations of an epoch, counted from 0, in an order that is the same on every rank."""
         rng = np.random.default_rng([self.seed, epoch])
         chosen = {kind: self._choose(self.rows[kind], count, rng) for kind, count in self.counts.items()}
         total = len(self)
         rows, kinds = np.empty(total, dtype=np.int64), np.empty(total, dtype=object)
         free = np.arange(total)
         for kind in reversed(self.counts):
-            # Place i of the free ones gets this kind if the running quota i * share passes a whole number there
-            # (Bresenham's line).
+            # The i-th free place gets this kind if the running quota i * share reaches a new integer there (Bresenham's
+            # line algorithm).
             quota = np.arange(len(free) + 1, dtype=np.int64) * self.counts[kind] // max(len(free), 1)
             places = np.diff(quota) > 0
             rows[free[places]], kinds[free[places]] = chosen[kind], kind
@@ -126,7 +126,7 @@ class SinglePass:
     def __init__(
         self, rows: Sequence[int], kind: Kind, seed: int = 0, lengths: Mapping[int, int] | None = None
     ) -> None:
-        """Keep the rows, the target of their samples, the seed of every order and the length of each row's text."""
+        """Store the rows, the target of their samples, the seed and the length of each row's text."""
         self.rows, self.kind, self.seed = np.asarray(rows, dtype=np.int64), kind, seed
         self.lengths = lengths or {}
 
@@ -144,9 +144,9 @@ class SinglePass:
 class BatchSampler(Sampler[list[SampleSpec]]):
     """Cuts an epoch into global batches, and each global batch into the ranks' micro-batches.
 
-    Inside a global batch, conversations of one kind and of similar length are grouped, because padding them to the
-    longest one wastes computation; the order inside a global batch does not change its gradient. Neighboring
-    micro-batches go to different ranks, which gives all ranks work of equal size::
+    Inside a global batch, conversations of the same kind and similar length are grouped, because padding wastes
+    computation. The order inside a global batch does not change its gradient. Neighboring micro-batches go to different
+    ranks, which balances the work across ranks::
 
         global batch of 8, 2 ranks, micro-batches of 2:   F F | F F | F F | C C
                                                   rank:   0     1     0     1
@@ -182,7 +182,7 @@ class BatchSampler(Sampler[list[SampleSpec]]):
 
     @property
     def sampler(self) -> "BatchSampler":
-        """This sampler: Lightning calls `set_epoch` on the ``sampler`` of a batch sampler only."""
+        """This sampler itself, because Lightning calls `set_epoch` only on a batch sampler's ``sampler``."""
         return self
 
     def __len__(self) -> int:
@@ -199,7 +199,7 @@ class BatchSampler(Sampler[list[SampleSpec]]):
         self.current_epoch, self.start = epoch, batch
 
     def resume_requirements(self) -> dict[str, int | str]:
-        """Return the settings that must be equal for a saved position to mean the same samples."""
+        """Return the settings that must be unchanged for a saved position to refer to the same samples."""
         return {
             "epoch length": len(self.plan),
             "batch size": self.batch_size,
@@ -210,12 +210,12 @@ class BatchSampler(Sampler[list[SampleSpec]]):
         }
 
     def _place(self, sample: SampleSpec) -> tuple[int, int]:
-        # All labels count as equally long; a stable sort keeps their order.
+        # All labels count as equally long, and the stable sort keeps their order.
         length = 0 if sample.kind == "fer" else self.plan.lengths.get(sample.row, 0)
         return KINDS.index(sample.kind), length
 
     def _kinds(self) -> dict[str, str]:
-        """Return the shares of a mixture with kinds besides FER and CoT; for those two, the epoch length suffices."""
+        """Return the shares of a mixture; nothing for FER and CoT alone, for which the epoch length suffices."""
         shares = self.plan.shares if isinstance(self.plan, Mixture) else {}
         return {} if shares.keys() <= {"fer", "cot"} else {"mixture": str(shares)}
 
@@ -265,7 +265,7 @@ def mixture_shares(fer_share: float, mixture: Mapping[str, float] | None = None)
     """Return the share of each kind of conversation.
 
     Args:
-        fer_share: Share of FER conversations, the others being CoT; used without `mixture`.
+        fer_share: Share of FER conversations; the others are CoT. Ignored if `mixture` is given.
         mixture: Weights by kind.
 
     Returns:
@@ -302,6 +302,6 @@ def _missing_rows(kind: Kind, shares: Mapping[Kind, float]) -> ConfigError:
 
 
 def _repeat(rows: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
-    """Choose `count` rows, each equally often to within one, with a new permutation for each full round."""
+    """Choose `count` rows, with frequencies that differ by at most one and a new permutation for each full pass."""
     rounds = -(-count // len(rows)) if len(rows) else 0
     return np.concatenate([rng.permutation(rows) for _ in range(rounds)])[:count] if count else rows[:0]

@@ -43,7 +43,7 @@ def prepare(
     if shuffle_labels:
         train = frame.index[frame["split"] == "train"]
         frame.loc[train, "expression"] = np.random.default_rng(seed).permutation(frame.loc[train, "expression"])
-        # A chain of thought names the true label.
+        # Remove the chains of thought, because they name the true label.
         frame.loc[train, ["cot", "cot_source"]] = None
     if write_cot and "action_units" in frame:
         writer = RuleWriter()
@@ -63,7 +63,7 @@ def prepare(
 def hold_out_split(frame: pd.DataFrame, split: Split, fraction: float, seed: int) -> None:
     """Move a share of each class's training rows to another split, in place.
 
-    If all training rows have an ``identity``, whole identities are moved: no person is in two splits.
+    If all training rows have an ``identity``, whole identities are moved, and no person is in two splits.
 
     Args:
         frame: The table.

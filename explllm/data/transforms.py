@@ -13,7 +13,7 @@ from explllm.core.action_units import mirror_action_units
 from explllm.core.errors import ConfigError
 from explllm.explanations.chain_of_thought import mirror_text
 
-# On import, albumentations asks the package index for a newer version, and waits if there is no network.
+# On import, albumentations checks the package index for a newer version, and waits if there is no network.
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
 
 import albumentations
@@ -96,7 +96,7 @@ class Augment:
     def __call__(
         self, image: NDArray[np.uint8], action_units: list[float | None] | None, cot: str | None, rng_seed: int
     ) -> tuple[NDArray[np.uint8], list[float | None] | None, str | None]:
-        """Augment an image; a flip also exchanges left and right in its action units and text.
+        """Augment an image; a flip also swaps left and right in its action units and text.
 
         Args:
             image: uint8 RGB of shape (H, W, 3); not modified.
@@ -105,7 +105,7 @@ class Augment:
             rng_seed: Seed, at least 0. Equal seeds give equal results, in any process and independent of earlier calls.
 
         Returns:
-            The image, of the same shape; the action units and the text, with left and right exchanged after a flip.
+            The image, of the same shape; and the action units and the text, with left and right swapped after a flip.
         """
         uniform = random.Random(rng_seed)
         flipped = uniform.random() < self.flip
@@ -114,8 +114,8 @@ class Augment:
             action_units = None if action_units is None else mirror_action_units(action_units)
             cot = None if cot is None else mirror_text(cot)
         if self._steps is not None:
-            # Not Compose.set_random_seed: it seeds a generator per step with the same number, which correlates the
-            # steps: a bright image would always be a rotated one.
+            # Compose.set_random_seed is not used, because it gives the generator of every step the same seed, which
+            # correlates the steps: brightened images would always be rotated, for example.
             self._steps.set_random_state(np.random.default_rng(rng_seed), uniform)
             image = self._steps(image=image)["image"]
         elif not flipped:
@@ -127,12 +127,12 @@ class ReleasedAugment(Augment):
     """The augmentation of the authors' released code: the same kinds of transforms with the same strengths.
 
     At 224 pixels: a flip with probability 0.5; color jitter (0.25, 0.25, 0.25, hue 0.1) or, equally often, grayscale
-    with probability 0.2; with probability 0.5 a rotation of up to 5 degrees followed by a resized crop (0.8 to 1 of
-    the area, 3:4 to 4:3) or a crop after padding by 12 pixels; with probability 0.5 an affine map (15 degrees, shift
-    0.1, scale 0.9 to 1.1) and a Gaussian blur (5 to 9 pixels, sigma 0.1 to 2); with probability 0.5 an erased area of
-    0.05 to 0.12. At other sizes, lengths in pixels are scaled. Random numbers are drawn in a different order than in
-    the released code: the distributions are equal, the pixels are not. Unlike in the released code, a flip also
-    exchanges left and right in the chain of thought.
+    with probability 0.2; with probability 0.5 a rotation of up to 5 degrees followed by a resized crop (0.8 to 1 of the
+    area, 3:4 to 4:3) or a crop after padding by 12 pixels; with probability 0.5 an affine map (15 degrees, shift 0.1,
+    scale 0.9 to 1.1) and a Gaussian blur (5 to 9 pixels, sigma 0.1 to 2); with probability 0.5 an erased area of 0.05
+    to 0.12. At other sizes, lengths in pixels are scaled. Random numbers are drawn in a different order than in the
+    released code, so the distributions are equal but the pixels are not. Unlike in the released code, a flip also swaps
+    left and right in the chain of thought.
     """
 
     def __init__(self) -> None:

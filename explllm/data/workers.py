@@ -1,4 +1,4 @@
-"""Worker processes of data loaders, on clusters: long temporary paths, and signals to all processes of a job."""
+"""Data loader workers on clusters: long temporary paths, and signals sent to all processes of a job."""
 
 import multiprocessing
 import os
@@ -15,12 +15,12 @@ from typing import Any
 
 
 def use_short_socket_folder() -> None:
-    """Keep the sockets of worker processes in the system's folder if the path in ``TMPDIR`` is too long for a socket.
+    """Put the sockets of worker processes in ``/tmp`` if the path in ``TMPDIR`` is too long for a socket.
 
-    Some clusters set such a path. The workers of a data loader would fail to send their batches, and the loader would
-    wait forever. Newer releases of Python do the same themselves.
+    Some clusters set such a path. Data loader workers would then fail to send their batches, and the loader would wait
+    forever. Newer Python releases handle this themselves.
     """
-    longest = 103 - len("/pymp-12345678/listener-12345678")  # bytes in the path of a socket, on every system
+    longest = 103 - len("/pymp-12345678/listener-12345678")  # in bytes; short enough on every system
     config = vars(current_process()).get("_config", {})  # where Python keeps the folder once it exists
     folder = config.get("tempdir") or tempfile.gettempdir()
     if sys.platform == "win32" or len(os.fsencode(folder)) <= longest:
@@ -34,7 +34,7 @@ def use_short_socket_folder() -> None:
 
 
 class _BlocksSigterm(BaseProcess):
-    """A process that starts with SIGTERM blocked, for all of its threads: libraries start some before `init_worker`."""
+    """A process that starts with SIGTERM blocked, even in threads that libraries start before `init_worker`."""
 
     def start(self) -> None:
         before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})  # the new process inherits it
@@ -45,7 +45,7 @@ class _BlocksSigterm(BaseProcess):
 
 
 _CONTEXTS: dict[str, BaseContext] = {}
-"""How workers start, by start method. A fork server is left out: it would block the signal for other users, too."""
+"""Multiprocessing contexts by start method. None for forkserver, which would block the signal for other users, too."""
 
 if hasattr(signal, "sigwaitinfo"):  # not on macOS and Windows
 
@@ -65,19 +65,19 @@ if hasattr(signal, "sigwaitinfo"):  # not on macOS and Windows
 
 
 def worker_options(rank: int) -> dict[str, Any]:
-    """Return options of a `DataLoader` whose workers run on clusters: with long temporary paths, and under signals.
+    """Return `DataLoader` options that make workers tolerate the long temporary paths and the signals of clusters.
 
     Args:
         rank: Rank of the process.
     """
     use_short_socket_folder()
-    # Asked without `allow_none`, Python would fix the start method for the rest of the process.
+    # Without `allow_none`, this call would fix the start method for the rest of the process.
     method = multiprocessing.get_start_method(allow_none=True) or multiprocessing.get_all_start_methods()[0]
     return {"worker_init_fn": partial(init_worker, rank), "multiprocessing_context": _CONTEXTS.get(method)}
 
 
 def init_worker(rank: int, worker: int) -> None:
-    """Seed a data loader's worker, and let it outlive the signals with which schedulers end a job.
+    """Seed a data loader worker, and make it survive the signals that schedulers send to end a job.
 
     Slurm sends SIGTERM or SIGUSR1 to all processes of a job. The run then needs its workers, to finish its step and
     write a checkpoint. SIGTERM from the run itself ends a worker as usual.
@@ -88,13 +88,14 @@ def init_worker(rank: int, worker: int) -> None:
     """
     from lightning.fabric.utilities.seed import pl_worker_init_function
 
-    pl_worker_init_function(worker, rank)  # Lightning does not seed workers that have a function of their own
+    pl_worker_init_function(worker, rank)  # Lightning does not seed workers if a custom worker_init_fn is set
     if hasattr(signal, "SIGUSR1"):
         signal.signal(signal.SIGUSR1, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
-    if parent is None or not hasattr(signal, "sigwaitinfo"):  # macOS and Windows do not tell the sender
+    if parent is None or not hasattr(signal, "sigwaitinfo"):  # macOS and Windows do not report the sender
         return
-    # A thread receives the signal even if the worker is busy. An exit code other than 0 would be the loader's error.
+    # A thread receives the signal even if the worker is busy. With an exit code other than 0, the loader would raise an
+    # error.
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
     threading.Thread(target=_exit_on_sigterm_from, args=(parent.pid,), daemon=True).start()
 

@@ -1,7 +1,7 @@
 """The drawing surface of drawn faces: face coordinates, smooth curves, filled shapes, lines and soft shading.
 
-The origin of face coordinates lies between the eyes and the mouth; x points to the right of the image, y downwards.
-The face is about 2 units high and 1.5 wide. Each point also has a depth on a rounded head: a turn or nod of the head
+The origin of face coordinates lies between the eyes and the mouth; x points to the right of the image, y downwards. The
+face is about 2 units high and 1.5 wide. Each point also has a depth on a rounded head, so a turn or nod of the head
 moves the middle of the face further than its outline.
 """
 
@@ -28,7 +28,7 @@ _SUBPIXEL_BITS = 4
 _HEAD_DEPTH = 0.6
 # Turns (dy, dx) into the perpendicular direction.
 _ACROSS = np.array([-1.0, 1.0])
-# Ellipsoid of the depth of face points: 1 / semi-axis squared, semi-axes in face units.
+# Ellipsoid that defines the depth of face points: 1 / semi-axis squared, semi-axes in face units.
 _HEAD_CURVE = np.array([1 / 0.9**2, 1 / 1.25**2])
 
 
@@ -96,10 +96,10 @@ class Canvas:
     Args:
         pixels: Width and height of the image.
         unit: Pixels per face unit.
-        roll: In-plane rotation of the head, radians, clockwise in the image.
-        yaw: Turn of the head toward the right of the image, radians.
-        pitch: Nod of the head downwards, radians.
-        shift: Offset of the head from the center of the image, face units.
+        roll: In-plane rotation of the head, in radians, clockwise in the image.
+        yaw: Turn of the head toward the right of the image, in radians.
+        pitch: Nod of the head downwards, in radians.
+        shift: Offset of the head from the center of the image, in face units.
         background: Background color.
     """
 
@@ -129,9 +129,9 @@ class Canvas:
         """Return the pixel coordinates of face points.
 
         Args:
-            points: (n, 2) points, face units.
-            depth: One depth for all points, 1 at the tip of the head's curve and 0 at its outline; None: the depth of
-                each point on the rounded head.
+            points: (n, 2) points in face units.
+            depth: Depth of all points, from 0 at the outline of the head to 1 at its frontmost point; if None, each
+                point's depth on the rounded head.
 
         Returns:
             (n, 2) pixel coordinates.
@@ -145,18 +145,18 @@ class Canvas:
         return projected
 
     def fill(self, points: Points, color: Color, *, depth: float | None = None) -> None:
-        """Fill the outline of a shape, (n, 2) points in face units; for `depth` see `project`."""
+        """Fill a shape given its outline, (n, 2) points in face units; for `depth`, see `project`."""
         cv2.fillPoly(self.image, [self._fixed(points, depth)], _rgb(color), cv2.LINE_AA, _SUBPIXEL_BITS)
 
     def line(
         self, points: Points, color: Color, width: float, *, closed: bool = False, depth: float | None = None
     ) -> None:
-        """Draw a line of constant width, in face units, of at least one pixel; for `depth` see `project`."""
+        """Draw a line of constant width, in face units but at least one pixel; for `depth`, see `project`."""
         outline, thickness = [self._fixed(points, depth)], max(1, round(width * self.unit))
         cv2.polylines(self.image, outline, closed, _rgb(color), thickness, cv2.LINE_AA, _SUBPIXEL_BITS)
 
     def stroke(self, points: Points, color: Color, width: float, *, ends: tuple[float, float] = (0.0, 0.0)) -> None:
-        """Draw a line that tapers from a width in its middle, in face units, to shares of it at its two ends."""
+        """Draw a line that tapers from `width` in the middle, in face units, to shares of it at its two ends."""
         direction = np.empty_like(points)
         direction[1:-1] = points[2:] - points[:-2]
         direction[0], direction[-1] = points[1] - points[0], points[-1] - points[-2]
@@ -165,12 +165,12 @@ class Canvas:
         self.fill(np.concatenate([points + offset, (points - offset)[::-1]]), color)
 
     def glow(self, x: float, y: float, radii: tuple[float, float], color: Color, strength: float) -> None:
-        """Blend in a soft elliptic patch of color.
+        """Blend in a soft elliptical patch of color.
 
         Args:
-            x: Center, face units.
-            y: Center, face units.
-            radii: Horizontal and vertical distance at which the color has faded to a third, face units.
+            x: Center, in face units.
+            y: Center, in face units.
+            radii: Horizontal and vertical distance at which the color has faded to a third, in face units.
             color: Color of the patch.
             strength: Share of the color at the center, 0 to 1.
         """
@@ -183,7 +183,7 @@ class Canvas:
         y0, y1 = max(0, int(v - 2 * ry)), min(height, int(v + 2 * ry) + 2)
         if x0 >= x1 or y0 >= y1:
             return
-        # Lowered slightly: the patch then fades to zero at its border.
+        # Lowered slightly, to make the patch fade to zero at its border.
         across = np.exp(-(((np.arange(x0, x1) - u) / rx) ** 2)).astype(np.float32)
         down = np.exp(-(((np.arange(y0, y1) - v) / ry) ** 2)).astype(np.float32)
         alpha = np.maximum(down[:, None] * across - 0.02, 0.0) * np.float32(255 * strength)
@@ -236,5 +236,5 @@ def _blend(below: Image, above: Image | tuple[int, int, int], alpha: NDArray[np.
     """
     weight = alpha[..., None].astype(np.int16) + (alpha[..., None] >> 7)  # 0 to 256
     difference = np.asarray(above, np.int16) - below
-    # Halved: 255 x 256 does not fit into 16 bits.
+    # Halved, because 255 x 256 does not fit into 16 bits.
     below += ((difference * (weight >> 1) + 64) >> 7).astype(np.uint8)

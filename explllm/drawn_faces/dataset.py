@@ -100,7 +100,7 @@ def draw_faces(
             if is_complete():
                 raise FileExistsError(folder)
     except OSError:
-        # Another machine may have drawn the same faces to a shared disk in the meantime, and may be reading them.
+        # In the meantime, another machine may have drawn the same faces to a shared disk and may be reading them.
         if not is_complete():
             raise
     return Manifest.read(folder / MANIFEST_NAME)
@@ -137,7 +137,7 @@ def _draw_all(folder: Path, counts: dict[str, int], size: int, seed: int, label_
             for number in range(count):
                 person, expression = number // len(classes), classes[number % len(classes)]
                 identity = Identity.sample(np.random.default_rng([seed, part, person]))
-                # Counted from 1: a trailing 0 would repeat the generator of the identity.
+                # Counted from 1, because a trailing 0 would repeat the generator of the identity.
                 random = np.random.default_rng([seed, part, person, list(Expression).index(expression) + 1])
                 units = sample_action_units(expression, random).tolist()
                 image = f"{split}/{person:05d}-{expression.lower()}.png"

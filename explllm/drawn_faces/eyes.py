@@ -9,7 +9,7 @@ from explllm.drawn_faces.identity import Identity
 from explllm.drawn_faces.movement import SIDES, Movement
 
 EYE_HEIGHT = -0.10
-"""Height of the centers of the eyes, face units."""
+"""Height of the centers of the eyes, in face units."""
 _WHITE: Color = (246, 244, 240)
 _PUPIL: Color = (18, 16, 18)
 
@@ -60,7 +60,7 @@ def _draw_eye(canvas: Canvas, identity: Identity, movement: Movement, side: int)
             canvas.fill(ellipse(x, y, iris, iris), shade(identity.iris, 0.55))
             canvas.fill(ellipse(x, y, iris * 0.82, iris * 0.82), identity.iris)
             canvas.fill(ellipse(x, y, iris * 0.46, iris * 0.46), _PUPIL)
-            # The glint is centered above the pupil: a mirrored face must give the mirrored image.
+            # The glint is centered above the pupil, because a mirrored face must give the mirrored image.
             canvas.fill(ellipse(x, y - iris * 0.38, iris * 0.20, iris * 0.18), (255, 255, 255))
             canvas.glow(x, upper - 0.01, (half * 1.2, height * 0.35), shade(skin, 0.4), 0.45 * (1 - lift))
     # A raised or closed lid hides the fold of the upper lid.
@@ -100,7 +100,7 @@ def draw_brows(canvas: Canvas, identity: Identity, movement: Movement) -> None:
     wrinkle = shade(identity.skin, 0.66)
     for side in SIDES:
         up, down = movement.brow_raise.at(side), movement.brow_lower.at(side)
-        # Raised and lowered together, the brow slants: its inner end rises and its outer end drops (FACS 1+4).
+        # A brow that is both raised and lowered slants: its inner end rises and its outer end drops (FACS 1+4).
         slant = min(up, down)
         wrinkled_nose = 0.03 * movement.nose_wrinkle
         base = EYE_HEIGHT - identity.brow_height

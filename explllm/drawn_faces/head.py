@@ -18,7 +18,7 @@ def face_outline(identity: Identity, movement: Movement) -> Points:
     wide, narrow, chin = identity.face_width, identity.jaw_width, identity.chin_length
     puff = movement.cheeks_puff
     square = 0.04 * jaw.forward
-    # Half the width at a height, and the share of the jaw's slide that this part follows.
+    # Half the width of the face, the share of the jaw's slide that this part follows, and its vertical position.
     half = [
         (wide * 0.62, 0.0, _CROWN + 0.13),
         (wide * 0.96, 0.0, -0.62),
@@ -93,7 +93,7 @@ def _draw_freckles(canvas: Canvas, identity: Identity) -> None:
 
 
 def draw_beard(canvas: Canvas, identity: Identity, movement: Movement) -> None:
-    """Draw the facial hair, which moves with jaw and lips. Draw the mouth after it."""
+    """Draw the facial hair, which moves with the jaw and lips. Call this before drawing the mouth."""
     if identity.facial_hair == "none":
         return
     lips, jaw = Lips.of(identity, movement), JawPose.of(movement)

@@ -1,4 +1,4 @@
-"""The person and the scene of a drawn face: everything that it depends on besides its action units."""
+"""The person and the scene of a drawn face: everything besides its action units that determines the image."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ _LONG_HAIR: tuple[HairStyle, ...] = ("long", "bob", "bun", "curly", "fringe", "p
 
 @dataclass(frozen=True)
 class Identity:
-    """A drawn person, the same in all of their images. Lengths in face units, colors RGB."""
+    """A drawn person, the same in all of their images. Lengths are in face units, colors are RGB."""
 
     skin: Color
     hair: Color
@@ -107,7 +107,7 @@ class Identity:
         skin = mix(_SKINS[below], _SKINS[below + 1], tone - below)
         masculine = bool(rng.random() < 0.5)
         hair = _pick(rng, _HAIR_COLORS)
-        if tone > 5:  # dark skin comes with dark hair
+        if tone > 5:  # dark skin is paired with dark hair
             hair = _pick(rng, _HAIR_COLORS[:3])
         hair = shade(hair, float(rng.uniform(0.85, 1.15)))
         face_width = float(rng.uniform(0.68, 0.79))
@@ -156,19 +156,19 @@ class Scene:
     """The conditions of one image: pose, light and camera."""
 
     roll: float = 0.0
-    """In-plane rotation of the head, radians, clockwise in the image."""
+    """In-plane rotation of the head, in radians, clockwise in the image."""
     yaw: float = 0.0
-    """Turn of the head toward the right of the image, radians."""
+    """Turn of the head toward the right of the image, in radians."""
     pitch: float = 0.0
-    """Nod of the head downwards, radians."""
+    """Nod of the head downwards, in radians."""
     scale: float = 1.0
     """Size of the face; at 1 it fills about four fifths of the image height."""
     shift: tuple[float, float] = (0.0, 0.0)
-    """Offset of the head from the center of the image, face units."""
+    """Offset of the head from the center of the image, in face units."""
     light_direction: float = -math.pi / 2
-    """Direction of the light, radians clockwise from the right of the image; from above by default."""
+    """Direction of the light, in radians clockwise from the right of the image; from above by default."""
     light_contrast: float = 0.0
-    """Relative brightness of the lit edge of the image over its center."""
+    """Relative increase in brightness from the center of the image to its lit edge."""
     light_gain: float = 1.0
     """Brightness factor."""
     light_warmth: float = 0.0

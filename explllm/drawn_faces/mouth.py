@@ -13,7 +13,7 @@ from explllm.drawn_faces.movement import SIDES, Movement
 _TEETH: Color = (248, 244, 234)
 _CAVITY: Color = (74, 20, 26)
 _TONGUE: Color = (196, 92, 96)
-# Distance from the base of the nose down to the relaxed mouth, face units.
+# Distance from the base of the nose down to the relaxed mouth, in face units.
 _BELOW_NOSE = 0.27
 
 
@@ -46,7 +46,7 @@ class Lips:
     bottom: Points
     """Lower border of the lower lip."""
     gap: float
-    """Height of the opening in the middle, face units."""
+    """Height of the opening in the middle, in face units."""
 
     @classmethod
     def of(cls, identity: Identity, movement: Movement) -> Lips:

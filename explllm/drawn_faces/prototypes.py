@@ -7,10 +7,10 @@ Ekman, Friesen and Hager, "FACS Investigator's Guide", 2002: Disgust 9+17 with a
 with bared teeth. In Disgust, Upper Lip Raise (10) accompanies Nose Wrinkle (9) and Brow Lower (4), because the muscle
 that wrinkles the nose also moves lip and brow.
 
-FEAFA has no unit for FACS 6, 7, 14, 15, 23 and 24. The closest unit replaces them: slight Eye Close for the
+FEAFA has no unit for FACS 6, 7, 14, 15, 23 and 24. They are replaced with the closest unit: slight Eye Close for the
 narrowed eyes of 6 and 7, Chin Raise, which also turns the corners of the mouth down, for 15 (17 goes with it in the
-variants of Sadness), and Upper and Lower Lip Suck for the tightened and pressed lips of 23 and 24. The one-sided
-Lip Corner Pull alone replaces 12+14. The intensity ranges are our choice.
+variants of Sadness), and Upper and Lower Lip Suck for the tightened and pressed lips of 23 and 24. The one-sided Lip
+Corner Pull alone replaces 12+14. The intensity ranges are our choice.
 """
 
 from __future__ import annotations

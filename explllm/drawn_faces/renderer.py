@@ -1,4 +1,4 @@
-"""Drawing of a face from 24 action units, a person and a scene."""
+"""Draw a face from 24 action units, a person and a scene."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ __all__ = ["Identity", "Scene", "draw_face"]
 _SUPERSAMPLING = 2
 # Face units from the center of the image to its border.
 _REACH = 1.26
-# Image size that Scene.blur refers to, pixels.
+# Image size that Scene.blur refers to, in pixels.
 _BLUR_SIZE = 96
 MINIMUM_SIZE = 16
 
@@ -62,7 +62,7 @@ def draw_face(action_units: Sequence[float], identity: Identity, scene: Scene, s
         roll=scene.roll,
         yaw=scene.yaw,
         pitch=scene.pitch,
-        # The hair needs more room than the chest.
+        # Move the head down, because the hair needs more room than the chest.
         shift=(scene.shift[0], scene.shift[1] + 0.04),
         background=scene.background,
     )

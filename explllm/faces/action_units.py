@@ -1,4 +1,4 @@
-"""Action units of images in Python: `ActionUnits`, with test-time flipping and results as a table."""
+"""Measure action units in Python: `ActionUnits`, with test-time flipping and results as a table."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class ActionUnits:
         Args:
             path: The estimator's file.
             estimator: A name in `explllm.faces.estimators.ESTIMATORS`.
-            margin: Margin around boxes, see `face_crop`; by default the estimator's, or `DEFAULT_MARGIN`.
+            margin: Margin around boxes, see `face_crop`; by default the estimator's own, or `DEFAULT_MARGIN`.
             tta: Average over the face and its mirror image, see `estimate_with_flip`.
             **options: Options of the estimator.
 
@@ -73,7 +73,7 @@ class ActionUnits:
 
         Args:
             image: The image.
-            boxes: Boxes of the faces in pixels of the upright image; by default the image is one face crop.
+            boxes: Boxes of the faces in pixels of the upright image; by default, the image is used as one face crop.
 
         Returns:
             24 intensities per face.
@@ -106,7 +106,7 @@ class ActionUnits:
 def estimate_with_flip(estimator: Estimator, images: Sequence[Image.Image]) -> list[Intensities | None]:
     """Return the mean of the estimates for faces and for their mirror images.
 
-    The estimate of the mirror image is mirrored back. A face with only one of the two estimates gets that one.
+    The estimate of the mirror image is mirrored back. If only one of the two estimates exists, it is used.
     """
     count = len(images)
     estimates = estimator.estimate([*images, *(ImageOps.mirror(image) for image in images)])

@@ -75,8 +75,8 @@ def match_faces(
 ) -> list[list[Detection]]:
     """Assign the detected faces of an image to the rows of a manifest that show it.
 
-    A row with a box gets the face with the highest intersection over union, of at least `MIN_IOU`. Each face goes to
-    one row. A row without a box gets the faces that `which` selects among the remaining ones.
+    A row with a box gets the face with the highest intersection over union, of at least `MIN_IOU`. Each face is
+    assigned to at most one row. A row without a box gets the faces that `which` selects among the remaining ones.
 
     Args:
         detections: The detected faces.
@@ -85,7 +85,7 @@ def match_faces(
         size: Width and height of the image.
 
     Returns:
-        The faces of each row: none, one, or with ``all`` any number.
+        The faces of each row: none, one, or, with ``all``, any number.
     """
     pairs = [
         (iou(box, face.box), row, index)

@@ -18,7 +18,7 @@ DEFAULT_MARGIN = 0.1
 """Margin on each side of a box, as a share of its longer side. Our choice: the paper states none."""
 
 _MAX_RATIO = 8
-"""A crop longer than this multiple of the image's longer side means that the box is wrong."""
+"""A crop whose side exceeds this multiple of the image's longer side indicates a wrong box."""
 
 _CROP_RATIO, _CROP_SIZE = 1.3, 512
 _CROP_SHARE = 0.6
@@ -77,10 +77,10 @@ def face_crop(image: Image.Image, box: Sequence[float], margin: float = DEFAULT_
 
 
 def _square(box: Sequence[float], margin: float, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
-    """Return the rows and columns of an image that make up a crop; those at the edge of the image are repeated."""
+    """Return the rows and columns of an image that make up a crop, with those at the image's edge repeated."""
     _check_box(box, margin, size)
     x, y, w, h = box
-    # Half a pixel is always rounded up: Python's rounding to even would shift some crops and not others.
+    # Half a pixel is always rounded up, because Python's rounding to even would shift some crops but not others.
     length = max(math.floor(max(w, h) * (1 + 2 * margin) + 0.5), 1)
     left, top = math.floor(x + w / 2 - length / 2 + 0.5), math.floor(y + h / 2 - length / 2 + 0.5)
     columns = np.clip(np.arange(left, left + length), 0, size[0] - 1)
@@ -110,7 +110,7 @@ def _check_box(box: Sequence[float], margin: float, size: tuple[int, int]) -> No
 def load_face(
     source: ImageSource, box: Sequence[float] | None, margin: float = DEFAULT_MARGIN, max_size: int | None = None
 ) -> Image.Image:
-    """Read an image and crop its face, RGB.
+    """Read an image as RGB and crop its face.
 
     Args:
         source: As for `load_image`.

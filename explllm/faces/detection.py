@@ -30,11 +30,11 @@ from explllm.faces.table import TableTask, image_boxes
 
 FOUND, GIVEN, NO_FACE, KEPT = "found", "given", "no face found", "no face found; the earlier box is kept"
 NO_MATCH = "no detected face overlaps the earlier box, which is kept"
-"""Values of the column ``face_status``; for an image that cannot be read it holds the reason."""
+"""Values of the column ``face_status``, which contains the reason if an image cannot be read."""
 
 PER_FACE_COLUMNS = ("expression", "identity", "votes", "facs", "action_units", "cot")
-"""Columns that describe one face, and all columns that start with such a name and an underscore (``cot_source``). They
-are emptied if ``all`` turns one row into several."""
+"""Columns that describe one face. If ``all`` turns one row into several, they are emptied, as are all columns whose
+names start with one of them and an underscore (``cot_source``)."""
 
 _CACHED_IMAGES = 64
 
@@ -66,7 +66,7 @@ class DetectionJob:
     which: FaceChoice = "largest"
     """The face to use for a row without a box if the image has several."""
     redo: bool = False
-    """Detect again in rows that have a box."""
+    """Whether to detect faces again for rows that have a box."""
     input_size: int | None = None
     """See `FaceDetector`."""
     threshold: float = 0.5
@@ -115,7 +115,7 @@ class DetectionJob:
         return {"bad": None, "faces": faces}
 
     def _faces(self, item: ImageRows, image: ReducedImage, detector: FaceDetector) -> Iterator[dict[str, Any]]:
-        """Yield the faces of an image in the order of its rows; a row without a face has no box."""
+        """Yield the faces of an image in the order of its rows; a row without a detected face keeps its box, if any."""
         detections: list[Detection] = []
         matches: list[list[Detection]] = [[] for _ in item.rows]
         if self.redo or None in item.boxes:
@@ -162,9 +162,9 @@ def crop_name(image: str, number: int) -> str:
 class DetectionTask(TableTask):
     """Detection for a manifest: an item is an image with all its rows.
 
-    The manifest is written with the columns ``box``, ``face_status``, ``face_score`` (None for a given box) and, if
-    crops are written, ``crop`` (path relative to the crop folder). A row with several faces becomes several rows
-    without `PER_FACE_COLUMNS`, because it is unknown which face they describe.
+    The manifest is written with the columns ``box``, ``face_status``, ``face_score`` (None unless the box was detected)
+    and, if crops are written, ``crop`` (path relative to the crop folder). A row with several faces becomes several
+    rows without `PER_FACE_COLUMNS`, because it is unknown which face they describe.
     """
 
     title = "faces"
@@ -188,7 +188,7 @@ class DetectionTask(TableTask):
         return {"detector": file_sha256(job.detector), "crops": crops, **settings}
 
     def plan(self, source: ManifestFile) -> int:
-        """Group the rows by image, in 24 bytes per row, and return the number of images to read.
+        """Group the rows by image, using 24 bytes per row, and return the number of images to read.
 
         Raises:
             ConfigError: If the crops of two images would have the same name, or the crop folder cannot be written.
@@ -199,7 +199,7 @@ class DetectionTask(TableTask):
                 hashes.append(hash(image))
                 boxed.append(box is not None)
         count = len(hashes)
-        # The rows of an image are neighbors in this order, the first row first.
+        # In this order, the rows of an image are adjacent, and its first row comes first.
         self._order = np.argsort(hashes, kind="stable").astype(np.int32)
         ordered = np.asarray(hashes)[self._order]
         is_start = np.ones(count, bool)
@@ -207,7 +207,8 @@ class DetectionTask(TableTask):
         starts = np.flatnonzero(is_start)
         sizes = np.diff(np.append(starts, count))
         firsts = self._order[starts]
-        # For each row the first row of its image; for first rows the image's place in the order and number of rows.
+        # For each row, the first row of its image; for first rows, the image's place in the order and its number of
+        # rows.
         self._first, self._start, self._size = (np.zeros(count, np.int32) for _ in range(3))
         self._first[self._order] = np.repeat(firsts, sizes)
         self._start[firsts], self._size[firsts] = starts, sizes
@@ -292,7 +293,7 @@ def check_crop_names(images: Iterable[str]) -> None:
         if (other := owners.setdefault(name, image)) != image:
             raise _duplicate_crop(other, image, name)
     for name, image in owners.items():
-        # The second face of `a.jpg` and the first of `a.face2.jpg`.
+        # The second face of `a.jpg` and the first face of `a.face2.jpg` would have the same name.
         first = re.sub(r"\.face\d+\.jpg$", ".jpg", name)
         if first != name and first in owners:
             raise _duplicate_crop(owners[first], image, name)

@@ -22,13 +22,13 @@ DEFAULT_INPUT_SIZE = 640
 """Input width and height in pixels for a detector that accepts any size; SCRFD was trained with this size."""
 
 _OUTPUTS = {6: (3, False), 9: (3, True), 10: (5, False), 15: (5, True)}
-"""By SCRFD's number of outputs: the levels of its pyramid, and whether it has landmarks."""
+"""Number of pyramid levels, and whether there are landmarks, by SCRFD's number of outputs."""
 
 _BORDER = 0.5
 """Width of the border for the second attempt, as a share of the longer side: the face then fills half of the frame.
 
-Measured with the 500 M-operations SCRFD on 150 tightly cropped faces: it detects 4 without a border, 106 with a
-border of a quarter, 147 with a half, 147 with the whole side.
+Measured with the SCRFD model of 500 MFLOPs on 150 tightly cropped faces: it detects 4 without a border, 106 with a
+border of 0.25, 147 with 0.5 and 147 with 1.
 """
 
 
@@ -50,7 +50,7 @@ class FaceDetector:
         """Open a detector.
 
         Args:
-            path: An ONNX file of SCRFD, or a folder with exactly one (and possibly other models).
+            path: An SCRFD ONNX file, or a folder that contains exactly one (and possibly other models).
             input_size: Width and height of the input in pixels, a multiple of 32; 640 by default. Only for a file that
                 accepts any size.
             threshold: Minimum score of a face.
@@ -74,7 +74,7 @@ class FaceDetector:
                 f"insightface cannot be imported ({error})", remedy='Install it: pip install "explllm[faces]".'
             ) from error
         self._scrfd: Any = SCRFD(model_file=str(self.file), session=self.session)
-        # Without a size, insightface runs a file that accepts any size at two sizes and returns some faces twice.
+        # If no size is set, insightface runs a file that accepts any size at two sizes and returns some faces twice.
         self._scrfd.prepare(0, input_size=(self.size, self.size), det_thresh=threshold)
         _check_outputs(self.session, self.size, self.file)
 
@@ -91,11 +91,11 @@ class FaceDetector:
         return self.detect_reduced(load_reduced(image, 2 * self.size))
 
     def detect_reduced(self, image: ReducedImage) -> Detections:
-        """Detect the faces of an image that may be reduced, to at least twice the input size; see `detect`."""
+        """Detect the faces of an image that may have been reduced, to at least twice the input size; see `detect`."""
         pixels = image.pixels
         height, width = pixels.shape[:2]
         if max(width, height) > 2 * self.size:
-            # insightface shrinks without a filter, which is harmless from twice the input size only.
+            # insightface downsamples without antialiasing, which is harmless only up to twice the input size.
             scale = self.size / max(width, height)
             smaller = max(round(width * scale), 1), max(round(height * scale), 1)
             pixels = cv2.resize(pixels, smaller, interpolation=cv2.INTER_AREA)
@@ -108,9 +108,9 @@ class FaceDetector:
         return Detections(face for face in scaled if face is not None)
 
     def _run(self, pixels: np.ndarray, border: int) -> list[tuple[np.ndarray, float, np.ndarray | None]]:
-        """Return corners (4,), score and landmarks (5, 2) of each face."""
+        """Return the corners (4,), score and landmarks (5, 2) of each face."""
         height, width = pixels.shape[:2]
-        # A narrow strip would shrink to zero pixels: widen it to at least one pixel after shrinking.
+        # A narrow strip would shrink to zero pixels, so widen it to at least one pixel after shrinking.
         thin = max(0, -(-max(width, height) // self.size) - min(width, height))
         down, right = border + thin * (height < width), border + thin * (width < height)
         if border or thin:
@@ -138,7 +138,7 @@ def _detection(
 
 
 def _scrfd(path: Path, provider: Provider, threads: int | None) -> tuple[Path, InferenceSession]:
-    """Return the path and session of an SCRFD file, or of the one in a folder."""
+    """Return the path and session of an SCRFD file, or of the only SCRFD file in a folder."""
     if not path.is_dir():
         session = open_session(path, provider, threads)
         _check_form(session, path)
@@ -172,7 +172,7 @@ def _check_form(session: InferenceSession, file: Path) -> None:
     if len(outputs) not in _OUTPUTS:
         raise _not_scrfd(f"{len(outputs)} outputs instead of {', '.join(map(str, _OUTPUTS))}", file)
     if len(inputs) != 1 or len(inputs[0].shape) != 4 or inputs[0].shape[1] != 3:
-        raise _not_scrfd(f"its input is {[value.shape for value in inputs]}, not one of color images", file)
+        raise _not_scrfd(f"its input is {[value.shape for value in inputs]}, not (B, 3, H, W)", file)
 
 
 def _input_size(session: InferenceSession, requested: int | None, file: Path) -> int:
@@ -195,7 +195,7 @@ def _input_size(session: InferenceSession, requested: int | None, file: Path) ->
 
 
 def _check_outputs(session: InferenceSession, size: int, file: Path) -> None:
-    """Run the model once: only the shapes of its outputs distinguish it from other models with as many outputs."""
+    """Run the model once: only the output shapes distinguish it from other models with the same number of outputs."""
     value = session.get_inputs()[0]
     kind = np.float16 if value.type == "tensor(float16)" else np.float32
     try:

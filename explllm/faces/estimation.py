@@ -24,10 +24,11 @@ from explllm.faces.onnx_session import Provider
 from explllm.faces.table import TableTask, image_boxes
 
 ESTIMATED, GIVEN = "estimated", "given"
-"""Values of the column ``action_units_status``; for a row without intensities it holds the reason."""
+"""Values of the column ``action_units_status``, which contains the reason if a row has no intensities."""
 
 _MAX_SIZE = 1024
-"""Maximum width and height of faces in pixels: no estimator uses more, and a batch of photographs needs much memory."""
+"""Maximum width and height of faces in pixels: no estimator uses more, and a batch of full-size photographs needs a lot
+of memory."""
 
 
 @dataclass(frozen=True)
@@ -55,9 +56,9 @@ class EstimationJob:
     tta: bool = False
     """Average over the face and its mirror image, see `explllm.faces.action_units.estimate_with_flip`."""
     provider: Provider = "auto"
-    """Device of the model, if the estimator can choose."""
+    """Device of the model, for estimators with a choice of device."""
     threads: int | None = None
-    """CPU threads of the model, if the estimator can choose."""
+    """CPU threads of the model, for estimators that can set them."""
     max_pixels: int | None = None
     """Maximum number of pixels of an image, see `explllm.faces.images.allow_pixels`."""
 
@@ -107,10 +108,10 @@ class EstimationJob:
 
 
 class EstimationTask(TableTask):
-    """Estimation for a manifest: an item is a row without action units, or with `redo` any row.
+    """Estimation for a manifest: an item is a row without action units, or, with `redo`, any row.
 
-    Rows without a detected face are left out, because the whole photograph is not a face. The manifest is written with
-    the columns ``action_units``, ``action_units_source``, ``action_units_missing`` (names of the unmeasured units,
+    Rows without a detected face are skipped, because the whole photograph is not a face crop. The manifest is written
+    with the columns ``action_units``, ``action_units_source``, ``action_units_missing`` (names of the unmeasured units,
     separated by commas; their intensity is 0) and ``action_units_status``. A row without a new estimate keeps its old
     one. If an estimate replaces the intensities of a drawn face, ``action_units_true_source`` records that they were
     drawn.
@@ -126,7 +127,7 @@ class EstimationTask(TableTask):
             job: What to do with the rows.
             source: The name of the estimator in the column ``action_units_source``.
             batch_size: The estimator's batch size.
-            redo: Estimate again in rows that have action units.
+            redo: Whether to estimate again for rows that have action units.
         """
         self._job, self._source, self.batch_size, self._redo = job, source, batch_size, redo
 
@@ -201,7 +202,7 @@ def _column(chunk: Manifest, name: str) -> list[Any]:
 
 
 def _given_status(chunk: Manifest) -> list[str]:
-    """Return the status of each row if it is not estimated."""
+    """Return the status that each row has if it is not estimated."""
     rows = zip(chunk.face_not_found(), _column(chunk, "action_units"), _column(chunk, "face_status"), strict=True)
     return [str(reason) if faceless and units is None else GIVEN for faceless, units, reason in rows]
 

@@ -27,10 +27,10 @@ IMAGE_SUFFIXES = frozenset({".bmp", ".gif", ".heic", ".heif", ".jpeg", ".jpg", "
 """Suffixes of image files, in lower case; case is ignored."""
 
 TRUNCATED = "the image file is truncated"
-"""Warning about a truncated JPEG file. The image's ``info`` has the key ``truncated``."""
+"""Warning about a truncated JPEG file. The image's ``info`` then has the key ``truncated``."""
 
 _MAX_GRAY_ROWS = 0.25
-"""Share of the rows of a truncated JPEG file that may be missing. With more, the file is unreadable."""
+"""Maximum share of missing rows in a truncated JPEG file; with more, it counts as unreadable."""
 
 _ORIENTATION = 0x0112
 _TURNS: dict[int, Any] = {
@@ -42,15 +42,15 @@ _TURNS: dict[int, Any] = {
     7: lambda pixels: cv2.rotate(cv2.transpose(pixels), cv2.ROTATE_180),
     8: lambda pixels: cv2.rotate(pixels, cv2.ROTATE_90_COUNTERCLOCKWISE),
 }
-"""Makes pixels upright, by EXIF orientation."""
+"""Functions that make pixels upright, by EXIF orientation."""
 
 
 def load_image(source: ImageSource, upright: bool = True) -> Image.Image:
     """Read an image as RGB.
 
-    Transparent pixels are composited over white. 16-bit gray is scaled to 8 bits. Floating point and 32-bit pixels are
-    read if their range is clear: at most 1, at most 255 or, for integers, at most 65,535. A JPEG file that is missing a
-    few rows is read with a warning.
+    Transparent pixels are composited over white. 16-bit gray is scaled to 8 bits. Floating-point and 32-bit pixels are
+    read if their range is clear: up to 1, up to 255 or, for integers, up to 65,535. A JPEG file that is missing a few
+    rows is read with a warning.
 
     Args:
         source: The image.
@@ -84,13 +84,13 @@ def load_image(source: ImageSource, upright: bool = True) -> Image.Image:
             warnings.warn(f"{TRUNCATED}{f' [{where}]' if where else ''}", stacklevel=2)
             return repaired
         unknown = isinstance(error, UnidentifiedImageError) or not str(error)
-        reason = "not an image, or of an unknown format" if unknown else str(error)
+        reason = "not an image, or in an unknown format" if unknown else str(error)
         raise ImageError(f"unreadable image: {reason}", where=where, remedy="Replace the file or remove it.") from error
 
 
 @dataclass(frozen=True)
 class ReducedImage:
-    """An upright image that may be decoded at a fraction of its size."""
+    """An upright image that may have been decoded at a fraction of its size."""
 
     pixels: np.ndarray
     """uint8 (h, w, 3), RGB."""
@@ -133,14 +133,15 @@ def image_files(sources: Iterable[str | PathLike[str]]) -> list[str]:
         sources: Files, folders (searched with their subfolders) and patterns such as ``faces/*.jpg`` or ``**/*.png``.
 
     Returns:
-        Paths of files, in alphabetical order for each source. A file that does not exist is listed too.
+        Paths of files, in alphabetical order for each source. Files that do not exist are listed, too.
 
     Raises:
-        MissingPathError: If a folder holds no images, or no file matches a pattern.
+        MissingPathError: If a folder contains no images, or no file matches a pattern.
     """
     files: list[str] = []
     for source in [str(fspath(source)) for source in sources]:
-        # Unlike the methods of Path, these functions raise no error for names that are too long or in a locked folder.
+        # Unlike the methods of Path, these functions raise no error for names that are too long or in a folder without
+        # read permission.
         if os.path.isdir(source):
             found = sorted(
                 fspath(path)
@@ -207,12 +208,12 @@ def _content(file: Path | BytesIO) -> bytes:
 
 
 def _open(file: Path | BytesIO) -> Image.Image:
-    """Open an image file; the reader of Apple's HEIC is loaded on first use."""
+    """Open an image file; the reader for Apple's HEIC format is loaded on first use."""
     try:
         return Image.open(file)
     except UnidentifiedImageError:
         start = _content(file)[:12]
-        # The header of ISO media files: the kind of box, then the kind of file.
+        # The header of ISO media files: the box type, then the file type.
         if start[4:8] != b"ftyp" or start[8:12] not in _HEIF:
             raise
     try:
@@ -235,7 +236,7 @@ def _decode_jpeg(file: Path | BytesIO, min_size: float, part: float | None) -> R
             if header.format != "JPEG" or header.mode not in ("RGB", "L"):
                 return None
             size, orientation = header.size, header.getexif().get(_ORIENTATION, 1)
-    except Exception:  # `load_image` explains it
+    except Exception:  # `load_image` reports the reason
         return None
     content = _content(file)
     if not content.rstrip(b"\0").endswith(b"\xff\xd9"):
@@ -255,7 +256,7 @@ def _decode_jpeg(file: Path | BytesIO, min_size: float, part: float | None) -> R
 def _read_truncated(file: Path | BytesIO, upright: bool) -> Image.Image | None:
     """Read a truncated JPEG file, whose missing rows become gray; None if that fails or too many rows are missing."""
     try:
-        # The end marker makes the decoder fill the missing rows.
+        # With the end marker, the decoder fills the missing rows.
         with Image.open(BytesIO(_content(file) + b"\xff\xd9")) as image:
             if image.format != "JPEG":
                 return None
@@ -286,7 +287,7 @@ def _too_large(error: Exception, where: str | None) -> ImageError:
 def _from_array(source: Any) -> Image.Image:
     if hasattr(source, "cpu"):
         source = source.detach().cpu()
-        if source.is_floating_point() and source.itemsize < 4:  # bfloat16, which NumPy does not have, and less
+        if source.is_floating_point() and source.itemsize < 4:  # such as bfloat16, which NumPy lacks
             source = source.float()
     array = np.asarray(source)
     if array.ndim == 3 and array.shape[0] in (1, 3, 4) and array.shape[2] not in (1, 3, 4):
@@ -307,7 +308,8 @@ def _from_array(source: Any) -> Image.Image:
 def _to_rgb(image: Image.Image, upright: bool) -> Image.Image:
     if upright:
         image = ImageOps.exif_transpose(image)
-    # Before transparency, because Pillow clips wide modes to 255. A transparent gray level stays gray.
+    # Convert wide modes before handling transparency, because Pillow clips them to 255. A transparent gray level stays
+    # gray.
     if image.mode.startswith("I;16") or image.mode in ("I", "F"):
         return Image.fromarray(_to_8_bits(np.array(image, dtype=np.float64), image.mode)).convert("RGB")
     if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:

@@ -1,6 +1,6 @@
 """The file of a job's results: each result is appended as a line of JSON, and the next run resumes from them.
 
-Memory does not grow with the number of results, except for eight bytes each: they are read when they are needed.
+Only eight bytes per result stay in memory; results are read when they are needed.
 """
 
 from __future__ import annotations
@@ -123,10 +123,10 @@ def append(file: IO[str], line: dict[str, Any]) -> None:
 
 @contextmanager
 def exclusive(out: str | PathLike[str]) -> Iterator[None]:
-    """Hold the lock of an output file: two runs must not write it at once.
+    """Lock an output file, because two runs must not write it at the same time.
 
     Raises:
-        ConfigError: If another run holds it.
+        ConfigError: If another run has locked it.
     """
     path = Path(f"{out}.lock")
     path.parent.mkdir(parents=True, exist_ok=True)

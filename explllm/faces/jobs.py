@@ -26,7 +26,7 @@ Item = tuple[int, Any]
 """The index of an item, under which its result is stored, and the item."""
 
 MAX_MISSING = 100
-"""A run stops if the files of this many first items are all missing."""
+"""A run stops if the files of its first `MAX_MISSING` items are all missing."""
 
 _MAX_REJECTED = 3
 """Maximum number of consecutive items that crash their worker. If there are more, the items are not the cause."""
@@ -35,7 +35,7 @@ _KILLED = "it crashed its worker process twice"
 
 
 class Job(Protocol):
-    """Processes items in any process. It is pickled for the workers, so it holds settings and no models."""
+    """Processes items in any process. It is pickled for the workers, so it holds settings but no models."""
 
     def open(self) -> AbstractContextManager[Callable[[Sequence[Any]], list[Result]]]:
         """Open the models, and yield a function that processes some items and returns one result for each."""
@@ -47,7 +47,7 @@ class Job(Protocol):
 
 
 def failure(job: Job, item: Any, error: Exception) -> Result:
-    """Return the result of an item that raised an error: one image that breaks a library must not stop the run."""
+    """Return the result of an item that raised an error: a single image that breaks a library must not stop the run."""
     if not isinstance(error, InputError):
         return job.reject(item, f"{type(error).__name__}: {error}")
     result = job.reject(item, error.found)
@@ -56,7 +56,7 @@ def failure(job: Job, item: Any, error: Exception) -> Result:
 
 @dataclass(frozen=True)
 class JobOptions:
-    """Where results go, and how the items are processed."""
+    """Where results are written, and how the items are processed."""
 
     partial: Path
     """File of the results."""
@@ -67,7 +67,7 @@ class JobOptions:
     total: int
     """Number of items."""
     workers: int = 1
-    """Worker processes; with 1 the main process does the work."""
+    """Number of worker processes; with 1, the main process does the work."""
     chunk: int = 1
     """Items per call of a worker."""
     max_bad: int | None = None
@@ -77,13 +77,13 @@ class JobOptions:
 def run_job(items: Iterable[Item], job: Job, options: JobOptions) -> None:
     """Process every item without a good result, and append the results to the file, one JSON object per line.
 
-    At most `workers` times two chunks are in progress at any time. An item that crashes its process twice is recorded
-    as unusable: within one run if there are several workers, otherwise in two runs.
+    At most two chunks per worker are in progress at any time. An item that crashes its process twice is recorded as
+    unusable: within one run if there are several workers, otherwise in two runs.
 
     Args:
         items: Indices and items, by ascending index.
         job: What to do with the items.
-        options: Where results go, and the limits.
+        options: Where results are written, and the limits.
 
     Raises:
         ConfigError: If the file belongs to a run with other settings.
@@ -114,7 +114,7 @@ def run_job(items: Iterable[Item], job: Job, options: JobOptions) -> None:
         except BrokenProcessPool as error:
             raise InputError(
                 f"worker processes keep dying, the last after {finished} of {options.total} images",
-                remedy="Run the same command again to resume; if memory ran out, with fewer --workers.",
+                remedy="Run the same command again to resume; if memory ran out, use fewer --workers.",
             ) from error
 
 
@@ -154,7 +154,7 @@ def _results(
             for part in filter(None, parts):
                 process = process or stack.enter_context(job.open())
                 indices = [index for index, _ in part]
-                # If one of these ends the process, the next run knows which ones were in progress.
+                # If one of these ends the process, the next run can tell which ones were in progress.
                 record({"started": indices})
                 try:
                     results = process([item for _, item in part])
@@ -227,7 +227,7 @@ def _open(job: Job) -> None:
 
 
 def _exit_with_parent() -> None:
-    """Exit when the main process dies; the worker would wait forever."""
+    """Exit when the main process dies; otherwise, the worker would wait forever."""
     parent = parent_process()
     if parent is not None:
         wait_for([parent.sentinel])

@@ -20,7 +20,7 @@ _LOG_ERRORS_ONLY = 3
 
 
 def has_nvidia_gpu() -> bool:
-    """Return whether this machine has an NVIDIA GPU, usable by a library or not."""
+    """Return whether this machine has an NVIDIA GPU, even if no library can use it."""
     return shutil.which("nvidia-smi") is not None or any(Path("/proc/driver/nvidia/gpus").glob("*"))
 
 
@@ -57,7 +57,7 @@ def open_session(
         session = onnxruntime.InferenceSession(str(path), options, providers=providers)
     except Exception as error:  # onnxruntime's errors have no common base class
         raise CheckpointError(
-            "a file that is not an ONNX model, or one that onnxruntime cannot run",
+            "a file that is not an ONNX model, or that onnxruntime cannot run",
             where=path,
             remedy="Pass a complete .onnx file.",
         ) from error

@@ -32,7 +32,7 @@ class ImagePreset:
     resample: Literal["nearest", "bilinear", "bicubic", "lanczos"] = "bicubic"
     """The resizing filter."""
     antialias: bool = True
-    """Whether the filter widens as the image shrinks (as in Pillow) or not (as in OpenCV)."""
+    """Whether downsampling is antialiased by a wider filter (as in Pillow) or not (as in OpenCV)."""
     upright: bool = True
     """Whether images are rotated according to their EXIF orientation."""
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
@@ -49,7 +49,7 @@ class ImagePreset:
 
     @classmethod
     def named(cls, name: str, size: int | None = None) -> ImagePreset:
-        """Return one of `IMAGE_PRESETS`, by default with its own size in pixels.
+        """Return one of `IMAGE_PRESETS`, with its own size by default.
 
         Raises:
             ConfigError: If there is no preset with this name.
@@ -61,7 +61,7 @@ class ImagePreset:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> ImagePreset:
-        """Return the preset that `to_dict` describes."""
+        """Create a preset from the result of `to_dict`."""
         fields: dict[str, Any] = {key: tuple(v) if isinstance(v, list) else v for key, v in values.items()}
         return cls(**fields)
 
@@ -90,7 +90,7 @@ class ImagePreset:
         import torch
 
         mean, std = np.asarray(self.mean, dtype=np.float32), np.asarray(self.std, dtype=np.float32)
-        # Scaled to [0, 1] first, as in the released code: the pixels are then bit-identical.
+        # Scaled to [0, 1] first, as in the released code, which makes the pixels bit-identical.
         pixels = (image.astype(np.float32) / np.float32(255) - mean) / std
         return torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1)))
 

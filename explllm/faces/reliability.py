@@ -21,7 +21,7 @@ PRESENT = 0.25
 """Minimum intensity of a unit that counts as present."""
 
 CONFIRMED = 0.8
-"""Share of the faces from a unit's threshold on whose mirror image must show the unit as well."""
+"""Minimum share of the faces at or above a unit's threshold whose mirror image must show the unit, too."""
 
 _THRESHOLDS = tuple(step / 100 for step in range(5, 51, 5))
 _MIN_FACES = 5
@@ -36,7 +36,7 @@ def unit_reliability(
     """Return the reliability of each unit.
 
     Args:
-        plain: Estimates of faces; None for faces without one.
+        plain: Estimates of faces; None for faces without an estimate.
         flipped: Estimates of their mirror images.
         expressions: Their labels; None if unknown.
         prototypes: Names of the units of each expression.
@@ -46,10 +46,10 @@ def unit_reliability(
         (share of at least `PRESENT`), ``flip_correlation`` (Pearson correlation of the estimate with the mirrored
         estimate of the mirror image), ``flip_difference`` (mean absolute difference of the two), ``auc`` (probability
         that a face of an expression with this unit has a higher intensity than another face), ``weight``: the product
-        of the correlation and of 2 auc - 1, each limited to [0, 1]; for units of no prototype the correlation alone;
-        and ``threshold``: the lowest of the intensities 0.05, 0.1, ... 0.5 such that of the faces from there on at
-        least `CONFIRMED` have a mirror image in which the unit is active (`ACTIVE`). Units that are not measured have
-        NaN; so has the threshold of a unit that mirror images do not confirm.
+        of the correlation and of 2 auc - 1, each limited to [0, 1]; for units of no prototype, the correlation alone;
+        and ``threshold``: the lowest of the intensities 0.05, 0.1, ... 0.5 at which the share of faces with at least
+        this intensity whose mirror image shows the unit as active (`ACTIVE`) is at least `CONFIRMED`. Unmeasured units
+        have NaN, as does the threshold of a unit that mirror images do not confirm.
 
     Raises:
         ConfigError: If no face has both estimates.

@@ -1,6 +1,6 @@
-"""Jobs over the rows of a manifest: read in chunks, processed with resumption, written with the new columns.
+"""Resumable jobs over the rows of a manifest, which is read in chunks and written with new columns.
 
-Memory does not depend on the number of rows, except for a few bytes each.
+Memory use does not depend on the number of rows, except for a few bytes per row.
 """
 
 from __future__ import annotations
@@ -75,11 +75,11 @@ class TableTask(ABC):
 
     @abstractmethod
     def items(self, source: ManifestFile) -> Iterator[Item]:
-        """Yield the items with their row, by ascending row."""
+        """Yield the items with their rows, in ascending order of rows."""
 
     @abstractmethod
     def convert(self, row: int, chunk: Manifest, results: Results) -> pd.DataFrame:
-        """Return a chunk of the manifest, which starts at a row, with the new columns."""
+        """Return a chunk of the manifest, starting at the given row, with the new columns."""
 
 
 def run_on_manifest(

@@ -47,13 +47,13 @@ def video_frames(source: str, every: float, seconds: float | None = None) -> Ite
             elif number == 0:
                 start = _position(capture)
             else:
-                # Files without times: frames at a constant rate.
+                # For files without timestamps, assume a constant frame rate.
                 elapsed = _position(capture) - start
                 now = elapsed if elapsed > now else now + 1 / rate
             number += 1
             if seconds is not None and now > seconds:
                 return
-            # The tolerance is for rates such as 29.97, whose times are not exact.
+            # The tolerance is for rates such as 29.97, whose timestamps are not exact.
             if now < due - 1e-6:
                 continue
             due = every * (1 + (now + 1e-6) // every)
@@ -67,7 +67,7 @@ def video_frames(source: str, every: float, seconds: float | None = None) -> Ite
 
 
 def _position(capture: cv2.VideoCapture) -> float:
-    """Return the time of the grabbed frame of a file in seconds; the rate of a file need not be constant."""
+    """Return the time of the grabbed frame in seconds; a file's frame rate need not be constant."""
     return capture.get(cv2.CAP_PROP_POS_MSEC) / 1000
 
 

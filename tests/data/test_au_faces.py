@@ -178,7 +178,7 @@ def test_the_note_names_the_source_of_the_labels(drawn_faces, manifest, tmp_path
     assert attached(drawn).training_data_note == "The faces are drawn by a program, not photographs."
     estimated = written(manifest, tmp_path / "est.parquet", action_units_source=["mediapipe-blendshapes"] * 97)
     data = attached(ManifestActionUnits(**estimated, batch_size=8, micro_batch_size=8))
-    assert data.training_data_note == "Labels of action units by: mediapipe-blendshapes."
+    assert data.training_data_note == "Action unit labels by: mediapipe-blendshapes."
     # As a regressor leaves it that has estimated drawn faces.
     again = written(
         manifest,
@@ -188,7 +188,7 @@ def test_the_note_names_the_source_of_the_labels(drawn_faces, manifest, tmp_path
     )
     notice = "The faces are drawn by a program, not photographs."
     data = attached(ManifestActionUnits(**again, batch_size=8, micro_batch_size=8))
-    assert data.training_data_note == f"{notice} Labels of action units by: explllm second."
+    assert data.training_data_note == f"{notice} Action unit labels by: explllm second."
     faces = ManifestFaces(**again)
     faces.setup("predict")
     assert faces.training_data_note == notice

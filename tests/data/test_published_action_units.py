@@ -46,7 +46,7 @@ def figures(folder):
 def test_feafa_from_its_folder_to_the_metrics(trained, explllm):
     run = trained / "run"
     assert figures(run)["fit/steps"] == 2
-    assert figures(run)["training_data_note"] == "Labels of action units by: FEAFA's annotators."
+    assert figures(run)["training_data_note"] == "Action unit labels by: FEAFA's annotators."
     last = ("--ckpt_path", run / "checkpoints/last.ckpt")
     table = ("--data.manifest", trained / "feafa.parquet", "--data.root", trained / "FEAFA")
     done = explllm("test", *table, *last, "--run_dir", "tested")

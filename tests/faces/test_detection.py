@@ -25,8 +25,8 @@ def test_every_row_has_a_box_or_a_reason(run, folder, detector_file):
     for name, reason in {
         "coffee.png": "no face found",
         "chelsea.png": "no face found",
-        "empty.jpg": "unreadable image: not an image, or of an unknown format",
-        "text.jpg": "unreadable image: not an image, or of an unknown format",
+        "empty.jpg": "unreadable image: not an image, or in an unknown format",
+        "text.jpg": "unreadable image: not an image, or in an unknown format",
         "missing.jpg": "the image does not exist",
     }.items():
         assert found.loc[name, "box"] is None and found.loc[name, "face_status"] == reason
@@ -35,7 +35,7 @@ def test_every_row_has_a_box_or_a_reason(run, folder, detector_file):
         "found": str(found["box"].notna().sum()),
         "no face found": str((found["face_status"] == "no face found").sum()),
         "the image does not exist": "1",
-        "unreadable image: not an image, or of an unknown format": "2",
+        "unreadable image: not an image, or in an unknown format": "2",
     }
     assert "face detector: CPUExecutionProvider" in err or "CUDA" in err
     assert "bad: empty.jpg: unreadable image" in err
@@ -203,7 +203,7 @@ def test_failures_alone_replace_no_table(run, folder, detector_file, landmarker_
         ),
         ("none.jsonl -o o.csv --detector D", "the manifest does not exist [none.jsonl]."),
         ("m.jsonl -o o.csv --detector none", "the file does not exist [none]."),
-        ("m.jsonl -o o.csv --detector m.jsonl", "a file that is not an ONNX model, or one that onnxruntime cannot run"),
+        ("m.jsonl -o o.csv --detector m.jsonl", "a file that is not an ONNX model, or that onnxruntime cannot run"),
         ("m.jsonl -o o.csv --detector D --root none", "the folder does not exist [none]. Check --root."),
         ("m.jsonl -o o.csv", "no --detector given. Pass --detector. See `explllm faces --help`."),
         ("m.jsonl -o o.csv --detector D --which best", "--which is 'best', not one of largest, central, all."),

@@ -21,7 +21,7 @@ def test_every_row_has_intensities_or_a_reason(run, folder, landmarker_file, ble
     assert row["action_units_missing"] == DEAD
     for name, reason in {
         "coffee.png": "no face found",
-        "empty.jpg": "unreadable image: not an image, or of an unknown format",
+        "empty.jpg": "unreadable image: not an image, or in an unknown format",
         "missing.jpg": "the image does not exist",
     }.items():
         row = found.loc[name]
@@ -128,7 +128,7 @@ def test_rows_without_a_face_are_left_out(run, folder, manifest_of, landmarker_f
         ("m.jsonl -o o.csv --landmarker L --onnx L", "both --landmarker and --onnx are given. Pass one of them."),
         ("m.jsonl -o o.csv --landmarker none", "the landmarker does not exist [none]. Check the path."),
         ("m.jsonl -o o.csv --landmarker m.jsonl", "a file that is not a face landmarker with blendshapes [m.jsonl]."),
-        ("m.jsonl -o o.csv --onnx L", "a file that is not an ONNX model, or one that onnxruntime cannot run"),
+        ("m.jsonl -o o.csv --onnx L", "a file that is not an ONNX model, or that onnxruntime cannot run"),
         ("m.jsonl -o o.csv --onnx L --preset none", "there is no image preset 'none'."),
         ("m.jsonl -o o.csv --landmarker L --max-bad 0", "1 images could not be used, the last because: gone.png:"),
     ],

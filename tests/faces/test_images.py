@@ -149,7 +149,7 @@ def test_a_jpeg_that_lacks_its_end_is_read_with_a_warning(photographs, tmp_path)
 
 def test_files_that_are_no_images(tmp_path):
     (tmp_path / "text.jpg").write_text("no picture")
-    with pytest.raises(ImageError, match="not an image, or of an unknown format"):
+    with pytest.raises(ImageError, match="not an image, or in an unknown format"):
         load_image(tmp_path / "text.jpg")
     with pytest.raises(MissingPathError, match=r"the image does not exist \[none.jpg\]"):
         load_image("none.jpg")

@@ -134,7 +134,7 @@ def test_items_that_end_their_worker_are_set_aside(job, run):
 
 
 def test_workers_that_always_die_stop_the_run(run):
-    with pytest.raises(InputError, match="worker processes keep dying, .* with fewer --workers"):
+    with pytest.raises(InputError, match="worker processes keep dying, .* use fewer --workers"):
         run([-1, -2, -3, -4, -5], workers=2)
 
 

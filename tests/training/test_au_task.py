@@ -274,7 +274,7 @@ def test_names_that_look_like_markup(explllm, au_config, tmp_path, people):
     (tmp_path / "named.yaml").write_text(yaml.safe_dump(config))
     done = explllm("test", "--config", "named.yaml", "--run_dir", "runs/a[/i]")
     assert done.status == 0, done.err
-    for said in ("predictions: runs/a[/i]/pred", "by unit: runs/a[/i]/act", "Labels of action units by: [/b]somebody."):
+    for said in ("predictions: runs/a[/i]/pred", "by unit: runs/a[/i]/act", "Action unit labels by: [/b]somebody."):
         assert said in done.out
 
 

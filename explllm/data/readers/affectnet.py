@@ -1,4 +1,4 @@
-"""AffectNet in its three common layouts: arrays next to the images, CSV lists, the subset from Kaggle."""
+"""AffectNet in its three common layouts: arrays next to the images, CSV lists, and Kaggle's subset."""
 
 import os
 import re
@@ -16,7 +16,7 @@ from explllm.data.readers.source import Source
 from explllm.faces.images import IMAGE_SUFFIXES
 
 NOT_EXPRESSIONS = {8: "None", 9: "Uncertain", 10: "Non-Face"}
-"""Labels after the eight expressions (Mollahosseini et al., 2017)."""
+"""Labels that follow the eight expressions (Mollahosseini et al., 2017)."""
 _LIST_FOLDERS = ("", "Manually_Annotated_file_lists/")
 _IMAGE_FOLDERS = ("Manually_Annotated_Images", "Manually_Annotated/Manually_Annotated_Images")
 _AUTOMATIC_LISTS = ("automatically_annotated.csv", "Automatically_annotated_file_list/automatically_annotated.csv")
@@ -35,13 +35,13 @@ def read_affectnet(
 ) -> None:
     """Read AffectNet; the layout is detected.
 
-    AffectNet's test set was never released: as in all papers, its validation set is the split ``test``. Images labeled
-    None, Uncertain or Non-Face are left out and counted.
+    AffectNet's test set was never released, so its validation set becomes the split ``test``, as in all papers. Images
+    labeled None, Uncertain or Non-Face are left out and counted.
 
     Args:
         source: The folder.
         classes: 8 expressions, or 7 without Contempt.
-        annotations: Labels by people, or of the images that the publisher labeled with a network (all ``train``).
+        annotations: Read the manual labels, or those produced by the publisher's network (all ``train``).
 
     Raises:
         MissingPathError: If the folder has none of the three layouts, or only automatic annotations were found.
@@ -74,7 +74,7 @@ def read_affectnet(
 
 
 def _expression(source: Source, value: str | int, classes: int) -> str | None:
-    """Return the name of a label; None, counted as left out, for labels that are not among the classes."""
+    """Return the name of a label, or None (counted as left out) if it is not one of the classes."""
     word = str(value).strip()
     index = int(word) if word.isdecimal() else None
     if index in NOT_EXPRESSIONS:
@@ -88,7 +88,7 @@ def _expression(source: Source, value: str | int, classes: int) -> str | None:
 
 
 def _read_arrays(source: Source, classes: int) -> None:
-    """Read ``train_set/annotations/ID_exp.npy``: one label per image, a number or its digits."""
+    """Read ``train_set/annotations/ID_exp.npy``: one label per image, as a number or as text."""
     for name, split in _SET_FOLDERS.items():
         folder = source.root / name / "annotations"
         if not folder.is_dir():
@@ -158,9 +158,9 @@ def _read_kaggle(source: Source, classes: int) -> None:
             with source.row(listing, line):
                 numbered = "emotion" in cells
                 image, label = (cells["image"], cells["emotion"]) if numbered else (cells["pth"], cells["label"])
-                # The published lists begin with a path on their author's machine.
+                # The paths in the published lists start with a folder on their author's machine.
                 image = re.sub(r"^.*/(?=(?:train|val)_class/)", "", image).removeprefix("./")
-                # Like its class folders, the subset counts from 1; the publisher counts from 0.
+                # Like the class folders, the subset's labels start at 1; the publisher's start at 0.
                 _add_kaggle(source, image, _from_one(label) if numbered else label, listed_split, classes)
 
 

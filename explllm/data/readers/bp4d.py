@@ -18,9 +18,9 @@ PARTS = named_parts(
     "F003 F005 F011 F013 F020 F022 M002 M005 M010 M011 M013 M016 M017 M018",
     "F004 F006 F007 F012 F014 F015 F017 F019 F021 M003 M006 M009 M015",
 )
-"""The three parts of the literature, as listed by ME-GraphAU (Luo et al., IJCAI 2022).
+"""The three parts used in the literature, as listed by ME-GraphAU (Luo et al., IJCAI 2022).
 
-Fold k tests on part k, as in lists named ``bp4d_test1``; ME-GraphAU numbers in reverse (its fold 1 tests on part 3).
+Fold k tests on part k, as in lists named ``bp4d_test1``; ME-GraphAU numbers folds in reverse (fold 1 tests on part 3).
 """
 _LABELS = ("AUCoding/AU_OCC", "AU_OCC", "AUCoding")
 _UNKNOWN = "9"
@@ -36,13 +36,13 @@ def read_bp4d(
     """Read ``AUCoding/AU_OCC/F001_T1.csv``, or a list of frames.
 
     The header of a CSV file numbers its columns: 0 is the frame, the others are FACS units. Frames with a 9 (not coded)
-    in one of the 12 units are left out and counted. A line of a list is ``2F23_10/1001.jpg 1 1 0 ...``: path and 12
-    values 0 or 1.
+    in one of the 12 units are left out and counted. Each line of a list has the form ``2F23_10/1001.jpg 1 1 0 ...``: a
+    path and 12 values, 0 or 1.
 
     Args:
         source: The folder.
         fold: Test on part N of the people, 1 to 3; by default all rows are ``train``.
-        val_fraction: With --fold, share of the other people that becomes ``val``; at least one person, unless it is 0.
+        val_fraction: With --fold, share of the other people to use as ``val``: at least one person, or none if 0.
         listing: Read this list of frames instead of the publisher's files.
         frames: Path of a frame below ROOT; fields: {subject}, {task}, {frame}.
 

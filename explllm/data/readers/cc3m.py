@@ -24,18 +24,19 @@ _LAYOUT = 'Expected a list of {"image": ..., "conversations": [{"from": "gpt", "
 def read_cc3m(source: Source) -> None:
     """Read image-caption pairs.
 
-    LLaVA's sets are ``chat.json`` or ``blip_laion_cc_sbu_558k.json`` next to the images or to ``images/``. Shards are
-    ``*.tar`` or ``*.tar.gz``, in subfolders too, in which KEY.jpg and KEY.txt or KEY.json (with the key ``caption``)
-    are adjacent. Shards are read as a stream, one image in memory at a time, and their images are written to a folder.
+    LLaVA's sets consist of ``chat.json`` or ``blip_laion_cc_sbu_558k.json`` next to the images or to ``images/``.
+    Shards are ``*.tar`` or ``*.tar.gz`` files, also in subfolders, in which KEY.jpg is adjacent to KEY.txt or KEY.json
+    (with the key ``caption``). Shards are read as a stream, one image in memory at a time, and their images are written
+    to a folder.
 
     Args:
         source: The folder.
 
     Raises:
         MissingPathError: If the folder has no list and no shard.
-        ManifestError: If a shard is not a tar file, or truncated.
+        ManifestError: If a shard is not a tar file, or is truncated.
     """
-    # Search subfolders for shards only if there is no list: its images may be in many folders.
+    # Search subfolders for shards only if there is no list, because a list's images may be in many folders.
     listed = any((source.root / name).is_file() for name in LISTS)
     shards = _shards(source.root, "*" if listed else "**/*")
     if not shards:
@@ -53,7 +54,7 @@ def read_cc3m(source: Source) -> None:
                     with tarfile.open(shard, "r|") as tar:
                         _read_shard(source, tar, shard, stem, folder, prefix)
                 else:
-                    # gzip itself detects a truncated file.
+                    # gzip itself detects truncated files.
                     with gzip.open(shard) as stream, tarfile.open(fileobj=stream, mode="r|") as tar:
                         _read_shard(source, tar, shard, stem, folder, prefix)
                         while stream.read(2**20):

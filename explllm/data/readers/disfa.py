@@ -19,9 +19,9 @@ PARTS = named_parts(
     "SN006 SN011 SN012 SN013 SN018 SN021 SN024 SN028 SN031",
     "SN003 SN004 SN005 SN007 SN008 SN017 SN023 SN025 SN029",
 )
-"""The three parts of the literature, as listed by ME-GraphAU (Luo et al., IJCAI 2022).
+"""The three parts used in the literature, as listed by ME-GraphAU (Luo et al., IJCAI 2022).
 
-Fold k tests on part k, as in lists named ``DISFA_test1``; ME-GraphAU numbers in reverse (its fold 1 tests on part 3).
+Fold k tests on part k, as in lists named ``DISFA_test1``; ME-GraphAU numbers folds in reverse (fold 1 tests on part 3).
 """
 _NONE = 999
 
@@ -36,17 +36,17 @@ def read_disfa(
 ) -> None:
     """Read ``ActionUnit_Labels/SN001/SN001_au1.txt`` (lines ``frame,intensity``), or a list of frames.
 
-    DISFA contains videos: extract their frames, and describe the paths by a pattern. A unit is active from intensity 2
-    of 5, as in the literature. A line of a list is ``{"img_path": ..., "AUs": [999, 2, ...]}`` with the numbers of the
-    active units, and 999 for the others.
+    DISFA consists of videos: extract their frames, and describe the frame paths with a pattern. A unit counts as active
+    at intensity 2 (of 5) or higher, as in the literature. Each line of a list has the form
+    ``{"img_path": ..., "AUs": [999, 2, ...]}``, with the numbers of the active units and 999 for the others.
 
     Args:
         source: The folder.
         fold: Test on part N of the people, 1 to 3; by default all rows are ``train``.
-        val_fraction: With --fold, share of the other people that becomes ``val``; at least one person, unless it is 0.
+        val_fraction: With --fold, share of the other people to use as ``val``: at least one person, or none if 0.
         listing: Read this list of frames instead of the publisher's files.
         frames: Path of a frame below ROOT; fields: {subject}, {frame} from 1, {frame0} from 0.
-        threshold: Minimum intensity, of 5, that counts as active.
+        threshold: Minimum intensity (of 5) that counts as active.
 
     Raises:
         MissingPathError: If the file of a unit is missing.

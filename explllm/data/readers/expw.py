@@ -17,15 +17,15 @@ def read_expw(
     """Read ExpW's list, one face per line, with the publisher's boxes (top, left, right, bottom).
 
     ExpW has no splits: all rows are ``test``. The ExpLLM paper (Section IV-A) keeps faces with a confidence above 60
-    and draws 3,000. These are not published, so the accuracy on a different draw differs slightly. It also uses
-    SCRFD's boxes instead of these.
+    and samples 3,000. That sample was not published, so accuracy on another sample differs slightly. The paper also
+    uses SCRFD's boxes instead of the publisher's.
 
     Args:
         source: The folder.
         min_confidence: Keep faces with a detection confidence above this percentage.
-        draw: Keep N faces drawn at random, by default all; the paper: 3000.
-        seed: Seed of the draw.
-        image_dir: Folder of the images below ROOT, if it has an unusual name.
+        draw: Number of faces to sample at random; by default all (paper: 3000).
+        seed: Seed of the sample.
+        image_dir: Image folder below ROOT, if it has an unusual name.
     """
     listing = source.first("list of ExpW", *_LISTS)
     candidates = (image_dir,) if image_dir else _IMAGES

@@ -1,4 +1,4 @@
-"""The part shared by DISFA and BP4D: rows of binary FACS units, lists of frames, people in published folds."""
+"""Code shared by the DISFA and BP4D readers: binary FACS units, lists of frames, and published folds."""
 
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -11,7 +11,7 @@ from explllm.data.readers.source import Source
 
 
 class Frames:
-    """Adds frames with their units to a manifest.
+    """Adds frames and their FACS units to a manifest.
 
     The column ``facs`` holds 0 or 1 for each unit, in the order of the set that ``facs_set`` names: ``disfa8`` is
     `explllm.core.action_units.DISFA_8`, ``bp4d12`` is `BP4D_12`.
@@ -20,13 +20,14 @@ class Frames:
     def __init__(
         self, source: Source, facs_set: str, parts: Mapping[str, int], fold: int | None, val_fraction: float
     ) -> None:
-        """Store the set, and the splits of its people.
+        """Store the set of units, and assign its people to splits.
 
         Args:
             source: The folder being read.
             facs_set: Name of the set of units.
             parts: Part of each person in the published folds.
-            fold: The part to test on; None: all rows are ``train``, or of the split named by their list.
+            fold: The part to test on; if None, all rows are ``train``, or in the split that the name of their list
+                contains.
             val_fraction: Share of the people outside the part to hold out for validation.
 
         Raises:
@@ -46,7 +47,7 @@ class Frames:
         Args:
             listing: Path of the list, absolute or below the root.
             parse: Parses a line into the image path and its units.
-            name: Returns the person from the image path.
+            name: Returns the person shown in an image, from its path.
 
         Raises:
             MissingPathError: If there is no such list.
@@ -65,16 +66,16 @@ class Frames:
 
 
 def frame_paths(pattern: str, **values: str | int) -> list[str]:
-    """Return the possible paths of a frame's image; frame numbers without a format also have 3 to 6 digits.
+    """Return the possible paths of a frame's image; frame numbers without a format are also padded to 3 to 6 digits.
 
-    Copies of one data set number frames with different numbers of digits, even within one copy.
+    Copies of a data set pad frame numbers to different lengths, even within one copy.
 
     Args:
         pattern: The path with fields in braces, such as ``{subject}/{frame:05d}.jpg``.
         **values: Values of the fields.
 
     Raises:
-        ConfigError: If the pattern has other fields.
+        ConfigError: If the pattern contains other fields.
     """
     patterns = [re.sub(r"\{(frame0?)\}", rf"{{\1:0{digits}d}}", pattern) for digits in (1, 3, 4, 5, 6)]
     try:

@@ -14,7 +14,7 @@ from explllm.data.readers.source import Source
 from explllm.faces.images import IMAGE_SUFFIXES
 
 _PARTS = re.compile(r"(feafa|disfa)[-_ ]?a?", re.IGNORECASE)
-"""Folders of FEAFA+ that hold people: FEAFA-A, and DISFA-A with DISFA's videos annotated again."""
+"""Folders of FEAFA+ that contain subject folders: FEAFA-A, and DISFA-A with re-annotated videos of DISFA."""
 _DISFA_PERSON = re.compile(r"SN\d{3}")
 
 
@@ -27,15 +27,15 @@ def read_feafa(
 ) -> None:
     """Read ``SUBJECT/SEQUENCE/FRAME.jpg`` with ``FRAME.auw`` next to it: 24 numbers from 0 to 1 in FEAFA's order.
 
-    FEAFA+ has these folders below ``FEAFA-A/`` and ``DISFA-A/``. The column ``identity`` is the subject; for the videos
-    of DISFA it is the number that DISFA uses, such as SN001, which shows overlaps with a test on DISFA. The publisher
+    FEAFA+ has these folders below ``FEAFA-A/`` and ``DISFA-A/``. The column ``identity`` is the subject; for DISFA's
+    videos, it is DISFA's own identifier, such as SN001, which reveals overlaps with a test on DISFA. The publisher
     defines no splits: subjects are assigned to folds at random, and no subject is in two splits.
 
     Args:
         source: The folder.
         fold: Test on part N of the people, from 1; by default all rows are ``train``.
-        val_fraction: With --fold, share of the other people that becomes ``val``; at least one person, unless it is 0.
-        folds: Number of parts.
+        val_fraction: With --fold, share of the other people to use as ``val``: at least one person, or none if 0.
+        folds: Number of parts that the people are divided into.
         seed: Seed of the parts and of the people in ``val``.
 
     Raises:
@@ -88,6 +88,6 @@ def _annotations(root: Path) -> Iterator[Path]:
 
 
 def _image(source: Source, file: Path) -> str:
-    """Return the path of the image next to an annotation, relative to the root; with .jpg if it is missing."""
+    """Return the path of the image next to an annotation, relative to the root; without an image, the .jpg path."""
     stem = file.relative_to(source.root).with_suffix("").as_posix()
     return source.first_image(stem + ending for ending in (".jpg", *sorted(IMAGE_SUFFIXES - {".jpg"})))

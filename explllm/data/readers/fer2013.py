@@ -16,30 +16,30 @@ from explllm.data.readers.published import FER2013, FER2013_FOLDERS, FERPLUS
 from explllm.data.readers.source import Source
 
 SIDE = 48
-"""Width and height of the images, pixels."""
+"""Width and height of the images, in pixels."""
 USAGES = {"Training": "train", "PublicTest": "val", "PrivateTest": "test"}
-"""The publisher's names of the splits."""
+"""The publisher's split names."""
 VOTES = ("neutral", "happiness", "surprise", "sadness", "anger", "disgust", "fear", "contempt", "unknown", "NF")
 """FER+'s columns of votes; NF means no face."""
 _PLUS_FOLDERS = {"Training": "FER2013Train", "PublicTest": "FER2013Valid", "PrivateTest": "FER2013Test"}
 _TOGETHER = "Use two files that belong together."
 _LISTS = ("fer2013.csv", "icml_face_data.csv")
 _KAGGLE_TRAIN = "train.csv"
-"""Labeled part of Kaggle's competition, without the column Usage: all rows are training images."""
+"""The labeled part of Kaggle's competition, which has no column Usage: all rows are training images."""
 
 
 def read_fer2013(source: Source, labels: Literal["fer2013", "ferplus"] = "fer2013") -> None:
     """Read FER2013.
 
-    The CSV file contains pixels, which are written as PNG files. Its public test is the split ``val``, its private test
-    ``test``; class folders join both in ``test``. Kaggle's files ``icml_face_data.csv`` (all rows) and ``train.csv``
-    (training rows only) are read too. FER+ (``fer2013new.csv``, one line per line of the CSV file) has the votes of ten
-    people per face: the option with the most votes is the label. Ties, and faces that most call unknown or no face, are
-    left out and counted. The votes are kept in the column ``votes``.
+    The CSV file contains pixels, which are written as PNG files. Its public test set becomes the split ``val`` and its
+    private test set ``test``; class folders combine both in ``test``. Kaggle's files ``icml_face_data.csv`` (all rows)
+    and ``train.csv`` (training rows only) are read too. FER+ (``fer2013new.csv``, one line per line of the CSV file)
+    has the votes of ten people per face: the option with the most votes becomes the label. Ties and faces with the most
+    votes for unknown or no face are left out and counted. The votes are kept in the column ``votes``.
 
     Args:
         source: The folder.
-        labels: The set's own labels, or those with the most FER+ votes.
+        labels: The data set's own labels, or those with the most FER+ votes.
     """
     if labels == "ferplus":
         _read_plus(source)
@@ -89,13 +89,13 @@ def _read_plus(source: Source) -> None:
 
 
 def _pairs(source: Source, votes: Path, listing: Path | None) -> Iterator[tuple[int, Cells, Cells | None]]:
-    """Yield line number and votes of each face, and its row of pixels if pixels are in a file."""
+    """Yield each face's line number and votes, and its row of pixels if these are in a file."""
     plus = source.table(votes, "Usage", "Image name", *VOTES)
     if listing is None:
         yield from ((line, cells, None) for line, cells in plus)
         return
     try:
-        # A line missing in one of the files would shift all labels after it: strict detects it at the end.
+        # A line missing in one of the files would shift all labels after it; strict=True detects this at the end.
         for (line, cells), (_, own) in zip(plus, source.table(listing, "pixels", "Usage"), strict=True):
             yield line, cells, own
     except InputError:
@@ -117,12 +117,12 @@ def _counts(cells: Cells) -> list[int]:
     except ValueError:
         counts = []
     if not counts or min(counts) < 0 or not sum(counts):
-        raise InputError("invalid votes", remedy=f"Each of {', '.join(VOTES)} is a whole number.")
+        raise InputError("invalid votes", remedy=f"Each of {', '.join(VOTES)} must be a whole number.")
     return counts
 
 
 def _winner(source: Source, counts: list[int]) -> Expression | None:
-    """Return the expression with the most votes; None, counted as left out, for ties and non-expressions."""
+    """Return the expression with the most votes, or None (counted as left out) for ties and non-expressions."""
     winners = [name for name, count in zip(VOTES, counts, strict=True) if count == max(counts)]
     if len(winners) > 1:
         source.left_out["faces whose votes tie"] += 1

@@ -24,21 +24,21 @@ def subject_parts(people: Iterable[str], count: int, seed: int) -> dict[str, int
 
 
 def named_parts(*parts: str) -> dict[str, int]:
-    """Return each person's part, from 1, given the names of each part, separated by spaces."""
+    """Return each person's part, from 1; each argument lists the names of one part, separated by spaces."""
     return {name: part for part, names in enumerate(parts, 1) for name in names.split()}
 
 
 def fold_splits(parts: Mapping[str, int], fold: int | None, val_fraction: float, seed: int = 0) -> dict[str, str]:
     """Return the split of each person.
 
-    The people in part `fold` are ``test``. A random share of the others, at least one person, is ``val``: nobody is in
+    The people in part `fold` are ``test``. A random share of the others, at least one person, is ``val``. Nobody is in
     two splits.
 
     Args:
         parts: Part of each person, from 1.
-        fold: The part to test on; None: everyone is ``train``.
-        val_fraction: Share of the people outside the part to hold out for validation; 0 for nobody.
-        seed: Seed of the draw.
+        fold: The part to test on; if None, everyone is ``train``.
+        val_fraction: Share of the people outside the part to hold out for validation; 0 holds out nobody.
+        seed: Random seed.
 
     Raises:
         ConfigError: If there is no such part, or the share is out of range.

@@ -43,7 +43,7 @@ def words(line: str, count: int, form: str) -> list[str]:
 
 
 def number(text: str, what: str) -> float:
-    """Parse a finite number; otherwise raise InputError, which names it by `what`."""
+    """Parse a finite number; otherwise raise InputError, whose message calls it `what`."""
     try:
         value = float(text)
     except ValueError:
@@ -54,7 +54,7 @@ def number(text: str, what: str) -> float:
 
 
 def integer(text: str, what: str, minimum: int, maximum: int | None = None) -> int:
-    """Parse an integer from `minimum` to `maximum`; otherwise raise InputError, which names it by `what`."""
+    """Parse an integer from `minimum` to `maximum`; otherwise raise InputError, whose message calls it `what`."""
     word = text.strip()
     if not word.isdecimal() or int(word) < minimum or (maximum is not None and int(word) > maximum):
         raise InputError(f"{word!r} is not a valid {what}", remedy="Fix or remove the line.")

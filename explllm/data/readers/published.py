@@ -1,4 +1,4 @@
-"""Published counts of each data set, to check a copy."""
+"""Published counts of each data set, for checking a copy."""
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
@@ -15,10 +15,10 @@ class Published:
     source: str
     """The publication."""
     counts: Mapping[str, int]
-    """Each count under a key of `count_rows`."""
+    """The counts, under the keys of `count_rows`."""
 
     def differences(self, counts: Mapping[str, int]) -> list[str]:
-        """Return one line if a count differs from the published one, otherwise none; a missing key counts as 0."""
+        """Return a line that names all counts that differ, or no line if all agree; a missing key counts as 0."""
         parts = [
             f"{key} {counts.get(key, 0):,} instead of {count:,}"
             for key, count in self.counts.items()
@@ -38,8 +38,8 @@ def count_rows(columns: Mapping[str, Iterable[Any]]) -> dict[str, int]:
     """Count the rows of a table.
 
     Returns:
-        Number of rows under ``rows``, of each split under its name, of each class of a split under names such as
-        ``train Fear``, of people under ``people``.
+        The number of rows (key ``rows``), of rows in each split (its name) and in each class of a split (such as
+        ``train Fear``), and of people (``people``).
     """
     counts: Counter[str] = Counter()
     splits = list(columns.get("split", ()))

@@ -23,8 +23,9 @@ COMPOUND_LABELS = frozenset({"8", "9", "10", "11"})
 def read_rafdb(source: Source, images: Literal["aligned", "original"] = "aligned") -> None:
     """Read RAF-DB's folder ``basic``.
 
-    A line of the list is ``train_00001.jpg 5``; the name begins with the split. Original images show more than the
-    face: their box is read from ``Annotation/boundingbox/train_00001_boundingbox.txt`` (x1 y1 x2 y2) if it exists.
+    Each line of the list has the form ``train_00001.jpg 5``, where the name begins with the split. Original images show
+    more than the face, so their box is read from ``Annotation/boundingbox/train_00001_boundingbox.txt`` (x1 y1 x2 y2)
+    if it exists.
 
     Args:
         source: The folder.
@@ -32,7 +33,7 @@ def read_rafdb(source: Source, images: Literal["aligned", "original"] = "aligned
 
     Raises:
         MissingPathError: If the label list or the images are missing; the message suggests a subfolder ``basic``.
-        InputError: If the folder is the compound set.
+        InputError: If the folder contains the compound set.
     """
     if not any((source.root / path).is_file() for path in LISTS) and (source.root / "basic").is_dir():
         raise MissingPathError(

@@ -42,7 +42,7 @@ class Reading:
     manifest: Manifest
     """The rows."""
     left_out: Mapping[str, int]
-    """Number of rows left out by the rules of the data set, by reason."""
+    """Number of rows left out by the reader's rules, by reason."""
     remarks: Mapping[str, int]
     """Remarks on rows that were kept, with the number of rows."""
     bad: tuple[str, ...]
@@ -59,7 +59,7 @@ READERS: Mapping[str, Reader] = MappingProxyType(
             ("affectnet", "affectnet", "AffectNet: arrays (train_set/, val_set/), CSV lists, or Kaggle's subset"),
             ("expw", "expw", "ExpW: label/label.lst and image/origin/"),
             ("fer2013", "fer2013", "FER2013: class folders, CSV files of pixels, or the votes of FER+"),
-            ("cc3m", "cc3m", "image-caption pairs for the first stage: LLaVA's lists, or shards *.tar"),
+            ("cc3m", "cc3m", "image-caption pairs for the first stage: LLaVA's lists, or *.tar shards"),
             ("feafa", "feafa", "FEAFA and FEAFA+: SUBJECT/SEQUENCE/FRAME.jpg with FRAME.auw"),
             ("disfa", "disfa", "DISFA: ActionUnit_Labels/ and frames of its videos, or a list"),
             ("bp4d", "bp4d", "BP4D: AUCoding/AU_OCC/ and frames, or a list"),
@@ -93,11 +93,11 @@ def read_data_set(
         max_bad: Maximum number of bad rows to report and leave out before reading stops.
         check_images: Decode every image and check its box.
         images_exist: Check that every image exists; False reads lists only.
-        warn: Receives each warning, one line; by default they are written to stderr.
+        warn: Called with each warning, one line; by default, warnings are written to stderr.
         **options: The options of the reader; see its function.
 
     Returns:
-        The manifest, with remarks on it.
+        The manifest, and remarks about its rows.
 
     Raises:
         ConfigError: If there is no such reader, or an option is out of range.

@@ -21,13 +21,13 @@ def read_released(
 ) -> None:
     """Read a JSON list of ``{"file_name", "emo", "au", "description"}``, or a folder of such lists.
 
-    The file name contains the split; the authors' ``valid`` is the test set of the papers and becomes ``test``. Missing
+    The file name contains the split; the authors' ``valid`` is the papers' test set and becomes ``test``. Missing
     action units and explanations stay empty.
 
     Args:
         source: The list, or a folder of lists.
-        image_dir: Folder that file names are relative to; by default that of the lists.
-        split: The split of all rows; by default the one in the file's name.
+        image_dir: Folder that file names are relative to; by default the folder of the lists.
+        split: The split of all rows; by default the split in the file name.
 
     Raises:
         MissingPathError: If there is no list, or no such folder of images.

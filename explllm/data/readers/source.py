@@ -1,4 +1,4 @@
-"""The part shared by all readers: collect rows, report bad ones with file and line, count rows that are left out."""
+"""Code shared by all readers: collect rows, report bad rows with file and line, and count rows that are left out."""
 
 import csv
 import os
@@ -28,7 +28,7 @@ def to_stderr(line: str) -> None:
 
 
 class Source:
-    """A publisher's folder while it is read.
+    """A publisher's folder that is being read, and the rows collected so far.
 
     A reader enters `row` for each row and calls `add` at the end of the block. Errors in the block are then reported
     with file and line, and count toward `max_bad`.
@@ -54,7 +54,7 @@ class Source:
             max_bad: Maximum number of bad rows to report and leave out before reading stops.
             check_images: Decode every image and check its box.
             images_exist: Check that every image exists; False reads lists only.
-            warn: Receives each warning, one line.
+            warn: Called with each warning, one line.
 
         Raises:
             MissingPathError: If there is no such folder.
@@ -70,7 +70,7 @@ class Source:
         self.images = self.root
         """The folder that image paths are relative to; readers may change it."""
         self.left_out: Counter[str] = Counter()
-        """Rows left out by the rules of the data set, by reason."""
+        """Number of rows left out by the reader's rules, by reason."""
         self.remarks: Counter[str] = Counter()
         """Remarks on rows that were kept, with the number of rows."""
         self.bad: list[str] = []
@@ -88,7 +88,7 @@ class Source:
 
     @contextmanager
     def row(self, path: str | os.PathLike[str], number: int | None = None, unit: str = "line") -> Iterator[None]:
-        """Add file and line to an error in the block, and suppress it while at most `max_bad` rows are bad.
+        """Add the file and line to an error in the block, and suppress it while at most `max_bad` rows are bad.
 
         Args:
             path: The file that is read.
@@ -115,7 +115,7 @@ class Source:
             self.warn(f"warning: row {len(self.bad)} of at most {self._max_bad} left out: {self.bad[-1]}")
 
     def add(self, image: str, *, file: Path | None = None, **cells: Any) -> None:
-        """Add a row; an exact repetition of a row is left out and counted.
+        """Add a row; an exact duplicate of a row is left out and counted.
 
         Args:
             image: The image's path below `images`, with forward slashes.
@@ -178,7 +178,7 @@ class Source:
         return Manifest(pd.DataFrame(self._rows, columns=list(self._columns)), self.images)
 
     def compare(self, published: Published, **further: int) -> None:
-        """Compare the rows so far, and `further` counts, with the published counts; record differences."""
+        """Compare the rows added so far, and `further` counts, with the published counts; record differences."""
         columns = {column: [row[i] for row in self._rows] for i, column in enumerate(self._columns)}
         self.differences += published.differences(count_rows(columns) | further)
 
@@ -196,11 +196,11 @@ class Source:
         )
 
     def track(self, items: Iterable[_Item], total: int | None = None) -> Iterator[_Item]:
-        """Yield items, and show the progress; `total` is their number, if known."""
+        """Yield items while showing the progress; `total` is their number, if known."""
         return track(items, f"reading {self.root.name}", total)
 
     def lines(self, path: Path) -> Iterator[tuple[int, str]]:
-        """Yield the lines of a text file that are not empty: line number, from 1, and stripped text.
+        """Yield the line number, from 1, and the stripped text of each non-empty line of a text file.
 
         Raises:
             ManifestError: If the file is not UTF-8 text.
@@ -214,7 +214,7 @@ class Source:
                 raise _not_text(path) from error
 
     def table(self, path: Path, *columns: str) -> Iterator[tuple[int, Cells]]:
-        """Yield line number and cells of each row of a CSV file with a header that has the given columns.
+        """Yield the line number and cells of each row of a CSV file whose header contains the given columns.
 
         Raises:
             ManifestError: If a column is missing, or the file is not UTF-8 text.
@@ -262,13 +262,13 @@ class Source:
         self.images = self._out.parent
 
     def first_image(self, candidates: Iterable[str]) -> str:
-        """Return the first of several image paths below `images` that exists, else the first one."""
+        """Return the first of several image paths below `images` that exists, or the first path if none exists."""
         paths = list(candidates)
         return next((path for path in paths if self._exists(path)), paths[0])
 
     def _exists(self, image: str) -> bool:
         folder, name = os.path.split(self.images / image)
-        # One directory listing instead of one call per file is faster on network disks.
+        # On network disks, one directory listing is faster than one call per file.
         if folder not in self._folders:
             self._folders[folder] = frozenset(os.listdir(folder) if os.path.isdir(folder) else ())
         return name in self._folders[folder]

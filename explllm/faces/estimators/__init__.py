@@ -1,6 +1,6 @@
 """Action unit estimators: from a face image to 24 intensities in FEAFA's order.
 
-To add an estimator, save one file in this folder. Every module here is imported, and `register_estimator` makes the
+To add an estimator, put one file in this folder. Every module here is imported, and `register_estimator` makes the
 class an option of ``explllm aus`` and ``explllm explain``::
 
     from explllm.faces.estimators.registry import Estimator, Intensities, register_estimator

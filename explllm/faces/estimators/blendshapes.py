@@ -2,7 +2,7 @@
 
 MediaPipe gives 52 scores in [0, 1] with the names of ARKit's blendshapes. Left and right are the person's own, as in
 FEAFA. The intensity of a unit is the mean of the blendshapes that move the same part of the face in the same way. The
-mapping is ours: MediaPipe and the authors of FEAFA publish none. The scores are not FACS grades.
+mapping is ours, because neither MediaPipe nor the authors of FEAFA publish one. The scores are not FACS grades.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ BLENDSHAPES: dict[str, tuple[str, ...]] = {
     "Jaw Thrust": ("jawForward",),
     "Upper Lip Raise": ("mouthUpperUpLeft", "mouthUpperUpRight"),
     "Lower Lip Depress": ("mouthLowerDownLeft", "mouthLowerDownRight"),
-    # Without mouthShrugUpper: it follows mouthShrugLower (correlation 0.71 on 301 faces of FER2013), but their mean
+    # mouthShrugUpper is left out: it follows mouthShrugLower (correlation 0.71 on 301 faces of FER2013), but their mean
     # separates sad faces worse (AUC 0.60 instead of 0.66) and agrees less with the mirror image (0.51 instead of 0.58).
     "Chin Raise": ("mouthShrugLower",),
     "Lip Pucker": ("mouthPucker",),
@@ -68,7 +68,7 @@ class MediaPipeBlendshapes(Estimator):
     """Estimates action units with MediaPipe's face landmarker.
 
     It measures the most prominent face of each image. The landmarker misses faces that fill the image, so an image
-    without a result is tried again with its edge repeated on all sides, a quarter of the longer side wide.
+    without a result is tried again with a border of repeated edge pixels, a quarter of the longer side wide.
     """
 
     file_help = "MediaPipe's face_landmarker.task: blendshapes, mapped to action units."
@@ -79,7 +79,7 @@ class MediaPipeBlendshapes(Estimator):
         """Open a landmarker.
 
         Args:
-            path: MediaPipe's ``face_landmarker.task``, a version with blendshapes.
+            path: MediaPipe's ``face_landmarker.task``, in a version with blendshapes.
 
         Raises:
             MissingPathError: If the file does not exist.
@@ -98,7 +98,7 @@ class MediaPipeBlendshapes(Estimator):
         ]
 
     def close(self) -> None:
-        """Release the landmarker. If this is left to interpreter shutdown, mediapipe prints a traceback."""
+        """Release the landmarker. If it is closed only at interpreter shutdown, mediapipe prints a traceback."""
         self._landmarker.close()
 
     def _estimate_one(self, pixels: np.ndarray) -> Intensities | None:

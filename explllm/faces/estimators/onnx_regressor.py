@@ -53,7 +53,7 @@ class OnnxRegressor(Estimator):
             MissingPathError: If the file does not exist.
             CheckpointError: If the file is not an ONNX model, has an unsupported input or output, or its metadata
                 cannot be read or lists the units in a different order.
-            ConfigError: If there is no such preset, or the size is not the model's.
+            ConfigError: If there is no such preset, or the size does not match the model's.
         """
         path = Path(path)
         if preset is not None:
@@ -81,7 +81,7 @@ class OnnxRegressor(Estimator):
             raise CheckpointError(
                 f"the model's input is {[(value.shape, value.type) for value in inputs]}",
                 where=path,
-                remedy="Use a model with one input (B, 3, H, W) of float32.",
+                remedy="Use a model with one float32 input of shape (B, 3, H, W).",
             )
         fixed = {side for side in shape[2:] if isinstance(side, int)}
         if len(fixed) == 1 and size is None:
@@ -98,7 +98,7 @@ class OnnxRegressor(Estimator):
         self._output = self._find_output(path)
 
     def _find_output(self, path: Path) -> int:
-        """Run the model once and return the index of the output that holds the intensities."""
+        """Run the model once and return the index of the output that contains the intensities."""
         try:
             outputs: Sequence[Any] = self.session.run(None, {self._input: self._blank(self.batch_size)})
         except Exception as error:  # onnxruntime's errors have no common base class
@@ -134,7 +134,7 @@ class OnnxRegressor(Estimator):
 
 
 def _read_preset(metadata: dict[str, str], path: Path) -> ImagePreset:
-    """Return the image preset in the metadata; ``small`` if they contain none."""
+    """Return the image preset from the metadata, or ``small`` if there is none."""
     if "image" not in metadata:
         return ImagePreset.named("small")
     try:
@@ -144,11 +144,11 @@ def _read_preset(metadata: dict[str, str], path: Path) -> ImagePreset:
 
 
 def _read_margin(metadata: dict[str, str], path: Path) -> float | None:
-    """Return the margin in the metadata: around the faces that the model was trained on."""
+    """Return the margin around the faces that the model was trained on, from the metadata; None if missing."""
     if "margin" not in metadata:
         return None
     margin = _read_json(metadata, "margin", "margin", path)
-    # The minimum is that of the command line: a crop of a fifth of the box.
+    # The command line has the same minimum: a crop of a fifth of the box.
     if isinstance(margin, bool) or not isinstance(margin, int | float) or not -0.4 <= margin < float("inf"):
         raise _unreadable("margin", path)
     return float(margin)

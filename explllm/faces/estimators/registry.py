@@ -23,10 +23,10 @@ Intensities = list[float | None]
 class Estimator(ABC):
     """Estimates action units from face images.
 
-    A subclass sets `name`, implements `estimate`, and overrides the other attributes if it needs to. The first
-    parameter of its constructor is the path of its file. The keyword-only parameters are its options: each one becomes
-    an option of ``explllm aus``, with the description of the constructor's docstring. ``provider`` and ``threads`` are
-    passed if the constructor has them.
+    A subclass sets `name`, implements `estimate`, and overrides the other attributes as needed. The first parameter of
+    its constructor is the path of its file. The keyword-only parameters are its options: each one becomes an option of
+    ``explllm aus``, with its description from the constructor's docstring. ``provider`` and ``threads`` are passed if
+    the constructor has them.
     """
 
     file_help: ClassVar[str] = "A file of this estimator."
@@ -35,9 +35,9 @@ class Estimator(ABC):
     name: str
     """Value of the manifest column ``action_units_source``."""
     runs_on: Sequence[str] = ()
-    """Lines about the device that the estimator uses, warnings included."""
+    """Lines about the device that the estimator uses, including warnings."""
     no_result: str = "no face found"
-    """The reason if `estimate` returns None for a face."""
+    """The reason to report for a face if `estimate` returns None."""
     batch_size: int = 1
     """Number of faces per call of `estimate`."""
     margin: float | None = None
@@ -137,7 +137,7 @@ def open_estimator(name: str, path: str | PathLike[str], **options: Any) -> Esti
 def estimator_options() -> type:
     """Return a dataclass of the command-line options of all registered estimators.
 
-    It has a field ``NAME: Path | None`` per estimator and a field per option of any of them; all default to None. A
+    It has a field ``NAME: Path | None`` per estimator and a field for each of their options; all default to None. A
     command whose parameter has this type takes these options; `selected_estimator` reads them.
     """
     helps: dict[str, str] = {name: cls.file_help for name, cls in ESTIMATORS.items()}
@@ -193,7 +193,7 @@ def fill_unmeasured(intensities: Intensities) -> list[float]:
 
 def _options_of(cls: type[Estimator], include_runtime: bool = False) -> dict[str, tuple[Any, str]]:
     """Return the type and description of each option of an estimator class."""
-    # A type checker sees the constructor of the base class only.
+    # A type checker sees only the constructor of the base class.
     constructor: Any = cls.__init__
     hints = get_type_hints(constructor)
     described = {item.arg_name: item.description or "" for item in parse(inspect.getdoc(constructor) or "").params}
