@@ -9,7 +9,7 @@ from explllm.core.cpu import configure_threads
 
 __version__ = "0.1.0"
 
-# Before any import of torch, which reads the settings.
+# This must precede any import of torch, which reads the settings.
 configure_threads()
 
 __getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

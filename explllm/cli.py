@@ -1,4 +1,4 @@
-"""The command ``explllm``: one table of commands, each of which loads what it needs only when it runs."""
+"""The ``explllm`` command line: a table of commands, each of which imports what it needs only when it runs."""
 
 import errno
 import os
@@ -16,12 +16,12 @@ COMMANDS = {
     "fit": ("train a model: explllm fit --config demo.yaml", "stages:fit"),
     "validate": ("evaluate a run on its validation faces", "stages:validate"),
     "test": ("evaluate a run on its test faces; write metrics and a report", "stages:test"),
-    "predict": ("recognize every face in a data set, labeled or not", "stages:predict"),
+    "predict": ("recognize expressions in a data set, labeled or not", "stages:predict"),
     "recognize": ("recognize expressions in images, without explanations", "explain:recognize"),
     "explain": ("recognize and explain expressions in images", "explain:explain"),
     "watch": ("recognize expressions in a video or camera stream over time", "watch:watch"),
-    "app": ("open a web page to look at faces", "app:app"),
-    "serve": ("serve a model over HTTP, for OpenAI's clients", "serve:serve"),
+    "app": ("open a web page that explains faces", "app:app"),
+    "serve": ("serve a model with an OpenAI-compatible HTTP API", "serve:serve"),
     "data": ("read a published data set and write its manifest", "data"),
     "faces": ("detect the faces in a manifest's images", "faces:faces"),
     "aus": ("estimate the 24 action units of a manifest's faces", "aus:aus"),
@@ -37,12 +37,12 @@ COMMANDS = {
     "doctor": ("check the installation", "doctor:doctor"),
     "convert": ("convert released weights, or merge LoRA into a model", "convert"),
 }
-"""Summary and ``module:function`` in `explllm.commands` of each command. A module without a function holds the
-subcommands in its own table ``COMMANDS``, and the one that runs without a name, if any, in ``DEFAULT``."""
+"""Summary and ``module:function`` (in `explllm.commands`) of each command. If no function is given, the module's own
+table ``COMMANDS`` holds the subcommands, and ``DEFAULT``, if defined, is the subcommand to run if none is given."""
 
 _HELP = ("-h", "--help")
 _COMPLETION = "__print_completion"
-"""The option ``--print_completion SHELL``, with every hyphen as an underscore."""
+"""The option ``--print_completion SHELL``, with every hyphen replaced with an underscore."""
 
 _CLOSED_OUTPUT = 141
 """Exit status after writing to a closed pipe, as if SIGPIPE had killed the program."""
@@ -52,7 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command.
 
     Args:
-        arguments: The command line without the program's name; by default that of the process.
+        arguments: The command-line arguments without the program name; by default those of the process.
 
     Returns:
         The exit status: 0; 1 if part of the work failed; 2 after a user error, which is printed on one line; 130 after
@@ -63,7 +63,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         status = _run(words) or 0
         if sys.stdout is not None:
-            sys.stdout.flush()  # here, where a closed pipe is handled, instead of at exit
+            sys.stdout.flush()  # now, because a closed pipe is handled here but not at exit
         return status
     except InputError as error:
         sys.stderr.write(f"{_rank()}error: {error}\n")
@@ -73,7 +73,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             # Python flushes the output once more at exit.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return _CLOSED_OUTPUT
-        # A file that cannot be read or written, or a full disk; anything else is a bug in the program.
+        # Inaccessible files and full disks are user errors; any other OSError is a bug in the program.
         if error.filename is None and error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
         where = "" if error.filename is None else f" [{error.filename}]"
@@ -87,7 +87,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _print_any_text() -> None:
-    """Print "?" for characters that the output's encoding lacks: cp1252 of Windows has no check mark."""
+    """Print "?" for characters that the output encoding lacks; for example, cp1252 on Windows has no check mark."""
     if isinstance(sys.stdout, TextIOWrapper) and not sys.stdout.encoding.lower().startswith("utf"):
         sys.stdout.reconfigure(errors="replace")
 
@@ -103,7 +103,7 @@ def _run(words: list[str]) -> int | None:
         from explllm.commands.completion import completion_script
 
         if len(rest) != 1:
-            raise ConfigError("--print_completion without a shell", remedy="Name one, such as bash, zsh or fish.")
+            raise ConfigError("--print_completion needs a shell", remedy="Pass a shell, such as bash, zsh or fish.")
         sys.stdout.write(completion_script(rest[0], COMMANDS))
         return 0
     if name in _HELP:
@@ -132,7 +132,7 @@ def _run(words: list[str]) -> int | None:
 
 
 def _call(function: Callable[..., int | None], prog: str, arguments: list[str]) -> int | None:
-    """Run a command; one that Lightning parses receives the words unchanged."""
+    """Run a command; commands that Lightning parses receive their arguments unchanged."""
     if getattr(function, "parses_itself", False):
         return function(arguments)
     # Deferred import: `explllm --help` needs no parser.
@@ -155,10 +155,10 @@ def _help() -> str:
     width = max(map(len, COMMANDS))
     lines = "\n".join(f"  {name:{width}}  {text}" for name, (text, _) in COMMANDS.items())
     return (
-        "usage: explllm COMMAND [options]\n\nFacial expressions, recognized and explained.\n\n"
+        "usage: explllm COMMAND [options]\n\nRecognize and explain facial expressions.\n\n"
         f"commands:\n{lines}\n\n`explllm COMMAND --help` describes a command.\n"
         "`explllm --version` prints the version.\n"
-        "`explllm --print_completion bash` (or zsh, fish) prints a script for completion.\n"
+        "`explllm --print_completion bash` (or zsh, fish) prints a completion script.\n"
     )
 
 
@@ -193,6 +193,6 @@ def _output_is_closed() -> bool:
 
 
 def _rank() -> str:
-    """Return a prefix with the number of the process; empty for the first one."""
+    """Return a prefix with the rank of the process; empty for rank 0."""
     rank = os.environ.get("LOCAL_RANK", "0")
     return "" if rank == "0" else f"[rank {rank}] "

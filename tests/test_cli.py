@@ -156,7 +156,7 @@ def test_completion(explllm, tmp_path):
         ["demo.yaml", "demo_align.yaml", "demo_aus.yaml"],
     ]
     assert "Use one of bash" in explllm("--print_completion", "ksh").error
-    assert "without a shell" in explllm("--print_completion").error
+    assert "needs a shell" in explllm("--print_completion").error
 
 
 @pytest.mark.parametrize(

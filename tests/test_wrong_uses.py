@@ -43,7 +43,7 @@ explain FACE --model m --landmarker a --onnx b | both --landmarker and --onnx ar
 explain FACE --model m --size 64 | none of --landmarker, --onnx is given
 explain FACE --model m --preset small | none of --landmarker, --onnx is given
 explain FACE --model m --detector none.onnx | none.onnx
-explain FACE --model m --device walk | the device walk of --device cannot be used. Use one that this machine has
+explain FACE --model m --device walk | --device walk cannot be used. Use one that this machine has
 explain FACE --model none | the model folder does not exist [none]. Name a folder that `fit` wrote
 explain FACE --model m --onnx none.onnx | the file does not exist [none.onnx]
 explain FACE --model m --device meta | --device
@@ -116,7 +116,7 @@ reliability M --landmarker t --overwrite | --overwrite has no effect without --o
 reliability M --landmarker t -o o.txt | --out has the extension '.txt'
 reliability TWOCOLUMNS --landmarker t -o TWOCOLUMNS --overwrite | --out would replace the manifest [two.csv]
 reliability M --landmarker t -o TWOCOLUMNS | the table exists [two.csv]. Choose another --out, or pass --overwrite.
-bench fea M m -o o --device walk | the device walk of --device cannot be used
+bench fea M m -o o --device walk | --device walk cannot be used
 
 cot build | no MANIFEST and no --out given
 cot build M | no --out given
@@ -280,8 +280,8 @@ fit --config SMALL --model.mixup 0.4 | `mixup` has no effect without `encoder_sh
 fit --config SMALL --model.mixup -1 --model.encoder_share 0.5 | `mixup` must be at least 0, got -1
 fit --config SMALL --model.measured_units_share 0.5 | `measured_units_share` needs tokens to show the units
 test --config SMALL --ckpt_path none.ckpt | the checkpoint does not exist [none.ckpt]. Check --ckpt_path.
-fit --config SMALL --trainer.accelerator tpu | the trainer's settings do not fit
-fit --config SMALL --trainer.accelerator walk | the trainer's settings do not fit: You selected an invalid
+fit --config SMALL --trainer.accelerator tpu | the trainer's settings are invalid
+fit --config SMALL --trainer.accelerator walk | the trainer's settings are invalid: You selected an invalid
 fit --config SMALL --trainer.limit_train_batches 0 | trainer.limit_train_batches is 0
 fit --config SMALL --trainer.check_val_every_n_epoch 0 | trainer.check_val_every_n_epoch is 0
 fit --config SMALL --trainer.logger TensrBoardLogger | Did you mean TensorBoardLogger?

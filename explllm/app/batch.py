@@ -1,4 +1,4 @@
-"""Many pictures at once: from files and zip files to a table and a report."""
+"""Batches of pictures: turns files and zip files into a table and a report."""
 
 from __future__ import annotations
 
@@ -34,13 +34,13 @@ _AT_ONCE = 64
 _PIXELS_AT_ONCE = 2 * MAX_PIXELS
 """Number of pixels in memory at which no further picture is read."""
 _MAX_REPORTED = 300
-"""Maximum number of faces in the report; the table has all."""
+"""Maximum number of faces in the report; the table has all of them."""
 
 
 def describe_batch(
     files: Sequence[str], services: Services, name: str, explained: bool, progress: Callable[[int, int], None]
 ) -> tuple[str, Path, Path]:
-    """Recognize the faces of pictures, and explain them if requested.
+    """Recognize the expressions of faces in pictures, and explain them if requested.
 
     Args:
         files: Pictures and zip files.
@@ -99,10 +99,10 @@ def describe_batch(
 
 
 def pictures(files: Sequence[str], names_only: bool = False) -> Iterator[tuple[str, bytes | ImageError]]:
-    """Yield the name and content of each picture, including those in zip files; for a damaged entry, an error.
+    """Yield the name and content of each picture, including those in zip files, or an error for a damaged entry.
 
     Args:
-        files: Paths of pictures and zip files; others are skipped.
+        files: Paths of pictures and zip files; other files are skipped.
         names_only: Leave the contents empty.
 
     Raises:
@@ -133,7 +133,7 @@ def _unpacked(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, size: int) -> by
         # If the header understates the size, the content is cut off and the picture is unreadable.
         with archive.open(entry) as stream:
             return stream.read(size)
-    # The errors of the archive and of its three compressions; a password raises RuntimeError.
+    # Errors of the archive and its three compression methods; a password raises RuntimeError.
     except (zipfile.BadZipFile, zlib.error, OSError, EOFError, lzma.LZMAError) as error:
         return ImageError(f"the zip file's entry is damaged ({error})", remedy="Pack the picture again.")
 
@@ -159,7 +159,7 @@ def _answers(
         explainer.submit(*jobs)
         waiting.extend(jobs)
 
-    # All faces of a chunk could be more than may wait. Part of the room is for others who use the model.
+    # A chunk can have more faces than the queue accepts, and other users need part of the queue.
     submit(max(explainer.max_waiting // 4, 1))
     for path, photograph in chunk:
         if isinstance(photograph, str):

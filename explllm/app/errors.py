@@ -15,7 +15,7 @@ class RequestError(Exception):
     """A request that gets an error in OpenAI's format instead of an answer."""
 
     def __init__(self, status: int, message: str, code: str, headers: dict[str, str] | None = None) -> None:
-        """Store the status, a message for the client, and a code for programs."""
+        """Store the HTTP status, a message for the client, and a machine-readable code."""
         super().__init__(message)
         self.status, self.message, self.code, self.headers = status, message, code, headers or {}
 
@@ -37,7 +37,7 @@ def as_request_error(error: Exception) -> RequestError:
     if isinstance(error, InputError):
         return RequestError(400, str(error), "invalid_image")
     if isinstance(error, RequestValidationError):
-        # The messages of pydantic quote the input, which may be a picture.
+        # pydantic's messages quote the input, which may be a picture.
         places = [".".join(map(str, item["loc"][1:])) + f": {item['type']}" for item in error.errors()[:3]]
         return RequestError(400, f"Invalid request: {'; '.join(places)}"[:500], "invalid_request")
     if isinstance(error, HTTPException):

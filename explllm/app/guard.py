@@ -21,7 +21,7 @@ _MAX_CLIENTS = 10_000
 """Number of clients whose rate is tracked; the least recently active ones are dropped."""
 
 _MAX_DISCARDED = 256_000_000
-"""Bytes of a rejected body that are read before the connection is closed."""
+"""Maximum number of bytes of a rejected body to read before the connection is closed."""
 
 _OPEN = ("/health",)
 """Paths that need no key and have no rate limit."""
@@ -36,7 +36,7 @@ class Limits:
     read_seconds: float
     """Maximum time to receive a body."""
     per_minute: int | None
-    """Requests per minute per client; None for no limit."""
+    """Requests per minute per client, plus an initial burst of up to the same number; None for no limit."""
 
 
 class Connection(H11Protocol):
@@ -80,7 +80,7 @@ class Connection(H11Protocol):
 
 
 class Guard:
-    """ASGI middleware that rejects requests before any work is done on them, and counts all requests.
+    """ASGI middleware that enforces the limits before any work is done on a request, and counts all requests.
 
     A body is read completely, within the limits, before the application sees it.
     """
@@ -193,7 +193,7 @@ class _Arriving:
         return message.get("body", b"")
 
     async def discard(self, seconds: float) -> None:
-        """Read and discard the rest: a client that is still sending would get a closed connection, not the answer."""
+        """Read and discard the rest: a client that is still sending would see a closed connection, not the answer."""
         remaining = _MAX_DISCARDED
         with contextlib.suppress(TimeoutError, _Gone):
             async with asyncio.timeout(seconds):
@@ -210,7 +210,7 @@ class _Gone(Exception):
 
 
 class _Rate:
-    """Token bucket of one client: at most N requests at once, and N per minute."""
+    """Token bucket of one client: N requests per minute, plus an initial burst of up to N."""
 
     def __init__(self, per_minute: int) -> None:
         self.per_minute, self.tokens, self.updated = per_minute, float(per_minute), time.monotonic()
@@ -227,7 +227,7 @@ class _Rate:
 
 
 def _replay(body: bytes, receive: Receive) -> Receive:
-    """Return a function that yields a body that was read, then waits for the end of the connection."""
+    """Return an ASGI receive function that replays the body that was read, then waits for the disconnect."""
     sent = False
 
     async def next_message() -> Message:
@@ -241,7 +241,7 @@ def _replay(body: bytes, receive: Receive) -> Receive:
 
 
 async def _refuse(error: RequestError, send: Send) -> None:
-    # Unread parts of the body would be interpreted as the next request.
+    # Close the connection, because unread parts of the body would be interpreted as the next request.
     headers = {"content-type": "application/json", "connection": "close", **error.headers}
     pairs = [(name.encode(), value.encode()) for name, value in headers.items()]
     await send({"type": "http.response.start", "status": error.status, "headers": pairs})

@@ -1,7 +1,7 @@
 """The web page of ``explllm app``: one picture at a time, two models side by side, and folders of pictures.
 
-The page loads nothing from other machines. Pictures stay in a temporary folder on this machine, which is deleted at the
-end.
+The page loads nothing from other machines. Pictures stay in a temporary folder on this machine, which is deleted when
+the command ends.
 """
 
 from __future__ import annotations
@@ -33,14 +33,14 @@ _REFRESH_SECONDS = 0.12
 _ASTRONAUT = (154, 48, 298, 192)
 """The face of scikit-image's astronaut: left, top, right, bottom."""
 _LEAD = (
-    "A model recognizes the expression of a face and explains it by facial action units. An expression is what a face "
-    "shows, not what a person feels. Pictures stay on the machine that runs this page."
+    "A model recognizes a facial expression and explains it in terms of facial action units. An expression is what a "
+    "face shows, not what a person feels. Pictures stay on the machine that runs this page."
 )
 
 
 @dataclass(frozen=True)
 class Services:
-    """What the page uses: models by name, and optional helpers."""
+    """The models (by name) and the optional helpers that the page uses."""
 
     explainers: dict[str, Explainer]
     detector: FaceDetector | None = None
@@ -75,7 +75,7 @@ class Page:
         return units
 
     def explain(self, photograph: Photograph, face: int, names: Sequence[str]) -> Generator[list[str], None, None]:
-        """Explain one face by several models at the same time.
+        """Explain one face with several models at the same time.
 
         Yields:
             The HTML of each model's answer so far.
@@ -122,7 +122,7 @@ class Page:
 
 
 def _with(view: FaceView, item: Any, job: Job) -> FaceView:
-    """Return a view with a further event: a recognition, a piece of text, or the end."""
+    """Return a view updated with an event: a recognition, a piece of text, or the end."""
     if isinstance(item, Recognition):
         return replace(view, recognition=item)
     if isinstance(item, str):
@@ -137,12 +137,12 @@ def create_page(services: Services, examples: Sequence[Path] = ()) -> Any:
 
     Args:
         services: The models and helpers.
-        examples: Pictures that the page offers.
+        examples: Example pictures that the page offers.
 
     Returns:
         A ``gradio.Blocks``; `launch` serves it.
     """
-    # Read when gradio is imported.
+    # gradio reads this when it is imported.
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
     import gradio as gr
 
@@ -251,7 +251,7 @@ def launch(blocks: Any, host: str, port: int | None, **options: Any) -> str:
         blocks: The page.
         host: Address to listen on.
         port: Port; None for a free one.
-        options: Further options of gradio's ``launch``.
+        options: Additional options of gradio's ``launch``.
     """
     import gradio as gr
 
@@ -290,7 +290,7 @@ def example_pictures(folder: Path, photographs: bool) -> list[Path]:
 
     Args:
         folder: The folder.
-        photographs: Whether the page finds the faces of photographs; otherwise the real example is a face crop.
+        photographs: Whether the page detects faces in photographs; otherwise the real example is a face crop.
     """
     from explllm.drawn_faces import draw_faces
 

@@ -1,4 +1,4 @@
-"""The faces of a picture that a user sent: checked, cut out, and preprocessed for the model."""
+"""The faces in a picture that a user sent: checked, cropped, and preprocessed for the model."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def open_photograph(
 
     Args:
         source: The picture.
-        detector: Finds the faces. Without a detector, the picture is treated as one face; a face crop always is.
+        detector: Finds the faces. Without a detector, the picture is treated as one face; face crops always are.
         which: The faces to use if there are several.
         max_pixels: Maximum number of pixels. The size is read from the header: a larger picture is not decoded.
 
@@ -67,7 +67,9 @@ def open_photograph(
         return Photograph(image, (None,), tuple(doubts))
     faces = select_faces(detections, which, image.size)
     if not faces:
-        raise ImageError("no face found", remedy="Send a picture in which a face is larger and turned to the camera.")
+        raise ImageError(
+            "no face found", remedy="Send a picture in which the face is larger and turned toward the camera."
+        )
     return Photograph(image, tuple(face.box for face in faces), tuple(doubts))
 
 
@@ -82,7 +84,7 @@ def _check_size(content: bytes, max_pixels: int) -> None:
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             with Image.open(BytesIO(content)) as header:
                 width, height = header.size
-    except Exception:  # `load_image` explains it
+    except Exception:  # `load_image` reports the error
         return
     if width * height > max_pixels:
         raise ImageError(

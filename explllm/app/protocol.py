@@ -1,4 +1,4 @@
-"""Requests and answers of the HTTP server, as OpenAI's clients write and read them."""
+"""Requests and answers of the HTTP server, in the format of OpenAI's API."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ FIELDS = (
     "warnings",
     "training_data_note",
 )
-"""Fields of an answer as JSON."""
+"""Fields of a JSON answer."""
 
 
 class ImageURL(BaseModel):
@@ -37,14 +37,14 @@ class ImageURL(BaseModel):
 
 
 class TextPart(BaseModel):
-    """Text of a message. The model uses the questions it was trained with: the text has no effect."""
+    """Text in a message. It has no effect, because the model uses the questions it was trained with."""
 
     type: Literal["text"]
     text: str
 
 
 class ImagePart(BaseModel):
-    """A picture of a message."""
+    """A picture in a message."""
 
     type: Literal["image_url"]
     image_url: ImageURL
@@ -65,7 +65,7 @@ class JSONSchema(BaseModel):
 
 
 class ResponseFormat(BaseModel):
-    """The form of the answer."""
+    """The format of the answer."""
 
     type: Literal["text", "json_object", "json_schema"] = "text"
     json_schema: JSONSchema | None = None
@@ -105,7 +105,7 @@ class ErrorDetail(BaseModel):
     type: str
     param: str | None
     code: str | None
-    """A code for programs, such as ``invalid_image``."""
+    """Machine-readable error code, such as ``invalid_image``."""
 
 
 class ErrorBody(BaseModel):
@@ -115,12 +115,12 @@ class ErrorBody(BaseModel):
 
 
 def heading(recognition: Recognition) -> str:
-    """Return the line before an explanation."""
+    """Return the line that precedes an explanation."""
     return f"**Expression:** {recognition.expression} ({recognition.confidence:.0%})\n\n"
 
 
 def answer_schema() -> dict[str, Any]:
-    """Return the JSON schema of an answer as JSON: the one of ``explllm explain --json``, without the file's name."""
+    """Return the schema of JSON answers: that of ``explllm explain --json`` without the file name."""
     definitions = explain_schema()["$defs"]
     face = definitions["face"]
     properties = {name: face["properties"][name] for name in FIELDS}
@@ -136,7 +136,7 @@ def answer_schema() -> dict[str, Any]:
 
 
 def requested_fields(response_format: ResponseFormat | None) -> list[str] | None:
-    """Return the fields of a JSON answer, empty for all; None for an answer as text.
+    """Return the requested fields of a JSON answer (empty list: all fields), or None for a plain-text answer.
 
     Raises:
         RequestError: If a schema asks for a field that no answer has, or for a field of another type.
@@ -176,7 +176,7 @@ def picture_url(messages: list[Message]) -> str:
     parts = [part for message in messages if isinstance(message.content, list) for part in message.content]
     urls = [part.image_url.url for part in parts if isinstance(part, ImagePart)]
     if len(urls) != 1:
-        message = f"The messages have {len(urls) or 'no'} pictures. Send one in a part of the type image_url."
+        message = f"The messages have {len(urls) or 'no'} pictures. Send one as a content part of type image_url."
         raise RequestError(400, message, "invalid_image")
     return urls[0]
 

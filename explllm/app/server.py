@@ -1,6 +1,6 @@
-"""The HTTP server: chat completions for OpenAI's clients, batches of recognitions, health and metrics.
+"""The HTTP server: OpenAI-compatible chat completions, batch recognition, health and metrics.
 
-A picture is kept in memory until the model's input is prepared. It is never written to disk or to a log.
+A picture is kept in memory only until the model's input is prepared. It is never written to disk or to a log.
 
 LitServe was tried first (0.2.19). Its OpenAI specification decodes pictures inside the batch, so one damaged picture
 fails the whole batch; error messages are lost; every route is a process with its own model; and an answer is computed
@@ -72,11 +72,11 @@ class ServerSettings:
     max_faces: int = 64
     """Maximum number of pictures in a request to ``/recognize``."""
     per_minute: int | None = None
-    """Requests per minute per client."""
+    """Requests per minute per client, plus an initial burst of up to the same number."""
     timeout: float = 120
     """Seconds after which a request times out."""
     read_seconds: float = 30
-    """Seconds within which a request must arrive."""
+    """Maximum seconds to receive the headers of a request, and again to receive its body."""
     allow_urls: bool = False
     """Fetch pictures from http and https addresses."""
 
@@ -87,7 +87,7 @@ def create_server(explainer: Explainer, settings: ServerSettings, detector: Face
     Args:
         explainer: Recognizes and explains the faces. The caller closes it.
         settings: The settings.
-        detector: Finds the largest face of a picture; without one a picture is a cropped face.
+        detector: Finds the largest face in a picture; without a detector, each picture is treated as a cropped face.
 
     Returns:
         An ASGI application, to be run in one process.
@@ -116,7 +116,7 @@ class _Server:
             title="explllm",
             version=__version__,
             description="Explained facial expression recognition. `/v1/chat/completions` follows OpenAI's API.",
-            # Without them, FastAPI describes its own format of validation errors.
+            # Otherwise FastAPI documents its own format of validation errors.
             responses={
                 "4XX": {"model": ErrorBody, "description": "The request is rejected."},
                 "5XX": {"model": ErrorBody, "description": "The server failed, is busy or shutting down."},
@@ -166,11 +166,11 @@ class _Server:
         return {"object": "list", "data": [{"id": self.settings.name, "object": "model", "owned_by": "explllm"}]}
 
     async def schema(self) -> dict[str, Any]:
-        """Return the JSON schema of an answer as JSON."""
+        """Return the schema of JSON answers."""
         return answer_schema()
 
     async def recognize(self, body: RecognizeRequest, request: Request) -> dict[str, Any]:
-        """Recognize the expressions of several pictures. A picture that cannot be used gets an ``error`` instead."""
+        """Recognize the expressions in several pictures. The result of an unusable picture is an ``error``."""
         if len(body.images) > self.settings.max_faces:
             message = f"The request has {len(body.images)} images, more than {self.settings.max_faces}."
             raise RequestError(413, message, "too_many_images")
@@ -269,7 +269,7 @@ class _Server:
         def read() -> tuple[Photograph, Job]:
             photograph = open_photograph(content, self.detector, "largest", self.settings.max_pixels)
             job = Job(preprocess(self.model, photograph, 0), max_new_tokens)
-            # The answer needs the box and the warnings. The pixels of a request's pictures can take gigabytes.
+            # The answer needs only the box and the warnings, and the pixels of a request's pictures can take gigabytes.
             return replace(photograph, image=Image.new("RGB", (1, 1))), job
 
         return await anyio.to_thread.run_sync(read, limiter=self.decoding)

@@ -52,7 +52,7 @@ class FaceView:
 
 
 def square_in_crop(box: Box | None, margin: float) -> Place:
-    """Return the square around a face box as shares of the crop with this margin; the whole crop without a box."""
+    """Return the square around a face box as shares of the crop with this margin; without a box, the whole crop."""
     if box is None:
         return 0.0, 0.0, 1.0, 1.0
     side = 1 / (1 + 2 * margin)
@@ -69,7 +69,7 @@ def photograph_html(image: Image.Image, boxes: Sequence[Box | None], chosen: int
         x, y, w, h = box
         name = "chosen" if number - 1 == chosen else "other"
         style = f"left:{x / width:.2%};top:{y / height:.2%};width:{w / width:.2%};height:{h / height:.2%}"
-        # The number is above the face; inside the box if the picture ends there.
+        # The number is above the box, or inside it if there is no room above.
         side = "in" if y < 0.1 * height else "above"
         outlines.append(f'<span class="x-box x-{name} x-{side}" style="{style}"><b>{number}</b></span>')
     count = len(outlines)
@@ -81,14 +81,14 @@ def photograph_html(image: Image.Image, boxes: Sequence[Box | None], chosen: int
 
 
 def message_html(text: str) -> str:
-    """Return an error or a hint."""
+    """Return an error or a hint as HTML."""
     return f'<p class="x-message" role="alert">{escape(text)}</p>'
 
 
 def face_html(view: FaceView) -> str:
-    """Return a face with the probabilities, the explanation, and its action units.
+    """Return a face with the probabilities, the explanation, and its action units as HTML.
 
-    While the text is generated, the parts that are not known yet are left out.
+    While the text is generated, parts that are not known yet are left out.
     """
     cot = ChainOfThought.parse(view.text) if view.text.strip() else None
     review = None

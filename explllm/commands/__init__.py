@@ -1,1 +1,1 @@
-"""One file per command: parse options, call the library, print."""
+"""The commands, which parse options, call the library and print the results, and the helpers that they share."""

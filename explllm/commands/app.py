@@ -1,4 +1,4 @@
-"""The command ``explllm app``: a web page to look at faces."""
+"""The command ``explllm app``: a web page that explains faces."""
 
 from __future__ import annotations
 
@@ -19,20 +19,21 @@ from explllm.faces.estimators import selected_estimator
 
 def app(
     *,
-    model: Annotated[list[str] | None, Option(default="the one that comes with explllm")] = None,
+    model: Annotated[list[str] | None, Option(default="the model that comes with explllm")] = None,
     device: Annotated[str | None, Option(default="cpu")] = None,
     detector: str = AUTO,
     host: str = "127.0.0.1",
-    port: Annotated[int | None, Option(minimum=1, maximum=65535, default="the first free one from 7860")] = None,
+    port: Annotated[int | None, Option(minimum=1, maximum=65535, default="the first free port from 7860")] = None,
     batch_size: Annotated[int, Option(minimum=1, maximum=1024)] = 8,
     max_new_tokens: Annotated[int, Option(minimum=1, maximum=32768)] = 320,
     estimator: EstimatorOptions,
 ) -> int:
-    """Open a web page to look at faces.
+    """Open a web page that explains faces.
 
-    Drop, paste or take a picture: the page shows a probability per expression and writes the explanation in its three
-    parts. Each action unit in the text is highlighted; hover over it to see its bar and its place on the face. With two
-    models, their answers appear side by side. The second tab processes many pictures and produces a table and a report.
+    Drop, paste or take a picture: the page shows the probability of each expression and streams the three-part
+    explanation. Each action unit in the text is highlighted; hover over it to see its bar and its position on the face.
+    With two models, their answers appear side by side. The second tab processes many pictures and produces a table and
+    a report.
 
       explllm app --model runs/demo/model
       explllm app --model runs/one/model runs/two/model
@@ -40,10 +41,11 @@ def app(
     The page works offline. Pictures stay on this machine and are deleted when the command ends.
 
     Args:
-        model: A folder that `fit` wrote, such as runs/NAME/model, or several to compare.
+        model: A model folder that `fit` or `convert` wrote, such as runs/NAME/model, or a name on the Hugging Face hub;
+            several can be compared.
         device: Device of the models, such as cuda or cpu.
-        detector: Detect the faces of pictures that are not face crops: an SCRFD detector (ONNX), none, or auto for the
-            one that `explllm models get scrfd` downloads, if present.
+        detector: Face detector for pictures that are not face crops: an SCRFD file (ONNX), none, or auto for the
+            detector that `explllm models get scrfd` downloads, if present.
         host: Address to listen on; 0.0.0.0 for all interfaces.
         port: Port to listen on.
         batch_size: Number of explanations generated together.
@@ -54,7 +56,7 @@ def app(
         InputError: If a model, the detector, the device or the address does not exist or cannot be used.
     """
     if find_spec("gradio") is None:
-        raise ConfigError("no package gradio", remedy='Install it: pip install "explllm[app]".')
+        raise ConfigError("the package gradio is not installed", remedy='Install it: pip install "explllm[app]".')
     check_device(device)
     # gradio accepts IPv6 addresses in brackets.
     check_address(host.strip("[]"), port)
@@ -88,7 +90,7 @@ def app(
 
 def _exit_on_signals() -> None:
     """Turn SIGTERM and SIGHUP into `SystemExit`; by default, they end the process without deleting the pictures."""
-    # Windows has no SIGHUP, and nohup ignores it.
+    # Windows has no SIGHUP, and under nohup it is ignored.
     numbers = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
     numbers = [number for number in numbers if signal.getsignal(number) is not signal.SIG_IGN]
 

@@ -22,34 +22,34 @@ def aus(
     redo: bool = False,
     margin: Annotated[
         float | None,
-        Option(minimum=-0.4, maximum=3, default=f"as the model's file states, otherwise {DEFAULT_MARGIN:g}"),
+        Option(minimum=-0.4, maximum=3, default=f"from the model's file, otherwise {DEFAULT_MARGIN:g}"),
     ] = None,
     tta: bool = False,
     options: streaming.StreamingOptions,
 ) -> int:
     """Estimate 24 action units for each row of a manifest.
 
-    The estimator sees the face in the row's box, or the whole image if the row has no box. Rows that have action units
-    keep them. Units that an estimator does not measure are listed in the column `action_units_missing` and have
-    intensity 0. At the end, the mean intensity of each unit is printed with its FACS code.
+    The estimator sees the face in the row's box, or the whole image if the row has no box. Existing action units are
+    kept. Units that an estimator does not measure are listed in the column `action_units_missing` and have intensity 0.
+    At the end, the mean intensity of each unit is printed with its FACS code.
 
       explllm aus faces.parquet -o aus.parquet --landmarker face_landmarker.task
       explllm aus faces.parquet -o aus.parquet --onnx runs/aus/au_regressor.onnx
 
-    Results are kept in OUT.partial.jsonl until the manifest is complete: the same command resumes a run that was
-    stopped or killed. An image that cannot be used is a row with the reason; the exit status is then 1.
+    Results are kept in OUT.partial.jsonl until the manifest is complete, so the same command resumes a run that was
+    stopped or killed. The row of an unusable image states the reason; the exit status is then 1.
 
     Args:
         manifest: A manifest.
         out: The manifest to write (.parquet, .csv, .jsonl).
         estimator: The estimator and its options.
-        redo: Estimate again in rows that have action units.
-        margin: Margin on each side of a box when a face is cropped, as a share of its longer side.
-        tta: Average over each face and its mirror image; the source is then NAME+flip.
+        redo: Also estimate rows that already have action units.
+        margin: Margin added on each side of a face box before cropping, as a share of the longer side of the box.
+        tta: Average the estimates of each face and its mirror image; the recorded source is then NAME+flip.
         options: Root, workers and limits.
 
     Raises:
-        InputError: If the user made an error, or more images than --max_bad cannot be used.
+        InputError: If the user made an error, or more than --max_bad images cannot be used.
     """
     from explllm.faces.estimation import ESTIMATED, GIVEN, EstimationJob, EstimationTask
 
@@ -77,7 +77,7 @@ def aus(
 
 
 def _print_means(manifest: Path) -> None:
-    """Print the mean intensity of each unit over the rows that have it."""
+    """Print the mean intensity of each unit over the rows in which it was measured."""
     from explllm.core.action_units import NAMES, with_facs
     from explllm.core.manifest_chunks import ManifestFile
 

@@ -49,40 +49,40 @@ def baseline(
       explllm score faces_gpt-4o.parquet --reference cot.parquet --judge gpt-4o
       explllm compare runs/rafdb faces_gpt-4o.run
 
-    Pictures of faces are personal data, so the command requires --send_images: they go to the server that --base_url
-    names, by default OpenAI's. Each face is cropped to its box with a margin, upright, at most --size pixels, as a JPEG
-    without metadata. The server receives neither file names nor labels. The ledger keeps questions, answers, cost and a
-    hash of each picture, never the picture.
+    Pictures of faces are personal data and are sent to the server at --base_url (by default OpenAI's), so the command
+    requires --send_images. Each face is cropped to its box with a margin, rotated upright, and sent as a JPEG of at
+    most --size pixels without metadata. The server receives neither file names nor labels. The ledger records
+    questions, answers, costs and a hash of each picture, never the picture itself.
 
     The written manifest has the columns `predicted` (empty if the answer names no expression, which counts as wrong),
     `answer`, `cot`, `cot_source`, `cot_status`, `cot_reason` and `cot_cost`. OUT.run next to it contains the ledger,
     metrics.json and predictions.parquet.
 
-    The same command resumes a run that was stopped: no answer is paid for twice, and the model is asked again about a
-    picture that has changed. Rows in which `explllm faces` found no face are left out. `explllm cot status` and
-    `explllm cot show` work on OUT too. The exit status is 1 if a row failed or the budget ended the run.
+    The same command resumes a stopped run: no answer is paid for twice, and the model is asked again about pictures
+    that have changed. Rows in which `explllm faces` found no face are left out. `explllm cot status` and `explllm cot
+    show` work on OUT too. The exit status is 1 if a row failed or the budget ended the run.
 
     Args:
-        manifest: A manifest of images; with expressions, metrics are computed.
+        manifest: A manifest of images; if it has expressions, metrics are computed.
         send_images: Confirm that the pictures may leave this machine.
-        estimate: Print calls, tokens and cost; send nothing.
+        estimate: Print the number of calls and tokens and the cost; send nothing.
         out: The manifest to write (.parquet, .csv, .jsonl).
         overwrite: Replace an existing OUT, or the run folder of another run.
         root: Folder that image paths are relative to.
-        run_dir: Folder of ledger and metrics.
+        run_dir: Folder for the ledger and the metrics.
         split: Only rows of this split, such as test.
-        sample: Only this many rows, drawn at random (the paper: 100).
+        sample: Number of rows to draw at random (the paper uses 100).
         seed: Seed of the sample.
         label_set: The classes to choose from, such as rafdb or affectnet7; rows with other labels are left out.
             (default: the seven basic expressions; all eight if a row is labeled Contempt or no row is labeled)
-        redo: Discard the recorded answers of failed rows and ask again: failed. Without it, only transient failures and
-            truncated answers are requested again, in at most three runs.
-        settings: Size, margin and length.
+        redo: `failed` discards the recorded answers of failed rows and asks again. Without it, only transient failures
+            and truncated answers are requested again, in at most three runs.
+        settings: Image size, margin and answer length.
         chat: Model, server, limits and prices.
 
     Raises:
-        InputError: If the pictures may not be sent, the manifest lacks something, OUT or the metrics of another run
-            would be lost, or the server refuses the run. In these cases nothing has been sent.
+        InputError: If the pictures may not be sent, the manifest lacks a required column, OUT or another run's metrics
+            would be overwritten, or the server refuses the run. In these cases nothing has been sent.
         KeyboardInterrupt: After Ctrl-C, once all requests in flight have finished and their answers are written.
     """
     from explllm.engine.baseline import (
@@ -105,7 +105,7 @@ def baseline(
     skipped = skipped_images(table, labels)
     faces = list(face_images(table, labels))
     if estimate:
-        # The price of a model is known without a key.
+        # Estimating the cost needs no API key.
         print_baseline_estimate(len(faces), chat.model, labels, replace(chat, max_cost=None).price())
         return 0
     if not send_images:
@@ -118,12 +118,12 @@ def baseline(
     check_ending(out)
     if not any(face.image.is_file() for _, face in faces):
         raise MissingPathError(
-            f"none of {len(faces):,} images exists, first {faces[0][1].image}",
+            f"none of the {len(faces):,} images exists; the first is {faces[0][1].image}",
             remedy="Pass the folder that image paths are relative to as --root.",
         )
     settings = replace(settings, labels=labels)
     folder = run_folder(out, run_dir)
-    # Not the model's name alone: `explllm cot build` may have made an OUT of that name with the same model.
+    # The model's name alone is not unique: `explllm cot build` may have written this OUT with the same model.
     source = f"{chat.model} as a baseline"
     identity = BuildIdentity(manifest, out, source)
     identity.check_overwrite(folder, overwrite)

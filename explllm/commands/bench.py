@@ -3,8 +3,8 @@
   explllm bench fea bp4d.parquet runs/feallm runs/rafdb -o bench
   explllm bench fea bp4d.parquet runs/feallm gpt-4o.parquet -o bench
 
-A model is a run folder, a model's folder, or a table of answers. `explllm baseline` makes such a table with a model
-behind an OpenAI-compatible server; no other command sends images, and that one only with --send_images.
+A model is a run folder, a model folder, or a table of answers. `explllm baseline` writes such a table for a model
+behind an OpenAI-compatible server. It is the only command that sends images, and it requires --send_images.
 """
 
 from __future__ import annotations
@@ -46,8 +46,8 @@ def fea(
     intensities. Action units are read from the model's text with a lexicon and, separately, from the likelihood of the
     answers "active" and "not active", with a threshold per unit chosen on the rows of the `val` split that share no
     image or person with the test faces. Thresholds are 0.5 without such rows, and with --split val. The report says
-    whether a model was trained on the same data set, according to the record of training faces in its run folder. A
-    model that was trained on a test image or on a person in the test faces is rejected.
+    whether a model was trained on the same data set, according to the record of training faces in its run folder.
+    Models that were trained on a test image, or on a person who appears in the test faces, are rejected.
 
       explllm bench fea faces.parquet runs/feallm runs/expllm -o bench
       explllm bench fea bp4d.parquet runs/feallm --root BP4D -o bench
@@ -55,10 +55,10 @@ def fea(
     Args:
         manifest: The faces, with the column `split`.
         models: Run folders, model folders or tables of answers.
-        out: The folder for bench.html and bench.json, written after each model, and the answers of each model.
+        out: The folder for bench.html and bench.json, both updated after each model, and for the answers of each model.
         root: Folder that image paths are relative to.
-        split: The rows to test on.
-        sample: At most this many of the rows, drawn at random with a fixed seed.
+        split: The split to test on.
+        sample: Maximum number of rows, drawn at random with a fixed seed.
         active_from: Minimum FEAFA intensity of an active unit.
         judge: A registered judge that compares reasoning with the chains of thought of the manifest.
         batch_size: Faces per batch.
@@ -86,7 +86,7 @@ def fea(
         test = test.sample(sample)
     truth = unit_truth(test, active_from)
     units = () if truth is None else truth.names
-    # Check everything before the first model runs: answering takes hours.
+    # Check everything before the first model runs, because generating the answers takes hours.
     contestants = [bench.Contestant.open(path, test) for path in models]
     names = _names(contestants, models, out)
     contestants = [replace(one, name=name) for one, name in zip(contestants, names, strict=True)]

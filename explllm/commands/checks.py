@@ -29,7 +29,7 @@ _SPAWNING = ("ddp_spawn", "ddp_fork", "ddp_notebook")
 
 
 def check_trainer(trainer: Namespace, fitting: bool) -> None:
-    """Reject trainer settings that cannot work, or with which no training would run.
+    """Reject trainer settings that cannot work, or that result in no training.
 
     Raises:
         ConfigError: If a setting is out of range or not supported.
@@ -76,7 +76,7 @@ def check_model_paths(model: Namespace, fitting: bool) -> None:
     """Reject local model folders that do not exist, before any weights are loaded.
 
     Raises:
-        MissingPathError: If one does not exist; the message names the configuration that writes it.
+        MissingPathError: If a folder does not exist; the message names the configuration that trains the missing model.
     """
     settings = model.get("init_args") or Namespace()
     start = settings.get("init_from")

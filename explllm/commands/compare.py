@@ -16,7 +16,7 @@ def compare(
     out: Annotated[Path | None, Option(default="compare-RUN-RUN next to the first run")] = None,
     as_json: Annotated[bool, Option("json")] = False,
 ) -> None:
-    """Compare tested runs: metrics, paired significance tests, the faces on which they differ.
+    """Compare tested runs: metrics, paired significance tests, and the faces on which they differ.
 
       explllm compare runs/rafdb runs/no_cot -o comparison
 

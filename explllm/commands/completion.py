@@ -1,4 +1,4 @@
-"""Completion of the command line in bash, zsh, fish and other shells, by shtab."""
+"""Command-line completion for bash, zsh, fish and other shells, with shtab."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def completion_script(shell: str, table: Mapping[str, tuple[str, str]]) -> str:
 
 
 def _add_options(parser: argparse.ArgumentParser, function: Callable[..., Any]) -> None:
-    """Add the options of a command; its files and folders are completed as such."""
+    """Add the options of a command, with completion of file and folder names."""
     if getattr(function, "parses_itself", False):
         names = sorted(str(path.relative_to(shipped_configs())) for path in shipped_configs().rglob("*.yaml"))
         parser.add_argument("--config", choices=names)

@@ -37,12 +37,12 @@ def find_config(name: str) -> Path:
 def shipped_configs() -> Path:
     """Return the folder of the configurations that come with the package."""
     package = Path(str(resources.files("explllm")))
-    # A wheel contains them; in a checkout they are next to the package.
+    # A wheel contains the configurations; in a source checkout they are next to the package.
     return package / "configs" if (package / "configs").is_dir() else package.parent / "configs"
 
 
 def with_configs_found(arguments: Sequence[str]) -> list[str]:
-    """Replace the names of configurations in a command line by their paths, or by their text if they inherit.
+    """Replace configuration names in a command line with their paths, or with their text if they inherit.
 
     Raises:
         MissingPathError: If there is no such configuration.
@@ -68,7 +68,7 @@ def with_configs_found(arguments: Sequence[str]) -> list[str]:
 
 
 def _check_sections(settings: Mapping[str, Any], path: Path) -> None:
-    """Reject unknown sections without settings, which the parser would ignore."""
+    """Reject unknown empty sections, which the parser would ignore."""
     for name, value in settings.items():
         if not value and isinstance(value, dict) and name not in _SECTIONS:
             raise ConfigError(
@@ -82,9 +82,9 @@ _SECTIONS = ("trainer", "model", "data")
 def read_config_file(path: Path) -> dict[str, Any]:
     """Read a configuration with everything it inherits.
 
-    The key ``base`` names another configuration, relative to the file's own folder or as `find_config` finds it; the
-    file states the differences, see `merge_settings`. A run folder is not inherited: by default that of NAME.yaml is
-    ``runs/NAME``. The result does not contain ``base``.
+    The key ``base`` names another configuration, relative to the file's own folder or found by `find_config`. The
+    file's settings override the settings of the base; see `merge_settings`. The run folder is not inherited: for
+    NAME.yaml, the default is ``runs/NAME``. The result does not contain ``base``.
 
     Raises:
         MissingPathError: If a base does not exist.
@@ -97,7 +97,7 @@ def read_config_file(path: Path) -> dict[str, Any]:
         name = settings.pop(BASE)
         if not isinstance(name, str):
             raise ConfigError(
-                f"base is {name!r}, not the name of a configuration", where=path, remedy="Name one, or remove the key."
+                f"base is {name!r}, not the name of a configuration", where=path, remedy="Set a name or remove the key."
             )
         beside = files[-1].parent / name
         base = beside if beside.is_file() else find_config(name)
@@ -115,8 +115,8 @@ def read_config_file(path: Path) -> dict[str, Any]:
 def merge_settings(base: Mapping[str, Any], own: Mapping[str, Any], where: str | Path = "") -> dict[str, Any]:
     """Merge settings key by key, recursively; the values of `own` override those of `base`.
 
-    If ``class_path`` differs, the settings of the base's class that the new class accepts are kept, and a note on
-    stderr lists the others. With ``init_args: null``, none are kept. `where` is the file of `own`, for messages.
+    If ``class_path`` differs, the base's settings that the new class accepts are kept, and a note on stderr lists the
+    others. With ``init_args: null``, none are kept. `where` is the file of `own`, which messages name.
 
     Raises:
         ConfigError: If it is unknown which settings a new class accepts.
@@ -138,7 +138,7 @@ def merge_settings(base: Mapping[str, Any], own: Mapping[str, Any], where: str |
 
 
 def _for_class(settings: Mapping[str, Any], new: str, key: str, where: str | Path) -> dict[str, Any]:
-    """Return the settings of a class that another class accepts too."""
+    """Return the settings of a class that the new class accepts too."""
     old, arguments = str(settings["class_path"]), settings.get("init_args") or {}
     # Deferred import: the signatures are needed only if the class changes.
     from explllm.commands.lightning_help import accepted_settings

@@ -29,8 +29,8 @@ def released(
         folder: The folder to read: pytorch_model.bin, config.json, tokenizer.
         out: The folder to write; it must not exist.
         merge: Merge LoRA into the base weights.
-        vision_heads: Attention heads of the vision encoder, which no released file states; needed only if it is not
-            one of DINOv2's own encoders.
+        vision_heads: Number of attention heads of the vision encoder, which no released file states; needed only if the
+            encoder is not one of DINOv2's own.
 
     Raises:
         InputError: As for `explllm.models.released.convert.convert_released`.
@@ -54,7 +54,7 @@ def released(
 
 
 def merge(folder: Path, out: Path) -> None:
-    """Merge LoRA into the parts of a trained model, as plain Hugging Face models.
+    """Merge LoRA into a trained model and save its parts as plain Hugging Face models.
 
     Args:
         folder: The model to read: runs/NAME/model.
@@ -67,13 +67,13 @@ def merge(folder: Path, out: Path) -> None:
     from explllm.models.explllm import ExpLLM
 
     storage.check_target(out, replace=False)
-    # 4-bit weights cannot be merged: a model that was trained on them is merged into the base model's own weights.
+    # LoRA cannot be merged into 4-bit weights: a model trained on them is merged into the original base weights.
     storage.save(ExpLLM.from_pretrained(folder, load_in_4bit=False), out, merge=True, replace=False)
     sys.stdout.write(f"wrote   {out}: {out / 'vision'} and {out / 'language'} are plain Hugging Face models\n")
 
 
 def checkpoint(file: Path, out: Path) -> None:
-    """Write the model of a checkpoint of `fit` as a model folder.
+    """Convert a checkpoint of `fit` to a model folder.
 
     Args:
         file: The checkpoint: runs/NAME/checkpoints/last.ckpt.
@@ -94,7 +94,7 @@ def checkpoint(file: Path, out: Path) -> None:
 
 
 def half(folder: Path, out: Path) -> None:
-    """Write a model's own weights in float16: half the size. They become float32 again when the model is opened.
+    """Write a model's own weights in float16, at half the size. They become float32 again when the model is loaded.
 
     Args:
         folder: The model to read: runs/NAME/model.
@@ -110,7 +110,7 @@ def half(folder: Path, out: Path) -> None:
 
     storage.check_target(out, replace=False)
     model = ExpLLM.from_pretrained(folder)
-    # Frozen weights would be used in the type of the file, which a CPU does not support for all operations.
+    # Frozen weights would stay in float16 after loading, which CPUs do not support for all operations.
     if model.config.vision_train == "frozen" and model.config.vision_base is None:
         model.config.vision_train = "full"
     if model.config.text_train == "frozen" and model.config.text_base is None:

@@ -43,17 +43,17 @@ class BuildOptions:
     out: Path
     """The manifest to write (.parquet, .csv, .jsonl)."""
     offline: bool = False
-    """Write by rules, without a language model; the texts are marked as such."""
+    """Write the texts with rules instead of a language model; their recorded source is then `offline`."""
     overwrite: bool = False
     """Replace existing outputs that this run did not create."""
     run_dir: Annotated[Path | None, Option(default="OUT with the suffix .run")] = None
-    """Folder of ledger and progress."""
+    """Folder for the ledger and the progress file."""
     redo: Literal["failed"] | None = None
-    """Discard the recorded answers of failed rows and ask again: failed. Without it, only transient failures and
+    """`failed` discards the recorded answers of failed rows and asks again. Without it, only transient failures and
     unusable answers are requested again, in at most three runs."""
     reliability: Path | None = None
-    """A table that `reliability -o` wrote: units that cannot be trusted count as not measured, and intensities below a
-    unit's threshold as 0, in the texts and in OUT."""
+    """A table that `reliability -o` wrote. In the texts and in OUT, untrusted units count as not measured, and
+    intensities below a unit's threshold count as 0."""
 
 
 def build(
@@ -64,22 +64,22 @@ def build(
     engine: EngineSettings,
     chat: ChatSettings,
 ) -> int:
-    """Make the chains of thought of a manifest and write it.
+    """Build chains of thought for the faces of a manifest, and write a new manifest.
 
-    The same command resumes a run that was stopped: no answer is paid for twice. The exit status is 1 if a row failed
-    or the budget ended the run.
+    The same command resumes a stopped run, and no answer is paid for twice. The exit status is 1 if a row failed or the
+    budget ended the run.
 
     Args:
         manifest: A manifest with action units and expressions.
         options: What to write, and how.
-        released: Also write the accepted rows to this file, in the authors' released layout.
+        released: Also write the accepted rows to this file, in the format that the authors released.
         engine: Limits of the engine.
         chat: Model, server, limits and prices.
 
     Raises:
-        InputError: If the manifest lacks a column, OUT would be lost, or the server refuses the run; nothing has been
-            spent in these cases. Also if the server later rejects the key, the model or the credit; answers paid for so
-            far are written.
+        InputError: If the manifest lacks a column, OUT would be overwritten, or the server refuses the run; nothing has
+            been spent in these cases. Also if the server later rejects the key or the model, or the credit runs out;
+            the answers paid for so far are written.
         KeyboardInterrupt: After Ctrl-C, once all requests in flight have finished and their answers are written.
     """
     from explllm.engine.build import COT
@@ -90,7 +90,7 @@ def build(
 def estimate(
     manifest: Path, *, as_json: Annotated[bool, Option("json")] = False, engine: EngineSettings, chat: ChatSettings
 ) -> None:
-    """Print calls, tokens and cost of a build before anything is spent.
+    """Print the calls, tokens and cost of a build before any money is spent.
 
     Args:
         manifest: A manifest with action units and expressions.
@@ -122,7 +122,7 @@ def status(out: Path, *, run_dir: Path | None = None, as_json: Annotated[bool, O
     from explllm.engine.runner import LEDGER
     from explllm.llm.ledger import Ledger
 
-    # The run folder can be "." too, which has no name that a suffix could be added to.
+    # The run folder can also be ".", which has no name to add a suffix to.
     folder = out if run_dir is None and out.is_dir() else run_folder(out, run_dir)
     progress = load_progress(folder)
     totals = None
@@ -276,7 +276,7 @@ def run_build(
     out, offline, overwrite, redo = options.out, options.offline, options.overwrite, options.redo
     check_ending(out)
     if not offline and not chat.model:
-        raise ConfigError("no model given", remedy="Pass --model NAME, or --offline to write by rules.")
+        raise ConfigError("no model given", remedy="Pass --model NAME, or --offline for rule-based texts.")
     if offline and chat.model:
         raise ConfigError(
             f"both --offline and --model {chat.model} are given",
@@ -291,14 +291,14 @@ def run_build(
         check_writable(file)
     table.check_writable(out)
     with identity.lock():
-        # Check again, now that no other run can write them.
+        # Check again, now that the lock prevents other runs from writing.
         identity.check_overwrite(folder, overwrite)
         tracker = ProgressTracker(folder, sum(1 for _ in faces(table)), Status, kind.title, identity)
         if offline:
             with tracker:
                 result = build_offline(table, engine, tracker.update, kind)
         else:
-            # As many faces as requests: each face has one request in flight at any time.
+            # Process as many faces as requests at a time, because each face has one request in flight.
             result = run_with_client(
                 chat,
                 folder,
@@ -341,7 +341,7 @@ _GROUNDING = (
 
 
 def _write_released(records: Iterable[dict[str, object]], path: Path) -> None:
-    """Write records one at a time as a JSON list, which keeps them out of memory."""
+    """Write records as a JSON list, one at a time to save memory."""
     with atomic_write(path) as temporary, temporary.open("w", encoding="utf-8") as stream:
         stream.write("[")
         for number, record in enumerate(records):

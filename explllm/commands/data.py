@@ -1,8 +1,8 @@
-"""Read a data set in its publisher's layout and write its manifest, which all other commands read.
+"""Read a data set in its publisher's layout and write its manifest, the table of faces for other commands.
 
   explllm data rafdb RAF-DB/basic -o rafdb.parquet
 
-No values are guessed: rows that cannot be used are listed with file and line.
+No values are guessed: unusable rows are listed with their file and line.
 """
 
 import sys
@@ -36,7 +36,7 @@ def read(
         name: The data set.
         root: The folder in the publisher's layout.
         out: The manifest to write (.parquet, .csv, .jsonl).
-        max_bad: Maximum number of bad rows to list and leave out before reading stops.
+        max_bad: Maximum number of bad rows, which are listed and left out; with more, reading stops.
         check_images: Decode every image and check its box.
         lists_only: Do not check that the images exist.
         overwrite: Replace an existing manifest.

@@ -24,10 +24,10 @@ def describe(
     gpus: Annotated[int, Option(minimum=1, maximum=100_000)] = 8,
     as_json: Annotated[bool, Option("json")] = False,
 ) -> None:
-    """Describe a configuration before anything is downloaded or trained.
+    """Describe a configuration without downloading any weights.
 
-    The description covers parts, trainable weights, optimizer steps, warm-up and the memory of a GPU. All options of
-    `fit` are accepted too.
+    The description covers parts, trainable weights, optimizer steps, warm-up and GPU memory. All options of `fit` are
+    accepted too.
 
       explllm describe --config rafdb.yaml
 

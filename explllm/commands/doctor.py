@@ -10,7 +10,7 @@ from explllm.commands.parser import Option
 
 
 def doctor(*, as_json: Annotated[bool, Option("json")] = False) -> int:
-    """Check the installation: versions, devices, missing extras, packages in conflict.
+    """Check the installation: versions, devices, missing extras, conflicting packages.
 
     Each problem is printed with its fix. The exit status is 1 if there is a problem.
 

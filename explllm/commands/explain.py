@@ -1,4 +1,4 @@
-"""The commands ``explllm recognize`` and ``explllm explain``: expressions of the faces in pictures."""
+"""The commands ``explllm recognize`` and ``explllm explain``: the expressions of faces in pictures."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from explllm.faces.estimators import selected_estimator
 
 
 def recognize(images: list[str], *, options: PictureOptions) -> int:
-    """Recognize the expression of faces, without an explanation.
+    """Recognize the expressions of faces, without explanations.
 
-    The output is the most likely expression and a probability per class. The labels are scored and no text is
+    The output is the most likely expression and the probability of each class. Labels are scored and no text is
     generated, so this is much faster than `explain`.
 
       explllm recognize face.jpg
       explllm recognize faces/ --model runs/demo/model -o expressions.csv
       explllm recognize party.jpg --detector scrfd.onnx
 
-    The faces of a photograph are detected first if there is a detector (`explllm models get scrfd`). Without one, each
-    picture is one cropped face.
+    If a face detector is present (`explllm models get scrfd`), the faces of a photograph are detected first. Otherwise
+    each picture is treated as one cropped face.
 
-    A picture that cannot be read becomes a row with the reason. The exit status is 1 if there is one, or if a
-    photograph shows no face.
+    If one of several pictures cannot be read, its row states the reason. The exit status is 1 in this case, or if a
+    photograph shows no face. If the only picture cannot be read, the exit status is 2.
 
     Args:
         images: Pictures, folders of pictures, patterns such as 'faces/*.jpg', or - for standard input.
@@ -44,19 +44,19 @@ def explain(
     estimator: EstimatorOptions,
     no_speculation: bool = False,
 ) -> int:
-    """Recognize the expression of faces and explain it.
+    """Recognize the expressions of faces and explain them.
 
-    The explanation has three parts: key observations, interpretation, conclusion. The faces of a photograph are
-    detected first if there is a detector (`explllm models get scrfd`). Without one, each picture is one cropped face.
-    An estimator of action units checks what the explanation claims.
+    The explanation has three parts: key observations, interpretation, conclusion. If a face detector is present
+    (`explllm models get scrfd`), the faces of a photograph are detected first. Otherwise each picture is treated as one
+    cropped face. With an action unit estimator, the claims of the explanation are checked.
 
       explllm explain face.jpg
       explllm explain party.jpg --model DIR --detector scrfd.onnx --picture out.png
       explllm explain faces/ --model DIR --json
       curl -s URL | explllm explain -
 
-    A picture that cannot be read becomes a row with the reason. The exit status is 1 if there is one, or if a
-    photograph shows no face.
+    If one of several pictures cannot be read, its row states the reason. The exit status is 1 in this case, or if a
+    photograph shows no face. If the only picture cannot be read, the exit status is 2.
 
     Args:
         images: Pictures, folders of pictures, patterns such as 'faces/*.jpg', or - for standard input.

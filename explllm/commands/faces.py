@@ -21,36 +21,36 @@ def faces(
     which: FaceChoice = "largest",
     redo: bool = False,
     threshold: Annotated[float, Option(minimum=0, maximum=1)] = 0.5,
-    input_size: Annotated[int | None, Option(minimum=32, default="640, if the detector takes any size")] = None,
+    input_size: Annotated[int | None, Option(minimum=32, default="640 if the detector accepts any size")] = None,
     crops: Path | None = None,
     margin: Annotated[float, Option(minimum=-0.4, maximum=3)] = DEFAULT_MARGIN,
     options: streaming.StreamingOptions,
 ) -> int:
     """Detect the face of each row of a manifest with an SCRFD detector.
 
-    The box is x, y, width, height in pixels of the upright image (rotated according to its EXIF orientation). Rows that
-    have a box keep it.
+    The box is x, y, width, height in pixels of the upright image (rotated according to its EXIF orientation). Existing
+    boxes are kept.
 
       explllm faces data.parquet -o faces.parquet --detector scrfd_10g_bnkps.onnx
       explllm faces data.parquet -o faces.parquet --detector DIR --which all
 
-    Results are kept in OUT.partial.jsonl until the manifest is complete: the same command resumes a run that was
-    stopped or killed. An image that cannot be used is a row with the reason; the exit status is then 1.
+    Results are kept in OUT.partial.jsonl until the manifest is complete, so the same command resumes a run that was
+    stopped or killed. The row of an unusable image states the reason; the exit status is then 1.
 
     Args:
         manifest: A manifest.
         out: The manifest to write (.parquet, .csv, .jsonl).
         detector: An SCRFD detector (.onnx), or a folder that contains one.
-        which: The face to use if an image has several; all writes a row for each.
-        redo: Detect again in rows that have a box.
+        which: The face to use if an image has several; `all` writes a row for each face.
+        redo: Also detect faces in rows that already have a box.
         threshold: Minimum score of a face.
         input_size: Width and height of the detector's input, in pixels.
         crops: Write each face as a square JPEG into this folder; the column `crop` names it.
-        margin: Margin on each side of a box when a face is cropped, as a share of its longer side.
+        margin: Margin added on each side of a face box before cropping, as a share of the longer side of the box.
         options: Root, workers and limits.
 
     Raises:
-        InputError: If the user made an error, or more images than --max_bad cannot be used.
+        InputError: If the user made an error, or more than --max_bad images cannot be used.
     """
     from explllm.faces.detection import FOUND, GIVEN, DetectionJob, DetectionTask
 
@@ -75,7 +75,7 @@ def faces(
     summary = streaming.process(source, out, task, options, (FOUND, GIVEN))
     if which == "all" and (added := summary.rows_out - summary.rows_in):
         sys.stdout.write(
-            f"{added} rows were added for further faces; rows of an image with several faces lose expression, "
+            f"{added} rows were added for additional faces; rows of an image with several faces lose expression, "
             "identity, action units and text, because it is unknown which face they belong to\n"
         )
     return int(summary.bad > 0)

@@ -1,10 +1,10 @@
-"""FEA instruction data: description, action units and reasoning for each face, for FEALLM's training.
+"""FEA instruction data for training FEALLM: a description, action units and reasoning for each face.
 
   explllm fea build faces.parquet -o fea.parquet --model gpt-4o --max_cost 20
   explllm fea build faces.parquet -o fea.parquet --offline
 
-Only action units, label and earlier answers are sent to the server, never an image. The API key is read from the
-environment. `explllm cot status OUT` prints the progress of a build.
+Only the action units, the label and earlier answers are sent to the server, never an image. The API key is read from
+the environment. `explllm cot status OUT` prints the progress of a build.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from explllm.llm.settings import ChatSettings
 
 
 def build(manifest: Path, *, options: BuildOptions, engine: EngineSettings, chat: ChatSettings) -> int:
-    """Make the FEA instruction texts of a manifest and write it.
+    """Build FEA instruction texts for the faces of a manifest, and write a new manifest.
 
-    Each answer is checked against label and measured action units; one that disagrees is requested again or rejected
-    with the reason. The same command resumes a run that was stopped: no answer is paid for twice. The exit status is 1
-    if a row failed or the budget ended the run.
+    Each answer is checked against the label and the measured action units. Answers that disagree are requested again,
+    or rejected with a reason. The same command resumes a stopped run, and no answer is paid for twice. The exit status
+    is 1 if a row failed or the budget ended the run.
 
     Args:
         manifest: A manifest with action units and expressions.
@@ -31,7 +31,7 @@ def build(manifest: Path, *, options: BuildOptions, engine: EngineSettings, chat
         chat: Model, server, limits and prices.
 
     Raises:
-        InputError: If the manifest lacks a column, OUT would be lost, or the server refuses the run.
+        InputError: If the manifest lacks a column, OUT would be overwritten, or the server refuses the run.
         KeyboardInterrupt: After Ctrl-C, once all requests in flight have finished and their answers are written.
     """
     from explllm.engine.instructions import FEA

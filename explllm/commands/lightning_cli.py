@@ -1,4 +1,4 @@
-"""The commands fit, validate, test and predict: one LightningCLI."""
+"""The commands fit, validate, test and predict, which share one LightningCLI."""
 
 import inspect
 import logging
@@ -84,7 +84,7 @@ __all__ = [
 ]
 
 
-# Messages of libraries about their internals, other products and deliberate choices of this project.
+# Library messages about internals, other products, or deliberate choices of this project.
 _NOISE = (
     r"LightningCLI's args parameter",
     r".*isinstance\(treespec, LeafSpec\)",
@@ -120,11 +120,13 @@ class RunOptions:
     run_dir: str | None = None
     """The run folder: config, checkpoints, metrics, predictions, report and model. (default: runs/CONFIG)"""
     checkpoint_every_n_steps: PositiveInt = 200
-    """Optimizer steps between two checkpoints; there is one more at the end of each epoch."""
+    """Optimizer steps between two checkpoints; another one is written at the end of each epoch."""
     explained_faces: NonNegativeInt = 3
-    """Faces that `test` explains in the terminal and in the report; with 0, it also scores no explanations."""
+    """Number of faces that `test` explains in the terminal and in the report; if 0, explanations are not scored
+    either."""
     scored_faces: PositiveInt = SCORED_FACES
-    """Faces whose explanations `test` scores: a fixed sample. More give narrower intervals and take longer."""
+    """Number of faces whose explanations `test` scores. The sample is fixed; a larger one gives narrower intervals but
+    takes longer."""
     predictions: str | None = None
     """The .parquet, .csv or .jsonl file that `test` and `predict` write. (default: in the run folder)"""
     answer_labels: str | None = None
@@ -141,7 +143,7 @@ _SAVE_DIR = "--trainer.logger.init_args.save_dir"
 
 
 class SaveConfig(SaveConfigCallback):
-    """Writes the configuration as resolved to ``config.yaml`` in the run folder, for ``fit`` only."""
+    """Writes the resolved configuration to ``config.yaml`` in the run folder, for ``fit`` only."""
 
     def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Write the file atomically, without the checkpoint that the run was resumed from."""
@@ -179,7 +181,7 @@ class ExpLLMCLI(LightningCLI):
         parser.add_class_arguments(RunOptions, None, instantiate=False)
 
     def _set_seed(self) -> None:
-        """Seed everything; for a seed out of range, Lightning would raise NumPy's error."""
+        """Seed everything; reject seeds out of range, for which Lightning would raise NumPy's error."""
         seed = self.config[self.stage].get("seed_everything")
         if type(seed) is int and not 0 <= seed < 2**32:
             raise ConfigError(f"--seed_everything is {seed}", remedy="Use 0 to 4294967295.")
@@ -204,12 +206,12 @@ class ExpLLMCLI(LightningCLI):
         if config.ckpt_path is not None and self.stage != "fit" and config.get("model.init_args.init_from"):
             # The checkpoint has all the weights; the model that the run started from may no longer exist.
             config["model.init_args.init_from"] = None
-        # Checkpoints are plain tensors and numbers: nothing in them may run code.
+        # Checkpoints contain only tensors and numbers, so loading one must not execute code.
         config.weights_only = True
         if self.stage == "predict":
             # The run folder's callback keeps the results; Lightning would keep every batch as well.
             config.return_predictions = False
-            # Not the test's table, which `score` and `compare` read.
+            # Do not overwrite the table of the test, which `score` and `compare` read.
             config.predictions = config.predictions or str(Path(config.run_dir, PREDICT_FOLDER, PREDICTIONS_FILE))
 
     def _checkpoint(self, config: Namespace) -> str | None:
@@ -241,7 +243,7 @@ class ExpLLMCLI(LightningCLI):
         try:
             super().instantiate_classes()
         except ValueError as error:
-            # The parser wraps a constructor's error into its own, of many lines.
+            # The parser wraps a constructor's error in a multi-line error of its own.
             raise input_error(error, self.stage, (), _CLASSES) from error
         checkpoint = self.config[self.stage].ckpt_path
         if checkpoint is not None and isinstance(self.model, ExpLLMTask):
@@ -249,10 +251,10 @@ class ExpLLMCLI(LightningCLI):
             use(checkpoint)
 
     def _parse_ckpt_path(self) -> None:
-        """Skip reading settings from the checkpoint: ours contain none, and reading a large file twice takes time."""
+        """Skip reading settings from the checkpoint: ours contain none, and reading a large file twice is slow."""
 
     def _dump_config(self) -> None:
-        """Skip what `save_hyperparameters` reads, which takes time, unless a user-defined class may call it."""
+        """Skip the slow dump for `save_hyperparameters`, unless a user-defined class may call that method."""
         config = self.config[self.stage]
         if all(str(part.class_path).startswith("explllm.") for part in (config.model, config.data) if part is not None):
             self.config_dump: dict[str, Any] = {}
@@ -260,12 +262,12 @@ class ExpLLMCLI(LightningCLI):
             super()._dump_config()
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
-        """Make the trainer with the run folder's callbacks and logger."""
+        """Create the trainer with the run folder's callbacks and logger."""
         config, fitting = self.config[self.stage], self.stage == "fit"
         options = {**self._get(self.config_init, "trainer", default={}), **kwargs}  # pyrefly: ignore[bad-argument-type]
         if options["precision"] in ("bf16", "bf16-mixed") and is_slow_in_bfloat16(options["accelerator"]):
             options["precision"] = "32-true"
-            note = "Note: 32-true instead of bf16-mixed: this processor has no instructions for bfloat16."
+            note = "Note: using 32-true instead of bf16-mixed, because this processor has no bfloat16 instructions."
             rank_zero_only(get_console().print)(note, soft_wrap=True)
         configured = _listed(options.get("callbacks"))
         check_monitors(configured, type(self.model).__name__)
@@ -279,7 +281,7 @@ class ExpLLMCLI(LightningCLI):
             callbacks.append(TrainingProgressBar())
         options["callbacks"] = [*callbacks, *configured]
         options["plugins"] = [AtomicCheckpointIO(), *_listed(options.get("plugins"))]
-        # Lightning refuses a ModelCheckpoint among the callbacks otherwise, in evaluation too.
+        # Otherwise Lightning rejects a ModelCheckpoint among the callbacks, even in evaluation.
         saves = any(isinstance(callback, Checkpoint) for callback in options["callbacks"])
         options["enable_checkpointing"] = saves and not options["fast_dev_run"]
         if options["logger"] in (None, True):
@@ -288,7 +290,7 @@ class ExpLLMCLI(LightningCLI):
             return self._instantiate_trainer(options, [])
         except (ValueError, TypeError, ImportError, MisconfigurationException) as error:
             raise ConfigError(
-                f"the trainer's settings do not fit: {one_sentence(error)}",
+                f"the trainer's settings are invalid: {one_sentence(error)}",
                 remedy=f"See `explllm {self.stage} --trainer.help`.",
             ) from error
 
@@ -338,13 +340,13 @@ def run_stage(stage: str, arguments: list[str]) -> None:
         try:
             _start(ExpLLMCLI, stage, arguments)
         except MisconfigurationException as error:
-            # An error in the settings that Lightning finds only now, such as a resumed run with fewer epochs.
+            # A settings error that Lightning detects only now, such as resuming a run with fewer epochs.
             raise ConfigError(one_sentence(error), remedy=f"See `explllm {stage} --trainer.help`.") from error
 
 
 @contextmanager
 def _interruptions() -> Iterator[None]:
-    """Re-raise interruptions; Lightning would exit as if the run had failed or succeeded."""
+    """Re-raise interruptions, for which Lightning would exit as if the run had failed or succeeded."""
     main = threading.current_thread() is threading.main_thread()
     handler = signal.getsignal(signal.SIGINT)
     try:

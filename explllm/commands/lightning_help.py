@@ -1,4 +1,4 @@
-"""Help of ``fit``, ``validate``, ``test`` and ``predict``, read from the source files.
+"""Help of ``fit``, ``validate``, ``test`` and ``predict``, generated from the source files.
 
 Importing torch and Lightning takes seconds, so the settings are collected from the syntax trees of the classes:
 signatures, dataclass fields and their docstrings.
@@ -35,14 +35,14 @@ _RUN = (
 )
 _TRAINER = (
     ("--trainer.max_epochs N", "Number of training epochs."),
-    ("--trainer.max_steps N", "Number of optimizer steps, if fewer."),
+    ("--trainer.max_steps N", "Maximum number of optimizer steps."),
     ("--trainer.accelerator TEXT", "cpu, gpu, mps or auto. (default: auto)"),
     ("--trainer.devices N", "Number of devices. (default: auto)"),
     ("--trainer.strategy TEXT", "ddp or fsdp2 for several devices. (default: auto)"),
     ("--trainer.precision TEXT", "32-true, bf16-mixed or 16-mixed."),
     ("--trainer.gradient_clip_val X", "Maximum norm of the gradient."),
-    ("--trainer.callbacks CLASS", "Additional callbacks, such as those below."),
-    ("--trainer.logger CLASS", "CSVLogger by default; TensorBoardLogger, WandbLogger."),
+    ("--trainer.callbacks CLASS", "Additional callbacks, such as those above."),
+    ("--trainer.logger CLASS", "A logger, such as TensorBoardLogger or WandbLogger. (default: CSVLogger)"),
 )
 
 
@@ -53,12 +53,12 @@ class Setting:
     name: str
     annotation: str
     default: str | None
-    """As in the source; None if the setting is required."""
+    """As written in the source; None if the setting is required."""
     help: str
 
 
 def stage_help(stage: str, function: Callable[..., Any]) -> str:
-    """Return the help of a stage: run, model, data, callbacks, trainer.
+    """Return the help of a stage: the options of run, model, data, callbacks and trainer.
 
     Args:
         stage: ``fit``, ``validate``, ``test`` or ``predict``.
@@ -76,14 +76,14 @@ def stage_help(stage: str, function: Callable[..., Any]) -> str:
     lines += _entries("data.", settings_of("FaceDataModule"))
     lines += ["", "augmentations (--data.augment CLASS):", *_classes(AUGMENTATIONS)]
     lines += ["", "callbacks (--trainer.callbacks CLASS):", *_classes(CALLBACKS)]
-    lines += ["", "trainer, the most used options of Lightning's Trainer:"]
+    lines += ["", "trainer (the most common options of Lightning's Trainer):"]
     lines += [line for option, text in _TRAINER for line in _entry(option, text)]
     lines += [
         "",
         "more help:",
         *_entry(f"explllm {stage} --data.help FolderFaces", "All options of a data class."),
         *_entry(f"explllm {stage} --model.help ActionUnitTask", "All options of a model class."),
-        *_entry(f"explllm {stage} --trainer.help", "Everything, with all options of Lightning's Trainer."),
+        *_entry(f"explllm {stage} --trainer.help", "All options, including those of Lightning's Trainer."),
         *_entry("explllm describe --config FILE", "What a configuration means: weights, steps, memory."),
     ]
     return "\n".join(lines) + "\n"
@@ -117,8 +117,8 @@ def class_help(group: str, name: str) -> str:
 def settings_of(name: str) -> list[Setting]:
     """Return the settings of a class.
 
-    They are the fields of a dataclass, or the arguments of ``__init__``; if that takes ``**settings``, those of the
-    next class in the method resolution order follow.
+    They are the fields of a dataclass, or the arguments of ``__init__``. If ``__init__`` takes ``**settings``, the
+    arguments of the next class in the method resolution order follow.
     """
     settings: list[Setting] = []
     for node in _linearized(name):
@@ -203,7 +203,7 @@ def _class(name: str) -> ast.ClassDef:
 
 
 def _value(name: str) -> str:
-    """Return the value of a constant or alias of the package as in its source; the name itself if it is neither."""
+    """Return the source text of a constant's or alias's value; the name itself if it is neither."""
     if name in _index():
         for item in _tree(_index()[name]).body:
             if isinstance(item, ast.Assign) and ast.unparse(item.targets[0]) == name:
@@ -218,7 +218,7 @@ def _classes(names: tuple[str, ...]) -> list[str]:
 
 
 def _entries(prefix: str, settings: list[Setting]) -> list[str]:
-    """Return the lines of settings; those of nested dataclasses come after the others."""
+    """Return the help lines of settings; nested dataclasses come last."""
     lines, nested = [], []
     for setting in settings:
         kind = setting.annotation.removesuffix(" | None")

@@ -21,7 +21,7 @@ from explllm.commands.parser import Option
 from explllm.core.errors import MissingPathError
 
 DEFAULT = "list"
-"""The subcommand without a name."""
+"""The subcommand that runs if none is given."""
 
 RELEASED = "released"
 
@@ -33,7 +33,7 @@ def list_models(*, runs: Path = Path("runs"), as_json: Annotated[bool, Option("j
       explllm models list --runs /data/runs --json
 
     Args:
-        runs: Folder of run folders, each with a subfolder `model`.
+        runs: Folder that contains run folders, each with a subfolder `model`.
         as_json: Print one JSON object per line.
     """
     rows = list(_rows(runs))
@@ -61,8 +61,8 @@ def get(
 ) -> None:
     """Download published weights into the cache and check them.
 
-    `released` is the ExpLLM of the paper's authors from the Hugging Face hub: about 15 GB to download, and as much
-    again for the conversion, which follows. `scrfd` is insightface's face detector (16 MB). `landmarker` is MediaPipe's
+    `released` is the paper authors' ExpLLM on the Hugging Face hub: about 15 GB to download, and as much disk space
+    again for the conversion that follows. `scrfd` is insightface's face detector (16 MB). `landmarker` is MediaPipe's
     face landmarker, which measures action units (4 MB).
 
       explllm models get scrfd

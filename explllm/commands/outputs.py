@@ -1,4 +1,4 @@
-"""Checks of a command's outputs before it does any work, and the name of its run folder."""
+"""Checks of a command's outputs before any work is done, and the name of the run folder."""
 
 import os
 import re
@@ -17,7 +17,7 @@ from explllm.llm.settings import ChatSettings
 
 
 def check_ending(out: Path, endings: Sequence[str] | None = None) -> None:
-    """Check that the output has one of some extensions, by default those of a manifest.
+    """Check that the output has one of the given extensions, by default those of a manifest.
 
     Raises:
         ConfigError: If it does not.
@@ -55,13 +55,13 @@ def check_new(out: Path, overwrite: bool, what: str) -> None:
 
 
 def check_replaces_none(option: str, outs: Iterable[Path], others: Iterable[str | Path | None], what: str) -> None:
-    """Check that no output is one of some other files, even under a different path such as a link.
+    """Check that no output is the same file as one of the others, even through a link.
 
     Args:
         option: The option that names the outputs.
         outs: The outputs.
         others: Files that must stay; None is ignored.
-        what: Describes such a file.
+        what: What the message calls such a file.
 
     Raises:
         ConfigError: If an output is one of the other files.
@@ -77,11 +77,11 @@ def keep_finished(keep: Callable[[], str]) -> Iterator[None]:
     """Keep the finished part of the block's work when Ctrl-C, SIGTERM or an error ends it.
 
     Args:
-        keep: Writes what is finished and returns a sentence about it.
+        keep: Writes the finished work and returns a sentence about it.
 
     Raises:
         KeyboardInterrupt: After Ctrl-C or SIGTERM (`Terminated`), with the sentence as a note.
-        ConfigError: If memory is short, with the sentence.
+        ConfigError: After an out-of-memory error, with the sentence.
     """
 
     def terminate(*_: object) -> None:
@@ -97,7 +97,7 @@ def keep_finished(keep: Callable[[], str]) -> Iterator[None]:
         raise
     except Exception as error:
         sentence = keep()
-        # By name: PyTorch's error is a RuntimeError, and this module does not import PyTorch.
+        # Compare names, because this module does not import PyTorch, whose error is a RuntimeError.
         if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
             raise ConfigError(
                 f"out of memory: {one_sentence(error)}. {sentence}"[:-1],
@@ -121,10 +121,10 @@ def check_root(root: Path | None) -> None:
 
 
 def check_no_model_options(chat: ChatSettings, remedy: str) -> None:
-    """Check that a run without a language model has no options of one.
+    """Reject language model options in a run that does not use a language model.
 
     Raises:
-        ConfigError: If it has.
+        ConfigError: If such an option is set.
     """
     for field in fields(chat):
         if getattr(chat, field.name) != field.default:
@@ -137,16 +137,16 @@ def run_folder(out: Path, run_dir: Path | None) -> Path:
 
 
 def as_file_name(model: str) -> str:
-    """Return a model's name as part of a file name: names of the Hugging Face hub contain slashes."""
+    """Return a model's name in a form that is valid in file names: names on the Hugging Face hub contain slashes."""
     return re.sub(r"[^A-Za-z0-9.-]+", "_", model)
 
 
 def drawing_files(picture: Path, files: Sequence[str]) -> list[Path]:
-    """Return the file to draw for each picture.
+    """Return the file to draw into for each picture.
 
     Raises:
         ConfigError: If ``--picture`` is one file for several pictures, does not have an image file's extension, or is
-            one of the pictures that are read.
+            one of the input pictures.
     """
     if picture.is_dir() or not picture.suffix:
         check_writable(picture / "picture.png")

@@ -9,7 +9,7 @@ from explllm.core.files import METRICS_FILE
 from explllm.models.known import cached, run_models, shipped_model
 
 JOBS = {
-    "look at faces": ("explain face.jpg", "recognize faces/ -o expressions.csv"),
+    "explain faces": ("explain face.jpg", "recognize faces/ -o expressions.csv"),
     "train and test": ("fit --config faces.yaml --data.root FOLDER", "test --config faces.yaml --data.root FOLDER"),
     "build chains of thought": (
         "data --help",

@@ -69,14 +69,14 @@ class _Argument:
         raise ConfigError(f"{self.flag} is {value}", remedy=f"Use {allowed}.")
 
     def expected(self) -> str:
-        """Text that describes the values that the argument accepts."""
+        """Return a description of the accepted values."""
         if get_origin(self.kind) is Literal:
             return f"one of {', '.join(map(str, get_args(self.kind)))}"
         return {int: "a whole number", float: "a number"}.get(self.kind, "text")
 
 
 class _Formatter(DefaultHelpFormatter):
-    """Help of at most `WIDTH` columns; the description keeps its lines."""
+    """Formats help at most `WIDTH` columns wide and wraps the description by paragraph."""
 
     def __init__(self, prog: str) -> None:
         width = max(40, min(WIDTH, shutil.get_terminal_size().columns) - 2)
@@ -94,7 +94,7 @@ class _Formatter(DefaultHelpFormatter):
         return textwrap.fill(f"usage: {' '.join(words)}", self._width, subsequent_indent=" " * 7) + "\n\n"
 
     def _format_action_invocation(self, action: argparse.Action) -> str:
-        # Every switch also has a form --no_NAME, which config files need more than the help does.
+        # Every flag also has a --no_NAME form; the help omits it, because it matters mainly in config files.
         if isinstance(action, ActionYesNo):
             return action.option_strings[0]
         return str(super()._format_action_invocation(action))
@@ -113,7 +113,7 @@ def run_command(
     Args:
         function: The command. A parameter ``*rest`` receives the options that the function does not define.
         prog: The command as the user types it, such as ``explllm cot build``.
-        arguments: The command line after that.
+        arguments: The command-line arguments after `prog`.
         more: A function whose parameters, except for the first, are options as well; `function` receives them by name.
 
     Returns:
@@ -144,7 +144,7 @@ def run_command(
 
 
 def command_arguments(function: Callable[..., Any], more: Callable[..., Any] | None = None) -> list[_Argument]:
-    """Return the arguments of a command; `more` is as for `run_command`, by default the function's own attribute."""
+    """Return the arguments of a command; `more` is as for `run_command` (default: the function's attribute)."""
     more = more or getattr(function, "more", None)
     return [*_arguments(function, skip_first=False), *(_arguments(more, skip_first=True) if more else ())]
 
@@ -153,7 +153,7 @@ def check_words(words: Sequence[str]) -> None:
     """Reject empty values, which parsers would interpret as the default or the working folder.
 
     Raises:
-        ConfigError: If there is one.
+        ConfigError: If a value is empty.
     """
     for place, word in enumerate(words):
         previous = words[place - 1] if place else ""
@@ -172,7 +172,7 @@ def _check_config(words: Sequence[str]) -> None:
 
 
 def with_underscores(arguments: Sequence[str]) -> list[str]:
-    """Write the options of a command line with underscores: ``--max-cost`` is ``--max_cost``."""
+    """Replace hyphens in option names with underscores: ``--max-cost`` becomes ``--max_cost``."""
     end = arguments.index("--") if "--" in arguments else len(arguments)
     words = []
     for word in arguments[:end]:
@@ -190,7 +190,7 @@ def suggestion(word: str, known: Iterable[str], cutoff: float = 0.6) -> str:
 
 
 def for_terminal(text: str, width: int = WIDTH) -> str:
-    """Wrap the paragraphs of a text, except indented ones such as examples; remove the markup of docstrings."""
+    """Wrap the paragraphs of a text, except indented ones such as examples; remove docstring markup."""
     paragraphs = re.split(r"\n\s*\n", _plain(text).strip("\n"))
     wrapped = [
         paragraph if paragraph.startswith(" ") else textwrap.fill(" ".join(paragraph.split()), width)
@@ -246,7 +246,7 @@ def _add(parser: ArgumentParser, argument: _Argument) -> None:
 
 
 def _parameters(function: Callable[..., Any], skip_first: bool) -> Iterator[tuple[inspect.Parameter, Any, Option]]:
-    """Yield the parameters that are options or groups of them, with their types."""
+    """Yield the parameters that are options or groups of options, with their types."""
     hints = get_type_hints(getattr(function, "func", function), include_extras=True)
     parameters = list(inspect.signature(function).parameters.values())
     for parameter in parameters[1:] if skip_first else parameters:
@@ -262,7 +262,7 @@ def _unwrapped(annotation: Any) -> tuple[Any, Option]:
 
 
 def _arguments(function: Callable[..., Any], skip_first: bool) -> Iterator[_Argument]:
-    """Yield the arguments of a function, those of its dataclasses among them."""
+    """Yield the arguments of a function, including the fields of its dataclasses."""
     documented = parse(inspect.getdoc(getattr(function, "func", function)) or "")
     texts = {param.arg_name: param.description or "" for param in documented.params}
     for parameter, kind, option in _parameters(function, skip_first):
@@ -314,7 +314,7 @@ def _split(arguments: Sequence[str], parser: ArgumentParser) -> tuple[list[str],
 
 
 def _input_error(message: str, prog: str, arguments: Sequence[_Argument], parser: ArgumentParser) -> InputError:
-    """Turn a message of the parser into one that names the argument, the value and the remedy."""
+    """Turn a parser message into an error that names the argument, the value and the remedy."""
     see = f"See `{prog} --help`."
     by_name = {argument.name: argument for argument in arguments}
     options = [name for name in parser._option_string_actions if name.startswith("--")]
@@ -331,7 +331,7 @@ def _input_error(message: str, prog: str, arguments: Sequence[_Argument], parser
     if match := re.search(r"File does not exist: '(.*)'", message):
         return MissingPathError("the file does not exist", where=match[1], remedy="Check --config.")
     if match := re.match(r"argument (\S*?(--\w+)|\w+)\S*: expected", message):
-        return ConfigError(f"the option {match[2] or match[1]} has no value", remedy="Pass one.")
+        return ConfigError(f"the option {match[2] or match[1]} has no value", remedy="Pass a value.")
     if (match := re.match(r'Parser key "([\w.]+)":', message)) and match[1] in by_name:
         argument = by_name[match[1]]
         value = re.search(r"(?:Got|Given) value: (.*)", message)

@@ -1,6 +1,6 @@
 """Errors of Lightning's parser, reduced to one line that names the setting.
 
-jsonargparse reports all types that it has tried as a tree of many lines. The innermost error is the one to show.
+jsonargparse reports every type that it tried, as a multi-line tree. The innermost error is the useful one.
 """
 
 import re
@@ -37,7 +37,7 @@ def input_error(
         options: Known options without dashes, for suggestions.
 
     Returns:
-        The error to raise instead; if a constructor rejected its arguments, the error of the constructor.
+        The error to raise instead; if a constructor rejected its arguments, the constructor's error.
     """
     for cause in _causes(error):
         if isinstance(cause, InputError):
@@ -52,7 +52,7 @@ def input_error(
             f"unknown option {word}", remedy=suggestion(word, [f"--{name}" for name in options], 0.7) + see
         )
     if "expected one argument" in message:
-        return ConfigError(f"the option {_without_value(arguments)} has no value", remedy="Pass one.")
+        return ConfigError(f"the option {_without_value(arguments)} has no value", remedy="Pass a value.")
     if message.startswith("the following arguments are required:"):
         missing = [word.strip(" ,").rpartition(".")[2] for word in message.partition(":")[2].split()]
         return ConfigError(

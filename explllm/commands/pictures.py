@@ -1,4 +1,4 @@
-"""What `explllm recognize` and `explllm explain` share: reading pictures, batches of faces, and the output."""
+"""Code shared by `explllm recognize` and `explllm explain`: reading pictures, batching faces, and writing results."""
 
 from __future__ import annotations
 
@@ -45,8 +45,9 @@ _GET_DETECTOR = "`explllm models get scrfd` downloads a detector"
 class PictureOptions:
     """The model, the faces of a picture, and the output."""
 
-    model: Annotated[str | None, Option(default="the one that comes with explllm")] = None
-    """A folder that `fit` wrote, such as runs/NAME/model. `explllm models` lists models."""
+    model: Annotated[str | None, Option(default="the model that comes with explllm")] = None
+    """A model folder that `fit` or `convert` wrote, such as runs/NAME/model, or a name on the Hugging Face hub.
+    `explllm models` lists models."""
     device: Annotated[str | None, Option(default="cpu")] = None
     """Device of the model, such as cuda or cpu."""
     batch_size: Annotated[int, Option(minimum=1, maximum=1024)] = 8
@@ -58,14 +59,14 @@ class PictureOptions:
     overwrite: bool = False
     """Replace an existing OUT."""
     picture: Path | None = None
-    """Draw boxes, labels and texts into this file (.png, .jpg, .webp), or for each picture into this folder."""
+    """Draw boxes, labels and texts into this file (.png, .jpg, .webp), or into one file per picture in this folder."""
     detector: str = AUTO
-    """Detect the faces first: an SCRFD detector (ONNX), none, or auto for the one that `explllm models get scrfd`
+    """Face detector to run first: an SCRFD file (ONNX), none, or auto for the detector that `explllm models get scrfd`
     downloads, if present."""
     which: FaceChoice = "all"
     """The face to use if the detector finds several."""
     margin: Annotated[float | None, Option(minimum=-0.4, maximum=3, default="as in the model's training")] = None
-    """Added on each side of a detected face, as a share of its longer side."""
+    """Margin added on each side of a detected face, as a share of its longer side."""
     allow_urls: bool = False
     """Fetch images given as http or https URLs."""
 
@@ -92,7 +93,7 @@ class _Inputs:
         if name != STDIN and not name.startswith(("http://", "https://")):
             return name
         if name not in self._contents:
-            self._contents.clear()  # one at a time: the first picture is read twice
+            self._contents.clear()  # keep only the latest: the first picture is read twice
             if name == STDIN and sys.stdin is None:
                 raise ImageError("the standard input is closed", where=name, remedy="Send the bytes of an image file.")
             self._contents[name] = sys.stdin.buffer.read() if name == STDIN else fetch(name, _MAX_FETCHED)
@@ -129,13 +130,13 @@ def answer_pictures(
     max_new_tokens: int | None,
     speculate: bool = True,
 ) -> int:
-    """Recognize the faces of pictures, explain them if requested, and print, draw or write the results.
+    """Recognize the expressions of faces in pictures, explain them if requested, and print, draw or write the results.
 
     Args:
         images: Files, folders and patterns.
         options: The options.
-        spec: The estimator of action units, if any.
-        max_new_tokens: Maximum length of an explanation; None for none.
+        spec: The action unit estimator, if any.
+        max_new_tokens: Maximum length of an explanation, in tokens; None for no explanations.
         speculate: Decode explanations speculatively.
 
     Returns:
@@ -156,19 +157,19 @@ def answer_pictures(
     if len(files) == 1:
         _load(inputs.source(files[0]))
     check_device(options.device)
-    # Deferred import: the checks above need no torch models.
+    # Deferred import: the checks above do not need the model classes.
     from explllm.models.explllm import ExpLLM
 
     detector, detector_lines = open_detector(options.detector)
     opening = spec.open() if spec else None
-    rows: list[list[dict[str, Any]]] = []  # of each picture
+    rows: list[list[dict[str, Any]]] = []  # one list per picture
     counts: Counter[str] = Counter()
     # Answers printed on the terminal already show the progress.
     shows_bar = len(files) > 1 and (options.out is not None or not sys.stdout.isatty())
     progress = ProgressBar("explaining" if max_new_tokens else "recognizing", len(files))
 
     def keep() -> str:
-        """Write the rows of the pictures that are finished."""
+        """Write the rows of the finished pictures."""
         assert options.out is not None
         if rows:
             _write(rows, options.out)
@@ -186,7 +187,7 @@ def answer_pictures(
         sources = {"this model": note, "the estimator": estimator and estimator.training_data_note}
         notes = [f"Note: training data of {name}: {text}" for name, text in sources.items() if text]
         model.speculate = speculate
-        # More faces than a batch: a new one replaces each face whose explanation is finished.
+        # Pass more faces than a batch: a new face takes the place of each face whose explanation is finished.
         at_once = options.batch_size * (1 if max_new_tokens is None else 4)
         if shows_bar:
             stack.enter_context(progress)
@@ -217,7 +218,7 @@ def answer_pictures(
 
 
 def _check_effect(options: PictureOptions) -> None:
-    """Reject options without effect."""
+    """Reject options that have no effect."""
     without = options.detector == NONE or (options.detector == AUTO and cached("scrfd") is None)
     if without and options.which != "all":
         raise ConfigError("--which has no effect without --detector", remedy="Pass --detector, or omit --which.")
@@ -228,7 +229,7 @@ def _check_effect(options: PictureOptions) -> None:
 
 
 def open_detector(name: str) -> tuple[FaceDetector | None, list[str]]:
-    """Open the face detector of ``--detector``; return lines about it too."""
+    """Open the face detector of ``--detector``; also return lines about it to print."""
     if name == NONE:
         return None, []
     path = Path(name) if name != AUTO else cached("scrfd")
@@ -260,7 +261,7 @@ def _read(
     detector: FaceDetector | None,
     estimator: Estimator | None,
 ) -> _Picture:
-    """Read a picture, cut out its faces, and measure their action units."""
+    """Read a picture, crop its faces, and measure their action units."""
     picture = _Picture(path, path)
     own = _first(options.margin, trained_margin, DEFAULT_MARGIN)
     measured = _first(options.margin, estimator.margin if estimator else None, own)
@@ -302,7 +303,7 @@ def _answer(
     max_new_tokens: int | None,
     estimator: Estimator | None,
 ) -> None:
-    """Add the model's answers to pictures, for all faces together."""
+    """Add the model's answers to the pictures; the faces of all pictures share batches."""
     from explllm.report.picture import PicturedFace
 
     # The model reads a whole file itself if its preprocessing ignores the orientation.
@@ -373,7 +374,7 @@ def _draw(picture: _Picture, path: Path, notes: Sequence[str]) -> None:
 
 
 def _write(pictures: Sequence[Sequence[dict[str, Any]]], out: Path) -> None:
-    """Write the rows of pictures: JSON lines as printed, other tables with one value per column."""
+    """Write the rows of the pictures: JSON Lines as printed, other formats with one value per column."""
     import pandas as pd
 
     from explllm.llm.request import escape_surrogates
@@ -404,6 +405,6 @@ def check_device(device: str | None) -> None:
         torch.zeros(1, device=device).item()  # fails for the device `meta`, which has no data
     except (RuntimeError, AssertionError) as error:
         raise ConfigError(
-            f"the device {device} of --device cannot be used",
+            f"--device {device} cannot be used",
             remedy="Use one that this machine has, such as cpu or cuda:0.",
         ) from error

@@ -39,7 +39,7 @@ def reliability(
         out: Write the table as CSV.
         overwrite: Replace an existing OUT.
         root: Folder that image paths are relative to.
-        faces: Number of faces to measure, at random.
+        faces: Number of randomly chosen faces to measure.
         seed: Random seed for choosing the faces.
 
     Raises:
@@ -93,14 +93,14 @@ def reliability(
 
 
 def _print(result: pd.DataFrame) -> None:
-    """Print the table; undefined values are a dash."""
+    """Print the table, with dashes for undefined values."""
     from rich.box import SIMPLE_HEAD
     from rich.console import Console
     from rich.table import Table
 
     from explllm.core.console import print_table
 
-    # The number of faces is the same for all units. Without it the table fits 80 columns.
+    # The number of faces is the same for all units. Without that column the table fits into 80 columns.
     faces, result = int(result["faces"].iloc[0]), result.drop(columns="faces")
     table = Table("action unit", box=SIMPLE_HEAD, show_edge=False, pad_edge=False)
     for name in result.columns:
@@ -115,7 +115,7 @@ def _print(result: pd.DataFrame) -> None:
 
 
 def _sides(names: Any) -> set[str]:
-    """Return unit names; a name without a side becomes both sides."""
+    """Return unit names; a name without a side stands for both sides."""
     from explllm.core.action_units import NAMES
 
     return {unit for name in names for unit in NAMES if unit in (name, f"Left {name}", f"Right {name}")}

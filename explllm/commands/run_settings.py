@@ -36,7 +36,7 @@ class RecordedRun:
         """
         known, defaults = dict(_model_settings(self.settings)), _network_defaults(self.settings)
         for key, value in _model_settings(settings):
-            # A run of an earlier version has no record of settings that were added since: they have their default.
+            # Runs of earlier versions did not record settings that were added since; these have their defaults.
             recorded = known.get(key, defaults.get(key))
             replaced = any(f"{key}.".startswith(f"{option}.") or option.startswith(f"{key}.") for option in overridden)
             if value != recorded and not replaced:
@@ -51,14 +51,14 @@ class RecordedRun:
 def evaluation_arguments(arguments: Sequence[str]) -> tuple[list[str], RecordedRun | None]:
     """Merge the settings of a recorded run with those of a command line.
 
-    The run is that of ``--ckpt_path``, otherwise that of the run folder. Its data and trainer may be changed, its model
-    not.
+    The run is the one that ``--ckpt_path`` belongs to, otherwise the one in the run folder. Its data and trainer may be
+    changed, but not its model.
 
     Args:
         arguments: The command line of ``validate``, ``test`` or ``predict``.
 
     Returns:
-        The new command line and the run; the unchanged command line and None if no run is recorded.
+        The new command line and the run, or the unchanged command line and None if no run is recorded.
 
     Raises:
         ConfigError: If a configuration specifies a model other than the run's.
@@ -85,7 +85,7 @@ def evaluation_arguments(arguments: Sequence[str]) -> tuple[list[str], RecordedR
         raise MissingPathError(
             "the run does not exist" if not folder.is_dir() else f"the run folder has no {CONFIG_FILE}",
             where=folder,
-            remedy="Check --run_dir: give a folder that `explllm fit` wrote, or a configuration by --config.",
+            remedy="Check --run_dir: give a folder that `explllm fit` wrote, or a configuration with --config.",
         )
     run = RecordedRun(file, read_config_file(file))
     options = {word.partition("=")[0][2:] for word in arguments if word.startswith("--")}
@@ -116,7 +116,7 @@ def _model_settings(settings: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
 
 
 def _network_defaults(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the defaults of the network's settings by option, as a configuration states them."""
+    """Return the network's default settings by option, with values as in a configuration file."""
     from explllm.models.au_regressor import RegressorSettings
     from explllm.models.build import NetworkSettings
 

@@ -32,10 +32,10 @@ def score(
 ) -> int:
     """Evaluate existing texts and labels.
 
-    Texts are evaluated by themselves: form, agreement with the label, and grounding if action units are known. With
-    true labels the command also computes accuracy, macro recall and the other recognition metrics: of the column
-    `predicted`, otherwise of the expressions that the texts conclude. With --reference it computes the Exp-CoT Score,
-    by a language model or by rules.
+    Each text is evaluated on its own: form, agreement with the label, and grounding if action units are known. With
+    true labels the command also computes accuracy, macro recall and the other recognition metrics, from the column
+    `predicted` if it exists, otherwise from the expressions named in the conclusions. With --reference, a language
+    model or a rule-based judge computes the Exp-CoT Score.
 
       explllm score runs/rafdb --reference cot.parquet --judge gpt-4o --max_cost 2
 
@@ -43,13 +43,13 @@ def score(
     status is 1 if a text could not be judged.
 
     Args:
-        generated: A manifest with texts, a run folder, or a list or result of the released code (.json).
-        reference: Texts to compare with, or measured action units, joined by image and box.
+        generated: A manifest with texts, a run folder, or a list or result file of the released code (.json).
+        reference: A table of reference texts or measured action units, joined by image and box.
         judge: A registered judge (offline uses rules), or the name of the language model that judges.
         out: Write the metrics of each text to this file, as JSON Lines (.jsonl).
         as_json: Print one JSON object.
-        redo: Discard the recorded answers about texts that were not judged and ask again: failed.
-        reliability: Weight the action units by a table that `reliability -o` wrote, and apply its thresholds.
+        redo: `failed` discards the recorded answers about texts that were not judged and asks again.
+        reliability: A table that `reliability -o` wrote, whose weights and thresholds are applied to the action units.
         chat: Server, limits and prices.
 
     Raises:
@@ -78,8 +78,8 @@ def score(
 
 
 def _run_folder(generated: Path, model: str, out: Path | None) -> Path:
-    """Return the ledger's folder, one per table and judge: the costs of others must not count against the budget."""
-    table = Path(os.path.abspath(generated))  # the run folder "." has a name too; links are not resolved
+    """Return the ledger's folder, one per table and judge, because other costs must not count against the budget."""
+    table = Path(os.path.abspath(generated))  # abspath gives "." a name without resolving links
     name = table.name if table.is_dir() else table.stem
     return (out or table).parent / f"{name}.{as_file_name(model)}.run"
 
@@ -140,12 +140,12 @@ def _print(metrics: dict[str, Any], path: Path) -> None:
     if (more := len(metrics["not_judged_because"]) - _REASONS) > 0:
         console.print(f"not judged for {more:,} more reasons; -o FILE lists them")
     if metrics["not_judged"] and metrics["judge_ledger"]:
-        # Every answer of a judge was paid for, even one that cannot be parsed.
+        # Every answer of a judge was paid for, even if it cannot be parsed.
         console.print(f"recorded answers are not paid for again; they are in {escape(metrics['judge_ledger'])}")
     if metrics["without_reference"]:
         console.print(f"without a reference: {metrics['without_reference']:,}")
     if metrics["joined_by_file_name"]:
-        console.print(f"joined by the file's name alone: {metrics['joined_by_file_name']:,}")
+        console.print(f"joined by file name alone: {metrics['joined_by_file_name']:,}")
 
 
 def _print_scores(console: Console, means_by_name: dict[str, float], judge: str, path: Path) -> None:

@@ -17,7 +17,7 @@ KEY_VARIABLE = "EXPLLLM_API_KEY"
 
 def serve(
     *,
-    model: Annotated[str | None, Option(default="the one that comes with explllm")] = None,
+    model: Annotated[str | None, Option(default="the model that comes with explllm")] = None,
     device: Annotated[str | None, Option(default="cpu")] = None,
     host: str = "127.0.0.1",
     port: Annotated[int, Option(minimum=0, maximum=65535)] = 8000,
@@ -33,9 +33,9 @@ def serve(
     read_timeout: Annotated[float, Option(minimum=1)] = 30,
     allow_urls: bool = False,
 ) -> int:
-    """Serve a model over HTTP with an API for OpenAI's clients.
+    """Serve a model over HTTP with an OpenAI-compatible API.
 
-    Routes: /v1/chat/completions (a picture in the messages; as text, as JSON, or streamed), /recognize (many
+    Routes: /v1/chat/completions (one picture in the messages; answers as text, JSON, or a stream), /recognize (many
     pictures, without explanations), /v1/models, /health, /metrics (Prometheus), /schema, /openapi.json.
 
       explllm serve --model runs/demo/model
@@ -47,21 +47,21 @@ def serve(
     internet, put it behind a TLS proxy.
 
     Args:
-        model: A folder that `fit` wrote, such as runs/NAME/model.
+        model: A model folder that `fit` or `convert` wrote, such as runs/NAME/model, or a name on the Hugging Face hub.
         device: Device of the model, such as cuda or cpu.
         host: Address to listen on; 0.0.0.0 for all interfaces.
-        port: Port to listen on; 0 for a free one.
+        port: Port to listen on; 0 for any free port.
         name: The model's name for clients.
-        detector: Detect the largest face of pictures that are not face crops: an SCRFD detector (ONNX), none, or auto
-            for the one that `explllm models get scrfd` downloads, if present.
+        detector: Face detector for pictures that are not face crops (the largest face is used): an SCRFD file (ONNX),
+            none, or auto for the detector that `explllm models get scrfd` downloads, if present.
         batch_size: Number of explanations generated together.
         max_new_tokens: Maximum length of an explanation, in tokens.
-        max_waiting: Number of waiting faces at which requests are rejected.
+        max_waiting: Maximum number of queued faces; requests beyond it are rejected.
         max_megabytes: Maximum size of a request.
         max_faces: Maximum number of pictures in a request to /recognize.
-        rate: Requests per minute per client address.
+        rate: Requests per minute per client address, plus an initial burst of up to the same number.
         timeout: Seconds after which a request times out.
-        read_timeout: Seconds within which a request must arrive.
+        read_timeout: Maximum seconds to receive the headers of a request, and again to receive its body.
         allow_urls: Fetch pictures from public http and https addresses.
 
     Raises:
@@ -72,7 +72,9 @@ def serve(
 
         from explllm.app.server import ServerSettings, create_server, uvicorn_options
     except ImportError as error:
-        raise ConfigError(f"no package {error.name}", remedy='Install it: pip install "explllm[serve]".') from error
+        raise ConfigError(
+            f"the package {error.name} is not installed", remedy='Install it: pip install "explllm[serve]".'
+        ) from error
     check_device(device)
     check_address(host, port)
     from explllm.app.explainer import Explainer
@@ -98,8 +100,8 @@ def serve(
         read_seconds=read_timeout,
         allow_urls=allow_urls,
     )
-    # The model's thread releases the interpreter in each operation. By default it would then wait up to 5 ms for the
-    # thread that reads requests, as long as a forward pass of a small model.
+    # The model's thread releases the GIL in each operation. By default it would then wait up to 5 ms for the thread
+    # that reads requests, which is as long as a forward pass of a small model.
     sys.setswitchinterval(1e-4)
     explainer = Explainer(loaded, batch_size, max_new_tokens, max_waiting)
     try:
@@ -117,7 +119,7 @@ def serve(
 
 
 def check_address(host: str, port: int | None) -> None:
-    """Check that a server can listen, before the model is loaded.
+    """Check that a server can listen at an address, before the model is loaded.
 
     Args:
         host: Address to listen on.
@@ -128,7 +130,7 @@ def check_address(host: str, port: int | None) -> None:
     """
 
     async def listen() -> None:
-        # As uvicorn does it, later.
+        # The same call that uvicorn makes later.
         loop = asyncio.get_running_loop()
         (await loop.create_server(asyncio.Protocol, host, port or 0, start_serving=False)).close()
 
@@ -136,7 +138,7 @@ def check_address(host: str, port: int | None) -> None:
         asyncio.run(listen())
     except (OSError, UnicodeError) as error:
         number = getattr(error, "errno", None) or 0
-        # The errors of host names have negative numbers. Those of addresses repeat the address in their text.
+        # Host name errors have negative numbers. Address errors repeat the address in their text.
         reason = os.strerror(number) if number > 0 else getattr(error, "strerror", None) or "not a host name"
         where = host if port is None else f"{host}:{port}"
         remedy = "Choose another --host or --port."

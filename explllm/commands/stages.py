@@ -1,4 +1,4 @@
-"""The commands ``explllm fit``, ``validate``, ``test`` and ``predict``; help does not import Lightning."""
+"""The commands ``explllm fit``, ``validate``, ``test`` and ``predict``; their help does not import Lightning."""
 
 import sys
 from collections.abc import Callable
@@ -27,7 +27,7 @@ def validate(arguments: list[str]) -> None:
 
       explllm validate --config demo.yaml
 
-    The model is that of the run folder's best checkpoint, or of the last one if there is no best.
+    Loads the best checkpoint in the run folder, or the last one if there is no best checkpoint.
     """
     _run("validate", arguments)
 
@@ -37,18 +37,18 @@ def test(arguments: list[str]) -> None:
 
       explllm test --config demo.yaml
 
-    The model is that of the run folder's best checkpoint, or of the last one if there is no best. The run folder
-    receives metrics.json, predictions.parquet and report.html.
+    Loads the best checkpoint in the run folder, or the last one if there is no best checkpoint. Writes metrics.json,
+    predictions.parquet and report.html to the run folder.
     """
     _run("test", arguments)
 
 
 def predict(arguments: list[str]) -> None:
-    """Recognize every face of a data set, labeled or not.
+    """Recognize expressions in a data set, labeled or not.
 
       explllm predict --config faces.yaml --data.root FOLDER
 
-    The model is that of the run folder's best checkpoint, or of the last one if there is no best.
+    Loads the best checkpoint in the run folder, or the last one if there is no best checkpoint.
     """
     _run("predict", arguments)
 
@@ -71,7 +71,7 @@ def _run(stage: str, arguments: list[str]) -> None:
 
 
 def _help(stage: str, words: list[str], function: Callable[..., Any]) -> str | None:
-    """Return the requested help; None if none is requested, or only Lightning can write it."""
+    """Return the requested help; None if no help is requested, or only Lightning can generate it."""
     for index, word in enumerate(words):
         option, _, value = word.partition("=")
         if option in ("--help", "-h"):

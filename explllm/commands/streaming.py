@@ -1,4 +1,4 @@
-"""The resumable pass over a manifest's images of `explllm faces` and `explllm aus`, and the estimators' options."""
+"""The resumable pass over a manifest's images for `explllm faces` and `explllm aus`, and the estimator options."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class StreamingOptions:
     overwrite: bool = False
     """Replace an existing OUT."""
     workers: Annotated[int, Option(minimum=1, maximum=256)] = 1
-    """Worker processes."""
+    """Number of worker processes."""
     max_bad: Annotated[int | None, Option(minimum=0, default="never")] = None
     """Stop after more than N unusable images."""
     provider: Literal["auto", "cpu", "cuda"] = "auto"
@@ -50,7 +50,7 @@ class StreamingOptions:
 
 
 def open_manifest(manifest: Path, out: Path, options: StreamingOptions) -> ManifestFile:
-    """Check the output before any work, and open the manifest."""
+    """Check the output path before any work is done, and open the manifest."""
     from explllm.core.manifest_chunks import ManifestFile
 
     check_new_manifest(out, options.overwrite)
@@ -68,7 +68,7 @@ def print_lines(lines: Sequence[str]) -> None:
 def process(
     source: ManifestFile, out: Path, task: TableTask, options: StreamingOptions, good: Sequence[str]
 ) -> Summary:
-    """Run a task on a manifest, list the images that could not be used, and count rows by status, `good` ones first."""
+    """Run a task on a manifest, list the unusable images, and print row counts by status, `good` ones first."""
     from explllm.faces.table import run_on_manifest
 
     summary = run_on_manifest(source, out, task, workers=options.workers, max_bad=options.max_bad)

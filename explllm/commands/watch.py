@@ -1,4 +1,4 @@
-"""The command ``explllm watch``: the expressions of a video or a camera over time."""
+"""The command ``explllm watch``: the expressions in a video or camera stream over time."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def watch(
     picture: Path | None = None,
     every: Annotated[float, Option(minimum=0.01, maximum=3600)] = 0.5,
     seconds: Annotated[float | None, Option(minimum=0.1, default="the whole video")] = None,
-    model: Annotated[str | None, Option(default="the one that comes with explllm")] = None,
+    model: Annotated[str | None, Option(default="the model that comes with explllm")] = None,
     device: Annotated[str | None, Option(default="cpu")] = None,
     batch_size: Annotated[int, Option(minimum=1, maximum=1024)] = 16,
     detector: str = AUTO,
@@ -42,13 +42,13 @@ def watch(
     Args:
         video: A video file, or the number of a camera, such as 0.
         out: The table to write (.csv, .jsonl, .parquet).
-        picture: Draw the probabilities over time into this file (.png, .jpg, .webp).
+        picture: Plot the probabilities over time to this file (.png, .jpg, .webp).
         every: Seconds between two frames.
         seconds: Stop after this many seconds.
-        model: A folder that `fit` wrote.
+        model: A model folder that `fit` or `convert` wrote, such as runs/NAME/model, or a name on the Hugging Face hub.
         device: Device of the model, such as cuda or cpu.
         batch_size: Number of frames processed at a time.
-        detector: As for explain: an SCRFD detector (ONNX), none, or auto.
+        detector: Face detector, as for explain: an SCRFD file (ONNX), none, or auto.
         overwrite: Replace an existing OUT.
 
     Raises:
@@ -89,7 +89,7 @@ def watch(
     frames = track(chain([first], frames), f"watching {Path(video).name}", total)
 
     def keep() -> str:
-        """Write the frames that are finished."""
+        """Write the results of the finished frames."""
         of_all = "" if total is None else f" of about {total:,}"
         if not rows:
             return f"0{of_all} frames are done."
@@ -118,7 +118,7 @@ def watch(
 
 
 def _write(table: pd.DataFrame, out: Path, picture: Path | None) -> int:
-    """Write the table and, if a frame shows a face, the picture; return the number of these frames."""
+    """Write the table and, if a frame shows a face, the picture; return the number of frames that show a face."""
     from PIL import Image
 
     from explllm.report.timeline import timeline_plot

@@ -1,4 +1,4 @@
-"""Metrics of an action-unit test: terminal tables, a CSV file, a plot by unit."""
+"""Metrics of an action unit test: terminal tables, a CSV file, and a plot by unit."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -35,7 +35,7 @@ def print_agreement(console: Console, metrics: Mapping[str, Any], stage: str = "
     print_table(console, table)
     if metrics["left_out"]:
         names = ", ".join(map(with_facs, metrics["left_out"]))
-        console.print(f"no correlation, because the labels are constant: {names}; the means leave them out")
+        console.print(f"no correlation, because the labels are constant: {names} (excluded from the means)")
     if metrics["constant_predictions"]:
         names = ", ".join(map(with_facs, metrics["constant_predictions"]))
         console.print(f"[bold]constant estimates[/bold], counted as a correlation of 0: {names}")
@@ -81,9 +81,9 @@ def agreement_plot(metrics: Mapping[str, Any]) -> Plot:
     return Plot(
         "action_units",
         "Action units",
-        "Agreement of estimates and labels by unit: Pearson's correlation, and Lin's concordance (CCC), which also "
-        "penalizes a wrong scale or offset. The dashed line is the mean of Pearson's correlation. A unit without bars "
-        "has constant labels.",
+        "Agreement between estimates and labels by unit: Pearson's correlation, and Lin's concordance (CCC), which "
+        "also penalizes a wrong scale or offset. The dashed line is the mean of Pearson's correlation. A unit without "
+        "bars has constant labels.",
         (5.6, 6.4),
         lambda figure: _bars(figure.subplots(), metrics),
     )

@@ -53,7 +53,7 @@ def summary_rows(rows: Sequence[BenchRow]) -> list[list[str]]:
 
 
 def unit_rows(rows: Sequence[BenchRow], part: str) -> list[list[str]]:
-    """Return the F1 of each unit: unit, faces that show it, then the F1 of each model."""
+    """Return the F1 of each unit: unit, number of faces that show it, then the F1 of each model."""
     scored = [row.metrics[part] for row in rows if part in row.metrics]
     if not scored:
         return []
@@ -75,7 +75,7 @@ def write_bench(rows: Sequence[BenchRow], report: dict[str, Any], note: str, out
     Args:
         rows: The models.
         report: ``manifest``, ``split``, ``faces``, ``active_from``, ``validation`` (number of ``faces``, and of those
-            ``left_out``) and ``pending``, the names of models to come.
+            ``left_out``) and ``pending``, the names of models not run yet.
         note: A caveat about the faces; may be empty.
         out: The folder.
     """
@@ -109,7 +109,7 @@ def write_bench(rows: Sequence[BenchRow], report: dict[str, Any], note: str, out
 def _notices(rows: Sequence[BenchRow], report: dict[str, Any], note: str) -> list[str]:
     notices = [note] if note else []
     if report["pending"]:
-        notices.append(f"Not finished. To come: {', '.join(report['pending'])}.")
+        notices.append(f"Not finished. Still to run: {', '.join(report['pending'])}.")
     for row in rows:
         leaks = row.leaks or {}
         for kind in ("images", "people"):
@@ -124,14 +124,14 @@ def _notices(rows: Sequence[BenchRow], report: dict[str, Any], note: str) -> lis
 
 
 def _remarks(row: BenchRow) -> list[str]:
-    """Return the caveats of a model's metrics: unknown labels, unreadable probabilities, thresholds without data."""
+    """Return the caveats about a model's metrics: unknown labels, unreadable probabilities, default thresholds."""
     likely = row.metrics.get("units_likelihood", {"thresholds": {}, "calibrated": [], "unreadable": 0})
     unknown = row.metrics.get("expression", {}).get("not_a_label", {})
     missing = [unit for unit in likely["thresholds"] if unit not in likely["calibrated"]]
     remarks = []
     if unknown:
         counts = ", ".join(f"{name} ({count:,})" for name, count in unknown.items())
-        remarks.append(f"{row.name} does not choose from all expressions. Faces that count as wrong: {counts}.")
+        remarks.append(f"{row.name} does not know all expressions. Faces that count as wrong: {counts}.")
     if likely["unreadable"]:
         remarks.append(f"{row.name}: {likely['unreadable']:,} values are not probabilities and count as missing.")
     if likely["calibrated"] and missing:
@@ -140,7 +140,7 @@ def _remarks(row: BenchRow) -> list[str]:
 
 
 def print_bench(console: Console, rows: Sequence[BenchRow]) -> None:
-    """Print one block per model: a table would be wider than many terminals."""
+    """Print one block per model, because a single table would be wider than many terminals."""
     for row, cells in zip(rows, summary_rows(rows), strict=True):
         table = Table(title=escape(f"{row.name} ({row.relation})"), title_justify="left", show_header=False)
         for (name, _), value in zip(_METRICS, cells[2:], strict=True):

@@ -44,12 +44,12 @@ def _shown(metrics: dict[str, Any], name: str) -> str:
 
 
 def pair_sentences(comparison: Comparison) -> list[str]:
-    """Return a sentence for each pair: do the runs differ significantly?"""
+    """Return a sentence for each pair that states whether the runs differ significantly."""
     count, sentences = len(comparison.pairs), []
     for pair in comparison.pairs:
         corrected = f", {_p(pair.corrected)} corrected for {count} pairs" if count > 1 else ""
         p_value = f"p {_p(pair.p_value)}{corrected}"
-        verdict = "a significant difference" if pair.corrected < 0.05 else "not a significant difference"
+        verdict = "a significant difference" if pair.corrected < 0.05 else "no significant difference"
         low, high = (f"{100 * end:+.1f}" for end in pair.interval)
         sentences.append(
             f"{pair.first} minus {pair.second}: {100 * pair.difference:+.1f} points of accuracy (95% interval {low} to "
@@ -95,10 +95,10 @@ _ALL = "All correct"
 
 
 def agreement_cells(comparison: Comparison) -> list[list[Cell]]:
-    """Return the matrix of the runs that recognize a face, by true expression.
+    """Return the matrix of faces by the runs that recognize them and by true expression.
 
-    The rows with faces that only some runs recognize come first. Cells show faces, except those that all runs
-    recognize.
+    Rows of faces that only some runs recognize come first. Cells show their faces, except in the row of faces that all
+    runs recognize.
     """
     names = [run.name for run in comparison.runs]
     labels = list(dict.fromkeys(str(label) for run in comparison.runs for label in run.metrics["test/labels"]))
@@ -117,7 +117,7 @@ def agreement_cells(comparison: Comparison) -> list[list[Cell]]:
             ("right" if right else "wrong", f"{'✓' if right else '✗'} {answer} ({name})")
             for name, answer, right in zip(names, answers, correct, strict=True)
         ]
-        # A run that was tested on another machine has another root.
+        # A run that was tested on another machine can have a different root.
         name, box = str(row["image"]), row.get("box")
         run = next((run for run in comparison.runs if (run.root / name).is_file()), comparison.runs[0])
         box = box if isinstance(box, list) else None

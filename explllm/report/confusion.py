@@ -22,7 +22,7 @@ FACES_PER_CELL = 24
 """Maximum number of faces that a cell shows."""
 
 _SIZE, _MAX_BYTES = 64, 1_000_000
-"""Pixels of a thumbnail, and bytes of all thumbnails. A page stays below 2 MB."""
+"""Size of a thumbnail in pixels, and maximum total size of the thumbnails in bytes. A page stays below 2 MB."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class ScoredFace:
     row: str
     """The true label."""
     column: str
-    """In a confusion matrix the model's answer, or `NO_LABEL_COLUMN`."""
+    """In a confusion matrix, the model's answer, or `NO_LABEL_COLUMN`."""
     lines: Sequence[tuple[str, str]]
     """Lines of text below the face, each with its CSS class."""
     box: Sequence[float] | None = None
@@ -85,7 +85,7 @@ def scored_faces(answers: Answers, table: pd.DataFrame, root: Path, margin: floa
 def confusion_cells(metrics: Mapping[str, Any], faces: Sequence[ScoredFace]) -> list[list[Cell]]:
     """Return the rows of the confusion matrix, with thumbnails of as many faces as fit into the page.
 
-    `metrics` are those of `recognition_metrics`. The last column, of answers without a label, is left out if it is
+    `metrics` is the result of `recognition_metrics`. The last column, for answers without a label, is left out if it is
     empty.
     """
     shown = thumbnails(faces)
@@ -113,13 +113,13 @@ def confusion_cells(metrics: Mapping[str, Any], faces: Sequence[ScoredFace]) -> 
 
 
 def most_frequent_error(cells: Sequence[Sequence[Cell]]) -> Cell | None:
-    """Return the cell that a page opens first: the largest with errors, or the largest; None if no cell has faces."""
+    """Return the cell to open first: the largest error cell, otherwise the largest cell; None if no cell has faces."""
     filled = [cell for row in cells for cell in row if cell.faces]
     return max(filled, key=lambda cell: (not cell.expected, cell.count), default=None)
 
 
 def thumbnails(faces: Sequence[ScoredFace]) -> dict[tuple[str, str], list[tuple[ScoredFace, str | None]]]:
-    """Make thumbnails round-robin over the cells: rare errors come before more of the common ones.
+    """Create thumbnails round-robin over the cells, which shows rare errors before more of the common ones.
 
     Returns:
         The faces to show by row and column, each with its data URL; None if the image cannot be read.

@@ -1,4 +1,4 @@
-"""The section of a test's page about the explanations: grounding, and the offline judge's scores."""
+"""The section about explanations on a test's page: grounding, and the judge's scores."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -13,7 +13,7 @@ _CARDS = {
     "agreement": "conclusion agrees with the label",
     "grounding_f1": "action units, F1",
     "unsupported": "claims of absent action units",
-    "intensity_agreement": "intensity words that fit",
+    "intensity_agreement": "correct intensity words",
 }
 
 
@@ -37,7 +37,7 @@ def cot_section(metrics: Mapping[str, Any]) -> Section:
     return Section(
         "Explanations",
         text=f"Measured on the explanations of {count} face{'s' * (count != 1)}: the first faces of each expression in "
-        "turn, whatever the model predicts for them. The command explllm score measures every text of a run. The "
+        "turn, regardless of the predictions. The command explllm score measures every text of a run. The "
         "grounding gain is the F1 of each text on its own face minus the F1 after texts are swapped between faces with "
         "the same predicted class; 0 means that the texts describe the class, not the face. Scores of different judges "
         "are not comparable.",

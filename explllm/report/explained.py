@@ -88,8 +88,8 @@ class ExplainedFace:
     cot: ChainOfThought
     """The model's chain of thought."""
     action_units: Sequence[float | None] | None = None
-    """24 intensities in FEAFA's order, from the data, not from the model: None for a unit that was not measured. None
-    if no intensities are known."""
+    """24 intensities in FEAFA's order, from the data, not from the model; None for a unit that was not measured. The
+    field is None if no intensities are known."""
     action_units_source: str | None = None
     """Source of the intensities: the name of an estimator, or ``drawn``."""
     box: Sequence[float] | None = None

@@ -49,8 +49,8 @@ def face_record(
 def table_row(record: dict[str, Any]) -> dict[str, Any]:
     """Return a JSON object of a face as a row of a table, with one value per column.
 
-    Probabilities become the columns ``p_NAME``, the box ``x``, ``y``, ``w`` and ``h``, action units a column each, and
-    claims their number by status. Warnings are joined.
+    Probabilities become the columns ``p_NAME``, the box becomes ``x``, ``y``, ``w`` and ``h``, each action unit becomes
+    a column, and claims become one count per status. Warnings are joined.
     """
     row: dict[str, Any] = {}
     for key, value in record.items():

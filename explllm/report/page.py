@@ -67,7 +67,7 @@ def write_report(
             `explllm.metrics.evaluation.recognition_metrics` under ``test/``.
         faces: Explained faces to show.
         sections: Additional sections, between the metrics and the faces.
-        tested: All faces of the test: the cells of the confusion matrix open them.
+        tested: All faces of the test; the cells of the confusion matrix link to them.
     """
     test_metrics = {key.removeprefix("test/"): value for key, value in metrics.items() if key.startswith("test/")}
     plots = recognition_plots(test_metrics)
@@ -85,7 +85,7 @@ def write_report(
         notices=_notices(metrics.get("training_data_note"), test_metrics),
         cells=cells,
         opened=most_frequent_error(cells),
-        # Tables show the others.
+        # The other plots duplicate tables on the page.
         plots=[plot for plot in plots if plot.name in ("reliability", "predictions")],
         faces=faces,
         sections=sections,
@@ -105,7 +105,7 @@ def render_page(template: str, **values: Any) -> str:
 
 
 def _summary(metrics: Mapping[str, Any]) -> str:
-    """Return the plain sentences that open the page."""
+    """Return the summary sentences at the top of the page."""
     correct = round(metrics["accuracy"] * metrics["count"])
     sentences = [f"The model recognized {correct:,} of {metrics['count']:,} faces correctly."]
     recalls = [(name, value) for name, value in metrics["recall"].items() if value is not None]

@@ -1,4 +1,4 @@
-"""A photograph with its explained faces in one picture: boxes, labels, action-unit bars, texts."""
+"""A photograph with its explained faces in one picture: boxes, labels, action unit bars, and texts."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _COLORS = ((31, 97, 196), (196, 72, 24), (24, 128, 84), (144, 58, 170), (150, 11
 
 @dataclass(frozen=True)
 class PicturedFace:
-    """A face of a photograph with the model's recognition and, if it was asked for, its explanation."""
+    """A face of a photograph with the model's recognition and, if requested, its explanation."""
 
     image: Image.Image
     """The face crop that the model saw, before resizing."""
@@ -42,11 +42,11 @@ class PicturedFace:
     action_units_source: str | None = None
     """The estimator's name."""
     warnings: Sequence[str] = ()
-    """Reasons to doubt the result that concern the picture, such as that it may not be a face crop."""
+    """Reasons in the picture to doubt the result, such as that it may not be a face crop."""
 
     @cached_property
     def review(self) -> Review | None:
-        """The explanation's claims, compared with `action_units`, and its contradictions; None without explanation."""
+        """The explanation's claims, compared with `action_units`, and contradictions; None without an explanation."""
         if self.cot is None:
             return None
         return review_explanation(self.cot, self.recognition.expression, self.action_units)
@@ -57,7 +57,7 @@ class PicturedFace:
         return [*self.warnings, *(self.review.warnings if self.review else ())]
 
     def _repr_html_(self) -> str:
-        """Return face, probabilities and explanation as HTML, which notebooks display."""
+        """Return the face, probabilities and explanation as HTML for notebooks."""
         thumbnail = self.image.convert("RGB")
         thumbnail.thumbnail((_FACE, _FACE))
         shares = ((str(label), share) for label, share in most_likely(self.recognition, len(Expression)))
@@ -102,7 +102,7 @@ def _color(number: int) -> tuple[int, int, int]:
 
 
 def _photograph(photograph: Image.Image, faces: Sequence[PicturedFace]) -> Image.Image:
-    """Return the photograph with boxes and labels, scaled to fit, at most doubled."""
+    """Return the photograph with boxes and labels, scaled to fit, at most to twice its size."""
     max_width = _WIDTH - 2 * _MARGIN
     scale = min(max_width / photograph.width, 900 / photograph.height, 2.0)
     size = max(round(photograph.width * scale), 1), max(round(photograph.height * scale), 1)
@@ -164,7 +164,7 @@ def _checks(face: PicturedFace) -> list[tuple[str, tuple[int, int, int]]]:
             "not measured": _SOFT,
         }
         lines.append((face.review.summary, _INK))
-        # In words: the font has no check marks.
+        # Write the status in words, because the font has no check marks.
         lines += [(f"{status}: {phrases}", colors[status]) for status, phrases in face.review.phrases.items()]
     return lines + [(f"Warning: {warning}", _CONTRADICTS) for warning in face.all_warnings]
 

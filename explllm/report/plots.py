@@ -19,7 +19,7 @@ _FONTS = "system-ui, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
 TEXT, GRID, PAPER = "#1f2933", "#d9dee5", "#ffffff"
 MAIN, SECOND, THIRD = "#2a6f97", "#89b6d0", "#c3a46a"
 _VARIABLES = {TEXT: "text", GRID: "line", PAPER: "card", MAIN: "main", SECOND: "second"}
-"""Colors of the plots, and the variables of the page's style that replace them in the SVG."""
+"""Colors of the plots, and the CSS variables of the page that replace them in the SVG."""
 
 
 @dataclass(frozen=True)
@@ -39,11 +39,11 @@ class Plot:
 
     @property
     def svg(self) -> str:
-        """An ``<svg>`` element for a page: its colors are the page's, light or dark."""
+        """An ``<svg>`` element that follows the page's colors, light or dark."""
         metadata = dict.fromkeys(("Creator", "Date", "Format", "Type"))
         svg = self._render("svg", transparent=True, metadata=metadata).decode()
         svg = re.sub(r"^.*?(?=<svg)|<defs>\s*<style.*?</defs>|<!--.*?-->", "", svg, flags=re.DOTALL)
-        # Only identifiers that something refers to stay: the others repeat in every plot of a page.
+        # Keep only ids that are referenced; the others would be duplicated across the plots of a page.
         used = set(re.findall(r"#([\w-]+)", svg))
         svg = re.sub(r' id="([^"]+)"', lambda match: match[0] if match[1] in used else "", svg)
         svg = re.sub(r' (?:width|height)="[\d.]+pt"| xmlns(?::\w+)?="[^"]*"', "", svg)
@@ -58,7 +58,7 @@ class Plot:
 
     def _render(self, kind: str, **options: Any) -> bytes:
         with _style(self.name):
-            # Not pyplot, which keeps figures and settings for the whole process.
+            # Avoid pyplot, which keeps figures and settings for the whole process.
             from matplotlib.figure import Figure
 
             figure, buffer = Figure(figsize=self.size, layout="constrained"), io.BytesIO()
@@ -75,16 +75,16 @@ def write_plots(folder: Path, plots: list[Plot]) -> None:
 
 
 def recognition_plots(metrics: Mapping[str, Any]) -> list[Plot]:
-    """Return the confusion matrix, metrics by class, the histogram of predictions and, if possible, the reliability.
+    """Return the confusion matrix, metrics and predictions by class and, if possible, the reliability diagram.
 
-    `metrics` are those of `explllm.metrics.evaluation.recognition_metrics`.
+    `metrics` is the result of `explllm.metrics.evaluation.recognition_metrics`.
     """
     plots = [
         Plot(
             "confusion_matrix",
             "Confusion matrix",
             "Rows are the true expressions, columns the model's answers. A cell shows the number of faces; its shade "
-            "shows the share of its row. The diagonal is recall.",
+            "shows the share of its row, which is the recall on the diagonal.",
             (5.6, 5.0),
             lambda figure: _confusion(figure.subplots(), metrics),
         ),
@@ -158,7 +158,7 @@ def _style(salt: str) -> Iterator[None]:
         "xtick.labelcolor": TEXT,
         "ytick.labelcolor": TEXT,
         "legend.frameon": False,
-        # Text stays text: sharp, small and searchable.
+        # Keep text as text: sharp, small and searchable.
         "svg.fonttype": "none",
         "svg.hashsalt": salt,
     }

@@ -1,4 +1,4 @@
-"""Published results, shown next to those of a run and always marked as published."""
+"""Published results, shown next to a run's own results and always marked as published."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

@@ -1,8 +1,8 @@
 """Face regions that an explanation names, with their positions on a face crop.
 
 The positions are those of an average frontal face: the mean landmarks of MediaPipe's face mesh on 141 real face crops,
-in the square around SCRFD's face box. Individual faces deviate by about 8% of the side. "Left" is the person's left,
-which is on the right in the image.
+in the square around SCRFD's face box. Individual faces deviate by about 8% of the square's side. "Left" is the person's
+left, which is on the right in the image.
 """
 
 from collections.abc import Sequence
@@ -46,7 +46,7 @@ _WORDS = {
     "Cheeks": "cheeks",
     "Nose": "nose",
 }
-"""A word in a unit's name, and its region; the first that matches counts."""
+"""Words in unit names and their regions; the first match wins."""
 
 
 def region_of(unit: int) -> str:

@@ -1,4 +1,4 @@
-"""The expressions of a video over time, as a picture."""
+"""A plot of the expressions in a video over time."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def timeline_plot(table: pd.DataFrame) -> Plot:
-    """Return the probabilities as areas over time; a gap means that no face was found.
+    """Return an area plot of the probabilities over time; a gap means that no face was found.
 
     Args:
         table: A row per frame: ``seconds``, ``expression`` (None without a face), and ``p_NAME`` for each class.

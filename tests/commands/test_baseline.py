@@ -346,7 +346,7 @@ def test_mistakes(baseline, explllm, faces, tmp_path, capsys):
     assert "the folder does not exist" in baseline(url, "--root", "gone").error
     (tmp_path / "empty").mkdir()
     error = baseline(url, "--root", "empty").error
-    assert "none of 8 images exists" in error and "--root" in error
+    assert "none of the 8 images exists" in error and "--root" in error
     with pytest.raises(SystemExit) as ended:
         explllm("baseline", "--help")
     told = capsys.readouterr().out

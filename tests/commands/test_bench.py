@@ -188,7 +188,7 @@ def test_errors_come_before_the_first_answer(explllm, models, drawn_faces, tmp_p
     assert explllm("bench", "fea", manifest, good, "contempt", "-o", "out", *SHORT).status == 2
     assert [model["name"] for model in results(tmp_path / "out")["models"]] == ["feallm"]
     assert results(tmp_path / "out")["pending"] == ["contempt"] and (tmp_path / "out/feallm.jsonl").is_file()
-    assert "To come: contempt" in (tmp_path / "out/bench.html").read_text()
+    assert "Still to run: contempt" in (tmp_path / "out/bench.html").read_text()
 
 
 def test_answers_can_be_given_back(explllm, models, drawn_faces, tmp_path):

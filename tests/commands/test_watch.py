@@ -55,7 +55,7 @@ def test_outputs_replace_nothing(explllm, video, fitted, tmp_path):
         ((path, "-o", "t.csv", "--picture", path), "--picture has the extension '.avi'"),
         ((path, "-o", "t.csv", "--picture", "t.csv"), "--picture has the extension '.csv'"),
         ((path, "-o", "t.csv", "--picture", "t.gif"), "--picture has the extension '.gif'"),
-        ((path, "-o", "t.csv", "--device", "walk"), "the device walk of --device cannot be used"),
+        ((path, "-o", "t.csv", "--device", "walk"), "--device walk cannot be used"),
     ):
         done = explllm("watch", *call, *options)
         assert done.status == 2 and message in done.error

@@ -66,7 +66,7 @@ def test_which_face(run, photographs, manifest_of, detector_file, detector, tmp_
     assert list(made["largest"]["box"]) == [max(boxes, key=lambda box: box[2] * box[3])]
     assert list(made["central"]["box"]) == [min(boxes, key=lambda box: abs(box[0] + box[2] / 2 - 640))]
     assert list(made["all"]["box"]) == sorted(boxes)
-    assert "5 rows were added for further faces" in out
+    assert "5 rows were added for additional faces" in out
     # The picture's label and numbers are those of one face, nobody knows of which.
     assert made["all"][["expression", "action_units", "identity"]].isna().all(axis=None)
     assert made["all"][["facs", "facs_set", "cot_status"]].isna().all(axis=None)
