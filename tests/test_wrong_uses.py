@@ -278,7 +278,7 @@ fit --config SMALL --explained_faces nan | explained_faces
 fit --config SMALL --model.encoder_share 2 | `encoder_share` must be in [0, 1], got 2
 fit --config SMALL --model.mixup 0.4 | `mixup` has no effect without `encoder_share`
 fit --config SMALL --model.mixup -1 --model.encoder_share 0.5 | `mixup` must be at least 0, got -1
-fit --config SMALL --model.measured_units_share 0.5 | `measured_units_share` needs tokens to show the units
+fit --config SMALL --model.measured_units_share 0.5 | `measured_units_share` requires action unit tokens
 test --config SMALL --ckpt_path none.ckpt | the checkpoint does not exist [none.ckpt]. Check --ckpt_path.
 fit --config SMALL --trainer.accelerator tpu | the trainer's settings are invalid
 fit --config SMALL --trainer.accelerator walk | the trainer's settings are invalid: You selected an invalid

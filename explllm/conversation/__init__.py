@@ -1,6 +1,6 @@
 """Conversations about one image: prompts, chat formats, tokenization and label masks.
 
-Training and inference share this one path. `messages` builds a conversation from prompts and answers, `tokenizer` loads
+Training and inference both use this code. `messages` builds a conversation from prompts and answers, `tokenizer` loads
 or trains a tokenizer that carries the chat template, and `ConversationEncoder` turns messages into token ids and
 labels.
 """

@@ -13,21 +13,21 @@ from explllm.conversation.messages import IMAGE_TOKEN, Messages
 from explllm.core.errors import ConfigError
 
 IGNORED = -100
-"""The label of positions without loss (PyTorch's ``ignore_index``)."""
+"""Label of positions that the loss ignores (PyTorch's ``ignore_index``)."""
 
 
 class Encoded(NamedTuple):
-    """One conversation as tokens."""
+    """One tokenized conversation."""
 
     input_ids: tuple[int, ...]
     """Token ids, with one placeholder for each image token."""
     labels: tuple[int, ...]
-    """Labels of the same length: the token id in answers (end token included), `IGNORED` elsewhere."""
+    """Labels of the same length: the token ids of answers (including the end token), `IGNORED` elsewhere."""
 
 
 @dataclass(frozen=True)
 class TokenBatch:
-    """Conversations padded to one length."""
+    """Conversations padded to the same length."""
 
     input_ids: torch.Tensor
     """(B, T) int64."""
@@ -40,8 +40,8 @@ class TokenBatch:
 class ConversationEncoder:
     """Encodes conversations with the chat template that is saved with the tokenizer.
 
-    The whole conversation is tokenized in one piece: tokenizing the turns separately gives different tokens at
-    their boundaries.
+    The whole conversation is tokenized at once, because tokenizing the turns separately gives different tokens at their
+    boundaries.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, image_tokens: int) -> None:
@@ -93,7 +93,7 @@ class ConversationEncoder:
 
         Raises:
             ConfigError: If the text of a message contains the image placeholder, or the template does not write
-                `image_tokens` of them.
+                `image_tokens` placeholders.
         """
         for message in messages:
             if IMAGE_TOKEN in message["content"]:
@@ -104,31 +104,31 @@ class ConversationEncoder:
         return self._cached(tuple(tuple(sorted(message.items())) for message in messages))
 
     def encode_prompt(self, messages: Messages) -> tuple[int, ...]:
-        """Encode a conversation that ends in a question; the ids end where the answer begins."""
+        """Encode a conversation that ends with a question; the ids end where the answer begins."""
         return self.encode(messages).input_ids
 
     def encode_answer(self, messages: Messages, answer: str) -> tuple[int, ...]:
-        """Return the ids of the answer to the last question of `messages`, tokenized in context, end token included."""
+        """Return the token ids of an answer to the last question, tokenized in context, including the end token."""
         prompt = self.encode_prompt(messages)
         ids, labels = self.encode([*messages, {"role": "assistant", "content": answer}])
         if ids[: len(prompt)] != prompt:
             raise ConfigError(
                 "the chat template changes a question once it is answered", remedy="Set another chat_format."
             )
-        # A native template may write white space after the end token, which is not part of the answer.
+        # A native template may write whitespace after the end token; it is not part of the answer.
         end = max(position for position, label in enumerate(labels) if label != IGNORED)
         return ids[len(prompt) : end + 1]
 
     def after_image(self, ids: Sequence[int]) -> list[int]:
-        """Return the ids of a conversation that follow the image tokens."""
+        """Return the token ids that follow the image tokens in a conversation."""
         return [*ids][len(ids) - [*reversed(ids)].index(self.image_token_id) :]
 
     def decode(self, ids: list[int] | torch.Tensor) -> str:
-        """Decode generated ids to text without special tokens, and strip white space."""
+        """Decode generated ids to text without special tokens, and strip whitespace."""
         return str(self.tokenizer.decode(ids, skip_special_tokens=True)).strip()
 
     def batch(self, rows: Sequence[Encoded], side: Literal["left", "right"]) -> TokenBatch:
-        """Pad conversations to the longest one, T: on the right in training, on the left in generation."""
+        """Pad conversations to the length T of the longest: on the right for training, on the left for generation."""
         length = max(len(row.input_ids) for row in rows)
         input_ids = torch.full((len(rows), length), self.pad_token_id, dtype=torch.long)
         attention_mask = torch.zeros((len(rows), length), dtype=torch.long)
@@ -143,21 +143,21 @@ class ConversationEncoder:
 
     @property
     def pad_token_id(self) -> int:
-        """The padding id; the end token's if the tokenizer has no padding token (padding is masked anyway)."""
+        """The id of the padding token, or of the end token if there is none (padding is masked anyway)."""
         pad = self.tokenizer.pad_token_id
         return int(self.tokenizer.eos_token_id if pad is None else pad)
 
     @property
     def end_token_ids(self) -> list[int]:
-        """The ids that end an answer: the chat template's end token, and the tokenizer's."""
+        """Ids of the tokens that end an answer: the end tokens of the chat template and the tokenizer."""
         answer = self.encode_answer([{"role": "user", "content": "?", "image": True, "name": "?", "task": "?"}], "!")
         return sorted({answer[-1], int(self.tokenizer.eos_token_id)})
 
     def _encode_native(self, messages: Messages) -> Encoded:
-        """Encode a conversation by a template that does not mark answers or images.
+        """Encode a conversation with a template that does not mark answers or images.
 
-        The first message begins with the image. An answer's labels reach from its first token to the first special
-        token after it, which ends the turn.
+        The first message begins with the image. The labels of an answer extend from its first token to the first
+        special token after it, which ends the turn.
         """
         answered = messages[-1]["role"] == "assistant"
         contents = [

@@ -1,12 +1,12 @@
 """The content of conversations: prompts, messages and chat formats.
 
-A conversation is a list of messages: rounds of user and assistant about one image. A message is a dictionary with
-``role`` (``user`` or ``assistant``) and ``content``. A user's message also has ``name`` and ``task`` (see `Prompt`)
-and ``image``, true in the first message: the template inserts the image placeholders there.
+A conversation is a list of messages about one image, in which the user and the assistant take turns. A message is a
+dictionary with ``role`` (``user`` or ``assistant``) and ``content``. A user message also has ``name`` and ``task`` (see
+`Prompt`) and ``image``, which is true only in the first message, where the template inserts the image placeholders.
 
 A chat format is a Jinja template, saved with the tokenizer. A template receives ``messages`` and ``image_tokens``, the
-number of placeholders for one image. It marks the assistant's text by ``{% generation %}``; the label masks follow from
-these marks.
+number of placeholders for one image. It encloses the assistant's text in ``{% generation %}`` blocks, which define the
+label masks.
 """
 
 from collections.abc import Sequence
@@ -20,7 +20,7 @@ Message = dict[str, Any]
 Messages = list[Message]
 
 IMAGE_TOKEN = "<im_patch>"
-"""The image placeholder, one for each image token; the name is the released code's."""
+"""The placeholder for one image token. The name comes from the released code."""
 
 NATIVE = "native"
 """The chat format of a pretrained language model: the chat template of the model's tokenizer."""
@@ -36,7 +36,7 @@ FORMATS = (*TEMPLATES, NATIVE)
 
 @dataclass(frozen=True)
 class Prompt:
-    """One question about an image. The wording is that of the authors' released code, grammar mistakes included."""
+    """One question about an image. Unless noted, the wording is from the authors' released code, mistakes included."""
 
     name: str
     """One word for the question; the chat format ``plain`` contains only this word."""
@@ -51,22 +51,22 @@ RECOGNIZE = Prompt(
     "Expression recognition involves identifying the emotional state of a person in a given image.",
     "What is the expression of the person in the image? Please provide the expression label.",
 )
-"""Answered by the label alone."""
+"""The answer is the label alone."""
 
 EXPLAIN = Prompt(
     "Explanation",
-    # The trailing space is the released code's; it is a separate token.
+    # The released code has this trailing space, which is a separate token.
     "Expression analysis involves providing a detailed analysis of the face. ",
     "Can you analysis the facial expression step-by-step in the provided image? Provide a detailed description.",
 )
-"""Answered by the chain of thought."""
+"""The answer is the chain of thought."""
 
 CAPTION = Prompt(
     "Caption",
     "Image captioning involves describing what a given image shows.",
     "Describe the image in one sentence.",
 )
-"""Answered by a caption: the first stage, in which only the projector is trained (paper, Section III-C-2)."""
+"""The answer is a caption. Used in the first stage, which trains only the projector (paper, Section III-C-2)."""
 
 
 DESCRIBE = Prompt(
@@ -74,21 +74,21 @@ DESCRIBE = Prompt(
     "Expression description involves naming the expression of a face and its visible evidence.",
     "Please describe the expression in this face.",
 )
-"""Answered by the label, then the evidence. The question is the one in FEALLM's figure."""
+"""The answer is the label, then the evidence. The question is from FEALLM's figure."""
 
 LIST_UNITS = Prompt(
     "Units",
     "Action unit detection involves finding the facial movements that are active in a face.",
     "Which facial action units are active in this face? Give their side, strength and FACS number.",
 )
-"""Answered by the list of active units. The wording is ours: FEALLM's authors released one question only."""
+"""The answer lists the active units. The wording is ours: FEALLM's authors released only one question."""
 
 REASON = Prompt(
     "Reasoning",
     "Expression reasoning involves inferring the expression of a face from its action units.",
     "Which facial movements does this face show, and to which expression do they lead?",
 )
-"""Answered by the movements, their meaning and the expression. The wording is ours."""
+"""The answer gives the movements, their meaning and the expression. The wording is ours."""
 
 
 def unit_state(name: str) -> Prompt:
@@ -126,22 +126,22 @@ def conversation(rounds: Sequence[tuple[Prompt, str | None]]) -> Messages:
 
 
 def recognition(label: str | None = None) -> Messages:
-    """Build the FER conversation: one round, the answer is the label (paper, Section III-C-2)."""
+    """Build the FER conversation: one round, answered with the label (paper, Section III-C-2)."""
     return conversation([(RECOGNIZE, label)])
 
 
 def explanation(label: str, cot: str | None = None) -> Messages:
-    """Build the CoT conversation: two rounds, the label and then the chain of thought."""
+    """Build the CoT conversation: two rounds, answered with the label and then the chain of thought."""
     return conversation([(RECOGNIZE, label), (EXPLAIN, cot)])
 
 
 def explanation_first(cot: str, label: str | None = None) -> Messages:
-    """Build the CoT conversation in reverse order, as the authors' released code trained on RAF-DB."""
+    """Build the CoT conversation in reverse order, as the authors' released code does for RAF-DB."""
     return conversation([(EXPLAIN, cot), (RECOGNIZE, label)])
 
 
 def caption(text: str | None = None) -> Messages:
-    """Build the conversation of the first stage: one round, the answer is the image's caption."""
+    """Build the first-stage conversation: one round, answered with the image's caption."""
     return conversation([(CAPTION, text)])
 
 

@@ -16,8 +16,8 @@ from explllm.core.errors import ConfigError
 def prepare_tokenizer(tokenizer: PreTrainedTokenizerBase, chat_format: str) -> PreTrainedTokenizerBase:
     """Add the image placeholder and the chat template to a tokenizer.
 
-    The placeholder absorbs white space on both sides, as in the released code, so no token separates image and text.
-    With a native template, it does not.
+    The placeholder absorbs whitespace on both sides (except with a native template), as in the released code, so no
+    token separates image and text.
 
     Args:
         tokenizer: A fast tokenizer; changed in place.
@@ -45,7 +45,7 @@ def prepare_tokenizer(tokenizer: PreTrainedTokenizerBase, chat_format: str) -> P
 
 
 def load_tokenizer(name: str | PathLike[str], chat_format: str, revision: str | None = None) -> PreTrainedTokenizerBase:
-    """Load the tokenizer of a language model, and add image placeholder and chat template.
+    """Load the tokenizer of a language model and add the image placeholder and the chat template.
 
     Args:
         name: A Hugging Face name, a folder, or a SentencePiece file ``tokenizer.model`` of the Llama family.
@@ -81,13 +81,13 @@ def train_tokenizer(
 
     Args:
         texts: Training texts.
-        whole_words: Words that become one token after a space, such as the labels.
+        whole_words: Words to encode as a single token, including the space before them, such as the labels.
         vocabulary: Maximum vocabulary size, including special tokens and 256 bytes; smaller if the texts contain fewer
             distinct pieces.
         chat_format: One of `explllm.conversation.messages.FORMATS`.
 
     Raises:
-        ConfigError: If the vocabulary is too small, or the chat format unknown.
+        ConfigError: If the vocabulary is too small, or the chat format is unknown.
     """
     special = ["<unk>", "<s>", "</s>"]
     if vocabulary < len(special) + 256 + len(whole_words):
@@ -112,7 +112,7 @@ def train_tokenizer(
         show_progress=False,
     )
     texts = list(texts)
-    # Repeat whole words often enough to win their merges. Added tokens would change how the text around them tokenizes.
+    # Repeat the whole words often enough that BPE merges them. Added tokens would change how nearby text is tokenized.
     emphasis = max(1, sum(len(text) for text in texts) // 40)
     tokenizer.train_from_iterator([*texts, *(f" {word}" * emphasis for word in whole_words)], trainer)
     return prepare_tokenizer(

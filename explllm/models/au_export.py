@@ -1,4 +1,4 @@
-"""Export of an action-unit regressor to ONNX, for `explllm aus --onnx` and other programs.
+"""Export an action unit regressor to ONNX, for `explllm aus --onnx` and other programs.
 
 Shape legend:
     B batch, H and W image height and width
@@ -28,16 +28,16 @@ TOLERANCE = 1e-4
 
 _OPSET = 18
 _MAX_BYTES = 1.9e9
-"""Maximum bytes of weights in a file: protobuf's limit of 2 GB, less the description of the model."""
+"""Maximum size of the weights in bytes: protobuf's file limit of 2 GB, minus room for the model's graph."""
 
 
 def export_onnx(model: ActionUnitRegressor, path: str | PathLike[str], faces: torch.Tensor | None = None) -> float:
     """Export a model to ONNX, read it back, and compare the estimates.
 
-    The batch size is dynamic; height and width are fixed. The file's metadata hold the units' names (``action_units``,
-    JSON), the fields of the `explllm.faces.pixels.ImagePreset` (``image``, JSON) and its name (``image_preset``). If
-    the model has them, they also hold the margin around the face boxes (``margin``, JSON) and the
-    ``training_data_note``.
+    The batch size is dynamic; height and width are fixed. The file's metadata contains the units' names
+    (``action_units``, JSON), the fields of the `explllm.faces.pixels.ImagePreset` (``image``, JSON) and its name
+    (``image_preset``). If the model has them, it also contains the margin around the face boxes (``margin``, JSON) and
+    the ``training_data_note``.
 
     Args:
         model: The model.
@@ -76,7 +76,7 @@ def export_onnx(model: ActionUnitRegressor, path: str | PathLike[str], faces: to
             difference = onnx_difference(model, partial, compared)
         except InputError:
             raise
-        except Exception as error:  # the three libraries' errors have no common base class below it
+        except Exception as error:  # the three libraries' errors share no other base class
             raise CheckpointError(
                 f"the model cannot be written as ONNX ({type(error).__name__}: {error})",
                 where=path,
@@ -93,8 +93,8 @@ def export_onnx(model: ActionUnitRegressor, path: str | PathLike[str], faces: to
 
 def _trace(model: ActionUnitRegressor, example: torch.Tensor, path: Path) -> None:
     with warnings.catch_warnings():
-        # The exporter warns that it traces. The newer exporter needs one more package, onnxscript. The comparison
-        # afterwards covers what a trace can get wrong: other batch sizes.
+        # Ignore the warnings about tracing: the comparison afterwards covers what a trace can get wrong, other batch
+        # sizes. The newer exporter needs an additional package, onnxscript.
         warnings.simplefilter("ignore")
         torch.onnx.export(
             model,
@@ -125,7 +125,7 @@ def _metadata(model: ActionUnitRegressor) -> dict[str, str]:
 def onnx_difference(model: ActionUnitRegressor, path: str | PathLike[str], pixel_values: torch.Tensor) -> float:
     """Return the maximum difference between the estimates of an ONNX file and a model on the CPU, in float32.
 
-    It is over all units and all images of `pixel_values` (B, 3, H, W), run one by one and as a batch.
+    The images `pixel_values` (B, 3, H, W) run as one batch, and the first three also one by one.
     """
     session = open_session(Path(path), "cpu")
     with torch.no_grad():

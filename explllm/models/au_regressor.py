@@ -1,4 +1,4 @@
-"""A regressor of action units: any vision encoder with a head for FEAFA's 24 intensities.
+"""An action unit regressor: any vision encoder with a head for FEAFA's 24 intensities.
 
 Shape legend:
     B batch, N image tokens, C width of the encoder, D width of a unit in the head, U action units (24),
@@ -30,7 +30,7 @@ from explllm.models.vision import UnitHead, image_features, vision_shape, vision
 
 @dataclass
 class RegressorSettings:
-    """The parts of an action-unit regressor."""
+    """The parts of an action unit regressor."""
 
     vision: str | dict[str, Any] = "facebook/dinov2-large"
     """Vision encoder: a Hugging Face name or folder of pretrained weights, or configuration fields (``model_type`` and
@@ -38,7 +38,7 @@ class RegressorSettings:
     vision_revision: str | None = None
     """Revision of the encoder on the hub."""
     vision_train: Train = "lora"
-    """What trains in the encoder."""
+    """How the encoder is trained."""
     vision_lora: LoraSettings = field(default_factory=LoraSettings)
     """LoRA in the encoder, if `vision_train` is ``lora``."""
     image_preset: str = "dinov2"
@@ -46,7 +46,7 @@ class RegressorSettings:
     image_size: int | None = None
     """Width and height of preprocessed images, in pixels; by default the image preset's."""
     head_width: int = 128
-    """Features D of each unit in the head."""
+    """Width D of each unit's features in the head."""
 
 
 class RegressorConfig(PreTrainedConfig):
@@ -59,11 +59,11 @@ class RegressorConfig(PreTrainedConfig):
     vision_config: Any = None
     """Architecture of the encoder: any that `AutoModel` supports."""
     vision_base: str | None = None
-    """Hugging Face name or folder of the encoder's base weights; None if this model's files hold them."""
+    """Hugging Face name or folder of the encoder's base weights; None if this model's files contain them."""
     vision_revision: str | None = None
     """Revision of `vision_base` on the hub."""
     vision_train: Train = "lora"
-    """What trains in the encoder."""
+    """How the encoder is trained."""
     vision_lora: dict[str, Any] | None = None
     """Fields of `explllm.models.lora.LoraSettings`."""
     image: dict[str, Any] | None = None
@@ -73,13 +73,13 @@ class RegressorConfig(PreTrainedConfig):
     margin: float | None = None
     """Margin around the face boxes of the training data, as in `explllm.faces.crop.face_crop`; None if unknown."""
     training_data_note: str | None = None
-    """What users must know about the training data: drawn faces, the source of the labels."""
+    """What users must know about the training data, such as that the faces were drawn, or the source of the labels."""
     image_tokens: int = 256
     """Number of tokens per image."""
     vision_width: int = 1024
     """Width of the encoder's features."""
     head_width: int = 128
-    """Features D of each unit in the head."""
+    """Width D of each unit's features in the head."""
 
     def __post_init__(self, **kwargs: Any) -> None:
         """Convert the encoder's configuration from a dictionary."""
@@ -127,7 +127,7 @@ class ActionUnitRegressor(MultiPartModel):
 
         Raises:
             MissingPathError: If the folder does not exist.
-            CheckpointError: If the folder holds another kind of model, or its weights do not fit.
+            CheckpointError: If the folder contains another kind of model, or its weights do not fit.
         """
         folder = Path(folder)
         config = read_checked(folder, RegressorConfig)
@@ -145,10 +145,10 @@ class ActionUnitRegressor(MultiPartModel):
 
         Args:
             folder: The folder. An existing model folder is replaced.
-            state_dict: The weights to save instead of the model's own, such as those of a checkpoint.
+            state_dict: The weights to save instead of the model's own, such as weights from a checkpoint.
 
         Raises:
-            CheckpointError: If the path holds something other than a model.
+            CheckpointError: If the path contains something other than a model.
         """
         storage.check_target(Path(folder), replace=True)
         with atomic_write_folder(folder) as temporary:
@@ -168,14 +168,14 @@ class ActionUnitRegressor(MultiPartModel):
         return vision_shape(self.config.vision_config, self.image.size).unused if part == "vision" else frozenset()
 
     def forward_single_view(self, pixel_values: torch.Tensor) -> torch.Tensor:
-        """Estimate without the mirror image, as in training: (B, 3, H, W) to (B, U) in [0, 1]."""
+        """Estimate intensities without the mirror image, as in training: (B, 3, H, W) to (B, U) in [0, 1]."""
         return self.head(image_features(self.vision, pixel_values))
 
     def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
-        """Estimate from each image and its mirror image.
+        """Estimate intensities from each image and its mirror image.
 
-        The estimate is the mean of both, with left and right swapped in the second. The estimate of a flipped image is
-        exactly the flipped estimate.
+        The result is the mean of both estimates, with left and right swapped in the second. A flipped image therefore
+        gives exactly the flipped estimate.
 
         Args:
             pixel_values: (B, 3, H, W), as `image` prepares them.
@@ -183,7 +183,7 @@ class ActionUnitRegressor(MultiPartModel):
         Returns:
             (B, U) intensities in [0, 1], in FEAFA's order.
         """
-        # Two passes instead of one batch, in which the position of a face could change the last bit of its result.
+        # Use two passes, because in one batch the position of a face could change the last bit of its result.
         mirrored = self.forward_single_view(pixel_values.flip(-1))
         return (self.forward_single_view(pixel_values) + mirrored[:, self.mirror]) / 2
 
@@ -241,7 +241,7 @@ def regressor_config(settings: RegressorSettings) -> RegressorConfig:
 
 
 def build_regressor(config: RegressorConfig) -> ActionUnitRegressor:
-    """Create a new model. A pretrained encoder is loaded; other weights are random (seed PyTorch before).
+    """Create a new model. A pretrained encoder is loaded; other weights are random (seed PyTorch first).
 
     Args:
         config: A configuration from `regressor_config`.

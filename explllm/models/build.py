@@ -1,4 +1,4 @@
-"""New models: from settings to configuration, tokenizer and parts."""
+"""Build new models: the configuration, tokenizer and parts that the settings describe."""
 
 from collections.abc import Sequence
 from copy import deepcopy
@@ -123,13 +123,13 @@ def build_config(settings: NetworkSettings, init_from: str | PathLike[str] | Non
 def build(
     settings: NetworkSettings, prepared: ConfigAndTokenizer | None = None, keep_file_dtype: bool = False
 ) -> ExpLLM:
-    """Create a new model. Pretrained parts are loaded; other weights are random (seed PyTorch before).
+    """Create a new model. Pretrained parts are loaded; other weights are random (seed PyTorch first).
 
     Args:
         settings: The parts.
         prepared: The result of `build_config` for these settings; by default it is computed here.
-        keep_file_dtype: Leave base weights in the type of their files, regardless of `base_dtype` and of whether they
-            train. Such weights are mapped from the files and take no extra memory.
+        keep_file_dtype: Keep base weights in the data type of their files, regardless of `base_dtype` and of whether
+            they are trained. Such weights are mapped from the files and take no extra memory.
 
     Returns:
         The model, in evaluation mode.
@@ -155,7 +155,7 @@ def build(
 
 
 def supports_4bit(settings: NetworkSettings) -> bool:
-    """Return whether the language model can be quantized to 4-bit: it is pretrained, and its base is not trained."""
+    """Return whether the language model can be quantized to 4-bit: it must be pretrained, and its base frozen."""
     return isinstance(settings.language, str) and settings.language_train != "full"
 
 
@@ -207,7 +207,7 @@ def config_fields(config: PreTrainedConfig) -> dict[str, Any]:
 
 
 def small_tokenizer(vocabulary: int, chat_format: str) -> PreTrainedTokenizerBase:
-    """Train the tokenizer of models with random weights on texts of the rule-based writer.
+    """Train a tokenizer for models with random weights on texts from the rule-based writer.
 
     Args:
         vocabulary: Maximum vocabulary size.
@@ -270,11 +270,11 @@ def _check_fields(values: dict[str, Any], known: set[str], role: str) -> None:
     """Reject fields that a transformers configuration would store but never read, and sizes below 1.
 
     Raises:
-        ConfigError: If there is one.
+        ConfigError: If there is such a field.
     """
     for name, value in values.items():
-        # Former names that transformers still reads are not among the known ones. One mapping of common fields, such as
-        # `intermediate_size`, serves all architectures, although some have no such field.
+        # transformers still reads some former names, which are not in `known`. Common fields, such as
+        # `intermediate_size`, are accepted for all architectures, although some have no such field.
         if name not in known | _common_fields() and not name.startswith(("rope_", "torch_dtype", "_")):
             near = get_close_matches(name, known, 1)
             hint = f"Did you mean {near[0]}? " if near else ""
@@ -310,6 +310,6 @@ def _labels(labels: str | Sequence[str] | None) -> list[str] | None:
 
 
 def distinct_expressions(expressions: Sequence[str]) -> list[Expression]:
-    """Return the distinct expressions of a column in the paper's order: the default labels of a model."""
+    """Return the distinct expressions in a column, in the paper's order; they are a model's default labels."""
     present = set(expressions)
     return [expression for expression in Expression if str(expression) in present]

@@ -1,4 +1,4 @@
-"""Keys and values of conversations that are being processed together.
+"""Key-value caches of conversations that are processed together.
 
 Shape legend:
     R rows in a pass, Q tokens per row, C columns that a pass can see, P tokens of the shared prefix, L heads,
@@ -17,8 +17,8 @@ from transformers.cache_utils import CacheLayerMixin
 class SharedPrefix(Cache):
     """Keys and values of a prefix that all conversations share, computed for one row and used for any number of rows.
 
-    The first pass, of one row, writes it. A later pass of R rows attends to it before its own tokens, which are not
-    kept.
+    The first pass, with one row, writes the prefix. Later passes, with R rows, attend to the prefix and to their own
+    tokens, which are not kept.
     """
 
     def __init__(self) -> None:
@@ -36,7 +36,7 @@ class _PrefixLayer(CacheLayerMixin):
     def update(
         self, key_states: torch.Tensor, value_states: torch.Tensor, *_: Any, **__: Any
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Store the first states, (1, L, P, E); return them and those of the next tokens, (R, L, P + Q, E)."""
+        """Store the first states (1, L, P, E); in later calls, return them with the new states: (R, L, P + Q, E)."""
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
             return key_states, value_states
@@ -72,7 +72,7 @@ class SlotCache(Cache):
         self.rows, self.columns, self.width = slice(0, 0), torch.empty(0, 0, dtype=torch.long), 0
 
     def select(self, rows: slice, columns: torch.Tensor, width: int) -> None:
-        """Choose rows, the columns (R, Q) of the next pass's tokens in each of them, and the number of columns C."""
+        """Choose the rows of the next pass, the columns (R, Q) of its tokens, and the number C of visible columns."""
         self.rows, self.columns, self.width = rows, columns, width
 
     def write_prefix(self, prefix: SharedPrefix) -> None:
@@ -90,7 +90,7 @@ class SlotCache(Cache):
             layer.values[:, :, : shared.get_seq_length()] = shared.values
 
     def move_row(self, source: int, target: int) -> None:
-        """Copy a row over another one."""
+        """Copy one row over another."""
         for layer in self.layers:
             assert isinstance(layer, _SlotLayer) and layer.keys is not None and layer.values is not None
             layer.keys[target] = layer.keys[source]
@@ -106,7 +106,7 @@ class _SlotLayer(CacheLayerMixin):
 
     def lazy_initialization(self, key_states: torch.Tensor, value_states: torch.Tensor) -> None:
         rows, capacity = self.cache.size
-        # Zeros: attention multiplies masked values by 0, and uninitialized memory may contain NaN.
+        # Use zeros: attention multiplies masked values by 0, and uninitialized memory may contain NaN.
         self.keys, self.values = (
             states.new_zeros(rows, states.shape[1], capacity, states.shape[3]) for states in (key_states, value_states)
         )
@@ -130,7 +130,7 @@ class _SlotLayer(CacheLayerMixin):
         return self.cache.width, 0
 
     def get_seq_length(self) -> int:
-        # All passes give the positions of their tokens.
+        # All passes specify the positions of their tokens.
         return 0
 
     def get_max_length(self) -> int:

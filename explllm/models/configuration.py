@@ -25,14 +25,14 @@ from explllm.models.lora import LoraSettings
 Config = TypeVar("Config", bound=PreTrainedConfig)
 
 Train = Literal["frozen", "lora", "full"]
-"""How a part is trained: not at all, by LoRA only, or in full."""
+"""How a part is trained: not at all, only with LoRA, or in full."""
 
 Architecture = Literal["expllm", "feallm"]
 """How an image becomes tokens for the language model: by linear layers, or by FEALLM's modules."""
 
 
 class ExpLLMConfig(PreTrainedConfig):
-    """Everything that `ExpLLM` needs besides its weights. `explllm.models.build.build_config` creates one."""
+    """Configuration of an `ExpLLM`, created by `explllm.models.build.build_config`."""
 
     model_type = "explllm"
     # pyrefly: ignore[bad-override]
@@ -47,16 +47,16 @@ class ExpLLMConfig(PreTrainedConfig):
     text_config: Any = None
     """Architecture of the language model: any that `AutoModelForCausalLM` supports."""
     vision_base: str | None = None
-    """Hugging Face name or folder of the encoder's base weights; None if this model's files hold them. A subfolder of
-    the model's folder begins with ``./``."""
+    """Hugging Face name or folder of the encoder's base weights; None if this model's files contain them. A subfolder
+    of the model's folder begins with ``./``."""
     vision_revision: str | None = None
     """Revision of `vision_base` on the hub."""
     text_base: str | None = None
-    """Hugging Face name or folder of the language model's base weights; None if this model's files hold them."""
+    """Hugging Face name or folder of the language model's base weights; None if this model's files contain them."""
     text_revision: str | None = None
     """Revision of `text_base` on the hub."""
     base_dtype: str | None = None
-    """Type of the frozen base weights, such as ``bfloat16``; None for that of their files."""
+    """Data type of the frozen base weights, such as ``bfloat16``; None for the data type of their files."""
     load_in_4bit: bool = False
     """Whether the language model's base weights are quantized to 4-bit."""
     vision_train: Train = "lora"
@@ -66,7 +66,7 @@ class ExpLLMConfig(PreTrainedConfig):
     text_train: Train = "lora"
     """How the language model is trained."""
     vision_feature_layer: int = -1
-    """Hidden state of the encoder that gives the features: -1 for the last, after the final norm."""
+    """Index of the encoder's hidden state used as features: -1 for the last, after the final norm."""
     token_pooling: Literal["none", "2x2"] = "none"
     """Pooling of the image tokens; see `explllm.models.vision.image_features`."""
     vision_drop_path: float = 0.0
@@ -76,7 +76,7 @@ class ExpLLMConfig(PreTrainedConfig):
     text_lora: dict[str, Any] | None = None
     """Fields of `explllm.models.lora.LoraSettings` for the language model."""
     projector_layers: int = 2
-    """Number of linear layers in ExpLLM's projector, with GELU between them; the paper has two."""
+    """Number of linear layers in ExpLLM's projector, with GELU between them; the paper uses two."""
     action_unit_tokens: bool = False
     """Whether the language model gets a token for each action unit after the image tokens; see
     `explllm.models.vision.ActionUnitTokens`."""
@@ -87,7 +87,7 @@ class ExpLLMConfig(PreTrainedConfig):
     image: dict[str, Any] | None = None
     """Fields of `explllm.faces.pixels.ImagePreset`."""
     image_tokens: int = 256
-    """Number of tokens per image, those of action units included."""
+    """Number of tokens per image, including the action unit tokens."""
     vision_width: int = 1024
     """Width of the encoder's features."""
     image_token_id: int = 32000
@@ -97,7 +97,8 @@ class ExpLLMConfig(PreTrainedConfig):
     labels: list[str] | None = None
     """Expressions the model distinguishes, by the paper's names, in index order."""
     training_data_note: str | None = None
-    """What users must know about the training data, such as that the faces were drawn; None if nothing."""
+    """What users must know about the training data, such as that the faces were drawn; None if there is nothing to
+    note."""
     margin: float | None = None
     """Margin around the face boxes of the training data, as in `explllm.faces.crop.face_crop`; None if unknown."""
 
@@ -127,7 +128,7 @@ def read_config(folder: Path) -> ExpLLMConfig:
 
 
 def read_checked(folder: Path, kind: type[Config]) -> Config:
-    """Read a configuration of one kind, and check its values and those of its parts.
+    """Read a configuration of the given class, and check its values, including nested settings.
 
     Raises:
         MissingPathError: If the folder has no configuration.
@@ -143,11 +144,11 @@ def read_checked(folder: Path, kind: type[Config]) -> Config:
 
 
 def unusable_config(folder: Path, error: Exception) -> CheckpointError:
-    """Return the error about a configuration in a folder that raised an error."""
+    """Return the error that reports an unusable configuration in a folder."""
     lines = (error.found if isinstance(error, InputError) else str(error)).strip().splitlines() or [""]
-    # The strict data classes of huggingface_hub name the validator in a first line that ends with a colon.
+    # In errors from huggingface_hub's strict data classes, the first line names the validator and ends with a colon.
     reason = lines[len(lines) > 1 and lines[0].endswith(":")].strip().removeprefix("ValueError: ")
-    if isinstance(error, LookupError | ArithmeticError):  # whose messages name only a key or an operation
+    if isinstance(error, LookupError | ArithmeticError):  # these messages name only a key or an operation
         reason = f"{type(error).__name__}: {reason}"
     return CheckpointError(
         f"the configuration cannot be used: {reason}",
@@ -157,7 +158,7 @@ def unusable_config(folder: Path, error: Exception) -> CheckpointError:
 
 
 def check_model_type(folder: Path, model_type: str) -> None:
-    """Check that a folder holds a model of a type.
+    """Check that a folder contains a model of the given type.
 
     Raises:
         MissingPathError: If the folder has no configuration.
@@ -193,7 +194,7 @@ def _config(value: dict[str, Any] | PreTrainedConfig | None) -> PreTrainedConfig
         value = dict(value)
         model_type = value.pop("model_type", None)
         if model_type not in CONFIG_MAPPING:
-            raise ValueError(f"transformers knows no model_type {model_type!r}")
+            raise ValueError(f"transformers does not support model_type {model_type!r}")
         return CONFIG_MAPPING[model_type](**value)
     return value
 
@@ -210,7 +211,7 @@ _SETTINGS: Mapping[str, type] = {
 def _check_values(config: PreTrainedConfig) -> None:
     """Raise a ValueError if a field of a configuration, or of the settings in it, has a wrong type or is out of range.
 
-    transformers checks neither the fields that it does not know nor their names, so unknown names are no errors.
+    transformers does not check fields that it does not know, nor their names, so unknown names are accepted.
     """
     fields = {name: getattr(config, name) for name in inspect.get_annotations(type(config))}
     _check_types(type(config), fields)
@@ -241,7 +242,7 @@ def _check_types(kind: type, fields: Mapping[str, Any], prefix: str = "") -> Non
 
 
 def _fits(value: Any, kind: Any) -> bool:
-    """Return whether a value from JSON has a type. Lists are tuples too, and integers floats; NaN is not a float."""
+    """Return whether a JSON value fits a type: a list fits a tuple, an integer fits a float, but NaN does not."""
     origin, arguments = get_origin(kind), get_args(kind)
     if kind is Any:
         return True

@@ -1,4 +1,4 @@
-"""A small convolutional encoder for faces, to train from scratch without a pretrained encoder.
+"""A small convolutional face encoder that is trained from scratch.
 
 Shape legend:
     B batch, H and W image height and width, C channels
@@ -22,7 +22,7 @@ class ConvEncoderConfig(PreTrainedConfig):
     hidden_sizes: list[int] | tuple[int, ...] = (32, 64, 128, 256)
     """Channels after each block. Each block halves height and width; see `pool_last`."""
     depths: list[int] | tuple[int, ...] = (1, 1, 1, 1)
-    """Convolutions in each block. All but the first have a residual connection."""
+    """Number of convolutions in each block; all but the first have a residual connection."""
     pool_last: bool = True
     """Whether the last block halves height and width too."""
     dropout: float = 0.0
@@ -42,7 +42,8 @@ class ConvNorm(nn.Sequential):
         features = conv(features)
         if norm.training or torch.is_grad_enabled() or features.dtype != norm.weight.dtype:
             return cast(torch.Tensor, norm(features))
-        # In inference, the normalization is a factor and a bias per channel: in place, it needs no second feature map.
+        # In inference, the normalization is a scale and a bias per channel, applied in place to avoid a second feature
+        # map.
         scale = norm.weight * torch.rsqrt(norm.running_var + norm.eps)
         bias = norm.bias - norm.running_mean * scale
         return torch.addcmul(bias.view(-1, 1, 1), features, scale.view(-1, 1, 1), out=features)
@@ -101,8 +102,8 @@ class ConvEncoder(PreTrainedModel):
         """Encode images.
 
         Args:
-            pixel_values: (B, 3, H, W), where 2 ** (number of pooled blocks) divides H and W.
-            output_hidden_states: Return the input and the output of every block too.
+            pixel_values: (B, 3, H, W); H and W must be multiples of 2 ** (number of pooled blocks).
+            output_hidden_states: Also return the input and the output of every block.
 
         Returns:
             ``last_hidden_state`` (B, C, H', W'), and ``hidden_states`` if requested.

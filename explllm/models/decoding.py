@@ -1,10 +1,10 @@
 """Greedy decoding of several conversations at once, with several tokens per forward pass.
 
 Each row of a `SlotCache` holds the keys and values of one conversation, from column 0, without padding. A forward pass
-processes the last token of every row and the draft tokens after it, and predicts the token after each of them. The
-drafts that agree with the predictions are accepted, and so is the prediction after them; the columns of the others are
-overwritten by the next pass. The tokens are therefore those of plain greedy decoding (speculative decoding, Leviathan
-et al. 2023, with deterministic drafts)::
+processes the last token of every row and the draft tokens after it, and predicts the token after each of them. Drafts
+are accepted as long as they agree with the predictions, and so is the prediction after them; the next pass overwrites
+the columns of the rejected drafts. The tokens are therefore the same as in plain greedy decoding (speculative decoding,
+Leviathan et al. 2023, with deterministic drafts)::
 
     text            the brows are
     pass                          [are] lowered  and   tense      drafts from n-grams
@@ -37,24 +37,24 @@ if TYPE_CHECKING:
 _MAX_TOKENS = 9
 """Maximum number of tokens per row in a pass: the last token of its text, and drafts."""
 _CONFIDENCE = 0.3
-"""Estimated probability below which drafts are not worth their time."""
+"""Estimated probability below which drafts cost more time than they save."""
 _TOKENS_PER_PASS = {"cpu": 40}
-"""Tokens of a pass, over all rows, up to which drafts cost less than they save; other devices: `_MANY_TOKENS`."""
+"""Number of tokens in a pass, over all rows, up to which drafts save time; other devices: `_MANY_TOKENS`."""
 _MANY_TOKENS = 256
-"""A GPU reads all weights in each pass: up to this number, tokens cost little time."""
+"""A GPU reads all weights in each pass, so up to this many tokens cost little extra time."""
 _TOKENS_WORTH_A_PASS = {"cpu": 128}
-"""Tokens that take longer than an additional forward pass of a few tokens; other devices: 2048."""
+"""Number of tokens that take longer than one more forward pass over a few tokens; other devices: 2048."""
 _MANY_TOKENS_WORTH_A_PASS = 2048
 _SMALL_PASS = 2e8
-"""Operations of a pass below which one CPU thread is faster: waking the others takes longer than they save."""
+"""Operations per pass below which one CPU thread is faster: waking the other threads takes longer than they save."""
 _REFILL = 4
-"""Faces that are prefilled together when others leave a batch: each then takes half the time of a single face."""
+"""Number of faces to prefill together when others leave a batch, which takes half the time per face."""
 
 
 def attention_masks(
     model: "ExpLLM", visible: torch.Tensor, positions: torch.Tensor, seen: torch.Tensor
 ) -> torch.Tensor | dict[str, torch.Tensor]:
-    """Return additive attention masks of the language model.
+    """Return additive attention masks for the language model.
 
     Args:
         model: The model.
@@ -63,7 +63,7 @@ def attention_masks(
         seen: (R, C) or (1, C) positions of the columns.
 
     Returns:
-        The mask (R, 1, Q, C), or one by layer type if some layers attend to a sliding window only.
+        The mask (R, 1, Q, C), or one mask per layer type if some layers attend only to a sliding window.
     """
     config = model.language.config
     window = getattr(config, "sliding_window", None) if getattr(config, "use_sliding_window", True) else None
@@ -84,7 +84,7 @@ def attention_masks(
 
 @contextmanager
 def enough_threads(model: "ExpLLM", tokens: int) -> Iterator[None]:
-    """Use one CPU thread if a pass of the language model is small, as when a small model decodes.
+    """Use one CPU thread if the language model's next pass is small, such as a decoding step of a small model.
 
     A thread that first uses torch inside this context stays limited to one CPU thread.
 
@@ -109,10 +109,10 @@ def _operations(model: "ExpLLM", tokens: int) -> int:
 
 
 def last_positions(tokens: torch.Tensor, count: int) -> torch.Tensor | int:
-    """Return the language model's `logits_to_keep` for the last positions of tokens (..., T), on a GPU at least one.
+    """Return `logits_to_keep` for the last `count` positions of tokens (..., T); on a GPU, at least one position.
 
-    With a number, the language model takes a view of the states. On a CPU, the output layer would then multiply the
-    rows of a batch one by one, so the positions are given by indices. On a GPU, the states may be on another device.
+    Given a number, the language model takes a view of the states, and on a CPU the output layer would multiply the rows
+    of a batch one by one; indices avoid that. A GPU gets a number, because the states may be on another device.
     """
     size = tokens.shape[-1]
     return torch.arange(size - count, size) if tokens.device.type == "cpu" else max(count, 1)
@@ -133,8 +133,8 @@ def prompt_logits(
         model: The model. Its language model must accept any mask and positions.
         ids: (T,) token ids.
         image_embeds: (R, N, D).
-        decoder: Receives keys and values of the new rows after its own; without it, they are not kept.
-        visible: (1, 1, T, T), True where a token may attend to another; by default to all before it.
+        decoder: Stores the keys and values of the new rows after its existing rows; without it, they are not kept.
+        visible: (1, 1, T, T), True where a token may attend to another; by default, attention is causal.
         positions: (1, T); by default 0 to T - 1.
         keep: Number of positions at the end whose logits are needed.
 
@@ -187,9 +187,9 @@ class Row:
     text: list[int]
     """Token ids after the image: prompt and answer."""
     prompt: int
-    """Number of them that belong to the prompt."""
+    """Number of prompt tokens in `text`."""
     cached: int
-    """Number of tokens in the cache, the image's included."""
+    """Number of tokens in the cache, including image tokens."""
     pending: int
     """Number of tokens at the end of `text` that are not in the cache yet."""
     done: bool = False
@@ -212,11 +212,11 @@ class Decoder:
     max_new_tokens: int
     """Maximum length of an answer, in tokens."""
     packs: bool = True
-    """Whether the language model accepts any mask and positions. If not, it continues one row at a time, without drafts
-    and with its own cache."""
+    """Whether the language model accepts any mask and positions. If not, rows are continued one at a time, without
+    drafts and with the model's own cache."""
     rows: list[Row] = field(default_factory=list)
     prefix: list[int] = field(default_factory=list)
-    """Token ids with which all conversations begin: the first columns of every row contain their keys and values."""
+    """Token ids at the beginning of all conversations; the first columns of every row contain their keys and values."""
 
     def __post_init__(self) -> None:
         """Reserve the cache."""
@@ -256,24 +256,24 @@ class Decoder:
         return len(self.prefix) if ids[: len(self.prefix)].tolist() == self.prefix else 0
 
     def select_new(self, count: int, start: int, length: int) -> SlotCache:
-        """Return the cache, set to columns `start` to `length` of new rows after the existing ones."""
+        """Select columns `start` to `length` of new rows after the existing ones, and return the cache."""
         assert isinstance(self.cache, SlotCache)
         columns = torch.arange(start, length, device=self.model.device).expand(count, -1)
         self.cache.select(slice(len(self.rows), len(self.rows) + count), columns, length)
         return self.cache
 
     def add(self, rows: list[Row]) -> list[Row]:
-        """Add rows after their prefill, process the rest of their prompts, and return the finished ones."""
+        """Add prefilled rows, process the rest of their prompts, and return the rows that are already finished."""
         first = len(self.rows)
         self.rows += rows
         return self._advance(first)
 
     def step(self) -> list[Row]:
-        """Continue all rows by at least one token each; return the finished ones, which leave the batch."""
+        """Extend every row by at least one token; remove finished rows from the batch and return them."""
         return self._advance(0)
 
     def _advance(self, first: int) -> list[Row]:
-        rows = self.rows[first:] or [Row(None, [0], 0, 0, 1)]  # this rank has finished, another one has not
+        rows = self.rows[first:] or [Row(None, [0], 0, 0, 1)]  # this rank has finished, but another has not
         drafts = [self._drafts(row, len(rows)) for row in rows]
         inputs = [row.text[-row.pending :] + draft for row, draft in zip(rows, drafts, strict=True)]
         length = max(map(len, inputs))
@@ -328,7 +328,7 @@ class Decoder:
             self.model.drafts.observe(row.text, len(new))
 
     def remove_finished(self) -> list[Row]:
-        """Remove the rows that are done from the batch, and return them."""
+        """Remove the finished rows from the batch, and return them."""
         finished = [row for row in self.rows if row.done]
         for place in reversed(range(len(self.rows))):
             if self.rows[place].done:

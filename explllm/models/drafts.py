@@ -1,8 +1,8 @@
 """Draft tokens for speculative decoding: likely continuations, from n-gram statistics.
 
-Chains of thought repeat phrases. A table of the training texts, saved with the model, predicts the next tokens from the
-last ones; the texts that the model has already generated predict them even better. A wrong draft costs a little time
-and never changes an answer: see `explllm.models.decoding`.
+Chains of thought repeat phrases. A table of n-grams in the training texts, saved with the model, predicts the next
+tokens from the last ones; texts that the model has already generated predict them even better. A wrong draft costs a
+little time and never changes an answer: see `explllm.models.decoding`.
 """
 
 from collections import Counter, defaultdict
@@ -17,7 +17,7 @@ _MAX_ENTRIES = 50_000
 _OBSERVED_SHARE = 0.9
 """Estimated probability that the model repeats what it wrote after the same context."""
 _MAX_OBSERVED = 200_000
-"""Contexts to remember from generated texts."""
+"""Maximum number of contexts remembered from generated texts."""
 
 Context = tuple[int, ...]
 
@@ -26,7 +26,7 @@ class Drafts:
     """Predicts the tokens that follow a text."""
 
     def __init__(self, table: dict[Context, tuple[int, float]] | None = None) -> None:
-        """Start with a table: the most frequent next token of each context, and its share of all that followed."""
+        """Start with a table that maps each context to its most frequent next token and that token's share."""
         self.table = table or {}
         self._observed: dict[Context, int] = {}
 
@@ -62,7 +62,7 @@ class Drafts:
             confidence: Stop when the estimated probability that all of them are right falls below this value.
 
         Returns:
-            At most `count` token ids; none if the end of the text is unknown.
+            At most `count` token ids; none if the text ends in an unknown context.
         """
         tokens, probability = list(text[-_ORDERS[0] :]), 1.0
         start = len(tokens)
@@ -105,7 +105,7 @@ class Drafts:
 
     @classmethod
     def from_tensors(cls, tensors: Mapping[str, torch.Tensor]) -> "Drafts":
-        """Return the table that `to_tensors` wrote."""
+        """Restore the table from the output of `to_tensors`."""
         columns = (tensors[name].tolist() for name in ("contexts", "tokens", "shares"))
         return cls(
             {

@@ -56,14 +56,14 @@ class ExpLLM(ExpLLMNetwork):
         return FEALLM if config.architecture == "feallm" else ExpLLM
 
     def recognize(self, images: ImageSource | Iterable[ImageSource], batch_size: int = 16) -> Recognitions:
-        """Recognize the expression of faces.
+        """Recognize the expressions of faces.
 
         The probability of a class is the likelihood of its whole label, normalized over the classes, without sampling.
 
         Args:
             images: One image or any iterable of images, such as a generator. See `explllm.faces.images.ImageSource` for
                 the types; sizes may differ.
-            batch_size: Images per batch. Only one batch of images is in memory.
+            batch_size: Images per batch. Only one batch of images is in memory at a time.
 
         Returns:
             One recognition per image; ``to_frame`` returns a table.
@@ -78,7 +78,7 @@ class ExpLLM(ExpLLMNetwork):
         )
 
     def recognize_pixels(self, pixel_values: torch.Tensor) -> list[Recognition]:
-        """Recognize the expression of preprocessed faces.
+        """Recognize the expressions of preprocessed faces.
 
         Args:
             pixel_values: (B, 3, H, W).
@@ -108,7 +108,7 @@ class ExpLLM(ExpLLMNetwork):
 
         Args:
             images: One image or several, as for `recognize`.
-            max_new_tokens: Maximum length of a text, in tokens; the language model's positions limit it too.
+            max_new_tokens: Maximum length of a text, in tokens; the language model's context length is another limit.
             batch_size: Images per batch.
 
         Returns:
@@ -124,11 +124,11 @@ class ExpLLM(ExpLLMNetwork):
     def recognize_and_explain(
         self, images: ImageSource | Iterable[ImageSource], max_new_tokens: int = 320, batch_size: int = 8
     ) -> list[tuple[Recognition, ChainOfThought]]:
-        """Recognize faces and explain their expressions; one prefill of the image and prompt serves both answers.
+        """Recognize faces and explain their expressions; both answers share one prefill of the image and prompt.
 
         Args:
             images: One image or several, as for `recognize`.
-            max_new_tokens: Maximum length of a text, in tokens; the language model's positions limit it too.
+            max_new_tokens: Maximum length of a text, in tokens; the language model's context length is another limit.
             batch_size: Images per batch.
 
         Returns:
@@ -140,7 +140,7 @@ class ExpLLM(ExpLLMNetwork):
         self._check_labels()
         generation.check_count("batch_size", batch_size)
         several, _ = as_images(images)
-        if isinstance(several, Sized):  # reserves no more of the cache than is needed: 0.4 GB per face at 7B
+        if isinstance(several, Sized):  # do not reserve more cache than needed: 0.4 GB per face at 7B
             batch_size = min(batch_size, max(1, len(several)))
         faces = (self.image(image) for image in several)
         answers = generation.recognize_and_explain(self, faces, batch_size, max_new_tokens)
@@ -153,7 +153,7 @@ class ExpLLM(ExpLLMNetwork):
 
         Args:
             pixel_values: (B, 3, H, W).
-            max_new_tokens: Maximum length of a text, in tokens; the language model's positions limit it too.
+            max_new_tokens: Maximum length of a text, in tokens; the language model's context length is another limit.
 
         Returns:
             The recognition and the chain of thought of each image.
@@ -170,7 +170,7 @@ class ExpLLM(ExpLLMNetwork):
         Args:
             pixel_values: (B, 3, H, W).
             labels: The answer of the first round for each image.
-            max_new_tokens: Maximum length of a text, in tokens; the language model's positions limit it too.
+            max_new_tokens: Maximum length of a text, in tokens; the language model's context length is another limit.
 
         Returns:
             One chain of thought per image.
@@ -181,8 +181,8 @@ class ExpLLM(ExpLLMNetwork):
         """Generate the chain of thought of one face piece by piece.
 
         Args:
-            image: As for `recognize`.
-            max_new_tokens: Maximum length of a text, in tokens; the language model's positions limit it too.
+            image: One image, as for `recognize`.
+            max_new_tokens: Maximum length of a text, in tokens; the language model's context length is another limit.
 
         Yields:
             Pieces of text that join to the text of `explain`.
@@ -211,13 +211,13 @@ class ExpLLM(ExpLLMNetwork):
 
         Args:
             save_directory: The folder. An existing model folder is replaced.
-            include_base: Copy frozen base weights too.
-            merge: Copy all weights, with LoRA merged.
+            include_base: Also save the frozen base weights.
+            merge: Save all weights, with LoRA merged.
             push_to_hub: Upload the folder to the Hugging Face hub. See `explllm.models.storage.upload`.
-            repo_id: Name of the repository on the hub; by default that of the folder.
+            repo_id: Name of the repository on the hub; by default, the folder's name.
             private: Whether a new repository is private.
             token: Access token for the hub.
-            state_dict: Weights to save instead of the model's own, such as those of a checkpoint.
+            state_dict: Weights to save instead of the model's own, such as weights from a checkpoint.
         """
         storage.save(self, save_directory, include_base=include_base, merge=merge, weights=state_dict)
         if push_to_hub:
@@ -232,7 +232,7 @@ class ExpLLM(ExpLLMNetwork):
         private: bool | None = None,
         token: str | None = None,
     ) -> str:
-        """Upload the model to the Hugging Face hub. The arguments are those of `save_pretrained`.
+        """Upload the model to the Hugging Face hub. For the arguments, see `save_pretrained`.
 
         Returns:
             The URL of the commit.
@@ -263,11 +263,12 @@ class ExpLLM(ExpLLMNetwork):
             pretrained_model_name_or_path: A folder, or the name of a repository on the Hugging Face hub; by default the
                 model that comes with the package.
             revision: The revision on the hub.
-            dtype: Type of the frozen base weights, ``auto`` for that of their files; by default as saved.
+            dtype: Data type of the frozen base weights, or ``auto`` for the data type of their files; by default, as
+                saved.
             torch_dtype: The former name of `dtype`.
             device: Device of the weights; by default the CPU.
             device_map: Placement of the language model by accelerate, such as ``auto``.
-            attn_implementation: Attention of transformers: ``eager``, ``sdpa``, ``flash_attention_2``.
+            attn_implementation: Attention implementation of transformers: ``eager``, ``sdpa`` or ``flash_attention_2``.
             load_in_4bit: Quantize the language model's base weights to 4-bit (requires bitsandbytes); by default as
                 saved.
             token: Access token for the hub.
@@ -296,7 +297,7 @@ class FEALLM(ExpLLM):
     """An ExpLLM whose image tokens come from all blocks of the encoder and from crops of the face.
 
     Only the path from an image to the language model differs; see `explllm.models.feallm`. Conversations, training,
-    recognition and explanation are ExpLLM's. `NetworkSettings(architecture="feallm")` builds one.
+    recognition and explanation are the same as in ExpLLM. `NetworkSettings(architecture="feallm")` builds one.
     """
 
     def new_projector(self) -> FEALLMProjector:

@@ -1,4 +1,4 @@
-"""Faster linear layers for inference: LoRA is merged, and oneDNN multiplies where it is faster than MKL."""
+"""Faster linear layers for inference: LoRA is merged, and oneDNN replaces MKL where it is faster."""
 
 import functools
 import platform
@@ -21,13 +21,13 @@ _LARGE = 150_000
 
 @contextmanager
 def fast_linear(model: nn.Module, merge: bool = True) -> Iterator[None]:
-    """Compute with faster linear layers inside the context, without gradients; the model's own weights do not change.
+    """Use faster linear layers, which have no gradients, inside the context; the model's own weights do not change.
 
     Only layers that compute in float32 are replaced: in bfloat16, rounding would lose most of a merged update.
 
     Args:
         model: A model, with or without LoRA.
-        merge: Merge LoRA: this copies each adapted weight, which pays off over the many passes of a text.
+        merge: Merge LoRA. This copies each adapted weight, which pays off over the many passes that generate a text.
     """
     replaced: list[nn.Module] = []
     try:
@@ -44,8 +44,8 @@ def fast_linear(model: nn.Module, merge: bool = True) -> Iterator[None]:
                 continue
             weight = base.weight if lora is None else merged_weight(lora)
             multiply = _onednn_linear if onednn else linear
-            # One assignment replaces the computation: another thread uses either the old or the new one, which are
-            # equivalent.
+            # The replacement is a single assignment, so another thread uses either the old or the new computation; the
+            # two are equivalent.
             layer.forward = partial(multiply, weight=weight, bias=base.bias)
             replaced.append(layer)
         yield
@@ -62,8 +62,8 @@ def _is_float32(layer: nn.Module) -> TypeGuard[nn.Linear]:
 def prefers_onednn() -> bool:
     """Return whether oneDNN multiplies float32 matrices faster than MKL, PyTorch's default, on this processor.
 
-    MKL is slow on AMD processors. On an EPYC with AVX-512, oneDNN took 0.5 to 0.9 of its time for the shapes of a small
-    language model.
+    MKL is slow on AMD processors. On an EPYC with AVX-512, oneDNN took 0.5 to 0.9 times as long as MKL for the shapes
+    of a small language model.
     """
     cpus = Path("/proc/cpuinfo")
     name = cpus.read_text()[:1000] if cpus.is_file() else platform.processor()
@@ -89,6 +89,6 @@ def multiply(states: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | No
 
 def _onednn_linear(states: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
     """Compute a linear layer with an operator of PyTorch's compiler, which has no gradient."""
-    if torch.is_autocast_enabled("cpu"):  # since the layer was replaced
+    if torch.is_autocast_enabled("cpu"):  # enabled after the layer was replaced
         return linear(states, weight, bias)
     return cast(torch.Tensor, torch.ops.mkldnn._linear_pointwise(states, weight, bias, "none", [], ""))

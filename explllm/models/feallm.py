@@ -1,6 +1,6 @@
 """FEALLM's path from an image to the language model: local clues of the face, and a projector that reads all blocks.
 
-FEALLM's authors released a figure and an abstract, but no code or sizes. The wiring follows the figure:
+FEALLM's authors released a figure and an abstract, but no code or sizes. The architecture follows the figure:
 
     16 crops ─ conv block each ─ self-attention (F_attn) ─┬─ linear ──────────▶ F'_local, 16 tokens
                                                           └─ flatten, linear ─▶ F_local, 1 token ──▶ language model
@@ -11,9 +11,9 @@ FEALLM's authors released a figure and an abstract, but no code or sizes. The wi
         self-attention                               residual
         MLP ─────────────────────────────────────────────────▶ N image tokens ──▶ language model
 
-Our choices, because the figure does not give them: the boxes of the crops, all widths, the layers of a conv block, the
-layer norms before attention, the residual connection of the aggregator's self-attention, the region and block
-embeddings, and the concatenation of F_s along the tokens.
+The figure does not specify the following, which are our choices: the boxes of the crops, all widths, the layers of a
+conv block, the layer norms before attention, the residual connection of the aggregator's self-attention, the region and
+block embeddings, and the concatenation of F_s along the tokens.
 
 Shape legend: B images, N tokens of the encoder, C its width, L its blocks, R regions, D width of local clues, H width
 of the language model.
@@ -52,24 +52,24 @@ FACE_REGIONS: Mapping[str, Region] = MappingProxyType(
         "lower face": (0.00, 0.45, 1.00, 1.00),
     }
 )
-"""16 overlapping boxes (left, top, right, bottom) as shares of an upright face crop's width and height."""
+"""16 overlapping boxes (left, top, right, bottom) as fractions of an upright face crop's width and height."""
 
 
 @dataclass
 class FEALLMSettings:
-    """Sizes of FEALLM's own modules. The authors released none: the boxes and all numbers are our choice."""
+    """Sizes of FEALLM's own modules. The authors released no sizes: the boxes and all numbers are our choices."""
 
     regions: list[list[float]] = field(default_factory=lambda: [list(box) for box in FACE_REGIONS.values()])
-    """Crops of the local clue aggregator: left, top, right and bottom as shares of the image's width and height; by
+    """Crops of the local clue aggregator: left, top, right and bottom as fractions of the image's width and height; by
     default `FACE_REGIONS`."""
     crop_size: int = 56
     """Width and height that each crop is resized to, in pixels."""
     local_width: int = 256
     """Width D of a local clue."""
     local_heads: int = 4
-    """Heads of the self-attention over the local clues; they must divide `local_width`."""
+    """Number of self-attention heads over the local clues; `local_width` must be a multiple of 4 times this number."""
     heads: int = 8
-    """Heads of each attention of the projector; they must divide the width of the encoder's features."""
+    """Number of heads in each attention of the projector; it must divide the width of the encoder's features."""
 
     def __post_init__(self) -> None:
         """Check the boxes and sizes."""
@@ -104,8 +104,9 @@ class Attention(nn.Module):
         self.heads = heads
         self.query, self.key, self.value = (nn.Linear(width, width) for _ in range(3))
         self.output = nn.Linear(width, width)
-        # Equal at the start: a token then attends most to tokens that resemble it. With independent weights all tokens
-        # would start as nearly the same mean of the context, since the first attention has no residual connection.
+        # Start with equal query and key weights, so that a token attends most to tokens that resemble it. With
+        # independent weights, all tokens would start as nearly the same mean of the context, because the first
+        # attention has no residual connection.
         self.key.load_state_dict(self.query.state_dict())
 
     def forward(self, queries: torch.Tensor, context: torch.Tensor) -> torch.Tensor:
@@ -117,12 +118,12 @@ class Attention(nn.Module):
 
 
 class LocalClueAggregator(nn.Module):
-    """Encodes crops of the face, one vector each, and lets them attend to each other.
+    """Encodes each crop of the face as one vector, and applies self-attention across the crops.
 
     Args:
         settings: Regions and sizes.
-        token_width: Width of F'_local, that of the encoder's features.
-        language_width: Width of F_local, that of the language model's embeddings.
+        token_width: Width of F'_local: the width of the encoder's features.
+        language_width: Width of F_local: the width of the language model's embeddings.
     """
 
     def __init__(self, settings: FEALLMSettings, token_width: int, language_width: int) -> None:
@@ -169,9 +170,9 @@ class MultiPerspectiveProjector(nn.Module):
 
     Args:
         width: C, the width of the encoder's last block.
-        block_widths: The widths of the earlier blocks F_1 .. F_{L-1}; those other than `width` get a linear layer.
+        block_widths: The widths of the earlier blocks F_1 .. F_{L-1}; a linear layer maps each other width to `width`.
         language_width: H, the width of the language model's embeddings.
-        heads: Attention heads; they must divide `width`.
+        heads: Number of attention heads; it must divide `width`.
     """
 
     def __init__(self, width: int, block_widths: Sequence[int], language_width: int, heads: int = 8) -> None:
@@ -215,13 +216,13 @@ class MultiPerspectiveProjector(nn.Module):
 class FEALLMProjector(nn.Module):
     """The local clue aggregator and the multi-perspective projector, in float32.
 
-    It has the interface of `explllm.models.vision.Projector`, ExpLLM's path from an image to the language model.
+    It has the same interface as `explllm.models.vision.Projector`, which ExpLLM uses instead.
     """
 
     reads_earlier_blocks = True
     """Whether `forward` needs the features of the encoder's earlier blocks."""
     extra_tokens = 1
-    """Number of tokens in addition to one per image token of the encoder: F_local."""
+    """Number of tokens in addition to the encoder's image tokens: F_local."""
 
     def __init__(self, width_in: int, earlier_widths: Sequence[int], width_out: int, settings: FEALLMSettings) -> None:
         """Create both modules.

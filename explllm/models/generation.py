@@ -1,4 +1,4 @@
-"""Inference: the likelihood of all labels together, and chains of thought by greedy decoding.
+"""Inference: likelihoods of all labels in one pass, and chains of thought by greedy decoding.
 
 Shape legend:
     B batch, K labels, U action units, H and W image height and width
@@ -41,7 +41,7 @@ class Recognition:
 
     @classmethod
     def of(cls, labels: Sequence[Expression], probabilities: Sequence[float]) -> "Recognition":
-        """Pair classes with their probabilities. In a tie, the first class wins."""
+        """Create a recognition from classes and their probabilities. In a tie, the first class wins."""
         pairs = dict(zip(labels, probabilities, strict=True))
         return cls(max(pairs, key=pairs.__getitem__), pairs)
 
@@ -75,8 +75,8 @@ class Recognitions(list[Recognition]):
 def label_log_likelihoods(model: "ExpLLM", pixel_values: torch.Tensor) -> torch.Tensor:
     """Score every label as the answer to the recognition prompt.
 
-    Image, prompt and all labels, end tokens included, form one packed sequence per face (see `PackedLabels`), and no
-    keys and values are kept. On an out-of-memory error, the batch is halved, now and in later calls.
+    The image, the prompt and all labels with their end tokens form one packed sequence per face (see `PackedLabels`);
+    keys and values are not kept. After an out-of-memory error, this and later calls use half the batch size.
 
     Args:
         model: The model, with labels.
@@ -108,7 +108,7 @@ def _calibrate(model: "ExpLLM", probabilities: torch.Tensor) -> torch.Tensor:
 
 
 def _checked(model: "ExpLLM", probabilities: torch.Tensor) -> torch.Tensor:
-    """Return probabilities; raise an error if one is NaN, which would otherwise be an answer like any other."""
+    """Return the probabilities; raise an error if one is NaN, which would otherwise go unnoticed."""
     if not model.allow_nan and not probabilities.isfinite().all():
         raise CheckpointError(
             "the model's probabilities are NaN",
@@ -120,7 +120,7 @@ def _checked(model: "ExpLLM", probabilities: torch.Tensor) -> torch.Tensor:
 
 
 def unit_probabilities(model: "ExpLLM", pixel_values: torch.Tensor, units: Sequence[str]) -> torch.Tensor:
-    """Compute how likely the answer "active" is, rather than "not active", for each action unit.
+    """Compute the probability of the answer "active", as opposed to "not active", for each action unit.
 
     Args:
         model: The model.
@@ -142,7 +142,7 @@ def unit_probabilities(model: "ExpLLM", pixel_values: torch.Tensor, units: Seque
 def _score_in_batches(
     model: "ExpLLM", pixel_values: torch.Tensor, score: Callable[[torch.Tensor], torch.Tensor]
 ) -> torch.Tensor:
-    """Score faces (B, 3, H, W) with a function of a batch, in smaller batches if memory is short."""
+    """Score faces (B, 3, H, W) with a function that takes a batch; use smaller batches if memory runs out."""
     size = count = len(pixel_values)
     size = min(size, model.max_batch_sizes.get("recognition", size))
     scores: list[torch.Tensor] = []
@@ -164,7 +164,7 @@ def _score_in_batches(
 def _check_repeatable(model: "ExpLLM", kind: str, size: int, error: torch.OutOfMemoryError) -> None:
     """Raise an error if a computation that ran out of memory cannot be repeated with a smaller batch.
 
-    A model sharded by FSDP2 cannot repeat a pass: the other ranks wait for this one's share of the next weights.
+    A model sharded by FSDP2 cannot repeat a pass: the other ranks wait for this rank's shard of the next weights.
     """
     if isinstance(model, FSDPModule):
         raise ConfigError(
@@ -176,7 +176,7 @@ def _check_repeatable(model: "ExpLLM", kind: str, size: int, error: torch.OutOfM
 
 
 def smaller_batches(model: "ExpLLM", kind: str, size: int) -> int:
-    """Halve a batch size after an out-of-memory error, now and in later calls, and return it.
+    """Halve the batch size of this and later calls after an out-of-memory error, and return it.
 
     Do not call this in the exception handler: the exception keeps the tensors of the failed pass alive.
     """
@@ -188,7 +188,7 @@ def smaller_batches(model: "ExpLLM", kind: str, size: int) -> int:
 
 
 def answer(model: "ExpLLM", pixel_values: torch.Tensor, question: Messages, max_new_tokens: int) -> list[str]:
-    """Generate the answers to one question about each face greedily.
+    """Generate the answers to one question about each face by greedy decoding.
 
     Args:
         model: The model, with labels.
@@ -206,7 +206,7 @@ def answer(model: "ExpLLM", pixel_values: torch.Tensor, question: Messages, max_
 def explain(
     model: "ExpLLM", pixel_values: torch.Tensor, labels: Sequence[Expression], max_new_tokens: int
 ) -> list[str]:
-    """Generate the second round of the CoT conversation greedily, after the given labels.
+    """Generate the second round of the CoT conversation, after the given labels, by greedy decoding.
 
     Args:
         model: The model.
@@ -226,23 +226,23 @@ def recognize_and_explain(
 ) -> list[tuple[Recognition, str]]:
     """Recognize faces, then generate their chains of thought after the recognized labels.
 
-    The recognition prompt begins the conversation of the explanation: image and prompt are prefilled once for both.
+    The explanation's conversation begins with the recognition prompt, so image and prompt are prefilled only once.
 
     Args:
         model: The model, with labels.
-        faces: Pixels (3, H, W) of each face. They are read when there is a free slot in the batch.
+        faces: Pixels (3, H, W) of each face. They are read only when there is a free slot in the batch.
         batch_size: Maximum number of faces in a batch.
         max_new_tokens: Maximum length of a chain of thought, in tokens.
 
     Returns:
-        Recognition and text of each face.
+        The recognition and the text of each face.
     """
     unlabeled = ((face, None) for face in faces)
     return cast(list[tuple[Recognition, str]], _answers(model, unlabeled, model.labels, batch_size, max_new_tokens))
 
 
 def stream(model: "ExpLLM", pixel_values: torch.Tensor, label: Expression, max_new_tokens: int) -> Iterator[str]:
-    """Generate as `explain` does for one image, and yield the text piece by piece.
+    """Generate the text of `explain` for one image, and yield it piece by piece.
 
     Args:
         model: The model.
@@ -254,7 +254,7 @@ def stream(model: "ExpLLM", pixel_values: torch.Tensor, label: Expression, max_n
         Pieces of text.
     """
     decoder = new_decoder(model, [label], 1, max_new_tokens)
-    # Not around a `yield`: the caller may train between two pieces.
+    # Do not enter this context around a `yield`: the caller may train between two pieces.
     with inference(model):
         finished = decoder.add(prefill(model, decoder, [(0, (pixel_values[0], label))]))
     yielded = ""
@@ -273,7 +273,7 @@ def stream(model: "ExpLLM", pixel_values: torch.Tensor, label: Expression, max_n
 
 
 Face = tuple[torch.Tensor, Expression | Messages | None]
-"""Pixels (3, H, W), and the label to explain, or another question, or None to recognize the expression."""
+"""Pixels (3, H, W), and the label to explain, another question, or None to recognize the expression."""
 
 
 def _question(asked: Expression | Messages) -> Messages:
@@ -285,7 +285,7 @@ def _answers(
 ) -> list[tuple[Recognition | None, str]]:
     """Explain faces, or answer another question about them, in batches; a new face replaces a finished one.
 
-    On an out-of-memory error, the batch is halved, now and in later calls.
+    After an out-of-memory error, this and later calls use half the batch size.
 
     Args:
         model: The model.
@@ -295,7 +295,7 @@ def _answers(
         max_new_tokens: Maximum length of a text, in tokens.
 
     Returns:
-        Recognition, if the face had no label, and text of each face.
+        The recognition (None if the face had a label) and the text of each face.
     """
     queue: Iterator[tuple[int, Face]] = enumerate(faces)
     active: dict[int, Face] = {}
@@ -338,9 +338,9 @@ def check_count(name: str, value: object) -> None:
 
 
 def new_decoder(model: "ExpLLM", labels: Sequence[Expression | Messages], rows: int, max_new_tokens: int) -> Decoder:
-    """Return a decoder for conversations about any of the labels or questions, of at most `rows` rows.
+    """Return a decoder with at most `rows` rows, for conversations about any of the labels or questions.
 
-    Texts end at the language model's last position, so that any `max_new_tokens` reserves no more than that.
+    Texts end at the language model's last position, so a larger `max_new_tokens` reserves no more memory.
     """
     check_count("max_new_tokens", max_new_tokens)
     prompt = max(len(model.conversations.encode_prompt(_question(label))) for label in labels)
@@ -357,11 +357,11 @@ def prefill(model: "ExpLLM", decoder: Decoder, faces: Sequence[tuple[int, Face]]
 
     Args:
         model: The model.
-        decoder: Receives keys and values.
-        faces: Number and face of each; all with labels, or none.
+        decoder: Stores the keys and values.
+        faces: Pairs of a number and a face; either all faces have a label, or none has.
 
     Returns:
-        One row per face; its item is the face's number and its recognition, if it had no label.
+        One row per face. Its item is the face's number and recognition (None if the face had a label).
     """
     conversations = model.conversations
     pixel_values = torch.stack([pixels for _, (pixels, _) in faces])

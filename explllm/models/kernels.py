@@ -1,4 +1,4 @@
-"""Options that change how the language model computes, not what: packing, FlashAttention and Liger's kernels."""
+"""Options for faster computation in the language model: packing, FlashAttention and Liger's kernels."""
 
 from transformers import PreTrainedModel
 
@@ -7,11 +7,11 @@ from explllm.models.label_scoring import accepts_positions
 
 
 def set_attention(language: PreTrainedModel, name: str) -> None:
-    """Set the implementation of attention, in place.
+    """Set the attention implementation, in place.
 
     Args:
         language: The language model.
-        name: Its name in transformers, such as ``flash_attention_2``.
+        name: The implementation's name in transformers, such as ``flash_attention_2``.
 
     Raises:
         ConfigError: If it is unknown, or its package is not installed.
@@ -20,7 +20,7 @@ def set_attention(language: PreTrainedModel, name: str) -> None:
         language.set_attn_implementation(name)
     except (ImportError, ValueError) as error:
         raise ConfigError(
-            f"the attention {name} cannot be used: {str(error).splitlines()[0]}",
+            f"the attention implementation {name} cannot be used: {str(error).splitlines()[0]}",
             remedy="Install its package, or leave `model.attention` unset.",
         ) from error
 
@@ -29,7 +29,7 @@ def check_packing(language: PreTrainedModel) -> None:
     """Check that a language model can keep several conversations in one row separate.
 
     Raises:
-        ConfigError: If it cannot: it has recurrent layers, or computes positions itself.
+        ConfigError: If it cannot, because it has recurrent layers or computes positions itself.
     """
     if not accepts_positions(language):
         raise ConfigError(
@@ -40,7 +40,7 @@ def check_packing(language: PreTrainedModel) -> None:
 
 
 def add_liger_kernels(language: PreTrainedModel) -> None:
-    """Replace norms, rotary positions and MLPs by Liger's Triton kernels (Hsu et al. 2024), in place.
+    """Replace norms, rotary positions and MLPs with Liger's Triton kernels (Hsu et al. 2024), in place.
 
     The loss keeps its own implementation, `explllm.models.loss.chunked_loss`.
 
@@ -50,7 +50,7 @@ def add_liger_kernels(language: PreTrainedModel) -> None:
     Raises:
         ConfigError: If the package is not installed.
     """
-    # Deferred import: transformers imports peft with it.
+    # Deferred import: this module also imports peft.
     from transformers.integrations.liger import apply_liger_kernel
 
     try:

@@ -37,7 +37,7 @@ _RELEASED_FILES = (
 )
 
 Progress = Callable[[str, int, int], None]
-"""Receives a file's name, the bytes received so far, and its size."""
+"""A callback that gets a file's name, the number of bytes received so far, and the file's size."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class KnownFile:
     summary: str
     license: str
     file: RemoteFile
-    """What is downloaded."""
+    """The file to download."""
     target: str
     """Name in the cache."""
     member: str | None = None
@@ -58,12 +58,13 @@ class KnownFile:
 
     @property
     def path(self) -> Path:
-        """Its path in the cache, existing or not."""
+        """The file's path in the cache, even if it does not exist."""
         return cache_folder() / self.target
 
 
-# SHA-256 of the published files. The landmarker's was computed from a copy whose hash many public projects pin for this
-# URL; the archives' and their detectors' are those that public projects pin for the insightface release v0.7.
+# SHA-256 of the published files. The hash of the landmarker was computed from a copy, and many public projects pin the
+# same hash for this URL; the hashes of the archive and its detector are pinned by public projects for the insightface
+# release v0.7.
 KNOWN_FILES = {
     known.name: known
     for known in (
@@ -114,20 +115,20 @@ def shipped_model() -> Path:
 
 
 def released_models(name: str = "") -> list[Path]:
-    """Return the folders of converted released weights in the cache whose name contains a name, regardless of case."""
+    """Return the folders of converted released weights in the cache whose names contain `name`, ignoring case."""
     # Unlike Path.glob, this finds nothing in a folder that cannot be read.
     folders = sorted(Path(path).parent for path in glob(f"{escape(str(cache_folder() / 'models'))}/*/config.json"))
     return [folder for folder in folders if name.lower() in folder.name.lower()]
 
 
 def cached(name: str) -> Path | None:
-    """Return the path of a known file that was downloaded, or None; also None if the cache cannot be read."""
+    """Return the path of a downloaded known file, or None if it is missing or the cache cannot be read."""
     path = KNOWN_FILES[name].path
     return path if os.path.isfile(path) else None  # Path.is_file would raise an error
 
 
 def run_models(runs: Path) -> Iterator[Path]:
-    """Yield the folders of trained models, RUN/model, in a folder of runs and its subfolders."""
+    """Yield the folders of trained models (RUN/model) in a folder of runs and its subfolders."""
     for path in sorted(runs.glob("**/model/config.json")):
         try:
             kind = json.loads(path.read_text(encoding="utf-8")).get("model_type")
@@ -138,7 +139,7 @@ def run_models(runs: Path) -> Iterator[Path]:
 
 
 def get_file(name: str, progress: Progress | None = None) -> Path:
-    """Download a known file into the cache, unless it exists, and check it.
+    """Download a known file into the cache and check it, unless it is already there.
 
     Raises:
         DownloadError: If it cannot be downloaded, or its checksum differs.
@@ -180,7 +181,7 @@ def _unpack(known: KnownFile, archive: Path) -> None:
 
 @dataclass(frozen=True)
 class ReleasedCheckpoint:
-    """A folder of the authors' repository that holds a model in the released format."""
+    """A folder in the authors' repository that contains a model in the released format."""
 
     folder: str
     """Path in the repository."""
@@ -203,7 +204,7 @@ class ReleasedCheckpoint:
 
 
 def released_checkpoints(repository: str = RELEASED_REPOSITORY) -> list[ReleasedCheckpoint]:
-    """List the checkpoints of a repository on the Hugging Face hub, with the checksums that the hub states.
+    """List the checkpoints of a repository on the Hugging Face hub, with the hub's checksums.
 
     Raises:
         DownloadError: If the hub cannot be reached, or has no such repository.
@@ -240,7 +241,7 @@ def released_checkpoints(repository: str = RELEASED_REPOSITORY) -> list[Released
 
 
 def choose_checkpoint(checkpoints: list[ReleasedCheckpoint], name: str) -> ReleasedCheckpoint:
-    """Return the only checkpoint, or the only one whose folder contains a name, regardless of case.
+    """Return the only checkpoint, or the only one whose folder contains `name`, ignoring case.
 
     Raises:
         CheckpointError: If no folder or several folders match.

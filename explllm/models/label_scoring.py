@@ -1,7 +1,7 @@
-"""Likelihoods of several answers to one question: all of them after one shared prompt, in one forward pass.
+"""Likelihoods of several answers to one question, scored after a shared prompt in one forward pass.
 
 Shape legend:
-    B batch, K answers, P tokens of image and prompt, S tokens of all answers but their last ones, A tokens of all
+    B batch, K answers, P tokens of image and prompt, S tokens of all answers without their last tokens, A tokens of all
     answers, N image tokens, D width of the language model
 """
 
@@ -22,10 +22,10 @@ if TYPE_CHECKING:
 
 
 class PackedLabels(NamedTuple):
-    """All labels after one shared prompt, in one sequence.
+    """All labels packed into one sequence after a shared prompt.
 
-    Each label sees the prompt and its own tokens. With a prompt of 3 tokens and the labels ``a b </s>`` and ``c </s>``,
-    the mask (rows attend to columns), positions and targets are::
+    Each label attends to the prompt and its own tokens. With a prompt of 3 tokens and the labels ``a b </s>`` and
+    ``c </s>``, the mask (rows attend to columns), positions and targets are::
 
                  p p p a b c     position    predicts
         p        x               0
@@ -45,7 +45,7 @@ class PackedLabels(NamedTuple):
     positions: torch.Tensor
     """(1, P + S)."""
     sources: torch.Tensor
-    """(A,) for each token of each label, the position that predicts it: 0 is the end of the prompt, s + 1 input s."""
+    """(A,) position that predicts each label token: 0 for the end of the prompt, s + 1 for input s."""
     targets: torch.Tensor
     """(A,) token ids to predict."""
     owners: torch.Tensor
@@ -61,7 +61,7 @@ def pack_labels(model: "ExpLLM") -> PackedLabels:
 
 
 def pack_unit_states(model: "ExpLLM", units: Sequence[str]) -> PackedLabels:
-    """Pack the two answers about each action unit after the part that all questions share, which includes the image.
+    """Pack the two answers about each action unit after the prefix that all questions share, including the image.
 
     Args:
         model: The model.
@@ -117,7 +117,7 @@ def pack(
 
 
 def supports_packing(model: "ExpLLM") -> bool:
-    """Return whether the language model computes packed sequences exactly, by a mask of its attention."""
+    """Return whether the language model computes packed sequences exactly, using an attention mask."""
     return accepts_masks(model.language) and accepts_positions(model.language)
 
 
@@ -127,7 +127,7 @@ def accepts_masks(language: PreTrainedModel) -> bool:
 
 
 def accepts_positions(language: PreTrainedModel) -> bool:
-    """Return whether tokens of a language model see others by attention alone, at positions that a caller may set."""
+    """Return whether a language model mixes tokens only by attention, at positions that the caller can set."""
     layers = getattr(language.config, "layer_types", None) or ()
     return _has_positions(type(language)) and set(layers) <= {"full_attention", "sliding_attention"}
 
@@ -138,7 +138,7 @@ def _has_positions(language: type[PreTrainedModel]) -> bool:
 
 
 def score_labels(model: "ExpLLM", image_embeds: torch.Tensor, decoder: Decoder | None = None) -> torch.Tensor:
-    """Return log-likelihoods (B, K); a decoder that can continue them receives the keys and values of the prompt."""
+    """Return log-likelihoods (B, K); a decoder that supports packing stores the prompt's keys and values."""
     return score_packed(model, image_embeds, pack_labels(model), len(model.labels), decoder)
 
 
@@ -150,7 +150,7 @@ def score_packed(
     if not supports_packing(model):
         return _score_one_by_one(model, image_embeds, packed, count)
     ids = torch.cat([packed.prompt, packed.inputs])
-    # Without labels of several tokens, the mask is causal: attention then uses its faster kernel.
+    # If every label has one token, the mask is causal, and attention uses its faster kernel.
     mask = packed.mask if extra else None
     decoder = decoder if decoder is not None and decoder.packs else None
     logits_of_faces = prompt_logits(model, ids, image_embeds, decoder, mask, packed.positions, keep=extra + 1)
@@ -169,7 +169,7 @@ def _score_one_by_one(model: "ExpLLM", image_embeds: torch.Tensor, packed: Packe
     for number in range(count):
         scored = packed.owners == number
         sources, targets = packed.sources[scored], packed.targets[scored]
-        # The inputs of this sequence: those that the source of its last scored id attends to.
+        # The inputs of this sequence are those that the source of its last scored id attends to.
         last = int(sources[-1])
         own = packed.mask[0, 0, size + last - 1, size:].nonzero().flatten() if last else sources.new_empty(0)
         ids = torch.cat([packed.prompt, packed.inputs[own]]).expand(len(image_embeds), -1)

@@ -1,4 +1,4 @@
-"""The last layer of a language model at the positions whose output is needed."""
+"""Compute the last layer of a language model only at the positions whose output is needed."""
 
 import threading
 from collections.abc import Iterator
@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 
 @contextmanager
 def last_mlp_at_end(language: PreTrainedModel, count: int) -> Iterator[None]:
-    """Compute the MLP of the last layer only at the last positions inside the context; no other output is read.
+    """Inside the context, compute the last layer's MLP only at the last positions; other outputs must not be used.
 
     The attention of the last layer needs the keys and values of all positions; its MLP does not. The MLP is about 2/3
     of a layer's work, so in a model of L layers this saves up to 2/(3 L) of a prefill. Other threads are not affected.

@@ -1,4 +1,4 @@
-"""LoRA (Hu et al. 2021) and its variants DoRA and rsLoRA in a part of the model, with peft."""
+"""LoRA (Hu et al. 2021) and its variants DoRA and rsLoRA for a part of the model, using peft."""
 
 import re
 from collections.abc import Container
@@ -48,7 +48,7 @@ class LoraSettings:
 
 
 class FastDropout(nn.Dropout):
-    """Dropout that draws four decisions from each random number on a CPU, where PyTorch's own took 5% of a step."""
+    """Dropout that draws four decisions from each random number on a CPU, where PyTorch's took 5% of a step."""
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
         """Zero elements with probability `p`, rounded to 1/65536, and scale up the others."""
@@ -63,7 +63,7 @@ class FastDropout(nn.Dropout):
 def add_lora(part: nn.Module, settings: LoraSettings) -> None:
     """Add LoRA to the matching layers of a part, in place, and freeze its other weights.
 
-    The LoRA weights are float32, also on a bfloat16 base: Adam's small updates would be lost in bfloat16's rounding.
+    The LoRA weights are float32 even on a bfloat16 base, because bfloat16 would round away Adam's small updates.
 
     Args:
         part: A Hugging Face model.
@@ -98,12 +98,12 @@ def add_lora(part: nn.Module, settings: LoraSettings) -> None:
 
 
 def is_lora(name: str) -> bool:
-    """Return whether a weight's name is that of a LoRA factor or a DoRA magnitude."""
+    """Return whether a weight's name denotes a LoRA factor or a DoRA magnitude."""
     return "lora_" in name
 
 
 def is_lora_layer(layer: nn.Module) -> "TypeGuard[LoraLayer]":
-    """Return whether a layer has LoRA, without importing peft: models without LoRA then open faster."""
+    """Return whether a layer has LoRA, without importing peft, so that models without LoRA load faster."""
     return hasattr(layer, "lora_A")
 
 
@@ -139,12 +139,12 @@ def merged_weight(layer: "LoraLayer") -> torch.Tensor:
 
 @torch.no_grad()
 def reset_magnitudes(part: nn.Module, prefix: str, loaded: Container[str]) -> None:
-    """Set DoRA's magnitudes to those of the current base weights, as in a new adapter.
+    """Set DoRA's magnitudes to the norms of the current base weights, as in a new adapter.
 
     Args:
         part: A Hugging Face model, with or without LoRA.
         prefix: The part's name in `loaded`.
-        loaded: Names of weights that were loaded and remain unchanged.
+        loaded: Names of loaded weights, which are not changed.
     """
     for name, layer in part.named_modules():
         adapted: Any = layer

@@ -21,7 +21,7 @@ from explllm.models.fast_linear import multiply
 
 _CHUNK = {"cpu": 2**22}
 _CHUNK_ON_GPU = 2**25
-"""Logits computed at a time: on a CPU few enough for its cache, on a GPU enough to keep it busy."""
+"""Number of logits computed at a time: few enough for a CPU's cache, enough to keep a GPU busy."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class LossSettings:
     label_smoothing: float = 0.0
     """Share of each target's probability that is spread over the vocabulary, in [0, 1)."""
     average_answers: bool = False
-    """Average within each answer first: the label of a CoT conversation then counts as much as its chain of thought."""
+    """Average within each answer first, so the label of a CoT conversation counts as much as its chain of thought."""
 
 
 @dataclass
@@ -81,7 +81,8 @@ def answer_numbers(rows: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:
 def label_positions(labels: torch.Tensor) -> torch.Tensor:
     """Find the first token of each conversation's label among the supervised tokens of a batch.
 
-    The label is the shortest answer of a conversation: the only one of FER, and one of two of CoT, in either order.
+    The label is the shortest answer of a conversation: the only answer in FER, and one of two answers in CoT, in either
+    order.
 
     Args:
         labels: (B, T) tokens to predict, -100 at positions without loss.
@@ -108,8 +109,8 @@ def token_weights(rows: torch.Tensor, conversations: int, answers: torch.Tensor 
 
     Args:
         rows: (S,) index of each token's conversation.
-        conversations: Number of conversations B; one without supervised tokens contributes 0.
-        answers: (S,) number of each token's answer, from `answer_numbers`, to average within each answer first.
+        conversations: Number of conversations B; those without supervised tokens contribute 0.
+        answers: (S,) number of each token's answer, from `answer_numbers`; if given, average within each answer first.
 
     Returns:
         (S,) float32. Their sum is the share of conversations with supervised tokens.
@@ -147,7 +148,7 @@ def chunked_loss(
     label_smoothing: float,
     labels: torch.Tensor,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Compute `conversation_loss` of an output layer without holding the logits of all tokens.
+    """Compute `conversation_loss` for an output layer without storing the logits of all tokens.
 
     The logits of a chunk of tokens immediately become the chunk's gradient, as in Liger's kernel (Hsu et al. 2024).
     With Vicuna-7B, the logits and gradients of 16 chains of thought would take 1.2 GB.
@@ -158,18 +159,18 @@ def chunked_loss(
         targets: (S,) target tokens.
         weights: (S,) from `token_weights`.
         label_smoothing: See `LossSettings`.
-        labels: (B,) positions in the S tokens whose logits are returned, from `label_positions`.
+        labels: (B,) indices of the tokens whose logits are returned, from `label_positions`.
 
     Returns:
         The loss, a float32 scalar, and the logits (B, V) at `labels`, without gradient.
     """
     if not isinstance(head, nn.Linear) or type(head).forward is not nn.Linear.forward or "forward" in head.__dict__:
-        logits = head(states)  # with LoRA, for example: only its own method computes the logits
+        logits = head(states)  # a layer with LoRA, for example: only its own method computes the logits
         at_labels = logits.detach()[labels] if len(logits) else logits.new_zeros(len(labels), logits.shape[-1])
         return conversation_loss(logits, targets, weights, label_smoothing), at_labels
     if not isinstance(head, FSDPModule):
         return _loss_and_logits(head, targets, weights, label_smoothing, labels, states)
-    # As the layer's own method: FSDP2 gathers its weight before and releases it after.
+    # Run this as the layer's own method, so that FSDP2 gathers its weight before and releases it after.
     layer: Any = head
     layer.forward = partial(_loss_and_logits, head, targets, weights, label_smoothing, labels)
     try:
@@ -184,15 +185,15 @@ def chunk_bytes(tokens: int, vocabulary: int, dtype: torch.dtype, device: str = 
 
     Args:
         tokens: Supervised tokens S.
-        vocabulary: Tokens V in the vocabulary.
-        dtype: Type of the output layer.
+        vocabulary: Vocabulary size V.
+        dtype: Data type of the output layer.
         device: Its device.
 
     Returns:
         Bytes.
     """
     rows = min(tokens, _rows_of_a_chunk(vocabulary, device))
-    # Float32 probabilities, besides logits or gradients in another type.
+    # Float32 probabilities, plus logits or gradients if their data type differs.
     return rows * vocabulary * (4 + (0 if dtype == torch.float32 else dtype.itemsize))
 
 
@@ -230,12 +231,12 @@ class _ChunkedLoss(torch.autograd.Function):
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the loss of states (S, D), output weights (V, D) and targets (S,), and the logits at labels (B,).
 
-        There is one weight per token, (S,).
+        `weights` (S,) contains one weight per token.
         """
         device = states.device.type
         autocast = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
         dtype = torch.get_autocast_dtype(device) if autocast else weight.dtype
-        matrix = weight.to(dtype)  # once: autocast would convert it for every chunk
+        matrix = weight.to(dtype)  # convert once: autocast would do so for every chunk
         needs_states, needs_weight, needs_bias = ctx.needs_input_grad[:3]
         states_grad = torch.empty_like(states, dtype=torch.float32) if needs_states else None
         weight_grad = torch.zeros_like(weight, dtype=torch.float32) if needs_weight else None
@@ -270,7 +271,7 @@ class _ChunkedLoss(torch.autograd.Function):
                 gradient = gradient.to(dtype)
                 if states_grad is not None:
                     torch.mul(multiply(gradient, matrix.t()), share, out=states_grad[rows])
-                if weight_grad is not None:  # relative to the largest weight: small ones would be 0 in float16
+                if weight_grad is not None:  # relative to the largest weight: small weights would be 0 in float16
                     weight_grad += gradient.t() @ (share / weights.max() * inputs).to(dtype)
         if weight_grad is not None and len(weights):
             weight_grad *= weights.max()

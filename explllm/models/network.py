@@ -51,7 +51,7 @@ if TYPE_CHECKING:
 PartName = Literal["vision", "projector", "action_unit_tokens", "language", "action_unit_head", "expression_head"]
 
 _HEAD_WIDTH = 128
-"""Features of each unit in the action unit head."""
+"""Width of each unit's features in the action unit head."""
 
 # Models with these settings scale or cap their logits in their own forward method.
 _SPECIAL_HEADS = ("final_logit_softcapping", "logit_scale", "logits_scaling")
@@ -80,7 +80,7 @@ class ExpLLMNetwork(MultiPartModel, PreTrainedModel):
             tokenizer: A tokenizer with a chat template and the image placeholder.
             vision: A pretrained encoder; random weights by default.
             language: A pretrained language model; random weights by default.
-            keep_file_dtype: Leave trainable base weights in the type of their files, instead of float32. See
+            keep_file_dtype: Keep trainable base weights in the data type of their files instead of float32. See
                 `explllm.models.build.build`.
 
         Raises:
@@ -97,7 +97,7 @@ class ExpLLMNetwork(MultiPartModel, PreTrainedModel):
         self.speculate = True
         """Whether explanations are decoded speculatively: the same text in fewer forward passes."""
         self.allow_nan = False
-        """Whether NaN probabilities are returned rather than an error: a training run continues with a NaN metric."""
+        """Whether NaN probabilities are returned instead of an error: training then continues with a NaN metric."""
         self.vision = vision or AutoModel.from_config(config.vision_config, dtype=torch.float32)
         self.projector = self.new_projector()
         self.language = language or AutoModelForCausalLM.from_config(config.text_config, dtype=torch.float32)
@@ -135,7 +135,7 @@ class ExpLLMNetwork(MultiPartModel, PreTrainedModel):
         return tuple(Expression(label) for label in self.config.labels or ())
 
     def parts(self, config: ExpLLMConfig | None = None) -> dict[PartName, Part]:
-        """Return each part by name, with how the model's configuration, or another one, trains it."""
+        """Return each part by name, and how `config` (by default the model's configuration) trains it."""
         config = config or cast(ExpLLMConfig, self.config)
         parts: dict[PartName, Part] = {
             "vision": Part(self.vision, config.vision_train, config.vision_base),
@@ -153,8 +153,8 @@ class ExpLLMNetwork(MultiPartModel, PreTrainedModel):
         """Add heads for auxiliary losses in training. Checkpoints contain their weights; the model's folder does not.
 
         Args:
-            action_units: Estimate action units from the image tokens, unless `action_unit_tokens` do it already.
-            labels: Number of labels to classify by the image tokens; 0 for no such head.
+            action_units: Estimate action units from the image tokens, unless `action_unit_tokens` already do so.
+            labels: Number of labels to predict from the image tokens; 0 for no such head.
         """
         width = self.config.text_config.hidden_size
         if action_units and self.action_unit_tokens is None:
@@ -163,7 +163,7 @@ class ExpLLMNetwork(MultiPartModel, PreTrainedModel):
             self.expression_head = ExpressionHead(width, labels)
 
     def freeze_encoder(self) -> None:
-        """Stop training the encoder and the heads on its features; projector and language model continue."""
+        """Stop training the encoder and the heads on its features, but not the projector and the language model."""
         self.encoder_frozen = True
         self.train(self.training)
 
@@ -177,7 +177,7 @@ class ExpLLMNetwork(MultiPartModel, PreTrainedModel):
     def gradient_checkpointing_enable(
         self, gradient_checkpointing_kwargs: dict[str, Any] | None = None, **_: Any
     ) -> None:
-        """Recompute activations inside encoder and language model layers: less memory, about a third more time."""
+        """Recompute the layers' activations in the backward pass: less memory, but about a third more time."""
         options = gradient_checkpointing_kwargs or {"use_reentrant": False}
         for part in (self.vision, self.language):
             if part.supports_gradient_checkpointing:
@@ -216,7 +216,7 @@ class ExpLLMNetwork(MultiPartModel, PreTrainedModel):
     def encode_image_and_units(
         self, pixel_values: torch.Tensor, measured_units: torch.Tensor | None = None
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Encode images as `encode_image` does; return the estimated action units (B, 24) too, if the model has any.
+        """Encode images like `encode_image`, and estimate the action units (B, 24) if the model has a head for them.
 
         `measured_units` (B, 24) replace the estimates in the `action_unit_tokens`, except where they are NaN.
         """
@@ -224,7 +224,7 @@ class ExpLLMNetwork(MultiPartModel, PreTrainedModel):
         blocks, mirrored = self._encode_blocks(pixel_values)
         sides = blocks[-1:]
         if mirrored is not None:
-            # Pooled after the mean: mirroring the pooled tokens of an odd grid would shift them.
+            # Pool after averaging, because mirroring the pooled tokens of an odd grid would shift them.
             sides = [pool_grid(side[-1], self.config.token_pooling) for side in (blocks, mirrored)]
             blocks = [(block + mirror_grid(other)) / 2 for block, other in zip(blocks, mirrored, strict=True)]
             blocks[-1] = pool_grid(blocks[-1], self.config.token_pooling)
@@ -232,15 +232,15 @@ class ExpLLMNetwork(MultiPartModel, PreTrainedModel):
         tokens = self.projector(features, earlier, pixel_values.to(features))
         if self.action_unit_tokens is None:
             return tokens, None if self.action_unit_head is None else self.action_unit_head(tokens)
-        # Units estimated from each side and then averaged are better than those of averaged features.
+        # Averaging the units estimated from each side is better than estimating units from averaged features.
         units, unit_tokens = self.action_unit_tokens(*sides, measured=measured_units)
         return torch.cat([tokens, unit_tokens.to(tokens.dtype)], dim=1), units
 
     def _encode_blocks(self, pixel_values: torch.Tensor) -> tuple[list[torch.Tensor], list[torch.Tensor] | None]:
-        """Encode images, and with `average_flipped` in inference their mirror images too; both are then not pooled.
+        """Encode images and, with `average_flipped` in inference, their mirror images; then neither is pooled.
 
         Returns:
-            For both, the features of the encoder's earlier blocks, if the projector reads them, and those of the last.
+            For both, the features of the encoder's earlier blocks (if the projector reads them) and of the last block.
         """
         weights = next(self.vision.parameters())
         pixel_values = pixel_values.to(weights.dtype)
@@ -259,25 +259,26 @@ class ExpLLMNetwork(MultiPartModel, PreTrainedModel):
 
     @property
     def _features(self) -> tuple[int, Pooling]:
-        """The encoder's layer whose features are used, and their pooling."""
+        """The encoder layer whose features are used, and their pooling."""
         return self.config.vision_feature_layer, self.config.token_pooling
 
     def embed(self, input_ids: torch.Tensor, image_embeds: torch.Tensor) -> torch.Tensor:
-        """Embed tokens and replace the placeholders by the image embeddings, in order.
+        """Embed tokens and replace the placeholders with the image embeddings, in order.
 
         Args:
             input_ids: (B, T).
             image_embeds: (B, N, D).
 
         Returns:
-            (B, T, D), in the type of the language model's embeddings.
+            (B, T, D), in the data type of the language model's embeddings.
 
         Raises:
             InputError: If a row does not have N placeholders.
         """
         placeholders = input_ids == self.config.image_token_id
         images, expected = image_embeds.shape[:2]
-        # Per row: with an equal total, a row with too many placeholders would receive parts of the next row's image.
+        # Count per row: if only the total were right, a row with too many placeholders would get parts of the next
+        # row's image.
         counts = placeholders.sum(1).tolist()
         if counts != [expected] * images:
             row = next((row for row, count in enumerate(counts) if count != expected), len(counts))
@@ -286,7 +287,8 @@ class ExpLLMNetwork(MultiPartModel, PreTrainedModel):
                 f"{found} of input_ids for {images} images of {expected} tokens",
                 remedy=f"Insert {expected} placeholders (id {self.config.image_token_id}) per row, one image each.",
             )
-        # The placeholder's id may lie outside the vocabulary (32000 of 32000 in the released weights).
+        # The placeholder's id may lie outside the vocabulary (id 32000 with a vocabulary of 32,000 in the released
+        # weights).
         embeds = self.get_input_embeddings()(input_ids.masked_fill(placeholders, 0))
         return embeds.masked_scatter(placeholders.unsqueeze(-1), image_embeds.to(embeds.dtype))
 
@@ -305,23 +307,24 @@ class ExpLLMNetwork(MultiPartModel, PreTrainedModel):
 
         Args:
             pixel_values: (B, 3, H, W), one image per run of placeholders, in order.
-            input_ids: (B, T), with one placeholder per image token. Without them, only the heads on the image run.
+            input_ids: (B, T), with one placeholder per image token. Without them, only the heads on the image tokens
+                run.
             attention_mask: (B, T), 1 for tokens and 0 for padding; all 1 by default.
             labels: (B, T), tokens to predict, -100 at positions without loss.
             logits_at_labels_only: Compute logits only at supervised positions, which saves most of the output layer's
                 work. Requires `labels`.
             measured_units: (B, 24) intensities in [0, 1] for the `action_unit_tokens` instead of the model's estimates;
                 NaN keeps the estimate.
-            training_loss: How to weight tokens. Only the logits of the labels are kept, and the loss is computed in
-                chunks: it takes the least time and memory, except for models that cap or scale their logits. Requires
+            training_loss: How to weight tokens. The loss is computed in chunks, and only the logits of the labels are
+                kept, which takes the least time and memory, except for models that cap or scale their logits. Requires
                 `labels`.
-            packed: Process the conversations as one row without padding, each of them separately. Faster if much of a
-                batch is padding and the attention is FlashAttention, which needs no mask for it.
+            packed: Process the conversations as one row without padding, but without attention between them. This is
+                faster if much of a batch is padding and the attention is FlashAttention, which needs no mask for this.
 
         Returns:
-            ``loss`` (with `labels`): cross entropy, averaged within each conversation, then over conversations, as the
-            released code trains with one conversation per step. ``logits``: (B, T, V), (S, V) in row order, or, with
-            `training_loss`, (B, V) of the first token of each conversation's label, without gradient.
+            ``loss`` (with `labels`): cross entropy, averaged within each conversation, then over conversations, as in
+            the released code, which trains with one conversation per step. ``logits``: (B, T, V), (S, V) in row order,
+            or, with `training_loss`, (B, V) of the first token of each conversation's label, without gradient.
             ``action_units``: (B, 24) and ``expression_logits``: (B, K), if the model has heads for them.
 
         Raises:
@@ -365,7 +368,7 @@ class ExpLLMNetwork(MultiPartModel, PreTrainedModel):
         return ExpLLMOutput(loss=conversation_loss(supervised, targets, weights), logits=logits, action_units=units)
 
     def _packed(self, embeds: torch.Tensor, tokens: torch.Tensor) -> dict[str, Any]:
-        """Return the inputs of the language model for conversations in one row.
+        """Return the language model's inputs for conversations packed into one row.
 
         Args:
             embeds: (B, T, D).

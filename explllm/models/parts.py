@@ -27,13 +27,13 @@ class Part(NamedTuple):
 
 
 class MultiPartModel(nn.Module):
-    """A model of named parts, each of which is frozen, trained by LoRA or trained in full."""
+    """A model of named parts, each of which is frozen, trained with LoRA or trained in full."""
 
     entry_points: ClassVar[tuple[str, ...]] = ()
     """Methods besides `forward` that compute with the model's weights; see `explllm.training.strategies.shard`."""
 
     def parts(self) -> Mapping[Any, Part]:
-        """Return the parts by name. Names are those of the attributes that hold the modules."""
+        """Return the parts by name. Each name is the attribute that holds the module."""
         raise TypeError(f"{type(self).__name__} must define parts()")
 
     def unused_weights(self, part: str) -> frozenset[str]:
@@ -73,7 +73,7 @@ class MultiPartModel(nn.Module):
         """Return the weights that cannot be reloaded from a named base: LoRA, trained parts, parts without a base.
 
         Args:
-            parts: Parts whose base or training differs from `parts()`, for a folder that is saved differently.
+            parts: Parts to use instead of `parts()`, for a folder saved with a different base or training.
 
         Returns:
             Weights and buffers by name; of tied weights, only the first.
@@ -89,7 +89,7 @@ class MultiPartModel(nn.Module):
         return weights
 
     def parts_with_own_base(self, names: Iterable[str]) -> set[str]:
-        """Return the parts, frozen or trained by LoRA, whose base weights are among the saved weights.
+        """Return the parts, frozen or trained with LoRA, whose base weights are among the saved weights.
 
         An earlier stage trained these base weights, so they differ from those of the named model.
 
@@ -100,11 +100,11 @@ class MultiPartModel(nn.Module):
         return {name for name, part in self.parts().items() if part.base and part.train != "full" and name in saved}
 
     def check_state_dict(self, weights: Mapping[str, torch.Tensor], where: str) -> None:
-        """Check that weights hold everything in `weights_to_save`, and nothing that the model lacks.
+        """Check that weights contain everything in `weights_to_save`, and nothing that the model lacks.
 
         Args:
             weights: Weights and buffers by name.
-            where: Their file, for the error message.
+            where: The file of the weights, for the error message.
 
         Raises:
             CheckpointError: If a name is missing, unexpected, or has another shape. The message names the first.
@@ -131,9 +131,9 @@ class MultiPartModel(nn.Module):
 
 @contextmanager
 def inference(model: nn.Module) -> Iterator[None]:
-    """Compute in evaluation mode and without gradients inside the context.
+    """Switch to evaluation mode and disable gradients inside the context.
 
-    The mode of each module is restored, not that of the model alone: a part may be in another mode than the model.
+    Each module's mode is restored separately, because a part may be in a different mode than the model.
     """
     training = [module for module in model.modules() if module.training]
     for module in training:
@@ -150,8 +150,8 @@ def checkpoint_in_evaluation_mode(part: nn.Module) -> None:
     """Make gradient checkpointing effective in the layers of a frozen part, in place.
 
     transformers checkpoints only layers in training mode. A frozen part is in evaluation mode, but gradients flow
-    through it to the parts before it, and its layers would keep all their activations. Here, such a layer is in
-    training mode until its checkpoint calls it; the computation itself runs in evaluation mode, without dropout.
+    through it to the parts before it, and its layers would keep all their activations. This function puts such a layer
+    in training mode until its checkpoint calls it; the computation itself runs in evaluation mode, without dropout.
 
     Args:
         part: A Hugging Face model, in evaluation mode, whose gradient checkpointing is enabled.

@@ -24,7 +24,7 @@ os.environ.setdefault("DISABLE_SAFETENSORS_CONVERSION", "1")
 
 
 def base_config(name: str, revision: str | None, **options: Any) -> Any:
-    """Read the configuration of a base model, by its Hugging Face name or folder. `options` are `HUB_OPTIONS`.
+    """Read the configuration of a base model, given its Hugging Face name or folder. `options` are `HUB_OPTIONS`.
 
     Raises:
         CheckpointError: If it cannot be read.
@@ -36,7 +36,7 @@ def base_config(name: str, revision: str | None, **options: Any) -> Any:
 
 
 def base_revision(name: str, revision: str | None, **options: Any) -> str | None:
-    """Return the commit of a base model whose configuration was read, which identifies its weights; None for a folder.
+    """Return the commit that identifies a base model's weights, after its configuration was read; None for a folder.
 
     `revision` is the revision on the hub, such as a branch, and `options` are `HUB_OPTIONS`.
     """
@@ -49,11 +49,11 @@ def base_revision(name: str, revision: str | None, **options: Any) -> str | None
 def image_preset(name: str, revision: str | None, **options: Any) -> ImagePreset:
     """Return the preprocessing of a pretrained encoder, from its ``preprocessor_config.json``.
 
-    An encoder that resizes to a larger image and crops its center gets the whole image instead: a cropped face fills
+    Encoders that resize to a larger image and crop its center get the whole image instead, because a cropped face fills
     its image.
 
     Raises:
-        ConfigError: If the encoder has no such file, or it describes another kind of preprocessing.
+        ConfigError: If the encoder has no such file, or the file describes another kind of preprocessing.
     """
     remedy = "Set image_preset, such as dinov2, clip or siglip, and image_size."
     try:
@@ -86,7 +86,7 @@ def load_vision(name: str, revision: str | None, dtype: torch.dtype | None, **op
     Args:
         name: Hugging Face name or folder.
         revision: The revision on the hub.
-        dtype: Type of the weights; by default that of their files.
+        dtype: Data type of the weights; by default, the data type of their files.
         **options: `HUB_OPTIONS` and ``attn_implementation``.
 
     Raises:
@@ -109,9 +109,9 @@ def load_language(
     Args:
         name: Hugging Face name or folder.
         revision: The revision on the hub.
-        dtype: Type of the weights; by default that of their files.
+        dtype: Data type of the weights; by default, the data type of their files.
         load_in_4bit: Quantize the linear layers to 4-bit (bitsandbytes: NF4 with double quantization, computation in
-            bfloat16). A 7B model then trains by LoRA on one GPU of 24 GB.
+            bfloat16). A 7B model can then be trained with LoRA on one 24 GB GPU.
         **options: `HUB_OPTIONS`, ``attn_implementation`` and ``device_map``.
 
     Raises:
@@ -139,8 +139,8 @@ def _load(
 ) -> tuple[PreTrainedModel, set[str]]:
     """Return a model and the names of the weights that its files lack."""
     try:
-        # transformers loads safetensors if the repository has them, otherwise .bin files; `weights_only` loads no
-        # pickled objects from those. The type "auto" is that of the files.
+        # transformers loads safetensors if the repository has them, otherwise .bin files; `weights_only` prevents
+        # loading pickled objects from those. The type "auto" is the data type of the files.
         model, info = auto.from_pretrained(
             name, revision=revision, dtype=dtype or "auto", weights_only=True, output_loading_info=True, **options
         )

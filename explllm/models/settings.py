@@ -30,7 +30,7 @@ class NetworkSettings:
     vision_revision: str | None = None
     """Revision of the encoder on the hub."""
     vision_train: Train | None = None
-    """How the encoder is trained; by default the preset's way, and ``frozen`` for a pretrained ``feallm`` encoder."""
+    """How the encoder is trained; by default as in the preset, but ``frozen`` for a pretrained ``feallm`` encoder."""
     vision_drop_path: float = 0.0
     """Stochastic depth in the encoder: share of samples whose residual each block drops in training. It has no effect
     with one conversation per micro-batch."""
@@ -51,19 +51,19 @@ class NetworkSettings:
     feallm: FEALLMSettings | None = None
     """Sizes of FEALLM's modules, if `architecture` is ``feallm``; by default the preset's."""
     action_unit_tokens: bool = False
-    """Give the language model a token for each action unit after the image tokens. The units are estimated by a head on
-    the encoder, which needs ``model.action_unit_weight``. Explanations then follow the face more closely; the paper has
-    no such tokens."""
+    """Give the language model a token for each action unit after the image tokens. A head on the encoder estimates the
+    units; training it requires ``model.action_unit_weight``. Explanations are then more faithful to the face. The paper
+    has no such tokens."""
     average_flipped: bool = False
-    """Average the encoder's features, mirrored back, and the estimates of `action_unit_tokens` over each image and its
-    mirror image, except in training. The encoder takes twice as long."""
+    """Except in training, average the encoder's features (mirrored back) and the estimates of `action_unit_tokens` over
+    each image and its mirror image. The encoder then takes twice as long."""
     vision_feature_layer: int = -1
-    """Hidden state of the encoder that gives the features: -1 for the last, after the final norm; -2 as in LLaVA."""
+    """Index of the encoder's hidden state used as features: -1 for the last, after the final norm; LLaVA uses -2."""
     token_pooling: Pooling = "none"
     """Pooling of the image tokens: ``none``, or ``2x2`` for the mean of each square of four."""
     image_preset: str | None = None
-    """Preprocessing: one of `explllm.faces.pixels.IMAGE_PRESETS`, or ``native`` for that of the pretrained encoder,
-    which is the default for an encoder that is not the preset's."""
+    """Preprocessing: one of `explllm.faces.pixels.IMAGE_PRESETS`, or ``native`` for the pretrained encoder's own
+    preprocessing, the default for an encoder that is not the preset's."""
     image_size: int | None = None
     """Width and height of preprocessed images, in pixels; by default the image preset's."""
     chat_format: str | None = None
@@ -73,11 +73,11 @@ class NetworkSettings:
     """Maximum vocabulary size of the tokenizer that is trained for a language model with random weights."""
     labels: str | list[str] | None = None
     """Expressions to distinguish: the name of a label set (``rafdb``, ``affectnet8``, ...) or words in index order; by
-    default those of the training data."""
+    default, the expressions in the training data."""
     base_dtype: Literal["float32", "bfloat16", "float16"] | None = None
-    """Type of frozen base weights. Trainable weights are always float32."""
+    """Data type of the frozen base weights. Trainable weights are always float32."""
     load_in_4bit: bool = False
-    """Quantize the frozen weights of a pretrained language model to 4-bit (bitsandbytes), for a GPU of 24 GB."""
+    """Quantize the frozen weights of a pretrained language model to 4-bit (bitsandbytes), for a 24 GB GPU."""
 
     def __post_init__(self) -> None:
         """Check the projector's settings."""
@@ -99,14 +99,14 @@ class NetworkSettings:
             preset = replace(preset, image_size=None)
         if isinstance(self.language, str) and self.language != preset.language:
             values = {"chat_format": NATIVE, **values}
-        # FEALLM's figure freezes the encoder. An encoder with random weights has to be trained.
+        # The encoder is frozen in FEALLM's figure, but an encoder with random weights has to be trained.
         if self.architecture == "feallm" and isinstance(values.get("vision", preset.vision), str):
             values = {"vision_train": "frozen", **values}
         return replace(preset, **values)
 
     @classmethod
     def from_fields(cls, fields: Mapping[str, Any]) -> "NetworkSettings":
-        """Create settings from nested dictionaries, as checkpoints and parsed configurations hold them."""
+        """Create settings from nested dictionaries, as stored in checkpoints and parsed configurations."""
         nested = {"vision_lora": LoraSettings, "language_lora": LoraSettings, "feallm": FEALLMSettings}
         values = {name: value for name, value in fields.items() if name != "class_path"}
         for name, kind in nested.items():
@@ -143,8 +143,8 @@ PRESETS: Mapping[str, NetworkSettings] = MappingProxyType(
                 "num_attention_heads": 4,
                 "num_key_value_heads": 4,
                 "max_position_embeddings": 1024,
-                # 1 / sqrt(hidden size). The default of transformers, 0.02, suits wide models. In a narrow one the
-                # activations become so small that it learns much more slowly.
+                # 1 / sqrt(hidden size). The default of transformers, 0.02, suits wide models. In a narrow model, it
+                # makes the activations so small that the model learns much more slowly.
                 "initializer_range": 0.09,
             },
             language_train="full",

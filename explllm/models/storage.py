@@ -1,6 +1,6 @@
 """A model's folder: configuration, weights as safetensors, tokenizer with its chat template.
 
-Base weights of a named model are not copied unless requested: the configuration holds their name and revision.
+Base weights of a named model are not copied unless requested; the configuration contains their name and revision.
 """
 
 from collections.abc import Container, Mapping
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 WEIGHTS = "model.safetensors"
 DRAFTS = "drafts.safetensors"
-"""N-grams of the training texts; a folder without them works too."""
+"""N-grams of the training texts; optional."""
 TRAINING_ONLY = ("action_unit_head.", "expression_head.")
 """Prefixes of weights that only training uses: checkpoints contain them, model folders do not."""
 
@@ -47,13 +47,12 @@ def save(
     Args:
         model: The model.
         folder: The folder to write.
-        include_base: Copy frozen base weights too, into the subfolders ``vision`` and ``language``, which transformers
-            can open on their own. The folder then needs no other files.
+        include_base: Also copy the frozen base weights, into the subfolders ``vision`` and ``language``, which
+            transformers can open on their own. The folder is then self-contained.
         merge: Copy every part, with LoRA merged. Merged layers are saved in float32; loading them in another type
             rounds them.
         replace: Replace an existing model folder.
-        weights: The weights to save instead of the model's own: those of a checkpoint, or gathered from several
-            devices.
+        weights: The weights to save instead of the model's own: from a checkpoint, or gathered from several devices.
 
     Raises:
         CheckpointError: If the path exists and may not be replaced, or the base weights to copy are in 4-bit.
@@ -106,14 +105,14 @@ def load(
     """Load a model from its folder.
 
     Args:
-        model_class: The requested class. A subclass is instantiated if the folder holds a model of that class.
+        model_class: The requested class. A subclass is instantiated if the folder contains a model of that subclass.
         name: A folder, or the name of a repository on the Hugging Face hub.
         revision: The revision on the hub.
-        dtype: Type of the frozen base weights, ``auto`` for that of their files; by default as saved.
+        dtype: Data type of the frozen base weights, or ``auto`` for the data type of their files; by default, as saved.
         device: Device of the weights; by default the CPU.
-        device_map: Placement of the language model by accelerate, such as ``auto``. The other parts go to the device
-            of its embeddings.
-        attn_implementation: Attention of transformers: ``eager``, ``sdpa``, ``flash_attention_2``.
+        device_map: Placement of the language model by accelerate, such as ``auto``. The other parts are placed on the
+            device of its embeddings.
+        attn_implementation: Attention implementation of transformers: ``eager``, ``sdpa`` or ``flash_attention_2``.
         load_in_4bit: Quantize the language model's base weights to 4-bit; by default as saved. See `load_language`.
         **hub: Download options, as for `explllm.models.pretrained`.
 
@@ -122,7 +121,7 @@ def load(
 
     Raises:
         MissingPathError: If there is no such folder.
-        CheckpointError: If the folder holds another kind of model, or its weights do not fit.
+        CheckpointError: If the folder contains another kind of model, or its weights do not fit.
         ConfigError: If an option is invalid.
     """
     if device is not None and device_map is not None:
@@ -144,7 +143,7 @@ def load(
     config.text_base = _resolve_base(config.text_base, folder)
     base_dtype = dtype_by_name(config.base_dtype)
     tokenizer = _read_tokenizer(folder, config)
-    # A part that trained in full replaces its base: the folder holds all of its weights.
+    # The folder contains all weights of a part that was trained in full, so its base is not loaded.
     vision = language = None
     if attn_implementation is not None:
         hub["attn_implementation"] = attn_implementation
@@ -170,14 +169,14 @@ def load(
     except InputError:
         raise
     except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
-        # The parts' own checks are incomplete: such values fail only where a part is built.
+        # transformers does not validate every field, so some invalid values fail only when a part is built.
         raise unusable_config(folder, error) from error
     model.name_or_path = str(folder)
     weights = remap_keys(read_weights(folder / WEIGHTS), model.state_dict())
     model.check_state_dict(weights, str(folder / WEIGHTS))
     for key, parameter in model.named_parameters():
         if key in weights and not parameter.requires_grad and not key.startswith("projector."):
-            # Frozen weights without a named base keep the type in which they were used.
+            # Frozen weights without a named base keep their saved data type, unless `dtype` is set.
             parameter.data = parameter.data.to((dtype and base_dtype) or weights[key].dtype)
     model.load_state_dict(weights, strict=False)
     if (folder / DRAFTS).is_file():
@@ -198,7 +197,7 @@ def load(
 
 
 def dtype_by_name(name: str | None) -> torch.dtype | None:
-    """Return PyTorch's floating-point type of a name such as ``bfloat16``; None for None.
+    """Return PyTorch's floating-point type for a name such as ``bfloat16``; None for None.
 
     Raises:
         ConfigError: If there is no such type.
@@ -212,20 +211,20 @@ def dtype_by_name(name: str | None) -> torch.dtype | None:
 
 
 def without_training_only(weights: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Return weights without those that only training uses."""
+    """Return the weights without those that only training uses."""
     return {name: value for name, value in weights.items() if not name.startswith(TRAINING_ONLY)}
 
 
 def initialize(model: "ExpLLM", folder: Path, keep_file_dtype: bool = False) -> None:
     """Initialize a new model with the weights in another model's folder, such as the first stage's projector.
 
-    A part whose base weights the folder holds, because they trained, no longer has a named base: the new model's
-    folder and checkpoints will hold them too.
+    If the folder contains a part's base weights, because they were trained, the part no longer has a named base, and
+    the new model's folder and checkpoints will contain its base weights, too.
 
     Args:
-        model: The new model. Weights that the folder does not hold remain unchanged.
+        model: The new model. Weights that the folder does not contain remain unchanged.
         folder: The folder.
-        keep_file_dtype: Leave weights of pretrained parts in the type of the file, from which they are then mapped.
+        keep_file_dtype: Keep weights of pretrained parts in the data type of the file, so that they are mapped from it.
 
     Raises:
         MissingPathError: If there is no such folder.
@@ -259,7 +258,7 @@ def initialize(model: "ExpLLM", folder: Path, keep_file_dtype: bool = False) -> 
 
 
 def forget_bases(model: "ExpLLM", parts: Container[str]) -> None:
-    """Record that the base weights of some parts are not those of a named base: the model's folder must hold them.
+    """Record that some parts no longer have a named base, so the model's folder must contain their base weights.
 
     Args:
         model: The model.
@@ -284,7 +283,7 @@ def upload(folder: str | PathLike[str], repo_id: str, private: bool | None = Non
         The URL of the commit.
 
     Raises:
-        CheckpointError: If the base weights are in another folder of this machine, or the upload fails.
+        CheckpointError: If the base weights are in another folder on this machine, or the upload fails.
     """
     config = read_config(Path(folder))
     local = [base for base in (config.vision_base, config.text_base) if base and Path(base).is_absolute()]
@@ -319,7 +318,7 @@ def check_target(target: Path, replace: bool) -> None:
     occupied = target.exists() and (not target.is_dir() or any(target.iterdir()))
     if occupied and not (replace and (target / "config.json").is_file()):
         raise CheckpointError(
-            f"the path {'exists already' if not replace else 'holds something other than a model'}",
+            f"the path {'already exists' if not replace else 'holds something other than a model'}",
             where=target,
             remedy="Name another folder, or empty it.",
         )
@@ -400,6 +399,6 @@ def _single_device(device_map: Any) -> torch.device:
         return torch.accelerator.current_accelerator() or torch.device("cpu")
     if len(devices) > 1:
         raise ConfigError(
-            "a device_map of several devices requires a pretrained language model", remedy="Set `device` instead."
+            "a device_map with several devices requires a pretrained language model", remedy="Set `device` instead."
         )
     return torch.device(devices.pop())

@@ -31,15 +31,15 @@ class VisionShape(NamedTuple):
     tokens: int
     """Number of image tokens N."""
     width: int
-    """Features C of each token."""
+    """Number of features C per token."""
     unused: frozenset[str]
     """Names of parameters that do not affect the features (pooling heads, mask tokens). They are never trained."""
     earlier_widths: tuple[int, ...]
-    """Features of each token of the blocks before the selected one; empty unless requested."""
+    """Number of features per token in each block before the selected one; empty unless requested."""
 
 
 def vision_tower_config(config: PreTrainedConfig) -> PreTrainedConfig:
-    """Return the vision configuration of a two-tower model such as CLIP or SigLIP, and any other unchanged."""
+    """Return the vision configuration of a two-tower model such as CLIP or SigLIP; return others unchanged."""
     part = getattr(config, "vision_config", None)
     return config if part is None else part
 
@@ -50,7 +50,8 @@ def image_features(
     """Encode images as token features, without class and register tokens.
 
     Args:
-        encoder: A Hugging Face vision model. Position embeddings are interpolated if its size differs from the image's.
+        encoder: A Hugging Face vision model. Position embeddings are interpolated if the image size differs from its
+            own.
         pixel_values: (B, 3, H, W).
         layer: -1 for the last hidden state, which for DINOv2 follows the final layer norm (paper, Section III-C-1: 256
             patch tokens at 224 pixels); otherwise an index of the hidden states, such as -2 (LLaVA).
@@ -76,11 +77,11 @@ def block_features(
         pixel_values: (B, 3, H, W).
         layer: As for `image_features`.
         pooling: As for `image_features`; it applies to the selected block only.
-        with_earlier: Return the blocks before the selected one too. Feature maps of convolutional encoders that are
-            larger than the selected block's are averaged to its height and width.
+        with_earlier: Also return the blocks before the selected one. Larger feature maps of convolutional encoders are
+            averaged to the selected block's height and width.
 
     Returns:
-        Features (B, N_l, C_l) in the order of the blocks; the last one is that of `image_features`.
+        Features (B, N_l, C_l) in the order of the blocks; the last entry is the result of `image_features`.
     """
     options: dict[str, bool] = {}
     size = getattr(encoder.config, "image_size", None)
@@ -132,7 +133,7 @@ def _square_grid(features: torch.Tensor) -> torch.Tensor:
     side = math.isqrt(features.shape[1])
     if side**2 != features.shape[1]:
         raise ConfigError(
-            f"average_flipped with {features.shape[1]} image tokens, which are not a square grid",
+            f"average_flipped requires a square grid of image tokens, got {features.shape[1]} tokens",
             remedy="Set average_flipped to false, or choose another encoder.",
         )
     return features.unflatten(1, (side, side))
@@ -180,7 +181,7 @@ def vision_shape(
 
 def _size_error(config: PreTrainedConfig, image_size: int, error: Exception) -> ConfigError:
     return ConfigError(
-        f"the encoder {config.model_type} takes no images of {image_size} pixels: {str(error).splitlines()[0]}",
+        f"the encoder {config.model_type} does not accept images of {image_size} pixels: {str(error).splitlines()[0]}",
         remedy="Set another image size, or another encoder.",
     )
 
@@ -188,7 +189,7 @@ def _size_error(config: PreTrainedConfig, image_size: int, error: Exception) -> 
 class Projector(nn.Sequential):
     """Linear layers with GELU between them (paper, Section III-C-1: two layers), in float32.
 
-    It is ExpLLM's path from an image to the language model; FEALLM uses `explllm.models.feallm.FEALLMProjector`.
+    ExpLLM uses it to map image features to the language model; FEALLM uses `explllm.models.feallm.FEALLMProjector`.
     """
 
     reads_earlier_blocks = False
@@ -235,7 +236,7 @@ class UnitHead(nn.Module):
         Args:
             tokens: Image tokens N.
             width_in: Width C of the encoder's features.
-            width: Features D of each unit.
+            width: Width D of each unit's features.
             units: Number of action units U.
         """
         super().__init__()
@@ -275,17 +276,17 @@ class ExpressionHead(nn.Module):
 class ActionUnitTokens(nn.Module):
     """Estimates the action units of a face and presents each of them to the language model as a token.
 
-    A token is the embedding of its unit plus that of its intensity, which is interpolated between `LEVELS` embeddings.
-    A language model finds a unit by its position and reads the intensity; in image tokens it would have to learn both.
-    The estimates are trained by the auxiliary loss alone, so they remain intensities. Our addition: the paper has only
-    image tokens.
+    Each token is the sum of a unit embedding and an intensity embedding, which is interpolated between `LEVELS`
+    embeddings. The language model finds a unit by its position and reads its intensity; with image tokens alone, it
+    would have to learn both. Only the auxiliary loss trains the estimates, so they remain intensities. These tokens are
+    our addition: the paper has only image tokens.
     """
 
     mirror: torch.Tensor
     count = len(FEAFA)
     """Number of tokens."""
     LEVELS = 11
-    """Embeddings of the intensities 0, 0.1, ..., 1."""
+    """Number of intensity embeddings, for the intensities 0, 0.1, ..., 1."""
 
     def __init__(self, tokens: int, width_in: int, width: int, width_out: int) -> None:
         """Create the head and the embeddings.
@@ -293,7 +294,7 @@ class ActionUnitTokens(nn.Module):
         Args:
             tokens: Image tokens N of the encoder.
             width_in: Width C of the encoder's features.
-            width: Features of each unit in the head.
+            width: Width of each unit's features in the head.
             width_out: Width D of the language model's embeddings.
         """
         super().__init__()
@@ -305,11 +306,11 @@ class ActionUnitTokens(nn.Module):
     def forward(
         self, features: torch.Tensor, mirrored: torch.Tensor | None = None, measured: torch.Tensor | None = None
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Estimate action units and make their tokens.
+        """Estimate action units and create their tokens.
 
         Args:
             features: (B, N, C).
-            mirrored: Features of the mirror images, to average over both.
+            mirrored: Features of the mirror images; if given, the estimates are averaged over both.
             measured: (B, U) intensities that the tokens show instead of the estimates; NaN keeps the estimate.
 
         Returns:
@@ -330,7 +331,7 @@ class ActionUnitTokens(nn.Module):
 class BatchDropPath(nn.Module):
     """Stochastic depth as in DINOv2's training: drops the residual of some samples and scales up the others.
 
-    DINOv2 keeps at least one sample, and so does this module. It has no effect with one sample per micro-batch, as in
+    Like DINOv2, it keeps at least one sample, so it has no effect with one sample per micro-batch. That is the case in
     the authors' scripts, which set a rate of 0.4.
     """
 

@@ -19,13 +19,13 @@ def activation_bytes(model: ExpLLM, frozen_dtype: torch.dtype, text_tokens: int,
     """Count the bytes that one conversation's forward pass keeps for the backward pass.
 
     The real forward pass runs on the meta device, and the tensors that autograd saves are counted once each. Attention
-    counts as fused: it saves its inputs, its output and one number per row.
+    is counted as fused: it saves its inputs, its output and one number per row.
 
     Args:
         model: The model, on the meta device.
-        frozen_dtype: Type of frozen weights.
+        frozen_dtype: Data type of frozen weights.
         text_tokens: Text tokens of the conversation, all of them supervised.
-        checkpointing: Whether blocks keep their inputs only; one block at a time is then recomputed.
+        checkpointing: Whether blocks keep only their inputs; they are then recomputed one at a time.
 
     Returns:
         Bytes, without the logits; see `chunk_bytes`.
@@ -45,7 +45,7 @@ def activation_bytes(model: ExpLLM, frozen_dtype: torch.dtype, text_tokens: int,
     def pack(tensor: torch.Tensor) -> torch.Tensor:
         storage = tensor.untyped_storage()
         if storage._cdata not in weights and storage._cdata not in saved:
-            # Keep the storage: otherwise its address could be reused.
+            # Keep the storage, because otherwise its address could be reused.
             saved[storage._cdata] = (storage.nbytes(), current[0], storage)
         return tensor
 
@@ -99,11 +99,11 @@ class EvaluationBytes(NamedTuple):
 
 
 def evaluation_bytes(model: ExpLLM, prompt_tokens: int, answer_tokens: int) -> EvaluationBytes:
-    """Count the memory of recognition and explanation, for one face.
+    """Count the memory that the recognition and the explanation of one face take.
 
     Args:
         model: The model, on the meta device. `activation_bytes` has converted its weights and its attention.
-        prompt_tokens: Text tokens of the prompt, with those of all labels.
+        prompt_tokens: Text tokens of the prompt and of all labels.
         answer_tokens: Tokens of a chain of thought.
 
     Returns:

@@ -22,7 +22,7 @@ micro-batch."""
 
 
 class ActionUnitTask(FaceTask):
-    """Trains an `ActionUnitRegressor` on intensities; tests it on intensities, or by F1 on FACS labels."""
+    """Trains an `ActionUnitRegressor` on intensities; tests it on intensities or, with F1, on FACS labels."""
 
     def __init__(
         self,
@@ -94,7 +94,7 @@ class ActionUnitTask(FaceTask):
     on_test_epoch_start = on_validation_epoch_start
 
     def validation_step(self, batch: Batch, batch_idx: int) -> dict[str, torch.Tensor]:
-        """Estimate faces and update the metrics; return intensities (B, 24) and rows (B,) of the valid ones."""
+        """Estimate intensities and update the metrics; return the intensities (B, 24) and rows (B,) of valid faces."""
         outputs, valid = self._estimate(batch)
         estimates = outputs["action_units"]
         self.agreement.update(estimates, batch["action_units"][valid])
@@ -107,7 +107,7 @@ class ActionUnitTask(FaceTask):
     test_step = validation_step
 
     def predict_step(self, batch: Batch, batch_idx: int) -> dict[str, torch.Tensor]:
-        """Estimate faces; return intensities (B, 24) and rows (B,) of the valid ones."""
+        """Estimate intensities; return the intensities (B, 24) and rows (B,) of valid faces."""
         return self._estimate(batch)[0]
 
     def on_validation_epoch_end(self) -> None:
@@ -117,7 +117,7 @@ class ActionUnitTask(FaceTask):
         metrics = self.compute_metrics()
         for name in ("pearson", "ccc", "icc", "mae"):
             if metrics.get(name) is not None:
-                # On every rank, where callbacks such as EarlyStopping read it; the ranks have computed the same value.
+                # Log on every rank, where callbacks such as EarlyStopping read the value; it is the same on all ranks.
                 self.log(f"val/{name}", metrics[name], prog_bar=name == "pearson")
         if self.trainer.is_global_zero and metrics.get("pearson") is not None:
             # There is no loss before the first optimizer step.
@@ -134,8 +134,8 @@ class ActionUnitTask(FaceTask):
         """Compute the metrics of the last validation or test over all ranks; every rank must call it.
 
         Returns:
-            The result of `explllm.metrics.au_regression.agreement_summary`, if a face has intensities; under ``facs``
-            that of `explllm.metrics.facs.facs_summary`, if the data has FACS labels.
+            The result of `explllm.metrics.au_regression.agreement_summary`, if a face has intensities; under ``facs``,
+            the result of `explllm.metrics.facs.facs_summary`, if the data has FACS labels.
         """
         metrics: dict[str, Any] = self.agreement.compute()
         metrics = metrics if metrics["faces"] else {}
@@ -163,8 +163,8 @@ class ActionUnitTask(FaceTask):
     def _estimate(self, batch: Batch) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
         self._count_unreadable(batch)
         valid = self._valid_rows(batch)
-        # Without autocast whatever the training precision, as in the ONNX file (but TF32 on a GPU). Invalid faces too:
-        # under FSDP2 every rank must take part in every forward pass.
+        # Compute without autocast regardless of the training precision, as in the ONNX file (on a GPU, TF32 may apply).
+        # Include invalid faces: under FSDP2, every rank must take part in every forward pass.
         with torch.autocast(self.device.type, enabled=False):
             estimates = self.regressor(batch["pixel_values"])[valid]
         return {"action_units": estimates, "rows": batch["rows"][valid]}, valid

@@ -1,4 +1,4 @@
-"""Batch operations of a training step: dividing a batch, choosing action units, blending its faces.
+"""Batch operations of a training step: split a batch, choose action units, and blend faces.
 
 Shape legend:
     B batch, T tokens, H and W image height and width
@@ -11,13 +11,13 @@ from explllm.models.loss import answer_numbers, answer_positions
 
 
 def parts_of_similar_length(batch: Batch) -> tuple[torch.Tensor, list[Batch]]:
-    """Divide a batch into conversations of up to half the maximum length and the others, to reduce padding.
+    """Split a batch into conversations of up to half the maximum length and longer ones, to reduce padding.
 
     Args:
         batch: A batch of conversations, padded on the right.
 
     Returns:
-        The rows (B,) in the order of the parts, and the parts, each without columns that hold only padding.
+        The rows (B,) in the order of the parts, and the parts, each without columns that contain only padding.
     """
     lengths = batch["attention_mask"].sum(1)
     short = 2 * lengths <= lengths.max()
@@ -33,8 +33,8 @@ def parts_of_similar_length(batch: Batch) -> tuple[torch.Tensor, list[Batch]]:
 def measured_units(batch: Batch, share: float) -> torch.Tensor:
     """Return the measured action units of a random share of the conversations about action units.
 
-    These are the conversations with several answers. The others keep the model's estimates, because after training the
-    model has only these.
+    Conversations about action units are those with several answers. Conversations that are not chosen keep the model's
+    estimates, because the model has only estimates after training.
 
     Args:
         batch: A batch of conversations.
@@ -53,15 +53,15 @@ def measured_units(batch: Batch, share: float) -> torch.Tensor:
 
 
 def mixed_up(batch: Batch, alpha: float) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None, float]:
-    """Blend each face of a batch with another one (mixup, Zhang et al. 2018).
+    """Blend each face of a batch with another face (mixup, Zhang et al. 2018).
 
     Args:
         batch: A batch of faces.
         alpha: The share of the first face is drawn from Beta(alpha, alpha), once for the batch; 0 for no blending.
 
     Returns:
-        Images (B, 3, H, W); action units (B, 24), NaN if either face's was not measured; the other face of each pair
-        (B,), None without blending; and the share of the first.
+        Images (B, 3, H, W); action units (B, 24), NaN unless they were measured in both faces; the second face of each
+        pair (B,), None without blending; and the share of the first face.
     """
     pixels, units = batch["pixel_values"], batch["action_units"]
     if not alpha:

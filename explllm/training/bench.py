@@ -1,4 +1,4 @@
-"""The models and tables of FEABench, and their answers."""
+"""Collect answers for FEABench from models and answer tables."""
 
 import json
 import os
@@ -35,9 +35,9 @@ class Contestant:
     folder: Path | None = None
     """The model's folder; None for a table of answers."""
     answers: pd.DataFrame | None = None
-    """The answers about the test faces, such as those of ``explllm baseline``; None for a model."""
+    """The answers about the test faces, such as from ``explllm baseline``; None for a model."""
     is_baseline: bool = False
-    """Whether the answers are those of ``explllm baseline``."""
+    """Whether the answers come from ``explllm baseline``."""
 
     @classmethod
     def open(cls, path: str, test: Manifest) -> "Contestant":
@@ -51,7 +51,7 @@ class Contestant:
         Raises:
             InputError: If the path is not a model or a table, or cannot answer about the test faces.
         """
-        folder = Path(os.path.abspath(path))  # a link may lead to a model without its run folder
+        folder = Path(os.path.abspath(path))  # a link may point to a model without its run folder
         if folder.is_file():
             table = read_table(folder)
             answers = aligned_answers(table, test)
@@ -82,8 +82,8 @@ class Contestant:
             allow_leaks: Return the leaks instead of rejecting the model.
 
         Returns:
-            The result of `ComparedFaces.check`. Answers of ``explllm baseline`` count as zero-shot; other tables of
-            answers do not say who trained on what.
+            The result of `ComparedFaces.check`. Answers of ``explllm baseline`` count as zero-shot; other answer tables
+            do not record the model's training data.
 
         Raises:
             ConfigError: If a test image or a person in the test faces is among the training faces.
@@ -131,7 +131,7 @@ def check_images(*tables: Manifest | None) -> None:
     """Check that all images exist.
 
     Raises:
-        MissingPathError: If one does not; the message names the first one.
+        MissingPathError: If an image is missing; the message names the first.
     """
     for faces in filter(None, tables):
         for row in range(len(faces)):
@@ -142,7 +142,7 @@ def check_images(*tables: Manifest | None) -> None:
 
 
 def write_answers(answers: pd.DataFrame, faces: Manifest, path: Path) -> None:
-    """Write answers about faces as a table that the benchmark accepts instead of the model."""
+    """Write answers about faces to a table that the benchmark accepts in place of the model."""
     names = [name for name in ("image", "box") if name in faces.frame]
     Manifest(faces.frame[names].join(answers), faces.root).write(path)
 
@@ -150,7 +150,8 @@ def write_answers(answers: pd.DataFrame, faces: Manifest, path: Path) -> None:
 def validation_faces(manifest: Manifest, split: str, faces: ComparedFaces) -> tuple[Manifest | None, int]:
     """Return the rows of the ``val`` split to choose thresholds on, and the number of rows left out.
 
-    Rows that share an image or a person with the test faces are left out, as is the split that is tested itself.
+    Rows that share an image or a person with the test faces are left out. If ``val`` is the tested split, there are no
+    rows to choose thresholds on.
     """
     if split == "val" or not (manifest.frame["split"] == "val").any():
         return None, 0
@@ -223,7 +224,7 @@ def aligned_answers(answers: Manifest, faces: Manifest) -> pd.DataFrame:
         raise ConfigError(
             "the table has no answer about a test face",
             where=answers.path,
-            remedy="Make it from the same manifest, such as by `explllm baseline MANIFEST --split test`.",
+            remedy="Create it from the same manifest, for example with `explllm baseline MANIFEST --split test`.",
         )
     table = pd.DataFrame([known.get(key, {}) for key in wanted], columns=names)
     if "p_active" in table:
@@ -233,7 +234,7 @@ def aligned_answers(answers: Manifest, faces: Manifest) -> pd.DataFrame:
 
 
 def _parsed(cell: Any) -> Any:
-    """Return the value of a cell with JSON; other cells unchanged, which the metrics count as unreadable."""
+    """Parse a JSON cell; return any other cell unchanged, which the metrics count as unreadable."""
     try:
         return json.loads(cell) if isinstance(cell, str) else cell
     except ValueError:

@@ -1,4 +1,4 @@
-"""Checkpoints: atomic files; the last one, from which a run resumes; and the best one, which becomes the model."""
+"""Atomic checkpoint files: the last checkpoint, from which a run resumes, and the best, which becomes the model."""
 
 import os
 import signal
@@ -47,7 +47,7 @@ def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
 
 
 def model_from_checkpoint(path: str | os.PathLike[str]) -> ExpLLM | ActionUnitRegressor:
-    """Build the model of a checkpoint.
+    """Build the model from a checkpoint.
 
     Args:
         path: A checkpoint of `explllm fit`.
@@ -93,8 +93,9 @@ def _set_metadata(config: Any, checkpoint: dict[str, Any]) -> None:
 class AtomicCheckpointIO(TorchCheckpointIO):
     """Writes checkpoints atomically and never unpickles objects.
 
-    Lightning's own writer goes through the system's temporary folder. If that is on another disk than the run folder,
-    a kill during the copy leaves a truncated checkpoint. This one writes next to the target and renames.
+    Lightning's own writer uses the system's temporary folder. If that folder is on a different disk than the run
+    folder, killing the process during the copy leaves a truncated checkpoint. This class writes next to the target,
+    then renames the file.
     """
 
     def save_checkpoint(
@@ -103,7 +104,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         """Write a checkpoint."""
         target = Path(path)
         target.parent.mkdir(parents=True, exist_ok=True)
-        # A fixed name: the next attempt overwrites the file that a killed one left behind.
+        # Use a fixed name, so that the next attempt overwrites the file that a killed process left behind.
         partial = target.with_name(f".{target.name}.partial")
         with partial.open("wb") as stream:
             torch.save(checkpoint, stream)
@@ -122,7 +123,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         if not zipfile.is_zipfile(path):
             raise CheckpointError("the file is truncated or not a checkpoint", where=path, remedy=_REMEDY)
         try:
-            # Mapped: under FSDP2 each rank needs only its share of the tensors.
+            # Map the file: under FSDP2, each rank needs only its shards of the tensors.
             content = torch.load(path, map_location=map_location, weights_only=True, mmap=True)
         except UnpicklingError as error:
             raise CheckpointError(
@@ -148,7 +149,7 @@ class LastCheckpoint(Checkpoint):
 
         Args:
             run_dir: The run folder.
-            every_n_steps: Optimizer steps between two checkpoints; each epoch ends with one as well.
+            every_n_steps: Optimizer steps between two checkpoints; each epoch also ends with a checkpoint.
 
         Raises:
             ConfigError: If `every_n_steps` is less than 1.
@@ -172,14 +173,14 @@ class LastCheckpoint(Checkpoint):
         """Record the first step, and handle signals."""
         self._step = trainer.global_step
         if threading.current_thread() is threading.main_thread():
-            # Lightning's handlers communicate between ranks inside the handler, where ranks can wait for each other
-            # forever. It restores the original handlers after training.
+            # Lightning's handlers communicate between ranks inside the signal handler, where ranks can wait for each
+            # other forever. Lightning restores the original handlers after training.
             self._handlers = {number: signal.signal(number, self._on_signal) for number in _SIGNALS}
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Write a checkpoint every n optimizer steps and after the last step of an epoch or run, or on a signal."""
+        """Write a checkpoint every n optimizer steps, after the last step of an epoch or run, and on a signal."""
         step = trainer.global_step
         if (batch_idx + 1) % trainer.accumulate_grad_batches and not trainer.is_last_batch:
             return
@@ -200,7 +201,7 @@ class LastCheckpoint(Checkpoint):
             self._save(trainer)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Add a note on how to resume the run to an interruption, or to the failure of another rank."""
+        """Add a note on how to resume the run if it was interrupted or another rank failed."""
         self._restore_handlers()
         if isinstance(exception, KeyboardInterrupt | SIGTERMException) or is_rank_failure(exception):
             exception.add_note(
@@ -231,10 +232,10 @@ class LastCheckpoint(Checkpoint):
 
 
 class BestCheckpoint(Checkpoint):
-    """Keeps ``checkpoints/best.ckpt``: the weights with the highest validation metric, the latest ones on ties.
+    """Keeps ``checkpoints/best.ckpt``: the weights with the highest validation metric (on ties, the latest).
 
-    With `encoder_share`, only the last epoch counts: labels are learned before texts, and the metric sees labels only.
-    Without validation data, this file does not exist.
+    With `encoder_share`, only the last epoch counts, because labels are learned before texts, and the metric measures
+    only labels. Without validation data, this file does not exist.
     """
 
     def __init__(self, run_dir: str, monitor: str = "val/macro_recall") -> None:
@@ -249,14 +250,15 @@ class BestCheckpoint(Checkpoint):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Read the best value of the run to resume, or delete the checkpoint of an earlier run."""
-        # Resolved: one path may be relative, or contain a link.
+        # Resolve both paths, because one may be relative or contain a link.
         folder = self.path.parent.resolve()
         resumed = trainer.ckpt_path is not None and Path(trainer.ckpt_path).resolve().parent == folder
         if resumed and self.path.is_file():
             self._best = read_checkpoint(self.path).get("best")
         elif trainer.is_global_zero:
             self.path.unlink(missing_ok=True)
-        # All ranks save together, so they compare with one value. A machine with its own disk may lack the file.
+        # All ranks save together, so they must compare with the same value. A machine with its own disk may lack the
+        # file.
         self._best = all_gather_list([self._best])[0]
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -1,6 +1,6 @@
-"""The record of a model's training faces: a table in its run folder, with the faces of the model it started from.
+"""The record of a model's training faces: a table in its run folder, including the faces of the model it started from.
 
-Data may change after training, such as the fold or the images behind the same names; the record does not.
+The data, such as the fold or the image files, may change after training; the record does not.
 """
 
 import os
@@ -15,7 +15,7 @@ from explllm.core.manifest import Manifest, write_table
 from explllm.core.manifest_files import format_of
 
 TRAINING_FACES = "training_faces.parquet"
-"""Name of the record in a run folder. It is not part of the model: paths and identities may be confidential."""
+"""Name of the record in a run folder. It is not part of the model, because paths and identities may be confidential."""
 
 
 def face_table(faces: Manifest) -> pd.DataFrame:
@@ -27,13 +27,13 @@ def face_table(faces: Manifest) -> pd.DataFrame:
     """
     table = faces.frame.reindex(columns=["image", "box", "identity", "facs_set"])
     paths = [os.path.split(os.path.join(faces.root, image)) for image in table["image"]]
-    # One look at the disk for each folder: a data set has many more images than folders.
+    # Resolve each folder once: a data set has many more images than folders.
     folders = {name: os.path.realpath(name) for name in {folder for folder, _ in paths}}
     table["image"] = [os.path.join(folders[folder], name) for folder, name in paths]
     root = os.path.realpath(faces.root)
     try:
         table["folder"] = os.path.commonpath([root, *folders.values()])
-    except ValueError:  # on several drives
+    except ValueError:  # the folders are on several drives
         table["folder"] = Path(root).anchor
     return table
 
@@ -48,8 +48,8 @@ def training_faces(faces: Manifest, init_from: Any = None, checkpoint: Any = Non
 
     Returns:
         The columns of `face_table` for the splits ``train`` and ``val``; ``time``, the start of the training; and
-        ``gap``, the model or checkpoint that training started from if it has no record, or None. Existing records of
-        both are part of the table.
+        ``gap``, the model or checkpoint that training started from if it has no record, or None. The table includes the
+        existing records of both.
     """
     earlier, gap = [], None
     model_run, checkpoints = Path(os.path.abspath(init_from or "")).parent, Path(checkpoint or "").parent
@@ -65,7 +65,7 @@ def training_faces(faces: Manifest, init_from: Any = None, checkpoint: Any = Non
         return table
     records = [*earlier, table]
     merged = pd.concat(records, ignore_index=True)
-    # Of equal rows the earliest is kept: it knows best which images have changed.
+    # Keep the earliest of duplicate rows: its timestamp reveals every later change to an image.
     repeated = merged.drop(columns="time").assign(box=merged["box"].map(str)).duplicated()
     return merged[~repeated].reset_index(drop=True)
 
@@ -80,7 +80,7 @@ def write_record(table: pd.DataFrame, folder: Path) -> None:
 
 
 def read_record(folder: Path) -> pd.DataFrame | None:
-    """Return the record in a folder; None if there is none that can be read."""
+    """Return the record in a folder, or None if there is no readable record."""
     path = folder / TRAINING_FACES
     try:
         table = format_of(path)[0](path, ())

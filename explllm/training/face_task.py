@@ -16,7 +16,7 @@ from explllm.training.strategies import check_trainer
 
 
 class FaceTask(LightningModule):
-    """Trains one model on faces. Seeds each step, counts unreadable images on all ranks, saves only trained weights."""
+    """Trains a model on faces: seeds each step, counts unreadable images on all ranks, omits frozen base weights."""
 
     other_weights_remedy = "Resume with the run's original settings, or start another run."
     """What to do if a checkpoint belongs to a run with other trainable weights."""
@@ -41,7 +41,7 @@ class FaceTask(LightningModule):
         self.strict_loading = False
 
     def setup(self, stage: str) -> None:
-        """Check strategy and precision; prepare the data for this model's preprocessing and tokenizer."""
+        """Check the strategy and the precision; prepare the data for this model's preprocessing and tokenizer."""
         check_trainer(self.trainer)
         if self._data() is not None:
             self._data().prepare_for(self)
@@ -54,7 +54,7 @@ class FaceTask(LightningModule):
         return super().cpu() if self.global_rank == 0 else self
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
-        """Seed dropout with the batch's number: a resumed run repeats exactly the steps of an uninterrupted one."""
+        """Seed dropout with the batch number, so that a resumed run repeats the steps of an uninterrupted run."""
         seed = int(os.environ.get("PL_GLOBAL_SEED", 0))
         number = self.trainer.fit_loop.epoch_loop.total_batch_idx
         torch.manual_seed((seed * 1_000_003 + number) * 4096 + self.global_rank)
@@ -93,7 +93,7 @@ class FaceTask(LightningModule):
         if self.trainer.state.fn == "fit":
             if "optimizer_states" not in checkpoint:
                 raise CheckpointError(
-                    "the checkpoint has weights only, so no run can resume from it",
+                    "the checkpoint contains only weights, so no run can resume from it",
                     where=where,
                     remedy="Use --ckpt_path last. To start a new run from these weights, write them to a folder with "
                     "`explllm convert checkpoint` and pass it as --model.init_from.",
@@ -112,7 +112,7 @@ class FaceTask(LightningModule):
             self.print(f"weights: {where}")
 
     def _check_length(self, checkpoint: dict[str, Any], where: str) -> None:
-        """Reject a limit that the run has already passed: no training would run, but the model would be rewritten."""
+        """Reject a limit that the run has already passed: training would not run, but the model would be rewritten."""
         epochs = checkpoint["loops"]["fit_loop"]["epoch_progress"]["current"]["ready"]
         for name, done in (("max_epochs", epochs), ("max_steps", checkpoint["global_step"])):
             limit = getattr(self.trainer, name)
@@ -154,7 +154,7 @@ class FaceTask(LightningModule):
         Raises:
             ImageError: If more images are unreadable than the data allows, or no image can be read.
         """
-        # Before the optimizer step: the model must not learn from a blank image.
+        # Check before the optimizer step, because the model must not learn from a blank image.
         self._count_unreadable(batch, sync=step)
         self._missing_face = self._missing_face or (bool(batch["unreadable"]) and not bool(batch["readable"].all()))
         if step and self._missing_face:
@@ -206,7 +206,7 @@ class FaceTask(LightningModule):
                     remedy=f"Replace or remove such images, or raise --data.max_unreadable (now {limit}).",
                 )
             if self.trainer.is_global_zero:
-                sys.stderr.write(f"warning: image {count} of at most {limit} that cannot be read: {name}\n")
+                sys.stderr.write(f"warning: unreadable image {count} of at most {limit}: {name}\n")
         self._new_unreadable_images = []
 
 

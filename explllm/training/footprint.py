@@ -27,15 +27,15 @@ from explllm.training.optimization import OptimizationSettings, warmup_steps
 from explllm.training.strategies import transformer_blocks
 
 PUBLISHED_IMAGES = {"rafdb": 12_271, "affectnet8": 287_651, "affectnet7": 283_901, "CaptionedImages": 595_375}
-"""Training images as published, for data that is not on this machine: RAF-DB (Li et al. 2017), AffectNet (Mollahosseini
-et al. 2019), CC3M as LLaVA filtered it (Liu et al. 2023)."""
+"""Published numbers of training images, for data that is not on this machine: RAF-DB (Li et al. 2017), AffectNet
+(Mollahosseini et al. 2019), CC3M as filtered for LLaVA (Liu et al. 2023)."""
 
 TEXT_TOKENS = 384
-"""Text tokens of a long CoT conversation: with Llama's tokenizer the longest of 600 real ones has 356 in the format
-``vicuna`` and 375 in ``expllm``."""
+"""Number of text tokens in a long CoT conversation: with Llama's tokenizer, the longest of 600 real conversations has
+356 in the format ``vicuna`` and 375 in ``expllm``."""
 
 PROMPT_TOKENS = 96
-"""Text tokens of the prompt of an evaluation and of all labels: 77 for Vicuna and eight expressions."""
+"""Number of text tokens in an evaluation prompt and all labels: 77 for Vicuna and eight expressions."""
 
 GPU_SIZES = (16, 24, 40, 48, 80, 141)
 """Memory of common GPUs in GB, such as V100, RTX 4090, A100, L40S, H100 and H200."""
@@ -55,9 +55,9 @@ class PartSize:
     train: str
     """How it is trained: frozen, lora or full."""
     weights: int
-    """All weights."""
+    """Number of weights."""
     trainable: int
-    """Trainable weights."""
+    """Number of trainable weights."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ class Memory:
     activations: float
     """Activations of one micro-batch, with logits and their gradients."""
     other: float
-    """Memory of the framework: an assumption of 1.5 GB."""
+    """Memory of the framework, assumed to be 1.5 GB."""
     micro_batch: int
     """Conversations in a micro-batch."""
     per_device: int
@@ -81,7 +81,7 @@ class Memory:
 
     @property
     def total(self) -> float:
-        """The sum."""
+        """Total memory."""
         return self.frozen + self.trained + self.activations + self.other
 
     @property
@@ -101,24 +101,24 @@ class Memory:
 
 @dataclass(frozen=True)
 class EvaluationMemory:
-    """Memory of one GPU that holds the whole model in ``test`` or ``predict``, in GB (10^9 bytes)."""
+    """Memory of one GPU with the whole model in ``test`` or ``predict``, in GB (10^9 bytes)."""
 
     weights: float
     """All weights."""
     recognition: float
     """Recognition of `eval_batch_size` faces."""
     explanation: float
-    """Explanation of `explanation_batch_size` faces of `max_new_tokens` tokens."""
+    """Explanation of `explanation_batch_size` faces, with `max_new_tokens` tokens each."""
     eval_batch_size: int
     """Number of faces recognized at a time."""
     explanation_batch_size: int
     """Number of faces explained at a time."""
     other: float
-    """Memory of the framework: an assumption of 1.5 GB."""
+    """Memory of the framework, assumed to be 1.5 GB."""
 
     @property
     def total(self) -> float:
-        """The memory of the larger of the two."""
+        """Total memory, with the larger of recognition and explanation."""
         return self.weights + max(self.recognition, self.explanation) + self.other
 
     @property
@@ -132,29 +132,29 @@ class Description:
     """Description of a configuration."""
 
     parts: list[PartSize]
-    """Vision encoder, projector, language model; for a regressor of action units, vision encoder and head."""
+    """Vision encoder, projector, language model; for an action unit regressor, vision encoder and head."""
     image_tokens: int
-    """Tokens for each image."""
+    """Number of tokens per image."""
     sequence: int
-    """Assumed number of tokens of a long conversation; image tokens only for a regressor of action units."""
+    """Assumed number of tokens in a long conversation; for an action unit regressor, only the image tokens."""
     images: int | None
     """Number of training images; None if unknown."""
     images_source: str
     """Source of that number."""
     conversations: int | None
-    """Conversations in an epoch; faces for a regressor of action units."""
+    """Number of conversations per epoch; for an action unit regressor, number of faces."""
     steps: int | None
     """Optimizer steps of the whole run."""
     warmup: int | None
     """Warm-up steps."""
     memory: list[Memory]
-    """Estimates by strategy; none for a regressor of action units."""
+    """Estimates by strategy; none for an action unit regressor."""
     evaluation: EvaluationMemory | None
-    """Estimate of an evaluation; None for a regressor of action units."""
+    """Estimate for an evaluation; None for an action unit regressor."""
     gpus: int
     """Number of GPUs in the estimates."""
     micro_batch: int
-    """Conversations that one GPU handles at a time."""
+    """Number of conversations that one GPU processes at a time."""
 
     @property
     def trainable(self) -> int:
@@ -163,7 +163,7 @@ class Description:
 
 
 def describe_configuration(config: Namespace, images: int | None = None, gpus: int = 8) -> Description:
-    """Compute parts, steps and memory of a configuration.
+    """Compute the parts, steps and memory of a configuration.
 
     Args:
         config: The settings of ``fit``, as parsed: `model`, `data`, `trainer`.
@@ -204,7 +204,7 @@ def describe_configuration(config: Namespace, images: int | None = None, gpus: i
     head = built.language.get_output_embeddings().weight
     loss = chunk_bytes(micro_batch * TEXT_TOKENS, len(head), dtype)
     if head.requires_grad:
-        loss += 2 * 4 * head.numel()  # its gradient, and the same multiplied by the loss's scale
+        loss += 2 * 4 * head.numel()  # its gradient, and a copy multiplied by the loss's scale
     memory = [
         estimate_memory(built, settings, strategy, gpus, micro_batch, activations + loss / micro_batch, data.batch_size)
         for strategy in ("ddp", "fsdp2", *(["ddp, 4-bit base"] if supports_4bit(settings) else []))
@@ -226,7 +226,7 @@ def describe_configuration(config: Namespace, images: int | None = None, gpus: i
 
 
 def _describe_regressor(config: Namespace, images: int | None, gpus: int) -> Description:
-    """Describe the configuration of a regressor of action units; its memory is not estimated."""
+    """Describe the configuration of an action unit regressor; its memory is not estimated."""
     network, data = config.model.init_args.network, config.data.init_args
     if not isinstance(network, RegressorSettings):
         fields = _plain(network)
@@ -244,7 +244,7 @@ def _describe_regressor(config: Namespace, images: int | None, gpus: int) -> Des
 
 
 def part_sizes(model: ExpLLM | ActionUnitRegressor) -> list[PartSize]:
-    """Count the weights of each part, and those that train. FEALLM's projector counts as its two modules."""
+    """Count the weights and trainable weights of each part. FEALLM's projector is listed as its two modules."""
     sizes = []
     for name, (module, train, _) in model.parts().items():
         children = dict(module.named_children()) if isinstance(module, FEALLMProjector) else {}
@@ -281,7 +281,7 @@ def estimate_memory(
         strategy: ``ddp``, ``fsdp2`` or ``ddp, 4-bit base``.
         gpus: GPUs that share the weights under ``fsdp2``.
         micro_batch: Conversations in a micro-batch.
-        activations: Bytes of activations of one conversation, from `activation_bytes`, and its share of `chunk_bytes`.
+        activations: Bytes of one conversation's activations, from `activation_bytes`, plus its share of `chunk_bytes`.
         batch: Conversations in a global batch.
 
     Returns:
@@ -309,7 +309,7 @@ def estimate_memory(
 
 
 def _evaluation_memory(built: ExpLLM, model: Namespace, eval_batch_size: int) -> EvaluationMemory:
-    """Compute the memory of an evaluation with a model on the meta device whose weights have their final types."""
+    """Compute the memory of an evaluation. The model is on the meta device; its weights have their final data types."""
     face = evaluation_bytes(built, PROMPT_TOKENS, model.max_new_tokens)
     weights = sum(weight.nbytes for weight in built.parameters())
     sizes = (eval_batch_size, model.explanation_batch_size)
@@ -322,7 +322,7 @@ def _smallest_gpu(gigabytes: float) -> int | None:
 
 
 def _steps(config: Namespace, samples: int) -> tuple[int, int]:
-    """Return the optimizer steps of a run with this many samples per epoch, and of its warm-up."""
+    """Return the numbers of optimizer steps and of warm-up steps in a run, given the samples per epoch."""
     steps = samples // config.data.init_args.batch_size * (config.trainer.max_epochs or 1000)
     if config.trainer.max_steps > 0:
         steps = min(steps, config.trainer.max_steps)
@@ -330,7 +330,7 @@ def _steps(config: Namespace, samples: int) -> tuple[int, int]:
 
 
 def _images(config: Namespace) -> tuple[int | None, str]:
-    """Count the training images: those on this machine, otherwise the published number."""
+    """Count the training images on this machine; otherwise, return the published number."""
     data, kind = config.data.init_args, _class(config.data)
     try:
         if kind in ("ManifestFaces", "ManifestActionUnits") and Path(str(data.manifest)).is_file():

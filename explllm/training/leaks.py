@@ -1,4 +1,4 @@
-"""Check that no test face was a training face, and whether a model was trained on a data set."""
+"""Check whether test faces were training faces, and whether a model was trained on a data set."""
 
 import math
 import os
@@ -19,9 +19,9 @@ from explllm.faces.boxes import iou
 from explllm.training.face_record import face_table
 
 SAME_FACE = 0.5
-"""Two boxes in one image show the same face if their intersection over union exceeds this. Our choice."""
+"""Two boxes in one image show the same face if their intersection over union exceeds this value (our choice)."""
 _COMPARED_ROWS = 1000
-"""Other rows of the test manifest whose content is compared, to recognize a copy of the training data."""
+"""Number of other rows in the test manifest whose content is compared, to recognize a copy of the training data."""
 
 
 @dataclass(frozen=True)
@@ -38,14 +38,14 @@ class DataCheck:
 
 
 class ComparedFaces:
-    """Test faces, to be compared with the training faces of each model."""
+    """Test faces that are compared with the training faces of each model."""
 
     def __init__(self, test: Manifest, manifest: Manifest) -> None:
         """Describe the test faces; their images are read only to compare them.
 
         Args:
             test: The test faces.
-            manifest: All faces of the test's manifest. A model trained on one of them was trained on the data set.
+            manifest: All faces of the test's manifest. A model trained on any of them was trained on the data set.
         """
         self._digests = _Digests()
         self.table, data_set = face_table(test), face_table(manifest)
@@ -69,10 +69,10 @@ class ComparedFaces:
         return {self._digests.size_and_time(path)[0] for path in (*self.table["image"], *self._others)}
 
     def check(self, record: pd.DataFrame | None) -> DataCheck:
-        """Compare with the training faces of a model.
+        """Compare the test faces with the training faces of a model.
 
         Args:
-            record: The model's record, see `explllm.training.face_record`; None without one.
+            record: The model's record (see `explllm.training.face_record`); None if it has no record.
 
         Returns:
             The relation and the leaks. A person counts as the same if identities are equal, unless the data sets are
@@ -98,7 +98,7 @@ class ComparedFaces:
         return DataCheck("trained on" if True in relations else "zero-shot" if certain else "unknown", found, unknown)
 
     def without_shared(self, faces: Manifest) -> Manifest | None:
-        """Return the faces of the same manifest that share no image or person with the test faces; None if all do."""
+        """Return the faces that share no image or person with the test faces; None if none are left."""
         table = face_table(faces)
         content = [self._digests.of(path) for path in table["image"]]
         shared = _same_faces(table["box"], content, self.table["box"], self._content)
@@ -121,10 +121,10 @@ class ComparedFaces:
         return unchanged, content
 
     def _may_be_same(self, folder: str, facs_set: str) -> bool | None:
-        """Return False if training faces without a shared image are of another data set, None if that is unknown."""
+        """Return False if training faces without a shared image come from another data set, None if that is unknown."""
         if facs_set and self._facs_sets:
             return None if facs_set in self._facs_sets else False
-        # Frames of one data set may lie in a folder for each person, as may data sets below a common root.
+        # One data set may have a folder for each person, and several data sets may share a root folder.
         ours, theirs = Path(self._folder), Path(folder)
         return None if ours.is_relative_to(theirs) or theirs.is_relative_to(ours) else False
 
@@ -160,7 +160,7 @@ class _Digests:
 def _same_faces(
     boxes: Iterable[Any], content: Iterable[str | None], other_boxes: Iterable[Any], other_content: Iterable[str | None]
 ) -> np.ndarray:
-    """Return for each face whether one of the others shows it: an equal file, and no box or overlapping boxes."""
+    """Return for each face whether another one shows it: equal files, and overlapping boxes if both have a box."""
     known: dict[str | None, list[Any]] = defaultdict(list)
     for box, value in zip(other_boxes, other_content, strict=True):
         if value is not None:

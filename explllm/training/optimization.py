@@ -21,7 +21,8 @@ class OptimizationSettings:
     weight_decay: float = 0.05
     """Decoupled weight decay of matrices and kernels; biases and norms are not decayed."""
     part_learning_rates: dict[str, float] | None = None
-    """Peak learning rates of single parts that differ from `learning_rate`, by name (vision, projector, language)."""
+    """Peak learning rates of individual parts, by name (vision, projector, language); the others use
+    `learning_rate`."""
     warmup_steps: int | None = None
     """Optimizer steps of linear warm-up from 0."""
     warmup_ratio: float | None = None
@@ -65,8 +66,8 @@ def build_optimizer(
         first_phase: Steps after which the schedule starts again, with a warm-up of the same length.
 
     Returns:
-        The optimizer, and the schedule, which advances once per optimizer step. Parameter groups are those with weight
-        decay and those without, for each learning rate.
+        The optimizer, and the schedule, which advances once per optimizer step. For each learning rate, there is one
+        parameter group with weight decay and one without.
 
     Raises:
         ConfigError: If every weight is frozen, or a part with its own learning rate has no trainable weights.
@@ -107,7 +108,7 @@ def build_optimizer(
 
 
 def _cosine_schedule(optimizer: torch.optim.Optimizer, warmup: int, total_steps: int) -> LambdaLR:
-    """Return the schedule of transformers' `get_cosine_schedule_with_warmup`, whose module imports peft for 2 s."""
+    """Return the schedule of transformers' `get_cosine_schedule_with_warmup`, without its 2 s import of peft."""
 
     def factor(step: int) -> float:
         if step < warmup:
@@ -128,8 +129,8 @@ def warmup_steps(settings: OptimizationSettings, total_steps: int) -> int:
 def undecayed_names(model: nn.Module) -> set[str]:
     """Return the names of biases and of the weights of norms and scales, which weight decay must not shrink.
 
-    They are found by name and by their module's class: under sharding strategies, a tensor may have a different
-    number of dimensions.
+    They are found by name and by their module's class, because a tensor may have a different number of dimensions under
+    sharding strategies.
     """
     return {
         f"{prefix}.{name}".lstrip(".")

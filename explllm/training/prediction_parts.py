@@ -1,4 +1,4 @@
-"""Predictions on disk while `predict` runs: each rank writes its own parts, and a run that was killed can resume."""
+"""Predictions on disk while `predict` runs: each rank writes its own parts, and a killed run can resume."""
 
 import json
 import os
@@ -15,7 +15,7 @@ from explllm.core.files import atomic_write
 class PredictionParts:
     """A folder of Parquet files, ``RANK-NUMBER.parquet``, each with the records of some batches of one rank.
 
-    All ranks must see the folder. A record contains the row of its face in the manifest.
+    All ranks must see the folder. Each record contains its face's row number in the manifest.
     """
 
     def __init__(self, predictions: Path) -> None:
@@ -44,7 +44,7 @@ class PredictionParts:
         return rows
 
     def write(self, trainer: Trainer, records: list[dict[str, Any]]) -> None:
-        """Write the records of some batches of this rank.
+        """Write this rank's records of some batches.
 
         Args:
             trainer: The trainer.

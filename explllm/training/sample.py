@@ -23,7 +23,7 @@ class ExplainedSample:
     """The faces explained at one step, shared by all callbacks that need them."""
 
     step: int = -1
-    """Optimizer steps done."""
+    """Number of completed optimizer steps."""
     faces: dict[int, ExplainedFace] = field(default_factory=dict)
     """Explained faces by row."""
 

@@ -1,4 +1,4 @@
-"""Strategies: which ones training supports, and FSDP2 (``--trainer.strategy fsdp2``)."""
+"""Supported training strategies, and the FSDP2 strategy (``--trainer.strategy fsdp2``)."""
 
 import ctypes
 import mmap
@@ -34,7 +34,7 @@ _PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
 class FSDP2Strategy(ModelParallelStrategy):
     """Fully sharded data parallelism over all devices (PyTorch's FSDP2), on GPUs or, over gloo, on CPUs.
 
-    Each device stores a share of every weight, gradient and optimizer state; a transformer block's weights are gathered
+    Each device stores a shard of every weight, gradient and optimizer state; a transformer block's weights are gathered
     when it runs. Checkpoints have the same content and format as under ``ddp`` and on one device: full tensors of the
     weights that are not in a named base model. A run can resume under another strategy or number of devices.
     """
@@ -57,7 +57,7 @@ class FSDP2Strategy(ModelParallelStrategy):
         """Gather the weights to save; every rank must call it.
 
         Returns:
-            Full tensors on the CPU by name on rank 0; an empty dictionary on the others.
+            Full tensors on the CPU by name on rank 0; an empty dictionary on other ranks.
         """
         return {f"model.{name}": value for name, value in full_weights(self._model_of_task(), self.is_global_zero)}
 
@@ -65,7 +65,7 @@ class FSDP2Strategy(ModelParallelStrategy):
         """Gather an optimizer's state; every rank must call it.
 
         Returns:
-            The state dictionary with full tensors on the CPU on rank 0; an empty dictionary on the others.
+            The state dictionary with full tensors on the CPU on rank 0; an empty dictionary on other ranks.
         """
         state = getattr(optimizer, "_optimizer", optimizer).state_dict()
         moments = {}
@@ -120,7 +120,7 @@ def check_trainer(trainer: Trainer) -> None:
         trainer: The trainer.
 
     Raises:
-        ConfigError: If the strategy would train wrongly or fail, or the precision would round trainable weights.
+        ConfigError: If the strategy is not supported, or the precision would round trainable weights.
     """
     strategy = trainer.strategy
     if not isinstance(strategy, SingleDeviceStrategy | DDPStrategy | FSDP2Strategy):
@@ -131,7 +131,8 @@ def check_trainer(trainer: Trainer) -> None:
     if trainer.precision not in _PRECISIONS:
         raise ConfigError(
             f"the precision {trainer.precision} is not supported: it rounds the trainable weights",
-            remedy=f"Use --trainer.precision {', '.join(_PRECISIONS)}; frozen base weights have `network.base_dtype`.",
+            remedy=f"Use --trainer.precision {', '.join(_PRECISIONS)}; `network.base_dtype` sets the type of frozen "
+            "base weights.",
         )
 
 
@@ -161,20 +162,20 @@ def shard(
 ) -> None:
     """Shard a model's weights over the devices of a mesh.
 
-    Each transformer block of encoder and language model is one unit, which is gathered when it runs. If it has frozen
-    weights too, its trainable weights are a separate unit: frozen bfloat16 and trainable float32 weights share no
-    buffer, and frozen units need no gradient buffer. Projector, embeddings and output layer are units too; the rest
-    (norms, patch embedding) belongs to the root.
+    Each transformer block of the encoder and the language model is one unit, which is gathered when it runs. If a block
+    also has frozen weights, its trainable weights form a separate unit: frozen bfloat16 and trainable float32 weights
+    cannot share a buffer, and frozen units need no gradient buffer. The projector, the embeddings and the output layer
+    are units, too; all other weights (norms, patch embedding) belong to the root.
 
-    The units are created on the meta device. Then each rank copies its share of the weights, one weight at a time, to
-    its device in the final type. With weights mapped from files, all ranks of a machine together hold one copy.
+    The units are created on the meta device. Then each rank copies its shards, one weight at a time, to its device in
+    the final data type. If the weights are mapped from files, all ranks of a machine share one copy.
 
     Args:
         model: The model, with its weights in place.
         mesh: A one-dimensional mesh.
-        frozen_dtype: Type to convert frozen weights of pretrained parts to; by default they keep theirs. Trainable
+        frozen_dtype: Data type for the frozen weights of pretrained parts; by default, they keep theirs. Trainable
             weights become float32.
-        pretrained: Names of these parts.
+        pretrained: Names of the pretrained parts.
     """
     weights = dict(model.named_parameters())
     dtypes = {name: weight.dtype for name, weight in weights.items()}
@@ -183,7 +184,7 @@ def shard(
         for key, weight in part.module.named_parameters(prefix=part_name):
             if weight.requires_grad:
                 dtypes[key] = torch.float32
-                # On one device, a base is loaded in `frozen_dtype`, then converted to float32.
+                # This matches one device, where a base is loaded in `frozen_dtype`, then converted to float32.
                 if part.base and not is_lora(key):
                     rounded.add(key)
             elif frozen_dtype is not None and part_name in pretrained:
@@ -193,7 +194,7 @@ def shard(
     shards = {}
     targets = model.state_dict(keep_vars=True)
     parameters: dict[int, nn.Parameter] = {}
-    for name, target in targets.items():  # the first name of tied weights is that of `weights`
+    for name, target in targets.items():  # `weights` has the first name of tied weights
         if not isinstance(target, DTensor):
             continue
         if id(target) not in parameters:
@@ -212,17 +213,17 @@ def shard(
 
 
 def _move_to_meta(model: nn.Module, dtypes: Mapping[int, torch.dtype]) -> None:
-    """Replace the parameters by empty ones of the given types on the meta device; tied weights remain tied.
+    """Replace the parameters with empty ones of the given types on the meta device; tied weights remain tied.
 
     Args:
         model: The model.
-        dtypes: Types by the `id` of each parameter.
+        dtypes: Data type of each parameter, by its `id`.
     """
     empty: dict[int, nn.Parameter] = {}
     for module in model.modules():
         for name, weight in [*module.named_parameters(recurse=False)]:
             if id(weight) not in empty:
-                # FSDP2 takes no weights in another memory format, such as channels last.
+                # FSDP2 does not accept weights in other memory formats, such as channels last.
                 form = torch.contiguous_format
                 values = torch.empty_like(weight, dtype=dtypes[id(weight)], device="meta", memory_format=form)
                 empty[id(weight)] = nn.Parameter(values, weight.requires_grad)
@@ -259,8 +260,8 @@ def _local_shard(value: torch.Tensor, target: DTensor) -> torch.Tensor:
 def _release_pages(tensor: torch.Tensor) -> None:
     """Release a tensor's memory to the system; its values are lost.
 
-    Files of base weights are mapped as a whole, until the last of their tensors is deleted. Without this, the pages
-    that were read would count as memory of the process until then.
+    A file of base weights is mapped as a whole until the last of its tensors is deleted. Without this function, the
+    pages that were read would count as memory of the process until then.
     """
     if sys.platform == "linux" and tensor.device.type == "cpu":
         page = mmap.PAGESIZE
@@ -287,7 +288,7 @@ def full_weights(model: MultiPartModel, keep: bool = True) -> Iterator[tuple[str
         keep: Whether this rank needs them.
 
     Yields:
-        Names and full tensors on the CPU; nothing if not `keep`.
+        Names and full tensors on the CPU; nothing if `keep` is false.
     """
     for name, value in model.weights_to_save().items():
         full = _full(value)

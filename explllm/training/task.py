@@ -68,14 +68,14 @@ class ExpLLMTask(FaceTask):
             network: The model's parts.
             optimization: Learning rate, weight decay and warm-up.
             init_from: A model folder to start from, such as the first stage's ``runs/NAME/model``.
-            gradient_checkpointing: Recompute the activations inside layers in the backward pass: less memory, about a
-                third more time.
+            gradient_checkpointing: Recompute the activations inside layers in the backward pass, which saves memory but
+                takes about a third more time.
             packing: Process the conversations of a micro-batch as one row without padding. Use it with
-                ``flash_attention_2``: other attention computes a mask of all pairs of tokens.
-            attention: Attention of the language model, by its name in transformers: ``sdpa`` (the default),
-                ``flash_attention_2`` (needs a GPU, the package flash-attn and bfloat16), ``eager``.
-            liger_kernels: Compute norms, rotary positions and MLPs of the language model by the Triton kernels of the
-                package liger-kernel. It needs a GPU.
+                ``flash_attention_2``: other implementations compute a mask of all pairs of tokens.
+            attention: Attention implementation of the language model, by its name in transformers: ``sdpa`` (the
+                default), ``flash_attention_2`` (needs a GPU, the package flash-attn and bfloat16) or ``eager``.
+            liger_kernels: Compute norms, rotary positions and MLPs of the language model with the Triton kernels of the
+                package liger-kernel, which needs a GPU.
             explain_predictions: Write a chain of thought for each face in ``predict``.
             max_new_tokens: Maximum length of a chain of thought, in tokens.
             explanation_batch_size: Number of faces that one device explains at a time. With Vicuna-7B, a face's cache
@@ -84,22 +84,22 @@ class ExpLLMTask(FaceTask):
                 Training on imbalanced data may need it; the paper does not use it. With `encoder_share`, it applies to
                 the classification in those epochs, and is spread over the labels.
             action_unit_weight: Weight of an auxiliary loss (`regression_loss`): a head estimates the measured action
-                units, from the image tokens if the network has no `action_unit_tokens`. It makes explanations follow
-                the face. The paper does not use it.
-            encoder_share: Share of the epochs, rounded down, that train only encoder and projector at the start: to
-                classify the expression from the mean of the image tokens and to estimate action units. Then the encoder
-                is frozen, and projector and language model train on conversations, with their own warm-up. Use it with
-                random weights, where the language model alone would teach the encoder little. If a run has only such
-                epochs, another run can start from the resulting model.
+                units, from the image tokens if the network has no `action_unit_tokens`. It makes explanations more
+                faithful to the face. The paper does not use it.
+            encoder_share: Share of the epochs, rounded down, that train only the encoder and the projector at the
+                start, to classify the expression from the mean of the image tokens and to estimate action units. Then
+                the encoder is frozen, and the projector and the language model are trained on conversations, with their
+                own warm-up. Use it with random weights, where the language model alone would teach the encoder little.
+                If a run has only such epochs, another run can start from the resulting model.
             mixup: In the epochs of `encoder_share`, blend pairs of images and their targets, with a weight drawn from
                 Beta(mixup, mixup) (Zhang et al. 2018); 0 for none. It reduces overfitting to a small data set. The
-                training accuracy is then that of blended images.
+                training accuracy then refers to blended images.
             measured_units_share: Share of the conversations about action units (chains of thought, questions about
                 single units) whose `action_unit_tokens` show the measured action units instead of the estimates. The
                 answers were written from the measured units, so the language model learns sooner which token each
                 statement is based on.
-            average_answers: Average the loss within each answer before averaging over a conversation: label and chain
-                of thought of a CoT conversation then count equally. The paper averages over all tokens.
+            average_answers: Average the loss within each answer before averaging over a conversation, so that the label
+                and the chain of thought of a CoT conversation count equally. The paper averages over all tokens.
             calibrate: After each validation, fit the temperature of the probabilities to the validation faces, and save
                 it with the model.
 
@@ -127,7 +127,7 @@ class ExpLLMTask(FaceTask):
             )
         if measured_units_share and not (network and network.action_unit_tokens):
             raise ConfigError(
-                "`measured_units_share` needs tokens to show the units",
+                "`measured_units_share` requires action unit tokens",
                 remedy="Set `network.action_unit_tokens`, or remove it.",
             )
         if network and network.action_unit_tokens and not (action_unit_weight or init_from):
@@ -167,7 +167,7 @@ class ExpLLMTask(FaceTask):
         return tuple(Expression(label) for label in self.config.labels or ())
 
     def setup(self, stage: str) -> None:
-        """If the settings name no labels, take those of `init_from`, otherwise those of the training data."""
+        """If the settings name no labels, use the labels of `init_from` or, if it has none, of the training data."""
         super().setup(stage)
         data = self._data()
         if self.labels:
@@ -179,9 +179,9 @@ class ExpLLMTask(FaceTask):
             self.set_labels(distinct_expressions(frame.loc[frame["split"] == "train", "expression"].dropna()))
 
     def use_metadata_of(self, path: str | os.PathLike[str]) -> None:
-        """Take the preprocessing and chat format of a checkpoint: its run may have inherited them from `init_from`.
+        """Use a checkpoint's preprocessing and chat format, which its run may have inherited from `init_from`.
 
-        Call this before an evaluation of the checkpoint.
+        Call this before evaluating the checkpoint.
         """
         checkpoint = read_checkpoint(path)
         metadata = checkpoint.get("model_metadata", {})
@@ -197,7 +197,7 @@ class ExpLLMTask(FaceTask):
         self.image = ImagePreset.from_dict(metadata["image"])
 
     def use_commits_of(self, path: str | os.PathLike[str]) -> None:
-        """Load the commits of the base models that a checkpoint was trained with. Call this before it is resumed."""
+        """Use the base model commits that a checkpoint was trained with. Call this before resuming from it."""
         checkpoint = read_checkpoint(path)
         if checkpoint.get("task") == type(self).__name__:
             self._use_commits_of(checkpoint)
@@ -207,13 +207,13 @@ class ExpLLMTask(FaceTask):
         network = self.network.resolved()
         for part, name in (("vision", "vision_revision"), ("language", "text_revision")):
             commit = checkpoint.get("model_metadata", {}).get(name)
-            # Not if the settings now name another model or revision.
+            # Skip this if the settings now name another model or revision.
             same = all(getattr(network, item) == getattr(trained, item) for item in (part, f"{part}_revision"))
             if commit and same:
                 setattr(self.config, name, commit)
 
     def on_fit_start(self) -> None:
-        """Check that the model has a label for every expression of the data, and the strategy of `encoder_share`."""
+        """Check that the model has a label for every expression, and that the strategy supports `encoder_share`."""
         self._check_labels()
         self.explllm.allow_nan = self.trainer.state.fn == "fit"
         if self.trainer.state.fn == "fit" and self.encoder_share and self.device_mesh is not None:
@@ -225,7 +225,7 @@ class ExpLLMTask(FaceTask):
     on_validation_start = on_test_start = on_fit_start
 
     def on_fit_end(self) -> None:
-        """Refuse NaN probabilities from now on."""
+        """Reject NaN probabilities from now on."""
         self.explllm.allow_nan = False
 
     def set_labels(self, labels: Sequence[Expression]) -> None:
@@ -233,7 +233,7 @@ class ExpLLMTask(FaceTask):
         self.config.labels = [str(label) for label in labels]
 
     def configure_model(self) -> None:
-        """Build the model, load its base weights and the weights of `init_from`."""
+        """Build the model, and load its base weights and the weights of `init_from`."""
         settings, mesh = self.network.resolved(), self.device_mesh
         dtype = getattr(torch, settings.base_dtype) if settings.base_dtype else None
         pretrained: list[PartName] = []
@@ -248,7 +248,7 @@ class ExpLLMTask(FaceTask):
             self.model.max_batch_sizes["explanation"] = self.explanation_batch_size
             pretrained = [name for name, part in self.model.parts().items() if part.base]
             if mesh is not None and dtype is not None:
-                # peft creates LoRA in the type of the base, which is still that of its files here.
+                # peft creates LoRA in the data type of the base, which here is still the data type of its files.
                 for name in pretrained:
                     for key, weight in self.model.parts()[name].module.named_parameters():
                         if is_lora(key):
@@ -272,7 +272,7 @@ class ExpLLMTask(FaceTask):
 
     @property
     def encoder_epochs(self) -> int:
-        """Number of epochs at the start that train only the encoder."""
+        """Number of epochs at the start that train without the language model."""
         return int(self.encoder_share * max(self.trainer.max_epochs or 0, 0))
 
     @property
@@ -286,12 +286,12 @@ class ExpLLMTask(FaceTask):
         return self.trainer.state.fn == "fit" and self.trainer.current_epoch < self.encoder_epochs
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
-        """Remove the gradients of 0 that `_with_idle_weights` made: weight decay would shrink the weights."""
+        """Remove the zero gradients of `_with_idle_weights`, because weight decay would shrink these weights."""
         for weight in self._idle_weights():
             weight.grad = None
 
     def _idle_weights(self) -> list[torch.nn.Parameter]:
-        """Return the trainable weights without gradient: those of another phase, or an unused head."""
+        """Return the trainable weights without gradient, which belong to another phase or an unused head."""
         model = self.explllm
         unit_head = model.action_unit_head if model.action_unit_tokens is None else model.action_unit_tokens.head
         idle: list[torch.nn.Module | None] = []
@@ -306,7 +306,7 @@ class ExpLLMTask(FaceTask):
         return [weight for part in idle if part is not None for weight in part.parameters() if weight.requires_grad]
 
     def _with_idle_weights(self, loss: torch.Tensor) -> torch.Tensor:
-        """Add 0 times the idle weights to a loss on several devices: ddp waits for a gradient of every weight."""
+        """On several devices, add 0 times the idle weights to the loss: ddp waits for a gradient of every weight."""
         if self.trainer.world_size == 1:
             return loss
         return loss + 0 * sum(weight.sum() for weight in self._idle_weights())
@@ -317,7 +317,7 @@ class ExpLLMTask(FaceTask):
         In the first `encoder_epochs` epochs, return ``expression_logits`` (B, K) instead, one for each label.
 
         ``train/loss`` is the mean over a global batch, that is, over all micro-batches and devices of an optimizer
-        step: a micro-batch contains conversations of one kind, and the losses of FER and CoT differ widely.
+        step, because a micro-batch contains conversations of one kind, and the losses of FER and CoT differ widely.
         """
         step = self._is_step(batch_idx)
         self._check_readable(batch, step)
@@ -326,7 +326,7 @@ class ExpLLMTask(FaceTask):
         if self.encoder_epochs:
             if not self.explllm.encoder_frozen:  # here, because a run can resume in the middle of an epoch
                 self.explllm.freeze_encoder()
-            # The frozen encoder processes each face alone, so a batch can be divided.
+            # The frozen encoder processes each face independently, so a batch can be split.
             order, parts = parts_of_similar_length(batch)
             results = [self._conversation_loss(part) for part in parts]
             shares = [len(part["rows"]) / len(order) for part in parts]
@@ -342,7 +342,7 @@ class ExpLLMTask(FaceTask):
         output = self.explllm(
             batch["pixel_values"],
             batch["input_ids"],
-            # Padding is on the right, where causal attention never sees it: without a mask, its faster kernel runs.
+            # Padding is on the right, where causal attention never sees it; without a mask, a faster kernel is used.
             attention_mask=batch["attention_mask"] if self.packing else None,
             labels=batch["labels"],
             measured_units=measured_units(batch, self.measured_units_share) if self.measured_units_share else None,
@@ -370,22 +370,22 @@ class ExpLLMTask(FaceTask):
         loss = functional.cross_entropy(
             cast(torch.Tensor, logits), targets, ignore_index=-1, label_smoothing=self.label_smoothing
         )
-        return loss.nan_to_num()  # no face of the micro-batch has an expression
+        return loss.nan_to_num()  # NaN if no face of the micro-batch has an expression
 
     @staticmethod
     def _action_unit_loss(output: ExpLLMOutput, targets: torch.Tensor) -> torch.Tensor:
-        # CCC compares faces: in a micro-batch of a few faces it would be noise.
+        # CCC compares faces, so it would be noise in a micro-batch of a few faces.
         ccc_weight = float(len(targets) >= _MIN_FACES_FOR_CCC)
         return regression_loss(cast(torch.Tensor, output.action_units).float(), targets, ccc_weight)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> dict[str, torch.Tensor]:
-        """Recognize faces; return probabilities (B, K), targets (B,) and rows (B,) of the valid ones."""
+        """Recognize faces; return the probabilities (B, K), targets (B,) and rows (B,) of valid faces."""
         return self._recognize(batch)[1]
 
     test_step = validation_step
 
     def predict_step(self, batch: Batch, batch_idx: int) -> dict[str, Any]:
-        """Recognize faces; with `explain_predictions`, explain them too."""
+        """Recognize faces and, with `explain_predictions`, explain them."""
         recognitions, outputs = self._recognize(batch)
         if self.explain_predictions:
             labels = [recognition.expression for recognition in recognitions]
@@ -397,7 +397,7 @@ class ExpLLMTask(FaceTask):
         """Save the labels as well."""
         super().on_save_checkpoint(checkpoint)
         checkpoint["labels"] = [str(label) for label in self.labels]
-        checkpoint["network"]["chat_format"] = self.config.chat_format  # perhaps that of `init_from`
+        checkpoint["network"]["chat_format"] = self.config.chat_format  # may come from `init_from`
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Check that the checkpoint fits this architecture, and take its labels.
@@ -433,7 +433,7 @@ class ExpLLMTask(FaceTask):
     def _recognize(self, batch: Batch) -> tuple[list[Recognition], dict[str, Any]]:
         self._count_unreadable(batch)
         valid = self._valid_rows(batch)
-        # Invalid faces too: under FSDP2 every rank must take part in every forward pass.
+        # Include invalid faces: under FSDP2, every rank must take part in every forward pass.
         if self.trains_encoder_only:
             logits = self.explllm(batch["pixel_values"]).expression_logits
             recognitions = [Recognition.of(self.labels, row) for row in logits.softmax(1).tolist()]

@@ -148,7 +148,7 @@ def test_invalid_settings():
         regressor_config(RegressorSettings(**{**vars(CONV), "image_preset": "none"}))
     with pytest.raises(ConfigError, match="head_width is 0"):
         regressor_config(RegressorSettings(**{**vars(CONV), "head_width": 0}))
-    with pytest.raises(ConfigError, match="takes no images of 4 pixels"):
+    with pytest.raises(ConfigError, match="does not accept images of 4 pixels"):
         regressor_config(RegressorSettings(**{**vars(CONV), "image_size": 4}))
 
 

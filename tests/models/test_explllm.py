@@ -412,7 +412,7 @@ def test_errors(tiny_model, tmp_path):
         tiny_model.explain(tmp_path / "text.jpg")
     with pytest.raises(ConfigError, match=r"no layer of ConvEncoder matches the LoRA targets"):
         build(NetworkSettings(preset="tiny", vision_train="lora", vocabulary=700))
-    with pytest.raises(ConfigError, match="takes no images of 30 pixels"):
+    with pytest.raises(ConfigError, match="does not accept images of 30 pixels"):
         build(
             NetworkSettings(
                 preset="tiny", vision={"model_type": "convnext", "patch_size": 64}, image_size=30, vocabulary=700

@@ -205,7 +205,7 @@ def test_a_failed_save_leaves_the_old_model(tiny_model, tmp_path, monkeypatch):
         ("labels", "Happiness", "labels is 'Happiness'"),
         ("text_config", None, "text_config is None"),
         ("vision_config", None, "vision_config is None"),
-        ("vision_config.model_type", "foo", "transformers knows no model_type 'foo'"),
+        ("vision_config.model_type", "foo", "transformers does not support model_type 'foo'"),
         ("text_config.num_attention_heads", 5, "is not a multiple of the number of attention heads"),
         ("text_config.model_type", "dinov2", "Unrecognized configuration class"),
         ("architecture", "foo", "architecture is 'foo'"),

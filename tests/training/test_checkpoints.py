@@ -182,7 +182,7 @@ def test_the_model_is_the_best_checkpoint(explllm, small_config, tmp_path, monke
     assert explllm("fit", *run, "--trainer.max_epochs", 2).status == 0
     # No run can resume from weights alone.
     done = explllm("fit", *run, "--trainer.max_epochs", 3, "--ckpt_path", "best")
-    assert done.status == 2 and "the checkpoint has weights only" in done.error
+    assert done.status == 2 and "the checkpoint contains only weights" in done.error
     # The path is absolute, that of the run folder relative.
     last = tmp_path / "run/checkpoints/last.ckpt"
     done = explllm("fit", *run, "--trainer.max_epochs", 3, "--ckpt_path", last)
@@ -200,7 +200,7 @@ def test_the_model_is_the_best_checkpoint(explllm, small_config, tmp_path, monke
     assert "weights: run/checkpoints/last.ckpt" in explllm("validate", *run, "--ckpt_path", "last").out
     # `convert checkpoint` writes the same folder.
     assert explllm("convert", "checkpoint", "run/checkpoints/best.ckpt", "out").status == 0
-    assert "exists already" in explllm("convert", "checkpoint", "run/checkpoints/best.ckpt", "out").error
+    assert "already exists" in explllm("convert", "checkpoint", "run/checkpoints/best.ckpt", "out").error
     assert explllm("convert", "half", "out", "half").status == 0
     weights, halves = (load_file(Path(folder, WEIGHTS)) for folder in ("out", "half"))
     for name, value in weights.items():

@@ -356,7 +356,7 @@ def test_measured_units_are_shown_with_texts_only(settings, data):
             expected = batch["action_units"][row] if has_text else torch.full((24,), torch.nan)
             assert torch.equal(shown[row].nan_to_num(-1), expected.nan_to_num(-1))
     assert kinds == {True, False}
-    with pytest.raises(ConfigError, match="needs tokens to show the units"):
+    with pytest.raises(ConfigError, match="requires action unit tokens"):
         ExpLLMTask(settings(), measured_units_share=0.5)
     with pytest.raises(ConfigError, match="nothing would train the estimates"):
         ExpLLMTask(settings(action_unit_tokens=True))

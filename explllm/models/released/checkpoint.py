@@ -1,4 +1,4 @@
-"""Reads a folder in the released format: the configuration, and PyTorch shards without unpickling objects."""
+"""Read a folder in the released format: the configuration, and PyTorch shards without unpickling objects."""
 
 import json
 import pickle

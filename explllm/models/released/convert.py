@@ -1,4 +1,4 @@
-"""Converts the released format to a folder that `ExpLLM.from_pretrained` opens."""
+"""Convert the released format to a folder that `ExpLLM.from_pretrained` opens."""
 
 import math
 import os
@@ -56,7 +56,8 @@ def convert_released(
         folder: The released folder: ``pytorch_model.bin`` or its shards, ``config.json``, the tokenizer.
         out: The folder to write, atomically.
         merge: Merge LoRA into the base weights; by default it remains separate.
-        vision_heads: Number of attention heads of an encoder that is not one of DINOv2's. No released file holds it.
+        vision_heads: Number of attention heads, for an encoder that is not one of DINOv2's. No released file contains
+            it.
 
     Returns:
         The sizes of the checkpoint.
@@ -87,7 +88,7 @@ def convert_released(
 def check_converted(folder: Path) -> str:
     """Open a converted model, recognize a gray image, and describe the result in one line.
 
-    A machine whose memory is smaller than 1.5 times the weights would swap, so there only the configuration is read.
+    With less memory than 1.5 times the weights, the machine would swap, so only the configuration is read.
 
     Raises:
         CheckpointError: If the model cannot be opened, or its probabilities are not finite.
@@ -109,7 +110,7 @@ def check_converted(folder: Path) -> str:
 def released_model_config(fields: Mapping[str, Any], sizes: ReleasedSizes) -> ExpLLMConfig:
     """Return the `ExpLLMConfig` of a released model from its ``config.json`` and sizes.
 
-    It has the chat format, the preprocessing and the eight labels of the released test code.
+    It uses the chat format, the preprocessing and the eight labels of the released test code.
     """
     vision = Dinov2Config(
         hidden_size=sizes.vision_width,
@@ -167,10 +168,10 @@ _BLOCK_NAMES = {
 
 
 def translate(weights: Mapping[str, torch.Tensor], sizes: ReleasedSizes) -> dict[str, torch.Tensor]:
-    """Rename and reshape released weights, from `check_released`, to a state dictionary of `ExpLLM`.
+    """Convert released weights, from `check_released`, to a state dictionary of `ExpLLM`.
 
-    The fused query, key and value matrix is split, and the position embedding interpolated to the model's grid. Other
-    weights are only renamed.
+    The fused query, key and value matrix is split, and the position embedding is interpolated to the model's grid.
+    Other weights are only renamed.
     """
     state: dict[str, torch.Tensor] = {}
     for name, value in weights.items():
@@ -207,7 +208,7 @@ def interpolate_positions(embedding: torch.Tensor, grid: int) -> torch.Tensor:
     """Interpolate a position embedding to another grid exactly as the released code does in every forward pass.
 
     The released code uses DINOv2's method: bicubic without antialiasing, by a scale factor with 0.1 added to the size
-    ("to avoid floating point error"). Its values differ from those of interpolation to a target size.
+    ("to avoid floating point error"). The result differs from interpolation to a target size.
 
     Args:
         embedding: (1, 1 + N, C) for the class token and N patches.

@@ -30,7 +30,8 @@ _LANGUAGE_FIELDS = (
 class ReleasedSizes:
     """Sizes of a released checkpoint.
 
-    The language model's sizes are from the configuration; the encoder's, which it lacks, are from the weights.
+    The language model's sizes come from the configuration; the encoder's sizes, which the configuration lacks, come
+    from the weights.
     """
 
     hidden: int
@@ -50,7 +51,7 @@ class ReleasedSizes:
     vision_depth: int
     """Number of its blocks."""
     vision_heads: int
-    """Number of its attention heads. No file holds it; see `released_sizes`."""
+    """Number of its attention heads. No file contains it; see `released_sizes`."""
     vision_heads_assumed: bool
     """Whether `vision_heads` is assumed, because the encoder is not one of DINOv2's."""
     vision_intermediate: int
@@ -72,8 +73,8 @@ def released_sizes(
 ) -> ReleasedSizes:
     """Return the sizes of a released checkpoint, in the folder `where`.
 
-    No released file holds the number of the encoder's heads. Unless `vision_heads` gives it, it follows from the width
-    for DINOv2's encoders; for any other width, heads of 16 features are assumed.
+    No released file contains the encoder's number of heads. Unless `vision_heads` is given, the number follows from the
+    width for DINOv2's encoders; for other widths, 16 features per head are assumed.
 
     Raises:
         CheckpointError: If a field or weight that determines a size is missing or invalid.
@@ -213,7 +214,7 @@ def check_released(weights: Mapping[str, torch.Tensor], sizes: ReleasedSizes, wh
         The weights without the rotary embedding's constants, which the language model computes.
 
     Raises:
-        CheckpointError: If a weight is unexpected, missing, of the wrong shape or type. The message names the first.
+        CheckpointError: If a weight is unexpected, missing, or of the wrong shape or type. The message names the first.
     """
     shapes = released_shapes(sizes)
     # transformers before 4.32 saved these constants.
@@ -246,6 +247,6 @@ def _size(weights: Mapping[str, torch.Tensor], name: str, dimensions: int, axis:
         raise CheckpointError(
             f"the weight {name} is {problem}",
             where=where,
-            remedy="Use an unchanged folder of the released code.",
+            remedy="Use an unmodified folder that the released code wrote.",
         )
     return weights[name].shape[axis]

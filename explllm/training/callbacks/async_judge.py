@@ -35,10 +35,10 @@ _CLOSING_SECONDS = 2.0
 
 @dataclass
 class _Round:
-    """The judgments requested after one validation, by row: an image may contain several faces."""
+    """The judgments requested after one validation, by row, because an image may contain several faces."""
 
     step: int
-    """Optimizer steps done."""
+    """Number of completed optimizer steps."""
     logger_step: int
     """The number of this step in the loggers."""
     faces: dict[int, ExplainedFace]
@@ -55,10 +55,10 @@ class _Round:
 class AsyncJudge(Callback):
     """Judges the chains of thought of a fixed sample after each validation, without waiting for the judge.
 
-    Training pauses only while the model generates the texts, one batch of `faces`. A background thread sends them to
-    the judge. Each score is logged under the step that generated the texts, as soon as it arrives. If the judge fails,
-    the callback warns once and training continues. At the end of training it waits for pending scores for a limited
-    time.
+    Training pauses only while the model generates the texts, in one batch of `faces` faces. A background thread sends
+    them to the judge. Each score is logged under the step that generated the texts, as soon as it arrives. If the judge
+    fails, the callback warns once and training continues. At the end of training, it waits a limited time for pending
+    scores.
     """
 
     def __init__(
@@ -72,7 +72,7 @@ class AsyncJudge(Callback):
 
         Args:
             judge: Name of a language model on an OpenAI-compatible server, or ``offline`` for the rule-based judge.
-            faces: Validation faces in the sample, the same after every validation.
+            faces: Number of validation faces in the sample, which is the same after every validation.
             drain_seconds: Maximum wait for pending scores at the end of training, in seconds.
             chat: The language model's server, budget and rate limits.
 
@@ -117,7 +117,7 @@ class AsyncJudge(Callback):
         if trainer.sanity_checking or trainer.state.fn != "fit":
             return
         frame = trainer.datamodule.frame("val")  # pyrefly: ignore[missing-attribute]
-        # On every rank: under FSDP2 each must take part in every forward pass.
+        # Run on every rank: under FSDP2, all ranks must take part in every forward pass.
         faces = explain_sample(trainer, pl_module, self.faces, require="cot") if "cot" in frame else {}
         if self._loop is None:
             return
@@ -252,7 +252,7 @@ class AsyncJudge(Callback):
             sys.stderr.write(f"warning: the judge gave no score: {reason}; training continues\n")
 
     def _close(self) -> None:
-        """Stop the thread and close client and ledger; a request that hangs is abandoned with the daemon thread."""
+        """Stop the thread and close the client and ledger; a hanging request is abandoned with the thread."""
         loop, self._loop = self._loop, None
         if loop is None or self._thread is None:
             return

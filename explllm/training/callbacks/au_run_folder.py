@@ -1,4 +1,4 @@
-"""The run folder of an action unit regressor: model, ONNX file, metrics, a table by unit, and predictions."""
+"""The run folder of an action unit regressor: model, ONNX file, metrics, a per-unit table, and predictions."""
 
 import sys
 from typing import Any
@@ -24,7 +24,7 @@ from explllm.training.face_task import all_gather_list
 
 ONNX, BY_UNIT = "au_regressor.onnx", "action_units.csv"
 _COMPARED_FACES = 4
-"""Faces on which the ONNX file is compared with the model, besides random images."""
+"""Number of faces on which the ONNX file is compared with the model, in addition to random images."""
 
 
 class ActionUnitRunFolder(BaseRunFolder):
@@ -33,7 +33,7 @@ class ActionUnitRunFolder(BaseRunFolder):
     model_results = (METRICS_FILE, PREDICTIONS_FILE, BY_UNIT, ONNX)
 
     def on_fit_end(self, trainer: Trainer, pl_module: ActionUnitTask) -> None:  # pyrefly: ignore[bad-override]
-        """Write the model and its metrics, then the ONNX file: if the export fails, the others are already saved."""
+        """Write the model and its metrics, then the ONNX file, so that a failed export loses nothing else."""
         super().on_fit_end(trainer, pl_module)
         if self._writes_model(trainer):
             difference = self._export(trainer, pl_module)
@@ -47,7 +47,7 @@ class ActionUnitRunFolder(BaseRunFolder):
             self._score(trainer, pl_module, "val")
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: ActionUnitTask) -> None:  # pyrefly: ignore[bad-override]
-        """Write metrics, predictions, and the table and plot by unit; print the metrics."""
+        """Write the metrics, the predictions, and the per-unit table and plot; print the metrics."""
         self._score(trainer, pl_module, "test")
 
     # pyrefly: ignore[bad-override]
@@ -78,7 +78,7 @@ class ActionUnitRunFolder(BaseRunFolder):
             except InputError:
                 continue
         try:
-            # From the folder: under FSDP2 this rank has only a share of the weights.
+            # Load the model from the folder, because under FSDP2 this rank has only shards of the weights.
             model = ActionUnitRegressor.from_pretrained(self.run_dir / MODEL)
             difference = export_onnx(model, path, torch.stack(faces) if faces else None)
         except InputError as error:

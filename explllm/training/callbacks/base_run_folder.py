@@ -1,4 +1,4 @@
-"""The base of all run folders: the model, metrics, the table of predictions, and the training time."""
+"""The base class of all run folders: the model, metrics, the table of predictions, and the training time."""
 
 import hashlib
 import json
@@ -28,7 +28,7 @@ _BATCHES_PER_PART = 8
 
 
 class BaseRunFolder(Callback):
-    """Writes a run folder, every file atomically; subclasses add the files of their task."""
+    """Writes a run folder, each file atomically; subclasses add the files of their task."""
 
     model_results: tuple[str, ...] = (METRICS_FILE, PREDICTIONS_FILE)
     """Files that describe one model: they are deleted when training replaces it."""
@@ -40,12 +40,12 @@ class BaseRunFolder(Callback):
             run_dir: The run folder.
             predictions: The table of predictions, a ``.parquet``, ``.csv`` or ``.jsonl`` file; by default in the run
                 folder.
-            checkpoint: The checkpoint that `predict` uses. A killed `predict` resumes only with the same one.
+            checkpoint: The checkpoint that `predict` uses. A killed `predict` resumes only with the same checkpoint.
         """
         self.run_dir = Path(run_dir)
         self.predictions = Path(predictions) if predictions else self.run_dir / PREDICTIONS_FILE
         self.rows: list[dict[str, Any]] = []
-        """One record per evaluated face, with its row in the manifest; in `predict`, those not yet written."""
+        """One record per evaluated face, with its row in the manifest; in `predict`, only records not yet written."""
         self._parts, self._checkpoint = PredictionParts(self.predictions), checkpoint
         self._seconds, self._started = 0.0, 0.0
         self._first_step: int | None = None
@@ -79,9 +79,9 @@ class BaseRunFolder(Callback):
         self._seconds, self._started = self.state_dict()["seconds"], time.monotonic()
 
     def on_fit_end(self, trainer: Trainer, pl_module: FaceTask) -> None:  # pyrefly: ignore[bad-override]
-        """Write the model with the best checkpoint's weights, and delete the results of an earlier model here.
+        """Write the model with the best checkpoint's weights, and delete an earlier model's results in this folder.
 
-        Without validation data the model has the last weights. The task keeps the weights that were written, unless
+        Without validation data, the model has the last weights. The task's model keeps the written weights, unless
         several machines have separate run folders.
         """
         if trainer.fast_dev_run:  # pyrefly: ignore[missing-attribute]
@@ -119,7 +119,7 @@ class BaseRunFolder(Callback):
                 "fit/unreadable": pl_module.unreadable_images,
                 "fit/trainable_weights": sum(w.numel() for w in pl_module.parameters() if w.requires_grad),
             }
-            # Resuming a finished run does no training: its metrics stay, including the training time.
+            # Resuming a finished run does not train, so its metrics are kept, including the training time.
             existing = update_json(self.run_dir / METRICS_FILE, {})
             if any(existing.get(name) != metrics[name] for name in ("fit/steps", "fit/loss")):
                 self._write_metrics(trainer, metrics)
@@ -169,7 +169,7 @@ class BaseRunFolder(Callback):
         self.rows = []
 
     def _merged_predictions(self, trainer: Trainer) -> pd.DataFrame | None:
-        """Write this rank's last part; return the records of all ranks on rank 0, None on the others."""
+        """Write this rank's last part; return the records of all ranks on rank 0, None on other ranks."""
         self._write_part(trainer)
         trainer.strategy.barrier()
         return self._parts.merge() if trainer.is_global_zero else None
@@ -179,13 +179,13 @@ class BaseRunFolder(Callback):
         raise TypeError(f"{type(self).__name__} must override _collect()")
 
     def _unreadable_rows(self, batch: Batch) -> list[tuple[int, str]]:
-        """Return the rows of a batch whose image could not be read, with the reason."""
+        """Return the rows of a batch whose images could not be read, with the reasons."""
         pairs = zip(batch["rows"][~batch["readable"]].tolist(), batch["unreadable"], strict=True)
         return [(row, reason) for row, reason in pairs if row >= 0]
 
     @property
     def _source(self) -> str:
-        """The value of the source columns for texts and intensities of this run's model."""
+        """The value of the source columns for texts and intensities from this run's model."""
         return f"explllm {self.run_dir.name}"
 
     def _writes_model(self, trainer: Trainer) -> bool:
@@ -194,7 +194,7 @@ class BaseRunFolder(Callback):
     def _write_stage_metrics(
         self, trainer: Trainer, pl_module: FaceTask, metrics: dict[str, Any], stage: str
     ) -> dict[str, Any]:
-        """Write the metrics of a stage with the data they were measured on, replacing the stage's earlier metrics."""
+        """Write a stage's metrics, and the data they were measured on, replacing the stage's earlier metrics."""
         data = trainer.datamodule  # pyrefly: ignore[missing-attribute]
         metrics = {**metrics, "unreadable": pl_module.unreadable_images}
         metrics |= {"root": str(data.manifest.root.resolve()), "margin": data.margin}
@@ -203,11 +203,11 @@ class BaseRunFolder(Callback):
     def _write_metrics(
         self, trainer: Trainer, metrics: dict[str, Any], replace_prefix: str | None = None
     ) -> dict[str, Any]:
-        """Add metrics to ``metrics.json``, and first remove all whose names begin with `replace_prefix`."""
+        """Add metrics to ``metrics.json`` after removing those whose names begin with `replace_prefix`."""
         # pyrefly: ignore[missing-attribute]
         path, note = self.run_dir / METRICS_FILE, trainer.datamodule.training_data_note
         existing = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-        # The names of an earlier test may differ: it may have had other expressions or units.
+        # An earlier test may have other metric names, because it may have had other expressions or units.
         if replace_prefix is not None:
             existing = {name: value for name, value in existing.items() if not name.startswith(replace_prefix)}
         written = {**existing, **metrics, "training_data_note": note, "explllm": __version__}

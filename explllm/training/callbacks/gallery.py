@@ -20,7 +20,7 @@ _COLUMNS = ("step", "image", "expression", "predicted", "probability", "cot")
 
 
 class Gallery(Callback):
-    """Explains the same faces after every validation: a page and a table in the run folder, and images in the loggers.
+    """Explains the same faces after every validation; writes a page and a table to the run folder, and logs images.
 
     TensorBoard and loggers with a method `log_image` receive the images. Weights & Biases uploads them to its server.
     """

@@ -28,8 +28,8 @@ class TrainingProgressBar(RichProgressBar):
 class LiveAccuracy(Callback):
     """Shows early whether the model learns the labels or collapses to one class.
 
-    On training batches it needs no extra forward pass: the loss already predicts the first token of each label, and the
-    label whose first token has the highest logit counts as the model's answer. After each validation it reports the
+    On training batches, it needs no extra forward pass: the loss already predicts the first token of each label, and
+    the label whose first token has the highest logit counts as the model's answer. After each validation it reports the
     same metrics for the validation faces.
     """
 
@@ -106,7 +106,7 @@ class LiveAccuracy(Callback):
             return
         metrics = self.validation.compute()
         for name in ("accuracy", "macro_recall", "nll"):
-            # On every rank, where callbacks such as EarlyStopping read it; the ranks have computed the same value.
+            # Log on every rank, where callbacks such as EarlyStopping read the value; it is the same on all ranks.
             pl_module.log(f"val/{name}", metrics[name], prog_bar=name == "accuracy")
         self._log_histogram(pl_module, "val", metrics)
         self._print(trainer, f"val {metrics_line(metrics)}")

@@ -35,10 +35,10 @@ from explllm.training.task import ExpLLMTask
 
 REPORT = "report.html"
 SCORED_FACES = 16
-"""Test faces whose explanations are scored, besides the faces shown in the report."""
+"""Number of test faces whose explanations are scored, in addition to the faces shown in the report."""
 _COPIED_COLUMNS = ("image", "split", "expression", "box", "action_units", "action_units_missing", "action_units_source")
 _DRAFT_TEXTS = 1000
-"""Training texts whose n-grams are saved with the model."""
+"""Number of training texts whose n-grams are saved with the model."""
 
 
 class RunFolder(BaseRunFolder):
@@ -60,17 +60,17 @@ class RunFolder(BaseRunFolder):
 
         Args:
             run_dir: The run folder.
-            explained_faces: Faces that a test explains in the report and on the terminal. If not 0, the test also
-                explains and scores a fixed sample of faces.
+            explained_faces: Number of faces that a test explains in the report and in the terminal. If not 0, the test
+                also explains and scores a fixed sample of faces.
             predictions: The table of predictions, a ``.parquet``, ``.csv`` or ``.jsonl`` file; by default in the run
                 folder.
-            answer_labels: The label set of the test faces, such as ``affectnet7``: the model answers only with its
-                expressions, and their probabilities are renormalized. By default the model may answer with any of its
-                expressions, and an answer outside the data's expressions is wrong.
+            answer_labels: The label set of the test faces, such as ``affectnet7``: the model answers only with
+                expressions of this set, and their probabilities are renormalized. By default, the model may answer with
+                any of its own expressions, and an answer outside the data's expressions is wrong.
             unknown_labels: What to do with test faces whose expression is not a possible answer: ``refuse`` to run, or
                 ``leave_out`` and count them.
-            checkpoint: The checkpoint that `predict` uses. A killed `predict` resumes only with the same one.
-            scored_faces: Size of that sample; all faces if the data has fewer.
+            checkpoint: The checkpoint that `predict` uses. A killed `predict` resumes only with the same checkpoint.
+            scored_faces: Size of the scored sample; all faces if the data has fewer.
 
         Raises:
             ConfigError: If `explained_faces` is negative, or `answer_labels` or `unknown_labels` is unknown.
@@ -88,23 +88,23 @@ class RunFolder(BaseRunFolder):
         self.explained_faces, self.scored_faces = explained_faces, scored_faces
 
     def setup(self, trainer: Trainer, pl_module: ExpLLMTask, stage: str) -> None:  # pyrefly: ignore[bad-override]
-        """Pass `unknown_labels` to the task; see the base class too."""
+        """Set up the base class, and pass `unknown_labels` to the task."""
         super().setup(trainer, pl_module, stage)
         pl_module.leave_out_unknown_labels = self.unknown_labels == "leave_out"
 
     def on_fit_start(self, trainer: Trainer, pl_module: ExpLLMTask) -> None:  # pyrefly: ignore[bad-override]
         """Record the training faces; print the trainable weights; inherit the training data note of `init_from`."""
         if pl_module.init_from is not None:
-            # Read now, with its weights: the folder may no longer exist when training ends.
+            # Read the note now, like the weights, because the folder may no longer exist when training ends.
             pl_module.explllm.config.training_data_note = read_config(Path(pl_module.init_from)).training_data_note
         if self._writes_model(trainer):
-            # Beside the checkpoints: a resumed run may have other data.
+            # Store it next to the checkpoints, because a resumed run may use different data.
             faces = trainer.datamodule.manifest  # pyrefly: ignore[missing-attribute]
             write_record(training_faces(faces, pl_module.init_from, trainer.ckpt_path), self._checkpoints)
         super().on_fit_start(trainer, pl_module)
 
     def on_fit_end(self, trainer: Trainer, pl_module: ExpLLMTask) -> None:  # pyrefly: ignore[bad-override]
-        """Write the model, with n-grams of the training texts for speculative decoding, and its training faces."""
+        """Write the model (with n-grams of the training texts for speculative decoding) and its training faces."""
         data = trainer.datamodule  # pyrefly: ignore[missing-attribute]
         if trainer.is_global_zero and data.conversation_kind == "mixture":
             faces = data.frame("train").reindex(columns=["expression", "cot"]).dropna()
@@ -116,7 +116,8 @@ class RunFolder(BaseRunFolder):
             )
         record = read_record(self._checkpoints) if self._writes_model(trainer) else None
         if record is not None:
-            # First the old one goes: killed in between, a model has no record rather than that of another model.
+            # Delete the old record first: if the process is killed in between, no record is better than another
+            # model's.
             (self.run_dir / TRAINING_FACES).unlink(missing_ok=True)
         super().on_fit_end(trainer, pl_module)
         if record is not None:
@@ -143,11 +144,11 @@ class RunFolder(BaseRunFolder):
             self._print_note(trainer)
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: ExpLLMTask) -> None:  # pyrefly: ignore[bad-override]
-        """Write metrics, predictions and report; print the metrics and some explained faces."""
+        """Write the metrics, the predictions and the report; print the metrics and some explained faces."""
         data = trainer.datamodule  # pyrefly: ignore[missing-attribute]
         answers, table = self._answers(trainer, pl_module)
         table.loc[answers.rows, "predicted"] = answers.names
-        # On every rank: under FSDP2 each must take part in every forward pass.
+        # Run on every rank: under FSDP2, all ranks must take part in every forward pass.
         shown, sample = self._explain(trainer, pl_module, answers, table)
         if not trainer.is_global_zero:
             return
@@ -206,7 +207,7 @@ class RunFolder(BaseRunFolder):
         return faces.loc[predictions.index, [name for name in _COPIED_COLUMNS if name in faces]].join(predictions)
 
     def _answers(self, trainer: Trainer, pl_module: ExpLLMTask) -> tuple[Answers, pd.DataFrame]:
-        """Gather the answers of all ranks on every rank: an error then stops all of them."""
+        """Gather the answers of all ranks on every rank, so that an error stops all of them."""
         table = self._table(trainer, pd.DataFrame(all_gather_list(self.rows)))
         answers = None
         if "predicted" in table:
@@ -223,18 +224,18 @@ class RunFolder(BaseRunFolder):
         return answers, table
 
     def _score(self, trainer: Trainer, pl_module: ExpLLMTask, answers: Answers, stage: str) -> dict[str, Any]:
-        """Compute the metrics and write them to ``metrics.json``, replacing earlier ones of the stage."""
+        """Compute the metrics and write them to ``metrics.json``, replacing the stage's earlier metrics."""
         return self._write_stage_metrics(trainer, pl_module, recognition_metrics(answers), stage)
 
     def _explain(
         self, trainer: Trainer, pl_module: ExpLLMTask, answers: Answers, table: pd.DataFrame
     ) -> tuple[list[ExplainedFace], dict[int, ExplainedFace]]:
-        """Explain the faces to show and those to score.
+        """Explain the faces to show and the faces to score.
 
         Returns:
-            The faces to show: those with the highest and lowest probability of the true label, of different expressions
-            if possible. And, by row, the faces to score: a sample that does not depend on the model's answers, because
-            a mean over the best and worst faces would be meaningless.
+            The faces to show: those with the highest and lowest probability of the true label, with different
+            expressions if possible. Also, by row, the faces to score: a sample that does not depend on the model's
+            answers, because a mean over the best and worst faces would be meaningless.
         """
         scored = pd.DataFrame(
             {

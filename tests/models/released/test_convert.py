@@ -248,7 +248,7 @@ def test_without_weights(released, refused):
 
 
 def test_an_existing_folder_is_not_replaced(released, converted):
-    with pytest.raises(CheckpointError, match="exists already"):
+    with pytest.raises(CheckpointError, match="already exists"):
         convert_released(released, converted)
 
 
@@ -269,7 +269,7 @@ def test_the_commands(released, explllm, tmp_path):
 
     assert type(AutoModel.from_pretrained("merged/vision")).__name__ == "Dinov2Model"
     assert type(AutoModelForCausalLM.from_pretrained("merged/language")).__name__ == "LlamaForCausalLM"
-    assert "exists already" in explllm("convert", "merge", "out", "merged").error
+    assert "already exists" in explllm("convert", "merge", "out", "merged").error
     assert "needs a subcommand" in explllm("convert").error
     assert (
         "--vision_heads is 0. Use at least 1."
