@@ -206,7 +206,7 @@ class FaceTask(LightningModule):
                     remedy=f"Replace or remove such images, or raise --data.max_unreadable (now {limit}).",
                 )
             if self.trainer.is_global_zero:
-                sys.stderr.write(f"warning: unreadable image {count} of at most {limit}: {name}\n")
+                sys.stderr.write(f"warning: image {count} of at most {limit} that cannot be read: {name}\n")
         self._new_unreadable_images = []
 
 

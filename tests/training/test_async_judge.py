@@ -159,7 +159,7 @@ def test_a_face_of_the_sample_that_cannot_be_read(fit, drawn_faces, tmp_path, ca
     broken = {"folder": str(tmp_path / "broken"), "max_unreadable": 1}
     done, _ = fit({"class_path": callback, "init_args": {"faces": 2}}, data=broken)
     assert done.status == 0, done.err
-    assert "unreadable image 1 of at most 1" in done.err
+    assert "image 1 of at most 1 that cannot be read" in done.err
     if callback == "AsyncJudge":
         shown = [row["image"] for row in noted(tmp_path)]
     else:
