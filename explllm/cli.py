@@ -69,7 +69,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stderr.write(f"{_rank()}error: {error}\n")
         return 2
     except OSError as error:
+        finished = "".join(f"{note}\n" for note in getattr(error, "__notes__", []))
         if isinstance(error, BrokenPipeError) and _output_is_closed():
+            sys.stderr.write(finished)
             # Python flushes the output once more at exit.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return _CLOSED_OUTPUT
@@ -77,7 +79,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if error.filename is None and error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
         where = "" if error.filename is None else f" [{error.filename}]"
-        sys.stderr.write(f"{_rank()}error: {error.strerror}{where}. Check the path, its permissions and its disk.\n")
+        remedy = "Check the path, its permissions and its disk."
+        sys.stderr.write(f"{_rank()}error: {error.strerror}{where}. {remedy}\n{finished}")
         return 2
     except KeyboardInterrupt as stop:
         terminated = isinstance(stop, Terminated)

@@ -325,7 +325,7 @@ _PLAIN = "data:image/unknown;base64,"
 
 def _decoded(text: str) -> bytes:
     try:
-        return base64.b64decode(text, validate=True)
+        return base64.b64decode("".join(text.split()), validate=True)  # tools wrap the lines of base64
     except (binascii.Error, ValueError) as error:
         raise RequestError(400, "The picture's base64 is invalid.", "invalid_image") from error
 

@@ -62,13 +62,22 @@ def load_tokenizer(name: str | PathLike[str], chat_format: str, revision: str | 
                 shutil.copyfile(name, Path(folder, "tokenizer.model"))
                 tokenizer = LlamaTokenizer.from_pretrained(folder, legacy=False)
         else:
-            tokenizer = AutoTokenizer.from_pretrained(str(name), revision=revision, legacy=False)
-    except (OSError, ValueError) as error:
+            tokenizer = AutoTokenizer.from_pretrained(
+                str(name), revision=revision, legacy=False, trust_remote_code=False
+            )
+    except Exception as error:  # of many types, also from the network
         raise ConfigError(
-            f"cannot load a tokenizer: {str(error).splitlines()[0]}",
+            f"cannot load a tokenizer: {(str(error) or type(error).__name__).splitlines()[0]}",
             where=str(name),
             remedy="Pass a folder with a tokenizer, or the name of a Hugging Face model that this machine can reach.",
         ) from error
+    if not tokenizer.encode("Happiness", add_special_tokens=False):  # pyrefly: ignore[missing-attribute]
+        # transformers returns such a tokenizer if the file of the vocabulary is missing or cannot be downloaded.
+        raise ConfigError(
+            "the tokenizer has no vocabulary: a file such as tokenizer.model is missing or was not downloaded",
+            where=str(name),
+            remedy="Copy the missing file, or run the command again.",
+        )
     return prepare_tokenizer(tokenizer, chat_format)  # pyrefly: ignore[bad-argument-type]
 
 

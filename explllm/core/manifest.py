@@ -143,7 +143,13 @@ class Manifest:
         return Manifest(rows.reset_index(drop=True), self.root, self.path)
 
     def sample(self, count: int, seed: int = 0) -> Manifest:
-        """Return at most `count` random rows, in table order; for equal seeds, larger samples contain smaller ones."""
+        """Return at most `count` random rows, in table order; for equal seeds, larger samples contain smaller ones.
+
+        Raises:
+            InputError: If `count` is negative.
+        """
+        if count < 0:
+            raise InputError(f"a sample of {count} rows", remedy="Use 0 or more.")
         rows = np.sort(np.random.default_rng(seed).permutation(len(self))[:count])
         return Manifest(self.frame.iloc[rows], self.root, self.path)
 

@@ -15,6 +15,7 @@ from explllm.core.action_units import NAMES, check_action_units
 from explllm.core.errors import InputError, ManifestError, MissingPathError, UnknownExpressionError
 from explllm.core.expressions import LABEL_SETS, Expression, LabelSet
 from explllm.core.manifest import Manifest
+from explllm.core.manifest_files import check_csv
 from explllm.faces.images import IMAGE_SUFFIXES
 
 ACTION_UNITS_NAME = "action_units.csv"
@@ -222,6 +223,12 @@ def _add_action_units(
 def _read_action_units(path: Path) -> dict[str, list[float | None]]:
     """Return the intensities by image path below the root, None for units that were not measured."""
     units: dict[str, list[float | None]] = {}
+    try:
+        check_csv(path)
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise ManifestError(
+            f"not a CSV table in UTF-8: {error}", where=path, remedy="Save it as CSV in UTF-8."
+        ) from error
     with path.open(newline="", encoding="utf-8-sig") as lines:
         reader = csv.DictReader(lines)
         missing = [column for column in ("file", *_AU_COLUMNS) if column not in (reader.fieldnames or ())]

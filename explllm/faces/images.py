@@ -6,9 +6,9 @@ import glob
 import os
 import re
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from io import BytesIO
+from io import BytesIO, IOBase
 from os import PathLike, fspath
 from pathlib import Path
 from typing import Any
@@ -169,10 +169,11 @@ def as_images(images: ImageSource | Iterable[ImageSource]) -> tuple[Iterable[Ima
     Args:
         images: One image, an iterable of images, or an array or tensor of several, (B, H, W, C) or (B, C, H, W).
     """
-    if hasattr(images, "ndim"):
-        single = images.ndim != 4
+    if isinstance(images, np.ndarray) or hasattr(images, "cpu"):
+        single = images.ndim != 4  # pyrefly: ignore[missing-attribute]
     else:
-        single = isinstance(images, str | PathLike | bytes | BytesIO) or not isinstance(images, Iterable)
+        # `load_image` refuses files and mappings; their iterators would give lines and keys.
+        single = isinstance(images, str | PathLike | bytes | IOBase | Mapping) or not isinstance(images, Iterable)
     sources: Any = [images] if single else images
     return sources, single
 

@@ -62,6 +62,11 @@ def build_config(settings: NetworkSettings, init_from: str | PathLike[str] | Non
     vision_config, vision_base = part_config(settings.vision, settings.vision_revision, "vision")
     vision_config = vision_tower_config(vision_config)
     text_config, text_base = part_config(settings.language, settings.language_revision, "language")
+    if not hasattr(text_config, "hidden_size"):
+        raise ConfigError(
+            f"language: a {text_config.model_type} is not a language model of text alone",
+            remedy="Set model.network.language to one that is.",
+        )
     if text_base is None:
         tokenizer = small_tokenizer(settings.vocabulary or 1024, chat_format)
         text_config.vocab_size = len(tokenizer)
@@ -69,6 +74,9 @@ def build_config(settings: NetworkSettings, init_from: str | PathLike[str] | Non
         text_config.pad_token_id = None
     else:
         tokenizer = load_tokenizer(text_base, chat_format, settings.language_revision)
+        if tokenizer.pad_token_id >= text_config.vocab_size:
+            # Some repositories add a padding token, but no embedding. Padding is masked: any known token can serve.
+            tokenizer.pad_token = tokenizer.unk_token or tokenizer.eos_token
     if inherited is not None and inherits_image:
         image = ImagePreset.from_dict(inherited.image or {})
     elif settings.image_preset == NATIVE:

@@ -9,6 +9,7 @@ from typing import Any, Literal, cast
 import torch
 from huggingface_hub import try_to_load_from_cache
 from PIL import Image
+from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, BitsAndBytesConfig, PreTrainedModel
 from transformers.models.auto.image_processing_auto import get_image_processor_config
 
@@ -30,7 +31,7 @@ def base_config(name: str, revision: str | None, **options: Any) -> Any:
         CheckpointError: If it cannot be read.
     """
     try:
-        return AutoConfig.from_pretrained(name, revision=revision, **options)
+        return AutoConfig.from_pretrained(name, revision=revision, trust_remote_code=False, **options)
     except (OSError, ValueError) as error:
         raise _loading_error(name, error) from error
 
@@ -142,7 +143,13 @@ def _load(
         # transformers loads safetensors if the repository has them, otherwise .bin files; `weights_only` prevents
         # loading pickled objects from those. The type "auto" is the data type of the files.
         model, info = auto.from_pretrained(
-            name, revision=revision, dtype=dtype or "auto", weights_only=True, output_loading_info=True, **options
+            name,
+            revision=revision,
+            dtype=dtype or "auto",
+            weights_only=True,
+            output_loading_info=True,
+            trust_remote_code=False,
+            **options,
         )
     except torch.OutOfMemoryError:
         raise
@@ -152,7 +159,7 @@ def _load(
             where=name,
             remedy="Use files that contain only tensors, from a source that you trust.",
         ) from error
-    except (OSError, ValueError, RuntimeError, EOFError) as error:
+    except (OSError, ValueError, RuntimeError, EOFError, SafetensorError) as error:
         raise _loading_error(name, error) from error
     return model, set(info["missing_keys"])
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal
 
@@ -94,6 +95,10 @@ class NetworkSettings:
         preset = PRESETS[self.preset]
         values: dict[str, Any] = {item.name: getattr(self, item.name) for item in fields(self)}
         values = {name: value for name, value in values.items() if value is not None}
+        for part in ("vision", "language"):
+            if isinstance(values.get(part), str) and Path(values[part]).expanduser().is_dir():
+                # The model's folder names it, and may be opened from another working directory.
+                values[part] = str(Path(values[part]).expanduser().absolute())
         if isinstance(self.vision, str) and self.vision != preset.vision:
             values = {"image_preset": NATIVE, **values}
             preset = replace(preset, image_size=None)

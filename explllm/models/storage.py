@@ -60,6 +60,9 @@ def save(
     target = Path(folder)
     check_target(target, replace)
     config = ExpLLMConfig.from_dict(model.config.to_dict())
+    # The folder is replaced: base weights that are in it must be copied.
+    bases = [Path(base).resolve() for base in (config.vision_base, config.text_base) if base]
+    include_base = include_base or any(base.is_relative_to(target.resolve()) for base in bases)
     copied: dict[str, PreTrainedModel] = {}
     if merge or (include_base and config.vision_train != "full"):
         copied["vision"] = model.vision
@@ -84,6 +87,7 @@ def save(
         if model.drafts.table:
             save_weights(model.drafts.to_tensors(), temporary / DRAFTS)
         for name, part in copied.items():
+            _allow_sampling(part)
             state = {key: value.contiguous() for key, value in plain_state_dict(part, merge).items()}
             part.save_pretrained(temporary / name, state_dict=state, max_shard_size="5GB")
         if "language" in copied:
@@ -228,9 +232,10 @@ def initialize(model: "ExpLLM", folder: Path, keep_file_dtype: bool = False) -> 
 
     Raises:
         MissingPathError: If there is no such folder.
-        CheckpointError: If the folder contains a weight that the model lacks or has in another shape.
+        CheckpointError: If the folder contains a weight that the model lacks or has in another shape, or merged weights
+            of a part that the model loads from elsewhere.
     """
-    read_config(folder)
+    _check_merged(cast(ExpLLMConfig, model.config), read_config(folder), folder)
     current = model.state_dict()
     weights: dict[str, torch.Tensor] = {}
     for name, value in remap_keys(read_weights(folder / WEIGHTS), current).items():
@@ -255,6 +260,21 @@ def initialize(model: "ExpLLM", folder: Path, keep_file_dtype: bool = False) -> 
     reset_magnitudes(model.vision, "vision", weights)
     reset_magnitudes(model.language, "language", weights)
     forget_bases(model, {name.partition(".")[0] for name in weights if not is_lora(name)})
+
+
+def _check_merged(config: ExpLLMConfig, source: ExpLLMConfig, folder: Path) -> None:
+    """Check that a model starts from the merged weights of a folder, which replace those of the original base."""
+    for part, own, trained, base in (
+        ("vision", source.vision_base, source.vision_train, config.vision_base),
+        ("language", source.text_base, source.text_train, config.text_base),
+    ):
+        merged = own is not None and own.startswith("./") and trained == "frozen"
+        if merged and (base is None or Path(base).resolve() != (folder / own).resolve()):
+            raise CheckpointError(
+                f"the model to start from has {part} weights of its own, but the settings name {base or 'none'}",
+                where=folder,
+                remedy=f"Set --model.network.{part} {folder / own}.",
+            )
 
 
 def forget_bases(model: "ExpLLM", parts: Container[str]) -> None:
@@ -286,7 +306,8 @@ def upload(folder: str | PathLike[str], repo_id: str, private: bool | None = Non
         CheckpointError: If the base weights are in another folder on this machine, or the upload fails.
     """
     config = read_config(Path(folder))
-    local = [base for base in (config.vision_base, config.text_base) if base and Path(base).is_absolute()]
+    bases = [base for base in (config.vision_base, config.text_base) if base and not base.startswith("./")]
+    local = [base for base in bases if Path(base).is_absolute() or Path(base).is_dir()]
     if local:
         raise CheckpointError(
             "the model's base weights are in a folder of this machine",
@@ -352,10 +373,20 @@ def save_weights(weights: dict[str, torch.Tensor], path: Path) -> None:
     save_file({name: value.cpu().contiguous() for name, value in weights.items()}, path, metadata={"format": "pt"})
 
 
+def _allow_sampling(part: PreTrainedModel) -> None:
+    """Make a generation configuration valid: Vicuna's has a temperature without `do_sample`.
+
+    transformers before 5.23 refuses to write it.
+    """
+    generation = getattr(part, "generation_config", None)
+    if generation is not None and any(getattr(generation, name) is not None for name in ("temperature", "top_p")):
+        generation.do_sample = True
+
+
 def _find_folder(name: str | PathLike[str], revision: str | None, **hub: Any) -> Path:
     folder = Path(name)
     if folder.is_dir():
-        return folder
+        return folder.absolute()
     remedy = "Name a folder that `fit` wrote (runs/NAME/model), or a model on the Hugging Face hub."
     if isinstance(name, PathLike) or str(name).count("/") != 1 or str(name).startswith(("/", ".", "~", "runs/")):
         raise MissingPathError("the model folder does not exist", where=folder, remedy=remedy)
@@ -363,14 +394,15 @@ def _find_folder(name: str | PathLike[str], revision: str | None, **hub: Any) ->
         patterns = ["*.json", "*.jinja", "*.safetensors"]
         return Path(snapshot_download(str(name), revision=revision, allow_patterns=patterns, **hub))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        reason = (str(error) or type(error).__name__).splitlines()[0].rstrip(".")
         raise MissingPathError(
-            "neither a folder nor a model on the hub that can be downloaded", where=folder, remedy=remedy
+            f"neither a folder nor a model on the hub that can be downloaded: {reason}", where=folder, remedy=remedy
         ) from error
 
 
 def _read_tokenizer(folder: Path, config: ExpLLMConfig) -> Any:
     try:
-        tokenizer: Any = AutoTokenizer.from_pretrained(folder, config=config)
+        tokenizer: Any = AutoTokenizer.from_pretrained(folder, config=config, trust_remote_code=False)
     except Exception as error:  # transformers and tokenizers raise many types, of many lines
         missing = not (folder / "tokenizer.json").is_file()
         raise CheckpointError(

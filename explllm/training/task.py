@@ -193,6 +193,9 @@ class ExpLLMTask(FaceTask):
         self._use_commits_of(checkpoint)
         self.config.image, self.config.image_tokens = metadata["image"], metadata["image_tokens"]
         self.config.temperature = metadata.get("temperature", 1.0)
+        if checkpoint.get("labels"):
+            # `setup` would use those of the data, if it has any.
+            self.set_labels([Expression(label) for label in checkpoint["labels"]])
         self.conversations = ConversationEncoder(tokenizer, metadata["image_tokens"])
         self.image = ImagePreset.from_dict(metadata["image"])
 

@@ -170,6 +170,20 @@ def test_csv_with_wrong_columns(tmp_path):
     assert "au0, ..., au23" in one_line(error)
 
 
+def test_csv_that_is_ambiguous(tmp_path):
+    make(tmp_path, "train/happy/a.png")
+    names = ",".join(["file", *(f"au{number}" for number in range(24))])
+    cells = ",".join(["train/happy/a.png", *["0.5"] * 24])
+    for header, row, message in (
+        (f"{names},au0", f"{cells},0.9", "two columns are named 'au0'"),
+        (names, f"{cells},0.9", "26 cells, but the header has 25 .*line 2"),
+        (names, cells.replace("a.png", "\u00fc.png"), "not a CSV table in UTF-8"),
+    ):
+        (tmp_path / "action_units.csv").write_bytes(f"{header}\n{row}\n".encode("latin-1"))
+        with pytest.raises(ManifestError, match=message):
+            read_folder(tmp_path)
+
+
 @pytest.mark.parametrize(
     ("rows", "message"),
     [

@@ -10,7 +10,7 @@ import pytest
 import torch
 from transformers import Dinov2Config, Dinov2Model, LlamaConfig, LlamaForCausalLM
 
-from explllm.core.errors import CheckpointError
+from explllm.core.errors import CheckpointError, ConfigError
 from explllm.models.build import NetworkSettings, build
 from explllm.models.pretrained import load_language, load_vision
 from explllm.models.storage import upload
@@ -43,6 +43,9 @@ def write_vicuna(folder, golden):
     (folder / INDEX).write_text(json.dumps({"metadata": {"total_size": size}, "weight_map": weight_map}))
     for name in ("tokenizer.model", "tokenizer_config.json", "special_tokens_map.json", "generation_config.json"):
         shutil.copyfile(golden / "checkpoint" / name, folder / name)
+    generation = json.loads((folder / "generation_config.json").read_text())
+    # Without `do_sample`, as in the released file.
+    (folder / "generation_config.json").write_text(json.dumps({**generation, "temperature": 0.9, "top_p": 0.6}))
     return weights
 
 
@@ -66,6 +69,39 @@ def test_sharded_bin_files_with_a_sentencepiece_tokenizer(hub):
     assert (model.image.size, model.image.mean) == (56, (0.1, 0.2, 0.3))
     assert model.conversations.tokenizer.convert_ids_to_tokens(319) == "▁A"  # Llama's vocabulary
     assert {weight.dtype for weight in model.language.parameters()} == {torch.bfloat16, torch.float32}
+
+
+def test_vicunas_generation_settings_are_saved(hub, tmp_path):
+    model = build(NetworkSettings(vision=str(hub / "test/dino"), language=str(hub / "test/vicuna"), **SETTINGS))
+    model.save_pretrained(tmp_path / "own", include_base=True)
+    saved = json.loads((tmp_path / "own/language/generation_config.json").read_text())
+    # transformers before 5.23 writes a temperature only with `do_sample`.
+    assert (saved["temperature"], saved["top_p"], saved["do_sample"]) == (0.9, 0.6, True)
+
+
+def test_repositories_that_are_not_complete(hub, monkeypatch):
+    folder = hub / "test/vicuna"
+    settings = NetworkSettings(vision=str(hub / "test/dino"), language=str(folder), **SETTINGS)
+    # A padding token without an embedding, as in some Llama repositories.
+    (folder / "added_tokens.json").write_text('{"<pad>": 32000}')
+    tokenizer = json.loads((folder / "tokenizer_config.json").read_text())
+    known = {str(number): {"content": name, "special": True} for number, name in enumerate(("<unk>", "<s>", "</s>"))}
+    tokenizer |= {"pad_token": "<pad>", "added_tokens_decoder": {**known, "32000": {"content": "<pad>"}}}
+    (folder / "tokenizer_config.json").write_text(json.dumps(tokenizer))
+    assert build(settings).conversations.pad_token_id < 32000
+    (folder / "tokenizer.model").unlink()
+    with pytest.raises(ConfigError, match=r"the tokenizer has no vocabulary.*test/vicuna"):
+        build(settings)
+    # Code of a repository never runs, whatever the user answers.
+    monkeypatch.setattr("builtins.input", lambda _: "y")
+    config = json.loads((folder / "config.json").read_text())
+    config |= {"model_type": "unknown", "auto_map": {"AutoConfig": "configuration.Config"}}
+    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "configuration.py").write_text("import os\nos.mkdir('trap')")
+    monkeypatch.chdir(hub)
+    with pytest.raises(CheckpointError, match="custom code"):
+        build(settings)
+    assert not (hub / "trap").exists()
 
 
 class Trap:

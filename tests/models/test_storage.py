@@ -127,6 +127,41 @@ def test_a_base_trained_in_the_first_stage_is_saved_by_the_second(named_bases, t
     assert {"vision.embeddings.cls_token", "language.lm_head.weight"} <= set(second.weights_to_save())
 
 
+def test_a_folder_with_bases_is_replaced_by_one_with_bases(named_bases, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    first = build(named_bases)
+    first.save_pretrained("own", include_base=True)
+    opened = ExpLLM.from_pretrained("own")  # its bases are in the folder
+    with pytest.raises(CheckpointError, match="base weights are in a folder of this machine"):
+        opened.save_pretrained("other")
+        storage.upload("other", "me/model")
+    opened.config.labels = opened.config.labels[:6]
+    opened.save_pretrained("own")
+    again = ExpLLM.from_pretrained("own")
+    assert len(again.labels) == 6
+    torch.testing.assert_close(logits(again), logits(first), atol=1e-6, rtol=0)
+
+
+def test_bases_in_relative_folders_are_found_from_everywhere(named_bases, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    model = build(replace(named_bases, vision="./vision", language="language"))
+    model.save_pretrained("model")
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    torch.testing.assert_close(logits(ExpLLM.from_pretrained("../model")), logits(model), atol=1e-6, rtol=0)
+
+
+def test_merged_weights_to_start_from_are_not_ignored(named_bases, tmp_path):
+    first = build(named_bases)
+    first.save_pretrained(tmp_path / "merged", merge=True)
+    with pytest.raises(CheckpointError, match=r"vision weights of its own.*--model.network.vision .*merged/vision"):
+        storage.initialize(build(named_bases), tmp_path / "merged")
+    own = {part: str(tmp_path / "merged" / part) for part in ("vision", "language")}
+    second = build(replace(named_bases, **own))
+    storage.initialize(second, tmp_path / "merged")
+    torch.testing.assert_close(logits(second), logits(first), atol=1e-5, rtol=0)
+
+
 def test_settings_of_the_base_are_saved(named_bases, tmp_path):
     build(replace(named_bases, base_dtype="bfloat16")).save_pretrained(tmp_path / "model")
 

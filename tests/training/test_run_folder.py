@@ -240,6 +240,17 @@ def test_explanations_take_the_precision_of_the_run(command, run_dir, monkeypatc
         found.clear()
 
 
+def test_predict_after_encoder_epochs(command, run_dir, drawn_faces, tmp_path):
+    """The number of labels, and so of the training head's weights, comes from the checkpoint."""
+    done = command("fit", "--model.encoder_share", 0.5, "--trainer.max_epochs", 2, "--run_dir", "shared")
+    assert done.status == 0, done.err
+    Manifest(Manifest.read(drawn_faces / "manifest.parquet").frame[["image"]], drawn_faces).write("bare.csv")
+    named = ("--data", "ManifestFaces", "--data.manifest", "bare.csv", "--data.root", drawn_faces)
+    done = command("predict", *named, "--model.encoder_share", 0.5, "--run_dir", "shared")
+    assert done.status == 0, done.err
+    assert "97 faces" in done.out
+
+
 def test_validate(command, run_dir):
     done = command("validate")
     assert done.status == 0 and done.err == ""
