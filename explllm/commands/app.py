@@ -43,7 +43,7 @@ def app(
     Args:
         model: A model folder that `fit` or `convert` wrote, such as runs/NAME/model, or a name on the Hugging Face hub;
             several can be compared.
-        device: Device of the models, such as cuda or cpu.
+        device: Device to run the models on, such as cuda or cpu.
         detector: Face detector for pictures that are not face crops: an SCRFD file (ONNX), none, or auto for the
             detector that `explllm models get scrfd` downloads, if present.
         host: Address to listen on; 0.0.0.0 for all interfaces.

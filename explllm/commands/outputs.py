@@ -1,4 +1,4 @@
-"""Checks of a command's outputs before any work is done, and the name of the run folder."""
+"""Checks of a command's output paths, run before any work starts, and the name of the run folder."""
 
 import os
 import re

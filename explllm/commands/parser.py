@@ -1,6 +1,6 @@
 """Commands as plain functions: a function's signature and docstring define its parser.
 
-Parameters before ``*`` are positional arguments, those after it are options. A parameter whose type is a dataclass
+Parameters before ``*`` are positional arguments; those after it are options. A parameter whose type is a dataclass
 represents a group of options, one per field, and the function receives the dataclass. Descriptions come from the
 docstrings. Every command also takes ``--config FILE``, a YAML file of its options.
 """

@@ -228,7 +228,7 @@ class ActionUnitData(FaceDataModule):
             raise ManifestError(
                 "no row of the split `train` has action units",
                 where=self._where(),
-                remedy="Use a manifest with intensities, such as `explllm data feafa` or `explllm aus` writes.",
+                remedy="Use a manifest with intensities, such as one written by `explllm data feafa` or `explllm aus`.",
             )
         dataset = TrainingUnits(self.images(), labels, rows, self.augment, self.max_unreadable)
         return self._training_loader(SinglePass(rows, "action_units", self.seed), dataset, collate_units)

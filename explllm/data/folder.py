@@ -49,8 +49,8 @@ def read_folder(
     The layout is ``root/{train,val,test}/<class>/<image>`` (``valid`` and ``validation`` mean ``val``) or
     ``root/<class>/<image>``. Hidden files and folders are ignored.
 
-    Action units are read from ``root/action_units.csv``, with the columns ``file`` (path below the root) and ``au0`` to
-    ``au23``. Empty cells and ``nan`` mean that a unit was not measured. A unit that stays at
+    Action units are read from ``root/action_units.csv``, with the columns ``file`` (path relative to the root) and
+    ``au0`` to ``au23``. Empty cells and ``nan`` mean that a unit was not measured. A unit that stays at
     zero in a large table was most likely not measured either: estimators write 0 for units that they do not support.
 
     Args:
@@ -221,7 +221,7 @@ def _add_action_units(
 
 
 def _read_action_units(path: Path) -> dict[str, list[float | None]]:
-    """Return the intensities by image path below the root, None for units that were not measured."""
+    """Return the intensities by image path relative to the root, None for units that were not measured."""
     units: dict[str, list[float | None]] = {}
     try:
         check_csv(path)

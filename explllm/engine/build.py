@@ -1,4 +1,4 @@
-"""Build texts for the faces of a manifest, with a language model or by rules: chains of thought or another kind."""
+"""Build chains of thought or other texts for the faces of a manifest, with a language model or by rules."""
 
 import time
 from collections.abc import Awaitable, Callable, Iterator

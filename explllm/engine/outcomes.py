@@ -23,7 +23,7 @@ class FaceOutcome(Protocol):
 
     @property
     def cost(self) -> float:
-        """Cost of its answers in USD, including answers from earlier runs."""
+        """Cost of the answers for this face in USD, including answers from earlier runs."""
 
     def cells(self) -> dict[str, str | float | None]:
         """Return the face's cells in the output manifest, by column."""

@@ -118,7 +118,7 @@ class TaggedSentence:
         return position
 
     def _resolve_directions(self) -> None:
-        """Decide whether "up", "in" and similar words are movements or plain words."""
+        """Decide whether "up", "in" and similar words describe movements or are ordinary words."""
         for position, kind in enumerate(self.kinds):
             if kind != "direction":
                 continue

@@ -59,7 +59,7 @@ class ImageRows:
 
 @dataclass(frozen=True)
 class DetectionJob:
-    """Settings of face detection for a manifest."""
+    """Face detection settings for a manifest."""
 
     detector: Path
     """The ONNX file."""

@@ -200,7 +200,7 @@ class Server:
             )
 
     def forbidden(self, failure: RequestError) -> InputError:
-        """Return the error of a key without permission.
+        """Return the error for an API key that lacks permission.
 
         Status 403 can also reject a single request because of its content; the caller distinguishes the two.
         """

@@ -69,7 +69,7 @@ class FEALLMSettings:
     local_heads: int = 4
     """Number of self-attention heads over the local clues; `local_width` must be a multiple of 4 times this number."""
     heads: int = 8
-    """Number of heads in each attention of the projector; it must divide the width of the encoder's features."""
+    """Number of heads in each attention layer of the projector; it must divide the width of the encoder's features."""
 
     def __post_init__(self) -> None:
         """Check the boxes and sizes."""

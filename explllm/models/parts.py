@@ -147,7 +147,7 @@ def inference(model: nn.Module) -> Iterator[None]:
 
 
 def checkpoint_in_evaluation_mode(part: nn.Module) -> None:
-    """Make gradient checkpointing effective in the layers of a frozen part, in place.
+    """Make gradient checkpointing take effect in the layers of a frozen part, in place.
 
     transformers checkpoints only layers in training mode. A frozen part is in evaluation mode, but gradients flow
     through it to the parts before it, and its layers would keep all their activations. This function puts such a layer

@@ -222,8 +222,8 @@ def without_training_only(weights: Mapping[str, torch.Tensor]) -> dict[str, torc
 def initialize(model: "ExpLLM", folder: Path, keep_file_dtype: bool = False) -> None:
     """Initialize a new model with the weights in another model's folder, such as the first stage's projector.
 
-    If the folder contains a part's base weights, because they were trained, the part no longer has a named base, and
-    the new model's folder and checkpoints will contain its base weights, too.
+    If the folder contains a part's base weights (because they were trained), the new model's configuration no longer
+    names a base for that part, and its folder and checkpoints also contain these weights.
 
     Args:
         model: The new model. Weights that the folder does not contain remain unchanged.
@@ -278,7 +278,7 @@ def _check_merged(config: ExpLLMConfig, source: ExpLLMConfig, folder: Path) -> N
 
 
 def forget_bases(model: "ExpLLM", parts: Container[str]) -> None:
-    """Record that some parts no longer have a named base, so the model's folder must contain their base weights.
+    """Record that the configuration names no base for some parts; the folder must contain their base weights.
 
     Args:
         model: The model.

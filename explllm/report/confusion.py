@@ -119,7 +119,7 @@ def most_frequent_error(cells: Sequence[Sequence[Cell]]) -> Cell | None:
 
 
 def thumbnails(faces: Sequence[ScoredFace]) -> dict[tuple[str, str], list[tuple[ScoredFace, str | None]]]:
-    """Create thumbnails round-robin over the cells, which shows rare errors before more of the common ones.
+    """Create thumbnails for the cells in round-robin order, so that the size limit does not exclude rare errors.
 
     Returns:
         The faces to show by row and column, each with its data URL; None if the image cannot be read.

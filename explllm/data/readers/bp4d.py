@@ -44,7 +44,7 @@ def read_bp4d(
         fold: Test on part N of the people, 1 to 3; by default all rows are ``train``.
         val_fraction: With --fold, share of the other people to use as ``val``: at least one person, or none if 0.
         listing: Read this list of frames instead of the publisher's files.
-        frames: Path of a frame below ROOT; fields: {subject}, {task}, {frame}.
+        frames: Path of a frame, relative to ROOT; fields: {subject}, {task}, {frame}.
 
     Raises:
         MissingPathError: If there is no label file.

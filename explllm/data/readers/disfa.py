@@ -45,7 +45,7 @@ def read_disfa(
         fold: Test on part N of the people, 1 to 3; by default all rows are ``train``.
         val_fraction: With --fold, share of the other people to use as ``val``: at least one person, or none if 0.
         listing: Read this list of frames instead of the publisher's files.
-        frames: Path of a frame below ROOT; fields: {subject}, {frame} from 1, {frame0} from 0.
+        frames: Path of a frame, relative to ROOT; fields: {subject}, {frame} from 1, {frame0} from 0.
         threshold: Minimum intensity (of 5) that counts as active.
 
     Raises:

@@ -45,7 +45,7 @@ class Frames:
         """Add the frames of a list, one per line.
 
         Args:
-            listing: Path of the list, absolute or below the root.
+            listing: Path of the list: an existing path, or one relative to the root.
             parse: Parses a line into the image path and its units.
             name: Returns the person shown in an image, from its path.
 

@@ -65,7 +65,7 @@ def read_feafa(
 
 
 def _people(paths: Sequence[tuple[str, ...]]) -> list[str]:
-    """Return the subject of each annotation file, from its path below the root."""
+    """Return the subject of each annotation file, from its path relative to the root."""
     people, sets = [], defaultdict(set)
     for path in paths:
         data_set, folder = path[:2] if _PARTS.fullmatch(path[0]) and len(path) > 2 else ("", path[0])
@@ -73,7 +73,7 @@ def _people(paths: Sequence[tuple[str, ...]]) -> list[str]:
         person = disfa[0] if disfa else folder
         people.append((data_set, person))
         sets[person].add(data_set)
-    # Equal folder names in two sets are two people, unless both are DISFA's.
+    # The same folder name in two sets means two different people, unless it is a DISFA subject ID.
     return [
         f"{data_set}/{person}" if len(sets[person]) > 1 and not _DISFA_PERSON.fullmatch(person) else person
         for data_set, person in people

@@ -183,7 +183,7 @@ class Source:
         self.differences += published.differences(count_rows(columns) | further)
 
     def first(self, what: str, *candidates: str) -> Path:
-        """Return the first of several paths below the root that exists.
+        """Return the first of several paths relative to the root that exists.
 
         Raises:
             MissingPathError: If none exists; the message calls it `what`.

@@ -40,7 +40,7 @@ class _Round:
     step: int
     """Number of completed optimizer steps."""
     logger_step: int
-    """The number of this step in the loggers."""
+    """Step number to pass to the loggers."""
     faces: dict[int, ExplainedFace]
     pending: dict[int, "Future[Judgment]"]
     judgments: dict[int, Judgment] = field(default_factory=dict)

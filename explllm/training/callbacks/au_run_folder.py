@@ -42,7 +42,7 @@ class ActionUnitRunFolder(BaseRunFolder):
 
     # pyrefly: ignore[bad-override]
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: ActionUnitTask) -> None:
-        """Write and print the metrics, if validation is not part of training."""
+        """Write and print the metrics after a standalone validation run, not during training."""
         if trainer.state.fn == "validate":
             self._score(trainer, pl_module, "val")
 

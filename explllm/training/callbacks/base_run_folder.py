@@ -81,7 +81,7 @@ class BaseRunFolder(Callback):
     def on_fit_end(self, trainer: Trainer, pl_module: FaceTask) -> None:  # pyrefly: ignore[bad-override]
         """Write the model with the best checkpoint's weights, and delete an earlier model's results in this folder.
 
-        Without validation data, the model has the last weights. The task's model keeps the written weights, unless
+        Without validation data, the final weights are written. The task's model keeps the written weights, unless
         several machines have separate run folders.
         """
         if trainer.fast_dev_run:  # pyrefly: ignore[missing-attribute]
