@@ -22,7 +22,7 @@ class Encoded(NamedTuple):
     input_ids: tuple[int, ...]
     """Token ids, with one placeholder for each image token."""
     labels: tuple[int, ...]
-    """Labels of the same length: the token ids of answers (including the end token), `IGNORED` elsewhere."""
+    """Labels of the same length: the token ids of answers (including the end token), and `IGNORED` elsewhere."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ class ConversationEncoder:
         self._cached = lru_cache(maxsize=256)(self._encode_frozen)
 
     def __getstate__(self) -> dict[str, Any]:
-        """Leave out the cache, which cannot be pickled: data loader workers receive a pickled encoder under spawn."""
+        """Leave out the cache, which cannot be pickled: data loader workers that are spawned get a pickled encoder."""
         return {name: value for name, value in self.__dict__.items() if name != "_cached"}
 
     def __setstate__(self, state: dict[str, Any]) -> None:

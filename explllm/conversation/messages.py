@@ -66,7 +66,7 @@ CAPTION = Prompt(
     "Image captioning involves describing what a given image shows.",
     "Describe the image in one sentence.",
 )
-"""The answer is a caption. Used in the first stage, which trains only the projector (paper, Section III-C-2)."""
+"""The answer is a caption. The first stage uses this prompt and trains only the projector (paper, Section III-C-2)."""
 
 
 DESCRIBE = Prompt(

@@ -53,7 +53,7 @@ def load_tokenizer(name: str | PathLike[str], chat_format: str, revision: str | 
         revision: The revision on the hub.
 
     Raises:
-        ConfigError: If it cannot be loaded.
+        ConfigError: If the tokenizer cannot be loaded.
     """
     try:
         if Path(name).suffix == ".model":
@@ -65,14 +65,14 @@ def load_tokenizer(name: str | PathLike[str], chat_format: str, revision: str | 
             tokenizer = AutoTokenizer.from_pretrained(
                 str(name), revision=revision, legacy=False, trust_remote_code=False
             )
-    except Exception as error:  # of many types, also from the network
+    except Exception as error:  # errors of many types, including network errors
         raise ConfigError(
             f"cannot load a tokenizer: {(str(error) or type(error).__name__).splitlines()[0]}",
             where=str(name),
             remedy="Pass a folder with a tokenizer, or the name of a Hugging Face model that this machine can reach.",
         ) from error
     if not tokenizer.encode("Happiness", add_special_tokens=False):  # pyrefly: ignore[missing-attribute]
-        # transformers returns such a tokenizer if the file of the vocabulary is missing or cannot be downloaded.
+        # transformers returns such a tokenizer if the vocabulary file is missing or cannot be downloaded.
         raise ConfigError(
             "the tokenizer has no vocabulary: a file such as tokenizer.model is missing or was not downloaded",
             where=str(name),
@@ -90,7 +90,7 @@ def train_tokenizer(
 
     Args:
         texts: Training texts.
-        whole_words: Words to encode as a single token, including the space before them, such as the labels.
+        whole_words: Words, such as the labels, that are each encoded as a single token with the space before them.
         vocabulary: Maximum vocabulary size, including special tokens and 256 bytes; smaller if the texts contain fewer
             distinct pieces.
         chat_format: One of `explllm.conversation.messages.FORMATS`.

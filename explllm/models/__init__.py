@@ -23,7 +23,7 @@ import logging
 
 import lazy_loader
 
-# peft imports bitsandbytes if installed, and bitsandbytes warns that an optional CPU kernel is missing.
+# peft imports bitsandbytes if it is installed, which then warns that an optional CPU kernel is missing.
 logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
 
 __getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -24,7 +24,7 @@ INPUT, OUTPUT = "pixel_values", "action_units"
 """Names of the file's input (B, 3, H, W) and output (B, 24)."""
 
 TOLERANCE = 1e-4
-"""Maximum difference between the estimates of the file and the model."""
+"""Maximum difference between the estimates of the ONNX file and those of the model."""
 
 _OPSET = 18
 _MAX_BYTES = 1.9e9
@@ -36,8 +36,8 @@ def export_onnx(model: ActionUnitRegressor, path: str | PathLike[str], faces: to
 
     The batch size is dynamic; height and width are fixed. The file's metadata contains the units' names
     (``action_units``, JSON), the fields of the `explllm.faces.pixels.ImagePreset` (``image``, JSON) and its name
-    (``image_preset``). If the model has them, it also contains the margin around the face boxes (``margin``, JSON) and
-    the ``training_data_note``.
+    (``image_preset``). If the model has them, the metadata also contains the margin around the face boxes
+    (``margin``, JSON) and the ``training_data_note``.
 
     Args:
         model: The model.
@@ -93,8 +93,8 @@ def export_onnx(model: ActionUnitRegressor, path: str | PathLike[str], faces: to
 
 def _trace(model: ActionUnitRegressor, example: torch.Tensor, path: Path) -> None:
     with warnings.catch_warnings():
-        # Ignore the warnings about tracing: the comparison afterwards covers what a trace can get wrong, other batch
-        # sizes. The newer exporter needs an additional package, onnxscript.
+        # Ignore the warnings about tracing: the comparison afterwards covers other batch sizes, for which a trace
+        # can be wrong. The newer exporter needs an additional package, onnxscript.
         warnings.simplefilter("ignore")
         torch.onnx.export(
             model,

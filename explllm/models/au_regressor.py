@@ -73,7 +73,7 @@ class RegressorConfig(PreTrainedConfig):
     margin: float | None = None
     """Margin around the face boxes of the training data, as in `explllm.faces.crop.face_crop`; None if unknown."""
     training_data_note: str | None = None
-    """What users must know about the training data, such as that the faces were drawn, or the source of the labels."""
+    """What users must know about the training data, such as the source of the labels, or that the faces were drawn."""
     image_tokens: int = 256
     """Number of tokens per image."""
     vision_width: int = 1024
@@ -120,7 +120,7 @@ class ActionUnitRegressor(MultiPartModel):
         """Load a model from its folder.
 
         Args:
-            folder: A folder that `save_pretrained` wrote, such as ``runs/NAME/model``.
+            folder: A folder written by `save_pretrained`, such as ``runs/NAME/model``.
 
         Returns:
             The model, in evaluation mode.
@@ -141,7 +141,7 @@ class ActionUnitRegressor(MultiPartModel):
         return model
 
     def save_pretrained(self, folder: str | PathLike[str], state_dict: dict[str, torch.Tensor] | None = None) -> None:
-        """Write the model's folder atomically, without the base weights of a named encoder.
+        """Write the model's folder atomically, without the frozen weights of a pretrained encoder.
 
         Args:
             folder: The folder. An existing model folder is replaced.
@@ -178,7 +178,7 @@ class ActionUnitRegressor(MultiPartModel):
         gives exactly the flipped estimate.
 
         Args:
-            pixel_values: (B, 3, H, W), as `image` prepares them.
+            pixel_values: (B, 3, H, W), as prepared by `image`.
 
         Returns:
             (B, U) intensities in [0, 1], in FEAFA's order.

@@ -44,7 +44,7 @@ def build_config(settings: NetworkSettings, init_from: str | PathLike[str] | Non
 
     Args:
         settings: The parts.
-        init_from: Folder of the model to start from. Preprocessing and chat format are taken from it, unless set.
+        init_from: Folder of the model to start from. Preprocessing and chat format, unless set, are taken from it.
 
     Returns:
         The configuration and its tokenizer.
@@ -75,7 +75,7 @@ def build_config(settings: NetworkSettings, init_from: str | PathLike[str] | Non
     else:
         tokenizer = load_tokenizer(text_base, chat_format, settings.language_revision)
         if tokenizer.pad_token_id >= text_config.vocab_size:
-            # Some repositories add a padding token, but no embedding. Padding is masked: any known token can serve.
+            # Some repositories add a padding token, but no embedding for it. Padding is masked, so any token can serve.
             tokenizer.pad_token = tokenizer.unk_token or tokenizer.eos_token
     if inherited is not None and inherits_image:
         image = ImagePreset.from_dict(inherited.image or {})
@@ -137,7 +137,7 @@ def build(
         settings: The parts.
         prepared: The result of `build_config` for these settings; by default it is computed here.
         keep_file_dtype: Keep base weights in the data type of their files, regardless of `base_dtype` and of whether
-            they are trained. Such weights are mapped from the files and take no extra memory.
+            they are trained. Such weights are memory-mapped and take no extra memory.
 
     Returns:
         The model, in evaluation mode.
@@ -170,7 +170,7 @@ def supports_4bit(settings: NetworkSettings) -> bool:
 def build_on_meta(settings: NetworkSettings) -> ExpLLM:
     """Create a model on the meta device: all parts and shapes, without weights. Presets need no download.
 
-    Its tokenizer is a placeholder, since a pretrained tokenizer would need a download.
+    The model's tokenizer is a placeholder, since a pretrained tokenizer would need a download.
 
     Args:
         settings: The parts.
@@ -215,7 +215,7 @@ def config_fields(config: PreTrainedConfig) -> dict[str, Any]:
 
 
 def small_tokenizer(vocabulary: int, chat_format: str) -> PreTrainedTokenizerBase:
-    """Train a tokenizer for models with random weights on texts from the rule-based writer.
+    """Train a tokenizer on texts from the rule-based writer, for models with random weights.
 
     Args:
         vocabulary: Maximum vocabulary size.
@@ -245,11 +245,11 @@ def part_config(
 
     Args:
         part: A Hugging Face name or folder, or configuration fields for random weights.
-        revision: Revision of a name on the hub.
+        revision: Revision of the pretrained part on the hub.
         role: The part's name in error messages.
 
     Returns:
-        The configuration, and the name or None for random weights.
+        The configuration, and the name (None for random weights).
 
     Raises:
         ConfigError: If `model_type` is unknown.

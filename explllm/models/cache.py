@@ -64,7 +64,7 @@ class SlotCache(Cache):
 
     def __init__(self, rows: int, capacity: int) -> None:
         """Reserve rows and columns; the memory is allocated in the first pass."""
-        # Weak: the memory of a reference cycle stays until Python's next full garbage collection.
+        # A weak reference: the memory of a reference cycle is kept until Python's next full garbage collection.
         self._weak = weakref.proxy(self)
         # pyrefly: ignore[bad-argument-type]
         super().__init__(layer_class_to_replicate=functools.partial(_SlotLayer, self._weak))
@@ -115,7 +115,7 @@ class _SlotLayer(CacheLayerMixin):
     def update(
         self, key_states: torch.Tensor, value_states: torch.Tensor, *_: Any, **__: Any
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Write states (R, L, Q, E), and return all that the pass can see, (R, L, C, E)."""
+        """Write states (R, L, Q, E), and return all states that the pass can see, (R, L, C, E)."""
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
         assert self.keys is not None and self.values is not None

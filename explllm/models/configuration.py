@@ -47,8 +47,8 @@ class ExpLLMConfig(PreTrainedConfig):
     text_config: Any = None
     """Architecture of the language model: any that `AutoModelForCausalLM` supports."""
     vision_base: str | None = None
-    """Hugging Face name or folder of the encoder's base weights; None if this model's files contain them. A subfolder
-    of the model's folder begins with ``./``."""
+    """Hugging Face name or folder of the encoder's base weights; None if this model's files contain them. The path of
+    a subfolder of the model's folder begins with ``./``."""
     vision_revision: str | None = None
     """Revision of `vision_base` on the hub."""
     text_base: str | None = None
@@ -81,7 +81,7 @@ class ExpLLMConfig(PreTrainedConfig):
     """Whether the language model gets a token for each action unit after the image tokens; see
     `explllm.models.vision.ActionUnitTokens`."""
     temperature: float = 1.0
-    """Divides the log-probabilities of labels, which calibrates them (Guo et al. 2017, Section 4.2)."""
+    """Divisor that calibrates the log-probabilities of the labels (Guo et al. 2017, Section 4.2)."""
     average_flipped: bool = False
     """Whether the encoder's features and the action units are means over the image and its mirror image."""
     image: dict[str, Any] | None = None
@@ -110,7 +110,7 @@ class ExpLLMConfig(PreTrainedConfig):
 
 
 def joined_notes(*notes: str | None) -> str | None:
-    """Join the `training_data_note` of successive training runs of one model.
+    """Join the training data notes of successive training runs of one model.
 
     Args:
         *notes: Notes of whole sentences, the earliest run first; None or empty for no note.
@@ -138,7 +138,7 @@ def read_checked(folder: Path, kind: type[Config]) -> Config:
     try:
         config = kind.from_pretrained(folder)
         _check_values(config)
-    except Exception as error:  # transformers and huggingface_hub raise many types
+    except Exception as error:  # transformers and huggingface_hub raise many types of errors
         raise unusable_config(folder, error) from error
     return config
 
@@ -211,7 +211,7 @@ _SETTINGS: Mapping[str, type] = {
 def _check_values(config: PreTrainedConfig) -> None:
     """Raise a ValueError if a field of a configuration, or of the settings in it, has a wrong type or is out of range.
 
-    transformers does not check fields that it does not know, nor their names, so unknown names are accepted.
+    transformers checks neither the names nor the values of fields that it does not know, so these are accepted.
     """
     fields = {name: getattr(config, name) for name in inspect.get_annotations(type(config))}
     _check_types(type(config), fields)

@@ -86,7 +86,7 @@ class ConvEncoder(PreTrainedModel):
                 )
             )
         )
-        # With channels last, convolutions on a CPU take about half the time.
+        # In the channels-last format, convolutions on a CPU take about half the time.
         self.blocks.to(memory_format=torch.channels_last)  # pyrefly: ignore[no-matching-overload]
         self.post_init()
 

@@ -1,8 +1,8 @@
 """Greedy decoding of several conversations at once, with several tokens per forward pass.
 
 Each row of a `SlotCache` holds the keys and values of one conversation, from column 0, without padding. A forward pass
-processes the last token of every row and the draft tokens after it, and predicts the token after each of them. Drafts
-are accepted as long as they agree with the predictions, and so is the prediction after them; the next pass overwrites
+processes the last token of every row and the draft tokens after it, and predicts the token after each of them. The
+drafts before the first disagreement are accepted, and so is the prediction that follows them; the next pass overwrites
 the columns of the rejected drafts. The tokens are therefore the same as in plain greedy decoding (speculative decoding,
 Leviathan et al. 2023, with deterministic drafts)::
 
@@ -37,18 +37,18 @@ if TYPE_CHECKING:
 _MAX_TOKENS = 9
 """Maximum number of tokens per row in a pass: the last token of its text, and drafts."""
 _CONFIDENCE = 0.3
-"""Estimated probability below which drafts cost more time than they save."""
+"""Estimated probability that drafts are right, below which they cost more time than they save."""
 _TOKENS_PER_PASS = {"cpu": 40}
 """Number of tokens in a pass, over all rows, up to which drafts save time; other devices: `_MANY_TOKENS`."""
 _MANY_TOKENS = 256
 """A GPU reads all weights in each pass, so up to this many tokens cost little extra time."""
 _TOKENS_WORTH_A_PASS = {"cpu": 128}
-"""Number of tokens that take longer than one more forward pass over a few tokens; other devices: 2048."""
+"""Number of tokens whose processing takes longer than one more forward pass over a few tokens; other devices: 2048."""
 _MANY_TOKENS_WORTH_A_PASS = 2048
 _SMALL_PASS = 2e8
-"""Operations per pass below which one CPU thread is faster: waking the other threads takes longer than they save."""
+"""Operations per pass below which one CPU thread is faster: waking the other threads costs more time than they save."""
 _REFILL = 4
-"""Number of faces to prefill together when others leave a batch, which takes half the time per face."""
+"""Number of faces to prefill together when others leave a batch: together, they take half the time per face."""
 
 
 def attention_masks(
@@ -133,7 +133,7 @@ def prompt_logits(
         model: The model. Its language model must accept any mask and positions.
         ids: (T,) token ids.
         image_embeds: (R, N, D).
-        decoder: Stores the keys and values of the new rows after its existing rows; without it, they are not kept.
+        decoder: Decoder that stores the keys and values of the new rows after its own; by default, they are not kept.
         visible: (1, 1, T, T), True where a token may attend to another; by default, attention is causal.
         positions: (1, T); by default 0 to T - 1.
         keep: Number of positions at the end whose logits are needed.

@@ -52,13 +52,13 @@ class ExpLLM(ExpLLMNetwork):
 
     @staticmethod
     def class_for(config: ExpLLMConfig) -> "type[ExpLLM]":
-        """Return the class of a configuration's architecture."""
+        """Return the model class for a configuration's architecture."""
         return FEALLM if config.architecture == "feallm" else ExpLLM
 
     def recognize(self, images: ImageSource | Iterable[ImageSource], batch_size: int = 16) -> Recognitions:
         """Recognize the expressions of faces.
 
-        The probability of a class is the likelihood of its whole label, normalized over the classes, without sampling.
+        The probability of a class is its whole label's likelihood, normalized over the classes; nothing is sampled.
 
         Args:
             images: One image or any iterable of images, such as a generator. See `explllm.faces.images.ImageSource` for
@@ -104,7 +104,7 @@ class ExpLLM(ExpLLMNetwork):
     def explain(
         self, images: ImageSource | Iterable[ImageSource], max_new_tokens: int = 320, batch_size: int = 8
     ) -> ChainOfThought | list[ChainOfThought]:
-        """Explain the expression of faces: recognize it, then generate the chain of thought that follows the label.
+        """Explain the expressions of faces: recognize them, then generate the chains of thought that follow the labels.
 
         Args:
             images: One image or several, as for `recognize`.
@@ -297,7 +297,7 @@ class FEALLM(ExpLLM):
     """An ExpLLM whose image tokens come from all blocks of the encoder and from crops of the face.
 
     Only the path from an image to the language model differs; see `explllm.models.feallm`. Conversations, training,
-    recognition and explanation are the same as in ExpLLM. `NetworkSettings(architecture="feallm")` builds one.
+    recognition and explanation are the same as in ExpLLM. To build one, use `NetworkSettings(architecture="feallm")`.
     """
 
     def new_projector(self) -> FEALLMProjector:

@@ -27,14 +27,14 @@ def fast_linear(model: nn.Module, merge: bool = True) -> Iterator[None]:
 
     Args:
         model: A model, with or without LoRA.
-        merge: Merge LoRA. This copies each adapted weight, which pays off over the many passes that generate a text.
+        merge: Merge LoRA. Copying each adapted weight pays off over the many passes that generate a text.
     """
     replaced: list[nn.Module] = []
     try:
         for layer in model.modules():
             lora = layer if merge and is_lora_layer(layer) and not layer.disable_adapters else None
             base = layer if lora is None else lora.get_base_layer()
-            # A layer with its own `forward` has accelerate hooks, or is already replaced.
+            # A layer with its own `forward` has accelerate hooks, or has already been replaced.
             if not _is_float32(base) or "forward" in {*layer.__dict__, *base.__dict__}:
                 continue
             if base.weight.is_meta or torch.is_autocast_enabled(base.weight.device.type):
@@ -77,7 +77,7 @@ def multiply(states: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | No
     Args:
         states: (N, I) inputs.
         weight: (O, I) weights.
-        bias: (O,) or none.
+        bias: (O,), or None.
 
     Returns:
         (N, O).
@@ -88,7 +88,7 @@ def multiply(states: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | No
 
 
 def _onednn_linear(states: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
-    """Compute a linear layer with an operator of PyTorch's compiler, which has no gradient."""
+    """Compute a linear layer with an operator that PyTorch's compiler uses and that has no gradient."""
     if torch.is_autocast_enabled("cpu"):  # enabled after the layer was replaced
         return linear(states, weight, bias)
     return cast(torch.Tensor, torch.ops.mkldnn._linear_pointwise(states, weight, bias, "none", [], ""))

@@ -1,6 +1,6 @@
 """FEALLM's path from an image to the language model: local clues of the face, and a projector that reads all blocks.
 
-FEALLM's authors released a figure and an abstract, but no code or sizes. The architecture follows the figure:
+FEALLM's authors released a figure and an abstract, but neither code nor sizes. The architecture follows the figure:
 
     16 crops ─ conv block each ─ self-attention (F_attn) ─┬─ linear ──────────▶ F'_local, 16 tokens
                                                           └─ flatten, linear ─▶ F_local, 1 token ──▶ language model
@@ -106,7 +106,7 @@ class Attention(nn.Module):
         self.output = nn.Linear(width, width)
         # Start with equal query and key weights, so that a token attends most to tokens that resemble it. With
         # independent weights, all tokens would start as nearly the same mean of the context, because the first
-        # attention has no residual connection.
+        # attention layer has no residual connection.
         self.key.load_state_dict(self.query.state_dict())
 
     def forward(self, queries: torch.Tensor, context: torch.Tensor) -> torch.Tensor:
@@ -170,7 +170,7 @@ class MultiPerspectiveProjector(nn.Module):
 
     Args:
         width: C, the width of the encoder's last block.
-        block_widths: The widths of the earlier blocks F_1 .. F_{L-1}; a linear layer maps each other width to `width`.
+        block_widths: The widths of the earlier blocks F_1 .. F_{L-1}; a linear layer maps any other width to `width`.
         language_width: H, the width of the language model's embeddings.
         heads: Number of attention heads; it must divide `width`.
     """

@@ -215,7 +215,7 @@ def explain(
         max_new_tokens: Maximum length of an answer, in tokens.
 
     Returns:
-        B texts. A face gets the same text in a batch as alone.
+        B texts. A face gets the same text in a batch as on its own.
     """
     answers = _answers(model, zip(pixel_values, labels, strict=True), labels, len(labels), max_new_tokens)
     return [text for _, text in answers]
@@ -357,7 +357,7 @@ def prefill(model: "ExpLLM", decoder: Decoder, faces: Sequence[tuple[int, Face]]
 
     Args:
         model: The model.
-        decoder: Stores the keys and values.
+        decoder: The decoder, which stores the keys and values.
         faces: Pairs of a number and a face; either all faces have a label, or none has.
 
     Returns:

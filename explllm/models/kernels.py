@@ -14,7 +14,7 @@ def set_attention(language: PreTrainedModel, name: str) -> None:
         name: The implementation's name in transformers, such as ``flash_attention_2``.
 
     Raises:
-        ConfigError: If it is unknown, or its package is not installed.
+        ConfigError: If the implementation is unknown, or its package is not installed.
     """
     try:
         language.set_attn_implementation(name)
@@ -29,7 +29,7 @@ def check_packing(language: PreTrainedModel) -> None:
     """Check that a language model can keep several conversations in one row separate.
 
     Raises:
-        ConfigError: If it cannot, because it has recurrent layers or computes positions itself.
+        ConfigError: If the model cannot do so, because it has recurrent layers or computes positions itself.
     """
     if not accepts_positions(language):
         raise ConfigError(
@@ -48,9 +48,9 @@ def add_liger_kernels(language: PreTrainedModel) -> None:
         language: The language model.
 
     Raises:
-        ConfigError: If the package is not installed.
+        ConfigError: If liger-kernel is not installed.
     """
-    # Deferred import: this module also imports peft.
+    # Imported late, because the module also imports peft.
     from transformers.integrations.liger import apply_liger_kernel
 
     try:

@@ -25,7 +25,7 @@ RELEASED_REPOSITORY = "starhiking/ExpLLM"
 """The authors' repository on the Hugging Face hub, named in the README of github.com/starhiking/ExpLLM_TMM. Its
 checkpoints are folders such as ``ckpts/RAFDB_91.03``."""
 
-# training_args.bin is a pickle, and optimizer states are not needed.
+# Not included: training_args.bin, which is a pickle, and optimizer states, which are not needed.
 _RELEASED_FILES = (
     "config.json",
     "generation_config.json",
@@ -115,7 +115,7 @@ def shipped_model() -> Path:
 
 
 def released_models(name: str = "") -> list[Path]:
-    """Return the folders of converted released weights in the cache whose names contain `name`, ignoring case."""
+    """Return the cached folders of converted released weights if their names contain `name`, ignoring case."""
     # Unlike Path.glob, this finds nothing in a folder that cannot be read.
     folders = sorted(Path(path).parent for path in glob(f"{escape(str(cache_folder() / 'models'))}/*/config.json"))
     return [folder for folder in folders if name.lower() in folder.name.lower()]
@@ -142,7 +142,7 @@ def get_file(name: str, progress: Progress | None = None) -> Path:
     """Download a known file into the cache and check it, unless it is already there.
 
     Raises:
-        DownloadError: If it cannot be downloaded, or its checksum differs.
+        DownloadError: If the file cannot be downloaded, or its checksum differs.
         ConfigError: If the disk is full.
     """
     known = KNOWN_FILES[name]
@@ -217,7 +217,7 @@ def released_checkpoints(repository: str = RELEASED_REPOSITORY) -> list[Released
     try:
         commit = api.model_info(repository).sha
         entries = list(api.list_repo_tree(repository, recursive=True, revision=commit))
-    except Exception as error:  # network errors, error responses and offline mode have no common base class
+    except Exception as error:  # network errors, error responses and offline-mode errors have no common base class
         reason = (str(error) or type(error).__name__).strip().splitlines()[0]
         raise DownloadError(
             f"the hub cannot be read: {reason}",

@@ -61,7 +61,7 @@ def pack_labels(model: "ExpLLM") -> PackedLabels:
 
 
 def pack_unit_states(model: "ExpLLM", units: Sequence[str]) -> PackedLabels:
-    """Pack the two answers about each action unit after the prefix that all questions share, including the image.
+    """Pack the two answers about each action unit after the prefix (including the image) that all questions share.
 
     Args:
         model: The model.
@@ -78,7 +78,7 @@ def pack_unit_states(model: "ExpLLM", units: Sequence[str]) -> PackedLabels:
             ids = conversations.encode_answer(question, answer)
             texts.append((prompt + ids, len(ids)))
     columns = zip(*(ids for ids, _ in texts), strict=False)
-    # At least one id of each question is not shared.
+    # Leave at least one id of each question out of the shared prefix.
     shared = min(sum(1 for _ in takewhile(lambda column: len(set(column)) == 1, columns)), len(texts[0][0]) - 1)
     return pack(model.device, texts[0][0][:shared], tuple((ids[shared:], scored) for ids, scored in texts))
 

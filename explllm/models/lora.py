@@ -21,7 +21,7 @@ class LoraSettings:
     r: int = 8
     """Rank of the update."""
     alpha: int = 16
-    """Scale of the update: it is multiplied by alpha / r."""
+    """Scale: the update is multiplied by alpha / r."""
     use_rslora: bool = False
     """Multiply the update by alpha / sqrt(r) instead (rsLoRA, Kalajdzievski 2023), for high ranks."""
     use_dora: bool = False
@@ -48,7 +48,7 @@ class LoraSettings:
 
 
 class FastDropout(nn.Dropout):
-    """Dropout that draws four decisions from each random number on a CPU, where PyTorch's took 5% of a step."""
+    """Dropout that draws four decisions from each random number on a CPU, where PyTorch's dropout took 5% of a step."""
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
         """Zero elements with probability `p`, rounded to 1/65536, and scale up the others."""

@@ -21,7 +21,7 @@ from explllm.models.fast_linear import multiply
 
 _CHUNK = {"cpu": 2**22}
 _CHUNK_ON_GPU = 2**25
-"""Number of logits computed at a time: few enough for a CPU's cache, enough to keep a GPU busy."""
+"""Number of logits computed at a time: few enough for a CPU's cache, or enough to keep a GPU busy."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class LossSettings:
     label_smoothing: float = 0.0
     """Share of each target's probability that is spread over the vocabulary, in [0, 1)."""
     average_answers: bool = False
-    """Average within each answer first, so the label of a CoT conversation counts as much as its chain of thought."""
+    """Average within each answer first, so that a CoT conversation's label counts as much as its chain of thought."""
 
 
 @dataclass
@@ -170,7 +170,7 @@ def chunked_loss(
         return conversation_loss(logits, targets, weights, label_smoothing), at_labels
     if not isinstance(head, FSDPModule):
         return _loss_and_logits(head, targets, weights, label_smoothing, labels, states)
-    # Run this as the layer's own method, so that FSDP2 gathers its weight before and releases it after.
+    # Run this as the layer's own method, so that FSDP2 gathers its weight before the call and releases it after.
     layer: Any = head
     layer.forward = partial(_loss_and_logits, head, targets, weights, label_smoothing, labels)
     try:
@@ -187,7 +187,7 @@ def chunk_bytes(tokens: int, vocabulary: int, dtype: torch.dtype, device: str = 
         tokens: Supervised tokens S.
         vocabulary: Vocabulary size V.
         dtype: Data type of the output layer.
-        device: Its device.
+        device: Device of the output layer.
 
     Returns:
         Bytes.
@@ -216,7 +216,7 @@ def _loss_and_logits(
 
 
 class _ChunkedLoss(torch.autograd.Function):
-    """The weighted cross entropy of linear logits, whose gradients are computed in the forward pass."""
+    """The weighted cross entropy of linear logits, with gradients computed in the forward pass."""
 
     @staticmethod
     def forward(

@@ -91,13 +91,13 @@ class ExpLLMNetwork(MultiPartModel, PreTrainedModel):
         self.image = ImagePreset.from_dict(config.image or {})
         self._checkpoints_frozen_parts = False
         self.max_batch_sizes: dict[str, int] = {}
-        """Maximum faces per batch of ``recognition`` and ``explanation``; out-of-memory errors reduce it."""
+        """Maximum faces in a batch for ``recognition`` and ``explanation``, reduced after out-of-memory errors."""
         self.drafts = Drafts()
         """Predictions of the next tokens of an explanation, for speculative decoding."""
         self.speculate = True
         """Whether explanations are decoded speculatively: the same text in fewer forward passes."""
         self.allow_nan = False
-        """Whether NaN probabilities are returned instead of an error: training then continues with a NaN metric."""
+        """Whether NaN probabilities are returned without an error; training then continues with a NaN metric."""
         self.vision = vision or AutoModel.from_config(config.vision_config, dtype=torch.float32)
         self.projector = self.new_projector()
         self.language = language or AutoModelForCausalLM.from_config(config.text_config, dtype=torch.float32)
@@ -135,7 +135,7 @@ class ExpLLMNetwork(MultiPartModel, PreTrainedModel):
         return tuple(Expression(label) for label in self.config.labels or ())
 
     def parts(self, config: ExpLLMConfig | None = None) -> dict[PartName, Part]:
-        """Return each part by name, and how `config` (by default the model's configuration) trains it."""
+        """Return each part by name, with its training mode in `config` (by default, the model's configuration)."""
         config = config or cast(ExpLLMConfig, self.config)
         parts: dict[PartName, Part] = {
             "vision": Part(self.vision, config.vision_train, config.vision_base),
@@ -163,7 +163,7 @@ class ExpLLMNetwork(MultiPartModel, PreTrainedModel):
             self.expression_head = ExpressionHead(width, labels)
 
     def freeze_encoder(self) -> None:
-        """Stop training the encoder and the heads on its features, but not the projector and the language model."""
+        """Stop training the encoder and the heads on its features; other parts are not affected."""
         self.encoder_frozen = True
         self.train(self.training)
 
@@ -177,7 +177,7 @@ class ExpLLMNetwork(MultiPartModel, PreTrainedModel):
     def gradient_checkpointing_enable(
         self, gradient_checkpointing_kwargs: dict[str, Any] | None = None, **_: Any
     ) -> None:
-        """Recompute the layers' activations in the backward pass: less memory, but about a third more time."""
+        """Recompute the layers' activations in the backward pass; this saves memory, but takes about 1/3 more time."""
         options = gradient_checkpointing_kwargs or {"use_reentrant": False}
         for part in (self.vision, self.language):
             if part.supports_gradient_checkpointing:
@@ -237,7 +237,7 @@ class ExpLLMNetwork(MultiPartModel, PreTrainedModel):
         return torch.cat([tokens, unit_tokens.to(tokens.dtype)], dim=1), units
 
     def _encode_blocks(self, pixel_values: torch.Tensor) -> tuple[list[torch.Tensor], list[torch.Tensor] | None]:
-        """Encode images and, with `average_flipped` in inference, their mirror images; then neither is pooled.
+        """Encode images and, with `average_flipped` in inference, their mirror images; in that case, neither is pooled.
 
         Returns:
             For both, the features of the encoder's earlier blocks (if the projector reads them) and of the last block.
@@ -307,8 +307,8 @@ class ExpLLMNetwork(MultiPartModel, PreTrainedModel):
 
         Args:
             pixel_values: (B, 3, H, W), one image per run of placeholders, in order.
-            input_ids: (B, T), with one placeholder per image token. Without them, only the heads on the image tokens
-                run.
+            input_ids: (B, T), with one placeholder per image token. Without `input_ids`, only the heads on the image
+                tokens run.
             attention_mask: (B, T), 1 for tokens and 0 for padding; all 1 by default.
             labels: (B, T), tokens to predict, -100 at positions without loss.
             logits_at_labels_only: Compute logits only at supervised positions, which saves most of the output layer's
@@ -385,8 +385,8 @@ class ExpLLMNetwork(MultiPartModel, PreTrainedModel):
             same = (rows.unsqueeze(1) == rows).tril()
             inputs["attention_mask"] = attention_masks(cast("ExpLLM", self), same[None, None], positions, positions)
         else:
-            # FlashAttention takes the conversations' boundaries instead. Without them, transformers finds them by the
-            # positions, in every layer, and each time the host waits for the device.
+            # FlashAttention takes the conversations' boundaries instead. Without the boundaries, transformers would
+            # derive them from the positions in every layer, and the host would wait for the device each time.
             lengths = tokens.sum(1)
             ends, longest = nn.functional.pad(lengths.cumsum(0), (1, 0)).to(torch.int32), int(lengths.max())
             inputs |= {"cu_seq_lens_q": ends, "cu_seq_lens_k": ends, "max_length_q": longest, "max_length_k": longest}

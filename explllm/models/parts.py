@@ -23,7 +23,7 @@ class Part(NamedTuple):
     train: Train
     """How it is trained."""
     base: str | None
-    """Hugging Face name or folder of its base weights; None if it has no named base."""
+    """Hugging Face name or folder of its base weights; None if the model's own files contain them."""
 
 
 class MultiPartModel(nn.Module):
@@ -41,7 +41,7 @@ class MultiPartModel(nn.Module):
         return frozenset()
 
     def freeze(self, convert: bool = True) -> None:
-        """Set `requires_grad` of every parameter from the configuration.
+        """Set `requires_grad` of every parameter according to the configuration.
 
         Args:
             convert: Convert trainable weights to float32.
@@ -70,7 +70,7 @@ class MultiPartModel(nn.Module):
         return self
 
     def weights_to_save(self, parts: Mapping[Any, Part] | None = None) -> dict[str, torch.Tensor]:
-        """Return the weights that cannot be reloaded from a named base: LoRA, trained parts, parts without a base.
+        """Return the weights that no base contains: LoRA, parts trained in full, and parts without a base.
 
         Args:
             parts: Parts to use instead of `parts()`, for a folder saved with a different base or training.
@@ -91,7 +91,7 @@ class MultiPartModel(nn.Module):
     def parts_with_own_base(self, names: Iterable[str]) -> set[str]:
         """Return the parts, frozen or trained with LoRA, whose base weights are among the saved weights.
 
-        An earlier stage trained these base weights, so they differ from those of the named model.
+        An earlier stage trained these base weights, so they differ from those in `Part.base`.
 
         Args:
             names: Names of the saved weights.
@@ -107,7 +107,7 @@ class MultiPartModel(nn.Module):
             where: The file of the weights, for the error message.
 
         Raises:
-            CheckpointError: If a name is missing, unexpected, or has another shape. The message names the first.
+            CheckpointError: If a weight is missing, unexpected, or of another shape. The message names the first.
         """
         current = self.state_dict()
         shapes = {name: tuple(value.shape) for name, value in current.items()}
@@ -150,8 +150,9 @@ def checkpoint_in_evaluation_mode(part: nn.Module) -> None:
     """Make gradient checkpointing take effect in the layers of a frozen part, in place.
 
     transformers checkpoints only layers in training mode. A frozen part is in evaluation mode, but gradients flow
-    through it to the parts before it, and its layers would keep all their activations. This function puts such a layer
-    in training mode until its checkpoint calls it; the computation itself runs in evaluation mode, without dropout.
+    through it to the parts before it, so its layers would otherwise keep all activations. This function puts such a
+    layer in training mode until the checkpointing function calls it; the computation itself runs in evaluation mode,
+    without dropout.
 
     Args:
         part: A Hugging Face model, in evaluation mode, whose gradient checkpointing is enabled.

@@ -28,7 +28,7 @@ def base_config(name: str, revision: str | None, **options: Any) -> Any:
     """Read the configuration of a base model, given its Hugging Face name or folder. `options` are `HUB_OPTIONS`.
 
     Raises:
-        CheckpointError: If it cannot be read.
+        CheckpointError: If the configuration cannot be read.
     """
     try:
         return AutoConfig.from_pretrained(name, revision=revision, trust_remote_code=False, **options)
@@ -37,7 +37,7 @@ def base_config(name: str, revision: str | None, **options: Any) -> Any:
 
 
 def base_revision(name: str, revision: str | None, **options: Any) -> str | None:
-    """Return the commit that identifies a base model's weights, after its configuration was read; None for a folder.
+    """Return the commit of a base model whose configuration has already been read; None for a folder.
 
     `revision` is the revision on the hub, such as a branch, and `options` are `HUB_OPTIONS`.
     """
@@ -50,8 +50,8 @@ def base_revision(name: str, revision: str | None, **options: Any) -> str | None
 def image_preset(name: str, revision: str | None, **options: Any) -> ImagePreset:
     """Return the preprocessing of a pretrained encoder, from its ``preprocessor_config.json``.
 
-    Encoders that resize to a larger image and crop its center get the whole image instead, because a cropped face fills
-    its image.
+    If an encoder's preprocessing resizes to a larger image and crops its center, the whole image is used instead,
+    because a cropped face fills its image.
 
     Raises:
         ConfigError: If the encoder has no such file, or the file describes another kind of preprocessing.
@@ -91,7 +91,7 @@ def load_vision(name: str, revision: str | None, dtype: torch.dtype | None, **op
         **options: `HUB_OPTIONS` and ``attn_implementation``.
 
     Raises:
-        CheckpointError: If it cannot be loaded.
+        CheckpointError: If the encoder cannot be loaded.
     """
     hub = {key: options[key] for key in HUB_OPTIONS if key in options}
     config = vision_tower_config(base_config(name, revision, **hub))
@@ -116,7 +116,7 @@ def load_language(
         **options: `HUB_OPTIONS`, ``attn_implementation`` and ``device_map``.
 
     Raises:
-        CheckpointError: If it cannot be loaded.
+        CheckpointError: If the language model cannot be loaded.
         ConfigError: If `load_in_4bit` is set and bitsandbytes is not installed.
     """
     if load_in_4bit:
@@ -141,7 +141,7 @@ def _load(
     """Return a model and the names of the weights that its files lack."""
     try:
         # transformers loads safetensors if the repository has them, otherwise .bin files; `weights_only` prevents
-        # loading pickled objects from those. The type "auto" is the data type of the files.
+        # the loading of pickled objects from the latter. The type "auto" is the data type of the files.
         model, info = auto.from_pretrained(
             name,
             revision=revision,

@@ -21,7 +21,7 @@ class NetworkSettings:
     """The parts of an ExpLLM or FEALLM. Settings that are None take the preset's value."""
 
     preset: PresetName = "vicuna-7b"
-    """``vicuna-7b``: the paper's setup. ``tiny``: random weights and a new tokenizer; trains on two CPU cores."""
+    """``vicuna-7b``: the paper's setup. ``tiny``: random weights and a new tokenizer, trainable on two CPU cores."""
     architecture: Architecture = "expllm"
     """How an image becomes tokens for the language model: ``expllm`` by the projector alone, ``feallm`` by the local
     clue aggregator and the multi-perspective projector."""
@@ -46,7 +46,7 @@ class NetworkSettings:
     language_lora: LoraSettings = field(default_factory=LoraSettings)
     """LoRA in the language model, if `language_train` is ``lora``."""
     projector_train: Literal["frozen", "full"] | None = None
-    """``full`` or ``frozen``."""
+    """How the projector is trained: ``full`` or ``frozen``."""
     projector_layers: int = 2
     """Number of linear layers in ExpLLM's projector, with GELU between them."""
     feallm: FEALLMSettings | None = None
@@ -63,8 +63,8 @@ class NetworkSettings:
     token_pooling: Pooling = "none"
     """Pooling of the image tokens: ``none``, or ``2x2`` for the mean of each square of four."""
     image_preset: str | None = None
-    """Preprocessing: one of `explllm.faces.pixels.IMAGE_PRESETS`, or ``native`` for the pretrained encoder's own
-    preprocessing, the default for an encoder that is not the preset's."""
+    """Preprocessing: one of `explllm.faces.pixels.IMAGE_PRESETS`, or ``native`` for a pretrained encoder's own
+    preprocessing; by default ``native`` for a pretrained encoder that is not the preset's."""
     image_size: int | None = None
     """Width and height of preprocessed images, in pixels; by default the image preset's."""
     chat_format: str | None = None
@@ -90,14 +90,14 @@ class NetworkSettings:
     def resolved(self) -> "NetworkSettings":
         """Return the settings with the preset's value for each setting that is None.
 
-        A pretrained encoder or language model other than the preset's keeps its own preprocessing and chat template.
+        A pretrained encoder or language model other than the preset's keeps its own preprocessing or chat template.
         """
         preset = PRESETS[self.preset]
         values: dict[str, Any] = {item.name: getattr(self, item.name) for item in fields(self)}
         values = {name: value for name, value in values.items() if value is not None}
         for part in ("vision", "language"):
             if isinstance(values.get(part), str) and Path(values[part]).expanduser().is_dir():
-                # The model's folder names it, and may be opened from another working directory.
+                # The saved model contains this path, and may be opened from another working directory.
                 values[part] = str(Path(values[part]).expanduser().absolute())
         if isinstance(self.vision, str) and self.vision != preset.vision:
             values = {"image_preset": NATIVE, **values}

@@ -1,6 +1,6 @@
 """A model's folder: configuration, weights as safetensors, tokenizer with its chat template.
 
-Base weights of a named model are not copied unless requested; the configuration contains their name and revision.
+The weights of pretrained base models are copied only on request; the configuration contains their names and revisions.
 """
 
 from collections.abc import Container, Mapping
@@ -31,7 +31,7 @@ WEIGHTS = "model.safetensors"
 DRAFTS = "drafts.safetensors"
 """N-grams of the training texts; optional."""
 TRAINING_ONLY = ("action_unit_head.", "expression_head.")
-"""Prefixes of weights that only training uses: checkpoints contain them, model folders do not."""
+"""Prefixes of weights that only training uses: checkpoints contain them, but model folders do not."""
 
 
 def save(
@@ -55,12 +55,12 @@ def save(
         weights: The weights to save instead of the model's own: from a checkpoint, or gathered from several devices.
 
     Raises:
-        CheckpointError: If the path exists and may not be replaced, or the base weights to copy are in 4-bit.
+        CheckpointError: If the path exists and may not be replaced, or the base weights to copy are quantized to 4-bit.
     """
     target = Path(folder)
     check_target(target, replace)
     config = ExpLLMConfig.from_dict(model.config.to_dict())
-    # The folder is replaced: base weights that are in it must be copied.
+    # The folder will be replaced, so base weights in it must be copied.
     bases = [Path(base).resolve() for base in (config.vision_base, config.text_base) if base]
     include_base = include_base or any(base.is_relative_to(target.resolve()) for base in bases)
     copied: dict[str, PreTrainedModel] = {}
@@ -118,7 +118,7 @@ def load(
             device of its embeddings.
         attn_implementation: Attention implementation of transformers: ``eager``, ``sdpa`` or ``flash_attention_2``.
         load_in_4bit: Quantize the language model's base weights to 4-bit; by default as saved. See `load_language`.
-        **hub: Download options, as for `explllm.models.pretrained`.
+        **hub: Download options; see `explllm.models.pretrained.HUB_OPTIONS`.
 
     Returns:
         The model, in evaluation mode.
@@ -159,7 +159,7 @@ def load(
     if config.text_base and config.text_train != "full":
         options = hub if device_map is None else {**hub, "device_map": device_map}
         if config.load_in_4bit and device_map is None:
-            # transformers would put 4-bit weights on the GPU, apart from the other parts.
+            # transformers would put 4-bit weights on the GPU, but not the other parts.
             options = {**hub, "device_map": {"": "cpu" if device is None else str(device)}}
         language = load_language(config.text_base, config.text_revision, base_dtype, config.load_in_4bit, **options)
     elif load_in_4bit:
@@ -173,14 +173,14 @@ def load(
     except InputError:
         raise
     except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
-        # transformers does not validate every field, so some invalid values fail only when a part is built.
+        # transformers does not validate every field, so some invalid values cause errors only when a part is built.
         raise unusable_config(folder, error) from error
     model.name_or_path = str(folder)
     weights = remap_keys(read_weights(folder / WEIGHTS), model.state_dict())
     model.check_state_dict(weights, str(folder / WEIGHTS))
     for key, parameter in model.named_parameters():
         if key in weights and not parameter.requires_grad and not key.startswith("projector."):
-            # Frozen weights without a named base keep their saved data type, unless `dtype` is set.
+            # Frozen weights that do not come from a base model keep their saved data type, unless `dtype` is set.
             parameter.data = parameter.data.to((dtype and base_dtype) or weights[key].dtype)
     model.load_state_dict(weights, strict=False)
     if (folder / DRAFTS).is_file():
@@ -189,7 +189,7 @@ def load(
         if language is None:
             return model.to(_single_device(device_map))  # pyrefly: ignore[bad-argument-type]
         embeddings = language.get_input_embeddings()
-        # Offloaded weights are on the meta device; accelerate's hook knows where they are used.
+        # Offloaded weights are on the meta device; accelerate's hook contains the device that uses them.
         hook = getattr(embeddings, "_hf_hook", None)
         used_on = getattr(hook, "execution_device", None)
         target = cast(torch.Tensor, embeddings.weight).device if used_on is None else used_on
@@ -220,7 +220,7 @@ def without_training_only(weights: Mapping[str, torch.Tensor]) -> dict[str, torc
 
 
 def initialize(model: "ExpLLM", folder: Path, keep_file_dtype: bool = False) -> None:
-    """Initialize a new model with the weights in another model's folder, such as the first stage's projector.
+    """Initialize a new model with the weights in another model's folder, such as those of the first stage's projector.
 
     If the folder contains a part's base weights (because they were trained), the new model's configuration no longer
     names a base for that part, and its folder and checkpoints also contain these weights.
@@ -228,7 +228,7 @@ def initialize(model: "ExpLLM", folder: Path, keep_file_dtype: bool = False) -> 
     Args:
         model: The new model. Weights that the folder does not contain remain unchanged.
         folder: The folder.
-        keep_file_dtype: Keep weights of pretrained parts in the data type of the file, so that they are mapped from it.
+        keep_file_dtype: Keep weights of pretrained parts in the data type of the file, so that they are memory-mapped.
 
     Raises:
         MissingPathError: If there is no such folder.
@@ -263,7 +263,7 @@ def initialize(model: "ExpLLM", folder: Path, keep_file_dtype: bool = False) -> 
 
 
 def _check_merged(config: ExpLLMConfig, source: ExpLLMConfig, folder: Path) -> None:
-    """Check that a model starts from the merged weights of a folder, which replace those of the original base."""
+    """Check that a new model uses the merged weights of the folder it starts from, not those of the original base."""
     for part, own, trained, base in (
         ("vision", source.vision_base, source.vision_train, config.vision_base),
         ("language", source.text_base, source.text_train, config.text_base),
@@ -278,7 +278,7 @@ def _check_merged(config: ExpLLMConfig, source: ExpLLMConfig, folder: Path) -> N
 
 
 def forget_bases(model: "ExpLLM", parts: Container[str]) -> None:
-    """Record that the configuration names no base for some parts; the folder must contain their base weights.
+    """Remove the bases of some parts from the configuration; the model's folder must then contain these weights.
 
     Args:
         model: The model.
@@ -297,7 +297,7 @@ def upload(folder: str | PathLike[str], repo_id: str, private: bool | None = Non
         folder: The folder.
         repo_id: Name of the repository, created if missing.
         private: Whether a new repository is private; by default according to the account's settings.
-        token: Access token; by default the one from the login.
+        token: Access token; by default, the one saved at login.
 
     Returns:
         The URL of the commit.
@@ -376,7 +376,7 @@ def save_weights(weights: dict[str, torch.Tensor], path: Path) -> None:
 def _allow_sampling(part: PreTrainedModel) -> None:
     """Make a generation configuration valid: Vicuna's has a temperature without `do_sample`.
 
-    transformers before 5.23 refuses to write it.
+    Releases of transformers before 5.23 refuse to save such a configuration.
     """
     generation = getattr(part, "generation_config", None)
     if generation is not None and any(getattr(generation, name) is not None for name in ("temperature", "top_p")):
@@ -403,7 +403,7 @@ def _find_folder(name: str | PathLike[str], revision: str | None, **hub: Any) ->
 def _read_tokenizer(folder: Path, config: ExpLLMConfig) -> Any:
     try:
         tokenizer: Any = AutoTokenizer.from_pretrained(folder, config=config, trust_remote_code=False)
-    except Exception as error:  # transformers and tokenizers raise many types, of many lines
+    except Exception as error:  # transformers and tokenizers raise many types of errors
         missing = not (folder / "tokenizer.json").is_file()
         raise CheckpointError(
             "the model folder has no tokenizer.json" if missing else "the tokenizer cannot be read",
@@ -425,7 +425,7 @@ def _resolve_base(base: str | None, folder: Path) -> str | None:
 
 
 def _single_device(device_map: Any) -> torch.device:
-    """Return the device of a model without pretrained parts, which accelerate does not place."""
+    """Return the device of a model without pretrained parts; accelerate does not place such a model."""
     devices = set(device_map.values()) if isinstance(device_map, dict) else {device_map}
     if devices <= {"auto", "balanced", "balanced_low_0", "sequential"}:
         return torch.accelerator.current_accelerator() or torch.device("cpu")

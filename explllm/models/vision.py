@@ -22,7 +22,7 @@ Pooling = Literal["none", "2x2"]
 """Pooling of image tokens: none, or the mean of each square of four."""
 
 _INITIAL_BIAS = -2.0
-"""Initial output of the head before the sigmoid, an intensity of 0.12: most units are inactive on most faces."""
+"""Initial output of the head before the sigmoid (0.12 after it): most units are inactive on most faces."""
 
 
 class VisionShape(NamedTuple):
@@ -50,8 +50,8 @@ def image_features(
     """Encode images as token features, without class and register tokens.
 
     Args:
-        encoder: A Hugging Face vision model. Position embeddings are interpolated if the image size differs from its
-            own.
+        encoder: A Hugging Face vision model. Position embeddings are interpolated if the image size differs from the
+            encoder's.
         pixel_values: (B, 3, H, W).
         layer: -1 for the last hidden state, which for DINOv2 follows the final layer norm (paper, Section III-C-1: 256
             patch tokens at 224 pixels); otherwise an index of the hidden states, such as -2 (LLaVA).
@@ -116,7 +116,7 @@ def mirror_grid(features: torch.Tensor) -> torch.Tensor:
     """Mirror the features (B, N, C) of square images from left to right.
 
     Raises:
-        ConfigError: If the tokens are not a square grid.
+        ConfigError: If the tokens do not form a square grid.
     """
     return _square_grid(features).flip(2).flatten(1, 2)
 
@@ -311,7 +311,7 @@ class ActionUnitTokens(nn.Module):
         Args:
             features: (B, N, C).
             mirrored: Features of the mirror images; if given, the estimates are averaged over both.
-            measured: (B, U) intensities that the tokens show instead of the estimates; NaN keeps the estimate.
+            measured: (B, U) intensities that replace the estimates in the tokens; NaN keeps the estimate.
 
         Returns:
             Estimated intensities (B, U) in [0, 1] and tokens (B, U, D), both float32.
@@ -329,7 +329,7 @@ class ActionUnitTokens(nn.Module):
 
 
 class BatchDropPath(nn.Module):
-    """Stochastic depth as in DINOv2's training: drops the residual of some samples and scales up the others.
+    """Stochastic depth as in DINOv2's training: drops the residuals of some samples and scales up the others.
 
     Like DINOv2, it keeps at least one sample, so it has no effect with one sample per micro-batch. That is the case in
     the authors' scripts, which set a rate of 0.4.
@@ -352,7 +352,7 @@ class BatchDropPath(nn.Module):
 
 
 def add_drop_path(encoder: nn.Module, rate: float) -> None:
-    """Replace the stochastic depth in every block of an encoder, in place.
+    """Replace the stochastic depth in every block of an encoder with `BatchDropPath`, in place.
 
     Args:
         encoder: A Hugging Face vision model whose blocks have a module ``drop_path``, such as DINOv2.

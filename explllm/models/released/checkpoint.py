@@ -40,7 +40,7 @@ def read_released_config(folder: Path) -> dict[str, Any]:
 def read_released_weights(folder: Path) -> dict[str, torch.Tensor]:
     """Read ``pytorch_model.bin`` or all shards in its index, with ``weights_only=True``.
 
-    The tensors, by their released names, are memory-mapped if the file format allows it.
+    The tensors keep their released names, and are memory-mapped if the file format allows it.
 
     Raises:
         MissingPathError: If a file is missing.
@@ -80,7 +80,7 @@ def read_released_weights(folder: Path) -> dict[str, torch.Tensor]:
 
 def _read_shard(path: Path) -> dict[str, torch.Tensor]:
     try:
-        # Files from before PyTorch 1.6 are not zip archives and cannot be memory-mapped.
+        # Files written before PyTorch 1.6 are not zip archives and cannot be memory-mapped.
         weights = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except pickle.UnpicklingError as error:
         raise CheckpointError(

@@ -1,4 +1,4 @@
-"""Convert the released format to a folder that `ExpLLM.from_pretrained` opens."""
+"""Convert the released format to a folder that `ExpLLM.from_pretrained` can open."""
 
 import math
 import os
@@ -56,8 +56,8 @@ def convert_released(
         folder: The released folder: ``pytorch_model.bin`` or its shards, ``config.json``, the tokenizer.
         out: The folder to write, atomically.
         merge: Merge LoRA into the base weights; by default it remains separate.
-        vision_heads: Number of attention heads, for an encoder that is not one of DINOv2's. No released file contains
-            it.
+        vision_heads: Number of attention heads of an encoder that is not one of DINOv2's; no released file contains
+            this number.
 
     Returns:
         The sizes of the checkpoint.
@@ -88,7 +88,7 @@ def convert_released(
 def check_converted(folder: Path) -> str:
     """Open a converted model, recognize a gray image, and describe the result in one line.
 
-    With less memory than 1.5 times the weights, the machine would swap, so only the configuration is read.
+    If the memory is less than 1.5 times the size of the weights, only the configuration is read, to avoid swapping.
 
     Raises:
         CheckpointError: If the model cannot be opened, or its probabilities are not finite.
@@ -110,7 +110,7 @@ def check_converted(folder: Path) -> str:
 def released_model_config(fields: Mapping[str, Any], sizes: ReleasedSizes) -> ExpLLMConfig:
     """Return the `ExpLLMConfig` of a released model from its ``config.json`` and sizes.
 
-    It uses the chat format, the preprocessing and the eight labels of the released test code.
+    The configuration has the chat format, the preprocessing and the eight labels of the released test code.
     """
     vision = Dinov2Config(
         hidden_size=sizes.vision_width,
@@ -207,8 +207,8 @@ def _block_weight(layer: str, name: str, value: torch.Tensor, lora: bool) -> dic
 def interpolate_positions(embedding: torch.Tensor, grid: int) -> torch.Tensor:
     """Interpolate a position embedding to another grid exactly as the released code does in every forward pass.
 
-    The released code uses DINOv2's method: bicubic without antialiasing, by a scale factor with 0.1 added to the size
-    ("to avoid floating point error"). The result differs from interpolation to a target size.
+    The released code uses DINOv2's method: bicubic without antialiasing, with a scale factor computed from the size
+    plus 0.1 ("to avoid floating point error"). The result differs from interpolation to a target size.
 
     Args:
         embedding: (1, 1 + N, C) for the class token and N patches.

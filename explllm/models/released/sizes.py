@@ -37,29 +37,29 @@ class ReleasedSizes:
     hidden: int
     """Width H of the language model."""
     intermediate: int
-    """Width I of its feed-forward layers."""
+    """Width I of the language model's feed-forward layers."""
     layers: int
-    """Number of its layers."""
+    """Number of the language model's layers."""
     heads: int
-    """Number of its attention heads."""
+    """Number of the language model's attention heads."""
     key_value_heads: int
-    """Number of its key and value heads."""
+    """Number of the language model's key and value heads."""
     vocabulary: int
-    """Number of tokens V in its embeddings."""
+    """Number of tokens V in the language model's embeddings."""
     vision_width: int
     """Width C of the encoder."""
     vision_depth: int
-    """Number of its blocks."""
+    """Number of the encoder's blocks."""
     vision_heads: int
-    """Number of its attention heads. No file contains it; see `released_sizes`."""
+    """Number of the encoder's attention heads. No file contains this number; see `released_sizes`."""
     vision_heads_assumed: bool
     """Whether `vision_heads` is assumed, because the encoder is not one of DINOv2's."""
     vision_intermediate: int
-    """Width M of its feed-forward layers."""
+    """Width M of the encoder's feed-forward layers."""
     patch: int
     """Width and height of a patch, in pixels."""
     positions: int
-    """Patch positions in its position embedding, without the class token."""
+    """Number of patch positions in the encoder's position embedding, without the class token."""
     grid: int
     """Number of patches along one side of an image."""
     language_lora: int | None
@@ -71,7 +71,7 @@ class ReleasedSizes:
 def released_sizes(
     config: Mapping[str, Any], weights: Mapping[str, torch.Tensor], vision_heads: int | None, where: Path
 ) -> ReleasedSizes:
-    """Return the sizes of a released checkpoint, in the folder `where`.
+    """Return the sizes of the released checkpoint in the folder `where`.
 
     No released file contains the encoder's number of heads. Unless `vision_heads` is given, the number follows from the
     width for DINOv2's encoders; for other widths, 16 features per head are assumed.
@@ -208,7 +208,7 @@ def released_shapes(sizes: ReleasedSizes) -> dict[str, tuple[int, ...]]:
 
 
 def check_released(weights: Mapping[str, torch.Tensor], sizes: ReleasedSizes, where: Path) -> dict[str, torch.Tensor]:
-    """Check that the weights are exactly those of a released checkpoint, in the folder `where`.
+    """Check that the weights from the folder `where` are exactly those of a released checkpoint.
 
     Returns:
         The weights without the rotary embedding's constants, which the language model computes.
