@@ -75,7 +75,8 @@ def build_config(settings: NetworkSettings, init_from: str | PathLike[str] | Non
     else:
         tokenizer = load_tokenizer(text_base, chat_format, settings.language_revision)
         if tokenizer.pad_token_id >= text_config.vocab_size:
-            # Some repositories add a padding token, but no embedding. Padding is masked, so any token with an embedding can serve.
+            # Some repositories add a padding token without an embedding.
+            # Padding is masked, so any token with an embedding can serve.
             tokenizer.pad_token = tokenizer.unk_token or tokenizer.eos_token
     if inherited is not None and inherits_image:
         image = ImagePreset.from_dict(inherited.image or {})
