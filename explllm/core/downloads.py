@@ -22,7 +22,7 @@ MIRROR_VARIABLE = "EXPLLLM_MIRROR"
 """Environment variable that sets the base URL of a mirror, used for every host except the Hugging Face hub."""
 
 _ATTEMPTS = 3
-"""Number of consecutive attempts without any data after which a download fails."""
+"""Number of consecutive attempts that receive no data before a download fails."""
 _CHUNK = 1 << 20
 _TIMEOUT = 30
 """Seconds without a response after which an attempt fails."""
@@ -41,7 +41,7 @@ class RemoteFile:
     """Bytes."""
     sha256: str | None = None
     git_sha1: str | None = None
-    """Git's hash of the content, which the Hugging Face hub provides for small files instead of SHA-256."""
+    """Git's hash of the content; the Hugging Face hub provides it instead of SHA-256 for small files."""
 
     @property
     def name(self) -> str:
@@ -57,7 +57,7 @@ def cache_folder() -> Path:
 
 
 def mirrored(url: str) -> str:
-    """Return the URL of a file on the mirror ``$EXPLLLM_MIRROR`` if that is set, otherwise `url` unchanged."""
+    """Return a file's URL on the mirror ``$EXPLLLM_MIRROR`` if that variable is set, otherwise `url` unchanged."""
     mirror = os.environ.get(MIRROR_VARIABLE)
     return mirror.rstrip("/") + urlsplit(url).path if mirror else url
 
@@ -81,7 +81,7 @@ def check_space(folder: Path, size: int) -> None:
 def download(
     file: RemoteFile, target: Path, token: str | None = None, progress: Callable[[int], None] | None = None
 ) -> Path:
-    """Download a file unless it exists.
+    """Download a file unless it already exists.
 
     A partial download stays next to the target as ``.NAME.HASH.partial``, and the next call resumes it.
 
@@ -121,7 +121,7 @@ def fetch(url: str, max_size: int) -> bytes:
     """Return the content of a URL.
 
     Raises:
-        DownloadError: If the server cannot be reached or refuses the request, or the content has more than `max_size`
+        DownloadError: If the server cannot be reached or refuses the request, or the content is larger than `max_size`
             bytes.
     """
     try:
@@ -169,7 +169,7 @@ def _append(url: str, partial: Path, start: int, token: str | None, progress: Ca
     if token:
         request.add_unredirected_header("Authorization", f"Bearer {token}")
     with urllib.request.urlopen(request, timeout=_TIMEOUT) as response:
-        # A server that ignores the range sends the file from its beginning, with status 200.
+        # A server that ignores the Range header sends the whole file, with status 200.
         resumed = start > 0 and response.status == 206
         with partial.open("ab" if resumed else "wb") as stream:
             while chunk := response.read(_CHUNK):
@@ -212,5 +212,5 @@ def _check(file: RemoteFile, path: Path) -> None:
 
 
 def file_size(size: int) -> str:
-    """Format a number of bytes, such as ``15.0 GB``."""
+    """Format a number of bytes, for example as ``15.0 GB``."""
     return f"{size / 1e9:.1f} GB" if size >= 1e8 else f"{size / 1e6:.1f} MB"

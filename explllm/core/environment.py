@@ -59,9 +59,9 @@ class Environment:
     """Devices that torch can use."""
     onnxruntime_providers: list[str] = field(default_factory=list)
     opencv_builds: list[str] = field(default_factory=list)
-    """Installed OpenCV packages, all of which share one folder."""
+    """Installed OpenCV packages; all of them install into the same folder."""
     missing_extras: dict[str, dict[str, Any]] = field(default_factory=dict)
-    """Optional features whose packages are missing, with the line that installs them."""
+    """Optional features with missing packages, and the command that installs these packages."""
     cache: dict[str, Any] = field(default_factory=dict)
     """The download folder, with the size of each file."""
     variables: dict[str, str] = field(default_factory=dict)
@@ -164,7 +164,7 @@ def _start(code: str) -> subprocess.Popen[str]:
 
 
 def _finish(name: str, process: subprocess.Popen[str], deadline: float, result: Environment) -> Any:
-    """Return the output of a probe; report an import that fails."""
+    """Return a probe's output; if the import fails, report a problem."""
     try:
         output, errors = process.communicate(timeout=max(deadline - time.monotonic(), 0.01))
     except subprocess.TimeoutExpired:

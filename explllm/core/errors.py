@@ -65,7 +65,7 @@ class ChainOfThoughtError(InputError):
 
 
 class Terminated(KeyboardInterrupt):
-    """SIGTERM, in a command that handles it like Ctrl-C."""
+    """SIGTERM was received by a command that handles it like Ctrl-C."""
 
 
 def _one_line(text: str) -> str:

@@ -101,7 +101,7 @@ class LabelSet:
         return label_set
 
     def index(self, expression: Expression) -> int:
-        """Return the number that the data set assigns to an expression, starting at `first_index`.
+        """Return the number that the data set assigns to an expression; the first class has the number `first_index`.
 
         Raises:
             UnknownExpressionError: If the expression is not in this label set.
@@ -111,7 +111,7 @@ class LabelSet:
         return self.expressions.index(expression) + self.first_index
 
     def expression(self, index: int) -> Expression:
-        """Return the expression with a given class number, starting at `first_index`.
+        """Return the expression with a given class number; the first class has the number `first_index`.
 
         Raises:
             UnknownExpressionError: If the number is out of range.

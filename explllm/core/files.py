@@ -74,7 +74,7 @@ def atomic_write_folder(path: str | PathLike[str]) -> Iterator[Path]:
     """Fill an empty temporary folder that replaces ``path`` when the block ends without an error.
 
     Args:
-        path: The target folder. An existing folder is deleted, so check for overwriting first.
+        path: The target folder. An existing folder is deleted, so check first whether there is one.
 
     Yields:
         The temporary folder.
@@ -84,7 +84,7 @@ def atomic_write_folder(path: str | PathLike[str]) -> Iterator[Path]:
     # A sibling folder, because a rename works only within one file system.
     temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}.partial-", dir=target.parent))
     try:
-        # One level deeper, because mkdtemp ignores the user's umask and mkdir respects it.
+        # One level deeper, because mkdtemp ignores the user's umask, whereas mkdir respects it.
         content = temporary / "content"
         content.mkdir()
         yield content
@@ -93,7 +93,7 @@ def atomic_write_folder(path: str | PathLike[str]) -> Iterator[Path]:
             if path.is_file():
                 path.chmod(content.stat().st_mode & 0o666)
         if target.exists():
-            # Rename the old folder away: replacing a folder is not atomic, and deleting it is slow.
+            # Move the old folder out of the way: replacing a folder is not atomic, and deleting it is slow.
             os.rename(target, temporary / "replaced")
         os.rename(content, target)
     finally:

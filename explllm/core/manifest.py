@@ -102,7 +102,7 @@ class Manifest:
     def write(self, path: str | os.PathLike[str], finish: Callable[[pd.DataFrame], pd.DataFrame] | None = None) -> None:
         """Write the manifest atomically: an existing file stays in place until the new one is complete.
 
-        Image paths are written unchanged, relative to `root`. Pass ``root`` to `read` if the file is elsewhere.
+        Image paths are written unchanged, relative to `root`. Pass ``root`` to `read` if the file is not in `root`.
 
         Args:
             path: The file. Its suffix (``.parquet``, ``.csv`` or ``.jsonl``) selects the format.
@@ -143,7 +143,7 @@ class Manifest:
         return Manifest(rows.reset_index(drop=True), self.root, self.path)
 
     def sample(self, count: int, seed: int = 0) -> Manifest:
-        """Return at most `count` random rows, in table order; for equal seeds, larger samples contain smaller ones.
+        """Return at most `count` random rows, in table order; with the same seed, larger samples contain smaller ones.
 
         Raises:
             InputError: If `count` is negative.
@@ -229,7 +229,7 @@ class Manifest:
 
     @property
     def drawn_note(self) -> str:
-        """A note to show with metrics if faces are drawn; empty if all are photographs."""
+        """A note to show with metrics if any face is drawn; empty if all are photographs."""
         return "The faces are drawn by a program, not photographs." if self.is_synthetic().any() else ""
 
     def is_synthetic(self) -> pd.Series:
@@ -283,7 +283,7 @@ def check_table(path: str | os.PathLike[str], chunks: Callable[[], Iterator[pd.D
 
     Raises:
         ConfigError: If the path is a folder, or the file cannot be created.
-        ManifestError: As `write_table` does.
+        ManifestError: In the same cases as in `write_table`.
     """
     path = Path(path)
     writer = format_of(path)[1]

@@ -67,7 +67,7 @@ class ManifestFile:
                 the new table.
 
         Raises:
-            ManifestError: As `Manifest.write` does.
+            ManifestError: In the same cases as in `Manifest.write`.
         """
         write_table(out, lambda: (convert(row, chunk) for row, chunk in self))
 

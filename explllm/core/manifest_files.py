@@ -54,7 +54,7 @@ def check_csv(path: Path) -> int:
     Raises:
         ManifestError: If two columns have the same name, or a row has surplus cells.
     """
-    csv.field_size_limit(2**31 - 1)  # pandas has no limit
+    csv.field_size_limit(2**31 - 1)  # pandas has no such limit
     with path.open(newline="", encoding="utf-8-sig") as stream:
         lines = csv.reader(stream)
         names = next((cells for cells in lines if "".join(cells).strip()), [])
@@ -129,7 +129,7 @@ def _are_json(cells: pd.Series) -> bool:
 
 
 def decode_csv(cells: pd.Series, kind: str | None) -> pd.Series:
-    """Convert a CSV column to a type of `csv_kinds`; None leaves it as text."""
+    """Convert a CSV column to a type returned by `csv_kinds`; None leaves the column as text."""
     filled = cells.dropna()
     if filled.empty:
         return cells.astype(object)

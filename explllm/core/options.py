@@ -16,4 +16,4 @@ class Option:
     skip: tuple[str, ...] = ()
     """Dataclass fields that are not options, because the function sets them."""
     default: str | None = None
-    """Text that describes the default, for ``None`` and for values that need an explanation."""
+    """Text that describes the default, if that is ``None`` or needs an explanation."""

@@ -51,7 +51,7 @@ class ProgressBar:
             *(name, BarColumn(), status),
             console=console,
             transient=True,
-            redirect_stdout=False,  # it would send the output of the command to stderr
+            redirect_stdout=False,  # True would send the command's output to stderr
             disable=not console.is_terminal,
         )
         self._task = self._bar.add_task(title, total=total, completed=done, status="")

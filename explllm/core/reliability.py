@@ -23,7 +23,7 @@ class UnitReliability:
     weights: tuple[float, ...]
     """24 weights in [0, 1], in FEAFA order; 0 for a unit that is not trusted."""
     thresholds: tuple[float, ...]
-    """24 intensities at or above which a unit counts as active."""
+    """24 thresholds, in FEAFA order: each unit counts as active at or above its threshold."""
 
     @classmethod
     def read(cls, path: str | PathLike[str]) -> UnitReliability:

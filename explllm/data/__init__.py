@@ -1,8 +1,8 @@
 """Training and evaluation data: readers, data modules, augmentation.
 
-`readers` turn a data set in its publisher's layout into a manifest. The LightningDataModules read a manifest, a folder
-of class folders or drawn faces, and mix FER and CoT conversations for training. They work with a Trainer or, after
-`prepare_for(model)`, alone.
+The `readers` convert a data set in its publisher's layout to a manifest. The LightningDataModules read a manifest, a
+folder of class folders or drawn faces, and mix FER and CoT conversations for training. They work with a Trainer or,
+after `prepare_for(model)`, without one.
 """
 
 import lazy_loader

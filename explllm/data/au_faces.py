@@ -85,7 +85,7 @@ class TrainingUnits(Dataset[UnitSample]):
         Args:
             images: The images by row.
             labels: The labels by row.
-            rows: The training rows; a row with an unreadable image is replaced with another of them.
+            rows: The training rows; a row with an unreadable image is replaced with another of these rows.
             augment: Changes the image and the intensities together; a flip swaps left and right in both.
             max_unreadable: Consecutive unreadable images to skip.
         """
@@ -101,7 +101,8 @@ class TrainingUnits(Dataset[UnitSample]):
         """Return a sample.
 
         A row with an unreadable image is recorded in the sample and replaced with the next row. If more than
-        `max_unreadable` images in a row are unreadable, the sample has no face and the training step raises an error.
+        `max_unreadable` consecutive images are unreadable, the sample has no face and the training step raises an
+        error.
         """
         rows = rows_from(self.rows, self.index_of[spec.row])
         face, unreadable = find_readable(self.images, rows, self.max_unreadable)
@@ -252,7 +253,7 @@ class ManifestActionUnits(ManifestFaces, ActionUnitData):
     """The rows of a manifest with action units: FEAFA intensities, or, for tests, the FACS units of DISFA and BP4D."""
 
     def required(self, manifest: Manifest) -> tuple[str, ...]:
-        """Return the required columns: action units, or in validation and tests FACS units."""
+        """Return the required columns: action units, or FACS units for validation and tests."""
         return () if "facs" in manifest.frame and self.stage != "fit" else ("action_units",)
 
 

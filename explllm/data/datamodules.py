@@ -76,7 +76,7 @@ class ManifestFaces(FaceDataModule):
         return manifest
 
     def required(self, manifest: Manifest) -> tuple[str, ...]:
-        """Return the label columns required by all stages but ``predict``."""
+        """Return the label columns required by all stages except ``predict``."""
         kinds = {kind for kind, share in self.shares.items() if share}
         trains_units_only = self.stage == "fit" and kinds == {"unit_state"}
         return () if trains_units_only or self.conversation_kind == "captions" else ("expression",)

@@ -133,8 +133,8 @@ class ImageCache:
         """Return the image of a row: uint8 (size, size, 3).
 
         Raises:
-            ImageError: If it cannot be read, or the row's box is outside the image.
-            MissingPathError: If it does not exist.
+            ImageError: If the image cannot be read, or the row's box is outside it.
+            MissingPathError: If the image does not exist.
         """
         image = self.images.get(row)
         if image is None:
@@ -196,7 +196,7 @@ class TrainingDataset(Dataset[Sample]):
             manifest: The table.
             images: Its images.
             conversations: Encodes messages.
-            rows: The training rows; a row with an unreadable image is replaced with another of them. All rows by
+            rows: The training rows; a row with an unreadable image is replaced with another of these rows. All rows by
                 default.
             augment: Changes image and text together; none by default.
             max_unreadable: Consecutive unreadable images to skip.
@@ -220,8 +220,8 @@ class TrainingDataset(Dataset[Sample]):
         """Return a conversation.
 
         A row with an unreadable image is recorded in the sample and replaced with the next row. If more than
-        `max_unreadable` images in a row are unreadable, the sample has no face and the training step raises an error.
-        An error raised here, in a worker process, would lose its type.
+        `max_unreadable` consecutive images are unreadable, the sample has no face and the training step raises the
+        error, because an error raised here, in a worker process, would lose its type.
         """
         rows = (row for row in rows_from(self.rows, self.index_of[spec.row]) if self._text(row, spec) is not None)
         face, unreadable = find_readable(self.images, rows, self.max_unreadable)
@@ -243,8 +243,8 @@ class TrainingDataset(Dataset[Sample]):
     def _is_rewritten(self, row: int, spec: SampleSpec) -> bool:
         """Return whether a text must be generated from the row's action units, or was written from them by rules.
 
-        Such texts are regenerated for every sample, with different wordings. With one fixed random wording per face,
-        the model could only memorize it, which costs accuracy on unseen faces.
+        Such texts are regenerated for every sample, with different wordings. If each face had one fixed random wording,
+        the model could only memorize it, which would reduce the accuracy on unseen faces.
         """
         if spec.kind in INSTRUCTION_KINDS:
             source, text = self.columns["fea_source"][row], self.columns[f"fea_{spec.kind}"][row]
@@ -265,14 +265,14 @@ class TrainingDataset(Dataset[Sample]):
             else:
                 text = self.writer.write(units, Expression(str(label)), seed=spec.seed).text
         encoded = self.conversations.encode(self._messages(row, spec, label, text, units))
-        # Only answers that begin with a label count for the accuracy on training batches.
+        # Only answers that begin with a label count toward the accuracy on training batches.
         labeled = label is not None and spec.kind not in ("unit_state", "units", "reasoning")
         number = EXPRESSION_NUMBER[Expression(str(label))] if labeled else -1
         measured = tuple(math.nan if value is None else value for value in units or (None,) * len(FEAFA))
         return Sample(self.images.preset.normalize(image), row, number, encoded, measured, unreadable)
 
     def _unit_states(self, row: int, units: Sequence[float | None] | None) -> dict[str, bool]:
-        """Return whether each action unit of a row is active, by its FACS labels or else its measured intensities."""
+        """Return whether each action unit of a row is active: by FACS labels, or else by measured intensities."""
         facs, name = self.facs[row], self.columns["facs_set"][row]
         if facs is not None and name is not None:
             return {unit.label: bool(value) for unit, value in zip(facs_set(name), facs, strict=True)}
@@ -301,7 +301,7 @@ class TrainingDataset(Dataset[Sample]):
 def unit_states(states: Mapping[str, bool], seed: int) -> Messages:
     """Build a conversation about the state of some action units, in random order.
 
-    Several questions per conversation provide more answers to learn from for the cost of one image.
+    With several questions per conversation, there are more answers to learn from at the cost of one image.
 
     Args:
         states: Whether each unit is active, by name.
@@ -349,7 +349,7 @@ class EvaluationDataset(Dataset[Sample]):
 
 @dataclass(frozen=True)
 class Collator:
-    """Collates samples into a batch, padded on the right. A class, because workers cannot unpickle a local function."""
+    """Collates samples into a batch, padded on the right. A class, because a local function cannot be pickled."""
 
     conversations: ConversationEncoder
     """Pads token ids."""

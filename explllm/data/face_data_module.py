@@ -88,7 +88,7 @@ class FaceDataModule(LightningDataModule):
             fer_share: Share of FER conversations; the others are CoT (paper, Table IV: 0.75).
             mixture: Weights of the kinds of conversations, instead of `fer_share`: ``fer``, ``cot``, and for FEALLM
                 ``unit_state`` (whether individual action units are active), ``description``, ``units`` and
-                ``reasoning`` (texts of ``explllm fea build``, or written by rules from action units).
+                ``reasoning`` (texts from ``explllm fea build``, or written by rules from action units).
             conversations: ``mixture`` of FER and CoT, or ``captions`` for the first stage.
             cot_order: Order of the two rounds of a CoT conversation: ``label_first`` (as in inference), or
                 ``cot_first`` or ``random``, which the authors' released code uses for RAF-DB and AffectNet,
@@ -151,7 +151,7 @@ class FaceDataModule(LightningDataModule):
         raise TypeError(f"{type(self).__name__} does not override read(), which reads the faces")
 
     def prepare_for(self, model: FaceModel) -> None:
-        """Take the preprocessing and tokenization from a model or LightningModule, which calls this in `setup`."""
+        """Take the preprocessing and tokenization from a model; a LightningModule calls this method in `setup`."""
         self._model_inputs = ModelInputs(model.image, getattr(model, "conversations", None))
         self._images = None
 
@@ -189,11 +189,11 @@ class FaceDataModule(LightningDataModule):
             micro_batches = accumulation(self.batch_size, self.micro_batch_size, self.trainer.world_size)
             self.trainer.accumulate_grad_batches = micro_batches
             if not self._can_validate():
-                # Lightning then skips validation without a warning.
+                # With this limit, Lightning skips validation without a warning.
                 self.trainer.limit_val_batches = 0
 
     def frame(self, split: Split | None = None) -> pd.DataFrame:
-        """Return the table, or the rows of a split; the index is the row number used everywhere."""
+        """Return the table, or the rows of a split; its index contains the row numbers used in samples and batches."""
         if self.manifest is None:
             self.setup()
         frame = self._manifest().frame

@@ -29,7 +29,7 @@ MIN_ROWS_FOR_ZERO_UNITS = 100
 """Minimum number of rows in ``action_units.csv`` for a unit that stays at zero to count as unmeasured. In fewer faces,
 rare movements such as a jaw thrust may simply not occur."""
 ZERO_BELOW = 0.05
-"""A unit stays at zero if no row reaches this intensity: MediaPipe writes up to 0.03 for units it cannot measure."""
+"""A unit stays at zero if no row reaches this intensity: MediaPipe outputs up to 0.03 for units it cannot measure."""
 _AU_COLUMNS = tuple(f"au{index}" for index in range(len(NAMES)))
 _LAYOUT = "Expected images in root/{train,val,test}/<class>/ or root/<class>/, with classes such as happy or anger."
 _log = logging.getLogger(__name__)
@@ -56,7 +56,7 @@ def read_folder(
     Args:
         root: The folder.
         split: Read only this split. Without split folders, all images belong to this split.
-        label_set: The allowed classes; class folders may then also be named by the data set's own numbers.
+        label_set: The allowed classes; class folders may then also be named by the class numbers of this label set.
         keep_zero_units: Treat units that stay at zero in every row as measured.
         note: Receives remarks on ``action_units.csv``; by default they are logged as warnings.
         guard: Context manager entered for each class folder; it may suppress errors to skip the folder.
@@ -98,8 +98,8 @@ def read_unsorted_folder(root: str | PathLike[str]) -> Manifest | None:
     """Read a folder of images that are not sorted into class folders.
 
     Returns:
-        A manifest with only the column ``image``, sorted by path: all images in the folder and below. None if no image
-        is in the folder itself, because its subfolders are then class folders.
+        A manifest with only the column ``image``, sorted by path: all images in the folder and its subfolders. None if
+        no image is in the folder itself, because its subfolders are then class folders.
     """
     root = Path(root)
     if not root.is_dir() or not _images(root):
@@ -125,7 +125,7 @@ def _subfolders(folder: Path) -> list[Path]:
 
 
 def _refuse_mixture(folders: list[Path], split_folders: list[Path], root: Path) -> None:
-    """Reject class folders next to split folders, whose images would otherwise be ignored."""
+    """Reject class folders next to split folders: images in these class folders would be ignored."""
     for folder in folders:
         if folder not in split_folders and Expression.parse_or_none(folder.name) is not None:
             raise InputError(
@@ -221,7 +221,7 @@ def _add_action_units(
 
 
 def _read_action_units(path: Path) -> dict[str, list[float | None]]:
-    """Return the intensities by image path relative to the root, None for units that were not measured."""
+    """Return the intensities by image path (relative to the root), with None for units that were not measured."""
     units: dict[str, list[float | None]] = {}
     try:
         check_csv(path)

@@ -36,16 +36,16 @@ class SampleSpec(NamedTuple):
 class Mixture:
     """Epochs that mix several kinds of conversations in an exact ratio, in an order seeded by the epoch.
 
-    With FER and CoT only, at a FER share of p, an epoch contains each image that has a chain of thought once as CoT,
-    and p / (1 - p) times as many FER conversations: 3 to 1 at 0.75:0.25, as in the authors' released list. The kinds
-    alternate evenly, so every stretch of the order has the same ratio, to within one conversation of each kind::
+    With FER and CoT only, at a FER share of p, an epoch contains one CoT conversation per image with a chain of
+    thought, and p / (1 - p) times as many FER conversations: 3 to 1 at 0.75:0.25, as in the authors' released list. The
+    kinds alternate evenly, so every stretch of the order has the same ratio, to within one conversation of each kind::
 
         p = 0.75    FER FER FER CoT FER FER FER CoT ...
 
     With more kinds, an epoch is as long as needed to contain every row of every kind except FER.
 
     With class balancing, an epoch has the same length, but rows of rare classes repeat and rows of frequent classes
-    take turns over the epochs.
+    take turns from epoch to epoch.
     """
 
     def __init__(
@@ -68,7 +68,7 @@ class Mixture:
             lengths: Length of each row's chain of thought, in any unit; see `BatchSampler`.
 
         Raises:
-            ConfigError: If rows of a kind with a share are missing.
+            ConfigError: If a kind with a share above 0 has no rows.
         """
         self.shares = {kind: shares[kind] for kind in KINDS if shares.get(kind, 0) > 0}
         self.rows = {kind: np.asarray(rows.get(kind, ()), dtype=np.int64) for kind in self.shares}
@@ -91,7 +91,7 @@ class Mixture:
         return sum(self.counts.values())
 
     def epoch(self, epoch: int) -> list[SampleSpec]:
-        """Return the conversations of an epoch, counted from 0, in an order that is the same on every rank."""
+        """Return the conversations of an epoch (counted from 0), in an order that is the same on every rank."""
         rng = np.random.default_rng([self.seed, epoch])
         chosen = {kind: self._choose(self.rows[kind], count, rng) for kind, count in self.counts.items()}
         total = len(self)
@@ -195,7 +195,7 @@ class BatchSampler(Sampler[list[SampleSpec]]):
             self.current_epoch, self.start = epoch, 0
 
     def restore_position(self, epoch: int, batch: int) -> None:
-        """Start the next iteration inside an epoch, counted from 0, and skip `batch` micro-batches of this rank."""
+        """Start the next iteration inside an epoch (counted from 0), and skip `batch` micro-batches of this rank."""
         self.current_epoch, self.start = epoch, batch
 
     def resume_requirements(self) -> dict[str, int | str]:
@@ -215,7 +215,7 @@ class BatchSampler(Sampler[list[SampleSpec]]):
         return KINDS.index(sample.kind), length
 
     def _kinds(self) -> dict[str, str]:
-        """Return the shares of a mixture; nothing for FER and CoT alone, for which the epoch length suffices."""
+        """Return the shares of a mixture; empty for FER and CoT alone, because then the epoch length implies them."""
         shares = self.plan.shares if isinstance(self.plan, Mixture) else {}
         return {} if shares.keys() <= {"fer", "cot"} else {"mixture": str(shares)}
 

@@ -102,7 +102,7 @@ class Augment:
             image: uint8 RGB of shape (H, W, 3); not modified.
             action_units: 24 intensities in FEAFA's order, None for units that were not measured; or None.
             cot: A text about the face, or None.
-            rng_seed: Seed, at least 0. Equal seeds give equal results, in any process and independent of earlier calls.
+            rng_seed: Seed, at least 0. Equal seeds give equal results, in any process and regardless of earlier calls.
 
         Returns:
             The image, of the same shape; and the action units and the text, with left and right swapped after a flip.

@@ -21,7 +21,7 @@ def use_short_socket_folder() -> None:
     forever. Newer Python releases handle this themselves.
     """
     longest = 103 - len("/pymp-12345678/listener-12345678")  # in bytes; short enough on every system
-    config = vars(current_process()).get("_config", {})  # where Python keeps the folder once it exists
+    config = vars(current_process()).get("_config", {})  # where Python stores the folder's path once it exists
     folder = config.get("tempdir") or tempfile.gettempdir()
     if sys.platform == "win32" or len(os.fsencode(folder)) <= longest:
         return
@@ -37,7 +37,7 @@ class _BlocksSigterm(BaseProcess):
     """A process that starts with SIGTERM blocked, even in threads that libraries start before `init_worker`."""
 
     def start(self) -> None:
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})  # the new process inherits it
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})  # the new process inherits this mask
         try:
             super().start()
         finally:
@@ -45,7 +45,7 @@ class _BlocksSigterm(BaseProcess):
 
 
 _CONTEXTS: dict[str, BaseContext] = {}
-"""Multiprocessing contexts by start method. None for forkserver, which would block the signal for other users, too."""
+"""Multiprocessing contexts by start method: none for forkserver, which would block the signal for other users, too."""
 
 if hasattr(signal, "sigwaitinfo"):  # not on macOS and Windows
 
@@ -79,8 +79,8 @@ def worker_options(rank: int) -> dict[str, Any]:
 def init_worker(rank: int, worker: int) -> None:
     """Seed a data loader worker, and make it survive the signals that schedulers send to end a job.
 
-    Slurm sends SIGTERM or SIGUSR1 to all processes of a job. The run then needs its workers, to finish its step and
-    write a checkpoint. SIGTERM from the run itself ends a worker as usual.
+    Slurm sends SIGTERM or SIGUSR1 to all processes of a job. The run then still needs its workers to finish its step
+    and write a checkpoint. SIGTERM from the run itself ends a worker as usual.
 
     Args:
         rank: Rank of the run's process.

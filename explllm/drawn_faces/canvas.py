@@ -151,12 +151,12 @@ class Canvas:
     def line(
         self, points: Points, color: Color, width: float, *, closed: bool = False, depth: float | None = None
     ) -> None:
-        """Draw a line of constant width, in face units but at least one pixel; for `depth`, see `project`."""
+        """Draw a line of constant width (in face units, but at least one pixel); for `depth`, see `project`."""
         outline, thickness = [self._fixed(points, depth)], max(1, round(width * self.unit))
         cv2.polylines(self.image, outline, closed, _rgb(color), thickness, cv2.LINE_AA, _SUBPIXEL_BITS)
 
     def stroke(self, points: Points, color: Color, width: float, *, ends: tuple[float, float] = (0.0, 0.0)) -> None:
-        """Draw a line that tapers from `width` in the middle, in face units, to shares of it at its two ends."""
+        """Draw a line that is `width` face units wide in the middle and tapers to `ends` times `width` at its ends."""
         direction = np.empty_like(points)
         direction[1:-1] = points[2:] - points[:-2]
         direction[0], direction[-1] = points[1] - points[0], points[-1] - points[-2]
@@ -168,8 +168,8 @@ class Canvas:
         """Blend in a soft elliptical patch of color.
 
         Args:
-            x: Center, in face units.
-            y: Center, in face units.
+            x: Horizontal position of the center, in face units.
+            y: Vertical position of the center, in face units.
             radii: Horizontal and vertical distance at which the color has faded to a third, in face units.
             color: Color of the patch.
             strength: Share of the color at the center, 0 to 1.
@@ -236,5 +236,5 @@ def _blend(below: Image, above: Image | tuple[int, int, int], alpha: NDArray[np.
     """
     weight = alpha[..., None].astype(np.int16) + (alpha[..., None] >> 7)  # 0 to 256
     difference = np.asarray(above, np.int16) - below
-    # Halved, because 255 x 256 does not fit into 16 bits.
+    # Halved, because 255 x 256 does not fit into a signed 16-bit integer.
     below += ((difference * (weight >> 1) + 64) >> 7).astype(np.uint8)

@@ -18,7 +18,7 @@ def face_outline(identity: Identity, movement: Movement) -> Points:
     wide, narrow, chin = identity.face_width, identity.jaw_width, identity.chin_length
     puff = movement.cheeks_puff
     square = 0.04 * jaw.forward
-    # Half the width of the face, the share of the jaw's slide that this part follows, and its vertical position.
+    # For each point: its distance from the midline, its share of the jaw's slide, and its vertical position.
     half = [
         (wide * 0.62, 0.0, _CROWN + 0.13),
         (wide * 0.96, 0.0, -0.62),

@@ -48,14 +48,14 @@ _CLOTHES: tuple[Color, ...] = (
     (206, 200, 192),
     (198, 120, 84),
 )
-# Hair styles of masculine and feminine persons.
+# Hairstyles of masculine and feminine people.
 _SHORT_HAIR: tuple[HairStyle, ...] = ("bald", "cropped", "short", "parted", "curly", "fringe")
 _LONG_HAIR: tuple[HairStyle, ...] = ("long", "bob", "bun", "curly", "fringe", "parted")
 
 
 @dataclass(frozen=True)
 class Identity:
-    """A drawn person, the same in all of their images. Lengths are in face units, colors are RGB."""
+    """A drawn person, the same in all of their images. Lengths are in face units; colors are RGB."""
 
     skin: Color
     hair: Color

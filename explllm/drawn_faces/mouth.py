@@ -28,14 +28,14 @@ class JawPose:
 
     @classmethod
     def of(cls, movement: Movement) -> JawPose:
-        """Return the jaw pose of action units."""
+        """Return the jaw pose for action units."""
         y = 0.26 * movement.jaw_drop - 0.045 * movement.chin_raise + 0.02 * movement.jaw_thrust
         return cls(x=0.15 * movement.jaw_slide, y=y, forward=movement.jaw_thrust)
 
 
 @dataclass(frozen=True)
 class Lips:
-    """The four lines of the mouth, from the left to the right of the image. All end in the corners of the mouth."""
+    """The four lines of the mouth, from the left to the right of the image. All end at the corners of the mouth."""
 
     top: Points
     """Upper border of the upper lip."""

@@ -9,7 +9,7 @@ from typing import Any
 from explllm.core.action_units import NAMES, check_action_units
 
 SIDES: tuple[int, int] = (1, -1)
-"""The halves of the face as signs of x: 1 is the right half of the image, the person's left; -1 the other."""
+"""The halves of the face as signs of x: 1 is the right half of the image, the person's left; -1 is the other."""
 
 
 @dataclass(frozen=True)

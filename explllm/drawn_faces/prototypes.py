@@ -5,11 +5,11 @@ Surprise 1+2+5+26, Fear 1+2+4+5+7+20+26, Disgust 9+15+16, Anger 4+5+7+23, and Co
 Ekman, "EMFACS-7: Emotional Facial Action Coding System", 1983). Two have a second form, from the major variants in
 Ekman, Friesen and Hager, "FACS Investigator's Guide", 2002: Disgust 9+17 with a closed mouth, and Anger 4+5+7+10+23+25
 with bared teeth. In Disgust, Upper Lip Raise (10) accompanies Nose Wrinkle (9) and Brow Lower (4), because the muscle
-that wrinkles the nose also moves lip and brow.
+that wrinkles the nose also moves the lip and the brow.
 
-FEAFA has no unit for FACS 6, 7, 14, 15, 23 and 24. They are replaced with the closest unit: slight Eye Close for the
-narrowed eyes of 6 and 7, Chin Raise, which also turns the corners of the mouth down, for 15 (17 goes with it in the
-variants of Sadness), and Upper and Lower Lip Suck for the tightened and pressed lips of 23 and 24. The one-sided Lip
+FEAFA has no unit for FACS 6, 7, 14, 15, 23 and 24. They are replaced with the closest units: slight Eye Close for the
+narrowed eyes of 6 and 7, Chin Raise, which also turns the corners of the mouth down, for 15 (17 accompanies 15 in
+variants of Sadness), and Upper and Lower Lip Suck for the tightened and pressed lips of 23 and 24. A one-sided Lip
 Corner Pull alone replaces 12+14. The intensity ranges are our choice.
 """
 

@@ -18,7 +18,7 @@ from explllm.drawn_faces.movement import Movement
 
 __all__ = ["Identity", "Scene", "draw_face"]
 
-# Faces are drawn at this multiple of their size and averaged down, which antialiases all edges.
+# Faces are drawn at this multiple of their size and downsampled by averaging, which antialiases all edges.
 _SUPERSAMPLING = 2
 # Face units from the center of the image to its border.
 _REACH = 1.26

@@ -35,7 +35,7 @@ def read_bp4d(
 ) -> None:
     """Read ``AUCoding/AU_OCC/F001_T1.csv``, or a list of frames.
 
-    The header of a CSV file numbers its columns: 0 is the frame, the others are FACS units. Frames with a 9 (not coded)
+    The header of a CSV file numbers its columns: 0 is the frame; the others are FACS units. Frames with a 9 (not coded)
     in one of the 12 units are left out and counted. Each line of a list has the form ``2F23_10/1001.jpg 1 1 0 ...``: a
     path and 12 values, 0 or 1.
 

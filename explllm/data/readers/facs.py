@@ -14,7 +14,7 @@ class Frames:
     """Adds frames and their FACS units to a manifest.
 
     The column ``facs`` holds 0 or 1 for each unit, in the order of the set that ``facs_set`` names: ``disfa8`` is
-    `explllm.core.action_units.DISFA_8`, ``bp4d12`` is `BP4D_12`.
+    `explllm.core.action_units.DISFA_8`, and ``bp4d12`` is `BP4D_12`.
     """
 
     def __init__(
@@ -26,8 +26,8 @@ class Frames:
             source: The folder being read.
             facs_set: Name of the set of units.
             parts: Part of each person in the published folds.
-            fold: The part to test on; if None, all rows are ``train``, or in the split that the name of their list
-                contains.
+            fold: The part to test on; if None, all rows are ``train``, or in the split named in the file name of
+                their list.
             val_fraction: Share of the people outside the part to hold out for validation.
 
         Raises:
@@ -66,7 +66,7 @@ class Frames:
 
 
 def frame_paths(pattern: str, **values: str | int) -> list[str]:
-    """Return the possible paths of a frame's image; frame numbers without a format are also padded to 3 to 6 digits.
+    """Return the possible paths of a frame's image; unformatted frame numbers are also padded to 3 to 6 digits.
 
     Copies of a data set pad frame numbers to different lengths, even within one copy.
 

@@ -25,7 +25,7 @@ _PLUS_FOLDERS = {"Training": "FER2013Train", "PublicTest": "FER2013Valid", "Priv
 _TOGETHER = "Use two files that belong together."
 _LISTS = ("fer2013.csv", "icml_face_data.csv")
 _KAGGLE_TRAIN = "train.csv"
-"""The labeled part of Kaggle's competition, which has no column Usage: all rows are training images."""
+"""The labeled data of Kaggle's competition. This file has no column Usage: all rows are training images."""
 
 
 def read_fer2013(source: Source, labels: Literal["fer2013", "ferplus"] = "fer2013") -> None:
@@ -89,7 +89,7 @@ def _read_plus(source: Source) -> None:
 
 
 def _pairs(source: Source, votes: Path, listing: Path | None) -> Iterator[tuple[int, Cells, Cells | None]]:
-    """Yield each face's line number and votes, and its row of pixels if these are in a file."""
+    """Yield each face's line number and votes, and its row of pixels if the pixels are in a CSV file."""
     plus = source.table(votes, "Usage", "Image name", *VOTES)
     if listing is None:
         yield from ((line, cells, None) for line, cells in plus)

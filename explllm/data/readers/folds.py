@@ -24,7 +24,7 @@ def subject_parts(people: Iterable[str], count: int, seed: int) -> dict[str, int
 
 
 def named_parts(*parts: str) -> dict[str, int]:
-    """Return each person's part, from 1; each argument lists the names of one part, separated by spaces."""
+    """Return each person's part, from 1; each argument lists the people in one part, separated by spaces."""
     return {name: part for part, names in enumerate(parts, 1) for name in names.split()}
 
 

@@ -35,7 +35,7 @@ class Cells(Mapping[str, str]):
 
 
 def words(line: str, count: int, form: str) -> list[str]:
-    """Split a line into `count` words; otherwise raise InputError, which shows `form`, an example of a line."""
+    """Split a line into `count` words; otherwise raise an InputError that shows `form`, an example of a line."""
     parts = line.split()
     if len(parts) != count:
         raise InputError(f"invalid line {line[:80]!r}", remedy=f"Expected the form: {form}.")
@@ -43,7 +43,7 @@ def words(line: str, count: int, form: str) -> list[str]:
 
 
 def number(text: str, what: str) -> float:
-    """Parse a finite number; otherwise raise InputError, whose message calls it `what`."""
+    """Parse a finite number; otherwise raise InputError, whose message calls the text `what`."""
     try:
         value = float(text)
     except ValueError:
@@ -54,7 +54,7 @@ def number(text: str, what: str) -> float:
 
 
 def integer(text: str, what: str, minimum: int, maximum: int | None = None) -> int:
-    """Parse an integer from `minimum` to `maximum`; otherwise raise InputError, whose message calls it `what`."""
+    """Parse an integer from `minimum` to `maximum`; otherwise raise InputError, whose message calls the text `what`."""
     word = text.strip()
     if not word.isdecimal() or int(word) < minimum or (maximum is not None and int(word) > maximum):
         raise InputError(f"{word!r} is not a valid {what}", remedy="Fix or remove the line.")

@@ -38,7 +38,7 @@ def count_rows(columns: Mapping[str, Iterable[Any]]) -> dict[str, int]:
     """Count the rows of a table.
 
     Returns:
-        The number of rows (key ``rows``), of rows in each split (its name) and in each class of a split (such as
+        The number of rows (key ``rows``), of rows in each split (key: its name) and in each class of a split (such as
         ``train Fear``), and of people (``people``).
     """
     counts: Counter[str] = Counter()
@@ -66,8 +66,8 @@ AFFECTNET = Published(
     _by_class("train", "affectnet8", (74874, 134415, 25459, 14090, 6378, 3803, 24882, 3750))
     | _by_class("test", "affectnet8", (500,) * 8),
 )
-"""The manually annotated images. The ExpLLM paper (Section IV-A) has 287,568 for training; the lists that its authors
-released, and the sum of the classes, have 287,651."""
+"""The manually annotated images. The ExpLLM paper (Section IV-A) reports 287,568 for training; the lists released by
+its authors, and the sum of the classes, give 287,651."""
 AFFECTNET_KAGGLE = Published(
     "ExpLLM's subset from Kaggle",
     _by_class("train", "affectnet8", (5000, 5000, 5000, 5000, 5000, 3803, 5000, 3750))

@@ -15,7 +15,7 @@ LISTS = (
     "list_patition_label.txt",
     "list_partition_label.txt",
 )
-"""Paths of the label list; the publisher spells it without the r."""
+"""Paths of the label list; the publisher's spelling is ``patition``."""
 COMPOUND_LABELS = frozenset({"8", "9", "10", "11"})
 """Labels that only the compound set has: its 11 classes are pairs such as Happily Surprised."""
 
@@ -23,9 +23,9 @@ COMPOUND_LABELS = frozenset({"8", "9", "10", "11"})
 def read_rafdb(source: Source, images: Literal["aligned", "original"] = "aligned") -> None:
     """Read RAF-DB's folder ``basic``.
 
-    Each line of the list has the form ``train_00001.jpg 5``, where the name begins with the split. Original images show
-    more than the face, so their box is read from ``Annotation/boundingbox/train_00001_boundingbox.txt`` (x1 y1 x2 y2)
-    if it exists.
+    Each line of the list has the form ``train_00001.jpg 5``; the file name begins with the split. Original images show
+    more than the face, so the face's box is read from ``Annotation/boundingbox/train_00001_boundingbox.txt`` (x1 y1 x2
+    y2) if it exists.
 
     Args:
         source: The folder.

@@ -22,7 +22,7 @@ class Reader:
     """One data set."""
 
     name: str
-    """Its name on the command line."""
+    """The data set's name on the command line."""
     module: str
     """The module in `explllm.data.readers`; its function is ``read_MODULE``."""
     summary: str

@@ -1,4 +1,4 @@
-"""Lists released by the authors of ExpLLM: file name, expression, and for some rows action units and explanation."""
+"""Lists released by ExpLLM's authors: file name, expression, and, for some rows, action units and an explanation."""
 
 import json
 import re
@@ -30,7 +30,7 @@ def read_released(
         split: The split of all rows; by default the split in the file name.
 
     Raises:
-        MissingPathError: If there is no list, or no such folder of images.
+        MissingPathError: If there is no list, or no such image folder.
         ManifestError: If a file is not such a list, or its name contains no split.
     """
     lists = [source.root] if source.root.is_file() else sorted(source.root.glob("*.json"))

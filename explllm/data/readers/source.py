@@ -88,7 +88,7 @@ class Source:
 
     @contextmanager
     def row(self, path: str | os.PathLike[str], number: int | None = None, unit: str = "line") -> Iterator[None]:
-        """Add the file and line to an error in the block, and suppress it while at most `max_bad` rows are bad.
+        """Add the file and line to an error in the block, and suppress the error while at most `max_bad` rows are bad.
 
         Args:
             path: The file that is read.
@@ -96,7 +96,7 @@ class Source:
             unit: Unit of the number.
 
         Raises:
-            InputError: The error of the block, with its location, if more than `max_bad` rows are bad.
+            InputError: The error raised in the block, with its location, if more than `max_bad` rows are bad.
         """
         try:
             yield
@@ -118,8 +118,8 @@ class Source:
         """Add a row; an exact duplicate of a row is left out and counted.
 
         Args:
-            image: The image's path below `images`, with forward slashes.
-            file: The current location of the image, if it differs.
+            image: The image's path relative to `images`, with forward slashes.
+            file: The current location of the image, if it is elsewhere.
             **cells: The other cells of the row, by manifest column; every row must have the same columns.
 
         Raises:
@@ -183,10 +183,10 @@ class Source:
         self.differences += published.differences(count_rows(columns) | further)
 
     def first(self, what: str, *candidates: str) -> Path:
-        """Return the first of several paths relative to the root that exists.
+        """Return the first existing path of several, relative to the root.
 
         Raises:
-            MissingPathError: If none exists; the message calls it `what`.
+            MissingPathError: If none exists; the message calls the missing file or folder `what`.
         """
         for candidate in candidates:
             if (self.root / candidate).exists():
@@ -242,7 +242,7 @@ class Source:
 
     @contextmanager
     def written_images(self) -> Iterator[tuple[Path, str]]:
-        """Create the folder for written images; it replaces the output when the block ends without an error.
+        """Create the folder for written images; it replaces the output folder when the block ends without an error.
 
         Yields:
             The folder to write to, and the prefix of image paths.
@@ -262,7 +262,7 @@ class Source:
         self.images = self._out.parent
 
     def first_image(self, candidates: Iterable[str]) -> str:
-        """Return the first of several image paths below `images` that exists, or the first path if none exists."""
+        """Return the first existing path of several, relative to `images`, or the first path if none exists."""
         paths = list(candidates)
         return next((path for path in paths if self._exists(path)), paths[0])
 
