@@ -299,7 +299,7 @@ class FaceDataModule(LightningDataModule):
     def _restore_position(self, sampler: BatchSampler) -> None:
         """Move to the checkpoint's position if the run is resumed.
 
-        Restoring the loader's own state would be too late: Lightning restores it into a loader created after the
+        Restoring the loader's own state would be too late: Lightning restores that state after it creates the
         optimizer, whose schedule needs the loader's length.
         """
         state, self._resumed = self._resumed, None
