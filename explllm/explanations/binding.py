@@ -70,7 +70,7 @@ def _part_after_of(words: TaggedSentence, action: int) -> int:
 
 
 def _distant_parts(words: TaggedSentence, action: int) -> list[int]:
-    """Search the same clause. If the clause has no part, search the preceding clauses."""
+    """Search for parts in the same clause. If the clause has no part, search the preceding clauses."""
     for position in range(action - 1, max(action - 1 - _MAX_DISTANCE, -1), -1):
         if words.kinds[position] in ("break", "report", "comma"):
             break

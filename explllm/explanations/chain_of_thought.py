@@ -168,7 +168,7 @@ def _render(sections: tuple[str, str, str]) -> str:
 # Characters that end a complete sentence. A closing quotation mark or bracket may follow the period.
 _ENDINGS = frozenset(".!?…\"'”’)*_`]")
 
-# Section titles. Whitespace is bounded to keep the search fast on any text.
+# Section titles. The amount of whitespace is bounded to keep the search fast on any text.
 _NAMES = (
     r"(?:key|main|facial)[ \t_]{1,3}(?:facial[ \t]{1,3})?(?:observations?|findings)|observations?",
     r"(?:overall[ \t_]{1,3})?(?:emotional[ \t_]{1,3})?interpretations?|overall[ \t](?:emotional[ \t])?analysis",
@@ -194,8 +194,8 @@ _MAX_LEAD_LENGTH = 32
 def _title_span(text: str, name: re.Match[str]) -> tuple[int, int] | None:
     """Return the span of the title around a section name, or None if the name is part of the prose.
 
-    A title at the start of a line ends with a colon, closing bold markup, a dash, or the line end. A title in a line
-    needs a colon, and either bold markup or a preceding end of sentence.
+    A title at the start of a line ends with a colon, closing bold markup, a dash, or the line end. A title inside a
+    line needs a colon, and either bold markup or the end of a sentence before it.
     """
     line = max(text.rfind("\n", 0, name.start()) + 1, name.start() - _MAX_LEAD_LENGTH)
     tail = _TAIL.match(text, name.end())
@@ -215,7 +215,7 @@ def _title_span(text: str, name: re.Match[str]) -> tuple[int, int] | None:
 
 
 def _titled_sections(text: str) -> tuple[str, dict[int, str]]:
-    """Return the text before the first title and the titled sections. Repeated titles are joined."""
+    """Return the text before the first title and the titled sections. Sections with the same title are joined."""
     sections: dict[int, str] = {}
     preamble = text
     section, body_start = -1, 0

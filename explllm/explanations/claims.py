@@ -2,7 +2,7 @@
 
 The reader is rule-based. It tags the words of each sentence, binds every movement to a part of the face, and looks for
 the side, the intensity and a negation nearby. It does not parse the full grammar, so some sentences are misread.
-Agreement on real texts with known intensities shows how often.
+Agreement on real texts with known intensities shows how often this happens.
 """
 
 from __future__ import annotations
@@ -67,7 +67,8 @@ def claims(text: str) -> list[Claim]:
     """Return the claims of a text about action units, in text order.
 
     A text may claim a unit several times. "Left" means the person's left. A part without a side, or in the plural,
-    refers to both sides. So do "a smile" and "one brow", with the other side as an alternative.
+    refers to both sides. "A smile" and "one brow" also yield claims about both sides, each with the other side as an
+    alternative.
 
     Args:
         text: English text. Titles and Markdown are ignored.
@@ -259,7 +260,7 @@ class _Reader:
         return {words.values[side] for side in positions}
 
     def _side_claimed(self, part: str) -> set[str]:
-        """Return the side of a part if only that side moves so far: "only the left lip corner rises, in a smirk"."""
+        """Return the side of a part if earlier claims name only one: "only the left lip corner rises, in a smirk"."""
         if {"only", "just"}.isdisjoint(self.words.values):
             return set()
         kinds = movements.PART_UNITS.get(part, ())
@@ -281,7 +282,7 @@ class _Reader:
     # Intensities -----------------------------------------------------------------------------------------------------
 
     def _grade(self, action: int) -> int | None:
-        """Return the position of the intensity word of a movement: before it, or after it and its part."""
+        """Return the position of the intensity word of a movement, before the movement or after it and its part."""
         words = self.words
         position = action - 1
         for _ in range(7):
@@ -371,7 +372,7 @@ class _Reader:
                 self._add(unit, present=last.present, grade=grade)
 
     def _last_sided(self, part: str) -> Claim | None:
-        """Return the last claim before the current position, or else the next, about a part with sides."""
+        """Return the last claim before the current position that concerns a part with sides, or else the next one."""
         kinds = movements.PART_UNITS.get(part)
         placed = sorted(zip(self.positions, self.claimed, strict=True), key=lambda pair: pair[0])
         earlier = [claim for position, claim in placed if position < self.position]

@@ -32,8 +32,8 @@ class Consistency:
 def check_consistency(cot: ChainOfThought) -> Consistency:
     """Compare the action units that the sections of a text claim.
 
-    A hedged claim ("minimal", "barely") is compatible with a denial. A claim with alternatives, such as "one brow", is
-    denied only if all of them are.
+    A hedged claim ("minimal", "barely") is compatible with a denial. A claim with alternatives, such as "one brow",
+    counts as denied only if its unit and all alternatives are denied.
 
     >>> cot = ChainOfThought.from_sections("The nose is not wrinkled.", "The wrinkled nose shows disgust.", "Disgust.")
     >>> check_consistency(cot).denied

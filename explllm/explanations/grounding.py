@@ -23,7 +23,7 @@ TOLERANCE = 0.1
 """Tolerance when comparing an intensity with the range of a word: half a step of `INTENSITY_WORDS`."""
 
 _ZERO_BELOW = 0.005
-"""Intensities below this print as 0.00 and count as 0. Estimators return values such as 0.0001 for absent units."""
+"""Intensities below this are printed as 0.00 and count as 0. Estimators may return 0.0001 for absent units."""
 
 
 @dataclass(frozen=True)

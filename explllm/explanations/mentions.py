@@ -13,7 +13,7 @@ _WORD = re.compile(r"\S+")
 _ADVERB = re.compile(r"very\b|more\b|less\b|\w+ly\b")
 _MODIFIERS = {"left", "right", "both", "upper", "lower", "inner", "outer", "lip", "mouth", "eye"}
 _MAX_CLAUSE_WORDS = 30
-"""Longer clauses are not shortened, because the time grows quadratically."""
+"""Longer clauses are not shortened, because the time grows quadratically with the length."""
 
 
 @dataclass(frozen=True)

@@ -43,9 +43,9 @@ def read_table(path: Path) -> Manifest:
     """Read a table of texts or of recognized faces.
 
     The authors' released code uses two JSON layouts. Annotation lists have the fields ``file_name``, ``emo``, ``au``,
-    and ``description``. If a record also has ``gt_emo``, it is the true label, and ``emo`` is the prediction. We also
-    read ``box`` to distinguish several faces in one image. Evaluation results (``result_all.json``) have the fields
-    ``img_path``, ``gt`` and ``pred``, which contain labels or texts.
+    and ``description``. If a record also has ``gt_emo``, that field is the true label and ``emo`` is the prediction. We
+    also read ``box`` to distinguish several faces in one image. Evaluation results (``result_all.json``) have the
+    fields ``img_path``, ``gt`` and ``pred``; the last two contain labels or texts.
 
     Args:
         path: A manifest (``.parquet``, ``.csv``, ``.jsonl``), a ``.json`` file in one of these layouts, or a run folder

@@ -23,7 +23,7 @@ class CheckedClaim:
     claim: Claim
     status: ClaimStatus
     measured: float | None
-    """Measured intensity in [0, 1] of the unit, or the highest of its alternatives; None if not measured."""
+    """Measured intensity in [0, 1] of the unit or, if higher, of an alternative; None if not measured."""
 
     @property
     def phrase(self) -> str:

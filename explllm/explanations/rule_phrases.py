@@ -151,7 +151,7 @@ TRACES = (
     "Little movement shows, and what shows is a trace in {part}.",
 )
 
-# Interpretations by the strength of the evidence. In plural sentences the verbs in braces agree with the traits.
+# Interpretations by the strength of the evidence. The verbs in braces agree in number with the traits.
 CLEAR_READINGS = (
     "{Traits} clearly {point} to {mood}.",
     "{Traits} {form} a typical sign of {label} and {suggest} {mood}.",
@@ -268,6 +268,6 @@ WEAK_ENDINGS = (
     "A tentative label is {label}, with low certainty.",
 )
 
-# The verbs of the readings. They agree in number with the movements named.
+# The verbs in the interpretations. They agree in number with the movements named.
 VERBS = ("point", "suggest", "form", "give", "fit", "leave", "add", "stand", "belong", "say", "make", "matter", "weigh")
 IRREGULAR_VERBS = {"have": "has", "carry": "carries", "are": "is", "do": "does"}

@@ -32,7 +32,7 @@ class Pattern:
     source: str
     """FACS units and reference."""
     one_sided: bool = False
-    """Whether the first movement must be on one side, or clearly stronger there."""
+    """Whether the first movement must be on one side only, or clearly stronger on one side."""
 
 
 PATTERNS: dict[Expression, tuple[Pattern, ...]] = {
@@ -112,8 +112,8 @@ PATTERNS: dict[Expression, tuple[Pattern, ...]] = {
         Pattern(("Upper Lip Raise",), 1, "10 on one side; FEAFA gives no side"),
     ),
 }
-"""The patterns of each expression. A face is read by its visible pattern of the highest weight, where a pattern of
-slight movements has weight 1; if several have the same weight, by the strongest."""
+"""The patterns of each expression. A face is interpreted by its visible pattern with the highest weight, or by the
+strongest of several with that weight. A pattern of slight movements has weight 1."""
 
 COMPANIONS: dict[Expression, frozenset[str]] = {
     expression: frozenset(name for pattern in patterns for name in pattern.movements)

@@ -19,7 +19,7 @@ from explllm.explanations.chain_of_thought import MAX_WORDS, ChainOfThought
 from explllm.explanations.rule_table import COMPANIONS, LIP_SUCK, PATTERNS, Pattern
 
 _NAMED_FROM = 0.08
-"""Minimum intensity of a movement that is named. Weaker movements may be noise of the estimator."""
+"""Minimum intensity of a movement that is named. Weaker movements may be estimator noise."""
 _TRACE_FROM = 0.05
 """Minimum intensity of the other side of a named movement. Below this, a movement counts as absent."""
 _CLEAR_FROM = 0.25
@@ -70,7 +70,7 @@ class _Visible:
 
     @property
     def side(self) -> str:
-        """The side and a space for a movement on one side only; else empty."""
+        """The side followed by a space if the movement is on one side only; otherwise empty."""
         side = self.sides[0][0] if len(self.sides) == 1 else ""
         return f"{side} " if side else ""
 
@@ -140,7 +140,7 @@ class RuleWriter:
 
 
 def _visible(units: Sequence[float]) -> list[_Visible]:
-    """Return the movements to name, the strongest first. Equal movements of upper and lower lip are merged."""
+    """Return the movements to name, the strongest first. Equal movements of the upper and lower lips are merged."""
     visible = []
     for kind in phrases.MOVEMENTS:
         sides = _sides(kind, units)

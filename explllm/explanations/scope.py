@@ -371,7 +371,7 @@ class _Scoper:
             self._skip(start, min(comma, end))
 
     def _return(self, index: int, returns: frozenset[str]) -> int:
-        """Return where the sentence returns to this person and this picture."""
+        """Return the position at which the sentence returns to this person and this picture."""
         while index < len(self.words):
             word = self.words[index]
             following = self.words[index + 1 : index + 6]

@@ -24,9 +24,10 @@ def _verbs(text: str) -> frozenset[str]:
 
 
 def _expanded(pattern: str) -> str:
-    """Return a regular expression: ``@(stop|quit)`` stands for all forms of these verbs, ``{NAME}`` for a part.
+    """Return a pattern as a regular expression.
 
-    Line breaks are removed with the indentation of this module.
+    ``@(stop|quit)`` stands for all forms of these verbs, and ``{NAME}`` for an entry of `_PARTS`. Line breaks are
+    removed together with the indentation of this module.
     """
     pattern = pattern.replace("\n    ", "")
     pattern = re.sub(r"\{([A-Z_]+)\}", lambda name: _expanded(_PARTS[name[1]]), pattern)
@@ -390,4 +391,4 @@ FACE = frozenset(
     for rest, (kind, value) in entries
     if not rest and ((kind == "part" and value != "none") or value in ("smile", "frown"))
 )
-"""Parts of the face. Words before a clause that name one are a separate statement."""
+"""Parts of the face. If the words before a clause name one, they are a separate statement."""

@@ -15,7 +15,7 @@ _POSSESSIVE = re.compile(r"'s?\b(?!\w)")
 _TOKEN = re.compile(r"[a-z]+|[,;:()]")
 
 _MODIFIERS = frozenset(("adverb", "grade"))
-# Verbs that imply a direction, and verbs that need one: "pulled" next to "down" is not a separate movement.
+# Movements with a direction, and verbs that need one: "pulled" next to "down" is not a separate movement.
 _DIRECTED = frozenset(("up", "down", "in", "out", "together", "forward", "side", "side left", "side right"))
 _UNDIRECTED = frozenset(("pull", "curl", "motion"))
 # Tags that follow "in" when it is a preposition.
@@ -65,7 +65,7 @@ def tag(words: list[str]) -> tuple[list[lexicon.Tag], list[int]]:
 
 @lru_cache(maxsize=2048)
 def tagged(sentence: str) -> TaggedSentence:
-    """Return a tagged sentence, cached because checks, grounding and metrics read the same texts. Do not modify it."""
+    """Return a tagged sentence. Do not modify it: it is cached, because checks and metrics read the same texts."""
     return TaggedSentence(sentence)
 
 
@@ -79,7 +79,7 @@ class TaggedSentence:
         skipped: Whether the token is part of a statement that is not about this face.
         reversed: Whether a negated main clause, such as "it is not true that", covers the token.
         weakened: Positions of intensity words weakened by "not", as in "not fully closed".
-        stands_for: Side of each token such as "the right" that refers to the previous part.
+        stands_for: The side for each token, such as "the right", that stands for the previous part.
     """
 
     def __init__(self, sentence: str) -> None:

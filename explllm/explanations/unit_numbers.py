@@ -57,7 +57,7 @@ class _Clause:
 
 
 def named_units(text: str) -> set[int]:
-    """Return the FACS numbers that a text names, denied or not.
+    """Return the FACS numbers that a text names, whether denied or not.
 
     >>> sorted(named_units("AU06+12, AU 4; action units 1, 2 and 25"))
     [1, 2, 4, 6, 12, 25]
@@ -96,7 +96,7 @@ def _with_single_units(text: str) -> str:
 
 
 def _clauses(text: str) -> Iterator[_Clause]:
-    """Yield a clause, cut before each denial of a unit that follows other units: "AU12 without AU6"."""
+    """Yield the parts of a clause, cut before each denial of a unit that follows other units: "AU12 without AU6"."""
     start = 0
     for denial in _DENIED_UNIT.finditer(text):
         if _UNIT_NUMBER.search(text, start, denial.start()):

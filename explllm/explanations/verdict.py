@@ -29,7 +29,7 @@ _WORD = re.compile(r"[a-z]+|[,;:()—–]")
 _SHORTENED_NOT = re.compile(r"n['’]t\b")
 _SENTENCE_END = re.compile(r"(?<=[.!?])(?=\s|$)|\n")
 _QUESTION = re.compile(r"\?\s*$")
-# The reach in tokens of reversals, of concessions, and of dampers and boosters.
+# The reach, in tokens, of reversals, of concessions, and of dampers and boosters.
 _REACH = 18
 _CONCESSION_REACH = 30
 _NEAR = 5

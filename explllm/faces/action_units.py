@@ -32,7 +32,7 @@ class UnitIntensities(list[Intensities | None]):
 class ActionUnits:
     """Measures the 24 action units of faces.
 
-    Use it as a context manager, or call `close`.
+    Use the object as a context manager, or call `close`.
 
     For example, with the faces of a photograph::
 
@@ -58,7 +58,7 @@ class ActionUnits:
             path: The estimator's file.
             estimator: A name in `explllm.faces.estimators.ESTIMATORS`.
             margin: Margin around boxes, see `face_crop`; by default the estimator's own, or `DEFAULT_MARGIN`.
-            tta: Average over the face and its mirror image, see `estimate_with_flip`.
+            tta: Whether to average over the face and its mirror image; see `estimate_with_flip`.
             **options: Options of the estimator.
 
         Raises:
@@ -95,7 +95,7 @@ class ActionUnits:
         self.estimator.close()
 
     def __enter__(self) -> ActionUnits:
-        """Return itself."""
+        """Return this object."""
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -106,7 +106,7 @@ class ActionUnits:
 def estimate_with_flip(estimator: Estimator, images: Sequence[Image.Image]) -> list[Intensities | None]:
     """Return the mean of the estimates for faces and for their mirror images.
 
-    The estimate of the mirror image is mirrored back. If only one of the two estimates exists, it is used.
+    The estimate of the mirror image is mirrored back. If only one of the two estimates exists, it is returned.
     """
     count = len(images)
     estimates = estimator.estimate([*images, *(ImageOps.mirror(image) for image in images)])

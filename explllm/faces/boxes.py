@@ -19,7 +19,7 @@ FaceChoice = Literal["largest", "central", "all"]
 """Which face to use if an image has several: the largest, the one nearest to the center, or all of them."""
 
 MIN_IOU = 0.3
-"""Minimum intersection over union of two boxes of the same face. Our choice: box conventions differ."""
+"""Minimum intersection over union of two boxes of the same face: our choice, and low because box conventions differ."""
 
 
 @dataclass(frozen=True)

@@ -43,7 +43,7 @@ def crop_warning(image: Image.Image) -> str | None:
 def is_face_crop(image: Image.Image, faces: Sequence[Detection]) -> bool:
     """Return whether a picture can be used as a face crop without detection.
 
-    It has the shape of a crop (see `crop_warning`), and shows only one face, which fills most of the picture.
+    Such a picture has the shape of a crop (see `crop_warning`), and shows only one face, which fills most of it.
     Detectors miss faces that fill the picture, so a picture of this shape without a detection counts as a crop.
     """
     if crop_warning(image) is not None or len(faces) > 1:
@@ -54,8 +54,8 @@ def is_face_crop(image: Image.Image, faces: Sequence[Detection]) -> bool:
 def face_crop(image: Image.Image, box: Sequence[float], margin: float = DEFAULT_MARGIN) -> Image.Image:
     """Return the square crop of a face, centered on its box, in the mode and resolution of the image.
 
-    The side is the box's longer side plus the margin on both ends. Outside the image, its edge pixels are repeated,
-    which looks more natural than black bars.
+    The crop's side is the box's longer side plus the margin at both ends. Outside the image, the edge pixels are
+    repeated, which looks more natural than black bars.
 
     Example:
         >>> from PIL import Image

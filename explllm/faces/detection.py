@@ -30,11 +30,11 @@ from explllm.faces.table import TableTask, image_boxes
 
 FOUND, GIVEN, NO_FACE, KEPT = "found", "given", "no face found", "no face found; the earlier box is kept"
 NO_MATCH = "no detected face overlaps the earlier box, which is kept"
-"""Values of the column ``face_status``, which contains the reason if an image cannot be read."""
+"""Values of the column ``face_status``; if an image cannot be read, the column contains the reason instead."""
 
 PER_FACE_COLUMNS = ("expression", "identity", "votes", "facs", "action_units", "cot")
-"""Columns that describe one face. If ``all`` turns one row into several, they are emptied, as are all columns whose
-names start with one of them and an underscore (``cot_source``)."""
+"""Columns that describe one face. If ``all`` turns one row into several, these columns are emptied, as are all whose
+names start with one of these names and an underscore (such as ``cot_source``)."""
 
 _CACHED_IMAGES = 64
 

@@ -24,7 +24,7 @@ from explllm.faces.onnx_session import Provider
 from explllm.faces.table import TableTask, image_boxes
 
 ESTIMATED, GIVEN = "estimated", "given"
-"""Values of the column ``action_units_status``, which contains the reason if a row has no intensities."""
+"""Values of the column ``action_units_status``; if a row has no intensities, the column contains the reason instead."""
 
 _MAX_SIZE = 1024
 """Maximum width and height of faces in pixels: no estimator uses more, and a batch of full-size photographs needs a lot
@@ -54,7 +54,7 @@ class EstimationJob:
     margin: float | None = None
     """Margin around boxes, see `explllm.faces.crop.face_crop`; by default the estimator's own, or `DEFAULT_MARGIN`."""
     tta: bool = False
-    """Average over the face and its mirror image, see `explllm.faces.action_units.estimate_with_flip`."""
+    """Whether to average over the face and its mirror image; see `explllm.faces.action_units.estimate_with_flip`."""
     provider: Provider = "auto"
     """Device of the model, for estimators with a choice of device."""
     threads: int | None = None

@@ -61,7 +61,8 @@ def load_image(source: ImageSource, upright: bool = True) -> Image.Image:
 
     Raises:
         MissingPathError: If the path does not exist.
-        ImageError: If it is not an image, is damaged, has too many pixels (`allow_pixels`), or is an unsupported array.
+        ImageError: If the source is not an image, is damaged, has too many pixels (`allow_pixels`), or is an
+            unsupported array.
     """
     if isinstance(source, Image.Image):
         return _to_rgb(source, upright)
@@ -108,7 +109,8 @@ def load_reduced(source: ImageSource, min_size: float, part: float | None = None
     Args:
         source: The image.
         min_size: Minimum of the longer side, in pixels.
-        part: Longer side of the part that `min_size` applies to, in pixels of the whole image; all by default.
+        part: Longer side of the part that `min_size` applies to, in pixels of the whole image; by default, the whole
+            image.
 
     Raises:
         ImageError: See `load_image`.
@@ -122,7 +124,7 @@ def load_reduced(source: ImageSource, min_size: float, part: float | None = None
 
 
 def to_reduced(image: Image.Image) -> ReducedImage:
-    """Return an RGB image of `load_image` as a `ReducedImage` of full size."""
+    """Return an RGB image from `load_image` as a `ReducedImage` of full size."""
     return ReducedImage(np.asarray(image), image.size, image.info.get("truncated", False))
 
 
@@ -172,7 +174,7 @@ def as_images(images: ImageSource | Iterable[ImageSource]) -> tuple[Iterable[Ima
     if isinstance(images, np.ndarray) or hasattr(images, "cpu"):
         single = images.ndim != 4  # pyrefly: ignore[missing-attribute]
     else:
-        # `load_image` refuses files and mappings; their iterators would give lines and keys.
+        # Open files and mappings are left to `load_image`, which rejects them: iteration would give lines and keys.
         single = isinstance(images, str | PathLike | bytes | IOBase | Mapping) or not isinstance(images, Iterable)
     sources: Any = [images] if single else images
     return sources, single
@@ -183,7 +185,7 @@ def allow_pixels(count: int) -> None:
 
     Larger images may exhaust the memory, which attackers can exploit.
     """
-    Image.MAX_IMAGE_PIXELS = (count + 1) // 2  # Pillow raises an error from twice the limit
+    Image.MAX_IMAGE_PIXELS = (count + 1) // 2  # Pillow raises an error above twice the limit
     warnings.simplefilter("ignore", Image.DecompressionBombWarning)
 
 
@@ -231,7 +233,7 @@ _HEIF = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
 
 
 def _decode_jpeg(file: Path | BytesIO, min_size: float, part: float | None) -> ReducedImage | None:
-    """Decode an intact gray or RGB JPEG file with OpenCV, twice as fast as Pillow; None for other files."""
+    """Decode an intact gray or RGB JPEG file with OpenCV, twice as fast as Pillow does. Return None for other files."""
     try:
         with Image.open(file) as header:
             if header.format != "JPEG" or header.mode not in ("RGB", "L"):
@@ -255,7 +257,7 @@ def _decode_jpeg(file: Path | BytesIO, min_size: float, part: float | None) -> R
 
 
 def _read_truncated(file: Path | BytesIO, upright: bool) -> Image.Image | None:
-    """Read a truncated JPEG file, whose missing rows become gray; None if that fails or too many rows are missing."""
+    """Read a truncated JPEG file, filling missing rows with gray. Return None if that fails or too many are missing."""
     try:
         # With the end marker, the decoder fills the missing rows.
         with Image.open(BytesIO(_content(file) + b"\xff\xd9")) as image:
@@ -309,8 +311,8 @@ def _from_array(source: Any) -> Image.Image:
 def _to_rgb(image: Image.Image, upright: bool) -> Image.Image:
     if upright:
         image = ImageOps.exif_transpose(image)
-    # Convert wide modes before handling transparency, because Pillow clips them to 255. A transparent gray level stays
-    # gray.
+    # Convert wide modes before handling transparency, because Pillow would clip them to 255. A transparent gray level
+    # stays gray.
     if image.mode.startswith("I;16") or image.mode in ("I", "F"):
         return Image.fromarray(_to_8_bits(np.array(image, dtype=np.float64), image.mode)).convert("RGB")
     if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:

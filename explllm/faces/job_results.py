@@ -1,4 +1,4 @@
-"""The file of a job's results: each result is appended as a line of JSON, and the next run resumes from them.
+"""The file of a job's results: each result is appended as a line of JSON, and the next run resumes from these lines.
 
 Only eight bytes per result stay in memory; results are read when they are needed.
 """
@@ -123,7 +123,7 @@ def append(file: IO[str], line: dict[str, Any]) -> None:
 
 @contextmanager
 def exclusive(out: str | PathLike[str]) -> Iterator[None]:
-    """Lock an output file, because two runs must not write it at the same time.
+    """Lock an output file, so that two runs cannot write it at the same time.
 
     Raises:
         ConfigError: If another run has locked it.

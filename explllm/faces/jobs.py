@@ -69,7 +69,7 @@ class JobOptions:
     workers: int = 1
     """Number of worker processes; with 1, the main process does the work."""
     chunk: int = 1
-    """Items per call of a worker."""
+    """Number of items per call of a worker."""
     max_bad: int | None = None
     """Maximum number of unusable items before the run stops; None for no limit."""
 
@@ -77,8 +77,8 @@ class JobOptions:
 def run_job(items: Iterable[Item], job: Job, options: JobOptions) -> None:
     """Process every item without a good result, and append the results to the file, one JSON object per line.
 
-    At most two chunks per worker are in progress at any time. An item that crashes its process twice is recorded as
-    unusable: within one run if there are several workers, otherwise in two runs.
+    At most two chunks per worker are in progress at any time. An item that crashes its process twice (in one run
+    if there are several workers, otherwise in two runs) is recorded as unusable.
 
     Args:
         items: Indices and items, by ascending index.
@@ -168,7 +168,7 @@ def _pooled(chunks: Iterator[list[Item]], job: Job, workers: int) -> Generator[t
     """Yield the results of worker processes.
 
     After a worker dies, the items in progress are repeated one by one, because the pool does not report which one
-    caused it. An item that crashes its worker twice on its own is rejected.
+    caused the crash. An item that crashes its worker twice on its own is rejected.
     """
     suspects: list[Item] = []
     deaths = Counter[int]()

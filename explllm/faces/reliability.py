@@ -21,7 +21,7 @@ PRESENT = 0.25
 """Minimum intensity of a unit that counts as present."""
 
 CONFIRMED = 0.8
-"""Minimum share of the faces at or above a unit's threshold whose mirror image must show the unit, too."""
+"""Minimum share of the faces at or above a unit's threshold whose mirror images also show the unit."""
 
 _THRESHOLDS = tuple(step / 100 for step in range(5, 51, 5))
 _MIN_FACES = 5
@@ -42,14 +42,15 @@ def unit_reliability(
         prototypes: Names of the units of each expression.
 
     Returns:
-        A row per unit with the columns ``facs`` (its code), ``faces`` (with both estimates), ``mean``, ``present``
-        (share of at least `PRESENT`), ``flip_correlation`` (Pearson correlation of the estimate with the mirrored
-        estimate of the mirror image), ``flip_difference`` (mean absolute difference of the two), ``auc`` (probability
-        that a face of an expression with this unit has a higher intensity than another face), ``weight``: the product
-        of the correlation and of 2 auc - 1, each limited to [0, 1]; for units of no prototype, the correlation alone;
-        and ``threshold``: the lowest of the intensities 0.05, 0.1, ... 0.5 at which the share of faces with at least
-        this intensity whose mirror image shows the unit as active (`ACTIVE`) is at least `CONFIRMED`. Unmeasured units
-        have NaN, as does the threshold of a unit that mirror images do not confirm.
+        A row per unit with the columns ``facs`` (its code), ``faces`` (number with both estimates), ``mean``,
+        ``present`` (share of faces with at least `PRESENT`), ``flip_correlation`` (Pearson correlation of the estimate
+        with the mirrored estimate of the mirror image), ``flip_difference`` (mean absolute difference of the two),
+        ``auc`` (probability that a face of an expression with this unit has a higher intensity than another face),
+        ``weight`` and ``threshold``. The weight is the product of the correlation and 2 auc - 1, each limited to
+        [0, 1], or the correlation alone for a unit without a prototype. The threshold is the lowest of the intensities
+        0.05, 0.1, ..., 0.5 that mirror images confirm: of the faces with at least this intensity, a share of at least
+        `CONFIRMED` has a mirror image that shows the unit as active (`ACTIVE`). It is NaN if there is none. For an
+        unmeasured unit, all columns except ``facs`` and ``faces`` are NaN.
 
     Raises:
         ConfigError: If no face has both estimates.
@@ -104,7 +105,7 @@ def _correlation(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def _auc(values: np.ndarray, positive: np.ndarray, known: np.ndarray) -> float:
-    """Return the area under the ROC curve, with half a point for ties; NaN without both classes."""
+    """Return the area under the ROC curve, with half a point for ties; NaN unless both classes occur."""
     high, low = values[positive & known], np.sort(values[~positive & known])
     if not len(high) or not len(low):
         return float("nan")

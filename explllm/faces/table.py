@@ -26,7 +26,7 @@ from explllm.faces.job_results import Results, exclusive, file_sha256, partial_p
 from explllm.faces.jobs import Item, Job, JobOptions, run_job
 
 MAX_REASONS = 10
-"""Number of unusable images that a summary lists."""
+"""Maximum number of unusable images that a summary lists."""
 
 
 @dataclass
@@ -58,7 +58,7 @@ class TableTask(ABC):
     status_column: str
     """Column with the status of each row."""
     batch_size: int = 1
-    """Items per call of the job."""
+    """Number of items per call of the job."""
 
     @property
     @abstractmethod
@@ -95,8 +95,8 @@ def run_on_manifest(
         max_bad: Maximum number of unusable images before the run stops; None for no limit.
 
     Raises:
-        InputError: As `run_job` and `ManifestFile` do; if the manifest is empty; if another run is writing the same
-            output; or if no image can be used and `out` exists, which a table of failures must not replace.
+        InputError: As raised by `run_job` and `ManifestFile`; also if the manifest is empty, if another run is writing
+            the same output, or if no image can be used and `out` exists, which a table of failures must not replace.
     """
     with exclusive(out):
         rows = check_unique_faces(source)
@@ -144,7 +144,7 @@ def check_unique_faces(source: ManifestFile) -> int:
     Raises:
         ManifestError: If two rows describe the same face.
     """
-    # 64 bits per face: among 400,000 faces, two of equal hash have a probability of 4e-9.
+    # 64 bits per face: among 400,000 faces, the probability of two equal hashes is 4e-9.
     hashes = array("q", (hash(face) for _, chunk in source for face in image_boxes(chunk)))
     ordered = np.sort(hashes)
     repeated = ordered[1:][ordered[1:] == ordered[:-1]]

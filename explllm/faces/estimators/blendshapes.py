@@ -47,8 +47,9 @@ BLENDSHAPES: dict[str, tuple[str, ...]] = {
     "Jaw Thrust": ("jawForward",),
     "Upper Lip Raise": ("mouthUpperUpLeft", "mouthUpperUpRight"),
     "Lower Lip Depress": ("mouthLowerDownLeft", "mouthLowerDownRight"),
-    # mouthShrugUpper is left out: it follows mouthShrugLower (correlation 0.71 on 301 faces of FER2013), but their mean
-    # separates sad faces worse (AUC 0.60 instead of 0.66) and agrees less with the mirror image (0.51 instead of 0.58).
+    # mouthShrugUpper is left out: it follows mouthShrugLower (correlation 0.71 on 301 faces of FER2013), but the mean
+    # of both separates sad faces worse (AUC 0.60 instead of 0.66) and agrees less with the mirror image (0.51 instead
+    # of 0.58).
     "Chin Raise": ("mouthShrugLower",),
     "Lip Pucker": ("mouthPucker",),
     "Cheeks Puff": ("cheekPuff",),
@@ -67,8 +68,8 @@ _BORDER = 0.25
 class MediaPipeBlendshapes(Estimator):
     """Estimates action units with MediaPipe's face landmarker.
 
-    It measures the most prominent face of each image. The landmarker misses faces that fill the image, so an image
-    without a result is tried again with a border of repeated edge pixels, a quarter of the longer side wide.
+    The landmarker measures the most prominent face of each image. It misses faces that fill the image, so an image
+    without a result is tried again with a border of repeated edge pixels, whose width is a quarter of the longer side.
     """
 
     file_help = "MediaPipe's face_landmarker.task: blendshapes, mapped to action units."
@@ -152,8 +153,9 @@ def _mean(scores: dict[str, float], shapes: Sequence[str]) -> float:
 def _ignore_sigprof() -> None:
     """Make Python aware that SIGPROF is ignored.
 
-    mediapipe runs timers that send SIGPROF, and ignores the signal without Python's knowledge. Lightning ends each run
-    by restoring the handlers that Python knows of, here the default one, and the next timer would end the process.
+    mediapipe runs timers that send SIGPROF, and ignores the signal without Python's knowledge. After each run,
+    Lightning restores the handlers that Python reports. Here that is the default one, so the next timer would
+    end the process.
     """
     sigprof = getattr(signal, "SIGPROF", None)  # absent on Windows
     in_main = threading.current_thread() is threading.main_thread()

@@ -51,7 +51,7 @@ class OnnxRegressor(Estimator):
 
         Raises:
             MissingPathError: If the file does not exist.
-            CheckpointError: If the file is not an ONNX model, has an unsupported input or output, or its metadata
+            CheckpointError: If the file is not an ONNX model or has an unsupported input or output, or if its metadata
                 cannot be read or lists the units in a different order.
             ConfigError: If there is no such preset, or the size does not match the model's.
         """
@@ -148,7 +148,7 @@ def _read_margin(metadata: dict[str, str], path: Path) -> float | None:
     if "margin" not in metadata:
         return None
     margin = _read_json(metadata, "margin", "margin", path)
-    # The command line has the same minimum: a crop of a fifth of the box.
+    # The command line has the same minimum, at which the crop's side is a fifth of the box's.
     if isinstance(margin, bool) or not isinstance(margin, int | float) or not -0.4 <= margin < float("inf"):
         raise _unreadable("margin", path)
     return float(margin)

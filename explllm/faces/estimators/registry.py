@@ -25,7 +25,7 @@ class Estimator(ABC):
 
     A subclass sets `name`, implements `estimate`, and overrides the other attributes as needed. The first parameter of
     its constructor is the path of its file. The keyword-only parameters are its options: each one becomes an option of
-    ``explllm aus``, with its description from the constructor's docstring. ``provider`` and ``threads`` are passed if
+    ``explllm aus``, described as in the constructor's docstring. ``provider`` and ``threads`` are passed if
     the constructor has them.
     """
 
@@ -43,7 +43,7 @@ class Estimator(ABC):
     margin: float | None = None
     """Margin around face boxes that the estimator was trained with, as for `face_crop`; None if unknown."""
     training_data_note: str | None = None
-    """A note about the training data, such as that the faces were drawn."""
+    """A note about the training data, for example that the faces were drawn."""
 
     @abstractmethod
     def estimate(self, images: Sequence[Image.Image]) -> list[Intensities | None]:
@@ -102,7 +102,7 @@ class EstimatorSpec:
     """Keyword arguments of its constructor; None stands for the default."""
 
     def open(self, **runtime: Any) -> Estimator:
-        """Open the estimator; ``runtime`` as for `open_estimator`."""
+        """Open the estimator; ``runtime`` contains further options of `open_estimator`."""
         return open_estimator(self.name, self.path, **self.options, **runtime)
 
 
@@ -137,8 +137,8 @@ def open_estimator(name: str, path: str | PathLike[str], **options: Any) -> Esti
 def estimator_options() -> type:
     """Return a dataclass of the command-line options of all registered estimators.
 
-    It has a field ``NAME: Path | None`` per estimator and a field for each of their options; all default to None. A
-    command whose parameter has this type takes these options; `selected_estimator` reads them.
+    The dataclass has a field ``NAME: Path | None`` per estimator and a field for each of their options; all default to
+    None. A command whose parameter has this type takes these options; `selected_estimator` reads them.
     """
     helps: dict[str, str] = {name: cls.file_help for name, cls in ESTIMATORS.items()}
     types: dict[str, Any] = {name: Path | None for name in ESTIMATORS}
