@@ -1,4 +1,4 @@
-"""Batches of pictures: turns files and zip files into a table and a report."""
+"""Batches of pictures: files and zip files become a table and a report."""
 
 from __future__ import annotations
 

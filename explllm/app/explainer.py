@@ -1,4 +1,4 @@
-"""A model in its own thread that processes faces in shared batches as they arrive."""
+"""A model that runs in its own thread and processes faces in shared batches as they arrive."""
 
 from __future__ import annotations
 

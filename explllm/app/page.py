@@ -31,7 +31,7 @@ _REFRESH_SECONDS = 0.12
 """Minimum time between two updates of a streamed text."""
 
 _ASTRONAUT = (154, 48, 298, 192)
-"""The face of scikit-image's astronaut: left, top, right, bottom."""
+"""Box of the face in scikit-image's picture of an astronaut: left, top, right, bottom."""
 _LEAD = (
     "A model recognizes a facial expression and explains it in terms of facial action units. An expression is what a "
     "face shows, not what a person feels. Pictures stay on the machine that runs this page."
@@ -245,7 +245,7 @@ def create_page(services: Services, examples: Sequence[Path] = ()) -> Any:
 
 
 def launch(blocks: Any, host: str, port: int | None, **options: Any) -> str:
-    """Serve a page of `create_page`; return its address.
+    """Serve a page from `create_page`; return its address.
 
     Args:
         blocks: The page.
@@ -262,7 +262,7 @@ def launch(blocks: Any, host: str, port: int | None, **options: Any) -> str:
         font=["system-ui", "sans-serif"],
         font_mono=["ui-monospace", "monospace"],
     ).set(
-        # White text on the theme's own blue has a contrast of 3.7.
+        # White text on the theme's own blue has a contrast of only 3.7.
         button_primary_background_fill="*primary_700",
         button_primary_background_fill_dark="*primary_700",
         button_primary_background_fill_hover="*primary_800",

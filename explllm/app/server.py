@@ -62,7 +62,7 @@ class ServerSettings:
     """The server's name, limits and permissions."""
 
     name: str
-    """The model's name for clients."""
+    """The model's name, as clients see it."""
     key: str | None = None
     """The API key; None for no key."""
     max_megabytes: int = 20
@@ -256,7 +256,7 @@ class _Server:
     # Parts of a request ----------------------------------------------------------------------------------------------
 
     async def _open(self, url: str, max_new_tokens: int) -> tuple[Photograph, Job]:
-        """Read a picture in a worker thread; return it, without its pixels, and the job of its largest face."""
+        """Read a picture in a worker thread; return it, without its pixels, and the job for its largest face."""
         if url.startswith(("http://", "https://")):
             if not self.settings.allow_urls:
                 raise RequestError(400, "This server does not fetch URLs. Send a data URL.", "urls_not_allowed")

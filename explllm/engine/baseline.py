@@ -1,6 +1,6 @@
 """The baseline of the paper's Table III: a multimodal model predicts the label and writes a chain of thought.
 
-It uses no measured action units and checks nothing: the first answer counts.
+The baseline uses neither measured action units nor checks: the first answer counts.
 """
 
 import asyncio
@@ -68,7 +68,7 @@ class BaselineOutcome:
     answer: str | None = None
     """The first answer or refusal, verbatim but without visible reasoning; None if there is no answer."""
     expression: Expression | None = None
-    """The expression that the answer names; it may not be one of the classes."""
+    """The expression that the answer names, which is not necessarily one of the classes."""
     cot: str | None = None
     """The chain of thought, with normalized titles if its three sections can be parsed, else verbatim."""
     reason: str = ""
@@ -210,7 +210,7 @@ class _Conversation:
         Raises:
             Refused: If the model refused to answer.
             ChatFailure: If the request failed otherwise.
-            UnreadableAnswer: If all answers were truncated, although the client allows more tokens for reasoning.
+            UnreadableAnswer: If all answers were truncated, even with additional tokens for reasoning.
         """
         turn, self._round = self._round, self._round + 1
         request = ChatRequest(

@@ -60,11 +60,11 @@ class TextKind:
     """A kind of text that a build writes about each face."""
 
     title: str
-    """Its name in progress displays."""
+    """Name in progress displays."""
     prefix: str
-    """Prefix of its column names: ``PREFIX_source``, ``PREFIX_status`` and so on."""
+    """Prefix of the column names: ``PREFIX_source``, ``PREFIX_status`` and so on."""
     columns: tuple[str, ...]
-    """The columns that contain its texts."""
+    """The columns that contain the texts."""
     offline: Callable[[EngineSettings], Callable[[Face], Any]]
     """Returns a function that writes the texts of one face by rules and returns the outcome."""
     with_model: Callable[[Face, Ask, EngineSettings], Awaitable[Any]]
@@ -174,7 +174,7 @@ def with_outcomes(part: pd.DataFrame, outcomes: OutcomeStore, source: str, kind:
 
 
 def released_records(part: pd.DataFrame) -> Iterator[dict[str, object]]:
-    """Yield the accepted rows of a result of `with_outcomes` in the format of the authors' released lists.
+    """Yield the accepted rows of a table from `with_outcomes` in the format of the authors' released lists.
 
     The keys are ``file_name``, ``emo``, ``au`` (24 floats), ``description`` and, if the row has one, ``box``, which
     distinguishes several faces in one image.

@@ -11,7 +11,7 @@ T = TypeVar("T")
 
 
 class Dialogue:
-    """Asks the questions about one face, keeps its history, and sums up the cost.
+    """Asks the questions about one face, keeps the history, and adds up the cost.
 
     The history is the paper's "memory mechanism" (Section III-B): the descriptions of the face and the feedback on
     them.
@@ -48,7 +48,7 @@ class Dialogue:
             purpose: The process that asks.
             question: The question.
             parse: Parses the text of an answer; returns None if that is impossible.
-            expected: Description of a valid answer, for new attempts.
+            expected: Description of a valid answer, quoted in new attempts.
             max_tokens: Maximum answer length in tokens, without hidden reasoning.
             schema: JSON schema of a structured answer.
             step: Number of the question if the process asks several in one round.

@@ -49,7 +49,7 @@ class BuildEstimate:
     """Number of skipped rows by reason."""
     price: Price | None
     cases: tuple[Estimate, ...]
-    """Minimum, medium and maximum number of rounds."""
+    """Estimates for the minimum, a medium and the maximum number of rounds."""
 
 
 def estimate(manifest: Manifest, settings: EngineSettings, rounds: float, price: Price | None) -> Estimate:

@@ -40,7 +40,7 @@ class Outcome:
     reason: str
     """Why the face failed; empty if it did not."""
     cost: float
-    """Cost of its answers in USD, including answers from earlier runs."""
+    """Cost of the answers in USD, including answers from earlier runs."""
 
     @property
     def cot(self) -> ChainOfThought | None:

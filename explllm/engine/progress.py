@@ -40,11 +40,11 @@ class BuildIdentity:
     source: str
     """The source of the texts, such as the model's name."""
     released: Path | None = None
-    """A second output, the list in the authors' released format."""
+    """A second output: the list in the format that the authors released."""
 
     @property
     def outputs(self) -> dict[str, Path]:
-        """The outputs by command-line option."""
+        """The outputs, keyed by command-line option."""
         return {"--out": self.out, **({} if self.released is None else {"--json": self.released})}
 
     def check_overwrite(self, folder: Path, overwrite: bool = False) -> None:
@@ -52,7 +52,7 @@ class BuildIdentity:
 
         Args:
             folder: The run folder with the progress file.
-            overwrite: Whether to replace the outputs of other runs and other files; ``--out`` may then be the input.
+            overwrite: Whether to replace other files, including other runs' outputs; ``--out`` may then be the input.
 
         Raises:
             ConfigError: If an output is the input or another output, or exists and belongs to another run.

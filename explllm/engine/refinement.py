@@ -67,5 +67,5 @@ def read_cot(text: str) -> ChainOfThought | None:
 
 
 def _strip_title(title: str, part: str) -> str:
-    """Remove the title from a part: some models repeat it although the field's name states it."""
+    """Remove the title from a part: some models repeat it, although the field's name already states it."""
     return re.sub(rf"\A[\s#*_]*{title}[\s*_]*(?::|\n)[\s*_]*", "", part, flags=re.IGNORECASE).strip()

@@ -22,7 +22,7 @@ LEDGER = "ledger.sqlite"
 """Name of the ledger in a run folder."""
 
 _FACES_PER_REQUEST = 1.5
-"""Faces processed at once per request in flight: while one face's answer is parsed, another face uses its slot."""
+"""Faces processed at once per request in flight: while one face's answer is parsed, another face uses the slot."""
 
 Redo = Literal["failed"]
 """The faces to ask about again."""
@@ -33,7 +33,7 @@ class ScopedFace(Protocol):
 
     @property
     def scope(self) -> str:
-        """Its name in the ledger."""
+        """The face's name in the ledger."""
 
 
 OutcomeT = TypeVar("OutcomeT", bound=FaceOutcome)
@@ -97,7 +97,7 @@ async def run_all(
         concurrency: Number of requests in flight.
         on_outcome: Called with each outcome.
         ledger: The ledger of the answers.
-        redo: "failed" to discard the recorded answers of a face that fails without any new request, and ask again.
+        redo: "failed" to ask again about faces that fail with their recorded answers, which are then discarded.
 
     Returns:
         The result. The run ends early if the budget is exhausted, `ChatClient.stop` is called, the server rejects the

@@ -88,7 +88,7 @@ class ChatClient:
         await self.ledger.close_writer()
 
     async def check(self) -> None:
-        """Check before spending money that the server is reachable, accepts the key, and has the model.
+        """Check, before any money is spent, that the server is reachable, accepts the key, and has the model.
 
         The ledger does not record this request. A server that does not list its models passes.
 
@@ -189,7 +189,7 @@ class ChatClient:
         """Send a request, in a different format if the server rejects the first format."""
         while True:
             body = self._dialect.body(request)
-            # At temperature 0 the same body would be truncated again.
+            # At temperature 0, the answer to the same body would be truncated again.
             digest_of_body = digest(json.dumps(body)) if request.attempt and request.temperature == 0 else ""
             if digest_of_body in self._truncated:
                 return self._answer(self._truncated[digest_of_body], None, recorded=True)
@@ -222,7 +222,7 @@ class ChatClient:
         )
 
     async def _send(self, request: ChatRequest, body: dict[str, Any], slot: _Slot) -> tuple[Completion, float | None]:
-        """Send one HTTP request, recorded before and after; return the answer and its cost in USD, if known."""
+        """Send one HTTP request and record it before and after; return the answer and its cost in USD, if known."""
         # No tokenizer produces more tokens than bytes, and the JSON syntax of a message has more bytes than the tokens
         # that chat templates add. An image counts as its vision tokens, not as its bytes.
         size = len(json.dumps(body, ensure_ascii=False).encode("utf-8")) - sum(

@@ -95,11 +95,11 @@ class Dialect:
     def note_rejection(
         self, request: ChatRequest, body: dict[str, Any], *, param: str | None, code: str | None, reason: str
     ) -> bool:
-        """Learn from status 400.
+        """Learn from a response with status 400.
 
         Args:
             request: The rejected request.
-            body: Its body.
+            body: The body of the request.
             param: The field that the error names, if any.
             code: The error code, if any.
             reason: The error message.

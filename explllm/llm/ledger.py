@@ -148,7 +148,7 @@ class Ledger:
         return rows[0][0] if rows else None
 
     def conversation(self, scope: str) -> list[RecordedRequest]:
-        """Return all requests of a scope in the order of their first attempt."""
+        """Return all requests of a scope in the order of their first attempts."""
         return [
             self._request_from_row(row)
             for row in self._read(
@@ -183,7 +183,7 @@ class Ledger:
         """Make this process the only writer of the ledger, in the running event loop, until `close_writer` is called.
 
         Raises:
-            InputError: If another process, or another `Ledger` object in this process, writes it.
+            InputError: If another process, or another `Ledger` object in this process, is writing to it.
         """
         if self._writer is None:
             self._writer = LedgerWriter(self.path)
@@ -199,7 +199,7 @@ class Ledger:
             await writer.close()
 
     async def begin(self, request: ChatRequest, model: str, upper_bound: float) -> tuple[int, str]:
-        """Record an attempt before it is sent; it is on disk when this method returns.
+        """Record an attempt before it is sent; the record is on disk when this method returns.
 
         Args:
             request: The request.
@@ -228,7 +228,7 @@ class Ledger:
         return number, request_id
 
     async def finish(self, number: int, result: AttemptResult) -> None:
-        """Record the result of an attempt; it is written to disk even if this method is canceled.
+        """Record the result of an attempt; the result is written to disk even if this method is canceled.
 
         Raises:
             InputError: If the ledger cannot be written.
@@ -238,7 +238,7 @@ class Ledger:
         )
 
     async def give_up(self, key: str, reason: str) -> None:
-        """Record that a request failed; does nothing if it was never sent.
+        """Record that a request failed; do nothing if the request was never sent.
 
         Raises:
             InputError: If the ledger cannot be written.

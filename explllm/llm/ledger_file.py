@@ -269,7 +269,7 @@ class LedgerWriter:
         """Schedule statements; they are executed in the order of submission, even if nobody awaits the future.
 
         Returns:
-            A future that is done when the statements are on disk, with an InputError if that fails.
+            A future that is done when the statements are on disk; it raises an InputError if they cannot be written.
         """
         if self._loop is not asyncio.get_running_loop():
             raise RuntimeError("a ledger is written from one event loop")
@@ -277,8 +277,8 @@ class LedgerWriter:
         self._pending.append((statements, future))
         if not self._busy:
             self._busy = True
-            # Start two loop iterations later. The commit then includes the statements of this iteration and the next
-            # request, which takes the slot of an answered one.
+            # Start two loop iterations later. The commit then includes the statements of this iteration and those
+            # of the next request, which takes the slot of an answered one.
             self._loop.call_soon(self._loop.call_soon, self._start)
         return future
 

@@ -38,7 +38,7 @@ def object_schema(title: str, **properties: Mapping[str, Any]) -> dict[str, Any]
 
 
 def answer_field(text: str, name: str) -> str:
-    """Return a field of a structured answer, empty if it is missing; the text itself if it is not JSON."""
+    """Return a field of a structured answer, empty if missing; return the answer itself if it is not a JSON object."""
     try:
         value = json.loads(text)
     except ValueError:
@@ -61,7 +61,8 @@ async def ask_until_parsed(
         ask: Answers requests.
         request: The question; attempts are numbered from its `attempt`.
         parse: Parses the text of an answer without its reasoning; returns None if that is impossible.
-        expected: Description of a valid answer for new attempts, such as ``one of the words Correct and Incorrect``.
+        expected: Description of a valid answer, such as ``one of the words Correct and Incorrect``; new attempts
+            quote it.
         attempts: Maximum number of new answers.
 
     Returns:

@@ -16,7 +16,7 @@ Role = Literal["system", "user", "assistant"]
 _BASE64_CHARACTER = r"(?:[A-Za-z0-9+/=]|\\/)"
 _DATA_URL = re.compile(rf"data:image\\?/[\w.+-]{{1,40}};base64,{_BASE64_CHARACTER}*")
 _LONG_BASE64 = re.compile(rf"{_BASE64_CHARACTER}{{100,}}")
-"""Base64 without its URL: no prose has a word of 100 letters."""
+"""Base64 without the prefix of a data URL; no word in prose has 100 letters."""
 
 # An escape sequence with its parameters, C0 and C1 controls, and bidirectional marks.
 _UNPRINTABLE = re.compile(
@@ -85,7 +85,7 @@ class ChatRequest:
     max_tokens: int = 1024
     """Maximum answer length in tokens. The client adds tokens for hidden reasoning after a truncated answer."""
     attempt: int = 0
-    """Number of earlier attempts whose answers were unusable. It is part of the key: each attempt gets a new answer."""
+    """Number of earlier attempts with unusable answers. It is part of the key, so each attempt gets a new answer."""
 
     @property
     def images(self) -> list[ChatImage]:
@@ -158,7 +158,7 @@ class Stopped(Exception):
 def escape_surrogates(text: str) -> str:
     r"""Replace lone surrogates, which UTF-8 cannot encode, with escapes such as ``\udcff``.
 
-    Undecodable file names and broken JSON contain them.
+    Lone surrogates come from undecodable file names and broken JSON.
     """
     return text.encode("utf-8", "backslashreplace").decode("utf-8")
 

@@ -26,7 +26,8 @@ _TRANSIENT_STATUSES = (408, 409, 429)
 _GATEWAY_TIMEOUTS = (504, 524)
 """Gateway timeouts: the model may still have completed the answer, and the server may have charged for it."""
 _PLACEHOLDER = re.compile(r"[A-Za-z]{0,7}|.{0,3}", re.DOTALL)
-"""Keys that may be part of an ordinary word: servers that need no key accept any, such as "k" or "ollama"."""
+"""Keys that are removed only as whole words, because ordinary words may contain them: servers that need no key accept
+any value, such as "k" or "ollama"."""
 
 
 class RequestError(Exception):

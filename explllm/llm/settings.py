@@ -89,7 +89,7 @@ class ChatSettings:
 
     @property
     def host(self) -> str:
-        """Host and port of the server, for messages, because the URL may contain a password."""
+        """Host and port of the server; messages show these instead of the URL, which may contain a password."""
         return urlsplit(self.url).netloc.rpartition("@")[2]
 
     @property

@@ -27,7 +27,7 @@ class BenchRow:
     """Number of test faces with the same image (``images``) or person (``people``) as a training face, and of training
     faces that could not be compared (``missing``); None if the training faces are unknown."""
     unknown: str
-    """What is unknown about its training faces; empty if nothing is."""
+    """What is unknown about the model's training faces; empty if nothing is."""
     metrics: dict[str, Any]
     """The result of `explllm.metrics.fea_bench.bench_metrics`."""
 

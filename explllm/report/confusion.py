@@ -57,7 +57,7 @@ class Cell:
     share: float
     """Share of the faces with the same true label, in [0, 1]: the shade of the cell."""
     title: str
-    """What its faces have in common."""
+    """What the cell's faces have in common."""
     expected: bool
     """Whether the cell counts correct answers."""
     faces: Sequence[tuple[ScoredFace, str | None]]

@@ -97,7 +97,7 @@ class ExplainedFace:
     margin: float = DEFAULT_MARGIN
     """Margin around the box that the model used; see `explllm.faces.crop.face_crop`."""
     scores: str = ""
-    """A judge's scores of the explanation, as a sentence; empty if it was not judged."""
+    """A judge's scores of the explanation, as a sentence; empty if there are none."""
 
     @property
     def data_url(self) -> str:
@@ -180,7 +180,7 @@ def thumbnail_url(path: Path, size: int, box: Sequence[float] | None = None, mar
 
     Raises:
         ImageError: If the image cannot be read or the box does not fit it.
-        MissingPathError: If it does not exist.
+        MissingPathError: If the file does not exist.
     """
     return jpeg_url(load_face(path, box, margin, max_size=size))
 

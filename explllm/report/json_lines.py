@@ -24,7 +24,7 @@ def face_record(
 ) -> dict[str, Any]:
     """Return the JSON object of one face; see `explain_schema`.
 
-    `detected` is the number of this face, from 1, and the number of faces in the picture; None without a detector.
+    `detected` is this face's number, counted from 1, and the number of faces in the picture; None without a detector.
     """
     record: dict[str, Any] = {
         "image": image,

@@ -29,9 +29,9 @@ class MetricCard:
     value: str
     """The formatted value."""
     note: str = ""
-    """Small print below it: an interval, a unit, a source."""
+    """Small print below the value: an interval, a unit, a source."""
     key: str = ""
-    """Its key in ``metrics.json``, for programs that read the page."""
+    """The metric's key in ``metrics.json``, for programs that read the page."""
 
 
 @dataclass(frozen=True)

@@ -42,7 +42,7 @@ class PicturedFace:
     action_units_source: str | None = None
     """The estimator's name."""
     warnings: Sequence[str] = ()
-    """Reasons in the picture to doubt the result, such as that it may not be a face crop."""
+    """Reasons to doubt the result that concern the picture, such as that it does not look like a face crop."""
 
     @cached_property
     def review(self) -> Review | None:

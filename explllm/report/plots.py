@@ -31,7 +31,7 @@ class Plot:
     title: str
     """Heading on the page."""
     caption: str
-    """What it shows and how to read it; also the alternative text."""
+    """What the plot shows and how to read it; also the alternative text."""
     size: tuple[float, float]
     """Width and height in inches."""
     draw: Callable[["Figure"], None]

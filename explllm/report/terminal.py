@@ -28,7 +28,7 @@ def histogram_line(counts: Mapping[str, int]) -> str:
 
 
 def metrics_line(metrics: Mapping[str, Any]) -> str:
-    """Return accuracy, macro recall and the histogram of predictions in one line, from `recognition_summary`."""
+    """Format the values of `recognition_summary` in one line: accuracy, macro recall, histogram of predictions."""
     return (
         f"accuracy {metrics['accuracy']:.3f}, macro recall {metrics['macro_recall']:.3f}, "
         f"predictions {histogram_line(metrics['predictions'])}"
@@ -94,7 +94,7 @@ def print_explained(
 ) -> None:
     """Print one face: a panel with its explanation, or a line if there is none.
 
-    The title shows its true label, if known, and warns of training on drawn faces.
+    The title shows the true label, if known, and warns if the model was trained on drawn faces.
     """
     likely = ", ".join(f"{label} {probability:.1%}" for label, probability in most_likely(recognition))
     label = "" if expression is None else f"  (labeled {expression})"
