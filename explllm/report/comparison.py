@@ -95,7 +95,7 @@ _ALL = "All correct"
 
 
 def agreement_cells(comparison: Comparison) -> list[list[Cell]]:
-    """Return the matrix of faces by the runs that recognize them and by true expression.
+    """Return the matrix that counts faces by the runs that recognize them and by true expression.
 
     Rows of faces that only some runs recognize come first. Cells show their faces, except in the row of faces that all
     runs recognize.
