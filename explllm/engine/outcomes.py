@@ -62,7 +62,7 @@ class OutcomeStore:
         return int(self._run("SELECT count(*) FROM outcomes WHERE status = ?", status)[0][0])
 
     def reasons(self, status: str, limit: int) -> list[tuple[int, str]]:
-        """Return the zero-based number and the reason of the first rows with a status, at most `limit` rows."""
+        """Return the zero-based row number and the reason for the first rows with a status, at most `limit`."""
         return self._run("SELECT row, reason FROM outcomes WHERE status = ? ORDER BY row LIMIT ?", status, limit)
 
     def cells(self, first: int, last: int) -> dict[int, dict[str, Any]]:

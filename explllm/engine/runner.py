@@ -58,7 +58,7 @@ class RunResult:
     seconds: float = 0.0
     """Duration of the run."""
     cost: float = 0.0
-    """Cost in USD of all answers in the ledger, including those for failed and unfinished faces and from earlier runs."""
+    """Cost in USD of all answers in the ledger, including those of earlier runs and failed or unfinished faces."""
     unpriced: int = 0
     """Number of answers in the ledger with an unknown price."""
     uses_model: bool = False
