@@ -1,4 +1,4 @@
-"""Concurrent users of the page: python benchmarks/app_users.py.
+"""Concurrent users of the web page of `explllm app`: python benchmarks/app_users.py.
 
 Each user has a separate session, uploads one picture after another, and reads each explanation to the end. Every
 answer must show the user's own picture, its expression and its text. Prints counts, times and the memory over time.

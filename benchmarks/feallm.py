@@ -1,7 +1,7 @@
 """FEALLM and ExpLLM with the same data, steps and seeds: python benchmarks/feallm.py [--faces FOLDER].
 
 Without a folder, both train on drawn faces and are tested on unseen identities. Each run is `explllm fit` with
-`feallm_demo.yaml` or `feallm_faces.yaml`, and with all options that this script does not know, such as
+`feallm_demo.yaml` or `feallm_faces.yaml`, and with all options that this script does not define, such as
 `--trainer.max_epochs 2`; only `network.architecture` differs. The script then runs `explllm bench fea`
 and prints the mean and the standard deviation over the seeds as a Markdown table.
 """
@@ -64,7 +64,7 @@ def main() -> None:
         from explllm.data.preparation import hold_out_split
 
         faces = read_folder(options.faces)
-        # These rows choose the thresholds. The models have trained on them, because `val_fraction` depends on the seed.
+        # The thresholds are chosen on these rows. Models may have trained on them, because `fit` splits by seed.
         hold_out_split(faces.frame, "val", 0.1, 0)
         manifest = options.runs / "faces.parquet"
         faces.write(manifest)

@@ -1,7 +1,7 @@
 """The paper's 7B setup on one GPU, with random weights: python benchmarks/gpu.py.
 
-Measures the GPU's matrix rate and memory bandwidth. Then it measures training, recognition and explanation next to the
-same work with Hugging Face's Llava and peft, and training with 4-bit weights in 24 GB, and compares `fsdp2` with `ddp`.
+Measures the GPU's matrix multiplication rate and memory bandwidth; training, recognition and explanation, next to the
+same work with Hugging Face's Llava and peft; and training with 4-bit weights in 24 GB. Compares `fsdp2` with `ddp`.
 Weights are created on the device. The floating-point operations of each job are counted, recomputation included. With
 ``--size tiny --device cpu`` the script runs in seconds on a CPU; its numbers are then meaningless.
 """
@@ -47,7 +47,7 @@ class Size:
     language: dict[str, Any]
     """Fields of the language model's configuration."""
     matrix: int
-    """Number of rows and columns of the matrices for measuring the matrix rate."""
+    """Number of rows and columns of the matrices for measuring the matrix multiplication rate."""
     copied: int
     """Size in bytes of the tensor for measuring the bandwidth."""
     vocabulary: int = 32_000
@@ -114,7 +114,7 @@ class Bench:
     pixels: int = field(init=False)
 
     def __post_init__(self) -> None:
-        """Use small images at tiny size."""
+        """Limit the image size to that of the encoder."""
         self.pixels = min(224, self.size.vision["image_size"])
 
     def row(self, name: str, value: str, share: str = "") -> None:
@@ -211,12 +211,12 @@ class Bench:
         return counter.get_total_flops()
 
     def share(self, flops: float, seconds: float) -> str:
-        """Return the share of the matrix rate."""
+        """Return the share of the matrix multiplication rate that a job reaches."""
         return f"{flops / seconds / self.matrix_rate:.0%} of the matrix rate"
 
 
 def measure_device(bench: Bench) -> None:
-    """Measure the matrix rate and the bandwidth."""
+    """Measure the matrix multiplication rate and the memory bandwidth."""
     rows = bench.size.matrix
     left, right = (torch.randn(rows, rows, device=bench.device, dtype=torch.bfloat16) for _ in range(2))
     bench.matrix_rate = 2 * rows**3 / bench.seconds(lambda: left @ right)
@@ -230,7 +230,7 @@ def measure_device(bench: Bench) -> None:
 def measure_training(
     bench: Bench, name: str, model: nn.Module, batch: dict[str, Any], flops: float | None = None, **options: Any
 ) -> float:
-    """Measure training steps with gradient checkpointing; return the operations of one, counted unless given."""
+    """Measure training steps with gradient checkpointing; return the operations of one step, counted unless given."""
     model.train()
     optimizer = torch.optim.AdamW([weight for weight in model.parameters() if weight.requires_grad], lr=1e-4)
 
@@ -292,7 +292,7 @@ def compute_memory(bench: Bench) -> None:
 
 
 def explanation_row(bench: Bench, name: str, language: nn.Module, seconds: float) -> None:
-    """Print the rate of explanations, and its ratio to the bound of reading the weights once per token."""
+    """Print the rate of explanations, and its ratio to the bound at which the weights are read once per token."""
     embedding = language.get_input_embeddings().weight.nbytes
     step = (sum(weight.nbytes for weight in language.parameters()) - embedding) / bench.bandwidth
     share = f"{step * bench.size.answer / seconds:.0%} of reading the weights once per token"
@@ -350,12 +350,12 @@ def measure_four_bit(bench: Bench) -> None:
     try:
         with bench.device:
             model = build(bench.settings(language=str(bench.folder / "language"), load_in_4bit=True))
-        for weight in model.vision.parameters():  # as pretrained weights are loaded
+        for weight in model.vision.parameters():  # the type in which pretrained weights are loaded
             if not weight.requires_grad:
                 weight.data = weight.data.to(torch.bfloat16)
         model.gradient_checkpointing_enable()
         name = "explllm, 4-bit base weights" + (f", limited to {SMALL_GPU / 1e9:.0f} GB" if limited else "")
-        # The counter does not know bitsandbytes' products; the step has those of the model in bfloat16.
+        # Matrix products of bitsandbytes are not counted; the step has as many operations as that in bfloat16.
         options = {"flops": bench.training_flops, "training_loss": LossSettings()}
         measure_training(bench, name, model, bench.conversations(model.config), **options)
     finally:

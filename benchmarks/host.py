@@ -47,7 +47,7 @@ def environment(*libraries: str) -> str:
 
 @contextmanager
 def scripted_server(folder: Path, script: str, latency: float) -> Iterator[str]:
-    """Run the tests' chat server with ``FILE:FUNCTION`` as its model, and yield its URL; `folder` holds its port."""
+    """Run the tests' chat server with the model `script` (``FILE:FUNCTION``); yield its URL. `folder` holds its port."""
     server = Path(__file__).resolve().parents[1] / "tests" / "chat_server.py"
     port = folder / "port"
     options = ["--port-file", str(port), "--script", script, "--latency", str(latency)]
@@ -65,7 +65,7 @@ def explllm_process(folder: Path, *arguments: str) -> Iterator[tuple[subprocess.
     """Run an ``explllm`` command that serves HTTP, and yield the process and its address; `folder` holds its log.
 
     Raises:
-        SystemExit: If it prints no address.
+        SystemExit: If the command prints no address.
     """
     path = folder / "log"
     with path.open("wb") as log:

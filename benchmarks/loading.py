@@ -1,6 +1,6 @@
 """Memory of two ranks that load the same base model: python benchmarks/loading.py.
 
-A language model of about 1 GB in float16, as Vicuna's files are, is sharded by `fsdp2` over two processes on the CPU
+A language model of about 1 GB, in float16 like Vicuna's files, is sharded by `fsdp2` over two processes on the CPU
 and converted to bfloat16. The script sums the proportional set sizes (PSS) of both processes at the same moment, so
 pages mapped by both count once. The memory before loading (interpreter, libraries) is subtracted.
 """

@@ -2,7 +2,7 @@
 
 Recognizes and explains every face of FOLDER/test (class subfolders; action units from action_units.csv), and prints a
 Markdown page: accuracy, recall by class, confusion, calibration, reliability of the explanations against the measured
-action units, and ten faces where the model is wrong with the highest confidence.
+action units, and the ten faces on which the model is wrong with the highest confidence.
 """
 
 import argparse
@@ -69,7 +69,7 @@ def main() -> None:
 
 
 def recognitions_table(recognitions: Any, expressions: list[str]) -> pd.DataFrame:
-    """Return a table as `explllm test` writes it."""
+    """Return a table like the one that `explllm test` writes."""
     return pd.DataFrame(
         {
             "expression": expression,

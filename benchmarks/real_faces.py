@@ -23,7 +23,7 @@ VARIANTS = {
     "no_mixup": ["--model.mixup", "0"],
     "estimates_only": ["--model.measured_units_share", "0"],
 }
-"""Changes to faces.yaml by name."""
+"""Changes to faces.yaml by variant."""
 
 OPTIONS = {"fit": [], "test": ["--scored_faces", "1000000"]}
 """Further options by stage: all test faces are explained and scored."""
@@ -69,7 +69,7 @@ def main() -> None:
 
 
 def _grounding(metrics: dict[str, Any]) -> str:
-    """Return the cells of the explanations: grounding gain with its interval, F1, share of self-contradictions."""
+    """Return the table cells about explanations: grounding gain with its interval, F1, share of self-contradictions."""
     names = ("grounding_gain", "grounding_f1", "self_contradiction")
     gain, f1, contradictions = values = [metrics.get(f"test/cot/{name}") for name in names]
     if None in values:

@@ -1,9 +1,9 @@
 """Recognition compared with Hugging Face's generate: python benchmarks/recognize.py.
 
-`explllm` scores every label. The peer generates the label greedily, 4 tokens. The bare prefill runs our encoder and
-language model over image and prompt, and computes only the last logits. With `--model`, a model of faces.yaml is
-measured too; the peer is then transformers' generate with the same weights. If the model averages over mirror images,
-both encode them. Milliseconds per face, medians with quartiles.
+`explllm` scores every label. The peer generates the label greedily, in 4 tokens. The bare prefill runs our encoder and
+language model over image and prompt, and computes only the last logits. With `--model`, a model trained with faces.yaml
+is measured too; the peer is then transformers' generate with the same weights. If the model averages over mirror
+images, both sides encode them. Milliseconds per face, medians with quartiles.
 """
 
 import argparse

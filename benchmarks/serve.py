@@ -2,9 +2,9 @@
 
 OpenAI's client sends pictures of drawn faces to `/v1/chat/completions`, and each answer is compared with the model's
 own answer to that picture. Some requests ask for whole explanations, the others for the first tokens; one in four is
-streamed. 5% are garbage: truncated base64, 100 MB bodies, wrong types, slow clients, closed sockets. Prints counts,
-wrong answers, the throughput compared with `recognize_and_explain` in batches for the same mix, and the memory over
-time.
+streamed. Garbage makes up 5%: truncated base64, 100 MB bodies, wrong types, slow clients, closed sockets. Prints
+counts, wrong answers, the throughput compared with `recognize_and_explain` in batches for the same mix, and the memory
+over time.
 """
 
 import argparse
@@ -180,8 +180,8 @@ class Load:
         return f"{'garbage' if right else 'WRONG'}: {kind}: {ended}"
 
     def send_garbage(self, kind, number):
-        """Send garbage; return the status, or who closed the connection."""
-        # No base64 has 4 n + 1 digits.
+        """Send garbage; return the status, or which side closed the connection."""
+        # Valid base64 never has 4 n + 1 digits.
         cut = len("data:image/png;base64,") + 1001 if kind == "truncated base64" else None
         body = json.dumps(self.request(number, cut, stream=kind == "closed in the stream")).encode()
         if kind == "wrong types":

@@ -37,7 +37,7 @@ def aus(
       explllm aus faces.parquet -o aus.parquet --onnx runs/aus/au_regressor.onnx
 
     Results are kept in OUT.partial.jsonl until the manifest is complete, so the same command resumes a run that was
-    stopped or killed. The row of an unusable image states the reason; the exit status is then 1.
+    stopped or killed. If an image is unusable, its row states the reason and the exit status is 1.
 
     Args:
         manifest: A manifest.
@@ -68,7 +68,7 @@ def aus(
         streaming.print_lines(opened.runs_on)
         if opened.training_data_note:
             streaming.print_lines([f"note: training data of this model: {opened.training_data_note}"])
-        # Results depend on the margin, no matter whether the user or the model's file sets it.
+        # Results depend on the margin, whether it comes from the user or from the model's file.
         job = replace(job, margin=job.margin_for(opened))
         task = EstimationTask(job, opened.name + "+flip" * tta, opened.batch_size, redo)
     summary = streaming.process(source, out, task, options, (ESTIMATED, GIVEN))

@@ -42,7 +42,7 @@ def baseline(
     """Ask a multimodal model about every face of a manifest.
 
     The model sees each face and answers with the expression, then with a chain of thought in the paper's form (GPT-4o
-    in Table III). There is no training and no correction: the first answer counts.
+    in Table III). The model is neither trained nor corrected: its first answer counts.
 
       explllm baseline faces.parquet --model gpt-4o --estimate
       explllm baseline faces.parquet --model gpt-4o --send_images --max_cost 5
@@ -60,7 +60,7 @@ def baseline(
 
     The same command resumes a stopped run: no answer is paid for twice, and the model is asked again about pictures
     that have changed. Rows in which `explllm faces` found no face are left out. `explllm cot status` and `explllm cot
-    show` work on OUT too. The exit status is 1 if a row failed or the budget ended the run.
+    show` work on OUT too. The exit status is 1 if a row failed or the budget ran out.
 
     Args:
         manifest: A manifest of images; if it has expressions, metrics are computed.
@@ -81,7 +81,7 @@ def baseline(
         chat: Model, server, limits and prices.
 
     Raises:
-        InputError: If the pictures may not be sent, the manifest lacks a required column, OUT or another run's metrics
+        InputError: If --send_images is missing, the manifest lacks a required column, OUT or another run's metrics
             would be overwritten, or the server refuses the run. In these cases nothing has been sent.
         KeyboardInterrupt: After Ctrl-C, once all requests in flight have finished and their answers are written.
     """
@@ -123,7 +123,7 @@ def baseline(
         )
     settings = replace(settings, labels=labels)
     folder = run_folder(out, run_dir)
-    # The model's name alone is not unique: `explllm cot build` may have written this OUT with the same model.
+    # The model's name alone is ambiguous: `explllm cot build` may have written this OUT with the same model.
     source = f"{chat.model} as a baseline"
     identity = BuildIdentity(manifest, out, source)
     identity.check_overwrite(folder, overwrite)
@@ -169,7 +169,7 @@ def _select(path: Path, root: Path | None, split: str | None, sample: int | None
 
 
 def _check_folder(folder: Path, source: str, overwrite: bool) -> None:
-    """Reject a run folder that belongs to another baseline, or has files but no ledger, such as a training run's."""
+    """Reject a run folder that belongs to another baseline or, like that of a training run, has files but no ledger."""
     from explllm.engine.progress import read_progress
     from explllm.engine.runner import LEDGER
 

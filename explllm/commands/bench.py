@@ -44,9 +44,9 @@ def fea(
 
     The manifest has expressions, action units or both: FACS labels of BP4D or DISFA (`explllm data`), or FEAFA
     intensities. Action units are read from the model's text with a lexicon and, separately, from the likelihood of the
-    answers "active" and "not active", with a threshold per unit chosen on the rows of the `val` split that share no
-    image or person with the test faces. Thresholds are 0.5 without such rows, and with --split val. The report says
-    whether a model was trained on the same data set, according to the record of training faces in its run folder.
+    answers "active" and "not active". The threshold of each unit is chosen on the rows of the `val` split that share
+    neither an image nor a person with the test faces; without such rows, or with --split val, it is 0.5. The report
+    says whether a model was trained on the same data set, according to the training faces recorded in its run folder.
     Models that were trained on a test image, or on a person who appears in the test faces, are rejected.
 
       explllm bench fea faces.parquet runs/feallm runs/expllm -o bench

@@ -42,7 +42,7 @@ def shipped_configs() -> Path:
 
 
 def with_configs_found(arguments: Sequence[str]) -> list[str]:
-    """Replace configuration names in a command line with their paths, or with their text if they inherit.
+    """Replace configuration names in a command line with paths, or with the merged text of files that inherit.
 
     Raises:
         MissingPathError: If there is no such configuration.
@@ -116,10 +116,10 @@ def merge_settings(base: Mapping[str, Any], own: Mapping[str, Any], where: str |
     """Merge settings key by key, recursively; the values of `own` override those of `base`.
 
     If ``class_path`` differs, the base's settings that the new class accepts are kept, and a note on stderr lists the
-    others. With ``init_args: null``, none are kept. `where` is the file of `own`, which messages name.
+    others. With ``init_args: null``, none are kept. `where` is the file that contains `own`; messages name it.
 
     Raises:
-        ConfigError: If it is unknown which settings a new class accepts.
+        ConfigError: If the settings that a new class accepts cannot be determined.
     """
     merged = dict(base)
     for key, value in own.items():

@@ -29,8 +29,8 @@ def released(
         folder: The folder to read: pytorch_model.bin, config.json, tokenizer.
         out: The folder to write; it must not exist.
         merge: Merge LoRA into the base weights.
-        vision_heads: Number of attention heads of the vision encoder, which no released file states; needed only if the
-            encoder is not one of DINOv2's own.
+        vision_heads: Number of attention heads of the vision encoder; needed only if the encoder is not one of DINOv2's
+            own, because no released file states the number.
 
     Raises:
         InputError: As for `explllm.models.released.convert.convert_released`.
@@ -67,7 +67,7 @@ def merge(folder: Path, out: Path) -> None:
     from explllm.models.explllm import ExpLLM
 
     storage.check_target(out, replace=False)
-    # LoRA cannot be merged into 4-bit weights: a model trained on them is merged into the original base weights.
+    # LoRA cannot be merged into 4-bit weights; if trained on them, it is merged into the original base weights.
     storage.save(ExpLLM.from_pretrained(folder, load_in_4bit=False), out, merge=True, replace=False)
     sys.stdout.write(f"wrote   {out}: {out / 'vision'} and {out / 'language'} are plain Hugging Face models\n")
 

@@ -67,7 +67,7 @@ def build(
     """Build chains of thought for the faces of a manifest, and write a new manifest.
 
     The same command resumes a stopped run, and no answer is paid for twice. The exit status is 1 if a row failed or the
-    budget ended the run.
+    budget ran out.
 
     Args:
         manifest: A manifest with action units and expressions.
@@ -77,9 +77,9 @@ def build(
         chat: Model, server, limits and prices.
 
     Raises:
-        InputError: If the manifest lacks a column, OUT would be overwritten, or the server refuses the run; nothing has
-            been spent in these cases. Also if the server later rejects the key or the model, or the credit runs out;
-            the answers paid for so far are written.
+        InputError: If the manifest lacks a column, OUT would be overwritten, or the server refuses the run (nothing has
+            been spent in these cases); or if the server later rejects the key or the model, or the credit runs out (the
+            answers paid for so far are written).
         KeyboardInterrupt: After Ctrl-C, once all requests in flight have finished and their answers are written.
     """
     from explllm.engine.build import COT
@@ -253,7 +253,7 @@ def run_build(
     chat: ChatSettings,
     released: Path | None = None,
 ) -> int:
-    """Build one kind of text for a manifest; the other arguments are those of `build`.
+    """Build texts of one kind for a manifest; all arguments except `kind` are as for `build`.
 
     Returns:
         The exit status.
@@ -298,7 +298,7 @@ def run_build(
             with tracker:
                 result = build_offline(table, engine, tracker.update, kind)
         else:
-            # Process as many faces as requests at a time, because each face has one request in flight.
+            # The number of faces processed at a time is that of concurrent requests: each face has one in flight.
             result = run_with_client(
                 chat,
                 folder,

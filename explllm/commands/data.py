@@ -36,7 +36,7 @@ def read(
         name: The data set.
         root: The folder in the publisher's layout.
         out: The manifest to write (.parquet, .csv, .jsonl).
-        max_bad: Maximum number of bad rows, which are listed and left out; with more, reading stops.
+        max_bad: Maximum number of bad rows, which are listed and left out; if there are more, reading stops.
         check_images: Decode every image and check its box.
         lists_only: Do not check that the images exist.
         overwrite: Replace an existing manifest.

@@ -35,7 +35,7 @@ def faces(
       explllm faces data.parquet -o faces.parquet --detector DIR --which all
 
     Results are kept in OUT.partial.jsonl until the manifest is complete, so the same command resumes a run that was
-    stopped or killed. The row of an unusable image states the reason; the exit status is then 1.
+    stopped or killed. If an image is unusable, its row states the reason and the exit status is 1.
 
     Args:
         manifest: A manifest.
@@ -45,7 +45,7 @@ def faces(
         redo: Also detect faces in rows that already have a box.
         threshold: Minimum score of a face.
         input_size: Width and height of the detector's input, in pixels.
-        crops: Write each face as a square JPEG into this folder; the column `crop` names it.
+        crops: Write each face as a square JPEG into this folder; the column `crop` names the file.
         margin: Margin added on each side of a face box before cropping, as a share of the longer side of the box.
         options: Root, workers and limits.
 
@@ -69,7 +69,7 @@ def faces(
     )
     opened = job.open_detector()
     streaming.print_lines(opened.runs_on)
-    # If a folder was given, the SCRFD file is known now; the workers need not search again.
+    # If a folder was given, its SCRFD file has been found; the workers need not search again.
     task = DetectionTask(replace(job, detector=opened.file))
     del opened
     summary = streaming.process(source, out, task, options, (FOUND, GIVEN))

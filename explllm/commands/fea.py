@@ -22,7 +22,7 @@ def build(manifest: Path, *, options: BuildOptions, engine: EngineSettings, chat
 
     Each answer is checked against the label and the measured action units. Answers that disagree are requested again,
     or rejected with a reason. The same command resumes a stopped run, and no answer is paid for twice. The exit status
-    is 1 if a row failed or the budget ended the run.
+    is 1 if a row failed or the budget ran out.
 
     Args:
         manifest: A manifest with action units and expressions.

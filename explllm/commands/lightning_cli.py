@@ -281,7 +281,7 @@ class ExpLLMCLI(LightningCLI):
             callbacks.append(TrainingProgressBar())
         options["callbacks"] = [*callbacks, *configured]
         options["plugins"] = [AtomicCheckpointIO(), *_listed(options.get("plugins"))]
-        # Otherwise Lightning rejects a ModelCheckpoint among the callbacks, even in evaluation.
+        # If this were False, Lightning would reject a ModelCheckpoint among the callbacks, even in evaluation.
         saves = any(isinstance(callback, Checkpoint) for callback in options["callbacks"])
         options["enable_checkpointing"] = saves and not options["fast_dev_run"]
         if options["logger"] in (None, True):
@@ -346,7 +346,7 @@ def run_stage(stage: str, arguments: list[str]) -> None:
 
 @contextmanager
 def _interruptions() -> Iterator[None]:
-    """Re-raise interruptions, for which Lightning would exit as if the run had failed or succeeded."""
+    """Re-raise interruptions, after which Lightning would exit as if the run had failed or succeeded."""
     main = threading.current_thread() is threading.main_thread()
     handler = signal.getsignal(signal.SIGINT)
     try:
@@ -404,7 +404,7 @@ def _start(kind: type[ExpLLMCLI], stage: str, arguments: list[str]) -> ExpLLMCLI
             },
             seed_everything_default=42,
             auto_configure_optimizers=False,
-            # Otherwise a shortened name such as --trainer.max_epoch is silently accepted.
+            # Otherwise, a shortened name such as --trainer.max_epoch would be silently accepted.
             parser_kwargs={"exit_on_error": False, "allow_abbrev": False},
             args=[stage, *(with_configs_found(words) if recorded is None else words)],
         )

@@ -58,7 +58,7 @@ class Setting:
 
 
 def stage_help(stage: str, function: Callable[..., Any]) -> str:
-    """Return the help of a stage: the options of run, model, data, callbacks and trainer.
+    """Return the help of a stage: the options of the run, model, data, callbacks and trainer.
 
     Args:
         stage: ``fit``, ``validate``, ``test`` or ``predict``.

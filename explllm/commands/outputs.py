@@ -97,7 +97,7 @@ def keep_finished(keep: Callable[[], str]) -> Iterator[None]:
         raise
     except Exception as error:
         sentence = keep()
-        # Compare names, because this module does not import PyTorch, whose error is a RuntimeError.
+        # PyTorch's error is a RuntimeError; compare its name, because this module does not import PyTorch.
         if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
             raise ConfigError(
                 f"out of memory: {one_sentence(error)}. {sentence}"[:-1],

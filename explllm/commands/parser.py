@@ -144,7 +144,7 @@ def run_command(
 
 
 def command_arguments(function: Callable[..., Any], more: Callable[..., Any] | None = None) -> list[_Argument]:
-    """Return the arguments of a command; `more` is as for `run_command` (default: the function's attribute)."""
+    """Return the arguments of a command; `more` is as for `run_command` (default: the attribute `function.more`)."""
     more = more or getattr(function, "more", None)
     return [*_arguments(function, skip_first=False), *(_arguments(more, skip_first=True) if more else ())]
 

@@ -66,7 +66,7 @@ class PictureOptions:
     which: FaceChoice = "all"
     """The face to use if the detector finds several."""
     margin: Annotated[float | None, Option(minimum=-0.4, maximum=3, default="as in the model's training")] = None
-    """Margin added on each side of a detected face, as a share of its longer side."""
+    """Margin added on each side of a detected face, as a share of the longer side of its box."""
     allow_urls: bool = False
     """Fetch images given as http or https URLs."""
 
@@ -80,7 +80,7 @@ class _Inputs:
 
     @classmethod
     def of(cls, images: Sequence[str], allow_urls: bool) -> _Inputs:
-        """List the pictures of files, folders, patterns, URLs and -."""
+        """List the pictures given as files, folders, patterns, URLs or -."""
         names: list[str] = []
         for image in images:
             if (is_url := image.startswith(("http://", "https://"))) and not allow_urls:
@@ -306,7 +306,7 @@ def _answer(
     """Add the model's answers to the pictures; the faces of all pictures share batches."""
     from explllm.report.picture import PicturedFace
 
-    # The model reads a whole file itself if its preprocessing ignores the orientation.
+    # A model whose preprocessing ignores the EXIF orientation reads whole files itself.
     sources: list[Any] = [
         picture.source if box is None and not model.image.upright else crop
         for picture in batch
@@ -374,7 +374,7 @@ def _draw(picture: _Picture, path: Path, notes: Sequence[str]) -> None:
 
 
 def _write(pictures: Sequence[Sequence[dict[str, Any]]], out: Path) -> None:
-    """Write the rows of the pictures: JSON Lines as printed, other formats with one value per column."""
+    """Write the rows of the pictures as JSON Lines, or in another format as a table with one value per column."""
     import pandas as pd
 
     from explllm.llm.request import escape_surrogates

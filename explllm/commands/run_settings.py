@@ -26,7 +26,7 @@ class RecordedRun:
     file: Path
     """The ``config.yaml`` of the run folder."""
     settings: Mapping[str, Any]
-    """Its content."""
+    """The content of this file."""
 
     def check(self, settings: Mapping[str, Any], overridden: Collection[str] = ()) -> None:
         """Check that the model in `settings` is the run's; `overridden` options of the command line are not compared.
@@ -36,7 +36,7 @@ class RecordedRun:
         """
         known, defaults = dict(_model_settings(self.settings)), _network_defaults(self.settings)
         for key, value in _model_settings(settings):
-            # Runs of earlier versions did not record settings that were added since; these have their defaults.
+            # Runs of earlier versions lack the settings that were added later; the defaults of these apply.
             recorded = known.get(key, defaults.get(key))
             replaced = any(f"{key}.".startswith(f"{option}.") or option.startswith(f"{key}.") for option in overridden)
             if value != recorded and not replaced:

@@ -33,7 +33,7 @@ def score(
     """Evaluate existing texts and labels.
 
     Each text is evaluated on its own: form, agreement with the label, and grounding if action units are known. With
-    true labels the command also computes accuracy, macro recall and the other recognition metrics, from the column
+    true labels, the command also computes accuracy, macro recall and the other recognition metrics, from the column
     `predicted` if it exists, otherwise from the expressions named in the conclusions. With --reference, a language
     model or a rule-based judge computes the Exp-CoT Score.
 
@@ -78,7 +78,7 @@ def score(
 
 
 def _run_folder(generated: Path, model: str, out: Path | None) -> Path:
-    """Return the ledger's folder, one per table and judge, because other costs must not count against the budget."""
+    """Return the ledger's folder, one per table and judge, so that other costs do not count against the budget."""
     table = Path(os.path.abspath(generated))  # abspath gives "." a name without resolving links
     name = table.name if table.is_dir() else table.stem
     return (out or table).parent / f"{name}.{as_file_name(model)}.run"

@@ -100,8 +100,8 @@ def serve(
         read_seconds=read_timeout,
         allow_urls=allow_urls,
     )
-    # The model's thread releases the GIL in each operation. By default it would then wait up to 5 ms for the thread
-    # that reads requests, which is as long as a forward pass of a small model.
+    # The model's thread releases the GIL in each operation. By default, it would then wait for the thread that reads
+    # requests for up to 5 ms, as long as a forward pass of a small model takes.
     sys.setswitchinterval(1e-4)
     explainer = Explainer(loaded, batch_size, max_new_tokens, max_waiting)
     try:
@@ -126,7 +126,7 @@ def check_address(host: str, port: int | None) -> None:
         port: Port to listen on; None for any free one.
 
     Raises:
-        ConfigError: If the address is in use, or is not one of this machine.
+        ConfigError: If the address is in use, or does not belong to this machine.
     """
 
     async def listen() -> None:
@@ -146,6 +146,6 @@ def check_address(host: str, port: int | None) -> None:
 
 
 def model_name(model: str) -> str:
-    """Return the name of the folder; for ``runs/NAME/model``, NAME."""
+    """Return the name of a model folder; for ``runs/NAME/model``, NAME."""
     path = Path(model).resolve()
     return path.parent.name if path.name == "model" else path.name

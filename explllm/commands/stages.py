@@ -17,7 +17,7 @@ def fit(arguments: list[str]) -> None:
       explllm fit --config rafdb.yaml --ckpt_path last
 
     Options override the configuration. The run folder holds the resolved configuration, checkpoints, metrics.json and
-    model/, which `explllm explain` opens. After an interruption `--ckpt_path last` resumes the run.
+    model/, which `explllm explain` opens. After an interruption, `--ckpt_path last` resumes the run.
     """
     _run("fit", arguments)
 
@@ -27,7 +27,7 @@ def validate(arguments: list[str]) -> None:
 
       explllm validate --config demo.yaml
 
-    Loads the best checkpoint in the run folder, or the last one if there is no best checkpoint.
+    The best checkpoint in the run folder is loaded, or the last one if there is no best checkpoint.
     """
     _run("validate", arguments)
 
@@ -37,8 +37,8 @@ def test(arguments: list[str]) -> None:
 
       explllm test --config demo.yaml
 
-    Loads the best checkpoint in the run folder, or the last one if there is no best checkpoint. Writes metrics.json,
-    predictions.parquet and report.html to the run folder.
+    The best checkpoint in the run folder is loaded, or the last one if there is no best checkpoint. The run folder
+    receives metrics.json, predictions.parquet and report.html.
     """
     _run("test", arguments)
 
@@ -48,7 +48,7 @@ def predict(arguments: list[str]) -> None:
 
       explllm predict --config faces.yaml --data.root FOLDER
 
-    Loads the best checkpoint in the run folder, or the last one if there is no best checkpoint.
+    The best checkpoint in the run folder is loaded, or the last one if there is no best checkpoint.
     """
     _run("predict", arguments)
 
