@@ -1,11 +1,11 @@
 """Cost of judging explanations during training: python benchmarks/async_judge.py [--epochs 3] [--pairs 2].
 
 Trains the demo alternately without and with `AsyncJudge`, each time in a new process. The judge is a server on loopback
-that answers after 2 s; it judges 8 faces after each validation. Most of the cost comes from generating the texts
-in the training loop. The script prints medians of the training time (``fit/seconds`` in metrics.json), of the whole
-command including the wait for the last answers, and of CPU time, which other processes on the machine affect less.
-Because runs differ by more than the judge costs, it also prints the time spent in the callback's hooks, measured by
-Lightning's profiler.
+that answers after 2 s; it judges 8 faces after each validation. Most of the cost comes from generating the faces'
+explanations in the training loop. The script prints medians of the training time (``fit/seconds`` in metrics.json), of
+the whole command including the wait for the last answers, and of CPU time, which other processes on the machine affect
+less. Because runs differ by more than the judge costs, it also prints the time spent in the callback's hooks, measured
+by Lightning's profiler.
 """
 
 import argparse

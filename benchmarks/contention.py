@@ -2,8 +2,8 @@
 
 Explains 8 faces 10 times, recognizes them 50 times, and trains 10 steps, each in a separate process, on an idle machine
 and next to a process that keeps one core busy. `explllm` uses the package's defaults; `torch alone` runs without the
-settings of `explllm.core.cpu.configure_threads`. The latter can be a hundred times slower next to a busy process, so it
-is stopped after `--limit` seconds. Runs are interleaved; the results are medians in seconds.
+settings of `explllm.core.cpu.configure_threads`. Without them, a job can be a hundred times slower next to a busy
+process, so it is stopped after `--limit` seconds. Runs are interleaved; the results are medians in seconds.
 """
 
 import argparse

@@ -1,8 +1,8 @@
 """Speed and memory of the Exp-CoT Engine: python benchmarks/engine.py [--rows 1000] [--memory].
 
-A server on loopback answers every request after a fixed latency; the ideal is calls x latency / concurrency. The server
-and its rule-based model run in a separate process. With --memory, the benchmark compares the peak memory of builds of
-1,000 and of 20,000 faces.
+A server on loopback answers every request after a fixed latency; the ideal time is calls x latency / concurrency. The
+server and its rule-based model run in a separate process. With --memory, the benchmark compares the peak memory of
+builds of 1,000 and of 20,000 faces.
 """
 
 import argparse

@@ -32,7 +32,7 @@ BOX = (0.1, 0.1, 0.8, 0.8)
 
 
 def compare_cpu(name: str, ours: Callable[[], None], bare: Callable[[], None], images: int) -> None:
-    """Print a row: CPU milliseconds per image of both sides, medians of alternating rounds, and their ratio."""
+    """Print a row with both sides' CPU milliseconds per image (medians of alternating rounds) and their ratio."""
     seconds: dict[str, list[float]] = {"ours": [], "bare": []}
     for _ in range(ROUNDS + 1):
         for side, run in (("ours", ours), ("bare", bare)):

@@ -355,7 +355,7 @@ def measure_four_bit(bench: Bench) -> None:
                 weight.data = weight.data.to(torch.bfloat16)
         model.gradient_checkpointing_enable()
         name = "explllm, 4-bit base weights" + (f", limited to {SMALL_GPU / 1e9:.0f} GB" if limited else "")
-        # Matrix products of bitsandbytes are not counted; the step has as many operations as that in bfloat16.
+        # Matrix products of bitsandbytes are not counted; the step has as many operations as the bfloat16 step.
         options = {"flops": bench.training_flops, "training_loss": LossSettings()}
         measure_training(bench, name, model, bench.conversations(model.config), **options)
     finally:

@@ -47,7 +47,7 @@ def environment(*libraries: str) -> str:
 
 @contextmanager
 def scripted_server(folder: Path, script: str, latency: float) -> Iterator[str]:
-    """Run the tests' chat server with the model `script` (``FILE:FUNCTION``); yield its URL. `folder` holds its port."""
+    """Run the tests' chat server with the model ``FILE:FUNCTION``; yield the server's URL. `folder` holds its port."""
     server = Path(__file__).resolve().parents[1] / "tests" / "chat_server.py"
     port = folder / "port"
     options = ["--port-file", str(port), "--script", script, "--latency", str(latency)]

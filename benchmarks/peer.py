@@ -78,7 +78,7 @@ def train(model: ExpLLM, steps: int) -> None:
 def llava_settings(
     vision: PretrainedConfig, language: PretrainedConfig, image_token_id: int, image_tokens: int
 ) -> tuple[LlavaConfig, LoraConfig]:
-    """Return the configurations of a Llava with a trainable projector and of its LoRA (attention layers, both parts)."""
+    """Return the configurations of a Llava with a trainable projector, and of LoRA in both parts' attention layers."""
     config = LlavaConfig(
         vision_config=vision,
         text_config=language,

@@ -4,7 +4,7 @@
   explllm bench fea bp4d.parquet runs/feallm gpt-4o.parquet -o bench
 
 A model is a run folder, a model folder, or a table of answers. `explllm baseline` writes such a table for a model
-behind an OpenAI-compatible server. It is the only command that sends images, and it requires --send_images.
+behind an OpenAI-compatible server; only this command sends images, and it requires --send_images.
 """
 
 from __future__ import annotations
@@ -121,7 +121,7 @@ def _names(contestants: Sequence[Contestant], models: Sequence[str], out: Path) 
     names: list[str] = []
     given, taken = {key(Path(path)) for path in models}, set[str]()
     for contestant in contestants:
-        # A table keeps its name, because it is not written.
+        # An input table keeps its name, because no file is written for it.
         refused = taken if contestant.folder is None else taken | given
         candidates = chain([contestant.name], (f"{contestant.name}-{number}" for number in count(2)))
         names.append(next(name for name in candidates if key(_answers_file(name, out)) not in refused))

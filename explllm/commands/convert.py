@@ -30,7 +30,7 @@ def released(
         out: The folder to write; it must not exist.
         merge: Merge LoRA into the base weights.
         vision_heads: Number of attention heads of the vision encoder; needed only if the encoder is not one of DINOv2's
-            own, because no released file states the number.
+            own. No released file states it.
 
     Raises:
         InputError: As for `explllm.models.released.convert.convert_released`.

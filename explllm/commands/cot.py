@@ -298,7 +298,7 @@ def run_build(
             with tracker:
                 result = build_offline(table, engine, tracker.update, kind)
         else:
-            # The number of faces processed at a time is that of concurrent requests: each face has one in flight.
+            # Process at most `concurrency` faces at a time, because each face has one request in flight.
             result = run_with_client(
                 chat,
                 folder,

@@ -281,7 +281,7 @@ class ExpLLMCLI(LightningCLI):
             callbacks.append(TrainingProgressBar())
         options["callbacks"] = [*callbacks, *configured]
         options["plugins"] = [AtomicCheckpointIO(), *_listed(options.get("plugins"))]
-        # If this were False, Lightning would reject a ModelCheckpoint among the callbacks, even in evaluation.
+        # If checkpointing is off, Lightning rejects a ModelCheckpoint among the callbacks, even in evaluation.
         saves = any(isinstance(callback, Checkpoint) for callback in options["callbacks"])
         options["enable_checkpointing"] = saves and not options["fast_dev_run"]
         if options["logger"] in (None, True):

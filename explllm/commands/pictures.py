@@ -187,7 +187,7 @@ def answer_pictures(
         sources = {"this model": note, "the estimator": estimator and estimator.training_data_note}
         notes = [f"Note: training data of {name}: {text}" for name, text in sources.items() if text]
         model.speculate = speculate
-        # Pass more faces than a batch: a new face takes the place of each face whose explanation is finished.
+        # Pass more faces than a batch holds: a new face takes the place of each face whose explanation is finished.
         at_once = options.batch_size * (1 if max_new_tokens is None else 4)
         if shows_bar:
             stack.enter_context(progress)
@@ -247,7 +247,7 @@ def open_detector(name: str) -> tuple[FaceDetector | None, list[str]]:
 
 
 def _load(source: str | bytes) -> Image.Image:
-    """Read a picture; a truncated file is marked in its ``info``."""
+    """Read a picture; if the file is truncated, the image's ``info`` says so."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", TRUNCATED)
         return load_image(source)

@@ -100,8 +100,8 @@ def serve(
         read_seconds=read_timeout,
         allow_urls=allow_urls,
     )
-    # The model's thread releases the GIL in each operation. By default, it would then wait for the thread that reads
-    # requests for up to 5 ms, as long as a forward pass of a small model takes.
+    # The model's thread releases the GIL in each operation. By default, it would then wait up to 5 ms for the
+    # thread that reads requests; a forward pass of a small model takes no longer.
     sys.setswitchinterval(1e-4)
     explainer = Explainer(loaded, batch_size, max_new_tokens, max_waiting)
     try:
