@@ -18,7 +18,7 @@ UnknownLabels = Literal["refuse", "leave_out"]
 
 @dataclass(frozen=True)
 class Answers:
-    """Answers for N faces among K classes."""
+    """A model's answers for N faces; each names one of K classes or none."""
 
     labels: tuple[Expression, ...]
     """The K classes that are scored."""
@@ -144,7 +144,7 @@ def _probabilities(table: pd.DataFrame, scored: Sequence[Expression]) -> np.ndar
     """Return the probabilities of the scored classes, normalized to 1 in each row that has them.
 
     Raises:
-        ManifestError: If a cell is negative, infinite or text. Sums such as 100, for percentages, are accepted.
+        ManifestError: If a cell is negative, infinite or text. Rows may sum to other values, such as 100.
     """
     columns = [f"p_{label}" for label in scored]
     if not set(columns) <= set(table.columns):

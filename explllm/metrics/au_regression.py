@@ -14,7 +14,7 @@ MEASURES: Mapping[str, str] = {"mae": "MAE", "icc": "ICC(3,1)", "ccc": "CCC", "p
 
 _SUMS = ("count", "x", "y", "xx", "yy", "xy", "absolute")
 _WITHOUT_FLOAT64 = ("mps",)
-"""Devices that the state is never moved to: differences of large sums need float64, which Apple's GPUs lack."""
+"""Devices to which the state is never moved: differences of large sums need float64, which Apple's GPUs lack."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ def icc_3_1(ratings: torch.Tensor) -> torch.Tensor:
         ratings: (N, k): one row per target, one column per rater.
 
     Returns:
-        Scalar float64; NaN if every rater rates all targets the same.
+        Scalar float64; NaN if each rater gives all targets the same rating.
     """
     ratings = ratings.double()
     targets, raters = ratings.shape

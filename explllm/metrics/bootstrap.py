@@ -59,10 +59,10 @@ def difference_interval(
     The bootstrap is paired: a resample draws faces, each with the answers of both models.
 
     Args:
-        both: Faces that both models recognize.
-        only_first: Faces that only the first model recognizes.
-        only_second: Faces that only the second model recognizes.
-        neither: Faces that neither model recognizes.
+        both: Number of faces that both models recognize.
+        only_first: Number of faces that only the first model recognizes.
+        only_second: Number of faces that only the second model recognizes.
+        neither: Number of faces that neither model recognizes.
         resamples: Number of resamples.
         seed: Seed of the resampling.
         level: Confidence level.

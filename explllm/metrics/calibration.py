@@ -23,7 +23,7 @@ class ReliabilityCurve:
 
     @property
     def expected_calibration_error(self) -> float:
-        """The mean gap between confidence and accuracy, weighted by faces (Guo et al. 2017, equation 3); in [0, 1]."""
+        """The mean gap between confidence and accuracy, weighted by bin size (Guo et al. 2017, Eq. 3); in [0, 1]."""
         gaps = [
             count * abs(confidence - accuracy)
             for count, confidence, accuracy in zip(self.counts, self.confidence, self.accuracy, strict=True)
@@ -86,7 +86,7 @@ def brier_score(probabilities: np.ndarray, targets: np.ndarray) -> float:
 
     Args:
         probabilities: (N, K).
-        targets: (N,) class numbers.
+        targets: (N,) class indices.
 
     Returns:
         A number in [0, 2]: 0 is perfect; uniform probabilities score 1 - 1 / K.
@@ -100,7 +100,7 @@ def negative_log_likelihood(probabilities: np.ndarray, targets: np.ndarray) -> f
 
     Args:
         probabilities: (N, K), clamped to at least 1e-12.
-        targets: (N,) class numbers.
+        targets: (N,) class indices.
 
     Returns:
         The mean in nats; uniform probabilities score log K.

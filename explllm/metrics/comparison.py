@@ -38,7 +38,7 @@ class Run:
 
     @property
     def margin(self) -> float:
-        """Margin around boxes that the test used."""
+        """Margin that the test added around boxes."""
         return float(self.metrics.get("test/margin", DEFAULT_MARGIN))
 
 
@@ -49,7 +49,7 @@ class Pair:
     first: str
     second: str
     both: int
-    """Faces that both recognize."""
+    """Number of faces that both runs recognize."""
     only_first: int
     only_second: int
     neither: int
@@ -77,11 +77,11 @@ class Comparison:
     differing: pd.DataFrame
     """The rows of `faces` on which the runs' answers differ."""
     left_out: int
-    """Number of faces that are scored in some runs only."""
+    """Number of faces that are scored in some runs but not in all."""
 
 
 def read_runs(folders: Sequence[str]) -> list[Run]:
-    """Read the test results of two or more runs; a run is named by its folder, or by its path if names repeat.
+    """Read the test results of two or more runs; a run is named after its folder, or by its path if names repeat.
 
     Raises:
         InputError: If there are fewer than two different folders, a folder has no complete test results, or its metrics

@@ -56,10 +56,10 @@ def recognition_metrics(answers: Answers, resamples: int = RESAMPLES, seed: int 
         The values of `recognition_summary`; ``recall/<Expression>``, ``precision/<Expression>`` and
         ``f1/<Expression>``, the same values under flat keys; ``accuracy_interval``, ``macro_recall_interval`` and
         ``macro_f1_interval``, 95% bootstrap intervals; ``confusion`` (rows: ``labels``; columns: ``labels``, then
-        answers that name no class); ``left_out`` and ``dropped_labels`` as in `Answers`. Over the
-        ``with_probabilities`` faces that have probabilities: ``nll``, ``brier``, ``ece``, ``reliability``, ``auroc``
-        (mean over the classes) and ``auroc_left_out``, the classes without a defined area. These are None if no face
-        has probabilities.
+        answers that name no class); ``left_out`` and ``dropped_labels`` as in `Answers`; ``with_probabilities``, the
+        number of faces that have probabilities. Over these faces: ``nll``, ``brier``, ``ece``, ``reliability``,
+        ``auroc`` (mean over the classes) and ``auroc_left_out``, the classes without a defined area. These are None if
+        no face has probabilities.
     """
     confusion = confusion_matrix(
         torch.from_numpy(answers.predictions), torch.from_numpy(answers.targets), len(answers.labels)
@@ -84,8 +84,8 @@ def recognition_metrics(answers: Answers, resamples: int = RESAMPLES, seed: int 
 def single_class_warning(metrics: Mapping[str, Any]) -> str | None:
     """Return a warning if a model predicts the same expression for nearly every face.
 
-    Return None if at least 2% of the answers differ, or if macro recall is well above chance. `metrics` is the result
-    of `recognition_metrics` or `explllm.metrics.recognition.recognition_summary`.
+    Return None if more than 2% of the answers differ from the most frequent one, or if macro recall is well above
+    chance. `metrics` is the result of `recognition_metrics` or `explllm.metrics.recognition.recognition_summary`.
     """
     name, most = max(metrics["predictions"].items(), key=lambda pair: pair[1], default=("", 0))
     classes = sum(count > 0 for count in metrics["targets"].values())

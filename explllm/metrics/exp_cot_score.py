@@ -20,7 +20,7 @@ class Judgment:
     interpretation: float
     """Agreement of the action-unit combinations and their emotions, 0 to 5."""
     conclusion: float
-    """Agreement of the expressions concluded: 0 or 5."""
+    """Agreement of the concluded expressions: 0 or 5."""
 
     @property
     def score(self) -> float:

@@ -42,7 +42,7 @@ class UnitTruth:
     """The true action units of N faces."""
 
     names: tuple[str, ...]
-    """Names of the K units in questions, such as ``Jaw Drop`` or ``AU26 (Jaw Drop)``."""
+    """Names of the K units in the form used in questions: ``Jaw Drop`` or ``AU26 (Jaw Drop)``, for example."""
     facs: tuple[FacsUnit, ...]
     """The K FACS units; empty for FEAFA's units."""
     active: np.ndarray
@@ -54,8 +54,8 @@ def unit_truth(manifest: Manifest, active_from: float = STRONG) -> UnitTruth | N
 
     Args:
         manifest: The manifest, with FACS labels (columns ``facs`` and ``facs_set``) or FEAFA intensities.
-        active_from: Minimum FEAFA intensity of an active unit. FACS labels are binary already: DISFA's readers count an
-            intensity of 2 or more.
+        active_from: Minimum FEAFA intensity of an active unit. FACS labels are already binary; for DISFA, intensities
+            of 2 or more count as active.
 
     Returns:
         The units; None if the manifest contains no units. FEAFA units that were never measured are left out.
@@ -103,7 +103,7 @@ def units_from_texts(texts: Sequence[str | None], truth: UnitTruth, active_from:
 
     A FACS unit is active if the text lists its number or the lexicon finds a FEAFA counterpart on either side. A unit
     whose number the text denies is inactive. An intensity word takes precedence over a number: "slight jaw drop (AU26)"
-    is as weak as "slight jaw drop". FEAFA units have sides, which FACS numbers do not specify, so only words count.
+    counts like "slight jaw drop". FEAFA units have sides, which FACS numbers do not specify, so only words count.
 
     Args:
         texts: N texts.

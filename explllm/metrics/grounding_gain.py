@@ -119,5 +119,5 @@ def _counts(groundings: Sequence[Grounding]) -> list[float]:
 
 
 def _f1_scores(sums: np.ndarray) -> tuple[Any, Any]:
-    """Return F1 of own and of swapped texts from sums (8,) or (8, R)."""
+    """Return the F1 of own texts and of swapped texts, from sums (8,) or (8, R)."""
     return micro_f1(*sums[:4]), micro_f1(*sums[4:])

@@ -186,8 +186,8 @@ def _pairs(texts: Sequence[Record], generated: Path, reference: Path | None) -> 
 def _joined(texts: Sequence[Record], references: Sequence[Record]) -> tuple[list[tuple[Record, Record]], int]:
     """Join by image and box, else by image, else by file name, if these identify a single row on both sides.
 
-    A file name joins only if one of the two paths is a bare file name, as in the released lists: ``1/0001.jpg`` and
-    ``3/0001.jpg`` are two faces.
+    A file name joins only if one of the two paths is a bare file name, as in the released lists.
+    Otherwise, ``1/0001.jpg`` would match ``3/0001.jpg``, a different face.
     """
     keys: tuple[Callable[[Record], str], ...] = (lambda record: record.name, lambda record: record.image)
     matches: dict[str, Record] = {}

@@ -23,12 +23,12 @@ def mcnemar(only_first: int, only_second: int) -> McNemar:
     """Test whether two models are equally accurate; only faces that exactly one of them recognizes matter.
 
     Args:
-        only_first: Faces that only the first model recognizes.
-        only_second: Faces that only the second model recognizes.
+        only_first: Number of faces that only the first model recognizes.
+        only_second: Number of faces that only the second model recognizes.
 
     Returns:
         The exact binomial test for at most `EXACT_UP_TO` discordant faces, else the chi-squared test with continuity
-        correction (McNemar 1947, Edwards 1948), which agrees to about three digits at that size.
+        correction (McNemar 1947, Edwards 1948). At that size, the two tests agree to about three digits.
     """
     discordant = only_first + only_second
     if discordant <= EXACT_UP_TO:
@@ -39,7 +39,7 @@ def mcnemar(only_first: int, only_second: int) -> McNemar:
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Correct p-values for multiple comparisons by the Holm-Bonferroni method (Holm 1979), in the same order."""
+    """Return p-values corrected for multiple comparisons by the Holm-Bonferroni method (Holm 1979), in their order."""
     corrected, highest = [0.0] * len(p_values), 0.0
     for rank, index in enumerate(sorted(range(len(p_values)), key=p_values.__getitem__)):
         highest = max(highest, min(1.0, (len(p_values) - rank) * p_values[index]))

@@ -3,8 +3,8 @@
 `ExpLLMTask` trains an ExpLLM and `ActionUnitTask` an action unit regressor; both work with the data modules of
 `explllm.data` and a plain `lightning.pytorch.Trainer`. The callbacks write the run folder (`RunFolder`), report
 accuracy during training (`LiveAccuracy`), and judge or show generated explanations (`AsyncJudge`, `Gallery`). `bench`
-runs trained models on FEABench. Names are imported on first use, because Lightning takes seconds to
-import.
+runs trained models on FEABench. The exported names are imported on first use, because importing Lightning takes
+seconds.
 """
 
 import lazy_loader

@@ -25,7 +25,7 @@ def activation_bytes(model: ExpLLM, frozen_dtype: torch.dtype, text_tokens: int,
         model: The model, on the meta device.
         frozen_dtype: Data type of frozen weights.
         text_tokens: Text tokens of the conversation, all of them supervised.
-        checkpointing: Whether blocks keep only their inputs; they are then recomputed one at a time.
+        checkpointing: Whether blocks keep only their inputs; the blocks are then recomputed one at a time.
 
     Returns:
         Bytes, without the logits; see `chunk_bytes`.
@@ -102,12 +102,12 @@ def evaluation_bytes(model: ExpLLM, prompt_tokens: int, answer_tokens: int) -> E
     """Count the memory that the recognition and the explanation of one face take.
 
     Args:
-        model: The model, on the meta device. `activation_bytes` has converted its weights and its attention.
+        model: The model, on the meta device. `activation_bytes` must have converted its weights and attention.
         prompt_tokens: Text tokens of the prompt and of all labels.
         answer_tokens: Tokens of a chain of thought.
 
     Returns:
-        The memory of both.
+        The peak memory of each.
     """
     model.eval()
     size, shape = model.image.size, (1, prompt_tokens)

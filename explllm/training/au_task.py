@@ -111,7 +111,7 @@ class ActionUnitTask(FaceTask):
         return self._estimate(batch)[0]
 
     def on_validation_epoch_end(self) -> None:
-        """Log and print the metrics, if validation is part of training."""
+        """Log and print the metrics during training, not after a standalone validation run."""
         if self.trainer.state.fn != "fit" or self.trainer.sanity_checking:
             return
         metrics = self.compute_metrics()
@@ -150,7 +150,7 @@ class ActionUnitTask(FaceTask):
         """Check that the checkpoint belongs to a regressor of this architecture.
 
         Raises:
-            CheckpointError: If it does not; the message names the first mismatched weight.
+            CheckpointError: If the checkpoint does not fit; the message names the first mismatched weight, if any.
         """
         if checkpoint["labels"] != list(NAMES):
             raise CheckpointError(

@@ -57,11 +57,12 @@ def mixed_up(batch: Batch, alpha: float) -> tuple[torch.Tensor, torch.Tensor, to
 
     Args:
         batch: A batch of faces.
-        alpha: The share of the first face is drawn from Beta(alpha, alpha), once for the batch; 0 for no blending.
+        alpha: Parameter of Beta(alpha, alpha), from which the share of the first face is drawn once per batch; 0 for
+            no blending.
 
     Returns:
-        Images (B, 3, H, W); action units (B, 24), NaN unless they were measured in both faces; the second face of each
-        pair (B,), None without blending; and the share of the first face.
+        Images (B, 3, H, W); action units (B, 24), NaN unless they were measured in both faces; the index of
+        the second face of each pair (B,), None without blending; and the share of the first face.
     """
     pixels, units = batch["pixel_values"], batch["action_units"]
     if not alpha:

@@ -31,11 +31,11 @@ class Contestant:
     name: str
     """Name in the report."""
     labels: tuple[Expression, ...]
-    """The expressions that it chooses from; for a table, all eight."""
+    """The expressions that the model chooses from; for a table, all eight."""
     folder: Path | None = None
     """The model's folder; None for a table of answers."""
     answers: pd.DataFrame | None = None
-    """The answers about the test faces, such as from ``explllm baseline``; None for a model."""
+    """The answers about the test faces, such as those of ``explllm baseline``; None for a model."""
     is_baseline: bool = False
     """Whether the answers come from ``explllm baseline``."""
 
@@ -44,14 +44,14 @@ class Contestant:
         """Open a run folder, a model's folder or a table of answers; the weights are not loaded yet.
 
         Args:
-            path: A folder of ``explllm fit``, the ``model`` folder in it, or a table with the columns of
+            path: A folder written by ``explllm fit``, the ``model`` folder in it, or a table with the columns of
                 `explllm.metrics.fea_bench`.
             test: The test faces.
 
         Raises:
-            InputError: If the path is not a model or a table, or cannot answer about the test faces.
+            InputError: If the path is neither a model nor a table, or does not fit the test faces.
         """
-        folder = Path(os.path.abspath(path))  # a link may point to a model without its run folder
+        folder = Path(os.path.abspath(path))  # keep links: a target may lie outside its run folder
         if folder.is_file():
             table = read_table(folder)
             answers = aligned_answers(table, test)
@@ -234,7 +234,7 @@ def aligned_answers(answers: Manifest, faces: Manifest) -> pd.DataFrame:
 
 
 def _parsed(cell: Any) -> Any:
-    """Parse a JSON cell; return any other cell unchanged, which the metrics count as unreadable."""
+    """Parse a JSON cell; return any other cell unchanged, so that the metrics count it as unreadable."""
     try:
         return json.loads(cell) if isinstance(cell, str) else cell
     except ValueError:

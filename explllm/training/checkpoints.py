@@ -56,7 +56,7 @@ def model_from_checkpoint(path: str | os.PathLike[str]) -> ExpLLM | ActionUnitRe
         The model with the checkpoint's weights, in evaluation mode.
 
     Raises:
-        CheckpointError: If the file is not a checkpoint, or a named base model cannot be loaded.
+        CheckpointError: If the file is not a checkpoint, or a pretrained base model cannot be loaded.
     """
     checkpoint = read_checkpoint(path)
     if "network" not in checkpoint:
@@ -85,7 +85,7 @@ def model_from_checkpoint(path: str | os.PathLike[str]) -> ExpLLM | ActionUnitRe
 
 
 def _set_metadata(config: Any, checkpoint: dict[str, Any]) -> None:
-    """Set the fields of a model's configuration that are not settings: properties of the data and of `init_from`."""
+    """Set the fields of a model's configuration that come from the data or `init_from`, not from settings."""
     for name, value in checkpoint["model_metadata"].items():
         setattr(config, name, value)
 
@@ -249,7 +249,7 @@ class BestCheckpoint(Checkpoint):
         self._best: float | None = None
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Read the best value of the run to resume, or delete the checkpoint of an earlier run."""
+        """Read the best value of the run being resumed, or delete the checkpoint of an earlier run."""
         # Resolve both paths, because one may be relative or contain a link.
         folder = self.path.parent.resolve()
         resumed = trainer.ckpt_path is not None and Path(trainer.ckpt_path).resolve().parent == folder

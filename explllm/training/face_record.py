@@ -1,6 +1,6 @@
 """The record of a model's training faces: a table in its run folder, including the faces of the model it started from.
 
-The data, such as the fold or the image files, may change after training; the record does not.
+The manifest, its folds and the image files may change after training; the record does not.
 """
 
 import os
@@ -22,7 +22,7 @@ def face_table(faces: Manifest) -> pd.DataFrame:
     """Return the columns that identify faces.
 
     Returns:
-        The columns ``image`` (absolute, in a folder without links), ``box``, ``identity``, ``facs_set``, and
+        The columns ``image`` (absolute, with links to folders resolved), ``box``, ``identity``, ``facs_set``, and
         ``folder``, the folder that contains all images and the manifest's root.
     """
     table = faces.frame.reindex(columns=["image", "box", "identity", "facs_set"])
@@ -48,8 +48,8 @@ def training_faces(faces: Manifest, init_from: Any = None, checkpoint: Any = Non
 
     Returns:
         The columns of `face_table` for the splits ``train`` and ``val``; ``time``, the start of the training; and
-        ``gap``, the model or checkpoint that training started from if it has no record, or None. The table includes the
-        existing records of both.
+        ``gap``, the model or checkpoint without a record that the run starts from, or None. Existing records of the
+        model and the checkpoint are included.
     """
     earlier, gap = [], None
     model_run, checkpoints = Path(os.path.abspath(init_from or "")).parent, Path(checkpoint or "").parent

@@ -16,7 +16,7 @@ from explllm.training.strategies import check_trainer
 
 
 class FaceTask(LightningModule):
-    """Trains a model on faces: seeds each step, counts unreadable images on all ranks, omits frozen base weights."""
+    """Trains a model on faces; seeds steps, counts unreadable images and omits frozen base weights from checkpoints."""
 
     other_weights_remedy = "Resume with the run's original settings, or start another run."
     """What to do if a checkpoint belongs to a run with other trainable weights."""
@@ -67,7 +67,7 @@ class FaceTask(LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Save the weights not contained in a named base model, the names of trainable weights, and the loss."""
+        """Save the weights that no pretrained base model provides, the names of trainable weights, and the loss."""
         saved = self.model.weights_to_save()
         checkpoint["state_dict"] = {
             name: value for name, value in checkpoint["state_dict"].items() if name.removeprefix("model.") in saved
@@ -85,7 +85,7 @@ class FaceTask(LightningModule):
         """Check that the checkpoint fits this architecture.
 
         Raises:
-            CheckpointError: If it does not; the message names the first mismatched weight.
+            CheckpointError: If the checkpoint does not fit; the message names the first mismatched weight, if any.
         """
         where = str(self.trainer.ckpt_path)
         weights = {name.removeprefix("model."): value for name, value in checkpoint["state_dict"].items()}
@@ -112,7 +112,7 @@ class FaceTask(LightningModule):
             self.print(f"weights: {where}")
 
     def _check_length(self, checkpoint: dict[str, Any], where: str) -> None:
-        """Reject a limit that the run has already passed: training would not run, but the model would be rewritten."""
+        """Reject an epoch or step limit that the run already exceeds: the model would be rewritten without training."""
         epochs = checkpoint["loops"]["fit_loop"]["epoch_progress"]["current"]["ready"]
         for name, done in (("max_epochs", epochs), ("max_steps", checkpoint["global_step"])):
             limit = getattr(self.trainer, name)
@@ -128,7 +128,7 @@ class FaceTask(LightningModule):
         before, now = checkpoint["accumulation"], self.trainer.accumulate_grad_batches
         progress = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]
         for counts in (progress["current"], progress["total"]):
-            # A checkpoint is written during the last hook of a batch, which does not count as completed yet.
+            # A checkpoint is written in the last hook of a batch, before the batch counts as completed.
             incomplete = counts["ready"] - counts["completed"]
             steps = counts["ready"] // before
             counts |= dict.fromkeys(("ready", "started", "processed"), steps * now)
@@ -141,11 +141,11 @@ class FaceTask(LightningModule):
         return getattr(self.trainer, "datamodule", None)
 
     def _valid_rows(self, batch: Batch) -> torch.Tensor:
-        """Return which faces of a batch are readable and not filler, (B,) bool."""
+        """Return a mask (B,) of the faces in a batch that are readable and not filler."""
         return batch["readable"] & (batch["rows"] >= 0)
 
     def _check_readable(self, batch: Batch, step: bool) -> None:
-        """Count the unreadable images of a training batch and stop the run if a conversation has no face.
+        """Count the unreadable images of a training batch and stop the run if a conversation has no readable face.
 
         Args:
             batch: The micro-batch.
@@ -186,7 +186,8 @@ class FaceTask(LightningModule):
 
         Args:
             batch: A batch.
-            sync: Exchange the lists and compare their length with the limit. All ranks must do so in the same steps.
+            sync: Exchange the lists and compare their total length with the limit. All ranks must set this in the same
+                steps.
 
         Raises:
             ImageError: If more images are unreadable than the data allows.

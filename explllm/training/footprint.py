@@ -91,7 +91,7 @@ class Memory:
 
     @property
     def suggested_micro_batch(self) -> int | None:
-        """The largest micro-batch that fits on that GPU and divides the batch; None if no GPU is large enough."""
+        """The largest micro-batch that fits in `gpu` GB and divides the batch; None if no GPU is large enough."""
         if self.gpu is None:
             return None
         free = _USABLE * self.gpu - (self.total - self.activations)
@@ -140,7 +140,7 @@ class Description:
     images: int | None
     """Number of training images; None if unknown."""
     images_source: str
-    """Source of that number."""
+    """Source of the number of training images."""
     conversations: int | None
     """Number of conversations per epoch; for an action unit regressor, number of faces."""
     steps: int | None
@@ -148,9 +148,9 @@ class Description:
     warmup: int | None
     """Warm-up steps."""
     memory: list[Memory]
-    """Estimates by strategy; none for an action unit regressor."""
+    """Memory estimates by strategy; empty for an action unit regressor."""
     evaluation: EvaluationMemory | None
-    """Estimate for an evaluation; None for an action unit regressor."""
+    """Memory estimate for an evaluation; None for an action unit regressor."""
     gpus: int
     """Number of GPUs in the estimates."""
     micro_batch: int
@@ -277,7 +277,7 @@ def estimate_memory(
 
     Args:
         model: The model, on the meta device.
-        settings: Its settings, resolved.
+        settings: The model's settings, resolved.
         strategy: ``ddp``, ``fsdp2`` or ``ddp, 4-bit base``.
         gpus: GPUs that share the weights under ``fsdp2``.
         micro_batch: Conversations in a micro-batch.
@@ -300,7 +300,7 @@ def estimate_memory(
         frozen -= linear * half - linear * 4.127 / 8
     state: float = trained * (16 if strategy == "fsdp2" else 20)  # DDP keeps a copy of the gradients in its buckets
     if strategy == "fsdp2":
-        # While a block runs, the next one is gathered.
+        # While a block runs, the weights of the next one are gathered.
         blocks = (*transformer_blocks(model.vision), *transformer_blocks(model.language))
         largest = max((sum(w.numel() for w in block.parameters()) for block in blocks), default=0) * half
         frozen, state = frozen / gpus + 2 * largest, state / gpus

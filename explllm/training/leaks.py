@@ -41,7 +41,7 @@ class ComparedFaces:
     """Test faces that are compared with the training faces of each model."""
 
     def __init__(self, test: Manifest, manifest: Manifest) -> None:
-        """Describe the test faces; their images are read only to compare them.
+        """Describe the test faces; images are not read until a comparison needs them.
 
         Args:
             test: The test faces.
@@ -160,7 +160,7 @@ class _Digests:
 def _same_faces(
     boxes: Iterable[Any], content: Iterable[str | None], other_boxes: Iterable[Any], other_content: Iterable[str | None]
 ) -> np.ndarray:
-    """Return for each face whether another one shows it: equal files, and overlapping boxes if both have a box."""
+    """Return whether each face is among the others: in an equal file, with overlapping boxes if both have one."""
     known: dict[str | None, list[Any]] = defaultdict(list)
     for box, value in zip(other_boxes, other_content, strict=True):
         if value is not None:

@@ -108,7 +108,7 @@ def build_optimizer(
 
 
 def _cosine_schedule(optimizer: torch.optim.Optimizer, warmup: int, total_steps: int) -> LambdaLR:
-    """Return the schedule of transformers' `get_cosine_schedule_with_warmup`, without its 2 s import of peft."""
+    """Return the schedule of transformers' `get_cosine_schedule_with_warmup`, which takes 2 s to import (with peft)."""
 
     def factor(step: int) -> float:
         if step < warmup:

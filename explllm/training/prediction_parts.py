@@ -15,7 +15,7 @@ from explllm.core.files import atomic_write
 class PredictionParts:
     """A folder of Parquet files, ``RANK-NUMBER.parquet``, each with the records of some batches of one rank.
 
-    All ranks must see the folder. Each record contains its face's row number in the manifest.
+    All ranks must have access to the folder. Each record contains its face's row number in the manifest.
     """
 
     def __init__(self, predictions: Path) -> None:
@@ -70,7 +70,7 @@ class PredictionParts:
 
 
 def file_identity(path: str | os.PathLike[str] | None) -> list[Any] | None:
-    """Return the path, size and modification time of a file; None for None."""
+    """Return the path, size and modification time of a file; None if `path` is None."""
     if path is None:
         return None
     status = Path(path).stat()

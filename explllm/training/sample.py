@@ -29,7 +29,7 @@ class ExplainedSample:
 
 
 def fixed_sample(faces: pd.DataFrame, number: int) -> list[int]:
-    """Choose the same rows in every epoch and run: the first of each expression in turn.
+    """Choose the same rows in every epoch and run: the first of each expression, then the second, and so on.
 
     Args:
         faces: A table with the column ``expression``.
@@ -48,7 +48,7 @@ def explain_sample(
 ) -> dict[int, ExplainedFace]:
     """Explain the fixed sample of validation faces with the current model.
 
-    Callbacks that ask for it in the same step share the texts.
+    Callbacks that request the sample in the same step share the texts.
 
     Args:
         trainer: The trainer, during or after validation.
@@ -103,7 +103,7 @@ def _explain(data: Any, faces: pd.DataFrame, module: "ExpLLMTask", rows: list[in
     if not pixels_by_row:
         return {}
     pixels = torch.stack([*pixels_by_row.values()]).to(module.device)
-    with module.trainer.precision_plugin.forward_context():  # as in a step; FlashAttention takes no float32
+    with module.trainer.precision_plugin.forward_context():  # as in a step; FlashAttention rejects float32
         answers = module.explllm.recognize_and_explain_pixels(pixels, module.max_new_tokens)
     metadata = faces.reindex(columns=["expression", "action_units_source"])
     explained = {}

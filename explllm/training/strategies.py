@@ -36,7 +36,7 @@ class FSDP2Strategy(ModelParallelStrategy):
 
     Each device stores a shard of every weight, gradient and optimizer state; a transformer block's weights are gathered
     when it runs. Checkpoints have the same content and format as under ``ddp`` and on one device: full tensors of the
-    weights that are not in a named base model. A run can resume under another strategy or number of devices.
+    weights that no pretrained base model provides. A run can resume under another strategy or number of devices.
     """
 
     def __init__(self, **options: Any) -> None:
@@ -184,7 +184,7 @@ def shard(
         for key, weight in part.module.named_parameters(prefix=part_name):
             if weight.requires_grad:
                 dtypes[key] = torch.float32
-                # This matches one device, where a base is loaded in `frozen_dtype`, then converted to float32.
+                # As on one device, where a base is loaded in `frozen_dtype`, then converted to float32.
                 if part.base and not is_lora(key):
                     rounded.add(key)
             elif frozen_dtype is not None and part_name in pretrained:
@@ -194,7 +194,7 @@ def shard(
     shards = {}
     targets = model.state_dict(keep_vars=True)
     parameters: dict[int, nn.Parameter] = {}
-    for name, target in targets.items():  # `weights` has the first name of tied weights
+    for name, target in targets.items():  # `weights` has only the first of tied weights
         if not isinstance(target, DTensor):
             continue
         if id(target) not in parameters:
@@ -281,7 +281,7 @@ def transformer_blocks(part: nn.Module) -> list[nn.Module]:
 
 
 def full_weights(model: MultiPartModel, keep: bool = True) -> Iterator[tuple[str, torch.Tensor]]:
-    """Gather the weights that a named base model does not contain, one at a time; every rank must call it.
+    """Gather the weights that no pretrained base model provides, one at a time; every rank must call it.
 
     Args:
         model: An ExpLLM or action unit regressor, sharded or not.

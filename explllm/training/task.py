@@ -89,7 +89,7 @@ class ExpLLMTask(FaceTask):
             encoder_share: Share of the epochs, rounded down, that train only the encoder and the projector at the
                 start, to classify the expression from the mean of the image tokens and to estimate action units. Then
                 the encoder is frozen, and the projector and the language model are trained on conversations, with their
-                own warm-up. Use it with random weights, where the language model alone would teach the encoder little.
+                own warm-up. Use it with random weights: from the language model alone, the encoder would learn little.
                 If a run has only such epochs, another run can start from the resulting model.
             mixup: In the epochs of `encoder_share`, blend pairs of images and their targets, with a weight drawn from
                 Beta(mixup, mixup) (Zhang et al. 2018); 0 for none. It reduces overfitting to a small data set. The
@@ -151,7 +151,7 @@ class ExpLLMTask(FaceTask):
         self.image = ImagePreset.from_dict(self.config.image or {})
         self.model: ExpLLM | None = None
         self.leave_out_unknown_labels = False
-        """Whether a test ignores faces whose expression the model cannot answer; otherwise it refuses to run."""
+        """Whether a test ignores faces whose expression is not one of the model's labels; if false, it fails."""
         self.explained_sample = ExplainedSample()
 
     @property
@@ -167,7 +167,7 @@ class ExpLLMTask(FaceTask):
         return tuple(Expression(label) for label in self.config.labels or ())
 
     def setup(self, stage: str) -> None:
-        """If the settings name no labels, use the labels of `init_from` or, if it has none, of the training data."""
+        """If the settings contain no labels, use those of `init_from` or, if it has none, of the training data."""
         super().setup(stage)
         data = self._data()
         if self.labels:
@@ -194,7 +194,7 @@ class ExpLLMTask(FaceTask):
         self.config.image, self.config.image_tokens = metadata["image"], metadata["image_tokens"]
         self.config.temperature = metadata.get("temperature", 1.0)
         if checkpoint.get("labels"):
-            # `setup` would use those of the data, if it has any.
+            # Otherwise, `setup` would use the labels of the data, if any.
             self.set_labels([Expression(label) for label in checkpoint["labels"]])
         self.conversations = ConversationEncoder(tokenizer, metadata["image_tokens"])
         self.image = ImagePreset.from_dict(metadata["image"])
@@ -280,7 +280,7 @@ class ExpLLMTask(FaceTask):
 
     @property
     def first_selectable_epoch(self) -> int:
-        """First epoch that `BestCheckpoint` considers, from 0: the last epoch with `encoder_share`."""
+        """First epoch that `BestCheckpoint` considers, counted from 0; with `encoder_share`, this is the last epoch."""
         return max(self.trainer.max_epochs or 0, 1) - 1 if self.encoder_epochs else 0
 
     @property
@@ -403,10 +403,10 @@ class ExpLLMTask(FaceTask):
         checkpoint["network"]["chat_format"] = self.config.chat_format  # may come from `init_from`
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Check that the checkpoint fits this architecture, and take its labels.
+        """Check that the checkpoint fits this architecture, and use its labels.
 
         Raises:
-            CheckpointError: If it does not; the message names the first mismatched weight.
+            CheckpointError: If the checkpoint does not fit; the message names the first mismatched weight, if any.
         """
         names = (name.removeprefix("model.") for name in checkpoint["state_dict"])
         storage.forget_bases(self.explllm, self.explllm.parts_with_own_base(names))

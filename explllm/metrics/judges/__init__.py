@@ -34,7 +34,7 @@ class Judge(ABC):
     """Compares a generated chain of thought with a reference. Registered judges are constructed without arguments."""
 
     name: str
-    """Printed next to every score, because scores of different judges are not comparable."""
+    """Name printed next to every score, because scores of different judges are not comparable."""
 
     @abstractmethod
     async def judge(self, generated: str, reference: str, scope: str) -> Judgment:

@@ -1,4 +1,4 @@
-"""The offline judge: deterministic rules about the action units claimed and the expressions named."""
+"""The offline judge: deterministic rules about the claimed action units and the named expressions."""
 
 import re
 from collections.abc import Sequence

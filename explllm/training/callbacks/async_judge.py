@@ -175,7 +175,7 @@ class AsyncJudge(Callback):
         self._close()
 
     async def _open(self) -> Judge:
-        """Create the judge in the background thread, which owns its client and ledger."""
+        """Create the judge with its client and ledger; call this in the background thread, which must own them."""
         if self._registered is not None:
             return self._registered
         if self.settings is None:

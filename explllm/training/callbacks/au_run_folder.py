@@ -61,7 +61,7 @@ class ActionUnitRunFolder(BaseRunFolder):
             self._print_note(trainer)
 
     def _collect(self, pl_module: ActionUnitTask, outputs: dict[str, Any], batch: Batch) -> None:
-        """Add the intensities of a batch to `rows`, and the reason for each image that could not be read."""
+        """Add a batch's intensities to `rows` and, for each unreadable image, the reason."""
         pairs = zip(outputs["rows"].tolist(), outputs["action_units"].tolist(), strict=True)
         self.rows += [{"row": row, "action_units": units, "unreadable": None} for row, units in pairs]
         unreadable = self._unreadable_rows(batch)

@@ -87,10 +87,10 @@ class BaseRunFolder(Callback):
         if trainer.fast_dev_run:  # pyrefly: ignore[missing-attribute]
             return
         best, step = best_checkpoint(self.run_dir), trainer.global_step
-        # Without the callback, the file would belong to an earlier run.
+        # Without the callback BestCheckpoint, an existing file belongs to an earlier run.
         # pyrefly: ignore[missing-attribute]
         chooses = any(isinstance(callback, BestCheckpoint) for callback in trainer.callbacks)
-        # Other machines have no such file if the folder is on a local disk.
+        # If the folder is on a local disk, other machines lack the file.
         found = all_gather_list([chooses and best.is_file()])
         checkpoint = read_checkpoint(best) if found[0] and best.is_file() else None
         step = step if checkpoint is None else checkpoint["global_step"]

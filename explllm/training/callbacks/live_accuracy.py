@@ -28,8 +28,8 @@ class TrainingProgressBar(RichProgressBar):
 class LiveAccuracy(Callback):
     """Shows early whether the model learns the labels or collapses to one class.
 
-    On training batches, it needs no extra forward pass: the loss already predicts the first token of each label, and
-    the label whose first token has the highest logit counts as the model's answer. After each validation it reports the
+    On training batches, it needs no extra forward pass: the one for the loss already yields the logits of each label's
+    first token, and the label with the highest one counts as the model's answer. After each validation, it reports the
     same metrics for the validation faces.
     """
 
@@ -89,7 +89,7 @@ class LiveAccuracy(Callback):
         self._print(trainer, f"loss {float(pl_module.last_loss):.3f}, train {metrics_line(metrics)}")
 
     def on_validation_start(self, trainer: Trainer, pl_module: ExpLLMTask) -> None:  # pyrefly: ignore[bad-override]
-        """Reset the metrics, if validation is part of training."""
+        """Reset the metrics during training; a standalone validation run has none."""
         fitting = trainer.state.fn == "fit" and not trainer.sanity_checking
         self.validation = RecognitionMetrics(pl_module.labels).to(pl_module.device) if fitting else None
 

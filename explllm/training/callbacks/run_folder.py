@@ -66,7 +66,7 @@ class RunFolder(BaseRunFolder):
                 folder.
             answer_labels: The label set of the test faces, such as ``affectnet7``: the model answers only with
                 expressions of this set, and their probabilities are renormalized. By default, the model may answer with
-                any of its own expressions, and an answer outside the data's expressions is wrong.
+                any of its own expressions; an answer that is not among the data's expressions counts as wrong.
             unknown_labels: What to do with test faces whose expression is not a possible answer: ``refuse`` to run, or
                 ``leave_out`` and count them.
             checkpoint: The checkpoint that `predict` uses. A killed `predict` resumes only with the same checkpoint.
@@ -98,7 +98,7 @@ class RunFolder(BaseRunFolder):
             # Read the note now, like the weights, because the folder may no longer exist when training ends.
             pl_module.explllm.config.training_data_note = read_config(Path(pl_module.init_from)).training_data_note
         if self._writes_model(trainer):
-            # Store it next to the checkpoints, because a resumed run may use different data.
+            # Store the record next to the checkpoints, because a resumed run may use different data.
             faces = trainer.datamodule.manifest  # pyrefly: ignore[missing-attribute]
             write_record(training_faces(faces, pl_module.init_from, trainer.ckpt_path), self._checkpoints)
         super().on_fit_start(trainer, pl_module)
@@ -189,7 +189,7 @@ class RunFolder(BaseRunFolder):
         self._print_note(trainer)
 
     def _collect(self, pl_module: ExpLLMTask, outputs: dict[str, Any], batch: Batch) -> None:
-        """Add a batch's predictions to `rows`, and the reason for each image that could not be read."""
+        """Add a batch's predictions to `rows` and, for each unreadable image, the reason."""
         labels = pl_module.labels
         cots: list[ChainOfThought | None] = outputs.get("cots") or [None] * len(outputs["rows"])
         values = (outputs["rows"].tolist(), outputs["probabilities"].tolist(), cots)
@@ -255,7 +255,7 @@ class RunFolder(BaseRunFolder):
         rows = list(dict.fromkeys([*shown, *sample]))
         pixels = torch.stack([pl_module.image(data.face(row)) for row in rows])
         predicted = [Expression(label) for label in table.loc[rows, "predicted"]]
-        with trainer.precision_plugin.forward_context():  # as in a step; FlashAttention takes no float32
+        with trainer.precision_plugin.forward_context():  # as in a step; FlashAttention rejects float32
             cots = pl_module.explllm.explain_pixels(pixels, predicted, pl_module.max_new_tokens)
         table["cot"] = pd.Series([cot.text for cot in cots], index=rows, dtype=object)
         table["cot_source"] = pd.Series(self._source, index=rows, dtype=object)
