@@ -74,10 +74,10 @@ def agreement_summary(agreement: Agreement, names: Sequence[str] = NAMES) -> dic
 
     Returns:
         ``mae`` (mean over the labeled units), ``icc``, ``ccc`` and ``pearson`` (means over the units for which they are
-        defined); None if no unit qualifies. ``faces``. ``by_unit``: ``faces`` and the four metrics by unit, None
-        if undefined. ``left_out``: units without a correlation, because their labels are constant or missing.
-        ``constant_predictions``: units whose estimates are constant although the labels vary; their correlations
-        count as 0.
+        defined); None if no unit qualifies. ``faces``: labeled faces of the most labeled unit. ``by_unit``: ``faces``
+        and the four metrics by unit, None if undefined. ``left_out``: units without a correlation, because
+        their labels are constant or missing. ``constant_predictions``: units whose estimates are constant although the
+        labels vary; their correlations count as 0.
     """
     columns = {name: getattr(agreement, name) for name in MEASURES}
     labeled, varies = agreement.count > 0, ~agreement.constant_labels

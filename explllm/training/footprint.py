@@ -38,7 +38,7 @@ PROMPT_TOKENS = 96
 """Number of text tokens in an evaluation prompt and all labels: 77 for Vicuna and eight expressions."""
 
 GPU_SIZES = (16, 24, 40, 48, 80, 141)
-"""Memory of common GPUs in GB, such as V100, RTX 4090, A100, L40S, H100 and H200."""
+"""Memory in GB of common GPUs, such as V100, RTX 4090, A100, L40S, H100 and H200."""
 
 _USABLE = 0.92
 """Share of a GPU's memory that training can use; the rest is lost to fragmentation and the driver."""

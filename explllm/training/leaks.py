@@ -75,7 +75,7 @@ class ComparedFaces:
             record: The model's record (see `explllm.training.face_record`); None if it has no record.
 
         Returns:
-            The relation and the leaks. A person counts as the same if identities are equal, unless the data sets are
+            The relation and the leaks. Faces with equal identities count as the same person, unless the data sets are
             known to differ. ``zero-shot`` requires that all training images can still be compared.
         """
         if record is None:

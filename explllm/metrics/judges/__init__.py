@@ -15,7 +15,7 @@ a judge, put a file into this folder; every module here is imported when a judge
             share = len(mine & theirs) / max(len(mine | theirs), 1)
             return Judgment(MAX_SCORE * share, MAX_SCORE * share, MAX_SCORE * (share > 0.5))
 
-`explllm score TABLE --reference REFERENCE --judge overlap` then uses it. A name that is not registered is the name of a
+`explllm score TABLE --reference REFERENCE --judge overlap` then uses it. A name that is not registered is taken as a
 model on an OpenAI-compatible server; see `explllm.metrics.judges.chat`.
 """
 

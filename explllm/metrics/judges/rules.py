@@ -80,7 +80,7 @@ def _prefer_titled(reference: ChainOfThought, titled: ChainOfThought, recovered:
 
 
 def _observations(mine: str, theirs: str) -> tuple[float, float]:
-    """Return the agreement of two sections, and the share of the reference's units that the first contradicts."""
+    """Return the agreement of two sections, and the share of the reference's units that the first one contradicts."""
     if bool(mine) != bool(theirs):
         return 0.0, 0.0
     my_claims, their_claims = claims(mine), claims(theirs)

@@ -35,7 +35,7 @@ _CLOSING_SECONDS = 2.0
 
 @dataclass
 class _Round:
-    """The judgments requested after one validation, by row, because an image may contain several faces."""
+    """The judgments requested after one validation, keyed by row because an image may contain several faces."""
 
     step: int
     """Number of completed optimizer steps."""
