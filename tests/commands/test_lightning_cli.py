@@ -30,7 +30,7 @@ def test_bfloat16_where_the_processor_has_instructions_for_it(explllm, small_con
     done = explllm("fit", "--config", small_config, "--trainer.precision", "bf16-mixed", "--trainer.max_steps", 1)
     on_gpu = torch.accelerator.is_available()
     expected = on_gpu or (torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported())
-    assert done.status == 0 and ("Note: 32-true instead of bf16-mixed" not in done.out) == expected
+    assert done.status == 0 and ("Note: using 32-true instead of bf16-mixed" not in done.out) == expected
     assert "precision: bf16-mixed" in (tmp_path / "runs/small/config.yaml").read_text()
 
 
