@@ -59,11 +59,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         Ctrl-C; 143 after SIGTERM; 141 if the output pipe is closed, for example by `head`.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
+    _open_closed_streams()
     _print_any_text()
     try:
         status = _run(words) or 0
-        if sys.stdout is not None:
-            sys.stdout.flush()  # now, because a closed pipe is handled here but not at exit
+        sys.stdout.flush()  # now, because a closed pipe is handled here but not at exit
         return status
     except InputError as error:
         sys.stderr.write(f"{_rank()}error: {error}\n")
@@ -87,6 +87,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         word = "terminated." if terminated else "interrupted."
         sys.stderr.write(" ".join([word, *getattr(stop, "__notes__", [])]) + "\n")
         return 128 + (signal.SIGTERM if terminated else signal.SIGINT)
+
+
+def _open_closed_streams() -> None:
+    """Discard what is printed if the program was started with a closed output, as by ``explllm models >&-``."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            # It takes the number of the closed file, which an output file would take otherwise.
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115
 
 
 def _print_any_text() -> None:
@@ -188,7 +196,7 @@ def _see(name: str) -> str:
 
 def _output_is_closed() -> bool:
     """Return whether the output is a closed pipe; any other broken pipe is a bug in the program."""
-    if sys.stdout is None or not hasattr(select, "poll"):  # Windows
+    if not hasattr(select, "poll"):  # Windows
         return False
     poll = select.poll()
     poll.register(sys.stdout.fileno(), select.POLLOUT)

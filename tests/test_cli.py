@@ -412,6 +412,14 @@ def test_a_reader_that_has_ended():
     assert (done.returncode, done.stderr) == (141, "")
 
 
+def test_closed_outputs(tmp_path):
+    """As with ``>&-`` in a shell: nothing is printed, and the exit status is the usual one."""
+    command = f"exec {sys.executable} -m explllm"
+    for words, expected in (("", 0), ("models --json", 0), ("recognize missing.jpg", 2)):
+        done = subprocess.run(["sh", "-c", f"{command} {words} >&- 2>&-"], stdin=subprocess.DEVNULL, cwd=tmp_path)
+        assert done.returncode == expected
+
+
 INTERRUPTED = """
 import os, signal, sys
 from explllm.cli import main

@@ -109,6 +109,7 @@ class _Server:
         self.explainer, self.settings, self.detector = explainer, settings, detector
         self.model = explainer.model
         self.prompt_tokens = len(self.model.conversations.encode_prompt(recognition_prompt()))
+        self.started = int(time.time())
         self.decoding = anyio.CapacityLimiter(4)
         self.registry = CollectorRegistry()
         self._add_gauges()
@@ -128,6 +129,7 @@ class _Server:
         self.app.post("/v1/chat/completions", response_model=None)(self.chat)
         self.app.post("/recognize")(self.recognize)
         self.app.get("/v1/models")(self.models)
+        self.app.get("/v1/models/{name:path}")(self.describe_model)
         self.app.get("/health")(self.health)
         self.app.get("/metrics", response_class=Response)(self.metrics)
         self.app.get("/schema")(self.schema)
@@ -163,7 +165,14 @@ class _Server:
 
     async def models(self) -> dict[str, Any]:
         """List the model."""
-        return {"object": "list", "data": [{"id": self.settings.name, "object": "model", "owned_by": "explllm"}]}
+        return {"object": "list", "data": [await self.describe_model(self.settings.name)]}
+
+    async def describe_model(self, name: str) -> dict[str, Any]:
+        """Describe the model."""
+        if name != self.settings.name:
+            message = f"The model {name[:100]!r} does not exist. This server has {self.settings.name!r}."
+            raise RequestError(404, message, "model_not_found")
+        return {"id": name, "object": "model", "created": self.started, "owned_by": "explllm"}
 
     async def schema(self) -> dict[str, Any]:
         """Return the schema of JSON answers."""
@@ -192,9 +201,7 @@ class _Server:
 
     async def chat(self, body: ChatRequest, request: Request) -> dict[str, Any] | StreamingResponse:
         """Recognize the expression of the picture in the messages, and explain it."""
-        if body.model != self.settings.name:
-            message = f"The model {body.model[:100]!r} does not exist. This server has {self.settings.name!r}."
-            raise RequestError(404, message, "model_not_found")
+        await self.describe_model(body.model)
         if refused := [name for name in _UNSUPPORTED if (body.model_extra or {}).get(name)]:
             raise RequestError(400, f"{refused[0]} is not supported.", "unsupported_parameter")
         fields = requested_fields(body.response_format)

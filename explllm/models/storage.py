@@ -396,7 +396,9 @@ def _find_folder(name: str | PathLike[str], revision: str | None, **hub: Any) ->
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         reason = (str(error) or type(error).__name__).splitlines()[0].rstrip(".")
         raise MissingPathError(
-            f"neither a folder nor a model on the hub that can be downloaded: {reason}", where=folder, remedy=remedy
+            f"neither a folder nor a model on the hub that can be downloaded: {reason}",
+            where=folder,
+            remedy=f"{remedy} If it is private or gated, set HF_TOKEN.",
         ) from error
 
 

@@ -84,7 +84,8 @@ def test_the_openai_client(client, pictures, data_url, expected):
         assert (
             chunks[-1].usage == answer.usage and chunks[-2].choices[0].finish_reason == answer.choices[0].finish_reason
         )
-    assert client.models.list().data[0].id == "tiny"
+    [listed] = client.models.list()
+    assert listed.id == "tiny" and client.models.retrieve("tiny") == listed
     short = client.chat.completions.create(**asked, max_tokens=3)
     assert short.usage.completion_tokens == 3 and short.choices[0].finish_reason == "length"
     assert text.startswith(short.choices[0].message.content.rstrip("\N{REPLACEMENT CHARACTER}"))
