@@ -90,7 +90,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _open_closed_streams() -> None:
-    """Discard what is printed if the program was started with a closed output, as by ``explllm models >&-``."""
+    """Discard the output if the program was started with a closed output, as by ``explllm models >&-``."""
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:
             # It takes the number of the closed file, which an output file would take otherwise.

@@ -28,7 +28,7 @@ from explllm.faces.estimators import Estimator, Intensities
 from explllm.models.generation import Recognition
 
 _REFRESH_SECONDS = 0.12
-"""Minimum time between two updates of a streamed text."""
+"""Minimum seconds between updates of a streamed text."""
 
 _ASTRONAUT = (154, 48, 298, 192)
 """Box of the face in scikit-image's picture of an astronaut: left, top, right, bottom."""

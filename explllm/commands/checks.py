@@ -29,7 +29,7 @@ _SPAWNING = ("ddp_spawn", "ddp_fork", "ddp_notebook")
 
 
 def check_trainer(trainer: Namespace, fitting: bool) -> None:
-    """Reject trainer settings that cannot work, or with which nothing would be trained.
+    """Reject trainer settings that cannot work or that would train nothing.
 
     Raises:
         ConfigError: If a setting is out of range or not supported.

@@ -100,7 +100,7 @@ def _print(result: pd.DataFrame) -> None:
 
     from explllm.core.console import print_table
 
-    # The number of faces is the same for all units. Without that column the table fits into 80 columns.
+    # The number of faces is the same for all units. Without that column, the table is at most 80 characters wide.
     faces, result = int(result["faces"].iloc[0]), result.drop(columns="faces")
     table = Table("action unit", box=SIMPLE_HEAD, show_edge=False, pad_edge=False)
     for name in result.columns:

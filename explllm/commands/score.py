@@ -78,7 +78,7 @@ def score(
 
 
 def _run_folder(generated: Path, model: str, out: Path | None) -> Path:
-    """Return the ledger's folder, one per table and judge, so that other costs do not count against the budget."""
+    """Return the ledger's folder, one per table and judge: other costs do not count against the budget."""
     table = Path(os.path.abspath(generated))  # abspath gives "." a name without resolving links
     name = table.name if table.is_dir() else table.stem
     return (out or table).parent / f"{name}.{as_file_name(model)}.run"

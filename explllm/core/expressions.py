@@ -31,7 +31,7 @@ class Expression(StrEnum):
     def parse(cls, word: str) -> Expression:
         """Return the expression named by a label or a common synonym, such as ``JOY``.
 
-        Case, surrounding whitespace and a final period are ignored.
+        Case, surrounding whitespace and trailing periods are ignored.
 
         Raises:
             UnknownExpressionError: If the word does not name an expression.

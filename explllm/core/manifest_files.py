@@ -221,7 +221,7 @@ def _read_parquet(path: Path, _: Sequence[str]) -> pd.DataFrame:
         kinds = {field.name: field.type for field in file.schema_arrow}
         lists = [name for name, kind in kinds.items() if pa.types.is_list(kind) or pa.types.is_large_list(kind)]
         others = [name for name in kinds if name not in lists]
-        # Keep integers with missing values as integers: floats would alter integers with more than 15 digits.
+        # Keep integer columns with missing values as integers: floats could alter values of more than 15 digits.
         frame = file.read(columns=others, use_threads=False).to_pandas(use_threads=False, integer_object_nulls=True)
         # A named index is a column that pandas stored as the index.
         frame = frame.reset_index(drop=frame.index.names == [None])

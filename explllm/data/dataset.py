@@ -86,7 +86,7 @@ class Sample:
 
 
 class ReadImage(NamedTuple):
-    """A row whose image could be read."""
+    """The number of a row and its image, which could be read."""
 
     row: int
     image: np.ndarray
@@ -230,7 +230,7 @@ class TrainingDataset(Dataset[Sample]):
         return replace(self._sample(spec.row, spec, self.images.blank(), unreadable), readable=False)
 
     def _text(self, row: int, spec: SampleSpec) -> str | None:
-        """Return the text of a conversation: empty if it will be generated from action units, None if there is none."""
+        """Return the text of a conversation: empty to generate it from action units, None if it has no text."""
         if spec.kind == "unit_state":
             return "" if self._unit_states(row, self.manifest.intensities_at(row)) else None
         if spec.kind != "caption" and self.columns["expression"][row] is None:

@@ -89,7 +89,8 @@ class FaceDataModule(LightningDataModule):
             mixture: Weights of the kinds of conversations, instead of `fer_share`: ``fer``, ``cot``, and for FEALLM
                 ``unit_state`` (whether individual action units are active), ``description``, ``units`` and
                 ``reasoning`` (texts from ``explllm fea build``, or written by rules from action units).
-            conversations: ``mixture`` of FER and CoT, or ``captions`` for the first stage.
+            conversations: ``mixture`` of the kinds that `fer_share` or `mixture` selects, or ``captions`` for the first
+                stage.
             cot_order: Order of the two rounds of a CoT conversation: ``label_first`` (as in inference), or
                 ``cot_first`` or ``random``, which the authors' released code uses for RAF-DB and AffectNet,
                 respectively.

@@ -63,7 +63,7 @@ def prepare(
 def hold_out_split(frame: pd.DataFrame, split: Split, fraction: float, seed: int) -> None:
     """Move a share of each class's training rows to another split, in place.
 
-    If all training rows have an ``identity``, whole identities are moved, so that no person is in two splits.
+    If all training rows have an ``identity``, whole identities are moved, and no person is in two splits.
 
     Args:
         frame: The table.

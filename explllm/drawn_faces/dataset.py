@@ -70,7 +70,7 @@ def draw_faces(
 
     Raises:
         ConfigError: If a number is out of range.
-        InputError: If the folder contains other files.
+        InputError: If the folder contains files that this function did not write.
     """
     counts = {"train": train, "val": val, "test": test}
     _check_numbers(counts, size, seed)

@@ -1,6 +1,6 @@
 """The baseline of the paper's Table III: a multimodal model predicts the label and writes a chain of thought.
 
-The baseline uses neither measured action units nor checks: the first answer counts.
+The baseline uses no measured action units and no checks: the first answer counts.
 """
 
 import asyncio

@@ -62,7 +62,7 @@ class OutcomeStore:
         return int(self._run("SELECT count(*) FROM outcomes WHERE status = ?", status)[0][0])
 
     def reasons(self, status: str, limit: int) -> list[tuple[int, str]]:
-        """Return the zero-based row number and the reason for the first rows with a status, at most `limit`."""
+        """Return the zero-based numbers and the reasons of the first `limit` rows with a status."""
         return self._run("SELECT row, reason FROM outcomes WHERE status = ? ORDER BY row LIMIT ?", status, limit)
 
     def cells(self, first: int, last: int) -> dict[int, dict[str, Any]]:

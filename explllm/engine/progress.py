@@ -24,7 +24,7 @@ PROGRESS = "progress.json"
 """Name of the progress file in a run folder."""
 
 _HEARTBEAT = 2.0
-"""Seconds between two updates of the progress file."""
+"""Seconds between updates of the progress file."""
 _SHOWN_REASONS = 10
 """Maximum number of failed rows in the summary."""
 

@@ -111,7 +111,7 @@ async def run_all(
         if not result.stopped:
             result.stopped = str(reason) or type(reason).__name__
             result.error = reason if isinstance(reason, InputError) else None
-            # Faces that an earlier run finished cost nothing. Faces without any recorded answer are not started.
+            # Faces that an earlier run finished are free. Faces without any recorded answer are not started.
             recorded_scopes.update(ledger.scopes())
 
     async def worker() -> None:

@@ -26,7 +26,7 @@ class Claim:
     present: bool
     """False if the text denies the movement."""
     intensity: str | None
-    """The intensity word in the text; None if there is none, or for a denial."""
+    """The intensity word in the text; None for a claim without one, or for a denial."""
     low: float | None
     """Lower bound of the intensity; 0 for a hedge such as "minimal", which is compatible with absence."""
     high: float | None

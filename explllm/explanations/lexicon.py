@@ -49,7 +49,7 @@ GRADES: dict[str, tuple[float, float]] = {
 }
 """Intensity words and their ranges.
 
-Words in `INTENSITY_WORDS` have the project's ranges. The other ranges are set by hand. They are wide for words that
+Words in `INTENSITY_WORDS` have the project's ranges. The other ranges were chosen by hand. They are wide for words that
 writers use for anything above the middle of the scale.
 """
 

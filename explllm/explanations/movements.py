@@ -225,7 +225,7 @@ MEANINGS: dict[tuple[str, str], tuple[tuple[str, ...], bool]] = {
 }
 """The units that each part and movement mean, and whether they are present or denied.
 
-FEAFA has a unit neither for lowered lip corners (FACS 15) nor for pressed lips (24). They are mapped to the nearest
+FEAFA has no units for lowered lip corners (FACS 15) and pressed lips (24). They are mapped to the nearest
 units, lip corner stretch and lip suck. Raised cheeks (6), tightened lips (23) and flared nostrils have no FEAFA unit
 and make no claim.
 "Open eyes" deny Eye Close; "wide eyes" claim Lid Raise.

@@ -1,8 +1,8 @@
 """Rule-based writer of chains of thought: fixed wordings, chosen by the action units and a seed.
 
 The text describes given intensities and explains a given label. The writer does not classify the face: if the movements
-do not support the label, the text says that the evidence is weak. Manifests mark such texts with the ``cot_source``
-``offline``.
+do not support the label, the text says that the evidence is weak. In manifests, such texts have the value ``offline``
+in the column ``cot_source``.
 """
 
 from __future__ import annotations

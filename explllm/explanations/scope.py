@@ -109,7 +109,7 @@ class _Scoper:
     # Frames ----------------------------------------------------------------------------------------------------------
 
     def _resolve_frames(self) -> None:
-        """Replace "nobody could deny that" and similar words with breaks, and mark the clauses that they introduce."""
+        """Replace "nobody could deny that" and similar phrases with breaks, and mark the clauses they introduce."""
         start = index = 0
         while index < len(self.words):
             if self.words[index] in _FRAME_START:

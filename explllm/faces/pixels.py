@@ -90,7 +90,7 @@ class ImagePreset:
         import torch
 
         mean, std = np.asarray(self.mean, dtype=np.float32), np.asarray(self.std, dtype=np.float32)
-        # Scale to [0, 1] first, as the released code does, so that the pixels are bit-identical.
+        # Scale to [0, 1] first, as the released code does, for bit-identical pixels.
         pixels = (image.astype(np.float32) / np.float32(255) - mean) / std
         return torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1)))
 

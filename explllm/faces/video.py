@@ -17,7 +17,7 @@ def video_frames(source: str, every: float, seconds: float | None = None) -> Ite
 
     Args:
         source: A video file, or the number of a camera, such as 0.
-        every: Seconds between two frames. The first frame at or after each time is used.
+        every: Seconds between frames. The first frame at or after each time is used.
         seconds: Stop after this many seconds; None for the whole video, or until interrupted for a camera.
 
     Yields:

@@ -178,7 +178,7 @@ class ChatClient:
                 raise
 
     def _stop_if_forbidden(self, error: RequestError) -> None:
-        """Stop if the server forbids every request from the start. Otherwise status 403 concerns only one request."""
+        """Stop if the first requests are all forbidden. After any answer, status 403 concerns only its own request."""
         if error.status == 403 and not self._has_answers:
             self._forbidden += 1
             if self._forbidden >= _MAX_FORBIDDEN:

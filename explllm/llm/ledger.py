@@ -129,7 +129,7 @@ class Ledger:
         self.close()
 
     def close(self) -> None:
-        """Close the file. First close all clients that write to it."""
+        """Close the file. First close all clients that use the ledger."""
         with self._lock:
             self._reader.close()
 
@@ -183,7 +183,7 @@ class Ledger:
         """Make this process the only writer of the ledger, in the running event loop, until `close_writer` is called.
 
         Raises:
-            InputError: If another process, or another `Ledger` object in this process, is writing to it.
+            InputError: If another process, or another `Ledger` object in this process, is writing to the file.
         """
         if self._writer is None:
             self._writer = LedgerWriter(self.path)

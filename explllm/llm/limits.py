@@ -63,8 +63,8 @@ class Budget:
 class RateLimit:
     """A limit per minute, with corrections for amounts that are known only afterwards.
 
-    A burst may use one second's worth of the limit. A larger amount waits until its last part fits, so that the rate is
-    not exceeded.
+    A burst may use one second's worth of the limit. A larger amount waits until its last part fits. The rate is
+    therefore not exceeded.
     """
 
     def __init__(self, per_minute: float) -> None:

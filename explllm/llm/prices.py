@@ -1,7 +1,7 @@
 """List prices of OpenAI's chat models.
 
-The prices are OpenAI's standard rates of March 2026 without discounts for cached prompts or batches. They are thus an
-upper bound on the bill at that time. `ChatSettings.price_in` and `price_out` override them.
+The prices are OpenAI's standard rates of March 2026 without discounts for cached prompts or batches. They are therefore
+an upper bound on the bill at that time. `ChatSettings.price_in` and `price_out` override them.
 """
 
 from __future__ import annotations

@@ -24,7 +24,7 @@ _CONNECT_TIMEOUT = 20.0
 """Seconds to establish a connection; a request without a connection was never sent."""
 _TRANSIENT_STATUSES = (408, 409, 429)
 _GATEWAY_TIMEOUTS = (504, 524)
-"""Gateway timeouts: the model may still have completed the answer, and the server may have charged for it."""
+"""Gateway timeouts: the server may still have completed the answer and charged for this request."""
 _PLACEHOLDER = re.compile(r"[A-Za-z]{0,7}|.{0,3}", re.DOTALL)
 """Keys that are removed only as whole words, because ordinary words may contain them: servers that need no key accept
 any value, such as "k" or "ollama"."""

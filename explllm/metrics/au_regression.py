@@ -113,7 +113,7 @@ class ActionUnitAgreement(Metric):
     maximum: torch.Tensor
 
     def __init__(self, names: Sequence[str] = NAMES) -> None:
-        """Initialize the sums of the U units to zero."""
+        """Initialize the sums and ranges of the U units."""
         super().__init__()
         self.names, units = tuple(names), len(names)
         self.add_state("sums", torch.zeros(len(_SUMS), units, dtype=torch.float64), dist_reduce_fx="sum")

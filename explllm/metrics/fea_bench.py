@@ -198,8 +198,9 @@ def bench_metrics(
         model does not choose from. ``units_text`` and ``units_likelihood``: `unit_metrics`, the latter also with
         ``thresholds``; ``calibrated``, the units whose threshold was chosen on validation faces; ``unreadable``, the
         number of cells and values of ``p_active`` that are not probabilities. ``reasoning``: ``answered`` and
-        ``parsed`` (shares of faces), the metrics of `chain_of_thought_metrics` and the Exp-CoT Score. A part is missing
-        if the manifest has no labels for it or the model gives no such answers.
+        ``parsed`` (shares of faces), the metrics of `chain_of_thought_metrics` and the Exp-CoT Score. A part is omitted
+        if the model gives no such answers or, except for ``reasoning``, if the manifest lacks its labels. Without
+        reference texts, ``reasoning`` has no Exp-CoT Score.
     """
     metrics: dict[str, Any] = {}
     frame = manifest.frame

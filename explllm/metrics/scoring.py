@@ -242,7 +242,7 @@ def _recognition(table: Manifest) -> dict[str, Any]:
 
 
 def _labels(frame: Any) -> tuple[Expression, ...] | None:
-    """Return the classes: those of the table's label set or probabilities, else all that occur in it."""
+    """Return the classes: those of the table's label set or probabilities, else all that occur in the table."""
     named = sorted(set(frame["label_set"].dropna())) if "label_set" in frame else []
     if len(named) == 1:
         return tuple(LabelSet.by_name(named[0]))

@@ -44,7 +44,7 @@ def build_config(settings: NetworkSettings, init_from: str | PathLike[str] | Non
 
     Args:
         settings: The parts.
-        init_from: Folder of the model to start from. Preprocessing and chat format, unless set, are taken from it.
+        init_from: Folder of the model to start from. Its preprocessing and chat format apply unless they are set.
 
     Returns:
         The configuration and its tokenizer.

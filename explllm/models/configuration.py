@@ -211,7 +211,7 @@ _SETTINGS: Mapping[str, type] = {
 def _check_values(config: PreTrainedConfig) -> None:
     """Raise a ValueError if a field of a configuration, or of the settings in it, has a wrong type or is out of range.
 
-    transformers checks neither the names nor the values of fields that it does not know, so these are accepted.
+    transformers does not check the names and values of fields that it does not know, so these are accepted.
     """
     fields = {name: getattr(config, name) for name in inspect.get_annotations(type(config))}
     _check_types(type(config), fields)

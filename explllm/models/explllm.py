@@ -124,7 +124,7 @@ class ExpLLM(ExpLLMNetwork):
     def recognize_and_explain(
         self, images: ImageSource | Iterable[ImageSource], max_new_tokens: int = 320, batch_size: int = 8
     ) -> list[tuple[Recognition, ChainOfThought]]:
-        """Recognize faces and explain their expressions; both answers share one prefill of the image and prompt.
+        """Recognize and explain the expressions of faces; both answers share one prefill of the image and prompt.
 
         Args:
             images: One image or several, as for `recognize`.

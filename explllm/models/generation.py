@@ -188,7 +188,7 @@ def smaller_batches(model: "ExpLLM", kind: str, size: int) -> int:
 
 
 def answer(model: "ExpLLM", pixel_values: torch.Tensor, question: Messages, max_new_tokens: int) -> list[str]:
-    """Generate the answers to one question about each face by greedy decoding.
+    """Answer the same question about each face, by greedy decoding.
 
     Args:
         model: The model, with labels.
@@ -224,7 +224,7 @@ def explain(
 def recognize_and_explain(
     model: "ExpLLM", faces: Iterable[torch.Tensor], batch_size: int, max_new_tokens: int
 ) -> list[tuple[Recognition, str]]:
-    """Recognize faces, then generate their chains of thought after the recognized labels.
+    """Recognize the expression of each face, then generate a chain of thought that continues from the predicted label.
 
     The explanation's conversation begins with the recognition prompt, so image and prompt are prefilled only once.
 

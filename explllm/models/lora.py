@@ -103,7 +103,7 @@ def is_lora(name: str) -> bool:
 
 
 def is_lora_layer(layer: nn.Module) -> "TypeGuard[LoraLayer]":
-    """Return whether a layer has LoRA, without importing peft, so that models without LoRA load faster."""
+    """Return whether a layer has LoRA, without importing peft. Models without LoRA then load faster."""
     return hasattr(layer, "lora_A")
 
 

@@ -31,7 +31,7 @@ class LossSettings:
     label_smoothing: float = 0.0
     """Share of each target's probability that is spread over the vocabulary, in [0, 1)."""
     average_answers: bool = False
-    """Average within each answer first, so that a CoT conversation's label counts as much as its chain of thought."""
+    """Average within each answer first: a CoT conversation's label then counts as much as its chain of thought."""
 
 
 @dataclass
@@ -170,7 +170,7 @@ def chunked_loss(
         return conversation_loss(logits, targets, weights, label_smoothing), at_labels
     if not isinstance(head, FSDPModule):
         return _loss_and_logits(head, targets, weights, label_smoothing, labels, states)
-    # Run this as the layer's own method, so that FSDP2 gathers its weight before the call and releases it after.
+    # Run this as the layer's own method: FSDP2 then gathers its weight before the call and releases it after.
     layer: Any = head
     layer.forward = partial(_loss_and_logits, head, targets, weights, label_smoothing, labels)
     try:

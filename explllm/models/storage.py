@@ -228,7 +228,7 @@ def initialize(model: "ExpLLM", folder: Path, keep_file_dtype: bool = False) -> 
     Args:
         model: The new model. Weights that the folder does not contain remain unchanged.
         folder: The folder.
-        keep_file_dtype: Keep weights of pretrained parts in the data type of the file, so that they are memory-mapped.
+        keep_file_dtype: Keep weights of pretrained parts in the data type of the file, which allows memory-mapping.
 
     Raises:
         MissingPathError: If there is no such folder.

@@ -45,7 +45,7 @@ _METRICS = (
 
 
 def summary_rows(rows: Sequence[BenchRow]) -> list[list[str]]:
-    """Return the metrics of each model: name, relation to the data, metrics."""
+    """Return one table row per model: its name, its relation to the data, and its metrics."""
     return [
         [row.name, row.relation, *(_shown(row.metrics.get(part, {}).get(name)) for _, (part, name) in _METRICS)]
         for row in rows

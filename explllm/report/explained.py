@@ -124,7 +124,7 @@ class ExplainedFace:
 
     @property
     def correct(self) -> bool:
-        """Whether the model recognized the true label."""
+        """Whether the model predicted the true label."""
         return self.recognition.expression == self.expression
 
     @property

@@ -58,7 +58,7 @@ def write_report(
     sections: Sequence[Section] = (),
     tested: Sequence[ScoredFace] = (),
 ) -> None:
-    """Write the page of a test atomically, and its plots as PNG files to the folder ``plots`` next to it.
+    """Write the page of a test atomically, and its plots as PNG files to the folder ``plots`` beside the page.
 
     Args:
         path: The file.

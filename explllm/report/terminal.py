@@ -40,7 +40,7 @@ def print_metrics(console: Console, written: Mapping[str, Any], stage: str = "te
 
     `written` is the content of ``metrics.json``, and `stage` the prefix of the metrics there: ``test`` or ``val``.
     """
-    # Deferred import: `print_explained` needs neither pandas nor torchmetrics.
+    # Deferred import: `print_explained` does not need pandas or torchmetrics.
     from explllm.metrics.evaluation import single_class_warning
 
     metrics = {key.removeprefix(f"{stage}/"): value for key, value in written.items() if key.startswith(f"{stage}/")}
@@ -92,7 +92,7 @@ def print_explained(
     cot: ChainOfThought | None,
     training_data_note: str | None = None,
 ) -> None:
-    """Print one face: a panel with its explanation, or a line if there is none.
+    """Print one face: a panel with its explanation, or a line without one.
 
     The title shows the true label, if known, and warns if the model was trained on drawn faces.
     """

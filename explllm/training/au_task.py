@@ -131,7 +131,7 @@ class ActionUnitTask(FaceTask):
             )
 
     def compute_metrics(self) -> dict[str, Any]:
-        """Compute the metrics of the last validation or test over all ranks; every rank must call it.
+        """Compute the metrics of the last validation or test over all ranks. Call it on every rank.
 
         Returns:
             The result of `explllm.metrics.au_regression.agreement_summary`, if a face has intensities; under ``facs``,

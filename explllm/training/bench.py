@@ -234,7 +234,7 @@ def aligned_answers(answers: Manifest, faces: Manifest) -> pd.DataFrame:
 
 
 def _parsed(cell: Any) -> Any:
-    """Parse a JSON cell; return any other cell unchanged, so that the metrics count it as unreadable."""
+    """Parse a JSON cell; return any other cell unchanged: the metrics count it as unreadable."""
     try:
         return json.loads(cell) if isinstance(cell, str) else cell
     except ValueError:

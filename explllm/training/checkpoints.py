@@ -104,7 +104,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         """Write a checkpoint."""
         target = Path(path)
         target.parent.mkdir(parents=True, exist_ok=True)
-        # Use a fixed name, so that the next attempt overwrites the file that a killed process left behind.
+        # Use a fixed name: the next attempt then overwrites the file that a killed process left behind.
         partial = target.with_name(f".{target.name}.partial")
         with partial.open("wb") as stream:
             torch.save(checkpoint, stream)
@@ -149,7 +149,7 @@ class LastCheckpoint(Checkpoint):
 
         Args:
             run_dir: The run folder.
-            every_n_steps: Optimizer steps between two checkpoints; each epoch also ends with a checkpoint.
+            every_n_steps: Optimizer steps between checkpoints; each epoch also ends with a checkpoint.
 
         Raises:
             ConfigError: If `every_n_steps` is less than 1.

@@ -25,7 +25,7 @@ class FaceTask(LightningModule):
     optimization: OptimizationSettings
 
     def __init__(self) -> None:
-        """Initialize the lists and counts."""
+        """Start without a model, recorded losses or unreadable images."""
         super().__init__()
         self.model: Any = None
         """The model; None until `configure_model` has run."""
@@ -54,7 +54,7 @@ class FaceTask(LightningModule):
         return super().cpu() if self.global_rank == 0 else self
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
-        """Seed dropout with the batch number, so that a resumed run repeats the steps of an uninterrupted run."""
+        """Seed dropout with the batch number: a resumed run then repeats the steps of an uninterrupted run."""
         seed = int(os.environ.get("PL_GLOBAL_SEED", 0))
         number = self.trainer.fit_loop.epoch_loop.total_batch_idx
         torch.manual_seed((seed * 1_000_003 + number) * 4096 + self.global_rank)

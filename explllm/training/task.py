@@ -98,8 +98,8 @@ class ExpLLMTask(FaceTask):
                 single units) whose `action_unit_tokens` show the measured action units instead of the estimates. The
                 answers were written from the measured units, so the language model learns sooner which token each
                 statement is based on.
-            average_answers: Average the loss within each answer before averaging over a conversation, so that the label
-                and the chain of thought of a CoT conversation count equally. The paper averages over all tokens.
+            average_answers: Average the loss within each answer before averaging over a conversation: the label and the
+                chain of thought of a CoT conversation then count equally. The paper averages over all tokens.
             calibrate: After each validation, fit the temperature of the probabilities to the validation faces, and save
                 it with the model.
 
@@ -200,7 +200,7 @@ class ExpLLMTask(FaceTask):
         self.image = ImagePreset.from_dict(metadata["image"])
 
     def use_commits_of(self, path: str | os.PathLike[str]) -> None:
-        """Use the base model commits that a checkpoint was trained with. Call this before resuming from it."""
+        """Use the base model commits that a checkpoint was trained with. Call this before resuming."""
         checkpoint = read_checkpoint(path)
         if checkpoint.get("task") == type(self).__name__:
             self._use_commits_of(checkpoint)
@@ -382,13 +382,13 @@ class ExpLLMTask(FaceTask):
         return regression_loss(cast(torch.Tensor, output.action_units).float(), targets, ccc_weight)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> dict[str, torch.Tensor]:
-        """Recognize faces; return the probabilities (B, K), targets (B,) and rows (B,) of valid faces."""
+        """Recognize expressions; return the probabilities (B, K), targets (B,) and rows (B,) of valid faces."""
         return self._recognize(batch)[1]
 
     test_step = validation_step
 
     def predict_step(self, batch: Batch, batch_idx: int) -> dict[str, Any]:
-        """Recognize faces and, with `explain_predictions`, explain them."""
+        """Recognize expressions and, with `explain_predictions`, explain them."""
         recognitions, outputs = self._recognize(batch)
         if self.explain_predictions:
             labels = [recognition.expression for recognition in recognitions]

@@ -33,7 +33,7 @@ def read_cc3m(source: Source) -> None:
         source: The folder.
 
     Raises:
-        MissingPathError: If the folder has neither a list nor a shard.
+        MissingPathError: If the folder has no list and no shard.
         ManifestError: If a shard is not a tar file, or is truncated.
     """
     # Search subfolders for shards only if there is no list, because a list's images may be in many folders.

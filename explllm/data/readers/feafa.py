@@ -28,7 +28,7 @@ def read_feafa(
     """Read ``SUBJECT/SEQUENCE/FRAME.jpg`` with ``FRAME.auw`` next to it: 24 numbers from 0 to 1 in FEAFA's order.
 
     In FEAFA+, these folders are in ``FEAFA-A/`` and ``DISFA-A/``. The column ``identity`` is the subject; for DISFA's
-    videos, it is DISFA's own identifier, such as SN001, so that overlaps with a DISFA test set can be found. The
+    videos, it is DISFA's own identifier, such as SN001, which reveals overlaps with a DISFA test set. The
     publisher defines no splits: subjects are assigned to folds at random, and no subject is in two splits.
 
     Args:
@@ -88,6 +88,6 @@ def _annotations(root: Path) -> Iterator[Path]:
 
 
 def _image(source: Source, file: Path) -> str:
-    """Return the path of the image next to an annotation, relative to the root; if there is none, the .jpg path."""
+    """Return the path of the image next to an annotation, relative to the root; if no image exists, the .jpg path."""
     stem = file.relative_to(source.root).with_suffix("").as_posix()
     return source.first_image(stem + ending for ending in (".jpg", *sorted(IMAGE_SUFFIXES - {".jpg"})))

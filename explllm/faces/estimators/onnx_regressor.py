@@ -134,7 +134,7 @@ class OnnxRegressor(Estimator):
 
 
 def _read_preset(metadata: dict[str, str], path: Path) -> ImagePreset:
-    """Return the image preset from the metadata, or ``small`` if there is none."""
+    """Return the image preset from the metadata, or ``small`` without metadata."""
     if "image" not in metadata:
         return ImagePreset.named("small")
     try:

@@ -73,8 +73,8 @@ def released_sizes(
 ) -> ReleasedSizes:
     """Return the sizes of the released checkpoint in the folder `where`.
 
-    No released file contains the encoder's number of heads. Unless `vision_heads` is given, the number follows from the
-    width for DINOv2's encoders; for other widths, 16 features per head are assumed.
+    No released file contains the encoder's number of heads. Unless `vision_heads` is given, it is inferred from the
+    width: DINOv2's number for the width of a DINOv2 encoder, otherwise one head for every 16 features.
 
     Raises:
         CheckpointError: If a field or weight that determines a size is missing or invalid.

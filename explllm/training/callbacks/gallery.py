@@ -39,7 +39,7 @@ class Gallery(Callback):
         self.faces = faces
 
     def on_validation_end(self, trainer: Trainer, pl_module: ExpLLMTask) -> None:  # pyrefly: ignore[bad-override]
-        """Explain the faces; write the page, the table and the log."""
+        """Explain the faces, write the page and the table, and send the faces to the loggers."""
         if trainer.sanity_checking or trainer.state.fn != "fit":
             return
         faces = list(explain_sample(trainer, pl_module, self.faces).values())

@@ -37,7 +37,7 @@ class LiveAccuracy(Callback):
         """Configure the interval.
 
         Args:
-            every_n_steps: Optimizer steps between two reports; each covers the training batches since the previous one.
+            every_n_steps: Optimizer steps between reports; each covers the training batches since the previous one.
             show: Print each report on the terminal.
 
         Raises:

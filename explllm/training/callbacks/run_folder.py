@@ -207,7 +207,7 @@ class RunFolder(BaseRunFolder):
         return faces.loc[predictions.index, [name for name in _COPIED_COLUMNS if name in faces]].join(predictions)
 
     def _answers(self, trainer: Trainer, pl_module: ExpLLMTask) -> tuple[Answers, pd.DataFrame]:
-        """Gather the answers of all ranks on every rank, so that an error stops all of them."""
+        """Gather the answers of all ranks on every rank: an error must stop all of them."""
         table = self._table(trainer, pd.DataFrame(all_gather_list(self.rows)))
         answers = None
         if "predicted" in table:
