@@ -42,7 +42,7 @@ table ``COMMANDS`` holds the subcommands, and ``DEFAULT``, if defined, is the su
 
 _HELP = ("-h", "--help")
 _COMPLETION = "__print_completion"
-"""The option ``--print_completion SHELL``, with every hyphen replaced with an underscore."""
+"""The option ``--print_completion`` or ``--print-completion``, with every hyphen replaced by an underscore."""
 
 _CLOSED_OUTPUT = 141
 """Exit status after writing to a closed pipe, as if SIGPIPE had killed the program."""

@@ -216,7 +216,7 @@ class _Rate:
         self.per_minute, self.tokens, self.updated = per_minute, float(per_minute), time.monotonic()
 
     def take(self) -> bool:
-        """Take a token, if one is available."""
+        """Take a token if one is available; return whether one was."""
         now = time.monotonic()
         self.tokens = min(self.per_minute, self.tokens + (now - self.updated) * self.per_minute / 60)
         self.updated = now

@@ -43,7 +43,7 @@ _GET_DETECTOR = "`explllm models get scrfd` downloads a detector"
 
 @dataclass(frozen=True)
 class PictureOptions:
-    """The model, the faces of a picture, and the output."""
+    """Options of ``recognize`` and ``explain``: the model, the faces of a picture, and the output."""
 
     model: Annotated[str | None, Option(default="the model that comes with explllm")] = None
     """A model folder that `fit` or `convert` wrote, such as runs/NAME/model, or a name on the Hugging Face hub.

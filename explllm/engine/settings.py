@@ -44,7 +44,7 @@ class EngineSettings:
 
 @dataclass(frozen=True)
 class BaselineSettings:
-    """Settings for the images and questions of the baseline."""
+    """Settings for the images and requests of the baseline."""
 
     labels: LabelSet = LABEL_SETS["affectnet8"]
     """The classes to choose from."""

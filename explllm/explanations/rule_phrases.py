@@ -151,7 +151,7 @@ TRACES = (
     "Little movement shows, and what shows is a trace in {part}.",
 )
 
-# Interpretations by the strength of the evidence. The verbs in braces agree in number with the traits.
+# Interpretations, grouped by the strength of the evidence. The verbs in braces agree in number with the traits.
 CLEAR_READINGS = (
     "{Traits} clearly {point} to {mood}.",
     "{Traits} {form} a typical sign of {label} and {suggest} {mood}.",

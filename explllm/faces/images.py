@@ -104,7 +104,8 @@ class ReducedImage:
 def load_reduced(source: ImageSource, min_size: float, part: float | None = None) -> ReducedImage:
     """Read an upright image for a model that needs no more than a given size.
 
-    JPEG files are decoded at 1/2, 1/4 or 1/8 of their size if this leaves at least `min_size` pixels.
+    JPEG files are decoded at 1/2, 1/4 or 1/8 of their size if the longer side then still has at least `min_size`
+    pixels.
 
     Args:
         source: The image.

@@ -357,7 +357,7 @@ class _Slot:
         self.release()
 
     def release(self) -> None:
-        """Release the slot early."""
+        """Release the slot, if it is still held; possible before the block ends."""
         if self._acquired:
             self._acquired = False
             self._slots.release()

@@ -57,7 +57,8 @@ class Answers:
                 probabilities, if known. Rows with a reason in ``unreadable`` are skipped.
             labels: The model's classes; by default those with a probability column.
             answer_labels: The possible answers; by default all classes of the model.
-            unknown_labels: Handling of true expressions that are not one of the classes.
+            unknown_labels: What to do with a face whose true expression is not one of the classes: refuse or leave it
+            out.
 
         Returns:
             The answers, in the order of the table.

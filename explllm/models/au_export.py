@@ -123,7 +123,7 @@ def _metadata(model: ActionUnitRegressor) -> dict[str, str]:
 
 
 def onnx_difference(model: ActionUnitRegressor, path: str | PathLike[str], pixel_values: torch.Tensor) -> float:
-    """Return the maximum difference between the estimates of an ONNX file and a model on the CPU, in float32.
+    """Return the maximum absolute difference between the float32 estimates of an ONNX file and of a model, on the CPU.
 
     The images `pixel_values` (B, 3, H, W) run as one batch, and the first three also one by one.
     """

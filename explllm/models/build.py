@@ -223,7 +223,7 @@ def small_tokenizer(vocabulary: int, chat_format: str) -> PreTrainedTokenizerBas
         chat_format: The chat format.
 
     Returns:
-        The tokenizer. Equal arguments give equal tokenizers.
+        The tokenizer. The same arguments always give the same tokenizer.
     """
     return deepcopy(_trained_tokenizer(vocabulary, chat_format))
 

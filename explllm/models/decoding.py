@@ -212,8 +212,8 @@ class Decoder:
     max_new_tokens: int
     """Maximum length of an answer, in tokens."""
     packs: bool = True
-    """Whether the language model accepts any mask and positions. If not, rows are continued one at a time, without
-    drafts and with the model's own cache."""
+    """Whether the language model accepts arbitrary attention masks and positions. If not, rows are continued one at a
+    time, without drafts and with the model's own cache."""
     rows: list[Row] = field(default_factory=list)
     prefix: list[int] = field(default_factory=list)
     """Token ids at the beginning of all conversations; the first columns of every row contain their keys and values."""

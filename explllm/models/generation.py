@@ -79,7 +79,7 @@ def label_log_likelihoods(model: "ExpLLM", pixel_values: torch.Tensor) -> torch.
     keys and values are not kept. After an out-of-memory error, this and later calls use half the batch size.
 
     Args:
-        model: The model, with labels.
+        model: A model that has labels.
         pixel_values: (B, 3, H, W).
 
     Returns:
@@ -92,7 +92,7 @@ def label_probabilities(model: "ExpLLM", pixel_values: torch.Tensor) -> torch.Te
     """Compute the probability of every label: likelihoods, normalized and calibrated.
 
     Args:
-        model: The model, with labels.
+        model: A model that has labels.
         pixel_values: (B, 3, H, W).
 
     Returns:
@@ -191,7 +191,7 @@ def answer(model: "ExpLLM", pixel_values: torch.Tensor, question: Messages, max_
     """Answer the same question about each face, by greedy decoding.
 
     Args:
-        model: The model, with labels.
+        model: A model that has labels.
         pixel_values: (B, 3, H, W).
         question: A conversation that ends in a question.
         max_new_tokens: Maximum length of an answer, in tokens.
@@ -229,7 +229,7 @@ def recognize_and_explain(
     The explanation's conversation begins with the recognition prompt, so image and prompt are prefilled only once.
 
     Args:
-        model: The model, with labels.
+        model: A model that has labels.
         faces: Pixels (3, H, W) of each face. They are read only when there is a free slot in the batch.
         batch_size: Maximum number of faces in a batch.
         max_new_tokens: Maximum length of a chain of thought, in tokens.

@@ -110,7 +110,7 @@ class Contestant:
         batch_size: int = 16,
         max_new_tokens: int = 320,
     ) -> tuple[pd.DataFrame, tuple[Manifest, pd.DataFrame] | None]:
-        """Return the answers about the test faces; for a model, also the validation faces and its answers about them.
+        """Return the answers for the test faces and, for a model, any validation faces with its answers for them.
 
         See `ask_model` for the arguments.
 

@@ -101,7 +101,7 @@ class Memory:
 
 @dataclass(frozen=True)
 class EvaluationMemory:
-    """Memory of one GPU with the whole model in ``test`` or ``predict``, in GB (10^9 bytes)."""
+    """Memory in GB (10^9 bytes) that ``test`` or ``predict`` needs on one GPU that holds the whole model."""
 
     weights: float
     """All weights."""

@@ -21,7 +21,7 @@ from explllm.training.face_record import face_table
 SAME_FACE = 0.5
 """Two boxes in one image show the same face if their intersection over union exceeds this value (our choice)."""
 _COMPARED_ROWS = 1000
-"""Number of other rows in the test manifest whose content is compared, to recognize a copy of the training data."""
+"""Maximum number of images, sampled from the test manifest, whose content is compared with the training images."""
 
 
 @dataclass(frozen=True)

@@ -128,7 +128,7 @@ class ExpLLMTask(FaceTask):
         if measured_units_share and not (network and network.action_unit_tokens):
             raise ConfigError(
                 "`measured_units_share` requires action unit tokens",
-                remedy="Set `network.action_unit_tokens`, or remove it.",
+                remedy="Set `network.action_unit_tokens`, or remove `measured_units_share`.",
             )
         if network and network.action_unit_tokens and not (action_unit_weight or init_from):
             raise ConfigError(

@@ -39,7 +39,7 @@ def read_fer2013(source: Source, labels: Literal["fer2013", "ferplus"] = "fer201
 
     Args:
         source: The folder.
-        labels: The data set's own labels, or those with the most FER+ votes.
+        labels: ``fer2013`` for the data set's own labels, ``ferplus`` for those with the most FER+ votes.
     """
     if labels == "ferplus":
         _read_plus(source)

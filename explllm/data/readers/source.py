@@ -248,7 +248,7 @@ class Source:
             The folder to write to, and the prefix of image paths.
 
         Raises:
-            ConfigError: If no output folder was given, or it exists.
+            ConfigError: If no output folder was given, or if it exists and may not be overwritten.
         """
         if self._out is None:
             remedy = "Pass a folder for them as `out`."

@@ -57,8 +57,8 @@ class AsyncJudge(Callback):
 
     Training pauses only while the model generates the texts, in one batch of `faces` faces. A background thread sends
     them to the judge. Each score is logged under the step that generated the texts, as soon as it arrives. If the judge
-    fails, the callback warns once and training continues. At the end of training, it waits a limited time for pending
-    scores.
+    fails, the callback warns once and training continues. At the end of training, the callback waits at most
+    `drain_seconds` for pending scores.
     """
 
     def __init__(

@@ -11,7 +11,7 @@ from explllm.training.task import ExpLLMTask
 
 
 class TemperatureScaling(Callback):
-    """Fits the model's temperature to the faces of each validation during training, if the task sets `calibrate`.
+    """Fits the model's temperature to the validation faces at each validation in `fit`, if the task sets `calibrate`.
 
     Checkpoints and the model's folder contain the temperature that was fitted to their weights.
     """
