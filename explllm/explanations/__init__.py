@@ -12,7 +12,7 @@ How text becomes claims about action units, and how claims are grounded::
        |       grounding    claims against 24 measured intensities
     grounding  precision, recall, side errors, unsupported and missing units
 
-`chain_of_thought` splits a text into its three sections, and `verdict` decides which expression it names. `checks`
+`chain_of_thought` splits a text into its three sections, and `verdict` decides which expression a text names. `checks`
 finds the problems of one text, `quality` summarizes a table of texts, `records` reads such tables, and `rule_writer`
 writes chains of thought without a language model. `instructions` writes and checks the texts that FEALLM trains on.
 """

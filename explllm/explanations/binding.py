@@ -57,7 +57,7 @@ def parts_of(words: TaggedSentence, action: int) -> list[int]:
     if words.kind(position) == "part" and words.kind(position + 1) != "and" and _fits(words, position, action):
         return _joined_before(words, position, action)  # "brows are raised and furrowed"
     if words.kind(ahead) == "part" or beside >= 0 or words.values[action] in _NEEDS_ADJACENT_PART:
-        return []  # a part without such a unit ("raised cheeks"), or another meaning ("the tension of the moment")
+        return []  # no unit for this part ("raised cheeks"), or another meaning ("the tension of the moment")
     return _distant_parts(words, action)
 
 
@@ -70,7 +70,7 @@ def _part_after_of(words: TaggedSentence, action: int) -> int:
 
 
 def _distant_parts(words: TaggedSentence, action: int) -> list[int]:
-    """Search for parts in the same clause. If the clause has no part, search the preceding clauses."""
+    """Search the clause of a movement for parts and, if the movement starts this clause, the preceding clauses, too."""
     for position in range(action - 1, max(action - 1 - _MAX_DISTANCE, -1), -1):
         if words.kinds[position] in ("break", "report", "comma"):
             break

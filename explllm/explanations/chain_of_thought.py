@@ -63,15 +63,16 @@ class ChainOfThought:
         - The conclusion is the last paragraph, or starts at a sentence such as "In summary, ...".
         - The interpretation is an extra paragraph of the key observations, or starts at a sentence such as
           "Together, ...".
-        - The key observations are the text before the first title.
+        - The key observations are the text before the first title, or the first of several paragraphs of the
+          interpretation.
 
-        A text without any title is split by paragraph. A single paragraph without a concluding sentence becomes the
-        key observations, or the conclusion if it has at most 12 words (a bare label). Sections that cannot be recovered
-        stay empty. `check` reports recovered and empty sections.
+        A text without any title is split by paragraph. If it has fewer than three paragraphs and at most 12 words (a
+        bare label), it becomes the conclusion. A longer single paragraph without a concluding sentence becomes the key
+        observations. Sections that cannot be recovered stay empty. `check` reports recovered and empty sections.
 
         Args:
             text: Any string.
-            recover: Whether to recover sections without a title. Otherwise they are empty.
+            recover: Whether to recover sections without a title. If False, such sections are empty.
 
         Returns:
             The chain of thought. Its ``text`` is the input.
@@ -116,8 +117,8 @@ class ChainOfThought:
     def expression(self) -> Expression | None:
         """The expression that the conclusion names, or None if the text does not suggest any.
 
-        If the conclusion is undecided, the interpretation and then the key observations contribute. See
-        `explllm.explanations.verdict`.
+        If the conclusion is undecided, the interpretation and, with half the weight, the key observations contribute.
+        See `explllm.explanations.verdict`.
         """
         if self.conclusion:
             return verdict(self.conclusion, self.interpretation, self.key_observations)
@@ -165,7 +166,7 @@ def _render(sections: tuple[str, str, str]) -> str:
     return "\n\n".join(f"**{title}:** {body}" for title, body in zip(TITLES, sections, strict=True) if body)
 
 
-# Characters that end a complete sentence. A closing quotation mark or bracket may follow the period.
+# Characters that end a complete sentence. A closing quotation mark, bracket or Markdown mark may follow the period.
 _ENDINGS = frozenset(".!?…\"'”’)*_`]")
 
 # Section titles. The amount of whitespace is bounded to keep the search fast on any text.
@@ -239,7 +240,7 @@ def _append(sections: dict[int, str], section: int, body: str) -> None:
 
 
 def _clean(body: str) -> str:
-    """Strip whitespace and remains of Markdown: rules, code fences, bold markup."""
+    """Strip whitespace, and final lines that contain only Markdown: rules, code fences, bold markup."""
     lines = body.strip().split("\n")
     while lines and _RULE.fullmatch(lines[-1]):
         lines.pop()
@@ -292,7 +293,7 @@ def _split_off(text: str, start: re.Pattern[str], which: int) -> tuple[str, str]
 
 
 def _recover(preamble: str, sections: list[str]) -> tuple[str, str, str]:
-    """Recover sections without a title from surplus paragraphs of the neighboring sections."""
+    """Recover sections without a title from surplus paragraphs and sentences of the other sections."""
     key, interpretation, conclusion = sections
     if not key:
         key = preamble

@@ -9,7 +9,8 @@ from explllm.explanations.chain_of_thought import ChainOfThought
 from explllm.explanations.grounding import ground
 
 _INDEX = re.compile(r"\bA\.?U\.?s?\s*[-#]?\s*\d+|\baction units?\s*(?:no\.?|number|#)?\s*\d+", re.IGNORECASE)
-# "US" is the country, and "I" is a numeral unless a word follows; the "i" of "i.e." is not a pronoun either.
+# "US" is the country, and "I" is a numeral unless an apostrophe or a lowercase word follows; the "i" of "i.e." is not a
+# pronoun either.
 _PRONOUN = re.compile(
     r"\b(?:(?i:he|she|him|his|hers?|himself|herself|they|them|theirs?|themselves|me|my|mine|myself|we|our|ours|ourselves"
     r"|you|your|yours|yourself)|[Uu]s|[Ii](?=['’]|\s+[a-z]))\b"
@@ -17,7 +18,7 @@ _PRONOUN = re.compile(
 
 
 def description_problems(text: str, action_units: Sequence[float | None], strong: float = 0.3) -> list[str]:
-    """Compare a text about a face with its measured action units.
+    """Compare a text about a face with the face's measured action units.
 
     Args:
         text: A description or a chain of thought.

@@ -26,11 +26,12 @@ class Claim:
     present: bool
     """False if the text denies the movement."""
     intensity: str | None
-    """The intensity word in the text; None for a claim without one, or for a denial."""
+    """The intensity word that the text states or implies ("half" for "hooded"); None without one, or for a denial."""
     low: float | None
-    """Lower bound of the intensity; 0 for a hedge such as "minimal", which is compatible with absence."""
+    """Lower bound of the intensity; 0 for a hedge such as "minimal", which is compatible with absence; None without an
+    intensity word."""
     high: float | None
-    """Upper bound of the intensity."""
+    """Upper bound of the intensity; None without an intensity word."""
     sentence: str
     """The sentence that makes the claim."""
     alternatives: tuple[int, ...] = ()
@@ -39,7 +40,7 @@ class Claim:
 
 _SENTENCE_END = re.compile(r"(?<=[.!?])[\"'”’)*\]]*\s+|\n+")
 _QUESTION = re.compile(r"\?[\"'”’)*\]\s]*$")
-# Quoted phrases of up to three words are part of the sentence: a “smile”.
+# Quoted phrases of up to three words are part of the sentence (a “smile”), unless the text names or defines them.
 _QUOTED = r"[\"“][^\"“”\n]{1,400}[\"”]"
 _NAMING = (
     r"(?:says?|said|saying|reads?|reading|(?:re)?nam(?:e|ed)|(?:en)?titled?|labell?(?:ed)?|tag(?:ged)?|mark(?:ed)"
@@ -57,7 +58,7 @@ _OTHERS_STILL = re.compile(
     r"\b(?:other|remaining|rest of)\b[^.;]{0,40}?\b(?:units?|movements?|muscles?|aus?|features?|parts?)\b[^.;]{0,30}?"
     r"\b(?:0|zero|inactive|absent|neutral|unchanged|at rest|still|not active)\b"
 )
-# Real sentences are shorter. Reading time grows quadratically with sentence length.
+# Longer sentences, which do not occur in real texts, are read in pieces: reading time grows quadratically with length.
 _MAX_SENTENCE_WORDS = 200
 _STRESSES = frozenset(("especially", "particularly", "notably", "predominantly", "primarily", "mainly", "chiefly"))
 _HALFWAY = frozenset(("partially", "partly", "half", "partial"))
@@ -71,7 +72,7 @@ def claims(text: str) -> list[Claim]:
     alternative.
 
     Args:
-        text: English text. Titles and Markdown are ignored.
+        text: English text. Titles, Markdown, questions and quotations of more than three words are ignored.
 
     Returns:
         One claim per unit and mention.
@@ -260,7 +261,10 @@ class _Reader:
         return {words.values[side] for side in positions}
 
     def _side_claimed(self, part: str) -> set[str]:
-        """Return the side of a part if earlier claims name only one: "only the left lip corner rises, in a smirk"."""
+        """Return the side of a part if the sentence contains "only" or "just" and its earlier claims name one side.
+
+        Example: "only the left lip corner rises, in a smirk".
+        """
         if {"only", "just"}.isdisjoint(self.words.values):
             return set()
         kinds = movements.PART_UNITS.get(part, ())
@@ -282,7 +286,7 @@ class _Reader:
     # Intensities -----------------------------------------------------------------------------------------------------
 
     def _grade(self, action: int) -> int | None:
-        """Return the position of the intensity word of a movement, before the movement or after it and its part."""
+        """Return the position of a movement's intensity word, before or after the movement; None without one."""
         words = self.words
         position = action - 1
         for _ in range(7):
@@ -372,7 +376,7 @@ class _Reader:
                 self._add(unit, present=last.present, grade=grade)
 
     def _last_sided(self, part: str) -> Claim | None:
-        """Return the last claim before the current position that concerns a part with sides, or else the next one."""
+        """Return the last claim before this position about a sided unit (of a given part, if any), or else the next."""
         kinds = movements.PART_UNITS.get(part)
         placed = sorted(zip(self.positions, self.claimed, strict=True), key=lambda pair: pair[0])
         earlier = [claim for position, claim in placed if position < self.position]

@@ -9,7 +9,7 @@ from explllm.explanations.claims import Claim, claims
 
 @dataclass(frozen=True)
 class Consistency:
-    """Contradictions within one text. Each list contains indices into `FEAFA`, in ascending order."""
+    """Contradictions and unaffirmed units of one text. Each list contains indices into `FEAFA`, in ascending order."""
 
     affirmed_and_denied: list[int]
     """Units that the key observations both affirm and deny."""
@@ -30,7 +30,7 @@ class Consistency:
 
 
 def check_consistency(cot: ChainOfThought) -> Consistency:
-    """Compare the action units that the sections of a text claim.
+    """Compare the action units that the key observations and the interpretation claim.
 
     A hedged claim ("minimal", "barely") is compatible with a denial. A claim with alternatives, such as "one brow",
     counts as denied only if its unit and all alternatives are denied.
@@ -43,7 +43,7 @@ def check_consistency(cot: ChainOfThought) -> Consistency:
         cot: The chain of thought.
 
     Returns:
-        The contradictions; empty lists for a consistent text.
+        The contradictions and unaffirmed units; all lists are empty for a consistent text.
     """
     observed, interpreted = claims(cot.key_observations), claims(cot.interpretation)
     affirmed = {unit for claim in observed if claim.present for unit in _units(claim)}

@@ -31,18 +31,18 @@ class Grounding:
     """The agreement between the claims of a text and measured intensities."""
 
     precision: float
-    """Share of the units claimed present that are active; 1 if no unit is claimed."""
+    """Share of the units claimed present that are active or have an active alternative; 1 if no unit is claimed."""
     recall: float
     """Share of the active units that are claimed present; 1 if no unit is active."""
     f1: float
     """The harmonic mean of precision and recall."""
     intensity_agreement: float | None
-    """Share of the intensity words whose range contains the measured intensity, within `TOLERANCE`; None if there are
-    no intensity words."""
+    """Share of the intensity words whose range contains the measured intensity of the unit or an alternative, within
+    `TOLERANCE`; None if there are no intensity words."""
     side_errors: list[int]
     """Units claimed on one side only while only the other side is active."""
     unsupported: list[int]
-    """Units claimed present with measured intensity 0."""
+    """Units claimed present, not only with a hedge, although they and their alternatives have intensity 0."""
     contradicted: list[int]
     """Strong units that the text denies and never claims present."""
     missing: list[int]
@@ -55,9 +55,10 @@ class Grounding:
     """Number of units claimed present that are active or have an active alternative. This and the following counts
     allow averaging over texts. With weights, they are sums of weights."""
     claimed_count: float
-    """Number of units claimed present."""
+    """Number of units claimed present, except inactive ones with only hedged claims or with a claim that cannot be
+    verified."""
     unsupported_count: float
-    """Number of units claimed present with measured intensity 0."""
+    """Number of units in `unsupported`."""
     recalled_count: float
     """Number of active units that are claimed present."""
     active_count: float
@@ -77,7 +78,7 @@ def ground(
     - A claim is supported if its unit or one of its alternatives is active.
     - A hedged claim ("minimal", "barely") about an inactive unit does not affect precision.
     - A unit that the text both claims and denies counts as claimed. Denials affect only `contradicted`.
-    - Claims about units that were not measured are ignored.
+    - Claims that no measured unit supports are ignored if the unit or one of its alternatives was not measured.
 
     >>> intensities = [0.0] * 24
     >>> intensities[8] = 0.4  # Jaw Drop
@@ -92,14 +93,14 @@ def ground(
         intensities: 24 measured intensities in [0, 1], in FEAFA order; None for a unit that was not measured.
         strong: Minimum intensity of a unit that counts as missing if the text omits it.
         active: Minimum intensity of an active unit.
-        weights: 24 weights of the units in precision, recall and F1, such as those of
+        weights: 24 weights of the units in precision, recall, F1, `unsupported_share` and the counts, such as those of
             `explllm.core.reliability.UnitReliability`; by default all count equally.
 
     Returns:
         The agreement. Its lists contain indices into `FEAFA`, in ascending order.
 
     Raises:
-        InputError: If the intensities are not 24 numbers in [0, 1].
+        InputError: If the intensities are not 24 numbers in [0, 1] or None.
     """
     return ground_claims(claims(text), intensities, strong=strong, active=active, weights=weights)
 

@@ -28,7 +28,7 @@ def bars_html(shares: Iterable[tuple[str, float]]) -> str:
 
 
 def sections_html(sections: Iterable[tuple[str, str]]) -> str:
-    """Return titled texts as HTML; a tooltip on a highlighted sentence lists the action units that it names."""
+    """Return titled texts as HTML; a highlighted sentence has a tooltip with the action units it claims or denies."""
     return "".join(f"<p><strong>{title}:</strong> {_highlighted(text) or '–'}</p>" for title, text in sections)
 
 

@@ -1,8 +1,8 @@
-"""FEA instruction texts: three answers about one face, written by rules or checked.
+"""Instruction texts for facial expression analysis: write three kinds of answers for a face by rules, and check them.
 
 FEALLM's authors describe instruction data for facial expression analysis but did not release it. The kinds of answers
-follow their abstract: a description that begins with the label, the active action units, and the reasoning from the
-units to the expression. The forms and limits are this project's own.
+follow their abstract: the active action units, the reasoning from the units to the expression, and a description that
+begins with the label. The forms and limits are this project's own.
 """
 
 import re
@@ -23,10 +23,10 @@ INSTRUCTION_KINDS: tuple[InstructionKind, ...] = get_args(InstructionKind)
 """The kinds of answers, in the order in which a model is asked for them."""
 
 NO_UNITS = "No action unit is active."
-"""The list of units for a face without active units."""
+"""The ``units`` answer for a face without active units."""
 
 _VISIBLE = 0.25
-"""Minimum intensity of a movement that is more than slight; a text must state at least one such movement."""
+"""Minimum intensity of a movement that is more than slight. If a face makes one, its text must claim or deny a unit."""
 
 _FIRST_WORD = re.compile(r"\A\W*(\w+)\s*[.:,]")
 
@@ -34,7 +34,7 @@ _FIRST_WORD = re.compile(r"\A\W*(\w+)\s*[.:,]")
 def write_instructions(
     writer: RuleWriter, action_units: Sequence[float | None], expression: Expression, seed: int = 0
 ) -> dict[InstructionKind, str]:
-    """Write the three answers about a face by rules.
+    """Write the three answers for a face by rules.
 
     >>> units = [0.0] * 24
     >>> units[8] = 0.7  # Jaw Drop
@@ -49,6 +49,9 @@ def write_instructions(
 
     Returns:
         The answers by kind.
+
+    Raises:
+        InputError: If the action units are not 24 numbers in [0, 1] or None.
     """
     cot = writer.write(action_units, expression, seed=seed)
     active = [(value, unit) for unit, value in zip(FEAFA, action_units, strict=True) if value and value >= ACTIVE]
@@ -78,8 +81,8 @@ def instruction_problems(
         text: The answer.
         action_units: 24 intensities in [0, 1]; None for a unit that was not measured.
         expression: The label.
-        max_words: Maximum number of words.
-        strong: Minimum intensity of a unit that must be mentioned.
+        max_words: Maximum number of words; the kind ``units`` has no maximum.
+        strong: Minimum intensity of a unit that must be mentioned; for the kind ``units``, it is `ACTIVE` instead.
 
     Returns:
         One phrase per problem; an empty list if the answer passes.

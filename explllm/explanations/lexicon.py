@@ -49,8 +49,8 @@ GRADES: dict[str, tuple[float, float]] = {
 }
 """Intensity words and their ranges.
 
-Words in `INTENSITY_WORDS` have the project's ranges. The other ranges were chosen by hand. They are wide for words that
-writers use for anything above the middle of the scale.
+Words in `INTENSITY_WORDS` and their synonyms have the project's ranges. The other ranges were chosen by hand. They are
+wide for words, such as "significant", that writers use for anything from moderate to extreme.
 """
 
 _COPULAS = (

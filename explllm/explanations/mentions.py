@@ -26,14 +26,14 @@ class Mention:
     units: tuple[int, ...]
     """Zero-based indices of the units."""
     present: bool
-    """False if the phrase denies the movement."""
+    """False if the phrase denies any of the units."""
 
 
 def mentions(text: str) -> list[Mention]:
     """Return the phrases of a text that claim or deny action units, in text order and without overlaps.
 
-    A phrase is the shortest part of a clause that makes the same claims as the clause, together with the words before
-    it that say which side or which lip.
+    A phrase is the shortest part of a clause that makes the same claims as the clause, together with modifiers directly
+    before it, such as "left", "upper" or "lip".
 
     >>> text = "The left brow is slightly raised, and the jaw is dropped."
     >>> for mention in mentions(text):
@@ -63,7 +63,7 @@ def mentions(text: str) -> list[Mention]:
 
 @lru_cache(maxsize=4096)
 def _phrase(clause: str, context: str) -> tuple[int, int, tuple[int, ...], bool] | None:
-    """Return the start and end of the phrase in a clause, its units, and whether it claims them.
+    """Return the start and end of a clause's phrase, its units, and whether it claims all of them; None without claims.
 
     Args:
         clause: The clause.

@@ -45,7 +45,7 @@ PARTS: dict[str, str] = {
         "gaze, head, neck, shoulder, shoulders, teeth, tongue, temple, temples"
     ),
 }
-"""Parts of the face with their names. ``+`` joins two parts that share a name."""
+"""Parts of the face with their names. ``+`` joins the two parts that a name such as "upper and lower lip" covers."""
 
 VERBS: dict[str, str] = {
     "raise": "raise, lift, elevate, arch, cock, hike, hoist, perk, climb, soar, ascend, heighten",
@@ -75,7 +75,7 @@ VERBS: dict[str, str] = {
     "curl": "curl, curve",
     "motion": "turn, push, move, go, shoot, fly, tilt, tip, bend, angle, slant, slope, roll, fold, draw",
 }
-"""Regular verbs for each movement, in base form. The lexicon adds the inflected forms."""
+"""Verbs for each movement, in base form. The lexicon adds their regular forms, and `OTHER_FORMS` irregular ones."""
 
 OTHER_FORMS: dict[str, str] = {
     "raise": "uplift, uplifts, uplifted, rise, rises, rising, rose, risen, elevation, elevations, raiser, upraised",
@@ -109,7 +109,7 @@ MOTIONS = (
     "movement, movements, motion, motions, activity, activation, action, actions, gesture, shape, engagement, engaged, "
     "activated"
 )
-"""Nouns for any movement. They identify the movement of a part that can move in only one way."""
+"""Words for any movement. For some parts, they mean the part's main movement; `ALTERNATIVES` lists other meanings."""
 
 PHRASES: dict[str, str] = {
     "widen": "wide open, open wide, opened wide, opening wide, fully open, widely open, widely opened, open widely, "
@@ -147,7 +147,8 @@ DIRECTIONS: dict[str, str] = {
     "out": "out, back, backward, backwards, to the side, to the sides, to both sides",
     "open": "apart, part, parts",
 }
-"""Short words that are directions after a verb of motion or directly after a part; elsewhere they mean other things."""
+"""Short words that are directions after a movement or, except for those of ``in`` and ``out``, after a part. Elsewhere
+they mean other things."""
 
 OWN_PART: dict[str, str] = {
     "smile": "lip corner",
@@ -225,10 +226,9 @@ MEANINGS: dict[tuple[str, str], tuple[tuple[str, ...], bool]] = {
 }
 """The units that each part and movement mean, and whether they are present or denied.
 
-FEAFA has no units for lowered lip corners (FACS 15) and pressed lips (24). They are mapped to the nearest
+FEAFA has no units for lowered lip corners (FACS 15) or pressed lips (24). These movements are mapped to the nearest
 units, lip corner stretch and lip suck. Raised cheeks (6), tightened lips (23) and flared nostrils have no FEAFA unit
-and make no claim.
-"Open eyes" deny Eye Close; "wide eyes" claim Lid Raise.
+and make no claim. "Open eyes" deny Eye Close; "wide eyes" claim Lid Raise.
 """
 
 ALTERNATIVES: dict[tuple[str, str], tuple[str, ...]] = {

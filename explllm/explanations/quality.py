@@ -13,7 +13,7 @@ from explllm.explanations.records import Record
 
 @dataclass(frozen=True)
 class Quality:
-    """Counts over a table of texts. Grounding values are means over `grounded` texts."""
+    """Counts and means over a table of texts. Precision and recall are means over the `grounded` texts."""
 
     texts: int
     """Number of texts."""
@@ -24,13 +24,13 @@ class Quality:
     over_limit: int
     """Texts with more than 130 words."""
     missing_title: int
-    """Texts that lack at least one section title."""
+    """Texts with at least one section that is missing or has no title."""
     unnamed_label: int
     """Conclusions that do not contain the label."""
     only_another: int
     """Conclusions that contain another label but not the correct one."""
     other_verdict: int
-    """Texts whose verdict differs from the label."""
+    """Texts whose verdict is an expression other than the label; texts without a verdict do not count."""
     unit_numbers: int
     """Texts that mention action unit numbers."""
     pronouns: int
@@ -44,7 +44,7 @@ class Quality:
     recall: float
     """Mean share of active units that are claimed, in [0, 1]."""
     intensity_agreement: float
-    """Mean share of intensity words that fit the measured intensity, in [0, 1]."""
+    """Mean share of intensity words that fit the measured intensity, in [0, 1], over grounded texts with such words."""
     missing_strong: int
     """Texts that omit a unit of intensity 0.3 or more."""
     unsupported: int

@@ -52,11 +52,11 @@ def read_table(path: Path) -> Manifest:
             that contains ``predictions.parquet``.
 
     Returns:
-        A manifest. JSON files yield the columns ``image``, ``expression``, ``predicted``, ``action_units``, ``cot`` and
-        ``reference``, the text that a result was compared with.
+        A manifest. JSON files yield the columns ``image``, ``box``, ``expression``, ``predicted``, ``action_units``,
+        ``cot`` and ``reference`` (the text that a result was compared with), except for empty ones.
 
     Raises:
-        MissingPathError: If the file does not exist.
+        MissingPathError: If the file does not exist, or a folder does not contain ``predictions.parquet``.
         ManifestError: If the file cannot be read or contains a duplicate face.
     """
     if path.is_dir():
@@ -71,11 +71,11 @@ def read_table(path: Path) -> Manifest:
 
 
 def records(table: Manifest, texts_only: bool = True) -> Iterator[Record]:
-    """Yield the rows of a table that have a chain of thought.
+    """Yield the rows of a table as records, by default only those with a chain of thought.
 
     Args:
         table: The result of `read_table`.
-        texts_only: Skip rows without a chain of thought; otherwise their `Record.text` is empty.
+        texts_only: Whether to skip rows without a chain of thought. If False, their `Record.text` is empty.
 
     Yields:
         Records in table order.
@@ -107,8 +107,8 @@ def read_records(path: Path) -> Iterator[Record]:
         One record per row with a text.
 
     Raises:
-        MissingPathError: If the file does not exist.
-        ManifestError: If the file cannot be read or no row has a text.
+        MissingPathError: See `read_table`.
+        ManifestError: If the file cannot be read, contains a duplicate face, or has no text in any row.
     """
     empty = True
     for record in records(read_table(path)):

@@ -44,11 +44,11 @@ class Review:
     label: Expression
     """The expression that the model recognized."""
     concluded: Expression | None
-    """The expression named in the text's conclusion; None if it names none."""
+    """The expression that the text arrives at (see `ChainOfThought.expression`); None if it suggests none."""
 
     @property
     def conclusion_agrees(self) -> bool:
-        """Whether the text's conclusion names the recognized expression."""
+        """Whether the text arrives at the recognized expression."""
         return self.concluded == self.label
 
     def count(self, status: ClaimStatus) -> int:

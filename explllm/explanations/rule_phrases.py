@@ -1,7 +1,7 @@
 """The wordings of the rule-based writer.
 
-The vocabulary is small on purpose: a small tokenizer and a small language model can learn it. Every slot has at least
-five wordings. `explllm.explanations.claims` must read each of them correctly.
+The vocabulary is small on purpose: a small tokenizer and a small language model can learn it. Every list has at least
+five wordings, except for those of single movements. `explllm.explanations.claims` must read each of them correctly.
 """
 
 from __future__ import annotations

@@ -8,7 +8,7 @@ Sources:
 
 FEAFA raises the brow as a whole (FACS 1 and 2), lacks the lip corner depressor (15) and the lip pressor (24), and
 measures narrow eyes as Eye Close (FACS 6 and 7 narrow them too). Combinations that need a missing unit are listed with
-the remaining units and a lower weight.
+the unit that FEAFA codes instead, or with the remaining units and usually a lower weight.
 """
 
 from __future__ import annotations
@@ -26,13 +26,14 @@ class Pattern:
     """A combination of movements that is a sign of an expression."""
 
     movements: tuple[str, ...]
-    """FEAFA names without the side; all of them must be visible."""
+    """FEAFA names without the side, or `LIP_SUCK`; all of these movements must be visible."""
     weight: int
     """3 for a prototype, 2 for a major variant, 1 for a weak sign that other expressions share."""
     source: str
     """FACS units and reference."""
     one_sided: bool = False
-    """Whether the first movement must be on one side only, or clearly stronger on one side."""
+    """Whether the first movement must be on one side only or clearly stronger on one side; a movement
+    without sides qualifies, too."""
 
 
 PATTERNS: dict[Expression, tuple[Pattern, ...]] = {

@@ -1,8 +1,8 @@
-"""Rule-based writer of chains of thought: fixed wordings, chosen by the action units and a seed.
+"""Rule-based writer of chains of thought: fixed wordings, chosen by the action units, the label and a seed.
 
 The text describes given intensities and explains a given label. The writer does not classify the face: if the movements
-do not support the label, the text says that the evidence is weak. In manifests, such texts have the value ``offline``
-in the column ``cot_source``.
+do not support the label, the text says that the evidence is weak. In manifests, the writer's texts have the value
+``offline`` in the column ``cot_source``.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _STRONG_FROM = 0.3
 _SHUT_FROM = 0.65
 """Minimum intensity of eyes that are closed rather than narrowed."""
 _ONE_SIDED_RATIO = 2.0
-"""Minimum ratio of the two sides at which a movement counts as one-sided."""
+"""Minimum ratio between the intensities of the two sides of a movement that counts as one-sided."""
 _MAX_TRAITS = 3
 
 
@@ -50,7 +50,8 @@ class _Visible:
 
     kind: str
     sides: tuple[tuple[str, float], ...]
-    """Each moving side with its intensity, the stronger first; one entry without a side for other movements."""
+    """Each moving side with its intensity, the stronger first; for a movement without sides, one entry whose side is
+    empty."""
 
     @property
     def intensity(self) -> float:
@@ -130,7 +131,8 @@ class RuleWriter:
         text = _compose(visible, units, expression, random.Random(key))
         attempt = 0
         while len(text.text.split()) >= MAX_WORDS:
-            # First list the movements, then drop the weakest. Even 24 strong movements fit with a short interpretation.
+            # First list the movements, then drop the weakest, one per attempt. With a short interpretation, even 24
+            # strong movements fit.
             attempt += 1
             weak = [one for one in visible if one.intensity < _STRONG_FROM]
             if attempt > 1 and weak:
@@ -140,7 +142,7 @@ class RuleWriter:
 
 
 def _visible(units: Sequence[float]) -> list[_Visible]:
-    """Return the movements to name, the strongest first. Equal movements of the upper and lower lips are merged."""
+    """Return the movements to name, the strongest first. Lip sucks with the same intensity word are merged."""
     visible = []
     for kind in phrases.MOVEMENTS:
         sides = _sides(kind, units)

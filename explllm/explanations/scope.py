@@ -4,10 +4,10 @@ Three steps, each on one sentence:
 
 1. Fixed phrases are replaced with plain ones that `explllm.explanations.tagging` handles: "fails to rise" becomes "not
    rise".
-2. Words that introduce a clause (a *frame* such as "nobody could deny that") are removed. They decide whether the
-   clause is asserted, denied or left open. An odd number of negative words denies it ("it would be wrong to say that"),
-   an even number does not ("it cannot be denied that"), and doubt or another person's voice leaves it open ("one might
-   expect", "she believes").
+2. Words that introduce a clause (a *frame* such as "nobody could deny that") are replaced with semicolons. These
+   words decide whether the clause is asserted, denied or left open. An odd number of negative words denies it ("it
+   would be wrong to say that"), an even number does not ("it cannot be denied that"), and doubt or another person's
+   voice leaves it open ("one might expect", "she believes").
 3. Clauses about other people, other pictures and times, hypothetical faces or faces in general are marked as not
    asserted.
 
@@ -29,7 +29,7 @@ class ScopedWords:
     """The words of a sentence with their scopes."""
 
     words: list[str]
-    """Lowercase words and punctuation marks, with negative phrases simplified."""
+    """Lowercase words and punctuation marks, with negative phrases simplified and frames replaced with semicolons."""
     asserted: list[bool]
     """Whether each word belongs to a statement about this face."""
     denied: list[bool]
@@ -303,7 +303,7 @@ class _Scoper:
             self._skip(index, end)
 
     def _concerns_subject(self, index: int) -> bool:
-        """Return whether a predicate after a modal verb is a movement or the existence of one."""
+        """Return whether the predicate after a modal verb names a movement or says that one takes place."""
         words = self.words
         while index < len(words) and (
             words[index] in rules.AUXILIARIES or (words[index].endswith("ly") and words[index] != "imply")

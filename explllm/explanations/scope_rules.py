@@ -12,7 +12,7 @@ from explllm.core.expressions import SYNONYMS
 from explllm.explanations.lexicon import TABLE, forms
 
 BREAK = ";"
-"""The token that replaces a phrase that introduces a clause."""
+"""The token that replaces each word of a phrase that introduces or retracts a clause."""
 
 
 def _words(text: str) -> frozenset[str]:
@@ -186,7 +186,7 @@ SEEING = _verbs(
     "discern make"
 ) | _words("saw seen found shown known made")
 SHOWING = _verbs("show indicate imply reveal support suggest mean prove demonstrate confirm establish")
-"""Verbs that introduce a clause only with "that": elsewhere they are verbs of the description itself."""
+"""Verbs that introduce a clause only before "that" or "how", or after "to"; elsewhere, they are part of a clause."""
 CONVICTIONS = _words("sure certain confident adamant positive convinced persuaded opinion impression")
 """Adjectives and nouns that introduce what somebody believes."""
 NEGATIVE = DOUBTING | _words(
@@ -213,7 +213,7 @@ CLAUSE_HEADS = (
         """
     )
 )
-"""Nouns and adjectives that introduce a clause with "that"."""
+"""Other words, mostly nouns and adjectives, that introduce a clause with "that" or "how"."""
 OPEN = _verbs("suppose imagine assume expect guess hope wish wonder suspect presume pretend speculate") | _words(
     "if whether unclear uncertain unknown debatable perhaps maybe possible possibly conceivable conceivably imaginable "
     "thinkable probable probably plausible plausibly allegedly supposedly likely chance possibility danger rumor "
@@ -391,4 +391,5 @@ FACE = frozenset(
     for rest, (kind, value) in entries
     if not rest and ((kind == "part" and value != "none") or value in ("smile", "frown"))
 )
-"""Parts of the face. If the words before a clause name one, they are a separate statement."""
+"""Words for parts of the face, smiles and frowns. If the words before a clause include one, they are a separate
+statement."""

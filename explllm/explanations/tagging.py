@@ -27,7 +27,7 @@ _DETERMINERS = frozenset(("the", "his", "her", "their", "its", "both"))
 
 
 def words_of(sentence: str) -> list[str]:
-    """Return the lowercase words and punctuation marks of a sentence, without Markdown."""
+    """Return a sentence's lowercase words, commas, colons, semicolons and parentheses, without numbers and Markdown."""
     plain = sentence.lower().replace("’", "'").replace("n't", " not").replace("-", " ").replace("/", " and ")
     plain = _BRACKETED_NUMBERS.sub(" ", plain).replace("—", " ; ").replace("–", " ; ")
     return _TOKEN.findall(_POSSESSIVE.sub("", _MARKUP.sub(" ", plain)))
@@ -41,7 +41,7 @@ def tag(words: list[str]) -> tuple[list[lexicon.Tag], list[int]]:
 
     Returns:
         Kind and value of each token, and the index of its first word. Words that are not in the lexicon are tagged
-        ``adverb`` or ``word``.
+        ``adverb`` or ``word``, and punctuation marks ``comma`` or ``break``.
     """
     tags: list[lexicon.Tag] = []
     starts: list[int] = []

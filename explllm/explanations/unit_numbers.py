@@ -51,7 +51,7 @@ class _Clause:
     text: str
     numbers: tuple[int, ...]
     active: bool | None
-    """The verdict; None if there is none."""
+    """The verdict; None for a clause without one."""
     leads: bool
     """Whether the verdict comes before the units; it then applies to the clauses that follow, too."""
 
@@ -66,7 +66,7 @@ def named_units(text: str) -> set[int]:
 
 
 def stated_units(text: str) -> dict[int, bool]:
-    """Return whether each FACS number that a text names is active.
+    """Return, for each FACS number that a text names, whether the text says that the unit is active.
 
     >>> stated_units("AU6 and AU14 are active, AU15 is not.")
     {6: True, 14: True, 15: False}
@@ -75,7 +75,8 @@ def stated_units(text: str) -> dict[int, bool]:
         text: English text.
 
     Returns:
-        False for a unit that is denied wherever it is named. A score of 0 counts as a denial.
+        True or False by FACS number; False for a unit that is denied wherever it is named. A score of 0 counts as a
+        denial.
     """
     stated: dict[int, bool] = {}
     header: bool | None = None

@@ -222,7 +222,8 @@ def is_decisive(text: str) -> bool:
         text: English prose of any length.
 
     Returns:
-        True if the best score is at least that of one label or several hints, and no other score is close.
+        True if the best score is at least that of a label weakened once or of one strong hint, and no other score is
+        close.
     """
     return _is_decided(score(text))
 
@@ -258,8 +259,8 @@ def verdict(text: str, *further: str) -> Expression | None:
 
     Args:
         text: English prose of any length.
-        *further: Texts that contribute only if ``text`` is undecided (see `is_decisive`). Each counts half as much as
-            the previous one.
+        *further: Texts that contribute only if ``text`` is undecided (see `is_decisive`). The first adds a total of
+            at most 1 to the scores, the second at most 0.5, and so on.
 
     Returns:
         The expression with the highest positive score, or None. Ties go to the expression mentioned first.

@@ -1,4 +1,4 @@
-"""Words with which English prose names, suggests, denies, weakens or stresses an expression.
+"""Words that name, suggest, deny, weaken or stress an expression in English prose.
 
 This module contains only data; `explllm.explanations.verdict` describes the rules.
 """
@@ -103,7 +103,7 @@ WEAK_DAMPERS = _words(
     "with while whereas including associated bordering well underlying sign signs suggestion "
     "suggestions note notes leaning"
 )
-BLENDS = _words("blend blended mix mixture")  # applies to both of two expressions
+BLENDS = _words("blend blended mix mixture")  # weakens each of the blended expressions
 ASIDE_NOUN = re.compile(r"(?:undertone|overtone|nuance|hint|trace|undercurrent)s?")  # "sadness undertones"
 # "Happiness is not evident", "the surprise remains minor".
 COPULA = _words("is are was were remains remain being appears seems")

@@ -76,7 +76,7 @@ class ActionUnits:
             boxes: Boxes of the faces in pixels of the upright image; by default, the image is used as one face crop.
 
         Returns:
-            24 intensities per face.
+            24 intensities per face; None for a face without a result or a unit that was not measured.
 
         Raises:
             ImageError: If the image cannot be read or a box does not fit it.
@@ -104,9 +104,10 @@ class ActionUnits:
 
 
 def estimate_with_flip(estimator: Estimator, images: Sequence[Image.Image]) -> list[Intensities | None]:
-    """Return the mean of the estimates for faces and for their mirror images.
+    """Return, for each face, the mean of the estimates for the face and for its mirror image.
 
-    The estimate of the mirror image is mirrored back. If only one of the two estimates exists, it is returned.
+    The estimate of the mirror image is mirrored back. If only one of the two estimates exists, it is returned. A unit
+    that only one of them measures is None.
     """
     count = len(images)
     estimates = estimator.estimate([*images, *(ImageOps.mirror(image) for image in images)])

@@ -36,7 +36,7 @@ class Detection:
 
 
 class Detections(list[Detection]):
-    """The faces of an image."""
+    """The detected faces of an image."""
 
     def to_frame(self) -> pd.DataFrame:
         """Return a table with a row per face and the columns ``x``, ``y``, ``w``, ``h`` and ``score``."""
@@ -80,7 +80,7 @@ def match_faces(
 
     Args:
         detections: The detected faces.
-        boxes: The earlier box of each row; at most one row has none.
+        boxes: The earlier box of each row; None for at most one row.
         which: The rule for a row without a box.
         size: Width and height of the image.
 

@@ -22,7 +22,8 @@ _MAX_RATIO = 8
 
 _CROP_RATIO, _CROP_SIZE = 1.3, 512
 _CROP_SHARE = 0.6
-"""Side of the face in a face crop, as a share of the crop's side; with `DEFAULT_MARGIN` it is 0.83."""
+"""Minimum length of the face box's longer side in a face crop, as a share of the crop's longer side. In a crop with
+`DEFAULT_MARGIN`, the share is 0.83."""
 
 
 def crop_warning(image: Image.Image) -> str | None:
@@ -43,8 +44,9 @@ def crop_warning(image: Image.Image) -> str | None:
 def is_face_crop(image: Image.Image, faces: Sequence[Detection]) -> bool:
     """Return whether a picture can be used as a face crop without detection.
 
-    Such a picture has the shape of a crop (see `crop_warning`), and shows only one face, which fills most of it.
-    Detectors miss faces that fill the picture, so a picture of this shape without a detection counts as a crop.
+    Such a picture has the shape and size of a crop (see `crop_warning`), and shows only one face, which fills most of
+    the picture. Detectors miss faces that fill the picture, so a picture of this shape and size without a detection
+    counts as a crop.
     """
     if crop_warning(image) is not None or len(faces) > 1:
         return False
@@ -69,7 +71,7 @@ def face_crop(image: Image.Image, box: Sequence[float], margin: float = DEFAULT_
         margin: Margin on each side, as a share of the box's longer side; a negative margin cuts into the box.
 
     Raises:
-        ImageError: If the box lies outside the image, or is far larger than it.
+        ImageError: If the box lies outside the image, or the crop would be far larger than the image.
     """
     rows, columns = _square(box, margin, image.size)
     part = np.asarray(image.crop((columns[0], rows[0], columns[-1] + 1, rows[-1] + 1)))
@@ -88,7 +90,7 @@ def _square(box: Sequence[float], margin: float, size: tuple[int, int]) -> tuple
 
 
 def _fill_square(pixels: np.ndarray, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
-    """Return the rows and columns of pixels, without a copy if none is repeated."""
+    """Return the given rows and columns of pixels, as a view if no row or column is repeated."""
     if len(rows) == rows[-1] - rows[0] + 1 and len(columns) == columns[-1] - columns[0] + 1:
         return pixels[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
     return pixels[np.ix_(rows, columns)]
@@ -123,7 +125,7 @@ def load_face(
         MissingPathError: If the image does not exist.
     """
     where = fspath(source) if isinstance(source, str | PathLike) else None
-    # A crop keeps up to `max_size` pixels, no matter how small a part of the image it is.
+    # A crop keeps up to `max_size` pixels per side, no matter how small a part of the image it is.
     part = None if box is None else max(box[2], box[3]) * (1 + 2 * margin)
     image = to_reduced(load_image(source)) if max_size is None else load_reduced(source, max_size, part)
     pixels = image.pixels

@@ -30,7 +30,8 @@ from explllm.faces.table import TableTask, image_boxes
 
 FOUND, GIVEN, NO_FACE, KEPT = "found", "given", "no face found", "no face found; the earlier box is kept"
 NO_MATCH = "no detected face overlaps the earlier box, which is kept"
-"""Values of the column ``face_status``; if an image cannot be read, the column contains the reason instead."""
+"""Values of the column ``face_status``, followed by `TRUNCATED` for a truncated file. If an image cannot be read, the
+column contains the reason instead."""
 
 PER_FACE_COLUMNS = ("expression", "identity", "votes", "facs", "action_units", "cot")
 """Columns that describe one face. If ``all`` turns one row into several, these columns are emptied, as are all whose
@@ -48,13 +49,13 @@ class ImageRows:
     """An image and the rows of the manifest that show it."""
 
     image: str
-    """Its path in the manifest."""
+    """The image's path in the manifest."""
     path: Path
-    """Its file."""
+    """The image's file."""
     rows: tuple[int, ...]
     """The rows, from 0."""
     boxes: tuple[Box | None, ...]
-    """The box of each row."""
+    """The box of each row; None for a row without one."""
 
 
 @dataclass(frozen=True)

@@ -51,16 +51,17 @@ class FaceDetector:
 
         Args:
             path: An SCRFD ONNX file, or a folder that contains exactly one (and possibly other models).
-            input_size: Width and height of the input in pixels, a multiple of 32; 640 by default. Only for a file that
-                accepts any size.
+            input_size: Width and height of the input in pixels, a multiple of 32 (of 128 for a model with five pyramid
+                levels); 640 by default. Only for a file that accepts any size.
             threshold: Minimum score of a face.
             provider: Device of the model.
             threads: CPU threads; all available cores by default.
 
         Raises:
             MissingPathError: If the file does not exist, or the folder has no ONNX file.
-            CheckpointError: If the file is not an ONNX model of SCRFD.
-            ConfigError: If insightface is not installed, or the size or the threshold is out of range.
+            CheckpointError: If the file is not an ONNX model of SCRFD, or the folder does not contain exactly one.
+            ConfigError: If insightface or onnxruntime is not installed, the requested GPU cannot be used, or the size
+                or the threshold is invalid.
         """
         if not 0 < threshold < 1:
             raise ConfigError(f"the threshold is {threshold:g}", remedy="Use a number between 0 and 1.")
@@ -91,7 +92,7 @@ class FaceDetector:
         return self.detect_reduced(load_reduced(image, 2 * self.size))
 
     def detect_reduced(self, image: ReducedImage) -> Detections:
-        """Detect the faces of an image that may have been reduced, to at least twice the input size; see `detect`."""
+        """Detect the faces of an image that may have been reduced, but not below twice the input size; see `detect`."""
         pixels = image.pixels
         height, width = pixels.shape[:2]
         if max(width, height) > 2 * self.size:

@@ -24,7 +24,8 @@ from explllm.faces.onnx_session import Provider
 from explllm.faces.table import TableTask, image_boxes
 
 ESTIMATED, GIVEN = "estimated", "given"
-"""Values of the column ``action_units_status``; if a row has no intensities, the column contains the reason instead."""
+"""Values of the column ``action_units_status``, followed by `TRUNCATED` for a truncated file. If a row cannot be
+estimated, the column contains the reason instead."""
 
 _MAX_SIZE = 1024
 """Maximum width and height of faces in pixels: no estimator uses more, and a batch of full-size photographs needs a lot
@@ -40,7 +41,7 @@ class FaceRow:
     image: str
     """The image's path in the manifest."""
     path: Path
-    """Its file."""
+    """The image's file."""
     box: Box | None
     """The face's box; None if the image is a face crop."""
 
@@ -113,8 +114,8 @@ class EstimationTask(TableTask):
     Rows without a detected face are skipped, because the whole photograph is not a face crop. The manifest is written
     with the columns ``action_units``, ``action_units_source``, ``action_units_missing`` (names of the unmeasured units,
     separated by commas; their intensity is 0) and ``action_units_status``. A row without a new estimate keeps its old
-    one. If an estimate replaces the intensities of a drawn face, ``action_units_true_source`` records that they were
-    drawn.
+    one. If an estimate replaces the intensities of a drawn face, ``action_units_true_source`` keeps the source of the
+    replaced intensities.
     """
 
     title = "action units"

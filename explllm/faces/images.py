@@ -49,8 +49,8 @@ def load_image(source: ImageSource, upright: bool = True) -> Image.Image:
     """Read an image as RGB.
 
     Transparent pixels are composited over white. 16-bit gray is scaled to 8 bits. Floating-point and 32-bit integer
-    pixels are read if their range is clear: up to 1, up to 255 or, for integers, up to 65,535. A JPEG file that
-    is missing a few rows is read with a warning.
+    pixels are read if their range is clear: 0 to 1 for floats, 0 to 255, or 0 to 65,535 for integers. A JPEG file that
+    is missing at most a quarter of its rows is read with a warning.
 
     Args:
         source: The image.

@@ -68,7 +68,10 @@ def begin(partial: Path, settings: dict[str, Any]) -> tuple[bytearray, Counter[i
     """Create the file, or check that it belongs to this run.
 
     Returns:
-        Whether each item is done, and how often a process died while processing each item.
+        Whether each item has a good result, and how often a process died while processing each item.
+
+    Raises:
+        ConfigError: If the file belongs to a run with other settings.
     """
     settings = json.loads(json.dumps(settings))  # JSON turns tuples into lists
     done, started = bytearray(), Counter[int]()

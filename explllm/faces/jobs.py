@@ -88,7 +88,7 @@ def run_job(items: Iterable[Item], job: Job, options: JobOptions) -> None:
     Raises:
         ConfigError: If the file belongs to a run with other settings.
         InputError: If more than `max_bad` items are unusable, the files of the first `MAX_MISSING` items are all
-            missing, or worker processes keep dying. The results so far are kept.
+            missing, or worker processes keep dying. The results so far are kept, except in the case of missing files.
         KeyboardInterrupt: After Ctrl-C; the results so far are kept.
     """
     done, deaths = begin(options.partial, options.settings)
@@ -217,7 +217,7 @@ _opened: list[Callable[[Sequence[Any]], list[Result]]] = []
 
 
 def _open(job: Job) -> None:
-    """Start a worker process."""
+    """Initialize a worker process, and open the models of the job."""
     # Ctrl-C reaches every process of the terminal; the main process handles it.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_exit_with_parent, daemon=True).start()

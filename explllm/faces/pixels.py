@@ -52,7 +52,7 @@ class ImagePreset:
         """Return one of `IMAGE_PRESETS`, with its own size by default.
 
         Raises:
-            ConfigError: If there is no preset with this name.
+            ConfigError: If there is no preset with this name, or the size is less than 1.
         """
         if name not in IMAGE_PRESETS:
             raise ConfigError(f"there is no image preset {name!r}", remedy=f"Use one of {', '.join(IMAGE_PRESETS)}.")

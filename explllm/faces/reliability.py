@@ -47,10 +47,11 @@ def unit_reliability(
         with the mirrored estimate of the mirror image), ``flip_difference`` (mean absolute difference of the two),
         ``auc`` (probability that a face of an expression with this unit has a higher intensity than another face),
         ``weight`` and ``threshold``. The weight is the product of the correlation and 2 auc - 1, each limited to
-        [0, 1], or the correlation alone for a unit without a prototype. The threshold is the lowest of the intensities
-        0.05, 0.1, ..., 0.5 that mirror images confirm: of the faces with at least this intensity, a share of at least
-        `CONFIRMED` has a mirror image that shows the unit as active (`ACTIVE`). It is NaN if there is none. For an
-        unmeasured unit, all columns except ``facs`` and ``faces`` are NaN.
+        [0, 1], or the correlation alone for a unit without an AUC. The threshold is the lowest of the intensities 0.05,
+        0.1, ..., 0.5 that mirror images confirm: at least five images, mirror images included, reach this intensity,
+        and for a share of at least `CONFIRMED` of them, the other image shows the unit as active (`ACTIVE`). The
+        threshold is NaN without such an intensity. For an unmeasured unit, all columns except ``facs`` and ``faces``
+        are NaN.
 
     Raises:
         ConfigError: If no face has both estimates.
@@ -89,7 +90,7 @@ def unit_reliability(
 
 
 def _threshold(a: np.ndarray, b: np.ndarray) -> float:
-    """Return the lowest threshold that the other estimate confirms; NaN if none does."""
+    """Return the lowest threshold that the estimates of the other image confirm; NaN if no threshold is confirmed."""
     values, others = np.concatenate([a, b]), np.concatenate([b, a])
     for threshold in _THRESHOLDS:
         above = others[values >= threshold]

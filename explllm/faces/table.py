@@ -95,8 +95,9 @@ def run_on_manifest(
         max_bad: Maximum number of unusable images before the run stops; None for no limit.
 
     Raises:
-        InputError: As raised by `run_job` and `ManifestFile`; also if the manifest is empty, if another run is writing
-            the same output, or if no image can be used and `out` exists, which a table of failures must not replace.
+        InputError: As raised by `run_job` and `ManifestFile`; also if the manifest is empty or lists a face twice, if
+            another run is writing the same output, or if no image can be used and `out` exists, which a table of
+            failures must not replace.
     """
     with exclusive(out):
         rows = check_unique_faces(source)
@@ -139,7 +140,7 @@ def run_on_manifest(
 
 
 def check_unique_faces(source: ManifestFile) -> int:
-    """Return the number of rows of a manifest.
+    """Check that no two rows of a manifest describe the same face, and return the number of rows.
 
     Raises:
         ManifestError: If two rows describe the same face.

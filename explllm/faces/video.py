@@ -25,7 +25,7 @@ def video_frames(source: str, every: float, seconds: float | None = None) -> Ite
 
     Raises:
         MissingPathError: If the file does not exist.
-        ImageError: If the file is not a video that OpenCV can read.
+        ImageError: If the file is not a video that OpenCV can read, or no frame can be read.
         ConfigError: If the camera cannot be opened.
     """
     is_camera = source.isdecimal()

@@ -1,7 +1,7 @@
 """Action unit estimators: from a face image to 24 intensities in FEAFA's order.
 
 To add an estimator, put one file in this folder. Every module here is imported, and `register_estimator` makes the
-class an option of ``explllm aus`` and ``explllm explain``::
+class an option of ``explllm aus``, ``explllm explain`` and other commands::
 
     from explllm.faces.estimators.registry import Estimator, Intensities, register_estimator
 

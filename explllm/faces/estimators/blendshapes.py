@@ -154,8 +154,8 @@ def _ignore_sigprof() -> None:
     """Make Python aware that SIGPROF is ignored.
 
     mediapipe runs timers that send SIGPROF, and ignores the signal without Python's knowledge. After each run,
-    Lightning restores the handlers that Python reports. Here that is the default one, so the next timer would
-    end the process.
+    Lightning restores the handlers that Python reports. For SIGPROF, that would be the default handler, and the
+    next timer would end the process.
     """
     sigprof = getattr(signal, "SIGPROF", None)  # absent on Windows
     in_main = threading.current_thread() is threading.main_thread()

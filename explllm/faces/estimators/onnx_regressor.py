@@ -53,7 +53,8 @@ class OnnxRegressor(Estimator):
             MissingPathError: If the file does not exist.
             CheckpointError: If the file is not an ONNX model or has an unsupported input or output, or if its metadata
                 cannot be read or lists the units in a different order.
-            ConfigError: If there is no such preset, or the size does not match the model's.
+            ConfigError: If there is no such preset, the size is invalid or does not match the model's, onnxruntime is
+                not installed, or the requested GPU cannot be used.
         """
         path = Path(path)
         if preset is not None:

@@ -25,8 +25,8 @@ class Estimator(ABC):
 
     A subclass sets `name`, implements `estimate`, and overrides the other attributes as needed. The first parameter of
     its constructor is the path of its file. The keyword-only parameters are its options: each one becomes an option of
-    ``explllm aus``, described as in the constructor's docstring. ``provider`` and ``threads`` are passed if
-    the constructor has them.
+    the commands that estimate action units, with its description in the constructor's docstring. ``provider`` and
+    ``threads`` are passed if the constructor has them.
     """
 
     file_help: ClassVar[str] = "A file of this estimator."
@@ -166,7 +166,7 @@ def selected_estimator(options: Any, required: bool = False) -> EstimatorSpec | 
         The estimator; None if the user gave no file.
 
     Raises:
-        ConfigError: If the user gave more than one file, or none although one is required.
+        ConfigError: If the user gave more than one file, or none although one is required or another option is given.
     """
     values = {item.name: getattr(options, item.name) for item in fields(options)}
     selected = [name for name in ESTIMATORS if values.get(name) is not None]
