@@ -2,10 +2,10 @@
 
 Trains the demo alternately without and with `AsyncJudge`, each time in a new process. The judge is a server on loopback
 that answers after 2 s; it judges 8 faces after each validation. Most of the cost comes from generating the faces'
-explanations in the training loop. The script prints medians of the training time (``fit/seconds`` in metrics.json), of
-the whole command including the wait for the last answers, and of CPU time, which other processes on the machine affect
-less. Because runs differ by more than the judge costs, it also prints the time spent in the callback's hooks, measured
-by Lightning's profiler.
+explanations in the training loop. The script prints medians of three times: of training (``fit/seconds`` in
+metrics.json), of the whole command including the wait for the last answers, and CPU time, which other processes on the
+machine affect less. Because runs differ by more than the judge costs, it also prints the time spent in the callback's
+hooks, measured by Lightning's profiler.
 """
 
 import argparse
@@ -35,7 +35,7 @@ def fit(folder: Path, *options: str) -> dict[str, float]:
         *options: Further options of ``explllm fit``.
 
     Returns:
-        Seconds by `TIMES`.
+        The seconds of each of `TIMES`.
     """
     command = [sys.executable, "-m", "explllm", "fit", "--config", "demo.yaml", "--run_dir", str(folder)]
     command += ["--data.folder", str(folder.parent / "drawn"), "--trainer.enable_progress_bar", "false", *options]
@@ -53,7 +53,7 @@ def fit(folder: Path, *options: str) -> dict[str, float]:
 
 
 def measure(folder: Path, url: str, epochs: int, pairs: int, faces: int) -> dict[str, list[dict[str, float]]]:
-    """Train alternately without and with the judge."""
+    """Train alternately without and with the judge; return the seconds of each run."""
     fit(folder / "warm", "--trainer.limit_train_batches", "4", "--trainer.max_epochs", "1")
     judge = {"judge": "scripted", "faces": faces, "chat": {"base_url": url}}
     callbacks = json.dumps([{"class_path": "AsyncJudge", "init_args": judge}])

@@ -89,7 +89,7 @@ def text_of(seconds: float, limit: float) -> str:
 
 
 def main() -> None:
-    """Measure every job, idle and busy."""
+    """Measure every job on an idle and on a busy machine, and print a table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=3, help="runs of each (default: 3)")
     parser.add_argument("--limit", type=float, default=60, help="seconds per process (default: 60)")

@@ -1,8 +1,8 @@
 """Speed and memory of the Exp-CoT Engine: python benchmarks/engine.py [--rows 1000] [--memory].
 
 A server on loopback answers every request after a fixed latency; the ideal time is calls x latency / concurrency. The
-server and its rule-based model run in a separate process. With --memory, the benchmark compares the peak memory of
-builds of 1,000 and of 20,000 faces.
+server and its rule-based model run in a separate process. With --memory, the benchmark instead compares the peak
+memory of builds of 1,000 and of 20,000 faces.
 """
 
 import argparse
@@ -41,7 +41,7 @@ def write_faces(path: Path, count: int) -> None:
 
 
 def build(folder: Path, rows: int, concurrency: int, latency: float) -> dict[str, float]:
-    """Build the chains of thought of random faces in a new process and measure it."""
+    """Build chains of thought of random faces in a new process; return its calls, seconds, CPU seconds and memory."""
     write_faces(folder / "faces.parquet", rows)
     with scripted_server(folder, f"{TESTS / 'engine' / 'model_script.py'}:answer", latency) as url:
         command = ["cot", "build", str(folder / "faces.parquet"), "-o", str(folder / "out.parquet")]

@@ -28,7 +28,7 @@ from PIL import Image
 
 ROUNDS = 5
 BOX = (0.1, 0.1, 0.8, 0.8)
-"""The given box, as a share of the image."""
+"""x, y, width and height of the given box, as shares of the image's width and height."""
 
 
 def compare_cpu(name: str, ours: Callable[[], None], bare: Callable[[], None], images: int) -> None:
@@ -44,7 +44,7 @@ def compare_cpu(name: str, ours: Callable[[], None], bare: Callable[[], None], i
 
 
 def compare_with_libraries(images: list[Path], detector: str | None, landmarker: str | None) -> None:
-    """Print the CPU time of both commands and of the bare libraries."""
+    """Print the CPU time of the commands whose model file is given, and of the bare libraries."""
     print("| work | images | explllm, CPU ms | library, CPU ms | ratio |\n|---|---|---|---|---|", flush=True)
     if detector is not None:
         from insightface.model_zoo.scrfd import SCRFD
@@ -90,7 +90,7 @@ def compare_with_libraries(images: list[Path], detector: str | None, landmarker:
 
 
 def peak_memory(name: str, images: list[Path], rows: int, arguments: list[str]) -> tuple[float, float]:
-    """Return seconds and peak memory in MiB of a command over a table with the given number of rows."""
+    """Run a command on a table with the given number of rows; return the seconds and the peak memory in MiB."""
     with tempfile.TemporaryDirectory() as folder:
         manifest = Path(folder, "m.jsonl")
         sizes = {path: Image.open(path).size for path in images}

@@ -2,8 +2,9 @@
 
 Without a folder, both train on drawn faces and are tested on unseen identities. Each run is `explllm fit` with
 `feallm_demo.yaml` or `feallm_faces.yaml`, and with all options that this script does not define, such as
-`--trainer.max_epochs 2`; only `network.architecture` differs. The script then runs `explllm bench fea`
-and prints the mean and the standard deviation over the seeds as a Markdown table.
+`--trainer.max_epochs 2`; runs with the same seed differ only in `network.architecture`. Runs that are already complete
+are not repeated. The script then runs `explllm bench fea` and prints the mean and the standard deviation over the seeds
+as a Markdown table.
 """
 
 import argparse
@@ -26,7 +27,7 @@ METRICS = {
 
 
 def explllm(log: Path, *arguments: object) -> None:
-    """Run a command and write its output to a file."""
+    """Run an `explllm` command and append its output to a log file."""
     with log.open("a") as stream:
         subprocess.run(
             [sys.executable, "-m", "explllm", *map(str, arguments)], stdout=stream, stderr=stream, check=True

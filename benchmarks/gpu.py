@@ -2,8 +2,9 @@
 
 Measures the GPU's matrix multiplication rate and memory bandwidth; training, recognition and explanation, next to the
 same work with Hugging Face's Llava and peft; and training with 4-bit weights in 24 GB. Compares `fsdp2` with `ddp`.
-Weights are created on the device. The floating-point operations of each job are counted, recomputation included. With
-``--size tiny --device cpu`` the script runs in seconds on a CPU; its numbers are then meaningless.
+Weights are created on the device. The floating-point operations of a training step and of the prefill for recognition
+are counted, recomputation included. With ``--size tiny --device cpu`` the script runs in seconds on a CPU; its numbers
+are then meaningless.
 """
 
 import argparse
@@ -55,7 +56,7 @@ class Size:
     micro_batch: int = 4
     """Conversations in a micro-batch; configs/rafdb.yaml has 4."""
     text: int = 384
-    """Text tokens of a conversation: a long CoT conversation."""
+    """Text tokens of a conversation, as many as in a long CoT conversation."""
     supervised: int = 300
     """Supervised tokens, at the end of each conversation."""
     recognized: int = 64
@@ -99,7 +100,7 @@ SIZES = {
 
 @dataclass
 class Bench:
-    """A device, a size, and the table of results."""
+    """The device, the sizes, and the results that several measurements share."""
 
     device: torch.device
     size: Size
@@ -123,7 +124,7 @@ class Bench:
 
     @contextmanager
     def section(self, name: str) -> Iterator[None]:
-        """Report an error as a row; free the memory afterwards."""
+        """Free the memory before and after a measurement; report an error as a row."""
         self.free()
         try:
             yield
@@ -249,7 +250,7 @@ def measure_training(
 
 
 def measure_ours(bench: Bench) -> Any:
-    """Measure our model; return its configuration."""
+    """Measure our model; return its configuration and its conversation encoder."""
     model = bench.our_model()
     model.gradient_checkpointing_enable()
     options = {"training_loss": LossSettings()}
@@ -281,7 +282,7 @@ def measure_ours(bench: Bench) -> Any:
 
 def compute_memory(bench: Bench) -> None:
     """Print the training memory that `explllm describe` computes, for comparison with the measured value."""
-    # Imported here, so that a missing training library affects only this row.
+    # Imported here: a missing training library then affects only this row.
     from explllm.training.activations import activation_bytes
     from explllm.training.footprint import estimate_memory
 
@@ -364,7 +365,7 @@ def measure_four_bit(bench: Bench) -> None:
 
 
 def compare_strategies(bench: Bench, steps: int = 5) -> None:
-    """Train a tiny model with a frozen bfloat16 base under both strategies."""
+    """Train a tiny model with a frozen bfloat16 base under `ddp` and under `fsdp2`, and compare the losses."""
     from lightning.pytorch import Callback, Trainer, seed_everything
 
     from explllm.training.task import ExpLLMTask

@@ -47,7 +47,10 @@ def environment(*libraries: str) -> str:
 
 @contextmanager
 def scripted_server(folder: Path, script: str, latency: float) -> Iterator[str]:
-    """Run the tests' chat server with the model ``FILE:FUNCTION``; yield the server's URL. `folder` holds its port."""
+    """Run the tests' chat server with `script` (``FILE:FUNCTION``) as its model; yield its URL.
+
+    `folder` receives a file with the server's port.
+    """
     server = Path(__file__).resolve().parents[1] / "tests" / "chat_server.py"
     port = folder / "port"
     options = ["--port-file", str(port), "--script", script, "--latency", str(latency)]
@@ -65,7 +68,7 @@ def explllm_process(folder: Path, *arguments: str) -> Iterator[tuple[subprocess.
     """Run an ``explllm`` command that serves HTTP, and yield the process and its address; `folder` holds its log.
 
     Raises:
-        SystemExit: If the command prints no address.
+        SystemExit: If the command ends without printing an address.
     """
     path = folder / "log"
     with path.open("wb") as log:
@@ -82,7 +85,7 @@ def explllm_process(folder: Path, *arguments: str) -> Iterator[tuple[subprocess.
 
 
 class Memory(threading.Thread):
-    """Records the memory of a process in MB every half second."""
+    """Records the memory of a process, in MiB, every half second."""
 
     def __init__(self, process: int) -> None:
         super().__init__()

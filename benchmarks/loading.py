@@ -1,8 +1,9 @@
 """Memory of two ranks that load the same base model: python benchmarks/loading.py.
 
 A language model of about 1 GB, in float16 like Vicuna's files, is sharded by `fsdp2` over two processes on the CPU
-and converted to bfloat16. The script sums the proportional set sizes (PSS) of both processes at the same moment, so
-pages mapped by both count once. The memory before loading (interpreter, libraries) is subtracted.
+and converted to bfloat16. The script samples the sum of both processes' proportional set sizes (PSS), in which pages
+mapped by both count once, and reports its peak, next to that of the resident set sizes (RSS). The memory before loading
+(interpreter, libraries) is subtracted.
 """
 
 import argparse
@@ -47,7 +48,7 @@ def write_base(folder: Path, megabytes: int) -> int:
 
 
 class Announce(Callback):
-    """Waits before and after the model is built."""
+    """Prints "ready" and waits for a line of input, before and after the model is built."""
 
     def setup(self, *_: object, **__: object) -> None:
         """Announce that loading begins."""
@@ -94,7 +95,7 @@ def wait(output: IO[str]) -> None:
 
 
 def measure(base: Path, strategy: str, port: int) -> dict[str, int]:
-    """Return the peak memory of both ranks while they load the model, in bytes by kind."""
+    """Return the peak memory that both ranks together add while they load the model, in bytes by kind."""
     ranks = []
     for rank in range(2):
         variables = {"LOCAL_RANK": rank, "WORLD_SIZE": 2, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}

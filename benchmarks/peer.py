@@ -55,7 +55,7 @@ def our_model() -> ExpLLM:
 
 
 def train(model: ExpLLM, steps: int) -> None:
-    """Train all weights on label and chain of thought, so that texts resemble those of a trained model.
+    """Train all language model weights on label and chain of thought, to get texts like those of a trained model.
 
     Args:
         model: A new model. It also receives the n-grams of the texts.

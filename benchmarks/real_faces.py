@@ -2,8 +2,8 @@
 
     python benchmarks/real_faces.py FOLDER [VARIANT...]
 
-Each variant changes a few settings of `configs/faces.yaml` and runs `explllm fit` and `explllm test`. The script prints
-one row of a Markdown table per variant.
+A variant is `configs/faces.yaml` with a few settings changed (`mixture`: none). For each variant, the script runs
+`explllm fit` and `explllm test`, and prints one row of a Markdown table.
 """
 
 import argparse

@@ -1,7 +1,7 @@
 """Result files of the benchmarks, and the documentation page made from them: python benchmarks/results.py.
 
-A result file contains the environment and, for each job, the samples of explllm and of the other side. The page and its
-plots contain nothing else, so that a test can compare them with the files.
+A result file contains the environment and, for each job, the samples of explllm and of the other side. Apart from the
+introduction, the page and its plots contain nothing else, which lets a test compare them with the files.
 """
 
 import io

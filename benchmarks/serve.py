@@ -1,7 +1,7 @@
 """The server under load, with malformed requests among the others: python benchmarks/serve.py.
 
 OpenAI's client sends pictures of drawn faces to `/v1/chat/completions`, and each answer is compared with the model's
-own answer to that picture. Some requests ask for whole explanations, the others for the first tokens; one in four is
+own answer for that picture. Some requests ask for whole explanations, the others for the first tokens; one in four is
 streamed. Garbage makes up 5%: truncated base64, 100 MB bodies, wrong types, slow clients, closed sockets. Prints
 counts, wrong answers, the throughput compared with `recognize_and_explain` in batches for the same mix, and the memory
 over time.
@@ -38,10 +38,10 @@ GARBAGE = {
     "closed before the answer": "closed by the client",
     "closed in the stream": "closed by the client",
 }
-"""Kinds of garbage, and how the server must answer each."""
+"""Kinds of garbage, and how each must end: with a status, or with a connection closed by one side."""
 TIMEOUT = 300
 SHORT = 8
-"""Tokens of a short answer."""
+"""Maximum number of tokens of a short answer."""
 
 
 def main() -> int:
@@ -120,7 +120,7 @@ class Load:
         self.lock = threading.Lock()
 
     def run(self):
-        """Return the counts and the seconds."""
+        """Send all requests; return the counts by outcome, and the seconds until the last valid request ended."""
         every = round(1 / self.options.garbage) if self.options.garbage else 0
         started = time.perf_counter()
         with ThreadPoolExecutor(16) as rubbish:
@@ -147,7 +147,7 @@ class Load:
             self.counts[name] += 1
 
     def request(self, number, cut=None, **more):
-        """Return a request about a face, whose picture may be cut after a number of characters."""
+        """Return a request about a face; `cut` is the number of characters to keep of the picture's data URL."""
         part = {"type": "image_url", "image_url": {"url": self.urls[number % len(self.urls)][:cut]}}
         return {"model": "m", "messages": [{"role": "user", "content": [part]}], **more}
 
@@ -228,7 +228,7 @@ def status(connection: socket.socket) -> str:
 
 
 def trickle(connection: socket.socket) -> str:
-    """Send a byte per second until the server answers or closes."""
+    """Send a byte per second until the server answers or closes the connection; return how the request ended."""
     connection.settimeout(1)
     for _ in range(TIMEOUT):
         try:

@@ -55,8 +55,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: The command-line arguments without the program name; by default those of the process.
 
     Returns:
-        The exit status: 0; 1 if part of the work failed; 2 after a user error, which is printed on one line; 130 after
-        Ctrl-C; 143 after SIGTERM; 141 if the output pipe is closed, for example by `head`.
+        The exit status: 0; 1 if part of the work failed or a check found a problem; 2 after a user error, which is
+        printed on one line; 130 after Ctrl-C; 143 after SIGTERM; 141 if the output pipe is closed, for example by
+        `head`.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
     _open_closed_streams()
@@ -90,10 +91,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _open_closed_streams() -> None:
-    """Discard the output if the program was started with a closed output, as by ``explllm models >&-``."""
+    """Discard what is written to stdout or stderr if it was closed at startup, as in ``explllm models >&-``."""
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:
-            # It takes the number of the closed file, which an output file would take otherwise.
+            # The null device takes the descriptor of the closed stream; otherwise, the next opened file would get it.
             setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115
 
 
@@ -143,7 +144,7 @@ def _run(words: list[str]) -> int | None:
 
 
 def _call(function: Callable[..., int | None], prog: str, arguments: list[str]) -> int | None:
-    """Run a command; commands that Lightning parses receive their arguments unchanged."""
+    """Run a command; commands whose arguments Lightning parses receive them unchanged."""
     if getattr(function, "parses_itself", False):
         return function(arguments)
     # Deferred import: `explllm --help` needs no parser.

@@ -32,7 +32,7 @@ _MAX_BYTES = 50 * 2**20
 _AT_ONCE = 64
 """Maximum number of pictures in memory."""
 _PIXELS_AT_ONCE = 2 * MAX_PIXELS
-"""Number of pixels in memory at which no further picture is read."""
+"""Number of pixels in memory from which pictures are processed before the next one is read."""
 _MAX_REPORTED = 300
 """Maximum number of faces in the report; the table has all of them."""
 
@@ -50,10 +50,10 @@ def describe_batch(
         progress: Called with the number of finished pictures and the total.
 
     Returns:
-        A sentence about the result, the table (CSV), and the report (HTML).
+        A short summary of the result, the path of the table (CSV), and the path of the report (HTML).
 
     Raises:
-        InputError: If there are no pictures, or too many.
+        InputError: If there are no pictures or too many, a zip file cannot be read, or the model's queue is full.
     """
     import pandas as pd
 
@@ -106,7 +106,7 @@ def pictures(files: Sequence[str], names_only: bool = False) -> Iterator[tuple[s
         names_only: Leave the contents empty.
 
     Raises:
-        ImageError: If a zip file is damaged.
+        ImageError: If a zip file is damaged or has a password.
     """
     for file in map(Path, files):
         if file.suffix.lower() in IMAGE_SUFFIXES:

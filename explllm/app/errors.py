@@ -15,7 +15,7 @@ class RequestError(Exception):
     """A request that gets an error in OpenAI's format instead of an answer."""
 
     def __init__(self, status: int, message: str, code: str, headers: dict[str, str] | None = None) -> None:
-        """Store the HTTP status, a message for the client, and a machine-readable code."""
+        """Store the HTTP status, a message for the client, a machine-readable code, and additional response headers."""
         super().__init__(message)
         self.status, self.message, self.code, self.headers = status, message, code, headers or {}
 

@@ -18,7 +18,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from explllm.app.errors import RequestError
 
 _MAX_CLIENTS = 10_000
-"""Number of clients whose rate is tracked; the least recently active ones are dropped."""
+"""Maximum number of clients whose rate is tracked; beyond it, the least recently active client is dropped."""
 
 _MAX_DISCARDED = 256_000_000
 """Maximum number of bytes of a rejected body to read before the connection is closed."""
@@ -193,7 +193,7 @@ class _Arriving:
         return message.get("body", b"")
 
     async def discard(self, seconds: float) -> None:
-        """Read and discard the rest: a client that is still sending would see a closed connection, not the answer."""
+        """Read and discard the rest: otherwise, a client still sending would get a closed connection and no answer."""
         remaining = _MAX_DISCARDED
         with contextlib.suppress(TimeoutError, _Gone):
             async with asyncio.timeout(seconds):

@@ -1,6 +1,6 @@
 """The web page of ``explllm app``: one picture at a time, two models side by side, and folders of pictures.
 
-The page loads nothing from other machines. Pictures stay in a temporary folder on this machine, which is deleted when
+The page loads nothing from other machines. Pictures stay on this machine, in a temporary folder that is deleted when
 the command ends.
 """
 
@@ -57,7 +57,7 @@ class Page:
         self._measuring = threading.Lock()
 
     def look(self, path: str | None) -> tuple[Photograph | None, str]:
-        """Read a picture; return it, or None and the reason as HTML."""
+        """Read a picture; return it with an empty message, or None with the reason as HTML (empty without a path)."""
         if not path:
             return None, ""
         try:
@@ -66,7 +66,7 @@ class Page:
             return None, message_html(str(error))
 
     def measure(self, photograph: Photograph, face: int) -> Intensities | None:
-        """Return the measured action units of a face, if there is an estimator."""
+        """Return the measured action units of a face; None without an estimator, or if it cannot measure the face."""
         estimator = self.services.estimator
         if estimator is None:
             return None
@@ -262,7 +262,7 @@ def launch(blocks: Any, host: str, port: int | None, **options: Any) -> str:
         font=["system-ui", "sans-serif"],
         font_mono=["ui-monospace", "monospace"],
     ).set(
-        # White text on the theme's own blue has a contrast of only 3.7.
+        # White text on the theme's own blue has a contrast ratio of only 3.7.
         button_primary_background_fill="*primary_700",
         button_primary_background_fill_dark="*primary_700",
         button_primary_background_fill_hover="*primary_800",
@@ -309,7 +309,7 @@ def example_pictures(folder: Path, photographs: bool) -> list[Path]:
 
 
 def temporary_folder() -> tempfile.TemporaryDirectory[str]:
-    """Return a folder for all files of the page; it is deleted when the process ends."""
+    """Create a folder for the files of the page and of gradio; it is deleted at the latest when the process ends."""
     folder = tempfile.TemporaryDirectory(prefix="explllm-app-")
     os.environ["GRADIO_TEMP_DIR"] = folder.name
     return folder

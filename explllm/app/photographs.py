@@ -32,7 +32,7 @@ class Photograph:
     """Reasons to doubt results for this picture."""
 
     def crop(self, face: int, margin: float | None) -> Image.Image:
-        """Return the part of the picture that shows a face, with a margin as for `face_crop`."""
+        """Return the crop of a face (`margin` as for `face_crop`; None: its default); without a box, the picture."""
         box = self.boxes[face]
         return self.image if box is None else face_crop(self.image, box, DEFAULT_MARGIN if margin is None else margin)
 
@@ -46,7 +46,8 @@ def open_photograph(
         source: The picture.
         detector: Finds the faces. Without a detector, the picture is treated as one face; face crops always are.
         which: The faces to use if there are several.
-        max_pixels: Maximum number of pixels. The size is read from the header: a larger picture is not decoded.
+        max_pixels: Maximum number of pixels of a picture passed as bytes. The size is read from the header: a larger
+            picture is not decoded.
 
     Raises:
         ImageError: If the picture cannot be read, is too large, or shows no face.

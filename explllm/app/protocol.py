@@ -31,7 +31,7 @@ FIELDS = (
 
 
 class ImageURL(BaseModel):
-    """A picture."""
+    """The URL of a picture."""
 
     url: str = Field(description="A data URL (data:image/jpeg;base64,...), or an address if the server allows it.")
 
@@ -93,7 +93,7 @@ class ChatRequest(BaseModel):
 
 
 class RecognizeRequest(BaseModel):
-    """Pictures of faces, as data URLs or plain base64."""
+    """Pictures of faces, as data URLs, as plain base64, or as addresses if the server allows them."""
 
     images: list[str] = Field(min_length=1)
 
@@ -120,7 +120,7 @@ def heading(recognition: Recognition) -> str:
 
 
 def answer_schema() -> dict[str, Any]:
-    """Return the schema of JSON answers: that of ``explllm explain --json`` without the file name."""
+    """Return the schema of JSON answers: that of ``explllm explain --json``, limited to `FIELDS`."""
     definitions = explain_schema()["$defs"]
     face = definitions["face"]
     properties = {name: face["properties"][name] for name in FIELDS}
@@ -139,7 +139,7 @@ def requested_fields(response_format: ResponseFormat | None) -> list[str] | None
     """Return the requested fields of a JSON answer (empty list: all fields), or None for a plain-text answer.
 
     Raises:
-        RequestError: If a schema asks for a field that no answer has, or for a field of another type.
+        RequestError: If the schema asks for a field that no answer has, or gives a field the wrong type.
     """
     if response_format is None or response_format.type == "text":
         return None
@@ -168,7 +168,7 @@ def _types(schema: dict[str, Any]) -> list[str]:
 
 
 def picture_url(messages: list[Message]) -> str:
-    """Return the address of the only picture in the messages.
+    """Return the URL of the only picture in the messages.
 
     Raises:
         RequestError: If there is no picture, or more than one.

@@ -59,26 +59,26 @@ _UNSUPPORTED = ("tools", "functions", "stop", "logprobs", "audio")
 
 @dataclass(frozen=True)
 class ServerSettings:
-    """The server's name, limits and permissions."""
+    """The model's name, and the server's limits and permissions."""
 
     name: str
     """The model's name, as clients see it."""
     key: str | None = None
     """The API key; None for no key."""
     max_megabytes: int = 20
-    """Maximum size of a request."""
+    """Maximum size of a request's body, and of a picture fetched from an address."""
     max_pixels: int = MAX_PIXELS
     """Maximum number of pixels of a picture."""
     max_faces: int = 64
     """Maximum number of pictures in a request to ``/recognize``."""
     per_minute: int | None = None
-    """Requests per minute per client, plus an initial burst of up to the same number."""
+    """Requests per minute per client, plus an initial burst of up to the same number; None for no limit."""
     timeout: float = 120
-    """Seconds after which a request times out."""
+    """Maximum seconds to wait for an answer; ``/recognize`` waits for its pictures' answers one after the other."""
     read_seconds: float = 30
     """Maximum seconds to receive the headers of a request, and again to receive its body."""
     allow_urls: bool = False
-    """Fetch pictures from http and https addresses."""
+    """Fetch pictures from public http and https addresses."""
 
 
 def create_server(explainer: Explainer, settings: ServerSettings, detector: FaceDetector | None = None) -> FastAPI:
@@ -288,7 +288,7 @@ class _Server:
             raise RequestError(503, str(error), "overloaded", {"Retry-After": "5"}) from error
 
     async def _wait(self, job: Job, request: Request, jobs: list[tuple[Photograph, Job]]) -> Answer:
-        """Return the answer; cancel all jobs of the request if the client disconnects or the request times out."""
+        """Return the answer; on a disconnect or a timeout, cancel all jobs of the request and raise an error."""
         answer: asyncio.Future[Any] = asyncio.wrap_future(job.result)
         gone: asyncio.Future[Any] = asyncio.ensure_future(_disconnected(request))
         try:
@@ -332,7 +332,7 @@ _PLAIN = "data:image/unknown;base64,"
 
 def _decoded(text: str) -> bytes:
     try:
-        return base64.b64decode("".join(text.split()), validate=True)  # tools wrap the lines of base64
+        return base64.b64decode("".join(text.split()), validate=True)  # some tools break base64 into lines
     except (binascii.Error, ValueError) as error:
         raise RequestError(400, "The picture's base64 is invalid.", "invalid_image") from error
 

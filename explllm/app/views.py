@@ -1,4 +1,4 @@
-"""The parts of the page as HTML: the outlined photograph, and a face with bars and highlighted text.
+"""The parts of the page as HTML: a photograph with outlined faces, and a face with bars and highlighted text.
 
 Nothing here needs a script. Marks, bars and regions of an action unit share a number, and the style sheet highlights
 all of them when one is hovered over or focused.
@@ -41,7 +41,7 @@ class FaceView:
     recognition: Recognized | None = None
     text: str = ""
     done: bool = False
-    """Whether the text is complete."""
+    """Whether the answer is final: the text has ended or was cut off."""
     action_units: Intensities | None = None
     """Measured intensities."""
     source: str | None = None
@@ -88,7 +88,7 @@ def message_html(text: str) -> str:
 def face_html(view: FaceView) -> str:
     """Return a face with the probabilities, the explanation, and its action units as HTML.
 
-    While the text is generated, parts that are not known yet are left out.
+    While the text is being generated, parts that are not known yet are left out.
     """
     cot = ChainOfThought.parse(view.text) if view.text.strip() else None
     review = None

@@ -1,4 +1,4 @@
-"""Encode messages as token ids and label masks, for training and inference alike."""
+"""Encode messages as token ids and labels, for training and inference alike."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -40,8 +40,8 @@ class TokenBatch:
 class ConversationEncoder:
     """Encodes conversations with the chat template that is saved with the tokenizer.
 
-    The whole conversation is tokenized at once, because tokenizing the turns separately gives different tokens at their
-    boundaries.
+    The whole conversation is tokenized at once, because tokenizing the turns separately would give different tokens at
+    their boundaries.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, image_tokens: int) -> None:
@@ -92,8 +92,9 @@ class ConversationEncoder:
             Token ids and labels, both of length T.
 
         Raises:
-            ConfigError: If the text of a message contains the image placeholder, or the template does not write
-                `image_tokens` placeholders.
+            ConfigError: If the text of a message contains the image placeholder; the template fails or does not write
+                `image_tokens` placeholders; or a native template changes the text of a message or ends an answer
+                without a special token.
         """
         for message in messages:
             if IMAGE_TOKEN in message["content"]:
@@ -143,7 +144,7 @@ class ConversationEncoder:
 
     @property
     def pad_token_id(self) -> int:
-        """The id of the padding token, or of the end token if there is none (padding is masked anyway)."""
+        """The id of the padding token; for a tokenizer that lacks one, the end token's (padding is masked anyway)."""
         pad = self.tokenizer.pad_token_id
         return int(self.tokenizer.eos_token_id if pad is None else pad)
 
@@ -157,7 +158,7 @@ class ConversationEncoder:
         """Encode a conversation with a template that does not mark answers or images.
 
         The first message begins with the image. The labels of an answer extend from its first token to the first
-        special token after it, which ends the turn.
+        special token after its text, which ends the turn.
         """
         answered = messages[-1]["role"] == "assistant"
         contents = [

@@ -4,9 +4,9 @@ A conversation is a list of messages about one image, in which the user and the 
 dictionary with ``role`` (``user`` or ``assistant``) and ``content``. A user message also has ``name`` and ``task`` (see
 `Prompt`) and ``image``, which is true only in the first message, where the template inserts the image placeholders.
 
-A chat format is a Jinja template, saved with the tokenizer. A template receives ``messages`` and ``image_tokens``, the
-number of placeholders for one image. It encloses the assistant's text in ``{% generation %}`` blocks, which define the
-label masks.
+A chat format is a Jinja template, saved with the tokenizer. The templates in this package receive ``messages`` and
+``image_tokens``, the number of placeholders for one image, and enclose the assistant's text in ``{% generation %}``
+blocks, which define the label masks.
 """
 
 from collections.abc import Sequence
@@ -27,8 +27,8 @@ NATIVE = "native"
 
 TEMPLATES = ("expllm", "vicuna", "plain")
 """Chat formats with a template in this package. ``expllm``: the authors' released code. ``vicuna``: LLaVA's format for
-Vicuna v1.5. ``plain``: one word per question, for small models trained from scratch, which gain nothing from a long
-prompt."""
+Vicuna v1.5. ``plain``: only the name of each question, for small models trained from scratch, which gain nothing from a
+long prompt."""
 
 FORMATS = (*TEMPLATES, NATIVE)
 """All chat formats."""
@@ -39,7 +39,7 @@ class Prompt:
     """One question about an image. Unless noted, the wording is from the authors' released code, mistakes included."""
 
     name: str
-    """One word for the question; the chat format ``plain`` contains only this word."""
+    """A short name for the question; in the chat format ``plain``, it replaces the question."""
     task: str
     """Description of the task, for chat formats that have a line for it (``expllm``)."""
     question: str
@@ -92,7 +92,7 @@ REASON = Prompt(
 
 
 def unit_state(name: str) -> Prompt:
-    """Return the question that asks whether one action unit is active, answered by `ACTIVE` or `NOT_ACTIVE`.
+    """Return the question that asks whether one action unit is active, answered with `ACTIVE` or `NOT_ACTIVE`.
 
     Args:
         name: Name of the unit, such as ``Jaw Drop``.
@@ -111,7 +111,7 @@ def conversation(rounds: Sequence[tuple[Prompt, str | None]]) -> Messages:
     """Build the messages of a conversation about one image.
 
     Args:
-        rounds: Prompts and answers in order. Only the last answer may be None, for a question without an answer yet.
+        rounds: Prompts and answers in order. Only the last answer may be None, for a question that has no answer yet.
 
     Returns:
         The messages.
@@ -149,7 +149,7 @@ def chat_template(name: str) -> str:
     """Return the Jinja template of one of `TEMPLATES`.
 
     Raises:
-        ConfigError: If the format is unknown.
+        ConfigError: If the name is not one of `TEMPLATES`.
     """
     if name not in TEMPLATES:
         raise ConfigError(f"unknown chat format {name!r}", remedy=f"Use one of {', '.join(FORMATS)}.")

@@ -14,7 +14,7 @@ from explllm.core.errors import ConfigError
 
 
 def prepare_tokenizer(tokenizer: PreTrainedTokenizerBase, chat_format: str) -> PreTrainedTokenizerBase:
-    """Add the image placeholder and the chat template to a tokenizer.
+    """Add the image placeholder, the chat template and, if it is missing, a padding token to a tokenizer.
 
     The placeholder absorbs whitespace on both sides (except with a native template), as in the released code, so no
     token separates image and text.
@@ -53,7 +53,7 @@ def load_tokenizer(name: str | PathLike[str], chat_format: str, revision: str | 
         revision: The revision on the hub.
 
     Raises:
-        ConfigError: If the tokenizer cannot be loaded.
+        ConfigError: If the tokenizer cannot be loaded or has no vocabulary, or in the cases of `prepare_tokenizer`.
     """
     try:
         if Path(name).suffix == ".model":
@@ -91,8 +91,8 @@ def train_tokenizer(
     Args:
         texts: Training texts.
         whole_words: Words, such as the labels, that are each encoded as a single token with the space before them.
-        vocabulary: Maximum vocabulary size, including special tokens and 256 bytes; smaller if the texts contain fewer
-            distinct pieces.
+        vocabulary: Maximum vocabulary size, including special tokens and 256 bytes. The actual size is smaller if the
+            texts contain fewer distinct pieces.
         chat_format: One of `explllm.conversation.messages.FORMATS`.
 
     Raises:

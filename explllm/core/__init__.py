@@ -1,7 +1,7 @@
-"""Domain types: expressions, action units, FACS, the manifest, errors, and atomic files.
+"""Domain types (expressions, action units, FACS, the manifest, errors) and helpers for files, downloads and progress.
 
-Nothing here imports torch, and only the manifest imports pandas. The names below are imported on first use, which keeps
-``explllm --help`` fast.
+Nothing here imports torch, and only the modules for manifests and reliability import pandas. The package's names are
+imported on first use, which keeps ``explllm --help`` fast.
 """
 
 import lazy_loader

@@ -117,7 +117,7 @@ within the noise of the action unit estimators.
 
 
 def intensity_word(x: float) -> str:
-    """Return the word for an intensity in [0, 1] from `INTENSITY_WORDS`.
+    """Return the word in `INTENSITY_WORDS` for an intensity in [0, 1].
 
     Raises:
         InputError: If ``x`` is not a number in [0, 1].

@@ -16,8 +16,8 @@ _CGROUP = Path("/sys/fs/cgroup")
 def available_cpus(cgroup: Path = _CGROUP) -> int:
     """Return the number of cores that this process may use.
 
-    It is the minimum of the scheduler's affinity mask and the container's CPU quota, rounded up. `cgroup` is the mount
-    point of control groups (version 1 or 2).
+    It is the number of cores in the scheduler's affinity mask or the container's CPU quota (rounded up), whichever is
+    smaller. `cgroup` is the mount point of control groups (version 1 or 2).
     """
     affinity = getattr(os, "sched_getaffinity", None)
     cores = len(affinity(0)) if affinity else os.cpu_count() or 1
@@ -25,7 +25,7 @@ def available_cpus(cgroup: Path = _CGROUP) -> int:
 
 
 def _quota(cgroup: Path) -> int | None:
-    """Return the container's CPU quota in cores, or None if it has no quota."""
+    """Return the container's CPU quota in cores, rounded up, or None if it has no quota."""
     try:
         if (cgroup / "cpu.max").is_file():
             quota, period = (cgroup / "cpu.max").read_text().split()

@@ -50,7 +50,7 @@ class RemoteFile:
 
 
 def cache_folder() -> Path:
-    """Return the download folder: ``$EXPLLLM_CACHE``, by default ``~/.cache/explllm``."""
+    """Return the download folder: ``$EXPLLLM_CACHE``, by default ``explllm`` in ``$XDG_CACHE_HOME`` or ``~/.cache``."""
     if folder := os.environ.get(CACHE_VARIABLE):
         return Path(folder).expanduser()
     return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "explllm"
@@ -81,7 +81,7 @@ def check_space(folder: Path, size: int) -> None:
 def download(
     file: RemoteFile, target: Path, token: str | None = None, progress: Callable[[int], None] | None = None
 ) -> Path:
-    """Download a file unless it already exists.
+    """Download a file unless it already exists with the expected size.
 
     A partial download stays next to the target as ``.NAME.HASH.partial``, and the next call resumes it.
 
@@ -89,7 +89,7 @@ def download(
         file: The file.
         target: Where to write it.
         token: Access token, sent only to the URL's host, not to hosts that it redirects to.
-        progress: Called with the number of bytes received so far.
+        progress: Called with the number of bytes received so far, including those before an interruption.
 
     Returns:
         `target`.
@@ -179,7 +179,7 @@ def _append(url: str, partial: Path, start: int, token: str | None, progress: Ca
 
 
 def _failed(file: RemoteFile, failures: int, error: Exception) -> int:
-    """Count a failed attempt and wait before the next one."""
+    """Count a failed attempt and wait before the next one; after the last one, raise an error."""
     if failures + 1 >= _ATTEMPTS:
         reason = getattr(error, "reason", None) or error
         raise DownloadError(

@@ -54,7 +54,7 @@ class Environment:
     python: str
     platform: str
     versions: dict[str, str | None]
-    """Version of each required package; None if it is not installed."""
+    """Version of explllm and of each package that it or an extra requires; None for a package that is not installed."""
     devices: list[str] = field(default_factory=list)
     """Devices that torch can use."""
     onnxruntime_providers: list[str] = field(default_factory=list)
@@ -164,7 +164,7 @@ def _start(code: str) -> subprocess.Popen[str]:
 
 
 def _finish(name: str, process: subprocess.Popen[str], deadline: float, result: Environment) -> Any:
-    """Return a probe's output; if the import fails, report a problem."""
+    """Return a probe's parsed output; if the import fails or times out, report a problem and return None."""
     try:
         output, errors = process.communicate(timeout=max(deadline - time.monotonic(), 0.01))
     except subprocess.TimeoutExpired:

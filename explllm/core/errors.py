@@ -1,7 +1,7 @@
 """Errors the user can fix. Each message states the problem, where it occurred, and the remedy, on one line.
 
-The command line prints ``error: <message>`` and exits with status 2 for these errors. Any other exception is a bug in
-the program and keeps its traceback.
+The command line prints ``error: <message>`` and exits with status 2 for each `InputError`. Apart from interruptions,
+inaccessible files and full disks, any other exception is a bug in the program and keeps its traceback.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ class InputError(ValueError):
             where: The file, field or row with the problem, if known.
             remedy: How to fix it, as a full sentence.
         """
-        # Exception.args holds all three parts because pickling between worker processes relies on it.
+        # Exception.args holds all three parts; pickling uses `__reduce__` instead, which passes them by keyword.
         super().__init__(found, where, remedy)
         self.found = _one_line(found)
         self.where = None if where is None else _one_line(fspath(where))
@@ -41,11 +41,11 @@ class MissingPathError(InputError):
 
 
 class ManifestError(InputError):
-    """A manifest lacks a column or contains an invalid cell."""
+    """A manifest or another data file lacks a column, contains an invalid cell, or cannot be read or written."""
 
 
 class UnknownExpressionError(InputError):
-    """A word or number does not name an expression of the label set in use."""
+    """A word or number does not name an expression, or names one outside the label set."""
 
 
 class ImageError(InputError):
@@ -57,7 +57,7 @@ class CheckpointError(InputError):
 
 
 class ConfigError(InputError):
-    """A setting is unknown, out of range, or conflicts with another setting."""
+    """A setting is unknown or out of range, conflicts with another setting, or cannot be used on this machine."""
 
 
 class ChainOfThoughtError(InputError):

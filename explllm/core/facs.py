@@ -42,8 +42,8 @@ class FacsUnit:
 
 
 # In FACS, units 6 and 7 are coded from the cheek and the lower lid. FEAFA's Eye Close (FACS 43) measures the gap
-# between the lids, which a smile narrows too, so mapping it to 6 or 7 would measure something else. The same applies to
-# parted lips (25).
+# between the lids, which a smile narrows too, so mapping it to 6 or 7 would measure something else. Likewise, mapping a
+# FEAFA unit to parted lips (25) would measure something else.
 _TABLE = (
     FacsUnit(1, "Inner Brow Raiser", "FEAFA raises the brow as a whole"),
     FacsUnit(2, "Outer Brow Raiser", "FEAFA raises the brow as a whole"),

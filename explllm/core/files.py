@@ -71,7 +71,7 @@ def check_writable(path: str | PathLike[str]) -> None:
 
 @contextmanager
 def atomic_write_folder(path: str | PathLike[str]) -> Iterator[Path]:
-    """Fill an empty temporary folder that replaces ``path`` when the block ends without an error.
+    """Provide an empty temporary folder that replaces ``path`` when the block ends without an error.
 
     Args:
         path: The target folder. An existing folder is deleted, so check first whether there is one.

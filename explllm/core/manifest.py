@@ -131,7 +131,7 @@ class Manifest:
         """Return the rows of one split as a manifest with a new index.
 
         Raises:
-            ManifestError: If the split has no rows.
+            ManifestError: If the table has no splits, or the split has no rows.
         """
         self.require("split")
         rows = self.frame[self.frame["split"] == split]
@@ -202,7 +202,8 @@ class Manifest:
             the labels, (rows, K) float32: 1, 0, or NaN in rows without labels.
 
         Raises:
-            ManifestError: If the labels are from several sets, or a label is not 0 or 1.
+            ManifestError: If the labels are from several sets or an unknown one, or a row with labels does not have K
+                values of 0 or 1.
         """
         sets = sorted({str(name) for name in self.frame.get("facs_set", pd.Series(dtype=object)).dropna()})
         if not sets or "facs" not in self.frame:

@@ -25,7 +25,7 @@ from explllm.core.manifest_files import (
 
 
 class ManifestFile:
-    """A manifest on disk. Iteration yields each chunk's first row number and the chunk as a `Manifest`."""
+    """A manifest on disk. Iteration yields chunks: the number of the first row, from 0, and a `Manifest`."""
 
     def __init__(self, path: str | os.PathLike[str], root: str | os.PathLike[str] | None = None) -> None:
         """Check that the file exists.
@@ -47,7 +47,7 @@ class ManifestFile:
         self._width = 0
 
     def __iter__(self) -> Iterator[tuple[int, Manifest]]:
-        """Yield chunks of `CHUNK_ROWS` rows, at least one.
+        """Yield chunks of at most `CHUNK_ROWS` rows. An empty table yields one empty chunk.
 
         Raises:
             ManifestError: If the file is not a valid table or not a valid manifest. Duplicate faces are found only
@@ -63,8 +63,8 @@ class ManifestFile:
 
         Args:
             out: The file to write.
-            convert: Called with each chunk's first row number and the chunk, twice per chunk for some formats; returns
-                the new table.
+            convert: Called with the number of each chunk's first row and the chunk, twice per chunk for some formats;
+                returns the converted chunk.
 
         Raises:
             ManifestError: In the same cases as in `Manifest.write`.

@@ -1,4 +1,7 @@
-"""File formats of a manifest: Parquet, CSV and JSON Lines. This module reads and writes tables without validation."""
+"""File formats of a manifest: Parquet, CSV and JSON Lines.
+
+Tables are read and written without validating the cells of the known columns.
+"""
 
 from __future__ import annotations
 
@@ -37,7 +40,7 @@ def is_empty(cell: Any) -> bool:
 
 
 def compact(cell: Any) -> Any:
-    """Return a list of floats that shares one 0.0 object, because most intensities are 0."""
+    """Return a list or array of floats as a list whose zeros share one object, to save memory; return others as is."""
     if isinstance(cell, np.ndarray) and cell.ndim == 1 and cell.dtype.kind == "f":
         cell = cell.tolist()
     if isinstance(cell, list) and all(isinstance(number, float) for number in cell):
@@ -46,13 +49,13 @@ def compact(cell: Any) -> Any:
 
 
 def check_csv(path: Path) -> int:
-    """Reject a CSV file with duplicate column names or rows longer than the header, which pandas would alter.
+    """Reject a CSV file with duplicate column names or with rows longer than the header: pandas would alter both.
 
     Returns:
-        The number of columns. Rows may have additional empty fields.
+        The number of columns. Rows may have additional empty cells.
 
     Raises:
-        ManifestError: If two columns have the same name, or a row has surplus cells.
+        ManifestError: If two columns have the same name, or a row has surplus cells that are not empty.
     """
     csv.field_size_limit(2**31 - 1)  # pandas has no such limit
     with path.open(newline="", encoding="utf-8-sig") as stream:
@@ -87,7 +90,7 @@ def csv_options(columns: int) -> dict[str, Any]:
         # Treat only empty cells as missing: NA may be somebody's initials.
         "keep_default_na": False,
         "na_values": [""],
-        # With empty surplus fields, pandas would use the first column as the index.
+        # With empty surplus cells, pandas would use the first column as the index.
         "index_col": False,
         "usecols": range(columns),
     }
@@ -174,7 +177,7 @@ def _inferred(cells: pd.Series) -> pd.Series:
 
 
 def parse_json_row(line: str, number: int, path: Path) -> dict[str, Any]:
-    """Return the columns in one line of a JSON Lines file."""
+    """Return the cells in one line of a JSON Lines file, by column name."""
     where, remedy = f"{path}, line {number}", "Write one JSON object per line."
     try:
         row = json.loads(line)

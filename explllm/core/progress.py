@@ -16,7 +16,7 @@ SECONDS_BEFORE_BAR = 2.0
 """Seconds after which a bar appears; shorter work shows none."""
 
 REPORT_SECONDS = 30.0
-"""Seconds between two progress lines if there is no terminal."""
+"""Minimum seconds between progress lines if there is no terminal."""
 
 _REFRESH_SECONDS = 0.1
 _SAMPLE_SECONDS, _SAMPLES = 1.0, 60
