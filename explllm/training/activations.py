@@ -18,12 +18,14 @@ from explllm.training.strategies import transformer_blocks
 def activation_bytes(model: ExpLLM, frozen_dtype: torch.dtype, text_tokens: int, checkpointing: bool) -> int:
     """Count the bytes that one conversation's forward pass keeps for the backward pass.
 
-    The real forward pass runs on the meta device, and the tensors that autograd saves are counted once each. Attention
-    is counted as fused: it saves its inputs, its output and one number per row.
+    The real forward pass runs on the meta device, and the tensors that autograd saves, except the weights,
+    are counted once each. Attention is counted as fused: it saves its inputs, its output, and one number per head and
+    query.
 
     Args:
-        model: The model, on the meta device.
-        frozen_dtype: Data type of frozen weights.
+        model: The model, on the meta device. It is changed in place: frozen weights get `frozen_dtype`, and ``sdpa`` is
+            replaced with the attention that is counted.
+        frozen_dtype: Data type for the frozen weights.
         text_tokens: Text tokens of the conversation, all of them supervised.
         checkpointing: Whether blocks keep only their inputs; the blocks are then recomputed one at a time.
 
@@ -93,9 +95,9 @@ class EvaluationBytes(NamedTuple):
     """Memory that the evaluation of one face takes besides the weights, in bytes."""
 
     recognition: int
-    """Peak memory of the forward pass that scores all labels, which keeps no cache."""
+    """Peak memory of the forward pass that scores all labels without a cache."""
     explanation: int
-    """Cache of the whole conversation, and peak memory of the forward pass over image and prompt."""
+    """Cache of the whole conversation, plus the peak memory of the forward pass over image and prompt."""
 
 
 def evaluation_bytes(model: ExpLLM, prompt_tokens: int, answer_tokens: int) -> EvaluationBytes:
@@ -107,7 +109,7 @@ def evaluation_bytes(model: ExpLLM, prompt_tokens: int, answer_tokens: int) -> E
         answer_tokens: Tokens of a chain of thought.
 
     Returns:
-        The peak memory of each.
+        The memory of each, in bytes.
     """
     model.eval()
     size, shape = model.image.size, (1, prompt_tokens)
@@ -124,7 +126,7 @@ def evaluation_bytes(model: ExpLLM, prompt_tokens: int, answer_tokens: int) -> E
 
 
 class _LiveMemory(TorchDispatchMode):
-    """Tracks the bytes of live tensors created by operations."""
+    """Tracks the bytes of live tensors that operations create; the model's weights do not count."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()

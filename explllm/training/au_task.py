@@ -17,12 +17,12 @@ from explllm.training.optimization import OptimizationSettings
 from explllm.training.strategies import shard
 
 _FLOOR = 1e-4
-"""Added to the denominator of CCC in the loss. Without it, noise dominates for units that barely vary in a
-micro-batch."""
+"""Added to the numerator and the denominator of CCC in the loss. Without it, noise dominates for units that barely vary
+in a micro-batch."""
 
 
 class ActionUnitTask(FaceTask):
-    """Trains an `ActionUnitRegressor` on intensities; tests it on intensities or, with F1, on FACS labels."""
+    """Trains an `ActionUnitRegressor` on intensities; tests it on intensities, on FACS labels (with F1), or on both."""
 
     def __init__(
         self,
@@ -36,12 +36,13 @@ class ActionUnitTask(FaceTask):
         Args:
             network: The model's parts.
             optimization: Learning rate, weight decay and warm-up.
-            ccc_weight: Weight of 1 - CCC in the loss, which is added to ten times the mean squared error. CCC weights
-                all units equally, including those that rarely move.
-            facs_active_from: Intensity in [0, 1] from which a unit counts as active in tests on FACS labels.
+            ccc_weight: Weight of 1 - CCC, which is added to ten times the mean squared error. CCC weights all units
+                equally, including those that rarely move.
+            facs_active_from: Intensity in (0, 1] from which a unit counts as active in tests on FACS labels.
 
         Raises:
             ConfigError: If a number is out of range, or the parts do not fit each other.
+            CheckpointError: If the configuration of a pretrained encoder cannot be read.
         """
         super().__init__()
         if ccc_weight < 0 or not 0 < facs_active_from <= 1:
@@ -66,7 +67,7 @@ class ActionUnitTask(FaceTask):
         return self.model
 
     def configure_model(self) -> None:
-        """Build the model and load the encoder's base weights."""
+        """Build the model with a pretrained encoder's base weights and, under FSDP2, shard it."""
         if self.model is not None:
             return
         self.model = build_regressor(self.config)
@@ -76,7 +77,7 @@ class ActionUnitTask(FaceTask):
             shard(self.model, self.device_mesh["data_parallel"])
 
     def training_step(self, batch: Batch, batch_idx: int) -> torch.Tensor:
-        """Return the loss without test-time flipping; augmentation already flips training images."""
+        """Return the loss without averaging over mirror images; augmentation can flip training images instead."""
         step = self._is_step(batch_idx)
         self._check_readable(batch, step)
         loss = regression_loss(
@@ -86,7 +87,7 @@ class ActionUnitTask(FaceTask):
         return loss
 
     def on_validation_epoch_start(self) -> None:
-        """Reset the metrics."""
+        """Reset the metrics; F1 is among them if the data has FACS labels."""
         self.agreement.reset()
         name = self._data().labels.facs_set
         self.facs = None if name is None else FacsF1(name, self.facs_active_from).to(self.device)
@@ -94,7 +95,7 @@ class ActionUnitTask(FaceTask):
     on_test_epoch_start = on_validation_epoch_start
 
     def validation_step(self, batch: Batch, batch_idx: int) -> dict[str, torch.Tensor]:
-        """Estimate intensities and update the metrics; return the intensities (B, 24) and rows (B,) of valid faces."""
+        """Estimate intensities and update the metrics; return intensities (N, 24) and rows (N,) of N valid faces."""
         outputs, valid = self._estimate(batch)
         estimates = outputs["action_units"]
         self.agreement.update(estimates, batch["action_units"][valid])
@@ -107,7 +108,7 @@ class ActionUnitTask(FaceTask):
     test_step = validation_step
 
     def predict_step(self, batch: Batch, batch_idx: int) -> dict[str, torch.Tensor]:
-        """Estimate intensities; return the intensities (B, 24) and rows (B,) of valid faces."""
+        """Estimate intensities; return intensities (N, 24) and rows (N,) of N valid faces."""
         return self._estimate(batch)[0]
 
     def on_validation_epoch_end(self) -> None:
@@ -134,8 +135,8 @@ class ActionUnitTask(FaceTask):
         """Compute the metrics of the last validation or test over all ranks. Call it on every rank.
 
         Returns:
-            The result of `explllm.metrics.au_regression.agreement_summary`, if a face has intensities; under ``facs``,
-            the result of `explllm.metrics.facs.facs_summary`, if the data has FACS labels.
+            The result of `explllm.metrics.au_regression.agreement_summary`, if a face has intensities; under the
+            key ``facs``, the result of `explllm.metrics.facs.facs_summary`, if the data has FACS labels.
         """
         metrics: dict[str, Any] = self.agreement.compute()
         metrics = metrics if metrics["faces"] else {}
@@ -183,7 +184,7 @@ def regression_loss(predictions: torch.Tensor, targets: torch.Tensor, ccc_weight
     """
     known = ~targets.isnan()
     count = known.sum(0).clamp(min=1)
-    # Missing labels are filled with the estimates, so their difference is 0 and no gradient becomes NaN.
+    # Missing labels are filled with the estimates: the error there is 0, and no gradient becomes NaN.
     labels = torch.where(known, targets, predictions.detach())
     error = torch.where(known, predictions - labels, 0)
     loss = 10 * error.square().sum() / known.sum().clamp(min=1)

@@ -17,7 +17,8 @@ def parts_of_similar_length(batch: Batch) -> tuple[torch.Tensor, list[Batch]]:
         batch: A batch of conversations, padded on the right.
 
     Returns:
-        The rows (B,) in the order of the parts, and the parts, each without columns that contain only padding.
+        The indices (B,) into the batch in the order of the parts; and the parts (one if all conversations have similar
+        lengths, else two), each without columns that contain only padding.
     """
     lengths = batch["attention_mask"].sum(1)
     short = 2 * lengths <= lengths.max()
@@ -53,7 +54,7 @@ def measured_units(batch: Batch, share: float) -> torch.Tensor:
 
 
 def mixed_up(batch: Batch, alpha: float) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None, float]:
-    """Blend each face of a batch with another face (mixup, Zhang et al. 2018).
+    """Blend each face of a batch with a random face of the same batch (mixup, Zhang et al. 2018).
 
     Args:
         batch: A batch of faces.
@@ -61,8 +62,8 @@ def mixed_up(batch: Batch, alpha: float) -> tuple[torch.Tensor, torch.Tensor, to
             no blending.
 
     Returns:
-        Images (B, 3, H, W); action units (B, 24), NaN unless they were measured in both faces; the index of
-        the second face of each pair (B,), None without blending; and the share of the first face.
+        Images (B, 3, H, W); action units (B, 24), NaN unless they were measured in both faces; the indices
+        (B,) of the second faces, None without blending; and the share of the first face.
     """
     pixels, units = batch["pixel_values"], batch["action_units"]
     if not alpha:

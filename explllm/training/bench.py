@@ -35,7 +35,7 @@ class Contestant:
     folder: Path | None = None
     """The model's folder; None for a table of answers."""
     answers: pd.DataFrame | None = None
-    """The answers about the test faces, such as those of ``explllm baseline``; None for a model."""
+    """The answers for the test faces, in their order, such as those of ``explllm baseline``; None for a model."""
     is_baseline: bool = False
     """Whether the answers come from ``explllm baseline``."""
 
@@ -44,14 +44,14 @@ class Contestant:
         """Open a run folder, a model's folder or a table of answers; the weights are not loaded yet.
 
         Args:
-            path: A folder written by ``explllm fit``, the ``model`` folder in it, or a table with the columns of
+            path: A run folder of ``explllm fit``, a model's folder, or a table with the columns of
                 `explllm.metrics.fea_bench`.
             test: The test faces.
 
         Raises:
             InputError: If the path is neither a model nor a table, or does not fit the test faces.
         """
-        folder = Path(os.path.abspath(path))  # keep links: a target may lie outside its run folder
+        folder = Path(os.path.abspath(path))  # links are not resolved: the target may lie outside the run folder
         if folder.is_file():
             table = read_table(folder)
             answers = aligned_answers(table, test)
@@ -86,7 +86,8 @@ class Contestant:
             do not record the model's training data.
 
         Raises:
-            ConfigError: If a test image or a person in the test faces is among the training faces.
+            ConfigError: If the training faces include a test image or a person in the test faces, and `allow_leaks` is
+                false.
         """
         if self.folder is None:
             return DataCheck("zero-shot" if self.is_baseline else "unknown")
@@ -110,9 +111,10 @@ class Contestant:
         batch_size: int = 16,
         max_new_tokens: int = 320,
     ) -> tuple[pd.DataFrame, tuple[Manifest, pd.DataFrame] | None]:
-        """Return the answers for the test faces and, for a model, any validation faces with its answers for them.
+        """Return the answers for the test faces, and the validation faces with the model's probabilities for them.
 
-        See `ask_model` for the arguments.
+        The second value is None for a table, or if there are no validation faces or `units`. See `ask_model` for the
+        arguments.
 
         Raises:
             InputError: If the weights or an image cannot be read.
@@ -142,7 +144,7 @@ def check_images(*tables: Manifest | None) -> None:
 
 
 def write_answers(answers: pd.DataFrame, faces: Manifest, path: Path) -> None:
-    """Write answers about faces to a table that the benchmark accepts in place of the model."""
+    """Write the answers for faces to a table that the benchmark accepts in place of the model."""
     names = [name for name in ("image", "box") if name in faces.frame]
     Manifest(faces.frame[names].join(answers), faces.root).write(path)
 
@@ -150,8 +152,8 @@ def write_answers(answers: pd.DataFrame, faces: Manifest, path: Path) -> None:
 def validation_faces(manifest: Manifest, split: str, faces: ComparedFaces) -> tuple[Manifest | None, int]:
     """Return the rows of the ``val`` split to choose thresholds on, and the number of rows left out.
 
-    Rows that share an image or a person with the test faces are left out. If ``val`` is the tested split, there are no
-    rows to choose thresholds on.
+    Rows that share an image or a person with the test faces are left out. The rows are None if `split`, the tested
+    split, is ``val``, or if no row remains.
     """
     if split == "val" or not (manifest.frame["split"] == "val").any():
         return None, 0
@@ -213,7 +215,7 @@ def aligned_answers(answers: Manifest, faces: Manifest) -> pd.DataFrame:
         faces: The faces.
 
     Raises:
-        ConfigError: If the table has no answer about any face.
+        ConfigError: If the table has no answer for any of the faces.
     """
     names = [name for name in ("predicted", "cot", "units_text", "p_active") if name in answers.frame]
     boxes = answers.frame.get("box", pd.Series([None] * len(answers)))
@@ -234,7 +236,7 @@ def aligned_answers(answers: Manifest, faces: Manifest) -> pd.DataFrame:
 
 
 def _parsed(cell: Any) -> Any:
-    """Parse a JSON cell; return any other cell unchanged: the metrics count it as unreadable."""
+    """Parse a JSON cell; return any other cell unchanged. The metrics reject cells that are not probabilities."""
     try:
         return json.loads(cell) if isinstance(cell, str) else cell
     except ValueError:

@@ -56,7 +56,8 @@ def model_from_checkpoint(path: str | os.PathLike[str]) -> ExpLLM | ActionUnitRe
         The model with the checkpoint's weights, in evaluation mode.
 
     Raises:
-        CheckpointError: If the file is not a checkpoint, or a pretrained base model cannot be loaded.
+        CheckpointError: If the file is not a checkpoint, its weights do not fit the model that it describes, or a
+            pretrained base model cannot be loaded.
     """
     checkpoint = read_checkpoint(path)
     if "network" not in checkpoint:
@@ -137,11 +138,11 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 
 
 class LastCheckpoint(Checkpoint):
-    """Keeps ``checkpoints/last.ckpt``: trainable weights, optimizer state and the position in the data.
+    """Keeps ``checkpoints/last.ckpt``: weights that no base model provides, optimizer state and position in the data.
 
-    Checkpoints are written after an optimizer step, never between two micro-batches, where accumulated gradients would
-    be lost. A resumed run therefore repeats exactly the steps of an uninterrupted one. On SIGTERM or SIGUSR1, which
-    schedulers send before they end a job, the run finishes its step, writes a checkpoint and stops.
+    Checkpoints are written after an optimizer step, never between the micro-batches of one step, where accumulated
+    gradients would be lost. A resumed run therefore takes exactly the same steps as an uninterrupted one. On SIGTERM
+    or SIGUSR1, which schedulers send before they end a job, the run finishes its step, writes a checkpoint and stops.
     """
 
     def __init__(self, run_dir: str, every_n_steps: int = 200) -> None:
@@ -163,7 +164,7 @@ class LastCheckpoint(Checkpoint):
         self._handlers: dict[signal.Signals, Any] = {}
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Warn that the checkpoint of an earlier run will be replaced."""
+        """Warn if a new run will replace the checkpoint of an earlier run."""
         if trainer.ckpt_path is None and self.path.is_file():
             pl_module.print(
                 f"{self.path} belongs to an earlier run and will be replaced; --ckpt_path last resumes that run"
@@ -201,7 +202,7 @@ class LastCheckpoint(Checkpoint):
             self._save(trainer)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Add a note on how to resume the run if it was interrupted or another rank failed."""
+        """If the run was interrupted or another rank failed, add a note on how to resume it."""
         self._restore_handlers()
         if isinstance(exception, KeyboardInterrupt | SIGTERMException) or is_rank_failure(exception):
             exception.add_note(

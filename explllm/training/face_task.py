@@ -54,7 +54,7 @@ class FaceTask(LightningModule):
         return super().cpu() if self.global_rank == 0 else self
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
-        """Seed dropout with the batch number: a resumed run then repeats the steps of an uninterrupted run."""
+        """Seed dropout by run seed, batch number and rank, so a resumed run takes the steps of an uninterrupted one."""
         seed = int(os.environ.get("PL_GLOBAL_SEED", 0))
         number = self.trainer.fit_loop.epoch_loop.total_batch_idx
         torch.manual_seed((seed * 1_000_003 + number) * 4096 + self.global_rank)
@@ -67,7 +67,11 @@ class FaceTask(LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Save the weights that no pretrained base model provides, the names of trainable weights, and the loss."""
+        """Save the weights that no pretrained base model provides, and what it takes to resume or rebuild the model.
+
+        The latter comprises the names of trainable weights, the model's settings, the loss, the best metric, the
+        unreadable images and the number of accumulated micro-batches.
+        """
         saved = self.model.weights_to_save()
         checkpoint["state_dict"] = {
             name: value for name, value in checkpoint["state_dict"].items() if name.removeprefix("model.") in saved
@@ -85,7 +89,9 @@ class FaceTask(LightningModule):
         """Check that the checkpoint fits this architecture.
 
         Raises:
-            CheckpointError: If the checkpoint does not fit; the message names the first mismatched weight, if any.
+            CheckpointError: If the checkpoint does not fit; the message names the first mismatched weight, if any. In
+                `fit`, also if it contains only weights or belongs to a run with other trainable weights.
+            ConfigError: If the run to resume has exceeded the epoch or step limit.
         """
         where = str(self.trainer.ckpt_path)
         weights = {name.removeprefix("model."): value for name, value in checkpoint["state_dict"].items()}
@@ -141,7 +147,7 @@ class FaceTask(LightningModule):
         return getattr(self.trainer, "datamodule", None)
 
     def _valid_rows(self, batch: Batch) -> torch.Tensor:
-        """Return a mask (B,) of the faces in a batch that are readable and not filler."""
+        """Return a mask (B,) of the faces in a batch that are readable and not padding."""
         return batch["readable"] & (batch["rows"] >= 0)
 
     def _check_readable(self, batch: Batch, step: bool) -> None:
@@ -182,12 +188,12 @@ class FaceTask(LightningModule):
         return (batch_idx + 1) % self.trainer.accumulate_grad_batches == 0 or self.trainer.is_last_batch
 
     def _count_unreadable(self, batch: Batch, sync: bool = True) -> None:
-        """Report and count images that cannot be read; every rank keeps the list of all ranks.
+        """Report and count images that cannot be read; every rank keeps the combined list of all ranks.
 
         Args:
             batch: A batch.
-            sync: Exchange the lists and compare their total length with the limit. All ranks must set this in the same
-                steps.
+            sync: Exchange the lists of all ranks, and compare the number of distinct images in the run with the limit.
+                All ranks must set this in the same steps.
 
         Raises:
             ImageError: If more images are unreadable than the data allows.

@@ -41,7 +41,7 @@ GPU_SIZES = (16, 24, 40, 48, 80, 141)
 """Memory in GB of common GPUs, such as V100, RTX 4090, A100, L40S, H100 and H200."""
 
 _USABLE = 0.92
-"""Share of a GPU's memory that training can use; the rest is lost to fragmentation and the driver."""
+"""Share of a GPU's memory that a run can use; the rest is lost to fragmentation and the driver."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,8 @@ class PartSize:
     """One part of the model."""
 
     name: str
-    """vision, projector, language or head."""
+    """``vision``, ``projector``, ``language``, ``action_unit_tokens`` or ``head``; for FEALLM,
+    ``projector.local_clues`` and ``projector.perspectives``."""
     architecture: str
     """Class of the part."""
     train: str
@@ -67,9 +68,9 @@ class Memory:
     strategy: str
     """ddp, fsdp2 or ddp with 4-bit base weights."""
     frozen: float
-    """Frozen weights."""
+    """Frozen weights; under fsdp2, this GPU's share and two gathered blocks."""
     trained: float
-    """Trainable weights with gradients and the optimizer's two moments, all float32."""
+    """Trainable weights with gradients (twice under ddp) and the optimizer's two moments, all float32."""
     activations: float
     """Activations of one micro-batch, with logits and their gradients."""
     other: float
@@ -81,7 +82,7 @@ class Memory:
 
     @property
     def total(self) -> float:
-        """Total memory."""
+        """Sum of frozen and trained weights, activations and other memory, in GB."""
         return self.frozen + self.trained + self.activations + self.other
 
     @property
@@ -91,7 +92,7 @@ class Memory:
 
     @property
     def suggested_micro_batch(self) -> int | None:
-        """The largest micro-batch that fits in `gpu` GB and divides the batch; None if no GPU is large enough."""
+        """The largest micro-batch that fits in `gpu` GB and divides `per_device`; None if no GPU is large enough."""
         if self.gpu is None:
             return None
         free = _USABLE * self.gpu - (self.total - self.activations)
@@ -110,7 +111,7 @@ class EvaluationMemory:
     explanation: float
     """Explanation of `explanation_batch_size` faces, with `max_new_tokens` tokens each."""
     eval_batch_size: int
-    """Number of faces recognized at a time."""
+    """Number of faces whose expressions are recognized at a time."""
     explanation_batch_size: int
     """Number of faces explained at a time."""
     other: float
@@ -129,10 +130,10 @@ class EvaluationMemory:
 
 @dataclass(frozen=True)
 class Description:
-    """Description of a configuration."""
+    """Parts, optimizer steps and estimated memory of a configuration."""
 
     parts: list[PartSize]
-    """Vision encoder, projector, language model; for an action unit regressor, vision encoder and head."""
+    """Vision encoder, projector, language model, any action unit tokens; for a regressor, vision encoder and head."""
     image_tokens: int
     """Number of tokens per image."""
     sequence: int
@@ -142,11 +143,11 @@ class Description:
     images_source: str
     """Source of the number of training images."""
     conversations: int | None
-    """Number of conversations per epoch; for an action unit regressor, number of faces."""
+    """Number of conversations per epoch; for an action unit regressor, number of faces. None if `images` is None."""
     steps: int | None
-    """Optimizer steps of the whole run."""
+    """Optimizer steps of the whole run; None if `images` is None."""
     warmup: int | None
-    """Warm-up steps."""
+    """Warm-up steps; None if `images` is None."""
     memory: list[Memory]
     """Memory estimates by strategy; empty for an action unit regressor."""
     evaluation: EvaluationMemory | None
@@ -167,7 +168,7 @@ def describe_configuration(config: Namespace, images: int | None = None, gpus: i
 
     Args:
         config: The settings of ``fit``, as parsed: `model`, `data`, `trainer`.
-        images: Training images, if the data is not on this machine.
+        images: Number of training images; by default counted, or as published if the data is not on this machine.
         gpus: Number of GPUs in the memory estimates.
 
     Returns:
@@ -279,7 +280,7 @@ def estimate_memory(
         model: The model, on the meta device.
         settings: The model's settings, resolved.
         strategy: ``ddp``, ``fsdp2`` or ``ddp, 4-bit base``.
-        gpus: GPUs that share the weights under ``fsdp2``.
+        gpus: Number of GPUs. They share the global batch and, under ``fsdp2``, the weights.
         micro_batch: Conversations in a micro-batch.
         activations: Bytes of one conversation's activations, from `activation_bytes`, plus its share of `chunk_bytes`.
         batch: Conversations in a global batch.
@@ -330,7 +331,7 @@ def _steps(config: Namespace, samples: int) -> tuple[int, int]:
 
 
 def _images(config: Namespace) -> tuple[int | None, str]:
-    """Count the training images on this machine; otherwise, return the published number."""
+    """Return the number of training images, counted here or as published (None if unknown), and its source."""
     data, kind = config.data.init_args, _class(config.data)
     try:
         if kind in ("ManifestFaces", "ManifestActionUnits") and Path(str(data.manifest)).is_file():

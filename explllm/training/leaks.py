@@ -29,7 +29,7 @@ class DataCheck:
     """The result of comparing a model's training faces with test faces."""
 
     relation: str
-    """The model's relation to the test's data set: ``trained on``, ``zero-shot`` or ``unknown``."""
+    """The model's relation to the data set of the test faces: ``trained on``, ``zero-shot`` or ``unknown``."""
     leaks: dict[str, int] | None = None
     """Number of test faces with the same image (``images``) or person (``people``) as a training face, and of training
     faces that could not be compared (``missing``); None if the training faces are unknown."""
@@ -110,7 +110,8 @@ class ComparedFaces:
 
         Returns:
             For each row, whether its image can be read and is older than the training; and the digest of each image
-            whose file size equals that of a test image, None for the others. A newer image may still be the same.
+            whose file size equals that of a test image or of a sampled image of the data set, None for the others. A
+            newer image may still be the same.
         """
         unchanged, content = np.zeros(len(record), bool), []
         faces = track(zip(record["image"], record["time"], strict=True), "comparing training images", len(record))

@@ -19,9 +19,9 @@ class OptimizationSettings:
     learning_rate: float = 5e-4
     """Peak learning rate, reached after the warm-up."""
     weight_decay: float = 0.05
-    """Decoupled weight decay of matrices and kernels; biases and norms are not decayed."""
+    """Decoupled weight decay of matrices and kernels; biases, norms and scales are not decayed."""
     part_learning_rates: dict[str, float] | None = None
-    """Peak learning rates of individual parts, by name (vision, projector, language); the others use
+    """Peak learning rates of individual parts, by name (such as vision, projector or language); the others use
     `learning_rate`."""
     warmup_steps: int | None = None
     """Optimizer steps of linear warm-up from 0."""
@@ -63,11 +63,12 @@ def build_optimizer(
         model: The model. Its frozen weights are skipped.
         settings: Learning rates, weight decay and warm-up.
         total_steps: Optimizer steps of the whole run, after which the learning rate is 0.
-        first_phase: Steps after which the schedule starts again, with a warm-up of the same length.
+        first_phase: Steps after which the schedule starts again, with a second warm-up; 0 for a single schedule. With
+            `warmup_ratio`, each warm-up is a share of its own phase.
 
     Returns:
-        The optimizer, and the schedule, which advances once per optimizer step. For each learning rate, there is one
-        parameter group with weight decay and one without.
+        The optimizer, and the schedule, which advances once per optimizer step. There is one parameter
+        group with weight decay and one without, both for `learning_rate` and for each part with its own rate.
 
     Raises:
         ConfigError: If every weight is frozen, or a part with its own learning rate has no trainable weights.

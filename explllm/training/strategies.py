@@ -120,7 +120,8 @@ def check_trainer(trainer: Trainer) -> None:
         trainer: The trainer.
 
     Raises:
-        ConfigError: If the strategy is not supported, or the precision would round trainable weights.
+        ConfigError: If the strategy or the precision is not supported; ``bf16-true``, for example, would round
+            trainable weights.
     """
     strategy = trainer.strategy
     if not isinstance(strategy, SingleDeviceStrategy | DDPStrategy | FSDP2Strategy):
@@ -137,7 +138,7 @@ def check_trainer(trainer: Trainer) -> None:
 
 
 def is_slow_in_bfloat16(accelerator: str) -> bool:
-    """Return whether training runs on a processor without bfloat16 instructions.
+    """Return whether training runs on a CPU without bfloat16 instructions.
 
     With AVX2 alone, a training step of `faces.yaml` takes about eight times as long in bfloat16 as in float32.
 
@@ -164,8 +165,8 @@ def shard(
 
     Each transformer block of the encoder and the language model is one unit, which is gathered when it runs. If a block
     also has frozen weights, its trainable weights form a separate unit: frozen bfloat16 and trainable float32 weights
-    cannot share a buffer, and frozen units need no gradient buffer. The projector, the embeddings and the output layer
-    are units, too; all other weights (norms, patch embedding) belong to the root.
+    cannot share a buffer, and frozen units need no gradient buffer. The projector, the heads, the embeddings and the
+    output layer are units, too; all other weights (norms, patch embedding) belong to the root.
 
     The units are created on the meta device. Then each rank copies its shards, one weight at a time, to its device in
     the final data type. If the weights are mapped from files, all ranks of a machine share one copy.
@@ -184,7 +185,7 @@ def shard(
         for key, weight in part.module.named_parameters(prefix=part_name):
             if weight.requires_grad:
                 dtypes[key] = torch.float32
-                # As on one device, where a base is loaded in `frozen_dtype`, then converted to float32.
+                # Round as on one device, where a base is loaded in `frozen_dtype`, then converted to float32.
                 if part.base and not is_lora(key):
                     rounded.add(key)
             elif frozen_dtype is not None and part_name in pretrained:
@@ -297,7 +298,7 @@ def full_weights(model: MultiPartModel, keep: bool = True) -> Iterator[tuple[str
 
 
 def _trainable_modules(block: nn.Module) -> list[nn.Module]:
-    """Return the modules that own trainable weights, if the block has frozen weights as well."""
+    """Return a block's modules that own trainable weights; an empty list if the block has no frozen weights."""
     if all(weight.requires_grad for weight in block.parameters()):
         return []
     return [

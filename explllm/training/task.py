@@ -34,7 +34,7 @@ _MIN_FACES_FOR_CCC = 8
 
 
 class ExpLLMTask(FaceTask):
-    """Trains an ExpLLM on conversations about faces; recognizes faces in validation, test and prediction.
+    """Trains an ExpLLM on conversations about faces; recognizes expressions in validation, test and prediction.
 
     The paper's two stages are two configurations of this task: the first trains the projector on captions, the second
     trains LoRA and the projector on the FER and CoT mixture, starting from the first stage's model (`init_from`).
@@ -81,16 +81,17 @@ class ExpLLMTask(FaceTask):
             explanation_batch_size: Number of faces that one device explains at a time. With Vicuna-7B, a face's cache
                 takes 0.4 GB.
             label_smoothing: Share of each target token's probability that is spread over the vocabulary, in [0, 1).
-                Training on imbalanced data may need it; the paper does not use it. With `encoder_share`, it applies to
-                the classification in those epochs, and is spread over the labels.
+                Training on imbalanced data may need it; the paper does not use it. With `encoder_share`, it applies
+                only to the classification in the first epochs, and is spread over the labels.
             action_unit_weight: Weight of an auxiliary loss (`regression_loss`): a head estimates the measured action
                 units, from the image tokens if the network has no `action_unit_tokens`. It makes explanations more
                 faithful to the face. The paper does not use it.
-            encoder_share: Share of the epochs, rounded down, that train only the encoder and the projector at the
-                start, to classify the expression from the mean of the image tokens and to estimate action units. Then
-                the encoder is frozen, and the projector and the language model are trained on conversations, with their
-                own warm-up. Use it with random weights: from the language model alone, the encoder would learn little.
-                If a run has only such epochs, another run can start from the resulting model.
+            encoder_share: Share of the epochs (rounded down to whole epochs) that train only the encoder and the
+                projector, at the start of the run: to classify the expression from the mean of the image tokens and,
+                with `action_unit_weight`, to estimate action units. Then the encoder is frozen, and the projector and
+                the language model are trained on conversations, with their own warm-up. Use it for an encoder with
+                random weights, which would learn little from the language model's loss alone. If a run has only such
+                epochs, another run can start from the resulting model.
             mixup: In the epochs of `encoder_share`, blend pairs of images and their targets, with a weight drawn from
                 Beta(mixup, mixup) (Zhang et al. 2018); 0 for none. It reduces overfitting to a small data set. The
                 training accuracy then refers to blended images.
@@ -100,11 +101,13 @@ class ExpLLMTask(FaceTask):
                 statement is based on.
             average_answers: Average the loss within each answer before averaging over a conversation: the label and the
                 chain of thought of a CoT conversation then count equally. The paper averages over all tokens.
-            calibrate: After each validation, fit the temperature of the probabilities to the validation faces, and save
-                it with the model.
+            calibrate: After each validation (except in the first epochs of `encoder_share`), fit the temperature of the
+                probabilities to the validation faces, and save it with the model.
 
         Raises:
-            ConfigError: If a number is out of range, or the parts do not fit each other.
+            ConfigError: If a number is out of range, or the settings or parts do not fit each other.
+            CheckpointError: If the configuration or tokenizer of a pretrained part, or that of `init_from`, cannot be
+                read.
         """
         super().__init__()
         if not 0 <= label_smoothing < 1:
@@ -151,7 +154,7 @@ class ExpLLMTask(FaceTask):
         self.image = ImagePreset.from_dict(self.config.image or {})
         self.model: ExpLLM | None = None
         self.leave_out_unknown_labels = False
-        """Whether a test ignores faces whose expression is not one of the model's labels; if false, it fails."""
+        """Whether a test leaves out faces whose expression the model has no label for; if false, they are an error."""
         self.explained_sample = ExplainedSample()
 
     @property
@@ -167,7 +170,10 @@ class ExpLLMTask(FaceTask):
         return tuple(Expression(label) for label in self.config.labels or ())
 
     def setup(self, stage: str) -> None:
-        """If the settings contain no labels, use those of `init_from` or, if it has none, of the training data."""
+        """Set up the base class; without labels in the settings, use those of `init_from` or of the training data.
+
+        The expressions in the training data are used only if `init_from` has no labels, and not in `predict`.
+        """
         super().setup(stage)
         data = self._data()
         if self.labels:
@@ -179,9 +185,9 @@ class ExpLLMTask(FaceTask):
             self.set_labels(distinct_expressions(frame.loc[frame["split"] == "train", "expression"].dropna()))
 
     def use_metadata_of(self, path: str | os.PathLike[str]) -> None:
-        """Use a checkpoint's preprocessing and chat format, which its run may have inherited from `init_from`.
+        """Use a checkpoint's preprocessing, chat format, labels, temperature and base model commits.
 
-        Call this before evaluating the checkpoint.
+        Its run may have inherited them from `init_from`. Call this before evaluating the checkpoint.
         """
         checkpoint = read_checkpoint(path)
         metadata = checkpoint.get("model_metadata", {})
@@ -216,7 +222,7 @@ class ExpLLMTask(FaceTask):
                 setattr(self.config, name, commit)
 
     def on_fit_start(self) -> None:
-        """Check that the model has a label for every expression, and that the strategy supports `encoder_share`."""
+        """Check the labels, and whether the strategy supports `encoder_share`; allow NaN probabilities during `fit`."""
         self._check_labels()
         self.explllm.allow_nan = self.trainer.state.fn == "fit"
         if self.trainer.state.fn == "fit" and self.encoder_share and self.device_mesh is not None:
@@ -236,7 +242,7 @@ class ExpLLMTask(FaceTask):
         self.config.labels = [str(label) for label in labels]
 
     def configure_model(self) -> None:
-        """Build the model, and load its base weights and the weights of `init_from`."""
+        """Build the model with its base weights and the weights of `init_from`; under FSDP2, shard it."""
         settings, mesh = self.network.resolved(), self.device_mesh
         dtype = getattr(torch, settings.base_dtype) if settings.base_dtype else None
         pretrained: list[PartName] = []
@@ -294,7 +300,7 @@ class ExpLLMTask(FaceTask):
             weight.grad = None
 
     def _idle_weights(self) -> list[torch.nn.Parameter]:
-        """Return the trainable weights without gradient, which belong to another phase or an unused head."""
+        """Return the trainable weights that get no gradient, because they belong to another phase or an unused head."""
         model = self.explllm
         unit_head = model.action_unit_head if model.action_unit_tokens is None else model.action_unit_tokens.head
         idle: list[torch.nn.Module | None] = []
@@ -382,13 +388,13 @@ class ExpLLMTask(FaceTask):
         return regression_loss(cast(torch.Tensor, output.action_units).float(), targets, ccc_weight)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> dict[str, torch.Tensor]:
-        """Recognize expressions; return the probabilities (B, K), targets (B,) and rows (B,) of valid faces."""
+        """Recognize expressions; return probabilities (N, K), targets (N,) and rows (N,) of N valid faces."""
         return self._recognize(batch)[1]
 
     test_step = validation_step
 
     def predict_step(self, batch: Batch, batch_idx: int) -> dict[str, Any]:
-        """Recognize expressions and, with `explain_predictions`, explain them."""
+        """Do the same as `validation_step`; with `explain_predictions`, also return chains of thought as ``cots``."""
         recognitions, outputs = self._recognize(batch)
         if self.explain_predictions:
             labels = [recognition.expression for recognition in recognitions]
@@ -397,7 +403,7 @@ class ExpLLMTask(FaceTask):
         return outputs
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Save the labels as well."""
+        """Save the labels and the chat format as well."""
         super().on_save_checkpoint(checkpoint)
         checkpoint["labels"] = [str(label) for label in self.labels]
         checkpoint["network"]["chat_format"] = self.config.chat_format  # may come from `init_from`

@@ -1,6 +1,6 @@
-"""Lightning callbacks: live accuracy, the run folder, the gallery of explained faces, and the asynchronous judge.
+"""Lightning callbacks: live accuracy, run folders, the gallery of explained faces, the judge, and temperature scaling.
 
-`explllm.training` exports them.
+`explllm.training` exports all of them except temperature scaling.
 """
 
 __all__: list[str] = []

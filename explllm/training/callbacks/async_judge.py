@@ -56,9 +56,9 @@ class AsyncJudge(Callback):
     """Judges the chains of thought of a fixed sample after each validation, without waiting for the judge.
 
     Training pauses only while the model generates the texts, in one batch of `faces` faces. A background thread sends
-    them to the judge. Each score is logged under the step that generated the texts, as soon as it arrives. If the judge
-    fails, the callback warns once and training continues. At the end of training, the callback waits at most
-    `drain_seconds` for pending scores.
+    them to the judge. The mean scores are logged, under the step that generated the texts, as soon as all scores of
+    this step have arrived. If the judge fails, the callback warns once and training continues. At the end of training,
+    the callback waits at most `drain_seconds` for pending scores.
     """
 
     def __init__(
@@ -71,8 +71,10 @@ class AsyncJudge(Callback):
         """Configure the judge.
 
         Args:
-            judge: Name of a language model on an OpenAI-compatible server, or ``offline`` for the rule-based judge.
-            faces: Number of validation faces in the sample, which is the same after every validation.
+            judge: Name of a language model on an OpenAI-compatible server, or of a registered judge, such as
+                ``offline`` for the rule-based one.
+            faces: Number of validation faces in the sample, which is the same after every validation and contains only
+                faces with a reference chain of thought.
             drain_seconds: Maximum wait for pending scores at the end of training, in seconds.
             chat: The language model's server, budget and rate limits.
 
@@ -136,7 +138,7 @@ class AsyncJudge(Callback):
     def on_train_batch_end(  # pyrefly: ignore[bad-override]
         self, trainer: Trainer, pl_module: ExpLLMTask, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Log the scores that have arrived."""
+        """Write the judgments that have arrived, and log the scores of complete steps."""
         self._collect(trainer)
 
     def on_fit_end(self, trainer: Trainer, pl_module: ExpLLMTask) -> None:  # pyrefly: ignore[bad-override]

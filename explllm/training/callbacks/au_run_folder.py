@@ -68,7 +68,7 @@ class ActionUnitRunFolder(BaseRunFolder):
         self.rows += [{"row": row, "action_units": None, "unreadable": reason} for row, reason in unreadable]
 
     def _export(self, trainer: Trainer, pl_module: ActionUnitTask) -> float | None:
-        """Write the ONNX file; if that fails, warn and keep the run."""
+        """Write the ONNX file and return its difference from the model; if that fails, warn and return None."""
         path, data = self.run_dir / ONNX, trainer.datamodule  # pyrefly: ignore[missing-attribute]
         images, rows = data.images(), list(data.frame("train").index)
         faces = []

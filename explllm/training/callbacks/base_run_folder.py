@@ -79,7 +79,7 @@ class BaseRunFolder(Callback):
         self._seconds, self._started = self.state_dict()["seconds"], time.monotonic()
 
     def on_fit_end(self, trainer: Trainer, pl_module: FaceTask) -> None:  # pyrefly: ignore[bad-override]
-        """Write the model with the best checkpoint's weights, and delete an earlier model's results in this folder.
+        """Write the best checkpoint's model and the training metrics; delete an earlier model's results in the folder.
 
         Without validation data, the final weights are written. The task's model keeps the written weights, unless
         several machines have separate run folders.

@@ -28,8 +28,9 @@ class TrainingProgressBar(RichProgressBar):
 class LiveAccuracy(Callback):
     """Shows early whether the model learns the labels or collapses to one class.
 
-    On training batches, it needs no extra forward pass: the one for the loss already yields the logits of each label's
-    first token, and the label with the highest one counts as the model's answer. After each validation, it reports the
+    On training batches, it needs no extra forward pass: the one for the loss already yields the logits that
+    predict the first token of the label, and the label whose first token has the highest logit counts as the model's
+    answer. If labels share a first token, training batches are not evaluated. After each validation, it reports the
     same metrics for the validation faces.
     """
 
@@ -52,7 +53,7 @@ class LiveAccuracy(Callback):
         self._last_step = 0
 
     def on_train_start(self, trainer: Trainer, pl_module: ExpLLMTask) -> None:  # pyrefly: ignore[bad-override]
-        """Prepare the metrics, unless the model trains on captions."""
+        """Prepare the metrics, unless the model trains on captions or labels share a first token."""
         self._last_step, self.training = trainer.global_step, None
         if getattr(trainer.datamodule, "conversation_kind", None) == "captions":  # pyrefly: ignore[missing-attribute]
             return
@@ -101,7 +102,7 @@ class LiveAccuracy(Callback):
             self.validation.update(outputs["probabilities"], outputs["targets"])
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: ExpLLMTask) -> None:  # pyrefly: ignore[bad-override]
-        """Log the metrics and print the histogram."""
+        """Log and print the metrics and the histogram."""
         if self.validation is None:
             return
         metrics = self.validation.compute()

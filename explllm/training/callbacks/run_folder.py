@@ -35,10 +35,10 @@ from explllm.training.task import ExpLLMTask
 
 REPORT = "report.html"
 SCORED_FACES = 16
-"""Number of test faces whose explanations are scored, in addition to the faces shown in the report."""
+"""Number of test faces whose explanations are scored; the faces shown in the report are chosen separately."""
 _COPIED_COLUMNS = ("image", "split", "expression", "box", "action_units", "action_units_missing", "action_units_source")
 _DRAFT_TEXTS = 1000
-"""Number of training texts whose n-grams are saved with the model."""
+"""Maximum number of training texts whose n-grams are saved with the model."""
 
 
 class RunFolder(BaseRunFolder):
@@ -70,7 +70,8 @@ class RunFolder(BaseRunFolder):
             unknown_labels: What to do with test faces whose expression is not a possible answer: ``refuse`` to run, or
                 ``leave_out`` and count them.
             checkpoint: The checkpoint that `predict` uses. A killed `predict` resumes only with the same checkpoint.
-            scored_faces: Size of the scored sample; all faces if the data has fewer.
+            scored_faces: Maximum size of the scored sample. If any face has a reference chain of thought, only such
+                faces are scored.
 
         Raises:
             ConfigError: If `explained_faces` is negative, or `answer_labels` or `unknown_labels` is unknown.
@@ -130,12 +131,12 @@ class RunFolder(BaseRunFolder):
     def on_validation_batch_end(  # pyrefly: ignore[bad-override]
         self, trainer: Trainer, pl_module: ExpLLMTask, outputs: Any, batch: Batch, *_: int
     ) -> None:
-        """Collect a batch's predictions."""
+        """Collect a batch's predictions in a standalone validation run."""
         if trainer.state.fn == "validate":
             self._collect(pl_module, outputs, batch)
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: ExpLLMTask) -> None:  # pyrefly: ignore[bad-override]
-        """Write and print the metrics."""
+        """Write and print the metrics after a standalone validation run, not during training."""
         if trainer.state.fn != "validate":
             return
         answers, _ = self._answers(trainer, pl_module)
@@ -207,7 +208,7 @@ class RunFolder(BaseRunFolder):
         return faces.loc[predictions.index, [name for name in _COPIED_COLUMNS if name in faces]].join(predictions)
 
     def _answers(self, trainer: Trainer, pl_module: ExpLLMTask) -> tuple[Answers, pd.DataFrame]:
-        """Gather the answers of all ranks on every rank: an error must stop all of them."""
+        """Gather the answers of all ranks on every rank, because an error must stop every rank."""
         table = self._table(trainer, pd.DataFrame(all_gather_list(self.rows)))
         answers = None
         if "predicted" in table:

@@ -13,7 +13,8 @@ from explllm.training.task import ExpLLMTask
 class TemperatureScaling(Callback):
     """Fits the model's temperature to the validation faces at each validation in `fit`, if the task sets `calibrate`.
 
-    Checkpoints and the model's folder contain the temperature that was fitted to their weights.
+    Epochs that train only the encoder are skipped. Checkpoints and the model's folder contain the temperature that was
+    fitted to their weights.
     """
 
     def __init__(self) -> None:
