@@ -50,10 +50,11 @@ def app(
         port: Port to listen on.
         batch_size: Number of explanations generated together.
         max_new_tokens: Maximum length of an explanation, in tokens.
-        estimator: An estimator that also measures the action units, and its options.
+        estimator: An estimator whose action units are compared with the explanation, and its options.
 
     Raises:
-        InputError: If a model, the detector, the device or the address does not exist or cannot be used.
+        InputError: If gradio is not installed, or a model, the detector, the estimator, the device or the address does
+            not exist or cannot be used.
     """
     if find_spec("gradio") is None:
         raise ConfigError("the package gradio is not installed", remedy='Install it: pip install "explllm[app]".')

@@ -29,9 +29,10 @@ def aus(
 ) -> int:
     """Estimate 24 action units for each row of a manifest.
 
-    The estimator sees the face in the row's box, or the whole image if the row has no box. Existing action units are
-    kept. Units that an estimator does not measure are listed in the column `action_units_missing` and have intensity 0.
-    At the end, the mean intensity of each unit is printed with its FACS code.
+    The estimator sees the face in the row's box, or the whole image if the row has no box. Rows in which `faces` found
+    no face are skipped. Existing action units are kept unless --redo is given. Units that an estimator does not measure
+    are listed in the column `action_units_missing` and have intensity 0. At the end, the mean intensity of each unit is
+    printed with its FACS code.
 
       explllm aus faces.parquet -o aus.parquet --landmarker face_landmarker.task
       explllm aus faces.parquet -o aus.parquet --onnx runs/aus/au_regressor.onnx

@@ -51,12 +51,13 @@ def baseline(
 
     Pictures of faces are personal data and are sent to the server at --base_url (by default OpenAI's), so the command
     requires --send_images. Each face is cropped to its box with a margin, rotated upright, and sent as a JPEG of at
-    most --size pixels without metadata. The server receives neither file names nor labels. The ledger records
+    most --size pixels without metadata. The server receives no file names and no true labels. The ledger records
     questions, answers, costs and a hash of each picture, never the picture itself.
 
-    The written manifest has the columns `predicted` (empty if the answer names no expression, which counts as wrong),
-    `answer`, `cot`, `cot_source`, `cot_status`, `cot_reason` and `cot_cost`. OUT.run next to it contains the ledger,
-    metrics.json and predictions.parquet.
+    The written manifest has the columns `predicted` (empty if there is no answer, or if the answer names no expression,
+    which counts as wrong), `answer`, `label_set`, `unreadable` (why a row has no answer; such rows are not scored),
+    `cot`, `cot_source`, `cot_status`, `cot_reason` and `cot_cost`. OUT.run next to it contains the ledger and, after a
+    complete run on labeled faces, metrics.json and predictions.parquet.
 
     The same command resumes a stopped run: no answer is paid for twice, and the model is asked again about pictures
     that have changed. Rows in which `explllm faces` found no face are left out. `explllm cot status` and `explllm cot
@@ -82,7 +83,8 @@ def baseline(
 
     Raises:
         InputError: If --send_images is missing, the manifest lacks a required column, OUT or another run's metrics
-            would be overwritten, or the server refuses the run. In these cases nothing has been sent.
+            would be overwritten, or the server refuses the run (no picture has been sent in these cases); or if the
+            server later rejects the key or the model, or the credit runs out (the answers paid for so far are written).
         KeyboardInterrupt: After Ctrl-C, once all requests in flight have finished and their answers are written.
     """
     from explllm.engine.baseline import (
@@ -169,7 +171,7 @@ def _select(path: Path, root: Path | None, split: str | None, sample: int | None
 
 
 def _check_folder(folder: Path, source: str, overwrite: bool) -> None:
-    """Reject a run folder that belongs to another baseline or, like that of a training run, has files but no ledger."""
+    """Reject a folder that has files but no ledger and, unless `overwrite`, one of another model's run."""
     from explllm.engine.progress import read_progress
     from explllm.engine.runner import LEDGER
 

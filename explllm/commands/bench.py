@@ -3,8 +3,9 @@
   explllm bench fea bp4d.parquet runs/feallm runs/rafdb -o bench
   explllm bench fea bp4d.parquet runs/feallm gpt-4o.parquet -o bench
 
-A model is a run folder, a model folder, or a table of answers. `explllm baseline` writes such a table for a model
-behind an OpenAI-compatible server; only this command sends images, and it requires --send_images.
+Each model is given as a run folder, a model folder, or a table of answers. `explllm baseline` writes such a table for a
+model behind an OpenAI-compatible server. `baseline` is the only command that sends images, and it requires
+--send_images.
 """
 
 from __future__ import annotations
@@ -45,9 +46,10 @@ def fea(
     The manifest has expressions, action units or both: FACS labels of BP4D or DISFA (`explllm data`), or FEAFA
     intensities. Action units are read from the model's text with a lexicon and, separately, from the likelihood of the
     answers "active" and "not active". The threshold of each unit is chosen on the rows of the `val` split that share
-    neither an image nor a person with the test faces; without such rows, or with --split val, it is 0.5. The report
-    says whether a model was trained on the same data set, according to the training faces recorded in its run folder.
-    Models that were trained on a test image, or on a person who appears in the test faces, are rejected.
+    neither an image nor a person with the test faces; if none of these rows shows the unit, or with --split val, it is
+    0.5. The report says whether a model was trained on the same data set, according to the training faces recorded in
+    its run folder. Without --allow_leaks, the command rejects models that were trained on a test image, or on a person
+    who appears in the test faces.
 
       explllm bench fea faces.parquet runs/feallm runs/expllm -o bench
       explllm bench fea bp4d.parquet runs/feallm --root BP4D -o bench
@@ -67,7 +69,8 @@ def fea(
         allow_leaks: Also report models that were trained on test faces; the report states how many.
 
     Raises:
-        InputError: If a model, table or image does not exist or cannot be read, or a model was trained on test faces.
+        InputError: If a model, table or image does not exist or cannot be read, or a model was trained on test
+            faces and `allow_leaks` is false.
     """
     from rich.console import Console
 
@@ -86,7 +89,7 @@ def fea(
         test = test.sample(sample)
     truth = unit_truth(test, active_from)
     units = () if truth is None else truth.names
-    # Check everything before the first model runs, because generating the answers takes hours.
+    # Check everything before the first model runs, because generating the answers can take hours.
     contestants = [bench.Contestant.open(path, test) for path in models]
     names = _names(contestants, models, out)
     contestants = [replace(one, name=name) for one, name in zip(contestants, names, strict=True)]

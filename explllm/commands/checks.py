@@ -19,7 +19,7 @@ LOGGER_PACKAGES = {
     "CometLogger": ("comet_ml", "comet-ml"),
     "NeptuneLogger": ("neptune", "neptune"),
 }
-"""Package that a logger needs, and what to install."""
+"""For each logger, the package that it imports, and what to pass to ``pip install``."""
 
 RUN_FOLDER = "RUN_FOLDER"
 """Placeholder for the run folder in a logger's ``save_dir`` until the run folder is known."""
@@ -76,7 +76,8 @@ def check_model_paths(model: Namespace, fitting: bool) -> None:
     """Reject local model folders that do not exist, before any weights are loaded.
 
     Raises:
-        MissingPathError: If a folder does not exist; the message names the configuration that trains the missing model.
+        MissingPathError: If a folder does not exist; if a shipped configuration trains the missing ``init_from`` model,
+            the message names it.
     """
     settings = model.get("init_args") or Namespace()
     start = settings.get("init_from")
@@ -122,10 +123,10 @@ def check_monitors(callbacks: list[Any], task: str) -> None:
     """Reject callbacks that monitor a metric that is never logged, which Lightning notices only after an epoch.
 
     Raises:
-        ConfigError: If there is no such metric.
+        ConfigError: If a callback monitors such a metric. Nothing is checked if any callback is not Lightning's own.
     """
     if any(not type(callback).__module__.startswith("lightning.") for callback in callbacks):
-        return  # another callback may log it
+        return  # such a callback may log the metric
     names = ("pearson", "ccc", "icc", "mae") if task == "ActionUnitTask" else ("accuracy", "macro_recall", "nll")
     known = ["train/loss", *(f"val/{name}" for name in names)]
     for callback in callbacks:

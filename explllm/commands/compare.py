@@ -16,12 +16,12 @@ def compare(
     out: Annotated[Path | None, Option(default="compare-RUN-RUN next to the first run")] = None,
     as_json: Annotated[bool, Option("json")] = False,
 ) -> None:
-    """Compare tested runs: metrics, paired significance tests, and the faces on which they differ.
+    """Compare tested runs: metrics, paired significance tests, and the faces on which their answers differ.
 
       explllm compare runs/rafdb runs/no_cot -o comparison
 
     Args:
-        runs: Two or more run folders with the results of `explllm test`.
+        runs: Two or more run folders with the results of `explllm test` or `explllm baseline`.
         out: The folder for compare.html and compare.csv.
         as_json: Print one JSON object.
 

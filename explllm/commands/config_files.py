@@ -42,11 +42,12 @@ def shipped_configs() -> Path:
 
 
 def with_configs_found(arguments: Sequence[str]) -> list[str]:
-    """Replace configuration names in a command line with paths, or with the merged text of files that inherit.
+    """Replace each configuration name in a command line with its path or, if it inherits, with its merged text.
 
     Raises:
-        MissingPathError: If there is no such configuration.
-        ConfigError: If it is not a YAML file of settings, or ``--config`` has no value.
+        MissingPathError: If a configuration or one that it inherits from does not exist.
+        ConfigError: If ``--config`` has no value, a configuration has an unknown empty section, or as for
+            `read_config_file`.
     """
     resolved = list(arguments)
     for index, argument in enumerate(arguments):
@@ -88,7 +89,8 @@ def read_config_file(path: Path) -> dict[str, Any]:
 
     Raises:
         MissingPathError: If a base does not exist.
-        ConfigError: If a file is not a YAML file of settings, or inherits from itself.
+        ConfigError: If a file is not a YAML file of settings or inherits from itself, ``base`` is not a name, or as for
+            `merge_settings`.
     """
     settings, files = read_settings(path), [path.resolve()]
     inherits = BASE in settings
@@ -138,7 +140,7 @@ def merge_settings(base: Mapping[str, Any], own: Mapping[str, Any], where: str |
 
 
 def _for_class(settings: Mapping[str, Any], new: str, key: str, where: str | Path) -> dict[str, Any]:
-    """Return the settings of a class that the new class accepts too."""
+    """Return the inherited settings with the new class and only the arguments that it accepts; print the others."""
     old, arguments = str(settings["class_path"]), settings.get("init_args") or {}
     # Deferred import: the signatures are needed only if the class changes.
     from explllm.commands.lightning_help import accepted_settings

@@ -1,9 +1,9 @@
 """Convert a model to a folder that `explllm explain --model` and ExpLLM.from_pretrained can open.
 
-explllm convert released Downloads/ExpLLM models/explllm
-explllm convert merge runs/rafdb/model models/rafdb_merged
-explllm convert checkpoint runs/rafdb/checkpoints/last.ckpt models/rafdb_last
-explllm convert half runs/pocket/model models/pocket
+  explllm convert released Downloads/ExpLLM models/explllm
+  explllm convert merge runs/rafdb/model models/rafdb_merged
+  explllm convert checkpoint runs/rafdb/checkpoints/last.ckpt models/rafdb_last
+  explllm convert half runs/pocket/model models/pocket
 
 Nothing is downloaded.
 """
@@ -29,8 +29,8 @@ def released(
         folder: The folder to read: pytorch_model.bin, config.json, tokenizer.
         out: The folder to write; it must not exist.
         merge: Merge LoRA into the base weights.
-        vision_heads: Number of attention heads of the vision encoder; needed only if the encoder is not one of DINOv2's
-            own. No released file states it.
+        vision_heads: Number of attention heads of the vision encoder, which no released file states. Without it, the
+            number is inferred from the encoder's width: reliably for DINOv2's widths, otherwise with a warning.
 
     Raises:
         InputError: As for `explllm.models.released.convert.convert_released`.
@@ -67,13 +67,13 @@ def merge(folder: Path, out: Path) -> None:
     from explllm.models.explllm import ExpLLM
 
     storage.check_target(out, replace=False)
-    # LoRA cannot be merged into 4-bit weights; if trained on them, it is merged into the original base weights.
+    # LoRA cannot be merged into 4-bit weights; LoRA trained on these is merged into the original base weights.
     storage.save(ExpLLM.from_pretrained(folder, load_in_4bit=False), out, merge=True, replace=False)
     sys.stdout.write(f"wrote   {out}: {out / 'vision'} and {out / 'language'} are plain Hugging Face models\n")
 
 
 def checkpoint(file: Path, out: Path) -> None:
-    """Convert a checkpoint of `fit` to a model folder.
+    """Convert a checkpoint that `fit` wrote to a model folder.
 
     Args:
         file: The checkpoint: runs/NAME/checkpoints/last.ckpt.
@@ -94,7 +94,9 @@ def checkpoint(file: Path, out: Path) -> None:
 
 
 def half(folder: Path, out: Path) -> None:
-    """Write a model's own weights in float16, at half the size. They become float32 again when the model is loaded.
+    """Write a model's own weights in float16, at half the size.
+
+    They become float32 again when the model is loaded.
 
     Args:
         folder: The model to read: runs/NAME/model.

@@ -7,7 +7,8 @@
   explllm cot check cot.parquet
   explllm cot show cot.parquet 17
 
-Only action units and descriptions are sent to the server, never an image. The API key is read from the environment.
+Only action units, labels and earlier answers are sent to the server, never an image. The API key is read from the
+environment.
 """
 
 from __future__ import annotations
@@ -90,7 +91,7 @@ def build(
 def estimate(
     manifest: Path, *, as_json: Annotated[bool, Option("json")] = False, engine: EngineSettings, chat: ChatSettings
 ) -> None:
-    """Print the calls, tokens and cost of a build before any money is spent.
+    """Print an estimate of the calls, tokens and cost of a build; nothing is sent.
 
     Args:
         manifest: A manifest with action units and expressions.
@@ -113,7 +114,7 @@ def status(out: Path, *, run_dir: Path | None = None, as_json: Annotated[bool, O
 
     Args:
         out: The manifest that the build writes, or its run folder.
-        run_dir: As for build.
+        run_dir: The build's folder for the ledger and the progress file, if it is not OUT with the suffix .run.
         as_json: Print one JSON object.
     """
     from rich.console import Console
@@ -195,7 +196,7 @@ def show(manifest: Path, row: Annotated[int, Option(minimum=1)], *, run_dir: Pat
     Args:
         manifest: The manifest that a build wrote.
         row: Number of the row, from 1.
-        run_dir: As for build.
+        run_dir: The build's folder for the ledger and the progress file, if it is not OUT with the suffix .run.
     """
     from rich.console import Console
     from rich.panel import Panel
@@ -298,7 +299,7 @@ def run_build(
             with tracker:
                 result = build_offline(table, engine, tracker.update, kind)
         else:
-            # Process at most `concurrency` faces at a time, because each face has one request in flight.
+            # Each face has at most one request in flight, so `concurrency` also sets the number of faces in progress.
             result = run_with_client(
                 chat,
                 folder,

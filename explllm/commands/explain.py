@@ -27,11 +27,11 @@ def recognize(images: list[str], *, options: PictureOptions) -> int:
     photograph shows no face. If the only picture cannot be read, the exit status is 2.
 
     Args:
-        images: Pictures, folders of pictures, patterns such as 'faces/*.jpg', or - for standard input.
+        images: Pictures, folders, patterns such as 'faces/*.jpg', URLs (with --allow_urls), or - for standard input.
         options: The model, the faces and the output.
 
     Raises:
-        InputError: If the only picture, the model or the device does not exist or cannot be used.
+        InputError: If the only picture, the model or an option cannot be used.
     """
     return answer_pictures(images, options, None, None)
 
@@ -59,13 +59,13 @@ def explain(
     photograph shows no face. If the only picture cannot be read, the exit status is 2.
 
     Args:
-        images: Pictures, folders of pictures, patterns such as 'faces/*.jpg', or - for standard input.
+        images: Pictures, folders, patterns such as 'faces/*.jpg', URLs (with --allow_urls), or - for standard input.
         options: The model, the faces and the output.
         max_new_tokens: Maximum length of an explanation, in tokens.
-        estimator: An estimator that also measures the action units, and its options.
+        estimator: An estimator whose action units are compared with the explanation, and its options.
         no_speculation: Generate one token per forward pass. The texts are the same but take longer.
 
     Raises:
-        InputError: If the only picture, the model or the device does not exist or cannot be used.
+        InputError: If the only picture, the model or an option cannot be used.
     """
     return answer_pictures(images, options, selected_estimator(estimator), max_new_tokens, not no_speculation)

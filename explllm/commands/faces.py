@@ -26,10 +26,10 @@ def faces(
     margin: Annotated[float, Option(minimum=-0.4, maximum=3)] = DEFAULT_MARGIN,
     options: streaming.StreamingOptions,
 ) -> int:
-    """Detect the face of each row of a manifest with an SCRFD detector.
+    """Find the face for each row of a manifest, using an SCRFD detector.
 
     The box is x, y, width, height in pixels of the upright image (rotated according to its EXIF orientation). Existing
-    boxes are kept.
+    boxes are kept unless --redo is given.
 
       explllm faces data.parquet -o faces.parquet --detector scrfd_10g_bnkps.onnx
       explllm faces data.parquet -o faces.parquet --detector DIR --which all

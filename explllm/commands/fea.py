@@ -31,7 +31,7 @@ def build(manifest: Path, *, options: BuildOptions, engine: EngineSettings, chat
         chat: Model, server, limits and prices.
 
     Raises:
-        InputError: If the manifest lacks a column, OUT would be overwritten, or the server refuses the run.
+        InputError: As for `explllm.commands.cot.build`.
         KeyboardInterrupt: After Ctrl-C, once all requests in flight have finished and their answers are written.
     """
     from explllm.engine.instructions import FEA

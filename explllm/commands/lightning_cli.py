@@ -120,7 +120,7 @@ class RunOptions:
     run_dir: str | None = None
     """The run folder: config, checkpoints, metrics, predictions, report and model. (default: runs/CONFIG)"""
     checkpoint_every_n_steps: PositiveInt = 200
-    """Optimizer steps between two checkpoints; another one is written at the end of each epoch."""
+    """Write a checkpoint every N optimizer steps, and at the end of each epoch."""
     explained_faces: NonNegativeInt = 3
     """Number of faces that `test` explains in the terminal and in the report; if 0, explanations are not scored
     either."""
@@ -136,17 +136,17 @@ class RunOptions:
     """What to do with test faces whose expression is not a possible answer: refuse to run, or leave them out and count
     them."""
     live_accuracy_every_n_steps: PositiveInt = 50
-    """Optimizer steps between two estimates of the accuracy on training batches."""
+    """Report the accuracy on training batches every N optimizer steps."""
 
 
 _SAVE_DIR = "--trainer.logger.init_args.save_dir"
 
 
 class SaveConfig(SaveConfigCallback):
-    """Writes the resolved configuration to ``config.yaml`` in the run folder, for ``fit`` only."""
+    """Writes the resolved configuration to ``config.yaml`` in the run folder and to the loggers, for ``fit`` only."""
 
     def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Write the file atomically, without the checkpoint that the run was resumed from."""
+        """Write the file atomically, without the checkpoint that the run was resumed from, and log the settings."""
         if stage == "fit":
             config = self.config.clone()
             config.ckpt_path = None
@@ -166,7 +166,7 @@ class ExpLLMCLI(LightningCLI):
 
         Args:
             stage: ``fit``, ``validate``, ``test`` or ``predict``.
-            recorded: The run to evaluate, whose model may not be changed.
+            recorded: The run to evaluate, whose model must not be changed; None to check nothing.
             **options: Passed to LightningCLI.
         """
         self.stage, self.recorded = stage, recorded
@@ -188,7 +188,11 @@ class ExpLLMCLI(LightningCLI):
         super()._set_seed()
 
     def before_instantiate_classes(self) -> None:
-        """Set the run folder and the checkpoint to resume from or to evaluate."""
+        """Check the settings, and set the run folder and the checkpoint to resume from or to evaluate.
+
+        Raises:
+            InputError: If a setting is invalid, or a file or folder does not exist.
+        """
         config = self.config[self.stage]
         if self.recorded is not None:
             text = self._parser(self.stage).dump(config, skip_none=False)
@@ -209,13 +213,20 @@ class ExpLLMCLI(LightningCLI):
         # Checkpoints contain only tensors and numbers, so loading one must not execute code.
         config.weights_only = True
         if self.stage == "predict":
-            # The run folder's callback keeps the results; Lightning would keep every batch as well.
+            # The run folder's callback writes the results; Lightning would also keep those of every batch in memory.
             config.return_predictions = False
-            # Do not overwrite the table of the test, which `score` and `compare` read.
+            # Do not overwrite the table that `test` wrote: `score` and `compare` read it.
             config.predictions = config.predictions or str(Path(config.run_dir, PREDICT_FOLDER, PREDICTIONS_FILE))
 
     def _checkpoint(self, config: Namespace) -> str | None:
-        """Return the checkpoint to load; by default, for all stages but `fit`, the best or last one."""
+        """Return the checkpoint to load, or None.
+
+        By default, `fit` loads none, and the other stages load the best one or, without it, the last one. If there is
+        no last one, they evaluate the model of `init_from`, if this is set.
+
+        Raises:
+            MissingPathError: If the checkpoint does not exist.
+        """
         path, last, best = config.ckpt_path, last_checkpoint(config.run_dir), best_checkpoint(config.run_dir)
         if path is None and self.stage != "fit" and (last.is_file() or not config.get("model.init_args.init_from")):
             path = str(best) if best.is_file() else "last"
@@ -262,7 +273,11 @@ class ExpLLMCLI(LightningCLI):
             super()._dump_config()
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
-        """Create the trainer with the run folder's callbacks and logger."""
+        """Create the trainer with the run folder's callbacks and logger.
+
+        Raises:
+            ConfigError: If model and data do not match, or a setting of the trainer or of a callback is invalid.
+        """
         config, fitting = self.config[self.stage], self.stage == "fit"
         options = {**self._get(self.config_init, "trainer", default={}), **kwargs}  # pyrefly: ignore[bad-argument-type]
         if options["precision"] in ("bf16", "bf16-mixed") and is_slow_in_bfloat16(options["accelerator"]):
@@ -295,7 +310,7 @@ class ExpLLMCLI(LightningCLI):
             ) from error
 
     def _run_folder(self, config: Namespace) -> list[Callback]:
-        """Return the callbacks that write the run folder of this kind of model.
+        """Return the callbacks for this kind of model, including the one that writes the run folder.
 
         Raises:
             ConfigError: If model and data do not match.
@@ -346,7 +361,10 @@ def run_stage(stage: str, arguments: list[str]) -> None:
 
 @contextmanager
 def _interruptions() -> Iterator[None]:
-    """Re-raise interruptions, after which Lightning would exit as if the run had failed or succeeded."""
+    """Exit with the status of an interruption; turn a lack of memory or a failed rank into an `InputError`.
+
+    After an interruption, Lightning itself would exit as if the run had failed or succeeded.
+    """
     main = threading.current_thread() is threading.main_thread()
     handler = signal.getsignal(signal.SIGINT)
     try:

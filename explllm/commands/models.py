@@ -1,8 +1,8 @@
 """Models that can be opened, and published weights to download.
 
-explllm models
-explllm models get scrfd
-explllm models get released
+  explllm models
+  explllm models get scrfd
+  explllm models get released
 
 Downloads go to ~/.cache/explllm; set the environment variable EXPLLLM_CACHE to use another folder.
 """
@@ -33,7 +33,7 @@ def list_models(*, runs: Path = Path("runs"), as_json: Annotated[bool, Option("j
       explllm models list --runs /data/runs --json
 
     Args:
-        runs: Folder that contains run folders, each with a subfolder `model`.
+        runs: Folder to search, with its subfolders, for trained models (RUN/model).
         as_json: Print one JSON object per line.
     """
     rows = list(_rows(runs))
@@ -73,11 +73,12 @@ def get(
 
     Args:
         name: What to download.
-        checkpoint: Part of the name of a checkpoint in the authors' repository.
+        checkpoint: For `released`: part of the name of a checkpoint folder in the authors' repository; case is ignored.
         keep: Keep the downloaded files of `released` after the conversion.
 
     Raises:
-        InputError: If the download fails, a checksum differs, or the disk is too small.
+        InputError: If the download fails, a checksum differs, the disk is too small, or --checkpoint does not match
+            exactly one of several checkpoints.
     """
     from explllm.models import known
 
@@ -151,7 +152,7 @@ def _get_released(name: str, keep: bool) -> None:
 
 @contextmanager
 def _progress() -> Iterator[Callable[[str, int, int], None]]:
-    """Show the progress of downloads, one file after the other."""
+    """Yield a function that shows the progress of downloads, with one bar per file."""
     from explllm.core.progress import ProgressBar
 
     with ExitStack() as stack:

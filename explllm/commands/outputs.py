@@ -1,4 +1,4 @@
-"""Checks of a command's output paths, run before any work starts, and the name of the run folder."""
+"""Outputs of commands: checks of paths before any work starts, names of files, and saving interrupted work."""
 
 import os
 import re
@@ -82,6 +82,7 @@ def keep_finished(keep: Callable[[], str]) -> Iterator[None]:
     Raises:
         KeyboardInterrupt: After Ctrl-C or SIGTERM (`Terminated`), with the sentence as a note.
         ConfigError: After an out-of-memory error, with the sentence.
+        Exception: Any other error of the block, with the sentence as a note.
     """
 
     def terminate(*_: object) -> None:
@@ -172,7 +173,7 @@ def drawing_files(picture: Path, files: Sequence[str]) -> list[Path]:
 
 
 def check_drawing(picture: Path) -> None:
-    """Check that ``--picture`` has the extension of an image file that can be written.
+    """Check that ``--picture`` has the extension of a PNG, JPEG or WebP file.
 
     Raises:
         ConfigError: If it does not.

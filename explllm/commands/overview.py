@@ -32,7 +32,7 @@ def overview() -> str:
 
 
 def next_step(runs: Path = Path("runs")) -> tuple[str, str]:
-    """Return what to run next and why, based on the runs in a folder and the installed models."""
+    """Return the reason for the next step and its command, based on the runs in a folder and the installed models."""
     models = list(run_models(runs))
     for model in models:
         if not (model.parent / METRICS_FILE).is_file():

@@ -2,7 +2,7 @@
 
 Parameters before ``*`` are positional arguments; those after it are options. A parameter whose type is a dataclass
 represents a group of options, one per field, and the function receives the dataclass. Descriptions come from the
-docstrings. Every command also takes ``--config FILE``, a YAML file of its options.
+docstrings. A command without an option ``config`` of its own also takes ``--config FILE``, a YAML file of its options.
 """
 
 from __future__ import annotations
@@ -94,7 +94,7 @@ class _Formatter(DefaultHelpFormatter):
         return textwrap.fill(f"usage: {' '.join(words)}", self._width, subsequent_indent=" " * 7) + "\n\n"
 
     def _format_action_invocation(self, action: argparse.Action) -> str:
-        # Every flag also has a --no_NAME form; the help omits it, because it matters mainly in config files.
+        # Every flag also has a --no_NAME form; the help omits it, because its main use is to override a --config file.
         if isinstance(action, ActionYesNo):
             return action.option_strings[0]
         return str(super()._format_action_invocation(action))

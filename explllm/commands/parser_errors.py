@@ -72,7 +72,7 @@ def one_sentence(error: BaseException) -> str:
 def _innermost(
     message: str, stage: str, classes: Mapping[str, Sequence[str]], options: Sequence[str]
 ) -> ConfigError | None:
-    """Read the tree of errors from the top to the first leaf."""
+    """Return the first leaf of the tree of errors as one error; None if the message is not such a tree."""
     keys: list[str] = []
     expected: list[str] = []
     # The outermost class is the one whose options can be listed.

@@ -64,7 +64,7 @@ class PictureOptions:
     """Face detector to run first: an SCRFD file (ONNX), none, or auto for the detector that `explllm models get scrfd`
     downloads, if present."""
     which: FaceChoice = "all"
-    """The face to use if the detector finds several."""
+    """Which faces to use if the detector finds several."""
     margin: Annotated[float | None, Option(minimum=-0.4, maximum=3, default="as in the model's training")] = None
     """Margin added on each side of a detected face, as a share of the longer side of its box."""
     allow_urls: bool = False
@@ -93,7 +93,7 @@ class _Inputs:
         if name != STDIN and not name.startswith(("http://", "https://")):
             return name
         if name not in self._contents:
-            self._contents.clear()  # keep only the latest: the first picture is read twice
+            self._contents.clear()  # keep only the latest: a single picture is read twice
             if name == STDIN and sys.stdin is None:
                 raise ImageError("the standard input is closed", where=name, remedy="Send the bytes of an image file.")
             self._contents[name] = sys.stdin.buffer.read() if name == STDIN else fetch(name, _MAX_FETCHED)
@@ -133,7 +133,7 @@ def answer_pictures(
     """Recognize the expressions of faces in pictures, explain them if requested, and print, draw or write the results.
 
     Args:
-        images: Files, folders and patterns.
+        images: Files, folders, patterns, URLs, or - for standard input.
         options: The options.
         spec: The action unit estimator, if any.
         max_new_tokens: Maximum length of an explanation, in tokens; None for no explanations.
@@ -229,7 +229,7 @@ def _check_effect(options: PictureOptions) -> None:
 
 
 def open_detector(name: str) -> tuple[FaceDetector | None, list[str]]:
-    """Open the face detector of ``--detector``; also return lines about it to print."""
+    """Return the face detector that ``--detector`` names, None without one, and lines to print about it."""
     if name == NONE:
         return None, []
     path = Path(name) if name != AUTO else cached("scrfd")

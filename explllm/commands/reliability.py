@@ -39,7 +39,7 @@ def reliability(
         out: Write the table as CSV.
         overwrite: Replace an existing OUT.
         root: Folder that image paths are relative to.
-        faces: Number of randomly chosen faces to measure.
+        faces: Maximum number of faces to measure, chosen at random.
         seed: Random seed for choosing the faces.
 
     Raises:
@@ -115,7 +115,7 @@ def _print(result: pd.DataFrame) -> None:
 
 
 def _sides(names: Any) -> set[str]:
-    """Return unit names; a name without a side stands for both sides."""
+    """Return the full names of units; a name without a side stands for the units of both sides."""
     from explllm.core.action_units import NAMES
 
     return {unit for name in names for unit in NAMES if unit in (name, f"Left {name}", f"Right {name}")}

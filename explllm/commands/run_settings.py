@@ -29,14 +29,14 @@ class RecordedRun:
     """The content of this file."""
 
     def check(self, settings: Mapping[str, Any], overridden: Collection[str] = ()) -> None:
-        """Check that the model in `settings` is the run's; `overridden` options of the command line are not compared.
+        """Check that model and margin in `settings` are the run's; options that are `overridden` are not compared.
 
         Raises:
             ConfigError: If a setting differs; the message names both values.
         """
         known, defaults = dict(_model_settings(self.settings)), _network_defaults(self.settings)
         for key, value in _model_settings(settings):
-            # Runs of earlier versions lack the settings that were added later; the defaults of these apply.
+            # Runs of earlier versions lack settings that were added later; for these, the defaults apply.
             recorded = known.get(key, defaults.get(key))
             replaced = any(f"{key}.".startswith(f"{option}.") or option.startswith(f"{key}.") for option in overridden)
             if value != recorded and not replaced:
@@ -62,7 +62,8 @@ def evaluation_arguments(arguments: Sequence[str]) -> tuple[list[str], RecordedR
 
     Raises:
         ConfigError: If a configuration specifies a model other than the run's.
-        MissingPathError: If only ``--run_dir`` is given, and it is not the folder of a run.
+        MissingPathError: If a configuration or the checkpoint does not exist, or if no configuration is given and the
+            run folder is not that of a run.
     """
     names = list(_values(arguments, "--config"))
     files = [find_config(name) for name in names]

@@ -34,13 +34,13 @@ def score(
 
     Each text is evaluated on its own: form, agreement with the label, and grounding if action units are known. With
     true labels, the command also computes accuracy, macro recall and the other recognition metrics, from the column
-    `predicted` if it exists, otherwise from the expressions named in the conclusions. With --reference, a language
-    model or a rule-based judge computes the Exp-CoT Score.
+    `predicted` if it exists, otherwise from the expressions named in the conclusions. With reference texts, a
+    rule-based judge or a language model computes the Exp-CoT Score.
 
       explllm score runs/rafdb --reference cot.parquet --judge gpt-4o --max_cost 2
 
-    The answers of a language model are kept in a ledger next to OUT or GENERATED, and none is paid for twice. The exit
-    status is 1 if a text could not be judged.
+    The answers of a language model are kept in a ledger next to OUT (without --out, next to GENERATED), and none is
+    paid for twice. The exit status is 1 if a text could not be judged.
 
     Args:
         generated: A manifest with texts, a run folder, or a list or result file of the released code (.json).
@@ -48,7 +48,7 @@ def score(
         judge: A registered judge (offline uses rules), or the name of the language model that judges.
         out: Write the metrics of each text to this file, as JSON Lines (.jsonl).
         as_json: Print one JSON object.
-        redo: `failed` discards the recorded answers about texts that were not judged and asks again.
+        redo: `failed` discards the recorded answers for texts that could not be judged, and asks again.
         reliability: A table that `reliability -o` wrote, whose weights and thresholds are applied to the action units.
         chat: Server, limits and prices.
 
@@ -78,7 +78,7 @@ def score(
 
 
 def _run_folder(generated: Path, model: str, out: Path | None) -> Path:
-    """Return the ledger's folder, one per table and judge: other costs do not count against the budget."""
+    """Return the ledger's folder, one per table and judge: the budget counts no costs of other tables or judges."""
     table = Path(os.path.abspath(generated))  # abspath gives "." a name without resolving links
     name = table.name if table.is_dir() else table.stem
     return (out or table).parent / f"{name}.{as_file_name(model)}.run"

@@ -60,12 +60,13 @@ def serve(
         max_megabytes: Maximum size of a request.
         max_faces: Maximum number of pictures in a request to /recognize.
         rate: Requests per minute per client address, plus an initial burst of up to the same number.
-        timeout: Seconds after which a request times out.
+        timeout: Maximum seconds until a request is answered; after that, it fails.
         read_timeout: Maximum seconds to receive the headers of a request, and again to receive its body.
         allow_urls: Fetch pictures from public http and https addresses.
 
     Raises:
-        InputError: If the model, the detector, the device or the address does not exist or cannot be used.
+        InputError: If a package is not installed, or the model, the detector, the device or the address does not exist
+            or cannot be used.
     """
     try:
         import uvicorn
@@ -126,7 +127,7 @@ def check_address(host: str, port: int | None) -> None:
         port: Port to listen on; None for any free one.
 
     Raises:
-        ConfigError: If the address is in use, or does not belong to this machine.
+        ConfigError: If the address is invalid or in use, or does not belong to this machine.
     """
 
     async def listen() -> None:

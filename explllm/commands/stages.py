@@ -48,7 +48,8 @@ def predict(arguments: list[str]) -> None:
 
       explllm predict --config faces.yaml --data.root FOLDER
 
-    The best checkpoint in the run folder is loaded, or the last one if there is no best checkpoint.
+    The best checkpoint in the run folder is loaded, or the last one if there is no best checkpoint. The run folder
+    receives predict/predictions.parquet.
     """
     _run("predict", arguments)
 

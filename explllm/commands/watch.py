@@ -31,19 +31,19 @@ def watch(
     detector: str = AUTO,
     overwrite: bool = False,
 ) -> int:
-    """Recognize the expression of the largest face in a video over time.
+    """Recognize the expression of the largest face in each sampled frame of a video or camera stream.
 
       explllm watch talk.mp4 -o talk.csv --picture talk.png
       explllm watch 0 -o me.csv --seconds 60
 
-    The table has a row per frame: seconds, expression, confidence, a probability per class, and the face's box. Frames
-    are not stored. The exit status is 1 if no frame shows a face.
+    The table has a row per frame: seconds, expression, confidence, a probability per class, and, with a detector, the
+    face's box. Frames are not stored. The exit status is 1 if no frame shows a face.
 
     Args:
         video: A video file, or the number of a camera, such as 0.
         out: The table to write (.csv, .jsonl, .parquet).
         picture: Plot the probabilities over time to this file (.png, .jpg, .webp).
-        every: Seconds between two frames.
+        every: Seconds between sampled frames.
         seconds: Stop after this many seconds.
         model: A model folder that `fit` or `convert` wrote, such as runs/NAME/model, or a name on the Hugging Face hub.
         device: Device of the model, such as cuda or cpu.
