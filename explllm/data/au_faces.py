@@ -32,7 +32,7 @@ class UnitSample:
     action_units: torch.Tensor
     """(24,) intensities, NaN for units without a label."""
     facs: torch.Tensor
-    """(K,) FACS units, 0 or 1; empty for data without FACS labels."""
+    """(K,) FACS units: 0, 1, or NaN in a row without labels; empty in training and for data without FACS labels."""
     unreadable: tuple[str, ...] = ()
     """Images that could not be read, with the reason."""
     readable: bool = True
@@ -70,7 +70,7 @@ class UnitLabels:
 
 
 class TrainingUnits(Dataset[UnitSample]):
-    """Augmented faces, indexed by `SampleSpec`."""
+    """Training faces with their intensities, indexed by `SampleSpec`."""
 
     def __init__(
         self,
@@ -86,8 +86,8 @@ class TrainingUnits(Dataset[UnitSample]):
             images: The images by row.
             labels: The labels by row.
             rows: The training rows; a row with an unreadable image is replaced with another of these rows.
-            augment: Changes the image and the intensities together; a flip swaps left and right in both.
-            max_unreadable: Consecutive unreadable images to skip.
+            augment: Changes the image and the intensities together; none by default.
+            max_unreadable: Maximum number of consecutive unreadable images to skip.
         """
         self.images, self.labels, self.augment, self.max_unreadable = images, labels, augment, max_unreadable
         self.rows = list(rows)
@@ -127,7 +127,7 @@ class EvaluationUnits(Dataset[UnitSample]):
         return len(self.rows)
 
     def __getitem__(self, index: int) -> UnitSample:
-        """Return a face; an unreadable image becomes zeros and is named in `unreadable`."""
+        """Return a face; if its image is unreadable, pixels are zeros, labels are NaN, and `unreadable` names it."""
         number = self.rows[index]
         row = number if number >= 0 else -1 - number
         face, unreadable = find_readable(self.images, [row])
@@ -139,7 +139,7 @@ class EvaluationUnits(Dataset[UnitSample]):
 
 
 def collate_units(samples: list[UnitSample]) -> Batch:
-    """Return a batch: a `Batch` with ``action_units`` (B, 24) and ``facs`` (B, K) instead of conversations."""
+    """Return a batch: a `Batch` with ``action_units`` (B, 24) and ``facs`` (B, K), but no labels or texts."""
     return {
         "pixel_values": torch.stack([sample.pixel_values for sample in samples]),
         "action_units": torch.stack([sample.action_units for sample in samples]),
@@ -171,15 +171,16 @@ class ActionUnitData(FaceDataModule):
         Args:
             batch_size: Faces in one optimizer step, over all devices; determines gradient accumulation.
             micro_batch_size: Faces that one device processes at a time.
-            eval_batch_size: Number of faces that one device estimates at a time.
+            eval_batch_size: Number of faces whose action units one device estimates at a time.
             augment: Augmentation of training images; none if null. Turn `erase` off, because erased areas hide units.
-            val_fraction: Share of the training people (or rows, if the data has no identities) to hold out for
+            val_fraction: Share of the training people (or rows, unless all have an identity) to hold out for
                 validation if the data has no split ``val``.
             margin: Margin added on each side of a face's box, as a share of its longer side. Images without a box are
                 assumed to be face crops and are used whole.
-            cache_megabytes: Memory for decoded training images, in MB per worker.
+            cache_megabytes: Memory for decoded images, in MB per worker.
             num_workers: Worker processes that prepare batches; with 0, the main process does.
-            seed: Seed for the order of faces, augmentation and held-out rows; by default the run's ``seed_everything``.
+            seed: Seed of the augmentation, the held-out rows and the order of faces; by default the run's
+                ``seed_everything``, or 0 without one.
             max_unreadable: Maximum number of unreadable images to report and skip before the run stops.
 
         Raises:
@@ -209,7 +210,7 @@ class ActionUnitData(FaceDataModule):
 
     @property
     def training_data_note(self) -> str:
-        """A caveat to show with all metrics of models trained on this data: the source of the intensities."""
+        """A caveat for all metrics of models trained on this data: a note on drawn faces, and other label sources."""
         frame = self._manifest().frame
         sources = sorted({str(name) for name in frame.get("action_units_source", pd.Series(dtype=object)).dropna()})
         others = ", ".join(name for name in sources if name != "drawn")
@@ -217,10 +218,10 @@ class ActionUnitData(FaceDataModule):
         return " ".join(filter(None, notes))
 
     def train_dataloader(self) -> DataLoader[Any]:
-        """Return the loader of training faces; an epoch contains each labeled face once.
+        """Return the loader of training faces; an epoch contains each face with intensities at most once.
 
         Raises:
-            InputError: If no row has labels, or the settings differ from those of the resumed run.
+            InputError: If no row has intensities, or the settings differ from those of the resumed run.
         """
         frame, labels = self._split("train"), self.labels
         has_units = ~np.all(np.isnan(labels.action_units), 1)
@@ -250,10 +251,10 @@ class ActionUnitData(FaceDataModule):
 
 
 class ManifestActionUnits(ManifestFaces, ActionUnitData):
-    """The rows of a manifest with action units: FEAFA intensities, or, for tests, the FACS units of DISFA and BP4D."""
+    """The rows of a manifest with action units: FEAFA intensities, or, for evaluation, FACS units (DISFA, BP4D)."""
 
     def required(self, manifest: Manifest) -> tuple[str, ...]:
-        """Return the required columns: action units, or FACS units for validation and tests."""
+        """Return the required columns: ``action_units``, or none outside training for data with a column ``facs``."""
         return () if "facs" in manifest.frame and self.stage != "fit" else ("action_units",)
 
 

@@ -29,8 +29,9 @@ class FolderFaces(FaceDataModule):
 
         Args:
             root: The folder: ``root/{train,val,test}/<class>/*`` or ``root/<class>/*``; for `predict` also ``root/*``.
-            test_fraction: Share of the images to hold out for testing if there is no ``test`` folder.
-            label_set: The allowed classes, such as ``rafdb``; required if class folders are named by numbers.
+            test_fraction: Share of the training images to hold out for testing if there is no ``test`` folder.
+            label_set: Label set with the allowed classes, such as ``rafdb``; required if class folders are named by
+                numbers.
             keep_zero_units: Treat action units that stay at zero in ``action_units.csv`` as measured.
             **settings: See `FaceDataModule`.
 
@@ -60,14 +61,14 @@ class ManifestFaces(FaceDataModule):
 
         Args:
             manifest: A ``.parquet``, ``.csv`` or ``.jsonl`` file.
-            root: The folder that its image paths are relative to; by default the manifest's folder.
+            root: The folder that the image paths are relative to; by default the manifest's folder.
             **settings: See `FaceDataModule`.
         """
         super().__init__(**settings)
         self.path, self.root = manifest, root
 
     def read(self) -> Manifest:
-        """Read the manifest."""
+        """Read the manifest and, except for `predict`, check that the required columns have values."""
         if self.root is not None and not Path(self.root).is_dir():
             raise MissingPathError("the folder does not exist", where=self.root, remedy="Check --data.root.")
         manifest = Manifest.read(self.path, root=self.root)
@@ -76,7 +77,7 @@ class ManifestFaces(FaceDataModule):
         return manifest
 
     def required(self, manifest: Manifest) -> tuple[str, ...]:
-        """Return the label columns required by all stages except ``predict``."""
+        """Return the required label columns: ``expression``, or none for captions or ``unit_state`` training alone."""
         kinds = {kind for kind, share in self.shares.items() if share}
         trains_units_only = self.stage == "fit" and kinds == {"unit_state"}
         return () if trains_units_only or self.conversation_kind == "captions" else ("expression",)
@@ -89,7 +90,8 @@ class CaptionedImages(FaceDataModule):
         """Store the folder and the settings.
 
         Args:
-            root: The folder with ``chat.json`` and ``images/``.
+            root: The folder with ``chat.json`` or ``blip_laion_cc_sbu_558k.json``, and with the images, which may be in
+                ``images/``.
             **settings: See `FaceDataModule`.
         """
         super().__init__(**settings)
@@ -140,6 +142,6 @@ class DrawnFaces(FaceDataModule):
         self.read()
 
     def read(self) -> Manifest:
-        """Draw the faces, or read them if they have been drawn before."""
+        """Draw the faces, or read them if they have been drawn before with the same settings."""
         train, val, test = (self.counts[split] for split in ("train", "val", "test"))
         return draw_faces(self.folder, train=train, val=val, test=test, size=self.size, seed=self.drawing_seed)

@@ -50,13 +50,13 @@ Batch = dict[str, Any]
 
 
 UNITS_PER_CONVERSATION = 6
-"""Number of questions in a conversation about the state of individual action units; our choice."""
+"""Maximum number of questions in a ``unit_state`` conversation, one for each action unit; our choice."""
 
 _QUESTIONS = {"description": DESCRIBE, "units": LIST_UNITS, "reasoning": REASON}
 
 
 class Augmentation(Protocol):
-    """Changes an image together with its action units and its chain of thought; see `explllm.data.transforms`."""
+    """Changes an image together with its action units and the text about it; see `explllm.data.transforms`."""
 
     def __call__(
         self, image: np.ndarray, action_units: list[float | None] | None, cot: str | None, rng_seed: int
@@ -74,15 +74,15 @@ class Sample:
     row: int
     """Row of the table; -1 - row for a padding sample, which equalizes the ranks' shares and is not counted."""
     expression: int
-    """Number of the expression, -1 if unknown."""
+    """Number of the expression; -1 if unknown, or in conversations of the kinds unit_state, units and reasoning."""
     encoded: Encoded | None = None
     """The conversation; None in evaluation."""
     action_units: tuple[float, ...] = (math.nan,) * len(FEAFA)
-    """Measured intensities, NaN for units that were not measured; not set in evaluation."""
+    """Measured intensities, NaN for units that were not measured; all NaN in evaluation."""
     unreadable: tuple[str, ...] = ()
-    """Images that could not be read, with the reason: in training, those tried before this one."""
+    """Images that could not be read, each with the reason; in training, every image tried in vain for this sample."""
     readable: bool = True
-    """Whether the image could be read; `pixel_values` are zeros otherwise."""
+    """Whether an image could be read; otherwise, `pixel_values` are zeros, or in training those of a black image."""
 
 
 class ReadImage(NamedTuple):
@@ -100,8 +100,8 @@ def face_source(manifest: Manifest, row: int, margin: float) -> ImageSource:
     around the box with `margin`, as in `explllm.faces.crop.face_crop`.
 
     Raises:
-        ImageError: If the image cannot be read or the box is outside the image.
-        MissingPathError: If the image does not exist.
+        ImageError: If the row has a box, and the image cannot be read or the box does not fit the image.
+        MissingPathError: If the row has a box, and the image does not exist.
     """
     path, box = manifest.image_path(row), manifest.box(row)
     return path if box is None else load_face(path, box, margin)
@@ -119,7 +119,7 @@ class ImageCache:
             manifest: The table.
             preset: The model's preprocessing.
             megabytes: Memory limit in MB; 0 caches nothing.
-            margin: Margin around boxes.
+            margin: Margin on each side of a box, as a share of its longer side.
         """
         self.manifest, self.preset, self.margin = manifest, preset, margin
         self.limit = int(megabytes * 1e6 / (preset.size**2 * 3))
@@ -133,7 +133,7 @@ class ImageCache:
         """Return the image of a row: uint8 (size, size, 3).
 
         Raises:
-            ImageError: If the image cannot be read, or the row's box is outside it.
+            ImageError: If the image cannot be read, or the row's box does not fit it.
             MissingPathError: If the image does not exist.
         """
         image = self.images.get(row)
@@ -199,7 +199,7 @@ class TrainingDataset(Dataset[Sample]):
             rows: The training rows; a row with an unreadable image is replaced with another of these rows. All rows by
                 default.
             augment: Changes image and text together; none by default.
-            max_unreadable: Consecutive unreadable images to skip.
+            max_unreadable: Maximum number of consecutive unreadable images to skip.
             cot_order: Order of the rounds of CoT conversations.
         """
         self.manifest, self.images, self.conversations, self.augment = manifest, images, conversations, augment
@@ -219,9 +219,9 @@ class TrainingDataset(Dataset[Sample]):
     def __getitem__(self, spec: SampleSpec) -> Sample:  # pyrefly: ignore[bad-override-param-name]
         """Return a conversation.
 
-        A row with an unreadable image is recorded in the sample and replaced with the next row. If more than
-        `max_unreadable` consecutive images are unreadable, the sample has no face and the training step raises the
-        error, because an error raised here, in a worker process, would lose its type.
+        A row with an unreadable image is recorded in the sample and replaced with the next row that allows the same
+        kind of conversation. If more than `max_unreadable` consecutive images are unreadable, the sample has no face
+        and the training step raises the error, because an error raised here, in a worker process, would lose its type.
         """
         rows = (row for row in rows_from(self.rows, self.index_of[spec.row]) if self._text(row, spec) is not None)
         face, unreadable = find_readable(self.images, rows, self.max_unreadable)
@@ -230,7 +230,7 @@ class TrainingDataset(Dataset[Sample]):
         return replace(self._sample(spec.row, spec, self.images.blank(), unreadable), readable=False)
 
     def _text(self, row: int, spec: SampleSpec) -> str | None:
-        """Return the text of a conversation: empty to generate it from action units, None if it has no text."""
+        """Return the text of a row: empty to generate it from action units, None if the row cannot be used."""
         if spec.kind == "unit_state":
             return "" if self._unit_states(row, self.manifest.intensities_at(row)) else None
         if spec.kind != "caption" and self.columns["expression"][row] is None:
@@ -265,14 +265,14 @@ class TrainingDataset(Dataset[Sample]):
             else:
                 text = self.writer.write(units, Expression(str(label)), seed=spec.seed).text
         encoded = self.conversations.encode(self._messages(row, spec, label, text, units))
-        # Only answers that begin with a label count toward the accuracy on training batches.
+        # Only conversations with an answer that begins with the label count toward the accuracy on training batches.
         labeled = label is not None and spec.kind not in ("unit_state", "units", "reasoning")
         number = EXPRESSION_NUMBER[Expression(str(label))] if labeled else -1
         measured = tuple(math.nan if value is None else value for value in units or (None,) * len(FEAFA))
         return Sample(self.images.preset.normalize(image), row, number, encoded, measured, unreadable)
 
     def _unit_states(self, row: int, units: Sequence[float | None] | None) -> dict[str, bool]:
-        """Return whether each action unit of a row is active: by FACS labels, or else by measured intensities."""
+        """Return whether each action unit of a row is active, by FACS labels or, without these, by intensities."""
         facs, name = self.facs[row], self.columns["facs_set"][row]
         if facs is not None and name is not None:
             return {unit.label: bool(value) for unit, value in zip(facs_set(name), facs, strict=True)}
@@ -323,8 +323,8 @@ class EvaluationDataset(Dataset[Sample]):
         Args:
             manifest: The table.
             images: Its images.
-            rows: The rows. A padding row is given as -1 - row and keeps this negative number in batches: it gives all
-                ranks the same number of steps and is not counted.
+            rows: The rows. A padding row, which gives all ranks the same number of steps and is not counted, is given
+                as -1 - row and keeps this negative number in batches.
         """
         self.manifest, self.images, self.rows = manifest, images, list(rows)
         self.expressions = _column(manifest.frame, "expression")
@@ -355,7 +355,7 @@ class Collator:
     """Pads token ids."""
 
     def __call__(self, samples: list[Sample]) -> Batch:
-        """Return the batch."""
+        """Return the samples as one `Batch`."""
         batch: Batch = {
             "pixel_values": torch.stack([sample.pixel_values for sample in samples]),
             "expressions": torch.tensor([sample.expression for sample in samples]),

@@ -34,7 +34,7 @@ _log = logging.getLogger(__name__)
 
 
 class FaceModel(Protocol):
-    """A model that the data can be prepared for: an `ExpLLM`, an `ActionUnitRegressor` or their LightningModules."""
+    """A model that the data can be prepared for: an `ExpLLM`, an `ActionUnitRegressor` or a LightningModule."""
 
     image: ImagePreset
 
@@ -89,8 +89,8 @@ class FaceDataModule(LightningDataModule):
             mixture: Weights of the kinds of conversations, instead of `fer_share`: ``fer``, ``cot``, and for FEALLM
                 ``unit_state`` (whether individual action units are active), ``description``, ``units`` and
                 ``reasoning`` (texts from ``explllm fea build``, or written by rules from action units).
-            conversations: ``mixture`` of the kinds that `fer_share` or `mixture` selects, or ``captions`` for the first
-                stage.
+            conversations: ``mixture`` for the kinds that `fer_share` or `mixture` selects, or ``captions`` for the
+                first stage.
             cot_order: Order of the two rounds of a CoT conversation: ``label_first`` (as in inference), or
                 ``cot_first`` or ``random``, which the authors' released code uses for RAF-DB and AffectNet,
                 respectively.
@@ -98,20 +98,21 @@ class FaceDataModule(LightningDataModule):
                 of its number of rows (``sqrt``), or equal (``uniform``). Intended for imbalanced data such as
                 AffectNet.
             augment: Augmentation of training images; none if null.
-            val_fraction: Share of training rows to hold out for validation if the data has no split ``val``.
+            val_fraction: Share of the training rows (or people, if all rows have an identity) to hold out for
+                validation if the data has no split ``val``.
             write_cot: Generate missing chains of thought from action units with the rule-based writer (marked
                 ``offline``).
             shuffle_labels: Shuffle the training labels, to check for leaks: accuracy must fall to chance.
             margin: Margin added on each side of a face's box, as a share of its longer side. Images without a box are
                 assumed to be face crops and are used whole.
-            cache_megabytes: Memory for decoded training images, in MB per worker.
+            cache_megabytes: Memory for decoded images, in MB per worker.
             num_workers: Worker processes that prepare batches; with 0, the main process does.
-            seed: Seed for the order of conversations, augmentation and held-out rows; by default the run's
-                ``seed_everything``.
+            seed: Seed of the augmentation, the held-out rows and the order of conversations; by default the run's
+                ``seed_everything``, or 0 without one.
             max_unreadable: Maximum number of unreadable images to report and skip before the run stops.
 
         Raises:
-            ConfigError: If a number is out of range.
+            ConfigError: If a number is out of range, or `mixture` names an unknown kind.
         """
         super().__init__()
         for name, value, minimum in (
@@ -157,7 +158,7 @@ class FaceDataModule(LightningDataModule):
         self._images = None
 
     def setup(self, stage: str | None = None) -> None:
-        """Read the faces once, write missing chains of thought, and set gradient accumulation.
+        """Read the faces once, complete the table (except for ``predict``), and set gradient accumulation for ``fit``.
 
         Raises:
             InputError: If the data is missing, incomplete, or does not match the settings.
@@ -202,7 +203,7 @@ class FaceDataModule(LightningDataModule):
 
     @property
     def training_data_note(self) -> str:
-        """A caveat to show with all metrics of models trained on this data, such as drawn faces; may be empty."""
+        """A caveat for all metrics of models trained on this data, such as a note on drawn faces; may be empty."""
         frame, notes = self._manifest().frame, [self._manifest().drawn_note]
         if "cot_source" in frame and (frame["cot_source"].astype(str) == "offline").any():
             notes.append("The chains of thought used for training were written by rules, not by a model or a person.")
@@ -323,7 +324,7 @@ class FaceDataModule(LightningDataModule):
         sampler.restore_position(state["epoch"], state["global_batch"] * sampler.accumulation)
 
     def _split(self, split: Split | None) -> pd.DataFrame:
-        """Return the rows of a split, or all rows.
+        """Return the rows of a split; without a split, all rows that `predict` has not finished.
 
         Raises:
             ManifestError: If the split has no rows.

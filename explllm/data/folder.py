@@ -46,8 +46,8 @@ def read_folder(
 ) -> Manifest:
     """Read a folder of images sorted into class folders.
 
-    The layout is ``root/{train,val,test}/<class>/<image>`` (``valid`` and ``validation`` mean ``val``) or
-    ``root/<class>/<image>``. Hidden files and folders are ignored.
+    The layout is ``root/{train,val,test}/<class>/<image>`` (or with other names in `SPLIT_FOLDERS`, such as ``valid``)
+    or ``root/<class>/<image>``. Hidden files and folders, and folders whose names begin with ``__``, are ignored.
 
     Action units are read from ``root/action_units.csv``, with the columns ``file`` (path relative to the root) and
     ``au0`` to ``au23``. Empty cells and ``nan`` mean that a unit was not measured. A unit that stays at
@@ -55,19 +55,19 @@ def read_folder(
 
     Args:
         root: The folder.
-        split: Read only this split. Without split folders, all images belong to this split.
+        split: Read only this split. Without split folders, all images get this split.
         label_set: The allowed classes; class folders may then also be named by the class numbers of this label set.
         keep_zero_units: Treat units that stay at zero in every row as measured.
         note: Receives remarks on ``action_units.csv``; by default they are logged as warnings.
-        guard: Context manager entered for each class folder; it may suppress errors to skip the folder.
+        guard: Returns the context manager in which a class folder is read; it may suppress errors to skip the folder.
 
     Returns:
-        The manifest, sorted by path. Without split folders and `split`, the split is ``train``.
+        The manifest, sorted by path. With no split folders and no `split`, all rows are ``train``.
 
     Raises:
         MissingPathError: If the root, or the folder of the split, does not exist.
         UnknownExpressionError: If the name of a class folder is not an expression, or not in the label set.
-        InputError: If there is no class folder, or a class folder has no images.
+        InputError: If there is no class folder, or a class folder has no images or is next to split folders.
         ManifestError: If ``action_units.csv`` is invalid.
     """
     root = Path(root)
@@ -99,7 +99,7 @@ def read_unsorted_folder(root: str | PathLike[str]) -> Manifest | None:
 
     Returns:
         A manifest with only the column ``image``, sorted by path: all images in the folder and its subfolders. None if
-        no image is in the folder itself, because its subfolders are then class folders.
+        the folder does not exist, or if it contains no image itself, because its subfolders are then class folders.
     """
     root = Path(root)
     if not root.is_dir() or not _images(root):

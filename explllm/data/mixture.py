@@ -30,7 +30,7 @@ class SampleSpec(NamedTuple):
     kind: Kind
     """Target of the sample."""
     seed: int
-    """Seed of the augmentation; differs for every sample of every epoch."""
+    """Seed of all random choices for the sample, such as augmentation and wording; drawn anew in every epoch."""
 
 
 class Mixture:
@@ -135,7 +135,7 @@ class SinglePass:
         return len(self.rows)
 
     def epoch(self, epoch: int) -> list[SampleSpec]:
-        """Return the samples of an epoch in order, as `Mixture.epoch` does."""
+        """Return the samples of an epoch (counted from 0), in a random order that is the same on every rank."""
         rng = np.random.default_rng([self.seed, epoch])
         rows, seeds = rng.permutation(self.rows), rng.integers(0, 2**31, size=len(self))
         return [SampleSpec(int(row), self.kind, int(seed)) for row, seed in zip(rows, seeds, strict=True)]
@@ -235,7 +235,7 @@ def accumulation(batch_size: int, micro_batch_size: int, world_size: int) -> int
     """Return the number of micro-batches per rank in one global batch.
 
     Raises:
-        ConfigError: If `batch_size` is not a multiple of `micro_batch_size` times `world_size`.
+        ConfigError: If `batch_size` is not a multiple of `micro_batch_size` times `world_size`, or a size is below 1.
     """
     if batch_size < 1 or micro_batch_size < 1 or batch_size % (micro_batch_size * world_size):
         devices = f" x {world_size} devices" if world_size > 1 else ""
@@ -248,9 +248,9 @@ def accumulation(batch_size: int, micro_batch_size: int, world_size: int) -> int
 
 
 def balanced_counts(sizes: Mapping[str, int], total: int, class_balance: ClassBalance) -> dict[str, int]:
-    """Divide the samples of an epoch among classes by their numbers of rows; the counts add up to `total`.
+    """Divide `total` samples among classes according to `class_balance`, given each class's number of rows.
 
-    Rounding uses the largest remainder method.
+    The counts add up to `total`: rounding uses the largest remainder method.
     """
     names = sorted(sizes)
     weights = np.array([sizes[name] for name in names], dtype=float) ** _BALANCE_POWERS[class_balance]

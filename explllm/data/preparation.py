@@ -24,8 +24,8 @@ def prepare(
     Args:
         manifest: The table as read; it is not changed.
         val_fraction: Share of ``train`` to hold out as ``val`` if the table has no ``val``.
-        write_cot: Write missing chains of thought by rules for rows with action units.
-        shuffle_labels: Shuffle the labels of ``train``.
+        write_cot: Write missing chains of thought by rules, for rows with action units and a label.
+        shuffle_labels: Shuffle the labels of ``train`` and remove its chains of thought, which name the true labels.
         captions: Use key observations as captions if the table has no column ``caption``.
         seed: Random seed.
 
@@ -63,12 +63,13 @@ def prepare(
 def hold_out_split(frame: pd.DataFrame, split: Split, fraction: float, seed: int) -> None:
     """Move a share of each class's training rows to another split, in place.
 
-    If all training rows have an ``identity``, whole identities are moved, and no person is in two splits.
+    If all training rows have an ``identity``, a share of the identities is moved instead, each with all its training
+    rows, and no person is in both splits.
 
     Args:
         frame: The table.
         split: The split to move rows to.
-        fraction: Share of the training rows, in [0, 1).
+        fraction: Share of the training rows or identities, in [0, 1).
         seed: Random seed.
 
     Raises:

@@ -126,13 +126,13 @@ class Augment:
 class ReleasedAugment(Augment):
     """The augmentation of the authors' released code: the same kinds of transforms with the same strengths.
 
-    At 224 pixels: a flip with probability 0.5; color jitter (0.25, 0.25, 0.25, hue 0.1) or, equally often, grayscale
-    with probability 0.2; with probability 0.5 a rotation of up to 5 degrees followed by a resized crop (0.8 to 1 of the
-    area, 3:4 to 4:3) or a crop after padding by 12 pixels; with probability 0.5 an affine map (15 degrees, shift 0.1,
-    scale 0.9 to 1.1) and a Gaussian blur (5 to 9 pixels, sigma 0.1 to 2); with probability 0.5 an erased rectangle
-    (0.05 to 0.12 of the area). At other sizes, lengths in pixels are scaled. Random numbers are drawn in a different
-    order than in the released code, so the distributions are equal but the pixels are not. Unlike in the released code,
-    a flip also swaps left and right in the chain of thought.
+    At 224 pixels: a flip with probability 0.5; in one half of the cases, color jitter (brightness, contrast and
+    saturation 0.25, hue 0.1), in the other half, grayscale with probability 0.2; with probability 0.5 a rotation of up
+    to 5 degrees followed by a resized crop (0.8 to 1 of the area, 3:4 to 4:3) or a crop after padding by 12 pixels;
+    with probability 0.5 an affine map (15 degrees, shift 0.1, scale 0.9 to 1.1) and a Gaussian blur (5 to 9 pixels,
+    sigma 0.1 to 2); with probability 0.5 an erased rectangle (0.05 to 0.12 of the area). At other sizes, lengths in
+    pixels are scaled. Random numbers are drawn in a different order than in the released code, so the distributions are
+    equal but the pixels are not. Unlike in the released code, a flip also swaps left and right in the chain of thought.
     """
 
     def __init__(self) -> None:

@@ -45,7 +45,8 @@ class _BlocksSigterm(BaseProcess):
 
 
 _CONTEXTS: dict[str, BaseContext] = {}
-"""Multiprocessing contexts by start method: none for forkserver, which would block the signal for other users, too."""
+"""Multiprocessing contexts by start method. There is none for forkserver, because its server process would also block
+the signal in processes that other code starts."""
 
 if hasattr(signal, "sigwaitinfo"):  # not on macOS and Windows
 

@@ -183,7 +183,7 @@ class Canvas:
         y0, y1 = max(0, int(v - 2 * ry)), min(height, int(v + 2 * ry) + 2)
         if x0 >= x1 or y0 >= y1:
             return
-        # Lowered slightly, to make the patch fade to zero at its border.
+        # The opacity is lowered slightly, to make the patch fade to zero at its border.
         across = np.exp(-(((np.arange(x0, x1) - u) / rx) ** 2)).astype(np.float32)
         down = np.exp(-(((np.arange(y0, y1) - v) / ry) ** 2)).astype(np.float32)
         alpha = np.maximum(down[:, None] * across - 0.02, 0.0) * np.float32(255 * strength)

@@ -56,7 +56,7 @@ def draw_faces(
 
     Args:
         folder: Folder of the data set. It must be absent, empty, or the result of an earlier call, which is
-            replaced if the settings differ.
+            replaced if its settings or the version of this library differ.
         train: Number of training faces.
         val: Number of validation faces.
         test: Number of test faces.

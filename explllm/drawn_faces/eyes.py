@@ -9,7 +9,7 @@ from explllm.drawn_faces.identity import Identity
 from explllm.drawn_faces.movement import SIDES, Movement
 
 EYE_HEIGHT = -0.10
-"""Height of the centers of the eyes, in face units."""
+"""Vertical position of the centers of the eyes, in face units (negative: above the origin)."""
 _WHITE: Color = (246, 244, 240)
 _PUPIL: Color = (18, 16, 18)
 
@@ -32,7 +32,7 @@ def _draw_eye(canvas: Canvas, identity: Identity, movement: Movement, side: int)
     fold = shade(skin, 0.62)
 
     def curve(center: float, outwards: float = 0.0) -> Points:
-        """Return a lid line from the inner to the outer corner, with its middle at height ``center``."""
+        """Return a lid line with its middle at ``center``, from inner to outer corner and ``outwards`` beyond both."""
         inner, outer = y + 0.012, y - tilt
         middle = (inner + outer) / 2
         return spline(
@@ -60,7 +60,7 @@ def _draw_eye(canvas: Canvas, identity: Identity, movement: Movement, side: int)
             canvas.fill(ellipse(x, y, iris, iris), shade(identity.iris, 0.55))
             canvas.fill(ellipse(x, y, iris * 0.82, iris * 0.82), identity.iris)
             canvas.fill(ellipse(x, y, iris * 0.46, iris * 0.46), _PUPIL)
-            # The glint is centered above the pupil, because a mirrored face must give the mirrored image.
+            # The glint is centered horizontally, because a mirrored face must give the mirrored image.
             canvas.fill(ellipse(x, y - iris * 0.38, iris * 0.20, iris * 0.18), (255, 255, 255))
             canvas.glow(x, upper - 0.01, (half * 1.2, height * 0.35), shade(skin, 0.4), 0.45 * (1 - lift))
     # A raised or closed lid hides the fold of the upper lid.
@@ -95,7 +95,7 @@ def _between(upper: Points, lower: Points) -> Points:
 
 
 def draw_brows(canvas: Canvas, identity: Identity, movement: Movement) -> None:
-    """Draw both brows and the wrinkles on and between them."""
+    """Draw both brows, the wrinkles above them, and the furrows between them."""
     color = mix(shade(identity.hair, 0.82), shade(identity.skin, 0.35), 0.25)
     wrinkle = shade(identity.skin, 0.66)
     for side in SIDES:

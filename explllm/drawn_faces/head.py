@@ -33,7 +33,7 @@ def face_outline(identity: Identity, movement: Movement) -> Points:
 
 
 def draw_behind(canvas: Canvas, identity: Identity) -> None:
-    """Draw the parts behind the face: long hair, neck and clothes."""
+    """Draw the parts behind the face: long hair or a bun, the neck, and clothes."""
     wide = identity.face_width
     dark = shade(identity.hair, 0.78)
     if identity.hair_style == "long":

@@ -92,7 +92,7 @@ class Identity:
     mouth_width: float
     """Half the width of the relaxed mouth."""
     lip_thickness: float
-    """Thickness of the lower lip; the upper lip is slightly thinner."""
+    """Scale of the lips: when relaxed, the lower lip is 1.2 times and the upper lip 0.85 times this thickness."""
     lashes: float
     """Weight of the lashes, 0 to 1."""
     blush: float
@@ -166,7 +166,7 @@ class Scene:
     shift: tuple[float, float] = (0.0, 0.0)
     """Offset of the head from the center of the image, in face units."""
     light_direction: float = -math.pi / 2
-    """Direction of the light, in radians clockwise from the right of the image; from above by default."""
+    """Direction from which the light comes, in radians clockwise from the right of the image; above by default."""
     light_contrast: float = 0.0
     """Relative increase in brightness from the center of the image to its lit edge."""
     light_gain: float = 1.0
@@ -184,7 +184,7 @@ class Scene:
 
     @classmethod
     def sample(cls, rng: np.random.Generator) -> Scene:
-        """Sample the conditions of an image; the head is within 12 degrees of upright and about 17 of frontal."""
+        """Sample the conditions of an image; the head rolls, turns and nods by up to 12, 17 and 10 degrees."""
         gray = float(rng.uniform(70, 225))
         red, green, blue = (min(255.0, max(0.0, gray + c)) for c in rng.uniform(-35, 35, 3).tolist())
         return cls(

@@ -14,7 +14,7 @@ SIDES: tuple[int, int] = (1, -1)
 
 @dataclass(frozen=True)
 class Sided:
-    """The intensities of one unit on the two sides of the face."""
+    """The intensities of one unit on the person's left and right side."""
 
     left: float
     right: float
@@ -31,7 +31,7 @@ class Sided:
 
 @dataclass(frozen=True)
 class Movement:
-    """The intensities of the 24 units, in [0, 1]."""
+    """The intensities of the 24 units, in [0, 1]; `jaw_slide` combines two units."""
 
     eye_close: Sided
     lid_raise: Sided
@@ -39,7 +39,7 @@ class Movement:
     brow_raise: Sided
     jaw_drop: float
     jaw_slide: float
-    """Positive toward the right of the image (the person's left)."""
+    """From -1 to 1; positive toward the right of the image (the person's left)."""
     lip_corner_pull: Sided
     lip_corner_stretch: Sided
     upper_lip_suck: float
@@ -54,7 +54,7 @@ class Movement:
 
     @classmethod
     def of(cls, action_units: Sequence[float]) -> Movement:
-        """Return 24 intensities in FEAFA's order, each in [0, 1], by name.
+        """Return the movement given by 24 intensities in FEAFA's order, each in [0, 1].
 
         Raises:
             InputError: If there are not 24 values, or one is not in [0, 1].

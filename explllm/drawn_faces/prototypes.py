@@ -7,10 +7,11 @@ Ekman, Friesen and Hager, "FACS Investigator's Guide", 2002: Disgust 9+17 with a
 with bared teeth. In Disgust, Upper Lip Raise (10) accompanies Nose Wrinkle (9) and Brow Lower (4), because the muscle
 that wrinkles the nose also moves the lip and the brow.
 
-FEAFA has no unit for FACS 6, 7, 14, 15, 23 and 24. They are replaced with the closest units: slight Eye Close for the
-narrowed eyes of 6 and 7, Chin Raise, which also turns the corners of the mouth down, for 15 (17 accompanies 15 in
-variants of Sadness), and Upper and Lower Lip Suck for the tightened and pressed lips of 23 and 24. A one-sided Lip
-Corner Pull alone replaces 12+14. The intensity ranges are our choice.
+FEAFA has no unit for FACS 6, 7, 14, 15, 23 and 24. Some of them are replaced with the closest units: in Happiness, an
+optional slight Eye Close stands for the narrowed eyes of 6; in Sadness, Chin Raise, which also turns the corners of the
+mouth down, stands for 15 (17 accompanies 15 in variants of Sadness); in the first form of Anger, Upper and Lower Lip
+Suck stand for the tightened lips of 23. A one-sided Lip Corner Pull alone replaces 12+14. The others, such as 7 in Fear
+and Anger, are left out. The intensity ranges are our choice.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ class Prototype:
     defining: Mapping[str, Range]
     """Units that are always present."""
     optional: Mapping[str, Range] = field(default_factory=dict)
-    """Units that are present in half of the faces."""
+    """Units that are each present in half of the faces, independently of the others."""
     one_sided: Mapping[str, Range] = field(default_factory=dict)
     """Units that are always present on one random side and nearly absent on the other."""
 

@@ -1,7 +1,8 @@
 """The Exp-CoT Engine (paper, Section III-B): chains of thought from measured action units.
 
-`explain_face` runs the six processes for one face: Img2AU (`img2au`), AU2Des (`au2des`), Des2Exp (`des2exp`), Result
-Verification (`verification`), Feedback Reflection (`reflection`) and Format Refinement (`refinement`).
+Img2AU (`img2au`) takes the action units from a manifest. `explain_face` runs the other five processes for one face:
+AU2Des (`au2des`), Des2Exp (`des2exp`), Result Verification (`verification`), Feedback Reflection (`reflection`) and
+Format Refinement (`refinement`).
 `build_with_model` and `build_offline` build the texts of a manifest, with a language model or by rules: chains of
 thought, or the instruction texts for FEALLM (`instructions`). `baseline` asks a multimodal model about the images
 instead (Table III).

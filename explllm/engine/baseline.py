@@ -107,8 +107,8 @@ def choose_label_set(manifest: Manifest, name: str | None) -> LabelSet:
 def face_images(manifest: Manifest, labels: LabelSet) -> Iterator[tuple[int, FaceImage]]:
     """Yield the faces to ask about, each with its zero-based row number.
 
-    Rows with a label outside the classes are skipped, because every answer would be wrong. Rows without a detected face
-    are skipped too, because the photograph may show anything.
+    Rows with a label outside the classes are skipped, because every answer would be wrong. Rows in which detection
+    found no face are skipped too, because the photograph may show anything.
     """
     images, boxes = manifest.frame["image"], manifest.frame.get("box", [None] * len(manifest))
     for row, (image, box, reason) in enumerate(zip(images, boxes, _skip_reasons(manifest, labels), strict=True)):
@@ -148,7 +148,7 @@ def encode_face(face: FaceImage, settings: BaselineSettings) -> ChatImage:
     """Return a face, cropped and downsized, as a JPEG without metadata.
 
     Raises:
-        InputError: If the image is missing or broken, or does not contain the box.
+        InputError: If the image is missing or broken, or the box does not fit it.
     """
     # Convert through an array: otherwise Pillow would copy the comment of the original file.
     pixels = np.asarray(load_face(face.image, face.box, settings.margin, settings.size))
@@ -160,7 +160,8 @@ def encode_face(face: FaceImage, settings: BaselineSettings) -> ChatImage:
 async def ask_about(face: FaceImage, ask: Ask, settings: BaselineSettings) -> BaselineOutcome:
     """Ask for the label of a face and then for a chain of thought, in one conversation.
 
-    Failures of single requests are recorded in the outcome. Errors that stop the whole run are raised.
+    An unreadable image and failures of single requests are recorded in the outcome. Errors that stop the whole run are
+    raised.
     """
     try:
         # Run in a thread, so the event loop can handle other answers in the meantime.
@@ -205,7 +206,7 @@ class _Conversation:
         self._ask, self._round = ask, 0
 
     async def ask(self, messages: tuple[ChatMessage, ...], schema: dict[str, Any]) -> str:
-        """Return the first complete answer without visible reasoning.
+        """Return the first complete answer, without its visible reasoning.
 
         Raises:
             Refused: If the model refused to answer.
@@ -238,9 +239,9 @@ def with_answers(manifest: Manifest, outcomes: OutcomeStore, model: str, labels:
     """Return a new manifest with the model's answers; columns with results of other models are dropped.
 
     ``predicted`` is empty if the answer names no expression, which counts as wrong; ``answer`` is the verbatim answer.
-    ``unreadable`` gives the reason if there is no answer; such rows are not scored. The other new columns are
-    ``label_set`` and, as in `explllm.engine.build.with_outcomes`, ``cot``, ``cot_source``, ``cot_status``,
-    ``cot_reason`` and ``cot_cost``.
+    ``unreadable`` gives the reason if there is no answer; such rows are not scored. It is empty for rows skipped for
+    their label. The other new columns are ``label_set`` and, as in `explllm.engine.build.with_outcomes`, ``cot``,
+    ``cot_source``, ``cot_status``, ``cot_reason`` and ``cot_cost``.
     """
     others = [name for name in manifest.frame if str(name).startswith("p_") or name == "cot_rounds"]
     frame = manifest.frame.drop(columns=others)

@@ -35,7 +35,7 @@ class OfflineEngine:
         """Digests of all texts and their action units; keeping the texts would take too much memory."""
 
     def explain(self, face: Face) -> Outcome:
-        """Write a chain of thought that passes all local checks.
+        """Write a chain of thought that passes all local checks; the face fails if no wording passes.
 
         Faces with different action units never share a text: if a text is taken, the engine chooses another wording.
         The same faces in the same order yield the same texts.
@@ -114,7 +114,7 @@ async def build_with_model(
         manifest: The manifest.
         client: The client. Its ledger contains all answers from earlier runs.
         settings: Limits of the engine.
-        concurrency: Number of requests in flight.
+        concurrency: Maximum number of requests in flight.
         on_outcome: Called with each outcome.
         redo: "failed" to ask again about faces that fail with their recorded answers.
         kind: The kind of text.

@@ -42,7 +42,7 @@ class Dialogue:
         schema: Mapping[str, Any] | None = None,
         step: int = 0,
     ) -> T:
-        """Ask a question without the history until the answer can be parsed.
+        """Ask a question, without sending the history, until an answer can be parsed.
 
         Args:
             purpose: The process that asks.
@@ -65,7 +65,7 @@ class Dialogue:
         """Ask for a description of the face, with the whole history, and append the question and answer to the history.
 
         Raises:
-            UnreadableAnswer: If all answers are empty.
+            UnreadableAnswer: If all answers are empty or truncated.
         """
         self._history.append(ChatMessage("user", question))
         expected = "the analysis, in plain words"

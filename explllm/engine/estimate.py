@@ -20,7 +20,7 @@ from explllm.llm.settings import ChatSettings
 CHARACTERS_PER_TOKEN = 4.0
 """Rule of thumb for English prose and current tokenizers."""
 DESCRIPTION_TOKENS, COT_TOKENS, LABEL_TOKENS = 350, 220, 8
-"""Assumed lengths of the answers. A chain of thought of 130 words has about 200 tokens."""
+"""Assumed lengths of the answers, in tokens. A chain of thought of 130 words has about 200 tokens."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,8 @@ class BuildEstimate:
 def estimate(manifest: Manifest, settings: EngineSettings, rounds: float, price: Price | None) -> Estimate:
     """Estimate the requests of the engine for a manifest, given the average number of reflection rounds per face.
 
-    Each round requests a description, its expression and a verification. One refinement follows at the end.
+    The first pass and each reflection round request a description, its expression and a verification. One refinement
+    follows at the end.
     """
     calls = tokens_in = tokens_out = 0.0
     for _, face in faces(manifest):
@@ -74,7 +75,7 @@ def estimate_build(manifest: Manifest, settings: EngineSettings, chat: ChatSetti
     """Estimate a build for the minimum, a medium and the maximum number of rounds.
 
     Raises:
-        InputError: If the manifest lacks a column.
+        InputError: If the manifest lacks action units or labels, or no row has both.
     """
     manifest.require("action_units", "expression")
     skipped, price = skipped_rows(manifest), chat.price()

@@ -9,10 +9,10 @@ from explllm.explanations.chain_of_thought import ChainOfThought
 
 @dataclass(frozen=True)
 class Face:
-    """The measurements of one face. The engine never uses its image."""
+    """The measured action units and the label of one face. The engine never uses its image."""
 
     scope: str
-    """Name of the face in the ledger: the image's path, with the box if the image has several faces."""
+    """Name of the face in the ledger: the image's path, followed by the box if there is one."""
     action_units: tuple[float | None, ...]
     """24 intensities in [0, 1] in FEAFA's order; None for an unmeasured unit."""
     expression: Expression
@@ -44,7 +44,7 @@ class Outcome:
 
     @property
     def cot(self) -> ChainOfThought | None:
-        """The parsed chain of thought."""
+        """The parsed chain of thought; None if the face failed."""
         return None if self.text is None else ChainOfThought.parse(self.text)
 
     def cells(self) -> dict[str, str | float | None]:

@@ -28,7 +28,7 @@ class InstructionOutcome:
     texts: dict[InstructionKind, str]
     """The accepted answers."""
     rounds: int
-    """Number of answers that were rejected and requested again."""
+    """Number of answers that the checks rejected."""
     reason: str
     """Why answers are missing; empty if none are."""
     cost: float
@@ -74,7 +74,7 @@ async def ask_instructions(face: Face, ask: Ask, settings: EngineSettings) -> In
     """Ask a language model for the answers about one face.
 
     Each answer is checked against the label and the measured units. An answer with problems is requested again, with
-    the problems added to the question, at most `settings.max_refinements` times in total.
+    the problems added to the question, until `settings.max_refinements` versions of this answer have been rejected.
 
     Args:
         face: The face.

@@ -48,7 +48,7 @@ class OutcomeStore:
         self._database.execute("CREATE TABLE outcomes (row INTEGER PRIMARY KEY, status TEXT, reason TEXT, cells TEXT)")
 
     def add(self, row: int, outcome: FaceOutcome) -> None:
-        """Store the outcome of a zero-based row, without characters that some table formats cannot hold."""
+        """Store the outcome of a row (counted from 0), without characters that some table formats cannot hold."""
         cells = {name: clean_text(cell) if isinstance(cell, str) else cell for name, cell in outcome.cells().items()}
         values = (row, str(outcome.status), clean_text(outcome.reason), json.dumps(cells))
         self._run("INSERT OR REPLACE INTO outcomes VALUES (?, ?, ?, ?)", *values)

@@ -1,4 +1,4 @@
-"""The six processes of the engine, in order, for one face."""
+"""The five processes of the engine that follow Img2AU, for one face."""
 
 import re
 from collections.abc import Sequence

@@ -66,7 +66,7 @@ class BuildIdentity:
         for option, path in self.outputs.items():
             if path.resolve() == self.manifest.resolve():
                 raise ConfigError(f"{option} is the input manifest", where=path, remedy=remedy)
-            # `check_writable` reports a folder where the list should be.
+            # If the path of the list is a folder, `check_writable` reports it.
             if not path.exists() or (path == self.released and path.is_dir()):
                 continue
             if str(path.resolve()) not in progress.get("outs", ()):
@@ -119,7 +119,7 @@ def load_progress(folder: Path) -> dict[str, Any]:
 
     Raises:
         MissingPathError: If the file does not exist.
-        InputError: If it is damaged.
+        InputError: If the file is damaged or cannot be read.
     """
     path = folder / PROGRESS
     try:
@@ -167,7 +167,7 @@ class ProgressTracker:
             total: Number of faces.
             statuses: All possible statuses of a face.
             title: Title of the progress bar.
-            identity: Input and output of the run.
+            identity: Input and outputs of the run.
         """
         self.folder, self.total, self.statuses, self.identity = folder, total, tuple(statuses), identity
         earlier = read_progress(folder)
@@ -241,13 +241,13 @@ class ProgressTracker:
         self.write("stopped" if result.stopped else "done")
 
     def raise_if_stopped(self, result: RunResult, command: str = "the same command") -> None:
-        """Raise the error that stopped the run early, if any.
+        """Raise the error whose cause the user has to fix, or KeyboardInterrupt, if one of them stopped the run early.
 
         Call this after all outputs are written; `command` is the command that resumes the run.
 
         Raises:
-            KeyboardInterrupt: After Ctrl-C.
-            InputError: If the server rejected the key or the model, or there is no credit left.
+            KeyboardInterrupt: After Ctrl-C, SIGTERM or SIGHUP.
+            InputError: If the user has to fix the cause, such as a rejected key or model, or a lack of credit.
         """
         if result.error is not None:
             raise result.error
@@ -258,7 +258,7 @@ class ProgressTracker:
 
 
 def print_summary(result: RunResult, statuses: Iterable[str], skipped: Mapping[str, int], out: Path) -> None:
-    """Print the number of rows by status, the number of skipped rows by reason, and why rows failed."""
+    """Print the rows by status, the skipped rows by reason, the cost and duration, and why rows failed."""
     # Disable markup, because paths and reasons may contain square brackets.
     console = Console(highlight=False, soft_wrap=True, markup=False)
     for status in statuses:

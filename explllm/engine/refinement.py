@@ -23,7 +23,7 @@ SCHEMA = object_schema("chain_of_thought", **{part: {"type": "string"} for part 
 async def refine(
     face: Face, description: str, expression: Expression, dialogue: Dialogue
 ) -> tuple[ChainOfThought, Sequence[str]]:
-    """Rewrite a verified description as a chain of thought, until the local checks pass.
+    """Rewrite a verified description as a chain of thought until the local checks pass, up to `max_refinements` times.
 
     Returns:
         The last version and its remaining problems.

@@ -94,15 +94,15 @@ async def run_all(
         faces: Row numbers and faces.
         total: Number of faces.
         process: Processes one face.
-        concurrency: Number of requests in flight.
+        concurrency: Maximum number of requests in flight.
         on_outcome: Called with each outcome.
         ledger: The ledger of the answers.
         redo: "failed" to ask again about faces that fail with their recorded answers, which are then discarded.
 
     Returns:
         The result. The run ends early if the budget is exhausted, `ChatClient.stop` is called, the server rejects the
-        key or the model, or there is no credit left. Requests in flight finish, and so do all faces whose answers are
-        in the ledger.
+        key or the model, there is no credit left, or answers and outcomes cannot be stored. Requests in flight
+        finish, and so do all faces whose answers are in the ledger.
     """
     result, start, queue = RunResult(total=total, uses_model=True), time.monotonic(), iter(faces)
     recorded_scopes: set[str] = set()

@@ -17,13 +17,14 @@ class EngineSettings:
     label_after: int = 2
     """Reflection rounds after which the true label is revealed (the paper's "predefined threshold")."""
     max_refinements: int = 3
-    """Maximum number of format refinements before a description returns to reflection."""
+    """Maximum number of format refinements before a description returns to reflection. For FEA texts, the maximum
+    number of versions of each answer."""
     parse_attempts: int = 3
     """Maximum number of attempts to get an answer that can be parsed."""
     max_words: int = 130
     """Maximum number of words in a chain of thought (paper, Section III-B-6)."""
     strong: float = 0.3
-    """Minimum intensity in [0, 1] of an action unit that a chain of thought must mention."""
+    """Minimum intensity in [0, 1] of an action unit that descriptions and chains of thought must mention."""
     temperature: float = 0.0
     """Sampling temperature of the model."""
 

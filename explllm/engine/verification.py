@@ -1,7 +1,7 @@
 """Result Verification (paper, Section III-B-4): action units, intensities, label.
 
-The label and the text are first checked by rules, at no cost. The model then judges whether the description matches the
-action units and their intensities.
+The inferred label and the text are first checked by rules, at no cost. The model then judges whether the description
+matches the action units and their intensities.
 """
 
 import re

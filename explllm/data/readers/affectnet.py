@@ -160,7 +160,7 @@ def _read_kaggle(source: Source, classes: int) -> None:
                 image, label = (cells["image"], cells["emotion"]) if numbered else (cells["pth"], cells["label"])
                 # The paths in the published lists start with a folder on their author's machine.
                 image = re.sub(r"^.*/(?=(?:train|val)_class/)", "", image).removeprefix("./")
-                # Like the class folders, the subset's labels start at 1; the publisher's start at 0.
+                # Like the class folders, labels in the column emotion start at 1; the publisher's start at 0.
                 _add_kaggle(source, image, _from_one(label) if numbered else label, listed_split, classes)
 
 

@@ -25,9 +25,9 @@ def read_cc3m(source: Source) -> None:
     """Read image-caption pairs.
 
     LLaVA's sets consist of ``chat.json`` or ``blip_laion_cc_sbu_558k.json`` next to the images or to ``images/``.
-    Shards are ``*.tar`` or ``*.tar.gz`` files (also in subfolders) in which KEY.jpg is adjacent to KEY.txt or KEY.json
-    (with the key ``caption``). Shards are read as a stream, with one image in memory at a time, and their images are
-    written to a folder.
+    Shards are ``*.tar``, ``*.tar.gz`` or ``*.tgz`` files (without a list, also in subfolders) in which KEY.jpg is
+    adjacent to KEY.txt or KEY.json (with the key ``caption``). Shards are read as a stream, with one image in memory at
+    a time, and their images are written to a folder.
 
     Args:
         source: The folder.

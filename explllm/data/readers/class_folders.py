@@ -12,7 +12,8 @@ def read_class_folders(
 
     Args:
         source: The folder.
-        label_set: The allowed classes, such as rafdb; required if class folders are named by numbers.
+        label_set: Label set with the allowed classes, such as rafdb; required if class folders are named by
+            numbers.
         split: Read only this split.
         keep_zero_units: Treat action units that stay at zero in action_units.csv as measured.
     """

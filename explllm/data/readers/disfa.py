@@ -36,13 +36,14 @@ def read_disfa(
 ) -> None:
     """Read ``ActionUnit_Labels/SN001/SN001_au1.txt`` (lines ``frame,intensity``), or a list of frames.
 
-    DISFA consists of videos: extract their frames, and describe the frame paths with a pattern. A unit counts as active
-    at intensity 2 (of 5) or higher, as in the literature. Each line of a list has the form
+    DISFA consists of videos: extract their frames, and describe the frame paths with a pattern. By default, a unit
+    counts as active at intensity 2 (of 5) or higher, as in the literature. Each line of a list has the form
     ``{"img_path": ..., "AUs": [999, 2, ...]}``, with the numbers of the active units and 999 for the others.
 
     Args:
         source: The folder.
-        fold: Test on part N of the people, 1 to 3; by default all rows are ``train``.
+        fold: Test on part N of the people, 1 to 3; by default, rows are ``train``, or in the split that the
+            list's name states.
         val_fraction: With --fold, share of the other people to use as ``val``: at least one person, or none if 0.
         listing: Read this list of frames instead of the publisher's files.
         frames: Path of a frame, relative to ROOT; fields: {subject}, {frame} from 1, {frame0} from 0.
@@ -74,7 +75,7 @@ def read_disfa(
 
 
 def _grades(source: Source, person: str) -> dict[int, dict[int, int | None]]:
-    """Return the intensity of each unit by frame; None if the line is invalid."""
+    """Return the intensities by frame and unit; None for an intensity whose line is invalid."""
     grades: dict[int, dict[int, int | None]] = {}
     for unit in DISFA_8:
         path = source.root / "ActionUnit_Labels" / person / f"{person}_au{unit}.txt"

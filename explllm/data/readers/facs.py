@@ -20,14 +20,13 @@ class Frames:
     def __init__(
         self, source: Source, facs_set: str, parts: Mapping[str, int], fold: int | None, val_fraction: float
     ) -> None:
-        """Store the set of units, and assign its people to splits.
+        """Store the set of units, and assign the data set's people to splits.
 
         Args:
             source: The folder being read.
             facs_set: Name of the set of units.
             parts: Part of each person in the published folds.
-            fold: The part to test on; if None, all rows are ``train``, or in the split named in the file name of
-                their list.
+            fold: The part to test on; if None, rows get the split named in the file name of their list, or ``train``.
             val_fraction: Share of the people outside the part to hold out for validation.
 
         Raises:
@@ -66,7 +65,7 @@ class Frames:
 
 
 def frame_paths(pattern: str, **values: str | int) -> list[str]:
-    """Return the possible paths of a frame's image; unformatted frame numbers are also padded to 3 to 6 digits.
+    """Return the possible paths of a frame's image; frame numbers without a format are also padded to 3 to 6 digits.
 
     Copies of a data set pad frame numbers to different lengths, even within one copy.
 
@@ -75,7 +74,7 @@ def frame_paths(pattern: str, **values: str | int) -> list[str]:
         **values: Values of the fields.
 
     Raises:
-        ConfigError: If the pattern contains other fields.
+        ConfigError: If the pattern is invalid or contains other fields.
     """
     patterns = [re.sub(r"\{(frame0?)\}", rf"{{\1:0{digits}d}}", pattern) for digits in (1, 3, 4, 5, 6)]
     try:

@@ -31,8 +31,8 @@ def named_parts(*parts: str) -> dict[str, int]:
 def fold_splits(parts: Mapping[str, int], fold: int | None, val_fraction: float, seed: int = 0) -> dict[str, str]:
     """Return the split of each person.
 
-    The people in part `fold` are ``test``. A random share of the others, at least one person, is ``val``. Nobody is in
-    two splits.
+    The people in part `fold` are ``test``. A random share of the others is ``val``: at least one person, unless the
+    share is 0 or there is only one other person. Nobody is in two splits.
 
     Args:
         parts: Part of each person, from 1.

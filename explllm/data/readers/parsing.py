@@ -9,7 +9,7 @@ from explllm.data.folder import SPLIT_FOLDERS
 
 
 class Cells(Mapping[str, str]):
-    """The cells of one row of a CSV file; a row of the wrong length raises `InputError`."""
+    """The cells of one row of a CSV file; access to a row of the wrong length raises `InputError`."""
 
     def __init__(self, header: list[str], cells: list[str]) -> None:
         """Store the row."""

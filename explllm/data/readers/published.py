@@ -18,7 +18,7 @@ class Published:
     """The counts, under the keys of `count_rows`."""
 
     def differences(self, counts: Mapping[str, int]) -> list[str]:
-        """Return a line that names all counts that differ, or no line if all agree; a missing key counts as 0."""
+        """Return one line that names all counts that differ, or an empty list if none do; a missing key counts as 0."""
         parts = [
             f"{key} {counts.get(key, 0):,} instead of {count:,}"
             for key, count in self.counts.items()

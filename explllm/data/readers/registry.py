@@ -19,7 +19,7 @@ from explllm.data.readers.source import Source, to_stderr
 
 @dataclass(frozen=True)
 class Reader:
-    """One data set."""
+    """A data set on the command line, and the function that reads it."""
 
     name: str
     """The data set's name on the command line."""
@@ -44,7 +44,7 @@ class Reading:
     left_out: Mapping[str, int]
     """Number of rows left out by the reader's rules, by reason."""
     remarks: Mapping[str, int]
-    """Remarks on rows that were kept, with the number of rows."""
+    """Remarks on rows that were kept, or on whole lists and sets, with the number of cases."""
     bad: tuple[str, ...]
     """Bad rows that were left out, one line each."""
     differences: tuple[str, ...]
@@ -87,7 +87,7 @@ def read_data_set(
 
     Args:
         name: The data set, one of `READERS`.
-        root: The folder.
+        root: The folder, or the list.
         out: The folder for images that the data set stores inside other files.
         overwrite: Replace that folder if it exists.
         max_bad: Maximum number of bad rows to report and leave out before reading stops.
@@ -101,7 +101,7 @@ def read_data_set(
 
     Raises:
         ConfigError: If there is no such reader, or an option is out of range.
-        InputError: If the folder does not have the publisher's layout.
+        InputError: If the folder does not have the publisher's layout, or more than `max_bad` rows are bad.
     """
     if name not in READERS:
         raise ConfigError(f"unknown data set {name!r}", remedy=f"Use one of {', '.join(READERS)}.")

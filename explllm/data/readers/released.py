@@ -21,17 +21,17 @@ def read_released(
 ) -> None:
     """Read a JSON list of ``{"file_name", "emo", "au", "description"}``, or a folder of such lists.
 
-    The file name contains the split; the authors' ``valid`` is the papers' test set and becomes ``test``. Missing
-    action units and explanations stay empty.
+    The name of each list contains its split; the authors' ``valid`` is the papers' test set and becomes ``test``.
+    Missing action units and explanations stay empty.
 
     Args:
         source: The list, or a folder of lists.
-        image_dir: Folder that file names are relative to; by default the folder of the lists.
-        split: The split of all rows; by default the split in the file name.
+        image_dir: Folder that the images' file names are relative to; by default the folder of the lists.
+        split: The split of all rows; by default the split in the name of each list.
 
     Raises:
         MissingPathError: If there is no list, or no such image folder.
-        ManifestError: If a file is not such a list, or its name contains no split.
+        ManifestError: If a file is not such a list, or its name contains no split and `split` is not given.
     """
     lists = [source.root] if source.root.is_file() else sorted(source.root.glob("*.json"))
     if not lists:

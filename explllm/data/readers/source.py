@@ -23,7 +23,7 @@ _Item = TypeVar("_Item")
 
 
 def to_stderr(line: str) -> None:
-    """Print a warning."""
+    """Write a line to stderr."""
     sys.stderr.write(f"{line}\n")
 
 
@@ -57,7 +57,7 @@ class Source:
             warn: Called with each warning, one line.
 
         Raises:
-            MissingPathError: If there is no such folder.
+            MissingPathError: If the folder or list does not exist.
             ConfigError: If `max_bad` is negative, or `check_images` conflicts with `images_exist`.
         """
         if max_bad < 0:
@@ -72,7 +72,7 @@ class Source:
         self.left_out: Counter[str] = Counter()
         """Number of rows left out by the reader's rules, by reason."""
         self.remarks: Counter[str] = Counter()
-        """Remarks on rows that were kept, with the number of rows."""
+        """Remarks on rows that were kept, or on whole lists and sets, with the number of cases."""
         self.bad: list[str] = []
         """Bad rows that were left out, one line each."""
         self.differences: list[str] = []
@@ -96,6 +96,7 @@ class Source:
             unit: Unit of the number.
 
         Raises:
+            ConfigError: The error raised in the block, unchanged: an invalid option is not a bad row.
             InputError: The error raised in the block, with its location, if more than `max_bad` rows are bad.
         """
         try:
@@ -158,7 +159,7 @@ class Source:
         """Keep `count` rows drawn at random, in their original order; the others are left out and counted.
 
         Raises:
-            ConfigError: If there are fewer rows.
+            ConfigError: If `count` is below 1 or exceeds the number of rows.
         """
         if not 0 < count <= len(self._rows):
             raise ConfigError(f"cannot draw {count} of {len(self._rows)} rows", remedy=f"Draw 1 to {len(self._rows)}.")
@@ -217,7 +218,7 @@ class Source:
         """Yield the line number and cells of each row of a CSV file whose header contains the given columns.
 
         Raises:
-            ManifestError: If a column is missing, or the file is not UTF-8 text.
+            ManifestError: If a column is missing, or the file is not valid CSV in UTF-8.
         """
         with path.open(encoding="utf-8-sig", newline="") as stream:
             reader = csv.reader(stream)
