@@ -32,7 +32,7 @@ _LONG_WAIT = 60.0
 _MAX_CHARACTERS_PER_TOKEN = 16
 """Upper bound on the characters per token of an answer; a server that returns more ignored the token limit."""
 _MAX_FORBIDDEN = 3
-"""Number of consecutive 403 responses at the start of a run after which the key is considered to lack permission."""
+"""Number of 403 responses before the first answer of a run after which the key is considered to lack permission."""
 
 
 class ChatClient:
@@ -49,7 +49,8 @@ class ChatClient:
             ledger: Records all requests and answers.
 
         Raises:
-            ConfigError: If no model is given, the API key is missing, or there is a budget but no price.
+            ConfigError: If no model is given, the server's URL or the API key is invalid, the key is missing for
+                OpenAI's server, or there is a budget but no price.
         """
         if not settings.model:
             raise ConfigError("no model given", where="model", remedy="Pass the model's name on the server.")
@@ -107,11 +108,12 @@ class ChatClient:
             The answer, which has been written to disk. The caller parses it, even if the request has a schema.
 
         Raises:
-            Refused: If the model refused to answer.
+            Refused: If the model or a content filter refused to answer, now or in an earlier run.
             ChatFailure: If this request failed permanently; others may succeed.
             OutOfBudget: If the request could cost more than the budget has left; it was not sent.
-            Stopped: If `stop` was called before the request was answered.
-            InputError: If no request can succeed: wrong key, unknown model, no credit, or an unwritable ledger.
+            Stopped: If `stop` was called, or the client was closed, before the request was answered.
+            InputError: If no request can succeed: for example, because of a wrong key, an unknown model, no credit, or
+                an unwritable ledger.
         """
         key = request.key(self.settings.model)
         while True:
@@ -124,7 +126,7 @@ class ChatClient:
             if in_flight is None:
                 break
             await asyncio.wait([in_flight])
-            # If the other caller was canceled or stopped, try again.
+            # If the other caller was canceled, stopped or out of budget, try again.
             if not in_flight.cancelled() and not isinstance(in_flight.exception(), (Stopped, OutOfBudget)):
                 return replace(in_flight.result(), recorded=True)
         refusal = self.ledger.refusal(key)
@@ -178,7 +180,7 @@ class ChatClient:
                 raise
 
     def _stop_if_forbidden(self, error: RequestError) -> None:
-        """Stop if the first requests are all forbidden. After any answer, status 403 concerns only its own request."""
+        """Stop after several forbidden requests without any answer; later, status 403 concerns only its own request."""
         if error.status == 403 and not self._has_answers:
             self._forbidden += 1
             if self._forbidden >= _MAX_FORBIDDEN:
@@ -186,7 +188,7 @@ class ChatClient:
                 self._check_open()
 
     async def _send_accepted(self, request: ChatRequest, key: str, slot: _Slot) -> ChatAnswer:
-        """Send a request, in a different format if the server rejects the first format."""
+        """Send a request; if the server rejects its format, send it again in a different format."""
         while True:
             body = self._dialect.body(request)
             # At temperature 0, the answer to the same body would be truncated again.
@@ -223,8 +225,8 @@ class ChatClient:
 
     async def _send(self, request: ChatRequest, body: dict[str, Any], slot: _Slot) -> tuple[Completion, float | None]:
         """Send one HTTP request and record it before and after; return the answer and its cost in USD, if known."""
-        # No tokenizer produces more tokens than bytes, and the JSON syntax of a message has more bytes than the tokens
-        # that chat templates add. An image counts as its vision tokens, not as its bytes.
+        # No tokenizer produces more tokens than bytes, and the JSON syntax around a message has more bytes than a chat
+        # template adds tokens. For an image, vision tokens count instead of bytes.
         size = len(json.dumps(body, ensure_ascii=False).encode("utf-8")) - sum(
             len(image.url) for image in request.images
         )
@@ -270,7 +272,7 @@ class ChatClient:
         return completion, result.cost
 
     def _cap_usage(self, completion: Completion, max_prompt: int, max_answer: int) -> tuple[Completion, str | None]:
-        """Cap the reported token counts at the possible maximum; return the reported ones as a note for the ledger."""
+        """Cap the reported token counts at the possible maximum; if one exceeds it, also return a note of them."""
         prompt, answer = completion.prompt_tokens, completion.completion_tokens
         if (prompt or 0) <= max_prompt and (answer or 0) <= max_answer:
             return completion, None
@@ -301,7 +303,7 @@ class ChatClient:
         )
 
     def _retry_wait(self, state: tenacity.RetryCallState) -> float:
-        """Return the seconds until the next retry: the server's ``Retry-After``, else exponential backoff."""
+        """Return the seconds until a retry: the server's ``Retry-After``, else backoff, both limited by `max_wait`."""
         error = state.outcome.exception() if state.outcome is not None else None
         if not isinstance(error, TransientError) or error.wait is None:
             return min(_BACKOFF(state), self.settings.max_wait)
@@ -357,7 +359,7 @@ class _Slot:
         self.release()
 
     def release(self) -> None:
-        """Release the slot, if it is still held; possible before the block ends."""
+        """Release the slot if it is still held; may be called before the block ends."""
         if self._acquired:
             self._acquired = False
             self._slots.release()

@@ -17,14 +17,16 @@ _UNSUPPORTED = ("unsupported_parameter", "unsupported_value", "unknown_parameter
 """OpenAI's error codes for a field that a model does not support."""
 
 _INITIAL_REASONING, _MAX_REASONING, _MIN_REASONING = 4096, 16384, 1024
-"""Tokens for hidden reasoning on top of the answer. OpenAI's guide "Reasoning models" reports hundreds to tens of
-thousands of tokens, and recommends starting with 25,000 for prompts more complex than these."""
+"""Tokens for hidden reasoning on top of the answer: the first allowance after a truncated answer, the maximum, and the
+allowance up to which a rejection sets the maximum to 0 instead of dividing it by 4. OpenAI's guide "Reasoning models"
+reports hundreds to tens of thousands of tokens, and recommends starting with 25,000, but for prompts more complex than
+those of this package."""
 
 _ALTERNATIVE_NAME = {"max_tokens": "max_completion_tokens", "max_completion_tokens": "max_tokens"}
 
 
 class Dialect:
-    """The request format of a server, learned from the requests that it rejects."""
+    """The request format of a server, learned from its answers and its rejections."""
 
     def __init__(self, settings: ChatSettings) -> None:
         self._settings = settings
@@ -68,17 +70,18 @@ class Dialect:
     def note_answer(self, request: ChatRequest, body: dict[str, Any], finish_reason: str) -> None:
         """Learn from an answer.
 
-        A truncated answer shows that the model reasons before it answers: later requests of the same purpose allow more
-        tokens. This limit is not part of a request's key, so recorded answers remain valid.
+        An answer to a request with a JSON schema shows that the server accepts the schema. A truncated answer is taken
+        to mean that the model reasons before it answers: later requests of the same purpose allow more tokens. The
+        additional tokens are not part of a request's key, so recorded answers remain valid.
         """
         if "response_format" in body:
             self._accepted_schemas.add(_schema_id(request))
-        # Ignore answers to requests that were sent with an older limit.
+        # Ignore truncated answers to requests that were sent with an older, lower limit.
         if finish_reason == "length" and body.get(self._length_field) == self.token_limit(request):
             self._allow_reasoning(request, 4 * (self.token_limit(request) - request.max_tokens) or _INITIAL_REASONING)
 
     def note_recorded_truncation(self, request: ChatRequest) -> None:
-        """Learn from a truncated answer of an earlier run."""
+        """Learn from a truncated answer in the ledger."""
         self._allow_reasoning(request, _INITIAL_REASONING)
 
     def _allow_reasoning(self, request: ChatRequest, tokens: int) -> None:
@@ -95,7 +98,7 @@ class Dialect:
     def note_rejection(
         self, request: ChatRequest, body: dict[str, Any], *, param: str | None, code: str | None, reason: str
     ) -> bool:
-        """Learn from a response with status 400.
+        """Learn from a rejected request (status 400, 413 or 422, for example).
 
         Args:
             request: The rejected request.
@@ -108,7 +111,7 @@ class Dialect:
             Whether to send the request again with a new `body`.
 
         Raises:
-            InputError: If the settings require schemas and the server does not support them.
+            InputError: If `structured` is ``always`` and the server rejects a request with its schema.
         """
         if code in _UNSUPPORTED and param == "temperature" and "temperature" in body:
             if self._supports_temperature:

@@ -42,13 +42,13 @@ class Totals:
     prompt_tokens: int = 0
     completion_tokens: int = 0
     cost: float = 0.0
-    """Cost of all answers in USD, at the prices known at the time."""
+    """Cost in USD of all answers and refusals, discarded ones included, at the prices known at the time."""
     cost_upper_bound: float = 0.0
-    """The cost plus the maximum cost of requests that were sent and never answered."""
+    """The cost plus the maximum cost of HTTP requests without an answer that may have been charged."""
     unpriced: int = 0
     """Answers with an unknown price, which `cost` does not include."""
     by_purpose: dict[str, Totals] = field(default_factory=dict)
-    """The same counts for each `ChatRequest.purpose`."""
+    """The same counts and cost for each `ChatRequest.purpose`."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ class RecordedRequest:
 
     @property
     def purpose(self) -> str:
-        """The process that asked."""
+        """The task that asked; see `ChatRequest.purpose`."""
         return self.request.purpose
 
     @property
@@ -87,7 +87,7 @@ class RecordedRequest:
 
     @property
     def cost(self) -> float:
-        """Cost of the answer in USD."""
+        """Cost of the answer in USD; 0 without an answer."""
         return 0.0 if self.answer is None else self.answer.cost
 
 
@@ -107,7 +107,7 @@ class Ledger:
 
         Raises:
             MissingPathError: If the file is missing and `create` is false.
-            InputError: If the file is not a ledger or cannot be opened.
+            InputError: If the file is not a ledger, has another format version, or cannot be opened.
         """
         self.path = Path(path)
         self._reader = connect(self.path, create=create)
@@ -129,7 +129,7 @@ class Ledger:
         self.close()
 
     def close(self) -> None:
-        """Close the file. First close all clients that use the ledger."""
+        """Close the file; all clients that use the ledger must be closed first."""
         with self._lock:
             self._reader.close()
 
@@ -180,10 +180,13 @@ class Ledger:
         return Totals(**sums, by_purpose=by_purpose)
 
     def open_for_writing(self) -> None:
-        """Make this process the only writer of the ledger, in the running event loop, until `close_writer` is called.
+        """Make this process the only writer of the ledger, in the running event loop.
+
+        Calls can be nested: the ledger is released when `close_writer` has been called as often as this method.
 
         Raises:
-            InputError: If another process, or another `Ledger` object in this process, is writing to the file.
+            InputError: If another process, or another `Ledger` object in this process, is writing to the file, or the
+                file cannot be written.
         """
         if self._writer is None:
             self._writer = LedgerWriter(self.path)
@@ -246,7 +249,7 @@ class Ledger:
         await asyncio.shield(self._require_writer().submit(lambda connection: record_failure(connection, key, reason)))
 
     async def discard(self, scope: str) -> None:
-        """Mark the answers and refusals of a scope as discarded: they stay in the totals but are requested again.
+        """Mark the answers and refusals of a scope as discarded: their cost still counts, but they are requested again.
 
         Raises:
             InputError: If the ledger cannot be written.

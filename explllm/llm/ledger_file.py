@@ -87,7 +87,7 @@ def connect(path: Path, *, create: bool) -> sqlite3.Connection:
 
     Raises:
         MissingPathError: If the file is missing and `create` is false.
-        InputError: If the file is not a ledger or cannot be opened.
+        InputError: If the file is not a ledger, has another format version, or cannot be opened.
     """
     if create:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -132,7 +132,7 @@ def _prepare(connection: sqlite3.Connection, path: Path) -> None:
 
 
 def _is_ledger(connection: sqlite3.Connection, path: Path) -> bool:
-    """Return whether the file has a ledger's tables; False if it is empty."""
+    """Return whether the file is a ledger, False if it is empty; raise an InputError for any other SQLite file."""
     if connection.execute("PRAGMA application_id").fetchone()[0] == _APPLICATION_ID:
         return True
     if connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
@@ -206,7 +206,7 @@ def record_result(connection: sqlite3.Connection, number: int, result: AttemptRe
 
 
 def record_failure(connection: sqlite3.Connection, key: str, reason: str) -> None:
-    """Set the failure of a request."""
+    """Record why a request failed."""
     connection.execute("UPDATE requests SET failure = ? WHERE key = ?", (reason, key))
 
 
@@ -240,7 +240,7 @@ class LedgerWriter:
     """The only writer of a ledger, in one event loop.
 
     It collects the statements that arrive during a commit and commits them together: a commit waits milliseconds for
-    the disk, and 64 requests in flight share this wait. Commits run in a thread. Statements run in the event loop,
+    the disk, and all requests in flight share this wait. Commits run in a thread. Statements run in the event loop,
     because in a thread each would wait for the interpreter's lock.
     """
 
@@ -285,7 +285,7 @@ class LedgerWriter:
     async def close(self) -> None:
         """Finish all writes and release the ledger."""
         while self._busy:
-            # Errors are raised in the tasks that wait for these statements.
+            # Ignore errors here: they are raised in the tasks that wait for the pending statements.
             await asyncio.gather(self.submit(lambda connection: None), return_exceptions=True)
         self._thread.shutdown()
         self._connection.close()

@@ -12,8 +12,8 @@ from explllm.llm.request import OutOfBudget
 class Budget:
     """The money that a ledger's requests have cost and may still cost, in USD; used in one event loop.
 
-    The maximum cost of a request is reserved before it is sent. Unanswered requests may have been billed, so they
-    count at their maximum cost.
+    Before a request is sent, its maximum cost is reserved. A request that ends without an answer counts at its maximum
+    cost if it may have been charged.
     """
 
     def __init__(self, spent: float = 0.0) -> None:
@@ -24,17 +24,17 @@ class Budget:
 
     @property
     def spent(self) -> float:
-        """Upper bound of the money spent."""
+        """Upper bound on the money spent, without open reservations."""
         return self._spent
 
     async def reserve(self, upper_bound: float, limit: float | None) -> int:
         """Reserve the maximum cost of a request, in USD, and return a reservation number for `settle`.
 
         Requests in flight usually cost less than their reservations. The method therefore waits for them before it
-        gives up. `limit` is the maximum cost of all requests together, in USD.
+        gives up. `limit` is the maximum cost of all requests together, in USD; None means no limit.
 
         Raises:
-            OutOfBudget: If the request would exceed the limit, whatever the requests in flight will cost.
+            OutOfBudget: If the request could exceed the limit even if the requests in flight cost nothing.
         """
         while limit is not None and self._spent + sum(self._reserved.values()) + upper_bound > limit:
             if self._spent + upper_bound > limit or not self._reserved:
@@ -63,12 +63,12 @@ class Budget:
 class RateLimit:
     """A limit per minute, with corrections for amounts that are known only afterwards.
 
-    A burst may use one second's worth of the limit. A larger amount waits until its last part fits. The rate is
-    therefore not exceeded.
+    A burst may use one second's worth of the limit, or 1 if that is more. A larger amount is acquired in parts of at
+    most this size, so the rate is not exceeded.
     """
 
     def __init__(self, per_minute: float) -> None:
-        # The limiter requires a capacity of at least one request.
+        # The limiter cannot grant an amount above its capacity, and a request is an amount of 1.
         self._burst = max(1.0, per_minute / 60)
         self._limiter = AsyncLimiter(self._burst, self._burst / per_minute * 60)
         self._max_credit = per_minute / 6
@@ -91,5 +91,5 @@ class RateLimit:
 
     def give_back(self, amount: float) -> None:
         """Credit an unused amount to the next waiter; a negative amount is a debt."""
-        # Limit the credit to 10 seconds: more would allow a burst above the server's limit after a pause.
+        # Limit the credit to 10 seconds' worth: more would allow a burst above the server's limit after a pause.
         self._credit = min(self._max_credit, self._credit + amount)

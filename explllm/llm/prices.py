@@ -22,7 +22,7 @@ class Price:
     price_out: float
     """USD per million answer tokens."""
     source: str = f"list price of {DATE}"
-    """Source of the price."""
+    """Where the price comes from: the price list and its month, or ``given``."""
 
     def cost(self, prompt_tokens: float, completion_tokens: float) -> float:
         """Return the cost in USD of the given token counts."""
@@ -34,17 +34,17 @@ class ImageTokens:
     """The number of prompt tokens of an image."""
 
     typical: int
-    """Tokens of an image of at most 512 pixels, for estimates."""
+    """Tokens of an image of at most 512 x 512 pixels, for estimates."""
     maximum: int
     """Tokens of an image of any size, for budget reservations."""
 
 
 def image_tokens(model: str) -> ImageTokens:
-    """Return the number of prompt tokens of an image: one value for gpt-4o-mini, another for all other models.
+    """Return the prompt tokens of an image, typical and maximum, for gpt-4o-mini or for any other model.
 
-    OpenAI's guide "Images and vision" counts 85 tokens plus 170 per tile of 512 pixels (gpt-4o, gpt-4.1), with at most
-    8 tiles after scaling; for gpt-4o-mini the counts are 2,833 and 5,667. Models that count patches use fewer than
-    4,000 tokens, and the open models known to the authors fewer than 3,328.
+    OpenAI's guide "Images and vision" counts 85 tokens plus 170 per tile of 512 x 512 pixels (gpt-4o, gpt-4.1), with
+    at most 8 tiles after scaling; for gpt-4o-mini the counts are 2,833 and 5,667. Models that count patches use fewer
+    than 4,000 tokens, and the open models known to the authors fewer than 3,328.
     """
     return ImageTokens(8_500, 48_169) if model.startswith("gpt-4o-mini") else ImageTokens(255, 4_000)
 

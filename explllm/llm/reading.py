@@ -51,8 +51,8 @@ async def ask_until_parsed(
 ) -> T:
     """Ask until an answer can be parsed.
 
-    Each new attempt quotes the unusable answer. A truncated answer is always unusable. The client then allows more
-    tokens (`explllm.llm.dialect.Dialect`), so the question does not change.
+    After an answer that cannot be parsed, the next attempt quotes it. A truncated answer is always unusable but is not
+    quoted: the question stays the same, because the client allows more tokens (`explllm.llm.dialect.Dialect`).
 
     The cause of an unusable answer may be temporary, so recorded answers do not count as attempts: a later run asks
     again, up to three times `attempts` in total.

@@ -18,7 +18,8 @@ _DATA_URL = re.compile(rf"data:image\\?/[\w.+-]{{1,40}};base64,{_BASE64_CHARACTE
 _LONG_BASE64 = re.compile(rf"{_BASE64_CHARACTER}{{100,}}")
 """Base64 without the prefix of a data URL; no word in prose has 100 letters."""
 
-# An escape sequence with its parameters, C0 and C1 controls, and bidirectional marks.
+# Escape sequences with their parameters, C0 and C1 controls except tab and newline, bidirectional marks, and the byte
+# order mark.
 _UNPRINTABLE = re.compile(
     r"\x1b\[[0-?]*[ -/]*[@-~]|[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069\ufeff]"
 )
@@ -73,7 +74,7 @@ class ChatRequest:
     scope: str
     """What the request is about, such as the path of a face image; `Ledger.conversation` searches by this name."""
     purpose: str
-    """The process that asks, such as ``judge``; the ledger counts tokens and cost for each purpose."""
+    """The task that asks, such as ``judge``; the ledger counts tokens and cost for each purpose."""
     round: int
     """Round of the conversation, from 0."""
     messages: tuple[ChatMessage, ...]
@@ -81,7 +82,7 @@ class ChatRequest:
     schema: Mapping[str, Any] | None = None
     """JSON schema of a structured answer; None for plain text."""
     temperature: float = 0.0
-    """Sampling temperature. Models with a fixed temperature (OpenAI's reasoning models) ignore this value."""
+    """Sampling temperature. It is not sent to models that reject it, such as OpenAI's reasoning models."""
     max_tokens: int = 1024
     """Maximum answer length in tokens. The client adds tokens for hidden reasoning after a truncated answer."""
     attempt: int = 0
@@ -95,7 +96,7 @@ class ChatRequest:
     def key(self, model: str) -> str:
         """Return the key of the request in the ledger, 64 hexadecimal digits.
 
-        Any change to the prompt, an image, a setting or the model changes the key.
+        Any change to the model or to a field of the request, images included, changes the key.
         """
         parts = [
             model,
@@ -125,11 +126,11 @@ class ChatAnswer:
     completion_tokens: int
     """Answer tokens as counted by the server; 0 if unknown."""
     cost: float
-    """Cost in USD; 0 if the price is unknown. If the server reports no token counts, the upper bound of the cost."""
+    """Cost in USD; 0 if the price is unknown. If the server reports no token counts, an upper bound on the cost."""
     model: str
-    """The model's name as reported by the server."""
+    """The model's name as reported by the server, else as requested."""
     recorded: bool
-    """Whether the answer came from the ledger and not from the server in this run."""
+    """Whether the answer was reused, from the ledger or from an identical request in this run."""
     finish_reason: str = "stop"
     """Why the answer ended, as reported by the server; ``length`` if it was truncated."""
 
@@ -152,7 +153,7 @@ class OutOfBudget(Exception):
 
 
 class Stopped(Exception):
-    """The client was stopped before the request was answered."""
+    """The client was stopped or closed before the request was answered."""
 
 
 def escape_surrogates(text: str) -> str:
@@ -166,8 +167,8 @@ def escape_surrogates(text: str) -> str:
 def clean_text(text: str) -> str:
     """Return a text without characters that break tables and terminals.
 
-    Control characters other than newline and tab (NUL, escape sequences) and bidirectional marks, which change the
-    direction of text, are removed. Lone surrogates, which UTF-8 cannot encode, become U+FFFD.
+    Escape sequences, control characters other than newline and tab, byte order marks and bidirectional marks, which
+    change the direction of text, are removed. Lone surrogates, which UTF-8 cannot encode, become U+FFFD.
     """
     return _LONE_SURROGATE.sub("\ufffd", _UNPRINTABLE.sub("", text))
 
@@ -178,8 +179,8 @@ def digest(text: str) -> str:
 
 
 def strip_images(text: str) -> str:
-    """Replace data URLs, and words with 100 or more base64 characters, with ``[image]``.
+    """Replace data URLs of images, and runs of 100 or more base64 characters, with ``[image]``.
 
-    A server may repeat a request in an error or an answer.
+    A server may repeat a request and its images in an error or an answer.
     """
     return _LONG_BASE64.sub("[image]", _DATA_URL.sub("[image]", text))

@@ -85,7 +85,7 @@ class Server:
     """A server and its API key. No result or error of this class contains the key."""
 
     def __init__(self, settings: ChatSettings) -> None:
-        # These imports take a second, and most commands never use a model.
+        # These imports take a second, and most commands never use a language model server.
         import aiohttp
         import openai
 

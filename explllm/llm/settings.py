@@ -36,18 +36,20 @@ class ChatSettings:
     max_cost: float | None = None
     """Maximum cost in USD of all requests in the ledger, earlier runs included (default: no limit)."""
     price_in: float | None = None
-    """Price in USD per million prompt tokens (default: OpenAI's list price on OpenAI's server, else unknown)."""
+    """Price in USD per million prompt tokens; requires price_out (default: OpenAI's list price on OpenAI's server, else
+    unknown)."""
     price_out: float | None = None
     """Price in USD per million answer tokens; requires price_in."""
     timeout: float = 120.0
     """Seconds to wait for an answer."""
     max_retries: int = 8
-    """Maximum number of retries after transient failures: status 408, 409, 429 or 5xx, or a lost connection."""
+    """Maximum number of retries after transient failures: status 408, 409, 429 or 5xx, a timeout, a lost connection, or
+    an unreadable response."""
     max_wait: float = 120.0
     """Maximum seconds to wait before a retry, even if the server asks for more."""
     structured: Structured = "auto"
-    """Send JSON schemas to the server: always; never (state them in the prompt); or auto, until the server rejects
-    one."""
+    """Send JSON schemas to the server: always; never (state them in the prompt); or auto (state only rejected
+    ones in the prompt)."""
 
     def __post_init__(self) -> None:
         """Validate the fields.
@@ -116,8 +118,8 @@ class ChatSettings:
         """Return the API key; None if it is missing and the server is not OpenAI's.
 
         Raises:
-            ConfigError: If the server is OpenAI's and there is no key, the key cannot be sent in an HTTP header, or the
-                URL is invalid or contains a user name or password.
+            ConfigError: If the server is OpenAI's and the key is missing, if the key cannot be sent in an HTTP header,
+                or if the URL is invalid or contains a user name or password.
         """
         where = "base_url" if self.base_url else "OPENAI_BASE_URL"
         _check_http_url(self.url, where)

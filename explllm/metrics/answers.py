@@ -46,10 +46,10 @@ class Answers:
         """Read the answers from a table of predictions.
 
         The classes of the model and of the data may differ. If only the model has a class, such as Contempt, it is a
-        possible answer by default and counts as wrong; with `answer_labels`, only these classes are possible answers,
-        and the probability of the others is redistributed proportionally. If only the data have a class, the default is
-        an error, because the metrics would describe a subset of the data; with ``leave_out`` these faces are counted
-        and left out.
+        possible answer by default, and predicting it counts as wrong; with `answer_labels`, only these classes are
+        possible answers, and the probability of the others is redistributed proportionally. If only the data have a
+        class, the default is an error, because the metrics would describe a subset of the data; with ``leave_out`` the
+        faces of this class are counted and left out.
 
         Args:
             table: One row per face: ``expression``, the true label; ``predicted``, a word for an expression, or
@@ -57,15 +57,16 @@ class Answers:
                 probabilities, if known. Rows with a reason in ``unreadable`` are skipped.
             labels: The model's classes; by default those with a probability column.
             answer_labels: The possible answers; by default all classes of the model.
-            unknown_labels: What to do with a face whose true expression is not one of the classes: refuse or leave it
-            out.
+            unknown_labels: What to do with a face whose true expression is not one of the classes: ``refuse`` raises
+                an error, ``leave_out`` leaves the face out.
 
         Returns:
             The answers, in the order of the table.
 
         Raises:
             ManifestError: If a column is missing, a face has no true expression, or a cell is not a probability.
-            ConfigError: If a true expression is not one of the classes, or the two label sets are disjoint.
+            ConfigError: If the model's classes are unknown, if they and `answer_labels` are disjoint or, with
+                ``refuse``, if a true expression is not one of the classes.
         """
         for column in ("expression", "predicted"):
             if column not in table:
@@ -142,7 +143,7 @@ def _labels_of(table: pd.DataFrame) -> tuple[Expression, ...]:
 
 
 def _probabilities(table: pd.DataFrame, scored: Sequence[Expression]) -> np.ndarray:
-    """Return the probabilities of the scored classes, normalized to 1 in each row that has them.
+    """Return the probabilities of the scored classes, normalized to sum to 1; NaN for a row that lacks one.
 
     Raises:
         ManifestError: If a cell is negative, infinite or text. Rows may sum to other values, such as 100.
@@ -162,5 +163,5 @@ def _probabilities(table: pd.DataFrame, scored: Sequence[Expression]) -> np.ndar
     total = shares.sum(axis=1, keepdims=True)
     # Do not divide rows that already sum to 1: rounding could make equal probabilities differ.
     total = np.where(np.isclose(total, 1, rtol=0, atol=1e-6), 1, total)
-    # If the scored classes have no probability at all, they are equally likely.
+    # If the probabilities of all scored classes are 0, treat these classes as equally likely.
     return np.where(total == 0, 1 / len(scored), shares / np.where(total == 0, 1, total))

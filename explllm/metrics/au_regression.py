@@ -74,10 +74,10 @@ def agreement_summary(agreement: Agreement, names: Sequence[str] = NAMES) -> dic
 
     Returns:
         ``mae`` (mean over the labeled units), ``icc``, ``ccc`` and ``pearson`` (means over the units for which they are
-        defined); None if no unit qualifies. ``faces``: labeled faces of the most labeled unit. ``by_unit``: ``faces``
-        and the four metrics by unit, None if undefined. ``left_out``: units without a correlation, because
-        their labels are constant or missing. ``constant_predictions``: units whose estimates are constant although the
-        labels vary; their correlations count as 0.
+        defined); None if no unit qualifies. ``faces``: number of labeled faces of the unit with the most labels.
+        ``by_unit``: ``faces`` and the four metrics by unit, None if undefined. ``left_out``: units without a
+        correlation, because their labels are constant or missing. ``constant_predictions``: units whose estimates are
+        constant although the labels vary; their correlations count as 0.
     """
     columns = {name: getattr(agreement, name) for name in MEASURES}
     labeled, varies = agreement.count > 0, ~agreement.constant_labels
@@ -136,7 +136,7 @@ class ActionUnitAgreement(Metric):
         return agreement_summary(_compute(self.sums, self.minimum, self.maximum), self.names)
 
     def _apply(self, fn: Callable[..., Any], *args: Any, **kwargs: Any) -> "ActionUnitAgreement":
-        """Move the state with `to()` of this module or of a parent, except to devices without float64."""
+        """Move the state when this module or a parent is moved, except to devices without float64."""
         if fn(torch.zeros(1)).device.type in _WITHOUT_FLOAT64:
             return self
         super()._apply(fn, *args, **kwargs)

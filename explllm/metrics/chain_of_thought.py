@@ -71,7 +71,7 @@ def text_counts(
     action_units: Sequence[float | None] | None,
     weights: Sequence[float] | None = None,
 ) -> TextCounts:
-    """Count one text.
+    """Return the counts for one text.
 
     Args:
         text: The chain of thought.
@@ -126,13 +126,14 @@ def summarize_counts(sums: TextCounts) -> dict[str, float | None]:
     """Compute the metrics from sums over texts.
 
     Returns:
-        ``count``, ``complete``, ``words`` (mean), ``over_limit``, ``agreement`` (of the conclusion with the label),
-        ``undecided``. For texts with key observations and an interpretation: ``self_contradiction``,
-        ``interpretation_denied`` and ``interpretation_unaffirmed``, shares of texts. For texts about faces with
-        measured action units: ``grounding_precision``, ``grounding_recall`` (of the active units),
-        ``grounding_recall_strong`` (of the units with an intensity of at least 0.3), ``grounding_f1`` (micro average
-        over all texts), ``unsupported`` (share of the claims that name an absent unit), ``side_errors`` (per text) and
-        ``intensity_agreement``. None if the denominator is 0.
+        ``count``; ``words``, the mean; ``complete``, ``over_limit`` and ``undecided``, shares of texts; ``agreement``,
+        the share of the texts with a label whose conclusion agrees with the label. For texts with key observations and
+        an interpretation: ``self_contradiction``, ``interpretation_denied`` and ``interpretation_unaffirmed``, shares
+        of texts. For texts about faces with measured action units: ``grounding_precision``, ``grounding_recall`` (of
+        the active units), ``grounding_recall_strong`` (of the units with an intensity of at least 0.3),
+        ``grounding_f1`` (micro average over all texts), ``unsupported`` (share of the claimed units whose intensity is
+        0), ``side_errors`` (per text) and ``intensity_agreement`` (mean share of the intensity words that fit). None if
+        the denominator is 0.
     """
     f1 = float(micro_f1(sums.claimed_active, sums.claimed, sums.recalled, sums.active))
     return {

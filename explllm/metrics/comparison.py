@@ -44,7 +44,7 @@ class Run:
 
 @dataclass(frozen=True)
 class Pair:
-    """Two runs, compared on the faces that are scored in both."""
+    """Two runs, compared on the faces that are scored in every compared run."""
 
     first: str
     second: str
@@ -81,11 +81,11 @@ class Comparison:
 
 
 def read_runs(folders: Sequence[str]) -> list[Run]:
-    """Read the test results of two or more runs; a run is named after its folder, or by its path if names repeat.
+    """Read the test results of two or more runs, named after their folders, or by their paths if folder names repeat.
 
     Raises:
-        InputError: If there are fewer than two different folders, a folder has no complete test results, or its metrics
-            and predictions come from different tests.
+        InputError: If there are fewer than two folders, a folder is given twice or has no complete test results, or its
+            metrics and predictions come from different tests.
     """
     paths = [Path(folder) for folder in folders]
     if len({path.resolve() for path in paths}) < max(len(paths), 2):
@@ -101,7 +101,7 @@ def compare_runs(runs: Sequence[Run]) -> Comparison:
     """Compare two or more runs.
 
     Raises:
-        InputError: If the runs were tested on different faces or with different labels.
+        InputError: If the runs were tested on different faces or with different labels, or no face is scored in all.
     """
     for other in runs[1:]:
         _check_same_faces(runs[0], other)

@@ -58,8 +58,8 @@ def recognition_metrics(answers: Answers, resamples: int = RESAMPLES, seed: int 
         ``macro_f1_interval``, 95% bootstrap intervals; ``confusion`` (rows: ``labels``; columns: ``labels``, then
         answers that name no class); ``left_out`` and ``dropped_labels`` as in `Answers`; ``with_probabilities``, the
         number of faces that have probabilities. Over these faces: ``nll``, ``brier``, ``ece``, ``reliability``,
-        ``auroc`` (mean over the classes) and ``auroc_left_out``, the classes without a defined area. These are None if
-        no face has probabilities.
+        ``auroc`` (mean over the classes) and ``auroc_left_out``, the classes without a defined area. If no face has
+        probabilities, ``auroc_left_out`` lists all classes and the others are None.
     """
     confusion = confusion_matrix(
         torch.from_numpy(answers.predictions), torch.from_numpy(answers.targets), len(answers.labels)
@@ -84,8 +84,9 @@ def recognition_metrics(answers: Answers, resamples: int = RESAMPLES, seed: int 
 def single_class_warning(metrics: Mapping[str, Any]) -> str | None:
     """Return a warning if a model predicts the same expression for nearly every face.
 
-    Return None if more than 2% of the answers differ from the most frequent one, or if macro recall is well above
-    chance. `metrics` is the result of `recognition_metrics` or `explllm.metrics.recognition.recognition_summary`.
+    Return None if more than 2% of the answers differ from the most frequent one, if macro recall exceeds 1.5 times
+    chance, or if fewer than two expressions occur. `metrics` is the result of `recognition_metrics` or
+    `explllm.metrics.recognition.recognition_summary`.
     """
     name, most = max(metrics["predictions"].items(), key=lambda pair: pair[1], default=("", 0))
     classes = sum(count > 0 for count in metrics["targets"].values())
@@ -134,16 +135,17 @@ def explanation_metrics(
 
 
 def best_and_worst_faces(table: pd.DataFrame, number: int) -> list[object]:
-    """Choose faces to show: alternately the most confident correct answers and the most confident errors.
+    """Choose faces to show: alternately correct answers and errors, the clearest cases first.
 
-    Faces with different true expressions are preferred, even over more confident answers.
+    The next correct answer is the one with the highest probability of the true label, the next error the one with the
+    lowest. A face whose true expression has not been shown yet takes precedence, even over the alternation.
 
     Args:
         table: Columns ``expression``, ``correct`` (bool) and ``truth_probability`` (of the true label).
-        number: Number of faces; if it is odd, there is one more correct answer than errors.
+        number: Maximum number of faces; if it is odd, correct answers get one more turn than errors.
 
     Returns:
-        Index labels of the table: correct answers, best first, then errors, worst first.
+        Index labels of the table: correct answers, then errors, both in the order in which they were chosen.
     """
     ordered = table.sort_values("truth_probability", kind="stable", ascending=False)
     best, worst = ordered[ordered["correct"]], ordered[~ordered["correct"]].iloc[::-1]

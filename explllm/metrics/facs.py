@@ -48,7 +48,7 @@ def facs_counts(active: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:
 
 
 def facs_f1(counts: torch.Tensor) -> torch.Tensor:
-    """Return the F1 of each unit from `facs_counts`, (K,) float64; NaN for a unit without faces and detections."""
+    """Return F1 by unit from `facs_counts`, (K,) float64; NaN for a unit that never occurs and is never detected."""
     true_positives, false_positives, false_negatives = counts.double()
     return 2 * true_positives / (2 * true_positives + false_positives + false_negatives)
 

@@ -34,7 +34,7 @@ from explllm.metrics.judges import RuleJudge, find_judge
 _log = logging.getLogger(__name__)
 
 UNCALIBRATED = 0.5
-"""Minimum probability of an active unit if there are no validation faces to choose a threshold on."""
+"""Minimum probability at which a unit counts as active if no validation face shows the unit."""
 
 
 @dataclass(frozen=True)
@@ -86,8 +86,8 @@ def claimed_intensities(text: str | None) -> list[float]:
         text: Any text; None for no answer.
 
     Returns:
-        24 intensities in FEAFA order: the midpoint of an intensity word's range, 1 for a claim without an intensity
-        word, 0 for units that are denied or not claimed.
+        24 intensities in FEAFA order, each the highest of the unit's claims: the midpoint of an intensity word's range,
+        or 1 for a claim without an intensity word; 0 for units that are only denied or not mentioned.
     """
     intensities = [0.0] * len(FEAFA)
     for claim in claims(text or ""):
@@ -101,9 +101,10 @@ def claimed_intensities(text: str | None) -> list[float]:
 def units_from_texts(texts: Sequence[str | None], truth: UnitTruth, active_from: float = STRONG) -> np.ndarray:
     """Detect action units in texts.
 
-    A FACS unit is active if the text lists its number or the lexicon finds a FEAFA counterpart on either side. A unit
-    whose number the text denies is inactive. An intensity word takes precedence over a number: "slight jaw drop (AU26)"
-    counts like "slight jaw drop". FEAFA units have sides, which FACS numbers do not specify, so only words count.
+    A FACS unit is active if the text lists its number, or if the lexicon finds a FEAFA counterpart on either side with
+    an intensity of at least `ACTIVE_FROM`. A unit whose number the text denies is inactive. An intensity word takes
+    precedence over a number: "slight jaw drop (AU26)" counts like "slight jaw drop". For FEAFA units, only words count:
+    these units have sides, which FACS numbers do not specify.
 
     Args:
         texts: N texts.
@@ -155,8 +156,9 @@ def choose_thresholds(probabilities: np.ndarray, truth: UnitTruth) -> np.ndarray
         truth: Their true units.
 
     Returns:
-        (K,) thresholds halfway between neighboring probabilities; NaN for a unit without an active validation face. If
-        several thresholds are equally good, the one closest to `UNCALIBRATED` is chosen.
+        (K,) thresholds: `UNCALIBRATED`, a value halfway between neighboring probabilities, or half the lowest
+        probability; of equally good values, the one closest to `UNCALIBRATED`. NaN for a unit that no validation face
+        with an answer shows.
     """
     thresholds = np.full(len(truth.names), np.nan)
     for unit in range(len(truth.names)):
@@ -189,18 +191,20 @@ def bench_metrics(
         answers: The answer table, in the order of the manifest's rows.
         labels: The expressions that the model chooses from. Faces with other expressions count as wrong, because all
             models of a benchmark are scored on the same faces.
-        validation: Validation faces and the model's answers about them, to choose thresholds on.
+        validation: Validation faces and the model's answers for these faces; thresholds are chosen on them.
         active_from: Minimum FEAFA intensity of an active unit.
-        judge: A registered judge that compares reasoning with the manifest's chains of thought.
+        judge: Name of a registered `RuleJudge`, which compares reasoning with the manifest's chains of thought; other
+            judges give no scores here.
 
     Returns:
         ``expression``: `recognition_metrics`, and ``not_a_label``, the number of faces of each expression that the
         model does not choose from. ``units_text`` and ``units_likelihood``: `unit_metrics`, the latter also with
         ``thresholds``; ``calibrated``, the units whose threshold was chosen on validation faces; ``unreadable``, the
         number of cells and values of ``p_active`` that are not probabilities. ``reasoning``: ``answered`` and
-        ``parsed`` (shares of faces), the metrics of `chain_of_thought_metrics` and the Exp-CoT Score. A part is omitted
-        if the model gives no such answers or, except for ``reasoning``, if the manifest lacks its labels. Without
-        reference texts, ``reasoning`` has no Exp-CoT Score.
+        ``parsed`` (shares of faces), the metrics of `chain_of_thought_metrics` and, if there are reference texts,
+        ``exp_cot_score``, ``judgments`` (the result of `explllm.metrics.exp_cot_score.exp_cot_score`) and ``judge``. A
+        part is omitted if the model gives no such answers or, except for ``reasoning``, if the manifest lacks its
+        labels.
     """
     metrics: dict[str, Any] = {}
     frame = manifest.frame
@@ -238,7 +242,7 @@ def _likely_units(answers: pd.DataFrame, truth: UnitTruth, chosen: Mapping[str, 
     probabilities, unreadable = _probabilities(answers, truth)
     if unreadable:
         _log.warning("%d cells or values of p_active are not probabilities; they count as missing.", unreadable)
-    # A face without an answer shows no unit: NaN is never above a threshold.
+    # A face without an answer counts as showing no unit: NaN is never above a threshold.
     active = probabilities >= np.array(list(thresholds.values()))
     return {
         **unit_metrics(active, truth),
@@ -282,7 +286,7 @@ def _texts(answers: pd.DataFrame, column: str) -> list[str | None] | None:
 
 
 def _probabilities(answers: pd.DataFrame, truth: UnitTruth) -> tuple[np.ndarray, int]:
-    """Return the probabilities (N, K), NaN where there are none, and the number of unreadable cells and values."""
+    """Return the probabilities (N, K), NaN if missing or unreadable, and the number of unreadable cells and values."""
     probabilities = np.full((len(answers), len(truth.names)), np.nan)
     if "p_active" not in answers:
         return probabilities, 0

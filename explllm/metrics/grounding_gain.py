@@ -45,7 +45,7 @@ def grounding_gain(
     Returns:
         ``grounding_gain``, ``grounding_gain_interval`` (95%), ``grounding_f1_own``, ``grounding_f1_swapped`` and
         ``grounding_gain_faces``, the number of faces that could be compared. All but the last are None if no two faces
-        with measured action units have the same predicted class.
+        with measured action units have the same predicted class, or if nothing is claimed and no unit is active.
     """
     classes: dict[Expression | None, list[int]] = defaultdict(list)
     for row, (text, label, units) in enumerate(zip(texts, labels, action_units, strict=True)):
@@ -103,7 +103,7 @@ def micro_f1(supported: ArrayLike, claimed: ArrayLike, recalled: ArrayLike, acti
         active: Denominator of recall.
 
     Returns:
-        F1, in the shape of the sums; 0 if nothing is both claimed and active, NaN if nothing is claimed or active.
+        F1, in the shape of the sums; 0 if nothing is both claimed and active, NaN if both denominators are 0.
     """
     supported, claimed, recalled, active = map(np.asarray, (supported, claimed, recalled, active))
     with np.errstate(invalid="ignore", divide="ignore"):

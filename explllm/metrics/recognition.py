@@ -45,7 +45,7 @@ def precision_by_class(confusion: torch.Tensor) -> torch.Tensor:
 
 
 def f1_by_class(confusion: torch.Tensor) -> torch.Tensor:
-    """Return the F1 of each class, (K,) float64; NaN for a class without faces and predictions."""
+    """Return the F1 of each class, (K,) float64; NaN for a class that never occurs and is never predicted."""
     return 2 * confusion.diag().double() / (confusion.sum(1) + confusion[:, : len(confusion)].sum(0))
 
 

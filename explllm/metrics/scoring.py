@@ -54,17 +54,19 @@ def score_table(
         judge: A judge that needs no server, or the settings of the language model that judges.
         out: JSON Lines file for the metrics of each text, if any.
         ledger: SQLite file that records the judge's answers, so none is paid for twice; required with a language model.
-        redo: "failed" to discard the recorded answers about texts that were not judged, and ask again.
+        redo: "failed" to discard the recorded answers for texts that could not be judged, and ask again.
         reliability: Weights and thresholds of the measured units in the grounding metrics.
 
     Returns:
         The values of `explllm.metrics.chain_of_thought.summarize_counts` and
-        `explllm.metrics.grounding_gain.grounding_gain`; ``recognition`` if there are labels; ``exp_cot_score``,
-        ``judge``, ``judge_cost``, ``not_judged`` and ``not_judged_because`` if texts were judged. Answers received
-        before the budget ran out or the server refused further requests are kept.
+        `explllm.metrics.grounding_gain.grounding_gain`; ``recognition`` if there are labels; with reference texts also
+        ``judge``, ``judge_cost`` (USD), ``judge_ledger``, ``not_judged``, ``not_judged_because``, ``without_reference``
+        (number of texts), ``joined_by_file_name`` (number of texts) and, if any text was judged, ``exp_cot_score``.
+        Answers received before the budget ran out or the server refused further requests are kept.
 
     Raises:
-        InputError: If a table lacks a column, no face is in both tables, or the server refuses the first request.
+        InputError: If a table lacks a column, no face is in both tables, the judge is a language model and there are
+            no reference texts, or its server fails `ChatClient.check`.
     """
     table = read_table(generated)
     texts = list(records(table))
@@ -116,7 +118,7 @@ async def _judge(
     ledger_file: Path | None,
     redo: Literal["failed"] | None,
 ) -> tuple[list[Judgment | str], str, float]:
-    """Return the judgments, the judge's name, and the cost in the ledger in USD."""
+    """Return the judgments (or why they are missing), the judge's name, and the cost of the whole ledger in USD."""
     bar = ProgressBar("judging", len(pairs))
     if isinstance(judge, Judge):
         with bar:
@@ -162,7 +164,7 @@ async def _one(
 
 
 def _pairs(texts: Sequence[Record], generated: Path, reference: Path | None) -> tuple[list[tuple[Record, Record]], int]:
-    """Join texts with the rows of the reference; return the pairs, and the number joined only by file name."""
+    """Join texts with the reference, or else their own references; also return how many only a file name joined."""
     if reference is None:
         own = ((text, text.reference) for text in texts)
         return [(text, Record(text.image, text.box, other)) for text, other in own if other is not None], 0
@@ -242,7 +244,7 @@ def _recognition(table: Manifest) -> dict[str, Any]:
 
 
 def _labels(frame: Any) -> tuple[Expression, ...] | None:
-    """Return the classes: those of the table's label set or probabilities, else all that occur in the table."""
+    """Return the classes of the table's only label set, None to use its probability columns, else all that occur."""
     named = sorted(set(frame["label_set"].dropna())) if "label_set" in frame else []
     if len(named) == 1:
         return tuple(LabelSet.by_name(named[0]))
@@ -255,7 +257,7 @@ def _labels(frame: Any) -> tuple[Expression, ...] | None:
 def _write(
     out: Path, texts: Sequence[Record], counts: Sequence[TextCounts], judgments: dict[str, Judgment | str]
 ) -> None:
-    """Write one line per text with its metrics, and its scores if it was judged."""
+    """Write one JSON line per text: its metrics, and its scores or the reason why it could not be judged."""
     with atomic_write(out) as temporary, temporary.open("w", encoding="utf-8") as stream:
         for text, count in zip(texts, counts, strict=True):
             values: dict[str, Any] = {"image": text.image}

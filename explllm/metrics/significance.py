@@ -39,7 +39,7 @@ def mcnemar(only_first: int, only_second: int) -> McNemar:
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Return p-values corrected for multiple comparisons by the Holm-Bonferroni method (Holm 1979), in their order."""
+    """Return p-values corrected for multiple comparisons by Holm's method (Holm 1979), in the order of `p_values`."""
     corrected, highest = [0.0] * len(p_values), 0.0
     for rank, index in enumerate(sorted(range(len(p_values)), key=p_values.__getitem__)):
         highest = max(highest, min(1.0, (len(p_values) - rank) * p_values[index]))

@@ -22,7 +22,7 @@ _UNDEFINED = "-"
 
 
 def print_agreement(console: Console, metrics: Mapping[str, Any], stage: str = "test") -> None:
-    """Print the values of `agreement_summary`: metrics by unit, means, and the units that the means leave out."""
+    """Print the values of `agreement_summary`: metrics by unit, means, and units with constant labels or estimates."""
     means = ", ".join(f"{title} {_format(metrics[name])}" for name, title in MEASURES.items())
     console.print(f"[bold]{stage} {means}[/bold], on {metrics['faces']} faces", highlight=False, soft_wrap=True)
     table = Table("action unit", title=f"by unit, {stage}")
@@ -69,7 +69,7 @@ def print_facs(console: Console, metrics: Mapping[str, Any], stage: str = "test"
 
 
 def write_agreement(path: Path, metrics: Mapping[str, Any]) -> None:
-    """Write the metrics by unit as CSV: unit, facs, faces, mae, icc, ccc, pearson; empty if undefined."""
+    """Write the metrics by unit as CSV: unit, facs, faces, mae, icc, ccc, pearson; undefined values are empty."""
     table = pd.DataFrame.from_dict(metrics["by_unit"], orient="index", columns=["faces", *MEASURES])
     table.insert(0, "facs", [FACS_CODES[name] for name in table.index])
     with atomic_write(path) as partial:
@@ -77,7 +77,7 @@ def write_agreement(path: Path, metrics: Mapping[str, Any]) -> None:
 
 
 def agreement_plot(metrics: Mapping[str, Any]) -> Plot:
-    """Draw Pearson's correlation and CCC by unit, from the values of `agreement_summary`."""
+    """Return a plot of Pearson's correlation and CCC by unit, from the values of `agreement_summary`."""
     return Plot(
         "action_units",
         "Action units",

@@ -53,7 +53,10 @@ def summary_rows(rows: Sequence[BenchRow]) -> list[list[str]]:
 
 
 def unit_rows(rows: Sequence[BenchRow], part: str) -> list[list[str]]:
-    """Return the F1 of each unit: unit, number of faces that show it, then the F1 of each model."""
+    """Return one table row per unit: its name, the number of faces that show it, then the F1 of each model.
+
+    `part` is ``units_text`` or ``units_likelihood``. The result is empty if no model has this part.
+    """
     scored = [row.metrics[part] for row in rows if part in row.metrics]
     if not scored:
         return []
@@ -74,8 +77,9 @@ def write_bench(rows: Sequence[BenchRow], report: dict[str, Any], note: str, out
 
     Args:
         rows: The models.
-        report: ``manifest``, ``split``, ``faces``, ``active_from``, ``validation`` (number of ``faces``, and of those
-            ``left_out``) and ``pending``, the names of models not run yet.
+        report: ``manifest``, ``split``, ``faces`` (their number), ``active_from``, ``validation`` (numbers of
+            validation faces used, ``faces``, and left out, ``left_out``), and ``pending``, the names of models that
+            have not been run yet.
         note: A caveat about the faces; may be empty.
         out: The folder.
     """

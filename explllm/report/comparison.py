@@ -44,7 +44,7 @@ def _shown(metrics: dict[str, Any], name: str) -> str:
 
 
 def pair_sentences(comparison: Comparison) -> list[str]:
-    """Return a sentence for each pair that states whether the runs differ significantly."""
+    """Return two sentences for each pair: whether the runs differ significantly, and how many faces each recognizes."""
     count, sentences = len(comparison.pairs), []
     for pair in comparison.pairs:
         corrected = f", {_p(pair.corrected)} corrected for {count} pairs" if count > 1 else ""
@@ -65,7 +65,7 @@ def _p(value: float) -> str:
 
 
 def write_comparison(comparison: Comparison, folder: Path) -> None:
-    """Write ``compare.html`` and ``compare.csv`` to a folder."""
+    """Write ``compare.html``, and ``compare.csv`` with the faces on which the answers differ, to a folder."""
     differing = comparison.differing
     with atomic_write(folder / "compare.csv") as temporary:
         differing.to_csv(temporary, index=False)

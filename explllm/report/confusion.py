@@ -34,15 +34,15 @@ class ScoredFace:
     name: str
     """The image's path in the data."""
     row: str
-    """The true label."""
+    """Row of the matrix; in a confusion matrix, the true label."""
     column: str
-    """In a confusion matrix, the model's answer, or `NO_LABEL_COLUMN`."""
+    """Column of the matrix; in a confusion matrix, the model's answer or `NO_LABEL_COLUMN`."""
     lines: Sequence[tuple[str, str]]
-    """Lines of text below the face, each with its CSS class."""
+    """Lines below the face: for each, a CSS class, which may be empty, and the text."""
     box: Sequence[float] | None = None
     """Face box in the image."""
     margin: float = DEFAULT_MARGIN
-    """Margin around the box that the model used."""
+    """Margin that was added around the box for the model."""
 
 
 @dataclass(frozen=True)

@@ -95,7 +95,7 @@ class ExplainedFace:
     box: Sequence[float] | None = None
     """Face box in the image: x, y, width, height in pixels; None if the image is a face crop."""
     margin: float = DEFAULT_MARGIN
-    """Margin around the box that the model used; see `explllm.faces.crop.face_crop`."""
+    """Margin that was added around the box for the model; see `explllm.faces.crop.face_crop`."""
     scores: str = ""
     """A judge's scores of the explanation, as a sentence; empty if there are none."""
 
@@ -179,7 +179,7 @@ def thumbnail_url(path: Path, size: int, box: Sequence[float] | None = None, mar
         margin: Margin around the box, as for `explllm.faces.crop.face_crop`.
 
     Raises:
-        ImageError: If the image cannot be read or the box does not fit it.
+        ImageError: If the image cannot be read, or the box lies outside the image or is far larger than it.
         MissingPathError: If the file does not exist.
     """
     return jpeg_url(load_face(path, box, margin, max_size=size))

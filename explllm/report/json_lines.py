@@ -14,7 +14,7 @@ from explllm.report.picture import PicturedFace
 
 
 def explain_schema() -> dict[str, Any]:
-    """Return the JSON Schema of one line."""
+    """Return the JSON Schema of one line: a face, a picture without a face, or an unreadable picture."""
     schema: dict[str, Any] = json.loads((files("explllm.report") / "schemas/explain.schema.json").read_text("utf-8"))
     return schema
 
@@ -50,7 +50,8 @@ def table_row(record: dict[str, Any]) -> dict[str, Any]:
     """Return a JSON object of a face as a row of a table, with one value per column.
 
     Probabilities become the columns ``p_NAME``, the box becomes ``x``, ``y``, ``w`` and ``h``, each action unit becomes
-    a column, and claims become one count per status. Warnings are joined.
+    a column, and claims become one count per status. Warnings and self-contradictions are joined; the table of FACS
+    codes is omitted.
     """
     row: dict[str, Any] = {}
     for key, value in record.items():

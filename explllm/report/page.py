@@ -18,7 +18,7 @@ from explllm.report.published import PUBLISHED
 __all__ = ["ExplainedFace", "MetricCard", "Section", "render_page", "write_report"]
 
 PLOTS = "plots"
-"""Name of the folder next to the page that holds the plots as PNG files."""
+"""Name of the folder for the plots as PNG files, next to the page."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class MetricCard:
     note: str = ""
     """Small print below the value: an interval, a unit, a source."""
     key: str = ""
-    """The metric's key in ``metrics.json``, for programs that read the page."""
+    """The metric's key in ``metrics.json``, for programs that read the page; empty to omit it."""
 
 
 @dataclass(frozen=True)
@@ -61,13 +61,13 @@ def write_report(
     """Write the page of a test atomically, and its plots as PNG files to the folder ``plots`` beside the page.
 
     Args:
-        path: The file.
+        path: The HTML file.
         name: The run's name.
         metrics: The content of ``metrics.json``, with the values of
             `explllm.metrics.evaluation.recognition_metrics` under ``test/``.
         faces: Explained faces to show.
         sections: Additional sections, between the metrics and the faces.
-        tested: All faces of the test; the cells of the confusion matrix link to them.
+        tested: The scored faces of the test; the cells of the confusion matrix show as many of them as fit.
     """
     test_metrics = {key.removeprefix("test/"): value for key, value in metrics.items() if key.startswith("test/")}
     plots = recognition_plots(test_metrics)

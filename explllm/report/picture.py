@@ -42,11 +42,11 @@ class PicturedFace:
     action_units_source: str | None = None
     """The estimator's name."""
     warnings: Sequence[str] = ()
-    """Reasons to doubt the result that concern the picture, such as that it does not look like a face crop."""
+    """Warnings about the picture: for example, that it does not look like a face crop."""
 
     @cached_property
     def review(self) -> Review | None:
-        """The explanation's claims, compared with `action_units`, and contradictions; None without an explanation."""
+        """The explanation's claims, compared with `action_units`, and its contradictions; None without a text."""
         if self.cot is None:
             return None
         return review_explanation(self.cot, self.recognition.expression, self.action_units)
@@ -117,7 +117,7 @@ def _photograph(photograph: Image.Image, faces: Sequence[PicturedFace]) -> Image
         label = f"{number} {face.recognition.expression} {face.recognition.confidence:.0%}"
         wide = draw.textlength(label, font) + 10
         left = min(max(x - 1, 0), max(resized.width - wide, 0))
-        # Above the box, or inside it if the box touches the top of the photograph.
+        # Above the box, or inside it if there is too little room above.
         top = y - 25 if y >= 25 else y
         draw.rectangle((left, top, left + wide, top + 25), fill=_color(number))
         draw.text((left + 5, top + 2), label, fill=_PAPER, font=font)
@@ -155,7 +155,7 @@ def _explained(number: int, face: PicturedFace) -> Image.Image:
 
 
 def _checks(face: PicturedFace) -> list[tuple[str, tuple[int, int, int]]]:
-    """Return the lines below the text: claims by status, then warnings, each with its color."""
+    """Return the colored lines below the text: the claims by status, if units were measured, then the warnings."""
     lines: list[tuple[str, tuple[int, int, int]]] = []
     if face.action_units is not None and face.review is not None:
         colors: dict[ClaimStatus, tuple[int, int, int]] = {

@@ -75,7 +75,7 @@ def write_plots(folder: Path, plots: list[Plot]) -> None:
 
 
 def recognition_plots(metrics: Mapping[str, Any]) -> list[Plot]:
-    """Return the confusion matrix, metrics and predictions by class and, if possible, the reliability diagram.
+    """Return plots of the confusion matrix, the metrics by class, the reliability (if known), and the predictions.
 
     `metrics` is the result of `explllm.metrics.evaluation.recognition_metrics`.
     """

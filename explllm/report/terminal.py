@@ -92,9 +92,9 @@ def print_explained(
     cot: ChainOfThought | None,
     training_data_note: str | None = None,
 ) -> None:
-    """Print one face: a panel with its explanation, or a line without one.
+    """Print one face: a panel with its explanation or, if `cot` is None, one line with the most likely expressions.
 
-    The title shows the true label, if known, and warns if the model was trained on drawn faces.
+    The panel's title shows the true label, if known, and warns if the model was trained on drawn faces.
     """
     likely = ", ".join(f"{label} {probability:.1%}" for label, probability in most_likely(recognition))
     label = "" if expression is None else f"  (labeled {expression})"

@@ -15,8 +15,8 @@ a judge, put a file into this folder; every module here is imported when a judge
             share = len(mine & theirs) / max(len(mine | theirs), 1)
             return Judgment(MAX_SCORE * share, MAX_SCORE * share, MAX_SCORE * (share > 0.5))
 
-`explllm score TABLE --reference REFERENCE --judge overlap` then uses it. A name that is not registered is taken as a
-model on an OpenAI-compatible server; see `explllm.metrics.judges.chat`.
+`explllm score TABLE --reference REFERENCE --judge overlap` then uses it. A name that is not registered is taken to
+be a model on an OpenAI-compatible server; see `explllm.metrics.judges.chat`.
 """
 
 import pkgutil
@@ -38,10 +38,10 @@ class Judge(ABC):
 
     @abstractmethod
     async def judge(self, generated: str, reference: str, scope: str) -> Judgment:
-        """Return the scores of a generated text, compared with a reference; `scope` is the face's key in the ledger.
+        """Return the scores of a generated text, compared with a reference; `scope` identifies the face in the ledger.
 
         Raises:
-            ChatFailure: If a server returns no answer that can be parsed.
+            ChatFailure: If a request to a server fails permanently, or no answer can be parsed.
         """
 
 

@@ -17,7 +17,8 @@ _ONE_UNGRADED = 0.75
 """Similarity of two claims about a unit if only one has an intensity word."""
 
 _SLOPE = 2.0
-"""Loss of similarity per unit of intensity. Words half the scale apart, such as "slight" and "strong", do not match."""
+"""Loss of similarity per unit of intensity. Words half the scale or more apart, such as "slight" and "strong", do not
+match."""
 
 _OPPOSITE = 0.35
 """Minimum difference between two intensities at which one contradicts the other: "slight" and "marked", for example."""
@@ -35,8 +36,9 @@ class OfflineJudge(RuleJudge):
       two intensities: max(0, 1 - 2 |a - b|), where a and b are the midpoints of the ranges of the intensity words
       (averaged if a unit is graded several times); 1 if neither has an intensity word; 0.75 if only one has. If one
       side is claimed more often than the other, this counts as one extra claim about which side moves more.
-      A unit is contradicted if the generated text denies it, claims the other side instead, or gives an intensity at
-      least 0.35 away. A unit that the generated text merely omits is not contradicted.
+      A unit is contradicted if the generated text denies and never claims it (unless the reference denies it, too),
+      claims the other side instead, or gives an intensity at least 0.35 away. A unit that the generated text merely
+      omits is not contradicted.
     - Interpretation: 5 times the F1 of the expressions that the two sections name and do not deny, times the share of
       units not contradicted, because an interpretation of denied observations has no support.
     - Conclusion: 5 if both conclude the same expression, else 0. Only the conclusions themselves count, unless the
@@ -44,7 +46,7 @@ class OfflineJudge(RuleJudge):
       reference names one.
 
     A section that has a title in the reference must have its title in the generated text too, unless that text has no
-    titles at all. Otherwise the section counts as missing, and a missing section scores 0.
+    titles at all. Otherwise the section counts as missing; a section that only one text has scores 0.
     """
 
     name = "offline (rules: action units claimed, expressions named)"
@@ -61,7 +63,10 @@ class OfflineJudge(RuleJudge):
 
 
 def _sections(generated: str, reference: str) -> tuple[ChainOfThought, ChainOfThought]:
-    """Split both texts in the same way: by titles if the reference has them, else as `ChainOfThought.parse` does."""
+    """Split both texts: sections with a title in the reference by titles, others as `ChainOfThought.parse` does.
+
+    If the generated text has no titles, `ChainOfThought.parse` splits all sections of both texts.
+    """
     mine, theirs = ChainOfThought.parse(generated), ChainOfThought.parse(reference)
     titled_mine = ChainOfThought.parse(generated, recover=False)
     titled_theirs = ChainOfThought.parse(reference, recover=False)
@@ -80,7 +85,7 @@ def _prefer_titled(reference: ChainOfThought, titled: ChainOfThought, recovered:
 
 
 def _observations(mine: str, theirs: str) -> tuple[float, float]:
-    """Return the agreement of two sections, and the share of the reference's units that the first one contradicts."""
+    """Return the agreement of two sections, and the share of the units in `theirs` that `mine` contradicts."""
     if bool(mine) != bool(theirs):
         return 0.0, 0.0
     my_claims, their_claims = claims(mine), claims(theirs)
@@ -100,7 +105,10 @@ Intensities = dict[tuple[int, bool], float | None]
 
 
 def _is_contradicted(unit: int, mine: Intensities, theirs: Intensities) -> bool:
-    """Return whether a unit of the reference is claimed on the other side only, or with an opposite intensity."""
+    """Return whether `mine` claims a unit of `theirs` on the other side only, or with an opposite intensity.
+
+    Claims about which side moves more are compared in the same way.
+    """
     mirror = FEAFA[unit].mirror
     if mirror != unit:
         for more in (False, True):
