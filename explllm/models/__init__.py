@@ -10,7 +10,8 @@ An image and a conversation pass through the parts in this order::
 - `feallm`: FEALLM's local clue aggregator and multi-perspective projector, which replace ExpLLM's projector.
 - `vision`: token features of any encoder, and the projector; `conv_encoder`: a small encoder to train from scratch.
 - `parts`: how each part is trained and which weights are saved; `lora`: adapters; `loss`: the training loss.
-- `generation`: label likelihoods and chains of thought, from `label_scoring` and `decoding` (with `drafts`).
+- `generation`: label likelihoods and chains of thought, from `label_scoring` and `decoding` (`cache`, `drafts`).
+- `fast_linear`, `last_layer`, `kernels`: faster computation.
 - `settings`: settings and presets; `build`: new models; `pretrained`: base weights; `storage`: model folders.
 - `known`: the model that comes with the package, and downloads of published weights.
 - `released`: conversion of checkpoints in the authors' format.
@@ -23,7 +24,7 @@ import logging
 
 import lazy_loader
 
-# peft imports bitsandbytes if it is installed, which then warns that an optional CPU kernel is missing.
+# peft imports bitsandbytes if it is installed, and bitsandbytes then warns that an optional CPU kernel is missing.
 logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
 
 __getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

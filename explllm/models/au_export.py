@@ -32,7 +32,7 @@ _MAX_BYTES = 1.9e9
 
 
 def export_onnx(model: ActionUnitRegressor, path: str | PathLike[str], faces: torch.Tensor | None = None) -> float:
-    """Export a model to ONNX, read it back, and compare the estimates.
+    """Export a model to ONNX, read the file back, and compare its estimates with the model's.
 
     The batch size is dynamic; height and width are fixed. The file's metadata contains the units' names
     (``action_units``, JSON), the fields of the `explllm.faces.pixels.ImagePreset` (``image``, JSON) and its name

@@ -38,7 +38,7 @@ class RegressorSettings:
     vision_revision: str | None = None
     """Revision of the encoder on the hub."""
     vision_train: Train = "lora"
-    """How the encoder is trained."""
+    """How the encoder is trained: ``frozen``, ``lora`` or ``full``."""
     vision_lora: LoraSettings = field(default_factory=LoraSettings)
     """LoRA in the encoder, if `vision_train` is ``lora``."""
     image_preset: str = "dinov2"
@@ -57,19 +57,19 @@ class RegressorConfig(PreTrainedConfig):
     sub_configs = {"vision_config": AutoConfig}  # noqa: RUF012  (the form that transformers expects)
 
     vision_config: Any = None
-    """Architecture of the encoder: any that `AutoModel` supports."""
+    """Configuration of the encoder, of any type that `AutoModel` supports."""
     vision_base: str | None = None
-    """Hugging Face name or folder of the encoder's base weights; None if this model's files contain them."""
+    """Hugging Face name or folder of the encoder's base weights; None for an encoder that began with random weights."""
     vision_revision: str | None = None
     """Revision of `vision_base` on the hub."""
     vision_train: Train = "lora"
-    """How the encoder is trained."""
+    """How the encoder is trained: ``frozen``, ``lora`` or ``full``."""
     vision_lora: dict[str, Any] | None = None
     """Fields of `explllm.models.lora.LoraSettings`."""
     image: dict[str, Any] | None = None
     """Fields of `explllm.faces.pixels.ImagePreset`."""
     image_preset: str = "dinov2"
-    """The preset's name, for `explllm aus --preset`."""
+    """Name of the image preset, which the ONNX file's metadata also contains."""
     margin: float | None = None
     """Margin around the face boxes of the training data, as in `explllm.faces.crop.face_crop`; None if unknown."""
     training_data_note: str | None = None
@@ -175,7 +175,7 @@ class ActionUnitRegressor(MultiPartModel):
         """Estimate intensities from each image and its mirror image.
 
         The result is the mean of both estimates, with left and right swapped in the second. A flipped image therefore
-        gives exactly the flipped estimate.
+        gives exactly the same estimate with left and right swapped.
 
         Args:
             pixel_values: (B, 3, H, W), as prepared by `image`.
@@ -197,6 +197,7 @@ class ActionUnitRegressor(MultiPartModel):
             24 intensities in [0, 1] per image, in FEAFA's order.
 
         Raises:
+            MissingPathError: If an image does not exist.
             ImageError: If an image cannot be read.
         """
         batch = list(as_images(images)[0])
@@ -211,7 +212,7 @@ def regressor_config(settings: RegressorSettings) -> RegressorConfig:
     """Create a configuration, without loading weights.
 
     Args:
-        settings: The parts.
+        settings: Settings of the model.
 
     Returns:
         The configuration.
@@ -263,13 +264,14 @@ def build_regressor_on_meta(settings: RegressorSettings) -> ActionUnitRegressor:
     """Create a model on the meta device: all parts and shapes, without weights. The default encoder needs no download.
 
     Args:
-        settings: The parts.
+        settings: Settings of the model.
 
     Returns:
         The model, without weights.
 
     Raises:
         ConfigError: If a part is unknown, or parts do not fit each other.
+        CheckpointError: If the configuration of a pretrained encoder cannot be read.
     """
     vision, _ = part_config(architecture(settings.vision), settings.vision_revision, "vision")
     fields: dict[str, Any] = {

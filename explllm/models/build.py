@@ -43,15 +43,17 @@ def build_config(settings: NetworkSettings, init_from: str | PathLike[str] | Non
     """Create the configuration and the tokenizer of a new model, without loading weights.
 
     Args:
-        settings: The parts.
-        init_from: Folder of the model to start from. Its preprocessing and chat format apply unless they are set.
+        settings: Settings of the model.
+        init_from: Folder of the model to start from. Its chat format applies unless `chat_format` is set, and its
+            preprocessing unless `image_preset` or `image_size` is set.
 
     Returns:
         The configuration and its tokenizer.
 
     Raises:
-        ConfigError: If a part is unknown, or parts do not fit each other.
-        CheckpointError: If the configuration or tokenizer of a pretrained part cannot be read.
+        ConfigError: If a part is unknown, parts do not fit each other, or a pretrained tokenizer cannot be loaded.
+        MissingPathError: If `init_from` contains no model.
+        CheckpointError: If the configuration of a pretrained part or in `init_from` cannot be read.
     """
     inherited = None if init_from is None else storage.read_config(Path(init_from))
     if inherited is not None and settings.chat_format is None:
@@ -135,7 +137,7 @@ def build(
     """Create a new model. Pretrained parts are loaded; other weights are random (seed PyTorch first).
 
     Args:
-        settings: The parts.
+        settings: Settings of the model.
         prepared: The result of `build_config` for these settings; by default it is computed here.
         keep_file_dtype: Keep base weights in the data type of their files, regardless of `base_dtype` and of whether
             they are trained. Such weights are memory-mapped and take no extra memory.
@@ -144,7 +146,7 @@ def build(
         The model, in evaluation mode.
 
     Raises:
-        ConfigError: If parts do not fit each other.
+        ConfigError: If a part is unknown, parts do not fit each other, or 4-bit weights are not available.
         CheckpointError: If a pretrained part cannot be loaded.
     """
     settings = settings.resolved()
@@ -174,7 +176,7 @@ def build_on_meta(settings: NetworkSettings) -> ExpLLM:
     The model's tokenizer is a placeholder, since a pretrained tokenizer would need a download.
 
     Args:
-        settings: The parts.
+        settings: Settings of the model.
 
     Returns:
         The model, without weights.
@@ -192,7 +194,7 @@ def build_on_meta(settings: NetworkSettings) -> ExpLLM:
         language=config_fields(language),
         vision_revision=None,
         language_revision=None,
-        # The placeholder tokenizer has no template.
+        # The placeholder tokenizer has no template of its own.
         chat_format="vicuna" if settings.chat_format == NATIVE else settings.chat_format,
     )
     if settings.image_preset == NATIVE:
@@ -206,21 +208,21 @@ def build_on_meta(settings: NetworkSettings) -> ExpLLM:
 
 
 def architecture(part: str | dict[str, Any] | None) -> str | dict[str, Any] | None:
-    """Return the configuration fields of a preset's base model, and any other part unchanged."""
+    """Return the configuration fields of a part that is a preset's base model; return any other part unchanged."""
     return dict(ARCHITECTURES[part]) if isinstance(part, str) and part in ARCHITECTURES else part
 
 
 def config_fields(config: PreTrainedConfig) -> dict[str, Any]:
-    """Return the configuration fields of a part, for random weights."""
+    """Return a configuration as the fields that settings accept for a part with random weights."""
     return {**config.to_dict(), "model_type": config.model_type}
 
 
 def small_tokenizer(vocabulary: int, chat_format: str) -> PreTrainedTokenizerBase:
-    """Train a tokenizer on texts from the rule-based writer, for models with random weights.
+    """Train a tokenizer on the prompts and on texts from the rule-based writer, for models with random weights.
 
     Args:
         vocabulary: Maximum vocabulary size.
-        chat_format: The chat format.
+        chat_format: One of `explllm.conversation.messages.TEMPLATES`.
 
     Returns:
         The tokenizer. The same arguments always give the same tokenizer.
@@ -253,7 +255,7 @@ def part_config(
         The configuration, and the name (None for random weights).
 
     Raises:
-        ConfigError: If `model_type` is unknown.
+        ConfigError: If `model_type` or another field is unknown, or a value is invalid.
         CheckpointError: If the configuration of a pretrained part cannot be read.
     """
     if isinstance(part, str):

@@ -56,7 +56,7 @@ class _PrefixLayer(CacheLayerMixin):
     def get_max_length(self) -> int:
         return -1
 
-    get_max_cache_shape = get_max_length  # its name in older releases
+    get_max_cache_shape = get_max_length  # the method's name in older releases of transformers
 
 
 class SlotCache(Cache):
@@ -64,7 +64,8 @@ class SlotCache(Cache):
 
     def __init__(self, rows: int, capacity: int) -> None:
         """Reserve rows and columns; the memory is allocated in the first pass."""
-        # A weak reference: the memory of a reference cycle is kept until Python's next full garbage collection.
+        # The layers get a weak reference, because a reference cycle would keep the memory until Python's next full
+        # garbage collection.
         self._weak = weakref.proxy(self)
         # pyrefly: ignore[bad-argument-type]
         super().__init__(layer_class_to_replicate=functools.partial(_SlotLayer, self._weak))
@@ -136,4 +137,4 @@ class _SlotLayer(CacheLayerMixin):
     def get_max_length(self) -> int:
         return self.cache.size[1]
 
-    get_max_cache_shape = get_max_length  # its name in older releases
+    get_max_cache_shape = get_max_length  # the method's name in older releases of transformers

@@ -1,4 +1,4 @@
-"""The configuration saved with a model."""
+"""`ExpLLMConfig`, the configuration saved with a model, and functions that read and check configurations."""
 
 import inspect
 import json
@@ -28,7 +28,7 @@ Train = Literal["frozen", "lora", "full"]
 """How a part is trained: not at all, only with LoRA, or in full."""
 
 Architecture = Literal["expllm", "feallm"]
-"""How an image becomes tokens for the language model: by linear layers, or by FEALLM's modules."""
+"""What turns an image into tokens for the language model, besides the encoder: linear layers or FEALLM's modules."""
 
 
 class ExpLLMConfig(PreTrainedConfig):
@@ -39,20 +39,20 @@ class ExpLLMConfig(PreTrainedConfig):
     sub_configs = {"vision_config": AutoConfig, "text_config": AutoConfig}  # noqa: RUF012  (the form that transformers expects)
 
     architecture: Architecture = "expllm"
-    """How an image becomes tokens for the language model."""
+    """What turns an image into tokens for the language model, besides the encoder; see `Architecture`."""
     feallm: dict[str, Any] | None = None
     """Fields of `explllm.models.feallm.FEALLMSettings`, if `architecture` is ``feallm``."""
     vision_config: Any = None
-    """Architecture of the vision encoder: any that `AutoModel` supports."""
+    """Configuration of the vision encoder, of any type that `AutoModel` supports."""
     text_config: Any = None
-    """Architecture of the language model: any that `AutoModelForCausalLM` supports."""
+    """Configuration of the language model, of any type that `AutoModelForCausalLM` supports."""
     vision_base: str | None = None
-    """Hugging Face name or folder of the encoder's base weights; None if this model's files contain them. The path of
-    a subfolder of the model's folder begins with ``./``."""
+    """Hugging Face name or folder of the encoder's base weights; a path that begins with ``./`` is relative to the
+    model's folder. None if ``model.safetensors`` contains all of the encoder's weights."""
     vision_revision: str | None = None
     """Revision of `vision_base` on the hub."""
     text_base: str | None = None
-    """Hugging Face name or folder of the language model's base weights; None if this model's files contain them."""
+    """Hugging Face name or folder of the language model's base weights, or None; see `vision_base`."""
     text_revision: str | None = None
     """Revision of `text_base` on the hub."""
     base_dtype: str | None = None
@@ -60,17 +60,18 @@ class ExpLLMConfig(PreTrainedConfig):
     load_in_4bit: bool = False
     """Whether the language model's base weights are quantized to 4-bit."""
     vision_train: Train = "lora"
-    """How the encoder is trained."""
+    """How the encoder is trained: ``frozen``, ``lora`` or ``full``."""
     projector_train: Train = "full"
     """Whether the projector is trained (``full``) or not (``frozen``)."""
     text_train: Train = "lora"
-    """How the language model is trained."""
+    """How the language model is trained: ``frozen``, ``lora`` or ``full``."""
     vision_feature_layer: int = -1
-    """Index of the encoder's hidden state used as features: -1 for the last, after the final norm."""
+    """Index of the encoder's hidden state used as features: -1 for the last, which in DINOv2 follows the final norm."""
     token_pooling: Literal["none", "2x2"] = "none"
     """Pooling of the image tokens; see `explllm.models.vision.image_features`."""
     vision_drop_path: float = 0.0
-    """Stochastic depth: share of samples whose residual an encoder block drops in training; see `BatchDropPath`."""
+    """Stochastic depth: share of samples for which each residual branch of the encoder is dropped in training; see
+    `explllm.models.vision.BatchDropPath`."""
     vision_lora: dict[str, Any] | None = None
     """Fields of `explllm.models.lora.LoraSettings` for the encoder."""
     text_lora: dict[str, Any] | None = None
@@ -83,11 +84,12 @@ class ExpLLMConfig(PreTrainedConfig):
     temperature: float = 1.0
     """Divisor that calibrates the log-probabilities of the labels (Guo et al. 2017, Section 4.2)."""
     average_flipped: bool = False
-    """Whether the encoder's features and the action units are means over the image and its mirror image."""
+    """Whether, except in training, the encoder's features and the estimates of the `action_unit_tokens` are means over
+    each image and its mirror image."""
     image: dict[str, Any] | None = None
     """Fields of `explllm.faces.pixels.ImagePreset`."""
     image_tokens: int = 256
-    """Number of tokens per image, including the action unit tokens."""
+    """Number of tokens per image, including FEALLM's token of local clues and the action unit tokens."""
     vision_width: int = 1024
     """Width of the encoder's features."""
     image_token_id: int = 32000
@@ -113,10 +115,10 @@ def joined_notes(*notes: str | None) -> str | None:
     """Join the training data notes of successive training runs of one model.
 
     Args:
-        *notes: Notes of whole sentences, the earliest run first; None or empty for no note.
+        *notes: One note per run, from the earliest, in whole sentences; None or empty for a run without a note.
 
     Returns:
-        Each sentence once, or None if every note is empty.
+        Each sentence once, joined by spaces, or None if no run has a note.
     """
     sentences = [sentence for note in notes if note for sentence in re.split(r"(?<=\.) ", note)]
     return " ".join(dict.fromkeys(sentences)) or None
@@ -209,9 +211,9 @@ _SETTINGS: Mapping[str, type] = {
 
 
 def _check_values(config: PreTrainedConfig) -> None:
-    """Raise a ValueError if a field of a configuration, or of the settings in it, has a wrong type or is out of range.
+    """Raise a ValueError if a field of a configuration, or of its nested settings, has a wrong type or value.
 
-    transformers does not check the names and values of fields that it does not know, so these are accepted.
+    Fields that the configuration's class does not declare are not checked: transformers stores them as they are.
     """
     fields = {name: getattr(config, name) for name in inspect.get_annotations(type(config))}
     _check_types(type(config), fields)
@@ -242,7 +244,10 @@ def _check_types(kind: type, fields: Mapping[str, Any], prefix: str = "") -> Non
 
 
 def _fits(value: Any, kind: Any) -> bool:
-    """Return whether a JSON value fits a type: a list fits a tuple, an integer fits a float, but NaN does not."""
+    """Return whether a JSON value fits a type.
+
+    A list may fit a tuple, and an integer fits a float; NaN and infinity do not.
+    """
     origin, arguments = get_origin(kind), get_args(kind)
     if kind is Any:
         return True

@@ -22,7 +22,7 @@ class ConvEncoderConfig(PreTrainedConfig):
     hidden_sizes: list[int] | tuple[int, ...] = (32, 64, 128, 256)
     """Channels after each block. Each block halves height and width; see `pool_last`."""
     depths: list[int] | tuple[int, ...] = (1, 1, 1, 1)
-    """Number of convolutions in each block; all but the first have a residual connection."""
+    """Number of convolutions in each block; all but the block's first have a residual connection."""
     pool_last: bool = True
     """Whether the last block halves height and width too."""
     dropout: float = 0.0
@@ -50,7 +50,7 @@ class ConvNorm(nn.Sequential):
 
 
 class ConvBlock(nn.Module):
-    """Convolutions with batch normalization, then max pooling by 2."""
+    """Convolutions with batch normalization and ReLU, then max pooling by 2 (unless `pool` is false) and dropout."""
 
     def __init__(self, channels_in: int, channels: int, depth: int, dropout: float, pool: bool = True) -> None:
         super().__init__()
@@ -60,7 +60,7 @@ class ConvBlock(nn.Module):
         self.dropout = nn.Dropout2d(dropout)
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
-        """Map (B, C, H, W) to (B, C', H/2, W/2)."""
+        """Map (B, C, H, W) to (B, C', H/2, W/2), or to (B, C', H, W) without pooling."""
         features = self.stem(features)
         for layer in self.residual:
             features = features.relu_()
@@ -102,7 +102,8 @@ class ConvEncoder(PreTrainedModel):
         """Encode images.
 
         Args:
-            pixel_values: (B, 3, H, W); H and W must be multiples of 2 ** (number of pooled blocks).
+            pixel_values: (B, 3, H, W). If H or W is not a multiple of 2 ** (number of blocks that pool), pooling
+                drops the last row or column of a feature map.
             output_hidden_states: Also return the input and the output of every block.
 
         Returns:

@@ -63,7 +63,8 @@ def attention_masks(
         seen: (R, C) or (1, C) positions of the columns.
 
     Returns:
-        The mask (R, 1, Q, C), or one mask per layer type if some layers attend only to a sliding window.
+        The mask (R, 1, Q, C), or one mask per layer type if the language model's configuration lists layer types and
+        its sliding window is shorter than C.
     """
     config = model.language.config
     window = getattr(config, "sliding_window", None) if getattr(config, "use_sliding_window", True) else None
@@ -86,7 +87,7 @@ def attention_masks(
 def enough_threads(model: "ExpLLM", tokens: int) -> Iterator[None]:
     """Use one CPU thread if the language model's next pass is small, such as a decoding step of a small model.
 
-    A thread that first uses torch inside this context stays limited to one CPU thread.
+    Any other Python thread that first uses torch while this context is active stays limited to one CPU thread.
 
     Args:
         model: The model.
@@ -112,7 +113,8 @@ def last_positions(tokens: torch.Tensor, count: int) -> torch.Tensor | int:
     """Return `logits_to_keep` for the last `count` positions of tokens (..., T); on a GPU, at least one position.
 
     Given a number, the language model takes a view of the states, and on a CPU the output layer would multiply the rows
-    of a batch one by one; indices avoid that. A GPU gets a number, because the states may be on another device.
+    of a batch one by one; indices avoid that. On a GPU, the result is a number, because the states may be on another
+    device than the tokens; the number 0 would keep all positions.
     """
     size = tokens.shape[-1]
     return torch.arange(size - count, size) if tokens.device.type == "cpu" else max(count, 1)
@@ -127,13 +129,14 @@ def prompt_logits(
     positions: torch.Tensor | None = None,
     keep: int = 0,
 ) -> torch.Tensor:
-    """Process one prompt for several faces; the tokens before the image, which all faces share, are processed once.
+    """Process one prompt for several faces; if it saves time, process the tokens before the image once for all faces.
 
     Args:
         model: The model. Its language model must accept any mask and positions.
         ids: (T,) token ids.
         image_embeds: (R, N, D).
-        decoder: Decoder that stores the keys and values of the new rows after its own; by default, they are not kept.
+        decoder: Decoder that stores the keys and values in new rows after its existing rows; by default, they are not
+            kept.
         visible: (1, 1, T, T), True where a token may attend to another; by default, attention is causal.
         positions: (1, T); by default 0 to T - 1.
         keep: Number of positions at the end whose logits are needed.
@@ -185,7 +188,7 @@ class Row:
     item: Any
     """The caller's data."""
     text: list[int]
-    """Token ids after the image: prompt and answer."""
+    """Token ids after the image: the rest of the prompt, then the answer so far."""
     prompt: int
     """Number of prompt tokens in `text`."""
     cached: int
@@ -208,7 +211,7 @@ class Decoder:
     size: int
     """Maximum number of rows."""
     capacity: int
-    """Columns of the cache: the maximum length of a prompt and its answer, in tokens."""
+    """Number of columns of the cache: at least the maximum length of a prompt and its answer, in tokens."""
     max_new_tokens: int
     """Maximum length of an answer, in tokens."""
     packs: bool = True
@@ -256,14 +259,14 @@ class Decoder:
         return len(self.prefix) if ids[: len(self.prefix)].tolist() == self.prefix else 0
 
     def select_new(self, count: int, start: int, length: int) -> SlotCache:
-        """Select columns `start` to `length` of new rows after the existing ones, and return the cache."""
+        """Select columns `start` to `length` - 1 of `count` new rows after the existing ones, and return the cache."""
         assert isinstance(self.cache, SlotCache)
         columns = torch.arange(start, length, device=self.model.device).expand(count, -1)
         self.cache.select(slice(len(self.rows), len(self.rows) + count), columns, length)
         return self.cache
 
     def add(self, rows: list[Row]) -> list[Row]:
-        """Add prefilled rows, process the rest of their prompts, and return the rows that are already finished."""
+        """Add prefilled rows and generate their first tokens; remove finished rows from the batch and return them."""
         first = len(self.rows)
         self.rows += rows
         return self._advance(first)

@@ -13,11 +13,11 @@ import torch
 _ORDERS = (4, 3, 2)
 """Context lengths in tokens that a prediction may be based on; the longest known context is used."""
 _MAX_ENTRIES = 50_000
-"""Maximum size of a saved table: 1 MB."""
+"""Maximum number of contexts in a saved table, which then takes about 1 MB."""
 _OBSERVED_SHARE = 0.9
 """Estimated probability that the model repeats what it wrote after the same context."""
 _MAX_OBSERVED = 200_000
-"""Maximum number of contexts remembered from generated texts."""
+"""When more contexts than this are remembered from generated texts, all of them are forgotten."""
 
 Context = tuple[int, ...]
 
@@ -59,7 +59,7 @@ class Drafts:
         Args:
             text: Token ids.
             count: Maximum number of tokens to predict.
-            confidence: Stop when the estimated probability that all of them are right falls below this value.
+            confidence: Stop when the estimated probability that all predicted tokens are right falls below this value.
 
         Returns:
             At most `count` token ids; none if the text ends in an unknown context.
@@ -82,11 +82,11 @@ class Drafts:
         return tokens[start:]
 
     def observe(self, text: Sequence[int], count: int) -> None:
-        """Remember the contexts of the last tokens of a generated text.
+        """Remember which token followed each of the last contexts in a generated text.
 
         Args:
             text: Token ids.
-            count: Number of new tokens at its end.
+            count: Number of new tokens at the end of the text.
         """
         if len(self._observed) > _MAX_OBSERVED:
             self._observed.clear()

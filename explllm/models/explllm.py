@@ -58,7 +58,8 @@ class ExpLLM(ExpLLMNetwork):
     def recognize(self, images: ImageSource | Iterable[ImageSource], batch_size: int = 16) -> Recognitions:
         """Recognize the expressions of faces.
 
-        The probability of a class is its whole label's likelihood, normalized over the classes; nothing is sampled.
+        The probability of a class is its whole label's likelihood, normalized over the classes and calibrated with the
+        configuration's `temperature`; nothing is sampled.
 
         Args:
             images: One image or any iterable of images, such as a generator. See `explllm.faces.images.ImageSource` for
@@ -185,7 +186,7 @@ class ExpLLM(ExpLLMNetwork):
             max_new_tokens: Maximum length of a text, in tokens; the language model's context length is another limit.
 
         Yields:
-            Pieces of text that join to the text of `explain`.
+            Pieces of text, which together form the text of the chain of thought that `explain` would return.
         """
         pixels = self.image(image).unsqueeze(0)
         label = self.recognize_pixels(pixels)[0].expression
@@ -267,7 +268,7 @@ class ExpLLM(ExpLLMNetwork):
                 saved.
             torch_dtype: The former name of `dtype`.
             device: Device of the weights; by default the CPU.
-            device_map: Placement of the language model by accelerate, such as ``auto``.
+            device_map: How accelerate places the language model, such as ``auto``.
             attn_implementation: Attention implementation of transformers: ``eager``, ``sdpa`` or ``flash_attention_2``.
             load_in_4bit: Quantize the language model's base weights to 4-bit (requires bitsandbytes); by default as
                 saved.

@@ -16,7 +16,7 @@ from torch.nn.functional import linear
 from explllm.models.lora import is_lora_layer, merged_weight
 
 _LARGE = 150_000
-"""Minimum number of weights in a layer for oneDNN to be faster; each of its calls has a higher fixed cost."""
+"""Minimum number of weights in a layer for oneDNN to be faster: a call to oneDNN has a higher fixed cost."""
 
 
 @contextmanager
@@ -72,7 +72,7 @@ def prefers_onednn() -> bool:
 
 
 def multiply(states: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
-    """Compute ``states @ weight.T + bias`` without gradients, with oneDNN where it is faster.
+    """Compute ``states @ weight.T + bias``, with oneDNN where it is faster; gradients are not supported.
 
     Args:
         states: (N, I) inputs.

@@ -16,7 +16,7 @@ conv block, the layer norms before attention, the residual connection of the agg
 block embeddings, and the concatenation of F_s along the tokens.
 
 Shape legend: B images, N tokens of the encoder, C its width, L its blocks, R regions, D width of local clues, H width
-of the language model.
+of the language model; in (B, 3, H, W), H and W are the height and width of an image.
 """
 
 from collections.abc import Mapping, Sequence
@@ -170,7 +170,7 @@ class MultiPerspectiveProjector(nn.Module):
 
     Args:
         width: C, the width of the encoder's last block.
-        block_widths: The widths of the earlier blocks F_1 .. F_{L-1}; a linear layer maps any other width to `width`.
+        block_widths: Widths of the earlier blocks F_1 .. F_{L-1}; a block of any other width gets a linear layer.
         language_width: H, the width of the language model's embeddings.
         heads: Number of attention heads; it must divide `width`.
     """

@@ -75,8 +75,9 @@ class Recognitions(list[Recognition]):
 def label_log_likelihoods(model: "ExpLLM", pixel_values: torch.Tensor) -> torch.Tensor:
     """Score every label as the answer to the recognition prompt.
 
-    The image, the prompt and all labels with their end tokens form one packed sequence per face (see `PackedLabels`);
-    keys and values are not kept. After an out-of-memory error, this and later calls use half the batch size.
+    The image, the prompt and all labels form one packed sequence per face (see `PackedLabels`), or one sequence per
+    label if the language model does not support packing. The score of a label includes its end token. Keys and values
+    are not kept. After an out-of-memory error, this and later calls use half the batch size.
 
     Args:
         model: A model that has labels.
@@ -97,6 +98,9 @@ def label_probabilities(model: "ExpLLM", pixel_values: torch.Tensor) -> torch.Te
 
     Returns:
         (B, K) float32, with rows that sum to 1.
+
+    Raises:
+        CheckpointError: If a probability is NaN, unless `model.allow_nan` is set.
     """
     return _calibrate(model, label_log_likelihoods(model, pixel_values).softmax(1))
 
@@ -129,6 +133,9 @@ def unit_probabilities(model: "ExpLLM", pixel_values: torch.Tensor, units: Seque
 
     Returns:
         (B, U) float32 probabilities.
+
+    Raises:
+        CheckpointError: If a probability is NaN, unless `model.allow_nan` is set.
     """
     packed = pack_unit_states(model, units)
 
@@ -226,7 +233,8 @@ def recognize_and_explain(
 ) -> list[tuple[Recognition, str]]:
     """Recognize the expression of each face, then generate a chain of thought that continues from the predicted label.
 
-    The explanation's conversation begins with the recognition prompt, so image and prompt are prefilled only once.
+    The explanation's conversation begins with the recognition prompt, so image and prompt are prefilled only once if
+    the language model supports packing.
 
     Args:
         model: A model that has labels.
@@ -283,19 +291,19 @@ def _question(asked: Expression | Messages) -> Messages:
 def _answers(
     model: "ExpLLM", faces: Iterable[Face], labels: Sequence[Expression | Messages], rows: int, max_new_tokens: int
 ) -> list[tuple[Recognition | None, str]]:
-    """Explain faces, or answer another question about them, in batches; a new face replaces a finished one.
+    """Explain faces, or answer another question about each, in batches; new faces take the places of finished ones.
 
     After an out-of-memory error, this and later calls use half the batch size.
 
     Args:
         model: The model.
         faces: The faces.
-        labels: All labels or questions that a face may get.
+        labels: All labels or questions that may occur, including labels that the model may predict.
         rows: Maximum number of faces in a batch.
         max_new_tokens: Maximum length of a text, in tokens.
 
     Returns:
-        The recognition (None if the face had a label) and the text of each face.
+        The recognition (None if the face came with a label or question) and the text of each face.
     """
     queue: Iterator[tuple[int, Face]] = enumerate(faces)
     active: dict[int, Face] = {}
@@ -358,10 +366,11 @@ def prefill(model: "ExpLLM", decoder: Decoder, faces: Sequence[tuple[int, Face]]
     Args:
         model: The model.
         decoder: The decoder, which stores the keys and values.
-        faces: Pairs of a number and a face; either all faces have a label, or none has.
+        faces: Pairs of a number and a face; either all faces come with a label or question, or none does.
 
     Returns:
-        One row per face. Its item is the face's number and recognition (None if the face had a label).
+        One row per face. Its item is the face's number and recognition (None if the face came with a label or
+        question).
     """
     conversations = model.conversations
     pixel_values = torch.stack([pixels for _, (pixels, _) in faces])

@@ -29,7 +29,8 @@ def check_packing(language: PreTrainedModel) -> None:
     """Check that a language model can keep several conversations in one row separate.
 
     Raises:
-        ConfigError: If the model cannot do so, because it has recurrent layers or computes positions itself.
+        ConfigError: If the model cannot do so, because it computes positions itself or has layers other than full or
+            sliding-window attention.
     """
     if not accepts_positions(language):
         raise ConfigError(

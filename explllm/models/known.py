@@ -51,14 +51,14 @@ class KnownFile:
     file: RemoteFile
     """The file to download."""
     target: str
-    """Name in the cache."""
+    """Path inside the cache folder."""
     member: str | None = None
-    """The file to extract from a zip archive."""
+    """Name of the file to extract, if `file` is a zip archive; otherwise None."""
     member_sha256: str | None = None
 
     @property
     def path(self) -> Path:
-        """The file's path in the cache, even if it does not exist."""
+        """The file's path in the cache, whether or not the file has been downloaded."""
         return cache_folder() / self.target
 
 
@@ -101,7 +101,7 @@ def shipped_model() -> Path:
     """Return the folder of the model that comes with the package.
 
     Raises:
-        MissingPathError: If this installation does not include its weights.
+        MissingPathError: If this installation lacks the model's configuration or weights.
     """
     folder = Path(str(resources.files("explllm"))) / "pretrained" / SHIPPED
     missing = next((name for name in ("config.json", "model.safetensors") if not (folder / name).is_file()), None)
@@ -115,8 +115,12 @@ def shipped_model() -> Path:
 
 
 def released_models(name: str = "") -> list[Path]:
-    """Return the cached folders of converted released weights if their names contain `name`, ignoring case."""
-    # Unlike Path.glob, this finds nothing in a folder that cannot be read.
+    """Return the folders in the cache that contain converted released models.
+
+    Args:
+        name: Only folders whose names contain this text, ignoring case.
+    """
+    # In a folder that cannot be read, this finds nothing, whereas Path.glob may raise an error.
     folders = sorted(Path(path).parent for path in glob(f"{escape(str(cache_folder() / 'models'))}/*/config.json"))
     return [folder for folder in folders if name.lower() in folder.name.lower()]
 
@@ -128,7 +132,7 @@ def cached(name: str) -> Path | None:
 
 
 def run_models(runs: Path) -> Iterator[Path]:
-    """Yield the folders of trained models (RUN/model) in a folder of runs and its subfolders."""
+    """Yield the folders (RUN/model) of trained ExpLLM and FEALLM models in a folder of runs and its subfolders."""
     for path in sorted(runs.glob("**/model/config.json")):
         try:
             kind = json.loads(path.read_text(encoding="utf-8")).get("model_type")
@@ -142,8 +146,8 @@ def get_file(name: str, progress: Progress | None = None) -> Path:
     """Download a known file into the cache and check it, unless it is already there.
 
     Raises:
-        DownloadError: If the file cannot be downloaded, or its checksum differs.
-        ConfigError: If the disk is full.
+        DownloadError: If the file cannot be downloaded, or its content is not as expected.
+        ConfigError: If there is not enough free disk space.
     """
     known = KNOWN_FILES[name]
     target = known.path
@@ -241,10 +245,10 @@ def released_checkpoints(repository: str = RELEASED_REPOSITORY) -> list[Released
 
 
 def choose_checkpoint(checkpoints: list[ReleasedCheckpoint], name: str) -> ReleasedCheckpoint:
-    """Return the only checkpoint, or the only one whose folder contains `name`, ignoring case.
+    """Return the only checkpoint, or the only one whose path contains `name`, ignoring case.
 
     Raises:
-        CheckpointError: If no folder or several folders match.
+        CheckpointError: If there are no checkpoints, or if there are several and not exactly one matches.
     """
     matches = [one for one in checkpoints if name.lower() in one.folder.lower()]
     if len(checkpoints) == 1 or len(matches) == 1:

@@ -1,8 +1,8 @@
 """Likelihoods of several answers to one question, scored after a shared prompt in one forward pass.
 
 Shape legend:
-    B batch, K answers, P tokens of image and prompt, S tokens of all answers without their last tokens, A tokens of all
-    answers, N image tokens, D width of the language model
+    B batch, K answers, P tokens of image and prompt, S tokens of all answers, each answer without its last token, A
+    tokens of all answers, U action units
 """
 
 import inspect
@@ -78,7 +78,7 @@ def pack_unit_states(model: "ExpLLM", units: Sequence[str]) -> PackedLabels:
             ids = conversations.encode_answer(question, answer)
             texts.append((prompt + ids, len(ids)))
     columns = zip(*(ids for ids, _ in texts), strict=False)
-    # Leave at least one id of each question out of the shared prefix.
+    # Leave at least one id of the first sequence out of the shared prefix.
     shared = min(sum(1 for _ in takewhile(lambda column: len(set(column)) == 1, columns)), len(texts[0][0]) - 1)
     return pack(model.device, texts[0][0][:shared], tuple((ids[shared:], scored) for ids, scored in texts))
 
@@ -150,12 +150,12 @@ def score_packed(
     if not supports_packing(model):
         return _score_one_by_one(model, image_embeds, packed, count)
     ids = torch.cat([packed.prompt, packed.inputs])
-    # If every label has one token, the mask is causal, and attention uses its faster kernel.
+    # If every label has one token, the mask is causal, and attention uses a faster kernel.
     mask = packed.mask if extra else None
     decoder = decoder if decoder is not None and decoder.packs else None
     logits_of_faces = prompt_logits(model, ids, image_embeds, decoder, mask, packed.positions, keep=extra + 1)
     scores = torch.zeros(faces, count, device=logits_of_faces.device)
-    for row in range(faces):  # one face at a time: float32 logits of a batch would take more memory than its cache
+    for row in range(faces):  # one by one: float32 logits of the batch would take more memory than the batch's cache
         logits = logits_of_faces[row].float()
         chosen = logits[packed.sources, packed.targets] - logits.logsumexp(-1)[packed.sources]
         scores[row].index_add_(0, packed.owners, chosen)

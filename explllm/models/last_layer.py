@@ -12,13 +12,13 @@ from transformers import PreTrainedModel
 
 @contextmanager
 def last_mlp_at_end(language: PreTrainedModel, count: int) -> Iterator[None]:
-    """Inside the context, compute the last layer's MLP only at the last positions; other outputs must not be used.
+    """Inside the context, compute the last layer's MLP only at the last positions; do not use outputs at the others.
 
-    The attention of the last layer needs the keys and values of all positions; its MLP does not. The MLP is about 2/3
+    The last layer's attention needs the keys and values of all positions, but its MLP does not. The MLP is about 2/3
     of a layer's work, so in a model of L layers this saves up to 2/(3 L) of a prefill. Other threads are not affected.
 
     Args:
-        language: A language model. If its layers have no dense ``mlp``, nothing changes.
+        language: A language model. If its last layer has no dense ``mlp``, nothing changes.
         count: Number of positions at the end, at least 1.
     """
     layers = getattr(language.base_model, "layers", None)

@@ -29,11 +29,11 @@ class LoraSettings:
     dropout: float = 0.05
     """Dropout probability on the update's input."""
     targets: str = r".*\.(query|value|q_proj|v_proj)"
-    """Regular expression that a layer's full name must match. The default matches query and value projections in
-    every naming scheme of transformers."""
+    """Regular expression that a layer's full name must match. The default matches separate query and value projections
+    under their usual names in transformers."""
 
     def __post_init__(self) -> None:
-        """Check the ranges."""
+        """Check the rank, the dropout and the pattern."""
         if self.r < 1:
             raise ConfigError(f"the LoRA rank r is {self.r}", remedy="Use at least 1, or train the part `frozen`.")
         if not 0 <= self.dropout < 1:
@@ -51,7 +51,7 @@ class FastDropout(nn.Dropout):
     """Dropout that draws four decisions from each random number on a CPU, where PyTorch's dropout took 5% of a step."""
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
-        """Zero elements with probability `p`, rounded to 1/65536, and scale up the others."""
+        """In training, zero elements with probability `p`, rounded to 1/65536, and scale up the others."""
         if not self.training or input.device.type != "cpu" or torch.compiler.is_compiling():
             return super().forward(input)
         count = input.numel()
@@ -112,8 +112,9 @@ def plain_state_dict(part: nn.Module, merge: bool) -> dict[str, torch.Tensor]:
 
     Args:
         part: A Hugging Face model, with or without LoRA.
-        merge: Merge LoRA into the base weights W: W + s B A with s = alpha / r, scaled to DoRA's magnitudes. Merged
-            weights are float32: bfloat16 would round most of the update away. If false, LoRA is left out.
+        merge: Merge LoRA into the base weights W: W + s B A, where s is alpha / r, or alpha / sqrt(r) for rsLoRA; for
+            DoRA, scale the result to its magnitudes. Merged weights are float32: bfloat16 would round most of the
+            update away. If false, LoRA is left out.
 
     Returns:
         Weights and buffers by name.
@@ -143,8 +144,8 @@ def reset_magnitudes(part: nn.Module, prefix: str, loaded: Container[str]) -> No
 
     Args:
         part: A Hugging Face model, with or without LoRA.
-        prefix: The part's name in `loaded`.
-        loaded: Names of loaded weights, which are not changed.
+        prefix: The part's name, the first component of the names in `loaded`.
+        loaded: Names of the loaded weights; magnitudes among them are not changed.
     """
     for name, layer in part.named_modules():
         adapted: Any = layer

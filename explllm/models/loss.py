@@ -26,12 +26,12 @@ _CHUNK_ON_GPU = 2**25
 
 @dataclass(frozen=True)
 class LossSettings:
-    """How the training loss weights tokens."""
+    """How the training loss smooths labels and weights tokens."""
 
     label_smoothing: float = 0.0
     """Share of each target's probability that is spread over the vocabulary, in [0, 1)."""
     average_answers: bool = False
-    """Average within each answer first: a CoT conversation's label then counts as much as its chain of thought."""
+    """Average within each answer first: the label in a CoT conversation then counts as much as the chain of thought."""
 
 
 @dataclass
@@ -45,7 +45,8 @@ class ExpLLMOutput(ModelOutput):
     action_units: torch.Tensor | None = None
     """(B, 24) intensities estimated from the image; None without a head for them."""
     expression_logits: torch.Tensor | None = None
-    """(B, K) logits of the labels, estimated from the image tokens; None without a head for them."""
+    """(B, K) logits of the labels, estimated from the image tokens; None with ``input_ids`` or without a head for
+    them."""
 
 
 def answer_positions(labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -88,7 +89,7 @@ def label_positions(labels: torch.Tensor) -> torch.Tensor:
         labels: (B, T) tokens to predict, -100 at positions without loss.
 
     Returns:
-        (B,) indices into the S supervised tokens, in row order.
+        (B,) indices into the S supervised tokens, in row order; 0 for a conversation without supervised tokens.
     """
     answer = functional.pad(labels[:, 1:] != IGNORED, (1, 1))  # (B, T + 1), False at both ends
     inside = answer[:, 1:-1]
@@ -154,7 +155,7 @@ def chunked_loss(
     With Vicuna-7B, the logits and gradients of 16 chains of thought would take 1.2 GB.
 
     Args:
-        head: The output layer.
+        head: The output layer. Unless it is a plain linear layer, the logits of all tokens are stored after all.
         states: (S, D) last hidden states at the supervised positions.
         targets: (S,) target tokens.
         weights: (S,) from `token_weights`.
@@ -271,7 +272,7 @@ class _ChunkedLoss(torch.autograd.Function):
                 gradient = gradient.to(dtype)
                 if states_grad is not None:
                     torch.mul(multiply(gradient, matrix.t()), share, out=states_grad[rows])
-                if weight_grad is not None:  # relative to the largest weight: small weights would be 0 in float16
+                if weight_grad is not None:  # relative to the largest token weight: small ones would be 0 in float16
                     weight_grad += gradient.t() @ (share / weights.max() * inputs).to(dtype)
         if weight_grad is not None and len(weights):
             weight_grad *= weights.max()

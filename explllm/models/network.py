@@ -91,7 +91,8 @@ class ExpLLMNetwork(MultiPartModel, PreTrainedModel):
         self.image = ImagePreset.from_dict(config.image or {})
         self._checkpoints_frozen_parts = False
         self.max_batch_sizes: dict[str, int] = {}
-        """Maximum faces in a batch for ``recognition`` and ``explanation``, reduced after out-of-memory errors."""
+        """Maximum number of faces in a batch, for ``recognition`` and ``explanation``; halved after an out-of-memory
+        error, and unlimited without an entry."""
         self.drafts = Drafts()
         """Predictions of the next tokens of an explanation, for speculative decoding."""
         self.speculate = True
@@ -109,7 +110,7 @@ class ExpLLMNetwork(MultiPartModel, PreTrainedModel):
         self.action_unit_head: UnitHead | None = None
         self.expression_head: ExpressionHead | None = None
         self.encoder_frozen = False
-        """Whether the encoder and the heads on its features are in evaluation mode and get no gradient."""
+        """Whether the encoder stays in evaluation mode and gets no gradient."""
         if config.vision_drop_path:
             add_drop_path(self.vision, config.vision_drop_path)
         if config.vision_train == "lora":
@@ -120,7 +121,7 @@ class ExpLLMNetwork(MultiPartModel, PreTrainedModel):
         self.eval()
 
     def new_projector(self) -> Projector | FEALLMProjector:
-        """Create the module that maps an image to embeddings of the language model, with random weights."""
+        """Create the module that maps image features to embeddings of the language model, with random weights."""
         config = self.config
         return Projector(config.vision_width, config.text_config.hidden_size, config.projector_layers)
 
@@ -153,7 +154,7 @@ class ExpLLMNetwork(MultiPartModel, PreTrainedModel):
         """Add heads for auxiliary losses in training. Checkpoints contain their weights; the model's folder does not.
 
         Args:
-            action_units: Estimate action units from the image tokens, unless `action_unit_tokens` already do so.
+            action_units: Estimate action units from the image tokens, unless `action_unit_tokens` estimates them.
             labels: Number of labels to predict from the image tokens; 0 for no such head.
         """
         width = self.config.text_config.hidden_size
@@ -163,12 +164,12 @@ class ExpLLMNetwork(MultiPartModel, PreTrainedModel):
             self.expression_head = ExpressionHead(width, labels)
 
     def freeze_encoder(self) -> None:
-        """Stop training the encoder and the heads on its features; other parts are not affected."""
+        """Stop training the encoder, which then stays in evaluation mode; other parts are not affected."""
         self.encoder_frozen = True
         self.train(self.training)
 
     def unused_weights(self, part: str) -> frozenset[str]:
-        """Return the encoder's parameters that do not affect its features."""
+        """Return the names of the encoder's parameters that do not affect its features; none for other parts."""
         config = self.config
         if part != "vision":
             return frozenset()
@@ -240,7 +241,8 @@ class ExpLLMNetwork(MultiPartModel, PreTrainedModel):
         """Encode images and, with `average_flipped` in inference, their mirror images; in that case, neither is pooled.
 
         Returns:
-            For both, the features of the encoder's earlier blocks (if the projector reads them) and of the last block.
+            For the images and for their mirror images (None if not encoded), the features of the encoder's earlier
+            blocks (if the projector reads them) and of the selected block.
         """
         weights = next(self.vision.parameters())
         pixel_values = pixel_values.to(weights.dtype)
@@ -273,11 +275,11 @@ class ExpLLMNetwork(MultiPartModel, PreTrainedModel):
             (B, T, D), in the data type of the language model's embeddings.
 
         Raises:
-            InputError: If a row does not have N placeholders.
+            InputError: If a row does not have N placeholders, or there are not as many rows as images.
         """
         placeholders = input_ids == self.config.image_token_id
         images, expected = image_embeds.shape[:2]
-        # Count per row: if only the total were right, a row with too many placeholders would get parts of the next
+        # Count per row: if only the total were checked, a row with too many placeholders could get parts of the next
         # row's image.
         counts = placeholders.sum(1).tolist()
         if counts != [expected] * images:
@@ -306,29 +308,30 @@ class ExpLLMNetwork(MultiPartModel, PreTrainedModel):
         """Predict the next token at each position of conversations about images.
 
         Args:
-            pixel_values: (B, 3, H, W), one image per run of placeholders, in order.
-            input_ids: (B, T), with one placeholder per image token. Without `input_ids`, only the heads on the image
-                tokens run.
+            pixel_values: (B, 3, H, W), one image per row of `input_ids`.
+            input_ids: (B, T), with one placeholder per image token. Without `input_ids`, the language model does not
+                run, but the heads on the image tokens do.
             attention_mask: (B, T), 1 for tokens and 0 for padding; all 1 by default.
             labels: (B, T), tokens to predict, -100 at positions without loss.
             logits_at_labels_only: Compute logits only at supervised positions, which saves most of the output layer's
                 work. Requires `labels`.
             measured_units: (B, 24) intensities in [0, 1] for the `action_unit_tokens` instead of the model's estimates;
                 NaN keeps the estimate.
-            training_loss: How to weight tokens. The loss is computed in chunks, and only the logits of the labels are
-                kept, which takes the least time and memory, except for models that cap or scale their logits. Requires
-                `labels`.
+            training_loss: Settings of the training loss. The loss is computed in chunks, and only the logits at the
+                first token of each conversation's label are kept, which takes the least time and memory, except for
+                models that cap or scale their logits. Requires `labels`.
             packed: Process the conversations as one row without padding, but without attention between them. This is
                 faster if much of a batch is padding and the attention is FlashAttention, which needs no mask for this.
 
         Returns:
             ``loss`` (with `labels`): cross entropy, averaged within each conversation, then over conversations, as in
-            the released code, which trains with one conversation per step. ``logits``: (B, T, V), (S, V) in row order,
-            or, with `training_loss`, (B, V) of the first token of each conversation's label, without gradient.
-            ``action_units``: (B, 24) and ``expression_logits``: (B, K), if the model has heads for them.
+            the released code, which trains with one conversation per step. ``logits`` (with `input_ids`): (B, T, V);
+            with `logits_at_labels_only`, (S, V) in row order; with `training_loss`, (B, V) at the first token of each
+            conversation's label, without gradient. ``action_units``: (B, 24), and, only without `input_ids`,
+            ``expression_logits``: (B, K), if the model has heads for them.
 
         Raises:
-            InputError: If the placeholders do not match the images, or `labels` are missing.
+            InputError: If the placeholders do not match the images, or an option lacks the `labels` it requires.
         """
         image_embeds, units = self.encode_image_and_units(pixel_values, measured_units)  # (B, N, D)
         if input_ids is None:

@@ -1,4 +1,4 @@
-"""How each part of a model is trained, and which weights its folder and checkpoints must contain."""
+"""How each part of a model is trained, and which weights the model's folder and checkpoints must contain."""
 
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -21,9 +21,9 @@ class Part(NamedTuple):
 
     module: nn.Module
     train: Train
-    """How it is trained."""
+    """How the part is trained: ``frozen``, ``lora`` or ``full``."""
     base: str | None
-    """Hugging Face name or folder of its base weights; None if the model's own files contain them."""
+    """Hugging Face name or folder of its base weights; None if the model's weights file contains all of its weights."""
 
 
 class MultiPartModel(nn.Module):
@@ -41,7 +41,7 @@ class MultiPartModel(nn.Module):
         return frozenset()
 
     def freeze(self, convert: bool = True) -> None:
-        """Set `requires_grad` of every parameter according to the configuration.
+        """Set `requires_grad` of every parameter according to the `train` field of its part.
 
         Args:
             convert: Convert trainable weights to float32.
@@ -89,9 +89,9 @@ class MultiPartModel(nn.Module):
         return weights
 
     def parts_with_own_base(self, names: Iterable[str]) -> set[str]:
-        """Return the parts, frozen or trained with LoRA, whose base weights are among the saved weights.
+        """Return the names of the parts, frozen or trained with LoRA, whose base weights are among the saved weights.
 
-        An earlier stage trained these base weights, so they differ from those in `Part.base`.
+        An earlier stage trained these base weights, so they differ from those that `Part.base` names.
 
         Args:
             names: Names of the saved weights.
@@ -100,7 +100,7 @@ class MultiPartModel(nn.Module):
         return {name for name, part in self.parts().items() if part.base and part.train != "full" and name in saved}
 
     def check_state_dict(self, weights: Mapping[str, torch.Tensor], where: str) -> None:
-        """Check that weights contain everything in `weights_to_save`, and nothing that the model lacks.
+        """Check that weights contain everything in `weights_to_save`, and nothing that does not fit the model.
 
         Args:
             weights: Weights and buffers by name.

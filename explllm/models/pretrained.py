@@ -18,7 +18,7 @@ from explllm.faces.pixels import ImagePreset
 from explllm.models.vision import vision_shape, vision_tower_config
 
 HUB_OPTIONS = ("token", "cache_dir", "local_files_only")
-"""Download options that every function here accepts and passes to transformers."""
+"""Download options of the public functions here, which pass them on to transformers or huggingface_hub."""
 
 # For a repository without safetensors, transformers requests a conversion from a service on the hub; disable this.
 os.environ.setdefault("DISABLE_SAFETENSORS_CONVERSION", "1")
@@ -39,7 +39,8 @@ def base_config(name: str, revision: str | None, **options: Any) -> Any:
 def base_revision(name: str, revision: str | None, **options: Any) -> str | None:
     """Return the commit of a base model whose configuration has already been read; None for a folder.
 
-    `revision` is the revision on the hub, such as a branch, and `options` are `HUB_OPTIONS`.
+    `revision` is the revision on the hub, such as a branch; it is returned unchanged if the configuration is not in the
+    cache. `options` are `HUB_OPTIONS`.
     """
     if Path(name).is_dir():
         return None
@@ -50,11 +51,12 @@ def base_revision(name: str, revision: str | None, **options: Any) -> str | None
 def image_preset(name: str, revision: str | None, **options: Any) -> ImagePreset:
     """Return the preprocessing of a pretrained encoder, from its ``preprocessor_config.json``.
 
-    If an encoder's preprocessing resizes to a larger image and crops its center, the whole image is used instead,
-    because a cropped face fills its image.
+    If an encoder's preprocessing resizes to a larger image and crops its center, the preset uses the image's largest
+    central square instead, because a cropped face fills its image.
 
     Raises:
-        ConfigError: If the encoder has no such file, or the file describes another kind of preprocessing.
+        ConfigError: If the encoder has no such file, or a preset cannot express the image size or scale in the file.
+        CheckpointError: If the file cannot be read.
     """
     remedy = "Set image_preset, such as dinov2, clip or siglip, and image_size."
     try:
@@ -112,7 +114,8 @@ def load_language(
         revision: The revision on the hub.
         dtype: Data type of the weights; by default, the data type of their files.
         load_in_4bit: Quantize the linear layers to 4-bit (bitsandbytes: NF4 with double quantization, computation in
-            bfloat16). A 7B model can then be trained with LoRA on one 24 GB GPU.
+            bfloat16), and use bfloat16 for the other weights, whatever `dtype` is. A 7B model can then be trained with
+            LoRA on one 24 GB GPU.
         **options: `HUB_OPTIONS`, ``attn_implementation`` and ``device_map``.
 
     Raises:

@@ -23,18 +23,19 @@ class NetworkSettings:
     preset: PresetName = "vicuna-7b"
     """``vicuna-7b``: the paper's setup. ``tiny``: random weights and a new tokenizer, trainable on two CPU cores."""
     architecture: Architecture = "expllm"
-    """How an image becomes tokens for the language model: ``expllm`` by the projector alone, ``feallm`` by the local
-    clue aggregator and the multi-perspective projector."""
+    """What turns an image into tokens for the language model, besides the vision encoder: ``expllm`` for linear layers,
+    ``feallm`` for the local clue aggregator and the multi-perspective projector."""
     vision: str | dict[str, Any] | None = None
     """Vision encoder: a Hugging Face name or folder of pretrained weights, or configuration fields (``model_type`` and
     others) for random weights."""
     vision_revision: str | None = None
     """Revision of the encoder on the hub."""
     vision_train: Train | None = None
-    """How the encoder is trained; by default as in the preset, but ``frozen`` for a pretrained ``feallm`` encoder."""
+    """How the encoder is trained: ``frozen``, ``lora`` or ``full``; by default as in the preset, but ``frozen`` for a
+    pretrained encoder if `architecture` is ``feallm``."""
     vision_drop_path: float = 0.0
-    """Stochastic depth in the encoder: share of samples whose residual each block drops in training. It has no effect
-    with one conversation per micro-batch."""
+    """Stochastic depth in the encoder: share of samples for which each residual branch is dropped in training. It has
+    no effect with one conversation per micro-batch."""
     vision_lora: LoraSettings = field(default_factory=LoraSettings)
     """LoRA in the encoder, if `vision_train` is ``lora``."""
     language: str | dict[str, Any] | None = None
@@ -42,7 +43,7 @@ class NetworkSettings:
     language_revision: str | None = None
     """Revision of the language model on the hub."""
     language_train: Train | None = None
-    """How the language model is trained."""
+    """How the language model is trained: ``frozen``, ``lora`` or ``full``; by default as in the preset."""
     language_lora: LoraSettings = field(default_factory=LoraSettings)
     """LoRA in the language model, if `language_train` is ``lora``."""
     projector_train: Literal["frozen", "full"] | None = None
@@ -56,17 +57,19 @@ class NetworkSettings:
     units; training it requires ``model.action_unit_weight``. Explanations are then more faithful to the face. The paper
     has no such tokens."""
     average_flipped: bool = False
-    """Except in training, average the encoder's features (mirrored back) and the estimates of `action_unit_tokens` over
-    each image and its mirror image. The encoder then takes twice as long."""
+    """Except in training, average the encoder's features and the estimates of `action_unit_tokens` over each image and
+    its mirror image, whose results are mirrored back. The encoder then takes twice as long."""
     vision_feature_layer: int = -1
-    """Index of the encoder's hidden state used as features: -1 for the last, after the final norm; LLaVA uses -2."""
+    """Index of the encoder's hidden state used as features: -1 for the last, which in DINOv2 follows the final norm;
+    LLaVA uses -2."""
     token_pooling: Pooling = "none"
     """Pooling of the image tokens: ``none``, or ``2x2`` for the mean of each square of four."""
     image_preset: str | None = None
     """Preprocessing: one of `explllm.faces.pixels.IMAGE_PRESETS`, or ``native`` for a pretrained encoder's own
     preprocessing; by default ``native`` for a pretrained encoder that is not the preset's."""
     image_size: int | None = None
-    """Width and height of preprocessed images, in pixels; by default the image preset's."""
+    """Width and height of preprocessed images, in pixels; by default the size in `preset`, or, for a pretrained encoder
+    that is not the preset's, the size in `image_preset`."""
     chat_format: str | None = None
     """Chat format: one of `explllm.conversation.messages.FORMATS`; by default ``native`` for a pretrained language
     model that is not the preset's."""
@@ -90,7 +93,9 @@ class NetworkSettings:
     def resolved(self) -> "NetworkSettings":
         """Return the settings with the preset's value for each setting that is None.
 
-        A pretrained encoder or language model other than the preset's keeps its own preprocessing or chat template.
+        Unless other values are set, a pretrained encoder that is not the preset's keeps its own preprocessing, a
+        pretrained language model that is not the preset's keeps its own chat template, and a pretrained encoder of
+        FEALLM is frozen. Paths of existing folders become absolute.
         """
         preset = PRESETS[self.preset]
         values: dict[str, Any] = {item.name: getattr(self, item.name) for item in fields(self)}
@@ -148,8 +153,8 @@ PRESETS: Mapping[str, NetworkSettings] = MappingProxyType(
                 "num_attention_heads": 4,
                 "num_key_value_heads": 4,
                 "max_position_embeddings": 1024,
-                # 1 / sqrt(hidden size). The default of transformers, 0.02, suits wide models. In a narrow model, it
-                # makes the activations so small that the model learns much more slowly.
+                # About 1 / sqrt(hidden size). The default of transformers, 0.02, suits wide models. In a narrow model,
+                # it makes the activations so small that the model learns much more slowly.
                 "initializer_range": 0.09,
             },
             language_train="full",
@@ -187,4 +192,5 @@ ARCHITECTURES: Mapping[str, Mapping[str, Any]] = MappingProxyType(
         },
     }
 )
-"""Configurations of the presets' base models, as on the hub. `build_on_meta` uses them to avoid downloads."""
+"""Configuration fields of the presets' base models, as on the hub, for building models on the meta device without
+downloads."""

@@ -1,4 +1,4 @@
-"""A model's folder: configuration, weights as safetensors, tokenizer with its chat template.
+"""A model's folder: configuration, weights as safetensors, and tokenizer with its chat template.
 
 The weights of pretrained base models are copied only on request; the configuration contains their names and revisions.
 """
@@ -49,8 +49,8 @@ def save(
         folder: The folder to write.
         include_base: Also copy the frozen base weights, into the subfolders ``vision`` and ``language``, which
             transformers can open on their own. The folder is then self-contained.
-        merge: Copy every part, with LoRA merged. Merged layers are saved in float32; loading them in another type
-            rounds them.
+        merge: Copy the encoder and the language model to these subfolders, with LoRA merged. Merged layers are saved in
+            float32; loading them in another type rounds them.
         replace: Replace an existing model folder.
         weights: The weights to save instead of the model's own: from a checkpoint, or gathered from several devices.
 
@@ -114,8 +114,8 @@ def load(
         revision: The revision on the hub.
         dtype: Data type of the frozen base weights, or ``auto`` for the data type of their files; by default, as saved.
         device: Device of the weights; by default the CPU.
-        device_map: Placement of the language model by accelerate, such as ``auto``. The other parts are placed on the
-            device of its embeddings.
+        device_map: How accelerate places the language model, such as ``auto``. The other parts are placed on the device
+            of the language model's embeddings.
         attn_implementation: Attention implementation of transformers: ``eager``, ``sdpa`` or ``flash_attention_2``.
         load_in_4bit: Quantize the language model's base weights to 4-bit; by default as saved. See `load_language`.
         **hub: Download options; see `explllm.models.pretrained.HUB_OPTIONS`.
@@ -124,8 +124,8 @@ def load(
         The model, in evaluation mode.
 
     Raises:
-        MissingPathError: If there is no such folder.
-        CheckpointError: If the folder contains another kind of model, or its weights do not fit.
+        MissingPathError: If there is no such folder or repository, or its configuration or weights are missing.
+        CheckpointError: If a file cannot be read, the folder contains another kind of model, or its weights do not fit.
         ConfigError: If an option is invalid.
     """
     if device is not None and device_map is not None:
@@ -189,7 +189,7 @@ def load(
         if language is None:
             return model.to(_single_device(device_map))  # pyrefly: ignore[bad-argument-type]
         embeddings = language.get_input_embeddings()
-        # Offloaded weights are on the meta device; accelerate's hook contains the device that uses them.
+        # Offloaded weights are on the meta device; accelerate's hook names the device that computes with them.
         hook = getattr(embeddings, "_hf_hook", None)
         used_on = getattr(hook, "execution_device", None)
         target = cast(torch.Tensor, embeddings.weight).device if used_on is None else used_on
@@ -220,10 +220,11 @@ def without_training_only(weights: Mapping[str, torch.Tensor]) -> dict[str, torc
 
 
 def initialize(model: "ExpLLM", folder: Path, keep_file_dtype: bool = False) -> None:
-    """Initialize a new model with the weights in another model's folder, such as those of the first stage's projector.
+    """Initialize a new model with the weights in another model's folder, such as the projector from the first stage.
 
-    If the folder contains a part's base weights (because they were trained), the new model's configuration no longer
-    names a base for that part, and its folder and checkpoints also contain these weights.
+    If the folder's weights file contains a part's base weights (because they were trained), the new model's
+    configuration no longer names a base for that part, and the new model's folder and checkpoints also contain these
+    weights.
 
     Args:
         model: The new model. Weights that the folder does not contain remain unchanged.
@@ -231,7 +232,7 @@ def initialize(model: "ExpLLM", folder: Path, keep_file_dtype: bool = False) -> 
         keep_file_dtype: Keep weights of pretrained parts in the data type of the file, which allows memory-mapping.
 
     Raises:
-        MissingPathError: If there is no such folder.
+        MissingPathError: If the folder does not exist or contains no model.
         CheckpointError: If the folder contains a weight that the model lacks or has in another shape, or merged weights
             of a part that the model loads from elsewhere.
     """
@@ -263,7 +264,7 @@ def initialize(model: "ExpLLM", folder: Path, keep_file_dtype: bool = False) -> 
 
 
 def _check_merged(config: ExpLLMConfig, source: ExpLLMConfig, folder: Path) -> None:
-    """Check that a new model uses the merged weights of the folder it starts from, not those of the original base."""
+    """Check that a new model that starts from a folder with merged weights uses them, not the original base weights."""
     for part, own, trained, base in (
         ("vision", source.vision_base, source.vision_train, config.vision_base),
         ("language", source.text_base, source.text_train, config.text_base),
@@ -278,7 +279,7 @@ def _check_merged(config: ExpLLMConfig, source: ExpLLMConfig, folder: Path) -> N
 
 
 def forget_bases(model: "ExpLLM", parts: Container[str]) -> None:
-    """Remove the bases of some parts from the configuration; the model's folder must then contain these weights.
+    """Remove the bases of some parts from the configuration; the model's folder then contains all of their weights.
 
     Args:
         model: The model.
@@ -427,7 +428,7 @@ def _resolve_base(base: str | None, folder: Path) -> str | None:
 
 
 def _single_device(device_map: Any) -> torch.device:
-    """Return the device of a model without pretrained parts; accelerate does not place such a model."""
+    """Return the device for a model without a pretrained language model; accelerate does not place such a model."""
     devices = set(device_map.values()) if isinstance(device_map, dict) else {device_map}
     if devices <= {"auto", "balanced", "balanced_low_0", "sequential"}:
         return torch.accelerator.current_accelerator() or torch.device("cpu")

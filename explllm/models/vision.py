@@ -2,7 +2,7 @@
 
 Shape legend:
     B batch, H and W image height and width, N image tokens, C width of the encoder, D width of the language model or
-    of a unit in the head, U action units (24)
+    of a unit in the head, U action units (24), K labels
 """
 
 import inspect
@@ -22,7 +22,7 @@ Pooling = Literal["none", "2x2"]
 """Pooling of image tokens: none, or the mean of each square of four."""
 
 _INITIAL_BIAS = -2.0
-"""Initial output of the head before the sigmoid (0.12 after it): most units are inactive on most faces."""
+"""Initial bias of the head before the sigmoid, which maps it to 0.12: most units are inactive on most faces."""
 
 
 class VisionShape(NamedTuple):
@@ -234,8 +234,8 @@ class UnitHead(nn.Module):
         """Create the head.
 
         Args:
-            tokens: Image tokens N.
-            width_in: Width C of the encoder's features.
+            tokens: Number of image tokens N.
+            width_in: Width C of the image tokens.
             width: Width D of each unit's features.
             units: Number of action units U.
         """
@@ -278,8 +278,8 @@ class ActionUnitTokens(nn.Module):
 
     Each token is the sum of a unit embedding and an intensity embedding, which is interpolated between `LEVELS`
     embeddings. The language model finds a unit by its position and reads its intensity; with image tokens alone, it
-    would have to learn both. Only the auxiliary loss trains the estimates, so they remain intensities. These tokens are
-    our addition: the paper has only image tokens.
+    would have to learn to locate each unit and to estimate its intensity. Only the auxiliary loss trains the estimates,
+    so they remain intensities. These tokens are our addition: the paper has only image tokens.
     """
 
     mirror: torch.Tensor
@@ -292,7 +292,7 @@ class ActionUnitTokens(nn.Module):
         """Create the head and the embeddings.
 
         Args:
-            tokens: Image tokens N of the encoder.
+            tokens: Number of the encoder's image tokens N.
             width_in: Width C of the encoder's features.
             width: Width of each unit's features in the head.
             width_out: Width D of the language model's embeddings.
@@ -329,7 +329,7 @@ class ActionUnitTokens(nn.Module):
 
 
 class BatchDropPath(nn.Module):
-    """Stochastic depth as in DINOv2's training: drops the residuals of some samples and scales up the others.
+    """Stochastic depth as in DINOv2's training: drops the residuals of some samples and scales up those of the others.
 
     Like DINOv2, it keeps at least one sample, so it has no effect with one sample per micro-batch. That is the case in
     the authors' scripts, which set a rate of 0.4.
@@ -356,7 +356,7 @@ def add_drop_path(encoder: nn.Module, rate: float) -> None:
 
     Args:
         encoder: A Hugging Face vision model whose blocks have a module ``drop_path``, such as DINOv2.
-        rate: Share of samples whose residual a block drops.
+        rate: Share of samples for which each residual branch is dropped.
 
     Raises:
         ConfigError: If the encoder has no such blocks, or the rate is out of range.

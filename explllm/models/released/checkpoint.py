@@ -1,4 +1,4 @@
-"""Read a folder in the released format: the configuration, and PyTorch shards without unpickling objects."""
+"""Read a folder in the released format: the configuration, and PyTorch shards, from which only tensors are loaded."""
 
 import json
 import pickle
@@ -38,7 +38,7 @@ def read_released_config(folder: Path) -> dict[str, Any]:
 
 
 def read_released_weights(folder: Path) -> dict[str, torch.Tensor]:
-    """Read ``pytorch_model.bin`` or all shards in its index, with ``weights_only=True``.
+    """Read ``pytorch_model.bin``, or all shards that the index file names, with ``weights_only=True``.
 
     The tensors keep their released names, and are memory-mapped if the file format allows it.
 

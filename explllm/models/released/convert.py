@@ -53,11 +53,11 @@ def convert_released(
     """Convert a folder in the authors' released format.
 
     Args:
-        folder: The released folder: ``pytorch_model.bin`` or its shards, ``config.json``, the tokenizer.
+        folder: The released folder: ``pytorch_model.bin`` or its shards, ``config.json`` and the tokenizer.
         out: The folder to write, atomically.
         merge: Merge LoRA into the base weights; by default it remains separate.
-        vision_heads: Number of attention heads of an encoder that is not one of DINOv2's; no released file contains
-            this number.
+        vision_heads: Number of the encoder's attention heads, which no released file contains; by default, inferred
+            from the encoder's width (see `released_sizes`).
 
     Returns:
         The sizes of the checkpoint.
@@ -65,7 +65,7 @@ def convert_released(
     Raises:
         MissingPathError: If a file is missing.
         CheckpointError: If a file is damaged or belongs to another kind of model, if a weight is unexpected, missing or
-            of the wrong shape, or if `out` exists.
+            of the wrong shape, or if `out` exists and is not an empty folder.
     """
     source, target = Path(folder), Path(out)
     if not source.is_dir():
@@ -91,7 +91,7 @@ def check_converted(folder: Path) -> str:
     If the memory is less than 1.5 times the size of the weights, only the configuration is read, to avoid swapping.
 
     Raises:
-        CheckpointError: If the model cannot be opened, or its probabilities are not finite.
+        CheckpointError: If the model cannot be opened, or its probabilities are NaN or do not sum to 1.
     """
     size = sum(path.stat().st_size for path in folder.rglob("*.safetensors"))
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else math.inf
@@ -108,7 +108,7 @@ def check_converted(folder: Path) -> str:
 
 
 def released_model_config(fields: Mapping[str, Any], sizes: ReleasedSizes) -> ExpLLMConfig:
-    """Return the `ExpLLMConfig` of a released model from its ``config.json`` and sizes.
+    """Build the `ExpLLMConfig` of a released model from the fields of its ``config.json`` and its sizes.
 
     The configuration has the chat format, the preprocessing and the eight labels of the released test code.
     """
@@ -170,8 +170,8 @@ _BLOCK_NAMES = {
 def translate(weights: Mapping[str, torch.Tensor], sizes: ReleasedSizes) -> dict[str, torch.Tensor]:
     """Convert released weights, from `check_released`, to a state dictionary of `ExpLLM`.
 
-    The fused query, key and value matrix is split, and the position embedding is interpolated to the model's grid.
-    Other weights are only renamed.
+    Each block's fused query, key and value weights are split, and the position embedding is interpolated to the model's
+    grid. Other weights are only renamed.
     """
     state: dict[str, torch.Tensor] = {}
     for name, value in weights.items():

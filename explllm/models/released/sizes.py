@@ -53,7 +53,7 @@ class ReleasedSizes:
     vision_heads: int
     """Number of the encoder's attention heads. No file contains this number; see `released_sizes`."""
     vision_heads_assumed: bool
-    """Whether `vision_heads` is assumed, because the encoder is not one of DINOv2's."""
+    """Whether `vision_heads` is assumed: it was not given, and the encoder's width is not one of DINOv2's."""
     vision_intermediate: int
     """Width M of the encoder's feed-forward layers."""
     patch: int
@@ -77,7 +77,7 @@ def released_sizes(
     width: DINOv2's number for the width of a DINOv2 encoder, otherwise one head for every 16 features.
 
     Raises:
-        CheckpointError: If a field or weight that determines a size is missing or invalid.
+        CheckpointError: If a field or weight that determines a size is missing or invalid, or sizes do not match.
     """
     for name in _LANGUAGE_FIELDS:
         if not isinstance(config.get(name), int) or config[name] <= 0:
@@ -142,7 +142,7 @@ def released_sizes(
 
 
 def released_shapes(sizes: ReleasedSizes) -> dict[str, tuple[int, ...]]:
-    """Return the shape of every weight of a released checkpoint by its released name."""
+    """Return the shapes of all weights of a released checkpoint by their released names."""
     hidden, inner = sizes.hidden, sizes.intermediate
     keys = hidden // sizes.heads * sizes.key_value_heads
     shapes: dict[str, tuple[int, ...]] = {
