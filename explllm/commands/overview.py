@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 from explllm.core.errors import MissingPathError
@@ -35,7 +36,7 @@ def next_step(runs: Path = Path("runs")) -> tuple[str, str]:
     """Return the reason for the next step and its command, based on the runs in a folder and the installed models."""
     models = list(run_models(runs))
     for model in models:
-        if not (model.parent / METRICS_FILE).is_file():
+        if not _is_tested(model.parent):
             return f"{model.parent} is trained but not tested", f"test --run_dir {model.parent}"
     if models:
         newest = max(models, key=lambda model: (model / "config.json").stat().st_mtime)
@@ -47,3 +48,12 @@ def next_step(runs: Path = Path("runs")) -> tuple[str, str]:
     if cached("scrfd") is None:
         return "explain a cropped face; for photographs, download a face detector first", "explain face.jpg"
     return "explain the faces of a photograph", "explain photograph.jpg"
+
+
+def _is_tested(run: Path) -> bool:
+    """Return whether a run folder has the metrics of a test; `fit` writes metrics of its own to the same file."""
+    path = run / METRICS_FILE
+    if not path.is_file():
+        return False
+    metrics = json.loads(path.read_text(encoding="utf-8"))
+    return "fit/steps" not in metrics or any(name.startswith("test/") for name in metrics)

@@ -1,7 +1,7 @@
 """Datasets and LightningDataModules of faces with action units, for training and testing the regressor."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -107,7 +107,7 @@ class TrainingUnits(Dataset[UnitSample]):
         rows = rows_from(self.rows, self.index_of[spec.row])
         face, unreadable = find_readable(self.images, rows, self.max_unreadable)
         if face is None:
-            return _blank(self.images, self.labels, spec.row, unreadable)
+            return replace(_blank(self.images, self.labels, spec.row, unreadable), facs=torch.zeros(0))
         image, units = face.image, self.labels.action_units[face.row].tolist()
         if self.augment is not None:
             image, units, _ = self.augment(image, units, None, spec.seed)

@@ -84,6 +84,11 @@ def test_images_that_cannot_be_read(manifest, tmp_path):
     assert (taken.row, taken.readable) == (3, True) and "00000-" in taken.unreadable[0]
     given_up = TrainingUnits(images, labels, [2], max_unreadable=0)[SampleSpec(2, "action_units", 0)]
     assert not given_up.readable and given_up.action_units.isnan().all()
+    # Training uses no FACS labels, even if the table has them.
+    with_facs = UnitLabels(labels.action_units, "bp4d", np.ones((len(labels.action_units), 2), np.float32))
+    both = TrainingUnits(images, with_facs, [2, 3])
+    samples = [both[SampleSpec(row, "action_units", 0)] for row in (2, 3)]
+    assert collate_units(samples)["readable"].tolist() == [False, True]
     batch = collate_units([EvaluationUnits(images, labels, [1, 2, -2])[place] for place in range(3)])
     assert batch["readable"].tolist() == [True, False, True] and batch["rows"].tolist() == [1, 2, -2]
     assert len(batch["unreadable"]) == 1
