@@ -114,7 +114,7 @@ def status(out: Path, *, run_dir: Path | None = None, as_json: Annotated[bool, O
 
     Args:
         out: The manifest that the build writes, or its run folder.
-        run_dir: The build's folder for the ledger and the progress file, if it is not OUT with the suffix .run.
+        run_dir: The folder of the build's ledger and progress file; by default, OUT with the suffix .run.
         as_json: Print one JSON object.
     """
     from rich.console import Console
@@ -196,7 +196,7 @@ def show(manifest: Path, row: Annotated[int, Option(minimum=1)], *, run_dir: Pat
     Args:
         manifest: The manifest that a build wrote.
         row: Number of the row, from 1.
-        run_dir: The build's folder for the ledger and the progress file, if it is not OUT with the suffix .run.
+        run_dir: The folder of the build's ledger and progress file; by default, OUT with the suffix .run.
     """
     from rich.console import Console
     from rich.panel import Panel

@@ -361,7 +361,7 @@ def run_stage(stage: str, arguments: list[str]) -> None:
 
 @contextmanager
 def _interruptions() -> Iterator[None]:
-    """Exit with the status of an interruption; turn a lack of memory or a failed rank into an `InputError`.
+    """Exit with the usual status after SIGINT or SIGTERM; raise an `InputError` if memory runs out or a rank fails.
 
     After an interruption, Lightning itself would exit as if the run had failed or succeeded.
     """

@@ -246,7 +246,7 @@ def _add(parser: ArgumentParser, argument: _Argument) -> None:
 
 
 def _parameters(function: Callable[..., Any], skip_first: bool) -> Iterator[tuple[inspect.Parameter, Any, Option]]:
-    """Yield the parameters that are options or groups of options, with their types."""
+    """Yield the name, type and `Option` of each named parameter: an argument, an option or a group of options."""
     hints = get_type_hints(getattr(function, "func", function), include_extras=True)
     parameters = list(inspect.signature(function).parameters.values())
     for parameter in parameters[1:] if skip_first else parameters:

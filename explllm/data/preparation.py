@@ -63,8 +63,8 @@ def prepare(
 def hold_out_split(frame: pd.DataFrame, split: Split, fraction: float, seed: int) -> None:
     """Move a share of each class's training rows to another split, in place.
 
-    If all training rows have an ``identity``, a share of the identities is moved instead, each with all its training
-    rows, and no person is in both splits.
+    If all training rows have an ``identity``, a share of the identities is moved instead, each with all of its training
+    rows, so that no person is in both splits.
 
     Args:
         frame: The table.

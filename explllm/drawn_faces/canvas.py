@@ -1,6 +1,6 @@
 """The drawing surface of drawn faces: face coordinates, smooth curves, filled shapes, lines and soft shading.
 
-The origin of face coordinates lies between the eyes and the mouth; x points to the right of the image, y downwards. The
+The origin of face coordinates lies between the eyes and the mouth; x points right in the image, and y points down. The
 face is about 2 units high and 1.5 wide. Each point also has a depth on a rounded head, so a turn or nod of the head
 moves the middle of the face further than its outline.
 """

@@ -126,7 +126,7 @@ def append(file: IO[str], line: dict[str, Any]) -> None:
 
 @contextmanager
 def exclusive(out: str | PathLike[str]) -> Iterator[None]:
-    """Lock an output file, which prevents two runs from writing it at the same time.
+    """Lock an output file, so that two runs cannot write it at the same time.
 
     Raises:
         ConfigError: If another run has locked it.

@@ -158,7 +158,7 @@ def check_unique_faces(source: ManifestFile) -> int:
 
 
 def image_boxes(manifest: Manifest) -> Iterable[tuple[str, Box | None]]:
-    """Return the image and box of each row."""
+    """Yield the image of each row and its box; the box is None if the row has none."""
     frame = manifest.frame
     boxes = frame["box"] if "box" in frame else [None] * len(frame)
     for image, box in zip(frame["image"], boxes, strict=True):

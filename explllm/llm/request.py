@@ -103,7 +103,7 @@ class ChatRequest:
             self.scope,
             self.purpose,
             self.round,
-            # Add a third element only for an image: the keys of older ledgers must stay valid.
+            # Add a third element only for an image, so that the keys of older ledgers stay valid.
             [
                 [message.role, message.content, *([] if message.image is None else [message.image.sha256])]
                 for message in self.messages

@@ -173,7 +173,8 @@ def _probability_metrics(answers: Answers) -> dict[str, Any]:
     shares, targets, predictions = (
         values[known] for values in (answers.probabilities, answers.targets, answers.predictions)
     )
-    # An answer that names no class has no probability; its confidence is that of the most likely class.
+    # An answer that names no class has no probability of its own; the probability of the most likely class counts as
+    # its confidence.
     chosen = np.where(predictions == NO_LABEL, shares.argmax(1), predictions)
     curve = reliability_curve(shares[np.arange(len(shares)), chosen], predictions == targets)
     areas = auroc_by_class(shares, targets, answers.labels)

@@ -69,7 +69,7 @@ class RegressorConfig(PreTrainedConfig):
     image: dict[str, Any] | None = None
     """Fields of `explllm.faces.pixels.ImagePreset`."""
     image_preset: str = "dinov2"
-    """Name of the image preset, which the ONNX file's metadata also contains."""
+    """Name of the image preset; also stored in the ONNX file's metadata."""
     margin: float | None = None
     """Margin around the face boxes of the training data, as in `explllm.faces.crop.face_crop`; None if unknown."""
     training_data_note: str | None = None

@@ -104,7 +104,7 @@ class Attention(nn.Module):
         self.heads = heads
         self.query, self.key, self.value = (nn.Linear(width, width) for _ in range(3))
         self.output = nn.Linear(width, width)
-        # Start with equal query and key weights: a token then attends most to tokens that resemble it. With
+        # Start with equal query and key weights, so that a token attends most to tokens that resemble it. With
         # independent weights, all tokens would start as nearly the same mean of the context, because the first
         # attention layer has no residual connection.
         self.key.load_state_dict(self.query.state_dict())

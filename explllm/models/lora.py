@@ -25,7 +25,7 @@ class LoraSettings:
     use_rslora: bool = False
     """Multiply the update by alpha / sqrt(r) instead (rsLoRA, Kalajdzievski 2023), for high ranks."""
     use_dora: bool = False
-    """Train the magnitude of each output's weights separately (DoRA, Liu et al. 2024)."""
+    """Train the magnitude of each output's weight vector separately from its direction (DoRA, Liu et al. 2024)."""
     dropout: float = 0.05
     """Dropout probability on the update's input."""
     targets: str = r".*\.(query|value|q_proj|v_proj)"

@@ -171,7 +171,7 @@ def chunked_loss(
         return conversation_loss(logits, targets, weights, label_smoothing), at_labels
     if not isinstance(head, FSDPModule):
         return _loss_and_logits(head, targets, weights, label_smoothing, labels, states)
-    # Run this as the layer's own method: FSDP2 then gathers its weight before the call and releases it after.
+    # Run this as the layer's own method, so that FSDP2 gathers its weight before the call and releases it after.
     layer: Any = head
     layer.forward = partial(_loss_and_logits, head, targets, weights, label_smoothing, labels)
     try:

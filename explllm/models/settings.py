@@ -54,8 +54,8 @@ class NetworkSettings:
     """Sizes of FEALLM's modules, if `architecture` is ``feallm``; by default the preset's."""
     action_unit_tokens: bool = False
     """Give the language model a token for each action unit after the image tokens. A head on the encoder estimates the
-    units; training it requires ``model.action_unit_weight``. Explanations are then more faithful to the face. The paper
-    has no such tokens."""
+    units; training it requires ``model.action_unit_weight``. This makes explanations more faithful to the face. The
+    paper has no such tokens."""
     average_flipped: bool = False
     """Except in training, average the encoder's features and the estimates of `action_unit_tokens` over each image and
     its mirror image, whose results are mirrored back. The encoder then takes twice as long."""

@@ -119,7 +119,7 @@ def most_frequent_error(cells: Sequence[Sequence[Cell]]) -> Cell | None:
 
 
 def thumbnails(faces: Sequence[ScoredFace]) -> dict[tuple[str, str], list[tuple[ScoredFace, str | None]]]:
-    """Create thumbnails for the cells in round-robin order: the size limit must not exclude rare errors.
+    """Create thumbnails in round-robin order over the cells, so that the size limit does not cut off rare errors.
 
     Returns:
         The faces to show by row and column, each with its data URL; None if the image cannot be read.

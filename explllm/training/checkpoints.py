@@ -105,7 +105,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         """Write a checkpoint."""
         target = Path(path)
         target.parent.mkdir(parents=True, exist_ok=True)
-        # Use a fixed name: the next attempt then overwrites the file that a killed process left behind.
+        # Use a fixed name, so that the next attempt overwrites the file that a killed process left behind.
         partial = target.with_name(f".{target.name}.partial")
         with partial.open("wb") as stream:
             torch.save(checkpoint, stream)

@@ -15,7 +15,8 @@ def read_class_folders(
         label_set: Label set with the allowed classes, such as rafdb; required if class folders are named by
             numbers.
         split: Read only this split.
-        keep_zero_units: Treat action units that stay at zero in action_units.csv as measured.
+        keep_zero_units: Treat action units that never reach 0.05 in action_units.csv as measured. By
+            default, tables of 100 rows or more do not.
     """
     unsorted = label_set is None and split is None and source.root.is_dir() and not has_class_folders(source.root)
     manifest = read_unsorted_folder(source.root) if unsorted else None

@@ -38,8 +38,8 @@ def count_rows(columns: Mapping[str, Iterable[Any]]) -> dict[str, int]:
     """Count the rows of a table.
 
     Returns:
-        The number of rows (key ``rows``), of rows in each split (key: its name) and in each class of a split (such as
-        ``train Fear``), and of people (``people``).
+        Counts by key: ``rows`` for all rows, the split's name for each split, split and class for each class of a split
+        (``train Fear``), and ``people`` for the number of people.
     """
     counts: Counter[str] = Counter()
     splits = list(columns.get("split", ()))

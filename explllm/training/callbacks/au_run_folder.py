@@ -33,7 +33,7 @@ class ActionUnitRunFolder(BaseRunFolder):
     model_results = (METRICS_FILE, PREDICTIONS_FILE, BY_UNIT, ONNX)
 
     def on_fit_end(self, trainer: Trainer, pl_module: ActionUnitTask) -> None:  # pyrefly: ignore[bad-override]
-        """Write the model and its metrics, then the ONNX file: a failed export then loses nothing else."""
+        """Write the model and its metrics, then the ONNX file, so that a failed export loses nothing else."""
         super().on_fit_end(trainer, pl_module)
         if self._writes_model(trainer):
             difference = self._export(trainer, pl_module)

@@ -28,10 +28,10 @@ class TrainingProgressBar(RichProgressBar):
 class LiveAccuracy(Callback):
     """Shows early whether the model learns the labels or collapses to one class.
 
-    On training batches, it needs no extra forward pass: the one for the loss already yields the logits that
-    predict the first token of the label, and the label whose first token has the highest logit counts as the model's
-    answer. If labels share a first token, training batches are not evaluated. After each validation, it reports the
-    same metrics for the validation faces.
+    On training batches, it uses the logits that were computed for the loss. The model's answer is the label whose first
+    token has the highest logit or, in the epochs that train the encoder, the highest class of the expression head. If
+    labels share a first token, training batches are not evaluated. After each validation, it reports the same metrics
+    for the validation faces.
     """
 
     def __init__(self, every_n_steps: int = 50, show: bool = True) -> None:
