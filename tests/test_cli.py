@@ -118,6 +118,8 @@ def test_without_a_command_the_jobs_and_the_next_step(explllm, fitted, tmp_path,
         assert next_command() == "fit --config demo.yaml"
     shutil.copytree(fitted / "model", tmp_path / "runs/small/model")
     assert next_command() == "test --run_dir runs/small"
+    (tmp_path / "runs/small/metrics.json").write_text("damaged")
+    assert next_command() == "test --run_dir runs/small"
     # `fit` writes metrics too.
     metrics = json.loads((fitted / "metrics.json").read_text(encoding="utf-8"))
     (tmp_path / "runs/small/metrics.json").write_text(json.dumps(metrics))

@@ -55,5 +55,8 @@ def _is_tested(run: Path) -> bool:
     path = run / METRICS_FILE
     if not path.is_file():
         return False
-    metrics = json.loads(path.read_text(encoding="utf-8"))
+    try:
+        metrics = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError:
+        return False  # a damaged file
     return "fit/steps" not in metrics or any(name.startswith("test/") for name in metrics)

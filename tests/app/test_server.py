@@ -86,6 +86,8 @@ def test_the_openai_client(client, pictures, data_url, expected):
         )
     [listed] = client.models.list()
     assert listed.id == "tiny" and client.models.retrieve("tiny") == listed
+    with pytest.raises(openai.NotFoundError, match="This server has 'tiny'"):
+        client.models.retrieve("other")
     short = client.chat.completions.create(**asked, max_tokens=3)
     assert short.usage.completion_tokens == 3 and short.choices[0].finish_reason == "length"
     assert text.startswith(short.choices[0].message.content.rstrip("\N{REPLACEMENT CHARACTER}"))
