@@ -3,9 +3,9 @@
 Img2AU (`img2au`) takes the action units from a manifest. `explain_face` runs the other five processes for one face:
 AU2Des (`au2des`), Des2Exp (`des2exp`), Result Verification (`verification`), Feedback Reflection (`reflection`) and
 Format Refinement (`refinement`).
-`build_with_model` and `build_offline` build the texts of a manifest, with a language model or by rules: chains of
-thought, or the instruction texts for FEALLM (`instructions`). `baseline` asks a multimodal model about the images
-instead (Table III).
+`build_with_model` uses a language model to write texts for the faces of a manifest, and `build_offline` uses rules. The
+texts are chains of thought or instruction texts for FEALLM (`instructions`). `baseline` asks a multimodal model about
+the images instead (Table III).
 """
 
 import lazy_loader

@@ -74,7 +74,7 @@ class BaselineOutcome:
     reason: str = ""
     """What went wrong; empty if nothing did."""
     cost: float = 0.0
-    """Cost of the answers in USD, including answers from earlier runs. Refusals are counted only in the ledger."""
+    """Cost of the answers in USD, including answers from earlier runs. Only the ledger counts the cost of refusals."""
 
     def cells(self) -> dict[str, str | float | None]:
         """Return the face's cells in the output manifest, by column."""
@@ -92,8 +92,8 @@ class BaselineOutcome:
 def choose_label_set(manifest: Manifest, name: str | None) -> LabelSet:
     """Return the classes to choose from, given the name of a label set.
 
-    Without a name, these are the seven basic expressions, or all eight if a row is labeled Contempt or no row has a
-    label.
+    Without a name, the classes are the seven basic expressions, or all eight expressions if a row is labeled Contempt
+    or no row has a label.
 
     Raises:
         ConfigError: If there is no label set with this name.
@@ -135,7 +135,7 @@ def skipped_images(manifest: Manifest, labels: LabelSet) -> dict[str, int]:
 
 
 def _skip_reasons(manifest: Manifest, labels: LabelSet) -> list[str | None]:
-    """Return why each row is skipped; None for a row that is not."""
+    """Return why each row is skipped, with None for the rows that are not skipped."""
     truths = manifest.frame.get("expression", [None] * len(manifest))
     other = f"label is not a class of {labels.name}"
     return [
@@ -238,10 +238,10 @@ class _Conversation:
 def with_answers(manifest: Manifest, outcomes: OutcomeStore, model: str, labels: LabelSet) -> Manifest:
     """Return a new manifest with the model's answers; columns with results of other models are dropped.
 
-    ``predicted`` is empty if the answer names no expression, which counts as wrong; ``answer`` is the verbatim answer.
-    ``unreadable`` gives the reason if there is no answer; such rows are not scored. It is empty for rows skipped for
-    their label. The other new columns are ``label_set`` and, as in `explllm.engine.build.with_outcomes`, ``cot``,
-    ``cot_source``, ``cot_status``, ``cot_reason`` and ``cot_cost``.
+    ``answer`` is the verbatim answer. ``predicted`` is empty if the answer names no expression; such an answer counts
+    as wrong. ``unreadable`` gives the reason if there is no answer, and rows with a reason are not scored. The reason
+    is empty for rows that are skipped because of their label. The other new columns are ``label_set`` and, as in
+    `explllm.engine.build.with_outcomes`, ``cot``, ``cot_source``, ``cot_status``, ``cot_reason`` and ``cot_cost``.
     """
     others = [name for name in manifest.frame if str(name).startswith("p_") or name == "cot_rounds"]
     frame = manifest.frame.drop(columns=others)

@@ -22,7 +22,7 @@ EXPECTED = f"one of the words {', '.join(Expression)}, and nothing else"
 
 
 async def infer(description: str, dialogue: Dialogue) -> Expression:
-    """Return the expression, out of eight, that the model infers from a description alone."""
+    """Return which of the eight expressions the model infers from a description alone."""
     question = render("explllm.engine", "des2exp", labels=", ".join(Expression), description=description)
     return await dialogue.ask("des2exp", question, read_expression, EXPECTED, MAX_TOKENS, SCHEMA)
 

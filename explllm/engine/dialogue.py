@@ -1,4 +1,4 @@
-"""The dialogue with the model about one face, with the memory of the engine's rounds."""
+"""The dialogue with the model about one face, and the history of its reflection rounds."""
 
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
@@ -42,7 +42,7 @@ class Dialogue:
         schema: Mapping[str, Any] | None = None,
         step: int = 0,
     ) -> T:
-        """Ask a question, without sending the history, until an answer can be parsed.
+        """Ask a question without the history until an answer can be parsed.
 
         Args:
             purpose: The process that asks.
@@ -62,7 +62,7 @@ class Dialogue:
         return await self._request(purpose, (ChatMessage("user", question),), parse, expected, max_tokens, schema, step)
 
     async def ask_for_description(self, purpose: str, question: str) -> str:
-        """Ask for a description of the face, with the whole history, and append the question and answer to the history.
+        """Send the whole history and ask for a description of the face; add the question and the answer to the history.
 
         Raises:
             UnreadableAnswer: If all answers are empty or truncated.
@@ -92,7 +92,7 @@ class Dialogue:
             schema=schema,
             temperature=self.settings.temperature,
             max_tokens=max_tokens,
-            # Leave room for all attempts of a step.
+            # Number the steps in thousands; otherwise their attempts would have the same numbers.
             attempt=1000 * step,
         )
         try:

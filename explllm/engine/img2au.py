@@ -49,7 +49,7 @@ def skipped_rows(manifest: Manifest) -> dict[str, int]:
 def format_units(action_units: Sequence[float | None]) -> str:
     """Return the positive action units for prompts, such as ``left eye close: 0.23, jaw drop: 0.4``, or ``none``.
 
-    Intensities have two decimals; a positive one is never rounded to 0.
+    Intensities are rounded to two decimals, but a positive one is never rounded to 0.
     """
     positive = ((name, value) for name, value in zip(NAMES, action_units, strict=True) if value)
     return ", ".join(f"{name.lower()}: {max(round(value, 2), 0.01):g}" for name, value in positive) or "none"

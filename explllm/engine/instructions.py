@@ -36,7 +36,7 @@ class InstructionOutcome:
 
     @property
     def status(self) -> Status:
-        """Failed if an answer is missing."""
+        """The final status: failed if an answer is missing, else accepted."""
         return Status.FAILED if self.reason else Status.ACCEPTED
 
     def cells(self) -> dict[str, str | float | None]:

@@ -1,4 +1,4 @@
-"""The outcomes of a run, stored on disk: the texts of a long run would not fit in memory."""
+"""The outcomes of a run, stored on disk because the texts of a long run would not fit in memory."""
 
 import json
 import sqlite3

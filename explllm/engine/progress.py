@@ -31,7 +31,7 @@ _SHOWN_REASONS = 10
 
 @dataclass(frozen=True)
 class BuildIdentity:
-    """The input and outputs of a run, stored with its progress: only the same run may overwrite its outputs."""
+    """The input and outputs of a run, stored with its progress so that only the same run may overwrite its outputs."""
 
     manifest: Path
     """The input manifest."""
@@ -55,7 +55,7 @@ class BuildIdentity:
             overwrite: Whether to replace other files, including other runs' outputs; ``--out`` may then be the input.
 
         Raises:
-            ConfigError: If an output is the input or another output, or exists and belongs to another run.
+            ConfigError: If an output is the input or the other output, or if it exists and this run did not write it.
         """
         if self.released is not None and self.released.resolve() in (self.manifest.resolve(), self.out.resolve()):
             other = "the input manifest" if self.released.resolve() == self.manifest.resolve() else "--out"
@@ -221,13 +221,13 @@ class ProgressTracker:
             "seconds": time.monotonic() - self._start,
             "updated": time.time(),
         }
-        # Ignore a full disk: the ledger stops the run with a clear error.
+        # Ignore a full disk, because the ledger stops the run with a clear error.
         with suppress(OSError), atomic_write(self.folder / PROGRESS) as temporary:
             temporary.write_text(json.dumps(progress, indent=2) + "\n", encoding="utf-8")
 
     @contextmanager
     def saving(self, result: RunResult) -> Iterator[None]:
-        """Record the final state of the run after the block has written its outputs.
+        """Record the final state of the run after the ``with`` block has written its outputs.
 
         Raises:
             InputError: If the outputs cannot be written. If the run had already ended with an error, that error is
@@ -241,7 +241,7 @@ class ProgressTracker:
         self.write("stopped" if result.stopped else "done")
 
     def raise_if_stopped(self, result: RunResult, command: str = "the same command") -> None:
-        """Raise the error whose cause the user has to fix, or KeyboardInterrupt, if one of them stopped the run early.
+        """Raise an exception if the run stopped early because of a signal or an error that the user has to fix.
 
         Call this after all outputs are written; `command` is the command that resumes the run.
 

@@ -1,4 +1,4 @@
-"""Format Refinement (paper, Section III-B-6): three parts, at most 130 words."""
+"""Format Refinement (paper, Section III-B-6): a chain of thought with three parts and at most 130 words."""
 
 import json
 import re
@@ -67,5 +67,5 @@ def read_cot(text: str) -> ChainOfThought | None:
 
 
 def _strip_title(title: str, part: str) -> str:
-    """Remove the title from a part: some models repeat it, although the field's name already states it."""
+    """Remove the title that some models repeat at the start of a part, although it is already the field's name."""
     return re.sub(rf"\A[\s#*_]*{title}[\s*_]*(?::|\n)[\s*_]*", "", part, flags=re.IGNORECASE).strip()

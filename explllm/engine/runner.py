@@ -22,7 +22,7 @@ LEDGER = "ledger.sqlite"
 """Name of the ledger in a run folder."""
 
 _FACES_PER_REQUEST = 1.5
-"""Faces processed at once per request in flight: while one face's answer is parsed, another face uses the slot."""
+"""Faces processed at once per request in flight, so that another face can send a request while an answer is parsed."""
 
 Redo = Literal["failed"]
 """The faces to ask about again."""
@@ -101,7 +101,7 @@ async def run_all(
 
     Returns:
         The result. The run ends early if the budget is exhausted, `ChatClient.stop` is called, the server rejects the
-        key or the model, there is no credit left, or answers and outcomes cannot be stored. Requests in flight
+        key or the model, there is no credit left, or answers or outcomes cannot be stored. Requests in flight
         finish, and so do all faces whose answers are in the ledger.
     """
     result, start, queue = RunResult(total=total, uses_model=True), time.monotonic(), iter(faces)
@@ -173,8 +173,8 @@ def run_with_client(
         The result of `work`.
 
     Raises:
-        InputError: If the server is unreachable, rejects the key or the model, or another run is writing the ledger.
-            Nothing has been spent in these cases.
+        InputError: If the server is unreachable or rejects the key or the model, or if another run is writing the
+            ledger. Nothing has been spent in these cases.
         KeyboardInterrupt: After a second Ctrl-C.
     """
     try:
@@ -204,7 +204,7 @@ async def _run_with_client(
                 try:
                     return await work(client)
                 except* Exception as group:
-                    # All workers stop for the same reason: raise one of their errors.
+                    # All workers stop for the same reason, so one of their errors is enough.
                     raise _first_error(group) from None
                 finally:
                     heartbeat.cancel()

@@ -1,4 +1,4 @@
-"""Result Verification (paper, Section III-B-4): action units, intensities, label.
+"""Result Verification (paper, Section III-B-4): checks of the action units, intensities and label.
 
 The inferred label and the text are first checked by rules, at no cost. The model then judges whether the description
 matches the action units and their intensities.

@@ -5,7 +5,8 @@ from __future__ import annotations
 from explllm.explanations import movements
 from explllm.explanations.tagging import TaggedSentence
 
-# Tags allowed between a part and its movement in "brows are slightly raised", and in "raised left brow".
+# Tags allowed between a part and its movement: after the part ("brows are slightly raised") and before it ("raised
+# left brow").
 AFTER_PART = frozenset(("copula", "adverb", "grade", "motion", "filler", "not", "no"))
 BEFORE_PART = frozenset(("adverb", "grade", "side", "filler", "motion", "action"))
 _AROUND_OF = BEFORE_PART | {"of", "and", "copula", "seen"}
@@ -70,7 +71,7 @@ def _part_after_of(words: TaggedSentence, action: int) -> int:
 
 
 def _distant_parts(words: TaggedSentence, action: int) -> list[int]:
-    """Search the clause of a movement for parts and, if the movement starts this clause, the preceding clauses, too."""
+    """Search the clause of a movement for parts, and also the preceding clauses if the movement starts its clause."""
     for position in range(action - 1, max(action - 1 - _MAX_DISTANCE, -1), -1):
         if words.kinds[position] in ("break", "report", "comma"):
             break

@@ -1,8 +1,8 @@
 """The chain of thought: key observations, overall emotional interpretation, conclusion.
 
-The ExpLLM paper defines the three sections in Section III-B ("Format Refinement"). Language models vary the titles:
-``**Conclusion:**``, ``**Conclusion**:``, ``### Conclusion``, ``3. Conclusion:``, plain text, inside a line, or no title
-at all. `ChainOfThought.parse` reads all of these and accepts any string.
+The ExpLLM paper defines the three sections in Section III-B ("Format Refinement"). Language models format the
+titles in different ways (``**Conclusion:**``, ``**Conclusion**:``, ``### Conclusion``, ``3. Conclusion:``, plain text),
+put them inside a line, or omit them. `ChainOfThought.parse` reads all of these variants and accepts any string.
 """
 
 from __future__ import annotations
@@ -117,8 +117,8 @@ class ChainOfThought:
     def expression(self) -> Expression | None:
         """The expression that the conclusion names, or None if the text does not suggest any.
 
-        If the conclusion is undecided, the interpretation and, with half the weight, the key observations contribute.
-        See `explllm.explanations.verdict`.
+        If the conclusion is undecided, the interpretation contributes, too, and the key observations contribute with
+        half its weight. See `explllm.explanations.verdict`.
         """
         if self.conclusion:
             return verdict(self.conclusion, self.interpretation, self.key_observations)
@@ -196,7 +196,7 @@ def _title_span(text: str, name: re.Match[str]) -> tuple[int, int] | None:
     """Return the span of the title around a section name, or None if the name is part of the prose.
 
     A title at the start of a line ends with a colon, closing bold markup, a dash, or the line end. A title inside a
-    line needs a colon, and either bold markup or the end of a sentence before it.
+    line ends with a colon and follows bold markup or the end of a sentence.
     """
     line = max(text.rfind("\n", 0, name.start()) + 1, name.start() - _MAX_LEAD_LENGTH)
     tail = _TAIL.match(text, name.end())
@@ -322,8 +322,8 @@ def _untitled_sections(text: str) -> tuple[str, str, str]:
 
 
 # Contexts in which "left" is a form of "leave" or "right" is not a side: "is left with", "nothing left", "left behind",
-# "right away" (but "on the left over the brow"), "the right balance". The same rules apply to both words, which makes
-# mirroring its own inverse.
+# "right away" (but not "on the left over the brow"), "the right balance". The same rules apply to both words,
+# which makes mirroring its own inverse.
 _VERB_BEFORE = re.compile(
     r"\b(?:just|quite|exactly|ha(?:s|ve|d|ving)|was|were|been|being|be|is|are)[ \t]{1,3}$",
     re.IGNORECASE,

@@ -9,8 +9,8 @@ from explllm.explanations.chain_of_thought import ChainOfThought
 from explllm.explanations.grounding import ground
 
 _INDEX = re.compile(r"\bA\.?U\.?s?\s*[-#]?\s*\d+|\baction units?\s*(?:no\.?|number|#)?\s*\d+", re.IGNORECASE)
-# "US" is the country, and "I" is a numeral unless an apostrophe or a lowercase word follows; the "i" of "i.e." is not a
-# pronoun either.
+# "US" is the country. "I" is a pronoun only before an apostrophe or a lowercase word; elsewhere, it is a numeral or
+# part of "i.e.".
 _PRONOUN = re.compile(
     r"\b(?:(?i:he|she|him|his|hers?|himself|herself|they|them|theirs?|themselves|me|my|mine|myself|we|our|ours|ourselves"
     r"|you|your|yours|yourself)|[Uu]s|[Ii](?=['’]|\s+[a-z]))\b"
@@ -50,7 +50,8 @@ def pair_problems(
 
     Args:
         cot: The chain of thought.
-        action_units: 24 intensities in [0, 1], with None for a unit that was not measured; None skips grounding.
+        action_units: 24 intensities in [0, 1], with None for each unmeasured unit. Pass None instead of the list to
+            skip the grounding check.
         expression: The label that the conclusion must name.
         max_words: Maximum number of words, including titles.
         strong: Minimum intensity of a unit that must be mentioned.

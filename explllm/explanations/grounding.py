@@ -40,9 +40,9 @@ class Grounding:
     """Share of the intensity words whose range contains the measured intensity of the unit or an alternative, within
     `TOLERANCE`; None if there are no intensity words."""
     side_errors: list[int]
-    """Units claimed on one side only while only the other side is active."""
+    """Units claimed on one side only, although only the other side is active."""
     unsupported: list[int]
-    """Units claimed present, not only with a hedge, although they and their alternatives have intensity 0."""
+    """Units claimed present at least once without a hedge, although they and their alternatives have intensity 0."""
     contradicted: list[int]
     """Strong units that the text denies and never claims present."""
     missing: list[int]
@@ -55,8 +55,8 @@ class Grounding:
     """Number of units claimed present that are active or have an active alternative. This and the following counts
     allow averaging over texts. With weights, they are sums of weights."""
     claimed_count: float
-    """Number of units claimed present, except inactive ones with only hedged claims or with a claim that cannot be
-    verified."""
+    """Number of units claimed present. Inactive units do not count if all claims about them are hedged or any claim
+    cannot be verified."""
     unsupported_count: float
     """Number of units in `unsupported`."""
     recalled_count: float
@@ -93,8 +93,8 @@ def ground(
         intensities: 24 measured intensities in [0, 1], in FEAFA order; None for a unit that was not measured.
         strong: Minimum intensity of a unit that counts as missing if the text omits it.
         active: Minimum intensity of an active unit.
-        weights: 24 weights of the units in precision, recall, F1, `unsupported_share` and the counts, such as those of
-            `explllm.core.reliability.UnitReliability`; by default all count equally.
+        weights: 24 weights of the units, such as those of `explllm.core.reliability.UnitReliability`, for precision,
+            recall, F1, `unsupported_share` and the counts. By default, all units count equally.
 
     Returns:
         The agreement. Its lists contain indices into `FEAFA`, in ascending order.

@@ -1,4 +1,4 @@
-"""HTML for notebooks: bars with percentages, and texts whose sentences about action units are highlighted."""
+"""HTML for notebooks: bars with percentages, and texts with highlighted sentences about action units."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from html import escape
 from explllm.core.action_units import NAMES, with_facs
 from explllm.explanations.claims import claims
 
-# Notebooks have light and dark themes: the text keeps the theme's color, and other colors are translucent.
+# Highlights are translucent and keep the text color, because notebooks have light and dark themes.
 _BAR = "display:inline-block;height:.7em;border-radius:.2em;background:#2a6f97;width:{:.1f}em"
 _MARK = "background:rgba(226,189,98,.35);color:inherit;border-radius:.2em"
 

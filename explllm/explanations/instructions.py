@@ -26,7 +26,8 @@ NO_UNITS = "No action unit is active."
 """The ``units`` answer for a face without active units."""
 
 _VISIBLE = 0.25
-"""Minimum intensity of a movement that is more than slight. If a face makes one, its text must claim or deny a unit."""
+"""Minimum intensity of a movement that is more than slight. An answer about a face with such a movement must claim or
+deny a unit."""
 
 _FIRST_WORD = re.compile(r"\A\W*(\w+)\s*[.:,]")
 
@@ -82,7 +83,7 @@ def instruction_problems(
         action_units: 24 intensities in [0, 1]; None for a unit that was not measured.
         expression: The label.
         max_words: Maximum number of words; the kind ``units`` has no maximum.
-        strong: Minimum intensity of a unit that must be mentioned; for the kind ``units``, it is `ACTIVE` instead.
+        strong: Minimum intensity of a unit that must be mentioned; the kind ``units`` uses `ACTIVE` instead.
 
     Returns:
         One phrase per problem; an empty list if the answer passes.

@@ -94,10 +94,10 @@ LISTED: Mapping[str, bool] = MappingProxyType(
     dict.fromkeys(("absence of", "lack of", "absence", "lack"), True)
     | dict.fromkeys(("without", "lacks", "lacking", "devoid of", "free of", "free from", "absent of"), False)
 )
-"""Negations whose list may end in "and", and whether a verb may follow the list: "the lack of A, B, and C suggests",
-but "without A, the B and C suggest"."""
+"""Negations that may cover a list with "and". The value states whether they cover it even if a verb follows: "the lack
+of A, B, and C suggests" denies C, but "without A, the B and C suggest" does not."""
 COMPARISONS = ("than", "compared to", "compared with", "relative to")
-"""Words that introduce the standard of a comparison, which is not claimed."""
+"""Words before the second part of a comparison, which makes no claim, as in "more than the left"."""
 
 # Phrases that contain a movement word but do not describe a movement.
 _OTHER_MEANINGS = (

@@ -13,7 +13,7 @@ _WORD = re.compile(r"\S+")
 _ADVERB = re.compile(r"very\b|more\b|less\b|\w+ly\b")
 _MODIFIERS = {"left", "right", "both", "upper", "lower", "inner", "outer", "lip", "mouth", "eye"}
 _MAX_CLAUSE_WORDS = 30
-"""Longer clauses are not shortened, because the time grows quadratically with the length."""
+"""Longer clauses are not shortened to a phrase, because the time to find it grows quadratically with the length."""
 
 
 @dataclass(frozen=True)
@@ -63,11 +63,13 @@ def mentions(text: str) -> list[Mention]:
 
 @lru_cache(maxsize=4096)
 def _phrase(clause: str, context: str) -> tuple[int, int, tuple[int, ...], bool] | None:
-    """Return the start and end of a clause's phrase, its units, and whether it claims all of them; None without claims.
+    """Return the start and end of the phrase in a clause, its units, and whether it affirms all of them.
+
+    The result is None if the clause makes no claim.
 
     Args:
         clause: The clause.
-        context: The preceding clause, if this one may lack a verb.
+        context: The preceding clause if this one may lack a verb, else empty.
     """
     earlier = _claimed(context) if context else ()
 

@@ -147,8 +147,8 @@ DIRECTIONS: dict[str, str] = {
     "out": "out, back, backward, backwards, to the side, to the sides, to both sides",
     "open": "apart, part, parts",
 }
-"""Short words that are directions after a movement or, except for those of ``in`` and ``out``, after a part. Elsewhere
-they mean other things."""
+"""Short words that can be directions. Those of ``in`` and ``out`` are directions only after a movement, and the others
+also after a part. Elsewhere they have other meanings."""
 
 OWN_PART: dict[str, str] = {
     "smile": "lip corner",
@@ -224,7 +224,7 @@ def _meanings() -> Iterator[tuple[str, tuple[str, ...], tuple[str, ...], bool]]:
 MEANINGS: dict[tuple[str, str], tuple[tuple[str, ...], bool]] = {
     (part, action): (kinds, present) for part, actions, kinds, present in _meanings() for action in actions
 }
-"""The units that each part and movement mean, and whether they are present or denied.
+"""The units that each combination of a part and a movement means, and whether they are present or denied.
 
 FEAFA has no units for lowered lip corners (FACS 15) or pressed lips (24). These movements are mapped to the nearest
 units, lip corner stretch and lip suck. Raised cheeks (6), tightened lips (23) and flared nostrils have no FEAFA unit
@@ -251,7 +251,8 @@ ALTERNATIVES: dict[tuple[str, str], tuple[str, ...]] = {
     ("lower lip", "movement"): ("Lower Lip Suck",),
     ("jaw", "movement"): ("Jaw Slide Left", "Jaw Slide Right", "Jaw Thrust"),
 }
-"""Other possible meanings of a movement. For example, FEAFA has no unit for parted lips (FACS 25)."""
+"""Other possible meanings of a movement. For example, parted lips (FACS 25) have no FEAFA unit and may mean a dropped
+jaw, a raised upper lip or a depressed lower lip."""
 
 PART_UNITS: dict[str, tuple[str, ...]] = {
     "brow": ("Brow Raise", "Brow Lower"),

@@ -43,9 +43,9 @@ def read_table(path: Path) -> Manifest:
     """Read a table of texts or of recognized faces.
 
     The authors' released code uses two JSON layouts. Annotation lists have the fields ``file_name``, ``emo``, ``au``,
-    and ``description``. If a record also has ``gt_emo``, that field is the true label and ``emo`` is the prediction. We
-    also read ``box`` to distinguish several faces in one image. Evaluation results (``result_all.json``) have the
-    fields ``img_path``, ``gt`` and ``pred``; the last two contain labels or texts.
+    and ``description``. If a record also has ``gt_emo``, that field is the true label and ``emo`` is the prediction.
+    The field ``box`` is read, too, because it distinguishes several faces in one image. Evaluation results
+    (``result_all.json``) have the fields ``img_path``, ``gt`` and ``pred``; the last two contain labels or texts.
 
     Args:
         path: A manifest (``.parquet``, ``.csv``, ``.jsonl``), a ``.json`` file in one of these layouts, or a run folder
@@ -53,7 +53,7 @@ def read_table(path: Path) -> Manifest:
 
     Returns:
         A manifest. JSON files yield the columns ``image``, ``box``, ``expression``, ``predicted``, ``action_units``,
-        ``cot`` and ``reference`` (the text that a result was compared with), except for empty ones.
+        ``cot`` and ``reference`` (the text that a result was compared with). Empty columns are omitted.
 
     Raises:
         MissingPathError: If the file does not exist, or a folder does not contain ``predictions.parquet``.
@@ -147,7 +147,7 @@ def _released(path: Path) -> Manifest:
         face.update({name: value for name, value in values.items() if value is not None})
     columns = ["image", "box", "expression", "predicted", "action_units", "cot", "reference"]
     frame = pd.DataFrame(list(faces.values()), dtype=object).reindex(columns=columns)
-    # Drop empty columns: the presence of an answer column means that there were answers.
+    # Drop empty columns; otherwise an empty answer column would imply that there were answers.
     return Manifest(frame.drop(columns=[name for name in columns[1:] if frame[name].isna().all()]), path.parent, path)
 
 

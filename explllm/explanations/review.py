@@ -23,7 +23,8 @@ class CheckedClaim:
     claim: Claim
     status: ClaimStatus
     measured: float | None
-    """Measured intensity in [0, 1] of the unit or, if higher, of an alternative; None if not measured."""
+    """Highest measured intensity in [0, 1] of the unit and, unless the claim is a denial, its alternatives; None if the
+    status is "not measured"."""
 
     @property
     def phrase(self) -> str:
@@ -57,7 +58,7 @@ class Review:
 
     @property
     def phrases(self) -> dict[ClaimStatus, str]:
-        """The claims of each status that occurs, as one line, such as ``Jaw Drop (AU26), no Nose Wrinkle (AU9)``."""
+        """One line of claims per status that occurs, such as ``Jaw Drop (AU26), no Nose Wrinkle (AU9)``."""
         return {
             status: ", ".join(claim.phrase for claim in self.claims if claim.status == status)
             for status in MARKS
@@ -97,7 +98,7 @@ def review_explanation(
 
     - An affirmed unit agrees if it or one of its alternatives is active (intensity of at least `ACTIVE`). A hedged
       claim ("minimal", "barely") also agrees with any lower intensity.
-    - A denied unit agrees up to an intensity of `ACTIVE` + `TOLERANCE`.
+    - A denied unit agrees if its intensity is at most `ACTIVE` + `TOLERANCE`.
     - Repeated claims count once; a contradiction takes precedence.
 
     >>> units = [0.0] * 24
@@ -114,8 +115,8 @@ def review_explanation(
     Args:
         cot: The chain of thought.
         label: The recognized expression.
-        action_units: 24 measured intensities in [0, 1], with None for a unit that was not measured; None if no unit was
-            measured.
+        action_units: 24 measured intensities in [0, 1], with None for each unmeasured unit. By default, all units
+            count as unmeasured.
 
     Returns:
         The review.

@@ -1,6 +1,6 @@
 """The wordings of the rule-based writer.
 
-The vocabulary is small on purpose: a small tokenizer and a small language model can learn it. Every list has at least
+The vocabulary is small so that a small tokenizer and a small language model can learn it. Every list has at least
 five wordings, except for those of single movements. `explllm.explanations.claims` must read each of them correctly.
 """
 
@@ -19,7 +19,7 @@ ADVERBS = {
     "extreme": "very strongly",
 }
 
-# For lists, which must be short.
+# Single words for lists of movements, which must be short.
 LIST_ADVERBS = ADVERBS | {"extreme": "extremely"}
 
 

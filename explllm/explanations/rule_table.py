@@ -6,9 +6,9 @@ Sources:
 - Guide: Ekman, Friesen and Hager, "FACS Investigator's Guide" (2002), table of prototypes and major variants.
 - Duchenne: Ekman, Davidson and Friesen, "The Duchenne smile" (1990).
 
-FEAFA raises the brow as a whole (FACS 1 and 2), lacks the lip corner depressor (15) and the lip pressor (24), and
-measures narrow eyes as Eye Close (FACS 6 and 7 narrow them too). Combinations that need a missing unit are listed with
-the unit that FEAFA codes instead, or with the remaining units and usually a lower weight.
+FEAFA codes a raised brow as a whole (FACS 1 and 2), lacks the lip corner depressor (15) and the lip pressor (24), and
+codes narrow eyes as Eye Close, although FACS 6 and 7 also narrow the eyes. Combinations that need a missing unit
+are listed with the unit that FEAFA codes instead, or with the remaining units and usually a lower weight.
 """
 
 from __future__ import annotations
@@ -113,8 +113,8 @@ PATTERNS: dict[Expression, tuple[Pattern, ...]] = {
         Pattern(("Upper Lip Raise",), 1, "10 on one side; FEAFA gives no side"),
     ),
 }
-"""The patterns of each expression. A face is interpreted by its visible pattern with the highest weight, or by the
-strongest of several with that weight. A pattern of slight movements has weight 1."""
+"""The patterns of each expression. A face is interpreted by the visible pattern with the highest weight. If several
+have this weight, the pattern with the strongest movements is used. A pattern of slight movements has weight 1."""
 
 COMPANIONS: dict[Expression, frozenset[str]] = {
     expression: frozenset(name for pattern in patterns for name in pattern.movements)

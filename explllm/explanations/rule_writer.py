@@ -109,8 +109,8 @@ class RuleWriter:
         texts with the same seed. Two faces without movements may share a text.
 
         Args:
-            action_units: 24 intensities in [0, 1], in FEAFA order; None for a unit that was not measured, which the
-                text does not mention.
+            action_units: 24 intensities in [0, 1], in FEAFA order; None for a unit that was not measured. The text
+                does not mention such units.
             expression: The label of the face. The conclusion names it and no other label.
             seed: Selects the wordings. The same arguments give the same text. Pass the row number for one text per
                 face, and a different number for another text about the same face.
@@ -118,10 +118,10 @@ class RuleWriter:
         Returns:
             Three sections of fewer than 130 words in total. The strongest movement comes first. Each movement with an
             intensity of 0.08 or more is named with its intensity and side; if there are too many, only those with 0.3
-            or more are sure to be named.
+            or more are always named.
 
         Raises:
-            InputError: If the action units are not 24 numbers in [0, 1].
+            InputError: If the action units are not 24 numbers in [0, 1] or None.
         """
         units = check_action_units([0.0 if value is None else value for value in action_units])
         expression = Expression(expression)
@@ -152,7 +152,10 @@ def _visible(units: Sequence[float]) -> list[_Visible]:
 
 
 def _sides(kind: str, units: Sequence[float]) -> list[tuple[str, float]]:
-    """Return the sides of a movement with their intensities, the stronger first; empty if the kind does not apply."""
+    """Return the sides of a movement with their intensities, the stronger first.
+
+    The list is empty for `LIP_SUCK` if the lip sucks are not merged, and for each single lip suck if they are.
+    """
     lips = [units[NAMES.index(name)] for name in ("Upper Lip Suck", "Lower Lip Suck")]
     merged = min(lips) >= _TRACE_FROM and intensity_word(lips[0]) == intensity_word(lips[1])
     if kind == LIP_SUCK:

@@ -8,8 +8,8 @@ Three steps, each on one sentence:
    words decide whether the clause is asserted, denied or left open. An odd number of negative words denies it ("it
    would be wrong to say that"), an even number does not ("it cannot be denied that"), and doubt or another person's
    voice leaves it open ("one might expect", "she believes").
-3. Clauses about other people, other pictures and times, hypothetical faces or faces in general are marked as not
-   asserted.
+3. Clauses about other people, pictures or times, about hypothetical faces, or about faces in general are marked as
+   not asserted.
 
 A dependency parser would find these scopes too, but it is slower: spaCy's small English model reads about 10,000 words
 per second, while these rules read 3,000 chains of thought in a few seconds.
@@ -115,7 +115,7 @@ class _Scoper:
             if self.words[index] in _FRAME_START:
                 start = index + 1
             elif self.words[index] in rules.FACE:
-                start = len(self.words)  # until the next clause: the words so far describe the face
+                start = len(self.words)  # no frame before the next clause: these words describe the face
             body = self._body(start, index)
             if body:
                 end = self._end_of_body(body)
@@ -303,7 +303,7 @@ class _Scoper:
             self._skip(index, end)
 
     def _concerns_subject(self, index: int) -> bool:
-        """Return whether the predicate after a modal verb names a movement or says that one takes place."""
+        """Return whether the predicate after a modal verb names a movement or says whether one takes place."""
         words = self.words
         while index < len(words) and (
             words[index] in rules.AUXILIARIES or (words[index].endswith("ly") and words[index] != "imply")
@@ -371,7 +371,7 @@ class _Scoper:
             self._skip(start, min(comma, end))
 
     def _return(self, index: int, returns: frozenset[str]) -> int:
-        """Return the position at which the sentence returns to this person and this picture."""
+        """Return the position at which the statement about another person or another time ends."""
         while index < len(self.words):
             word = self.words[index]
             following = self.words[index + 1 : index + 6]

@@ -329,8 +329,9 @@ AUXILIARIES = _words(
 EXISTENCE = _words(
     "present visible there absent missing expected needed required happen occur exist come follow result arise"
 )
-"""Predicates about whether a movement takes place. With these and with verbs of movement, a modal verb concerns the
-subject: "the brows might be raised", but "the raised brows might suggest surprise"."""
+"""Predicates that say whether a movement takes place. With these and with verbs of movement, a modal verb makes the
+subject hypothetical ("the brows might be raised"). With other verbs, the subject stays a fact ("the raised brows might
+suggest surprise")."""
 LATER = _words("later soon at in any on again next when after , ;")
 """Words after "appear" as a full verb: "a smile might appear later"."""
 INDEFINITE = _pattern(
@@ -391,5 +392,5 @@ FACE = frozenset(
     for rest, (kind, value) in entries
     if not rest and ((kind == "part" and value != "none") or value in ("smile", "frown"))
 )
-"""Words for parts of the face, smiles and frowns. If the words before a clause include one, they are a separate
-statement."""
+"""Words for parts of the face, smiles and frowns. Words before a clause that include one of these are a statement about
+the face, not a frame."""

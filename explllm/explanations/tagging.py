@@ -79,7 +79,7 @@ class TaggedSentence:
         skipped: Whether the token is part of a statement that is not about this face.
         reversed: Whether a negated main clause, such as "it is not true that", covers the token.
         weakened: Positions of intensity words weakened by "not", as in "not fully closed".
-        stands_for: The side for each token, such as "the right", that stands for the previous part.
+        stands_for: Sides by position, for tokens such as "the right" that stand for the last part mentioned.
     """
 
     def __init__(self, sentence: str) -> None:
@@ -134,7 +134,7 @@ class TaggedSentence:
             if self.values[position] == "in":
                 after_action = after_action and self.kind(position + 1) not in _OBJECTS
             if self.values[position] == "out" and self.kind(position - 1) == "and" and self.value(position - 2) == "up":
-                after_action = False  # "up and back" is up
+                after_action = False  # "up and back" means up
             preposition = "of" if self.values[position] == "in" else "word"
             self.kinds[position] = "action" if after_action or after_part else preposition
 
@@ -200,7 +200,10 @@ class TaggedSentence:
         return position
 
     def _deny_before(self, absent: int) -> None:
-        """Deny the subject of "is absent". It may be a list or end in examples: "signs such as A, are absent"."""
+        """Deny the subject of "is absent".
+
+        The subject may be a list, or it may end in examples: "signs such as A, are absent".
+        """
         last = self.skip(absent - 1, ("copula", "adverb"), -1)
         opening = self._opening_of_examples(last)
         listed = False
@@ -217,7 +220,7 @@ class TaggedSentence:
                 self.denied[position] = True
 
     def _opening_of_examples(self, closing: int) -> int:
-        """Return the start of the examples closed by a comma or bracket, or -1 if there are none."""
+        """Return the start of the examples that end at a comma or bracket, or -1 if there are none."""
         if self.kind(closing) != "comma" and self.value(closing) != ")":
             return -1
         for position in range(closing - 1, -1, -1):
@@ -233,7 +236,10 @@ class TaggedSentence:
         return False
 
     def _end_of_denial(self, negation: int) -> int:
-        """Return the end of the scope of a negation. Before a noun it covers a list; with a verb it stops at "and"."""
+        """Return the end of the scope of a negation.
+
+        The negation of a noun covers a whole list; the negation of a verb ends at "and".
+        """
         of_noun = self.kinds[negation] == "no"
         listed = False
         position = negation + 1

@@ -22,7 +22,7 @@ _UNIT_NUMBER = re.compile(r"(?<![A-Za-z0-9])AU(\d+)(?!\d|\.\d)")
 
 _SENTENCE = re.compile(r"(?<=[.!?\n])\s+|\n|;|\b(?:but|while|whereas|although|though|however)\b", re.IGNORECASE)
 _CLAUSE = re.compile(r",|\band\b", re.IGNORECASE)
-# 0 and 0.0 are scores; 0.7, 10 and "0 to 5" are not denials.
+# The scores 0 and 0.0 are denials; 0.7, 10 and "0 to 5" are not.
 _ZERO = r"(?<![\w.])0(?:\.0+)?(?!\.?\d|\s*(?:-|–|to)\s*\d)"
 _DENIAL = re.compile(
     r"\bnot?\b(?!\s+(?:only|doubt)\b)|n['’]t\b|\b(?:none|never|without|absent|absence|inactive|neither|nor|zero)\b"
@@ -97,7 +97,7 @@ def _with_single_units(text: str) -> str:
 
 
 def _clauses(text: str) -> Iterator[_Clause]:
-    """Yield the parts of a clause, cut before each denial of a unit that follows other units: "AU12 without AU6"."""
+    """Yield the parts of a clause. A denied unit after other units starts a new part: "AU12 without AU6"."""
     start = 0
     for denial in _DENIED_UNIT.finditer(text):
         if _UNIT_NUMBER.search(text, start, denial.start()):
@@ -117,7 +117,7 @@ def _clause(text: str) -> _Clause:
 
 
 def _verdicts(clauses: list[_Clause], header: bool | None) -> Iterator[tuple[int, bool]]:
-    """Yield each number of a sentence with its verdict; units without a verdict are active."""
+    """Yield each number of a sentence with its verdict; units without a verdict count as active."""
     head, waiting, whole_list, alternative = header, list[int](), False, False
     for clause in clauses:
         alternative = alternative or bool(_ALTERNATIVE.search(clause.text))

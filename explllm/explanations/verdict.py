@@ -1,9 +1,9 @@
 """Decide which expression English prose describes.
 
 The rules are word-based, deterministic and fast. Each word that names or suggests an expression is a piece of evidence.
-Its weight is the strength of the word (a label counts more than a mood word) times a factor for its clause: denied
-("absence of anger", "rather than fear"), weakened ("with undertones of sadness"), or strengthened ("primarily one of
-joy", "sadness as the dominant emotion"). The expression with the highest sum wins.
+Its weight is the strength of the word (a label counts more than a mood word) times a factor for its context, which may
+deny the expression ("absence of anger", "rather than fear"), weaken it ("with undertones of sadness"), or strengthen it
+("primarily one of joy", "sadness as the dominant emotion"). The expression with the highest sum wins.
 
 The rules were developed on half of 600 chains of thought from the released RAF-DB test list and checked on the other
 half. tests/explanations/test_chain_of_thought.py states the measured agreement.
@@ -269,7 +269,7 @@ def verdict(text: str, *further: str) -> Expression | None:
     if not _is_decided(scores):
         weight = _NAMED
         for other in further:
-            # Normalize the scores: a long text must not count more than a short one.
+            # Normalize the scores; otherwise a long text would count more than a short one.
             positive = {expression: value for expression, value in score(other).items() if value > 0}
             total = sum(positive.values())
             for expression, value in positive.items():

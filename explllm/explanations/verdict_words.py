@@ -88,7 +88,7 @@ REQUIRED_AFTER = {
     "rules": _words("out"),
 }
 
-# Weakened: by an attribute or quantifier of the noun ...
+# An expression is weakened by an attribute or quantifier of its noun ...
 DAMPERS = re.compile(
     r"(?:hint|undertone|overtone|trace|nuance|tinge|touch|layer|shade|glimpse|flicker|undercurrent|element|aspect)"
     r"(?:s|d|ed)?|infused|tempered|moderated|slight|subtle|subtler|mild|minor|faint|secondary|possible|potential"
@@ -111,7 +111,7 @@ DENIED_AFTER = _words("not absent lacking minimal minor negligible secondary ove
 # Concessions: "Although the smile suggests happiness, ...".
 CONCESSIONS = _words("although though despite while whereas notwithstanding")
 
-# Strengthened: words before and after the expression.
+# Words that strengthen an expression, before and after it.
 BOOSTERS = re.compile(
     r"primar\w+|predominan\w+|dominan\w+|dominat\w+|overall|overwhelming\w*|main|mainly|chiefly|categori[sz]\w+"
     r"|classif\w+|identif\w+|label\w*|best|ultimately|indeed|definitive\w*|fundamental\w*|core|essence|essentially"
