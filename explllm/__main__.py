@@ -1,4 +1,4 @@
-"""``python -m explllm`` is the command ``explllm``."""
+"""``python -m explllm`` runs the command ``explllm``."""
 
 import sys
 

@@ -37,8 +37,8 @@ COMMANDS = {
     "doctor": ("check the installation", "doctor:doctor"),
     "convert": ("convert released weights, or merge LoRA into a model", "convert"),
 }
-"""Summary and ``module:function`` (in `explllm.commands`) of each command. If no function is given, the module's own
-table ``COMMANDS`` holds the subcommands, and ``DEFAULT``, if defined, is the subcommand to run if none is given."""
+"""Summary and ``module:function`` (in `explllm.commands`) of each command. If only a module is given, its table
+``COMMANDS`` holds the subcommands, and its ``DEFAULT``, if defined, is the one that runs when the user names none."""
 
 _HELP = ("-h", "--help")
 _COMPLETION = "__print_completion"
@@ -73,7 +73,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         finished = "".join(f"{note}\n" for note in getattr(error, "__notes__", []))
         if isinstance(error, BrokenPipeError) and _output_is_closed():
             sys.stderr.write(finished)
-            # Python flushes the output once more at exit.
+            # Otherwise, Python would flush the output to the closed pipe at exit and print another error.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return _CLOSED_OUTPUT
         # Inaccessible files and full disks are user errors; any other OSError is a bug in the program.
@@ -91,7 +91,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _open_closed_streams() -> None:
-    """Discard what is written to stdout or stderr if it was closed at startup, as in ``explllm models >&-``."""
+    """Discard output to stdout or stderr if the stream was closed at startup, as in ``explllm models >&-``."""
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:
             # The null device takes the descriptor of the closed stream; otherwise, the next opened file would get it.
@@ -144,7 +144,7 @@ def _run(words: list[str]) -> int | None:
 
 
 def _call(function: Callable[..., int | None], prog: str, arguments: list[str]) -> int | None:
-    """Run a command; commands whose arguments Lightning parses receive them unchanged."""
+    """Run a command; if Lightning parses its arguments, pass them on unchanged."""
     if getattr(function, "parses_itself", False):
         return function(arguments)
     # Deferred import: `explllm --help` needs no parser.

@@ -1,1 +1,1 @@
-"""The commands, which parse options, call the library and print the results, and the helpers that they share."""
+"""The commands and their shared helpers. A command parses options, calls the library and prints the results."""

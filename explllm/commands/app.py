@@ -59,7 +59,7 @@ def app(
     if find_spec("gradio") is None:
         raise ConfigError("the package gradio is not installed", remedy='Install it: pip install "explllm[app]".')
     check_device(device)
-    # gradio accepts IPv6 addresses in brackets.
+    # gradio accepts IPv6 addresses in brackets, which the check does not.
     check_address(host.strip("[]"), port)
     from explllm.app.explainer import Explainer
     from explllm.app.page import Services, create_page, example_pictures, launch, temporary_folder

@@ -46,7 +46,8 @@ def aus(
         estimator: The estimator and its options.
         redo: Also estimate rows that already have action units.
         margin: Margin added on each side of a face box before cropping, as a share of the longer side of the box.
-        tta: Average the estimates of each face and its mirror image; the recorded source is then NAME+flip.
+        tta: Average the estimates of each face and its mirror image; the estimator's name in the column
+            `action_units_source` then ends in +flip.
         options: Root, workers and limits.
 
     Raises:
@@ -69,7 +70,7 @@ def aus(
         streaming.print_lines(opened.runs_on)
         if opened.training_data_note:
             streaming.print_lines([f"note: training data of this model: {opened.training_data_note}"])
-        # Results depend on the margin, whether it comes from the user or from the model's file.
+        # The job records the margin even if it comes from the model's file, because results depend on it.
         job = replace(job, margin=job.margin_for(opened))
         task = EstimationTask(job, opened.name + "+flip" * tta, opened.batch_size, redo)
     summary = streaming.process(source, out, task, options, (ESTIMATED, GIVEN))

@@ -54,10 +54,10 @@ def baseline(
     most --size pixels without metadata. The server receives no file names and no true labels. The ledger records
     questions, answers, costs and a hash of each picture, never the picture itself.
 
-    The written manifest has the columns `predicted` (empty if there is no answer, or if the answer names no expression,
-    which counts as wrong), `answer`, `label_set`, `unreadable` (why a row has no answer; such rows are not scored),
-    `cot`, `cot_source`, `cot_status`, `cot_reason` and `cot_cost`. OUT.run next to it contains the ledger and, after a
-    complete run on labeled faces, metrics.json and predictions.parquet.
+    The written manifest has the columns `predicted`, `answer`, `label_set`, `unreadable`, `cot`, `cot_source`,
+    `cot_status`, `cot_reason` and `cot_cost`. An answer that names no expression leaves `predicted` empty and counts as
+    wrong. For a row without an answer, `unreadable` states the reason, and the row is not scored. OUT.run next to the
+    manifest contains the ledger and, after a complete run on labeled faces, metrics.json and predictions.parquet.
 
     The same command resumes a stopped run: no answer is paid for twice, and the model is asked again about pictures
     that have changed. Rows in which `explllm faces` found no face are left out. `explllm cot status` and `explllm cot
@@ -135,7 +135,7 @@ def baseline(
     tracker = ProgressTracker(folder, len(faces), BaselineStatus, f"asking {chat.model}", identity)
 
     async def work(client: ChatClient) -> RunResult:
-        # These files belong to an earlier run, perhaps on other faces; keep them until the server has answered.
+        # These files belong to an earlier run, perhaps on other faces. They are kept until the server has been checked.
         for name in (METRICS_FILE, PREDICTIONS_FILE):
             (folder / name).unlink(missing_ok=True)
         return await run_all(
@@ -171,7 +171,7 @@ def _select(path: Path, root: Path | None, split: str | None, sample: int | None
 
 
 def _check_folder(folder: Path, source: str, overwrite: bool) -> None:
-    """Reject a folder that has files but no ledger and, unless `overwrite`, one of another model's run."""
+    """Reject a folder with files but no ledger; unless `overwrite`, also one of another model or command."""
     from explllm.engine.progress import read_progress
     from explllm.engine.runner import LEDGER
 

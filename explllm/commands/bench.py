@@ -116,7 +116,7 @@ def fea(
 
 
 def _names(contestants: Sequence[Contestant], models: Sequence[str], out: Path) -> list[str]:
-    """Return names such that no answer file overwrites another one or an input table."""
+    """Return a name for each model, so that no answer file overwrites another one or an input table."""
 
     def key(path: Path) -> str:
         return str(path.resolve()).lower()

@@ -51,7 +51,7 @@ def check_trainer(trainer: Namespace, fitting: bool) -> None:
     devices = str(trainer.devices)
     limit = max(8, os.cpu_count() or 1)
     if trainer.accelerator == "cpu" and devices.isdecimal() and int(devices) > limit:
-        # Each device is a process with a copy of the model; this many would exhaust the machine's memory.
+        # Each device is a process with a copy of the model; so many copies would exhaust the machine's memory.
         raise ConfigError(f"trainer.devices is {devices} on the CPU", remedy=f"Use at most {limit}.")
     if trainer.gradient_clip_val is not None and not trainer.gradient_clip_val >= 0:
         raise ConfigError(
@@ -76,8 +76,8 @@ def check_model_paths(model: Namespace, fitting: bool) -> None:
     """Reject local model folders that do not exist, before any weights are loaded.
 
     Raises:
-        MissingPathError: If a folder does not exist; if a shipped configuration trains the missing ``init_from`` model,
-            the message names it.
+        MissingPathError: If a folder does not exist. If the ``init_from`` model is missing and a shipped configuration
+            trains it, the message names that configuration.
     """
     settings = model.get("init_args") or Namespace()
     start = settings.get("init_from")
@@ -122,11 +122,13 @@ def check_loggers(loggers: list[Any], run_dir: str) -> None:
 def check_monitors(callbacks: list[Any], task: str) -> None:
     """Reject callbacks that monitor a metric that is never logged, which Lightning notices only after an epoch.
 
+    Nothing is checked if any callback is not Lightning's own, because it may log the metric.
+
     Raises:
-        ConfigError: If a callback monitors such a metric. Nothing is checked if any callback is not Lightning's own.
+        ConfigError: If a callback monitors such a metric.
     """
     if any(not type(callback).__module__.startswith("lightning.") for callback in callbacks):
-        return  # such a callback may log the metric
+        return
     names = ("pearson", "ccc", "icc", "mae") if task == "ActionUnitTask" else ("accuracy", "macro_recall", "nll")
     known = ["train/loss", *(f"val/{name}" for name in names)]
     for callback in callbacks:

@@ -46,7 +46,7 @@ def with_configs_found(arguments: Sequence[str]) -> list[str]:
 
     Raises:
         MissingPathError: If a configuration or one that it inherits from does not exist.
-        ConfigError: If ``--config`` has no value, a configuration has an unknown empty section, or as for
+        ConfigError: If ``--config`` has no value or a configuration has an unknown empty section; also as for
             `read_config_file`.
     """
     resolved = list(arguments)
@@ -89,8 +89,8 @@ def read_config_file(path: Path) -> dict[str, Any]:
 
     Raises:
         MissingPathError: If a base does not exist.
-        ConfigError: If a file is not a YAML file of settings or inherits from itself, ``base`` is not a name, or as for
-            `merge_settings`.
+        ConfigError: If a file is not a YAML file of settings or inherits from itself, or if ``base`` is not a name;
+            also as for `merge_settings`.
     """
     settings, files = read_settings(path), [path.resolve()]
     inherits = BASE in settings
@@ -151,7 +151,7 @@ def _for_class(settings: Mapping[str, Any], new: str, key: str, where: str | Pat
             f"{key} changes from {old} to {new}, and it is unknown which of its inherited settings "
             f"({', '.join(arguments)}) {new} accepts",
             where=where,
-            remedy="Write `init_args: null` to inherit none of them, and set all of them in a second configuration.",
+            remedy="Write `init_args: null` to inherit none of them, and put new settings in a second configuration.",
         )
     dropped = [name for name in arguments if name not in (accepted or ())]
     if dropped:

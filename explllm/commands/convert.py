@@ -26,11 +26,11 @@ def released(
     """Convert the weights that the authors of ExpLLM released.
 
     Args:
-        folder: The folder to read: pytorch_model.bin, config.json, tokenizer.
+        folder: The folder to read, with pytorch_model.bin, config.json and the tokenizer.
         out: The folder to write; it must not exist.
         merge: Merge LoRA into the base weights.
         vision_heads: Number of attention heads of the vision encoder, which no released file states. Without it, the
-            number is inferred from the encoder's width: reliably for DINOv2's widths, otherwise with a warning.
+            number is inferred from the encoder's width; for widths other than DINOv2's, a warning is printed.
 
     Raises:
         InputError: As for `explllm.models.released.convert.convert_released`.

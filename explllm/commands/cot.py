@@ -167,7 +167,7 @@ def check(manifest: Path, *, as_json: Annotated[bool, Option("json")] = False) -
     if as_json:
         sys.stdout.write(json.dumps(asdict(result), indent=2) + "\n")
         return
-    # Text instead of markup: paths and model answers may contain square brackets.
+    # The title is not parsed as markup, because the path may contain square brackets.
     title = Text(f"{manifest}: {result.texts:,} texts, {result.mean_words:.0f} words on average")
     table = Table(title=title, title_justify="left")
     table.add_column("problem")
@@ -213,7 +213,7 @@ def show(manifest: Path, row: Annotated[int, Option(minimum=1)], *, run_dir: Pat
         raise ManifestError(
             f"no row {row}: the manifest has {len(table)}", where=manifest, remedy="Use the number of one of its rows."
         )
-    # Paths and answers may contain escape sequences.
+    # `clean_text` removes escape sequences, which paths and answers may contain.
     console = Console(highlight=False, markup=False)
     cells: dict[str, Any] = {
         str(name): clean_text(cell) if isinstance(cell, str) else cell

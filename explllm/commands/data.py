@@ -1,4 +1,4 @@
-"""Read a data set in its publisher's layout and write its manifest, the table of faces for other commands.
+"""Read a data set in its publisher's layout and write its manifest, the table of faces that other commands read.
 
   explllm data rafdb RAF-DB/basic -o rafdb.parquet
 

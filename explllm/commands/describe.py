@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     from explllm.training.footprint import Description
 
 PAPERS_TRAINABLE = 25_960_448
-"""Trainable weights of the paper's setup: LoRA 786,432 in the encoder and 4,194,304 in the language model, projector
-20,979,712."""
+"""Trainable weights of the paper's setup: 786,432 of the encoder's LoRA, 4,194,304 of the language model's LoRA, and
+20,979,712 of the projector."""
 
 
 def describe(
@@ -78,7 +78,7 @@ def _print(result: Description, as_json: bool) -> None:
     if result.trainable == PAPERS_TRAINABLE:
         console.print(
             "25.96 M weights are trainable. The paper states 8.7 M (Section III-C); its released code trains 25.96 M"
-            " too. 8.7 M would be the count with a one-layer projector, in units of 2^20."
+            " too. 8.7 M would be the count with a one-layer projector if M meant 2^20."
         )
     console.print(f"\nimage tokens     {result.image_tokens}")
     if result.images is None:

@@ -84,7 +84,7 @@ __all__ = [
 ]
 
 
-# Library messages about internals, other products, or deliberate choices of this project.
+# Library messages to hide, because they are about internals, other products, or deliberate choices of this project.
 _NOISE = (
     r"LightningCLI's args parameter",
     r".*isinstance\(treespec, LeafSpec\)",
@@ -173,7 +173,7 @@ class ExpLLMCLI(LightningCLI):
         super().__init__(LightningModule, LightningDataModule, **options)
 
     def subcommands(self) -> dict[str, set[str]]:
-        """Return only this stage: building the parsers of all four takes seconds."""
+        """Return only this stage, because building the parsers of all four would take seconds."""
         return {self.stage: LightningCLI.subcommands()[self.stage]}
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
@@ -221,8 +221,8 @@ class ExpLLMCLI(LightningCLI):
     def _checkpoint(self, config: Namespace) -> str | None:
         """Return the checkpoint to load, or None.
 
-        By default, `fit` loads none, and the other stages load the best one or, without it, the last one. If there is
-        no last one, they evaluate the model of `init_from`, if this is set.
+        By default, `fit` loads none, and the other stages load the best one, or the last one if there is no best one.
+        If there is no last one and `init_from` is set, they evaluate the model of `init_from`.
 
         Raises:
             MissingPathError: If the checkpoint does not exist.
@@ -262,7 +262,7 @@ class ExpLLMCLI(LightningCLI):
             use(checkpoint)
 
     def _parse_ckpt_path(self) -> None:
-        """Skip reading settings from the checkpoint: ours contain none, and reading a large file twice is slow."""
+        """Do not read settings from the checkpoint, which has none; reading a large file twice would be slow."""
 
     def _dump_config(self) -> None:
         """Skip the slow dump for `save_hyperparameters`, unless a user-defined class may call that method."""

@@ -29,7 +29,7 @@ _RUN = (
     ("--config FILE", "A configuration, shipped or your own. Later files and options override earlier ones."),
     (
         "--ckpt_path PATH",
-        "A checkpoint to resume from or to evaluate: a path, or last. Evaluation uses the best one by default.",
+        "A checkpoint to resume from or to evaluate: a path, best or last. Evaluation uses the best one by default.",
     ),
     ("--seed_everything N", "Seed of all random number generators. (default: 42)"),
 )
@@ -203,7 +203,7 @@ def _class(name: str) -> ast.ClassDef:
 
 
 def _value(name: str) -> str:
-    """Return the source text of a constant's or alias's value; the name itself if it is neither."""
+    """Return the source text of the value of a constant or an alias; return any other name unchanged."""
     if name in _index():
         for item in _tree(_index()[name]).body:
             if isinstance(item, ast.Assign) and ast.unparse(item.targets[0]) == name:

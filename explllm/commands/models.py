@@ -77,8 +77,8 @@ def get(
         keep: Keep the downloaded files of `released` after the conversion.
 
     Raises:
-        InputError: If the download fails, a checksum differs, the disk is too small, or --checkpoint does not match
-            exactly one of several checkpoints.
+        InputError: If the download fails, a checksum differs, there is too little disk space, or --checkpoint does not
+            match exactly one of several checkpoints.
     """
     from explllm.models import known
 

@@ -60,7 +60,7 @@ def check_replaces_none(option: str, outs: Iterable[Path], others: Iterable[str 
     Args:
         option: The option that names the outputs.
         outs: The outputs.
-        others: Files that must stay; None is ignored.
+        others: Files that must not be replaced; None is ignored.
         what: What the message calls such a file.
 
     Raises:
@@ -138,7 +138,7 @@ def run_folder(out: Path, run_dir: Path | None) -> Path:
 
 
 def as_file_name(model: str) -> str:
-    """Return a model's name in a form that is valid in file names: names on the Hugging Face hub contain slashes."""
+    """Replace characters that are invalid in file names, such as the slashes in Hugging Face hub names."""
     return re.sub(r"[^A-Za-z0-9.-]+", "_", model)
 
 
@@ -155,7 +155,7 @@ def drawing_files(picture: Path, files: Sequence[str]) -> list[Path]:
         names: dict[str, None] = {}
         for name in (Path(file).stem for file in files):
             unique = name
-            # A picture may itself be named a-2.
+            # A picture may already have a name such as a-2.
             while unique in names:
                 numbers[name] += 1
                 unique = f"{name}-{numbers[name] + 1}"

@@ -246,7 +246,7 @@ def _add(parser: ArgumentParser, argument: _Argument) -> None:
 
 
 def _parameters(function: Callable[..., Any], skip_first: bool) -> Iterator[tuple[inspect.Parameter, Any, Option]]:
-    """Yield the name, type and `Option` of each named parameter: an argument, an option or a group of options."""
+    """Yield each named parameter (an argument, an option or a group of options) with its type and `Option`."""
     hints = get_type_hints(getattr(function, "func", function), include_extras=True)
     parameters = list(inspect.signature(function).parameters.values())
     for parameter in parameters[1:] if skip_first else parameters:
@@ -286,7 +286,7 @@ def _fields(cls: Any, group: Option, texts: dict[str, str]) -> Iterator[_Argumen
 
 
 def _values(function: Callable[..., Any], values: Namespace, skip_first: bool) -> Iterator[tuple[str, Any]]:
-    """Yield the values of a function's parameters."""
+    """Yield the name and the value of each parameter of a function."""
     for parameter, kind, option in _parameters(function, skip_first):
         if is_dataclass(kind):
             hints = get_type_hints(kind, include_extras=True)

@@ -75,7 +75,7 @@ def _innermost(
     """Return the first leaf of the tree of errors as one error; None if the message is not such a tree."""
     keys: list[str] = []
     expected: list[str] = []
-    # The outermost class is the one whose options can be listed.
+    # `--KEY.help CLASS` lists the options of the outermost class only.
     see = f"See `explllm {stage} --help`."
     for line in message.splitlines():
         line = re.sub(r"^[\s-]+", "", line).strip()

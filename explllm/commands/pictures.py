@@ -93,7 +93,7 @@ class _Inputs:
         if name != STDIN and not name.startswith(("http://", "https://")):
             return name
         if name not in self._contents:
-            self._contents.clear()  # keep only the latest: a single picture is read twice
+            self._contents.clear()  # the latest is enough, because only a single picture is read twice
             if name == STDIN and sys.stdin is None:
                 raise ImageError("the standard input is closed", where=name, remedy="Send the bytes of an image file.")
             self._contents[name] = sys.stdin.buffer.read() if name == STDIN else fetch(name, _MAX_FETCHED)
@@ -187,7 +187,7 @@ def answer_pictures(
         sources = {"this model": note, "the estimator": estimator and estimator.training_data_note}
         notes = [f"Note: training data of {name}: {text}" for name, text in sources.items() if text]
         model.speculate = speculate
-        # Pass more faces than a batch holds: a new face takes the place of each face whose explanation is finished.
+        # Pass more faces than a batch holds, so that a new face can take the place of each finished one.
         at_once = options.batch_size * (1 if max_new_tokens is None else 4)
         if shows_bar:
             stack.enter_context(progress)
@@ -229,7 +229,7 @@ def _check_effect(options: PictureOptions) -> None:
 
 
 def open_detector(name: str) -> tuple[FaceDetector | None, list[str]]:
-    """Return the face detector that ``--detector`` names, None without one, and lines to print about it."""
+    """Return the face detector that ``--detector`` selects, or None, and lines to print."""
     if name == NONE:
         return None, []
     path = Path(name) if name != AUTO else cached("scrfd")
@@ -306,7 +306,7 @@ def _answer(
     """Add the model's answers to the pictures; the faces of all pictures share batches."""
     from explllm.report.picture import PicturedFace
 
-    # A model whose preprocessing ignores the EXIF orientation reads whole files itself.
+    # If a model's preprocessing ignores the EXIF orientation, the model reads the files of uncropped pictures itself.
     sources: list[Any] = [
         picture.source if box is None and not model.image.upright else crop
         for picture in batch

@@ -36,7 +36,7 @@ def reliability(
     Args:
         manifest: A manifest with expressions.
         estimator: The estimator and its options.
-        out: Write the table as CSV.
+        out: Write the table to this CSV file.
         overwrite: Replace an existing OUT.
         root: Folder that image paths are relative to.
         faces: Maximum number of faces to measure, chosen at random.

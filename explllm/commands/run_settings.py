@@ -29,7 +29,7 @@ class RecordedRun:
     """The content of this file."""
 
     def check(self, settings: Mapping[str, Any], overridden: Collection[str] = ()) -> None:
-        """Check that model and margin in `settings` are the run's; options that are `overridden` are not compared.
+        """Check that the model and the margin in `settings` are those of the run, except for `overridden` options.
 
         Raises:
             ConfigError: If a setting differs; the message names both values.
@@ -63,7 +63,7 @@ def evaluation_arguments(arguments: Sequence[str]) -> tuple[list[str], RecordedR
     Raises:
         ConfigError: If a configuration specifies a model other than the run's.
         MissingPathError: If a configuration or the checkpoint does not exist, or if no configuration is given and the
-            run folder is not that of a run.
+            run folder does not contain one.
     """
     names = list(_values(arguments, "--config"))
     files = [find_config(name) for name in names]
@@ -96,7 +96,7 @@ def evaluation_arguments(arguments: Sequence[str]) -> tuple[list[str], RecordedR
     task = typed.get("model", {}).get("init_args", {})
     changes["model"] = {"init_args": {key: value for key, value in task.items() if key in _CHANGEABLE}}
     if _class_name(typed, "data") not in (None, _class_name(settings, "data")):
-        # Other data has its own settings, but faces are cropped as in training.
+        # Another data class has its own settings, but faces are cropped as in training.
         recorded = settings["data"].get("init_args") or {}
         margin = {key: value for key, value in recorded.items() if key == "margin"}
         settings = {**settings, "data": {"class_path": typed["data"]["class_path"], "init_args": margin}}

@@ -49,7 +49,7 @@ def score(
         out: Write the metrics of each text to this file, as JSON Lines (.jsonl).
         as_json: Print one JSON object.
         redo: `failed` discards the recorded answers for texts that could not be judged, and asks again.
-        reliability: A table that `reliability -o` wrote, whose weights and thresholds are applied to the action units.
+        reliability: A table that `reliability -o` wrote; its weights and thresholds are applied to the action units.
         chat: Server, limits and prices.
 
     Raises:
@@ -78,7 +78,7 @@ def score(
 
 
 def _run_folder(generated: Path, model: str, out: Path | None) -> Path:
-    """Return the ledger's folder, one per table and judge: the budget counts no costs of other tables or judges."""
+    """Return the ledger's folder; each pair of a table and a judge has its own folder and its own budget."""
     table = Path(os.path.abspath(generated))  # abspath gives "." a name without resolving links
     name = table.name if table.is_dir() else table.stem
     return (out or table).parent / f"{name}.{as_file_name(model)}.run"
@@ -95,13 +95,13 @@ _NAMES = {
     "words": "words on average",
     "over_limit": f"more than {MAX_WORDS} words",
     "agreement": "conclusion agrees with the predicted label",
-    "undecided": "concludes no expression",
+    "undecided": "suggests no expression",
     "grounding_precision": "action units: precision",
     "grounding_recall": "action units: recall",
     "grounding_recall_strong": f"action units: recall at intensity {STRONG} and more",
     "grounding_f1": "action units: F1",
     "unsupported": "claims of absent action units",
-    "side_errors": "claims on the wrong side, each text",
+    "side_errors": "claims on the wrong side, per text",
     "intensity_agreement": "correct intensity words",
 }
 

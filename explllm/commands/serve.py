@@ -101,8 +101,8 @@ def serve(
         read_seconds=read_timeout,
         allow_urls=allow_urls,
     )
-    # The model's thread releases the GIL in each operation. By default, it would then wait up to 5 ms for the
-    # thread that reads requests; a forward pass of a small model takes no longer.
+    # The model's thread releases the GIL in each operation. By default, it would then wait up to 5 ms to get the GIL
+    # back from the thread that reads requests, which is as long as a forward pass of a small model.
     sys.setswitchinterval(1e-4)
     explainer = Explainer(loaded, batch_size, max_new_tokens, max_waiting)
     try:
@@ -139,7 +139,7 @@ def check_address(host: str, port: int | None) -> None:
         asyncio.run(listen())
     except (OSError, UnicodeError) as error:
         number = getattr(error, "errno", None) or 0
-        # Host name errors have negative numbers. Address errors repeat the address in their text.
+        # Errors in host names have negative numbers. Other errors would repeat the address in their own text.
         reason = os.strerror(number) if number > 0 else getattr(error, "strerror", None) or "not a host name"
         where = host if port is None else f"{host}:{port}"
         remedy = "Choose another --host or --port."

@@ -37,8 +37,8 @@ def test(arguments: list[str]) -> None:
 
       explllm test --config demo.yaml
 
-    The best checkpoint in the run folder is loaded, or the last one if there is no best checkpoint. The run folder
-    receives metrics.json, predictions.parquet and report.html.
+    The best checkpoint in the run folder is loaded, or the last one if there is no best checkpoint. The results
+    are written to metrics.json, predictions.parquet and report.html in the run folder.
     """
     _run("test", arguments)
 
@@ -48,8 +48,8 @@ def predict(arguments: list[str]) -> None:
 
       explllm predict --config faces.yaml --data.root FOLDER
 
-    The best checkpoint in the run folder is loaded, or the last one if there is no best checkpoint. The run folder
-    receives predict/predictions.parquet.
+    The best checkpoint in the run folder is loaded, or the last one if there is no best checkpoint. The results
+    are written to predict/predictions.parquet in the run folder.
     """
     _run("predict", arguments)
 

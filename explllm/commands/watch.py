@@ -70,7 +70,7 @@ def watch(
     frames = video_frames(video, every, seconds)
     first = next(frames, None)
     if first is None:
-        # A camera may also deliver its first frame only after --seconds.
+        # A camera may also deliver no frame before --seconds have passed.
         remedy = "Convert the video to MP4 or AVI; for a camera, use more --seconds."
         raise ImageError("no frame can be read", where=video, remedy=remedy)
     import pandas as pd
