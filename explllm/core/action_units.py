@@ -42,8 +42,8 @@ class ActionUnit:
 
 _DESCRIPTORS = frozenset((29, 30, 34))
 
-# Names and FACS numbers. The mapping follows the definition of each movement: FEAFA raises the brow as a whole, which
-# is FACS 1 (inner) plus 2 (outer); FACS 28 covers either lip or both; 29, 30 and 34 are FACS action descriptors.
+# Names and FACS numbers. The mapping follows the definition of each movement: a raised brow is one unit in FEAFA, but
+# FACS 1 (inner) plus 2 (outer); FACS 28 covers either lip or both; 29, 30 and 34 are FACS action descriptors.
 _UNITS: tuple[tuple[str, tuple[int, ...]], ...] = (
     ("Left Eye Close", (43,)),
     ("Right Eye Close", (43,)),
@@ -111,8 +111,8 @@ INTENSITY_WORDS: tuple[tuple[float, str], ...] = (
 """Words for an intensity in [0, 1], each with its exclusive upper bound.
 
 The five words above "absent" follow the FACS grades A to E (trace, slight, marked, severe, maximum) in steps of 0.2.
-The bounds are our choice, because neither the paper nor FEAFA defines words for intensities. Values below 0.05 are
-within the noise of the action unit estimators.
+The bounds are our choice, because neither the ExpLLM paper nor FEAFA defines words for intensities. Values below 0.05
+are within the noise of the action unit estimators.
 """
 
 
@@ -166,7 +166,9 @@ def parse_unit_names(names: str) -> list[int]:
 
 
 def check_action_units(values: Sequence[float | str], where: str | PathLike[str] | None = None) -> list[float]:
-    """Validate intensities in FEAFA order and return them as 24 finite floats; errors name their source, `where`.
+    """Validate intensities in FEAFA order and return them as 24 finite floats.
+
+    Error messages contain `where`, the source of the intensities.
 
     Raises:
         InputError: If the number of values is not 24, or a value is not a finite number in [0, 1].

@@ -40,15 +40,15 @@ def _quota(cgroup: Path) -> int | None:
 def configure_threads() -> None:
     """Let idle OpenMP threads sleep after a few microseconds, and limit the threads to the container's cores.
 
-    The OpenMP runtimes read these variables when torch is imported, so this has no effect afterwards. Variables that
-    are already set are kept.
+    The function sets environment variables that the OpenMP runtimes read when torch is imported, so it has no effect
+    afterwards. Variables that are already set are kept.
     """
     if "torch" in sys.modules:
         return
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
-        # Threads that sleep immediately make small models 1.1 to 1.5 times slower on an idle machine. A short spin
-        # reduces this to 1.0 to 1.2 times, and still frees the core for other processes.
+        # Threads that sleep immediately make small models 1.1 to 1.5 times slower on an idle machine. Threads that spin
+        # briefly make them only 1.0 to 1.2 times slower, and still free the core for other processes.
         os.environ.setdefault("GOMP_SPINCOUNT", "2000")
     # Intel's and LLVM's runtimes (conda, macOS) use a separate variable.
     os.environ.setdefault("KMP_BLOCKTIME", "0")

@@ -19,7 +19,8 @@ from packaging.requirements import Requirement
 from explllm.core.downloads import CACHE_VARIABLE, MIRROR_VARIABLE, cache_folder
 
 SECONDS = 8.0
-"""Timeout of the imports, which run in parallel in separate processes because a broken library may hang or crash."""
+"""Time limit for the test imports. They run in parallel in separate processes, because a broken library may hang or
+crash."""
 
 _OPENCV = ("opencv-python", "opencv-python-headless", "opencv-contrib-python", "opencv-contrib-python-headless")
 _ONNXRUNTIME = ("onnxruntime", "onnxruntime-gpu")

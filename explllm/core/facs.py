@@ -23,7 +23,7 @@ class FacsUnit:
     name: str
     """The FACS name."""
     remark: str = ""
-    """A caveat about the mapping, or the reason for its absence."""
+    """A caveat about the mapping, or the reason why no FEAFA unit is mapped to this unit."""
 
     @property
     def feafa(self) -> tuple[str, ...]:
@@ -42,11 +42,11 @@ class FacsUnit:
 
 
 # In FACS, units 6 and 7 are coded from the cheek and the lower lid. FEAFA's Eye Close (FACS 43) measures the gap
-# between the lids, which a smile narrows too, so mapping it to 6 or 7 would measure something else. Likewise, mapping a
-# FEAFA unit to parted lips (25) would measure something else.
+# between the lids, which a smile narrows too, so mapping it to 6 or 7 would measure something else. FEAFA also has no
+# unit that measures parted lips (25) separately.
 _TABLE = (
-    FacsUnit(1, "Inner Brow Raiser", "FEAFA raises the brow as a whole"),
-    FacsUnit(2, "Outer Brow Raiser", "FEAFA raises the brow as a whole"),
+    FacsUnit(1, "Inner Brow Raiser", "FEAFA codes the raised brow as a whole"),
+    FacsUnit(2, "Outer Brow Raiser", "FEAFA codes the raised brow as a whole"),
     FacsUnit(4, "Brow Lowerer"),
     FacsUnit(6, "Cheek Raiser", "FEAFA does not code the height of the cheeks"),
     FacsUnit(7, "Lid Tightener", "FEAFA's Eye Close is FACS 43"),
@@ -56,8 +56,8 @@ _TABLE = (
     FacsUnit(14, "Dimpler", "FEAFA has no such movement"),
     FacsUnit(15, "Lip Corner Depressor", "FEAFA has no such movement"),
     FacsUnit(17, "Chin Raiser"),
-    FacsUnit(23, "Lip Tightener", "FEAFA's sucked lips are FACS 28"),
-    FacsUnit(24, "Lip Pressor", "FEAFA's sucked lips are FACS 28"),
+    FacsUnit(23, "Lip Tightener", "FEAFA's Upper and Lower Lip Suck are FACS 28"),
+    FacsUnit(24, "Lip Pressor", "FEAFA's Upper and Lower Lip Suck are FACS 28"),
     FacsUnit(25, "Lips Part", "FEAFA has no separate unit for parted lips"),
     FacsUnit(26, "Jaw Drop"),
 )

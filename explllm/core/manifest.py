@@ -174,11 +174,11 @@ class Manifest:
             )
 
     def intensities(self) -> Iterator[list[float | None] | None]:
-        """Yield the action units of each row, with None for a unit that was not measured.
+        """Yield the action units of each row.
 
         Yields:
-            24 values in FEAFA order, with None for units listed in ``action_units_missing``; None for a row without
-            action units.
+            24 values in FEAFA order, in which units listed in ``action_units_missing`` are None. A row without action
+            units yields None instead of a list.
         """
         nothing = [None] * len(self.frame)
         for units, missing in zip(
@@ -199,7 +199,7 @@ class Manifest:
 
         Returns:
             The name of the set of K units (a key of `explllm.core.facs.FACS_SETS`), or None if there are no labels; and
-            the labels, (rows, K) float32: 1, 0, or NaN in rows without labels.
+            the labels, (rows, K) float32. A label is 0 or 1; rows without labels contain NaN.
 
         Raises:
             ManifestError: If the labels are from several sets or an unknown one, or a row with labels does not have K
@@ -268,7 +268,8 @@ def write_table(path: str | os.PathLike[str], chunks: Callable[[], Iterator[pd.D
 
     Args:
         path: The file. Its suffix (``.parquet``, ``.csv`` or ``.jsonl``) selects the format.
-        chunks: Returns a new iterator over consecutive parts of the table, at least one. Some formats call it twice.
+        chunks: Returns a new iterator over consecutive parts of the table; there is at least one part. Some formats
+            call it twice.
 
     Raises:
         ManifestError: If the suffix is unsupported, the format cannot represent a column, or writing fails.

@@ -136,7 +136,10 @@ def _box(cell: Any) -> list[float]:
 
 
 def _check_unique_faces(frame: pd.DataFrame, path: Path | None, first_row: int) -> None:
-    """Raise an error if two rows have the same image and box: that face could be in both training and test data."""
+    """Raise an error if two rows have the same image and box.
+
+    Without this check, the same face could be in both training and test data.
+    """
     # Most images contain one face, so compare only rows that share an image.
     shared = frame.index[frame["image"].duplicated(keep=False)]
     images, boxes = (frame[name].tolist() if name in frame else [None] * len(frame) for name in ("image", "box"))

@@ -25,7 +25,10 @@ from explllm.core.manifest_files import (
 
 
 class ManifestFile:
-    """A manifest on disk. Iteration yields chunks: the number of the first row, from 0, and a `Manifest`."""
+    """A manifest on disk.
+
+    Iteration yields pairs: the number of a chunk's first row, counted from 0, and the chunk as a `Manifest`.
+    """
 
     def __init__(self, path: str | os.PathLike[str], root: str | os.PathLike[str] | None = None) -> None:
         """Check that the file exists.
@@ -63,8 +66,8 @@ class ManifestFile:
 
         Args:
             out: The file to write.
-            convert: Called with the number of each chunk's first row and the chunk, twice per chunk for some formats;
-                returns the converted chunk.
+            convert: Receives the number of a chunk's first row and the chunk, and returns the converted chunk. Some
+                formats call it twice per chunk.
 
         Raises:
             ManifestError: In the same cases as in `Manifest.write`.
@@ -103,7 +106,7 @@ class ManifestFile:
                 yield file.read().to_pandas().reset_index(drop=True)
             for batch in file.iter_batches(CHUNK_ROWS, use_threads=False):
                 frame = batch.to_pandas(use_threads=False, integer_object_nulls=True)
-                # A named index is a column that pandas stored as the index.
+                # Keep a named index: it is a column that pandas stored as the index.
                 frame = frame.reset_index(drop=frame.index.names == [None])
                 for field in batch.schema:
                     if pa.types.is_list(field.type) or pa.types.is_large_list(field.type):

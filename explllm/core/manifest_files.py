@@ -40,7 +40,7 @@ def is_empty(cell: Any) -> bool:
 
 
 def compact(cell: Any) -> Any:
-    """Return a list or array of floats as a list whose zeros share one object, to save memory; return others as is."""
+    """Return a list or array of floats as a list whose zeros share one object, to save memory; keep other cells."""
     if isinstance(cell, np.ndarray) and cell.ndim == 1 and cell.dtype.kind == "f":
         cell = cell.tolist()
     if isinstance(cell, list) and all(isinstance(number, float) for number in cell):
@@ -90,7 +90,7 @@ def csv_options(columns: int) -> dict[str, Any]:
         # Treat only empty cells as missing: NA may be somebody's initials.
         "keep_default_na": False,
         "na_values": [""],
-        # With empty surplus cells, pandas would use the first column as the index.
+        # Otherwise, pandas would use the first column as the index if rows have empty surplus cells.
         "index_col": False,
         "usecols": range(columns),
     }
@@ -226,12 +226,12 @@ def _read_parquet(path: Path, _: Sequence[str]) -> pd.DataFrame:
         others = [name for name in kinds if name not in lists]
         # Keep integer columns with missing values as integers: floats could alter values of more than 15 digits.
         frame = file.read(columns=others, use_threads=False).to_pandas(use_threads=False, integer_object_nulls=True)
-        # A named index is a column that pandas stored as the index.
+        # Keep a named index: it is a column that pandas stored as the index.
         frame = frame.reset_index(drop=frame.index.names == [None])
         pool.release_unused()
         for name in lists:
             cells: list[Any] = []
-            # In batches, to avoid holding all rows as Arrow, NumPy and Python values at once.
+            # Convert in batches, to avoid holding all rows as Arrow, NumPy and Python values at once.
             for batch in file.iter_batches(CHUNK_ROWS, columns=[name], use_threads=False):
                 cells.extend(map(compact, batch.to_pandas(use_threads=False)[name]))
                 pool.release_unused()

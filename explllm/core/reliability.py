@@ -79,7 +79,7 @@ class UnitReliability:
         return [name for name, weight in zip(NAMES, self.weights, strict=True) if not weight]
 
     def calibrate(self, units: Sequence[float | None]) -> list[float | None]:
-        """Return intensities with None for units that are not trusted, and 0 below a unit's threshold.
+        """Return intensities in which untrusted units are None and values below a unit's threshold are 0.
 
         Args:
             units: 24 intensities in FEAFA order; None for units that were not measured.

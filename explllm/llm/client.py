@@ -30,9 +30,9 @@ _BACKOFF = tenacity.wait_exponential_jitter(initial=0.5, max=60, jitter=0.5)
 _LONG_WAIT = 60.0
 """Waits longer than this many seconds are logged."""
 _MAX_CHARACTERS_PER_TOKEN = 16
-"""Upper bound on the characters per token of an answer; a server that returns more ignored the token limit."""
+"""Upper bound on the characters per token of an answer; a server that returns more has ignored the token limit."""
 _MAX_FORBIDDEN = 3
-"""Number of 403 responses before the first answer of a run after which the key is considered to lack permission."""
+"""If a run receives this many 403 responses before its first answer, the key is considered to lack permission."""
 
 
 class ChatClient:
@@ -126,7 +126,7 @@ class ChatClient:
             if in_flight is None:
                 break
             await asyncio.wait([in_flight])
-            # If the other caller was canceled, stopped or out of budget, try again.
+            # If the caller that sent the request was canceled, stopped or out of budget, try again.
             if not in_flight.cancelled() and not isinstance(in_flight.exception(), (Stopped, OutOfBudget)):
                 return replace(in_flight.result(), recorded=True)
         refusal = self.ledger.refusal(key)
@@ -143,7 +143,7 @@ class ChatClient:
             raise
         except BaseException as error:
             future.set_exception(error)
-            # Mark the exception as retrieved: usually nobody else waits.
+            # Mark the exception as retrieved. Usually nobody else waits for the future, and asyncio would log an error.
             future.exception()
             raise
         finally:
@@ -180,7 +180,10 @@ class ChatClient:
                 raise
 
     def _stop_if_forbidden(self, error: RequestError) -> None:
-        """Stop after several forbidden requests without any answer; later, status 403 concerns only its own request."""
+        """Stop after several forbidden requests without any answer.
+
+        After the first answer, status 403 does not concern the key, only the rejected request.
+        """
         if error.status == 403 and not self._has_answers:
             self._forbidden += 1
             if self._forbidden >= _MAX_FORBIDDEN:
@@ -224,9 +227,9 @@ class ChatClient:
         )
 
     async def _send(self, request: ChatRequest, body: dict[str, Any], slot: _Slot) -> tuple[Completion, float | None]:
-        """Send one HTTP request and record it before and after; return the answer and its cost in USD, if known."""
-        # No tokenizer produces more tokens than bytes, and the JSON syntax around a message has more bytes than a chat
-        # template adds tokens. For an image, vision tokens count instead of bytes.
+        """Record an HTTP request, send it, and record its result; return the answer and its cost in USD, if known."""
+        # The number of bytes is an upper bound on the prompt tokens: no tokenizer produces more tokens than bytes, and
+        # a chat template adds fewer tokens to a message than JSON adds bytes. Vision tokens replace an image's bytes.
         size = len(json.dumps(body, ensure_ascii=False).encode("utf-8")) - sum(
             len(image.url) for image in request.images
         )
@@ -248,7 +251,7 @@ class ChatClient:
             result = AttemptResult("canceled", error="cut off", upper_bound=upper_bound)
             try:
                 completion = await self._require_server().complete(body, request_id)
-                # The next request need not wait until the ledger has recorded this answer.
+                # The next request does not have to wait until the ledger has recorded this answer.
                 slot.release()
                 completion, usage_note = self._cap_usage(completion, size + vision_tokens, max_answer)
                 if len(completion.text) > _MAX_CHARACTERS_PER_TOKEN * max_answer:
@@ -272,7 +275,7 @@ class ChatClient:
         return completion, result.cost
 
     def _cap_usage(self, completion: Completion, max_prompt: int, max_answer: int) -> tuple[Completion, str | None]:
-        """Cap the reported token counts at the possible maximum; if one exceeds it, also return a note of them."""
+        """Cap token counts at the possible maximum; if one exceeds it, also return a note with the reported counts."""
         prompt, answer = completion.prompt_tokens, completion.completion_tokens
         if (prompt or 0) <= max_prompt and (answer or 0) <= max_answer:
             return completion, None

@@ -17,10 +17,11 @@ _UNSUPPORTED = ("unsupported_parameter", "unsupported_value", "unknown_parameter
 """OpenAI's error codes for a field that a model does not support."""
 
 _INITIAL_REASONING, _MAX_REASONING, _MIN_REASONING = 4096, 16384, 1024
-"""Tokens for hidden reasoning on top of the answer: the first allowance after a truncated answer, the maximum, and the
-allowance up to which a rejection sets the maximum to 0 instead of dividing it by 4. OpenAI's guide "Reasoning models"
-reports hundreds to tens of thousands of tokens, and recommends starting with 25,000, but for prompts more complex than
-those of this package."""
+"""Tokens allowed for hidden reasoning, in addition to the answer: the first allowance after a truncated answer, the
+maximum, and the minimum. If a server rejects a request because of its length, the new maximum is a quarter of the
+rejected allowance, or 0 if that allowance was not above the minimum. OpenAI's guide "Reasoning models" reports hundreds
+to tens of thousands of tokens and recommends starting with 25,000, but for more complex prompts than those of this
+package."""
 
 _ALTERNATIVE_NAME = {"max_tokens": "max_completion_tokens", "max_completion_tokens": "max_tokens"}
 
@@ -30,7 +31,7 @@ class Dialect:
 
     def __init__(self, settings: ChatSettings) -> None:
         self._settings = settings
-        # OpenAI's reasoning models accept only the newer name, older servers only the older one.
+        # OpenAI's reasoning models accept only the newer name, and older servers accept only the older one.
         self._length_field = "max_completion_tokens" if settings.is_openai else "max_tokens"
         self._rejected_length_fields: set[str] = set()
         self._supports_temperature = True
@@ -132,7 +133,7 @@ class Dialect:
     def _note_rejected_schema(self, request: ChatRequest, body: dict[str, Any], reason: str) -> bool:
         schema = _schema_id(request)
         if "response_format" not in body:
-            # The server rejects the request without the schema too: the schema was not the problem.
+            # The server also rejects the request without the schema, so the schema was not the problem.
             self._schemas_in_prompt.discard(schema)
             return False
         if schema in self._accepted_schemas:
@@ -144,7 +145,7 @@ class Dialect:
                 remedy="Use structured: auto, which states the schema in the prompt instead.",
             )
         if schema not in self._schemas_in_prompt:
-            _log.warning("The server rejects a JSON schema. Stating it in the prompt instead: %s", reason)
+            _log.warning("The server rejects a JSON schema (%s). Stating it in the prompt instead.", reason)
         self._schemas_in_prompt.add(schema)
         return True
 

@@ -44,7 +44,7 @@ class Totals:
     cost: float = 0.0
     """Cost in USD of all answers and refusals, discarded ones included, at the prices known at the time."""
     cost_upper_bound: float = 0.0
-    """The cost plus the maximum cost of HTTP requests without an answer that may have been charged."""
+    """The cost plus the maximum cost of HTTP requests that may have been charged although no answer arrived."""
     unpriced: int = 0
     """Answers with an unknown price, which `cost` does not include."""
     by_purpose: dict[str, Totals] = field(default_factory=dict)
@@ -139,7 +139,10 @@ class Ledger:
         return _answer_from_row(rows[0]) if rows else None
 
     def refusal(self, key: str) -> str | None:
-        """Return the recorded refusal of a request, or None. A refusal was paid for; asking again would repeat it."""
+        """Return the recorded refusal of the request with this `ChatRequest.key`, or None.
+
+        A refusal was paid for. The request is not sent again, because it would probably be refused again.
+        """
         rows = self._read(
             "SELECT a.error FROM requests r JOIN attempts a ON a.request = r.id"
             " WHERE r.key = ? AND a.outcome = 'refused' LIMIT 1",

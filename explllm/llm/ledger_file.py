@@ -23,7 +23,7 @@ _APPLICATION_ID = 0x45584C43
 _VERSION = 1
 
 _TABLES = """
--- Each text once: the rounds of a conversation repeat each other, and all faces share the instructions.
+-- Stores each text once: the rounds of a conversation repeat earlier messages, and all faces share the instructions.
 CREATE TABLE texts (hash TEXT PRIMARY KEY, content TEXT NOT NULL);
 CREATE TABLE requests (
     id INTEGER PRIMARY KEY,
@@ -132,7 +132,7 @@ def _prepare(connection: sqlite3.Connection, path: Path) -> None:
 
 
 def _is_ledger(connection: sqlite3.Connection, path: Path) -> bool:
-    """Return whether the file is a ledger, False if it is empty; raise an InputError for any other SQLite file."""
+    """Return True for a ledger and False for an empty file; raise an InputError for any other SQLite file."""
     if connection.execute("PRAGMA application_id").fetchone()[0] == _APPLICATION_ID:
         return True
     if connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:

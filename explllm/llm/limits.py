@@ -63,7 +63,7 @@ class Budget:
 class RateLimit:
     """A limit per minute, with corrections for amounts that are known only afterwards.
 
-    A burst may use one second's worth of the limit, or 1 if that is more. A larger amount is acquired in parts of at
+    A burst may use one second's worth of the limit, but at least 1. A larger amount is acquired in parts of at
     most this size, so the rate is not exceeded.
     """
 

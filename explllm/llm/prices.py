@@ -40,11 +40,11 @@ class ImageTokens:
 
 
 def image_tokens(model: str) -> ImageTokens:
-    """Return the prompt tokens of an image, typical and maximum, for gpt-4o-mini or for any other model.
+    """Return the typical and maximum number of prompt tokens of an image; only gpt-4o-mini has its own numbers.
 
     OpenAI's guide "Images and vision" counts 85 tokens plus 170 per tile of 512 x 512 pixels (gpt-4o, gpt-4.1), with
     at most 8 tiles after scaling; for gpt-4o-mini the counts are 2,833 and 5,667. Models that count patches use fewer
-    than 4,000 tokens, and the open models known to the authors fewer than 3,328.
+    than 4,000 tokens, and the open models known to the authors use fewer than 3,328.
     """
     return ImageTokens(8_500, 48_169) if model.startswith("gpt-4o-mini") else ImageTokens(255, 4_000)
 
@@ -70,7 +70,7 @@ def lookup_price(model: str, price_in: float | None = None, price_out: float | N
     """Return the price of a model.
 
     Args:
-        model: OpenAI's name of the model. A dated version has the price of its model unless the list contains it.
+        model: OpenAI's name for the model. A dated version has the price of its model unless the list contains it.
         price_in: USD per million prompt tokens, to override the list; requires `price_out`.
         price_out: USD per million answer tokens, to override the list; requires `price_in`.
 

@@ -52,7 +52,8 @@ async def ask_until_parsed(
     """Ask until an answer can be parsed.
 
     After an answer that cannot be parsed, the next attempt quotes it. A truncated answer is always unusable but is not
-    quoted: the question stays the same, because the client allows more tokens (`explllm.llm.dialect.Dialect`).
+    quoted. In this case the question stays the same, because the client allows more tokens for the next answer
+    (`explllm.llm.dialect.Dialect`).
 
     The cause of an unusable answer may be temporary, so recorded answers do not count as attempts: a later run asks
     again, up to three times `attempts` in total.
@@ -69,7 +70,7 @@ async def ask_until_parsed(
         The parsed answer.
 
     Raises:
-        UnreadableAnswer: If no answer can be parsed; the message quotes the last one.
+        UnreadableAnswer: If no answer can be parsed; the message quotes the last answer.
     """
     problem, question, messages = "", request.messages[-1], request.messages
     unusable = new_answers = 0

@@ -16,7 +16,7 @@ Role = Literal["system", "user", "assistant"]
 _BASE64_CHARACTER = r"(?:[A-Za-z0-9+/=]|\\/)"
 _DATA_URL = re.compile(rf"data:image\\?/[\w.+-]{{1,40}};base64,{_BASE64_CHARACTER}*")
 _LONG_BASE64 = re.compile(rf"{_BASE64_CHARACTER}{{100,}}")
-"""Base64 without the prefix of a data URL; no word in prose has 100 letters."""
+"""Base64 without the prefix of a data URL, recognized by its length: no word in prose has 100 letters."""
 
 # Escape sequences with their parameters, C0 and C1 controls except tab and newline, bidirectional marks, and the byte
 # order mark.
@@ -167,8 +167,8 @@ def escape_surrogates(text: str) -> str:
 def clean_text(text: str) -> str:
     """Return a text without characters that break tables and terminals.
 
-    Escape sequences, control characters other than newline and tab, byte order marks and bidirectional marks, which
-    change the direction of text, are removed. Lone surrogates, which UTF-8 cannot encode, become U+FFFD.
+    The function removes escape sequences, control characters other than newline and tab, byte order marks, and
+    bidirectional marks (which change the direction of text). Lone surrogates, which UTF-8 cannot encode, become U+FFFD.
     """
     return _LONE_SURROGATE.sub("\ufffd", _UNPRINTABLE.sub("", text))
 

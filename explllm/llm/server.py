@@ -26,8 +26,8 @@ _TRANSIENT_STATUSES = (408, 409, 429)
 _GATEWAY_TIMEOUTS = (504, 524)
 """Gateway timeouts: the server may still have completed the answer and charged for this request."""
 _PLACEHOLDER = re.compile(r"[A-Za-z]{0,7}|.{0,3}", re.DOTALL)
-"""Keys that are removed only as whole words, because ordinary words may contain them: servers that need no key accept
-any value, such as "k" or "ollama"."""
+"""Short keys such as "k" or "ollama", which users set for servers that need no key. They are removed from texts only as
+whole words, because ordinary words may contain them."""
 
 
 class RequestError(Exception):
@@ -96,7 +96,7 @@ class Server:
         is_placeholder = _PLACEHOLDER.fullmatch(self._key or "") is not None
         self._key_pattern = re.compile(rf"(?<!\w){key}(?!\w)" if is_placeholder else key)
         _check_proxy(settings.url)
-        # The library would parse a relative address and the base URL for every request.
+        # Use an absolute address: the library would parse a relative one and the base URL for every request.
         self._address = f"{settings.url.rstrip('/')}/chat/completions"
         self._client = openai.AsyncOpenAI(
             # The library requires a key; servers without keys ignore it.
@@ -208,7 +208,7 @@ class Server:
         return InputError(
             f"{self._settings.host} answers with {failure}",
             where=self._settings.api_key_env,
-            remedy="Use a key with permission to list models and to use this one.",
+            remedy="Use a key with permission to list models and to use this model.",
         )
 
     def _classify_status(self, error: Any) -> TransientError | RejectedError | FatalError:
@@ -273,7 +273,7 @@ class Server:
 
     def _clean(self, text: str) -> str:
         """Remove unprintable characters, images and the API key from a text, because a server may repeat a request."""
-        # Remove unprintable characters first: they could split the key.
+        # Remove unprintable characters first: otherwise the pattern would not match a key that they split.
         text = strip_images(clean_text(text))
         return self._key_pattern.sub("[API key]", text) if self._key else text
 

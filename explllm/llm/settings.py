@@ -23,8 +23,8 @@ class ChatSettings:
     model: str = ""
     """Name of the model on the server, such as gpt-4o."""
     base_url: str | None = None
-    """URL of an OpenAI-compatible API, such as http://localhost:11434/v1 for Ollama, port 8000 for vLLM or 8080 for
-    llama.cpp (default: the environment variable OPENAI_BASE_URL, else OpenAI)."""
+    """URL of an OpenAI-compatible API, such as http://localhost:11434/v1 for Ollama; vLLM uses port 8000, and
+    llama.cpp uses port 8080 (default: the environment variable OPENAI_BASE_URL, else OpenAI)."""
     api_key_env: str = "OPENAI_API_KEY"
     """Name of the environment variable that holds the API key; only OpenAI requires a key."""
     concurrency: int = 16
@@ -69,7 +69,9 @@ class ChatSettings:
         if self.base_url is not None:
             _check_http_url(self.base_url, "base_url")
         if self.structured not in get_args(Structured):
-            raise ConfigError(f"unknown value {self.structured!r}", where="structured", remedy="auto, always or never.")
+            raise ConfigError(
+                f"unknown value {self.structured!r}", where="structured", remedy="Use auto, always or never."
+            )
         for name, minimum, maximum in (("concurrency", 1, 10_000), ("max_retries", 0, 1000)):
             if not minimum <= getattr(self, name) <= maximum:
                 raise ConfigError(f"{name} is {getattr(self, name)}", where=name, remedy=f"Use {minimum} to {maximum}.")
@@ -123,7 +125,7 @@ class ChatSettings:
         """
         where = "base_url" if self.base_url else "OPENAI_BASE_URL"
         _check_http_url(self.url, where)
-        # aiohttp sends either these credentials or the key. The message shows neither.
+        # aiohttp sends either the user name and password or the key. The message shows none of them.
         if "@" in urlsplit(self.url).netloc:
             raise ConfigError(
                 "the server's address contains a user name or password",

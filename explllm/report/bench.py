@@ -24,8 +24,8 @@ class BenchRow:
     relation: str
     """``trained on`` the test's data set, ``zero-shot`` or ``unknown``."""
     leaks: dict[str, int] | None
-    """Number of test faces with the same image (``images``) or person (``people``) as a training face, and of training
-    faces that could not be compared (``missing``); None if the training faces are unknown."""
+    """``images`` and ``people``: the number of test faces that share an image or a person with a training face;
+    ``missing``: the number of training faces that could not be compared. None if the training faces are unknown."""
     unknown: str
     """What is unknown about the model's training faces; empty if nothing is."""
     metrics: dict[str, Any]
@@ -77,9 +77,9 @@ def write_bench(rows: Sequence[BenchRow], report: dict[str, Any], note: str, out
 
     Args:
         rows: The models.
-        report: ``manifest``, ``split``, ``faces`` (their number), ``active_from``, ``validation`` (numbers of
-            validation faces used, ``faces``, and left out, ``left_out``), and ``pending``, the names of models that
-            have not been run yet.
+        report: ``manifest``; ``split``; ``faces``, the number of faces; ``active_from``; ``validation``, with the
+            number of validation faces that were used (``faces``) and left out (``left_out``); and ``pending``, the
+            names of models that have not been run yet.
         note: A caveat about the faces; may be empty.
         out: The folder.
     """

@@ -53,9 +53,9 @@ def pair_sentences(comparison: Comparison) -> list[str]:
         low, high = (f"{100 * end:+.1f}" for end in pair.interval)
         sentences.append(
             f"{pair.first} minus {pair.second}: {100 * pair.difference:+.1f} points of accuracy (95% interval {low} to "
-            f"{high}), {verdict}: McNemar's test, {pair.method}, {p_value}. Of {len(comparison.faces)} faces only "
-            f"{pair.first} recognizes {pair.only_first}, only {pair.second} {pair.only_second}, both {pair.both}, "
-            f"neither {pair.neither}."
+            f"{high}), {verdict}: McNemar's test, {pair.method}, {p_value}. Of {len(comparison.faces)} faces, only "
+            f"{pair.first} recognizes {pair.only_first}, only {pair.second} recognizes {pair.only_second}, both "
+            f"recognize {pair.both}, and neither recognizes {pair.neither}."
         )
     return sentences
 

@@ -61,13 +61,13 @@ class Cell:
     expected: bool
     """Whether the cell counts correct answers."""
     faces: Sequence[tuple[ScoredFace, str | None]]
-    """Faces to show, with their thumbnails as data URLs; None if an image cannot be read."""
+    """Faces to show, each with its thumbnail as a data URL, or with None if the image cannot be read."""
 
 
 def scored_faces(answers: Answers, table: pd.DataFrame, root: Path, margin: float = DEFAULT_MARGIN) -> list[ScoredFace]:
     """Return the scored faces of a test, those with the lowest probability of the true label first.
 
-    `table` has the columns ``image``, relative to `root`, and ``box``, if known.
+    `table` has the column ``image`` (relative to `root`) and, if boxes are known, the column ``box``.
     """
     names, probabilities = answers.names, answers.truth_probability
     faces = []
@@ -122,7 +122,7 @@ def thumbnails(faces: Sequence[ScoredFace]) -> dict[tuple[str, str], list[tuple[
     """Create thumbnails in round-robin order over the cells, so that the size limit does not cut off rare errors.
 
     Returns:
-        The faces to show by row and column, each with its data URL; None if the image cannot be read.
+        The faces to show by row and column, each with its data URL, or with None if the image cannot be read.
     """
     by_cell: dict[tuple[str, str], list[ScoredFace]] = defaultdict(list)
     for face in faces:

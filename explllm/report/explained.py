@@ -111,11 +111,11 @@ class ExplainedFace:
 
     @property
     def regions(self) -> list[Region]:
-        """The regions that the explanation names; none if the image does not look like a face crop."""
+        """The regions that the explanation names; empty if the image does not look like a face crop."""
         width, height = self._thumbnail[1]
         if max(width, height) > 1.3 * min(width, height):
             return []
-        # The margin around a box surrounds the square that the places refer to.
+        # The positions refer to the square around the box, and the image also contains the margin around this square.
         start = self.margin / (1 + 2 * self.margin) if self.box is not None else 0.0
         square = (start, start, 1 - 2 * start, 1 - 2 * start)
         if self.box is None and self.action_units_source == "drawn":

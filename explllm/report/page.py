@@ -18,7 +18,7 @@ from explllm.report.published import PUBLISHED
 __all__ = ["ExplainedFace", "MetricCard", "Section", "render_page", "write_report"]
 
 PLOTS = "plots"
-"""Name of the folder for the plots as PNG files, next to the page."""
+"""Name of the folder next to the page that contains the plots as PNG files."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ def write_report(
     sections: Sequence[Section] = (),
     tested: Sequence[ScoredFace] = (),
 ) -> None:
-    """Write the page of a test atomically, and its plots as PNG files to the folder ``plots`` beside the page.
+    """Write the page of a test atomically, and write its plots as PNG files to the folder ``plots`` next to the page.
 
     Args:
         path: The HTML file.

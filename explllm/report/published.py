@@ -20,8 +20,9 @@ class Published:
 EXP_COT_SCORES: Mapping[str, tuple[float, float, float, float]] = MappingProxyType(
     {"GPT-4o": (2.93, 3.22, 3.25, 0.63), "ExpLLM": (3.53, 3.72, 4.15, 0.76)}
 )
-"""Scores that GPT-4o gave as judge, keyed by the model that wrote the texts, for 100 faces from the test sets of RAF-DB
-and AffectNet (Table III): key observations, interpretation and conclusion in [0, 5]; Exp-CoT Score in [0, 1]."""
+"""Scores that GPT-4o as the judge gave to texts about 100 faces from the test sets of RAF-DB and AffectNet (Table III).
+Keys are the models that wrote the texts. Values are the scores of key observations, interpretation and conclusion in
+[0, 5], and the Exp-CoT Score in [0, 1]."""
 
 PUBLISHED: tuple[Published, ...] = (
     Published("RAF-DB", "RAF-DB", 91.03, "Table I"),

@@ -69,7 +69,7 @@ class Region:
     place: Place
     """In the image."""
     status: ClaimStatus
-    """``contradicts`` if any claim does, else ``agrees`` if any does."""
+    """``contradicts`` if any claim contradicts the action units, else ``agrees`` if any claim agrees with them."""
     units: tuple[str, ...]
     """Names and FACS codes of the claimed units, with "no" before denied ones."""
 

@@ -38,7 +38,7 @@ def metrics_line(metrics: Mapping[str, Any]) -> str:
 def print_metrics(console: Console, written: Mapping[str, Any], stage: str = "test") -> None:
     """Print the metrics of a test: warnings, headline, then recall, F1 and predictions by class.
 
-    `written` is the content of ``metrics.json``, and `stage` the prefix of the metrics there: ``test`` or ``val``.
+    `written` is the content of ``metrics.json``, and `stage` is the prefix of the metrics in it: ``test`` or ``val``.
     """
     # Deferred import: `print_explained` does not need pandas or torchmetrics.
     from explllm.metrics.evaluation import single_class_warning
@@ -110,7 +110,7 @@ def print_explained(
 
 
 def print_review(console: Console, review: Review | None, source: str | None, warnings: Sequence[str]) -> None:
-    """Print the review of an explanation below it: claims by status with a mark, a summary, and warnings.
+    """Print the review of an explanation: a summary, the claims by status with a mark, and warnings.
 
     `source` is the estimator that measured the action units; without one, only the warnings are printed.
     """
