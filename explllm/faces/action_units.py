@@ -34,7 +34,7 @@ class ActionUnits:
 
     Use the object as a context manager, or call `close`.
 
-    For example, with the faces of a photograph::
+    For example, to measure all faces in a photograph::
 
         from explllm import ActionUnits, FaceDetector
 
@@ -57,7 +57,8 @@ class ActionUnits:
         Args:
             path: The estimator's file.
             estimator: A name in `explllm.faces.estimators.ESTIMATORS`.
-            margin: Margin around boxes, see `face_crop`; by default the estimator's own, or `DEFAULT_MARGIN`.
+            margin: Margin around boxes (see `face_crop`); by default, the estimator's training margin, or
+                `DEFAULT_MARGIN` if that is unknown.
             tta: Whether to average over the face and its mirror image; see `estimate_with_flip`.
             **options: Options of the estimator.
 
@@ -104,10 +105,10 @@ class ActionUnits:
 
 
 def estimate_with_flip(estimator: Estimator, images: Sequence[Image.Image]) -> list[Intensities | None]:
-    """Return, for each face, the mean of the estimates for the face and for its mirror image.
+    """Average the estimates for each face and for its mirror image.
 
-    The estimate of the mirror image is mirrored back. If only one of the two estimates exists, it is returned. A unit
-    that only one of them measures is None.
+    The estimate for the mirror image is mirrored back. If only one of the two estimates exists, it is returned. A unit
+    is None if either estimate lacks it.
     """
     count = len(images)
     estimates = estimator.estimate([*images, *(ImageOps.mirror(image) for image in images)])

@@ -19,7 +19,7 @@ FaceChoice = Literal["largest", "central", "all"]
 """Which face to use if an image has several: the largest, the one nearest to the center, or all of them."""
 
 MIN_IOU = 0.3
-"""Minimum intersection over union of two boxes of the same face: our choice, and low because box conventions differ."""
+"""Minimum intersection over union of two boxes of the same face. Our choice is low because box conventions differ."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ def iou(first: Box, second: Box) -> float:
 
 
 def select_faces(detections: Sequence[Detection], which: FaceChoice, size: tuple[int, int]) -> list[Detection]:
-    """Select among the faces of an image of a given size: one face, or with ``all`` every face from left to right."""
+    """Select one face of an image of the given size; ``all`` selects every face, from left to right."""
     if which == "all":
         return sorted(detections, key=lambda face: face.box)
     if not detections:
@@ -75,17 +75,17 @@ def match_faces(
 ) -> list[list[Detection]]:
     """Assign the detected faces of an image to the rows of a manifest that show it.
 
-    A row with a box gets the face with the highest intersection over union, of at least `MIN_IOU`. Each face is
+    A row with a box gets the face with the highest intersection over union, if it is at least `MIN_IOU`. Each face is
     assigned to at most one row. A row without a box gets the faces that `which` selects among the remaining ones.
 
     Args:
         detections: The detected faces.
-        boxes: The earlier box of each row; None for at most one row.
+        boxes: The earlier box of each row; at most one may be None.
         which: The rule for a row without a box.
         size: Width and height of the image.
 
     Returns:
-        The faces of each row: none, one, or, with ``all``, any number.
+        The faces of each row. A row has at most one face, or any number with ``all``.
     """
     pairs = [
         (iou(box, face.box), row, index)

@@ -29,8 +29,8 @@ _CROP_SHARE = 0.6
 def crop_warning(image: Image.Image) -> str | None:
     """Return a warning if a picture does not look like a face crop; None if it does.
 
-    Unlike many photographs, face crops are nearly square and rarely large. The picture's content is not examined: a
-    face detector does that.
+    Unlike many photographs, face crops are nearly square and rarely large. Only the picture's size is checked; its
+    content is left to a face detector.
     """
     width, height = image.size
     if max(width, height) <= _CROP_RATIO * min(width, height) and min(width, height) < _CROP_SIZE:
@@ -42,11 +42,11 @@ def crop_warning(image: Image.Image) -> str | None:
 
 
 def is_face_crop(image: Image.Image, faces: Sequence[Detection]) -> bool:
-    """Return whether a picture can be used as a face crop without detection.
+    """Return whether a picture can be used as a face crop as it is.
 
     Such a picture has the shape and size of a crop (see `crop_warning`), and shows only one face, which fills most of
-    the picture. Detectors miss faces that fill the picture, so a picture of this shape and size without a detection
-    counts as a crop.
+    the picture. Detectors miss faces that fill the picture, so a picture of this shape and size in which no face is
+    detected also counts as a crop.
     """
     if crop_warning(image) is not None or len(faces) > 1:
         return False
@@ -79,7 +79,7 @@ def face_crop(image: Image.Image, box: Sequence[float], margin: float = DEFAULT_
 
 
 def _square(box: Sequence[float], margin: float, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
-    """Return the rows and columns of an image that make up a crop, with those at the image's edge repeated."""
+    """Return the indices of the rows and columns of a crop; outside the image, the index at its edge is repeated."""
     _check_box(box, margin, size)
     x, y, w, h = box
     # Half a pixel is always rounded up, because Python's rounding to even would shift some crops but not others.
@@ -97,7 +97,7 @@ def _fill_square(pixels: np.ndarray, rows: np.ndarray, columns: np.ndarray) -> n
 
 
 def _check_box(box: Sequence[float], margin: float, size: tuple[int, int]) -> None:
-    """Raise an error if a box does not overlap an image of the given size, or its crop is far larger."""
+    """Raise an error if a box lies outside an image of the given size, or its crop is far larger than the image."""
     x, y, w, h = box
     width, height = size
     side = max(w, h) * (1 + 2 * margin)

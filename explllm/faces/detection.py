@@ -34,8 +34,8 @@ NO_MATCH = "no detected face overlaps the earlier box, which is kept"
 column contains the reason instead."""
 
 PER_FACE_COLUMNS = ("expression", "identity", "votes", "facs", "action_units", "cot")
-"""Columns that describe one face. If ``all`` turns one row into several, these columns are emptied, as are all whose
-names start with one of these names and an underscore (such as ``cot_source``)."""
+"""Columns that describe one face. If ``all`` turns one row into several, these columns are emptied, and so are columns
+that start with one of these names and an underscore, such as ``cot_source``."""
 
 _CACHED_IMAGES = 64
 
@@ -75,7 +75,7 @@ class DetectionJob:
     margin: float = DEFAULT_MARGIN
     """Margin of the crops, see `explllm.faces.crop.face_crop`."""
     crops: Path | None = None
-    """Folder for square crops; None writes no crops."""
+    """Folder for square crops; if None, no crops are written."""
     provider: Provider = "auto"
     """Device of the detector."""
     threads: int | None = None
@@ -149,10 +149,10 @@ class DetectionJob:
 
 
 def crop_name(image: str, number: int) -> str:
-    """Return the path of a crop relative to the crop folder, given the image's path and the face's number, from 1.
+    """Return a crop's path relative to the crop folder; `number` counts the faces of the image from 1.
 
-    For example ``train/a.jpg``, and ``train/a.face2.jpg`` for the second face; ``a.png`` becomes ``a.png.jpg``. Parts
-    of the path that lead out of the folder (a root, ``..``) are dropped.
+    For example, the first two crops of ``train/a.jpg`` are ``train/a.jpg`` and ``train/a.face2.jpg``, and the first
+    crop of ``a.png`` is ``a.png.jpg``. Parts of the path that lead out of the folder (a root, ``..``) are dropped.
     """
     path = PurePath(image)
     parts = [part for part in path.parts if part not in (path.anchor, "..")]
@@ -165,7 +165,7 @@ class DetectionTask(TableTask):
 
     The manifest is written with the columns ``box``, ``face_status``, ``face_score`` (None unless the box was detected)
     and, if crops are written, ``crop`` (path relative to the crop folder). A row with several faces becomes several
-    rows without `PER_FACE_COLUMNS`, because it is unknown which face they describe.
+    rows with empty `PER_FACE_COLUMNS`, because it is unknown which of the faces their values describe.
     """
 
     title = "faces"
@@ -189,7 +189,7 @@ class DetectionTask(TableTask):
         return {"detector": file_sha256(job.detector), "crops": crops, **settings}
 
     def plan(self, source: ManifestFile) -> int:
-        """Group the rows by image, using 24 bytes per row, and return the number of images to read.
+        """Group the rows by image, and return the number of images to read.
 
         Raises:
             ConfigError: If the crops of two images would have the same name, or the crop folder cannot be written.
@@ -208,8 +208,8 @@ class DetectionTask(TableTask):
         starts = np.flatnonzero(is_start)
         sizes = np.diff(np.append(starts, count))
         firsts = self._order[starts]
-        # For each row, the first row of its image; for first rows, the image's place in the order and its number of
-        # rows.
+        # `_first` maps each row to the first row of its image. For that first row, `_start` is the image's place in the
+        # order, and `_size` is its number of rows.
         self._first, self._start, self._size = (np.zeros(count, np.int32) for _ in range(3))
         self._first[self._order] = np.repeat(firsts, sizes)
         self._start[firsts], self._size[firsts] = starts, sizes

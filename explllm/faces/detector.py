@@ -22,7 +22,7 @@ DEFAULT_INPUT_SIZE = 640
 """Input width and height in pixels for a detector that accepts any size; SCRFD was trained with this size."""
 
 _OUTPUTS = {6: (3, False), 9: (3, True), 10: (5, False), 15: (5, True)}
-"""Number of pyramid levels, and whether there are landmarks, by SCRFD's number of outputs."""
+"""Maps the number of outputs of an SCRFD model to its number of pyramid levels and whether it predicts landmarks."""
 
 _BORDER = 0.5
 """Width of the border for the second attempt, as a share of the longer side: the face then fills half of the frame.
@@ -52,7 +52,7 @@ class FaceDetector:
         Args:
             path: An SCRFD ONNX file, or a folder that contains exactly one (and possibly other models).
             input_size: Width and height of the input in pixels, a multiple of 32 (of 128 for a model with five pyramid
-                levels); 640 by default. Only for a file that accepts any size.
+                levels); 640 by default. It can be set only for a file that accepts any size.
             threshold: Minimum score of a face.
             provider: Device of the model.
             threads: CPU threads; all available cores by default.
@@ -96,7 +96,7 @@ class FaceDetector:
         pixels = image.pixels
         height, width = pixels.shape[:2]
         if max(width, height) > 2 * self.size:
-            # insightface downsamples without antialiasing, which is harmless only up to twice the input size.
+            # insightface downsamples without antialiasing, which is harmless only up to a factor of 2.
             scale = self.size / max(width, height)
             smaller = max(round(width * scale), 1), max(round(height * scale), 1)
             pixels = cv2.resize(pixels, smaller, interpolation=cv2.INTER_AREA)
@@ -196,7 +196,7 @@ def _input_size(session: InferenceSession, requested: int | None, file: Path) ->
 
 
 def _check_outputs(session: InferenceSession, size: int, file: Path) -> None:
-    """Run the model once: only the output shapes distinguish SCRFD from other models with as many outputs."""
+    """Run the model once to check its output shapes, because other models may have the same number of outputs."""
     value = session.get_inputs()[0]
     kind = np.float16 if value.type == "tensor(float16)" else np.float32
     try:

@@ -28,8 +28,8 @@ ESTIMATED, GIVEN = "estimated", "given"
 estimated, the column contains the reason instead."""
 
 _MAX_SIZE = 1024
-"""Maximum width and height of faces in pixels: no estimator uses more, and a batch of full-size photographs needs a lot
-of memory."""
+"""Maximum width and height of faces in pixels. No estimator uses more, and a batch of full-size photographs would need
+a lot of memory."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,8 @@ class EstimationJob:
     estimator: EstimatorSpec
     """The estimator with its file and options."""
     margin: float | None = None
-    """Margin around boxes, see `explllm.faces.crop.face_crop`; by default the estimator's own, or `DEFAULT_MARGIN`."""
+    """Margin around boxes (see `explllm.faces.crop.face_crop`); by default, the estimator's training margin, or
+    `DEFAULT_MARGIN` if that is unknown."""
     tta: bool = False
     """Whether to average over the face and its mirror image; see `explllm.faces.action_units.estimate_with_flip`."""
     provider: Provider = "auto"
@@ -109,13 +110,13 @@ class EstimationJob:
 
 
 class EstimationTask(TableTask):
-    """Estimation for a manifest: an item is a row without action units, or, with `redo`, any row.
+    """Estimation for a manifest: the items are the rows without action units, or all rows if `redo` is set.
 
-    Rows without a detected face are skipped, because the whole photograph is not a face crop. The manifest is written
-    with the columns ``action_units``, ``action_units_source``, ``action_units_missing`` (names of the unmeasured units,
-    separated by commas; their intensity is 0) and ``action_units_status``. A row without a new estimate keeps its old
-    one. If an estimate replaces the intensities of a drawn face, ``action_units_true_source`` keeps the source of the
-    replaced intensities.
+    Rows without a detected face are skipped; otherwise, the whole photograph would be used as a face crop. The manifest
+    is written with the columns ``action_units``, ``action_units_source``, ``action_units_missing`` (names of the
+    unmeasured units, separated by commas; their intensity is 0) and ``action_units_status``. A row without a new
+    estimate keeps its old one. If an estimate replaces the intensities of a drawn face, ``action_units_true_source``
+    keeps the source of the replaced intensities.
     """
 
     title = "action units"

@@ -24,13 +24,13 @@ ImageSource = str | PathLike[str] | bytes | BytesIO | Image.Image | np.ndarray
 or (C, H, W) with 1, 3 or 4 channels, uint8 or floats in [0, 1]."""
 
 IMAGE_SUFFIXES = frozenset({".bmp", ".gif", ".heic", ".heif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
-"""Suffixes of image files, in lower case; case is ignored."""
+"""Suffixes of image files in lower case; upper-case suffixes match, too."""
 
 TRUNCATED = "the image file is truncated"
-"""Warning about a truncated JPEG file. The image's ``info`` then has the key ``truncated``."""
+"""Warning about a truncated JPEG file. The ``info`` of such an image has the key ``truncated``."""
 
 _MAX_GRAY_ROWS = 0.25
-"""Maximum share of missing rows in a truncated JPEG file; with more, it counts as unreadable."""
+"""Maximum share of missing rows in a truncated JPEG file; a file with more counts as unreadable."""
 
 _ORIENTATION = 0x0112
 _TURNS: dict[int, Any] = {
@@ -49,8 +49,8 @@ def load_image(source: ImageSource, upright: bool = True) -> Image.Image:
     """Read an image as RGB.
 
     Transparent pixels are composited over white. 16-bit gray is scaled to 8 bits. Floating-point and 32-bit integer
-    pixels are read if their range is clear: 0 to 1 for floats, 0 to 255, or 0 to 65,535 for integers. A JPEG file that
-    is missing at most a quarter of its rows is read with a warning.
+    pixels are read if their range is clear: 0 to 1 (only floats), 0 to 255, or 0 to 65,535 (only integers). A JPEG file
+    that is missing at most a quarter of its rows is read with a warning.
 
     Args:
         source: The image.
@@ -110,8 +110,8 @@ def load_reduced(source: ImageSource, min_size: float, part: float | None = None
     Args:
         source: The image.
         min_size: Minimum of the longer side, in pixels.
-        part: Longer side of the part that `min_size` applies to, in pixels of the whole image; by default, the whole
-            image.
+        part: Longer side of the part of the image that `min_size` applies to, in pixels of the whole image; by
+            default, `min_size` applies to the whole image.
 
     Raises:
         ImageError: See `load_image`.
@@ -143,8 +143,8 @@ def image_files(sources: Iterable[str | PathLike[str]]) -> list[str]:
     """
     files: list[str] = []
     for source in [str(fspath(source)) for source in sources]:
-        # Unlike the methods of Path, these functions raise no error for names that are too long or in a folder without
-        # read permission.
+        # Unlike the methods of Path, the functions of os.path raise no error if a name is too long or a folder cannot
+        # be read.
         if os.path.isdir(source):
             found = sorted(
                 fspath(path)
@@ -167,7 +167,7 @@ def image_files(sources: Iterable[str | PathLike[str]]) -> list[str]:
 
 
 def as_images(images: ImageSource | Iterable[ImageSource]) -> tuple[Iterable[ImageSource], bool]:
-    """Return images as an iterable, and whether they are a single image.
+    """Return images as an iterable, and whether the input is a single image.
 
     Args:
         images: One image, an iterable of images, or an array or tensor of several, (B, H, W, C) or (B, C, H, W).
@@ -175,14 +175,15 @@ def as_images(images: ImageSource | Iterable[ImageSource]) -> tuple[Iterable[Ima
     if isinstance(images, np.ndarray) or hasattr(images, "cpu"):
         single = images.ndim != 4  # pyrefly: ignore[missing-attribute]
     else:
-        # Open files and mappings are left to `load_image`, which rejects them: iteration would give lines and keys.
+        # Open files and mappings count as single images, which `load_image` rejects. Otherwise, iteration would yield
+        # their lines or keys.
         single = isinstance(images, str | PathLike | bytes | IOBase | Mapping) or not isinstance(images, Iterable)
     sources: Any = [images] if single else images
     return sources, single
 
 
 def allow_pixels(count: int) -> None:
-    """Let this process read images of up to this many pixels; Pillow's limit is 178,956,970.
+    """Let this process read images of up to this many pixels; Pillow's default limit is 178,956,970.
 
     Larger images may exhaust the memory, which attackers can exploit.
     """
@@ -260,7 +261,7 @@ def _decode_jpeg(file: Path | BytesIO, min_size: float, part: float | None) -> R
 def _read_truncated(file: Path | BytesIO, upright: bool) -> Image.Image | None:
     """Read a truncated JPEG file, filling missing rows with gray. Return None if that fails or too many are missing."""
     try:
-        # With the end marker, the decoder fills the missing rows.
+        # If the end marker is appended, the decoder fills the missing rows.
         with Image.open(BytesIO(_content(file) + b"\xff\xd9")) as image:
             if image.format != "JPEG":
                 return None
@@ -271,7 +272,7 @@ def _read_truncated(file: Path | BytesIO, upright: bool) -> Image.Image | None:
             if missing > _MAX_GRAY_ROWS * len(constant):
                 return None
             result = _to_rgb(image, upright)
-    except Exception:  # as damaged as before
+    except Exception:  # the file remains unreadable
         return None
     result.info["truncated"] = True
     return result
@@ -312,8 +313,8 @@ def _from_array(source: Any) -> Image.Image:
 def _to_rgb(image: Image.Image, upright: bool) -> Image.Image:
     if upright:
         image = ImageOps.exif_transpose(image)
-    # Convert wide modes before handling transparency, because Pillow would clip them to 255. A transparent gray level
-    # stays gray.
+    # Convert wide modes before handling transparency; otherwise, Pillow would clip their values to 255. In these modes,
+    # a transparent gray level stays gray.
     if image.mode.startswith("I;16") or image.mode in ("I", "F"):
         return Image.fromarray(_to_8_bits(np.array(image, dtype=np.float64), image.mode)).convert("RGB")
     if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:

@@ -23,19 +23,20 @@ from explllm.core.progress import ProgressBar
 from explllm.faces.job_results import Result, append, begin
 
 Item = tuple[int, Any]
-"""The index of an item, under which its result is stored, and the item."""
+"""An index and an item; the result of the item is stored under the index."""
 
 MAX_MISSING = 100
 """A run stops if the files of its first `MAX_MISSING` items are all missing."""
 
 _MAX_REJECTED = 3
-"""Maximum number of consecutive items that crash their worker. If there are more, the items are not the cause."""
+"""Maximum number of consecutive items that crash their worker. If there are more, the run stops, because the items are
+unlikely to be the cause."""
 
 _KILLED = "it crashed its worker process twice"
 
 
 class Job(Protocol):
-    """Processes items in any process. It is pickled for the workers, so it holds settings but no models."""
+    """Defines how items are processed. It is pickled for the workers, so it holds settings but no models."""
 
     def open(self) -> AbstractContextManager[Callable[[Sequence[Any]], list[Result]]]:
         """Open the models, and yield a function that processes some items and returns one result for each."""
@@ -47,7 +48,7 @@ class Job(Protocol):
 
 
 def failure(job: Job, item: Any, error: Exception) -> Result:
-    """Return the result of an item that raised an error: a single image that breaks a library must not stop the run."""
+    """Return the result of an item that raised an error, so that a single image cannot stop the run."""
     if not isinstance(error, InputError):
         return job.reject(item, f"{type(error).__name__}: {error}")
     result = job.reject(item, error.found)
@@ -61,7 +62,7 @@ class JobOptions:
     partial: Path
     """File of the results."""
     settings: dict[str, Any]
-    """Everything that the results depend on: only a run with equal settings resumes."""
+    """Everything that the results depend on. A run can be resumed only with the same settings."""
     title: str
     """Label of the progress bar."""
     total: int
@@ -98,7 +99,7 @@ def run_job(items: Iterable[Item], job: Job, options: JobOptions) -> None:
     progress = ProgressBar(options.title, options.total, finished)
     with options.partial.open("a", encoding="utf-8") as file, progress:
         try:
-            # Close immediately on errors: no worker may outlive the run.
+            # Close immediately on errors, so that no worker outlives the run.
             with closing(_results(rest, job, options, deaths, lambda line: append(file, line))) as results:
                 for index, result in results:
                     append(file, {"index": index, **result})
@@ -149,12 +150,12 @@ def _results(
         for chunk in chunks:
             usable = [(index, item) for index, item in chunk if deaths[index] < 2]
             yield from ((index, job.reject(item, _KILLED)) for index, item in chunk if deaths[index] >= 2)
-            # After a crash, process items one by one: the others in the chunk did not cause it.
+            # After a crash, process items one by one, because only one item in the chunk caused it.
             parts = [[one] for one in usable] if any(deaths[index] for index, _ in usable) else [usable]
             for part in filter(None, parts):
                 process = process or stack.enter_context(job.open())
                 indices = [index for index, _ in part]
-                # If one of these ends the process, the next run can tell which ones were in progress.
+                # If one of these items crashes the process, the next run can tell which items were in progress.
                 record({"started": indices})
                 try:
                     results = process([item for _, item in part])
@@ -177,7 +178,7 @@ def _pooled(chunks: Iterator[list[Item]], job: Job, workers: int) -> Generator[t
         running: dict[Future[list[Result]], list[Item]] = {}
         submitting: list[Item] = []
         alone = bool(suspects)
-        # Spawned: onnxruntime and mediapipe do not survive a fork.
+        # Spawn the workers, because onnxruntime and mediapipe do not survive a fork.
         pool = ProcessPoolExecutor(
             1 if alone else workers, mp_context=get_context("spawn"), initializer=_open, initargs=(job,)
         )

@@ -46,7 +46,7 @@ def open_session(
     providers = ["CPUExecutionProvider"]
     if provider != "cpu" and "CUDAExecutionProvider" in onnxruntime.get_available_providers():
         providers.insert(0, "CUDAExecutionProvider")
-        # torch's wheels contain the CUDA libraries, but onnxruntime does not search there.
+        # torch's wheels contain the CUDA libraries, but onnxruntime does not look for them there.
         preload: Any = getattr(onnxruntime, "preload_dlls", None)
         if preload is not None:
             preload()

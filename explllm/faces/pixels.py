@@ -70,7 +70,7 @@ class ImagePreset:
         return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
 
     def resize(self, source: ImageSource) -> np.ndarray:
-        """Read an image and resize it to the preset's square: uint8 (size, size, 3), RGB, the input of augmentation."""
+        """Read an image and resize it to a square: uint8 (size, size, 3), RGB, as augmentation expects it."""
         image = load_image(source, self.upright)
         filter_ = Image.Resampling[self.resample.upper()]
         size = (self.size, self.size)
@@ -86,7 +86,7 @@ class ImagePreset:
 
     def normalize(self, image: np.ndarray) -> torch.Tensor:
         """Normalize a resized image, uint8 (size, size, 3), to float32 (3, size, size)."""
-        # Imported here: the worker processes of face detection read images without torch.
+        # Import torch here, because the worker processes of face detection read images without it.
         import torch
 
         mean, std = np.asarray(self.mean, dtype=np.float32), np.asarray(self.std, dtype=np.float32)

@@ -1,4 +1,4 @@
-"""Reliability of measured action units: for which units an estimator can be trusted.
+"""Reliability of measured action units: which units of an estimator can be trusted.
 
 Two properties can be tested without action unit labels. A unit of the mirror image must equal the mirrored unit of the
 image, and a unit that belongs to an expression must be stronger in faces with that expression than in others.
@@ -21,7 +21,7 @@ PRESENT = 0.25
 """Minimum intensity of a unit that counts as present."""
 
 CONFIRMED = 0.8
-"""Minimum share of the faces at or above a unit's threshold whose mirror images also show the unit."""
+"""Of the faces at or above a unit's threshold, the minimum share with a mirror image that also shows the unit."""
 
 _THRESHOLDS = tuple(step / 100 for step in range(5, 51, 5))
 _MIN_FACES = 5
@@ -42,16 +42,16 @@ def unit_reliability(
         prototypes: Names of the units of each expression.
 
     Returns:
-        A row per unit with the columns ``facs`` (its code), ``faces`` (number with both estimates), ``mean``,
-        ``present`` (share of faces with at least `PRESENT`), ``flip_correlation`` (Pearson correlation of the estimate
-        with the mirrored estimate of the mirror image), ``flip_difference`` (mean absolute difference of the two),
-        ``auc`` (probability that a face of an expression with this unit has a higher intensity than another face),
-        ``weight`` and ``threshold``. The weight is the product of the correlation and 2 auc - 1, each limited to
-        [0, 1], or the correlation alone for a unit without an AUC. The threshold is the lowest of the intensities 0.05,
-        0.1, ..., 0.5 that mirror images confirm: at least five images, mirror images included, reach this intensity,
-        and for a share of at least `CONFIRMED` of them, the other image shows the unit as active (`ACTIVE`). The
-        threshold is NaN without such an intensity. For an unmeasured unit, all columns except ``facs`` and ``faces``
-        are NaN.
+        A row per unit with the columns ``facs`` (its code), ``faces`` (number of faces with both estimates),
+        ``mean``, ``present`` (share of faces with at least `PRESENT`), ``flip_correlation`` (Pearson correlation of the
+        estimate with the mirrored estimate of the mirror image), ``flip_difference`` (mean absolute difference of the
+        two), ``auc`` (probability that a face of an expression with this unit has a higher intensity than a face of
+        an expression without it), ``weight`` and ``threshold``. The weight is the product of the correlation and
+        2 auc - 1, each limited to [0, 1], or the correlation alone for a unit without an AUC. The threshold is the
+        lowest of the intensities 0.05, 0.1, ..., 0.5 that mirror images confirm: at least five images (mirror images
+        included) reach this intensity, and for a share of at least `CONFIRMED` of these images, the unit is also active
+        (`ACTIVE`) in the mirrored counterpart. The threshold is NaN if there is no such intensity. For an unmeasured
+        unit, all columns except ``facs`` and ``faces`` are NaN.
 
     Raises:
         ConfigError: If no face has both estimates.
@@ -90,7 +90,7 @@ def unit_reliability(
 
 
 def _threshold(a: np.ndarray, b: np.ndarray) -> float:
-    """Return the lowest threshold that the estimates of the other image confirm; NaN if no threshold is confirmed."""
+    """Return the lowest threshold that mirror images confirm, as in `unit_reliability`; NaN if there is none."""
     values, others = np.concatenate([a, b]), np.concatenate([b, a])
     for threshold in _THRESHOLDS:
         above = others[values >= threshold]

@@ -1,6 +1,6 @@
 """Resumable jobs over the rows of a manifest, which is read in chunks and written with new columns.
 
-Memory use does not depend on the number of rows, except for a few bytes per row.
+Memory use grows only by a few dozen bytes per row.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class Summary:
 
 
 class TableTask(ABC):
-    """A job over a manifest: which rows are items, and which columns their results become."""
+    """A job over a manifest. It defines which rows are items and which columns store their results."""
 
     title: str
     """Label of the progress bar."""
@@ -75,7 +75,7 @@ class TableTask(ABC):
 
     @abstractmethod
     def items(self, source: ManifestFile) -> Iterator[Item]:
-        """Yield the items with their rows, in ascending order of rows."""
+        """Yield the items with their row numbers, in ascending order of row numbers."""
 
     @abstractmethod
     def convert(self, row: int, chunk: Manifest, results: Results) -> pd.DataFrame:
@@ -96,8 +96,8 @@ def run_on_manifest(
 
     Raises:
         InputError: As raised by `run_job` and `ManifestFile`; also if the manifest is empty or lists a face twice, if
-            another run is writing the same output, or if no image can be used and `out` exists, which a table of
-            failures must not replace.
+            another run is writing the same output, or if no image can be used and `out` exists, because a table of
+            failures must not replace it.
     """
     with exclusive(out):
         rows = check_unique_faces(source)
@@ -127,7 +127,7 @@ def run_on_manifest(
 
             def convert(row: int, chunk: Manifest) -> pd.DataFrame:
                 if row == 0:
-                    summary.counts.clear()  # Some formats read the table twice.
+                    summary.counts.clear()  # For some formats, the table is read twice.
                 frame = task.convert(row, chunk, results)
                 summary.counts.update(frame[task.status_column])
                 return frame
@@ -145,7 +145,7 @@ def check_unique_faces(source: ManifestFile) -> int:
     Raises:
         ManifestError: If two rows describe the same face.
     """
-    # 64 bits per face: among 400,000 faces, the probability of two equal hashes is 4e-9.
+    # The hashes have 64 bits. Among 400,000 faces, the probability of two equal hashes is 4e-9.
     hashes = array("q", (hash(face) for _, chunk in source for face in image_boxes(chunk)))
     ordered = np.sort(hashes)
     repeated = ordered[1:][ordered[1:] == ordered[:-1]]

@@ -18,10 +18,10 @@ def video_frames(source: str, every: float, seconds: float | None = None) -> Ite
     Args:
         source: A video file, or the number of a camera, such as 0.
         every: Seconds between frames. The first frame at or after each time is used.
-        seconds: Stop after this many seconds; None for the whole video, or until interrupted for a camera.
+        seconds: Stop after this many seconds. If None, read the whole video, or read the camera until interrupted.
 
     Yields:
-        The time in seconds since the start, and the frame, RGB.
+        The time in seconds since the start, and the RGB frame.
 
     Raises:
         MissingPathError: If the file does not exist.
@@ -67,7 +67,7 @@ def video_frames(source: str, every: float, seconds: float | None = None) -> Ite
 
 
 def _position(capture: cv2.VideoCapture) -> float:
-    """Return the time of the grabbed frame in seconds; a file's frame rate need not be constant."""
+    """Return the time of the grabbed frame in seconds; this also works for files with a variable frame rate."""
     return capture.get(cv2.CAP_PROP_POS_MSEC) / 1000
 
 

@@ -18,7 +18,7 @@ UnknownLabels = Literal["refuse", "leave_out"]
 
 @dataclass(frozen=True)
 class Answers:
-    """A model's answers for N faces; each names one of K classes or none."""
+    """A model's answers for N faces; each answer names one of K classes or none."""
 
     labels: tuple[Expression, ...]
     """The K classes that are scored."""
@@ -45,16 +45,16 @@ class Answers:
     ) -> "Answers":
         """Read the answers from a table of predictions.
 
-        The classes of the model and of the data may differ. If only the model has a class, such as Contempt, it is a
-        possible answer by default, and predicting it counts as wrong; with `answer_labels`, only these classes are
-        possible answers, and the probability of the others is redistributed proportionally. If only the data have a
-        class, the default is an error, because the metrics would describe a subset of the data; with ``leave_out`` the
-        faces of this class are counted and left out.
+        The classes of the model and of the data may differ. A class that only the model has, such as Contempt, is a
+        possible answer by default, and predicting it counts as wrong. If `answer_labels` are given, only they are
+        possible answers, and the probability of the other classes is redistributed proportionally. A class that only
+        the data have is an error by default; otherwise, the metrics would describe a subset of the data. With
+        ``leave_out``, the faces of this class are counted and left out.
 
         Args:
-            table: One row per face: ``expression``, the true label; ``predicted``, a word for an expression, or
-                anything else (free text, an empty cell) for an answer that names no class; ``p_<Expression>``,
-                probabilities, if known. Rows with a reason in ``unreadable`` are skipped.
+            table: One row per face with the columns ``expression``, the true label; ``predicted``, a word for an
+                expression, or anything else (free text, an empty cell) for an answer that names no class; and
+                ``p_<Expression>``, the probabilities, if known. Rows with a reason in ``unreadable`` are skipped.
             labels: The model's classes; by default those with a probability column.
             answer_labels: The possible answers; by default all classes of the model.
             unknown_labels: What to do with a face whose true expression is not one of the classes: ``refuse`` raises
@@ -145,8 +145,10 @@ def _labels_of(table: pd.DataFrame) -> tuple[Expression, ...]:
 def _probabilities(table: pd.DataFrame, scored: Sequence[Expression]) -> np.ndarray:
     """Return the probabilities of the scored classes, normalized to sum to 1; NaN for a row that lacks one.
 
+    In the table, the probabilities of a row may have another sum, such as 100.
+
     Raises:
-        ManifestError: If a cell is negative, infinite or text. Rows may sum to other values, such as 100.
+        ManifestError: If a cell is negative, infinite or text.
     """
     columns = [f"p_{label}" for label in scored]
     if not set(columns) <= set(table.columns):

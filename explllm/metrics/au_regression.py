@@ -14,7 +14,7 @@ MEASURES: Mapping[str, str] = {"mae": "MAE", "icc": "ICC(3,1)", "ccc": "CCC", "p
 
 _SUMS = ("count", "x", "y", "xx", "yy", "xy", "absolute")
 _WITHOUT_FLOAT64 = ("mps",)
-"""Devices to which the state is never moved: differences of large sums need float64, which Apple's GPUs lack."""
+"""Devices to which the state is never moved, because they lack float64, which differences of large sums need."""
 
 
 @dataclass(frozen=True)
@@ -104,7 +104,7 @@ def agreement_summary(agreement: Agreement, names: Sequence[str] = NAMES) -> dic
 class ActionUnitAgreement(Metric):
     """The stateful form of `agreement_summary`, accumulated over batches and ranks.
 
-    The state follows the module to its device, as distributed backends require, except to devices without float64.
+    The state is moved with the module, as distributed backends require, but never to devices without float64.
     """
 
     full_state_update = False

@@ -60,14 +60,15 @@ def fit_temperature(probabilities: np.ndarray, targets: np.ndarray) -> float:
     """Find the temperature that minimizes the negative log-likelihood (Guo et al. 2017, Section 4.2).
 
     Each class counts equally, as in macro recall: answers for rare classes are less often correct, and a temperature
-    fitted to the frequent classes would leave them overconfident.
+    fitted to the frequent classes would leave these answers overconfident.
 
     Args:
         probabilities: (N, K) probabilities at temperature 1.
         targets: (N,) class indices.
 
     Returns:
-        The temperature T, between 0.1 and 10: probabilities proportional to p ** (1 / T) have the highest likelihood.
+        The temperature T, between 0.1 and 10, at which probabilities proportional to p ** (1 / T) have the highest
+        likelihood.
     """
     logits = np.log(np.maximum(probabilities, _EPSILON))
     temperatures = np.geomspace(0.1, 10, 401)

@@ -30,7 +30,7 @@ class TextCounts:
     labeled: float = 0.0
     """Texts that follow a label."""
     agrees: float = 0.0
-    """Texts whose conclusion agrees with that label."""
+    """Texts whose conclusion agrees with the label that they follow."""
     undecided: float = 0.0
     """Texts whose conclusion names no expression."""
     interpreted: float = 0.0
@@ -62,7 +62,7 @@ class TextCounts:
     intensities: float = 0.0
     """Texts with at least one intensity word."""
     intensity_agreement: float = 0.0
-    """Sum over these texts of the share of intensity words that fit."""
+    """Share of the intensity words that fit, summed over the texts with at least one intensity word."""
 
 
 def text_counts(
@@ -76,7 +76,8 @@ def text_counts(
     Args:
         text: The chain of thought.
         label: The label that the text follows, if any.
-        action_units: 24 intensities in [0, 1], with None for a unit that was not measured; None skips grounding.
+        action_units: 24 intensities in [0, 1], with None for a unit that was not measured. If the argument
+            is None, grounding is skipped.
         weights: 24 weights of the units, as for `explllm.explanations.grounding.ground`.
     """
     cot, words = ChainOfThought.parse(text), len(text.split())
@@ -127,13 +128,13 @@ def summarize_counts(sums: TextCounts) -> dict[str, float | None]:
 
     Returns:
         ``count``; ``words``, the mean; ``complete``, ``over_limit`` and ``undecided``, shares of texts; ``agreement``,
-        the share of the texts with a label whose conclusion agrees with the label. For texts with key observations and
+        the share of the labeled texts with a conclusion that agrees with the label. For texts with key observations and
         an interpretation: ``self_contradiction``, ``interpretation_denied`` and ``interpretation_unaffirmed``, shares
         of texts. For texts about faces with measured action units: ``grounding_precision``, ``grounding_recall`` (of
         the active units), ``grounding_recall_strong`` (of the units with an intensity of at least 0.3),
         ``grounding_f1`` (micro average over all texts), ``unsupported`` (share of the claimed units whose intensity is
-        0), ``side_errors`` (per text) and ``intensity_agreement`` (mean share of the intensity words that fit). None if
-        the denominator is 0.
+        0), ``side_errors`` (per text) and ``intensity_agreement`` (mean share of the intensity words that fit). A
+        metric is None if its denominator is 0.
     """
     f1 = float(micro_f1(sums.claimed_active, sums.claimed, sums.recalled, sums.active))
     return {

@@ -29,7 +29,7 @@ class Run:
     faces: pd.DataFrame
     """Scored faces: ``image``, ``box``, ``expression``, ``predicted``, ``right``, ``truth_probability``."""
     unscored: set[str]
-    """Faces of the test that are not scored: unreadable, or labeled with an expression that is not a class."""
+    """Faces of the test that are not scored, because they are unreadable or their true expression is not a class."""
 
     @property
     def root(self) -> Path:
@@ -81,7 +81,9 @@ class Comparison:
 
 
 def read_runs(folders: Sequence[str]) -> list[Run]:
-    """Read the test results of two or more runs, named after their folders, or by their paths if folder names repeat.
+    """Read the test results of two or more runs.
+
+    Runs are named after their folders. If two folders have the same name, all runs are named by their paths.
 
     Raises:
         InputError: If there are fewer than two folders, a folder is given twice or has no complete test results, or its
@@ -202,8 +204,8 @@ def _check_same_faces(first: Run, other: Run) -> None:
     if len(wrong):
         face = wrong.iloc[0]
         raise InputError(
-            f"{first.name} and {other.name} were tested with different labels: {len(wrong)} faces, first "
-            f"{face['image']}, {face['expression']} in the first and {face['expression other']} in the second",
+            f"{first.name} and {other.name} were tested with different labels: {len(wrong)} faces, such as "
+            f"{face['image']}, labeled {face['expression']} in the first and {face['expression other']} in the second",
             remedy="Test both runs with the same --data.",
         )
 

@@ -57,9 +57,9 @@ def recognition_metrics(answers: Answers, resamples: int = RESAMPLES, seed: int 
         ``f1/<Expression>``, the same values under flat keys; ``accuracy_interval``, ``macro_recall_interval`` and
         ``macro_f1_interval``, 95% bootstrap intervals; ``confusion`` (rows: ``labels``; columns: ``labels``, then
         answers that name no class); ``left_out`` and ``dropped_labels`` as in `Answers`; ``with_probabilities``, the
-        number of faces that have probabilities. Over these faces: ``nll``, ``brier``, ``ece``, ``reliability``,
+        number of faces that have probabilities. For these faces only: ``nll``, ``brier``, ``ece``, ``reliability``,
         ``auroc`` (mean over the classes) and ``auroc_left_out``, the classes without a defined area. If no face has
-        probabilities, ``auroc_left_out`` lists all classes and the others are None.
+        probabilities, ``auroc_left_out`` lists all classes, and the other five values are None.
     """
     confusion = confusion_matrix(
         torch.from_numpy(answers.predictions), torch.from_numpy(answers.targets), len(answers.labels)
@@ -135,10 +135,10 @@ def explanation_metrics(
 
 
 def best_and_worst_faces(table: pd.DataFrame, number: int) -> list[object]:
-    """Choose faces to show: alternately correct answers and errors, the clearest cases first.
+    """Choose faces to show, alternating between correct answers and errors, with the clearest cases first.
 
-    The next correct answer is the one with the highest probability of the true label, the next error the one with the
-    lowest. A face whose true expression has not been shown yet takes precedence, even over the alternation.
+    The next correct answer is the one with the highest probability of the true label; the next error is the one with
+    the lowest. A face whose true expression has not been shown yet takes precedence, even over the alternation.
 
     Args:
         table: Columns ``expression``, ``correct`` (bool) and ``truth_probability`` (of the true label).

@@ -29,7 +29,7 @@ class Judgment:
 
 
 def exp_cot_score(judgments: Iterable[Judgment]) -> dict[str, float]:
-    """Average judgments, one for each chain of thought, as in the paper's Table III.
+    """Average the judgments of several chains of thought, as in the paper's Table III.
 
     Returns:
         ``key_observations``, ``interpretation``, ``conclusion`` (means in [0, 5]), ``score`` (in [0, 1]), ``count``.

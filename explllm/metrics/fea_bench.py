@@ -1,11 +1,12 @@
 """FEABench: score a model's expressions, action units and reasoning on the test faces of a manifest.
 
-FEALLM's authors name a benchmark but did not release it. The tasks follow their abstract; the thresholds
+FEALLM's authors mention a benchmark but did not release it. The tasks follow their abstract; the thresholds
 and rules are this project's own.
 
 An answer table has one row per face, with any of the columns ``predicted`` (a word), ``units_text`` (the answer to the
 question for active units), ``cot`` (reasoning) and ``p_active`` (a dictionary of probabilities by unit). Without
-``units_text``, the units are read from ``cot``. A missing or unreadable answer counts as naming nothing.
+``units_text``, the units are read from ``cot``. A missing or unreadable answer is treated as naming no expression
+and no units.
 """
 
 import logging
@@ -86,8 +87,9 @@ def claimed_intensities(text: str | None) -> list[float]:
         text: Any text; None for no answer.
 
     Returns:
-        24 intensities in FEAFA order, each the highest of the unit's claims: the midpoint of an intensity word's range,
-        or 1 for a claim without an intensity word; 0 for units that are only denied or not mentioned.
+        24 intensities in FEAFA's order. The intensity of a claim is the midpoint of its intensity word's range, or 1 if
+        it has no intensity word. A unit has the highest intensity of its claims, or 0 if it is only denied or not
+        mentioned.
     """
     intensities = [0.0] * len(FEAFA)
     for claim in claims(text or ""):
@@ -119,14 +121,14 @@ def units_from_texts(texts: Sequence[str | None], truth: UnitTruth, active_from:
         return intensities[:, [NAMES.index(name) for name in truth.names]] >= active_from
     mapped = np.nan_to_num(facs_intensities(torch.from_numpy(intensities), truth.facs).numpy())
     stated = [stated_units(text or "") for text in texts]
-    # 1 for a listed number, 0 for a denied one, NaN for none.
+    # 1 for a listed number, 0 for a denied one, NaN for one that is not mentioned.
     numbers = np.array([[row.get(unit.number, np.nan) for unit in truth.facs] for row in stated], float)
     numbers = numbers.reshape(mapped.shape)
     return np.where(mapped > 0, (mapped >= ACTIVE_FROM) & (numbers != 0), numbers == 1)
 
 
 def unit_metrics(active: np.ndarray, truth: UnitTruth) -> dict[str, Any]:
-    """Compute the F1 of each unit and their mean.
+    """Compute the F1 of each unit, and the mean F1.
 
     Args:
         active: (N, K) bool, the detections.
@@ -149,7 +151,7 @@ def unit_metrics(active: np.ndarray, truth: UnitTruth) -> dict[str, Any]:
 
 
 def choose_thresholds(probabilities: np.ndarray, truth: UnitTruth) -> np.ndarray:
-    """Choose the threshold of each unit that gives the highest F1.
+    """For each unit, choose the threshold that gives the highest F1.
 
     Args:
         probabilities: (N, K), on validation faces; NaN for a face without an answer.
@@ -198,13 +200,13 @@ def bench_metrics(
 
     Returns:
         ``expression``: `recognition_metrics`, and ``not_a_label``, the number of faces of each expression that the
-        model does not choose from. ``units_text`` and ``units_likelihood``: `unit_metrics`, the latter also with
-        ``thresholds``; ``calibrated``, the units whose threshold was chosen on validation faces; ``unreadable``, the
-        number of cells and values of ``p_active`` that are not probabilities. ``reasoning``: ``answered`` and
-        ``parsed`` (shares of faces), the metrics of `chain_of_thought_metrics` and, if there are reference texts,
-        ``exp_cot_score``, ``judgments`` (the result of `explllm.metrics.exp_cot_score.exp_cot_score`) and ``judge``. A
-        part is omitted if the model gives no such answers or, except for ``reasoning``, if the manifest lacks its
-        labels.
+        model does not choose from. ``units_text`` and ``units_likelihood``: `unit_metrics`. ``units_likelihood`` also
+        contains ``thresholds``; ``calibrated``, the units whose threshold was chosen on validation faces; and
+        ``unreadable``, the number of cells and values of ``p_active`` that are not probabilities. ``reasoning``:
+        ``answered`` and ``parsed`` (shares of faces), the metrics of `chain_of_thought_metrics` and, if there are
+        reference texts, ``exp_cot_score``, ``judgments`` (the result of
+        `explllm.metrics.exp_cot_score.exp_cot_score`) and ``judge``. A part is omitted if the model gives no such
+        answers or, except for ``reasoning``, if the manifest lacks its labels.
     """
     metrics: dict[str, Any] = {}
     frame = manifest.frame
@@ -242,7 +244,7 @@ def _likely_units(answers: pd.DataFrame, truth: UnitTruth, chosen: Mapping[str, 
     probabilities, unreadable = _probabilities(answers, truth)
     if unreadable:
         _log.warning("%d cells or values of p_active are not probabilities; they count as missing.", unreadable)
-    # A face without an answer counts as showing no unit: NaN is never above a threshold.
+    # A face without an answer counts as showing no unit, because NaN is never above a threshold.
     active = probabilities >= np.array(list(thresholds.values()))
     return {
         **unit_metrics(active, truth),

@@ -31,13 +31,13 @@ def grounding_gain(
 
     A model that only describes the stereotype of the predicted class has a high F1 but no gain. F1 is micro-averaged
     over the claims of all texts. Each face is compared with the texts of up to `SWAPS` other faces with the same
-    predicted class; counts are averaged over them. The interval comes from a bootstrap over faces.
+    predicted class; counts are averaged over these texts. The interval comes from a bootstrap over faces.
 
     Args:
         texts: N chains of thought.
-        labels: The predicted label that each text follows; if None, the expression that the text concludes.
-        action_units: 24 measured intensities per face, with None for a unit that was not measured; None if the face
-            has none.
+        labels: The predicted label that each text follows; None stands for the expression in the text's conclusion.
+        action_units: 24 intensities per face, with None for a unit that was not measured. A face without measurements
+            has None instead of the 24 intensities.
         resamples: Number of bootstrap resamples.
         seed: Seed of the swaps and of the resampling.
         weights: 24 weights of the units, as for `explllm.explanations.grounding.ground`.

@@ -52,8 +52,9 @@ def score_table(
             Without reference texts nothing is judged, unless the table itself contains them, as the authors' results
             do.
         judge: A judge that needs no server, or the settings of the language model that judges.
-        out: JSON Lines file for the metrics of each text, if any.
-        ledger: SQLite file that records the judge's answers, so none is paid for twice; required with a language model.
+        out: JSON Lines file for the metrics of each text; if None, no file is written.
+        ledger: SQLite file that records the judge's answers, so that no answer is paid for twice; required if the
+            judge is a language model.
         redo: "failed" to discard the recorded answers for texts that could not be judged, and ask again.
         reliability: Weights and thresholds of the measured units in the grounding metrics.
 
@@ -140,7 +141,7 @@ async def _judge(
 async def _one(
     judge: Judge, one: Record, other: Record, bar: ProgressBar, redo_in: Ledger | None = None
 ) -> Judgment | str:
-    """Return a judgment, or the reason why there is none: an exception would lose answers already paid for.
+    """Return a judgment, or the reason why there is none; an exception would lose answers already paid for.
 
     If all answers of a failed judgment are in the ledger ``redo_in``, they are discarded and requested again.
     """
@@ -164,7 +165,7 @@ async def _one(
 
 
 def _pairs(texts: Sequence[Record], generated: Path, reference: Path | None) -> tuple[list[tuple[Record, Record]], int]:
-    """Join texts with the reference, or else their own references; also return how many only a file name joined."""
+    """Join texts with the reference or their own references, and return how many were joined only by file name."""
     if reference is None:
         own = ((text, text.reference) for text in texts)
         return [(text, Record(text.image, text.box, other)) for text, other in own if other is not None], 0
@@ -220,7 +221,7 @@ def _recognition(table: Manifest) -> dict[str, Any]:
     Returns:
         The values of `recognition_metrics`; ``by``, the source of the answers: ``predicted`` or ``conclusion``;
         ``unlabeled``, the number of faces without a true label; ``unanswered``, the number of faces with a reason in
-        ``unreadable``. Both are excluded from the metrics.
+        ``unreadable``. Faces of both kinds are excluded from the metrics.
     """
     frame = table.frame
     by = "predicted" if "predicted" in frame else "conclusion"
@@ -244,7 +245,11 @@ def _recognition(table: Manifest) -> dict[str, Any]:
 
 
 def _labels(frame: Any) -> tuple[Expression, ...] | None:
-    """Return the classes of the table's only label set, None to use its probability columns, else all that occur."""
+    """Return the classes of the table.
+
+    If the table has exactly one label set, these are its classes. Otherwise, they are all classes that occur, or None
+    if the table has probability columns, which then determine the classes.
+    """
     named = sorted(set(frame["label_set"].dropna())) if "label_set" in frame else []
     if len(named) == 1:
         return tuple(LabelSet.by_name(named[0]))

@@ -111,7 +111,7 @@ def test_different_faces_are_named(tested, drawn_table):
 def test_different_labels_are_named(tested, drawn_table):
     other = drawn_table.copy()
     other.loc[0, "expression"] = "Fear" if other.loc[0, "expression"] != "Fear" else "Anger"
-    with pytest.raises(InputError, match=f"with different labels: 1 faces, first {other.loc[0, 'image']}"):
+    with pytest.raises(InputError, match=f"with different labels: 1 faces, such as {other.loc[0, 'image']}"):
         compare([str(tested("one")), str(tested("two", other))])
 
 

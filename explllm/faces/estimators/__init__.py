@@ -7,7 +7,7 @@ class an option of ``explllm aus``, ``explllm explain`` and other commands::
 
     @register_estimator("brightness")
     class Brightness(Estimator):
-        file_help = "A text file with the number of the unit that follows the brightness."
+        file_help = "A text file with the index of the unit to estimate from the brightness."
         name = "brightness"
 
         def __init__(self, path, *, gain: float = 1.0) -> None:
@@ -17,7 +17,7 @@ class an option of ``explllm aus``, ``explllm explain`` and other commands::
             ...
 
 ``explllm aus faces.parquet -o aus.parquet --brightness unit.txt --gain 2`` then uses it. Import heavy libraries in
-the constructor: the modules are imported whenever a command prints its help.
+the constructor, because the modules are imported even if a command only prints its help.
 """
 
 from importlib import import_module

@@ -32,7 +32,7 @@ BLENDSHAPES: dict[str, tuple[str, ...]] = {
     "Right Lid Raise": ("eyeWideRight",),
     "Left Brow Lower": ("browDownLeft",),
     "Right Brow Lower": ("browDownRight",),
-    # FEAFA's Brow Raise covers the whole brow; the inner blendshape has no side.
+    # FEAFA's Brow Raise covers the whole brow. The inner blendshape has no side, so both units use it.
     "Left Brow Raise": ("browOuterUpLeft", "browInnerUp"),
     "Right Brow Raise": ("browOuterUpRight", "browInnerUp"),
     "Jaw Drop": ("jawOpen",),
@@ -47,15 +47,15 @@ BLENDSHAPES: dict[str, tuple[str, ...]] = {
     "Jaw Thrust": ("jawForward",),
     "Upper Lip Raise": ("mouthUpperUpLeft", "mouthUpperUpRight"),
     "Lower Lip Depress": ("mouthLowerDownLeft", "mouthLowerDownRight"),
-    # mouthShrugUpper is left out: it follows mouthShrugLower (correlation 0.71 on 301 faces of FER2013), but the mean
-    # of both separates sad faces worse (AUC 0.60 instead of 0.66) and agrees less with the mirror image (0.51 instead
+    # mouthShrugUpper is left out. It correlates with mouthShrugLower (0.71 on 301 faces of FER2013), but the mean of
+    # both separates sad faces worse (AUC 0.60 instead of 0.66) and agrees less with the mirror image (0.51 instead
     # of 0.58).
     "Chin Raise": ("mouthShrugLower",),
     "Lip Pucker": ("mouthPucker",),
     "Cheeks Puff": ("cheekPuff",),
     "Nose Wrinkle": ("noseSneerLeft", "noseSneerRight"),
 }
-"""The blendshapes of each unit; their mean is its intensity."""
+"""The blendshapes of each unit; their mean is the unit's intensity."""
 
 UNMEASURED: tuple[str, ...] = ("Jaw Thrust", "Cheeks Puff", "Nose Wrinkle")
 """Units whose blendshapes stay near 0 on every photograph. They are reported as unmeasured, not as absent."""
@@ -69,7 +69,8 @@ class MediaPipeBlendshapes(Estimator):
     """Estimates action units with MediaPipe's face landmarker.
 
     The landmarker measures the most prominent face of each image. It misses faces that fill the image, so an image
-    without a result is tried again with a border of repeated edge pixels, whose width is a quarter of the longer side.
+    without a result is tried again with a border of repeated edge pixels. The width of the border is a quarter of the
+    longer side.
     """
 
     file_help = "MediaPipe's face_landmarker.task: blendshapes, mapped to action units."

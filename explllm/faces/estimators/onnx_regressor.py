@@ -42,8 +42,8 @@ class OnnxRegressor(Estimator):
         """Open a model.
 
         Args:
-            path: An ONNX file. Its input is (B, 3, H, W) float32 with a dynamic or fixed batch; its intensities are the
-                first output with 24 columns.
+            path: An ONNX file. Its input is (B, 3, H, W) float32 with a dynamic or fixed batch size. The first output
+                with 24 columns contains the intensities.
             preset: Image preset that the model was trained with (default: from its metadata, otherwise small).
             size: Width and height of the input in pixels (default: the model's own, otherwise the preset's).
             provider: Device of the model.
@@ -135,7 +135,7 @@ class OnnxRegressor(Estimator):
 
 
 def _read_preset(metadata: dict[str, str], path: Path) -> ImagePreset:
-    """Return the image preset from the metadata, or ``small`` without metadata."""
+    """Return the image preset from the metadata; ``small`` if it is missing there."""
     if "image" not in metadata:
         return ImagePreset.named("small")
     try:
@@ -145,7 +145,7 @@ def _read_preset(metadata: dict[str, str], path: Path) -> ImagePreset:
 
 
 def _read_margin(metadata: dict[str, str], path: Path) -> float | None:
-    """Return the margin around the faces that the model was trained on, from the metadata; None if missing."""
+    """Return the margin that the model was trained with, from the metadata; None if it is missing there."""
     if "margin" not in metadata:
         return None
     margin = _read_json(metadata, "margin", "margin", path)

@@ -25,7 +25,7 @@ class Estimator(ABC):
 
     A subclass sets `name`, implements `estimate`, and overrides the other attributes as needed. The first parameter of
     its constructor is the path of its file. The keyword-only parameters are its options: each one becomes an option of
-    the commands that estimate action units, with its description in the constructor's docstring. ``provider`` and
+    the commands that estimate action units, and the constructor's docstring provides its help text. ``provider`` and
     ``threads`` are passed if the constructor has them.
     """
 
@@ -71,7 +71,7 @@ def register_estimator(name: str) -> Callable[[_Class], _Class]:
     """Return a decorator that registers an estimator class.
 
     Args:
-        name: The name in the command-line option ``--NAME FILE``, a Python identifier.
+        name: The name in the command-line option ``--NAME FILE``; it must be a Python identifier.
 
     Raises:
         ConfigError: If another class has this name.
@@ -159,14 +159,15 @@ def selected_estimator(options: Any, required: bool = False) -> EstimatorSpec | 
     """Return the estimator that the command-line options select.
 
     Args:
-        options: An instance of `estimator_options`'s dataclass.
+        options: An instance of the dataclass that `estimator_options` returns.
         required: Whether an estimator must be selected.
 
     Returns:
         The estimator; None if the user gave no file.
 
     Raises:
-        ConfigError: If the user gave more than one file, or none although one is required or another option is given.
+        ConfigError: If the user gave more than one file, or gave no file although an estimator is required or an option
+            of an estimator is given.
     """
     values = {item.name: getattr(options, item.name) for item in fields(options)}
     selected = [name for name in ESTIMATORS if values.get(name) is not None]
@@ -182,7 +183,7 @@ def selected_estimator(options: Any, required: bool = False) -> EstimatorSpec | 
 
 
 def unmeasured_units(intensities: Intensities) -> list[str]:
-    """Return the names of the units that an estimator does not measure."""
+    """Return the names of the units that were not measured."""
     return [name for name, value in zip(NAMES, intensities, strict=True) if value is None]
 
 

@@ -46,7 +46,7 @@ class Judge(ABC):
 
 
 class RuleJudge(Judge):
-    """A judge that calls no server: it implements `compare` instead of `judge`."""
+    """A judge that calls no server; a subclass implements `compare` instead of `judge`."""
 
     @abstractmethod
     def compare(self, generated: str, reference: str) -> Judgment:

@@ -17,8 +17,8 @@ _ONE_UNGRADED = 0.75
 """Similarity of two claims about a unit if only one has an intensity word."""
 
 _SLOPE = 2.0
-"""Loss of similarity per unit of intensity. Words half the scale or more apart, such as "slight" and "strong", do not
-match."""
+"""Loss of similarity if two intensities differ by 1. Words that are half the scale or more apart, such as "slight" and
+"strong", do not match."""
 
 _OPPOSITE = 0.35
 """Minimum difference between two intensities at which one contradicts the other: "slight" and "marked", for example."""
@@ -35,18 +35,18 @@ class OfflineJudge(RuleJudge):
       reference's units that the generated text does not contradict. A shared unit is weighted by the similarity of its
       two intensities: max(0, 1 - 2 |a - b|), where a and b are the midpoints of the ranges of the intensity words
       (averaged if a unit is graded several times); 1 if neither has an intensity word; 0.75 if only one has. If one
-      side is claimed more often than the other, this counts as one extra claim about which side moves more.
-      A unit is contradicted if the generated text denies and never claims it (unless the reference denies it, too),
-      claims the other side instead, or gives an intensity at least 0.35 away. A unit that the generated text merely
-      omits is not contradicted.
+      side is claimed more often than the other, this counts as one extra claim that this side moves more.
+      A unit is contradicted if the generated text denies it and never claims it (unless the reference denies it, too),
+      claims the other side instead, or gives an intensity that differs by at least 0.35. A unit that the generated text
+      merely omits is not contradicted.
     - Interpretation: 5 times the F1 of the expressions that the two sections name and do not deny, times the share of
-      units not contradicted, because an interpretation of denied observations has no support.
+      units that are not contradicted, because an interpretation of denied observations has no support.
     - Conclusion: 5 if both conclude the same expression, else 0. Only the conclusions themselves count, unless the
-      reference's conclusion names no expression. A conclusion that names several expressions equally scores 0 if the
-      reference names one.
+      reference's conclusion names no expression. A conclusion that names several expressions with about equal
+      weight scores 0, unless the reference's conclusion does so, too.
 
     A section that has a title in the reference must have its title in the generated text too, unless that text has no
-    titles at all. Otherwise the section counts as missing; a section that only one text has scores 0.
+    titles at all. Otherwise, the section counts as missing. A section scores 0 if only one of the texts has it.
     """
 
     name = "offline (rules: action units claimed, expressions named)"
@@ -63,9 +63,10 @@ class OfflineJudge(RuleJudge):
 
 
 def _sections(generated: str, reference: str) -> tuple[ChainOfThought, ChainOfThought]:
-    """Split both texts: sections with a title in the reference by titles, others as `ChainOfThought.parse` does.
+    """Split both texts into sections.
 
-    If the generated text has no titles, `ChainOfThought.parse` splits all sections of both texts.
+    Sections that have a title in the reference are split by title, and other sections as `ChainOfThought.parse` does.
+    If the generated text has no titles, `ChainOfThought.parse` splits both texts.
     """
     mine, theirs = ChainOfThought.parse(generated), ChainOfThought.parse(reference)
     titled_mine = ChainOfThought.parse(generated, recover=False)
