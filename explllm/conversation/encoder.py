@@ -70,11 +70,11 @@ class ConversationEncoder:
         self.tokenizer = tokenizer
         self.image_tokens = image_tokens
         self.image_token_id = tokenizer.get_vocab()[IMAGE_TOKEN]
-        # Recognition repeats one prompt and one conversation per label: a cache avoids tokenizing them again.
+        # Recognition uses the same conversations for every image; a cache avoids tokenizing them again.
         self._cached = lru_cache(maxsize=256)(self._encode_frozen)
 
     def __getstate__(self) -> dict[str, Any]:
-        """Leave out the cache, which cannot be pickled: data loader workers that are spawned get a pickled encoder."""
+        """Leave out the cache, which cannot be pickled; spawned data loader workers receive a pickled encoder."""
         return {name: value for name, value in self.__dict__.items() if name != "_cached"}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -92,9 +92,9 @@ class ConversationEncoder:
             Token ids and labels, both of length T.
 
         Raises:
-            ConfigError: If the text of a message contains the image placeholder; the template fails or does not write
-                `image_tokens` placeholders; or a native template changes the text of a message or ends an answer
-                without a special token.
+            ConfigError: If the text of a message contains the image placeholder, if the template fails or does not
+                write `image_tokens` placeholders, or if a native template changes the text of a message or ends an
+                answer without a special token.
         """
         for message in messages:
             if IMAGE_TOKEN in message["content"]:
@@ -109,14 +109,14 @@ class ConversationEncoder:
         return self.encode(messages).input_ids
 
     def encode_answer(self, messages: Messages, answer: str) -> tuple[int, ...]:
-        """Return the token ids of an answer to the last question, tokenized in context, including the end token."""
+        """Tokenize an answer to the last question in context, and return its ids, including the end token."""
         prompt = self.encode_prompt(messages)
         ids, labels = self.encode([*messages, {"role": "assistant", "content": answer}])
         if ids[: len(prompt)] != prompt:
             raise ConfigError(
                 "the chat template changes a question once it is answered", remedy="Set another chat_format."
             )
-        # A native template may write whitespace after the end token; it is not part of the answer.
+        # Whitespace that a native template writes after the end token is not part of the answer.
         end = max(position for position, label in enumerate(labels) if label != IGNORED)
         return ids[len(prompt) : end + 1]
 
@@ -144,7 +144,7 @@ class ConversationEncoder:
 
     @property
     def pad_token_id(self) -> int:
-        """The id of the padding token; for a tokenizer that lacks one, the end token's (padding is masked anyway)."""
+        """The id of the padding token, or of the end token if there is no padding token (padding is masked anyway)."""
         pad = self.tokenizer.pad_token_id
         return int(self.tokenizer.eos_token_id if pad is None else pad)
 
@@ -217,8 +217,9 @@ class ConversationEncoder:
         count = ids.count(self.image_token_id)
         if count != self.image_tokens:
             raise ConfigError(
-                f"the chat template writes {count} image placeholders, the model expects {self.image_tokens}",
-                remedy="Correct the tokenizer's chat_template.jinja: image_tokens placeholders in the first message.",
+                f"the chat template writes {count} image placeholders, but the model expects {self.image_tokens}",
+                remedy="Correct the tokenizer's chat_template.jinja to write image_tokens placeholders in the first "
+                "message.",
             )
         in_answer = rendered["assistant_masks"] if answered else (0,) * len(ids)
         return Encoded(ids, tuple(token if answer else IGNORED for token, answer in zip(ids, in_answer, strict=True)))

@@ -26,9 +26,9 @@ NATIVE = "native"
 """The chat format of a pretrained language model: the chat template of the model's tokenizer."""
 
 TEMPLATES = ("expllm", "vicuna", "plain")
-"""Chat formats with a template in this package. ``expllm``: the authors' released code. ``vicuna``: LLaVA's format for
-Vicuna v1.5. ``plain``: only the name of each question, for small models trained from scratch, which gain nothing from a
-long prompt."""
+"""Chat formats with a template in this package. ``expllm``: the format of the authors' released code. ``vicuna``:
+LLaVA's format for Vicuna v1.5. ``plain``: only the name of each question, for small models trained from scratch, which
+gain nothing from a long prompt."""
 
 FORMATS = (*TEMPLATES, NATIVE)
 """All chat formats."""
@@ -74,7 +74,7 @@ DESCRIBE = Prompt(
     "Expression description involves naming the expression of a face and its visible evidence.",
     "Please describe the expression in this face.",
 )
-"""The answer is the label, then the evidence. The question is from FEALLM's figure."""
+"""The answer gives the label, followed by the evidence. The question is from FEALLM's figure."""
 
 LIST_UNITS = Prompt(
     "Units",
@@ -92,7 +92,7 @@ REASON = Prompt(
 
 
 def unit_state(name: str) -> Prompt:
-    """Return the question that asks whether one action unit is active, answered with `ACTIVE` or `NOT_ACTIVE`.
+    """Return the question of whether an action unit is active; the answer is `ACTIVE` or `NOT_ACTIVE`.
 
     Args:
         name: Name of the unit, such as ``Jaw Drop``.

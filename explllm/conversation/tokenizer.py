@@ -27,7 +27,7 @@ def prepare_tokenizer(tokenizer: PreTrainedTokenizerBase, chat_format: str) -> P
         The tokenizer.
 
     Raises:
-        ConfigError: If the chat format is unknown, or is `NATIVE` for a tokenizer without a template.
+        ConfigError: If the chat format is unknown, or if it is `NATIVE` and the tokenizer has no template.
     """
     strip = chat_format != NATIVE
     tokenizer.add_tokens([AddedToken(IMAGE_TOKEN, lstrip=strip, rstrip=strip, normalized=False, special=True)])
@@ -53,7 +53,7 @@ def load_tokenizer(name: str | PathLike[str], chat_format: str, revision: str | 
         revision: The revision on the hub.
 
     Raises:
-        ConfigError: If the tokenizer cannot be loaded or has no vocabulary, or in the cases of `prepare_tokenizer`.
+        ConfigError: If the tokenizer cannot be loaded or has no vocabulary, or if `prepare_tokenizer` fails.
     """
     try:
         if Path(name).suffix == ".model":
@@ -72,7 +72,7 @@ def load_tokenizer(name: str | PathLike[str], chat_format: str, revision: str | 
             remedy="Pass a folder with a tokenizer, or the name of a Hugging Face model that this machine can reach.",
         ) from error
     if not tokenizer.encode("Happiness", add_special_tokens=False):  # pyrefly: ignore[missing-attribute]
-        # transformers returns such a tokenizer if the vocabulary file is missing or cannot be downloaded.
+        # If the vocabulary file is missing or cannot be downloaded, transformers returns a tokenizer without one.
         raise ConfigError(
             "the tokenizer has no vocabulary: a file such as tokenizer.model is missing or was not downloaded",
             where=str(name),
@@ -90,7 +90,7 @@ def train_tokenizer(
 
     Args:
         texts: Training texts.
-        whole_words: Words, such as the labels, that are each encoded as a single token with the space before them.
+        whole_words: Words, such as the labels, each of which becomes a single token together with the preceding space.
         vocabulary: Maximum vocabulary size, including special tokens and 256 bytes. The actual size is smaller if the
             texts contain fewer distinct pieces.
         chat_format: One of `explllm.conversation.messages.FORMATS`.
@@ -121,7 +121,8 @@ def train_tokenizer(
         show_progress=False,
     )
     texts = list(texts)
-    # Repeat the whole words often enough that BPE merges them. Added tokens would change how nearby text is tokenized.
+    # Repeat the whole words often enough that BPE merges them. Using added tokens instead would change how nearby
+    # text is tokenized.
     emphasis = max(1, sum(len(text) for text in texts) // 40)
     tokenizer.train_from_iterator([*texts, *(f" {word}" * emphasis for word in whole_words)], trainer)
     return prepare_tokenizer(

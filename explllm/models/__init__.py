@@ -10,14 +10,15 @@ An image and a conversation pass through the parts in this order::
 - `feallm`: FEALLM's local clue aggregator and multi-perspective projector, which replace ExpLLM's projector.
 - `vision`: token features of any encoder, and the projector; `conv_encoder`: a small encoder to train from scratch.
 - `parts`: how each part is trained and which weights are saved; `lora`: adapters; `loss`: the training loss.
-- `generation`: label likelihoods and chains of thought, from `label_scoring` and `decoding` (`cache`, `drafts`).
+- `generation`: label likelihoods and chains of thought, computed with `label_scoring`, `decoding`, `cache` and
+  `drafts`.
 - `fast_linear`, `last_layer`, `kernels`: faster computation.
 - `settings`: settings and presets; `build`: new models; `pretrained`: base weights; `storage`: model folders.
 - `known`: the model that comes with the package, and downloads of published weights.
 - `released`: conversion of checkpoints in the authors' format.
 - `au_regressor`: an action unit regressor; `au_export`: its export to ONNX.
 
-The public names below load on first use.
+The public names are imported on first use.
 """
 
 import logging

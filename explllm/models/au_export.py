@@ -93,7 +93,7 @@ def export_onnx(model: ActionUnitRegressor, path: str | PathLike[str], faces: to
 
 def _trace(model: ActionUnitRegressor, example: torch.Tensor, path: Path) -> None:
     with warnings.catch_warnings():
-        # Ignore the warnings about tracing: the comparison afterwards covers other batch sizes, for which a trace
+        # Ignore the warnings about tracing, because the later comparison covers other batch sizes, for which a trace
         # can be wrong. The newer exporter needs an additional package, onnxscript.
         warnings.simplefilter("ignore")
         torch.onnx.export(
@@ -125,7 +125,7 @@ def _metadata(model: ActionUnitRegressor) -> dict[str, str]:
 def onnx_difference(model: ActionUnitRegressor, path: str | PathLike[str], pixel_values: torch.Tensor) -> float:
     """Return the maximum absolute difference between the float32 estimates of an ONNX file and of a model, on the CPU.
 
-    The images `pixel_values` (B, 3, H, W) run as one batch, and the first three also one by one.
+    The ONNX file processes the images `pixel_values` (B, 3, H, W) in one batch, and the first three also one by one.
     """
     session = open_session(Path(path), "cpu")
     with torch.no_grad():

@@ -59,7 +59,7 @@ class RegressorConfig(PreTrainedConfig):
     vision_config: Any = None
     """Configuration of the encoder, of any type that `AutoModel` supports."""
     vision_base: str | None = None
-    """Hugging Face name or folder of the encoder's base weights; None for an encoder that began with random weights."""
+    """Hugging Face name or folder of the encoder's base weights; None if the encoder was initialized randomly."""
     vision_revision: str | None = None
     """Revision of `vision_base` on the hub."""
     vision_train: Train = "lora"
@@ -218,7 +218,7 @@ def regressor_config(settings: RegressorSettings) -> RegressorConfig:
         The configuration.
 
     Raises:
-        ConfigError: If a part is unknown, or parts do not fit each other.
+        ConfigError: If a part is unknown, or the parts are incompatible.
         CheckpointError: If the configuration of a pretrained encoder cannot be read.
     """
     if settings.head_width < 1:
@@ -242,7 +242,9 @@ def regressor_config(settings: RegressorSettings) -> RegressorConfig:
 
 
 def build_regressor(config: RegressorConfig) -> ActionUnitRegressor:
-    """Create a new model. A pretrained encoder is loaded; other weights are random (seed PyTorch first).
+    """Create a new model. A pretrained encoder is loaded; other weights are random.
+
+    Seed PyTorch first to get the same random weights again.
 
     Args:
         config: A configuration from `regressor_config`.
@@ -270,7 +272,7 @@ def build_regressor_on_meta(settings: RegressorSettings) -> ActionUnitRegressor:
         The model, without weights.
 
     Raises:
-        ConfigError: If a part is unknown, or parts do not fit each other.
+        ConfigError: If a part is unknown, or the parts are incompatible.
         CheckpointError: If the configuration of a pretrained encoder cannot be read.
     """
     vision, _ = part_config(architecture(settings.vision), settings.vision_revision, "vision")

@@ -51,9 +51,9 @@ def build_config(settings: NetworkSettings, init_from: str | PathLike[str] | Non
         The configuration and its tokenizer.
 
     Raises:
-        ConfigError: If a part is unknown, parts do not fit each other, or a pretrained tokenizer cannot be loaded.
+        ConfigError: If a part is unknown, the parts are incompatible, or a pretrained tokenizer cannot be loaded.
         MissingPathError: If `init_from` contains no model.
-        CheckpointError: If the configuration of a pretrained part or in `init_from` cannot be read.
+        CheckpointError: If the configuration of a pretrained part, or the one in `init_from`, cannot be read.
     """
     inherited = None if init_from is None else storage.read_config(Path(init_from))
     if inherited is not None and settings.chat_format is None:
@@ -66,7 +66,7 @@ def build_config(settings: NetworkSettings, init_from: str | PathLike[str] | Non
     text_config, text_base = part_config(settings.language, settings.language_revision, "language")
     if not hasattr(text_config, "hidden_size"):
         raise ConfigError(
-            f"language: a {text_config.model_type} is not a language model of text alone",
+            f"language: a {text_config.model_type} is not a text-only language model",
             remedy="Set model.network.language to one that is.",
         )
     if text_base is None:
@@ -78,7 +78,7 @@ def build_config(settings: NetworkSettings, init_from: str | PathLike[str] | Non
         tokenizer = load_tokenizer(text_base, chat_format, settings.language_revision)
         if tokenizer.pad_token_id >= text_config.vocab_size:
             # Some repositories add a padding token without an embedding.
-            # Padding is masked, so any token with an embedding can serve.
+            # Padding is masked, so any token with an embedding can be used instead.
             tokenizer.pad_token = tokenizer.unk_token or tokenizer.eos_token
     if inherited is not None and inherits_image:
         image = ImagePreset.from_dict(inherited.image or {})
@@ -134,7 +134,9 @@ def build_config(settings: NetworkSettings, init_from: str | PathLike[str] | Non
 def build(
     settings: NetworkSettings, prepared: ConfigAndTokenizer | None = None, keep_file_dtype: bool = False
 ) -> ExpLLM:
-    """Create a new model. Pretrained parts are loaded; other weights are random (seed PyTorch first).
+    """Create a new model. Pretrained parts are loaded; other weights are random.
+
+    Seed PyTorch first to get the same random weights again.
 
     Args:
         settings: Settings of the model.
@@ -146,7 +148,7 @@ def build(
         The model, in evaluation mode.
 
     Raises:
-        ConfigError: If a part is unknown, parts do not fit each other, or 4-bit weights are not available.
+        ConfigError: If a part is unknown, the parts are incompatible, or 4-bit weights are not available.
         CheckpointError: If a pretrained part cannot be loaded.
     """
     settings = settings.resolved()
@@ -166,7 +168,7 @@ def build(
 
 
 def supports_4bit(settings: NetworkSettings) -> bool:
-    """Return whether the language model can be quantized to 4-bit: it must be pretrained, and its base frozen."""
+    """Return whether the language model can be quantized to 4-bit, which requires frozen pretrained weights."""
     return isinstance(settings.language, str) and settings.language_train != "full"
 
 
@@ -182,7 +184,7 @@ def build_on_meta(settings: NetworkSettings) -> ExpLLM:
         The model, without weights.
 
     Raises:
-        ConfigError: If a part is unknown, or parts do not fit each other.
+        ConfigError: If a part is unknown, or the parts are incompatible.
         CheckpointError: If the configuration of a pretrained part cannot be read.
     """
     settings = settings.resolved()
@@ -213,7 +215,7 @@ def architecture(part: str | dict[str, Any] | None) -> str | dict[str, Any] | No
 
 
 def config_fields(config: PreTrainedConfig) -> dict[str, Any]:
-    """Return a configuration as the fields that settings accept for a part with random weights."""
+    """Convert a configuration to the dictionary that describes a part with random weights in the settings."""
     return {**config.to_dict(), "model_type": config.model_type}
 
 

@@ -107,7 +107,8 @@ class _SlotLayer(CacheLayerMixin):
 
     def lazy_initialization(self, key_states: torch.Tensor, value_states: torch.Tensor) -> None:
         rows, capacity = self.cache.size
-        # Use zeros: attention multiplies masked values by 0, and uninitialized memory may contain NaN.
+        # Use zeros, because uninitialized memory may contain NaN, which remains NaN when attention multiplies masked
+        # values by 0.
         self.keys, self.values = (
             states.new_zeros(rows, states.shape[1], capacity, states.shape[3]) for states in (key_states, value_states)
         )
@@ -131,7 +132,7 @@ class _SlotLayer(CacheLayerMixin):
         return self.cache.width, 0
 
     def get_seq_length(self) -> int:
-        # All passes specify the positions of their tokens.
+        # The length is not needed, because all passes specify the positions of their tokens.
         return 0
 
     def get_max_length(self) -> int:

@@ -28,7 +28,7 @@ Train = Literal["frozen", "lora", "full"]
 """How a part is trained: not at all, only with LoRA, or in full."""
 
 Architecture = Literal["expllm", "feallm"]
-"""What turns an image into tokens for the language model, besides the encoder: linear layers or FEALLM's modules."""
+"""The modules that turn image features into tokens for the language model: linear layers, or FEALLM's modules."""
 
 
 class ExpLLMConfig(PreTrainedConfig):
@@ -39,7 +39,7 @@ class ExpLLMConfig(PreTrainedConfig):
     sub_configs = {"vision_config": AutoConfig, "text_config": AutoConfig}  # noqa: RUF012  (the form that transformers expects)
 
     architecture: Architecture = "expllm"
-    """What turns an image into tokens for the language model, besides the encoder; see `Architecture`."""
+    """The modules that turn image features into tokens for the language model; see `Architecture`."""
     feallm: dict[str, Any] | None = None
     """Fields of `explllm.models.feallm.FEALLMSettings`, if `architecture` is ``feallm``."""
     vision_config: Any = None
@@ -84,8 +84,8 @@ class ExpLLMConfig(PreTrainedConfig):
     temperature: float = 1.0
     """Divisor that calibrates the log-probabilities of the labels (Guo et al. 2017, Section 4.2)."""
     average_flipped: bool = False
-    """Whether, except in training, the encoder's features and the estimates of the `action_unit_tokens` are means over
-    each image and its mirror image."""
+    """Whether the encoder's features and the estimates of the `action_unit_tokens` are averaged over each image and its
+    mirror image, except in training."""
     image: dict[str, Any] | None = None
     """Fields of `explllm.faces.pixels.ImagePreset`."""
     image_tokens: int = 256
@@ -115,10 +115,11 @@ def joined_notes(*notes: str | None) -> str | None:
     """Join the training data notes of successive training runs of one model.
 
     Args:
-        *notes: One note per run, from the earliest, in whole sentences; None or empty for a run without a note.
+        *notes: One note per run, in chronological order. Each note consists of whole sentences; it is None or empty
+            for a run without a note.
 
     Returns:
-        Each sentence once, joined by spaces, or None if no run has a note.
+        The distinct sentences, joined by spaces; None if no run has a note.
     """
     sentences = [sentence for note in notes if note for sentence in re.split(r"(?<=\.) ", note)]
     return " ".join(dict.fromkeys(sentences)) or None
@@ -246,7 +247,7 @@ def _check_types(kind: type, fields: Mapping[str, Any], prefix: str = "") -> Non
 def _fits(value: Any, kind: Any) -> bool:
     """Return whether a JSON value fits a type.
 
-    A list may fit a tuple, and an integer fits a float; NaN and infinity do not.
+    A list may fit a tuple. An integer fits a float, but NaN and infinity do not.
     """
     origin, arguments = get_origin(kind), get_args(kind)
     if kind is Any:

@@ -3,8 +3,8 @@
 Each row of a `SlotCache` holds the keys and values of one conversation, from column 0, without padding. A forward pass
 processes the last token of every row and the draft tokens after it, and predicts the token after each of them. The
 drafts before the first disagreement are accepted, and so is the prediction that follows them; the next pass overwrites
-the columns of the rejected drafts. The tokens are therefore the same as in plain greedy decoding (speculative decoding,
-Leviathan et al. 2023, with deterministic drafts)::
+the columns of the rejected drafts. This is speculative decoding (Leviathan et al. 2023) with deterministic drafts; it
+generates the same tokens as plain greedy decoding::
 
     text            the brows are
     pass                          [are] lowered  and   tense      drafts from n-grams
@@ -37,18 +37,18 @@ if TYPE_CHECKING:
 _MAX_TOKENS = 9
 """Maximum number of tokens per row in a pass: the last token of its text, and drafts."""
 _CONFIDENCE = 0.3
-"""Estimated probability that drafts are right, below which they cost more time than they save."""
+"""Minimum estimated probability that drafts are right; less likely drafts cost more time than they save."""
 _TOKENS_PER_PASS = {"cpu": 40}
-"""Number of tokens in a pass, over all rows, up to which drafts save time; other devices: `_MANY_TOKENS`."""
+"""Maximum number of tokens in a pass, over all rows, for which drafts save time; on other devices, `_MANY_TOKENS`."""
 _MANY_TOKENS = 256
 """A GPU reads all weights in each pass, so up to this many tokens cost little extra time."""
 _TOKENS_WORTH_A_PASS = {"cpu": 128}
-"""Number of tokens whose processing takes longer than one more forward pass over a few tokens; other devices: 2048."""
+"""Number of saved tokens that makes up for one more forward pass over a few tokens; on other devices, 2048."""
 _MANY_TOKENS_WORTH_A_PASS = 2048
 _SMALL_PASS = 2e8
 """Operations per pass below which one CPU thread is faster: waking the other threads costs more time than they save."""
 _REFILL = 4
-"""Number of faces to prefill together when others leave a batch: together, they take half the time per face."""
+"""Number of new faces to prefill together when finished faces leave a batch, which takes half the time per face."""
 
 
 def attention_masks(
@@ -112,9 +112,9 @@ def _operations(model: "ExpLLM", tokens: int) -> int:
 def last_positions(tokens: torch.Tensor, count: int) -> torch.Tensor | int:
     """Return `logits_to_keep` for the last `count` positions of tokens (..., T); on a GPU, at least one position.
 
-    Given a number, the language model takes a view of the states, and on a CPU the output layer would multiply the rows
-    of a batch one by one; indices avoid that. On a GPU, the result is a number, because the states may be on another
-    device than the tokens; the number 0 would keep all positions.
+    On a CPU, the result is a tensor of indices: with a number, the language model would take a view of the states, and
+    the output layer would multiply the rows of a batch one by one. On a GPU, the result is a number, because the states
+    may be on another device than the tokens; it is at least 1, because 0 would keep all positions.
     """
     size = tokens.shape[-1]
     return torch.arange(size - count, size) if tokens.device.type == "cpu" else max(count, 1)
@@ -142,7 +142,7 @@ def prompt_logits(
         keep: Number of positions at the end whose logits are needed.
 
     Returns:
-        Logits (R, keep, V). If `keep` is 0, there may still be one position.
+        Logits (R, keep, V). If `keep` is 0, the logits of one position may still be returned.
     """
     faces, size = len(image_embeds), len(ids)
     positions = torch.arange(size, device=ids.device).unsqueeze(0) if positions is None else positions
@@ -151,7 +151,7 @@ def prompt_logits(
     others = faces - 1 if decoder is None else decoder.size - 1
     if decoder is not None and not start:
         decoder.prefix = []  # the new rows overwrite it
-    # Under FSDP2, all ranks must make the same passes, and their numbers of faces may differ.
+    # Under FSDP2, do not add a pass: all ranks must make the same passes, but their numbers of faces may differ.
     if not start and not isinstance(model, FSDPModule) and (decoder is None or not decoder.rows):
         beginning = int((ids == model.config.image_token_id).nonzero()[0])
         if beginning * others >= _TOKENS_WORTH_A_PASS.get(ids.device.type, _MANY_TOKENS_WORTH_A_PASS):
@@ -237,7 +237,10 @@ class Decoder:
         return not self.rows or self.free >= min(_REFILL, (self.size + 1) // 2)
 
     def any_rank_is_busy(self) -> bool:
-        """Return whether there are unfinished rows (under FSDP2, on any rank: all ranks must make the same passes)."""
+        """Return whether there are unfinished rows.
+
+        Under FSDP2, the rows of all ranks count, because all ranks must make the same passes.
+        """
         if not isinstance(self.model, FSDPModule):
             return bool(self.rows)
         busy = torch.tensor(len(self.rows), device=self.model.device)

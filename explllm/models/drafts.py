@@ -2,7 +2,7 @@
 
 Chains of thought repeat phrases. A table of n-grams in the training texts, saved with the model, predicts the next
 tokens from the last ones; texts that the model has already generated predict them even better. A wrong draft costs a
-little time and never changes an answer: see `explllm.models.decoding`.
+little time but never changes an answer; see `explllm.models.decoding`.
 """
 
 from collections import Counter, defaultdict
@@ -11,13 +11,13 @@ from collections.abc import Iterable, Mapping, Sequence
 import torch
 
 _ORDERS = (4, 3, 2)
-"""Context lengths in tokens that a prediction may be based on; the longest known context is used."""
+"""Lengths of contexts, in tokens; a prediction is based on the longest known context."""
 _MAX_ENTRIES = 50_000
 """Maximum number of contexts in a saved table, which then takes about 1 MB."""
 _OBSERVED_SHARE = 0.9
-"""Estimated probability that the model repeats what it wrote after the same context."""
+"""Estimated probability that the model continues a context in the same way as before."""
 _MAX_OBSERVED = 200_000
-"""When more contexts than this are remembered from generated texts, all of them are forgotten."""
+"""Maximum number of contexts remembered from generated texts; when it is exceeded, all of them are forgotten."""
 
 Context = tuple[int, ...]
 
@@ -38,7 +38,7 @@ class Drafts:
             texts: Token ids of each text, starting with the question that precedes it.
 
         Returns:
-            The table of all contexts that occur at least twice, the most frequent first, up to 50,000.
+            Drafts with a table of the contexts that occur at least twice, limited to the 50,000 most frequent.
         """
         following: defaultdict[Context, Counter[int]] = defaultdict(Counter)
         for text in texts:

@@ -30,7 +30,7 @@ class ExpLLM(ExpLLMNetwork):
     `from_pretrained` opens a trained model; `explllm.models.build.build` creates a new one.
 
     Examples:
-        A tiny model with random weights, saved and loaded, and a drawn face:
+        Save and load a tiny model with random weights, and apply it to a drawn face:
 
         >>> import tempfile
         >>> from explllm import ExpLLM
@@ -58,8 +58,8 @@ class ExpLLM(ExpLLMNetwork):
     def recognize(self, images: ImageSource | Iterable[ImageSource], batch_size: int = 16) -> Recognitions:
         """Recognize the expressions of faces.
 
-        The probability of a class is its whole label's likelihood, normalized over the classes and calibrated with the
-        configuration's `temperature`; nothing is sampled.
+        The probability of a class is the likelihood of its whole label, normalized over the classes and calibrated with
+        the configuration's `temperature`; nothing is sampled.
 
         Args:
             images: One image or any iterable of images, such as a generator. See `explllm.faces.images.ImageSource` for
@@ -141,7 +141,7 @@ class ExpLLM(ExpLLMNetwork):
         self._check_labels()
         generation.check_count("batch_size", batch_size)
         several, _ = as_images(images)
-        if isinstance(several, Sized):  # do not reserve more cache than needed: 0.4 GB per face at 7B
+        if isinstance(several, Sized):  # do not reserve more cache than needed: 0.4 GB per face with a 7B model
             batch_size = min(batch_size, max(1, len(several)))
         faces = (self.image(image) for image in several)
         answers = generation.recognize_and_explain(self, faces, batch_size, max_new_tokens)

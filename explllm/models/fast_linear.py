@@ -21,13 +21,13 @@ _LARGE = 150_000
 
 @contextmanager
 def fast_linear(model: nn.Module, merge: bool = True) -> Iterator[None]:
-    """Use faster linear layers, which have no gradients, inside the context; the model's own weights do not change.
+    """Use faster linear layers without gradients inside the context; the model's own weights do not change.
 
     Only layers that compute in float32 are replaced: in bfloat16, rounding would lose most of a merged update.
 
     Args:
         model: A model, with or without LoRA.
-        merge: Merge LoRA. Copying each adapted weight pays off over the many passes that generate a text.
+        merge: Merge LoRA. This copies each adapted weight, which pays off over the many passes that generate a text.
     """
     replaced: list[nn.Module] = []
     try:

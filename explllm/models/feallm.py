@@ -77,7 +77,7 @@ class FEALLMSettings:
             if len(box) != 4 or not (0 <= box[0] < box[2] <= 1 and 0 <= box[1] < box[3] <= 1):
                 raise ConfigError(
                     f"region {number} is {list(box)}",
-                    remedy="Set left, top, right and bottom as shares from 0 to 1, left < right and top < bottom.",
+                    remedy="Set left, top, right and bottom as shares from 0 to 1, with left < right and top < bottom.",
                 )
         if not self.regions or self.crop_size < 8:
             raise ConfigError(
@@ -170,7 +170,7 @@ class MultiPerspectiveProjector(nn.Module):
 
     Args:
         width: C, the width of the encoder's last block.
-        block_widths: Widths of the earlier blocks F_1 .. F_{L-1}; a block of any other width gets a linear layer.
+        block_widths: Widths of the earlier blocks F_1 .. F_{L-1}; a linear layer converts blocks of other widths to C.
         language_width: H, the width of the language model's embeddings.
         heads: Number of attention heads; it must divide `width`.
     """

@@ -75,9 +75,9 @@ class Recognitions(list[Recognition]):
 def label_log_likelihoods(model: "ExpLLM", pixel_values: torch.Tensor) -> torch.Tensor:
     """Score every label as the answer to the recognition prompt.
 
-    The image, the prompt and all labels form one packed sequence per face (see `PackedLabels`), or one sequence per
-    label if the language model does not support packing. The score of a label includes its end token. Keys and values
-    are not kept. After an out-of-memory error, this and later calls use half the batch size.
+    For each face, the image, the prompt and all labels form one packed sequence (see `PackedLabels`). If the language
+    model does not support packing, each label has its own sequence. The score of a label includes its end token. Keys
+    and values are not kept. After an out-of-memory error, this and later calls use half the batch size.
 
     Args:
         model: A model that has labels.
@@ -90,7 +90,7 @@ def label_log_likelihoods(model: "ExpLLM", pixel_values: torch.Tensor) -> torch.
 
 
 def label_probabilities(model: "ExpLLM", pixel_values: torch.Tensor) -> torch.Tensor:
-    """Compute the probability of every label: likelihoods, normalized and calibrated.
+    """Compute the probability of every label, which is its normalized and calibrated likelihood.
 
     Args:
         model: A model that has labels.
@@ -269,7 +269,7 @@ def stream(model: "ExpLLM", pixel_values: torch.Tensor, label: Expression, max_n
     while True:
         [row] = finished or decoder.rows
         text = model.conversations.decode(row.answer)
-        # A character may consist of several tokens.
+        # A character may consist of several tokens; wait for all of them.
         if row.done or not text.endswith("\N{REPLACEMENT CHARACTER}"):
             if len(text) > len(yielded):
                 yield text[len(yielded) :]
@@ -281,7 +281,7 @@ def stream(model: "ExpLLM", pixel_values: torch.Tensor, label: Expression, max_n
 
 
 Face = tuple[torch.Tensor, Expression | Messages | None]
-"""Pixels (3, H, W), and the label to explain, another question, or None to recognize the expression."""
+"""Pixels (3, H, W), and either the label to explain, another question, or None to recognize the expression first."""
 
 
 def _question(asked: Expression | Messages) -> Messages:

@@ -118,7 +118,7 @@ def released_models(name: str = "") -> list[Path]:
     """Return the folders in the cache that contain converted released models.
 
     Args:
-        name: Only folders whose names contain this text, ignoring case.
+        name: Text that the folder names must contain; case is ignored.
     """
     # In a folder that cannot be read, this finds nothing, whereas Path.glob may raise an error.
     folders = sorted(Path(path).parent for path in glob(f"{escape(str(cache_folder() / 'models'))}/*/config.json"))
@@ -128,7 +128,7 @@ def released_models(name: str = "") -> list[Path]:
 def cached(name: str) -> Path | None:
     """Return the path of a downloaded known file, or None if it is missing or the cache cannot be read."""
     path = KNOWN_FILES[name].path
-    return path if os.path.isfile(path) else None  # Path.is_file would raise an error
+    return path if os.path.isfile(path) else None  # Path.is_file would raise an error if the cache cannot be read
 
 
 def run_models(runs: Path) -> Iterator[Path]:

@@ -1,8 +1,8 @@
-"""Likelihoods of several answers to one question, scored after a shared prompt in one forward pass.
+"""Likelihoods of several answers to one question, computed in one forward pass with a shared prompt.
 
 Shape legend:
-    B batch, K answers, P tokens of image and prompt, S tokens of all answers, each answer without its last token, A
-    tokens of all answers, U action units
+    B batch, K answers, P tokens of image and prompt, S tokens of all answers without the last token of each, A tokens
+    of all answers, U action units
 """
 
 import inspect
@@ -83,7 +83,7 @@ def pack_unit_states(model: "ExpLLM", units: Sequence[str]) -> PackedLabels:
     return pack(model.device, texts[0][0][:shared], tuple((ids[shared:], scored) for ids, scored in texts))
 
 
-@lru_cache(maxsize=8)  # for one small face, packing takes a twentieth of the time
+@lru_cache(maxsize=8)  # packing takes 1/20 of the time to score one face with a small model
 def pack(
     device: torch.device, prompt: tuple[int, ...], branches: tuple[tuple[tuple[int, ...], int], ...]
 ) -> PackedLabels:
@@ -117,7 +117,7 @@ def pack(
 
 
 def supports_packing(model: "ExpLLM") -> bool:
-    """Return whether the language model computes packed sequences exactly, using an attention mask."""
+    """Return whether an attention mask lets the language model score packed sequences exactly like separate ones."""
     return accepts_masks(model.language) and accepts_positions(model.language)
 
 
@@ -169,7 +169,7 @@ def _score_one_by_one(model: "ExpLLM", image_embeds: torch.Tensor, packed: Packe
     for number in range(count):
         scored = packed.owners == number
         sources, targets = packed.sources[scored], packed.targets[scored]
-        # The inputs of this sequence are those that the source of its last scored id attends to.
+        # The position that predicts the last scored id attends to exactly the inputs of this sequence.
         last = int(sources[-1])
         own = packed.mask[0, 0, size + last - 1, size:].nonzero().flatten() if last else sources.new_empty(0)
         ids = torch.cat([packed.prompt, packed.inputs[own]]).expand(len(image_embeds), -1)

@@ -64,7 +64,7 @@ def answer_positions(labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, 
 
 
 def answer_numbers(rows: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:
-    """Number the answers of a batch: runs of adjacent supervised tokens.
+    """Number the answers of a batch; an answer is a run of adjacent supervised tokens.
 
     Args:
         rows: (S,) from `answer_positions`.
@@ -155,7 +155,7 @@ def chunked_loss(
     With Vicuna-7B, the logits and gradients of 16 chains of thought would take 1.2 GB.
 
     Args:
-        head: The output layer. Unless it is a plain linear layer, the logits of all tokens are stored after all.
+        head: The output layer. If it is not a plain linear layer, the logits of all tokens are stored.
         states: (S, D) last hidden states at the supervised positions.
         targets: (S,) target tokens.
         weights: (S,) from `token_weights`.
@@ -217,7 +217,7 @@ def _loss_and_logits(
 
 
 class _ChunkedLoss(torch.autograd.Function):
-    """The weighted cross entropy of linear logits, with gradients computed in the forward pass."""
+    """The weighted cross entropy of a linear layer's logits, with gradients computed in the forward pass."""
 
     @staticmethod
     def forward(
@@ -272,7 +272,8 @@ class _ChunkedLoss(torch.autograd.Function):
                 gradient = gradient.to(dtype)
                 if states_grad is not None:
                     torch.mul(multiply(gradient, matrix.t()), share, out=states_grad[rows])
-                if weight_grad is not None:  # relative to the largest token weight: small ones would be 0 in float16
+                if weight_grad is not None:
+                    # Divide by the largest token weight, because small weights would otherwise become 0 in float16.
                     weight_grad += gradient.t() @ (share / weights.max() * inputs).to(dtype)
         if weight_grad is not None and len(weights):
             weight_grad *= weights.max()

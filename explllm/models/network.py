@@ -91,12 +91,12 @@ class ExpLLMNetwork(MultiPartModel, PreTrainedModel):
         self.image = ImagePreset.from_dict(config.image or {})
         self._checkpoints_frozen_parts = False
         self.max_batch_sizes: dict[str, int] = {}
-        """Maximum number of faces in a batch, for ``recognition`` and ``explanation``; halved after an out-of-memory
-        error, and unlimited without an entry."""
+        """Maximum batch size for ``recognition`` and ``explanation``. It is halved after an out-of-memory error; there
+        is no limit without an entry."""
         self.drafts = Drafts()
         """Predictions of the next tokens of an explanation, for speculative decoding."""
         self.speculate = True
-        """Whether explanations are decoded speculatively: the same text in fewer forward passes."""
+        """Whether to generate explanations by speculative decoding, which gives the same text in fewer passes."""
         self.allow_nan = False
         """Whether NaN probabilities are returned without an error; training then continues with a NaN metric."""
         self.vision = vision or AutoModel.from_config(config.vision_config, dtype=torch.float32)
@@ -233,16 +233,16 @@ class ExpLLMNetwork(MultiPartModel, PreTrainedModel):
         tokens = self.projector(features, earlier, pixel_values.to(features))
         if self.action_unit_tokens is None:
             return tokens, None if self.action_unit_head is None else self.action_unit_head(tokens)
-        # Averaging the units estimated from each side is better than estimating units from averaged features.
+        # Averaging the estimates from the image and its mirror image is better than estimating from averaged features.
         units, unit_tokens = self.action_unit_tokens(*sides, measured=measured_units)
         return torch.cat([tokens, unit_tokens.to(tokens.dtype)], dim=1), units
 
     def _encode_blocks(self, pixel_values: torch.Tensor) -> tuple[list[torch.Tensor], list[torch.Tensor] | None]:
-        """Encode images and, with `average_flipped` in inference, their mirror images; in that case, neither is pooled.
+        """Encode images; in inference with `average_flipped`, also encode their mirror images and pool neither.
 
         Returns:
-            For the images and for their mirror images (None if not encoded), the features of the encoder's earlier
-            blocks (if the projector reads them) and of the selected block.
+            The features of the images and those of their mirror images (None if not encoded). Each list contains the
+            features of the encoder's earlier blocks (if the projector reads them) and of the selected block.
         """
         weights = next(self.vision.parameters())
         pixel_values = pixel_values.to(weights.dtype)
@@ -287,7 +287,8 @@ class ExpLLMNetwork(MultiPartModel, PreTrainedModel):
             found = f"{counts[row]} image placeholders in row {row}" if row < len(counts) else f"{len(counts)} rows"
             raise InputError(
                 f"{found} of input_ids for {images} images of {expected} tokens",
-                remedy=f"Insert {expected} placeholders (id {self.config.image_token_id}) per row, one image each.",
+                remedy=f"Insert {expected} placeholders (id {self.config.image_token_id}) per row, and pass one image "
+                "per row.",
             )
         # The placeholder's id may lie outside the vocabulary (id 32000 with a vocabulary of 32,000 in the released
         # weights).
@@ -317,18 +318,19 @@ class ExpLLMNetwork(MultiPartModel, PreTrainedModel):
                 work. Requires `labels`.
             measured_units: (B, 24) intensities in [0, 1] for the `action_unit_tokens` instead of the model's estimates;
                 NaN keeps the estimate.
-            training_loss: Settings of the training loss. The loss is computed in chunks, and only the logits at the
-                first token of each conversation's label are kept, which takes the least time and memory, except for
-                models that cap or scale their logits. Requires `labels`.
+            training_loss: Settings of the training loss. To save time and memory, the loss is computed in chunks,
+                and only the logits at the first token of each conversation's label are kept. Models that cap or scale
+                their logits still compute all logits at once. Requires `labels`.
             packed: Process the conversations as one row without padding, but without attention between them. This is
-                faster if much of a batch is padding and the attention is FlashAttention, which needs no mask for this.
+                faster if much of a batch is padding and FlashAttention is used, which separates the conversations
+                without a mask.
 
         Returns:
             ``loss`` (with `labels`): cross entropy, averaged within each conversation, then over conversations, as in
             the released code, which trains with one conversation per step. ``logits`` (with `input_ids`): (B, T, V);
             with `logits_at_labels_only`, (S, V) in row order; with `training_loss`, (B, V) at the first token of each
-            conversation's label, without gradient. ``action_units``: (B, 24), and, only without `input_ids`,
-            ``expression_logits``: (B, K), if the model has heads for them.
+            conversation's label, without gradient. ``action_units``: (B, 24), if the model has a head for them.
+            ``expression_logits`` (only without `input_ids`): (B, K), if the model has a head for them.
 
         Raises:
             InputError: If the placeholders do not match the images, or an option lacks the `labels` it requires.

@@ -73,7 +73,7 @@ class MultiPartModel(nn.Module):
         """Return the weights that no base contains: LoRA, parts trained in full, and parts without a base.
 
         Args:
-            parts: Parts to use instead of `parts()`, for a folder saved with a different base or training.
+            parts: Parts to use instead of `parts()`, for a folder saved with a different base or training mode.
 
         Returns:
             Weights and buffers by name; of tied weights, only the first.
@@ -89,7 +89,7 @@ class MultiPartModel(nn.Module):
         return weights
 
     def parts_with_own_base(self, names: Iterable[str]) -> set[str]:
-        """Return the names of the parts, frozen or trained with LoRA, whose base weights are among the saved weights.
+        """Return the names of frozen or LoRA-trained parts whose base weights are among the saved weights.
 
         An earlier stage trained these base weights, so they differ from those that `Part.base` names.
 

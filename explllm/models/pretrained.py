@@ -52,7 +52,7 @@ def image_preset(name: str, revision: str | None, **options: Any) -> ImagePreset
     """Return the preprocessing of a pretrained encoder, from its ``preprocessor_config.json``.
 
     If an encoder's preprocessing resizes to a larger image and crops its center, the preset uses the image's largest
-    central square instead, because a cropped face fills its image.
+    central square instead, because the smaller crop would cut off parts of a face that fills its image.
 
     Raises:
         ConfigError: If the encoder has no such file, or a preset cannot express the image size or scale in the file.

@@ -23,7 +23,7 @@ class NetworkSettings:
     preset: PresetName = "vicuna-7b"
     """``vicuna-7b``: the paper's setup. ``tiny``: random weights and a new tokenizer, trainable on two CPU cores."""
     architecture: Architecture = "expllm"
-    """What turns an image into tokens for the language model, besides the vision encoder: ``expllm`` for linear layers,
+    """The modules that turn image features into tokens for the language model: ``expllm`` for linear layers,
     ``feallm`` for the local clue aggregator and the multi-perspective projector."""
     vision: str | dict[str, Any] | None = None
     """Vision encoder: a Hugging Face name or folder of pretrained weights, or configuration fields (``model_type`` and
@@ -54,8 +54,8 @@ class NetworkSettings:
     """Sizes of FEALLM's modules, if `architecture` is ``feallm``; by default the preset's."""
     action_unit_tokens: bool = False
     """Give the language model a token for each action unit after the image tokens. A head on the encoder estimates the
-    units; training it requires ``model.action_unit_weight``. This makes explanations more faithful to the face. The
-    paper has no such tokens."""
+    units; training it requires ``model.action_unit_weight``. The tokens make explanations more faithful to the face;
+    the paper does not have them."""
     average_flipped: bool = False
     """Except in training, average the encoder's features and the estimates of `action_unit_tokens` over each image and
     its mirror image, whose results are mirrored back. The encoder then takes twice as long."""
@@ -68,20 +68,21 @@ class NetworkSettings:
     """Preprocessing: one of `explllm.faces.pixels.IMAGE_PRESETS`, or ``native`` for a pretrained encoder's own
     preprocessing; by default ``native`` for a pretrained encoder that is not the preset's."""
     image_size: int | None = None
-    """Width and height of preprocessed images, in pixels; by default the size in `preset`, or, for a pretrained encoder
-    that is not the preset's, the size in `image_preset`."""
+    """Width and height of preprocessed images, in pixels; by default the size in `preset`. For a pretrained encoder
+    that is not the preset's, the default is the size in `image_preset`."""
     chat_format: str | None = None
     """Chat format: one of `explllm.conversation.messages.FORMATS`; by default ``native`` for a pretrained language
     model that is not the preset's."""
     vocabulary: int | None = None
     """Maximum vocabulary size of the tokenizer that is trained for a language model with random weights."""
     labels: str | list[str] | None = None
-    """Expressions to distinguish: the name of a label set (``rafdb``, ``affectnet8``, ...) or words in index order; by
+    """Expressions to distinguish: the name of a label set (``rafdb``, ``affectnet8``, ...) or a list in index order; by
     default, the expressions in the training data."""
     base_dtype: Literal["float32", "bfloat16", "float16"] | None = None
     """Data type of the frozen base weights. Trainable weights are always float32."""
     load_in_4bit: bool = False
-    """Quantize the frozen weights of a pretrained language model to 4-bit (bitsandbytes), for a 24 GB GPU."""
+    """Quantize the frozen weights of a pretrained language model to 4-bit (bitsandbytes), for example to train a 7B
+    model on a 24 GB GPU."""
 
     def __post_init__(self) -> None:
         """Check the projector's settings."""

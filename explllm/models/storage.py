@@ -159,7 +159,7 @@ def load(
     if config.text_base and config.text_train != "full":
         options = hub if device_map is None else {**hub, "device_map": device_map}
         if config.load_in_4bit and device_map is None:
-            # transformers would put 4-bit weights on the GPU, but not the other parts.
+            # Otherwise, transformers would put the 4-bit weights on the GPU, but the other parts would stay on the CPU.
             options = {**hub, "device_map": {"": "cpu" if device is None else str(device)}}
         language = load_language(config.text_base, config.text_revision, base_dtype, config.load_in_4bit, **options)
     elif load_in_4bit:
@@ -246,7 +246,8 @@ def initialize(model: "ExpLLM", folder: Path, keep_file_dtype: bool = False) -> 
         shape = tuple(current[target].shape) if target in current else None
         if shape != tuple(value.shape):
             raise CheckpointError(
-                f"the model to start from does not fit: {name} {tuple(value.shape)}, here {shape or 'missing'}",
+                f"the model to start from does not fit: {name} is {tuple(value.shape)}, but {shape or 'missing'} in "
+                "the new model",
                 where=folder,
                 remedy="Start from a model with the same parts.",
             )
@@ -311,7 +312,7 @@ def upload(folder: str | PathLike[str], repo_id: str, private: bool | None = Non
     local = [base for base in bases if Path(base).is_absolute() or Path(base).is_dir()]
     if local:
         raise CheckpointError(
-            "the model's base weights are in a folder of this machine",
+            "the model's base weights are in a folder on this machine",
             where=local[0],
             remedy="Save the model with include_base=True or merge=True.",
         )
@@ -342,7 +343,7 @@ def check_target(target: Path, replace: bool) -> None:
         raise CheckpointError(
             f"the path {'already exists' if not replace else 'holds something other than a model'}",
             where=target,
-            remedy="Name another folder, or empty it.",
+            remedy="Name another folder, or empty this one.",
         )
 
 
@@ -375,7 +376,7 @@ def save_weights(weights: dict[str, torch.Tensor], path: Path) -> None:
 
 
 def _allow_sampling(part: PreTrainedModel) -> None:
-    """Make a generation configuration valid: Vicuna's has a temperature without `do_sample`.
+    """Set `do_sample` in a generation configuration that requires it; Vicuna's has a temperature but no `do_sample`.
 
     Releases of transformers before 5.23 refuse to save such a configuration.
     """

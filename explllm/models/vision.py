@@ -78,7 +78,7 @@ def block_features(
         layer: As for `image_features`.
         pooling: As for `image_features`; it applies to the selected block only.
         with_earlier: Also return the blocks before the selected one. Larger feature maps of convolutional encoders are
-            averaged to the selected block's height and width.
+            average-pooled to the selected block's height and width.
 
     Returns:
         Features (B, N_l, C_l) in the order of the blocks; the last entry is the result of `image_features`.
@@ -244,7 +244,7 @@ class UnitHead(nn.Module):
         self.norm = nn.LayerNorm(width_in)
         self.key, self.value = nn.Linear(width_in, width), nn.Linear(width_in, width)
         self.query = nn.Parameter(torch.randn(units, width) * scale)
-        # A learned position for each unit in the image, independent of the features.
+        # A learned attention bias for each unit and image token, which does not depend on the features.
         self.place = nn.Parameter(torch.zeros(units, tokens))
         self.mix = nn.Sequential(nn.Linear(width, width), nn.GELU())
         self.weight = nn.Parameter(torch.randn(units, width) * scale)
@@ -331,8 +331,8 @@ class ActionUnitTokens(nn.Module):
 class BatchDropPath(nn.Module):
     """Stochastic depth as in DINOv2's training: drops the residuals of some samples and scales up those of the others.
 
-    Like DINOv2, it keeps at least one sample, so it has no effect with one sample per micro-batch. That is the case in
-    the authors' scripts, which set a rate of 0.4.
+    Like DINOv2, it keeps at least one sample, so it has no effect with one sample per micro-batch, as in the authors'
+    scripts, which set a rate of 0.4.
     """
 
     def __init__(self, rate: float) -> None:

@@ -143,7 +143,7 @@ def test_errors(small):
         encoder.encode(recognition(f"a {IMAGE_TOKEN} b"))
     twice = pickle.loads(pickle.dumps(small))
     twice.chat_template = small.chat_template.replace("image_tokens", "image_tokens * 2")
-    with pytest.raises(ConfigError, match="writes 4 image placeholders, the model expects 2"):
+    with pytest.raises(ConfigError, match="writes 4 image placeholders, but the model expects 2"):
         ConversationEncoder(twice, 2).encode(recognition("Anger"))
     with pytest.raises(ConfigError, match="cannot load a tokenizer"):
         load_tokenizer("/nowhere/at/all", "vicuna")

@@ -195,5 +195,5 @@ def test_download_from_a_hub(hub, hub_server, tmp_path):
     # No conversion by the service on the hub is requested.
     assert not [path for _, path in server.requests if "safetensors/convert" in path or "discussions" in path]
     local.save_pretrained(tmp_path / "local")
-    with pytest.raises(CheckpointError, match="in a folder of this machine"):
+    with pytest.raises(CheckpointError, match="in a folder on this machine"):
         upload(tmp_path / "local", "test/local")

@@ -132,7 +132,7 @@ def test_a_folder_with_bases_is_replaced_by_one_with_bases(named_bases, tmp_path
     first = build(named_bases)
     first.save_pretrained("own", include_base=True)
     opened = ExpLLM.from_pretrained("own")  # its bases are in the folder
-    with pytest.raises(CheckpointError, match="base weights are in a folder of this machine"):
+    with pytest.raises(CheckpointError, match="base weights are in a folder on this machine"):
         opened.save_pretrained("other")
         storage.upload("other", "me/model")
     opened.config.labels = opened.config.labels[:6]

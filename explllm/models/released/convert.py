@@ -104,7 +104,7 @@ def check_converted(folder: Path) -> str:
         raise CheckpointError(
             f"the probabilities of a gray image sum to {total}", where=folder, remedy="Delete the folder and try again."
         )
-    return f"opened, and recognized a gray image among {len(recognition.probabilities)} classes"
+    return f"opened, and recognized a gray image as one of {len(recognition.probabilities)} classes"
 
 
 def released_model_config(fields: Mapping[str, Any], sizes: ReleasedSizes) -> ExpLLMConfig:
@@ -168,7 +168,7 @@ _BLOCK_NAMES = {
 
 
 def translate(weights: Mapping[str, torch.Tensor], sizes: ReleasedSizes) -> dict[str, torch.Tensor]:
-    """Convert released weights, from `check_released`, to a state dictionary of `ExpLLM`.
+    """Convert the weights returned by `check_released` to a state dictionary of `ExpLLM`.
 
     Each block's fused query, key and value weights are split, and the position embedding is interpolated to the model's
     grid. Other weights are only renamed.

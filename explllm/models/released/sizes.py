@@ -74,7 +74,7 @@ def released_sizes(
     """Return the sizes of the released checkpoint in the folder `where`.
 
     No released file contains the encoder's number of heads. Unless `vision_heads` is given, it is inferred from the
-    width: DINOv2's number for the width of a DINOv2 encoder, otherwise one head for every 16 features.
+    width: DINOv2's number of heads if one of its encoders has this width, otherwise one head for every 16 features.
 
     Raises:
         CheckpointError: If a field or weight that determines a size is missing or invalid, or sizes do not match.
