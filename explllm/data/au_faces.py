@@ -139,7 +139,7 @@ class EvaluationUnits(Dataset[UnitSample]):
 
 
 def collate_units(samples: list[UnitSample]) -> Batch:
-    """Return a batch: a `Batch` with ``action_units`` (B, 24) and ``facs`` (B, K), but no labels or texts."""
+    """Return a `Batch` with ``action_units`` (B, 24) and ``facs`` (B, K), but without expressions or conversations."""
     return {
         "pixel_values": torch.stack([sample.pixel_values for sample in samples]),
         "action_units": torch.stack([sample.action_units for sample in samples]),
@@ -169,18 +169,19 @@ class ActionUnitData(FaceDataModule):
         """Check and store the settings.
 
         Args:
-            batch_size: Faces in one optimizer step, over all devices; determines gradient accumulation.
+            batch_size: Faces in one optimizer step, across all devices; determines gradient accumulation.
             micro_batch_size: Faces that one device processes at a time.
             eval_batch_size: Number of faces whose action units one device estimates at a time.
-            augment: Augmentation of training images; none if null. Turn `erase` off, because erased areas hide units.
-            val_fraction: Share of the training people (or rows, unless all have an identity) to hold out for
+            augment: Augmentation of training images; none if null. Set its `erase` to 0, because erased areas would
+                hide units.
+            val_fraction: Share of the training rows (or people, if all rows have an identity) to hold out for
                 validation if the data has no split ``val``.
             margin: Margin added on each side of a face's box, as a share of its longer side. Images without a box are
                 assumed to be face crops and are used whole.
             cache_megabytes: Memory for decoded images, in MB per worker.
-            num_workers: Worker processes that prepare batches; with 0, the main process does.
+            num_workers: Worker processes that prepare batches; with 0, the main process prepares them.
             seed: Seed of the augmentation, the held-out rows and the order of faces; by default the run's
-                ``seed_everything``, or 0 without one.
+                ``seed_everything``, or 0 if that is not set.
             max_unreadable: Maximum number of unreadable images to report and skip before the run stops.
 
         Raises:
@@ -210,7 +211,7 @@ class ActionUnitData(FaceDataModule):
 
     @property
     def training_data_note(self) -> str:
-        """A caveat for all metrics of models trained on this data: a note on drawn faces, and other label sources."""
+        """A caveat for all metrics of models trained on this data: whether faces are drawn, and other label sources."""
         frame = self._manifest().frame
         sources = sorted({str(name) for name in frame.get("action_units_source", pd.Series(dtype=object)).dropna()})
         others = ", ".join(name for name in sources if name != "drawn")
@@ -254,7 +255,7 @@ class ManifestActionUnits(ManifestFaces, ActionUnitData):
     """The rows of a manifest with action units: FEAFA intensities, or, for evaluation, FACS units (DISFA, BP4D)."""
 
     def required(self, manifest: Manifest) -> tuple[str, ...]:
-        """Return the required columns: ``action_units``, or none outside training for data with a column ``facs``."""
+        """Return the required columns: ``action_units``, except outside training if there is a column ``facs``."""
         return () if "facs" in manifest.frame and self.stage != "fit" else ("action_units",)
 
 

@@ -77,7 +77,7 @@ class ManifestFaces(FaceDataModule):
         return manifest
 
     def required(self, manifest: Manifest) -> tuple[str, ...]:
-        """Return the required label columns: ``expression``, or none for captions or ``unit_state`` training alone."""
+        """Return the required label columns: ``expression``, except for captions or training only on ``unit_state``."""
         kinds = {kind for kind, share in self.shares.items() if share}
         trains_units_only = self.stage == "fit" and kinds == {"unit_state"}
         return () if trains_units_only or self.conversation_kind == "captions" else ("expression",)
@@ -124,7 +124,8 @@ class DrawnFaces(FaceDataModule):
             val: Number of validation faces.
             test: Number of test faces; no identity appears in two splits.
             size: Width and height of the images, in pixels.
-            drawing_seed: Seed of the drawn faces. Independent of ``seed``: runs with different seeds share the faces.
+            drawing_seed: Seed of the drawn faces. It is independent of ``seed``, so that runs with different seeds use
+                the same faces.
             **settings: See `FaceDataModule`.
 
         Raises:

@@ -44,9 +44,10 @@ CotOrder = Literal["label_first", "cot_first", "random"]
 """Order of the two rounds of a CoT conversation in training; ``random`` chooses one of the two for each sample."""
 
 Batch = dict[str, Any]
-"""``pixel_values`` (B, 3, H, W); ``expressions`` (B,) numbers or -1; ``rows`` (B,); ``readable`` (B,) bool;
-``unreadable``, images that could not be read, with the reason; in training also ``input_ids``, ``attention_mask`` and
-``labels`` (B, T), and ``action_units`` (B, 24), NaN for units that were not measured."""
+"""A dictionary with ``pixel_values`` (B, 3, H, W), ``expressions`` (B,) as numbers or -1, ``rows`` (B,), ``readable``
+(B,) as bool, and ``unreadable``, a list of the images that could not be read, with the reason. In training, it also
+contains ``input_ids``, ``attention_mask`` and ``labels`` (B, T), and ``action_units`` (B, 24), which are NaN for units
+that were not measured."""
 
 
 UNITS_PER_CONVERSATION = 6
@@ -80,13 +81,13 @@ class Sample:
     action_units: tuple[float, ...] = (math.nan,) * len(FEAFA)
     """Measured intensities, NaN for units that were not measured; all NaN in evaluation."""
     unreadable: tuple[str, ...] = ()
-    """Images that could not be read, each with the reason; in training, every image tried in vain for this sample."""
+    """Images that could not be read, each with the reason; in training, all that were tried for this sample."""
     readable: bool = True
-    """Whether an image could be read; otherwise, `pixel_values` are zeros, or in training those of a black image."""
+    """Whether an image could be read. If not, `pixel_values` are zeros, or in training the values of a black image."""
 
 
 class ReadImage(NamedTuple):
-    """The number of a row and its image, which could be read."""
+    """An image that could be read, and the number of its row."""
 
     row: int
     image: np.ndarray
@@ -96,8 +97,8 @@ class ReadImage(NamedTuple):
 def face_source(manifest: Manifest, row: int, margin: float) -> ImageSource:
     """Return the face of a row, in the same way for training, evaluation and explanation.
 
-    If the row has no box, its image is a face crop, and the image path is returned. Otherwise, the face is cropped
-    around the box with `margin`, as in `explllm.faces.crop.face_crop`.
+    If the row has no box, its image is assumed to be a face crop, and the image path is returned. Otherwise, the face
+    is cropped around the box with `margin`, as in `explllm.faces.crop.face_crop`.
 
     Raises:
         ImageError: If the row has a box, and the image cannot be read or the box does not fit the image.
@@ -198,7 +199,7 @@ class TrainingDataset(Dataset[Sample]):
             conversations: Encodes messages.
             rows: The training rows; a row with an unreadable image is replaced with another of these rows. All rows by
                 default.
-            augment: Changes image and text together; none by default.
+            augment: Changes the image, its action units and its text together; none by default.
             max_unreadable: Maximum number of consecutive unreadable images to skip.
             cot_order: Order of the rounds of CoT conversations.
         """
@@ -230,7 +231,7 @@ class TrainingDataset(Dataset[Sample]):
         return replace(self._sample(spec.row, spec, self.images.blank(), unreadable), readable=False)
 
     def _text(self, row: int, spec: SampleSpec) -> str | None:
-        """Return the text of a row: empty to generate it from action units, None if the row cannot be used."""
+        """Return the text of a row; empty if it must be generated, None if the row cannot be used."""
         if spec.kind == "unit_state":
             return "" if self._unit_states(row, self.manifest.intensities_at(row)) else None
         if spec.kind != "caption" and self.columns["expression"][row] is None:
@@ -323,8 +324,8 @@ class EvaluationDataset(Dataset[Sample]):
         Args:
             manifest: The table.
             images: Its images.
-            rows: The rows. A padding row, which gives all ranks the same number of steps and is not counted, is given
-                as -1 - row and keeps this negative number in batches.
+            rows: The rows. Padding rows, which give all ranks the same number of steps, are passed as -1 - row. They
+                keep this negative number in batches and are not counted.
         """
         self.manifest, self.images, self.rows = manifest, images, list(rows)
         self.expressions = _column(manifest.frame, "expression")
@@ -349,7 +350,10 @@ class EvaluationDataset(Dataset[Sample]):
 
 @dataclass(frozen=True)
 class Collator:
-    """Collates samples into a batch, padded on the right. A class, because a local function cannot be pickled."""
+    """Collates samples into a batch, padded on the right.
+
+    This is a class because a local function could not be pickled.
+    """
 
     conversations: ConversationEncoder
     """Pads token ids."""

@@ -82,7 +82,7 @@ class FaceDataModule(LightningDataModule):
         """Check and store the settings.
 
         Args:
-            batch_size: Conversations in one optimizer step, over all devices; determines gradient accumulation.
+            batch_size: Conversations in one optimizer step, across all devices; determines gradient accumulation.
             micro_batch_size: Conversations that one device processes at a time.
             eval_batch_size: Number of faces that one device recognizes at a time.
             fer_share: Share of FER conversations; the others are CoT (paper, Table IV: 0.75).
@@ -106,9 +106,9 @@ class FaceDataModule(LightningDataModule):
             margin: Margin added on each side of a face's box, as a share of its longer side. Images without a box are
                 assumed to be face crops and are used whole.
             cache_megabytes: Memory for decoded images, in MB per worker.
-            num_workers: Worker processes that prepare batches; with 0, the main process does.
+            num_workers: Worker processes that prepare batches; with 0, the main process prepares them.
             seed: Seed of the augmentation, the held-out rows and the order of conversations; by default the run's
-                ``seed_everything``, or 0 without one.
+                ``seed_everything``, or 0 if that is not set.
             max_unreadable: Maximum number of unreadable images to report and skip before the run stops.
 
         Raises:
@@ -366,7 +366,7 @@ class FaceDataModule(LightningDataModule):
         return DataLoader(dataset, batch_size=self.eval_batch_size, collate_fn=collate, **options)
 
     def _share(self, rows: pd.Index) -> list[int]:
-        """Return the rows that this process evaluates; padding rows, given as -1 - row, are not counted."""
+        """Return the rows that this process evaluates, including padding rows (as -1 - row), which are not counted."""
         rank, world = self._rank_and_world()
         share = [int(row) for row in rows[rank::world]]
         # Every process must run the same number of steps.

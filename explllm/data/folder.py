@@ -26,10 +26,11 @@ SPLIT_FOLDERS = {
 }
 """Names of split folders, and the corresponding split names in a manifest."""
 MIN_ROWS_FOR_ZERO_UNITS = 100
-"""Minimum number of rows in ``action_units.csv`` for a unit that stays at zero to count as unmeasured. In fewer faces,
-rare movements such as a jaw thrust may simply not occur."""
+"""Minimum number of rows in ``action_units.csv`` for a unit that stays at zero to count as unmeasured. Among fewer
+faces, rare movements such as a jaw thrust may simply not occur."""
 ZERO_BELOW = 0.05
-"""A unit stays at zero if no row reaches this intensity: MediaPipe outputs up to 0.03 for units it cannot measure."""
+"""A unit counts as staying at zero if no row reaches this intensity, because MediaPipe outputs up to 0.03 for units
+that it cannot measure."""
 _AU_COLUMNS = tuple(f"au{index}" for index in range(len(NAMES)))
 _LAYOUT = "Expected images in root/{train,val,test}/<class>/ or root/<class>/, with classes such as happy or anger."
 _log = logging.getLogger(__name__)
@@ -50,13 +51,13 @@ def read_folder(
     or ``root/<class>/<image>``. Hidden files and folders, and folders whose names begin with ``__``, are ignored.
 
     Action units are read from ``root/action_units.csv``, with the columns ``file`` (path relative to the root) and
-    ``au0`` to ``au23``. Empty cells and ``nan`` mean that a unit was not measured. A unit that stays at
-    zero in a large table was most likely not measured either: estimators write 0 for units that they do not support.
+    ``au0`` to ``au23``. Empty cells and ``nan`` mean that a unit was not measured. In a large table, a unit that stays
+    at zero is also treated as not measured, because estimators write 0 for units that they do not support.
 
     Args:
         root: The folder.
         split: Read only this split. Without split folders, all images get this split.
-        label_set: The allowed classes; class folders may then also be named by the class numbers of this label set.
+        label_set: The allowed classes. If it is given, class folders may also be named by its class numbers.
         keep_zero_units: Treat units that stay at zero in every row as measured.
         note: Receives remarks on ``action_units.csv``; by default they are logged as warnings.
         guard: Returns the context manager in which a class folder is read; it may suppress errors to skip the folder.
@@ -98,8 +99,8 @@ def read_unsorted_folder(root: str | PathLike[str]) -> Manifest | None:
     """Read a folder of images that are not sorted into class folders.
 
     Returns:
-        A manifest with only the column ``image``, sorted by path: all images in the folder and its subfolders. None if
-        the folder does not exist, or if it contains no image itself, because its subfolders are then class folders.
+        A manifest of all images in the folder and its subfolders, with only the column ``image``, sorted by path. None
+        if the folder does not exist or has no image outside its subfolders, which are then assumed to be class folders.
     """
     root = Path(root)
     if not root.is_dir() or not _images(root):
@@ -125,7 +126,7 @@ def _subfolders(folder: Path) -> list[Path]:
 
 
 def _refuse_mixture(folders: list[Path], split_folders: list[Path], root: Path) -> None:
-    """Reject class folders next to split folders: images in these class folders would be ignored."""
+    """Reject class folders next to split folders, because images in the former would otherwise be ignored."""
     for folder in folders:
         if folder not in split_folders and Expression.parse_or_none(folder.name) is not None:
             raise InputError(
@@ -192,7 +193,7 @@ def _add_action_units(
         raise ManifestError(
             "no row belongs to an image",
             where=table,
-            remedy=f"In the column file, write paths relative to the folder, such as {frame['image'].iloc[0]}.",
+            remedy=f"In the column `file`, write paths relative to the folder, such as {frame['image'].iloc[0]}.",
         )
     if unused := [] if partial else sorted({*units} - {*frame["image"]}):
         names = ", ".join(unused[:5]) + (", ..." if len(unused) > 5 else "")

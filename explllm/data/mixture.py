@@ -36,13 +36,14 @@ class SampleSpec(NamedTuple):
 class Mixture:
     """Epochs that mix several kinds of conversations in an exact ratio, in an order seeded by the epoch.
 
-    With FER and CoT only, at a FER share of p, an epoch contains one CoT conversation per image with a chain of
-    thought, and p / (1 - p) times as many FER conversations: 3 to 1 at 0.75:0.25, as in the authors' released list. The
-    kinds alternate evenly, so every stretch of the order has the same ratio, to within one conversation of each kind::
+    With only FER and CoT, and a FER share of p, an epoch contains one CoT conversation for each image that has a chain
+    of thought, and p / (1 - p) times as many FER conversations. At p = 0.75, the ratio is 3 to 1, as in the authors'
+    released list. The kinds alternate evenly, so that every part of an epoch has the same ratio, to within one
+    conversation of each kind::
 
         p = 0.75    FER FER FER CoT FER FER FER CoT ...
 
-    With more kinds, an epoch is as long as needed to contain every row of every kind except FER.
+    With more kinds, an epoch is just long enough to contain every row of every kind except FER.
 
     With class balancing, an epoch has the same length, but rows of rare classes repeat and rows of frequent classes
     take turns from epoch to epoch.
@@ -78,7 +79,7 @@ class Mixture:
         self.seed, self.classes, self.class_balance = seed, classes or {}, class_balance
         self.lengths = lengths or {}
         others: list[Kind] = [kind for kind in self.shares if kind != "fer"] or ["fer"]
-        # The kind that needs the longest epoch uses each row once.
+        # The kind that needs the longest epoch uses each of its rows once.
         longest = max(others, key=lambda kind: len(self.rows[kind]) / self.shares[kind])
         length = len(self.rows[longest]) / self.shares[longest]
         self.counts = {
@@ -144,9 +145,9 @@ class SinglePass:
 class BatchSampler(Sampler[list[SampleSpec]]):
     """Cuts an epoch into global batches, and each global batch into the ranks' micro-batches.
 
-    Inside a global batch, conversations of the same kind and similar length are grouped, because padding wastes
-    computation. The order inside a global batch does not change its gradient. Neighboring micro-batches go to different
-    ranks, which balances the work across ranks::
+    Inside a global batch, conversations of the same kind and similar length are grouped, because padding would
+    otherwise waste computation. The order inside a global batch does not change its gradient. Neighboring micro-batches
+    go to different ranks, which balances the work across ranks::
 
         global batch of 8, 2 ranks, micro-batches of 2:   F F | F F | F F | C C
                                                   rank:   0     1     0     1
@@ -195,7 +196,7 @@ class BatchSampler(Sampler[list[SampleSpec]]):
             self.current_epoch, self.start = epoch, 0
 
     def restore_position(self, epoch: int, batch: int) -> None:
-        """Start the next iteration inside an epoch (counted from 0), and skip `batch` micro-batches of this rank."""
+        """Start the next iteration in `epoch` (counted from 0), after the first `batch` micro-batches of this rank."""
         self.current_epoch, self.start = epoch, batch
 
     def resume_requirements(self) -> dict[str, int | str]:
@@ -210,7 +211,7 @@ class BatchSampler(Sampler[list[SampleSpec]]):
         }
 
     def _place(self, sample: SampleSpec) -> tuple[int, int]:
-        # All labels count as equally long, and the stable sort keeps their order.
+        # FER conversations count as equally long, and the stable sort keeps their order.
         length = 0 if sample.kind == "fer" else self.plan.lengths.get(sample.row, 0)
         return KINDS.index(sample.kind), length
 
@@ -250,7 +251,7 @@ def accumulation(batch_size: int, micro_batch_size: int, world_size: int) -> int
 def balanced_counts(sizes: Mapping[str, int], total: int, class_balance: ClassBalance) -> dict[str, int]:
     """Divide `total` samples among classes according to `class_balance`, given each class's number of rows.
 
-    The counts add up to `total`: rounding uses the largest remainder method.
+    The largest remainder method rounds the counts, so that they add up to `total`.
     """
     names = sorted(sizes)
     weights = np.array([sizes[name] for name in names], dtype=float) ** _BALANCE_POWERS[class_balance]
@@ -292,8 +293,8 @@ def _missing_rows(kind: Kind, shares: Mapping[Kind, float]) -> ConfigError:
     if kind == "cot" and shares.keys() <= {"fer", "cot"}:
         return ConfigError(
             f"`data.fer_share` {shares.get('fer', 0):g} needs chains of thought, and no training row has one",
-            remedy="Set `data.fer_share` to 1, or provide action units, from which chains of thought are written "
-            "by rules.",
+            remedy="Set `data.fer_share` to 1, or provide action units, so that chains of thought can be written from "
+            "them by rules.",
         )
     return ConfigError(
         f"`data.mixture` contains {kind}, and no training row allows such a conversation",

@@ -26,7 +26,8 @@ _ERASED = 127
 class Augment:
     """Random flip, rotation, scale, shift, color jitter and erasing, reproducible by seed.
 
-    A strength of 0 turns a change off. The defaults preserve expressions: faces stay nearly upright and colors natural.
+    A strength of 0 turns a change off. The defaults preserve expressions: faces stay nearly upright, and colors look
+    natural.
 
     Args:
         flip: Probability of a horizontal flip.
@@ -36,7 +37,7 @@ class Augment:
         brightness: Maximum relative change of brightness.
         contrast: Maximum relative change of contrast.
         saturation: Maximum relative change of saturation.
-        hue: Maximum shift of the hue, as a share of the color circle, up to 0.5.
+        hue: Maximum shift of the hue, as a share of the color wheel, up to 0.5.
         erase: Probability of erasing a rectangle.
         erase_area: Minimum and maximum area of the rectangle, as shares of the image area.
     """
@@ -100,7 +101,7 @@ class Augment:
 
         Args:
             image: uint8 RGB of shape (H, W, 3); not modified.
-            action_units: 24 intensities in FEAFA's order, None for units that were not measured; or None.
+            action_units: 24 intensities in FEAFA's order, if known; units that were not measured are None.
             cot: A text about the face, or None.
             rng_seed: Seed, at least 0. Equal seeds give equal results, in any process and regardless of earlier calls.
 
@@ -126,13 +127,20 @@ class Augment:
 class ReleasedAugment(Augment):
     """The augmentation of the authors' released code: the same kinds of transforms with the same strengths.
 
-    At 224 pixels: a flip with probability 0.5; in one half of the cases, color jitter (brightness, contrast and
-    saturation 0.25, hue 0.1), in the other half, grayscale with probability 0.2; with probability 0.5 a rotation of up
-    to 5 degrees followed by a resized crop (0.8 to 1 of the area, 3:4 to 4:3) or a crop after padding by 12 pixels;
-    with probability 0.5 an affine map (15 degrees, shift 0.1, scale 0.9 to 1.1) and a Gaussian blur (5 to 9 pixels,
-    sigma 0.1 to 2); with probability 0.5 an erased rectangle (0.05 to 0.12 of the area). At other sizes, lengths in
-    pixels are scaled. Random numbers are drawn in a different order than in the released code, so the distributions are
-    equal but the pixels are not. Unlike in the released code, a flip also swaps left and right in the chain of thought.
+    At 224 pixels, the following transforms are applied in this order:
+
+    - with probability 0.5, a flip
+    - either color jitter (brightness, contrast and saturation 0.25, hue 0.1) or, equally often, grayscale with
+      probability 0.2
+    - with probability 0.5, a rotation of up to 5 degrees, followed by a resized crop (0.8 to 1 of the area, aspect
+      ratio 3:4 to 4:3) or a crop after padding by 12 pixels
+    - with probability 0.5, an affine map (15 degrees, shift 0.1, scale 0.9 to 1.1) and a Gaussian blur (5 to 9 pixels,
+      sigma 0.1 to 2)
+    - with probability 0.5, erasing of a rectangle (0.05 to 0.12 of the area)
+
+    At other sizes, lengths in pixels are scaled. Random numbers are drawn in a different order than in the released
+    code, so the distributions are equal but the pixels are not. Unlike in the released code, a flip also swaps left and
+    right in the chain of thought.
     """
 
     def __init__(self) -> None:

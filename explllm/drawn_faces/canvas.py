@@ -2,7 +2,7 @@
 
 The origin of face coordinates lies between the eyes and the mouth; x points right in the image, and y points down. The
 face is about 2 units high and 1.5 wide. Each point also has a depth on a rounded head, so a turn or nod of the head
-moves the middle of the face further than its outline.
+moves the middle of the face farther than its outline.
 """
 
 from __future__ import annotations
@@ -98,7 +98,7 @@ class Canvas:
         unit: Pixels per face unit.
         roll: In-plane rotation of the head, in radians, clockwise in the image.
         yaw: Turn of the head toward the right of the image, in radians.
-        pitch: Nod of the head downwards, in radians.
+        pitch: Nod of the head downward, in radians.
         shift: Offset of the head from the center of the image, in face units.
         background: Background color.
     """
@@ -131,7 +131,7 @@ class Canvas:
         Args:
             points: (n, 2) points in face units.
             depth: Depth of all points, from 0 at the outline of the head to 1 at its frontmost point; if None, each
-                point's depth on the rounded head.
+                point has its own depth on the rounded head.
 
         Returns:
             (n, 2) pixel coordinates.
@@ -236,5 +236,5 @@ def _blend(below: Image, above: Image | tuple[int, int, int], alpha: NDArray[np.
     """
     weight = alpha[..., None].astype(np.int16) + (alpha[..., None] >> 7)  # 0 to 256
     difference = np.asarray(above, np.int16) - below
-    # Halved, because 255 x 256 does not fit into a signed 16-bit integer.
+    # The weight is halved, because 255 x 256 would not fit into a signed 16-bit integer.
     below += ((difference * (weight >> 1) + 64) >> 7).astype(np.uint8)

@@ -137,7 +137,7 @@ def _draw_all(folder: Path, counts: dict[str, int], size: int, seed: int, label_
             for number in range(count):
                 person, expression = number // len(classes), classes[number % len(classes)]
                 identity = Identity.sample(np.random.default_rng([seed, part, person]))
-                # Counted from 1, because a trailing 0 would repeat the generator of the identity.
+                # Expressions are counted from 1, because a trailing 0 would repeat the generator of the identity.
                 random = np.random.default_rng([seed, part, person, list(Expression).index(expression) + 1])
                 units = sample_action_units(expression, random).tolist()
                 image = f"{split}/{person:05d}-{expression.lower()}.png"

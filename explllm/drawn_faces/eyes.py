@@ -32,7 +32,7 @@ def _draw_eye(canvas: Canvas, identity: Identity, movement: Movement, side: int)
     fold = shade(skin, 0.62)
 
     def curve(center: float, outwards: float = 0.0) -> Points:
-        """Return a lid line with its middle at ``center``, from inner to outer corner and ``outwards`` beyond both."""
+        """Return a lid line with its middle at ``center``, extended by ``outwards`` beyond both corners."""
         inner, outer = y + 0.012, y - tilt
         middle = (inner + outer) / 2
         return spline(

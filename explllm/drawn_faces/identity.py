@@ -160,7 +160,7 @@ class Scene:
     yaw: float = 0.0
     """Turn of the head toward the right of the image, in radians."""
     pitch: float = 0.0
-    """Nod of the head downwards, in radians."""
+    """Nod of the head downward, in radians."""
     scale: float = 1.0
     """Size of the face; at 1 it fills about four fifths of the image height."""
     shift: tuple[float, float] = (0.0, 0.0)
@@ -184,7 +184,7 @@ class Scene:
 
     @classmethod
     def sample(cls, rng: np.random.Generator) -> Scene:
-        """Sample the conditions of an image; the head rolls, turns and nods by up to 12, 17 and 10 degrees."""
+        """Sample the conditions of an image; the head rolls up to 12 degrees, turns up to 17 and nods up to 10."""
         gray = float(rng.uniform(70, 225))
         red, green, blue = (min(255.0, max(0.0, gray + c)) for c in rng.uniform(-35, 35, 3).tolist())
         return cls(

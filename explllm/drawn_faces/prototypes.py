@@ -2,10 +2,10 @@
 
 The prototypes are those of the Facial Action Coding System, in FACS numbers: Happiness 6+12, Sadness 1+4+15,
 Surprise 1+2+5+26, Fear 1+2+4+5+7+20+26, Disgust 9+15+16, Anger 4+5+7+23, and Contempt 12+14 on one side (Friesen and
-Ekman, "EMFACS-7: Emotional Facial Action Coding System", 1983). Two have a second form, from the major variants in
-Ekman, Friesen and Hager, "FACS Investigator's Guide", 2002: Disgust 9+17 with a closed mouth, and Anger 4+5+7+10+23+25
-with bared teeth. In Disgust, Upper Lip Raise (10) accompanies Nose Wrinkle (9) and Brow Lower (4), because the muscle
-that wrinkles the nose also moves the lip and the brow.
+Ekman, "EMFACS-7: Emotional Facial Action Coding System", 1983). Two expressions have a second form, from the major
+variants in Ekman, Friesen and Hager, "FACS Investigator's Guide", 2002: Disgust 9+17 with a closed mouth, and Anger
+4+5+7+10+23+25 with bared teeth. In Disgust, Upper Lip Raise (10) and Brow Lower (4) accompany Nose Wrinkle (9),
+because the muscle that wrinkles the nose also moves the lip and the brow.
 
 FEAFA has no unit for FACS 6, 7, 14, 15, 23 and 24. Some of them are replaced with the closest units: in Happiness, an
 optional slight Eye Close stands for the narrowed eyes of 6; in Sadness, Chin Raise, which also turns the corners of the

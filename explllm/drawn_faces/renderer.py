@@ -20,7 +20,7 @@ __all__ = ["Identity", "Scene", "draw_face"]
 
 # Faces are drawn at this multiple of their size and downsampled by averaging, which antialiases all edges.
 _SUPERSAMPLING = 2
-# Face units from the center of the image to its border.
+# Distance from the center of the image to its border, in face units.
 _REACH = 1.26
 # Image size that Scene.blur refers to, in pixels.
 _BLUR_SIZE = 96

@@ -41,7 +41,7 @@ def read_affectnet(
     Args:
         source: The folder.
         classes: 8 expressions, or 7 without Contempt.
-        annotations: Read the manual labels, or those produced by the publisher's network (all ``train``).
+        annotations: Read the manual labels, or those produced by the publisher's network, all as ``train``.
 
     Raises:
         MissingPathError: If the folder has none of the three layouts, or only automatic annotations were found.

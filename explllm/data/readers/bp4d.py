@@ -41,11 +41,12 @@ def read_bp4d(
 
     Args:
         source: The folder.
-        fold: Test on part N of the people, 1 to 3; by default, rows are ``train``, or in the split that the
-            list's name states.
-        val_fraction: With --fold, share of the other people to use as ``val``: at least one person, or none if 0.
+        fold: Test on part N of the people, 1 to 3; by default, all rows get the split in the list's name, or
+            ``train``.
+        val_fraction: With --fold, share of the other people to use as ``val``. Unless it is 0, at least one
+            person is used.
         listing: Read this list of frames instead of the publisher's files.
-        frames: Path of a frame, relative to ROOT; fields: {subject}, {task}, {frame}.
+        frames: Path of a frame, relative to ROOT, with the fields {subject}, {task} and {frame}.
 
     Raises:
         MissingPathError: If there is no label file.

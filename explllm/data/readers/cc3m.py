@@ -25,9 +25,9 @@ def read_cc3m(source: Source) -> None:
     """Read image-caption pairs.
 
     LLaVA's sets consist of ``chat.json`` or ``blip_laion_cc_sbu_558k.json`` next to the images or to ``images/``.
-    Shards are ``*.tar``, ``*.tar.gz`` or ``*.tgz`` files (without a list, also in subfolders) in which KEY.jpg is
-    adjacent to KEY.txt or KEY.json (with the key ``caption``). Shards are read as a stream, with one image in memory at
-    a time, and their images are written to a folder.
+    Shards are ``*.tar``, ``*.tar.gz`` or ``*.tgz`` files in which KEY.jpg is adjacent to KEY.txt or KEY.json (with the
+    key ``caption``). If there is no list, shards in subfolders are read as well. Shards are read as a stream, with one
+    image in memory at a time, and their images are written to a folder.
 
     Args:
         source: The folder.
@@ -109,7 +109,10 @@ def _shards(root: Path, pattern: str) -> list[Path]:
 
 
 def _check_end(shard: Path) -> None:
-    """Check for the two empty blocks that end an archive: tarfile accepts a file truncated between two members."""
+    """Check for the two empty blocks that end an archive.
+
+    Without this check, tarfile would accept a file truncated between two members.
+    """
     with shard.open("rb") as stream:
         stream.seek(max(0, shard.stat().st_size - 2 * tarfile.BLOCKSIZE))
         if stream.read() != bytes(2 * tarfile.BLOCKSIZE):

@@ -16,7 +16,7 @@ def read_class_folders(
             numbers.
         split: Read only this split.
         keep_zero_units: Treat action units that never reach 0.05 in action_units.csv as measured. By
-            default, tables of 100 rows or more do not.
+            default, they are treated as not measured in tables of 100 rows or more.
     """
     unsorted = label_set is None and split is None and source.root.is_dir() and not has_class_folders(source.root)
     manifest = read_unsorted_folder(source.root) if unsorted else None

@@ -1,4 +1,4 @@
-"""DISFA: intensities of 8 FACS units, in one file per unit and person, or a list of frames with active units."""
+"""DISFA: intensities of 8 FACS units, in one file per unit and person, or active units, in a list of frames."""
 
 import json
 import re
@@ -36,17 +36,18 @@ def read_disfa(
 ) -> None:
     """Read ``ActionUnit_Labels/SN001/SN001_au1.txt`` (lines ``frame,intensity``), or a list of frames.
 
-    DISFA consists of videos: extract their frames, and describe the frame paths with a pattern. By default, a unit
+    DISFA consists of videos. Extract their frames first, and describe the frame paths with --frames. By default, a unit
     counts as active at intensity 2 (of 5) or higher, as in the literature. Each line of a list has the form
     ``{"img_path": ..., "AUs": [999, 2, ...]}``, with the numbers of the active units and 999 for the others.
 
     Args:
         source: The folder.
-        fold: Test on part N of the people, 1 to 3; by default, rows are ``train``, or in the split that the
-            list's name states.
-        val_fraction: With --fold, share of the other people to use as ``val``: at least one person, or none if 0.
+        fold: Test on part N of the people, 1 to 3; by default, all rows get the split in the list's name, or
+            ``train``.
+        val_fraction: With --fold, share of the other people to use as ``val``. Unless it is 0, at least one
+            person is used.
         listing: Read this list of frames instead of the publisher's files.
-        frames: Path of a frame, relative to ROOT; fields: {subject}, {frame} from 1, {frame0} from 0.
+        frames: Path of a frame, relative to ROOT, with the fields {subject}, {frame} (from 1) and {frame0} (from 0).
         threshold: Minimum intensity (of 5) that counts as active.
 
     Raises:

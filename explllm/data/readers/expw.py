@@ -1,4 +1,4 @@
-"""ExpW: ``label/label.lst`` and the original images, several faces per image."""
+"""ExpW: ``label/label.lst`` and the original images, with several faces per image."""
 
 from explllm.core.errors import ConfigError
 from explllm.core.expressions import LABEL_SETS
@@ -16,9 +16,9 @@ def read_expw(
 ) -> None:
     """Read ExpW's list, one face per line, with the publisher's boxes (top, left, right, bottom).
 
-    ExpW has no splits: all rows are ``test``. The ExpLLM paper (Section IV-A) keeps faces with a confidence above 60
-    and samples 3,000. That sample was not published, so accuracy on another sample differs slightly. The paper also
-    uses SCRFD's boxes instead of the publisher's.
+    ExpW has no splits; all rows become ``test``. The ExpLLM paper (Section IV-A) keeps faces with a confidence above 60
+    and samples 3,000 of them. That sample was not published, so accuracy on another sample differs slightly. The paper
+    also uses SCRFD's boxes instead of the publisher's.
 
     Args:
         source: The folder.

@@ -27,7 +27,7 @@ class Frames:
             facs_set: Name of the set of units.
             parts: Part of each person in the published folds.
             fold: The part to test on; if None, rows get the split named in the file name of their list, or ``train``.
-            val_fraction: Share of the people outside the part to hold out for validation.
+            val_fraction: Share of the people in the other parts to hold out for validation.
 
         Raises:
             ConfigError: If there is no such part, or the share is out of range.
@@ -57,7 +57,7 @@ class Frames:
             raise MissingPathError("the list does not exist", where=path, remedy="Check --list.")
         split = split_of_name(path.stem)
         if split is None and self._fold is None:
-            source.remarks[f"lists without a split in their name ({path.name}): their rows are train"] += 1
+            source.remarks[f"lists without a split in their name ({path.name}): their rows are used as train"] += 1
         for line, text in source.lines(path):
             with source.row(path, line):
                 image, active = parse(text)

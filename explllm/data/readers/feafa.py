@@ -27,14 +27,15 @@ def read_feafa(
 ) -> None:
     """Read ``SUBJECT/SEQUENCE/FRAME.jpg`` with ``FRAME.auw`` next to it: 24 numbers from 0 to 1 in FEAFA's order.
 
-    In FEAFA+, these folders are in ``FEAFA-A/`` and ``DISFA-A/``. The column ``identity`` is the subject; for DISFA's
-    videos, it is DISFA's own identifier, such as SN001, which reveals overlaps with a DISFA test set. The
+    In FEAFA+, the subject folders are in ``FEAFA-A/`` and ``DISFA-A/``. The column ``identity`` is the subject; for
+    DISFA's videos, it is DISFA's own identifier, such as SN001, which reveals overlaps with a DISFA test set. The
     publisher defines no splits: subjects are assigned to folds at random, and no subject is in two splits.
 
     Args:
         source: The folder.
-        fold: Test on part N of the people, from 1; by default all rows are ``train``.
-        val_fraction: With --fold, share of the other people to use as ``val``: at least one person, or none if 0.
+        fold: Test on part N of the people, counted from 1; by default, all rows become ``train``.
+        val_fraction: With --fold, share of the other people to use as ``val``. Unless it is 0, at least one
+            person is used.
         folds: Number of parts that the people are divided into.
         seed: Seed of the parts and of the people in ``val``.
 

@@ -31,11 +31,12 @@ _KAGGLE_TRAIN = "train.csv"
 def read_fer2013(source: Source, labels: Literal["fer2013", "ferplus"] = "fer2013") -> None:
     """Read FER2013.
 
-    The CSV file contains pixels, which are written as PNG files. Its public test set becomes the split ``val`` and its
-    private test set ``test``; class folders combine both in ``test``. Kaggle's files ``icml_face_data.csv`` (all rows)
-    and ``train.csv`` (training rows only) are read too. FER+ (``fer2013new.csv``, one line per line of the CSV file)
-    has the votes of ten people per face: the option with the most votes becomes the label. Ties and faces with the most
-    votes for unknown or no face are left out and counted. The votes are kept in the column ``votes``.
+    The CSV file contains pixels, which are written as PNG files. Its public test set becomes the split ``val``, and its
+    private test set becomes ``test``; class folders combine both in ``test``. Kaggle's files ``icml_face_data.csv``
+    (all rows) and ``train.csv`` (training rows only) are read too. FER+ (``fer2013new.csv``, with one line for each
+    line of the CSV file) contains ten people's votes on each face, and the option with the most votes becomes the
+    label. Faces with a tie, or with the most votes for unknown or no face, are left out and counted. The votes are kept
+    in the column ``votes``.
 
     Args:
         source: The folder.

@@ -37,7 +37,7 @@ def fold_splits(parts: Mapping[str, int], fold: int | None, val_fraction: float,
     Args:
         parts: Part of each person, from 1.
         fold: The part to test on; if None, everyone is ``train``.
-        val_fraction: Share of the people outside the part to hold out for validation; 0 holds out nobody.
+        val_fraction: Share of the people in the other parts to hold out for validation; 0 holds out nobody.
         seed: Random seed.
 
     Raises:

@@ -16,7 +16,7 @@ class Cells(Mapping[str, str]):
         self._header, self._cells = header, cells
 
     def __getitem__(self, column: str) -> str:
-        """Return a cell, stripped of white space."""
+        """Return a cell, stripped of whitespace."""
         if column not in self._header:
             raise KeyError(column)
         if len(self._cells) != len(self._header):
@@ -35,7 +35,7 @@ class Cells(Mapping[str, str]):
 
 
 def words(line: str, count: int, form: str) -> list[str]:
-    """Split a line into `count` words; otherwise raise an InputError that shows `form`, an example of a line."""
+    """Split a line into `count` words, or raise an InputError that shows `form`, an example of a valid line."""
     parts = line.split()
     if len(parts) != count:
         raise InputError(f"invalid line {line[:80]!r}", remedy=f"Expected the form: {form}.")
@@ -43,7 +43,7 @@ def words(line: str, count: int, form: str) -> list[str]:
 
 
 def number(text: str, what: str) -> float:
-    """Parse a finite number; otherwise raise InputError, whose message calls the text `what`."""
+    """Parse a finite number, or raise an InputError that refers to the text as `what`."""
     try:
         value = float(text)
     except ValueError:
@@ -54,7 +54,7 @@ def number(text: str, what: str) -> float:
 
 
 def integer(text: str, what: str, minimum: int, maximum: int | None = None) -> int:
-    """Parse an integer from `minimum` to `maximum`; otherwise raise InputError, whose message calls the text `what`."""
+    """Parse an integer from `minimum` to `maximum`, or raise an InputError that refers to the text as `what`."""
     word = text.strip()
     if not word.isdecimal() or int(word) < minimum or (maximum is not None and int(word) > maximum):
         raise InputError(f"{word!r} is not a valid {what}", remedy="Fix or remove the line.")

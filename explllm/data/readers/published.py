@@ -83,7 +83,7 @@ FER2013 = Published(
     _FER_SOURCE, _FER_TRAIN | _by_class("val", "fer2013", _FER_VAL) | _by_class("test", "fer2013", _FER_TEST)
 )
 FER2013_FOLDERS = Published(
-    f"{_FER_SOURCE}; the folders join its public and private test",
+    f"{_FER_SOURCE}; the folders combine its public and private test sets",
     _FER_TRAIN | _by_class("test", "fer2013", [a + b for a, b in zip(_FER_VAL, _FER_TEST, strict=True)]),
 )
 FERPLUS = Published("FER+, Barsoum et al., ICMI 2016", {"faces": 35887})

@@ -17,7 +17,7 @@ LISTS = (
 )
 """Paths of the label list; the publisher's spelling is ``patition``."""
 COMPOUND_LABELS = frozenset({"8", "9", "10", "11"})
-"""Labels that only the compound set has: its 11 classes are pairs such as Happily Surprised."""
+"""Labels that occur only in the compound set, which has 11 classes such as Happily Surprised."""
 
 
 def read_rafdb(source: Source, images: Literal["aligned", "original"] = "aligned") -> None:
@@ -32,7 +32,7 @@ def read_rafdb(source: Source, images: Literal["aligned", "original"] = "aligned
         images: The publisher's aligned faces (100 x 100 pixels), or the original images with the publisher's boxes.
 
     Raises:
-        MissingPathError: If the label list or the images are missing; the message suggests a subfolder ``basic``.
+        MissingPathError: If the label list or the images are missing; the message suggests ``basic`` if that exists.
         InputError: If the folder contains the compound set.
     """
     if not any((source.root / path).is_file() for path in LISTS) and (source.root / "basic").is_dir():

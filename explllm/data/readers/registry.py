@@ -92,7 +92,7 @@ def read_data_set(
         overwrite: Replace that folder if it exists.
         max_bad: Maximum number of bad rows to report and leave out before reading stops.
         check_images: Decode every image and check its box.
-        images_exist: Check that every image exists; False reads lists only.
+        images_exist: Check that every image exists; if False, read only the lists.
         warn: Called with each warning, one line; by default, warnings are written to stderr.
         **options: The options of the reader; see its function.
 

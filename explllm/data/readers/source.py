@@ -53,7 +53,7 @@ class Source:
             overwrite: Replace that folder if it exists.
             max_bad: Maximum number of bad rows to report and leave out before reading stops.
             check_images: Decode every image and check its box.
-            images_exist: Check that every image exists; False reads lists only.
+            images_exist: Check that every image exists; if False, read only the lists.
             warn: Called with each warning, one line.
 
         Raises:
@@ -93,10 +93,10 @@ class Source:
         Args:
             path: The file that is read.
             number: Number of the line or entry in the file.
-            unit: Unit of the number.
+            unit: What the number counts, such as lines or entries.
 
         Raises:
-            ConfigError: The error raised in the block, unchanged: an invalid option is not a bad row.
+            ConfigError: The error raised in the block, unchanged, because an invalid option is not a bad row.
             InputError: The error raised in the block, with its location, if more than `max_bad` rows are bad.
         """
         try:
@@ -187,7 +187,7 @@ class Source:
         """Return the first existing path of several, relative to the root.
 
         Raises:
-            MissingPathError: If none exists; the message calls the missing file or folder `what`.
+            MissingPathError: If none exists; the message refers to the missing file or folder as `what`.
         """
         for candidate in candidates:
             if (self.root / candidate).exists():
