@@ -28,11 +28,11 @@ if TYPE_CHECKING:
 
 _MAX_PICTURES = 5000
 _MAX_BYTES = 50 * 2**20
-"""Maximum size of one picture in a zip file, unpacked."""
+"""Maximum size of an unpacked picture from a zip file, in bytes."""
 _AT_ONCE = 64
 """Maximum number of pictures in memory."""
 _PIXELS_AT_ONCE = 2 * MAX_PIXELS
-"""Number of pixels in memory from which pictures are processed before the next one is read."""
+"""When the pictures in memory reach this number of pixels, they are processed before the next one is read."""
 _MAX_REPORTED = 300
 """Maximum number of faces in the report; the table has all of them."""
 
@@ -99,7 +99,7 @@ def describe_batch(
 
 
 def pictures(files: Sequence[str], names_only: bool = False) -> Iterator[tuple[str, bytes | ImageError]]:
-    """Yield the name and content of each picture, including those in zip files, or an error for a damaged entry.
+    """Yield the name of each picture with its content, or with an error if it is a damaged entry of a zip file.
 
     Args:
         files: Paths of pictures and zip files; other files are skipped.
@@ -159,7 +159,7 @@ def _answers(
         explainer.submit(*jobs)
         waiting.extend(jobs)
 
-    # A chunk can have more faces than the queue accepts, and other users need part of the queue.
+    # Use at most a quarter of the queue: a chunk can have more faces than the queue accepts, and other users need room.
     submit(max(explainer.max_waiting // 4, 1))
     for path, photograph in chunk:
         if isinstance(photograph, str):

@@ -27,7 +27,7 @@ class RequestError(Exception):
 
 
 def as_request_error(error: Exception) -> RequestError:
-    """Return the error for a client. Messages of unexpected errors stay on the server."""
+    """Convert an exception to the error that a client receives. Messages of unexpected errors stay on the server."""
     if isinstance(error, RequestError):
         return error
     if isinstance(error, Busy):

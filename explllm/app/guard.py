@@ -94,7 +94,7 @@ class Guard:
             app: The application.
             limits: The limits.
             key: The API key that clients must send as a bearer token; None for no key.
-            paths: The paths that metrics distinguish.
+            paths: The paths with separate metrics; all other paths are counted as ``other``.
             registry: Receives the metrics.
         """
         self.app, self.limits, self.paths = app, limits, paths
@@ -125,7 +125,7 @@ class Guard:
             body = await self._read(arriving)
             await self.app(scope, _replay(body, receive), watch)
         except RequestError as error:
-            # A client that waits for "100 Continue" has not sent its body.
+            # A client that waits for "100 Continue" has not sent its body, which leaves nothing to discard.
             if error.status != 408 and (arriving.begun or not _expects_continue(scope)):
                 await arriving.discard(self.limits.read_seconds)
             await _refuse(error, watch)

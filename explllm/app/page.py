@@ -57,7 +57,7 @@ class Page:
         self._measuring = threading.Lock()
 
     def look(self, path: str | None) -> tuple[Photograph | None, str]:
-        """Read a picture; return it with an empty message, or None with the reason as HTML (empty without a path)."""
+        """Read a picture; return it with an empty message, or None with the reason as HTML (empty if `path` is)."""
         if not path:
             return None, ""
         try:
@@ -112,7 +112,7 @@ class Page:
             while not all(view.done for view in views):
                 slot, item = events.get()
                 views[slot] = _with(views[slot], item, jobs[slot])
-                # Several pieces of text may have arrived in the meantime.
+                # Show several pieces of text at once if they arrive within a short time.
                 if time.monotonic() - shown >= _REFRESH_SECONDS or isinstance(item, Recognition) or views[slot].done:
                     yield [face_html(view) for view in views]
                     shown = time.monotonic()
@@ -178,7 +178,7 @@ def create_page(services: Services, examples: Sequence[Path] = ()) -> Any:
             return message_html("Choose pictures or a zip file first."), nothing, nothing
         try:
             summary, table, report = describe_batch(
-                files, services, name, explained, lambda done, total: progress((done, total), unit="faces")
+                files, services, name, explained, lambda done, total: progress((done, total), unit="pictures")
             )
         except InputError as error:
             return message_html(str(error)), nothing, nothing

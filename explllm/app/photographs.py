@@ -32,7 +32,7 @@ class Photograph:
     """Reasons to doubt results for this picture."""
 
     def crop(self, face: int, margin: float | None) -> Image.Image:
-        """Return the crop of a face (`margin` as for `face_crop`; None: its default); without a box, the picture."""
+        """Return the crop of a face (with the default margin if `margin` is None), or the picture if it has no box."""
         box = self.boxes[face]
         return self.image if box is None else face_crop(self.image, box, DEFAULT_MARGIN if margin is None else margin)
 
@@ -44,10 +44,11 @@ def open_photograph(
 
     Args:
         source: The picture.
-        detector: Finds the faces. Without a detector, the picture is treated as one face; face crops always are.
+        detector: Finds the faces. Without a detector, the picture is treated as one face. A face crop is always
+            treated as one face.
         which: The faces to use if there are several.
-        max_pixels: Maximum number of pixels of a picture passed as bytes. The size is read from the header: a larger
-            picture is not decoded.
+        max_pixels: Maximum number of pixels of a picture passed as bytes. The size is read from the header, and
+            larger pictures are rejected without being decoded.
 
     Raises:
         ImageError: If the picture cannot be read, is too large, or shows no face.

@@ -45,7 +45,7 @@ async def fetch(url: str, max_bytes: int) -> bytes:
     """Download a picture from a public address, without redirects.
 
     Raises:
-        RequestError: If it cannot be downloaded, is too large, or its address is not public.
+        RequestError: If the picture cannot be downloaded or is too large, or its address is not public.
     """
     failed = RequestError(400, "The picture's address cannot be read.", "invalid_image")
     timeout = aiohttp.ClientTimeout(total=_SECONDS)

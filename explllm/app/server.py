@@ -3,8 +3,8 @@
 A picture is kept in memory only until the model's input is prepared. It is never written to disk or to a log.
 
 LitServe was tried first (0.2.19). Its OpenAI specification decodes pictures inside the batch, so one damaged picture
-fails the whole batch; error messages are lost; every route is a process with its own model; and an answer is computed
-to the end even after the client has disconnected. FastAPI and `Explainer` have none of these limitations.
+fails the whole batch; error messages are lost; every route needs a process with its own model; and an answer is
+computed to the end even after the client has disconnected. FastAPI and `Explainer` have none of these limitations.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ class ServerSettings:
     timeout: float = 120
     """Maximum seconds to wait for an answer; ``/recognize`` waits for its pictures' answers one after the other."""
     read_seconds: float = 30
-    """Maximum seconds to receive the headers of a request, and again to receive its body."""
+    """Maximum seconds to receive the headers of a request; the same limit applies to its body."""
     allow_urls: bool = False
     """Fetch pictures from public http and https addresses."""
 
@@ -120,7 +120,7 @@ class _Server:
             # Otherwise FastAPI documents its own format of validation errors.
             responses={
                 "4XX": {"model": ErrorBody, "description": "The request is rejected."},
-                "5XX": {"model": ErrorBody, "description": "The server failed, is busy or shutting down."},
+                "5XX": {"model": ErrorBody, "description": "The server failed, is busy, or is shutting down."},
             },
             # The documentation pages would load scripts from other servers.
             docs_url=None,

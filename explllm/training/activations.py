@@ -18,13 +18,12 @@ from explllm.training.strategies import transformer_blocks
 def activation_bytes(model: ExpLLM, frozen_dtype: torch.dtype, text_tokens: int, checkpointing: bool) -> int:
     """Count the bytes that one conversation's forward pass keeps for the backward pass.
 
-    The real forward pass runs on the meta device, and the tensors that autograd saves, except the weights,
-    are counted once each. Attention is counted as fused: it saves its inputs, its output, and one number per head and
-    query.
+    The model's own forward pass runs on the meta device. Each tensor that autograd saves is counted once; weights are
+    not counted. Attention is counted as fused: it saves its inputs, its output, and one number per head and query.
 
     Args:
         model: The model, on the meta device. It is changed in place: frozen weights get `frozen_dtype`, and ``sdpa`` is
-            replaced with the attention that is counted.
+            replaced with attention that saves what fused kernels save.
         frozen_dtype: Data type for the frozen weights.
         text_tokens: Text tokens of the conversation, all of them supervised.
         checkpointing: Whether blocks keep only their inputs; the blocks are then recomputed one at a time.
@@ -104,7 +103,7 @@ def evaluation_bytes(model: ExpLLM, prompt_tokens: int, answer_tokens: int) -> E
     """Count the memory that the recognition and the explanation of one face take.
 
     Args:
-        model: The model, on the meta device. `activation_bytes` must have converted its weights and attention.
+        model: The model, on the meta device. Call `activation_bytes` first, which converts its weights and attention.
         prompt_tokens: Text tokens of the prompt and of all labels.
         answer_tokens: Tokens of a chain of thought.
 

@@ -17,8 +17,8 @@ from explllm.training.optimization import OptimizationSettings
 from explllm.training.strategies import shard
 
 _FLOOR = 1e-4
-"""Added to the numerator and the denominator of CCC in the loss. Without it, noise dominates for units that barely vary
-in a micro-batch."""
+"""Added to the numerator and the denominator of CCC in the loss. Without it, noise would dominate the loss of units
+that barely vary in a micro-batch."""
 
 
 class ActionUnitTask(FaceTask):
@@ -71,7 +71,7 @@ class ActionUnitTask(FaceTask):
         if self.model is not None:
             return
         self.model = build_regressor(self.config)
-        # Lightning does not change the modules' mode; a frozen encoder stays in evaluation mode.
+        # Lightning does not set training mode; a frozen encoder stays in evaluation mode.
         self.model.train()
         if self.device_mesh is not None:
             shard(self.model, self.device_mesh["data_parallel"])
@@ -176,7 +176,7 @@ def regression_loss(predictions: torch.Tensor, targets: torch.Tensor, ccc_weight
 
     Args:
         predictions: (B, U) estimates.
-        targets: (B, U) labels; NaN for units that are not labeled, which add nothing.
+        targets: (B, U) labels; NaN for unlabeled units, which do not contribute to the loss.
         ccc_weight: Weight of 1 - CCC.
 
     Returns:
@@ -184,7 +184,7 @@ def regression_loss(predictions: torch.Tensor, targets: torch.Tensor, ccc_weight
     """
     known = ~targets.isnan()
     count = known.sum(0).clamp(min=1)
-    # Missing labels are filled with the estimates: the error there is 0, and no gradient becomes NaN.
+    # Fill missing labels with the estimates: the error is then 0, and no gradient becomes NaN.
     labels = torch.where(known, targets, predictions.detach())
     error = torch.where(known, predictions - labels, 0)
     loss = 10 * error.square().sum() / known.sum().clamp(min=1)

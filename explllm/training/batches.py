@@ -11,7 +11,7 @@ from explllm.models.loss import answer_numbers, answer_positions
 
 
 def parts_of_similar_length(batch: Batch) -> tuple[torch.Tensor, list[Batch]]:
-    """Split a batch into conversations of up to half the maximum length and longer ones, to reduce padding.
+    """Split a batch into short conversations (up to half the maximum length) and long ones, to reduce padding.
 
     Args:
         batch: A batch of conversations, padded on the right.

@@ -35,7 +35,7 @@ class Contestant:
     folder: Path | None = None
     """The model's folder; None for a table of answers."""
     answers: pd.DataFrame | None = None
-    """The answers for the test faces, in their order, such as those of ``explllm baseline``; None for a model."""
+    """The answers in the order of the test faces, such as those of ``explllm baseline``; None for a model."""
     is_baseline: bool = False
     """Whether the answers come from ``explllm baseline``."""
 
@@ -67,7 +67,7 @@ class Contestant:
         expressions = set(test.frame.get("expression", pd.Series(dtype=object)).dropna())
         if not labels or (expressions and expressions.isdisjoint(labels)):
             raise ConfigError(
-                f"the model chooses from {', '.join(labels) or 'no expressions'}, the test faces show "
+                f"the model chooses from {', '.join(labels) or 'no expressions'}, but the test faces show "
                 f"{', '.join(sorted(expressions)) or 'others'}",
                 where=inside,
                 remedy="Test on faces whose expressions it knows.",
@@ -152,8 +152,8 @@ def write_answers(answers: pd.DataFrame, faces: Manifest, path: Path) -> None:
 def validation_faces(manifest: Manifest, split: str, faces: ComparedFaces) -> tuple[Manifest | None, int]:
     """Return the rows of the ``val`` split to choose thresholds on, and the number of rows left out.
 
-    Rows that share an image or a person with the test faces are left out. The rows are None if `split`, the tested
-    split, is ``val``, or if no row remains.
+    Rows that share an image or a person with the test faces are left out. The rows are None if the tested split
+    (`split`) is ``val`` or no row remains.
     """
     if split == "val" or not (manifest.frame["split"] == "val").any():
         return None, 0
@@ -224,7 +224,7 @@ def aligned_answers(answers: Manifest, faces: Manifest) -> pd.DataFrame:
     wanted = [face_key(faces.frame["image"].iloc[row], faces.box(row)) for row in range(len(faces))]
     if not names or not set(wanted) & set(known):
         raise ConfigError(
-            "the table has no answer about a test face",
+            "the table has no answer about any test face",
             where=answers.path,
             remedy="Create it from the same manifest, for example with `explllm baseline MANIFEST --split test`.",
         )

@@ -171,11 +171,11 @@ class LastCheckpoint(Checkpoint):
             )
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Record the first step, and handle signals."""
+        """Record the step that training starts from, and handle signals."""
         self._step = trainer.global_step
         if threading.current_thread() is threading.main_thread():
-            # Lightning's handlers communicate between ranks inside the signal handler, where ranks can wait for each
-            # other forever. Lightning restores the original handlers after training.
+            # Replace Lightning's signal handlers, in which ranks communicate and can wait for each other forever.
+            # Lightning restores the original handlers after training.
             self._handlers = {number: signal.signal(number, self._on_signal) for number in _SIGNALS}
 
     def on_train_batch_end(

@@ -39,7 +39,7 @@ def face_table(faces: Manifest) -> pd.DataFrame:
 
 
 def training_faces(faces: Manifest, init_from: Any = None, checkpoint: Any = None) -> pd.DataFrame:
-    """Return the record of a run that starts now.
+    """Create the record of a run that is starting.
 
     Args:
         faces: The data, with the column ``split``.
@@ -48,8 +48,8 @@ def training_faces(faces: Manifest, init_from: Any = None, checkpoint: Any = Non
 
     Returns:
         The columns of `face_table` for the splits ``train`` and ``val``; ``time``, the start of the training; and
-        ``gap``, the model or checkpoint that the run starts from if that has no record, else None. Existing records
-        of the model and the checkpoint are included.
+        ``gap``, the model or checkpoint that the run starts from if its folder has no record, else None. Existing
+        records of the model and the checkpoint are included.
     """
     earlier, gap = [], None
     model_run, checkpoints = Path(os.path.abspath(init_from or "")).parent, Path(checkpoint or "").parent

@@ -16,7 +16,10 @@ from explllm.training.strategies import check_trainer
 
 
 class FaceTask(LightningModule):
-    """Trains a model on faces; seeds steps, counts unreadable images and omits frozen base weights from checkpoints."""
+    """Trains a model on faces.
+
+    It seeds each step, counts unreadable images, and omits frozen base weights from checkpoints.
+    """
 
     other_weights_remedy = "Resume with the run's original settings, or start another run."
     """What to do if a checkpoint belongs to a run with other trainable weights."""
@@ -49,12 +52,16 @@ class FaceTask(LightningModule):
     def cpu(self) -> Self:
         """Move the weights to host memory, on the first process only.
 
-        At the end of a run, Lightning calls this on every process of a machine: 8 copies of a 7B model take 113 GB.
+        At the end of a run, Lightning calls this on every process of a machine, where 8 copies of a 7B model
+        would take 113 GB.
         """
         return super().cpu() if self.global_rank == 0 else self
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
-        """Seed dropout by run seed, batch number and rank, so a resumed run takes the steps of an uninterrupted one."""
+        """Seed dropout with the run's seed, the batch number and the rank.
+
+        A resumed run then takes the same steps as an uninterrupted one.
+        """
         seed = int(os.environ.get("PL_GLOBAL_SEED", 0))
         number = self.trainer.fit_loop.epoch_loop.total_batch_idx
         torch.manual_seed((seed * 1_000_003 + number) * 4096 + self.global_rank)
@@ -67,7 +74,7 @@ class FaceTask(LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Save the weights that no pretrained base model provides, and what it takes to resume or rebuild the model.
+        """Save the weights that no pretrained base model provides, and what is needed to resume or rebuild the model.
 
         The latter comprises the names of trainable weights, the model's settings, the loss, the best metric, the
         unreadable images and the number of accumulated micro-batches.
@@ -158,7 +165,7 @@ class FaceTask(LightningModule):
             step: Whether an optimizer step follows it.
 
         Raises:
-            ImageError: If more images are unreadable than the data allows, or no image can be read.
+            ImageError: If more images are unreadable than the data module's `max_unreadable`, or no image can be read.
         """
         # Check before the optimizer step, because the model must not learn from a blank image.
         self._count_unreadable(batch, sync=step)
@@ -196,7 +203,7 @@ class FaceTask(LightningModule):
                 All ranks must set this in the same steps.
 
         Raises:
-            ImageError: If more images are unreadable than the data allows.
+            ImageError: If more images are unreadable than the data module's `max_unreadable`.
         """
         self._new_unreadable_images += batch["unreadable"]
         if not sync or not _total_length(self._new_unreadable_images):

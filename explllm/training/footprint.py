@@ -107,9 +107,9 @@ class EvaluationMemory:
     weights: float
     """All weights."""
     recognition: float
-    """Recognition of `eval_batch_size` faces."""
+    """Memory for recognizing `eval_batch_size` faces at a time."""
     explanation: float
-    """Explanation of `explanation_batch_size` faces, with `max_new_tokens` tokens each."""
+    """Memory for explaining `explanation_batch_size` faces at a time, with `max_new_tokens` tokens each."""
     eval_batch_size: int
     """Number of faces whose expressions are recognized at a time."""
     explanation_batch_size: int
@@ -119,7 +119,7 @@ class EvaluationMemory:
 
     @property
     def total(self) -> float:
-        """Total memory, with the larger of recognition and explanation."""
+        """Total memory, which includes the larger of recognition and explanation."""
         return self.weights + max(self.recognition, self.explanation) + self.other
 
     @property
@@ -133,7 +133,7 @@ class Description:
     """Parts, optimizer steps and estimated memory of a configuration."""
 
     parts: list[PartSize]
-    """Vision encoder, projector, language model, any action unit tokens; for a regressor, vision encoder and head."""
+    """Vision encoder, projector, language model and any action unit tokens; for a regressor, encoder and head."""
     image_tokens: int
     """Number of tokens per image."""
     sequence: int
@@ -167,8 +167,9 @@ def describe_configuration(config: Namespace, images: int | None = None, gpus: i
     """Compute the parts, steps and memory of a configuration.
 
     Args:
-        config: The settings of ``fit``, as parsed: `model`, `data`, `trainer`.
-        images: Number of training images; by default counted, or as published if the data is not on this machine.
+        config: The parsed settings of ``fit``: `model`, `data` and `trainer`.
+        images: Number of training images; by default, the images are counted; if the data is not on this machine, the
+            published number is used.
         gpus: Number of GPUs in the memory estimates.
 
     Returns:
@@ -278,7 +279,7 @@ def estimate_memory(
 
     Args:
         model: The model, on the meta device.
-        settings: The model's settings, resolved.
+        settings: The model's resolved settings.
         strategy: ``ddp``, ``fsdp2`` or ``ddp, 4-bit base``.
         gpus: Number of GPUs. They share the global batch and, under ``fsdp2``, the weights.
         micro_batch: Conversations in a micro-batch.
@@ -331,7 +332,7 @@ def _steps(config: Namespace, samples: int) -> tuple[int, int]:
 
 
 def _images(config: Namespace) -> tuple[int | None, str]:
-    """Return the number of training images, counted here or as published (None if unknown), and its source."""
+    """Return the number of training images, either counted or published (None if unknown), and its source."""
     data, kind = config.data.init_args, _class(config.data)
     try:
         if kind in ("ManifestFaces", "ManifestActionUnits") and Path(str(data.manifest)).is_file():

@@ -67,8 +67,8 @@ def build_optimizer(
             `warmup_ratio`, each warm-up is a share of its own phase.
 
     Returns:
-        The optimizer, and the schedule, which advances once per optimizer step. There is one parameter
-        group with weight decay and one without, both for `learning_rate` and for each part with its own rate.
+        The optimizer, and the schedule, which advances once per optimizer step. There are two parameter groups
+        (with and without weight decay) for `learning_rate` and two for each part with its own rate.
 
     Raises:
         ConfigError: If every weight is frozen, or a part with its own learning rate has no trainable weights.
@@ -101,7 +101,7 @@ def build_optimizer(
     warmup = warmup_steps(settings, total_steps)
     if warmup >= total_steps > 0:
         warnings.warn(
-            f"the warm-up of {warmup} steps is as long as the whole run of {total_steps}: "
+            f"the warm-up of {warmup} steps is at least as long as the whole run of {total_steps}: "
             f"the learning rate never reaches {settings.learning_rate}",
             stacklevel=2,
         )
@@ -109,7 +109,10 @@ def build_optimizer(
 
 
 def _cosine_schedule(optimizer: torch.optim.Optimizer, warmup: int, total_steps: int) -> LambdaLR:
-    """Return the schedule of transformers' `get_cosine_schedule_with_warmup`, which takes 2 s to import (with peft)."""
+    """Return the same schedule as transformers' `get_cosine_schedule_with_warmup`.
+
+    Importing that function would take 2 s, because it also imports peft.
+    """
 
     def factor(step: int) -> float:
         if step < warmup:

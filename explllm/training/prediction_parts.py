@@ -27,7 +27,7 @@ class PredictionParts:
 
         Args:
             trainer: The trainer.
-            origin: What the predictions depend on, such as the checkpoint and the number of faces.
+            origin: What the predictions depend on, such as the checkpoint and the images.
 
         Returns:
             The rows that have a prediction.

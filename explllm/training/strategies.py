@@ -57,7 +57,7 @@ class FSDP2Strategy(ModelParallelStrategy):
         """Gather the weights to save; every rank must call it.
 
         Returns:
-            Full tensors on the CPU by name on rank 0; an empty dictionary on other ranks.
+            On rank 0, full tensors on the CPU by name; on other ranks, an empty dictionary.
         """
         return {f"model.{name}": value for name, value in full_weights(self._model_of_task(), self.is_global_zero)}
 
@@ -65,7 +65,7 @@ class FSDP2Strategy(ModelParallelStrategy):
         """Gather an optimizer's state; every rank must call it.
 
         Returns:
-            The state dictionary with full tensors on the CPU on rank 0; an empty dictionary on other ranks.
+            On rank 0, the state dictionary with full tensors on the CPU; on other ranks, an empty dictionary.
         """
         state = getattr(optimizer, "_optimizer", optimizer).state_dict()
         moments = {}

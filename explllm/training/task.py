@@ -83,13 +83,13 @@ class ExpLLMTask(FaceTask):
             label_smoothing: Share of each target token's probability that is spread over the vocabulary, in [0, 1).
                 Training on imbalanced data may need it; the paper does not use it. With `encoder_share`, it applies
                 only to the classification in the first epochs, and is spread over the labels.
-            action_unit_weight: Weight of an auxiliary loss (`regression_loss`): a head estimates the measured action
-                units, from the image tokens if the network has no `action_unit_tokens`. It makes explanations more
-                faithful to the face. The paper does not use it.
-            encoder_share: Share of the epochs (rounded down to whole epochs) that train only the encoder and the
-                projector, at the start of the run: to classify the expression from the mean of the image tokens and,
-                with `action_unit_weight`, to estimate action units. Then the encoder is frozen, and the projector and
-                the language model are trained on conversations, with their own warm-up. Use it for an encoder with
+            action_unit_weight: Weight of an auxiliary loss (`regression_loss`) for a head that estimates the measured
+                action units; without `network.action_unit_tokens`, the head reads the image tokens. The loss makes
+                explanations more faithful to the face. The paper does not use it.
+            encoder_share: Share of the epochs (rounded down to whole epochs) at the start of the run that train only
+                the encoder and the projector. These learn to classify the expression from the mean of the image tokens
+                and, with `action_unit_weight`, to estimate action units. Then the encoder is frozen, and the projector
+                and the language model are trained on conversations, with their own warm-up. Use it for an encoder with
                 random weights, which would learn little from the language model's loss alone. If a run has only such
                 epochs, another run can start from the resulting model.
             mixup: In the epochs of `encoder_share`, blend pairs of images and their targets, with a weight drawn from
@@ -106,8 +106,7 @@ class ExpLLMTask(FaceTask):
 
         Raises:
             ConfigError: If a number is out of range, or the settings or parts do not fit each other.
-            CheckpointError: If the configuration or tokenizer of a pretrained part, or that of `init_from`, cannot be
-                read.
+            CheckpointError: If the configuration or tokenizer of a pretrained part or of `init_from` cannot be read.
         """
         super().__init__()
         if not 0 <= label_smoothing < 1:
@@ -136,7 +135,7 @@ class ExpLLMTask(FaceTask):
         if network and network.action_unit_tokens and not (action_unit_weight or init_from):
             raise ConfigError(
                 "`network.action_unit_tokens` without `action_unit_weight`: nothing would train the estimates",
-                remedy="Set `action_unit_weight`, such as 1.0, or start `init_from` a model with trained estimates.",
+                remedy="Set `action_unit_weight`, such as 1.0, or set `init_from` to a model with trained estimates.",
             )
         self.mixup, self.measured_units_share = mixup, measured_units_share
         self.label_smoothing, self.action_unit_weight = label_smoothing, action_unit_weight
@@ -154,7 +153,7 @@ class ExpLLMTask(FaceTask):
         self.image = ImagePreset.from_dict(self.config.image or {})
         self.model: ExpLLM | None = None
         self.leave_out_unknown_labels = False
-        """Whether a test leaves out faces whose expression the model has no label for; if false, they are an error."""
+        """Whether a test leaves out faces whose expression the model has no label for, instead of raising an error."""
         self.explained_sample = ExplainedSample()
 
     @property
@@ -172,7 +171,7 @@ class ExpLLMTask(FaceTask):
     def setup(self, stage: str) -> None:
         """Set up the base class; without labels in the settings, use those of `init_from` or of the training data.
 
-        The expressions in the training data are used only if `init_from` has no labels, and not in `predict`.
+        The expressions in the training data are used only if `init_from` has no labels, and never in `predict`.
         """
         super().setup(stage)
         data = self._data()
@@ -187,7 +186,7 @@ class ExpLLMTask(FaceTask):
     def use_metadata_of(self, path: str | os.PathLike[str]) -> None:
         """Use a checkpoint's preprocessing, chat format, labels, temperature and base model commits.
 
-        Its run may have inherited them from `init_from`. Call this before evaluating the checkpoint.
+        The checkpoint's run may have inherited them from `init_from`. Call this before evaluating the checkpoint.
         """
         checkpoint = read_checkpoint(path)
         metadata = checkpoint.get("model_metadata", {})
@@ -274,7 +273,7 @@ class ExpLLMTask(FaceTask):
             if self.gradient_checkpointing:
                 self.model.gradient_checkpointing_enable()
             self.model.add_training_heads(self.action_unit_weight > 0, len(self.labels) if self.encoder_share else 0)
-            # Lightning does not change the modules' mode; frozen parts stay in evaluation mode.
+            # Lightning does not set training mode; frozen parts stay in evaluation mode.
             self.model.train()
         if mesh is not None and not isinstance(self.model, FSDPModule):
             shard(self.model, mesh["data_parallel"], dtype, pretrained)
@@ -295,7 +294,7 @@ class ExpLLMTask(FaceTask):
         return self.trainer.state.fn == "fit" and self.trainer.current_epoch < self.encoder_epochs
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
-        """Remove the zero gradients of `_with_idle_weights`, because weight decay would shrink these weights."""
+        """Remove the zero gradients of idle weights, because otherwise weight decay would shrink these weights."""
         for weight in self._idle_weights():
             weight.grad = None
 
@@ -326,14 +325,15 @@ class ExpLLMTask(FaceTask):
         In the first `encoder_epochs` epochs, return ``expression_logits`` (B, K) instead, one for each label.
 
         ``train/loss`` is the mean over a global batch, that is, over all micro-batches and devices of an optimizer
-        step, because a micro-batch contains conversations of one kind, and the losses of FER and CoT differ widely.
+        step. The loss of one micro-batch would say little, because its conversations are all of one kind, and the
+        losses of FER and CoT differ widely.
         """
         step = self._is_step(batch_idx)
         self._check_readable(batch, step)
         if self.trains_encoder_only:
             return self._encoder_step(batch, step)
         if self.encoder_epochs:
-            if not self.explllm.encoder_frozen:  # here, because a run can resume in the middle of an epoch
+            if not self.explllm.encoder_frozen:  # checked here, because a run can resume in the middle of an epoch
                 self.explllm.freeze_encoder()
             # The frozen encoder processes each face independently, so a batch can be split.
             order, parts = parts_of_similar_length(batch)
@@ -383,7 +383,7 @@ class ExpLLMTask(FaceTask):
 
     @staticmethod
     def _action_unit_loss(output: ExpLLMOutput, targets: torch.Tensor) -> torch.Tensor:
-        # CCC compares faces, so it would be noise in a micro-batch of a few faces.
+        # CCC is computed across faces; in a micro-batch of a few faces, it would be mostly noise.
         ccc_weight = float(len(targets) >= _MIN_FACES_FOR_CCC)
         return regression_loss(cast(torch.Tensor, output.action_units).float(), targets, ccc_weight)
 
@@ -435,7 +435,7 @@ class ExpLLMTask(FaceTask):
             known = ", ".join(self.labels) or "none"
             raise ConfigError(
                 f"the data contains {', '.join(unknown)}, which the model has no label for (it has {known})",
-                remedy="Remove these rows, or train a model whose `model.network.labels` include them; "
+                remedy="Remove the rows with these labels, or train a model whose `model.network.labels` include them; "
                 "`test --unknown_labels leave_out` skips and counts them.",
             )
 

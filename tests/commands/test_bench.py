@@ -174,7 +174,7 @@ def test_errors_come_before_the_first_answer(explllm, models, drawn_faces, tmp_p
     frame = Manifest.read(manifest).frame
     frame = frame[frame["split"] == "test"][["image"]]
     frame.assign(image="x").iloc[:1].to_csv("bad.csv", index=False)
-    for bad, message in (("bad.csv", "no answer about a test face"), ("nothing", "neither a model nor")):
+    for bad, message in (("bad.csv", "no answer about any test face"), ("nothing", "neither a model nor")):
         assert message in explllm("bench", "fea", manifest, good, bad, "-o", "out", *SHORT).error
     shutil.copytree(models / "expllm", "contempt")
     config = json.loads(Path("contempt/config.json").read_text())
@@ -235,7 +235,7 @@ def test_a_table_of_answers(explllm, drawn_faces, tmp_path):
     frame["image"] = "x" + frame["image"]
     frame.to_parquet("oracle.parquet")
     error = explllm("bench", "fea", drawn_faces / "manifest.parquet", "oracle.parquet", "-o", "out").error
-    assert "no answer about a test face" in error
+    assert "no answer about any test face" in error
     assert (
         "neither a model nor a table" in explllm("bench", "fea", drawn_faces / "manifest.parquet", ".", "-o", "o").error
     )

@@ -104,5 +104,5 @@ def test_errors():
     frozen = torch.nn.Linear(2, 2).requires_grad_(False)
     with pytest.raises(ConfigError, match="every part is frozen"):
         build_optimizer(frozen, OptimizationSettings(), 10)
-    with pytest.warns(UserWarning, match="the warm-up of 500 steps is as long as the whole run of 10"):
+    with pytest.warns(UserWarning, match="the warm-up of 500 steps is at least as long as the whole run of 10"):
         build_optimizer(torch.nn.Linear(2, 2), OptimizationSettings(warmup_steps=500), 10)

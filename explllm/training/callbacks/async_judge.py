@@ -56,9 +56,9 @@ class AsyncJudge(Callback):
     """Judges the chains of thought of a fixed sample after each validation, without waiting for the judge.
 
     Training pauses only while the model generates the texts, in one batch of `faces` faces. A background thread sends
-    them to the judge. The mean scores are logged, under the step that generated the texts, as soon as all scores of
-    this step have arrived. If the judge fails, the callback warns once and training continues. At the end of training,
-    the callback waits at most `drain_seconds` for pending scores.
+    them to the judge. As soon as all scores of a step have arrived, their means are logged under that step. If the
+    judge fails, the callback warns once and training continues. At the end of training, the callback waits at most
+    `drain_seconds` for pending scores.
     """
 
     def __init__(
@@ -129,7 +129,7 @@ class AsyncJudge(Callback):
             scope = f"step {trainer.global_step}: {face_key(str(face.image), face.box)}"
             pending[row] = self._submit(self._judge_text(face.cot.text, frame["cot"][row], scope))
         if pending:
-            # Lightning logs this validation's own metrics under the same number: the last step, counted from 0.
+            # Use the number under which Lightning logs this validation's metrics: the last step, counted from 0.
             logger_step = trainer.fit_loop.epoch_loop._batches_that_stepped
             self.rounds.append(_Round(trainer.global_step, logger_step, faces, pending))
         else:

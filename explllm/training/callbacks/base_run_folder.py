@@ -31,7 +31,7 @@ class BaseRunFolder(Callback):
     """Writes a run folder, each file atomically; subclasses add the files of their task."""
 
     model_results: tuple[str, ...] = (METRICS_FILE, PREDICTIONS_FILE)
-    """Files that describe one model: they are deleted when training replaces it."""
+    """Files about the model, which are deleted when training replaces the model."""
 
     def __init__(self, run_dir: str, predictions: str | None = None, checkpoint: str | None = None) -> None:
         """Configure the folder.
@@ -81,8 +81,8 @@ class BaseRunFolder(Callback):
     def on_fit_end(self, trainer: Trainer, pl_module: FaceTask) -> None:  # pyrefly: ignore[bad-override]
         """Write the best checkpoint's model and the training metrics; delete an earlier model's results in the folder.
 
-        Without validation data, the final weights are written. The task's model keeps the written weights, unless
-        several machines have separate run folders.
+        Without validation data, the final weights are written. Afterward, the task's model has the written
+        weights, too, unless several machines have separate run folders.
         """
         if trainer.fast_dev_run:  # pyrefly: ignore[missing-attribute]
             return
@@ -194,7 +194,7 @@ class BaseRunFolder(Callback):
     def _write_stage_metrics(
         self, trainer: Trainer, pl_module: FaceTask, metrics: dict[str, Any], stage: str
     ) -> dict[str, Any]:
-        """Write a stage's metrics, and the data they were measured on, replacing the stage's earlier metrics."""
+        """Write a stage's metrics, with the root and margin of its data, replacing the stage's earlier metrics."""
         data = trainer.datamodule  # pyrefly: ignore[missing-attribute]
         metrics = {**metrics, "unreadable": pl_module.unreadable_images}
         metrics |= {"root": str(data.manifest.root.resolve()), "margin": data.margin}

@@ -1,4 +1,4 @@
-"""Metrics shown during training: accuracy, macro recall, the prediction histogram, and the progress bar."""
+"""The progress bar, and metrics reported during training: accuracy, macro recall and the prediction histogram."""
 
 from typing import Any
 
@@ -28,10 +28,10 @@ class TrainingProgressBar(RichProgressBar):
 class LiveAccuracy(Callback):
     """Shows early whether the model learns the labels or collapses to one class.
 
-    On training batches, it uses the logits that were computed for the loss. The model's answer is the label whose first
-    token has the highest logit or, in the epochs that train the encoder, the highest class of the expression head. If
-    labels share a first token, training batches are not evaluated. After each validation, it reports the same metrics
-    for the validation faces.
+    On training batches, the callback uses the logits that were computed for the loss. The model's answer is the label
+    whose first token has the highest logit. In the epochs that train only the encoder, it is the class with the highest
+    logit of the expression head. If labels share a first token, training batches are not evaluated. After each
+    validation, the callback reports the same metrics for the validation faces.
     """
 
     def __init__(self, every_n_steps: int = 50, show: bool = True) -> None:
@@ -90,7 +90,7 @@ class LiveAccuracy(Callback):
         self._print(trainer, f"loss {float(pl_module.last_loss):.3f}, train {metrics_line(metrics)}")
 
     def on_validation_start(self, trainer: Trainer, pl_module: ExpLLMTask) -> None:  # pyrefly: ignore[bad-override]
-        """Reset the metrics during training; a standalone validation run has none."""
+        """Create empty metrics in `fit`; a standalone validation run has none."""
         fitting = trainer.state.fn == "fit" and not trainer.sanity_checking
         self.validation = RecognitionMetrics(pl_module.labels).to(pl_module.device) if fitting else None
 

@@ -35,7 +35,7 @@ from explllm.training.task import ExpLLMTask
 
 REPORT = "report.html"
 SCORED_FACES = 16
-"""Number of test faces whose explanations are scored; the faces shown in the report are chosen separately."""
+"""Maximum number of test faces whose explanations are scored; the faces shown in the report are chosen separately."""
 _COPIED_COLUMNS = ("image", "split", "expression", "box", "action_units", "action_units_missing", "action_units_source")
 _DRAFT_TEXTS = 1000
 """Maximum number of training texts whose n-grams are saved with the model."""
@@ -67,8 +67,8 @@ class RunFolder(BaseRunFolder):
             answer_labels: The label set of the test faces, such as ``affectnet7``: the model answers only with
                 expressions of this set, and their probabilities are renormalized. By default, the model may answer with
                 any of its own expressions; an answer that is not among the data's expressions counts as wrong.
-            unknown_labels: What to do with test faces whose expression is not a possible answer: ``refuse`` to run, or
-                ``leave_out`` and count them.
+            unknown_labels: What to do with test faces whose expression is not a possible answer: raise an error
+                (``refuse``), or skip and count them (``leave_out``).
             checkpoint: The checkpoint that `predict` uses. A killed `predict` resumes only with the same checkpoint.
             scored_faces: Maximum size of the scored sample. If any face has a reference chain of thought, only such
                 faces are scored.
@@ -220,7 +220,7 @@ class RunFolder(BaseRunFolder):
             )
         if answers is None or not answers.rows:
             raise ConfigError(
-                "no face has an expression that the model can answer", remedy="Check the labels of model and data."
+                "no face has an expression that the model can answer with", remedy="Check the labels of model and data."
             )
         return answers, table
 
@@ -256,7 +256,7 @@ class RunFolder(BaseRunFolder):
         rows = list(dict.fromkeys([*shown, *sample]))
         pixels = torch.stack([pl_module.image(data.face(row)) for row in rows])
         predicted = [Expression(label) for label in table.loc[rows, "predicted"]]
-        with trainer.precision_plugin.forward_context():  # as in a step; FlashAttention rejects float32
+        with trainer.precision_plugin.forward_context():  # training precision: FlashAttention rejects float32
             cots = pl_module.explllm.explain_pixels(pixels, predicted, pl_module.max_new_tokens)
         table["cot"] = pd.Series([cot.text for cot in cots], index=rows, dtype=object)
         table["cot_source"] = pd.Series(self._source, index=rows, dtype=object)
