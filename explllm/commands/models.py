@@ -108,7 +108,7 @@ def _rows(runs: Path) -> Iterator[dict[str, Any]]:
     for folder in known.run_models(runs):
         name = str(folder.parent)
         yield _row(name, "model", "trained here", folder, f"explllm explain face.jpg --model {folder}")
-    what = "ExpLLM of the paper's authors (7B)"
+    what = "ExpLLM from the paper's authors (7B)"
     for released in known.released_models():
         yield _row(released.name, "model", what, released, f"explllm explain face.jpg --model {released}")
     if not known.released_models():

@@ -71,7 +71,7 @@ def watch(
     first = next(frames, None)
     if first is None:
         # A camera may also deliver no frame before --seconds have passed.
-        remedy = "Convert the video to MP4 or AVI; for a camera, use more --seconds."
+        remedy = "Convert the video to MP4 or AVI; for a camera, increase --seconds."
         raise ImageError("no frame can be read", where=video, remedy=remedy)
     import pandas as pd
 

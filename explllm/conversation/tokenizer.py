@@ -91,8 +91,8 @@ def train_tokenizer(
     Args:
         texts: Training texts.
         whole_words: Words, such as the labels, each of which becomes a single token together with the preceding space.
-        vocabulary: Maximum vocabulary size, including special tokens and 256 bytes. The actual size is smaller if the
-            texts contain fewer distinct pieces.
+        vocabulary: Maximum vocabulary size, including the special tokens and a token for each of the 256 bytes. The
+            actual size is smaller if the texts contain fewer distinct pieces.
         chat_format: One of `explllm.conversation.messages.FORMATS`.
 
     Raises:

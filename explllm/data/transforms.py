@@ -136,7 +136,7 @@ class ReleasedAugment(Augment):
       ratio 3:4 to 4:3) or a crop after padding by 12 pixels
     - with probability 0.5, an affine map (15 degrees, shift 0.1, scale 0.9 to 1.1) and a Gaussian blur (5 to 9 pixels,
       sigma 0.1 to 2)
-    - with probability 0.5, erasing of a rectangle (0.05 to 0.12 of the area)
+    - with probability 0.5, a rectangle is erased (0.05 to 0.12 of the area)
 
     At other sizes, lengths in pixels are scaled. Random numbers are drawn in a different order than in the released
     code, so the distributions are equal but the pixels are not. Unlike in the released code, a flip also swaps left and

@@ -80,8 +80,8 @@ def worker_options(rank: int) -> dict[str, Any]:
 def init_worker(rank: int, worker: int) -> None:
     """Seed a data loader worker, and make it survive the signals that schedulers send to end a job.
 
-    Slurm sends SIGTERM or SIGUSR1 to all processes of a job. The run then still needs its workers to finish its step
-    and write a checkpoint. SIGTERM from the run itself ends a worker as usual.
+    Slurm sends SIGTERM or SIGUSR1 to all processes of a job. The run still needs its workers then, to finish the
+    current step and write a checkpoint. SIGTERM from the run itself ends a worker as usual.
 
     Args:
         rank: Rank of the run's process.

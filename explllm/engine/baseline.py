@@ -210,7 +210,7 @@ class _Conversation:
 
         Raises:
             Refused: If the model refused to answer.
-            ChatFailure: If the request failed otherwise.
+            ChatFailure: If the request failed for another reason.
             UnreadableAnswer: If all answers were truncated, even with additional tokens for reasoning.
         """
         turn, self._round = self._round, self._round + 1

@@ -274,6 +274,6 @@ def print_summary(result: RunResult, statuses: Iterable[str], skipped: Mapping[s
         sys.stderr.write(f"failed: {more} more; see the reasons in {out}\n")
     if result.uses_model and result.count(FAILED) and not result.pending:
         sys.stderr.write(
-            "Run the same command again to retry transient failures and unusable answers (in at most 3 runs), or with "
-            "--redo failed to ask again about every failed row.\n"
+            "Run the same command again to retry transient failures and unusable answers (each in at most 3 runs), or "
+            "add `--redo failed` to ask again about every failed row.\n"
         )

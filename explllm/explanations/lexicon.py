@@ -94,8 +94,8 @@ LISTED: Mapping[str, bool] = MappingProxyType(
     dict.fromkeys(("absence of", "lack of", "absence", "lack"), True)
     | dict.fromkeys(("without", "lacks", "lacking", "devoid of", "free of", "free from", "absent of"), False)
 )
-"""Negations that may cover a list with "and". The value states whether they cover it even if a verb follows: "the lack
-of A, B, and C suggests" denies C, but "without A, the B and C suggest" does not."""
+"""Negations that may apply to every item of a list joined by "and". The value states whether they do so even if a verb
+follows the list: "the lack of A, B, and C suggests" denies C, but "without A, the B and C suggest" does not."""
 COMPARISONS = ("than", "compared to", "compared with", "relative to")
 """Words before the second part of a comparison, which makes no claim, as in "more than the left"."""
 

@@ -224,7 +224,7 @@ def _meanings() -> Iterator[tuple[str, tuple[str, ...], tuple[str, ...], bool]]:
 MEANINGS: dict[tuple[str, str], tuple[tuple[str, ...], bool]] = {
     (part, action): (kinds, present) for part, actions, kinds, present in _meanings() for action in actions
 }
-"""The units that each combination of a part and a movement means, and whether they are present or denied.
+"""The units that a combination of a part and a movement refers to, and whether it says that they are present.
 
 FEAFA has no units for lowered lip corners (FACS 15) or pressed lips (24). These movements are mapped to the nearest
 units, lip corner stretch and lip suck. Raised cheeks (6), tightened lips (23) and flared nostrils have no FEAFA unit

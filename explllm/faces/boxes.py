@@ -73,7 +73,7 @@ def select_faces(detections: Sequence[Detection], which: FaceChoice, size: tuple
 def match_faces(
     detections: Sequence[Detection], boxes: Sequence[Box | None], which: FaceChoice, size: tuple[int, int]
 ) -> list[list[Detection]]:
-    """Assign the detected faces of an image to the rows of a manifest that show it.
+    """Assign the faces detected in an image to the manifest rows of this image.
 
     A row with a box gets the face with the highest intersection over union, if it is at least `MIN_IOU`. Each face is
     assigned to at most one row. A row without a box gets the faces that `which` selects among the remaining ones.

@@ -110,8 +110,8 @@ def load_reduced(source: ImageSource, min_size: float, part: float | None = None
     Args:
         source: The image.
         min_size: Minimum of the longer side, in pixels.
-        part: Longer side of the part of the image that `min_size` applies to, in pixels of the whole image; by
-            default, `min_size` applies to the whole image.
+        part: If `min_size` applies to only a part of the image, the longer side of this part, in pixels of the whole
+            image.
 
     Raises:
         ImageError: See `load_image`.

@@ -90,7 +90,7 @@ class Dialect:
         if tokens > self._reasoning_tokens.get(request.purpose, 0):
             self._reasoning_tokens[request.purpose] = tokens
             _log.warning(
-                "An answer of %s was cut off. Allowing %d more tokens for the reasoning of %s.",
+                "An answer from %s was cut off. Allowing %d more tokens for the reasoning of %s.",
                 self._settings.model,
                 tokens,
                 request.purpose,

@@ -145,7 +145,7 @@ def _labels_of(table: pd.DataFrame) -> tuple[Expression, ...]:
 def _probabilities(table: pd.DataFrame, scored: Sequence[Expression]) -> np.ndarray:
     """Return the probabilities of the scored classes, normalized to sum to 1; NaN for a row that lacks one.
 
-    In the table, the probabilities of a row may have another sum, such as 100.
+    The probabilities in a row of the table may sum to another number, such as 100.
 
     Raises:
         ManifestError: If a cell is negative, infinite or text.

@@ -60,10 +60,10 @@ def score_table(
 
     Returns:
         The values of `explllm.metrics.chain_of_thought.summarize_counts` and
-        `explllm.metrics.grounding_gain.grounding_gain`; ``recognition`` if there are labels; with reference texts also
-        ``judge``, ``judge_cost`` (USD), ``judge_ledger``, ``not_judged``, ``not_judged_because``, ``without_reference``
-        (number of texts), ``joined_by_file_name`` (number of texts) and, if any text was judged, ``exp_cot_score``.
-        Answers received before the budget ran out or the server refused further requests are kept.
+        `explllm.metrics.grounding_gain.grounding_gain`. If there are labels, also ``recognition``. With reference
+        texts, also ``judge``, ``judge_cost`` (USD), ``judge_ledger``, ``not_judged``, ``not_judged_because``, and the
+        numbers of texts ``without_reference`` and ``joined_by_file_name``. If any text was judged, also
+        ``exp_cot_score``. Answers received before the budget ran out or the server refused further requests are kept.
 
     Raises:
         InputError: If a table lacks a column, no face is in both tables, the judge is a language model and there are

@@ -84,7 +84,7 @@ def export_onnx(model: ActionUnitRegressor, path: str | PathLike[str], faces: to
             ) from error
         if not difference <= TOLERANCE:
             raise CheckpointError(
-                f"the ONNX file's estimates differ by {difference:.2g} from the model's, more than {TOLERANCE:g}",
+                f"the ONNX file's estimates differ by {difference:.2g} from the model's; tolerance {TOLERANCE:g}",
                 where=path,
                 remedy="Nothing was written; try another release of torch or onnxruntime.",
             )

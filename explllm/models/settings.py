@@ -94,9 +94,9 @@ class NetworkSettings:
     def resolved(self) -> "NetworkSettings":
         """Return the settings with the preset's value for each setting that is None.
 
-        Unless other values are set, a pretrained encoder that is not the preset's keeps its own preprocessing, a
-        pretrained language model that is not the preset's keeps its own chat template, and a pretrained encoder of
-        FEALLM is frozen. Paths of existing folders become absolute.
+        There are exceptions. A pretrained encoder other than the preset's keeps its own preprocessing, and a pretrained
+        language model other than the preset's keeps its own chat template. In FEALLM, a pretrained encoder is frozen.
+        Paths of existing folders become absolute.
         """
         preset = PRESETS[self.preset]
         values: dict[str, Any] = {item.name: getattr(self, item.name) for item in fields(self)}

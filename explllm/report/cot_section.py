@@ -37,7 +37,7 @@ def cot_section(metrics: Mapping[str, Any]) -> Section:
     return Section(
         "Explanations",
         text=f"Measured on the explanations of {count} face{'s' * (count != 1)}: the first faces of each expression in "
-        "turn, regardless of the predictions. The command explllm score measures every text of a run. The "
+        "turn, regardless of the predictions. The command `explllm score` measures every text of a run. The "
         "grounding gain is the F1 of each text on its own face minus the F1 after texts are swapped between faces with "
         "the same predicted class; 0 means that the texts describe the class, not the face. Scores of different judges "
         "are not comparable.",

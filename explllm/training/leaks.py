@@ -109,9 +109,9 @@ class ComparedFaces:
         """Read training images.
 
         Returns:
-            For each row, whether its image can be read and is older than the training; and the image's digest if its
-            file size equals that of a test image or of a sampled image of the data set, else None. This
-            includes newer images, because their content may still be the same.
+            For each row, whether its image is readable and was last changed before the training started. For each row,
+            the image's digest if its file is as large as that of a test image or of a sampled image of the data set,
+            else None. A newer image also has a digest, because its content may still be the same.
         """
         unchanged, content = np.zeros(len(record), bool), []
         faces = track(zip(record["image"], record["time"], strict=True), "comparing training images", len(record))
@@ -161,7 +161,10 @@ class _Digests:
 def _same_faces(
     boxes: Iterable[Any], content: Iterable[str | None], other_boxes: Iterable[Any], other_content: Iterable[str | None]
 ) -> np.ndarray:
-    """Return whether each face is among the others: in an identical file, with overlapping boxes if both have one."""
+    """Return whether each face is one of the others.
+
+    Two faces are the same if their files are identical and, where both have a box, the boxes overlap.
+    """
     known: dict[str | None, list[Any]] = defaultdict(list)
     for box, value in zip(other_boxes, other_content, strict=True):
         if value is not None:

@@ -46,7 +46,7 @@ class OnnxRegressor(Estimator):
                 with 24 columns contains the intensities.
             preset: Image preset that the model was trained with (default: from its metadata, otherwise small).
             size: Width and height of the input in pixels (default: the model's own, otherwise the preset's).
-            provider: Device of the model.
+            provider: Device on which the model runs.
             threads: CPU threads; all available cores by default.
 
         Raises:
