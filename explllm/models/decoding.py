@@ -29,7 +29,7 @@ from torch.distributed.fsdp import FSDPModule
 from transformers import Cache
 
 from explllm.models.cache import SharedPrefix, SlotCache
-from explllm.models.last_layer import last_mlp_at_end
+from explllm.models.last_layer import last_layer_at_end
 
 if TYPE_CHECKING:
     from explllm.models.explllm import ExpLLM
@@ -156,7 +156,7 @@ def prompt_logits(
         beginning = int((ids == model.config.image_token_id).nonzero()[0])
         if beginning * others >= _TOKENS_WORTH_A_PASS.get(ids.device.type, _MANY_TOKENS_WORTH_A_PASS):
             start, prefix = beginning, SharedPrefix()
-            with enough_threads(model, beginning), last_mlp_at_end(model.language, 1):
+            with enough_threads(model, beginning), last_layer_at_end(model.language, 1):
                 model.language(
                     inputs_embeds=model.get_input_embeddings()(ids[:beginning].unsqueeze(0)),
                     past_key_values=prefix,
@@ -170,7 +170,7 @@ def prompt_logits(
     mask = None if visible is None else attention_masks(model, visible[:, :, start:], positions[:, start:], positions)
     cache = prefix if decoder is None else decoder.select_new(faces, start, size)
     embeds = model.embed(ids[start:].expand(faces, -1), image_embeds)
-    with enough_threads(model, embeds[..., 0].numel()), last_mlp_at_end(model.language, max(keep, 1)):
+    with enough_threads(model, embeds[..., 0].numel()), last_layer_at_end(model.language, max(keep, 1)):
         return model.language(
             inputs_embeds=embeds,
             attention_mask=mask,

@@ -34,13 +34,13 @@ def fast_linear(model: nn.Module, merge: bool = True) -> Iterator[None]:
         for layer in model.modules():
             lora = layer if merge and is_lora_layer(layer) and not layer.disable_adapters else None
             base = layer if lora is None else lora.get_base_layer()
+            # Check the size first: for a small face, checking all layers takes as long as computing one.
+            large = type(base) is nn.Linear and base.weight.numel() >= _LARGE
+            onednn = large and base.weight.device.type == "cpu" and prefers_onednn()
+            if (lora is None and not onednn) or not _is_float32(base) or base.weight.is_meta:
+                continue
             # A layer with its own `forward` has accelerate hooks, or has already been replaced.
-            if not _is_float32(base) or "forward" in {*layer.__dict__, *base.__dict__}:
-                continue
-            if base.weight.is_meta or torch.is_autocast_enabled(base.weight.device.type):
-                continue
-            onednn = prefers_onednn() and base.weight.device.type == "cpu" and base.weight.numel() >= _LARGE
-            if lora is None and not onednn:
+            if "forward" in {*layer.__dict__, *base.__dict__} or torch.is_autocast_enabled(base.weight.device.type):
                 continue
             weight = base.weight if lora is None else merged_weight(lora)
             multiply = _onednn_linear if onednn else linear

@@ -6,6 +6,7 @@ Shape legend:
 
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from itertools import chain, islice, takewhile
 from numbers import Integral
@@ -155,7 +156,9 @@ def _score_in_batches(
     scores: list[torch.Tensor] = []
     # For a single face, and for large float32 models, merged copies of the weights cost more than they save.
     merge = count > 1 and sum(weight.numel() for weight in model.language.parameters()) < 1e9
-    with inference(model), fast_linear(model, merge=merge):
+    # Inference mode takes 5% less time for a small face, but it does not track the changes of weights under FSDP2.
+    fast = nullcontext() if isinstance(model, FSDPModule) else torch.inference_mode()
+    with inference(model), fast, fast_linear(model, merge=merge):
         while len(scores) < count:
             try:
                 pixels = pixel_values[len(scores) : len(scores) + size]

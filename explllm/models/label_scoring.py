@@ -84,6 +84,7 @@ def pack_unit_states(model: "ExpLLM", units: Sequence[str]) -> PackedLabels:
 
 
 @lru_cache(maxsize=8)  # packing takes 1/20 of the time to score one face with a small model
+@torch.inference_mode(False)  # a later call, with gradients, may use the cached tensors
 def pack(
     device: torch.device, prompt: tuple[int, ...], branches: tuple[tuple[tuple[int, ...], int], ...]
 ) -> PackedLabels:

@@ -5,13 +5,14 @@ Shape legend:
     S supervised tokens of the whole batch, H and W image height and width
 """
 
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any, Literal, Self, cast
 
 import torch
 from torch import nn
 from transformers import AutoModel, AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 
-from explllm.conversation.encoder import ConversationEncoder
+from explllm.conversation.encoder import IGNORED, ConversationEncoder
 from explllm.core.errors import InputError
 from explllm.core.expressions import Expression
 from explllm.faces.pixels import ImagePreset
@@ -20,6 +21,7 @@ from explllm.models.decoding import attention_masks
 from explllm.models.drafts import Drafts
 from explllm.models.feallm import FEALLMProjector
 from explllm.models.label_scoring import accepts_masks
+from explllm.models.last_layer import last_layer_at
 from explllm.models.lora import LoraSettings, add_lora
 from explllm.models.loss import (
     ExpLLMOutput,
@@ -341,16 +343,20 @@ class ExpLLMNetwork(MultiPartModel, PreTrainedModel):
             return ExpLLMOutput(action_units=units, expression_logits=expression_logits)
         embeds = self.embed(input_ids, image_embeds)  # (B, T, D)
         inputs: dict[str, Any] = {"inputs_embeds": embeds, "attention_mask": attention_mask, "use_cache": False}
-        tokens = None
+        tokens, needed = None, None
+        if labels is not None and (logits_at_labels_only or training_loss):
+            needed = nn.functional.pad(labels[:, 1:] != IGNORED, (0, 1))  # each token is predicted one position earlier
         if packed:
             tokens = torch.ones_like(input_ids, dtype=torch.bool) if attention_mask is None else attention_mask.bool()
             inputs |= self._packed(embeds, tokens)
-        if any(getattr(self.config.text_config, name, None) for name in _SPECIAL_HEADS):
-            logits = self.language(**inputs).logits
-            head: nn.Module = nn.Identity()
-        else:
-            logits = self.language.base_model(**inputs).last_hidden_state
-            head = self.language.get_output_embeddings()
+            needed = None if needed is None else needed[tokens][None]
+        with nullcontext() if needed is None else last_layer_at(self.language, needed):
+            if any(getattr(self.config.text_config, name, None) for name in _SPECIAL_HEADS):
+                logits = self.language(**inputs).logits
+                head: nn.Module = nn.Identity()
+            else:
+                logits = self.language.base_model(**inputs).last_hidden_state
+                head = self.language.get_output_embeddings()
         if tokens is not None:
             logits = logits.new_zeros(*tokens.shape, logits.shape[-1]).masked_scatter(tokens.unsqueeze(-1), logits)
         if labels is None:

@@ -379,26 +379,36 @@ def test_gradient_checkpointing_recomputes_every_layer(lora_settings, train, mod
     model = build(lora_settings)
     layers = [*(layer for name, layer in model.language.named_modules() if name.endswith(".self_attn"))]
     assert len(layers) == 2
-    calls = []
+    calls, positions = [], []
     for layer in layers:
         layer.register_forward_pre_hook(lambda *_: calls.append(1))
-    tokens, images = batch(model, recognition("Fear")), pixels(model, 1)
+    if model_type == "llama":
+        mlp = model.language.base_model.layers[-1].mlp
+        mlp.gate_proj.register_forward_pre_hook(lambda _, inputs: positions.append(inputs[0][..., 0].numel()))
+    tokens, images = batch(model, recognition("Fear"), explanation("Anger", COT)), pixels(model, 2)
 
-    def step():
+    def step(**options):
         calls.clear()
+        positions.clear()
         model.zero_grad()
         model.train()
-        model(images, tokens.input_ids, labels=tokens.labels).loss.backward()
+        model(images, tokens.input_ids, labels=tokens.labels, **options).loss.backward()
         return {name: w.grad.clone() for name, w in model.named_parameters() if w.grad is not None}
 
     plain = step()
     assert len(calls) == 2
+    supervised = step(training_loss=LossSettings())
+    if model_type == "llama":  # only the supervised positions, as only their output is used
+        assert positions == [int((tokens.labels != -100).sum())]
     model.gradient_checkpointing_enable()
-    checkpointed = step()
+    checkpointed = step(training_loss=LossSettings())
     assert len(calls) == 4  # each layer runs once more in the backward pass
-    assert checkpointed.keys() == plain.keys()
-    for name, gradient in checkpointed.items():
-        torch.testing.assert_close(gradient, plain[name], atol=1e-6, rtol=1e-5)
+    if model_type == "llama":  # all positions, because the backward pass computes them again
+        assert positions == 2 * [tokens.labels.numel()]
+    for found in (supervised, checkpointed):
+        assert found.keys() == plain.keys()
+        for name, gradient in found.items():
+            torch.testing.assert_close(gradient, plain[name], atol=1e-6, rtol=1e-5)
     model.eval()
     assert not any(module.training for module in model.modules())
     assert model.recognize_and_explain(np.zeros((30, 40, 3), np.uint8), max_new_tokens=2)

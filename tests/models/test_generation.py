@@ -18,7 +18,14 @@ from explllm.models.build import ConfigAndTokenizer, NetworkSettings, build, bui
 from explllm.models.decoding import Row, last_positions, prompt_logits
 from explllm.models.drafts import Drafts
 from explllm.models.generation import label_log_likelihoods, new_decoder, recognize_and_explain, unit_probabilities
-from explllm.models.label_scoring import pack_labels, pack_unit_states, score_packed, supports_packing
+from explllm.models.label_scoring import (
+    pack,
+    pack_labels,
+    pack_unit_states,
+    score_labels,
+    score_packed,
+    supports_packing,
+)
 
 LANGUAGES = {
     "llama": {"model_type": "llama", "num_key_value_heads": 2},
@@ -125,6 +132,17 @@ def peak_memory(function):
         total += event.nbytes()
         peak = max(peak, total)
     return peak
+
+
+def test_gradients_of_scores_after_a_recognition(model):
+    """Recognition runs in inference mode, whose tensors have no gradients; neither its result nor a cache keeps any."""
+    pixels = torch.randn(2, 3, model.image.size, model.image.size, requires_grad=True)
+    pack.cache_clear()
+    found = label_log_likelihoods(model, pixels.detach())
+    assert not found.is_inference()
+    scores = score_labels(model, model.encode_image(pixels))
+    torch.testing.assert_close(scores, found, atol=1e-5, rtol=0)
+    assert torch.autograd.grad(scores.logsumexp(1).sum(), pixels)[0].abs().max() > 0
 
 
 def test_peak_memory_of_label_scoring(make_model):

@@ -6,7 +6,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, LlamaConfig, MixtralConfig
 
-from explllm.models.last_layer import last_mlp_at_end
+from explllm.models.last_layer import last_layer_at_end
 
 SIZES = {
     "vocab_size": 60,
@@ -32,7 +32,7 @@ def test_same_logits_at_the_end(config):
         return language(input_ids=ids, use_cache=False).logits
 
     expected = logits()
-    with last_mlp_at_end(language, 2), ThreadPoolExecutor(1) as other:
+    with last_layer_at_end(language, 2), ThreadPoolExecutor(1) as other:
         found = logits()
         assert torch.equal(other.submit(logits).result(), expected)
     torch.testing.assert_close(found[:, -2:], expected[:, -2:], atol=1e-6, rtol=0)
