@@ -80,9 +80,9 @@ def main() -> None:
         runs = [model for model in report["models"] if model["name"].startswith(name)]
         cells = []
         for part, metric in METRICS.values():
-            values = [run.get(part, {}).get(metric) or 0.0 for run in runs]
+            values = [value for run in runs if (value := run.get(part, {}).get(metric)) is not None]
             spread = statistics.stdev(values) if len(values) > 1 else 0.0
-            cells.append(f"{statistics.mean(values):.3f} ± {spread:.3f}")
+            cells.append(f"{statistics.mean(values):.3f} ± {spread:.3f}" if len(values) == len(runs) else "-")
         print(f"| {name} | {' | '.join(cells)} |")
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Iterator, Sequence, Sized
 from itertools import islice
 from os import PathLike
+from os.path import expanduser
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, overload
@@ -261,8 +262,8 @@ class ExpLLM(ExpLLMNetwork):
         """Load a model from its folder. See `explllm.models.storage.load` for the errors.
 
         Args:
-            pretrained_model_name_or_path: A folder, or the name of a repository on the Hugging Face hub; by default the
-                model that comes with the package.
+            pretrained_model_name_or_path: A folder (``~`` is the home folder), or the name of a repository on the
+                Hugging Face hub; by default the model that comes with the package.
             revision: The revision on the hub.
             dtype: Data type of the frozen base weights, or ``auto`` for the data type of their files; by default, as
                 saved.
@@ -281,7 +282,7 @@ class ExpLLM(ExpLLMNetwork):
         """
         return storage.load(
             cls,
-            shipped_model() if pretrained_model_name_or_path is None else pretrained_model_name_or_path,
+            shipped_model() if pretrained_model_name_or_path is None else expanduser(pretrained_model_name_or_path),
             revision=revision,
             dtype=torch_dtype if dtype is None else dtype,
             device=device,
