@@ -158,7 +158,8 @@ def _score_in_batches(
     merge = count > 1 and sum(weight.numel() for weight in model.language.parameters()) < 1e9
     # Inference mode takes 5% less time for a small face, but it does not track the changes of weights under FSDP2.
     fast = nullcontext() if isinstance(model, FSDPModule) else torch.inference_mode()
-    with inference(model), fast, fast_linear(model, merge=merge):
+    # Merge outside inference mode: another thread may need gradients through the merged weights.
+    with inference(model), fast_linear(model, merge=merge), fast:
         while len(scores) < count:
             try:
                 pixels = pixel_values[len(scores) : len(scores) + size]

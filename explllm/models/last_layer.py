@@ -6,7 +6,7 @@ Shape legend:
 
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
 from torch import nn
@@ -22,7 +22,7 @@ def last_layer_at_end(language: PreTrainedModel, count: int) -> AbstractContextM
     threads are not affected.
 
     Args:
-        language: A language model. Nothing changes in a layer without a dense ``mlp``.
+        language: A language model. Nothing changes in a layer with convolutions over tokens or without a dense ``mlp``.
         count: Number of positions at the end, at least 1.
     """
 
@@ -36,12 +36,15 @@ def last_layer_at(language: PreTrainedModel, needed: torch.Tensor) -> AbstractCo
     """Like `last_layer_at_end`, but at any positions, such as the supervised ones in training.
 
     With activation checkpointing, nothing changes: the backward pass computes the layer again, outside the context.
+    Without a position, nothing changes either, because some layers cannot process zero tokens.
 
     Args:
         language: A language model.
         needed: (B, T) bool, True at the S positions whose output is needed.
     """
     places = needed.nonzero(as_tuple=True)
+    if not len(places[0]):
+        return nullcontext()
 
     def select(states: torch.Tensor) -> torch.Tensor:
         rows, columns = (indices.to(states.device) for indices in places)  # with a device map, layers are spread
@@ -71,7 +74,9 @@ def _last_layer(
     layer = layers[-1] if isinstance(layers, nn.ModuleList) and len(layers) else nn.Module()
     mlp = getattr(layer, "mlp", None)
     recomputed = torch.is_grad_enabled() and getattr(layer, "gradient_checkpointing", False)
-    if mlp is None or hasattr(mlp, "experts") or recomputed:
+    # Short convolutions mix the queries or outputs of neighboring tokens, so they need them at all positions.
+    mixed = any(isinstance(module, nn.Conv1d) for module in layer.modules())
+    if mlp is None or hasattr(mlp, "experts") or recomputed or mixed:
         yield
         return
     thread, size = threading.get_ident(), 0

@@ -3,6 +3,7 @@
 import gc
 import weakref
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import pytest
@@ -143,6 +144,25 @@ def test_gradients_of_scores_after_a_recognition(model):
     scores = score_labels(model, model.encode_image(pixels))
     torch.testing.assert_close(scores, found, atol=1e-5, rtol=0)
     assert torch.autograd.grad(scores.logsumexp(1).sum(), pixels)[0].abs().max() > 0
+
+
+def test_gradients_during_a_recognition_in_another_thread(lora_settings):
+    """While the weights are merged, the gradients of another thread go through the merged weights."""
+    model = build(lora_settings)
+    pixels = torch.randn(2, 3, model.image.size, model.image.size)
+
+    def gradient():
+        inputs = pixels.clone().requires_grad_()
+        return torch.autograd.grad(score_labels(model, model.encode_image(inputs)).logsumexp(1).sum(), inputs)[0]
+
+    expected = gradient()
+    with ThreadPoolExecutor(1) as other:
+
+        def score(inputs):
+            torch.testing.assert_close(other.submit(gradient).result(), expected)
+            return score_labels(model, model.encode_image(inputs))
+
+        generation._score_in_batches(model, pixels, score)
 
 
 def test_peak_memory_of_label_scoring(make_model):
