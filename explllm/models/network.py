@@ -56,7 +56,13 @@ _HEAD_WIDTH = 128
 """Width of each unit's features in the action unit head."""
 
 # Models with these settings scale or cap their logits in their own forward method.
-_SPECIAL_HEADS = ("final_logit_softcapping", "logit_scale", "logits_scaling")
+_SPECIAL_HEADS = (
+    "final_logit_softcapping",
+    "logit_scale",
+    "logits_mup_width_multiplier",
+    "logits_scaling",
+    "output_logit_soft_cap",
+)
 
 
 class ExpLLMNetwork(MultiPartModel, PreTrainedModel):

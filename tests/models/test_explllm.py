@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch.nn import functional
 from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface
 
@@ -14,6 +15,7 @@ from explllm.app.explainer import Explainer
 from explllm.conversation.messages import explanation, recognition
 from explllm.core.action_units import FEAFA
 from explllm.core.errors import CheckpointError, ConfigError, ImageError, InputError, MissingPathError
+from explllm.core.expressions import LABEL_SETS
 from explllm.models.build import NetworkSettings, build
 from explllm.models.generation import unit_probabilities
 from explllm.models.kernels import check_packing
@@ -159,6 +161,32 @@ def test_packing_in_other_language_models(kind):
         padded, packed = model(*given).logits, model(*given, packed=True).logits
     present = tokens.attention_mask.bool()
     torch.testing.assert_close(packed[present], padded[present], atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"model_type": "gemma2", "head_dim": 16, "final_logit_softcapping": 2.0},
+        {"model_type": "granite", "logits_scaling": 8.0},
+        {"model_type": "xlstm", "num_heads": 2},
+    ],
+    ids=lambda fields: fields["model_type"],
+)
+def test_logits_are_the_language_models_own(fields):
+    """Some language models scale or cap their logits outside their output layer."""
+    sizes = {"hidden_size": 64, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
+    fields = sizes | {"num_key_value_heads": 4} | fields
+    model = build(NetworkSettings(preset="tiny", language=fields, labels=list(LABEL_SETS["rafdb"]), vocabulary=400))
+    for weight in model.language.parameters():
+        torch.nn.init.normal_(weight, std=0.2)
+    tokens, images = batch(model, recognition("Fear")), pixels(model, 1)
+    with torch.no_grad():
+        embeds = model.embed(tokens.input_ids, model.encode_image(images))
+        expected = model.language(inputs_embeds=embeds, use_cache=False).logits
+        output = model(images, tokens.input_ids, labels=tokens.labels, training_loss=LossSettings())
+        torch.testing.assert_close(model(images, tokens.input_ids).logits, expected)
+    own = functional.cross_entropy(expected[0, :-1], tokens.labels[0, 1:])
+    torch.testing.assert_close(output.loss, own)
 
 
 def test_each_row_depends_on_its_own_image(tiny_model):
