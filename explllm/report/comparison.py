@@ -54,8 +54,8 @@ def pair_sentences(comparison: Comparison) -> list[str]:
         sentences.append(
             f"{pair.first} minus {pair.second}: {100 * pair.difference:+.1f} points of accuracy (95% interval {low} to "
             f"{high}), {verdict}: McNemar's test, {pair.method}, {p_value}. Of {len(comparison.faces)} faces, only "
-            f"{pair.first} recognizes {pair.only_first}, only {pair.second} recognizes {pair.only_second}, both "
-            f"recognize {pair.both}, and neither recognizes {pair.neither}."
+            f"{pair.first} recognizes {pair.only_first}, only {pair.second} {pair.only_second}, both {pair.both}, and "
+            f"neither {pair.neither}."
         )
     return sentences
 
