@@ -5,7 +5,9 @@ import os
 import select
 import signal
 import sys
-from collections.abc import Callable, Collection, Sequence
+import threading
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager
 from importlib import import_module
 from io import TextIOWrapper
 
@@ -150,7 +152,26 @@ def _call(function: Callable[..., int | None], prog: str, arguments: list[str]) 
     # Deferred import: `explllm --help` needs no parser.
     from explllm.commands.parser import run_command
 
-    return run_command(function, prog, arguments, getattr(function, "more", None))
+    with _sigterm_like_ctrl_c():
+        return run_command(function, prog, arguments, getattr(function, "more", None))
+
+
+@contextmanager
+def _sigterm_like_ctrl_c() -> Iterator[None]:
+    """Raise `Terminated` on SIGTERM: unfinished outputs are deleted and finished work is kept, as after Ctrl-C."""
+
+    def terminate(*_: object) -> None:
+        raise Terminated
+
+    # Python allows signal handlers only in the main thread.
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    previous = signal.signal(signal.SIGTERM, terminate)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, previous)
 
 
 def _known(name: str, table: Collection[str], prog: str) -> str:

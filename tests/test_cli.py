@@ -17,7 +17,7 @@ import torch
 import yaml
 from PIL import Image
 
-from explllm import __version__
+from explllm import ExpLLM, __version__
 from explllm.cli import COMMANDS, main
 from explllm.core.manifest import Manifest
 
@@ -424,6 +424,15 @@ def test_closed_outputs(tmp_path):
     for words, expected in (("", 0), ("models --json", 0), ("recognize missing.jpg", 2)):
         done = subprocess.run(["sh", "-c", f"{command} {words} >&- 2>&-"], stdin=subprocess.DEVNULL, cwd=tmp_path)
         assert done.returncode == expected
+
+
+def test_sigterm_deletes_unfinished_outputs(explllm, fitted, tmp_path, monkeypatch):
+    """A job scheduler's signal ends every command as Ctrl-C does; by default, it would end the process at once."""
+    monkeypatch.setattr(ExpLLM, "weights_to_save", lambda *_: os.kill(os.getpid(), signal.SIGTERM))
+    handler = signal.getsignal(signal.SIGTERM)
+    done = explllm("convert", "merge", fitted / "model", "merged")
+    assert (done.status, done.err) == (143, "terminated.\n")
+    assert signal.getsignal(signal.SIGTERM) is handler and not list(tmp_path.iterdir())
 
 
 INTERRUPTED = """

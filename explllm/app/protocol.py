@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Field
@@ -135,11 +136,16 @@ def answer_schema() -> dict[str, Any]:
     }
 
 
-def requested_fields(response_format: ResponseFormat | None) -> list[str] | None:
+def requested_fields(response_format: ResponseFormat | None, labels: Iterable[str]) -> list[str] | None:
     """Return the requested fields of a JSON answer (empty list: all fields), or None for a plain-text answer.
 
+    Args:
+        response_format: The format that a request asks for.
+        labels: The expressions that the model knows.
+
     Raises:
-        RequestError: If the schema asks for a field that no answer has, or gives a field the wrong type.
+        RequestError: If the schema asks for a field that no answer has, gives a field the wrong type, or does not allow
+            all of its values.
     """
     if response_format is None or response_format.type == "text":
         return None
@@ -157,7 +163,22 @@ def requested_fields(response_format: ResponseFormat | None) -> list[str] | None
         if isinstance(kind, str) and kind not in _types(ours[name]):
             message = f"The schema's field {name!r} is of type {kind[:100]!r}, not {' or '.join(_types(ours[name]))}."
             raise RequestError(400, message, "invalid_json_schema")
+        allowed = _allowed_values(schema, response_format.json_schema.schema_)
+        if allowed is not None and not (name == "expression" and {*labels} <= {*map(str, allowed)}):
+            values = f"one of {', '.join(labels)}" if name == "expression" else "any value of its type"
+            message = f"The schema limits the values of {name!r}. The answer can be {values}."
+            raise RequestError(400, message, "invalid_json_schema")
     return list(properties)
+
+
+def _allowed_values(schema: Any, root: dict[str, Any]) -> list[Any] | None:
+    """Return the values that ``enum`` or ``const`` allows, or None if any value is allowed."""
+    if isinstance(schema, dict) and str(schema.get("$ref")).startswith("#/$defs/"):  # as Pydantic writes an Enum
+        definitions = root.get("$defs")
+        schema = definitions.get(schema["$ref"].removeprefix("#/$defs/")) if isinstance(definitions, dict) else None
+    if not isinstance(schema, dict):
+        return None
+    return [schema["const"]] if "const" in schema else schema.get("enum")
 
 
 def _types(schema: dict[str, Any]) -> list[str]:

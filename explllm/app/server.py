@@ -204,7 +204,7 @@ class _Server:
         await self.describe_model(body.model)
         if refused := [name for name in _UNSUPPORTED if (body.model_extra or {}).get(name)]:
             raise RequestError(400, f"{refused[0]} is not supported.", "unsupported_parameter")
-        fields = requested_fields(body.response_format)
+        fields = requested_fields(body.response_format, self.explainer.model.labels or ())
         limit = min(body.max_completion_tokens or body.max_tokens or 10**9, self.explainer.max_new_tokens)
         photograph, job = await self._open(picture_url(body.messages), limit)
         identity = {"id": f"chatcmpl-{uuid.uuid4().hex}", "created": int(time.time()), "model": self.settings.name}

@@ -2,8 +2,6 @@
 
 import os
 import re
-import signal
-import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -11,7 +9,7 @@ from dataclasses import fields
 from pathlib import Path
 
 from explllm.commands.parser_errors import one_sentence
-from explllm.core.errors import ConfigError, MissingPathError, Terminated
+from explllm.core.errors import ConfigError, MissingPathError
 from explllm.core.files import check_writable
 from explllm.llm.settings import ChatSettings
 
@@ -84,13 +82,6 @@ def keep_finished(keep: Callable[[], str]) -> Iterator[None]:
         ConfigError: After an out-of-memory error, with the sentence.
         Exception: Any other error of the block, with the sentence as a note.
     """
-
-    def terminate(*_: object) -> None:
-        raise Terminated
-
-    # Python allows signal handlers only in the main thread.
-    handles = threading.current_thread() is threading.main_thread()
-    previous = signal.signal(signal.SIGTERM, terminate) if handles else None
     try:
         yield
     except KeyboardInterrupt as stop:
@@ -106,9 +97,6 @@ def keep_finished(keep: Callable[[], str]) -> Iterator[None]:
             ) from error
         error.add_note(sentence)
         raise
-    finally:
-        if handles:
-            signal.signal(signal.SIGTERM, previous)
 
 
 def check_root(root: Path | None) -> None:

@@ -1,6 +1,7 @@
 """Atomic writes: a file or folder appears under its name only once it is complete."""
 
 import json
+import logging
 import os
 import shutil
 import tempfile
@@ -11,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from explllm.core.errors import ConfigError, MissingPathError
+
+_log = logging.getLogger(__name__)
 
 METRICS_FILE = "metrics.json"
 """Name of the file with a run's metrics, inside its run folder."""
@@ -100,14 +103,38 @@ def atomic_write_folder(path: str | PathLike[str]) -> Iterator[Path]:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def update_json(path: str | PathLike[str], values: dict[str, Any]) -> dict[str, Any]:
-    """Add or replace keys in a JSON file, which is created if it does not exist, and return its full content."""
+def update_json(path: str | PathLike[str], values: dict[str, Any], replace_prefix: str | None = None) -> dict[str, Any]:
+    """Add or replace keys in a JSON file, which is created if it does not exist, and return its full content.
+
+    A damaged file is renamed to NAME.damaged with a warning, because work that took hours may end with this call.
+
+    Args:
+        path: The file; it contains a JSON object.
+        values: The keys to add or replace.
+        replace_prefix: Remove existing keys with this prefix first.
+    """
     target = Path(path)
-    content = json.loads(target.read_text(encoding="utf-8")) if target.is_file() else {}
+    content = _read_object(target) if target.is_file() else {}
+    if replace_prefix is not None:
+        content = {name: value for name, value in content.items() if not name.startswith(replace_prefix)}
     content |= values
     with atomic_write(target) as temporary:
         temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
     return content
+
+
+def _read_object(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if isinstance(content, dict):
+            return content
+        reason = f"expected a JSON object, found a {type(content).__name__}"
+    except ValueError as error:  # UnicodeDecodeError too
+        reason = str(error)
+    damaged = path.with_name(f"{path.name}.damaged")
+    os.replace(path, damaged)
+    _log.warning("%s is damaged (%s) and starts empty; the old file is now %s.", path, reason, damaged.name)
+    return {}
 
 
 def read_settings(path: Path) -> dict[str, Any]:

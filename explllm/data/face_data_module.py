@@ -336,7 +336,8 @@ class FaceDataModule(LightningDataModule):
             frame = frame.loc[remaining if len(remaining) else frame.index[-1:]]
         if frame.empty:
             splits = ", ".join(f"{name} {count:,}" for name, count in self.frame()["split"].value_counts().items())
-            fraction = "" if split == "train" else f", or hold some out with `data.{split}_fraction`"
+            # Every data module has `val_fraction`, but only those that read folders have `test_fraction`.
+            fraction = f", or hold some out with `data.{split}_fraction`" if hasattr(self, f"{split}_fraction") else ""
             raise ManifestError(
                 f"the `{split}` split has no rows (rows: {splits})",
                 where=self._where(),

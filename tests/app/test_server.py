@@ -115,9 +115,22 @@ def test_json_answers(client, address, pictures, data_url, expected):
     own = {"name": "own", "schema": {"type": "object", "properties": properties}}
     answer = client.chat.completions.create(**asked, response_format={"type": "json_schema", "json_schema": own})
     assert list(json.loads(answer.choices[0].message.content)) == ["expression", "conclusion"]
-    for properties in ({"age": {"type": "integer"}}, {"expression": {"type": "array"}}):
+    # Schemas from Pydantic classes with a Literal or an Enum.
+    own["schema"] = {"$defs": {"Name": {"enum": [*recognition.probabilities]}}}
+    for limited in ({"$ref": "#/$defs/Name"}, {"enum": [*recognition.probabilities, "Other"]}):
+        own["schema"]["properties"] = {"expression": limited}
+        answer = client.chat.completions.create(**asked, response_format={"type": "json_schema", "json_schema": own})
+        assert json.loads(answer.choices[0].message.content) == {"expression": recognition.expression}
+    own["schema"]["$defs"]["Name"]["enum"].remove(recognition.expression)
+    for properties, message in (
+        ({"age": {"type": "integer"}}, "asks for 'age'"),
+        ({"expression": {"type": "array"}}, "of type 'array'"),
+        ({"expression": {"enum": ["happy", "sad"]}}, "can be one of Surprise, Fear"),
+        ({"expression": {"$ref": "#/$defs/Name"}}, "limits the values of 'expression'"),
+        ({"conclusion": {"const": "Happy."}}, "can be any value of its type"),
+    ):
         own["schema"]["properties"] = properties
-        with pytest.raises(openai.BadRequestError, match="schema"):
+        with pytest.raises(openai.BadRequestError, match=message):
             client.chat.completions.create(**asked, response_format={"type": "json_schema", "json_schema": own})
     status, text = get(address, "/schema")
     assert status == 200 and json.loads(text) == answer_schema()

@@ -109,6 +109,10 @@ def test_validation_without_validation_faces(ready, drawn_faces, tmp_path):
         match=r"the `val` split has no rows \(rows: train 56, test 27\) \[.*table.parquet\].*`data.val_fraction`",
     ):
         ready(ManifestFaces(*table), "validate").val_dataloader()
+    # There is no setting that holds out test faces of a manifest.
+    Manifest(frame[frame["split"] != "test"], drawn_faces).write(tmp_path / "untested.parquet")
+    with pytest.raises(ManifestError, match=r"Set the column `split` of some rows to `test`\.$"):
+        ready(ManifestFaces(tmp_path / "untested.parquet", drawn_faces), "test").test_dataloader()
     data = ready(ManifestFaces(*table, val_fraction=0.25))
     assert data.trainer.limit_val_batches == 1.0
     people = {split: set(data.frame(split)["identity"]) for split in ("train", "val", "test")}

@@ -1,7 +1,6 @@
 """The base class of all run folders: the model, metrics, the table of predictions, and the training time."""
 
 import hashlib
-import json
 import shutil
 import time
 from pathlib import Path
@@ -13,7 +12,7 @@ from rich import get_console
 from rich.markup import escape
 
 from explllm import __version__
-from explllm.core.files import METRICS_FILE, PREDICT_FOLDER, PREDICTIONS_FILE, atomic_write, update_json
+from explllm.core.files import METRICS_FILE, PREDICT_FOLDER, PREDICTIONS_FILE, update_json
 from explllm.core.manifest import Manifest
 from explllm.data.dataset import Batch
 from explllm.models.configuration import joined_notes
@@ -205,15 +204,10 @@ class BaseRunFolder(Callback):
     ) -> dict[str, Any]:
         """Add metrics to ``metrics.json`` after removing those whose names begin with `replace_prefix`."""
         # pyrefly: ignore[missing-attribute]
-        path, note = self.run_dir / METRICS_FILE, trainer.datamodule.training_data_note
-        existing = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        note = trainer.datamodule.training_data_note
+        written = {**metrics, "training_data_note": note, "explllm": __version__}
         # An earlier test may have other metric names, because it may have had other expressions or units.
-        if replace_prefix is not None:
-            existing = {name: value for name, value in existing.items() if not name.startswith(replace_prefix)}
-        written = {**existing, **metrics, "training_data_note": note, "explllm": __version__}
-        with atomic_write(path) as temporary:
-            temporary.write_text(json.dumps(written, indent=2) + "\n", encoding="utf-8")
-        return written
+        return update_json(self.run_dir / METRICS_FILE, written, replace_prefix)
 
     def _write_predictions(self, manifest: Manifest) -> None:
         manifest.write(self.predictions)
