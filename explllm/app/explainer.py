@@ -140,7 +140,7 @@ class Explainer:
         self._thread.join()
 
     def _run(self) -> None:
-        with inference(self.model), fast_linear(self.model):
+        with inference(self.model), fast_linear(self.model, output=self.model.language.get_output_embeddings()):
             decoder = self._new_decoder()
             while not self._closed:
                 recognitions, explanations = self._take(decoder)

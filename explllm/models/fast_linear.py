@@ -1,9 +1,14 @@
-"""Faster linear layers for inference: LoRA is merged, and oneDNN replaces MKL where it is faster."""
+"""Faster linear layers for inference: LoRA is merged, and oneDNN replaces MKL where it is faster.
+
+A decoding step of a small model spends most of its time in the output layer, whose weights are copied to the layout of
+oneDNN's kernels once. Otherwise, MKL and oneDNN rearrange all weights in each call with more than one row.
+"""
 
 import functools
 import platform
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, MutableMapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TypeGuard, cast
@@ -12,15 +17,21 @@ import torch
 from torch import nn
 from torch.distributed.tensor import DTensor
 from torch.nn.functional import linear
+from torch.utils.weak import WeakTensorKeyDictionary
 
 from explllm.models.lora import is_lora_layer, merged_weight
 
 _LARGE = 150_000
 """Minimum number of weights in a layer for oneDNN to be faster: a call to oneDNN has a higher fixed cost."""
 
+_FEW_ROWS = 8
+"""Number of rows for which the layout of packed weights is chosen; it is a good layout for more rows, too."""
+_SAMPLES = 64
+"""Number of weights that are compared to find out whether packed weights are outdated."""
+
 
 @contextmanager
-def fast_linear(model: nn.Module, merge: bool = True) -> Iterator[None]:
+def fast_linear(model: nn.Module, merge: bool = True, output: nn.Module | None = None) -> Iterator[None]:
     """Use faster linear layers without gradients inside the context; the model's own weights do not change.
 
     Only layers that compute in float32 are replaced: in bfloat16, rounding would lose most of a merged update.
@@ -28,6 +39,8 @@ def fast_linear(model: nn.Module, merge: bool = True) -> Iterator[None]:
     Args:
         model: A model, with or without LoRA.
         merge: Merge LoRA. This copies each adapted weight, which pays off over the many passes that generate a text.
+        output: The output layer of the language model. If oneDNN is used, a copy of its weights is kept for later
+            calls: 33 MB for a vocabulary of 32,000 and a width of 256, and 524 MB for a 7B model.
     """
     replaced: list[nn.Module] = []
     try:
@@ -43,7 +56,9 @@ def fast_linear(model: nn.Module, merge: bool = True) -> Iterator[None]:
             if "forward" in {*layer.__dict__, *base.__dict__} or torch.is_autocast_enabled(base.weight.device.type):
                 continue
             weight = base.weight if lora is None else merged_weight(lora)
-            multiply = _onednn_linear if onednn else linear
+            multiply: Callable[..., torch.Tensor] = _onednn_linear if onednn else linear
+            if onednn and layer is output and lora is None and not weight.is_inference():
+                multiply = partial(_onednn_linear, packed=_packed(weight))
             # The replacement is a single assignment, so another thread uses either the old or the new computation; the
             # two are equivalent.
             layer.forward = partial(multiply, weight=weight, bias=base.bias)
@@ -87,8 +102,37 @@ def multiply(states: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | No
     return linear(states, weight, bias)
 
 
-def _onednn_linear(states: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+@dataclass
+class _Packed:
+    """A copy of a layer's weights in oneDNN's layout."""
+
+    weight: torch.Tensor
+    origin: tuple[int, int]
+    """Version and address of the original weights."""
+    samples: torch.Tensor
+    """Some of the original weights, because changes of ``weight.data`` do not count as a new version."""
+
+
+_packed_weights: MutableMapping[torch.Tensor, _Packed] = WeakTensorKeyDictionary()
+
+
+def _packed(weight: torch.Tensor) -> torch.Tensor:
+    """Return a copy of weights (O, I) in oneDNN's layout; the copy is kept as long as the weights do not change."""
+    weights = weight.detach()
+    origin, samples = (weight._version, weight.data_ptr()), weights.reshape(-1)[:: -(-weight.numel() // _SAMPLES)]
+    known = _packed_weights.get(weight)
+    if known is None or known.origin != origin or not torch.equal(known.samples, samples):
+        with torch.inference_mode(False), torch.no_grad():
+            packed = torch.ops.mkldnn._reorder_linear_weight(weights, _FEW_ROWS)
+        known = _packed_weights[weight] = _Packed(packed, origin, samples.clone())
+    return known.weight
+
+
+def _onednn_linear(
+    states: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, packed: torch.Tensor | None = None
+) -> torch.Tensor:
     """Compute a linear layer with an operator that PyTorch's compiler uses and that has no gradient."""
     if torch.is_autocast_enabled("cpu"):  # enabled after the layer was replaced
         return linear(states, weight, bias)
-    return cast(torch.Tensor, torch.ops.mkldnn._linear_pointwise(states, weight, bias, "none", [], ""))
+    stored = weight if packed is None else packed
+    return cast(torch.Tensor, torch.ops.mkldnn._linear_pointwise(states, stored, bias, "none", [], ""))

@@ -159,7 +159,7 @@ def _score_in_batches(
     # Inference mode takes 5% less time for a small face, but it does not track the changes of weights under FSDP2.
     fast = nullcontext() if isinstance(model, FSDPModule) else torch.inference_mode()
     # Merge outside inference mode: another thread may need gradients through the merged weights.
-    with inference(model), fast_linear(model, merge=merge), fast:
+    with inference(model), fast_linear(model, merge, model.language.get_output_embeddings()), fast:
         while len(scores) < count:
             try:
                 pixels = pixel_values[len(scores) : len(scores) + size]
@@ -314,7 +314,7 @@ def _answers(
     results: dict[int, tuple[Recognition | None, str]] = {}
     rows = min(rows, model.max_batch_sizes.get("explanation", rows))
     decoder = new_decoder(model, labels, rows, max_new_tokens)
-    with inference(model), fast_linear(model):
+    with inference(model), fast_linear(model, output=model.language.get_output_embeddings()):
         while True:
             busy = decoder.any_rank_is_busy()
             # Under FSDP2, all ranks must make the same passes, so they begin new batches together.

@@ -1,5 +1,7 @@
 """Linear layers of inference give the values of plain ones; `test_lora.py` merges the variants of LoRA."""
 
+import gc
+
 import pytest
 import torch
 from torch import nn
@@ -33,3 +35,39 @@ def test_values_and_restored_layers(monkeypatch, onednn):
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16), fast_linear(model):
         assert "forward" not in float32.__dict__
     assert "forward" not in float32.__dict__ and hooked.forward is own
+
+
+@pytest.mark.skipif(not hasattr(torch.ops.mkldnn, "_linear_pointwise"), reason="PyTorch without oneDNN")
+def test_packed_weights_of_the_output_layer_follow_every_change(monkeypatch):
+    monkeypatch.setattr(module, "prefers_onednn", lambda: True)
+    monkeypatch.setattr(module, "_LARGE", 20_000)
+    packed, reorder = [], torch.ops.mkldnn._reorder_linear_weight
+    monkeypatch.setattr(torch.ops.mkldnn, "_reorder_linear_weight", lambda *a: packed.append(1) or reorder(*a))
+    torch.manual_seed(0)
+    layer, states = nn.Linear(32, 688), torch.randn(2, 5, 32)
+    model = nn.ModuleList([layer, nn.Linear(32, 688)])
+
+    def check():
+        expected = layer(states).detach()
+        for mode in (torch.no_grad(), torch.inference_mode()):
+            with mode, fast_linear(model, output=layer):
+                torch.testing.assert_close(layer(states), expected, atol=1e-5, rtol=0)
+                torch.testing.assert_close(layer(states[0, :1]), expected[0, :1], atol=1e-5, rtol=0)
+        return len(packed)
+
+    assert check() == check() == 1
+    with torch.autocast("cpu", torch.bfloat16), torch.no_grad():
+        assert layer(states).dtype == torch.bfloat16
+    with torch.no_grad(), fast_linear(model, output=layer), torch.autocast("cpu", torch.bfloat16):
+        assert layer(states).dtype == torch.bfloat16
+    with torch.no_grad():
+        layer.weight += 1
+    assert check() == 2
+    layer.weight.data.add_(1)  # as peft merges LoRA; the version stays the same
+    assert check() == 3
+    layer.weight.data = torch.randn(688, 32)
+    assert check() == 4
+    layer.weight = nn.Parameter(torch.randn(688, 32))
+    assert check() == 5
+    gc.collect()
+    assert sum(weight.shape == (688, 32) for weight in module._packed_weights) == 1  # the former copies are freed
