@@ -93,17 +93,20 @@ def test_model_opens_recognizes_and_explains(demo):
 def test_speculative_decoding_gives_the_same_texts_in_half_the_passes(demo):
     folder, _ = demo
     model = ExpLLM.from_pretrained(folder / "runs/demo/model")
-    images = sorted((folder / "data/drawn/test").glob("*.png"))[:48]
+    images = sorted((folder / "data/drawn/test").glob("*.png"))[:100]
     passes = []
     model.language.register_forward_pre_hook(lambda *_: passes.append(1))
-    model.speculate = False
-    expected, plain = model.recognize_and_explain(images, batch_size=1), len(passes)
-    model.speculate = True
-    for size in (1, 8):
+
+    def run(images, size, speculate):
         passes.clear()
-        results = model.recognize_and_explain(images, batch_size=size)
-        assert [text for _, text in results] == [text for _, text in expected]
-        assert len(passes) <= plain / (2 * size)
+        model.speculate = speculate
+        return [text for _, text in model.recognize_and_explain(images, batch_size=size)], len(passes)
+
+    expected, plain = run(images, 8, False)
+    texts, drafted = run(images, 8, True)
+    assert texts == expected and drafted <= plain / 2
+    assert run(images, 1, True)[0] == expected
+    assert run(images[:10], 1, True)[1] <= run(images[:10], 1, False)[1] / 2
 
 
 def test_shuffled_labels_fall_to_chance(explllm, drawn, tmp_path):
