@@ -171,7 +171,8 @@ def _sigterm_like_ctrl_c() -> Iterator[None]:
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, previous)
+        # None stands for a handler that was not installed by Python, which cannot be restored.
+        signal.signal(signal.SIGTERM, previous or signal.SIG_DFL)
 
 
 def _known(name: str, table: Collection[str], prog: str) -> str:

@@ -357,12 +357,12 @@ class ExpLLMNetwork(MultiPartModel, PreTrainedModel):
             inputs |= self._packed(embeds, tokens)
             needed = None if needed is None else needed[tokens][None]
         with nullcontext() if needed is None else last_layer_at(self.language, needed):
-            if any(getattr(self.config.text_config, name, None) for name in _SPECIAL_HEADS):
-                logits = self.language(**inputs).logits
-                head: nn.Module = nn.Identity()
-            else:
+            if _has_plain_head(self.language):
                 logits = self.language.base_model(**inputs).last_hidden_state
-                head = self.language.get_output_embeddings()
+                head: nn.Module = self.language.get_output_embeddings()
+            else:
+                logits = self.language(**inputs).logits
+                head = nn.Identity()
         if tokens is not None:
             logits = logits.new_zeros(*tokens.shape, logits.shape[-1]).masked_scatter(tokens.unsqueeze(-1), logits)
         if labels is None:
@@ -408,3 +408,14 @@ class ExpLLMNetwork(MultiPartModel, PreTrainedModel):
             ends, longest = nn.functional.pad(lengths.cumsum(0), (1, 0)).to(torch.int32), int(lengths.max())
             inputs |= {"cu_seq_lens_q": ends, "cu_seq_lens_k": ends, "max_length_q": longest, "max_length_k": longest}
         return inputs
+
+
+def _has_plain_head(language: PreTrainedModel) -> bool:
+    """Return whether the logits are the output layer's values for the last hidden states.
+
+    Some models scale or cap them, and others, such as BERT decoders, have more layers before the output layer.
+    """
+    if any(getattr(language.config, name, None) for name in _SPECIAL_HEADS):
+        return False
+    parts = {part for part in language.children() if next(part.parameters(), None) is not None}
+    return parts == {language.base_model, language.get_output_embeddings()}

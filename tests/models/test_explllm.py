@@ -169,11 +169,12 @@ def test_packing_in_other_language_models(kind):
         {"model_type": "gemma2", "head_dim": 16, "final_logit_softcapping": 2.0},
         {"model_type": "granite", "logits_scaling": 8.0},
         {"model_type": "xlstm", "num_heads": 2},
+        {"model_type": "bert", "is_decoder": True},
     ],
     ids=lambda fields: fields["model_type"],
 )
 def test_logits_are_the_language_models_own(fields):
-    """Some language models scale or cap their logits outside their output layer."""
+    """Some language models scale or cap their logits, or have more layers before their output layer."""
     sizes = {"hidden_size": 64, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
     fields = sizes | {"num_key_value_heads": 4} | fields
     model = build(NetworkSettings(preset="tiny", language=fields, labels=list(LABEL_SETS["rafdb"]), vocabulary=400))
