@@ -58,8 +58,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     Returns:
         The exit status: 0; 1 if part of the work failed or a check found a problem; 2 after a user error, which is
-        printed on one line; 130 after Ctrl-C; 143 after SIGTERM; 141 if the output pipe is closed, for example by
-        `head`.
+        printed on one line; 130 after Ctrl-C; 143 after SIGTERM (0 after both for `serve`); 141 if the output pipe is
+        closed, for example by `head`.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
     _open_closed_streams()
@@ -161,10 +161,11 @@ def _sigterm_like_ctrl_c() -> Iterator[None]:
     """Raise `Terminated` on SIGTERM: unfinished outputs are deleted and finished work is kept, as after Ctrl-C."""
 
     def terminate(*_: object) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a second signal must not interrupt the cleanup
         raise Terminated
 
-    # Python allows signal handlers only in the main thread.
-    if threading.current_thread() is not threading.main_thread():
+    # Python allows signal handlers only in the main thread. A signal that the parent process ignores stays ignored.
+    if threading.current_thread() is not threading.main_thread() or signal.getsignal(signal.SIGTERM) is signal.SIG_IGN:
         yield
         return
     previous = signal.signal(signal.SIGTERM, terminate)

@@ -428,11 +428,24 @@ def test_closed_outputs(tmp_path):
 
 def test_sigterm_deletes_unfinished_outputs(explllm, fitted, tmp_path, monkeypatch):
     """A job scheduler's signal ends every command as Ctrl-C does; by default, it would end the process at once."""
-    monkeypatch.setattr(ExpLLM, "weights_to_save", lambda *_: os.kill(os.getpid(), signal.SIGTERM))
-    handler = signal.getsignal(signal.SIGTERM)
-    done = explllm("convert", "merge", fitted / "model", "merged")
-    assert (done.status, done.err) == (143, "terminated.\n")
-    assert signal.getsignal(signal.SIGTERM) is handler and not list(tmp_path.iterdir())
+    remove = shutil.rmtree
+
+    def send(*_):
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    def send_again(*arguments, **options):
+        send()
+        remove(*arguments, **options)
+
+    monkeypatch.setattr(ExpLLM, "weights_to_save", send)
+    monkeypatch.setattr(shutil, "rmtree", send_again)
+    previous = signal.signal(signal.SIGTERM, handler := lambda *_: None)  # by default, pytest would end
+    try:
+        done = explllm("convert", "merge", fitted / "model", "merged")
+        assert (done.status, done.err) == (143, "terminated.\n")
+        assert signal.getsignal(signal.SIGTERM) is handler and not list(tmp_path.iterdir())
+    finally:
+        signal.signal(signal.SIGTERM, previous)
 
 
 INTERRUPTED = """

@@ -9,6 +9,7 @@ from pydantic import BaseModel, Field
 
 from explllm.app.errors import RequestError
 from explllm.app.explainer import Answer
+from explllm.core.expressions import Expression
 from explllm.models.generation import Recognition
 from explllm.report.json_lines import explain_schema
 
@@ -163,22 +164,46 @@ def requested_fields(response_format: ResponseFormat | None, labels: Iterable[st
         if isinstance(kind, str) and kind not in _types(ours[name]):
             message = f"The schema's field {name!r} is of type {kind[:100]!r}, not {' or '.join(_types(ours[name]))}."
             raise RequestError(400, message, "invalid_json_schema")
-        allowed = _allowed_values(schema, response_format.json_schema.schema_)
-        if allowed is not None and not (name == "expression" and {*labels} <= {*map(str, allowed)}):
-            values = f"one of {', '.join(labels)}" if name == "expression" else "any value of its type"
+        alternatives = _alternatives(schema, response_format.json_schema.schema_.get("$defs"))
+        possible = _possible_values(name, labels)
+        allows_all = possible and all(any(_allows(part, value) for part in alternatives) for value in possible)
+        if any("enum" in part or "const" in part for part in alternatives) and not allows_all:
+            values = f"one of {', '.join(map(str, possible))}" if possible else "any value of its type"
             message = f"The schema limits the values of {name!r}. The answer can be {values}."
             raise RequestError(400, message, "invalid_json_schema")
     return list(properties)
 
 
-def _allowed_values(schema: Any, root: dict[str, Any]) -> list[Any] | None:
-    """Return the values that ``enum`` or ``const`` allows, or None if any value is allowed."""
-    if isinstance(schema, dict) and str(schema.get("$ref")).startswith("#/$defs/"):  # as Pydantic writes an Enum
-        definitions = root.get("$defs")
-        schema = definitions.get(schema["$ref"].removeprefix("#/$defs/")) if isinstance(definitions, dict) else None
-    if not isinstance(schema, dict):
-        return None
-    return [schema["const"]] if "const" in schema else schema.get("enum")
+def _possible_values(name: str, labels: Iterable[str]) -> list[Any]:
+    """Return all values that a field of an answer can have; empty if there are too many to list."""
+    if name == "expression":
+        return [*map(str, labels)]
+    # A text may conclude an expression that is not one of the model's labels.
+    return {"concluded": [*map(str, Expression), None], "conclusion_agrees": [True, False]}.get(name, [])
+
+
+def _alternatives(schema: Any, definitions: Any) -> list[dict[str, Any]]:
+    """Return the schemas of which a value must fulfil one, with references as Pydantic writes them resolved."""
+
+    def resolved(part: Any) -> dict[str, Any]:
+        name = str(part.get("$ref")).removeprefix("#/$defs/") if isinstance(part, dict) else ""
+        found = definitions[name] if isinstance(definitions, dict) and name in definitions else part
+        return found if isinstance(found, dict) else {}
+
+    first = resolved(schema)
+    parts = first.get("anyOf")
+    return [resolved(part) for part in parts] if isinstance(parts, list) else [first]
+
+
+def _allows(schema: dict[str, Any], value: Any) -> bool:
+    """Return whether the keywords `type`, `enum` and `const` of a schema allow a value."""
+    kinds, values = schema.get("type"), schema.get("enum")
+    names = {str: "string", bool: "boolean", type(None): "null"}
+    return (
+        (kinds is None or names[type(value)] in (kinds if isinstance(kinds, list) else [kinds]))
+        and (not isinstance(values, list) or value in values)
+        and schema.get("const", value) == value
+    )
 
 
 def _types(schema: dict[str, Any]) -> list[str]:

@@ -59,4 +59,6 @@ def _is_tested(run: Path) -> bool:
         metrics = json.loads(path.read_text(encoding="utf-8"))
     except ValueError:
         return False  # a damaged file
+    if not isinstance(metrics, dict):
+        return False
     return "fit/steps" not in metrics or any(name.startswith("test/") for name in metrics)

@@ -133,7 +133,7 @@ def _read_object(path: Path) -> dict[str, Any]:
         reason = str(error)
     damaged = path.with_name(f"{path.name}.damaged")
     os.replace(path, damaged)
-    _log.warning("%s is damaged (%s) and starts empty; the old file is now %s.", path, reason, damaged.name)
+    _log.warning("%s is damaged (%s). It was renamed to %s, and a new file was started.", path, reason, damaged.name)
     return {}
 
 

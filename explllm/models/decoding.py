@@ -40,8 +40,8 @@ _MAX_TOKENS = 9
 _CONFIDENCE = 0.3
 """Minimum estimated probability that drafts are right; less likely drafts cost more time than they save."""
 _TOKENS_PER_PASS = {"cpu": 40}
-"""Maximum number of tokens in a pass, over all rows, if rows have more than one draft each; more would cost more time
-than they save. On other devices, `_MANY_TOKENS`."""
+"""Maximum number of tokens in a pass, over all rows; on other devices, `_MANY_TOKENS`. With more rows, a CPU still
+processes one draft per row."""
 _MANY_TOKENS = 256
 """A GPU reads all weights in each pass, so up to this many tokens cost little extra time."""
 _TOKENS_WORTH_A_PASS = {"cpu": 128}
@@ -324,8 +324,8 @@ class Decoder:
         if not (self.model.speculate and self.packs):
             return []
         remaining = self.max_new_tokens - (len(row.text) - row.prompt)
-        # One draft per row saves time in larger batches, too.
-        affordable = max(_TOKENS_PER_PASS.get(self.model.device.type, _MANY_TOKENS) // rows, 2)
+        device = self.model.device.type
+        affordable = max(_TOKENS_PER_PASS.get(device, _MANY_TOKENS) // rows, 2 if device == "cpu" else 1)
         return self.model.drafts.propose(row.text, min(_MAX_TOKENS, affordable, remaining) - 1, _CONFIDENCE)
 
     def _accept(self, row: Row, draft: list[int], predicted: list[int]) -> None:

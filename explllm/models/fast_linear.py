@@ -1,14 +1,13 @@
 """Faster linear layers for inference: LoRA is merged, and oneDNN replaces MKL where it is faster.
 
 A decoding step of a small model spends most of its time in the output layer, whose weights are copied to the layout of
-oneDNN's kernels once. Otherwise, MKL and oneDNN rearrange all weights in each call with more than one row.
+oneDNN's kernels once. Without this copy, MKL and oneDNN rearrange all weights in each call with more than one row.
 """
 
 import functools
 import platform
 from collections.abc import Callable, Iterator, MutableMapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TypeGuard, cast
@@ -26,8 +25,6 @@ _LARGE = 150_000
 
 _FEW_ROWS = 8
 """Number of rows for which the layout of packed weights is chosen; it is a good layout for more rows, too."""
-_SAMPLES = 64
-"""Number of weights that are compared to find out whether packed weights are outdated."""
 
 
 @contextmanager
@@ -40,7 +37,8 @@ def fast_linear(model: nn.Module, merge: bool = True, output: nn.Module | None =
         model: A model, with or without LoRA.
         merge: Merge LoRA. This copies each adapted weight, which pays off over the many passes that generate a text.
         output: The output layer of the language model. If oneDNN is used, a copy of its weights is kept for later
-            calls: 33 MB for a vocabulary of 32,000 and a width of 256, and 524 MB for a 7B model.
+            calls (33 MB for a vocabulary of 32,000 and a width of 256, 524 MB for a 7B model), which pays off if a text
+            is generated. The copy is updated when the context is entered.
     """
     replaced: list[nn.Module] = []
     try:
@@ -58,7 +56,8 @@ def fast_linear(model: nn.Module, merge: bool = True, output: nn.Module | None =
             weight = base.weight if lora is None else merged_weight(lora)
             multiply: Callable[..., torch.Tensor] = _onednn_linear if onednn else linear
             if onednn and layer is output and lora is None and not weight.is_inference():
-                multiply = partial(_onednn_linear, packed=_packed(weight))
+                _pack(weight)
+                multiply = _packed_linear
             # The replacement is a single assignment, so another thread uses either the old or the new computation; the
             # two are equivalent.
             layer.forward = partial(multiply, weight=weight, bias=base.bias)
@@ -102,30 +101,24 @@ def multiply(states: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | No
     return linear(states, weight, bias)
 
 
-@dataclass
-class _Packed:
-    """A copy of a layer's weights in oneDNN's layout."""
-
-    weight: torch.Tensor
-    origin: tuple[int, int]
-    """Version and address of the original weights."""
-    samples: torch.Tensor
-    """Some of the original weights, because changes of ``weight.data`` do not count as a new version."""
+_packed_weights: MutableMapping[torch.Tensor, tuple[float, torch.Tensor]] = WeakTensorKeyDictionary()
+"""Copies of weights in oneDNN's layout, with the sums of the weights, which show whether a copy is outdated."""
 
 
-_packed_weights: MutableMapping[torch.Tensor, _Packed] = WeakTensorKeyDictionary()
-
-
-def _packed(weight: torch.Tensor) -> torch.Tensor:
-    """Return a copy of weights (O, I) in oneDNN's layout; the copy is kept as long as the weights do not change."""
-    weights = weight.detach()
-    origin, samples = (weight._version, weight.data_ptr()), weights.reshape(-1)[:: -(-weight.numel() // _SAMPLES)]
-    known = _packed_weights.get(weight)
-    if known is None or known.origin != origin or not torch.equal(known.samples, samples):
+def _pack(weight: torch.Tensor) -> None:
+    """Copy weights (O, I) to oneDNN's layout, unless there is a copy already."""
+    # The version of a tensor would not count changes of `weight.data`.
+    total = float(weight.detach().sum())
+    if weight not in _packed_weights or _packed_weights[weight][0] != total:
         with torch.inference_mode(False), torch.no_grad():
-            packed = torch.ops.mkldnn._reorder_linear_weight(weights, _FEW_ROWS)
-        known = _packed_weights[weight] = _Packed(packed, origin, samples.clone())
-    return known.weight
+            copy = torch.ops.mkldnn._reorder_linear_weight(weight.detach(), _FEW_ROWS)
+        _packed_weights[weight] = total, copy
+
+
+def _packed_linear(states: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+    # Look the copy up here: as an argument, it would be part of the layer, which could no longer be copied or saved.
+    _, copy = _packed_weights.get(weight, (0.0, weight))
+    return _onednn_linear(states, weight, bias, copy)
 
 
 def _onednn_linear(

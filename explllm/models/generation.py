@@ -159,7 +159,7 @@ def _score_in_batches(
     # Inference mode takes 5% less time for a small face, but it does not track the changes of weights under FSDP2.
     fast = nullcontext() if isinstance(model, FSDPModule) else torch.inference_mode()
     # Merge outside inference mode: another thread may need gradients through the merged weights.
-    with inference(model), fast_linear(model, merge, model.language.get_output_embeddings()), fast:
+    with inference(model), fast_linear(model, merge=merge), fast:
         while len(scores) < count:
             try:
                 pixels = pixel_values[len(scores) : len(scores) + size]

@@ -58,9 +58,11 @@ _HEAD_WIDTH = 128
 # Models with these settings scale or cap their logits in their own forward method.
 _SPECIAL_HEADS = (
     "final_logit_softcapping",
+    "lm_head_multiplier",
     "logit_scale",
     "logits_mup_width_multiplier",
     "logits_scaling",
+    "logits_soft_cap",
     "output_logit_soft_cap",
 )
 

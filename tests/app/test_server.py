@@ -23,6 +23,7 @@ pytest.importorskip("prometheus_client", reason='no prometheus_client: pip insta
 from explllm.app.explainer import Busy, Cancelled, Explainer, Job
 from explllm.app.photographs import open_photograph
 from explllm.app.protocol import answer_schema, heading
+from explllm.core.expressions import Expression
 
 
 @pytest.fixture
@@ -117,15 +118,26 @@ def test_json_answers(client, address, pictures, data_url, expected):
     assert list(json.loads(answer.choices[0].message.content)) == ["expression", "conclusion"]
     # Schemas from Pydantic classes with a Literal or an Enum.
     own["schema"] = {"$defs": {"Name": {"enum": [*recognition.probabilities]}}}
-    for limited in ({"$ref": "#/$defs/Name"}, {"enum": [*recognition.probabilities, "Other"]}):
-        own["schema"]["properties"] = {"expression": limited}
+    every = [*map(str, Expression)]
+    for name, limited in (
+        ("expression", {"$ref": "#/$defs/Name"}),
+        ("expression", {"anyOf": [{"$ref": "#/$defs/Name"}, {"type": "null"}]}),
+        ("expression", {"enum": [*recognition.probabilities, "Other"]}),
+        ("expression", {"enum": 5}),
+        ("concluded", {"enum": [*every, None]}),
+        ("concluded", {"anyOf": [{"enum": every, "type": "string"}, {"type": "null"}]}),
+        ("conclusion_agrees", {"enum": [True, False]}),
+    ):
+        own["schema"]["properties"] = {name: limited}
         answer = client.chat.completions.create(**asked, response_format={"type": "json_schema", "json_schema": own})
-        assert json.loads(answer.choices[0].message.content) == {"expression": recognition.expression}
+        assert [*json.loads(answer.choices[0].message.content)] == [name]
     own["schema"]["$defs"]["Name"]["enum"].remove(recognition.expression)
     for properties, message in (
         ({"age": {"type": "integer"}}, "asks for 'age'"),
         ({"expression": {"type": "array"}}, "of type 'array'"),
         ({"expression": {"enum": ["happy", "sad"]}}, "can be one of Surprise, Fear"),
+        ({"expression": {"anyOf": [{"enum": ["happy"]}, {"type": "null"}]}}, "limits the values of 'expression'"),
+        ({"concluded": {"enum": every}}, "limits the values of 'concluded'"),
         ({"expression": {"$ref": "#/$defs/Name"}}, "limits the values of 'expression'"),
         ({"conclusion": {"const": "Happy."}}, "can be any value of its type"),
     ):

@@ -170,6 +170,14 @@ def test_packing_in_other_language_models(kind):
         {"model_type": "granite", "logits_scaling": 8.0},
         {"model_type": "xlstm", "num_heads": 2},
         {"model_type": "bert", "is_decoder": True},
+        {
+            "model_type": "falcon_h1",
+            "lm_head_multiplier": 0.1,
+            "mamba_d_ssm": 64,
+            "mamba_n_heads": 4,
+            "mamba_d_head": 16,
+        },
+        {"model_type": "recurrent_gemma", "logits_soft_cap": 2.0, "lru_width": 64},
     ],
     ids=lambda fields: fields["model_type"],
 )
