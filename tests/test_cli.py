@@ -17,9 +17,10 @@ import torch
 import yaml
 from PIL import Image
 
-from explllm import ExpLLM, __version__
+from explllm import __version__
 from explllm.cli import COMMANDS, main
 from explllm.core.manifest import Manifest
+from explllm.models import storage
 
 
 @pytest.fixture
@@ -437,7 +438,7 @@ def test_sigterm_deletes_unfinished_outputs(explllm, fitted, tmp_path, monkeypat
         send()
         remove(*arguments, **options)
 
-    monkeypatch.setattr(ExpLLM, "weights_to_save", send)
+    monkeypatch.setattr(storage, "save_weights", send)  # after the folder is created
     monkeypatch.setattr(shutil, "rmtree", send_again)
     previous = signal.signal(signal.SIGTERM, handler := lambda *_: None)  # by default, pytest would end
     try:

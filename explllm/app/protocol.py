@@ -183,7 +183,7 @@ def _possible_values(name: str, labels: Iterable[str]) -> list[Any]:
 
 
 def _alternatives(schema: Any, definitions: Any) -> list[dict[str, Any]]:
-    """Return the schemas of which a value must fulfil one, with references as Pydantic writes them resolved."""
+    """Return the schemas of which a value must match at least one; Pydantic's references are resolved."""
 
     def resolved(part: Any) -> dict[str, Any]:
         name = str(part.get("$ref")).removeprefix("#/$defs/") if isinstance(part, dict) else ""

@@ -44,6 +44,8 @@ def test_packed_weights_of_the_output_layer_follow_every_change(monkeypatch):
     monkeypatch.setattr(module, "_LARGE", 20_000)
     packed, reorder = [], torch.ops.mkldnn._reorder_linear_weight
     monkeypatch.setattr(torch.ops.mkldnn, "_reorder_linear_weight", lambda *a: packed.append(1) or reorder(*a))
+    layouts, multiply = [], torch.ops.mkldnn._linear_pointwise
+    monkeypatch.setattr(torch.ops.mkldnn, "_linear_pointwise", lambda *a: layouts.append(a[1].layout) or multiply(*a))
     torch.manual_seed(0)
     layer, states = nn.Linear(32, 688), torch.randn(2, 5, 32)
     model = nn.ModuleList([layer, nn.Linear(32, 688)])
@@ -57,6 +59,7 @@ def test_packed_weights_of_the_output_layer_follow_every_change(monkeypatch):
         return len(packed)
 
     assert check() == check() == 1
+    assert set(layouts) == {torch._mkldnn}
     with torch.autocast("cpu", torch.bfloat16), torch.no_grad():
         assert layer(states).dtype == torch.bfloat16
     with torch.no_grad(), fast_linear(model, output=layer), torch.autocast("cpu", torch.bfloat16):
@@ -74,3 +77,16 @@ def test_packed_weights_of_the_output_layer_follow_every_change(monkeypatch):
         torch.testing.assert_close(copy.deepcopy(layer)(states), layer(states))
     gc.collect()
     assert sum(weight.shape == (688, 32) for weight in module._packed_weights) == 1  # the former copies are freed
+
+
+@pytest.mark.skipif(not hasattr(torch.ops.mkldnn, "_linear_pointwise"), reason="PyTorch without oneDNN")
+def test_only_explanations_pack_the_output_layer(tiny_model, monkeypatch):
+    monkeypatch.setattr(module, "prefers_onednn", lambda: True)
+    monkeypatch.setattr(module, "_LARGE", 1)
+    weight, size = tiny_model.language.get_output_embeddings().weight, tiny_model.image.size
+    pixels = torch.randn(2, 3, size, size)
+    module._packed_weights.pop(weight, None)  # of another test
+    tiny_model.recognize_pixels(pixels)
+    assert weight not in module._packed_weights
+    tiny_model.explain_pixels(pixels, [tiny_model.labels[0]] * 2, 4)
+    assert weight in module._packed_weights

@@ -405,3 +405,13 @@ def test_the_cache_has_a_row_per_face(tiny_model, monkeypatch):
     tiny_model.explain(list(faces), 2)
     tiny_model.explain(iter(faces), 2)  # of unknown length
     assert rows == [1, 3, 8]
+
+
+def test_drafts_share_the_tokens_of_a_pass(tiny_model, monkeypatch):
+    """On a CPU, a single row gets up to 8 drafts, and each row of a large batch still gets one."""
+    monkeypatch.setattr(tiny_model, "drafts", Drafts({(place, place + 1): (place + 2, 1.0) for place in range(40)}))
+    decoder = new_decoder(tiny_model, tiny_model.labels, 64, 20)
+    row = Row(None, [0, 1], prompt=2, cached=0, pending=1)
+    assert [len(decoder._drafts(row, rows)) for rows in (1, 8, 16, 64)] == [8, 4, 1, 1]
+    row.text += range(2, 20)  # two tokens remain, the second of which the pass predicts anyway
+    assert decoder._drafts(row, 1) == [20]
