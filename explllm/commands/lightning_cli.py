@@ -150,7 +150,8 @@ class SaveConfig(SaveConfigCallback):
         if stage == "fit":
             config = self.config.clone()
             config.ckpt_path = None
-            text = self.parser.dump(config, skip_none=False)
+            # The parser has checked these settings already.
+            text = self.parser.dump(config, skip_none=False, skip_validation=True)
             with atomic_write(Path(trainer.default_root_dir, "config.yaml")) as temporary:
                 temporary.write_text(text, encoding="utf-8")
             settings = yaml.safe_load(text)
@@ -195,7 +196,7 @@ class ExpLLMCLI(LightningCLI):
         """
         config = self.config[self.stage]
         if self.recorded is not None:
-            text = self._parser(self.stage).dump(config, skip_none=False)
+            text = self._parser(self.stage).dump(config, skip_none=False, skip_validation=True)
             self.recorded.check(yaml.safe_load(text))
         check_trainer(config.trainer, self.stage == "fit")
         config.run_dir = config.run_dir or config.trainer.default_root_dir or f"runs/{_stem(config)}"

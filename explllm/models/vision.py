@@ -5,6 +5,7 @@ Shape legend:
     of a unit in the head, U action units (24), K labels
 """
 
+import copy
 import inspect
 import math
 from collections.abc import Sequence
@@ -148,6 +149,8 @@ def vision_shape(
 ) -> VisionShape:
     """Run an encoder on the meta device, without weights, to find the shape of its features.
 
+    DINOv2-L takes about a second, and several parts of a model need its shape, so the process keeps each result.
+
     Args:
         config: The encoder's configuration.
         image_size: Height and width in pixels.
@@ -161,9 +164,23 @@ def vision_shape(
     Raises:
         ConfigError: If the encoder cannot process an image of this size, or has no such layer.
     """
+    config = copy.deepcopy(config)  # building the encoder sets its data type
+    config.dtype = torch.float32
+    key = (type(config), config.to_json_string(use_diff=False), image_size, layer, pooling, with_earlier)
+    if key not in _shapes:
+        _shapes[key] = _find_shape(config, image_size, layer, pooling, with_earlier)
+    return _shapes[key]
+
+
+_shapes: dict[tuple[object, ...], VisionShape] = {}
+
+
+def _find_shape(
+    config: PreTrainedConfig, image_size: int, layer: int, pooling: Pooling, with_earlier: bool
+) -> VisionShape:
     try:
         with torch.device("meta"):
-            encoder: PreTrainedModel = AutoModel.from_config(config, dtype=torch.float32)
+            encoder: PreTrainedModel = AutoModel.from_config(config)
             pixels = torch.zeros(1, 3, image_size, image_size)
             *earlier, features = block_features(encoder, pixels, layer, pooling, with_earlier)
         features.sum().backward()

@@ -110,7 +110,7 @@ def test_more_changed_sentences_score_less(records, change, most):
     means = []
     for share in (0, 0.25, 0.5, 0.75, 1):
         scores = []
-        for cot, _ in records:
+        for cot, _ in records[::2]:
             sentences = re.split(r"(?<=[.!?])\s+", cot.key_observations)
             count = round(share * len(sentences))
             key = " ".join([*map(change, sentences[:count]), *sentences[count:]])
@@ -118,7 +118,7 @@ def test_more_changed_sentences_score_less(records, change, most):
             assert found.conclusion == 5
             scores.append(found.score)
         means.append(mean(scores))
-    assert means[0] == 1 and means[-1] <= most  # measured: 0.35 and 0.62
+    assert means[0] == 1 and means[-1] <= most  # measured: 0.35 and 0.58
     assert all(after < before - 0.02 for before, after in pairwise(means))
 
 

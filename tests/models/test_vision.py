@@ -4,7 +4,7 @@ from transformers import Dinov2Config, Dinov2Model
 
 from explllm.core.errors import ConfigError
 from explllm.models.conv_encoder import ConvEncoder, ConvEncoderConfig
-from explllm.models.vision import ActionUnitTokens, BatchDropPath, add_drop_path
+from explllm.models.vision import ActionUnitTokens, BatchDropPath, add_drop_path, vision_shape
 
 SMALL = Dinov2Config(hidden_size=16, num_hidden_layers=2, num_attention_heads=2, image_size=28, patch_size=14)
 
@@ -79,3 +79,21 @@ def test_normalization_in_place_gives_the_features_of_batch_normalization():
     assert with_gradients.requires_grad
     with torch.inference_mode():
         torch.testing.assert_close(encoder(images).last_hidden_state, with_gradients.detach(), atol=1e-6, rtol=0)
+
+
+def test_the_shape_of_an_encoder_is_found_once(monkeypatch):
+    """And it follows every setting; the configuration stays as it was."""
+    built = []
+    monkeypatch.setattr(
+        Dinov2Model, "__init__", lambda *options, init=Dinov2Model.__init__: built.append(init(*options))
+    )
+    config = Dinov2Config(**{**SMALL.to_dict(), "layer_norm_eps": 1e-5})
+    before = config.to_dict()
+    for size, tokens in ((28, 4), (28, 4), (56, 16), (28, 4)):
+        assert vision_shape(config, size)[:2] == (tokens, 16)
+    assert len(built) == 2 and config.to_dict() == before
+    config.hidden_size = 32
+    assert vision_shape(config, 28).width == 32
+    assert vision_shape(config, 28, -1, "2x2").tokens == 1
+    assert vision_shape(config, 28, with_earlier=True).earlier_widths == (32,)
+    assert len(built) == 5

@@ -100,6 +100,8 @@ def run_rank(rank, folder, environment, commands):
 
 def serve():
     """Fork the ranks of each job."""
+    import peft  # noqa: F401
+
     from explllm.commands import lightning_cli  # noqa: F401
     from explllm.training import au_task, task  # noqa: F401
 

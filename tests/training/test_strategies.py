@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import load_file
 
 from explllm import FEALLM, ExpLLM
+from explllm.drawn_faces.dataset import draw_faces
 
 pytestmark = pytest.mark.slow
 
@@ -36,11 +37,20 @@ STOP = ("--trainer.callbacks+", json.dumps({"class_path": "ranks.Terminate", "in
 SHORT = ("--trainer.callbacks+", json.dumps({"class_path": "ranks.ShortMemory"}))
 
 
-def fit_command(lora_config):
-    fit = ("fit", "--config", lora_config, "--trainer.max_steps", STEPS, "--trainer.max_epochs", 9)
+@pytest.fixture(scope="module")
+def few_faces(tmp_path_factory):
+    """The options of a small data set: many CPUs are slow in bfloat16, in which the base computes."""
+    folder = tmp_path_factory.mktemp("few") / "drawn"
+    counts = {"train": 28, "val": 7, "test": 13}
+    draw_faces(folder, size=64, **counts)
+    return ("--data.folder", folder, *(word for split, count in counts.items() for word in (f"--data.{split}", count)))
+
+
+def fit_command(lora_config, few_faces):
+    fit = ("fit", "--config", lora_config, *few_faces, "--trainer.max_steps", STEPS, "--trainer.max_epochs", 9)
     # The base computes logits in bfloat16: rounding those of a one-word label the other way changes the loss by 1e-4.
     # Chains of thought average over many tokens.
-    fit += ("--data.fer_share", 0, "--data.batch_size", 16, "--data.micro_batch_size", 4)
+    fit += ("--data.fer_share", 0, "--data.batch_size", 8, "--data.micro_batch_size", 2)
     fit += ("--model.network.vision_lora.dropout", 0, "--model.network.language_lora.dropout", 0)
     # At first, LoRA's A has gradients of 1e-9: with AdamW's epsilon of 1e-8, rounding errors would become whole steps.
     fit += ("--model.optimization.learning_rate", 2e-4, "--model.optimization.epsilon", 1e-6)
@@ -50,10 +60,10 @@ def fit_command(lora_config):
 
 
 @pytest.fixture(scope="module")
-def runs(lora_config, on_ranks, tmp_path_factory):
+def runs(lora_config, few_faces, on_ranks, tmp_path_factory):
     """The same steps on one rank and on two under each strategy, unbroken or terminated in the middle and resumed."""
     folder = tmp_path_factory.mktemp("strategies")
-    fit = fit_command(lora_config)
+    fit = fit_command(lora_config, few_faces)
     alone = ("--trainer.strategy", "ddp", "--trainer.devices", 1, "--trainer.accelerator", "cpu")
     ddp, fsdp2 = ((*RANKS, "--trainer.strategy", strategy) for strategy in STRATEGIES)
 
@@ -70,7 +80,7 @@ def runs(lora_config, on_ranks, tmp_path_factory):
         (*fit, *fsdp2, *at("ddp to fsdp2"), *resume),
         (*fit, *fsdp2, *at("fsdp2 to one"), *STOP),
     ]
-    words = ("--model.max_new_tokens", 8, "--data.eval_batch_size", 16)
+    words = ("--model.max_new_tokens", 8, "--data.eval_batch_size", 4)
     predict = ("predict", *words, "--model.explain_predictions", "true", "--run_dir")
     test = ("test", *words, "--explained_faces", 1, "--run_dir")
     for name, options in (("one", ()), ("fsdp2", fsdp2)):
@@ -131,15 +141,15 @@ def test_feallm_on_two_ranks(runs, strategy):
 
 
 def test_two_ranks_predict_and_explain_what_one_does(runs):
-    """27 test faces on two ranks: one has a filler row."""
+    """13 test faces on two ranks: one has a filler row."""
     folder, _ = runs
     one, two = (pd.read_parquet(folder / f"{name}.parquet") for name in ("one", "fsdp2"))
-    assert list(one["image"]) == list(two["image"]) and len(one) == 97
+    assert list(one["image"]) == list(two["image"]) and len(one) == 28 + 7 + 13
     shares = one.filter(like="p_").columns
     assert two[shares].to_numpy() == pytest.approx(one[shares].to_numpy(), abs=1e-5)
     assert list(one["cot"]) == list(two["cot"])
     figures = [json.loads((folder / f"test {name}/metrics.json").read_text()) for name in ("one", "fsdp2")]
-    assert figures[0]["test/count"] == figures[1]["test/count"] == 27
+    assert figures[0]["test/count"] == figures[1]["test/count"] == 13
     assert figures[1]["test/nll"] == pytest.approx(figures[0]["test/nll"], abs=1e-5)
     assert len(list((folder / "fsdp2/gallery").glob("*.html"))) >= 1
 
@@ -169,12 +179,12 @@ def test_a_killed_rank_ends_the_run_which_resumes(lora_config, on_ranks, launche
     assert ends[0] == pytest.approx(ends[1], abs=1e-4)
 
 
-def test_two_nodes_by_torchrun(runs, lora_config, free_port, tmp_path):
+def test_two_nodes_by_torchrun(runs, lora_config, few_faces, free_port, tmp_path):
     """Two launchers on loopback, one process each, learn what one process does; each has its own disk."""
     folder, _ = runs
     command = [sys.executable, "-m", "torch.distributed.run", "--nnodes", "2", "--nproc_per_node", "1"]
     command += ["--master_addr", "127.0.0.1", "--master_port", str(free_port())]
-    fit = [*map(str, fit_command(lora_config)), "--trainer.num_nodes", "2", "--trainer.devices", "1"]
+    fit = [*map(str, fit_command(lora_config, few_faces)), "--trainer.num_nodes", "2", "--trainer.devices", "1"]
     fit += ["--trainer.accelerator", "cpu", "--trainer.strategy", "fsdp2", "--run_dir", "run"]
     for rank in range(2):
         (tmp_path / str(rank)).mkdir()
