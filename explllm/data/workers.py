@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import random
 import signal
 import sys
 import tempfile
@@ -87,9 +88,7 @@ def init_worker(rank: int, worker: int) -> None:
         rank: Rank of the run's process.
         worker: Number of the worker.
     """
-    from lightning.fabric.utilities.seed import pl_worker_init_function
-
-    pl_worker_init_function(worker, rank)  # Lightning does not seed workers if a custom worker_init_fn is set
+    _seed(rank)
     if hasattr(signal, "SIGUSR1"):
         signal.signal(signal.SIGUSR1, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
@@ -99,6 +98,18 @@ def init_worker(rank: int, worker: int) -> None:
     # error.
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
     threading.Thread(target=_exit_on_sigterm_from, args=(parent.pid,), daemon=True).start()
+
+
+def _seed(rank: int) -> None:
+    # Lightning does not seed workers that have a worker_init_fn, and PyTorch's seeds are the same on all ranks.
+    # Importing Lightning for its function would take a spawned worker several seconds.
+    import numpy as np
+    import torch
+
+    seeds = np.random.SeedSequence([torch.initial_seed(), rank])  # the first differs between workers and epochs
+    np.random.seed(seeds.generate_state(4))
+    for set_seed, state in zip((torch.manual_seed, random.seed), seeds.generate_state(2, np.uint64), strict=True):
+        set_seed(int(state))
 
 
 def _exit_on_sigterm_from(process: int | None) -> None:

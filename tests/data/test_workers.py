@@ -1,6 +1,7 @@
 """Workers of data loaders with long temporary paths and under signals."""
 
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -81,11 +82,19 @@ def test_workers_have_seeds_of_their_own():
             return 2
 
         def __getitem__(self, number):
-            return np.random.rand()
+            return np.random.rand(), random.random(), float(torch.rand(()))
 
-    torch.manual_seed(0)
-    loaders = [DataLoader(Draws(), num_workers=2, **worker_options(rank)) for rank in (0, 1)]
-    assert len({float(draw) for loader in loaders for draw in loader}) == 4
+    def draws(rank):
+        torch.manual_seed(0)  # each rank's loader starts from this seed
+        loader = DataLoader(Draws(), num_workers=2, **worker_options(rank))
+        return [tuple(map(float, draw)) for _ in range(2) for draw in loader]
+
+    found = []
+    for rank in (0, 1):
+        found += draws(rank)
+        assert draws(rank) == found[-4:]
+    for generator in zip(*found, strict=True):
+        assert len(set(generator)) == 8  # two ranks, two epochs, two workers
 
 
 EXIT = """
