@@ -19,8 +19,6 @@ import yaml
 
 from explllm.core.expressions import LABEL_SETS
 from explllm.core.manifest import Manifest
-from explllm.metrics.answers import Answers
-from explllm.metrics.evaluation import recognition_metrics
 
 # rich and argparse wrap their output at the terminal's width. The tests must depend neither on it nor on the length of
 # the paths in the output: nothing is wrapped. Processes inherit this. Tests of narrow terminals set their own width.
@@ -292,6 +290,9 @@ def made_up():
 @pytest.fixture(scope="session")
 def metrics_of():
     """Computes what ``metrics.json`` holds after a test with these predictions."""
+    # Imported here: the process that only distributes the tests needs neither torch nor torchmetrics.
+    from explllm.metrics.answers import Answers
+    from explllm.metrics.evaluation import recognition_metrics
 
     def compute(table, root="faces", labels=None, **more):
         metrics = {

@@ -1,4 +1,3 @@
-import io
 import re
 import xml.etree.ElementTree as ElementTree
 
@@ -53,17 +52,19 @@ def test_answers_without_a_label_and_without_probabilities(metrics):
 
 def test_a_plot_takes_the_colors_of_its_page(metrics, tmp_path):
     plots = recognition_plots(metrics)
-    for plot in plots:
-        assert plot.svg.startswith("<svg") and "var(--text)" in plot.svg
-        assert TEXT not in plot.svg and MAIN not in plot.svg
+    rendered = [plot.svg for plot in plots]
+    for svg in rendered:
+        assert svg.startswith("<svg") and "var(--text)" in svg
+        assert TEXT not in svg and MAIN not in svg
         # In one page, nothing of one plot refers to another, or styles it.
-        names = re.findall(r'\bid="([^"]+)"', plot.svg)
-        assert len(set(names)) == len(names) and "<style" not in plot.svg
-        assert set(re.findall(r"(?:url\(|href=\")#([^)\"]+)", plot.svg)) <= set(names)
-        assert not any(name in other.svg for name in names for other in plots if other is not plot)
-        assert Image.open(io.BytesIO(plot.png)).convert("RGB").getpixel((0, 0)) == (255, 255, 255)
-    assert [plot.svg for plot in recognition_plots(metrics)] == [plot.svg for plot in plots]
+        names = re.findall(r'\bid="([^"]+)"', svg)
+        assert len(set(names)) == len(names) and "<style" not in svg
+        assert set(re.findall(r"(?:url\(|href=\")#([^)\"]+)", svg)) <= set(names)
+        assert not any(name in other for name in names for other in rendered if other is not svg)
+    assert [plot.svg for plot in recognition_plots(metrics)] == rendered
     write_plots(tmp_path / "plots", plots)
+    for path in (tmp_path / "plots").iterdir():
+        assert Image.open(path).convert("RGB").getpixel((0, 0)) == (255, 255, 255)
     assert sorted(path.stem for path in (tmp_path / "plots").iterdir()) == sorted(plot.name for plot in plots)
 
 

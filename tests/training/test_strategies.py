@@ -162,11 +162,20 @@ def test_one_rank_runs_out_of_memory(runs):
     assert "error: another process of the run exited. See its message." in printed["short fsdp2"][0]
 
 
-def test_a_killed_rank_ends_the_run_which_resumes(lora_config, on_ranks, launched, tmp_path):
+def test_a_killed_rank_ends_the_run_which_resumes(lora_config, few_faces, on_ranks, launched, tmp_path):
     """The second process, which the first one started, is killed: the first one ends with a message, and at once."""
-    fit = ["fit", "--config", str(lora_config), *map(str, RANKS), "--trainer.strategy", "fsdp2", "--run_dir", "run"]
-    fit += ["--data.micro_batch_size", "2", "--trainer.max_steps", "8", "--checkpoint_every_n_steps", "1"]
-    kill = json.dumps({"class_path": "ranks.KillRank", "init_args": {"rank": 1, "step": 4}})
+    fit = [
+        "fit",
+        "--config",
+        str(lora_config),
+        *map(str, (*few_faces, *RANKS)),
+        "--trainer.strategy",
+        "fsdp2",
+        "--run_dir",
+        "run",
+    ]
+    fit += ["--data.micro_batch_size", "2", "--trainer.max_steps", "6", "--checkpoint_every_n_steps", "1"]
+    kill = json.dumps({"class_path": "ranks.KillRank", "init_args": {"rank": 1, "step": 3}})
     status, err = launched(tmp_path, *fit, "--trainer.callbacks+", kill)
     assert status == 2 and "Traceback" not in err, err
     last = tmp_path / "run/checkpoints/last.ckpt"
