@@ -59,7 +59,7 @@ def split_of(person: str, splits: Mapping[str, str]) -> str:
     """Return the split of a person.
 
     Raises:
-        InputError: If the person is in no part.
+        InputError: If no part contains the person.
     """
     if person not in splits:
         raise InputError(f"{person!r} is in no fold", remedy=f"Names look like {next(iter(splits))}.")
