@@ -1,4 +1,4 @@
-"""Limits of the HTTP server (API key, request rate, size and time), and its metrics."""
+"""The HTTP server's API key, limits (request rate, size and time) and metrics."""
 
 from __future__ import annotations
 

@@ -188,11 +188,11 @@ def _units(view: FaceView, review: Review) -> str:
             f"<td class=x-number>{escape(words)}{status}</td></tr>"
         )
     source = (
-        f"; the line is the intensity measured by {escape(view.source)}" if view.source and view.action_units else ""
+        f"; the line shows the intensity measured by {escape(view.source)}" if view.source and view.action_units else ""
     )
     return (
-        f'<details class="x-units" open><summary>Action units in the text</summary><table><caption>The bar is the '
-        f"intensity that the words claim{source}. Left and right are the person's own.</caption>{''.join(rows)}"
+        f'<details class="x-units" open><summary>Action units in the text</summary><table><caption>The bar shows '
+        f"the intensity that the wording implies{source}. Left and right are the person's own.</caption>{''.join(rows)}"
         "</table></details>"
     )
 

@@ -65,7 +65,7 @@ def fea(
         judge: A registered judge that compares reasoning with the chains of thought of the manifest.
         batch_size: Faces per batch.
         max_new_tokens: Maximum length of an answer, in tokens.
-        device: Device of the models, such as cuda; by default the CPU.
+        device: Device to run the models on, such as cuda; by default the CPU.
         allow_leaks: Also report models that were trained on test faces; the report states how many.
 
     Raises:

@@ -49,7 +49,7 @@ class PictureOptions:
     """A model folder that `fit` or `convert` wrote, such as runs/NAME/model, or a name on the Hugging Face hub.
     `explllm models` lists models."""
     device: Annotated[str | None, Option(default="cpu")] = None
-    """Device of the model, such as cuda or cpu."""
+    """Device to run the model on, such as cuda or cpu."""
     batch_size: Annotated[int, Option(minimum=1, maximum=1024)] = 8
     """Number of faces processed at a time."""
     as_json: Annotated[bool, Option("json")] = False

@@ -48,7 +48,7 @@ def serve(
 
     Args:
         model: A model folder that `fit` or `convert` wrote, such as runs/NAME/model, or a name on the Hugging Face hub.
-        device: Device of the model, such as cuda or cpu.
+        device: Device to run the model on, such as cuda or cpu.
         host: Address to listen on; 0.0.0.0 for all interfaces.
         port: Port to listen on; 0 for any free port.
         name: The model's name for clients.

@@ -46,7 +46,7 @@ def watch(
         every: Seconds between sampled frames.
         seconds: Stop after this many seconds.
         model: A model folder that `fit` or `convert` wrote, such as runs/NAME/model, or a name on the Hugging Face hub.
-        device: Device of the model, such as cuda or cpu.
+        device: Device to run the model on, such as cuda or cpu.
         batch_size: Number of frames processed at a time.
         detector: Face detector, as for explain: an SCRFD file (ONNX), none, or auto.
         overwrite: Replace an existing OUT.

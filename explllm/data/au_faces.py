@@ -211,7 +211,7 @@ class ActionUnitData(FaceDataModule):
 
     @property
     def training_data_note(self) -> str:
-        """A caveat for all metrics of models trained on this data: whether faces are drawn, and other label sources."""
+        """A caveat for all metrics of models trained on this data: drawn faces, sources of labels; may be empty."""
         frame = self._manifest().frame
         sources = sorted({str(name) for name in frame.get("action_units_source", pd.Series(dtype=object)).dropna()})
         others = ", ".join(name for name in sources if name != "drawn")

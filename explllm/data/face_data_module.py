@@ -411,8 +411,8 @@ class FaceDataModule(LightningDataModule):
 def check_share(name: str, share: float, inclusive: bool = False) -> None:
     """Raise ConfigError if the share ``data.NAME`` is outside [0, 1), or [0, 1] if `inclusive`."""
     if not (0 <= share < 1 or (inclusive and share == 1)):
-        allowed = "0 to 1" if inclusive else "0 to below 1"
-        raise ConfigError(f"`data.{name}` is {share}", remedy=f"Use a share from {allowed}.")
+        allowed = "from 0 to 1" if inclusive else "of at least 0 and below 1"
+        raise ConfigError(f"`data.{name}` is {share}", remedy=f"Use a share {allowed}.")
 
 
 def _filled(frame: pd.DataFrame, column: str) -> list[int]:

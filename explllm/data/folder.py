@@ -191,7 +191,7 @@ def _add_action_units(
     has_units = frame["image"].isin(list(units))
     if not partial and not has_units.any():
         raise ManifestError(
-            "no row belongs to an image",
+            "no row matches an image in the folder",
             where=table,
             remedy=f"In the column `file`, write paths relative to the folder, such as {frame['image'].iloc[0]}.",
         )

@@ -67,7 +67,7 @@ if hasattr(signal, "sigwaitinfo"):  # not on macOS and Windows
 
 
 def worker_options(rank: int) -> dict[str, Any]:
-    """Return `DataLoader` options that make workers tolerate the long temporary paths and the signals of clusters.
+    """Return `DataLoader` options for long temporary paths and for the signals that cluster schedulers send.
 
     Args:
         rank: Rank of the process.

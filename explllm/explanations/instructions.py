@@ -52,7 +52,7 @@ def write_instructions(
         The answers by kind.
 
     Raises:
-        InputError: If the action units are not 24 numbers in [0, 1] or None.
+        InputError: If the action units are not 24 values, each a number in [0, 1] or None.
     """
     cot = writer.write(action_units, expression, seed=seed)
     active = [(value, unit) for unit, value in zip(FEAFA, action_units, strict=True) if value and value >= ACTIVE]

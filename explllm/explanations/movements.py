@@ -75,7 +75,8 @@ VERBS: dict[str, str] = {
     "curl": "curl, curve",
     "motion": "turn, push, move, go, shoot, fly, tilt, tip, bend, angle, slant, slope, roll, fold, draw",
 }
-"""Verbs for each movement, in base form. The lexicon adds their regular forms, and `OTHER_FORMS` irregular ones."""
+"""Verbs for each movement, in base form. The lexicon adds their regular forms; `OTHER_FORMS` lists irregular
+forms and related words."""
 
 OTHER_FORMS: dict[str, str] = {
     "raise": "uplift, uplifts, uplifted, rise, rises, rising, rose, risen, elevation, elevations, raiser, upraised",

@@ -53,7 +53,7 @@ class Review:
         return self.concluded == self.label
 
     def count(self, status: ClaimStatus) -> int:
-        """Return the number of claims with a status."""
+        """Return the number of claims with the given status."""
         return sum(claim.status == status for claim in self.claims)
 
     @property

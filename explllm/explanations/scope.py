@@ -230,7 +230,7 @@ class _Scoper:
             self.words[tail:end] = [BREAK] * (end - tail)
 
     def _resolve_remarks(self) -> None:
-        """Deny clauses that a later remark retracts: "the brows seem raised, but they are not"."""
+        """Mark clauses as denied if a later remark takes them back: "the brows seem raised, but they are not"."""
         text = f" {' '.join(self.words)} "
         for remark in reversed([*rules.TAKEN_BACK.finditer(text)]):
             start = len(text[: remark.start()].split())

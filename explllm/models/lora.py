@@ -37,7 +37,9 @@ class LoraSettings:
         if self.r < 1:
             raise ConfigError(f"the LoRA rank r is {self.r}", remedy="Use at least 1, or train the part `frozen`.")
         if not 0 <= self.dropout < 1:
-            raise ConfigError(f"the LoRA dropout is {self.dropout}", remedy="Use a probability from 0 to below 1.")
+            raise ConfigError(
+                f"the LoRA dropout is {self.dropout}", remedy="Use a probability of at least 0 and below 1."
+            )
         try:
             re.compile(self.targets)
         except re.error as error:
@@ -77,7 +79,7 @@ def add_lora(part: nn.Module, settings: LoraSettings) -> None:
     if not any(re.fullmatch(settings.targets, name) for name, _ in part.named_modules()):
         raise ConfigError(
             f"no layer of {type(part).__name__} matches the LoRA targets {settings.targets!r}",
-            remedy="Set `targets` to a pattern that matches its layers' names, or train the part `full` or `frozen`.",
+            remedy="Set `targets` to a pattern for its layers' names, or train without LoRA (`full` or `frozen`).",
         )
     config = LoraConfig(
         r=settings.r,

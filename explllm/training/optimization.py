@@ -43,7 +43,9 @@ class OptimizationSettings:
         if low := [rate for rate in (self.part_learning_rates or {}).values() if not rate >= 0]:
             raise ConfigError(f"`part_learning_rates` has {low[0]}", remedy="Use 0 or more.")
         if not all(0 <= beta < 1 for beta in (self.beta1, self.beta2)):
-            raise ConfigError(f"beta1 and beta2 are {self.beta1} and {self.beta2}", remedy="Use 0 to below 1.")
+            raise ConfigError(
+                f"beta1 and beta2 are {self.beta1} and {self.beta2}", remedy="Use at least 0 and below 1."
+            )
         if not self.epsilon > 0:
             raise ConfigError(f"epsilon is {self.epsilon}", remedy="Use a positive number.")
         if self.warmup_steps is not None and self.warmup_steps < 0:

@@ -107,7 +107,10 @@ def test_errors(publishers, data, tmp_path):
         (["expw", tmp_path / "nothing", "-o", out], "the folder does not exist"),
         (["expw", root, "-o", out, "--max-bad", "-1"], "--max_bad is -1. Use at least 0."),
         (["expw", root, "-o", out, "--check-images", "--lists-only"], "--check_images conflicts with --lists_only"),
-        (["expw", root, "-o", out, "--min-confidence", "100"], "--min_confidence is 100. Use 0 to below 100."),
+        (
+            ["expw", root, "-o", out, "--min-confidence", "100"],
+            "--min_confidence is 100. Use at least 0 and below 100.",
+        ),
         (["expw", root, "-o", out, "--min-confidence", "99.95"], "no row can be used; left out: 5 faces"),
         (["expv", root, "-o", out], "unknown command expv. Did you mean expw?"),
         (["expw", root], "no --out given"),

@@ -191,8 +191,8 @@ def test_csv_that_is_ambiguous(tmp_path):
         ([("train/happy/a.png", [0.5] * 23 + ["x"])], r"not a list of numbers .*line 2"),
         ([("train/happy/a.png", [0.5] * 23)], r"not a list of numbers .*line 2"),
         ([("train/happy/a.png", [0.5] * 24)] * 2, r"a second row of train/happy/a.png .*line 3"),
-        ([("happy/a.png", [0.5] * 24)], r"no row belongs to an image .*train/happy/a.png"),
-        ([], "no row belongs to an image"),
+        ([("happy/a.png", [0.5] * 24)], r"no row matches an image .*train/happy/a.png"),
+        ([], "no row matches an image"),
     ],
 )
 def test_csv_with_wrong_rows(tmp_path, rows, message):

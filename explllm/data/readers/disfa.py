@@ -36,8 +36,8 @@ def read_disfa(
 ) -> None:
     """Read ``ActionUnit_Labels/SN001/SN001_au1.txt`` (lines ``frame,intensity``), or a list of frames.
 
-    DISFA consists of videos. Extract their frames first, and describe the frame paths with --frames. By default, a unit
-    counts as active at intensity 2 (of 5) or higher, as in the literature. Each line of a list has the form
+    DISFA consists of videos. Extract the frames first, and give the pattern of their paths with --frames. By default, a
+    unit counts as active at intensity 2 (of 5) or higher, as in the literature. Each line of a list has the form
     ``{"img_path": ..., "AUs": [999, 2, ...]}``, with the numbers of the active units and 999 for the others.
 
     Args:

@@ -31,7 +31,7 @@ def read_expw(
     candidates = (image_dir,) if image_dir else _IMAGES
     images = source.first("folder of images", *candidates).relative_to(source.root).as_posix()
     if not 0 <= min_confidence < 100:
-        raise ConfigError(f"--min_confidence is {min_confidence:g}", remedy="Use 0 to below 100.")
+        raise ConfigError(f"--min_confidence is {min_confidence:g}", remedy="Use at least 0 and below 100.")
     faces = 0
     for line, text in source.lines(listing):
         with source.row(listing, line):
