@@ -41,11 +41,25 @@ def atomic_write(path: str | PathLike[str]) -> Iterator[Path]:
         # Flush the content to disk before the rename: a power cut could otherwise leave an empty file.
         with temporary.open("r+b") as stream:  # Windows requires a writable handle
             os.fsync(stream.fileno())
-        os.replace(temporary, target)
+        _replace(temporary, target)
     finally:
         # A failed cleanup must not hide the original error.
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
+
+
+def _replace(temporary: Path, target: Path) -> None:
+    """Rename a finished file; if another program has the target open on Windows, keep the content under a new name."""
+    try:
+        os.replace(temporary, target)
+    except PermissionError as error:
+        kept = target.with_name(f"{target.stem}.{os.getpid()}{target.suffix}")
+        with suppress(OSError):
+            os.replace(temporary, kept)
+            error.strerror = f"{error.strerror}; the new content is in {kept}"
+        # The message names the target instead of the temporary file.
+        error.filename, error.filename2 = os.fspath(target), None
+        raise
 
 
 def check_writable(path: str | PathLike[str]) -> None:

@@ -337,7 +337,8 @@ class FaceDataModule(LightningDataModule):
         if frame.empty:
             splits = ", ".join(f"{name} {count:,}" for name, count in self.frame()["split"].value_counts().items())
             # Every data module has `val_fraction`, but only those that read folders have `test_fraction`.
-            fraction = f", or hold some out with `data.{split}_fraction`" if hasattr(self, f"{split}_fraction") else ""
+            name = f"{split}_fraction"
+            fraction = f", or hold some out with `data.{name}` before training" if hasattr(self, name) else ""
             raise ManifestError(
                 f"the `{split}` split has no rows (rows: {splits})",
                 where=self._where(),

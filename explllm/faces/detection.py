@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import re
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -192,7 +193,8 @@ class DetectionTask(TableTask):
         """Group the rows by image, and return the number of images to read.
 
         Raises:
-            ConfigError: If the crops of two images would have the same name, or the crop folder cannot be written.
+            ConfigError: If the crops of two images would have the same name, a crop would replace an image, or the
+                crop folder cannot be written.
         """
         hashes, boxed = array("q"), bytearray()
         for _, chunk in source:
@@ -220,12 +222,25 @@ class DetectionTask(TableTask):
             self._is_item[self._first[~np.frombuffer(boxed, bool)]] = True
         if self._job.crops is not None:
             check_crop_names(image for _, chunk in source for image in chunk.frame["image"])
+            self._check_replaces_no_image(source)
             if self._job.crops.is_file():
                 raise ConfigError(
                     "--crops expects a folder, found a file", where=self._job.crops, remedy="Name a folder."
                 )
             check_writable(self._job.crops / "crop.jpg")
         return int(self._is_item.sum())
+
+    def _check_replaces_no_image(self, source: ManifestFile) -> None:
+        root, crops = os.path.realpath(source.root), os.path.realpath(str(self._job.crops))
+        for _, chunk in source:
+            for image in chunk.frame["image"]:
+                crop = os.path.join(crops, crop_name(image, 1))
+                if os.path.normpath(os.path.join(root, image)) == os.path.normpath(crop):
+                    raise ConfigError(
+                        f"the crop of {image} would replace the image",
+                        where=self._job.crops,
+                        remedy="Name another folder in --crops.",
+                    )
 
     def items(self, source: ManifestFile) -> Iterator[Item]:
         """Yield the images that need detection or crops."""

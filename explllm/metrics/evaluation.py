@@ -81,6 +81,16 @@ def recognition_metrics(answers: Answers, resamples: int = RESAMPLES, seed: int 
     }
 
 
+def training_faces_warning(metrics: Mapping[str, Any]) -> str | None:
+    """Return a warning if test faces are training or validation faces of the model; `metrics` are those of a test."""
+    if not (count := metrics.get("training_faces")):
+        return None
+    return (
+        f"The model was trained or validated on {count:,} of these {metrics['count']:,} faces: the metrics do not show "
+        "how well it recognizes new faces."
+    )
+
+
 def single_class_warning(metrics: Mapping[str, Any]) -> str | None:
     """Return a warning if a model predicts the same expression for nearly every face.
 

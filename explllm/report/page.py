@@ -9,7 +9,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from explllm import __version__
 from explllm.core.files import atomic_write
-from explllm.metrics.evaluation import single_class_warning
+from explllm.metrics.evaluation import single_class_warning, training_faces_warning
 from explllm.report.confusion import ScoredFace, confusion_cells, most_frequent_error
 from explllm.report.explained import ExplainedFace
 from explllm.report.plots import recognition_plots, write_plots
@@ -139,7 +139,7 @@ def _cards(metrics: Mapping[str, Any]) -> list[MetricCard]:
 
 def _notices(training_data_note: str | None, metrics: Mapping[str, Any]) -> list[str]:
     """Return the caveats that readers need before the metrics."""
-    notices = [training_data_note] if training_data_note else []
+    notices = [text for text in (training_faces_warning(metrics), training_data_note) if text]
     if unreadable := len(metrics.get("unreadable", ())):
         notices.append(f"{unreadable:,} more faces could not be read and are not scored.")
     if metrics["left_out"]:

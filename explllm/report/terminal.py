@@ -41,11 +41,13 @@ def print_metrics(console: Console, written: Mapping[str, Any], stage: str = "te
     `written` is the content of ``metrics.json``, and `stage` is the prefix of the metrics in it: ``test`` or ``val``.
     """
     # Deferred import: `print_explained` does not need pandas or torchmetrics.
-    from explllm.metrics.evaluation import single_class_warning
+    from explllm.metrics.evaluation import single_class_warning, training_faces_warning
 
     metrics = {key.removeprefix(f"{stage}/"): value for key, value in written.items() if key.startswith(f"{stage}/")}
     if warning := single_class_warning(metrics):
         console.print(Panel(f"[bold]{warning}[/bold]", title="ONE CLASS ONLY", style="red"))
+    if warning := training_faces_warning(metrics):
+        console.print(Panel(f"[bold]{warning}[/bold]", title="TRAINING FACES", style="red"))
     console.print(
         f"[bold]{stage} accuracy {metrics['accuracy']:.3f}[/bold], "
         f"macro recall {metrics['macro_recall']:.3f}, on {metrics['count']} faces"

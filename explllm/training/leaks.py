@@ -130,6 +130,19 @@ class ComparedFaces:
         return None if ours.is_relative_to(theirs) or theirs.is_relative_to(ours) else False
 
 
+def count_training_faces(record: pd.DataFrame, test: Manifest) -> int:
+    """Return the number of test faces with the path and box of a training or validation face.
+
+    Unlike `ComparedFaces.check`, this function reads no images, so it does not find copies.
+
+    Args:
+        record: The model's record (see `explllm.training.face_record`).
+        test: The test faces.
+    """
+    table = face_table(test)
+    return int(_same_faces(table["box"], table["image"], record["box"], record["image"]).sum())
+
+
 class _Digests:
     """Reads each file at most once."""
 
@@ -163,7 +176,7 @@ def _same_faces(
 ) -> np.ndarray:
     """Return whether each face is one of the others.
 
-    Two faces are the same if their files are identical and, where both have a box, the boxes overlap.
+    Two faces are the same if their contents (or paths) are equal and, where both have a box, the boxes overlap.
     """
     known: dict[str | None, list[Any]] = defaultdict(list)
     for box, value in zip(other_boxes, other_content, strict=True):

@@ -30,7 +30,7 @@ class PredictionParts:
             origin: What the predictions depend on, such as the checkpoint and the images.
 
         Returns:
-            The rows that have a prediction.
+            The rows that have a prediction. Rows whose images could not be read are tried again.
         """
         file = self.folder / "origin.json"
         text = json.dumps(origin, sort_keys=True)
@@ -39,7 +39,7 @@ class PredictionParts:
             with atomic_write(file) as temporary:
                 temporary.write_text(text, encoding="utf-8")
         trainer.strategy.barrier()
-        rows = {int(row) for part in self._files() for row in pd.read_parquet(part, columns=["row"])["row"]}
+        rows = {int(row) for part in self._files() for row in _finished(pd.read_parquet(part))["row"]}
         trainer.strategy.barrier()
         return rows
 
@@ -57,8 +57,9 @@ class PredictionParts:
             pd.DataFrame(records).to_parquet(temporary)
 
     def merge(self) -> pd.DataFrame:
-        """Return all records, one per row, in the order of rows."""
+        """Return all records, one per row, in the order of rows; a prediction replaces an unreadable image."""
         table = pd.concat([pd.read_parquet(part) for part in self._files()], ignore_index=True)
+        table = pd.concat([table, _finished(table)], ignore_index=True)
         return table.drop_duplicates("row", keep="last").sort_values("row", ignore_index=True)
 
     def remove(self) -> None:
@@ -67,6 +68,11 @@ class PredictionParts:
 
     def _files(self) -> list[Path]:
         return sorted(self.folder.glob("*.parquet"))
+
+
+def _finished(records: pd.DataFrame) -> pd.DataFrame:
+    """Return the records without those of unreadable images."""
+    return records[records["unreadable"].isna()] if "unreadable" in records else records
 
 
 def file_identity(path: str | os.PathLike[str] | None) -> list[Any] | None:

@@ -1,7 +1,9 @@
 """A damaged file of metrics costs nobody a run."""
 
 import json
+import os
 
+import pandas as pd
 import pytest
 
 from explllm.core.files import update_json
@@ -21,3 +23,22 @@ def test_an_evaluation_replaces_its_earlier_metrics(tmp_path):
     update_json(path, {"fit/loss": 1, "test/recall": {"Contempt": 0}, "test/accuracy": 0})
     assert update_json(path, {"test/accuracy": 1}, "test/") == {"fit/loss": 1, "test/accuracy": 1}
     assert json.loads(path.read_text()) == {"fit/loss": 1, "test/accuracy": 1}
+
+
+def test_a_table_that_is_open_in_another_program_on_windows_is_written_beside_it(
+    explllm, drawn_faces, tmp_path, monkeypatch
+):
+    replace = os.replace
+
+    def locked(source, target):
+        if os.fspath(target).endswith("out.csv"):
+            raise PermissionError(13, "Permission denied", os.fspath(source), None, os.fspath(target))
+        replace(source, target)
+
+    (tmp_path / "out.csv").write_text("old")
+    monkeypatch.setattr(os, "replace", locked)
+    done = explllm("data", "folder", drawn_faces / "test", "-o", "out.csv", "--overwrite")
+    kept = f"out.{os.getpid()}.csv"
+    assert f"the manifest cannot be written (Permission denied; the new content is in {kept}) [out.csv]" in done.error
+    assert (tmp_path / "out.csv").read_text() == "old" and len(pd.read_csv(kept)) == 27
+    assert sorted(path.name for path in tmp_path.iterdir()) == [kept, "out.csv"]

@@ -166,6 +166,18 @@ def test_no_crop_takes_the_place_of_another(run, manifest_of, detector_file, tmp
     assert "would have the same name" in status and not (tmp_path / "crops").exists()
 
 
+def test_no_crop_takes_the_place_of_an_image(run, photographs, manifest_of, detector_file, tmp_path):
+    (tmp_path / "in/sub").mkdir(parents=True)
+    photographs["six"].save(tmp_path / "in/sub/six.jpg")
+    before = (tmp_path / "in/sub/six.jpg").read_bytes()
+    (tmp_path / "link").symlink_to("in")
+    manifest_of(tmp_path / "in/m.jsonl", [{"image": "sub/six.jpg"}])
+    for crops in ("in", "link"):
+        error, _, _ = run("faces", "in/m.jsonl", "-o", "o.csv", "--detector", detector_file, "--crops", crops)
+        assert f"the crop of sub/six.jpg would replace the image [{crops}]." in error
+    assert (tmp_path / "in/sub/six.jpg").read_bytes() == before and not (tmp_path / "o.csv").exists()
+
+
 def test_the_images_may_lie_elsewhere(run, folder, detector_file, manifest_of, tmp_path):
     manifest_of(tmp_path / "m.jsonl", [{"image": "astronaut.png"}])
     status, _, err = run("faces", "m.jsonl", "-o", "out.jsonl", "--detector", detector_file)

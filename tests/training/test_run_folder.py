@@ -23,6 +23,7 @@ from explllm.core.manifest import Manifest
 from explllm.explanations.chain_of_thought import ChainOfThought
 from explllm.models.explllm import ExpLLM as Model
 from explllm.training.callbacks.run_folder import RunFolder
+from explllm.training.prediction_parts import PredictionParts
 from explllm.training.task import ExpLLMTask
 
 NOTICE = "The faces are drawn by a program, not photographs."
@@ -334,6 +335,45 @@ def test_a_killed_prediction_resumes(command, run_dir, monkeypatch):
         again = pd.read_parquet(run_dir / "predict/predictions.parquet")
         pd.testing.assert_frame_equal(again, whole)
         assert not (run_dir / "predict/predictions.parquet.parts").exists()
+
+
+def test_a_killed_prediction_resumes_only_on_the_same_faces_and_tries_unreadable_ones_again(
+    command, run_dir, drawn_faces, tmp_path, monkeypatch
+):
+    faces = shutil.copytree(drawn_faces, tmp_path / "faces")
+    table = pd.read_parquet(faces / "manifest.parquet")
+    hidden = (faces / table["image"].iloc[0]).rename(tmp_path / "hidden.png")
+    options = ("predict", "--data.folder", faces, "--data.eval_batch_size", 1, "--data.max_unreadable", 1)
+    merge = PredictionParts.merge
+    monkeypatch.setattr(PredictionParts, "merge", lambda _: 1 / 0)  # killed before the table is written
+    with pytest.raises(ZeroDivisionError):
+        command(*options)
+    monkeypatch.setattr(PredictionParts, "merge", merge)
+    parts = shutil.copytree(run_dir / "predict/predictions.parquet.parts", tmp_path / "parts")
+    hidden.rename(faces / table["image"].iloc[0])
+    done = command(*options)
+    assert done.status == 0 and "resuming after 96 of 97 faces" in done.out
+    found = pd.read_parquet(run_dir / "predict/predictions.parquet")
+    assert len(found) == 97 and found["predicted"].notna().all() and found["unreadable"].isna().all()
+    # The same names in another folder are other faces.
+    moved = faces.rename(tmp_path / "elsewhere")
+    shutil.copytree(parts, run_dir / "predict/predictions.parquet.parts")
+    done = command(*options, "--data.folder", moved)
+    assert done.status == 0 and "resuming" not in done.out
+
+
+def test_training_faces_among_the_test_faces_are_reported(command, run_dir, drawn_faces, tmp_path):
+    assert command("test").status == 0
+    assert "test/training_faces" not in metrics(run_dir)
+    frame = pd.read_parquet(drawn_faces / "manifest.parquet")
+    frame.loc[frame.index[frame["split"] == "train"][:5], "split"] = "test"
+    Manifest(frame, drawn_faces).write(tmp_path / "other.parquet")
+    data = ("--data", "ManifestFaces", "--data.manifest", tmp_path / "other.parquet", "--data.root", drawn_faces)
+    done = command("test", *data)
+    assert done.status == 0, done.err
+    assert metrics(run_dir)["test/training_faces"] == 5
+    warning = "The model was trained or validated on 5 of these 32 faces"
+    assert warning in " ".join(done.out.split()) and warning in (run_dir / "report.html").read_text()
 
 
 def test_predict_on_sorted_folders_keeps_the_labels(command, run_dir, drawn_faces, tmp_path):

@@ -1,6 +1,7 @@
 """The base class of all run folders: the model, metrics, the table of predictions, and the training time."""
 
 import hashlib
+import json
 import shutil
 import time
 from pathlib import Path
@@ -18,6 +19,7 @@ from explllm.data.dataset import Batch
 from explllm.models.configuration import joined_notes
 from explllm.report.page import PLOTS
 from explllm.training.checkpoints import BestCheckpoint, best_checkpoint, read_checkpoint
+from explllm.training.face_record import face_table
 from explllm.training.face_task import FaceTask, all_gather_list
 from explllm.training.prediction_parts import PredictionParts, file_identity
 from explllm.training.strategies import full_weights
@@ -136,11 +138,12 @@ class BaseRunFolder(Callback):
         if stage != "predict":
             return
         data: Any = trainer.datamodule  # pyrefly: ignore[missing-attribute]
-        images = "\n".join(data.frame()["image"].astype(str))
+        table = face_table(Manifest(data.frame(), data.manifest.root))
+        faces = json.dumps(table[["image", "box"]].to_numpy().tolist(), default=str)
         origin = {
             "checkpoint": file_identity(self._checkpoint),
             "init_from": str(getattr(pl_module, "init_from", None)),
-            "images": hashlib.sha256(images.encode()).hexdigest(),
+            "faces": hashlib.sha256(faces.encode()).hexdigest(),
             "margin": data.margin,
             "explain": getattr(pl_module, "explain_predictions", False),
             "max_new_tokens": getattr(pl_module, "max_new_tokens", None),

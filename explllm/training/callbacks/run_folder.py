@@ -1,5 +1,7 @@
 """The run folder: metrics, predictions, the report, and the model that ``ExpLLM.from_pretrained`` opens."""
 
+import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, get_args
 
@@ -26,10 +28,11 @@ from explllm.report.cot_section import cot_section
 from explllm.report.explained import ExplainedFace
 from explllm.report.page import write_report
 from explllm.report.terminal import print_explained, print_metrics, print_review
-from explllm.training.callbacks.base_run_folder import BaseRunFolder
+from explllm.training.callbacks.base_run_folder import MODEL, BaseRunFolder
 from explllm.training.checkpoints import last_checkpoint
 from explllm.training.face_record import TRAINING_FACES, read_record, training_faces, write_record
 from explllm.training.face_task import all_gather_list
+from explllm.training.leaks import count_training_faces
 from explllm.training.sample import explained_face, fixed_sample
 from explllm.training.task import ExpLLMTask
 
@@ -226,7 +229,18 @@ class RunFolder(BaseRunFolder):
 
     def _score(self, trainer: Trainer, pl_module: ExpLLMTask, answers: Answers, stage: str) -> dict[str, Any]:
         """Compute the metrics and write them to ``metrics.json``, replacing the stage's earlier metrics."""
-        return self._write_stage_metrics(trainer, pl_module, recognition_metrics(answers), stage)
+        metrics = recognition_metrics(answers)
+        if stage == "test" and (count := self._training_faces_among(answers.rows, trainer, pl_module)):
+            metrics["training_faces"] = count
+        return self._write_stage_metrics(trainer, pl_module, metrics, stage)
+
+    def _training_faces_among(self, rows: Sequence[int], trainer: Trainer, pl_module: ExpLLMTask) -> int:
+        """Return how many of these rows the model was trained or validated on; 0 if that is unknown."""
+        data = trainer.datamodule  # pyrefly: ignore[missing-attribute]
+        # The record is next to the checkpoints and next to the model folder.
+        evaluated = self._checkpoint or os.path.abspath(pl_module.init_from or self.run_dir / MODEL)
+        record, tested = read_record(Path(evaluated).parent), Manifest(data.frame().loc[rows], data.manifest.root)
+        return 0 if record is None else count_training_faces(record, tested)
 
     def _explain(
         self, trainer: Trainer, pl_module: ExpLLMTask, answers: Answers, table: pd.DataFrame
