@@ -29,7 +29,8 @@ class FolderFaces(FaceDataModule):
 
         Args:
             root: The folder: ``root/{train,val,test}/<class>/*`` or ``root/<class>/*``; for `predict` also ``root/*``.
-            test_fraction: Share of the training images to hold out for testing if there is no ``test`` folder.
+            test_fraction: Share of the training images to hold out for testing if there is no ``test`` folder. Set it
+                for `fit`; `test` takes it from the run.
             label_set: Label set with the allowed classes, such as ``rafdb``; required if class folders are named by
                 numbers.
             keep_zero_units: Treat action units that stay at zero in ``action_units.csv`` as measured.
