@@ -1,5 +1,7 @@
 """Atomic checkpoint files: the last checkpoint, from which a run resumes, and the best, which becomes the model."""
 
+import json
+import math
 import os
 import signal
 import threading
@@ -15,6 +17,7 @@ from lightning.pytorch.plugins.io import TorchCheckpointIO
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from explllm.core.errors import CheckpointError, ConfigError
+from explllm.core.files import atomic_write
 from explllm.models import storage
 from explllm.models.au_regressor import ActionUnitRegressor, RegressorSettings, build_regressor, regressor_config
 from explllm.models.build import NetworkSettings, build, build_config
@@ -173,6 +176,11 @@ class LastCheckpoint(Checkpoint):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Record the step that training starts from, and handle signals."""
         self._step = trainer.global_step
+        epochs = trainer.fit_loop.epoch_progress.current
+        if epochs.processed == epochs.ready:  # pyrefly: ignore[missing-attribute]
+            # A run that resumes at the end of an epoch starts the next one. Otherwise, Lightning would not count it,
+            # and a second resumed run would train for one epoch too many.
+            trainer.fit_loop.reset_restart_stage()
         if threading.current_thread() is threading.main_thread():
             # Replace Lightning's signal handlers, in which ranks communicate and can wait for each other forever.
             # Lightning restores the original handlers after training.
@@ -195,6 +203,11 @@ class LastCheckpoint(Checkpoint):
         if self._stopping:
             raise SIGTERMException
 
+    def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Stop after a signal, because there may be no time for the validation; the resumed run starts with it."""
+        if self._stopping:
+            raise SIGTERMException
+
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write the final state if something other than the step or epoch limit ended the run."""
         self._restore_handlers()
@@ -205,11 +218,13 @@ class LastCheckpoint(Checkpoint):
         """If the run was interrupted or another rank failed, add a note on how to resume it."""
         self._restore_handlers()
         if isinstance(exception, KeyboardInterrupt | SIGTERMException) or is_rank_failure(exception):
-            exception.add_note(
-                f"The same command with --ckpt_path last resumes from step {self._step}."
-                if self._step
-                else "The run has no checkpoint yet."
-            )
+            if self._step:
+                note = f"The same command with --ckpt_path last resumes from step {self._step}."
+            elif self.path.is_file():
+                note = "Nothing was replaced: the same command with --ckpt_path last resumes the earlier run."
+            else:
+                note = "The run has no checkpoint yet."
+            exception.add_note(note)
 
     def _on_signal(self, number: int, frame: Any) -> None:
         self._signaled = True
@@ -237,6 +252,9 @@ class BestCheckpoint(Checkpoint):
 
     With `encoder_share`, only the last epoch counts, because labels are learned before texts, and the metric measures
     only labels. Without validation data, this file does not exist.
+
+    The last checkpoint is written before the validation. If a run is killed during a validation, the resumed run
+    therefore starts with this validation, which Lightning would skip.
     """
 
     def __init__(self, run_dir: str, monitor: str = "val/macro_recall") -> None:
@@ -248,27 +266,61 @@ class BestCheckpoint(Checkpoint):
         """
         self.path, self.monitor = best_checkpoint(run_dir), monitor
         self._best: float | None = None
+        self._from_earlier_run = False
+        """Whether the file may belong to an earlier run, which this run is going to replace."""
+        self._running = self.path.with_name("validation.json")
+        """Exists during a validation; contains its step and epoch."""
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Read the best value of the run being resumed, or delete the checkpoint of an earlier run."""
+        """Read the best value of the run being resumed, and repeat a validation that did not finish."""
         # Resolve both paths, because one may be relative or contain a link.
         folder = self.path.parent.resolve()
         resumed = trainer.ckpt_path is not None and Path(trainer.ckpt_path).resolve().parent == folder
+        self._from_earlier_run = not resumed
         if resumed and self.path.is_file():
             self._best = read_checkpoint(self.path).get("best")
-        elif trainer.is_global_zero:
-            self.path.unlink(missing_ok=True)
         # All ranks save together, so they must compare with the same value. A machine with its own disk may lack the
-        # file.
-        self._best = all_gather_list([self._best])[0]
+        # files.
+        unfinished = json.loads(self._running.read_text()) if resumed and self._running.is_file() else None
+        self._best, unfinished = all_gather_list([(self._best, unfinished)])[0]
+        if unfinished is not None and unfinished["step"] == trainer.global_step:
+            _validate(trainer, unfinished["epoch"])
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Delete the files of an earlier run when this run writes its first checkpoint."""
+        if self._from_earlier_run and trainer.is_global_zero:
+            self.path.unlink(missing_ok=True)
+            self._running.unlink(missing_ok=True)
+        self._from_earlier_run = False
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Record that a validation has started."""
+        if trainer.state.fn == "fit" and not trainer.sanity_checking and trainer.is_global_zero:
+            with atomic_write(self._running) as partial:
+                position = {"step": trainer.global_step, "epoch": trainer.current_epoch}
+                partial.write_text(json.dumps(position), encoding="utf-8")
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write the weights if they are the best so far."""
-        value = trainer.callback_metrics.get(self.monitor)
-        if value is None or trainer.state.fn != "fit" or trainer.sanity_checking or value.isnan():
+        if trainer.state.fn != "fit" or trainer.sanity_checking:
             return
-        if trainer.current_epoch < getattr(pl_module, "first_selectable_epoch", 0):
-            return
-        if self._best is None or float(value) >= self._best:
-            self._best = pl_module.best_value = float(value)  # pyrefly: ignore[bad-argument-type]
+        value = float(trainer.callback_metrics.get(self.monitor, math.nan))
+        selectable = trainer.current_epoch >= getattr(pl_module, "first_selectable_epoch", 0)
+        if selectable and value >= (-math.inf if self._best is None else self._best):  # false for NaN
+            self._best = pl_module.best_value = value  # pyrefly: ignore[bad-argument-type]
+            self._from_earlier_run = False
             trainer.save_checkpoint(self.path, weights_only=True)
+        if trainer.is_global_zero:
+            self._running.unlink(missing_ok=True)
+
+
+def _validate(trainer: Trainer, epoch: int) -> None:
+    """Run the validation after an epoch's training; the trainer has already resumed at the next epoch."""
+    progress, loop = trainer.fit_loop.epoch_progress.current, trainer.fit_loop.epoch_loop.val_loop
+    completed, progress.completed = progress.completed, epoch
+    # Otherwise, the loop would continue an earlier validation, the last one that the checkpoint contains.
+    loop.restarting = False
+    trainer.validating = True
+    loop.run()
+    trainer.training = True
+    progress.completed = completed

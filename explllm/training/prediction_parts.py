@@ -67,7 +67,8 @@ class PredictionParts:
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def _files(self) -> list[Path]:
-        return sorted(self.folder.glob("*.parquet"))
+        # Not the hidden file that a killed process may leave behind.
+        return sorted(self.folder.glob("[0-9]*.parquet"))
 
 
 def _finished(records: pd.DataFrame) -> pd.DataFrame:

@@ -67,6 +67,12 @@ def assert_same_model(one, other):
         torch.testing.assert_close(one[name], other[name], atol=1e-6, rtol=0)  # measured: 0
 
 
+def validations(run_dir):
+    """The epoch, step and accuracy of each validation in the log of a run."""
+    rows = [row for file in sorted(Path(run_dir, "logs").rglob("metrics.csv")) for row in csv.DictReader(file.open())]
+    return [(row["epoch"], row["step"], row["val/accuracy"]) for row in rows if row.get("val/accuracy")]
+
+
 def metrics(run_dir):
     return json.loads(Path(run_dir, "metrics.json").read_text())
 
@@ -104,6 +110,71 @@ def test_resumes_exactly_with_workers_and_validation_inside_an_epoch(train, whol
     assert train(tmp_path, *options, stop=9) == seen[:9]
     assert train(tmp_path, *options, "--ckpt_path", "last") == seen[8:]
     assert_same_model(tmp_path, folder)
+
+
+@pytest.mark.parametrize("epoch", [0, 1])
+def test_a_validation_that_was_killed_is_repeated(train, whole, tmp_path, monkeypatch, epoch):
+    """Otherwise, the model of an earlier epoch would be kept as the best."""
+    folder, seen = whole
+    step, epochs = ExpLLMTask.validation_step, []
+
+    def killed(self, batch, batch_idx):
+        if not self.trainer.sanity_checking:
+            epochs.append(self.current_epoch)
+            if epochs[-1] == epoch:
+                raise Killed
+        return step(self, batch, batch_idx)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ExpLLMTask, "validation_step", killed)
+        assert train(tmp_path, stop=99) == seen[: 6 * (epoch + 1)]
+    assert train(tmp_path, "--ckpt_path", "last") == seen[6 * (epoch + 1) :]
+    assert_same_model(tmp_path, folder)
+    assert metrics(tmp_path)["fit/model_step"] == metrics(folder)["fit/model_step"]
+    assert validations(tmp_path) == validations(folder) and len(validations(folder)) == 2
+    # The finished validation is not repeated again.
+    assert train(tmp_path, "--ckpt_path", "last") == []
+    assert validations(tmp_path) == validations(folder)
+
+
+def test_a_signal_in_the_last_step_of_an_epoch_leaves_the_validation_to_the_resumed_run(
+    train, whole, explllm, small_config, tmp_path, monkeypatch, capsys
+):
+    folder, seen = whole
+    step = ExpLLMTask.training_step
+
+    def signaled(self, batch, batch_idx):
+        if batch_idx == 5:
+            signal.raise_signal(signal.SIGUSR1)
+        return step(self, batch, batch_idx)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ExpLLMTask, "training_step", signaled)
+        with pytest.raises(SystemExit) as stop:
+            explllm("fit", "--config", small_config, "--run_dir", tmp_path / "run", *RUN)
+    assert stop.value.code == 143 and "--ckpt_path last resumes from step 3" in capsys.readouterr().err
+    assert validations(tmp_path / "run") == []
+    assert train(tmp_path / "run", "--ckpt_path", "last") == seen[6:]
+    assert validations(tmp_path / "run") == validations(folder)
+
+
+def test_a_new_run_that_is_interrupted_at_once_leaves_the_earlier_one(
+    train, explllm, small_config, tmp_path, monkeypatch
+):
+    seen = train(tmp_path / "run")
+    best = (tmp_path / "run/checkpoints/best.ckpt").read_bytes()
+
+    def interrupted(self, batch, batch_idx):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ExpLLMTask, "training_step", interrupted)
+        done = explllm("fit", "--config", small_config, "--run_dir", tmp_path / "run", *RUN)
+    assert done.status == 130 and "--ckpt_path last resumes the earlier run" in done.err
+    assert (tmp_path / "run/checkpoints/best.ckpt").read_bytes() == best
+    # Its first checkpoint replaces those of the earlier run.
+    train(tmp_path / "run", "--trainer.limit_val_batches", "0", stop=3)
+    assert not (tmp_path / "run/checkpoints/best.ckpt").exists() and len(seen) == 12
 
 
 def test_losing_the_place_in_the_data_is_noticed(train, whole, tmp_path, monkeypatch):

@@ -350,6 +350,7 @@ def test_a_killed_prediction_resumes_only_on_the_same_faces_and_tries_unreadable
         command(*options)
     monkeypatch.setattr(PredictionParts, "merge", merge)
     parts = shutil.copytree(run_dir / "predict/predictions.parquet.parts", tmp_path / "parts")
+    (run_dir / "predict/predictions.parquet.parts/.7.partial.00000-000009.parquet").write_bytes(b"killed")
     hidden.rename(faces / table["image"].iloc[0])
     done = command(*options)
     assert done.status == 0 and "resuming after 96 of 97 faces" in done.out

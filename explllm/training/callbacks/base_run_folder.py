@@ -138,11 +138,12 @@ class BaseRunFolder(Callback):
         if stage != "predict":
             return
         data: Any = trainer.datamodule  # pyrefly: ignore[missing-attribute]
+        start = getattr(pl_module, "init_from", None)
         table = face_table(Manifest(data.frame(), data.manifest.root))
         faces = json.dumps(table[["image", "box"]].to_numpy().tolist(), default=str)
         origin = {
             "checkpoint": file_identity(self._checkpoint),
-            "init_from": str(getattr(pl_module, "init_from", None)),
+            "init_from": [file_identity(path) for path in sorted(Path(start).glob("*.safetensors"))] if start else None,
             "faces": hashlib.sha256(faces.encode()).hexdigest(),
             "margin": data.margin,
             "explain": getattr(pl_module, "explain_predictions", False),
