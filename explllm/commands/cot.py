@@ -286,7 +286,7 @@ def run_build(
     if offline:
         check_no_model_options(chat, "Omit it, or pass --model NAME instead of --offline.")
     folder, source = run_folder(out, options.run_dir), "offline" if offline else chat.model
-    identity = BuildIdentity(manifest, out, source, released)
+    identity = BuildIdentity(manifest, out, source, released, kind.title)
     identity.check_overwrite(folder, overwrite)
     for file in (folder / PROGRESS, *([released] if released else [])):
         check_writable(file)

@@ -41,6 +41,8 @@ class BuildIdentity:
     """The source of the texts, such as the model's name."""
     released: Path | None = None
     """A second output: the list in the format that the authors released."""
+    kind: str = "chains of thought"
+    """The kind of texts."""
 
     @property
     def outputs(self) -> dict[str, Path]:
@@ -62,7 +64,7 @@ class BuildIdentity:
             raise ConfigError(f"--json is {other}", where=self.released, remedy="Choose another file.")
         if overwrite:
             return
-        progress, remedy = read_progress(folder), "Choose another file, or pass --overwrite."
+        progress, remedy = self.earlier_progress(folder), "Choose another file, or pass --overwrite."
         for option, path in self.outputs.items():
             if path.resolve() == self.manifest.resolve():
                 raise ConfigError(f"{option} is the input manifest", where=path, remedy=remedy)
@@ -72,14 +74,20 @@ class BuildIdentity:
             if str(path.resolve()) not in progress.get("outs", ()):
                 kind = "manifest" if path == self.out else "file"
                 raise ConfigError(f"the {kind} exists", where=path, remedy=remedy)
-            for word, name in (("by", "source"), ("of", "manifest")):
+            for word, name in (("by", "source"), ("of", "manifest"), ("with", "kind")):
                 if progress.get(name) != self.fields()[name]:
                     difference = f"{word} {progress.get(name)}, not {word} {self.fields()[name]}"
                     raise ConfigError(f"the manifest was made {difference}", where=path, remedy=remedy)
 
     def fields(self) -> dict[str, str]:
         """Return the fields that must not change when a run is resumed."""
-        return {"source": self.source, "manifest": str(self.manifest.resolve())}
+        return {"source": self.source, "manifest": str(self.manifest.resolve()), "kind": self.kind}
+
+    def earlier_progress(self, folder: Path) -> dict[str, Any]:
+        """Return the content of a run folder's progress file; empty if it is missing or damaged."""
+        progress = read_progress(folder)
+        # Progress files of earlier versions have no kind.
+        return {"kind": self.kind, **progress} if progress else {}
 
     @contextmanager
     def lock(self) -> Iterator[None]:
@@ -170,7 +178,7 @@ class ProgressTracker:
             identity: Input and outputs of the run.
         """
         self.folder, self.total, self.statuses, self.identity = folder, total, tuple(statuses), identity
-        earlier = read_progress(folder)
+        earlier = identity.earlier_progress(folder)
         is_same_run = earlier.items() >= identity.fields().items()
         outs = {str(path.resolve()) for path in identity.outputs.values()}
         self._outs = sorted({*outs, *(earlier.get("outs", ()) if is_same_run else ())})

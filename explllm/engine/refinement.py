@@ -1,6 +1,5 @@
 """Format Refinement (paper, Section III-B-6): a chain of thought with three parts and at most 130 words."""
 
-import json
 import re
 from collections.abc import Sequence
 
@@ -11,7 +10,7 @@ from explllm.engine.img2au import format_units
 from explllm.explanations.chain_of_thought import TITLES, ChainOfThought
 from explllm.explanations.checks import pair_problems
 from explllm.llm.prompt import render
-from explllm.llm.reading import object_schema
+from explllm.llm.reading import object_schema, parse_object
 from explllm.llm.request import clean_text
 
 MAX_TOKENS = 512
@@ -52,11 +51,8 @@ async def refine(
 
 def read_cot(text: str) -> ChainOfThought | None:
     """Parse a chain of thought: a structured answer or a text with three sections; None if a section is missing."""
-    try:
-        value = json.loads(text)
-    except ValueError:
-        value = None
-    if isinstance(value, dict):
+    value = parse_object(text)
+    if value is not None:
         fields = [(title, value.get(part)) for title, part in zip(TITLES, _PARTS, strict=True)]
         # JSON escapes can encode characters that the client has removed from the answer.
         parts = [_strip_title(title, clean_text(part)) if isinstance(part, str) else "" for title, part in fields]

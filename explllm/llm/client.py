@@ -7,7 +7,7 @@ import copy
 import json
 import logging
 import random
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from dataclasses import replace
 from types import TracebackType
 from typing import Any, Self
@@ -19,7 +19,7 @@ from explllm.llm.dialect import Dialect
 from explllm.llm.ledger import Ledger
 from explllm.llm.ledger_file import AttemptResult
 from explllm.llm.limits import RateLimit
-from explllm.llm.prices import image_tokens
+from explllm.llm.prices import MAX_IMAGE_TOKENS, image_tokens
 from explllm.llm.request import ChatAnswer, ChatFailure, ChatRequest, OutOfBudget, Refused, Stopped, digest
 from explllm.llm.server import Completion, FatalError, RejectedError, RequestError, Server, TransientError
 from explllm.llm.settings import ChatSettings
@@ -32,7 +32,7 @@ _LONG_WAIT = 60.0
 _MAX_CHARACTERS_PER_TOKEN = 16
 """Upper bound on the characters per token of an answer; a server that returns more has ignored the token limit."""
 _MAX_FORBIDDEN = 3
-"""If a run receives this many 403 responses before its first answer, the key is considered to lack permission."""
+"""After this many 403 responses and no answer of the model, the key is considered to lack permission."""
 
 
 class ChatClient:
@@ -62,8 +62,8 @@ class ChatClient:
         self._slots = asyncio.Semaphore(settings.concurrency)
         self._request_limit = _rate_limit(settings.requests_per_minute)
         self._token_limit = _rate_limit(settings.tokens_per_minute)
-        self._has_answers = self._warned_of_usage = False
-        self._forbidden = 0
+        self._warned_of_usage = False
+        self._answers = self._forbidden = 0
         self._truncated: dict[str, Completion] = {}
         self._stop_event = asyncio.Event()
         self._stop_reason: Exception | None = None
@@ -159,7 +159,7 @@ class ChatClient:
             # tenacity keeps the state of the retries in this object: create one for each request.
             retrying = tenacity.AsyncRetrying(
                 retry=tenacity.retry_if_exception_type(TransientError),
-                stop=tenacity.stop_after_attempt(self.settings.max_retries + 1),
+                stop=self._retry_limit(),
                 wait=self._retry_wait,
                 sleep=self._sleep,
                 reraise=True,
@@ -171,7 +171,8 @@ class ChatClient:
                 raise error.error from None
             except RequestError as error:
                 self._stop_if_forbidden(error)
-                times = f", sent {self.settings.max_retries + 1} times" if isinstance(error, TransientError) else ""
+                sent = retrying.statistics["attempt_number"]
+                times = f", sent {sent} times" if isinstance(error, TransientError) else ""
                 reason = f"{error}{times}"
                 await self.ledger.give_up(key, reason)
                 raise ChatFailure(reason) from None
@@ -180,11 +181,11 @@ class ChatClient:
                 raise
 
     def _stop_if_forbidden(self, error: RequestError) -> None:
-        """Stop after several forbidden requests without any answer.
+        """Stop after several forbidden requests without any answer, in this run or an earlier one.
 
         After the first answer, status 403 does not concern the key, only the rejected request.
         """
-        if error.status == 403 and not self._has_answers:
+        if error.status == 403 and not self.ledger.has_answers(self.settings.model):
             self._forbidden += 1
             if self._forbidden >= _MAX_FORBIDDEN:
                 self._stop_with(self._require_server().forbidden(error))
@@ -206,7 +207,7 @@ class ChatClient:
                 ):
                     raise
                 continue
-            self._has_answers = True
+            self._answers += 1
             self._dialect.note_answer(request, body, completion.finish_reason)
             if completion.finish_reason == "length":
                 self._truncated[digest(json.dumps(body))] = replace(completion, text="")
@@ -253,7 +254,9 @@ class ChatClient:
                 completion = await self._require_server().complete(body, request_id)
                 # The next request does not have to wait until the ledger has recorded this answer.
                 slot.release()
-                completion, usage_note = self._cap_usage(completion, size + vision_tokens, max_answer)
+                # The name may be an alias of a model that counts more tokens per image than were reserved.
+                max_prompt = size + MAX_IMAGE_TOKENS * len(request.images)
+                completion, usage_note = self._cap_usage(completion, max_prompt, max_answer)
                 if len(completion.text) > _MAX_CHARACTERS_PER_TOKEN * max_answer:
                     raise RequestError(
                         f"the answer has {len(completion.text):,} characters, but the limit was {max_answer:,} tokens",
@@ -305,16 +308,36 @@ class ChatClient:
             answer=completion.text,
         )
 
+    def _retry_limit(self) -> Callable[[tenacity.RetryCallState], bool]:
+        """Return a function that decides after each failure of one request whether to give up.
+
+        Status 429 does not count as a failure while the server answers other requests, because these compete with the
+        request for the same rate limit.
+        """
+        failures, answers = 0, self._answers
+
+        def is_reached(state: tenacity.RetryCallState) -> bool:
+            nonlocal failures, answers
+            if _transient_error(state).status != 429 or self._answers == answers:
+                failures += 1
+            answers = self._answers
+            return failures > self.settings.max_retries
+
+        return is_reached
+
     def _retry_wait(self, state: tenacity.RetryCallState) -> float:
-        """Return the seconds until a retry: the server's ``Retry-After``, else backoff, both limited by `max_wait`."""
-        error = state.outcome.exception() if state.outcome is not None else None
-        if not isinstance(error, TransientError) or error.wait is None:
-            return min(_BACKOFF(state), self.settings.max_wait)
-        wait = min(error.wait, self.settings.max_wait)
-        if error.wait > _LONG_WAIT:
-            _log.warning("%s asks to wait for %.0f s. Waiting for %.0f s.", self.settings.host, error.wait, wait)
-        # Add jitter: otherwise all requests would be sent again at the same moment.
-        return wait + random.uniform(0, 0.25)
+        """Return the seconds until a retry: the server's ``Retry-After``, at least the backoff, at most `max_wait`.
+
+        The server's wait assumes that no other request uses the rate limit in the meantime.
+        """
+        requested, wait = _transient_error(state).wait, _BACKOFF(state)
+        if requested is not None:
+            # Add jitter: otherwise all requests would be sent again at the same moment.
+            wait = max(wait, requested + random.uniform(0, 0.25))
+        wait = min(wait, self.settings.max_wait)
+        if requested is not None and requested > _LONG_WAIT:
+            _log.warning("%s asks to wait for %.0f s. Waiting for %.0f s.", self.settings.host, requested, wait)
+        return wait
 
     async def _sleep(self, seconds: float) -> None:
         await self._unless_stopped(asyncio.sleep(seconds))
@@ -366,6 +389,13 @@ class _Slot:
         if self._acquired:
             self._acquired = False
             self._slots.release()
+
+
+def _transient_error(state: tenacity.RetryCallState) -> TransientError:
+    """Return the error after which a request is sent again."""
+    error = None if state.outcome is None else state.outcome.exception()
+    assert isinstance(error, TransientError)
+    return error
 
 
 def _rate_limit(per_minute: float | None) -> RateLimit | None:

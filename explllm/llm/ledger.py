@@ -150,6 +150,15 @@ class Ledger:
         )
         return rows[0][0] if rows else None
 
+    def has_answers(self, model: str) -> bool:
+        """Return whether the ledger contains an answer or refusal of a model, including discarded ones."""
+        rows = self._read(
+            "SELECT 1 FROM requests r JOIN attempts a ON a.request = r.id"
+            " WHERE r.model = ? AND a.outcome IN ('answered', 'refused', 'discarded') LIMIT 1",
+            (model,),
+        )
+        return bool(rows)
+
     def conversation(self, scope: str) -> list[RecordedRequest]:
         """Return all requests of a scope in the order of their first attempts."""
         return [

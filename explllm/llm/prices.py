@@ -39,6 +39,10 @@ class ImageTokens:
     """Tokens of an image of any size, for budget reservations."""
 
 
+MAX_IMAGE_TOKENS = 48_169
+"""Tokens of an image of any size in the model that counts the most, gpt-4o-mini."""
+
+
 def image_tokens(model: str) -> ImageTokens:
     """Return the typical and maximum number of prompt tokens of an image; only gpt-4o-mini has its own numbers.
 
@@ -46,7 +50,9 @@ def image_tokens(model: str) -> ImageTokens:
     at most 8 tiles after scaling; for gpt-4o-mini the counts are 2,833 and 5,667. Models that count patches use fewer
     than 4,000 tokens, and the open models known to the authors use fewer than 3,328.
     """
-    return ImageTokens(8_500, 48_169) if model.startswith("gpt-4o-mini") else ImageTokens(255, 4_000)
+    # Routers such as OpenRouter put the provider before the model's name: openai/gpt-4o-mini.
+    is_mini = model.rpartition("/")[2].startswith("gpt-4o-mini")
+    return ImageTokens(8_500, MAX_IMAGE_TOKENS) if is_mini else ImageTokens(255, 4_000)
 
 
 _LIST_PRICES = {

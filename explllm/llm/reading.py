@@ -14,6 +14,7 @@ T = TypeVar("T")
 Ask = Callable[[ChatRequest], Awaitable[ChatAnswer]]
 """A function that answers requests, such as `explllm.llm.client.ChatClient.ask`."""
 
+_DECODER = json.JSONDecoder(strict=False)
 _QUOTED_CHARACTERS = 80
 _MAX_RUNS = 3
 """Number of runs with only unusable answers after which a question counts as unanswerable."""
@@ -37,13 +38,22 @@ def object_schema(title: str, **properties: Mapping[str, Any]) -> dict[str, Any]
     return schema | {"required": list(properties), "additionalProperties": False}
 
 
-def answer_field(text: str, name: str) -> str:
-    """Return a field of a structured answer, empty if missing; return the answer itself if it is not a JSON object."""
+def parse_object(text: str) -> dict[str, Any] | None:
+    """Return the JSON object in an answer, which may be in a code fence or in prose; None if there is no valid object.
+
+    Line breaks in strings need no escape.
+    """
     try:
-        value = json.loads(text)
-    except ValueError:
-        return text
-    return str(value.get(name, "")) if isinstance(value, dict) else str(value)
+        value: dict[str, Any] = _DECODER.raw_decode(text, text.index("{"))[0]
+    except (ValueError, RecursionError):
+        return None
+    return value
+
+
+def answer_field(text: str, name: str) -> str:
+    """Return a field of a structured answer, empty if missing; return the answer itself if it has no JSON object."""
+    value = parse_object(text)
+    return text if value is None else str(value.get(name, ""))
 
 
 async def ask_until_parsed(

@@ -142,11 +142,15 @@ class Server:
         except TimeoutError:
             raise TransientError(f"no answer within {self._settings.timeout:g} s", charged=True) from None
         except self._openai.APIStatusError as error:
-            raise self._classify_status(error) from None
+            raise self._classify_status(error.status_code, error.body, error.response.headers) from None
         except self._openai.APIConnectionError as error:
             raise self._classify_connection_error(error) from None
         try:
-            return self._parse_completion(json.loads(content))
+            answer = json.loads(content)
+            failure = self._classify_error_body(answer, response.response.headers)
+            if failure is not None:
+                raise failure
+            return self._parse_completion(answer)
         except (ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError) as error:
             message = self._clean(f"the server's answer cannot be read: {type(error).__name__}: {error}")
             raise TransientError(message[:300], status=200, charged=True) from None
@@ -167,7 +171,7 @@ class Server:
         except self._openai.APIStatusError as error:
             if error.status_code in (404, 405, 501):
                 return
-            failure = self._classify_status(error)
+            failure = self._classify_status(error.status_code, error.body, error.response.headers)
             if isinstance(failure, FatalError):
                 raise failure.error from None
             if isinstance(failure, RejectedError) and failure.status == 403:
@@ -182,7 +186,9 @@ class Server:
                 remedy="Check the address, and that the server is running.",
             ) from None
         try:
-            entries = json.loads(response.http_response.content)["data"]
+            listed = json.loads(response.http_response.content)
+            # Together AI sends the bare list.
+            entries = listed if isinstance(listed, list) else listed["data"]
             models = {entry["id"]: entry.get("owned_by") for entry in entries}
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
             raise InputError(
@@ -211,9 +217,22 @@ class Server:
             remedy="Use a key with permission to list models and to use this model.",
         )
 
-    def _classify_status(self, error: Any) -> TransientError | RejectedError | FatalError:
-        """Return the error for an HTTP status."""
-        settings, status, body = self._settings, error.status_code, error.body
+    def _classify_error_body(self, answer: Any, headers: Mapping[str, str]) -> RequestError | None:
+        """Return the error for a response of status 200 that contains an error with an HTTP status; None for others.
+
+        OpenRouter and other routers send these when the provider of the model fails.
+        """
+        if not isinstance(answer, Mapping) or answer.get("choices") or not isinstance(answer.get("error"), Mapping):
+            return None
+        status = _parse_count(answer["error"].get("code")) or 0
+        return self._classify_status(status, answer["error"], headers) if 400 <= status < 600 else None
+
+    def _classify_status(
+        self, status: int, body: Any, headers: Mapping[str, str]
+    ) -> TransientError | RejectedError | FatalError:
+        """Return the error for an HTTP status, the error in the body, and the headers of the response."""
+        settings = self._settings
+        code, param = (body.get(name) if isinstance(body, Mapping) else None for name in ("code", "param"))
         # FastAPI's errors have a `detail` instead of OpenAI's `message`.
         detail = body.get("message") or body.get("detail") if isinstance(body, Mapping) else body
         message = self._clean(" ".join(f"status {status}: {detail or 'no reason given'}".split()))[:300]
@@ -223,18 +242,18 @@ class Server:
             remedy = "Set the environment variable to a valid key of the server."
         elif status == 404:
             remedy = f"Check the model's name ({settings.model}) and the address, which usually ends in /v1."
-        elif status == 402 or (status == 429 and error.code == "insufficient_quota"):
+        elif status == 402 or (status == 429 and code == "insufficient_quota"):
             remedy = "Buy credit or raise the limit, then start again: recorded answers are not paid for twice."
         elif 300 <= status < 400:
             where = "base_url"
-            remedy = f"The server has moved; give its new address: {error.response.headers.get('location', 'unknown')}."
+            remedy = f"The server has moved; give its new address: {headers.get('location', 'unknown')}."
         if remedy is not None:
             fatal = InputError(f"{settings.host} answers with {message}", where=where, remedy=self._clean(remedy))
             return FatalError(message, status=status, error=fatal)
         if status in _TRANSIENT_STATUSES or status >= 500:
-            wait = parse_retry_after(error.response.headers)
+            wait = parse_retry_after(headers)
             return TransientError(message, status=status, charged=status in _GATEWAY_TIMEOUTS, wait=wait)
-        code, param = (field if isinstance(field, str) else None for field in (error.code, error.param))
+        code, param = (field if isinstance(field, str) else None for field in (code, param))
         return RejectedError(message, status=status, code=code, param=param)
 
     def _classify_connection_error(self, error: BaseException) -> TransientError | FatalError:

@@ -44,7 +44,7 @@ class ChatSettings:
     """Seconds to wait for an answer."""
     max_retries: int = 8
     """Maximum number of retries after transient failures: status 408, 409, 429 or 5xx, a timeout, a lost connection, or
-    an unreadable response."""
+    an unreadable response. Status 429 does not count while the server answers other requests."""
     max_wait: float = 120.0
     """Maximum seconds to wait before a retry, even if the server asks for more."""
     structured: Structured = "auto"

@@ -1,5 +1,6 @@
 """FEA instruction data: every accepted answer agrees with label and units, and no answer is paid for twice."""
 
+import json
 import re
 import sqlite3
 
@@ -138,6 +139,22 @@ def test_with_a_model(explllm, server, write_faces, tmp_path, key):
     assert done.status == 1 and failed.any() and not failed.all()
     assert strict.loc[failed, "fea_reason"].str.contains("does not begin with the label").all()
     assert strict.loc[failed, "fea_description"].isna().all()
+
+
+def test_another_kind_of_text_is_not_replaced(explllm, write_faces, tmp_path):
+    write_faces(tmp_path / "faces.parquet", 3)
+    command = ("build", "faces.parquet", "-o", "out.parquet", "--offline")
+    assert explllm("cot", *command).status == 0
+    error = explllm("fea", *command).error
+    assert "made with chains of thought, not with FEA instructions" in error and "--overwrite" in error
+    assert explllm("fea", *command, "--overwrite").status == 0
+    assert "made with FEA instructions, not with chains of thought" in explllm("cot", *command).error
+    # Earlier versions recorded no kind: their runs can be resumed.
+    progress = tmp_path / "out.run/progress.json"
+    fields = json.loads(progress.read_text())
+    del fields["kind"]
+    progress.write_text(json.dumps(fields))
+    assert explllm("fea", *command).status == 0 and json.loads(progress.read_text())["kind"] == "FEA instructions"
 
 
 def test_killed_and_resumed(chat_server, model_script, write_faces, tmp_path, process, wait_for):

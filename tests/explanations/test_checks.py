@@ -111,6 +111,8 @@ def test_names():
         (" 'anger'. ", Expression.ANGER),
         ("**Happy**", Expression.HAPPINESS),
         ('{"expression": "Fear"}', Expression.FEAR),
+        ('```json\n{"expression": "Fear"}\n```', Expression.FEAR),
+        ('The label is {"expression": "Fear"}. It is not {"expression": "Anger"}.', Expression.FEAR),
         ('"Fear"', Expression.FEAR),
         ("<think>Is it Fear?\nNo.</think>\n\nAnger", Expression.ANGER),
         ("Is it Fear? No.</think>\nAnger", Expression.ANGER),
@@ -120,6 +122,7 @@ def test_names():
         ("The expression is Anger", None),
         ("", None),
         ('{"label": "Fear"}', None),
+        ('{"expression": "Fear"', None),
         ("7", None),
     ],
 )
@@ -133,6 +136,7 @@ def test_reading_a_label(text, label):
         ("Correct", True),
         ("incorrect.", False),
         ('{"verdict": "Correct"}', True),
+        ('```\n{"verdict": "Incorrect"}\n```', False),
         ("<think>Correct? Not quite.</think>Incorrect", False),
         ("Correct, mostly", None),
         ("", None),
@@ -147,6 +151,9 @@ def test_reading_a_chain_of_thought():
     assert read_cot(structured) == ChainOfThought.from_sections("a", "b", "c")
     assert read_cot('{"key_observations": "a", "conclusion": "c"}') is None
     assert read_cot(structured.replace('"b"', '" "')) is None
+    assert read_cot(f"Here it is:\n```json\n{structured}\n```\n") == read_cot(structured)
+    lines = read_cot(structured.replace('"b"', '"Two\nlines."'))
+    assert lines is not None and lines.sections[1] == "Two\nlines."
     titled = structured.replace('"a"', '"**Key Observations:** a"').replace('"c"', '"### Conclusion\\nc"')
     assert read_cot(titled) == read_cot(structured)
     assert read_cot(structured.replace('"c"', '"**Conclusion:**"')) is None

@@ -9,6 +9,7 @@ import time
 from dataclasses import replace
 
 import pytest
+import tenacity
 
 from explllm.core.errors import InputError
 from explllm.llm.client import ChatClient
@@ -139,6 +140,25 @@ def test_retries_used_up_fail_the_request_alone_and_are_tried_anew_later(
     [answer] = ask_all(settings(server), [question(0)])
     assert answer.text == "fine"
     assert totals().failures == 0
+
+
+def test_requests_wait_their_turn_at_a_rate_limit(chat_server, serve, settings, question, ask_all, monkeypatch):
+    """A limit of 40 requests per second, of which the server tells each how long one of them takes, for 64 at once."""
+    monkeypatch.setattr("explllm.llm.client._BACKOFF", tenacity.wait_exponential_jitter(0.05, 1.0, jitter=0.05))
+    bucket = {"requests": 1.0, "time": 0.0}
+
+    def script(received):
+        now = time.monotonic()
+        bucket["requests"] = min(1.0, bucket["requests"] + 40 * (now - bucket["time"]))
+        bucket["time"] = now
+        if bucket["requests"] < 1:
+            wait = 1000 * (1 - bucket["requests"]) / 40
+            return chat_server.Reply(status=429, headers={"retry-after-ms": f"{wait:.0f}"})
+        bucket["requests"] -= 1
+        return chat_server.Reply("fine")
+
+    answers = ask_all(settings(serve(script), concurrency=64), [question(number) for number in range(150)])
+    assert [answer for answer in answers if isinstance(answer, Exception)] == []
 
 
 def test_refusals_are_paid_for_once(chat_server, serve, settings, question, ask_all, totals):
@@ -496,6 +516,15 @@ def test_403_from_the_start_ends_the_run(chat_server, serve, settings, question,
     outcomes = ask_all(settings(server, concurrency=1), [question(number) for number in range(9)])
     assert [type(outcome) for outcome in outcomes] == [ChatFailure] * 2 + [InputError] * 7
     assert "permission" in outcomes[-1].remedy and len(server.received) == 3
+
+
+def test_403_at_the_start_of_a_resumed_run_concerns_only_its_requests(chat_server, serve, settings, question, ask_all):
+    server = serve(
+        lambda received: chat_server.Reply("policy", status=200 if received.question < "question 3" else 403)
+    )
+    ask_all(settings(server), [question(number) for number in range(3)])
+    outcomes = ask_all(settings(server, concurrency=1), [question(number) for number in range(3, 9)])
+    assert {type(outcome) for outcome in outcomes} == {ChatFailure}
 
 
 def test_a_single_403_concerns_only_its_request(chat_server, serve, settings, question, ask_all, totals):

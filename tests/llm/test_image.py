@@ -10,6 +10,7 @@ import sqlite3
 import pytest
 
 from explllm.llm.ledger import Ledger
+from explllm.llm.prices import image_tokens
 from explllm.llm.request import ChatFailure, ChatImage, ChatMessage, Refused, strip_images
 
 # What stands for a JPEG: bytes of which no eight stand anywhere else.
@@ -76,6 +77,20 @@ def test_the_budget_counts_what_models_see_and_not_the_letters(
     [at_most] = base.execute("SELECT at_most FROM attempts").fetchone()
     # 4,000 tokens for the picture, 1,024 for the answer, and the bytes of the rest.
     assert 5024 < at_most * 1e6 < 5400
+
+
+@pytest.mark.parametrize(
+    ("model", "reserved"),
+    [("openai/gpt-4o-mini", 48_169), ("gpt-4o-mini-2024-07-18", 48_169), ("my-deployment", 4_000)],
+)
+def test_pictures_cost_what_the_server_counts(
+    serve, chat_server, settings, pictured, ask_all, tmp_path, model, reserved
+):
+    # The tokens that gpt-4o-mini counts for a large picture; a deployment can have any name.
+    server = serve(lambda received: chat_server.Reply("seen", usage=(45_000, 20)), models=(model,))
+    [answer] = ask_all(settings(server, model=model, price_in=1.0, price_out=0.0), [pictured()])
+    assert answer.cost == pytest.approx(45e-3)
+    assert image_tokens(model).maximum == reserved
 
 
 def test_a_picture_appears_nowhere(serve, chat_server, settings, pictured, ask_all, tmp_path, quick, capfd):

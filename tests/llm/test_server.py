@@ -59,6 +59,8 @@ def test_check_passes_a_server_without_a_list(chat_server, serve, settings, chec
 
 def test_check_knows_how_ollama_and_llama_cpp_name_models(chat_server, serve, settings, check):
     check(settings(serve(models=("scripted:latest",))))
+    # Together AI sends the bare list.
+    check(settings(serve(models=chat_server.Reply(raw='[{"id": "scripted"}]'))))
     listed = {"data": [{"id": "/models/x.gguf", "owned_by": "llamacpp"}]}
     check(settings(serve(models=chat_server.Reply(raw=json.dumps(listed)))))
 
@@ -125,8 +127,9 @@ def test_retry_after_is_capped(chat_server, serve, settings, question, ask_all, 
     assert second.time - first.time < 60 and "86400 s. Waiting for 0 s" in caplog.text
 
 
-def test_backoff_grows_without_retry_after(chat_server, serve, settings, question, ask_all):
-    server = serve(lambda received: chat_server.Reply(status=500 if received.number < 4 else 200))
+@pytest.mark.parametrize("headers", [{}, {"Retry-After": "0"}])
+def test_backoff_grows_without_a_longer_retry_after(chat_server, serve, settings, question, ask_all, headers):
+    server = serve(lambda received: chat_server.Reply(status=500 if received.number < 4 else 200, headers=headers))
     ask_all(settings(server), [question()])
     times = [received.time for received in server.received]
     waits = [later - earlier for earlier, later in pairwise(times)]
@@ -143,6 +146,17 @@ def test_ways_of_asking_to_wait():
     assert parse_retry_after({"retry-after": "Wed, 21 Oct 2015 07:28:00 GMT"}) == 0
     for nothing in ({}, {"retry-after": ""}, {"retry-after": "soon"}, {"retry-after": "nan"}, {"retry-after": "inf"}):
         assert parse_retry_after(nothing) is None
+
+
+@pytest.mark.parametrize(("code", "sent"), [(429, 2), ("503", 2), (400, 1)])
+def test_an_error_in_a_body_of_status_200_is_one_of_its_status(
+    chat_server, serve, settings, question, ask_all, api_key, totals, quick, code, sent
+):
+    raw = json.dumps({"error": {"code": code, "message": f"the provider of {api_key} is busy"}})
+    server = serve(lambda received: chat_server.Reply(raw=raw))
+    [failure] = ask_all(settings(server, max_retries=1, price_in=1.0, price_out=1.0), [question()])
+    assert failure.reason.startswith(f"status {code}: the provider of [API key] is busy")
+    assert len(server.received) == totals().requests == sent and totals().cost_upper_bound == 0
 
 
 def test_the_key_appears_nowhere(chat_server, serve, settings, question, api_key, tmp_path, quick, capfd):
