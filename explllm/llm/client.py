@@ -330,12 +330,10 @@ class ChatClient:
 
         The server's wait assumes that no other request uses the rate limit in the meantime.
         """
-        requested, wait = _transient_error(state).wait, _BACKOFF(state)
-        if requested is not None:
-            # Add jitter: otherwise all requests would be sent again at the same moment.
-            wait = max(wait, requested + random.uniform(0, 0.25))
-        wait = min(wait, self.settings.max_wait)
-        if requested is not None and requested > _LONG_WAIT:
+        requested = _transient_error(state).wait or 0.0
+        # Add jitter: otherwise all requests would be sent again at the same moment.
+        wait = min(max(_BACKOFF(state), requested) * random.uniform(1, 1.25), self.settings.max_wait)
+        if requested > _LONG_WAIT:
             _log.warning("%s asks to wait for %.0f s. Waiting for %.0f s.", self.settings.host, requested, wait)
         return wait
 

@@ -144,7 +144,7 @@ def test_retries_used_up_fail_the_request_alone_and_are_tried_anew_later(
 
 def test_requests_wait_their_turn_at_a_rate_limit(chat_server, serve, settings, question, ask_all, monkeypatch):
     """A limit of 40 requests per second, of which the server tells each how long one of them takes, for 64 at once."""
-    monkeypatch.setattr("explllm.llm.client._BACKOFF", tenacity.wait_exponential_jitter(0.05, 1.0, jitter=0.05))
+    monkeypatch.setattr("explllm.llm.client._BACKOFF", tenacity.wait_exponential_jitter(0.05, 0.4, jitter=0.05))
     bucket = {"requests": 1.0, "time": 0.0}
 
     def script(received):
@@ -157,7 +157,7 @@ def test_requests_wait_their_turn_at_a_rate_limit(chat_server, serve, settings, 
         bucket["requests"] -= 1
         return chat_server.Reply("fine")
 
-    answers = ask_all(settings(serve(script), concurrency=64), [question(number) for number in range(150)])
+    answers = ask_all(settings(serve(script), concurrency=64), [question(number) for number in range(80)])
     assert [answer for answer in answers if isinstance(answer, Exception)] == []
 
 
