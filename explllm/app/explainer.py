@@ -22,7 +22,7 @@ _LOG = logging.getLogger(__name__)
 
 
 class Busy(InputError):
-    """Too many faces are waiting, or the explainer is closed."""
+    """Too many faces are waiting, or the explainer is closed or has failed."""
 
 
 class Cancelled(Exception):
@@ -98,7 +98,11 @@ class Explainer:
             batch_size: Maximum number of texts that are generated together.
             max_new_tokens: Maximum length of a text in tokens.
             max_waiting: Maximum number of waiting faces; beyond it, `submit` raises `Busy`.
+
+        Raises:
+            ConfigError: If the model has no labels, or a number is not an integer of at least 1.
         """
+        model.check_labels()
         for name, count in (("batch_size", batch_size), ("max_new_tokens", max_new_tokens)):
             check_count(name, count)  # an error in the thread would leave all faces waiting
         self.model, self.max_new_tokens, self.max_waiting = model, max_new_tokens, max_waiting
@@ -108,25 +112,24 @@ class Explainer:
         self._explanations: deque[Job] = deque()
         self._active: dict[int, Job] = {}
         self._changed = threading.Condition()
-        self._closed = False
+        self._end = ""  # why the thread ends
         self._thread = threading.Thread(target=self._run, name="explainer", daemon=True)
         self._thread.start()
 
     @property
     def alive(self) -> bool:
         """Whether the thread is running."""
-        return self._thread.is_alive() and not self._closed
+        return self._thread.is_alive() and not self._end
 
     def submit(self, *jobs: Job) -> None:
         """Queue faces: all of them or none.
 
         Raises:
-            Busy: If too many faces are waiting, or the explainer is closed.
+            Busy: If too many faces are waiting, or the explainer is closed or has failed.
         """
         with self._changed:
-            if self._closed or self.load.waiting + len(jobs) > self.max_waiting:
-                found = "the server is shutting down" if self._closed else f"{self.load.waiting:,} faces are waiting"
-                raise Busy(found, remedy="Try again later.")
+            if self._end or self.load.waiting + len(jobs) > self.max_waiting:
+                raise Busy(self._end or f"{self.load.waiting:,} faces are waiting", remedy="Try again later.")
             for job in jobs:
                 (self._explanations if job.max_new_tokens else self._recognitions).append(job)
             self.load.waiting += len(jobs)
@@ -135,14 +138,25 @@ class Explainer:
     def close(self) -> None:
         """End the thread; the results of all unanswered faces raise `Busy`."""
         with self._changed:
-            self._closed = True
+            self._end = "the server is shutting down"
             self._changed.notify()
         self._thread.join()
 
     def _run(self) -> None:
+        try:
+            self._answer()
+        except BaseException:
+            _LOG.exception("the model's thread has stopped")
+            with self._changed:
+                self._end = "the model's thread has stopped"
+        # From now on, `submit` refuses all faces.
+        ended = Busy(self._end, remedy="Try again later.")
+        self._fail([*self._active.values(), *self._recognitions, *self._explanations], ended)
+
+    def _answer(self) -> None:
         with inference(self.model), fast_linear(self.model, output=self.model.language.get_output_embeddings()):
             decoder = self._new_decoder()
-            while not self._closed:
+            while not self._end:
                 recognitions, explanations = self._take(decoder)
                 try:
                     if recognitions:
@@ -155,13 +169,11 @@ class Explainer:
                     self._fail([*recognitions, *explanations, *self._active.values()], error)
                     self._active = {}
                     decoder = self._new_decoder()
-        closed = Busy("the server is shutting down", remedy="Try again later.")
-        self._fail([*self._active.values(), *self._recognitions, *self._explanations], closed)
 
     def _take(self, decoder: Decoder) -> tuple[list[Job], list[Job]]:
         """Wait for work; return the faces to recognize and the faces to start explaining."""
         with self._changed:
-            while not (self._recognitions or self._explanations or decoder.rows or self._closed):
+            while not (self._recognitions or self._explanations or decoder.rows or self._end):
                 self._changed.wait()
             taken = []
             # If all waiting faces fit into the free rows, start them now; otherwise, wait until enough rows are free.

@@ -54,6 +54,8 @@ from explllm.report.json_lines import face_record
 from explllm.report.picture import PicturedFace
 
 _DATA_URL = re.compile(r"data:image/[\w.+-]+;base64,", re.ASCII)
+_FETCHES = 16
+"""Maximum number of pictures from addresses in memory, for all requests together; each may have `max_megabytes`."""
 _UNSUPPORTED = ("tools", "functions", "stop", "logprobs", "audio")
 
 
@@ -111,6 +113,7 @@ class _Server:
         self.prompt_tokens = len(self.model.conversations.encode_prompt(recognition_prompt()))
         self.started = int(time.time())
         self.decoding = anyio.CapacityLimiter(4)
+        self.fetching = asyncio.Semaphore(_FETCHES)
         self.registry = CollectorRegistry()
         self._add_gauges()
         self.app = FastAPI(
@@ -263,15 +266,18 @@ class _Server:
     # Parts of a request ----------------------------------------------------------------------------------------------
 
     async def _open(self, url: str, max_new_tokens: int) -> tuple[Photograph, Job]:
-        """Read a picture in a worker thread; return it, without its pixels, and the job for its largest face."""
+        """Return the picture at a URL, without its pixels, and the job for its largest face."""
         if url.startswith(("http://", "https://")):
             if not self.settings.allow_urls:
                 raise RequestError(400, "This server does not fetch URLs. Send a data URL.", "urls_not_allowed")
-            content = await fetch(url, self.settings.max_megabytes * 2**20)
-        elif match := _DATA_URL.match(url):
-            content = _decoded(url[match.end() :])
-        else:
-            raise RequestError(400, "The picture is not a data URL of an image in base64.", "invalid_image")
+            async with self.fetching:
+                return await self._read(await fetch(url, self.settings.max_megabytes * 2**20), max_new_tokens)
+        if match := _DATA_URL.match(url):
+            return await self._read(_decoded(url[match.end() :]), max_new_tokens)
+        raise RequestError(400, "The picture is not a data URL of an image in base64.", "invalid_image")
+
+    async def _read(self, content: bytes, max_new_tokens: int) -> tuple[Photograph, Job]:
+        """Read a picture in a worker thread; return it, without its pixels, and the job for its largest face."""
 
         def read() -> tuple[Photograph, Job]:
             photograph = open_photograph(content, self.detector, "largest", self.settings.max_pixels)

@@ -91,7 +91,7 @@ class ExpLLM(ExpLLMNetwork):
         Raises:
             ConfigError: If the model has no labels.
         """
-        self._check_labels()
+        self.check_labels()
         probabilities = generation.label_probabilities(self, pixel_values)
         return [Recognition.of(self.labels, row) for row in probabilities.tolist()]
 
@@ -139,7 +139,7 @@ class ExpLLM(ExpLLMNetwork):
         Raises:
             InputError: If an image does not exist or cannot be read, or the model has no labels.
         """
-        self._check_labels()
+        self.check_labels()
         generation.check_count("batch_size", batch_size)
         several, _ = as_images(images)
         if isinstance(several, Sized):  # do not reserve more cache than needed: 0.4 GB per face with a 7B model
@@ -160,7 +160,7 @@ class ExpLLM(ExpLLMNetwork):
         Returns:
             The recognition and the chain of thought of each image.
         """
-        self._check_labels()
+        self.check_labels()
         answers = generation.recognize_and_explain(self, pixel_values, len(pixel_values), max_new_tokens)
         return [(recognition, ChainOfThought.parse(text)) for recognition, text in answers]
 
@@ -193,7 +193,8 @@ class ExpLLM(ExpLLMNetwork):
         label = self.recognize_pixels(pixels)[0].expression
         yield from generation.stream(self, pixels, label, max_new_tokens)
 
-    def _check_labels(self) -> None:
+    def check_labels(self) -> None:
+        """Raise a ConfigError if the model has no labels, as after training on captions."""
         if not self.labels:
             raise ConfigError("the model has no labels", remedy="Set `labels` in its config.json.")
 

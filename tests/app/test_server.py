@@ -1,5 +1,6 @@
 """The server over loopback, asked by the official OpenAI client and by clients that send garbage."""
 
+import asyncio
 import base64
 import contextlib
 import http.client
@@ -23,7 +24,9 @@ pytest.importorskip("prometheus_client", reason='no prometheus_client: pip insta
 from explllm.app.explainer import Busy, Cancelled, Explainer, Job
 from explllm.app.photographs import open_photograph
 from explllm.app.protocol import answer_schema, heading
+from explllm.core.errors import ConfigError
 from explllm.core.expressions import Expression
+from explllm.models.build import NetworkSettings, build
 
 
 @pytest.fixture
@@ -321,6 +324,47 @@ def test_openapi_describes_the_routes(address):
         for operation in path.values():
             assert set(operation["responses"]) == {"200", "4XX", "5XX"}
             assert "ErrorBody" in json.dumps(operation["responses"]["4XX"])
+
+
+def test_few_addresses_at_once(serve, explainer, pictures, monkeypatch):
+    """The limit holds for all requests together."""
+    running, most = 0, []
+
+    async def fetch(*_):
+        nonlocal running
+        running += 1
+        most.append(running)
+        await asyncio.sleep(0.01)
+        running -= 1
+        return pictures[0]
+
+    monkeypatch.setattr("explllm.app.server.fetch", fetch)  # the real one refuses the addresses of this machine
+    with serve(explainer, allow_urls=True) as address, ThreadPoolExecutor(2) as pool:
+        body = {"images": [f"http://example.org/{number}.jpg" for number in range(24)]}
+        answers = list(pool.map(lambda _: post(address, "/recognize", body), range(2)))
+    assert all(status == 200 and "expression" in result for status, answer in answers for result in answer["results"])
+    assert len(most) == 48 and max(most) <= 16
+
+
+def test_a_model_without_labels():
+    with pytest.raises(ConfigError, match=r"the model has no labels. Set `labels` in its config.json"):
+        Explainer(build(NetworkSettings(preset="tiny")))
+
+
+def test_a_thread_that_stops_fails_its_faces(model, pictures):
+    running = Explainer(model, batch_size=1, max_new_tokens=4)
+    pixels = model.image(pictures[0])
+    running.max_new_tokens = 0  # a new decoder, which is needed after an error, cannot be created
+    broken, waiting = Job(pixels[:1], 4), Job(pixels, 4)
+    running.submit(broken, waiting)
+    with pytest.raises(RuntimeError):
+        broken.result.result(20)
+    with pytest.raises(Busy, match="the model's thread has stopped"):
+        waiting.result.result(20)
+    with pytest.raises(Busy, match="the model's thread has stopped"):
+        running.submit(Job(pixels, 0))
+    assert not running.alive
+    running.close()
 
 
 def test_full_queues_and_the_end(model, pictures):
