@@ -9,7 +9,7 @@ import json
 from array import array
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from hashlib import file_digest
 from os import PathLike
 from pathlib import Path
@@ -143,7 +143,10 @@ def exclusive(out: str | PathLike[str]) -> Iterator[None]:
     try:
         yield
     finally:
-        path.unlink(missing_ok=True)
+        # Delete the file before releasing it: another run could lock it in between. Windows deletes no open files, so
+        # the file remains there.
+        with suppress(OSError):
+            path.unlink()
         lock.release()
 
 

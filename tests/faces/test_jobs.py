@@ -225,4 +225,9 @@ def test_two_runs_exclude_each_other(tmp_path):
     with exclusive(tmp_path / "out.csv"):
         pass
     assert list(tmp_path.iterdir()) == []
+    # As on Windows, the file of the lock cannot be deleted.
+    with exclusive(tmp_path / "out.csv"):
+        (tmp_path / "out.csv.lock").unlink()
+        (tmp_path / "out.csv.lock").mkdir()
+    (tmp_path / "out.csv.lock").rmdir()
     assert partial_path("a/b.parquet") == Path("a/b.parquet.partial.jsonl")
