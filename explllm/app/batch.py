@@ -19,7 +19,8 @@ from explllm.app.views import FaceView, document, face_html, square_in_crop
 from explllm.core.errors import ImageError, InputError
 from explllm.explanations.chain_of_thought import ChainOfThought
 from explllm.faces.crop import DEFAULT_MARGIN
-from explllm.faces.images import IMAGE_SUFFIXES
+from explllm.faces.detector import FaceDetector
+from explllm.faces.images import IMAGE_SUFFIXES, chunked
 from explllm.report.json_lines import face_record, table_row
 from explllm.report.picture import PicturedFace
 
@@ -63,19 +64,9 @@ def describe_batch(
         raise InputError(found, remedy=f"Choose 1 to {_MAX_PICTURES:,}, as files, a folder or a zip file.")
     rows: list[dict[str, Any]] = []
     views: list[str] = []
-    faces = unusable = done = pixels = 0
-    chunk: list[tuple[str, Photograph | str]] = []
-    for number, (path, content) in enumerate(pictures(files), 1):
-        try:
-            if isinstance(content, ImageError):
-                raise content
-            photograph = open_photograph(content, services.detector, max_pixels=MAX_PIXELS)
-            chunk.append((path, photograph))
-            pixels += photograph.image.width * photograph.image.height
-        except InputError as error:
-            chunk.append((path, str(error)))
-        if len(chunk) < _AT_ONCE and pixels < _PIXELS_AT_ONCE and number < total:
-            continue
+    faces = unusable = done = 0
+    opened = ((path, _open(content, services.detector)) for path, content in pictures(files))
+    for chunk in chunked(opened, lambda picture: _pixels(picture[1]), _AT_ONCE, _PIXELS_AT_ONCE):
         for record, view, is_last in _answers(chunk, services, name, explained):
             rows.append(table_row(record))
             faces += view is not None
@@ -84,7 +75,6 @@ def describe_batch(
                 views.append(face_html(view))
             done += is_last
             progress(done, total)
-        chunk, pixels = [], 0
     folder = Path(tempfile.mkdtemp(dir=os.environ.get("GRADIO_TEMP_DIR")))
     table, report = folder / "faces.csv", folder / "report.html"
     pd.DataFrame(rows).to_csv(table, index=False)
@@ -125,6 +115,20 @@ def pictures(files: Sequence[str], names_only: bool = False) -> Iterator[tuple[s
                     where=file.name,
                     remedy="Pack it again, without a password.",
                 ) from error
+
+
+def _open(content: bytes | ImageError, detector: FaceDetector | None) -> Photograph | str:
+    """Return a picture, or the reason why it is unusable."""
+    try:
+        if isinstance(content, ImageError):
+            raise content
+        return open_photograph(content, detector, max_pixels=MAX_PIXELS)
+    except InputError as error:
+        return str(error)
+
+
+def _pixels(photograph: Photograph | str) -> int:
+    return 0 if isinstance(photograph, str) else photograph.image.width * photograph.image.height
 
 
 def _unpacked(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, size: int) -> bytes | ImageError:

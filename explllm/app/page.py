@@ -12,19 +12,22 @@ import tempfile
 import threading
 import time
 from collections.abc import Generator, Iterator, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+
+from PIL import EpsImagePlugin
 
 from explllm.app.batch import describe_batch
 from explllm.app.explainer import Answer, Explainer, Job
 from explllm.app.photographs import MAX_PIXELS, Photograph, open_photograph, preprocess
 from explllm.app.views import FaceView, face_html, message_html, photograph_html, square_in_crop, style
-from explllm.core.errors import InputError
+from explllm.core.errors import ImageError, InputError
 from explllm.faces.crop import DEFAULT_MARGIN
 from explllm.faces.detector import FaceDetector
 from explllm.faces.estimators import Estimator, Intensities
+from explllm.faces.images import register_heif
 from explllm.models.generation import Recognition
 
 _REFRESH_SECONDS = 0.12
@@ -146,6 +149,10 @@ def create_page(services: Services, examples: Sequence[Path] = ()) -> Any:
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
     import gradio as gr
 
+    # gradio opens pictures with Pillow, too: it would reject HEIC, and run the program in an EPS file with Ghostscript.
+    EpsImagePlugin.gs_binary = False
+    with suppress(ImageError):
+        register_heif()
     page, gr_progress = Page(services), gr.Progress()
     names = list(services.explainers)
 
@@ -193,6 +200,8 @@ def create_page(services: Services, examples: Sequence[Path] = ()) -> Any:
                 with gr.Column(scale=2, min_width=280, elem_classes="x-input"):
                     picture = gr.Image(
                         type="filepath",
+                        # Otherwise, gradio re-encodes files, clips 16 bits, and makes transparent pixels black.
+                        image_mode=None,
                         sources=["upload", "clipboard", "webcam"],
                         # Mirroring a face would swap its left and right action units.
                         webcam_options=gr.WebcamOptions(mirror=False),

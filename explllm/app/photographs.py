@@ -13,7 +13,7 @@ from explllm.core.errors import ImageError
 from explllm.faces.boxes import Box, FaceChoice, select_faces
 from explllm.faces.crop import DEFAULT_MARGIN, crop_warning, face_crop, is_face_crop
 from explllm.faces.detector import FaceDetector
-from explllm.faces.images import TRUNCATED, ImageSource, load_image
+from explllm.faces.images import TRUNCATED, ImageSource, load_image, open_image
 from explllm.models.explllm import ExpLLM
 
 MAX_PIXELS = 50_000_000
@@ -84,7 +84,7 @@ def _check_size(content: bytes, max_pixels: int) -> None:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            with Image.open(BytesIO(content)) as header:
+            with open_image(BytesIO(content)) as header:
                 width, height = header.size
     except Exception:  # `load_image` reports the error
         return

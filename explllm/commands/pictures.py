@@ -21,7 +21,7 @@ from explllm.core.files import atomic_write, check_writable
 from explllm.core.progress import ProgressBar
 from explllm.faces.boxes import Box, FaceChoice, select_faces
 from explllm.faces.crop import DEFAULT_MARGIN, crop_warning, face_crop, is_face_crop
-from explllm.faces.images import TRUNCATED, image_files, load_image
+from explllm.faces.images import TRUNCATED, chunked, image_files, load_image
 from explllm.models.known import cached, shipped_model
 
 if TYPE_CHECKING:
@@ -38,6 +38,8 @@ STDIN = "-"
 """The name of an image that is read from standard input."""
 _MAX_FETCHED = 50_000_000
 """Maximum size of an image from a URL, in bytes."""
+_PIXELS_AT_ONCE = 200_000_000
+"""When the images in memory reach this number of pixels (0.6 GB), they are processed before the next one is read."""
 _GET_DETECTOR = "`explllm models get scrfd` downloads a detector"
 
 
@@ -112,6 +114,7 @@ class _Picture:
     source: str | bytes
     """The file's path, or its content."""
     photograph: Image.Image | None = None
+    """The picture, if it will be drawn."""
     boxes: list[Box | None] = field(default_factory=list)
     crops: list[Image.Image] = field(default_factory=list)
     """What the model sees of each face."""
@@ -121,6 +124,11 @@ class _Picture:
     error: str | None = None
     """Why the picture cannot be read."""
     faces: list[PicturedFace] = field(default_factory=list)
+
+    @property
+    def pixels(self) -> int:
+        """Maximum number of pixels in memory; the photograph may also be the only crop."""
+        return sum(image.width * image.height for image in (self.photograph, *self.crops) if image is not None)
 
 
 def answer_pictures(
@@ -191,11 +199,11 @@ def answer_pictures(
         at_once = options.batch_size * (1 if max_new_tokens is None else 4)
         if shows_bar:
             stack.enter_context(progress)
-        for start in range(0, len(files), at_once):
-            chunk = files[start : start + at_once]
-            batch = [_read(path, inputs, options, model.config.margin, detector, estimator) for path in chunk]
+        pictures = (_read(path, inputs, options, model.config.margin, detector, estimator) for path in files)
+        done = 0
+        for batch in chunked(pictures, lambda picture: picture.pixels, at_once, _PIXELS_AT_ONCE):
             _answer(batch, model, options, max_new_tokens, estimator)
-            for number, picture in enumerate(batch, start):
+            for number, picture in enumerate(batch, done):
                 kind = "unreadable" if picture.error else "faces" if picture.faces else "without a face"
                 counts[kind] += len(picture.faces) or 1
                 records = _records(picture, note)
@@ -208,8 +216,9 @@ def answer_pictures(
                     _print(picture, note)
                 if drawings and picture.faces:
                     _draw(picture, drawings[number], notes)
+            done += len(batch)
             if shows_bar:
-                progress.advance(len(chunk))
+                progress.advance(len(batch))
     if options.out is not None:
         _write(rows, options.out)
         sys.stderr.write(f"{', '.join(f'{count:,} {kind}' for kind, count in counts.items())}: {options.out}\n")
@@ -267,7 +276,7 @@ def _read(
     measured = _first(options.margin, estimator.margin if estimator else None, own)
     try:
         picture.source = inputs.source(path)
-        photograph = picture.photograph = _load(picture.source)
+        photograph = _load(picture.source)
         picture.boxes = [None]
         picture.crops, crops = [photograph], [photograph]
         detections = [] if detector is None else detector.detect(photograph)
@@ -279,6 +288,8 @@ def _read(
             )
     except (InputError, OSError) as error:
         return _Picture(path, path, error=str(error))
+    if options.picture is not None:
+        picture.photograph = photograph
     picture.units = [None] * len(crops) if estimator is None or not crops else estimator.estimate(crops)
     if photograph.info.get("truncated"):
         picture.warnings.append("The image file is truncated.")

@@ -16,7 +16,7 @@ from explllm.core.errors import InputError, ManifestError, MissingPathError, Unk
 from explllm.core.expressions import LABEL_SETS, Expression, LabelSet
 from explllm.core.manifest import Manifest
 from explllm.core.manifest_files import check_csv
-from explllm.faces.images import IMAGE_SUFFIXES
+from explllm.faces.images import IMAGE_SUFFIXES, walk_images
 
 ACTION_UNITS_NAME = "action_units.csv"
 SPLIT_FOLDERS = {
@@ -31,6 +31,8 @@ faces, rare movements such as a jaw thrust may simply not occur."""
 ZERO_BELOW = 0.05
 """A unit counts as staying at zero if no row reaches this intensity, because MediaPipe outputs up to 0.03 for units
 that it cannot measure."""
+_IGNORED = (".", "__")
+"""Beginnings of the names of folders that are ignored."""
 _AU_COLUMNS = tuple(f"au{index}" for index in range(len(NAMES)))
 _LAYOUT = "Expected images in root/{train,val,test}/<class>/ or root/<class>/, with classes such as happy or anger."
 _log = logging.getLogger(__name__)
@@ -105,11 +107,13 @@ def read_unsorted_folder(root: str | PathLike[str]) -> Manifest | None:
     root = Path(root)
     if not root.is_dir() or not _images(root):
         return None
-    folders = [root]
-    for folder in folders:  # the list grows during the loop
-        folders += _subfolders(folder)
-    names = sorted(path.relative_to(root).as_posix() for folder in folders for path in _images(folder))
+    paths = walk_images(root, _IGNORED, _fail)
+    names = sorted(path.relative_to(root).as_posix() for path in paths)
     return Manifest(pd.DataFrame({"image": names}), root)
+
+
+def _fail(error: OSError) -> None:
+    raise error
 
 
 def _images(folder: Path) -> list[Path]:
@@ -121,7 +125,7 @@ def _images(folder: Path) -> list[Path]:
 
 
 def _subfolders(folder: Path) -> list[Path]:
-    folders = (path for path in folder.iterdir() if path.is_dir() and not path.name.startswith((".", "__")))
+    folders = (path for path in folder.iterdir() if path.is_dir() and not path.name.startswith(_IGNORED))
     return sorted(folders, key=lambda path: path.name)
 
 

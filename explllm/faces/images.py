@@ -6,12 +6,12 @@ import glob
 import os
 import re
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from io import BytesIO, IOBase
 from os import PathLike, fspath
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import cv2
 import numpy as np
@@ -23,11 +23,17 @@ ImageSource = str | PathLike[str] | bytes | BytesIO | Image.Image | np.ndarray
 """An image: a path, the content of a file, a PIL image of any mode, or an array or tensor. Arrays are (H, W), (H, W, C)
 or (C, H, W) with 1, 3 or 4 channels, uint8 or floats in [0, 1]."""
 
+T = TypeVar("T")
+
 IMAGE_SUFFIXES = frozenset({".bmp", ".gif", ".heic", ".heif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
 """Suffixes of image files in lower case; upper-case suffixes match, too."""
 
 TRUNCATED = "the image file is truncated"
 """Warning about a truncated JPEG file. The ``info`` of such an image has the key ``truncated``."""
+
+_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "JPEG2000", "AVIF", "HEIF")
+"""Pillow's names of the formats of photographs and data sets. All others are rejected, because Pillow would run
+the program in an EPS file with Ghostscript, without a time limit."""
 
 _MAX_GRAY_ROWS = 0.25
 """Maximum share of missing rows in a truncated JPEG file; a file with more counts as unreadable."""
@@ -73,7 +79,7 @@ def load_image(source: ImageSource, upright: bool = True) -> Image.Image:
     file = _file(source)
     where = fspath(source) if isinstance(source, str | PathLike) else None
     try:
-        with _open(file) as image:
+        with open_image(file) as image:
             return _to_rgb(image, upright)
     except ImageError as error:
         raise ImageError(error.found, where=where, remedy=error.remedy) from error
@@ -133,7 +139,7 @@ def image_files(sources: Iterable[str | PathLike[str]]) -> list[str]:
     """List image files, including those in folders and those that match patterns.
 
     Args:
-        sources: Files, folders (searched with their subfolders) and patterns such as ``faces/*.jpg`` or ``**/*.png``.
+        sources: Files, folders (searched by `walk_images`) and patterns such as ``faces/*.jpg`` or ``**/*.png``.
 
     Returns:
         Paths of files, in alphabetical order for each source. Files that do not exist are listed, too.
@@ -146,11 +152,7 @@ def image_files(sources: Iterable[str | PathLike[str]]) -> list[str]:
         # Unlike the methods of Path, the functions of os.path raise no error if a name is too long or a folder cannot
         # be read.
         if os.path.isdir(source):
-            found = sorted(
-                fspath(path)
-                for path in Path(source).rglob("*")
-                if path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".") and os.path.isfile(path)
-            )
+            found = sorted(map(fspath, walk_images(source)))
             if not found:
                 kinds = " ".join(sorted(IMAGE_SUFFIXES))
                 raise MissingPathError(
@@ -164,6 +166,57 @@ def image_files(sources: Iterable[str | PathLike[str]]) -> list[str]:
             found = [source]
         files += found
     return files
+
+
+def walk_images(
+    root: str | PathLike[str], skip: tuple[str, ...] = (), onerror: Callable[[OSError], None] | None = None
+) -> Iterator[Path]:
+    """Yield the images in a folder and its subfolders, including linked folders, in no particular order.
+
+    Images whose names begin with a period are ignored. Each folder is searched once, even if links lead to it again,
+    preferably by its path without links.
+
+    Args:
+        root: The folder.
+        skip: Ignore subfolders whose names begin with one of these texts.
+        onerror: Called if a folder cannot be read; by default, the folder is skipped.
+    """
+    starts, visited = [fspath(root)], set[str]()
+    for start in starts:  # the list grows during the loop
+        for folder, subfolders, names in os.walk(start, onerror=onerror):  # does not follow links
+            subfolders[:] = sorted(name for name in subfolders if not name.startswith(skip))
+            if (real := os.path.realpath(folder)) in visited:
+                subfolders.clear()
+                continue
+            visited.add(real)
+            starts += [path for name in subfolders if os.path.islink(path := os.path.join(folder, name))]
+            for name in names:
+                path = os.path.join(folder, name)
+                suffix = os.path.splitext(name)[1].lower()
+                if suffix in IMAGE_SUFFIXES and not name.startswith(".") and os.path.isfile(path):
+                    yield Path(path)
+
+
+def chunked(pictures: Iterable[T], pixels: Callable[[T], int], max_pictures: int, max_pixels: int) -> Iterator[list[T]]:
+    """Group pictures that are in memory only until the next group is requested, which empties the list.
+
+    Args:
+        pictures: The pictures, which are read when they are needed.
+        pixels: Returns the number of pixels that a picture keeps in memory.
+        max_pictures: Maximum number of pictures in a group.
+        max_pixels: A group ends when it reaches this number of pixels.
+    """
+    group: list[T] = []
+    total = 0
+    for picture in pictures:
+        group.append(picture)
+        total += pixels(picture)
+        if len(group) == max_pictures or total >= max_pixels:
+            yield group
+            group.clear()
+            total = 0
+    if group:
+        yield group
 
 
 def as_images(images: ImageSource | Iterable[ImageSource]) -> tuple[Iterable[ImageSource], bool]:
@@ -212,15 +265,30 @@ def _content(file: Path | BytesIO) -> bytes:
     return file.getvalue() if isinstance(file, BytesIO) else file.read_bytes()
 
 
-def _open(file: Path | BytesIO) -> Image.Image:
-    """Open an image file; the reader for Apple's HEIC format is loaded on first use."""
+def open_image(file: Path | BytesIO) -> Image.Image:
+    """Open an image file and read its header; the pixels are decoded when they are used.
+
+    Raises:
+        ImageError: If it is a HEIC image and pillow-heif is not installed.
+        UnidentifiedImageError: If it is not an image, or in an unknown format. Pillow raises other errors, too.
+    """
     try:
-        return Image.open(file)
+        return _open(file)
     except UnidentifiedImageError:
         start = _content(file)[:12]
         # The header of ISO media files: the box type, then the file type.
         if start[4:8] != b"ftyp" or start[8:12] not in _HEIF:
             raise
+    register_heif()
+    return _open(file)
+
+
+def register_heif() -> None:
+    """Let Pillow read Apple's HEIC format; `load_image` calls this on first use.
+
+    Raises:
+        ImageError: If pillow-heif is not installed.
+    """
     try:
         from pillow_heif import register_heif_opener
     except ImportError as error:
@@ -228,7 +296,11 @@ def _open(file: Path | BytesIO) -> Image.Image:
             "a HEIC image, which needs the package pillow-heif", remedy='Install it: pip install "explllm[heif]".'
         ) from error
     register_heif_opener()
-    return Image.open(file)
+
+
+def _open(file: Path | BytesIO) -> Image.Image:
+    Image.init()  # Pillow loads most readers only on demand
+    return Image.open(file, formats=[name for name in _FORMATS if name in Image.OPEN])
 
 
 _HEIF = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
@@ -237,7 +309,7 @@ _HEIF = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
 def _decode_jpeg(file: Path | BytesIO, min_size: float, part: float | None) -> ReducedImage | None:
     """Decode an intact gray or RGB JPEG file with OpenCV, twice as fast as Pillow does. Return None for other files."""
     try:
-        with Image.open(file) as header:
+        with open_image(file) as header:
             if header.format != "JPEG" or header.mode not in ("RGB", "L"):
                 return None
             size, orientation = header.size, header.getexif().get(_ORIENTATION, 1)
@@ -262,7 +334,7 @@ def _read_truncated(file: Path | BytesIO, upright: bool) -> Image.Image | None:
     """Read a truncated JPEG file, filling missing rows with gray. Return None if that fails or too many are missing."""
     try:
         # If the end marker is appended, the decoder fills the missing rows.
-        with Image.open(BytesIO(_content(file) + b"\xff\xd9")) as image:
+        with open_image(BytesIO(_content(file) + b"\xff\xd9")) as image:
             if image.format != "JPEG":
                 return None
             image.load()

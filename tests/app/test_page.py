@@ -3,13 +3,20 @@
 import contextlib
 import csv
 import zipfile
+from base64 import b64encode
+from io import BytesIO
 
+import numpy as np
 import pytest
+from PIL import EpsImagePlugin, Image
 
 gradio = pytest.importorskip("gradio", reason='no gradio: pip install "explllm[app]"')
 playwright = pytest.importorskip("playwright.sync_api", reason="no playwright: pip install playwright")
 
-from explllm.app.page import Services, create_page, launch  # noqa: E402
+from gradio.data_classes import ImageData  # noqa: E402
+
+from explllm.app.page import Page, Services, create_page, launch  # noqa: E402
+from explllm.faces.images import load_image  # noqa: E402
 
 SECONDS = 120_000
 
@@ -19,6 +26,43 @@ def address(browser, explainer, detector):
     blocks = create_page(Services({"one": explainer, "two": explainer}, detector, max_new_tokens=12))
     yield launch(blocks, "127.0.0.1", None, prevent_thread_lock=True)
     blocks.close(verbose=False)
+
+
+def test_gradio_does_not_convert_files(explainer, pictures, tmp_path, monkeypatch):
+    """The page sees the pixels that the commands see."""
+    heif = pytest.importorskip("pillow_heif", reason='no pillow-heif: pip install "explllm[heif]"')
+    image = Image.open(BytesIO(pictures[0])).convert("RGB")
+    gray, transparent = image.convert("L"), image.copy()
+    gray.save(tmp_path / "gray.jpg")
+    Image.fromarray(np.asarray(gray).astype(np.uint16) * 257).save(tmp_path / "deep.png")
+    transparent.putalpha(gray)
+    transparent.save(tmp_path / "transparent.png")
+    heif.from_pillow(image).save(tmp_path / "photo.HEIC")
+    # Another test may have registered the reader of HEIC. Pillow registers its own readers only once.
+    Image.init()
+    monkeypatch.setattr(Image, "OPEN", {name: reader for name, reader in Image.OPEN.items() if name != "HEIF"})
+    monkeypatch.setattr(Image, "ID", [name for name in Image.ID if name != "HEIF"])
+    services = Services({"one": explainer})
+    [picture] = [block for block in create_page(services).blocks.values() if isinstance(block, gradio.Image)]
+    for file in sorted(tmp_path.iterdir()):
+        arrived = picture.preprocess(ImageData(path=str(file), orig_name=file.name))
+        photograph, _ = Page(services).look(arrived)
+        assert np.array_equal(np.asarray(photograph.image), np.asarray(load_image(file)))
+
+
+def test_gradio_runs_no_program_in_a_picture(explainer, pictures, tmp_path, monkeypatch):
+    """A data URL in a request to gradio's own API can be an EPS file."""
+    (tmp_path / "gs").write_text(f"#!/bin/sh\ntouch {tmp_path}/started\n")
+    (tmp_path / "gs").chmod(0o755)
+    monkeypatch.setattr(EpsImagePlugin, "gs_binary", str(tmp_path / "gs"))
+    blocks = create_page(Services({"one": explainer})).blocks
+    [picture] = [block for block in blocks.values() if isinstance(block, gradio.Image)]
+    content = BytesIO()
+    Image.open(BytesIO(pictures[0])).convert("RGB").save(content, "EPS")
+    url = f"data:image/jpeg;base64,{b64encode(content.getvalue()).decode()}"
+    with pytest.raises(OSError, match="Ghostscript"):
+        picture.preprocess(ImageData(url=url))
+    assert not (tmp_path / "started").exists()
 
 
 def choose_files(chooser, files, uploaded):

@@ -15,11 +15,13 @@ from PIL import Image
 from torch.nn.modules.module import register_module_forward_pre_hook
 
 from explllm.commands import explain as command
+from explllm.commands import pictures
 from explllm.core.action_units import NAMES
 from explllm.core.errors import ConfigError, InputError, MissingPathError
 from explllm.explanations.chain_of_thought import ChainOfThought
 from explllm.faces.boxes import iou
 from explllm.faces.crop import face_crop
+from explllm.faces.images import load_image
 from explllm.models.au_export import export_onnx
 from explllm.models.au_regressor import RegressorSettings, build_regressor, regressor_config
 from explllm.models.explllm import ExpLLM
@@ -314,6 +316,23 @@ def test_recognize_many_pictures(explllm, fitted, mixed, tmp_path, monkeypatch):
     printed = done.out.splitlines()
     assert f"{mixed}/a.png: {lines[0]['expression']} {lines[0]['confidence']:.1%}, " in printed[0]
     assert printed[1].startswith(f"{mixed}/empty.jpg: error: unreadable image")
+
+
+@pytest.mark.parametrize("drawn", [False, True])
+def test_few_large_pictures_at_once(explain, drawn_faces, tmp_path, monkeypatch, drawn):
+    """A photograph is only kept if it will be drawn."""
+    files = sorted(drawn_faces.glob("test/*.png"))[:5]
+    _, expected = explain(*files, as_json=True)
+    batches, answer = [], pictures._answer
+    monkeypatch.setattr(pictures, "_answer", lambda batch, *rest: batches.append([*batch]) or answer(batch, *rest))
+    width, height = load_image(files[0]).size
+    monkeypatch.setattr(pictures, "_PIXELS_AT_ONCE", 2 * width * height * (1 + drawn))
+    _, lines = explain(*files, as_json=True, picture=tmp_path / "drawn" if drawn else None)
+    assert [len(batch) for batch in batches] == [2, 2, 1]
+    assert all((picture.photograph is not None) == drawn for batch in batches for picture in batch)
+    for line, other in zip(lines, expected, strict=True):
+        assert line["image"] == other["image"] and line["text"] == other["text"]
+        assert line["probabilities"] == pytest.approx(other["probabilities"], abs=1e-5)
 
 
 def test_one_bad_picture_among_many_is_explained_as_such(explain, mixed, tmp_path):

@@ -8,7 +8,7 @@ from explllm.core.action_units import NAMES
 from explllm.core.errors import InputError, ManifestError, MissingPathError, UnknownExpressionError
 from explllm.core.expressions import LABEL_SETS
 from explllm.data.datamodules import FolderFaces
-from explllm.data.folder import read_folder
+from explllm.data.folder import read_folder, read_unsorted_folder
 
 
 def make(root, *paths):
@@ -214,3 +214,22 @@ def test_real_faces(reference_data):
     happy = manifest.frame.loc[smiling.index, "expression"] == "Happiness"
     assert smiling[happy].mean() > 2 * smiling[~happy].mean()
     assert cv2.imread(str(manifest.image_path(0))).shape == (224, 224, 3)
+
+
+def test_unsorted_images_and_links(tmp_path):
+    """Linked folders are read, each once, even if a link leads back to a parent."""
+    make(
+        tmp_path,
+        "all/b.png",
+        "all/deep/a.jpg",
+        "all/.hidden/c.png",
+        "all/__MACOSX/d.png",
+        "other/e.png",
+        "none/f/g.png",
+    )
+    (tmp_path / "all/deep/up").symlink_to(tmp_path / "all")
+    (tmp_path / "all/also").symlink_to(tmp_path / "other")
+    manifest = read_unsorted_folder(tmp_path / "all")
+    assert manifest.root == tmp_path / "all"
+    assert manifest.frame.to_dict("list") == {"image": ["also/e.png", "b.png", "deep/a.jpg"]}
+    assert read_unsorted_folder(tmp_path / "none") is None and read_unsorted_folder(tmp_path / "absent") is None

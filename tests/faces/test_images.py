@@ -1,13 +1,14 @@
 """Images of any kind become the pixels that one would make by hand."""
 
 import io
+import os
 import sys
 import warnings
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image, ImageOps
+from PIL import EpsImagePlugin, Image, ImageOps
 
 from explllm.core.errors import ImageError, MissingPathError
 from explllm.faces.crop import load_face
@@ -76,7 +77,7 @@ def test_exif_orientation_is_applied(picture, tmp_path):
     assert np.array_equal(np.asarray(load_image(path)), picture)
 
 
-@pytest.mark.parametrize("format_", ["JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF"])
+@pytest.mark.parametrize("format_", ["JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", "PPM", "JPEG2000"])
 def test_formats_whatever_the_name_says(picture, tmp_path, format_):
     path = tmp_path / "face.jpg"
     Image.fromarray(picture).save(path, format_)
@@ -103,6 +104,29 @@ def test_heic_photographs(picture, tmp_path, monkeypatch):
         load_image(content[:300])
 
 
+def test_eps_is_rejected_without_ghostscript(picture, tmp_path, monkeypatch):
+    program = tmp_path / "gs"
+    program.write_text(f"#!/bin/sh\ntouch {tmp_path}/started\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    monkeypatch.setattr(EpsImagePlugin, "gs_binary", None)  # whether Pillow has found the program
+    content = io.BytesIO()
+    Image.fromarray(picture).save(content, "EPS")
+    (tmp_path / "face.jpg").write_bytes(content.getvalue())
+    for read in (load_image, lambda source: load_reduced(source, 10)):
+        for source in (tmp_path / "face.jpg", content, content.getvalue() + b"truncated"):
+            with pytest.raises(ImageError, match="unreadable image: not an image, or in an unknown format"):
+                read(source)
+    assert not (tmp_path / "started").exists()
+
+
+def test_several_pictures_in_one_jpeg_file(picture, tmp_path):
+    """Some cameras write them, in the format MPO."""
+    first, second = Image.fromarray(picture), Image.fromarray(picture[::-1])
+    path = saved(first, tmp_path / "face.jpg", format="MPO", save_all=True, append_images=[second])
+    assert np.abs(np.asarray(load_image(path)).astype(int) - picture).mean() < 8
+
+
 def test_lists_of_files(tmp_path):
     for name in ("b.png", "a.JPG", "deep/c.heic", "._a.jpg", "notes.txt", "empty/notes.txt", "odd[1].png"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
@@ -118,6 +142,13 @@ def test_lists_of_files(tmp_path):
         listed("empty")
     with pytest.raises(MissingPathError, match=r"no file matches the pattern \[.*\*.gif\]. Check the pattern."):
         listed("b.png", "*.gif")
+    # Linked folders are searched, each once, even if a link leads back to a parent.
+    for link, target in (("deep/up", tmp_path), ("deep/a", tmp_path / "more"), ("more/b", tmp_path / "deep")):
+        (tmp_path / link).parent.mkdir(exist_ok=True)
+        (tmp_path / link).symlink_to(target)
+    (tmp_path / "more/d.png").touch()
+    assert listed("") == ["a.JPG", "b.png", "deep/c.heic", "more/d.png", "odd[1].png"]
+    assert listed("deep") == ["deep/a/d.png", "deep/c.heic", "deep/up/a.JPG", "deep/up/b.png", "deep/up/odd[1].png"]
 
 
 @pytest.mark.parametrize("length", [0, 10, 200])
