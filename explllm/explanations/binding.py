@@ -54,11 +54,13 @@ def parts_of(words: TaggedSentence, action: int) -> list[int]:
         ahead += 1
     if words.kind(ahead) == "part" and _fits(words, ahead, action):  # "raised brows", "raised and furrowed brows"
         return _joined_after(words, ahead, action)
+    if words.kind(ahead) == "part":
+        return []  # no unit for this part ("brow raise and raised cheeks")
     position = words.skip(action - 1, AFTER_PART | {"and", "action"}, -1)
     if words.kind(position) == "part" and words.kind(position + 1) != "and" and _fits(words, position, action):
         return _joined_before(words, position, action)  # "brows are raised and furrowed"
-    if words.kind(ahead) == "part" or beside >= 0 or words.values[action] in _NEEDS_ADJACENT_PART:
-        return []  # no unit for this part ("raised cheeks"), or another meaning ("the tension of the moment")
+    if beside >= 0 or words.values[action] in _NEEDS_ADJACENT_PART:
+        return []  # no unit for this part ("cheek raise"), or another meaning ("the tension of the moment")
     return _distant_parts(words, action)
 
 

@@ -60,6 +60,10 @@ _OTHERS_STILL = re.compile(
     r"\b(?:other|remaining|rest of)\b[^.;]{0,40}?\b(?:units?|movements?|muscles?|aus?|features?|parts?)\b[^.;]{0,30}?"
     r"\b(?:0|zero|inactive|absent|neutral|unchanged|at rest|still|not active)\b"
 )
+# The head above a list of absent units, such as "**Inactive units:**", and an item of a list.
+_HEAD = re.compile(r":[*_\s]*$")
+_ABSENCE = re.compile(r"\b(?:absent|inactive|not|no|none|zero|0)\b", re.IGNORECASE)
+_ITEM = re.compile(r"\s*[-*•–]\s")
 # Longer sentences, which do not occur in real texts, are read in pieces: reading time grows quadratically with length.
 _MAX_SENTENCE_WORDS = 200
 _STRESSES = frozenset(("especially", "particularly", "notably", "predominantly", "primarily", "mainly", "chiefly"))
@@ -80,15 +84,21 @@ def claims(text: str) -> list[Claim]:
         One claim per unit and mention.
     """
     result: list[Claim] = []
+    head, below_head = "", False
     for sentence in _SENTENCE_END.split(_QUOTATION.sub(_mask, text)):
         if _QUESTION.search(sentence):
             continue
+        if _HEAD.search(sentence):
+            absent = _ABSENCE.search(sentence) and not tagged(sentence).says_something
+            head, below_head = (sentence if absent else ""), True
+        else:
+            head, below_head = (head if below_head or _ITEM.match(sentence) else ""), False
         words = sentence.split()
         for start in range(0, len(words), _MAX_SENTENCE_WORDS):
             piece = (
                 sentence if len(words) <= _MAX_SENTENCE_WORDS else " ".join(words[start : start + _MAX_SENTENCE_WORDS])
             )
-            result += _Reader(piece, result).claims()
+            result += _Reader(piece, result, head).claims()
     return result
 
 
@@ -105,12 +115,12 @@ def _units(kind: str, sides: set[str]) -> list[int]:
 
 
 class _Reader:
-    """Reads one sentence."""
+    """Reads one sentence, or one item of a list below a head."""
 
-    def __init__(self, sentence: str, before: Sequence[Claim]) -> None:
+    def __init__(self, sentence: str, before: Sequence[Claim], head: str = "") -> None:
         self.sentence = sentence.strip()
         self.before = before
-        self.words = tagged(sentence)
+        self.words = tagged(f"{head} {sentence}" if head else sentence)
         self.claimed: list[Claim] = []
         self.positions: list[int] = []
         self.position = 0
@@ -309,10 +319,12 @@ class _Reader:
                 following = words.skip(position + 1, ("adverb", "filler", "side", "motion", "grade"))
                 # An adverb before a verb belongs to the verb: "clearly point to".
                 own = words.kind(following) not in ("part", "action") and words.kind(position + 1) != "report"
+                if words.value(position - 1) in (":", ";"):  # "jaw drop: slight"
+                    own = words.kind(position + 1) in ("comma", "break", "end")
                 return position if own else None
             if kind not in ("copula", "adverb", "filler", "of", "without effect") and words.value(position) not in (
                 "with",
-                "(",
+                *("(", ":", ";"),
                 "to",
                 "so",
             ):

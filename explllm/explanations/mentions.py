@@ -7,8 +7,10 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from explllm.explanations.claims import claims
+from explllm.explanations.unit_numbers import ZERO
 
-_CLAUSE_END = re.compile(r"[.!?,;:]\s+|\s+(?:and|but|while|with)\s+|\n+")
+# A colon before a verdict ("jaw drop: 0") ends no clause.
+_CLAUSE_END = re.compile(rf"[.!?,;]\s+|:\s+(?!{ZERO}|(?:absent|inactive|none|not?)\b)|\s+(?:and|but|while|with)\s+|\n+")
 _WORD = re.compile(r"\S+")
 _ADVERB = re.compile(r"very\b|more\b|less\b|\w+ly\b")
 _MODIFIERS = {"left", "right", "both", "upper", "lower", "inner", "outer", "lip", "mouth", "eye"}

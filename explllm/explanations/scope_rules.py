@@ -89,6 +89,13 @@ _PARTS = {
 # Phrases replaced by simpler ones: pattern => plain words. The order matters: longer phrases and double negations come
 # first.
 _REWRITES = r"""
+((?:all|every|each)(?: \w+){1,3}) (?:except(?: for)?|apart from|other than) ([^,;:()]+?)(?= (?:is|are|has|have)\b)\
+ => \2 ; \1
+(?:not|non) (?:zero|absent|inactive|unlikely|improbable|impossible) => present
+(?:with )?(?:an? |the )?(?:intensity|intensities|scores?|values?|levels?|activation)(?: of| :)? zero\
+|(?:an? )?zero (?:intensity|activation)|(?:zero|none)(?= (?:[,;:)]|$)) => absent
+(is|are) zero => \1 absent
+([:;(]) (?:no|false)(?= (?:[,;)]|$)) => \1 absent
 what ((?:is |are )?(?:pulled \w+|goes up|goes down|@(rise|raise|lift|lower|drop|open|close|move|widen|wrinkle|pucker)))\
  (?:is|are) ((?:\w+ )*\w+) => \2 \1
 the (\w+(?: corner)?) that ((?:is|are|has|shows) [^,;]+?) is the ({SIDE})(?: one)? => the \3 \1 \2
@@ -97,6 +104,10 @@ what (?:looks like|@(seem|appear|resemble)|(?:might|may|could) be|passes for|one
 the ({SIDE}) (?:(?:and|but) not|rather than|as opposed to|instead of) the {SIDE} ((?:lip |mouth )?\w+)\
 (?= (?:is|are|shows|has)) => the \1 \2
 one (\w+|lip corner|corner of the mouth) , the ({SIDE})(?: one)? , => the \2 \1
+less (?:likely|probable|plausible)(?: to be)? (\w+ )?than => not \1but
+less (?:likely|probable|plausible) => unlikely
+(?:evidence|@(speak|argue|count|weigh)) against => excludes
+(?:can|could|should|must|may) (?:not|never) be (?:ruled out|excluded) => may be present
 less (an? \w+) than (an? \w+) => not \1 but \2
 less (\w+ed|wide|open|shut) than(?= (?:\w+ed|wide|open|shut)\b) => not \1 but
 not so much ([^,;]+?) as => not \1 but

@@ -8,7 +8,9 @@ from functools import lru_cache
 
 from explllm.explanations import lexicon
 from explllm.explanations.scope import scoped
+from explllm.explanations.unit_numbers import ZERO
 
+_ZERO = re.compile(ZERO)
 _MARKUP = re.compile(r"[*_#`>]+")
 _BRACKETED_NUMBERS = re.compile(r"\([^()]*\d[^()]*\)")
 _POSSESSIVE = re.compile(r"'s?\b(?!\w)")
@@ -24,13 +26,30 @@ _OBJECTS = frozenset(("filler", "part", "side", "grade", "action", "word"))
 _STRENGTHENERS = frozenset(("widen", "open", "tense", "curl"))
 _MAX_LIST_ITEM = 5
 _DETERMINERS = frozenset(("the", "his", "her", "their", "its", "both"))
+# The head of a list of absent units ("every other action unit is absent: ...") consists of these tags and words.
+_HEAD_KINDS = frozenset(("absent", "no", "motion", "filler", "copula", "of", "seen", "mirror", "and"))
+_HEAD_WORDS = frozenset(("unit", "units", "au", "aus", "intensities", "active", "facial", "there", ")"))
+_HEAD_WORDS |= {"other", "others", "remaining", "rest", "every", "each"}
+_OUTSIDE_HEAD = frozenset(("part", "action", "side", "comma", "break", "end"))
+_CLOSING = {"(": ")", ";": ";"}
+_OPENING = {")": "(", ";": ";", ",": ","}
 
 
 def words_of(sentence: str) -> list[str]:
-    """Return a sentence's lowercase words, commas, colons, semicolons and parentheses, without numbers and Markdown."""
-    plain = sentence.lower().replace("’", "'").replace("n't", " not").replace("-", " ").replace("/", " and ")
-    plain = _BRACKETED_NUMBERS.sub(" ", plain).replace("—", " ; ").replace("–", " ; ")
+    """Return a sentence's lowercase words, commas, colons, semicolons and parentheses, without Markdown.
+
+    A score of 0 becomes "zero"; other numbers are omitted.
+    """
+    plain = _ZERO.sub("zero", sentence.lower())
+    plain = plain.replace("’", "'").replace("n't", " not").replace("-", " ").replace("/", " and ")
+    plain = _BRACKETED_NUMBERS.sub(_bracketed_grade, plain).replace("—", " ; ").replace("–", " ; ")
     return _TOKEN.findall(_POSSESSIVE.sub("", _MARKUP.sub(" ", plain)))
+
+
+def _bracketed_grade(bracket: re.Match[str]) -> str:
+    """Return the intensity word in brackets such as "(slight, 0.2)", or else a space."""
+    words = " ".join(re.findall(r"[a-z]+\b", bracket[0]))
+    return f"({words})" if words in lexicon.GRADES or words == "zero" else " "
 
 
 def tag(words: list[str]) -> tuple[list[lexicon.Tag], list[int]]:
@@ -179,6 +198,8 @@ class TaggedSentence:
 
     def _mark_denials(self) -> None:
         for position, kind in enumerate(self.kinds):
+            if kind in ("no", "absent"):
+                self._deny_list(position)
             if kind in ("no", "not"):
                 after = self.skip(position + 1, ("adverb", "copula", "filler"))
                 if "without effect" in (self.kind(after), self.kind(position + 1)):
@@ -200,33 +221,81 @@ class TaggedSentence:
         return position
 
     def _deny_before(self, absent: int) -> None:
-        """Deny the subject of "is absent".
+        """Deny the subject of "is absent", or the name before "absent" in "jaw drop: absent" and "jaw drop (absent)".
 
-        The subject may be a list, or it may end in examples: "signs such as A, are absent".
+        The subject may be a list, and it may end in examples or an aside: "signs such as A, are absent", "A, a sign of
+        joy, is absent".
         """
         last = self.skip(absent - 1, ("copula", "adverb"), -1)
-        opening = self._opening_of_examples(last)
-        listed = False
-        for position in range(last if opening < 0 else last - 1, opening, -1):
+        listed = self.value(absent - 1) == "all"
+        named = last + listed == absent - 1 and self.value(last) in (":", ";", "(")
+        if named:
+            if self.value(absent + 1) not in ("(" if self.value(last) == ":" else ")", ",", ";", ")", ""):
+                return  # "The brows are raised; absent is a smile."
+            last -= 1
+        single = not listed and (self.value(absent - 1) == "(" or self.kind(absent - 1) == "of")
+        opening = self._opening_of_aside(last)
+        for position in range(last if opening < 0 else opening - 1, -1, -1):
             kind = self.kinds[position]
-            if opening < 0 and (
+            if (
                 kind in ("break", "report")
-                or (kind == "and" and self._has_verb_before(position))
+                or (named and kind in ("word", "copula", "no", "not"))
+                or (single and kind in ("and", "comma"))  # "brow raise (0.3) and jaw drop (0)"
+                or (kind == "and" and (self.value(position + 1) == "all" or self._has_verb_before(position)))
                 or (kind == "comma" and (not listed or self._has_verb_before(position - 1, over=("comma",))))
             ):
-                return
+                break
             listed = listed or kind == "and"
-            if kind == "action":
+            self._deny(position, position + 1)
+        if opening >= 0:
+            self._deny(opening, last)
+
+    def _deny(self, start: int, end: int) -> None:
+        for position in range(start, end):
+            if self.kinds[position] in ("action", "motion"):
                 self.denied[position] = True
 
-    def _opening_of_examples(self, closing: int) -> int:
-        """Return the start of the examples that end at a comma or bracket, or -1 if there are none."""
-        if self.kind(closing) != "comma" and self.value(closing) != ")":
-            return -1
+    def _opening_of_aside(self, closing: int) -> int:
+        """Return the start of the examples or the aside that end at a comma, dash or bracket, or -1 without these."""
+        mark = _OPENING.get(self.value(closing))
+        opening = -1
         for position in range(closing - 1, -1, -1):
-            if self.kinds[position] in ("example", "copula", "report", "break"):
-                return position if self.kinds[position] == "example" or self.values[position] == "(" else -1
-        return -1
+            if mark is None or self.kinds[position] in ("copula", "report"):
+                break
+            if self.kinds[position] == "example":
+                return position
+            if self.values[position] == mark and opening < 0:
+                opening = position
+            if self.kinds[position] == "break":
+                break
+        # Commas also separate the items of a list: only words without a movement are an aside.
+        return -1 if mark == "," and "action" in self.kinds[opening:closing] else opening
+
+    def _deny_list(self, negation: int) -> None:
+        """Deny the list after a head such as "absent units:" or "none of the other units (...)"."""
+        start = self.skip(negation - 1, _HEAD_KINDS | {"word"}, -1)
+        opening = negation + 1
+        while self.kind(opening) not in _OUTSIDE_HEAD or self.value(opening) == ")":
+            opening += 1
+        closing = _CLOSING.get(self.value(opening), "")
+        head = range(start + 1, opening)
+        if (
+            self.value(opening) not in (":", "(", ";")
+            or self.value(opening + 1) == ";"  # "no movement (except a smile)"
+            or self.kind(start) not in ("comma", "break", "end")
+            or any(self.kinds[at] not in _HEAD_KINDS and self.values[at] not in _HEAD_WORDS for at in head)
+            or not any(self.kinds[at] in ("absent", "motion") or self.values[at] in _HEAD_WORDS for at in head)
+        ):
+            return
+        end = item = opening + 1
+        while self.kind(end) not in ("copula", "report") and self.value(end) != ":":
+            if self.kind(end) in ("comma", "break", "end"):
+                item = end
+                if self.value(end) == closing or self.value(end) not in (",", ";", "(", ")"):
+                    break
+            end += 1
+        if closing != ";" or (self.value(end) == ";" and self.kind(end + 1) == "copula"):
+            self._deny(opening, item)
 
     def _has_verb_before(self, position: int, over: Collection[str] = ()) -> bool:
         while self.kind(position) in over or self.kind(position) not in ("break", "report", "comma", "end"):

@@ -22,11 +22,11 @@ _UNIT_NUMBER = re.compile(r"(?<![A-Za-z0-9])AU(\d+)(?!\d|\.\d)")
 
 _SENTENCE = re.compile(r"(?<=[.!?\n])\s+|\n|;|\b(?:but|while|whereas|although|though|however)\b", re.IGNORECASE)
 _CLAUSE = re.compile(r",|\band\b", re.IGNORECASE)
-# The scores 0 and 0.0 are denials; 0.7, 10 and "0 to 5" are not.
-_ZERO = r"(?<![\w.])0(?:\.0+)?(?!\.?\d|\s*(?:-|–|to)\s*\d)"
+ZERO = r"(?<![\w.])0(?:\.0+)?(?!\.?\d|\s*(?:-|–|to)\s*\d)"
+"""The scores 0 and 0.0, which are denials; 0.7, 10 and "0 to 5" are not."""
 _DENIAL = re.compile(
-    r"\bnot?\b(?!\s+(?:only|doubt)\b)|n['’]t\b|\b(?:none|never|without|absent|absence|inactive|neither|nor|zero)\b"
-    rf"|\black(?:s|ing)?\b|{_ZERO}",
+    r"\bnot?\b(?!\s+(?:only|doubt)\b)|n['’]t\b|\b(?:none|never|without|absent|absence|inactive|neither|nor|zero|false)\b"
+    rf"|\black(?:s|ing)?\b|{ZERO}",
     re.IGNORECASE,
 )
 _DENIAL_ALONE = re.compile(r"\W*(?:(?:is|are|both|all)\s+)*(?:not(?:\s+\w+)?|absent|inactive)\W*", re.IGNORECASE)
@@ -37,7 +37,7 @@ _INTRODUCTION = re.compile(
     r"\b(?:active|activated|present|visible|detected|observed|shows?|showing|displays?|see)\b", re.IGNORECASE
 )
 _AFFIRMATION = re.compile(
-    rf"{_INTRODUCTION.pattern}|\b(?:is|are|was|were|yes|seen)\b|(?<![\w.])(?:\d*\.)?\d", re.IGNORECASE
+    rf"{_INTRODUCTION.pattern}|\b(?:is|are|was|were|yes|true|seen)\b|(?<![\w.])(?:\d*\.)?\d", re.IGNORECASE
 )
 # "None of AU1, AU2 and AU4 are active", "no AU1, AU2 or AU4 is seen": the later verdict belongs to the denial.
 _WHOLE_LIST = re.compile(r"\b(?:none|neither)\b", re.IGNORECASE)

@@ -207,7 +207,10 @@ def _after_factor(words: Sequence[str], position: int) -> float:
             break
         if vocabulary.BOOST_AFTER.fullmatch(word):
             return _BOOSTED_FACTOR
-        if (copula and word in vocabulary.DENIED_AFTER) or (
+        following = words[at + 1] if at + 1 < len(words) else ""
+        if copula and word in vocabulary.DENIED_AFTER:
+            return 1.0 if following in vocabulary.NO_REVERSAL_BEFORE.get(word, ()) else _REVERSED_FACTOR
+        if (copula and word in vocabulary.DAMPED_AFTER) or (
             at == position + 1 and vocabulary.ASIDE_NOUN.fullmatch(word)
         ):
             return _DAMPED_FACTOR

@@ -67,7 +67,8 @@ REVERSALS = _words(
     "eclipse eclipses eclipsing detract detracts detracting diminish diminishes diminishing undermine undermines "
     "undermining negate negates negating contradict contradicts contradicting dispel dispels dispelling minimize "
     "minimizes minimizing distinct distinguish distinguishes distinguishing distinguishable surpass surpasses "
-    "surpassing far counter counters countering override overrides insufficient fails short ruling rules"
+    "surpassing far counter counters countering override overrides insufficient fails short ruling rules "
+    "inconsistent incompatible"
 )
 # A reversal followed by one of these words does not deny anything ("not only joy", "no doubt").
 NO_REVERSAL_BEFORE = {
@@ -75,6 +76,7 @@ NO_REVERSAL_BEFORE = {
     "cannot": _words("hide conceal mask deny"),
     "no": _words("doubt question ambiguity mistaking"),
     "little": _words("doubt question ambiguity"),
+    "impossible": _words("to"),
 }
 # These reverse only with their preposition ("distinct from joy", but "distinct joy").
 REQUIRED_AFTER = {
@@ -86,6 +88,8 @@ REQUIRED_AFTER = {
     "short": _words("of"),
     "ruling": _words("out"),
     "rules": _words("out"),
+    "inconsistent": _words("with"),
+    "incompatible": _words("with"),
 }
 
 # An expression is weakened by an attribute or quantifier of its noun ...
@@ -97,7 +101,9 @@ DAMPERS = re.compile(
     r"|vague|vaguely|modest|modestly|fluctuating|contrasting"
 )
 # ... by a modifier of the verb ("might suggest joy") ...
-HEDGES = re.compile(r"hint(?:s|ed|ing)?|possibly|potentially|perhaps|might|may|could|slightly|subtly|mildly")
+HEDGES = re.compile(
+    r"hint(?:s|ed|ing)?|resembl(?:e|es|ed|ing)|possibly|potentially|perhaps|might|may|could|slightly|subtly|mildly"
+)
 # ... or only by its context.
 WEAK_DAMPERS = _words(
     "with while whereas including associated bordering well underlying sign signs suggestion "
@@ -105,9 +111,10 @@ WEAK_DAMPERS = _words(
 )
 BLENDS = _words("blend blended mix mixture")  # weakens each of the blended expressions
 ASIDE_NOUN = re.compile(r"(?:undertone|overtone|nuance|hint|trace|undercurrent)s?")  # "sadness undertones"
-# "Happiness is not evident", "the surprise remains minor".
-COPULA = _words("is are was were remains remain being appears seems")
-DENIED_AFTER = _words("not absent lacking minimal minor negligible secondary overshadowed outweighed ruled excluded")
+# "Happiness is unlikely", "the surprise remains minor".
+COPULA = _words("is are was were be been remains remain being appears appear seems seem")
+DENIED_AFTER = _words("absent lacking ruled excluded unlikely improbable impossible")
+DAMPED_AFTER = _words("not minimal minor negligible secondary overshadowed outweighed less")
 # Concessions: "Although the smile suggests happiness, ...".
 CONCESSIONS = _words("although though despite while whereas notwithstanding")
 

@@ -44,6 +44,11 @@ def test_mentions():
         ("left brow rises", ["Left Brow Raise"]),
         ("right brow slightly", ["Right Brow Raise"]),
     ]
+    text = "Jaw drop: 0, lip pucker: slight."
+    assert [(text[one.start : one.end], one.present) for one in mentions(text)] == [
+        ("Jaw drop: 0", False),
+        ("lip pucker", True),
+    ]
     assert mentions("") == mentions("The expression is happiness.") == []
 
 

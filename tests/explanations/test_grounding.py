@@ -371,6 +371,38 @@ SENTENCES = [
     ("Her mouth falls open slightly as her eyebrows rise.", "Jaw Drop, Both Brow Raise", ""),
     ("The upper lip and nose are wrinkled.", "Nose Wrinkle", ""),
     ("His lips curl into a faint smile.", "Both Lip Corner Pull", ""),
+    # Lists of absent units, and scores of 0.
+    ("Absent units: eye closure, lid raise.", "", "Both Eye Close, Both Lid Raise"),
+    ("The following units are absent: eye closure, lid raise and jaw drop.", "", "Both Eye Close, Both Lid Raise"),
+    ("The intensity of every other action unit is 0: left eye close, jaw drop.", "", "Left Eye Close, Jaw Drop"),
+    ("None of the remaining units (eye closure, lid raise) is active.", "", "Both Eye Close, Both Lid Raise"),
+    ("None of the other units – eye closure, lid raise – is active.", "", "Both Eye Close, Both Lid Raise"),
+    ("All other action units (left eye close, jaw drop) have an intensity of 0.", "", "Left Eye Close, Jaw Drop"),
+    ("Left eye close, lip pucker, jaw drop – all 0", "", "Left Eye Close, Lip Pucker, Jaw Drop"),
+    ("Active: lip pucker, jaw drop; not active: nose wrinkle.", "Lip Pucker, Jaw Drop", "Nose Wrinkle"),
+    ("Inactive (0.0): nose wrinkle, lip pucker; active: jaw drop", "Jaw Drop", "Nose Wrinkle, Lip Pucker"),
+    ("Absent: lip pucker, and the jaw is dropped.", "Jaw Drop", "Lip Pucker"),
+    ("**Absent:**\n* Jaw drop\n* Lip pucker\n* **Present:**\n  * Nose wrinkle", "Nose Wrinkle", "Jaw Drop, Lip Pucker"),
+    ("- **Jaw drop:** absent\n- **Lip pucker:** none", "", "Jaw Drop, Lip Pucker"),
+    ("Jaw drop: 0, lip pucker – absent, nose wrinkle: 0.4", "Nose Wrinkle", "Jaw Drop, Lip Pucker"),
+    ("Jaw drop is 0. AU18 (lip pucker): 0.00", "", "Jaw Drop, Lip Pucker"),
+    ("Left brow raise (0.3) and jaw drop (AU26, 0.0) were measured.", "Left Brow Raise", "Jaw Drop"),
+    ("The jaw drop is strong on a scale from 0 (absent) to 1, and not 0.", "Jaw Drop", ""),
+    ("Raised brows and widened eyes, signs of surprise, are absent.", "", "Both Brow Raise, Both Lid Raise"),
+    ("The typical signs of surprise – raised brows – are absent.", "", "Both Brow Raise"),
+    # Not such a list.
+    ("The lids, half closed, are not involved.", "Both Eye Close", ""),
+    ("Signs of joy are absent: lowered brows.", "Both Brow Lower", ""),
+    ("No strong movement: a slight smile.", "Both Lip Corner Pull", ""),
+    ("There is no movement (apart from raised brows).", "Both Brow Raise", ""),
+    ("No other movement is seen: the brows are lowered.", "Both Brow Lower", ""),
+    ("The brows are raised; absent is a smile.", "Both Brow Raise", ""),
+    ("All units except jaw drop are 0.", "Jaw Drop", ""),
+    ("Slight jaw drop (0.4) and all others 0", "Jaw Drop", ""),
+    # A movement of a part without a unit.
+    ("Lid tightening and raised cheeks.", "Both Eye Close", ""),
+    ("The brow raise and lowered gaze.", "Both Brow Raise", ""),
+    ("The face lacks the lip corner pull and the raised cheeks.", "", "Both Lip Corner Pull"),
     ("Left brow: raised. Right brow: neutral.", "Left Brow Raise", "Right Brow Raise"),
     ("The left brow is raised, whereas the right brow shows no movement.", "Left Brow Raise", "Right Brow Raise"),
     ("Lip corners are pulled up asymmetrically, more on the left than on the right.", "Both Lip Corner Pull", ""),
@@ -393,6 +425,15 @@ def test_sentences(sentence, present, denied):
     assert {claim.unit for claim in made if claim.present} == _named(present)
     assert _named(denied) <= {claim.unit for claim in made if not claim.present}
     assert all(claim.sentence in sentence for claim in made)
+
+
+def test_other_units_of_0_are_no_claims_of_the_listed_ones():
+    units = _measured(Jaw_Drop=0.4)
+    listed = ", ".join(name.lower() for name, intensity in zip(NAMES, units, strict=True) if not intensity)
+    for other in ("The intensity of every other action unit is 0:", "**Inactive units:**", "No activation:"):
+        found = ground(f"The jaw is moderately dropped. {other} {listed}.", units)
+        assert (found.precision, found.unsupported, found.claimed_count) == (1.0, [], 1)
+        assert len({claim.unit for claim in found.claims if not claim.present}) == 23
 
 
 @pytest.mark.parametrize(
@@ -447,6 +488,13 @@ def test_each_name_of_feafa_claims_its_own_unit_alone(unit):
         ("Brow elevation is pronounced.", "pronounced", 0.25, 1.0),
         ("The brows are raised significantly.", "significantly", 0.25, 1.0),
         ("The brows are raised.", None, None, None),
+        ("Brow raise: slight", "slight", 0.05, 0.25),
+        ("Brow raise – strong, jaw drop – slight", "strong", 0.65, 0.85),
+        ("Brow raise (slight, 0.2)", "slight", 0.05, 0.25),
+        ("Brow raise: 0.2 (very slight).", "very slight", 0.0, 0.25),
+        ("Strong brow raise and slightly raised cheeks.", "strong", 0.65, 0.85),
+        ("The brows are raised (0.206 left, slight on the right).", None, None, None),
+        ("Brow raise: strong feelings.", None, None, None),
         ("The raised brows clearly point to strong feelings.", None, None, None),
         ("The brows are raised with a slight jaw drop.", None, None, None),
     ],

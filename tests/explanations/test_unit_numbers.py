@@ -14,6 +14,7 @@ from explllm.explanations.unit_numbers import stated_units
         ("AU6 and 2 others, AU9.5, 14, 15, rendez-vous au 12", {6}, set()),
         ("Active: AU6 (0.7), AU7 (0.5), AU12 (0.8), AU14 (0.0), AU15: 0.", {6, 7, 12}, {14, 15}),
         ('{"AU6": 0, "AU12": 1, "AU10": 10}', {12, 10}, {6}),
+        ('{"AU1": true, "AU2": false}. AU4: False, AU6: True', {1, 6}, {2, 4}),
         ("On a scale of 0 to 5, AU6 is 3", {6}, set()),
         ("AU6 and AU14 are active, AU15 is not.", {6, 14}, {15}),
         ("AU6, AU12 and AU14 are not active. AU4 is absent", set(), {4, 6, 12, 14}),

@@ -48,6 +48,17 @@ CASES = {
     "Despite hints of fear, sadness, and anger, the expression is neutral.": "Neutral",
     "While elements of happiness appear in the lip corners, the overall expression is dominated by disgust.": "Disgust",
     "The surprise remains minor; fear fills the face.": "Fear",
+    "Anger is less likely than disgust.": "Disgust",
+    "It is less likely fear than surprise.": "Surprise",
+    "It resembles fear, but it is surprise.": "Surprise",
+    # Denied after the word.
+    "Happiness can be ruled out; the face shows contempt.": "Contempt",
+    "Fear is unlikely; the face shows surprise.": "Surprise",
+    "Happiness seems improbable here, and the face shows disgust.": "Disgust",
+    "Surprise cannot be ruled out.": "Surprise",
+    "Fear is not unlikely.": "Fear",
+    "Happiness is impossible to miss.": "Happiness",
+    "The brows press against the eyes in anger.": "Anger",
     # Played up.
     "The face shows surprise and fear, with fear being the dominant emotion.": "Fear",
     "The cues speak of sadness and disgust, with disgust prevailing.": "Disgust",
@@ -69,6 +80,12 @@ DENIALS = (
     "It shows no anger and no fear.",
     "The expression is not happiness, not sadness and not anger.",
     "The expression isn't happy.",
+    "Sadness can be ruled out.",
+    "Sadness is unlikely.",
+    "Anger seems less likely.",
+    "The features are inconsistent with happiness.",
+    "The evidence speaks against surprise.",
+    "Happiness is absent.",
 )
 
 

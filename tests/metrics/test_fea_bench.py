@@ -13,7 +13,14 @@ from explllm.core.facs import facs_set
 from explllm.core.manifest import Manifest
 from explllm.explanations.instructions import write_instructions
 from explllm.explanations.rule_writer import RuleWriter
-from explllm.metrics.fea_bench import UnitTruth, bench_metrics, choose_thresholds, unit_truth, units_from_texts
+from explllm.metrics.fea_bench import (
+    UnitTruth,
+    bench_metrics,
+    choose_thresholds,
+    claimed_intensities,
+    unit_truth,
+    units_from_texts,
+)
 
 FACES = 40
 LABELS = list(Expression)[:7]
@@ -113,6 +120,14 @@ def test_facs_numbers_and_words(text, active):
     truth = UnitTruth(tuple(unit.label for unit in units), units, np.ones((1, 12)))
     [detected] = units_from_texts([text], truth)
     assert {unit.number for unit, found in zip(units, detected, strict=True) if found} == active
+
+
+def test_a_list_of_intensities_in_words_and_numbers():
+    found = claimed_intensities(
+        "- Jaw Drop: slight\n- Nose Wrinkle: absent\n- Lip Pucker: 0\n- Chin Raise (strong, 0.7)"
+    )
+    claimed = {name: value for name, value in zip(NAMES, found, strict=True) if value}
+    assert claimed == pytest.approx({"Jaw Drop": 0.15, "Chin Raise": 0.75})
 
 
 @pytest.mark.parametrize(
