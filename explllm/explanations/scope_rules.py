@@ -89,7 +89,7 @@ _PARTS = {
 # Phrases replaced by simpler ones: pattern => plain words. The order matters: longer phrases and double negations come
 # first.
 _REWRITES = r"""
-((?:all|every|each)(?: \w+){1,3}) (?:except(?: for)?|apart from|other than) ([^,;:()]+?)(?= (?:is|are|has|have)\b)\
+((?:all|every|each)(?: \w+){1,3}) (?:except(?: for)?|apart from|other than) ([^,;:()]{1,60}?)(?= (?:is|are|has|have)\b)\
  => \2 ; \1
 (?:not|non) (?:zero|absent|inactive|unlikely|improbable|impossible) => present
 (?:with )?(?:an? |the )?(?:intensity|intensities|scores?|values?|levels?|activation)(?: of| :)? zero\
