@@ -150,8 +150,9 @@ class Explainer:
             with self._changed:
                 self._end = "the model's thread has stopped"
         # From now on, `submit` refuses all faces.
-        ended = Busy(self._end, remedy="Try again later.")
+        ended = Busy(self._end, remedy="Restart the server.")
         self._fail([*self._active.values(), *self._recognitions, *self._explanations], ended)
+        self.load.waiting = 0
 
     def _answer(self) -> None:
         with inference(self.model), fast_linear(self.model, output=self.model.language.get_output_embeddings()):

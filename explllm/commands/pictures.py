@@ -392,7 +392,7 @@ def _write(pictures: Sequence[Sequence[dict[str, Any]]], out: Path) -> None:
     from explllm.report.json_lines import table_row
 
     rows = [row for records in pictures for row in records]
-    with atomic_write(out) as partial:
+    with atomic_write(out, keep=True) as partial:
         if out.suffix.lower() == ".jsonl":
             partial.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
             return

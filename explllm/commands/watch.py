@@ -123,7 +123,7 @@ def _write(table: pd.DataFrame, out: Path, picture: Path | None) -> int:
 
     from explllm.report.timeline import timeline_plot
 
-    with atomic_write(out) as partial:
+    with atomic_write(out, keep=True) as partial:
         if out.suffix.lower() == ".csv":
             table.to_csv(partial, index=False)
         elif out.suffix.lower() == ".jsonl":

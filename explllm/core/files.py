@@ -24,11 +24,13 @@ PREDICT_FOLDER = "predict"
 
 
 @contextmanager
-def atomic_write(path: str | PathLike[str]) -> Iterator[Path]:
+def atomic_write(path: str | PathLike[str], keep: bool = False) -> Iterator[Path]:
     """Write to a temporary path that replaces ``path`` when the block ends without an error.
 
     Args:
         path: The target file. Missing parent folders are created.
+        keep: If the target cannot be replaced, because another program has it open on Windows, keep the content under
+            a new name, which the error message contains.
 
     Yields:
         A temporary path in the same folder, with the same suffix.
@@ -41,18 +43,19 @@ def atomic_write(path: str | PathLike[str]) -> Iterator[Path]:
         # Flush the content to disk before the rename: a power cut could otherwise leave an empty file.
         with temporary.open("r+b") as stream:  # Windows requires a writable handle
             os.fsync(stream.fileno())
-        _replace(temporary, target)
+        _replace(temporary, target, keep)
     finally:
         # A failed cleanup must not hide the original error.
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
 
 
-def _replace(temporary: Path, target: Path) -> None:
-    """Rename a finished file; if another program has the target open on Windows, keep the content under a new name."""
+def _replace(temporary: Path, target: Path, keep: bool) -> None:
     try:
         os.replace(temporary, target)
     except PermissionError as error:
+        if not keep:
+            raise
         kept = target.with_name(f"{target.stem}.{os.getpid()}{target.suffix}")
         with suppress(OSError):
             os.replace(temporary, kept)

@@ -276,7 +276,7 @@ def write_table(path: str | os.PathLike[str], chunks: Callable[[], Iterator[pd.D
     """
     path = Path(path)
     writer = format_of(path)[1]
-    with _write_errors(path), atomic_write(path) as partial:
+    with _write_errors(path), atomic_write(path, keep=True) as partial:
         writer(chunks, partial)
 
 

@@ -76,7 +76,7 @@ def hold_out_split(frame: pd.DataFrame, split: Split, fraction: float, seed: int
         ConfigError: If the fraction is out of range.
     """
     if not 0 <= fraction < 1:
-        raise ConfigError(f"`data.{split}_fraction` is {fraction}", remedy="Use a fraction of at least 0 and below 1.")
+        raise ConfigError(f"`data.{split}_fraction` is {fraction}", remedy="Use a share of at least 0 and below 1.")
     rng = np.random.default_rng(seed)
     train = frame[frame["split"] == "train"]
     if "identity" in frame and train["identity"].notna().all():

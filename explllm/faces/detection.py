@@ -9,6 +9,7 @@ from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path, PurePath
 from typing import Any
 
@@ -231,16 +232,23 @@ class DetectionTask(TableTask):
         return int(self._is_item.sum())
 
     def _check_replaces_no_image(self, source: ManifestFile) -> None:
-        root, crops = os.path.realpath(source.root), os.path.realpath(str(self._job.crops))
-        for _, chunk in source:
-            for image in chunk.frame["image"]:
-                crop = os.path.join(crops, crop_name(image, 1))
-                if os.path.normpath(os.path.join(root, image)) == os.path.normpath(crop):
-                    raise ConfigError(
-                        f"the crop of {image} would replace the image",
-                        where=self._job.crops,
-                        remedy="Name another folder in --crops.",
-                    )
+        real_folder = cache(os.path.realpath)  # resolve each folder once: a data set has many more images than folders
+
+        def resolve(*parts: str | Path) -> str:
+            folder, name = os.path.split(os.path.join(*parts))
+            return os.path.join(real_folder(folder), name)
+
+        images = {image for _, chunk in source for image in chunk.frame["image"]}
+        paths = {resolve(source.root, image) for image in images}
+        # The crop of the second face of `a.jpg` is called `a.face2.jpg`.
+        paths |= {re.sub(r"\.face\d+\.jpg$", ".jpg", path) for path in paths}
+        for image in images:
+            if resolve(str(self._job.crops), crop_name(image, 1)) in paths:
+                raise ConfigError(
+                    f"the crop of {image} would replace an image",
+                    where=self._job.crops,
+                    remedy="Name another folder in --crops.",
+                )
 
     def items(self, source: ManifestFile) -> Iterator[Item]:
         """Yield the images that need detection or crops."""

@@ -33,6 +33,8 @@ _MAX_CHARACTERS_PER_TOKEN = 16
 """Upper bound on the characters per token of an answer; a server that returns more has ignored the token limit."""
 _MAX_FORBIDDEN = 3
 """After this many 403 responses and no answer of the model, the key is considered to lack permission."""
+_MAX_FORBIDDEN_AGAIN = 20
+"""The same for a run without an answer, if the model has answered in an earlier run."""
 
 
 class ChatClient:
@@ -185,9 +187,10 @@ class ChatClient:
 
         After the first answer, status 403 does not concern the key, only the rejected request.
         """
-        if error.status == 403 and not self.ledger.has_answers(self.settings.model):
+        if error.status == 403 and not self._answers:
             self._forbidden += 1
-            if self._forbidden >= _MAX_FORBIDDEN:
+            answered_earlier = self.ledger.has_answers(self.settings.model)
+            if self._forbidden >= (_MAX_FORBIDDEN_AGAIN if answered_earlier else _MAX_FORBIDDEN):
                 self._stop_with(self._require_server().forbidden(error))
                 self._check_open()
 
@@ -326,13 +329,13 @@ class ChatClient:
         return is_reached
 
     def _retry_wait(self, state: tenacity.RetryCallState) -> float:
-        """Return the seconds until a retry: the server's ``Retry-After``, at least the backoff, at most `max_wait`.
+        """Return the seconds until a retry: the server's ``Retry-After`` or the backoff, at most `max_wait`, and jitter.
 
         The server's wait assumes that no other request uses the rate limit in the meantime.
         """
         requested = _transient_error(state).wait or 0.0
         # Add jitter: otherwise all requests would be sent again at the same moment.
-        wait = min(max(_BACKOFF(state), requested) * random.uniform(1, 1.25), self.settings.max_wait)
+        wait = min(max(_BACKOFF(state), requested), self.settings.max_wait) * random.uniform(1, 1.25)
         if requested > _LONG_WAIT:
             _log.warning("%s asks to wait for %.0f s. Waiting for %.0f s.", self.settings.host, requested, wait)
         return wait

@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any, TypeVar
 
@@ -43,11 +44,11 @@ def parse_object(text: str) -> dict[str, Any] | None:
 
     Line breaks in strings need no escape.
     """
-    try:
-        value: dict[str, Any] = _DECODER.raw_decode(text, text.index("{"))[0]
-    except (ValueError, RecursionError):
-        return None
-    return value
+    for brace in re.finditer("{", text):
+        with suppress(ValueError, RecursionError):
+            value: dict[str, Any] = _DECODER.raw_decode(text, brace.start())[0]
+            return value
+    return None
 
 
 def answer_field(text: str, name: str) -> str:

@@ -45,8 +45,8 @@ processes one draft per row."""
 _MANY_TOKENS = 256
 """A GPU reads all weights in each pass, so up to this many tokens cost little extra time."""
 _TOKENS_WORTH_A_PASS = {"cpu": 128}
-"""Minimum number of tokens that computing a shared prefix only once must save to be worth an extra forward pass; on
-other devices, `_MANY_TOKENS_WORTH_A_PASS`."""
+"""An extra forward pass for a shared prefix pays off if it saves at least this many tokens; on other devices,
+`_MANY_TOKENS_WORTH_A_PASS`."""
 _MANY_TOKENS_WORTH_A_PASS = 2048
 _SMALL_PASS = 5e7
 """Operations per pass below which one CPU thread is faster: waking the other threads costs more time than they save."""

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.callbacks import Checkpoint
+from lightning.pytorch.callbacks import Checkpoint, EarlyStopping
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
@@ -221,7 +221,9 @@ class LastCheckpoint(Checkpoint):
             if self._step:
                 note = f"The same command with --ckpt_path last resumes from step {self._step}."
             elif self.path.is_file():
-                note = "Nothing was replaced: the same command with --ckpt_path last resumes the earlier run."
+                note = (
+                    "The same command with --ckpt_path last resumes the earlier run, whose checkpoints are unchanged."
+                )
             else:
                 note = "The run has no checkpoint yet."
             exception.add_note(note)
@@ -269,10 +271,10 @@ class BestCheckpoint(Checkpoint):
         self._from_earlier_run = False
         """Whether the file may belong to an earlier run, which this run is going to replace."""
         self._running = self.path.with_name("validation.json")
-        """Exists during a validation; contains its step and epoch."""
+        """Exists during a validation; contains its epoch and the number of the last batch."""
 
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Read the best value of the run being resumed, and repeat a validation that did not finish."""
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Read the best value of the run being resumed."""
         # Resolve both paths, because one may be relative or contain a link.
         folder = self.path.parent.resolve()
         resumed = trainer.ckpt_path is not None and Path(trainer.ckpt_path).resolve().parent == folder
@@ -280,11 +282,35 @@ class BestCheckpoint(Checkpoint):
         if resumed and self.path.is_file():
             self._best = read_checkpoint(self.path).get("best")
         # All ranks save together, so they must compare with the same value. A machine with its own disk may lack the
-        # files.
-        unfinished = json.loads(self._running.read_text()) if resumed and self._running.is_file() else None
-        self._best, unfinished = all_gather_list([(self._best, unfinished)])[0]
-        if unfinished is not None and unfinished["step"] == trainer.global_step:
-            _validate(trainer, unfinished["epoch"])
+        # file.
+        self._best = all_gather_list([self._best])[0]
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Repeat a validation that the resumed run did not finish."""
+        self.repeat_validation(trainer, pl_module)
+
+    def repeat_validation(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Repeat a validation that the resumed run did not finish, if there is one. Every rank must call it."""
+        unfinished = None
+        if not self._from_earlier_run and self._running.is_file():
+            unfinished = json.loads(self._running.read_text(encoding="utf-8"))
+        unfinished = all_gather_list([unfinished])[0]
+        loop = trainer.fit_loop
+        if unfinished is None or unfinished["batch"] != loop.epoch_loop.total_batch_idx:
+            return
+        # The trainer may have resumed at the next epoch.
+        progress = loop.epoch_progress.current
+        completed, progress.completed = progress.completed, unfinished["epoch"]
+        # Otherwise, the loop would continue an earlier validation, the last one that the checkpoint contains.
+        loop.epoch_loop.val_loop.restarting = False
+        trainer.validating = True
+        loop.epoch_loop.val_loop.run()
+        trainer.training = True
+        if completed > progress.completed:
+            for callback in trainer.callbacks:  # pyrefly: ignore[missing-attribute]
+                if isinstance(callback, EarlyStopping):  # checks the metrics at the end of an epoch
+                    callback.on_train_epoch_end(trainer, pl_module)
+        progress.completed = completed
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Delete the files of an earlier run when this run writes its first checkpoint."""
@@ -297,7 +323,7 @@ class BestCheckpoint(Checkpoint):
         """Record that a validation has started."""
         if trainer.state.fn == "fit" and not trainer.sanity_checking and trainer.is_global_zero:
             with atomic_write(self._running) as partial:
-                position = {"step": trainer.global_step, "epoch": trainer.current_epoch}
+                position = {"batch": trainer.fit_loop.epoch_loop.total_batch_idx, "epoch": trainer.current_epoch}
                 partial.write_text(json.dumps(position), encoding="utf-8")
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -308,19 +334,10 @@ class BestCheckpoint(Checkpoint):
         selectable = trainer.current_epoch >= getattr(pl_module, "first_selectable_epoch", 0)
         if selectable and value >= (-math.inf if self._best is None else self._best):  # false for NaN
             self._best = pl_module.best_value = value  # pyrefly: ignore[bad-argument-type]
+            if self._from_earlier_run and trainer.is_global_zero:
+                # Both checkpoints must belong to the same run.
+                last_checkpoint(self.path.parent.parent).unlink(missing_ok=True)
             self._from_earlier_run = False
             trainer.save_checkpoint(self.path, weights_only=True)
         if trainer.is_global_zero:
             self._running.unlink(missing_ok=True)
-
-
-def _validate(trainer: Trainer, epoch: int) -> None:
-    """Run the validation after an epoch's training; the trainer has already resumed at the next epoch."""
-    progress, loop = trainer.fit_loop.epoch_progress.current, trainer.fit_loop.epoch_loop.val_loop
-    completed, progress.completed = progress.completed, epoch
-    # Otherwise, the loop would continue an earlier validation, the last one that the checkpoint contains.
-    loop.restarting = False
-    trainer.validating = True
-    loop.run()
-    trainer.training = True
-    progress.completed = completed

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import pyarrow.parquet as pq
 from lightning.pytorch import Trainer
 
 from explllm.core.files import atomic_write
@@ -39,7 +40,7 @@ class PredictionParts:
             with atomic_write(file) as temporary:
                 temporary.write_text(text, encoding="utf-8")
         trainer.strategy.barrier()
-        rows = {int(row) for part in self._files() for row in _finished(pd.read_parquet(part))["row"]}
+        rows = {int(row) for part in self._files() for row in _finished(_read_rows(part))["row"]}
         trainer.strategy.barrier()
         return rows
 
@@ -69,6 +70,12 @@ class PredictionParts:
     def _files(self) -> list[Path]:
         # Not the hidden file that a killed process may leave behind.
         return sorted(self.folder.glob("[0-9]*.parquet"))
+
+
+def _read_rows(part: Path) -> pd.DataFrame:
+    """Read only the columns ``row`` and, if present, ``unreadable``."""
+    names = [name for name in pq.read_schema(part).names if name in ("row", "unreadable")]
+    return pd.read_parquet(part, columns=names)
 
 
 def _finished(records: pd.DataFrame) -> pd.DataFrame:

@@ -354,6 +354,9 @@ def test_a_model_without_labels():
 def test_a_thread_that_stops_fails_its_faces(model, pictures):
     running = Explainer(model, batch_size=1, max_new_tokens=4)
     pixels = model.image(pictures[0])
+    started = Job(pixels, 0)
+    running.submit(started)
+    started.result.result(20)
     running.max_new_tokens = 0  # a new decoder, which is needed after an error, cannot be created
     broken, waiting = Job(pixels[:1], 4), Job(pixels, 4)
     running.submit(broken, waiting)

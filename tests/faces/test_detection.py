@@ -166,16 +166,29 @@ def test_no_crop_takes_the_place_of_another(run, manifest_of, detector_file, tmp
     assert "would have the same name" in status and not (tmp_path / "crops").exists()
 
 
-def test_no_crop_takes_the_place_of_an_image(run, photographs, manifest_of, detector_file, tmp_path):
-    (tmp_path / "in/sub").mkdir(parents=True)
-    photographs["six"].save(tmp_path / "in/sub/six.jpg")
-    before = (tmp_path / "in/sub/six.jpg").read_bytes()
+@pytest.mark.parametrize(
+    ("images", "crops"),
+    [
+        (["sub/six.jpg"], "in"),
+        (["sub/six.jpg"], "link"),
+        (["six.jpg", "sub/six.jpg"], "in/sub"),  # the crop of the first would replace the second
+        (["linked/six.jpg"], "elsewhere"),
+        (["six.jpg", "sub/six.face2.jpg"], "in/sub"),  # the second face
+    ],
+)
+def test_no_crop_takes_the_place_of_an_image(run, photographs, manifest_of, detector_file, tmp_path, images, crops):
+    for folder in ("in/sub", "elsewhere/linked"):
+        (tmp_path / folder).mkdir(parents=True)
     (tmp_path / "link").symlink_to("in")
-    manifest_of(tmp_path / "in/m.jsonl", [{"image": "sub/six.jpg"}])
-    for crops in ("in", "link"):
-        error, _, _ = run("faces", "in/m.jsonl", "-o", "o.csv", "--detector", detector_file, "--crops", crops)
-        assert f"the crop of sub/six.jpg would replace the image [{crops}]." in error
-    assert (tmp_path / "in/sub/six.jpg").read_bytes() == before and not (tmp_path / "o.csv").exists()
+    (tmp_path / "in/linked").symlink_to("../elsewhere/linked")
+    for image in images:
+        photographs["six"].save(tmp_path / "in" / image)
+    before = [(tmp_path / "in" / image).read_bytes() for image in images]
+    manifest_of(tmp_path / "in/m.jsonl", [{"image": image} for image in images])
+    error, _, _ = run("faces", "in/m.jsonl", "-o", "o.csv", "--detector", detector_file, "--crops", crops)
+    assert "would replace an image [" in error
+    assert [(tmp_path / "in" / image).read_bytes() for image in images] == before
+    assert not (tmp_path / "o.csv").exists()
 
 
 def test_the_images_may_lie_elsewhere(run, folder, detector_file, manifest_of, tmp_path):

@@ -112,8 +112,10 @@ def test_resumes_exactly_with_workers_and_validation_inside_an_epoch(train, whol
     assert_same_model(tmp_path, folder)
 
 
-@pytest.mark.parametrize("epoch", [0, 1])
-def test_a_validation_that_was_killed_is_repeated(train, whole, tmp_path, monkeypatch, epoch):
+@pytest.mark.parametrize(
+    ("epoch", "options"), [(0, ()), (1, ()), (1, ("--trainer.max_steps", "6", "--trainer.max_epochs", "9"))]
+)
+def test_a_validation_that_was_killed_is_repeated(train, whole, tmp_path, monkeypatch, epoch, options):
     """Otherwise, the model of an earlier epoch would be kept as the best."""
     folder, seen = whole
     step, epochs = ExpLLMTask.validation_step, []
@@ -127,13 +129,13 @@ def test_a_validation_that_was_killed_is_repeated(train, whole, tmp_path, monkey
 
     with monkeypatch.context() as patch:
         patch.setattr(ExpLLMTask, "validation_step", killed)
-        assert train(tmp_path, stop=99) == seen[: 6 * (epoch + 1)]
-    assert train(tmp_path, "--ckpt_path", "last") == seen[6 * (epoch + 1) :]
+        assert train(tmp_path, *options, stop=99) == seen[: 6 * (epoch + 1)]
+    assert train(tmp_path, *options, "--ckpt_path", "last") == seen[6 * (epoch + 1) :]
     assert_same_model(tmp_path, folder)
     assert metrics(tmp_path)["fit/model_step"] == metrics(folder)["fit/model_step"]
     assert validations(tmp_path) == validations(folder) and len(validations(folder)) == 2
     # The finished validation is not repeated again.
-    assert train(tmp_path, "--ckpt_path", "last") == []
+    assert train(tmp_path, *options, "--ckpt_path", "last") == []
     assert validations(tmp_path) == validations(folder)
 
 
@@ -170,7 +172,7 @@ def test_a_new_run_that_is_interrupted_at_once_leaves_the_earlier_one(
     with monkeypatch.context() as patch:
         patch.setattr(ExpLLMTask, "training_step", interrupted)
         done = explllm("fit", "--config", small_config, "--run_dir", tmp_path / "run", *RUN)
-    assert done.status == 130 and "--ckpt_path last resumes the earlier run" in done.err
+    assert done.status == 130 and "--ckpt_path last resumes the earlier run, whose checkpoints" in done.err
     assert (tmp_path / "run/checkpoints/best.ckpt").read_bytes() == best
     # Its first checkpoint replaces those of the earlier run.
     train(tmp_path / "run", "--trainer.limit_val_batches", "0", stop=3)

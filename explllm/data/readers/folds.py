@@ -48,7 +48,7 @@ def fold_splits(parts: Mapping[str, int], fold: int | None, val_fraction: float,
     if fold not in parts.values():
         raise ConfigError(f"there is no fold {fold}", remedy=f"Use 1 to {max(parts.values())}.")
     if not 0 <= val_fraction < 1:
-        raise ConfigError(f"--val_fraction is {val_fraction}", remedy="Use a fraction of at least 0 and below 1.")
+        raise ConfigError(f"--val_fraction is {val_fraction}", remedy="Use a share of at least 0 and below 1.")
     splits = {name: "test" if part == fold else "train" for name, part in parts.items()}
     others = sorted(name for name, split in splits.items() if split == "train")
     count = max(round(len(others) * val_fraction), 1) if val_fraction and len(others) > 1 else 0

@@ -104,7 +104,7 @@ def check_converted(folder: Path) -> str:
         raise CheckpointError(
             f"the probabilities of a gray image sum to {total}", where=folder, remedy="Delete the folder and try again."
         )
-    return f"the model opens and classifies a gray image ({len(recognition.probabilities)} classes)"
+    return f"opened, and recognized a gray image as one of {len(recognition.probabilities)} classes"
 
 
 def released_model_config(fields: Mapping[str, Any], sizes: ReleasedSizes) -> ExpLLMConfig:

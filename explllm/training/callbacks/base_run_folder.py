@@ -88,9 +88,13 @@ class BaseRunFolder(Callback):
         if trainer.fast_dev_run:  # pyrefly: ignore[missing-attribute]
             return
         best, step = best_checkpoint(self.run_dir), trainer.global_step
-        # Without the callback BestCheckpoint, an existing file belongs to an earlier run.
         # pyrefly: ignore[missing-attribute]
-        chooses = any(isinstance(callback, BestCheckpoint) for callback in trainer.callbacks)
+        choosing = [callback for callback in trainer.callbacks if isinstance(callback, BestCheckpoint)]
+        for callback in choosing:
+            # A run that resumes at `max_steps` does not start training, which repeats an unfinished validation.
+            callback.repeat_validation(trainer, pl_module)
+        # Without the callback BestCheckpoint, an existing file belongs to an earlier run.
+        chooses = bool(choosing)
         # If the folder is on a local disk, other machines lack the file.
         found = all_gather_list([chooses and best.is_file()])
         checkpoint = read_checkpoint(best) if found[0] and best.is_file() else None

@@ -90,6 +90,8 @@ class RunFolder(BaseRunFolder):
         self.answer_labels = None if answer_labels is None else LabelSet.by_name(answer_labels)
         self.unknown_labels: UnknownLabels = unknown_labels
         self.explained_faces, self.scored_faces = explained_faces, scored_faces
+        self._record: pd.DataFrame | None = None
+        """The training faces, until the first checkpoint is written."""
 
     def setup(self, trainer: Trainer, pl_module: ExpLLMTask, stage: str) -> None:  # pyrefly: ignore[bad-override]
         """Set up the base class, and pass `unknown_labels` to the task."""
@@ -102,10 +104,15 @@ class RunFolder(BaseRunFolder):
             # Read the note now, like the weights, because the folder may no longer exist when training ends.
             pl_module.explllm.config.training_data_note = read_config(Path(pl_module.init_from)).training_data_note
         if self._writes_model(trainer):
-            # Store the record next to the checkpoints, because a resumed run may use different data.
             faces = trainer.datamodule.manifest  # pyrefly: ignore[missing-attribute]
-            write_record(training_faces(faces, pl_module.init_from, trainer.ckpt_path), self._checkpoints)
+            self._record = training_faces(faces, pl_module.init_from, trainer.ckpt_path)
         super().on_fit_start(trainer, pl_module)
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: ExpLLMTask, checkpoint: dict[str, Any]) -> None:  # pyrefly: ignore[bad-override]
+        """Store the record of training faces with the first checkpoint: a resumed run may use different data."""
+        if self._record is not None:
+            write_record(self._record, self._checkpoints)
+            self._record = None
 
     def on_fit_end(self, trainer: Trainer, pl_module: ExpLLMTask) -> None:  # pyrefly: ignore[bad-override]
         """Write the model (with n-grams of the training texts for speculative decoding) and its training faces."""
