@@ -270,6 +270,7 @@ fit --config SMALL --model ExpLLMTsk | Did you mean ExpLLMTask?
 fit --config SMALL --trainer.max_epochs 0 | trainer.max_epochs is 0
 fit --config SMALL --trainer.max_steps 0 | trainer.max_steps is 0
 fit --config SMALL --trainer.max_epochs -5 | trainer.max_epochs is -5: no training would run. Use at least 1.
+fit --config SMALL --trainer.max_epochs -1 --trainer.max_time 00:12:00:00 | the number of steps. Set one of them.
 fit --config SMALL --trainer.gradient_clip_val -1 | trainer.gradient_clip_val is -1
 fit --config SMALL --trainer.precision 16-true | trainer.precision is 16-true
 fit --config SMALL --trainer.precision bf16-true | trainer.precision is bf16-true

@@ -61,7 +61,7 @@ from explllm.training.checkpoints import (
     best_checkpoint,
     last_checkpoint,
 )
-from explllm.training.strategies import is_rank_failure, is_slow_in_bfloat16
+from explllm.training.strategies import check_limits, is_rank_failure, is_slow_in_bfloat16
 from explllm.training.task import ExpLLMTask
 
 __all__ = [
@@ -303,12 +303,15 @@ class ExpLLMCLI(LightningCLI):
         if options["logger"] in (None, True):
             options["logger"] = CSVLogger(config.run_dir, name="logs") if fitting else False
         try:
-            return self._instantiate_trainer(options, [])
+            trainer = self._instantiate_trainer(options, [])
         except (ValueError, TypeError, ImportError, MisconfigurationException) as error:
             raise ConfigError(
                 f"the trainer's settings are invalid: {one_sentence(error)}",
                 remedy=f"See `explllm {self.stage} --trainer.help`.",
             ) from error
+        if fitting:
+            check_limits(trainer)  # the task repeats this, but only after config.yaml has been written
+        return trainer
 
     def _run_folder(self, config: Namespace) -> list[Callback]:
         """Return the callbacks for this kind of model, including the one that writes the run folder.

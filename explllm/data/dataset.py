@@ -162,17 +162,18 @@ def find_readable(
     Args:
         images: The images by row.
         rows: The rows, in the order in which to try them.
-        max_unreadable: Maximum number of unreadable images to skip; the search stops at the next one.
+        max_unreadable: Maximum number of unreadable images to skip; the search stops at the next one. An image of
+            several faces counts once.
 
     Returns:
         The row and its image, or None if no image could be read; and the unreadable images, each with the reason.
     """
-    unreadable: list[str] = []
+    unreadable: dict[str, None] = {}
     for row in rows:
         try:
             return ReadImage(row, images[row]), tuple(unreadable)
         except (ImageError, MissingPathError) as error:
-            unreadable.append(f"{error.where}: {error.found}")
+            unreadable[f"{error.where}: {error.found}"] = None
         if len(unreadable) > max_unreadable:
             break
     return None, tuple(unreadable)

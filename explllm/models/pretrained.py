@@ -8,6 +8,7 @@ from typing import Any, Literal, cast
 
 import torch
 from huggingface_hub import try_to_load_from_cache
+from huggingface_hub.errors import HTTPError
 from PIL import Image
 from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, BitsAndBytesConfig, PreTrainedModel
@@ -32,7 +33,7 @@ def base_config(name: str, revision: str | None, **options: Any) -> Any:
     """
     try:
         return AutoConfig.from_pretrained(name, revision=revision, trust_remote_code=False, **options)
-    except (OSError, ValueError) as error:
+    except (HTTPError, OSError, ValueError) as error:
         raise _loading_error(name, error) from error
 
 
@@ -61,7 +62,7 @@ def image_preset(name: str, revision: str | None, **options: Any) -> ImagePreset
     remedy = "Set image_preset, such as dinov2, clip or siglip, and image_size."
     try:
         values = get_image_processor_config(name, revision=revision, **options)
-    except (OSError, ValueError) as error:
+    except (HTTPError, OSError, ValueError) as error:
         raise _loading_error(name, error) from error
     if not values:
         raise ConfigError("the encoder has no preprocessor_config.json", where=name, remedy=remedy)
@@ -162,7 +163,7 @@ def _load(
             where=name,
             remedy="Use files that contain only tensors, from a source that you trust.",
         ) from error
-    except (OSError, ValueError, RuntimeError, EOFError, SafetensorError) as error:
+    except (HTTPError, OSError, ValueError, RuntimeError, EOFError, SafetensorError) as error:
         raise _loading_error(name, error) from error
     return model, set(info["missing_keys"])
 

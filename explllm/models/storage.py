@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from huggingface_hub import HfApi, snapshot_download
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+from huggingface_hub.errors import HFValidationError, HTTPError, LocalEntryNotFoundError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer, PreTrainedModel
@@ -322,9 +322,11 @@ def upload(folder: str | PathLike[str], repo_id: str, private: bool | None = Non
         return str(
             api.upload_folder(repo_id=repo_id, folder_path=Path(folder), commit_message="Upload model").commit_url
         )
-    except (HfHubHTTPError, HFValidationError, OSError) as error:
+    except (HTTPError, HFValidationError, OSError) as error:
         raise CheckpointError(
-            f"the upload failed: {str(error).splitlines()[0]}", where=repo_id, remedy="Check the name and the token."
+            f"the upload failed: {(str(error) or type(error).__name__).splitlines()[0]}",
+            where=repo_id,
+            remedy="Check the name and the token.",
         ) from error
 
 
@@ -395,7 +397,7 @@ def _find_folder(name: str | PathLike[str], revision: str | None, **hub: Any) ->
     try:
         patterns = ["*.json", "*.jinja", "*.safetensors"]
         return Path(snapshot_download(str(name), revision=revision, allow_patterns=patterns, **hub))
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+    except (HTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         reason = (str(error) or type(error).__name__).splitlines()[0].rstrip(".")
         raise MissingPathError(
             f"neither a folder nor a model on the hub that can be downloaded: {reason}",

@@ -12,7 +12,7 @@ from lightning.pytorch import LightningModule
 from explllm.core.errors import CheckpointError, ConfigError, ImageError
 from explllm.data.dataset import Batch
 from explllm.training.optimization import OptimizationSettings, build_optimizer
-from explllm.training.strategies import check_trainer
+from explllm.training.strategies import check_limits, check_trainer
 
 
 class FaceTask(LightningModule):
@@ -44,8 +44,10 @@ class FaceTask(LightningModule):
         self.strict_loading = False
 
     def setup(self, stage: str) -> None:
-        """Check the strategy and the precision; prepare the data for this model's preprocessing and tokenizer."""
+        """Check the trainer's settings; prepare the data for this model's preprocessing and tokenizer."""
         check_trainer(self.trainer)
+        if stage == "fit":
+            check_limits(self.trainer)
         if self._data() is not None:
             self._data().prepare_for(self)
 

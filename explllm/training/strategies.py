@@ -137,6 +137,23 @@ def check_trainer(trainer: Trainer) -> None:
         )
 
 
+def check_limits(trainer: Trainer) -> None:
+    """Check that the number of optimizer steps, which the learning rate's schedule needs, has a limit.
+
+    Args:
+        trainer: The trainer.
+
+    Raises:
+        ConfigError: If neither epochs nor steps are limited.
+    """
+    if trainer.max_epochs == -1 and trainer.max_steps == -1:
+        raise ConfigError(
+            "neither trainer.max_epochs nor trainer.max_steps limits the run: the learning rate's schedule needs the "
+            "number of steps",
+            remedy="Set one of them. trainer.max_time may stop the run earlier.",
+        )
+
+
 def is_slow_in_bfloat16(accelerator: str) -> bool:
     """Return whether training runs on a CPU without bfloat16 instructions.
 

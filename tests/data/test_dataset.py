@@ -235,6 +235,14 @@ def test_the_search_ends_at_the_limit(dataset, own_faces):
     assert not sample.readable and len(sample.unreadable) == 56
 
 
+def test_an_unreadable_image_of_several_faces_counts_once(dataset, own_faces):
+    manifest, _ = own_faces
+    manifest.frame.loc[[5, 6], "image"] = manifest.frame.at[4, "image"]
+    spoil(manifest, 4)
+    sample = dataset(own_faces, max_unreadable=1)[SampleSpec(4, "fer", 0)]
+    assert (sample.row, sample.readable, len(sample.unreadable)) == (7, True, 1)
+
+
 def test_evaluation_marks_unreadable_images(own_faces, conversations):
     manifest, images = own_faces
     spoil(manifest, 50)

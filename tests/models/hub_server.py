@@ -3,6 +3,9 @@
 import base64
 import hashlib
 import json
+import os
+import socket
+import struct
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
@@ -35,6 +38,8 @@ class HubServer(ThreadingHTTPServer):
         """Files outside of repositories, by their path."""
         self.break_after: list[int] = []
         """Bytes after which the next answers to GET end without the rest of the file."""
+        self.resets = False
+        """Whether such an answer ends with a reset of the connection."""
         self.ranges: list[str] = []
         """The ranges that were requested."""
         self.requests: list[tuple[str, str]] = []
@@ -84,7 +89,11 @@ class Handler(BaseHTTPRequestHandler):
         if self.command == "GET" and self.server.break_after:
             self.close_connection = True
             sent = content[: self.server.break_after.pop(0)]
-            return self.answer(status, sent, {**headers, "Content-Length": str(len(content))})
+            self.answer(status, sent, {**headers, "Content-Length": str(len(content))})
+            if self.server.resets:
+                self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                os.close(self.connection.detach())
+            return None
         return self.answer(status, content, headers)
 
     def do_POST(self):

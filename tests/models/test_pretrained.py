@@ -165,6 +165,22 @@ downloaded = ExpLLM.from_pretrained("test/small", cache_dir="cache", token="secr
 again = ExpLLM.from_pretrained("test/small", cache_dir="cache", local_files_only=True)
 print(json.dumps([total(model), total(downloaded), total(again)]))
 """
+RESETS = """
+from explllm import ExpLLM
+from explllm.core.errors import InputError
+from explllm.models.pretrained import image_preset, load_language
+
+loads = (
+    lambda: image_preset("test/dino", None),
+    lambda: load_language("test/vicuna", None, None),
+    lambda: ExpLLM.from_pretrained("test/small", cache_dir="another"),
+)
+for load in loads:
+    try:
+        load()
+    except InputError as error:
+        print(error)
+"""
 
 
 def test_download_from_a_hub(hub, hub_server, tmp_path):
@@ -176,15 +192,14 @@ def test_download_from_a_hub(hub, hub_server, tmp_path):
         "HF_TOKEN": "secret",
     }
     environment = {key: value for key, value in os.environ.items() if not key.startswith(("HF_", "TRANSFORMERS_"))}
-    run = subprocess.run(
-        [sys.executable, "-c", f"SETTINGS = {SETTINGS}\n{SCRIPT}"],
-        env=environment | variables,
-        capture_output=True,
-        text=True,
-        cwd=tmp_path,
-    )
-    assert run.returncode == 0, run.stderr
-    revisions, missing, totals = run.stdout.splitlines()[-3:]
+
+    def printed(script):
+        command, options = [sys.executable, "-c", script], {"capture_output": True, "text": True, "cwd": tmp_path}
+        run = subprocess.run(command, env=environment | variables, **options)
+        assert run.returncode == 0, run.stderr
+        return run.stdout.splitlines()
+
+    revisions, missing, totals = printed(f"SETTINGS = {SETTINGS}\n{SCRIPT}")[-3:]
     # The saved configuration names the commit that was downloaded, not the branch.
     assert revisions == f"{server.commit} {server.commit}"
     torch.manual_seed(0)
@@ -197,3 +212,9 @@ def test_download_from_a_hub(hub, hub_server, tmp_path):
     local.save_pretrained(tmp_path / "local")
     with pytest.raises(CheckpointError, match="in a folder on this machine"):
         upload(tmp_path / "local", "test/local")
+    for name in ("preprocessor_config.json", "pytorch_model-*.bin"):
+        for file in (tmp_path / "home").rglob(name):
+            file.resolve().unlink()
+    server.break_after, server.resets = [30] * 9, True
+    for line, name in zip(printed(RESETS), ("dino", "vicuna", "small"), strict=True):
+        assert f"Connection reset by peer [test/{name}]" in line

@@ -129,6 +129,11 @@ def test_ways_to_compute_do_not_change_the_result(settings, data, trainer):
             trainer(max_steps=1).fit(ExpLLMTask(settings(), **way), data())
 
 
+def test_a_run_without_a_number_of_steps_is_rejected(settings, data, trainer):
+    with pytest.raises(ConfigError, match="the number of steps"):
+        trainer(max_epochs=-1, max_time="00:12:00:00").fit(ExpLLMTask(settings()), data())
+
+
 def test_a_run_continues_with_nan(settings, data, trainer):
     """Validation gives NaN metrics, which callbacks such as EarlyStopping handle; after the run, NaN is an error."""
     task, outcomes = ExpLLMTask(settings(labels="rafdb")), []
