@@ -272,6 +272,7 @@ class ExpLLM(ExpLLMNetwork):
             device: Device of the weights; by default the CPU.
             device_map: How accelerate places the language model, such as ``auto``.
             attn_implementation: Attention implementation of transformers: ``eager``, ``sdpa`` or ``flash_attention_2``.
+                FlashAttention accepts no masks: each label then takes a forward pass, and so does each token of a text.
             load_in_4bit: Quantize the language model's base weights to 4-bit (requires bitsandbytes); by default as
                 saved.
             token: Access token for the hub.

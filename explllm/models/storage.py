@@ -117,6 +117,7 @@ def load(
         device_map: How accelerate places the language model, such as ``auto``. The other parts are placed on the device
             of the language model's embeddings.
         attn_implementation: Attention implementation of transformers: ``eager``, ``sdpa`` or ``flash_attention_2``.
+            FlashAttention accepts no masks: each label then takes a forward pass, and so does each token of a text.
         load_in_4bit: Quantize the language model's base weights to 4-bit; by default as saved. See `load_language`.
         **hub: Download options; see `explllm.models.pretrained.HUB_OPTIONS`.
 

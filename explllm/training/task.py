@@ -72,8 +72,10 @@ class ExpLLMTask(FaceTask):
                 takes about a third more time.
             packing: Process the conversations of a micro-batch as one row without padding. Use it with
                 ``flash_attention_2``: other implementations compute a mask of all pairs of tokens.
-            attention: Attention implementation of the language model, by its name in transformers: ``sdpa`` (the
-                default), ``flash_attention_2`` (needs a GPU, the package flash-attn and bfloat16) or ``eager``.
+            attention: Attention implementation of the language model in training, by its name in transformers: ``sdpa``
+                (the default), ``flash_attention_2`` (needs a GPU, the package flash-attn and bfloat16) or ``eager``.
+                Evaluation uses the default, also during `fit`: packed labels and drafts need attention masks, which
+                FlashAttention does not accept.
             liger_kernels: Compute norms, rotary positions and MLPs of the language model with the Triton kernels of the
                 package liger-kernel, which needs a GPU.
             explain_predictions: Write a chain of thought for each face in ``predict``.
@@ -155,6 +157,7 @@ class ExpLLMTask(FaceTask):
         self.leave_out_unknown_labels = False
         """Whether a test leaves out faces whose expression the model has no label for, instead of raising an error."""
         self.explained_sample = ExplainedSample()
+        self._default_attention = "sdpa"
 
     @property
     def explllm(self) -> ExpLLM:
@@ -221,7 +224,7 @@ class ExpLLMTask(FaceTask):
                 setattr(self.config, name, commit)
 
     def on_fit_start(self) -> None:
-        """Check the labels, and whether the strategy supports `encoder_share`; allow NaN probabilities during `fit`."""
+        """Check the labels and the strategy, set the attention, and allow NaN probabilities during `fit`."""
         self._check_labels()
         self.explllm.allow_nan = self.trainer.state.fn == "fit"
         if self.trainer.state.fn == "fit" and self.encoder_share and self.device_mesh is not None:
@@ -229,12 +232,22 @@ class ExpLLMTask(FaceTask):
                 "`encoder_share` leaves weights without gradients, which fsdp2 does not support",
                 remedy="Use --trainer.strategy ddp, or one device.",
             )
+        self._set_attention(self.trainer.training)
 
     on_validation_start = on_test_start = on_fit_start
 
+    def on_validation_end(self) -> None:
+        """Return to the attention of training."""
+        self._set_attention(self.trainer.state.fn == "fit")
+
     def on_fit_end(self) -> None:
-        """Reject NaN probabilities from now on."""
+        """Reject NaN probabilities and use the default attention from now on."""
         self.explllm.allow_nan = False
+        self._set_attention(training=False)
+
+    def _set_attention(self, training: bool) -> None:
+        if self.attention is not None:
+            set_attention(self.explllm.language, self.attention if training else self._default_attention)
 
     def set_labels(self, labels: Sequence[Expression]) -> None:
         """Set the expressions that the model distinguishes, in index order."""
@@ -264,8 +277,7 @@ class ExpLLMTask(FaceTask):
             if self.init_from is not None:
                 storage.initialize(self.model, Path(self.init_from), keep_file_dtype=mesh is not None)
                 self.print(f"weights: {self.init_from}")
-            if self.attention is not None:
-                set_attention(self.model.language, self.attention)
+            self._default_attention = self.model.language.config._attn_implementation
             if self.packing:
                 check_packing(self.model.language)
             if self.liger_kernels:

@@ -129,6 +129,37 @@ def test_ways_to_compute_do_not_change_the_result(settings, data, trainer):
             trainer(max_steps=1).fit(ExpLLMTask(settings(), **way), data())
 
 
+def test_only_training_uses_the_attention_of_the_settings(settings, data, trainer):
+    """In evaluation, an implementation that accepts no masks would take a pass for each label."""
+    used = {}
+
+    class Attention(Callback):
+        def note(self, stage, module):
+            used.setdefault(stage, set()).add(module.explllm.language.config._attn_implementation)
+
+        def on_train_batch_start(self, _, module, *__):
+            self.note("train", module)
+
+        def on_validation_batch_start(self, _, module, *__):
+            self.note("validate", module)
+
+        def on_validation_end(self, _, module):
+            self.note("explain", module)
+
+        def on_test_batch_start(self, _, module, *__):
+            self.note("test", module)
+
+    options = {"limit_train_batches": 1, "limit_val_batches": 1, "limit_test_batches": 1, "callbacks": [Attention()]}
+    task = ExpLLMTask(settings(labels="rafdb"), attention="eager")
+    trainer(max_epochs=2, num_sanity_val_steps=1, **options).fit(task, data())
+    assert used == {"train": {"eager"}, "validate": {"sdpa"}, "explain": {"sdpa"}}
+    assert task.explllm.language.config._attn_implementation == "sdpa"
+    # A machine without the package can evaluate a model that was trained with it.
+    other = ExpLLMTask(settings(labels="rafdb"), attention="flash_attention_2")
+    trainer(**options).test(other, data(), verbose=False)
+    assert used["test"] == {"sdpa"}
+
+
 def test_a_run_without_a_number_of_steps_is_rejected(settings, data, trainer):
     with pytest.raises(ConfigError, match="the number of steps"):
         trainer(max_epochs=-1, max_time="00:12:00:00").fit(ExpLLMTask(settings()), data())
