@@ -63,7 +63,7 @@ def explain(
         options: The model, the faces and the output.
         max_new_tokens: Maximum length of an explanation, in tokens.
         estimator: An estimator whose action units are compared with the explanation, and its options.
-        no_speculation: Generate one token per forward pass. The texts are the same but take longer.
+        no_speculation: Generate one token per forward pass. This takes longer. In float32, the texts are the same.
 
     Raises:
         InputError: If the only picture, the model or an option cannot be used.

@@ -3,13 +3,16 @@
 Each row of a `SlotCache` holds the keys and values of one conversation, from column 0, without padding. A forward pass
 processes the last token of every row and the draft tokens after it, and predicts the token after each of them. The
 drafts before the first disagreement are accepted, and so is the prediction that follows them; the next pass overwrites
-the columns of the rejected drafts. This is speculative decoding (Leviathan et al. 2023) with deterministic drafts; it
-generates the same tokens as plain greedy decoding::
+the columns of the rejected drafts. This is speculative decoding (Leviathan et al. 2023) with deterministic drafts. In
+float32, it generates the same tokens as plain greedy decoding::
 
     text            the brows are
     pass                          [are] lowered  and   tense      drafts from n-grams
     predictions                 lowered  and  drawn     .
     new tokens                  lowered  and  drawn               three tokens in one pass
+
+In bfloat16 and float16, passes of different shapes round differently, which can decide a near tie between two tokens.
+A text may then depend on the other faces in the batch and, through the drafts, on earlier faces.
 
 Finished rows leave the batch, and new conversations take their places.
 

@@ -2,7 +2,7 @@
 
 Chains of thought repeat phrases. A table of n-grams in the training texts, saved with the model, predicts the next
 tokens from the last ones; texts that the model has already generated predict them even better. A wrong draft costs a
-little time but never changes an answer; see `explllm.models.decoding`.
+little time but, in float32, never changes an answer; see `explllm.models.decoding`.
 """
 
 from collections import Counter, defaultdict

@@ -226,7 +226,7 @@ def explain(
         max_new_tokens: Maximum length of an answer, in tokens.
 
     Returns:
-        B texts. A face gets the same text in a batch as on its own.
+        B texts. In float32, a face gets the same text in a batch as on its own; see `explllm.models.decoding`.
     """
     answers = _answers(model, zip(pixel_values, labels, strict=True), labels, len(labels), max_new_tokens)
     return [text for _, text in answers]

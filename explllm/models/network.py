@@ -106,7 +106,7 @@ class ExpLLMNetwork(MultiPartModel, PreTrainedModel):
         self.drafts = Drafts()
         """Predictions of the next tokens of an explanation, for speculative decoding."""
         self.speculate = True
-        """Whether to generate explanations by speculative decoding, which gives the same text in fewer passes."""
+        """Whether to generate explanations by speculative decoding: fewer passes and, in float32, the same text."""
         self.allow_nan = False
         """Whether NaN probabilities are returned without an error; training then continues with a NaN metric."""
         self.vision = vision or AutoModel.from_config(config.vision_config, dtype=torch.float32)

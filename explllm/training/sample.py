@@ -103,7 +103,7 @@ def _explain(data: Any, faces: pd.DataFrame, module: "ExpLLMTask", rows: list[in
     if not pixels_by_row:
         return {}
     pixels = torch.stack([*pixels_by_row.values()]).to(module.device)
-    with module.trainer.precision_plugin.forward_context():  # training precision: FlashAttention rejects float32
+    with module.trainer.precision_plugin.forward_context():  # training precision, as for the probabilities
         answers = module.explllm.recognize_and_explain_pixels(pixels, module.max_new_tokens)
     metadata = faces.reindex(columns=["expression", "action_units_source"])
     explained = {}

@@ -277,7 +277,7 @@ class RunFolder(BaseRunFolder):
         rows = list(dict.fromkeys([*shown, *sample]))
         pixels = torch.stack([pl_module.image(data.face(row)) for row in rows])
         predicted = [Expression(label) for label in table.loc[rows, "predicted"]]
-        with trainer.precision_plugin.forward_context():  # training precision: FlashAttention rejects float32
+        with trainer.precision_plugin.forward_context():  # training precision, as for the probabilities
             cots = pl_module.explllm.explain_pixels(pixels, predicted, pl_module.max_new_tokens)
         table["cot"] = pd.Series([cot.text for cot in cots], index=rows, dtype=object)
         table["cot_source"] = pd.Series(self._source, index=rows, dtype=object)
