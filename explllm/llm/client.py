@@ -329,7 +329,7 @@ class ChatClient:
         return is_reached
 
     def _retry_wait(self, state: tenacity.RetryCallState) -> float:
-        """Return the seconds until a retry: the server's ``Retry-After`` or the backoff, at most `max_wait`, and jitter.
+        """Return the seconds until a retry: ``Retry-After`` or the backoff, at most `max_wait`, and jitter.
 
         The server's wait assumes that no other request uses the rate limit in the meantime.
         """
