@@ -261,6 +261,7 @@ fit --config SMALL --explained_faces -1 | explained_faces is -1, not a whole num
 fit --config SMALL --ckpt_path last | the run has no checkpoint yet [runs/small/checkpoints/last.ckpt]. Start without
 fit --config faces.yaml --data.root none | the folder does not exist [none]. Check the path.
 test --config SMALL | the run has no checkpoint yet [runs/small/checkpoints/last.ckpt]. Run `explllm fit`
+test --config SMALL --model.init_from none/model | the folder contains no model: it has no config.json [none/model].
 fit --config SMALL --run_dri x | Did you mean --run_dir?
 fit --config SMALL --trainer.max_epoch 3 | Did you mean --trainer.max_epochs?
 fit --config SMALL --data.bach_size 3 | Did you mean batch_size?

@@ -72,8 +72,12 @@ def check_trainer(trainer: Namespace, fitting: bool) -> None:
             raise ConfigError(f"trainer.{name} is {value}: no training would run", remedy="Use at least 1.")
 
 
-def check_model_paths(model: Namespace, fitting: bool) -> None:
+def check_model_paths(model: Namespace, starting: bool) -> None:
     """Reject local model folders that do not exist, before any weights are loaded.
+
+    Args:
+        model: Settings of the task.
+        starting: Whether a run starts from ``init_from``. If it resumes, it does not need this folder.
 
     Raises:
         MissingPathError: If a folder does not exist. If the ``init_from`` model is missing and a shipped configuration
@@ -81,7 +85,7 @@ def check_model_paths(model: Namespace, fitting: bool) -> None:
     """
     settings = model.get("init_args") or Namespace()
     start = settings.get("init_from")
-    if fitting and start is not None and not Path(start).is_dir():
+    if starting and start is not None and not Path(start).is_dir():
         name = Path(start).parent.name
         shipped = (shipped_configs() / f"{name}.yaml").is_file()
         train = f"Train it first: `explllm fit --config {name}.yaml`. Or " if shipped else "Check the path, or "

@@ -47,6 +47,7 @@ from explllm.data.au_faces import ActionUnitData, DrawnActionUnits, ManifestActi
 from explllm.data.datamodules import CaptionedImages, DrawnFaces, FolderFaces, ManifestFaces
 from explllm.data.transforms import Augment, ReleasedAugment
 from explllm.metrics.answers import UnknownLabels
+from explllm.models.configuration import read_config
 from explllm.training.au_task import ActionUnitTask
 from explllm.training.callbacks.async_judge import AsyncJudge
 from explllm.training.callbacks.au_run_folder import ActionUnitRunFolder
@@ -200,17 +201,15 @@ class ExpLLMCLI(LightningCLI):
             self.recorded.check(yaml.safe_load(text))
         check_trainer(config.trainer, self.stage == "fit")
         config.run_dir = config.run_dir or config.trainer.default_root_dir or f"runs/{_stem(config)}"
-        check_model_paths(config.model, self.stage == "fit")
+        config.ckpt_path = self._checkpoint(config)
+        # A checkpoint has all the weights; the model that its run started from may no longer exist.
+        check_model_paths(config.model, self.stage == "fit" and config.ckpt_path is None)
         check_loggers(_listed(config.trainer.logger), config.run_dir)
         config.trainer.default_root_dir = config.run_dir
         if config.predictions and Path(config.predictions).suffix.lower() not in SUFFIXES:
             raise ConfigError(
                 f"--predictions is {config.predictions}", remedy=f"Use one of the extensions {', '.join(SUFFIXES)}."
             )
-        config.ckpt_path = self._checkpoint(config)
-        if config.ckpt_path is not None and self.stage != "fit" and config.get("model.init_args.init_from"):
-            # The checkpoint has all the weights; the model that the run started from may no longer exist.
-            config["model.init_args.init_from"] = None
         # Checkpoints contain only tensors and numbers, so loading one must not execute code.
         config.weights_only = True
         if self.stage == "predict":
@@ -258,9 +257,12 @@ class ExpLLMCLI(LightningCLI):
             # The parser wraps a constructor's error in a multi-line error of its own.
             raise input_error(error, self.stage, (), _CLASSES) from error
         checkpoint = self.config[self.stage].ckpt_path
-        if checkpoint is not None and isinstance(self.model, ExpLLMTask):
-            use = self.model.use_commits_of if self.stage == "fit" else self.model.use_metadata_of
-            use(checkpoint)
+        if not isinstance(self.model, ExpLLMTask):
+            return
+        if checkpoint is not None:
+            self.model.use_metadata_of(checkpoint)
+        elif self.model.init_from is not None:
+            read_config(Path(self.model.init_from))  # report a missing model before the data is prepared
 
     def _parse_ckpt_path(self) -> None:
         """Do not read settings from the checkpoint, which has none; reading a large file twice would be slow."""

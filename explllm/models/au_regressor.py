@@ -23,7 +23,7 @@ from explllm.models import storage
 from explllm.models.build import architecture, config_fields, part_config
 from explllm.models.configuration import Train, read_checked
 from explllm.models.lora import LoraSettings, add_lora
-from explllm.models.parts import MultiPartModel, Part, inference
+from explllm.models.parts import MultiPartModel, Part, inference, remap_keys
 from explllm.models.pretrained import base_revision, load_vision
 from explllm.models.vision import UnitHead, image_features, vision_shape, vision_tower_config
 
@@ -135,7 +135,7 @@ class ActionUnitRegressor(MultiPartModel):
         if config.vision_base:
             vision = load_vision(config.vision_base, config.vision_revision, torch.float32)
         model = cls(config, vision)
-        weights = storage.read_weights(folder / storage.WEIGHTS)
+        weights = remap_keys(storage.read_weights(folder / storage.WEIGHTS), model.state_dict())
         model.check_state_dict(weights, str(folder / storage.WEIGHTS))
         model.load_state_dict(weights, strict=False)
         return model

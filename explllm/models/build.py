@@ -44,8 +44,9 @@ def build_config(settings: NetworkSettings, init_from: str | PathLike[str] | Non
 
     Args:
         settings: Settings of the model.
-        init_from: Folder of the model to start from. Its chat format applies unless `chat_format` is set, and its
-            preprocessing unless `image_preset` or `image_size` is set.
+        init_from: Folder of the model to start from. Its chat format applies unless `chat_format` is set, its
+            preprocessing unless `image_preset` or `image_size` is set, and its commits of base models unless the
+            settings name other base models or revisions.
 
     Returns:
         The configuration and its tokenizer.
@@ -60,6 +61,10 @@ def build_config(settings: NetworkSettings, init_from: str | PathLike[str] | Non
         settings = replace(settings, chat_format=inherited.chat_format)
     inherits_image = inherited is not None and settings.image_preset is None and settings.image_size is None
     settings = settings.resolved()
+    if inherited is not None and settings.vision == inherited.vision_base:
+        settings = replace(settings, vision_revision=settings.vision_revision or inherited.vision_revision)
+    if inherited is not None and settings.language == inherited.text_base:
+        settings = replace(settings, language_revision=settings.language_revision or inherited.text_revision)
     chat_format = cast(str, settings.chat_format)
     vision_config, vision_base = part_config(settings.vision, settings.vision_revision, "vision")
     vision_config = vision_tower_config(vision_config)

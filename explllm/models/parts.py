@@ -14,6 +14,7 @@ from explllm.models.configuration import Train
 from explllm.models.lora import is_lora
 
 Model = TypeVar("Model", bound="MultiPartModel")
+Value = TypeVar("Value")
 
 
 class Part(NamedTuple):
@@ -191,17 +192,17 @@ _RENAMED = (
 )
 
 
-def remap_keys(weights: Mapping[str, torch.Tensor], names: Container[str]) -> dict[str, torch.Tensor]:
+def remap_keys(weights: Mapping[str, Value], names: Container[str]) -> dict[str, Value]:
     """Rename weights to the names that the installed release of transformers uses.
 
     Args:
-        weights: Weights by name, from any release.
+        weights: Weights, or anything else by the name of a weight, from any release.
         names: All names in the model.
 
     Returns:
         The weights by new name. A weight without a match in the model keeps its name.
     """
-    renamed: dict[str, torch.Tensor] = {}
+    renamed: dict[str, Value] = {}
     for name, value in weights.items():
         candidates = [name]
         if name not in names:

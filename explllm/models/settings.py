@@ -126,6 +126,32 @@ class NetworkSettings:
         return cls(**values)
 
 
+_DECISIVE = (
+    *("architecture", "feallm", "vision", "vision_lora", "language", "language_lora", "vocabulary", "chat_format"),
+    *("vision_feature_layer", "token_pooling", "image_preset", "image_size"),
+)
+
+
+def decisive_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings that decide the meaning of weights beyond their names and shapes.
+
+    Args:
+        settings: The fields of a `NetworkSettings` or `explllm.models.au_regressor.RegressorSettings`, as nested
+            dictionaries.
+
+    Returns:
+        The settings by name, without dropout. Of the path of a base model, only the last part is included, because its
+        folder may be moved.
+    """
+    found = {name: settings[name] for name in _DECISIVE if name in settings}
+    for name, value in found.items():
+        if isinstance(value, Mapping):
+            found[name] = {key: item for key, item in value.items() if "dropout" not in key}
+        elif name in ("vision", "language") and value is not None:
+            found[name] = Path(value).name
+    return found
+
+
 PRESETS: Mapping[str, NetworkSettings] = MappingProxyType(
     {
         # Paper, Sections III-C-1 and IV-A: DINOv2 ViT-L/14 at 224 pixels, Vicuna-7B v1.5, LoRA r=8, alpha 16.

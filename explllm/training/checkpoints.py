@@ -23,6 +23,7 @@ from explllm.models.au_regressor import ActionUnitRegressor, RegressorSettings, 
 from explllm.models.build import NetworkSettings, build, build_config
 from explllm.models.explllm import ExpLLM
 from explllm.models.lora import LoraSettings
+from explllm.models.parts import remap_keys
 from explllm.models.storage import without_training_only
 from explllm.training.face_task import all_gather_list
 from explllm.training.strategies import is_rank_failure
@@ -81,6 +82,7 @@ def model_from_checkpoint(path: str | os.PathLike[str]) -> ExpLLM | ActionUnitRe
     weights = without_training_only(
         {name.removeprefix("model."): value for name, value in checkpoint["state_dict"].items()}
     )
+    weights = remap_keys(weights, model.state_dict())
     if isinstance(model, ExpLLM):
         storage.forget_bases(model, model.parts_with_own_base(weights))
     model.check_state_dict(weights, str(path))

@@ -11,6 +11,9 @@ from lightning.pytorch import LightningModule
 
 from explllm.core.errors import CheckpointError, ConfigError, ImageError
 from explllm.data.dataset import Batch
+from explllm.faces.pixels import ImagePreset
+from explllm.models.parts import remap_keys
+from explllm.models.settings import decisive_settings
 from explllm.training.optimization import OptimizationSettings, build_optimizer
 from explllm.training.strategies import check_limits, check_trainer
 
@@ -100,9 +103,11 @@ class FaceTask(LightningModule):
         Raises:
             CheckpointError: If the checkpoint does not fit; the message names the first mismatched weight, if any. In
                 `fit`, also if it contains only weights or belongs to a run with other trainable weights.
-            ConfigError: If the run to resume has exceeded the epoch or step limit.
+            ConfigError: If the run to resume has exceeded the epoch or step limit, or used other settings that decide
+                the meaning of the weights.
         """
         where = str(self.trainer.ckpt_path)
+        self.rename_weights(checkpoint)
         weights = {name.removeprefix("model."): value for name, value in checkpoint["state_dict"].items()}
         self.model.check_state_dict(weights, where)
         if self.trainer.state.fn == "fit":
@@ -113,6 +118,7 @@ class FaceTask(LightningModule):
                     remedy="Use --ckpt_path last. To start a new run from these weights, write them to a folder with "
                     "`explllm convert checkpoint` and pass it as --model.init_from.",
                 )
+            self._check_settings(checkpoint, where)
             if checkpoint["trains"] != self._trainable_names():
                 raise CheckpointError(
                     "the checkpoint belongs to a run with other trainable weights",
@@ -125,6 +131,35 @@ class FaceTask(LightningModule):
             self.print(f"resuming from step {checkpoint['global_step']}: {where}")
         else:
             self.print(f"weights: {where}")
+
+    def rename_weights(self, checkpoint: dict[str, Any]) -> None:
+        """Rename the weights in a checkpoint, in place, as the installed release of transformers names them."""
+        names = self.state_dict()
+        checkpoint["state_dict"] = remap_keys(checkpoint["state_dict"], names)
+        checkpoint["trains"] = list(remap_keys(dict.fromkeys(checkpoint["trains"]), names))
+
+    def _complete_settings(self, network: dict[str, Any]) -> dict[str, Any]:
+        """Return the settings in a checkpoint's `network`, or of this task in that form, with defaults filled in."""
+        return network
+
+    def _check_settings(self, checkpoint: dict[str, Any], where: str) -> None:
+        """Reject settings with which the checkpoint's weights would fit, but have another meaning."""
+        networks = (checkpoint["network"], asdict(self.network))
+        trained, found = (decisive_settings(self._complete_settings(network)) for network in networks)
+        for name, value in found.items():
+            if value != trained.get(name, value):
+                raise ConfigError(
+                    f"model.network.{name} is {value}, but the run to resume was trained with {trained[name]}",
+                    where=where,
+                    remedy="Resume with the run's original settings, or start another run.",
+                )
+        image = checkpoint["model_metadata"]["image"]
+        if ImagePreset.from_dict(image) != ImagePreset.from_dict(self.model.config.image):
+            raise ConfigError(
+                "the preprocessing of images differs from that of the run to resume",
+                where=where,
+                remedy="Resume with the run's original settings, or start another run.",
+            )
 
     def _check_length(self, checkpoint: dict[str, Any], where: str) -> None:
         """Reject an epoch or step limit that the run already exceeds: the model would be rewritten without training."""

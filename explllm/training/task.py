@@ -3,7 +3,7 @@
 import math
 import os
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -150,7 +150,9 @@ class ExpLLMTask(FaceTask):
         if max_new_tokens < 1:
             raise ConfigError(f"model.max_new_tokens is {max_new_tokens}", remedy="Use at least 1.")
         self.explain_predictions, self.max_new_tokens = explain_predictions, max_new_tokens
-        self.config, tokenizer = build_config(self.network, init_from)
+        # With a checkpoint, the folder is not needed (see `use_metadata_of`). Otherwise, `setup` reports its absence.
+        present = init_from is not None and Path(init_from).is_dir()
+        self.config, tokenizer = build_config(self.network, init_from if present else None)
         self.conversations = ConversationEncoder(tokenizer, self.config.image_tokens)
         self.image = ImagePreset.from_dict(self.config.image or {})
         self.model: ExpLLM | None = None
@@ -174,23 +176,30 @@ class ExpLLMTask(FaceTask):
     def setup(self, stage: str) -> None:
         """Set up the base class; without labels in the settings, use those of `init_from` or of the training data.
 
-        The expressions in the training data are used only if `init_from` has no labels, and never in `predict`.
+        The expressions in the training data are used only if `init_from` has no labels, and never in `predict`. An
+        evaluation of the model in `init_from` also uses its temperature.
+
+        Raises:
+            MissingPathError: If `init_from` contains no model.
         """
+        if self.init_from is not None and self.model is None:
+            inherited = storage.read_config(Path(self.init_from))
+            self.config.labels = self.config.labels or inherited.labels
+            if stage != "fit":
+                self.config.temperature = inherited.temperature
         super().setup(stage)
         data = self._data()
-        if self.labels:
-            return
-        if self.init_from is not None:
-            self.config.labels = storage.read_config(Path(self.init_from)).labels
         if not self.labels and stage != "predict" and data is not None and data.conversation_kind == "mixture":
             frame = data.frame()
             self.set_labels(distinct_expressions(frame.loc[frame["split"] == "train", "expression"].dropna()))
 
     def use_metadata_of(self, path: str | os.PathLike[str]) -> None:
-        """Use a checkpoint's preprocessing, chat format, labels, temperature and base model commits.
+        """Use a checkpoint's preprocessing, chat format, labels, temperature, data note and base model commits.
 
-        The checkpoint's run may have inherited them from `init_from`. Call this before evaluating the checkpoint.
+        The checkpoint's run may have inherited them from `init_from`, which is no longer read, because the checkpoint
+        contains all weights. Call this before evaluating the checkpoint or resuming its run.
         """
+        self.init_from = None
         checkpoint = read_checkpoint(path)
         metadata = checkpoint.get("model_metadata", {})
         if checkpoint.get("task") != type(self).__name__ or "image" not in metadata:
@@ -199,19 +208,13 @@ class ExpLLMTask(FaceTask):
         if chat_format != self.config.chat_format:
             self.config, tokenizer = build_config(replace(self.network, chat_format=chat_format))
         self._use_commits_of(checkpoint)
-        self.config.image, self.config.image_tokens = metadata["image"], metadata["image_tokens"]
-        self.config.temperature = metadata.get("temperature", 1.0)
+        for name in ("image", "image_tokens", "temperature", "training_data_note"):
+            setattr(self.config, name, metadata.get(name, getattr(self.config, name)))
         if checkpoint.get("labels"):
             # Otherwise, `setup` would use the labels of the data, if any.
             self.set_labels([Expression(label) for label in checkpoint["labels"]])
         self.conversations = ConversationEncoder(tokenizer, metadata["image_tokens"])
         self.image = ImagePreset.from_dict(metadata["image"])
-
-    def use_commits_of(self, path: str | os.PathLike[str]) -> None:
-        """Use the base model commits that a checkpoint was trained with. Call this before resuming."""
-        checkpoint = read_checkpoint(path)
-        if checkpoint.get("task") == type(self).__name__:
-            self._use_commits_of(checkpoint)
 
     def _use_commits_of(self, checkpoint: dict[str, Any]) -> None:
         trained = NetworkSettings.from_fields(checkpoint["network"]).resolved()
@@ -326,8 +329,8 @@ class ExpLLMTask(FaceTask):
         return [weight for part in idle if part is not None for weight in part.parameters() if weight.requires_grad]
 
     def _with_idle_weights(self, loss: torch.Tensor) -> torch.Tensor:
-        """On several devices, add 0 times the idle weights to the loss: ddp waits for a gradient of every weight."""
-        if self.trainer.world_size == 1:
+        """Under DDP on several devices, add 0 times the idle weights to the loss: it waits for every gradient."""
+        if self.trainer.world_size == 1 or self.device_mesh is not None:
             return loss
         return loss + 0 * sum(weight.sum() for weight in self._idle_weights())
 
@@ -421,15 +424,21 @@ class ExpLLMTask(FaceTask):
         checkpoint["network"]["chat_format"] = self.config.chat_format  # may come from `init_from`
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Check that the checkpoint fits this architecture, and use its labels.
+        """Check that the checkpoint fits this architecture and these settings, and use its labels.
 
         Raises:
             CheckpointError: If the checkpoint does not fit; the message names the first mismatched weight, if any.
+            ConfigError: See `FaceTask.on_load_checkpoint`.
         """
         names = (name.removeprefix("model.") for name in checkpoint["state_dict"])
         storage.forget_bases(self.explllm, self.explllm.parts_with_own_base(names))
         super().on_load_checkpoint(checkpoint)
         self.set_labels([Expression(label) for label in checkpoint["labels"]])
+
+    def _complete_settings(self, network: dict[str, Any]) -> dict[str, Any]:
+        # Without a setting, the chat format comes from `init_from` or the checkpoint.
+        chat_format = network["chat_format"] or self.config.chat_format
+        return asdict(NetworkSettings.from_fields({**network, "chat_format": chat_format}).resolved())
 
     def targets(self, batch: Batch) -> torch.Tensor:
         """Return label indices in the model's order, (B,); -1 for missing and unknown labels."""

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image, ImageOps
+from safetensors.torch import load_file, save_file
 
 from explllm.core.action_units import FEAFA, NAMES, mirror_action_units
 from explllm.core.errors import CheckpointError, ConfigError, MissingPathError
@@ -20,6 +21,7 @@ from explllm.models.au_regressor import (
     build_regressor_on_meta,
     regressor_config,
 )
+from explllm.models.storage import WEIGHTS
 
 CONV = RegressorSettings(
     vision={"model_type": "explllm_conv", "hidden_sizes": [8, 16, 32], "depths": [1, 2, 1]},
@@ -92,6 +94,15 @@ def test_save_and_load(model, tmp_path):
     with torch.no_grad():
         assert torch.equal(again(images(model)), model(images(model)))
     assert json.loads((tmp_path / "model/config.json").read_text())["model_type"] == "explllm_action_units"
+
+
+def test_weights_of_transformers_5_17(model, tmp_path):
+    model.save_pretrained(tmp_path / "model")
+    path = tmp_path / "model" / WEIGHTS
+    weights = load_file(path)
+    save_file({name.replace(".q_proj.", ".attention.query."): value for name, value in weights.items()}, path)
+    again = ActionUnitRegressor.from_pretrained(tmp_path / "model")
+    assert all(torch.equal(again.state_dict()[name], value) for name, value in weights.items())
 
 
 def test_named_base_weights_are_not_copied(tmp_path):

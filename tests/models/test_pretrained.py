@@ -146,9 +146,10 @@ def test_weights_that_an_encoder_may_lack(tmp_path):
 SETTINGS = {"labels": "rafdb", "chat_format": "vicuna"}
 SCRIPT = """
 import json, torch
+from pathlib import Path
 from explllm import ExpLLM
 from explllm.core.errors import MissingPathError
-from explllm.models.build import NetworkSettings, build
+from explllm.models.build import NetworkSettings, build, build_config
 
 def total(model):
     return float(sum(weight.double().abs().sum() for weight in model.parameters()))
@@ -163,6 +164,9 @@ except MissingPathError:
     print("not downloaded yet")
 downloaded = ExpLLM.from_pretrained("test/small", cache_dir="cache", token="secret")
 again = ExpLLM.from_pretrained("test/small", cache_dir="cache", local_files_only=True)
+config = Path("small/config.json")
+config.write_text(json.dumps({**json.loads(config.read_text()), "vision_revision": "v1"}))
+build_config(NetworkSettings(vision="test/dino", language="test/vicuna", **SETTINGS), init_from="small")
 print(json.dumps([total(model), total(downloaded), total(again)]))
 """
 RESETS = """
@@ -202,6 +206,8 @@ def test_download_from_a_hub(hub, hub_server, tmp_path):
     revisions, missing, totals = printed(f"SETTINGS = {SETTINGS}\n{SCRIPT}")[-3:]
     # The saved configuration names the commit that was downloaded, not the branch.
     assert revisions == f"{server.commit} {server.commit}"
+    # A model that starts from another one uses the same revisions of the base models.
+    assert ("GET", "/api/models/test/dino/revision/v1") in server.requests
     torch.manual_seed(0)
     local = build(NetworkSettings(vision=str(hub / "test/dino"), language=str(hub / "test/vicuna"), **SETTINGS))
     total = float(sum(weight.double().abs().sum() for weight in local.parameters()))

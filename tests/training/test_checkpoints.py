@@ -161,10 +161,56 @@ def test_a_base_of_an_earlier_stage_is_kept(explllm, lora_config, drawn_faces, t
     answers = model.recognize([table.image_path(row) for row in table.frame.index], batch_size=64)
     shares = [list(answer.probabilities.values()) for answer in answers]
     assert table.frame.filter(like="p_").to_numpy() == pytest.approx(np.array(shares), abs=1e-3)
-    # A resumed run keeps the base as well.
-    assert explllm(*fit, 2, "--model.init_from", "moved/model", "--ckpt_path", "last").status == 0
-    resumed = ExpLLM.from_pretrained(tmp_path / "b/model")
-    assert same(model.vision.state_dict(), resumed.vision.state_dict())
+    # A resumed run keeps the base as well, although the folder has moved.
+    for step, options in ((2, ("--model.init_from", "a/model")), (3, ("--model.init_from", "null"))):
+        assert explllm(*fit, step, *options, "--ckpt_path", "last").status == 0
+        resumed = ExpLLM.from_pretrained(tmp_path / "b/model")
+        assert same(model.vision.state_dict(), resumed.vision.state_dict())
+        assert model.config.to_dict() == resumed.config.to_dict()
+        assert model.tokenizer.chat_template == resumed.tokenizer.chat_template
+    done = explllm(*fit, 4, "--model.network.vision_feature_layer", 1, "--ckpt_path", "last")
+    assert "model.network.vision_feature_layer is 1, but the run to resume was trained with -1" in done.err
+
+
+def test_a_second_stage_without_the_folder_of_the_first(explllm, small_config, tmp_path):
+    """With action unit tokens that only the first stage trains, as in pocket.yaml."""
+    fit = ("fit", "--config", small_config, "--model.network.action_unit_tokens", "true", "--trainer.max_steps")
+    assert explllm(*fit, 1, "--model.action_unit_weight", 1, "--run_dir", "a").status == 0
+    fit = (*fit[:-1], "--run_dir", "b", "--model.init_from", "a/model", "--trainer.max_steps")
+    assert explllm(*fit, 1).status == 0
+    shutil.move(tmp_path / "a", tmp_path / "moved")
+    assert explllm("test", "--run_dir", "b", "--explained_faces", 0).status == 0
+    assert explllm(*fit, 2, "--ckpt_path", "last").status == 0
+    recorded = yaml.safe_load((tmp_path / "b/config.yaml").read_text())
+    assert recorded["model"]["init_args"]["init_from"] == "a/model"
+    assert "the model of --model.init_from does not exist [a/model]" in explllm(*fit, 3).error
+
+
+def test_checkpoints_of_transformers_5_17(explllm, lora_config, tmp_path):
+    """It named DINOv2's projections differently: resuming, the model of the best checkpoint, evaluation, conversion."""
+    fit = ("fit", "--config", lora_config, "--run_dir", "run", "--trainer.limit_val_batches", 1)
+    fit += ("--trainer.val_check_interval", 2, "--trainer.max_steps")
+    assert explllm(*fit, 1).status == 0
+    expected = load_file(tmp_path / "run/model" / WEIGHTS)
+    files = [tmp_path / f"run/checkpoints/{name}.ckpt" for name in ("last", "best")]
+    for path in files:
+        checkpoint = AtomicCheckpointIO().load_checkpoint(path)
+        shift = path.stem == "best"  # the weights of both files differ
+        checkpoint["state_dict"] = {older(name): value + shift for name, value in checkpoint["state_dict"].items()}
+        checkpoint["trains"] = [older(name) for name in checkpoint["trains"]]
+        assert any(".attention.query.lora_A" in name for name in checkpoint["trains"])
+        AtomicCheckpointIO().save_checkpoint(checkpoint, path)
+    assert explllm("convert", "checkpoint", files[1], "converted").status == 0
+    assert explllm("test", "--run_dir", "run", "--explained_faces", 0).status == 0
+    assert explllm(*fit, 1, "--ckpt_path", "last").status == 0
+    for folder in ("converted", "run/model"):
+        found = load_file(tmp_path / folder / WEIGHTS)
+        assert found.keys() == expected.keys() and same(found, {name: value + 1 for name, value in expected.items()})
+    assert explllm(*fit, 2, "--ckpt_path", "last").status == 0
+
+
+def older(name):
+    return name.replace(".attention.q_proj.", ".attention.attention.query.")
 
 
 def same(one, other):

@@ -396,6 +396,15 @@ def test_the_runs_own_weights_are_tested_whatever_it_started_from(command, run_d
     again = pd.read_parquet(tmp_path / "elsewhere/predictions.parquet")
     shares = tested.filter(like="p_").columns
     assert again[shares].to_numpy() == pytest.approx(tested[shares].to_numpy(), abs=1e-6)
+    # Without a checkpoint, the probabilities are calibrated as in the folder.
+    shutil.copytree(run_dir / "model", tmp_path / "calibrated")
+    settings = json.loads((tmp_path / "calibrated/config.json").read_text())
+    (tmp_path / "calibrated/config.json").write_text(json.dumps({**settings, "temperature": 5.0}))
+    options = ("--model.init_from", "calibrated", "--run_dir", "elsewhere", "--explained_faces", 0)
+    assert command("test", *options).status == 0
+    flatter = tested[shares].to_numpy() ** (1 / 5)
+    again = pd.read_parquet(tmp_path / "elsewhere/predictions.parquet")
+    assert again[shares].to_numpy() == pytest.approx(flatter / flatter.sum(1, keepdims=True), abs=1e-5)
 
 
 def test_a_second_stage_starts_from_the_first(command, explllm, small_config, run_dir):

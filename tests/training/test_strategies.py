@@ -131,6 +131,17 @@ def test_two_ranks_learn_what_one_learns(runs, drawn_faces, name):
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
+def test_a_unit_head_that_no_loss_trains(runs, strategy, lora_config, few_faces, on_ranks, tmp_path):
+    """As in pocket.yaml: the head of the action unit tokens gets no gradient."""
+    fit = (*fit_command(lora_config, few_faces), *RANKS, "--trainer.strategy", strategy, "--run_dir", "run")
+    fit += ("--model.init_from", runs[0] / "one/model", "--model.network.action_unit_tokens", "true")
+    fit += ("--model.action_unit_weight", 0, "--trainer.max_steps", 2, "--trainer.limit_val_batches", 0)
+    [(status, _, err)] = on_ranks(tmp_path, fit)
+    assert status == 0, err
+    assert len(losses(tmp_path / "run")) == 2
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
 def test_feallm_on_two_ranks(runs, strategy):
     folder, _ = runs
     one, two = losses(folder / "feallm"), losses(folder / f"feallm {strategy}")

@@ -3,7 +3,7 @@
 import pytest
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.strategies import ModelParallelStrategy
+from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy
 from safetensors.torch import load_file
 
 from explllm.core.errors import CheckpointError, ConfigError
@@ -11,6 +11,7 @@ from explllm.core.expressions import Expression
 from explllm.data.datamodules import DrawnFaces
 from explllm.models.build import NetworkSettings
 from explllm.models.loss import conversation_loss, token_weights
+from explllm.models.settings import decisive_settings
 from explllm.models.storage import WEIGHTS
 from explllm.training.batches import measured_units, mixed_up, parts_of_similar_length
 from explllm.training.callbacks.temperature_scaling import TemperatureScaling
@@ -207,19 +208,44 @@ def test_a_checkpoint_names_the_commits_of_its_base_models(settings, trainer, da
     fit.save_checkpoint(tmp_path / "some.ckpt")
     later = ExpLLMTask(settings(labels="rafdb"))
     assert later.config.vision_revision is None
-    for use in (later.use_commits_of, later.use_metadata_of):
-        later.config.vision_revision = "c" * 40
-        use(tmp_path / "some.ckpt")
-        assert (later.config.vision_revision, later.config.text_revision) == ("b" * 40, None)
+    later.use_metadata_of(tmp_path / "some.ckpt")
+    assert (later.config.vision_revision, later.config.text_revision) == ("b" * 40, None)
     pinned = ExpLLMTask(settings(labels="rafdb", vision_revision="v1"))
     pinned.config.vision_revision = "c" * 40
-    pinned.use_commits_of(tmp_path / "some.ckpt")
+    pinned.use_metadata_of(tmp_path / "some.ckpt")
     assert pinned.config.vision_revision == "c" * 40
 
 
 def test_before_it_is_built(settings):
     with pytest.raises(TypeError, match=r"call configure_model\(\) first"):
         _ = ExpLLMTask(settings()).explllm
+
+
+def test_a_run_resumes_with_the_preprocessing_and_chat_format_of_its_weights(settings, data, trainer, tmp_path):
+    task = ExpLLMTask(settings())
+    first = trainer(max_steps=1, limit_val_batches=0)
+    first.fit(task, data())
+    first.save_checkpoint(tmp_path / "one.ckpt")
+    language = {**settings().language, "rope_parameters": {"rope_type": "default", "rope_theta": 5000.0}}
+    changes = {
+        "model.network.chat_format is vicuna, but the run to resume was trained with plain": {"chat_format": "vicuna"},
+        "model.network.image_preset is dinov2, .* small": {"image_preset": "dinov2", "image_size": 64},
+        "model.network.vision_feature_layer is -2, .* -1": {"vision_feature_layer": -2},
+        "model.network.language is .*5000.0": {"language": language},
+    }
+    for message, change in changes.items():
+        other = ExpLLMTask(settings(**change))
+        with pytest.raises(ConfigError, match=message):
+            trainer(max_steps=2).fit(other, data(), ckpt_path=tmp_path / "one.ckpt", weights_only=True)
+    # As if the model that the run started from had other preprocessing.
+    other = ExpLLMTask(settings())
+    other.config.image |= {"resample": "nearest"}
+    with pytest.raises(ConfigError, match="the preprocessing of images differs"):
+        trainer(max_steps=2).fit(other, data(), ckpt_path=tmp_path / "one.ckpt", weights_only=True)
+    # A base may have moved, and dropout has no meaning for the weights.
+    assert decisive_settings({"vision": "/models/dino"}) == decisive_settings({"vision": "test/dino"})
+    same = ExpLLMTask(settings(language={**settings().language, "attention_dropout": 0.3}, image_size=64))
+    trainer(max_steps=2).fit(same, data(), ckpt_path=tmp_path / "one.ckpt", weights_only=True)
 
 
 def test_a_checkpoint_of_other_weights(settings, data, trainer, tmp_path):
@@ -243,10 +269,16 @@ def test_precisions_that_round_trainable_weights_are_refused(settings, data, tra
         trainer(max_steps=1, precision=precision).fit(ExpLLMTask(settings()), data())
 
 
-def test_strategies_that_train_wrongly_are_refused(settings, data, trainer):
-    strategy = ModelParallelStrategy(data_parallel_size=1, tensor_parallel_size=1)
+class DerivedStrategy(DDPStrategy):
+    """A strategy derived from DDP, like Lightning's DeepSpeedStrategy, which writes a folder as a checkpoint."""
+
+
+@pytest.mark.parametrize("derived", [False, True])
+def test_strategies_that_train_wrongly_are_refused(settings, data, trainer, derived):
+    strategy = DerivedStrategy() if derived else ModelParallelStrategy(data_parallel_size=1, tensor_parallel_size=1)
+    name = type(strategy).__name__
     try:
-        with pytest.raises(ConfigError, match=r"the strategy ModelParallelStrategy is not supported.*ddp, or fsdp2"):
+        with pytest.raises(ConfigError, match=rf"the strategy {name} is not supported.*ddp, or fsdp2"):
             trainer(max_steps=1, strategy=strategy, devices=1).fit(ExpLLMTask(settings()), data())
     finally:
         torch.distributed.destroy_process_group()

@@ -99,6 +99,8 @@ class BaseRunFolder(Callback):
         found = all_gather_list([chooses and best.is_file()])
         checkpoint = read_checkpoint(best) if found[0] and best.is_file() else None
         step = step if checkpoint is None else checkpoint["global_step"]
+        if checkpoint is not None:
+            pl_module.rename_weights(checkpoint)
         if checkpoint is not None and all(found):
             trainer.strategy.load_model_state_dict(checkpoint, strict=False)
             if "temperature" in checkpoint["model_metadata"]:
