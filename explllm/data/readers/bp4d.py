@@ -56,9 +56,7 @@ def read_bp4d(
         table.add_list(listing, _parse, _person)
         source.compare(BP4D)
         return
-    source.image_remedy = (
-        "Give the pattern of the image paths, for example --frames 'img/{subject}/{task}/{frame:04d}.jpg'."
-    )
+    source.image_remedy = "Describe the image paths with --frames, such as 'img/{subject}/{task}/{frame:04d}.jpg'."
     labels = source.first("folder of labels", *_LABELS)
     files = sorted(path for path in labels.iterdir() if re.fullmatch(r"[FM]\d{3}_T\d+\.csv", path.name))
     if not files:

@@ -58,7 +58,7 @@ def test_frame_pattern_of_disfa(publishers, read, tmp_path):
     reading = read("disfa", root, frames="img/{subject}/{frame0:03d}.png")
     assert list(reading.manifest.frame["image"][:3]) == [f"img/SN001/{frame:03d}.png" for frame in (0, 1, 2)]
     with pytest.raises(
-        InputError, match=r"missing image .*SN001/3.png \[.*SN001, frame 3\]. Give the pattern of the image paths, "
+        InputError, match=r"missing image .*SN001/3.png \[.*SN001, frame 3\]. Describe the image paths with --fr"
     ):
         read("disfa", root, frames="img/{subject}/{frame}.png")
     with pytest.raises(ConfigError, match="Use the fields subject, frame, frame0"):
