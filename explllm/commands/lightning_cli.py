@@ -1,7 +1,9 @@
 """The commands fit, validate, test and predict, which share one LightningCLI."""
 
+import atexit
 import inspect
 import logging
+import os
 import re
 import signal
 import sys
@@ -53,6 +55,7 @@ from explllm.training.callbacks.async_judge import AsyncJudge
 from explllm.training.callbacks.au_run_folder import ActionUnitRunFolder
 from explllm.training.callbacks.gallery import Gallery
 from explllm.training.callbacks.live_accuracy import LiveAccuracy, TrainingProgressBar
+from explllm.training.callbacks.rank_failure import RankFailure
 from explllm.training.callbacks.run_folder import SCORED_FACES, RunFolder
 from explllm.training.callbacks.temperature_scaling import TemperatureScaling
 from explllm.training.checkpoints import (
@@ -289,7 +292,7 @@ class ExpLLMCLI(LightningCLI):
             rank_zero_only(get_console().print)(note, soft_wrap=True)
         configured = _listed(options.get("callbacks"))
         check_monitors(configured, type(self.model).__name__)
-        callbacks = self._run_folder(config)
+        callbacks = [RankFailure(), *self._run_folder(config)]
         if fitting and not options["fast_dev_run"]:
             monitor = "val/pearson" if isinstance(self.model, ActionUnitTask) else "val/macro_recall"
             callbacks.append(LastCheckpoint(config.run_dir, config.checkpoint_every_n_steps))
@@ -387,6 +390,7 @@ def _interruptions() -> Iterator[None]:
         if not is_rank_failure(error):
             raise
         hint = " ".join(getattr(error, "__notes__", []))
+        atexit.register(_exit_without_cleanup)
         raise InputError("another process of the run exited", remedy=f"See its message. {hint}".rstrip()) from error
     except SystemExit as stop:
         if isinstance(stop.__context__, KeyboardInterrupt):
@@ -395,6 +399,12 @@ def _interruptions() -> Iterator[None]:
     finally:
         if main and handler is not None:
             signal.signal(signal.SIGINT, handler)
+
+
+def _exit_without_cleanup() -> None:
+    """Exit with the status of a user error. The threads of a broken process group can abort Python's own cleanup."""
+    sys.stdout.flush()
+    os._exit(2)
 
 
 def parse(stage: str, arguments: list[str]) -> Namespace:

@@ -12,6 +12,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 import traceback
 
 import torch
@@ -32,7 +33,7 @@ class Terminate(Callback):
 
 
 class KillRank(Callback):
-    """Kills one rank at the start of a step."""
+    """Kills one rank at the start of a step. Then the others take longer than Lightning's observer waits."""
 
     def __init__(self, rank: int, step: int) -> None:
         self.rank, self.step = rank, step
@@ -40,6 +41,9 @@ class KillRank(Callback):
     def on_train_batch_start(self, trainer, *_):
         if trainer.global_rank == self.rank and trainer.global_step == self.step:
             os.kill(os.getpid(), signal.SIGKILL)
+
+    def on_exception(self, *_):
+        time.sleep(6)
 
 
 class KillDuringSave(Callback):
