@@ -57,7 +57,7 @@ docs: install
 
 # On an idle machine. Writes benchmarks/results/*.json and the benchmark page of the documentation.
 bench: install
-	for name in train_step recognize explain startup data_loading; do $(BIN)/python benchmarks/$$name.py || exit 1; done
+	for name in train_step train_memory recognize explain startup data_loading; do $(BIN)/python benchmarks/$$name.py || exit 1; done
 	$(BIN)/python benchmarks/results.py
 
 clean:

@@ -15,7 +15,7 @@ from host import environment
 
 RESULTS = Path(__file__).parent / "results"
 PAGE = Path(__file__).parents[1] / "docs/pages/benchmarks.md"
-BENCHMARKS = ("train_step", "recognize", "explain", "startup", "data_loading")
+BENCHMARKS = ("train_step", "train_memory", "recognize", "explain", "startup", "data_loading")
 
 
 def save(name: str, title: str, unit: str, other: str, rows: dict[str, dict[str, list[float]]], **notes: Any) -> None:
@@ -109,10 +109,10 @@ def _spread(samples: list[float]) -> str:
 
 
 INTRODUCTION = """Each script alternates between explllm and the other side named in its table. The tables give
-medians with quartiles; a ratio above 1 means that explllm is faster. Unless a row names another model, both sides use a
-language model of width 256 with 4 layers and a vocabulary of 32,000, a DINOv2 encoder of width 128 with 4 layers, LoRA
-in both, and 256 image tokens. The start of training uses `demo.yaml`, and data loading is compared with explllm's own
-training step. `make bench` runs all scripts and generates this page."""
+medians with quartiles; a ratio above 1 means that explllm is faster or needs less memory. Unless a row names another
+model, both sides use a language model of width 256 with 4 layers and a vocabulary of 32,000, a DINOv2 encoder of width
+128 with 4 layers, LoRA in both, and 256 image tokens. The start of training uses `demo.yaml`, and data loading is
+compared with explllm's own training step. `make bench` runs all scripts and generates this page."""
 
 if __name__ == "__main__":
     main()
