@@ -5,6 +5,7 @@ vocabulary, LoRA and tokens per conversation; all weights are random.
 """
 
 from collections.abc import Callable
+from random import Random
 from time import perf_counter
 from typing import Any
 
@@ -136,13 +137,18 @@ def batch(model: ExpLLM, rows: list[Encoded], for_peer: bool = False) -> dict[st
 
 
 def interleaved(jobs: dict[str, Callable[[], Any]], repeats: int, items: int = 1) -> dict[str, list[float]]:
-    """Run jobs in turn, after one warm-up each, and return their milliseconds per item."""
+    """Run jobs in turn, after one warm-up each, and return their milliseconds per item.
+
+    Each round is in random order: a short job is slower after one that has displaced its data from the caches.
+    """
     for run in jobs.values():
         run()
     milliseconds: dict[str, list[float]] = {name: [] for name in jobs}
+    order, generator = list(jobs), Random(0)
     for _ in range(repeats):
-        for name, run in jobs.items():
+        generator.shuffle(order)
+        for name in order:
             start = perf_counter()
-            run()
+            jobs[name]()
             milliseconds[name].append(1000 * (perf_counter() - start) / items)
     return milliseconds
