@@ -76,8 +76,9 @@ def baseline(
         seed: Seed of the sample.
         label_set: The classes to choose from, such as rafdb or affectnet7; rows with other labels are left out.
             (default: the seven basic expressions; all eight if a row is labeled Contempt or no row is labeled)
-        redo: `failed` discards the recorded answers of failed rows and asks again. Without it, only transient failures
-            and truncated answers are requested again, in at most three runs.
+        redo: `failed` discards the recorded answers of failed rows and asks again. Without it, only questions with
+            transient failures or truncated answers are asked again, and a question is given up after three
+            runs with truncated answers.
         settings: Image size, margin and answer length.
         chat: Model, server, limits and prices.
 

@@ -55,7 +55,8 @@ def check_trainer(trainer: Namespace, fitting: bool) -> None:
         raise ConfigError(f"trainer.devices is {devices} on the CPU", remedy=f"Use at most {limit}.")
     if trainer.gradient_clip_val is not None and not trainer.gradient_clip_val >= 0:
         raise ConfigError(
-            f"trainer.gradient_clip_val is {trainer.gradient_clip_val}", remedy="Use a positive norm, or null."
+            f"trainer.gradient_clip_val is {trainer.gradient_clip_val}",
+            remedy="Use a positive number, or null to turn clipping off.",
         )
     if not fitting:
         return

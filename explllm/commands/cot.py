@@ -50,8 +50,8 @@ class BuildOptions:
     run_dir: Annotated[Path | None, Option(default="OUT with the suffix .run")] = None
     """Folder for the ledger and the progress file."""
     redo: Literal["failed"] | None = None
-    """`failed` discards the recorded answers of failed rows and asks again. Without it, only transient failures and
-    unusable answers are requested again, in at most three runs."""
+    """`failed` discards the recorded answers of failed rows and asks again. Without it, only questions with transient
+    failures or unusable answers are asked again, and a question is given up after three runs with unusable answers."""
     reliability: Path | None = None
     """A table that `reliability -o` wrote. In the texts and in OUT, untrusted units count as not measured, and
     intensities below a unit's threshold count as 0."""
@@ -149,7 +149,7 @@ def status(out: Path, *, run_dir: Path | None = None, as_json: Annotated[bool, O
 
 
 def check(manifest: Path, *, as_json: Annotated[bool, Option("json")] = False) -> None:
-    """Print the quality of the chains of thought in a manifest or a released list (.json).
+    """Print statistics on the quality of the chains of thought in a manifest or a released list (.json).
 
     Args:
         manifest: A manifest with chains of thought, or a released list.

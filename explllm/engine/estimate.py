@@ -49,14 +49,14 @@ class BuildEstimate:
     """Number of skipped rows by reason."""
     price: Price | None
     cases: tuple[Estimate, ...]
-    """Estimates for the minimum, a medium and the maximum number of rounds."""
+    """Estimates for 0, 0.5 and the maximum number of reflection rounds per face."""
 
 
 def estimate(manifest: Manifest, settings: EngineSettings, rounds: float, price: Price | None) -> Estimate:
     """Estimate the requests of the engine for a manifest, given the average number of reflection rounds per face.
 
-    The first pass and each reflection round request a description, its expression and a verification. One refinement
-    follows at the end.
+    The first pass and each reflection round make three requests: describe the face, infer the expression from the
+    description, and verify it. One refinement follows at the end.
     """
     calls = tokens_in = tokens_out = 0.0
     for _, face in faces(manifest):
@@ -72,7 +72,7 @@ def estimate(manifest: Manifest, settings: EngineSettings, rounds: float, price:
 
 
 def estimate_build(manifest: Manifest, settings: EngineSettings, chat: ChatSettings) -> BuildEstimate:
-    """Estimate a build for the minimum, a medium and the maximum number of rounds.
+    """Estimate the requests, tokens and cost of a build for 0, 0.5 and the maximum number of rounds per face.
 
     Raises:
         InputError: If the manifest lacks action units or labels, or no row has both.

@@ -17,7 +17,7 @@ from explllm.llm.request import OutOfBudget, Stopped, escape_surrogates
 from explllm.llm.settings import ChatSettings
 
 FAILED = "failed"
-"""The status of a failed face in every run."""
+"""The status of a failed face, the same in all kinds of runs."""
 LEDGER = "ledger.sqlite"
 """Name of the ledger in a run folder."""
 

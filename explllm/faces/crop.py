@@ -67,7 +67,7 @@ def face_crop(image: Image.Image, box: Sequence[float], margin: float = DEFAULT_
 
     Args:
         image: The upright image.
-        box: x, y, width, height in pixels of the image.
+        box: x, y, width, height in image pixels.
         margin: Margin on each side, as a share of the box's longer side; a negative margin cuts into the box.
 
     Raises:

@@ -247,7 +247,7 @@ class DetectionTask(TableTask):
                 raise ConfigError(
                     f"the crop of {image} would replace an image",
                     where=self._job.crops,
-                    remedy="Name another folder in --crops.",
+                    remedy="Pass another folder in --crops.",
                 )
 
     def items(self, source: ManifestFile) -> Iterator[Item]:

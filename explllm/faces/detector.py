@@ -126,7 +126,7 @@ class FaceDetector:
 def _detection(
     corners: np.ndarray, score: float, points: np.ndarray | None, scale: tuple[float, float], size: tuple[int, int]
 ) -> Detection | None:
-    """Return a face in pixels of the image; None if it lies outside the image."""
+    """Return a face in image pixel coordinates; None if it lies outside the image."""
     left, right = np.clip(corners[[0, 2]] * scale[0], 0, size[0]).tolist()
     top, bottom = np.clip(corners[[1, 3]] * scale[1], 0, size[1]).tolist()
     box = tuple(round(number, 2) for number in (left, top, right - left, bottom - top))

@@ -56,7 +56,7 @@ def score_table(
         ledger: SQLite file that records the judge's answers, so that no answer is paid for twice; required if the
             judge is a language model.
         redo: "failed" to discard the recorded answers for texts that could not be judged, and ask again.
-        reliability: Weights and thresholds of the measured units in the grounding metrics.
+        reliability: Weights and thresholds that the grounding metrics apply to the measured units.
 
     Returns:
         The values of `explllm.metrics.chain_of_thought.summarize_counts` and

@@ -93,8 +93,8 @@ def export_onnx(model: ActionUnitRegressor, path: str | PathLike[str], faces: to
 
 def _trace(model: ActionUnitRegressor, example: torch.Tensor, path: Path) -> None:
     with warnings.catch_warnings():
-        # Ignore the warnings about tracing, because the later comparison covers other batch sizes, for which a trace
-        # can be wrong. The newer exporter needs an additional package, onnxscript.
+        # Ignore the warnings about tracing. A trace can be wrong for other batch sizes, but the comparison that
+        # follows checks those. The newer exporter needs an additional package, onnxscript.
         warnings.simplefilter("ignore")
         torch.onnx.export(
             model,

@@ -188,7 +188,7 @@ def check_model_type(folder: Path, model_type: str) -> None:
         raise CheckpointError(
             f"the folder holds a model of type {found!r}, not {model_type!r}",
             where=folder,
-            remedy="Name a folder that explllm wrote for this kind of model.",
+            remedy="Pass a folder that explllm wrote for this kind of model.",
         )
 
 

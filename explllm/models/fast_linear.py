@@ -124,7 +124,7 @@ def _packed_linear(states: torch.Tensor, weight: torch.Tensor, bias: torch.Tenso
 def _onednn_linear(
     states: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, packed: torch.Tensor | None = None
 ) -> torch.Tensor:
-    """Compute a linear layer with an operator that PyTorch's compiler uses and that has no gradient."""
+    """Compute a linear layer with the oneDNN operator that PyTorch's compiler uses; it does not support gradients."""
     if torch.is_autocast_enabled("cpu"):  # enabled after the layer was replaced
         return linear(states, weight, bias)
     stored = weight if packed is None else packed

@@ -257,7 +257,7 @@ def choose_checkpoint(checkpoints: list[ReleasedCheckpoint], name: str) -> Relea
     raise CheckpointError(
         f"{len(matches) or 'no'} checkpoints of the repository match {name!r}; it has: {folders}",
         where=RELEASED_REPOSITORY,
-        remedy="Name one with --checkpoint.",
+        remedy="Select one with --checkpoint.",
     )
 
 

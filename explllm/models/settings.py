@@ -55,7 +55,7 @@ class NetworkSettings:
     action_unit_tokens: bool = False
     """Give the language model a token for each action unit after the image tokens. A head on the encoder estimates the
     units; training it requires ``model.action_unit_weight``. The tokens make explanations more faithful to the face;
-    the paper does not have them."""
+    the paper does not use them."""
     average_flipped: bool = False
     """Except in training, average the encoder's features and the estimates of `action_unit_tokens` over each image and
     its mirror image, whose results are mirrored back. The encoder then takes twice as long."""
@@ -133,7 +133,7 @@ _DECISIVE = (
 
 
 def decisive_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the settings that decide the meaning of weights beyond their names and shapes.
+    """Return the settings that determine what weights mean, beyond their names and shapes.
 
     Args:
         settings: The fields of a `NetworkSettings` or `explllm.models.au_regressor.RegressorSettings`, as nested

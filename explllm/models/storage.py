@@ -346,7 +346,7 @@ def check_target(target: Path, replace: bool) -> None:
         raise CheckpointError(
             f"the path {'already exists' if not replace else 'holds something other than a model'}",
             where=target,
-            remedy="Name another folder, or empty this one.",
+            remedy="Pass another folder, or empty this one.",
         )
 
 

@@ -178,7 +178,7 @@ def ask_model(
         units: Names of the units to ask about one by one.
         batch_size: Faces per batch.
         max_new_tokens: Maximum length of an answer, in tokens.
-        texts: Generate texts as well as probabilities.
+        texts: Whether to generate texts in addition to probabilities.
 
     Returns:
         An answer table for `explllm.metrics.fea_bench.bench_metrics`.

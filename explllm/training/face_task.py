@@ -103,8 +103,8 @@ class FaceTask(LightningModule):
         Raises:
             CheckpointError: If the checkpoint does not fit; the message names the first mismatched weight, if any. In
                 `fit`, also if it contains only weights or belongs to a run with other trainable weights.
-            ConfigError: If the run to resume has exceeded the epoch or step limit, or used other settings that decide
-                the meaning of the weights.
+            ConfigError: If the run to resume is already past the epoch or step limit, or had different values for the
+                settings that determine what the weights mean.
         """
         where = str(self.trainer.ckpt_path)
         self.rename_weights(checkpoint)

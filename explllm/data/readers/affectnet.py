@@ -25,8 +25,8 @@ _SET_FOLDERS = {"train_set": "train", "val_set": "test"}
 _CLASS_FOLDERS = {"train_class": "train", "val_class": "test"}
 _LAYOUTS = (
     "Expected train_set/ and val_set/ with images/ and annotations/; training.csv and validation.csv next to "
-    "Manually_Annotated_Images/; or Kaggle's subset: a CSV file with the columns image,emotion or pth,label, or "
-    "train_class/ and val_class/."
+    "Manually_Annotated_Images/; or Kaggle's subset: either a CSV file with the columns image and emotion (or pth and "
+    "label), or the folders train_class/ and val_class/."
 )
 
 

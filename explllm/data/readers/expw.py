@@ -25,7 +25,7 @@ def read_expw(
         min_confidence: Keep faces with a detection confidence above this percentage.
         draw: Number of faces to sample at random; by default all (paper: 3000).
         seed: Seed of the sample.
-        image_dir: Image folder, relative to ROOT, if it has an unusual name.
+        image_dir: Image folder, relative to ROOT, if it does not have its usual name.
     """
     listing = source.first("list of ExpW", *_LISTS)
     candidates = (image_dir,) if image_dir else _IMAGES

@@ -75,7 +75,7 @@ def box_of_corners(left: float, top: float, right: float, bottom: float) -> list
 
 
 def split_of_name(name: str) -> str | None:
-    """Return the split in a name such as ``rafdb_valid.json`` or ``train_class``; None if there is not exactly one."""
+    """Return the split in a name such as ``rafdb_valid.json`` or ``train_class``; None for none or several."""
     letters = "".join(letter if letter.isalpha() else " " for letter in name.lower())
     splits = {SPLIT_FOLDERS[word] for word in letters.split() if word in SPLIT_FOLDERS}
     return splits.pop() if len(splits) == 1 else None

@@ -120,7 +120,7 @@ class Source:
 
         Args:
             image: The image's path relative to `images`, with forward slashes.
-            file: The current location of the image, if it is elsewhere.
+            file: Where the image is now, if it is not at that path.
             **cells: The other cells of the row, by manifest column; every row must have the same columns.
 
         Raises:

@@ -25,13 +25,13 @@ def read_released_config(folder: Path) -> dict[str, Any]:
         MissingPathError: If the file does not exist.
         CheckpointError: If it cannot be read or belongs to another kind of model.
     """
-    config = _read_json(folder / "config.json", "Name a folder in the authors' released format.")
+    config = _read_json(folder / "config.json", "Pass a folder in the authors' released format.")
     model_type = config.get("model_type")
     if model_type != MODEL_TYPE:
         raise CheckpointError(
             f"the folder holds a model of type {model_type!r}, not {MODEL_TYPE!r}",
             where=folder,
-            remedy="Name a folder in the authors' released format."
+            remedy="Pass a folder in the authors' released format."
             + (" This model needs no conversion." if model_type == "explllm" else ""),
         )
     return config
@@ -52,7 +52,7 @@ def read_released_weights(folder: Path) -> dict[str, torch.Tensor]:
         raise MissingPathError(
             f"the folder has no weights ({SHARD} or {INDEX})",
             where=folder,
-            remedy="Name a folder in the authors' released format.",
+            remedy="Pass a folder in the authors' released format.",
         )
     shard_of = _read_json(folder / INDEX, _COPY_AGAIN).get("weight_map")
     if not isinstance(shard_of, dict) or not all(isinstance(name, str) for name in shard_of.values()):
