@@ -19,6 +19,7 @@ from torch.nn.functional import linear
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from explllm.models.lora import is_lora_layer, merged_weight
+from explllm.models.parts import list_modules
 
 _LARGE = 150_000
 """Minimum number of weights in a layer for oneDNN to be faster: a call to oneDNN has a higher fixed cost."""
@@ -42,7 +43,7 @@ def fast_linear(model: nn.Module, merge: bool = True, output: nn.Module | None =
     """
     replaced: list[nn.Module] = []
     try:
-        for layer in model.modules():
+        for layer in list_modules(model):
             lora = layer if merge and is_lora_layer(layer) and not layer.disable_adapters else None
             base = layer if lora is None else lora.get_base_layer()
             # Check the size first: for a small face, checking all layers takes as long as computing one.

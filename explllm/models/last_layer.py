@@ -13,6 +13,8 @@ from torch import nn
 from torch.nn import functional
 from transformers import PreTrainedModel
 
+from explllm.models.parts import list_modules
+
 
 def last_layer_at_end(language: PreTrainedModel, count: int) -> AbstractContextManager[None]:
     """Inside the context, compute the last layer only at the last positions; do not use outputs at the others.
@@ -75,7 +77,7 @@ def _last_layer(
     mlp = getattr(layer, "mlp", None)
     recomputed = torch.is_grad_enabled() and getattr(layer, "gradient_checkpointing", False)
     # Short convolutions mix the queries or outputs of neighboring tokens, so they need them at all positions.
-    mixed = any(isinstance(module, nn.Conv1d) for module in layer.modules())
+    mixed = any(isinstance(module, nn.Conv1d) for module in list_modules(layer))
     if mlp is None or hasattr(mlp, "experts") or recomputed or mixed:
         yield
         return

@@ -130,13 +130,24 @@ class MultiPartModel(nn.Module):
             )
 
 
+def list_modules(model: nn.Module) -> list[nn.Module]:
+    """List a module and all modules in it, a shared one once for each use, faster than ``modules()``.
+
+    For a small face, each pass over ``modules()`` would take 1% of the time.
+    """
+    found = [model]
+    for module in found:  # the list grows
+        found += [child for child in module._modules.values() if child is not None]
+    return found
+
+
 @contextmanager
 def inference(model: nn.Module) -> Iterator[None]:
     """Switch to evaluation mode and disable gradients inside the context.
 
     Each module's mode is restored separately, because a part may be in a different mode than the model.
     """
-    training = [module for module in model.modules() if module.training]
+    training = [module for module in list_modules(model) if module.training]
     for module in training:
         module.training = False
     try:
