@@ -181,6 +181,6 @@ def _loading_error(name: str, error: Exception) -> CheckpointError:
     return CheckpointError(
         f"the base model cannot be loaded: {reason}",
         where=name,
-        remedy="Pass a folder with a model's files, or the name of a Hugging Face model that this machine can reach. "
+        remedy="Pass a folder with a model's files, or the name of a model on the Hugging Face hub. "
         "If it is private or gated, set HF_TOKEN.",
     )
